@@ -95,11 +95,11 @@ class Order:
     def epoch(self, epoch: int) -> np.ndarray:
         """The permutation of one epoch, int64 [num_examples]; do not write to it."""
         with self._lock:  # under the lock, or every thread of a pool would sort the same epoch at once
-            if epoch not in self._epochs:
-                self._epochs[epoch] = permutation(self.seed, epoch, self.num_examples)
-                for old in sorted(self._epochs)[:-3]:
+            order = self._epochs.get(epoch)
+            if order is None:
+                order = self._epochs[epoch] = permutation(self.seed, epoch, self.num_examples)
+                for old in sorted(self._epochs)[:-3]:  # this one, perhaps: batches may be asked for in any order
                     del self._epochs[old]
-            order = self._epochs[epoch]
             start_ahead = self.num_examples >= _AHEAD_FROM and self._ahead != epoch + 1
             start_ahead = start_ahead and epoch + 1 not in self._epochs
             if start_ahead:

@@ -1,27 +1,29 @@
 """Batches of uint8 pictures, each a function of its number: `batch(k)` for training, and every example once for
 evaluation.
 
-`batch(k)` is the one way in which a batch is made. Grain calls it ahead of the consumer, in threads or in worker
-processes, and hands the results on in order; it neither shuffles nor slices examples, and its state is never saved: who
-wants to go on from step `k` asks for `batches(k)`.
+`batch(k)` is the one way in which a batch is made. It is called ahead of the consumer, in threads or in Grain's worker
+processes, which hand the results on in order; nothing else shuffles or slices examples, and no iterator's state is ever
+saved: who wants to go on from step `k` asks for `batches(k)`.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from inception_jax.data import images
+from inception_jax.data import images, reports, whereabouts
+from inception_jax.data.batches import Batches
 from inception_jax.data.datasets import Dataset
-from inception_jax.data.order import UNIFORMS_PER_EXAMPLE, Order, uniforms
-from inception_jax.data.prefetch import Batches, prefetched
+from inception_jax.data.order import Order, uniforms
+from inception_jax.data.prefetch import prefetched
 from inception_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+_NO_NUMBERS = np.empty(0)
 
 
 def default_threads() -> int:
@@ -50,6 +52,7 @@ class _Pipeline:
         threads: int | None = None,
         workers: int | None = None,
         prefetch: int = 2,
+        skip_corrupt: bool = False,
     ):
         _check_whole("batch_size", batch_size, 1)
         _check_whole("image_size", image_size, 1)
@@ -61,6 +64,9 @@ class _Pipeline:
             raise UserError(f"batch_size: {batch_size} does not divide evenly among {process_count} processes")
         self.dataset, self.batch_size, self.image_size = dataset, batch_size, image_size
         self.process_index, self.process_count, self.prefetch = process_index, process_count, prefetch
+        if not isinstance(skip_corrupt, bool):
+            raise UserError(f"skip_corrupt: {skip_corrupt!r}; True or False is needed")
+        self.skip_corrupt = skip_corrupt
         self.workers = default_workers(dataset) if workers is None else _check_whole("workers", workers, 0)
         if threads is None:
             threads = 4 if self.workers else default_threads()
@@ -82,6 +88,23 @@ class _Pipeline:
             "mask": np.zeros(b, np.bool_),
         }
 
+    def _view(self, picture: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
+        """Writes what the network is to see of a picture to `out`; `numbers` are its position's random ones."""
+        raise NotImplementedError
+
+    def _fill(self, batch: Batch, row: int, index: int, numbers: np.ndarray = _NO_NUMBERS) -> None:
+        """Puts record `index` into a row of `batch`, or leaves the row black and masked where it is corrupt."""
+        whereabouts.note(row, index)
+        try:
+            picture, label = self._picture(index)
+        except UserError as error:
+            if not self.skip_corrupt:
+                raise
+            reports.warn_once(self.dataset.where(index), f"left out: {error}")
+            return
+        self._view(picture, numbers, batch["image"][row])
+        batch["label"][row], batch["mask"][row] = label, True
+
     def _picture(self, index: int) -> tuple[np.ndarray, int]:
         picture, label = self.dataset.record(index)
         if isinstance(picture, bytes):
@@ -90,7 +113,9 @@ class _Pipeline:
 
     def _ahead(self, start: int, stop: int) -> Batches:
         nbytes = sum(array.nbytes for array in self._empty_batch().values())
-        return prefetched(self.batch, start, stop, self.threads, self.workers, self.prefetch, nbytes)
+        return prefetched(
+            self.batch, start, stop, self.threads, self.workers, self.prefetch, nbytes, self.dataset.where
+        )
 
 
 class TrainPipeline(_Pipeline):
@@ -116,6 +141,7 @@ class TrainPipeline(_Pipeline):
         threads: int | None = None,
         workers: int | None = None,
         prefetch: int = 2,
+        skip_corrupt: bool = False,
     ):
         """Args:
           dataset: to train on.
@@ -128,6 +154,8 @@ class TrainPipeline(_Pipeline):
           threads: that decode, per process or per worker; None: min(8, cores), 4 in workers.
           workers: decoding processes; 0: none, the threads are this process's; None: see `default_workers`.
           prefetch: batches that are made ahead, at least.
+          skip_corrupt: what a record does that cannot be read or decoded, or has no label. False: it raises. True: its
+            row is black, of label 0 and mask False, and one line on standard error names it, once in each process.
 
         Raises:
           UserError: a value out of range, named.
@@ -141,6 +169,7 @@ class TrainPipeline(_Pipeline):
             threads=threads,
             workers=workers,
             prefetch=prefetch,
+            skip_corrupt=skip_corrupt,
         )
         if not isinstance(augmentation, images.EvalCrop):
             augmentation = images.from_fields(images.Augmentation, augmentation, "augmentation")
@@ -161,24 +190,25 @@ class TrainPipeline(_Pipeline):
 
         Returns:
           "image" uint8 [local_batch_size, image_size, image_size, 3], "label" int32 [local_batch_size], "mask" bool
-          [local_batch_size], all True.
+          [local_batch_size], True but for the records that `skip_corrupt` leaves out.
 
         Raises:
-          UserError: a record that cannot be read or decoded, named.
+          UserError: a record that cannot be read or decoded, named; not with `skip_corrupt`.
         """
         batch = self._empty_batch()
         start = int(k) * self.batch_size + self._first_row
-        numbers = np.empty((0, UNIFORMS_PER_EXAMPLE))
+        numbers = np.empty((self.local_batch_size, 0))
         if isinstance(self.augmentation, images.Augmentation):
             numbers = uniforms(self.seed, start, self.local_batch_size)
         for row, index in enumerate(self._order.indices(start, self.local_batch_size).tolist()):
-            picture, batch["label"][row] = self._picture(index)
-            if isinstance(self.augmentation, images.Augmentation):
-                images.augment(picture, self.image_size, numbers[row], self.augmentation, out=batch["image"][row])
-            else:
-                images.center_crop(picture, self.image_size, self.augmentation, out=batch["image"][row])
-        batch["mask"][:] = True
+            self._fill(batch, row, index, numbers[row])
         return batch
+
+    def _view(self, picture: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
+        if isinstance(self.augmentation, images.Augmentation):
+            images.augment(picture, self.image_size, numbers, self.augmentation, out=out)
+        else:
+            images.center_crop(picture, self.image_size, self.augmentation, out=out)
 
     def batches(self, start: int = 0) -> Batches:
         """Batches `start`, `start + 1`, … without end, made ahead. Costs the same for any start. Close it after use."""
@@ -205,6 +235,7 @@ class EvalPipeline(_Pipeline):
         threads: int | None = None,
         workers: int | None = None,
         prefetch: int = 2,
+        skip_corrupt: bool = False,
     ):
         """Args:
           crop: an `images.EvalCrop` or its fields.
@@ -223,6 +254,7 @@ class EvalPipeline(_Pipeline):
             threads=threads,
             workers=workers,
             prefetch=prefetch,
+            skip_corrupt=skip_corrupt,
         )
         self.crop = images.from_fields(images.EvalCrop, crop, "crop")
 
@@ -237,20 +269,22 @@ class EvalPipeline(_Pipeline):
           As `TrainPipeline.batch`. Past the last example: black pictures of label 0, mask False.
 
         Raises:
-          UserError: a record that cannot be read or decoded, named.
+          UserError: a record that cannot be read or decoded, named; not with `skip_corrupt`.
         """
         if not 0 <= k < self.num_batches:
             raise IndexError(f"batch {k} of {self.num_batches}")
         batch = self._empty_batch()
         start = int(k) * self.batch_size + self._first_row
         for row in range(max(0, min(self.local_batch_size, self.dataset.num_examples - start))):
-            picture, batch["label"][row] = self._picture(start + row)
-            images.center_crop(picture, self.image_size, self.crop, out=batch["image"][row])
-            batch["mask"][row] = True
+            self._fill(batch, row, start + row)
         return batch
 
-    def batches(self) -> Iterator[Batch]:
-        """All batches in order, made ahead."""
+    def _view(self, picture: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
+        del numbers
+        images.center_crop(picture, self.image_size, self.crop, out=out)
+
+    def batches(self) -> Batches:
+        """All batches in order, made ahead. Close it after use."""
         return self._ahead(0, self.num_batches)
 
 

@@ -10,6 +10,8 @@ The codes, for whoever starts runs (a shell, a sweep, a scheduler):
 | 4 | another process holds the workdir | when that has ended |
 | 5 | checkpoints exist, none is usable | after looking at them |
 | 6 | the disk is full | after making room |
+| 7 | no batch came for too long | when the storage answers again |
+| 8 | another process of the run has ended | yes, all of them: it goes on |
 | 128 + n | stopped by signal n (130 SIGINT, 143 SIGTERM), after the first one with its state saved | yes: it goes on |
 """
 
@@ -38,6 +40,8 @@ class ExitCode(enum.IntEnum):
     LOCKED = 4
     NO_CHECKPOINT = 5
     DISK_FULL = 6
+    STALLED = 7
+    PEER_LOST = 8
 
 
 def signal_exit_code(name: str) -> int:

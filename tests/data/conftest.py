@@ -1,6 +1,8 @@
 """Small data sets, written by the tests themselves."""
 
+import contextlib
 import gzip
+import os
 from pathlib import Path
 
 import cv2
@@ -86,3 +88,20 @@ def records():
         return [(images.decode(data.record(i)[0]), data.record(i)[1]) for i in range(data.num_examples)]
 
     return read
+
+
+@pytest.fixture
+def stalled_file():
+    """A function that puts a pipe without a writer in the place of a file: whoever opens it waits."""
+    pipes = []
+
+    def stall(path: Path) -> Path:
+        path.unlink()
+        os.mkfifo(path)
+        pipes.append(path)
+        return path
+
+    yield stall
+    for path in pipes:  # lets a thread go that still waits
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))

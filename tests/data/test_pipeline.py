@@ -13,10 +13,11 @@ from multiprocessing import active_children
 import numpy as np
 import pytest
 
-from inception_jax.data import images, order, prefetch
+from inception_jax.data import images, order
 from inception_jax.data.datasets import Dataset, load
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline, default_threads, default_workers
 from inception_jax.data.records import MemoryRecords
+from inception_jax.data.workers import check_shared_memory
 from inception_jax.errors import UserError
 
 
@@ -68,6 +69,14 @@ def test_an_epoch_is_every_example_once_across_batches():
     epochs = drawn.reshape(5, 21)
     assert all(sorted(epoch.tolist()) == list(range(21)) for epoch in epochs)
     assert len({tuple(epoch.tolist()) for epoch in epochs}) == 5
+
+
+def test_batches_may_be_asked_for_in_any_order():
+    """As threads do: where a data set is smaller than a batch, one of them is epochs behind another."""
+    data = load("digits", "train[:5]")
+    forward = [digest(train_pipeline(data).batch(k)) for k in range(12)]
+    backward = train_pipeline(data)
+    assert [digest(backward.batch(k)) for k in reversed(range(12))] == forward[::-1]
 
 
 def test_no_two_seeds_share_batches():
@@ -220,10 +229,10 @@ def test_folder_pictures_of_all_sizes_make_batches(picture_folder):
 
 
 def test_shared_memory_is_checked_before_workers_start(tmp_path):
-    prefetch.check_shared_memory(1, 2, str(tmp_path))
+    check_shared_memory(1, 2, str(tmp_path))
     with pytest.raises(UserError, match=r"MiB free, but the batches of 2 workers need 1099511627776 MiB.*workers=0"):
-        prefetch.check_shared_memory(1 << 60, 2, str(tmp_path))
-    prefetch.check_shared_memory(1 << 60, 2, str(tmp_path / "none"))
+        check_shared_memory(1 << 60, 2, str(tmp_path))
+    check_shared_memory(1 << 60, 2, str(tmp_path / "none"))
     huge = EvalPipeline(load("synthetic", "test"), batch_size=1 << 14, image_size=1 << 10, workers=2)
     huge._empty_batch = lambda: {"image": np.broadcast_to(np.uint8(0), (1 << 20, 1 << 20, 3))}
     with pytest.raises(UserError, match="/dev/shm"):
@@ -251,6 +260,7 @@ def test_defaults_follow_the_cores(monkeypatch):
         ({"threads": 0}, "threads: 0"),
         ({"workers": -1}, "workers: -1"),
         ({"prefetch": 0}, "prefetch: 0"),
+        ({"skip_corrupt": 3}, "skip_corrupt: 3"),
         ({"seed": -1}, "seed: -1"),
         ({"augmentation": {"aera": 1}}, "unknown field augmentation.aera; did you mean 'area'"),
         ({"augmentation": None}, "augmentation: None"),

@@ -3,7 +3,6 @@
 import pytest
 
 from inception_jax.training import clock as clocks
-from inception_jax.training.feed import Feed
 
 
 @pytest.fixture
@@ -38,23 +37,3 @@ def test_totals_go_on_from_an_earlier_start(now):
     totals = second.totals()
     assert totals["compile_seconds"] == 5.0
     assert totals["wall_seconds"] == 6.0
-
-
-def test_the_feed_stays_ahead_keeps_order_and_counts_waiting(monkeypatch):
-    time = [0.0]
-    monkeypatch.setattr("inception_jax.training.feed.time.perf_counter", lambda: time[0])
-    made = []
-
-    def batches():
-        for number in range(5):
-            time[0] += 1.0
-            made.append(number)
-            yield number
-
-    feed = Feed(batches(), lambda batch: batch * 10, prefetch=2)
-    assert next(feed) == 0
-    assert made == [0, 1]  # one is handed out, one waits
-    assert feed.take_wait() == 2.0
-    assert list(feed) == [10, 20, 30, 40]
-    assert feed.take_wait() == 3.0
-    assert feed.take_wait() == 0.0

@@ -1,0 +1,104 @@
+"""Worker processes that die or hang: replaced without a trace in the batches, named, and never waited for."""
+
+import os
+import signal
+import threading
+import time
+from multiprocessing import active_children
+
+import numpy as np
+import pytest
+
+from inception_jax.data import workers
+from inception_jax.data.datasets import load
+from inception_jax.data.pipeline import TrainPipeline
+from inception_jax.errors import UserError
+
+
+def pipeline(data=None, **options):
+    fields = {"batch_size": 8, "image_size": 16, "seed": 3, "augmentation": {}, "threads": 2}
+    return TrainPipeline(data or load("digits", "train"), **(fields | options))
+
+
+def children() -> list[int]:
+    return [process.pid for process in active_children()]
+
+
+def assert_none_left():
+    end = time.monotonic() + 20
+    while children():
+        assert time.monotonic() < end, "a worker lives on"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_worker_is_replaced_and_no_batch_is_lost_doubled_or_changed(count, capfd):
+    reference = pipeline()
+    with pipeline(workers=count).batches(177) as batches:
+        first = next(batches)
+        before = set(children())
+        assert len(before) == count
+        os.kill(max(before), signal.SIGKILL)
+        drawn = [first, *(next(batches) for _ in range(24))]
+        after = set(children())
+    for k, batch in enumerate(drawn, 177):
+        expected = reference.batch(k)
+        assert all(np.array_equal(batch[key], expected[key]) for key in expected), k
+    assert len(after) == count and not after & before  # all are new
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and err.startswith("warning: a worker process that decodes pictures was killed by "
+                                                   "SIGKILL (exit code -9) before batch "), err  # fmt: skip
+    assert_none_left()
+
+
+def test_workers_that_die_three_times_without_a_batch_end_it_with_their_exit_code(
+    picture_folder, stalled_file, capfd
+):
+    data = load(f"folder:{picture_folder}", "train")
+    stalled_file(picture_folder / "train" / "cat" / "2.png")  # no batch is ever whole
+    over = threading.Event()
+
+    def kill_all():
+        while not over.wait(0.02):
+            for pid in children():
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_all)
+    killer.start()
+    try:
+        with pipeline(data, batch_size=14, workers=1).batches(5) as batches:
+            for _ in range(2):
+                with pytest.raises(UserError, match=r"SIGKILL \(exit code -9\) before batch 5.*, 3 times .*memory"):
+                    next(batches)
+    finally:
+        over.set()
+        killer.join()
+    assert capfd.readouterr().err.count("new workers go on from there") == 2
+
+
+def test_a_worker_that_hangs_is_named_with_its_picture_and_not_waited_for(picture_folder, stalled_file, monkeypatch):
+    monkeypatch.setattr(workers, "_CLOSE_SECONDS", 0.5)
+    data = load(f"folder:{picture_folder}", "train")
+    path = stalled_file(picture_folder / "train" / "cat" / "2.png")
+    batches = pipeline(data, batch_size=14, workers=1, threads=1).batches()
+    assert batches.whereabouts() == "batch 0 is due; no thread of the 1 worker processes is making one"
+    drawing = threading.Thread(target=lambda: next(batches, None), daemon=True)
+    drawing.start()
+    try:
+        end = time.monotonic() + 30
+        while str(path) not in (words := batches.whereabouts()) and time.monotonic() < end:
+            time.sleep(0.05)
+        (pid,) = children()
+        assert words.startswith(f"batch 0 is due; worker 0 (process {pid}) has been at batch 0, row ")
+        assert f"{path}, for " in words
+    finally:
+        started = time.monotonic()
+        batches.close()
+    assert time.monotonic() - started < 5
+    assert_none_left()
+
+
+def test_endings_in_words():
+    assert workers._ending(-7) == "was killed by SIGBUS (exit code -7)"
+    assert workers._ending(-200) == "ended with exit code -200"
+    assert workers._ending(1) == "ended with exit code 1"

@@ -1,0 +1,221 @@
+"""The feed: ahead and in order, errors in their place, and an input that hangs: named, interruptible, given up."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from inception_jax.training import feed as feeds
+from inception_jax.training.feed import Feed, InputStalled
+from inception_jax.training.interrupts import ExitCode
+
+ROOT = Path(feeds.__file__).parents[2]
+
+
+def wait_for(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.005)
+
+
+class Source:
+    """Numbers; at `hangs_at` it waits until `go` is set or it is closed."""
+
+    def __init__(self, stop=100, hangs_at=None, error=None):
+        self.number, self.stop, self.hangs_at, self.error = 0, stop, hangs_at, error
+        self.go, self.closed = threading.Event(), False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.number == self.hangs_at:
+            self.go.wait()
+        if self.number == self.stop:
+            raise self.error or StopIteration
+        self.number += 1
+        return self.number - 1
+
+    def whereabouts(self):
+        return f"batch {self.number} is due; a thread has been at picture 7"
+
+    def close(self):
+        self.closed = True
+        self.go.set()
+
+
+def test_it_stays_ahead_keeps_order_and_serves_the_devices_from_the_calling_thread():
+    source, threads = Source(stop=30), []
+
+    def put(batch):
+        threads.append(threading.get_ident())
+        return batch * 10
+
+    feed = Feed(source, put, prefetch=2)
+    assert feed.draw() == 0
+    for expected in range(10, 300, 10):
+        wait_for(lambda: source.number == 30 or feed._queue.full())
+        drawn = feed.draw()
+        assert drawn == expected
+        if expected < 280:
+            assert len(feed._ahead) == 1  # one was handed out, one is on its way
+    for _ in range(2):
+        with pytest.raises(StopIteration):
+            feed.draw()
+    assert set(threads) == {threading.get_ident()}
+    assert source.number == 30
+    feed.close()
+    assert source.closed and not feed._thread.is_alive()
+    with pytest.raises(ValueError, match="closed"):
+        feed.draw()
+
+
+def test_it_draws_no_further_than_it_was_told():
+    source = Source()
+    feed = Feed(source, lambda batch: batch, prefetch=3)
+    assert feed.draw() == 0
+    time.sleep(0.2)
+    assert source.number <= 7  # one handed out, two on their way, three in the queue, one in the thread's hand
+    feed.close()
+
+
+def test_it_counts_what_it_waits():
+    def batches():
+        for number in range(3):
+            time.sleep(0.2)
+            yield number
+
+    feed = Feed(batches(), lambda batch: batch, prefetch=2)
+    assert feed.draw() == 0
+    assert 0.1 < feed.take_wait() < 5
+    assert feed.take_wait() == 0.0
+    wait_for(feed._queue.full)
+    assert list(feed) == [1, 2]
+    assert feed.take_wait() < 0.5
+    feed.close()
+
+
+def test_an_error_of_the_source_comes_after_the_batches_before_it_and_stays():
+    feed = Feed(Source(stop=3, error=OSError("the cable")), lambda batch: batch, prefetch=5)
+    assert [feed.draw(), feed.draw(), feed.draw()] == [0, 1, 2]
+    for _ in range(2):
+        with pytest.raises(OSError, match="the cable"):
+            feed.draw()
+    feed.close()
+
+
+def test_a_stall_is_told_at_doubling_intervals_and_given_up():
+    lines, times = [], []
+
+    def report(text):
+        lines.append(text)
+        times.append(time.monotonic())
+
+    feed = Feed(Source(hangs_at=2), lambda batch: batch, 1, warn_after=0.4, give_up_after=2.8, report=report)
+    assert [feed.draw(), feed.draw()] == [0, 1]
+    started = time.monotonic()
+    with pytest.raises(InputStalled) as stalled:
+        feed.draw()
+    assert 2.7 < time.monotonic() - started < 8
+    assert stalled.value.exit_code == ExitCode.STALLED == 7
+    words = "the input has stalled: no batch for 3 s; batch 2 is due; a thread has been at picture 7"
+    assert str(stalled.value).startswith(words) and "\n" not in str(stalled.value)
+    assert len(lines) == 3  # after 0.4, 0.8 and 1.6 seconds
+    assert all("batch 2 is due; a thread has been at picture 7; giving up after 2.8 s" in line for line in lines)
+    assert all(moment - started > least for moment, least in zip(times, (0.3, 0.7, 1.5), strict=True))
+    feed.close()
+
+
+def test_a_stall_that_ends_is_no_error(capsys):
+    source = Source(hangs_at=0)
+    feed = Feed(source, lambda batch: batch, 1, warn_after=0.2, give_up_after=60)
+    threading.Timer(0.5, source.go.set).start()
+    assert feed.draw() == 0
+    assert 0.3 < feed.take_wait() < 10
+    assert capsys.readouterr().err.startswith("the input has stalled: no batch for ")
+    feed.close()
+
+
+def test_a_wait_ends_where_the_run_is_to_stop_and_the_batch_is_not_lost():
+    source, stop = Source(hangs_at=1), threading.Event()
+    feed = Feed(source, lambda batch: batch, 1, should_stop=stop.is_set)
+    assert feed.draw() == 0
+    threading.Timer(0.3, stop.set).start()
+    started = time.monotonic()
+    assert feed.draw() is None
+    assert 0.2 < time.monotonic() - started < 5
+    source.go.set()
+    wait_for(feed._queue.full)
+    assert feed.draw() == 1  # it is there: nobody waits
+    feed.close()
+
+
+@pytest.mark.parametrize("kind", ["generator", "source"])
+def test_closing_does_not_wait_for_a_source_that_hangs(kind, monkeypatch):
+    monkeypatch.setattr(feeds, "_JOIN_SECONDS", 0.2)
+    go = threading.Event()
+
+    def generator():
+        yield 0
+        go.wait()
+        yield 1
+
+    source = generator() if kind == "generator" else Source(hangs_at=1)
+    feed = Feed(source, lambda batch: batch, 1)
+    assert feed.draw() == 0
+    time.sleep(0.1)
+    started = time.monotonic()
+    feed.close()
+    assert time.monotonic() - started < 4
+    go.set()
+    feed._thread.join(5)
+    assert not feed._thread.is_alive()
+
+
+STALLED = """
+import os, sys
+from pathlib import Path
+import cv2, numpy as np
+from inception_jax import command_line
+from inception_jax.data import batches
+from inception_jax.data.datasets import load
+from inception_jax.data.pipeline import TrainPipeline
+from inception_jax.training.feed import Feed
+batches._JOIN_SECONDS = 0.3
+root = Path(sys.argv[1])
+for name in "ab":
+    (root / "train" / name).mkdir(parents=True)
+    for number in range(4):
+        cv2.imwrite(str(root / "train" / name / f"{number}.png"), np.zeros((9, 9, 3), np.uint8))
+data = load(f"folder:{root}", "train")
+(root / "train" / "b" / "2.png").unlink()
+os.mkfifo(root / "train" / "b" / "2.png")
+
+def main(argv):
+    source = TrainPipeline(data, batch_size=8, image_size=8, seed=0, augmentation={}, threads=2, workers=0).batches()
+    feed = Feed(source, lambda batch: batch, 2, warn_after=0.7, give_up_after=1.3)
+    try:
+        feed.draw()
+    finally:
+        feed.close()
+
+command_line.run(main)
+"""
+
+
+def test_a_process_whose_storage_hangs_ends_with_its_own_exit_code(tmp_path):
+    """Python waits for ordinary threads when it ends; one that hangs in a read would hold the process for ever."""
+    done = subprocess.run(
+        [sys.executable, "-c", STALLED, str(tmp_path)], capture_output=True, text=True, timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    warning, error = done.stderr.splitlines()
+    assert done.returncode == ExitCode.STALLED
+    place = f"{tmp_path / 'train' / 'b' / '2.png'}, for "
+    assert warning.startswith("the input has stalled: no batch for ") and place in warning
+    assert error.startswith("error: the input has stalled: no batch for 1 s; batch 0 is due; ") and place in error
