@@ -49,6 +49,19 @@ def add_config(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--config.FIELD", metavar="VALUE", dest="_", help="overrides a field of the recipe")
 
 
+def add_processes(arguments: argparse.ArgumentParser) -> None:
+    """Adds the flags by which several processes become one run (`training.processes.find` reads them).
+
+    Their names are those of `jax.distributed.initialize`.
+    """
+    group = arguments.add_argument_group("several processes (SLURM, Open MPI and TPU slices need no flags)")
+    group.add_argument("--coordinator_address", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--num_processes", type=int, metavar="N", help="how many processes the run has")
+    group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0")
+    group.add_argument("--distributed", choices=("auto", "on", "off"), default="auto",
+                       help="auto: join the others if a launcher started several; on: ask jax.distributed; off: alone")
+
+
 def parse_with_config(arguments: argparse.ArgumentParser, argv: list[str]):
     """Parses a command line that holds a recipe.
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line
 from inception_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def main(argv: list[str]) -> int:
     """Evaluates, prints the result as JSON and leaves it with its pictures in the workdir."""
     arguments = command_line.parser("evaluate", "Evaluate a run, or a checkpoint on a recipe's data.")
     command_line.add_config(arguments)
+    command_line.add_processes(arguments)
     arguments.add_argument("--workdir", help="the run; with --config: where the results go")
     arguments.add_argument("--checkpoint", help="with --config: a checkpoint's directory (or a workdir) to take")
     arguments.add_argument("--weights", choices=("raw", "ema"), help="default: ema where the run keeps it")
@@ -29,25 +35,38 @@ def main(argv: list[str]) -> int:
     if bool(recipe) != bool(flags.checkpoint):
         raise UserError("--config and --checkpoint go together: whose data, and which weights")
 
+    from inception_jax.evaluation import network
+    from inception_jax.training import parallel, processes
+
+    recipe = recipe or network.recipe_of(flags.workdir)
+    recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
+    recipe.evaluation.protocol = flags.protocol or recipe.evaluation.protocol
+    parallel.enable_compilation_cache()
+    with processes.joined(processes.find(flags)):
+        result = _evaluate(flags, recipe)
+        if processes.is_first():
+            print(json.dumps(result, indent=2))
+    return 0
+
+
+def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
+    """Evaluates on all processes; process 0 leaves result and pictures in the workdir."""
     from inception_jax.data import datasets
     from inception_jax.evaluation import network
     from inception_jax.runs import report
     from inception_jax.runs.result import write_result
-    from inception_jax.training import parallel, setup
+    from inception_jax.training import processes, setup
     from inception_jax.training.interrupts import write_error
 
-    recipe = recipe or network.recipe_of(flags.workdir)
     step = int(flags.step) if flags.step and flags.step.isdigit() else flags.step
-    recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
-    recipe.evaluation.protocol = flags.protocol or recipe.evaluation.protocol
-    parallel.enable_compilation_cache()
-    source = datasets.load(recipe.data.name, flags.split or recipe.data.eval_split, recipe.data.data_dir)
-    trained = network.load(
-        recipe, flags.checkpoint or flags.workdir, source.class_names, weights=flags.weights, step=step
-    )
-    data = setup.build_eval_data(trained.config, source, trained.devices)
+    with processes.agreed():
+        source = datasets.load(recipe.data.name, flags.split or recipe.data.eval_split, recipe.data.data_dir)
+        trained = network.load(
+            recipe, flags.checkpoint or flags.workdir, source.class_names, weights=flags.weights, step=step
+        )
+        data = setup.build_eval_data(trained.config, source, trained.devices)
+    processes.refuse_differences("the step of the checkpoint", trained.step)
     evaluation = trained.evaluate(data)
-
     result = {
         "model": trained.config.model.name,
         "dataset": data.dataset.name,
@@ -58,16 +77,16 @@ def main(argv: list[str]) -> int:
         **evaluation.result(),
         "top1_interval_95": list(evaluation.top1_interval()),
     }
-    name = f"{data.dataset.split}_{trained.weights}_{trained.step}_{recipe.evaluation.protocol}"
-    folder = Path(flags.workdir) / "evaluations" / name.replace("/", "_")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        report.draw(folder, evaluation, data, trained.class_names)
-    except OSError as error:
-        raise write_error(folder, error) from None
-    write_result(folder, result)
-    print(json.dumps(result, indent=2))
-    return 0
+    if processes.is_first():
+        name = f"{data.dataset.split}_{trained.weights}_{trained.step}_{recipe.evaluation.protocol}"
+        folder = Path(flags.workdir) / "evaluations" / name.replace("/", "_")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            report.draw(folder, evaluation, data, trained.class_names)
+        except OSError as error:
+            raise write_error(folder, error) from None
+        write_result(folder, result)
+    return result
 
 
 if __name__ == "__main__":

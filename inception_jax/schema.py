@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -27,8 +29,24 @@ def _one_of(*names: str):
 
 
 def _is_batch_norm_mode(value: str) -> bool:
-    groups = value.removeprefix("groups:")
-    return value in ("local", "global") or (value.startswith("groups:") and groups.isdigit() and int(groups) > 0)
+    kind, _, size = value.partition(":")
+    return value in ("local", "global") or (kind in ("groups", "examples") and size.isdigit() and int(size) > 0)
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        re.compile(value)
+    except (re.error, TypeError):
+        return False
+    return True
+
+
+def _are_multipliers(value: tuple) -> bool:
+    return all(
+        isinstance(pair, tuple | list) and len(pair) == 2 and _is_pattern(pair[0])
+        and isinstance(pair[1], int | float) and 0 <= pair[1] < math.inf
+        for pair in value
+    )  # fmt: skip
 
 
 _POSITIVE = (lambda value: value > 0), "greater than 0"
@@ -37,6 +55,7 @@ _FRACTION = (lambda value: 0 <= value < 1), "at least 0 and less than 1"
 _INTERVAL = (lambda value: len(value) == 2 and 0 < value[0] <= value[1]), "two numbers, 0 < low <= high"
 _AREA = (lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1), "two numbers, 0 < low <= high <= 1"
 _WEIGHTS = (lambda value: all(weight >= 0 for weight in value)), "numbers of 0 or greater"
+_PATTERNS = (lambda value: all(map(_is_pattern, value))), "regular expressions"
 _DTYPE = _one_of("float32", "bfloat16", "float64")
 
 SCHEMA: dict[str, Any] = {
@@ -91,6 +110,15 @@ SCHEMA: dict[str, Any] = {
         "clip_norm": Field(float, "largest global norm of the gradient, weight decay included; unset: no clipping",
                            _POSITIVE),
         "bias_learning_rate": Field(1.0, "factor on the learning rate of biases (Caffe's GoogLeNet: 2)", _NOT_NEGATIVE),
+        "freeze": Field((), "patterns of parameter paths that stay as they are, such as ('^conv1/', '^inception_3')",
+                        _PATTERNS),
+        "frozen_batch_norm": Field("running", "what a batch norm whose parameters are all frozen normalises by: "
+                                   "running (its running statistics, which stay) or batch (as in training)",
+                                   _one_of("running", "batch")),
+        "learning_rate_multipliers": Field((), "(pattern, factor) pairs on the learning rate of the parameters whose "
+                                           "path the pattern is found in; the first that matches counts, "
+                                           "and bias_learning_rate only where none does",
+                                           (_are_multipliers, "pairs of a regular expression and a number from 0 on")),
         "accumulation": Field(1, "parts that a device's share of the batch is taken in, one after another", _POSITIVE),
     },
     "schedule": {
@@ -112,12 +140,33 @@ SCHEMA: dict[str, Any] = {
         "decay": Field(0.0, "of the running average of parameters and batch statistics; 0: none is kept", _FRACTION),
         "num_updates": Field(True, "TensorFlow's rule: decay_t = min(decay, (1 + t) / (10 + t))"),
     },
+    "initialize": {
+        "checkpoint": Field(str, "workdir or checkpoint whose weights a new run begins with; unset: random ones"),
+        "weights": Field(str, "raw or ema; unset: ema where the checkpoint has it", _one_of("raw", "ema")),
+        "step": Field(str, "newest, best or a step; unset: newest"),
+        "new": Field((), "patterns of parameter paths that begin at random all the same; a classifier of another "
+                     "number of classes always does", _PATTERNS),
+    },
+    "faults": {
+        "max_skipped_steps": Field(0, "steps in a row that may be skipped, without an update, because their loss or "
+                                   "gradient is not finite or the loss above loss_limit; one more ends the run",
+                                   _NOT_NEGATIVE),
+        "loss_limit": Field(float, "a step whose mean loss is above it has diverged; unset: any finite loss is good",
+                            _POSITIVE),
+        "max_corrupt": Field(0, "pictures that cannot be decoded and are left out of loss, gradient and accuracy, "
+                             "counted each time they are drawn; one more ends the run", _NOT_NEGATIVE),
+        "stall_warning_seconds": Field(60.0, "without a batch, until the log says what the input is waiting for",
+                                       _POSITIVE),
+        "stall_limit_seconds": Field(1800.0, "without a batch, until the run saves and ends with exit code 7",
+                                     _POSITIVE),
+    },
     "parallel": {
         "mode": Field("jit", "jit (of shard_map) or pmap: the same numbers", _one_of("jit", "pmap")),
         "devices": Field(int, "how many of the devices to use; unset: all", _POSITIVE),
-        "batch_norm": Field("local", "whose statistics a device normalises with: local (its own, as in the papers), "
-                            "global, or groups:N (of N neighbouring devices)",
-                            (_is_batch_norm_mode, "'local', 'global' or 'groups:N'")),
+        "batch_norm": Field("local", "whose statistics an example is normalised with: local (its device's, as in the "
+                            "papers), global, groups:N (of N neighbouring devices) or examples:N (of N neighbouring "
+                            "examples, the same on any number of devices; under accumulation of one part of a share)",
+                            (_is_batch_norm_mode, "'local', 'global', 'groups:N' or 'examples:N'")),
     },
     "evaluation": {
         "every_epochs": Field(1.0, "epochs between evaluations; there is always one at the end", _POSITIVE),

@@ -11,15 +11,18 @@ def main(argv: list[str]) -> int:
     """Trains, prints the result and returns the exit code."""
     arguments = command_line.parser("train", "Train a network, or go on where an earlier run stopped.")
     command_line.add_config(arguments)
+    command_line.add_processes(arguments)
     arguments.add_argument("--workdir", required=True, help="where the run lives; the same command continues it")
     flags, recipe, _ = command_line.parse_with_config(arguments, argv)
 
-    from inception_jax.training import parallel
+    from inception_jax.training import parallel, processes
     from inception_jax.training.loop import train
 
     parallel.enable_compilation_cache()
-    result, exit_code = train(recipe, flags.workdir)
-    print(json.dumps(result, indent=2))
+    with processes.joined(processes.find(flags)):
+        result, exit_code = train(recipe, flags.workdir)
+        if processes.is_first():
+            print(json.dumps(result, indent=2))
     return exit_code
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Eight devices of one processor: what a test on several devices needs, and no cost to a test on one.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+# Eight devices of one processor: what a test on several devices needs, and no cost to a test on one. And quick
+# compilation: most tests compile more than they compute.
+os.environ["XLA_FLAGS"] = " ".join([
+    os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0",
+])  # fmt: skip
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A suite that a shell put into the background ignores SIGINT, and so would the runs that it starts and interrupts.
@@ -18,6 +21,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 import jax
 import pytest
+
+from .launcher import Launcher
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -56,16 +61,17 @@ def command_environment(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def start_command(command_environment):
-    """Starts `python -m inception_jax.<name> arguments…` in the repository's root; `optimize` for long runs."""
+    """Starts `python -m inception_jax.<name> arguments…` in the repository's root, by way of the fork server.
 
-    def start(name, *arguments, optimize=False):
-        return subprocess.Popen(
-            [sys.executable, "-m", f"inception_jax.{name}", *map(str, arguments)], cwd=ROOT,
-            env=command_environment | ({"XLA_FLAGS": ""} if optimize else {}),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+    `optimize` is for long runs; `environment` holds variables that differ from `command_environment`'s.
+    """
+    with Launcher(command_environment, ROOT) as launcher:
 
-    return start
+        def start(name, *arguments, optimize=False, environment=None, new_session=False):
+            flags = {"XLA_FLAGS": ""} if optimize else {}
+            return launcher.start(name, *arguments, environment=flags | (environment or {}), new_session=new_session)
+
+        yield start
 
 
 @pytest.fixture(scope="session")
@@ -91,10 +97,15 @@ def small_arguments():
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory, run_command, small_arguments):
-    """The workdir of a small run that nobody interrupted; read it, do not write to it."""
+def small_run(tmp_path_factory, command_environment, small_arguments):
+    """The workdir of a small run that nobody interrupted; read it, do not write to it.
+
+    By the true `python -m`: what the other commands are compared with does not come from the fork server.
+    """
     workdir = tmp_path_factory.mktemp("run") / "small"
-    code, out, err = run_command("train", *small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}")
-    assert code == 0, err
-    assert json.loads(out) == json.loads((workdir / "result.json").read_text())
+    arguments = [*small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}"]
+    done = subprocess.run([sys.executable, "-m", "inception_jax.train", *arguments], cwd=ROOT, env=command_environment,
+                          capture_output=True, text=True, timeout=400)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((workdir / "result.json").read_text())
     return workdir

@@ -14,6 +14,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RECIPES = [
     ("digits", None, "inception_v1", 539, 0.001),  # a tenth: the warm-up's first step
     ("fashion_mnist", None, "inception_v1_bn", 300_274, 0.0045),
+    ("fine_tuning", "pictures", "inception_v1_bn", 800_729, 0.002),
     ("inception_v1_imagenet", "caffe", "inception_v1", 10_009_117, 0.01),
     ("inception_v1_imagenet", "quick", "inception_v1", 2_402_188, 0.01),
     ("inception_v1_imagenet", "paper", "inception_v1", 10_009_117, 0.01),
@@ -45,7 +46,7 @@ def test_a_recipe_builds_and_reads_every_field(name, argument, model, steps, rat
     config.refuse_unread()
     assert parts.spec.name == model
     assert parts.length.total == steps
-    assert len(parts.objective.aux_weights) == len(parts.spec.aux_weights)
+    assert len(parts.objective.aux_weights) == (len(parts.spec.aux_weights) if recipe.model.aux_heads else 0)
     assert float(parts.schedule(0)) == pytest.approx(rate, rel=1e-5)
     variables = jax.eval_shape(
         parts.model.init, jax.random.key(0),

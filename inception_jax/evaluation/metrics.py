@@ -125,6 +125,11 @@ class Accumulator:
         return self
 
     @property
+    def sums(self) -> dict[str, float]:
+        """The sums added so far, by the names of `SUMS`."""
+        return dict(self._sums)
+
+    @property
     def count(self) -> int:
         """Examples in the sums."""
         return round(self._sums["count"])

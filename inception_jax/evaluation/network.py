@@ -20,6 +20,7 @@ from inception_jax.errors import UserError
 from inception_jax.evaluation.metrics import Accumulator
 from inception_jax.evaluation.run import evaluate
 from inception_jax.runs import manifest
+from inception_jax.training import plan
 from inception_jax.training import setup as setups
 from inception_jax.training.beginning import CLASSES
 from inception_jax.training.parallel import Compiled, Devices
@@ -91,7 +92,8 @@ class Network:
 
     def evaluate(self, data: EvalPipeline) -> Accumulator:
         """Evaluates a split, every example once."""
-        return evaluate(self.compile(data.batch_size), self.devices, data, self.variables, len(self.class_names))
+        return evaluate(self.compile(data.batch_size), self.devices, data, self.variables, len(self.class_names),
+                        plan.read_faults(self.config))
 
     def predict(self, pictures: Sequence[np.ndarray], top_k: int = 5, batch_size: int = 32) -> dict[str, np.ndarray]:
         """The most probable classes of pictures of any size.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any
 
 import flax.linen as nn
@@ -29,8 +30,8 @@ class Network(nn.Module):
         at least float32.
       param_dtype: of the parameters; batch statistics are in at least float32.
       batch_norm: whether convolutions are followed by batch norm, and then have no bias.
-      bn_scale, bn_epsilon, bn_momentum, bn_unbiased_variance, bn_axis_name, bn_axis_index_groups: see
-        `normalization.BatchNormStyle`; the axis is ignored while initialising.
+      bn_scale, bn_epsilon, bn_momentum, bn_unbiased_variance, bn_axis_name, bn_axis_index_groups, bn_group_size,
+        bn_frozen: see `normalization.BatchNormStyle`; axis and group size are ignored while initialising.
     """
 
     num_classes: int = 1000
@@ -47,6 +48,8 @@ class Network(nn.Module):
     bn_unbiased_variance: bool = False
     bn_axis_name: str | None = None
     bn_axis_index_groups: tuple[tuple[int, ...], ...] | None = None
+    bn_group_size: int | None = None
+    bn_frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,9 +66,16 @@ class Network(nn.Module):
         if self.width_multiplier == 1:
             self.check_unused("width_multiplier is 1", "min_width")
         if not self.batch_norm:
-            self.check_unused("there is no batch norm", "bn_scale", "bn_epsilon", "bn_momentum", "bn_unbiased_variance")
+            self.check_unused(
+                "there is no batch norm", "bn_scale", "bn_epsilon", "bn_momentum", "bn_unbiased_variance",
+                "bn_group_size", "bn_frozen",
+            )  # fmt: skip
+        size = self.bn_group_size
+        checks.check_number("bn_group_size", size, "a whole number of at least 1", size is None or _is_count(size))
         if self.bn_axis_name is None:
             self.check_unused("bn_axis_name is None", "bn_axis_index_groups")
+        elif size is not None:
+            raise checks.ModelError("bn_group_size and bn_axis_name: a group lies within a device, or is of devices")
 
     def check_rates(self, *fields: str) -> None:
         """Raises ModelError unless each field is a probability below 1."""
@@ -83,7 +93,7 @@ class Network(nn.Module):
         """The layers' common style, from this network's options."""
         norm = BatchNormStyle(
             self.bn_scale, self.bn_epsilon, self.bn_momentum, self.bn_unbiased_variance, self.bn_axis_name,
-            self.bn_axis_index_groups,
+            self.bn_axis_index_groups, self.bn_group_size, self.bn_frozen,
         )  # fmt: skip
         return Style(
             kernel_init, linear_init, bias, norm if self.batch_norm else None, self.dtype, self.param_dtype,
@@ -110,3 +120,7 @@ class Network(nn.Module):
                 'train=True with dropout needs keys: example_keys=[one per example], or rngs={"dropout": key}'
             )
         return None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1

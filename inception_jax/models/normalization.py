@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from inception_jax.models.checks import ModelError
 from inception_jax.models.initialization import Constant
 from inception_jax.models.parameters import parameter, statistic
 
@@ -28,6 +29,10 @@ class BatchNormStyle:
       axis_name: the mapped axis (pmap, shard_map or vmap) over which the batch's statistics are averaged; None: each
         device normalises by its own share of the batch, as in the papers.
       axis_index_groups: the groups of devices that share their statistics, as `jax.lax.pmean` takes them.
+      group_size: neighbouring examples of the batch that are normalised together ("ghost batch norm",
+        arXiv:1705.08741); the running statistics then take the mean over the groups. None: the whole batch together.
+      frozen: paths of the layers ("conv1/bn") that normalise by their running statistics in training, too, and leave
+        them as they are; a path that the network lacks has no effect.
     """
 
     use_scale: bool = True
@@ -36,6 +41,8 @@ class BatchNormStyle:
     unbiased_variance: bool = False
     axis_name: str | None = None
     axis_index_groups: tuple[tuple[int, ...], ...] | None = None
+    group_size: int | None = None
+    frozen: tuple[str, ...] = ()
 
 
 class BatchNorm(nn.Module):
@@ -50,18 +57,23 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalises `x` [..., C] over all axes but the last; returns the same shape and dtype."""
+        """Normalises `x` [B, ..., C] over all axes but the last; returns the same shape and dtype.
+
+        Raises:
+          ModelError: the batch does not divide into groups of `style.group_size`.
+        """
         style, channels = self.style, (x.shape[-1],)
         wide = at_least_float32(x.dtype)
         kept = at_least_float32(self.param_dtype)
         ones, zeros = Constant(1.0), Constant(0.0)
         running_mean = statistic(self, "mean", zeros, channels, kept)
         running_var = statistic(self, "var", ones, channels, kept)
-        if train:
+        if train and "/".join(self.path) not in style.frozen:
             mean, var, count = _batch_statistics(x.astype(wide), None if self.is_initializing() else style)
             if not self.is_initializing():
                 seen = var * (count / max(count - 1, 1)) if style.unbiased_variance else var
                 for running, new in ((running_mean, mean), (running_var, seen)):
+                    new = new.mean(0) if new.ndim > 1 else new  # over the groups
                     running.value = style.momentum * running.value + (1 - style.momentum) * new.astype(kept)
         else:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
@@ -69,6 +81,8 @@ class BatchNorm(nn.Module):
         if style.use_scale:
             factor = factor * parameter(self, "scale", ones, channels, self.param_dtype).astype(wide)
         shift = parameter(self, "bias", zeros, channels, self.param_dtype).astype(wide) - mean * factor
+        if factor.ndim > 1:
+            factor, shift = (_spread(values, x.shape) for values in (factor, shift))
         # One factor and one shift per channel: the normalised map is written once, with no centred copy before it.
         return (x.astype(wide) * factor + shift).astype(x.dtype)
 
@@ -79,10 +93,20 @@ def at_least_float32(dtype: Any) -> Any:
 
 
 def _batch_statistics(x: jax.Array, style: BatchNormStyle | None) -> tuple[jax.Array, jax.Array, int]:
-    """Mean, biased variance (both [C]) and how many values they are of; over the devices too where `style` says so."""
-    axes = tuple(range(x.ndim - 1))
-    mean, mean_square = jnp.mean(x, axes), jnp.mean(x * x, axes)
+    """Mean, biased variance and how many values they are of; over the devices too where `style` says so.
+
+    Both are [C], or [groups, C] where `style` has a group size.
+    """
     count = x.size // x.shape[-1]
+    if style is not None and style.group_size is not None:
+        groups, rest = divmod(x.shape[0], style.group_size)
+        if rest:
+            raise ModelError(f"bn_group_size: {style.group_size} examples do not divide a batch of {x.shape[0]}")
+        x, count = x.reshape(groups, -1, x.shape[-1]), count // groups
+        mean, mean_square = jnp.mean(x, 1), jnp.mean(x * x, 1)
+    else:
+        axes = tuple(range(x.ndim - 1))
+        mean, mean_square = jnp.mean(x, axes), jnp.mean(x * x, axes)
     if style is not None and style.axis_name is not None:
         # One collective per layer for both moments.
         both = lax.pmean(jnp.stack([mean, mean_square]), style.axis_name, axis_index_groups=style.axis_index_groups)
@@ -90,3 +114,9 @@ def _batch_statistics(x: jax.Array, style: BatchNormStyle | None) -> tuple[jax.A
         groups = style.axis_index_groups
         count *= lax.axis_size(style.axis_name) if groups is None else len(groups[0])
     return mean, jnp.maximum(mean_square - mean * mean, 0), count
+
+
+def _spread(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """[groups, C], one row per group of neighbouring examples, to [B, 1, ..., C], for a map of `shape`."""
+    rows = jnp.repeat(values, shape[0] // values.shape[0], axis=0)
+    return rows.reshape(shape[0], *(1 for _ in shape[1:-1]), shape[-1])

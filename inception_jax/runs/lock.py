@@ -64,6 +64,14 @@ def hold(workdir: str | os.PathLike, warn: Callable[[str], None] | None = None) 
         os.close(descriptor)
 
 
+def holder(workdir: str | os.PathLike) -> str | None:
+    """What the lock file says, which no two runs write alike; None where there is none that can be read."""
+    try:
+        return (Path(workdir) / FILE).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
 def _open(workdir: Path) -> int:
     """A descriptor of the lock file. Directories that this call made are removed again where it fails."""
     made = []

@@ -184,6 +184,7 @@ def _heading(config: Mapping[str, Any], outcome: Mapping[str, Any], rows: list[d
         "finished": f"Finished{where}.",
         "interrupted": f"Stopped by {outcome.get('signal', 'a signal')}{where}; the same command continues.",
         "diverged": f"Ended{where}: {outcome.get('message', 'the loss was not finite')}",
+        "failed": f"Ended{where}: {outcome.get('message', 'an error')}",
         None: f"Not finished; the newest row of its metrics is of step {last:,}." if rows else "Not finished.",
     }
     status = outcome.get("status")

@@ -37,7 +37,14 @@ class MetricWriter:
     On a resumed run, call `truncate` first and give `purge_step`.
     """
 
-    def __init__(self, workdir: str | os.PathLike, tensorboard: bool = True, *, purge_step: int | None = None):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        tensorboard: bool = True,
+        *,
+        purge_step: int | None = None,
+        quiet: bool = False,
+    ):
         """Opens the files, and drops a torn last line that a killed process left.
 
         Args:
@@ -45,6 +52,7 @@ class MetricWriter:
           tensorboard: also write events, under `workdir/tensorboard`.
           purge_step: the first step that this process may write again (the restored step + 1): TensorBoard hides the
             events of earlier processes from there on. None where there are none.
+          quiet: check the rows and write nothing (every process but the first).
 
         Raises:
           UserError: a file that cannot be opened.
@@ -52,6 +60,9 @@ class MetricWriter:
         workdir = Path(workdir)
         self._files: dict[str, Any] = {}
         self._events = None
+        self._quiet = quiet
+        if quiet:
+            return
         try:
             for name in (METRICS, TIMING):
                 _rewrite(workdir / name, keep=lambda row: True)
@@ -126,6 +137,8 @@ class MetricWriter:
         row = {key: _scalar(key, value) for key, value in row.items()}
         if type(row.get("step")) is not int:
             raise ValueError(f"a row of {name} needs an integer 'step', not {row.get('step')!r}")
+        if self._quiet:
+            return row
         file = self._files[name]
         try:
             file.append(_line(row))

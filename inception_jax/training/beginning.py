@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from inception_jax.config import Config, ConfigError
+from inception_jax.errors import UserError
 from inception_jax.models.initialization import init_variables
-from inception_jax.runs import manifest
-from inception_jax.training import setup as setups
+from inception_jax.runs import lock, manifest
+from inception_jax.training import freezing, plan, processes, transfer
 from inception_jax.training import state as states
 from inception_jax.training.checkpoint import Checkpoints
 from inception_jax.training.setup import Setup
@@ -19,11 +23,34 @@ from inception_jax.training.state import TrainState
 
 # What may differ between two starts of one run: none of these changes a number of the steps that are already done.
 MAY_CHANGE = (
-    "checkpoint.", "data.data_dir", "data.prefetch", "data.threads", "data.workers", "evaluation.", "logging.",
-    "parallel.devices", "parallel.mode",
+    "checkpoint.", "data.data_dir", "data.prefetch", "data.threads", "data.workers", "evaluation.", "faults.",
+    "logging.", "parallel.devices", "parallel.mode",
 )  # fmt: skip
 LENGTH = ("num_epochs", "num_steps")
 CLASSES = "classes.json"
+_SEEN_WITHIN = 60.0  # seconds; NFS may remember for half a minute that a file was not there
+
+
+@contextlib.contextmanager
+def hold(workdir: str | Path) -> Iterator[Path]:
+    """Holds the workdir for this run: process 0 locks it, and the others make sure that they see the same one.
+
+    Raises:
+      UserError: it cannot be made or written, another run holds it, or a process sees another directory there.
+    """
+    with contextlib.ExitStack() as stack:
+        with processes.agreed():
+            if processes.is_first():
+                stack.enter_context(lock.hold(workdir))
+        holder = processes.from_first(lock.holder(workdir) if processes.is_first() else None)
+        with processes.agreed():
+            deadline = time.monotonic() + _SEEN_WITHIN
+            while not processes.is_first() and lock.holder(workdir) != holder:
+                if time.monotonic() > deadline:
+                    raise UserError(f"workdir {workdir}: process {jax.process_index()} does not see what process 0 "
+                                    "wrote there; all processes need one directory, on a shared file system")
+                time.sleep(0.2)
+        yield Path(workdir)
 
 
 def refuse_another_run(workdir: Path, config: Config) -> None:
@@ -36,7 +63,7 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
     if before is None:
         return
     for path, old, new in manifest.config_differences(before, config.to_dict()):
-        if path.startswith(MAY_CHANGE) or (path in LENGTH and setups.is_extendable(config)):
+        if path.startswith(MAY_CHANGE) or (path in LENGTH and plan.is_extendable(config)):
             continue
         why = "; its learning rate depends on its length" if path in LENGTH else ""
         raise ConfigError(f"config.{path} = {new!r}: the run in {workdir} began with {old!r}{why}; continue it with "
@@ -44,14 +71,20 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
 
 
 def record(setup: Setup, workdir: Path) -> None:
-    """Writes what the run is: config, manifest, and the classes, so that it can be asked where its data is not.
+    """Writes what the run is, on process 0: config, manifest, and the classes, so that it can be asked where its data
+    is not.
 
     Raises:
       UserError: a file that cannot be written.
     """
     names = {"dataset": setup.train_data.dataset.name, "names": setup.class_names}
-    manifest.write(workdir, setup.config.to_json(), devices=[setup.devices.describe()])
-    manifest.replace_text(workdir / CLASSES, json.dumps(names, indent=2) + "\n")
+    with processes.agreed():
+        if processes.is_first():
+            manifest.write(workdir, setup.config.to_json(), devices=[setup.devices.describe()])
+            manifest.replace_text(workdir / CLASSES, json.dumps(names, indent=2) + "\n")
+            if setup.origin and setup.origin.taken:
+                text = json.dumps(setup.origin.to_json(), indent=2) + "\n"
+                manifest.replace_text(workdir / transfer.FILE, text)
 
 
 def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
@@ -62,24 +95,39 @@ def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState
 
     Raises:
       CheckpointError: there were checkpoints, and none of them can be used.
+      UserError: a new run cannot begin with the weights that `config.initialize` names.
     """
     key = jax.random.key(setup.objective.seed)
 
-    def create() -> TrainState:
+    def create(origin: transfer.Origin | None = None) -> TrainState:
         variables = init_variables(setup.model, key, setup.image_size)
+        if origin:
+            variables = origin.begin(variables)
         return states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
 
-    shapes = jax.eval_shape(create) if checkpoints.steps() else None
+    shapes = jax.eval_shape(create) if processes.from_first(checkpoints.steps()) else None
     restored = checkpoints.restore_latest(jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=setup.devices.replicated), shapes
     ))
     if restored is None:
-        return setup.devices.replicate(create()), {}
+        with processes.agreed():
+            state = create(setup.origin)
+        if setup.origin:
+            # A source that is still being trained may have moved on between two looks at it.
+            processes.refuse_differences("what config.initialize takes", setup.origin.to_json())
+        return setup.devices.replicate(state), {}
     return restored.state, restored.host
 
 
-def headline(setup: Setup, state: TrainState, start: int) -> str:
-    """The first lines of a log: what is trained, on what, where, from which step to which."""
+def headline(setup: Setup, state: TrainState, start: int, devices_before: int | None = None) -> str:
+    """The first lines of a log: what is trained, on what, where, from which step to which.
+
+    Args:
+      setup: of the run.
+      state: that it begins with.
+      start: its step.
+      devices_before: on how many the run was before it was continued.
+    """
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     config, length = setup.config, setup.length
     weights = "/".join(f"{weight:g}" for weight in setup.objective.aux_weights)
@@ -94,8 +142,31 @@ def headline(setup: Setup, state: TrainState, start: int) -> str:
         if setup.model.batch_norm else setup.devices.describe(),
         f"{length.total:,} steps of {config.batch_size} ({length.epoch(length.total):.4g} epochs)"
         + (f", continued from step {start:,}" if start else ""),
+        *_other_statistics(setup, devices_before),
+        *freezing.describe(setup.objective.freezing, state.params, config.optimizer.learning_rate_multipliers),
+        *(_origin_words(setup) if setup.origin and setup.origin.taken else []),
     ]
     return "\n".join(lines)
+
+
+def _origin_words(setup: Setup) -> list[str]:
+    """Where the weights come from, and a warning where a classifier of as many, but other, classes came with them."""
+    lines = [setup.origin.words()]
+    classes = manifest.read_object(setup.origin.workdir / CLASSES) if setup.origin.workdir else None
+    if classes and classes["names"] != setup.class_names and "classifier/kernel" in setup.origin.taken.taken:
+        lines.append("the classifier was taken, though its classes were others: config.initialize.new = "
+                     '("(^|/)classifier/",) begins with a new one')
+    return lines
+
+
+def _other_statistics(setup: Setup, devices_before: int | None) -> list[str]:
+    """A line for a run whose batch norm depends on the devices, continued on more or fewer of them."""
+    mode, now = setup.config.parallel.batch_norm, setup.devices.count
+    depends = setup.model.batch_norm and (mode == "local" or mode.startswith("groups:"))
+    if not depends or devices_before in (None, now):
+        return []
+    return [f"note: the run was on {devices_before} device(s) before and is on {now} now; batch norm statistics "
+            f"{mode!r} depend on that, and so do the numbers from here on (those of 'global' and 'examples:N' do not)"]
 
 
 def precision_words(setup: Setup) -> str:

@@ -22,10 +22,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from inception_jax.errors import UserError, nearest
-from inception_jax.training import integrity, orbax_manager, stored
+from inception_jax.training import integrity, orbax_manager, processes, stored
 from inception_jax.training.interrupts import write_error
 from inception_jax.training.stored import SUBDIRECTORY as SUBDIRECTORY
 from inception_jax.training.stored import CheckpointDamaged, CheckpointError, CheckpointMismatch
@@ -87,11 +86,12 @@ class Checkpoints:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._sweeping: Future | None = None
         orbax_manager.quieten_logs()
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            orbax_manager.remove_leftovers(self.directory)
-        except OSError as error:
-            raise write_error(self.directory, error) from None
+        with processes.agreed():
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                orbax_manager.remove_leftovers(self.directory)
+            except OSError as error:
+                raise write_error(self.directory, error) from None
         self._scores = {step: stored.read_score(self.directory / str(step), self._best) for step in self.steps()}
         self._preservation = orbax_manager.Preservation(keep_latest, keep_best, self._scores)
 
@@ -118,7 +118,7 @@ class Checkpoints:
           DiskFull: there is not room enough, or the save before found none; the checkpoints before it stand.
           UserError: this save or the one before failed for another reason; likewise.
         """
-        if step == self._saving or step in self.steps():
+        if processes.from_first(step == self._saving or step in self.steps()):
             return False
         metrics = None if metrics is None else {name: float(value) for name, value in metrics.items()}
         if metrics and self._best and self._best["name"] not in metrics:
@@ -130,7 +130,7 @@ class Checkpoints:
             self._warn(f"step {step} waited {time.monotonic() - start:.1f} s for the checkpoint before to be written: "
                        "save less often")
         self._sweeping = self._worker.submit(orbax_manager.remove_deleted, self.directory)
-        leaves = {name: integrity.one_copy(leaf) for name, leaf in integrity.named_leaves(state).items()}
+        leaves = integrity.to_save(integrity.named_leaves(state))
         orbax_manager.require_room(self.directory, leaves, step, self.steps(), self._sweeping.result)
         record = {"format": stored.FORMAT, "step": step, "host": host, "metrics": metrics, "best": self._best}
         record = json.loads(json.dumps(record))  # as it is now; and what JSON has no word for is told here, not later
@@ -160,7 +160,7 @@ class Checkpoints:
           CheckpointMismatch: the newest whole checkpoint is of another state (names, shapes or dtypes).
         """
         self.wait()
-        steps = self.steps()[::-1]
+        steps = processes.from_first(self.steps()[::-1])
         return self._first_usable(steps, abstract_state) if steps else None
 
     def restore_best(self, abstract_state: Any) -> Restored:
@@ -171,7 +171,7 @@ class Checkpoints:
           CheckpointMismatch: as `restore_latest`.
         """
         self.wait()
-        steps = stored.best_first({step: self._scores.get(step) for step in self.steps()})
+        steps = processes.from_first(stored.best_first({step: self._scores.get(step) for step in self.steps()}))
         if not steps:
             raise CheckpointError(f"no usable checkpoint in {self.directory} has a score to be the best by")
         return self._first_usable(steps, abstract_state)
@@ -239,7 +239,7 @@ class Checkpoints:
             leaves = stored.read_leaves(path, record, wanted)
         except UserError as error:
             problem = error
-        worst = integrity.worst_of_all(0 if problem is None else 1 if isinstance(problem, CheckpointDamaged) else 2)
+        worst = processes.worst_of_all(0 if problem is None else 1 if isinstance(problem, CheckpointDamaged) else 2)
         if problem:
             raise problem
         if worst:
@@ -281,12 +281,11 @@ class Checkpoints:
         self._close_manager()  # it would count the step as kept
         self._scores.pop(step, None)
         target = self.directory / DAMAGED / str(step)
-        if jax.process_index() == 0:
+        if processes.is_first():
             target.parent.mkdir(exist_ok=True)
             while target.exists():
                 target = target.with_name(target.name + "+")
             with contextlib.suppress(FileNotFoundError):
                 (self.directory / str(step)).rename(target)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"checkpoint {step} set aside")
+        processes.barrier(f"checkpoint {step} set aside")
         self._warn(f"damaged checkpoint moved to {target}: {reason}")

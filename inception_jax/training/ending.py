@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from inception_jax.errors import UserError
 from inception_jax.evaluation.metrics import Accumulator
 from inception_jax.evaluation.run import evaluate
 from inception_jax.runs import report, result, writers
 from inception_jax.runs.progress import Progress
+from inception_jax.training import processes
 from inception_jax.training.clock import Clock
 from inception_jax.training.interrupts import NonFiniteLoss
 from inception_jax.training.parallel import Compiled
@@ -22,7 +24,8 @@ def evaluate_weights(setup: Setup, eval_step: Compiled, state: TrainState) -> di
     """Evaluates the trained weights, and their running average where one is kept: {"raw": …, "ema": …}."""
     kinds = ("raw", "ema") if state.ema is not None else ("raw",)
     return {
-        weights: evaluate(eval_step, setup.devices, setup.eval_data, state.variables(weights), len(setup.class_names))
+        weights: evaluate(eval_step, setup.devices, setup.eval_data, state.variables(weights), len(setup.class_names),
+                          setup.faults)
         for weights in kinds
     }
 
@@ -60,13 +63,15 @@ def finish(
     progress: Progress,
     writer: writers.MetricWriter,
 ) -> dict[str, Any]:
-    """Draws the pictures, and writes result.json and report.md.
+    """Draws the pictures, and writes result.json and report.md, on process 0.
 
     Returns:
       The content of result.json.
     """
     step = int(state.step)
     pictures: dict[str, Path] = {}
+    if not processes.is_first():
+        return {}
     if setup.pictures:
         with progress.phase("drawing pictures"):
             best = evaluations.get("ema") or evaluations["raw"]
@@ -85,7 +90,9 @@ def finish(
 
 
 def interrupted(setup: Setup, workdir: Path, state: TrainState, clock: Clock, signal: str) -> dict[str, Any]:
-    """Writes the result.json of a run that a signal stopped; `signal` is its name."""
+    """Writes the result.json of a run that a signal stopped, on process 0; `signal` is its name."""
+    if not processes.is_first():
+        return {}
     content = _result("interrupted", setup, workdir, state, clock) | {"signal": signal}
     result.write_result(workdir, content)
     report.write(workdir)
@@ -93,20 +100,25 @@ def interrupted(setup: Setup, workdir: Path, state: TrainState, clock: Clock, si
 
 
 @contextlib.contextmanager
-def recorded_divergence(setup: Setup, workdir: Path) -> Iterator[None]:
-    """Writes the result.json of a run whose loss became NaN or infinite inside, and lets the error pass."""
+def recorded_failure(setup: Setup, workdir: Path) -> Iterator[None]:
+    """Writes the result.json of a run that ended with an error inside, where it can, and lets the error pass."""
     try:
         yield
-    except NonFiniteLoss as error:
-        result.write_result(workdir, {"status": "diverged", "model": setup.spec.name, "message": str(error),
-                                      "metrics": {"train": _last_train_row(workdir)}})
-        report.write(workdir)
+    except UserError as error:
+        status = "diverged" if isinstance(error, NonFiniteLoss) else "failed"
+        with contextlib.suppress(UserError):  # of a full disk, for one: the error that ended the run is to be seen
+            if processes.is_first():
+                result.write_result(workdir, {
+                    "status": status, "model": setup.spec.name, "message": str(error),
+                    "exit_code": int(error.exit_code), "metrics": {"train": _last_train_row(workdir)},
+                })
+                report.write(workdir)
         raise
 
 
 def earlier(workdir: Path, step: int) -> dict[str, Any] | None:
     """The result of a run that has finished at this step already; None where it was stopped before it said so."""
-    content = result.read_result(workdir)
+    content = processes.from_first(result.read_result(workdir) if processes.is_first() else None)
     return content if content and content["status"] == "finished" and content["steps"] == step else None
 
 

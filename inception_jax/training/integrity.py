@@ -43,14 +43,21 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def one_copy(leaf: Any) -> Any:
-    """Of an array that several devices of this process have whole, the first device's; the others mean the same.
+def to_save(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays that Orbax is given: one copy of each.
 
-    Orbax would write a slice from each device, and compile a program for every shape to cut it out.
+    Of an array that several devices of this process have whole, the first device's. Orbax would write a slice from each
+    device, and compile a program for every shape to cut it out. With several processes, arrays in host memory: Orbax
+    then writes those of process 0.
     """
-    if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and leaf.is_fully_replicated:
-        return leaf.addressable_data(0)
-    return leaf
+    if jax.process_count() > 1:
+        return host_arrays(leaves)
+
+    def one_copy(leaf: Any) -> Any:
+        replicated = isinstance(leaf, jax.Array) and leaf.is_fully_addressable and leaf.is_fully_replicated
+        return leaf.addressable_data(0) if replicated else leaf
+
+    return {name: one_copy(leaf) for name, leaf in leaves.items()}
 
 
 def place(array: np.ndarray, like: Any) -> jax.Array:
@@ -161,10 +168,3 @@ def unseal(text: str) -> dict[str, Any]:
     if zlib.crc32(_canonical(content).encode()) != crc:
         raise ValueError("the record is not the one that was saved")
     return content
-
-
-def worst_of_all(status: int) -> int:
-    """The highest status of any process, known to all of them afterwards: they must decide alike."""
-    if jax.process_count() == 1:
-        return status
-    return int(np.max(multihost_utils.process_allgather(np.int32(status))))

@@ -12,15 +12,15 @@ from ml_collections import ConfigDict
 
 from inception_jax.config import Config
 from inception_jax.evaluation.metrics import Accumulator
-from inception_jax.runs import lock, writers
+from inception_jax.runs import writers
 from inception_jax.runs.progress import Progress
-from inception_jax.training import beginning, ending
+from inception_jax.training import beginning, ending, processes
 from inception_jax.training import setup as setups
 from inception_jax.training.checkpoint import SUBDIRECTORY, Checkpoints
 from inception_jax.training.clock import Clock
-from inception_jax.training.feed import Feed
+from inception_jax.training.feed import Feed, InputStalled
 from inception_jax.training.interrupts import Interrupts, signal_exit_code
-from inception_jax.training.parallel import Compiled
+from inception_jax.training.parallel import Compiled, no_compilation
 from inception_jax.training.state import TrainState
 from inception_jax.training.step import make_eval_step, make_train_step
 from inception_jax.training.window import MetricWindow
@@ -43,19 +43,22 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
 
     Raises:
       UserError: a mistake in the config, the data or the workdir; nothing was trained.
-      NonFiniteLoss: the loss became NaN or infinite; the last checkpoint is from before.
+      NonFiniteLoss: the loss became NaN or infinite, or above its limit; the last checkpoint is from before.
+      CorruptPictures, InputStalled, DiskFull, PeerLost: as `config.faults` and the exit codes say (`interrupts.py`).
     """
     # Everything that a mistake can be in is built and checked before anything is written.
     config = Config(recipe)
-    setup = setups.build(config)
-    config.refuse_unread()
-    devices, length = setup.devices, setup.length
+    processes.refuse_differences("the config", config.to_dict())
+    with processes.agreed():
+        setup = setups.build(config)
+        config.refuse_unread()
+    devices, length, faults, first = setup.devices, setup.length, setup.faults, processes.is_first()
 
     with contextlib.ExitStack() as stack:
-        workdir = stack.enter_context(lock.hold(workdir))
+        workdir = stack.enter_context(beginning.hold(workdir))
         interrupts = stack.enter_context(Interrupts())
-        beginning.refuse_another_run(workdir, config)
-        stack.enter_context(ending.recorded_divergence(setup, workdir))
+        with processes.agreed():
+            beginning.refuse_another_run(workdir, config)
         checkpoints = stack.enter_context(Checkpoints(
             workdir / SUBDIRECTORY, keep_latest=setup.keep, best_metric=setup.best_metric,
             best_mode="min" if setup.best_metric == "loss" else "max",
@@ -66,28 +69,34 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         if start == length.total and (result := ending.earlier(workdir, start)):
             return result, 0
         clock = Clock(kept.get("clock"))
-        window = MetricWindow(kept.get("window"))
+        window = MetricWindow(
+            kept.get("window"), max_skipped=faults.max_skipped_steps, loss_limit=faults.loss_limit,
+            batch_size=config.batch_size, max_corrupt=faults.max_corrupt,
+        )
 
         beginning.record(setup, workdir)
-        writers.truncate(workdir, start)
-        writer = stack.enter_context(writers.MetricWriter(workdir, setup.tensorboard, purge_step=start + 1))
-        progress = stack.enter_context(Progress(
-            length.total, start, length.steps_per_epoch, workdir / "train.log", title=setup.spec.name
-        ))
-        progress.message(beginning.headline(setup, state, start))
+        stack.enter_context(ending.recorded_failure(setup, workdir))
+        with processes.agreed():
+            if first:
+                writers.truncate(workdir, start)
+            writer = stack.enter_context(
+                writers.MetricWriter(workdir, setup.tensorboard, purge_step=start + 1, quiet=not first)
+            )
+            progress = stack.enter_context(Progress(
+                length.total, start, length.steps_per_epoch, workdir / "train.log", title=setup.spec.name,
+                quiet=not first,
+            ))
+        progress.message(beginning.headline(setup, state, start, kept.get("devices")))
 
         # The pipeline begins to decode while the steps compile.
-        batches = Feed(setup.train_data.batches(start), devices.put, setup.prefetch)
+        batches = Feed(
+            setup.train_data.batches(start), devices.put, setup.prefetch, warn_after=faults.stall_warning_seconds,
+            give_up_after=faults.stall_limit_seconds, report=progress.message if first else None,
+            should_stop=interrupts.requested if devices.process_count == 1 else None,
+        )
         stack.enter_context(contextlib.closing(batches))
         with clock.phase("compile"), progress.phase("compiling the training and evaluation steps"):
-            train_step = devices.compile_train(
-                make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count),
-                state, devices.abstract_batch(config.batch_size, setup.image_size),
-            )
-            eval_step = devices.compile_eval(
-                make_eval_step(setup.model, setup.normalization, setup.dtype, devices=devices.count),
-                state.variables(), devices.abstract_batch(setup.eval_data.batch_size, setup.image_size),
-            )
+            train_step, eval_step = _compile(setup, state)
 
         run = _Run(setup, batches, train_step, eval_step, window, clock, writer, progress, checkpoints, interrupts)
         state, evaluations, signal = _take_steps(run, state, start)
@@ -99,6 +108,20 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         if not evaluations:  # an earlier start reached the last step, and was stopped between that and its result
             evaluations = _evaluate(run, state)
         return ending.finish(setup, workdir, state, evaluations, clock, progress, writer), 0
+
+
+def _compile(setup: setups.Setup, state: TrainState) -> tuple[Compiled, Compiled]:
+    """The training step and the evaluation step."""
+    devices, objective = setup.devices, setup.objective
+    train_step = devices.compile_train(
+        make_train_step(setup.model, setup.optimizer, objective, devices=devices.count), state,
+        devices.abstract_batch(setup.config.batch_size, setup.image_size, flag=devices.process_count > 1),
+    )
+    eval_step = devices.compile_eval(
+        make_eval_step(setup.model, setup.normalization, setup.dtype, devices=devices.count),
+        state.variables(), devices.abstract_batch(setup.eval_data.batch_size, setup.image_size),
+    )
+    return train_step, eval_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,15 +149,23 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
     Returns:
       (state, the evaluations of the last step, the name of the signal that stopped the run).
     """
-    config, length = run.setup.config, run.setup.length
+    config, length, devices = run.setup.config, run.setup.length, run.setup.devices
     evaluations: Evaluations = {}
-    logged = start
     run.clock.start_lap()
+    logged = start
     for step in range(start + 1, length.total + 1):
-        batch = next(run.batches)
-        run.clock.add("data_wait", run.batches.take_wait())
-        state, metrics = run.train_step(state, batch)
-        run.window.add(step, metrics)
+        try:
+            with no_compilation() if step > start + 1 else contextlib.nullcontext():
+                batch = run.batches.draw()
+                if batch is not None:
+                    state = _step(run, step, state, batch)
+        except InputStalled:
+            if devices.process_count == 1:  # the others, if there are any, are waiting in the step and cannot save
+                _save(run, step - 1, state, evaluations)
+            raise
+        if batch is None:  # a signal came while the input kept silent
+            _save(run, step - 1, state, evaluations)
+            return state, {}, run.interrupts.requested()
         run.progress.advance(step)
 
         if length.is_due(step, length.log_every):
@@ -152,15 +183,40 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
             for row in ending.rows(run.setup, evaluations, step):
                 run.writer.write(row)
 
-        signal = run.interrupts.requested()
+        signal = _signal(run)
         if length.is_due(step, length.save_every) or signal:
-            # The window is read out first: a state whose loss or gradient is not finite is never saved.
-            kept = {"window": run.window.state(), "clock": run.clock.totals()}
-            with run.clock.phase("checkpoint"):
-                run.checkpoints.save(step, state, kept, ending.best_of(evaluations))
+            _save(run, step, state, evaluations)
         if signal:
             return state, evaluations, signal
     return state, evaluations, None
+
+
+def _step(run: _Run, step: int, state: TrainState, batch: dict[str, Any]) -> TrainState:
+    run.clock.add("data_wait", run.batches.take_wait())
+    if run.setup.devices.process_count > 1:
+        batch["stop"] = run.setup.devices.flag(run.interrupts.requested() is not None)
+    state, metrics = run.train_step(state, batch)
+    run.window.add(step, metrics)
+    return state
+
+
+def _signal(run: _Run) -> str | None:
+    """The name of the signal that ends the run after this step; all processes come to the same answer.
+
+    Each tells its own wish with its next batch. The sum comes back with that step's metrics, and they read these after
+    the same step.
+    """
+    requested = run.interrupts.requested()
+    if run.setup.devices.process_count == 1:
+        return requested
+    return (requested or "SIGTERM") if run.window.stop_requested else None
+
+
+def _save(run: _Run, step: int, state: TrainState, evaluations: Evaluations) -> None:
+    # The window is read out first: a state whose loss or gradient is not finite is never saved.
+    kept = {"window": run.window.state(), "clock": run.clock.totals(), "devices": run.setup.devices.count}
+    with run.clock.phase("checkpoint"):
+        run.checkpoints.save(step, state, kept, ending.best_of(evaluations))
 
 
 def _evaluate(run: _Run, state: TrainState) -> Evaluations:

@@ -204,8 +204,8 @@ def _paths(tree: Tree) -> Tree:
 
 def _no_match(field: str, pattern: re.Pattern[str], paths: Tree) -> UserError:
     return UserError(
-        f"config.optimizer.{field}: {pattern.pattern!r} is found in no parameter's path (that an earlier pattern has "
-        f"not taken); the paths are such as {jax.tree.leaves(paths)[0]!r}"
+        f"config.optimizer.{field}: {pattern.pattern!r} is found in no trained parameter's path (that an earlier "
+        f"pattern has not taken); the paths are such as {jax.tree.leaves(paths)[0]!r}"
     )
 
 

@@ -12,12 +12,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from inception_jax.errors import UserError
-from inception_jax.training import integrity, stored
+from inception_jax.training import processes, stored
 from inception_jax.training.interrupts import NO_ROOM_WORDS, DiskFull, write_error
 
 DELETED = "deleted"
@@ -75,7 +74,7 @@ class SealedSave(ocp.args.CheckpointArgs):
 
 async def _write(path: Path, text: Future[str]) -> None:
     content = text.result()  # this coroutine has a thread for itself
-    if jax.process_index() == 0:
+    if processes.is_first():
         with open(path, "w", encoding="utf-8") as file:
             file.write(content)
             file.flush()
@@ -112,7 +111,7 @@ def open_manager(directory: Path, preservation: Preservation) -> ocp.CheckpointM
 
 def remove_deleted(directory: Path) -> None:
     """Empties `DELETED`, on process 0; its content only, for Orbax may be about to rename the next step into it."""
-    if jax.process_index() == 0 and (directory / DELETED).is_dir():
+    if processes.is_first() and (directory / DELETED).is_dir():
         for path in (directory / DELETED).iterdir():
             shutil.rmtree(path, ignore_errors=True)
 
@@ -120,7 +119,7 @@ def remove_deleted(directory: Path) -> None:
 def remove_leftovers(directory: Path) -> None:
     """Removes what a killed or failed save left, on process 0. Nothing may be being written."""
     remove_deleted(directory)
-    if jax.process_index() == 0:
+    if processes.is_first():
         for path in directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -141,8 +140,8 @@ def require_room(
       DiskFull: the file system has not room enough. (A quota shows only when it is met.)
       UserError: the directory cannot be written; as `DiskFull`, on every process, where process 0 finds it.
     """
-    problem = _problem(directory, leaves, step, steps, make_room) if jax.process_index() == 0 else None
-    if integrity.worst_of_all(int(problem is not None)):
+    problem = _problem(directory, leaves, step, steps, make_room) if processes.is_first() else None
+    if processes.worst_of_all(int(problem is not None)):
         raise problem or UserError(f"process 0 cannot save the checkpoint of step {step} in {directory}")
 
 

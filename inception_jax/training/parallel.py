@@ -1,11 +1,13 @@
 """The one place that compiles: the mesh of devices, the two modes, donation, and the guard against compiling twice.
 
 State is replicated over the mesh and lives in global arrays in either mode; a batch is split over it by rows. Both
-modes compile the same function of one device's share, so they give the same numbers.
+modes compile the same function of one device's share, so they give the same numbers. With several processes, each
+holds one contiguous block of the mesh, in the order of the processes, and so one contiguous block of a batch's rows.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 import time
@@ -17,6 +19,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from inception_jax.errors import UserError
+from inception_jax.training.guard import no_compilation as no_compilation
 from inception_jax.training.step import AXIS
 
 _REPLICATED, _SPLIT = PartitionSpec(), PartitionSpec(AXIS)
@@ -44,28 +47,31 @@ class Devices:
     Attributes:
       mode: "jit" (`jax.jit` of `jax.shard_map`) or "pmap".
       count: how many devices there are, over all processes.
+      process_count: how many processes share them, equally.
+      local_count: how many of them are this process's.
     """
 
     def __init__(self, mode: str = "jit", count: int | None = None):
         """Args:
           mode: "jit" or "pmap".
-          count: how many of the devices to use; None for all.
+          count: how many of the devices to use, over all processes, the first ones of each; None for all.
 
         Raises:
-          UserError: more devices than there are.
+          UserError: more devices than there are, or not as many for one process as for another.
         """
-        devices = jax.devices()
-        if count is not None and count > len(devices):
-            raise UserError(f"config.parallel.devices = {count}: there are {len(devices)} ({devices[0].platform})")
         self.mode = mode
-        self.mesh = Mesh(np.asarray(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
+        self.mesh = Mesh(np.asarray(choose_devices(jax.devices(), count)), (AXIS,), axis_types=(AxisType.Auto,))
         self.count = self.mesh.size
+        self.local_count = len(self.mesh.local_devices)
+        self.process_count = self.count // self.local_count
+        self._flags: dict[bool, jax.Array] = {}
 
     def describe(self) -> str:
-        """For the first line of a log: how many devices, of what kind, in which mode."""
+        """For the first line of a log: how many devices, of what kind, of how many processes, in which mode."""
         device = self.mesh.devices.flat[0]
         plural = "s" if self.count > 1 else ""
-        return f"{self.count} {device.platform} device{plural} ({device.device_kind}), mode {self.mode}"
+        processes = f" of {self.process_count} processes" if self.process_count > 1 else ""
+        return f"{self.count} {device.platform} device{plural}{processes} ({device.device_kind}), mode {self.mode}"
 
     def check_batch(self, field: str, size: int, parts: int = 1) -> int:
         """The share of one device of a batch.
@@ -88,7 +94,15 @@ class Devices:
 
     def replicate(self, tree: Any) -> Any:
         """Copies a tree of host or device arrays to every device, as global arrays; aliases none of them."""
-        return jax.device_put(jax.tree.map(np.asarray, tree), self.replicated, may_alias=False)
+        local = NamedSharding(self.mesh.local_mesh, _REPLICATED)
+        tree = jax.device_put(jax.tree.map(np.asarray, tree), local, may_alias=False)
+        if self.process_count == 1:
+            return tree
+        # `device_put` over several processes would compare every leaf between them, a collective and a compilation
+        # for each shape.
+        return jax.tree.map(lambda x: jax.make_array_from_single_device_arrays(
+            x.shape, self.replicated, [shard.data for shard in x.addressable_shards]
+        ), tree)
 
     @property
     def replicated(self) -> NamedSharding:
@@ -102,21 +116,37 @@ class Devices:
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's rows of a batch, onto the devices: a global array split by rows ([D, b/D, …] under pmap)."""
-        local = len(self.mesh.local_devices)
         if self.mode == "pmap":
-            batch = {name: rows.reshape(local, -1, *rows.shape[1:]) for name, rows in batch.items()}
+            batch = {name: rows.reshape(self.local_count, -1, *rows.shape[1:]) for name, rows in batch.items()}
         return {name: jax.make_array_from_process_local_data(self.split, rows) for name, rows in batch.items()}
 
-    def abstract_batch(self, batch_size: int, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def flag(self, value: bool) -> jax.Array:
+        """This process's word on a question that all must agree on, as the leaf "stop" of a training batch.
+
+        The step adds up the words of all devices: whoever reads the sum knows whether any process said yes. Made once
+        for each value, so that it costs a step nothing.
+
+        Returns:
+          bool [D], one per device ([D, 1] under pmap).
+        """
+        if value not in self._flags:
+            self._flags[value] = self.put({"stop": np.full(self.local_count, value)})["stop"]
+        return self._flags[value]
+
+    def abstract_batch(self, batch_size: int, image_size: int, flag: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a batch on the devices, to compile for before there is one.
 
         Args:
           batch_size: of the global batch.
           image_size: height and width in pixels.
+          flag: whether the batch has the leaf "stop" of `flag`.
         """
-        rows = (self.count, batch_size // self.count) if self.mode == "pmap" else (batch_size,)
-        leaves = {"image": ((image_size, image_size, 3), np.uint8), "label": ((), np.int32), "mask": ((), np.bool_)}
-        return {name: jax.ShapeDtypeStruct((*rows, *shape), dtype, sharding=self.split)
+        leaves = {"image": ((batch_size, image_size, image_size, 3), np.uint8), "label": ((batch_size,), np.int32),
+                  "mask": ((batch_size,), np.bool_)} | ({"stop": ((self.count,), np.bool_)} if flag else {})
+        if self.mode == "pmap":
+            leaves = {name: ((self.count, rows // self.count, *shape), dtype)
+                      for name, ((rows, *shape), dtype) in leaves.items()}
+        return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.split)
                 for name, (shape, dtype) in leaves.items()}
 
     def get(self, tree: Any) -> Any:
@@ -140,6 +170,7 @@ class Devices:
         if self.mode == "pmap":
             wrapped = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0,
                                devices=list(self.mesh.devices.flat))
+            batch = self._concrete(batch)
         else:
             wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _REPLICATED)), donate_argnums=0)
         return _compile(wrapped, state, batch)
@@ -154,9 +185,18 @@ class Devices:
         """
         if self.mode == "pmap":
             wrapped = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, 0), devices=list(self.mesh.devices.flat))
+            batch = self._concrete(batch)
         else:
             wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _SPLIT)))
         return _compile(wrapped, variables, batch)
+
+    def _concrete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """With several processes, zeros in the place of shapes: `pmap` then takes shapes for one process's share."""
+        if self.process_count == 1:
+            return batch
+        return {name: x if isinstance(x, jax.Array) else
+                jax.make_array_from_callback(x.shape, x.sharding, lambda rows, x=x: np.zeros(x.shape, x.dtype)[rows])
+                for name, x in batch.items()}
 
     def _shard(self, step: Callable, out: tuple) -> Callable:
         # check_vma=False: the step reduces its gradients itself; with the check on, JAX would add a second reduction
@@ -164,19 +204,46 @@ class Devices:
         return jax.shard_map(step, mesh=self.mesh, in_specs=(_REPLICATED, _SPLIT), out_specs=out, check_vma=False)
 
 
-def batch_norm_groups(mode: str, devices: int) -> dict[str, Any]:
+def choose_devices(devices: list[Any], count: int | None) -> list[Any]:
+    """The first `count` of the devices (None: all), as many of each process, one process after another.
+
+    Raises:
+      UserError: more than there are, or not as many for one process as for another; names the numbers that would do.
+    """
+    processes: dict[int, list[Any]] = collections.defaultdict(list)
+    for device in sorted(devices, key=lambda device: (device.process_index, device.id)):
+        processes[device.process_index].append(device)
+    if count is None:
+        count = len(devices)
+    elif count > len(devices):
+        raise UserError(f"config.parallel.devices = {count}: there are {len(devices)} ({devices[0].platform})")
+    share, rest = divmod(count, len(processes))
+    fewest = min(map(len, processes.values()))
+    if rest or share > fewest:
+        held = ", ".join(str(len(block)) for block in processes.values())
+        sizes = ", ".join(str(each * len(processes)) for each in range(1, fewest + 1))
+        raise UserError(f"config.parallel.devices = {count} does not give each of {len(processes)} processes as many "
+                        f"(they have {held}): {sizes} would")
+    return [device for block in processes.values() for device in block[:share]]
+
+
+def batch_norm_groups(mode: str, devices: int, share: int | None = None) -> dict[str, Any]:
     """The batch-norm options of a model for a mode of `config.parallel.batch_norm`.
 
     Args:
-      mode: "local", "global" or "groups:N".
+      mode: "local", "global", "groups:N" or "examples:N".
       devices: how many devices share the batch.
+      share: examples that one device normalises together: of its share of the batch, or, under gradient accumulation,
+        of one part of it. Read by "examples:N" only.
 
     Returns:
-      Keyword arguments `bn_axis_name` and `bn_axis_index_groups`; `{}` for "local".
+      Those of `bn_axis_name`, `bn_axis_index_groups` and `bn_group_size` that are not the model's defaults.
 
     Raises:
-      UserError: N does not divide the devices.
+      UserError: the devices or their shares do not divide into groups of N; names the sizes that do.
     """
+    if mode.startswith("examples:"):
+        return _groups_of_examples(mode, int(mode.removeprefix("examples:")), devices, share)
     if mode == "local":
         return {}
     if mode == "global":
@@ -186,6 +253,18 @@ def batch_norm_groups(mode: str, devices: int) -> dict[str, Any]:
         raise UserError(f"config.parallel.batch_norm = {mode!r}: {devices} devices do not divide into groups of {size}")
     groups = tuple(tuple(range(start, start + size)) for start in range(0, devices, size))
     return {"bn_axis_name": AXIS, "bn_axis_index_groups": groups}
+
+
+def _groups_of_examples(mode: str, size: int, devices: int, share: int) -> dict[str, Any]:
+    """Groups of `size` neighbouring examples: parts of a share, whole shares, or the shares of neighbouring devices."""
+    if size <= share and share % size == 0:
+        return {} if size == share else {"bn_group_size": size}
+    if size % share or devices % (size // share):
+        within = [n for n in range(1, share + 1) if share % n == 0]
+        across = [share * n for n in range(2, devices + 1) if devices % n == 0]
+        raise UserError(f"config.parallel.batch_norm = {mode!r}: {devices} device(s) with {share} examples each do not "
+                        f"divide into groups of {size}; sizes that do: {', '.join(map(str, within + across))}")
+    return batch_norm_groups(f"groups:{size // share}", devices)
 
 
 def _compile(function: Any, *arguments: Any) -> Compiled:

@@ -1,4 +1,5 @@
-"""From a config to the parts of a run: data, devices, network, optimizer. Everything that reads the config is here."""
+"""From a config to the parts of a run: data, devices, network, optimizer. What reads the config is here and in
+`fine_tuning.py`."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -15,36 +17,10 @@ from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.errors import UserError
 from inception_jax.evaluation import protocols
 from inception_jax.models import registry
-from inception_jax.training import optimizers, preprocess, schedules
-from inception_jax.training.parallel import Devices, batch_norm_groups
+from inception_jax.training import fine_tuning, optimizers, plan, preprocess, schedules
+from inception_jax.training.parallel import Devices
 from inception_jax.training.step import Objective
-
-
-@dataclasses.dataclass(frozen=True)
-class Length:
-    """How long a run is, and when it does what; all in steps.
-
-    Attributes:
-      steps_per_epoch: examples of the training split over the batch size; not rounded.
-      total: steps of the whole run.
-      evaluate_every: between evaluations.
-      save_every: between checkpoints.
-      log_every: between rows of metrics.jsonl.
-    """
-
-    steps_per_epoch: float
-    total: int
-    evaluate_every: int
-    save_every: int
-    log_every: int
-
-    def is_due(self, step: int, every: int) -> bool:
-        """Whether a thing that happens every so many steps happens after `step`; everything happens at the end."""
-        return step % every == 0 or step == self.total
-
-    def epoch(self, step: int) -> float:
-        """Passes over the training split that `step` steps make."""
-        return step / self.steps_per_epoch
+from inception_jax.training.transfer import Origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +37,13 @@ class Setup:
     train_data: TrainPipeline
     eval_data: EvalPipeline
     class_names: list[str]
-    length: Length
+    length: plan.Length
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     objective: Objective
+    origin: Origin | None
     prefetch: int
+    faults: plan.Faults
     keep: int
     best_metric: str
     tensorboard: bool
@@ -81,20 +59,20 @@ def build(config: Config) -> Setup:
     devices = Devices(config.parallel.mode, config.parallel.devices)
     spec, image_size = network_of(config)
     train_split = datasets.load(config.data.name, config.data.train_split, config.data.data_dir)
-    model = build_model(
-        config, count_classes(config, train_split), **batch_norm_groups(config.parallel.batch_norm, devices.count)
-    )
     accumulation = config.optimizer.accumulation
-    devices.check_batch("batch_size", config.batch_size, accumulation)
+    share = devices.check_batch("batch_size", config.batch_size, accumulation) // accumulation
+    model = build_model(config, count_classes(config, train_split))
+    model, freezing = fine_tuning.freeze(config, model, image_size)
+    model = fine_tuning.share_batch_norm(config, model, devices.count, share)
     train_data = TrainPipeline(
         train_split,
         batch_size=config.batch_size,
         image_size=image_size,
         seed=config.seed,
         augmentation=augmentation(config),
-        **config.data.read("threads", "workers"),
+        **_reading(config),
     )
-    length = _length(config, train_data.steps_per_epoch)
+    length = plan.make_length(config, train_data.steps_per_epoch)
     schedule = _schedule(config, length)
     normalization, dtype = input_form(config)
     return Setup(
@@ -110,7 +88,7 @@ def build(config: Config) -> Setup:
         class_names=train_split.class_names,
         length=length,
         schedule=schedule,
-        optimizer=_optimizer(config, schedule),
+        optimizer=freezing.optimizer(_optimizer(config, schedule)),
         objective=Objective(
             normalization=normalization,
             dtype=dtype,
@@ -120,8 +98,13 @@ def build(config: Config) -> Setup:
             accumulation=accumulation,
             ema_decay=config.ema.decay,
             ema_num_updates=config.ema.num_updates if config.ema.decay else False,
+            skip_non_finite=config.faults.max_skipped_steps > 0,
+            loss_limit=config.faults.loss_limit,
+            freezing=freezing,
         ),
+        origin=fine_tuning.origin(config),
         prefetch=config.data.prefetch,
+        faults=plan.read_faults(config),
         **config.checkpoint.read("keep", "best_metric"),
         **config.logging.read("tensorboard", "pictures"),
     )
@@ -161,34 +144,28 @@ def count_classes(config: Config, dataset: datasets.Dataset) -> int:
     return num_classes
 
 
-def build_model(config: Config, num_classes: int, **batch_norm: Any) -> nn.Module:
+def build_model(config: Config, num_classes: int) -> nn.Module:
     """The config's network.
 
     Args:
       config: its `model` section is read.
       num_classes: outputs of every classifier.
-      **batch_norm: statistics over devices, from `parallel.batch_norm_groups`.
 
     Raises:
       ModelError: an unknown model or switch.
-      UserError: statistics over devices for a network without batch norm.
     """
     model = config.model
     options = model.read("width_multiplier", "aux_heads")
     options |= {name: rate for name, rate in model.read("dropout_rate", "aux_dropout_rate").items() if rate is not None}
     switches = model.options.given()
-    network = registry.create_model(
+    return registry.create_model(
         model.name,
         num_classes=num_classes,
         dtype=jnp.dtype(model.dtype),
         param_dtype=jnp.dtype(model.param_dtype),
         **options,
         **switches,
-        **batch_norm,
     )
-    if batch_norm and not network.batch_norm:
-        raise ConfigError(f"config.parallel.batch_norm: {model.name} has no batch norm; leave it 'local'")
-    return network
 
 
 def input_form(config: Config) -> tuple[preprocess.Normalization, Any]:
@@ -210,8 +187,18 @@ def build_eval_data(config: Config, dataset: datasets.Dataset, devices: Devices)
         batch_size=batch_size,
         image_size=network_of(config)[1],
         crop=view,
-        **config.data.read("threads", "workers"),
+        **_reading(config),
     )
+
+
+def _reading(config: Config) -> dict[str, Any]:
+    """What both pipelines are told about how to read: threads, this process's share, corrupt pictures."""
+    return {
+        **config.data.read("threads", "workers"),
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+        "skip_corrupt": config.faults.max_corrupt > 0,
+    }
 
 
 def crop(config: Config) -> images.EvalCrop:
@@ -228,25 +215,7 @@ def augmentation(config: Config) -> images.Augmentation | images.EvalCrop:
     return images.Augmentation(**fields.read("rule", "flip", "interpolation", *chosen))
 
 
-def _length(config: Config, steps_per_epoch: float) -> Length:
-    num_epochs, num_steps = config.num_epochs, config.num_steps
-    if num_epochs is None and num_steps is None:
-        raise ConfigError("config.num_epochs and config.num_steps are both unset: one gives the length of the run")
-    total = num_steps or max(1, round(num_epochs * steps_per_epoch))
-
-    def steps(epochs: float) -> int:
-        return min(total, max(1, round(epochs * steps_per_epoch)))
-
-    return Length(
-        steps_per_epoch=steps_per_epoch,
-        total=total,
-        evaluate_every=steps(config.evaluation.every_epochs),
-        save_every=steps(config.checkpoint.every_epochs),
-        log_every=config.logging.every_steps,
-    )
-
-
-def _schedule(config: Config, length: Length) -> optax.Schedule:
+def _schedule(config: Config, length: plan.Length) -> optax.Schedule:
     fields = config.schedule
     warmup = {"warmup_start": fields.warmup_start} if fields.warmup_epochs else {}
     return schedules.make_schedule(
@@ -263,7 +232,9 @@ def _schedule(config: Config, length: Length) -> optax.Schedule:
 def _optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
     fields = config.optimizer
     options = fields.read(*optimizers.OPTIONS[fields.name])
-    multipliers = {r"(^|/)bias$": fields.bias_learning_rate} if fields.bias_learning_rate != 1 else {}
+    multipliers = [*fields.learning_rate_multipliers]
+    if fields.bias_learning_rate != 1:
+        multipliers.append((r"(^|/)bias$", fields.bias_learning_rate))
     return optimizers.make_optimizer(
         fields.name,
         learning_rate=schedule,
@@ -284,8 +255,3 @@ def _aux_weights(config: Config, spec: registry.ModelSpec) -> tuple[float, ...]:
         raise ConfigError(f"config.loss.aux_weights = {weights!r}: {spec.name} has {len(spec.aux_weights)} auxiliary "
                           f"head(s), the paper's weights are {spec.aux_weights}")
     return tuple(weights)
-
-
-def is_extendable(config: Config) -> bool:
-    """Whether a finished run may go on with more steps: its learning rate so far must not depend on its length."""
-    return config.schedule.name in ("constant", "exponential")

@@ -19,6 +19,7 @@ from jax import lax
 
 from inception_jax.training import ema as ema_lib
 from inception_jax.training import losses, optimizers, preprocess
+from inception_jax.training.freezing import Freezing, merge
 from inception_jax.training.state import TrainState
 
 AXIS = "data"
@@ -39,6 +40,10 @@ class Objective:
       accumulation: parts that a device's share is taken in.
       ema_decay: of the running averages; unused where the state keeps none.
       ema_num_updates: TensorFlow's rule for the first updates.
+      skip_non_finite: whether a step whose loss or gradient is not finite leaves everything as it was but the step and
+        the schedule's clock; otherwise it does its damage, and its metrics say so.
+      loss_limit: with `skip_non_finite`, a mean loss above which a step is skipped, too; None for no limit.
+      freezing: the parameters and batch statistics that stay as they are.
     """
 
     normalization: preprocess.Normalization
@@ -49,6 +54,9 @@ class Objective:
     accumulation: int = 1
     ema_decay: float = 0.0
     ema_num_updates: bool = True
+    skip_non_finite: bool = False
+    loss_limit: float | None = None
+    freezing: Freezing = dataclasses.field(default_factory=Freezing)
 
 
 def example_keys(seed: int, step: jax.Array, rows: jax.Array) -> jax.Array:
@@ -72,9 +80,12 @@ def make_train_step(
     """Builds the training step for one device's share of the batch.
 
     The step maps (state, batch) to (next state, metrics). `batch` holds "image" uint8 [b, H, W, 3], "label" int32 [b]
-    and "mask" bool [b]. Metrics are float scalars, already reduced over all devices: sums over the masked examples of
-    the global batch under their names ("loss", "loss_main", "loss_aux1", …, "top1_main", "top5_main", …), "count",
-    and "gradient_norm", the global norm of the mean gradient before weight decay and clipping.
+    and "mask" bool [b]; rows whose mask is False count for neither loss nor gradient. Metrics are float scalars,
+    already reduced over all devices: sums over the masked examples of the global batch under their names ("loss",
+    "loss_main", "loss_aux1", …, "top1_main", "top5_main", …), "count", and "gradient_norm", the global norm of the mean
+    gradient before weight decay and clipping. With a leaf "stop" (bool or float [1], `parallel.Devices.flag`) in the
+    batch there is "stop", its sum over all devices; with `objective.skip_non_finite` there is "skipped", 1 for a step
+    that was, whose other sums are 0.
 
     Args:
       model: a network of ours; a batch-norm network must carry the axis name that its statistics are shared over.
@@ -83,9 +94,11 @@ def make_train_step(
       devices: size of the axis `AXIS` that the step will be compiled over.
     """
 
-    def loss_fn(params, batch_stats, batch, keys):
+    freezing = objective.freezing
+
+    def loss_fn(trained, frozen, batch_stats, batch, keys):
         images = preprocess.preprocess(batch["image"], normalization=objective.normalization, dtype=objective.dtype)
-        variables = {"params": params, "batch_stats": batch_stats}
+        variables = {"params": merge(trained, frozen), "batch_stats": batch_stats}
         output, updates = model.apply(variables, images, train=True, example_keys=keys, mutable=["batch_stats"])
         total, heads = losses.inception_loss(output, batch["label"], objective.aux_weights, objective.label_smoothing)
         metrics = _sums(output, total, heads, batch)
@@ -95,19 +108,20 @@ def make_train_step(
 
     def gradients_of(state: TrainState, batch: Batch, keys: jax.Array):
         """(gradient of the summed loss, new batch statistics, metric sums), in `accumulation` parts."""
+        params = freezing.split(state.params)
         if objective.accumulation == 1:
-            (_, (batch_stats, metrics)), gradients = gradients_and_sums(state.params, state.batch_stats, batch, keys)
+            (_, (batch_stats, metrics)), gradients = gradients_and_sums(*params, state.batch_stats, batch, keys)
             return gradients, batch_stats, metrics
 
         def add_part(carry, part):
             gradients, batch_stats, metrics = carry
-            (_, (batch_stats, part_metrics)), part_gradients = gradients_and_sums(state.params, batch_stats, *part)
+            (_, (batch_stats, part_metrics)), part_gradients = gradients_and_sums(*params, batch_stats, *part)
             return (_add(gradients, part_gradients), batch_stats, _add(metrics, part_metrics)), None
 
         parts = jax.tree.map(lambda x: x.reshape(objective.accumulation, -1, *x.shape[1:]), (batch, keys))
         first = jax.tree.map(lambda x: x[0], parts)
-        metric_shapes = jax.eval_shape(loss_fn, state.params, state.batch_stats, *first)[1][1]
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (state.params, metric_shapes))
+        metric_shapes = jax.eval_shape(loss_fn, *params, state.batch_stats, *first)[1][1]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (params[0], metric_shapes))
         (gradients, batch_stats, metrics), _ = lax.scan(add_part, (zeros[0], state.batch_stats, zeros[1]), parts)
         return gradients, batch_stats, metrics
 
@@ -115,20 +129,30 @@ def make_train_step(
         share = batch["label"].shape[0]
         rows = lax.axis_index(AXIS) * share + jnp.arange(share, dtype=jnp.int32)
         keys = example_keys(objective.seed, state.step, rows)
-        gradients, batch_stats, metrics = gradients_of(state, batch, keys)
+        rest = {name: leaf for name, leaf in batch.items() if name != "stop"}
+        gradients, batch_stats, metrics = gradients_of(state, rest, keys)
+        batch_stats, resting = freezing.split_statistics(batch_stats)  # those that rest are the same on all devices
+        if "stop" in batch:
+            metrics["stop"] = jnp.sum(batch["stop"].astype(metrics["loss"].dtype))
         gradients, batch_stats, metrics = sum_over_devices((gradients, batch_stats, metrics), devices)
-        gradients = jax.tree.map(lambda g: g / metrics["count"].astype(g.dtype), gradients)
-        batch_stats = jax.tree.map(lambda s: s / devices, batch_stats)
+        # A batch of padding alone has a gradient of zero, not of 0 / 0.
+        count = jnp.maximum(metrics["count"], 1)
+        gradients = jax.tree.map(lambda g: g / count.astype(g.dtype), gradients)
+        batch_stats = merge(jax.tree.map(lambda s: s / devices, batch_stats), resting)
         metrics["gradient_norm"] = optimizers.global_norm(gradients)
 
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        trained, frozen = freezing.split(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        params = merge(optax.apply_updates(trained, updates), frozen)
         ema = state.ema
         if ema is not None:
             ema = ema_lib.update(
                 ema, params, batch_stats, objective.ema_decay, state.step + 1, objective.ema_num_updates
             )
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+        following = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        if objective.skip_non_finite:
+            following, metrics = _skip_if_bad(state, following, metrics, objective.loss_limit)
+        return following, metrics
 
     return train_step
 
@@ -190,6 +214,34 @@ def sum_over_devices(tree: Any, devices: int) -> Any:
             leaves[place] = lax.dynamic_slice_in_dim(total, start, leaf.size).reshape(leaf.shape)
             start += leaf.size
     return jax.tree.unflatten(structure, leaves)
+
+
+def _skip_if_bad(
+    before: TrainState, after: TrainState, metrics: Metrics, loss_limit: float | None
+) -> tuple[TrainState, Metrics]:
+    """The step's outcome, or that of a step that did nothing but let the time go on.
+
+    Args:
+      before: the state that the step began with.
+      after: the state that it would end with.
+      metrics: reduced, so that all devices decide alike.
+      loss_limit: as in `Objective`.
+    """
+    loss = metrics["loss"]
+    good = jnp.isfinite(loss) & jnp.isfinite(metrics["gradient_norm"])
+    if loss_limit is not None:
+        good &= loss <= loss_limit * metrics["count"]
+
+    def keep(new: Any, old: Any) -> Any:
+        if isinstance(new, optimizers.LearningRateState):
+            return new  # the schedule is a function of the step, whatever became of it
+        return jnp.where(good, new, old)
+
+    is_clock = lambda node: isinstance(node, optimizers.LearningRateState)  # noqa: E731
+    kept = jax.tree.map(keep, after, before, is_leaf=is_clock).replace(step=after.step)
+    metrics = {name: value if name == "stop" else jnp.where(good, value, 0) for name, value in metrics.items()}
+    metrics["skipped"] = 1 - good.astype(loss.dtype)
+    return kept, metrics
 
 
 def _sums(output: Any, total: jax.Array, heads: dict[str, jax.Array], batch: Batch) -> Metrics:

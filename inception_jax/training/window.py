@@ -1,4 +1,9 @@
-"""Training metrics between two rows of the log: added up as sums, so that an interruption loses none of them."""
+"""Training metrics between two rows of the log: added up as sums, so that an interruption loses none of them.
+
+What must end a run is seen here too, since this is where the host reads what the steps did: a loss that is not finite
+or has diverged, too many steps skipped in a row, too many corrupt pictures, a wish to stop. Every process reads the
+same sums, two steps late, and so comes to the same answer after the same step.
+"""
 
 from __future__ import annotations
 
@@ -7,71 +12,159 @@ import math
 
 import jax
 
+from inception_jax.errors import UserError
 from inception_jax.training.interrupts import NonFiniteLoss
 
 _IN_FLIGHT = 2  # steps that the devices may be behind the host: enough to keep them busy, few enough to stop quickly
+# What `state` holds beside the sums of the window: counters that go on from one window to the next.
+_IN_A_ROW, _CORRUPT = "skipped_in_a_row", "corrupt_in_all"
+
+
+class CorruptPictures(UserError):
+    """More pictures could not be decoded than the config allows."""
 
 
 class MetricWindow:
-    """Sums of the step's metrics since the last row.
+    """Sums of the step's metrics since the last row, and the counters of a run's faults.
 
     Reading a metric waits for its step. `add` therefore reads those of two steps ago: the devices always have work
     queued, and the host never runs away from them.
+
+    Attributes:
+      stop_requested: whether a step that was read carried the word of some process to stop (`Devices.flag`).
     """
 
-    def __init__(self, sums: dict[str, float] | None = None):
+    def __init__(
+        self,
+        sums: dict[str, float] | None = None,
+        *,
+        max_skipped: int = 0,
+        loss_limit: float | None = None,
+        batch_size: int | None = None,
+        max_corrupt: int = 0,
+    ):
         """Args:
           sums: what `state` returned when the run was interrupted; None for a new window.
+          max_skipped: steps that may be skipped in a row; 0: the first bad one ends the run. Above 0 the step must have
+            been made with `Objective.skip_non_finite`.
+          loss_limit: with `max_skipped` 0, a mean loss above it ends the run. (Otherwise the step skips itself by
+            `Objective.loss_limit`, and this is for the message.)
+          batch_size: examples in the global batch; needed with `max_corrupt`.
+          max_corrupt: pictures of the whole run that may be masked out of the batches, because they cannot be decoded;
+            0: masks say nothing about pictures.
+
+        Raises:
+          ValueError: `max_corrupt` without `batch_size`.
         """
+        if max_corrupt and batch_size is None:
+            raise ValueError("max_corrupt needs batch_size: a masked picture is seen as one that the sums do not count")
+        self._max_skipped, self._loss_limit = max_skipped, loss_limit
+        self._batch_size, self._max_corrupt = batch_size, max_corrupt
         self._sums: collections.Counter[str] = collections.Counter(sums or {})
+        self._skipped_in_a_row = int(self._sums.pop(_IN_A_ROW, 0))
+        self._corrupt = int(self._sums.pop(_CORRUPT, 0))
         self._in_flight: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
+        self.stop_requested = False
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Adds one step's metrics.
 
         Args:
-          step: the step that made them, counted from 1.
-          metrics: sums over the batch, with "count" and "gradient_norm", still on the devices.
+          step: the step that made them, counted from 1; one more than that of the call before.
+          metrics: sums over the batch, with "count" and "gradient_norm", still on the devices; "skipped" (0 or 1) and
+            "stop" where the step gives them.
 
         Raises:
-          NonFiniteLoss: the loss or the gradient of a step was NaN or infinite.
+          NonFiniteLoss: the loss or the gradient of a step was NaN or infinite, or the loss above the limit; or more
+            steps were skipped in a row than may be.
+          CorruptPictures: more pictures were masked out than may be.
         """
         self._in_flight.append((step, metrics))
         while len(self._in_flight) > _IN_FLIGHT:
             self._read_oldest()
 
     def state(self) -> dict[str, float]:
-        """The sums so far, all steps included, as JSON can hold them exactly.
+        """The sums so far, all steps included, and the run's counters, as JSON can hold them exactly.
 
         Raises:
-          NonFiniteLoss: as `add`.
+          NonFiniteLoss, CorruptPictures: as `add`.
         """
-        while self._in_flight:
-            self._read_oldest()
-        return dict(self._sums)
+        self._read_all()
+        counters = {_IN_A_ROW: self._skipped_in_a_row, _CORRUPT: self._corrupt}
+        return dict(self._sums) | {name: count for name, count in counters.items() if count}
 
     def take(self) -> dict[str, float]:
-        """Means per example since the last row ("gradient_norm": per step), and starts a new window.
+        """The row of the log since the last one, and starts a new window.
+
+        Returns:
+          Means per counted example ("gradient_norm": per step that was not skipped), none where nothing was counted;
+          "skipped", how many steps were, with `max_skipped`; "corrupt", how many pictures were masked out of the steps
+          that were not skipped, with `max_corrupt`.
 
         Raises:
-          NonFiniteLoss: as `add`.
+          NonFiniteLoss, CorruptPictures: as `add`.
         """
-        sums = self.state()
+        self._read_all()
+        sums = dict(self._sums)
         self._sums.clear()
-        count, steps = sums.pop("count"), sums.pop("steps")
-        norm = sums.pop("gradient_norm") / steps
-        return {name: total / count for name, total in sorted(sums.items())} | {"gradient_norm": norm}
+        count, steps, skipped = sums.pop("count"), sums.pop("steps"), sums.pop("skipped", 0)
+        norm = sums.pop("gradient_norm")
+        row = {name: total / count for name, total in sorted(sums.items())} if count else {}
+        if steps > skipped:
+            row["gradient_norm"] = norm / (steps - skipped)
+        if self._max_skipped:
+            row["skipped"] = int(skipped)
+        if self._max_corrupt:
+            row["corrupt"] = round(self._batch_size * (steps - skipped) - count)
+        return row
+
+    def _read_all(self) -> None:
+        while self._in_flight:
+            self._read_oldest()
 
     def _read_oldest(self) -> None:
         step, metrics = self._in_flight.popleft()
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
-            heads = ", ".join(f"{name} {value / values['count']:g}" for name, value in sorted(values.items())
-                              if name.startswith("loss"))
-            raise NonFiniteLoss(
-                f"step {step} is not finite ({heads}, gradient norm {values['gradient_norm']:g}); the newest "
-                "checkpoint is from before. A lower config.optimizer.learning_rate, a longer warm-up or "
-                "config.optimizer.clip_norm may help"
-            )
+        self.stop_requested |= values.pop("stop", 0) > 0
+        skipped = values.get("skipped", 0) > 0
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        if self._skipped_in_a_row > self._max_skipped:
+            raise self._too_many_skipped(step)
+        if not skipped:
+            self._refuse_bad(step, values)
         self._sums.update(values)
         self._sums["steps"] += 1
+        if self._max_corrupt and not skipped:
+            self._corrupt += round(self._batch_size - values["count"])
+            if self._corrupt > self._max_corrupt:
+                raise CorruptPictures(
+                    f"{self._corrupt} pictures could not be decoded by step {step}; config.faults.max_corrupt = "
+                    f"{self._max_corrupt}. Lines on standard error, each at the first time, name their records"
+                )
+
+    def _refuse_bad(self, step: int, values: dict[str, float]) -> None:
+        """Raises NonFiniteLoss for sums that must not be trained on."""
+        loss, count, norm = values["loss"], values["count"], values["gradient_norm"]
+        if math.isfinite(loss) and math.isfinite(norm):
+            if self._loss_limit is None or loss <= self._loss_limit * count:
+                return
+            what = f"has diverged: above config.faults.loss_limit = {self._loss_limit:g}"
+        else:
+            what = "is not finite"
+        heads = ", ".join(f"{name} {value / max(count, 1):g}" for name, value in sorted(values.items())
+                          if name.startswith("loss"))
+        raise NonFiniteLoss(
+            f"step {step} {what} ({heads}, gradient norm {norm:g}); the newest checkpoint is from before. A lower "
+            "config.optimizer.learning_rate, a longer warm-up or config.optimizer.clip_norm may help"
+        )
+
+    def _too_many_skipped(self, step: int) -> NonFiniteLoss:
+        first = step - self._skipped_in_a_row + 1
+        steps = f"steps {first} to {step} were" if first < step else f"step {step} was"
+        limit = self._loss_limit
+        above = "" if limit is None else f", or the loss above config.faults.loss_limit = {limit:g}"
+        return NonFiniteLoss(
+            f"{steps} skipped: loss or gradient not finite{above}; config.faults.max_skipped_steps = "
+            f"{self._max_skipped} in a row. A lower config.optimizer.learning_rate, a longer warm-up or "
+            "config.optimizer.clip_norm may help"
+        )

@@ -95,6 +95,7 @@ def test_a_finished_run_is_not_run_again(small_run, run_command, small_arguments
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow  # tests/parallel shows it in float64
 def test_pmap_trains_as_jit_does(small_run, run_command, small_arguments, tmp_path):
     arguments = [*small_arguments, "--config.parallel.mode=pmap", f"--workdir={tmp_path / 'run'}"]
     code, _, err = run_command("train", *arguments)
@@ -106,12 +107,13 @@ def test_pmap_trains_as_jit_does(small_run, run_command, small_arguments, tmp_pa
     assert not list((tmp_path / "run").glob("*.png"))  # logging.pictures is off
 
 
-def test_a_loss_that_explodes_ends_the_run_and_says_so(run_command, small_arguments, tmp_path):
-    arguments = [*small_arguments, "--config.optimizer.learning_rate=1e12", f"--workdir={tmp_path / 'run'}"]
+def test_a_loss_above_its_limit_ends_the_run_and_says_so(run_command, small_arguments, tmp_path):
+    """One that is not finite: tests/resume/test_faults.py."""
+    arguments = [*small_arguments, "--config.faults.loss_limit=0.5", f"--workdir={tmp_path / 'run'}"]
     code, out, err = run_command("train", *arguments)
     assert code == 3
     assert out == ""
-    assert re.search(r"error: step \d+ is not finite \(loss .*gradient norm", err)
+    assert re.search(r"error: step 1 has diverged: above config.faults.loss_limit = 0.5 \(loss .*gradient norm", err)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "diverged"
     assert "Traceback" not in err

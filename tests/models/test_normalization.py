@@ -1,11 +1,13 @@
 """Batch norm beside its definition in NumPy: values, gradients, running statistics, and over several devices."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
+from inception_jax.models.checks import ModelError
 from inception_jax.models.normalization import BatchNorm, BatchNormStyle
 
 SHAPE = (8, 3, 2, 4)
@@ -111,8 +113,57 @@ def test_groups_of_devices_share_their_statistics(x64):
             np.testing.assert_allclose(stats["var"][device], updated["batch_stats"]["var"], rtol=1e-12)
 
 
-def test_initialising_ignores_the_axis_and_keeps_the_statistics_at_rest():
-    module = BatchNorm(BatchNormStyle(axis_name="data"))
+def test_groups_of_examples_are_normalised_apart_and_remembered_together(x64):
+    x, v, weights = normal(0, *SHAPE) * 3 + 1, variables(), normal(1, *SHAPE)
+
+    def run(module, x, weights):
+        def loss(x):
+            out, updated = module.apply(v, x, train=True, mutable=["batch_stats"])
+            return (out * weights).sum(), (out, updated["batch_stats"])
+
+        return jax.grad(loss, has_aux=True)(x)
+
+    grad, (out, stats) = run(layer(group_size=4, unbiased_variance=True), x, weights)
+    parts = [run(layer(unbiased_variance=True), x[rows], weights[rows]) for rows in (slice(4), slice(4, 8))]
+    np.testing.assert_allclose(out, np.concatenate([part_out for _, (part_out, _) in parts]), rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(grad, np.concatenate([part_grad for part_grad, _ in parts]), rtol=1e-10, atol=1e-13)
+    for name in ("mean", "var"):
+        mean = (parts[0][1][1][name] + parts[1][1][1][name]) / 2
+        np.testing.assert_allclose(stats[name], mean, rtol=1e-12)
+
+
+def test_a_batch_that_does_not_divide_into_groups_is_refused():
+    with pytest.raises(ModelError, match="bn_group_size: 3 examples do not divide a batch of 8"):
+        layer(group_size=3).apply(variables(), jnp.zeros(SHAPE), train=True, mutable=["batch_stats"])
+
+
+def test_a_frozen_layer_normalises_by_its_running_statistics_in_training_too(x64):
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            style = BatchNormStyle(momentum=0.9, frozen=("inner/one",))
+            return [BatchNorm(style, jnp.float64, name=name)(x, train=train) for name in ("one", "two")]
+
+    class Outer(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return Two(name="inner")(x, train)
+
+    x = normal(0, *SHAPE)
+    v = {kind: {"inner": {"one": leaves, "two": leaves}} for kind, leaves in variables().items()}
+    (one, two), updated = Outer().apply(v, x, True, mutable=["batch_stats"])
+    before, after = variables(), updated["batch_stats"]["inner"]
+    mean, var = before["batch_stats"]["mean"], before["batch_stats"]["var"]
+    np.testing.assert_allclose(one, normalised(x, mean, var, before["params"]), rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(after["one"]["var"], var)
+    expected = normalised(x, x.mean((0, 1, 2)), x.var((0, 1, 2)), before["params"])
+    np.testing.assert_allclose(two, expected, rtol=1e-10, atol=1e-12)
+    assert not np.array_equal(after["two"]["var"], var)
+
+
+@pytest.mark.parametrize("options", [{"axis_name": "data"}, {"group_size": 3}])
+def test_initialising_ignores_axis_and_groups_and_keeps_the_statistics_at_rest(options):
+    module = BatchNorm(BatchNormStyle(**options))
     v = module.init(jax.random.key(0), jnp.full(SHAPE, 7.0), train=True)
     assert np.array_equal(v["batch_stats"]["mean"], np.zeros(4))
     assert np.array_equal(v["batch_stats"]["var"], np.ones(4))

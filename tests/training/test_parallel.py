@@ -1,9 +1,16 @@
 """Devices, batch shares and batch-norm groups: what is refused, and in which words."""
 
+import contextlib
+import threading
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.training import parallel
+from inception_jax.training import guard, parallel
 
 
 def test_a_batch_that_does_not_divide_names_the_sizes_that_do():
@@ -26,3 +33,72 @@ def test_batch_norm_groups():
     assert parallel.batch_norm_groups("groups:2", 4)["bn_axis_index_groups"] == ((0, 1), (2, 3))
     with pytest.raises(UserError, match="4 devices do not divide into groups of 3"):
         parallel.batch_norm_groups("groups:3", 4)
+
+
+def devices_of(*counts):
+    """Devices of several processes, in the order of nothing."""
+    found = [types.SimpleNamespace(process_index=process, id=10 * process + place, platform="cpu")
+             for process, count in enumerate(counts) for place in range(count)]
+    return found[1::2] + found[::2]
+
+
+def test_each_process_owns_one_block_of_as_many_devices():
+    def ids(count, *counts):
+        return [device.id for device in parallel.choose_devices(devices_of(*counts), count)]
+
+    assert ids(None, 3, 3) == [0, 1, 2, 10, 11, 12]
+    assert ids(4, 3, 3) == [0, 1, 10, 11]
+    assert ids(2, 3, 2) == [0, 10]
+    for count, counts in ((3, (3, 3)), (None, (3, 2)), (6, (4, 2))):
+        with pytest.raises(UserError, match=r"config.parallel.devices = .* processes as many .*: 2, 4(, 6)? would"):
+            ids(count, *counts)
+
+
+def test_one_process_describes_itself():
+    mesh = parallel.Devices("jit", 4)
+    assert (mesh.count, mesh.local_count, mesh.process_count) == (4, 4, 1)
+    assert mesh.describe() == "4 cpu devices (cpu), mode jit"
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_a_flag_is_a_leaf_of_the_batch_that_was_compiled_for(mode):
+    mesh = parallel.Devices(mode, 4)
+    expected = mesh.abstract_batch(8, 32, flag=True)
+    assert "stop" not in mesh.abstract_batch(8, 32)
+    given = mesh.put({"image": np.zeros((8, 32, 32, 3), np.uint8), "label": np.zeros(8, np.int32),
+                      "mask": np.ones(8, bool)}) | {"stop": mesh.flag(True)}
+    assert {name: (x.shape, x.dtype, x.sharding) for name, x in given.items()} == {
+        name: (x.shape, x.dtype, x.sharding) for name, x in expected.items()
+    }
+    assert np.asarray(given["stop"]).all()
+    assert mesh.flag(True) is given["stop"]
+    assert not np.asarray(mesh.flag(False)).any()
+
+
+def test_a_real_retrace_is_refused_and_named():
+    def half_size(x):
+        return x / 2
+
+    halve = jax.jit(half_size)
+    two, three = jnp.ones(2), jnp.ones(3)
+    with contextlib.suppress(guard.Recompiled), parallel.no_compilation():
+        halve(two)
+    with parallel.no_compilation():
+        halve(two)
+    with pytest.raises(guard.Recompiled, match=r"half_size.* \(test_parallel.py:\d+, "), parallel.no_compilation():
+        halve(three)
+
+
+def test_other_threads_may_compile_and_errors_come_first():
+    def in_thread():
+        thread = threading.Thread(target=lambda: jax.jit(lambda x: x + 3)(np.float32(1)))
+        thread.start()
+        thread.join()
+
+    with parallel.no_compilation():
+        in_thread()
+    with pytest.raises(KeyError), parallel.no_compilation():
+        jax.jit(lambda x: x + 4)(np.float32(1))
+        raise KeyError
+    with parallel.no_compilation():  # what was seen in one place is forgotten in the next
+        pass

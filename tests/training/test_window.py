@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from inception_jax.training.interrupts import NonFiniteLoss
-from inception_jax.training.window import MetricWindow
+from inception_jax.training.window import CorruptPictures, MetricWindow
 
 
 def metrics(loss, count=4, norm=1.0):
@@ -64,3 +64,83 @@ def test_it_is_found_two_steps_late_at_the_latest():
     window.add(2, metrics(1.0))
     with pytest.raises(NonFiniteLoss, match="step 1"):
         window.add(3, metrics(1.0))
+
+
+def skipped(**others):
+    return {name: jnp.float32(value) for name, value in
+            {"loss": 0, "top1_main": 0, "count": 0, "gradient_norm": 0, "skipped": 1, **others}.items()}
+
+
+def good(loss, **others):
+    return metrics(loss) | {name: jnp.float32(value) for name, value in {"skipped": 0, **others}.items()}
+
+
+def test_skipped_steps_are_counted_and_weigh_nothing():
+    window = MetricWindow(max_skipped=2)
+    for step, one in enumerate((good(1.0), skipped(), skipped(), good(3.0)), 1):
+        window.add(step, one)
+    assert window.take() == {"loss": 2.0, "top1_main": 0.5, "gradient_norm": 1.0, "skipped": 2}
+    window.add(5, good(5.0))
+    assert window.take()["skipped"] == 0
+
+
+def test_a_window_of_skipped_steps_still_gives_a_row():
+    window = MetricWindow(max_skipped=2)
+    window.add(1, skipped())
+    assert window.take() == {"skipped": 1}
+
+
+def test_too_many_skipped_steps_in_a_row_are_named_across_rows_and_resumes():
+    first = MetricWindow(max_skipped=2, loss_limit=9.0)
+    for step, one in enumerate((skipped(), good(1.0), skipped()), 1):
+        first.add(step, one)
+    first.take()  # a row ends between the skipped steps
+    second = MetricWindow(json.loads(json.dumps(first.state())), max_skipped=2, loss_limit=9.0)
+    second.add(4, skipped())
+    second.state()
+    second.add(5, skipped())
+    with pytest.raises(NonFiniteLoss, match=r"^steps 3 to 5 were skipped.*loss_limit = 9.*max_skipped_steps = 2"):
+        second.state()
+
+
+def test_a_good_step_between_them_starts_the_count_again():
+    window = MetricWindow(max_skipped=1)
+    for step, one in enumerate((skipped(), good(1.0), skipped(), good(1.0)), 1):
+        window.add(step, one)
+    assert window.take()["skipped"] == 2
+
+
+def test_a_loss_above_the_limit_has_diverged():
+    window = MetricWindow(loss_limit=2.5)
+    window.add(1, metrics(2.5))
+    window.state()
+    window.add(2, metrics(2.6))
+    with pytest.raises(NonFiniteLoss, match=r"step 2 has diverged: above config.faults.loss_limit = 2.5 \(loss 2.6,"):
+        window.state()
+
+
+def test_corrupt_pictures_are_counted_over_the_whole_run():
+    options = {"batch_size": 6, "max_corrupt": 5, "max_skipped": 1}
+    first = MetricWindow(**options)
+    first.add(1, good(1.0))  # four of six were counted
+    first.add(2, skipped())  # of a skipped step nobody knows
+    assert first.take() == {"loss": 1.0, "top1_main": 0.5, "gradient_norm": 1.0, "skipped": 1, "corrupt": 2}
+    first.add(3, good(1.0))
+    second = MetricWindow(json.loads(json.dumps(first.state())), **options)
+    assert second.take()["corrupt"] == 2
+    second.add(4, good(1.0))
+    with pytest.raises(CorruptPictures, match=r"6 pictures could not be decoded by step 4; .*max_corrupt = 5"):
+        second.state()
+    with pytest.raises(ValueError, match="needs batch_size"):
+        MetricWindow(max_corrupt=1)
+
+
+def test_a_wish_to_stop_is_read_two_steps_late_and_is_no_metric():
+    window = MetricWindow()
+    for step, stop in enumerate((0, 3, 0), 1):
+        window.add(step, metrics(1.0) | {"stop": jnp.float32(stop)})
+    assert not window.stop_requested
+    window.add(4, metrics(1.0) | {"stop": jnp.float32(0)})
+    assert window.stop_requested
+    assert "stop" not in window.state()
+    assert window.take() == {"loss": 1.0, "top1_main": 0.5, "gradient_norm": 1.0}

@@ -1,0 +1,186 @@
+"""Real processes over jax.distributed: one run, whoever is stopped or killed, and however many there are."""
+
+import argparse
+import json
+import signal
+import socket
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from inception_jax.errors import UserError
+from inception_jax.runs.writers import read_rows
+from inception_jax.training import processes
+from inception_jax.training.stored import load_variables
+
+# In float64, where a wrong number cannot pass for a rounding.
+DOUBLE = ["--config.model.dtype=float64", "--config.model.param_dtype=float64"]
+
+
+def environment(devices, **variables):
+    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    return {"XLA_FLAGS": flags, "JAX_ENABLE_X64": "1"} | variables
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(condition, *commands, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert all(command.poll() is None for command in commands), [command.communicate()[1] for command in commands]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def start_pair(start_command, small_arguments):
+    """Starts two processes with two devices each."""
+
+    def start(workdir, *arguments):
+        address = f"--coordinator_address=127.0.0.1:{free_port()}"
+        return [
+            start_command("train", *small_arguments, *DOUBLE, f"--workdir={workdir}", address, "--num_processes=2",
+                          f"--process_id={index}", *arguments, environment=environment(2))
+            for index in range(2)
+        ]
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def alone(start_command, small_arguments, tmp_path_factory):
+    """The workdir of the same run of one process with one device."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    command = start_command("train", *small_arguments, *DOUBLE, f"--workdir={workdir}", environment=environment(1))
+    _, err = command.communicate(timeout=400)
+    assert command.returncode == 0, err
+    return workdir
+
+
+def assert_equal_runs(one, other, tolerance=1e-10):
+    """Metrics and final weights; 14 steps let the last bit of float64 grow a little."""
+    rows = [read_rows(workdir / "metrics.jsonl") for workdir in (one, other)]
+    for mine, theirs in zip(*rows, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            assert theirs[name] == (value if isinstance(value, str) else pytest.approx(value, rel=tolerance)), name
+    for weights in ("raw", "ema"):
+        trees = [load_variables(workdir, weights) for workdir in (one, other)]
+        for mine, theirs in zip(*map(jax.tree.leaves, trees), strict=True):
+            np.testing.assert_allclose(theirs, mine, rtol=0, atol=tolerance * max(1.0, np.abs(mine).max()))
+
+
+def test_killed_stopped_and_continued_alone(alone, start_pair, start_command, small_arguments, tmp_path):
+    """One run: two processes, of which one is killed; again two, of which one gets SIGTERM; then one, under pmap."""
+    workdir = tmp_path / "run"
+    first, second = start_pair(workdir)
+    log = workdir / "metrics.jsonl"
+    wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") >= 4, first, second)
+    second.kill()
+    out, err = first.communicate(timeout=120)
+    assert first.returncode == 8 and out == "", err
+    assert "error: a collective failed: another process of this run has ended" in err and "Traceback" not in err
+
+    first, second = start_pair(workdir)
+    wait_for(lambda: "compiling" in first.written()[1], first, second)
+    second.send_signal(signal.SIGTERM)
+    out, err = first.communicate(timeout=120)
+    theirs, _ = second.communicate(timeout=120)
+    assert (first.returncode, second.returncode) == (143, 143), err
+    assert "4 cpu devices of 2 processes" in err and "continued from step" in err
+    stopped = json.loads(out)
+    assert stopped["status"] == "interrupted" and stopped["steps"] < 14 and theirs == ""
+
+    last = start_command("train", *small_arguments, *DOUBLE, "--config.parallel.mode=pmap", f"--workdir={workdir}",
+                         environment=environment(2))
+    _, err = last.communicate(timeout=400)
+    assert last.returncode == 0, err
+    assert f"continued from step {stopped['steps']}" in err
+    assert_equal_runs(alone, workdir)
+
+
+def test_started_differently_they_do_not_begin(start_pair, start_command, small_arguments, tmp_path):
+    address = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
+    pair = [
+        start_command("train", *small_arguments, f"--config.seed={index}", f"--workdir={tmp_path / 'run'}", *address,
+                      f"--process_id={index}", environment=environment(1))
+        for index in range(2)
+    ]
+    for command in pair:
+        _, err = command.communicate(timeout=120)
+        assert command.returncode == 2 and "the config of process 1 differs from that of process 0" in err, err
+    assert not (tmp_path / "run").exists()
+
+
+def test_slurm_starts_an_evaluation(alone, start_command):
+    """No flags: two tasks of `srun` find each other, and give what one process gives."""
+    job = free_port() % 4096  # JAX takes the port from the job's number
+    variables = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
+                 "SLURM_STEP_NUM_NODES": "1"}
+    pair = [
+        start_command("evaluate", f"--workdir={alone}", "--weights=raw", environment=environment(
+            1, **variables, SLURM_PROCID=str(index), SLURM_LOCALID=str(index)))
+        for index in range(2)
+    ]
+    (out, err), (silent, other) = (command.communicate(timeout=200) for command in pair)
+    assert [command.returncode for command in pair] == [0, 0], err + other
+    assert silent == ""
+    result, trained = json.loads(out), json.loads((alone / "result.json").read_text())["metrics"]["test[:40]"]["raw"]
+    for name, value in trained.items():
+        assert result[name] == pytest.approx(value, rel=1e-12), name
+    folder = alone / "evaluations" / f"test[:40]_raw_{result['step']}_single"
+    assert (folder / "result.json").exists() and list(folder.glob("*.png"))
+
+
+def flags(**given):
+    defaults = {"coordinator_address": None, "num_processes": None, "process_id": None, "distributed": "auto"}
+    return argparse.Namespace(**defaults | given)
+
+
+def test_who_started_us():
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_STEP_NODELIST": "n[1-4]"}
+    assert processes.find(flags(), {}) is None
+    assert processes.find(flags(), slurm).found_by == "SLURM"
+    assert processes.find(flags(distributed="off"), slurm) is None
+    assert processes.find(flags(), slurm | {"SLURM_NTASKS": "1"}) is None
+    del slurm["SLURM_STEP_NODELIST"]  # the batch script itself, outside srun
+    assert processes.find(flags(), slurm) is None
+    assert processes.find(flags(distributed="on"), {}).found_by == "jax.distributed"
+    mpi = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
+    assert processes.find(flags(), mpi | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1"}).process_id == 1
+    assert processes.find(flags(), mpi | {"JAX_COORDINATOR_ADDRESS": "n1:1"}).coordinator_address == "n1:1"
+    with pytest.raises(UserError, match="set JAX_COORDINATOR_ADDRESS"):
+        processes.find(flags(), mpi)
+    given = {"coordinator_address": "n1:1234", "num_processes": 2, "process_id": 1}
+    assert processes.find(flags(**given), slurm) == processes.Launch("n1:1234", 2, 1, "flags")
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"num_processes": 2}, "--coordinator_address and --process_id missing"),
+    ({"coordinator_address": "n1:1", "num_processes": 2, "process_id": 2}, "--process_id=2: .* 0 to 1"),
+    ({"coordinator_address": "n1", "num_processes": 2, "process_id": 0}, "HOST:PORT"),
+    ({"coordinator_address": "n1:1", "num_processes": 2, "process_id": 0, "distributed": "off"}, "distributed=off"),
+])  # fmt: skip
+def test_flags_that_do_not_fit(given, message):
+    with pytest.raises(UserError, match=message):
+        processes.find(flags(**given), {})
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_share_a_workdir(start_command, small_arguments, tmp_path):
+    address = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
+    pair = [
+        start_command("train", *small_arguments, f"--workdir={tmp_path / f'run{index}'}", *address,
+                      f"--process_id={index}", environment=environment(1))
+        for index in range(2)
+    ]
+    messages = [command.communicate(timeout=200)[1] for command in pair]
+    assert [command.returncode for command in pair] == [2, 2]
+    assert "process 1 does not see what process 0 wrote there" in messages[1]
+    assert "process 1 could not go on" in messages[0]

@@ -1,0 +1,105 @@
+"""Beginning with another run's weights: each array's fate, and what is refused."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from inception_jax.errors import UserError
+from inception_jax.training import paths, transfer
+
+
+def variables(value, classes=10, *, aux=True, width=4, dtype=np.float32):
+    """A network in miniature, every value the same."""
+    full = lambda *shape: np.full(shape, value, dtype)  # noqa: E731
+    head = lambda: {"kernel": full(width, classes), "bias": full(classes)}  # noqa: E731
+    params = {"conv1": {"kernel": full(3, width), "bn": {"bias": full(width)}}, "conv2": {"kernel": full(3, width)}}
+    params["conv3"] = {"kernel": full(3, width)}
+    if aux:
+        params["aux1"] = {"fc": {"kernel": full(2)}, "classifier": head()}
+    params["classifier"] = head()
+    return {"params": params, "batch_stats": {"conv1": {"bn": {"mean": full(width), "var": full(width)}}}}
+
+
+def values(tree):
+    return {path: float(np.asarray(leaf).ravel()[0]) for path, leaf in paths.flatten(tree).items()}
+
+
+def test_everything_is_taken_where_everything_fits():
+    begun, taken = transfer.begin_with(variables(1.0), variables(2.0))
+    assert set(values(begun).values()) == {2.0}
+    assert taken.words() == "taken: conv1 … classifier (11 arrays)"
+    assert taken.new == {} and taken.left == ()
+
+
+def test_another_number_of_classes_begins_its_classifiers_anew_and_nothing_else():
+    begun, taken = transfer.begin_with(variables(1.0, classes=3), variables(2.0))
+    ones = {path for path, value in values(begun).items() if value == 1.0}
+    heads = ("classifier", "aux1/classifier")
+    assert ones == {f"params/{head}/{leaf}" for head in heads for leaf in ("kernel", "bias")}
+    assert begun["params"]["classifier"]["kernel"].shape == (4, 3)
+    assert taken.words() == ("taken: conv1 … conv3, aux1/fc (7 arrays); "
+                             "new: aux1/classifier, classifier (other number of classes)")
+
+
+def test_patterns_begin_parameters_and_statistics_anew():
+    begun, taken = transfer.begin_with(variables(1.0), variables(2.0), ("^conv1/", "^conv2/"))
+    ones = {path for path, value in values(begun).items() if value == 1.0}
+    assert ones == {"params/conv1/kernel", "params/conv1/bn/bias", "params/conv2/kernel", "batch_stats/conv1/bn/mean",
+                    "batch_stats/conv1/bn/var"}
+    assert taken.words() == ("taken: conv3 … classifier (6 arrays); new: conv1 (pattern '^conv1/'); "
+                             "new: conv2 (pattern '^conv2/')")
+
+
+def test_what_of_the_source_is_left_is_told():
+    begun, taken = transfer.begin_with(variables(1.0, aux=False), variables(2.0))
+    assert set(values(begun).values()) == {2.0}
+    assert taken.words() == "taken: conv1 … classifier (8 arrays); left: aux1"
+    assert taken.left == ("aux1/fc/kernel", "aux1/classifier/kernel", "aux1/classifier/bias")
+
+
+def test_values_are_cast_to_the_new_networks_type():
+    begun, _ = transfer.begin_with(variables(1.0, dtype=jnp.bfloat16), variables(2.0))
+    assert {leaf.dtype.name for leaf in paths.flatten(begun).values()} == {"bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered", "patterns", "message"),
+    [
+        ({}, {"aux": False}, (), r'the checkpoint has no aux1/fc/kernel \(here \[2\]\); config.initialize.new = '
+                                 r'\("\^aux1/",\) begins it at random'),
+        ({"width": 5}, {}, (), r'has conv1/kernel as \[3, 4\] \(here \[3, 5\]\); .* \("\^conv1/",\) begins'),
+        ({}, {"value": np.nan}, (), r"conv1/kernel of the checkpoint has values that are not finite"),
+        ({}, {}, ("^conv_1/",), r"config.initialize.new: '\^conv_1/' is found in no path; did you mean 'conv1'"),
+        ({}, {}, ("",), r"config.initialize.new = \('',\): nothing of the checkpoint would be taken"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(wanted, offered, patterns, message):
+    offered = {"value": 2.0, **offered}
+    with pytest.raises(UserError, match=message):
+        transfer.begin_with(variables(1.0, **wanted), variables(**offered), patterns)
+
+
+def test_a_classifier_behind_other_features_is_no_classifier_of_other_classes():
+    source = variables(2.0)
+    source["params"]["classifier"]["kernel"] = np.ones((7, 3), np.float32)
+    with pytest.raises(UserError, match=r"has classifier/kernel as \[7, 3\] \(here \[4, 10\]\)"):
+        transfer.begin_with(variables(1.0), source)
+
+
+def test_another_network_is_told_as_such():
+    source = {"params": {"mixed_3a": {"kernel": np.ones(2)}, "classifier": variables(2.0)["params"]["classifier"]}}
+    with pytest.raises(UserError, match=r"runs/v4 is another network: none of its 3 arrays \(such as 'mixed_3"):
+        transfer.begin_with(variables(1.0), source, (), "runs/v4")
+
+
+def test_a_step_is_a_word_or_a_number():
+    with pytest.raises(UserError, match=r"config.initialize.step = 'latest'; allowed: 'newest', 'best' or a step"):
+        transfer.Origin("runs/a", step="latest")
+
+
+def test_a_summary_names_rows_of_neighbours_and_no_more_than_a_line_holds():
+    universe = [f"conv{module}/{leaf}" for module in range(40) for leaf in ("kernel", "bias")]
+    kernels = [path for path in universe if path.endswith("kernel")]
+    assert paths.summarise(universe[:6] + universe[8:12], universe) == "conv0 … conv2, conv4, conv5"
+    assert paths.summarise(kernels, universe).endswith("conv10/kernel, and 29 more")
+    assert paths.summarise([], universe) == ""
