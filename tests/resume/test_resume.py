@@ -4,9 +4,16 @@ import json
 import random
 import shutil
 import signal
+import sys
 import time
 
 import pytest
+
+from ..conftest import ROOT
+
+sys.path.append(str(ROOT / "experiments" / "soak"))
+from interruptions import Chain, Reference
+from soak import RECIPE
 
 
 def outcome(workdir):
@@ -24,27 +31,46 @@ def wait_for(condition, process, seconds=300):
     return True
 
 
-def test_killed_at_random_steps(small_run, start_command, run_command, small_arguments, tmp_path):
-    """SIGKILL four times, each somewhere after a different step; then the same command to the end."""
-    workdir = tmp_path / "run"
-    arguments = [*small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}"]
-    log = workdir / "metrics.jsonl"
-    killed = 0
-    for rows in (1, 2, 5, 7):
-        process = start_command("train", *arguments)
-        reached = wait_for(lambda rows=rows: log.exists() and log.read_bytes().count(b"\n") >= rows, process)
-        time.sleep(random.uniform(0, 0.3))
-        killed += process.poll() is None
-        process.kill()
-        process.communicate()
-        assert reached
-    assert killed >= 2  # the last ones may have come after the end, on a fast machine
-    code, _, err = run_command("train", *arguments)
+def interrupted(start_command, arguments, workdir, reference):
+    """A chain of starts of a run; a failing test shows the seed of its aims."""
+    seed = random.randrange(10**6)
+    print(f"seed of the aims: {seed}")
+    return Chain(lambda: start_command("train", *arguments, f"--workdir={workdir}"),
+                 lambda process: process.written()[1], workdir, Reference(reference), random.Random(seed))  # fmt: skip
+
+
+def test_killed_at_random_moments(small_run, start_command, small_arguments, tmp_path):
+    """SIGKILL four times, while it steps and saves; the bits and the log are those of the other run."""
+    arguments = [*small_arguments, "--config.logging.pictures=True"]
+    chain = interrupted(start_command, arguments, tmp_path / "run", small_run)
+    chain.kill(4, aims={"steps": 1, "save": 3})
+    chain.finish()
+    print(chain.lives)
+    assert chain.hits() >= 4
+    assert outcome(tmp_path / "run") == outcome(small_run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("number", "count"), [(signal.SIGKILL, 50), (signal.SIGTERM, 10)])
+def test_interrupted_often(run_command, start_command, tmp_path_factory, tmp_path, number, count):
+    """Fifty SIGKILLs over one run, most of them aimed into saves, deletions and evaluations; ten SIGTERMs."""
+    arguments = ["--config=configs/digits.py", *(f"--config.{name}={value}" for name, value in RECIPE.items())]
+    reference = tmp_path_factory.getbasetemp() / "often"
+    code, _, err = run_command("train", *arguments, f"--workdir={reference}")  # the second time, it is there
     assert code == 0, err
-    assert outcome(workdir) == outcome(small_run)
+    chain = interrupted(start_command, arguments, tmp_path / "run", reference)
+    if number == signal.SIGKILL:
+        chain.kill(count)
+    else:
+        chain.terminate(count)
+    chain.finish()
+    print(chain.lives)
+    assert chain.hits() >= count
+    assert outcome(tmp_path / "run") == outcome(reference)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_says_so(small_run, start_command, run_command, small_arguments, tmp_path, number):
     workdir = tmp_path / "run"
     arguments = [*small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}"]
