@@ -28,6 +28,7 @@ def test_gradients_and_metrics_travel_in_one_all_reduce(lrn):
     assert lrn.all_reduces() == [nbytes(lrn.state.params) + 8 * len(METRICS)]
 
 
+@pytest.mark.slow
 def test_global_batch_norm_adds_at_most_one_all_reduce_per_layer_and_direction(bn):
     """Both moments of a layer travel together forward, and their gradients together back; XLA joins some layers'."""
     *layers, last = sorted(bn.all_reduces())
@@ -36,13 +37,13 @@ def test_global_batch_norm_adds_at_most_one_all_reduce_per_layer_and_direction(b
     assert sum(layers) == 2 * nbytes(bn.state.batch_stats)
 
 
-@pytest.mark.parametrize("network", ["lrn", "bn"])
+@pytest.mark.parametrize("network", ["lrn", pytest.param("bn", marks=pytest.mark.slow)])
 def test_the_whole_state_is_updated_in_place(network, request):
     trained = request.getfixturevalue(network)
     assert trained.aliased == nbytes(trained.state)
 
 
-@pytest.mark.parametrize("network", ["lrn", "bn"])
+@pytest.mark.parametrize("network", ["lrn", pytest.param("bn", marks=pytest.mark.slow)])
 def test_nothing_goes_through_the_host(network, request):
     text = request.getfixturevalue(network).text
     assert "custom-call" in text or "convolution" in text  # it is the program
