@@ -138,7 +138,8 @@ def joined(launch: Launch | None) -> Iterator[None]:
     except BaseException as error:
         lost = _as_peer_lost(error)
         # Registered last, so run first: before JAX's own handler, which would wait.
-        atexit.register(_leave, getattr(lost or error, "exit_code", 1))
+        stopped = 130 if isinstance(error, KeyboardInterrupt) else 1
+        atexit.register(_leave, getattr(lost or error, "exit_code", stopped))
         if lost:
             raise lost from error
         raise
