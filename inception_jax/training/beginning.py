@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from inception_jax.config import Config, ConfigError
+from inception_jax.config import Config, ConfigError, from_dict
 from inception_jax.errors import UserError
 from inception_jax.models.initialization import init_variables
 from inception_jax.runs import lock, manifest
@@ -62,6 +62,8 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
     before = manifest.read_config(workdir)
     if before is None:
         return
+    # A field that an earlier version did not have stood, in effect, at its default.
+    before = Config(from_dict(before)).to_dict()
     for path, old, new in manifest.config_differences(before, config.to_dict()):
         if path.startswith(MAY_CHANGE) or (path in LENGTH and plan.is_extendable(config)):
             continue

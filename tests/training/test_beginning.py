@@ -1,5 +1,7 @@
 """What a run says before its first step, and whose workdir it may go on in."""
 
+import json
+
 import pytest
 
 import inception_jax.config
@@ -49,3 +51,12 @@ def test_what_may_change_and_what_may_not(tmp_path):
     manifest.write(tmp_path, config(**decaying).to_json())
     with pytest.raises(ConfigError, match="its learning rate depends on its length"):
         beginning.refuse_another_run(tmp_path, config(num_steps=9, **decaying))
+
+
+def test_a_run_of_a_version_with_fewer_fields_goes_on(tmp_path):
+    before = config().to_dict()
+    del before["faults"], before["initialize"], before["optimizer"]["freeze"]
+    manifest.write(tmp_path, json.dumps(before))
+    beginning.refuse_another_run(tmp_path, config())
+    with pytest.raises(ConfigError, match=r"config\.optimizer\.freeze = .* began with \[\]"):
+        beginning.refuse_another_run(tmp_path, config(**{"optimizer.freeze": ("^conv1",)}))
