@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from inception_jax.errors import UserError, nearest
 
@@ -60,6 +61,17 @@ def add_processes(arguments: argparse.ArgumentParser) -> None:
     group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0")
     group.add_argument("--distributed", choices=("auto", "on", "off"), default="auto",
                        help="auto: join the others if a launcher started several; on: ask jax.distributed; off: alone")
+
+
+def option(text: str) -> tuple[str, Any]:
+    """The type of a flag OPTION=VALUE: the value is a Python literal where it reads as one, and otherwise a string."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not OPTION=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, {"true": True, "false": False}.get(value.lower(), value)
 
 
 def parse_with_config(arguments: argparse.ArgumentParser, argv: list[str]):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import ast
 import json
 from typing import Any
 
@@ -13,6 +11,7 @@ from inception_jax.models.accounting import Account, account
 from inception_jax.models.inception_v1 import InceptionV1
 from inception_jax.models.layers import scaled_width
 from inception_jax.models.registry import create_model, get_spec, model_names
+from inception_jax.runs.tables import aligned
 
 
 def main(argv: list[str]) -> int:
@@ -23,7 +22,7 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--num_classes", type=int, default=1000, metavar="N", help="default 1000")
     arguments.add_argument("--json", action="store_true", help="one JSON object in place of the table")
     arguments.add_argument(
-        "--set", type=_option, action="append", default=[], metavar="OPTION=VALUE",
+        "--set", type=command_line.option, action="append", default=[], metavar="OPTION=VALUE",
         help="an option of create_model, such as module=naive or conv2_reduce=False; may be repeated",
     )  # fmt: skip
     flags = arguments.parse_args(argv)
@@ -39,17 +38,6 @@ def main(argv: list[str]) -> int:
     print(f"\nparameters  {counted.parameters:>14,}   with auxiliary heads {counted.parameters_with_aux:>14,}")
     print(f"MACs        {counted.macs:>14,}   with auxiliary heads {counted.macs_with_aux:>14,}")
     return 0
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """`name=value`, the value a Python literal where it reads as one and a string where it does not."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not OPTION=VALUE")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, {"true": True, "false": False}.get(value.lower(), value)
 
 
 def as_json(name: str, counted: Account) -> dict[str, Any]:
@@ -127,13 +115,8 @@ def _size(output: tuple[int, int, int]) -> str:
 
 
 def _aligned(rows: list[list[str]], left: int) -> str:
-    """Columns under each other: the first `left` begin together, the numbers after them end together."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    """The first `left` columns begin together, the numbers after them end together."""
+    return aligned(rows, "l" * left + "r" * (len(rows[0]) - left))
 
 
 if __name__ == "__main__":

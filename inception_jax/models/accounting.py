@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from inception_jax.models.convolution import explicit_padding
 from inception_jax.models.layers import ConvUnit, Linear
 from inception_jax.models.network import Network
 
@@ -38,15 +39,47 @@ class Block:
 
 
 @dataclasses.dataclass(frozen=True)
+class Layer:
+    """One convolution or fully connected layer, for one picture.
+
+    Attributes:
+      block: the name of the block that it is part of.
+      name: its path in the parameter tree, such as `inception_3a/conv_3x3`.
+      kernel: (height, width, in, out); a fully connected layer's is (1, 1, in, out).
+      input: (height, width, channels); vectors have height and width 1.
+      output: likewise.
+      macs: multiply-adds, those on the pixels of the padding included, as papers count them.
+      inside_macs: multiply-adds on pixels of the picture alone, as XLA's cost analysis counts them.
+      reads_pictures: whether its input is the picture itself, of which nobody wants a gradient.
+    """
+
+    block: str
+    name: str
+    kernel: tuple[int, int, int, int]
+    input: tuple[int, int, int]
+    output: tuple[int, int, int]
+    macs: int
+    inside_macs: int
+    reads_pictures: bool
+
+    @property
+    def auxiliary(self) -> bool:
+        """Whether it is part of an auxiliary head, which evaluation does not run."""
+        return self.block.startswith("aux")
+
+
+@dataclasses.dataclass(frozen=True)
 class Account:
     """A network's blocks in the order in which they run, an auxiliary head right after the block that it reads.
 
     `parameters` and `macs` are sums over the blocks of the trunk, `parameters_with_aux` and `macs_with_aux` over all.
+    `layers` are the convolutions and fully connected layers in the order in which they run.
     """
 
     image_size: int
     num_classes: int
     blocks: tuple[Block, ...]
+    layers: tuple[Layer, ...]
 
     @property
     def parameters(self) -> int:
@@ -75,15 +108,13 @@ def account(model: Network, image_size: int) -> Account:
     Raises:
       ModelError: the image is smaller than the network's minimum.
     """
-    work: list[tuple[str, int, tuple[int, ...]]] = []  # per layer: its block, its multiply-adds, its output's shape
+    layers: list[Layer] = []
     endpoints: dict[str, tuple[int, ...]] = {}
 
     def count(run: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module, output = context.module, run(*args, **kwargs)
         if isinstance(module, ConvUnit | Linear) and context.method_name == "__call__":
-            kernel = module.get_variable("params", "kernel").shape
-            # A fully connected layer applies its kernel once, a convolution at every place of its output.
-            work.append((module.path[0], math.prod(kernel) * math.prod(output.shape[1:-1]), output.shape[1:]))
+            layers.append(_layer(module, args[0].shape[1:], output.shape[1:], first=not layers))
         return output
 
     def initialise(key: jax.Array, images: jax.Array) -> Any:
@@ -96,25 +127,57 @@ def account(model: Network, image_size: int) -> Account:
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     variables = jax.eval_shape(initialise, jax.eval_shape(lambda: jax.random.key(0)), images)
     blocks = []
-    for name, shape in _in_order(endpoints, work).items():
+    for name, shape in _in_order(endpoints, layers).items():
         leaves = jax.tree.leaves(variables["params"].get(name, {}))
-        macs = sum(macs for block, macs, _ in work if block == name)
-        output = (*(1,) * (3 - len(shape)), *shape)
-        blocks.append(Block(name, output, sum(math.prod(leaf.shape) for leaf in leaves), macs))
-    return Account(image_size, model.num_classes, tuple(blocks))
+        macs = sum(layer.macs for layer in layers if layer.block == name)
+        blocks.append(Block(name, _grid(shape), sum(math.prod(leaf.shape) for leaf in leaves), macs))
+    return Account(image_size, model.num_classes, tuple(blocks), tuple(layers))
 
 
-def _in_order(
-    endpoints: dict[str, tuple[int, ...]], work: list[tuple[str, int, tuple[int, ...]]]
-) -> dict[str, tuple[int, ...]]:
+def _layer(module: ConvUnit | Linear, taken: tuple[int, ...], given: tuple[int, ...], first: bool) -> Layer:
+    """The record of a layer that maps `taken` to `given`, shapes without the batch."""
+    kernel = module.get_variable("params", "kernel").shape
+    # A fully connected layer applies its kernel once, a convolution at every place of its output.
+    places = math.prod(given[:-1])
+    inside = places * math.prod(kernel[:-2])
+    if isinstance(module, ConvUnit):
+        pads = explicit_padding(taken[:2], kernel[:2], (module.strides, module.strides), module.padding)
+        inside = math.prod(
+            _taps_inside(size, window, module.strides, low, count)
+            for size, window, (low, _), count in zip(taken[:2], kernel[:2], pads, given[:2], strict=True)
+        )
+    return Layer(
+        block=module.path[0],
+        name="/".join(module.path),
+        kernel=(*(1,) * (4 - len(kernel)), *kernel),
+        input=_grid(taken),
+        output=_grid(given),
+        macs=math.prod(kernel) * places,
+        inside_macs=inside * math.prod(kernel[-2:]),
+        reads_pictures=first,
+    )
+
+
+def _taps_inside(size: int, window: int, stride: int, low: int, count: int) -> int:
+    """Along one axis: how often, over `count` places of a window, one of its pixels lies on the map."""
+    starts = (place * stride - low for place in range(count))
+    return sum(min(start + window, size) - max(start, 0) for start in starts)
+
+
+def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(height, width, channels) of a map or of a vector."""
+    return (*(1,) * (3 - len(shape)), *shape)
+
+
+def _in_order(endpoints: dict[str, tuple[int, ...]], layers: list[Layer]) -> dict[str, tuple[int, ...]]:
     """Output shapes by block: the endpoints, each head after the endpoint whose layers ran last before its own."""
     heads: dict[str, tuple[str, tuple[int, ...]]] = {}  # head -> that endpoint, and the head's own output
     latest = ""
-    for block, _, shape in work:
-        if block in endpoints:
-            latest = block
+    for layer in layers:
+        if layer.block in endpoints:
+            latest = layer.block
         else:
-            heads[block] = (latest, shape)
+            heads[layer.block] = (latest, layer.output)
     _, logits = heads.pop("classifier")
     ordered = {}
     for name, shape in endpoints.items():

@@ -64,7 +64,7 @@ def conv2d(
     if x.dtype != kernel.dtype:
         raise ValueError(f"conv2d: images are {x.dtype}, the kernel {kernel.dtype}: cast one of them")
     strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
-    pads = _explicit_padding(x.shape[1:3], kernel.shape[:2], strides, padding)
+    pads = explicit_padding(x.shape[1:3], kernel.shape[:2], strides, padding)
     if jax.sharding.get_abstract_mesh().manual_axes:
         # Inside shard_map one of the two may be replicated over devices where the other is not. Said here, outside the
         # custom gradient, JAX itself sums the replicated one's gradient over the devices (check_vma=True). The sum of
@@ -73,7 +73,14 @@ def conv2d(
     return _conv(x, kernel, strides, pads)
 
 
-def _explicit_padding(size, window, strides, padding) -> Pads:
+def explicit_padding(
+    size: Sequence[int], window: Sequence[int], strides: Sequence[int], padding: str | int | Sequence[tuple[int, int]]
+) -> Pads:
+    """((top, bottom), (left, right)) of a padding as `conv2d` takes it; arguments are (rows, columns).
+
+    Raises:
+      ValueError: a padding of another form, or a map smaller than the window.
+    """
     if isinstance(padding, str):
         if padding not in ("SAME", "VALID"):
             raise ValueError(f"conv2d: padding {padding!r}: want 'SAME', 'VALID', pixels, or pairs of pixels")
