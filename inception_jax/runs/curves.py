@@ -73,7 +73,7 @@ def _draw_losses(axes: Axes, train: list, evaluations: list) -> None:
         _curve(axes, train, "loss", "train", *_HEADS["main"])
     for (split, weights), group in _groups(evaluations):
         _curve(axes, group, "loss", f"{split}, {weights}", *_WEIGHTS.get(weights, _OTHER), limit=_MAX_EVALUATIONS)
-    _log_where_sensible(axes)
+    log_where_sensible(axes)
     broken = [row["epoch"] for row in train if not np.isfinite(row.get("loss", 0.0))]
     if broken:
         axes.axvline(broken[0], color=GREY, linestyle=":", linewidth=1.0)
@@ -92,7 +92,7 @@ def _draw_accuracies(axes: Axes, train: list, evaluations: list) -> None:
     axes.set_ylabel("%")
     axes.set_ylim(0, 101)
     if max((line.get_ydata()[-1] for line in axes.lines), default=0.0) > 95:
-        _spread_near_100(axes)
+        spread_near_100(axes)
     _legend(axes)
 
 
@@ -106,7 +106,7 @@ def _draw_rate(axes: Axes, train: list) -> None:
     # Half of the run below a fifth of the maximum: on a linear axis that half would lie on the ground.
     if len(positive) and np.median(y) < positive.max() / 5:
         axes.set_yscale("log", nonpositive="mask")
-        _plain_log_ticks(axes, positive.min(), positive.max())
+        plain_log_ticks(axes, positive.min(), positive.max())
     else:
         axes.set_ylim(0, 1.05 * y.max() or 1)
 
@@ -142,14 +142,15 @@ def _groups(evaluations: Sequence[Mapping[str, Any]]) -> list[tuple[tuple[str, s
     return [(key, [row for row in evaluations if (row["split"], row["weights"]) == key]) for key in keys]
 
 
-def _log_where_sensible(axes: Axes) -> None:
+def log_where_sensible(axes: Axes) -> None:
+    """Makes the y axis logarithmic where the values of the lines are positive and differ by more than fivefold."""
     values = np.concatenate([line.get_ydata() for line in axes.lines] or [np.ones(1)])
     if len(values) and values.min() > 0 and values.max() > 5 * values.min():
         axes.set_yscale("log", nonpositive="mask")
-        _plain_log_ticks(axes, values.min(), values.max())
+        plain_log_ticks(axes, values.min(), values.max())
 
 
-def _plain_log_ticks(axes: Axes, low: float, high: float) -> None:
+def plain_log_ticks(axes: Axes, low: float, high: float) -> None:
     """0.02, 0.05, 0.1 …: powers of ten alone would leave an axis of one decade with one number."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -159,8 +160,13 @@ def _plain_log_ticks(axes: Axes, low: float, high: float) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _spread_near_100(axes: Axes) -> None:
-    """Gives each halving of the error the same height: at 98 % and above, a linear axis would show one thick line."""
+def spread_near_100(axes: Axes, lowest: float = 0.0) -> None:
+    """Gives each halving of the error the same height: at 98 % and above, a linear axis would show one thick line.
+
+    Args:
+      axes: that show accuracies in per cent.
+      lowest: of them; the axis begins a little below.
+    """
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
     margin = 0.25  # %: the scale ends at 100, where a plain logarithm of the error would not
@@ -169,7 +175,7 @@ def _spread_near_100(axes: Axes) -> None:
         lambda accuracy: -np.log(np.maximum(100 - accuracy, 0) + margin),
         lambda height: 100 + margin - np.exp(-height),
     ))  # fmt: skip
-    axes.set_ylim(0, 100)
+    axes.set_ylim(max(0.0, min(99.0, lowest - 0.15 * (100 - lowest))), 100)
     axes.set_ylabel("%, spaced by the logarithm of the error")
     axes.yaxis.set_major_locator(FixedLocator([0, 50, 80, 90, 95, 98, 99, 99.5, 100]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

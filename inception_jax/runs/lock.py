@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from inception_jax.training.interrupts import ExitCode, write_error
 FILE = "lock"
 
 _NO_LOCKS_HERE = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+_GLANCE = 0.3  # seconds: whoever only looks (`is_held`) has let go of it long before
 
 
 class WorkdirLocked(UserError):
@@ -72,6 +74,44 @@ def holder(workdir: str | os.PathLike) -> str | None:
         return None
 
 
+def is_held(workdir: str | os.PathLike) -> bool | None:
+    """Whether a run holds the workdir at this moment, without disturbing one that is about to.
+
+    A workdir whose lock file names nobody is not touched. Otherwise the lock is taken for an instant, shared with all
+    who look at the same time; `hold` waits that out.
+
+    Args:
+      workdir: may be missing, or something else than a run.
+
+    Returns:
+      None where the file system has no locks, and the run that the file names is none of this host.
+    """
+    if not (name := holder(workdir)):
+        return False
+    try:
+        descriptor = os.open(Path(workdir) / FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return _lives_here(name)
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lives_here(name: str) -> bool | None:
+    """Whether the process that a lock file names runs on this host; None where it is of another one."""
+    try:
+        content = json.loads(name)
+        return _is_alive(int(content["pid"])) if content["host"] == socket.gethostname() else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _open(workdir: Path) -> int:
     """A descriptor of the lock file. Directories that this call made are removed again where it fails."""
     made = []
@@ -97,17 +137,27 @@ def _cannot_use(workdir: Path, error: OSError) -> UserError:
 
 
 def _lock(workdir: Path, descriptor: int, warn: Callable[[str], None] | None) -> None:
+    deadline = time.monotonic() + _GLANCE
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise WorkdirLocked(
-            f"workdir {workdir} is in use by {_words(descriptor)}; stop that run, or choose another workdir"
-        ) from None
+        while not _try_lock(descriptor):
+            if time.monotonic() > deadline:
+                raise WorkdirLocked(
+                    f"workdir {workdir} is in use by {_words(descriptor)}; stop that run, or choose another workdir"
+                )
+            time.sleep(_GLANCE / 20)
     except OSError as error:
         if error.errno not in _NO_LOCKS_HERE:
             raise write_error(f"workdir {workdir}", error) from None
         warn = warn or (lambda text: print(text, file=sys.stderr))
         warn(f"workdir {workdir}: its file system has no locks ({error.strerror}): nothing keeps a second run out")
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _holder() -> dict[str, str | int]:

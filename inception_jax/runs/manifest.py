@@ -106,9 +106,9 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[t
     Returns:
       (dotted path, old value, new value), sorted by path; `ABSENT` where one does not have the field.
     """
-    before, after = dict(_fields(old)), dict(_fields(new))
+    before, after = dict(flat(old)), dict(flat(new))
     pairs = ((path, before.get(path, ABSENT), after.get(path, ABSENT)) for path in sorted({*before, *after}))
-    return [(path, a, b) for path, a, b in pairs if not _equal(a, b)]
+    return [(path, a, b) for path, a, b in pairs if not same_value(a, b)]
 
 
 def replace_text(path: str | os.PathLike, text: str) -> None:
@@ -205,17 +205,19 @@ def git_revision(source: str | os.PathLike = __file__) -> dict[str, Any] | None:
     return {"revision": revision, "dirty": changed != ""}
 
 
-def _fields(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of the leaves of nested dictionaries."""
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _fields(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
-def _equal(a: Any, b: Any) -> bool:
+def same_value(a: Any, b: Any) -> bool:
+    """Whether two values of a config are equal: a tuple and the list that JSON makes of it are, 1 and True are not."""
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(_equal, a, b))
+        return len(a) == len(b) and all(map(same_value, a, b))
     if isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b):
         return True
     return isinstance(a, bool) == isinstance(b, bool) and a == b

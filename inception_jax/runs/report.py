@@ -14,7 +14,7 @@ import numpy as np
 from inception_jax.data import images
 from inception_jax.errors import UserError
 from inception_jax.evaluation.metrics import wilson_interval
-from inception_jax.runs import manifest, plots, result, writers
+from inception_jax.runs import manifest, plots, result, tables, writers
 from inception_jax.runs.status import number, per_head
 
 if TYPE_CHECKING:
@@ -163,15 +163,6 @@ def _section(title: str, lines: Iterator[str]) -> str:
     return f"## {title}\n\n{content}" if content else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], align: str = "") -> Iterator[str]:
-    """A table in Markdown; `align` has "l" or "r" per column."""
-    if rows:
-        yield "| " + " | ".join(head) + " |"
-        yield "|" + "|".join("---:" if side == "r" else "---" for side in align or "l" * len(head)) + "|"
-        for row in rows:
-            yield "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |"
-
-
 def _heading(config: Mapping[str, Any], outcome: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     name = outcome.get("model") or _field(config, "model.name") or "A run"
     dataset = outcome.get("dataset") or _field(config, "data.name")
@@ -203,7 +194,8 @@ def _evaluations(outcome: Mapping[str, Any], rows: list[dict[str, Any]]) -> Iter
         low, high = wilson_interval(round(values["top1"] * count), count)
         table.append((split, weights, f"{100 * values['top1']:.2f} %", f"{100 * low:.2f}–{100 * high:.2f} %",
                       f"{100 * values['top5']:.2f} %", number(values["loss"]), f"{count:,}"))
-    yield from _table(("split", "weights", "top-1", "95 % interval", "top-5", "loss", "examples"), table, "llrrrrr")
+    head = ("split", "weights", "top-1", "95 % interval", "top-5", "loss", "examples")
+    yield from tables.markdown(head, table, "llrrrrr")
     if evaluations:
         best = max(evaluations, key=lambda row: row["top1"])
         yield ""
@@ -227,13 +219,13 @@ def _heads(rows: list[dict[str, Any]]) -> Iterator[str]:
         accuracies = [f"{100 * top[head]:.1f} %" if head in top else "" for top in tops]
         table.append((head, number(before[head]) if head in before else "", number(loss), *accuracies))
     names = [f"{what}, step {row['step']:,}" for what in ("loss", "top-1") for row in (first, last)]
-    yield from _table(("head", *names), table, "lrrrr")
+    yield from tables.markdown(("head", *names), table, "lrrrr")
 
 
 def _times(outcome: Mapping[str, Any], timing: list[dict[str, Any]]) -> Iterator[str]:
     wall = outcome.get("wall_seconds") or (timing[-1].get("wall_seconds") if timing else None)
     known = {**outcome, "wall_seconds": wall}
-    yield from _table(("", "h:min:s", "share"), [
+    yield from tables.markdown(("", "h:min:s", "share"), [
         (words, _clock_time(known[name]), f"{100 * known[name] / wall:.0f} %" if wall else "")
         for name, words in _SECONDS.items() if known.get(name) is not None
     ], "lrr")  # fmt: skip
@@ -266,7 +258,8 @@ def _commands(workdir: Path, starts: Mapping[str, Any], outcome: Mapping[str, An
 
 def _config(config: Mapping[str, Any]) -> Iterator[str]:
     values = [(path, _field(config, path)) for path in _HIGHLIGHTS]
-    yield from _table(("field", "value"), [(f"`{path}`", value) for path, value in values if value is not None])
+    rows = [(f"`{path}`", value) for path, value in values if value is not None]
+    yield from tables.markdown(("field", "value"), rows)
     if config:
         yield ""
         yield f"All fields: [{manifest.CONFIG}]({manifest.CONFIG})."
@@ -281,7 +274,7 @@ def _versions(starts: Mapping[str, Any]) -> Iterator[str]:
     table += [("devices", ", ".join(map(str, starts["devices"])))] if starts.get("devices") else []
     times = [start.get("time", "?") for start in starts.get("starts", [])]
     table += [("started", ", ".join(times))] if times else []
-    yield from _table(("", ""), table)
+    yield from tables.markdown(("", ""), table)
 
 
 def _field(config: Mapping[str, Any], path: str) -> Any:

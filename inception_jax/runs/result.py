@@ -60,7 +60,7 @@ def write_result(workdir: str | os.PathLike, result: Mapping[str, Any]) -> Path:
       UserError: the file cannot be written; an old one stands.
     """
     path = Path(workdir) / FILE
-    replace_text(path, json.dumps(_encoded(result), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    replace_text(path, json.dumps(encoded(result), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
     return path
 
 
@@ -74,11 +74,12 @@ def read_result(workdir: str | os.PathLike) -> dict[str, Any] | None:
     return None if content is None else _decoded(content)
 
 
-def _encoded(value: Any) -> Any:
+def encoded(value: Any) -> Any:
+    """A tree of values as JSON can hold it: plain scalars, and NaN and the infinities as strings."""
     if isinstance(value, Mapping):
-        return {str(name): _encoded(item) for name, item in value.items()}
+        return {str(name): encoded(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_encoded(item) for item in value]
+        return [encoded(item) for item in value]
     if not isinstance(value, str) and getattr(value, "ndim", None) == 0:
         value = np.asarray(value).item()
     if isinstance(value, float) and not math.isfinite(value):

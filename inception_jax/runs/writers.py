@@ -204,6 +204,17 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
     return [row for _, row in lines]
 
 
+def parse_row(line: bytes) -> dict[str, Any] | None:
+    """The row that a line of a metric file holds, with NaN and the infinities as floats; None where it holds none."""
+    try:
+        row = json.loads(line)
+    except ValueError:  # also UnicodeDecodeError: a crash of the machine may leave zeros
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    return {key: _decoded(value) for key, value in row.items()}
+
+
 def _scalar(key: str, value: Any) -> str | int | float | bool | None:
     """A plain Python scalar of any scalar, also of NumPy and JAX arrays of shape ()."""
     if getattr(value, "ndim", None) == 0:
@@ -236,12 +247,9 @@ def _parse(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bool]:
         lines.pop()
     parsed: list[tuple[bytes, dict[str, Any]]] = []
     for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError:  # also UnicodeDecodeError: a crash of the machine may leave zeros
-            row = None
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            parsed.append((line + b"\n", {key: _decoded(value) for key, value in row.items()}))
+        row = parse_row(line)
+        if row is not None:
+            parsed.append((line + b"\n", row))
         elif number == len(lines):
             return parsed, True
         else:

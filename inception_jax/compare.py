@@ -1,0 +1,81 @@
+"""`python -m inception_jax.compare`: runs side by side, or the list of all runs under a folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from inception_jax import command_line
+from inception_jax.errors import UserError
+
+
+def main(argv: list[str]) -> int:
+    """Prints the comparison or the list; of a comparison, leaves a picture and Markdown in a folder."""
+    arguments = command_line.parser("compare", "Compare runs, or list them with --list.")
+    arguments.add_argument("paths", nargs="*", metavar="RUN", help="workdirs, or folders (also a sweep's) that hold "
+                           "some; with --list: one folder, by default this one")  # fmt: skip
+    arguments.add_argument("--list", action="store_true", help="every run under a folder, and how it stands")
+    arguments.add_argument("--json", action="store_true", help="with --list: one JSON list in place of the table")
+    arguments.add_argument("--output", metavar="DIR", help="for picture and Markdown; default: `comparison` in the "
+                           "folder that the runs have in common")  # fmt: skip
+    arguments.add_argument("--metric", choices=("top1", "top5", "loss"), help="that is drawn and ranked by; "
+                           "default: top1")  # fmt: skip
+    arguments.add_argument("--weights", choices=("raw", "ema"), help="default: ema where the run keeps it")
+    arguments.add_argument("--x", choices=("epoch", "step", "seconds"), help="of the curves; default: epoch")
+    flags = arguments.parse_args(argv)
+    _refuse_unread(flags)
+    if flags.list:
+        return _list(flags)
+    if not flags.paths:
+        raise UserError("name the runs to compare, or --list and a folder")
+    return _compare(flags)
+
+
+def _refuse_unread(flags: argparse.Namespace) -> None:
+    of_comparison = [name for name in ("output", "metric", "weights", "x") if getattr(flags, name)]
+    if flags.list and of_comparison:
+        raise UserError(f"--{of_comparison[0]} belongs to a comparison; --list does not read it")
+    if flags.json and not flags.list:
+        raise UserError("--json belongs to --list")
+
+
+def _list(flags: argparse.Namespace) -> int:
+    from inception_jax.runs import listing
+
+    if len(flags.paths) > 1:
+        raise UserError(f"--list takes one folder, not {len(flags.paths)}")
+    folder = Path(flags.paths[0] if flags.paths else ".")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such directory")
+    entries = [listing.describe(path) for path in listing.find(folder)]
+    if flags.json:
+        print(json.dumps(listing.as_json(entries), indent=2, allow_nan=False))
+    else:
+        print(listing.text(entries, folder) if entries else f"no runs under {folder}")
+    return 0
+
+
+def _compare(flags: argparse.Namespace) -> int:
+    from inception_jax.runs import comparison, listing, side_by_side
+
+    paths = listing.expand(flags.paths)
+    found = comparison.compare(paths, metric=flags.metric or "top1", weights=flags.weights)
+    print(side_by_side.text(found, room=shutil.get_terminal_size((160, 24)).columns))
+    folder = Path(flags.output) if flags.output else listing.common_folder(paths) / "comparison"
+    try:
+        written = side_by_side.write(found, folder, x=flags.x or "epoch")
+    except UserError as error:
+        if flags.output:
+            raise
+        print(f"note: no picture and no Markdown were written: {error}; --output=DIR names another place",
+              file=sys.stderr)  # fmt: skip
+        return 0
+    print("\nwritten: " + ", ".join(map(str, written)))
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,272 @@
+"""Runs side by side: in what they differ, how they stand, and what came out, as data.
+
+`side_by_side.py` makes words of it, `overlay.py` a picture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inception_jax.evaluation.metrics import wilson_interval
+from inception_jax.runs import listing, record
+from inception_jax.runs.manifest import ABSENT, flat, same_value
+from inception_jax.runs.record import Record
+from inception_jax.runs.shapes import NUMBER, is_a
+from inception_jax.runs.status import per_head
+
+METRICS = ("top1", "top5", "loss")
+_HEADLINE = 1 << 14  # bytes of train.log in which the first start says how many parameters there are
+
+# What decides which pictures an accuracy is of, and what the network saw of them.
+_DATA = ("data.name", "data.eval_split")
+_CROPS = ("evaluation.protocol", "evaluation.crop", "evaluation.crop_fraction")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came out of a run, up to now; None stands for what is not known.
+
+    Attributes:
+      status, why, step, total_steps: as in `listing.Entry`.
+      epochs: passes over the training split.
+      split, weights: that the next ones are of: the final evaluation, or else the newest.
+      evaluated_at: its step.
+      top1, top5: accuracies, 0 to 1.
+      top1_interval: (low, high) of the accuracy, 95 %, by Wilson's score.
+      loss: of the evaluation.
+      count: examples evaluated.
+      best: of all evaluations the best by the comparison's metric: (value, epoch).
+      train_losses: {head: loss} of the newest training row; "total" is the weighted sum.
+      wall_seconds, compile_seconds, data_wait_seconds: over all starts.
+      images_per_second: median of the rows.
+      parameters: of the network, heads included.
+      fingerprint: of the final state.
+    """
+
+    status: str
+    why: str
+    step: int | None
+    total_steps: int | None
+    epochs: float | None
+    split: str | None
+    weights: str | None
+    evaluated_at: int | None
+    top1: float | None
+    top5: float | None
+    top1_interval: tuple[float, float] | None
+    loss: float | None
+    count: int | None
+    best: tuple[float, float] | None
+    train_losses: Mapping[str, float]
+    wall_seconds: float | None
+    compile_seconds: float | None
+    data_wait_seconds: float | None
+    images_per_second: float | None
+    parameters: int | None
+    fingerprint: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Something in which runs differ: its name, and the value of each run (`manifest.ABSENT` where one has none)."""
+
+    name: str
+    values: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Runs side by side; everything that is "per run" is in the order of `runs`.
+
+    Attributes:
+      runs: what their workdirs say.
+      labels: short names that tell them apart, per run.
+      metric: of `METRICS`, by which they are ranked.
+      weights: "raw", "ema", or None: of each run the average where it keeps one.
+      outcomes: per run.
+      config: the fields of the config that differ.
+      same_fields: how many do not.
+      circumstances: what else differs: revision, versions, devices, host.
+      warnings: what makes the numbers incomparable, one sentence each.
+      equal: groups of labels whose final states are equal, bit for bit.
+    """
+
+    runs: tuple[Record, ...]
+    labels: tuple[str, ...]
+    metric: str
+    weights: str | None
+    outcomes: tuple[Outcome, ...]
+    config: tuple[Difference, ...]
+    same_fields: int
+    circumstances: tuple[Difference, ...]
+    warnings: tuple[str, ...]
+    equal: tuple[tuple[str, ...], ...]
+
+    def ranked(self) -> list[int]:
+        """Indices of the runs, the best first: by the metric of the evaluation, then by the training loss."""
+        sign = 1 if self.metric == "loss" else -1
+
+        def key(index: int) -> tuple:
+            outcome = self.outcomes[index]
+            value, loss = getattr(outcome, self.metric), outcome.train_losses.get("total")
+            return _last_unless_finite(value, sign), _last_unless_finite(loss, 1), index
+
+        return sorted(range(len(self.runs)), key=key)
+
+
+def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None = None) -> Comparison:
+    """Compares runs, at whatever stage they are.
+
+    Args:
+      paths: workdirs, at least one.
+      metric: of `METRICS`.
+      weights: "raw" or "ema", for all runs; None: of each run the average where it keeps one.
+
+    Returns:
+      All that can be said of them.
+    """
+    runs = tuple(record.read(path) for path in paths)
+    labels = short_labels([run.path for run in runs])
+    config, same = _differences([run.config for run in runs])
+    outcomes = tuple(outcome(run, metric, weights) for run in runs)
+    prints: dict[str, list[str]] = {}
+    for label, one in zip(labels, outcomes, strict=True):
+        if one.fingerprint:
+            prints.setdefault(one.fingerprint, []).append(label)
+    return Comparison(
+        runs=runs, labels=labels, metric=metric, weights=weights, outcomes=outcomes, config=config, same_fields=same,
+        circumstances=_differences([_circumstances(run.manifest) for run in runs])[0],
+        warnings=tuple(_warnings(runs, labels, outcomes)),
+        equal=tuple(tuple(group) for group in prints.values() if len(group) > 1),
+    )  # fmt: skip
+
+
+def outcome(run: Record, metric: str = "top1", weights: str | None = None) -> Outcome:
+    """What came out of one run; the arguments are those of `compare`."""
+    line, evaluations = listing.entry(run), run.evaluations(weights)
+    final = evaluations[-1] if evaluations else _of_result(run.result, weights)
+    count = final.get("count")
+    train = run.of_kind("train")
+    speeds = [row["images_per_second"] for row in run.timing if "images_per_second" in row]
+    wall = run.timing[-1].get("wall_seconds") if run.timing else None
+    return Outcome(
+        status=line.status, why=line.why, step=line.step, total_steps=line.total_steps, epochs=line.epoch,
+        split=final.get("split"), weights=final.get("weights"), evaluated_at=final.get("step"),
+        top1=final.get("top1"), top5=final.get("top5"), loss=final.get("loss"), count=count,
+        top1_interval=_interval(final.get("top1"), count),
+        best=_best(evaluations, metric), train_losses=_losses(train[-1]) if train else {},
+        wall_seconds=run.result.get("wall_seconds", wall), compile_seconds=run.result.get("compile_seconds"),
+        data_wait_seconds=run.result.get("data_wait_seconds"),
+        images_per_second=statistics.median(speeds) if speeds else None, parameters=_parameters(run.path),
+        fingerprint=run.result.get("fingerprint"),
+    )  # fmt: skip
+
+
+def short_labels(paths: Sequence[Path]) -> tuple[str, ...]:
+    """The parts of paths that tell them apart: without the folders that all begin with, and those that all end with."""
+    parts = [path.absolute().parts for path in paths]
+    start = end = 0
+    shortest = min(map(len, parts))
+    while start < shortest - 1 and len({part[start] for part in parts}) == 1:
+        start += 1
+    while end < shortest - start - 1 and len({part[-1 - end] for part in parts}) == 1:
+        end += 1
+    return tuple("/".join(part[start : len(part) - end]) for part in parts)
+
+
+def _differences(trees: Sequence[Mapping[str, Any]]) -> tuple[tuple[Difference, ...], int]:
+    """(fields that differ, number of those that do not); an empty tree, of a missing file, has no say."""
+    flats = [dict(flat(tree)) for tree in trees]
+    known = [one for one in flats if one]
+    names = sorted({name for one in known for name in one})
+    differing = []
+    for name in names:
+        first, *others = [one.get(name, ABSENT) for one in known]
+        if not all(same_value(first, other) for other in others):
+            differing.append(Difference(name, tuple(one.get(name, ABSENT) for one in flats)))
+    return tuple(differing), len(names) - len(differing)
+
+
+def _circumstances(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    if not manifest:
+        return {}
+    git = manifest.get("git") or {}
+    revision = str(git.get("revision") or "unknown")[:10] + (" + changes" if git.get("dirty") else "")
+    return {
+        "revision": revision, **(manifest.get("versions") or {}),
+        "devices": ", ".join(map(str, manifest.get("devices") or [])), "host": manifest.get("hostname"),
+        "platform": manifest.get("platform"), "starts": len(manifest.get("starts") or []),
+    }  # fmt: skip
+
+
+def _warnings(runs: Sequence[Record], labels: Sequence[str], outcomes: Sequence[Outcome]) -> list[str]:
+    """Why the numbers of the runs cannot be held against each other."""
+    found = []
+    for names, what in ((_DATA, "evaluated on different data: their numbers are not comparable"),
+                        (_CROPS, "evaluated with different crops of the pictures")):  # fmt: skip
+        groups: dict[str, list[str]] = {}
+        for run, label in zip(runs, labels, strict=True):
+            fields = dict(flat(run.config))
+            if all(name in fields for name in names):
+                groups.setdefault(", ".join(str(fields[name]) for name in names), []).append(label)
+        if len(groups) > 1:
+            told = "; ".join(f"{words}: {', '.join(group)}" for words, group in groups.items())
+            found.append(f"{what} ({told})")
+    counts = {one.count for one in outcomes if one.count}
+    if len(counts) > 1 and not found:
+        told = ", ".join(f"{label} {one.count:,}" for label, one in zip(labels, outcomes, strict=True) if one.count)
+        found.append(f"evaluated on different numbers of examples, though of one name: {told}")
+    kinds = {one.weights for one in outcomes if one.weights}
+    if len(kinds) > 1:
+        found.append("some accuracies are of averaged weights (ema), some of raw ones; --weights=raw compares like "
+                     "with like")
+    return found
+
+
+def _interval(accuracy: float | None, count: int | None) -> tuple[float, float] | None:
+    if accuracy is None or not count or not 0 <= accuracy <= 1 <= count:
+        return None
+    return wilson_interval(round(accuracy * count), int(count))
+
+
+def _best(evaluations: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, float] | None:
+    rows = [row for row in evaluations if math.isfinite(row.get(metric, math.nan))]
+    if not rows:
+        return None
+    row = (min if metric == "loss" else max)(rows, key=lambda row: row[metric])
+    return row[metric], row.get("epoch", math.nan)
+
+
+def _of_result(result: Mapping[str, Any], weights: str | None) -> Mapping[str, Any]:
+    """The final evaluation as result.json has it, for a run whose metric files are lost; {} where it has none."""
+    for split, kinds in (result.get("metrics") or {}).items():
+        for kind in (weights,) if weights else ("ema", "raw"):
+            if isinstance(kinds, Mapping) and isinstance(kinds.get(kind), Mapping):  # beside them stands "train"
+                values = {name: value for name, value in kinds[kind].items() if is_a(value, NUMBER)}
+                return {"split": split, "weights": kind, "step": result.get("steps"), **values}
+    return {}
+
+
+def _losses(row: Mapping[str, Any]) -> dict[str, float]:
+    return ({"total": row["loss"]} if "loss" in row else {}) | dict(per_head(row, "loss"))
+
+
+def _parameters(path: Path) -> int | None:
+    """The number that the log's first lines give: it is nowhere else, and counting again would need the network."""
+    try:
+        with open(path / "train.log", encoding="utf-8", errors="replace") as file:
+            found = re.search(r"^\S+ ([\d,]+) parameters\b", file.read(_HEADLINE), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1].replace(",", "")) if found else None
+
+
+def _last_unless_finite(value: float | None, sign: int) -> tuple[bool, float]:
+    is_there = value is not None and math.isfinite(value)
+    return not is_there, sign * value if is_there else 0.0

@@ -1,0 +1,199 @@
+"""The curves of several runs in one picture: training loss, evaluation loss and accuracy, a colour per run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inception_jax.runs import curves
+from inception_jax.runs import figure as figures
+from inception_jax.runs.comparison import Comparison
+from inception_jax.runs.figure import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from inception_jax.runs.manifest import ABSENT
+from inception_jax.runs.record import Record
+from inception_jax.runs.status import number
+from inception_jax.runs.tables import value_texts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+X_AXES = {"epoch": "epoch", "step": "step", "seconds": "seconds since the start, pauses left out"}
+WIDTH, PANEL_HEIGHT = 11.0, 3.5  # inches
+
+_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+_STYLES = ("-", "--")
+_MANY = 10  # beyond so many runs only the best are in colour …
+_BEST = 6  # … so many of them
+_FADED = "#BBBBBB"
+_MAX_POINTS = 200  # of a curve; beyond that neighbours are drawn as their mean
+_FEW = 25  # up to so many points get a marker each
+_LEGEND_LINE = 0.17  # inches
+_LONGEST = 60  # characters of a name in the legend
+_NAMED_FIELDS, _LONGEST_FIELD = 2, 24  # up to so many differing fields are named there, of so many characters
+
+_TITLES = {"loss": "loss", "top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    colour: str
+    style: str
+    width: float
+    order: float
+    name: str | None
+
+
+def draw(comparison: Comparison, path: str | os.PathLike, *, x: str = "epoch") -> Figure | None:
+    """Draws the curves of all runs over each other.
+
+    Up to ten runs have a colour and line each. Of more, the best by the comparison's metric have; the others are grey.
+
+    Args:
+      comparison: as `comparison.compare` gives it.
+      path: of the PNG file.
+      x: "epoch", "step" or "seconds" (the run's own clock: what lies between two starts does not count).
+
+    Returns:
+      The figure, with an axes for the training loss, one for the evaluation loss, and one for the accuracy unless the
+      metric is the loss; None where no run has a row to draw: no file is written.
+
+    Raises:
+      ValueError: an unknown `x`.
+      UserError: the file cannot be written.
+    """
+    if x not in X_AXES:
+        raise ValueError(f"x = {x!r}: one of {', '.join(X_AXES)}")
+    if not any(run.rows for run in comparison.runs):
+        return None
+    looks = _looks(comparison)
+    panels = [("train", "loss"), ("evaluation", "loss")]
+    panels += [("evaluation", comparison.metric)] if comparison.metric != "loss" else []
+    named = [looks[run] for run in (comparison.ranked() if len(looks) > _MANY else range(len(looks)))
+             if looks[run].name]  # fmt: skip
+    columns = _legend_columns([look.name for look in named])
+    height = PANEL_HEIGHT + 0.2 + _LEGEND_LINE * -(-(len(named) + 2) // columns)
+    with figures.drawing(path, WIDTH, height) as figure:
+        grid, has_broken = figure.subplots(1, len(panels)), False
+        for axes, (kind, metric) in zip(grid, panels, strict=True):
+            axes.set_title("training loss" if kind == "train" else _evaluation_title(comparison, metric))
+            for run, look in zip(comparison.runs, looks, strict=True):
+                rows = run.of_kind("train") if kind == "train" else run.evaluations(comparison.weights)
+                has_broken |= _curve(axes, run, rows, metric, x, look)
+            _finish_axes(axes, metric, x)
+        handles = _handles(named, len(looks) - len(named), has_broken)
+        figure.legend(handles=handles, loc="outside lower left", ncols=columns, handlelength=2.2)
+    return figure
+
+
+def _looks(comparison: Comparison) -> list[_Look]:
+    """How each run is drawn; the same in all panels."""
+    ranked, count = comparison.ranked(), len(comparison.runs)
+    in_colour = ranked[:_BEST] if count > _MANY else range(count)
+    places = {run: place for place, run in enumerate(in_colour)}
+    looks = []
+    for run in range(count):
+        if run not in places:
+            looks.append(_Look(_FADED, "-", 0.7, 1.0, None))
+            continue
+        colour = _COLOURS[places[run] % len(_COLOURS)]
+        style = _STYLES[places[run] // len(_COLOURS) % len(_STYLES)]
+        looks.append(_Look(colour, style, 1.5, 3.0 - places[run] / 100, _name(comparison, run)))
+    return looks
+
+
+def _name(comparison: Comparison, run: int) -> str:
+    """What stands in the legend: the label, the config fields that differ where they are few, and what came out."""
+    name = _middle_out(comparison.labels[run])
+    if 0 < len(comparison.config) <= _NAMED_FIELDS:
+        fields = [f"{one.name.rpartition('.')[2]} {figures.shortened(value_texts(one.values)[run], _LONGEST_FIELD)}"
+                  for one in comparison.config if one.values[run] != ABSENT]  # fmt: skip
+        name += f" ({', '.join(fields)})" if fields else ""
+    value = getattr(comparison.outcomes[run], comparison.metric)
+    if value is None:
+        return name
+    return f"{name}  " + (number(value) if comparison.metric == "loss" else f"{100 * value:.2f} %")
+
+
+def _middle_out(name: str) -> str:
+    """A long name without its middle: names of runs that belong together begin alike, or end alike."""
+    part = (_LONGEST - 1) // 2
+    return name if len(name) <= _LONGEST else f"{name[:part]}…{name[-part:]}"
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    """As many columns as the longest name leaves room for."""
+    return max(1, min(4, 150 // (max(map(len, names), default=1) + 10)))
+
+
+def _evaluation_title(comparison: Comparison, metric: str) -> str:
+    """With the split and the weights, where they are the same for all."""
+    kinds = {(one.split, one.weights) for one in comparison.outcomes if one.split}
+    return f"evaluation, {_TITLES[metric]}" + (f" ({', '.join(kinds.pop())})" if len(kinds) == 1 else "")
+
+
+def _handles(named: Sequence[_Look], faded: int, has_broken: bool) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=look.colour, linestyle=look.style, linewidth=look.width, label=look.name)
+               for look in named]  # fmt: skip
+    if faded:
+        handles.append(Line2D([], [], color=_FADED, linewidth=0.7, label=f"{faded} others"))
+    if has_broken:
+        handles.append(Line2D([], [], color=GREY, linestyle="none", marker="x", markersize=6, label="not finite after"))
+    return handles
+
+
+def _curve(axes: Axes, run: Record, rows: Sequence[Mapping[str, Any]], metric: str, x: str, look: _Look) -> bool:
+    """One run's curve; where its values stop being finite, it ends with a cross. Returns whether there is one."""
+    rows = [row for row in rows if metric in row]
+    places = _places(run, rows, x)
+    values = np.array([row[metric] for row in rows], np.float64) * (1 if metric == "loss" else 100)
+    good = np.isfinite(values) & np.isfinite(places)
+    broken = len(values) > 0 and not np.isfinite(values[-1])  # one that was only skipped is a gap
+    places, values = places[good], values[good]
+    if len(values) == 0:
+        return False
+    if broken:
+        axes.plot(places[-1], values[-1], marker="x", color=look.colour, markersize=7, markeredgewidth=1.6,
+                  zorder=look.order + 0.5)  # fmt: skip
+    if len(values) > _MAX_POINTS:
+        parts = np.array_split(np.arange(len(values)), _MAX_POINTS)
+        places, values = (np.array([array[part].mean() for part in parts]) for array in (places, values))
+    marker = "." if len(values) == 1 or (len(values) <= _FEW and look.name) else None
+    axes.plot(places, values, color=look.colour, linestyle=look.style, linewidth=look.width, zorder=look.order,
+              marker=marker, markersize=3.5)  # fmt: skip
+    return broken
+
+
+def _places(run: Record, rows: Sequence[Mapping[str, Any]], x: str) -> np.ndarray:
+    """Where the rows lie on the x axis; NaN where that is not known."""
+    if x != "seconds":
+        return np.array([row.get(x, np.nan) for row in rows], np.float64)
+    clock = [(row["step"], row["wall_seconds"]) for row in run.timing if "wall_seconds" in row]
+    if not clock:
+        return np.full(len(rows), np.nan)
+    return np.interp([row["step"] for row in rows], *np.array(clock, np.float64).T, left=np.nan, right=np.nan)
+
+
+def _finish_axes(axes: Axes, metric: str, x: str) -> None:
+    axes.set_xlabel(X_AXES[x])
+    axes.grid(True)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "no rows", transform=axes.transAxes, ha="center", va="center", color=GREY)
+        figures.empty_axes(axes)
+        return
+    axes.set_xlim(left=0)
+    if metric == "loss":
+        curves.log_where_sensible(axes)
+        return
+    values = np.concatenate([line.get_ydata() for line in axes.lines])
+    axes.set_ylabel("%")
+    if values.max() > 95:
+        curves.spread_near_100(axes, values.min())
+    else:
+        axes.set_ylim(0, min(101, 1.08 * values.max() or 1))

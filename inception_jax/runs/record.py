@@ -1,0 +1,225 @@
+"""A workdir as evidence: what it says of its run, in whatever state it was left, and what follows from that.
+
+Every file may be missing, torn or damaged; what is wrong with one becomes a note, and the rest is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inception_jax.errors import UserError
+from inception_jax.runs import lock, manifest, result, shapes, writers
+
+TRIAL = shapes.TRIAL
+STUDY = "study.json"
+
+_MARKS = (manifest.MANIFEST, writers.METRICS, "train.log", TRIAL)  # a directory with one of them is a run
+_TAIL = 1 << 16  # bytes of a metric file that are read first, where only its newest rows are asked for
+_FRESH = 900.0  # seconds: a run on a file system without locks is taken to be alive for so long after its last row
+
+
+class Status(enum.StrEnum):
+    """How a run stands."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    PREEMPTED = "preempted"
+    """Stopped by a signal, or killed; the same command continues it."""
+    PRUNED = "pruned"
+    """A trial that its sweep has given up."""
+    NEW = "new"
+    """Nothing has been trained."""
+
+
+_OF_RESULT = {"finished": Status.FINISHED, "diverged": Status.DIVERGED, "failed": Status.FAILED,
+              "interrupted": Status.PREEMPTED}  # fmt: skip
+_OF_TRIAL = {"finished": Status.FINISHED, "diverged": Status.DIVERGED, "failed": Status.FAILED,
+             "pruned": Status.PRUNED}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a workdir says.
+
+    Attributes:
+      path: of the workdir.
+      status: how the run stands.
+      why: what ended it, in words; "" where that needs none or is not known.
+      config: of config.json; {} where there is none.
+      manifest: of manifest.json.
+      result: of result.json; {} also where it is of an earlier start than the newest.
+      trial: of trial.json, where the run is a trial of a sweep.
+      rows: of metrics.jsonl.
+      timing: of timing.jsonl.
+      age: seconds since the last row was written; None where there is none.
+      notes: one line per file that cannot be read or trusted.
+    """
+
+    path: Path
+    status: Status
+    why: str
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    result: Mapping[str, Any]
+    trial: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    timing: Sequence[Mapping[str, Any]]
+    age: float | None
+    notes: Sequence[str]
+
+    @property
+    def step(self) -> int | None:
+        """Steps done, as far as the files tell; None where they do not."""
+        steps = [row["step"] for row in (*self.rows[-1:], *self.timing[-1:])]
+        if isinstance(self.result.get("steps"), int):
+            steps.append(self.result["steps"])
+        return max(steps, default=None)
+
+    @property
+    def steps_per_epoch(self) -> float | None:
+        """Steps that a pass over the training split takes; None before the first row."""
+        row = next((row for row in reversed(self.rows) if row.get("epoch")), None)
+        return row["step"] / row["epoch"] if row else None
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps of the whole run, as `training.plan.make_length` counts them; None where that cannot be told."""
+        if self.status == Status.FINISHED and "steps" in self.result:
+            return self.result["steps"]
+        steps, epochs = self.config.get("num_steps"), self.config.get("num_epochs")
+        if steps or not epochs or not self.steps_per_epoch:
+            return steps
+        return max(1, round(epochs * self.steps_per_epoch))
+
+    def of_kind(self, kind: str) -> list[Mapping[str, Any]]:
+        """The rows of a kind: "train" or "evaluation"."""
+        return [row for row in self.rows if row.get("kind") == kind]
+
+    def evaluations(self, weights: str | None = None) -> list[Mapping[str, Any]]:
+        """The evaluation rows, of the newest one's split and of one kind of weights.
+
+        Args:
+          weights: "raw" or "ema"; None: "ema" where the run keeps the average, and "raw" where not.
+        """
+        rows = self.of_kind("evaluation")
+        weights = weights or ("ema" if any(row.get("weights") == "ema" for row in rows) else "raw")
+        return [row for row in rows if row.get("weights") == weights and row.get("split") == rows[-1].get("split")]
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is the workdir of a run: one that has begun, or whose process is about to."""
+    if (path / STUDY).exists():
+        return False
+    return any((path / name).is_file() for name in _MARKS) or bool(lock.holder(path))
+
+
+def read(path: Path, *, whole: bool = True) -> Record:
+    """Reads a workdir.
+
+    Args:
+      path: of a run.
+      whole: all rows; otherwise only so many of the newest that there is one of each kind among them.
+    """
+    notes: list[str] = []
+    # Before the files: of a run that ends meanwhile, the result is then either missing or of this start.
+    held = lock.is_held(path)
+    config = _tolerant(manifest.read_config, path / manifest.CONFIG, notes)
+    manifest_ = _tolerant(manifest.read, path / manifest.MANIFEST, notes)
+    outcome = _tolerant(result.read_result, path / result.FILE, notes)
+    trial = _tolerant(lambda workdir: manifest.read_object(workdir / TRIAL), path / TRIAL, notes)
+    rows, timing = (_rows(path / name, notes, whole) for name in (writers.METRICS, writers.TIMING))
+    age = _age(path)
+    if outcome and _is_stale(path, outcome, manifest_, rows):
+        outcome = {}
+    if held is None:
+        held = age is not None and age < _FRESH
+        notes.append(f"{path}: its file system has no locks: whether the run is alive is told from its last row's age")
+    status, why = _status(held, outcome, trial, bool(rows) or _has_checkpoint(path))
+    return Record(path, status, why, config, manifest_, outcome, trial, rows, timing, age, tuple(notes))
+
+
+def _status(held: bool, outcome: Mapping, trial: Mapping, has_trained: bool) -> tuple[Status, str]:
+    if held:
+        return Status.RUNNING, ""
+    # What the sweep says of a trial counts more: a pruned one was only stopped by a signal, as it sees it itself.
+    said = trial.get("status")
+    if said in _OF_TRIAL:
+        return _OF_TRIAL[said], str(outcome.get("message") or trial.get("message") or "")
+    if said := outcome.get("status"):
+        why = outcome.get("signal") if said == "interrupted" else outcome.get("message")
+        return _OF_RESULT.get(said, Status.FAILED), str(why or "")
+    return (Status.PREEMPTED, "killed") if has_trained else (Status.NEW, "")
+
+
+def _is_stale(path: Path, outcome: Mapping, starts: Mapping, rows: Sequence[Mapping]) -> bool:
+    """Whether a result is of an earlier start: the run went on after it.
+
+    By its rows, or, where it was killed before it wrote one, by the files' times: the result must be older than the
+    newest start and than the file that names it. (A copy may have mixed up the times of files, and the clocks of two
+    machines may differ: either alone would not do.)
+    """
+    train = (outcome.get("metrics") or {}).get("train")
+    told = outcome.get("steps", train.get("step") if isinstance(train, Mapping) else None)
+    if isinstance(told, int) and rows and rows[-1]["step"] > told:
+        return True
+    try:
+        written = (path / result.FILE).stat().st_mtime
+        begun = datetime.datetime.fromisoformat(starts["starts"][-1]["time"]).timestamp()
+        return written < min(begun, (path / manifest.MANIFEST).stat().st_mtime)
+    except (OSError, KeyError, IndexError, TypeError, ValueError):
+        return False
+
+
+def _has_checkpoint(path: Path) -> bool:
+    return any(step.name.isdigit() for step in (path / "checkpoints").glob("*"))
+
+
+def _tolerant(read: Callable[[Path], Any], path: Path, notes: list[str]) -> Mapping[str, Any]:
+    """What a file holds, as far as it can be used; `read` takes the workdir."""
+    try:
+        return shapes.fitting(path, read(path.parent) or {}, notes)
+    except UserError as error:
+        notes.append(str(error))
+        return {}
+
+
+def _age(path: Path) -> float | None:
+    times = [file.stat().st_mtime for name in (writers.METRICS, writers.TIMING)
+             if (file := path / name).is_file() and file.stat().st_size]  # fmt: skip
+    return max(0.0, time.time() - max(times)) if times else None
+
+
+def _rows(path: Path, notes: list[str], whole: bool) -> list[dict[str, Any]]:
+    """The rows of a metric file; lines that are none are passed over, with a note where a crash does not explain it."""
+    try:
+        size = path.stat().st_size
+        length = size if whole else min(size, _TAIL)
+        while True:
+            with open(path, "rb") as file:
+                file.seek(size - length)
+                lines = file.read(length).split(b"\n")
+            rows = [writers.parse_row(line) for line in lines[length < size :]]
+            found = [shapes.fitting_row(row) for row in rows if row is not None]
+            # One row of each kind, of a file that has kinds; rows of the clock have none.
+            if length == size or {row.get("kind") for row in found} >= {"train", "evaluation"} or (
+                found and "kind" not in found[-1]
+            ):
+                break
+            length = min(size, 4 * length)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        notes.append(f"cannot read {path}: {error.strerror or error}")
+        return []
+    bad = sum(row is None for row in rows[:-1])  # the last one is empty, or torn: written at this moment, or killed
+    if bad:
+        notes.append(f"{path}: {bad} line(s) are no rows, and are passed over")
+    return found

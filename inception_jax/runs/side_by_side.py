@@ -1,0 +1,199 @@
+"""A comparison in words: aligned text for the terminal, Markdown for a file. Both have the same tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from inception_jax.runs import figure, listing, manifest, overlay, tables
+from inception_jax.runs.comparison import Comparison, Outcome
+from inception_jax.runs.status import duration, number, rate
+from inception_jax.runs.tables import UNKNOWN
+from inception_jax.training.interrupts import write_error
+
+FILE = listing.OF_COMPARISON
+PICTURE = "comparison.png"
+
+_LONGEST = 44  # characters of a value in the terminal; the Markdown has all of it
+_METRIC_NAMES = {"top1": "top-1", "top5": "top-5", "loss": "loss"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """One table: its title, the names of its columns, its cells, and "l" or "r" per column."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    align: str
+
+
+def text(comparison: Comparison, *, room: int = 160) -> str:
+    """The comparison for a terminal.
+
+    Args:
+      comparison: as `comparison.compare` gives it.
+      room: columns of the terminal; tables that are wider are broken into several.
+    """
+    parts = [f"WARNING: {warning}" for warning in comparison.warnings]
+    for table in _tables(comparison):
+        rows = [[figure.shortened(cell, _LONGEST) for cell in row] for row in table.rows]
+        whole = tables.aligned([table.head, *rows], table.align)
+        if max(map(tables.width, whole.splitlines())) > room:
+            whole = "\n\n".join(tables.blocks(table.head, rows, room, table.align))
+        parts.append(f"{table.title}\n{whole}")
+    parts += [*_remarks(comparison), *(f"note: {note}" for run in comparison.runs for note in run.notes)]
+    return "\n\n".join(parts)
+
+
+def markdown(comparison: Comparison, *, picture: str | None = None) -> str:
+    """The comparison as a Markdown document.
+
+    Args:
+      comparison: as `comparison.compare` gives it.
+      picture: path of the curves, as it shall stand in the document; None: there are none.
+    """
+    runs = "\n".join(f"- **{label}**: `{run.path}`" + (f": {run.why}" if run.why else "")
+                     for label, run in zip(comparison.labels, comparison.runs, strict=True))  # fmt: skip
+    parts = ["# Runs side by side", runs]
+    parts += [f"> **{_sentence(warning)}**" for warning in comparison.warnings]
+    parts += [f"> {note}" for run in comparison.runs for note in run.notes]
+    result, *others = _tables(comparison)
+    parts.append(_section(result))
+    parts += [_sentence(remark) for remark in _remarks(comparison)]
+    if picture:
+        parts.append(f"## Curves\n\n![Curves]({picture})")
+    parts += map(_section, others)
+    return "\n\n".join(parts) + "\n"
+
+
+def _tables(comparison: Comparison) -> Iterator[_Table]:
+    """The tables, in their order; the result comes first. What no run knows has no column."""
+    yield _result(comparison)
+    for table in map(_without_unknown, (_losses(comparison), _times(comparison))):
+        if len(table.head) > 1:
+            yield table
+    many = len(comparison.runs) > 1
+    for title, differences in (("Config differences", comparison.config),
+                               ("What else differs", comparison.circumstances if many else ())):  # fmt: skip
+        if differences:
+            rows = [[one.name, *tables.value_texts(one.values)] for one in differences]
+            yield _Table(title, ("field", *comparison.labels), rows, "l" * (len(comparison.runs) + 1))
+
+
+def _without_unknown(table: _Table) -> _Table:
+    kept = [i for i in range(len(table.head)) if any(row[i] != UNKNOWN for row in table.rows)]
+    return _Table(table.title, [table.head[i] for i in kept], [[row[i] for i in kept] for row in table.rows],
+                  "".join(table.align[i] for i in kept))  # fmt: skip
+
+
+def _result(comparison: Comparison) -> _Table:
+    head = ["run", "status", "steps", "epochs", "split", "weights", "top-1", "95 % interval", "top-5", "loss",
+            f"best {_METRIC_NAMES[comparison.metric]}", "at epoch"]  # fmt: skip
+    rows = []
+    for label, one in zip(comparison.labels, comparison.outcomes, strict=True):
+        interval = one.top1_interval
+        rows.append([
+            label, _status(one), _steps(one), _shown(one.epochs, "{:.4g}"), one.split or UNKNOWN,
+            one.weights or UNKNOWN, percent(one.top1),
+            f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f} %" if interval else UNKNOWN, percent(one.top5),
+            UNKNOWN if one.loss is None else number(one.loss),
+            metric_text(comparison.metric, one.best[0]) if one.best else UNKNOWN,
+            f"{one.best[1]:.4g}" if one.best else UNKNOWN,
+        ])  # fmt: skip
+    return _Table("Result", head, rows, "llrrllrrrrrr")
+
+
+def _losses(comparison: Comparison) -> _Table:
+    heads = list(dict.fromkeys(head for one in comparison.outcomes for head in one.train_losses))
+    names = ["total, weighted" if head == "total" else head for head in heads]
+    rows = [
+        [label, *(number(one.train_losses[head]) if head in one.train_losses else UNKNOWN for head in heads)]
+        for label, one in zip(comparison.labels, comparison.outcomes, strict=True)
+    ]
+    return _Table("Last training loss per head", ["run", *names], rows, "l" + "r" * len(heads))
+
+
+def _times(comparison: Comparison) -> _Table:
+    rows = [
+        [label, _shown(one.parameters, "{:,}"), *(UNKNOWN if seconds is None else duration(seconds) for seconds in (
+            one.wall_seconds, one.compile_seconds, one.data_wait_seconds)),
+         UNKNOWN if one.images_per_second is None else rate(one.images_per_second),
+         one.fingerprint[:8] if one.fingerprint else UNKNOWN]
+        for label, one in zip(comparison.labels, comparison.outcomes, strict=True)
+    ]  # fmt: skip
+    head = ["run", "parameters", "wall time", "compiling", "waiting for data", "images/s, median", "final state"]
+    return _Table("Size, time and final state", head, rows, "lrrrrrl")
+
+
+def _remarks(comparison: Comparison) -> Iterator[str]:
+    known = [run for run in comparison.runs if run.config]
+    if len(known) > 1:
+        fields = f"{comparison.same_fields:,} fields"
+        yield f"configs: the same otherwise: {fields}" if comparison.config else f"configs: all {fields} are the same"
+    for group in comparison.equal:
+        yield f"{', '.join(group)} ended in the same state, bit for bit"
+    ended = [one for one in comparison.outcomes if one.status == "finished" and one.fingerprint]
+    if len(ended) > 1 and not comparison.equal and not comparison.config:
+        yield "of one config, and yet no two of the runs ended in the same state"
+
+
+def metric_text(metric: str, value: float) -> str:
+    """A value of a metric: accuracies in per cent."""
+    return number(value) if metric == "loss" else percent(value)
+
+
+def percent(value: float | None) -> str:
+    """`98.61 %`."""
+    return UNKNOWN if value is None else f"{100 * value:.2f} %"
+
+
+def write(comparison: Comparison, folder: str | os.PathLike, *, x: str = "epoch") -> list[Path]:
+    """Writes comparison.md, and comparison.png where there is anything to draw.
+
+    Args:
+      comparison: as `comparison.compare` gives it.
+      folder: made where it is not there; files of an earlier comparison are replaced.
+      x: of the curves: "epoch", "step" or "seconds".
+
+    Returns:
+      The files written.
+
+    Raises:
+      UserError: a file or the folder cannot be written.
+    """
+    folder = Path(folder)
+    report, picture = folder / FILE, folder / PICTURE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(error.filename or folder, error) from None
+    drawn = overlay.draw(comparison, picture, x=x) is not None
+    manifest.replace_text(report, markdown(comparison, picture=PICTURE if drawn else None))
+    return [report, picture] if drawn else [report]
+
+
+def _status(one: Outcome) -> str:
+    return f"{one.status} ({one.why})" if one.why.startswith("SIG") or one.why == "killed" else one.status
+
+
+def _steps(one: Outcome) -> str:
+    if one.step is None:
+        return UNKNOWN
+    return f"{one.step:,}" + (f"/{one.total_steps:,}" if one.total_steps not in (None, one.step) else "")
+
+
+def _shown(value: Any, form: str) -> str:
+    return UNKNOWN if value is None else form.format(value)
+
+
+def _section(table: _Table) -> str:
+    return f"## {table.title}\n\n" + "\n".join(tables.markdown(table.head, table.rows, table.align))
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:] + "."
