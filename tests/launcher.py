@@ -28,6 +28,8 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+# What is left out: it needs PyTorch, or brings Optuna into a process that trains.
+_LEFT_OUT = ("inception_jax.benchmarks.torch_", "inception_jax.sweeps.")
 # What the commands import late, or only sometimes.
 _LATE = ("cv2", "grain", "matplotlib.pyplot", "tensorboardX", "tensorflow_datasets", "jax.experimental.multihost_utils")
 
@@ -170,6 +172,8 @@ def _import_everything() -> None:
     """Imports all of the package but the commands, which run as `__main__`, once per child."""
     package = importlib.import_module("inception_jax")
     for module in pkgutil.walk_packages(package.__path__, "inception_jax."):
+        if module.name.startswith(_LEFT_OUT):
+            continue
         if module.ispkg or (module.name.count(".") > 1 and module.name != "inception_jax.data.prepare"):
             importlib.import_module(module.name)
     for name in _LATE:

@@ -1,0 +1,153 @@
+"""The bookkeeping of a study, in Markdown: what was asked, how the trials ended, what it cost."""
+
+from __future__ import annotations
+
+import signal
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from inception_jax.runs.status import duration
+from inception_jax.runs.tables import markdown, value_text
+from inception_jax.sweeps import scales
+from inception_jax.sweeps.archive import UNKNOWN, Parameter, Study
+
+_MEANINGS = {
+    "finished": "ran to its end",
+    "pruned": "given up early by the pruner",
+    "diverged": "its loss became NaN or infinite",
+    "failed": "ended with an error, or died too often",
+    "running": "running when this was written",
+    "interrupted": "stopped, to be continued by the same command",
+    "waiting": "begun, and waiting to be started again",
+    UNKNOWN: "its record is damaged or missing",
+}
+_SAMPLERS = {
+    "tpe": "the tree-structured Parzen estimator (TPE)", "random": "uniform random search",
+    "quasi": "a quasi-random (Sobol) sequence", "grid": "the whole grid", "list": "the listed configs alone",
+}  # fmt: skip
+_PRUNERS = {"halving": "successive halving", "median": "the median rule"}
+_LONGEST = 300  # characters of a message
+
+
+def question(study: Study) -> Iterator[str]:
+    """What was asked, in a paragraph."""
+    said = study.said
+    names = [f"`{parameter.field}`" for parameter in study.space]
+    listed = len(said.get("listed") or ())
+    varied = f"Which {_and(names)} " if names else "Which of the listed configs "
+    best = "is best" if len(names) <= 1 else "are best"
+    of_recipe = f" for the recipe `{said['recipe']}`" if said.get("recipe") else ""
+    overrides = ", ".join(f"`{field}` = {value_text(value)}" for field, value in (said.get("overrides") or {}).items())
+    judged = "the final evaluation" if study.objective == "final" else "the best of its evaluations"
+    weights = {"ema": ", of averaged weights", "raw": ", of raw weights"}.get(said.get("weights"), "")
+    sampler, pruner = said.get("sampler"), said.get("pruner")
+    parts = [
+        f"{varied}{best}{of_recipe}" + (f" (with {overrides})" if overrides else "") + "?",
+        f"A trial is judged by {scales.METRIC_NAMES[study.metric]} ({judged}{weights}); "
+        f"{'more' if study.maximise else 'less'} is better.",
+        f"The values were chosen by {_SAMPLERS.get(sampler, sampler)}"
+        + (f", seed {said['seed']}" if "seed" in said else "")
+        + (f", after {listed} listed configs" if listed and sampler != "list" else "") + ".",
+        "No trial was pruned." if pruner in (None, "none") else f"Hopeless trials were given up by "
+        f"{_PRUNERS.get(pruner, pruner)}" + _pruner_details(said) + ".",
+        f"{len(study.trials)} trials have begun" + (f" since {said['created']}" if said.get("created") else "") + ".",
+    ]  # fmt: skip
+    yield " ".join(parts)
+
+
+def space(study: Study) -> Iterator[str]:
+    """The space as a table."""
+    rows = [[f"`{one.field}`", one.kind, _range(one), _condition(one)] for one in study.space]
+    yield from markdown(("field", "kind", "values", "only where"), rows)
+
+
+def counts(study: Study) -> Iterator[str]:
+    """How many trials have which status."""
+    statuses = [trial.status for trial in study.trials]
+    order = [*_MEANINGS, *sorted(set(statuses) - {*_MEANINGS})]
+    rows = [[status, statuses.count(status), _MEANINGS.get(status, "")] for status in order if status in statuses]
+    yield from markdown(("status", "trials", ""), rows, "lrl")
+
+
+def failures(study: Study) -> Iterator[str]:
+    """The trials that came to nothing, and why."""
+    rows = [
+        [trial.number, trial.status, f"{trial.evaluations[-1][0]:.3g}" if trial.evaluations else "–",
+         ", ".join(f"{field} = {value_text(value, digits=4)}" for field, value in trial.params.items()),
+         (trial.message or "–")[:_LONGEST]]
+        for trial in study.of_status("diverged", "failed", UNKNOWN)
+    ]  # fmt: skip
+    yield from markdown(("trial", "status", "last epoch", "parameters", "message"), rows, "rlrll")
+
+
+def restarts(study: Study) -> Iterator[str]:
+    """The trials whose process was started more than once, and how each of its processes ended."""
+    rows = [[trial.number, trial.status, len(trial.starts), ", ".join(map(_end, trial.starts))]
+            for trial in study.trials if len(trial.starts) > 1]  # fmt: skip
+    if rows:
+        again = sum(row[2] - 1 for row in rows)
+        yield (f"{again} process{'es were' if again > 1 else ' was'} started again, after an end that was not the "
+               "trial's; each went on from its newest checkpoint.")
+        yield ""
+        yield from markdown(("trial", "status", "starts", "ended by"), rows, "rlrl")
+
+
+def times(study: Study) -> Iterator[str]:
+    """What the trials took, and what pruning saved."""
+    spent = {status: sum(trial.seconds for trial in study.of_status(status)) for status in _MEANINGS}
+    total = sum(spent.values())
+    if not total:
+        return
+    rows = [[status, len(study.of_status(status)), duration(seconds), f"{100 * seconds / total:.0f} %"]
+            for status, seconds in spent.items() if seconds]  # fmt: skip
+    yield from markdown(("trials", "", "time of their processes", "share"),
+                        [*rows, ["all", len(study.trials), duration(total), ""]], "lrrr")  # fmt: skip
+    pruned = study.of_status("pruned")
+    finished = [trial.seconds for trial in study.of_status("finished") if trial.seconds]
+    if pruned and finished:
+        whole = statistics.median(finished)
+        saved = sum(max(0.0, whole - trial.seconds) for trial in pruned)
+        yield ""
+        yield (f"Pruning saved about {duration(saved)}. This is an estimate: what the {len(pruned)} pruned trials "
+               f"would have taken in addition, had each taken as long as the median finished one ({duration(whole)}).")
+
+
+def _pruner_details(said: Mapping[str, Any]) -> str:
+    details = [f"not before evaluation {said['min_evaluations']}"] if said.get("min_evaluations") else []
+    if said.get("pruner") == "halving" and said.get("reduction_factor"):
+        details.append(f"one of {said['reduction_factor']} goes on at each rung")
+    return f" ({', '.join(details)})" if details else ""
+
+
+def _range(one: Parameter) -> str:
+    if one.kind == "choice":
+        return ", ".join(map(value_text, one.choices))
+    return (f"{value_text(one.low)} to {value_text(one.high)}" + (", logarithmic" if one.log else "")
+            + (f", in steps of {value_text(one.step)}" if one.step else ""))  # fmt: skip
+
+
+def _condition(one: Parameter) -> str:
+    return ", ".join(
+        f"`{field}` is " + " or ".join(map(value_text, wanted if isinstance(wanted, list) else [wanted]))
+        for field, wanted in one.when.items()
+    )
+
+
+def _end(start: Mapping[str, Any]) -> str:
+    """How a process ended, from its exit code as `subprocess` gives it."""
+    code = start.get("exit")
+    if not isinstance(code, int):
+        return "unknown" if start.get("ended") else "still running"
+    if code < 0 or code > 128:
+        number = -code if code < 0 else code - 128
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            return f"exit code {code}"
+        return name if code < 0 else f"{name} (saved)"
+    return "done" if code == 0 else f"exit code {code}"
+
+
+def _and(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]

@@ -1,0 +1,151 @@
+"""Parallel coordinates: every trial a line over one axis per parameter, and the last axis is what came out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inception_jax.runs import figure as figures
+from inception_jax.runs.figure import BLACK, GREY, ORANGE
+from inception_jax.sweeps import scales
+from inception_jax.sweeps.archive import Parameter, Study, Trial
+from inception_jax.sweeps.pictures import MAPPED, PALE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BAND = 0.6  # of a category's height: over so much of it its lines are spread
+_LONGEST = 14  # characters of a tick's words
+
+
+def parallel_coordinates(study: Study, path: str | os.PathLike) -> Figure | None:
+    """Draws the finished trials as lines, coloured by their value, the best on top; pruned ones pale behind them.
+
+    A parameter that a trial does not have, since its condition did not hold, leaves a gap in its line.
+
+    Args:
+      study: as `archive.read` gives it.
+      path: of the PNG file.
+
+    Returns:
+      The figure, with one axes; None where no trial has finished or the space is empty: no file is written.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    ranked = study.ranked()
+    if not ranked or not study.space:
+        return None
+    drawn = [*(trial for trial in study.of_status("pruned") if trial.shown_value is not None), *reversed(ranked)]
+    space = _beside_conditions(study.space)
+    heights = _heights(study, space, drawn)
+    count = len(space) + 1
+    with figures.drawing(path, max(6.0, 1.45 * count + 0.8), 4.6) as figure:
+        axes = figure.subplots()
+        figures.empty_axes(axes)
+        _lines(axes, study, drawn, ranked, heights)
+        for place, parameter in enumerate(space):
+            scale = scales.Scale(parameter, [t.params[parameter.field] for t in drawn if parameter.field in t.params])
+            _axis(axes, place, parameter.field, scale.ticks(), "log" if scale.log else "")
+        name = scales.METRIC_NAMES[study.metric] + ("" if study.metric == "loss" else ", %")
+        _axis(axes, count - 1, name, _value_ticks(study, drawn), "")
+        axes.set_xlim(-0.55, count - 1 + 0.45)
+        axes.set_ylim(-0.04, 1.2)
+        handles = [axes.plot([], [], color=ORANGE, linewidth=2.4, label=f"best: trial {ranked[0].number}")[0]]
+        if len(drawn) > len(ranked):
+            label = f"pruned ({len(drawn) - len(ranked)}): last evaluation"
+            handles += axes.plot([], [], color=PALE, linewidth=1.0, label=label)
+        words = f"finished ({len(ranked)}): the lighter, the better"
+        handles += axes.plot([], [], color=_colours([0.6])[0], linewidth=1.4, label=words)
+        figure.legend(handles=handles, loc="outside lower left", ncols=3)
+    return figure
+
+
+def _lines(axes: Axes, study: Study, drawn: Sequence[Trial], ranked: Sequence[Trial], heights: np.ndarray) -> None:
+    """Pruned ones first, then from the worst to the best."""
+    pale = len(drawn) - len(ranked)
+    alpha = 0.85 if len(drawn) <= 40 else 0.5 if len(drawn) <= 120 else 0.3
+    # By rank: by value, a few failures would take the whole scale, and what is worth telling apart be one colour.
+    _, ranks = np.unique([-trial.value for trial in ranked][::-1], return_inverse=True)
+    colours = _colours(1 - ranks / max(1, ranks.max()) if study.maximise else ranks / max(1, ranks.max()))
+    for index, (trial, line) in enumerate(zip(drawn, heights, strict=True)):
+        is_best = trial.number == ranked[0].number
+        colour = ORANGE if is_best else PALE if index < pale else colours[index - pale]
+        axes.plot(range(len(line)), line, color=colour, linewidth=2.6 if is_best else 0.6 if index < pale else 1.1,
+                  alpha=1.0 if is_best else alpha, zorder=2 + index / len(drawn), solid_joinstyle="round",
+                  marker=".", markersize=6 if is_best else 2.5)  # fmt: skip
+
+
+def _colours(parts: Sequence[float]) -> np.ndarray:
+    """Dark for the worst, light for the best; the lightest yellow would not be seen on white."""
+    from matplotlib import colormaps
+
+    return colormaps[MAPPED](0.85 * np.asarray(parts))
+
+
+def _beside_conditions(space: Sequence[Parameter]) -> list[Parameter]:
+    """The parameters, each conditional one after what it depends on: the gaps lie together, and away from the value."""
+    ordered = [one for one in space if not one.when]
+    for one in space:
+        if one.when:
+            places = [place for place, other in enumerate(ordered) if {other.field, *other.when} & {*one.when}]
+            ordered.insert(max(places, default=len(ordered) - 1) + 1, one)
+    return ordered
+
+
+def _heights(study: Study, space: Sequence[Parameter], drawn: Sequence[Trial]) -> np.ndarray:
+    """float64 [trials, parameters + 1], from 0 to 1: where each line crosses each axis; NaN where it does not."""
+    columns = []
+    numbers = [trial.number for trial in drawn]
+    for parameter in space:
+        field = parameter.field
+        scale = scales.Scale(parameter, [trial.params[field] for trial in drawn if field in trial.params])
+        column = np.array([scale.place(trial.params[field]) if field in trial.params else np.nan for trial in drawn])
+        if scale.is_choice:
+            column = column + scales.jitter(numbers) * _BAND / len(scale.choices)
+        columns.append(column)
+    columns.append(_value_heights(study, [trial.shown_value for trial in drawn], drawn))
+    return np.array(columns).T
+
+
+def _value_heights(study: Study, values: Sequence[float], drawn: Sequence[Trial]) -> np.ndarray:
+    """The values on the last axis, as they are spread in the other pictures."""
+    every = scales.spread([trial.shown_value for trial in drawn] + list(values), study)
+    low, high = every.min(), every.max()
+    return (every[len(drawn) :] - low) / (high - low) if high > low else np.full(len(values), 0.5)
+
+
+def _value_ticks(study: Study, drawn: Sequence[Trial]) -> list[tuple[float, str]]:
+    from matplotlib.ticker import MaxNLocator
+
+    values = sorted(trial.shown_value for trial in drawn)
+    best_first = [values[-1], values[0]] if study.maximise else [values[0], values[-1]]
+    wanted = [*best_first, *(v / 100 for v in (99.5, 99, 98, 95, 90, 80, 50, 20))]
+    if study.metric == "loss":
+        wanted = [*best_first, *(factor * 10.0**power for power in range(-4, 3) for factor in (1, 2, 5))]
+    even = MaxNLocator(5).tick_values(study.unit * values[0], study.unit * values[-1]) / study.unit
+    ticks: list[tuple[float, str]] = []
+    for value in (*wanted, *even):
+        if values[0] <= value <= values[-1]:
+            at = float(_value_heights(study, [value], drawn)[0])
+            if all(abs(at - other) > 0.06 for other, _ in ticks):
+                ticks.append((at, f"{study.unit * value:.4g}"))
+    return ticks
+
+
+def _axis(axes: Axes, place: int, name: str, ticks: Sequence[tuple[float, str]], note: str) -> None:
+    """A vertical axis with its name above it, the section apart from the field, and its ticks to the left."""
+    axes.plot([place, place], [0, 1], color=GREY, linewidth=0.8, zorder=4)
+    box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
+    for at, words in ticks:
+        axes.plot([place - 0.025, place], [at, at], color=GREY, linewidth=0.8, zorder=4)
+        axes.text(place - 0.04, at, figures.shortened(words, _LONGEST), ha="right", va="center", fontsize=7, zorder=6,
+                  bbox=box)  # fmt: skip
+    section, dot, field = name.rpartition(".") if "," not in name else ("", "", name)
+    field += f" ({note})" if note else ""
+    axes.text(place, 1.06, field, ha="center", va="bottom", fontsize=8, fontweight="bold", color=BLACK)
+    axes.text(place, 1.125, section + dot, ha="center", va="bottom", fontsize=7, color=GREY)

@@ -1,0 +1,206 @@
+"""What a person sees of a sweep: a live table in a terminal, a line per event elsewhere; the same lines in a log."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from inception_jax.runs.status import duration
+from inception_jax.training.interrupts import write_error
+
+LOG = "sweep.log"
+
+
+@dataclasses.dataclass
+class Row:
+    """One trial of this driver, as the table shows it.
+
+    Attributes:
+      number: of the trial.
+      status: running, saving, waiting, or how it ended.
+      slot: where it runs.
+      params: its values in short.
+      evaluations: index and epoch of the newest, in words.
+      now: metric of the newest evaluation.
+      best: the best of it.
+      started: by the monotonic clock.
+    """
+
+    number: int
+    status: str
+    slot: str
+    params: str
+    evaluations: str = ""
+    now: float | None = None
+    best: float | None = None
+    started: float = 0.0
+
+
+@dataclasses.dataclass
+class Standing:
+    """The study as the head line shows it.
+
+    Attributes:
+      name: of the study.
+      begun: trials, by all drivers.
+      budget: in words: "24" trials, "3 h"; "" while it is not known.
+      counts: {status: trials}.
+      best: (number, value) of the best finished trial.
+      eta: seconds that remain; None while unknown.
+    """
+
+    name: str
+    begun: int = 0
+    budget: str = ""
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    best: tuple[int, float] | None = None
+    eta: float | None = None
+
+
+class Display:
+    """Shows a sweep on a stream and in its log; many drivers may append to one log."""
+
+    def __init__(self, directory: Path, metric: str, stream: TextIO | None = None):
+        """Args:
+          directory: of the study.
+          metric: by which its values are written: an accuracy in percent, or a loss.
+          stream: sys.stderr by default.
+
+        Raises:
+          UserError: the log cannot be opened.
+        """
+        self._stream, self._live = stream or sys.stderr, None
+        self.metric, self.standing, self.rows = metric, Standing(directory.name), {}
+        try:
+            self._log = open(directory / LOG, "a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise write_error(directory / LOG, error) from None
+        if self._stream.isatty() and os.environ.get("TERM") not in (None, "dumb", "unknown"):
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(file=self._stream, force_terminal=True, highlight=False, markup=False)
+            self._live = Live(_Renderable(self), console=console, refresh_per_second=4,
+                              redirect_stdout=sys.stdout.isatty(), redirect_stderr=sys.stderr.isatty())
+            self._live.start(refresh=True)
+            console.show_cursor(True)  # a driver that is killed would leave the terminal without one
+
+    def say(self, text: str) -> None:
+        """Writes a line: to the log, and to the stream, above the table where there is one."""
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        with contextlib.suppress(OSError):  # a full disk: the driver finds out by itself, and wants to say so
+            self._log.write("".join(f"{now} {line}\n" for line in text.splitlines()))
+        with contextlib.suppress(OSError, ValueError):  # a terminal that has gone must not end the sweep
+            if self._live is not None:
+                from rich.text import Text
+
+                self._live.console.print(Text(text))
+            else:
+                self._stream.write(text + "\n")
+                self._stream.flush()
+
+    def value(self, value: float | None) -> str:
+        """A value of the metric: `98.61 %` or `0.0521`."""
+        if value is None:
+            return ""
+        if not math.isfinite(value):
+            return str(value)
+        return f"{value:.4f}" if self.metric == "loss" else f"{100 * value:.2f} %"
+
+    def close(self) -> None:
+        """Leaves the table as it stands; a second call does nothing."""
+        if self._live is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._live.stop()
+            self._live = None
+        self._log.close()
+
+
+def in_short(values: Mapping[str, Any]) -> str:
+    """The values of a trial in a line: `learning_rate 0.0123, name sgd`.
+
+    Fields go by their last part, and where two have the same by all of them.
+    """
+    parts = [field.split(".")[-1] for field in values]
+    names = {field: part if parts.count(part) == 1 else field for field, part in zip(values, parts, strict=True)}
+    return ", ".join(f"{names[field]} {_short(value)}" for field, value in values.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):  # one that came from JSON is a list
+        return f"({', '.join(map(_short, value))})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def best_table(standing: Sequence[tuple[int, float, str]], value: Callable[[float], str]) -> str:
+    """The best trials, one to a line.
+
+    Args:
+      standing: (number, value, values in short), the best first.
+      value: writes a value.
+    """
+    width = max((len(value(found)) for _, found, _ in standing), default=0)
+    return "\n".join(f"  trial {number:>4}  {value(found):>{width}}  {short}" for number, found, short in standing)
+
+
+def head_line(standing: Standing, value: Callable[[float | None], str]) -> str:
+    """The study in a line: `digits: 12/24 begun, 7 finished, 3 pruned, best 99.17 % (trial 4), ETA 12:30`."""
+    counts = [f"{standing.counts[status]} {status}" for status in ("finished", "pruned", "diverged", "failed")
+              if standing.counts.get(status)]
+    best = [f"best {value(standing.best[1])} (trial {standing.best[0]})"] if standing.best else []
+    eta = [f"ETA {duration(standing.eta)}"] if standing.eta is not None else []
+    begun = f"{standing.begun}{f'/{standing.budget}' if standing.budget else ''} begun"
+    return f"{standing.name}: " + ", ".join([begun, *counts, *best, *eta])
+
+
+class _Renderable:
+    """The table for whatever width the terminal has now."""
+
+    def __init__(self, display: Display):
+        self._display = display
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        display = self._display
+        yield Text(head_line(display.standing, display.value), style="bold", no_wrap=True, overflow="ellipsis")
+        rows = sorted(display.rows.copy().values(), key=lambda row: row.number)  # the driver may add one meanwhile
+        if not rows:
+            return
+        columns = {
+            "trial": [f"{row.number}" for row in rows],
+            "status": [row.status for row in rows],
+            "evaluation": [row.evaluations for row in rows],
+            display.metric: [display.value(row.now) for row in rows],
+            "best": [display.value(row.best) for row in rows],
+            "values": [row.params for row in rows],
+            "on": [row.slot for row in rows],
+            "elapsed": [duration(time.monotonic() - row.started) for row in rows],
+        }
+        for name in ("on", "best", "elapsed"):
+            if options.max_width < _ROOMY:
+                del columns[name]
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+        widths = {name: max(map(len, (name, *cells))) + 2 for name, cells in columns.items()}
+        # The values give way where there is no room, and nothing else.
+        room = max(len("values"), options.max_width - sum(widths.values()) + widths["values"] - 2)
+        columns["values"] = [text if len(text) <= room else text[:room - 1] + "…" for text in columns["values"]]
+        for name in columns:
+            justify = "right" if name in ("trial", display.metric, "best", "elapsed") else "left"
+            table.add_column(name, no_wrap=True, overflow="crop", justify=justify)
+        for cells in zip(*columns.values(), strict=True):
+            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
+        yield table
+
+
+_ROOMY = 90  # columns; in fewer, the table leaves some out
+_STYLES = {"running": "cyan", "waiting": "yellow", "saving": "yellow"}

@@ -1,0 +1,238 @@
+"""Pictures of a study over its trials and epochs: history, learning curves, slices, importance.
+
+In all of them: blue is finished, grey was pruned, and a cross stands for what came to no value.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inception_jax.runs import figure as figures
+from inception_jax.runs.figure import BLACK, BLUE, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from inception_jax.sweeps import scales
+from inception_jax.sweeps.archive import Study, Trial
+from inception_jax.sweeps.importance import Importance
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALE = "#BDBDBD"
+MAPPED = "viridis"
+"""The colours of a scale: by lightness, so that they read for any eye and in grey."""
+
+# status: (colour, marker)
+_LOOKS = {
+    "finished": (BLUE, "o"), "pruned": (GREY, "v"), "running": (SKY, "o"), "interrupted": (SKY, "s"),
+    "diverged": (VERMILLION, "x"), "failed": (PURPLE, "+"),
+}  # fmt: skip
+_END_MARKERS = {"pruned": "|", "diverged": "x", "failed": "+", "running": "."}  # of a curve that stops early
+_GROUND = 0.025  # of the axes' height: where trials without a value are marked
+_JITTER = 0.5  # of the distance of two categories
+_SLICE_COLUMNS = 3
+
+
+def history(study: Study, path: str | os.PathLike) -> Figure | None:
+    """Draws the value of each trial by its number, and the best so far.
+
+    Args:
+      study: as `archive.read` gives it.
+      path: of the PNG file.
+
+    Returns:
+      The figure, with one axes; None where no trial has a value to show yet: no file is written.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    placed = [trial for trial in study.trials if not _is_on_ground(trial)]
+    if not placed:
+        return None
+    size = 5.5 if len(study.trials) <= 60 else 3.2
+    with figures.drawing(path, 8.0, 3.9) as figure:
+        axes = figure.subplots()
+        for status, (colour, marker) in _LOOKS.items():
+            trials = study.of_status(status)
+            if not trials:
+                continue
+            whole = status in ("finished", "diverged", "failed")
+            label = f"{status} ({len(trials)})" + ("" if whole else ": last evaluation")
+            _points(axes, study, trials, colour, marker, size, label)
+        ranked = study.ranked()
+        if ranked:
+            _best_so_far(axes, study)
+            best = ranked[0]
+            axes.plot(best.number, study.unit * best.value, marker="o", markersize=size + 5, markerfacecolor="none",
+                      markeredgecolor=ORANGE, markeredgewidth=1.8, linestyle="none", zorder=5,
+                      label=f"best: trial {best.number}")  # fmt: skip
+        scales.set_metric_axis(axes, [trial.shown_value for trial in placed], study)
+        axes.set_xlim(-0.6, max(trial.number for trial in study.trials) + 0.6)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes.set_xlabel("trial")
+        axes.grid(True)
+        figure.legend(loc="outside lower left", ncols=4)
+    return figure
+
+
+def _points(
+    axes: Axes, study: Study, trials: Sequence[Trial], colour: str, marker: str, size: float, label: str
+) -> None:
+    """The trials of one status: at their values; those that have none, or ended in failure, on the ground."""
+    on_ground = [trial for trial in trials if _is_on_ground(trial)]
+    placed = [trial for trial in trials if not _is_on_ground(trial)]
+    faces = {} if marker in "x+" or trials[0].status == "finished" else {"markerfacecolor": "white"}
+    common = {"color": colour, "marker": marker, "markersize": size, "linestyle": "none", "zorder": 3, **faces}
+    axes.plot([trial.number for trial in placed], [study.unit * trial.shown_value for trial in placed], label=label,
+              **common)  # fmt: skip
+    axes.plot([trial.number for trial in on_ground], [_GROUND] * len(on_ground), transform=axes.get_xaxis_transform(),
+              markeredgewidth=1.5, **common)  # fmt: skip
+
+
+def _is_on_ground(trial: Trial) -> bool:
+    return trial.shown_value is None or trial.status in ("diverged", "failed")
+
+
+def _best_so_far(axes: Axes, study: Study) -> None:
+    finished = [trial for trial in study.of_status("finished") if trial.value is not None]
+    numbers = [trial.number for trial in finished]
+    accumulate = np.maximum.accumulate if study.maximise else np.minimum.accumulate
+    best = accumulate([study.unit * trial.value for trial in finished])
+    last = max(trial.number for trial in study.trials)
+    axes.step([*numbers, last], [*best, best[-1]], where="post", color=ORANGE, linewidth=1.6, zorder=2,
+              label="best so far")  # fmt: skip
+
+
+def learning_curves(study: Study, path: str | os.PathLike) -> Figure | None:
+    """Draws the metric of every trial by epoch; pruned ones end where they were given up.
+
+    Args and errors as of `history`.
+
+    Returns:
+      The figure, with one axes; None where no trial was evaluated.
+    """
+    curves = [(trial, _finite(trial)) for trial in study.trials]
+    curves = [(trial, points) for trial, points in curves if points]
+    if not curves:
+        return None
+    ranked = study.ranked()
+    best = ranked[0].number if ranked else None
+    alpha = 0.9 if len(curves) <= 30 else 0.5 if len(curves) <= 100 else 0.3
+    with figures.drawing(path, 8.0, 4.1) as figure:
+        axes = figure.subplots()
+        labelled: set[str] = set()
+        for trial, points in sorted(curves, key=lambda curve: [*_LOOKS, curve[0].status].index(curve[0].status)):
+            epochs, values = np.array(points).T
+            if trial.number == best:
+                axes.plot(epochs, study.unit * values, color=ORANGE, linewidth=2.4, zorder=5, marker=".", markersize=5,
+                          label=f"best: trial {best}")  # fmt: skip
+                continue
+            colour, _ = _LOOKS.get(trial.status, (SKY, "o"))
+            label = None if trial.status in labelled else f"{trial.status} ({len(study.of_status(trial.status))})"
+            labelled.add(trial.status)
+            axes.plot(epochs, study.unit * values, color=colour, linewidth=0.9, alpha=alpha, zorder=2, label=label,
+                      marker=_END_MARKERS.get(trial.status, "." if len(points) == 1 else None), markersize=4,
+                      markevery=[len(points) - 1])  # fmt: skip
+        scales.set_metric_axis(axes, [value for _, points in curves for _, value in points], study)
+        axes.set_xlim(0, 1.02 * max(points[-1][0] for _, points in curves))
+        axes.set_xlabel("epoch")
+        axes.grid(True)
+        for handle in figure.legend(loc="outside lower left", ncols=5).get_lines():
+            handle.set_alpha(1.0)
+            handle.set_linewidth(1.6)
+    return figure
+
+
+def _finite(trial: Trial) -> list[tuple[float, float]]:
+    return [(epoch, value) for epoch, value in trial.evaluations if math.isfinite(value)]
+
+
+def slices(study: Study, path: str | os.PathLike) -> Figure | None:
+    """Draws the value against each parameter, coloured by the trial's number: late ones show where the sampler went.
+
+    Args and errors as of `history`.
+
+    Returns:
+      The figure, with one axes per parameter, and one for the colours; None where no trial has finished.
+    """
+    shown = [trial for trial in study.trials if trial.shown_value is not None and trial.status != "failed"]
+    if not study.ranked() or not study.space:
+        return None
+    columns = min(_SLICE_COLUMNS, len(study.space))
+    rows = -(-len(study.space) // columns)
+    with figures.drawing(path, 2.0 + 3.0 * columns, 0.7 + 2.6 * rows) as figure:
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        scales.set_metric_axis(grid[0, 0], [trial.shown_value for trial in shown], study)
+        figure.supylabel(grid[0, 0].get_ylabel(), fontsize=8)
+        grid[0, 0].set_ylabel("")
+        points = None
+        for place, axes in enumerate(grid.flat):
+            if place >= len(study.space):
+                axes.remove()
+                continue
+            points = _slice(axes, study, place, shown) or points
+        bar = figure.colorbar(points, ax=list(grid.flat[: len(study.space)]), fraction=0.025, pad=0.01)
+        bar.set_label("trial")
+        bar.outline.set_visible(False)
+        bar.ax.yaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        if any(trial.status != "finished" for trial in shown):
+            handle = figure.axes[0].plot([], [], color=PALE, marker="v", markersize=4, linestyle="none",
+                                         label="pruned or not finished: last evaluation")  # fmt: skip
+            figure.legend(handles=handle, loc="outside lower left")
+    return figure
+
+
+def _slice(axes: Axes, study: Study, place: int, shown: Sequence[Trial]) -> Any:
+    """One parameter; returns the points that have a colour, or None where there are none."""
+    field = study.space[place].field
+    with_it = [trial for trial in shown if field in trial.params]
+    scale = scales.Scale(study.space[place], [trial.params[field] for trial in with_it])
+    spots = np.array([scale.place(trial.params[field]) for trial in with_it], np.float64)
+    if scale.is_choice:
+        spots = spots + scales.jitter([trial.number for trial in with_it]) * _JITTER / len(scale.choices)
+    values = np.array([study.unit * trial.shown_value for trial in with_it])
+    whole = np.array([trial.status == "finished" for trial in with_it], bool)
+    numbers = np.array([trial.number for trial in with_it])
+    size = 26 if len(shown) <= 60 else 11
+    axes.scatter(spots[~whole], values[~whole], color=PALE, marker="v", s=0.6 * size, linewidth=0, zorder=2)
+    points = axes.scatter(spots[whole], values[whole], c=numbers[whole], cmap=MAPPED, s=size, zorder=3, vmin=0,
+                          vmax=max(1, study.trials[-1].number), edgecolor="white", linewidth=0.3)  # fmt: skip
+    ticks = scale.ticks()
+    axes.set_xlim(-0.04, 1.04)
+    axes.set_xticks([at for at, _ in ticks], [figures.shortened(words, 16) for _, words in ticks])
+    if scale.is_choice and sum(len(words) for _, words in ticks) > 30:
+        axes.tick_params(axis="x", labelrotation=25)
+    axes.set_xlabel(field + (" (log)" if scale.log else ""))
+    axes.grid(True)
+    return points
+
+
+def importance(found: Importance, path: str | os.PathLike) -> Figure:
+    """Draws the importance of each parameter as a bar.
+
+    Args:
+      found: an estimate that has parts.
+      path: of the PNG file.
+
+    Returns:
+      The figure, with one axes.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    names, parts = list(found.parts), list(found.parts.values())
+    with figures.drawing(path, 7.0, 0.8 + 0.32 * len(names)) as figure:
+        axes = figure.subplots()
+        bars = axes.barh(range(len(names)), parts, color=BLUE, height=0.62)
+        axes.bar_label(bars, [f"{100 * part:.0f} %" for part in parts], padding=3, color=BLACK, fontsize=7.5)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlim(0, 1.12 * max(parts) or 1)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(f"share of the values' spread ({found.method}, {found.trials} finished trials)")
+    return figure

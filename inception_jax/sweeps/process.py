@@ -1,0 +1,92 @@
+"""One training process: started, signalled, and its end understood."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from inception_jax.sweeps import trials
+from inception_jax.training.interrupts import ExitCode, write_error
+
+
+def command(arguments: Sequence[str], cores: Sequence[int] | None) -> list[str]:
+    """What a driver starts for a trial: `inception_jax.train` inside `child.py`.
+
+    Args:
+      arguments: of train.
+      cores: the only ones that it may run on; None: all.
+    """
+    words = [sys.executable, "-m", "inception_jax.sweeps.child", f"--parent={os.getpid()}"]
+    return [*words, *([f"--cores={','.join(map(str, cores))}"] if cores else []), "--", *arguments]
+
+
+class Training:
+    """A training process that runs, or has ended."""
+
+    def __init__(self, words: Sequence[str], workdir: Path, environment: Mapping[str, str]):
+        """Starts it, in a session of its own: Ctrl-C in the terminal is for the driver. Call this in the main thread,
+        with whose end the kernel would also end the process.
+
+        Args:
+          words: the command, as `command` makes it.
+          workdir: of the trial; what the process writes to stdout and stderr is appended to `output.log` there.
+          environment: variables that differ from this process's.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+        try:
+            with open(workdir / trials.OUTPUT, "ab") as output:
+                self._process = subprocess.Popen(
+                    list(words), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                    env={**os.environ, **environment}, start_new_session=True,
+                )  # fmt: skip
+        except OSError as error:
+            raise write_error(workdir / trials.OUTPUT, error) from None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code (minus the number of the signal that ended it); None while it runs."""
+        return self._process.poll()
+
+    def terminate(self) -> None:
+        """Asks it to save and leave (SIGTERM)."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """Ends it and what it has started, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.poll() is None:
+                os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def meaning(code: int) -> str:
+    """What the end of a training process means for its trial, where nobody had asked it to end.
+
+    Args:
+      code: its exit code, or minus the signal's number.
+
+    Returns:
+      "finished", "failed", "diverged", "locked" (another process is in the workdir), "disk full", or "died": to be
+      started again, as `interrupts.py` says for each code.
+    """
+    meanings = {
+        ExitCode.DONE: "finished", ExitCode.USER_ERROR: "failed", ExitCode.NON_FINITE: "diverged",
+        ExitCode.LOCKED: "locked", ExitCode.NO_CHECKPOINT: "failed", ExitCode.DISK_FULL: "disk full",
+    }  # fmt: skip
+    return meanings.get(code, "died")
+
+
+def words_of(code: int) -> str:
+    """An exit code in words: `signal SIGKILL`, `exit code 7`."""
+    number = -code if code < 0 else code - 128
+    if number > 0 and (code < 0 or code > 128):
+        with contextlib.suppress(ValueError):
+            return f"signal {signal.Signals(number).name}"
+    return f"exit code {code}"

@@ -1,0 +1,67 @@
+"""A config as a recipe: a Python file that reads as those in configs/ do, and is ready for `train`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from inception_jax import config as configs
+from inception_jax import schema
+from inception_jax.runs.manifest import flat, same_value
+from inception_jax.sweeps.archive import frozen
+
+_WIDTH = 120
+
+
+def source(config: Mapping[str, Any], docstring: str) -> str:
+    """The text of a recipe file.
+
+    Args:
+      config: all fields, as config.json has them.
+      docstring: of the file; its first line says what the recipe is.
+
+    Returns:
+      Python source, whose `get_config()` starts from the defaults and sets every field that differs from them.
+
+    Raises:
+      ConfigError: a field that this version does not have, or a value that it does not allow.
+    """
+    recipe = configs.from_dict(config)
+    configs.check(recipe)
+    defaults = dict(flat(configs.default().to_dict()))
+    differing = [(path, value) for path, value in flat(recipe.to_dict()) if not same_value(value, defaults[path])]
+    text = docstring.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    lines = [f'"""{text}', '"""', "", "import inception_jax.config", "", "", "def get_config():",
+             '    """The recipe, ready for overrides."""', "    config = inception_jax.config.default()"]  # fmt: skip
+    lines += _assignments(differing)
+    return "\n".join([*lines, "    return config", ""])
+
+
+def _assignments(fields: list[tuple[str, Any]]) -> Iterator[str]:
+    """One line per field, in the schema's order, and an empty one before each section."""
+    order = [path for path, _ in schema.fields()]
+    sections: dict[str, list[str]] = {}
+    # The models' own switches, which the schema does not list, come last in their section.
+    for path, value in sorted(fields, key=lambda field: order.index(field[0]) if field[0] in order else len(order)):
+        section = path.partition(".")[0] if "." in path else ""
+        sections.setdefault(section, []).append(f"    config.{path} = {_literal(value)}")
+    for section, lines in sections.items():
+        yield from [""] * bool(section) + lines
+
+
+def _literal(value: Any) -> str:
+    """The value as Python reads it back, exactly; broken into lines where it is a long tuple."""
+    value = frozen(value)
+    text = _quoted(value)
+    if not isinstance(value, tuple) or len(text) < _WIDTH // 2:
+        return text
+    return "(\n" + "".join(f"        {_quoted(item)},\n" for item in value) + "    )"
+
+
+def _quoted(value: Any) -> str:
+    """`repr` with double quotes, as the recipes have them, where that changes nothing else."""
+    if isinstance(value, tuple):
+        return "(" + ", ".join(map(_quoted, value)) + ("," if len(value) == 1 else "") + ")"
+    text = repr(value)
+    return f'"{text[1:-1]}"' if isinstance(value, str) and re.fullmatch(r"'[^'\"]*'", text) else text

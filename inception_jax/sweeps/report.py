@@ -1,0 +1,183 @@
+"""The report of a study, whether it has ended or not: report.md, the best config as a recipe, pictures, a table."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inception_jax.errors import UserError
+from inception_jax.runs import manifest
+from inception_jax.runs.tables import value_text
+from inception_jax.sweeps import accounts, archive, coordinates, importance, pictures, recipe, verdict
+from inception_jax.sweeps.archive import Study, Trial
+from inception_jax.sweeps.importance import Importance
+
+if TYPE_CHECKING:
+    import optuna
+
+FILE = "report.md"
+BEST = "best.py"
+
+PICTURES = {
+    "history": "History",
+    "learning_curves": "Learning curves",
+    "parallel_coordinates": "Parallel coordinates",
+    "slices": "Value against each parameter",
+    "importance": "Importance",
+}
+"""{name: caption}; the file of each is `name`.png in the study's directory."""
+
+
+def write(study_dir: Path, study: optuna.Study | None = None) -> Path:
+    """Writes the report of a study as it stands: report.md, best.py, trials.csv and the pictures.
+
+    Each file is replaced whole; a picture or recipe that there is nothing for any more is removed. Damaged trials are
+    told as such.
+
+    Args:
+      study_dir: the study's directory.
+      study: Optuna's study, where it is open: importance is then estimated from it, else from what lies on the disk.
+
+    Returns:
+      The path of report.md.
+
+    Raises:
+      UserError: there is no study, or a file cannot be written.
+    """
+    study_dir = Path(study_dir)
+    found = archive.read(study_dir)
+    archive.write_table(found)
+    weights = importance.estimate(found, study)
+    drawn = _draw(found, weights)
+    why_no_recipe = _write_best(found)
+    sections = [
+        f"# Sweep: {found.name}",
+        "\n".join(f"> {note}" for note in found.notes),
+        "\n".join(accounts.question(found)),
+        _section("Space", accounts.space(found)),
+        _section("Trials", accounts.counts(found)),
+        _section("The best trial", verdict.best(found)),
+        _section("The ten best", verdict.top(found, 10)),
+        _section("What went wrong", accounts.failures(found)),
+        _section("Deaths and restarts", accounts.restarts(found)),
+        _section("Time", accounts.times(found)),
+        *(_section(PICTURES[name], _picture(name, weights)) for name in PICTURES if name in drawn),
+        "" if weights.parts else _section("Importance", iter([f"Not estimated: {weights.why}."])),
+        _section("Going on", _commands(found, why_no_recipe)),
+    ]
+    path = study_dir / FILE
+    manifest.replace_text(path, "\n\n".join(filter(None, sections)) + "\n")
+    return path
+
+
+def _draw(study: Study, weights: Importance) -> list[str]:
+    """Draws what there is something to draw of, and removes what an earlier report drew of the rest."""
+    paths = {name: study.path / f"{name}.png" for name in PICTURES}
+    figures = {
+        "history": pictures.history(study, paths["history"]),
+        "learning_curves": pictures.learning_curves(study, paths["learning_curves"]),
+        "parallel_coordinates": coordinates.parallel_coordinates(study, paths["parallel_coordinates"]),
+        "slices": pictures.slices(study, paths["slices"]),
+        "importance": pictures.importance(weights, paths["importance"]) if weights.parts else None,
+    }
+    for name, figure in figures.items():
+        if figure is None:
+            paths[name].unlink(missing_ok=True)
+    return [name for name, figure in figures.items() if figure is not None]
+
+
+def _write_best(study: Study) -> str:
+    """Writes best.py; returns why there is none, or ""."""
+    path = study.path / BEST
+    ranked = study.ranked()
+    try:
+        if not ranked:
+            raise UserError("no trial has finished")
+        text = recipe.source(_config(study, ranked[0]), _docstring(study, ranked[0]))
+    except UserError as error:
+        path.unlink(missing_ok=True)
+        return str(error)
+    manifest.replace_text(path, text)
+    return ""
+
+
+def _config(study: Study, trial: Trial) -> dict:
+    """The whole config of a trial: as its run wrote it; or, where that is lost, the study's with the trial's values."""
+    try:
+        config = manifest.read_config(trial.workdir)
+    except UserError:
+        config = None
+    if config is not None:
+        return config
+    values = {**dict(manifest.flat(study.config)), **trial.overrides, **trial.params}
+    tree: dict = {}
+    for field, value in values.items():
+        *sections, name = field.split(".")
+        section = tree
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = value
+    return tree
+
+
+def _docstring(study: Study, trial: Trial) -> str:
+    value = verdict.words(study, trial.value)
+    varied = ", ".join(f"{field} = {value_text(value)}" for field, value in trial.params.items())
+    words = (f"The recipe was {study.said.get('recipe') or 'not recorded'}; the sweep chose {varied or 'nothing'}. It "
+             f"is the best of {len(study.ranked())} finished trials, chosen on the split that the value is of: on "
+             "pictures that no trial was judged by, expect less.")
+    return "\n".join([
+        f"The best trial of the sweep {study.name}: number {trial.number}, {value}.",
+        "",
+        f"    python -m inception_jax.train --config={shlex.quote(str(study.path / BEST))} --workdir=runs/best",
+        "",
+        *textwrap.wrap(words, 118, break_long_words=False, break_on_hyphens=False),
+    ])
+
+
+def _picture(name: str, weights: Importance) -> Iterator[str]:
+    yield f"![{PICTURES[name]}]({name}.png)"
+    if name == "importance":
+        yield ""
+        yield (f"Estimated by {weights.method} from {weights.trials} finished trials: of what the parameters explain "
+               "of the values, each one's share. It says nothing of ranges that were not tried, and little where the "
+               "trials are few.")  # fmt: skip
+        if weights.left_out:
+            yield ""
+            yield ("Without an estimate, since not every finished trial has them or they never varied: "
+                   + ", ".join(f"`{field}`" for field in weights.left_out) + ".")  # fmt: skip
+    if name == "parallel_coordinates":
+        yield ""
+        yield "Colours go by rank. A parameter that a trial does not have leaves a gap in its line."
+
+
+def _commands(study: Study, why_no_recipe: str) -> Iterator[str]:
+    here = shlex.quote(str(study.path))
+    if why_no_recipe:
+        yield f"There is no {BEST}: {why_no_recipe}."
+        yield ""
+    yield "```"
+    if not why_no_recipe:
+        yield "# trains the best config again, or longer, or with another seed (--config.seed=1)"
+        yield f"python -m inception_jax.train --config={here}/{BEST} --workdir=runs/best"
+    if command := study.said.get("command"):
+        yield "# continues the sweep"
+        yield shlex.join(["python", *map(str, command[1:])])
+    if ranked := study.ranked():
+        yield "# the best trials beside each other"
+        yield "python -m inception_jax.compare " + " ".join(
+            shlex.quote(str(trial.workdir)) for trial in ranked[:3]) + f" --output={here}/comparison"  # fmt: skip
+    yield "# Optuna's own dashboard (pip install optuna-dashboard)"
+    yield f"optuna-dashboard {shlex.quote(str(study.said.get('storage') or study.path / 'journal.log'))}"
+    yield "```"
+    yield ""
+    yield f"All trials, a line each: [{archive.TABLE}]({archive.TABLE})."
+
+
+def _section(title: str, lines: Iterator[str]) -> str:
+    content = "\n".join(lines)
+    return f"## {title}\n\n{content}" if content else ""
+

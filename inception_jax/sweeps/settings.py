@@ -1,0 +1,89 @@
+"""From the flags of a sweep to the plan of its study."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from inception_jax.config import Config
+from inception_jax.errors import UserError
+from inception_jax.sweeps import overrides, plan, space_file
+from inception_jax.sweeps.budget import Budget
+
+MIN_EVALUATIONS = 2  # the first evaluation often lies in the warm-up
+REDUCTION_FACTOR = 3  # what Hyperband's authors advise beside 4 (arXiv:1603.06560, section 3)
+
+
+def make_plan(
+    flags: argparse.Namespace, recipe: ConfigDict, recipe_overrides: Mapping[str, Any], argv: Sequence[str]
+) -> plan.Plan:
+    """The plan that the flags, the recipe and the space file give, all of it checked.
+
+    Args:
+      flags: of the command, without `--config`.
+      recipe: as `command_line.parse_with_config` gives it.
+      recipe_overrides: the same.
+      argv: the command line.
+
+    Raises:
+      UserError: a flag or a field that cannot be used, or that nothing would read.
+    """
+    if not flags.space:
+        raise UserError("--space is missing: name a file with get_space(), such as --space=space.py")
+    config = Config(recipe)
+    base = tuple(overrides.config_words(argv))
+    found = space_file.load(flags.space, recipe, base)
+    if found.space is None and flags.sampler == "grid":
+        raise UserError(f"--sampler=grid: {flags.space} has no get_space() to take a grid of")
+    listed = found.trials + (tuple(found.space.grid()) if flags.sampler == "grid" else ())
+    min_evaluations, reduction_factor = _pruning(flags)
+    return plan.Plan(
+        base=base, overrides=dict(recipe_overrides), config=config.to_dict(), space=found.space, listed=listed,
+        sampler=flags.sampler if found.space else "list", seed=_at_least("seed", flags.seed, 0), pruner=flags.pruner,
+        min_evaluations=min_evaluations, reduction_factor=reduction_factor,
+        metric=flags.metric or config.checkpoint.best_metric, weights="ema" if config.ema.decay > 0 else "raw",
+        objective=flags.objective, storage=plan.without_password(flags.storage),
+    )  # fmt: skip
+
+
+def make_budget(flags: argparse.Namespace, study: plan.Plan) -> Budget:
+    """When the sweep stops.
+
+    Args:
+      flags: of the command.
+      study: its plan.
+
+    Raises:
+      UserError: it would never stop, or not begin.
+    """
+    if flags.trials is not None:
+        _at_least("trials", flags.trials, 1)
+    if flags.hours is not None and not (math.isfinite(flags.hours) and flags.hours > 0):
+        raise UserError(f"--hours={flags.hours}: it must be greater than 0")
+    if flags.trials is None and flags.hours is None and study.is_endless:
+        raise UserError(f"--sampler={study.sampler} never ends: give a budget, --trials=N or --hours=H")
+    if study.is_endless:
+        return Budget(flags.trials, flags.hours)
+    count = len(study.listed)
+    return Budget(count if flags.trials is None else min(flags.trials, count), flags.hours)
+
+
+def _pruning(flags: argparse.Namespace) -> tuple[int, int]:
+    """(--min_evaluations, --reduction_factor), each only where the pruner reads it."""
+    if flags.min_evaluations is not None and flags.pruner == "none":
+        raise UserError(f"--min_evaluations={flags.min_evaluations}: --pruner=none prunes nothing")
+    if flags.reduction_factor is not None and flags.pruner != "halving":
+        raise UserError(f"--reduction_factor={flags.reduction_factor}: only --pruner=halving reads it")
+    least = MIN_EVALUATIONS if flags.min_evaluations is None else flags.min_evaluations
+    factor = REDUCTION_FACTOR if flags.reduction_factor is None else flags.reduction_factor
+    return _at_least("min_evaluations", least, 1), _at_least("reduction_factor", factor, 2)
+
+
+def _at_least(flag: str, value: int, least: int) -> int:
+    if value < least:
+        raise UserError(f"--{flag}={value}: it must be {least} or more")
+    return value

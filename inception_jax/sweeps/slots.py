@@ -1,0 +1,180 @@
+"""The places where trials run: an accelerator, or a part of the processor, for each worker of a driver."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from inception_jax.errors import UserError
+from inception_jax.sweeps.lease import try_file_lock
+from inception_jax.training.interrupts import write_error
+
+FOLDER = "hosts"
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where one trial at a time runs.
+
+    Attributes:
+      name: in tables and logs, such as "gpu 0" or "cores 0-1".
+      environment: the variables that keep its process there.
+      cores: the only ones that its process may use; None: all.
+    """
+
+    name: str
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cores: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What this machine has.
+
+    Attributes:
+      kind: "gpu", "tpu" or "cpu".
+      devices: ids of its accelerators.
+      cores: ids of the cores that this process may use.
+    """
+
+    kind: str
+    devices: tuple[str, ...]
+    cores: tuple[int, ...]
+
+
+def look(environment: Mapping[str, str] = os.environ) -> Machine:
+    """Finds the accelerators without taking hold of one, as JAX would.
+
+    Args:
+      environment: JAX_PLATFORMS, CUDA_VISIBLE_DEVICES and TPU_VISIBLE_CHIPS are heeded.
+    """
+    cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+    platforms = environment.get("JAX_PLATFORMS", "")
+    if platforms == "" or re.search("cuda|gpu", platforms):
+        devices = _visible(environment.get("CUDA_VISIBLE_DEVICES"), _gpus)
+        if devices:
+            return Machine("gpu", devices, cores)
+    if platforms == "" or "tpu" in platforms:
+        devices = _visible(environment.get("TPU_VISIBLE_CHIPS"), _tpus)
+        if devices:
+            return Machine("tpu", devices, cores)
+    return Machine("cpu", (), cores)
+
+
+def make(machine: Machine, workers: int | None, devices: Sequence[str] | None) -> tuple[list[Slot], int]:
+    """The slots of the machine, and how many of them this driver wants.
+
+    Args:
+      machine: as `look` finds it.
+      workers: how many trials this driver runs at once; None: one per accelerator, or one.
+      devices: the accelerators that it may use; None: all.
+
+    Raises:
+      UserError: a device that the machine does not have, or fewer than one worker.
+    """
+    if devices is not None:
+        if machine.kind == "cpu":
+            raise UserError(f"--devices={','.join(devices)}: this machine shows no accelerator")
+        if unknown := [device for device in devices if device not in machine.devices]:
+            raise UserError(f"--devices: there is no device {unknown[0]!r}; there are {', '.join(machine.devices)}")
+        if len(set(devices)) < len(devices):
+            raise UserError(f"--devices={','.join(devices)}: a device is named twice")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers={workers}: it must be 1 or more")
+    ids = tuple(devices or machine.devices)
+    wanted = workers or max(1, len(ids))
+    if machine.kind == "cpu":
+        return _of_cores(machine.cores, wanted), wanted
+    share = -(-wanted // len(ids))
+    return [_of_device(machine.kind, device, turn, share) for turn in range(share) for device in ids], wanted
+
+
+def _of_cores(cores: Sequence[int], workers: int) -> list[Slot]:
+    """Blocks of neighbouring cores; workers that find none of their own share all."""
+    if workers == 1 or len(cores) < workers:
+        return [Slot(f"cpu {index}" if workers > 1 else "cpu") for index in range(workers)]
+    edges = [round(index * len(cores) / workers) for index in range(workers + 1)]
+    blocks = [tuple(cores[low:high]) for low, high in itertools.pairwise(edges)]
+    return [Slot(f"core {block[0]}" if len(block) == 1 else f"cores {block[0]}-{block[-1]}", {}, block)
+            for block in blocks]
+
+
+def _of_device(kind: str, device: str, turn: int, share: int) -> Slot:
+    name = f"{kind} {device}" + (f" ({turn + 1} of {share})" if share > 1 else "")
+    if kind == "gpu":
+        environment = {"CUDA_VISIBLE_DEVICES": device}
+        if share > 1:  # each would take three quarters of the memory for itself
+            environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / share:.3f}"
+        return Slot(name, environment)
+    if share > 1:
+        raise UserError("a TPU chip serves one process: no more --workers than chips")
+    return Slot(name, {"TPU_VISIBLE_CHIPS": device, "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
+                       "TPU_PROCESS_BOUNDS": "1,1,1"})
+
+
+def claim(
+    study: Path, slots: Sequence[Slot], wanted: int, stack: contextlib.ExitStack, say: Callable[[str], None]
+) -> list[Slot]:
+    """Takes slots that no other driver of the study on this machine has, as far as there are any.
+
+    Args:
+      study: its directory.
+      slots: what there is.
+      wanted: how many to take.
+      stack: lets go of them when it closes; so does the kernel when this process ends.
+      say: gets a line where slots have to be shared.
+
+    Returns:
+      `wanted` slots.
+
+    Raises:
+      UserError: the lock files cannot be made.
+    """
+    folder = study / FOLDER / re.sub(r"[^\w.-]", "_", socket.gethostname())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from None
+    taken: list[Slot] = []
+    for slot in slots:
+        if len(taken) < wanted:
+            attempt = try_file_lock(folder / f"{re.sub(r'[^0-9A-Za-z]+', '-', slot.name).strip('-')}.lock")
+            if stack.enter_context(attempt):
+                taken.append(slot)
+    if missing := wanted - len(taken):
+        shared = [slot for slot in slots if slot not in taken][:missing]
+        say(f"another driver of this study uses {', '.join(slot.name for slot in shared)} of this machine, too: "
+            "their trials share it")
+        taken += shared
+    return taken
+
+
+def _visible(limit: str | None, find: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+    """The devices that a variable leaves visible; all of them where it is not set."""
+    if limit is None:
+        return find()
+    return tuple(part.strip() for part in limit.split(",") if part.strip() not in ("", "-1"))
+
+
+def _gpus() -> tuple[str, ...]:
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(re.findall(r"^GPU (\d+):", done.stdout, flags=re.MULTILINE)) if done.returncode == 0 else ()
+
+
+def _tpus() -> tuple[str, ...]:
+    for folder, pattern in (("/dev", r"accel(\d+)"), ("/dev/vfio", r"(\d+)")):
+        with contextlib.suppress(OSError):
+            found = [match[1] for name in os.listdir(folder) if (match := re.fullmatch(pattern, name))]
+            if found:
+                return tuple(sorted(found, key=int))
+    return ()

@@ -1,0 +1,173 @@
+"""What a sweep varies: ranges and categories over config fields, some of them only under a condition.
+
+    from inception_jax.sweeps.space import choice, integer, real
+
+    def get_space():
+        return {
+            "optimizer.name": choice("sgd", "rmsprop"),
+            "optimizer.learning_rate": real(1e-3, 1e-1, log=True),
+            "optimizer.nesterov": choice(False, True, when={"optimizer.name": "sgd"}),
+            "batch_size": integer(16, 128, log=True),
+        }
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from inception_jax.errors import UserError, nearest
+from inception_jax.sweeps.parameters import Choice, Parameter, Range, When, alternatives, index_of
+
+MAX_GRID = 100_000
+"""Combinations of a grid; more are a mistake."""
+
+
+def real(
+    low: float, high: float, *, log: bool = False, step: float | None = None, grid: int | None = None,
+    when: When | None = None,
+) -> Range:
+    """A real number from `low` to `high`, both included.
+
+    Args:
+      low: the smallest; greater than 0 with `log`.
+      high: the largest.
+      log: uniform in the logarithm (learning rates, decays).
+      step: only low, low + step, …; not with `log`.
+      grid: how many points `--sampler=grid` takes, spread evenly from low to high.
+      when: {field: value or list of values} under which there is this parameter at all.
+
+    Raises:
+      UserError: a range that is none.
+    """
+    return _range("real", low, high, log, step, grid, when)
+
+
+def integer(
+    low: int, high: int, *, log: bool = False, step: int | None = None, grid: int | None = None,
+    when: When | None = None,
+) -> Range:
+    """An integer from `low` to `high`, both included; arguments and errors as of `real`."""
+    return _range("integer", low, high, log, step, grid, when)
+
+
+def choice(*values: Any, when: When | None = None) -> Choice:
+    """One of these values: texts, numbers, booleans, tuples, None (a field that the recipe leaves unset).
+
+    Args:
+      values: two or more that differ (one is allowed: it is then fixed).
+      when: as of `real`.
+
+    Raises:
+      UserError: no value, or one twice.
+    """
+    words = f"choice({', '.join(map(repr, values))})"
+    if not values:
+        raise UserError("choice() has no values")
+    values = tuple(tuple(value) if isinstance(value, list) else value for value in values)
+    for index, value in enumerate(values):
+        if index_of(values[:index], value) is not None:
+            raise UserError(f"{words}: {value!r} stands there twice")
+    return Choice(values, dict(when or {}))
+
+
+def _range(kind: str, low: Any, high: Any, log: bool, step: Any, grid: Any, when: When | None) -> Range:
+    number = float if kind == "real" else int
+    words = f"{kind}({low!r}, {high!r})"
+    for name, value in (("low", low), ("high", high), ("step", step)):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole or (kind == "real" and isinstance(value, float) and math.isfinite(value))):
+            takes = "a finite number" if kind == "real" else "an int"
+            raise UserError(f"{words}: {name} = {value!r}; it takes {takes}")
+    if low is None or high is None or low > high:
+        raise UserError(f"{words}: the first number is the smallest, the second the largest value")
+    if log and low <= 0:
+        raise UserError(f"{words}, log=True: a logarithm needs low > 0")
+    if log and step is not None:
+        raise UserError(f"{words}: log and step exclude each other")
+    if step is not None and step <= 0:
+        raise UserError(f"{words}: step = {step!r}; it must be greater than 0")
+    if grid is not None and not (isinstance(grid, int) and not isinstance(grid, bool) and grid >= 2):
+        raise UserError(f"{words}: grid = {grid!r}; it is the number of points, 2 or more")
+    if grid is not None and step is not None:
+        raise UserError(f"{words}: grid and step exclude each other: a grid takes the steps")
+    if step is not None:  # the last step that is inside: Optuna would say so with a warning for every trial
+        high = low + math.floor((high - low) / step + 1e-9) * step
+    return Range(kind, number(low), number(high), log, None if step is None else number(step), grid, dict(when or {}))
+
+
+class Space:
+    """The parameters of a sweep, those that others depend on first."""
+
+    def __init__(self, parameters: Mapping[str, Parameter]):
+        """Args:
+          parameters: {config field: its range or choice}.
+
+        Raises:
+          UserError: a condition that names no choice of this space, or conditions that go round in a circle.
+        """
+        for field, parameter in parameters.items():
+            for other, values in parameter.when.items():
+                _check_condition(field, other, values, parameters)
+        self.parameters = _ordered(parameters)
+
+    def active(self, field: str, values: Mapping[str, Any]) -> bool:
+        """Whether a parameter exists, given the values of those before it (inactive ones are absent)."""
+        return all(
+            other in values and index_of(alternatives(wanted), values[other]) is not None
+            for other, wanted in self.parameters[field].when.items()
+        )
+
+    def grid(self) -> Iterator[dict[str, Any]]:
+        """Every combination, each once: a parameter whose condition does not hold multiplies nothing.
+
+        Raises:
+          UserError: a range of which nothing says which points to take, or more than `MAX_GRID` combinations.
+        """
+        for field, parameter in self.parameters.items():
+            if parameter.points() is None:
+                raise UserError(f"--sampler=grid: {field} ({parameter.words()}) has endless values; say how many "
+                                "points it takes with grid=N, or give it a step")
+        combinations = self._combinations(list(self.parameters), {})
+        yield from itertools.islice(combinations, MAX_GRID)
+        if next(combinations, None) is not None:
+            raise UserError(f"--sampler=grid: the space has more than {MAX_GRID:,} combinations; take fewer points")
+
+    def _combinations(self, fields: list[str], values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if not fields:
+            yield dict(values)
+        elif not self.active(fields[0], values):
+            yield from self._combinations(fields[1:], values)
+        else:
+            for point in self.parameters[fields[0]].points():
+                yield from self._combinations(fields[1:], {**values, fields[0]: point})
+
+    def describe(self) -> list[dict[str, Any]]:
+        """As study.json has it: one object per field."""
+        return [{"field": field, **parameter.describe()} for field, parameter in self.parameters.items()]
+
+
+def _check_condition(field: str, other: str, wanted: Any, parameters: Mapping[str, Parameter]) -> None:
+    if other not in parameters:
+        near = nearest(other, parameters)
+        raise UserError(f"{field}: its condition names {other!r}, which is not in the space{near}")
+    if not isinstance(parameters[other], Choice):
+        raise UserError(f"{field}: its condition names {other}, which is not a choice")
+    for value in alternatives(wanted):
+        if index_of(parameters[other].values, value) is None:
+            raise UserError(f"{field}: its condition {other} = {value!r} never holds: {other} is "
+                            f"{parameters[other].words()}")
+
+
+def _ordered(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    ordered: dict[str, Parameter] = {}
+    while len(ordered) < len(parameters):
+        ready = [field for field, parameter in parameters.items()
+                 if field not in ordered and all(other in ordered for other in parameter.when)]
+        if not ready:
+            circle = ", ".join(field for field in parameters if field not in ordered)
+            raise UserError(f"the conditions of {circle} go round in a circle")
+        ordered.update((field, parameters[field]) for field in ready)
+    return ordered

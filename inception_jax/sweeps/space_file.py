@@ -1,0 +1,143 @@
+"""The Python file that `--space` names: loaded, and checked against the recipe before the first trial begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from inception_jax.errors import UserError, nearest
+from inception_jax.sweeps import overrides
+from inception_jax.sweeps.parameters import Choice, Range
+from inception_jax.sweeps.space import Space
+
+
+@dataclasses.dataclass(frozen=True)
+class SpaceFile:
+    """What a sweep tries.
+
+    Attributes:
+      space: what the sampler varies; None where the file gives no space.
+      trials: the configs that are tried first, {field: value} each; fields of the space and others.
+    """
+
+    space: Space | None
+    trials: tuple[dict[str, Any], ...]
+
+
+def load(path: str, recipe: ConfigDict, base: Sequence[str]) -> SpaceFile:
+    """Runs the file and checks what its `get_space()` and `get_trials()` return; one of them may be absent.
+
+    Args:
+      path: of the file.
+      recipe: what the values are set in.
+      base: the words that the recipe came from, as `overrides.config_words` gives them.
+
+    Raises:
+      UserError: no such file, an error in it, a field that there is not, or a value that a field does not take.
+    """
+    namespace = _run(path)
+    get_space, get_trials = namespace.get("get_space"), namespace.get("get_trials")
+    if not callable(get_space) and not callable(get_trials):
+        near = nearest("get_space", [name for name in namespace if not name.startswith("__")])
+        raise UserError(f"--space={path}: it defines neither get_space() nor get_trials(){near}")
+    try:
+        fields = dict(overrides.leaves(recipe))
+        space = _space(_call(path, get_space), fields, base) if callable(get_space) else None
+        trials = _trials(_call(path, get_trials), space, fields, base) if callable(get_trials) else ()
+    except UserError as error:
+        if str(error).startswith("--space="):
+            raise
+        raise UserError(f"--space={path}: {error}") from None
+    return SpaceFile(space, trials)
+
+
+def _run(path: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        folder = Path(path).parent
+        near = nearest(Path(path).name, [file.name for file in folder.glob("*.py")]) if folder.is_dir() else ""
+        raise UserError(f"--space={path}: there is no such file{near}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"--space={path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    namespace: dict[str, Any] = {"__name__": "sweep_space", "__file__": path}
+    _guarded(path, lambda: exec(compile(text, path, "exec"), namespace))
+    return namespace
+
+
+def _call(path: str, function: Any) -> Any:
+    return _guarded(path, function)
+
+
+def _guarded(path: str, call: Any) -> Any:
+    """What the file's code returns; whatever it raises is one line that says where."""
+    try:
+        return call()
+    except SyntaxError as error:
+        raise UserError(f"--space={path}, line {error.lineno}: {error.msg}") from None
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        where = f", line {lines[-1]}" if lines else ""
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        raise UserError(f"--space={path}{where}: {kind}{' '.join(str(error).split())}") from None
+
+
+def _space(given: Any, fields: Mapping[str, Any], base: Sequence[str]) -> Space:
+    if not isinstance(given, Mapping) or not given:
+        raise UserError(f"get_space() returned {_short(given)}; it returns {{field: real(…), integer(…) or choice(…)}}")
+    for field, parameter in given.items():
+        _check_field(field, fields)
+        if not isinstance(parameter, Range | Choice):
+            raise UserError(f"{field} = {_short(parameter)}: it takes real(…), integer(…) or choice(…)")
+    space = Space(given)
+    for field, parameter in space.parameters.items():
+        for value in parameter.ends():
+            overrides.check(base, {field: value})
+    return space
+
+
+def _trials(
+    given: Any, space: Space | None, fields: Mapping[str, Any], base: Sequence[str]
+) -> tuple[dict[str, Any], ...]:
+    if not isinstance(given, list | tuple):
+        raise UserError(f"get_trials() returned {_short(given)}; it returns a list of {{field: value}}")
+    if space is None and not given:
+        raise UserError("get_trials() returned no trial, and there is no get_space()")
+    return tuple(_trial(index, trial, space, fields, base) for index, trial in enumerate(given))
+
+
+def _trial(
+    index: int, given: Any, space: Space | None, fields: Mapping[str, Any], base: Sequence[str]
+) -> dict[str, Any]:
+    """One entry of `get_trials()`, its lists made tuples; an empty one is the recipe as it is."""
+    if not isinstance(given, Mapping):
+        raise UserError(f"get_trials()[{index}] is {_short(given)}; it is {{field: value}}")
+    values = {field: tuple(value) if isinstance(value, list) else value for field, value in given.items()}
+    try:
+        for field, value in values.items():
+            _check_field(field, fields)
+            parameter = space.parameters.get(field) if space else None
+            if parameter is not None and parameter.encode(value) is None:
+                raise UserError(f"{field} = {value!r} is outside the space: {parameter.words()}")
+        overrides.check(base, values)
+    except UserError as error:
+        raise UserError(f"get_trials()[{index}]: {error}") from None
+    return values
+
+
+def _check_field(field: Any, fields: Mapping[str, Any]) -> None:
+    if field not in fields:
+        near = nearest(field, fields)
+        if isinstance(field, str) and field.startswith("config.") and field.removeprefix("config.") in fields:
+            near = f"; did you mean {field.removeprefix('config.')!r}?"
+        raise UserError(f"{field}: the config has no such field{near}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

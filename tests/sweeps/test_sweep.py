@@ -1,0 +1,79 @@
+"""A sweep with real training, from the command to its report."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from inception_jax import command_line
+from inception_jax.sweeps import overrides
+
+from .conftest import ROOT
+
+# Fields that do not change the compiled program, which `small_run` has left in the cache.
+SPACE = """
+from inception_jax.sweeps.space import choice, real
+def get_space():
+    return {
+        "augmentation.area": choice((0.7, 1.0), (0.5, 1.0)),
+        "augmentation.flip": choice(False, True),
+        "augmentation.aspect": choice((0.9, 1.1), (0.5, 2.0), when={"augmentation.flip": True}),
+    }
+def get_trials():
+    return [{"augmentation.flip": True, "augmentation.area": (0.5, 1.0)}, {"optimizer.b2": 0.5},
+            {"augmentation.flip": False}]
+"""
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, command_environment, small_arguments, small_run):
+    """(directory, stderr) of a study of three trials, the second of them a mistake."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "space.py").write_text(SPACE)
+    arguments = [*small_arguments, f"--space={folder / 'space.py'}", f"--study={folder / 'study'}",
+                 "--trials=3", "--workers=2"]
+    done = subprocess.run([sys.executable, "-m", "inception_jax.sweep", *arguments], cwd=ROOT, env=command_environment,
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder / "study", done.stderr
+
+
+def test_a_sweep_of_real_runs(swept, small_arguments):
+    study, said = swept
+    records = [json.loads((study / "trials" / f"{number:04d}" / "trial.json").read_text()) for number in range(3)]
+    assert [record["status"] for record in records] == ["finished", "failed", "finished"]
+    assert "config.optimizer.b2 = 0.5: nothing reads it" in records[1]["message"]
+    for record in records[::2]:
+        workdir = study / "trials" / f"{record['number']:04d}"
+        result = json.loads((workdir / "result.json").read_text())
+        assert record["value"] == result["metrics"]["test[:40]"]["ema"]["top1"]
+        assert [evaluation["step"] for evaluation in record["evaluations"]] == [5, 10, 14]
+        config = json.loads((workdir / "config.json").read_text())
+        recipe, _ = command_line.load_config([*small_arguments, *overrides.words(record["params"])])
+        wanted = {field: list(value) if isinstance(value, tuple) else value
+                  for field, value in overrides.leaves(recipe)}
+        assert wanted == {field: value for field, value in flat(config)}
+        command = json.loads((workdir / "manifest.json").read_text())["command"]
+        assert command[1:4] == ["-m", "inception_jax.train", "--config=configs/digits.py"]
+        assert command[-1] == f"--workdir={workdir}"
+    assert "3/3 begun, 2 finished, 1 failed, best" in said
+    assert {"report.md", "best.py"} <= {path.name for path in study.iterdir()}
+    assert f"report: {study / 'report.md'}" in said
+
+
+def test_a_trial_can_be_continued_without_the_sweep(swept, run_command):
+    """Its manifest shows the command; typed by a person, it finds the run finished."""
+    study, _ = swept
+    words = json.loads((study / "trials" / "0000" / "manifest.json").read_text())["command"]
+    code, out, err = run_command("train", *words[3:])
+    assert code == 0, err
+    assert json.loads(out) == json.loads((study / "trials" / "0000" / "result.json").read_text())
+
+
+def flat(config, prefix=""):
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
