@@ -1,0 +1,199 @@
+"""The same step on several sides in turn, A B C A B C …, and what can be said of their times.
+
+A machine's speed drifts over minutes, by more than what is to be told apart. So every side works on the same bytes in a
+process of its own, started once; the sides take blocks of steps in turn, in an order that rotates; and times are
+compared within a round only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from inception_jax.benchmarks.neighbours import Watch
+from inception_jax.benchmarks.protocol import SideError, Worker
+from inception_jax.benchmarks.steps import quarters
+from inception_jax.benchmarks.timing import Timing
+from inception_jax.errors import UserError
+
+# Threads of PyTorch's OpenMP spin for about 10 ms after a block's end, in wait for more work (measured on two x86-64
+# cores, PyTorch 2.14: 8 to 11 ms of processor time, all within the first 20 ms). Ten times that is little to a block.
+SETTLE_SECONDS = 0.1
+_OUT_OF_MEMORY_HINT = "; all sides hold their memory at the same time: try a smaller batch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """A side of a comparison: its name, the command of its worker, and variables added to its environment."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def compare(
+    task: dict[str, Any], sides: Sequence[Side], *, rounds: int, steps: int, warmup: int = 2,
+    settle_seconds: float = SETTLE_SECONDS, timeout: float = 1800.0, say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Lets the sides work in turn.
+
+    A side that fails, other than the first, is left out from then on, and the result says why.
+
+    Args:
+      task: see `make_task`.
+      sides: the first is the one that the others are compared with.
+      rounds: in each, every side takes one block of every kind.
+      steps: of a block.
+      warmup: steps of every kind before the first round, beside those of `prepare`.
+      settle_seconds: a pause before every block, for the threads of the side before to fall asleep.
+      timeout: seconds that a side may take to prepare, or for a block.
+      say: is told what happens, a line at a time.
+
+    Returns:
+      JSON values: "task", "baseline", "rounds", "steps", "warmup", "settle_seconds", "order" (names of every round),
+      "cores" that this process may use and "cores_of_others" (how many of them other processes kept busy meanwhile, or
+      None), and "sides", by name: see `_summary`; of one that was left out {"error": a line, "kind": see `SideError`}.
+
+    Raises:
+      UserError: the first side failed, or all others did; or a number is out of range.
+    """
+    for name, value in (("rounds", rounds), ("steps", steps)):
+        if value < 1:
+            raise UserError(f"{name} = {value}; allowed: 1 or more")
+    duel = _Duel(task, sides, settle_seconds, say or (lambda line: None))
+    with contextlib.ExitStack() as stack:
+        duel.start(stack, timeout)
+        for kind in task["kinds"] if warmup else ():
+            duel.turn(duel.names(), kind, warmup, keep=False)
+        order = []
+        for number in range(rounds):
+            names = duel.names()
+            order.append(names[number % len(names) :] + names[: number % len(names)])
+            for kind in task["kinds"]:
+                duel.turn(order[-1], kind, steps)
+            duel.say(f"round {number + 1} of {rounds}: {duel.last_round()}")
+    baseline = duel.baseline
+    return {
+        "task": task, "baseline": baseline, "rounds": rounds, "steps": steps, "warmup": warmup,
+        "settle_seconds": settle_seconds, "order": order, "cores": duel.watch.cores,
+        "cores_of_others": duel.watch.busy_cores(),
+        "sides": {
+            side.name: duel.errors.get(side.name)
+            or _summary(duel.records[side.name], duel.records[baseline], task, steps)
+            for side in sides
+        },
+    }  # fmt: skip
+
+
+@dataclasses.dataclass
+class _Record:
+    """What a side has said: its answer to `prepare`, seconds per step of each block by kind, and all its losses."""
+
+    prepared: dict[str, Any]
+    losses: list[float]
+    seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    cpu_seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    finite: bool = True
+
+    def add(self, kind: str, steps: int, answer: dict[str, Any], keep: bool) -> None:
+        losses = answer.get("losses", [])
+        self.losses += losses
+        self.finite &= answer.get("finite", True) and all(map(math.isfinite, losses))
+        for name, lists in (("seconds", self.seconds), ("cpu_seconds", self.cpu_seconds)):
+            if keep and name in answer:
+                lists.setdefault(kind, []).append(answer[name] / steps)
+
+
+class _Duel:
+    """The workers of all sides, and what they have said so far."""
+
+    def __init__(self, task: dict[str, Any], sides: Sequence[Side], settle: float, say: Callable[[str], None]):
+        self._task, self._sides, self._settle, self.say = task, sides, settle, say
+        self._workers: dict[str, Worker] = {}
+        self.records: dict[str, _Record] = {}
+        self.errors: dict[str, dict[str, str]] = {}
+        self.baseline = sides[0].name
+        self.watch = Watch()
+
+    def names(self) -> list[str]:
+        """The sides that take part, in the caller's order."""
+        return [side.name for side in self._sides if side.name not in self.errors]
+
+    def start(self, stack: contextlib.ExitStack, timeout: float) -> None:
+        """Starts and prepares the workers, one after the other; `stack` closes them.
+
+        The first side comes last: where PyTorch is missing nobody should wait for our compiler to hear it.
+        """
+        for side in reversed(self._sides):
+            with self._leaving_out(side.name):
+                worker = stack.enter_context(Worker(side.name, side.command, side.environment, timeout))
+                prepared = worker.prepare(self._task)
+                self._workers[side.name] = worker
+                self.records[side.name] = _Record(prepared, list(prepared.get("losses", [])))
+                self.say(f"{side.name}: ready after {prepared['prepare_seconds']:.1f} s")
+
+    def turn(self, names: Sequence[str], kind: str, steps: int, keep: bool = True) -> None:
+        """One block of each side."""
+        for name in names:
+            if name not in self.errors:
+                time.sleep(self._settle)
+                with self._leaving_out(name):
+                    self.watch.start(self._workers[name].pid)
+                    answer = self._workers[name].block(kind, steps)
+                    self.watch.stop()
+                    self.records[name].add(kind, steps, answer, keep)
+
+    def last_round(self) -> str:
+        """Milliseconds per step of the latest blocks, in words."""
+
+        def latest(seconds: dict[str, list[float]]) -> str:
+            return ", ".join(f"{kind} {1e3 * took[-1]:.4g} ms" for kind, took in seconds.items())
+
+        return "; ".join(f"{name} {latest(self.records[name].seconds)}" for name in self.names())
+
+    @contextlib.contextmanager
+    def _leaving_out(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except SideError as error:
+            hint = _OUT_OF_MEMORY_HINT if error.kind == "out_of_memory" else ""
+            self.errors[name] = {"error": f"{error}{hint}", "kind": error.kind}
+            self.say(f"left out: {error}{hint}")
+            if name == self.baseline or len(self.errors) == len(self._sides) - 1 > 0:
+                raise UserError(f"{error}{hint}") from error
+
+
+def _summary(record: _Record, baseline: _Record, task: dict[str, Any], steps: int) -> dict[str, Any]:
+    """What a side has shown, as JSON values.
+
+    Returns:
+      "prepared", its answer; per kind of step {"step_seconds": median, p10 and p90 over the blocks,
+      "images_per_second", "steps_per_block", "blocks": seconds per step, "cpu_seconds": the median of processor
+      seconds per step where the side knows them, "ratio": median, p10, p90 and "rounds" of its time relative to the
+      first side's in the same round}; "losses": their number and the means of the first and the last quarter, of all
+      training steps from the very first; "finite", of losses and logits; "falling": whether the last quarter's mean is
+      below the first's, None without training steps.
+    """
+    summary: dict[str, Any] = {"prepared": {k: v for k, v in record.prepared.items() if k != "losses"}}
+    for kind, took in record.seconds.items():
+        ratios = [one / other for one, other in zip(took, baseline.seconds[kind], strict=True)]
+        p10, p90 = np.percentile(ratios, (10, 90)).tolist()
+        summary[kind] = Timing(tuple(took), steps).to_json(task["batch_size"])
+        summary[kind]["ratio"] = {"median": statistics.median(ratios), "p10": p10, "p90": p90, "rounds": ratios}
+        if kind in record.cpu_seconds:
+            summary[kind]["cpu_seconds"] = statistics.median(record.cpu_seconds[kind])
+    summary |= {"finite": record.finite, "falling": None, "losses": None}
+    if record.losses:
+        first, last = quarters(record.losses)
+        summary["falling"] = all(map(math.isfinite, record.losses)) and last < first
+        # JSON has no NaN.
+        first, last = (value if math.isfinite(value) else None for value in (first, last))
+        summary["losses"] = {"steps": len(record.losses), "first_quarter": first, "last_quarter": last}
+    return summary

@@ -1,0 +1,64 @@
+"""Our side of a comparison, as a worker: `python -m inception_jax.benchmarks.jax_side`, started by `versus.py`."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+from inception_jax.benchmarks import protocol
+
+
+class JaxSide:
+    """The training step and the forward pass that `benchmark` times, asked for in blocks."""
+
+    def prepare(self, task: dict[str, Any]) -> dict[str, Any]:
+        """Builds and compiles what the task needs; see `protocol.Side`."""
+        import jax
+
+        from inception_jax.benchmarks import steps
+        from inception_jax.benchmarks import task as tasks
+        from inception_jax.runs import manifest
+        from inception_jax.training import parallel
+
+        parallel.enable_compilation_cache()
+        start = time.perf_counter()
+        setup = tasks.build(tasks.recipe_of_task(task))
+        self._bench = steps.Bench(setup, batches=task["batches"], seed=task["seed"])
+        for kind in task["kinds"]:
+            self._bench.compile(kind)
+        device = setup.devices.mesh.devices.flat[0]
+        stats = device.memory_stats() or {}
+        return {
+            "versions": {name: manifest.versions()[name] for name in ("python", "jax", "jaxlib", "flax")},
+            "device": device.device_kind,
+            "flags": {
+                "mode": setup.devices.mode, "dtype": task["dtype"], "threads": len(os.sched_getaffinity(0)),
+                "options": task["options"], "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+                "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+            },
+            "parameters": self._bench.num_parameters,
+            "macs": self._bench.account.macs_with_aux,
+            "pictures": self._bench.fingerprint,
+            "prepare_seconds": time.perf_counter() - start,
+            "memory_bytes": stats.get("peak_bytes_in_use"),
+        }  # fmt: skip
+
+    def block(self, kind: str, steps: int) -> dict[str, Any]:
+        """Takes steps; see `protocol.Side`."""
+        from inception_jax.training.guard import no_compilation
+
+        with no_compilation():
+            start, cpu = time.perf_counter(), time.process_time()
+            output = self._bench.run(kind, steps)
+            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        answer: dict[str, Any] = {"seconds": seconds, "cpu_seconds": cpu}
+        if kind == "train":
+            return answer | {"losses": self._bench.take_losses()}
+        return answer | {"finite": bool(np.isfinite(np.asarray(output[1]["logits"])).all())}
+
+
+if __name__ == "__main__":
+    protocol.serve(JaxSide())

@@ -1,0 +1,195 @@
+"""One measurement, from a setup to the content of its JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from inception_jax.benchmarks import chips, flops, inputs, memory, peak, roofline, steps, timing
+from inception_jax.benchmarks.chips import Limits
+from inception_jax.benchmarks.steps import Bench
+from inception_jax.errors import UserError
+from inception_jax.runs import manifest
+from inception_jax.training.setup import Setup
+
+FORMAT = "inception_jax.benchmark/1"
+TRACED_STEPS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a measurement goes.
+
+    Attributes:
+      kinds: of steps, "train" and "inference".
+      seconds: of counted steps per kind, about; `blocks`: in at least so many blocks.
+      compile_times: whether compilation is timed, cold and from the cache; it is then done twice.
+      trace: a directory for a profiler trace of some steps of each kind, or None.
+      input_seconds: for the pipeline and for the fed step each; 0: the input is not measured.
+    """
+
+    kinds: Sequence[str]
+    seconds: float = 10.0
+    blocks: int = 10
+    compile_times: bool = True
+    trace: str | None = None
+    input_seconds: float = 5.0
+
+
+def describe(setup: Setup) -> dict[str, Any]:
+    """What is measured and where: the head of the JSON file."""
+    config, device = setup.config, setup.devices.mesh.devices.flat[0]
+    return {
+        "format": FORMAT,
+        "task": {
+            "model": setup.spec.name, "batch_size": config.batch_size, "image_size": setup.image_size,
+            "num_classes": len(setup.class_names), "dtype": config.model.dtype, "mode": setup.devices.mode,
+            "devices": setup.devices.count, "batch_norm": config.parallel.batch_norm,
+            "aux_heads": bool(setup.objective.aux_weights), "optimizer": config.optimizer.name,
+            "accumulation": setup.objective.accumulation, "ema": setup.objective.ema_decay > 0,
+            "width_multiplier": config.model.width_multiplier, "options": config.model.options.given(),
+        },
+        "device": {"kind": device.device_kind, "platform": device.platform, "count": setup.devices.count},
+        "host": {"cores": len(os.sched_getaffinity(0)), "processor": _processor(), "platform": platform.platform()},
+        "versions": manifest.versions(),
+        "git": manifest.git_revision(),
+    }  # fmt: skip
+
+
+def find_limits(
+    setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None, say: Callable[[str], None]
+) -> Limits:
+    """The limits of the devices: of the table, as given, or measured now.
+
+    Args:
+      setup: whose devices and dtype are meant.
+      peak_tflops: a number, "measure", or None for the table.
+      bandwidth_gbs: likewise, in GB/s.
+      say: gets a line for each measurement.
+
+    Raises:
+      UserError: a text that is neither a number above 0 nor "measure".
+    """
+    device, dtype = setup.devices.mesh.devices.flat[0], setup.config.model.dtype
+
+    def number(flag: str, text: str | None, unit: float, measured: Callable[[], float]) -> float | None:
+        if text == "measure":
+            say(f"measuring what the device does at most ({flag})")
+            return measured()
+        try:
+            return None if text is None else unit * float(text)
+        except ValueError:
+            raise UserError(f"{flag}: {text!r}; a number or 'measure' is needed") from None
+
+    flops_at_most = number("--peak_tflops", peak_tflops, 1e12, lambda: peak.measure_flops(dtype, device))
+    bandwidth = number("--bandwidth_gbs", bandwidth_gbs, 1e9, lambda: peak.measure_bandwidth(device))
+    limits = chips.limits(device.device_kind, dtype, flops_at_most, bandwidth)
+    source = limits.source
+    if peak_tflops == "measure":
+        source = source.replace(chips.GIVEN_FLOPS, f"FLOP/s measured by {dtype} matrix products")
+    if bandwidth_gbs == "measure":
+        source = source.replace(chips.GIVEN_BANDWIDTH, "bandwidth measured by copying an array")
+    return dataclasses.replace(limits, source=source)
+
+
+def measure(setup: Setup, plan: Plan, limits: Limits, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measures the steps of a setup.
+
+    Args:
+      setup: from `task.build`.
+      plan: how.
+      limits: of its devices.
+      say: gets a line before each part.
+
+    Returns:
+      The content of the JSON file: `describe`'s, "limits", "parameters", "pictures", and per kind of step "compile",
+      "step_seconds", "images_per_second", "blocks", "flops", "memory", "roofline", for training "losses" and "input".
+
+    Raises:
+      FlopsDisagree, Recompiled, OutOfMemory, UserError: the numbers would mean nothing.
+    """
+    bench = Bench(setup)
+    result = describe(setup) | {
+        "limits": dataclasses.asdict(limits), "parameters": bench.num_parameters, "pictures": bench.fingerprint,
+    }  # fmt: skip
+    for kind in plan.kinds:
+        say(f"compiling the {WORDS[kind]}" + (", cold and from the cache" if plan.compile_times else ""))
+        result[kind] = _measure_kind(bench, kind, plan, limits, say)
+    if "train" in plan.kinds and plan.input_seconds > 0:
+        say("measuring the input, alone and beside the step")
+        result["input"] = inputs.measure_rate(setup.train_data, plan.input_seconds)
+        result["input"]["fed"] = inputs.measure_fed(bench, plan.input_seconds)
+    return result
+
+
+WORDS = {"train": "training step", "inference": "forward pass"}
+
+
+def _measure_kind(
+    bench: Bench, kind: str, plan: Plan, limits: Limits, say: Callable[[str], None]
+) -> dict[str, Any]:
+    config, devices = bench.setup.config, bench.setup.devices
+    content: dict[str, Any] = {}
+    if plan.compile_times:
+        content["compile"] = dataclasses.asdict(bench.time_compilation(kind))
+    else:
+        bench.compile(kind)
+    per_picture, beside = bench.count_flops(kind)
+    layers = bench.layers(kind)
+    ratio = flops.check(flops.inside_flops(layers, kind), per_picture, WORDS[kind])
+    say(f"timing the {WORDS[kind]}")
+    taken = timing.measure(lambda steps: bench.run(kind, steps), seconds=plan.seconds, blocks=plan.blocks)
+    content |= taken.to_json(config.batch_size)
+    work = config.batch_size * flops.model_flops(layers, kind)
+    rate = work / taken.median / devices.count
+    content["flops"] = {
+        "per_image": flops.model_flops(layers, kind), "inside_per_image": flops.inside_flops(layers, kind),
+        "compiler_per_image": per_picture, "compiler_per_step_beside": beside, "compiler_over_inside": ratio,
+        "per_second_per_device": rate, "utilization": rate / limits.flops if limits.flops else None,
+    }  # fmt: skip
+    content["memory"] = {
+        "program": memory.of_program(bench.compiled[kind]), "device": memory.of_device(devices.mesh.devices.flat[0]),
+    }  # fmt: skip
+    content["roofline"] = _roofline(bench, kind, limits, taken.median)
+    if kind == "train":
+        first, last = steps.quarters(bench.take_losses())
+        content["losses"] = {"first_quarter": first, "last_quarter": last}
+    if plan.trace:
+        say(f"tracing {TRACED_STEPS} steps into {plan.trace}")
+        with jax.profiler.trace(str(Path(plan.trace) / kind)):
+            bench.run(kind, TRACED_STEPS)
+    return content
+
+
+def _roofline(bench: Bench, kind: str, limits: Limits, median: float) -> dict[str, Any] | None:
+    """The bounds of all blocks, None where the chip's limits are not known."""
+    if not (limits.flops and limits.bandwidth):
+        return None
+    setup = bench.setup
+    share = setup.config.batch_size // setup.devices.count
+    bounds = roofline.bounds(
+        bench.layers(kind), kind, share, jnp.dtype(setup.config.model.dtype).itemsize, limits.flops, limits.bandwidth
+    )
+    total = sum(bound.seconds for bound in bounds)
+    return {
+        "seconds": total,
+        "fraction": total / median,
+        "blocks": [dataclasses.asdict(bound) | {"side": bound.side} for bound in bounds],
+    }
+
+
+def _processor() -> str:
+    """The processor's name, as the kernel tells it."""
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return found[1] if found else platform.machine()

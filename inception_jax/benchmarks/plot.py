@@ -1,0 +1,96 @@
+"""A measurement as one picture: the bound of every block by what sets it, and the spread of the step's time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from inception_jax.benchmarks.measure import WORDS
+from inception_jax.benchmarks.words import milliseconds
+from inception_jax.runs import figure as figures
+from inception_jax.runs.figure import BLACK, BLUE, GREY, ORANGE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH, _ROW, _HEAD = 11.0, 0.17, 1.5  # inches: a picture, a block's bar, all around them
+_NO_BLOCKS_HEIGHT = 3.2
+
+
+def draw(result: Mapping[str, Any], path: str | os.PathLike) -> Figure:
+    """Draws a measurement.
+
+    For each kind of step: bars of the roofline's blocks, arithmetic and memory side by side, the one that sets the
+    bound in full colour; and the time of each block of steps, with the sum of the bounds below it.
+
+    Args:
+      result: from `measure`, or `difference.read`.
+      path: of the PNG file.
+
+    Returns:
+      The figure; two axes per kind of step where there is a roofline, one where there is none.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    kinds = [kind for kind in WORDS if kind in result]
+    bounded = [kind for kind in kinds if result[kind]["roofline"]]
+    most = max((len(result[kind]["roofline"]["blocks"]) for kind in bounded), default=0)
+    height = max(_NO_BLOCKS_HEIGHT, _HEAD + _ROW * most)
+    columns = 2 if bounded else 1
+    with figures.drawing(path, _WIDTH, height * len(kinds)) as figure:
+        grid = figure.subplots(len(kinds), columns, squeeze=False, width_ratios=(1.5, 1.0)[:columns])
+        for kind, axes in zip(kinds, grid, strict=True):
+            if bounded:
+                _draw_blocks(axes[0], result[kind]["roofline"], WORDS[kind])
+            _draw_times(axes[-1], result[kind], WORDS[kind])
+        figure.suptitle(_title(result), x=0.01, ha="left", fontsize=9.5, fontweight="bold")
+    return figure
+
+
+def _title(result: Mapping[str, Any]) -> str:
+    task, device = result["task"], result["device"]
+    return (f"{task['model']}, {task['image_size']} pixels, batch {task['batch_size']:,}, {task['dtype']}, on "
+            f"{device['count']} x {device['kind']}")
+
+
+def _draw_blocks(axes: Axes, content: Mapping[str, Any] | None, words: str) -> None:
+    axes.set_title(f"{words}: the least time of each block")
+    if not content:
+        figures.empty_axes(axes)
+        return
+    blocks = content["blocks"]
+    for row, bound in enumerate(blocks):
+        for offset, side, color in ((-0.2, "compute", BLUE), (0.2, "memory", ORANGE)):
+            sets = bound["side"] == side
+            axes.barh(row + offset, 1e3 * bound[f"{side}_seconds"], 0.38, color=color, alpha=1.0 if sets else 0.3)
+    axes.set_yticks(range(len(blocks)), [bound["block"] for bound in blocks], fontsize=6.5)
+    axes.set_ylim(len(blocks) - 0.4, -0.6)
+    axes.set_xlabel("ms per step")
+    axes.set_xlim(0, 1.4 * axes.get_xlim()[1])  # room for the legend
+    axes.grid(True, axis="x")
+    handles = [axes.barh(0, 0, color=color, label=label) for color, label in
+               ((BLUE, "arithmetic, FLOPs / peak"), (ORANGE, "memory, bytes / bandwidth"))]
+    axes.legend(handles=handles, loc="lower right", title="the longer one sets the bound", title_fontsize=7)
+
+
+def _draw_times(axes: Axes, content: Mapping[str, Any], words: str) -> None:
+    times = [1e3 * seconds for seconds in content["blocks"]]
+    spread = content["step_seconds"]
+    axes.set_title(f"{words}: {milliseconds(spread['median'])}, {content['images_per_second']:,.4g} images/s")
+    axes.axhspan(1e3 * spread["p10"], 1e3 * spread["p90"], color=BLUE, alpha=0.12, linewidth=0, label="p10 to p90")
+    axes.axhline(1e3 * spread["median"], color=BLUE, linewidth=1.0, label="median")
+    axes.plot(range(1, len(times) + 1), times, color=BLACK, linestyle="none", marker=".", markersize=4,
+              label=f"block of {content['steps_per_block']} steps")
+    if content["roofline"]:
+        bound = content["roofline"]
+        axes.axhline(1e3 * bound["seconds"], color=GREY, linestyle="--", linewidth=1.0,
+                     label=f"sum of the bounds ({100 * bound['fraction']:.0f} %)")
+    axes.set_ylim(0, 1.15 * max(times))
+    axes.set_xlim(0.5, len(times) + 0.5)
+    axes.set_xlabel("block, in the order of measuring")
+    axes.set_ylabel("ms per step")
+    axes.grid(True, axis="y")
+    axes.legend(loc="lower right", frameon=True, framealpha=0.85, edgecolor="none")

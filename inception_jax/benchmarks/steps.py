@@ -1,0 +1,220 @@
+"""The steps that are timed: training as `train` does it, and a forward pass, with state and batches on the devices."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from inception_jax.benchmarks import flops, pictures
+from inception_jax.errors import UserError
+from inception_jax.models.accounting import Account, account
+from inception_jax.models.initialization import init_variables
+from inception_jax.training import preprocess
+from inception_jax.training import state as states
+from inception_jax.training.parallel import Compiled, Devices
+from inception_jax.training.setup import Setup
+from inception_jax.training.step import make_train_step
+
+_HIT = "/jax/compilation_cache/cache_hits"  # jax/_src/compiler.py
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileTimes:
+    """Seconds until a step can run.
+
+    Attributes:
+      lowering: tracing and lowering, in a process that has done neither before.
+      cold: the compiler, with nothing in its cache.
+      cached: lowering and the compiler with the step in the persistent cache: what a run that is started again waits.
+    """
+
+    lowering: float
+    cold: float
+    cached: float
+
+
+class Bench:
+    """The steps of one setup. Compile a kind before running it.
+
+    Attributes:
+      setup: what was built.
+      fingerprint: SHA-256 of the batches.
+      account: the network's layers.
+      layers: {kind: those that its step runs}.
+      compiled: {kind: its step}.
+    """
+
+    def __init__(self, setup: Setup, *, batches: int = 3, seed: int = 0):
+        """Makes the initial state and the batches, and puts both on the devices.
+
+        Args:
+          setup: from `task.build`.
+          batches: how many take turns, so that no step finds the pictures of the last one in a cache.
+          seed: of the pictures.
+        """
+        self.setup = setup
+        config, devices = setup.config, setup.devices
+        if devices.process_count > 1:
+            raise UserError("the benchmark measures the devices of one process; start it without the others")
+        host = [pictures.make_batch(seed, number, config.batch_size, setup.image_size, len(setup.class_names))
+                for number in range(batches)]
+        self.fingerprint = pictures.fingerprint(host)
+        self.account: Account = account(setup.model, setup.image_size)
+        self.compiled: dict[str, Compiled] = {}
+        variables = init_variables(setup.model, jax.random.key(config.seed), setup.image_size)
+        state = states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
+        self._state = devices.replicate(state)
+        self._batches = [devices.put(batch) for batch in host]
+        self._losses: list[dict[str, jax.Array]] = []
+
+    def layers(self, kind: str) -> list[Any]:
+        """The convolutions and fully connected layers that a step of this kind runs."""
+        return flops.layers_of(self.account, kind, bool(self.setup.objective.aux_weights))
+
+    def compile(self, kind: str) -> Compiled:
+        """Compiles a step and keeps it; again, if it was compiled before."""
+        setup, devices = self.setup, self.setup.devices
+        batch = devices.abstract_batch(setup.config.batch_size, setup.image_size)
+        if kind == "train":
+            step = make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count)
+            self.compiled[kind] = devices.compile_train(step, self._state, batch)
+        else:
+            step = make_inference_step(setup.model, setup.normalization, setup.dtype)
+            self.compiled[kind] = devices.compile_eval(step, self._state.variables(), batch)
+        return self.compiled[kind]
+
+    def time_compilation(self, kind: str) -> CompileTimes:
+        """Compiles a step twice: with an empty persistent cache, and then as a new process would find it.
+
+        Raises:
+          UserError: the second compilation did not come from the cache.
+        """
+        with _fresh_cache():
+            jax.clear_caches()
+            cold = self.compile(kind)
+            jax.clear_caches()
+            with _counted(_HIT) as hits:
+                cached = self.compile(kind)
+        if not hits:
+            raise UserError("the step did not come out of the persistent compilation cache, so no time of it is known")
+        return CompileTimes(cold.lowering_seconds, cold.seconds - cold.lowering_seconds, cached.seconds)
+
+    def count_flops(self, kind: str) -> tuple[float, float]:
+        """The compiler's count of a step's work, over all devices: (FLOPs of each picture, FLOPs of the step beside).
+
+        The second are those of the parameters: gradient norm, optimizer, averages. Counted are the batch and one of
+        twice its size, and the difference is what the pictures cost (`Devices.count_flops` says how one is counted).
+        """
+        setup, size = self.setup, self.setup.config.batch_size
+        devices = Devices("jit", setup.devices.count)
+        if kind == "train":
+            objective = dataclasses.replace(setup.objective, accumulation=1)  # the same work, without a loop around it
+            step = make_train_step(setup.model, setup.optimizer, objective, devices=devices.count)
+            state = _shapes(self._state)
+        else:
+            step = make_inference_step(setup.model, setup.normalization, setup.dtype)
+            state = _shapes(self._state.variables())
+        one, two = (devices.count_flops(step, state, devices.abstract_batch(number * size, setup.image_size))
+                    for number in (1, 2))
+        return (two - one) / size, 2 * one - two
+
+    def run(self, kind: str, steps: int) -> Any:
+        """Takes so many steps, the batches in turn, and returns the last one's output when the devices are done."""
+        for number in range(steps):
+            output = self.step(kind, self._batches[number % len(self._batches)])
+            if kind == "train":
+                self._losses.append(output)
+        jax.block_until_ready((self._state, output))
+        return output
+
+    def step(self, kind: str, batch: dict[str, jax.Array]) -> Any:
+        """Starts one step on a batch that is on the devices.
+
+        Returns:
+          Its metrics ("train") or its output ("inference"), which the devices may still be working on.
+        """
+        step = self.compiled[kind]
+        if kind == "inference":
+            return step(self._state.variables(), batch)
+        self._state, metrics = step(self._state, batch)
+        return metrics
+
+    def take_losses(self) -> list[float]:
+        """The mean loss of every training step since the last call, in order; waits for them."""
+        losses, self._losses = self._losses, []
+        return [float(row["loss"]) / float(row["count"]) for row in jax.device_get(losses)]
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers, auxiliary heads included."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
+
+
+def make_inference_step(
+    model: nn.Module, normalization: preprocess.Normalization, dtype: Any
+) -> Callable[[Any, dict[str, jax.Array]], tuple[dict, dict[str, jax.Array]]]:
+    """Builds a forward pass of one device's share: (variables, batch) to ({}, {"logits": float [b, classes]}).
+
+    Args:
+      model: a network of ours.
+      normalization: how uint8 pixels become the network's input.
+      dtype: the network's compute dtype.
+    """
+
+    def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[dict, dict[str, jax.Array]]:
+        images = preprocess.preprocess(batch["image"], normalization=normalization, dtype=dtype)
+        return {}, {"logits": model.apply(variables, images, train=False).logits}
+
+    return step
+
+
+def quarters(losses: Sequence[float]) -> tuple[float, float]:
+    """Means of the first and of the last quarter of the losses (of one at least)."""
+    part = max(1, len(losses) // 4)
+    return float(np.mean(losses[:part])), float(np.mean(losses[-part:]))
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+@contextlib.contextmanager
+def _fresh_cache() -> Iterator[None]:
+    """Inside, JAX's persistent compilation cache is an empty directory that takes every program."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
+             "jax_persistent_cache_min_entry_size_bytes", "jax_enable_compilation_cache")
+    before = {name: getattr(jax.config, name) for name in names}
+    with tempfile.TemporaryDirectory(prefix="compilation_cache_") as directory:
+        try:
+            for name, value in zip(names, (directory, 0.0, 0, True), strict=True):
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()  # it has looked for its directory once and would not look again
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()
+
+
+@contextlib.contextmanager
+def _counted(event: str) -> Iterator[list[str]]:
+    """Inside, every occurrence of an event of JAX's is added to the list."""
+    found: list[str] = []
+
+    def note(name: str, **details: Any) -> None:
+        if name == event:
+            found.append(name)
+
+    jax.monitoring.register_event_listener(note)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_listener(note)

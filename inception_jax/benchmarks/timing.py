@@ -1,0 +1,90 @@
+"""Time of completed work: blocks of steps, each ended by waiting for the device, and what their spread says."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+from inception_jax.training.guard import no_compilation
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds per step over blocks of steps.
+
+    Attributes:
+      blocks: seconds per step of each block, in the order in which they were measured.
+      steps: steps of a block.
+    """
+
+    blocks: tuple[float, ...]
+    steps: int
+
+    @property
+    def median(self) -> float:
+        """Seconds per step of the median block."""
+        return statistics.median(self.blocks)
+
+    def percentile(self, percent: float) -> float:
+        """Seconds per step that so many percent of the blocks stay below, between two blocks by interpolation."""
+        ordered = sorted(self.blocks)
+        place = percent / 100 * (len(ordered) - 1)
+        low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
+        return low + (place % 1) * (high - low)
+
+    def to_json(self, examples: int) -> dict[str, object]:
+        """As the JSON file holds it.
+
+        Args:
+          examples: examples per step, over all devices.
+        """
+        return {
+            "step_seconds": {"median": self.median, "p10": self.percentile(10), "p90": self.percentile(90)},
+            "images_per_second": examples / self.median,
+            "steps_per_block": self.steps,
+            "blocks": list(self.blocks),
+        }
+
+
+def measure(
+    run: Callable[[int], None], *, seconds: float, blocks: int, block_seconds: float = 0.5, warmup: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Timing:  # fmt: skip
+    """Times blocks of steps.
+
+    The first steps are not counted: they fill caches, and on a GPU raise the clock. Then a block is made long enough
+    (`block_seconds`) that starting it and waiting for its end weigh nothing, while within it the steps follow each
+    other as closely as in training.
+
+    Args:
+      run: takes so many steps and returns when the device has done the last of them.
+      seconds: that all counted blocks together shall take, about.
+      blocks: how many there are at least; the spread needs some.
+      block_seconds: of one block, at least, where the steps are short.
+      warmup: steps before the first block, at least.
+      clock: seconds.
+
+    Raises:
+      Recompiled: something was compiled while the blocks ran.
+    """
+    run(warmup)
+    start = clock()
+    run(1)
+    one = max(clock() - start, 1e-9)
+    if one < block_seconds:  # a single short step says little
+        some = math.ceil(min(block_seconds / one, 1000))
+        start = clock()
+        run(some)
+        one = max((clock() - start) / some, 1e-9)
+    steps = max(1, math.ceil(min(block_seconds, seconds / blocks) / one))
+    count = max(blocks, round(seconds / (steps * one)))
+    times = []
+    with no_compilation():
+        for _ in range(count):
+            start = clock()
+            run(steps)
+            times.append((clock() - start) / steps)
+    return Timing(tuple(times), steps)

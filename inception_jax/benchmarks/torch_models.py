@@ -1,0 +1,164 @@
+"""The networks of PyTorch's that ours are compared with, and a count of their multiply-adds."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# Table 1 of arXiv:1409.4842: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj. As in models/inception_v1.py, which
+# cannot be imported here: it imports JAX. That both hold the same numbers is seen by the counts of parameters.
+_MODULES = {
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
+}
+
+
+def build(model: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """Makes the equivalent of one of our networks, on the current default device.
+
+    Args:
+      model: one of `equivalents.EQUIVALENTS`.
+      num_classes: outputs of every classifier.
+      options: as `equivalents.equal_options` gives them.
+
+    Returns:
+      A module on images [B, 3, H, W]; what it returns is for `heads`.
+    """
+    if model == "inception_v1":
+        return GoogLeNet(num_classes, options)
+    if model == "inception_v1_bn":
+        import torchvision
+
+        return torchvision.models.googlenet(
+            weights=None, num_classes=num_classes, aux_logits=options.get("aux_heads", True), transform_input=False,
+            dropout=options["dropout_rate"], dropout_aux=options.get("aux_dropout_rate", 0.0),
+            init_weights=False,  # batch norm makes the scale of a kernel free; torchvision's own takes seconds
+        )  # fmt: skip
+    import timm
+
+    return timm.create_model(
+        "inception_v4", pretrained=False, num_classes=num_classes, drop_rate=options["dropout_rate"]
+    )
+
+
+def heads(output: Any) -> list[torch.Tensor]:
+    """Logits [B, num_classes] of the classifier and then of the auxiliary heads, the first head first."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if hasattr(output, "aux_logits1"):  # torchvision's tuple has the second head before the first
+        return [output.logits, output.aux_logits1, output.aux_logits2]
+    return list(output)
+
+
+def count_macs(model: nn.Module, image_size: int) -> int:
+    """Multiply-adds of convolutions and fully connected layers for one picture's forward pass in training.
+
+    A copy without data runs, so that neither time nor memory goes into it, and nothing is changed.
+    """
+    shadow, total, batch = copy.deepcopy(model).to("meta").train(), 0, 2
+
+    def count(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal total
+        # A kernel [out, in, …] makes the out channels of one place of the output.
+        total += layer.weight.numel() * output.numel() // (output.shape[1] * batch)
+
+    for layer in shadow.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    shadow(torch.empty(batch, 3, image_size, image_size, device="meta"))
+    return total
+
+
+class GoogLeNet(nn.Module):
+    """GoogLeNet of bvlc_googlenet: biases, response normalisation, pools that round up, true 5x5, two heads."""
+
+    def __init__(self, num_classes: int, options: Mapping[str, Any]):
+        """Makes the network.
+
+        Args:
+          num_classes: outputs of every classifier.
+          options: "dropout_rate", and "aux_dropout_rate" unless "aux_heads" is False.
+        """
+        super().__init__()
+        self.conv1 = _Conv(3, 64, 7, 2)
+        self.conv2_reduce, self.conv2 = _Conv(64, 64, 1), _Conv(64, 192, 3)
+        self.norm = nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)
+        self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.inception, channels = nn.ModuleDict(), 192
+        self.aux = nn.ModuleDict()
+        for name, widths in _MODULES.items():
+            self.inception[name] = _Inception(channels, *widths)
+            channels = widths[0] + widths[2] + widths[4] + widths[5]
+            if name in ("4a", "4d") and options.get("aux_heads", True):
+                self.aux[name] = _Head(channels, num_classes, options["aux_dropout_rate"])
+        self.dropout, self.classifier = nn.Dropout(options["dropout_rate"]), nn.Linear(channels, num_classes)
+        _initialise(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        """Images [B, 3, H, W] to logits [B, num_classes]; with those of both heads in training, if it has any."""
+        x = self.norm(self.pool(self.conv1(x)))
+        x = self.pool(self.norm(self.conv2(self.conv2_reduce(x))))
+        aux = []
+        for name, module in self.inception.items():
+            x = module(x)
+            if self.training and name in self.aux:
+                aux.append(self.aux[name](x))
+            if name in ("3b", "4e"):
+                x = self.pool(x)
+        logits = self.classifier(self.dropout(x.mean((2, 3))))
+        return [logits, *aux] if aux else logits
+
+
+class _Conv(nn.Conv2d):
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1):
+        super().__init__(inputs, outputs, size, stride, size // 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(super().forward(x), inplace=True)
+
+
+class _Inception(nn.Module):
+    def __init__(self, inputs: int, one: int, reduce3: int, three: int, reduce5: int, five: int, proj: int):
+        super().__init__()
+        self.one = _Conv(inputs, one, 1)
+        self.three = nn.Sequential(_Conv(inputs, reduce3, 1), _Conv(reduce3, three, 3))
+        self.five = nn.Sequential(_Conv(inputs, reduce5, 1), _Conv(reduce5, five, 5))
+        self.pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), _Conv(inputs, proj, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.one(x), self.three(x), self.five(x), self.pool(x)], 1)
+
+
+class _Head(nn.Module):
+    def __init__(self, inputs: int, num_classes: int, dropout: float):
+        super().__init__()
+        self.conv, self.fc = _Conv(inputs, 128, 1), nn.Linear(2048, 1024)
+        self.dropout, self.classifier = nn.Dropout(dropout), nn.Linear(1024, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # The sizes of which a 5x5/3 pool makes 4.
+        plain = all(14 <= size <= 16 for size in x.shape[2:])
+        x = self.conv(F.avg_pool2d(x, 5, 3) if plain else F.adaptive_avg_pool2d(x, 4))
+        return self.classifier(self.dropout(F.relu(self.fc(x.flatten(1)), inplace=True)))
+
+
+def _initialise(model: nn.Module) -> None:
+    """bvlc_googlenet's fillers: Caffe's xavier, biases of 0.2, and of 0 in the classifiers."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = math.sqrt(3 / layer.weight[0].numel())
+            nn.init.uniform_(layer.weight, -bound, bound)
+            nn.init.constant_(layer.bias, 0.0 if name.endswith("classifier") else 0.2)

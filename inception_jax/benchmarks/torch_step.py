@@ -1,0 +1,180 @@
+"""The training step and inference of our benchmark, in PyTorch: the same bytes, loss, update and batch-norm mode."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from inception_jax.benchmarks import pictures, torch_models
+from inception_jax.benchmarks.protocol import Unavailable
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A way to run PyTorch: whether maps lie channels last, and the mode of `torch.compile`, or None."""
+
+    channels_last: bool
+    compile_mode: str | None = None
+
+
+class Trainer:
+    """A network in PyTorch, its optimizer and its batches, all on the device."""
+
+    def __init__(self, task: dict[str, Any], variant: Variant, cores: int):
+        """Builds everything; nothing has run yet.
+
+        Args:
+          task: see `versus.make_task`.
+          variant: how PyTorch runs.
+          cores: threads of the CPU's kernels, where the task names no number.
+
+        Raises:
+          Unavailable: the task is for a GPU and PyTorch has none.
+        """
+        self.task, self.variant = task, variant
+        self.device = _device(task["backend"])
+        torch.set_num_threads(task["threads"] or cores)
+        torch.manual_seed(task["seed"])
+        if self.device.type == "cuda":
+            # XLA multiplies float32 in TF32 by default where the GPU can; PyTorch only convolves so.
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = True
+            torch.backends.cudnn.benchmark = True
+        self._format = torch.channels_last if variant.channels_last else torch.contiguous_format
+        host = [
+            pictures.make_batch(
+                task["seed"], number, task["batch_size"], task["image_size"], task["num_classes"]
+            ) for number in range(task["batches"])
+        ]  # fmt: skip
+        self.pictures = pictures.fingerprint(host)
+        self._batches = [self._put(batch) for batch in host]
+        model = torch_models.build(task["model"], task["num_classes"], task["options"])
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.macs = torch_models.count_macs(model, task["image_size"])
+        self._model = model.to(self.device, memory_format=self._format)
+        # The fused update is PyTorch's fastest on both kinds of device.
+        self._optimizer = torch.optim.SGD(
+            self._model.parameters(), task["learning_rate"], task["momentum"], fused=True
+        )  # fmt: skip
+        self._loss, self._logits = self._losses, self._evaluate
+        if variant.compile_mode is not None:
+            self._loss, self._logits = (
+                torch.compile(function, mode=variant.compile_mode, dynamic=False)
+                for function in (self._losses, self._evaluate)
+            )
+        self._taken = {kind: 0 for kind in task["kinds"]}
+
+    def flags(self) -> dict[str, Any]:
+        """Everything about PyTorch that can change its time."""
+        cuda = self.device.type == "cuda"
+        return {
+            "threads": torch.get_num_threads(),
+            "interop_threads": torch.get_num_interop_threads(),
+            "channels_last": self.variant.channels_last,
+            "compile": self.variant.compile_mode,
+            "amp": self.task["dtype"] if self._autocasts() else None,
+            "matmul_precision": torch.get_float32_matmul_precision(),
+            "cudnn_tf32": torch.backends.cudnn.allow_tf32 if cuda else None,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark if cuda else None,
+            "optimizer": "torch.optim.SGD(fused=True), zero_grad(set_to_none=True)",
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "onednn": torch.backends.mkldnn.is_available(),
+        }
+
+    def memory_bytes(self) -> int | None:
+        """The most bytes of the GPU's memory that PyTorch's arrays have taken so far; None on a CPU."""
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
+    def block(self, kind: str, steps: int) -> dict[str, Any]:
+        """Takes steps, one batch after the other, and waits for the device once, at the end.
+
+        Args:
+          kind: "train" or "inference".
+          steps: at least 1.
+
+        Returns:
+          "seconds" of the block, "cpu_seconds" of all its threads; "losses" of a training block; "finite", whether all
+          losses, or the last logits, are finite numbers.
+        """
+        training = kind == "train"
+        self._model.train(training)
+        step, results = self._train_step if training else self._inference_step, []
+        self._wait()
+        began, cpu_began = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            batch = self._batches[self._taken[kind] % len(self._batches)]
+            self._taken[kind] += 1
+            results.append(step(*batch))
+            del results[: 0 if training else -1]  # all losses, the last logits
+        self._wait()
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+        answer = {"seconds": seconds, "cpu_seconds": cpu_seconds}
+        if not training:
+            return answer | {"finite": bool(torch.isfinite(results[-1]).all())}
+        losses = torch.stack(results).tolist()
+        return answer | {"losses": losses, "finite": all(map(math.isfinite, losses))}
+
+    def _train_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.variant.compile_mode is not None:
+            torch.compiler.cudagraph_mark_step_begin()
+        loss = self._loss(images, labels)
+        loss.backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return loss.detach().clone()  # a replayed CUDA graph writes the next loss where this one lies
+
+    def _inference_step(self, images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        if self.variant.compile_mode is not None:
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch.inference_mode():
+            return self._logits(images)
+
+    def _losses(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The batch's mean loss: the classifier's and the weighted ones of the auxiliary heads."""
+        with self._autocast():
+            outputs = torch_models.heads(self._model(self._normalised(images)))
+            weights = [1.0, *self.task["aux_weights"]]
+            return sum(
+                weight * F.cross_entropy(logits, labels, label_smoothing=self.task["label_smoothing"])
+                for weight, logits in zip(weights, outputs, strict=True)
+            )
+
+    def _evaluate(self, images: torch.Tensor) -> torch.Tensor:
+        with self._autocast():
+            return torch_models.heads(self._model(self._normalised(images)))[0]
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 to [-1, 1]: x / 127.5 - 1, in the order of our own preprocessing."""
+        return (images.float() - 127.5) * (1 / 127.5)
+
+    def _put(self, batch: pictures.Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch on the device: uint8 [B, 3, H, W] as the network wants it to lie, and int64 [B]."""
+        images = torch.from_numpy(batch["image"]).to(self.device).permute(0, 3, 1, 2)
+        labels = torch.from_numpy(batch["label"]).to(self.device, torch.int64)
+        return images.contiguous(memory_format=self._format), labels
+
+    def _autocasts(self) -> bool:
+        return self.task["dtype"] != "float32"
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if not self._autocasts():
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.task["dtype"]))
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _device(backend: str) -> torch.device:
+    if backend == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise Unavailable(f"PyTorch {torch.__version__} sees no GPU; install a build of it for this GPU's driver")
+    return torch.device("cuda")

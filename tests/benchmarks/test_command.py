@@ -1,0 +1,170 @@
+"""`python -m inception_jax.benchmark`: one real measurement, what it writes, and what it answers to mistakes."""
+
+import json
+import re
+
+import pytest
+
+from inception_jax import benchmark, command_line
+from inception_jax.benchmarks import difference, flops, measure, plot, words
+from inception_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """(what was printed is not kept; content of the JSON file, its path, the picture's path)."""
+    directory = tmp_path_factory.mktemp("benchmark")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+        code = benchmark.main([
+            "--model=inception_v1", "--set", "width_multiplier=0.25", "--num_classes=10", "--batch_size=4",
+            "--image_size=32", "--devices=1", "--seconds=0.5", "--blocks=3", "--peak_tflops=0.5", "--bandwidth_gbs=10",
+            f"--json={directory / 'a' / 'b.json'}", f"--plot={directory / 'b.png'}", f"--trace={directory / 'trace'}",
+        ])  # fmt: skip
+    assert code == 0
+    return json.loads((directory / "a" / "b.json").read_text()), directory / "a" / "b.json", directory / "b.png"
+
+
+def test_what_is_written(measured):
+    content, _, picture = measured
+    assert content["format"] == measure.FORMAT
+    assert content["task"]["model"] == "inception_v1" and content["task"]["width_multiplier"] == 0.25
+    assert content["versions"]["jax"] and content["host"]["cores"] >= 1
+    for kind in ("train", "inference"):
+        part = content[kind]
+        assert len(part["blocks"]) >= 3
+        seconds = part["step_seconds"]
+        assert min(part["blocks"]) <= seconds["p10"] <= seconds["median"] <= seconds["p90"] <= max(part["blocks"])
+        assert part["images_per_second"] == pytest.approx(4 / seconds["median"])
+        assert abs(part["flops"]["compiler_over_inside"] - 1) < flops.TOLERANCE
+        assert part["flops"]["utilization"] == pytest.approx(
+            4 * part["flops"]["per_image"] / seconds["median"] / 0.5e12)  # fmt: skip
+        assert part["compile"]["cold"] > 0 < part["compile"]["cached"]
+        assert part["memory"]["program"]["total"] > 4 * content["parameters"] * (2 if kind == "train" else 0)
+        bounds = part["roofline"]["blocks"]
+        assert part["roofline"]["seconds"] == pytest.approx(sum(bound["seconds"] for bound in bounds))
+        assert part["roofline"]["fraction"] == pytest.approx(part["roofline"]["seconds"] / seconds["median"])
+        assert {bound["side"] for bound in bounds} <= {"compute", "memory"}
+    assert "aux1" in {bound["block"] for bound in content["train"]["roofline"]["blocks"]}
+    assert "aux1" not in {bound["block"] for bound in content["inference"]["roofline"]["blocks"]}
+    assert content["train"]["losses"]["last_quarter"] < content["train"]["losses"]["first_quarter"]
+    assert 0 <= content["input"]["fed"]["data_wait_fraction"] <= 1
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert list((picture.parent / "trace" / "train").rglob("*.xplane.pb"))
+    assert list((picture.parent / "trace" / "inference").rglob("*.xplane.pb"))
+
+
+def test_the_words_have_the_numbers(measured):
+    content, _, _ = measured
+    text = words.tell(content)
+    rate = content["train"]["images_per_second"]
+    assert f"{rate:,.0f} images/s" in text
+    assert f"{100 * content['train']['flops']['utilization']:.1f} % of the peak" in text
+    assert re.search(r"conv1 .* (compute|memory)\n", text)
+    assert "FLOP/s as given" in text
+
+
+def test_a_chip_without_limits_has_no_utilisation_and_says_how_to_give_them(measured, tmp_path):
+    content = json.loads(json.dumps(measured[0]))
+    content["limits"] = {"flops": None, "bandwidth": None, "source": "no row of the table of chips knows 'cpu'"}
+    for kind in ("train", "inference"):
+        content[kind]["roofline"] = content[kind]["flops"]["utilization"] = None
+    text = words.tell(content)
+    assert "no utilisation and no roofline; --peak_tflops and --bandwidth_gbs give them" in text
+    assert "roofline  " not in text and "of the peak" not in text
+    assert len(plot.draw(content, tmp_path / "plot.png").axes) == 2
+
+
+def test_two_files_side_by_side(measured, tmp_path, capsys):
+    content = json.loads(json.dumps(measured[0]))
+    content["task"]["mode"] = "pmap"
+    content["train"]["step_seconds"]["median"] *= 2
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    assert benchmark.main(["--difference", str(measured[1]), str(other)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split()[0] == "task.mode" and line.split()[1:] == ["jit", "pmap"] for line in lines)
+    medians = [line.split()[-1] for line in lines if line.startswith("step, median")]
+    assert medians == ["2.000", "1.000"]
+
+
+def test_files_that_are_none(measured, tmp_path):
+    (tmp_path / "other.json").write_text('{"format": "something"}')
+    with pytest.raises(UserError, match="there is no such file"):
+        difference.read(tmp_path / "absent.json")
+    with pytest.raises(UserError, match="not a measurement"):
+        difference.read(tmp_path / "other.json")
+    train, inference = ({name: part for name, part in measured[0].items() if name != other}
+                        for other in ("inference", "train"))  # fmt: skip
+    with pytest.raises(UserError, match="has no step that the other has"):
+        difference.tell(train, inference, ("a", "b"))
+
+
+MISTAKES = {
+    "nothing to measure": ([], r"give --model=NAME or --config=FILE.py"),
+    "two things": (["--model=inception_v1", "--config=configs/digits.py"], r"give --model=NAME or --config"),
+    "unknown model": (["--model=inception_v5"], r"unknown model 'inception_v5'; did you mean"),
+    "unknown option": (["--model=inception_v1", "--set", "modul=naive"], r"unknown option 'modul'.*'module'"),
+    "no option": (["--model=inception_v1", "--set", "module"], r"is not OPTION=VALUE"),
+    "one block": (["--model=inception_v1", "--blocks=1"], r"at least 2 blocks"),
+    "small pictures": (["--model=inception_v1", "--image_size=16"], r"needs at least 32"),
+    "a peak in words": (["--model=inception_v1", "--image_size=32", "--batch_size=8", "--peak_tflops=fast"],
+                        r"--peak_tflops: 'fast'; a number or 'measure'"),
+    "options of a recipe": (["--config=configs/digits.py", "--set", "module=naive"], r"go with --model"),
+    "torch of a recipe": (["--config=configs/digits.py", "--vs=torch"], r"--vs=torch goes with --model"),
+    "a flag that torch has not": (["--model=inception_v1", "--vs=torch", "--mode=pmap"], r"--mode does not go with"),
+    "unknown flag": (["--image_siz=64"], r"unknown argument '--image_siz'; did you mean '--image_size'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(mistake, monkeypatch, capsys):
+    arguments, message = MISTAKES[mistake]
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    monkeypatch.setattr("sys.argv", ["benchmark", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(benchmark.main)
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert re.search(message, captured.err), captured.err
+
+
+def test_the_input_alone(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("inception_jax.benchmarks.inputs._WARMUP_SECONDS", 0.0)
+    arguments = ["--config=configs/digits.py", "--data", "--seconds=0.3", f"--json={tmp_path / 'data.json'}"]
+    assert benchmark.main([*arguments, "--devices=1"]) == 0
+    assert re.search(r"images/s of digits with \d+ threads on \d+ cores", capsys.readouterr().out)
+    content = json.loads((tmp_path / "data.json").read_text())
+    assert content["input"]["images_per_second"] > 0 and content["input"]["dataset"] == "digits"
+
+
+def test_out_of_memory_is_one_clear_line():
+    import jax
+
+    from inception_jax.benchmarks import task
+
+    recipe = task.recipe_of_model("inception_v1", 10)
+    task.set_fields(recipe, {"data.image_size": 32, "parallel.devices": 1, "batch_size": 4})
+    with pytest.raises(task.OutOfMemory, match=r"inception_v1 at 32 pixels in float32 .* 4 examples .*--largest_batch"):
+        with task.explained_out_of_memory(task.build(recipe)):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99 bytes.")
+    with pytest.raises(jax.errors.JaxRuntimeError):  # another fault stays what it is
+        with task.explained_out_of_memory(task.build(recipe)):
+            raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+@pytest.mark.slow  # a dozen compilations
+def test_the_largest_batch(monkeypatch, capsys):
+    """Real compilations, a made-up machine: what the compiler plans for the state and a few pictures fits, no more."""
+    from inception_jax.benchmarks import memory
+
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    monkeypatch.setattr(memory, "limit", lambda device: 9 * 2**20)
+    arguments = ["--model=inception_v1", "--set", "width_multiplier=0.0625", "--set", "min_width=4", "--num_classes=10"]
+    assert benchmark.main([*arguments, "--image_size=32", "--devices=1", "--largest_batch"]) == 0
+    captured = capsys.readouterr()
+    found = int(re.search(r"^([\d,]+) is the largest batch that fits", captured.out, re.M)[1].replace(",", ""))
+    fits = [int(n.replace(",", "")) for n in re.findall(r"batch ([\d,]+): fits", captured.err)]
+    refused = [int(n.replace(",", "")) for n in re.findall(r"batch ([\d,]+): .* planned, .*: no", captured.err)]
+    assert found == max(fits) < min(refused)

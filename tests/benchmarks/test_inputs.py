@@ -1,0 +1,55 @@
+"""The input's own speed, and what a step that is fed by it waits."""
+
+import time
+
+import pytest
+
+from inception_jax.benchmarks import inputs
+from inception_jax.data import datasets
+from inception_jax.data.images import EvalCrop
+from inception_jax.data.pipeline import TrainPipeline
+
+
+class SlowPipeline(TrainPipeline):
+    """Batches of 8 that take 20 ms each, in one thread."""
+
+    def batch(self, k):
+        time.sleep(0.02)
+        return super().batch(k)
+
+
+@pytest.fixture
+def pipeline():
+    return SlowPipeline(datasets.load("digits", "train"), batch_size=8, image_size=8, seed=0,
+                        augmentation=EvalCrop("center", 1.0), threads=1)  # fmt: skip
+
+
+def test_the_rate_is_that_of_making_batches_not_of_taking_them(pipeline, monkeypatch):
+    monkeypatch.setattr(inputs, "_WARMUP_SECONDS", 0.0)
+    measured = inputs.measure_rate(pipeline, 0.6)
+    assert measured["images_per_second"] <= 8 / 0.02  # no faster than they are made; those made ahead do not count
+    assert measured["images_per_second"] > 0.3 * 8 / 0.02
+    assert (measured["dataset"], measured["threads"], measured["workers"]) == ("digits", 1, 0)
+
+
+def test_a_step_that_waits_for_its_input_says_so(pipeline):
+    class Setup:
+        class config:
+            batch_size = 8
+
+        class devices:
+            put = staticmethod(lambda batch: batch)
+
+        train_data, prefetch = pipeline, 2
+
+    class Bench:
+        setup = Setup
+
+        def step(self, kind, batch):
+            assert kind == "train" and batch["image"].shape == (8, 8, 8, 3)
+            return {"loss": 1.0, "count": 8.0, "gradient_norm": 1.0}
+
+    fed = inputs.measure_fed(Bench(), 0.5)
+    assert fed["data_wait_fraction"] > 0.9
+    assert fed["images_per_second"] == pytest.approx(8 / 0.02, rel=0.5)
+    assert fed["steps"] >= 3

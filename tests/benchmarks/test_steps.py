@@ -1,0 +1,84 @@
+"""The steps that are timed: they end when the device has, take the batches in turn, and are `train`'s own."""
+
+import jax.numpy as jnp
+import pytest
+
+from inception_jax.benchmarks import steps, task
+from inception_jax.errors import UserError
+from inception_jax.training.parallel import Compiled
+
+
+@pytest.fixture(scope="module")
+def bench():
+    recipe = task.recipe_of_model("inception_v1", 10)
+    task.set_fields(recipe, {"batch_size": 4, "data.image_size": 32, "model.width_multiplier": 0.25,
+                             "parallel.devices": 1, "optimizer.learning_rate": 0.05})  # fmt: skip
+    return steps.Bench(task.build(recipe), batches=3, seed=5)
+
+
+class Pending:
+    """What a device is still working on."""
+
+    def __init__(self):
+        self.waited = False
+
+    def block_until_ready(self):
+        self.waited = True
+        return self
+
+
+@pytest.mark.parametrize("kind", task.KINDS)
+def test_a_block_ends_when_the_device_has_done_the_last_step(bench, kind, monkeypatch):
+    outputs, seen = [], []
+
+    def step(state, batch):
+        outputs.append(Pending())
+        seen.append(batch)
+        return (state, outputs[-1]) if kind == "train" else outputs[-1]
+
+    monkeypatch.setitem(bench.compiled, kind, Compiled(step, 0.0))
+    bench.run(kind, 7)
+    assert len(outputs) == 7
+    assert outputs[-1].waited
+    assert not any(output.waited for output in outputs[:-1])  # within a block nothing is waited for
+    order = [next(i for i, batch in enumerate(bench._batches) if batch is one) for one in seen]
+    assert order == [0, 1, 2, 0, 1, 2, 0]
+    bench._losses.clear()
+
+
+def test_compilation_is_timed_cold_and_from_the_cache(bench):
+    before = {name: getattr(steps.jax.config, name) for name in ("jax_compilation_cache_dir",)}
+    times = bench.time_compilation("inference")
+    assert 0 < times.lowering
+    assert 0 < times.cached - times.lowering < times.cold  # reading is quicker than compiling
+    assert {name: getattr(steps.jax.config, name) for name in before} == before
+    bench.run("inference", 1)
+
+
+def test_a_cache_that_is_not_hit_is_noticed(bench, monkeypatch):
+    monkeypatch.setattr(steps, "_HIT", "/no/such/event")
+    monkeypatch.setattr(bench, "compile", lambda kind: Compiled(None, 1.0, 0.5))
+    with pytest.raises(UserError, match="did not come out of the persistent compilation cache"):
+        bench.time_compilation("inference")
+
+
+def test_the_step_is_trains_and_learns(bench):
+    bench.compile("train")
+    bench.run("train", 12)
+    losses = bench.take_losses()
+    assert len(losses) == 12 and bench.take_losses() == []
+    first, last = steps.quarters(losses)
+    assert last < first
+    assert int(bench._state.step) == 12
+
+
+def test_quarters():
+    assert steps.quarters([8.0, 6.0, 1.0, 1.0, 1.0, 1.0, 2.0, 4.0]) == (7.0, 3.0)
+    assert steps.quarters([2.0]) == (2.0, 2.0)
+
+
+def test_the_forward_pass_gives_logits(bench):
+    bench.compile("inference")
+    output = bench.step("inference", bench._batches[0])
+    assert output[1]["logits"].shape == (4, 10)
+    assert bool(jnp.isfinite(output[1]["logits"]).all())

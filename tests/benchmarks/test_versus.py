@@ -1,0 +1,218 @@
+"""A comparison of sides: equal networks, turns, ratios within rounds, and doubts."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from inception_jax import create_model
+from inception_jax.benchmarks import versus
+from inception_jax.errors import UserError
+from inception_jax.models.accounting import account
+
+ROOT = Path(__file__).resolve().parents[2]
+FAKE = Path(__file__).with_name("fake_side.py")
+# torchvision's googlenet with both heads, timm's inception_v4, BVLC's bvlc_googlenet; at 1000 classes.
+PARAMETERS = {"inception_v1": 13_378_280, "inception_v1_bn": 13_004_888, "inception_v4": 42_679_816}
+TASK = {"model": "fake", "kinds": ["train", "inference"], "batch_size": 4, "image_size": 8, "dtype": "float32",
+        "backend": "cpu", "options": {}}  # fmt: skip
+FALLING = [5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.25, 0.1]
+
+
+def fake(name, train, inference=None, losses=FALLING, **script):
+    """A side that says these seconds per step, the first of each being the warm-up's."""
+    script |= {"name": name, "losses": losses, "seconds": {"train": train, "inference": inference or train}}
+    return versus.Side(name, (sys.executable, str(FAKE), json.dumps(script)), {"PYTHONPATH": str(ROOT)})
+
+
+def duel(*sides, task=TASK, rounds=3, steps=2, **options):
+    return versus.compare(task, sides, rounds=rounds, steps=steps, settle_seconds=0.0, timeout=60, **options)
+
+
+@pytest.mark.parametrize("model", PARAMETERS)
+def test_our_network_has_the_parameters_of_pytorchs(model):
+    assert set(PARAMETERS) == set(versus.EQUIVALENTS)
+    task = versus.make_task(model, batch_size=2, image_size=96, backend="cpu", aux_weights=(0.3, 0.3))
+    network = create_model(model, num_classes=1000, **task["options"])
+    assert account(network, 96).parameters_with_aux == PARAMETERS[model]
+    # The rates that both sides take are the ones that ours has by itself.
+    for name in ("dropout_rate", "aux_dropout_rate"):
+        assert task["options"].get(name) == getattr(create_model(model), name, None)
+
+
+def test_a_task_is_of_json_values_and_knows_the_heads():
+    task = versus.make_task("inception_v1", batch_size=2, image_size=96, backend="cpu", aux_weights=(0.3, 0.3))
+    assert json.loads(json.dumps(task)) == task
+    assert task["aux_weights"] == [0.3, 0.3]
+    headless = versus.make_task(
+        "inception_v1_bn", batch_size=2, image_size=96, backend="cpu", aux_weights=(0.3, 0.3),
+        options={"aux_heads": False, "dropout_rate": 0.5},
+    )  # fmt: skip
+    assert headless["aux_weights"] == []
+    assert headless["options"] == {"dropout_rate": 0.5, "five_by_five": 3, "pool4_window": 2, "aux_heads": False}
+    create_model("inception_v1_bn", **headless["options"])  # refuses a rate of heads that are not there
+    v4 = versus.make_task("inception_v4", batch_size=2, image_size=96, backend="cpu", aux_weights=(0.4,))
+    assert v4["aux_weights"] == []
+
+
+@pytest.mark.parametrize(
+    "model, changes, message",
+    [
+        ("inception_v1", {"backend": "tpu"}, r"backend = 'tpu': --vs=torch compares on cpu, gpu"),
+        ("inception_v2", {}, r"model = 'inception_v2' has no equivalent .*compares: inception_v1, inception_v1_bn, "),
+        ("inception_v1_bn", {"options": {"five_by_five": 5}}, r"five_by_five = 5: torchvision.*five_by_five = 3"),
+        ("inception_v1_bn", {"options": {"width_multiplier": 0.5}}, r"width_multiplier = 0.5: .* does not follow it"),
+        ("inception_v4", {"options": {"aux_heads": True}}, r"aux_heads = True: timm.* with aux_heads = False"),
+        ("inception_v4", {"options": {"aux_dropout_rate": 0.5}}, r"aux_dropout_rate = 0.5 has no effect"),
+        ("inception_v4", {"dtype": "float16"}, r"dtype = 'float16': --vs=torch compares float32, bfloat16"),
+    ],
+)
+def test_what_pytorch_cannot_follow_is_refused(model, changes, message):
+    with pytest.raises(UserError, match=message):
+        versus.make_task(model, batch_size=2, image_size=96, aux_weights=(), **{"backend": "cpu"} | changes)
+
+
+def test_sides_of_pytorch():
+    assert [side.name for side in versus.torch_sides("cpu")] == ["torch-eager", "torch-channels_last"]
+    assert len(versus.torch_sides("gpu")) == 4
+    (side,) = versus.torch_sides("cpu", "/there/python", ["compile"])
+    assert side.command[0] == "/there/python" and side.command[-1] == "--variant=compile"
+    with pytest.raises(UserError, match=r"torch variant 'channel_last' is unknown; did you mean 'channels_last'\?"):
+        versus.torch_sides("cpu", None, ["channel_last"])
+
+
+def test_known_speeds_give_the_known_ratio():
+    # The machine slows down by up to a factor of 100 between rounds; in each of them B takes about 2.5 times A's time.
+    pace = [1.0, 1.0, 100.0, 30.0, 7.0, 50.0]
+    share = [1.0, 2.5, 2.4, 2.5, 2.6, 9.0]
+    result = duel(
+        fake("A", pace, [0.001] * 6),
+        fake("B", [p * s for p, s in zip(pace, share, strict=True)], [0.0005] * 6),
+        rounds=5,
+    )
+    ratio = result["sides"]["B"]["train"]["ratio"]
+    assert ratio["median"] == pytest.approx(2.5)
+    assert ratio["rounds"] == pytest.approx(share[1:])
+    assert (ratio["p10"], ratio["p90"]) == pytest.approx((2.44, 6.44))
+    assert result["sides"]["B"]["inference"]["ratio"]["median"] == pytest.approx(0.5)
+    assert result["sides"]["A"]["train"]["ratio"]["rounds"] == [1.0] * 5
+    train = result["sides"]["A"]["train"]
+    assert train["blocks"] == pytest.approx(pace[1:]) and train["steps_per_block"] == 2
+    assert train["step_seconds"]["median"] == pytest.approx(30) and train["images_per_second"] == pytest.approx(4 / 30)
+    assert train["cpu_seconds"] == 2.0
+    assert versus.verdict(result) == []
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_the_order_rotates_and_every_side_takes_every_turn(tmp_path):
+    path, said = str(tmp_path / "turns"), []
+    result = duel(*(fake(name, [1.0] * 4, path=path) for name in "ABC"), say=said.append)
+    turns = [line.split() for line in Path(path).read_text().splitlines()]
+    orders = ["ABC", "ABC", "BCA", "CAB"]  # of the warm-up and of three rounds
+    assert turns == [[name, kind] for order in orders for kind in TASK["kinds"] for name in order]
+    assert result["order"] == [list(order) for order in orders[1:]]
+    assert said[:3] == [f"{name}: ready after 0.0 s" for name in "CBA"]
+    assert said[3] == "round 1 of 3: " + "; ".join(f"{name} train 1000 ms, inference 1000 ms" for name in "ABC")
+
+
+def test_losses_are_judged_from_the_first_step():
+    prepared = {"losses": [9.0, 9.0, 8.0, 8.0]}  # it took four steps to prepare
+    result = duel(fake("A", [1.0] * 4), fake("B", [1.0] * 4, losses=[5.0] * 6 + [7.0] * 2, prepared=prepared))
+    a, b = (result["sides"][name] for name in "AB")
+    assert a["losses"] == {"steps": 8, "first_quarter": 4.5, "last_quarter": pytest.approx(0.175)}
+    assert a["falling"] is True and a["finite"] is True
+    assert b["losses"] == {"steps": 12, "first_quarter": pytest.approx(26 / 3), "last_quarter": pytest.approx(19 / 3)}
+    assert b["falling"] is True
+
+    result = duel(fake("A", [1.0] * 4), fake("B", [1.0] * 4, losses=[5.0, 4.0, float("nan"), *[1.0] * 5]))
+    assert result["sides"]["B"]["falling"] is False
+
+
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        ({"losses": FALLING[::-1]},
+         "B: the training loss does not fall: 0.175 is the mean of the first quarter of 8 steps, 4.5 of the last"),
+        ({"losses": [1.0] * 8},
+         "B: the training loss does not fall: 1 is the mean of the first quarter of 8 steps, 1 of the last"),
+        ({"losses": [*FALLING[:3], float("nan"), *FALLING[4:]]}, "B: a loss or a logit is not a finite number"),
+        ({"losses": [*FALLING[:7], float("inf")]}, "B: a loss or a logit is not a finite number"),
+        ({"finite": False}, "B: a loss or a logit is not a finite number"),
+        ({"prepared": {"pictures": "cd"}}, "B: its pictures (SHA-256) are cd, those of A ab"),
+        ({"prepared": {"parameters": 8}}, "B: its parameters are 8, those of A 7"),
+        ({"prepared": {"macs": 5}}, "B: its multiply-adds are 5, those of A 4"),
+        ({"prepared": {"flags": {"threads": 1}}}, "B: its threads are 1, those of A 2"),
+    ],
+)  # fmt: skip
+def test_a_result_that_must_not_be_believed_says_why(changes, complaint):
+    result = duel(fake("A", [1.0] * 4, prepared={"macs": 4, "flags": {"threads": 2}}), fake("B", [1.0] * 4, **changes))
+    assert versus.verdict(result) == [complaint]
+    assert f"! {complaint}" in versus.table(result).splitlines()
+    assert f"- **{complaint}**" in versus.markdown(result).splitlines()
+    json.dumps(result, allow_nan=False)  # not a number: not JSON
+
+
+def test_a_side_without_training_is_not_asked_to_learn():
+    sides = [fake(name, [1.0] * 4, losses=[]) for name in "AB"]
+    result = duel(*sides, task=TASK | {"kinds": ["inference"]})
+    assert result["sides"]["A"]["losses"] is None and "train" not in result["sides"]["A"]
+    assert versus.verdict(result) == []
+
+
+@pytest.mark.parametrize("moment", ["prepare", 0, 4])  # 0: the warm-up; 4: the first block of the second round
+def test_a_side_that_fails_is_left_out_and_named(moment):
+    said = []
+    sides = [fake("A", [1.0] * 4), fake("B", [2.0] * 4, misdeed="cuda", before=moment), fake("C", [3.0] * 4)]
+    result = duel(*sides, say=said.append)
+    why = ("B: RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB.; all sides hold their memory at the same "
+           "time: try a smaller batch")  # fmt: skip
+    assert result["sides"]["B"] == {"error": why, "kind": "out_of_memory"}
+    assert versus.verdict(result) == [f"left out: {why}"]
+    assert f"left out: {why}" in said
+    assert result["sides"]["C"]["train"]["ratio"]["rounds"] == [3.0] * 3
+
+
+def test_nothing_is_left_to_compare():
+    with pytest.raises(UserError, match=r"^B: no torch here$"):
+        duel(fake("A", [1.0] * 4), fake("B", [1.0] * 4, misdeed="unavailable", before="prepare"))
+    with pytest.raises(UserError, match=r"^A: its worker died with exit code 3 in 'block'"):
+        duel(fake("A", [1.0] * 4, misdeed="die"), fake("B", [1.0] * 4), fake("C", [1.0] * 4))
+    with pytest.raises(UserError, match=r"^rounds = 0; allowed: 1 or more$"):
+        duel(fake("A", []), rounds=0)
+
+
+def test_tables_show_every_side_and_kind():
+    result = duel(fake("A", [0.2] * 4, [0.1] * 4, prepared={"device": "chip", "versions": {"jax": "1.2"}}),
+                  fake("bee", [0.1] * 4, [0.3] * 4, prepared={"flags": {"threads": 2, "amp": None}}))  # fmt: skip
+    result["cores_of_others"] = 0.05 * result["cores"]  # as much as a quiet machine has
+    lines = versus.table(result).splitlines()
+    assert lines[0].startswith("fake, 8 px, batch 4, float32, on chip: 3 rounds of 2 steps; ")
+    assert lines[1].split() == "side step ms/step p10 p90 images/s time p10 p90 loss".split()
+    assert [line.split() for line in lines[2:6]] == [
+        "A train 200 200 200 20 1.000 1.000 1.000 4.500 to 0.175".split(),
+        "bee train 100 100 100 40 0.500 0.500 0.500 4.500 to 0.175".split(),
+        "A inference 100 100 100 40 1.000 1.000 1.000".split(),
+        "bee inference 300 300 300 13.33 3.000 3.000 3.000".split(),
+    ]
+    assert lines[6:] == ["A: jax 1.2", "bee: threads 2"]
+    rows = versus.markdown(result).splitlines()
+    assert rows[2].count("|") == rows[3].count("|") == rows[4].count("|") == 11
+    assert rows[5] == "| bee | train | 100 | 100 | 100 | 40 | 0.500 | 0.500 | 0.500 | 4.500 to 0.175 |"
+
+
+def test_a_busy_machine_is_told():
+    result = duel(fake("A", [1.0] * 4), fake("B", [1.0] * 4))
+    assert result["cores"] >= 1 and (result["cores_of_others"] is None or result["cores_of_others"] >= 0)
+    for others, told in ((None, False), (0.1, False), (0.11, True)):
+        result |= {"cores_of_others": others, "cores": 2}
+        assert ("a busy machine: other processes took 0.11 of 2 cores" in versus.table(result)) is told
+        assert ("a busy machine" in versus.markdown(result)) is told
+
+
+def test_a_table_says_where_the_networks_differ():
+    result = duel(fake("A", [1.0] * 4), fake("B", [1.0] * 4))
+    result = copy.deepcopy(result) | {"task": TASK | {"model": "inception_v4", "dtype": "bfloat16"}}
+    assert "timm.create_model('inception_v4')" in versus.table(result)
+    assert "gradient's norm" in versus.table(result) and "autocast" in versus.table(result)
