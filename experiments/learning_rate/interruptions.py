@@ -2,9 +2,9 @@
 
     python experiments/learning_rate/interruptions.py --study=runs/learning_rate --output=results.json
 
-Runs the sweep of README.md beside this file; further flags of `sweep` are handed on. SIGKILL strikes the driver twice and a trial's process three times, at
-different points of the study; after each death of the driver the same command is started again. Then everything that
-the study left on disk is audited.
+Runs the sweep of README.md beside this file; further flags of `sweep` are handed on. SIGKILL strikes the driver twice
+and a trial's process three times, at different points of the study; after each death of the driver the same command is
+started again. Then everything that the study left on disk is audited.
 """
 
 from __future__ import annotations

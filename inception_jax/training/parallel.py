@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from inception_jax.errors import UserError
+from inception_jax.training.cache import enable_compilation_cache as enable_compilation_cache
 from inception_jax.training.guard import no_compilation as no_compilation
 from inception_jax.training.step import AXIS
 
@@ -291,19 +291,3 @@ def _compile(function: Any, *arguments: Any) -> Compiled:
     lowering = time.perf_counter() - start
     executable = lowered.compile()
     return Compiled(executable, time.perf_counter() - start, lowering)
-
-
-def enable_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that a run that is started again compiles in a second or two.
-
-    `JAX_COMPILATION_CACHE_DIR` says where; without it, `inception_jax` under the user's cache directory. An empty value
-    turns it off.
-    """
-    directory = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if directory is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        directory = os.path.join(cache, "inception_jax", "xla")
-    if directory:
-        jax.config.update("jax_compilation_cache_dir", directory)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-        jax.config.update("jax_persistent_cache_enable_xla_caches", "xla_gpu_per_fusion_autotune_cache_dir")
