@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
         flags, recipe, _ = command_line.parse_with_config(arguments, argv)
     else:
         flags, recipe = arguments.parse_args(argv), None
+    _refuse_unread(arguments, flags)
     if flags.difference:
         return _difference(flags)
     if bool(flags.model) == (recipe is not None):
@@ -70,6 +71,25 @@ def _arguments() -> argparse.ArgumentParser:
     group.add_argument("--rounds", type=int, default=10, help="of one block per side (default 10)")
     group.add_argument("--steps", type=int, default=5, help="of a block (default 5)")
     return arguments
+
+
+_TASK = {"model", "set", "batch_size", "image_size", "num_classes", "dtype", "json"}
+_READ = {  # by what is done: the flags that it reads
+    "--difference": {"difference"},
+    "--vs": _TASK | {"vs", "what", "torch_python", "torch_variants", "rounds", "steps"},
+    "--data": _TASK | {"data", "mode", "devices", "seconds"},
+    "--largest_batch": _TASK - {"batch_size"} | {"largest_batch", "mode", "devices"},
+    "": _TASK | {"mode", "devices", "what", "seconds", "blocks", "no_compile_times", "peak_tflops", "bandwidth_gbs",
+                 "trace", "plot"},
+}  # fmt: skip
+
+
+def _refuse_unread(arguments: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+    """Raises UserError for a flag that nothing would read."""
+    action = next((name for name in _READ if name and getattr(flags, name.removeprefix("--"))), "")
+    given = {name for name, value in vars(flags).items() if name != "_" and value != arguments.get_default(name)}
+    if unread := sorted(given - _READ[action] - {"config"}):
+        raise UserError(f"--{unread[0]}: {f'{action} does not read it' if action else 'only --vs=torch reads it'}")
 
 
 def _recipe(flags: argparse.Namespace, recipe: ConfigDict | None) -> ConfigDict:
@@ -162,9 +182,6 @@ def _versus(flags: argparse.Namespace, recipe: ConfigDict) -> int:
 
     if not flags.model:
         raise UserError("--vs=torch goes with --model: the sides take the same step, which is no recipe's")
-    for flag in ("mode", "devices", "trace", "plot", "peak_tflops", "bandwidth_gbs"):
-        if getattr(flags, flag) is not None:
-            raise UserError(f"--{flag} does not go with --vs=torch, which times one device in mode jit")
     spec = registry.get_spec(flags.model)
     backend = _backend()
     task = versus.make_task(

@@ -112,7 +112,12 @@ MISTAKES = {
                         r"--peak_tflops: 'fast'; a number or 'measure'"),
     "options of a recipe": (["--config=configs/digits.py", "--set", "module=naive"], r"go with --model"),
     "torch of a recipe": (["--config=configs/digits.py", "--vs=torch"], r"--vs=torch goes with --model"),
-    "a flag that torch has not": (["--model=inception_v1", "--vs=torch", "--mode=pmap"], r"--mode does not go with"),
+    "a flag that torch has not": (["--model=inception_v1", "--vs=torch", "--mode=pmap"], r"--mode: --vs does not read"),
+    "a flag of torch alone": (["--model=inception_v1", "--rounds=3"], r"--rounds: only --vs=torch reads it"),
+    "a plot of the input": (["--model=inception_v1", "--data", "--plot=a.png"], r"--plot: --data does not read it"),
+    "two things to do": (["--model=inception_v1", "--data", "--largest_batch"], r"--largest_batch: --data does not"),
+    "a batch to begin with": (["--model=inception_v1", "--largest_batch", "--batch_size=8"], r"--batch_size: --larg"),
+    "a difference kept": (["--difference", "a", "b", "--json=c"], r"--json: --difference does not read it"),
     "unknown flag": (["--image_siz=64"], r"unknown argument '--image_siz'; did you mean '--image_size'"),
 }
 
