@@ -76,7 +76,7 @@ def table_1(model: InceptionV1, counted: Account) -> str:
             continue
         parts = [block, blocks["conv2_reduce"]] if name == "conv2" and model.conv2_reduce else [block]
         parameters, macs = sum(b.parameters for b in parts), sum(b.macs for b in parts)
-        widths = model.modules.get(name.removeprefix("inception_"))
+        widths = model.widths.get(name.removeprefix("inception_"))
         filters = [""] * 6 if widths is None else [str(_width(model, n)) for n in widths]
         if name == "conv2":
             filters[1:3] = [str(_width(model, 64)) if model.conv2_reduce else "", str(_width(model, 192))]

@@ -49,15 +49,34 @@ EQUIVALENTS: dict[str, Equivalent] = {
     "inception_v1_bn": Equivalent(
         torch="torchvision.models.googlenet(aux_logits=True, transform_input=False)",
         packages=("torchvision",),
-        options={"five_by_five": 3, "pool4_window": 2},
+        options={"five_by_five": 3, "pool4_window": 2, "aux_pool": "adaptive"},
         dropout={"dropout_rate": 0.2, "aux_dropout_rate": 0.7},
         differences=(
-            "the heads' pool: torchvision's adaptive one takes 14x14 to 4x4 by windows of 4x4, ours by the paper's 5x5",
+            "torchvision's running statistics move by 0.1 a step, ours by 0.0003",
+        ),
+    ),
+    "inception_v3": Equivalent(
+        torch="torchvision.models.inception_v3(aux_logits=True, transform_input=False)",
+        packages=("torchvision",),
+        options={"count_include_pad": True},
+        dropout={"dropout_rate": 0.2},
+        differences=(
+            "torchvision's head takes 17x17 maps alone, so it trains at 299 to 346 pixels",
             "torchvision's running statistics move by 0.1 a step, ours by 0.0003",
         ),
     ),
     "inception_v4": Equivalent(
         torch="timm.create_model('inception_v4')",
+        packages=("timm",),
+        options={"aux_heads": False},
+        dropout={"dropout_rate": 0.2},
+        differences=(
+            "timm's has no auxiliary head, so ours is made without",
+            "timm's running statistics move by 0.1 a step, ours by 0.0003",
+        ),
+    ),
+    "inception_resnet_v2": Equivalent(
+        torch="timm.create_model('inception_resnet_v2')",
         packages=("timm",),
         options={"aux_heads": False},
         dropout={"dropout_rate": 0.2},

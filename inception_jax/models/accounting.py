@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from inception_jax.models.convolution import explicit_padding
-from inception_jax.models.layers import ConvUnit, Linear
+from inception_jax.models.layers import ConvUnit, Linear, SeparableConvUnit
 from inception_jax.models.network import Network
 
 
@@ -45,7 +45,8 @@ class Layer:
     Attributes:
       block: the name of the block that it is part of.
       name: its path in the parameter tree, such as `inception_3a/conv_3x3`.
-      kernel: (height, width, in, out); a fully connected layer's is (1, 1, in, out).
+      kernel: (height, width, in, out); a fully connected layer's is (1, 1, in, out), a depthwise convolution's
+        (height, width, 1, out). A separable convolution is two layers, `…/depthwise` and `…/pointwise`.
       input: (height, width, channels); vectors have height and width 1.
       output: likewise.
       macs: multiply-adds, those on the pixels of the padding included, as papers count them.
@@ -113,8 +114,8 @@ def account(model: Network, image_size: int) -> Account:
 
     def count(run: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module, output = context.module, run(*args, **kwargs)
-        if isinstance(module, ConvUnit | Linear) and context.method_name == "__call__":
-            layers.append(_layer(module, args[0].shape[1:], output.shape[1:], first=not layers))
+        if isinstance(module, ConvUnit | SeparableConvUnit | Linear) and context.method_name == "__call__":
+            layers.extend(_layers(module, args[0].shape[1:], output.shape[1:], first=not layers))
         return output
 
     def initialise(key: jax.Array, images: jax.Array) -> Any:
@@ -134,34 +135,60 @@ def account(model: Network, image_size: int) -> Account:
     return Account(image_size, model.num_classes, tuple(blocks), tuple(layers))
 
 
-def _layer(module: ConvUnit | Linear, taken: tuple[int, ...], given: tuple[int, ...], first: bool) -> Layer:
-    """The record of a layer that maps `taken` to `given`, shapes without the batch."""
-    kernel = module.get_variable("params", "kernel").shape
-    # A fully connected layer applies its kernel once, a convolution at every place of its output.
-    places = math.prod(given[:-1])
-    inside = places * math.prod(kernel[:-2])
+def _layers(
+    module: ConvUnit | SeparableConvUnit | Linear, taken: tuple[int, ...], given: tuple[int, ...], first: bool
+) -> list[Layer]:
+    """The records of a unit that maps `taken` to `given`, shapes without the batch."""
+    name = "/".join(module.path)
+    if isinstance(module, Linear):
+        kernel = (1, 1, *module.get_variable("params", "kernel").shape)
+        return [_layer(module, name, kernel, taken, given, first, 1)]
     if isinstance(module, ConvUnit):
-        pads = explicit_padding(taken[:2], kernel[:2], (module.strides, module.strides), module.padding)
-        inside = math.prod(
-            _taps_inside(size, window, module.strides, low, count)
-            for size, window, (low, _), count in zip(taken[:2], kernel[:2], pads, given[:2], strict=True)
-        )
+        kernel = module.get_variable("params", "kernel").shape
+        return [_layer(module, name, kernel, taken, given, first, _kernel_places(module, kernel, taken, given))]
+    kernel = module.get_variable("params", "depthwise_kernel").shape
+    kernel = (*kernel[:2], 1, kernel[2] * kernel[3])
+    between = (*given[:2], kernel[3])
+    inside = _kernel_places(module, kernel, taken, given)
+    depthwise = _layer(module, f"{name}/depthwise", kernel, taken, between, first, inside)
+    kernel = module.get_variable("params", "pointwise_kernel").shape
+    return [depthwise, _layer(module, f"{name}/pointwise", kernel, between, given, False, math.prod(given[:2]))]
+
+
+def _layer(
+    module: ConvUnit | SeparableConvUnit | Linear, name: str, kernel: tuple[int, ...], taken: tuple[int, ...],
+    given: tuple[int, ...], first: bool, inside: int,
+) -> Layer:  # fmt: skip
+    """One record; `inside`: on how many pixels of the picture the kernel's taps fall, over all places of the output."""
+    # A fully connected layer applies its kernel once, a convolution at every place of its output.
     return Layer(
         block=module.path[0],
-        name="/".join(module.path),
-        kernel=(*(1,) * (4 - len(kernel)), *kernel),
+        name=name,
+        kernel=kernel,
         input=_grid(taken),
         output=_grid(given),
-        macs=math.prod(kernel) * places,
+        macs=math.prod(kernel) * math.prod(given[:-1]),
         inside_macs=inside * math.prod(kernel[-2:]),
         reads_pictures=first,
     )
 
 
-def _taps_inside(size: int, window: int, stride: int, low: int, count: int) -> int:
-    """Along one axis: how often, over `count` places of a window, one of its pixels lies on the map."""
-    starts = (place * stride - low for place in range(count))
-    return sum(min(start + window, size) - max(start, 0) for start in starts)
+def _kernel_places(
+    module: ConvUnit | SeparableConvUnit, kernel: tuple[int, ...], taken: tuple[int, ...], given: tuple[int, ...]
+) -> int:
+    reach = [(taps - 1) * module.dilation + 1 for taps in kernel[:2]]
+    pads = explicit_padding(taken[:2], reach, (module.strides, module.strides), module.padding)
+    return math.prod(
+        _taps_inside(size, taps, module.dilation, module.strides, low, count)
+        for size, taps, (low, _), count in zip(taken[:2], kernel[:2], pads, given[:2], strict=True)
+    )
+
+
+def _taps_inside(size: int, taps: int, dilation: int, stride: int, low: int, count: int) -> int:
+    """Along one axis: how often, over `count` places of a window, one of its taps lies on the map."""
+    return sum(
+        0 <= place * stride - low + tap * dilation < size for place in range(count) for tap in range(taps)
+    )
 
 
 def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:

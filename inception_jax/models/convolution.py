@@ -41,6 +41,7 @@ def conv2d(
     kernel: jax.Array,
     strides: int | Sequence[int] = 1,
     padding: str | int | Sequence[tuple[int, int]] = "SAME",
+    dilation: int = 1,
 ) -> jax.Array:
     """Convolves images with a kernel (cross-correlation, as in every deep-learning library).
 
@@ -52,6 +53,7 @@ def conv2d(
       strides: one stride, or (rows, columns).
       padding: "SAME" (TensorFlow's: the odd pixel goes below and to the right), "VALID", a number of pixels on every
         side, or ((top, bottom), (left, right)).
+      dilation: pixels from one tap of the kernel to the next ("atrous" above 1).
 
     Returns:
       [B, H', W', C_out] in the dtype of `x`; sums are accumulated in at least float32.
@@ -64,13 +66,54 @@ def conv2d(
     if x.dtype != kernel.dtype:
         raise ValueError(f"conv2d: images are {x.dtype}, the kernel {kernel.dtype}: cast one of them")
     strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
-    pads = explicit_padding(x.shape[1:3], kernel.shape[:2], strides, padding)
+    reach = [(taps - 1) * dilation + 1 for taps in kernel.shape[:2]]
+    pads = explicit_padding(x.shape[1:3], reach, strides, padding)
+    if dilation != 1:
+        return lax.conv_general_dilated(
+            x, kernel, strides, pads, rhs_dilation=(dilation, dilation), dimension_numbers=_DIMENSIONS
+        )
     if jax.sharding.get_abstract_mesh().manual_axes:
         # Inside shard_map one of the two may be replicated over devices where the other is not. Said here, outside the
         # custom gradient, JAX itself sums the replicated one's gradient over the devices (check_vma=True). The sum of
         # no elements is zero and varies as its operand does.
         x, kernel = x + kernel[:0].sum(), kernel + x[:0].sum()
     return _conv(x, kernel, strides, pads)
+
+
+def depthwise_conv2d(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int = 1,
+    padding: str | int | Sequence[tuple[int, int]] = "SAME",
+    dilation: int = 1,
+) -> jax.Array:
+    """Convolves each channel by itself.
+
+    Args:
+      x: images [B, H, W, C], floating.
+      kernel: [kh, kw, C, multiplier], the dtype of `x`.
+      stride: of rows and columns.
+      padding: as for `conv2d`.
+      dilation: as for `conv2d`.
+
+    Returns:
+      [B, H', W', C * multiplier]; the channels made of input channel c are c * multiplier and those after it, as in
+      TensorFlow.
+
+    Raises:
+      ValueError: shapes, dtypes or padding that do not fit.
+    """
+    if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
+        raise ValueError(f"depthwise_conv2d: images {x.shape} do not fit kernel {kernel.shape}: want [kh,kw,C,M]")
+    if x.dtype != kernel.dtype:
+        raise ValueError(f"depthwise_conv2d: images are {x.dtype}, the kernel {kernel.dtype}: cast one of them")
+    height, width, channels, multiplier = kernel.shape
+    reach = [(taps - 1) * dilation + 1 for taps in (height, width)]
+    return lax.conv_general_dilated(
+        x, kernel.reshape(height, width, 1, channels * multiplier), (stride, stride),
+        explicit_padding(x.shape[1:3], reach, (stride, stride), padding), rhs_dilation=(dilation, dilation),
+        dimension_numbers=_DIMENSIONS, feature_group_count=channels,
+    )  # fmt: skip
 
 
 def explicit_padding(

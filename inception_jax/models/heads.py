@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from inception_jax.models.initialization import caffe_xavier
 from inception_jax.models.layers import ConvUnit, Linear, Style
 from inception_jax.models.normalization import at_least_float32
-from inception_jax.models.pooling import even_avg_pool
+from inception_jax.models.parameters import Initializer
+from inception_jax.models.pooling import adaptive_avg_pool, avg_pool, even_avg_pool
 
 # Each place where a network drops out has a number of its own, so that one key per example serves them all.
 CLASSIFIER_SITE = 0
@@ -53,17 +57,21 @@ class AuxHeadV1(nn.Module):
     5x5/3 pool does not give 4x4, sixteen evenly laid windows do (`pooling.even_avg_pool`), so that the parameters do
     not depend on the image size. Under batch norm the convolution is normalised and the fully connected layer keeps
     its bias, as torchvision has it.
+
+    Attributes:
+      adaptive: whether the pool is PyTorch's adaptive one to 4x4, torchvision's, on every map.
     """
 
     num_classes: int
     dropout_rate: float
     style: Style
+    adaptive: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, example_keys: jax.Array | None, site: int) -> jax.Array:
         """[B, H, W, C] to logits [B, num_classes]."""
         style = self.style
-        x = even_avg_pool(x, 4, 5, 3)
+        x = adaptive_avg_pool(x, 4) if self.adaptive else even_avg_pool(x, 4, 5, 3)
         x = ConvUnit(128, (1, 1), style, name="conv")(x, train=train)
         x = x.reshape(x.shape[0], -1)
         fc = Linear(style.width(1024), style.linear_init, style.bias, style.dtype, style.param_dtype, name="fc")
@@ -71,21 +79,59 @@ class AuxHeadV1(nn.Module):
         return classifier(self.num_classes, style)(x)
 
 
+class AuxHeadV2(nn.Module):
+    """BN-Inception's side classifier, as caffe-googlenet-bn has it (train_val.prototxt; the paper describes none).
+
+    Average pool 5x5/3, 1x1 convolution to 128, fully connected 1024, classifier; no dropout. Batch norm follows the
+    fully connected layer, too. Kernels start as its xavier filler has them. Caffe's pool rounds up: of 7x7 it makes
+    2x2, the last windows cut by the edge. On maps where it does not give `output` windows each way, evenly laid ones
+    do (`pooling.even_avg_pool`).
+
+    Attributes:
+      output: side of the pooled map: 4 on 14x14, 2 on 7x7.
+    """
+
+    num_classes: int
+    output: int
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[B, H, W, C] to logits [B, num_classes]."""
+        style = dataclasses.replace(self.style, kernel_init=caffe_xavier, linear_init=caffe_xavier)
+        rounded_up = {-(-max(size - 5, 0) // 3) + 1 for size in x.shape[1:3]}
+        x = avg_pool(x, 5, 3, "CEIL") if rounded_up == {self.output} else even_avg_pool(x, self.output, 5, 3)
+        x = ConvUnit(128, (1, 1), style, name="conv")(x, train=train)
+        fc = Linear(
+            style.width(1024), style.linear_init, style.bias if style.batch_norm is None or style.conv_bias else None,
+            style.dtype, style.param_dtype, style.batch_norm, name="fc",
+        )  # fmt: skip
+        x = nn.relu(fc(x.reshape(x.shape[0], -1), train=train))
+        return classifier(self.num_classes, style)(x)
+
+
 class AuxHeadV4(nn.Module):
-    """Inception-v4's side classifier (slim's inception_v4.py, scope AuxLogits; the paper draws none).
+    """The side classifier of Inception-v3 (arXiv:1512.00567, Figure 8), v4 and the Inception-ResNets, from slim.
 
     Average pool 5x5/3 to 5x5, 1x1 convolution to 128, 5x5 convolution over the whole map to 768, classifier. slim's
-    last convolution takes the size of whatever map remains, so its weights change with the image size; here the pool
-    always gives 5x5 (`pooling.even_avg_pool`).
+    last convolution takes the size of whatever map remains (in v3: 5x5 at most), so that its weights change with the
+    image size; here the pool always gives 5x5 (`pooling.even_avg_pool`), as slim's does from 299 to 346 pixels.
+
+    Attributes:
+      conv_init, classifier_init: of the kernels of the 5x5 convolution and of the classifier; None: the style's.
     """
 
     num_classes: int
     style: Style
+    conv_init: Initializer | None = None
+    classifier_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] to logits [B, num_classes]."""
         x = even_avg_pool(x, 5, 5, 3)
         x = ConvUnit(128, (1, 1), self.style, name="conv_1x1")(x, train=train)
-        x = ConvUnit(768, (5, 5), self.style, padding="VALID", name="conv_5x5")(x, train=train)
-        return classifier(self.num_classes, self.style)(x.reshape(x.shape[0], -1))
+        last = ConvUnit(768, (5, 5), self.style, padding="VALID", kernel_init=self.conv_init, name="conv_5x5")
+        x = last(x, train=train)
+        style = dataclasses.replace(self.style, linear_init=self.classifier_init or self.style.linear_init)
+        return classifier(self.num_classes, style)(x.reshape(x.shape[0], -1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import flax.core
 import flax.linen as nn
 import jax
 
@@ -50,6 +51,13 @@ MODULES = {
     "5a": Widths(256, 160, 320, 32, 128, 128),
     "5b": Widths(384, 192, 384, 48, 128, 128),
 }
+# Google's released graph (inception5h, tensorflow_inception_graph.pb) has two other numbers. With them 4a gives 508
+# channels, and the "ops" that the paper prints for 4a, 4b and 5a come out: the table was made of this network.
+INCEPTION5H_MODULES = MODULES | {
+    "4a": MODULES["4a"]._replace(conv_3x3=204),
+    "5a": MODULES["5a"]._replace(conv_5x5_reduce=48),
+}
+TABLES = {"paper": MODULES, "inception5h": INCEPTION5H_MODULES}
 AUX_HEADS = {"4a": "aux1", "4d": "aux2"}  # module -> the head that reads it (section 5 of the paper)
 POOLED = ("3b", "4e")  # modules followed by pool3 and pool4
 
@@ -61,6 +69,15 @@ PRINTED = {
     "inception_4a": (364, 73), "inception_4b": (437, 88), "inception_4c": (463, 100), "inception_4d": (580, 119),
     "inception_4e": (840, 170), "inception_5a": (1072, 54), "inception_5b": (1388, 71), "classifier": (1000, 1),
 }  # fmt: skip
+
+# slim's names of the endpoints (tf_slim/nets/inception_v1.py): its letters start one later than the paper's.
+SLIM_NAMES = flax.core.FrozenDict({
+    "Conv2d_1a_7x7": "conv1", "MaxPool_2a_3x3": "pool1", "Conv2d_2b_1x1": "conv2_reduce", "Conv2d_2c_3x3": "conv2",
+    "MaxPool_3a_3x3": "pool2", "Mixed_3b": "inception_3a", "Mixed_3c": "inception_3b", "MaxPool_4a_3x3": "pool3",
+    "Mixed_4b": "inception_4a", "Mixed_4c": "inception_4b", "Mixed_4d": "inception_4c", "Mixed_4e": "inception_4d",
+    "Mixed_4f": "inception_4e", "MaxPool_5a_2x2": "pool4", "Mixed_5b": "inception_5a", "Mixed_5c": "inception_5b",
+    "AvgPool_0a_7x7": "pool5",
+})  # fmt: skip
 
 
 def reduced_module(widths: Widths, five_by_five: int) -> tuple[Branch, ...]:
@@ -89,7 +106,8 @@ class InceptionV1(Network):
 
     Attributes (beside those of `Network`):
       aux_dropout_rate: dropout inside the auxiliary heads.
-      modules: the table of filters, module by module; published variants differ in two numbers.
+      table: "paper" (Table 1) or "inception5h" (Google's released graph, which differs in two numbers).
+      modules: other filters than the table's, module by module; None: the table's.
       module: "reduced" (Figure 2(b)) or "naive" (Figure 2(a), for the ablation).
       conv2_reduce: whether the 1x1 convolution before conv2 is there, as Table 1's "#3x3 reduce" column says; without
         it the network has the 6,994,392 parameters that are often quoted.
@@ -99,19 +117,23 @@ class InceptionV1(Network):
       pool_rounding: "caffe" (output sizes round up, nothing padded before) or "same" (TensorFlow's); they agree on
         maps of even size.
       lrn: whether local response normalisation stands after pool1 and after conv2.
+      aux_pool: how the heads' 5x5/3 average pool is made: "paper", or "adaptive", torchvision's, whose windows on 14x14
+        are 4x4 at 0, 3, 7 and 10: another function. It belongs to a published form, and may stand without heads.
       lrn_size, lrn_alpha, lrn_beta, lrn_k: its constants in Caffe's terms, x · (k + alpha / size · Σ x²)^-beta.
     """
 
     batch_norm: bool = False
     dropout_rate: float = 0.4
     aux_dropout_rate: float = 0.7
-    modules: Mapping[str, Widths] = nn.FrozenDict(MODULES)
+    table: str = "paper"
+    modules: Mapping[str, Widths] | None = None
     module: str = "reduced"
     conv2_reduce: bool = True
     five_by_five: int = 5
     pool4_window: int = 3
     conv1_padding: str = "caffe"
     pool_rounding: str = "caffe"
+    aux_pool: str = "paper"
     lrn: bool = True
     lrn_size: int = 5
     lrn_alpha: float = 1e-4
@@ -121,6 +143,8 @@ class InceptionV1(Network):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_rates("aux_dropout_rate")
+        checks.check_choice("table", self.table, tuple(TABLES))
+        checks.check_choice("aux_pool", self.aux_pool, ("paper", "adaptive"))
         checks.check_choice("module", self.module, ("reduced", "naive"))
         checks.check_choice("five_by_five", self.five_by_five, (5, 3))
         checks.check_choice("pool4_window", self.pool4_window, (3, 2))
@@ -131,6 +155,13 @@ class InceptionV1(Network):
             self.check_unused("lrn is False", "lrn_size", "lrn_alpha", "lrn_beta", "lrn_k")
         if not self.aux_heads:
             self.check_unused("there are no auxiliary heads", "aux_dropout_rate")
+        if self.modules is not None:
+            self.check_unused("modules are given", "table")
+
+    @property
+    def widths(self) -> Mapping[str, Widths]:
+        """Filters of every module, in order."""
+        return TABLES[self.table] if self.modules is None else self.modules
 
     @nn.compact
     def __call__(
@@ -160,19 +191,19 @@ class InceptionV1(Network):
         x = self._stem(images.astype(self.dtype), style, train, ends)
         aux_logits = []
         build = {"reduced": reduced_module, "naive": naive_module}[self.module]
-        for module, widths in self.modules.items():
+        for module, widths in self.widths.items():
             name = f"inception_{module}"
             x = ends[name] = Mixed(build(Widths(*widths), self.five_by_five), style, name=name)(x, train=train)
             head = AUX_HEADS.get(module)
             if head and self.aux_heads and (train or self.is_initializing()):
-                aux = AuxHeadV1(self.num_classes, self.aux_dropout_rate, style, name=head)
+                aux = AuxHeadV1(self.num_classes, self.aux_dropout_rate, style, self.aux_pool == "adaptive", name=head)
                 aux_logits.append(aux(x, train=train, example_keys=keys, site=AUX_SITES[len(aux_logits)]))
             if module in POOLED:
                 pool = f"pool{3 + POOLED.index(module)}"
                 x = ends[pool] = self._pool(x, self.pool4_window if pool == "pool4" else 3)
         x = ends["pool5"] = global_avg_pool(x)
         logits = classifier(self.num_classes, style)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
-        return InceptionOutput(logits, tuple(aux_logits) if train else (), ends)
+        return InceptionOutput(logits, tuple(aux_logits) if train else (), ends, SLIM_NAMES)
 
     def _stem(self, x: jax.Array, style: Style, train: bool, ends: dict[str, jax.Array]) -> jax.Array:
         """conv1 to pool2: [B, H, W, 3] to [B, H/8, W/8, 192]; writes its endpoints into `ends`."""

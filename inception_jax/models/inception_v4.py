@@ -8,10 +8,12 @@ Inception-B module.
 
 from __future__ import annotations
 
+import flax.core
 import flax.linen as nn
 import jax
 
 from inception_jax.models import checks
+from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, ordinary_pixels
 from inception_jax.models.heads import CLASSIFIER_SITE, AuxHeadV4, classifier, dropout
 from inception_jax.models.initialization import slim_variance_scaling, slim_xavier
 from inception_jax.models.layers import AvgPool, Branch, Conv, ConvUnit, MaxPool, Mixed, Split
@@ -105,6 +107,13 @@ MODULES = {
     **{f"mixed_7{letter}": INCEPTION_C for letter in "bcd"},
 }
 AUX_HEAD = ("mixed_6h", "aux")  # the head `aux` reads the last Inception-B
+AUX_STRIDE = 16  # pixels of the picture from one pixel to the next of the map that it reads
+
+# The last two are slim's in evaluation: in training its PreLogitsFlatten has been through dropout.
+SLIM_NAMES = flax.core.FrozenDict(
+    {name.capitalize(): name for name in (*STEM, *MODULES)}
+    | {"AvgPool_1a": "global_pool", "PreLogitsFlatten": "global_pool"}
+)
 
 
 class InceptionV4(Network):
@@ -114,9 +123,18 @@ class InceptionV4(Network):
     to PyTorch have it (42,679,816 parameters); slim itself has the shift alone (`bn_scale=False`: 42,648,232). The
     statistics move slowly: for runs of fewer than some 10,000 steps lower `bn_momentum`. Average pools do not count
     padding.
+
+    Attributes (beside those of `Network`):
+      output_stride: 32, or 16 or 8: see atrous.py. The auxiliary head reads the ordinary network's pixels all the same;
+        the global pool takes the mean over all that there are.
     """
 
     dropout_rate: float = 0.2
+    output_stride: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)
 
     @nn.compact
     def __call__(
@@ -131,7 +149,7 @@ class InceptionV4(Network):
 
         Returns:
           InceptionOutput; `aux_logits` has one array in training and none otherwise. Endpoints: conv2d_1a_3x3,
-          conv2d_2a_3x3, conv2d_2b_3x3, mixed_3a ... mixed_7d, global_pool.
+          conv2d_2a_3x3, conv2d_2b_3x3, mixed_3a ... mixed_7d, global_pool; slim's names lead to them, too.
 
         Raises:
           ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
@@ -142,13 +160,17 @@ class InceptionV4(Network):
         ends: dict[str, jax.Array] = {}
         aux_logits = []
         x = images.astype(self.dtype)
-        for name, conv in STEM.items():
-            unit = ConvUnit(conv.features, conv.kernel, style, conv.stride, conv.padding, name=name)
+        for name, block in atrous(STEM | MODULES, self.output_stride).items():
+            if isinstance(block, Conv):
+                unit = ConvUnit(
+                    block.features, block.kernel, style, block.stride, block.padding, block.dilation, name=name
+                )  # fmt: skip
+            else:
+                unit = Mixed(block, style, name=name)
             x = ends[name] = unit(x, train=train)
-        for name, branches in MODULES.items():
-            x = ends[name] = Mixed(branches, style, name=name)(x, train=train)
             if name == AUX_HEAD[0] and self.aux_heads and (train or self.is_initializing()):
-                aux_logits.append(AuxHeadV4(self.num_classes, style, name=AUX_HEAD[1])(x, train=train))
+                head = AuxHeadV4(self.num_classes, style, name=AUX_HEAD[1])
+                aux_logits.append(head(ordinary_pixels(x, AUX_STRIDE, self.output_stride), train=train))
         x = ends["global_pool"] = global_avg_pool(x)
         logits = classifier(self.num_classes, style)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
-        return InceptionOutput(logits, tuple(aux_logits) if train else (), ends)
+        return InceptionOutput(logits, tuple(aux_logits) if train else (), ends, SLIM_NAMES)

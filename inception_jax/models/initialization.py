@@ -41,11 +41,7 @@ class VarianceScaling:
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         """An array of `shape` and `dtype`; kernels are [..., in, out]."""
-        dtype = jnp.dtype(dtype)
-        factor = np.asarray(self._factor(shape), dtype)
-        if isinstance(key, jax.core.Tracer) or not _can_chunk(key):
-            return _draw(key, self.distribution, tuple(shape), dtype) * factor
-        return jax.device_put(_draw_in_chunks(key, self.distribution, tuple(shape), dtype) * factor)
+        return _scaled(key, self.distribution, shape, dtype, self._factor(shape))
 
     def _factor(self, shape: tuple[int, ...]) -> float:
         receptive = np.prod(shape[:-2])
@@ -54,6 +50,22 @@ class VarianceScaling:
         if self.distribution == "uniform":
             return float(np.sqrt(3 * variance))
         return float(np.sqrt(variance) / _TRUNCATED_STDDEV)
+
+
+@dataclasses.dataclass(frozen=True)
+class TruncatedNormal:
+    """`jax.nn.initializers.truncated_normal` with the same values, fast when called with an actual key; TensorFlow's.
+
+    Attributes:
+      stddev: of the normal before it is cut at two deviations, as TensorFlow's `truncated_normal_initializer` takes it;
+        that of the values is 0.88 times as large.
+    """
+
+    stddev: float
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        """An array of `shape` and `dtype`."""
+        return _scaled(key, "truncated_normal", shape, dtype, self.stddev)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +86,15 @@ caffe_xavier = VarianceScaling(1.0, "fan_in", "uniform")
 slim_variance_scaling = VarianceScaling(1.3 * 2.0 * _TRUNCATED_STDDEV**2, "fan_in", "truncated_normal")
 # slim's xavier_initializer(), the default of its fully connected layers: uniform in ±sqrt(6 / (fan_in + fan_out)).
 slim_xavier = VarianceScaling(1.0, "fan_avg", "uniform")
+
+
+def _scaled(key: jax.Array, distribution: str, shape: tuple[int, ...], dtype: Any, factor: float) -> jax.Array:
+    """A draw of the distribution times `factor`; chunked where the key is an actual one that allows it."""
+    dtype = jnp.dtype(dtype)
+    factor = np.asarray(factor, dtype)
+    if isinstance(key, jax.core.Tracer) or not _can_chunk(key):
+        return _draw(key, distribution, tuple(shape), dtype) * factor
+    return jax.device_put(_draw_in_chunks(key, distribution, tuple(shape), dtype) * factor)
 
 
 def _draw(key: jax.Array, distribution: str, shape: tuple[int, ...], dtype: Any) -> jax.Array:

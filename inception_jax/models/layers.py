@@ -1,4 +1,4 @@
-"""The layers that every Inception network is built from: one convolution unit, one linear layer, one mixed module."""
+"""The layers of every Inception network: convolution units, a linear layer, mixed and residual modules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from inception_jax.models.convolution import conv2d
+from inception_jax.models.convolution import conv2d, depthwise_conv2d
 from inception_jax.models.initialization import Constant
 from inception_jax.models.normalization import BatchNorm, BatchNormStyle
 from inception_jax.models.parameters import Initializer, parameter
@@ -26,6 +26,9 @@ class Style:
       batch_norm: None: convolutions have a bias; otherwise they have no bias and are normalised before the ReLU.
       dtype: in which the network computes. `param_dtype`: of the parameters.
       width_multiplier, min_width: see `scaled_width`.
+      conv_bias: whether convolutions that are normalised have a bias all the same (it changes nothing but the count;
+        some Caffe and PyTorch ports of BN-Inception carry it).
+      remat: whether modules forget what they computed and compute it again for the gradient.
     """
 
     kernel_init: Initializer
@@ -36,6 +39,8 @@ class Style:
     param_dtype: Any = jnp.float32
     width_multiplier: float = 1.0
     min_width: int = 16
+    conv_bias: bool = False
+    remat: bool = False
 
     def width(self, features: int) -> int:
         """How many filters a layer has for the paper's `features`."""
@@ -48,14 +53,18 @@ def scaled_width(features: int, multiplier: float, minimum: int) -> int:
 
 
 class ConvUnit(nn.Module):
-    """Convolution, then bias or batch norm, then ReLU: every convolution of every network here.
+    """Convolution, then bias or batch norm, then ReLU: every dense convolution of every network here.
 
-    Parameters: `kernel` [height, width, in, out], and `bias` [out] or `bn/{scale,bias}`.
+    Parameters: `kernel` [height, width, in, out], and `bias` [out] or `bn/{scale,bias}` (both under `style.conv_bias`).
 
     Attributes:
       features: output channels of the paper's network, before `style.width_multiplier`.
       kernel_size: (height, width) in pixels.
       padding: "SAME", "VALID", or pixels on every side.
+      dilation: pixels from one tap of the kernel to the next.
+      normalise: whether batch norm follows where the style has it; otherwise a bias does.
+      relu: whether a ReLU follows.
+      kernel_init: of the kernel; None: the style's.
     """
 
     features: int
@@ -63,6 +72,10 @@ class ConvUnit(nn.Module):
     style: Style
     strides: int = 1
     padding: str | int = "SAME"
+    dilation: int = 1
+    normalise: bool = True
+    relu: bool = True
+    kernel_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, average: AvgPool | None = None) -> jax.Array:
@@ -76,16 +89,63 @@ class ConvUnit(nn.Module):
         """
         style = self.style
         shape = (*self.kernel_size, x.shape[-1], style.width(self.features))
-        kernel = parameter(self, "kernel", style.kernel_init, shape, style.param_dtype)
-        x = conv2d(x.astype(style.dtype), kernel.astype(style.dtype), self.strides, self.padding)
+        kernel = parameter(self, "kernel", self.kernel_init or style.kernel_init, shape, style.param_dtype)
+        x = conv2d(x.astype(style.dtype), kernel.astype(style.dtype), self.strides, self.padding, self.dilation)
         if average is not None:
             x = average(x)
-        if style.batch_norm is None:
-            bias = parameter(self, "bias", Constant(style.bias), shape[-1:], style.param_dtype)
-            x = x + bias.astype(style.dtype)
-        else:
-            x = BatchNorm(style.batch_norm, style.param_dtype, name="bn")(x, train=train)
-        return nn.relu(x)
+        return _finish(self, x, train)
+
+
+class SeparableConvUnit(nn.Module):
+    """A depthwise convolution and a 1x1 convolution with nothing between them, then as `ConvUnit`.
+
+    Parameters: `depthwise_kernel` [height, width, in, multiplier], `pointwise_kernel` [1, 1, in * multiplier, out].
+
+    Attributes:
+      features, kernel_size, style, strides, padding, dilation, normalise, relu: as of `ConvUnit`; stride, padding and
+        dilation are the depthwise convolution's.
+      multiplier: channels that the depthwise convolution makes of each input channel.
+      depthwise_init, pointwise_init: of the kernels; None: the style's.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    style: Style
+    strides: int = 1
+    padding: str | int = "SAME"
+    dilation: int = 1
+    normalise: bool = True
+    relu: bool = True
+    multiplier: int = 1
+    depthwise_init: Initializer | None = None
+    pointwise_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[B, H, W, C] to [B, H', W', features] in the style's dtype."""
+        style, channels = self.style, x.shape[-1]
+        depthwise = parameter(
+            self, "depthwise_kernel", self.depthwise_init or style.kernel_init,
+            (*self.kernel_size, channels, self.multiplier), style.param_dtype,
+        )  # fmt: skip
+        pointwise = parameter(
+            self, "pointwise_kernel", self.pointwise_init or style.kernel_init,
+            (1, 1, channels * self.multiplier, style.width(self.features)), style.param_dtype,
+        )  # fmt: skip
+        x = x.astype(style.dtype)
+        x = depthwise_conv2d(x, depthwise.astype(style.dtype), self.strides, self.padding, self.dilation)
+        return _finish(self, conv2d(x, pointwise.astype(style.dtype)), train)
+
+
+def _finish(unit: ConvUnit | SeparableConvUnit, x: jax.Array, train: bool) -> jax.Array:
+    """What follows a unit's convolution: bias, batch norm, ReLU, as its style and switches say."""
+    style, normalised = unit.style, unit.normalise and unit.style.batch_norm is not None
+    if not normalised or style.conv_bias:
+        bias = parameter(unit, "bias", Constant(style.bias), x.shape[-1:], style.param_dtype)
+        x = x + bias.astype(style.dtype)
+    if normalised:
+        x = BatchNorm(style.batch_norm, style.param_dtype, name="bn")(x, train=train)
+    return nn.relu(x) if unit.relu else x
 
 
 class Linear(nn.Module):
@@ -93,33 +153,43 @@ class Linear(nn.Module):
 
     Attributes:
       features: outputs, as they are: the width multiplier is the caller's.
-      kernel_init: of the kernel; the bias starts at the constant `bias`.
+      kernel_init: of the kernel; the bias starts at the constant `bias`; None: there is no bias.
       dtype: in which it computes.
+      batch_norm: what normalises the outputs, under the name `bn`; None: nothing.
     """
 
     features: int
     kernel_init: Initializer
-    bias: float = 0.0
+    bias: float | None = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    batch_norm: BatchNormStyle | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, in] to [B, features] in `dtype`."""
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """[B, in] to [B, features] in `dtype`; `train` is batch norm's."""
         kernel = parameter(self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
-        bias = parameter(self, "bias", Constant(self.bias), (self.features,), self.param_dtype)
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        x = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.bias is not None:
+            bias = parameter(self, "bias", Constant(self.bias), (self.features,), self.param_dtype)
+            x = x + bias.astype(self.dtype)
+        return x if self.batch_norm is None else BatchNorm(self.batch_norm, self.param_dtype, name="bn")(x, train=train)
 
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-    """One convolution of a branch: its parameters' name, the paper's number of filters, (height, width)."""
+    """One convolution of a branch: its parameters' name, the paper's number of filters, (height, width).
+
+    `init` is the kernel's initialiser where the source has one of its own for this layer; None: the style's.
+    """
 
     name: str
     features: int
     kernel: tuple[int, int]
     stride: int = 1
-    padding: str = "SAME"
+    padding: str | int = "SAME"
+    dilation: int = 1
+    init: Initializer | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +205,11 @@ class MaxPool:
 
     window: int
     stride: int
-    padding: str
+    padding: str | int
+    dilation: int = 1
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return max_pool(x, self.window, self.stride, self.padding)
+        return max_pool(x, self.window, self.stride, self.padding, self.dilation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,12 +220,15 @@ class AvgPool:
     stride: int
     padding: str
     count_include_pad: bool = False
+    dilation: int = 1
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return avg_pool(x, self.window, self.stride, self.padding, self.count_include_pad)
+        return avg_pool(x, self.window, self.stride, self.padding, self.count_include_pad, self.dilation)
 
 
-Branch = tuple[Conv | Split | MaxPool | AvgPool, ...]
+Step = Conv | Split | MaxPool | AvgPool
+Branch = tuple[Step, ...]
+Block = Step | tuple[Branch, ...]  # what stands under one name in a network's table
 
 
 class Mixed(nn.Module):
@@ -169,6 +243,10 @@ class Mixed(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] to [B, H', W', the sum of the branches' channels]."""
+        return rematerialised(self.style, lambda module, x: module.concatenated(x, train), self, x)
+
+    def concatenated(self, x: jax.Array, train: bool) -> jax.Array:
+        """The branches' outputs, one after another along the channels."""
         return jnp.concatenate([self._branch(steps, x, train) for steps in self.branches], axis=-1)
 
     def _branch(self, steps: Branch, x: jax.Array, train: bool) -> jax.Array:
@@ -185,4 +263,40 @@ class Mixed(nn.Module):
         return x
 
     def _conv(self, conv: Conv) -> ConvUnit:
-        return ConvUnit(conv.features, conv.kernel, self.style, conv.stride, conv.padding, name=conv.name)
+        return ConvUnit(
+            conv.features, conv.kernel, self.style, conv.stride, conv.padding, conv.dilation, kernel_init=conv.init,
+            name=conv.name,
+        )  # fmt: skip
+
+
+class Residual(Mixed):
+    """The branches' concatenation, brought back to the input's width, scaled and added to the input, then ReLU.
+
+    The 1x1 convolution `up` is linear: a bias, no batch norm, no ReLU (arXiv:1602.07261, section 3.2: batch norm
+    "only on top of the traditional layers, but not on top of the summations").
+
+    Attributes:
+      scale: factor on the residual before it is added (section 3.3 of the paper).
+      relu: whether a ReLU follows the sum.
+    """
+
+    scale: float = 1.0
+    relu: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[B, H, W, C] to the same shape."""
+        return rematerialised(self.style, lambda module, x: module.added(x, train), self, x)
+
+    def added(self, x: jax.Array, train: bool) -> jax.Array:
+        """The input with the scaled residual."""
+        # The input's own width, not a scaled one: under a width multiplier it is what the trunk has.
+        unscaled = dataclasses.replace(self.style, width_multiplier=1.0)
+        up = ConvUnit(x.shape[-1], (1, 1), unscaled, normalise=False, relu=False, name="up")
+        x = x + self.scale * up(self.concatenated(x, train), train=train)
+        return nn.relu(x) if self.relu else x
+
+
+def rematerialised(style: Style, run: Any, module: nn.Module, x: jax.Array) -> jax.Array:
+    """`run(module, x)`; under `style.remat` nothing of it but `x` and the output is kept for the gradient."""
+    return nn.remat(run)(module, x) if style.remat else run(module, x)

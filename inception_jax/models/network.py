@@ -24,11 +24,14 @@ class Network(nn.Module):
       width_multiplier: scales the filters of every layer by slim's rule, max(int(filters · multiplier), min_width);
         1 is the paper's network.
       min_width: the fewest filters that a multiplier other than 1 leaves.
-      aux_heads: whether the network has its auxiliary heads; without them it has no parameters for them either.
+      aux_heads: whether the network has its auxiliary heads; without them it has no parameters for them either. A
+        network whose source knows none has none either way.
       dropout_rate: probability with which a feature before the classifier is zeroed in training.
       dtype: in which the network computes (bfloat16, float32, float64 under 64-bit JAX); statistics and logits are in
         at least float32.
       param_dtype: of the parameters; batch statistics are in at least float32.
+      remat: whether the modules of the trunk compute their insides again for the gradient instead of keeping them:
+        less memory for one more forward pass (`jax.checkpoint`); the numbers are the same.
       batch_norm: whether convolutions are followed by batch norm, and then have no bias.
       bn_scale, bn_epsilon, bn_momentum, bn_unbiased_variance, bn_axis_name, bn_axis_index_groups, bn_group_size,
         bn_frozen: see `normalization.BatchNormStyle`; axis and group size are ignored while initialising.
@@ -41,6 +44,7 @@ class Network(nn.Module):
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    remat: bool = False
     batch_norm: bool = True
     bn_scale: bool = True
     bn_epsilon: float = 1e-3
@@ -89,7 +93,9 @@ class Network(nn.Module):
             if getattr(self, field) != defaults[field]:
                 raise checks.ModelError(f"{field}: {getattr(self, field)!r} has no effect: {because}")
 
-    def style(self, kernel_init: Initializer, linear_init: Initializer, bias: float = 0.0) -> Style:
+    def style(
+        self, kernel_init: Initializer, linear_init: Initializer, bias: float = 0.0, conv_bias: bool = False
+    ) -> Style:
         """The layers' common style, from this network's options."""
         norm = BatchNormStyle(
             self.bn_scale, self.bn_epsilon, self.bn_momentum, self.bn_unbiased_variance, self.bn_axis_name,
@@ -97,7 +103,7 @@ class Network(nn.Module):
         )  # fmt: skip
         return Style(
             kernel_init, linear_init, bias, norm if self.batch_norm else None, self.dtype, self.param_dtype,
-            self.width_multiplier, self.min_width,
+            self.width_multiplier, self.min_width, conv_bias, self.remat,
         )  # fmt: skip
 
     def dropout_keys(self, train: bool, example_keys: jax.Array | None, batch: int) -> jax.Array | None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import flax.core
 import flax.struct
 import jax
+
+from inception_jax.models.checks import ModelError, nearest
 
 
 @flax.struct.dataclass
@@ -15,8 +20,22 @@ class InceptionOutput:
       aux_logits: one array like `logits` per auxiliary head, the head nearest the input first; `()` when `train=False`.
       endpoints: the output of every block of the trunk by the block's name, in the order of the network: [B, H, W, C],
         and [B, C] after the global average pool. An endpoint that nobody reads costs nothing under `jax.jit`.
+      aliases: other names of endpoints, slim's: {"Mixed_6e": "mixed_6e"}; static, not part of the pytree.
     """
 
     logits: jax.Array
     aux_logits: tuple[jax.Array, ...] = ()
     endpoints: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    aliases: Mapping[str, str] = flax.struct.field(pytree_node=False, default=flax.core.FrozenDict())
+
+    def endpoint(self, name: str) -> jax.Array:
+        """An endpoint by its name or by the name that slim gives it, such as "Mixed_6e" or "PreLogits".
+
+        Raises:
+          ModelError: there is none.
+        """
+        own = self.aliases.get(name, name)
+        if own not in self.endpoints:
+            known = [*self.endpoints, *(alias for alias, own in self.aliases.items() if own in self.endpoints)]
+            raise ModelError(f"no endpoint {name!r}{nearest(name, known)}; endpoints: {', '.join(known)}")
+        return self.endpoints[own]

@@ -21,7 +21,7 @@ from jax import lax
 Padding = str | int
 
 
-def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "SAME") -> jax.Array:
+def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "SAME", dilation: int = 1) -> jax.Array:
     """The largest value in each window.
 
     Where several elements of a window are equal and largest, the first (top to bottom, then left to right) receives
@@ -34,22 +34,24 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "SAME") 
       stride: step of the window, in pixels.
       padding: "SAME" (TensorFlow's: ceil(size / stride) windows, the odd pixel of padding below and to the right),
         "VALID", "CEIL" (Caffe's with pad 0: the number of windows rounded up, the last one cut by the map's edge, and
-        dropped where it would start beyond it), or a number of pixels on every side, fewer than `window`, the number
-        of windows rounded down. Padding never wins.
+        dropped where it would start beyond it), or a number of pixels on every side, fewer than the window reaches,
+        the number of windows rounded down. Padding never wins.
+      dilation: pixels from one element of the window to the next: it reaches over (window - 1) * dilation + 1.
 
     Returns:
       [B, H', W', C] in the dtype of `x`.
 
     Raises:
-      ValueError: unknown padding, or a map too small for one window.
+      ValueError: unknown padding, a map too small for one window, or a window of padding alone.
     """
-    _output_size(x, window, stride, padding)  # both axes are checked before any work
-    return _max_pool(x, window, stride, padding)
+    _output_size(x, window, stride, padding, dilation)  # both axes are checked before any work
+    return _max_pool(x, window, stride, padding, dilation)
 
 
 def avg_pool(
-    x: jax.Array, window: int, stride: int, padding: Padding = "SAME", count_include_pad: bool = False
-) -> jax.Array:
+    x: jax.Array, window: int, stride: int, padding: Padding = "SAME", count_include_pad: bool = False,
+    dilation: int = 1,
+) -> jax.Array:  # fmt: skip
     """The mean of each window.
 
     Args:
@@ -60,6 +62,7 @@ def avg_pool(
       count_include_pad: divide by the window's pixels inside the padded map (Caffe's AVE, PyTorch's default), not by
         those inside the map itself (TensorFlow, slim, Keras). "CEIL" has no padding, so there the two are one: a
         window cut by the edge is divided by what is left of it.
+      dilation: as for `max_pool`.
 
     Returns:
       [B, H', W', C] in the dtype of `x`; sums are accumulated in at least float32.
@@ -67,18 +70,19 @@ def avg_pool(
     Raises:
       ValueError: as for `max_pool`.
     """
+    _output_size(x, window, stride, padding, dilation)
     total = x.astype(_accumulator(x.dtype))
     counts = []
     for axis in (2, 1):
         size = x.shape[axis]
-        count, low = _windows(size, window, stride, padding)
-        starts = np.arange(count) * stride - low
+        elements = _elements(size, window, stride, padding, dilation)
         # The edges of what is counted: the map, or the map and its padding.
         first, end = (0, size)
         if count_include_pad and padding != "CEIL":
-            first, end = -low, max(size + low, starts[-1] + window)
-        counts.append(np.minimum(starts + window, end) - np.maximum(starts, first))
-        total = sum(_taps(total, axis, window, stride, padding, 0.0))
+            low = -elements[0, 0]
+            first, end = -low, max(size + low, elements[-1, -1] + 1)
+        counts.append(((first <= elements) & (elements < end)).sum(1))
+        total = sum(_taps(total, axis, window, stride, padding, dilation, 0.0))
     divisor = np.outer(counts[1], counts[0])
     if (divisor == divisor[0, 0]).all():
         return (total / float(divisor[0, 0])).astype(x.dtype)
@@ -117,6 +121,30 @@ def even_avg_pool(x: jax.Array, output: int, window: int, stride: int) -> jax.Ar
     return (total / float(divisor)).astype(x.dtype)
 
 
+def adaptive_avg_pool(x: jax.Array, output: int) -> jax.Array:
+    """Averages a map of any size down to `output` x `output` as `torch.nn.functional.adaptive_avg_pool2d` does.
+
+    Along each axis of size g, window i is the pixels from floor(i * g / output) up to ceil((i + 1) * g / output): they
+    may overlap and differ in width, and repeat pixels where g is below `output`.
+
+    Args:
+      x: maps [B, H, W, C], floating.
+      output: windows per axis.
+
+    Returns:
+      [B, output, output, C] in the dtype of `x`; sums are accumulated in at least float32.
+    """
+    total = x.astype(_accumulator(x.dtype))
+    for axis in (2, 1):
+        size = x.shape[axis]
+        ends = [(i * size // output, -(-(i + 1) * size // output)) for i in range(output)]
+        means = [
+            jnp.mean(lax.slice_in_dim(total, start, end, axis=axis), axis, keepdims=True) for start, end in ends
+        ]
+        total = jnp.concatenate(means, axis)
+    return total.astype(x.dtype)
+
+
 def _even_windows(size: int, output: int, window: int, stride: int) -> tuple[int, list[int]]:
     """Width and starts of `even_avg_pool`'s windows along one axis."""
     plain = (output - 1) * stride + window
@@ -132,7 +160,7 @@ def _even_windows(size: int, output: int, window: int, stride: int) -> tuple[int
 
 
 def _windows(size: int, window: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """The number of windows along an axis, and the pixels of padding before it."""
+    """The number of windows along an axis, each reaching over `window` pixels, and the pixels of padding before it."""
     if padding == "SAME":
         count = -(-size // stride)
         return count, max((count - 1) * stride + window - size, 0) // 2
@@ -148,21 +176,39 @@ def _windows(size: int, window: int, stride: int, padding: Padding) -> tuple[int
     return count, low
 
 
-def _output_size(x: jax.Array, window: int, stride: int, padding: Padding) -> tuple[int, int]:
+def _reach(window: int, dilation: int) -> int:
+    return (window - 1) * dilation + 1
+
+
+def _elements(size: int, window: int, stride: int, padding: Padding, dilation: int) -> np.ndarray:
+    """[windows, window]: the pixel that each element of each window falls on; outside 0 ... size - 1 is padding."""
+    count, low = _windows(size, _reach(window, dilation), stride, padding)
+    return np.arange(count)[:, None] * stride - low + np.arange(window) * dilation
+
+
+def _output_size(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> tuple[int, int]:
     if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"pool: want floating maps [B,H,W,C], got {x.dtype}{list(x.shape)}")
-    return tuple(_windows(size, window, stride, padding)[0] for size in x.shape[1:3])
+    counts = []
+    for size in x.shape[1:3]:
+        elements = _elements(size, window, stride, padding, dilation)
+        if not ((elements >= 0) & (elements < size)).any(1).all():
+            raise ValueError(f"pool: {size} pixels: a window of {window} with dilation {dilation} holds none of them")
+        counts.append(len(elements))
+    return tuple(counts)
 
 
-def _taps(x: jax.Array, axis: int, window: int, stride: int, padding: Padding, fill: float) -> list[jax.Array]:
+def _taps(
+    x: jax.Array, axis: int, window: int, stride: int, padding: Padding, dilation: int, fill: float
+) -> list[jax.Array]:
     """The i-th elements of all windows along an axis, for each i: strided slices, `fill` where a window leaves the map.
 
     Each slice is filled by itself: padding the map beforehand would write it to memory once more.
     """
     size = x.shape[axis]
-    count, low = _windows(size, window, stride, padding)
+    count, low = _windows(size, _reach(window, dilation), stride, padding)
     taps = []
-    for i in range(window):
+    for i in range(0, _reach(window, dilation), dilation):
         first = max(0, -((i - low) // stride))  # the windows whose i-th element is inside the map
         last = min(count - 1, (size - 1 + low - i) // stride)
         if first > last:
@@ -192,54 +238,58 @@ def _accumulator(dtype) -> jnp.dtype:
 # --- Max pooling -----------------------------------------------------------------------------------------------------
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x, window, stride, padding):
-    return _max_along(_max_along(x, 2, window, stride, padding), 1, window, stride, padding)
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_pool(x, window, stride, padding, dilation):
+    geometry = (window, stride, padding, dilation)
+    return _max_along(_max_along(x, 2, *geometry), 1, *geometry)
 
 
-def _max_pool_forward(x, window, stride, padding):
-    pooled = _max_pool(x, window, stride, padding)
+def _max_pool_forward(x, *geometry):
+    pooled = _max_pool(x, *geometry)
     return pooled, (x, pooled)
 
 
-def _max_pool_backward(window, stride, padding, residuals, gradient):
+def _max_pool_backward(*geometry_residuals_and_gradient):
+    *geometry, residuals, gradient = geometry_residuals_and_gradient
     # The barrier makes the backward pass pool the rows again instead of keeping them in memory since the forward pass,
     # and compare values that have been rounded to the dtype of `x`, where the compiler may compute in a wider one.
     x, pooled = lax.optimization_barrier(residuals)
-    rows = _max_along(x, 2, window, stride, padding)
-    gradient = _unpool_along(rows, pooled, gradient, 1, window, stride, padding)
-    return (_unpool_along(x, rows, gradient, 2, window, stride, padding),)
+    rows = _max_along(x, 2, *geometry)
+    gradient = _unpool_along(rows, pooled, gradient, 1, *geometry)
+    return (_unpool_along(x, rows, gradient, 2, *geometry),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def _max_along(x, axis, window, stride, padding):
-    first, *others = _taps(x, axis, window, stride, padding, -np.inf)
+def _max_along(x, axis, window, stride, padding, dilation):
+    first, *others = _taps(x, axis, window, stride, padding, dilation, -np.inf)
     for tap in others:
         first = lax.max(first, tap)
     return first
 
 
-def _unpool_along(x, pooled, gradient, axis, window, stride, padding):
+def _unpool_along(x, pooled, gradient, axis, window, stride, padding, dilation):
     """Sends each window's gradient to the first of its elements that equals the maximum, along one axis."""
     size, count = x.shape[axis], pooled.shape[axis]
-    low = _windows(size, window, stride, padding)[1]
+    reach = _reach(window, dilation)
+    low = _windows(size, reach, stride, padding)[1]
     zeros = jnp.zeros_like(gradient)
     shares, rest = [], gradient
-    for tap in _taps(x, axis, window, stride, padding, -np.inf)[:-1]:
+    for tap in _taps(x, axis, window, stride, padding, dilation, -np.inf)[:-1]:
         hit = tap == pooled
         shares.append(jnp.where(hit, rest, zeros))
         rest = jnp.where(hit, zeros, rest)
     shares.append(rest)  # the last element's, with no comparison: it is the only one left
-    # Elements i, i + stride, ... of the padded map belong to one residue class; inside a class the shares overlap with
+    # Pixels i, i + stride, ... of the padded map belong to one residue class; inside a class the shares overlap with
     # shifts by whole windows. The classes are then interleaved.
-    length = max(-(-(size + low) // stride), count + (window - 1) // stride)
+    length = max(-(-(size + low) // stride), count + (reach - 1) // stride)
     classes = []
     for residue in range(stride):
         parts = [
-            _pad_axis(shares[i], axis, i // stride, length - count - i // stride, 0.0)
-            for i in range(residue, window, stride)
+            _pad_axis(share, axis, offset // stride, length - count - offset // stride, 0.0)
+            for offset, share in zip(range(0, reach, dilation), shares, strict=True)
+            if offset % stride == residue
         ]
         empty = jnp.zeros(_with_size(gradient.shape, axis, length), gradient.dtype)
         classes.append(sum(parts[1:], parts[0]) if parts else empty)

@@ -7,11 +7,16 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from inception_jax.models import inception_v1, inception_v4
+from inception_jax.models import inception_resnet, inception_v1, inception_v2, inception_v3, inception_v4, xception
 from inception_jax.models.checks import ModelError, nearest
+from inception_jax.models.inception_resnet_v1 import InceptionResnetV1
+from inception_jax.models.inception_resnet_v2 import InceptionResnetV2
 from inception_jax.models.inception_v1 import InceptionV1
+from inception_jax.models.inception_v2 import InceptionV2
+from inception_jax.models.inception_v3 import InceptionV3
 from inception_jax.models.inception_v4 import InceptionV4
 from inception_jax.models.network import Network
+from inception_jax.models.xception import Xception
 
 __all__ = ["ModelError", "ModelSpec", "create_model", "get_spec", "model_names", "model_options"]
 
@@ -69,6 +74,28 @@ _SPECS = {
             macs=1_582_671_872,
         ),
         ModelSpec(
+            name="inception_v2",
+            constructor=InceptionV2,
+            image_size=224,
+            min_image_size=inception_v2.MIN_IMAGE_SIZE,
+            aux_weights=(0.3, 0.3),  # loss_weight in caffe-googlenet-bn
+            paper="arXiv:1502.03167, Figure 5, in the form of slim's inception_v2.py",
+            parameters=11_188_288,
+            parameters_with_aux=16_069_136,
+            macs=1_934_857_216,
+        ),
+        ModelSpec(
+            name="inception_v3",
+            constructor=InceptionV3,
+            image_size=299,
+            min_image_size=inception_v3.MIN_IMAGE_SIZE,
+            aux_weights=(0.4,),  # slim's train_image_classifier.py
+            paper="arXiv:1512.00567, in the form of slim's inception_v3.py",
+            parameters=23_834_568,
+            parameters_with_aux=27_161_264,
+            macs=5_713_216_096,
+        ),
+        ModelSpec(
             name="inception_v4",
             constructor=InceptionV4,
             image_size=299,
@@ -78,6 +105,39 @@ _SPECS = {
             parameters=42_679_816,
             parameters_with_aux=46_039_280,
             macs=12_253_974_624,
+        ),
+        ModelSpec(
+            name="inception_resnet_v1",
+            constructor=InceptionResnetV1,
+            image_size=299,
+            min_image_size=inception_resnet.MIN_IMAGE_SIZE,
+            aux_weights=(0.4,),  # as of inception_resnet_v2: the paper has no head
+            paper="arXiv:1602.07261, Figure 15, with the auxiliary head of inception_resnet_v2",
+            parameters=22_756_328,
+            parameters_with_aux=26_099_408,
+            macs=6_206_361_696,
+        ),
+        ModelSpec(
+            name="inception_resnet_v2",
+            constructor=InceptionResnetV2,
+            image_size=299,
+            min_image_size=inception_resnet.MIN_IMAGE_SIZE,
+            aux_weights=(0.4,),  # slim's train_image_classifier.py
+            paper="arXiv:1602.07261, in the form of slim's inception_resnet_v2.py",
+            parameters=55_843_464,
+            parameters_with_aux=59_211_120,
+            macs=13_155_794_016,
+        ),
+        ModelSpec(
+            name="xception",
+            constructor=Xception,
+            image_size=299,
+            min_image_size=xception.MIN_IMAGE_SIZE,
+            aux_weights=(),
+            paper="arXiv:1610.02357, Figure 5, in the form of Keras's xception.py",
+            parameters=22_855_952,
+            parameters_with_aux=22_855_952,
+            macs=8_357_403_496,
         ),
     )
 }

@@ -14,8 +14,11 @@ from inception_jax.models.accounting import account
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_side.py")
-# torchvision's googlenet with both heads, timm's inception_v4, BVLC's bvlc_googlenet; at 1000 classes.
-PARAMETERS = {"inception_v1": 13_378_280, "inception_v1_bn": 13_004_888, "inception_v4": 42_679_816}
+# BVLC's bvlc_googlenet, torchvision's googlenet and inception_v3 with their heads, timm's networks; at 1000 classes.
+PARAMETERS = {
+    "inception_v1": 13_378_280, "inception_v1_bn": 13_004_888, "inception_v3": 27_161_264, "inception_v4": 42_679_816,
+    "inception_resnet_v2": 55_843_464,
+}  # fmt: skip
 TASK = {"model": "fake", "kinds": ["train", "inference"], "batch_size": 4, "image_size": 8, "dtype": "float32",
         "backend": "cpu", "options": {}}  # fmt: skip
 FALLING = [5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.25, 0.1]
@@ -51,7 +54,9 @@ def test_a_task_is_of_json_values_and_knows_the_heads():
         options={"aux_heads": False, "dropout_rate": 0.5},
     )  # fmt: skip
     assert headless["aux_weights"] == []
-    assert headless["options"] == {"dropout_rate": 0.5, "five_by_five": 3, "pool4_window": 2, "aux_heads": False}
+    assert headless["options"] == {
+        "dropout_rate": 0.5, "five_by_five": 3, "pool4_window": 2, "aux_pool": "adaptive", "aux_heads": False,
+    }  # fmt: skip
     create_model("inception_v1_bn", **headless["options"])  # refuses a rate of heads that are not there
     v4 = versus.make_task("inception_v4", batch_size=2, image_size=96, backend="cpu", aux_weights=(0.4,))
     assert v4["aux_weights"] == []

@@ -202,3 +202,27 @@ def test_an_examples_output_depends_on_neither_its_row_nor_its_company(training)
     # The masks do matter: other keys, other logits in all three heads.
     _, other = run(images, jax.random.split(jax.random.key(1), 4))
     assert (np.abs(np.asarray(other - heads)).max((1, 2)) > 1e-2).all()
+
+
+def test_the_table_of_the_released_graph_and_the_adaptive_pool_of_torchvision():
+    """inception5h: 4a has 204 filters of 3x3 and so 508 channels, 5a reduces to 48 before its 5x5."""
+    model = create_model("inception_v1", table="inception5h")
+    output, variables = jax.eval_shape(
+        lambda x: model.init_with_output(jax.random.key(0), x), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    )
+    assert output.endpoints["inception_4a"].shape == (1, 14, 14, 508)
+    assert variables["params"]["inception_5a"]["conv_5x5_reduce"]["kernel"].shape == (1, 1, 832, 48)
+    with pytest.raises(ModelError, match="table: 'inception5h' has no effect: modules are given"):
+        create_model("inception_v1", table="inception5h", modules=FEW)
+    with pytest.raises(ModelError, match=r"table: .inception5. is not one of .*did you mean .inception5h."):
+        create_model("inception_v1", table="inception5")
+
+    # The two pools give other logits from the same parameters.
+    few = {"modules": {"4a": MODULES["4a"]}, "width_multiplier": 0.05, "min_width": 4, "num_classes": 3,
+           "aux_dropout_rate": 0.0, "dropout_rate": 0.0, "lrn": False}  # fmt: skip
+    paper, adaptive = (create_model("inception_v1", aux_pool=pool, **few) for pool in ("paper", "adaptive"))
+    x = jax.random.normal(jax.random.key(1), (1, 96, 96, 3))
+    variables = init_variables(paper, jax.random.key(0), 96)
+    (first,), (second,) = (jax.jit(lambda v, m=m: m.apply(v, x, train=True).aux_logits)(variables)
+                           for m in (paper, adaptive))  # fmt: skip
+    assert float(jnp.abs(first - second).max()) > 1e-3 * float(jnp.abs(first).max())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from inception_jax.models.pooling import avg_pool, even_avg_pool, global_avg_pool, max_pool
+from inception_jax.models.pooling import adaptive_avg_pool, avg_pool, even_avg_pool, global_avg_pool, max_pool
 
 PADDINGS = [(3, 2, "CEIL"), (3, 2, "SAME"), (3, 1, "SAME"), (3, 2, "VALID"), (2, 2, "SAME"), (2, 2, "CEIL"), (3, 2, 1),
             (2, 3, "VALID"), (5, 3, "VALID")]  # fmt: skip
@@ -224,3 +224,19 @@ def test_even_avg_pool_scales_its_windows_elsewhere(x64, size, width, starts):
 def test_windows_and_paddings_that_cannot_be(window, padding):
     with pytest.raises(ValueError, match=r"padding|does not fit"):
         max_pool(jnp.zeros((1, 8, 8, 1)), window, 2, padding)
+
+
+@pytest.mark.parametrize(("size", "output", "windows"), [
+    (14, 4, [(0, 4), (3, 7), (7, 11), (10, 14)]),  # torchvision's heads at 224 pixels
+    (4, 4, [(0, 1), (1, 2), (2, 3), (3, 4)]),
+    (3, 4, [(0, 1), (0, 2), (1, 3), (2, 3)]),
+    (15, 4, [(0, 4), (3, 8), (7, 12), (11, 15)]),
+])  # fmt: skip
+def test_adaptive_pool_has_pytorchs_windows(size, output, windows, x64):
+    x = np.random.RandomState(0).standard_normal((2, size, size, 3))
+    pooled = adaptive_avg_pool(jnp.asarray(x), output)
+    for i, (top, bottom) in enumerate(windows):
+        for j, (left, right) in enumerate(windows):
+            expected = x[:, top:bottom, left:right].mean((1, 2))
+            np.testing.assert_allclose(pooled[:, i, j], expected, rtol=1e-13, atol=1e-15)
+    assert adaptive_avg_pool(jnp.zeros((1, size, size, 1), jnp.bfloat16), output).dtype == jnp.bfloat16

@@ -1,0 +1,200 @@
+"""What Inception-ResNet-v1 and -v2 have in common (arXiv:1602.07261, section 3.2): blocks, reductions, the trunk's run.
+
+Strides, paddings and scales that the figures leave out are those of the released code (tensorflow/models,
+research/slim/nets/inception_resnet_v2.py) and, for version 1, of facenet's copy of it (davidsandberg/facenet,
+src/models/inception_resnet_v1.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.core
+import jax
+
+from inception_jax.models import checks
+from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, ordinary_pixels
+from inception_jax.models.heads import AuxHeadV4
+from inception_jax.models.inception_v3 import STEM as STEM_V3
+from inception_jax.models.layers import Block, Branch, Conv, ConvUnit, MaxPool, Mixed, Residual, Style
+from inception_jax.models.network import Network
+
+MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
+AUX_STRIDE = 16  # pixels of the picture from one pixel to the next of the map that the head reads
+
+# The first layers of Inception-v3, 299x299x3 to 71x71x192: all but its second pool.
+STEM = {name: block for name, block in STEM_V3.items() if name != "maxpool_5a"}
+
+# slim's and facenet's names of endpoints. Their PreLogitsFlatten is taken after dropout: in evaluation there is none.
+SLIM_NAMES = {
+    "MaxPool_3a_3x3": "maxpool_3a",
+    "MaxPool_5a_3x3": "maxpool_5a",
+    **{
+        name.capitalize(): name
+        for name in (
+            "conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3", "conv2d_3b_1x1", "conv2d_4a_3x3", "conv2d_4b_3x3",
+            "mixed_5b", "mixed_6a", "mixed_7a", "conv2d_7b_1x1",
+        )
+    },
+    "PreLogitsFlatten": "global_pool",
+    "Bottleneck": "embedding",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Widths:
+    """Filters where the two versions differ, in the order of a module's branches.
+
+    Attributes:
+      block35: the two 3x3 of the third branch (Figures 10 and 16); all else there is 32.
+      block17: 1x1, then 1x7 and 7x1 after a 1x1 of 128 (Figures 11 and 17).
+      block8: 1x3 and 3x1 (Figures 13 and 19); the 1x1 are 192.
+      reduction_a: k, l, m, n of Table 1 of the paper.
+      reduction_b: the second branch's 3x3, then the third's two (Figures 12 and 18); all else is 256, 384.
+    """
+
+    block35: tuple[int, int]
+    block17: tuple[int, int, int]
+    block8: tuple[int, int]
+    reduction_a: tuple[int, int, int, int]
+    reduction_b: tuple[int, int, int]
+
+
+# Factors on the residuals. The paper says between 0.1 and 0.3 (section 3.3); these are the released code's, for both
+# versions, and facenet's.
+BLOCK35_SCALE, BLOCK17_SCALE, BLOCK8_SCALE = 0.17, 0.10, 0.20
+
+
+def block35(widths: Widths) -> tuple[Branch, ...]:
+    """Figures 10 and 16: Inception-ResNet-A, on 35x35 maps."""
+    first, second = widths.block35
+    return (
+        (Conv("conv_1x1", 32, (1, 1)),),
+        (Conv("conv_3x3_reduce", 32, (1, 1)), Conv("conv_3x3", 32, (3, 3))),
+        (
+            Conv("double_3x3_reduce", 32, (1, 1)), Conv("double_3x3_1", first, (3, 3)),
+            Conv("double_3x3_2", second, (3, 3)),
+        ),
+    )  # fmt: skip
+
+
+def reduction_a(widths: Widths) -> tuple[Branch, ...]:
+    """Figure 7: 35x35 to 17x17."""
+    k, l, m, n = widths.reduction_a  # noqa: E741 (the paper's letters)
+    return (
+        (Conv("conv_3x3", n, (3, 3), 2, "VALID"),),
+        (
+            Conv("double_3x3_reduce", k, (1, 1)), Conv("double_3x3_1", l, (3, 3)),
+            Conv("double_3x3_2", m, (3, 3), 2, "VALID"),
+        ),
+        (MaxPool(3, 2, "VALID"),),
+    )  # fmt: skip
+
+
+def block17(widths: Widths) -> tuple[Branch, ...]:
+    """Figures 11 and 17: Inception-ResNet-B, on 17x17 maps."""
+    one, wide, high = widths.block17
+    return (
+        (Conv("conv_1x1", one, (1, 1)),),
+        (Conv("conv_7x7_reduce", 128, (1, 1)), Conv("conv_1x7", wide, (1, 7)), Conv("conv_7x1", high, (7, 1))),
+    )
+
+
+def reduction_b(widths: Widths) -> tuple[Branch, ...]:
+    """Figures 12 and 18: 17x17 to 8x8."""
+    second, third, last = widths.reduction_b
+    return (
+        (Conv("conv_3x3_1_reduce", 256, (1, 1)), Conv("conv_3x3_1", 384, (3, 3), 2, "VALID")),
+        (Conv("conv_3x3_2_reduce", 256, (1, 1)), Conv("conv_3x3_2", second, (3, 3), 2, "VALID")),
+        (
+            Conv("double_3x3_reduce", 256, (1, 1)), Conv("double_3x3_1", third, (3, 3)),
+            Conv("double_3x3_2", last, (3, 3), 2, "VALID"),
+        ),
+        (MaxPool(3, 2, "VALID"),),
+    )  # fmt: skip
+
+
+def block8(widths: Widths) -> tuple[Branch, ...]:
+    """Figures 13 and 19: Inception-ResNet-C, on 8x8 maps."""
+    wide, high = widths.block8
+    return (
+        (Conv("conv_1x1", 192, (1, 1)),),
+        (Conv("conv_3x3_reduce", 192, (1, 1)), Conv("conv_1x3", wide, (1, 3)), Conv("conv_3x1", high, (3, 1))),
+    )
+
+
+def repeated(kind: str, branches: tuple[Branch, ...], count: int) -> dict[str, Block]:
+    """`count` blocks of one kind, numbered from 1."""
+    return {f"{kind}_{number}": branches for number in range(1, count + 1)}
+
+
+class InceptionResnet(Network):
+    """What both versions have in common: residual blocks of three kinds, a reduction after each of the first two.
+
+    Attributes:
+      block35_count, block17_count, block8_count: how many blocks there are of each kind; 0: as many as the network has
+        in its source.
+      block35_scale, block17_scale, block8_scale: factors on the residuals before they are added (section 3.3).
+      output_stride: 32, or 16 or 8: see `atrous.atrous`. The auxiliary head reads the same pixels all the same; the
+        global pool takes the mean over all that there are, and in training batch norm does so, too.
+    """
+
+    dropout_rate: float = 0.2
+    block35_count: int = 0
+    block17_count: int = 0
+    block8_count: int = 0
+    block35_scale: float = BLOCK35_SCALE
+    block17_scale: float = BLOCK17_SCALE
+    block8_scale: float = BLOCK8_SCALE
+    output_stride: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("block35_count", "block17_count", "block8_count"):
+            count = getattr(self, field)
+            checks.check_number(field, count, "a number of blocks, or 0 for the network's own", count >= 0)
+        checks.check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)
+
+    def counts(self) -> tuple[int, int, int]:
+        """How many block35, block17 and block8 there are."""
+        asked = (self.block35_count, self.block17_count, self.block8_count)
+        return tuple(a or own for a, own in zip(asked, self.own_counts(), strict=True))
+
+    def run_trunk(
+        self, x: jax.Array, train: bool, style: Style
+    ) -> tuple[jax.Array, dict[str, jax.Array], tuple[jax.Array, ...]]:
+        """The last map, every block's map by name, and in training the logits of the auxiliary head."""
+        ends: dict[str, jax.Array] = {}
+        aux_logits: tuple[jax.Array, ...] = ()
+        last_block17 = f"block17_{self.counts()[1]}"
+        for name, block in atrous(self.blocks(), self.output_stride).items():
+            x = ends[name] = self._run(name, block, x, train, style)
+            if name == last_block17 and self.aux_heads and (train or self.is_initializing()):
+                head = AuxHeadV4(self.num_classes, style, name="aux")
+                aux_logits = (head(ordinary_pixels(x, AUX_STRIDE, self.output_stride), train=train),)
+        return x, ends, aux_logits if train else ()
+
+    def slim_names(self, ends: Mapping[str, jax.Array]) -> flax.core.FrozenDict:
+        """slim's or facenet's name -> ours, of those endpoints that there are."""
+        _, block17s, block8s = self.counts()
+        names = SLIM_NAMES | {
+            "PreAuxLogits": f"block17_{block17s}", "PrePool": self.linear_block() or f"block8_{block8s}",
+        }  # fmt: skip
+        return flax.core.FrozenDict({alias: name for alias, name in names.items() if name in ends})
+
+    def _run(self, name: str, block: Block, x: jax.Array, train: bool, style: Style) -> jax.Array:
+        """One block of the trunk."""
+        if isinstance(block, MaxPool):
+            return block(x)
+        if isinstance(block, Conv):
+            unit = ConvUnit(
+                block.features, block.kernel, style, block.stride, block.padding, block.dilation, name=name
+            )  # fmt: skip
+        elif name == self.linear_block():
+            unit = Residual(block, style, 1.0, relu=False, name=name)
+        elif name.startswith("block"):
+            unit = Residual(block, style, getattr(self, f"{name.partition('_')[0]}_scale"), name=name)
+        else:
+            unit = Mixed(block, style, name=name)
+        return unit(x, train=train)

@@ -1,0 +1,113 @@
+"""Inception-ResNet-v1 (arXiv:1602.07261, Figure 15): as cheap as Inception-v3, a stepping stone of the paper.
+
+Google released neither code nor weights. Figures 10 to 14 and Table 1 say all but the scales of the residuals; those
+are version 2's. The published weights are facenet's, of faces, and pytorchcv's, of ImageNet, both with facenet's
+ending: one residual block more, and an embedding before the classifier. Here these are switches.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+from inception_jax.models import checks
+from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
+from inception_jax.models.inception_resnet import (
+    MIN_IMAGE_SIZE,
+    STEM,
+    InceptionResnet,
+    Widths,
+    block8,
+    block17,
+    block35,
+    reduction_a,
+    reduction_b,
+    repeated,
+)
+from inception_jax.models.initialization import slim_variance_scaling, slim_xavier
+from inception_jax.models.layers import Block, Conv, Linear
+from inception_jax.models.outputs import InceptionOutput
+from inception_jax.models.pooling import global_avg_pool
+
+# Figure 14: 299x299x3 to 35x35x256.
+STEM_V1: dict[str, Block] = {**STEM, "conv2d_4b_3x3": Conv("conv2d_4b_3x3", 256, (3, 3), 2, "VALID")}
+# Figures 10 to 13, and the row of Table 1.
+WIDTHS = Widths((32, 32), (128, 128, 128), (192, 192), (192, 192, 256, 384), (256, 256, 256))
+
+
+class InceptionResnetV1(InceptionResnet):
+    """Inception-ResNet-v1. The defaults are the paper's network, with version 2's dropout and batch norm.
+
+    The paper draws no auxiliary head; this one is version 2's, on the last block17.
+
+    Attributes:
+      extra_block8: facenet's block8 after the others, with scale 1 and without ReLU.
+      bottleneck: features of a fully connected layer, with batch norm for a bias and no ReLU, between the (dropped out)
+        global pool and the classifier; 0: none. Its output, the endpoint `embedding`, is what facenet compares faces
+        by, after division by its length. The width multiplier leaves it alone.
+
+    facenet's network and facenet-pytorch's are `extra_block8=True, bottleneck=512, aux_heads=False` (facenet with
+    `bn_scale=False`); facenet-pytorch trains with dropout 0.6, facenet with `bn_momentum=0.995`. pytorchcv's
+    inceptionresnetv1 is the same network with 1000 classes.
+    """
+
+    extra_block8: bool = False
+    bottleneck: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.check_number("bottleneck", self.bottleneck, "a number of features, or 0 for none", self.bottleneck >= 0)
+
+    def own_counts(self) -> tuple[int, int, int]:
+        """Figure 15."""
+        return (5, 10, 5)
+
+    def blocks(self) -> dict[str, Block]:
+        """The trunk (Figure 15) at stride 32."""
+        block35s, block17s, block8s = self.counts()
+        return {
+            **STEM_V1,
+            **repeated("block35", block35(WIDTHS), block35s),
+            "mixed_6a": reduction_a(WIDTHS),
+            **repeated("block17", block17(WIDTHS), block17s),
+            "mixed_7a": reduction_b(WIDTHS),
+            **repeated("block8", block8(WIDTHS), block8s + self.extra_block8),
+        }
+
+    def linear_block(self) -> str | None:
+        """The block without ReLU."""
+        return f"block8_{self.counts()[2] + 1}" if self.extra_block8 else None
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
+    ) -> InceptionOutput:
+        """Classifies pictures.
+
+        Args:
+          images: float [B, H, W, 3], normalised, H and W of at least 75 pixels (the paper: 299; facenet: 160).
+          train: dropout, batch statistics and the auxiliary head's output.
+          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+
+        Returns:
+          InceptionOutput; `aux_logits` has one array in training and none otherwise. Endpoints: conv2d_1a_3x3 ...
+          conv2d_4b_3x3, block35_1 ..., mixed_6a, block17_1 ..., mixed_7a, block8_1 ..., global_pool, and embedding
+          [B, bottleneck] where there is one.
+
+        Raises:
+          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+        """
+        checks.check_images(images, MIN_IMAGE_SIZE, "inception_resnet_v1")
+        keys = self.dropout_keys(train, example_keys, images.shape[0])
+        style = self.style(slim_variance_scaling, slim_xavier)
+        x, ends, aux_logits = self.run_trunk(images.astype(self.dtype), train, style)
+        x = ends["global_pool"] = global_avg_pool(x)
+        x = dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE)
+        if self.bottleneck:
+            layer = Linear(
+                self.bottleneck, style.linear_init, style.bias if style.batch_norm is None else None, style.dtype,
+                style.param_dtype, style.batch_norm, name="bottleneck",
+            )  # fmt: skip
+            x = ends["embedding"] = layer(x, train=train)
+        logits = classifier(self.num_classes, style)(x)
+        return InceptionOutput(logits, aux_logits, ends, self.slim_names(ends))

@@ -1,0 +1,227 @@
+"""BN-Inception, the network of "Batch Normalization" (arXiv:1502.03167, Figure 5), which slim calls Inception-v2.
+
+The defaults are Google's code (google-research/tf-slim, tf_slim/nets/inception_v2.py). The paper's table contradicts
+itself: with the pool projections that it prints for 4c and 4d (128) these modules have 608 channels, where its column
+of output sizes says 576, as the code has it (96). It prints 13.6 million parameters; no reading of it has as many.
+
+The paper describes no auxiliary heads. Those here are caffe-googlenet-bn's (lim0606, train_val.prototxt), a network of
+576 channels with a dense stem: heads on 3c and 4e, batch norm on their layers of 1024 as well, weight 0.3, no dropout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import flax.core
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from inception_jax.models import checks
+from inception_jax.models.heads import CLASSIFIER_SITE, AuxHeadV2, classifier, dropout
+from inception_jax.models.initialization import TruncatedNormal, slim_variance_scaling
+from inception_jax.models.layers import AvgPool, Branch, Conv, ConvUnit, MaxPool, Mixed, SeparableConvUnit, Style
+from inception_jax.models.network import Network
+from inception_jax.models.outputs import InceptionOutput
+from inception_jax.models.pooling import global_avg_pool
+
+MIN_IMAGE_SIZE = 32  # five halvings leave one pixel
+
+
+class Widths(NamedTuple):
+    """Filters of one module: a row of Figure 5. Without a 1x1 branch and a projection the module halves the map."""
+
+    conv_1x1: int
+    conv_3x3_reduce: int
+    conv_3x3: int
+    double_3x3_reduce: int
+    double_3x3: int
+    pool_proj: int
+
+
+# Figure 5 of arXiv:1502.03167: #1x1, #3x3 reduce, #3x3, double #3x3 reduce, double #3x3, pool proj.
+PAPER_MODULES = {
+    "3a": Widths(64, 64, 64, 64, 96, 32),
+    "3b": Widths(64, 64, 96, 64, 96, 64),
+    "3c": Widths(0, 128, 160, 64, 96, 0),
+    "4a": Widths(224, 64, 96, 96, 128, 128),
+    "4b": Widths(192, 96, 128, 96, 128, 128),
+    "4c": Widths(160, 128, 160, 128, 160, 128),
+    "4d": Widths(96, 128, 192, 160, 192, 128),
+    "4e": Widths(0, 128, 192, 192, 256, 0),
+    "5a": Widths(352, 192, 320, 160, 224, 128),
+    "5b": Widths(352, 192, 320, 192, 224, 128),
+}
+TABLES = {
+    "code": PAPER_MODULES
+    | {name: PAPER_MODULES[name]._replace(pool_proj=96) for name in ("4c", "4d")},  # 576 channels, then 1024
+    "paper": PAPER_MODULES,  # 608 channels, then 1056
+}
+MAX_POOLED = "5b"  # the one module whose projection follows a max pool
+AUX_HEADS = {"3c": ("aux1", 4), "4e": ("aux2", 2)}  # module -> the head that reads it, and the side of its pooled map
+
+# slim's own standard deviations (inception_v2.py); its other convolutions start by variance scaling.
+STEM_INIT, REDUCE_INIT, PROJECTION_INIT = TruncatedNormal(1.0), TruncatedNormal(0.09), TruncatedNormal(0.1)
+
+# slim counts a module that halves the map among those after it: its 4a is the paper's 3c.
+SLIM_NAMES = flax.core.FrozenDict({
+    "Conv2d_1a_7x7": "conv1", "MaxPool_2a_3x3": "pool1", "Conv2d_2b_1x1": "conv2_reduce", "Conv2d_2c_3x3": "conv2",
+    "MaxPool_3a_3x3": "pool2", "Mixed_3b": "inception_3a", "Mixed_3c": "inception_3b", "Mixed_4a": "inception_3c",
+    "Mixed_4b": "inception_4a", "Mixed_4c": "inception_4b", "Mixed_4d": "inception_4c", "Mixed_4e": "inception_4d",
+    "Mixed_5a": "inception_4e", "Mixed_5b": "inception_5a", "Mixed_5c": "inception_5b",
+    "AvgPool_1a": "global_pool",
+})  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class CeilPoolBesideConv(MaxPool):
+    """Caffe's max pool 3x3/2 beside a convolution 3x3/2 with one pixel of padding, whose outputs are concatenated.
+
+    On even maps it is the "CEIL" pool. On odd ones that gives one pixel less than the convolution, so that Caffe
+    refuses the network; here the pool then takes the convolution's windows, which begin one pixel before the map.
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        edges = [(0, 0, 0), *((size % 2, 0, 0) for size in x.shape[1:3]), (0, 0, 0)]
+        return super().__call__(lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges))
+
+
+def inception(widths: Widths, pool: AvgPool | MaxPool) -> tuple[Branch, ...]:
+    """A module that keeps the map's size: the 5x5 of GoogLeNet as two 3x3."""
+    return (
+        (Conv("conv_1x1", widths.conv_1x1, (1, 1)),),
+        *_convolutions(widths, 1, "SAME"),
+        (pool, Conv("pool_proj", widths.pool_proj, (1, 1), init=PROJECTION_INIT)),
+    )
+
+
+def reduction(widths: Widths, padding: str | int, pool: MaxPool) -> tuple[Branch, ...]:
+    """A module that halves the map: no 1x1 branch, and the pool passes all its channels on."""
+    return (*_convolutions(widths, 2, padding), (pool,))
+
+
+def _convolutions(widths: Widths, stride: int, padding: str | int) -> tuple[Branch, Branch]:
+    return (
+        (
+            Conv("conv_3x3_reduce", widths.conv_3x3_reduce, (1, 1), init=REDUCE_INIT),
+            Conv("conv_3x3", widths.conv_3x3, (3, 3), stride, padding),
+        ),
+        (
+            Conv("double_3x3_reduce", widths.double_3x3_reduce, (1, 1), init=REDUCE_INIT),
+            Conv("double_3x3_1", widths.double_3x3, (3, 3)),
+            Conv("double_3x3_2", widths.double_3x3, (3, 3), stride, padding),
+        ),
+    )
+
+
+class InceptionV2(Network):
+    """BN-Inception. The defaults are slim's, but for batch norm in the stem and its factor.
+
+    slim's own network is `stem_batch_norm=False, bn_scale=False, aux_heads=False` (11,178,336 parameters). The paper
+    trained without dropout; `dropout_rate` 0.2 is slim's keep 0.8. Cadene's and pytorchcv's bninception is
+    `table="paper", stem="dense", conv_bias=True, bn_epsilon=1e-5, count_include_pad=True, conv1_padding="caffe",
+    reduction_padding="caffe", pool_rounding="caffe", aux_heads=False` (11,295,240); caffe-googlenet-bn is
+    `stem="dense", count_include_pad=True` with the same three paddings (11,194,984 and its heads).
+
+    Attributes (beside those of `Network`):
+      table: "code" (576 channels) or "paper" (608).
+      modules: other filters than the table's, module by module; None: the table's.
+      stem: "separable" (7x7 depthwise, 8 maps of each colour, then 1x1 to 64; the paper's appendix) or "dense" (7x7).
+      stem_batch_norm: whether conv1 is normalised; slim's has a bias instead, since the scope that gives all others
+        their batch norm does not name separable convolutions.
+      conv_bias: whether convolutions have a bias before their batch norm.
+      count_include_pad: whether average pools divide by 9 at the border too, counting the padding (Caffe, its ports).
+      conv1_padding: "same" (TensorFlow's: 2 pixels before and 3 after at 224) or "caffe" (3 on every side).
+      reduction_padding: of the stride-2 convolutions of 3c and 4e: "same" (none before and 1 after an even map) or
+        "caffe" (1 on every side).
+      pool_rounding: of the stride-2 max pools: "same" (TensorFlow's) or "caffe" (output sizes round up, nothing padded
+        before). They agree on maps of even size, as all are at 224.
+    """
+
+    dropout_rate: float = 0.2
+    table: str = "code"
+    modules: Mapping[str, Widths] | None = None
+    stem: str = "separable"
+    stem_batch_norm: bool = True
+    conv_bias: bool = False
+    count_include_pad: bool = False
+    conv1_padding: str = "same"
+    reduction_padding: str = "same"
+    pool_rounding: str = "same"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.check_choice("table", self.table, tuple(TABLES))
+        checks.check_choice("stem", self.stem, ("separable", "dense"))
+        for field in ("conv1_padding", "reduction_padding", "pool_rounding"):
+            checks.check_choice(field, getattr(self, field), ("same", "caffe"))
+        if self.modules is not None:
+            self.check_unused("modules are given", "table")
+        if not self.batch_norm:
+            self.check_unused("there is no batch norm", "stem_batch_norm", "conv_bias")
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
+    ) -> InceptionOutput:
+        """Classifies pictures.
+
+        Args:
+          images: float [B, H, W, 3], normalised, H and W of at least 32 pixels (the paper: 224).
+          train: dropout, batch statistics and the auxiliary heads' outputs.
+          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+
+        Returns:
+          InceptionOutput; `aux_logits` are those of the heads on 3c and 4e, or () when not training. Endpoints: conv1,
+          pool1, conv2_reduce, conv2, pool2, inception_3a ... inception_5b, global_pool; slim's names lead to them, too.
+
+        Raises:
+          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+        """
+        checks.check_images(images, MIN_IMAGE_SIZE, "inception_v2")
+        keys = self.dropout_keys(train, example_keys, images.shape[0])
+        # slim's classifier is a 1x1 convolution, and starts as one.
+        style = self.style(slim_variance_scaling, slim_variance_scaling, conv_bias=self.conv_bias)
+        ends: dict[str, jax.Array] = {}
+        x = self._stem(images.astype(self.dtype), style, train, ends)
+        aux_logits = []
+        for module, widths in (self.modules or TABLES[self.table]).items():
+            name = f"inception_{module}"
+            x = ends[name] = Mixed(self._branches(module, Widths(*widths)), style, name=name)(x, train=train)
+            if module in AUX_HEADS and self.aux_heads and (train or self.is_initializing()):
+                head, side = AUX_HEADS[module]
+                aux_logits.append(AuxHeadV2(self.num_classes, side, style, name=head)(x, train=train))
+        x = ends["global_pool"] = global_avg_pool(x)
+        logits = classifier(self.num_classes, style)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
+        return InceptionOutput(logits, tuple(aux_logits) if train else (), ends, SLIM_NAMES)
+
+    def _stem(self, x: jax.Array, style: Style, train: bool, ends: dict[str, jax.Array]) -> jax.Array:
+        """conv1 to pool2: [B, H, W, 3] to [B, H/8, W/8, 192]; writes its endpoints into `ends`."""
+        padding = 3 if self.conv1_padding == "caffe" else "SAME"
+        arguments = {"padding": padding, "normalise": self.stem_batch_norm, "name": "conv1"}
+        if self.stem == "dense":
+            conv1 = ConvUnit(64, (7, 7), style, 2, kernel_init=STEM_INIT, **arguments)
+        else:
+            # slim's rule: no more maps between the two convolutions than come out of the second.
+            maps = max(1, min(style.width(64) // 3, 8))
+            conv1 = SeparableConvUnit(
+                64, (7, 7), style, 2, multiplier=maps, depthwise_init=STEM_INIT, pointwise_init=STEM_INIT, **arguments
+            )
+        x = ends["conv1"] = conv1(x, train=train)
+        pool = MaxPool(3, 2, "CEIL" if self.pool_rounding == "caffe" else "SAME")
+        x = ends["pool1"] = pool(x)
+        reduce = ConvUnit(64, (1, 1), style, kernel_init=PROJECTION_INIT, name="conv2_reduce")
+        x = ends["conv2_reduce"] = reduce(x, train=train)
+        x = ends["conv2"] = ConvUnit(192, (3, 3), style, name="conv2")(x, train=train)
+        x = ends["pool2"] = pool(x)
+        return x
+
+    def _branches(self, module: str, widths: Widths) -> tuple[Branch, ...]:
+        if widths.conv_1x1 and widths.pool_proj:
+            average = AvgPool(3, 1, "SAME", self.count_include_pad)
+            return inception(widths, MaxPool(3, 1, "SAME") if module == MAX_POOLED else average)
+        pool = CeilPoolBesideConv(3, 2, "CEIL") if self.pool_rounding == "caffe" else MaxPool(3, 2, "SAME")
+        return reduction(widths, 1 if self.reduction_padding == "caffe" else "SAME", pool)

@@ -1,0 +1,159 @@
+"""Xception (arXiv:1610.02357), as its author's code has it (Keras, keras/src/applications/xception.py).
+
+Figure 5 of the paper is this network but for the sizes that it prints: the middle flow works on maps of 19x19 where
+the figure says 19x19x728 too but other places of the paper 18x18. Nothing stands between a depthwise convolution and
+the 1x1 convolution after it (section 4.7 found that the better choice).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+
+from inception_jax.models import checks
+from inception_jax.models.atrous import OUTPUT_STRIDES, schedule
+from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
+from inception_jax.models.initialization import slim_xavier
+from inception_jax.models.layers import ConvUnit, MaxPool, SeparableConvUnit, Style, rematerialised
+from inception_jax.models.network import Network
+from inception_jax.models.outputs import InceptionOutput
+from inception_jax.models.pooling import global_avg_pool
+
+MIN_IMAGE_SIZE = 71  # Keras's own limit; 3x3 pixels are left
+
+
+class Separables(NamedTuple):
+    """A row of separable 3x3 convolutions: the paper's number of filters of each, and what stands around them.
+
+    Attributes:
+      features: one number per convolution.
+      stride: 1, or 2: a max pool 3x3/2 ends the row, and a 1x1/2 convolution leads around it.
+      relu_first: whether a ReLU stands before each convolution; otherwise one stands between two of them.
+      residual: whether the input is added to the output: as it is, or through that 1x1/2 convolution.
+      relu_last: whether a ReLU ends the row.
+    """
+
+    features: tuple[int, ...]
+    stride: int = 1
+    relu_first: bool = True
+    residual: bool = True
+    relu_last: bool = False
+
+
+# Figure 5: 299x299x3 to 147x147x64, without padding.
+STEM = {"block1_conv1": (32, 2), "block1_conv2": (64, 1)}  # 3x3 convolutions: filters, stride
+BLOCKS = {
+    # The entry flow: 147x147x64 to 19x19x728.
+    "block2": Separables((128, 128), 2, relu_first=False),
+    "block3": Separables((256, 256), 2),
+    "block4": Separables((728, 728), 2),
+    # The middle flow: 19x19x728 to the same, eight times.
+    **{f"block{number}": Separables((728, 728, 728)) for number in range(5, 13)},
+    # The exit flow: 19x19x728 to 10x10x2048.
+    "block13": Separables((728, 1024), 2),
+    "block14": Separables((1536, 2048), relu_first=False, residual=False, relu_last=True),
+}
+
+
+class SeparableBlock(nn.Module):
+    """Separable convolutions in a row, `sepconv1` and so on, with the input added at the end: one block of Figure 5.
+
+    Attributes:
+      row: what the block is made of.
+      pool_padding: of the max pool, as `pooling.max_pool` takes it.
+      stride: the one that is left of the row's: see atrous.py.
+      dilation: pixels from one tap to the next of the 3x3 convolutions and of the pool.
+    """
+
+    row: Separables
+    pool_padding: str | int
+    style: Style
+    stride: int = 1
+    dilation: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[B, H, W, C] to [B, H', W', C']: half the pixels where the row has stride 2."""
+        return rematerialised(self.style, lambda module, x: module.added(x, train), self, x)
+
+    def added(self, x: jax.Array, train: bool) -> jax.Array:
+        """The row's output with the input, or its projection."""
+        row, last = self.row, len(self.row.features)
+        shortcut = x
+        if row.stride > 1:
+            around = ConvUnit(row.features[-1], (1, 1), self.style, self.stride, relu=False, name="shortcut")
+            shortcut = around(x, train=train)
+        for number, features in enumerate(row.features, 1):
+            if row.relu_first:
+                x = nn.relu(x)
+            relu = not row.relu_first and (number < last or row.relu_last)
+            unit = SeparableConvUnit(
+                features, (3, 3), self.style, dilation=self.dilation, relu=relu, name=f"sepconv{number}"
+            )  # fmt: skip
+            x = unit(x, train=train)
+        if row.stride > 1:
+            padding = self.pool_padding if isinstance(self.pool_padding, str) else self.pool_padding * self.dilation
+            x = MaxPool(3, self.stride, padding, self.dilation)(x)
+        return x + shortcut if row.residual else x
+
+
+class Xception(Network):
+    """Xception. Batch norm and initialisers (Glorot's uniform) are Keras's, whose weights are the published ones.
+
+    The defaults differ from Keras's in two places that no weight depends on: dropout of 0.5 before the classifier is
+    the paper's for ImageNet (section 4.2; Keras has none), and statistics move with the family's `bn_momentum` (Keras:
+    0.99). No auxiliary head: the paper trains without one (section 4.2), so `aux_heads` changes nothing.
+
+    Attributes (beside those of `Network`):
+      pool_padding: of the max pools: "same" (TensorFlow's), or "torch" (one pixel on every side) as the ports of the
+        weights to PyTorch have it. They differ on maps of even size: at 299 pixels in the pool from 74x74 to 37x37.
+      output_stride: 32, or 16 or 8: see atrous.py. With "same" pools that holds where the maps whose pools gave up
+        their stride are odd, as they are at 299 pixels; with "torch" everywhere. The global pool takes the mean over
+        all pixels that there are.
+    """
+
+    dropout_rate: float = 0.5
+    pool_padding: str = "same"
+    output_stride: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.check_choice("pool_padding", self.pool_padding, ("same", "torch"))
+        checks.check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
+    ) -> InceptionOutput:
+        """Classifies pictures.
+
+        Args:
+          images: float [B, H, W, 3], normalised, H and W of at least 71 pixels (the paper: 299).
+          train: dropout and batch statistics.
+          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+
+        Returns:
+          InceptionOutput without `aux_logits`. Endpoints: block1_conv1, block1_conv2, block2 ... block14 (before the
+          ReLU of the next block), global_pool.
+
+        Raises:
+          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+        """
+        checks.check_images(images, MIN_IMAGE_SIZE, "xception")
+        keys = self.dropout_keys(train, example_keys, images.shape[0])
+        style = self.style(slim_xavier, slim_xavier)
+        padding = "SAME" if self.pool_padding == "same" else 1
+        ends: dict[str, jax.Array] = {}
+        x = images.astype(self.dtype)
+        for name, (features, stride) in STEM.items():
+            x = ends[name] = ConvUnit(features, (3, 3), style, stride, "VALID", name=name)(x, train=train)
+        strides = {name: stride for name, (_, stride) in STEM.items()}
+        strides |= {name: row.stride for name, row in BLOCKS.items()}
+        left = schedule(strides, self.output_stride)
+        for name, row in BLOCKS.items():
+            x = ends[name] = SeparableBlock(row, padding, style, *left[name], name=name)(x, train=train)
+        x = ends["global_pool"] = global_avg_pool(x)
+        logits = classifier(self.num_classes, style)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
+        return InceptionOutput(logits, (), ends)
