@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from inception_jax.models.outputs import InceptionOutput as InceptionOutput
     from inception_jax.models.registry import create_model as create_model
     from inception_jax.models.registry import model_names as model_names
+    from inception_jax.pretrained.importing import import_weights as import_weights
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "InceptionOutput": "inception_jax.models.outputs",
     "create_model": "inception_jax.models.registry",
+    "import_weights": "inception_jax.pretrained.importing",
     "model_names": "inception_jax.models.registry",
 }
 
-__all__ = ["InceptionOutput", "__version__", "create_model", "model_names"]
+__all__ = ["InceptionOutput", "__version__", "create_model", "import_weights", "model_names"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from typing import TYPE_CHECKING
 
 from inception_jax import command_line
 from inception_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from inception_jax.evaluation.network import Network
+
+_WEIGHTS = ("raw", "ema")
+
 
 def main(argv: list[str]) -> int:
     """Prints the most probable classes of each picture."""
-    arguments = command_line.parser("predict", "Classify picture files with a run's network.")
-    arguments.add_argument("--workdir", required=True, help="the run")
-    arguments.add_argument("--weights", choices=("raw", "ema"), help="default: ema where the run keeps it")
+    arguments = command_line.parser("predict", "Classify picture files with a run's network, or a publisher's.")
+    arguments.add_argument("--workdir", help="the run; or give --weights=FILE")
+    arguments.add_argument("--weights", metavar="raw|ema|FILE", help="with --workdir: raw or ema (default: ema where "
+                           "the run keeps it); without: a publisher's file (one named raw or ema: ./raw)")  # fmt: skip
     arguments.add_argument("--step", help="'best' or a step; default: the newest checkpoint")
+    arguments.add_argument("--model", metavar="NAME", help="with a file: the network; default: what it looks like")
+    arguments.add_argument("--source", metavar="NAME", help="with a file: the publisher; default: likewise")
+    arguments.add_argument("--record", metavar="NAME", help="with a file: which published one (convert --list)")
     arguments.add_argument("--top", type=int, default=5, metavar="K", help="classes per picture (default 5)")
     arguments.add_argument("--json", action="store_true", help="one JSON object per picture and line")
     arguments.add_argument("pictures", nargs="+", metavar="PICTURE", help="JPEG, PNG, WebP, GIF, BMP …")
     flags = arguments.parse_args(argv)
     if flags.top < 1:
         raise UserError(f"--top={flags.top}: 1 or more")
+    _check(flags)
 
     from inception_jax.data import images
-    from inception_jax.evaluation import network
     from inception_jax.training import parallel
 
     # All files are read before the network is: a file that is no picture costs no waiting, and prints nothing half.
     pictures = [images.decode_picture(path) for path in flags.pictures]
     parallel.enable_compilation_cache()
-    step = int(flags.step) if flags.step and flags.step.isdigit() else flags.step
-    recipe, class_names = network.recipe_of(flags.workdir), network.class_names_of(flags.workdir)
-    trained = network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
+    trained = _of_run(flags) if flags.workdir else _of_file(flags)
     found = trained.predict(pictures, min(flags.top, len(trained.class_names)))
     for path, classes, probabilities in zip(flags.pictures, found["classes"], found["probabilities"], strict=True):
         named = [(trained.class_names[k], float(p)) for k, p in zip(classes, probabilities, strict=True)]
@@ -41,6 +50,40 @@ def main(argv: list[str]) -> int:
             for name, probability in named:
                 print(f"  {100 * probability:6.2f} %  {name}")
     return 0
+
+
+def _check(flags: argparse.Namespace) -> None:
+    """Raises UserError unless the flags say, in one way, which network is meant."""
+    if flags.workdir:
+        unread = [name for name in ("model", "source", "record") if getattr(flags, name)]
+        if unread:
+            raise UserError(f"--{unread[0]}: goes with a publisher's file (--weights=FILE), not with --workdir")
+        if flags.weights not in (None, *_WEIGHTS):
+            raise UserError(f"--weights={flags.weights}: with --workdir, 'raw' or 'ema'; a publisher's file goes "
+                            "without --workdir")  # fmt: skip
+    elif flags.weights is None:
+        raise UserError("--workdir is missing (a run), or --weights (a publisher's file)")
+    elif flags.weights in _WEIGHTS:
+        raise UserError(f"--weights={flags.weights}: of which run? --workdir is missing (a file of that name: "
+                        f"--weights=./{flags.weights})")  # fmt: skip
+    elif flags.step:
+        raise UserError("--step: goes with --workdir; a file has no steps")
+
+
+def _of_run(flags: argparse.Namespace) -> Network:
+    from inception_jax.evaluation import network
+
+    step = int(flags.step) if flags.step and flags.step.isdigit() else flags.step
+    recipe, class_names = network.recipe_of(flags.workdir), network.class_names_of(flags.workdir)
+    return network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
+
+
+def _of_file(flags: argparse.Namespace) -> Network:
+    from inception_jax.pretrained import opening, workdir
+
+    return workdir.network_of(
+        opening.open_weights(flags.weights, model=flags.model, source=flags.source, record=flags.record)
+    )
 
 
 if __name__ == "__main__":

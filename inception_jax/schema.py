@@ -172,11 +172,20 @@ SCHEMA: dict[str, Any] = {
         "every_epochs": Field(1.0, "epochs between evaluations; there is always one at the end", _POSITIVE),
         "batch_size": Field(int, "examples per evaluation step; unset: batch_size", _POSITIVE),
         "protocol": Field("single", "how a picture is cropped and its predictions averaged"),
-        "crop": Field("center", "center: the shorter side resized to image_size / crop_fraction, then the middle; "
-                      "central_fraction: TensorFlow's, the middle crop_fraction of each side, then resized",
-                      _one_of("center", "central_fraction")),
-        "crop_fraction": Field(0.875, "how much of the picture the evaluation crop keeps; see crop",
+        "crop": Field("center", "center: the shorter side resized, then the middle; torchvision: the same, with the "
+                      "offsets of torchvision and timm; squash: both sides resized, ratio not kept, then the middle "
+                      "(Caffe, pytorch-fid); central_fraction: TensorFlow's, the middle crop_fraction of each side, "
+                      "then resized", _one_of("center", "torchvision", "squash", "central_fraction")),
+        "crop_fraction": Field(0.875, "how much of the picture the evaluation crop keeps; sides are resized to "
+                               "image_size / crop_fraction, unless resize is set",
                                (lambda value: 0 < value <= 1, "in (0, 1]")),
+        "resize": Field(int, "center, torchvision, squash: the side before the crop, in pixels, in place of "
+                        "crop_fraction; unset: image_size / crop_fraction", _POSITIVE),
+        "interpolation": Field("bilinear", "of the evaluation's resize: OpenCV's bilinear, area, nearest or cubic; "
+                               "pil_bilinear, pil_bicubic: Pillow's, which smooths (torchvision, timm); tf_bilinear: "
+                               "TensorFlow 1's",
+                               _one_of("bilinear", "area", "nearest", "cubic", "pil_bilinear", "pil_bicubic",
+                                       "tf_bilinear")),
     },
     "checkpoint": {
         "every_epochs": Field(1.0, "epochs between checkpoints; there is always one at the end", _POSITIVE),

@@ -1,17 +1,20 @@
-"""`python -m inception_jax.summary`: a network's shapes, parameters and multiply-adds, block by block."""
+"""`python -m inception_jax.summary`: a network's shapes, parameters and multiply-adds, alone or compared."""
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from inception_jax import command_line
+from inception_jax.errors import UserError
 from inception_jax.models import inception_v1
 from inception_jax.models.accounting import Account, account
 from inception_jax.models.inception_v1 import InceptionV1
 from inception_jax.models.layers import scaled_width
 from inception_jax.models.registry import create_model, get_spec, model_names
-from inception_jax.runs.tables import aligned
+from inception_jax.runs.tables import UNKNOWN, aligned
 
 
 def main(argv: list[str]) -> int:
@@ -25,7 +28,13 @@ def main(argv: list[str]) -> int:
         "--set", type=command_line.option, action="append", default=[], metavar="OPTION=VALUE",
         help="an option of create_model, such as module=naive or conv2_reduce=False; may be repeated",
     )  # fmt: skip
+    arguments.add_argument(
+        "--compare", nargs="*", metavar="NAME",
+        help="one line for the network and for each of these, in place of its blocks (default: every other network)",
+    )  # fmt: skip
     flags = arguments.parse_args(argv)
+    if flags.compare is not None:
+        return _compare(flags)
     spec = get_spec(flags.name)
     model = create_model(flags.name, **{"num_classes": flags.num_classes, **dict(flags.set)})
     counted = account(model, spec.image_size if flags.image_size is None else flags.image_size)
@@ -54,6 +63,57 @@ def as_json(name: str, counted: Account) -> dict[str, Any]:
             for b in counted.blocks
         ],
     }
+
+
+def _compare(flags: argparse.Namespace) -> int:
+    if flags.set:
+        raise UserError("--set: beside --compare it has no place: networks are compared in the forms of their papers")
+    names = list(dict.fromkeys([flags.name, *(flags.compare or model_names())]))
+    specs = {name: get_spec(name) for name in names}  # an unknown name is an error before anything is counted
+    counted = {
+        name: account(
+            create_model(name, num_classes=flags.num_classes),
+            spec.image_size if flags.image_size is None else flags.image_size,
+        )
+        for name, spec in specs.items()
+    }  # fmt: skip
+    if flags.json:
+        print(json.dumps(comparison_as_json(counted), indent=2))
+        return 0
+    print(f"{flags.num_classes} classes; beside {flags.name}: parameters and MACs without auxiliary heads\n")
+    print(comparison_table(counted))
+    return 0
+
+
+def comparison_as_json(counted: Mapping[str, Account]) -> dict[str, Any]:
+    """Networks side by side as JSON holds them; `…_ratio` is over the first network's number."""
+    reference, first = next(iter(counted.items()))
+    return {
+        "reference": reference,
+        "networks": [
+            {name: value for name, value in as_json(model, one).items() if name != "blocks"}
+            | {
+                "macs_with_aux": one.macs_with_aux,
+                "parameters_ratio": one.parameters / first.parameters,
+                "macs_ratio": one.macs / first.macs,
+            }
+            for model, one in counted.items()
+        ],
+    }
+
+
+def comparison_table(counted: Mapping[str, Account]) -> str:
+    """One line per network; the last two columns are ratios to the first network."""
+    first = next(iter(counted.values()))
+    rows = [["network", "pixels", "parameters", "with heads", "MACs", "parameters", "MACs"]]
+    for name, one in counted.items():
+        heads = f"{one.parameters_with_aux:,}" if one.parameters_with_aux != one.parameters else UNKNOWN
+        ratios = (one.parameters / first.parameters, one.macs / first.macs)
+        rows.append([
+            name, str(one.image_size), f"{one.parameters:,}", heads, f"{one.macs:,}",
+            *(f"x {ratio:.2f}" for ratio in ratios),
+        ])  # fmt: skip
+    return _aligned(rows, left=1)
 
 
 def table(counted: Account) -> str:

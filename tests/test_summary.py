@@ -75,8 +75,41 @@ def test_other_networks_are_one_line_per_block(capsys):
         (["inception_v1", "--set", "lrn"], UserError, "'lrn' is not OPTION=VALUE"),
         (["inception_v1", "--image_size=31"], ModelError, "at least 32x32"),
         (["inception_v1", "--jsn"], UserError, "did you mean '--json'"),
+        (["inception_v1", "--compare", "alexnt"], ModelError, "did you mean 'alexnet'"),
+        (["inception_v1", "--compare", "vgg16", "--set", "lrn=False"], UserError, "--set: beside --compare"),
     ],
 )
 def test_mistakes(words, error, message):
     with pytest.raises(error, match=message):
         summary.main(words)
+
+
+def test_networks_side_by_side(capsys):
+    lines = [line.split() for line in printed(capsys, "inception_v1", "--compare", "alexnet", "vgg16").splitlines()]
+    # "12 times fewer parameters" than AlexNet (section 1 of the paper) is 8.7 times, counted.
+    assert lines[2:] == [
+        "network pixels parameters with heads MACs parameters MACs".split(),
+        "inception_v1 224 6,998,552 13,378,280 1,582,671,872 x 1.00 x 1.00".split(),
+        "alexnet 227 60,965,224 – 724,406,816 x 8.71 x 0.46".split(),
+        "vgg16 224 138,357,544 – 15,470,264,320 x 19.77 x 9.77".split(),
+    ]
+
+
+def test_side_by_side_with_all_the_others_as_json(capsys, monkeypatch):
+    every = ("inception_v1", "vgg16", "network_in_network")
+    monkeypatch.setattr(summary, "model_names", lambda: every)
+    found = json.loads(printed(capsys, "vgg16", "--compare", "--json", "--num_classes=10", "--image_size=96"))
+    names = [network["model"] for network in found["networks"]]
+    assert found["reference"] == names[0] == "vgg16"
+    assert sorted(names) == sorted(every)
+    first, other = found["networks"][0], found["networks"][names.index("network_in_network")]
+    assert list(other) == [
+        "model", "image_size", "num_classes", "parameters", "parameters_with_aux", "macs", "macs_with_aux",
+        "parameters_ratio", "macs_ratio",
+    ]  # fmt: skip
+    assert (first["parameters_ratio"], first["macs_ratio"]) == (1, 1)
+    assert (other["image_size"], other["num_classes"]) == (96, 10)
+    assert other["parameters_ratio"] == other["parameters"] / first["parameters"]
+    assert other["macs_ratio"] == other["macs"] / first["macs"]
+    v1 = found["networks"][names.index("inception_v1")]
+    assert v1["macs_with_aux"] > v1["macs"]

@@ -79,6 +79,11 @@ class Imagenet2012(SourceBuilder, skip_registration=True):
             compare(path, originals.sha256(path, progress), sums[path.name])
 
 
+def synsets() -> list[str]:
+    """The 1000 classes in their order, by synset: "n01440764", …."""
+    return _shipped("labels.txt")
+
+
 def _shipped(file: str) -> list[str]:
     """The lines of a file that TFDS ships with its own imagenet2012."""
     return (tfds.core.tfds_path("datasets/imagenet2012") / file).read_text().split("\n")[:-1]

@@ -1,4 +1,4 @@
-"""Pictures on the host: decoding, the random crops of training and the centre crops of evaluation. uint8 throughout.
+"""Pictures on the host: decoding, and the random crops of training. uint8 throughout.
 
 Colour distortions and normalisation are done on the device: on the host they would cost more than decoding.
 """
@@ -14,6 +14,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from inception_jax.data import resampling
+from inception_jax.data.crops import CENTER_CROP as CENTER_CROP
+from inception_jax.data.crops import EvalCrop as EvalCrop
+from inception_jax.data.crops import center_crop as center_crop
+from inception_jax.data.crops import check_choice, is_number, short_side_to
 from inception_jax.data.order import UNIFORMS_PER_EXAMPLE
 from inception_jax.errors import UserError, nearest
 
@@ -24,15 +29,10 @@ cv2.setNumThreads(0)
 # never turned pictures by their EXIF orientation.
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
-INTERPOLATIONS = {
-    "bilinear": cv2.INTER_LINEAR,
-    "area": cv2.INTER_AREA,
-    "nearest": cv2.INTER_NEAREST,
-    "cubic": cv2.INTER_CUBIC,
-}
+# Of training's crops: OpenCV's, the fastest.
+INTERPOLATIONS = resampling.OPENCV
 _METHODS = list(INTERPOLATIONS)
 AUGMENTATION_RULES = ("area_aspect", "random_crop")
-CROP_RULES = ("center", "central_fraction")
 
 # Which of a position's uniform numbers serves what. Frozen: a new use takes new slots, at the end.
 _FLIP, _INTERPOLATION, _WINDOW = 0, 1, 2
@@ -77,17 +77,8 @@ def decode_picture(source: str | os.PathLike | bytes) -> np.ndarray:
         raise UserError(f"{os.fspath(source)}: {error.strerror or error}") from None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_choice(field: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"{field}: {value!r}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")
-
-
 def _check_range(field: str, value: Any, upper: float) -> tuple[float, float]:
-    ordered = isinstance(value, (tuple, list)) and len(value) == 2 and all(_is_number(end) for end in value)
+    ordered = isinstance(value, (tuple, list)) and len(value) == 2 and all(is_number(end) for end in value)
     if not ordered or not 0.0 < value[0] <= value[1] <= upper or math.isinf(value[1]):
         limit = "" if math.isinf(upper) else f" <= {upper:g}"
         raise UserError(f"{field}: {value!r}; two numbers are needed, 0 < least <= largest{limit}")
@@ -133,8 +124,8 @@ class Augmentation:
             raise UserError(f"augmentation.resize: {self.resize}; at least the image size, {image_size}, is needed")
 
     def __post_init__(self) -> None:
-        _check_choice("augmentation.rule", self.rule, AUGMENTATION_RULES)
-        _check_choice("augmentation.interpolation", self.interpolation, (*INTERPOLATIONS, "random"))
+        check_choice("augmentation.rule", self.rule, AUGMENTATION_RULES)
+        check_choice("augmentation.interpolation", self.interpolation, (*INTERPOLATIONS, "random"))
         area = _check_range("augmentation.area", self.area, upper=1.0)
         object.__setattr__(self, "area", area)
         object.__setattr__(self, "aspect", _check_range("augmentation.aspect", self.aspect, upper=math.inf))
@@ -148,35 +139,6 @@ class Augmentation:
         for field in dataclasses.fields(self):
             if field.name in unused and getattr(self, field.name) != field.default:
                 raise UserError(f"augmentation.{field.name}: has no meaning with rule {self.rule!r}")
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalCrop:
-    """How an evaluation picture is cropped: one centre crop.
-
-    "center": the short side is resized to `round(image_size / fraction)`, ratio kept, and the centre
-    taken (0.875: 256 for 224, as GoogLeNet's paper; torchvision and timm do the same). "central_fraction": the central
-    `fraction` of each side is cut out and both sides are resized to the network's size, ratio not kept (TF-slim's
-    `central_crop`, inception_preprocessing.py: 0.875).
-
-    Attributes:
-      rule: one of `CROP_RULES`.
-      fraction: 0 < fraction <= 1.
-      interpolation: one of `INTERPOLATIONS`.
-    """
-
-    rule: str = "center"
-    fraction: float = 0.875
-    interpolation: str = "bilinear"
-
-    def __post_init__(self) -> None:
-        _check_choice("crop.rule", self.rule, CROP_RULES)
-        _check_choice("crop.interpolation", self.interpolation, tuple(INTERPOLATIONS))
-        if not _is_number(self.fraction) or not 0.0 < self.fraction <= 1.0:
-            raise UserError(f"crop.fraction: {self.fraction!r}; a number above 0 and up to 1 is needed")
-
-
-CENTER_CROP = EvalCrop()
 
 
 def from_fields(kind: type, fields: Any, name: str) -> Any:
@@ -249,41 +211,9 @@ def random_window(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def center_crop(
-    image: np.ndarray, image_size: int, crop: EvalCrop = CENTER_CROP, out: np.ndarray | None = None
-) -> np.ndarray:
-    """The one centre crop of evaluation.
-
-    Args:
-      image: uint8 [height, width, 3].
-      image_size: side of the crop, in pixels.
-      crop: the rule.
-      out: where to write, uint8 [image_size, image_size, 3] contiguous; made here if None.
-
-    Returns:
-      `out`.
-    """
-    if out is None:
-        out = np.empty((image_size, image_size, 3), np.uint8)
-    interpolation = INTERPOLATIONS[crop.interpolation]
-    height, width = image.shape[:2]
-    if crop.rule == "central_fraction":  # offsets as tf.image.central_crop's: int((side - side * fraction) / 2)
-        top, left = int((height - height * crop.fraction) / 2), int((width - width * crop.fraction) / 2)
-        middle = image[top : height - top, left : width - left]
-        cv2.resize(middle, (image_size, image_size), dst=out, interpolation=interpolation)
-        return out
-    image = _resize_short_side(image, round(image_size / crop.fraction), interpolation)
-    top, left = (image.shape[0] - image_size) // 2, (image.shape[1] - image_size) // 2
-    np.copyto(out, image[top : top + image_size, left : left + image_size])
-    return out
-
-
 def _resize_short_side(image: np.ndarray, side: int, interpolation: int) -> np.ndarray:
     """The picture with its short side resized to `side` pixels, ratio kept."""
-    height, width = image.shape[:2]
-    short = min(height, width)
-    if short == side:
+    if min(image.shape[:2]) == side:
         return image
-    return cv2.resize(
-        image, (max(side, width * side // short), max(side, height * side // short)), interpolation=interpolation
-    )
+    height, width = short_side_to(side, *image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=interpolation)

@@ -143,19 +143,39 @@ def load(
     Raises:
       UserError: no such checkpoint or weights, or weights that do not fit the config's network.
     """
+    weights = weights or default_weights(recipe)
+    variables = load_variables(checkpoint, weights, step)
+    return build(recipe, variables, class_names, weights=weights, step=describe(checkpoint, step)["step"],
+                 where=checkpoint)
+
+
+def build(
+    recipe: ConfigDict, variables: Any, class_names: list[str], *, weights: str, step: int, where: str | Path
+) -> Network:
+    """A network of a recipe with variables that are in memory.
+
+    Args:
+      recipe: the config of a run that would have them.
+      variables: {"params": …, "batch_stats": …}.
+      class_names: one per class.
+      weights: what to call them: "raw" or "ema".
+      step: training steps behind them.
+      where: they come from, for messages.
+
+    Raises:
+      UserError: they are not those of the recipe's network.
+    """
     config = Config(recipe)
     devices = Devices(config.parallel.mode, min(config.parallel.devices or jax.device_count(), jax.device_count()))
     model = setups.build_model(config, len(class_names))
-    weights = weights or default_weights(recipe)
-    variables = load_variables(checkpoint, weights, step)
     image_size = setups.network_of(config)[1]
-    _check_shapes(model, variables, image_size, checkpoint)
+    _check_shapes(model, variables, image_size, where)
     return Network(
         config=config,
         devices=devices,
         model=model,
         variables=devices.replicate(variables),
-        step=describe(checkpoint, step)["step"],
+        step=step,
         weights=weights,
         class_names=class_names,
         image_size=image_size,

@@ -72,48 +72,7 @@ def conv2d(
         return lax.conv_general_dilated(
             x, kernel, strides, pads, rhs_dilation=(dilation, dilation), dimension_numbers=_DIMENSIONS
         )
-    if jax.sharding.get_abstract_mesh().manual_axes:
-        # Inside shard_map one of the two may be replicated over devices where the other is not. Said here, outside the
-        # custom gradient, JAX itself sums the replicated one's gradient over the devices (check_vma=True). The sum of
-        # no elements is zero and varies as its operand does.
-        x, kernel = x + kernel[:0].sum(), kernel + x[:0].sum()
-    return _conv(x, kernel, strides, pads)
-
-
-def depthwise_conv2d(
-    x: jax.Array,
-    kernel: jax.Array,
-    stride: int = 1,
-    padding: str | int | Sequence[tuple[int, int]] = "SAME",
-    dilation: int = 1,
-) -> jax.Array:
-    """Convolves each channel by itself.
-
-    Args:
-      x: images [B, H, W, C], floating.
-      kernel: [kh, kw, C, multiplier], the dtype of `x`.
-      stride: of rows and columns.
-      padding: as for `conv2d`.
-      dilation: as for `conv2d`.
-
-    Returns:
-      [B, H', W', C * multiplier]; the channels made of input channel c are c * multiplier and those after it, as in
-      TensorFlow.
-
-    Raises:
-      ValueError: shapes, dtypes or padding that do not fit.
-    """
-    if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
-        raise ValueError(f"depthwise_conv2d: images {x.shape} do not fit kernel {kernel.shape}: want [kh,kw,C,M]")
-    if x.dtype != kernel.dtype:
-        raise ValueError(f"depthwise_conv2d: images are {x.dtype}, the kernel {kernel.dtype}: cast one of them")
-    height, width, channels, multiplier = kernel.shape
-    reach = [(taps - 1) * dilation + 1 for taps in (height, width)]
-    return lax.conv_general_dilated(
-        x, kernel.reshape(height, width, 1, channels * multiplier), (stride, stride),
-        explicit_padding(x.shape[1:3], reach, (stride, stride), padding), rhs_dilation=(dilation, dilation),
-        dimension_numbers=_DIMENSIONS, feature_group_count=channels,
-    )  # fmt: skip
+    return _conv(*varying_alike(x, kernel), strides, pads)
 
 
 def explicit_padding(
@@ -141,7 +100,7 @@ def explicit_padding(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, kernel, strides, pads):
-    return _on_platform(_cpu_forward, _xla_forward, strides, pads, x, kernel)
+    return on_platform(_cpu_forward, _xla_forward, strides, pads, x, kernel)
 
 
 def _conv_forward(x, kernel, strides, pads):
@@ -151,16 +110,31 @@ def _conv_forward(x, kernel, strides, pads):
 def _conv_backward(strides, pads, residuals, gradient):
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
     operands = (*residuals, gradient)
-    input_gradient = _on_platform(_cpu_input_gradient, _xla_input_gradient, strides, pads, *operands)
-    kernel_gradient = _on_platform(_cpu_kernel_gradient, _xla_kernel_gradient, strides, pads, *operands)
+    input_gradient = on_platform(_cpu_input_gradient, _xla_input_gradient, strides, pads, *operands)
+    kernel_gradient = on_platform(_cpu_kernel_gradient, _xla_kernel_gradient, strides, pads, *operands)
     return input_gradient, kernel_gradient
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def _on_platform(cpu, default, strides, pads, *operands):
-    """The CPU's form on CPUs, the other elsewhere: chosen where the program is lowered, not where it is traced."""
+def varying_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both operands, varying over the same devices of a shard_map, where one may be replicated and the other not.
+
+    Said outside the custom gradient, so that JAX itself sums the replicated one's gradient over the devices
+    (check_vma=True).
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return x, kernel
+    # The sum of no elements is zero and varies as its operand does.
+    return x + kernel[:0].sum(), kernel + x[:0].sum()
+
+
+def on_platform(cpu, default, strides, pads, *operands):
+    """The CPU's form on CPUs, the other elsewhere: chosen where the program is lowered, not where it is traced.
+
+    Each takes two things that are no arrays, then the operands; the CPU's in float32 where they are of half precision.
+    """
     on_cpu = partial(_in_float32, cpu, strides, pads)
     return lax.platform_dependent(*operands, cpu=on_cpu, default=partial(default, strides, pads))
 

@@ -69,6 +69,17 @@ class TruncatedNormal:
 
 
 @dataclasses.dataclass(frozen=True)
+class Normal:
+    """`jax.nn.initializers.normal` with the same values, fast when called with an actual key; Caffe's "gaussian"."""
+
+    stddev: float
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        """An array of `shape` and `dtype`."""
+        return _scaled(key, "normal", shape, dtype, self.stddev)
+
+
+@dataclasses.dataclass(frozen=True)
 class Constant:
     """Every value the same; as `jax.nn.initializers.constant`, without compiling an operation for each shape."""
 
@@ -100,6 +111,8 @@ def _scaled(key: jax.Array, distribution: str, shape: tuple[int, ...], dtype: An
 def _draw(key: jax.Array, distribution: str, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     if distribution == "uniform":
         return jax.random.uniform(key, shape, dtype, -1.0)
+    if distribution == "normal":
+        return jax.random.normal(key, shape, dtype)
     return jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
 
 

@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from inception_jax.models.convolution import conv2d, depthwise_conv2d
+from inception_jax.models.convolution import conv2d
+from inception_jax.models.depthwise import depthwise_conv2d
 from inception_jax.models.initialization import Constant
 from inception_jax.models.normalization import BatchNorm, BatchNormStyle
 from inception_jax.models.parameters import Initializer, parameter

@@ -7,8 +7,17 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from inception_jax.models import inception_resnet, inception_v1, inception_v2, inception_v3, inception_v4, xception
+from inception_jax.models import (  # fmt: skip
+    comparison,
+    inception_resnet,
+    inception_v1,
+    inception_v2,
+    inception_v3,
+    inception_v4,
+    xception,
+)
 from inception_jax.models.checks import ModelError, nearest
+from inception_jax.models.comparison import VGG16, AlexNet, NetworkInNetwork
 from inception_jax.models.inception_resnet_v1 import InceptionResnetV1
 from inception_jax.models.inception_resnet_v2 import InceptionResnetV2
 from inception_jax.models.inception_v1 import InceptionV1
@@ -138,6 +147,39 @@ _SPECS = {
             parameters=22_855_952,
             parameters_with_aux=22_855_952,
             macs=8_357_403_496,
+        ),
+        ModelSpec(
+            name="alexnet",
+            constructor=AlexNet,
+            image_size=227,
+            min_image_size=comparison.ALEXNET_MIN_IMAGE_SIZE,
+            aux_weights=(),
+            paper="Krizhevsky et al., NIPS 2012, in the form of BVLC's bvlc_alexnet",
+            parameters=60_965_224,
+            parameters_with_aux=60_965_224,
+            macs=724_406_816,
+        ),
+        ModelSpec(
+            name="vgg16",
+            constructor=VGG16,
+            image_size=224,
+            min_image_size=comparison.VGG16_MIN_IMAGE_SIZE,
+            aux_weights=(),
+            paper="arXiv:1409.1556, Table 1, configuration D",
+            parameters=138_357_544,
+            parameters_with_aux=138_357_544,
+            macs=15_470_264_320,
+        ),
+        ModelSpec(
+            name="network_in_network",
+            constructor=NetworkInNetwork,
+            image_size=224,
+            min_image_size=comparison.NETWORK_IN_NETWORK_MIN_IMAGE_SIZE,
+            aux_weights=(),
+            paper="arXiv:1312.4400, in the form of Caffe's nin_imagenet",
+            parameters=7_595_176,
+            parameters_with_aux=7_595_176,
+            macs=1_100_188_800,
         ),
     )
 }

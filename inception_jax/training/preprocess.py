@@ -56,6 +56,12 @@ NORMALIZATIONS: dict[str, Normalization] = {
     "caffe_bgr": Normalization(mean=(104.0, 117.0, 123.0), scale=(1.0, 1.0, 1.0), channel_order="BGR"),
     # torchvision's classification transforms: ImageNet's mean and standard deviation.
     "imagenet": _from_unit_range(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    # Cadene's bninception.py: BGR in 0..255 less 104, 117, 128 (Caffe's mean of the reds is 123).
+    "cadene_bgr": Normalization(mean=(104.0, 117.0, 128.0), scale=(1.0, 1.0, 1.0), channel_order="BGR"),
+    # The graph of inception5h.zip: x - 117, in every channel (TensorFlow's example for it, LabelImage.java: mean 117).
+    "inception5h": Normalization(mean=(117.0, 117.0, 117.0), scale=(1.0, 1.0, 1.0)),
+    # facenet.py's fixed_image_standardization: (x - 127.5) / 128.
+    "facenet": Normalization(mean=(127.5, 127.5, 127.5), scale=(1 / 128, 1 / 128, 1 / 128)),
     # x / 255, to [0, 1].
     "zero_one": Normalization(mean=(0.0, 0.0, 0.0), scale=(1 / 255, 1 / 255, 1 / 255)),
 }

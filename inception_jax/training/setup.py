@@ -202,8 +202,21 @@ def _reading(config: Config) -> dict[str, Any]:
 
 
 def crop(config: Config) -> images.EvalCrop:
-    """The evaluation crop."""
-    return images.EvalCrop(config.evaluation.crop, config.evaluation.crop_fraction)
+    """The evaluation crop.
+
+    Raises:
+      UserError: it is smaller than the network's picture.
+    """
+    fields = config.evaluation
+    size = {"fraction": fields.crop_fraction} if fields.resize is None else {"resize": fields.resize}
+    if fields.resize is not None and fields.crop == "central_fraction":
+        raise ConfigError(f"config.evaluation.resize = {fields.resize}: it has no meaning with crop 'central_fraction'")
+    chosen = images.EvalCrop(fields.crop, interpolation=fields.interpolation, **size)
+    image_size = network_of(config)[1]
+    if chosen.resize is not None and chosen.resize < image_size:
+        raise ConfigError(f"config.evaluation.resize = {chosen.resize}: at least the picture's {image_size} pixels "
+                          "are needed")
+    return chosen
 
 
 def augmentation(config: Config) -> images.Augmentation | images.EvalCrop:

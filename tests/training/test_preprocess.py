@@ -14,6 +14,9 @@ FORMULAS = {
     "caffe": lambda x: (x[..., ::-1] - [104, 117, 123])[..., ::-1],
     "caffe_bgr": lambda x: x[..., ::-1] - [104, 117, 123],
     "imagenet": lambda x: (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
+    "cadene_bgr": lambda x: x[..., ::-1] - [104, 117, 128],
+    "inception5h": lambda x: x - 117,
+    "facenet": lambda x: (x - 127.5) / 128,
     "zero_one": lambda x: x / 255,
 }
 
@@ -76,3 +79,14 @@ def test_mistakes():
         preprocess.preprocess(jnp.zeros((1, 2, 2, 1), jnp.uint8), normalization=normalization, dtype=jnp.float32)
     with pytest.raises(ValueError, match="channel_order = 'GRB'"):
         preprocess.Normalization((0.0,) * 3, (1.0,) * 3, "GRB")
+
+
+def test_torchvisions_transform_input_undoes_its_normalisation(x64):
+    """torchvision normalises by ImageNet's mean and deviation, and its GoogLeNet and Inception-v3 with
+    transform_input=True first multiply by std / 0.5 and add (mean - 0.5) / 0.5: together that is "inception"."""
+    images = jnp.asarray(pictures())
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    theirs = preprocess.preprocess(images, normalization=preprocess.get_normalization("imagenet"), dtype=jnp.float64)
+    theirs = np.asarray(theirs) * (std / 0.5) + (mean - 0.5) / 0.5
+    ours = preprocess.preprocess(images, normalization=preprocess.get_normalization("inception"), dtype=jnp.float64)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-14)

@@ -1,0 +1,172 @@
+"""`python -m inception_jax.convert`: published weights into a workdir, a run's weights into a publisher's file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+from inception_jax import command_line
+from inception_jax.errors import UserError
+
+_EXAMPLES = """\
+    --list --model=inception_v3                               what is published
+    --download=timm/inception_v4.tf_in1k --output=FILE        fetch a file (needs a network; nothing else does)
+    --weights=FILE --output=DIR                               import it: DIR is a workdir then, for evaluate, predict,
+                                                              compare, and train --config.initialize.checkpoint=DIR
+    --workdir=RUN --to=torchvision --output=FILE.safetensors  the other way: a run for the publisher's own code
+    --verify                                                  our networks against the publishers', number by number
+                                                              (with --weights=FILE: the file's own weights)
+"""
+
+# What each way of calling reads.
+_READS = {
+    "list": {"model", "source", "json"},
+    "download": {"output"},
+    "to": {"workdir", "output", "run_weights", "step", "json"},
+    "verify": {"model", "source", "weights", "torch_python", "tf_python", "write_ledger"},
+    "import": {"model", "source", "record", "weights", "output", "background", "set", "image_size", "data", "classes",
+               "json"},
+}  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """Does what the flags say, and prints what was found out on the way."""
+    arguments = _arguments()
+    flags = arguments.parse_args(argv)
+    way = next((name for name in ("list", "download", "to", "verify") if getattr(flags, name)), "import")
+    given = {name for name, value in vars(flags).items() if value != arguments.get_default(name)}
+    if unread := sorted(given - _READS[way] - {way}):
+        other = f"--{way} does not read it" if way != "import" else "only another way of calling reads it; see --help"
+        raise UserError(f"--{unread[0]}: {other}")
+    return {"list": _list, "download": _download, "to": _publish, "verify": _verify, "import": _import}[way](flags)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    arguments = command_line.parser("convert", "Bring published weights in, or a run's weights out.")
+    arguments.formatter_class = argparse.RawDescriptionHelpFormatter
+    arguments.epilog = f"ways of calling:\n{_EXAMPLES}"
+    arguments.add_argument("--weights", metavar="FILE", help="a publisher's file, in any of their formats")
+    arguments.add_argument("--output", metavar="PATH", help="the workdir to make; with --to, --download: the file")
+    arguments.add_argument("--model", metavar="NAME", help="the network; default: what the file's arrays look like")
+    arguments.add_argument("--source", metavar="NAME", help="the publisher; default: likewise")
+    arguments.add_argument("--record", metavar="NAME", help="which published file it is (--list); its hash is checked")
+    arguments.add_argument(
+        "--background", choices=("drop", "keep"),
+        help="class 0 of 1001, 'background': drop it, so that the classes are ImageNet's 1000 and labels fit (default "
+        "where the publisher has it), or keep it",
+    )  # fmt: skip
+    arguments.add_argument(
+        "--set", type=command_line.option, action="append", default=[], metavar="OPTION=VALUE",
+        help="an option of create_model, for weights of another form than was published, such as "
+        "width_multiplier=0.5; needs --model and --source; may be repeated",
+    )  # fmt: skip
+    arguments.add_argument("--image_size", type=int, metavar="PIXELS", help="default: the publisher's")
+    arguments.add_argument("--data", metavar="NAME", help="the data set of its classes; default for 1000: imagenet2012")
+    arguments.add_argument("--classes", metavar="FILE", help="names of the classes, one a line; default for 1000: "
+                           "ImageNet's synsets")  # fmt: skip
+    arguments.add_argument("--to", metavar="SOURCE", help="write the run's weights as this publisher's")
+    arguments.add_argument("--workdir", metavar="RUN", help="with --to: the run")
+    arguments.add_argument("--run_weights", choices=("raw", "ema"), help="with --to; default: ema where there is one")
+    arguments.add_argument("--step", help="with --to: 'best' or a step; default: the newest checkpoint")
+    arguments.add_argument("--list", action="store_true", help="show the records of published files, and do nothing")
+    arguments.add_argument("--download", metavar="RECORD", help="fetch a published file; the only thing that needs a "
+                           "network")  # fmt: skip
+    arguments.add_argument("--verify", action="store_true", help="compare with the publishers' own code")
+    arguments.add_argument("--torch_python", metavar="PATH", help="--verify: the interpreter that has the PyTorch "
+                           "publishers' packages; default: INCEPTION_JAX_TORCH_PYTHON, then this one")  # fmt: skip
+    arguments.add_argument("--tf_python", metavar="PATH", help="--verify: likewise for TensorFlow, Keras, slim, ONNX")
+    arguments.add_argument("--write_ledger", metavar="README", help="--verify: keep what was measured and the goldens, "
+                           "and renew the README's table")  # fmt: skip
+    arguments.add_argument("--json", action="store_true", help="one JSON object in place of words")
+    return arguments
+
+
+def _list(flags: argparse.Namespace) -> int:
+    from inception_jax.models.registry import get_spec
+    from inception_jax.pretrained import listing, records, sources
+
+    if flags.model:
+        get_spec(flags.model)
+    if flags.source and not records.select(source=flags.source):
+        sources.forms_of(flags.source)  # an unknown one is an error with the nearest name
+    found = records.select(flags.model, flags.source)
+    if flags.json:
+        print(json.dumps([record.to_json() for record in found], indent=2))
+    else:
+        print(listing.words(found))
+    return 0
+
+
+def _download(flags: argparse.Namespace) -> int:
+    from inception_jax.pretrained import downloading, records
+
+    record = records.get_record(flags.download)
+    if not flags.output:
+        raise UserError("--output is missing: the file to write")
+    checked = downloading.download(record, flags.output)
+    print(f"{flags.output}: {record.name}, {checked}")
+    return 0
+
+
+def _publish(flags: argparse.Namespace) -> int:
+    for name in ("workdir", "output"):
+        if not getattr(flags, name):
+            raise UserError(f"--{name} is missing: --to needs a run (--workdir) and a file to write (--output)")
+    from inception_jax.pretrained import publishing
+
+    step = int(flags.step) if flags.step and flags.step.isdigit() else flags.step
+    said = publishing.publish(flags.workdir, flags.to, flags.output, weights=flags.run_weights, step=step)
+    print(json.dumps(said) if flags.json else f"{said['file']}: {said['arrays']} arrays of {said['model']}, step "
+          f"{said['step']} ({said['weights']}), as {said['source']} names them")  # fmt: skip
+    return 0
+
+
+def _verify(flags: argparse.Namespace) -> int:
+    # Two hundred networks' worth of compilation: what it makes runs once, and need not run fast.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    from inception_jax.pretrained import execution, ledger, opening
+
+    if not flags.weights:
+        return ledger.main(flags)
+    if flags.write_ledger:
+        raise UserError("--write_ledger: the ledger is of seeded weights; leave --weights out")
+    opened = opening.open_weights(flags.weights, model=flags.model, source=flags.source)
+    for finding in opened.findings:
+        print(finding)
+    form = opened.imported.form
+    side = execution.side_of(form.source)
+    python = ledger.find_python(side, getattr(flags, f"{side}_python"))
+    return 0 if ledger.verify_file(form, opened.weights.arrays, python) else 1
+
+
+def _import(flags: argparse.Namespace) -> int:
+    for name in ("weights", "output"):
+        if not getattr(flags, name):
+            raise UserError(f"--{name} is missing: --weights=FILE --output=DIR imports a file; --help shows the rest")
+    if flags.set and not (flags.record or (flags.model and flags.source)):
+        raise UserError("--set: needs --model and --source, for a network of another form looks like nobody's")
+    from inception_jax.pretrained import opening, workdir
+
+    opened = opening.open_weights(
+        flags.weights, model=flags.model, source=flags.source, record=flags.record, background=flags.background,
+        options=dict(flags.set),
+    )  # fmt: skip
+    recipe = workdir.recipe_of(opened, image_size=flags.image_size, data=flags.data)
+    count = opened.imported.num_classes
+    names = workdir.read_class_names(flags.classes, count) if flags.classes else workdir.class_names_of(opened)
+    new = workdir.write(flags.output, opened, recipe, names)
+    if flags.json:
+        print(json.dumps({**workdir.about(opened), "workdir": flags.output, "new": new,
+                          "findings": list(opened.findings)}))  # fmt: skip
+        return 0
+    for finding in opened.findings:
+        print(finding)
+    dropped = ", background dropped" if opened.imported.background_dropped else ""
+    print(f"pictures: {opened.preprocessing.words()}")
+    print(f"{flags.output}: {recipe.model.name}, {count} classes{dropped}{'' if new else '; was there already'}")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,125 @@
+"""The crops of evaluation: what a network is shown of a picture, as the publishers of weights each do it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from inception_jax.data import resampling
+from inception_jax.errors import UserError, nearest
+
+CROP_RULES = ("center", "torchvision", "squash", "central_fraction")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, and not True or False."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_choice(field: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Raises `UserError` unless the value is one of those allowed."""
+    if value not in allowed:
+        raise UserError(f"{field}: {value!r}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalCrop:
+    """How an evaluation picture is cropped: one centre crop.
+
+    "center": the short side is resized to `resize`, ratio kept, and the centre taken (256 for 224, as GoogLeNet's
+    paper). "torchvision": the same with the offsets of torchvision's and timm's CenterCrop, which rounds halves to the
+    even pixel where "center" rounds down. "squash": both sides are resized to `resize`, ratio not kept, and the centre
+    taken (Caffe's tools/convert_imageset.cpp, then data_transformer.cpp: 256 for 224; pytorch-fid: the whole picture).
+    "central_fraction": the central `fraction` of each side is cut out and both sides are resized to the network's size,
+    ratio not kept (TF-slim's `central_crop`, inception_preprocessing.py: 0.875).
+
+    Attributes:
+      rule: one of `CROP_RULES`.
+      fraction: 0 < fraction <= 1.
+      interpolation: one of `resampling.RESIZES`.
+      resize: side before the crop, in pixels, at least the network's size; None: `round(image_size / fraction)`.
+        timm rounds that down, and its sizes are therefore given in pixels. Not for "central_fraction".
+    """
+
+    rule: str = "center"
+    fraction: float = 0.875
+    interpolation: str = "bilinear"
+    resize: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("crop.rule", self.rule, CROP_RULES)
+        check_choice("crop.interpolation", self.interpolation, tuple(resampling.RESIZES))
+        if not is_number(self.fraction) or not 0.0 < self.fraction <= 1.0:
+            raise UserError(f"crop.fraction: {self.fraction!r}; a number above 0 and up to 1 is needed")
+        if self.resize is None:
+            return
+        if isinstance(self.resize, bool) or not isinstance(self.resize, int) or self.resize < 1:
+            raise UserError(f"crop.resize: {self.resize!r}; a whole number of pixels, or None, is needed")
+        if self.rule == "central_fraction":
+            raise UserError("crop.resize: has no meaning with rule 'central_fraction'")
+        if self.fraction != EvalCrop.fraction:
+            raise UserError(f"crop.fraction: {self.fraction!r} has no meaning where crop.resize is set ({self.resize})")
+
+    def side(self, image_size: int) -> int:
+        """The side in pixels before the crop of `image_size` pixels is cut out.
+
+        Raises:
+          UserError: it is less than that crop.
+        """
+        side = self.resize or round(image_size / self.fraction)
+        if side < image_size:
+            raise UserError(f"crop.resize: {self.resize}; at least the image size, {image_size}, is needed")
+        return side
+
+
+CENTER_CROP = EvalCrop()
+
+
+def center_crop(
+    image: np.ndarray, image_size: int, crop: EvalCrop = CENTER_CROP, out: np.ndarray | None = None
+) -> np.ndarray:
+    """The one centre crop of evaluation.
+
+    Args:
+      image: uint8 [height, width, 3].
+      image_size: side of the crop, in pixels.
+      crop: the rule.
+      out: where to write, uint8 [image_size, image_size, 3] contiguous; made here if None.
+
+    Returns:
+      `out`.
+    """
+    if out is None:
+        out = np.empty((image_size, image_size, 3), np.uint8)
+    height, width = image.shape[:2]
+    resize = resampling.RESIZES[crop.interpolation]
+    if crop.rule == "central_fraction":  # offsets as tf.image.central_crop's: int((side - side * fraction) / 2)
+        top, left = int((height - height * crop.fraction) / 2), int((width - width * crop.fraction) / 2)
+        np.copyto(out, resize(image[top : height - top, left : width - left], image_size, image_size))
+        return out
+    side = crop.side(image_size)
+    if crop.rule == "squash":
+        height = width = side
+    else:
+        height, width = short_side_to(side, height, width)
+    image = resize(image, height, width)
+    halve = _half_to_even if crop.rule == "torchvision" else _half_down
+    top, left = halve(height - image_size), halve(width - image_size)
+    np.copyto(out, image[top : top + image_size, left : left + image_size])
+    return out
+
+
+def _half_down(pixels: int) -> int:
+    return pixels // 2
+
+
+def _half_to_even(pixels: int) -> int:
+    return round(pixels / 2)
+
+
+def short_side_to(side: int, height: int, width: int) -> tuple[int, int]:
+    """Height and width with the shorter one at `side`, ratio kept and the longer one rounded down."""
+    short = min(height, width)
+    return max(side, height * side // short), max(side, width * side // short)

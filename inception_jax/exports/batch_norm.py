@@ -1,0 +1,60 @@
+"""Batch norm folded into the layers that it follows: the same network for inference, with half as many arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from inception_jax.errors import UserError
+from inception_jax.models.network import Network
+
+# The kernel of a unit that its batch norm follows directly: of a separable unit, the second one.
+_KERNELS = ("kernel", "pointwise_kernel")
+
+
+def fold_batch_norm(model: Network, variables: Mapping[str, Any]) -> tuple[Network, dict[str, Any]]:
+    """The network for inference with no batch norm: its factor goes into the kernel before it, its shift into a bias.
+
+    Normalising by running statistics is an affine map of each channel, so nothing but rounding changes: the arithmetic
+    here is float64, rounded once. Logits and endpoints of `train=False` are the same network's; training is not.
+
+    Args:
+      model: a network with batch norm; one without is handed back as it is.
+      variables: "params" and "batch_stats", arrays of any kind.
+
+    Returns:
+      (the network with `batch_norm=False`, {"params": …} of NumPy arrays in the dtypes of the given ones).
+
+    Raises:
+      UserError: a unit of the variables is incomplete.
+    """
+    flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(dict(variables), sep="/").items()}
+    if not model.batch_norm:
+        return model, unflatten_dict(flat, sep="/")
+    stats = {path.removesuffix("/bn/mean").removeprefix("batch_stats/") for path in flat if path.endswith("/bn/mean")}
+    folded = {path: leaf for path, leaf in flat.items() if path.startswith("params/") and "/bn/" not in path}
+    for unit in sorted(stats):
+        _fold_unit(unit, flat, folded, model.bn_epsilon)
+    plain = model.clone(batch_norm=False, **{
+        field.name: field.default for field in dataclasses.fields(model) if field.name.startswith("bn_")
+    })  # fmt: skip
+    return plain, unflatten_dict(folded, sep="/")
+
+
+def _fold_unit(unit: str, flat: Mapping[str, np.ndarray], folded: dict[str, np.ndarray], epsilon: float) -> None:
+    """Writes one unit's kernel and bias into `folded`."""
+    kernel = next((f"params/{unit}/{name}" for name in _KERNELS if f"params/{unit}/{name}" in flat), None)
+    missing = [path for path in (f"batch_stats/{unit}/bn/var", f"params/{unit}/bn/bias") if path not in flat]
+    if kernel is None or missing:
+        raise UserError(f"variables: {unit} is normalised and has no {missing[0] if missing else 'kernel'}")
+    mean, var = (flat[f"batch_stats/{unit}/bn/{name}"].astype(np.float64) for name in ("mean", "var"))
+    factor = flat.get(f"params/{unit}/bn/scale", np.ones(())).astype(np.float64) / np.sqrt(var + epsilon)
+    bias = flat.get(f"params/{unit}/bias", np.zeros(())).astype(np.float64)
+    dtype = flat[kernel].dtype
+    folded[kernel] = (flat[kernel].astype(np.float64) * factor).astype(dtype)
+    shift = (bias - mean) * factor + flat[f"params/{unit}/bn/bias"].astype(np.float64)
+    folded[f"params/{unit}/bias"] = shift.astype(dtype)

@@ -1,0 +1,166 @@
+"""A network's inference graph as an ONNX file, for any program that reads the format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from inception_jax import __version__
+from inception_jax.errors import UserError
+from inception_jax.exports import batch_norm
+from inception_jax.exports.onnx_graph import Const, Graph, Tensor
+from inception_jax.exports.onnx_operators import Converter
+from inception_jax.models.network import Network
+
+_OPSETS = (13, 22)  # ReduceSum takes its axes as an input from 13 on; nothing that is used here changes up to 22
+_IR_VERSION = 8  # onnx/docs/Versioning.md: that of opset 15 and later ones
+
+
+def export_onnx(
+    model: Network,
+    variables: Mapping[str, Any],
+    image_size: int | tuple[int, int],
+    path: str | os.PathLike,
+    *,
+    endpoints: Sequence[str] = (),
+    batch: int | str = "N",
+    input_layout: Literal["NHWC", "NCHW"] = "NHWC",
+    fold_batch_norm: bool = False,
+    opset: int = 17,
+    dtype: Any = np.float32,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes the inference graph of a network, with its weights inside.
+
+    The graph is made from the program that JAX runs, so that it computes what the network computes: convolutions, max
+    pools and response normalisation are one operator each, average pools with their rule of counting, batch norm is a
+    factor and a shift. Input "images", outputs "logits" and one for each of `endpoints`.
+
+    Args:
+      model: the network; it is exported in `dtype`, whatever it computes in.
+      variables: "params" and, with batch norm, "batch_stats".
+      image_size: of the pictures, in pixels: one number, or (height, width).
+      path: the file; another one of that name is replaced when the new one is whole.
+      endpoints: further outputs by name; slim's names are taken, too.
+      batch: pictures per run; a text names a dimension of any size.
+      input_layout: "NHWC", as in JAX, or "NCHW": of the pictures and of the endpoints that are maps.
+      fold_batch_norm: whether batch norm becomes part of the convolutions (`batch_norm.fold_batch_norm`).
+      opset: version of ONNX's operators, 13 to 22.
+      dtype: float32, or float64 where a runtime computes in it.
+      metadata: further entries of the file, such as the normalisation that the pictures need.
+
+    Raises:
+      UserError: the package onnx is not installed, an option is none, or the file cannot be written or is above ONNX's
+        2 GB.
+      ModelError: an unknown endpoint, or pictures that the network does not take.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        raise UserError("ONNX files need the package onnx: pip install 'inception_jax[onnx]'") from None
+    dtype = np.dtype(dtype)
+    if input_layout not in ("NHWC", "NCHW"):
+        raise UserError(f"input_layout: {input_layout!r} is not 'NHWC' or 'NCHW'")
+    if dtype not in (np.float32, np.float64):
+        raise UserError(f"dtype: {dtype} is not float32 or float64")
+    if not _OPSETS[0] <= opset <= _OPSETS[1]:
+        raise UserError(f"opset: {opset} is not from {_OPSETS[0]} to {_OPSETS[1]}")
+    if fold_batch_norm:
+        model, variables = batch_norm.fold_batch_norm(model, variables)
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    with jax.enable_x64(dtype == np.float64):
+        made = _model(onnx, model, variables, size, endpoints, batch, input_layout, opset, dtype)
+    about = {"network": type(model).__name__, "image_size": f"{size[0]}x{size[1]}", "layout": input_layout}
+    onnx.helper.set_model_props(made, about | dict(metadata or {}))
+    _write(onnx, made, Path(path))
+
+
+def _model(
+    onnx: Any, model: Network, variables: Any, size: tuple[int, int], endpoints: Sequence[str], batch: int | str,
+    layout: str, opset: int, dtype: np.dtype,
+) -> Any:  # fmt: skip
+    names = ["logits", *(name for name in endpoints if name != "logits")]
+    model = model.clone(dtype=dtype.name, param_dtype=dtype.name)
+    flat = {path: np.asarray(leaf).astype(dtype) for path, leaf in flatten_dict(dict(variables), sep="/").items()}
+
+    def run(leaves: list[jax.Array], images: jax.Array) -> list[jax.Array]:
+        given = {tuple(path.split("/")): leaf for path, leaf in zip(flat, leaves, strict=True)}
+        output = model.apply(_nested(given), images, train=False)
+        return [output.logits if name == "logits" else output.endpoint(name) for name in names]
+
+    rows = jax.export.symbolic_shape("n")[0] if isinstance(batch, str) else batch
+    shape = (rows, *size, 3)
+    leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in flat.values()]
+    closed = jax.make_jaxpr(run)(leaves, jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)))
+    graph = Graph(dtype)
+    images = Tensor("images", shape)
+    if layout == "NHWC":
+        images = graph.emit("Transpose", ["images"], shape, perm=[0, 3, 1, 2])
+    converter = Converter(graph)
+    constants = [Const(leaf, path.partition("/")[2]) for path, leaf in flat.items()]
+    tensors = [converter.tensor(value) for value in converter.run(closed.jaxpr, closed.consts, [*constants, images])]
+    outputs, described = {}, []
+    graph.scope = "outputs"
+    for name, tensor in zip(names, tensors, strict=True):
+        dims = list(tensor.shape)
+        if len(dims) == 4 and layout == "NHWC":
+            tensor = graph.emit("Transpose", [tensor.name], tensor.shape, perm=[0, 2, 3, 1])
+        elif len(dims) == 4:
+            dims = [dims[axis] for axis in (0, 3, 1, 2)]
+        outputs[name] = tensor.name
+        described.append((name, [batch, *map(int, dims[1:])]))
+    graph.tidy(outputs)
+    return _proto(onnx, graph, outputs, described, (batch, size, layout), opset, dtype)
+
+
+def _nested(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        branch = tree
+        for name in path[:-1]:
+            branch = branch.setdefault(name, {})
+        branch[path[-1]] = leaf
+    return tree
+
+
+def _proto(
+    onnx: Any, graph: Graph, outputs: Mapping[str, str], described: list[tuple[str, list[Any]]],
+    pictures: tuple[int | str, tuple[int, int], str], opset: int, dtype: np.dtype,
+) -> Any:  # fmt: skip
+    helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(dtype)
+    batch, size, layout = pictures
+    # An output has the name that was asked for, whatever the value is called inside.
+    nodes = [helper.make_node(n.op, n.inputs, [n.output], name=n.name, **n.attributes) for n in graph.nodes]
+    nodes += [helper.make_node("Identity", [value], [name]) for name, value in outputs.items()]
+    image = [batch, *size, 3] if layout == "NHWC" else [batch, 3, *size]
+    weights = [onnx.numpy_helper.from_array(array, name) for name, array in graph.initializers.items()]
+    proto = helper.make_graph(
+        nodes, "inception_jax", [helper.make_tensor_value_info("images", kind, image)],
+        [helper.make_tensor_value_info(name, kind, dims) for name, dims in described], weights,
+    )  # fmt: skip
+    return helper.make_model(
+        proto, producer_name="inception_jax", producer_version=__version__, ir_version=_IR_VERSION,
+        opset_imports=[helper.make_opsetid("", opset)],
+    )  # fmt: skip
+
+
+def _write(onnx: Any, made: Any, path: Path) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        content = made.SerializeToString()
+        onnx.checker.check_model(content, full_check=True)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from None
+    except ValueError as error:  # protobuf's limit
+        raise UserError(f"{path}: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,158 @@
+"""Windows as ONNX operators: MaxPool and AveragePool where they are one, and otherwise what they are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from inception_jax.exports import windows
+from inception_jax.exports.onnx_graph import Graph, Tensor
+from inception_jax.exports.windows import FILLS, Extent, Windows
+
+# JAX's axes of a map, and the graph's.
+_TO_GRAPH = {0: 0, 1: 2, 2: 3, 3: 1}
+
+
+def graph_axis(axis: int, rank: int) -> int:
+    """Where an axis of JAX's value stands in the graph's: maps have their channels second there."""
+    return _TO_GRAPH[axis] if rank == 4 else axis
+
+
+class Pools:
+    """Turns `Windows` into nodes, each once."""
+
+    def __init__(self, graph: Graph):
+        self._graph = graph
+        self._made: dict[int, tuple[Windows, Tensor]] = {}
+
+    def tensor(self, value: Windows | Tensor) -> Tensor:
+        """The value as one of the graph."""
+        if isinstance(value, Tensor):
+            return value
+        if id(value) not in self._made:  # the windows are kept beside it, so that no other value takes their id
+            self._made[id(value)] = value, self._make(value)
+        return self._made[id(value)][1]
+
+    def mean(self, sums: Windows, divisor: np.ndarray) -> Tensor:
+        """The sums of windows, divided by a constant [1, H', W', 1] or of one element."""
+        geometry = _geometry(sums)
+        if geometry is None or len(geometry[1]) < 2 or any(e.dilation > 1 for e in geometry[1].values()):
+            product = self.tensor(sums)
+            return self._multiplied(product, 1 / divisor.astype(np.float64), sums.shape)
+        base, extents, levels = geometry
+        taps = float(np.prod([e.taps for e in extents.values()]))
+        inside = np.outer(*(levels[axis].inside() for axis in (1, 2)))
+        divisor = np.broadcast_to(divisor.reshape(divisor.shape[1:3] if divisor.ndim == 4 else ()), inside.shape)
+        given = self.tensor(base)
+        if (divisor == inside).all() and not _too_wide(extents):
+            return self._pool("AveragePool", given, extents, sums.shape, 0.0, count_include_pad=0)
+        mean = self._pool("AveragePool", given, extents, sums.shape, 0.0, count_include_pad=1)
+        factor = taps / divisor.astype(np.float64)
+        return mean if (factor == 1).all() else self._multiplied(mean, factor[None, :, :, None], sums.shape)
+
+    def _make(self, value: Windows) -> Tensor:
+        if value.join is None:
+            return self._view(value)
+        geometry = _geometry(value)
+        if geometry is None:
+            return self._one_by_one(value)
+        base, extents, _ = geometry
+        given = self.tensor(base)
+        if value.join == "max":
+            return self._pool("MaxPool", given, extents, value.shape, FILLS["max"])
+        return self._sums(given, extents, value.shape)
+
+    def _view(self, view: Windows) -> Tensor:
+        """A slice, with the fill around it where the view leaves its source."""
+        source = self.tensor(view.source)
+        rank, (offset,), (first, end) = len(view.shape), view.offsets, view.within()
+        axis = graph_axis(view.axis, rank)
+        start = offset + first * view.stride
+        stop = offset + (end - 1) * view.stride + 1
+        shape = (*view.shape[: view.axis], end - first, *view.shape[view.axis + 1 :])
+        graph = self._graph
+        numbers = [graph.integers(number) for number in (start, stop, axis, view.stride)]
+        if (start, stop, view.stride) == (0, view.size, 1):
+            taken = source
+        else:
+            taken = graph.emit("Slice", [source.name, *numbers], shape)
+        if (first, end) == (0, view.count):
+            return taken
+        edges = [0] * (2 * rank)
+        edges[axis], edges[rank + axis] = first, view.count - end
+        fill = graph.constant(np.array(view.fill, graph.dtype))
+        return graph.emit("Pad", [taken.name, graph.integers(*edges), fill], view.shape)
+
+    def _one_by_one(self, value: Windows) -> Tensor:
+        """The maximum or sum of views, for windows that no pool operator has."""
+        fill = FILLS[value.join]
+        views = [Windows(value.source, value.axis, (o,), value.stride, value.count, fill=fill) for o in value.offsets]
+        total, *others = (self.tensor(view) for view in views)
+        for view in others:
+            total = self._graph.emit({"max": "Max", "add": "Add"}[value.join], [total.name, view.name], value.shape)
+        return total
+
+    def _sums(self, given: Tensor, extents: dict[int, Extent], shape: tuple[Any, ...]) -> Tensor:
+        """Sums over windows: a convolution of each channel with ones, which may be dilated as well."""
+        graph, rows_columns = self._graph, [extents.get(axis, _whole(given, axis)) for axis in (1, 2)]
+        given = self._cropped(given, extents)
+        channels = given.shape[3]
+        ones = np.ones((channels, 1, *(e.taps for e in rows_columns)), graph.dtype)
+        return graph.emit(
+            "Conv", [given.name, graph.constant(ones)], shape, kernel_shape=[e.taps for e in rows_columns],
+            strides=[e.stride for e in rows_columns], dilations=[e.dilation for e in rows_columns], group=channels,
+            pads=[*(e.low for e in rows_columns), *(e.high for e in rows_columns)],
+        )  # fmt: skip
+
+    def _pool(self, op: str, given: Tensor, extents: dict[int, Extent], shape: Any, fill: float, **more: Any) -> Tensor:
+        graph = self._graph
+        both = [extents.get(axis, _whole(given, axis)) for axis in (1, 2)]
+        given = self._cropped(given, extents)
+        pads = [*(e.low for e in both), *(e.high for e in both)]
+        if _too_wide(extents):
+            edges = [0, 0, *pads[:2], 0, 0, *pads[2:]]
+            wide = (given.shape[0], *(size + e.low + e.high for size, e in zip(given.shape[1:3], both, strict=True)),
+                    given.shape[3])  # fmt: skip
+            inputs = [given.name, graph.integers(*edges), graph.constant(np.array(fill, graph.dtype))]
+            given, pads = graph.emit("Pad", inputs, wide), [0, 0, 0, 0]
+        if any(e.dilation > 1 for e in both):
+            more["dilations"] = [e.dilation for e in both]
+        return graph.emit(
+            op, [given.name], shape, kernel_shape=[e.taps for e in both], strides=[e.stride for e in both], pads=pads,
+            **more,
+        )  # fmt: skip
+
+    def _cropped(self, given: Tensor, extents: dict[int, Extent]) -> Tensor:
+        """The part of the map that the windows look at."""
+        for axis, e in extents.items():
+            if (e.begin, e.end) != (0, given.shape[axis]):
+                given = self._view(windows.sliced(given, axis, e.begin, e.end, 1))
+        return given
+
+    def _multiplied(self, tensor: Tensor, factor: np.ndarray, shape: tuple[Any, ...]) -> Tensor:
+        if factor.ndim == 4:
+            factor = factor.transpose(0, 3, 1, 2)
+        name = self._graph.constant(factor.astype(self._graph.dtype))
+        return self._graph.emit("Mul", [tensor.name, name], shape)
+
+
+def _geometry(value: Windows) -> tuple[Any, dict[int, Extent], dict[int, Windows]] | None:
+    """(the map that is pooled, the pool along each axis, the windows of each axis); None where it is no pool."""
+    if value.axis not in (1, 2) or len(value.shape) != 4:
+        return None
+    extents, levels = {value.axis: windows.extent(value)}, {value.axis: value}
+    base, inner = value.source, value.source
+    if isinstance(inner, Windows) and inner.join == value.join and inner.axis == 3 - value.axis:
+        extents[inner.axis], levels[inner.axis] = windows.extent(inner), inner
+        base = inner.source
+    return None if None in extents.values() else (base, extents, levels)
+
+
+def _too_wide(extents: dict[int, Extent]) -> bool:
+    """Whether more is padded than a pool operator takes: fewer than its taps."""
+    return any(max(e.low, e.high) >= e.taps for e in extents.values())
+
+
+def _whole(given: Tensor, axis: int) -> Extent:
+    return Extent(1, 1, 1, 0, given.shape[axis], 0, 0)

@@ -1,0 +1,84 @@
+"""Networks as portable StableHLO programs (`jax.export`): run by any program that has JAX, with no code of ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from inception_jax.errors import UserError, nearest
+from inception_jax.models.network import Network
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def export_stablehlo(
+    model: Network,
+    variables: Mapping[str, Any] | None,
+    image_size: int | tuple[int, int],
+    path: str | os.PathLike,
+    *,
+    abstract_variables: Any = None,
+    endpoints: Sequence[str] = (),
+    batch: int | None = None,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+) -> export.Exported:
+    """Writes the inference graph of a network.
+
+    The file is run by `jax.export.deserialize(bytes).call(images)`, or `.call(variables, images)` where the weights
+    are not inside. It may be differentiated no further.
+
+    Args:
+      model: the network.
+      variables: the weights, which then lie inside the file as constants; None: they are the program's first argument.
+      image_size: of the pictures, in pixels: one number, or (height, width).
+      path: the file.
+      abstract_variables: where `variables` is None: what the program is to be called with, as arrays or
+        `jax.ShapeDtypeStruct`s; None: what `model.init` makes, without the auxiliary heads, which inference never
+        reads.
+      endpoints: further outputs by name; slim's names are taken, too.
+      batch: pictures per call; None: any number from 1 on, a symbolic dimension.
+      platforms: of `PLATFORMS`: where it is to run; each adds its own form of the convolutions.
+
+    Returns:
+      What was written. The program takes images [batch, height, width, 3] in the model's dtype, normalised, and gives
+      {"logits": [batch, num_classes], endpoint: …}.
+
+    Raises:
+      UserError: an unknown platform.
+      ModelError: an unknown endpoint, or pictures that the network does not take.
+    """
+    for platform in platforms:
+        if platform not in PLATFORMS:
+            raise UserError(f"platforms: unknown platform {platform!r}{nearest(platform, PLATFORMS)}; allowed: "
+                            f"{', '.join(PLATFORMS)}")
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+
+    def run(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+        output = model.apply(variables, images, train=False)
+        return {"logits": output.logits} | {name: output.endpoint(name) for name in endpoints}
+
+    rows = export.symbolic_shape("batch")[0] if batch is None else batch
+    images = jax.ShapeDtypeStruct((rows, height, width, 3), jnp.dtype(model.dtype))
+    if variables is None:
+        if abstract_variables is None:
+            bare = model.clone(aux_heads=False)
+            one = jax.ShapeDtypeStruct((1, height, width, 3), images.dtype)
+            abstract_variables = jax.eval_shape(lambda x: bare.init(jax.random.key(0), x), one)
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(abstract_variables))
+        exported = export.export(jax.jit(run), platforms=platforms)(shapes, images)
+    else:
+        constants = jax.tree.map(np.asarray, dict(variables))
+        exported = export.export(jax.jit(lambda images: run(constants, images)), platforms=platforms)(images)
+    path = Path(path)
+    try:
+        path.write_bytes(exported.serialize())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from None
+    return exported

@@ -1,0 +1,151 @@
+"""`python -m inception_jax.extract`: a network's features of a data set or of picture files, and FID."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from inception_jax import command_line
+from inception_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from inception_jax.evaluation.network import Network
+
+
+def main(argv: list[str]) -> int:
+    """Writes features, or their statistics, as an .npz file; or prints the distance between two files of statistics."""
+    arguments = _arguments()
+    flags = arguments.parse_args(argv)
+    if flags.fid:
+        return _fid(flags, argv)
+    for name in ("workdir", "output"):
+        if getattr(flags, name) is None:
+            raise UserError(f"--{name} is missing")
+    if flags.pictures and (flags.data or flags.split):
+        raise UserError("--data and --split, or picture files: not both")
+    if flags.statistics and ("," in flags.endpoints or flags.pool or flags.dtype != "float32"):
+        raise UserError("--statistics are of one endpoint, pooled, in float32: --pool and --dtype do not go with it")
+    for name in ("batch_size", "image_size"):
+        if getattr(flags, name) is not None and getattr(flags, name) < 1:
+            raise UserError(f"--{name}={getattr(flags, name)}: 1 or more")
+
+    from inception_jax.evaluation import network
+    from inception_jax.training import parallel
+
+    parallel.enable_compilation_cache()
+    step = int(flags.step) if flags.step and flags.step.isdigit() else flags.step
+    recipe, class_names = network.recipe_of(flags.workdir), network.class_names_of(flags.workdir)
+    recipe.data.image_size = flags.image_size or recipe.data.image_size
+    recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
+    trained = network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
+    return _extract(flags, trained)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    arguments = command_line.parser("extract", "Write a network's features, or their statistics, which FID compares.")
+    arguments.add_argument("--workdir", help="the run, or what convert made of published weights")
+    arguments.add_argument("--weights", choices=("raw", "ema"), help="default: ema where the run keeps it")
+    arguments.add_argument("--step", help="'best' or a step; default: the newest checkpoint")
+    arguments.add_argument("--endpoints", default="global_pool", metavar="NAME,NAME",
+                           help="the network's own names or slim's, and logits (default global_pool)")  # fmt: skip
+    arguments.add_argument("--output", metavar="FILE.npz", help="index, label and one array per endpoint, by rows")
+    arguments.add_argument("--data", help="a data set; default: the run's")
+    arguments.add_argument("--split", help="default: the run's evaluation split")
+    arguments.add_argument("--image_size", type=int, help="in pixels; default: the run's")
+    arguments.add_argument("--batch_size", type=int, help="default: the run's; 32 for picture files")
+    arguments.add_argument("--pool", action="store_true", help="means over maps, not the maps")
+    arguments.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the features")
+    arguments.add_argument("--statistics", action="store_true",
+                           help="mean and covariance of one endpoint (mu, sigma; pytorch-fid reads the file)")
+    arguments.add_argument("--fid", nargs=2, metavar="FILE.npz",
+                           help="the Fréchet distance between two files of statistics")
+    arguments.add_argument("pictures", nargs="*", metavar="PICTURE", help="instead of a data set: JPEG, PNG, WebP …")
+    return arguments
+
+
+def _fid(flags: argparse.Namespace, argv: list[str]) -> int:
+    from inception_jax.features.statistics import frechet_distance, read_statistics
+
+    if len(argv) != 3 and not (len(argv) == 2 and argv[0].startswith("--fid=")):
+        raise UserError("--fid takes two files of statistics, and nothing beside them")
+    distance = frechet_distance(*read_statistics(flags.fid[0]), *read_statistics(flags.fid[1]))
+    print(json.dumps({"fid": distance}))
+    return 0
+
+
+def _extract(flags: argparse.Namespace, trained: Network) -> int:
+    from inception_jax.features import extraction
+
+    endpoints = [name for name in flags.endpoints.split(",") if name]
+    pool = flags.pool or flags.statistics
+    found = extraction.shapes(trained, endpoints, pool=pool, dtype=flags.dtype)
+    batches, batch_size, total = _batches(flags, trained)
+    rows = extraction.features(trained, batches, endpoints, batch_size=batch_size, pool=pool, dtype=flags.dtype)
+    rows = _counted(rows, total)
+    count = _write_statistics(flags, rows, endpoints[0]) if flags.statistics else _write_features(flags, rows)
+    shapes = {name: [count, *shape.shape] for name, shape in found.items()}
+    print(json.dumps({"output": flags.output, "weights": trained.weights, "step": trained.step, "examples": count,
+                      "features": shapes}))
+    return 0
+
+
+def _batches(flags: argparse.Namespace, trained: Network) -> tuple[Iterable[dict[str, Any]], int, int]:
+    """(batches, rows of each, examples)."""
+    from inception_jax.data import datasets, images
+    from inception_jax.features import extraction
+    from inception_jax.training import setup
+
+    if flags.pictures:
+        count, devices = len(flags.pictures), trained.devices.count
+        size = -(-min(flags.batch_size or 32, count) // devices) * devices
+        pictures = (images.decode_picture(path) for path in flags.pictures)
+        return extraction.picture_batches(pictures, size, trained.image_size, trained.crop), size, count
+    config = trained.config
+    source = datasets.load(flags.data or config.data.name, flags.split or config.data.eval_split, config.data.data_dir)
+    data = setup.build_eval_data(config, source, trained.devices)
+    return data.batches(), data.batch_size, source.num_examples
+
+
+def _counted(rows: Iterable[dict[str, Any]], total: int) -> Iterable[dict[str, Any]]:
+    """Hands the rows on and says on standard error how far they are."""
+    done = 0
+    for batch in rows:
+        done += len(batch["index"])
+        print(f"\rextract: {done:,} of {total:,}", end="", file=sys.stderr, flush=True)
+        yield batch
+    print(file=sys.stderr)
+
+
+def _write_features(flags: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> int:
+    from inception_jax.features.archive import RowArchive
+
+    count = 0
+    with RowArchive(flags.output) as archive:
+        for batch in rows:
+            archive.add(batch)
+            count += len(batch["index"])
+        archive.close()
+    return count
+
+
+def _write_statistics(flags: argparse.Namespace, rows: Iterable[dict[str, Any]], endpoint: str) -> int:
+    from inception_jax.features.archive import RowArchive
+    from inception_jax.features.statistics import Moments
+
+    moments = None
+    with RowArchive(flags.output) as archive:
+        for batch in rows:
+            moments = moments or Moments(batch[endpoint].shape[1])
+            moments.add(batch[endpoint])
+        if moments is None:
+            raise UserError("statistics of no picture: a mean needs two or more")
+        archive.close(mu=moments.mean, sigma=moments.covariance(), count=moments.count)
+    return moments.count
+
+
+if __name__ == "__main__":
+    command_line.run(main)

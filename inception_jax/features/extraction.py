@@ -1,0 +1,162 @@
+"""The endpoints of a network, example by example: what is asked for is computed, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from inception_jax.data import images
+from inception_jax.errors import UserError, nearest
+from inception_jax.training import preprocess
+from inception_jax.training import setup as setups
+
+if TYPE_CHECKING:
+    from inception_jax.evaluation.network import Network
+
+DTYPES = ("float32", "float16")
+LOGITS = "logits"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What an endpoint gives for one example.
+
+    Attributes:
+      shape: of one example's features.
+      dtype: "float32" or "float16".
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def shapes(
+    network: Network, endpoints: Sequence[str], *, pool: bool = False, dtype: str = "float32"
+) -> dict[str, Shape]:
+    """What `features` will give, by endpoint; nothing is computed.
+
+    Raises:
+      UserError: an unknown dtype, or an endpoint that the network has not (the message has the nearest name), or two
+        that are one.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    if not endpoints:
+        raise UserError("endpoints: none is named")
+    given = jax.ShapeDtypeStruct((1, network.image_size, network.image_size, 3), np.dtype(network.model.dtype))
+    output = jax.eval_shape(lambda v, x: network.model.apply(v, x, train=False), network.variables, given)
+    own: dict[str, str] = {}
+    for name in endpoints:
+        meant = output.aliases.get(name, name)
+        if meant != LOGITS and meant not in output.endpoints:
+            known = [LOGITS, *output.endpoints, *(alias for alias in output.aliases)]
+            raise UserError(f"endpoint {name!r} is unknown{nearest(name, known)}; endpoints: "
+                            f"{', '.join([*output.endpoints, LOGITS])}")
+        if meant in own:
+            raise UserError(f"endpoint {name!r} is {own[meant]!r} under another name: name it once")
+        own[meant] = name
+    found = {name: output.logits if meant == LOGITS else output.endpoints[meant] for meant, name in own.items()}
+    return {name: Shape(leaf.shape[-1:] if pool else leaf.shape[1:], dtype) for name, leaf in found.items()}
+
+
+def features(
+    network: Network,
+    batches: Iterable[dict[str, np.ndarray]],
+    endpoints: Sequence[str],
+    *,
+    batch_size: int,
+    pool: bool = False,
+    dtype: str = "float32",
+) -> Iterator[dict[str, np.ndarray]]:
+    """Features of every example, batch by batch, in the order of the batches.
+
+    Args:
+      network: from `evaluation.network.load`.
+      batches: as `data.pipeline.EvalPipeline` gives them: "image" uint8 [B, H, W, 3] of the network's size, "label"
+        [B], "mask" [B].
+      endpoints: names, the network's own or slim's, and "logits".
+      batch_size: B, a multiple of the devices.
+      pool: whether maps [H, W, C] become their means [C].
+      dtype: "float32" or "float16", of the result; float16 gives infinity above 65,504.
+
+    Yields:
+      For each batch with an example in it: {"index": int64 [b], the example's position; "label": int32 [b];
+      endpoint: [b, ...]} of the examples that the mask lets through.
+
+    Raises:
+      UserError: as `shapes`, or a batch size that does not divide over the devices.
+    """
+    shapes(network, endpoints, pool=pool, dtype=dtype)
+    network.devices.check_batch("evaluation.batch_size", batch_size)
+    normalization, compute = setups.input_form(network.config)
+
+    def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[dict, dict[str, jax.Array]]:
+        given = preprocess.preprocess(batch["image"], normalization=normalization, dtype=compute)
+        output = network.model.apply(variables, given, train=False)
+        rows = {name: output.logits if name == LOGITS else output.endpoint(name) for name in endpoints}
+        return {}, {name: _shaped(value, pool).astype(dtype) for name, value in rows.items()}
+
+    shape = network.devices.abstract_batch(batch_size, network.image_size)
+    compiled = network.devices.compile_eval(step, network.variables, shape)
+    waiting = None
+    for k, batch in enumerate(batches):
+        placed = compiled(network.variables, network.devices.put(batch))
+        if waiting is not None:
+            yield from _rows(network, endpoints, *waiting)
+        waiting = k * batch_size, batch, placed  # read one late: the devices work on it meanwhile
+    if waiting is not None:
+        yield from _rows(network, endpoints, *waiting)
+
+
+def picture_batches(
+    pictures: Iterable[np.ndarray], batch_size: int, image_size: int, crop: images.EvalCrop
+) -> Iterator[dict[str, np.ndarray]]:
+    """Pictures of any size as batches for `features`; labels are -1.
+
+    Args:
+      pictures: uint8 [height, width, 3] each, red first; read one by one.
+      batch_size: rows of each batch; the last one is filled up with black, and its mask says where.
+      image_size: height and width of the result, in pixels.
+      crop: what of each picture is looked at.
+    """
+    batch, filled = _empty(batch_size, image_size), 0
+    for picture in pictures:
+        images.center_crop(picture, image_size, crop, out=batch["image"][filled])
+        batch["mask"][filled] = True
+        filled += 1
+        if filled == batch_size:
+            yield batch
+            batch, filled = _empty(batch_size, image_size), 0
+    if filled:
+        yield batch
+
+
+def _empty(batch_size: int, image_size: int) -> dict[str, np.ndarray]:
+    return {
+        "image": np.zeros((batch_size, image_size, image_size, 3), np.uint8),
+        "label": np.full(batch_size, -1, np.int32),
+        "mask": np.zeros(batch_size, bool),
+    }
+
+
+def _shaped(x: jax.Array, pool: bool) -> jax.Array:
+    """In at least float32, and pooled where a map is to be."""
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
+    return wide.mean((1, 2)) if pool and x.ndim == 4 else wide
+
+
+def _rows(
+    network: Network, endpoints: Sequence[str], first: int, batch: dict, outputs: Any
+) -> Iterator[dict[str, np.ndarray]]:
+    mask = batch["mask"]
+    if mask.any():
+        rows = network.devices.get(outputs[1])
+        yield {
+            "index": first + np.flatnonzero(mask).astype(np.int64),
+            "label": batch["label"][mask].astype(np.int32),
+            **{name: rows[name][mask] for name in endpoints},  # compiled functions sort the names of what they return
+        }

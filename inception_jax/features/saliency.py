@@ -1,0 +1,46 @@
+"""Which pixels a feature depends on: the gradient of a channel with respect to the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from inception_jax.errors import UserError
+
+
+def saliency(
+    model: nn.Module, variables: Mapping[str, Any], images: jax.Array, endpoint: str, channel: int
+) -> jax.Array:
+    """The gradient of one channel of an endpoint, summed over its map, with respect to each picture.
+
+    Of "logits" it is the saliency map of arXiv:1312.6034, section 3 (whose picture is the largest absolute value over
+    the colours). Where elements of a max pool's window are equal, the first one takes all.
+
+    Args:
+      model: the network.
+      variables: its weights.
+      images: float [B, H, W, 3], normalised.
+      endpoint: its name, or slim's, or "logits".
+      channel: from 0; below 0 from the end.
+
+    Returns:
+      Like `images`; an example's gradient depends on that example alone.
+
+    Raises:
+      UserError: the endpoint has no such channel.
+      ModelError: there is no such endpoint.
+    """
+
+    def value(images: jax.Array) -> jax.Array:
+        output = model.apply(variables, images, train=False)
+        maps = output.logits if endpoint == "logits" else output.endpoint(endpoint)
+        if not -maps.shape[-1] <= channel < maps.shape[-1]:
+            raise UserError(f"channel: {channel}; {endpoint} has {maps.shape[-1]}, from 0")
+        wide = maps[..., channel]
+        return wide.astype(np.promote_types(wide.dtype, np.float32)).sum()
+
+    return jax.grad(value)(images)

@@ -1,0 +1,125 @@
+"""Mean and covariance of features, and the Fréchet distance between two sets of them (FID, arXiv:1706.08500)."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from inception_jax.errors import UserError
+
+
+class Moments:
+    """Mean and covariance of rows that come batch by batch, in float64.
+
+    Two parts are joined by their means and their sums of squares about them (Chan, Golub & LeVeque, "Updating formulae
+    and a pairwise algorithm for computing sample variances", 1979): nothing large is subtracted from its like.
+
+    Attributes:
+      count: rows so far.
+      mean: float64 [C].
+    """
+
+    def __init__(self, features: int):
+        """Args:
+        features: C, numbers per row.
+        """
+        self.count = 0
+        self.mean = np.zeros(features)
+        self._squares = np.zeros((features, features))
+
+    def add(self, rows: np.ndarray) -> None:
+        """Takes rows [n, C] of any floating dtype.
+
+        Raises:
+          UserError: a value that is not finite.
+        """
+        rows = np.asarray(rows, np.float64)
+        if rows.ndim != 2 or rows.shape[1] != len(self.mean):
+            raise ValueError(f"rows {rows.shape}: want [n, {len(self.mean)}]")
+        if not np.isfinite(rows).all():
+            raise UserError("the features of a picture are not finite: they have no mean")
+        if not len(rows):
+            return
+        mean = rows.mean(0)
+        centred, gap, total = rows - mean, mean - self.mean, self.count + len(rows)
+        self._squares += centred.T @ centred + np.outer(gap, gap) * (self.count * len(rows) / total)
+        self.mean = self.mean + gap * (len(rows) / total)
+        self.count = total
+
+    def covariance(self) -> np.ndarray:
+        """[C, C], of a sample: divided by count - 1, as NumPy's `cov` and pytorch-fid have it.
+
+        Raises:
+          UserError: fewer than two rows.
+        """
+        if self.count < 2:
+            raise UserError(f"statistics of {self.count} picture(s): a covariance needs two or more")
+        return self._squares / (self.count - 1)
+
+
+def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
+    """The squared Fréchet distance of two Gaussians, |mu1 - mu2|² + tr(S1 + S2 - 2 (S1 S2)^½): FID for pool features.
+
+    Dowson & Landau, "The Fréchet distance between multivariate normal distributions", 1982, eq. 4. The trace of the
+    root is the sum of the roots of the eigenvalues of S1^½ S2 S1^½, which is symmetric where S1 S2 is not: covariances
+    of fewer pictures than features, which are singular, need no offset on the diagonal.
+
+    Args:
+      mu1: [C], a mean. `mu2`: the other.
+      sigma1: [C, C], a covariance. `sigma2`: the other.
+
+    Returns:
+      At least 0 but for rounding.
+
+    Raises:
+      UserError: shapes that do not belong together, values that are not finite, or a matrix that is no covariance.
+    """
+    mu1, mu2, sigma1, sigma2 = (np.asarray(a, np.float64) for a in (mu1, mu2, sigma1, sigma2))
+    size = mu1.size
+    for name, array, shape in (("mu1", mu1, (size,)), ("mu2", mu2, (size,)), ("sigma1", sigma1, (size, size)),
+                               ("sigma2", sigma2, (size, size))):  # fmt: skip
+        if array.shape != shape:
+            raise UserError(f"{name}: shape {array.shape}, {shape} is wanted: features of the same network")
+        if not np.isfinite(array).all():
+            raise UserError(f"{name}: {int((~np.isfinite(array)).sum())} values are not finite")
+    values, vectors = _eigen("sigma1", sigma1)
+    root = vectors * np.sqrt(values) @ vectors.T
+    _eigen("sigma2", sigma2)  # is it a covariance?
+    product = root @ (sigma2 + sigma2.T) / 2 @ root
+    crossed = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0)).sum()
+    gap = mu1 - mu2
+    return float(gap @ gap + np.trace(sigma1) + np.trace(sigma2) - 2 * crossed)
+
+
+def _eigen(name: str, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, those that rounding made negative as 0, and eigenvectors of a covariance."""
+    scale = np.abs(sigma).max(initial=0.0)
+    if np.abs(sigma - sigma.T).max(initial=0.0) > 1e-6 * scale:
+        raise UserError(f"{name}: not symmetric: no covariance")
+    values, vectors = np.linalg.eigh((sigma + sigma.T) / 2)
+    # Files of other programs hold float32 products, whose rounding is relative to the largest eigenvalue.
+    if values.size and values[0] < -1e-3 * max(values[-1], 0.0):
+        raise UserError(f"{name}: an eigenvalue of {values[0]:g} beside {values[-1]:g}: no covariance")
+    return np.maximum(values, 0), vectors
+
+
+def read_statistics(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """(mu, sigma) of a file that `extract --statistics` or pytorch-fid wrote.
+
+    Raises:
+      UserError: there is no such file, or it has no mu and sigma.
+    """
+    path = Path(path)
+    try:
+        # A file that `np.load` opens by itself stays open where it is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return archive["mu"], archive["sigma"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except KeyError as error:
+        raise UserError(f"{path}: no statistics ({str(error).strip(chr(34))})") from None
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: no NumPy archive ({error})") from None

@@ -1,0 +1,232 @@
+"""The networks that the Inception papers measure themselves against: AlexNet, VGG-16, Network in Network.
+
+They share the family's options. None has batch norm unless it is asked for (after every convolution but Network in
+Network's last), and none has an auxiliary head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from inception_jax.models import checks
+from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
+from inception_jax.models.initialization import Normal, slim_xavier
+from inception_jax.models.layers import Conv, ConvUnit, Linear, MaxPool, Mixed, Style, rematerialised
+from inception_jax.models.lrn import local_response_norm
+from inception_jax.models.network import Network
+from inception_jax.models.normalization import at_least_float32
+from inception_jax.models.outputs import InceptionOutput
+from inception_jax.models.pooling import adaptive_avg_pool, global_avg_pool
+
+ALEXNET_MIN_IMAGE_SIZE = 67  # maps of 15, 7 and 3 pixels before the pools: every window is whole
+VGG16_MIN_IMAGE_SIZE = 32  # five halvings leave one pixel
+NETWORK_IN_NETWORK_MIN_IMAGE_SIZE = 67  # as AlexNet
+
+_CAFFE_POOL = MaxPool(3, 2, "CEIL")
+_FC6_SITE = 3  # of dropout, beside those of heads.py
+
+
+class Towers(nn.Module):
+    """A convolution in two halves that do not see each other, `tower_1` and `tower_2`: AlexNet's on its two GPUs.
+
+    Each reads one half of the input's channels and makes one half of the output's. An odd channel is the second's.
+
+    Attributes:
+      features: output channels of both together, before the width multiplier.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[B, H, W, C] to [B, H, W, features]."""
+        return rematerialised(self.style, lambda module, x: module.joined(x, train), self, x)
+
+    def joined(self, x: jax.Array, train: bool) -> jax.Array:
+        """The towers' outputs, one after the other along the channels."""
+        halves = enumerate(jnp.split(x, [x.shape[-1] // 2], axis=-1), 1)
+        towers = [
+            ConvUnit(self.features // 2, self.kernel_size, self.style, name=f"tower_{number}")(half, train=train)
+            for number, half in halves
+        ]
+        return jnp.concatenate(towers, axis=-1)
+
+
+class AlexNet(Network):
+    """AlexNet (Krizhevsky, Sutskever and Hinton, NIPS 2012), as Caffe trained it (BVLC models/bvlc_alexnet).
+
+    Two halves of conv2, conv4 and conv5 stand apart, as the paper has them on two GPUs: 60,965,224 parameters. Caffe's
+    form normalises as GoogLeNet does (alpha / size, k = 1; the paper: alpha, k = 2), and its biases other than 0 start
+    at 0.1 (the paper: 1). Maps that pool5 does not leave 6x6 are averaged to it, so that any picture will do; 227
+    pixels give 6x6.
+    """
+
+    batch_norm: bool = False
+    dropout_rate: float = 0.5
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
+    ) -> InceptionOutput:
+        """Classifies pictures.
+
+        Args:
+          images: float [B, H, W, 3], normalised, H and W of at least 67 pixels (Caffe: 227).
+          train: dropout, and batch statistics where there is batch norm.
+          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+
+        Returns:
+          InceptionOutput without `aux_logits`. Endpoints: conv1, norm1, pool1, conv2, norm2, pool2, conv3, conv4,
+          conv5, pool5, fc6, fc7.
+
+        Raises:
+          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+        """
+        checks.check_images(images, ALEXNET_MIN_IMAGE_SIZE, "alexnet")
+        keys = self.dropout_keys(train, example_keys, images.shape[0])
+        style = self.style(Normal(0.01), Normal(0.01))
+        biased = dataclasses.replace(style, linear_init=Normal(0.005), bias=0.1)
+        ends: dict[str, jax.Array] = {}
+        x = images.astype(self.dtype)
+        x = ends["conv1"] = ConvUnit(96, (11, 11), style, 4, "VALID", name="conv1")(x, train=train)
+        x = ends["norm1"] = local_response_norm(x)
+        x = ends["pool1"] = _CAFFE_POOL(x)
+        x = ends["conv2"] = Towers(256, (5, 5), biased, name="conv2")(x, train=train)
+        x = ends["norm2"] = local_response_norm(x)
+        x = ends["pool2"] = _CAFFE_POOL(x)
+        x = ends["conv3"] = ConvUnit(384, (3, 3), style, name="conv3")(x, train=train)
+        x = ends["conv4"] = Towers(384, (3, 3), biased, name="conv4")(x, train=train)
+        x = ends["conv5"] = Towers(256, (3, 3), biased, name="conv5")(x, train=train)
+        x = ends["pool5"] = _CAFFE_POOL(x)
+        x = _two_wide_layers(adaptive_avg_pool(x, 6), biased, self.dropout_rate, keys, ends)
+        return InceptionOutput(classifier(self.num_classes, style)(x), (), ends)
+
+
+# Configuration D of Table 1 of arXiv:1409.1556: filters of the 3x3 convolutions between two pools.
+VGG16_BLOCKS = {
+    "block1": (64, 64), "block2": (128, 128), "block3": (256, 256, 256), "block4": (512, 512, 512),
+    "block5": (512, 512, 512),
+}  # fmt: skip
+
+
+class VGG16(Network):
+    """VGG-16 (arXiv:1409.1556, configuration D of Table 1).
+
+    Kernels start as Glorot's uniform filler has them, with which the authors found that no training of a smaller
+    network need come first (section 3.1). Maps that are not 7x7 after the last pool are averaged to it; 224 pixels
+    give 7x7.
+    """
+
+    batch_norm: bool = False
+    dropout_rate: float = 0.5
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
+    ) -> InceptionOutput:
+        """Classifies pictures.
+
+        Args:
+          images: float [B, H, W, 3], normalised, H and W of at least 32 pixels (the paper: 224).
+          train: dropout, and batch statistics where there is batch norm.
+          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+
+        Returns:
+          InceptionOutput without `aux_logits`. Endpoints: block1, pool1, ... block5, pool5, fc6, fc7.
+
+        Raises:
+          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+        """
+        checks.check_images(images, VGG16_MIN_IMAGE_SIZE, "vgg16")
+        keys = self.dropout_keys(train, example_keys, images.shape[0])
+        style = self.style(slim_xavier, slim_xavier)
+        ends: dict[str, jax.Array] = {}
+        x = images.astype(self.dtype)
+        for number, (name, filters) in enumerate(VGG16_BLOCKS.items(), 1):
+            row = tuple(Conv(f"conv{i}", features, (3, 3)) for i, features in enumerate(filters, 1))
+            x = ends[name] = Mixed((row,), style, name=name)(x, train=train)
+            x = ends[f"pool{number}"] = MaxPool(2, 2, "VALID")(x)
+        x = _two_wide_layers(adaptive_avg_pool(x, 7), style, self.dropout_rate, keys, ends)
+        return InceptionOutput(classifier(self.num_classes, style)(x), (), ends)
+
+
+# Caffe's nin_imagenet: a convolution and 1x1 convolutions after it ("cccp"), each with the standard deviation that its
+# kernel starts at. The fourth block ends with the classifier.
+MLP_CONVS = {
+    "mlpconv1": (
+        Conv("conv", 96, (11, 11), 4, "VALID", init=Normal(0.01)),
+        Conv("cccp1", 96, (1, 1)),
+        Conv("cccp2", 96, (1, 1)),
+    ),
+    "mlpconv2": (Conv("conv", 256, (5, 5)), Conv("cccp1", 256, (1, 1)), Conv("cccp2", 256, (1, 1))),
+    "mlpconv3": (
+        Conv("conv", 384, (3, 3), init=Normal(0.01)),
+        Conv("cccp1", 384, (1, 1)),
+        Conv("cccp2", 384, (1, 1)),
+    ),
+    "mlpconv4": (Conv("conv", 1024, (3, 3)), Conv("cccp1", 1024, (1, 1))),
+}
+
+
+class NetworkInNetwork(Network):
+    """Network in Network (arXiv:1312.4400) for ImageNet, as its authors published it for Caffe (nin_imagenet).
+
+    The paper prints no table of this form. The last 1x1 convolution has one filter per class; the mean of its map,
+    after a ReLU, is the logits, which therefore are never negative. `dropout_rate` is of the map before mlpconv4.
+    """
+
+    batch_norm: bool = False
+    dropout_rate: float = 0.5
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
+    ) -> InceptionOutput:
+        """Classifies pictures.
+
+        Args:
+          images: float [B, H, W, 3], normalised, H and W of at least 67 pixels (Caffe: 224).
+          train: dropout, and batch statistics where there is batch norm.
+          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+
+        Returns:
+          InceptionOutput without `aux_logits`. Endpoints: mlpconv1, pool1, ... mlpconv3, pool3, mlpconv4.
+
+        Raises:
+          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+        """
+        checks.check_images(images, NETWORK_IN_NETWORK_MIN_IMAGE_SIZE, "network_in_network")
+        keys = self.dropout_keys(train, example_keys, images.shape[0])
+        style = self.style(Normal(0.05), Normal(0.05))
+        ends: dict[str, jax.Array] = {}
+        x = images.astype(self.dtype)
+        for number, (name, row) in enumerate(MLP_CONVS.items(), 1):
+            if name == "mlpconv4":
+                x = dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE)
+            x = ends[name] = Mixed((row,), style, name=name)(x, train=train)
+            if name != "mlpconv4":
+                x = ends[f"pool{number}"] = _CAFFE_POOL(x)
+        # As many filters as classes, whatever the width, and in float32, as every classifier here.
+        exact = dataclasses.replace(style, width_multiplier=1.0, dtype=at_least_float32(self.dtype))
+        last = ConvUnit(
+            self.num_classes, (1, 1), exact, normalise=False, kernel_init=Normal(0.01), name="classifier"
+        )  # fmt: skip
+        return InceptionOutput(global_avg_pool(last(x, train=train)), (), ends)
+
+
+def _two_wide_layers(
+    x: jax.Array, style: Style, rate: float, keys: jax.Array | None, ends: dict[str, jax.Array]
+) -> jax.Array:
+    """fc6 and fc7, each with ReLU and dropout: [B, H, W, C] to [B, 4096]; writes them, before dropout, into `ends`."""
+    x = x.reshape(x.shape[0], -1)
+    for name, site in (("fc6", _FC6_SITE), ("fc7", CLASSIFIER_SITE)):
+        layer = Linear(style.width(4096), style.linear_init, style.bias, style.dtype, style.param_dtype, name=name)
+        x = ends[name] = nn.relu(layer(x))
+        x = dropout(x, rate, keys, site)
+    return x

@@ -1,0 +1,190 @@
+"""The same weights and pictures through our network and through the publisher's own code."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from inception_jax.errors import UserError
+from inception_jax.pretrained import references
+from inception_jax.pretrained.forms import Form
+from inception_jax.pretrained.importing import Imported, import_form
+from inception_jax.pretrained.seeded import seeded_arrays, seeded_pictures, seeded_probe
+
+_SIDES = {
+    "torch": ("torchvision", "timm", "cadene", "pytorchcv", "facenet-pytorch", "pytorch-fid"),
+    "tf": ("slim", "keras", "caffe", "onnx", "facenet", "inception5h"),
+}
+_LONGEST_RUN = 3600  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One comparison.
+
+    Attributes:
+      mode: "eval" (running statistics, no heads), or "train" (statistics of the batch, the heads, no dropout).
+      size: height and width of the pictures, in pixels.
+      gradients: whether those of a random combination of all logits are compared, too.
+      dtype: in which both compute.
+      batch: pictures.
+    """
+
+    mode: str
+    size: int
+    gradients: bool = False
+    dtype: str = "float64"
+    batch: int = 2
+
+    @property
+    def name(self) -> str:
+        """Such as "train_299_float64"."""
+        return f"{self.mode}_{self.size}_{self.dtype}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a network computed in one case.
+
+    Attributes:
+      logits: [B, classes]; `aux`: likewise, the head nearest the input first.
+      gradients: {publisher's name: array}, of the trained arrays; empty where the case asks for none.
+      version: of the implementation.
+    """
+
+    logits: np.ndarray
+    aux: tuple[np.ndarray, ...]
+    gradients: dict[str, np.ndarray]
+    version: str
+
+
+def with_heads(form: Form, case: Case) -> bool:
+    """Whether a case runs auxiliary heads."""
+    return case.mode == "train" and form.aux_heads
+
+
+def case_arrays(form: Form, case: Case) -> dict[str, np.ndarray]:
+    """The seeded weights of a case under the publisher's names; the heads' only where they run."""
+    return seeded_arrays(form, aux_heads=with_heads(form, case), dtype=np.dtype(case.dtype))
+
+
+def _probes(form: Form, case: Case, classes: int, heads: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    shape, name = (case.batch, classes), f"{form.source}/{form.model}"
+    return seeded_probe(name, shape), [seeded_probe(f"{name}/aux{i}", shape) for i in range(heads)]
+
+
+def run_ours(form: Form, case: Case, arrays: Mapping[str, np.ndarray], **options: Any) -> Outputs:
+    """Our network on the seeded pictures.
+
+    Args:
+      form: the publisher's form.
+      case: what is computed.
+      arrays: weights under the publisher's names.
+      **options: of `create_model`, where they are not of the published form.
+    """
+    with jax.enable_x64(case.dtype == "float64"):
+        imported = import_form(form, arrays, dtype=np.dtype(case.dtype), **options)
+        logits, aux, gradients = _forward(imported, case)
+    named = {}
+    leaves = form.leaves(aux_heads=imported.options["aux_heads"], **{**options, "num_classes": imported.num_classes})
+    for path, gradient in flatten_dict(gradients, sep="/").items():
+        theirs = form.counterpart(f"params/{path}", leaves[f"params/{path}"])
+        named[theirs.name] = theirs.layout.to_theirs(np.asarray(gradient))
+    return Outputs(np.asarray(logits), tuple(map(np.asarray, aux)), named, f"jax {jax.__version__}")
+
+
+def _forward(imported: Imported, case: Case) -> tuple[jax.Array, tuple[jax.Array, ...], Any]:
+    options = imported.options | {"dropout_rate": 0.0, "dtype": case.dtype, "param_dtype": case.dtype}
+    if imported.options["aux_heads"] and hasattr(imported.form.create(aux_heads=True), "aux_dropout_rate"):
+        options["aux_dropout_rate"] = 0.0
+    train = case.mode == "train"
+    model = imported.form.create(**options)
+    images = jnp.asarray(seeded_pictures(case.batch, case.size, case.dtype))
+    params, stats = imported.variables["params"], imported.variables.get("batch_stats", {})
+    heads = len(jax.eval_shape(lambda: _apply(model, params, stats, images, train)).aux_logits)
+    probe, probe_aux = _probes(imported.form, case, imported.num_classes, heads)
+
+    def total(params: Any) -> tuple[jax.Array, Any]:
+        out = _apply(model, params, stats, images, train)
+        value = (out.logits * probe.astype(case.dtype)).sum()
+        for head, weights in zip(out.aux_logits, probe_aux, strict=True):
+            value = value + (head * weights.astype(case.dtype)).sum()
+        return value, (out.logits, out.aux_logits)
+
+    if case.gradients:
+        (_, (logits, aux)), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
+        return logits, aux, gradients
+    _, (logits, aux) = jax.jit(total)(params)
+    return logits, aux, {}
+
+
+def _apply(model: Any, params: Any, stats: Any, images: jax.Array, train: bool) -> Any:
+    variables = {"params": params} | ({"batch_stats": stats} if stats else {})
+    # Nothing is dropped out; but a network without heads has their rate nevertheless, and asks for a key.
+    rngs = {"dropout": jax.random.key(0)} if train else None
+    return model.apply(variables, images, train=train, mutable=["batch_stats"], rngs=rngs)[0]
+
+
+def side_of(source: str) -> str:
+    """ "torch" or "tf": which program executes a publisher's code."""
+    return next(side for side, names in _SIDES.items() if source in names)
+
+
+def run_theirs(form: Form, case: Case, arrays: Mapping[str, np.ndarray], python: str) -> Outputs:
+    """The publisher's own code on the seeded pictures, in the environment where it is installed.
+
+    Args:
+      form: the publisher's form.
+      case: what is computed.
+      arrays: weights under the publisher's names.
+      python: the interpreter of that environment.
+
+    Raises:
+      UserError: it is not installed there, or it failed; the message has its last line.
+    """
+    program = Path(references.__file__).with_name(f"{side_of(form.source)}_side.py")
+    bias = form.counterpart("params/classifier/bias", (form.num_classes,)).name
+    classes = arrays[bias].size if bias in arrays else form.num_classes
+    request: dict[str, Any] = {
+        "source": form.source, "model": form.model, "mode": case.mode, "dtype": case.dtype, "classes": classes,
+        "images": seeded_pictures(case.batch, case.size, case.dtype),
+        **{f"w/{name}": array for name, array in arrays.items()},
+    }  # fmt: skip
+    if case.gradients:
+        probe, probe_aux = _probes(form, case, classes, 2)
+        request |= {"probe": probe, "probe_aux/0": probe_aux[0], "probe_aux/1": probe_aux[1]}
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answered = Path(folder) / "request.npz", Path(folder) / "result.npz"
+        np.savez(asked, **request)
+        # The publisher's packages print what they like; the last line of stderr tells why one fails.
+        done = subprocess.run(
+            [python, str(program), str(asked), str(answered)], capture_output=True, text=True, timeout=_LONGEST_RUN,
+            env={k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "XLA_", "JAX_"))},
+        )  # fmt: skip
+        if done.returncode or not answered.exists():
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise UserError(f"{form.source}'s {form.model} in {python}: {last}")
+        with np.load(answered, allow_pickle=False) as result:
+            found = dict(result)
+    return Outputs(
+        logits=found["logits"],
+        aux=tuple(found[f"aux/{i}"] for i in range(sum(name.startswith("aux/") for name in found))),
+        gradients={name[2:]: array for name, array in found.items() if name.startswith("g/")},
+        version=str(found["version"]),
+    )
+
+
+def default_python() -> str:
+    """This interpreter: where the publisher's package is installed beside ours."""
+    return sys.executable

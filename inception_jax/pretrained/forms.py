@@ -1,0 +1,126 @@
+"""What a publisher's network is, in our terms: the switches that make it exact, and where each array has its like."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from inception_jax.errors import UserError
+from inception_jax.models import parameters
+from inception_jax.models.registry import create_model, get_spec
+from inception_jax.pretrained.layouts import Layout
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Counterpart:
+    """The publisher's array of one of our leaves.
+
+    Attributes:
+      name: the publisher's.
+      layout: how the publisher lays it out.
+      optional: whether files without it are whole, too; then the leaf takes `default`, a constant.
+    """
+
+    name: str
+    layout: Layout
+    optional: bool = False
+    default: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """One publisher's form of one network.
+
+    Attributes:
+      source: the publisher, a name of `sources.source_names()`.
+      model: a name of `model_names()`.
+      options: of `create_model`: the switches with which our network computes what the publisher's does.
+      counterpart: takes a leaf's path ("params/mixed_5b/conv_1x1/bn/bias") and shape, gives the publisher's array.
+      implementation: the publisher's code that it was read from and is verified against.
+      image_size: height and width in pixels of the publisher's own evaluation.
+      other_size: a second size for the verification where the publisher's code does not take any; 0: it does.
+      num_classes: of the published weights.
+      background: whether their class 0 is "background", before ImageNet's 1000.
+      aux_heads: whether the publisher's network has auxiliary heads (a file may still come without).
+      ignored: patterns of array names that are no weights (counters of batches, of steps, optimizer slots).
+      aliases: where some of the publisher's files have an array under another name: {that name: the counterpart's}.
+      prepare: where names are not the same in every file: gives a file's arrays their names that `counterpart` gives.
+    """
+
+    source: str
+    model: str
+    options: Mapping[str, Any]
+    counterpart: Callable[[str, tuple[int, ...]], Counterpart]
+    implementation: str
+    image_size: int
+    other_size: int = 0
+    num_classes: int = 1000
+    background: bool = False
+    aux_heads: bool = False
+    ignored: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+
+    def is_ignored(self, name: str) -> bool:
+        """Whether an array of that name is no weight."""
+        return any(re.search(pattern, name) for pattern in self.ignored)
+
+    def weights(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Those arrays of a file that are weights, under the names that `counterpart` gives."""
+        arrays = self.prepare(arrays) if self.prepare else arrays
+        found = {}
+        for name, array in arrays.items():
+            own = self.aliases.get(name, name)
+            if not self.is_ignored(name):
+                # A file with both names has one array too many, and the import will say so.
+                found[name if own in arrays else own] = array
+        return found
+
+    def create(self, *, aux_heads: bool, **options: Any) -> Any:
+        """Our network in this form.
+
+        Args:
+          aux_heads: whether with its auxiliary heads, where it has any.
+          **options: further options of `create_model`, such as num_classes, dtype, width_multiplier.
+        """
+        return create_model(self.model, **{**self.options, "aux_heads": aux_heads and self.aux_heads, **options})
+
+    def leaves(self, *, aux_heads: bool, **options: Any) -> Shapes:
+        """{path: shape} of our tree in this form, in the order in which the network declares it; no array is made."""
+        return _leaves(self, aux_heads, tuple(sorted(options.items())))
+
+
+@functools.lru_cache(maxsize=256)
+def _leaves_of(model: str, options: tuple[tuple[str, Any], ...]) -> Shapes:
+    network = create_model(model, **dict(options))
+    size = get_spec(model).min_image_size
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    with parameters.recording() as declarations:
+        # A fresh function each time: a trace that JAX had kept would declare nothing.
+        jax.eval_shape(lambda images: network.init(jax.random.key(0), images), images)
+    return {"/".join([leaf.collection, *leaf.path, leaf.name]): leaf.shape for leaf in declarations}
+
+
+def _leaves(form: Form, aux_heads: bool, options: tuple[tuple[str, Any], ...]) -> Shapes:
+    every = {**form.options, "aux_heads": aux_heads and form.aux_heads, **dict(options)}
+    shapes = {name: value for name, value in every.items() if name not in ("dtype", "param_dtype")}
+    return dict(_leaves_of(form.model, tuple(sorted(shapes.items()))))
+
+
+def split_leaf(path: str) -> tuple[str, tuple[str, ...], str]:
+    """("params" or "batch_stats", the units' names, the leaf's name) of a path: the parts of "params/conv1/bn/bias"."""
+    collection, *units, leaf = path.split("/")
+    return collection, tuple(units), leaf
+
+
+def refuse_unknown(path: str, source: str, model: str) -> UserError:
+    """The error of a name map that meets a leaf it has no word for: a network that the publisher never had."""
+    return UserError(f"{source}'s {model} has no counterpart of {path}: with these options it is another network")

@@ -1,0 +1,254 @@
+"""From a publisher's arrays to our variables: every array used, or an error that says what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from inception_jax.errors import UserError, nearest
+from inception_jax.pretrained import sources
+from inception_jax.pretrained.forms import Counterpart, Form
+
+Background = Literal["keep", "drop"]
+_NAMED = 5  # of a longer list, so many names stand in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """Weights in our tree, and what they are.
+
+    Attributes:
+      form: the publisher's form.
+      options: of `create_model`, for the network that they belong to.
+      variables: {"params": …, "batch_stats": …}: nested dictionaries of NumPy arrays.
+      num_classes: outputs of the classifier, after `background`.
+      background_dropped: whether a background class was cut off.
+      defaulted: leaves that the file did not have and that took a constant.
+    """
+
+    form: Form
+    options: dict[str, Any]
+    variables: dict[str, Any]
+    num_classes: int
+    background_dropped: bool
+    defaulted: tuple[str, ...]
+
+
+def import_weights(
+    model_name: str,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    source: str,
+    background: Background = "keep",
+    dtype: Any = np.float32,
+    **options: Any,
+) -> dict[str, Any]:
+    """A network's variables from a publisher's arrays.
+
+    Args:
+      model_name: a name of `model_names()`.
+      arrays: {publisher's name: array}, as in the publisher's file; any floating dtype, any strides.
+      source: the publisher, a name of `pretrained.sources.source_names()`.
+      background: "keep" all classes, or "drop" class 0 of weights whose first of 1001 classes is the background.
+      dtype: of the result. float16 and bfloat16 become float32 without loss, float64 is rounded to the nearest.
+      **options: of `create_model`, for weights of another form than was published (a width, a switch).
+        `aux_heads=False` leaves the arrays of the auxiliary heads aside, `True` demands them.
+
+    Returns:
+      {"params": …, "batch_stats": …} of NumPy arrays, for `create_model(model_name, **form_options(…))`. Without the
+      option `aux_heads` the auxiliary heads are there exactly if the arrays have them.
+
+    Raises:
+      UserError: an unknown source or one without this network; arrays left over, missing, or of another shape (the
+        message names them, and the network and source that would fit); values that are no weights.
+    """
+    return import_form(
+        sources.get_form(model_name, source), arrays, background=background, dtype=dtype, **options
+    ).variables
+
+
+def form_options(model_name: str, source: str) -> dict[str, Any]:
+    """The options of `create_model` with which our network computes what the publisher's does.
+
+    The number of classes is not among them. A publisher without auxiliary heads has `aux_heads=False`.
+
+    Raises:
+      UserError: as `sources.get_form`.
+    """
+    form = sources.get_form(model_name, source)
+    return dict(form.options) | ({} if form.aux_heads else {"aux_heads": False})
+
+
+def import_form(
+    form: Form,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    background: Background = "keep",
+    dtype: Any = np.float32,
+    **options: Any,
+) -> Imported:
+    """`import_weights` with all that is known about the result; arguments and errors as there."""
+    if background not in ("keep", "drop"):
+        raise UserError(f"background = {background!r}: 'keep' or 'drop'")
+    dtype, drop = _float_dtype(dtype), background == "drop"
+    given = form.weights(arrays)
+    if not given:
+        raise UserError(f"no arrays: {form.source}'s {form.model} was expected")
+    options = dict(options)
+    num_classes = _count_classes(form, given, drop, options.pop("num_classes", None))
+    aux_heads, given = _choose_heads(form, given, options.pop("aux_heads", None), options)
+    leaves = form.leaves(aux_heads=aux_heads, num_classes=num_classes, **options)
+    wanted = {path: (form.counterpart(path, shape), shape) for path, shape in leaves.items()}
+    _check_names(form, wanted, given)
+    _check_shapes(form, wanted, given)
+    flat, defaulted = {}, []
+    for path, (theirs, shape) in wanted.items():
+        if theirs.name not in given:
+            array = np.full(shape, theirs.default, dtype)
+            defaulted.append(path)
+        else:
+            array = theirs.layout.to_ours(_checked(np.asarray(given[theirs.name]), theirs.name, path, dtype))
+        flat[path] = np.ascontiguousarray(array[..., 1:] if drop and is_of_classifier(path) else array)
+    num_classes -= drop
+    made = {**form.options, **options, "num_classes": num_classes, "aux_heads": aux_heads}
+    return Imported(form, made, unflatten_dict(flat, sep="/"), num_classes, drop, tuple(defaulted))
+
+
+def is_of_classifier(path: str) -> bool:
+    """Whether a leaf belongs to a classifier, the network's or an auxiliary head's: its last axis is the classes."""
+    return path.split("/")[-2] == "classifier"
+
+
+def identify(arrays: Mapping[str, np.ndarray]) -> list[tuple[float, Form]]:
+    """Whose arrays these may be: (the part of names that fit, with the right shape), best first; none below a tenth.
+
+    Where the arrays have some form's classifier, only such forms are looked at: the others would cost a trace each.
+    """
+    forms = sources.all_forms()
+    likely = [form for form in forms if _classifier(form).name in form.weights(arrays)]
+    found = [(_score(form, arrays), form) for form in likely or forms]
+    return sorted(((score, form) for score, form in found if score > 0.1), key=lambda pair: -pair[0])
+
+
+def _score(form: Form, arrays: Mapping[str, Any]) -> float:
+    """The part of names that fit, of those given and those that the form's trunk lacks."""
+    given = form.weights(arrays)
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    missing = 0
+    for path, shape in form.leaves(aux_heads=True, num_classes=form.num_classes).items():
+        theirs = form.counterpart(path, shape)
+        shapes[theirs.name] = None if is_of_classifier(path) else theirs.layout.shape(shape)
+        missing += theirs.name not in given and not _is_of_head(path)
+    fitting = sum(name in shapes and shapes[name] in (None, np.shape(array)) for name, array in given.items())
+    return fitting / max(1, len(given) + missing)
+
+
+def _is_of_head(path: str) -> bool:
+    return path.split("/")[1].startswith("aux")
+
+
+def _classifier(form: Form) -> Counterpart:
+    # Its name and layout do not depend on how many features it reads.
+    return form.counterpart("params/classifier/kernel", (1, form.num_classes))
+
+
+def _count_classes(form: Form, given: Mapping[str, Any], drop: bool, asked: int | None) -> int:
+    """As many as the classifier of the arrays has; `asked`, after the background is gone, may only say the same."""
+    theirs = _classifier(form)
+    if theirs.name not in given:
+        raise _does_not_fit(form, given, f"the classifier {theirs.name!r} is missing")
+    array = np.asarray(given[theirs.name])
+    try:
+        found = theirs.layout.to_ours(array).shape[-1]
+    except ValueError:
+        raise UserError(f"{theirs.name}: shape {array.shape} is no {theirs.layout.name}") from None
+    if drop and found != 1001:
+        raise UserError(f"background = 'drop': {found} classes; only the first of 1001 is a background")
+    if asked not in (None, found - drop):
+        raise UserError(f"num_classes = {asked}: the classifier {theirs.name!r} gives {found - drop}")
+    return found
+
+
+def _choose_heads(
+    form: Form, given: dict[str, Any], asked: bool | None, options: Mapping[str, Any]
+) -> tuple[bool, dict[str, Any]]:
+    """Whether with auxiliary heads, and the arrays without those of heads that are not wanted."""
+    if asked and not form.aux_heads:
+        raise UserError(f"aux_heads = True: {form.source}'s {form.model} has no auxiliary heads")
+    if not form.aux_heads:
+        return False, given
+    leaves = form.leaves(aux_heads=True, num_classes=form.num_classes, **options)
+    heads = {form.counterpart(path, shape).name for path, shape in leaves.items() if _is_of_head(path)}
+    if asked is False:
+        return False, {name: array for name, array in given.items() if name not in heads}
+    return asked or any(name in heads for name in given), given
+
+
+def _check_names(form: Form, wanted: Mapping[str, tuple[Counterpart, Any]], given: Mapping[str, Any]) -> None:
+    names = {theirs.name for theirs, _ in wanted.values()}
+    missing = [theirs.name for theirs, _ in wanted.values() if theirs.name not in given and not theirs.optional]
+    left = [name for name in given if name not in names]
+    hint = nearest(left[0], missing) if left else ""
+    problems = [f"missing: {_listed(missing)}"] * bool(missing) + [f"left over: {_listed(left)}{hint}"] * bool(left)
+    if problems:
+        raise _does_not_fit(form, given, "; ".join(problems))
+
+
+def _check_shapes(form: Form, wanted: Mapping[str, tuple[Counterpart, Any]], given: Mapping[str, Any]) -> None:
+    wrong = []
+    for theirs, shape in wanted.values():
+        expected = theirs.layout.shape(shape)
+        if theirs.name in given and np.shape(given[theirs.name]) != expected:
+            wrong.append(f"{theirs.name} is {np.shape(given[theirs.name])}, {expected} is wanted")
+    if wrong:
+        raise _does_not_fit(form, given, f"other shapes: {_listed(wrong)}")
+
+
+def _does_not_fit(form: Form, given: Mapping[str, Any], why: str) -> UserError:
+    message = f"these arrays are not {form.source}'s {form.model}: {why}"
+    best = identify(given)
+    # Some publishers' arrays are alike (timm's are Cadene's or torchvision's): then it is not the publisher.
+    if best and best[0][0] > _score(form, given):
+        score, other = best[0]
+        message += f". They look like {other.source}'s {other.model} ({100 * score:.0f} % of the names and shapes fit)"
+    return UserError(message)
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _float_dtype(dtype: Any) -> np.dtype:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        raise UserError(f"dtype = {dtype!r}: float32, float64, float16 or bfloat16") from None
+    if not _is_float(found):
+        raise UserError(f"dtype = {found}: float32, float64, float16 or bfloat16")
+    return found
+
+
+def _is_float(dtype: np.dtype) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"  # whose kind NumPy gives as V
+
+
+def _checked(array: np.ndarray, name: str, path: str, dtype: np.dtype) -> np.ndarray:
+    """The array in `dtype`, if its values can be weights."""
+    if not _is_float(array.dtype):
+        raise UserError(f"{name}: {array.dtype} values; weights are floating-point numbers")
+    wide = array.astype(np.float32) if array.dtype.itemsize < 4 else array
+    if not np.isfinite(wide).all():
+        raise UserError(f"{name}: {int((~np.isfinite(wide)).sum())} of {wide.size} values are not finite")
+    if path.startswith("batch_stats/") and path.endswith("/var") and (wide < 0).any():
+        raise UserError(f"{name}: a running variance below 0 ({wide.min():g})")
+    with np.errstate(over="ignore"):
+        made = wide.astype(dtype)
+    if not np.isfinite(made.astype(np.float32) if dtype.itemsize < 4 else made).all():
+        raise UserError(f"{name}: values up to {np.abs(wide).max():g} are too large for {dtype}")
+    return made

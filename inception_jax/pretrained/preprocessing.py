@@ -1,0 +1,149 @@
+"""What a publisher does to a picture before the network: the rule that belongs to a file of weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from inception_jax.data.crops import EvalCrop
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """A publisher's evaluation of a picture.
+
+    Attributes:
+      normalization: a name of `training.preprocess.NORMALIZATIONS`; the channel order is part of it.
+      image_size: height and width of the network's input, in pixels.
+      crop: what of the picture is shown to the network.
+      source: where the publisher says so.
+      published: whether the publisher gives the crop at all; otherwise it is the one named in `source`.
+    """
+
+    normalization: str
+    image_size: int
+    crop: EvalCrop
+    source: str
+    published: bool = True
+
+    def fields(self) -> dict[str, Any]:
+        """{config field: value} with which a run of this package sees pictures in this way."""
+        sides = {"crop_fraction": self.crop.fraction} if self.crop.resize is None else {"resize": self.crop.resize}
+        evaluation = {"crop": self.crop.rule, "interpolation": self.crop.interpolation, **sides}
+        return {
+            "data.normalization": self.normalization,
+            "data.image_size": self.image_size,
+            **{f"evaluation.{name}": value for name, value in evaluation.items()},
+        }
+
+    def words(self) -> str:
+        """One line: `299 pixels, torchvision crop of 341 (pil_bicubic), inception normalization`."""
+        crop = self.crop
+        kept = f"of {crop.resize} pixels" if crop.resize else f"of {100 * crop.fraction:g} % of each side"
+        doubt = "" if self.published else "; the publisher gives no crop"
+        return (f"{self.image_size} pixels, {crop.rule} crop {kept} ({crop.interpolation}), "
+                f"{self.normalization} normalization{doubt}")  # fmt: skip
+
+
+def slim(image_size: int) -> Preprocessing:
+    """TF-slim's evaluation.
+
+    Args:
+      image_size: height and width, in pixels.
+    """
+    return Preprocessing(
+        "inception", image_size, EvalCrop("central_fraction", 0.875, "tf_bilinear"),
+        "tensorflow/models research/slim/preprocessing/inception_preprocessing.py: preprocess_for_eval",
+    )  # fmt: skip
+
+
+def torchvision(image_size: int, resize: int) -> Preprocessing:
+    """torchvision's presets; ImageNet's normalisation and then `transform_input` are "inception" together.
+
+    Args:
+      image_size: height and width, in pixels.
+      resize: of the shorter side before the crop, in pixels.
+    """
+    return Preprocessing(
+        "inception", image_size, EvalCrop("torchvision", interpolation="pil_bilinear", resize=resize),
+        "torchvision/transforms/_presets.py: ImageClassification; transform_input of the models",
+    )  # fmt: skip
+
+
+def timm(resize: int, normalization: str = "inception") -> Preprocessing:
+    """timm's evaluation at 299 pixels.
+
+    Args:
+      resize: floor(299 / crop_pct): 341 for 0.875, 333 for 0.8975.
+      normalization: as the tag's mean and std say.
+    """
+    return Preprocessing(
+        normalization, 299, EvalCrop("torchvision", interpolation="pil_bicubic", resize=resize),
+        "timm/data/transforms_factory.py: transforms_imagenet_eval; the default_cfgs of the model",
+    )  # fmt: skip
+
+
+def cadene(image_size: int, resize: int, normalization: str = "inception") -> Preprocessing:
+    """Cadene's TransformImage.
+
+    Args:
+      image_size: height and width, in pixels.
+      resize: floor(image_size / scale), in pixels.
+      normalization: as the model's pretrained_settings say.
+    """
+    return Preprocessing(
+        normalization, image_size, EvalCrop("torchvision", interpolation="pil_bilinear", resize=resize),
+        "pretrainedmodels/utils.py: TransformImage; pretrained_settings of the model",
+    )  # fmt: skip
+
+
+def pytorchcv(image_size: int, resize: int) -> Preprocessing:
+    """pytorchcv's evaluation script.
+
+    Args:
+      image_size: height and width, in pixels.
+      resize: ceil(image_size / 0.875), in pixels.
+    """
+    return Preprocessing(
+        "imagenet", image_size, EvalCrop("torchvision", interpolation="pil_bilinear", resize=resize),
+        "osmr/imgclsmob pytorch/datasets/imagenet1k_cls_dataset.py: imagenet_val_transform",
+    )  # fmt: skip
+
+
+KERAS = Preprocessing(
+    "inception", 299, EvalCrop("central_fraction", 0.875, "tf_bilinear"),
+    "keras.applications' preprocess_input (mode 'tf') gives the normalisation; no crop: TF-slim's is taken, whose "
+    "Inception-v3 and Inception-ResNet-v2 compute the same",
+    published=False,
+)  # fmt: skip
+
+CAFFE = Preprocessing(
+    "caffe_bgr", 224, EvalCrop("squash", interpolation="bilinear", resize=256),
+    "BVLC/caffe models/bvlc_googlenet/train_val.prototxt (crop_size 224, mean_value 104 117 123), "
+    "examples/imagenet/create_imagenet.sh (256x256)",
+)  # fmt: skip
+
+INCEPTION5H = Preprocessing(
+    "inception5h", 224, EvalCrop("center", 1.0, "bilinear"),
+    "tensorflow/tensorflow's LabelImage.java gives size, mean and scale; no crop: the whole middle square is taken",
+    published=False,
+)  # fmt: skip
+
+FACENET = Preprocessing(
+    "facenet", 160, EvalCrop("squash", interpolation="bilinear", resize=160),
+    "davidsandberg/facenet src/facenet.py: fixed_image_standardization; faces are found and cut out before "
+    "(MTCNN, margin), which this package does not do: give it the cut-out face",
+    published=False,
+)  # fmt: skip
+
+PYTORCH_FID = Preprocessing(
+    "inception", 299, EvalCrop("squash", interpolation="bilinear", resize=299),
+    "pytorch_fid/inception.py: InceptionV3.forward (interpolate, then 2 x - 1); floating point there, bytes here",
+)  # fmt: skip
+
+# As the original graph of the FID resizes: torch-fidelity repeats that.
+TENSORFLOW_FID = Preprocessing(
+    "inception", 299, EvalCrop("squash", interpolation="tf_bilinear", resize=299),
+    "torch_fidelity/feature_extractor_inceptionv3.py: FeatureExtractorInceptionV3.forward; floating point there, "
+    "bytes here",
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""One name map per publisher; each module has FORMS, {model: Form}."""

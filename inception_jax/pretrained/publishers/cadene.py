@@ -1,0 +1,227 @@
+"""Name maps of Cadene's pretrained-models.pytorch (pretrainedmodels/models/*.py), from which timm's networks come."""
+
+from __future__ import annotations
+
+from inception_jax.pretrained.forms import Form
+from inception_jax.pretrained.publishers.torch_units import (
+    BATCH_NORM,
+    IGNORED,
+    Layer,
+    NameMap,
+    Table,
+    conv,
+    linear,
+    plain,
+    table,
+)  # fmt: skip
+
+# --- bninception.py: one flat namespace, in which batch norm is a module beside its convolution ----------------------
+
+
+def _beside(name: str) -> Layer:
+    return Layer(name, f"{name}_bn")
+
+
+_REDUCTION = {
+    "conv_3x3_reduce": "3x3_reduce", "conv_3x3": "3x3",
+    "double_3x3_reduce": "double_3x3_reduce", "double_3x3_1": "double_3x3_1", "double_3x3_2": "double_3x3_2",
+}  # fmt: skip
+_INCEPTION = {"conv_1x1": "1x1", **_REDUCTION, "pool_proj": "pool_proj"}
+_BN_UNITS = {
+    "3a": _INCEPTION, "3b": _INCEPTION, "3c": _REDUCTION,
+    "4a": _INCEPTION, "4b": _INCEPTION, "4c": _INCEPTION, "4d": _INCEPTION, "4e": _REDUCTION,
+    "5a": _INCEPTION, "5b": _INCEPTION,
+}  # fmt: skip
+
+BN_INCEPTION: Table = {
+    "conv1": _beside("conv1_7x7_s2"), "conv2_reduce": _beside("conv2_3x3_reduce"), "conv2": _beside("conv2_3x3"),
+    **{
+        f"inception_{module}/{ours}": _beside(f"inception_{module}_{theirs}")
+        for module, units in _BN_UNITS.items()
+        for ours, theirs in units.items()
+    },
+    "classifier": linear("last_linear"),
+}  # fmt: skip
+
+# --- inceptionv4.py: one Sequential `features`, numbered in the order of the network ---------------------------------
+
+MIXED_4A: Table = {
+    "conv_3x3_reduce": conv("branch0.0"), "conv_3x3": conv("branch0.1"),
+    "conv_7x7_reduce": conv("branch1.0"), "conv_1x7": conv("branch1.1"), "conv_7x1": conv("branch1.2"),
+    "conv_7x7_3x3": conv("branch1.3"),
+}  # fmt: skip
+INCEPTION_A: Table = {
+    "conv_1x1": conv("branch0"),
+    "conv_3x3_reduce": conv("branch1.0"), "conv_3x3": conv("branch1.1"),
+    "double_3x3_reduce": conv("branch2.0"), "double_3x3_1": conv("branch2.1"), "double_3x3_2": conv("branch2.2"),
+    "pool_proj": conv("branch3.1"),
+}  # fmt: skip
+REDUCTION_A: Table = {
+    "conv_3x3": conv("branch0"),
+    "double_3x3_reduce": conv("branch1.0"), "double_3x3_1": conv("branch1.1"), "double_3x3_2": conv("branch1.2"),
+}  # fmt: skip
+INCEPTION_B: Table = {
+    "conv_1x1": conv("branch0"),
+    "conv_7x7_reduce": conv("branch1.0"), "conv_1x7": conv("branch1.1"), "conv_7x1": conv("branch1.2"),
+    "double_7x7_reduce": conv("branch2.0"), "double_7x1_1": conv("branch2.1"), "double_1x7_1": conv("branch2.2"),
+    "double_7x1_2": conv("branch2.3"), "double_1x7_2": conv("branch2.4"),
+    "pool_proj": conv("branch3.1"),
+}  # fmt: skip
+REDUCTION_B: Table = MIXED_4A  # the same branches; here the two 3x3 have stride 2
+INCEPTION_C: Table = {
+    "conv_1x1": conv("branch0"),
+    "conv_3x3_reduce": conv("branch1_0"), "conv_1x3": conv("branch1_1a"), "conv_3x1": conv("branch1_1b"),
+    "double_3x3_reduce": conv("branch2_0"), "double_3x1_1": conv("branch2_1"), "double_1x3_1": conv("branch2_2"),
+    "double_1x3_2": conv("branch2_3a"), "double_3x1_2": conv("branch2_3b"),
+    "pool_proj": conv("branch3.1"),
+}  # fmt: skip
+
+INCEPTION_V4: Table = {
+    "conv2d_1a_3x3": conv("features.0"), "conv2d_2a_3x3": conv("features.1"), "conv2d_2b_3x3": conv("features.2"),
+    **table(
+        ("mixed_3a", "features.3", {"conv_3x3": conv("conv")}),
+        ("mixed_4a", "features.4", MIXED_4A),
+        ("mixed_5a", "features.5", {"conv_3x3": conv("conv")}),
+        *((f"mixed_5{letter}", f"features.{number}", INCEPTION_A) for number, letter in enumerate("bcde", 6)),
+        ("mixed_6a", "features.10", REDUCTION_A),
+        *((f"mixed_6{letter}", f"features.{number}", INCEPTION_B) for number, letter in enumerate("bcdefgh", 11)),
+        ("mixed_7a", "features.18", REDUCTION_B),
+        *((f"mixed_7{letter}", f"features.{number}", INCEPTION_C) for number, letter in enumerate("bcd", 19)),
+    ),
+    "classifier": linear("last_linear"),
+}  # fmt: skip
+
+# --- inceptionresnetv2.py --------------------------------------------------------------------------------------------
+
+MIXED_5B: Table = {
+    "conv_1x1": conv("branch0"),
+    "conv_5x5_reduce": conv("branch1.0"), "conv_5x5": conv("branch1.1"),
+    "double_3x3_reduce": conv("branch2.0"), "double_3x3_1": conv("branch2.1"), "double_3x3_2": conv("branch2.2"),
+    "pool_proj": conv("branch3.1"),
+}  # fmt: skip
+BLOCK35: Table = {
+    "conv_1x1": conv("branch0"),
+    "conv_3x3_reduce": conv("branch1.0"), "conv_3x3": conv("branch1.1"),
+    "double_3x3_reduce": conv("branch2.0"), "double_3x3_1": conv("branch2.1"), "double_3x3_2": conv("branch2.2"),
+    "up": plain("conv2d"),
+}  # fmt: skip
+BLOCK17: Table = {
+    "conv_1x1": conv("branch0"),
+    "conv_7x7_reduce": conv("branch1.0"), "conv_1x7": conv("branch1.1"), "conv_7x1": conv("branch1.2"),
+    "up": plain("conv2d"),
+}  # fmt: skip
+MIXED_7A: Table = {
+    "conv_3x3_1_reduce": conv("branch0.0"), "conv_3x3_1": conv("branch0.1"),
+    "conv_3x3_2_reduce": conv("branch1.0"), "conv_3x3_2": conv("branch1.1"),
+    "double_3x3_reduce": conv("branch2.0"), "double_3x3_1": conv("branch2.1"), "double_3x3_2": conv("branch2.2"),
+}  # fmt: skip
+BLOCK8: Table = {
+    "conv_1x1": conv("branch0"),
+    "conv_3x3_reduce": conv("branch1.0"), "conv_1x3": conv("branch1.1"), "conv_3x1": conv("branch1.2"),
+    "up": plain("conv2d"),
+}  # fmt: skip
+
+
+def repeated(ours: str, theirs: str, count: int, units: Table) -> tuple[tuple[str, str, Table], ...]:
+    """Rows of `table` for a Sequential of residual blocks: ours are numbered from 1, theirs from 0."""
+    return tuple((f"{ours}_{number + 1}", f"{theirs}.{number}", units) for number in range(count))
+
+
+RESNET_STEM: Table = {
+    "conv2d_1a_3x3": conv("conv2d_1a"), "conv2d_2a_3x3": conv("conv2d_2a"), "conv2d_2b_3x3": conv("conv2d_2b"),
+    "conv2d_3b_1x1": conv("conv2d_3b"), "conv2d_4a_3x3": conv("conv2d_4a"),
+}  # fmt: skip
+RESNET_V2_TRUNK: Table = {
+    **RESNET_STEM,
+    **table(
+        ("mixed_5b", "mixed_5b", MIXED_5B), *repeated("block35", "repeat", 10, BLOCK35),
+        ("mixed_6a", "mixed_6a", REDUCTION_A), *repeated("block17", "repeat_1", 20, BLOCK17),
+        ("mixed_7a", "mixed_7a", MIXED_7A), *repeated("block8", "repeat_2", 9, BLOCK8),
+        ("block8_10", "block8", BLOCK8),  # scale 1, no ReLU
+    ),
+    "conv2d_7b_1x1": conv("conv2d_7b"),
+}  # fmt: skip
+
+# --- xception.py: a Sequential `rep` per block, ReLUs and pools counted; their block1 is Keras's block2 --------------
+
+
+def _separable(sequential: str, position: int) -> Layer:
+    """A separable convolution at a position of a Sequential; its batch norm is the next module."""
+    at = f"{sequential}.{position}"
+    return Layer(f"{at}.conv1", f"{sequential}.{position + 1}", pointwise=f"{at}.pointwise")
+
+
+_NO_FIRST_RELU: Table = {"sepconv1": _separable("rep", 0), "sepconv2": _separable("rep", 3)}
+_TWO: Table = {"sepconv1": _separable("rep", 1), "sepconv2": _separable("rep", 4)}
+_THREE: Table = {**_TWO, "sepconv3": _separable("rep", 7)}
+_SHORTCUT: Table = {"shortcut": Layer("skip", "skipbn")}
+
+XCEPTION_TRUNK: Table = {
+    "block1_conv1": Layer("conv1", "bn1"), "block1_conv2": Layer("conv2", "bn2"),
+    **table(
+        ("block2", "block1", {**_NO_FIRST_RELU, **_SHORTCUT}),
+        ("block3", "block2", {**_TWO, **_SHORTCUT}), ("block4", "block3", {**_TWO, **_SHORTCUT}),
+        *((f"block{number + 1}", f"block{number}", _THREE) for number in range(4, 12)),
+        ("block13", "block12", {**_TWO, **_SHORTCUT}),
+    ),
+    "block14/sepconv1": Layer("conv3.conv1", "bn3", pointwise="conv3.pointwise"),
+    "block14/sepconv2": Layer("conv4.conv1", "bn4", pointwise="conv4.pointwise"),
+}  # fmt: skip
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+FORMS = {
+    "inception_v2": Form(
+        source="cadene",
+        model="inception_v2",
+        # Caffe's network, pads and all; batch norm has PyTorch's own epsilon.
+        options={
+            "table": "paper", "stem": "dense", "conv_bias": True, "bn_epsilon": 1e-5, "count_include_pad": True,
+            "conv1_padding": "caffe", "reduction_padding": "caffe", "pool_rounding": "caffe", "dropout_rate": 0.0,
+            **BATCH_NORM,
+        },
+        counterpart=NameMap("cadene", "inception_v2", BN_INCEPTION),
+        implementation="pretrainedmodels.models.bninception.BNInception",
+        image_size=224,
+        other_size=227,  # its last pool wants 7x7 pixels, and its concatenations even maps before 3c and 4e
+        ignored=IGNORED,
+    ),
+    "inception_v4": Form(
+        source="cadene",
+        model="inception_v4",
+        options={"dropout_rate": 0.0, **BATCH_NORM},
+        counterpart=NameMap("cadene", "inception_v4", INCEPTION_V4),
+        implementation="pretrainedmodels.models.inceptionv4.InceptionV4",
+        image_size=299,
+        other_size=300,  # its last pool wants 8x8 pixels
+        num_classes=1001,
+        background=True,
+        ignored=IGNORED,
+    ),
+    "inception_resnet_v2": Form(
+        source="cadene",
+        model="inception_resnet_v2",
+        options={"dropout_rate": 0.5, **BATCH_NORM},
+        counterpart=NameMap(
+            "cadene", "inception_resnet_v2", {**RESNET_V2_TRUNK, "classifier": linear("last_linear")}
+        ),
+        implementation="pretrainedmodels.models.inceptionresnetv2.InceptionResNetV2",
+        image_size=299,
+        other_size=300,  # its last pool wants 8x8 pixels
+        num_classes=1001,
+        background=True,
+        ignored=IGNORED,
+    ),
+    "xception": Form(
+        source="cadene",
+        model="xception",
+        # Not the network that Keras trained: PyTorch's own epsilon, and pools that pad on every side.
+        options={"bn_epsilon": 1e-5, "pool_padding": "torch", "dropout_rate": 0.0, **BATCH_NORM},
+        counterpart=NameMap("cadene", "xception", {**XCEPTION_TRUNK, "classifier": linear("last_linear")}),
+        implementation="pretrainedmodels.models.xception.Xception",
+        image_size=299,
+        # The published file was written before its network's classifier got the name that it has there.
+        aliases={"fc.weight": "last_linear.weight", "fc.bias": "last_linear.bias"},
+        ignored=IGNORED,
+    ),
+}  # fmt: skip

@@ -1,0 +1,102 @@
+"""Caffe's name map (BVLC/caffe, models/bvlc_googlenet/train_val.prototxt).
+
+Arrays are `<layer>/0`, the weight, and `<layer>/1`, the bias. Pictures have their channels in the order blue, green,
+red there, and the first convolution's weight keeps it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from inception_jax.pretrained.forms import Counterpart, Form, refuse_unknown, split_leaf
+from inception_jax.pretrained.layouts import CONV_OIHW, LINEAR_OI, VECTOR, linear_chw
+
+MODULE = {
+    "conv_1x1": "1x1", "conv_3x3_reduce": "3x3_reduce", "conv_3x3": "3x3",
+    "conv_5x5_reduce": "5x5_reduce", "conv_5x5": "5x5", "pool_proj": "pool_proj",
+}  # fmt: skip
+GOOGLENET = {
+    "conv1": "conv1/7x7_s2", "conv2_reduce": "conv2/3x3_reduce", "conv2": "conv2/3x3",
+    **{
+        f"inception_{module}/{ours}": f"inception_{module}/{theirs}"
+        for module in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
+        for ours, theirs in MODULE.items()
+    },
+    "classifier": "loss3/classifier",
+}  # fmt: skip
+HEADS = {
+    "aux1/conv": "loss1/conv", "aux1/fc": "loss1/fc", "aux1/classifier": "loss1/classifier",
+    "aux2/conv": "loss2/conv", "aux2/fc": "loss2/fc", "aux2/classifier": "loss2/classifier",
+}  # fmt: skip
+HEAD_MAP = 4  # rows and columns of the map that a head's fc reads
+
+
+@dataclasses.dataclass(frozen=True)
+class BlobMap:
+    """The counterpart function of a network in Caffe's names, read off a table.
+
+    Attributes:
+      source: of the form.
+      layers: {path of our layer: theirs}.
+      weight, bias: what follows the layer's name.
+    """
+
+    source: str
+    layers: Mapping[str, str]
+    weight: str
+    bias: str
+
+    def __call__(self, path: str, shape: tuple[int, ...]) -> Counterpart:
+        """The publisher's array of a leaf.
+
+        Args:
+          path: the leaf's, such as "params/inception_3a/conv_1x1/kernel".
+          shape: the leaf's.
+
+        Raises:
+          UserError: the publisher's network has no such array.
+        """
+        collection, units, leaf = split_leaf(path)
+        layer = "/".join(units)
+        if collection != "params" or layer not in self.layers or leaf not in ("kernel", "bias"):
+            raise refuse_unknown(path, self.source, "inception_v1")
+        if leaf == "bias":
+            return Counterpart(f"{self.layers[layer]}{self.bias}", VECTOR)
+        layout = CONV_OIHW if len(shape) == 4 else LINEAR_OI
+        if layer.endswith("/fc"):
+            layout = linear_chw(shape[0] // HEAD_MAP**2, HEAD_MAP, HEAD_MAP)
+        return Counterpart(f"{self.layers[layer]}{self.weight}", layout)
+
+
+def modern_blobs(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The same arrays, those of files of before 2015 in today's shapes.
+
+    Then every blob had four dimensions: a bias [1, 1, 1, n], the weight of a fully connected layer [1, 1, out, in].
+    """
+    found = {}
+    for name, array in arrays.items():
+        shape = np.shape(array)
+        if len(shape) == 4 and shape[:2] == (1, 1):
+            bias = name.endswith("/1") and shape[2] == 1
+            array = np.reshape(array, shape[3:] if bias else shape[2:])
+        found[name] = array
+    return found
+
+
+FORMS = {
+    "inception_v1": Form(
+        source="caffe",
+        model="inception_v1",
+        options={"dropout_rate": 0.4, "aux_dropout_rate": 0.7},
+        counterpart=BlobMap("caffe", {**GOOGLENET, **HEADS}, "/0", "/1"),
+        implementation="Caffe, models/bvlc_googlenet",
+        image_size=224,
+        other_size=227,  # its last pool wants 7x7 pixels
+        aux_heads=True,
+        prepare=modern_blobs,
+    ),
+}

@@ -1,0 +1,40 @@
+"""facenet-pytorch's name map (facenet_pytorch/models/inception_resnet_v1.py)."""
+
+from __future__ import annotations
+
+from inception_jax.pretrained.forms import Form
+from inception_jax.pretrained.publishers.cadene import (
+    BLOCK8,
+    BLOCK17,
+    BLOCK35,
+    MIXED_7A,
+    REDUCTION_A,
+    RESNET_STEM,
+    repeated,
+)  # fmt: skip
+from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, IGNORED, NameMap, Table, conv, linear, table
+
+RESNET_V1: Table = {
+    **RESNET_STEM, "conv2d_4b_3x3": conv("conv2d_4b"),
+    **table(
+        *repeated("block35", "repeat_1", 5, BLOCK35), ("mixed_6a", "mixed_6a", REDUCTION_A),
+        *repeated("block17", "repeat_2", 10, BLOCK17), ("mixed_7a", "mixed_7a", MIXED_7A),
+        *repeated("block8", "repeat_3", 5, BLOCK8), ("block8_6", "block8", BLOCK8),  # scale 1, no ReLU
+    ),
+    "bottleneck": linear("last_linear", norm="last_bn"),
+    "classifier": linear("logits"),
+}  # fmt: skip
+
+FORMS = {
+    "inception_resnet_v1": Form(
+        source="facenet-pytorch",
+        model="inception_resnet_v1",
+        # With classify=True; without it the network's result is the endpoint `embedding` divided by its length.
+        options={"extra_block8": True, "bottleneck": 512, "dropout_rate": 0.6, **BATCH_NORM},
+        counterpart=NameMap("facenet-pytorch", "inception_resnet_v1", RESNET_V1),
+        implementation="facenet_pytorch.models.inception_resnet_v1.InceptionResnetV1",
+        image_size=160,
+        num_classes=8631,  # of VGGFace2; CASIA-WebFace has 10575
+        ignored=IGNORED,
+    ),
+}

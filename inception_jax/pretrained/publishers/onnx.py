@@ -1,0 +1,19 @@
+"""The ONNX model zoo's name map (onnx/models, inception_and_googlenet/googlenet: Caffe's network without its heads)."""
+
+from __future__ import annotations
+
+from inception_jax.pretrained.forms import Form
+from inception_jax.pretrained.publishers.caffe import GOOGLENET, BlobMap
+
+FORMS = {
+    "inception_v1": Form(
+        source="onnx",
+        model="inception_v1",
+        options={"dropout_rate": 0.4},
+        counterpart=BlobMap("onnx", GOOGLENET, "_w_0", "_b_0"),
+        implementation="ONNX model zoo, googlenet",
+        image_size=224,
+        other_size=227,  # its last pool wants 7x7 pixels
+        ignored=(r"^OC2_DUMMY_\d+$",),  # the shapes of its Reshape
+    ),
+}

@@ -1,0 +1,23 @@
+"""pytorch-fid's name map (pytorch_fid/inception.py: torchvision's network, three of its classes changed)."""
+
+from __future__ import annotations
+
+from inception_jax.pretrained.forms import Form
+from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, IGNORED, NameMap
+from inception_jax.pretrained.publishers.torchvision import INCEPTION_V3
+
+FORMS = {
+    "inception_v3": Form(
+        source="pytorch-fid",
+        model="inception_v3",
+        # TensorFlow's average pools, and a max pool in the last module (classes FIDInceptionA to FIDInceptionE_2).
+        options={"count_include_pad": False, "last_pool": "max", "dropout_rate": 0.5, **BATCH_NORM},
+        counterpart=NameMap(
+            "pytorch-fid", "inception_v3", {path: layer for path, layer in INCEPTION_V3.items() if path[:4] != "aux/"}
+        ),
+        implementation="pytorch_fid.inception.fid_inception_v3",
+        image_size=299,
+        num_classes=1008,
+        ignored=IGNORED,
+    ),
+}

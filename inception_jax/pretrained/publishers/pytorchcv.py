@@ -1,0 +1,256 @@
+"""pytorchcv's name maps (pytorchcv/models/bninception.py, inceptionv3.py, inceptionv4.py and their neighbours)."""
+
+from __future__ import annotations
+
+from inception_jax.pretrained.forms import Form
+from inception_jax.pretrained.publishers.torch_units import (
+    BATCH_NORM,
+    IGNORED,
+    Layer,
+    NameMap,
+    Table,
+    conv,
+    linear,
+    plain,
+    table,
+)  # fmt: skip
+
+
+def _row(branch: str, *ours: str, inner: str = "conv_list.") -> dict[str, Layer]:
+    """Convolutions one after another in a branch of a `Concurrent`: conv1, conv2, ... in the order of ours."""
+    return {name: conv(f"branches.{branch}.{inner}conv{number}") for number, name in enumerate(ours, 1)}
+
+
+def _single(branch: str, ours: str) -> dict[str, Layer]:
+    """One convolution, alone or after a pool: classes Conv1x1Branch, Conv3x3Branch, AvgPoolBranch."""
+    return {ours: conv(f"branches.{branch}.conv")}
+
+
+def _split(branch: str, *row: str, wide: str, high: str) -> dict[str, Layer]:
+    """A row that ends in a 1x3 and a 3x1 side by side: class ConvSeq3x3Branch."""
+    ends = {wide: conv(f"branches.{branch}.conv1x3"), high: conv(f"branches.{branch}.conv3x1")}
+    return {**_row(branch, *row), **ends}
+
+
+def _units(block: str, letters: str, stage: str, first: int, units: Table) -> list[tuple[str, str, Table]]:
+    """Rows of `table` for blocks of one kind: "mixed_5b", "mixed_5c" are stage1.unit1, stage1.unit2."""
+    return [
+        (f"{block}{letter}", f"features.{stage}.unit{number}", units) for number, letter in enumerate(letters, first)
+    ]
+
+
+# --- bninception.py --------------------------------------------------------------------------------------------------
+
+_BN_INCEPTION: Table = {
+    "conv_1x1": conv("branches.branch1"),
+    **_row("branch2", "conv_3x3_reduce", "conv_3x3", inner=""),
+    **_row("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2", inner=""),
+    **_single("branch4", "pool_proj"),
+}
+_BN_REDUCTION: Table = {
+    **_row("branch1", "conv_3x3_reduce", "conv_3x3", inner=""),
+    **_row("branch2", "double_3x3_reduce", "double_3x3_1", "double_3x3_2", inner=""),
+}
+BN_INCEPTION: Table = {
+    "conv1": conv("features.init_block.conv1"),
+    "conv2_reduce": conv("features.init_block.conv2.conv1"), "conv2": conv("features.init_block.conv2.conv2"),
+    **table(
+        *_units("inception_3", "ab", "stage1", 1, _BN_INCEPTION),
+        ("inception_3c", "features.stage2.unit1", _BN_REDUCTION),
+        *_units("inception_4", "abcd", "stage2", 2, _BN_INCEPTION),
+        ("inception_4e", "features.stage3.unit1", _BN_REDUCTION),
+        *_units("inception_5", "ab", "stage3", 2, _BN_INCEPTION),
+    ),
+    "classifier": linear("output"),
+}  # fmt: skip
+
+# --- inceptionv3.py and inceptionv4.py -------------------------------------------------------------------------------
+
+_STEM: Table = {
+    "conv2d_1a_3x3": conv("features.init_block.conv1"), "conv2d_2a_3x3": conv("features.init_block.conv2"),
+    "conv2d_2b_3x3": conv("features.init_block.conv3"), "conv2d_3b_1x1": conv("features.init_block.conv4"),
+    "conv2d_4a_3x3": conv("features.init_block.conv5"),
+}  # fmt: skip
+# Of v3 and of Inception-ResNet-v2's first module.
+_FIVE_BY_FIVE: Table = {
+    **_single("branch1", "conv_1x1"),
+    **_row("branch2", "conv_5x5_reduce", "conv_5x5"),
+    **_row("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+    **_single("branch4", "pool_proj"),
+}
+_REDUCTION_A: Table = {
+    **_row("branch1", "conv_3x3"),
+    **_row("branch2", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+}
+_INCEPTION_B: Table = {
+    **_single("branch1", "conv_1x1"),
+    **_row("branch2", "conv_7x7_reduce", "conv_1x7", "conv_7x1"),
+    **_row("branch3", "double_7x7_reduce", "double_7x1_1", "double_1x7_1", "double_7x1_2", "double_1x7_2"),
+    **_single("branch4", "pool_proj"),
+}
+# The reduction of v3 and of v4, and v4's Mixed_4a.
+_REDUCTION_B: Table = {
+    **_row("branch1", "conv_3x3_reduce", "conv_3x3"),
+    **_row("branch2", "conv_7x7_reduce", "conv_1x7", "conv_7x1", "conv_7x7_3x3"),
+}
+_V3_INCEPTION_C: Table = {
+    **_single("branch1", "conv_1x1"),
+    **_split("branch2", "conv_3x3_reduce", wide="conv_1x3", high="conv_3x1"),
+    **_split("branch3", "double_3x3_reduce", "double_3x3", wide="double_1x3", high="double_3x1"),
+    **_single("branch4", "pool_proj"),
+}
+INCEPTION_V3: Table = {
+    **_STEM,
+    **table(
+        *_units("mixed_5", "bcd", "stage1", 1, _FIVE_BY_FIVE),
+        ("mixed_6a", "features.stage2.unit1", _REDUCTION_A),
+        *_units("mixed_6", "bcde", "stage2", 2, _INCEPTION_B),
+        ("mixed_7a", "features.stage3.unit1", _REDUCTION_B),
+        *_units("mixed_7", "bc", "stage3", 2, _V3_INCEPTION_C),
+    ),
+    "classifier": linear("output.fc"),
+}  # fmt: skip
+
+_V4_INCEPTION_A: Table = {
+    **_single("branch1", "conv_1x1"),
+    **_row("branch2", "conv_3x3_reduce", "conv_3x3"),
+    **_row("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+    **_single("branch4", "pool_proj"),
+}
+_V4_INCEPTION_C: Table = {
+    **_single("branch1", "conv_1x1"),
+    **_split("branch2", "conv_3x3_reduce", wide="conv_1x3", high="conv_3x1"),
+    **_split(
+        "branch3", "double_3x3_reduce", "double_3x1_1", "double_1x3_1", wide="double_1x3_2", high="double_3x1_2"
+    ),
+    **_single("branch4", "pool_proj"),
+}  # fmt: skip
+INCEPTION_V4: Table = {
+    **{name: _STEM[name] for name in ("conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3")},
+    **table(
+        ("mixed_3a", "features.init_block.block1", _single("branch2", "conv_3x3")),
+        ("mixed_4a", "features.init_block.block2", _REDUCTION_B),
+        ("mixed_5a", "features.init_block.block3", _single("branch1", "conv_3x3")),
+        *_units("mixed_5", "bcde", "stage1", 1, _V4_INCEPTION_A),
+        ("mixed_6a", "features.stage2.unit1", _REDUCTION_A),
+        *_units("mixed_6", "bcdefgh", "stage2", 2, _INCEPTION_B),
+        ("mixed_7a", "features.stage3.unit1", _REDUCTION_B),
+        *_units("mixed_7", "bcd", "stage3", 2, _V4_INCEPTION_C),
+    ),
+    "classifier": linear("output.fc"),
+}  # fmt: skip
+
+# --- inceptionresnetv1.py and inceptionresnetv2.py: the first unit of stages 2 and 3 is the reduction ----------------
+
+_BLOCK35: Table = {
+    **_single("branch1", "conv_1x1"),
+    **_row("branch2", "conv_3x3_reduce", "conv_3x3"),
+    **_row("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+    "up": plain("conv"),
+}
+_BLOCK17: Table = {
+    **_single("branch1", "conv_1x1"),
+    **_row("branch2", "conv_7x7_reduce", "conv_1x7", "conv_7x1"),
+    "up": plain("conv"),
+}
+_MIXED_7A: Table = {
+    **_row("branch1", "conv_3x3_1_reduce", "conv_3x3_1"),
+    **_row("branch2", "conv_3x3_2_reduce", "conv_3x3_2"),
+    **_row("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+}
+_BLOCK8: Table = {
+    **_single("branch1", "conv_1x1"),
+    **_row("branch2", "conv_3x3_reduce", "conv_1x3", "conv_3x1"),
+    "up": plain("conv"),
+}
+
+
+def _residual(block35s: int, block17s: int, block8s: int) -> dict[str, Layer]:
+    """Stages 1 to 3 with so many blocks."""
+    return table(
+        *((f"block35_{number}", f"features.stage1.unit{number}", _BLOCK35) for number in range(1, block35s + 1)),
+        ("mixed_6a", "features.stage2.unit1", _REDUCTION_A),
+        *((f"block17_{number}", f"features.stage2.unit{number + 1}", _BLOCK17) for number in range(1, block17s + 1)),
+        ("mixed_7a", "features.stage3.unit1", _MIXED_7A),
+        *((f"block8_{number}", f"features.stage3.unit{number + 1}", _BLOCK8) for number in range(1, block8s + 1)),
+    )
+
+
+RESNET_V1: Table = {
+    **_STEM, "conv2d_4b_3x3": conv("features.init_block.conv6"),
+    **_residual(5, 10, 6),
+    "bottleneck": linear("output.fc1", norm="output.bn"), "classifier": linear("output.fc2"),
+}  # fmt: skip
+RESNET_V2: Table = {
+    **_STEM, **table(("mixed_5b", "features.init_block.block", _FIVE_BY_FIVE)),
+    **_residual(10, 20, 10),
+    "conv2d_7b_1x1": conv("features.final_conv"), "classifier": linear("output.fc"),
+}  # fmt: skip
+
+# --- xception.py -----------------------------------------------------------------------------------------------------
+
+
+def _separable(name: str) -> Layer:
+    return Layer(f"{name}.conv.dw_conv", f"{name}.bn", pointwise=f"{name}.conv.pw_conv")
+
+
+_MIDDLE: Table = {f"sepconv{number}": _separable(f"body.block{number}") for number in (1, 2, 3)}
+_HALVING: Table = {
+    "sepconv1": _MIDDLE["sepconv1"], "sepconv2": _MIDDLE["sepconv2"], "shortcut": conv("identity_conv"),
+}  # fmt: skip
+XCEPTION: Table = {
+    "block1_conv1": conv("features.init_block.conv1"), "block1_conv2": conv("features.init_block.conv2"),
+    **table(
+        ("block2", "features.stage1.unit1", _HALVING), ("block3", "features.stage2.unit1", _HALVING),
+        ("block4", "features.stage3.unit1", _HALVING),
+        *((f"block{number}", f"features.stage3.unit{number - 3}", _MIDDLE) for number in range(5, 13)),
+        ("block13", "features.stage4.unit1", _HALVING),
+    ),
+    "block14/sepconv1": _separable("features.final_block.conv1"),
+    "block14/sepconv2": _separable("features.final_block.conv2"),
+    "classifier": linear("output"),
+}  # fmt: skip
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+# Its last pools want maps of 7x7, 8x8 or 10x10 pixels: sizes that give them.
+_SIZES = {"inception_v2": (224, 227), "xception": (299, 298)}
+
+
+def _form(model: str, layers: Table, implementation: str, **options: object) -> Form:
+    size, other = _SIZES.get(model, (299, 300))
+    return Form(
+        source="pytorchcv",
+        model=model,
+        options={**options, **BATCH_NORM},
+        counterpart=NameMap("pytorchcv", model, layers),
+        implementation=f"pytorchcv.models.{implementation}",
+        image_size=size,
+        other_size=other,
+        ignored=IGNORED,
+    )
+
+
+FORMS = {
+    form.model: form
+    for form in (
+        # As Cadene's: Caffe's network with PyTorch's own epsilon.
+        _form(
+            "inception_v2", BN_INCEPTION, "bninception.BNInception", table="paper", stem="dense", conv_bias=True,
+            bn_epsilon=1e-5, count_include_pad=True, conv1_padding="caffe", reduction_padding="caffe",
+            pool_rounding="caffe", dropout_rate=0.0,
+        ),
+        # Its average pools count the padding in v3 alone.
+        _form("inception_v3", INCEPTION_V3, "inceptionv3.InceptionV3", count_include_pad=True, dropout_rate=0.5),
+        _form("inception_v4", INCEPTION_V4, "inceptionv4.InceptionV4", dropout_rate=0.0),
+        _form(
+            "inception_resnet_v1", RESNET_V1, "inceptionresnetv1.InceptionResNetV1", extra_block8=True,
+            bottleneck=512, dropout_rate=0.6,
+        ),
+        _form("inception_resnet_v2", RESNET_V2, "inceptionresnetv2.InceptionResNetV2", dropout_rate=0.0),
+        _form(
+            "xception", XCEPTION, "xception.Xception", bn_epsilon=1e-5, pool_padding="torch", dropout_rate=0.0
+        ),
+    )
+}  # fmt: skip

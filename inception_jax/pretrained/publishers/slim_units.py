@@ -1,0 +1,88 @@
+"""How slim's tables are written, and how a leaf of ours finds its variable through one; facenet is built with slim.
+
+A table gives for every layer of ours the scope of theirs; modules of one kind share a table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from inception_jax.pretrained.forms import Counterpart, refuse_unknown, split_leaf
+from inception_jax.pretrained.layouts import (
+    CONV_HWIO,
+    DEPTHWISE_HWIM,
+    LINEAR_HWIO,
+    LINEAR_IO,
+    VECTOR,
+)
+
+# No weights: counters of steps, and what optimizers keep. The running averages of the weights themselves, which the
+# trainers keep beside them (…/ExponentialMovingAverage), are left alone, too: the variable is the trained weight.
+IGNORED = (
+    r"^global_step$", r"/RMSProp(_\d+)?$", r"/Momentum$", r"/Adam(_\d+)?$", r"^beta[12]_power$",
+    r"/ExponentialMovingAverage$", r"(^|/)local_step$",
+)  # fmt: skip
+
+Table = Mapping[str, str]
+
+_LEAVES = {
+    ("params", "kernel"): ("weights", CONV_HWIO),
+    ("params", "depthwise_kernel"): ("depthwise_weights", DEPTHWISE_HWIM),
+    ("params", "pointwise_kernel"): ("pointwise_weights", CONV_HWIO),
+    ("params", "bias"): ("biases", VECTOR),
+    ("params", "bn/bias"): ("BatchNorm/beta", VECTOR),
+    ("params", "bn/scale"): ("BatchNorm/gamma", VECTOR),
+    ("batch_stats", "bn/mean"): ("BatchNorm/moving_mean", VECTOR),
+    ("batch_stats", "bn/var"): ("BatchNorm/moving_variance", VECTOR),
+}
+
+
+def table(*blocks: tuple[str, str, Table]) -> dict[str, str]:
+    """{"block/unit": scope} of rows (our block, their scope, the units inside it)."""
+    return {f"{ours}/{unit}": f"{theirs}/{scope}" for ours, theirs, units in blocks for unit, scope in units.items()}
+
+
+def alike(*names: str, units: Table) -> list[tuple[str, str, Table]]:
+    """Rows of `table` for blocks whose scope is our name with a capital letter: Mixed_6b for mixed_6b."""
+    return [(name, name.capitalize(), units) for name in names]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScopeMap:
+    """A form's counterpart function, read off a table.
+
+    Attributes:
+      source, model: of the form.
+      root: the scope of the whole network.
+      scopes: {path of our layer: scope under the root}.
+      dense: those of our layers that are fully connected there, too; other classifiers are 1x1 convolutions.
+    """
+
+    source: str
+    model: str
+    root: str
+    scopes: Table
+    dense: tuple[str, ...] = ()
+
+    def __call__(self, path: str, shape: tuple[int, ...]) -> Counterpart:
+        """The publisher's variable of a leaf.
+
+        Args:
+          path: the leaf's, such as "params/mixed_5b/conv_1x1/bn/bias".
+          shape: the leaf's.
+
+        Raises:
+          UserError: the publisher's network has no such variable.
+        """
+        collection, units, leaf = split_leaf(path)
+        if units[-1] == "bn":
+            units, leaf = units[:-1], f"bn/{leaf}"
+        layer = "/".join(units)
+        if layer not in self.scopes or (collection, leaf) not in _LEAVES:
+            raise refuse_unknown(path, self.source, self.model)
+        name, layout = _LEAVES[collection, leaf]
+        if leaf == "kernel" and len(shape) == 2:
+            layout = LINEAR_IO if layer in self.dense else LINEAR_HWIO
+        scope = "/".join(filter(None, (self.root, self.scopes[layer])))
+        return Counterpart(f"{scope}/{name}", layout)

@@ -1,0 +1,53 @@
+"""timm's name maps (pytorch-image-models: timm/models/inception_v3.py, inception_v4.py and their neighbours).
+
+Its Inception-v3 is torchvision's, its other three are Cadene's; the names of their layers are theirs.
+"""
+
+from __future__ import annotations
+
+from inception_jax.pretrained.forms import Form
+from inception_jax.pretrained.publishers.cadene import INCEPTION_V4, RESNET_V2_TRUNK, XCEPTION_TRUNK
+from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, IGNORED, NameMap, linear
+from inception_jax.pretrained.publishers.torchvision import INCEPTION_V3
+
+FORMS = {
+    "inception_v3": Form(
+        source="timm",
+        model="inception_v3",
+        # Its average pools count the padding for every tag: for those weights, too, that TensorFlow trained without.
+        options={"count_include_pad": True, "dropout_rate": 0.0, **BATCH_NORM},
+        counterpart=NameMap("timm", "inception_v3", INCEPTION_V3),
+        implementation="timm.models.inception_v3.InceptionV3",
+        image_size=299,
+        aux_heads=True,
+        ignored=IGNORED,
+    ),
+    "inception_v4": Form(
+        source="timm",
+        model="inception_v4",
+        options={"dropout_rate": 0.0, **BATCH_NORM},
+        counterpart=NameMap("timm", "inception_v4", INCEPTION_V4),
+        implementation="timm.models.inception_v4.InceptionV4",
+        image_size=299,
+        ignored=IGNORED,
+    ),
+    "inception_resnet_v2": Form(
+        source="timm",
+        model="inception_resnet_v2",
+        options={"dropout_rate": 0.0, **BATCH_NORM},
+        counterpart=NameMap("timm", "inception_resnet_v2", {**RESNET_V2_TRUNK, "classifier": linear("classif")}),
+        implementation="timm.models.inception_resnet_v2.InceptionResnetV2",
+        image_size=299,
+        ignored=IGNORED,
+    ),
+    "xception": Form(
+        source="timm",
+        model="xception",
+        # legacy_xception. Not the network that Keras trained: PyTorch's own epsilon, and pools that pad on every side.
+        options={"bn_epsilon": 1e-5, "pool_padding": "torch", "dropout_rate": 0.0, **BATCH_NORM},
+        counterpart=NameMap("timm", "xception", {**XCEPTION_TRUNK, "classifier": linear("fc")}),
+        implementation="timm.models.xception.Xception",
+        image_size=299,
+        ignored=IGNORED,
+    ),
+}

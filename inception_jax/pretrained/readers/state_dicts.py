@@ -1,0 +1,59 @@
+"""From what a PyTorch file holds to a flat state dict: where people put it, and what DataParallel does to names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from inception_jax.pretrained.readers.pickle_names import TensorNote, describe
+from inception_jax.pretrained.readers.weights import Content, Fault, add
+
+# Where training scripts put the state dict, in the order in which they are tried.
+NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "module")
+_PREFIX = "module."  # torch.nn.DataParallel's
+
+
+def state_dict(found: Any, array: Callable[[TensorNote, str], np.ndarray], metadata: dict[str, Any]) -> Content:
+    """The tensors of a state dict by name, in its order.
+
+    Args:
+      found: what the pickle holds.
+      array: makes the array of a tensor's note and name.
+      metadata: to which are added "nested_under", the key at which the state dict was found, or None;
+        "stripped_prefix", "module." where every name began with it, or None; "left_out", {name: type} of the rest.
+
+    Raises:
+      Fault: there is no state dict.
+    """
+    if not isinstance(found, dict):
+        raise Fault(f"the file holds {describe(found)}, not a state dict: save `model.state_dict()`")
+    nested = None
+    table, left_out = found, {}
+    if not any(isinstance(value, TensorNote) for value in found.values()):
+        nested = next((key for key in NESTED_UNDER if _has_tensors(found.get(key))), None)
+        if nested is None:
+            keys = ", ".join(repr(str(key)[:40]) for key in list(found)[:8])
+            raise Fault(f"no state dict, nor one under {', '.join(NESTED_UNDER)}; the keys are {keys or 'none'}")
+        table = found[nested]
+        left_out = {str(key)[:200]: type(value).__name__ for key, value in found.items() if key != nested}
+    notes = {}
+    for name, value in table.items():
+        if not isinstance(name, str):
+            raise Fault(f"the state dict has the key {name!r}, which is no name")
+        if isinstance(value, TensorNote):
+            notes[name] = value
+        else:
+            left_out[name] = type(value).__name__
+    prefix = _PREFIX if all(name.startswith(_PREFIX) for name in notes) else None
+    arrays: dict[str, np.ndarray] = {}
+    for name, note in notes.items():
+        add(arrays, name.removeprefix(prefix or ""), array(note, name))
+    return Content(
+        arrays, {**metadata, "nested_under": nested, "stripped_prefix": prefix, "left_out": left_out}
+    )  # fmt: skip
+
+
+def _has_tensors(table: Any) -> bool:
+    return isinstance(table, dict) and any(isinstance(value, TensorNote) for value in table.values())

@@ -1,0 +1,111 @@
+"""What a reader returns, what it raises, and how much it may hand out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DEFAULT_LIMIT = 4 << 30  # bytes: eight times the largest published file of the family
+# A file of weights hardly compresses (float32 mantissas are noise). Above the floor, more than this many times the
+# file's own size is a bomb: 1 MB of zip can declare 1 GB of zeros.
+_INFLATION_FLOOR = 64 << 20
+_INFLATION_FACTOR = 100
+
+
+class Fault(Exception):
+    """Why a file cannot be read, without the file's name: `read_weights` puts that in front."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The arrays of one file of weights, as the publisher named, laid out and typed them.
+
+    Attributes:
+      arrays: the arrays by name, in the order of the file. They may be read-only and may be views with strides.
+      format: one of `FORMATS`.
+      sha256: hex digest of the file; of a TensorFlow V2 checkpoint, of its index and then its data files.
+      metadata: what else the file says that an importer may want; the keys are listed at each format's reader.
+    """
+
+    arrays: dict[str, np.ndarray]
+    format: str
+    sha256: str
+    metadata: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What a format's reader makes of the bytes of one file."""
+
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The bytes of one file, and what a reader may know of where they came from.
+
+    Attributes:
+      name: the file's name, for messages; never opened.
+      data: the whole file.
+      directory: where files that belong to it lie; None where it came out of an archive.
+    """
+
+    name: str
+    data: memoryview
+    directory: Path | None = None
+
+
+class Budget:
+    """How many bytes of arrays a file may still declare.
+
+    Declared sizes are charged before anything of that size is made, so that a small file cannot ask for much memory.
+    """
+
+    def __init__(self, limit: int, file_size: int):
+        """Args: limit, the most bytes of arrays; file_size, the bytes of the file on disk."""
+        self.limit, self.file_size = limit, file_size
+        self._inflated = max(_INFLATION_FLOOR, _INFLATION_FACTOR * file_size)
+        self._spent = 0
+
+    def charge(self, size: int, what: str) -> None:
+        """Raises Fault if `what` takes the sum of declared bytes above what is allowed."""
+        self._spent += size
+        if self._spent > self.limit:
+            raise Fault(f"{what} brings the arrays to {self._spent:,} bytes, above the limit of {self.limit:,}")
+        if self._spent > self._inflated:
+            raise Fault(
+                f"{what} brings the arrays to {self._spent:,} bytes, though the file has {self.file_size:,}: "
+                f"more than {_INFLATION_FACTOR} times as much is not read"
+            )
+
+    def charge_array(self, shape: Iterable[int], dtype: np.dtype, what: str) -> tuple[int, ...]:
+        """Charges an array and returns its shape as a tuple; Fault if NumPy could not hold such a shape."""
+        shape = tuple(shape)
+        if len(shape) > 32 or any(size < 0 for size in shape):
+            raise Fault(f"{what} has the impossible shape {list(shape[:8])}")
+        # An empty array may declare other sizes at will; NumPy refuses the product of the others where it overflows.
+        if math.prod(size for size in shape if size) * dtype.itemsize >= 1 << 62:
+            raise Fault(f"{what} has the impossible shape {list(shape)}")
+        self.charge(math.prod(shape) * dtype.itemsize, what)
+        return shape
+
+
+def as_text(data: bytes | memoryview, what: str) -> str:
+    """UTF-8 text of bytes; Fault naming `what` if they are none."""
+    try:
+        return bytes(data).decode("utf-8")
+    except UnicodeDecodeError:
+        raise Fault(f"{what} is not text: {bytes(data[:20])!r}") from None
+
+
+def add(arrays: dict[str, np.ndarray], name: str, array: np.ndarray) -> None:
+    """Puts an array under its name; Fault if the file has the name twice."""
+    if name in arrays:
+        raise Fault(f"{name!r} occurs twice")
+    arrays[name] = array

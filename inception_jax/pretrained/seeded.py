@@ -1,0 +1,60 @@
+"""Weights and pictures drawn from their names: the same wherever they are drawn, so that nobody has to store them."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+
+from inception_jax.pretrained.forms import Form
+
+
+def seeded_arrays(form: Form, *, aux_heads: bool, dtype: Any = np.float64, **options: Any) -> dict[str, np.ndarray]:
+    """A publisher's arrays, full of numbers of a size that keeps every map of a deep network alive.
+
+    Each array depends on its own name and shape alone: kernels are normal with variance 2 / fan_in, factors and
+    variances uniform in [0.5, 1.5], everything else normal with deviation 0.1.
+
+    Args:
+      form: whose names and layouts.
+      aux_heads: whether with the auxiliary heads, where the form has any.
+      dtype: of the arrays.
+      **options: further options of `create_model`, such as num_classes; unset: the form's own.
+
+    Returns:
+      {publisher's name: array}, in the order of our network.
+    """
+    leaves = form.leaves(aux_heads=aux_heads, **{"num_classes": form.num_classes, **options})
+    arrays = {}
+    for path, shape in leaves.items():
+        theirs = form.counterpart(path, shape)
+        random = np.random.RandomState(zlib.crc32(theirs.name.encode()))
+        leaf = path.rpartition("/")[2]
+        if leaf.endswith("kernel"):
+            # A depthwise kernel sums over its window alone.
+            fan_in = np.prod(shape[:2] if leaf == "depthwise_kernel" else shape[:-1])
+            values = random.standard_normal(shape) * np.sqrt(2 / fan_in)
+        elif leaf in ("scale", "var"):
+            values = random.uniform(0.5, 1.5, shape)
+        else:
+            values = random.standard_normal(shape) * 0.1
+        arrays[theirs.name] = np.ascontiguousarray(theirs.layout.to_theirs(values.astype(dtype)))
+    return arrays
+
+
+def seeded_pictures(batch: int, size: int, dtype: Any = np.float64) -> np.ndarray:
+    """[batch, size, size, 3]: smooth shapes and noise in [-1, 1], as normalised pictures are."""
+    random = np.random.RandomState(size)
+    rows, columns = np.mgrid[:size, :size] / size
+    pictures = np.empty((batch, size, size, 3))
+    for k in range(batch):
+        for c in range(3):
+            fx, fy, phase = random.uniform(1, 6, 3)
+            pictures[k, :, :, c] = np.sin(6.28 * (fx * columns + fy * rows) + phase)
+    return np.clip(0.7 * pictures + 0.2 * random.standard_normal(pictures.shape), -1, 1).astype(dtype)
+
+
+def seeded_probe(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Signs, float64: what an output is multiplied with before its gradient is taken."""
+    return np.where(np.random.RandomState(zlib.crc32(name.encode())).uniform(size=shape) < 0.5, -1.0, 1.0)

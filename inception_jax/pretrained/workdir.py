@@ -1,0 +1,190 @@
+"""Imported weights as a workdir that every command understands: as if a run had just begun with them.
+
+`config.json` is a recipe with the form's switches and the publisher's evaluation, `classes.json` the classes, one
+checkpoint of step 0 holds the weights, and `pretrained.json` says where they come from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from inception_jax import config as configs
+from inception_jax.config import Config
+from inception_jax.errors import UserError
+from inception_jax.evaluation import network
+from inception_jax.evaluation.network import Network
+from inception_jax.pretrained.opening import Opened
+from inception_jax.runs import manifest
+from inception_jax.training.beginning import CLASSES
+from inception_jax.training.checkpoint import SUBDIRECTORY, Checkpoints
+from inception_jax.training.interrupts import write_error
+from inception_jax.training.stored import load_variables
+
+FILE = "pretrained.json"
+IMAGENET = "imagenet2012"
+BACKGROUND = "background"
+
+# Options of `create_model` that the schema has as fields of their own.
+_OWN_FIELDS = ("num_classes", "width_multiplier", "aux_heads", "dropout_rate", "aux_dropout_rate")
+
+
+def recipe_of(opened: Opened, *, image_size: int | None = None, data: str | None = None) -> ConfigDict:
+    """The recipe of a run that would have these weights.
+
+    Args:
+      opened: the weights.
+      image_size: height and width in pixels, in place of the publisher's; the side before the crop changes in
+        proportion.
+      data: a data set with the weights' classes; None: `imagenet2012` for ImageNet's 1000.
+
+    Raises:
+      UserError: an option that no recipe has, a size that the network cannot take.
+    """
+    imported = opened.imported
+    recipe = configs.default()
+    fields = {"model.name": imported.form.model, **opened.preprocessing.fields()}
+    for name, value in imported.options.items():
+        fields[f"model.{name}" if name in _OWN_FIELDS else f"model.options.{name}"] = value
+    if image_size is not None:
+        if "evaluation.resize" in fields:
+            resize = fields["evaluation.resize"] * image_size / fields["data.image_size"]
+            fields["evaluation.resize"] = max(image_size, round(resize))
+        fields["data.image_size"] = image_size
+    if data or imported.num_classes == 1000:
+        fields["data.name"] = data or IMAGENET
+    if fields.get("data.name") == IMAGENET:
+        fields["data.eval_split"] = "validation"
+    for path, value in fields.items():
+        section, _, name = path.rpartition(".")
+        place = recipe
+        for part in section.split("."):
+            place = place[part]
+        if name not in place:
+            raise UserError(f"{path} = {value!r}: no recipe has this option")
+        place[name] = value
+    Config(recipe)
+    return recipe
+
+
+def class_names_of(opened: Opened) -> list[str]:
+    """The classes of the weights, in their order: ImageNet's synsets where they are those, else "class 0" and so on.
+
+    Every publisher of 1000 or 1001 classes has ImageNet's in the order of their synsets' names.
+    """
+    count = opened.imported.num_classes
+    if count not in (1000, 1001):
+        return [f"class {index}" for index in range(count)]
+    from inception_jax.data.imagenet2012 import synsets
+
+    return [BACKGROUND, *synsets()] if count == 1001 else synsets()
+
+
+def network_of(opened: Opened) -> Network:
+    """The weights on the devices, ready to be asked, with nothing written anywhere.
+
+    Raises:
+      UserError: as `recipe_of`.
+    """
+    return network.build(
+        recipe_of(opened), opened.imported.variables, class_names_of(opened), weights="raw", step=0, where=opened.path
+    )
+
+
+def read_class_names(path: str | os.PathLike, count: int) -> list[str]:
+    """The classes in a text file, one name a line, in the order of the classifier.
+
+    Raises:
+      UserError: the file cannot be read, or has another number of names.
+    """
+    try:
+        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    if len(names) != count:
+        raise UserError(f"{path}: {len(names)} names; the weights have {count} classes")
+    return names
+
+
+def about(opened: Opened) -> dict[str, Any]:
+    """What `pretrained.json` holds."""
+    imported = opened.imported
+    return {
+        "record": opened.record.name if opened.record else None,
+        "model": imported.form.model,
+        "source": imported.form.source,
+        "file": opened.path.name,
+        "format": opened.weights.format,
+        "sha256": opened.weights.sha256,
+        "options": imported.options,
+        "num_classes": imported.num_classes,
+        "background": "drop" if imported.background_dropped else "keep",
+        "defaulted": list(imported.defaulted),
+        "versions": manifest.versions(),
+    }
+
+
+def write(directory: str | os.PathLike, opened: Opened, recipe: ConfigDict, class_names: Sequence[str]) -> bool:
+    """Writes the workdir, whole or not at all.
+
+    Args:
+      directory: new, empty, or a workdir of the very same weights and settings.
+      opened: the weights.
+      recipe: from `recipe_of`.
+      class_names: one per class.
+
+    Returns:
+      False where it was there already.
+
+    Raises:
+      UserError: something else is there, or it cannot be written.
+    """
+    directory = Path(directory)
+    files = {
+        CLASSES: {"dataset": recipe.data.name, "names": list(class_names)},
+        FILE: about(opened),
+    }
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        _check_same(directory, files, recipe)
+        return False
+    new = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.new")
+    try:
+        new.mkdir(parents=True)
+        state = {"step": np.zeros((), np.int32), **opened.imported.variables}
+        with Checkpoints(new / SUBDIRECTORY) as checkpoints:
+            checkpoints.save(0, state, host={})
+        manifest.write(new, Config(recipe).to_json())
+        for name, content in files.items():
+            manifest.replace_text(new / name, json.dumps(content, indent=2) + "\n")
+        if directory.is_dir():
+            directory.rmdir()
+        new.rename(directory)
+    except OSError as error:
+        raise write_error(directory, error) from None
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return True
+
+
+def _check_same(directory: Path, files: dict[str, Any], recipe: ConfigDict) -> None:
+    """Raises UserError unless the directory holds what would be written into it."""
+    if not directory.is_dir() or not (directory / FILE).is_file():
+        raise UserError(f"--output={directory}: something else is there; name a new directory")
+    wanted = json.loads(json.dumps({**files, manifest.CONFIG: Config(recipe).to_dict()}))
+    wanted[FILE].pop("versions")
+    for name, content in wanted.items():
+        found = manifest.read_object(directory / name) or {}
+        found.pop("versions", None)
+        differences = manifest.config_differences(found, content)
+        if differences:
+            field, old, new = differences[0]
+            raise UserError(f"--output={directory}: weights were imported there with {field} = {old!r} ({name}), now "
+                            f"it is {new!r}; name a new directory")
+    load_variables(directory, step=0)  # damaged: an error of its own

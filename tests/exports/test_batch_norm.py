@@ -1,0 +1,51 @@
+"""Batch norm folded into kernels and biases: the same numbers, the plain network's tree."""
+
+import jax
+import numpy as np
+import pytest
+
+from inception_jax.errors import UserError
+from inception_jax.exports.batch_norm import fold_batch_norm
+from inception_jax.models.registry import get_spec, model_names
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("inception_v1_bn", {"bn_epsilon": 0.1}), ("inception_v2", {"bn_scale": False}),
+    pytest.param("xception", {}, marks=pytest.mark.slow),
+    pytest.param("inception_resnet_v1", {"bottleneck": 24, "extra_block8": True}, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_the_same_logits_and_endpoints_in_float64(name, options, network_of, pictures, difference, x64):
+    model, variables = network_of(name, np.float64, dtype="float64", param_dtype="float64", min_width=4, **options)
+    plain, folded = fold_batch_norm(model, variables)
+    size = get_spec(name).min_image_size + 10
+    images = pictures(2, size, size, np.float64)
+    apply = lambda model, variables: jax.jit(lambda v, x: model.apply(v, x))(variables, images)  # noqa: E731
+    ours, theirs = apply(plain, folded), apply(model, variables)
+    assert difference(ours.logits, theirs.logits) < 1e-12
+    assert {end: bool(difference(ours.endpoints[end], theirs.endpoints[end]) < 1e-12) for end in ours.endpoints} == (
+        dict.fromkeys(theirs.endpoints, True))
+    assert set(folded) == {"params"}
+    assert not plain.batch_norm
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_networks_tree(name, network_of):
+    model, variables = network_of(name, aux_heads=True)
+    plain, folded = fold_batch_norm(model, variables)
+    size = get_spec(name).min_image_size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+    wanted = jax.eval_shape(lambda x: plain.init(jax.random.key(0), x), image)
+    assert jax.tree.map(np.shape, folded) == jax.tree.map(np.shape, wanted)
+
+
+def test_heads_that_are_not_there_are_not_missed(network_of):
+    model, variables = network_of("inception_v3")
+    _, folded = fold_batch_norm(model.clone(aux_heads=True), variables)
+    assert "aux" not in folded["params"]
+
+
+def test_what_is_refused(network_of):
+    model, variables = network_of("inception_v3")
+    with pytest.raises(UserError, match="conv2d_1a_3x3 is normalised and has no params/conv2d_1a_3x3/bn/bias"):
+        params = {**variables["params"], "conv2d_1a_3x3": {"kernel": np.zeros((3, 3, 3, 16), np.float32)}}
+        fold_batch_norm(model, {**variables, "params": params})

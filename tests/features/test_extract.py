@@ -1,0 +1,164 @@
+"""Features of a run's network, from Python and by the command: against the network applied by hand."""
+
+import json
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from inception_jax import extract
+from inception_jax.data import datasets, images
+from inception_jax.data.pipeline import EvalPipeline
+from inception_jax.errors import UserError
+from inception_jax.evaluation import network
+from inception_jax.features import extraction
+from inception_jax.features.statistics import frechet_distance
+from inception_jax.training import parallel, preprocess, setup
+
+
+@pytest.fixture(autouse=True)
+def no_compilation_cache(monkeypatch):
+    """Commands that run in this process change nothing of it."""
+    monkeypatch.setattr(parallel, "enable_compilation_cache", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def trained(small_run):
+    return network.load(network.recipe_of(small_run), small_run, network.class_names_of(small_run))
+
+
+@pytest.fixture(scope="module")
+def by_hand(trained):
+    """The outputs for uint8 pictures, all at once."""
+    normalization, dtype = setup.input_form(trained.config)
+    model, variables = trained.model, jax.tree.map(np.asarray, trained.variables)
+
+    def run(pictures):
+        return model.apply(variables, preprocess.preprocess(pictures, normalization=normalization, dtype=dtype))
+
+    return jax.jit(run)
+
+
+def pictures_of(trained, split="test[:40]"):
+    data = EvalPipeline(datasets.load("digits", split), batch_size=40, image_size=32, crop=trained.crop)
+    return data.batch(0)
+
+
+def test_every_example_in_order_by_the_command(trained, by_hand, small_run, run_command, tmp_path):
+    output = tmp_path / "features.npz"
+    code, out, err = run_command(
+        "extract", f"--workdir={small_run}", "--endpoints=Mixed_3b,pool5,logits", f"--output={output}",
+        "--batch_size=16",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "extract: 40 of 40" in err
+    said = json.loads(out)
+    assert said["examples"] == 40
+    batch = pictures_of(trained)
+    expected = by_hand(batch["image"])
+    with np.load(output, allow_pickle=False) as found:
+        assert list(found) == ["index", "label", "Mixed_3b", "pool5", "logits"]
+        assert found["index"].tolist() == list(range(40))
+        np.testing.assert_array_equal(found["label"], batch["label"])
+        assert found["Mixed_3b"].shape == (40, 4, 4, expected.endpoints["inception_3a"].shape[-1])
+        assert said["features"]["Mixed_3b"] == list(found["Mixed_3b"].shape)
+        for name, value in (("Mixed_3b", expected.endpoint("Mixed_3b")), ("pool5", expected.endpoints["pool5"]),
+                            ("logits", expected.logits)):  # fmt: skip
+            np.testing.assert_allclose(found[name], value, 1e-5, 1e-5)
+
+
+def test_pooled_half_precision_and_padding_from_python(trained, by_hand):
+    data = EvalPipeline(datasets.load("digits", "test[:21]"), batch_size=16, image_size=32, crop=trained.crop)
+    parts = list(extraction.features(trained, map(data.batch, range(2)), ["inception_4a"], batch_size=16, pool=True,
+                                     dtype="float16"))  # fmt: skip
+    assert [len(part["index"]) for part in parts] == [16, 5]
+    assert parts[1]["index"].tolist() == list(range(16, 21))
+    found = np.concatenate([part["inception_4a"] for part in parts])
+    assert found.dtype == np.float16
+    expected = by_hand(pictures_of(trained)["image"][:21]).endpoints["inception_4a"].mean((1, 2))
+    np.testing.assert_allclose(found, expected, 1e-3, 1e-4)
+    assert extraction.shapes(trained, ["inception_4a"], pool=True)["inception_4a"].shape == found.shape[1:]
+
+
+def test_only_what_is_asked_for_is_computed(trained, monkeypatch):
+    compiled, original = [], type(trained.devices).compile_eval
+
+    def spy(self, *arguments):
+        compiled.append(original(self, *arguments))
+        return compiled[-1]
+
+    monkeypatch.setattr(type(trained.devices), "compile_eval", spy)
+    for endpoint in ("conv1", "logits"):
+        list(extraction.features(trained, [], [endpoint], batch_size=8))
+    early, whole = (step.call.cost_analysis()["flops"] for step in compiled)
+    assert early < whole / 3
+
+
+def test_picture_files_of_any_size(trained, by_hand, small_run, tmp_path, capsys):
+    random = np.random.RandomState(0)
+    files = []
+    for number, shape in enumerate(((50, 40, 3), (33, 90, 3), (32, 32, 3))):
+        files.append(str(tmp_path / f"{number}.png"))
+        cv2.imwrite(files[-1], random.randint(0, 256, shape, np.uint8))
+    output = tmp_path / "a.npz"
+    assert extract.main([f"--workdir={small_run}", f"--output={output}", "--endpoints=pool5", *files]) == 0
+    views = [images.center_crop(images.decode_picture(file), 32, trained.crop) for file in files]
+    expected = by_hand(np.stack(views)).endpoints["pool5"]
+    with np.load(output) as found:
+        np.testing.assert_allclose(found["pool5"], expected, 1e-5, 1e-5)
+        assert found["label"].tolist() == [-1, -1, -1]
+    assert "3 of 3" in capsys.readouterr().err
+
+
+def test_another_picture_size(small_run, tmp_path):
+    output = tmp_path / "a.npz"
+    extract.main([f"--workdir={small_run}", f"--output={output}", "--endpoints=inception_3a", "--image_size=48",
+                  "--split=test[:8]", "--batch_size=8"])  # fmt: skip
+    with np.load(output) as found:
+        assert found["inception_3a"].shape[:3] == (8, 6, 6)
+
+
+def test_statistics_and_their_distance(trained, by_hand, small_run, tmp_path, capsys):
+    files = []
+    for split in ("test[:40]", "train[:40]"):
+        files.append(str(tmp_path / f"{len(files)}.npz"))
+        extract.main([f"--workdir={small_run}", f"--output={files[-1]}", "--endpoints=pool5", "--statistics",
+                      f"--split={split}", "--batch_size=16"])  # fmt: skip
+    rows = [np.asarray(by_hand(pictures_of(trained, split)["image"]).endpoints["pool5"], np.float64)
+            for split in ("test[:40]", "train[:40]")]  # fmt: skip
+    for file, values in zip(files, rows, strict=True):
+        with np.load(file) as found:
+            assert sorted(found) == ["count", "mu", "sigma"]
+            assert found["count"] == 40
+            np.testing.assert_allclose(found["mu"], values.mean(0), 1e-5, 1e-6)
+            np.testing.assert_allclose(found["sigma"], np.cov(values, rowvar=False), 1e-4, 1e-6)
+    capsys.readouterr()
+    assert extract.main(["--fid", *files]) == 0
+    said = json.loads(capsys.readouterr().out)["fid"]
+    expected = frechet_distance(*(f(values) for values in rows for f in (lambda v: v.mean(0), lambda v: np.cov(v.T))))
+    assert said == pytest.approx(expected, rel=1e-3)
+    assert said > 0
+
+
+def test_what_is_refused(small_run, trained, tmp_path):
+    def refused(*arguments, output="a.npz"):
+        with pytest.raises(UserError) as caught:
+            extract.main([f"--workdir={small_run}", f"--output={tmp_path / output}", *arguments])
+        return str(caught.value)
+
+    assert "endpoint 'inception_4x' is unknown; did you mean 'inception_4" in refused("--endpoints=inception_4x")
+    assert "is 'pool5' under another name" in refused("--endpoints=pool5,AvgPool_0a_7x7")
+    assert "statistics are of one endpoint" in refused("--endpoints=pool5,logits", "--statistics")
+    assert "do not go with it" in refused("--endpoints=pool5", "--statistics", "--pool")
+    assert "not both" in refused("--endpoints=pool5", "--data=digits", "a.png")
+    assert "ends in .npz" in refused("--endpoints=pool5", output="a.npy")
+    assert "a.png" in refused("--endpoints=pool5", "a.png")
+    assert "--batch_size=0: 1 or more" in refused("--batch_size=0")
+    assert "unknown argument '--endpoint'; did you mean '--endpoints'?" in refused("--endpoint=pool5")
+    assert "nothing beside them" in refused("--fid", "a.npz", "b.npz")
+    with pytest.raises(UserError, match="--output is missing"):
+        extract.main([f"--workdir={small_run}"])
+    with pytest.raises(UserError, match="does not divide over"):
+        list(extraction.features(trained, [], ["pool5"], batch_size=7))
+    assert list(tmp_path.iterdir()) == []

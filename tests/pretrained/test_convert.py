@@ -1,0 +1,274 @@
+"""`convert` there and back: a small network as a publisher's file, imported, asked, and written out again."""
+
+import argparse
+import functools
+import json
+import shutil
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from inception_jax import command_line, convert, evaluate, predict
+from inception_jax.data import crops, datasets
+from inception_jax.evaluation import network as network_module
+from inception_jax.models.initialization import init_variables
+from inception_jax.pretrained import exporting, importing, opening, readers, sources, workdir
+from inception_jax.training.preprocess import get_normalization, preprocess
+
+SOURCE, MODEL = "torchvision", "inception_v1_bn"
+SMALL = {"width_multiplier": 0.125, "num_classes": 10}
+SIZE = 64
+SET = ("--set=width_multiplier=0.125", f"--image_size={SIZE}", "--data=digits")
+
+
+@pytest.fixture(scope="module")
+def network():
+    """torchvision's GoogLeNet, an eighth as wide, for ten classes: (model, variables with statistics of their own)."""
+    model = sources.get_form(MODEL, SOURCE).create(aux_heads=False, **SMALL)
+    variables = init_variables(model, jax.random.key(0), SIZE)
+    random = np.random.default_rng(0)
+    # Logits far enough apart that no rounding reorders the classes.
+    variables["params"]["classifier"]["kernel"] = random.normal(
+        size=variables["params"]["classifier"]["kernel"].shape
+    ).astype(np.float32)
+    return model, jax.tree.map(np.asarray, variables)
+
+
+@pytest.fixture(scope="module")
+def file(network, tmp_path_factory):
+    """The network's weights as torchvision names them."""
+    path = tmp_path_factory.mktemp("file") / "mine.npz"
+    np.savez(path, **exporting.export_weights(MODEL, network[1], source=SOURCE, **SMALL))
+    return path
+
+
+@pytest.fixture(scope="module")
+def converted(file, tmp_path_factory):
+    """The workdir that `convert` makes of the file."""
+    directory = tmp_path_factory.mktemp("converted") / "run"
+    words = [f"--weights={file}", f"--model={MODEL}", f"--source={SOURCE}", f"--output={directory}", *SET]
+    assert convert.main(words) == 0
+    return directory
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three digits of other sizes as files: (paths, arrays)."""
+    folder, digits = tmp_path_factory.mktemp("pictures"), datasets.load("digits", "test[:3]")
+    paths, arrays = [], []
+    for index in range(3):
+        picture, _ = digits.record(index)
+        arrays.append(cv2.resize(np.asarray(picture), (90 + 30 * index, 80)))
+        paths.append(folder / f"{index}.png")
+        cv2.imwrite(str(paths[-1]), arrays[-1][..., ::-1])
+    return paths, arrays
+
+
+@pytest.fixture
+def fails(capsys):
+    """Runs a command that fails, and gives its one line."""
+
+    def run(main, *arguments):
+        with pytest.raises(SystemExit) as stop, pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["command", *map(str, arguments)])
+            command_line.run(main)
+        captured = capsys.readouterr()
+        assert stop.value.code == 2 and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+        return captured.err
+
+    return run
+
+
+def expected(network, pictures):
+    """Probabilities by the model itself, with torchvision's pictures made by hand: 64 of 256 * 64 / 224 pixels."""
+    model, variables = network
+    crop = crops.EvalCrop("torchvision", interpolation="pil_bilinear", resize=73)
+    batch = np.stack([crops.center_crop(picture, SIZE, crop) for picture in pictures])
+    images = preprocess(batch, normalization=get_normalization("inception"), dtype=np.float32)
+    return jax.nn.softmax(model.apply(variables, images, train=False).logits)
+
+
+def test_the_workdir_holds_the_very_weights(network, converted):
+    from inception_jax.training.stored import describe, load_variables
+
+    found = load_variables(converted)
+    assert describe(converted)["step"] == 0
+    jax.tree.map(np.testing.assert_array_equal, found, network[1])
+
+
+def test_the_workdir_says_what_it_is(converted, file):
+    config = json.loads((converted / "config.json").read_text())
+    assert config["model"]["name"] == MODEL and config["model"]["num_classes"] == 10
+    assert config["model"]["options"]["five_by_five"] == 3 and config["model"]["width_multiplier"] == 0.125
+    assert not config["model"]["aux_heads"]
+    assert config["data"]["image_size"] == 64 and config["data"]["normalization"] == "inception"
+    evaluation = config["evaluation"]
+    assert (evaluation["crop"], evaluation["interpolation"]) == ("torchvision", "pil_bilinear")
+    assert evaluation["resize"] == 73
+    said = json.loads((converted / workdir.FILE).read_text())
+    assert said["file"] == "mine.npz" and said["sha256"] == readers.read_weights(file).sha256
+    assert said["source"] == SOURCE and said["record"] is None and said["background"] == "keep"
+    assert json.loads((converted / "classes.json").read_text())["names"][3] == "class 3"
+
+
+def test_predict_gives_the_probabilities_of_the_model_itself(network, converted, pictures, capsys, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    paths, arrays = pictures
+    probabilities = expected(network, arrays)
+    assert predict.main([f"--workdir={converted}", "--json", "--top=10", *map(str, paths)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for row, theirs in zip(rows, probabilities, strict=True):
+        found = {said["name"]: said["probability"] for said in row["classes"]}
+        np.testing.assert_allclose([found[f"class {k}"] for k in range(10)], theirs, rtol=2e-5)
+
+
+def test_predict_of_a_file_asks_the_network_of_the_workdir(converted, file, monkeypatch):
+    """Compared without compiling it again: definition, weights and pictures are the same."""
+    options = {"width_multiplier": 0.125}
+    monkeypatch.setattr(opening, "open_weights", functools.partial(opening.open_weights, options=options))
+    monkeypatch.setattr(workdir, "recipe_of", functools.partial(workdir.recipe_of, image_size=SIZE))
+    flags = argparse.Namespace(weights=str(file), model=MODEL, source=SOURCE, record=None)
+    ours = predict._of_file(flags)
+    theirs = network_module.load(
+        network_module.recipe_of(converted), converted, network_module.class_names_of(converted)
+    )
+    assert ours.model == theirs.model and ours.crop == theirs.crop and ours.image_size == theirs.image_size
+    assert ours.class_names == theirs.class_names and (ours.weights, ours.step) == (theirs.weights, theirs.step)
+    assert ours.config.data.normalization == theirs.config.data.normalization
+    jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
+
+
+def test_evaluate_and_compare_take_it(network, converted, run_command, tmp_path):
+    run = shutil.copytree(converted, tmp_path / "run")
+    code, out, err = run_command("evaluate", f"--workdir={run}", "--split=test[:20]", "--batch_size=20")
+    assert code == 0, err
+    digits = datasets.load("digits", "test[:20]")
+    probabilities = expected(network, [np.asarray(digits.record(i)[0]) for i in range(20)])
+    hits = sum(int(np.argmax(row)) == digits.record(i)[1] for i, row in enumerate(probabilities))
+    assert json.loads(out)["top1"] == hits / 20 and json.loads(out)["step"] == 0
+    code, out, err = run_command("compare", run)
+    assert code == 0 and out.startswith("Result"), err
+
+
+@pytest.mark.slow
+def test_fine_tuning_takes_it(converted, run_command, tmp_path):
+    code, _, err = run_command(
+        "train", "--config=configs/digits.py", f"--workdir={tmp_path / 'tuned'}",
+        f"--config.initialize.checkpoint={converted}",
+        f"--config.model.name={MODEL}", "--config.model.width_multiplier=0.125", "--config.model.aux_heads=False",
+        "--config.model.options.five_by_five=3", "--config.model.options.pool4_window=2", "--config.num_steps=1",
+        "--config.data.image_size=64", "--config.batch_size=8", "--config.data.eval_split=test[:8]",
+        "--config.data.train_split=train[:8]", "--config.logging.pictures=False", "--config.ema.decay=0.0",
+        "--config.data.normalization=inception",
+    )  # fmt: skip
+    assert code == 0, err
+    taken = json.loads((tmp_path / "tuned" / "initialization.json").read_text())
+    assert taken["new"] == {} and taken["left"] == [] and taken["network"] == MODEL
+
+
+def test_a_second_time_is_fine_and_something_else_is_not(converted, file, fails, capsys, tmp_path):
+    words = [f"--weights={file}", f"--model={MODEL}", f"--source={SOURCE}", f"--output={converted}", *SET]
+    before = {path: path.read_bytes() for path in converted.rglob("*") if path.is_file()}
+    assert convert.main(words) == 0
+    assert "was there already" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in converted.rglob("*") if path.is_file()}
+    err = fails(convert.main, *(word.replace("image_size=64", "image_size=96") for word in words))
+    assert "data.image_size = 64 (config.json), now it is 96; name a new directory" in err
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years")
+    err = fails(convert.main, *words[:3], f"--output={other}", *SET)
+    assert "something else is there" in err and [p.name for p in other.iterdir()] == ["thesis.tex"]
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]  # nothing half made beside it
+
+
+def test_a_write_that_fails_leaves_nothing(file, fails, tmp_path, monkeypatch):
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(workdir.manifest, "replace_text", full)
+    words = [f"--weights={file}", f"--model={MODEL}", f"--source={SOURCE}", f"--output={tmp_path / 'run'}", *SET]
+    fails(convert.main, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_back_to_the_publisher_bit_for_bit(converted, file, tmp_path):
+    for suffix in (".npz", ".safetensors"):
+        output = tmp_path / f"back{suffix}"
+        if suffix == ".safetensors":
+            pytest.importorskip("safetensors", reason="writes these files")
+        assert convert.main([f"--workdir={converted}", f"--to={SOURCE}", f"--output={output}"]) == 0
+        before, after = readers.read_weights(file).arrays, readers.read_weights(output).arrays
+        assert set(before) == set(after)
+        for name, array in before.items():
+            np.testing.assert_array_equal(after[name], array, err_msg=name)
+
+
+def test_a_run_with_other_switches_is_not_the_publishers(converted, fails, tmp_path):
+    run = shutil.copytree(converted, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["options"]["five_by_five"] = 5
+    (run / "config.json").write_text(json.dumps(config))
+    err = fails(convert.main, f"--workdir={run}", f"--to={SOURCE}", f"--output={tmp_path / 'a.npz'}")
+    assert "five_by_five = 5 (there 3)" in err and not (tmp_path / "a.npz").exists()
+    err = fails(convert.main, f"--workdir={run}", "--to=keras", f"--output={tmp_path / 'a.npz'}")
+    assert f"keras has no {MODEL}" in err
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "message"),
+    [
+        (convert.main, [], "--weights is missing"),
+        (convert.main, ["--weights=a.npz"], "--output is missing"),
+        (convert.main, ["--to=timm", "--output=a.npz"], "--workdir is missing"),
+        (convert.main, ["--to=timm", "--output=a.h5", "--workdir=b"], "--output=a.h5: a file .safetensors, .npz, .pth"),
+        (convert.main, ["--list", "--weights=a"], "--weights: --list does not read it"),
+        (convert.main, ["--weights=a", "--output=b", "--step=3"], "--step: only another way of calling reads it"),
+        (convert.main, ["--weights=a", "--output=b", "--set=min_width=4"], "--set: needs --model and --source"),
+        (convert.main, ["--weights=none.pth", "--output=b"], "none.pth"),
+        (convert.main, ["--weights=a", "--output=b", "--record=timm/inception_v3.tf_in2k"],
+         "did you mean 'timm/inception_v3.tf_in1k'"),
+        (convert.main, ["--weights=a", "--output=b", "--record=torchvision/googlenet_fbgemm"],
+         "cannot be used: quantised"),
+        (convert.main, ["--weights=a", "--output=b", "--record=torchvision/googlenet", "--source=timm"],
+         "--source=timm: torchvision/googlenet is torchvision"),
+        (convert.main, ["--list", "--model=inception_v5"], "unknown model 'inception_v5'"),
+        (convert.main, ["--list", "--source=torchvison"], "did you mean 'torchvision'"),
+        (convert.main, ["--download=slim/inception_v1_2016_08_28"], "--output is missing"),
+        (evaluate.main, ["--workdir=a", "--weights=b.pth"], "becomes a run, with its crops and classes, by: python -m"),
+        (predict.main, ["a.png"], "--workdir is missing (a run), or --weights"),
+        (predict.main, ["--weights=ema", "a.png"], "--weights=ema: of which run?"),
+        (predict.main, ["--workdir=a", "--weights=b.pth", "a.png"], "a publisher's file goes without --workdir"),
+        (predict.main, ["--workdir=a", "--source=timm", "a.png"], "--source: goes with a publisher's file"),
+        (predict.main, ["--weights=b.pth", "--step=best", "a.png"], "--step: goes with --workdir"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(main, words, message, fails, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(main, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_list_is_readable_and_json_is_whole(capsys):
+    assert convert.main(["--list", "--model=inception_v4", "--source=cadene"]) == 0
+    out = capsys.readouterr().out
+    assert "cadene/inceptionv4" in out and "sha256 8e4777a0… of inceptionv4-8e4777a0.pth" in out
+    assert "1001, class 0 is the background" in out and "BSD-3-Clause (not checked)" in out
+    assert "torchvision" not in out.split("\n\n")[0]
+    assert convert.main(["--list", "--json", "--model=inception_v4"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert {record["source"] for record in said} >= {"slim", "timm", "cadene", "pytorchcv"}
+    assert next(r for r in said if r["name"] == "timm/inception_v4.tf_in1k")["preprocessing"]["crop"]["resize"] == 341
+
+
+def test_only_convert_can_drop_the_background():
+    """Whoever imports by hand says so; a workdir for ImageNet's labels drops it by itself."""
+    form = sources.get_form("inception_v4", "cadene")
+    shape = form.counterpart("params/classifier/kernel", (1536, 1001)).layout.shape((1536, 1001))
+    arrays = {"last_linear.weight": np.zeros(shape, np.float32)}
+    assert opening._default_background(form, arrays) == "drop"
+    assert opening._default_background(form, {"last_linear.weight": np.zeros((1000, 1536), np.float32)}) == "keep"
+    assert opening._default_background(sources.get_form("inception_v4", "timm"), arrays) == "keep"
+    assert importing.import_weights.__kwdefaults__["background"] == "keep"

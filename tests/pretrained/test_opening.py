@@ -1,0 +1,158 @@
+"""From a file to our variables: who published it is found out, and nothing is guessed."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from inception_jax.config import Config
+from inception_jax.errors import UserError
+from inception_jax.pretrained import opening, preprocessing, records, sources, workdir
+from inception_jax.pretrained.importing import Imported
+from inception_jax.training import setup as setups
+
+
+def arrays_of(model, source, num_classes=None, aux_heads=False):
+    """A full-size file's arrays, which take no memory: one zero each, in every place."""
+    form = sources.get_form(model, source)
+    count = num_classes or form.num_classes
+    named = {}
+    for path, shape in form.leaves(aux_heads=aux_heads, num_classes=count).items():
+        theirs = form.counterpart(path, shape)
+        named[theirs.name] = np.broadcast_to(np.float32(0.5), theirs.layout.shape(shape))
+    return named
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "num_classes"),
+    [
+        ("inception_v1_bn", "torchvision", 1000),
+        ("inception_v4", "timm", 1000),
+        ("inception_v4", "cadene", 1001),  # the same names as timm's
+        ("inception_resnet_v2", "pytorchcv", 1000),
+        ("inception_v3", "slim", 1001),
+    ],
+)
+def test_the_publisher_is_found_out(model, source, num_classes, tmp_path):
+    arrays = arrays_of(model, source, num_classes)
+    form, sentence = opening.find_form(arrays, tmp_path / "x", "0" * 64, None, None)
+    assert (form.model, form.source) == (model, source)
+    assert sentence == f"{source}'s {model} (100 % of the names and shapes fit)"
+
+
+def test_several_publishers_alike_are_named(tmp_path):
+    """torchvision's Inception-v3 is timm's: name and hash of the file decide, and nothing else does."""
+    arrays = arrays_of("inception_v3", "torchvision", aux_heads=True)
+    with pytest.raises(UserError, match=r"names and shapes are those of several: .*--source=torchvision") as raised:
+        opening.find_form(arrays, tmp_path / "x.pth", "0" * 64, None, None)
+    assert "--source=timm" in str(raised.value)
+    form, _ = opening.find_form(arrays, tmp_path / "x.pth", "0cc3c7bd" + "0" * 56, None, None)
+    assert form.source == "torchvision"
+    form, _ = opening.find_form(arrays, tmp_path / "x.pth", "0" * 64, None, "timm")
+    assert form.source == "timm"
+
+
+def test_nobodys_weights(tmp_path):
+    with pytest.raises(UserError, match=r"x.pth: these are nobody's weights that are known \(arrays: layer.weight"):
+        opening.find_form({"layer.weight": np.zeros((3, 3))}, tmp_path / "x.pth", "0" * 64, None, None)
+    arrays = arrays_of("inception_v4", "timm")
+    with pytest.raises(UserError, match="nobody's weights that are known of slim"):
+        opening.find_form(arrays, tmp_path / "x.pth", "0" * 64, None, "slim")
+
+
+def test_a_records_hash_is_checked(tmp_path):
+    path = tmp_path / "mine.h5"
+    path.write_bytes(b"weights")
+    md5 = hashlib.md5(b"weights").hexdigest()
+    for digits, right in ((md5, True), (md5[:10], True), ("0" * 32, False)):
+        record = records.Record("keras/mine", "xception", "keras", "mine.h5", preprocessing.KERAS,
+                                digest=records.Digest("md5", digits, "mine.h5"))  # fmt: skip
+        if right:
+            opening._check_digest(record, path, "0" * 64)
+        else:
+            with pytest.raises(UserError, match=f"is not keras/mine: its md5 is {md5}, that of mine.h5 is 0000"):
+                opening._check_digest(record, path, "0" * 64)
+
+
+def test_the_hash_of_what_is_inside_an_archive_is_not_the_archives(tmp_path):
+    """pytorchcv gives the hash of the .pth in the .pth.zip."""
+    record = records.get_record("pytorchcv/inceptionv4")
+    archive = tmp_path / record.file
+    archive.write_bytes(b"a zip")
+    opening._check_digest(record, archive, "0" * 64)
+    inner = tmp_path / record.digest.of
+    inner.write_bytes(b"another file")
+    with pytest.raises(UserError, match="is not pytorchcv/inceptionv4"):
+        opening._check_digest(record, inner, "0" * 64)
+
+
+def test_a_file_is_opened_with_nothing_said(tmp_path):
+    """Found out: the network, the publisher, the record, the classes; and said, line by line."""
+    arrays = arrays_of("inception_v1_bn", "torchvision")
+    np.savez_compressed(tmp_path / "mine.npz", **arrays)
+    opened = opening.open_weights(tmp_path / "mine.npz")
+    assert opened.imported.form is sources.get_form("inception_v1_bn", "torchvision")
+    assert opened.record is None and opened.preprocessing == preprocessing.torchvision(224, 256)
+    assert opened.findings[0] == "torchvision's inception_v1_bn (100 % of the names and shapes fit)"
+    assert opened.findings[1].startswith("record: none, neither hash nor name") and len(opened.findings) == 2
+    assert opened.imported.num_classes == 1000 and not opened.imported.background_dropped
+    # A record that is named is checked: this is another file.
+    with pytest.raises(UserError, match=r"is not torchvision/googlenet: its sha256 is .*, that of googlenet"):
+        (tmp_path / "mine.npz").rename(tmp_path / "renamed.pth")
+        opening.open_weights(tmp_path / "renamed.pth", record="torchvision/googlenet")
+
+
+@pytest.mark.parametrize("form", sources.all_forms(), ids=lambda form: f"{form.source}-{form.model}")
+def test_every_forms_recipe_makes_the_forms_network(form):
+    """No switch is lost on the way through a config."""
+    rule = preprocessing.slim(form.image_size)
+    for aux_heads in {form.aux_heads, False}:
+        options = {**form.options, "num_classes": 7, "aux_heads": aux_heads, "width_multiplier": 0.5}
+        opened = opening.Opened(None, None, Imported(form, options, {}, 7, False, ()), None, rule, ())
+        config = Config(workdir.recipe_of(opened))
+        wanted = form.create(aux_heads=aux_heads, num_classes=7, width_multiplier=0.5)
+        assert setups.build_model(config, 7) == wanted
+        assert setups.crop(config) == rule.crop
+        assert setups.input_form(config)[0] is setups.preprocess.get_normalization(rule.normalization)
+
+
+@pytest.mark.parametrize("record", records.all_records(), ids=lambda record: record.name)
+def test_every_records_pictures_pass_through_a_recipe(record):
+    if record.unusable:
+        pytest.skip(f"not usable: {record.unusable}")
+    form = sources.get_form(record.model, record.source)
+    imported = Imported(form, {**form.options, "num_classes": 1000, "aux_heads": False}, {}, 1000, False, ())
+    opened = opening.Opened(None, None, imported, record, record.preprocessing, ())
+    config = Config(workdir.recipe_of(opened))
+    assert setups.crop(config) == record.preprocessing.crop
+    assert config.data.name == "imagenet2012" and config.data.eval_split == "validation"
+    # At half the size the side before the crop is halved too.
+    half = Config(workdir.recipe_of(opened, image_size=112))
+    crop, whole = setups.crop(half), record.preprocessing
+    if whole.crop.resize:
+        assert crop.resize == max(112, round(whole.crop.resize * 112 / whole.image_size))
+    else:
+        assert crop == whole.crop
+
+
+def test_classes_of_a_thousand_and_one():
+    form = sources.get_form("inception_v4", "cadene")
+
+    def names(count):
+        return workdir.class_names_of(
+            opening.Opened(None, None, Imported(form, {}, {}, count, False, ()), None, preprocessing.KERAS, ())
+        )
+
+    assert names(1001)[:2] == ["background", "n01440764"] and names(1000) == names(1001)[1:]
+    assert len(names(1001)) == 1001 and names(1000) == sorted(names(1000))
+    assert names(3) == ["class 0", "class 1", "class 2"]
+
+
+def test_names_of_classes_from_a_file(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("cat\n\n dog \n")
+    assert workdir.read_class_names(path, 2) == ["cat", "dog"]
+    with pytest.raises(UserError, match=r"names.txt: 2 names; the weights have 3 classes"):
+        workdir.read_class_names(path, 3)
+    with pytest.raises(UserError, match="cannot read"):
+        workdir.read_class_names(tmp_path / "none.txt", 2)
