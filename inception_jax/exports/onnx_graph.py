@@ -127,7 +127,11 @@ class Graph:
                 if kernel is None or axis is None or not _per_channel(values, kernel.ndim, kernel.shape[axis]):
                     continue
                 maker.op = {"Conv": "Conv", "MatMul": "Gemm"}[maker.op]
-                maker.inputs.append(self.constant(values.reshape(-1), bias))
+                if uses[bias] == 1:
+                    self.initializers[bias] = values.reshape(-1)  # under its own name
+                else:
+                    bias = self.constant(values.reshape(-1), bias)
+                maker.inputs.append(bias)
                 maker.output = node.output
                 merged.add(node.name)
                 break

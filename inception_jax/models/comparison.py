@@ -11,6 +11,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from inception_jax.models import checks
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
@@ -50,7 +51,8 @@ class Towers(nn.Module):
 
     def joined(self, x: jax.Array, train: bool) -> jax.Array:
         """The towers' outputs, one after the other along the channels."""
-        halves = enumerate(jnp.split(x, [x.shape[-1] // 2], axis=-1), 1)
+        half = x.shape[-1] // 2
+        halves = enumerate((lax.slice_in_dim(x, 0, half, axis=3), lax.slice_in_dim(x, half, None, axis=3)), 1)
         towers = [
             ConvUnit(self.features // 2, self.kernel_size, self.style, name=f"tower_{number}")(half, train=train)
             for number, half in halves

@@ -32,7 +32,14 @@ def test_multiply_adds_inside_the_map(padding, size, stride, expected):
 
     (low, high), _ = explicit_padding((size, size), (3, 3), (stride, stride), padding)
     count = (size + low + high - 3) // stride + 1
-    assert _taps_inside(size, 3, stride, low, count) ** 2 == expected
+    assert _taps_inside(size, 3, 1, stride, low, count) ** 2 == expected
+
+
+def test_multiply_adds_of_a_dilated_kernel():
+    from inception_jax.models.accounting import _taps_inside
+
+    # Three taps two pixels apart on five pixels, two of padding: the places' taps on the map are 2, 2, 3, 2, 2.
+    assert _taps_inside(5, 3, 2, 1, 2, 5) == 11
 
 
 def test_layers_are_the_blocks_in_detail():

@@ -95,7 +95,7 @@ class LRN(reference.op_run.OpRun):
     def _run(self, x, alpha=None, beta=None, bias=None, size=None):
         padded = np.pad(x**2, [(0, 0), ((size - 1) // 2, size // 2), (0, 0), (0, 0)])
         sums = sum(padded[:, k : k + x.shape[1]] for k in range(size))
-        return (x / (bias + alpha / size * sums) ** beta,)
+        return (x / (float(bias) + float(alpha) / size * sums) ** float(beta),)
 
 
 class MaxPool(reference.op_run.OpRun):

@@ -185,10 +185,10 @@ def test_a_second_time_is_fine_and_something_else_is_not(converted, file, fails,
 
 
 def test_a_write_that_fails_leaves_nothing(file, fails, tmp_path, monkeypatch):
-    def full(path, text):
-        raise OSError(28, "No space left on device", str(path))
+    def broken(path, text):
+        raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr(workdir.manifest, "replace_text", full)
+    monkeypatch.setattr(workdir.manifest, "replace_text", broken)
     words = [f"--weights={file}", f"--model={MODEL}", f"--source={SOURCE}", f"--output={tmp_path / 'run'}", *SET]
     fails(convert.main, *words)
     assert not list(tmp_path.iterdir())

@@ -295,7 +295,8 @@ def test_the_limit_holds_for_the_arrays_where_the_file_is_smaller(tmp_path):
     for name, data in files.items():
         path = written(tmp_path / name, data)
         assert len(data) < 1_000_000
-        with pytest.raises(UserError, match="brings the arrays to 2,000,000 bytes, above the limit of 1,999,999|archive"):
+        told = r"brings the arrays to 2,000,000 bytes, above the limit of 1,999,999|archive"
+        with pytest.raises(UserError, match=told):
             read_weights(path, limit=1_999_999)
         same(read_weights(path, limit=2_000_000 + 1000).arrays, zeros)
 
