@@ -26,6 +26,8 @@ _HEADLINE = 1 << 14  # bytes of train.log in which the first start says how many
 # What decides which pictures an accuracy is of, and what the network saw of them.
 _DATA = ("data.name", "data.eval_split")
 _CROPS = ("evaluation.protocol", "evaluation.crop", "evaluation.crop_fraction")
+# Likewise, where it is not what runs of before these fields did: {field: that value}.
+_RESIZES = {"evaluation.resize": None, "evaluation.interpolation": "bilinear"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +216,10 @@ def _warnings(runs: Sequence[Record], labels: Sequence[str], outcomes: Sequence[
         for run, label in zip(runs, labels, strict=True):
             fields = dict(flat(run.config))
             if all(name in fields for name in names):
-                groups.setdefault(", ".join(str(fields[name]) for name in names), []).append(label)
+                shown = [str(fields[name]) for name in names]
+                if names is _CROPS:
+                    shown += [str(fields[f]) for f, usual in _RESIZES.items() if fields.get(f, usual) != usual]
+                groups.setdefault(", ".join(shown), []).append(label)
         if len(groups) > 1:
             told = "; ".join(f"{words}: {', '.join(group)}" for words, group in groups.items())
             found.append(f"{what} ({told})")

@@ -118,6 +118,11 @@ def test_other_data_is_said_above_the_tables(tmp_path):
     crops = compare([paths[0], make_run(tmp_path / "d", evaluation__crop_fraction=1.0)]).warnings
     assert crops == ("evaluated with different crops of the pictures (single, center, 0.875: a; "
                      "single, center, 1.0: d)",)  # fmt: skip
+    resized = make_run(tmp_path / "e", evaluation__interpolation="pil_bicubic", evaluation__resize=341)
+    assert compare([paths[0], resized]).warnings == (
+        "evaluated with different crops of the pictures (single, center, 0.875: a; "
+        "single, center, 0.875, 341, pil_bicubic: e)",
+    )
 
 
 def test_runs_at_every_stage_are_told_as_what_they_are(tmp_path):
