@@ -12,6 +12,7 @@ The codes, for whoever starts runs (a shell, a sweep, a scheduler):
 | 6 | the disk is full | after making room |
 | 7 | no batch came for too long | when the storage answers again |
 | 8 | another process of the run has ended | yes, all of them: it goes on |
+| 134 | process 0 was killed, and JAX's client in this one aborted (`peers`) | yes, all of them: it goes on |
 | 128 + n | stopped by signal n (130 SIGINT, 143 SIGTERM), after the first one with its state saved | yes: it goes on |
 """
 

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -193,20 +194,37 @@ def _is_no_room(error: BaseException | None) -> bool:
 
 class _Quiet(logging.Filter):
     """Keeps from the log what Orbax says twice: progress (INFO), the waits that we ask for ourselves (WARNING), and a
-    failed save (ERROR, from four threads, up to thousands of lines), which our caller gets as one exception. Other
-    warnings stay. All of it goes to this module's logger at level DEBUG."""
+    failed save (ERROR, from four threads, up to thousands of lines; and from asyncio, when the garbage collector meets
+    the writes that nobody waited for any more), which our caller gets as one exception. Other warnings stay. All of it
+    goes to this module's logger at level DEBUG."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is shown; all are that are not Orbax's."""
-        told = record.levelno != logging.WARNING or "Waiting for previous save" in str(record.msg)
-        if f"{os.sep}orbax{os.sep}" in record.pathname and told:
+        if self._is_told(record):
             logger.debug("Orbax: %s", record.getMessage(), exc_info=record.exc_info)
             return False
         return True
 
+    def _is_told(self, record: logging.LogRecord) -> bool:
+        if record.name == "asyncio":
+            error = record.exc_info[1] if record.exc_info else None
+            return "exception was never retrieved" in str(record.msg) and _is_orbaxs(error)
+        told = record.levelno != logging.WARNING or "Waiting for previous save" in str(record.msg)
+        return told and _IN_ORBAX in record.pathname
+
+
+_IN_ORBAX = f"{os.sep}orbax{os.sep}"
+
+
+def _is_orbaxs(error: BaseException | None) -> bool:
+    """Whether an exception went through Orbax's code."""
+    frames = traceback.walk_tb(error.__traceback__ if error else None)
+    return any(_IN_ORBAX in frame.f_code.co_filename for frame, _ in frames)
+
 
 def quieten_logs() -> None:
     """Keeps the log readable, for the whole process; a second call does nothing."""
-    absl = logging.getLogger("absl")
-    if not any(isinstance(known, _Quiet) for known in absl.filters):
-        absl.addFilter(_Quiet())
+    for name in ("absl", "asyncio"):
+        log = logging.getLogger(name)
+        if not any(isinstance(known, _Quiet) for known in log.filters):
+            log.addFilter(_Quiet())

@@ -22,12 +22,16 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # its client has no public name
 from jax.experimental import multihost_utils
 
 from inception_jax.errors import UserError
+from inception_jax.training import peers
 from inception_jax.training.interrupts import ExitCode
 
 T = TypeVar("T")
+
+_ADVICE = "start all of them again, and the run goes on from its newest checkpoint"
 
 
 class PeerLost(UserError):
@@ -45,12 +49,14 @@ class Launch:
       num_processes: how many there are.
       process_id: which of them this is.
       found_by: "flags", or the launcher whose environment said so.
+      heartbeat_timeout_seconds: how long a process may give no sign of life before the others end.
     """
 
     coordinator_address: str | None
     num_processes: int | None
     process_id: int | None
     found_by: str
+    heartbeat_timeout_seconds: int = 100
 
 
 def find(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Launch | None:
@@ -66,6 +72,9 @@ def find(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ)
     Raises:
       UserError: flags that are incomplete or do not fit together.
     """
+    patience = flags.heartbeat_timeout_seconds
+    if patience < 10:
+        raise UserError(f"--heartbeat_timeout_seconds={patience}: at least 10, for a busy process may be as late")
     given = {name: getattr(flags, name) for name in ("coordinator_address", "num_processes", "process_id")}
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if len(missing) < len(given):
@@ -77,12 +86,13 @@ def find(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ)
                             f"0 to {flags.num_processes - 1}")
         if not flags.coordinator_address.rpartition(":")[2].isdigit():
             raise UserError(f"--coordinator_address={flags.coordinator_address}: HOST:PORT is meant")
-        return Launch(**given, found_by="flags")
+        return Launch(**given, found_by="flags", heartbeat_timeout_seconds=patience)
     if flags.distributed == "off":
         return None
     if flags.distributed == "on":
-        return Launch(None, None, None, "jax.distributed")
-    return _launcher(environment)
+        return Launch(None, None, None, "jax.distributed", patience)
+    launch = _launcher(environment)
+    return launch and dataclasses.replace(launch, heartbeat_timeout_seconds=patience)
 
 
 def _launcher(environment: Mapping[str, str]) -> Launch | None:
@@ -115,7 +125,8 @@ def joined(launch: Launch | None) -> Iterator[None]:
 
     A process that ends with an error leaves at once: at the ordinary end of a process JAX waits for the others, minutes
     long, while they wait for it. They end in their next collective with `PeerLost`, or, where the collective does not
-    notice (NCCL, TPU), by JAX's own watch within 100 seconds.
+    notice (NCCL, TPU), by `peers.Watch` with the same exit code: within seconds of an error, within
+    `heartbeat_timeout_seconds` of a kill. When process 0 is killed, JAX itself ends them by SIGABRT.
 
     Args:
       launch: from `find`; None: nothing is joined.
@@ -129,20 +140,29 @@ def joined(launch: Launch | None) -> Iterator[None]:
         return
     _keep_standard_output()
     try:
-        jax.distributed.initialize(launch.coordinator_address, launch.num_processes, launch.process_id)
+        # JAX's own watch is for a process that our thread cannot end; ours comes first.
+        jax.distributed.initialize(launch.coordinator_address, launch.num_processes, launch.process_id,
+                                   heartbeat_timeout_seconds=2 * launch.heartbeat_timeout_seconds)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"the processes of the run (found by {launch.found_by}) did not come together: "
                         f"{_one_line(error)}") from None
+    watch = peers.Watch(
+        distributed.global_state.client, jax.process_index(), jax.process_count(),
+        patience=launch.heartbeat_timeout_seconds, exit_code=PeerLost.exit_code, advice=_ADVICE,
+    )  # fmt: skip
+    watch.start()
     try:
         yield
     except BaseException as error:
         lost = _as_peer_lost(error)
+        watch.end(failed=True, stay=lost is None and not isinstance(error, KeyboardInterrupt))
         # Registered last, so run first: before JAX's own handler, which would wait.
         stopped = 130 if isinstance(error, KeyboardInterrupt) else 1
         atexit.register(_leave, getattr(lost or error, "exit_code", stopped))
         if lost:
             raise lost from error
         raise
+    watch.end(failed=False)
     jax.distributed.shutdown()
 
 
@@ -157,8 +177,7 @@ def _keep_standard_output() -> None:
 def _as_peer_lost(error: BaseException) -> PeerLost | None:
     if not isinstance(error, jax.errors.JaxRuntimeError) or jax.process_count() == 1 or "EXHAUSTED" in str(error):
         return None
-    return PeerLost(f"a collective failed: another process of this run has ended ({_one_line(error)}); start all of "
-                    "them again, and the run goes on from its newest checkpoint")
+    return PeerLost(f"a collective failed: another process of this run has ended ({_one_line(error)}); {_ADVICE}")
 
 
 def _leave(code: int) -> None:

@@ -43,10 +43,11 @@ def start_pair(start_command, small_arguments):
     """Starts two processes with two devices each."""
 
     def start(workdir, *arguments):
-        address = f"--coordinator_address=127.0.0.1:{free_port()}"
+        shared = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2",
+                  "--heartbeat_timeout_seconds=60"]
         return [
-            start_command("train", *small_arguments, *DOUBLE, f"--workdir={workdir}", address, "--num_processes=2",
-                          f"--process_id={index}", *arguments, environment=environment(2))
+            start_command("train", *small_arguments, *DOUBLE, f"--workdir={workdir}", *shared, f"--process_id={index}",
+                          *arguments, environment=environment(2))
             for index in range(2)
         ]
 
@@ -83,9 +84,11 @@ def test_killed_stopped_and_continued_alone(alone, start_pair, start_command, sm
     log = workdir / "metrics.jsonl"
     wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") >= 4, first, second)
     second.kill()
-    out, err = first.communicate(timeout=120)
+    out, err = first.communicate(timeout=240)
     assert first.returncode == 8 and out == "", err
-    assert "error: a collective failed: another process of this run has ended" in err and "Traceback" not in err
+    # Gloo notices at once where it reads from the other at that moment, and sometimes not at all.
+    lost = ("a collective failed: another process of this run has ended", "process 1 of this run has given no sign")
+    assert any(f"error: {words}" in err for words in lost) and "Traceback" not in err
 
     first, second = start_pair(workdir)
     wait_for(lambda: "compiling" in first.written()[1], first, second)
@@ -139,7 +142,8 @@ def test_slurm_starts_an_evaluation(alone, start_command):
 
 
 def flags(**given):
-    defaults = {"coordinator_address": None, "num_processes": None, "process_id": None, "distributed": "auto"}
+    defaults = {"coordinator_address": None, "num_processes": None, "process_id": None, "distributed": "auto",
+                "heartbeat_timeout_seconds": 100}
     return argparse.Namespace(**defaults | given)
 
 
@@ -159,6 +163,8 @@ def test_who_started_us():
         processes.find(flags(), mpi)
     given = {"coordinator_address": "n1:1234", "num_processes": 2, "process_id": 1}
     assert processes.find(flags(**given), slurm) == processes.Launch("n1:1234", 2, 1, "flags")
+    assert processes.find(flags(heartbeat_timeout_seconds=30), mpi | {"JAX_COORDINATOR_ADDRESS": "n1:1"}) == (
+        processes.Launch("n1:1", 2, 1, "Open MPI", heartbeat_timeout_seconds=30))
 
 
 @pytest.mark.parametrize(("given", "message"), [
@@ -166,6 +172,7 @@ def test_who_started_us():
     ({"coordinator_address": "n1:1", "num_processes": 2, "process_id": 2}, "--process_id=2: .* 0 to 1"),
     ({"coordinator_address": "n1", "num_processes": 2, "process_id": 0}, "HOST:PORT"),
     ({"coordinator_address": "n1:1", "num_processes": 2, "process_id": 0, "distributed": "off"}, "distributed=off"),
+    ({"heartbeat_timeout_seconds": 5}, "--heartbeat_timeout_seconds=5: at least 10"),
 ])  # fmt: skip
 def test_flags_that_do_not_fit(given, message):
     with pytest.raises(UserError, match=message):

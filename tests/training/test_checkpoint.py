@@ -1,5 +1,7 @@
 """Checkpoints come back bit for bit, or are refused; real corrupted bytes, real kills, a real full disk."""
 
+import asyncio
+import gc
 import math
 import os
 import resource
@@ -425,6 +427,25 @@ def test_full_disk(tmp_path):
         pytest.skip("this machine lets us mount no small file system")
     # Orbax's pages of errors stay out of the log. (A thread of TensorStore may print "Event loop is closed".)
     assert "ERROR" not in run_scenario("full", tmp_path, *namespace)
+
+
+@pytest.mark.parametrize(("module", "shown"), [("orbax/checkpoint/serialization.py", False), ("grain/reader.py", True)])
+def test_failed_writes_that_the_garbage_collector_meets(caplog, module, shown):
+    checkpoint.orbax_manager.quieten_logs()
+    scope = {}
+    exec(compile("def fail(): raise ValueError('no space left')", f"/site-packages/{module}", "exec"), scope)
+
+    async def fail():
+        scope["fail"]()
+
+    async def gather():
+        task = asyncio.ensure_future(fail())
+        await asyncio.sleep(0.01)
+        del task
+        gc.collect()
+
+    asyncio.run(gather())
+    assert ("exception was never retrieved" in caplog.text) == shown
 
 
 def test_other_devices_and_shardings(tmp_path):

@@ -1,0 +1,34 @@
+"""Started by test_peers.py: one process of a run, which does as it is told: python peer_scenarios.py PORT ID DEED…"""
+
+import argparse
+import dataclasses
+import sys
+import time
+
+from inception_jax.command_line import add_processes
+from inception_jax.errors import UserError
+from inception_jax.training import processes
+
+
+def main():
+    port, process, *deed = sys.argv[1:]
+    arguments = argparse.ArgumentParser()
+    add_processes(arguments)
+    flags = arguments.parse_args([f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2",
+                                  f"--process_id={process}"])
+    launch = dataclasses.replace(processes.find(flags), heartbeat_timeout_seconds=5)  # not to sleep the tests away
+    try:
+        with processes.joined(launch):
+            print("joined", flush=True)
+            if deed[0] == "work":  # as one that waits in a collective which notices nothing
+                time.sleep(float(deed[1]))
+            elif deed[0] == "fail":
+                raise UserError("the milk is sour")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
