@@ -164,7 +164,8 @@ def _import(flags: argparse.Namespace) -> int:
         print(finding)
     dropped = ", background dropped" if opened.imported.background_dropped else ""
     print(f"pictures: {opened.preprocessing.words()}")
-    print(f"{flags.output}: {recipe.model.name}, {count} classes{dropped}{'' if new else '; was there already'}")
+    classes = f"{count} classes{dropped}" if count else "no classifier"
+    print(f"{flags.output}: {recipe.model.name}, {classes}{'' if new else '; was there already'}")
     return 0
 
 

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name} is missing")
     if flags.pictures and (flags.data or flags.split):
         raise UserError("--data and --split, or picture files: not both")
-    if flags.statistics and ("," in flags.endpoints or flags.pool or flags.dtype != "float32"):
+    if flags.statistics and ("," in (flags.endpoints or "") or flags.pool or flags.dtype != "float32"):
         raise UserError("--statistics are of one endpoint, pooled, in float32: --pool and --dtype do not go with it")
     for name in ("batch_size", "image_size"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
@@ -50,8 +50,8 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--workdir", help="the run, or what convert made of published weights")
     arguments.add_argument("--weights", choices=("raw", "ema"), help="default: ema where the run keeps it")
     arguments.add_argument("--step", help="'best' or a step; default: the newest checkpoint")
-    arguments.add_argument("--endpoints", default="global_pool", metavar="NAME,NAME",
-                           help="the network's own names or slim's, and logits (default global_pool)")  # fmt: skip
+    arguments.add_argument("--endpoints", metavar="NAME,NAME", help="the network's own names or slim's, and logits; "
+                           "default: the last before the classifier (global_pool, or what it is called)")  # fmt: skip
     arguments.add_argument("--output", metavar="FILE.npz", help="index, label and one array per endpoint, by rows")
     arguments.add_argument("--data", help="a data set; default: the run's")
     arguments.add_argument("--split", help="default: the run's evaluation split")
@@ -80,7 +80,8 @@ def _fid(flags: argparse.Namespace, argv: list[str]) -> int:
 def _extract(flags: argparse.Namespace, trained: Network) -> int:
     from inception_jax.features import extraction
 
-    endpoints = [name for name in flags.endpoints.split(",") if name]
+    named = flags.endpoints if flags.endpoints is not None else extraction.last_endpoint(trained)
+    endpoints = [name for name in named.split(",") if name]
     pool = flags.pool or flags.statistics
     found = extraction.shapes(trained, endpoints, pool=pool, dtype=flags.dtype)
     batches, batch_size, total = _batches(flags, trained)

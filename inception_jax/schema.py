@@ -66,7 +66,8 @@ SCHEMA: dict[str, Any] = {
     "num_steps": Field(int, "length of the run, in steps; where set, it wins over num_epochs", _POSITIVE),
     "model": {
         "name": Field("inception_v1", "a name of inception_jax.model_names()"),
-        "num_classes": Field(int, "classes of the classifier; unset: as many as the data set has", _POSITIVE),
+        "num_classes": Field(int, "classes of the classifier; unset: as many as the data set has; 0: no classifier, in "
+                             "what convert makes of weights without one", _NOT_NEGATIVE),
         "dtype": Field("float32", "what the network computes in", _DTYPE),
         "param_dtype": Field("float32", "what the parameters are kept in", _DTYPE),
         "width_multiplier": Field(1.0, "scales the number of filters of every layer", _POSITIVE),

@@ -85,7 +85,13 @@ class Network:
     crop: images.EvalCrop
 
     def compile(self, batch_size: int, top_k: int = 5) -> Compiled:
-        """The evaluation step, for batches of `batch_size` over all devices."""
+        """The evaluation step, for batches of `batch_size` over all devices.
+
+        Raises:
+          UserError: the network has no classifier.
+        """
+        if not self.class_names:
+            raise _no_classifier("the network")
         normalization, dtype = setups.input_form(self.config)
         step = make_eval_step(self.model, normalization, dtype, devices=self.devices.count, top_k=top_k)
         return self.devices.compile_eval(step, self.variables, self.devices.abstract_batch(batch_size, self.image_size))
@@ -166,6 +172,8 @@ def build(
       UserError: they are not those of the recipe's network.
     """
     config = Config(recipe)
+    if config.model.num_classes == 0 and class_names:
+        raise _no_classifier(where)
     devices = Devices(config.parallel.mode, min(config.parallel.devices or jax.device_count(), jax.device_count()))
     model = setups.build_model(config, len(class_names))
     image_size = setups.network_of(config)[1]
@@ -181,6 +189,11 @@ def build(
         image_size=image_size,
         crop=setups.crop(config),
     )
+
+
+def _no_classifier(what: str | Path) -> UserError:
+    return UserError(f"{what} has no classifier (num_classes = 0): `extract` gives its features, and `train "
+                     "--config.initialize.checkpoint=…` trains a classifier on them")
 
 
 def _check_shapes(model: nn.Module, variables: Any, image_size: int, checkpoint: str | Path) -> None:

@@ -34,6 +34,23 @@ class Shape:
     dtype: str
 
 
+def last_endpoint(network: Network) -> str:
+    """The name of the last endpoint before the classifier; for most networks the global average pool, [features]."""
+    names: list[str] = []
+
+    def run(variables: Any, pictures: jax.Array) -> jax.Array:
+        output = network.model.apply(variables, pictures, train=False)
+        names.extend(output.endpoints)  # here, in order: what leaves the trace is sorted
+        return output.logits
+
+    jax.eval_shape(run, network.variables, _pictures(network))
+    return names[-1]
+
+
+def _pictures(network: Network) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, network.image_size, network.image_size, 3), np.dtype(network.model.dtype))
+
+
 def shapes(
     network: Network, endpoints: Sequence[str], *, pool: bool = False, dtype: str = "float32"
 ) -> dict[str, Shape]:
@@ -47,8 +64,9 @@ def shapes(
         raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if not endpoints:
         raise UserError("endpoints: none is named")
-    given = jax.ShapeDtypeStruct((1, network.image_size, network.image_size, 3), np.dtype(network.model.dtype))
-    output = jax.eval_shape(lambda v, x: network.model.apply(v, x, train=False), network.variables, given)
+    output = jax.eval_shape(
+        lambda v, x: network.model.apply(v, x, train=False), network.variables, _pictures(network)
+    )
     own: dict[str, str] = {}
     for name in endpoints:
         meant = output.aliases.get(name, name)

@@ -214,6 +214,8 @@ class NetworkInNetwork(Network):
             x = ends[name] = Mixed((row,), style, name=name)(x, train=train)
             if name != "mlpconv4":
                 x = ends[f"pool{number}"] = _CAFFE_POOL(x)
+        if self.num_classes == 0:
+            return InceptionOutput(global_avg_pool(x).astype(at_least_float32(self.dtype)), (), ends)
         # As many filters as classes, whatever the width, and in float32, as every classifier here.
         exact = dataclasses.replace(style, width_multiplier=1.0, dtype=at_least_float32(self.dtype))
         last = ConvUnit(

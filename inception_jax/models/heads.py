@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -42,11 +43,16 @@ def dropout(x: jax.Array, rate: float, example_keys: jax.Array | None, site: int
     return jnp.where(jax.vmap(keep)(example_keys), x / (1 - rate), jnp.zeros_like(x))
 
 
-def classifier(num_classes: int, style: Style) -> Linear:
-    """The last layer of a head, named `classifier`: [B, features] to logits [B, num_classes] in at least float32."""
+def classifier(num_classes: int, style: Style) -> Callable[[jax.Array], jax.Array]:
+    """The last layer of a head, named `classifier`: [B, features] to logits [B, num_classes] in at least float32.
+
+    Without classes there is no layer, and the features themselves come back, in that dtype.
+    """
     # It computes in float32 even where the network is bfloat16: rounded logits cost accuracy in the log-softmax, and
     # the layer is less than a thousandth of the network's work.
     dtype = at_least_float32(style.dtype)
+    if num_classes == 0:
+        return lambda features: features.astype(dtype)
     return Linear(num_classes, style.linear_init, 0.0, dtype, style.param_dtype, name="classifier")
 
 

@@ -170,7 +170,7 @@ class InceptionResnet(Network):
         last_block17 = f"block17_{self.counts()[1]}"
         for name, block in atrous(self.blocks(), self.output_stride).items():
             x = ends[name] = self._run(name, block, x, train, style)
-            if name == last_block17 and self.aux_heads and (train or self.is_initializing()):
+            if name == last_block17 and self.runs_heads(train):
                 head = AuxHeadV4(self.num_classes, style, name="aux")
                 aux_logits = (head(ordinary_pixels(x, AUX_STRIDE, self.output_stride), train=train),)
         return x, ends, aux_logits if train else ()

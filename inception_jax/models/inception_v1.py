@@ -153,7 +153,7 @@ class InceptionV1(Network):
         checks.check_number("lrn_size", self.lrn_size, "an odd number of channels", self.lrn_size % 2 == 1)
         if not self.lrn:
             self.check_unused("lrn is False", "lrn_size", "lrn_alpha", "lrn_beta", "lrn_k")
-        if not self.aux_heads:
+        if not (self.aux_heads and self.num_classes):
             self.check_unused("there are no auxiliary heads", "aux_dropout_rate")
         if self.modules is not None:
             self.check_unused("modules are given", "table")
@@ -195,7 +195,7 @@ class InceptionV1(Network):
             name = f"inception_{module}"
             x = ends[name] = Mixed(build(Widths(*widths), self.five_by_five), style, name=name)(x, train=train)
             head = AUX_HEADS.get(module)
-            if head and self.aux_heads and (train or self.is_initializing()):
+            if head and self.runs_heads(train):
                 aux = AuxHeadV1(self.num_classes, self.aux_dropout_rate, style, self.aux_pool == "adaptive", name=head)
                 aux_logits.append(aux(x, train=train, example_keys=keys, site=AUX_SITES[len(aux_logits)]))
             if module in POOLED:

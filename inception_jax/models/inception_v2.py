@@ -191,7 +191,7 @@ class InceptionV2(Network):
         for module, widths in (self.modules or TABLES[self.table]).items():
             name = f"inception_{module}"
             x = ends[name] = Mixed(self._branches(module, Widths(*widths)), style, name=name)(x, train=train)
-            if module in AUX_HEADS and self.aux_heads and (train or self.is_initializing()):
+            if module in AUX_HEADS and self.runs_heads(train):
                 head, side = AUX_HEADS[module]
                 aux_logits.append(AuxHeadV2(self.num_classes, side, style, name=head)(x, train=train))
         x = ends["global_pool"] = global_avg_pool(x)

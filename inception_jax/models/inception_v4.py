@@ -168,7 +168,7 @@ class InceptionV4(Network):
             else:
                 unit = Mixed(block, style, name=name)
             x = ends[name] = unit(x, train=train)
-            if name == AUX_HEAD[0] and self.aux_heads and (train or self.is_initializing()):
+            if name == AUX_HEAD[0] and self.runs_heads(train):
                 head = AuxHeadV4(self.num_classes, style, name=AUX_HEAD[1])
                 aux_logits.append(head(ordinary_pixels(x, AUX_STRIDE, self.output_stride), train=train))
         x = ends["global_pool"] = global_avg_pool(x)

@@ -20,7 +20,8 @@ class Network(nn.Module):
     """The base of every network; a field is an option of `registry.create_model`.
 
     Attributes:
-      num_classes: outputs of every classifier.
+      num_classes: outputs of every classifier; 0: there is none (as in slim and timm), `logits` are the [B, features]
+        that it would read, and there are no auxiliary heads either.
       width_multiplier: scales the filters of every layer by slim's rule, max(int(filters · multiplier), min_width);
         1 is the paper's network.
       min_width: the fewest filters that a multiplier other than 1 leaves.
@@ -59,7 +60,7 @@ class Network(nn.Module):
         super().__post_init__()
         for field in dataclasses.fields(self):
             checks.check_kind(field.name, getattr(self, field.name), field.default)
-        checks.check_number("num_classes", self.num_classes, "at least 1", self.num_classes >= 1)
+        checks.check_number("num_classes", self.num_classes, "0 or more", self.num_classes >= 0)
         checks.check_number("min_width", self.min_width, "at least 1", self.min_width >= 1)
         checks.check_number("width_multiplier", self.width_multiplier, "above 0", self.width_multiplier > 0)
         checks.check_number("bn_epsilon", self.bn_epsilon, "above 0", self.bn_epsilon > 0)
@@ -80,6 +81,10 @@ class Network(nn.Module):
             self.check_unused("bn_axis_name is None", "bn_axis_index_groups")
         elif size is not None:
             raise checks.ModelError("bn_group_size and bn_axis_name: a group lies within a device, or is of devices")
+
+    def runs_heads(self, train: bool) -> bool:
+        """Whether the auxiliary heads run, which nothing but training (and initialisation) needs."""
+        return self.aux_heads and self.num_classes > 0 and (train or self.is_initializing())
 
     def check_rates(self, *fields: str) -> None:
         """Raises ModelError unless each field is a probability below 1."""
@@ -120,8 +125,8 @@ class Network(nn.Module):
             return example_keys
         if self.has_rng("dropout"):
             return jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), jnp.arange(batch))
-        rates = [getattr(self, f.name) for f in dataclasses.fields(self) if f.name.endswith("dropout_rate")]
-        if any(rates) and not self.is_initializing():
+        sites = ("dropout_rate", "aux_dropout_rate") if self.runs_heads(train) else ("dropout_rate",)
+        if any(getattr(self, site, 0) for site in sites) and not self.is_initializing():
             raise checks.ModelError(
                 'train=True with dropout needs keys: example_keys=[one per example], or rngs={"dropout": key}'
             )

@@ -16,7 +16,8 @@ class InceptionOutput:
     """The result of a network's call; a pytree.
 
     Attributes:
-      logits: [B, num_classes], before the softmax; float32, or float64 if the network computes in float64.
+      logits: [B, num_classes], before the softmax; float32, or float64 if the network computes in float64. Of a
+        network without classes, the [B, features] before its classifier.
       aux_logits: one array like `logits` per auxiliary head, the head nearest the input first; `()` when `train=False`.
       endpoints: the output of every block of the trunk by the block's name, in the order of the network: [B, H, W, C],
         and [B, C] after the global average pool. An endpoint that nobody reads costs nothing under `jax.jit`.

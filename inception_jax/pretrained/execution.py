@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict
 from inception_jax.errors import UserError
 from inception_jax.pretrained import references
 from inception_jax.pretrained.forms import Form
-from inception_jax.pretrained.importing import Imported, import_form
+from inception_jax.pretrained.importing import Imported, has_classifier, import_form
 from inception_jax.pretrained.seeded import seeded_arrays, seeded_pictures, seeded_probe
 
 _SIDES = {
@@ -112,8 +112,8 @@ def _forward(imported: Imported, case: Case) -> tuple[jax.Array, tuple[jax.Array
     model = imported.form.create(**options)
     images = jnp.asarray(seeded_pictures(case.batch, case.size, case.dtype))
     params, stats = imported.variables["params"], imported.variables.get("batch_stats", {})
-    heads = len(jax.eval_shape(lambda: _apply(model, params, stats, images, train)).aux_logits)
-    probe, probe_aux = _probes(imported.form, case, imported.num_classes, heads)
+    shapes = jax.eval_shape(lambda: _apply(model, params, stats, images, train))
+    probe, probe_aux = _probes(imported.form, case, shapes.logits.shape[1], len(shapes.aux_logits))
 
     def total(params: Any) -> tuple[jax.Array, Any]:
         out = _apply(model, params, stats, images, train)
@@ -131,9 +131,7 @@ def _forward(imported: Imported, case: Case) -> tuple[jax.Array, tuple[jax.Array
 
 def _apply(model: Any, params: Any, stats: Any, images: jax.Array, train: bool) -> Any:
     variables = {"params": params} | ({"batch_stats": stats} if stats else {})
-    # Nothing is dropped out; but a network without heads has their rate nevertheless, and asks for a key.
-    rngs = {"dropout": jax.random.key(0)} if train else None
-    return model.apply(variables, images, train=train, mutable=["batch_stats"], rngs=rngs)[0]
+    return model.apply(variables, images, train=train, mutable=["batch_stats"])[0]
 
 
 def side_of(source: str) -> str:
@@ -147,7 +145,7 @@ def run_theirs(form: Form, case: Case, arrays: Mapping[str, np.ndarray], python:
     Args:
       form: the publisher's form.
       case: what is computed.
-      arrays: weights under the publisher's names.
+      arrays: weights under the publisher's names; Keras and timm build their networks without a classifier, too.
       python: the interpreter of that environment.
 
     Raises:
@@ -155,7 +153,8 @@ def run_theirs(form: Form, case: Case, arrays: Mapping[str, np.ndarray], python:
     """
     program = Path(references.__file__).with_name(f"{side_of(form.source)}_side.py")
     bias = form.counterpart("params/classifier/bias", (form.num_classes,)).name
-    classes = arrays[bias].size if bias in arrays else form.num_classes
+    classes = form.num_classes if has_classifier(form, arrays) else 0
+    classes = arrays[bias].size if bias in arrays else classes
     request: dict[str, Any] = {
         "source": form.source, "model": form.model, "mode": case.mode, "dtype": case.dtype, "classes": classes,
         "images": seeded_pictures(case.batch, case.size, case.dtype),

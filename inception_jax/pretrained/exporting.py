@@ -22,6 +22,7 @@ def export_weights(
       variables: {"params": …, "batch_stats": …}, of a network with the switches of `form_options(model_name, source)`.
       source: the publisher, a name of `pretrained.sources.source_names()`.
       **options: of `create_model`, as for `import_weights`: where the variables are of another form than was published.
+        `num_classes=0` says that they have no classifier.
 
     Returns:
       {publisher's name: array}, in the order of the network; contiguous, dtypes as they are.
@@ -31,10 +32,11 @@ def export_weights(
     """
     form = sources.get_form(model_name, source)
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(variables, sep="/").items()}
-    if "params/classifier/kernel" not in flat:
-        raise UserError("variables: no params/classifier/kernel; a whole network is needed")
+    kernel = flat.get("params/classifier/kernel")
+    if kernel is None and options.get("num_classes") != 0:
+        raise UserError("variables: no params/classifier/kernel; a whole network is needed, or num_classes=0")
     found = {
-        "num_classes": flat["params/classifier/kernel"].shape[-1],
+        "num_classes": 0 if kernel is None else kernel.shape[-1],
         "aux_heads": any(path.split("/")[1].startswith("aux") for path in flat),
     }
     for name, value in found.items():

@@ -56,7 +56,8 @@ def import_weights(
       background: "keep" all classes, or "drop" class 0 of weights whose first of 1001 classes is the background.
       dtype: of the result. float16 and bfloat16 become float32 without loss, float64 is rounded to the nearest.
       **options: of `create_model`, for weights of another form than was published (a width, a switch).
-        `aux_heads=False` leaves the arrays of the auxiliary heads aside, `True` demands them.
+        `aux_heads=False` leaves the arrays of the auxiliary heads aside, `True` demands them. `num_classes=0` leaves
+        the classifiers aside, whether or not the arrays have them (Keras's "no-top" files have none).
 
     Returns:
       {"params": …, "batch_stats": …} of NumPy arrays, for `create_model(model_name, **form_options(…))`. Without the
@@ -99,8 +100,12 @@ def import_form(
     if not given:
         raise UserError(f"no arrays: {form.source}'s {form.model} was expected")
     options = dict(options)
-    num_classes = _count_classes(form, given, drop, options.pop("num_classes", None))
-    aux_heads, given = _choose_heads(form, given, options.pop("aux_heads", None), options)
+    asked, aux_heads = options.pop("num_classes", None), options.pop("aux_heads", None)
+    if asked == 0:
+        given, num_classes, aux_heads = _without_classifier(form, given, drop), 0, _no_heads(aux_heads)
+    else:
+        num_classes = _count_classes(form, given, drop, asked)
+    aux_heads, given = _choose_heads(form, given, aux_heads, options)
     leaves = form.leaves(aux_heads=aux_heads, num_classes=num_classes, **options)
     wanted = {path: (form.counterpart(path, shape), shape) for path, shape in leaves.items()}
     _check_names(form, wanted, given)
@@ -160,7 +165,7 @@ def _count_classes(form: Form, given: Mapping[str, Any], drop: bool, asked: int 
     """As many as the classifier of the arrays has; `asked`, after the background is gone, may only say the same."""
     theirs = _classifier(form)
     if theirs.name not in given:
-        raise _does_not_fit(form, given, f"the classifier {theirs.name!r} is missing")
+        raise _does_not_fit(form, given, f"the classifier {theirs.name!r} is missing (num_classes=0 does without one)")
     array = np.asarray(given[theirs.name])
     try:
         found = theirs.layout.to_ours(array).shape[-1]
@@ -171,6 +176,26 @@ def _count_classes(form: Form, given: Mapping[str, Any], drop: bool, asked: int 
     if asked not in (None, found - drop):
         raise UserError(f"num_classes = {asked}: the classifier {theirs.name!r} gives {found - drop}")
     return found
+
+
+def has_classifier(form: Form, arrays: Mapping[str, Any]) -> bool:
+    """Whether a file's arrays have one under the form's name: no shape is looked at."""
+    return _classifier(form).name in form.weights(arrays)
+
+
+def _without_classifier(form: Form, given: Mapping[str, Any], drop: bool) -> dict[str, Any]:
+    """The arrays of the trunk and of the heads."""
+    if drop:
+        raise UserError("num_classes = 0 and background = 'drop': without a classifier there is no background")
+    leaves = form.leaves(aux_heads=False, num_classes=form.num_classes)
+    names = {form.counterpart(path, shape).name for path, shape in leaves.items() if is_of_classifier(path)}
+    return {name: array for name, array in given.items() if name not in names}
+
+
+def _no_heads(asked: bool | None) -> bool:
+    if asked:
+        raise UserError("num_classes = 0 and aux_heads = True: without classes there are no auxiliary heads")
+    return False
 
 
 def _choose_heads(

@@ -81,8 +81,11 @@ def open_weights(
     if found is None:
         found, how = records.find_file(path.name, weights.sha256, form.model, form.source)
         findings.append(f"record: {found.name} ({how})" if found else f"record: none, {how}")
+    options = dict(options or {})
+    if found and found.classes == 0:
+        options.setdefault("num_classes", 0)
     imported = importing.import_form(
-        form, weights.arrays, background=background or _default_background(form, weights.arrays), **(options or {})
+        form, weights.arrays, background=background or _default_background(form, weights.arrays), **options
     )
     preprocessing = found.preprocessing if found else records.common_preprocessing(form.model, form.source)
     if imported.defaulted:

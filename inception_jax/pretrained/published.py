@@ -143,7 +143,6 @@ def _keras(folder: str, model: str, file: str, md5: str, top1: float | None, top
         licence=_APACHE_CODE,
         licence_checked=False,
         notes=("the order of the layers in the file was not checked, only that of today's builder",),
-        unusable="it has no classifier; take the file with the top" if without else None,
     )
 
 

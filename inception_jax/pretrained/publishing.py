@@ -64,8 +64,8 @@ def publish(
     found = describe(workdir, step)["step"]
     variables = load_variables(workdir, weights, found)
     variables = {name: tree for name, tree in variables.items() if tree}
-    width = {"width_multiplier": model.width_multiplier, "min_width": model.min_width}
-    arrays = export_weights(config.model.name, variables, source=source, **width)
+    same = {name: getattr(model, name) for name in ("num_classes", "width_multiplier", "min_width")}
+    arrays = export_weights(config.model.name, variables, source=source, **same)
     said = {"model": config.model.name, "source": source, "step": found, "weights": weights}
     _write(output, arrays, said)
     return {"file": str(output), **said, "arrays": len(arrays)}

@@ -137,7 +137,12 @@ def count_classes(config: Config, dataset: datasets.Dataset) -> int:
     Raises:
       UserError: the config gives another number.
     """
-    num_classes = config.model.num_classes or dataset.num_classes
+    num_classes = config.model.num_classes
+    if num_classes == 0:
+        raise ConfigError("config.model.num_classes = 0: there is no classifier to train; leave the field unset, and "
+                          "config.initialize.checkpoint begins with weights that have none")
+    if num_classes is None:
+        return dataset.num_classes
     if num_classes != dataset.num_classes:
         raise ConfigError(f"config.model.num_classes = {num_classes}: the data set {dataset.name!r} has "
                           f"{dataset.num_classes} classes; leave the field unset to take that")

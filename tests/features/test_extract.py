@@ -162,3 +162,11 @@ def test_what_is_refused(small_run, trained, tmp_path):
     with pytest.raises(UserError, match="does not divide over"):
         list(extraction.features(trained, [], ["pool5"], batch_size=7))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_default_is_the_last_endpoint(trained, small_run, run_command, tmp_path):
+    assert extraction.last_endpoint(trained) == "pool5"
+    output = tmp_path / "features.npz"
+    code, out, err = run_command("extract", f"--workdir={small_run}", "--split=test[:3]", f"--output={output}")
+    assert code == 0, err
+    assert json.loads(out)["features"] == {"pool5": [3, trained.variables["params"]["classifier"]["kernel"].shape[0]]}

@@ -10,12 +10,16 @@ import jax
 import numpy as np
 import pytest
 
-from inception_jax import command_line, convert, evaluate, predict
+from inception_jax import command_line, convert, evaluate, extract, predict
+from inception_jax.config import Config
 from inception_jax.data import crops, datasets
+from inception_jax.errors import UserError
 from inception_jax.evaluation import network as network_module
 from inception_jax.models.initialization import init_variables
 from inception_jax.pretrained import exporting, importing, opening, readers, sources, workdir
+from inception_jax.training import setup as setups
 from inception_jax.training.preprocess import get_normalization, preprocess
+from inception_jax.training.transfer import Origin
 
 SOURCE, MODEL = "torchvision", "inception_v1_bn"
 SMALL = {"width_multiplier": 0.125, "num_classes": 10}
@@ -272,3 +276,57 @@ def test_only_convert_can_drop_the_background():
     assert opening._default_background(form, {"last_linear.weight": np.zeros((1000, 1536), np.float32)}) == "keep"
     assert opening._default_background(sources.get_form("inception_v4", "timm"), arrays) == "keep"
     assert importing.import_weights.__kwdefaults__["background"] == "keep"
+
+
+# --- Weights without a classifier -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def headless(network, file, tmp_path_factory):
+    """The workdir of the same weights, without the classifier that the file has."""
+    directory = tmp_path_factory.mktemp("headless") / "run"
+    words = [f"--weights={file}", f"--model={MODEL}", f"--source={SOURCE}", f"--output={directory}", *SET]
+    assert convert.main([*words, "--set=num_classes=0"]) == 0
+    return directory
+
+
+def test_features_of_weights_without_a_classifier(network, headless, pictures, tmp_path):
+    _, variables = network
+    paths, arrays = pictures
+    words = [f"--workdir={headless}", "--endpoints=logits,pool5", f"--output={tmp_path / 'features.npz'}"]
+    assert extract.main([*words, *map(str, paths)]) == 0
+    with np.load(tmp_path / "features.npz") as found:
+        np.testing.assert_array_equal(found["logits"], found["pool5"])
+        kernel, bias = (variables["params"]["classifier"][name] for name in ("kernel", "bias"))
+        np.testing.assert_allclose(
+            jax.nn.softmax(found["logits"] @ kernel + bias), expected(network, arrays), rtol=2e-5, atol=1e-7
+        )
+
+
+def test_what_needs_a_classifier_says_so(headless, pictures, fails):
+    for words in (
+        fails(predict.main, f"--workdir={headless}", pictures[0][0]),
+        fails(evaluate.main, f"--workdir={headless}"),
+    ):
+        assert "has no classifier (num_classes = 0): `extract` gives its features" in words
+
+
+def test_weights_without_a_classifier_begin_a_run(network, headless):
+    """The trunk is taken, the classifier is new, and the recipe has to say so."""
+    recipe = network_module.recipe_of(headless)
+    with pytest.raises(UserError, match="num_classes = 0: there is no classifier to train"):
+        setups.count_classes(Config(recipe), datasets.load("digits", "train[:5]"))
+    origin = Origin(str(headless), new=["^classifier/"])
+    begun = origin.begin(network[1])
+    assert set(origin.taken.new) == {"classifier/kernel", "classifier/bias"}
+    np.testing.assert_array_equal(begun["params"]["conv1"]["kernel"], network[1]["params"]["conv1"]["kernel"])
+    with pytest.raises(UserError, match=r'has no classifier/.*initialize.new = \("\^classifier/",\)'):
+        Origin(str(headless)).begin(network[1])
+
+
+def test_it_goes_out_as_it_came_in(headless, file, tmp_path):
+    output = tmp_path / "trunk.npz"
+    assert convert.main([f"--workdir={headless}", f"--to={SOURCE}", f"--output={output}"]) == 0
+    with np.load(output) as found, np.load(file) as given:
+        assert set(given) - set(found) == {"fc.weight", "fc.bias"}
+        assert all((found[name] == given[name]).all() for name in found)

@@ -335,3 +335,49 @@ def test_export_keeps_dtypes(arrays):
     exported = export_weights(MODEL, variables, source=SOURCE, **NARROW)
     assert {array.dtype for array in exported.values()} == {np.dtype(ml_dtypes.bfloat16)}
     assert exported[STEM].tobytes() == arrays[STEM].astype(ml_dtypes.bfloat16).tobytes()
+
+
+# --- Without a classifier --------------------------------------------------------------------------------------------
+
+
+def without_top(arrays):
+    return {name: array for name, array in arrays.items() if not name.startswith("predictions/")}
+
+
+@pytest.fixture(scope="module")
+def keras_arrays():
+    return seeded_arrays(sources.get_form("xception", "keras"), aux_heads=False, dtype=np.float32, **NARROW)
+
+
+def test_a_file_without_a_classifier_gives_the_trunk(keras_arrays):
+    """Keras's "no-top" files: asked for by num_classes=0, and never taken for a whole one."""
+    trunk = import_weights("xception", without_top(keras_arrays), source="keras", num_classes=0, **NARROW)
+    found, whole_one = (
+        flatten_dict(tree, sep="/")
+        for tree in (trunk, import_weights("xception", keras_arrays, source="keras", **NARROW))
+    )
+    assert set(whole_one) - set(found) == {"params/classifier/kernel", "params/classifier/bias"}
+    assert all((found[path] == whole_one[path]).all() for path in found)
+    back = export_weights("xception", trunk, source="keras", num_classes=0, **NARROW)
+    assert back.keys() == without_top(keras_arrays).keys()
+    assert all((back[name] == keras_arrays[name]).all() for name in back)
+
+
+def test_a_classifier_that_is_not_wanted_is_left_aside(keras_arrays, arrays):
+    found = import_weights("xception", keras_arrays, source="keras", num_classes=0, **NARROW)
+    assert "classifier" not in found["params"]
+    found = import_weights(MODEL, arrays, source=SOURCE, num_classes=0, **NARROW)  # with the heads' classifiers
+    assert not {"classifier", "aux1", "aux2"} & found["params"].keys()
+
+
+def test_what_does_not_go_without_a_classifier(keras_arrays, arrays):
+    message = refused(without_top(keras_arrays), "xception", "keras", **NARROW)
+    assert "the classifier 'predictions/kernel' is missing (num_classes=0 does without one)" in message
+    assert "without classes there are no auxiliary heads" in refused(arrays, num_classes=0, aux_heads=True, **NARROW)
+    assert "without a classifier there is no background" in refused(
+        arrays, num_classes=0, background="drop", **NARROW)
+    arrays = without_top(keras_arrays) | {"predictions_1/kernel": np.zeros((3, 3), np.float32)}
+    assert "left over: predictions_1/kernel" in refused(arrays, "xception", "keras", num_classes=0, **NARROW)
+    kept = without_top(keras_arrays)
+    del kept["block1_conv1/kernel"]
+    assert "missing: block1_conv1/kernel" in refused(kept, "xception", "keras", num_classes=0, **NARROW)

@@ -156,3 +156,26 @@ def test_names_of_classes_from_a_file(tmp_path):
         workdir.read_class_names(path, 3)
     with pytest.raises(UserError, match="cannot read"):
         workdir.read_class_names(tmp_path / "none.txt", 2)
+
+
+def test_a_record_without_a_classifier(tmp_path):
+    """By its name alone: Keras's file without the top, at full size (of one number, which packs well)."""
+    h5py = pytest.importorskip("h5py", reason="reading Keras's files needs h5py (the extra `convert`)")
+    arrays = {n: a for n, a in arrays_of("xception", "keras").items() if not n.startswith("predictions/")}
+    (record,) = [record for record in records.select("xception", "keras") if record.classes == 0]
+    path = tmp_path / f"{record.file}"
+    with h5py.File(path, "w") as file:
+        for layer in dict.fromkeys(name.rpartition("/")[0] for name in arrays):
+            group = file.create_group(layer)
+            names = [name for name in arrays if name.rpartition("/")[0] == layer]
+            group.attrs["weight_names"] = [f"{name}:0".encode() for name in names]
+            for name in names:
+                group.create_dataset(f"{name}:0", data=arrays[name], compression="gzip")
+        file.attrs["layer_names"] = [layer.encode() for layer in dict.fromkeys(n.rpartition("/")[0] for n in arrays)]
+        file.attrs["keras_version"] = b"2.0.4"
+    opened = opening.open_weights(path)
+    assert opened.record == record and opened.imported.num_classes == 0
+    assert "classifier" not in opened.imported.variables["params"]
+    assert workdir.class_names_of(opened) == [] and workdir.recipe_of(opened).model.num_classes == 0
+    with pytest.raises(UserError, match=rf"{record.name}: its md5 is .* that of "):
+        opening.open_weights(path, record=record.name)

@@ -179,9 +179,9 @@ def answer_keras(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
     dtype, train = str(request["dtype"]), str(request["mode"]) == "train"
     keras.config.set_floatx(dtype)
     name, images = _KERAS[str(request["model"])], tf.constant(request["images"].astype(dtype))
-    network = getattr(keras.applications, name)(
-        weights=None, classes=int(request["classes"]), classifier_activation=None, input_shape=tuple(images.shape[1:])
-    )
+    classes = int(request["classes"])
+    top = {"classes": classes, "classifier_activation": None} if classes else {"include_top": False, "pooling": "avg"}
+    network = getattr(keras.applications, name)(weights=None, input_shape=tuple(images.shape[1:]), **top)
     variables = {f"{layer.name}/{v.name}": v for layer in network.layers for v in layer.weights}
     check_names(f"keras {name}", variables, weights)
     for array, variable in variables.items():
