@@ -177,10 +177,8 @@ class InceptionResnet(Network):
 
     def slim_names(self, ends: Mapping[str, jax.Array]) -> flax.core.FrozenDict:
         """slim's or facenet's name -> ours, of those endpoints that there are."""
-        _, block17s, block8s = self.counts()
-        names = SLIM_NAMES | {
-            "PreAuxLogits": f"block17_{block17s}", "PrePool": self.linear_block() or f"block8_{block8s}",
-        }  # fmt: skip
+        *_, last = self.blocks()
+        names = SLIM_NAMES | {"PreAuxLogits": f"block17_{self.counts()[1]}", "PrePool": last}
         return flax.core.FrozenDict({alias: name for alias, name in names.items() if name in ends})
 
     def _run(self, name: str, block: Block, x: jax.Array, train: bool, style: Style) -> jax.Array:

@@ -7,6 +7,9 @@ ending: one residual block more, and an embedding before the classifier. Here th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import flax.core
 import flax.linen as nn
 import jax
 
@@ -77,6 +80,15 @@ class InceptionResnetV1(InceptionResnet):
     def linear_block(self) -> str | None:
         """The block without ReLU."""
         return f"block8_{self.counts()[2] + 1}" if self.extra_block8 else None
+
+    def slim_names(self, ends: Mapping[str, jax.Array]) -> flax.core.FrozenDict:
+        """facenet names the last block of each kind, too; its Mixed_8b is the block without ReLU."""
+        block35s, block17s, block8s = self.counts()
+        names = {
+            "Mixed_5a": f"block35_{block35s}", "Mixed_6b": f"block17_{block17s}", "Mixed_8a": f"block8_{block8s}",
+            "Mixed_8b": f"block8_{block8s + 1}",
+        }  # fmt: skip
+        return super().slim_names(ends).copy({alias: name for alias, name in names.items() if name in ends})
 
     @nn.compact
     def __call__(

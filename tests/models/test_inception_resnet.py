@@ -234,25 +234,25 @@ def test_aligned_maps_have_a_pixel_for_every_stride():
 # slim's end_points and facenet's, with the sides and channels at 299 pixels that their comments give.
 V1_NAMES = """
 Conv2d_1a_3x3 149 32 | Conv2d_2a_3x3 147 32 | Conv2d_2b_3x3 147 64 | MaxPool_3a_3x3 73 64 | Conv2d_3b_1x1 73 80 |
-Conv2d_4a_3x3 71 192 | Conv2d_4b_3x3 35 256 | Mixed_6a 17 896 | PreAuxLogits 17 896 | Mixed_7a 8 1792 |
-PrePool 8 1792 | PreLogitsFlatten 1 1792
+Conv2d_4a_3x3 71 192 | Conv2d_4b_3x3 35 256 | Mixed_5a 35 256 | Mixed_6a 17 896 | Mixed_6b 17 896 |
+PreAuxLogits 17 896 | Mixed_7a 8 1792 | Mixed_8a 8 1792 | PrePool 8 1792 | PreLogitsFlatten 1 1792
 """
 V2_NAMES = """
 Conv2d_1a_3x3 149 32 | Conv2d_2a_3x3 147 32 | Conv2d_2b_3x3 147 64 | MaxPool_3a_3x3 73 64 | Conv2d_3b_1x1 73 80 |
 Conv2d_4a_3x3 71 192 | MaxPool_5a_3x3 35 192 | Mixed_5b 35 320 | Mixed_6a 17 1088 | PreAuxLogits 17 1088 |
-Mixed_7a 8 2080 | Conv2d_7b_1x1 8 1536 | PrePool 8 2080 | PreLogitsFlatten 1 1536
+Mixed_7a 8 2080 | Conv2d_7b_1x1 8 1536 | PrePool 8 1536 | PreLogitsFlatten 1 1536
 """
 
 
 @pytest.mark.parametrize(
     ("name", "options", "names", "led_to"),
     [
-        ("inception_resnet_v1", FEW, V1_NAMES, {"PreAuxLogits": "block17_1", "PrePool": "block8_2"}),
+        ("inception_resnet_v1", FEW, V1_NAMES, {"Mixed_8a": "block8_2", "PrePool": "block8_2"}),
         (
-            "inception_resnet_v1", FEW | FACENET, V1_NAMES + "| Bottleneck 1 512",
-            {"PreAuxLogits": "block17_1", "PrePool": "block8_3", "Bottleneck": "embedding"},
+            "inception_resnet_v1", FEW | FACENET, V1_NAMES + "| Mixed_8b 8 1792 | Bottleneck 1 512",
+            {"Mixed_8a": "block8_2", "Mixed_8b": "block8_3", "PrePool": "block8_3", "Bottleneck": "embedding"},
         ),
-        ("inception_resnet_v2", FEW, V2_NAMES, {"PreAuxLogits": "block17_1", "PrePool": "block8_2"}),
+        ("inception_resnet_v2", FEW, V2_NAMES, {"PreAuxLogits": "block17_1", "PrePool": "conv2d_7b_1x1"}),
     ],
 )  # fmt: skip
 def test_slims_and_facenets_names(name, options, names, led_to):
