@@ -14,6 +14,8 @@ from inception_jax.models.network import Network
 
 # The kernel of a unit that its batch norm follows directly: of a separable unit, the second one.
 _KERNELS = ("kernel", "pointwise_kernel")
+# Fields, beside those named `bn_…`, that a network takes only where it has batch norm.
+_BATCH_NORM_FIELDS = ("stem_batch_norm", "conv_bias")
 
 
 def fold_batch_norm(model: Network, variables: Mapping[str, Any]) -> tuple[Network, dict[str, Any]]:
@@ -40,7 +42,8 @@ def fold_batch_norm(model: Network, variables: Mapping[str, Any]) -> tuple[Netwo
     for unit in sorted(stats):
         _fold_unit(unit, flat, folded, model.bn_epsilon)
     plain = model.clone(batch_norm=False, **{
-        field.name: field.default for field in dataclasses.fields(model) if field.name.startswith("bn_")
+        field.name: field.default for field in dataclasses.fields(model)
+        if field.name.startswith("bn_") or field.name in _BATCH_NORM_FIELDS
     })  # fmt: skip
     return plain, unflatten_dict(folded, sep="/")
 

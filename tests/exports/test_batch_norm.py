@@ -11,6 +11,8 @@ from inception_jax.models.registry import get_spec, model_names
 
 @pytest.mark.parametrize(("name", "options"), [
     ("inception_v1_bn", {"bn_epsilon": 0.1}), ("inception_v2", {"bn_scale": False}),
+    ("inception_v2", {"bn_scale": False, "stem_batch_norm": False}),  # slim's
+    ("inception_v2", {"conv_bias": True, "stem": "dense", "table": "paper", "bn_epsilon": 1e-5}),  # Cadene's
     pytest.param("xception", {}, marks=pytest.mark.slow),
     pytest.param("inception_resnet_v1", {"bottleneck": 24, "extra_block8": True}, marks=pytest.mark.slow),
 ])  # fmt: skip
