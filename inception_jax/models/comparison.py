@@ -34,7 +34,8 @@ _FC6_SITE = 3  # of dropout, beside those of heads.py
 class Towers(nn.Module):
     """A convolution in two halves that do not see each other, `tower_1` and `tower_2`: AlexNet's on its two GPUs.
 
-    Each reads one half of the input's channels and makes one half of the output's. An odd channel is the second's.
+    Each reads one half of the input's channels and makes one half of the output's. An odd channel is the second's;
+    an input of one channel raises ModelError.
 
     Attributes:
       features: output channels of both together, before the width multiplier.
@@ -52,6 +53,8 @@ class Towers(nn.Module):
     def joined(self, x: jax.Array, train: bool) -> jax.Array:
         """The towers' outputs, one after the other along the channels."""
         half = x.shape[-1] // 2
+        if half == 0:
+            raise checks.ModelError(f"{self.name}: two towers cannot share the one channel that this width leaves")
         halves = enumerate((lax.slice_in_dim(x, 0, half, axis=3), lax.slice_in_dim(x, half, None, axis=3)), 1)
         towers = [
             ConvUnit(self.features // 2, self.kernel_size, self.style, name=f"tower_{number}")(half, train=train)

@@ -198,6 +198,12 @@ def test_dropout_needs_keys_and_has_them(name):
     assert not np.allclose(first, second, rtol=1e-3, atol=0)
 
 
+def test_two_towers_need_two_channels():
+    assert shapes(create_model("alexnet", width_multiplier=0.01, min_width=2), 67)[0].logits.shape == (2, 1000)
+    with pytest.raises(ModelError, match="conv2: two towers cannot share the one channel"):
+        shapes(create_model("alexnet", width_multiplier=0.01, min_width=1), 67)
+
+
 def test_batch_norm_takes_the_place_of_the_biases():
     for name, channels in (("alexnet", 1376), ("vgg16", 4224), ("network_in_network", 4256)):
         plain, normalised = (account(create_model(name, batch_norm=on), 75) for on in (False, True))
