@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -116,10 +117,14 @@ def read_statistics(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     try:
         # A file that `np.load` opens by itself stays open where it is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return archive["mu"], archive["sigma"]
+            found = archive["mu"], archive["sigma"]
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except KeyError as error:
         raise UserError(f"{path}: no statistics ({str(error).strip(chr(34))})") from None
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # A damaged header speaks of encryption or of compression that zipfile has not: a RuntimeError.
         raise UserError(f"{path}: no NumPy archive ({error})") from None
+    if not all(isinstance(array, np.ndarray) and array.dtype.kind in "iuf" for array in found):
+        raise UserError(f"{path}: no statistics (mu and sigma are not both arrays of real numbers)")
+    return found

@@ -100,3 +100,25 @@ def test_files_of_statistics(tmp_path):
         (tmp_path / "c.npz").write_bytes(content)
         with pytest.raises(UserError, match="no NumPy archive"):
             read_statistics(tmp_path / "c.npz")
+    for mu in (np.array(["a"]), np.array([1j])):
+        np.savez(tmp_path / "d.npz", mu=mu, sigma=np.eye(1))
+        with pytest.raises(UserError, match="not both arrays of real numbers"):
+            read_statistics(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])  # pytorch-fid's are compressed
+def test_a_damaged_file_is_said_to_be_one(save, tmp_path):
+    save(tmp_path / "a.npz", mu=np.arange(4.0), sigma=np.eye(4))
+    whole = (tmp_path / "a.npz").read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x55
+        (tmp_path / "b.npz").write_bytes(damaged)
+        try:
+            mu, sigma = read_statistics(tmp_path / "b.npz")
+        except UserError:
+            refused += 1
+        else:  # a date, or the like
+            assert (mu.tolist(), sigma.tolist()) == ([0, 1, 2, 3], np.eye(4).tolist())
+    assert refused > len(whole) / 2
