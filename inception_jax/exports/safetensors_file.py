@@ -33,8 +33,8 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, Any], metadata: Ma
     """Writes any named arrays, such as a publisher's state dict; arguments and errors as `save_safetensors`.
 
     Raises:
-      UserError: the package safetensors is not installed, an array's dtype has no place in the format, or the file
-        cannot be written.
+      UserError: the package safetensors is not installed, an array's name or dtype has no place in the format, or
+        the file cannot be written.
     """
     try:
         from safetensors import SafetensorError
@@ -44,6 +44,8 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, Any], metadata: Ma
     about = {name: value if isinstance(value, str) else json.dumps(value) for name, value in (metadata or {}).items()}
     # An array of another order would be written as it lies in memory.
     whole = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
+    if "__metadata__" in whole:
+        raise UserError("__metadata__: no name of an array; the format keeps it for what the file says")
     for name, array in whole.items():
         if array.dtype.kind not in "biufV" or array.dtype.hasobject or array.dtype.names:
             raise UserError(f"{name}: {array.dtype} values; a safetensors file holds numbers")

@@ -52,6 +52,8 @@ def test_what_is_refused(tmp_path):
     save_arrays(tmp_path / "a", {"x": np.ones(3)})
     with pytest.raises(UserError, match="x: <U5 values"):
         save_arrays(tmp_path / "a", {"x": np.array("hello")})
+    with pytest.raises(UserError, match="__metadata__: no name of an array"):
+        save_arrays(tmp_path / "a", {"__metadata__": np.ones(3)})
     with pytest.raises(UserError, match="cannot be written"):
         save_arrays(tmp_path / "no" / "a", {"x": np.ones(3)})
     assert library.load_file(tmp_path / "a")["x"].sum() == 3  # the old file is as it was
