@@ -62,15 +62,19 @@ def export_stablehlo(
 
     def run(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         output = model.apply(variables, images, train=False)
-        return {"logits": output.logits} | {name: output.endpoint(name) for name in endpoints}
+        named = {name: output.endpoint(name) for name in endpoints if name != "logits"}
+        return {"logits": output.logits, **named}
 
     rows = export.symbolic_shape("batch")[0] if batch is None else batch
     images = jax.ShapeDtypeStruct((rows, height, width, 3), jnp.dtype(model.dtype))
     if variables is None:
         if abstract_variables is None:
-            bare = model.clone(aux_heads=False)
             one = jax.ShapeDtypeStruct((1, height, width, 3), images.dtype)
-            abstract_variables = jax.eval_shape(lambda x: bare.init(jax.random.key(0), x), one)
+            made = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), one)
+            abstract_variables = {
+                collection: {name: layer for name, layer in layers.items() if not name.startswith("aux")}
+                for collection, layers in made.items()
+            }
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(abstract_variables))
         exported = export.export(jax.jit(run), platforms=platforms)(shapes, images)
     else:

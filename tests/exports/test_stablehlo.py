@@ -49,7 +49,9 @@ def test_a_stranger_runs_it(name, network_of, outputs, pictures, difference, tmp
 
 def test_weights_as_arguments(network_of, outputs, pictures, difference, tmp_path):
     model, variables = network_of("inception_v1_bn", min_width=4)
-    export_stablehlo(model, None, 40, tmp_path / "a", batch=2, platforms=["cpu"])
+    # Heads that are there, and options of theirs, make no difference.
+    headed = model.clone(aux_heads=True, aux_dropout_rate=0.5)
+    export_stablehlo(headed, None, 40, tmp_path / "a", batch=2, platforms=["cpu"], endpoints=["logits"])
     again = jax.export.deserialize((tmp_path / "a").read_bytes())
     assert (tmp_path / "a").stat().st_size < 400_000  # no weights inside: they alone would be more
     images = pictures(2, 40, 40)
