@@ -70,6 +70,8 @@ def export_onnx(
         raise UserError(f"input_layout: {input_layout!r} is not 'NHWC' or 'NCHW'")
     if dtype not in (np.float32, np.float64):
         raise UserError(f"dtype: {dtype} is not float32 or float64")
+    if not (batch if isinstance(batch, str) else isinstance(batch, int) and batch >= 1):
+        raise UserError(f"batch: {batch!r} is no number of pictures from 1 on, and no name of a dimension")
     if not _OPSETS[0] <= opset <= _OPSETS[1]:
         raise UserError(f"opset: {opset} is not from {_OPSETS[0]} to {_OPSETS[1]}")
     if fold_batch_norm:
@@ -86,7 +88,7 @@ def _model(
     onnx: Any, model: Network, variables: Any, size: tuple[int, int], endpoints: Sequence[str], batch: int | str,
     layout: str, opset: int, dtype: np.dtype,
 ) -> Any:  # fmt: skip
-    names = ["logits", *(name for name in endpoints if name != "logits")]
+    names = list(dict.fromkeys(["logits", *endpoints]))
     model = model.clone(dtype=dtype.name, param_dtype=dtype.name)
     flat = {path: np.asarray(leaf).astype(dtype) for path, leaf in flatten_dict(dict(variables), sep="/").items()}
 

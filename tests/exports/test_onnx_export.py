@@ -227,7 +227,7 @@ def test_layouts_names_batches_and_operator_sets(opset, network_of, outputs, pic
     images = pictures(2, 48, 41)
     names = ("logits", "Mixed_3b", "conv1")
     export_onnx(
-        model, variables, (48, 41), tmp_path / "a.onnx", endpoints=names[1:], batch=2, input_layout="NCHW",
+        model, variables, (48, 41), tmp_path / "a.onnx", endpoints=[*names, "conv1"], batch=2, input_layout="NCHW",
         opset=opset, metadata={"normalization": "caffe"},
     )  # fmt: skip
     found = run(tmp_path / "a.onnx", images.transpose(0, 3, 1, 2), *names)
@@ -241,6 +241,7 @@ def test_layouts_names_batches_and_operator_sets(opset, network_of, outputs, pic
     }  # fmt: skip
     assert [entry.version for entry in proto.opset_import] == [opset]
     assert [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim] == [2, 3, 48, 41]
+    assert [output.name for output in proto.graph.output] == list(names)  # each once
     assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
 
 
@@ -256,6 +257,9 @@ def test_what_is_refused(network_of, tmp_path, monkeypatch):
         export(opset=12)
     with pytest.raises(UserError, match="dtype: bfloat16"):
         export(dtype=jnp.bfloat16)
+    for batch in (0, -1, 2.5, ""):
+        with pytest.raises(UserError, match="is no number of pictures from 1 on, and no name of a dimension"):
+            export(batch=batch)
     with pytest.raises(ModelError, match="no endpoint 'inception_3x'; did you mean 'inception_3"):
         export(endpoints=["inception_3x"])
     with pytest.raises(ModelError, match="too few"):
