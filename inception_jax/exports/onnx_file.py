@@ -20,6 +20,7 @@ from inception_jax.exports.onnx_operators import Converter
 from inception_jax.models.network import Network
 
 _OPSETS = (13, 22)  # ReduceSum takes its axes as an input from 13 on; nothing that is used here changes up to 22
+_MOST_BYTES = 2**31 - 2**22  # of weights: protobuf's limit, less what nodes and names take
 _IR_VERSION = 8  # onnx/docs/Versioning.md: that of opset 15 and later ones
 
 
@@ -119,6 +120,9 @@ def _model(
         outputs[name] = tensor.name
         described.append((name, [batch, *map(int, dims[1:])]))
     graph.tidy(outputs)
+    weights = sum(array.nbytes for array in graph.initializers.values())
+    if weights > _MOST_BYTES:
+        raise UserError(f"ONNX export: {weights:,} bytes of weights; a file holds {_MOST_BYTES:,} at most")
     return _proto(onnx, graph, outputs, described, (batch, size, layout), opset, dtype)
 
 

@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 from inception_jax.errors import UserError
+from inception_jax.exports import onnx_file
 from inception_jax.exports.onnx_file import export_onnx
 from inception_jax.models.checks import ModelError
 from inception_jax.models.lrn import local_response_norm
@@ -270,6 +271,9 @@ def test_what_is_refused(network_of, tmp_path, monkeypatch):
         export_onnx(Toy(layer=lambda x: x[:1]), {}, 8, tmp_path / "a.onnx", batch=2)
     with pytest.raises(UserError, match="cannot be written"):
         export_onnx(model, variables, 32, tmp_path / "nowhere" / "a.onnx")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="bytes of weights; a file holds 100,000 at"):
+        patch.setattr(onnx_file, "_MOST_BYTES", 100_000)
+        export()
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match="ONNX files need the package onnx: pip install"):
