@@ -70,7 +70,7 @@ def _arguments() -> argparse.ArgumentParser:
 def _fid(flags: argparse.Namespace, argv: list[str]) -> int:
     from inception_jax.features.statistics import frechet_distance, read_statistics
 
-    if len(argv) != 3 and not (len(argv) == 2 and argv[0].startswith("--fid=")):
+    if len(argv) != 3:
         raise UserError("--fid takes two files of statistics, and nothing beside them")
     distance = frechet_distance(*read_statistics(flags.fid[0]), *read_statistics(flags.fid[1]))
     print(json.dumps({"fid": distance}))
