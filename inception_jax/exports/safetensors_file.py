@@ -52,7 +52,7 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, Any], metadata: Ma
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(whole, part, about)
+        save_file(whole, part, about or None)  # an empty one beside no array makes a file that is not readable
         part.replace(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be written ({error})") from None
@@ -69,7 +69,7 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, Any]:
     arrays = read_weights(path).arrays
     foreign = [name for name in arrays if name.split("/")[0] not in ("params", "batch_stats")]
     if foreign or not arrays:
-        raise UserError(f"{path}: {f'{foreign[0]!r} is' if foreign else 'there are'} no leaf of this package's "
+        raise UserError(f"{path}: {f'{foreign[0]!r} is' if foreign else 'holds'} no leaf of this package's "
                         "networks (params/…, batch_stats/…); publishers' files are read by import_weights")
     return unflatten_dict(arrays, sep="/")
 

@@ -57,6 +57,9 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         save_arrays(tmp_path / "no" / "a", {"x": np.ones(3)})
     assert library.load_file(tmp_path / "a")["x"].sum() == 3  # the old file is as it was
+    save_arrays(tmp_path / "b", {})
+    with pytest.raises(UserError, match="b: holds no leaf of this package's networks"):
+        load_safetensors(tmp_path / "b")
     (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes()[:-1])
     with pytest.raises(UserError, match="truncated"):
         load_safetensors(tmp_path / "b")
