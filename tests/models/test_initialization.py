@@ -49,6 +49,12 @@ def test_another_generator_serves_as_well():
     np.testing.assert_allclose(caffe_xavier(key, (3, 4)), expected, rtol=3e-7)
 
 
+def test_threefry_as_it_was_before_it_could_be_split_serves_too():
+    with jax.threefry_partitionable(False):  # a value then depends on how many there are
+        expected = jax.nn.initializers.variance_scaling(1.0, "fan_in", "uniform")(KEY, (3, 5))
+        np.testing.assert_allclose(caffe_xavier(KEY, (3, 5)), expected, rtol=3e-7)
+
+
 def test_the_publishers_distributions():
     shape = (3, 3, 40, 300)  # fan in 360, fan out 2700
     caffe = np.asarray(caffe_xavier(KEY, shape))
