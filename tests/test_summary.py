@@ -113,3 +113,5 @@ def test_side_by_side_with_all_the_others_as_json(capsys, monkeypatch):
     assert other["macs_ratio"] == other["macs"] / first["macs"]
     v1 = found["networks"][names.index("inception_v1")]
     assert v1["macs_with_aux"] > v1["macs"]
+    assert v1["macs_ratio"] == v1["macs"] / first["macs"]
+    assert v1["parameters_ratio"] == v1["parameters"] / first["parameters"]

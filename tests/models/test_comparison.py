@@ -198,6 +198,21 @@ def test_dropout_needs_keys_and_has_them(name):
     assert not np.allclose(first, second, rtol=1e-3, atol=0)
 
 
+def test_the_two_wide_layers_drop_out_each_for_itself():
+    """With layers that hand ones on as they are, a logit is what is left of two dropouts: 4, or 0."""
+    model = create_model("vgg16", **NARROW | {"num_classes": 81})
+    params = init_variables(model, KEY, 32)["params"]
+    params |= {
+        "fc6": {"kernel": jnp.zeros_like(params["fc6"]["kernel"]), "bias": jnp.ones(81)},
+        "fc7": {"kernel": jnp.eye(81), "bias": jnp.zeros(81)},
+        "classifier": {"kernel": jnp.eye(81), "bias": jnp.zeros(81)},
+    }
+    keys, images = jax.random.split(KEY, 8), jnp.zeros((8, 32, 32, 3))
+    logits = np.asarray(model.apply({"params": params}, images, train=True, example_keys=keys).logits)
+    assert set(np.unique(logits)) == {0, 4}
+    assert np.mean(logits > 0) == pytest.approx(0.25, abs=0.05)
+
+
 def test_two_towers_need_two_channels():
     assert shapes(create_model("alexnet", width_multiplier=0.01, min_width=2), 67)[0].logits.shape == (2, 1000)
     with pytest.raises(ModelError, match="conv2: two towers cannot share the one channel"):
