@@ -17,7 +17,7 @@ from inception_jax.models import checks
 from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, ordinary_pixels
 from inception_jax.models.heads import AuxHeadV4
 from inception_jax.models.inception_v3 import STEM as STEM_V3
-from inception_jax.models.layers import Block, Branch, Conv, ConvUnit, MaxPool, Mixed, Residual, Style
+from inception_jax.models.layers import Block, Branch, Conv, MaxPool, Residual, Style, run_block
 from inception_jax.models.network import Network
 
 MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
@@ -183,16 +183,8 @@ class InceptionResnet(Network):
 
     def _run(self, name: str, block: Block, x: jax.Array, train: bool, style: Style) -> jax.Array:
         """One block of the trunk."""
-        if isinstance(block, MaxPool):
-            return block(x)
-        if isinstance(block, Conv):
-            unit = ConvUnit(
-                block.features, block.kernel, style, block.stride, block.padding, block.dilation, name=name
-            )  # fmt: skip
-        elif name == self.linear_block():
-            unit = Residual(block, style, 1.0, relu=False, name=name)
-        elif name.startswith("block"):
-            unit = Residual(block, style, getattr(self, f"{name.partition('_')[0]}_scale"), name=name)
-        else:
-            unit = Mixed(block, style, name=name)
-        return unit(x, train=train)
+        if not name.startswith("block"):
+            return run_block(name, block, style, x, train)
+        linear = name == self.linear_block()
+        scale = 1.0 if linear else getattr(self, f"{name.partition('_')[0]}_scale")
+        return Residual(block, style, scale, relu=not linear, name=name)(x, train=train)

@@ -16,7 +16,7 @@ from inception_jax.models import checks
 from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, ordinary_pixels
 from inception_jax.models.heads import CLASSIFIER_SITE, AuxHeadV4, classifier, dropout
 from inception_jax.models.initialization import TruncatedNormal, slim_variance_scaling
-from inception_jax.models.layers import AvgPool, Block, Branch, Conv, ConvUnit, MaxPool, Mixed, Split
+from inception_jax.models.layers import AvgPool, Block, Branch, Conv, MaxPool, Split, run_block
 from inception_jax.models.network import Network
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
@@ -184,16 +184,7 @@ class InceptionV3(Network):
         aux_logits = []
         x = images.astype(self.dtype)
         for name, block in atrous(blocks(self.count_include_pad, self.last_pool), self.output_stride).items():
-            if isinstance(block, Conv):
-                unit = ConvUnit(
-                    block.features, block.kernel, style, block.stride, block.padding, block.dilation, name=name
-                )  # fmt: skip
-                x = unit(x, train=train)
-            elif isinstance(block, MaxPool):
-                x = block(x)
-            else:
-                x = Mixed(block, style, name=name)(x, train=train)
-            ends[name] = x
+            x = ends[name] = run_block(name, block, style, x, train)
             if name == AUX_HEAD[0] and self.runs_heads(train):
                 head = AuxHeadV4(self.num_classes, style, AUX_CONV_INIT, AUX_CLASSIFIER_INIT, name=AUX_HEAD[1])
                 aux_logits.append(head(ordinary_pixels(x, AUX_STRIDE, self.output_stride), train=train))

@@ -254,20 +254,14 @@ class Mixed(nn.Module):
         waiting = None  # an average pool that the next convolution applies after itself
         for step, after in zip(steps, (*steps[1:], None), strict=True):
             if isinstance(step, Conv):
-                x, waiting = self._conv(step)(x, train=train, average=waiting), None
+                x, waiting = _conv_unit(step, self.style)(x, train=train, average=waiting), None
             elif isinstance(step, Split):
-                x = jnp.concatenate([self._conv(c)(x, train=train) for c in step.convs], axis=-1)
+                x = jnp.concatenate([_conv_unit(conv, self.style)(x, train=train) for conv in step.convs], axis=-1)
             elif isinstance(step, AvgPool) and isinstance(after, Conv) and after.kernel == (1, 1) and after.stride == 1:
                 waiting = step
             else:
                 x = step(x)
         return x
-
-    def _conv(self, conv: Conv) -> ConvUnit:
-        return ConvUnit(
-            conv.features, conv.kernel, self.style, conv.stride, conv.padding, conv.dilation, kernel_init=conv.init,
-            name=conv.name,
-        )  # fmt: skip
 
 
 class Residual(Mixed):
@@ -296,6 +290,21 @@ class Residual(Mixed):
         up = ConvUnit(x.shape[-1], (1, 1), unscaled, normalise=False, relu=False, name="up")
         x = x + self.scale * up(self.concatenated(x, train), train=train)
         return nn.relu(x) if self.relu else x
+
+
+def run_block(name: str, block: Block, style: Style, x: jax.Array, train: bool) -> jax.Array:
+    """What a row of a network's table makes of the map x; inside a module's call, whose layer `name` it becomes."""
+    if isinstance(block, MaxPool | AvgPool):
+        return block(x)
+    unit = _conv_unit(block, style) if isinstance(block, Conv) else Mixed(block, style, name=name)
+    return unit(x, train=train)
+
+
+def _conv_unit(conv: Conv, style: Style) -> ConvUnit:
+    return ConvUnit(
+        conv.features, conv.kernel, style, conv.stride, conv.padding, conv.dilation, kernel_init=conv.init,
+        name=conv.name,
+    )  # fmt: skip
 
 
 def rematerialised(style: Style, run: Any, module: nn.Module, x: jax.Array) -> jax.Array:
