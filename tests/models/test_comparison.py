@@ -213,6 +213,17 @@ def test_the_two_wide_layers_drop_out_each_for_itself():
     assert np.mean(logits > 0) == pytest.approx(0.25, abs=0.05)
 
 
+def test_network_in_network_drops_out_before_its_last_block():
+    model = create_model("network_in_network", **NARROW)
+    variables, images = random_variables(model, 67), jax.random.normal(KEY, (2, 67, 67, 3))
+    keys = jax.random.split(KEY, 2)
+    trained, evaluated = jax.jit(lambda: [
+        model.apply(variables, images, train=train, example_keys=keys).endpoints for train in (True, False)
+    ])()  # fmt: skip
+    changed = [name for name, value in trained.items() if not np.allclose(value, evaluated[name], 1e-4, 1e-6)]
+    assert changed == ["mlpconv4"]
+
+
 def test_two_towers_need_two_channels():
     assert shapes(create_model("alexnet", width_multiplier=0.01, min_width=2), 67)[0].logits.shape == (2, 1000)
     with pytest.raises(ModelError, match="conv2: two towers cannot share the one channel"):
