@@ -8,6 +8,7 @@ src/models/inception_resnet_v1.py).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import flax.core
@@ -154,6 +155,8 @@ class InceptionResnet(Network):
         for field in ("block35_count", "block17_count", "block8_count"):
             count = getattr(self, field)
             checks.check_number(field, count, "a number of blocks, or 0 for the network's own", count >= 0)
+        for field in ("block35_scale", "block17_scale", "block8_scale"):
+            checks.check_number(field, getattr(self, field), "a finite number", math.isfinite(getattr(self, field)))
         checks.check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)
 
     def counts(self) -> tuple[int, int, int]:

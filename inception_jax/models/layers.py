@@ -288,7 +288,7 @@ class Residual(Mixed):
         # The input's own width, not a scaled one: under a width multiplier it is what the trunk has.
         unscaled = dataclasses.replace(self.style, width_multiplier=1.0)
         up = ConvUnit(x.shape[-1], (1, 1), unscaled, normalise=False, relu=False, name="up")
-        x = x + self.scale * up(self.concatenated(x, train), train=train)
+        x = x + float(self.scale) * up(self.concatenated(x, train), train=train)
         return nn.relu(x) if self.relu else x
 
 

@@ -272,7 +272,8 @@ def test_float64_throughout(x64):
 
 
 def test_bfloat16_maps_and_float32_logits():
-    for name, options in (("inception_resnet_v1", {"bottleneck": 8}), ("inception_resnet_v2", {})):
+    scale = {"block35_scale": np.float64(0.2)}  # a number of NumPy's is a number, not an array
+    for name, options in (("inception_resnet_v1", {"bottleneck": 8}), ("inception_resnet_v2", scale)):
         output, variables = shapes(create_model(name, dtype="bfloat16", **FEW, **options), 75, train=True)
         assert {x.dtype for x in output.endpoints.values()} == {jnp.dtype(jnp.bfloat16)}
         assert {x.dtype for x in (output.logits, *output.aux_logits)} == {jnp.dtype(jnp.float32)}
@@ -304,6 +305,7 @@ def test_without_batch_norm_every_layer_has_a_bias():
         ("inception_resnet_v1", {"extra_block8": 1}, "extra_block8: 1 is not True or False"),
         ("inception_resnet_v1", {"form": "code"}, "unknown option 'form' of inception_resnet_v1"),
         ("inception_resnet_v2", {"block17_scale": "0.1"}, "block17_scale: '0.1' is not a number"),
+        ("inception_resnet_v1", {"block8_scale": float("nan")}, "block8_scale: nan is not a finite number"),
     ],
 )  # fmt: skip
 def test_mistakes(name, options, message):
