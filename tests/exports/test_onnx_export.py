@@ -194,6 +194,8 @@ def test_pools_that_are_no_pool_operator(pictures, tmp_path):
         lambda x: jnp.maximum(x[:, 0:3], jnp.maximum(x[:, 1:4], x[:, 5:8])),
         lambda x: jnp.maximum(x[:, 0:3], x[:, 1:4]) + x[:, 0:3],
         lambda x: x[:, 0:12:2] + x[:, 1:13:2] + x[:, 1:13:2],
+        lambda x: jnp.sum(x, (1, 2)) / 7,  # a sum over the map that is divided by another number than its pixels
+        lambda x: jnp.sum(x, (1, 2)) * 2,
         lambda x: lax.pad(x[:, 2:9], 2.0, [(0, 0, 0), (1, 2, 0), (0, 1, 0), (0, 0, 0)]),
         lambda x: lax.pad(jnp.maximum(x[..., 0:2], x[..., 1:3]), 0.0, [(0, 0, 0), (1, 2, 0), (0, 1, 0), (1, 0, 0)]),
     ):
