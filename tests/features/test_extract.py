@@ -4,6 +4,7 @@ import json
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -79,6 +80,20 @@ def test_pooled_half_precision_and_padding_from_python(trained, by_hand):
     expected = by_hand(pictures_of(trained)["image"][:21]).endpoints["inception_4a"].mean((1, 2))
     np.testing.assert_allclose(found, expected, 1e-3, 1e-4)
     assert extraction.shapes(trained, ["inception_4a"], pool=True)["inception_4a"].shape == found.shape[1:]
+
+
+def test_means_over_maps_are_not_rounded_to_the_networks_precision(small_run, trained):
+    recipe = network.recipe_of(small_run)
+    recipe.model.dtype = "bfloat16"
+    half = network.load(recipe, small_run, network.class_names_of(small_run))
+    data = EvalPipeline(datasets.load("digits", "test[:16]"), batch_size=16, image_size=32, crop=trained.crop)
+    maps, means = (
+        next(extraction.features(half, [data.batch(0)], ["conv1"], batch_size=16, pool=pool))["conv1"]
+        for pool in (False, True)
+    )
+    np.testing.assert_allclose(means, maps.mean((1, 2)), 1e-2, 1e-2)
+    assert np.array_equal(maps, maps.astype(jnp.bfloat16))
+    assert np.mean(means != means.astype(jnp.bfloat16)) > 0.5
 
 
 def test_only_what_is_asked_for_is_computed(trained, monkeypatch):
