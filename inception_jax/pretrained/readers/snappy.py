@@ -46,7 +46,8 @@ def decompress(data: memoryview) -> bytes:
             if not 0 < offset <= len(out):
                 raise Fault("a compressed block refers to bytes before its beginning: the file is damaged")
             # A copy may overlap what it writes: the last `offset` bytes are then repeated.
-            piece = bytes(out[-offset:][:length])
+            start = len(out) - offset
+            piece = bytes(out[start : start + length])
             out += (piece * (length // len(piece) + 1))[:length]
         if len(out) > size:
             break

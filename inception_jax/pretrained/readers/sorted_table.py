@@ -34,9 +34,9 @@ def entries(data: memoryview, budget: Budget) -> Iterator[tuple[bytes, memoryvie
     _, position = _handle(footer, 0)
     index, _ = _handle(footer, position)
     last = None
-    for _, value in _block_entries(_block(data, index, budget)):
+    for _, value in _block_entries(_block(data, index, budget), budget):
         handle, _ = _handle(value, 0)
-        for key, entry in _block_entries(_block(data, handle, budget)):
+        for key, entry in _block_entries(_block(data, handle, budget), budget):
             # Ascending keys also mean that no block is read twice, however the index was made up.
             if last is not None and key <= last:
                 raise Fault("the keys of the table do not ascend: the file is damaged")
@@ -67,7 +67,7 @@ def _block(data: memoryview, handle: tuple[int, int], budget: Budget) -> memoryv
     raise Fault(f"the block at byte {offset:,} has the unknown kind of compression {kind}")
 
 
-def _block_entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+def _block_entries(block: memoryview, budget: Budget) -> Iterator[tuple[bytes, memoryview]]:
     """The keys, each of which is stored as what differs from the one before, and the values."""
     if len(block) < 4:
         raise Fault("a block is too short: the file is damaged")
@@ -82,6 +82,8 @@ def _block_entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         size, position = read_varint(body, position)
         if shared > len(key) or own + size > end - position:
             raise Fault("an entry reaches out of its block: the file is damaged")
+        # A few bytes can stand for a key as long as the one before.
+        budget.charge(shared + own, "a key of the table")
         key = key[:shared] + bytes(body[position : position + own])
         position += own
         yield key, body[position : position + size]

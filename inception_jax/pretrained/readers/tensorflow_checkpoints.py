@@ -48,7 +48,7 @@ def read_v1(source: Source, budget: Budget) -> Content:
         if not slices or any((name, extents) not in parts for extents in slices):
             raise Fault(f"variable {name!r} is listed, but its values are not all there: the file is damaged")
         found = [(extents, parts[name, extents]) for extents in slices]
-        if len(found) > 1:
+        if len(found) > 1 or found[0][1].shape != shape:  # else the one slice is the variable, charged already
             budget.charge_array(shape, tensorflow_tensors.DTYPES[number], f"variable {name!r}")
         add(arrays, name, tensorflow_tensors.assemble(name, shape, tensorflow_tensors.DTYPES[number], found))
     return Content(arrays, {"left_out": left_out})

@@ -1,6 +1,7 @@
 """TensorFlow's files without TensorFlow: tables, check sums, compression, slices, tensors, graphs."""
 
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -222,6 +223,11 @@ def test_slices(tmp_path):
     outside = [((0, 1), (0, -1)), ((1, 9), (0, -1))]
     refused(tmp_path, partitioned(rows, slices=outside), r"reaches out of the shape \[4, 3\]")
     refused(tmp_path, partitioned(rows, slices=[((0, 1),)]), "a slice of 1 dimensions of an array of 2")
+    # One slice of a variable that would take 32 GB.
+    listed = field(1, "w") + field(2, tensor_shape((1 << 33,))) + field(3, 1) + field(4, tensor_slice([(0, 1)]))
+    stored = field(1, "w") + field(2, tensor_slice([(0, 1)])) + field(3, field(5, bytes(4)))
+    data = table([(b"", field(1, field(1, listed))), (b"\0w", field(2, stored))])
+    refused(tmp_path, data, "variable 'w' brings the arrays to .* above the limit")
 
 
 def test_what_version_1_may_not_say(tmp_path):
@@ -317,3 +323,22 @@ def test_the_folder_of_a_checkpoint(tmp_path):
     with pytest.raises(UserError, match="is empty"):
         read_weights(folder)
     assert (GOLDENS / "tensorflow_v2" / "checkpoint").read_text().startswith('model_checkpoint_path: "model.ckpt-7"')
+
+
+def test_tables_whose_keys_or_copies_cost_far_more_than_their_bytes(tmp_path):
+    """Keys stored as their last bytes, of which each may stand for a long one; and short copies from far away."""
+    long = b"k" * 100_000
+    body = b"\0\0\0" + varint(0) + varint(len(long)) + b"\0" + long
+    body += b"".join(varint(len(long)) + b"\3\0" + struct.pack(">I", number)[1:] for number in range(10_000))
+    piece = bytes(body) + struct.pack("<2I", 0, 1) + b"\0"
+    piece += struct.pack("<I", (lambda crc: ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)(crc32c(piece)))
+    index = writers.block([(b"z", varint(0) + varint(len(piece) - 5))])
+    handles = varint(0) + varint(0) + varint(len(piece)) + varint(len(index) - 5)
+    footer = handles.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
+    refused(tmp_path, piece + index + footer, "a key of the table brings the arrays to .* more than 100 times as much")
+    far = 1 << 22
+    data = varint(far + 64 * 50_000) + bytes([63 << 2]) + struct.pack("<I", far - 1) + bytes(far)
+    data += (bytes([3 | 63 << 2]) + struct.pack("<I", far)) * 50_000
+    started = time.process_time()
+    assert len(snappy.decompress(memoryview(data))) == far + 64 * 50_000
+    assert time.process_time() - started < 2  # it took ten seconds where each copy took all that was there
