@@ -18,6 +18,8 @@ from inception_jax.pretrained.readers.pickle_names import CALLS, Ordered, Token,
 from inception_jax.pretrained.readers.weights import Fault, as_text
 
 MAX_PICKLE = 32 << 20  # bytes; a state dict's is some 100 kB
+# Instructions, and items handed to calls, which copy them; a training state with an optimizer's takes some 200,000.
+MAX_STEPS = 2_000_000
 _MAX_LONG = 16  # bytes of an integer; sizes take eight, and the magic number of old files ten
 
 _MARK = object()
@@ -32,7 +34,7 @@ class Machine:
     """
 
     def __init__(self, data: memoryview, persistent: Callable[[Any], Any]):
-        self.data, self.persistent, self.position = data, persistent, 0
+        self.data, self.persistent, self.position, self.steps = data, persistent, 0, 0
 
     def load(self) -> Any:
         """The object of the next pickle; `position` is then behind it."""
@@ -42,6 +44,7 @@ class Machine:
         while True:
             if self.position > end:
                 raise Fault(f"a pickle of more than {MAX_PICKLE:,} bytes, which no state dict needs")
+            self.spend(1)
             code = self.take(1)[0]
             if code == 0x2E:  # STOP
                 return self.pop()
@@ -53,6 +56,12 @@ class Machine:
                     "need: nothing was executed"
                 )
             instruction(self)
+
+    def spend(self, steps: int) -> None:
+        """Counts steps; a few bytes of a pickle can otherwise ask for any number of objects."""
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise Fault(f"a pickle of more than {MAX_STEPS:,} steps, which no state dict needs")
 
     def take(self, count: int) -> memoryview:
         """The next bytes."""
@@ -112,6 +121,7 @@ def _reduce(machine: Machine) -> None:
     arguments, token = machine.pop(), machine.pop()
     if not isinstance(token, Token) or (token.module, token.name) not in CALLS or not isinstance(arguments, tuple):
         raise Fault(f"the pickle calls {describe(token)}, which is nothing to call: nothing was executed")
+    machine.spend(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple)))
     try:
         machine.stack.append(CALLS[token.module, token.name](*arguments))
     except TypeError:

@@ -62,14 +62,22 @@ def _ordered(*items: Any) -> Ordered:
     return Ordered((key, value) for key, value in pairs)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorNote:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> TensorNote:
+    _check_bits(rest[2:])  # behind requires_grad and hooks
     return TensorNote(storage, offset, shape, strides)
 
 
-def _tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *_: Any):
+def _tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any):
     if not isinstance(dtype, Token) or dtype.name not in _TORCH_DTYPES:
         raise Fault(f"a tensor whose type is {describe(dtype)}")
+    _check_bits(rest)
     return TensorNote(storage, offset, shape, strides, dtype.name)
+
+
+def _check_bits(metadata: tuple) -> None:
+    """Fault where torch would make other numbers of a tensor's bytes: views that are negated only when they are read."""
+    if any(metadata):
+        raise Fault("a tensor with bits that change its values (`neg` or `conj`): save `tensor.resolve_neg()`")
 
 
 def _parameter(data: Any, *_: Any) -> TensorNote:

@@ -5,6 +5,7 @@ import copyreg
 import os
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -176,6 +177,31 @@ def test_the_other_functions_that_rebuild(tmp_path, form):
         body = pickled_name("torch._utils", "_rebuild_tensor_v2") + pickled((storage, 2, size, (1,), False, {})) + b"R"
     body = pickled_name("torch._utils", "_rebuild_parameter") + pickled((body, True, {})) + b"R"
     same(read_weights(written(tmp_path / "a.pth", zip_of(body))).arrays, {"a": VALUES[2:5]})
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_bits_that_change_the_values_of_a_tensor(tmp_path, version):
+    """What torch writes behind the other arguments for a view that is negated only when it is read."""
+    storage = pickled(("storage", pickled_name("torch", "FloatStorage"), "0", "cpu", 12)) + b"Q"
+    dtype = (pickled_name("torch", "float32"),) * (version == 3)
+
+    def of(*metadata) -> bytes:
+        arguments = (storage, 0, (12,), (1,), False, {}, *dtype, *metadata)
+        return zip_of(pickled_name("torch._utils", f"_rebuild_tensor_v{version}") + pickled(arguments) + b"R")
+
+    for metadata in ((), ({},), (None,)):
+        same(read_weights(written(tmp_path / "a.pth", of(*metadata))).arrays, {"a": VALUES})
+    refused(tmp_path, of({"neg": True}), "bits that change its values")
+
+
+@pytest.mark.parametrize("body", [
+    b"}" * 2_100_000,  # dictionaries
+    b"](" + b"N" * 100_000 + b"eq\0" + (pickled_name("torch", "Size") + b"h\0\x85R") * 100,  # copies of a long list
+    b"](" + b"K\1K\2\x86" * 50_000 + b"eq\0" + (pickled_name("collections", "OrderedDict") + b"h\0\x85R") * 100,
+])  # fmt: skip
+def test_few_bytes_that_ask_for_many_objects(tmp_path, body):
+    data = zipped({"a/data.pkl": program(body)}, zipfile.ZIP_DEFLATED)
+    refused(tmp_path, data, "more than 2,000,000 steps")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int64", "float16"])
