@@ -29,15 +29,15 @@ def state_dict(found: Any, array: Callable[[TensorNote, str], np.ndarray], metad
     """
     if not isinstance(found, dict):
         raise Fault(f"the file holds {describe(found)}, not a state dict: save `model.state_dict()`")
-    nested = None
+    # Asked first: a training state may have tensors of its own, as the best accuracy so far in PyTorch's own example.
+    nested = next((key for key in NESTED_UNDER if _has_tensors(found.get(key))), None)
     table, left_out = found, {}
-    if not any(isinstance(value, TensorNote) for value in found.values()):
-        nested = next((key for key in NESTED_UNDER if _has_tensors(found.get(key))), None)
-        if nested is None:
-            keys = ", ".join(repr(str(key)[:40]) for key in list(found)[:8])
-            raise Fault(f"no state dict, nor one under {', '.join(NESTED_UNDER)}; the keys are {keys or 'none'}")
+    if nested is not None:
         table = found[nested]
-        left_out = {str(key)[:200]: type(value).__name__ for key, value in found.items() if key != nested}
+        left_out = {str(key)[:200]: _kind(value) for key, value in found.items() if key != nested}
+    elif not _has_tensors(found):
+        keys = ", ".join(repr(str(key)[:40]) for key in list(found)[:8])
+        raise Fault(f"no state dict, nor one under {', '.join(NESTED_UNDER)}; the keys are {keys or 'none'}")
     notes = {}
     for name, value in table.items():
         if not isinstance(name, str):
@@ -45,7 +45,7 @@ def state_dict(found: Any, array: Callable[[TensorNote, str], np.ndarray], metad
         if isinstance(value, TensorNote):
             notes[name] = value
         else:
-            left_out[name] = type(value).__name__
+            left_out[name] = _kind(value)
     prefix = _PREFIX if all(name.startswith(_PREFIX) for name in notes) else None
     arrays: dict[str, np.ndarray] = {}
     for name, note in notes.items():
@@ -53,6 +53,10 @@ def state_dict(found: Any, array: Callable[[TensorNote, str], np.ndarray], metad
     return Content(
         arrays, {**metadata, "nested_under": nested, "stripped_prefix": prefix, "left_out": left_out}
     )  # fmt: skip
+
+
+def _kind(value: Any) -> str:
+    return "tensor" if isinstance(value, TensorNote) else type(value).__name__
 
 
 def _has_tensors(table: Any) -> bool:

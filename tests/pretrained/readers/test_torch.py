@@ -297,6 +297,15 @@ def test_nested_state_dicts(tmp_path, key):
     assert about["left_out"] == {"optimizer": "dict", "epoch": "int", "module.b": "int"}
 
 
+def test_a_nested_state_dict_beside_a_tensor(tmp_path):
+    """As pytorch/examples' imagenet/main.py saves it, whose best accuracy is a tensor."""
+    accuracy = pickled_tensor("0", (1,), (1,), 12)
+    state = {"epoch": 3, "state_dict": {"module.a": TENSOR}, "best_acc1": accuracy}
+    weights = read_weights(written(tmp_path / "a.pth", torch_zip(pickled(state), {"0": VALUES.tobytes()})))
+    same(weights.arrays, {"a": VALUES.reshape(3, 4)})
+    assert weights.metadata["left_out"] == {"epoch": "int", "best_acc1": "tensor"}
+
+
 def test_what_is_no_state_dict(tmp_path):
     def of(body: bytes) -> bytes:
         return torch_zip(body, {"0": VALUES.tobytes()})
