@@ -5,6 +5,7 @@ Sizes are charged before a member is inflated, and a member that inflates to mor
 
 from __future__ import annotations
 
+import gzip
 import io
 import lzma
 import struct
@@ -121,17 +122,14 @@ class TarMembers(Members):
 def _gunzip(data: memoryview, budget: Budget) -> memoryview:
     """The content of a gzip file, charged as it inflates."""
     pieces = []
-    while len(data):
-        inflater = zlib.decompressobj(wbits=31)
-        try:
-            while not inflater.eof:
-                piece = inflater.decompress(data, _CHUNK)
+    try:
+        # The library's reader takes the bytes in order; what `zlib` leaves over would be copied for each piece.
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            while piece := file.read(_CHUNK):
                 budget.charge(len(piece), "the compressed archive")
                 pieces.append(piece)
-                if not piece and not inflater.unconsumed_tail and not inflater.eof:
-                    raise Fault("the compressed archive is cut off: it is truncated")
-                data = inflater.unconsumed_tail
-        except zlib.error as error:
-            raise Fault(f"the compressed archive cannot be inflated ({error}): it is damaged") from None
-        data = inflater.unused_data.lstrip(b"\0")
+    except EOFError:
+        raise Fault("the compressed archive is cut off: it is truncated") from None
+    except (OSError, zlib.error, struct.error) as error:
+        raise Fault(f"the compressed archive cannot be inflated ({error}): it is damaged") from None
     return memoryview(b"".join(pieces))

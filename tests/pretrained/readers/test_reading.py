@@ -1,10 +1,12 @@
 """What the publishers' own libraries wrote, read with none of them; and what is no file of weights."""
 
+import gzip
 import hashlib
 import os
 import stat
 import struct
 import tarfile
+import time
 import zipfile
 
 import ml_dtypes
@@ -367,6 +369,20 @@ def test_bombs(tmp_path):
     for name, data in bombs.items():
         with pytest.raises(UserError, match="more than 100 times as much is not read"):
             read_weights(written(tmp_path / f"bomb.{name}", data))
+
+
+def test_a_gzip_of_many_parts_is_read_in_one_go(tmp_path):
+    """Parts may follow one another, and zeros the last; and what follows a part is not copied for each."""
+    data = gzip.compress(writers.tarred({"a.npz": writers.npz(ARRAYS)}, "w:")[:700])
+    data += gzip.compress(writers.tarred({"a.npz": writers.npz(ARRAYS)}, "w:")[700:])
+    same(read_weights(written(tmp_path / "a.tgz", data + bytes(9))).arrays, ARRAYS)
+    for length in range(3, len(data), 61):
+        with pytest.raises(UserError, match="truncated|damaged|no file of weights"):
+            read_weights(written(tmp_path / "b.tgz", data[:length]))
+    started = time.process_time()
+    with pytest.raises(UserError, match="tar archive that cannot be read"):
+        read_weights(written(tmp_path / "c.tgz", gzip.compress(b"") * 150_000))
+    assert time.process_time() - started < 4  # linear; it took ten seconds, and four times as many for the double
 
 
 def test_a_zip_whose_sizes_lie(tmp_path):
