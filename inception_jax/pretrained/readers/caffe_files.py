@@ -6,6 +6,7 @@ Source: BVLC/caffe, src/caffe/proto/caffe.proto.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -57,14 +58,14 @@ def read(source: Source, budget: Budget) -> Content:
     return Content(arrays, {"net": net, "layers": layers})
 
 
-def _layer(data: memoryview) -> tuple[dict[str, Any], list[Message]]:
+def _layer(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
     layer = Message(data, "a layer")
     name = layer.text(1)
     about = {"name": name, "type": layer.text(2), "bottoms": layer.texts(3), "tops": layer.texts(4)}
     return about, layer.messages(7, f"layer {name!r}")
 
 
-def _layer_v1(data: memoryview) -> tuple[dict[str, Any], list[Message]]:
+def _layer_v1(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
     layer = Message(data, "a layer")
     if 1 in layer:
         raise Fault("a Caffe network of 2013, with layers of another layout; Caffe's upgrade_net_proto_binary mends it")

@@ -15,6 +15,9 @@ from inception_jax.pretrained.readers.weights import Fault, as_text
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _FIXED_SIZE = {FIXED64: 8, FIXED32: 4}
+# Of one message. A graph has some thousand nodes, and runs of numbers count once; a field of two bytes takes a hundred.
+MAX_FIELDS = 1_000_000
+_PIECE = 1 << 20  # bytes of packed numbers that are taken apart at a time, for that takes thirty times as many
 
 
 def read_varint(data: memoryview, position: int) -> tuple[int, int]:
@@ -44,10 +47,13 @@ def fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     are written without packing, comes as one value with the bytes of all, so that millions of them cost no loop.
 
     Raises:
-      Fault: a field is cut off, or is none (groups are not used by any of the formats).
+      Fault: a field is cut off, or is none (groups are not used by any of the formats), or there are too many.
     """
-    position = 0
+    position = count = 0
     while position < len(data):
+        count += 1
+        if count > MAX_FIELDS:
+            raise Fault(f"a message of more than {MAX_FIELDS:,} fields, which no file of weights has")
         start = position
         key, position = read_varint(data, position)
         number, wire = key >> 3, key & 7
@@ -139,9 +145,9 @@ class Message:
         """Each occurrence as a string."""
         return [as_text(value, f"{self.what}: field {number}") for value in self.blobs(number)]
 
-    def messages(self, number: int, what: str) -> list[Message]:
-        """Each occurrence as a message."""
-        return [Message(value, what) for value in self.blobs(number)]
+    def messages(self, number: int, what: str) -> Iterator[Message]:
+        """Each occurrence as a message, one at a time: all of them take many times their bytes."""
+        return (Message(value, what) for value in self.blobs(number))
 
     def message(self, number: int, what: str) -> Message:
         """The last occurrence as a message, an empty one where it is absent."""
@@ -174,11 +180,23 @@ class Message:
 def _varints(data: memoryview, what: str) -> np.ndarray:
     """All varints of a packed field, int64 [n]."""
     raw = np.frombuffer(data, np.uint8)
-    if not len(raw):
-        return np.empty(0, np.int64)
-    last = np.flatnonzero(raw < 0x80)
-    if raw[-1] >= 0x80:
+    if len(raw) and raw[-1] >= 0x80:
         raise Fault(f"{what}: a packed number is cut off")
+    pieces, start = [np.empty(0, np.int64)], 0
+    while start < len(raw):
+        stop = start + _PIECE
+        while stop < len(raw) and raw[stop - 1] >= 0x80 and stop < start + _PIECE + 10:
+            stop += 1
+        pieces.append(_varints_of(raw[start:stop], what))
+        start = stop
+    return np.concatenate(pieces)
+
+
+def _varints_of(raw: np.ndarray, what: str) -> np.ndarray:
+    """The varints of uint8 [bytes], which end with the last of a number or hold too long a one: int64 [n]."""
+    last = np.flatnonzero(raw < 0x80)
+    if not len(last) or last[-1] < len(raw) - 1:
+        raise Fault(f"{what}: a packed number of more than 64 bits")
     starts = np.concatenate([[0], last[:-1] + 1])
     lengths = last - starts + 1
     if lengths.max() > 10:

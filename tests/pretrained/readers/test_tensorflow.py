@@ -2,12 +2,13 @@
 
 import struct
 import time
+import zipfile
 
 import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.pretrained.readers import read_weights, snappy, tensorflow_checkpoints
+from inception_jax.pretrained.readers import read_weights, snappy, tensorflow_checkpoints, wire
 from inception_jax.pretrained.readers.crc32c import crc32c, unmask
 from inception_jax.pretrained.readers.weights import Fault
 from inception_jax.pretrained.readers.wire import Message, read_varint
@@ -15,7 +16,7 @@ from inception_jax.pretrained.readers.wire import Message, read_varint
 from . import writers
 from .make_files import GOLDENS, numbers
 from .test_reading import ARRAYS, same, written
-from .writers import field, graph_node, packed, table, tensor_shape, tensor_slice, varint
+from .writers import field, graph_node, packed, table, tensor_shape, tensor_slice, varint, zipped
 
 
 def refused(tmp_path, data: bytes, words: str, name="a.ckpt") -> None:
@@ -77,6 +78,24 @@ def test_repeated_numbers_packed_alone_and_mixed():
 def test_damaged_messages(data, words):
     with pytest.raises(Fault, match=words):
         Message(memoryview(data), "test")
+
+
+def test_packed_numbers_are_taken_apart_piece_by_piece(monkeypatch):
+    """Whatever number a piece ends within; what is wrong is wrong in every place."""
+    values = [0, 1, 127, 128, -1, 300, 2**62, -(2**63), 2**63 - 1, 5] * 7
+    for size in range(1, 40):
+        monkeypatch.setattr(wire, "_PIECE", size)
+        assert Message(memoryview(packed(1, values)), "test").integers(1).tolist() == values
+        for tail, words in ((b"\x80", "cut off"), (b"\x80" * 11 + b"\0", "64 bits"), (b"\xff" * 99 + b"\0", "64 bits")):
+            with pytest.raises(Fault, match=words):
+                Message(memoryview(field(1, b"".join(map(varint, values)) + tail)), "test").integers(1)
+
+
+def test_messages_of_too_many_fields(tmp_path):
+    """Two bytes of a file would become a hundred; zipped, 30 kB would become 1 GB."""
+    data = writers.onnx_model({"a": np.ones(2, np.float32)})
+    many = zipped({"a.onnx": field(1, 8) * 1_000_001 + data}, zipfile.ZIP_DEFLATED)
+    refused(tmp_path, many, "a message of more than 1,000,000 fields", "a.zip")
 
 
 def test_fields_of_another_type():
