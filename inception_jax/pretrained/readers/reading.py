@@ -36,6 +36,7 @@ _READERS: dict[str, Callable[[Source, Budget], Content]] = {
 # facenet's archives hold one beside the checkpoint that it was made from.
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".h5", ".keras", ".ckpt", ".index", ".caffemodel", ".onnx", ".npz")
 _GRAPH = ".pb"
+_MAX_MESSAGE = 1000  # characters
 _SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")
 
 
@@ -66,10 +67,16 @@ def read_weights(path: str | os.PathLike[str], *, limit: int = DEFAULT_LIMIT) ->
         data = _file(path, limit)
         kind, content = _read(Source(path.name, data, path.parent), Budget(limit, len(data)), limit, nested=False)
     except Fault as fault:
-        raise UserError(f"{path}: {fault}") from None
+        raise UserError(f"{path}: {_line(str(fault))}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     return Weights(content.arrays, kind, hashlib.sha256(data).hexdigest(), content.metadata)
+
+
+def _line(text: str) -> str:
+    """A message on one line: what it quotes is the file's word, and may hold line ends, colours or megabytes."""
+    text = text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE // 2] + " … " + text[-_MAX_MESSAGE // 2 :]
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _file(path: Path, limit: int) -> memoryview:

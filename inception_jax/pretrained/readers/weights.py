@@ -15,6 +15,7 @@ DEFAULT_LIMIT = 4 << 30  # bytes: eight times the largest published file of the 
 # file's own size is a bomb: 1 MB of zip can declare 1 GB of zeros.
 _INFLATION_FLOOR = 64 << 20
 _INFLATION_FACTOR = 100
+_MAX_NAME = 1000  # characters of an array's name; the longest published one has about a hundred
 
 
 class Fault(Exception):
@@ -105,7 +106,9 @@ def as_text(data: bytes | memoryview, what: str) -> str:
 
 
 def add(arrays: dict[str, np.ndarray], name: str, array: np.ndarray) -> None:
-    """Puts an array under its name; Fault if the file has the name twice."""
+    """Puts an array under its name; Fault if the file has the name twice, or it could not stand in a message."""
+    if len(name) > _MAX_NAME or not name.isprintable():
+        raise Fault(f"an array has the name {name[:80]!r}, of {len(name):,} characters: no name of a weight")
     if name in arrays:
         raise Fault(f"{name!r} occurs twice")
     arrays[name] = array

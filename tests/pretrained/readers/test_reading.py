@@ -395,6 +395,22 @@ def test_a_zip_whose_sizes_lie(tmp_path):
         read_weights(written(tmp_path / "a.npz", bytes(data)))
 
 
+def test_a_refusal_is_one_line_whatever_it_quotes(tmp_path):
+    long = "a" * 5_000_000
+    for data in (
+        writers.zipped({"a\nb.pth": b"", "\x1b[31mred.pth": b""}),
+        writers.torch_zip(writers.pickled({long: writers.pickled_tensor("0", (3,), (1, 1), 3)}), {"0": bytes(12)}),
+        writers.torch_state({long: np.ones(2, np.float32)}),
+        writers.safetensors({"a\nb": np.ones(2, np.float32)}),
+        writers.safetensors({"\ud800": np.ones(2, np.float32)}),
+        writers.graph_constant("weights\r", np.ones(2, np.float32)),
+    ):
+        with pytest.raises(UserError) as caught:
+            read_weights(written(tmp_path / "a.bin", data))
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 1200
+
+
 def test_old_tar_files_of_torch(tmp_path):
     data = writers.tarred({"storages": b"1", "tensors": b"2", "pickle": b"3"}, "w:")
     with pytest.raises(UserError, match=r"PyTorch before 0\.1\.10"):
