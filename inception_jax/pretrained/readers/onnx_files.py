@@ -125,10 +125,12 @@ class _Tensors:
         if 3 in tensor:
             raise Fault(f"{tensor.what} is cut into segments, which no exporter writes")
         dtype, field = _TYPES[number]
+        # Opened first: what a tensor may take is measured by the file that it lies in.
+        external = self._external(tensor) if tensor.integer(14) == _EXTERNAL else None
         shape = self._budget.charge_array(tensor.integers(1).tolist(), dtype, tensor.what)
         size = math.prod(shape)
-        if tensor.integer(14) == _EXTERNAL:
-            raw = self._external(tensor, size * dtype.itemsize)
+        if external is not None:
+            raw = _part(tensor, *external, size * dtype.itemsize)
         elif 9 in tensor:
             raw = tensor.blob(9)
         else:
@@ -147,23 +149,28 @@ class _Tensors:
             raise Fault(f"{tensor.what}: {len(values):,} values for the shape {list(shape)}")
         return values.reshape(shape)
 
-    def _external(self, tensor: Message, size: int) -> memoryview:
-        """The bytes of a tensor that lie in a file beside the model."""
+    def _external(self, tensor: Message) -> tuple[dict[str, str], memoryview]:
+        """Where a tensor lies in a file beside the model, as the model says it, and that file's bytes."""
         about = {entry.text(1): entry.text(2) for entry in tensor.messages(13, tensor.what)}
         location = about.get("location", "")
-        try:
-            offset, length = int(about.get("offset", "0")), int(about.get("length", str(size)))
-        except ValueError:
-            raise Fault(f"{tensor.what}: its place in {location!r} is no number") from None
         if location not in self.files:
-            self.files[location] = _beside(self._source.directory, location, tensor.what, self._budget.limit)
-        data = self.files[location]
-        if offset < 0 or length != size or offset + length > len(data):
-            raise Fault(f"{tensor.what}: {length:,} bytes at {offset:,} of {location!r}, which has {len(data):,}")
-        return data[offset : offset + length]
+            self.files[location] = _beside(self._source.directory, location, tensor.what, self._budget)
+        return about, self.files[location]
 
 
-def _beside(directory: Path | None, location: str, what: str, limit: int) -> memoryview:
+def _part(tensor: Message, about: dict[str, str], data: memoryview, size: int) -> memoryview:
+    """The `size` bytes of a tensor in its file."""
+    location = about.get("location", "")
+    try:
+        offset, length = int(about.get("offset", "0")), int(about.get("length", str(size)))
+    except ValueError:
+        raise Fault(f"{tensor.what}: its place in {location!r} is no number") from None
+    if offset < 0 or length != size or offset + length > len(data):
+        raise Fault(f"{tensor.what}: {length:,} bytes at {offset:,} of {location!r}, which has {len(data):,}")
+    return data[offset : offset + length]
+
+
+def _beside(directory: Path | None, location: str, what: str, budget: Budget) -> memoryview:
     """The bytes of a file named by a model, which must lie in the model's folder or below it."""
     if directory is None:
         raise Fault(f"{what} lies in another file, {location!r}: unpack the archive and give the model's own path")
@@ -176,6 +183,7 @@ def _beside(directory: Path | None, location: str, what: str, limit: int) -> mem
         raise Fault(f"{what} refers to {location!r}, a link out of the model's folder: it is not opened")
     if not path.is_file():
         raise Fault(f"{what} lies in the file {location!r}, which is not beside the model")
-    if path.stat().st_size > limit:
-        raise Fault(f"{location!r} has {path.stat().st_size:,} bytes, above the limit of {limit:,}")
-    return memoryview(path.read_bytes())
+    size = path.stat().st_size
+    budget.admit(size, repr(location))
+    with path.open("rb") as file:
+        return memoryview(file.read(size))

@@ -75,7 +75,7 @@ def _tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, h
 
 
 def _check_bits(metadata: tuple) -> None:
-    """Fault where torch would make other numbers of a tensor's bytes: views that are negated only when they are read."""
+    """Fault where torch would make other numbers of a tensor's bytes: views negated only when they are read."""
     if any(metadata):
         raise Fault("a tensor with bits that change its values (`neg` or `conj`): save `tensor.resolve_neg()`")
 

@@ -70,9 +70,16 @@ class Budget:
 
     def __init__(self, limit: int, file_size: int):
         """Args: limit, the most bytes of arrays; file_size, the bytes of the file on disk."""
-        self.limit, self.file_size = limit, file_size
-        self._inflated = max(_INFLATION_FLOOR, _INFLATION_FACTOR * file_size)
+        self.limit, self.file_size = limit, 0
         self._spent = 0
+        self.admit(file_size, "the file")
+
+    def admit(self, size: int, what: str) -> None:
+        """Counts a further file that is read, which may declare as much for its size; Fault above the limit."""
+        self.file_size += size
+        if self.file_size > self.limit:
+            raise Fault(f"{what} brings what is read to {self.file_size:,} bytes, above the limit of {self.limit:,}")
+        self._inflated = max(_INFLATION_FLOOR, _INFLATION_FACTOR * self.file_size)
 
     def charge(self, size: int, what: str) -> None:
         """Raises Fault if `what` takes the sum of declared bytes above what is allowed."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.pretrained.readers import read_weights
+from inception_jax.pretrained.readers import read_weights, weights
 
 from . import writers
 from .make_files import numbers
@@ -144,8 +144,26 @@ def test_external_data_stays_in_the_folder(tmp_path):
     refused(tmp_path, writers.zipped({"m.onnx": data}), r"lies in another file.*unpack the archive")
     with (folder / "large.bin").open("wb") as file:
         os.truncate(file.fileno(), 1 << 40)
-    with pytest.raises(UserError, match=r"'large.bin' has 1,099,511,627,776 bytes, above the limit"):
+    with pytest.raises(UserError, match=r"'large.bin' brings what is read to 1,099,511,627,... bytes, above the limit"):
         of("large.bin")
+
+
+def test_external_data_are_measured_by_their_own_file(tmp_path, monkeypatch):
+    """A model of a few kilobytes may have hundreds of megabytes beside it, but not the same file many times."""
+    monkeypatch.setattr(weights, "_INFLATION_FLOOR", 1000)
+    values = numbers("w", (300, 300))
+    (tmp_path / "w.bin").write_bytes(values.tobytes())
+    data = writers.onnx_model({"w": values}, {"w": {"location": "w.bin"}})
+    assert values.nbytes > 100 * len(data)
+    path = written(tmp_path / "m.onnx", data)
+    same(read_weights(path).arrays, {"w": values})
+    same(read_weights(path, limit=len(data) + values.nbytes).arrays, {"w": values})
+    with pytest.raises(UserError, match="above the limit of"):
+        read_weights(path, limit=len(data) + values.nbytes - 1)
+    spelled = {"a": {"location": "w.bin"}, "b": {"location": "./w.bin"}, "c": {"location": ".//w.bin"}}
+    three = writers.onnx_model({name: values for name in spelled}, spelled)
+    with pytest.raises(UserError, match=r"'.//w\.bin' brings what is read to"):
+        read_weights(written(tmp_path / "m.onnx", three), limit=3 * values.nbytes)
 
 
 def test_what_onnx_may_not_say(tmp_path):

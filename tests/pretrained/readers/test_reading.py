@@ -377,7 +377,7 @@ def test_a_gzip_of_many_parts_is_read_in_one_go(tmp_path):
     data += gzip.compress(writers.tarred({"a.npz": writers.npz(ARRAYS)}, "w:")[700:])
     same(read_weights(written(tmp_path / "a.tgz", data + bytes(9))).arrays, ARRAYS)
     for length in range(3, len(data), 61):
-        with pytest.raises(UserError, match="truncated|damaged|no file of weights"):
+        with pytest.raises(UserError, match=r"truncated|damaged|no file of weights"):
             read_weights(written(tmp_path / "b.tgz", data[:length]))
     started = time.process_time()
     with pytest.raises(UserError, match="tar archive that cannot be read"):
