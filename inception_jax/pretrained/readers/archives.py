@@ -52,7 +52,7 @@ class Members:
         raise NotImplementedError
 
     def _list(self, name: str, size: int) -> None:
-        if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
+        if not name or name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
             raise Fault(f"the archive has a member named {name!r}, outside of itself: it is not read")
         if name in self._sizes:
             raise Fault(f"the archive has two members named {name!r}")
@@ -70,7 +70,7 @@ class ZipMembers(Members):
             raise Fault(f"a zip archive that cannot be read ({error}): it is truncated or damaged") from None
         self._infos = {}
         for info in self._zip.infolist():
-            if not info.is_dir():
+            if not info.filename.endswith("/"):
                 self._list(info.filename, info.file_size)
                 self._infos[info.filename] = info
 

@@ -23,7 +23,10 @@ _SECONDS = 60  # and one more for every 10 MB: a damaged file may also make the 
 
 def read(data: memoryview, budget: Budget, config: Any) -> Content:
     """The weights of an HDF5 file of Keras; Fault as `keras_files.read_h5`, or if the process does not survive it."""
-    question = json.dumps({"limit": budget.limit, "file_size": budget.file_size, "config": config}).encode()
+    try:
+        question = json.dumps({"limit": budget.limit, "file_size": budget.file_size, "config": config}).encode()
+    except RecursionError:  # a level less deep, the configuration could just be read
+        raise Fault("the configuration is too deep: the file is damaged") from None
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     try:
         done = subprocess.run(
@@ -60,7 +63,7 @@ def main() -> None:
     """The process: the question on the first line of the input and the file behind it; likewise the answer."""
     from inception_jax.pretrained.readers import keras_hdf5
 
-    first, _, data = sys.stdin.buffer.read().partition(b"\n")
+    first, data = sys.stdin.buffer.readline(), sys.stdin.buffer.read()
     question = json.loads(first)
     stream = io.BytesIO()
     try:

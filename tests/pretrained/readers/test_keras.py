@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.pretrained.readers import keras_names, read_weights
+from inception_jax.pretrained.readers import keras_names, keras_process, read_weights
+from inception_jax.pretrained.readers.weights import Budget, Fault
 
 from .make_files import GOLDENS, numbers
 from .test_reading import same, written
@@ -263,6 +264,15 @@ def test_keras_archives(tmp_path):
     deep = b"[" * 100_000
     for text, words in ((b"[]", "not a table"), (b"{", "not JSON"), (b"\xff", "not text"), (deep, "not JSON")):
         refused(written(tmp_path / "a.keras", zipped({**members, "config.json": text})), f"config.json is {words}")
+
+
+def test_a_configuration_that_can_be_read_but_not_handed_on():
+    """json writes a few levels less than it reads, deeper in the stack."""
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(Fault, match="configuration is too deep"):
+        keras_process.read(memoryview(golden("keras3.weights.h5")), Budget(1 << 30, 1 << 20), deep)
 
 
 def test_without_h5py(tmp_path, monkeypatch):

@@ -341,6 +341,9 @@ def test_archives_that_hold_a_graph_beside_a_checkpoint_or_too_much(tmp_path):
 
 def test_archives_whose_members_lie_elsewhere(tmp_path):
     good = every_format()["npz.npz"]
+    nameless = writers.zipped({"a.ckpt": good}).replace(b"a.ckpt", b"\0.ckpt")
+    with pytest.raises(UserError, match="a member named '', outside of itself"):
+        read_weights(written(tmp_path / "bad", nameless))
     for name in ("../a.ckpt", "/a.ckpt", "a/../../b.ckpt"):
         for archive in (writers.zipped({name: good}), writers.tarred({name: good})):
             with pytest.raises(UserError, match="outside of itself"):
