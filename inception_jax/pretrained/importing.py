@@ -104,12 +104,13 @@ def import_form(
     if asked == 0:
         given, num_classes, aux_heads = _without_classifier(form, given, drop), 0, _no_heads(aux_heads)
     else:
-        num_classes = _count_classes(form, given, drop, asked)
+        num_classes = _count_classes(form, arrays, drop, asked)
     aux_heads, given = _choose_heads(form, given, aux_heads, options)
     leaves = form.leaves(aux_heads=aux_heads, num_classes=num_classes, **options)
     wanted = {path: (form.counterpart(path, shape), shape) for path, shape in leaves.items()}
-    _check_names(form, wanted, given)
-    _check_shapes(form, wanted, given)
+    problems = [*_names_that_differ(wanted, given), *_shapes_that_differ(wanted, given)]
+    if problems:
+        raise _does_not_fit(form, arrays, "; ".join(problems))
     flat, defaulted = {}, []
     for path, (theirs, shape) in wanted.items():
         if theirs.name not in given:
@@ -161,11 +162,11 @@ def _classifier(form: Form) -> Counterpart:
     return form.counterpart("params/classifier/kernel", (1, form.num_classes))
 
 
-def _count_classes(form: Form, given: Mapping[str, Any], drop: bool, asked: int | None) -> int:
+def _count_classes(form: Form, arrays: Mapping[str, Any], drop: bool, asked: int | None) -> int:
     """As many as the classifier of the arrays has; `asked`, after the background is gone, may only say the same."""
-    theirs = _classifier(form)
+    theirs, given = _classifier(form), form.weights(arrays)
     if theirs.name not in given:
-        raise _does_not_fit(form, given, f"the classifier {theirs.name!r} is missing (num_classes=0 does without one)")
+        raise _does_not_fit(form, arrays, f"the classifier {theirs.name!r} is missing (num_classes=0 does without one)")
     array = np.asarray(given[theirs.name])
     try:
         found = theirs.layout.to_ours(array).shape[-1]
@@ -213,31 +214,29 @@ def _choose_heads(
     return asked or any(name in heads for name in given), given
 
 
-def _check_names(form: Form, wanted: Mapping[str, tuple[Counterpart, Any]], given: Mapping[str, Any]) -> None:
+def _names_that_differ(wanted: Mapping[str, tuple[Counterpart, Any]], given: Mapping[str, Any]) -> list[str]:
     names = {theirs.name for theirs, _ in wanted.values()}
     missing = [theirs.name for theirs, _ in wanted.values() if theirs.name not in given and not theirs.optional]
     left = [name for name in given if name not in names]
     hint = nearest(left[0], missing) if left else ""
-    problems = [f"missing: {_listed(missing)}"] * bool(missing) + [f"left over: {_listed(left)}{hint}"] * bool(left)
-    if problems:
-        raise _does_not_fit(form, given, "; ".join(problems))
+    return [f"missing: {_listed(missing)}"] * bool(missing) + [f"left over: {_listed(left)}{hint}"] * bool(left)
 
 
-def _check_shapes(form: Form, wanted: Mapping[str, tuple[Counterpart, Any]], given: Mapping[str, Any]) -> None:
+def _shapes_that_differ(wanted: Mapping[str, tuple[Counterpart, Any]], given: Mapping[str, Any]) -> list[str]:
     wrong = []
     for theirs, shape in wanted.values():
         expected = theirs.layout.shape(shape)
         if theirs.name in given and np.shape(given[theirs.name]) != expected:
             wrong.append(f"{theirs.name} is {np.shape(given[theirs.name])}, {expected} is wanted")
-    if wrong:
-        raise _does_not_fit(form, given, f"other shapes: {_listed(wrong)}")
+    return [f"other shapes: {_listed(wrong)}"] * bool(wrong)
 
 
-def _does_not_fit(form: Form, given: Mapping[str, Any], why: str) -> UserError:
+def _does_not_fit(form: Form, arrays: Mapping[str, Any], why: str) -> UserError:
     message = f"these arrays are not {form.source}'s {form.model}: {why}"
-    best = identify(given)
+    # The arrays as they came: under the names that `form` gives them, no other form may know its own.
+    best = identify(arrays)
     # Some publishers' arrays are alike (timm's are Cadene's or torchvision's): then it is not the publisher.
-    if best and best[0][0] > _score(form, given):
+    if best and best[0][0] > _score(form, arrays):
         score, other = best[0]
         message += f". They look like {other.source}'s {other.model} ({100 * score:.0f} % of the names and shapes fit)"
     return UserError(message)

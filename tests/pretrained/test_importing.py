@@ -151,6 +151,7 @@ def test_long_lists_are_cut(arrays):
     (("torchvision", "inception_v3"), ("inception_v1_bn", "torchvision")),
     (("pytorchcv", "xception"), ("xception", "timm")),
     (("facenet-pytorch", "inception_resnet_v1"), ("inception_resnet_v2", "timm")),
+    (("torchvision", "inception_v3"), ("xception", "cadene")),  # whose classifier may also be called `fc`
 ])  # fmt: skip
 def test_the_wrong_network_names_the_right_one(given, asked):
     message = refused(whole(*given), *asked)
@@ -193,6 +194,14 @@ def test_another_shape_names_both(arrays):
     arrays[STEM] = arrays[STEM][:, :, :5, :5]
     message = refused(arrays, **NARROW)
     assert f"other shapes: {STEM} is {arrays[STEM].shape}, {(*arrays[STEM].shape[:2], 7, 7)} is wanted" in message
+
+
+def test_names_and_shapes_are_told_together(arrays):
+    """So that a person who mends the names does not meet the shapes afterwards."""
+    arrays["fc.bia"] = arrays.pop("fc.bias")
+    arrays[STEM] = arrays[STEM][:, :, :5, :5]
+    message = refused(arrays, **NARROW)
+    assert "missing: fc.bias; left over: fc.bia; did you mean 'fc.bias'?; other shapes: conv1.conv.weight is" in message
 
 
 def test_no_arrays():
