@@ -39,7 +39,8 @@ def publish(
     Args:
       workdir: the run.
       source: the publisher, a name of `sources.source_names()`.
-      output: the file: .safetensors, .npz, or .pth where PyTorch is installed.
+      output: the file: .safetensors, .npz, or .pth where PyTorch is installed. In .npz, which has no name for it,
+        bfloat16 becomes float32, without loss.
       weights: "raw" or "ema"; None: the averages where the run keeps them.
       step: None for the newest, "best", or a step.
 
@@ -93,7 +94,7 @@ def _write(output: Path, arrays: dict[str, np.ndarray], said: dict[str, Any]) ->
 
             save_arrays(part, arrays, {name: str(value) for name, value in said.items()})
         elif output.suffix == ".npz":
-            np.savez(part, **arrays)
+            np.savez(part, **{name: _without_bfloat16(array) for name, array in arrays.items()})
         else:
             _torch_save(part, arrays)
         part.rename(output)
@@ -103,10 +104,20 @@ def _write(output: Path, arrays: dict[str, np.ndarray], said: dict[str, Any]) ->
         part.unlink(missing_ok=True)
 
 
+def _without_bfloat16(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
 def _torch_save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
         import torch
     except ModuleNotFoundError:
         raise UserError(f"--output={path.suffix}: PyTorch writes these files, and is not installed; .safetensors holds "
                         "the same (safetensors.torch.load_file reads it)") from None
-    torch.save({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, path)
+
+    def tensor(array: np.ndarray) -> Any:
+        if array.dtype.name == "bfloat16":  # which `from_numpy` does not know: the bits go over
+            return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(np.array(array))
+
+    torch.save({name: tensor(array) for name, array in arrays.items()}, path)

@@ -7,6 +7,7 @@ import shutil
 
 import cv2
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ from inception_jax.data import crops, datasets
 from inception_jax.errors import UserError
 from inception_jax.evaluation import network as network_module
 from inception_jax.models.initialization import init_variables
-from inception_jax.pretrained import exporting, importing, opening, readers, sources, workdir
+from inception_jax.pretrained import exporting, importing, opening, publishing, readers, sources, workdir
 from inception_jax.training import setup as setups
 from inception_jax.training.preprocess import get_normalization, preprocess
 from inception_jax.training.transfer import Origin
@@ -208,6 +209,19 @@ def test_back_to_the_publisher_bit_for_bit(converted, file, tmp_path):
         assert set(before) == set(after)
         for name, array in before.items():
             np.testing.assert_array_equal(after[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("suffix", publishing.SUFFIXES)
+def test_a_run_in_bfloat16_is_published_without_loss(suffix, tmp_path):
+    if suffix != ".npz":
+        pytest.importorskip({".pth": "torch", ".safetensors": "safetensors"}[suffix], reason="writes these files")
+    kept = np.arange(6, dtype=np.float32).reshape(2, 3).astype(ml_dtypes.bfloat16)
+    arrays = {"a": kept, "b": np.ones((), np.float32)}
+    publishing._write(tmp_path / f"a{suffix}", arrays, {"step": 1})
+    found = readers.read_weights(tmp_path / f"a{suffix}").arrays
+    assert found["a"].dtype == (np.float32 if suffix == ".npz" else ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(found["a"].astype(np.float32), arrays["a"].astype(np.float32))
+    assert found["b"].dtype == np.float32 and found["b"] == 1
 
 
 def test_a_run_with_other_switches_is_not_the_publishers(converted, fails, tmp_path):
