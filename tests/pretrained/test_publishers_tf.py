@@ -159,6 +159,14 @@ def test_renumbering_leaves_named_layers_alone_and_closes_gaps():
     assert renumber(filed) == {"conv2d_1/kernel": 3, "conv2d/kernel": 2, "conv2d/bias": 1, "block35_1_conv/kernel": 0}
 
 
+@pytest.mark.parametrize("name", ["conv2d_00/kernel", "convolution2d_1/kernel", "conv2d_0/kernel", "conv2d_03/kernel"])
+def test_an_array_that_renumbering_would_hide_is_left_over(name):
+    _, arrays = narrow_arrays("keras", "inception_v3")
+    arrays[name] = arrays["conv2d/kernel"] + 1
+    with pytest.raises(UserError, match=f"left over: .*{name}"):
+        import_weights("inception_v3", arrays, source="keras", **NARROW)
+
+
 def test_a_keras_file_without_a_layer_is_refused():
     _, arrays = narrow_arrays("keras", "inception_v3")
     lacking = {name: array for name, array in arrays.items() if not name.startswith("conv2d_3/")}

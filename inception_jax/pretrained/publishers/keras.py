@@ -40,7 +40,8 @@ def renumber(arrays: Mapping[str, Any]) -> dict[str, Any]:
         if found := _NUMBERED.match(layer):
             name = f"{_numbered(_TODAY.get(found[1], found[1]), places[found[1]][int(found[2] or 0)])}/{variable}"
         renamed[name] = array
-    return renamed
+    # Two layers of one number (conv2d and conv2d_0, or Keras 1's beside today's) are nobody's, and none is hidden.
+    return renamed if len(renamed) == len(arrays) else dict(arrays)
 
 
 def _numbered(kind: str, place: int) -> str:
