@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -60,7 +61,7 @@ def download(record: Record, output: str | os.PathLike, *, limit: int = LIMIT) -
             raise UserError(f"{record.url}: the {digest.algorithm} of what came is {hashing.hexdigest()}, that of "
                             f"{record.file} is {digest}; nothing was kept")
         part.rename(output)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(f"cannot fetch {record.url}: {reason}; fetch it where there is a network, and give the file "
                         "to --weights") from None

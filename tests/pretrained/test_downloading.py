@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import http.client
 import http.server
+import ssl
 import threading
 
 import pytest
@@ -96,6 +98,18 @@ def test_no_network_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"cannot fetch http://127.0.0.1:1/a: .*give the file to --weights") as raised:
         downloading.download(record("http://127.0.0.1:1/a"), tmp_path / "a.pth")
     assert "\n" not in str(raised.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [ssl.SSLError(1, "bad record mac"), ConnectionResetError(104, "reset by peer"),
+                                   TimeoutError("timed out"), http.client.IncompleteRead(b"")])  # fmt: skip
+def test_a_connection_that_breaks_is_no_fault_of_the_disk(server, error, tmp_path, monkeypatch):
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(downloading, "_receive", broken)
+    with pytest.raises(UserError, match=r"cannot fetch http://127.0.0.1"):
+        downloading.download(record(f"{server}/weights.pth"), tmp_path / "a.pth")
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_https_and_only_where_nothing_is(server, tmp_path):
