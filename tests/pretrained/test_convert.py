@@ -215,8 +215,7 @@ def test_back_to_the_publisher_bit_for_bit(converted, file, tmp_path):
 def test_a_run_in_bfloat16_is_published_without_loss(suffix, tmp_path):
     if suffix != ".npz":
         pytest.importorskip({".pth": "torch", ".safetensors": "safetensors"}[suffix], reason="writes these files")
-    kept = np.arange(6, dtype=np.float32).reshape(2, 3).astype(ml_dtypes.bfloat16)
-    arrays = {"a": kept, "b": np.ones((), np.float32)}
+    arrays = {"a": np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16), "b": np.ones((), np.float32)}
     publishing._write(tmp_path / f"a{suffix}", arrays, {"step": 1})
     found = readers.read_weights(tmp_path / f"a{suffix}").arrays
     assert found["a"].dtype == (np.float32 if suffix == ".npz" else ml_dtypes.bfloat16)

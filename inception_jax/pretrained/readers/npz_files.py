@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import tokenize
+import warnings
 
 import numpy as np
 
@@ -40,12 +41,11 @@ def _array(data: memoryview, name: str, budget: Budget) -> np.ndarray:
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-        elif version == (2, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-        else:
+        if version not in ((1, 0), (2, 0)):
             raise Fault(f"array {name!r} has the format {version}, which is for records, not for weights")
+        with warnings.catch_warnings(action="ignore"):  # that Python 2 wrote it takes NumPy longer, which is no harm
+            read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+            shape, fortran, dtype = read_header(stream)
     except _HEADER_FAULTS as error:
         raise Fault(f"array {name!r} has no header of NumPy's ({error!s:.100}): it is damaged") from None
     if dtype.kind not in _KINDS or dtype.names:

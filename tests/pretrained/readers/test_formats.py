@@ -199,6 +199,13 @@ def test_npz_of_every_kind(tmp_path):
         same(found, {name: array.astype(array.dtype.newbyteorder("=")) for name, array in arrays.items()})
 
 
+def test_npz_of_python_2(tmp_path):
+    """Whose long integers have an L; not a word is said of it."""
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 1L), }\n"
+    data = writers.zipped({"a.npy": npy(header, numbers("a", (2, 1)).tobytes())})
+    same(read_weights(written(tmp_path / "a.npz", data)).arrays, {"a": numbers("a", (2, 1))})
+
+
 def npy(header: str, body: bytes = b"", version=(1, 0)) -> bytes:
     text = header.encode()
     return b"\x93NUMPY" + bytes(version) + struct.pack("<H" if version == (1, 0) else "<I", len(text)) + text + body
