@@ -148,6 +148,16 @@ def test_classes_of_a_thousand_and_one():
     assert names(3) == ["class 0", "class 1", "class 2"]
 
 
+@pytest.mark.parametrize(
+    ("source", "classes", "expected"), [("slim", 1001, "drop"), ("slim", 1000, "keep"), ("torchvision", 1001, "keep")]
+)
+def test_only_a_publishers_background_is_dropped(source, classes, expected):
+    form = sources.get_form("inception_v3", source)
+    theirs = form.counterpart("params/classifier/kernel", (2048, classes))
+    arrays = {theirs.name: np.broadcast_to(np.float32(0), theirs.layout.shape((2048, classes)))}
+    assert opening._default_background(form, arrays) == expected
+
+
 def test_names_of_classes_from_a_file(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("cat\n\n dog \n")

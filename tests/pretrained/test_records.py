@@ -1,5 +1,6 @@
 """The records of published files: held against the forms, and against the numbers that the publishers print."""
 
+import dataclasses
 import re
 
 import pytest
@@ -155,6 +156,22 @@ def test_a_file_is_recognised_by_hash_and_by_name():
     # All of timm's files are called model.safetensors.
     found, why = records.find_file("model.safetensors", "f" * 64, "inception_v3", "timm")
     assert found is None and "timm/inception_v3.gluon_in1k" in why
+
+
+def test_every_digit_of_a_hash_counts():
+    whole = records.Digest("sha256", "ab" * 32, "a.pth")
+    assert whole.fits("sha256", "AB" * 32)
+    assert not whole.fits("sha256", "ab" * 31 + "ac") and not whole.fits("md5", "ab" * 32)
+    assert records.Digest("sha256", "abab", "a.pth").fits("sha256", "ab" * 32)
+
+
+def test_a_hash_of_two_records_decides_nothing(monkeypatch):
+    (record, *_) = [r for r in records.select("inception_v1_bn", "torchvision") if not r.unusable]
+    twin = dataclasses.replace(record, name="torchvision/twin", file="twin.pth")
+    monkeypatch.setattr(records, "all_records", lambda: (record, twin))
+    digest = record.digest.hex.ljust(64, "0")
+    found, why = records.find_file("mine.pth", digest, record.model, record.source)
+    assert found is None and "torchvision/twin" in why
 
 
 def test_common_preprocessing_only_where_there_is_one():

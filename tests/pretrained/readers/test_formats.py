@@ -50,6 +50,10 @@ def test_damaged_safetensors(tmp_path):
     refused(tmp_path, good + b"x", "the tensors take 32 bytes, and the file has 33")
     refused(tmp_path, good[:-1], "truncated")
     refused(tmp_path, good[:20], "the header declares .* truncated")
+    hole = writers.safetensors({"a": A, "b": A}, b={"data_offsets": [20, 36]})
+    refused(tmp_path, hole + bytes(4), "overlap or leave bytes between them at byte 16")
+    for size, words in ((100_000_000, "the header declares .* truncated"), (100_000_001, "nothing that is known")):
+        refused(tmp_path, struct.pack("<Q", size) + b"{" + b"\x90" * 90, words)
     for header, words in (
         (b'{"a": ', "not JSON"), (b'{"a": 1}', "not described"), (b'{"a": {}, "a": {}}', "occurs twice"),
         (b'{"__metadata__": {"a": 1}}', "not a table of text"), (b"{" + b"[" * 50, "not JSON"),

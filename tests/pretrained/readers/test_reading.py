@@ -15,6 +15,7 @@ import pytest
 
 from inception_jax.errors import UserError
 from inception_jax.pretrained.readers import FORMATS, read_weights
+from inception_jax.pretrained.readers.weights import Budget, Fault
 
 from . import writers
 from .make_files import GOLDENS, numbers
@@ -396,6 +397,51 @@ def test_a_zip_whose_sizes_lie(tmp_path):
         struct.pack_into("<I", data, place, 50)
     with pytest.raises(UserError, match=r"'a\.npy' in the archive .*: it is damaged"):
         read_weights(written(tmp_path / "a.npz", bytes(data)))
+    for place in (22, data.index(b"PK\x01\x02") + 24):
+        struct.pack_into("<I", data, place, 50_000)
+    with pytest.raises(UserError, match="holds 5,000 bytes and declares 50,000: it is damaged"):
+        read_weights(written(tmp_path / "a.npz", bytes(data)))
+    stored = bytearray(writers.zipped({"a.npy": bytes(5000)}))
+    for place in (22, stored.index(b"PK\x01\x02") + 24):
+        struct.pack_into("<I", stored, place, 50)
+    with pytest.raises(UserError, match="is stored in 5,000 bytes and declares 50"):
+        read_weights(written(tmp_path / "a.npz", bytes(stored)))
+
+
+def test_zips_of_other_kinds(tmp_path):
+    for method, number in ((zipfile.ZIP_BZIP2, 12), (zipfile.ZIP_LZMA, 14)):
+        with pytest.raises(UserError, match=f"compressed by method {number}, not stored or deflated"):
+            read_weights(written(tmp_path / "a.npz", writers.zipped({"a.npy": bytes(5000)}, method)))
+    locked = bytearray(writers.zipped({"a.npy": bytes(5000)}))
+    for place in (6, locked.index(b"PK\x01\x02") + 8):
+        locked[place] |= 1
+    with pytest.raises(UserError, match=r"'a\.npy' in the archive is encrypted"):
+        read_weights(written(tmp_path / "a.npz", bytes(locked)))
+
+
+def test_sizes_up_to_the_limit_and_not_a_byte_more(tmp_path):
+    budget = Budget(100, 10)
+    budget.charge(100, "a")
+    with pytest.raises(Fault, match="b brings the arrays to 101 bytes, above the limit of 100"):
+        budget.charge(1, "b")
+    # Not even opened: a file of a terabyte, none of which is there.
+    with (tmp_path / "large.pth").open("wb") as file:
+        os.truncate(file.fileno(), 1 << 40)
+    with pytest.raises(UserError, match="the file has 1,099,511,627,776 bytes, above the limit"):
+        read_weights(tmp_path / "large.pth")
+
+
+def test_an_empty_array_may_not_have_any_other_size(tmp_path):
+    """NumPy cannot hold 2**61 rows of nothing."""
+    shape = (0, 1 << 61)
+    files = {
+        "a.safetensors": writers.safetensors({"a": np.zeros((0, 2), np.float32)}, a={"shape": list(shape)}),
+        "a.pb": writers.graph_node("a", "Const", value=writers.field(
+            8, writers.field(1, 1) + writers.field(2, writers.tensor_shape(shape)))),
+    }  # fmt: skip
+    for name, data in files.items():
+        with pytest.raises(UserError, match="impossible shape"):
+            read_weights(written(tmp_path / name, data))
 
 
 def test_a_refusal_is_one_line_whatever_it_quotes(tmp_path):

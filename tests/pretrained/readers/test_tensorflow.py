@@ -249,6 +249,24 @@ def test_slices(tmp_path):
     refused(tmp_path, data, "variable 'w' brings the arrays to .* above the limit")
 
 
+def test_slices_of_version_2_have_the_type_of_the_whole(tmp_path):
+    values = np.ones(2, "<f4").tobytes()
+
+    def of(kind: int):
+        extents = ((0, 2),)
+        rest = field(2, tensor_shape((2,))) + field(5, 8)
+        part = field(1, kind) + rest + varint(6 << 3 | 5) + struct.pack("<I", writers.masked_crc32c(values))
+        whole = field(1, 1) + rest + field(7, tensor_slice(extents))
+        entries = [(b"", field(1, 1)), (b"w", whole), (tensorflow_checkpoints.slice_key("w", extents), part)]
+        written(tmp_path / "b.index", table(entries))
+        written(tmp_path / "b.data-00000-of-00001", values)
+        return read_weights(tmp_path / "b")
+
+    same(of(1).arrays, {"w": np.ones(2, np.float32)})
+    with pytest.raises(UserError, match="variable 'w': one of its slices is int32, not float32"):
+        of(3)
+
+
 def test_what_version_1_may_not_say(tmp_path):
     listed = field(1, "w") + field(2, tensor_shape((2,))) + field(3, 1) + field(4, tensor_slice([(0, -1)]))
     contents = (b"", field(1, field(1, listed)))

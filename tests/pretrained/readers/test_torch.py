@@ -79,6 +79,8 @@ ATTACKS = {
     "a dotted name": (raw(SHORT(b"collections") + SHORT(b"OrderedDict.__init__.__globals__") + b"\x93"), "__globals__"),
     "a dotted module": (raw(pickled_name("collections.abc", "sys")), r"collections\.abc\.sys"),
     "a name of torch": (raw(pickled_name("torch", "load") + COMMAND + b"\x85R"), r"torch\.load"),
+    "a name of torch, not called": (
+        raw(pickled({"a": TENSOR, "b": pickled_name("torch", "load")})), r"asks for torch\.load"),
     "the command of torch.hub": (raw(pickled_name("torch.hub", "load") + b")R"), r"torch\.hub\.load"),
     "a type called": (raw(pickled_name("torch", "FloatStorage") + b"K\x05\x85R"), r"calls torch\.FloatStorage"),
     "a text called": (raw(COMMAND + b")R"), "calls a value of the type str"),
