@@ -34,25 +34,20 @@ _NEGLIGIBLE = 1e-9
 
 
 def cases_of(form: Form) -> tuple[Case, ...]:
-    """Evaluation at the publisher's size and at one of the other parity, and training with batch statistics.
-
-    Gradients are compared where a network was first published or trained; the ports are functions of the same form.
-    """
-    gradients = form.source in _WITH_GRADIENTS
+    """Evaluation at the publisher's size and at one of the other parity, and training with batch statistics."""
+    inference_only = (form.source, form.model) in _INFERENCE_ONLY
     size = form.image_size
     other = form.other_size or max(get_spec(form.model).min_image_size, size - 43 if size % 2 else size - 31)
-    cases = (
-        Case("eval", size, gradients=gradients),
+    evaluation = (
+        Case("eval", size, gradients=not inference_only),
         Case("eval", other),
         Case("eval", size, dtype="float32"),
-        Case("train", size, gradients=gradients),
     )
-    return tuple(case for case in cases if (form.source, form.model, case.mode) not in _INFERENCE_ONLY)
+    return evaluation if inference_only else (*evaluation, Case("train", size, gradients=True))
 
 
-_WITH_GRADIENTS = ("slim", "torchvision", "timm", "keras", "caffe")
 # Runtimes that evaluate and do nothing else.
-_INFERENCE_ONLY = {("onnx", "inception_v1", "train")}
+_INFERENCE_ONLY = {("onnx", "inception_v1")}
 
 
 @dataclasses.dataclass(frozen=True)
