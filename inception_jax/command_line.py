@@ -65,6 +65,11 @@ def add_processes(arguments: argparse.ArgumentParser) -> None:
                        help="auto: join the others if a launcher started several; on: ask jax.distributed; off: alone")
 
 
+def step(text: str | None) -> int | str | None:
+    """The value of a flag --step: the number of a checkpoint, or the word that was given ("best")."""
+    return int(text) if text and text.isdecimal() else text
+
+
 def option(text: str) -> tuple[str, Any]:
     """The type of a flag OPTION=VALUE: the value is a Python literal where it reads as one, and otherwise a string."""
     name, equals, value = text.partition("=")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from typing import Any
 
 from inception_jax import command_line
 from inception_jax.errors import UserError
@@ -24,7 +25,7 @@ _READS = {
     "list": {"model", "source", "json"},
     "download": {"output"},
     "to": {"workdir", "output", "run_weights", "step", "json"},
-    "verify": {"model", "source", "weights", "torch_python", "tf_python", "write_ledger"},
+    "verify": {"model", "source", "weights", "set", "torch_python", "tf_python", "write_ledger"},
     "import": {"model", "source", "record", "weights", "output", "background", "set", "image_size", "data", "classes",
                "json"},
 }  # fmt: skip
@@ -115,7 +116,7 @@ def _publish(flags: argparse.Namespace) -> int:
             raise UserError(f"--{name} is missing: --to needs a run (--workdir) and a file to write (--output)")
     from inception_jax.pretrained import publishing
 
-    step = int(flags.step) if flags.step and flags.step.isdigit() else flags.step
+    step = command_line.step(flags.step)
     said = publishing.publish(flags.workdir, flags.to, flags.output, weights=flags.run_weights, step=step)
     print(json.dumps(said) if flags.json else f"{said['file']}: {said['arrays']} arrays of {said['model']}, step "
           f"{said['step']} ({said['weights']}), as {said['source']} names them")  # fmt: skip
@@ -128,29 +129,38 @@ def _verify(flags: argparse.Namespace) -> int:
     from inception_jax.pretrained import execution, ledger, opening
 
     if not flags.weights:
+        if flags.set:
+            raise UserError("--set: with --verify it needs --weights; the ledger is of the published forms")
         return ledger.main(flags)
     if flags.write_ledger:
         raise UserError("--write_ledger: the ledger is of seeded weights; leave --weights out")
-    opened = opening.open_weights(flags.weights, model=flags.model, source=flags.source)
+    opened = opening.open_weights(
+        flags.weights, model=flags.model, source=flags.source, options=_options(flags)
+    )  # fmt: skip
     for finding in opened.findings:
         print(finding)
     form = opened.imported.form
     side = execution.side_of(form.source)
     python = ledger.find_python(side, getattr(flags, f"{side}_python"))
-    return 0 if ledger.verify_file(form, opened.weights.arrays, python) else 1
+    return 0 if ledger.verify_file(form, opened.weights.arrays, python, _options(flags)) else 1
+
+
+def _options(flags: argparse.Namespace) -> dict[str, Any]:
+    """The options of `create_model` that --set gives."""
+    if flags.set and not (flags.record or (flags.model and flags.source)):
+        raise UserError("--set: needs --model and --source, for a network of another form looks like nobody's")
+    return dict(flags.set)
 
 
 def _import(flags: argparse.Namespace) -> int:
     for name in ("weights", "output"):
         if not getattr(flags, name):
             raise UserError(f"--{name} is missing: --weights=FILE --output=DIR imports a file; --help shows the rest")
-    if flags.set and not (flags.record or (flags.model and flags.source)):
-        raise UserError("--set: needs --model and --source, for a network of another form looks like nobody's")
     from inception_jax.pretrained import opening, workdir
 
     opened = opening.open_weights(
         flags.weights, model=flags.model, source=flags.source, record=flags.record, background=flags.background,
-        options=dict(flags.set),
+        options=_options(flags),
     )  # fmt: skip
     recipe = workdir.recipe_of(opened, image_size=flags.image_size, data=flags.data)
     count = opened.imported.num_classes

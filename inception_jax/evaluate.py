@@ -62,7 +62,7 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
     from inception_jax.training import processes, setup
     from inception_jax.training.interrupts import write_error
 
-    step = int(flags.step) if flags.step and flags.step.isdigit() else flags.step
+    step = command_line.step(flags.step)
     with processes.agreed():
         source = datasets.load(recipe.data.name, flags.split or recipe.data.eval_split, recipe.data.data_dir)
         trained = network.load(

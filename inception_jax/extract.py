@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     from inception_jax.training import parallel
 
     parallel.enable_compilation_cache()
-    step = int(flags.step) if flags.step and flags.step.isdigit() else flags.step
+    step = command_line.step(flags.step)
     recipe, class_names = network.recipe_of(flags.workdir), network.class_names_of(flags.workdir)
     recipe.data.image_size = flags.image_size or recipe.data.image_size
     recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size

@@ -73,7 +73,7 @@ def _check(flags: argparse.Namespace) -> None:
 def _of_run(flags: argparse.Namespace) -> Network:
     from inception_jax.evaluation import network
 
-    step = int(flags.step) if flags.step and flags.step.isdigit() else flags.step
+    step = command_line.step(flags.step)
     recipe, class_names = network.recipe_of(flags.workdir), network.class_names_of(flags.workdir)
     return network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
 

@@ -15,9 +15,11 @@ os.environ["XLA_FLAGS"] = " ".join([
     os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0",
 ])  # fmt: skip
 
+# A suite in the background ignores SIGINT, and under nohup SIGHUP, and so would the runs that it starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A suite that a shell put into the background ignores SIGINT, and so would the runs that it starts and interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import jax
 import pytest

@@ -51,9 +51,11 @@ def export_stablehlo(
       {"logits": [batch, num_classes], endpoint: …}.
 
     Raises:
-      UserError: an unknown platform.
+      UserError: no platform, or an unknown one.
       ModelError: an unknown endpoint, or pictures that the network does not take.
     """
+    if not platforms:
+        raise UserError("platforms: none is named")
     for platform in platforms:
         if platform not in PLATFORMS:
             raise UserError(f"platforms: unknown platform {platform!r}{nearest(platform, PLATFORMS)}; allowed: "

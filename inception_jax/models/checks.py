@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +36,16 @@ def check_kind(field: str, value: Any, default: Any) -> None:
     kind, what = _KINDS.get(type(default), (object, ""))
     if not isinstance(value, kind) or (isinstance(value, bool) and type(default) in (int, float)):
         raise ModelError(f"{field}: {value!r} is not {what}")
+
+
+def check_modules(modules: Mapping[str, Sequence[int]], names: Iterable[str], widths: int) -> None:
+    """Raises ModelError unless `modules` has some of `names`, and `widths` numbers of filters for each."""
+    if not modules:
+        raise ModelError("modules: there are none; None means the table's")
+    for name, row in modules.items():
+        check_choice("modules", name, tuple(names))
+        if len(row) != widths or not all(isinstance(width, numbers.Integral) and width >= 0 for width in row):
+            raise ModelError(f"modules: {name!r} has {tuple(row)!r}; {widths} numbers of filters are wanted")
 
 
 def check_number(field: str, value: Any, what: str, good: bool) -> None:

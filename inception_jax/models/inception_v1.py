@@ -156,6 +156,7 @@ class InceptionV1(Network):
         if not (self.aux_heads and self.num_classes):
             self.check_unused("there are no auxiliary heads", "aux_dropout_rate")
         if self.modules is not None:
+            checks.check_modules(self.modules, MODULES, len(Widths._fields))
             self.check_unused("modules are given", "table")
 
     @property

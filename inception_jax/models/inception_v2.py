@@ -159,6 +159,7 @@ class InceptionV2(Network):
         for field in ("conv1_padding", "reduction_padding", "pool_rounding"):
             checks.check_choice(field, getattr(self, field), ("same", "caffe"))
         if self.modules is not None:
+            checks.check_modules(self.modules, PAPER_MODULES, len(Widths._fields))
             self.check_unused("modules are given", "table")
         if not self.batch_norm:
             self.check_unused("there is no batch norm", "stem_batch_norm", "conv_bias")
@@ -188,7 +189,7 @@ class InceptionV2(Network):
         ends: dict[str, jax.Array] = {}
         x = self._stem(images.astype(self.dtype), style, train, ends)
         aux_logits = []
-        for module, widths in (self.modules or TABLES[self.table]).items():
+        for module, widths in (TABLES[self.table] if self.modules is None else self.modules).items():
             name = f"inception_{module}"
             x = ends[name] = Mixed(self._branches(module, Widths(*widths)), style, name=name)(x, train=train)
             if module in AUX_HEADS and self.runs_heads(train):

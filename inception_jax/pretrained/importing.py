@@ -172,6 +172,8 @@ def _count_classes(form: Form, arrays: Mapping[str, Any], drop: bool, asked: int
         found = theirs.layout.to_ours(array).shape[-1]
     except ValueError:
         raise UserError(f"{theirs.name}: shape {array.shape} is no {theirs.layout.name}") from None
+    if found == 0:
+        raise UserError(f"{theirs.name}: shape {array.shape}, a classifier without classes")
     if drop and found != 1001:
         raise UserError(f"background = 'drop': {found} classes; only the first of 1001 is a background")
     if asked not in (None, found - drop):

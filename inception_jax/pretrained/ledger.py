@@ -137,10 +137,12 @@ def main(flags: argparse.Namespace) -> int:
     return 0 if equal else 1
 
 
-def verify_file(form: Form, arrays: Mapping[str, Any], python: str | None) -> bool:
+def verify_file(
+    form: Form, arrays: Mapping[str, Any], python: str | None, options: Mapping[str, Any] | None = None
+) -> bool:
     """`convert --verify` with a file: its weights through the publisher's code, or the form against the goldens.
 
-    Prints a line per comparison.
+    Prints a line per comparison. `options` of `create_model` are for our side; the publisher's code has its own.
 
     Returns:
       Whether everything is equal.
@@ -155,7 +157,7 @@ def verify_file(form: Form, arrays: Mapping[str, Any], python: str | None) -> bo
             row, version = verification.verify_golden(form, case)
             what = "seeded weights (the publisher's code is not here to run the file's own) against goldens of"
         else:
-            row, version = verification.verify_weights(form, arrays, python, dtype)
+            row, version = verification.verify_weights(form, arrays, python, dtype, options)
             what = "these weights against"
         good = verification.is_equal(row, dtype)
         equal = equal and good

@@ -69,8 +69,9 @@ def open_weights(
     if given:
         model, source = _from_record(given, model, source)
     weights = read_weights(path)
-    if given:
-        _check_digest(given, path, weights.sha256)
+    if given and (wrong := _other_digest(given, path, weights.sha256)):
+        raise UserError(f"{path} is not {given.name}: {wrong}; leave --record out, and give --model and --source, to "
+                        "import it all the same")  # fmt: skip
     findings = []
     if model is None or source is None:
         form, finding = find_form(weights.arrays, path, weights.sha256, model, source)
@@ -80,6 +81,8 @@ def open_weights(
     found, how = given, "as given"
     if found is None:
         found, how = records.find_file(path.name, weights.sha256, form.model, form.source)
+        if found and (wrong := _other_digest(found, path, weights.sha256)):
+            found, how = None, f"it is named like {found.name}, but {wrong}"
         findings.append(f"record: {found.name} ({how})" if found else f"record: none, {how}")
     options = dict(options or {})
     if found and found.classes == 0:
@@ -131,15 +134,15 @@ def _from_record(record: Record, model: str | None, source: str | None) -> tuple
     return record.model, record.source
 
 
-def _check_digest(record: Record, path: Path, sha256: str) -> None:
-    """Raises UserError where the file is another than the record's, as far as its hash is known."""
+def _other_digest(record: Record, path: Path, sha256: str) -> str | None:
+    """What says that the file is another than the record's; None: nothing does, as far as its hash is known."""
     digest = record.digest
     if digest is None or (digest.of != record.file and digest.of != path.name) or not path.is_file():
-        return
+        return None
     own = sha256 if digest.algorithm == "sha256" else _hash(path, digest.algorithm)
-    if not digest.fits(digest.algorithm, own):
-        raise UserError(f"{path} is not {record.name}: its {digest.algorithm} is {own}, that of {digest.of} is "
-                        f"{digest.hex}; leave --record out, and give --model and --source, to import it all the same")
+    if digest.fits(digest.algorithm, own):
+        return None
+    return f"its {digest.algorithm} is {own}, that of {digest.of} is {digest.hex}"
 
 
 def _hash(path: Path, algorithm: str) -> str:

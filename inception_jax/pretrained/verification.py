@@ -196,7 +196,9 @@ def verify_golden(form: Form, case: Case) -> tuple[dict[str, Any], str]:
     return compare_golden(ours, golden), str(golden["version"])
 
 
-def verify_weights(form: Form, arrays: Mapping[str, np.ndarray], python: str, dtype: str) -> tuple[dict[str, Any], str]:
+def verify_weights(
+    form: Form, arrays: Mapping[str, np.ndarray], python: str, dtype: str, options: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], str]:
     """A file's own weights through the publisher's code and ours, evaluation on seeded pictures: row and version.
 
     Raises:
@@ -205,7 +207,7 @@ def verify_weights(form: Form, arrays: Mapping[str, np.ndarray], python: str, dt
     case = Case("eval", form.image_size, dtype=dtype)
     kept = {name: np.asarray(array, dtype) for name, array in form.weights(arrays).items()}
     theirs = execution.run_theirs(form, case, kept, python)
-    options = {} if has_classifier(form, arrays) else {"num_classes": 0}
+    options = dict(options or {}) if has_classifier(form, arrays) else {"num_classes": 0, **(options or {})}
     return compare_outputs(execution.run_ours(form, case, kept, **options), theirs), theirs.version
 
 

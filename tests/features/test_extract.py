@@ -117,7 +117,7 @@ def test_picture_files_of_any_size(trained, by_hand, small_run, tmp_path, capsys
         files.append(str(tmp_path / f"{number}.png"))
         cv2.imwrite(files[-1], random.randint(0, 256, shape, np.uint8))
     output = tmp_path / "a.npz"
-    assert extract.main([f"--workdir={small_run}", f"--output={output}", *files]) == 0  # global_pool
+    assert extract.main([f"--workdir={small_run}", f"--output={output}", "--endpoints=global_pool", *files]) == 0
     views = [images.center_crop(images.decode_picture(file), 32, trained.crop) for file in files]
     expected = by_hand(np.stack(views)).endpoints["pool5"]
     with np.load(output) as found:

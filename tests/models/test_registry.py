@@ -106,7 +106,7 @@ def test_the_smallest_picture(name):
         ("inception_v4", {"bn_group_size": 4, "bn_axis_name": "data"}, "bn_group_size and bn_axis_name: a group lies"),
         ("inception_v1", {"bn_group_size": 4}, "bn_group_size: 4 has no effect: there is no batch norm"),
         ("inception_v1", {"bn_frozen": ("conv1/bn",)}, "bn_frozen: .* has no effect: there is no batch norm"),
-        ("inception_v4", {"num_classes": 0}, "num_classes: 0 is not at least 1"),
+        ("inception_v4", {"num_classes": -1}, "num_classes: -1 is not 0 or more"),
         ("inception_v4", {"num_classes": 10.0}, "num_classes: 10.0 is not a whole number"),
         ("inception_v4", {"width_multiplier": 0}, "width_multiplier: 0 is not above 0"),
         ("inception_v4", {"dropout_rate": 1.0}, r"dropout_rate: 1.0 is not in \[0, 1\)"),
@@ -186,3 +186,18 @@ def test_the_version_is_that_of_the_project():
     assert (
         inception_jax.__version__ == tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]["version"]
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("inception_v2", {"modules": {}}, "there are none; None means the table's"),
+        ("inception_v2", {"modules": {"3d": (1,) * 6}}, "'3d' is not one of"),
+        ("inception_v1", {"modules": {"3a": (1, 2)}}, r"'3a' has \(1, 2\); 6 numbers of filters are wanted"),
+        ("inception_v3", {"width_multiplier": float("inf")}, "width_multiplier: inf is not above 0"),
+        ("inception_v3", {"bn_epsilon": float("nan")}, "bn_epsilon: nan is not above 0"),
+    ],
+)
+def test_modules_and_numbers_that_are_none(name, options, message):
+    with pytest.raises(ModelError, match=message):
+        create_model(name, **options)

@@ -44,7 +44,7 @@ def start_pair(start_command, small_arguments):
 
     def start(workdir, *arguments):
         shared = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2",
-                  "--heartbeat_timeout_seconds=60"]
+                  "--heartbeat_timeout_seconds=30"]
         return [
             start_command("train", *small_arguments, *DOUBLE, f"--workdir={workdir}", *shared, f"--process_id={index}",
                           *arguments, environment=environment(2))

@@ -1,5 +1,6 @@
 """From a file to our variables: who published it is found out, and nothing is guessed."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -67,11 +68,8 @@ def test_a_records_hash_is_checked(tmp_path):
     for digits, right in ((md5, True), (md5[:10], True), ("0" * 32, False)):
         record = records.Record("keras/mine", "xception", "keras", "mine.h5", preprocessing.KERAS,
                                 digest=records.Digest("md5", digits, "mine.h5"))  # fmt: skip
-        if right:
-            opening._check_digest(record, path, "0" * 64)
-        else:
-            with pytest.raises(UserError, match=f"is not keras/mine: its md5 is {md5}, that of mine.h5 is 0000"):
-                opening._check_digest(record, path, "0" * 64)
+        said = opening._other_digest(record, path, "0" * 64)
+        assert said is None if right else said == f"its md5 is {md5}, that of mine.h5 is {'0' * 32}"
 
 
 def test_the_hash_of_what_is_inside_an_archive_is_not_the_archives(tmp_path):
@@ -79,11 +77,10 @@ def test_the_hash_of_what_is_inside_an_archive_is_not_the_archives(tmp_path):
     record = records.get_record("pytorchcv/inceptionv4")
     archive = tmp_path / record.file
     archive.write_bytes(b"a zip")
-    opening._check_digest(record, archive, "0" * 64)
+    assert opening._other_digest(record, archive, "0" * 64) is None
     inner = tmp_path / record.digest.of
     inner.write_bytes(b"another file")
-    with pytest.raises(UserError, match="is not pytorchcv/inceptionv4"):
-        opening._check_digest(record, inner, "0" * 64)
+    assert "its " in opening._other_digest(record, inner, "0" * 64)
 
 
 def test_a_file_is_opened_with_nothing_said(tmp_path):
@@ -168,8 +165,8 @@ def test_names_of_classes_from_a_file(tmp_path):
         workdir.read_class_names(tmp_path / "none.txt", 2)
 
 
-def test_a_record_without_a_classifier(tmp_path):
-    """By its name alone: Keras's file without the top, at full size (of one number, which packs well)."""
+def test_a_record_without_a_classifier(tmp_path, monkeypatch):
+    """By its name and hash: Keras's file without the top, at full size (of one number, which packs well)."""
     h5py = pytest.importorskip("h5py", reason="reading Keras's files needs h5py (the extra `convert`)")
     arrays = {n: a for n, a in arrays_of("xception", "keras").items() if not n.startswith("predictions/")}
     (record,) = [record for record in records.select("xception", "keras") if record.classes == 0]
@@ -183,9 +180,18 @@ def test_a_record_without_a_classifier(tmp_path):
                 group.create_dataset(f"{name}:0", data=arrays[name], compression="gzip")
         file.attrs["layer_names"] = [layer.encode() for layer in dict.fromkeys(n.rpartition("/")[0] for n in arrays)]
         file.attrs["keras_version"] = b"2.0.4"
+    with pytest.raises(UserError, match=r"'predictions/kernel' is missing \(num_classes=0 does without one\)"):
+        opening.open_weights(path)
+    given = {"model": "xception", "source": "keras", "options": {"num_classes": 0}}
+    opened = opening.open_weights(path, **given)
+    assert opened.record is None and "named like keras/Xception-notop, but its md5 is" in opened.findings[0]
+    with pytest.raises(UserError, match=rf"is not {record.name}: its md5 is .* that of "):
+        opening.open_weights(path, record=record.name)
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    published = dataclasses.replace(record, digest=records.Digest("md5", md5, record.file))
+    everything = [published if other == record else other for other in records.all_records()]
+    monkeypatch.setattr(records, "all_records", lambda: everything)
     opened = opening.open_weights(path)
-    assert opened.record == record and opened.imported.num_classes == 0
+    assert opened.record == published and opened.imported.num_classes == 0
     assert "classifier" not in opened.imported.variables["params"]
     assert workdir.class_names_of(opened) == [] and workdir.recipe_of(opened).model.num_classes == 0
-    with pytest.raises(UserError, match=rf"{record.name}: its md5 is .* that of "):
-        opening.open_weights(path, record=record.name)

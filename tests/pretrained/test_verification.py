@@ -202,10 +202,9 @@ def test_where_the_publishers_code_is_looked_for(monkeypatch):
 
 # --- The goldens, recomputed -----------------------------------------------------------------------------------------
 
-# One form of every network at once; the others, and the gradients, with -m slow.
+# One form of the quicker networks; the others, and the gradients, with -m slow.
 _QUICK = {
     ("caffe", "inception_v1"), ("torchvision", "inception_v1_bn"), ("slim", "inception_v2"), ("keras", "inception_v3"),
-    ("timm", "inception_v4"), ("pytorchcv", "inception_resnet_v1"), ("slim", "inception_resnet_v2"),
     ("timm", "xception"),
 }  # fmt: skip
 

@@ -127,5 +127,6 @@ def find(module: Any, name: Any) -> Token:
 
 
 def check_key(key: Any) -> None:
+    """Raises Fault unless a dictionary's key is a plain value, whose hash runs no code of ours or of the file's."""
     if not isinstance(key, str | int | float | bool | None):
         raise Fault(f"a dictionary has a key of the kind {type(key).__name__}")
