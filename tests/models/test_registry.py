@@ -194,8 +194,8 @@ def test_the_version_is_that_of_the_project():
         ("inception_v2", {"modules": {}}, "there are none; None means the table's"),
         ("inception_v2", {"modules": {"3d": (1,) * 6}}, "'3d' is not one of"),
         ("inception_v1", {"modules": {"3a": (1, 2)}}, r"'3a' has \(1, 2\); 6 numbers of filters are wanted"),
-        ("inception_v3", {"width_multiplier": float("inf")}, "width_multiplier: inf is not above 0"),
-        ("inception_v3", {"bn_epsilon": float("nan")}, "bn_epsilon: nan is not above 0"),
+        ("inception_v3", {"width_multiplier": float("inf")}, "width_multiplier: inf is not above 0 and finite"),
+        ("inception_v3", {"bn_epsilon": float("nan")}, "bn_epsilon: nan is not above 0 and finite"),
     ],
 )
 def test_modules_and_numbers_that_are_none(name, options, message):
