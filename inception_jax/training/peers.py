@@ -3,7 +3,8 @@
 A collective does not always notice that a process has gone (NCCL's never do), and the watch that JAX keeps ends the
 waiting process by SIGABRT and a page of C++. Here each process counts aloud in the key-value store of
 `jax.distributed`; one that falls silent, or says that an error ended it, ends the others, by an exit code of ours and
-one line. Only where process 0 dies, in which that store lives, is JAX's own client quicker: SIGABRT at once.
+one line; so does process 0, in which that store lives, when it no longer answers. Only where process 0 is killed, and
+its machine closes the connection, is JAX's own client quicker: SIGABRT at once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 _PREFIX = "inception_jax/signs_of_life/"
 _DONE = "done"
@@ -66,8 +67,21 @@ class Signs:
         return all(said.get(other) in (_DONE, _FAILED) for other in self._heard)
 
 
-class Watch(threading.Thread):
-    """Gives this process's own signs, listens to the others', and ends this process when one of them is lost."""
+def _interval(patience: float) -> float:
+    """Seconds between two signs, and between two looks at the others'."""
+    return min(5.0, patience / 5)
+
+
+def longest(patience: float) -> float:
+    """Seconds from the last sign of a process until a `Watch` ends its own, at the latest: to notice, and the grace."""
+    return patience + 5 * _interval(patience)
+
+
+class Watch:
+    """Gives this process's own signs, listens to the others', and ends this process when one of them is lost.
+
+    One thread talks to the store, which may keep it waiting for ever; another judges what it heard, and when.
+    """
 
     def __init__(self, store: Store, process: int, processes: int, *, patience: float, exit_code: int, advice: str):
         """Does not start it.
@@ -80,15 +94,24 @@ class Watch(threading.Thread):
           exit_code: with which this process then ends.
           advice: the end of the sentence that it says then.
         """
-        super().__init__(name="peers", daemon=True)
         self._store, self._process, self._exit_code, self._advice = store, process, exit_code, advice
+        self._patience = patience
         self._signs = Signs([id for id in range(processes) if id != process], patience, time.monotonic())
-        self._interval = min(5.0, patience / 5)
+        self._interval = _interval(patience)
         # Whoever is not stuck, but about to fail for a reason of its own, gets time to say it. Process 0 goes last, for
         # with it goes the store, and JAX ends the others.
         self._grace = 2 * self._interval if process else 3 * self._interval
+        self._said: dict[int, str] = {}
+        self._answered = time.monotonic()
         self._last_sign, self._stays = _DONE, False
         self._ended = threading.Event()
+        self._talking = threading.Thread(target=self._talk, name="peers: talking", daemon=True)
+        self._judging = threading.Thread(target=self._judge, name="peers: judging", daemon=True)
+
+    def start(self) -> None:
+        """From now on others hear of this process, and it of them."""
+        self._talking.start()
+        self._judging.start()
 
     def end(self, *, failed: bool, stay: bool = False) -> None:
         """Tells the others that this process leaves; from then on it does not watch them.
@@ -100,30 +123,47 @@ class Watch(threading.Thread):
         self._last_sign = _FAILED if failed else _DONE
         self._stays = stay and self._process == 0
         self._ended.set()
-        if self.is_alive():
-            self.join(timeout=5 * self._interval)  # where process 0 is gone, the store may not answer
+        if self._talking.is_alive():
+            # Where process 0 is gone, the store may not answer.
+            self._talking.join(timeout=(10 if self._stays else 5) * self._interval)
 
-    def run(self) -> None:
-        """The thread's work."""
+    def _talk(self) -> None:
         count = 0
         while not self._ended.is_set():
             count += 1
-            lost = self._signs.lost(self._exchange(str(count)), time.monotonic())
-            if lost and not self._ended.wait(self._grace):
-                sys.stdout.flush()
-                print(f"error: {lost}; {self._advice}", file=sys.stderr, flush=True)
-                self._exchange(_FAILED)
-                os._exit(self._exit_code)
+            self._exchange(str(count))
             self._ended.wait(self._interval)
-        limit = time.monotonic() + 4 * self._interval
-        while not self._signs.all_left(self._exchange(self._last_sign)) and self._stays and time.monotonic() < limit:
+        limit = time.monotonic() + 8 * self._interval  # the others need 4: to hear it, to look, and their grace
+        while self._exchange(self._last_sign) and self._stays and not self._signs.all_left(self._said):
+            if time.monotonic() > limit:
+                break
             time.sleep(self._interval / 10)
 
-    def _exchange(self, sign: str) -> dict[int, str]:
-        """The newest sign of each process; of none where the store does not answer, which is JAX's own to judge."""
+    def _judge(self) -> None:
+        while not self._ended.wait(self._interval):
+            if not self._lost() or self._ended.wait(self._grace):
+                continue
+            if lost := self._lost():  # still
+                sys.stdout.flush()
+                print(f"error: {lost}; {self._advice}", file=sys.stderr, flush=True)
+                telling = threading.Thread(target=self._exchange, args=[_FAILED], daemon=True)
+                telling.start()
+                telling.join(timeout=self._interval)
+                os._exit(self._exit_code)
+
+    def _lost(self) -> str | None:
+        now = time.monotonic()
+        if now - self._answered > self._patience:  # nothing was heard of anyone
+            return f"process 0 of this run, where the others meet, has not answered for {now - self._answered:.0f} s"
+        return self._signs.lost(self._said, self._answered)
+
+    def _exchange(self, sign: str) -> bool:
+        """Writes a sign and reads the others'; False where the store does not answer."""
         try:
             self._store.key_value_set(f"{_PREFIX}{self._process}", sign, allow_overwrite=True)
-            found: Any = self._store.key_value_dir_get(_PREFIX)
+            found = self._store.key_value_dir_get(_PREFIX)
         except RuntimeError:
-            return {}
-        return {int(key.rpartition("/")[2]): value for key, value in found}
+            return False
+        self._said = {int(key.rpartition("/")[2]): value for key, value in found}
+        self._answered = time.monotonic()
+        return True

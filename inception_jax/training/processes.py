@@ -15,6 +15,7 @@ import dataclasses
 import glob
 import importlib.util
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -126,7 +127,7 @@ def joined(launch: Launch | None) -> Iterator[None]:
     A process that ends with an error leaves at once: at the ordinary end of a process JAX waits for the others, minutes
     long, while they wait for it. They end in their next collective with `PeerLost`, or, where the collective does not
     notice (NCCL, TPU), by `peers.Watch` with the same exit code: within seconds of an error, within
-    `heartbeat_timeout_seconds` of a kill. When process 0 is killed, JAX itself ends them by SIGABRT.
+    `heartbeat_timeout_seconds` and 25 s of a kill. When process 0 is killed, JAX itself ends them by SIGABRT.
 
     Args:
       launch: from `find`; None: nothing is joined.
@@ -140,9 +141,11 @@ def joined(launch: Launch | None) -> Iterator[None]:
         return
     _keep_standard_output()
     try:
-        # JAX's own watch is for a process that our thread cannot end; ours comes first.
+        # JAX's own watch is for a process that our thread cannot end; ours comes first. JAX's signs are half its
+        # timeout apart, so that it may end a process when half of it has passed (measured: 7.5 to 12.8 s of 12).
+        longest = peers.longest(launch.heartbeat_timeout_seconds)
         jax.distributed.initialize(launch.coordinator_address, launch.num_processes, launch.process_id,
-                                   heartbeat_timeout_seconds=2 * launch.heartbeat_timeout_seconds)
+                                   heartbeat_timeout_seconds=math.ceil(2 * longest) + 30)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"the processes of the run (found by {launch.found_by}) did not come together: "
                         f"{_one_line(error)}") from None

@@ -55,11 +55,21 @@ def test_one_falls_silent(start_pair, tmp_path, blow):
     assert "start all of them again" in said(tmp_path, 0)
 
 
+def test_where_all_meet_falls_silent(start_pair, tmp_path):
+    first, second = start_pair(["work", 300], ["work", 300])
+    wait_until_joined(tmp_path, 0)
+    wait_until_joined(tmp_path, 1)
+    first.send_signal(signal.SIGSTOP)
+    assert second.wait(timeout=60) == 8, said(tmp_path, 1)
+    assert "error: process 0 of this run, where the others meet, has not answered for " in said(tmp_path, 1)
+
+
 @pytest.mark.parametrize("who", [0, 1])
 def test_one_fails(start_pair, tmp_path, who):
     deeds = [["work", 300], ["work", 300]]
     deeds[who] = ["fail"]
     pair = start_pair(*deeds)
+    wait_until_joined(tmp_path, 1 - who)
     start = time.monotonic()
     assert pair[1 - who].wait(timeout=60) == 8, said(tmp_path, 1 - who)
     assert f"error: process {who} of this run has ended with an error; start all of them" in said(tmp_path, 1 - who)

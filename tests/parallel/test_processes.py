@@ -12,7 +12,7 @@ import pytest
 
 from inception_jax.errors import UserError
 from inception_jax.runs.writers import read_rows
-from inception_jax.training import processes
+from inception_jax.training import peers, processes
 from inception_jax.training.stored import load_variables
 
 # In float64, where a wrong number cannot pass for a rounding.
@@ -177,6 +177,23 @@ def test_who_started_us():
 def test_flags_that_do_not_fit(given, message):
     with pytest.raises(UserError, match=message):
         processes.find(flags(**given), {})
+
+
+@pytest.mark.parametrize("patience", [10, 30, 100, 1000])
+def test_our_watch_comes_before_that_of_jax(monkeypatch, patience):
+    """JAX gives its signs half its timeout apart, and so ends a process after half of it, if the blow falls late."""
+    asked = {}
+
+    def initialize(*_, heartbeat_timeout_seconds):
+        asked["timeout"] = heartbeat_timeout_seconds
+        raise RuntimeError("nobody there")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(processes, "_keep_standard_output", lambda: None)
+    with pytest.raises(UserError, match="did not come together: nobody there"):
+        with processes.joined(processes.Launch("n1:1", 2, 1, "flags", patience)):
+            pass
+    assert asked["timeout"] / 2 >= peers.longest(patience) + 15 > patience
 
 
 @pytest.mark.slow
