@@ -25,7 +25,7 @@ from collections.abc import Mapping
 
 import jax
 
-from inception_jax.models.layers import Block, Branch, Conv, Split, Step
+from inception_jax.models.blocks import Block, Branch, Conv, Split, Step
 
 OUTPUT_STRIDES = (32, 16, 8)  # of the networks; 32 is their ordinary one
 

@@ -16,9 +16,10 @@ import jax
 
 from inception_jax.models import checks
 from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, ordinary_pixels
+from inception_jax.models.blocks import Block, Branch, Conv, MaxPool, Residual, run_block
 from inception_jax.models.heads import AuxHeadV4
 from inception_jax.models.inception_v3 import STEM as STEM_V3
-from inception_jax.models.layers import Block, Branch, Conv, MaxPool, Residual, Style, run_block
+from inception_jax.models.layers import Style
 from inception_jax.models.network import Network
 
 MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 
 from inception_jax.models import checks
+from inception_jax.models.blocks import Block, Conv
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
 from inception_jax.models.inception_resnet import (
     MIN_IMAGE_SIZE,
@@ -28,7 +29,7 @@ from inception_jax.models.inception_resnet import (
     repeated,
 )
 from inception_jax.models.initialization import slim_variance_scaling, slim_xavier
-from inception_jax.models.layers import Block, Conv, Linear
+from inception_jax.models.layers import Linear
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 

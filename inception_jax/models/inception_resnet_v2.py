@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 
 from inception_jax.models import checks
+from inception_jax.models.blocks import AvgPool, Block, Branch, Conv, MaxPool
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
 from inception_jax.models.inception_resnet import (
     MIN_IMAGE_SIZE,
@@ -30,7 +31,6 @@ from inception_jax.models.inception_resnet import (
 )
 from inception_jax.models.inception_v4 import MIXED_3A, MIXED_4A, MIXED_5A
 from inception_jax.models.initialization import slim_variance_scaling, slim_xavier
-from inception_jax.models.layers import AvgPool, Block, Branch, Conv, MaxPool
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 

@@ -1,8 +1,9 @@
-"""The layers of every Inception network: convolution units, a linear layer, mixed and residual modules."""
+"""The layers of every Inception network: convolution units and a linear layer, in the style of their network."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +15,6 @@ from inception_jax.models.depthwise import depthwise_conv2d
 from inception_jax.models.initialization import Constant
 from inception_jax.models.normalization import BatchNorm, BatchNormStyle
 from inception_jax.models.parameters import Initializer, parameter
-from inception_jax.models.pooling import avg_pool, max_pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ConvUnit(nn.Module):
     kernel_init: Initializer | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, average: AvgPool | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, average: Callable[..., jax.Array] | None = None) -> jax.Array:
         """[B, H, W, C] to [B, H', W', features] in the style's dtype.
 
         Args:
@@ -175,136 +175,6 @@ class Linear(nn.Module):
             bias = parameter(self, "bias", Constant(self.bias), (self.features,), self.param_dtype)
             x = x + bias.astype(self.dtype)
         return x if self.batch_norm is None else BatchNorm(self.batch_norm, self.param_dtype, name="bn")(x, train=train)
-
-
-@dataclasses.dataclass(frozen=True)
-class Conv:
-    """One convolution of a branch: its parameters' name, the paper's number of filters, (height, width).
-
-    `init` is the kernel's initialiser where the source has one of its own for this layer; None: the style's.
-    """
-
-    name: str
-    features: int
-    kernel: tuple[int, int]
-    stride: int = 1
-    padding: str | int = "SAME"
-    dilation: int = 1
-    init: Initializer | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Convolutions side by side on the same input, their outputs concatenated (the ends of v4's Inception-C)."""
-
-    convs: tuple[Conv, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class MaxPool:
-    """The largest value of a square window; callable on [B, H, W, C]."""
-
-    window: int
-    stride: int
-    padding: str | int
-    dilation: int = 1
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return max_pool(x, self.window, self.stride, self.padding, self.dilation)
-
-
-@dataclasses.dataclass(frozen=True)
-class AvgPool:
-    """The mean of a square window; callable on [B, H, W, C]."""
-
-    window: int
-    stride: int
-    padding: str
-    count_include_pad: bool = False
-    dilation: int = 1
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return avg_pool(x, self.window, self.stride, self.padding, self.count_include_pad, self.dilation)
-
-
-Step = Conv | Split | MaxPool | AvgPool
-Branch = tuple[Step, ...]
-Block = Step | tuple[Branch, ...]  # what stands under one name in a network's table
-
-
-class Mixed(nn.Module):
-    """Branches side by side on one input, their outputs concatenated in order: any Inception or reduction module.
-
-    The parameters of a convolution lie under its name, straight below the module's.
-    """
-
-    branches: tuple[Branch, ...]
-    style: Style
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[B, H, W, C] to [B, H', W', the sum of the branches' channels]."""
-        return rematerialised(self.style, lambda module, x: module.concatenated(x, train), self, x)
-
-    def concatenated(self, x: jax.Array, train: bool) -> jax.Array:
-        """The branches' outputs, one after another along the channels."""
-        return jnp.concatenate([self._branch(steps, x, train) for steps in self.branches], axis=-1)
-
-    def _branch(self, steps: Branch, x: jax.Array, train: bool) -> jax.Array:
-        waiting = None  # an average pool that the next convolution applies after itself
-        for step, after in zip(steps, (*steps[1:], None), strict=True):
-            if isinstance(step, Conv):
-                x, waiting = _conv_unit(step, self.style)(x, train=train, average=waiting), None
-            elif isinstance(step, Split):
-                x = jnp.concatenate([_conv_unit(conv, self.style)(x, train=train) for conv in step.convs], axis=-1)
-            elif isinstance(step, AvgPool) and isinstance(after, Conv) and after.kernel == (1, 1) and after.stride == 1:
-                waiting = step
-            else:
-                x = step(x)
-        return x
-
-
-class Residual(Mixed):
-    """The branches' concatenation, brought back to the input's width, scaled and added to the input, then ReLU.
-
-    The 1x1 convolution `up` is linear: a bias, no batch norm, no ReLU (arXiv:1602.07261, section 3.2: batch norm
-    "only on top of the traditional layers, but not on top of the summations").
-
-    Attributes:
-      scale: factor on the residual before it is added (section 3.3 of the paper).
-      relu: whether a ReLU follows the sum.
-    """
-
-    scale: float = 1.0
-    relu: bool = True
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[B, H, W, C] to the same shape."""
-        return rematerialised(self.style, lambda module, x: module.added(x, train), self, x)
-
-    def added(self, x: jax.Array, train: bool) -> jax.Array:
-        """The input with the scaled residual."""
-        # The input's own width, not a scaled one: under a width multiplier it is what the trunk has.
-        unscaled = dataclasses.replace(self.style, width_multiplier=1.0)
-        up = ConvUnit(x.shape[-1], (1, 1), unscaled, normalise=False, relu=False, name="up")
-        x = x + float(self.scale) * up(self.concatenated(x, train), train=train)
-        return nn.relu(x) if self.relu else x
-
-
-def run_block(name: str, block: Block, style: Style, x: jax.Array, train: bool) -> jax.Array:
-    """What a row of a network's table makes of the map x; inside a module's call, whose layer `name` it becomes."""
-    if isinstance(block, MaxPool | AvgPool):
-        return block(x)
-    unit = _conv_unit(block, style) if isinstance(block, Conv) else Mixed(block, style, name=name)
-    return unit(x, train=train)
-
-
-def _conv_unit(conv: Conv, style: Style) -> ConvUnit:
-    return ConvUnit(
-        conv.features, conv.kernel, style, conv.stride, conv.padding, conv.dilation, kernel_init=conv.init,
-        name=conv.name,
-    )  # fmt: skip
 
 
 def rematerialised(style: Style, run: Any, module: nn.Module, x: jax.Array) -> jax.Array:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from inception_jax.models.blocks import AvgPool, Conv, MaxPool, Mixed, Split
 from inception_jax.models.heads import AuxHeadV1, AuxHeadV4, classifier, dropout
 from inception_jax.models.initialization import slim_variance_scaling
-from inception_jax.models.layers import AvgPool, Conv, ConvUnit, Linear, MaxPool, Mixed, Split, Style, scaled_width
+from inception_jax.models.layers import ConvUnit, Linear, Style, scaled_width
 from inception_jax.models.normalization import BatchNormStyle
 
 

@@ -13,10 +13,10 @@ from jax.sharding import PartitionSpec
 from inception_jax.models import inception_v3, inception_v4, xception
 from inception_jax.models.accounting import account
 from inception_jax.models.atrous import atrous, ordinary_pixels, schedule
+from inception_jax.models.blocks import AvgPool, Conv, MaxPool, Split
 from inception_jax.models.convolution import conv2d
 from inception_jax.models.depthwise import depthwise_conv2d
 from inception_jax.models.initialization import init_variables
-from inception_jax.models.layers import AvgPool, Conv, MaxPool, Split
 from inception_jax.models.pooling import avg_pool, max_pool
 from inception_jax.models.registry import ModelError, create_model, get_spec
 
