@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -15,6 +14,7 @@ from flax.traverse_util import flatten_dict
 from inception_jax import __version__
 from inception_jax.errors import UserError
 from inception_jax.exports import batch_norm
+from inception_jax.exports.files import height_and_width, whole_file
 from inception_jax.exports.onnx_graph import Const, Graph, Tensor
 from inception_jax.exports.onnx_operators import Converter
 from inception_jax.models.network import Network
@@ -58,8 +58,8 @@ def export_onnx(
       metadata: further entries of the file, such as the normalisation that the pictures need.
 
     Raises:
-      UserError: the package onnx is not installed, an option is none, or the file cannot be written or is above ONNX's
-        2 GB.
+      UserError: the package onnx is not installed, an argument is none, or the file cannot be written or is above
+        ONNX's 2 GB.
       ModelError: an unknown endpoint, or pictures that the network does not take.
     """
     try:
@@ -71,18 +71,19 @@ def export_onnx(
         raise UserError(f"input_layout: {input_layout!r} is not 'NHWC' or 'NCHW'")
     if dtype not in (np.float32, np.float64):
         raise UserError(f"dtype: {dtype} is not float32 or float64")
-    if not (batch if isinstance(batch, str) else isinstance(batch, int) and batch >= 1):
+    if not (batch if isinstance(batch, str) else hasattr(batch, "__index__") and batch >= 1):
         raise UserError(f"batch: {batch!r} is no number of pictures from 1 on, and no name of a dimension")
     if not _OPSETS[0] <= opset <= _OPSETS[1]:
         raise UserError(f"opset: {opset} is not from {_OPSETS[0]} to {_OPSETS[1]}")
+    batch = batch if isinstance(batch, str) else int(batch)
     if fold_batch_norm:
         model, variables = batch_norm.fold_batch_norm(model, variables)
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    size = height_and_width(image_size)
     with jax.enable_x64(dtype == np.float64):
         made = _model(onnx, model, variables, size, endpoints, batch, input_layout, opset, dtype)
     about = {"network": type(model).__name__, "image_size": f"{size[0]}x{size[1]}", "layout": input_layout}
     onnx.helper.set_model_props(made, about | dict(metadata or {}))
-    _write(onnx, made, Path(path))
+    _write(onnx, made, path)
 
 
 def _model(
@@ -157,16 +158,11 @@ def _proto(
     )  # fmt: skip
 
 
-def _write(onnx: Any, made: Any, path: Path) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _write(onnx: Any, made: Any, path: str | os.PathLike) -> None:
     try:
         content = made.SerializeToString()
         onnx.checker.check_model(content, full_check=True)
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error})") from None
     except ValueError as error:  # protobuf's limit
         raise UserError(f"{path}: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        part.write_bytes(content)

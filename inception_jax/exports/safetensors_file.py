@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception_jax.errors import UserError
+from inception_jax.exports.files import whole_file
 from inception_jax.pretrained.readers import read_weights
 
 
@@ -49,15 +49,11 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, Any], metadata: Ma
     for name, array in whole.items():
         if array.dtype.kind not in "biufV" or array.dtype.hasobject or array.dtype.names:
             raise UserError(f"{name}: {array.dtype} values; a safetensors file holds numbers")
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(whole, part, about or None)  # an empty one beside no array makes a file that is not readable
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be written ({error})") from None
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        try:
+            save_file(whole, part, about or None)  # an empty one beside no array makes a file that is not readable
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written ({error})") from None
 
 
 def load_safetensors(path: str | os.PathLike) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 from jax import export
 
 from inception_jax.errors import UserError, nearest
+from inception_jax.exports.files import height_and_width, whole_file
 from inception_jax.models.network import Network
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -38,7 +38,7 @@ def export_stablehlo(
       model: the network.
       variables: the weights, which then lie inside the file as constants; None: they are the program's first argument.
       image_size: of the pictures, in pixels: one number, or (height, width).
-      path: the file.
+      path: the file; another one of that name is replaced when the new one is whole.
       abstract_variables: where `variables` is None: what the program is to be called with, as arrays or
         `jax.ShapeDtypeStruct`s; None: what `model.init` makes, without the auxiliary heads, which inference never
         reads.
@@ -51,7 +51,7 @@ def export_stablehlo(
       {"logits": [batch, num_classes], endpoint: …}.
 
     Raises:
-      UserError: no platform, or an unknown one.
+      UserError: no platform, or an unknown one; no image size; or the file cannot be written.
       ModelError: an unknown endpoint, or pictures that the network does not take.
     """
     if not platforms:
@@ -60,7 +60,7 @@ def export_stablehlo(
         if platform not in PLATFORMS:
             raise UserError(f"platforms: unknown platform {platform!r}{nearest(platform, PLATFORMS)}; allowed: "
                             f"{', '.join(PLATFORMS)}")
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = height_and_width(image_size)
 
     def run(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         output = model.apply(variables, images, train=False)
@@ -82,9 +82,7 @@ def export_stablehlo(
     else:
         constants = jax.tree.map(np.asarray, dict(variables))
         exported = export.export(jax.jit(lambda images: run(constants, images)), platforms=platforms)(images)
-    path = Path(path)
-    try:
-        path.write_bytes(exported.serialize())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error})") from None
+    content = exported.serialize()
+    with whole_file(path) as part:
+        part.write_bytes(content)
     return exported
