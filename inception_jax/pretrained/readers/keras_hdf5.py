@@ -28,14 +28,18 @@ _H5_FAULTS = (
 def read(data: memoryview, budget: Budget, config: Any) -> Content:
     """The weights and metadata of a file, as `keras_files` describes them; `config` is a model's, or empty."""
     try:
-        # From memory: whatever the file says, the library has no file to write to and no folder to look around in.
-        access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-        access.set_fapl_core(backing_store=False)
-        access.set_file_image(bytes(data))
-        with h5py.File(h5py.h5f.open(b"weights.h5", h5py.h5f.ACC_RDONLY, fapl=access)) as file:
+        with h5py.File(_opened(data)) as file:
             return _File(file, budget).content(config)
     except _H5_FAULTS as error:
         raise Fault(f"an HDF5 file that cannot be read ({error!s:.120}): it is truncated or damaged") from None
+
+
+def _opened(data: memoryview) -> Any:
+    """From memory: whatever the file says, the library has no file to write to and no folder to look around in."""
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)  # holds a copy, and the open file another: it goes on return
+    access.set_fapl_core(backing_store=False)
+    access.set_file_image(data)
+    return h5py.h5f.open(b"weights.h5", h5py.h5f.ACC_RDONLY, fapl=access)
 
 
 class _File:

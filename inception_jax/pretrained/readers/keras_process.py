@@ -41,7 +41,8 @@ def read(data: memoryview, budget: Budget, config: Any) -> Content:
     if done.returncode > 0:
         last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise Fault(f"the process that reads HDF5 files failed: {last[:200]}")
-    first, _, archive = done.stdout.partition(b"\n")
+    end = done.stdout.find(b"\n") + 1
+    first, archive = done.stdout[:end], memoryview(done.stdout)[end:]
     try:
         answer = json.loads(first)
         fault, names, metadata = answer.get("fault"), answer.get("names"), answer.get("metadata")
@@ -49,7 +50,7 @@ def read(data: memoryview, budget: Budget, config: Any) -> Content:
         raise Fault("the process that reads HDF5 files gave no answer: the file is damaged") from None
     if fault is not None:
         raise Fault(str(fault))
-    members = ZipMembers(memoryview(archive), Budget(2 * budget.limit, len(archive)))
+    members = ZipMembers(archive, Budget(2 * budget.limit, len(archive)))
     found = npz_files.read(members, budget).arrays.values()
     if not isinstance(names, list) or len(names) != len(found) or not isinstance(metadata, dict):
         raise Fault("the process that reads HDF5 files gave half an answer: the file is damaged")
@@ -73,7 +74,8 @@ def main() -> None:
         answer = {"names": list(content.arrays), "metadata": content.metadata}
     except Fault as fault:
         answer = {"fault": str(fault)}
-    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + stream.getvalue())
+    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
+    sys.stdout.buffer.write(stream.getbuffer())
 
 
 if __name__ == "__main__":
