@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import sharedctypes, synchronize
 from typing import Any
 
 from inception_jax.data.batches import Batches
@@ -235,10 +236,22 @@ def _start_worker(trainer: int, board: Board, worker: int, workers: int) -> None
     Ctrl-C is for the trainer alone, which closes its workers itself.
     """
     del workers
+    _look_without_locks()
     board.register(worker)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: _in_background(_exit_later))
     _in_background(_exit_with, trainer)
+
+
+def _look_without_locks() -> None:
+    """In this process, looking at what Grain shares with the trainer takes no lock.
+
+    Whoever is killed while it holds one keeps it for ever, and the trainer needs both to stop its workers. Grain looks
+    before every batch and while it waits to hand one over; it writes neither here, and a look is one read.
+    """
+    synchronize.Event.is_set = lambda event: not event._flag._semlock._is_zero()
+    locked = sharedctypes.Synchronized.value
+    sharedctypes.Synchronized.value = property(lambda number: number.get_obj().value, locked.fset)
 
 
 def _in_background(function: Callable[..., None], *arguments: Any) -> None:

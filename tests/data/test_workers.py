@@ -1,5 +1,6 @@
 """Worker processes that die or hang: replaced without a trace in the batches, named, and never waited for."""
 
+import gc
 import os
 import signal
 import threading
@@ -48,6 +49,22 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_doubled_or_changed(cou
     err = capfd.readouterr().err
     assert err.count("\n") == 1 and err.startswith("warning: a worker process that decodes pictures was killed by "
                                                    "SIGKILL (exit code -9) before batch "), err  # fmt: skip
+    assert_none_left()
+
+
+def test_a_worker_holds_no_lock_that_the_trainer_needs_to_stop_it():
+    """Killed while it holds one, it would keep it, and the trainer wait for ever: so batches come without the locks."""
+    with pipeline(workers=1).batches(5) as batches:
+        next(batches)
+        grains = [found for found in gc.get_objects() if type(found).__name__ == "ProcessPrefetchDatasetIterator"
+                  and found._prefetch_process is not None and found._prefetch_process.is_alive()]
+        assert len(grains) == 1
+        drawn = []
+        drawing = threading.Thread(target=lambda: drawn.extend(next(batches) for _ in range(20)), daemon=True)
+        with grains[0]._prefetch_should_stop._cond, grains[0]._set_state_request_count.get_lock():
+            drawing.start()
+            drawing.join(timeout=60)
+            assert len(drawn) == 20
     assert_none_left()
 
 
