@@ -75,10 +75,9 @@ def export_onnx(
         raise UserError(f"batch: {batch!r} is no number of pictures from 1 on, and no name of a dimension")
     if not _OPSETS[0] <= opset <= _OPSETS[1]:
         raise UserError(f"opset: {opset} is not from {_OPSETS[0]} to {_OPSETS[1]}")
-    batch = batch if isinstance(batch, str) else int(batch)
+    batch, size = batch if isinstance(batch, str) else int(batch), height_and_width(image_size)
     if fold_batch_norm:
         model, variables = batch_norm.fold_batch_norm(model, variables)
-    size = height_and_width(image_size)
     with jax.enable_x64(dtype == np.float64):
         made = _model(onnx, model, variables, size, endpoints, batch, input_layout, opset, dtype)
     about = {"network": type(model).__name__, "image_size": f"{size[0]}x{size[1]}", "layout": input_layout}

@@ -124,10 +124,11 @@ def _launcher(environment: Mapping[str, str]) -> Launch | None:
 def joined(launch: Launch | None) -> Iterator[None]:
     """Joins the other processes, before any array is made, and leaves them together.
 
-    A process that ends with an error leaves at once: at the ordinary end of a process JAX waits for the others, minutes
-    long, while they wait for it. They end in their next collective with `PeerLost`, or, where the collective does not
-    notice (NCCL, TPU), by `peers.Watch` with the same exit code: within seconds of an error, within
-    `heartbeat_timeout_seconds` and 25 s of a kill. When process 0 is killed, JAX itself ends them by SIGABRT.
+    A process that ends with an error leaves without JAX's ordinary end, which waits for the others, minutes long, while
+    they wait for it; process 0, where all meet, when the others have heard of it, or after 50 s. The others end in
+    their next collective with `PeerLost`, or, where the collective does not notice (NCCL, TPU), by `peers.Watch` with
+    the same exit code: within seconds of an error, within `heartbeat_timeout_seconds` and 25 s of a kill. When process
+    0 is killed, JAX itself ends them by SIGABRT.
 
     Args:
       launch: from `find`; None: nothing is joined.

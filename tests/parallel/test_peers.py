@@ -5,12 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from inception_jax.training.peers import Signs
+from inception_jax.training.peers import Signs, Watch
 
 SCENARIOS = Path(__file__).with_name("peer_scenarios.py")
 
@@ -108,3 +109,78 @@ def test_a_process_that_never_gave_a_sign():
     signs = Signs([1], patience=10, now=0)
     assert signs.lost({}, now=10) is None
     assert "process 1" in signs.lost({}, now=10.5)
+
+
+class Shelf(dict):
+    """A store of this process."""
+
+    def key_value_set(self, key, value, allow_overwrite=False):
+        assert allow_overwrite
+        self[key] = value
+
+    def key_value_dir_get(self, prefix):
+        return [(key, value) for key, value in self.items() if key.startswith(prefix)]
+
+
+def watch(store, process, patience=0.5):  # and so looks every tenth of a second
+    return Watch(store, process, 2, patience=patience, exit_code=8, advice="begin again")
+
+
+def test_process_0_stays_until_the_others_have_heard_that_it_failed():
+    """They need 4 looks: to hear it, to look, and two of grace."""
+    store = Shelf()
+    first = watch(store, 0, patience=5)
+    first.start()
+    store["inception_jax/signs_of_life/1"] = "1"
+    begun = time.monotonic()
+    heard = threading.Timer(4.5, store.__setitem__, ["inception_jax/signs_of_life/1", "failed"])
+    heard.start()
+    first.end(failed=True, stay=True)
+    assert 4.5 <= time.monotonic() - begun < 8 and store["inception_jax/signs_of_life/0"] == "failed"
+
+
+@pytest.mark.parametrize("stay", [False, True])
+def test_who_hears_of_nobody_does_not_stay_for_ever(stay):
+    store = Shelf()
+    first = watch(store, 0)
+    first.start()
+    store["inception_jax/signs_of_life/1"] = "1"
+    begun = time.monotonic()
+    first.end(failed=True, stay=stay)
+    assert time.monotonic() - begun > 0.7 * stay and not first._talking.is_alive()
+
+
+@pytest.mark.parametrize(("after_the_grace", "ends"), [(None, False), ("process 0 of this run is silent", True)])
+def test_who_speaks_within_the_grace_is_not_lost(monkeypatch, capsys, after_the_grace, ends):
+    second = watch(Shelf(), 1)
+    looks = iter(["process 0 of this run is silent", after_the_grace])
+
+    def lost():
+        try:
+            return next(looks)
+        except StopIteration:
+            second._ended.set()
+
+    codes = []
+    monkeypatch.setattr(os, "_exit", lambda code: (codes.append(code), second._ended.set()))
+    monkeypatch.setattr(second, "_lost", lost)
+    second._judge()
+    assert codes == [8] * ends
+    assert capsys.readouterr().err == "error: process 0 of this run is silent; begin again\n" * ends
+
+
+def test_a_store_that_keeps_its_callers_waiting():
+    waiting = threading.Event()
+
+    class Silent(Shelf):
+        def key_value_set(self, key, value, allow_overwrite=False):
+            waiting.wait(60)
+
+    second = watch(Silent(), 1, patience=50)
+    second._talking.start()
+    try:
+        assert second._lost() is None
+        second._answered -= 60
+        assert second._lost().startswith("process 0 of this run, where the others meet, has not answered for 6")
+    finally:
+        waiting.set()
