@@ -56,11 +56,11 @@ def main(argv: list[str]) -> int:
 def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
     """Evaluates on all processes; process 0 leaves result and pictures in the workdir."""
     from inception_jax.data import datasets
+    from inception_jax.errors import write_error
     from inception_jax.evaluation import network
     from inception_jax.runs import report
     from inception_jax.runs.result import write_result
     from inception_jax.training import processes, setup
-    from inception_jax.training.interrupts import write_error
 
     step = command_line.step(flags.step)
     with processes.agreed():

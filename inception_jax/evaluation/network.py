@@ -17,8 +17,8 @@ from inception_jax.config import Config
 from inception_jax.data import images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
-from inception_jax.evaluation.metrics import Accumulator
 from inception_jax.evaluation.run import evaluate
+from inception_jax.metrics import Accumulator
 from inception_jax.runs import manifest
 from inception_jax.training import plan
 from inception_jax.training import setup as setups

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from inception_jax.data.pipeline import EvalPipeline
-from inception_jax.evaluation.metrics import Accumulator
+from inception_jax.metrics import Accumulator
 from inception_jax.training import processes
 from inception_jax.training.feed import Feed
 from inception_jax.training.parallel import Compiled, Devices

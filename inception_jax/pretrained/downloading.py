@@ -12,9 +12,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, write_error
 from inception_jax.pretrained.records import Record
-from inception_jax.training.interrupts import write_error
 
 LIMIT = 1 << 30  # bytes; the largest published file of the family has about a quarter of it
 _CHUNK = 1 << 20

@@ -18,14 +18,13 @@ from ml_collections import ConfigDict
 
 from inception_jax import config as configs
 from inception_jax.config import Config
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, write_error
 from inception_jax.evaluation import network
 from inception_jax.evaluation.network import Network
 from inception_jax.pretrained.opening import Opened
 from inception_jax.runs import manifest
 from inception_jax.training.beginning import CLASSES
 from inception_jax.training.checkpoint import SUBDIRECTORY, Checkpoints
-from inception_jax.training.interrupts import write_error
 from inception_jax.training.stored import load_variables
 
 FILE = "pretrained.json"

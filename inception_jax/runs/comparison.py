@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inception_jax.evaluation.metrics import wilson_interval
+from inception_jax.metrics import wilson_interval
 from inception_jax.runs import listing, record
 from inception_jax.runs.manifest import ABSENT, flat, same_value
 from inception_jax.runs.record import Record

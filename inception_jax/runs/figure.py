@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inception_jax.errors import UserError
-from inception_jax.training.interrupts import write_error
+from inception_jax.errors import UserError, write_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from inception_jax.errors import UserError
-from inception_jax.training.interrupts import ExitCode, write_error
+from inception_jax.errors import ExitCode, UserError, write_error
 
 FILE = "lock"
 

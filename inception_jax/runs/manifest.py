@@ -16,8 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inception_jax.errors import UserError
-from inception_jax.training.interrupts import write_error
+from inception_jax.errors import UserError, write_error
 
 CONFIG = "config.json"
 MANIFEST = "manifest.json"

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from inception_jax.errors import write_error
 from inception_jax.runs.status import Phase, Status, plain_line
-from inception_jax.training.interrupts import write_error
 
 _WINDOW = 20  # updates that the pace is taken over
 

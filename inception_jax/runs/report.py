@@ -13,13 +13,13 @@ import numpy as np
 
 from inception_jax.data import images
 from inception_jax.errors import UserError
-from inception_jax.evaluation.metrics import wilson_interval
+from inception_jax.metrics import wilson_interval
 from inception_jax.runs import manifest, plots, result, tables, writers
 from inception_jax.runs.status import number, per_head
 
 if TYPE_CHECKING:
     from inception_jax.data.pipeline import EvalPipeline
-    from inception_jax.evaluation.metrics import Accumulator
+    from inception_jax.metrics import Accumulator
 
 FILE = "report.md"
 

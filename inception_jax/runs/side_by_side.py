@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from inception_jax.errors import write_error
 from inception_jax.runs import figure, listing, manifest, overlay, tables
 from inception_jax.runs.comparison import Comparison, Outcome
 from inception_jax.runs.status import duration, number, rate
 from inception_jax.runs.tables import UNKNOWN
-from inception_jax.training.interrupts import write_error
 
 FILE = listing.OF_COMPARISON
 PICTURE = "comparison.png"

@@ -20,9 +20,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, write_error
 from inception_jax.runs.events import AppendedFile, EventFile
-from inception_jax.training.interrupts import write_error
 
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"

@@ -7,7 +7,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from inception_jax.errors import UserError
+from inception_jax.errors import ExitCode, UserError
 from inception_jax.sweeps import plan as plans
 from inception_jax.sweeps import process, slots, trials
 from inception_jax.sweeps.budget import Budget
@@ -16,7 +16,6 @@ from inception_jax.sweeps.driver import Driver
 from inception_jax.sweeps.lease import StudyLock
 from inception_jax.sweeps.study import Study
 from inception_jax.sweeps.work import Command, Timing, make_workdir
-from inception_jax.training.interrupts import ExitCode
 
 LOCK = "lock"
 REPORT_LOCK = "report.lock"

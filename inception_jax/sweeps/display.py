@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from inception_jax.errors import write_error
 from inception_jax.runs.status import duration
-from inception_jax.training.interrupts import write_error
 
 LOG = "sweep.log"
 

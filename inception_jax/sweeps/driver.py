@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
 
-from inception_jax.errors import UserError
+from inception_jax.errors import DiskFull, ExitCode, UserError, signal_exit_code
 from inception_jax.runs import lock
 from inception_jax.sweeps import lease, process, trials
 from inception_jax.sweeps.budget import Budget, Hours
@@ -21,7 +21,7 @@ from inception_jax.sweeps.plan import Plan
 from inception_jax.sweeps.slots import Slot
 from inception_jax.sweeps.study import Study, Trial
 from inception_jax.sweeps.work import Command, Ending, Timing, Work, make_workdir
-from inception_jax.training.interrupts import DiskFull, ExitCode, Interrupts, signal_exit_code
+from inception_jax.training.interrupts import Interrupts
 
 _HOPELESS = 8  # failed trials in a row, of values that the sampler chose: the recipe or the data is at fault
 

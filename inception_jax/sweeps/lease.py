@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from inception_jax.training.interrupts import write_error
+from inception_jax.errors import write_error
 
 LOCK = "driver.lock"
 LEASE = "lease.json"

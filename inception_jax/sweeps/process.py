@@ -10,8 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from inception_jax.errors import ExitCode, write_error
 from inception_jax.sweeps import trials
-from inception_jax.training.interrupts import ExitCode, write_error
 
 
 def command(arguments: Sequence[str], cores: Sequence[int] | None) -> list[str]:

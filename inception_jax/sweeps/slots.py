@@ -12,9 +12,8 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, write_error
 from inception_jax.sweeps.lease import try_file_lock
-from inception_jax.training.interrupts import write_error
 
 FOLDER = "hosts"
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, write_error
 from inception_jax.sweeps.lease import StudyLock
 from inception_jax.sweeps.plan import without_password
-from inception_jax.training.interrupts import write_error
 
 JOURNAL = "journal.log"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from inception_jax.errors import UserError
-from inception_jax.evaluation.metrics import wilson_interval
+from inception_jax.metrics import wilson_interval
 from inception_jax.runs import manifest, record
 from inception_jax.runs.side_by_side import metric_text
 from inception_jax.runs.status import duration

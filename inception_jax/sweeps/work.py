@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, write_error
 from inception_jax.runs import lock, result
 from inception_jax.sweeps import overrides, process, trials
 from inception_jax.sweeps.lease import Lease, last_beat
@@ -18,7 +18,6 @@ from inception_jax.sweeps.plan import Plan
 from inception_jax.sweeps.process import Training
 from inception_jax.sweeps.slots import Slot
 from inception_jax.sweeps.study import Trial
-from inception_jax.training.interrupts import write_error
 
 Command = Callable[[Sequence[str], Sequence[int] | None], list[str]]
 

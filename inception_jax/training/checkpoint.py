@@ -23,9 +23,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, nearest, write_error
 from inception_jax.training import integrity, orbax_manager, processes, stored
-from inception_jax.training.interrupts import write_error
 from inception_jax.training.stored import SUBDIRECTORY as SUBDIRECTORY
 from inception_jax.training.stored import CheckpointDamaged, CheckpointError, CheckpointMismatch
 from inception_jax.training.stored import describe as describe

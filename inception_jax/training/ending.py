@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from inception_jax.errors import UserError
-from inception_jax.evaluation.metrics import Accumulator
+from inception_jax.errors import NonFiniteLoss, UserError
 from inception_jax.evaluation.run import evaluate
+from inception_jax.metrics import Accumulator
 from inception_jax.runs import report, result, writers
 from inception_jax.runs.progress import Progress
 from inception_jax.training import processes
 from inception_jax.training.clock import Clock
-from inception_jax.training.interrupts import NonFiniteLoss
 from inception_jax.training.parallel import Compiled
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.errors import UserError
-from inception_jax.training.interrupts import ExitCode
+from inception_jax.errors import ExitCode, UserError
 
 _POLL_SECONDS = 0.1
 # A pause longer than this, between two looks at the queue, was this process's own (Ctrl-Z, a frozen container) and

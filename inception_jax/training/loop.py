@@ -11,7 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from inception_jax.config import Config
-from inception_jax.evaluation.metrics import Accumulator
+from inception_jax.errors import signal_exit_code
+from inception_jax.metrics import Accumulator
 from inception_jax.runs import writers
 from inception_jax.runs.progress import Progress
 from inception_jax.training import beginning, ending, processes
@@ -19,7 +20,7 @@ from inception_jax.training import setup as setups
 from inception_jax.training.checkpoint import SUBDIRECTORY, Checkpoints
 from inception_jax.training.clock import Clock
 from inception_jax.training.feed import Feed, InputStalled
-from inception_jax.training.interrupts import Interrupts, signal_exit_code
+from inception_jax.training.interrupts import Interrupts
 from inception_jax.training.parallel import Compiled, no_compilation
 from inception_jax.training.state import TrainState
 from inception_jax.training.step import make_eval_step, make_train_step

@@ -16,9 +16,8 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from inception_jax.errors import UserError
+from inception_jax.errors import NO_ROOM_WORDS, DiskFull, UserError, write_error
 from inception_jax.training import processes, stored
-from inception_jax.training.interrupts import NO_ROOM_WORDS, DiskFull, write_error
 
 DELETED = "deleted"
 """Subdirectory of steps on their way out."""

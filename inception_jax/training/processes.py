@@ -26,9 +26,8 @@ import numpy as np
 from jax._src import distributed  # its client has no public name
 from jax.experimental import multihost_utils
 
-from inception_jax.errors import UserError
+from inception_jax.errors import ExitCode, UserError
 from inception_jax.training import peers
-from inception_jax.training.interrupts import ExitCode
 
 T = TypeVar("T")
 

@@ -13,9 +13,8 @@ from urllib.parse import quote
 import numpy as np
 import tensorstore as ts
 
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import ExitCode, UserError, nearest
 from inception_jax.training import integrity
-from inception_jax.training.interrupts import ExitCode
 
 SUBDIRECTORY = "checkpoints"
 """Where a workdir has them."""

@@ -12,8 +12,7 @@ import math
 
 import jax
 
-from inception_jax.errors import UserError
-from inception_jax.training.interrupts import NonFiniteLoss
+from inception_jax.errors import NonFiniteLoss, UserError
 
 _IN_FLIGHT = 2  # steps that the devices may be behind the host: enough to keep them busy, few enough to stop quickly
 # What `state` holds beside the sums of the window: counters that go on from one window to the next.

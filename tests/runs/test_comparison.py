@@ -11,7 +11,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from inception_jax.errors import UserError
-from inception_jax.evaluation.metrics import wilson_interval
+from inception_jax.metrics import wilson_interval
 from inception_jax.runs import figure, overlay, side_by_side, tables
 from inception_jax.runs.comparison import compare, short_labels
 from inception_jax.runs.manifest import ABSENT

@@ -10,7 +10,7 @@ import pytest
 from inception_jax.data import datasets, images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
-from inception_jax.evaluation.metrics import Accumulator, wilson_interval
+from inception_jax.metrics import Accumulator, wilson_interval
 from inception_jax.runs import manifest, plots, report, result, writers
 
 CONFIG = {"seed": 0, "batch_size": 32, "num_epochs": 12.0, "num_steps": None, "model": {"name": "inception_v1"},

@@ -6,8 +6,7 @@ import signal
 
 import pytest
 
-from inception_jax.errors import UserError
-from inception_jax.training.interrupts import DiskFull
+from inception_jax.errors import DiskFull, UserError
 
 LIST = """
 def get_trials():

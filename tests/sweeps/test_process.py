@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from inception_jax.errors import ExitCode
 from inception_jax.sweeps import process, trials
-from inception_jax.training.interrupts import ExitCode
 
 from .conftest import ROOT, wait_for
 

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from inception_jax import config as configs
 from inception_jax.command_line import load_config
 from inception_jax.errors import UserError
-from inception_jax.evaluation.metrics import wilson_interval
+from inception_jax.metrics import wilson_interval
 from inception_jax.runs import figure
 from inception_jax.sweeps import archive, coordinates, importance, pictures, recipe, report
 from inception_jax.sweeps.overrides import leaves

@@ -28,9 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from inception_jax.errors import UserError
+from inception_jax.errors import DiskFull, UserError
 from inception_jax.training.checkpoint import Checkpoints
-from inception_jax.training.interrupts import DiskFull
 
 KILLS = 5
 

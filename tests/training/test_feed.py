@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from inception_jax.errors import ExitCode
 from inception_jax.training import feed as feeds
 from inception_jax.training.feed import Feed, InputStalled
-from inception_jax.training.interrupts import ExitCode
 
 ROOT = Path(feeds.__file__).parents[2]
 

@@ -11,15 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from inception_jax.errors import DiskFull, ExitCode, NonFiniteLoss, signal_exit_code, write_error
 from inception_jax.training import interrupts
-from inception_jax.training.interrupts import (
-    DiskFull,
-    ExitCode,
-    Interrupts,
-    NonFiniteLoss,
-    signal_exit_code,
-    write_error,
-)
+from inception_jax.training.interrupts import Interrupts
 
 ROOT = Path(interrupts.__file__).parents[2]
 
@@ -33,7 +27,8 @@ def wait_for(condition, seconds=20):
 
 PREAMBLE = """
 import signal, sys, time
-from inception_jax.training.interrupts import Interrupts, signal_exit_code
+from inception_jax.errors import signal_exit_code
+from inception_jax.training.interrupts import Interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in a shell's background
 """
 

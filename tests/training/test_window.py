@@ -5,7 +5,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from inception_jax.training.interrupts import NonFiniteLoss
+from inception_jax.errors import NonFiniteLoss
 from inception_jax.training.window import CorruptPictures, MetricWindow
 
 

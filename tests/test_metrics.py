@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from inception_jax.evaluation.metrics import Accumulator, wilson_interval
+from inception_jax.metrics import Accumulator, wilson_interval
 
 
 def split(num_examples, num_classes, seed=0):
