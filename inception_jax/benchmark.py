@@ -44,8 +44,14 @@ def _arguments() -> argparse.ArgumentParser:
     add = arguments.add_argument
     add("--model", help="a network, on synthetic pictures with SGD; or --config for a recipe's own step")
     command_line.add_config(arguments)
-    add("--set", type=command_line.option, action="append", default=[], metavar="OPTION=VALUE",
-        help="with --model: an option of create_model, such as width_multiplier=0.5; may be repeated")
+    add(
+        "--set",
+        type=command_line.option,
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="with --model: an option of create_model, such as width_multiplier=0.5; may be repeated",
+    )
     add("--batch_size", type=int, metavar="N", help="over all devices (default: 32, or the recipe's)")
     add("--image_size", type=int, metavar="PIXELS", help="default: the network's, or the recipe's")
     add("--num_classes", type=int, metavar="N", help="with --model: default 1000")
@@ -101,14 +107,25 @@ def _recipe(flags: argparse.Namespace, recipe: ConfigDict | None) -> ConfigDict:
     if recipe is None:
         recipe = task.recipe_of_model(flags.model, 1000 if flags.num_classes is None else flags.num_classes)
         registry.create_model(flags.model, **options)  # an unknown option or value is an error here
-        task.set_fields(recipe, {f"model.{name}" if name in recipe.model else f"model.options.{name}": value
-                                 for name, value in options.items()})  # fmt: skip
+        task.set_fields(
+            recipe,
+            {
+                f"model.{name}" if name in recipe.model else f"model.options.{name}": value
+                for name, value in options.items()
+            },
+        )
     elif options or flags.num_classes is not None:
         raise UserError("--set and --num_classes go with --model; a recipe's fields are set by --config.FIELD=VALUE")
-    task.set_fields(recipe, {
-        "batch_size": flags.batch_size, "data.image_size": flags.image_size, "model.dtype": flags.dtype,
-        "parallel.mode": flags.mode, "parallel.devices": flags.devices,
-    })  # fmt: skip
+    task.set_fields(
+        recipe,
+        {
+            "batch_size": flags.batch_size,
+            "data.image_size": flags.image_size,
+            "model.dtype": flags.dtype,
+            "parallel.mode": flags.mode,
+            "parallel.devices": flags.devices,
+        },
+    )
     if flags.dtype == "float64":
         import jax
 
@@ -161,8 +178,10 @@ def _largest_batch(flags: argparse.Namespace, recipe: ConfigDict) -> int:
     if not found:
         raise UserError(f"not even a batch of {unit} of {first.spec.name} at {first.image_size} pixels fits")
     device = first.devices.mesh.devices.flat[0]
-    print(f"{found:,} is the largest batch that fits, to within a sixteenth: {first.spec.name}, {first.image_size} "
-          f"pixels, {first.config.model.dtype}, training on {first.devices.count} x {device.device_kind}")
+    print(
+        f"{found:,} is the largest batch that fits, to within a sixteenth: {first.spec.name}, {first.image_size} "
+        f"pixels, {first.config.model.dtype}, training on {first.devices.count} x {device.device_kind}"
+    )
     _keep(flags, measure.describe(first) | {"largest_batch": found})
     return 0
 
@@ -185,10 +204,16 @@ def _versus(flags: argparse.Namespace, recipe: ConfigDict) -> int:
     spec = registry.get_spec(flags.model)
     backend = _backend()
     task = versus.make_task(
-        flags.model, batch_size=recipe.batch_size, image_size=recipe.data.image_size or spec.image_size,
-        backend=backend, aux_weights=spec.aux_weights, options=dict(flags.set), dtype=recipe.model.dtype,
-        num_classes=1000 if flags.num_classes is None else flags.num_classes, kinds=_kinds(flags),
-    )  # fmt: skip
+        flags.model,
+        batch_size=recipe.batch_size,
+        image_size=recipe.data.image_size or spec.image_size,
+        backend=backend,
+        aux_weights=spec.aux_weights,
+        options=dict(flags.set),
+        dtype=recipe.model.dtype,
+        num_classes=1000 if flags.num_classes is None else flags.num_classes,
+        kinds=_kinds(flags),
+    )
     variants = flags.torch_variants.split(",") if flags.torch_variants else None
     sides = [versus.jax_side(backend), *versus.torch_sides(backend, flags.torch_python, variants)]
     result = versus.compare(task, sides, rounds=flags.rounds, steps=flags.steps, say=_say)

@@ -59,10 +59,19 @@ def add_processes(arguments: argparse.ArgumentParser) -> None:
     group.add_argument("--coordinator_address", metavar="HOST:PORT", help="where process 0 listens")
     group.add_argument("--num_processes", type=int, metavar="N", help="how many processes the run has")
     group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0")
-    group.add_argument("--heartbeat_timeout_seconds", type=int, metavar="S", default=100,
-                       help="when a process that gives no sign of life counts as lost (100)")
-    group.add_argument("--distributed", choices=("auto", "on", "off"), default="auto",
-                       help="auto: join the others if a launcher started several; on: ask jax.distributed; off: alone")
+    group.add_argument(
+        "--heartbeat_timeout_seconds",
+        type=int,
+        metavar="S",
+        default=100,
+        help="when a process that gives no sign of life counts as lost (100)",
+    )
+    group.add_argument(
+        "--distributed",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="auto: join the others if a launcher started several; on: ask jax.distributed; off: alone",
+    )
 
 
 def step(text: str | None) -> int | str | None:

@@ -15,14 +15,22 @@ from inception_jax.errors import UserError
 def main(argv: list[str]) -> int:
     """Prints the comparison or the list; of a comparison, leaves a picture and Markdown in a folder."""
     arguments = command_line.parser("compare", "Compare runs, or list them with --list.")
-    arguments.add_argument("paths", nargs="*", metavar="RUN", help="workdirs, or folders (also a sweep's) that hold "
-                           "some; with --list: one folder, by default this one")  # fmt: skip
+    arguments.add_argument(
+        "paths",
+        nargs="*",
+        metavar="RUN",
+        help="workdirs, or folders (also a sweep's) that hold some; with --list: one folder, by default this one",
+    )
     arguments.add_argument("--list", action="store_true", help="every run under a folder, and how it stands")
     arguments.add_argument("--json", action="store_true", help="with --list: one JSON list in place of the table")
-    arguments.add_argument("--output", metavar="DIR", help="for picture and Markdown; default: `comparison` in the "
-                           "folder that the runs have in common")  # fmt: skip
-    arguments.add_argument("--metric", choices=("top1", "top5", "loss"), help="that is drawn and ranked by; "
-                           "default: top1")  # fmt: skip
+    arguments.add_argument(
+        "--output",
+        metavar="DIR",
+        help="for picture and Markdown; default: `comparison` in the folder that the runs have in common",
+    )
+    arguments.add_argument(
+        "--metric", choices=("top1", "top5", "loss"), help="that is drawn and ranked by; default: top1"
+    )
     arguments.add_argument("--weights", choices=("raw", "ema"), help="default: ema where the run keeps it")
     arguments.add_argument("--x", choices=("epoch", "step", "seconds"), help="of the curves; default: epoch")
     flags = arguments.parse_args(argv)
@@ -70,8 +78,9 @@ def _compare(flags: argparse.Namespace) -> int:
     except UserError as error:
         if flags.output:
             raise
-        print(f"note: no picture and no Markdown were written: {error}; --output=DIR names another place",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"note: no picture and no Markdown were written: {error}; --output=DIR names another place", file=sys.stderr
+        )
         return 0
     print("\nwritten: " + ", ".join(map(str, written)))
     return 0

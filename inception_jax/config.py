@@ -25,9 +25,9 @@ class ConfigError(UserError):
 def default() -> ConfigDict:
     """The schema with every default filled in, for a recipe to start from."""
     config = _fill(schema.SCHEMA)
-    config.model.options = ConfigDict({
-        name: config_dict.placeholder(kind) for name, kind in sorted(_model_options().items())
-    })
+    config.model.options = ConfigDict(
+        {name: config_dict.placeholder(kind) for name, kind in sorted(_model_options().items())}
+    )
     return config.lock()
 
 
@@ -148,12 +148,17 @@ class Config:
           ConfigError: fields that differ from their default and that nothing has read.
         """
         defaults = dict(_leaves(default()))
-        unread = [path for path, value in _leaves(self._config)
-                  if self._prefix + path not in self._reads and value != defaults[self._prefix + path]]
+        unread = [
+            path
+            for path, value in _leaves(self._config)
+            if self._prefix + path not in self._reads and value != defaults[self._prefix + path]
+        ]
         if unread:
             named = ", ".join(f"config.{path} = {dict(_leaves(self._config))[path]!r}" for path in unread)
-            raise ConfigError(f"{named}: nothing reads {'it' if len(unread) == 1 else 'them'} with these settings; "
-                              f"{self._why(unread[0])}")
+            raise ConfigError(
+                f"{named}: nothing reads {'it' if len(unread) == 1 else 'them'} with these settings; "
+                f"{self._why(unread[0])}"
+            )
 
     def _why(self, path: str) -> str:
         doc = dict(schema.fields()).get(path, schema.Field(None, "a switch of another model")).doc

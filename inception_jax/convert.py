@@ -53,32 +53,46 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--source", metavar="NAME", help="the publisher; default: likewise")
     arguments.add_argument("--record", metavar="NAME", help="which published file it is (--list); its hash is checked")
     arguments.add_argument(
-        "--background", choices=("drop", "keep"),
+        "--background",
+        choices=("drop", "keep"),
         help="class 0 of 1001, 'background': drop it, so that the classes are ImageNet's 1000 and labels fit (default "
         "where the publisher has it), or keep it",
-    )  # fmt: skip
+    )
     arguments.add_argument(
-        "--set", type=command_line.option, action="append", default=[], metavar="OPTION=VALUE",
+        "--set",
+        type=command_line.option,
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
         help="an option of create_model, for weights of another form than was published, such as "
         "width_multiplier=0.5; needs --model and --source; may be repeated",
-    )  # fmt: skip
+    )
     arguments.add_argument("--image_size", type=int, metavar="PIXELS", help="default: the publisher's")
     arguments.add_argument("--data", metavar="NAME", help="the data set of its classes; default for 1000: imagenet2012")
-    arguments.add_argument("--classes", metavar="FILE", help="names of the classes, one a line; default for 1000: "
-                           "ImageNet's synsets")  # fmt: skip
+    arguments.add_argument(
+        "--classes", metavar="FILE", help="names of the classes, one a line; default for 1000: ImageNet's synsets"
+    )
     arguments.add_argument("--to", metavar="SOURCE", help="write the run's weights as this publisher's")
     arguments.add_argument("--workdir", metavar="RUN", help="with --to: the run")
     arguments.add_argument("--run_weights", choices=("raw", "ema"), help="with --to; default: ema where there is one")
     arguments.add_argument("--step", help="with --to: 'best' or a step; default: the newest checkpoint")
     arguments.add_argument("--list", action="store_true", help="show the records of published files, and do nothing")
-    arguments.add_argument("--download", metavar="RECORD", help="fetch a published file; the only thing that needs a "
-                           "network")  # fmt: skip
+    arguments.add_argument(
+        "--download", metavar="RECORD", help="fetch a published file; the only thing that needs a network"
+    )
     arguments.add_argument("--verify", action="store_true", help="compare with the publishers' own code")
-    arguments.add_argument("--torch_python", metavar="PATH", help="--verify: the interpreter that has the PyTorch "
-                           "publishers' packages; default: INCEPTION_JAX_TORCH_PYTHON, then this one")  # fmt: skip
+    arguments.add_argument(
+        "--torch_python",
+        metavar="PATH",
+        help="--verify: the interpreter that has the PyTorch "
+        "publishers' packages; default: INCEPTION_JAX_TORCH_PYTHON, then this one",
+    )
     arguments.add_argument("--tf_python", metavar="PATH", help="--verify: likewise for TensorFlow, Keras, slim, ONNX")
-    arguments.add_argument("--write_ledger", metavar="README", help="--verify: keep what was measured and the goldens, "
-                           "and renew the README's table")  # fmt: skip
+    arguments.add_argument(
+        "--write_ledger",
+        metavar="README",
+        help="--verify: keep what was measured and the goldens, and renew the README's table",
+    )
     arguments.add_argument("--json", action="store_true", help="one JSON object in place of words")
     return arguments
 
@@ -118,8 +132,12 @@ def _publish(flags: argparse.Namespace) -> int:
 
     step = command_line.step(flags.step)
     said = publishing.publish(flags.workdir, flags.to, flags.output, weights=flags.run_weights, step=step)
-    print(json.dumps(said) if flags.json else f"{said['file']}: {said['arrays']} arrays of {said['model']}, step "
-          f"{said['step']} ({said['weights']}), as {said['source']} names them")  # fmt: skip
+    print(
+        json.dumps(said)
+        if flags.json
+        else f"{said['file']}: {said['arrays']} arrays of {said['model']}, step "
+        f"{said['step']} ({said['weights']}), as {said['source']} names them"
+    )
     return 0
 
 
@@ -134,9 +152,7 @@ def _verify(flags: argparse.Namespace) -> int:
         return ledger.main(flags)
     if flags.write_ledger:
         raise UserError("--write_ledger: the ledger is of seeded weights; leave --weights out")
-    opened = opening.open_weights(
-        flags.weights, model=flags.model, source=flags.source, options=_options(flags)
-    )  # fmt: skip
+    opened = opening.open_weights(flags.weights, model=flags.model, source=flags.source, options=_options(flags))
     for finding in opened.findings:
         print(finding)
     form = opened.imported.form
@@ -159,16 +175,23 @@ def _import(flags: argparse.Namespace) -> int:
     from inception_jax.pretrained import opening, workdir
 
     opened = opening.open_weights(
-        flags.weights, model=flags.model, source=flags.source, record=flags.record, background=flags.background,
+        flags.weights,
+        model=flags.model,
+        source=flags.source,
+        record=flags.record,
+        background=flags.background,
         options=_options(flags),
-    )  # fmt: skip
+    )
     recipe = workdir.recipe_of(opened, image_size=flags.image_size, data=flags.data)
     count = opened.imported.num_classes
     names = workdir.read_class_names(flags.classes, count) if flags.classes else workdir.class_names_of(opened)
     new = workdir.write(flags.output, opened, recipe, names)
     if flags.json:
-        print(json.dumps({**workdir.about(opened), "workdir": flags.output, "new": new,
-                          "findings": list(opened.findings)}))  # fmt: skip
+        print(
+            json.dumps(
+                {**workdir.about(opened), "workdir": flags.output, "new": new, "findings": list(opened.findings)}
+            )
+        )
         return 0
     for finding in opened.findings:
         print(finding)

@@ -21,8 +21,11 @@ def main(argv: list[str]) -> int:
     command_line.add_processes(arguments)
     arguments.add_argument("--workdir", help="the run; with --config: where the results go")
     arguments.add_argument("--checkpoint", help="with --config: a checkpoint's directory (or a workdir) to take")
-    arguments.add_argument("--weights", metavar="raw|ema", help="default: ema where the run keeps it; a publisher's "
-                           "file becomes a run by python -m inception_jax.convert")  # fmt: skip
+    arguments.add_argument(
+        "--weights",
+        metavar="raw|ema",
+        help="default: ema where the run keeps it; a publisher's file becomes a run by python -m inception_jax.convert",
+    )
     arguments.add_argument("--step", help="'best' or a step; default: the newest checkpoint")
     arguments.add_argument("--split", help="default: the config's evaluation split")
     arguments.add_argument("--protocol", help="default: the config's, 'single'")
@@ -34,8 +37,10 @@ def main(argv: list[str]) -> int:
     if not flags.workdir:
         raise UserError("--workdir is missing")
     if flags.weights not in (None, "raw", "ema"):
-        raise UserError(f"--weights={flags.weights}: 'raw' or 'ema'; a publisher's file becomes a run, with its crops "
-                        "and classes, by: python -m inception_jax.convert --weights=FILE --output=DIR")  # fmt: skip
+        raise UserError(
+            f"--weights={flags.weights}: 'raw' or 'ema'; a publisher's file becomes a run, with its crops "
+            "and classes, by: python -m inception_jax.convert --weights=FILE --output=DIR"
+        )
     if bool(recipe) != bool(flags.checkpoint):
         raise UserError("--config and --checkpoint go together: whose data, and which weights")
 

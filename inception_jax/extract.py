@@ -50,8 +50,12 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--workdir", help="the run, or what convert made of published weights")
     arguments.add_argument("--weights", choices=("raw", "ema"), help="default: ema where the run keeps it")
     arguments.add_argument("--step", help="'best' or a step; default: the newest checkpoint")
-    arguments.add_argument("--endpoints", metavar="NAME,NAME", help="the network's own names or slim's, and logits; "
-                           "default: the last before the classifier (global_pool, or what it is called)")  # fmt: skip
+    arguments.add_argument(
+        "--endpoints",
+        metavar="NAME,NAME",
+        help="the network's own names or slim's, and logits; "
+        "default: the last before the classifier (global_pool, or what it is called)",
+    )
     arguments.add_argument("--output", metavar="FILE.npz", help="index, label and one array per endpoint, by rows")
     arguments.add_argument("--data", help="a data set; default: the run's")
     arguments.add_argument("--split", help="default: the run's evaluation split")
@@ -59,10 +63,14 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--batch_size", type=int, help="default: the run's; 32 for picture files")
     arguments.add_argument("--pool", action="store_true", help="means over maps, not the maps")
     arguments.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the features")
-    arguments.add_argument("--statistics", action="store_true",
-                           help="mean and covariance of one endpoint (mu, sigma; pytorch-fid reads the file)")
-    arguments.add_argument("--fid", nargs=2, metavar="FILE.npz",
-                           help="the Fréchet distance between two files of statistics")
+    arguments.add_argument(
+        "--statistics",
+        action="store_true",
+        help="mean and covariance of one endpoint (mu, sigma; pytorch-fid reads the file)",
+    )
+    arguments.add_argument(
+        "--fid", nargs=2, metavar="FILE.npz", help="the Fréchet distance between two files of statistics"
+    )
     arguments.add_argument("pictures", nargs="*", metavar="PICTURE", help="instead of a data set: JPEG, PNG, WebP …")
     return arguments
 
@@ -89,8 +97,17 @@ def _extract(flags: argparse.Namespace, trained: Network) -> int:
     rows = _counted(rows, total)
     count = _write_statistics(flags, rows, endpoints[0]) if flags.statistics else _write_features(flags, rows)
     shapes = {name: [count, *shape.shape] for name, shape in found.items()}
-    print(json.dumps({"output": flags.output, "weights": trained.weights, "step": trained.step, "examples": count,
-                      "features": shapes}))
+    print(
+        json.dumps(
+            {
+                "output": flags.output,
+                "weights": trained.weights,
+                "step": trained.step,
+                "examples": count,
+                "features": shapes,
+            }
+        )
+    )
     return 0
 
 

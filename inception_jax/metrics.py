@@ -35,8 +35,8 @@ class Accumulator:
 
     def __init__(self, num_classes: int, *, max_confusion_classes: int = MAX_CONFUSION_CLASSES):
         """Args:
-          num_classes: of the classifier.
-          max_confusion_classes: with more classes than this, no confusion matrix is kept.
+        num_classes: of the classifier.
+        max_confusion_classes: with more classes than this, no confusion matrix is kept.
         """
         self.num_classes = num_classes
         self._sums = dict.fromkeys(SUMS, 0.0)
@@ -82,11 +82,15 @@ class Accumulator:
             raise ValueError("classes come with probabilities and labels")
         classes, probabilities, labels = np.asarray(classes), np.asarray(probabilities), np.asarray(labels)
         mask = np.ones(labels.shape, bool) if mask is None else np.asarray(mask, bool)
-        if labels.ndim != 1 or classes.shape != probabilities.shape or not (
-            len(classes) == len(labels) == len(mask) and (index is None or len(index) == len(labels))
+        if (
+            labels.ndim != 1
+            or classes.shape != probabilities.shape
+            or not (len(classes) == len(labels) == len(mask) and (index is None or len(index) == len(labels)))
         ):
-            raise ValueError(f"rows do not fit together: classes {classes.shape}, probabilities {probabilities.shape}, "
-                             f"labels {labels.shape}, mask {mask.shape}")
+            raise ValueError(
+                f"rows do not fit together: classes {classes.shape}, probabilities {probabilities.shape}, "
+                f"labels {labels.shape}, mask {mask.shape}"
+            )
         count = int(mask.sum())
         index = np.arange(self._num_rows, self._num_rows + count) if index is None else np.asarray(index)[mask]
         classes, probabilities, labels = classes[mask], probabilities[mask], labels[mask]
@@ -94,8 +98,14 @@ class Accumulator:
             raise ValueError(f"labels from {labels.min()} to {labels.max()}, but there are {self.num_classes} classes")
         if self._confusion is not None:
             np.add.at(self._confusion, (labels, classes[:, 0]), 1)
-        self._rows.append((index.astype(np.int64), labels.astype(np.int32), classes.astype(np.int32),
-                           probabilities.astype(np.float32)))
+        self._rows.append(
+            (
+                index.astype(np.int64),
+                labels.astype(np.int32),
+                classes.astype(np.int32),
+                probabilities.astype(np.float32),
+            )
+        )
         self._num_rows += count
 
     def merge(self, other: Accumulator, *, shared_sums: bool = False) -> Accumulator:

@@ -19,8 +19,12 @@ def main(argv: list[str]) -> int:
     """Prints the most probable classes of each picture."""
     arguments = command_line.parser("predict", "Classify picture files with a run's network, or a publisher's.")
     arguments.add_argument("--workdir", help="the run; or give --weights=FILE")
-    arguments.add_argument("--weights", metavar="raw|ema|FILE", help="with --workdir: raw or ema (default: ema where "
-                           "the run keeps it); without: a publisher's file (one named raw or ema: ./raw)")  # fmt: skip
+    arguments.add_argument(
+        "--weights",
+        metavar="raw|ema|FILE",
+        help="with --workdir: raw or ema (default: ema where "
+        "the run keeps it); without: a publisher's file (one named raw or ema: ./raw)",
+    )
     arguments.add_argument("--step", help="'best' or a step; default: the newest checkpoint")
     arguments.add_argument("--model", metavar="NAME", help="with a file: the network; default: what it looks like")
     arguments.add_argument("--source", metavar="NAME", help="with a file: the publisher; default: likewise")
@@ -59,13 +63,16 @@ def _check(flags: argparse.Namespace) -> None:
         if unread:
             raise UserError(f"--{unread[0]}: goes with a publisher's file (--weights=FILE), not with --workdir")
         if flags.weights not in (None, *_WEIGHTS):
-            raise UserError(f"--weights={flags.weights}: with --workdir, 'raw' or 'ema'; a publisher's file goes "
-                            "without --workdir")  # fmt: skip
+            raise UserError(
+                f"--weights={flags.weights}: with --workdir, 'raw' or 'ema'; a publisher's file goes without --workdir"
+            )
     elif flags.weights is None:
         raise UserError("--workdir is missing (a run), or --weights (a publisher's file)")
     elif flags.weights in _WEIGHTS:
-        raise UserError(f"--weights={flags.weights}: of which run? --workdir is missing (a file of that name: "
-                        f"--weights=./{flags.weights})")  # fmt: skip
+        raise UserError(
+            f"--weights={flags.weights}: of which run? --workdir is missing (a file of that name: "
+            f"--weights=./{flags.weights})"
+        )
     elif flags.step:
         raise UserError("--step: goes with --workdir; a file has no steps")
 

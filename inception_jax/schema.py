@@ -43,10 +43,13 @@ def _is_pattern(value: Any) -> bool:
 
 def _are_multipliers(value: tuple) -> bool:
     return all(
-        isinstance(pair, tuple | list) and len(pair) == 2 and _is_pattern(pair[0])
-        and isinstance(pair[1], int | float) and 0 <= pair[1] < math.inf
+        isinstance(pair, tuple | list)
+        and len(pair) == 2
+        and _is_pattern(pair[0])
+        and isinstance(pair[1], int | float)
+        and 0 <= pair[1] < math.inf
         for pair in value
-    )  # fmt: skip
+    )
 
 
 _POSITIVE = (lambda value: value > 0), "greater than 0"
@@ -59,15 +62,22 @@ _PATTERNS = (lambda value: all(map(_is_pattern, value))), "regular expressions"
 _DTYPE = _one_of("float32", "bfloat16", "float64")
 
 SCHEMA: dict[str, Any] = {
-    "seed": Field(0, "seeds the initial parameters, the order of the data, every augmentation and every dropout mask",
-                  _NOT_NEGATIVE),
+    "seed": Field(
+        0,
+        "seeds the initial parameters, the order of the data, every augmentation and every dropout mask",
+        _NOT_NEGATIVE,
+    ),
     "batch_size": Field(64, "examples per step, over all devices and processes", _POSITIVE),
     "num_epochs": Field(float, "length of the run, in passes over the training split", _POSITIVE),
     "num_steps": Field(int, "length of the run, in steps; where set, it wins over num_epochs", _POSITIVE),
     "model": {
         "name": Field("inception_v1", "a name of inception_jax.model_names()"),
-        "num_classes": Field(int, "classes of the classifier; unset: as many as the data set has; 0: no classifier, in "
-                             "what convert makes of weights without one", _NOT_NEGATIVE),
+        "num_classes": Field(
+            int,
+            "classes of the classifier; unset: as many as the data set has; 0: no classifier, in "
+            "what convert makes of weights without one",
+            _NOT_NEGATIVE,
+        ),
         "dtype": Field("float32", "what the network computes in", _DTYPE),
         "param_dtype": Field("float32", "what the parameters are kept in", _DTYPE),
         "width_multiplier": Field(1.0, "scales the number of filters of every layer", _POSITIVE),
@@ -88,9 +98,12 @@ SCHEMA: dict[str, Any] = {
         "prefetch": Field(2, "batches that wait on the device, ahead of the step", _POSITIVE),
     },
     "augmentation": {
-        "rule": Field("area_aspect", "area_aspect: a crop of random area and aspect; random_crop: a square at a random "
-                      "place of the picture whose shorter side was resized; none: the evaluation crop",
-                      _one_of("area_aspect", "random_crop", "none")),
+        "rule": Field(
+            "area_aspect",
+            "area_aspect: a crop of random area and aspect; random_crop: a square at a random "
+            "place of the picture whose shorter side was resized; none: the evaluation crop",
+            _one_of("area_aspect", "random_crop", "none"),
+        ),
         "area": Field((0.08, 1.0), "area_aspect: smallest and largest part of the picture's area", _AREA),
         "aspect": Field((3 / 4, 4 / 3), "area_aspect: smallest and largest width / height", _INTERVAL),
         "resize": Field(256, "random_crop: the shorter side before the crop, in pixels", _POSITIVE),
@@ -106,25 +119,37 @@ SCHEMA: dict[str, Any] = {
         "epsilon": Field(float, "rmsprop: inside the root, unset: 1.0; adamw: beside it, unset: 1e-8", _POSITIVE),
         "b1": Field(0.9, "adamw: decay of the first moment", _FRACTION),
         "b2": Field(0.999, "adamw: decay of the second moment", _FRACTION),
-        "weight_decay": Field(0.0, "w in ½·w·‖kernel‖² (sgd, rmsprop) or decoupled (adamw); kernels only",
-                              _NOT_NEGATIVE),
-        "clip_norm": Field(float, "largest global norm of the gradient, weight decay included; unset: no clipping",
-                           _POSITIVE),
+        "weight_decay": Field(
+            0.0, "w in ½·w·‖kernel‖² (sgd, rmsprop) or decoupled (adamw); kernels only", _NOT_NEGATIVE
+        ),
+        "clip_norm": Field(
+            float, "largest global norm of the gradient, weight decay included; unset: no clipping", _POSITIVE
+        ),
         "bias_learning_rate": Field(1.0, "factor on the learning rate of biases (Caffe's GoogLeNet: 2)", _NOT_NEGATIVE),
-        "freeze": Field((), "patterns of parameter paths that stay as they are, such as ('^conv1/', '^inception_3')",
-                        _PATTERNS),
-        "frozen_batch_norm": Field("running", "what a batch norm whose parameters are all frozen normalises by: "
-                                   "running (its running statistics, which stay) or batch (as in training)",
-                                   _one_of("running", "batch")),
-        "learning_rate_multipliers": Field((), "(pattern, factor) pairs on the learning rate of the parameters whose "
-                                           "path the pattern is found in; the first that matches counts, "
-                                           "and bias_learning_rate only where none does",
-                                           (_are_multipliers, "pairs of a regular expression and a number from 0 on")),
+        "freeze": Field(
+            (), "patterns of parameter paths that stay as they are, such as ('^conv1/', '^inception_3')", _PATTERNS
+        ),
+        "frozen_batch_norm": Field(
+            "running",
+            "what a batch norm whose parameters are all frozen normalises by: "
+            "running (its running statistics, which stay) or batch (as in training)",
+            _one_of("running", "batch"),
+        ),
+        "learning_rate_multipliers": Field(
+            (),
+            "(pattern, factor) pairs on the learning rate of the parameters whose "
+            "path the pattern is found in; the first that matches counts, "
+            "and bias_learning_rate only where none does",
+            (_are_multipliers, "pairs of a regular expression and a number from 0 on"),
+        ),
         "accumulation": Field(1, "parts that a device's share of the batch is taken in, one after another", _POSITIVE),
     },
     "schedule": {
-        "name": Field("constant", "shape of the learning rate over the run",
-                      _one_of("constant", "exponential", "polynomial", "cosine")),
+        "name": Field(
+            "constant",
+            "shape of the learning rate over the run",
+            _one_of("constant", "exponential", "polynomial", "cosine"),
+        ),
         "decay_rate": Field(0.94, "exponential: factor per decay_epochs", (lambda v: 0 < v <= 1, "in (0, 1]")),
         "decay_epochs": Field(2.0, "exponential: epochs per factor", _POSITIVE),
         "staircase": Field(True, "exponential: in steps, or continuously"),
@@ -145,48 +170,78 @@ SCHEMA: dict[str, Any] = {
         "checkpoint": Field(str, "workdir or checkpoint whose weights a new run begins with; unset: random ones"),
         "weights": Field(str, "raw or ema; unset: ema where the checkpoint has it", _one_of("raw", "ema")),
         "step": Field(str, "newest, best or a step; unset: newest"),
-        "new": Field((), "patterns of parameter paths that begin at random all the same; a classifier of another "
-                     "number of classes always does", _PATTERNS),
+        "new": Field(
+            (),
+            "patterns of parameter paths that begin at random all the same; a classifier of another "
+            "number of classes always does",
+            _PATTERNS,
+        ),
     },
     "faults": {
-        "max_skipped_steps": Field(0, "steps in a row that may be skipped, without an update, because their loss or "
-                                   "gradient is not finite or the loss above loss_limit; one more ends the run",
-                                   _NOT_NEGATIVE),
-        "loss_limit": Field(float, "a step whose mean loss is above it has diverged; unset: any finite loss is good",
-                            _POSITIVE),
-        "max_corrupt": Field(0, "pictures that cannot be decoded and are left out of loss, gradient and accuracy, "
-                             "counted each time they are drawn; one more ends the run", _NOT_NEGATIVE),
-        "stall_warning_seconds": Field(60.0, "without a batch, until the log says what the input is waiting for",
-                                       _POSITIVE),
-        "stall_limit_seconds": Field(1800.0, "without a batch, until the run saves and ends with exit code 7",
-                                     _POSITIVE),
+        "max_skipped_steps": Field(
+            0,
+            "steps in a row that may be skipped, without an update, because their loss or "
+            "gradient is not finite or the loss above loss_limit; one more ends the run",
+            _NOT_NEGATIVE,
+        ),
+        "loss_limit": Field(
+            float, "a step whose mean loss is above it has diverged; unset: any finite loss is good", _POSITIVE
+        ),
+        "max_corrupt": Field(
+            0,
+            "pictures that cannot be decoded and are left out of loss, gradient and accuracy, "
+            "counted each time they are drawn; one more ends the run",
+            _NOT_NEGATIVE,
+        ),
+        "stall_warning_seconds": Field(
+            60.0, "without a batch, until the log says what the input is waiting for", _POSITIVE
+        ),
+        "stall_limit_seconds": Field(
+            1800.0, "without a batch, until the run saves and ends with exit code 7", _POSITIVE
+        ),
     },
     "parallel": {
         "mode": Field("jit", "jit (of shard_map) or pmap: the same numbers", _one_of("jit", "pmap")),
         "devices": Field(int, "how many of the devices to use; unset: all", _POSITIVE),
-        "batch_norm": Field("local", "whose statistics an example is normalised with: local (its device's, as in the "
-                            "papers), global, groups:N (of N neighbouring devices) or examples:N (of N neighbouring "
-                            "examples, the same on any number of devices; under accumulation of one part of a share)",
-                            (_is_batch_norm_mode, "'local', 'global', 'groups:N' or 'examples:N'")),
+        "batch_norm": Field(
+            "local",
+            "whose statistics an example is normalised with: local (its device's, as in the "
+            "papers), global, groups:N (of N neighbouring devices) or examples:N (of N neighbouring "
+            "examples, the same on any number of devices; under accumulation of one part of a share)",
+            (_is_batch_norm_mode, "'local', 'global', 'groups:N' or 'examples:N'"),
+        ),
     },
     "evaluation": {
         "every_epochs": Field(1.0, "epochs between evaluations; there is always one at the end", _POSITIVE),
         "batch_size": Field(int, "examples per evaluation step; unset: batch_size", _POSITIVE),
         "protocol": Field("single", "how a picture is cropped and its predictions averaged"),
-        "crop": Field("center", "center: the shorter side resized, then the middle; torchvision: the same, with the "
-                      "offsets of torchvision and timm; squash: both sides resized, ratio not kept, then the middle "
-                      "(Caffe, pytorch-fid); central_fraction: TensorFlow's, the middle crop_fraction of each side, "
-                      "then resized", _one_of("center", "torchvision", "squash", "central_fraction")),
-        "crop_fraction": Field(0.875, "how much of the picture the evaluation crop keeps; sides are resized to "
-                               "image_size / crop_fraction, unless resize is set",
-                               (lambda value: 0 < value <= 1, "in (0, 1]")),
-        "resize": Field(int, "center, torchvision, squash: the side before the crop, in pixels, in place of "
-                        "crop_fraction; unset: image_size / crop_fraction", _POSITIVE),
-        "interpolation": Field("bilinear", "of the evaluation's resize: OpenCV's bilinear, area, nearest or cubic; "
-                               "pil_bilinear, pil_bicubic: Pillow's, which smooths (torchvision, timm); tf_bilinear: "
-                               "TensorFlow 1's",
-                               _one_of("bilinear", "area", "nearest", "cubic", "pil_bilinear", "pil_bicubic",
-                                       "tf_bilinear")),
+        "crop": Field(
+            "center",
+            "center: the shorter side resized, then the middle; torchvision: the same, with the "
+            "offsets of torchvision and timm; squash: both sides resized, ratio not kept, then the middle "
+            "(Caffe, pytorch-fid); central_fraction: TensorFlow's, the middle crop_fraction of each side, "
+            "then resized",
+            _one_of("center", "torchvision", "squash", "central_fraction"),
+        ),
+        "crop_fraction": Field(
+            0.875,
+            "how much of the picture the evaluation crop keeps; sides are resized to "
+            "image_size / crop_fraction, unless resize is set",
+            (lambda value: 0 < value <= 1, "in (0, 1]"),
+        ),
+        "resize": Field(
+            int,
+            "center, torchvision, squash: the side before the crop, in pixels, in place of "
+            "crop_fraction; unset: image_size / crop_fraction",
+            _POSITIVE,
+        ),
+        "interpolation": Field(
+            "bilinear",
+            "of the evaluation's resize: OpenCV's bilinear, area, nearest or cubic; "
+            "pil_bilinear, pil_bicubic: Pillow's, which smooths (torchvision, timm); tf_bilinear: "
+            "TensorFlow 1's",
+            _one_of("bilinear", "area", "nearest", "cubic", "pil_bilinear", "pil_bicubic", "tf_bilinear"),
+        ),
     },
     "checkpoint": {
         "every_epochs": Field(1.0, "epochs between checkpoints; there is always one at the end", _POSITIVE),

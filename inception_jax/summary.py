@@ -25,13 +25,19 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--num_classes", type=int, default=1000, metavar="N", help="default 1000")
     arguments.add_argument("--json", action="store_true", help="one JSON object in place of the table")
     arguments.add_argument(
-        "--set", type=command_line.option, action="append", default=[], metavar="OPTION=VALUE",
+        "--set",
+        type=command_line.option,
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
         help="an option of create_model, such as module=naive or conv2_reduce=False; may be repeated",
-    )  # fmt: skip
+    )
     arguments.add_argument(
-        "--compare", nargs="*", metavar="NAME",
+        "--compare",
+        nargs="*",
+        metavar="NAME",
         help="one line for the network and for each of these, in place of its blocks (default: every other network)",
-    )  # fmt: skip
+    )
     flags = arguments.parse_args(argv)
     if flags.compare is not None:
         return _compare(flags)
@@ -76,7 +82,7 @@ def _compare(flags: argparse.Namespace) -> int:
             spec.image_size if flags.image_size is None else flags.image_size,
         )
         for name, spec in specs.items()
-    }  # fmt: skip
+    }
     if flags.json:
         print(json.dumps(comparison_as_json(counted), indent=2))
         return 0
@@ -109,10 +115,16 @@ def comparison_table(counted: Mapping[str, Account]) -> str:
     for name, one in counted.items():
         heads = f"{one.parameters_with_aux:,}" if one.parameters_with_aux != one.parameters else UNKNOWN
         ratios = (one.parameters / first.parameters, one.macs / first.macs)
-        rows.append([
-            name, str(one.image_size), f"{one.parameters:,}", heads, f"{one.macs:,}",
-            *(f"x {ratio:.2f}" for ratio in ratios),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                str(one.image_size),
+                f"{one.parameters:,}",
+                heads,
+                f"{one.macs:,}",
+                *(f"x {ratio:.2f}" for ratio in ratios),
+            ]
+        )
     return _aligned(rows, left=1)
 
 

@@ -20,31 +20,59 @@ def main(argv: list[str], **injected: Any) -> int:
     """
     arguments = command_line.parser("sweep", "Try values of a recipe's fields, or go on with an earlier sweep.")
     command_line.add_config(arguments)
-    arguments.add_argument("--space", metavar="FILE.py",
-                           help="has get_space(): what is varied, or get_trials(): a list of configs, or both")
-    arguments.add_argument("--study", required=True, metavar="DIR", help="where the study lives; the same command, "
-                           "there or on another machine that sees it, continues it")
+    arguments.add_argument(
+        "--space",
+        metavar="FILE.py",
+        help="has get_space(): what is varied, or get_trials(): a list of configs, or both",
+    )
+    arguments.add_argument(
+        "--study",
+        required=True,
+        metavar="DIR",
+        help="where the study lives; the same command, there or on another machine that sees it, continues it",
+    )
     arguments.add_argument("--trials", type=int, metavar="N", help="begin so many trials, by all drivers together")
     arguments.add_argument("--hours", type=float, metavar="H", help="begin no trial after so many hours of work")
-    arguments.add_argument("--workers", type=int, metavar="N",
-                           help="trials at once; default: one per accelerator, else 1")
+    arguments.add_argument(
+        "--workers", type=int, metavar="N", help="trials at once; default: one per accelerator, else 1"
+    )
     arguments.add_argument("--devices", metavar="0,1,…", help="the accelerators to use; default: all")
     arguments.add_argument("--sampler", choices=plans.SAMPLERS, default="tpe", help="how values are chosen")
     arguments.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampler")
     arguments.add_argument("--pruner", choices=plans.PRUNERS, default="halving", help="how hopeless trials are found")
-    arguments.add_argument("--min_evaluations", type=int, metavar="N", help="of a trial, before it may be pruned; "
-                           "default: 2")
-    arguments.add_argument("--reduction_factor", type=int, metavar="N", help="halving: at each rung, one of so many "
-                           "trials goes on; default: 3")
+    arguments.add_argument(
+        "--min_evaluations", type=int, metavar="N", help="of a trial, before it may be pruned; default: 2"
+    )
+    arguments.add_argument(
+        "--reduction_factor",
+        type=int,
+        metavar="N",
+        help="halving: at each rung, one of so many trials goes on; default: 3",
+    )
     arguments.add_argument("--metric", choices=plans.METRICS, help="default: the recipe's checkpoint.best_metric")
-    arguments.add_argument("--objective", choices=plans.OBJECTIVES, default="final",
-                           help="of the evaluations of a trial, the one that counts")
-    arguments.add_argument("--storage", metavar="URL", help="a database, such as postgresql://user@host/name; default: "
-                           "a journal file in the study's directory")
-    arguments.add_argument("--retries", type=int, default=3, metavar="N", help="deaths of a trial's process in a row, "
-                           "without a newer checkpoint, that are borne; default: 3")
-    arguments.add_argument("--report", action="store_true", help="only write the report of the study as it stands; "
-                           "the flags that it does not need may stay")
+    arguments.add_argument(
+        "--objective",
+        choices=plans.OBJECTIVES,
+        default="final",
+        help="of the evaluations of a trial, the one that counts",
+    )
+    arguments.add_argument(
+        "--storage",
+        metavar="URL",
+        help="a database, such as postgresql://user@host/name; default: a journal file in the study's directory",
+    )
+    arguments.add_argument(
+        "--retries",
+        type=int,
+        default=3,
+        metavar="N",
+        help="deaths of a trial's process in a row, without a newer checkpoint, that are borne; default: 3",
+    )
+    arguments.add_argument(
+        "--report",
+        action="store_true",
+        help="only write the report of the study as it stands; the flags that it does not need may stay",
+    )
     if "--report" in argv:
         known, _ = arguments.parse_known_args(argv)
         return conduct.report_only(Path(known.study), known.storage)

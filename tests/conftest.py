@@ -11,9 +11,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Eight devices of one processor: what a test on several devices needs, and no cost to a test on one. And quick
 # compilation: most tests compile more than they compute.
-os.environ["XLA_FLAGS"] = " ".join([
-    os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0",
-])  # fmt: skip
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+    ]
+)
 
 # A suite in the background ignores SIGINT, and under nohup SIGHUP, and so would the runs that it starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -94,8 +98,10 @@ def run_command(start_command):
 @pytest.fixture(scope="session")
 def small_arguments():
     """The arguments of a small training run, without its workdir."""
-    return ["--config=configs/digits.py", *(f"--config.{path}={value}" for path, value in SMALL_RUN.items()
-                                            if value is not None)]
+    return [
+        "--config=configs/digits.py",
+        *(f"--config.{path}={value}" for path, value in SMALL_RUN.items() if value is not None),
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -106,8 +112,14 @@ def small_run(tmp_path_factory, command_environment, small_arguments):
     """
     workdir = tmp_path_factory.mktemp("run") / "small"
     arguments = [*small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}"]
-    done = subprocess.run([sys.executable, "-m", "inception_jax.train", *arguments], cwd=ROOT, env=command_environment,
-                          capture_output=True, text=True, timeout=400)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "inception_jax.train", *arguments],
+        cwd=ROOT,
+        env=command_environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads((workdir / "result.json").read_text())
     return workdir

@@ -50,9 +50,14 @@ class Launcher:
         with theirs:
             # A session of its own: Ctrl-C is for whoever runs the tests, and the end of this socket ends the server.
             self._server = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())], cwd=directory, env=dict(environment),
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+                [sys.executable, __file__, str(theirs.fileno())],
+                cwd=directory,
+                env=dict(environment),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def __enter__(self) -> Launcher:
         return self
@@ -82,8 +87,12 @@ class Launcher:
         if fixed := [variable for variable in environment if variable.startswith(("PYTHON", "LD_"))]:
             raise ValueError(f"{fixed[0]}: the server has read it already; give it to Launcher, or start python -m")
         outputs = [Path(self._outputs.name, f"{len(self._commands)}.{stream}") for stream in ("out", "err")]
-        request = {"name": name, "arguments": [*map(str, arguments)], "environment": environment,
-                   "new_session": new_session}
+        request = {
+            "name": name,
+            "arguments": [*map(str, arguments)],
+            "environment": environment,
+            "new_session": new_session,
+        }
         with open(outputs[0], "wb") as out, open(outputs[1], "wb") as err:
             reader, writer = os.pipe()
             try:

@@ -34,8 +34,13 @@ def parse(*words):
 
 def test_overrides_of_every_kind(recipe):
     flags, config, overrides = parse(
-        f"--config={recipe}:fast", "--workdir=w", "--config.optimizer.momentum=0.5", "--config.num_steps=7",
-        "--config.augmentation.area=(0.5, 1.0)", "--config.data.data_dir=/d", "--config.loss.aux_weights=(0.1, 0.2)",
+        f"--config={recipe}:fast",
+        "--workdir=w",
+        "--config.optimizer.momentum=0.5",
+        "--config.num_steps=7",
+        "--config.augmentation.area=(0.5, 1.0)",
+        "--config.data.data_dir=/d",
+        "--config.loss.aux_weights=(0.1, 0.2)",
         "--config.augmentation.flip=false",
     )
     assert flags.workdir == "w"
@@ -81,9 +86,7 @@ def test_a_recipe_that_is_not_there_or_does_not_load(recipe):
         parse(f"--config={recipe}")
 
 
-@pytest.mark.parametrize(
-    ("raised", "code"), [(UserError("a clear line"), 2), (KeyboardInterrupt(), 130)]
-)
+@pytest.mark.parametrize(("raised", "code"), [(UserError("a clear line"), 2), (KeyboardInterrupt(), 130)])
 def test_errors_leave_one_line_and_their_exit_code(monkeypatch, capsys, raised, code):
     def main(argv):
         raise raised

@@ -64,7 +64,9 @@ def test_list(tmp_path, capsys, monkeypatch):
     assert out[-1] == "2 runs: 1 preempted, 1 finished"
     found = json.loads(printed(capsys, "--list", "--json", tmp_path))
     assert [(one["path"], one["status"], one["step"]) for one in found] == [
-        (f"{tmp_path}/a", "preempted", 45), (f"{tmp_path}/b/run", "finished", 180)]  # fmt: skip
+        (f"{tmp_path}/a", "preempted", 45),
+        (f"{tmp_path}/b/run", "finished", 180),
+    ]
     monkeypatch.chdir(tmp_path / "b")
     assert printed(capsys, "--list").splitlines()[1].startswith("run  finished")
     monkeypatch.chdir(tmp_path / "a" / "..")
@@ -73,16 +75,19 @@ def test_list(tmp_path, capsys, monkeypatch):
     assert json.loads(printed(capsys, "--list", "empty", "--json")) == []
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    ([], "name the runs to compare, or --list and a folder"),
-    (["absent"], "absent: there is no such directory"),
-    (["--list", "absent"], "absent: there is no such directory"),
-    (["--list", ".", "."], "--list takes one folder, not 2"),
-    (["--list", "--metric=top1"], "--metric belongs to a comparison"),
-    (["a", "--json"], "--json belongs to --list"),
-    (["a", "--metrics=top1"], "unknown argument '--metrics'; did you mean '--metric'?"),
-    (["a", "--metric=top2"], "invalid choice: 'top2'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name the runs to compare, or --list and a folder"),
+        (["absent"], "absent: there is no such directory"),
+        (["--list", "absent"], "absent: there is no such directory"),
+        (["--list", ".", "."], "--list takes one folder, not 2"),
+        (["--list", "--metric=top1"], "--metric belongs to a comparison"),
+        (["a", "--json"], "--json belongs to --list"),
+        (["a", "--metrics=top1"], "unknown argument '--metrics'; did you mean '--metric'?"),
+        (["a", "--metric=top2"], "invalid choice: 'top2'"),
+    ],
+)
 def test_mistakes_are_one_line(tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
@@ -101,7 +106,12 @@ def test_a_real_run(small_run, tmp_path, capsys):
 
 
 def test_the_command_itself(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "inception_jax.compare", str(tmp_path / "absent")], cwd=ROOT,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "inception_jax.compare", str(tmp_path / "absent")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {tmp_path}/absent: there is no such directory\n"

@@ -46,8 +46,11 @@ def test_values_out_of_range_name_the_field_and_what_is_allowed(path, value, mes
 def test_an_unknown_field_names_the_nearest():
     recipe = configs.default().unlock()
     recipe.optimizer.learningrate = 0.1
-    with pytest.raises(ConfigError, match=r"config.optimizer.learningrate: no such field; did you mean "
-                                          r"'optimizer.learning_rate'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"config.optimizer.learningrate: no such field; did you mean "
+        r"'optimizer.learning_rate'",
+    ):
         Config(recipe)
 
 

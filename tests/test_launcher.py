@@ -47,7 +47,7 @@ def test_environment_signals_and_end(probes, tmp_path):
     plain, wide = probes.start("probe", "a b", "é"), probes.start("probe", environment=other, new_session=True)
     name, place = '"inception_jax.probe"', f'"{tmp_path}"'
     assert plain.communicate(timeout=60) == (f'[["a b", "\\u00e9"], {place}, 1, false, false, {name}]\n', "the end\n")
-    assert wide.communicate(timeout=60) == (f'[[], {place}, 3, true, true, {name}]\n', "the end\n")
+    assert wide.communicate(timeout=60) == (f"[[], {place}, 3, true, true, {name}]\n", "the end\n")
     assert plain.returncode == wide.returncode == 7
     with pytest.raises(ValueError, match="PYTHONHASHSEED"):
         probes.start("probe", environment={"PYTHONHASHSEED": "1"})

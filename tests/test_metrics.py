@@ -80,7 +80,10 @@ def test_predictions_are_in_the_order_of_the_split_without_padding():
     np.testing.assert_array_equal(predictions.classes, order)
     np.testing.assert_allclose(predictions.probabilities, np.take_along_axis(probabilities, order, 1), rtol=1e-6)
     assert [array.dtype for array in (predictions.index, predictions.labels, predictions.classes)] == [
-        np.int64, np.int32, np.int32]  # fmt: skip
+        np.int64,
+        np.int32,
+        np.int32,
+    ]
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -120,7 +123,7 @@ def test_merging_leaves_the_other_alone_and_refuses_what_does_not_fit():
 
 
 def test_rows_that_were_added_twice_are_noticed():
-    (sums, rows), = batches(*split(8, 10), 8)
+    ((sums, rows),) = batches(*split(8, 10), 8)
     accumulator = Accumulator(10)
     accumulator.add(sums, **rows)
     accumulator.add({**sums, "count": 0.0}, **rows)
@@ -140,8 +143,12 @@ def test_many_classes_keep_no_matrix_but_everything_else():
 
 def test_a_class_without_examples_has_no_accuracy():
     accumulator = Accumulator(3)
-    accumulator.add({"loss": 1, "top1": 1, "top5": 2, "count": 2}, classes=np.array([[0], [0]]),
-                    probabilities=np.ones((2, 1)), labels=np.array([0, 2]))
+    accumulator.add(
+        {"loss": 1, "top1": 1, "top5": 2, "count": 2},
+        classes=np.array([[0], [0]]),
+        probabilities=np.ones((2, 1)),
+        labels=np.array([0, 2]),
+    )
     np.testing.assert_array_equal(accumulator.per_class_accuracy(), [1.0, math.nan, 0.0])
 
 
@@ -154,7 +161,7 @@ def test_sums_alone_are_enough_for_means():
 
 
 def test_what_does_not_fit_is_refused_and_changes_nothing():
-    (sums, rows), = batches(*split(8, 10), 8)
+    ((sums, rows),) = batches(*split(8, 10), 8)
     accumulator = Accumulator(10)
     bad = [
         ({"loss": 1.0, "top1": 1.0}, {}),

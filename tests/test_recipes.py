@@ -49,7 +49,8 @@ def test_a_recipe_builds_and_reads_every_field(name, argument, model, steps, rat
     assert len(parts.objective.aux_weights) == (len(parts.spec.aux_weights) if recipe.model.aux_heads else 0)
     assert float(parts.schedule(0)) == pytest.approx(rate, rel=1e-5)
     variables = jax.eval_shape(
-        parts.model.init, jax.random.key(0),
+        parts.model.init,
+        jax.random.key(0),
         jax.ShapeDtypeStruct((1, parts.image_size, parts.image_size, 3), "float32"),
     )
     jax.eval_shape(parts.optimizer.init, variables["params"])  # every pattern matches a parameter

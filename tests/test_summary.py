@@ -18,13 +18,23 @@ def printed(capsys, *words):
 def test_json(capsys):
     found = json.loads(printed(capsys, "inception_v1", "--json"))
     assert list(found) == [
-        "model", "image_size", "num_classes", "parameters", "parameters_with_aux", "macs", "blocks",
-    ]  # fmt: skip
+        "model",
+        "image_size",
+        "num_classes",
+        "parameters",
+        "parameters_with_aux",
+        "macs",
+        "blocks",
+    ]
     blocks = found.pop("blocks")
     assert found == {
-        "model": "inception_v1", "image_size": 224, "num_classes": 1000, "parameters": 6_998_552,
-        "parameters_with_aux": 13_378_280, "macs": 1_582_671_872,
-    }  # fmt: skip
+        "model": "inception_v1",
+        "image_size": 224,
+        "num_classes": 1000,
+        "parameters": 6_998_552,
+        "parameters_with_aux": 13_378_280,
+        "macs": 1_582_671_872,
+    }
     assert all(list(block) == ["name", "output", "parameters", "macs"] for block in blocks)
     assert blocks[0] == {"name": "conv1", "output": [112, 112, 64], "parameters": 9472, "macs": 118_013_952}
     trunk = [block for block in blocks if not block["name"].startswith("aux")]
@@ -104,9 +114,16 @@ def test_side_by_side_with_all_the_others_as_json(capsys, monkeypatch):
     assert sorted(names) == sorted(every)
     first, other = found["networks"][0], found["networks"][names.index("network_in_network")]
     assert list(other) == [
-        "model", "image_size", "num_classes", "parameters", "parameters_with_aux", "macs", "macs_with_aux",
-        "parameters_ratio", "macs_ratio",
-    ]  # fmt: skip
+        "model",
+        "image_size",
+        "num_classes",
+        "parameters",
+        "parameters_with_aux",
+        "macs",
+        "macs_with_aux",
+        "parameters_ratio",
+        "macs_ratio",
+    ]
     assert (first["parameters_ratio"], first["macs_ratio"]) == (1, 1)
     assert (other["image_size"], other["num_classes"]) == (96, 10)
     assert other["parameters_ratio"] == other["parameters"] / first["parameters"]

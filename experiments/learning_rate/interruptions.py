@@ -75,14 +75,21 @@ def run(study: Path, words: list[str]) -> list[dict[str, Any]]:
     while True:
         if pending:
             after, whom = pending[0]
-            reached = wait_for(lambda after=after: sum(r["status"] in ENDED for r in records(study)) >= after, driver,
-                               3600)  # fmt: skip
+            reached = wait_for(
+                lambda after=after: sum(r["status"] in ENDED for r in records(study)) >= after, driver, 3600
+            )
             pid = reached and wait_for(lambda: running_trial(study), driver, 600)
             if pid:
                 pending.pop(0)
                 os.kill(driver.pid if whom == "driver" else pid, signal.SIGKILL)
-                deaths.append({"ended": after, "whom": whom, "pid": driver.pid if whom == "driver" else pid,
-                               "seconds": time.monotonic() - began})
+                deaths.append(
+                    {
+                        "ended": after,
+                        "whom": whom,
+                        "pid": driver.pid if whom == "driver" else pid,
+                        "seconds": time.monotonic() - began,
+                    }
+                )
                 print(f"SIGKILL to the {whom}, {deaths[-1]['pid']}", flush=True)
                 if whom == "driver":
                     driver.wait()
@@ -117,13 +124,18 @@ def audit(study: Path, trials: int) -> dict[str, Any]:
     counts = {status: sum(record["status"] == status for record in found) for status in ENDED}
     best = max((record for record in found if record["value"] is not None), key=lambda record: record["value"])
     return {
-        "counts": counts, "starts": sum(len(record["starts"]) for record in found),
-        "most_starts_of_a_trial": max(len(record["starts"]) for record in found), "states_told": len(told),
+        "counts": counts,
+        "starts": sum(len(record["starts"]) for record in found),
+        "most_starts_of_a_trial": max(len(record["starts"]) for record in found),
+        "states_told": len(told),
         "best": {"number": best["number"], "value": best["value"], "params": best["params"]},
-        "trial_seconds": sum(record["seconds"] for record in found), "complaints": complaints,
-        "trials": [{key: record[key] for key in KEPT} | {"exits": [start["exit"] for start in record["starts"]]}
-                   for record in found],
-    }  # fmt: skip
+        "trial_seconds": sum(record["seconds"] for record in found),
+        "complaints": complaints,
+        "trials": [
+            {key: record[key] for key in KEPT} | {"exits": [start["exit"] for start in record["starts"]]}
+            for record in found
+        ],
+    }
 
 
 def main() -> None:
@@ -135,8 +147,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     flags, more = parser.parse_known_args()
     here = os.path.relpath(HERE)  # as a person would type it: the study keeps it
-    words = [f"--config={here}/config.py", f"--space={here}/space.py", f"--study={flags.study}",
-             f"--trials={flags.trials}", f"--workers={flags.workers}", *more]
+    words = [
+        f"--config={here}/config.py",
+        f"--space={here}/space.py",
+        f"--study={flags.study}",
+        f"--trials={flags.trials}",
+        f"--workers={flags.workers}",
+        *more,
+    ]
     began = time.monotonic()
     deaths = run(flags.study, words)
     result = {"seconds": time.monotonic() - began, "deaths": deaths, **audit(flags.study, flags.trials)}

@@ -55,14 +55,17 @@ class Trainer:
         self.bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
         self._step = devices.compile_train(
             make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count),
-            self.state, devices.abstract_batch(batch_size, image_size),
-        )  # fmt: skip
+            self.state,
+            devices.abstract_batch(batch_size, image_size),
+        )
         numbers = np.random.default_rng(0)
-        self._batch = devices.put({
-            "image": numbers.integers(0, 256, (batch_size, image_size, image_size, 3), dtype=np.uint8),
-            "label": numbers.integers(0, len(setup.class_names), batch_size, dtype=np.int32),
-            "mask": np.ones(batch_size, bool),
-        })
+        self._batch = devices.put(
+            {
+                "image": numbers.integers(0, 256, (batch_size, image_size, image_size, 3), dtype=np.uint8),
+                "label": numbers.integers(0, len(setup.class_names), batch_size, dtype=np.int32),
+                "mask": np.ones(batch_size, bool),
+            }
+        )
 
     def block(self, steps: int, save: bool) -> dict[str, Any]:
         """Takes steps, with one checkpoint after the first of them or with none.
@@ -123,8 +126,12 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=2, help="default 2")
     parser.add_argument("--image_size", type=int, default=75, help="in pixels; default 75, the smallest")
     flags = parser.parse_args()
-    setting = {"steps": flags.steps, "batch_size": flags.batch_size, "image_size": flags.image_size,
-               "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "orbax-checkpoint")}}
+    setting = {
+        "steps": flags.steps,
+        "batch_size": flags.batch_size,
+        "image_size": flags.image_size,
+        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "orbax-checkpoint")},
+    }
     result = json.loads(flags.output.read_text()) if flags.output.exists() else {"setting": setting, "pairs": []}
     if result["setting"] != setting:
         parser.error(f"{flags.output} was measured otherwise: {result['setting']}; choose another file")

@@ -173,8 +173,10 @@ class Chain:
             raise SoakError(f"start {len(self.lives)} ({life}) ended with exit code {code}: {words[-2000:]}")
         log = self._log()
         if self._exact and not self.reference.log.startswith(log):
-            raise SoakError(f"after start {len(self.lives)} ({life}) metrics.jsonl is not a beginning of the "
-                            f"uninterrupted run's; it ends with {log[-500:]!r}")
+            raise SoakError(
+                f"after start {len(self.lives)} ({life}) metrics.jsonl is not a beginning of the "
+                f"uninterrupted run's; it ends with {log[-500:]!r}"
+            )
         return life
 
     def _until(self, aim: str, process: Any, began: float, clock: float) -> Iterator[None]:
@@ -184,8 +186,10 @@ class Chain:
         while process.poll() is None:
             now = time.monotonic()
             if now - clock > LIMIT_SECONDS:
-                raise SoakError(f"start {len(self.lives) + 1} has not come to {aim!r} in {LIMIT_SECONDS:.0f} s: "
-                                f"{self._words(process)[-2000:]}")
+                raise SoakError(
+                    f"start {len(self.lives) + 1} has not come to {aim!r} in {LIMIT_SECONDS:.0f} s: "
+                    f"{self._words(process)[-2000:]}"
+                )
             words = self._words(process)
             if first_row is None and _rows(words):
                 first_row = now - clock

@@ -44,8 +44,13 @@ class Process(subprocess.Popen):
     def __init__(self, arguments: list[str], environment: dict[str, str], words: Path):
         self.words = words
         with open(words, "wb") as file:
-            super().__init__([sys.executable, "-m", "inception_jax.train", *arguments], cwd=ROOT, stderr=file,
-                             stdout=subprocess.DEVNULL, env=environment)  # fmt: skip
+            super().__init__(
+                [sys.executable, "-m", "inception_jax.train", *arguments],
+                cwd=ROOT,
+                stderr=file,
+                stdout=subprocess.DEVNULL,
+                env=environment,
+            )
 
 
 class Soak:
@@ -65,8 +70,14 @@ class Soak:
     def chain(self, name: str, reference: Reference) -> Chain:
         """A run of the same recipe and its lives to come."""
         workdir = self._fresh(name)
-        return Chain(lambda: self._start(workdir, [], {}), _words, workdir, reference,
-                     random.Random(f"{self.seed} {name}"), tell=_tell)  # fmt: skip
+        return Chain(
+            lambda: self._start(workdir, [], {}),
+            _words,
+            workdir,
+            reference,
+            random.Random(f"{self.seed} {name}"),
+            tell=_tell,
+        )
 
     def chain_over_devices(self, name: str, reference: Reference, counts: list[int]) -> Chain:
         """As `chain`, in float64, each start on another number of devices and in another mode."""
@@ -91,8 +102,11 @@ class Soak:
         # One cache for the soak: the first start compiles, the others take what it made.
         fixed = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(self.directory / "xla")}
         self.directory.mkdir(parents=True, exist_ok=True)
-        return Process([*self.recipe, *extra, f"--workdir={workdir}"], {**os.environ, **fixed, **environment, **flags},
-                       workdir.with_suffix(".stderr"))  # fmt: skip
+        return Process(
+            [*self.recipe, *extra, f"--workdir={workdir}"],
+            {**os.environ, **fixed, **environment, **flags},
+            workdir.with_suffix(".stderr"),
+        )
 
 
 def _words(process: Process) -> str:
@@ -100,17 +114,23 @@ def _words(process: Process) -> str:
 
 
 def _tell(life: Life) -> None:
-    print(f"aimed at {life.aim}, hit {life.hit} at step {life.step}, {life.seconds:.1f} s, exit code {life.exit_code}",
-          file=sys.stderr, flush=True)  # fmt: skip
+    print(
+        f"aimed at {life.aim}, hit {life.hit} at step {life.step}, {life.seconds:.1f} s, exit code {life.exit_code}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def summary(chain: Chain, seconds: float) -> dict[str, Any]:
     """A finished chain in numbers."""
     hits = collections.Counter(life.hit for life in chain.lives if life.hit)
     return {
-        "signals": chain.hits(), "hits": dict(sorted(hits.items())), "starts": len(chain.lives),
-        "seconds": round(seconds, 1), "lives": [dataclasses.asdict(life) for life in chain.lives],
-    }  # fmt: skip
+        "signals": chain.hits(),
+        "hits": dict(sorted(hits.items())),
+        "starts": len(chain.lives),
+        "seconds": round(seconds, 1),
+        "lives": [dataclasses.asdict(life) for life in chain.lives],
+    }
 
 
 def largest_difference(mine: Path, other: Path) -> float:
@@ -142,9 +162,10 @@ def main() -> int:
     soak = Soak(flags.workdir.absolute(), words, flags.seed)
 
     setting = {
-        "recipe": words, "seed": flags.seed,
+        "recipe": words,
+        "seed": flags.seed,
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "orbax-checkpoint")},
-    }  # fmt: skip
+    }
     good = True
     if flags.kills or flags.terms:
         reference = soak.reference("uninterrupted", [], {})

@@ -39,10 +39,9 @@ def cpu_parts() -> list[Part]:
     alone = ("--dtype=float32", "--seconds=20", "--peak_tflops=measure", "--bandwidth_gbs=measure")
     beside = ("--dtype=float32", "--vs=torch", "--rounds=8", "--steps=2")
     networks = [("inception_v1", 224, 8), ("inception_v1_bn", 224, 8), ("inception_v4", 299, 2)]
-    return [Part(f"{model}_vs_torch", (*_network(model, size, batch), *beside), True)
-            for model, size, batch in networks] + [
-        Part(model, (*_network(model, size, batch), *alone)) for model, size, batch in networks
-    ]  # fmt: skip
+    return [
+        Part(f"{model}_vs_torch", (*_network(model, size, batch), *beside), True) for model, size, batch in networks
+    ] + [Part(model, (*_network(model, size, batch), *alone)) for model, size, batch in networks]
 
 
 def accelerator_parts(gpu: bool) -> list[Part]:
@@ -91,8 +90,19 @@ def table(output: Path) -> str:
             beside += _beside(content)
         else:
             alone += _alone(content)
-    head = ("network", "step", "batch", "ms", "p10–p90", "images/s", "GFLOP/s", "of peak", "of roofline", "memory",
-            "compile s")
+    head = (
+        "network",
+        "step",
+        "batch",
+        "ms",
+        "p10–p90",
+        "images/s",
+        "GFLOP/s",
+        "of peak",
+        "of roofline",
+        "memory",
+        "compile s",
+    )
     lines = [*markdown(head, alone, "llrrrrrrrrr"), ""]
     head = ("network", "step", "batch", "side", "ms", "time, of JAX's", "p10–p90", "images/s")
     return "\n".join([*lines, *markdown(head, beside, "llrlrrrr")]) + "\n"
@@ -106,15 +116,23 @@ def _alone(content: dict[str, Any]) -> list[tuple[str, ...]]:
             seconds, work = part["step_seconds"], part["flops"]
             share = work["utilization"]
             compiled = part.get("compile")
-            rows.append((
-                f"{task['model']}@{task['image_size']} {task['dtype']}", kind, task["batch_size"],
-                f"{1e3 * seconds['median']:.4g}", f"{1e3 * seconds['p10']:.4g}–{1e3 * seconds['p90']:.4g}",
-                f"{part['images_per_second']:.4g}", f"{work['per_second_per_device'] / 1e9:,.4g}",
-                f"{100 * share:.0f} %" if share is not None else "",
-                f"{100 * part['roofline']['fraction']:.0f} %" if part["roofline"] else "",
-                f"{part['memory']['program']['total'] / 2**20:,.0f} MiB" if part["memory"]["program"] else "",
-                f"{compiled['lowering'] + compiled['cold']:.0f}; cached {compiled['cached']:.0f}" if compiled else "",
-            ))  # fmt: skip
+            rows.append(
+                (
+                    f"{task['model']}@{task['image_size']} {task['dtype']}",
+                    kind,
+                    task["batch_size"],
+                    f"{1e3 * seconds['median']:.4g}",
+                    f"{1e3 * seconds['p10']:.4g}–{1e3 * seconds['p90']:.4g}",
+                    f"{part['images_per_second']:.4g}",
+                    f"{work['per_second_per_device'] / 1e9:,.4g}",
+                    f"{100 * share:.0f} %" if share is not None else "",
+                    f"{100 * part['roofline']['fraction']:.0f} %" if part["roofline"] else "",
+                    f"{part['memory']['program']['total'] / 2**20:,.0f} MiB" if part["memory"]["program"] else "",
+                    f"{compiled['lowering'] + compiled['cold']:.0f}; cached {compiled['cached']:.0f}"
+                    if compiled
+                    else "",
+                )
+            )
     return rows
 
 
@@ -124,11 +142,18 @@ def _beside(content: dict[str, Any]) -> list[tuple[str, ...]]:
         for name, side in content["sides"].items():
             if kind in side:
                 ratio = side[kind]["ratio"]
-                rows.append((
-                    f"{task['model']}@{task['image_size']} {task['dtype']}", kind, task["batch_size"], name,
-                    f"{1e3 * side[kind]['step_seconds']['median']:.4g}", f"{ratio['median']:.2f}",
-                    f"{ratio['p10']:.2f}–{ratio['p90']:.2f}", f"{side[kind]['images_per_second']:.4g}",
-                ))  # fmt: skip
+                rows.append(
+                    (
+                        f"{task['model']}@{task['image_size']} {task['dtype']}",
+                        kind,
+                        task["batch_size"],
+                        name,
+                        f"{1e3 * side[kind]['step_seconds']['median']:.4g}",
+                        f"{ratio['median']:.2f}",
+                        f"{ratio['p10']:.2f}–{ratio['p90']:.2f}",
+                        f"{side[kind]['images_per_second']:.4g}",
+                    )
+                )
     return rows
 
 
@@ -139,8 +164,12 @@ def main() -> None:
     parser.add_argument("--torch_python", help="an interpreter with PyTorch, torchvision and timm (default: this one)")
     parser.add_argument("--minutes", type=float, help="for everything (default: 9.5 on an accelerator, 60 on a CPU)")
     flags = parser.parse_args()
-    asked = subprocess.run([sys.executable, "-c", "import jax; print(jax.default_backend())"], stdout=subprocess.PIPE,
-                           text=True, check=True)  # fmt: skip
+    asked = subprocess.run(
+        [sys.executable, "-c", "import jax; print(jax.default_backend())"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     backend = asked.stdout.split()[-1]
     parts = cpu_parts() if backend == "cpu" else accelerator_parts(backend == "gpu")
     minutes = flags.minutes or (60.0 if backend == "cpu" else 9.5)

@@ -38,8 +38,10 @@ def read(path: str | Path) -> dict[str, Any]:
     if content is None:
         raise UserError(f"{path}: there is no such file")
     if content.get("format") != FORMAT:
-        raise UserError(f"{path}: not a measurement of `benchmark --json` (its format is {content.get('format')!r}, "
-                        f"{FORMAT!r} is needed)")
+        raise UserError(
+            f"{path}: not a measurement of `benchmark --json` (its format is {content.get('format')!r}, "
+            f"{FORMAT!r} is needed)"
+        )
     return content
 
 

@@ -39,9 +39,16 @@ class Side:
 
 
 def compare(
-    task: dict[str, Any], sides: Sequence[Side], *, rounds: int, steps: int, warmup: int = 2,
-    settle_seconds: float = SETTLE_SECONDS, timeout: float = 1800.0, say: Callable[[str], None] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    task: dict[str, Any],
+    sides: Sequence[Side],
+    *,
+    rounds: int,
+    steps: int,
+    warmup: int = 2,
+    settle_seconds: float = SETTLE_SECONDS,
+    timeout: float = 1800.0,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
     """Lets the sides work in turn.
 
     A side that fails, other than the first, is left out from then on, and the result says why.
@@ -81,15 +88,21 @@ def compare(
             duel.say(f"round {number + 1} of {rounds}: {duel.last_round()}")
     baseline = duel.baseline
     return {
-        "task": task, "baseline": baseline, "rounds": rounds, "steps": steps, "warmup": warmup,
-        "settle_seconds": settle_seconds, "order": order, "cores": duel.watch.cores,
+        "task": task,
+        "baseline": baseline,
+        "rounds": rounds,
+        "steps": steps,
+        "warmup": warmup,
+        "settle_seconds": settle_seconds,
+        "order": order,
+        "cores": duel.watch.cores,
         "cores_of_others": duel.watch.busy_cores(),
         "sides": {
             side.name: duel.errors.get(side.name)
             or _summary(duel.records[side.name], duel.records[baseline], task, steps)
             for side in sides
         },
-    }  # fmt: skip
+    }
 
 
 @dataclasses.dataclass

@@ -51,9 +51,7 @@ EQUIVALENTS: dict[str, Equivalent] = {
         packages=("torchvision",),
         options={"five_by_five": 3, "pool4_window": 2, "aux_pool": "adaptive"},
         dropout={"dropout_rate": 0.2, "aux_dropout_rate": 0.7},
-        differences=(
-            "torchvision's running statistics move by 0.1 a step, ours by 0.0003",
-        ),
+        differences=("torchvision's running statistics move by 0.1 a step, ours by 0.0003",),
     ),
     "inception_v3": Equivalent(
         torch="torchvision.models.inception_v3(aux_logits=True, transform_input=False)",

@@ -35,8 +35,11 @@ class JaxSide:
             "versions": {name: manifest.versions()[name] for name in ("python", "jax", "jaxlib", "flax")},
             "device": device.device_kind,
             "flags": {
-                "mode": setup.devices.mode, "dtype": task["dtype"], "threads": len(os.sched_getaffinity(0)),
-                "options": task["options"], "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+                "mode": setup.devices.mode,
+                "dtype": task["dtype"],
+                "threads": len(os.sched_getaffinity(0)),
+                "options": task["options"],
+                "matmul_precision": jax.config.jax_default_matmul_precision or "default",
                 "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
             },
             "parameters": self._bench.num_parameters,
@@ -44,7 +47,7 @@ class JaxSide:
             "pictures": self._bench.fingerprint,
             "prepare_seconds": time.perf_counter() - start,
             "memory_bytes": stats.get("peak_bytes_in_use"),
-        }  # fmt: skip
+        }
 
     def block(self, kind: str, steps: int) -> dict[str, Any]:
         """Takes steps; see `protocol.Side`."""

@@ -50,23 +50,29 @@ def describe(setup: Setup) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "task": {
-            "model": setup.spec.name, "batch_size": config.batch_size, "image_size": setup.image_size,
-            "num_classes": len(setup.class_names), "dtype": config.model.dtype, "mode": setup.devices.mode,
-            "devices": setup.devices.count, "batch_norm": config.parallel.batch_norm,
-            "aux_heads": bool(setup.objective.aux_weights), "optimizer": config.optimizer.name,
-            "accumulation": setup.objective.accumulation, "ema": setup.objective.ema_decay > 0,
-            "width_multiplier": config.model.width_multiplier, "options": config.model.options.given(),
+            "model": setup.spec.name,
+            "batch_size": config.batch_size,
+            "image_size": setup.image_size,
+            "num_classes": len(setup.class_names),
+            "dtype": config.model.dtype,
+            "mode": setup.devices.mode,
+            "devices": setup.devices.count,
+            "batch_norm": config.parallel.batch_norm,
+            "aux_heads": bool(setup.objective.aux_weights),
+            "optimizer": config.optimizer.name,
+            "accumulation": setup.objective.accumulation,
+            "ema": setup.objective.ema_decay > 0,
+            "width_multiplier": config.model.width_multiplier,
+            "options": config.model.options.given(),
         },
         "device": {"kind": device.device_kind, "platform": device.platform, "count": setup.devices.count},
         "host": {"cores": len(os.sched_getaffinity(0)), "processor": _processor(), "platform": platform.platform()},
         "versions": manifest.versions(),
         "git": manifest.git_revision(),
-    }  # fmt: skip
+    }
 
 
-def find_limits(
-    setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None, say: Callable[[str], None]
-) -> Limits:
+def find_limits(setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None, say: Callable[[str], None]) -> Limits:
     """The limits of the devices: of the table, as given, or measured now.
 
     Args:
@@ -118,8 +124,10 @@ def measure(setup: Setup, plan: Plan, limits: Limits, say: Callable[[str], None]
     """
     bench = Bench(setup)
     result = describe(setup) | {
-        "limits": dataclasses.asdict(limits), "parameters": bench.num_parameters, "pictures": bench.fingerprint,
-    }  # fmt: skip
+        "limits": dataclasses.asdict(limits),
+        "parameters": bench.num_parameters,
+        "pictures": bench.fingerprint,
+    }
     for kind in plan.kinds:
         say(f"compiling the {WORDS[kind]}" + (", cold and from the cache" if plan.compile_times else ""))
         result[kind] = _measure_kind(bench, kind, plan, limits, say)
@@ -133,9 +141,7 @@ def measure(setup: Setup, plan: Plan, limits: Limits, say: Callable[[str], None]
 WORDS = {"train": "training step", "inference": "forward pass"}
 
 
-def _measure_kind(
-    bench: Bench, kind: str, plan: Plan, limits: Limits, say: Callable[[str], None]
-) -> dict[str, Any]:
+def _measure_kind(bench: Bench, kind: str, plan: Plan, limits: Limits, say: Callable[[str], None]) -> dict[str, Any]:
     config, devices = bench.setup.config, bench.setup.devices
     content: dict[str, Any] = {}
     if plan.compile_times:
@@ -151,13 +157,18 @@ def _measure_kind(
     work = config.batch_size * flops.model_flops(layers, kind)
     rate = work / taken.median / devices.count
     content["flops"] = {
-        "per_image": flops.model_flops(layers, kind), "inside_per_image": flops.inside_flops(layers, kind),
-        "compiler_per_image": per_picture, "compiler_per_step_beside": beside, "compiler_over_inside": ratio,
-        "per_second_per_device": rate, "utilization": rate / limits.flops if limits.flops else None,
-    }  # fmt: skip
+        "per_image": flops.model_flops(layers, kind),
+        "inside_per_image": flops.inside_flops(layers, kind),
+        "compiler_per_image": per_picture,
+        "compiler_per_step_beside": beside,
+        "compiler_over_inside": ratio,
+        "per_second_per_device": rate,
+        "utilization": rate / limits.flops if limits.flops else None,
+    }
     content["memory"] = {
-        "program": memory.of_program(bench.compiled[kind]), "device": memory.of_device(devices.mesh.devices.flat[0]),
-    }  # fmt: skip
+        "program": memory.of_program(bench.compiled[kind]),
+        "device": memory.of_device(devices.mesh.devices.flat[0]),
+    }
     content["roofline"] = _roofline(bench, kind, limits, taken.median)
     if kind == "train":
         first, last = steps.quarters(bench.take_losses())

@@ -52,8 +52,10 @@ def draw(result: Mapping[str, Any], path: str | os.PathLike) -> Figure:
 
 def _title(result: Mapping[str, Any]) -> str:
     task, device = result["task"], result["device"]
-    return (f"{task['model']}, {task['image_size']} pixels, batch {task['batch_size']:,}, {task['dtype']}, on "
-            f"{device['count']} x {device['kind']}")
+    return (
+        f"{task['model']}, {task['image_size']} pixels, batch {task['batch_size']:,}, {task['dtype']}, on "
+        f"{device['count']} x {device['kind']}"
+    )
 
 
 def _draw_blocks(axes: Axes, content: Mapping[str, Any] | None, words: str) -> None:
@@ -71,8 +73,10 @@ def _draw_blocks(axes: Axes, content: Mapping[str, Any] | None, words: str) -> N
     axes.set_xlabel("ms per step")
     axes.set_xlim(0, 1.4 * axes.get_xlim()[1])  # room for the legend
     axes.grid(True, axis="x")
-    handles = [axes.barh(0, 0, color=color, label=label) for color, label in
-               ((BLUE, "arithmetic, FLOPs / peak"), (ORANGE, "memory, bytes / bandwidth"))]
+    handles = [
+        axes.barh(0, 0, color=color, label=label)
+        for color, label in ((BLUE, "arithmetic, FLOPs / peak"), (ORANGE, "memory, bytes / bandwidth"))
+    ]
     axes.legend(handles=handles, loc="lower right", title="the longer one sets the bound", title_fontsize=7)
 
 
@@ -82,12 +86,24 @@ def _draw_times(axes: Axes, content: Mapping[str, Any], words: str) -> None:
     axes.set_title(f"{words}: {milliseconds(spread['median'])}, {content['images_per_second']:,.4g} images/s")
     axes.axhspan(1e3 * spread["p10"], 1e3 * spread["p90"], color=BLUE, alpha=0.12, linewidth=0, label="p10 to p90")
     axes.axhline(1e3 * spread["median"], color=BLUE, linewidth=1.0, label="median")
-    axes.plot(range(1, len(times) + 1), times, color=BLACK, linestyle="none", marker=".", markersize=4,
-              label=f"block of {content['steps_per_block']} steps")
+    axes.plot(
+        range(1, len(times) + 1),
+        times,
+        color=BLACK,
+        linestyle="none",
+        marker=".",
+        markersize=4,
+        label=f"block of {content['steps_per_block']} steps",
+    )
     if content["roofline"]:
         bound = content["roofline"]
-        axes.axhline(1e3 * bound["seconds"], color=GREY, linestyle="--", linewidth=1.0,
-                     label=f"sum of the bounds ({100 * bound['fraction']:.0f} %)")
+        axes.axhline(
+            1e3 * bound["seconds"],
+            color=GREY,
+            linestyle="--",
+            linewidth=1.0,
+            label=f"sum of the bounds ({100 * bound['fraction']:.0f} %)",
+        )
     axes.set_ylim(0, 1.15 * max(times))
     axes.set_xlim(0.5, len(times) + 0.5)
     axes.set_xlabel("block, in the order of measuring")

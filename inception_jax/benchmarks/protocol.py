@@ -146,9 +146,13 @@ class Worker:
         self._answers, write_end = os.pipe()
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, pass_fds=(write_end,),
+                command,
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=(write_end,),
                 env={**os.environ, **(environment or {}), _ANSWERS: f"{write_end}:{os.getpid()}"},
-            )  # fmt: skip
+            )
         except OSError as error:
             os.close(self._answers)
             self._log.close()

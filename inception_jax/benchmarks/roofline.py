@@ -63,9 +63,13 @@ def bounds(
         compute, memory = flops / peak, moved / bandwidth
         before = found.get(layer.block, Bound(layer.block, 0, 0, 0, 0, 0))
         found[layer.block] = Bound(
-            layer.block, before.flops + flops, before.bytes + moved, before.seconds + max(compute, memory),
-            before.compute_seconds + compute, before.memory_seconds + memory,
-        )  # fmt: skip
+            layer.block,
+            before.flops + flops,
+            before.bytes + moved,
+            before.seconds + max(compute, memory),
+            before.compute_seconds + compute,
+            before.memory_seconds + memory,
+        )
     return list(found.values())
 
 

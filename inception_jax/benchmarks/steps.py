@@ -64,8 +64,10 @@ class Bench:
         config, devices = setup.config, setup.devices
         if devices.process_count > 1:
             raise UserError("the benchmark measures the devices of one process; start it without the others")
-        host = [pictures.make_batch(seed, number, config.batch_size, setup.image_size, len(setup.class_names))
-                for number in range(batches)]
+        host = [
+            pictures.make_batch(seed, number, config.batch_size, setup.image_size, len(setup.class_names))
+            for number in range(batches)
+        ]
         self.fingerprint = pictures.fingerprint(host)
         self.account: Account = account(setup.model, setup.image_size)
         self.compiled: dict[str, Compiled] = {}
@@ -122,8 +124,10 @@ class Bench:
         else:
             step = make_inference_step(setup.model, setup.normalization, setup.dtype)
             state = _shapes(self._state.variables())
-        one, two = (devices.count_flops(step, state, devices.abstract_batch(number * size, setup.image_size))
-                    for number in (1, 2))
+        one, two = (
+            devices.count_flops(step, state, devices.abstract_batch(number * size, setup.image_size))
+            for number in (1, 2)
+        )
         return (two - one) / size, 2 * one - two
 
     def run(self, kind: str, steps: int) -> Any:
@@ -189,8 +193,12 @@ def _shapes(tree: Any) -> Any:
 @contextlib.contextmanager
 def _fresh_cache() -> Iterator[None]:
     """Inside, JAX's persistent compilation cache is an empty directory that takes every program."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
-             "jax_persistent_cache_min_entry_size_bytes", "jax_enable_compilation_cache")
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+        "jax_enable_compilation_cache",
+    )
     before = {name: getattr(jax.config, name) for name in names}
     with tempfile.TemporaryDirectory(prefix="compilation_cache_") as directory:
         try:

@@ -69,11 +69,16 @@ def recipe_of_task(task: Mapping[str, Any]) -> ConfigDict:
     values = {
         **{f"model.{name}": value for name, value in own.items()},
         **{f"model.options.{name}": value for name, value in options.items()},
-        "batch_size": task["batch_size"], "data.image_size": task["image_size"], "model.dtype": task["dtype"],
-        "seed": task["seed"], "optimizer.learning_rate": task["learning_rate"],
-        "optimizer.momentum": task["momentum"], "loss.label_smoothing": task["label_smoothing"],
-        "loss.aux_weights": tuple(task["aux_weights"]) or None, "parallel.devices": 1,
-    }  # fmt: skip
+        "batch_size": task["batch_size"],
+        "data.image_size": task["image_size"],
+        "model.dtype": task["dtype"],
+        "seed": task["seed"],
+        "optimizer.learning_rate": task["learning_rate"],
+        "optimizer.momentum": task["momentum"],
+        "loss.label_smoothing": task["label_smoothing"],
+        "loss.aux_weights": tuple(task["aux_weights"]) or None,
+        "parallel.devices": 1,
+    }
     set_fields(recipe, values)
     return recipe
 
@@ -88,8 +93,10 @@ def build(recipe: ConfigDict) -> Setup:
     setup = setups.build(config)
     config.refuse_unread()
     if setup.config.optimizer.freeze:
-        raise UserError("config.optimizer.freeze: the accounting knows no frozen layers; measure without it "
-                        "(--config.optimizer.freeze='()')")
+        raise UserError(
+            "config.optimizer.freeze: the accounting knows no frozen layers; measure without it "
+            "(--config.optimizer.freeze='()')"
+        )
     return setup
 
 

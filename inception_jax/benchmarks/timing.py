@@ -50,9 +50,14 @@ class Timing:
 
 
 def measure(
-    run: Callable[[int], None], *, seconds: float, blocks: int, block_seconds: float = 0.5, warmup: int = 3,
+    run: Callable[[int], None],
+    *,
+    seconds: float,
+    blocks: int,
+    block_seconds: float = 0.5,
+    warmup: int = 3,
     clock: Callable[[], float] = time.perf_counter,
-) -> Timing:  # fmt: skip
+) -> Timing:
     """Times blocks of steps.
 
     The first steps are not counted: they fill caches, and on a GPU raise the clock. Then a block is made long enough

@@ -43,22 +43,28 @@ def build(model: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module
         import torchvision
 
         return torchvision.models.googlenet(
-            weights=None, num_classes=num_classes, aux_logits=options.get("aux_heads", True), transform_input=False,
-            dropout=options["dropout_rate"], dropout_aux=options.get("aux_dropout_rate", 0.0),
+            weights=None,
+            num_classes=num_classes,
+            aux_logits=options.get("aux_heads", True),
+            transform_input=False,
+            dropout=options["dropout_rate"],
+            dropout_aux=options.get("aux_dropout_rate", 0.0),
             init_weights=False,  # batch norm makes the scale of a kernel free; torchvision's own takes seconds
-        )  # fmt: skip
+        )
     if model == "inception_v3":
         import torchvision
 
         return torchvision.models.inception_v3(
-            weights=None, num_classes=num_classes, aux_logits=options.get("aux_heads", True), transform_input=False,
-            dropout=options["dropout_rate"], init_weights=False,
-        )  # fmt: skip
+            weights=None,
+            num_classes=num_classes,
+            aux_logits=options.get("aux_heads", True),
+            transform_input=False,
+            dropout=options["dropout_rate"],
+            init_weights=False,
+        )
     import timm
 
-    return timm.create_model(
-        model, pretrained=False, num_classes=num_classes, drop_rate=options["dropout_rate"]
-    )
+    return timm.create_model(model, pretrained=False, num_classes=num_classes, drop_rate=options["dropout_rate"])
 
 
 def heads(output: Any) -> list[torch.Tensor]:

@@ -48,10 +48,9 @@ class Trainer:
             torch.backends.cudnn.benchmark = True
         self._format = torch.channels_last if variant.channels_last else torch.contiguous_format
         host = [
-            pictures.make_batch(
-                task["seed"], number, task["batch_size"], task["image_size"], task["num_classes"]
-            ) for number in range(task["batches"])
-        ]  # fmt: skip
+            pictures.make_batch(task["seed"], number, task["batch_size"], task["image_size"], task["num_classes"])
+            for number in range(task["batches"])
+        ]
         self.pictures = pictures.fingerprint(host)
         self._batches = [self._put(batch) for batch in host]
         model = torch_models.build(task["model"], task["num_classes"], task["options"])
@@ -59,9 +58,7 @@ class Trainer:
         self.macs = torch_models.count_macs(model, task["image_size"])
         self._model = model.to(self.device, memory_format=self._format)
         # The fused update is PyTorch's fastest on both kinds of device.
-        self._optimizer = torch.optim.SGD(
-            self._model.parameters(), task["learning_rate"], task["momentum"], fused=True
-        )  # fmt: skip
+        self._optimizer = torch.optim.SGD(self._model.parameters(), task["learning_rate"], task["momentum"], fused=True)
         self._loss, self._logits = self._losses, self._evaluate
         if variant.compile_mode is not None:
             self._loss, self._logits = (

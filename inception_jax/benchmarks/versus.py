@@ -72,18 +72,33 @@ def torch_sides(backend: str, python: str | None = None, variants: Sequence[str]
     folder = str(Path(__file__).resolve().parents[1])
     environment = {"PYTHONWARNINGS": "default"}  # where ours are errors, other packages' should not be
     return [
-        Side(f"torch-{variant}", (python or sys.executable, "-c", _RUN_TORCH_SIDE, folder, f"--variant={variant}"),
-             environment)
+        Side(
+            f"torch-{variant}",
+            (python or sys.executable, "-c", _RUN_TORCH_SIDE, folder, f"--variant={variant}"),
+            environment,
+        )
         for variant in variants or TORCH_VARIANTS[backend]
     ]
 
 
 def make_task(
-    model: str, *, batch_size: int, image_size: int, backend: str, aux_weights: Sequence[float],
-    options: Mapping[str, Any] | None = None, num_classes: int = 1000, dtype: str = "float32", seed: int = 0,
-    batches: int = 3, kinds: Sequence[str] = KINDS, learning_rate: float = 0.01, momentum: float = 0.9,
-    label_smoothing: float = 0.0, threads: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    model: str,
+    *,
+    batch_size: int,
+    image_size: int,
+    backend: str,
+    aux_weights: Sequence[float],
+    options: Mapping[str, Any] | None = None,
+    num_classes: int = 1000,
+    dtype: str = "float32",
+    seed: int = 0,
+    batches: int = 3,
+    kinds: Sequence[str] = KINDS,
+    learning_rate: float = 0.01,
+    momentum: float = 0.9,
+    label_smoothing: float = 0.0,
+    threads: int | None = None,
+) -> dict[str, Any]:
     """What every side is asked for, as JSON values.
 
     Args:
@@ -111,9 +126,19 @@ def make_task(
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype = {dtype!r}: --vs=torch compares float32, bfloat16")
     return {
-        "model": model, "options": chosen, "batch_size": batch_size, "image_size": image_size,
-        "num_classes": num_classes, "dtype": dtype, "seed": seed, "batches": batches, "kinds": list(kinds),
-        "learning_rate": learning_rate, "momentum": momentum,
+        "model": model,
+        "options": chosen,
+        "batch_size": batch_size,
+        "image_size": image_size,
+        "num_classes": num_classes,
+        "dtype": dtype,
+        "seed": seed,
+        "batches": batches,
+        "kinds": list(kinds),
+        "learning_rate": learning_rate,
+        "momentum": momentum,
         "aux_weights": list(aux_weights) if chosen.get("aux_heads", True) else [],
-        "label_smoothing": label_smoothing, "threads": threads, "backend": backend,
-    }  # fmt: skip
+        "label_smoothing": label_smoothing,
+        "threads": threads,
+        "backend": backend,
+    }

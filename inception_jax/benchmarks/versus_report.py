@@ -10,8 +10,11 @@ _HEADER = ("side", "step", "ms/step", "p10", "p90", "images/s", "time", "p10", "
 
 # What must be the same on all sides, where both of two have told it.
 _EQUAL = {
-    "pictures": "pictures (SHA-256)", "parameters": "parameters", "macs": "multiply-adds", "threads": "threads",
-}  # fmt: skip
+    "pictures": "pictures (SHA-256)",
+    "parameters": "parameters",
+    "macs": "multiply-adds",
+    "threads": "threads",
+}
 _FREE = 0.05  # share of the cores that others may take before a table says so
 
 
@@ -55,8 +58,9 @@ def table(result: dict[str, Any]) -> str:
         "  ".join(
             cell.ljust(width) if place < 2 else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip() for row in rows
-    ]  # fmt: skip
+        ).rstrip()
+        for row in rows
+    ]
     return "\n".join([_title(result), *lines, *_notes(result), *(f"! {line}" for line in verdict(result))])
 
 
@@ -73,7 +77,7 @@ def _title(result: dict[str, Any]) -> str:
     device = result["sides"][result["baseline"]]["prepared"].get("device", task["backend"])
     return (
         f"{task['model']}, {task['image_size']} px, batch {task['batch_size']}, {task['dtype']}, on {device}: "
-        f"{result['rounds']} rounds of {result['steps']} steps; \"time\" is relative to {result['baseline']} in the "
+        f'{result["rounds"]} rounds of {result["steps"]} steps; "time" is relative to {result["baseline"]} in the '
         "same round; medians, 10th and 90th percentiles"
     )
 
@@ -86,11 +90,16 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
                 continue
             seconds, ratio = side[kind]["step_seconds"], side[kind]["ratio"]
             losses = side["losses"] if kind == "train" else None
-            rows.append((
-                name, kind, *(f"{1e3 * seconds[key]:.4g}" for key in ("median", "p10", "p90")),
-                f"{side[kind]['images_per_second']:.4g}", *(f"{ratio[key]:.3f}" for key in ("median", "p10", "p90")),
-                f"{_loss(losses['first_quarter'])} to {_loss(losses['last_quarter'])}" if losses else "",
-            ))  # fmt: skip
+            rows.append(
+                (
+                    name,
+                    kind,
+                    *(f"{1e3 * seconds[key]:.4g}" for key in ("median", "p10", "p90")),
+                    f"{side[kind]['images_per_second']:.4g}",
+                    *(f"{ratio[key]:.3f}" for key in ("median", "p10", "p90")),
+                    f"{_loss(losses['first_quarter'])} to {_loss(losses['last_quarter'])}" if losses else "",
+                )
+            )
     return rows
 
 

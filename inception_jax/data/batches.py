@@ -25,9 +25,9 @@ class Batches(abc.ABC):
 
     def __init__(self, start: int, stop: int, name_record: Callable[[int], str]):
         """Args:
-          start: number of the first batch.
-          stop: one past the last.
-          name_record: the words for a record of the data set, by its index.
+        start: number of the first batch.
+        stop: one past the last.
+        name_record: the words for a record of the data set, by its index.
         """
         self._number, self._stop, self._name_record = start, stop, name_record
         self._error: Exception | None = None

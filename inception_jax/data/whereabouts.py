@@ -74,8 +74,8 @@ class Board:
 
     def __init__(self, slots: int, workers: int = 0):
         """Args:
-          slots: batches that are made at once, per worker or in this process.
-          workers: processes; 0 for none.
+        slots: batches that are made at once, per worker or in this process.
+        workers: processes; 0 for none.
         """
         self._slots, self._workers = slots, workers
         self._path = self._name = ""

@@ -133,9 +133,7 @@ class WorkerBatches(Batches):
 class _Crew:
     """One generation of worker processes."""
 
-    def __init__(
-        self, make: Callable[[int], Any], start: int, stop: int, threads: int, workers: int, per_worker: int
-    ):
+    def __init__(self, make: Callable[[int], Any], start: int, stop: int, threads: int, workers: int, per_worker: int):
         import grain  # two seconds, and it imports jax where there is one: not before it is needed
 
         _mark_flags_parsed()

@@ -98,8 +98,14 @@ class Network:
 
     def evaluate(self, data: EvalPipeline) -> Accumulator:
         """Evaluates a split, every example once."""
-        return evaluate(self.compile(data.batch_size), self.devices, data, self.variables, len(self.class_names),
-                        plan.read_faults(self.config))
+        return evaluate(
+            self.compile(data.batch_size),
+            self.devices,
+            data,
+            self.variables,
+            len(self.class_names),
+            plan.read_faults(self.config),
+        )
 
     def predict(self, pictures: Sequence[np.ndarray], top_k: int = 5, batch_size: int = 32) -> dict[str, np.ndarray]:
         """The most probable classes of pictures of any size.
@@ -151,8 +157,9 @@ def load(
     """
     weights = weights or default_weights(recipe)
     variables = load_variables(checkpoint, weights, step)
-    return build(recipe, variables, class_names, weights=weights, step=describe(checkpoint, step)["step"],
-                 where=checkpoint)
+    return build(
+        recipe, variables, class_names, weights=weights, step=describe(checkpoint, step)["step"], where=checkpoint
+    )
 
 
 def build(
@@ -192,8 +199,10 @@ def build(
 
 
 def _no_classifier(what: str | Path) -> UserError:
-    return UserError(f"{what} has no classifier (num_classes = 0): `extract` gives its features, and `train "
-                     "--config.initialize.checkpoint=…` trains a classifier on them")
+    return UserError(
+        f"{what} has no classifier (num_classes = 0): `extract` gives its features, and `train "
+        "--config.initialize.checkpoint=…` trains a classifier on them"
+    )
 
 
 def _check_shapes(model: nn.Module, variables: Any, image_size: int, checkpoint: str | Path) -> None:
@@ -203,8 +212,10 @@ def _check_shapes(model: nn.Module, variables: Any, image_size: int, checkpoint:
     want, have = (dict(_shapes(tree)) for tree in (wanted, variables))
     for path in sorted({*want, *have}):
         if want.get(path) != have.get(path):
-            raise UserError(f"{checkpoint}: {path} is {have.get(path, 'not there')}, the config's network has "
-                            f"{want.get(path, 'none')}")
+            raise UserError(
+                f"{checkpoint}: {path} is {have.get(path, 'not there')}, the config's network has "
+                f"{want.get(path, 'none')}"
+            )
 
 
 def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:

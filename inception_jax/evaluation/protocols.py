@@ -55,10 +55,8 @@ class Protocol:
 
 PROTOCOLS = {
     protocol.name: protocol
-    for protocol in (
-        Protocol("single", ("center",), "one centre crop: first row of Table 3 of arXiv:1409.4842"),
-    )
-}  # fmt: skip
+    for protocol in (Protocol("single", ("center",), "one centre crop: first row of Table 3 of arXiv:1409.4842"),)
+}
 
 
 def get_protocol(name: str) -> Protocol:

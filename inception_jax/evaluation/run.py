@@ -46,8 +46,13 @@ def evaluate(
     """
     results = Accumulator(num_classes)
     waiting: tuple[int, dict[str, np.ndarray], Any] | None = None
-    batches = Feed(data.batches(), lambda batch: (batch, devices.put(batch)), data.prefetch,
-                   warn_after=faults.stall_warning_seconds, give_up_after=faults.stall_limit_seconds)
+    batches = Feed(
+        data.batches(),
+        lambda batch: (batch, devices.put(batch)),
+        data.prefetch,
+        warn_after=faults.stall_warning_seconds,
+        give_up_after=faults.stall_limit_seconds,
+    )
     with contextlib.closing(batches):
         for k, (batch, placed) in enumerate(batches):
             outputs = eval_step(variables, placed)
@@ -58,8 +63,10 @@ def evaluate(
         _add(results, devices, data, *waiting)
     missing = data.dataset.num_examples - results.count
     if missing > faults.max_corrupt:
-        raise CorruptPictures(f"{missing} pictures of {data.dataset.name} [{data.dataset.split}] cannot be decoded "
-                              f"(lines above name them), config.faults.max_corrupt = {faults.max_corrupt}")
+        raise CorruptPictures(
+            f"{missing} pictures of {data.dataset.name} [{data.dataset.split}] cannot be decoded "
+            f"(lines above name them), config.faults.max_corrupt = {faults.max_corrupt}"
+        )
     return _of_all_processes(results)
 
 
@@ -67,8 +74,14 @@ def _add(results: Accumulator, devices: Devices, data: EvalPipeline, k: int, bat
     sums, rows = outputs
     rows = devices.get(rows)
     first = k * data.batch_size + data.process_index * data.local_batch_size
-    results.add(jax.device_get(sums), classes=rows["classes"], probabilities=rows["probabilities"],
-                labels=batch["label"], mask=batch["mask"], index=first + np.arange(data.local_batch_size))
+    results.add(
+        jax.device_get(sums),
+        classes=rows["classes"],
+        probabilities=rows["probabilities"],
+        labels=batch["label"],
+        mask=batch["mask"],
+        index=first + np.arange(data.local_batch_size),
+    )
 
 
 def _of_all_processes(results: Accumulator) -> Accumulator:

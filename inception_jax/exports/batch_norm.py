@@ -41,10 +41,14 @@ def fold_batch_norm(model: Network, variables: Mapping[str, Any]) -> tuple[Netwo
     folded = {path: leaf for path, leaf in flat.items() if path.startswith("params/") and "/bn/" not in path}
     for unit in sorted(stats):
         _fold_unit(unit, flat, folded, model.bn_epsilon)
-    plain = model.clone(batch_norm=False, **{
-        field.name: field.default for field in dataclasses.fields(model)
-        if field.name.startswith("bn_") or field.name in _BATCH_NORM_FIELDS
-    })  # fmt: skip
+    plain = model.clone(
+        batch_norm=False,
+        **{
+            field.name: field.default
+            for field in dataclasses.fields(model)
+            if field.name.startswith("bn_") or field.name in _BATCH_NORM_FIELDS
+        },
+    )
     return plain, unflatten_dict(folded, sep="/")
 
 

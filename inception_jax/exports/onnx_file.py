@@ -86,9 +86,16 @@ def export_onnx(
 
 
 def _model(
-    onnx: Any, model: Network, variables: Any, size: tuple[int, int], endpoints: Sequence[str], batch: int | str,
-    layout: str, opset: int, dtype: np.dtype,
-) -> Any:  # fmt: skip
+    onnx: Any,
+    model: Network,
+    variables: Any,
+    size: tuple[int, int],
+    endpoints: Sequence[str],
+    batch: int | str,
+    layout: str,
+    opset: int,
+    dtype: np.dtype,
+) -> Any:
     names = list(dict.fromkeys(["logits", *endpoints]))
     model = model.clone(dtype=dtype.name, param_dtype=dtype.name)
     flat = {path: np.asarray(leaf).astype(dtype) for path, leaf in flatten_dict(dict(variables), sep="/").items()}
@@ -137,9 +144,14 @@ def _nested(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
 
 
 def _proto(
-    onnx: Any, graph: Graph, outputs: Mapping[str, str], described: list[tuple[str, list[Any]]],
-    pictures: tuple[int | str, tuple[int, int], str], opset: int, dtype: np.dtype,
-) -> Any:  # fmt: skip
+    onnx: Any,
+    graph: Graph,
+    outputs: Mapping[str, str],
+    described: list[tuple[str, list[Any]]],
+    pictures: tuple[int | str, tuple[int, int], str],
+    opset: int,
+    dtype: np.dtype,
+) -> Any:
     helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(dtype)
     batch, size, layout = pictures
     # An output has the name that was asked for, whatever the value is called inside.
@@ -148,13 +160,19 @@ def _proto(
     image = [batch, *size, 3] if layout == "NHWC" else [batch, 3, *size]
     weights = [onnx.numpy_helper.from_array(array, name) for name, array in graph.initializers.items()]
     proto = helper.make_graph(
-        nodes, "inception_jax", [helper.make_tensor_value_info("images", kind, image)],
-        [helper.make_tensor_value_info(name, kind, dims) for name, dims in described], weights,
-    )  # fmt: skip
+        nodes,
+        "inception_jax",
+        [helper.make_tensor_value_info("images", kind, image)],
+        [helper.make_tensor_value_info(name, kind, dims) for name, dims in described],
+        weights,
+    )
     return helper.make_model(
-        proto, producer_name="inception_jax", producer_version=__version__, ir_version=_IR_VERSION,
+        proto,
+        producer_name="inception_jax",
+        producer_version=__version__,
+        ir_version=_IR_VERSION,
         opset_imports=[helper.make_opsetid("", opset)],
-    )  # fmt: skip
+    )
 
 
 def _write(onnx: Any, made: Any, path: str | os.PathLike) -> None:

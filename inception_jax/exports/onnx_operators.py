@@ -111,8 +111,10 @@ class Converter:
         elif name in _ELEMENTWISE:
             result = self._elementwise(name, equation.outvars[0].aval.shape, *values)
         else:
-            raise UserError(f"ONNX export: no rule for JAX's {name!r} (in {self.graph.scope or 'the network'}); rules: "
-                            f"{', '.join(sorted({*self._rules, *_ELEMENTWISE, *_AS_IT_IS}))}")
+            raise UserError(
+                f"ONNX export: no rule for JAX's {name!r} (in {self.graph.scope or 'the network'}); rules: "
+                f"{', '.join(sorted({*self._rules, *_ELEMENTWISE, *_AS_IT_IS}))}"
+            )
         return result if isinstance(result, list) else [result]
 
     def _call(self, called: Any, values: list[Any]) -> list[Any]:
@@ -121,10 +123,17 @@ class Converter:
             found = response_norm.find(jaxpr)
             if found is not None:
                 # ONNX divides alpha by the window, as Caffe does.
-                return [self.graph.emit(
-                    "LRN", [self.tensor(values[0]).name], values[0].shape, size=found.size, alpha=found.alpha,
-                    beta=found.beta, bias=found.k,
-                )]  # fmt: skip
+                return [
+                    self.graph.emit(
+                        "LRN",
+                        [self.tensor(values[0]).name],
+                        values[0].shape,
+                        size=found.size,
+                        alpha=found.alpha,
+                        beta=found.beta,
+                        bias=found.k,
+                    )
+                ]
         return self.run(jaxpr, constants, values)
 
     # --- Arithmetic --------------------------------------------------------------------------------------------------
@@ -188,16 +197,22 @@ class Converter:
         weights = kernel.array.astype(self.graph.dtype).transpose(dimensions.rhs_spec)
         pads = [*(low for low, _ in params["padding"]), *(high for _, high in params["padding"])]
         return self.graph.emit(
-            "Conv", [self.tensor(x).name, self.graph.constant(weights, kernel.name)], equation.outvars[0].aval.shape,
-            kernel_shape=list(weights.shape[2:]), strides=list(params["window_strides"]), pads=pads,
-            dilations=list(params["rhs_dilation"]), group=params["feature_group_count"],
-        )  # fmt: skip
+            "Conv",
+            [self.tensor(x).name, self.graph.constant(weights, kernel.name)],
+            equation.outvars[0].aval.shape,
+            kernel_shape=list(weights.shape[2:]),
+            strides=list(params["window_strides"]),
+            pads=pads,
+            dilations=list(params["rhs_dilation"]),
+            group=params["feature_group_count"],
+        )
 
     def _dot(self, equation: Any, x: Any, kernel: Any) -> Tensor:
         if equation.params["dimension_numbers"] != (((1,), (0,)), ((), ())) or len(x.shape) != 2:
             raise UserError(f"ONNX export: a product {equation.params['dimension_numbers']} of {x.shape}")
-        return self.graph.emit("MatMul", [self.tensor(x).name, self.tensor(kernel).name],
-                               equation.outvars[0].aval.shape)
+        return self.graph.emit(
+            "MatMul", [self.tensor(x).name, self.tensor(kernel).name], equation.outvars[0].aval.shape
+        )
 
     # --- Shapes ------------------------------------------------------------------------------------------------------
 

@@ -100,10 +100,15 @@ class Pools:
         channels = given.shape[3]
         ones = np.ones((channels, 1, *(e.taps for e in rows_columns)), graph.dtype)
         return graph.emit(
-            "Conv", [given.name, graph.constant(ones)], shape, kernel_shape=[e.taps for e in rows_columns],
-            strides=[e.stride for e in rows_columns], dilations=[e.dilation for e in rows_columns], group=channels,
+            "Conv",
+            [given.name, graph.constant(ones)],
+            shape,
+            kernel_shape=[e.taps for e in rows_columns],
+            strides=[e.stride for e in rows_columns],
+            dilations=[e.dilation for e in rows_columns],
+            group=channels,
             pads=[*(e.low for e in rows_columns), *(e.high for e in rows_columns)],
-        )  # fmt: skip
+        )
 
     def _pool(self, op: str, given: Tensor, extents: dict[int, Extent], shape: Any, fill: float, **more: Any) -> Tensor:
         graph = self._graph
@@ -112,16 +117,24 @@ class Pools:
         pads = [*(e.low for e in both), *(e.high for e in both)]
         if _too_wide(extents):
             edges = [0, 0, *pads[:2], 0, 0, *pads[2:]]
-            wide = (given.shape[0], *(size + e.low + e.high for size, e in zip(given.shape[1:3], both, strict=True)),
-                    given.shape[3])  # fmt: skip
+            wide = (
+                given.shape[0],
+                *(size + e.low + e.high for size, e in zip(given.shape[1:3], both, strict=True)),
+                given.shape[3],
+            )
             inputs = [given.name, graph.integers(*edges), graph.constant(np.array(fill, graph.dtype))]
             given, pads = graph.emit("Pad", inputs, wide), [0, 0, 0, 0]
         if any(e.dilation > 1 for e in both):
             more["dilations"] = [e.dilation for e in both]
         return graph.emit(
-            op, [given.name], shape, kernel_shape=[e.taps for e in both], strides=[e.stride for e in both], pads=pads,
+            op,
+            [given.name],
+            shape,
+            kernel_shape=[e.taps for e in both],
+            strides=[e.stride for e in both],
+            pads=pads,
             **more,
-        )  # fmt: skip
+        )
 
     def _cropped(self, given: Tensor, extents: dict[int, Extent]) -> Tensor:
         """The part of the map that the windows look at."""

@@ -65,8 +65,10 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, Any]:
     arrays = read_weights(path).arrays
     foreign = [name for name in arrays if name.split("/")[0] not in ("params", "batch_stats")]
     if foreign or not arrays:
-        raise UserError(f"{path}: {f'{foreign[0]!r} is' if foreign else 'holds'} no leaf of this package's "
-                        "networks (params/…, batch_stats/…); publishers' files are read by import_weights")
+        raise UserError(
+            f"{path}: {f'{foreign[0]!r} is' if foreign else 'holds'} no leaf of this package's "
+            "networks (params/…, batch_stats/…); publishers' files are read by import_weights"
+        )
     return unflatten_dict(arrays, sep="/")
 
 

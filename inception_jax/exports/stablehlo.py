@@ -58,8 +58,10 @@ def export_stablehlo(
         raise UserError("platforms: none is named")
     for platform in platforms:
         if platform not in PLATFORMS:
-            raise UserError(f"platforms: unknown platform {platform!r}{nearest(platform, PLATFORMS)}; allowed: "
-                            f"{', '.join(PLATFORMS)}")
+            raise UserError(
+                f"platforms: unknown platform {platform!r}{nearest(platform, PLATFORMS)}; allowed: "
+                f"{', '.join(PLATFORMS)}"
+            )
     height, width = height_and_width(image_size)
 
     def run(variables: Any, images: jax.Array) -> dict[str, jax.Array]:

@@ -69,8 +69,11 @@ class RowArchive(contextlib.AbstractContextManager):
                 for name, file in self._files.items():
                     file.close()
                     dtype, shape = self._forms[name]
-                    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
-                              "shape": (self._counts[name], *shape)}
+                    header = {
+                        "descr": np.lib.format.dtype_to_descr(dtype),
+                        "fortran_order": False,
+                        "shape": (self._counts[name], *shape),
+                    }
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                         np.lib.format.write_array_header_1_0(member, header)
                         with open(file.name, "rb") as rows:

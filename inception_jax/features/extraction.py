@@ -64,16 +64,16 @@ def shapes(
         raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if not endpoints:
         raise UserError("endpoints: none is named")
-    output = jax.eval_shape(
-        lambda v, x: network.model.apply(v, x, train=False), network.variables, _pictures(network)
-    )
+    output = jax.eval_shape(lambda v, x: network.model.apply(v, x, train=False), network.variables, _pictures(network))
     own: dict[str, str] = {}
     for name in endpoints:
         meant = output.aliases.get(name, name)
         if meant != LOGITS and meant not in output.endpoints:
             known = [LOGITS, *output.endpoints, *(alias for alias in output.aliases)]
-            raise UserError(f"endpoint {name!r} is unknown{nearest(name, known)}; endpoints: "
-                            f"{', '.join([*output.endpoints, LOGITS])}")
+            raise UserError(
+                f"endpoint {name!r} is unknown{nearest(name, known)}; endpoints: "
+                f"{', '.join([*output.endpoints, LOGITS])}"
+            )
         if meant in own:
             raise UserError(f"endpoint {name!r} is {own[meant]!r} under another name: name it once")
         own[meant] = name

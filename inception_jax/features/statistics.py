@@ -80,8 +80,12 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
     """
     mu1, mu2, sigma1, sigma2 = (np.asarray(a, np.float64) for a in (mu1, mu2, sigma1, sigma2))
     size = mu1.size
-    for name, array, shape in (("mu1", mu1, (size,)), ("mu2", mu2, (size,)), ("sigma1", sigma1, (size, size)),
-                               ("sigma2", sigma2, (size, size))):  # fmt: skip
+    for name, array, shape in (
+        ("mu1", mu1, (size,)),
+        ("mu2", mu2, (size,)),
+        ("sigma1", sigma1, (size, size)),
+        ("sigma2", sigma2, (size, size)),
+    ):
         if array.shape != shape:
             raise UserError(f"{name}: shape {array.shape}, {shape} is wanted: features of the same network")
         if not np.isfinite(array).all():

@@ -156,9 +156,14 @@ def _layers(
 
 
 def _layer(
-    module: ConvUnit | SeparableConvUnit | Linear, name: str, kernel: tuple[int, ...], taken: tuple[int, ...],
-    given: tuple[int, ...], first: bool, inside: int,
-) -> Layer:  # fmt: skip
+    module: ConvUnit | SeparableConvUnit | Linear,
+    name: str,
+    kernel: tuple[int, ...],
+    taken: tuple[int, ...],
+    given: tuple[int, ...],
+    first: bool,
+    inside: int,
+) -> Layer:
     """One record; `inside`: on how many pixels of the picture the kernel's taps fall, over all places of the output."""
     # A fully connected layer applies its kernel once, a convolution at every place of its output.
     return Layer(
@@ -186,9 +191,7 @@ def _kernel_places(
 
 def _taps_inside(size: int, taps: int, dilation: int, stride: int, low: int, count: int) -> int:
     """Along one axis: how often, over `count` places of a window, one of its taps lies on the map."""
-    return sum(
-        0 <= place * stride - low + tap * dilation < size for place in range(count) for tap in range(taps)
-    )
+    return sum(0 <= place * stride - low + tap * dilation < size for place in range(count) for tap in range(taps))
 
 
 def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:

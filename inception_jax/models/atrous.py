@@ -93,8 +93,6 @@ def _dilated(branch: Branch, rate: int, cut: bool) -> Branch:
         pointwise = isinstance(step, Conv) and step.kernel == (1, 1)  # one tap: nothing to spread
         dilation = step.dilation if pointwise else step.dilation * rate
         padding = step.padding if isinstance(step.padding, str) else step.padding * rate
-        steps.append(dataclasses.replace(
-            step, dilation=dilation, padding=padding, stride=1 if cut else step.stride
-        ))  # fmt: skip
+        steps.append(dataclasses.replace(step, dilation=dilation, padding=padding, stride=1 if cut else step.stride))
         rate *= step.stride if cut else 1
     return tuple(steps)

@@ -138,6 +138,12 @@ def run_block(name: str, block: Block, style: Style, x: jax.Array, train: bool) 
 
 def _conv_unit(conv: Conv, style: Style) -> ConvUnit:
     return ConvUnit(
-        conv.features, conv.kernel, style, conv.stride, conv.padding, conv.dilation, kernel_init=conv.init,
+        conv.features,
+        conv.kernel,
+        style,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        kernel_init=conv.init,
         name=conv.name,
-    )  # fmt: skip
+    )

@@ -116,9 +116,12 @@ class AlexNet(Network):
 
 # Configuration D of Table 1 of arXiv:1409.1556: filters of the 3x3 convolutions between two pools.
 VGG16_BLOCKS = {
-    "block1": (64, 64), "block2": (128, 128), "block3": (256, 256, 256), "block4": (512, 512, 512),
+    "block1": (64, 64),
+    "block2": (128, 128),
+    "block3": (256, 256, 256),
+    "block4": (512, 512, 512),
     "block5": (512, 512, 512),
-}  # fmt: skip
+}
 
 
 class VGG16(Network):
@@ -222,9 +225,7 @@ class NetworkInNetwork(Network):
             return InceptionOutput(global_avg_pool(x).astype(at_least_float32(self.dtype)), (), ends)
         # As many filters as classes, whatever the width, and in float32, as every classifier here.
         exact = dataclasses.replace(style, width_multiplier=1.0, dtype=at_least_float32(self.dtype))
-        last = ConvUnit(
-            self.num_classes, (1, 1), exact, normalise=False, kernel_init=Normal(0.01), name="classifier"
-        )  # fmt: skip
+        last = ConvUnit(self.num_classes, (1, 1), exact, normalise=False, kernel_init=Normal(0.01), name="classifier")
         return InceptionOutput(global_avg_pool(last(x, train=train)), (), ends)
 
 

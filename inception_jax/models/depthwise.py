@@ -91,9 +91,14 @@ _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 def _xla_forward(steps, pads, x, kernel):
     (stride, dilation), (height, width, channels, multiplier) = steps, kernel.shape
     return lax.conv_general_dilated(
-        x, kernel.reshape(height, width, 1, channels * multiplier), (stride, stride), pads,
-        rhs_dilation=(dilation, dilation), dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=channels,
-    )  # fmt: skip
+        x,
+        kernel.reshape(height, width, 1, channels * multiplier),
+        (stride, stride),
+        pads,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
+    )
 
 
 def _xla_input_gradient(steps, pads, x, kernel, gradient):

@@ -109,9 +109,14 @@ class AuxHeadV2(nn.Module):
         x = avg_pool(x, 5, 3, "CEIL") if rounded_up == {self.output} else even_avg_pool(x, self.output, 5, 3)
         x = ConvUnit(128, (1, 1), style, name="conv")(x, train=train)
         fc = Linear(
-            style.width(1024), style.linear_init, style.bias if style.batch_norm is None or style.conv_bias else None,
-            style.dtype, style.param_dtype, style.batch_norm, name="fc",
-        )  # fmt: skip
+            style.width(1024),
+            style.linear_init,
+            style.bias if style.batch_norm is None or style.conv_bias else None,
+            style.dtype,
+            style.param_dtype,
+            style.batch_norm,
+            name="fc",
+        )
         x = nn.relu(fc(x.reshape(x.shape[0], -1), train=train))
         return classifier(self.num_classes, style)(x)
 

@@ -75,10 +75,11 @@ def block35(widths: Widths) -> tuple[Branch, ...]:
         (Conv("conv_1x1", 32, (1, 1)),),
         (Conv("conv_3x3_reduce", 32, (1, 1)), Conv("conv_3x3", 32, (3, 3))),
         (
-            Conv("double_3x3_reduce", 32, (1, 1)), Conv("double_3x3_1", first, (3, 3)),
+            Conv("double_3x3_reduce", 32, (1, 1)),
+            Conv("double_3x3_1", first, (3, 3)),
             Conv("double_3x3_2", second, (3, 3)),
         ),
-    )  # fmt: skip
+    )
 
 
 def reduction_a(widths: Widths) -> tuple[Branch, ...]:
@@ -87,11 +88,12 @@ def reduction_a(widths: Widths) -> tuple[Branch, ...]:
     return (
         (Conv("conv_3x3", n, (3, 3), 2, "VALID"),),
         (
-            Conv("double_3x3_reduce", k, (1, 1)), Conv("double_3x3_1", l, (3, 3)),
+            Conv("double_3x3_reduce", k, (1, 1)),
+            Conv("double_3x3_1", l, (3, 3)),
             Conv("double_3x3_2", m, (3, 3), 2, "VALID"),
         ),
         (MaxPool(3, 2, "VALID"),),
-    )  # fmt: skip
+    )
 
 
 def block17(widths: Widths) -> tuple[Branch, ...]:
@@ -110,11 +112,12 @@ def reduction_b(widths: Widths) -> tuple[Branch, ...]:
         (Conv("conv_3x3_1_reduce", 256, (1, 1)), Conv("conv_3x3_1", 384, (3, 3), 2, "VALID")),
         (Conv("conv_3x3_2_reduce", 256, (1, 1)), Conv("conv_3x3_2", second, (3, 3), 2, "VALID")),
         (
-            Conv("double_3x3_reduce", 256, (1, 1)), Conv("double_3x3_1", third, (3, 3)),
+            Conv("double_3x3_reduce", 256, (1, 1)),
+            Conv("double_3x3_1", third, (3, 3)),
             Conv("double_3x3_2", last, (3, 3), 2, "VALID"),
         ),
         (MaxPool(3, 2, "VALID"),),
-    )  # fmt: skip
+    )
 
 
 def block8(widths: Widths) -> tuple[Branch, ...]:

@@ -86,9 +86,11 @@ class InceptionResnetV1(InceptionResnet):
         """facenet names the last block of each kind, too; its Mixed_8b is the block without ReLU."""
         block35s, block17s, block8s = self.counts()
         names = {
-            "Mixed_5a": f"block35_{block35s}", "Mixed_6b": f"block17_{block17s}", "Mixed_8a": f"block8_{block8s}",
+            "Mixed_5a": f"block35_{block35s}",
+            "Mixed_6b": f"block17_{block17s}",
+            "Mixed_8a": f"block8_{block8s}",
             "Mixed_8b": f"block8_{block8s + 1}",
-        }  # fmt: skip
+        }
         return super().slim_names(ends).copy({alias: name for alias, name in names.items() if name in ends})
 
     @nn.compact
@@ -118,9 +120,14 @@ class InceptionResnetV1(InceptionResnet):
         x = dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE)
         if self.bottleneck:
             layer = Linear(
-                self.bottleneck, style.linear_init, style.bias if style.batch_norm is None else None, style.dtype,
-                style.param_dtype, style.batch_norm, name="bottleneck",
-            )  # fmt: skip
+                self.bottleneck,
+                style.linear_init,
+                style.bias if style.batch_norm is None else None,
+                style.dtype,
+                style.param_dtype,
+                style.batch_norm,
+                name="bottleneck",
+            )
             x = ends["embedding"] = layer(x, train=train)
         logits = classifier(self.num_classes, style)(x)
         return InceptionOutput(logits, aux_logits, ends, self.slim_names(ends))

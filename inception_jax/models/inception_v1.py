@@ -72,13 +72,28 @@ PRINTED = {
 }  # fmt: skip
 
 # slim's names of the endpoints (tf_slim/nets/inception_v1.py): its letters start one later than the paper's.
-SLIM_NAMES = flax.core.FrozenDict({
-    "Conv2d_1a_7x7": "conv1", "MaxPool_2a_3x3": "pool1", "Conv2d_2b_1x1": "conv2_reduce", "Conv2d_2c_3x3": "conv2",
-    "MaxPool_3a_3x3": "pool2", "Mixed_3b": "inception_3a", "Mixed_3c": "inception_3b", "MaxPool_4a_3x3": "pool3",
-    "Mixed_4b": "inception_4a", "Mixed_4c": "inception_4b", "Mixed_4d": "inception_4c", "Mixed_4e": "inception_4d",
-    "Mixed_4f": "inception_4e", "MaxPool_5a_2x2": "pool4", "Mixed_5b": "inception_5a", "Mixed_5c": "inception_5b",
-    "AvgPool_0a_7x7": "pool5", "global_pool": "pool5",
-})  # fmt: skip
+SLIM_NAMES = flax.core.FrozenDict(
+    {
+        "Conv2d_1a_7x7": "conv1",
+        "MaxPool_2a_3x3": "pool1",
+        "Conv2d_2b_1x1": "conv2_reduce",
+        "Conv2d_2c_3x3": "conv2",
+        "MaxPool_3a_3x3": "pool2",
+        "Mixed_3b": "inception_3a",
+        "Mixed_3c": "inception_3b",
+        "MaxPool_4a_3x3": "pool3",
+        "Mixed_4b": "inception_4a",
+        "Mixed_4c": "inception_4b",
+        "Mixed_4d": "inception_4c",
+        "Mixed_4e": "inception_4d",
+        "Mixed_4f": "inception_4e",
+        "MaxPool_5a_2x2": "pool4",
+        "Mixed_5b": "inception_5a",
+        "Mixed_5c": "inception_5b",
+        "AvgPool_0a_7x7": "pool5",
+        "global_pool": "pool5",
+    }
+)
 
 
 def reduced_module(widths: Widths, five_by_five: int) -> tuple[Branch, ...]:

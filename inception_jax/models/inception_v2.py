@@ -68,13 +68,26 @@ AUX_HEADS = {"3c": ("aux1", 4), "4e": ("aux2", 2)}  # module -> the head that re
 STEM_INIT, REDUCE_INIT, PROJECTION_INIT = TruncatedNormal(1.0), TruncatedNormal(0.09), TruncatedNormal(0.1)
 
 # slim counts a module that halves the map among those after it: its 4a is the paper's 3c.
-SLIM_NAMES = flax.core.FrozenDict({
-    "Conv2d_1a_7x7": "conv1", "MaxPool_2a_3x3": "pool1", "Conv2d_2b_1x1": "conv2_reduce", "Conv2d_2c_3x3": "conv2",
-    "MaxPool_3a_3x3": "pool2", "Mixed_3b": "inception_3a", "Mixed_3c": "inception_3b", "Mixed_4a": "inception_3c",
-    "Mixed_4b": "inception_4a", "Mixed_4c": "inception_4b", "Mixed_4d": "inception_4c", "Mixed_4e": "inception_4d",
-    "Mixed_5a": "inception_4e", "Mixed_5b": "inception_5a", "Mixed_5c": "inception_5b",
-    "AvgPool_1a": "global_pool",
-})  # fmt: skip
+SLIM_NAMES = flax.core.FrozenDict(
+    {
+        "Conv2d_1a_7x7": "conv1",
+        "MaxPool_2a_3x3": "pool1",
+        "Conv2d_2b_1x1": "conv2_reduce",
+        "Conv2d_2c_3x3": "conv2",
+        "MaxPool_3a_3x3": "pool2",
+        "Mixed_3b": "inception_3a",
+        "Mixed_3c": "inception_3b",
+        "Mixed_4a": "inception_3c",
+        "Mixed_4b": "inception_4a",
+        "Mixed_4c": "inception_4b",
+        "Mixed_4d": "inception_4c",
+        "Mixed_4e": "inception_4d",
+        "Mixed_5a": "inception_4e",
+        "Mixed_5b": "inception_5a",
+        "Mixed_5c": "inception_5b",
+        "AvgPool_1a": "global_pool",
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)

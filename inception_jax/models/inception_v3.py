@@ -37,20 +37,23 @@ STEM: dict[str, Block] = {
 REDUCTION_A: tuple[Branch, ...] = (
     (Conv("conv_3x3", 384, (3, 3), 2, "VALID"),),
     (
-        Conv("double_3x3_reduce", 64, (1, 1)), Conv("double_3x3_1", 96, (3, 3)),
+        Conv("double_3x3_reduce", 64, (1, 1)),
+        Conv("double_3x3_1", 96, (3, 3)),
         Conv("double_3x3_2", 96, (3, 3), 2, "VALID"),
     ),
     (MaxPool(3, 2, "VALID"),),
-)  # fmt: skip
+)
 # The reduction of the 17x17 grid: 17x17x768 to 8x8x1280.
 REDUCTION_B: tuple[Branch, ...] = (
     (Conv("conv_3x3_reduce", 192, (1, 1)), Conv("conv_3x3", 320, (3, 3), 2, "VALID")),
     (
-        Conv("conv_7x7_reduce", 192, (1, 1)), Conv("conv_1x7", 192, (1, 7)), Conv("conv_7x1", 192, (7, 1)),
+        Conv("conv_7x7_reduce", 192, (1, 1)),
+        Conv("conv_1x7", 192, (1, 7)),
+        Conv("conv_7x1", 192, (7, 1)),
         Conv("conv_7x7_3x3", 192, (3, 3), 2, "VALID"),
     ),
     (MaxPool(3, 2, "VALID"),),
-)  # fmt: skip
+)
 
 
 def inception_a(pool_proj: int, pool: AvgPool) -> tuple[Branch, ...]:
@@ -70,11 +73,13 @@ def inception_b(width: int, pool: AvgPool) -> tuple[Branch, ...]:
         (Conv("conv_7x7_reduce", width, (1, 1)), Conv("conv_1x7", width, (1, 7)), Conv("conv_7x1", 192, (7, 1))),
         (
             Conv("double_7x7_reduce", width, (1, 1)),
-            Conv("double_7x1_1", width, (7, 1)), Conv("double_1x7_1", width, (1, 7)),
-            Conv("double_7x1_2", width, (7, 1)), Conv("double_1x7_2", 192, (1, 7)),
+            Conv("double_7x1_1", width, (7, 1)),
+            Conv("double_1x7_1", width, (1, 7)),
+            Conv("double_7x1_2", width, (7, 1)),
+            Conv("double_1x7_2", 192, (1, 7)),
         ),
         (pool, Conv("pool_proj", 192, (1, 1))),
-    )  # fmt: skip
+    )
 
 
 def inception_c(pool: AvgPool | MaxPool) -> tuple[Branch, ...]:
@@ -86,11 +91,12 @@ def inception_c(pool: AvgPool | MaxPool) -> tuple[Branch, ...]:
             Split((Conv("conv_1x3", 384, (1, 3)), Conv("conv_3x1", 384, (3, 1)))),
         ),
         (
-            Conv("double_3x3_reduce", 448, (1, 1)), Conv("double_3x3", 384, (3, 3)),
+            Conv("double_3x3_reduce", 448, (1, 1)),
+            Conv("double_3x3", 384, (3, 3)),
             Split((Conv("double_1x3", 384, (1, 3)), Conv("double_3x1", 384, (3, 1)))),
         ),
         (pool, Conv("pool_proj", 192, (1, 1))),
-    )  # fmt: skip
+    )
 
 
 def blocks(count_include_pad: bool = False, last_pool: str = "avg") -> dict[str, Block]:
@@ -120,12 +126,20 @@ AUX_STRIDE = 16  # pixels of the picture from one pixel to the next of the map t
 AUX_CONV_INIT, AUX_CLASSIFIER_INIT = TruncatedNormal(0.01), TruncatedNormal(0.001)
 
 # The last two are slim's in evaluation: in training its PreLogits has been through dropout.
-SLIM_NAMES = flax.core.FrozenDict({
-    "Conv2d_1a_3x3": "conv2d_1a_3x3", "Conv2d_2a_3x3": "conv2d_2a_3x3", "Conv2d_2b_3x3": "conv2d_2b_3x3",
-    "MaxPool_3a_3x3": "maxpool_3a", "Conv2d_3b_1x1": "conv2d_3b_1x1", "Conv2d_4a_3x3": "conv2d_4a_3x3",
-    "MaxPool_5a_3x3": "maxpool_5a", **{name.capitalize(): name for name in blocks() if name.startswith("mixed")},
-    "AvgPool_1a": "global_pool", "PreLogits": "global_pool",
-})  # fmt: skip
+SLIM_NAMES = flax.core.FrozenDict(
+    {
+        "Conv2d_1a_3x3": "conv2d_1a_3x3",
+        "Conv2d_2a_3x3": "conv2d_2a_3x3",
+        "Conv2d_2b_3x3": "conv2d_2b_3x3",
+        "MaxPool_3a_3x3": "maxpool_3a",
+        "Conv2d_3b_1x1": "conv2d_3b_1x1",
+        "Conv2d_4a_3x3": "conv2d_4a_3x3",
+        "MaxPool_5a_3x3": "maxpool_5a",
+        **{name.capitalize(): name for name in blocks() if name.startswith("mixed")},
+        "AvgPool_1a": "global_pool",
+        "PreLogits": "global_pool",
+    }
+)
 
 
 class InceptionV3(Network):

@@ -36,10 +36,12 @@ MIXED_3A: tuple[Branch, ...] = (
 MIXED_4A: tuple[Branch, ...] = (
     (Conv("conv_3x3_reduce", 64, (1, 1)), Conv("conv_3x3", 96, (3, 3), 1, "VALID")),
     (
-        Conv("conv_7x7_reduce", 64, (1, 1)), Conv("conv_1x7", 64, (1, 7)), Conv("conv_7x1", 64, (7, 1)),
+        Conv("conv_7x7_reduce", 64, (1, 1)),
+        Conv("conv_1x7", 64, (1, 7)),
+        Conv("conv_7x1", 64, (7, 1)),
         Conv("conv_7x7_3x3", 96, (3, 3), 1, "VALID"),
     ),
-)  # fmt: skip
+)
 MIXED_5A: tuple[Branch, ...] = (
     (Conv("conv_3x3", 192, (3, 3), 2, "VALID"),),
     (MaxPool(3, 2, "VALID"),),
@@ -49,38 +51,46 @@ INCEPTION_A: tuple[Branch, ...] = (
     (Conv("conv_1x1", 96, (1, 1)),),
     (Conv("conv_3x3_reduce", 64, (1, 1)), Conv("conv_3x3", 96, (3, 3))),
     (
-        Conv("double_3x3_reduce", 64, (1, 1)), Conv("double_3x3_1", 96, (3, 3)), Conv("double_3x3_2", 96, (3, 3)),
+        Conv("double_3x3_reduce", 64, (1, 1)),
+        Conv("double_3x3_1", 96, (3, 3)),
+        Conv("double_3x3_2", 96, (3, 3)),
     ),
     (AvgPool(3, 1, "SAME"), Conv("pool_proj", 96, (1, 1))),
-)  # fmt: skip
+)
 # Figure 7 with Table 1's k = 192, l = 224, m = 256, n = 384: 35x35x384 to 17x17x1024.
 REDUCTION_A: tuple[Branch, ...] = (
     (Conv("conv_3x3", 384, (3, 3), 2, "VALID"),),
     (
-        Conv("double_3x3_reduce", 192, (1, 1)), Conv("double_3x3_1", 224, (3, 3)),
+        Conv("double_3x3_reduce", 192, (1, 1)),
+        Conv("double_3x3_1", 224, (3, 3)),
         Conv("double_3x3_2", 256, (3, 3), 2, "VALID"),
     ),
     (MaxPool(3, 2, "VALID"),),
-)  # fmt: skip
+)
 # Figure 5: 17x17x1024 to the same.
 INCEPTION_B: tuple[Branch, ...] = (
     (Conv("conv_1x1", 384, (1, 1)),),
     (Conv("conv_7x7_reduce", 192, (1, 1)), Conv("conv_1x7", 224, (1, 7)), Conv("conv_7x1", 256, (7, 1))),
     (
-        Conv("double_7x7_reduce", 192, (1, 1)), Conv("double_7x1_1", 192, (7, 1)), Conv("double_1x7_1", 224, (1, 7)),
-        Conv("double_7x1_2", 224, (7, 1)), Conv("double_1x7_2", 256, (1, 7)),
+        Conv("double_7x7_reduce", 192, (1, 1)),
+        Conv("double_7x1_1", 192, (7, 1)),
+        Conv("double_1x7_1", 224, (1, 7)),
+        Conv("double_7x1_2", 224, (7, 1)),
+        Conv("double_1x7_2", 256, (1, 7)),
     ),
     (AvgPool(3, 1, "SAME"), Conv("pool_proj", 128, (1, 1))),
-)  # fmt: skip
+)
 # Figure 8: 17x17x1024 to 8x8x1536.
 REDUCTION_B: tuple[Branch, ...] = (
     (Conv("conv_3x3_reduce", 192, (1, 1)), Conv("conv_3x3", 192, (3, 3), 2, "VALID")),
     (
-        Conv("conv_7x7_reduce", 256, (1, 1)), Conv("conv_1x7", 256, (1, 7)), Conv("conv_7x1", 320, (7, 1)),
+        Conv("conv_7x7_reduce", 256, (1, 1)),
+        Conv("conv_1x7", 256, (1, 7)),
+        Conv("conv_7x1", 320, (7, 1)),
         Conv("conv_7x7_3x3", 320, (3, 3), 2, "VALID"),
     ),
     (MaxPool(3, 2, "VALID"),),
-)  # fmt: skip
+)
 # Figure 6: 8x8x1536 to the same.
 INCEPTION_C: tuple[Branch, ...] = (
     (Conv("conv_1x1", 256, (1, 1)),),
@@ -89,11 +99,13 @@ INCEPTION_C: tuple[Branch, ...] = (
         Split((Conv("conv_1x3", 256, (1, 3)), Conv("conv_3x1", 256, (3, 1)))),
     ),
     (
-        Conv("double_3x3_reduce", 384, (1, 1)), Conv("double_3x1_1", 448, (3, 1)), Conv("double_1x3_1", 512, (1, 3)),
+        Conv("double_3x3_reduce", 384, (1, 1)),
+        Conv("double_3x1_1", 448, (3, 1)),
+        Conv("double_1x3_1", 512, (1, 3)),
         Split((Conv("double_1x3_2", 256, (1, 3)), Conv("double_3x1_2", 256, (3, 1)))),
     ),
     (AvgPool(3, 1, "SAME"), Conv("pool_proj", 256, (1, 1))),
-)  # fmt: skip
+)
 
 # Figure 9, under slim's names of the endpoints in lower case: the stem, 4 x A, reduction, 7 x B, reduction, 3 x C.
 MODULES = {

@@ -157,9 +157,14 @@ def _offset_threefry() -> Any:
         raise NotImplementedError("this generator is drawn from, never split")
 
     return jex_random.define_prng_impl(
-        key_shape=(3,), seed=never, split=never, random_bits=random_bits, fold_in=never,
-        name="inception_jax_offset_threefry", tag="ijo",
-    )  # fmt: skip
+        key_shape=(3,),
+        seed=never,
+        split=never,
+        random_bits=random_bits,
+        fold_in=never,
+        name="inception_jax_offset_threefry",
+        tag="ijo",
+    )
 
 
 def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[str, Any]:

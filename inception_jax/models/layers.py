@@ -126,13 +126,19 @@ class SeparableConvUnit(nn.Module):
         """[B, H, W, C] to [B, H', W', features] in the style's dtype."""
         style, channels = self.style, x.shape[-1]
         depthwise = parameter(
-            self, "depthwise_kernel", self.depthwise_init or style.kernel_init,
-            (*self.kernel_size, channels, self.multiplier), style.param_dtype,
-        )  # fmt: skip
+            self,
+            "depthwise_kernel",
+            self.depthwise_init or style.kernel_init,
+            (*self.kernel_size, channels, self.multiplier),
+            style.param_dtype,
+        )
         pointwise = parameter(
-            self, "pointwise_kernel", self.pointwise_init or style.kernel_init,
-            (1, 1, channels * self.multiplier, style.width(self.features)), style.param_dtype,
-        )  # fmt: skip
+            self,
+            "pointwise_kernel",
+            self.pointwise_init or style.kernel_init,
+            (1, 1, channels * self.multiplier, style.width(self.features)),
+            style.param_dtype,
+        )
         x = x.astype(style.dtype)
         x = depthwise_conv2d(x, depthwise.astype(style.dtype), self.strides, self.padding, self.dilation)
         return _finish(self, conv2d(x, pointwise.astype(style.dtype)), train)

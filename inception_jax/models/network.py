@@ -74,9 +74,14 @@ class Network(nn.Module):
             self.check_unused("width_multiplier is 1", "min_width")
         if not self.batch_norm:
             self.check_unused(
-                "there is no batch norm", "bn_scale", "bn_epsilon", "bn_momentum", "bn_unbiased_variance",
-                "bn_group_size", "bn_frozen",
-            )  # fmt: skip
+                "there is no batch norm",
+                "bn_scale",
+                "bn_epsilon",
+                "bn_momentum",
+                "bn_unbiased_variance",
+                "bn_group_size",
+                "bn_frozen",
+            )
         size = self.bn_group_size
         checks.check_number("bn_group_size", size, "a whole number of at least 1", size is None or _is_count(size))
         if self.bn_axis_name is None:
@@ -105,13 +110,27 @@ class Network(nn.Module):
     ) -> Style:
         """The layers' common style, from this network's options."""
         norm = BatchNormStyle(
-            self.bn_scale, self.bn_epsilon, self.bn_momentum, self.bn_unbiased_variance, self.bn_axis_name,
-            self.bn_axis_index_groups, self.bn_group_size, self.bn_frozen,
-        )  # fmt: skip
+            self.bn_scale,
+            self.bn_epsilon,
+            self.bn_momentum,
+            self.bn_unbiased_variance,
+            self.bn_axis_name,
+            self.bn_axis_index_groups,
+            self.bn_group_size,
+            self.bn_frozen,
+        )
         return Style(
-            kernel_init, linear_init, bias, norm if self.batch_norm else None, self.dtype, self.param_dtype,
-            self.width_multiplier, self.min_width, conv_bias, self.remat,
-        )  # fmt: skip
+            kernel_init,
+            linear_init,
+            bias,
+            norm if self.batch_norm else None,
+            self.dtype,
+            self.param_dtype,
+            self.width_multiplier,
+            self.min_width,
+            conv_bias,
+            self.remat,
+        )
 
     def dropout_keys(self, train: bool, example_keys: jax.Array | None, batch: int) -> jax.Array | None:
         """One key per example, or None where nothing is dropped: `example_keys`, else from the stream "dropout".

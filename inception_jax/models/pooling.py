@@ -49,9 +49,13 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "SAME", 
 
 
 def avg_pool(
-    x: jax.Array, window: int, stride: int, padding: Padding = "SAME", count_include_pad: bool = False,
+    x: jax.Array,
+    window: int,
+    stride: int,
+    padding: Padding = "SAME",
+    count_include_pad: bool = False,
     dilation: int = 1,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """The mean of each window.
 
     Args:

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from inception_jax.models import (  # fmt: skip
+from inception_jax.models import (
     comparison,
     inception_resnet,
     inception_v1,

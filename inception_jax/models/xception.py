@@ -92,7 +92,7 @@ class SeparableBlock(nn.Module):
             relu = not row.relu_first and (number < last or row.relu_last)
             unit = SeparableConvUnit(
                 features, (3, 3), self.style, dilation=self.dilation, relu=relu, name=f"sepconv{number}"
-            )  # fmt: skip
+            )
             x = unit(x, train=train)
         if row.stride > 1:
             padding = self.pool_padding if isinstance(self.pool_padding, str) else self.pool_padding * self.dilation

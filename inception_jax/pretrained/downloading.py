@@ -57,13 +57,16 @@ def download(record: Record, output: str | os.PathLike, *, limit: int = LIMIT) -
         with opener.open(record.url, timeout=_SECONDS) as response:
             _receive(response, part, hashing, limit, record.url)
         if digest and not digest.fits(digest.algorithm, hashing.hexdigest()):
-            raise UserError(f"{record.url}: the {digest.algorithm} of what came is {hashing.hexdigest()}, that of "
-                            f"{record.file} is {digest}; nothing was kept")
+            raise UserError(
+                f"{record.url}: the {digest.algorithm} of what came is {hashing.hexdigest()}, that of "
+                f"{record.file} is {digest}; nothing was kept"
+            )
         part.rename(output)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"cannot fetch {record.url}: {reason}; fetch it where there is a network, and give the file "
-                        "to --weights") from None
+        raise UserError(
+            f"cannot fetch {record.url}: {reason}; fetch it where there is a network, and give the file to --weights"
+        ) from None
     except OSError as error:
         raise write_error(output, error) from None
     finally:
@@ -77,8 +80,10 @@ def download(record: Record, output: str | os.PathLike, *, limit: int = LIMIT) -
 def _receive(response: Any, part: Path, hashing: Any, limit: int, url: str) -> None:
     kind = response.headers.get_content_type()
     if kind in ("text/html", "text/plain", "application/xhtml+xml"):
-        raise UserError(f"{url}: {kind} came, not a file of weights; open the address in a browser, and give what you "
-                        "get there to --weights")
+        raise UserError(
+            f"{url}: {kind} came, not a file of weights; open the address in a browser, and give what you "
+            "get there to --weights"
+        )
     declared = response.headers.get("Content-Length", "")
     expected = int(declared) if declared.isdecimal() else None
     received = 0

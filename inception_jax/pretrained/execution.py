@@ -156,10 +156,14 @@ def run_theirs(form: Form, case: Case, arrays: Mapping[str, np.ndarray], python:
     classes = form.num_classes if has_classifier(form, arrays) else 0
     classes = arrays[bias].size if bias in arrays else classes
     request: dict[str, Any] = {
-        "source": form.source, "model": form.model, "mode": case.mode, "dtype": case.dtype, "classes": classes,
+        "source": form.source,
+        "model": form.model,
+        "mode": case.mode,
+        "dtype": case.dtype,
+        "classes": classes,
         "images": seeded_pictures(case.batch, case.size, case.dtype),
         **{f"w/{name}": array for name, array in arrays.items()},
-    }  # fmt: skip
+    }
     if case.gradients:
         probe, probe_aux = _probes(form, case, classes, 2)
         request |= {"probe": probe, "probe_aux/0": probe_aux[0], "probe_aux/1": probe_aux[1]}
@@ -168,9 +172,12 @@ def run_theirs(form: Form, case: Case, arrays: Mapping[str, np.ndarray], python:
         np.savez(asked, **request)
         # The publisher's packages print what they like; the last line of stderr tells why one fails.
         done = subprocess.run(
-            [python, str(program), str(asked), str(answered)], capture_output=True, text=True, timeout=_LONGEST_RUN,
+            [python, str(program), str(asked), str(answered)],
+            capture_output=True,
+            text=True,
+            timeout=_LONGEST_RUN,
             env={k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "XLA_", "JAX_"))},
-        )  # fmt: skip
+        )
         if done.returncode or not answered.exists():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"{form.source}'s {form.model} in {python}: {last}")

@@ -47,8 +47,10 @@ def fold_input(
     if conv not in _UNPADDED:
         units = [path.removeprefix("params/").removesuffix("/kernel") for path in flat if path.endswith("/kernel")]
         why = "" if conv in units else f"; there is no such convolution{nearest(conv, units)}"
-        raise UserError(f"conv = {conv!r}: only a convolution without padding can take a shift exactly "
-                        f"({', '.join(_UNPADDED)}); GoogLeNet's and BN-Inception's conv1 pads with zeros{why}")
+        raise UserError(
+            f"conv = {conv!r}: only a convolution without padding can take a shift exactly "
+            f"({', '.join(_UNPADDED)}); GoogLeNet's and BN-Inception's conv1 pads with zeros{why}"
+        )
     if name not in flat:
         raise UserError(f"conv = {conv!r}: the variables have no {name}")
     kernel = np.asarray(flat[name])

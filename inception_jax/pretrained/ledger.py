@@ -70,9 +70,16 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _row(form: Form, case: Case, against: str, version: str, found: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "model": form.model, "source": form.source, "mode": case.mode, "size": case.size, "dtype": case.dtype,
-        "against": against, "version": version, "jax": jax.__version__, **found,
-    }  # fmt: skip
+        "model": form.model,
+        "source": form.source,
+        "mode": case.mode,
+        "size": case.size,
+        "dtype": case.dtype,
+        "against": against,
+        "version": version,
+        "jax": jax.__version__,
+        **found,
+    }
 
 
 def find_python(side: str, given: str | None) -> str | None:
@@ -127,8 +134,11 @@ def main(flags: argparse.Namespace) -> int:
             good = verification.is_equal(row, case.dtype)
             equal = equal and good
             numbers = ", ".join(f"{name} {_number(value)}" for name, value in _differences(row))
-            print(f"{form.model} of {form.source}, {case.name}: {'equal' if good else 'DIFFERENT'} ({numbers}) "
-                  f"against {row['against']} ({row['version']})", flush=True)  # fmt: skip
+            print(
+                f"{form.model} of {form.source}, {case.name}: {'equal' if good else 'DIFFERENT'} ({numbers}) "
+                f"against {row['against']} ({row['version']})",
+                flush=True,
+            )
             if flags.write_ledger and row["against"] != "goldens":
                 write_ledger([row])
     print(f"\n{table(rows)}")
@@ -162,8 +172,11 @@ def verify_file(
         good = verification.is_equal(row, dtype)
         equal = equal and good
         numbers = ", ".join(f"{name} {_number(value)}" for name, value in _differences(row))
-        print(f"{form.model} of {form.source}, {case.name}: {'equal' if good else 'DIFFERENT'} ({numbers}): "
-              f"{what} {version}", flush=True)  # fmt: skip
+        print(
+            f"{form.model} of {form.source}, {case.name}: {'equal' if good else 'DIFFERENT'} ({numbers}): "
+            f"{what} {version}",
+            flush=True,
+        )
     return equal
 
 
@@ -189,14 +202,18 @@ def table(rows: Iterable[Mapping[str, Any]], *, markdown: bool = False) -> str:
         train, plain = cells.get("train"), cells.get("eval")
         heads = [aux["rms"] for aux in train.get("aux", [])] if train else []
         gradients = [row["gradients"]["rms"] for row in (plain, train) if row and "gradients" in row]
-        lines.append([
-            model, source,
-            _number(plain and plain["logits"]["rms"]), _number(plain and plain["logits"]["max"]),
-            _number(cells["other"]["logits"]["rms"] if "other" in cells else None),
-            _number(max([train["logits"]["rms"], *heads]) if train else None),
-            _number(max(gradients) if gradients else None),
-            _number(cells["float32"]["logits"]["rms"] if "float32" in cells else None),
-        ])  # fmt: skip
+        lines.append(
+            [
+                model,
+                source,
+                _number(plain and plain["logits"]["rms"]),
+                _number(plain and plain["logits"]["max"]),
+                _number(cells["other"]["logits"]["rms"] if "other" in cells else None),
+                _number(max([train["logits"]["rms"], *heads]) if train else None),
+                _number(max(gradients) if gradients else None),
+                _number(cells["float32"]["logits"]["rms"] if "float32" in cells else None),
+            ]
+        )
     if not markdown:
         return aligned(lines, "ll" + "r" * 6)
     head, *body = (f"| {' | '.join(line)} |" for line in lines)

@@ -70,8 +70,10 @@ def open_weights(
         model, source = _from_record(given, model, source)
     weights = read_weights(path)
     if given and (wrong := _other_digest(given, path, weights.sha256)):
-        raise UserError(f"{path} is not {given.name}: {wrong}; leave --record out, and give --model and --source, to "
-                        "import it all the same")  # fmt: skip
+        raise UserError(
+            f"{path} is not {given.name}: {wrong}; leave --record out, and give --model and --source, to "
+            "import it all the same"
+        )
     findings = []
     if model is None or source is None:
         form, finding = find_form(weights.arrays, path, weights.sha256, model, source)
@@ -107,14 +109,17 @@ def find_form(
       UserError: nobody's, or that of several.
     """
     found = [
-        (score, form) for score, form in importing.identify(arrays)
+        (score, form)
+        for score, form in importing.identify(arrays)
         if model in (None, form.model) and source in (None, form.source)
-    ]  # fmt: skip
+    ]
     asked = " ".join(filter(None, (source, model)))
     if not found:
         names = ", ".join(list(arrays)[:3])
-        raise UserError(f"{path}: these are nobody's weights that are known{f' of {asked}' if asked else ''} (arrays: "
-                        f"{names}, …); --model and --source say whose they are")  # fmt: skip
+        raise UserError(
+            f"{path}: these are nobody's weights that are known{f' of {asked}' if asked else ''} (arrays: "
+            f"{names}, …); --model and --source say whose they are"
+        )
     best = [form for score, form in found if score == found[0][0]]
     recorded = [form for form in best if records.find_file(path.name, sha256, form.model, form.source)[0]]
     alike = recorded or [form for form in best if form.num_classes == _count_classes(form, arrays)] or best

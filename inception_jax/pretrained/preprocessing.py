@@ -41,8 +41,10 @@ class Preprocessing:
         crop = self.crop
         kept = f"of {crop.resize} pixels" if crop.resize else f"of {100 * crop.fraction:g} % of each side"
         doubt = "" if self.published else "; the publisher gives no crop"
-        return (f"{self.image_size} pixels, {crop.rule} crop {kept} ({crop.interpolation}), "
-                f"{self.normalization} normalization{doubt}")  # fmt: skip
+        return (
+            f"{self.image_size} pixels, {crop.rule} crop {kept} ({crop.interpolation}), "
+            f"{self.normalization} normalization{doubt}"
+        )
 
 
 def slim(image_size: int) -> Preprocessing:
@@ -52,9 +54,11 @@ def slim(image_size: int) -> Preprocessing:
       image_size: height and width, in pixels.
     """
     return Preprocessing(
-        "inception", image_size, EvalCrop("central_fraction", 0.875, "tf_bilinear"),
+        "inception",
+        image_size,
+        EvalCrop("central_fraction", 0.875, "tf_bilinear"),
         "tensorflow/models research/slim/preprocessing/inception_preprocessing.py: preprocess_for_eval",
-    )  # fmt: skip
+    )
 
 
 def torchvision(image_size: int, resize: int) -> Preprocessing:
@@ -65,9 +69,11 @@ def torchvision(image_size: int, resize: int) -> Preprocessing:
       resize: of the shorter side before the crop, in pixels.
     """
     return Preprocessing(
-        "inception", image_size, EvalCrop("torchvision", interpolation="pil_bilinear", resize=resize),
+        "inception",
+        image_size,
+        EvalCrop("torchvision", interpolation="pil_bilinear", resize=resize),
         "torchvision/transforms/_presets.py: ImageClassification; transform_input of the models",
-    )  # fmt: skip
+    )
 
 
 def timm(resize: int, normalization: str = "inception") -> Preprocessing:
@@ -78,9 +84,11 @@ def timm(resize: int, normalization: str = "inception") -> Preprocessing:
       normalization: as the tag's mean and std say.
     """
     return Preprocessing(
-        normalization, 299, EvalCrop("torchvision", interpolation="pil_bicubic", resize=resize),
+        normalization,
+        299,
+        EvalCrop("torchvision", interpolation="pil_bicubic", resize=resize),
         "timm/data/transforms_factory.py: transforms_imagenet_eval; the default_cfgs of the model",
-    )  # fmt: skip
+    )
 
 
 def cadene(image_size: int, resize: int, normalization: str = "inception") -> Preprocessing:
@@ -92,9 +100,11 @@ def cadene(image_size: int, resize: int, normalization: str = "inception") -> Pr
       normalization: as the model's pretrained_settings say.
     """
     return Preprocessing(
-        normalization, image_size, EvalCrop("torchvision", interpolation="pil_bilinear", resize=resize),
+        normalization,
+        image_size,
+        EvalCrop("torchvision", interpolation="pil_bilinear", resize=resize),
         "pretrainedmodels/utils.py: TransformImage; pretrained_settings of the model",
-    )  # fmt: skip
+    )
 
 
 def pytorchcv(image_size: int, resize: int) -> Preprocessing:
@@ -105,45 +115,59 @@ def pytorchcv(image_size: int, resize: int) -> Preprocessing:
       resize: ceil(image_size / 0.875), in pixels.
     """
     return Preprocessing(
-        "imagenet", image_size, EvalCrop("torchvision", interpolation="pil_bilinear", resize=resize),
+        "imagenet",
+        image_size,
+        EvalCrop("torchvision", interpolation="pil_bilinear", resize=resize),
         "osmr/imgclsmob pytorch/datasets/imagenet1k_cls_dataset.py: imagenet_val_transform",
-    )  # fmt: skip
+    )
 
 
 KERAS = Preprocessing(
-    "inception", 299, EvalCrop("central_fraction", 0.875, "tf_bilinear"),
+    "inception",
+    299,
+    EvalCrop("central_fraction", 0.875, "tf_bilinear"),
     "keras.applications' preprocess_input (mode 'tf') gives the normalisation; no crop: TF-slim's is taken, whose "
     "Inception-v3 and Inception-ResNet-v2 compute the same",
     published=False,
-)  # fmt: skip
+)
 
 CAFFE = Preprocessing(
-    "caffe_bgr", 224, EvalCrop("squash", interpolation="bilinear", resize=256),
+    "caffe_bgr",
+    224,
+    EvalCrop("squash", interpolation="bilinear", resize=256),
     "BVLC/caffe models/bvlc_googlenet/train_val.prototxt (crop_size 224, mean_value 104 117 123), "
     "examples/imagenet/create_imagenet.sh (256x256)",
-)  # fmt: skip
+)
 
 INCEPTION5H = Preprocessing(
-    "inception5h", 224, EvalCrop("center", 1.0, "bilinear"),
+    "inception5h",
+    224,
+    EvalCrop("center", 1.0, "bilinear"),
     "tensorflow/tensorflow's LabelImage.java gives size, mean and scale; no crop: the whole middle square is taken",
     published=False,
-)  # fmt: skip
+)
 
 FACENET = Preprocessing(
-    "facenet", 160, EvalCrop("squash", interpolation="bilinear", resize=160),
+    "facenet",
+    160,
+    EvalCrop("squash", interpolation="bilinear", resize=160),
     "davidsandberg/facenet src/facenet.py: fixed_image_standardization; faces are found and cut out before "
     "(MTCNN, margin), which this package does not do: give it the cut-out face",
     published=False,
-)  # fmt: skip
+)
 
 PYTORCH_FID = Preprocessing(
-    "inception", 299, EvalCrop("squash", interpolation="bilinear", resize=299),
+    "inception",
+    299,
+    EvalCrop("squash", interpolation="bilinear", resize=299),
     "pytorch_fid/inception.py: InceptionV3.forward (interpolate, then 2 x - 1); floating point there, bytes here",
-)  # fmt: skip
+)
 
 # As the original graph of the FID resizes: torch-fidelity repeats that.
 TENSORFLOW_FID = Preprocessing(
-    "inception", 299, EvalCrop("squash", interpolation="tf_bilinear", resize=299),
+    "inception",
+    299,
+    EvalCrop("squash", interpolation="tf_bilinear", resize=299),
     "torch_fidelity/feature_extractor_inceptionv3.py: FeatureExtractorInceptionV3.forward; floating point there, "
     "bytes here",
-)  # fmt: skip
+)

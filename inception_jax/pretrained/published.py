@@ -87,8 +87,16 @@ TORCHVISION = (
 )  # fmt: skip
 
 
-def _timm(tag: str, top1: float, top5: float, resize: int, *notes: str, model: str | None = None,
-          normalization: str = "inception", aux_heads: bool = False) -> Record:  # fmt: skip
+def _timm(
+    tag: str,
+    top1: float,
+    top5: float,
+    resize: int,
+    *notes: str,
+    model: str | None = None,
+    normalization: str = "inception",
+    aux_heads: bool = False,
+) -> Record:
     return Record(
         name=f"timm/{tag}",
         model=model or tag.partition(".")[0],
@@ -160,8 +168,9 @@ KERAS = (
 )  # fmt: skip
 
 
-def _cadene(file: str, model: str, top1: float, top5: float, rule: rules.Preprocessing, *notes: str,
-            classes: int = 1000) -> Record:  # fmt: skip
+def _cadene(
+    file: str, model: str, top1: float, top5: float, rule: rules.Preprocessing, *notes: str, classes: int = 1000
+) -> Record:
     stem, _, prefix = file.partition(".")[0].rpartition("-")
     return Record(
         name=f"cadene/{stem}",

@@ -77,13 +77,16 @@ def _check_network(model: Any, form: Any, workdir: str | os.PathLike) -> None:
     same = {"num_classes", "width_multiplier", "min_width"}
     theirs = form.create(aux_heads=model.aux_heads, **{name: getattr(model, name) for name in same})
     different = [
-        field.name for field in dataclasses.fields(model)
+        field.name
+        for field in dataclasses.fields(model)
         if field.name not in _OF_TRAINING and getattr(model, field.name) != getattr(theirs, field.name)
-    ]  # fmt: skip
+    ]
     if different:
         named = ", ".join(f"{name} = {getattr(model, name)!r} (there {getattr(theirs, name)!r})" for name in different)
-        raise UserError(f"--workdir={workdir}: its network is not {form.source}'s {form.model}: {named}; with its "
-                        "weights, the publisher's code would compute something else")
+        raise UserError(
+            f"--workdir={workdir}: its network is not {form.source}'s {form.model}: {named}; with its "
+            "weights, the publisher's code would compute something else"
+        )
 
 
 def _write(output: Path, arrays: dict[str, np.ndarray], said: dict[str, Any]) -> None:
@@ -112,8 +115,10 @@ def _torch_save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
         import torch
     except ModuleNotFoundError:
-        raise UserError(f"--output={path.suffix}: PyTorch writes these files, and is not installed; .safetensors holds "
-                        "the same (safetensors.torch.load_file reads it)") from None
+        raise UserError(
+            f"--output={path.suffix}: PyTorch writes these files, and is not installed; .safetensors holds "
+            "the same (safetensors.torch.load_file reads it)"
+        ) from None
 
     def tensor(array: np.ndarray) -> Any:
         if array.dtype.name == "bfloat16":  # which `from_numpy` does not know: the bits go over

@@ -129,9 +129,10 @@ def get_record(name: str) -> Record:
 def select(model: str | None = None, source: str | None = None) -> list[Record]:
     """The records of a model, of a publisher (whose form, or who published), or of both; None for any."""
     return [
-        record for record in all_records()
+        record
+        for record in all_records()
         if model in (None, record.model) and source in (None, record.source, record.name.partition("/")[0])
-    ]  # fmt: skip
+    ]
 
 
 def find_file(name: str, sha256: str, model: str, source: str) -> tuple[Record | None, str]:
@@ -159,7 +160,8 @@ def find_file(name: str, sha256: str, model: str, source: str) -> tuple[Record |
             return None, f"it is named like {record.name}, whose hash is another"
         return record, "by its name"
     return None, f"neither hash nor name is that of a record; of {source}'s {model} there are: " + (
-        ", ".join(record.name for record in usable) or "none")  # fmt: skip
+        ", ".join(record.name for record in usable) or "none"
+    )
 
 
 def common_preprocessing(model: str, source: str) -> Preprocessing:
@@ -172,8 +174,11 @@ def common_preprocessing(model: str, source: str) -> Preprocessing:
     rules = {record.preprocessing for record in usable}
     if len(rules) != 1:
         names = ", ".join(record.name for record in usable)
-        raise UserError(f"how {source}'s {model} sees pictures depends on the file: --record={{{names}}}" if usable
-                        else f"no record says how {source}'s {model} sees pictures: give --record=NAME")  # fmt: skip
+        raise UserError(
+            f"how {source}'s {model} sees pictures depends on the file: --record={{{names}}}"
+            if usable
+            else f"no record says how {source}'s {model} sees pictures: give --record=NAME"
+        )
     return rules.pop()
 
 

@@ -184,6 +184,8 @@ def _check_same(directory: Path, files: dict[str, Any], recipe: ConfigDict) -> N
         differences = manifest.config_differences(found, content)
         if differences:
             field, old, new = differences[0]
-            raise UserError(f"--output={directory}: weights were imported there with {field} = {old!r} ({name}), now "
-                            f"it is {new!r}; name a new directory")
+            raise UserError(
+                f"--output={directory}: weights were imported there with {field} = {old!r} ({name}), now "
+                f"it is {new!r}; name a new directory"
+            )
     load_variables(directory, step=0)  # damaged: an error of its own

@@ -142,11 +142,17 @@ def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None 
         if one.fingerprint:
             prints.setdefault(one.fingerprint, []).append(label)
     return Comparison(
-        runs=runs, labels=labels, metric=metric, weights=weights, outcomes=outcomes, config=config, same_fields=same,
+        runs=runs,
+        labels=labels,
+        metric=metric,
+        weights=weights,
+        outcomes=outcomes,
+        config=config,
+        same_fields=same,
         circumstances=_differences([_circumstances(run.manifest) for run in runs])[0],
         warnings=tuple(_warnings(runs, labels, outcomes)),
         equal=tuple(tuple(group) for group in prints.values() if len(group) > 1),
-    )  # fmt: skip
+    )
 
 
 def outcome(run: Record, metric: str = "top1", weights: str | None = None) -> Outcome:
@@ -158,16 +164,28 @@ def outcome(run: Record, metric: str = "top1", weights: str | None = None) -> Ou
     speeds = [row["images_per_second"] for row in run.timing if "images_per_second" in row]
     wall = run.timing[-1].get("wall_seconds") if run.timing else None
     return Outcome(
-        status=line.status, why=line.why, step=line.step, total_steps=line.total_steps, epochs=line.epoch,
-        split=final.get("split"), weights=final.get("weights"), evaluated_at=final.get("step"),
-        top1=final.get("top1"), top5=final.get("top5"), loss=final.get("loss"), count=count,
+        status=line.status,
+        why=line.why,
+        step=line.step,
+        total_steps=line.total_steps,
+        epochs=line.epoch,
+        split=final.get("split"),
+        weights=final.get("weights"),
+        evaluated_at=final.get("step"),
+        top1=final.get("top1"),
+        top5=final.get("top5"),
+        loss=final.get("loss"),
+        count=count,
         top1_interval=_interval(final.get("top1"), count),
-        best=_best(evaluations, metric), train_losses=_losses(train[-1]) if train else {},
-        wall_seconds=run.result.get("wall_seconds", wall), compile_seconds=run.result.get("compile_seconds"),
+        best=_best(evaluations, metric),
+        train_losses=_losses(train[-1]) if train else {},
+        wall_seconds=run.result.get("wall_seconds", wall),
+        compile_seconds=run.result.get("compile_seconds"),
         data_wait_seconds=run.result.get("data_wait_seconds"),
-        images_per_second=statistics.median(speeds) if speeds else None, parameters=_parameters(run.path),
+        images_per_second=statistics.median(speeds) if speeds else None,
+        parameters=_parameters(run.path),
         fingerprint=run.result.get("fingerprint"),
-    )  # fmt: skip
+    )
 
 
 def short_labels(paths: Sequence[Path]) -> tuple[str, ...]:
@@ -201,17 +219,22 @@ def _circumstances(manifest: Mapping[str, Any]) -> dict[str, Any]:
     git = manifest.get("git") or {}
     revision = str(git.get("revision") or "unknown")[:10] + (" + changes" if git.get("dirty") else "")
     return {
-        "revision": revision, **(manifest.get("versions") or {}),
-        "devices": ", ".join(map(str, manifest.get("devices") or [])), "host": manifest.get("hostname"),
-        "platform": manifest.get("platform"), "starts": len(manifest.get("starts") or []),
-    }  # fmt: skip
+        "revision": revision,
+        **(manifest.get("versions") or {}),
+        "devices": ", ".join(map(str, manifest.get("devices") or [])),
+        "host": manifest.get("hostname"),
+        "platform": manifest.get("platform"),
+        "starts": len(manifest.get("starts") or []),
+    }
 
 
 def _warnings(runs: Sequence[Record], labels: Sequence[str], outcomes: Sequence[Outcome]) -> list[str]:
     """Why the numbers of the runs cannot be held against each other."""
     found = []
-    for names, what in ((_DATA, "evaluated on different data: their numbers are not comparable"),
-                        (_CROPS, "evaluated with different crops of the pictures")):  # fmt: skip
+    for names, what in (
+        (_DATA, "evaluated on different data: their numbers are not comparable"),
+        (_CROPS, "evaluated with different crops of the pictures"),
+    ):
         groups: dict[str, list[str]] = {}
         for run, label in zip(runs, labels, strict=True):
             fields = dict(flat(run.config))
@@ -229,8 +252,9 @@ def _warnings(runs: Sequence[Record], labels: Sequence[str], outcomes: Sequence[
         found.append(f"evaluated on different numbers of examples, though of one name: {told}")
     kinds = {one.weights for one in outcomes if one.weights}
     if len(kinds) > 1:
-        found.append("some accuracies are of averaged weights (ema), some of raw ones; --weights=raw compares like "
-                     "with like")
+        found.append(
+            "some accuracies are of averaged weights (ema), some of raw ones; --weights=raw compares like with like"
+        )
     return found
 
 

@@ -77,8 +77,16 @@ def _draw_losses(axes: Axes, train: list, evaluations: list) -> None:
     broken = [row["epoch"] for row in train if not np.isfinite(row.get("loss", 0.0))]
     if broken:
         axes.axvline(broken[0], color=GREY, linestyle=":", linewidth=1.0)
-        axes.annotate("not finite", (broken[0], 0.02), xycoords=("data", "axes fraction"), rotation=90,
-                      ha="right", va="bottom", color=GREY, fontsize=7)
+        axes.annotate(
+            "not finite",
+            (broken[0], 0.02),
+            xycoords=("data", "axes fraction"),
+            rotation=90,
+            ha="right",
+            va="bottom",
+            color=GREY,
+            fontsize=7,
+        )
     _legend(axes)
 
 
@@ -112,9 +120,17 @@ def _draw_rate(axes: Axes, train: list) -> None:
 
 
 def _curve(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, label: str, color: str, style: str, marker: str,
-    *, scale: float = 1.0, limit: int = _MAX_TRAIN,
-) -> None:  # fmt: skip
+    axes: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    key: str,
+    label: str,
+    color: str,
+    style: str,
+    marker: str,
+    *,
+    scale: float = 1.0,
+    limit: int = _MAX_TRAIN,
+) -> None:
     """One curve, with its last value in the legend; many rows are drawn as mean and spread (10 % to 90 %)."""
     x, y = _column(rows, key)
     y = scale * y
@@ -126,8 +142,15 @@ def _curve(
         x, y = (np.array([values[part].mean() for part in parts]) for values in (x, y))
         axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
     last = f"{y[-1]:.2f} %" if scale == 100 else number(y[-1])
-    axes.plot(x, y, color=color, linestyle=style, marker=marker if len(x) <= _FEW else None, markersize=3.5,
-              label=f"{label}  {last}")
+    axes.plot(
+        x,
+        y,
+        color=color,
+        linestyle=style,
+        marker=marker if len(x) <= _FEW else None,
+        markersize=3.5,
+        label=f"{label}  {last}",
+    )
 
 
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -171,10 +194,13 @@ def spread_near_100(axes: Axes, lowest: float = 0.0) -> None:
 
     margin = 0.25  # %: the scale ends at 100, where a plain logarithm of the error would not
 
-    axes.set_yscale("function", functions=(
-        lambda accuracy: -np.log(np.maximum(100 - accuracy, 0) + margin),
-        lambda height: 100 + margin - np.exp(-height),
-    ))  # fmt: skip
+    axes.set_yscale(
+        "function",
+        functions=(
+            lambda accuracy: -np.log(np.maximum(100 - accuracy, 0) + margin),
+            lambda height: 100 + margin - np.exp(-height),
+        ),
+    )
     axes.set_ylim(max(0.0, min(99.0, lowest - 0.15 * (100 - lowest))), 100)
     axes.set_ylabel("%, spaced by the logarithm of the error")
     axes.yaxis.set_major_locator(FixedLocator([0, 50, 80, 90, 95, 98, 99, 99.5, 100]))

@@ -58,9 +58,7 @@ _STYLE = {
 
 
 @contextlib.contextmanager
-def drawing(
-    path: str | os.PathLike, width: float, height: float, *, layout: str = "constrained"
-) -> Iterator[Figure]:
+def drawing(path: str | os.PathLike, width: float, height: float, *, layout: str = "constrained") -> Iterator[Figure]:
     """Gives an empty figure in the common style, and saves it as a PNG when the block has ended.
 
     Args:

@@ -128,14 +128,24 @@ def entry(run: Record) -> Entry:
     last, evaluated = (rows[-1] if rows else {} for rows in (train, evaluations))
     step, per_epoch = run.step, run.steps_per_epoch
     return Entry(
-        path=str(run.path), status=str(run.status), why=run.why, step=step, total_steps=run.total_steps,
+        path=str(run.path),
+        status=str(run.status),
+        why=run.why,
+        step=step,
+        total_steps=run.total_steps,
         epoch=step / per_epoch if step is not None and per_epoch else None,
-        loss=last.get("loss"), top1=evaluated.get("top1"), weights=evaluated.get("weights"),
-        split=evaluated.get("split"), value=run.trial.get("value"), age_seconds=run.age,
+        loss=last.get("loss"),
+        top1=evaluated.get("top1"),
+        weights=evaluated.get("weights"),
+        split=evaluated.get("split"),
+        value=run.trial.get("value"),
+        age_seconds=run.age,
         images_per_second=run.timing[-1].get("images_per_second") if run.timing else None,
-        model=(run.config.get("model") or {}).get("name"), data=(run.config.get("data") or {}).get("name"),
-        device=", ".join(map(str, run.manifest.get("devices") or [])) or None, notes=tuple(run.notes),
-    )  # fmt: skip
+        model=(run.config.get("model") or {}).get("name"),
+        data=(run.config.get("data") or {}).get("name"),
+        device=", ".join(map(str, run.manifest.get("devices") or [])) or None,
+        notes=tuple(run.notes),
+    )
 
 
 def as_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -152,8 +162,20 @@ def text(entries: Sequence[Entry], folder: str | os.PathLike) -> str:
       entries: as `describe` gives them.
       folder: that was listed: the names begin below it.
     """
-    head = ("run", "status", "step", "epoch", "loss", "top-1", "weights", "last row", "images/s", "model", "data",
-            "device")  # fmt: skip
+    head = (
+        "run",
+        "status",
+        "step",
+        "epoch",
+        "loss",
+        "top-1",
+        "weights",
+        "last row",
+        "images/s",
+        "model",
+        "data",
+        "device",
+    )
     rows = [_cells(one, Path(folder)) for one in entries]
     counts: dict[str, int] = {}
     for one in entries:
@@ -181,8 +203,10 @@ def _cells(one: Entry, folder: Path) -> list[str]:
         one.weights or "–",
         "–" if one.age_seconds is None else f"{status.duration(one.age_seconds)} ago",
         "–" if one.images_per_second is None else status.rate(one.images_per_second),
-        one.model or "–", one.data or "–", one.device or "–",
-    ]  # fmt: skip
+        one.model or "–",
+        one.data or "–",
+        one.device or "–",
+    ]
 
 
 def _children(folder: Path) -> list[Path]:

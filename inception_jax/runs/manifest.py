@@ -61,8 +61,10 @@ def write(
     changes = []
     if before:
         changes = config_differences({"config": read_config(workdir) or {}}, {"config": config})
-        changes += config_differences({name: before.get(name) for name in now if name != "command"},
-                                      {name: now[name] for name in now if name != "command"})
+        changes += config_differences(
+            {name: before.get(name) for name in now if name != "command"},
+            {name: now[name] for name in now if name != "command"},
+        )
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "pid": os.getpid(),

@@ -73,8 +73,9 @@ def draw(comparison: Comparison, path: str | os.PathLike, *, x: str = "epoch") -
     looks = _looks(comparison)
     panels = [("train", "loss"), ("evaluation", "loss")]
     panels += [("evaluation", comparison.metric)] if comparison.metric != "loss" else []
-    named = [looks[run] for run in (comparison.ranked() if len(looks) > _MANY else range(len(looks)))
-             if looks[run].name]  # fmt: skip
+    named = [
+        looks[run] for run in (comparison.ranked() if len(looks) > _MANY else range(len(looks))) if looks[run].name
+    ]
     columns = _legend_columns([look.name for look in named])
     height = PANEL_HEIGHT + 0.2 + _LEGEND_LINE * -(-(len(named) + 2) // columns)
     with figures.drawing(path, WIDTH, height) as figure:
@@ -110,8 +111,11 @@ def _name(comparison: Comparison, run: int) -> str:
     """What stands in the legend: the label, the config fields that differ where they are few, and what came out."""
     name = _middle_out(comparison.labels[run])
     if 0 < len(comparison.config) <= _NAMED_FIELDS:
-        fields = [f"{one.name.rpartition('.')[2]} {figures.shortened(value_texts(one.values)[run], _LONGEST_FIELD)}"
-                  for one in comparison.config if one.values[run] != ABSENT]  # fmt: skip
+        fields = [
+            f"{one.name.rpartition('.')[2]} {figures.shortened(value_texts(one.values)[run], _LONGEST_FIELD)}"
+            for one in comparison.config
+            if one.values[run] != ABSENT
+        ]
         name += f" ({', '.join(fields)})" if fields else ""
     value = getattr(comparison.outcomes[run], comparison.metric)
     if value is None:
@@ -139,8 +143,9 @@ def _evaluation_title(comparison: Comparison, metric: str) -> str:
 def _handles(named: Sequence[_Look], faded: int, has_broken: bool) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=look.colour, linestyle=look.style, linewidth=look.width, label=look.name)
-               for look in named]  # fmt: skip
+    handles = [
+        Line2D([], [], color=look.colour, linestyle=look.style, linewidth=look.width, label=look.name) for look in named
+    ]
     if faded:
         handles.append(Line2D([], [], color=_FADED, linewidth=0.7, label=f"{faded} others"))
     if has_broken:
@@ -159,14 +164,29 @@ def _curve(axes: Axes, run: Record, rows: Sequence[Mapping[str, Any]], metric: s
     if len(values) == 0:
         return False
     if broken:
-        axes.plot(places[-1], values[-1], marker="x", color=look.colour, markersize=7, markeredgewidth=1.6,
-                  zorder=look.order + 0.5)  # fmt: skip
+        axes.plot(
+            places[-1],
+            values[-1],
+            marker="x",
+            color=look.colour,
+            markersize=7,
+            markeredgewidth=1.6,
+            zorder=look.order + 0.5,
+        )
     if len(values) > _MAX_POINTS:
         parts = np.array_split(np.arange(len(values)), _MAX_POINTS)
         places, values = (np.array([array[part].mean() for part in parts]) for array in (places, values))
     marker = "." if len(values) == 1 or (len(values) <= _FEW and look.name) else None
-    axes.plot(places, values, color=look.colour, linestyle=look.style, linewidth=look.width, zorder=look.order,
-              marker=marker, markersize=3.5)  # fmt: skip
+    axes.plot(
+        places,
+        values,
+        color=look.colour,
+        linestyle=look.style,
+        linewidth=look.width,
+        zorder=look.order,
+        marker=marker,
+        markersize=3.5,
+    )
     return broken
 
 

@@ -96,8 +96,9 @@ def _draw_shares(axes: Axes, shares: np.ndarray, classes: int):
 
     colors = colormaps["Blues"].with_extremes(bad="#EEEEEE")  # one hue by lightness: safe for any eye, and in grey
     side = len(shares) * math.ceil(classes / len(shares)) - 0.5
-    image = axes.imshow(shares, cmap=colors, norm=PowerNorm(0.4, 0.0, 1.0), interpolation="nearest",
-                        extent=(-0.5, side, side, -0.5))
+    image = axes.imshow(
+        shares, cmap=colors, norm=PowerNorm(0.4, 0.0, 1.0), interpolation="nearest", extent=(-0.5, side, side, -0.5)
+    )
     axes.set_xlim(-0.5, classes - 0.5)
     axes.set_ylim(classes - 0.5, -0.5)
     axes.spines[:].set(visible=True, color="#BBBBBB")
@@ -186,8 +187,10 @@ def prediction_sheet(
     most = _COLUMNS * _ROWS
     spread = np.linspace(0, len(right) - 1, min(most, len(right))).round().astype(int)
     halves = {"right": (right, right[spread], BLUE), "wrong": (wrong, wrong[:most], VERMILLION)}
-    heights = {word: _HEAD + math.ceil(len(shown) / _COLUMNS) * (_PICTURE + _CAPTIONS[word])
-               for word, (_, shown, _) in halves.items()}
+    heights = {
+        word: _HEAD + math.ceil(len(shown) / _COLUMNS) * (_PICTURE + _CAPTIONS[word])
+        for word, (_, shown, _) in halves.items()
+    }
     width, height = _COLUMNS * _CELL + 0.1, sum(heights.values()) + 0.1
     with figures.drawing(path, width, height, layout="none") as figure:
         top = height

@@ -39,10 +39,13 @@ class Status(enum.StrEnum):
     """Nothing has been trained."""
 
 
-_OF_RESULT = {"finished": Status.FINISHED, "diverged": Status.DIVERGED, "failed": Status.FAILED,
-              "interrupted": Status.PREEMPTED}  # fmt: skip
-_OF_TRIAL = {"finished": Status.FINISHED, "diverged": Status.DIVERGED, "failed": Status.FAILED,
-             "pruned": Status.PRUNED}  # fmt: skip
+_OF_RESULT = {
+    "finished": Status.FINISHED,
+    "diverged": Status.DIVERGED,
+    "failed": Status.FAILED,
+    "interrupted": Status.PREEMPTED,
+}
+_OF_TRIAL = {"finished": Status.FINISHED, "diverged": Status.DIVERGED, "failed": Status.FAILED, "pruned": Status.PRUNED}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,8 +195,11 @@ def _tolerant(read: Callable[[Path], Any], path: Path, notes: list[str]) -> Mapp
 
 
 def _age(path: Path) -> float | None:
-    times = [file.stat().st_mtime for name in (writers.METRICS, writers.TIMING)
-             if (file := path / name).is_file() and file.stat().st_size]  # fmt: skip
+    times = [
+        file.stat().st_mtime
+        for name in (writers.METRICS, writers.TIMING)
+        if (file := path / name).is_file() and file.stat().st_size
+    ]
     return max(0.0, time.time() - max(times)) if times else None
 
 
@@ -209,8 +215,10 @@ def _rows(path: Path, notes: list[str], whole: bool) -> list[dict[str, Any]]:
             rows = [writers.parse_row(line) for line in lines[length < size :]]
             found = [shapes.fitting_row(row) for row in rows if row is not None]
             # One row of each kind, of a file that has kinds; rows of the clock have none.
-            if length == size or {row.get("kind") for row in found} >= {"train", "evaluation"} or (
-                found and "kind" not in found[-1]
+            if (
+                length == size
+                or {row.get("kind") for row in found} >= {"train", "evaluation"}
+                or (found and "kind" not in found[-1])
             ):
                 break
             length = min(size, 4 * length)

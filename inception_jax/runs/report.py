@@ -82,8 +82,14 @@ def draw(
         plots.confusion_matrix(evaluation.confusion, class_names, paths["confusion_matrix"], title=split)
         drawn.append("confusion_matrix")
     found = evaluation.predictions()
-    plots.prediction_sheet(_Seen(data, found.index), found.labels, found.classes[:, 0], found.probabilities[:, 0],
-                           class_names, paths["predictions"])
+    plots.prediction_sheet(
+        _Seen(data, found.index),
+        found.labels,
+        found.classes[:, 0],
+        found.probabilities[:, 0],
+        class_names,
+        paths["predictions"],
+    )
     drawn.append("predictions")
     if first_layer is not None:
         plots.first_layer_filters(np.asarray(first_layer), paths["first_layer"])
@@ -135,8 +141,11 @@ def write(workdir: str | os.PathLike) -> Path:
         _section("Result", _evaluations(found["result"], found["rows"])),
         _section("Training", _heads(found["rows"])),
         _section("Time", _times(found["result"], found["timing"])),
-        *(f"## {caption}\n\n![{caption}]({name}.png)" for name, caption in PICTURES.items()
-          if (workdir / f"{name}.png").exists()),
+        *(
+            f"## {caption}\n\n![{caption}]({name}.png)"
+            for name, caption in PICTURES.items()
+            if (workdir / f"{name}.png").exists()
+        ),
         _section("Going on", _commands(workdir, found["manifest"], found["result"])),
         _section("Config", _config(found["config"])),
         _section("Versions", _versions(found["manifest"])),
@@ -192,15 +201,26 @@ def _evaluations(outcome: Mapping[str, Any], rows: list[dict[str, Any]]) -> Iter
     for (split, weights), values in final.items():
         count = values["count"]
         low, high = wilson_interval(round(values["top1"] * count), count)
-        table.append((split, weights, f"{100 * values['top1']:.2f} %", f"{100 * low:.2f}–{100 * high:.2f} %",
-                      f"{100 * values['top5']:.2f} %", number(values["loss"]), f"{count:,}"))
+        table.append(
+            (
+                split,
+                weights,
+                f"{100 * values['top1']:.2f} %",
+                f"{100 * low:.2f}–{100 * high:.2f} %",
+                f"{100 * values['top5']:.2f} %",
+                number(values["loss"]),
+                f"{count:,}",
+            )
+        )
     head = ("split", "weights", "top-1", "95 % interval", "top-5", "loss", "examples")
     yield from tables.markdown(head, table, "llrrrrr")
     if evaluations:
         best = max(evaluations, key=lambda row: row["top1"])
         yield ""
-        yield (f"Best top-1 of all evaluations: {100 * best['top1']:.2f} % ({best['split']}, {best['weights']}) "
-               f"at step {best['step']:,}, epoch {best['epoch']:.4g}.")
+        yield (
+            f"Best top-1 of all evaluations: {100 * best['top1']:.2f} % ({best['split']}, {best['weights']}) "
+            f"at step {best['step']:,}, epoch {best['epoch']:.4g}."
+        )
     if "fingerprint" in outcome:
         yield ""
         yield f"Fingerprint of the final state: `{outcome['fingerprint']}`"
@@ -225,16 +245,23 @@ def _heads(rows: list[dict[str, Any]]) -> Iterator[str]:
 def _times(outcome: Mapping[str, Any], timing: list[dict[str, Any]]) -> Iterator[str]:
     wall = outcome.get("wall_seconds") or (timing[-1].get("wall_seconds") if timing else None)
     known = {**outcome, "wall_seconds": wall}
-    yield from tables.markdown(("", "h:min:s", "share"), [
-        (words, _clock_time(known[name]), f"{100 * known[name] / wall:.0f} %" if wall else "")
-        for name, words in _SECONDS.items() if known.get(name) is not None
-    ], "lrr")  # fmt: skip
+    yield from tables.markdown(
+        ("", "h:min:s", "share"),
+        [
+            (words, _clock_time(known[name]), f"{100 * known[name] / wall:.0f} %" if wall else "")
+            for name, words in _SECONDS.items()
+            if known.get(name) is not None
+        ],
+        "lrr",
+    )
     speeds = [row["images_per_second"] for row in timing if "images_per_second" in row]
     if speeds:
         waits = [row.get("data_wait_fraction", 0.0) for row in timing]
         yield ""
-        yield (f"Median of {len(speeds):,} rows: {statistics.median(speeds):,.1f} images/s, "
-               f"{100 * statistics.median(waits):.0f} % of the time between steps spent waiting for data.")
+        yield (
+            f"Median of {len(speeds):,} rows: {statistics.median(speeds):,.1f} images/s, "
+            f"{100 * statistics.median(waits):.0f} % of the time between steps spent waiting for data."
+        )
 
 
 def _clock_time(seconds: float) -> str:

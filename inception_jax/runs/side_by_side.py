@@ -56,8 +56,10 @@ def markdown(comparison: Comparison, *, picture: str | None = None) -> str:
       comparison: as `comparison.compare` gives it.
       picture: path of the curves, as it shall stand in the document; None: there are none.
     """
-    runs = "\n".join(f"- **{label}**: `{run.path}`" + (f": {run.why}" if run.why else "")
-                     for label, run in zip(comparison.labels, comparison.runs, strict=True))  # fmt: skip
+    runs = "\n".join(
+        f"- **{label}**: `{run.path}`" + (f": {run.why}" if run.why else "")
+        for label, run in zip(comparison.labels, comparison.runs, strict=True)
+    )
     parts = ["# Runs side by side", runs]
     parts += [f"> **{_sentence(warning)}**" for warning in comparison.warnings]
     parts += [f"> {note}" for run in comparison.runs for note in run.notes]
@@ -77,8 +79,10 @@ def _tables(comparison: Comparison) -> Iterator[_Table]:
         if len(table.head) > 1:
             yield table
     many = len(comparison.runs) > 1
-    for title, differences in (("Config differences", comparison.config),
-                               ("What else differs", comparison.circumstances if many else ())):  # fmt: skip
+    for title, differences in (
+        ("Config differences", comparison.config),
+        ("What else differs", comparison.circumstances if many else ()),
+    ):
         if differences:
             rows = [[one.name, *tables.value_texts(one.values)] for one in differences]
             yield _Table(title, ("field", *comparison.labels), rows, "l" * (len(comparison.runs) + 1))
@@ -86,24 +90,48 @@ def _tables(comparison: Comparison) -> Iterator[_Table]:
 
 def _without_unknown(table: _Table) -> _Table:
     kept = [i for i in range(len(table.head)) if any(row[i] != UNKNOWN for row in table.rows)]
-    return _Table(table.title, [table.head[i] for i in kept], [[row[i] for i in kept] for row in table.rows],
-                  "".join(table.align[i] for i in kept))  # fmt: skip
+    return _Table(
+        table.title,
+        [table.head[i] for i in kept],
+        [[row[i] for i in kept] for row in table.rows],
+        "".join(table.align[i] for i in kept),
+    )
 
 
 def _result(comparison: Comparison) -> _Table:
-    head = ["run", "status", "steps", "epochs", "split", "weights", "top-1", "95 % interval", "top-5", "loss",
-            f"best {_METRIC_NAMES[comparison.metric]}", "at epoch"]  # fmt: skip
+    head = [
+        "run",
+        "status",
+        "steps",
+        "epochs",
+        "split",
+        "weights",
+        "top-1",
+        "95 % interval",
+        "top-5",
+        "loss",
+        f"best {_METRIC_NAMES[comparison.metric]}",
+        "at epoch",
+    ]
     rows = []
     for label, one in zip(comparison.labels, comparison.outcomes, strict=True):
         interval = one.top1_interval
-        rows.append([
-            label, _status(one), _steps(one), _shown(one.epochs, "{:.4g}"), one.split or UNKNOWN,
-            one.weights or UNKNOWN, percent(one.top1),
-            f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f} %" if interval else UNKNOWN, percent(one.top5),
-            UNKNOWN if one.loss is None else number(one.loss),
-            metric_text(comparison.metric, one.best[0]) if one.best else UNKNOWN,
-            f"{one.best[1]:.4g}" if one.best else UNKNOWN,
-        ])  # fmt: skip
+        rows.append(
+            [
+                label,
+                _status(one),
+                _steps(one),
+                _shown(one.epochs, "{:.4g}"),
+                one.split or UNKNOWN,
+                one.weights or UNKNOWN,
+                percent(one.top1),
+                f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f} %" if interval else UNKNOWN,
+                percent(one.top5),
+                UNKNOWN if one.loss is None else number(one.loss),
+                metric_text(comparison.metric, one.best[0]) if one.best else UNKNOWN,
+                f"{one.best[1]:.4g}" if one.best else UNKNOWN,
+            ]
+        )
     return _Table("Result", head, rows, "llrrllrrrrrr")
 
 
@@ -119,12 +147,18 @@ def _losses(comparison: Comparison) -> _Table:
 
 def _times(comparison: Comparison) -> _Table:
     rows = [
-        [label, _shown(one.parameters, "{:,}"), *(UNKNOWN if seconds is None else duration(seconds) for seconds in (
-            one.wall_seconds, one.compile_seconds, one.data_wait_seconds)),
-         UNKNOWN if one.images_per_second is None else rate(one.images_per_second),
-         one.fingerprint[:8] if one.fingerprint else UNKNOWN]
+        [
+            label,
+            _shown(one.parameters, "{:,}"),
+            *(
+                UNKNOWN if seconds is None else duration(seconds)
+                for seconds in (one.wall_seconds, one.compile_seconds, one.data_wait_seconds)
+            ),
+            UNKNOWN if one.images_per_second is None else rate(one.images_per_second),
+            one.fingerprint[:8] if one.fingerprint else UNKNOWN,
+        ]
         for label, one in zip(comparison.labels, comparison.outcomes, strict=True)
-    ]  # fmt: skip
+    ]
     head = ["run", "parameters", "wall time", "compiling", "waiting for data", "images/s, median", "final state"]
     return _Table("Size, time and final state", head, rows, "lrrrrrl")
 

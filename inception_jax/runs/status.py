@@ -87,8 +87,10 @@ def plain_line(status: Status) -> str:
 
 def evaluation_line(row: Mapping[str, Any]) -> str:
     """An evaluation row in words: `test (ema): top-1 98.61 %, top-5 100.00 %, loss 0.0521, 360 examples`."""
-    return (f"{row['split']} ({row['weights']}): top-1 {100 * row['top1']:.2f} %, top-5 {100 * row['top5']:.2f} %, "
-            f"loss {number(row['loss'])}, {row['count']:,} examples")
+    return (
+        f"{row['split']} ({row['weights']}): top-1 {100 * row['top1']:.2f} %, top-5 {100 * row['top5']:.2f} %, "
+        f"loss {number(row['loss'])}, {row['count']:,} examples"
+    )
 
 
 def per_head(values: Mapping[str, Any], name: str) -> list[tuple[str, float]]:

@@ -34,8 +34,8 @@ class Terminal:
 
     def __init__(self, status: Status, stream: Any):
         """Args:
-          status: drawn as it stands at each refresh; its owner changes it.
-          stream: the terminal.
+        status: drawn as it stands at each refresh; its owner changes it.
+        stream: the terminal.
         """
         self._console = Console(file=stream, force_terminal=True, force_jupyter=False, highlight=False, markup=False)
         self._live = Live(

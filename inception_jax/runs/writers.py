@@ -252,8 +252,10 @@ def _parse(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bool]:
         elif number == len(lines):
             return parsed, True
         else:
-            raise UserError(f"{path}, line {number}: not a row of metrics (a JSON object with an integer \"step\"): "
-                            f"{line[:60].decode(errors='replace')!r}; mend the line or remove it")
+            raise UserError(
+                f'{path}, line {number}: not a row of metrics (a JSON object with an integer "step"): '
+                f"{line[:60].decode(errors='replace')!r}; mend the line or remove it"
+            )
     return parsed, False
 
 

@@ -23,9 +23,12 @@ _MEANINGS = {
     UNKNOWN: "its record is damaged or missing",
 }
 _SAMPLERS = {
-    "tpe": "the tree-structured Parzen estimator (TPE)", "random": "uniform random search",
-    "quasi": "a quasi-random (Sobol) sequence", "grid": "the whole grid", "list": "the listed configs alone",
-}  # fmt: skip
+    "tpe": "the tree-structured Parzen estimator (TPE)",
+    "random": "uniform random search",
+    "quasi": "a quasi-random (Sobol) sequence",
+    "grid": "the whole grid",
+    "list": "the listed configs alone",
+}
 _PRUNERS = {"halving": "successive halving", "median": "the median rule"}
 _LONGEST = 300  # characters of a message
 
@@ -48,11 +51,13 @@ def question(study: Study) -> Iterator[str]:
         f"{'more' if study.maximise else 'less'} is better.",
         f"The values were chosen by {_SAMPLERS.get(sampler, sampler)}"
         + (f", seed {said['seed']}" if "seed" in said else "")
-        + (f", after {listed} listed configs" if listed and sampler != "list" else "") + ".",
-        "No trial was pruned." if pruner in (None, "none") else f"Hopeless trials were given up by "
-        f"{_PRUNERS.get(pruner, pruner)}" + _pruner_details(said) + ".",
+        + (f", after {listed} listed configs" if listed and sampler != "list" else "")
+        + ".",
+        "No trial was pruned."
+        if pruner in (None, "none")
+        else f"Hopeless trials were given up by {_PRUNERS.get(pruner, pruner)}" + _pruner_details(said) + ".",
         f"{len(study.trials)} trials have begun" + (f" since {said['created']}" if said.get("created") else "") + ".",
-    ]  # fmt: skip
+    ]
     yield " ".join(parts)
 
 
@@ -73,22 +78,31 @@ def counts(study: Study) -> Iterator[str]:
 def failures(study: Study) -> Iterator[str]:
     """The trials that came to nothing, and why."""
     rows = [
-        [trial.number, trial.status, f"{trial.evaluations[-1][0]:.3g}" if trial.evaluations else "–",
-         ", ".join(f"{field} = {value_text(value, digits=4)}" for field, value in trial.params.items()),
-         (trial.message or "–")[:_LONGEST]]
+        [
+            trial.number,
+            trial.status,
+            f"{trial.evaluations[-1][0]:.3g}" if trial.evaluations else "–",
+            ", ".join(f"{field} = {value_text(value, digits=4)}" for field, value in trial.params.items()),
+            (trial.message or "–")[:_LONGEST],
+        ]
         for trial in study.of_status("diverged", "failed", UNKNOWN)
-    ]  # fmt: skip
+    ]
     yield from markdown(("trial", "status", "last epoch", "parameters", "message"), rows, "rlrll")
 
 
 def restarts(study: Study) -> Iterator[str]:
     """The trials whose process was started more than once, and how each of its processes ended."""
-    rows = [[trial.number, trial.status, len(trial.starts), ", ".join(map(_end, trial.starts))]
-            for trial in study.trials if len(trial.starts) > 1]  # fmt: skip
+    rows = [
+        [trial.number, trial.status, len(trial.starts), ", ".join(map(_end, trial.starts))]
+        for trial in study.trials
+        if len(trial.starts) > 1
+    ]
     if rows:
         again = sum(row[2] - 1 for row in rows)
-        yield (f"{again} process{'es were' if again > 1 else ' was'} started again, after an end that was not the "
-               "trial's; each went on from its newest checkpoint.")
+        yield (
+            f"{again} process{'es were' if again > 1 else ' was'} started again, after an end that was not the "
+            "trial's; each went on from its newest checkpoint."
+        )
         yield ""
         yield from markdown(("trial", "status", "starts", "ended by"), rows, "rlrl")
 
@@ -99,18 +113,26 @@ def times(study: Study) -> Iterator[str]:
     total = sum(spent.values())
     if not total:
         return
-    rows = [[status, len(study.of_status(status)), duration(seconds), f"{100 * seconds / total:.0f} %"]
-            for status, seconds in spent.items() if seconds]  # fmt: skip
-    yield from markdown(("trials", "", "time of their processes", "share"),
-                        [*rows, ["all", len(study.trials), duration(total), ""]], "lrrr")  # fmt: skip
+    rows = [
+        [status, len(study.of_status(status)), duration(seconds), f"{100 * seconds / total:.0f} %"]
+        for status, seconds in spent.items()
+        if seconds
+    ]
+    yield from markdown(
+        ("trials", "", "time of their processes", "share"),
+        [*rows, ["all", len(study.trials), duration(total), ""]],
+        "lrrr",
+    )
     pruned = study.of_status("pruned")
     finished = [trial.seconds for trial in study.of_status("finished") if trial.seconds]
     if pruned and finished:
         whole = statistics.median(finished)
         saved = sum(max(0.0, whole - trial.seconds) for trial in pruned)
         yield ""
-        yield (f"Pruning saved about {duration(saved)}. This is an estimate: what the {len(pruned)} pruned trials "
-               f"would have taken in addition, had each taken as long as the median finished one ({duration(whole)}).")
+        yield (
+            f"Pruning saved about {duration(saved)}. This is an estimate: what the {len(pruned)} pruned trials "
+            f"would have taken in addition, had each taken as long as the median finished one ({duration(whole)})."
+        )
 
 
 def _pruner_details(said: Mapping[str, Any]) -> str:
@@ -123,8 +145,11 @@ def _pruner_details(said: Mapping[str, Any]) -> str:
 def _range(one: Parameter) -> str:
     if one.kind == "choice":
         return ", ".join(map(value_text, one.choices))
-    return (f"{value_text(one.low)} to {value_text(one.high)}" + (", logarithmic" if one.log else "")
-            + (f", in steps of {value_text(one.step)}" if one.step else ""))  # fmt: skip
+    return (
+        f"{value_text(one.low)} to {value_text(one.high)}"
+        + (", logarithmic" if one.log else "")
+        + (f", in steps of {value_text(one.step)}" if one.step else "")
+    )
 
 
 def _condition(one: Parameter) -> str:

@@ -22,8 +22,14 @@ TRIALS = "trials"
 TABLE = "trials.csv"
 
 METRICS = ("top1", "top5", "loss")
-_KINDS = (("config", dict, "an object"), ("overrides", dict, "an object"), ("space", list, "a list"),
-          ("listed", list, "a list"), ("command", list, "a list"), ("metric", str, "a text"))  # fmt: skip
+_KINDS = (
+    ("config", dict, "an object"),
+    ("overrides", dict, "an object"),
+    ("space", list, "a list"),
+    ("listed", list, "a list"),
+    ("command", list, "a list"),
+    ("metric", str, "a text"),
+)
 
 UNKNOWN = "unknown"
 """The status of a trial whose record is damaged or missing."""
@@ -160,12 +166,16 @@ def read(path: Path) -> Study:
     trials = [_trial(folder, notes) for folder in sorted(folders, key=lambda folder: int(folder.name))]
     metric = said.get("metric") or "top1"
     return Study(
-        path=path, said=said, config=said.get("config") or {},
-        space=tuple(map(_parameter, _objects(said.get("space")))), metric=metric,
+        path=path,
+        said=said,
+        config=said.get("config") or {},
+        space=tuple(map(_parameter, _objects(said.get("space")))),
+        metric=metric,
         objective=said.get("objective") or "final",
         maximise=(said.get("direction") or ("minimize" if metric == "loss" else "maximize")) == "maximize",
-        trials=tuple(trials), notes=tuple(notes),
-    )  # fmt: skip
+        trials=tuple(trials),
+        notes=tuple(notes),
+    )
 
 
 def write_table(study: Study) -> Path:
@@ -181,26 +191,41 @@ def write_table(study: Study) -> Path:
     fields += sorted({field for trial in study.trials for field in (*trial.params, *trial.overrides)} - {*fields})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["number", "status", "value", *fields, "evaluations", "epoch", "seconds", "starts", "message",
-                     "workdir"])  # fmt: skip
+    writer.writerow(
+        ["number", "status", "value", *fields, "evaluations", "epoch", "seconds", "starts", "message", "workdir"]
+    )
     for trial in study.trials:
         values = {**trial.overrides, **trial.params}
         epoch = trial.evaluations[-1][0] if trial.evaluations else ""
-        writer.writerow([
-            trial.number, trial.status, "" if trial.value is None else repr(trial.value),
-            *(values.get(field, "") for field in fields), len(trial.evaluations), epoch, round(trial.seconds, 1),
-            len(trial.starts), trial.message, trial.workdir.relative_to(study.path),
-        ])  # fmt: skip
+        writer.writerow(
+            [
+                trial.number,
+                trial.status,
+                "" if trial.value is None else repr(trial.value),
+                *(values.get(field, "") for field in fields),
+                len(trial.evaluations),
+                epoch,
+                round(trial.seconds, 1),
+                len(trial.starts),
+                trial.message,
+                trial.workdir.relative_to(study.path),
+            ]
+        )
     replace_text(study.path / TABLE, text.getvalue())
     return study.path / TABLE
 
 
 def _parameter(said: Mapping[str, Any]) -> Parameter:
     return Parameter(
-        field=str(said.get("field")), kind=said.get("kind") or ("choice" if said.get("choices") else "real"),
-        low=said.get("low"), high=said.get("high"), log=bool(said.get("log")), step=said.get("step"),
-        choices=tuple(frozen(value) for value in said.get("choices") or ()), when=said.get("when") or {},
-    )  # fmt: skip
+        field=str(said.get("field")),
+        kind=said.get("kind") or ("choice" if said.get("choices") else "real"),
+        low=said.get("low"),
+        high=said.get("high"),
+        log=bool(said.get("log")),
+        step=said.get("step"),
+        choices=tuple(frozen(value) for value in said.get("choices") or ()),
+        when=said.get("when") or {},
+    )
 
 
 def _trial(folder: Path, notes: list[str]) -> Trial:
@@ -213,15 +238,21 @@ def _trial(folder: Path, notes: list[str]) -> Trial:
         said = {"status": UNKNOWN}
     value = _number(said.get("value"))
     return Trial(
-        number=int(folder.name), status=str(said.get("status") or UNKNOWN), params=_values(said.get("params")),
-        overrides=_values(said.get("overrides")), value=None if value is None or math.isnan(value) else value,
-        message=str(said.get("message") or ""), starts=_objects(said.get("starts")),
+        number=int(folder.name),
+        status=str(said.get("status") or UNKNOWN),
+        params=_values(said.get("params")),
+        overrides=_values(said.get("overrides")),
+        value=None if value is None or math.isnan(value) else value,
+        message=str(said.get("message") or ""),
+        starts=_objects(said.get("starts")),
         evaluations=tuple(
             (_number(one.get("epoch")) or 0.0, math.nan if (found := _number(one.get("value"))) is None else found)
             for one in _objects(said.get("evaluations"))
         ),
-        pruned_at=said.get("pruned_at"), seconds=_number(said.get("seconds")) or 0.0, workdir=folder,
-    )  # fmt: skip
+        pruned_at=said.get("pruned_at"),
+        seconds=_number(said.get("seconds")) or 0.0,
+        workdir=folder,
+    )
 
 
 def _objects(said: Any) -> tuple[Mapping[str, Any], ...]:

@@ -28,8 +28,11 @@ class Budget:
 
     def allows(self, study: Study, seconds: float) -> bool:
         """Whether another trial may begin, after so many seconds of work."""
-        return (self.trials is None or study.count() < self.trials) \
-            and (self.hours is None or seconds < 3600 * self.hours) and study.has_next()
+        return (
+            (self.trials is None or study.count() < self.trials)
+            and (self.hours is None or seconds < 3600 * self.hours)
+            and study.has_next()
+        )
 
     def standing(self, name: str, study: Study, seconds: float) -> Standing:
         """How far the study has come, after so many seconds of work."""
@@ -37,8 +40,14 @@ class Budget:
         ended = sum(counts.get(status, 0) for status in trials.ENDED)
         known = self.trials is not None and 0 < ended < self.trials
         words = f"{self.trials}" if self.trials is not None else f"{self.hours:g} h" if self.hours is not None else ""
-        return Standing(name, study.count(), words, counts, next(iter(study.ranking()), None),
-                        (self.trials - ended) * seconds / ended if known else None)
+        return Standing(
+            name,
+            study.count(),
+            words,
+            counts,
+            next(iter(study.ranking()), None),
+            (self.trials - ended) * seconds / ended if known else None,
+        )
 
 
 class Hours:
@@ -50,7 +59,7 @@ class Hours:
 
     def __init__(self, directory: Path):
         """Args:
-          directory: of the study; `beat` is called under its lock.
+        directory: of the study; `beat` is called under its lock.
         """
         self._directory, self.seconds = directory, 0.0
 
@@ -65,8 +74,8 @@ class Hours:
         try:
             seconds, gap = float(kept["seconds"]), now - float(kept["last"])
         except (KeyError, TypeError, ValueError):
-            raise UserError(f"{self._directory / self.FILE} is damaged: it needs numbers \"seconds\" and \"last\"") \
-                from None
+            raise UserError(
+                f'{self._directory / self.FILE} is damaged: it needs numbers "seconds" and "last"'
+            ) from None
         self.seconds = seconds + (gap if 0 < gap <= self.LONGEST_GAP else 0.0)
         replace_text(self._directory / self.FILE, json.dumps({"seconds": self.seconds, "last": now}) + "\n")
-

@@ -29,8 +29,8 @@ def main(words: list[str]) -> None:
     if "cores" in own:
         os.sched_setaffinity(0, {int(core) for core in own["cores"].split(",")})
     # What a person would type: the manifest and the report show it, and it continues this run without the sweep.
-    sys.orig_argv = [sys.executable, "-m", MODULE, *words[split + 1:]]
-    sys.argv = [MODULE, *words[split + 1:]]
+    sys.orig_argv = [sys.executable, "-m", MODULE, *words[split + 1 :]]
+    sys.argv = [MODULE, *words[split + 1 :]]
     runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
 
 

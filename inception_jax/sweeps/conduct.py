@@ -23,7 +23,11 @@ _BEST = 5
 
 
 def conduct(
-    flags: argparse.Namespace, plan: plans.Plan, budget: Budget, *, command: Command = process.command,
+    flags: argparse.Namespace,
+    plan: plans.Plan,
+    budget: Budget,
+    *,
+    command: Command = process.command,
     timing: Timing | None = None,
 ) -> int:
     """Begins a study, or goes on with it, and writes its report.
@@ -54,10 +58,13 @@ def conduct(
         with lock:
             study = Study(directory, plan, content["name"], lock, display.say, flags.storage)
         claimed = slots.claim(directory, places, wanted, stack, display.say)
-        display.say(f"study {content['name']} in {directory}: {plan.sampler}, pruner {plan.pruner}, {plan.objective} "
-                    f"{plan.metric} of the {plan.weights} weights, {len(claimed)} worker(s)")
-        driver = Driver(directory, plan, study, claimed, budget, display, retries=retries, timing=timing,
-                        command=command)
+        display.say(
+            f"study {content['name']} in {directory}: {plan.sampler}, pruner {plan.pruner}, {plan.objective} "
+            f"{plan.metric} of the {plan.weights} weights, {len(claimed)} worker(s)"
+        )
+        driver = Driver(
+            directory, plan, study, claimed, budget, display, retries=retries, timing=timing, command=command
+        )
         code = driver.run()
         if code == ExitCode.DONE:
             display.say(head_line(display.standing, display.value))
@@ -135,7 +142,9 @@ def _optuna_study(directory: Path, content: dict, storage: str | None):
     with lock, storages.explained(journal, storage):
         storages.mend(journal, lambda text: print(text, file=sys.stderr))
         try:
-            return optuna.load_study(study_name=content["name"],
-                                     storage=storages.open_storage(journal, storage if journal is None else None, lock))
+            return optuna.load_study(
+                study_name=content["name"],
+                storage=storages.open_storage(journal, storage if journal is None else None, lock),
+            )
         except KeyError:
             return None

@@ -75,9 +75,17 @@ def _lines(axes: Axes, study: Study, drawn: Sequence[Trial], ranked: Sequence[Tr
     for index, (trial, line) in enumerate(zip(drawn, heights, strict=True)):
         is_best = trial.number == ranked[0].number
         colour = ORANGE if is_best else PALE if index < pale else colours[index - pale]
-        axes.plot(range(len(line)), line, color=colour, linewidth=2.6 if is_best else 0.6 if index < pale else 1.1,
-                  alpha=1.0 if is_best else alpha, zorder=2 + index / len(drawn), solid_joinstyle="round",
-                  marker=".", markersize=6 if is_best else 2.5)  # fmt: skip
+        axes.plot(
+            range(len(line)),
+            line,
+            color=colour,
+            linewidth=2.6 if is_best else 0.6 if index < pale else 1.1,
+            alpha=1.0 if is_best else alpha,
+            zorder=2 + index / len(drawn),
+            solid_joinstyle="round",
+            marker=".",
+            markersize=6 if is_best else 2.5,
+        )
 
 
 def _colours(parts: Sequence[float]) -> np.ndarray:
@@ -143,8 +151,16 @@ def _axis(axes: Axes, place: int, name: str, ticks: Sequence[tuple[float, str]],
     box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
     for at, words in ticks:
         axes.plot([place - 0.025, place], [at, at], color=GREY, linewidth=0.8, zorder=4)
-        axes.text(place - 0.04, at, figures.shortened(words, _LONGEST), ha="right", va="center", fontsize=7, zorder=6,
-                  bbox=box)  # fmt: skip
+        axes.text(
+            place - 0.04,
+            at,
+            figures.shortened(words, _LONGEST),
+            ha="right",
+            va="center",
+            fontsize=7,
+            zorder=6,
+            bbox=box,
+        )
     section, dot, field = name.rpartition(".") if "," not in name else ("", "", name)
     field += f" ({note})" if note else ""
     axes.text(place, 1.06, field, ha="center", va="bottom", fontsize=8, fontweight="bold", color=BLACK)

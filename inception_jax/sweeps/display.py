@@ -88,8 +88,13 @@ class Display:
             from rich.live import Live
 
             console = Console(file=self._stream, force_terminal=True, highlight=False, markup=False)
-            self._live = Live(_Renderable(self), console=console, refresh_per_second=4,
-                              redirect_stdout=sys.stdout.isatty(), redirect_stderr=sys.stderr.isatty())
+            self._live = Live(
+                _Renderable(self),
+                console=console,
+                refresh_per_second=4,
+                redirect_stdout=sys.stdout.isatty(),
+                redirect_stderr=sys.stderr.isatty(),
+            )
             self._live.start(refresh=True)
             console.show_cursor(True)  # a driver that is killed would leave the terminal without one
 
@@ -153,8 +158,11 @@ def best_table(standing: Sequence[tuple[int, float, str]], value: Callable[[floa
 
 def head_line(standing: Standing, value: Callable[[float | None], str]) -> str:
     """The study in a line: `digits: 12/24 begun, 7 finished, 3 pruned, best 99.17 % (trial 4), ETA 12:30`."""
-    counts = [f"{standing.counts[status]} {status}" for status in ("finished", "pruned", "diverged", "failed")
-              if standing.counts.get(status)]
+    counts = [
+        f"{standing.counts[status]} {status}"
+        for status in ("finished", "pruned", "diverged", "failed")
+        if standing.counts.get(status)
+    ]
     best = [f"best {value(standing.best[1])} (trial {standing.best[0]})"] if standing.best else []
     eta = [f"ETA {duration(standing.eta)}"] if standing.eta is not None else []
     begun = f"{standing.begun}{f'/{standing.budget}' if standing.budget else ''} begun"
@@ -193,7 +201,7 @@ class _Renderable:
         widths = {name: max(map(len, (name, *cells))) + 2 for name, cells in columns.items()}
         # The values give way where there is no room, and nothing else.
         room = max(len("values"), options.max_width - sum(widths.values()) + widths["values"] - 2)
-        columns["values"] = [text if len(text) <= room else text[:room - 1] + "…" for text in columns["values"]]
+        columns["values"] = [text if len(text) <= room else text[: room - 1] + "…" for text in columns["values"]]
         for name in columns:
             justify = "right" if name in ("trial", display.metric, "best", "elapsed") else "left"
             table.add_column(name, no_wrap=True, overflow="crop", justify=justify)

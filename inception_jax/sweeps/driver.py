@@ -30,19 +30,28 @@ class Driver:
     """Works on one study until there is nothing left to do, or a signal comes."""
 
     def __init__(
-        self, directory: Path, plan: Plan, study: Study, slots: Sequence[Slot], budget: Budget, display: Display,
-        *, retries: int = 3, timing: Timing | None = None, command: Command = process.command,
+        self,
+        directory: Path,
+        plan: Plan,
+        study: Study,
+        slots: Sequence[Slot],
+        budget: Budget,
+        display: Display,
+        *,
+        retries: int = 3,
+        timing: Timing | None = None,
+        command: Command = process.command,
     ):
         """Args:
-          directory: of the study.
-          plan: what it is.
-          study: in its storage.
-          slots: one for each worker.
-          budget: when to stop.
-          display: shows and logs what happens.
-          retries: deaths of a trial's process in a row, without a newer checkpoint, that are borne.
-          timing: how often to look.
-          command: makes the command of a training process.
+        directory: of the study.
+        plan: what it is.
+        study: in its storage.
+        slots: one for each worker.
+        budget: when to stop.
+        display: shows and logs what happens.
+        retries: deaths of a trial's process in a row, without a newer checkpoint, that are borne.
+        timing: how often to look.
+        command: makes the command of a training process.
         """
         self._directory, self._plan, self._study, self._slots = directory, plan, study, list(slots)
         self._budget, self._display, self._retries, self._command = budget, display, retries, command
@@ -85,12 +94,16 @@ class Driver:
         if self._full:
             raise DiskFull("the disk is full: make room, and the same command continues the study")
         if self._plan.is_endless and self._failures >= _HOPELESS:
-            raise UserError(f"{self._failures} trials in a row have failed; {self._directory / LOG} says of what. The "
-                            "same command tries further ones")
+            raise UserError(
+                f"{self._failures} trials in a row have failed; {self._directory / LOG} says of what. The "
+                "same command tries further ones"
+            )
 
     def _say_stopping(self, text: str) -> None:
-        self._display.say(f"{text.partition(':')[0]}: {len(self._works)} running trial(s) save and stop; a second "
-                          "signal stops at once")
+        self._display.say(
+            f"{text.partition(':')[0]}: {len(self._works)} running trial(s) save and stop; a second "
+            "signal stops at once"
+        )
 
     def _take_turn(self) -> None:
         """Fills idle workers, where it is time to look: with trials that others left, then with new ones."""
@@ -141,8 +154,10 @@ class Driver:
         trial = self._study.begin()
         workdir = trials.workdir(self._directory, trial.number)
         if (workdir / trials.FILE).exists():
-            raise UserError(f"{workdir} is there already, though the study has only now come to trial {trial.number}: "
-                            "put back the storage that belongs to these trials, or choose another --study")
+            raise UserError(
+                f"{workdir} is there already, though the study has only now come to trial {trial.number}: "
+                "put back the storage that belongs to these trials, or choose another --study"
+            )
         make_workdir(workdir)
         held = lease.take(workdir, self._name, self._timing.stale)
         if held is None:
@@ -166,8 +181,10 @@ class Driver:
         """Looks once at every trial of this driver."""
         for work in list(self._works):
             if not work.heartbeat(self._timing.heartbeat):
-                self._display.say(f"trial {work.trial.number}: another driver has taken it over while this one stood "
-                                  "still; left to it")
+                self._display.say(
+                    f"trial {work.trial.number}: another driver has taken it over while this one stood "
+                    "still; left to it"
+                )
                 self._drop(work)
             elif work.training is None:
                 self._start(work)
@@ -217,8 +234,10 @@ class Driver:
         row.evaluations = f"{newest['index']} (epoch {newest['epoch']:.4g})"
         row.now = newest["value"]
         row.best = trials.objective_value(list(evaluations), "best", self._plan.direction)
-        self._display.say(f"trial {work.trial.number}: evaluation {newest['index']}, epoch {newest['epoch']:.4g}: "
-                          f"{self._plan.metric} {self._display.value(newest['value'])}")
+        self._display.say(
+            f"trial {work.trial.number}: evaluation {newest['index']}, epoch {newest['epoch']:.4g}: "
+            f"{self._plan.metric} {self._display.value(newest['value'])}"
+        )
 
     def _after(self, work: Work, code: int) -> None:
         """Does what the end of a process asks for."""

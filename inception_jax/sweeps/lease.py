@@ -30,8 +30,8 @@ class StudyLock:
 
     def __init__(self, path: str | os.PathLike, warn: Callable[[str], None] | None = None):
         """Args:
-          path: of the lock file; made when it is first taken.
-          warn: gets one line where the file system has no locks; default: a line on stderr.
+        path: of the lock file; made when it is first taken.
+        warn: gets one line where the file system has no locks; default: a line on stderr.
         """
         self._path, self._depth, self._descriptor = Path(path), 0, -1
         self._warn = warn or (lambda text: print(text, file=sys.stderr))
@@ -78,8 +78,10 @@ class StudyLock:
                 raise
             if not self._warned:
                 self._warned = True
-                self._warn(f"{self._path}: its file system has no locks ({error.strerror}): only one driver may work "
-                           "on this study")
+                self._warn(
+                    f"{self._path}: its file system has no locks ({error.strerror}): only one driver may work "
+                    "on this study"
+                )
 
 
 class Lease:

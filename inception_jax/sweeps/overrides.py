@@ -32,8 +32,11 @@ def words(values: Mapping[str, Any]) -> list[str]:
     Args:
       values: {field: value}. None stands for a field that the recipe leaves unset, and needs no word.
     """
-    return [f"--config.{field}={value if isinstance(value, str) else repr(value)}"
-            for field, value in values.items() if value is not None]
+    return [
+        f"--config.{field}={value if isinstance(value, str) else repr(value)}"
+        for field, value in values.items()
+        if value is not None
+    ]
 
 
 def check(base: Sequence[str], values: Mapping[str, Any]) -> None:
@@ -50,8 +53,11 @@ def check(base: Sequence[str], values: Mapping[str, Any]) -> None:
     found = dict(leaves(recipe))
     for field, value in values.items():
         if not _same(found[field], value):
-            why = "the recipe sets it, and nothing on a command line unsets it" if value is None else \
-                f"it would come back as {found[field]!r}"
+            why = (
+                "the recipe sets it, and nothing on a command line unsets it"
+                if value is None
+                else f"it would come back as {found[field]!r}"
+            )
             raise UserError(f"config.{field} = {value!r}: {why}")
     config.check(recipe)
 

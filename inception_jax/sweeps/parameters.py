@@ -77,8 +77,16 @@ class Range:
 
     def describe(self) -> dict[str, Any]:
         """As study.json has it."""
-        return {"kind": self.kind, "low": self.low, "high": self.high, "log": self.log, "step": self.step,
-                "grid": self.grid, "choices": None, "when": _plain(self.when)}
+        return {
+            "kind": self.kind,
+            "low": self.low,
+            "high": self.high,
+            "log": self.log,
+            "step": self.step,
+            "grid": self.grid,
+            "choices": None,
+            "when": _plain(self.when),
+        }
 
     def words(self) -> str:
         """In a line, for messages."""
@@ -129,8 +137,16 @@ class Choice:
 
     def describe(self) -> dict[str, Any]:
         """As study.json has it."""
-        return {"kind": "choice", "low": None, "high": None, "log": False, "step": None, "grid": None,
-                "choices": [_plain(value) for value in self.values], "when": _plain(self.when)}
+        return {
+            "kind": "choice",
+            "low": None,
+            "high": None,
+            "log": False,
+            "step": None,
+            "grid": None,
+            "choices": [_plain(value) for value in self.values],
+            "when": _plain(self.when),
+        }
 
     def words(self) -> str:
         """In a line, for messages."""
@@ -148,9 +164,13 @@ def alternatives(wanted: Any) -> list[Any]:
 def index_of(values: tuple[Any, ...] | list[Any], value: Any) -> int | None:
     """Where a value stands, without taking True for 1 or a list for anything but the tuple of its values."""
     value = tuple(value) if isinstance(value, list) else value
-    same = (i for i, other in enumerate(values)
-            if isinstance(other, bool) == isinstance(value, bool) and isinstance(other, str) == isinstance(value, str)
-            and other == value)
+    same = (
+        i
+        for i, other in enumerate(values)
+        if isinstance(other, bool) == isinstance(value, bool)
+        and isinstance(other, str) == isinstance(value, str)
+        and other == value
+    )
     return next(same, None)
 
 

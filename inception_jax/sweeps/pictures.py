@@ -28,9 +28,13 @@ MAPPED = "viridis"
 
 # status: (colour, marker)
 _LOOKS = {
-    "finished": (BLUE, "o"), "pruned": (GREY, "v"), "running": (SKY, "o"), "interrupted": (SKY, "s"),
-    "diverged": (VERMILLION, "x"), "failed": (PURPLE, "+"),
-}  # fmt: skip
+    "finished": (BLUE, "o"),
+    "pruned": (GREY, "v"),
+    "running": (SKY, "o"),
+    "interrupted": (SKY, "s"),
+    "diverged": (VERMILLION, "x"),
+    "failed": (PURPLE, "+"),
+}
 _END_MARKERS = {"pruned": "|", "diverged": "x", "failed": "+", "running": "."}  # of a curve that stops early
 _GROUND = 0.025  # of the axes' height: where trials without a value are marked
 _JITTER = 0.5  # of the distance of two categories
@@ -67,9 +71,18 @@ def history(study: Study, path: str | os.PathLike) -> Figure | None:
         if ranked:
             _best_so_far(axes, study)
             best = ranked[0]
-            axes.plot(best.number, study.unit * best.value, marker="o", markersize=size + 5, markerfacecolor="none",
-                      markeredgecolor=ORANGE, markeredgewidth=1.8, linestyle="none", zorder=5,
-                      label=f"best: trial {best.number}")  # fmt: skip
+            axes.plot(
+                best.number,
+                study.unit * best.value,
+                marker="o",
+                markersize=size + 5,
+                markerfacecolor="none",
+                markeredgecolor=ORANGE,
+                markeredgewidth=1.8,
+                linestyle="none",
+                zorder=5,
+                label=f"best: trial {best.number}",
+            )
         scales.set_metric_axis(axes, [trial.shown_value for trial in placed], study)
         axes.set_xlim(-0.6, max(trial.number for trial in study.trials) + 0.6)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -87,10 +100,16 @@ def _points(
     placed = [trial for trial in trials if not _is_on_ground(trial)]
     faces = {} if marker in "x+" or trials[0].status == "finished" else {"markerfacecolor": "white"}
     common = {"color": colour, "marker": marker, "markersize": size, "linestyle": "none", "zorder": 3, **faces}
-    axes.plot([trial.number for trial in placed], [study.unit * trial.shown_value for trial in placed], label=label,
-              **common)  # fmt: skip
-    axes.plot([trial.number for trial in on_ground], [_GROUND] * len(on_ground), transform=axes.get_xaxis_transform(),
-              markeredgewidth=1.5, **common)  # fmt: skip
+    axes.plot(
+        [trial.number for trial in placed], [study.unit * trial.shown_value for trial in placed], label=label, **common
+    )
+    axes.plot(
+        [trial.number for trial in on_ground],
+        [_GROUND] * len(on_ground),
+        transform=axes.get_xaxis_transform(),
+        markeredgewidth=1.5,
+        **common,
+    )
 
 
 def _is_on_ground(trial: Trial) -> bool:
@@ -103,8 +122,9 @@ def _best_so_far(axes: Axes, study: Study) -> None:
     accumulate = np.maximum.accumulate if study.maximise else np.minimum.accumulate
     best = accumulate([study.unit * trial.value for trial in finished])
     last = max(trial.number for trial in study.trials)
-    axes.step([*numbers, last], [*best, best[-1]], where="post", color=ORANGE, linewidth=1.6, zorder=2,
-              label="best so far")  # fmt: skip
+    axes.step(
+        [*numbers, last], [*best, best[-1]], where="post", color=ORANGE, linewidth=1.6, zorder=2, label="best so far"
+    )
 
 
 def learning_curves(study: Study, path: str | os.PathLike) -> Figure | None:
@@ -128,15 +148,32 @@ def learning_curves(study: Study, path: str | os.PathLike) -> Figure | None:
         for trial, points in sorted(curves, key=lambda curve: [*_LOOKS, curve[0].status].index(curve[0].status)):
             epochs, values = np.array(points).T
             if trial.number == best:
-                axes.plot(epochs, study.unit * values, color=ORANGE, linewidth=2.4, zorder=5, marker=".", markersize=5,
-                          label=f"best: trial {best}")  # fmt: skip
+                axes.plot(
+                    epochs,
+                    study.unit * values,
+                    color=ORANGE,
+                    linewidth=2.4,
+                    zorder=5,
+                    marker=".",
+                    markersize=5,
+                    label=f"best: trial {best}",
+                )
                 continue
             colour, _ = _LOOKS.get(trial.status, (SKY, "o"))
             label = None if trial.status in labelled else f"{trial.status} ({len(study.of_status(trial.status))})"
             labelled.add(trial.status)
-            axes.plot(epochs, study.unit * values, color=colour, linewidth=0.9, alpha=alpha, zorder=2, label=label,
-                      marker=_END_MARKERS.get(trial.status, "." if len(points) == 1 else None), markersize=4,
-                      markevery=[len(points) - 1])  # fmt: skip
+            axes.plot(
+                epochs,
+                study.unit * values,
+                color=colour,
+                linewidth=0.9,
+                alpha=alpha,
+                zorder=2,
+                label=label,
+                marker=_END_MARKERS.get(trial.status, "." if len(points) == 1 else None),
+                markersize=4,
+                markevery=[len(points) - 1],
+            )
         scales.set_metric_axis(axes, [value for _, points in curves for _, value in points], study)
         axes.set_xlim(0, 1.02 * max(points[-1][0] for _, points in curves))
         axes.set_xlabel("epoch")
@@ -180,8 +217,15 @@ def slices(study: Study, path: str | os.PathLike) -> Figure | None:
         bar.outline.set_visible(False)
         bar.ax.yaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if any(trial.status != "finished" for trial in shown):
-            handle = figure.axes[0].plot([], [], color=PALE, marker="v", markersize=4, linestyle="none",
-                                         label="pruned or not finished: last evaluation")  # fmt: skip
+            handle = figure.axes[0].plot(
+                [],
+                [],
+                color=PALE,
+                marker="v",
+                markersize=4,
+                linestyle="none",
+                label="pruned or not finished: last evaluation",
+            )
             figure.legend(handles=handle, loc="outside lower left")
     return figure
 
@@ -199,8 +243,18 @@ def _slice(axes: Axes, study: Study, place: int, shown: Sequence[Trial]) -> Any:
     numbers = np.array([trial.number for trial in with_it])
     size = 26 if len(shown) <= 60 else 11
     axes.scatter(spots[~whole], values[~whole], color=PALE, marker="v", s=0.6 * size, linewidth=0, zorder=2)
-    points = axes.scatter(spots[whole], values[whole], c=numbers[whole], cmap=MAPPED, s=size, zorder=3, vmin=0,
-                          vmax=max(1, study.trials[-1].number), edgecolor="white", linewidth=0.3)  # fmt: skip
+    points = axes.scatter(
+        spots[whole],
+        values[whole],
+        c=numbers[whole],
+        cmap=MAPPED,
+        s=size,
+        zorder=3,
+        vmin=0,
+        vmax=max(1, study.trials[-1].number),
+        edgecolor="white",
+        linewidth=0.3,
+    )
     ticks = scale.ticks()
     axes.set_xlim(-0.04, 1.04)
     axes.set_xticks([at for at, _ in ticks], [figures.shortened(words, 16) for _, words in ticks])

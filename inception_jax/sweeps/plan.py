@@ -128,15 +128,23 @@ def write_or_compare(directory: Path, plan: Plan, command: list[str]) -> dict[st
         name = directory.resolve().name
         if plan.storage:  # a database may hold studies of other directories of this name
             name = f"{name}-{secrets.token_hex(3)}"
-        content = {"name": name, **plan.describe(), "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command,
-                   "cwd": os.getcwd(), "versions": versions()}
+        content = {
+            "name": name,
+            **plan.describe(),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": command,
+            "cwd": os.getcwd(),
+            "versions": versions(),
+        }
         replace_text(directory / FILE, json.dumps(content, indent=2) + "\n")
         return content
     new = json.loads(json.dumps(plan.describe()))
     for field, old, now in config_differences(_comparable(before), _comparable(new)):
         if not field.removeprefix("config.").startswith(MAY_CHANGE):
-            raise UserError(f"{directory}: {field} = {now!r}, but the study there began with {old!r}; continue it with "
-                            "that, or choose another --study")
+            raise UserError(
+                f"{directory}: {field} = {now!r}, but the study there began with {old!r}; continue it with "
+                "that, or choose another --study"
+            )
     return before
 
 
@@ -159,12 +167,24 @@ def without_password(url: str | None) -> str | None:
 
 def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
     """What must not change, by names that say what they are."""
-    kept = {name: content.get(name) for name in (
-        "config", "sampler", "seed", "pruner", "min_evaluations", "reduction_factor", "metric", "weights", "objective",
-        "storage",
-    )}  # fmt: skip
-    kept["space"] = {entry["field"]: {name: value for name, value in entry.items() if name != "field"}
-                     for entry in content["space"]}
+    kept = {
+        name: content.get(name)
+        for name in (
+            "config",
+            "sampler",
+            "seed",
+            "pruner",
+            "min_evaluations",
+            "reduction_factor",
+            "metric",
+            "weights",
+            "objective",
+            "storage",
+        )
+    }
+    kept["space"] = {
+        entry["field"]: {name: value for name, value in entry.items() if name != "field"} for entry in content["space"]
+    }
     kept["get_trials()"] = {f"[{index}]": trial for index, trial in enumerate(content.get("listed", []))}
     return kept
 
@@ -178,10 +198,13 @@ def refuse_foreign(directory: Path) -> None:
     if (directory / CONFIG).exists() or (directory / "checkpoints").exists():
         raise UserError(f"--study={directory} is the workdir of a training run; choose another directory")
     if (directory / trials.FOLDER).is_dir() and any((directory / trials.FOLDER).iterdir()):
-        raise UserError(f"--study={directory}: it has trials, but its {FILE} is missing; put it back, or choose "
-                        "another directory")
+        raise UserError(
+            f"--study={directory}: it has trials, but its {FILE} is missing; put it back, or choose another directory"
+        )
     known = {"lock", "sweep.log", "hosts", "journal.log", "worked.json", "report.lock"}
-    if others := sorted(entry.name for entry in directory.iterdir()
-                        if entry.name not in known and not entry.name.startswith(".")):
-        raise UserError(f"--study={directory} is not empty, and no study: it has {others[0]!r}; choose another "
-                        "directory")
+    if others := sorted(
+        entry.name for entry in directory.iterdir() if entry.name not in known and not entry.name.startswith(".")
+    ):
+        raise UserError(
+            f"--study={directory} is not empty, and no study: it has {others[0]!r}; choose another directory"
+        )

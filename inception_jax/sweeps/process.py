@@ -43,9 +43,13 @@ class Training:
         try:
             with open(workdir / trials.OUTPUT, "ab") as output:
                 self._process = subprocess.Popen(
-                    list(words), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                    env={**os.environ, **environment}, start_new_session=True,
-                )  # fmt: skip
+                    list(words),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **environment},
+                    start_new_session=True,
+                )
         except OSError as error:
             raise write_error(workdir / trials.OUTPUT, error) from None
         self.pid = self._process.pid
@@ -77,9 +81,13 @@ def meaning(code: int) -> str:
       started again, as `interrupts.py` says for each code.
     """
     meanings = {
-        ExitCode.DONE: "finished", ExitCode.USER_ERROR: "failed", ExitCode.NON_FINITE: "diverged",
-        ExitCode.LOCKED: "locked", ExitCode.NO_CHECKPOINT: "failed", ExitCode.DISK_FULL: "disk full",
-    }  # fmt: skip
+        ExitCode.DONE: "finished",
+        ExitCode.USER_ERROR: "failed",
+        ExitCode.NON_FINITE: "diverged",
+        ExitCode.LOCKED: "locked",
+        ExitCode.NO_CHECKPOINT: "failed",
+        ExitCode.DISK_FULL: "disk full",
+    }
     return meanings.get(code, "died")
 
 

@@ -32,8 +32,17 @@ def source(config: Mapping[str, Any], docstring: str) -> str:
     defaults = dict(flat(configs.default().to_dict()))
     differing = [(path, value) for path, value in flat(recipe.to_dict()) if not same_value(value, defaults[path])]
     text = docstring.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
-    lines = [f'"""{text}', '"""', "", "import inception_jax.config", "", "", "def get_config():",
-             '    """The recipe, ready for overrides."""', "    config = inception_jax.config.default()"]  # fmt: skip
+    lines = [
+        f'"""{text}',
+        '"""',
+        "",
+        "import inception_jax.config",
+        "",
+        "",
+        "def get_config():",
+        '    """The recipe, ready for overrides."""',
+        "    config = inception_jax.config.default()",
+    ]
     lines += _assignments(differing)
     return "\n".join([*lines, "    return config", ""])
 

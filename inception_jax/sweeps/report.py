@@ -126,29 +126,38 @@ def _config(study: Study, trial: Trial) -> dict:
 def _docstring(study: Study, trial: Trial) -> str:
     value = verdict.words(study, trial.value)
     varied = ", ".join(f"{field} = {value_text(value)}" for field, value in trial.params.items())
-    words = (f"The recipe was {study.said.get('recipe') or 'not recorded'}; the sweep chose {varied or 'nothing'}. It "
-             f"is the best of {len(study.ranked())} finished trials, chosen on the split that the value is of: on "
-             "pictures that no trial was judged by, expect less.")
-    return "\n".join([
-        f"The best trial of the sweep {study.name}: number {trial.number}, {value}.",
-        "",
-        f"    python -m inception_jax.train --config={shlex.quote(str(study.path / BEST))} --workdir=runs/best",
-        "",
-        *textwrap.wrap(words, 118, break_long_words=False, break_on_hyphens=False),
-    ])
+    words = (
+        f"The recipe was {study.said.get('recipe') or 'not recorded'}; the sweep chose {varied or 'nothing'}. It "
+        f"is the best of {len(study.ranked())} finished trials, chosen on the split that the value is of: on "
+        "pictures that no trial was judged by, expect less."
+    )
+    return "\n".join(
+        [
+            f"The best trial of the sweep {study.name}: number {trial.number}, {value}.",
+            "",
+            f"    python -m inception_jax.train --config={shlex.quote(str(study.path / BEST))} --workdir=runs/best",
+            "",
+            *textwrap.wrap(words, 118, break_long_words=False, break_on_hyphens=False),
+        ]
+    )
 
 
 def _picture(name: str, weights: Importance) -> Iterator[str]:
     yield f"![{PICTURES[name]}]({name}.png)"
     if name == "importance":
         yield ""
-        yield (f"Estimated by {weights.method} from {weights.trials} finished trials: of what the parameters explain "
-               "of the values, each one's share. It says nothing of ranges that were not tried, and little where the "
-               "trials are few.")  # fmt: skip
+        yield (
+            f"Estimated by {weights.method} from {weights.trials} finished trials: of what the parameters explain "
+            "of the values, each one's share. It says nothing of ranges that were not tried, and little where the "
+            "trials are few."
+        )
         if weights.left_out:
             yield ""
-            yield ("Without an estimate, since not every finished trial has them or they never varied: "
-                   + ", ".join(f"`{field}`" for field in weights.left_out) + ".")  # fmt: skip
+            yield (
+                "Without an estimate, since not every finished trial has them or they never varied: "
+                + ", ".join(f"`{field}`" for field in weights.left_out)
+                + "."
+            )
     if name == "parallel_coordinates":
         yield ""
         yield "Colours go by rank. A parameter that a trial does not have leaves a gap in its line."
@@ -168,8 +177,11 @@ def _commands(study: Study, why_no_recipe: str) -> Iterator[str]:
         yield shlex.join(["python", *map(str, command[1:])])
     if ranked := study.ranked():
         yield "# the best trials beside each other"
-        yield "python -m inception_jax.compare " + " ".join(
-            shlex.quote(str(trial.workdir)) for trial in ranked[:3]) + f" --output={here}/comparison"  # fmt: skip
+        yield (
+            "python -m inception_jax.compare "
+            + " ".join(shlex.quote(str(trial.workdir)) for trial in ranked[:3])
+            + f" --output={here}/comparison"
+        )
     yield "# Optuna's own dashboard (pip install optuna-dashboard)"
     yield f"optuna-dashboard {shlex.quote(str(study.said.get('storage') or study.path / 'journal.log'))}"
     yield "```"
@@ -180,4 +192,3 @@ def _commands(study: Study, why_no_recipe: str) -> Iterator[str]:
 def _section(title: str, lines: Iterator[str]) -> str:
     content = "\n".join(lines)
     return f"## {title}\n\n{content}" if content else ""
-

@@ -25,8 +25,8 @@ class Scale:
 
     def __init__(self, parameter: Parameter, values: Iterable[Any]):
         """Args:
-          parameter: of the space.
-          values: that trials have; one outside of the parameter's range (of a list) widens the axis.
+        parameter: of the space.
+        values: that trials have; one outside of the parameter's range (of a list) widens the axis.
         """
         values = list(values)
         self.is_choice = parameter.kind == "choice"
@@ -52,8 +52,10 @@ class Scale:
     def ticks(self) -> list[tuple[float, str]]:
         """(place, words) of the ticks."""
         if self.is_choice:
-            return [((index + 0.5) / len(self.choices), value_text(choice, digits=6))
-                    for index, (_, choice) in enumerate(self.choices)]  # fmt: skip
+            return [
+                ((index + 0.5) / len(self.choices), value_text(choice, digits=6))
+                for index, (_, choice) in enumerate(self.choices)
+            ]
         return [(self.place(value), f"{value:g}") for value in self._tick_values()]
 
     def _tick_values(self) -> list[float]:

@@ -42,12 +42,21 @@ def make_plan(
     listed = found.trials + (tuple(found.space.grid()) if flags.sampler == "grid" else ())
     min_evaluations, reduction_factor = _pruning(flags)
     return plan.Plan(
-        base=base, overrides=dict(recipe_overrides), config=config.to_dict(), space=found.space, listed=listed,
-        sampler=flags.sampler if found.space else "list", seed=_at_least("seed", flags.seed, 0), pruner=flags.pruner,
-        min_evaluations=min_evaluations, reduction_factor=reduction_factor,
-        metric=flags.metric or config.checkpoint.best_metric, weights="ema" if config.ema.decay > 0 else "raw",
-        objective=flags.objective, storage=plan.without_password(flags.storage),
-    )  # fmt: skip
+        base=base,
+        overrides=dict(recipe_overrides),
+        config=config.to_dict(),
+        space=found.space,
+        listed=listed,
+        sampler=flags.sampler if found.space else "list",
+        seed=_at_least("seed", flags.seed, 0),
+        pruner=flags.pruner,
+        min_evaluations=min_evaluations,
+        reduction_factor=reduction_factor,
+        metric=flags.metric or config.checkpoint.best_metric,
+        weights="ema" if config.ema.decay > 0 else "raw",
+        objective=flags.objective,
+        storage=plan.without_password(flags.storage),
+    )
 
 
 def make_budget(flags: argparse.Namespace, study: plan.Plan) -> Budget:

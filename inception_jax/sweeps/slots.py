@@ -101,8 +101,9 @@ def _of_cores(cores: Sequence[int], workers: int) -> list[Slot]:
         return [Slot(f"cpu {index}" if workers > 1 else "cpu") for index in range(workers)]
     edges = [round(index * len(cores) / workers) for index in range(workers + 1)]
     blocks = [tuple(cores[low:high]) for low, high in itertools.pairwise(edges)]
-    return [Slot(f"core {block[0]}" if len(block) == 1 else f"cores {block[0]}-{block[-1]}", {}, block)
-            for block in blocks]
+    return [
+        Slot(f"core {block[0]}" if len(block) == 1 else f"cores {block[0]}-{block[-1]}", {}, block) for block in blocks
+    ]
 
 
 def _of_device(kind: str, device: str, turn: int, share: int) -> Slot:
@@ -114,8 +115,9 @@ def _of_device(kind: str, device: str, turn: int, share: int) -> Slot:
         return Slot(name, environment)
     if share > 1:
         raise UserError("a TPU chip serves one process: no more --workers than chips")
-    return Slot(name, {"TPU_VISIBLE_CHIPS": device, "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
-                       "TPU_PROCESS_BOUNDS": "1,1,1"})
+    return Slot(
+        name, {"TPU_VISIBLE_CHIPS": device, "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
+    )
 
 
 def claim(
@@ -149,8 +151,10 @@ def claim(
                 taken.append(slot)
     if missing := wanted - len(taken):
         shared = [slot for slot in slots if slot not in taken][:missing]
-        say(f"another driver of this study uses {', '.join(slot.name for slot in shared)} of this machine, too: "
-            "their trials share it")
+        say(
+            f"another driver of this study uses {', '.join(slot.name for slot in shared)} of this machine, too: "
+            "their trials share it"
+        )
         taken += shared
     return taken
 

@@ -1,14 +1,14 @@
 """What a sweep varies: ranges and categories over config fields, some of them only under a condition.
 
-    from inception_jax.sweeps.space import choice, integer, real
+from inception_jax.sweeps.space import choice, integer, real
 
-    def get_space():
-        return {
-            "optimizer.name": choice("sgd", "rmsprop"),
-            "optimizer.learning_rate": real(1e-3, 1e-1, log=True),
-            "optimizer.nesterov": choice(False, True, when={"optimizer.name": "sgd"}),
-            "batch_size": integer(16, 128, log=True),
-        }
+def get_space():
+    return {
+        "optimizer.name": choice("sgd", "rmsprop"),
+        "optimizer.learning_rate": real(1e-3, 1e-1, log=True),
+        "optimizer.nesterov": choice(False, True, when={"optimizer.name": "sgd"}),
+        "batch_size": integer(16, 128, log=True),
+    }
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ MAX_GRID = 100_000
 
 
 def real(
-    low: float, high: float, *, log: bool = False, step: float | None = None, grid: int | None = None,
+    low: float,
+    high: float,
+    *,
+    log: bool = False,
+    step: float | None = None,
+    grid: int | None = None,
     when: When | None = None,
 ) -> Range:
     """A real number from `low` to `high`, both included.
@@ -46,7 +51,12 @@ def real(
 
 
 def integer(
-    low: int, high: int, *, log: bool = False, step: int | None = None, grid: int | None = None,
+    low: int,
+    high: int,
+    *,
+    log: bool = False,
+    step: int | None = None,
+    grid: int | None = None,
     when: When | None = None,
 ) -> Range:
     """An integer from `low` to `high`, both included; arguments and errors as of `real`."""
@@ -128,8 +138,10 @@ class Space:
         """
         for field, parameter in self.parameters.items():
             if parameter.points() is None:
-                raise UserError(f"--sampler=grid: {field} ({parameter.words()}) has endless values; say how many "
-                                "points it takes with grid=N, or give it a step")
+                raise UserError(
+                    f"--sampler=grid: {field} ({parameter.words()}) has endless values; say how many "
+                    "points it takes with grid=N, or give it a step"
+                )
         combinations = self._combinations(list(self.parameters), {})
         yield from itertools.islice(combinations, MAX_GRID)
         if next(combinations, None) is not None:
@@ -157,15 +169,19 @@ def _check_condition(field: str, other: str, wanted: Any, parameters: Mapping[st
         raise UserError(f"{field}: its condition names {other}, which is not a choice")
     for value in alternatives(wanted):
         if index_of(parameters[other].values, value) is None:
-            raise UserError(f"{field}: its condition {other} = {value!r} never holds: {other} is "
-                            f"{parameters[other].words()}")
+            raise UserError(
+                f"{field}: its condition {other} = {value!r} never holds: {other} is {parameters[other].words()}"
+            )
 
 
 def _ordered(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
     ordered: dict[str, Parameter] = {}
     while len(ordered) < len(parameters):
-        ready = [field for field, parameter in parameters.items()
-                 if field not in ordered and all(other in ordered for other in parameter.when)]
+        ready = [
+            field
+            for field, parameter in parameters.items()
+            if field not in ordered and all(other in ordered for other in parameter.when)
+        ]
         if not ready:
             circle = ", ".join(field for field in parameters if field not in ordered)
             raise UserError(f"the conditions of {circle} go round in a circle")

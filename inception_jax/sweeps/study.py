@@ -56,7 +56,12 @@ class Study:
     """A study that this driver works on. Its methods are called inside `with study.lock:`."""
 
     def __init__(
-        self, directory: Path, plan: Plan, name: str, lock: StudyLock, say: Callable[[str], None],
+        self,
+        directory: Path,
+        plan: Plan,
+        name: str,
+        lock: StudyLock,
+        say: Callable[[str], None],
         storage: str | None = None,
     ):
         """Opens the storage, and makes the study in it where it is new.
@@ -80,11 +85,17 @@ class Study:
             opened = storages.open_storage(self._journal, storage, lock)
             known = {study.study_name for study in opened.get_all_studies()}
             if name not in known and any((directory / trials.FOLDER).glob("*")):
-                raise UserError(f"{self._journal or plan.storage} knows nothing of this study, though "
-                                f"{directory / trials.FOLDER} has trials: put it back, or choose another --study")
+                raise UserError(
+                    f"{self._journal or plan.storage} knows nothing of this study, though "
+                    f"{directory / trials.FOLDER} has trials: put it back, or choose another --study"
+                )
             self.optuna_study = self._optuna.create_study(
-                study_name=name, storage=opened, direction=plan.direction, load_if_exists=True,
-                sampler=self._optuna.samplers.RandomSampler(plan.seed), pruner=self._pruner(),
+                study_name=name,
+                storage=opened,
+                direction=plan.direction,
+                load_if_exists=True,
+                sampler=self._optuna.samplers.RandomSampler(plan.seed),
+                pruner=self._pruner(),
             )
 
     @contextlib.contextmanager
@@ -119,8 +130,11 @@ class Study:
 
     def ranking(self) -> list[tuple[int, float]]:
         """(number, value) of every finished trial, the best first."""
-        finished = [(trial.number, trial.value) for trial in self._trials()
-                    if trial.state == self._optuna.trial.TrialState.COMPLETE]
+        finished = [
+            (trial.number, trial.value)
+            for trial in self._trials()
+            if trial.state == self._optuna.trial.TrialState.COMPLETE
+        ]
         sign = -1 if self._plan.direction == "maximize" else 1
         return sorted(finished, key=lambda trial: (sign * trial[1], trial[0]))
 
@@ -207,8 +221,11 @@ class Study:
 
     def _enqueue(self, entry: int) -> None:
         parameters = self._plan.space.parameters if self._plan.space else {}
-        values = {field: parameters[field].encode(value) for field, value in self._plan.listed[entry].items()
-                  if field in parameters}
+        values = {
+            field: parameters[field].encode(value)
+            for field, value in self._plan.listed[entry].items()
+            if field in parameters
+        }
         self.optuna_study.enqueue_trial(values, user_attrs={ENTRY: entry})
 
     def _complete(self, handle: Any) -> Trial:
@@ -257,9 +274,12 @@ class Study:
         if plan.sampler == "quasi":
             # One sequence for all drivers, whose position is in the storage: so one seed for all.
             return samplers.QMCSampler(
-                scramble=True, seed=plan.seed, independent_sampler=samplers.RandomSampler(seed),
-                warn_independent_sampling=False, warn_asynchronous_seeding=False,
-            )  # fmt: skip
+                scramble=True,
+                seed=plan.seed,
+                independent_sampler=samplers.RandomSampler(seed),
+                warn_independent_sampling=False,
+                warn_asynchronous_seeding=False,
+            )
         return samplers.RandomSampler(seed)  # also for what a listed config leaves open
 
     def _pruner(self) -> Any:

@@ -72,8 +72,9 @@ class Record:
 
     def begin_start(self, pid: int, slot: str) -> None:
         """Notes that a process was started."""
-        self.starts.append({"time": time.time(), "host": os.uname().nodename, "pid": pid, "slot": slot, "ended": None,
-                            "exit": None})
+        self.starts.append(
+            {"time": time.time(), "host": os.uname().nodename, "pid": pid, "slot": slot, "ended": None, "exit": None}
+        )
 
     def end_start(self, exit_code: int | None, ended: float | None = None) -> None:
         """Notes how the last process ended; nothing where that is known already.
@@ -116,9 +117,9 @@ class Evaluations:
 
     def __init__(self, directory: Path, weights: str, metric: str):
         """Args:
-          directory: the trial's workdir.
-          weights: "raw" or "ema": which rows count.
-          metric: the row's key.
+        directory: the trial's workdir.
+        weights: "raw" or "ema": which rows count.
+        metric: the row's key.
         """
         self._path, self._weights, self._metric = directory / METRICS, weights, metric
         self._begin()
@@ -137,7 +138,7 @@ class Evaluations:
                 with open(self._path, "rb") as file:
                     file.seek(self._offset)
                     new = file.read()
-                whole = new[:new.rfind(b"\n") + 1]
+                whole = new[: new.rfind(b"\n") + 1]
                 self._offset += len(whole)
                 for line in whole.splitlines():
                     self._add(line)
@@ -149,8 +150,14 @@ class Evaluations:
         try:
             row = json.loads(line)
             if row["kind"] == "evaluation" and row["weights"] == self._weights:
-                self._found.append({"index": len(self._found) + 1, "epoch": row["epoch"], "step": row["step"],
-                                    "value": float(row[self._metric])})
+                self._found.append(
+                    {
+                        "index": len(self._found) + 1,
+                        "epoch": row["epoch"],
+                        "step": row["step"],
+                        "value": float(row[self._metric]),
+                    }
+                )
         except (ValueError, KeyError, TypeError):
             return  # a torn line, which the run will cut away when it is started again
 

@@ -24,8 +24,11 @@ def best(study: Study) -> Iterator[str]:
     first = ranked[0]
     counted = _evaluation(study, first)
     interval = _interval(study, first, counted)
-    yield (f"Trial {first.number}: **{words(study, first.value)}**" + (f", {interval}" if interval else "")
-           + f"; its run is in `{first.workdir.relative_to(study.path)}`.")  # fmt: skip
+    yield (
+        f"Trial {first.number}: **{words(study, first.value)}**"
+        + (f", {interval}" if interval else "")
+        + f"; its run is in `{first.workdir.relative_to(study.path)}`."
+    )
     if equal := [trial for trial in ranked[1:] if trial.value == first.value]:
         yield ""
         yield f"As good: {', '.join(f'trial {trial.number}' for trial in equal)}; the earliest is named."
@@ -33,10 +36,12 @@ def best(study: Study) -> Iterator[str]:
     split = counted.get("split")
     on = f"`{split}`, the split" if split else "the split"
     chosen = "" if study.objective == "final" else ", and the best of each trial's evaluations"
-    yield (f"**This value is optimistic.** It is the best of {len(ranked)} finished trials{chosen}, chosen on {on} "
-           "that it is reported of: part of its lead is luck, and the interval, which is that of one network evaluated "
-           "once, knows nothing of the choice. For a number to quote, evaluate the chosen config on pictures that no "
-           "trial was judged by; several seeds of it say how much of the lead remains.")  # fmt: skip
+    yield (
+        f"**This value is optimistic.** It is the best of {len(ranked)} finished trials{chosen}, chosen on {on} "
+        "that it is reported of: part of its lead is luck, and the interval, which is that of one network evaluated "
+        "once, knows nothing of the choice. For a number to quote, evaluate the chosen config on pictures that no "
+        "trial was judged by; several seeds of it say how much of the lead remains."
+    )
     if lines := list(_differences(study, first)):
         yield ""
         yield from lines
@@ -53,9 +58,16 @@ def top(study: Study, count: int) -> Iterator[str]:
     for place, trial in enumerate(ranked, 1):
         values = {**trial.overrides, **trial.params}
         interval = _interval(study, trial, _evaluation(study, trial)).removeprefix("95 % interval ")
-        rows.append([place, trial.number, metric_text(study.metric, trial.value), interval or "–", *(
-            value_text(values[field], digits=4) if field in values else "–" for field in fields
-        ), duration(trial.seconds)])  # fmt: skip
+        rows.append(
+            [
+                place,
+                trial.number,
+                metric_text(study.metric, trial.value),
+                interval or "–",
+                *(value_text(values[field], digits=4) if field in values else "–" for field in fields),
+                duration(trial.seconds),
+            ]
+        )
     names = [f"`{field}`" for field in fields]
     head = ["", "trial", scales.METRIC_NAMES[study.metric], "95 % interval", *names, "time"]
     yield from markdown(head, rows, "rrrr" + "r" * len(fields) + "r")

@@ -64,12 +64,12 @@ class Work:
 
     def __init__(self, trial: Trial, record: trials.Record, lease: Lease, slot: Slot, workdir: Path, plan: Plan):
         """Args:
-          trial: as the storage has it.
-          record: as the disk has it.
-          lease: of the workdir; let go of by `release`.
-          slot: where its process runs.
-          workdir: of the trial.
-          plan: of the study.
+        trial: as the storage has it.
+        record: as the disk has it.
+        lease: of the workdir; let go of by `release`.
+        slot: where its process runs.
+        workdir: of the trial.
+        plan: of the study.
         """
         self.trial, self.record, self.slot, self.workdir = trial, record, slot, workdir
         self.asked: str | None = None  # to end: "pruned" or "stopped"
@@ -170,8 +170,11 @@ class Work:
         record.checkpoint = checkpoint
         if record.deaths > retries:
             words = trials.last_words(self.workdir)
-            return Ending("failed", f"died {record.deaths} times in a row without a newer checkpoint, at last by "
-                                    f"{process.words_of(code)}" + (f": {words}" if words else ""))
+            return Ending(
+                "failed",
+                f"died {record.deaths} times in a row without a newer checkpoint, at last by "
+                f"{process.words_of(code)}" + (f": {words}" if words else ""),
+            )
         record.status = "waiting"
         self.save()
         pause = min(timing.backoff * 2 ** (record.deaths - 1), timing.longest_backoff)
@@ -184,8 +187,9 @@ class Work:
         if value is not None:
             return Ending("finished", "", value)
         if self.record.evaluations:
-            return Ending("diverged", f"its evaluation gave {self._plan.metric} = "
-                                      f"{self.record.evaluations[-1]['value']}")
+            return Ending(
+                "diverged", f"its evaluation gave {self._plan.metric} = {self.record.evaluations[-1]['value']}"
+            )
         return Ending("failed", "it finished without an evaluation")
 
     def diverged(self) -> Ending:
@@ -202,10 +206,18 @@ class Work:
     def pruned(self) -> Ending:
         """Of a run that others of its age have left behind."""
         at = self.record.pruned_at = self.trial.pruned_at
-        value = next((f", with {self._plan.metric} {evaluation['value']:.4f}" for evaluation in self.read()
-                      if evaluation["index"] == at), "")
-        why = {"halving": f"not among the best 1 of {self._plan.reduction_factor} of those that came as far",
-               "median": "behind the median of the others"}.get(self._plan.pruner, "")
+        value = next(
+            (
+                f", with {self._plan.metric} {evaluation['value']:.4f}"
+                for evaluation in self.read()
+                if evaluation["index"] == at
+            ),
+            "",
+        )
+        why = {
+            "halving": f"not among the best 1 of {self._plan.reduction_factor} of those that came as far",
+            "median": "behind the median of the others",
+        }.get(self._plan.pruner, "")
         return Ending("pruned", f"at evaluation {at}{value}: {why}")
 
     def write(self, ending: Ending) -> None:

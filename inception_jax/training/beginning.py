@@ -47,8 +47,10 @@ def hold(workdir: str | Path) -> Iterator[Path]:
             deadline = time.monotonic() + _SEEN_WITHIN
             while not processes.is_first() and lock.holder(workdir) != holder:
                 if time.monotonic() > deadline:
-                    raise UserError(f"workdir {workdir}: process {jax.process_index()} does not see what process 0 "
-                                    "wrote there; all processes need one directory, on a shared file system")
+                    raise UserError(
+                        f"workdir {workdir}: process {jax.process_index()} does not see what process 0 "
+                        "wrote there; all processes need one directory, on a shared file system"
+                    )
                 time.sleep(0.2)
         yield Path(workdir)
 
@@ -68,8 +70,10 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
         if path.startswith(MAY_CHANGE) or (path in LENGTH and plan.is_extendable(config)):
             continue
         why = "; its learning rate depends on its length" if path in LENGTH else ""
-        raise ConfigError(f"config.{path} = {new!r}: the run in {workdir} began with {old!r}{why}; continue it with "
-                          "that, or choose another workdir")
+        raise ConfigError(
+            f"config.{path} = {new!r}: the run in {workdir} began with {old!r}{why}; continue it with "
+            "that, or choose another workdir"
+        )
 
 
 def record(setup: Setup, workdir: Path) -> None:
@@ -108,9 +112,9 @@ def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState
         return states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
 
     shapes = jax.eval_shape(create) if processes.from_first(checkpoints.steps()) else None
-    restored = checkpoints.restore_latest(jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=setup.devices.replicated), shapes
-    ))
+    restored = checkpoints.restore_latest(
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=setup.devices.replicated), shapes)
+    )
     if restored is None:
         with processes.agreed():
             state = create(setup.origin)
@@ -141,7 +145,8 @@ def headline(setup: Setup, state: TrainState, start: int, devices_before: int | 
         f"{setup.eval_data.dataset.num_examples:,} evaluation examples, {len(setup.class_names)} classes, "
         f"{setup.image_size} pixels",
         f"{setup.devices.describe()}, batch norm statistics {config.parallel.batch_norm}"
-        if setup.model.batch_norm else setup.devices.describe(),
+        if setup.model.batch_norm
+        else setup.devices.describe(),
         f"{length.total:,} steps of {config.batch_size} ({length.epoch(length.total):.4g} epochs)"
         + (f", continued from step {start:,}" if start else ""),
         *_other_statistics(setup, devices_before),
@@ -156,8 +161,10 @@ def _origin_words(setup: Setup) -> list[str]:
     lines = [setup.origin.words()]
     classes = manifest.read_object(setup.origin.workdir / CLASSES) if setup.origin.workdir else None
     if classes and classes["names"] != setup.class_names and "classifier/kernel" in setup.origin.taken.taken:
-        lines.append("the classifier was taken, though its classes were others: config.initialize.new = "
-                     '("(^|/)classifier/",) begins with a new one')
+        lines.append(
+            "the classifier was taken, though its classes were others: config.initialize.new = "
+            '("(^|/)classifier/",) begins with a new one'
+        )
     return lines
 
 
@@ -167,8 +174,10 @@ def _other_statistics(setup: Setup, devices_before: int | None) -> list[str]:
     depends = setup.model.batch_norm and (mode == "local" or mode.startswith("groups:"))
     if not depends or devices_before in (None, now):
         return []
-    return [f"note: the run was on {devices_before} device(s) before and is on {now} now; batch norm statistics "
-            f"{mode!r} depend on that, and so do the numbers from here on (those of 'global' and 'examples:N' do not)"]
+    return [
+        f"note: the run was on {devices_before} device(s) before and is on {now} now; batch norm statistics "
+        f"{mode!r} depend on that, and so do the numbers from here on (those of 'global' and 'examples:N' do not)"
+    ]
 
 
 def precision_words(setup: Setup) -> str:

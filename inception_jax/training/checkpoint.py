@@ -126,8 +126,10 @@ class Checkpoints:
         start = time.monotonic()
         self._finish()
         if time.monotonic() - start > 1:
-            self._warn(f"step {step} waited {time.monotonic() - start:.1f} s for the checkpoint before to be written: "
-                       "save less often")
+            self._warn(
+                f"step {step} waited {time.monotonic() - start:.1f} s for the checkpoint before to be written: "
+                "save less often"
+            )
         self._sweeping = self._worker.submit(orbax_manager.remove_deleted, self.directory)
         leaves = integrity.to_save(integrity.named_leaves(state))
         orbax_manager.require_room(self.directory, leaves, step, self.steps(), self._sweeping.result)

@@ -17,7 +17,7 @@ class Clock:
 
     def __init__(self, previous: dict[str, float] | None = None):
         """Args:
-          previous: `totals()` of the run that is continued.
+        previous: `totals()` of the run that is continued.
         """
         self._before = previous or {}
         self._spent = dict.fromkeys(PHASES, 0.0)

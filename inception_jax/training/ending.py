@@ -23,8 +23,9 @@ def evaluate_weights(setup: Setup, eval_step: Compiled, state: TrainState) -> di
     """Evaluates the trained weights, and their running average where one is kept: {"raw": …, "ema": …}."""
     kinds = ("raw", "ema") if state.ema is not None else ("raw",)
     return {
-        weights: evaluate(eval_step, setup.devices, setup.eval_data, state.variables(weights), len(setup.class_names),
-                          setup.faults)
+        weights: evaluate(
+            eval_step, setup.devices, setup.eval_data, state.variables(weights), len(setup.class_names), setup.faults
+        )
         for weights in kinds
     }
 
@@ -32,8 +33,14 @@ def evaluate_weights(setup: Setup, eval_step: Compiled, state: TrainState) -> di
 def rows(setup: Setup, evaluations: Mapping[str, Accumulator], step: int) -> Iterator[dict[str, Any]]:
     """The rows of an evaluation for metrics.jsonl."""
     for weights, evaluation in evaluations.items():
-        yield {"kind": "evaluation", "step": step, "epoch": setup.length.epoch(step),
-               "split": setup.eval_data.dataset.split, "weights": weights, **evaluation.result()}
+        yield {
+            "kind": "evaluation",
+            "step": step,
+            "epoch": setup.length.epoch(step),
+            "split": setup.eval_data.dataset.split,
+            "weights": weights,
+            **evaluation.result(),
+        }
 
 
 def best_of(evaluations: Mapping[str, Accumulator]) -> dict[str, float] | None:
@@ -48,8 +55,9 @@ def words(evaluations: Mapping[str, Accumulator]) -> str:
     for weights, evaluation in evaluations.items():
         means = evaluation.result()
         right = round(means["top1"] * means["count"])
-        parts.append(f"{weights}: loss {means['loss']:.4f}, top-1 {100 * means['top1']:.2f} % "
-                     f"({right:,}/{means['count']:,})")
+        parts.append(
+            f"{weights}: loss {means['loss']:.4f}, top-1 {100 * means['top1']:.2f} % ({right:,}/{means['count']:,})"
+        )
     return " | ".join(parts)
 
 
@@ -107,10 +115,16 @@ def recorded_failure(setup: Setup, workdir: Path) -> Iterator[None]:
         status = "diverged" if isinstance(error, NonFiniteLoss) else "failed"
         with contextlib.suppress(UserError):  # of a full disk, for one: the error that ended the run is to be seen
             if processes.is_first():
-                result.write_result(workdir, {
-                    "status": status, "model": setup.spec.name, "message": str(error),
-                    "exit_code": int(error.exit_code), "metrics": {"train": _last_train_row(workdir)},
-                })
+                result.write_result(
+                    workdir,
+                    {
+                        "status": status,
+                        "model": setup.spec.name,
+                        "message": str(error),
+                        "exit_code": int(error.exit_code),
+                        "metrics": {"train": _last_train_row(workdir)},
+                    },
+                )
                 report.write(workdir)
         raise
 

@@ -156,8 +156,10 @@ class Feed:
                 waited += min(now - before, _LONGEST_PAUSE_SECONDS)
                 before = now
                 if waited >= self._give_up_after:
-                    raise InputStalled(f"{self._where(waited)}; the same command goes on from the last checkpoint, "
-                                       "once the storage answers")  # fmt: skip
+                    raise InputStalled(
+                        f"{self._where(waited)}; the same command goes on from the last checkpoint, "
+                        "once the storage answers"
+                    )
                 if waited >= warn_at:
                     self._report(f"{self._where(waited)}; giving up after {self._give_up_after:g} s")
                     warn_at *= 2

@@ -63,7 +63,9 @@ def share_batch_norm(config: Config, model: nn.Module, devices: int, share: int)
     kind, _, size = mode.partition(":")
     parts = config.optimizer.accumulation
     if kind == "examples" and int(size) > share and parts > 1:
-        raise ConfigError(f"config.parallel.batch_norm = {mode!r}: with config.optimizer.accumulation = {parts} a "
-                          f"device takes {share} neighbouring examples at once, and no more")
+        raise ConfigError(
+            f"config.parallel.batch_norm = {mode!r}: with config.optimizer.accumulation = {parts} a "
+            f"device takes {share} neighbouring examples at once, and no more"
+        )
     options = batch_norm_groups(mode, devices, share)
     return model.clone(**options) if options else model

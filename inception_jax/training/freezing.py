@@ -91,8 +91,10 @@ def describe(freezing: Freezing, params: Tree, multipliers: Sequence[tuple[str, 
     trained = {path: size for path, size in sizes.items() if path not in freezing.params}
     lines = []
     if freezing.params:
-        lines.append(f"{sum(trained.values()):,} of {sum(sizes.values()):,} parameters train; frozen: "
-                     f"{paths.summarise(freezing.params, sizes)}")
+        lines.append(
+            f"{sum(trained.values()):,} of {sum(sizes.values()):,} parameters train; frozen: "
+            f"{paths.summarise(freezing.params, sizes)}"
+        )
     if freezing.batch_norms:
         rule = "running statistics" if freezing.resting else "the batch's statistics"
         lines.append(f"{len(freezing.batch_norms)} frozen batch norm layer(s) normalise by {rule}")

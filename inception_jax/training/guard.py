@@ -42,8 +42,10 @@ def no_compilation() -> Iterator[None]:
     finally:
         jax.monitoring.unregister_event_duration_listener(note)
     if found:
-        raise Recompiled(f"compiled while the steps ran: {', '.join(found)}; after the first step nothing may be. This "
-                         "is a fault of the program, not of the config")
+        raise Recompiled(
+            f"compiled while the steps ran: {', '.join(found)}; after the first step nothing may be. This "
+            "is a fault of the program, not of the config"
+        )
 
 
 def _caller() -> str:

@@ -60,19 +60,26 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         interrupts = stack.enter_context(Interrupts())
         with processes.agreed():
             beginning.refuse_another_run(workdir, config)
-        checkpoints = stack.enter_context(Checkpoints(
-            workdir / SUBDIRECTORY, keep_latest=setup.keep, best_metric=setup.best_metric,
-            best_mode="min" if setup.best_metric == "loss" else "max",
-            warn=lambda text: print(text, file=sys.stderr),
-        ))
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                workdir / SUBDIRECTORY,
+                keep_latest=setup.keep,
+                best_metric=setup.best_metric,
+                best_mode="min" if setup.best_metric == "loss" else "max",
+                warn=lambda text: print(text, file=sys.stderr),
+            )
+        )
         state, kept = beginning.restore_or_start(setup, checkpoints)
         start = int(state.step)
         if start == length.total and (result := ending.earlier(workdir, start)):
             return result, 0
         clock = Clock(kept.get("clock"))
         window = MetricWindow(
-            kept.get("window"), max_skipped=faults.max_skipped_steps, loss_limit=faults.loss_limit,
-            batch_size=config.batch_size, max_corrupt=faults.max_corrupt,
+            kept.get("window"),
+            max_skipped=faults.max_skipped_steps,
+            loss_limit=faults.loss_limit,
+            batch_size=config.batch_size,
+            max_corrupt=faults.max_corrupt,
         )
 
         beginning.record(setup, workdir)
@@ -83,16 +90,26 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
             writer = stack.enter_context(
                 writers.MetricWriter(workdir, setup.tensorboard, purge_step=start + 1, quiet=not first)
             )
-            progress = stack.enter_context(Progress(
-                length.total, start, length.steps_per_epoch, workdir / "train.log", title=setup.spec.name,
-                quiet=not first,
-            ))
+            progress = stack.enter_context(
+                Progress(
+                    length.total,
+                    start,
+                    length.steps_per_epoch,
+                    workdir / "train.log",
+                    title=setup.spec.name,
+                    quiet=not first,
+                )
+            )
         progress.message(beginning.headline(setup, state, start, kept.get("devices")))
 
         # The pipeline begins to decode while the steps compile.
         batches = Feed(
-            setup.train_data.batches(start), devices.put, setup.prefetch, warn_after=faults.stall_warning_seconds,
-            give_up_after=faults.stall_limit_seconds, report=progress.message if first else None,
+            setup.train_data.batches(start),
+            devices.put,
+            setup.prefetch,
+            warn_after=faults.stall_warning_seconds,
+            give_up_after=faults.stall_limit_seconds,
+            report=progress.message if first else None,
             should_stop=interrupts.requested if devices.process_count == 1 else None,
         )
         stack.enter_context(contextlib.closing(batches))
@@ -115,12 +132,14 @@ def _compile(setup: setups.Setup, state: TrainState) -> tuple[Compiled, Compiled
     """The training step and the evaluation step."""
     devices, objective = setup.devices, setup.objective
     train_step = devices.compile_train(
-        make_train_step(setup.model, setup.optimizer, objective, devices=devices.count), state,
+        make_train_step(setup.model, setup.optimizer, objective, devices=devices.count),
+        state,
         devices.abstract_batch(setup.config.batch_size, setup.image_size, flag=devices.process_count > 1),
     )
     eval_step = devices.compile_eval(
         make_eval_step(setup.model, setup.normalization, setup.dtype, devices=devices.count),
-        state.variables(), devices.abstract_batch(setup.eval_data.batch_size, setup.image_size),
+        state.variables(),
+        devices.abstract_batch(setup.eval_data.batch_size, setup.image_size),
     )
     return train_step, eval_step
 
@@ -170,8 +189,13 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
         run.progress.advance(step)
 
         if length.is_due(step, length.log_every):
-            row = {"kind": "train", "step": step, "epoch": length.epoch(step),
-                   "learning_rate": float(run.setup.schedule(step - 1)), **run.window.take()}
+            row = {
+                "kind": "train",
+                "step": step,
+                "epoch": length.epoch(step),
+                "learning_rate": float(run.setup.schedule(step - 1)),
+                **run.window.take(),
+            }
             timing = run.clock.lap(step - logged, config.batch_size)
             logged = step
             run.writer.write(row)

@@ -221,8 +221,10 @@ def _decayed(params: Tree, mask: re.Pattern[str]) -> Tree:
 def _add_decay(updates: Tree, params: Tree, weight_decay: float, mask: re.Pattern[str]) -> Tree:
     return jax.tree.map(
         lambda update, parameter, decays: update + weight_decay * parameter if decays else update,
-        updates, params, _decayed(params, mask),
-    )  # fmt: skip
+        updates,
+        params,
+        _decayed(params, mask),
+    )
 
 
 def _factors(params: Tree, multipliers: list[tuple[re.Pattern[str], float]]) -> Tree:
@@ -254,8 +256,9 @@ def _scale_by_learning_rate(
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         scaled = jax.tree.map(
             lambda update, factor: -jnp.asarray(rate, update.dtype) * factor * update,
-            updates, _factors(params, multipliers),
-        )  # fmt: skip
+            updates,
+            _factors(params, multipliers),
+        )
         return scaled, LearningRateState(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformation(init, update)

@@ -159,8 +159,10 @@ def _problem(
         return write_error(directory, error)
     if free >= needed:
         return None
-    return DiskFull(f"the disk is full: the checkpoint of step {step} needs {needed / 1e6:,.1f} MB in {directory}, "
-                    f"{free / 1e6:,.1f} MB are free; {_stand(steps)}; make room and run the same command again")
+    return DiskFull(
+        f"the disk is full: the checkpoint of step {step} needs {needed / 1e6:,.1f} MB in {directory}, "
+        f"{free / 1e6:,.1f} MB are free; {_stand(steps)}; make room and run the same command again"
+    )
 
 
 def save_error(error: BaseException, directory: Path, step: int | None, steps: Sequence[int]) -> UserError:
@@ -173,8 +175,10 @@ def save_error(error: BaseException, directory: Path, step: int | None, steps: S
       steps: the checkpoints that stand.
     """
     if _is_no_room(error):
-        return DiskFull(f"the disk is full: no checkpoint of step {step} in {directory}; {_stand(steps)}; make room "
-                        "and run the same command again")
+        return DiskFull(
+            f"the disk is full: no checkpoint of step {step} in {directory}; {_stand(steps)}; make room "
+            "and run the same command again"
+        )
     return UserError(f"no checkpoint of step {step} in {directory}: {stored.one_line(error)}; {_stand(steps)}")
 
 

@@ -90,8 +90,9 @@ class Devices:
         if size % unit:
             below, above = size // unit * unit, -(-size // unit) * unit
             sizes = f"{below} or {above}" if below else str(above)
-            raise UserError(f"config.{field} = {size} does not divide over {self.count} device(s) in {parts} part(s): "
-                            f"{sizes} would")
+            raise UserError(
+                f"config.{field} = {size} does not divide over {self.count} device(s) in {parts} part(s): {sizes} would"
+            )
         return size // self.count
 
     def replicate(self, tree: Any) -> Any:
@@ -102,9 +103,12 @@ class Devices:
             return tree
         # `device_put` over several processes would compare every leaf between them, a collective and a compilation
         # for each shape.
-        return jax.tree.map(lambda x: jax.make_array_from_single_device_arrays(
-            x.shape, self.replicated, [shard.data for shard in x.addressable_shards]
-        ), tree)
+        return jax.tree.map(
+            lambda x: jax.make_array_from_single_device_arrays(
+                x.shape, self.replicated, [shard.data for shard in x.addressable_shards]
+            ),
+            tree,
+        )
 
     @property
     def replicated(self) -> NamedSharding:
@@ -143,13 +147,19 @@ class Devices:
           image_size: height and width in pixels.
           flag: whether the batch has the leaf "stop" of `flag`.
         """
-        leaves = {"image": ((batch_size, image_size, image_size, 3), np.uint8), "label": ((batch_size,), np.int32),
-                  "mask": ((batch_size,), np.bool_)} | ({"stop": ((self.count,), np.bool_)} if flag else {})
+        leaves = {
+            "image": ((batch_size, image_size, image_size, 3), np.uint8),
+            "label": ((batch_size,), np.int32),
+            "mask": ((batch_size,), np.bool_),
+        } | ({"stop": ((self.count,), np.bool_)} if flag else {})
         if self.mode == "pmap":
-            leaves = {name: ((self.count, rows // self.count, *shape), dtype)
-                      for name, ((rows, *shape), dtype) in leaves.items()}
-        return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.split)
-                for name, (shape, dtype) in leaves.items()}
+            leaves = {
+                name: ((self.count, rows // self.count, *shape), dtype)
+                for name, ((rows, *shape), dtype) in leaves.items()
+            }
+        return {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.split) for name, (shape, dtype) in leaves.items()
+        }
 
     def get(self, tree: Any) -> Any:
         """Row-split arrays of a step back on the host, this process's rows in order (undoes `put`)."""
@@ -170,8 +180,14 @@ class Devices:
           batch: likewise.
         """
         if self.mode == "pmap":
-            wrapped = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0,
-                               devices=list(self.mesh.devices.flat))
+            wrapped = jax.pmap(
+                step,
+                AXIS,
+                in_axes=(None, 0),
+                out_axes=(None, None),
+                donate_argnums=0,
+                devices=list(self.mesh.devices.flat),
+            )
             batch = self._concrete(batch)
         else:
             wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _REPLICATED)), donate_argnums=0)
@@ -212,9 +228,12 @@ class Devices:
         """With several processes, zeros in the place of shapes: `pmap` then takes shapes for one process's share."""
         if self.process_count == 1:
             return batch
-        return {name: x if isinstance(x, jax.Array) else
-                jax.make_array_from_callback(x.shape, x.sharding, lambda rows, x=x: np.zeros(x.shape, x.dtype)[rows])
-                for name, x in batch.items()}
+        return {
+            name: x
+            if isinstance(x, jax.Array)
+            else jax.make_array_from_callback(x.shape, x.sharding, lambda rows, x=x: np.zeros(x.shape, x.dtype)[rows])
+            for name, x in batch.items()
+        }
 
     def _shard(self, step: Callable, out: tuple) -> Callable:
         # check_vma=False: the step reduces its gradients itself; with the check on, JAX would add a second reduction
@@ -240,8 +259,10 @@ def choose_devices(devices: list[Any], count: int | None) -> list[Any]:
     if rest or share > fewest:
         held = ", ".join(str(len(block)) for block in processes.values())
         sizes = ", ".join(str(each * len(processes)) for each in range(1, fewest + 1))
-        raise UserError(f"config.parallel.devices = {count} does not give each of {len(processes)} processes as many "
-                        f"(they have {held}): {sizes} would")
+        raise UserError(
+            f"config.parallel.devices = {count} does not give each of {len(processes)} processes as many "
+            f"(they have {held}): {sizes} would"
+        )
     return [device for block in processes.values() for device in block[:share]]
 
 
@@ -280,8 +301,10 @@ def _groups_of_examples(mode: str, size: int, devices: int, share: int) -> dict[
     if size % share or devices % (size // share):
         within = [n for n in range(1, share + 1) if share % n == 0]
         across = [share * n for n in range(2, devices + 1) if devices % n == 0]
-        raise UserError(f"config.parallel.batch_norm = {mode!r}: {devices} device(s) with {share} examples each do not "
-                        f"divide into groups of {size}; sizes that do: {', '.join(map(str, within + across))}")
+        raise UserError(
+            f"config.parallel.batch_norm = {mode!r}: {devices} device(s) with {share} examples each do not "
+            f"divide into groups of {size}; sizes that do: {', '.join(map(str, within + across))}"
+        )
     return batch_norm_groups(f"groups:{size // share}", devices)
 
 

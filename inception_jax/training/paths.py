@@ -48,11 +48,16 @@ def find(field: str, patterns: Sequence[str], paths: Collection[str]) -> dict[st
             raise UserError(f"config.{field}: {pattern!r} is not a regular expression: {error}") from None
         hits = [path for path in paths if compiled.search(path)]
         if not hits:
-            modules = {"/".join(parts[:depth]) for parts in (path.split("/") for path in paths)
-                       for depth in range(1, len(parts))}  # fmt: skip
+            modules = {
+                "/".join(parts[:depth])
+                for parts in (path.split("/") for path in paths)
+                for depth in range(1, len(parts))
+            }
             hint = nearest(re.sub(r"[^\w/]", "", pattern).strip("/"), sorted(modules))
-            raise UserError(f"config.{field}: {pattern!r} is found in no path{hint}; the paths are such as "
-                            f"{next(iter(paths), 'none')!r}")
+            raise UserError(
+                f"config.{field}: {pattern!r} is found in no path{hint}; the paths are such as "
+                f"{next(iter(paths), 'none')!r}"
+            )
         for path in hits:
             found.setdefault(path, pattern)
     return found
@@ -88,7 +93,7 @@ def summarise(chosen: Iterable[str], universe: Collection[str]) -> str:
         row = [(place, name)] if place >= 0 else []
         words += [name] if place < 0 and name else []
     if len(words) > _MOST_WORDS:
-        words[_MOST_WORDS - 1:] = [f"and {len(words) - _MOST_WORDS + 1} more"]
+        words[_MOST_WORDS - 1 :] = [f"and {len(words) - _MOST_WORDS + 1} more"]
     return ", ".join(words)
 
 

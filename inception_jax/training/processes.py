@@ -82,8 +82,10 @@ def find(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ)
             what = f"{' and '.join(missing)} missing" if missing else "--distributed=off"
             raise UserError(f"--coordinator_address, --num_processes and --process_id go together: {what}")
         if not 0 <= flags.process_id < flags.num_processes:
-            raise UserError(f"--process_id={flags.process_id}: with --num_processes={flags.num_processes} it is "
-                            f"0 to {flags.num_processes - 1}")
+            raise UserError(
+                f"--process_id={flags.process_id}: with --num_processes={flags.num_processes} it is "
+                f"0 to {flags.num_processes - 1}"
+            )
         if not flags.coordinator_address.rpartition(":")[2].isdigit():
             raise UserError(f"--coordinator_address={flags.coordinator_address}: HOST:PORT is meant")
         return Launch(**given, found_by="flags", heartbeat_timeout_seconds=patience)
@@ -111,8 +113,10 @@ def _launcher(environment: Mapping[str, str]) -> Launch | None:
     if (size := number("OMPI_COMM_WORLD_SIZE")) > 1:
         address = environment.get("JAX_COORDINATOR_ADDRESS")
         if not address and "OMPI_MCA_orte_hnp_uri" not in environment:
-            raise UserError(f"Open MPI started {size} processes, but not where they meet: set JAX_COORDINATOR_ADDRESS "
-                            "to HOST:PORT of the first (mpirun -x JAX_COORDINATOR_ADDRESS=…)")
+            raise UserError(
+                f"Open MPI started {size} processes, but not where they meet: set JAX_COORDINATOR_ADDRESS "
+                "to HOST:PORT of the first (mpirun -x JAX_COORDINATOR_ADDRESS=…)"
+            )
         return Launch(address, size, number("OMPI_COMM_WORLD_RANK"), "Open MPI")
     if importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")):
         return Launch(None, None, None, "TPU")  # also for a single host, where it changes nothing
@@ -144,15 +148,24 @@ def joined(launch: Launch | None) -> Iterator[None]:
         # JAX's own watch is for a process that our thread cannot end; ours comes first. JAX's signs are half its
         # timeout apart, so that it may end a process when half of it has passed (measured: 7.5 to 12.8 s of 12).
         longest = peers.longest(launch.heartbeat_timeout_seconds)
-        jax.distributed.initialize(launch.coordinator_address, launch.num_processes, launch.process_id,
-                                   heartbeat_timeout_seconds=math.ceil(2 * longest) + 30)
+        jax.distributed.initialize(
+            launch.coordinator_address,
+            launch.num_processes,
+            launch.process_id,
+            heartbeat_timeout_seconds=math.ceil(2 * longest) + 30,
+        )
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"the processes of the run (found by {launch.found_by}) did not come together: "
-                        f"{_one_line(error)}") from None
+        raise UserError(
+            f"the processes of the run (found by {launch.found_by}) did not come together: {_one_line(error)}"
+        ) from None
     watch = peers.Watch(
-        distributed.global_state.client, jax.process_index(), jax.process_count(),
-        patience=launch.heartbeat_timeout_seconds, exit_code=PeerLost.exit_code, advice=_ADVICE,
-    )  # fmt: skip
+        distributed.global_state.client,
+        jax.process_index(),
+        jax.process_count(),
+        patience=launch.heartbeat_timeout_seconds,
+        exit_code=PeerLost.exit_code,
+        advice=_ADVICE,
+    )
     watch.start()
     try:
         yield

@@ -113,8 +113,9 @@ def build(config: Config) -> Setup:
 def _eval_split(config: Config, train_split: datasets.Dataset) -> datasets.Dataset:
     dataset = datasets.load(config.data.name, config.data.eval_split, config.data.data_dir)
     if dataset.class_names != train_split.class_names:
-        raise ConfigError(f"config.data.eval_split = {dataset.split!r}: its classes are not those of "
-                          f"{train_split.split!r}")
+        raise ConfigError(
+            f"config.data.eval_split = {dataset.split!r}: its classes are not those of {train_split.split!r}"
+        )
     return dataset
 
 
@@ -139,13 +140,17 @@ def count_classes(config: Config, dataset: datasets.Dataset) -> int:
     """
     num_classes = config.model.num_classes
     if num_classes == 0:
-        raise ConfigError("config.model.num_classes = 0: there is no classifier to train; leave the field unset, and "
-                          "config.initialize.checkpoint begins with weights that have none")
+        raise ConfigError(
+            "config.model.num_classes = 0: there is no classifier to train; leave the field unset, and "
+            "config.initialize.checkpoint begins with weights that have none"
+        )
     if num_classes is None:
         return dataset.num_classes
     if num_classes != dataset.num_classes:
-        raise ConfigError(f"config.model.num_classes = {num_classes}: the data set {dataset.name!r} has "
-                          f"{dataset.num_classes} classes; leave the field unset to take that")
+        raise ConfigError(
+            f"config.model.num_classes = {num_classes}: the data set {dataset.name!r} has "
+            f"{dataset.num_classes} classes; leave the field unset to take that"
+        )
     return num_classes
 
 
@@ -219,8 +224,9 @@ def crop(config: Config) -> images.EvalCrop:
     chosen = images.EvalCrop(fields.crop, interpolation=fields.interpolation, **size)
     image_size = network_of(config)[1]
     if chosen.resize is not None and chosen.resize < image_size:
-        raise ConfigError(f"config.evaluation.resize = {chosen.resize}: at least the picture's {image_size} pixels "
-                          "are needed")
+        raise ConfigError(
+            f"config.evaluation.resize = {chosen.resize}: at least the picture's {image_size} pixels are needed"
+        )
     return chosen
 
 
@@ -270,6 +276,8 @@ def _aux_weights(config: Config, spec: registry.ModelSpec) -> tuple[float, ...]:
     if weights is None:
         return spec.aux_weights
     if len(weights) != len(spec.aux_weights):
-        raise ConfigError(f"config.loss.aux_weights = {weights!r}: {spec.name} has {len(spec.aux_weights)} auxiliary "
-                          f"head(s), the paper's weights are {spec.aux_weights}")
+        raise ConfigError(
+            f"config.loss.aux_weights = {weights!r}: {spec.name} has {len(spec.aux_weights)} auxiliary "
+            f"head(s), the paper's weights are {spec.aux_weights}"
+        )
     return tuple(weights)

@@ -79,8 +79,10 @@ def read_record(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointDamaged(f"{file}: {one_line(error)}") from None
     if record["format"] > FORMAT:
-        raise CheckpointMismatch(f"{path} was written by a later version of this package (format {record['format']}, "
-                                 f"this one reads up to {FORMAT})")
+        raise CheckpointMismatch(
+            f"{path} was written by a later version of this package (format {record['format']}, "
+            f"this one reads up to {FORMAT})"
+        )
     return record
 
 

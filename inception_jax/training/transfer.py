@@ -98,9 +98,11 @@ class Origin:
         self.workdir = _workdir_of(Path(self._checkpoint))
         network = manifest.read_config(self.workdir).get("model", {}).get("name") if self.workdir else None
         self._record = {
-            "checkpoint": str(Path(self._checkpoint).absolute()), "network": network, "step": record["step"],
+            "checkpoint": str(Path(self._checkpoint).absolute()),
+            "network": network,
+            "step": record["step"],
             "weights": weights,
-        }  # fmt: skip
+        }
         name = ", ".join(filter(None, (network, f"step {record['step']}", weights)))
         variables, self.taken = begin_with(variables, source, self._new, f"{self._checkpoint} ({name})")
         return variables
@@ -108,8 +110,10 @@ class Origin:
     def words(self) -> str:
         """For the log: the source and what was taken; only after `begin`."""
         network = f", {self._record['network']}" if self._record["network"] else ""
-        return (f"begins with {self._record['checkpoint']} (step {self._record['step']:,}, {self._record['weights']}"
-                f"{network}); {self.taken.words()}")
+        return (
+            f"begins with {self._record['checkpoint']} (step {self._record['step']:,}, {self._record['weights']}"
+            f"{network}); {self.taken.words()}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What `initialization.json` holds: the source and the whole lists; only after `begin`."""
@@ -118,9 +122,11 @@ class Origin:
 
 
 def begin_with(
-    variables: Mapping[str, Any], source_variables: Mapping[str, Any], new_patterns: Sequence[str] = (),
+    variables: Mapping[str, Any],
+    source_variables: Mapping[str, Any],
+    new_patterns: Sequence[str] = (),
     source: str = "the checkpoint",
-) -> tuple[dict[str, Any], Taken]:  # fmt: skip
+) -> tuple[dict[str, Any], Taken]:
     """Variables whose arrays are the source's wherever they are to be.
 
     Args:
@@ -153,8 +159,10 @@ def begin_with(
             leaf = _cast(offered[path][1], leaf.dtype, path, source)
         result[f"{collection}/{path}"] = leaf
     if not taken:
-        raise UserError(f"config.initialize.new = {tuple(new_patterns)!r}: nothing of {source} would be taken; leave "
-                        "config.initialize.checkpoint unset to begin at random")
+        raise UserError(
+            f"config.initialize.new = {tuple(new_patterns)!r}: nothing of {source} would be taken; leave "
+            "config.initialize.checkpoint unset to begin at random"
+        )
     left = tuple(path for path in offered if path not in wanted)
     begun = {collection: {} for collection in variables} | paths.nest(result)
     return begun, Taken(tuple(taken), new, left, tuple(wanted))
@@ -191,8 +199,11 @@ def _cast(values: Any, dtype: Any, path: str, source: str) -> Any:
 
 def _by_path(variables: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     """{path without the collection: (collection, leaf)}."""
-    return {path: (collection, leaf) for collection in _COLLECTIONS
-            for path, leaf in paths.flatten(variables.get(collection, {})).items()}  # fmt: skip
+    return {
+        path: (collection, leaf)
+        for collection in _COLLECTIONS
+        for path, leaf in paths.flatten(variables.get(collection, {})).items()
+    }
 
 
 def _is_of_classifier(path: str) -> bool:

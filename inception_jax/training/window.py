@@ -150,8 +150,9 @@ class MetricWindow:
             what = f"has diverged: above config.faults.loss_limit = {self._loss_limit:g}"
         else:
             what = "is not finite"
-        heads = ", ".join(f"{name} {value / max(count, 1):g}" for name, value in sorted(values.items())
-                          if name.startswith("loss"))
+        heads = ", ".join(
+            f"{name} {value / max(count, 1):g}" for name, value in sorted(values.items()) if name.startswith("loss")
+        )
         raise NonFiniteLoss(
             f"step {step} {what} ({heads}, gradient norm {norm:g}); the newest checkpoint is from before. A lower "
             "config.optimizer.learning_rate, a longer warm-up or config.optimizer.clip_norm may help"

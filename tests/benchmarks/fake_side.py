@@ -1,7 +1,7 @@
 """A side without a network: it says what it is told to, as JSON on its command line, and misbehaves when asked to.
 
-    {"prepared": {…}, "seconds": {kind: [of each block, in order]}, "losses": [of each step], "misdeed": name,
-     "before": "prepare" or the number of a block, "path": of a file}
+{"prepared": {…}, "seconds": {kind: [of each block, in order]}, "losses": [of each step], "misdeed": name,
+ "before": "prepare" or the number of a block, "path": of a file}
 """
 
 import json

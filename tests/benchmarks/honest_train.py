@@ -15,10 +15,16 @@ from inception_jax.benchmarks import steps, task
 from inception_jax.training import loop
 
 RECIPE = [
-    "--config=configs/digits.py", "--config.data.name=synthetic:10:64", "--config.data.eval_split=test[:32]",
-    "--config.model.width_multiplier=0.5", "--config.num_steps=80", "--config.evaluation.every_epochs=9.0",
-    "--config.checkpoint.every_epochs=9.0", "--config.logging.pictures=False", "--config.parallel.devices=1",
-]  # fmt: skip
+    "--config=configs/digits.py",
+    "--config.data.name=synthetic:10:64",
+    "--config.data.eval_split=test[:32]",
+    "--config.model.width_multiplier=0.5",
+    "--config.num_steps=80",
+    "--config.evaluation.every_epochs=9.0",
+    "--config.checkpoint.every_epochs=9.0",
+    "--config.logging.pictures=False",
+    "--config.parallel.devices=1",
+]
 
 
 def main(workdir):

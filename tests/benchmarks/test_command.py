@@ -16,11 +16,24 @@ def measured(tmp_path_factory):
     directory = tmp_path_factory.mktemp("benchmark")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-        code = benchmark.main([
-            "--model=inception_v1", "--set", "width_multiplier=0.25", "--num_classes=10", "--batch_size=4",
-            "--image_size=32", "--devices=1", "--seconds=0.5", "--blocks=3", "--peak_tflops=0.5", "--bandwidth_gbs=10",
-            f"--json={directory / 'a' / 'b.json'}", f"--plot={directory / 'b.png'}", f"--trace={directory / 'trace'}",
-        ])  # fmt: skip
+        code = benchmark.main(
+            [
+                "--model=inception_v1",
+                "--set",
+                "width_multiplier=0.25",
+                "--num_classes=10",
+                "--batch_size=4",
+                "--image_size=32",
+                "--devices=1",
+                "--seconds=0.5",
+                "--blocks=3",
+                "--peak_tflops=0.5",
+                "--bandwidth_gbs=10",
+                f"--json={directory / 'a' / 'b.json'}",
+                f"--plot={directory / 'b.png'}",
+                f"--trace={directory / 'trace'}",
+            ]
+        )
     assert code == 0
     return json.loads((directory / "a" / "b.json").read_text()), directory / "a" / "b.json", directory / "b.png"
 
@@ -38,7 +51,8 @@ def test_what_is_written(measured):
         assert part["images_per_second"] == pytest.approx(4 / seconds["median"])
         assert abs(part["flops"]["compiler_over_inside"] - 1) < flops.TOLERANCE
         assert part["flops"]["utilization"] == pytest.approx(
-            4 * part["flops"]["per_image"] / seconds["median"] / 0.5e12)  # fmt: skip
+            4 * part["flops"]["per_image"] / seconds["median"] / 0.5e12
+        )
         assert part["compile"]["cold"] > 0 < part["compile"]["cached"]
         assert part["memory"]["program"]["total"] > 4 * content["parameters"] * (2 if kind == "train" else 0)
         bounds = part["roofline"]["blocks"]
@@ -94,8 +108,9 @@ def test_files_that_are_none(measured, tmp_path):
         difference.read(tmp_path / "absent.json")
     with pytest.raises(UserError, match="not a measurement"):
         difference.read(tmp_path / "other.json")
-    train, inference = ({name: part for name, part in measured[0].items() if name != other}
-                        for other in ("inference", "train"))  # fmt: skip
+    train, inference = (
+        {name: part for name, part in measured[0].items() if name != other} for other in ("inference", "train")
+    )
     with pytest.raises(UserError, match="has no step that the other has"):
         difference.tell(train, inference, ("a", "b"))
 
@@ -108,8 +123,10 @@ MISTAKES = {
     "no option": (["--model=inception_v1", "--set", "module"], r"is not OPTION=VALUE"),
     "one block": (["--model=inception_v1", "--blocks=1"], r"at least 2 blocks"),
     "small pictures": (["--model=inception_v1", "--image_size=16"], r"needs at least 32"),
-    "a peak in words": (["--model=inception_v1", "--image_size=32", "--batch_size=8", "--peak_tflops=fast"],
-                        r"--peak_tflops: 'fast'; a number or 'measure'"),
+    "a peak in words": (
+        ["--model=inception_v1", "--image_size=32", "--batch_size=8", "--peak_tflops=fast"],
+        r"--peak_tflops: 'fast'; a number or 'measure'",
+    ),
     "options of a recipe": (["--config=configs/digits.py", "--set", "module=naive"], r"go with --model"),
     "torch of a recipe": (["--config=configs/digits.py", "--vs=torch"], r"--vs=torch goes with --model"),
     "a flag that torch has not": (["--model=inception_v1", "--vs=torch", "--mode=pmap"], r"--mode: --vs does not read"),

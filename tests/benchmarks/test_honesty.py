@@ -15,9 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_benchmark_and_the_log_of_train_agree_within_a_tenth(command_environment, tmp_path):
     environment = command_environment | {"XLA_FLAGS": ""}
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("honest_train.py"), tmp_path / "run"], cwd=ROOT, env=environment,
-        capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+        [sys.executable, Path(__file__).with_name("honest_train.py"), tmp_path / "run"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr
     pairs = json.loads(done.stdout.splitlines()[-1])
     logged = [json.loads(line) for line in (tmp_path / "run" / "timing.jsonl").read_text().splitlines()]

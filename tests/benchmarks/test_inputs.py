@@ -20,8 +20,14 @@ class SlowPipeline(TrainPipeline):
 
 @pytest.fixture
 def pipeline():
-    return SlowPipeline(datasets.load("digits", "train"), batch_size=8, image_size=8, seed=0,
-                        augmentation=EvalCrop("center", 1.0), threads=1)  # fmt: skip
+    return SlowPipeline(
+        datasets.load("digits", "train"),
+        batch_size=8,
+        image_size=8,
+        seed=0,
+        augmentation=EvalCrop("center", 1.0),
+        threads=1,
+    )
 
 
 def test_the_rate_is_that_of_making_batches_not_of_taking_them(pipeline, monkeypatch):

@@ -8,8 +8,10 @@ from inception_jax.benchmarks.pictures import fingerprint, make_batch
 def test_a_batch_is_a_training_batch():
     batch = make_batch(0, 1, 6, 40, 10)
     assert {name: (leaf.shape, leaf.dtype) for name, leaf in batch.items()} == {
-        "image": ((6, 40, 40, 3), np.uint8), "label": ((6,), np.int32), "mask": ((6,), np.bool_),
-    }  # fmt: skip
+        "image": ((6, 40, 40, 3), np.uint8),
+        "label": ((6,), np.int32),
+        "mask": ((6,), np.bool_),
+    }
     assert batch["mask"].all()
     labels = make_batch(0, 1, 500, 1, 10)["label"]
     assert set(labels) == set(range(10))

@@ -11,8 +11,16 @@ from inception_jax.training.parallel import Compiled
 @pytest.fixture(scope="module")
 def bench():
     recipe = task.recipe_of_model("inception_v1", 10)
-    task.set_fields(recipe, {"batch_size": 4, "data.image_size": 32, "model.width_multiplier": 0.25,
-                             "parallel.devices": 1, "optimizer.learning_rate": 0.05})  # fmt: skip
+    task.set_fields(
+        recipe,
+        {
+            "batch_size": 4,
+            "data.image_size": 32,
+            "model.width_multiplier": 0.25,
+            "parallel.devices": 1,
+            "optimizer.learning_rate": 0.05,
+        },
+    )
     return steps.Bench(task.build(recipe), batches=3, seed=5)
 
 

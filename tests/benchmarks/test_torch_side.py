@@ -20,8 +20,12 @@ from inception_jax.models.registry import get_spec
 PYTHON = os.environ.get("INCEPTION_JAX_TORCH_PYTHON", sys.executable)
 # Pixels: small, and no map of them even; torchvision's Inception-v3 trains with its head at 299 alone.
 WORKING = {
-    "inception_v1": 64, "inception_v1_bn": 64, "inception_v3": 299, "inception_v4": 107, "inception_resnet_v2": 107,
-}  # fmt: skip
+    "inception_v1": 64,
+    "inception_v1_bn": 64,
+    "inception_v3": 299,
+    "inception_v4": 107,
+    "inception_resnet_v2": 107,
+}
 
 
 @functools.cache
@@ -39,8 +43,13 @@ def torch_python():
 
 def task(model, image_size, **changes):
     weights = get_spec(model).aux_weights
-    return versus.make_task(model, image_size=image_size, backend="cpu", aux_weights=weights,
-                            **{"batch_size": 2, "num_classes": 10} | changes)  # fmt: skip
+    return versus.make_task(
+        model,
+        image_size=image_size,
+        backend="cpu",
+        aux_weights=weights,
+        **{"batch_size": 2, "num_classes": 10} | changes,
+    )
 
 
 def worker(python, variant="eager", **environment):

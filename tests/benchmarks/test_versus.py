@@ -16,11 +16,21 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_side.py")
 # BVLC's bvlc_googlenet, torchvision's googlenet and inception_v3 with their heads, timm's networks; at 1000 classes.
 PARAMETERS = {
-    "inception_v1": 13_378_280, "inception_v1_bn": 13_004_888, "inception_v3": 27_161_264, "inception_v4": 42_679_816,
+    "inception_v1": 13_378_280,
+    "inception_v1_bn": 13_004_888,
+    "inception_v3": 27_161_264,
+    "inception_v4": 42_679_816,
     "inception_resnet_v2": 55_843_464,
-}  # fmt: skip
-TASK = {"model": "fake", "kinds": ["train", "inference"], "batch_size": 4, "image_size": 8, "dtype": "float32",
-        "backend": "cpu", "options": {}}  # fmt: skip
+}
+TASK = {
+    "model": "fake",
+    "kinds": ["train", "inference"],
+    "batch_size": 4,
+    "image_size": 8,
+    "dtype": "float32",
+    "backend": "cpu",
+    "options": {},
+}
 FALLING = [5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.25, 0.1]
 
 
@@ -50,13 +60,21 @@ def test_a_task_is_of_json_values_and_knows_the_heads():
     assert json.loads(json.dumps(task)) == task
     assert task["aux_weights"] == [0.3, 0.3]
     headless = versus.make_task(
-        "inception_v1_bn", batch_size=2, image_size=96, backend="cpu", aux_weights=(0.3, 0.3),
+        "inception_v1_bn",
+        batch_size=2,
+        image_size=96,
+        backend="cpu",
+        aux_weights=(0.3, 0.3),
         options={"aux_heads": False, "dropout_rate": 0.5},
-    )  # fmt: skip
+    )
     assert headless["aux_weights"] == []
     assert headless["options"] == {
-        "dropout_rate": 0.5, "five_by_five": 3, "pool4_window": 2, "aux_pool": "adaptive", "aux_heads": False,
-    }  # fmt: skip
+        "dropout_rate": 0.5,
+        "five_by_five": 3,
+        "pool4_window": 2,
+        "aux_pool": "adaptive",
+        "aux_heads": False,
+    }
     create_model("inception_v1_bn", **headless["options"])  # refuses a rate of heads that are not there
     v4 = versus.make_task("inception_v4", batch_size=2, image_size=96, backend="cpu", aux_weights=(0.4,))
     assert v4["aux_weights"] == []
@@ -138,10 +156,14 @@ def test_losses_are_judged_from_the_first_step():
 @pytest.mark.parametrize(
     "changes, complaint",
     [
-        ({"losses": FALLING[::-1]},
-         "B: the training loss does not fall: 0.175 is the mean of the first quarter of 8 steps, 4.5 of the last"),
-        ({"losses": [1.0] * 8},
-         "B: the training loss does not fall: 1 is the mean of the first quarter of 8 steps, 1 of the last"),
+        (
+            {"losses": FALLING[::-1]},
+            "B: the training loss does not fall: 0.175 is the mean of the first quarter of 8 steps, 4.5 of the last",
+        ),
+        (
+            {"losses": [1.0] * 8},
+            "B: the training loss does not fall: 1 is the mean of the first quarter of 8 steps, 1 of the last",
+        ),
         ({"losses": [*FALLING[:3], float("nan"), *FALLING[4:]]}, "B: a loss or a logit is not a finite number"),
         ({"losses": [*FALLING[:7], float("inf")]}, "B: a loss or a logit is not a finite number"),
         ({"finite": False}, "B: a loss or a logit is not a finite number"),
@@ -150,7 +172,7 @@ def test_losses_are_judged_from_the_first_step():
         ({"prepared": {"macs": 5}}, "B: its multiply-adds are 5, those of A 4"),
         ({"prepared": {"flags": {"threads": 1}}}, "B: its threads are 1, those of A 2"),
     ],
-)  # fmt: skip
+)
 def test_a_result_that_must_not_be_believed_says_why(changes, complaint):
     result = duel(fake("A", [1.0] * 4, prepared={"macs": 4, "flags": {"threads": 2}}), fake("B", [1.0] * 4, **changes))
     assert versus.verdict(result) == [complaint]
@@ -171,8 +193,10 @@ def test_a_side_that_fails_is_left_out_and_named(moment):
     said = []
     sides = [fake("A", [1.0] * 4), fake("B", [2.0] * 4, misdeed="cuda", before=moment), fake("C", [3.0] * 4)]
     result = duel(*sides, say=said.append)
-    why = ("B: RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB.; all sides hold their memory at the same "
-           "time: try a smaller batch")  # fmt: skip
+    why = (
+        "B: RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB.; all sides hold their memory at the same "
+        "time: try a smaller batch"
+    )
     assert result["sides"]["B"] == {"error": why, "kind": "out_of_memory"}
     assert versus.verdict(result) == [f"left out: {why}"]
     assert f"left out: {why}" in said
@@ -189,8 +213,10 @@ def test_nothing_is_left_to_compare():
 
 
 def test_tables_show_every_side_and_kind():
-    result = duel(fake("A", [0.2] * 4, [0.1] * 4, prepared={"device": "chip", "versions": {"jax": "1.2"}}),
-                  fake("bee", [0.1] * 4, [0.3] * 4, prepared={"flags": {"threads": 2, "amp": None}}))  # fmt: skip
+    result = duel(
+        fake("A", [0.2] * 4, [0.1] * 4, prepared={"device": "chip", "versions": {"jax": "1.2"}}),
+        fake("bee", [0.1] * 4, [0.3] * 4, prepared={"flags": {"threads": 2, "amp": None}}),
+    )
     result["cores_of_others"] = 0.05 * result["cores"]  # as much as a quiet machine has
     lines = versus.table(result).splitlines()
     assert lines[0].startswith("fake, 8 px, batch 4, float32, on chip: 3 rounds of 2 steps; ")

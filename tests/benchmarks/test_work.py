@@ -10,14 +10,23 @@ from inception_jax.errors import UserError
 from inception_jax.models.accounting import Layer, account
 from inception_jax.models.registry import create_model
 
-CONV = Layer("a", "a/conv", (3, 3, 8, 16), (10, 10, 8), (10, 10, 16), macs=115_200, inside_macs=100_352,
-             reads_pictures=False)  # fmt: skip
+CONV = Layer(
+    "a", "a/conv", (3, 3, 8, 16), (10, 10, 8), (10, 10, 16), macs=115_200, inside_macs=100_352, reads_pictures=False
+)
 
 
 def bench(name, width, pixels, batch, devices=1, **fields):
     recipe = task.recipe_of_model(name, 10)
-    task.set_fields(recipe, {"batch_size": batch, "data.image_size": pixels, "model.width_multiplier": width,
-                             "parallel.devices": devices, **fields})  # fmt: skip
+    task.set_fields(
+        recipe,
+        {
+            "batch_size": batch,
+            "data.image_size": pixels,
+            "model.width_multiplier": width,
+            "parallel.devices": devices,
+            **fields,
+        },
+    )
     return steps.Bench(task.build(recipe))
 
 
@@ -48,13 +57,21 @@ def test_layers_are_the_blocks_in_detail():
     assert sum(layer.macs for layer in counted.layers) == counted.macs_with_aux
     first = counted.layers[0]
     assert (first.name, first.kernel, first.input, first.output) == (
-        "conv1", (7, 7, 3, 64), (224, 224, 3), (112, 112, 64))  # fmt: skip
+        "conv1",
+        (7, 7, 3, 64),
+        (224, 224, 3),
+        (112, 112, 64),
+    )
     assert [layer.name for layer in counted.layers if layer.reads_pictures] == ["conv1"]
     # Stride 2, three pixels of padding: the first windows miss 3 and 1 pixels, the last one misses 2: 784 - 6.
     assert first.inside_macs == 778 * 778 * 3 * 64
     last = counted.layers[-1]
     assert (last.block, last.kernel, last.input, last.output) == (
-        "classifier", (1, 1, 1024, 1000), (1, 1, 1024), (1, 1, 1000))  # fmt: skip
+        "classifier",
+        (1, 1, 1024, 1000),
+        (1, 1, 1024),
+        (1, 1, 1000),
+    )
     assert last.macs == last.inside_macs == 1_024_000
 
 
@@ -141,14 +158,19 @@ def test_a_block_is_bounded_layer_by_layer():
 @pytest.mark.parametrize(
     ("kind", "dtype", "teraflops", "gigabytes"),
     [
-        ("NVIDIA H100 80GB HBM3", "bfloat16", 989.5, 3350), ("NVIDIA H200", "bfloat16", 989.5, 4800),
-        ("NVIDIA H200 NVL", "float32", 417.5, 4800), ("NVIDIA A100-SXM4-40GB", "float32", 156, 1555),
-        ("NVIDIA L4", "bfloat16", 121, 300), ("NVIDIA L40S", "bfloat16", 362.05, 864),
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989.5, 3350),
+        ("NVIDIA H200", "bfloat16", 989.5, 4800),
+        ("NVIDIA H200 NVL", "float32", 417.5, 4800),
+        ("NVIDIA A100-SXM4-40GB", "float32", 156, 1555),
+        ("NVIDIA L4", "bfloat16", 121, 300),
+        ("NVIDIA L40S", "bfloat16", 362.05, 864),
         ("TPU v4", "bfloat16", 275, 1200),
-        ("TPU v5 lite", "bfloat16", 197, 800), ("TPU v5p", "bfloat16", 459, 2765), ("TPU v5", "bfloat16", 459, 2765),
+        ("TPU v5 lite", "bfloat16", 197, 800),
+        ("TPU v5p", "bfloat16", 459, 2765),
+        ("TPU v5", "bfloat16", 459, 2765),
         ("TPU v6 lite", "float32", 918, 1600),
     ],
-)  # fmt: skip
+)
 def test_chips_by_their_kind(kind, dtype, teraflops, gigabytes):
     limits = chips.limits(kind, dtype)
     assert limits.flops == pytest.approx(1e12 * teraflops)

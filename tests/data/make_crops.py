@@ -40,8 +40,9 @@ def torch_crops() -> dict[str, np.ndarray]:
             pixels = ImageClassification(crop_size=CROP, resize_size=resize)(image).numpy().transpose(1, 2, 0)
             found[f"torchvision/{resize}/{height}x{width}"] = np.rint((pixels * std + mean) * 255).astype(np.uint8)
         for fraction in (0.875, 0.8975):
-            transform = timm.data.create_transform((3, CROP, CROP), interpolation="bicubic", crop_pct=fraction,
-                                                   mean=(0.0,) * 3, std=(1.0,) * 3)  # fmt: skip
+            transform = timm.data.create_transform(
+                (3, CROP, CROP), interpolation="bicubic", crop_pct=fraction, mean=(0.0,) * 3, std=(1.0,) * 3
+            )
             pixels = transform(image).numpy().transpose(1, 2, 0)
             found[f"timm/{fraction}/{height}x{width}"] = np.rint(pixels * 255).astype(np.uint8)
     return found

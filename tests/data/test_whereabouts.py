@@ -68,9 +68,7 @@ def test_a_thread_that_hangs_in_a_read_is_named_with_its_picture_and_not_waited_
     monkeypatch.setattr(batches, "_JOIN_SECONDS", 0.2)
     data = load(f"folder:{picture_folder}", "train")
     path = stalled_file(picture_folder / "train" / "eel" / "2.png")
-    source = TrainPipeline(
-        data, batch_size=14, image_size=8, seed=1, augmentation={}, threads=1, workers=0
-    ).batches(2)
+    source = TrainPipeline(data, batch_size=14, image_size=8, seed=1, augmentation={}, threads=1, workers=0).batches(2)
     end = time.monotonic() + 10
     while str(path) not in (words := source.whereabouts()) and time.monotonic() < end:
         time.sleep(0.01)

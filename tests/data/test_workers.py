@@ -47,8 +47,9 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_doubled_or_changed(cou
         assert all(np.array_equal(batch[key], expected[key]) for key in expected), k
     assert len(after) == count and not after & before  # all are new
     err = capfd.readouterr().err
-    assert err.count("\n") == 1 and err.startswith("warning: a worker process that decodes pictures was killed by "
-                                                   "SIGKILL (exit code -9) before batch "), err  # fmt: skip
+    assert err.count("\n") == 1 and err.startswith(
+        "warning: a worker process that decodes pictures was killed by SIGKILL (exit code -9) before batch "
+    ), err
     assert_none_left()
 
 
@@ -56,8 +57,13 @@ def test_a_worker_holds_no_lock_that_the_trainer_needs_to_stop_it():
     """Killed while it holds one, it would keep it, and the trainer wait for ever: so batches come without the locks."""
     with pipeline(workers=1).batches(5) as batches:
         next(batches)
-        grains = [found for found in gc.get_objects() if type(found).__name__ == "ProcessPrefetchDatasetIterator"
-                  and found._prefetch_process is not None and found._prefetch_process.is_alive()]
+        grains = [
+            found
+            for found in gc.get_objects()
+            if type(found).__name__ == "ProcessPrefetchDatasetIterator"
+            and found._prefetch_process is not None
+            and found._prefetch_process.is_alive()
+        ]
         assert len(grains) == 1
         drawn = []
         drawing = threading.Thread(target=lambda: drawn.extend(next(batches) for _ in range(20)), daemon=True)
@@ -68,9 +74,7 @@ def test_a_worker_holds_no_lock_that_the_trainer_needs_to_stop_it():
     assert_none_left()
 
 
-def test_workers_that_die_three_times_without_a_batch_end_it_with_their_exit_code(
-    picture_folder, stalled_file, capfd
-):
+def test_workers_that_die_three_times_without_a_batch_end_it_with_their_exit_code(picture_folder, stalled_file, capfd):
     data = load(f"folder:{picture_folder}", "train")
     stalled_file(picture_folder / "train" / "cat" / "2.png")  # no batch is ever whole
     over = threading.Event()

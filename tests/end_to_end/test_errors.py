@@ -30,8 +30,10 @@ def test_a_mistake_in_the_config_is_one_line(mistake, tmp_path, monkeypatch, cap
     words, message = MISTAKES[mistake]
     workdir = tmp_path / "run"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    monkeypatch.setattr("sys.argv", ["train", "--config=configs/digits.py", f"--workdir={workdir}",
-                                     "--config.parallel.devices=1", *words])
+    monkeypatch.setattr(
+        "sys.argv",
+        ["train", "--config=configs/digits.py", f"--workdir={workdir}", "--config.parallel.devices=1", *words],
+    )
     with pytest.raises(SystemExit) as stop:
         command_line.run(train.main)
     captured = capsys.readouterr()

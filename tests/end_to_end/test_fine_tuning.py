@@ -17,11 +17,16 @@ from inception_jax.training.stored import load_variables
 
 # Most of the network rests and there are no auxiliary heads, so that the program is small and compiles quickly.
 ARGUMENTS = (
-    "--config.num_steps=2", "--config.schedule.name=constant", "--config.schedule.warmup_epochs=0.0",
-    "--config.logging.every_steps=1", "--config.logging.tensorboard=False", "--config.evaluation.every_epochs=99.0",
-    "--config.model.aux_heads=False", "--config.optimizer.freeze=('^conv', '^inception_[34]')",
+    "--config.num_steps=2",
+    "--config.schedule.name=constant",
+    "--config.schedule.warmup_epochs=0.0",
+    "--config.logging.every_steps=1",
+    "--config.logging.tensorboard=False",
+    "--config.evaluation.every_epochs=99.0",
+    "--config.model.aux_heads=False",
+    "--config.optimizer.freeze=('^conv', '^inception_[34]')",
     "--config.optimizer.learning_rate_multipliers=(('^inception_5', 0.1),)",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +44,14 @@ def three_kinds(tmp_path_factory):
 
 def differing(one, other):
     """The top-level modules whose arrays are not bit for bit the same in both."""
-    return {name for name in one if any(
-        not np.array_equal(a, b) for a, b in zip(*([leaf for _, leaf in sorted(flat(tree[name]))]
-                                                   for tree in (one, other)), strict=True)
-    )}  # fmt: skip
+    return {
+        name
+        for name in one
+        if any(
+            not np.array_equal(a, b)
+            for a, b in zip(*([leaf for _, leaf in sorted(flat(tree[name]))] for tree in (one, other)), strict=True)
+        )
+    }
 
 
 def flat(tree, prefix=""):
@@ -56,9 +65,12 @@ def test_a_run_begins_with_anothers_weights_and_then_needs_it_no_more(
     source, workdir = shutil.copytree(small_run, tmp_path / "source"), tmp_path / "run"
     averaged = load_variables(source, "ema")["params"]
     arguments = [
-        *(word for word in small_arguments if "_split=" not in word), f"--config.data.name=folder:{three_kinds}",
-        *ARGUMENTS, f"--config.initialize.checkpoint={source}", f"--workdir={workdir}",
-    ]  # fmt: skip
+        *(word for word in small_arguments if "_split=" not in word),
+        f"--config.data.name=folder:{three_kinds}",
+        *ARGUMENTS,
+        f"--config.initialize.checkpoint={source}",
+        f"--workdir={workdir}",
+    ]
     code, _, err = run_command("train", *arguments)
     assert code == 0, err
 
@@ -67,8 +79,9 @@ def test_a_run_begins_with_anothers_weights_and_then_needs_it_no_more(
     assert said["new"] == dict.fromkeys(("classifier/kernel", "classifier/bias"), "other number of classes")
     assert len(said["taken"]) == 114 and len(said["left"]) == 12
     log = (workdir / "train.log").read_text()
-    assert ("taken: conv1 … inception_5b (114 arrays); new: classifier (other number of classes); left: aux1, aux2"
-            in log)
+    assert (
+        "taken: conv1 … inception_5b (114 arrays); new: classifier (other number of classes); left: aux1, aux2" in log
+    )
     assert "parameters train; frozen: conv1 … inception_4e" in log
     assert "learning rate × 0.1 for " in log
 
@@ -106,10 +119,12 @@ def recipe(**overrides):
         ({"optimizer__frozen_batch_norm": "batch"}, r"frozen_batch_norm = 'batch': nothing reads it"),
         ({"optimizer__freeze": ("^conv1/",), "optimizer__frozen_batch_norm": "batch"}, r"'batch': nothing reads it"),
         ({"parallel__batch_norm": "examples:4"}, r"config.parallel.batch_norm: inception_v1 has no batch norm"),
-        ({"model__name": "inception_v1_bn", "parallel__devices": 1, "parallel__batch_norm": "examples:3"},
-         r"1 device\(s\) with 8 examples each do not divide into groups of 3; sizes that do: 1, 2, 4, 8"),
+        (
+            {"model__name": "inception_v1_bn", "parallel__devices": 1, "parallel__batch_norm": "examples:3"},
+            r"1 device\(s\) with 8 examples each do not divide into groups of 3; sizes that do: 1, 2, 4, 8",
+        ),
     ],
-)  # fmt: skip
+)
 def test_recipes_that_cannot_be_meant(overrides, message):
     config = Config(recipe(**overrides))
     with pytest.raises(UserError, match=message):
@@ -118,19 +133,27 @@ def test_recipes_that_cannot_be_meant(overrides, message):
 
 
 def test_a_multiplier_stands_in_for_that_of_the_biases():
-    overrides = {"optimizer__learning_rate_multipliers": (("^conv1/", 0.5),), "optimizer__bias_learning_rate": 2.0,
-                 "optimizer__learning_rate": 1.0}  # fmt: skip
+    overrides = {
+        "optimizer__learning_rate_multipliers": (("^conv1/", 0.5),),
+        "optimizer__bias_learning_rate": 2.0,
+        "optimizer__learning_rate": 1.0,
+    }
     optimizer = setup.build(Config(recipe(**overrides))).optimizer
     ones = {name: {"kernel": jnp.ones(1), "bias": jnp.ones(1)} for name in ("conv1", "conv2")}
     updates, _ = optimizer.update(ones, optimizer.init(ones), ones)
     assert {name: (float(leaf["kernel"][0]), float(leaf["bias"][0])) for name, leaf in updates.items()} == {
-        "conv1": (-0.5, -0.5), "conv2": (-1.0, -2.0)
-    }  # fmt: skip
+        "conv1": (-0.5, -0.5),
+        "conv2": (-1.0, -2.0),
+    }
 
 
 def test_frozen_batch_norms_of_a_real_network_rest():
-    overrides = {"model__name": "inception_v1_bn", "optimizer__freeze": ("^conv", "^inception_3a/"),
-                 "parallel__devices": 2, "parallel__batch_norm": "examples:2"}  # fmt: skip
+    overrides = {
+        "model__name": "inception_v1_bn",
+        "optimizer__freeze": ("^conv", "^inception_3a/"),
+        "parallel__devices": 2,
+        "parallel__batch_norm": "examples:2",
+    }
     config = Config(recipe(**overrides))
     parts = setup.build(config)
     config.refuse_unread()

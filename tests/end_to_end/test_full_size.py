@@ -24,10 +24,15 @@ def test_googlenet_learns_the_digits(run_command, tmp_path):
 
 def test_inception_v4_steps_at_full_width(run_command, tmp_path):
     overrides = {
-        "model.name": "inception_v4", "data.image_size": 75, "batch_size": 4, "num_steps": 1,
-        "data.eval_split": "test[:4]", "data.normalization": "inception", "optimizer.bias_learning_rate": 1.0,
+        "model.name": "inception_v4",
+        "data.image_size": 75,
+        "batch_size": 4,
+        "num_steps": 1,
+        "data.eval_split": "test[:4]",
+        "data.normalization": "inception",
+        "optimizer.bias_learning_rate": 1.0,
         "logging.pictures": False,
-    }  # fmt: skip
+    }
     words = [f"--config.{name}={value}" for name, value in overrides.items()]
     arguments = ["--config=configs/digits.py", *words, f"--workdir={tmp_path / 'run'}"]
     code, out, err = run_command("train", *arguments, timeout=3500)

@@ -40,8 +40,19 @@ def test_metric_rows(small_run):
     train = rows(small_run, "train")
     assert [row["step"] for row in train] == [3, 6, 9, 12, 14]
     for row in train:
-        assert {"loss", "loss_main", "loss_aux1", "loss_aux2", "top1_main", "top1_aux1", "top1_aux2", "top5_main",
-                "learning_rate", "gradient_norm", "epoch"} <= set(row)
+        assert {
+            "loss",
+            "loss_main",
+            "loss_aux1",
+            "loss_aux2",
+            "top1_main",
+            "top1_aux1",
+            "top1_aux2",
+            "top5_main",
+            "learning_rate",
+            "gradient_norm",
+            "epoch",
+        } <= set(row)
         assert row["loss"] == pytest.approx(row["loss_main"] + 0.3 * (row["loss_aux1"] + row["loss_aux2"]), rel=1e-5)
     evaluations = rows(small_run, "evaluation")
     assert [(row["step"], row["weights"]) for row in evaluations] == [

@@ -9,13 +9,17 @@ from inception_jax.exports.batch_norm import fold_batch_norm
 from inception_jax.models.registry import get_spec, model_names
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("inception_v1_bn", {"bn_epsilon": 0.1}), ("inception_v2", {"bn_scale": False}),
-    ("inception_v2", {"bn_scale": False, "stem_batch_norm": False}),  # slim's
-    ("inception_v2", {"conv_bias": True, "stem": "dense", "table": "paper", "bn_epsilon": 1e-5}),  # Cadene's
-    pytest.param("xception", {}, marks=pytest.mark.slow),
-    pytest.param("inception_resnet_v1", {"bottleneck": 24, "extra_block8": True}, marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("inception_v1_bn", {"bn_epsilon": 0.1}),
+        ("inception_v2", {"bn_scale": False}),
+        ("inception_v2", {"bn_scale": False, "stem_batch_norm": False}),  # slim's
+        ("inception_v2", {"conv_bias": True, "stem": "dense", "table": "paper", "bn_epsilon": 1e-5}),  # Cadene's
+        pytest.param("xception", {}, marks=pytest.mark.slow),
+        pytest.param("inception_resnet_v1", {"bottleneck": 24, "extra_block8": True}, marks=pytest.mark.slow),
+    ],
+)
 def test_the_same_logits_and_endpoints_in_float64(name, options, network_of, pictures, difference, x64):
     model, variables = network_of(name, np.float64, dtype="float64", param_dtype="float64", min_width=4, **options)
     plain, folded = fold_batch_norm(model, variables)
@@ -25,7 +29,8 @@ def test_the_same_logits_and_endpoints_in_float64(name, options, network_of, pic
     ours, theirs = apply(plain, folded), apply(model, variables)
     assert difference(ours.logits, theirs.logits) < 1e-12
     assert {end: bool(difference(ours.endpoints[end], theirs.endpoints[end]) < 1e-12) for end in ours.endpoints} == (
-        dict.fromkeys(theirs.endpoints, True))
+        dict.fromkeys(theirs.endpoints, True)
+    )
     assert set(folded) == {"params"}
     assert not plain.batch_norm
 

@@ -9,10 +9,17 @@ from inception_jax.errors import UserError
 from inception_jax.exports.files import height_and_width, whole_file
 
 
-@pytest.mark.parametrize(("given", "size"), [
-    (224, (224, 224)), (np.int64(75), (75, 75)), (np.array(75), (75, 75)), ((32, 48), (32, 48)), ([32, 48], (32, 48)),
-    (np.array([32, 48]), (32, 48)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        (224, (224, 224)),
+        (np.int64(75), (75, 75)),
+        (np.array(75), (75, 75)),
+        ((32, 48), (32, 48)),
+        ([32, 48], (32, 48)),
+        (np.array([32, 48]), (32, 48)),
+    ],
+)
 def test_sizes(given, size):
     sides = height_and_width(given)
     assert sides == size and all(type(side) is int for side in sides)

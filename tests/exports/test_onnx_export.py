@@ -27,8 +27,13 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="what the files are run 
 # since its own float32 is as far from the truth (Xception: 1.7e-6 either).
 CLOSE = 2e-6
 # One endpoint per network: the widest variety of layers lies before it.
-ENDPOINTS = {"inception_v1": "inception_4e", "inception_v2": "inception_4e", "inception_v3": "mixed_6e",
-             "inception_v4": "mixed_6h", "xception": "block13"}  # fmt: skip
+ENDPOINTS = {
+    "inception_v1": "inception_4e",
+    "inception_v2": "inception_4e",
+    "inception_v3": "mixed_6e",
+    "inception_v4": "mixed_6h",
+    "xception": "block13",
+}
 
 
 def run(path, images, *names):
@@ -75,9 +80,18 @@ def test_the_graph_of_inception_v4_is_the_papers(network_of, tmp_path):
     model, variables = network_of("inception_v4")
     export_onnx(model, variables, 139, tmp_path / "a.onnx", fold_batch_norm=True)
     assert operators(tmp_path / "a.onnx") == {
-        "Transpose": 1, "Conv": 149, "Relu": 149, "MaxPool": 4, "AveragePool": 14, "Concat": 25, "Add": 14,
-        "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1, "Identity": 1,
-    }  # fmt: skip
+        "Transpose": 1,
+        "Conv": 149,
+        "Relu": 149,
+        "MaxPool": 4,
+        "AveragePool": 14,
+        "Concat": 25,
+        "Add": 14,
+        "GlobalAveragePool": 1,
+        "Flatten": 1,
+        "Gemm": 1,
+        "Identity": 1,
+    }
     graph = onnx.load(str(tmp_path / "a.onnx")).graph
     kernels = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     assert kernels["mixed_6b/conv_7x1/kernel"] == (25, 22, 7, 1)
@@ -113,12 +127,15 @@ class MaxPool(reference.op_run.OpRun):
 ALPHA = {"lrn_alpha": 2.0**-13}
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("inception_v1", ALPHA),
-    ("inception_v1", ALPHA | {"pool_rounding": "same", "conv1_padding": "same", "five_by_five": 3}),
-    pytest.param("inception_v3", {"min_width": 4}, marks=pytest.mark.slow),
-    pytest.param("xception", {"min_width": 4}, marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("inception_v1", ALPHA),
+        ("inception_v1", ALPHA | {"pool_rounding": "same", "conv1_padding": "same", "five_by_five": 3}),
+        pytest.param("inception_v3", {"min_width": 4}, marks=pytest.mark.slow),
+        pytest.param("xception", {"min_width": 4}, marks=pytest.mark.slow),
+    ],
+)
 def test_in_double_precision(name, options, network_of, outputs, pictures, difference, tmp_path, x64):
     model, variables = network_of(name, np.float64, dtype="float64", param_dtype="float64", **options)
     size = get_spec(name).min_image_size
@@ -202,9 +219,16 @@ def test_pools_that_are_no_pool_operator(pictures, tmp_path):
         check_layer(layer, images, tmp_path / "a.onnx", batch=2)
 
 
-@pytest.mark.parametrize(("size", "alpha", "beta", "k"), [
-    (5, 1e-4, 0.75, 1.0), (3, 0.5, 0.75, 2.0), (5, 2.0, 0.5, 1.0), (3, 2.0, 1.0, 0.7), (1, 1.0, 0.6, 1.5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "alpha", "beta", "k"),
+    [
+        (5, 1e-4, 0.75, 1.0),
+        (3, 0.5, 0.75, 2.0),
+        (5, 2.0, 0.5, 1.0),
+        (3, 2.0, 1.0, 0.7),
+        (1, 1.0, 0.6, 1.5),
+    ],
+)
 def test_response_normalisation_is_one_operator(size, alpha, beta, k, pictures, tmp_path):
     def layer(x):
         return local_response_norm(jnp.concatenate([3 * x, x, 2 * x], -1), size, alpha, beta, k)
@@ -219,8 +243,9 @@ def test_dilated_networks(network_of, outputs, pictures, difference, tmp_path):
     images = pictures(1, 97, 97)
     names = ("logits", "mixed_7c")
     export_onnx(model, variables, 97, tmp_path / "a.onnx", endpoints=names[1:])
-    for found, expected in zip(run(tmp_path / "a.onnx", images, *names), outputs(model, variables, images, *names),
-                               strict=True):  # fmt: skip
+    for found, expected in zip(
+        run(tmp_path / "a.onnx", images, *names), outputs(model, variables, images, *names), strict=True
+    ):
         assert difference(found, expected) < CLOSE
 
 
@@ -230,9 +255,16 @@ def test_layouts_names_batches_and_operator_sets(opset, network_of, outputs, pic
     images = pictures(2, 48, 41)
     names = ("logits", "Mixed_3b", "conv1")
     export_onnx(
-        model, variables, (48, 41), tmp_path / "a.onnx", endpoints=[*names, "conv1"], batch=2, input_layout="NCHW",
-        opset=opset, metadata={"normalization": "caffe"},
-    )  # fmt: skip
+        model,
+        variables,
+        (48, 41),
+        tmp_path / "a.onnx",
+        endpoints=[*names, "conv1"],
+        batch=2,
+        input_layout="NCHW",
+        opset=opset,
+        metadata={"normalization": "caffe"},
+    )
     found = run(tmp_path / "a.onnx", images.transpose(0, 3, 1, 2), *names)
     expected = outputs(model.clone(dtype="float32"), variables, images, *names)
     assert difference(found[0], expected[0]) < CLOSE
@@ -240,8 +272,11 @@ def test_layouts_names_batches_and_operator_sets(opset, network_of, outputs, pic
         assert difference(ours.transpose(0, 2, 3, 1), theirs) < CLOSE
     proto = onnx.load(str(tmp_path / "a.onnx"))
     assert {entry.key: entry.value for entry in proto.metadata_props} == {
-        "network": "InceptionV1", "image_size": "48x41", "layout": "NCHW", "normalization": "caffe",
-    }  # fmt: skip
+        "network": "InceptionV1",
+        "image_size": "48x41",
+        "layout": "NCHW",
+        "normalization": "caffe",
+    }
     assert [entry.version for entry in proto.opset_import] == [opset]
     assert [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim] == [2, 3, 48, 41]
     assert [output.name for output in proto.graph.output] == list(names)  # each once

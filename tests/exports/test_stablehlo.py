@@ -37,8 +37,14 @@ def test_a_stranger_runs_it(name, network_of, outputs, pictures, difference, tmp
     np.savez(tmp_path / "given.npz", images=images)
     paths = [str(tmp_path / file) for file in ("a.stablehlo", "given.npz", "found.npz")]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    done = subprocess.run([sys.executable, "-c", STRANGER, *paths], env=environment, cwd=tmp_path, capture_output=True,
-                          text=True, timeout=300)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, *paths],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     logits, features = outputs.exact(model, variables, images, "logits", end)
     with np.load(tmp_path / "found.npz") as found:

@@ -49,9 +49,12 @@ def pictures_of(trained, split="test[:40]"):
 def test_every_example_in_order_by_the_command(trained, by_hand, small_run, run_command, tmp_path):
     output = tmp_path / "features.npz"
     code, out, err = run_command(
-        "extract", f"--workdir={small_run}", "--endpoints=Mixed_3b,pool5,logits", f"--output={output}",
+        "extract",
+        f"--workdir={small_run}",
+        "--endpoints=Mixed_3b,pool5,logits",
+        f"--output={output}",
         "--batch_size=16",
-    )  # fmt: skip
+    )
     assert code == 0, err
     assert "extract: 40 of 40" in err
     said = json.loads(out)
@@ -64,15 +67,21 @@ def test_every_example_in_order_by_the_command(trained, by_hand, small_run, run_
         np.testing.assert_array_equal(found["label"], batch["label"])
         assert found["Mixed_3b"].shape == (40, 4, 4, expected.endpoints["inception_3a"].shape[-1])
         assert said["features"]["Mixed_3b"] == list(found["Mixed_3b"].shape)
-        for name, value in (("Mixed_3b", expected.endpoint("Mixed_3b")), ("pool5", expected.endpoints["pool5"]),
-                            ("logits", expected.logits)):  # fmt: skip
+        for name, value in (
+            ("Mixed_3b", expected.endpoint("Mixed_3b")),
+            ("pool5", expected.endpoints["pool5"]),
+            ("logits", expected.logits),
+        ):
             np.testing.assert_allclose(found[name], value, 1e-5, 1e-5)
 
 
 def test_pooled_half_precision_and_padding_from_python(trained, by_hand):
     data = EvalPipeline(datasets.load("digits", "test[:21]"), batch_size=16, image_size=32, crop=trained.crop)
-    parts = list(extraction.features(trained, map(data.batch, range(2)), ["inception_4a"], batch_size=16, pool=True,
-                                     dtype="float16"))  # fmt: skip
+    parts = list(
+        extraction.features(
+            trained, map(data.batch, range(2)), ["inception_4a"], batch_size=16, pool=True, dtype="float16"
+        )
+    )
     assert [len(part["index"]) for part in parts] == [16, 5]
     assert parts[1]["index"].tolist() == list(range(16, 21))
     found = np.concatenate([part["inception_4a"] for part in parts])
@@ -128,8 +137,16 @@ def test_picture_files_of_any_size(trained, by_hand, small_run, tmp_path, capsys
 
 def test_another_picture_size(small_run, tmp_path):
     output = tmp_path / "a.npz"
-    extract.main([f"--workdir={small_run}", f"--output={output}", "--endpoints=inception_3a", "--image_size=48",
-                  "--split=test[:8]", "--batch_size=8"])  # fmt: skip
+    extract.main(
+        [
+            f"--workdir={small_run}",
+            f"--output={output}",
+            "--endpoints=inception_3a",
+            "--image_size=48",
+            "--split=test[:8]",
+            "--batch_size=8",
+        ]
+    )
     with np.load(output) as found:
         assert found["inception_3a"].shape[:3] == (8, 6, 6)
 
@@ -138,10 +155,20 @@ def test_statistics_and_their_distance(trained, by_hand, small_run, tmp_path, ca
     files = []
     for split in ("test[:40]", "train[:40]"):
         files.append(str(tmp_path / f"{len(files)}.npz"))
-        extract.main([f"--workdir={small_run}", f"--output={files[-1]}", "--endpoints=pool5", "--statistics",
-                      f"--split={split}", "--batch_size=16"])  # fmt: skip
-    rows = [np.asarray(by_hand(pictures_of(trained, split)["image"]).endpoints["pool5"], np.float64)
-            for split in ("test[:40]", "train[:40]")]  # fmt: skip
+        extract.main(
+            [
+                f"--workdir={small_run}",
+                f"--output={files[-1]}",
+                "--endpoints=pool5",
+                "--statistics",
+                f"--split={split}",
+                "--batch_size=16",
+            ]
+        )
+    rows = [
+        np.asarray(by_hand(pictures_of(trained, split)["image"]).endpoints["pool5"], np.float64)
+        for split in ("test[:40]", "train[:40]")
+    ]
     for file, values in zip(files, rows, strict=True):
         with np.load(file) as found:
             assert sorted(found) == ["count", "mu", "sigma"]

@@ -15,8 +15,15 @@ from inception_jax.models.registry import create_model
 @pytest.fixture(scope="module")
 def network():
     with jax.enable_x64(True):
-        model = create_model("inception_v1", num_classes=3, width_multiplier=0.1, min_width=4, aux_heads=False,
-                             dtype="float64", param_dtype="float64")  # fmt: skip
+        model = create_model(
+            "inception_v1",
+            num_classes=3,
+            width_multiplier=0.1,
+            min_width=4,
+            aux_heads=False,
+            dtype="float64",
+            param_dtype="float64",
+        )
         yield model, jax.tree.map(np.asarray, init_variables(model, jax.random.key(0), 32))
 
 

@@ -84,8 +84,10 @@ def test_every_block(name, table):
 def test_the_totals_are_the_registrys(name):
     spec, total = get_spec(name), counted(name)
     assert (total.parameters, total.parameters_with_aux, total.macs) == (
-        spec.parameters, spec.parameters_with_aux, spec.macs,
-    )  # fmt: skip
+        spec.parameters,
+        spec.parameters_with_aux,
+        spec.macs,
+    )
 
 
 @pytest.mark.parametrize(

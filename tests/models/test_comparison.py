@@ -107,22 +107,42 @@ def test_every_layer(name):
 def test_the_published_counts(name, parameters, macs):
     spec = get_spec(name)
     assert (spec.parameters, spec.parameters_with_aux, spec.macs, spec.aux_weights) == (
-        parameters, parameters, macs, (),
-    )  # fmt: skip
+        parameters,
+        parameters,
+        macs,
+        (),
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "sizes", "endpoints"),
     [
         (
-            "alexnet", (67, 80),
+            "alexnet",
+            (67, 80),
             ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "norm1", "norm2", "pool1", "pool2", "pool5"],
         ),
-        ("vgg16", (32, 75), ["block1", "block2", "block3", "block4", "block5", "fc6", "fc7", "pool1", "pool2", "pool3",
-                             "pool4", "pool5"]),
+        (
+            "vgg16",
+            (32, 75),
+            [
+                "block1",
+                "block2",
+                "block3",
+                "block4",
+                "block5",
+                "fc6",
+                "fc7",
+                "pool1",
+                "pool2",
+                "pool3",
+                "pool4",
+                "pool5",
+            ],
+        ),
         ("network_in_network", (67, 80), ["mlpconv1", "mlpconv2", "mlpconv3", "mlpconv4", "pool1", "pool2", "pool3"]),
     ],
-)  # fmt: skip
+)
 def test_the_output_and_the_tree(name, sizes, endpoints):
     model = create_model(name, num_classes=7)
     output, variables = shapes(model, *sizes, train=True)
@@ -174,9 +194,9 @@ def test_gradients_with_and_without_rematerialisation(name, size, x64):
     gradients, checkpoints = [], []
     for remat in (False, True):
         model = create_model(name, remat=remat, dropout_rate=0.25, **options)
-        gradient = jax.jit(jax.grad(
-            lambda p, model=model: jnp.sum(model.apply(p, images, train=True, example_keys=keys).logits ** 2)
-        ))  # fmt: skip
+        gradient = jax.jit(
+            jax.grad(lambda p, model=model: jnp.sum(model.apply(p, images, train=True, example_keys=keys).logits ** 2))
+        )
         checkpoints.append("remat2[" in str(jax.make_jaxpr(gradient)(params)))
         gradients.append(gradient(params))
     assert checkpoints == [False, True]
@@ -217,9 +237,9 @@ def test_network_in_network_drops_out_before_its_last_block():
     model = create_model("network_in_network", **NARROW)
     variables, images = random_variables(model, 67), jax.random.normal(KEY, (2, 67, 67, 3))
     keys = jax.random.split(KEY, 2)
-    trained, evaluated = jax.jit(lambda: [
-        model.apply(variables, images, train=train, example_keys=keys).endpoints for train in (True, False)
-    ])()  # fmt: skip
+    trained, evaluated = jax.jit(
+        lambda: [model.apply(variables, images, train=train, example_keys=keys).endpoints for train in (True, False)]
+    )()
     changed = [name for name, value in trained.items() if not np.allclose(value, evaluated[name], 1e-4, 1e-6)]
     assert changed == ["mlpconv4"]
 
@@ -240,21 +260,40 @@ def test_batch_norm_takes_the_place_of_the_biases():
 def test_where_parameters_start():
     params = init_variables(create_model("alexnet", num_classes=9, width_multiplier=0.25), KEY, 67)["params"]
     biases = {
-        name: {float(leaf) for unit in (block, *block.values()) if isinstance(unit, dict) and "bias" in unit
-               for leaf in unit["bias"]}
+        name: {
+            float(leaf)
+            for unit in (block, *block.values())
+            if isinstance(unit, dict) and "bias" in unit
+            for leaf in unit["bias"]
+        }
         for name, block in params.items()
-    }  # fmt: skip
+    }
     zero, tenth = {0.0}, {float(np.float32(0.1))}
-    assert biases == {"conv1": zero, "conv2": tenth, "conv3": zero, "conv4": tenth, "conv5": tenth, "fc6": tenth,
-                      "fc7": tenth, "classifier": zero}  # fmt: skip
+    assert biases == {
+        "conv1": zero,
+        "conv2": tenth,
+        "conv3": zero,
+        "conv4": tenth,
+        "conv5": tenth,
+        "fc6": tenth,
+        "fc7": tenth,
+        "classifier": zero,
+    }
     deviations = {
-        "conv2": params["conv2"]["tower_2"], "fc6": params["fc6"], "classifier": params["classifier"],
-    }  # fmt: skip
+        "conv2": params["conv2"]["tower_2"],
+        "fc6": params["fc6"],
+        "classifier": params["classifier"],
+    }
     for name, expected in (("conv2", 0.01), ("fc6", 0.005), ("classifier", 0.01)):
         assert np.std(deviations[name]["kernel"]) == pytest.approx(expected, rel=0.05)
     params = init_variables(create_model("network_in_network", num_classes=9, width_multiplier=0.25), KEY, 67)["params"]
-    for block, unit, expected in (("mlpconv1", "conv", 0.01), ("mlpconv1", "cccp1", 0.05), ("mlpconv2", "conv", 0.05),
-                                  ("mlpconv3", "conv", 0.01), ("mlpconv4", "conv", 0.05)):  # fmt: skip
+    for block, unit, expected in (
+        ("mlpconv1", "conv", 0.01),
+        ("mlpconv1", "cccp1", 0.05),
+        ("mlpconv2", "conv", 0.05),
+        ("mlpconv3", "conv", 0.01),
+        ("mlpconv4", "conv", 0.05),
+    ):
         assert np.std(params[block][unit]["kernel"]) == pytest.approx(expected, rel=0.1)
     assert np.std(params["classifier"]["kernel"]) == pytest.approx(0.01, rel=0.1)
     params = init_variables(create_model("vgg16", num_classes=9, width_multiplier=0.25), KEY, 32)["params"]

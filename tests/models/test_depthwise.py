@@ -30,9 +30,14 @@ def xla(x, kernel, stride, padding, dilation):
     height, width, channels, multiplier = kernel.shape
     padding = [(padding, padding)] * 2 if isinstance(padding, int) else padding
     return lax.conv_general_dilated(
-        x, kernel.reshape(height, width, 1, channels * multiplier), (stride, stride), padding,
-        rhs_dilation=(dilation, dilation), dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=channels,
-    )  # fmt: skip
+        x,
+        kernel.reshape(height, width, 1, channels * multiplier),
+        (stride, stride),
+        padding,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
+    )
 
 
 def operands(images, window, dtype=np.float64):
@@ -81,8 +86,10 @@ def lowered(platform, function):
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_accelerators_get_xlas_own_three_convolutions(platform):
     text, plain = lowered(platform, depthwise_conv2d), lowered(platform, xla)
-    grouped = [sorted(line.split("window")[1] for line in t.splitlines() if "stablehlo.convolution" in line)
-               for t in (text, plain)]  # fmt: skip
+    grouped = [
+        sorted(line.split("window")[1] for line in t.splitlines() if "stablehlo.convolution" in line)
+        for t in (text, plain)
+    ]
     assert len(grouped[0]) == 3
     assert grouped[0] == grouped[1]
     assert "stablehlo.while" not in text and "optimization_barrier" not in text

@@ -7,8 +7,14 @@ import pytest
 from inception_jax.models.accounting import account
 from inception_jax.models.registry import create_model
 
-SLIM_V1 = {"five_by_five": 3, "pool4_window": 2, "conv1_padding": "same", "pool_rounding": "same", "bn_scale": False,
-           "aux_heads": False}  # fmt: skip
+SLIM_V1 = {
+    "five_by_five": 3,
+    "pool4_window": 2,
+    "conv1_padding": "same",
+    "pool_rounding": "same",
+    "bn_scale": False,
+    "aux_heads": False,
+}
 CADENE_V2 = {"table": "paper", "stem": "dense", "conv_bias": True, "aux_heads": False}
 FACENET = {"bottleneck": 512, "extra_block8": True, "aux_heads": False}
 FID = {"last_pool": "max", "aux_heads": False}
@@ -92,21 +98,35 @@ def test_the_trunk_of_facenet(bn_scale, parameters):
 
 
 # Convolutions and fully connected layers of the trunk, a separable convolution as one.
-@pytest.mark.parametrize(("name", "switches", "layers"), [
-    ("inception_v1", {}, 58), ("inception_v2", {}, 70), ("inception_v3", {}, 95), ("inception_v4", {}, 150),
-    ("inception_resnet_v1", {}, 128), ("inception_resnet_v2", {}, 245), ("xception", {}, 41),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "switches", "layers"),
+    [
+        ("inception_v1", {}, 58),
+        ("inception_v2", {}, 70),
+        ("inception_v3", {}, 95),
+        ("inception_v4", {}, 150),
+        ("inception_resnet_v1", {}, 128),
+        ("inception_resnet_v2", {}, 245),
+        ("xception", {}, 41),
+    ],
+)
 def test_how_many_layers(name, switches, layers):
     counted = account(create_model(name, **switches), 299)
     assert sum(not layer.auxiliary and not layer.name.endswith("/depthwise") for layer in counted.layers) == layers
 
 
 # Batch norm's running statistics, which are no parameters.
-@pytest.mark.parametrize(("name", "switches", "numbers"), [
-    ("inception_v1_bn", SLIM_V1, 14_560), ("inception_v3", {"aux_heads": False}, 34_432), ("inception_v3", {}, 36_224),
-    ("inception_v4", {"aux_heads": False}, 63_168), ("inception_resnet_v2", {"aux_heads": False}, 60_544),
-    ("xception", {}, 54_528),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "switches", "numbers"),
+    [
+        ("inception_v1_bn", SLIM_V1, 14_560),
+        ("inception_v3", {"aux_heads": False}, 34_432),
+        ("inception_v3", {}, 36_224),
+        ("inception_v4", {"aux_heads": False}, 63_168),
+        ("inception_resnet_v2", {"aux_heads": False}, 60_544),
+        ("xception", {}, 54_528),
+    ],
+)
 def test_how_many_statistics(name, switches, numbers):
     model = create_model(name, **switches)
     images = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)

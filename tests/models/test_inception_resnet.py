@@ -112,12 +112,16 @@ def test_every_block(name, options, table):
         ("inception_resnet_v2", {"num_classes": 1001}, 55_845_001, 59_213_426, 13_155_795_552, 13_162_503_520),
         ("inception_resnet_v2", {"bn_scale": False}, 55_813_192, 59_179_952, 13_155_794_016, 13_162_501_216),
         (
-            "inception_resnet_v2", {"bn_scale": False, "num_classes": 1001}, 55_814_729, 59_182_258, 13_155_795_552,
+            "inception_resnet_v2",
+            {"bn_scale": False, "num_classes": 1001},
+            55_814_729,
+            59_182_258,
+            13_155_795_552,
             13_162_503_520,
         ),
         ("inception_resnet_v2", {"form": "paper"}, 32_433_928, 35_809_776, 9_257_953_632, 9_264_865_632),
     ],
-)  # fmt: skip
+)
 def test_published_counts(name, options, parameters, with_aux, macs, macs_with_aux):
     total = counted(name, **options)
     assert (total.parameters, total.parameters_with_aux) == (parameters, with_aux)
@@ -141,7 +145,7 @@ def test_facenets_trunk():
         ("inception_resnet_v2", {}, 245),
         ("inception_resnet_v2", {"form": "paper"}, 133),
     ],
-)  # fmt: skip
+)
 def test_numbers_of_layers(name, options, layers):
     assert sum(not layer.auxiliary for layer in counted(name, **options).layers) == layers
 
@@ -153,16 +157,22 @@ def shapes(model, height, width=None, dtype=jnp.float32, **arguments):
 
 
 def kernels(unit):
-    return {name.removesuffix("/kernel"): leaf.shape for name, leaf in flatten_dict(unit, sep="/").items()
-            if name.endswith("kernel")}  # fmt: skip
+    return {
+        name.removesuffix("/kernel"): leaf.shape
+        for name, leaf in flatten_dict(unit, sep="/").items()
+        if name.endswith("kernel")
+    }
 
 
 STEM = {"conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3", "conv2d_3b_1x1", "conv2d_4a_3x3"}
 
 
 def blocks(*counts):
-    return {f"{kind}_{i + 1}" for kind, count in zip(("block35", "block17", "block8"), counts, strict=True)
-            for i in range(count)}  # fmt: skip
+    return {
+        f"{kind}_{i + 1}"
+        for kind, count in zip(("block35", "block17", "block8"), counts, strict=True)
+        for i in range(count)
+    }
 
 
 def test_the_output_and_the_tree_of_version_2():
@@ -178,23 +188,37 @@ def test_the_output_and_the_tree_of_version_2():
     assert set(params["block17_1"]["up"]) == {"kernel", "bias"}
     assert set(variables["batch_stats"]["block17_1"]) == {"conv_1x1", "conv_7x7_reduce", "conv_1x7", "conv_7x1"}
     assert kernels(params["block35_1"]) == {
-        "conv_1x1": (1, 1, 320, 32), "conv_3x3_reduce": (1, 1, 320, 32), "conv_3x3": (3, 3, 32, 32),
-        "double_3x3_reduce": (1, 1, 320, 32), "double_3x3_1": (3, 3, 32, 48), "double_3x3_2": (3, 3, 48, 64),
+        "conv_1x1": (1, 1, 320, 32),
+        "conv_3x3_reduce": (1, 1, 320, 32),
+        "conv_3x3": (3, 3, 32, 32),
+        "double_3x3_reduce": (1, 1, 320, 32),
+        "double_3x3_1": (3, 3, 32, 48),
+        "double_3x3_2": (3, 3, 48, 64),
         "up": (1, 1, 128, 320),
-    }  # fmt: skip
+    }
     assert kernels(params["block17_1"]) == {
-        "conv_1x1": (1, 1, 1088, 192), "conv_7x7_reduce": (1, 1, 1088, 128), "conv_1x7": (1, 7, 128, 160),
-        "conv_7x1": (7, 1, 160, 192), "up": (1, 1, 384, 1088),
-    }  # fmt: skip
+        "conv_1x1": (1, 1, 1088, 192),
+        "conv_7x7_reduce": (1, 1, 1088, 128),
+        "conv_1x7": (1, 7, 128, 160),
+        "conv_7x1": (7, 1, 160, 192),
+        "up": (1, 1, 384, 1088),
+    }
     assert kernels(params["block8_10"]) == {
-        "conv_1x1": (1, 1, 2080, 192), "conv_3x3_reduce": (1, 1, 2080, 192), "conv_1x3": (1, 3, 192, 224),
-        "conv_3x1": (3, 1, 224, 256), "up": (1, 1, 448, 2080),
-    }  # fmt: skip
+        "conv_1x1": (1, 1, 2080, 192),
+        "conv_3x3_reduce": (1, 1, 2080, 192),
+        "conv_1x3": (1, 3, 192, 224),
+        "conv_3x1": (3, 1, 224, 256),
+        "up": (1, 1, 448, 2080),
+    }
     assert kernels(params["mixed_7a"]) == {
-        "conv_3x3_1_reduce": (1, 1, 1088, 256), "conv_3x3_1": (3, 3, 256, 384),
-        "conv_3x3_2_reduce": (1, 1, 1088, 256), "conv_3x3_2": (3, 3, 256, 288),
-        "double_3x3_reduce": (1, 1, 1088, 256), "double_3x3_1": (3, 3, 256, 288), "double_3x3_2": (3, 3, 288, 320),
-    }  # fmt: skip
+        "conv_3x3_1_reduce": (1, 1, 1088, 256),
+        "conv_3x3_1": (3, 3, 256, 384),
+        "conv_3x3_2_reduce": (1, 1, 1088, 256),
+        "conv_3x3_2": (3, 3, 256, 288),
+        "double_3x3_reduce": (1, 1, 1088, 256),
+        "double_3x3_1": (3, 3, 256, 288),
+        "double_3x3_2": (3, 3, 288, 320),
+    }
 
 
 def test_the_trees_of_the_papers_version_2_and_of_version_1():
@@ -249,12 +273,14 @@ Mixed_7a 8 2080 | Conv2d_7b_1x1 8 1536 | PrePool 8 1536 | PreLogitsFlatten 1 153
     [
         ("inception_resnet_v1", FEW, V1_NAMES, {"Mixed_8a": "block8_2", "PrePool": "block8_2"}),
         (
-            "inception_resnet_v1", FEW | FACENET, V1_NAMES + "| Mixed_8b 8 1792 | Bottleneck 1 512",
+            "inception_resnet_v1",
+            FEW | FACENET,
+            V1_NAMES + "| Mixed_8b 8 1792 | Bottleneck 1 512",
             {"Mixed_8a": "block8_2", "Mixed_8b": "block8_3", "PrePool": "block8_3", "Bottleneck": "embedding"},
         ),
         ("inception_resnet_v2", FEW, V2_NAMES, {"PreAuxLogits": "block17_1", "PrePool": "conv2d_7b_1x1"}),
     ],
-)  # fmt: skip
+)
 def test_slims_and_facenets_names(name, options, names, led_to):
     output = shapes(create_model(name, **options), 299)[0]
     expected = {row[0]: (int(row[1]), int(row[2])) for row in map(str.split, names.split("|"))}
@@ -264,8 +290,15 @@ def test_slims_and_facenets_names(name, options, names, led_to):
 
 
 def test_float64_throughout(x64):
-    model = create_model("inception_resnet_v1", dtype=jnp.float64, param_dtype=jnp.float64, bn_scale=False, **FEW,
-                         extra_block8=True, bottleneck=8)  # fmt: skip
+    model = create_model(
+        "inception_resnet_v1",
+        dtype=jnp.float64,
+        param_dtype=jnp.float64,
+        bn_scale=False,
+        **FEW,
+        extra_block8=True,
+        bottleneck=8,
+    )
     output, variables = shapes(model, 75, dtype=jnp.float64, train=True)
     assert {leaf.dtype for leaf in jax.tree.leaves((output, variables))} == {jnp.dtype(jnp.float64)}
     assert set(variables["params"]["bottleneck"]["bn"]) == {"bias"}
@@ -307,7 +340,7 @@ def test_without_batch_norm_every_layer_has_a_bias():
         ("inception_resnet_v2", {"block17_scale": "0.1"}, "block17_scale: '0.1' is not a number"),
         ("inception_resnet_v1", {"block8_scale": float("nan")}, "block8_scale: nan is not a finite number"),
     ],
-)  # fmt: skip
+)
 def test_mistakes(name, options, message):
     with pytest.raises(ModelError, match=message):
         create_model(name, **options)
@@ -406,9 +439,12 @@ def test_remat_changes_no_number():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("inception_resnet_v1", {"extra_block8": True, "bottleneck": 16}), ("inception_resnet_v2", {}),
-     ("inception_resnet_v2", {"form": "paper"})],
-)  # fmt: skip
+    [
+        ("inception_resnet_v1", {"extra_block8": True, "bottleneck": 16}),
+        ("inception_resnet_v2", {}),
+        ("inception_resnet_v2", {"form": "paper"}),
+    ],
+)
 def test_every_parameter_learns(name, options):
     model = create_model(name, width_multiplier=0.125, num_classes=5, **options)
     variables = init_variables(model, KEY, 107)

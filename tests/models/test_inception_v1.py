@@ -59,8 +59,13 @@ def test_the_output():
     modules = {f"inception_{name}" for name in MODULES}
     assert set(variables["params"]) == {"conv1", "conv2_reduce", "conv2", "classifier", "aux1", "aux2"} | modules
     assert set(variables["params"]["inception_3a"]) == {
-        "conv_1x1", "conv_3x3_reduce", "conv_3x3", "conv_5x5_reduce", "conv_5x5", "pool_proj",
-    }  # fmt: skip
+        "conv_1x1",
+        "conv_3x3_reduce",
+        "conv_3x3",
+        "conv_5x5_reduce",
+        "conv_5x5",
+        "pool_proj",
+    }
     assert set(variables["params"]["aux1"]) == {"conv", "fc", "classifier"}
     trained, _ = shapes(model, pictures(2, 96, 64), train=True)
     assert [head.shape for head in trained.aux_logits] == [(2, 7), (2, 7)]
@@ -218,11 +223,19 @@ def test_the_table_of_the_released_graph_and_the_adaptive_pool_of_torchvision():
         create_model("inception_v1", table="inception5")
 
     # The two pools give other logits from the same parameters.
-    few = {"modules": {"4a": MODULES["4a"]}, "width_multiplier": 0.05, "min_width": 4, "num_classes": 3,
-           "aux_dropout_rate": 0.0, "dropout_rate": 0.0, "lrn": False}  # fmt: skip
+    few = {
+        "modules": {"4a": MODULES["4a"]},
+        "width_multiplier": 0.05,
+        "min_width": 4,
+        "num_classes": 3,
+        "aux_dropout_rate": 0.0,
+        "dropout_rate": 0.0,
+        "lrn": False,
+    }
     paper, adaptive = (create_model("inception_v1", aux_pool=pool, **few) for pool in ("paper", "adaptive"))
     x = jax.random.normal(jax.random.key(1), (1, 96, 96, 3))
     variables = init_variables(paper, jax.random.key(0), 96)
-    (first,), (second,) = (jax.jit(lambda v, m=m: m.apply(v, x, train=True).aux_logits)(variables)
-                           for m in (paper, adaptive))  # fmt: skip
+    (first,), (second,) = (
+        jax.jit(lambda v, m=m: m.apply(v, x, train=True).aux_logits)(variables) for m in (paper, adaptive)
+    )
     assert float(jnp.abs(first - second).max()) > 1e-3 * float(jnp.abs(first).max())

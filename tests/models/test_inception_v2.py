@@ -132,14 +132,21 @@ def test_the_output_and_the_tree():
     assert set(params["inception_4a"]) == halving | {"conv_1x1", "pool_proj"}
     leaves = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
     assert {path: shape for path, shape in leaves.items() if path.startswith("conv1")} == {
-        "conv1/depthwise_kernel": (7, 7, 3, 8), "conv1/pointwise_kernel": (1, 1, 24, 64),
-        "conv1/bn/scale": (64,), "conv1/bn/bias": (64,),
-    }  # fmt: skip
+        "conv1/depthwise_kernel": (7, 7, 3, 8),
+        "conv1/pointwise_kernel": (1, 1, 24, 64),
+        "conv1/bn/scale": (64,),
+        "conv1/bn/bias": (64,),
+    }
     assert {path: shape for path, shape in leaves.items() if path.startswith("aux2")} == {
-        "aux2/conv/kernel": (1, 1, 1024, 128), "aux2/conv/bn/scale": (128,), "aux2/conv/bn/bias": (128,),
-        "aux2/fc/kernel": (2 * 2 * 128, 1024), "aux2/fc/bn/scale": (1024,), "aux2/fc/bn/bias": (1024,),
-        "aux2/classifier/kernel": (1024, 7), "aux2/classifier/bias": (7,),
-    }  # fmt: skip
+        "aux2/conv/kernel": (1, 1, 1024, 128),
+        "aux2/conv/bn/scale": (128,),
+        "aux2/conv/bn/bias": (128,),
+        "aux2/fc/kernel": (2 * 2 * 128, 1024),
+        "aux2/fc/bn/scale": (1024,),
+        "aux2/fc/bn/bias": (1024,),
+        "aux2/classifier/kernel": (1024, 7),
+        "aux2/classifier/bias": (7,),
+    }
     assert leaves["aux1/fc/kernel"] == (4 * 4 * 128, 1024)
 
 
@@ -158,11 +165,14 @@ def test_switches_change_the_tree_as_they_say():
         return {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
 
     assert {p: s for p, s in leaves(stem_batch_norm=False).items() if p.startswith("conv1/")} == {
-        "conv1/depthwise_kernel": (7, 7, 3, 8), "conv1/pointwise_kernel": (1, 1, 24, 64), "conv1/bias": (64,),
-    }  # fmt: skip
+        "conv1/depthwise_kernel": (7, 7, 3, 8),
+        "conv1/pointwise_kernel": (1, 1, 24, 64),
+        "conv1/bias": (64,),
+    }
     assert {p for p in leaves(stem="dense", stem_batch_norm=False) if p.startswith("conv1/")} == {
-        "conv1/kernel", "conv1/bias",
-    }  # fmt: skip
+        "conv1/kernel",
+        "conv1/bias",
+    }
     biased = leaves(conv_bias=True)
     assert set(biased) - set(leaves()) == {p.replace("bn/scale", "bias") for p in biased if p.endswith("bn/scale")}
     assert "aux1/fc/bias" in leaves(conv_bias=True, aux_heads=True)

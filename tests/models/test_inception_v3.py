@@ -105,31 +105,48 @@ def test_the_output_and_the_tree():
     }
     assert kernels == {
         "mixed_5b": {
-            "conv_1x1": (1, 1, 192, 64), "conv_5x5_reduce": (1, 1, 192, 48), "conv_5x5": (5, 5, 48, 64),
-            "double_3x3_reduce": (1, 1, 192, 64), "double_3x3_1": (3, 3, 64, 96), "double_3x3_2": (3, 3, 96, 96),
+            "conv_1x1": (1, 1, 192, 64),
+            "conv_5x5_reduce": (1, 1, 192, 48),
+            "conv_5x5": (5, 5, 48, 64),
+            "double_3x3_reduce": (1, 1, 192, 64),
+            "double_3x3_1": (3, 3, 64, 96),
+            "double_3x3_2": (3, 3, 96, 96),
             "pool_proj": (1, 1, 192, 32),
         },
         # 1x7 first in the short branch, 7x1 first in the long one.
         "mixed_6c": {
             "conv_1x1": (1, 1, 768, 192),
-            "conv_7x7_reduce": (1, 1, 768, 160), "conv_1x7": (1, 7, 160, 160), "conv_7x1": (7, 1, 160, 192),
-            "double_7x7_reduce": (1, 1, 768, 160), "double_7x1_1": (7, 1, 160, 160),
-            "double_1x7_1": (1, 7, 160, 160), "double_7x1_2": (7, 1, 160, 160), "double_1x7_2": (1, 7, 160, 192),
+            "conv_7x7_reduce": (1, 1, 768, 160),
+            "conv_1x7": (1, 7, 160, 160),
+            "conv_7x1": (7, 1, 160, 192),
+            "double_7x7_reduce": (1, 1, 768, 160),
+            "double_7x1_1": (7, 1, 160, 160),
+            "double_1x7_1": (1, 7, 160, 160),
+            "double_7x1_2": (7, 1, 160, 160),
+            "double_1x7_2": (1, 7, 160, 192),
             "pool_proj": (1, 1, 768, 192),
         },
         "mixed_7a": {
-            "conv_3x3_reduce": (1, 1, 768, 192), "conv_3x3": (3, 3, 192, 320),
-            "conv_7x7_reduce": (1, 1, 768, 192), "conv_1x7": (1, 7, 192, 192), "conv_7x1": (7, 1, 192, 192),
+            "conv_3x3_reduce": (1, 1, 768, 192),
+            "conv_3x3": (3, 3, 192, 320),
+            "conv_7x7_reduce": (1, 1, 768, 192),
+            "conv_1x7": (1, 7, 192, 192),
+            "conv_7x1": (7, 1, 192, 192),
             "conv_7x7_3x3": (3, 3, 192, 192),
         },
         "mixed_7c": {
             "conv_1x1": (1, 1, 2048, 320),
-            "conv_3x3_reduce": (1, 1, 2048, 384), "conv_1x3": (1, 3, 384, 384), "conv_3x1": (3, 1, 384, 384),
-            "double_3x3_reduce": (1, 1, 2048, 448), "double_3x3": (3, 3, 448, 384),
-            "double_1x3": (1, 3, 384, 384), "double_3x1": (3, 1, 384, 384), "pool_proj": (1, 1, 2048, 192),
+            "conv_3x3_reduce": (1, 1, 2048, 384),
+            "conv_1x3": (1, 3, 384, 384),
+            "conv_3x1": (3, 1, 384, 384),
+            "double_3x3_reduce": (1, 1, 2048, 448),
+            "double_3x3": (3, 3, 448, 384),
+            "double_1x3": (1, 3, 384, 384),
+            "double_3x1": (3, 1, 384, 384),
+            "pool_proj": (1, 1, 2048, 192),
         },
         "aux": {"conv_1x1": (1, 1, 768, 128), "conv_5x5": (5, 5, 128, 768), "classifier": (768, 7)},
-    }  # fmt: skip
+    }
 
 
 def test_the_maps_that_the_fid_is_measured_on():

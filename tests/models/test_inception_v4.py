@@ -27,19 +27,27 @@ def test_the_output_and_the_tree():
     assert output.endpoints["global_pool"].shape == (2, 1536)
     params = variables["params"]
     stem = {"conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3"}
-    mixed = {f"mixed_{number}{letter}" for number, last in ((3, "a"), (4, "a"), (5, "e"), (6, "h"), (7, "d"))
-             for letter in "abcdefgh"[: "abcdefgh".index(last) + 1]}  # fmt: skip
+    mixed = {
+        f"mixed_{number}{letter}"
+        for number, last in ((3, "a"), (4, "a"), (5, "e"), (6, "h"), (7, "d"))
+        for letter in "abcdefgh"[: "abcdefgh".index(last) + 1]
+    }
     assert set(params) == stem | mixed | {"aux", "classifier"}
     assert set(params["aux"]) == {"conv_1x1", "conv_5x5", "classifier"}
     # slim's kernel orders: 1x7 first in the short branch of B, 7x1 first in the long one.
     kernels = {name: unit["kernel"].shape for name, unit in params["mixed_6b"].items()}
     assert kernels == {
         "conv_1x1": (1, 1, 1024, 384),
-        "conv_7x7_reduce": (1, 1, 1024, 192), "conv_1x7": (1, 7, 192, 224), "conv_7x1": (7, 1, 224, 256),
-        "double_7x7_reduce": (1, 1, 1024, 192), "double_7x1_1": (7, 1, 192, 192), "double_1x7_1": (1, 7, 192, 224),
-        "double_7x1_2": (7, 1, 224, 224), "double_1x7_2": (1, 7, 224, 256),
+        "conv_7x7_reduce": (1, 1, 1024, 192),
+        "conv_1x7": (1, 7, 192, 224),
+        "conv_7x1": (7, 1, 224, 256),
+        "double_7x7_reduce": (1, 1, 1024, 192),
+        "double_7x1_1": (7, 1, 192, 192),
+        "double_1x7_1": (1, 7, 192, 224),
+        "double_7x1_2": (7, 1, 224, 224),
+        "double_1x7_2": (1, 7, 224, 256),
         "pool_proj": (1, 1, 1024, 128),
-    }  # fmt: skip
+    }
 
 
 def test_the_variables_do_not_depend_on_the_picture():
@@ -82,8 +90,9 @@ def test_every_parameter_learns():
 @pytest.mark.slow
 def test_the_gradient_in_training_is_that_of_differences(x64):
     """Through batch norm over the smallest maps, where its size (4.6e5 here) looks like a mistake and is none."""
-    model = create_model("inception_v4", num_classes=10, width_multiplier=0.125, min_width=8, dtype=jnp.float64,
-                         param_dtype=jnp.float64)  # fmt: skip
+    model = create_model(
+        "inception_v4", num_classes=10, width_multiplier=0.125, min_width=8, dtype=jnp.float64, param_dtype=jnp.float64
+    )
     variables = init_variables(model, jax.random.key(0), 75)
     rng = np.random.default_rng(0)
     images, keys = jnp.asarray(rng.normal(size=(4, 75, 75, 3))), jax.random.split(jax.random.key(1), 4)

@@ -103,10 +103,13 @@ def spread(kernel, dilation):
 @pytest.mark.parametrize(
     ("taps", "stride", "padding", "dilation"),
     [
-        ((3, 3), 1, "SAME", 2), ((1, 7), 1, "SAME", 4), ((3, 3), 1, "VALID", 2), ((3, 3), 2, "SAME", 3),
+        ((3, 3), 1, "SAME", 2),
+        ((1, 7), 1, "SAME", 4),
+        ((3, 3), 1, "VALID", 2),
+        ((3, 3), 2, "SAME", 3),
         ((3, 3), 1, 2, 2),
     ],
-)  # fmt: skip
+)
 def test_a_dilated_convolution_is_one_with_zeros_between_its_taps(function, taps, stride, padding, dilation, x64):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 9, 8, 3)), rng.normal(size=(*taps, 3, 4))
@@ -201,22 +204,48 @@ def step_between_ordinary_pixels(endpoint, output_stride):
 def short(monkeypatch):
     """Networks of few modules: a kind of each is enough, and is compiled in seconds."""
     for module, name, dropped in (
-        (inception_v4, "MODULES", ("mixed_5c", "mixed_5d", "mixed_5e", "mixed_6c", "mixed_6d", "mixed_6e", "mixed_6f",
-                                   "mixed_6g", "mixed_7c", "mixed_7d")),
+        (
+            inception_v4,
+            "MODULES",
+            (
+                "mixed_5c",
+                "mixed_5d",
+                "mixed_5e",
+                "mixed_6c",
+                "mixed_6d",
+                "mixed_6e",
+                "mixed_6f",
+                "mixed_6g",
+                "mixed_7c",
+                "mixed_7d",
+            ),
+        ),
         (xception, "BLOCKS", [f"block{i}" for i in range(6, 13)]),
-    ):  # fmt: skip
+    ):
         monkeypatch.setattr(module, name, {k: v for k, v in getattr(module, name).items() if k not in dropped})
     everything = inception_v3.blocks
-    monkeypatch.setattr(inception_v3, "blocks", lambda *switches: {
-        k: v for k, v in everything(*switches).items() if k not in ("mixed_5c", "mixed_5d", "mixed_6c", "mixed_6d")
-    })  # fmt: skip
+    monkeypatch.setattr(
+        inception_v3,
+        "blocks",
+        lambda *switches: {
+            k: v for k, v in everything(*switches).items() if k not in ("mixed_5c", "mixed_5d", "mixed_6c", "mixed_6d")
+        },
+    )
 
 
 def small(name, **options):
     if name.startswith("inception_resnet"):
         options = {"block35_count": 1, "block17_count": 1, "block8_count": 2} | options
-    return create_model(name, num_classes=3, width_multiplier=0.01, min_width=3, dropout_rate=0.0, dtype=jnp.float64,
-                        param_dtype=jnp.float64, **options)  # fmt: skip
+    return create_model(
+        name,
+        num_classes=3,
+        width_multiplier=0.01,
+        min_width=3,
+        dropout_rate=0.0,
+        dtype=jnp.float64,
+        param_dtype=jnp.float64,
+        **options,
+    )
 
 
 def variables_of(model):
@@ -295,9 +324,12 @@ def test_xceptions_torch_pools_hold_at_every_size(x64):
 
 
 SIDES = {  # of the last endpoint at 299 pixels, by output stride
-    "inception_v3": (8, 15, 29), "inception_v4": (8, 15, 29), "inception_resnet_v1": (8, 15, 29),
-    "inception_resnet_v2": (8, 15, 29), "xception": (10, 19, 37),
-}  # fmt: skip
+    "inception_v3": (8, 15, 29),
+    "inception_v4": (8, 15, 29),
+    "inception_resnet_v1": (8, 15, 29),
+    "inception_resnet_v2": (8, 15, 29),
+    "xception": (10, 19, 37),
+}
 
 
 @pytest.mark.usefixtures("short")
@@ -333,8 +365,17 @@ def test_ordinary_pixels():
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_every_parameter_learns_at_output_stride_8(remat):
-    model = create_model("inception_resnet_v2", width_multiplier=0.05, min_width=8, num_classes=5, output_stride=8,
-                         block35_count=1, block17_count=1, block8_count=2, remat=remat)  # fmt: skip
+    model = create_model(
+        "inception_resnet_v2",
+        width_multiplier=0.05,
+        min_width=8,
+        num_classes=5,
+        output_stride=8,
+        block35_count=1,
+        block17_count=1,
+        block8_count=2,
+        remat=remat,
+    )
     variables = init_variables(model, KEY, 107)
     images, keys = jax.random.normal(KEY, (4, 107, 107, 3)), jax.random.split(KEY, 4)
 

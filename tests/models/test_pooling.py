@@ -11,8 +11,17 @@ from jax import lax
 
 from inception_jax.models.pooling import adaptive_avg_pool, avg_pool, even_avg_pool, global_avg_pool, max_pool
 
-PADDINGS = [(3, 2, "CEIL"), (3, 2, "SAME"), (3, 1, "SAME"), (3, 2, "VALID"), (2, 2, "SAME"), (2, 2, "CEIL"), (3, 2, 1),
-            (2, 3, "VALID"), (5, 3, "VALID")]  # fmt: skip
+PADDINGS = [
+    (3, 2, "CEIL"),
+    (3, 2, "SAME"),
+    (3, 1, "SAME"),
+    (3, 2, "VALID"),
+    (2, 2, "SAME"),
+    (2, 2, "CEIL"),
+    (3, 2, 1),
+    (2, 3, "VALID"),
+    (5, 3, "VALID"),
+]
 GOLDENS = Path(__file__).parent / "goldens" / "ops.npz"  # PyTorch's, see make_goldens_ops.py
 
 
@@ -60,14 +69,18 @@ def reference_mean(x, window, stride, padding, include_pad):
     symmetric = padding if isinstance(padding, int) else 0
     out = np.empty((x.shape[0], len(rows), len(columns), x.shape[3]))
     for i, j in np.ndindex(out.shape[1:3]):
-        spans = [(max(low, 0), min(high, size)) for (low, high), size in
-                 zip((rows[i], columns[j]), x.shape[1:3], strict=True)]
+        spans = [
+            (max(low, 0), min(high, size))
+            for (low, high), size in zip((rows[i], columns[j]), x.shape[1:3], strict=True)
+        ]
         count = math.prod(high - low for low, high in spans)
         if include_pad and padding == "SAME":
             count = window * window
         elif include_pad:  # Caffe's AVE: the window, cut off where the padded picture ends
-            count = math.prod(min(high, size + symmetric) - max(low, -symmetric) for (low, high), size in
-                              zip((rows[i], columns[j]), x.shape[1:3], strict=True))
+            count = math.prod(
+                min(high, size + symmetric) - max(low, -symmetric)
+                for (low, high), size in zip((rows[i], columns[j]), x.shape[1:3], strict=True)
+            )
         (a, b), (c, d) = spans
         out[:, i, j] = x[:, a:b, c:d].sum((1, 2)) / count
     return out
@@ -226,12 +239,15 @@ def test_windows_and_paddings_that_cannot_be(window, padding):
         max_pool(jnp.zeros((1, 8, 8, 1)), window, 2, padding)
 
 
-@pytest.mark.parametrize(("size", "output", "windows"), [
-    (14, 4, [(0, 4), (3, 7), (7, 11), (10, 14)]),  # torchvision's heads at 224 pixels
-    (4, 4, [(0, 1), (1, 2), (2, 3), (3, 4)]),
-    (3, 4, [(0, 1), (0, 2), (1, 3), (2, 3)]),
-    (15, 4, [(0, 4), (3, 8), (7, 12), (11, 15)]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "output", "windows"),
+    [
+        (14, 4, [(0, 4), (3, 7), (7, 11), (10, 14)]),  # torchvision's heads at 224 pixels
+        (4, 4, [(0, 1), (1, 2), (2, 3), (3, 4)]),
+        (3, 4, [(0, 1), (0, 2), (1, 3), (2, 3)]),
+        (15, 4, [(0, 4), (3, 8), (7, 12), (11, 15)]),
+    ],
+)
 def test_adaptive_pool_has_pytorchs_windows(size, output, windows, x64):
     x = np.random.RandomState(0).standard_normal((2, size, size, 3))
     pooled = adaptive_avg_pool(jnp.asarray(x), output)

@@ -34,9 +34,15 @@ def counts(model, size):
 
 def test_the_names():
     assert model_names()[:8] == (
-        "inception_v1", "inception_v1_bn", "inception_v2", "inception_v3", "inception_v4", "inception_resnet_v1",
-        "inception_resnet_v2", "xception",
-    )  # fmt: skip
+        "inception_v1",
+        "inception_v1_bn",
+        "inception_v2",
+        "inception_v3",
+        "inception_v4",
+        "inception_resnet_v1",
+        "inception_resnet_v2",
+        "xception",
+    )
     assert all(get_spec(name).name == name for name in model_names())
 
 

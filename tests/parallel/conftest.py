@@ -40,17 +40,26 @@ class Trained:
     def all_reduces(self):
         """[bytes of one device's operands] of every all-reduce of the program, in its order."""
         lines = re.findall(r"= (.*) all-reduce(?:-start)?\(", self.text)
-        return [sum(_BYTES[kind] * int(np.prod([int(size) for size in shape.split(",") if size]))
-                    for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", line)) for line in lines]
+        return [
+            sum(
+                _BYTES[kind] * int(np.prod([int(size) for size in shape.split(",") if size]))
+                for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", line)
+            )
+            for line in lines
+        ]
 
 
 @pytest.fixture(scope="session")
 def batches():
     """Digits, cropped at random: the real pipeline's first batches."""
     pipeline = TrainPipeline(
-        datasets.load("digits", "train[:100]", None), batch_size=BATCH, image_size=SIZE, seed=1, threads=1,
+        datasets.load("digits", "train[:100]", None),
+        batch_size=BATCH,
+        image_size=SIZE,
+        seed=1,
+        threads=1,
         augmentation=images.Augmentation(rule="area_aspect", area=(0.5, 1.0), aspect=(0.75, 4 / 3), flip=True),
-    )  # fmt: skip
+    )
     return [pipeline.batch(k) for k in range(STEPS)]
 
 
@@ -89,9 +98,13 @@ def _train(batches, network, dtype, devices, mode, batch_norm, accumulation):
     rate, normalization = (0.01, "caffe") if violent else (2e-5 if model.batch_norm else 1e-3, "inception")
     optimizer = optimizers.make_optimizer("sgd", learning_rate=rate, weight_decay=2e-4)
     objective = step.Objective(
-        preprocess.get_normalization(normalization), dtype,
-        registry.get_spec(network).aux_weights, seed=3, accumulation=accumulation, ema_decay=0.9,
-    )  # fmt: skip
+        preprocess.get_normalization(normalization),
+        dtype,
+        registry.get_spec(network).aux_weights,
+        seed=3,
+        accumulation=accumulation,
+        ema_decay=0.9,
+    )
     mesh = parallel.Devices(mode, devices)
     create = jax.jit(lambda variables: state.create(variables, optimizer, keep_ema=True))
     start = jax.device_get(create(init_variables(model, jax.random.key(0), SIZE)))

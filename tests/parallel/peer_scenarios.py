@@ -14,8 +14,9 @@ def main():
     port, process, *deed = sys.argv[1:]
     arguments = argparse.ArgumentParser()
     add_processes(arguments)
-    flags = arguments.parse_args([f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2",
-                                  f"--process_id={process}"])
+    flags = arguments.parse_args(
+        [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2", f"--process_id={process}"]
+    )
     launch = dataclasses.replace(processes.find(flags), heartbeat_timeout_seconds=5)  # not to sleep the tests away
     try:
         with processes.joined(launch):

@@ -26,8 +26,14 @@ def start_pair(request, tmp_path):
         pair = []
         for index, deed in enumerate(deeds):
             with open(tmp_path / f"{index}.err", "w") as err, open(tmp_path / f"{index}.out", "w") as out:
-                pair.append(subprocess.Popen([sys.executable, str(SCENARIOS), str(port), str(index), *map(str, deed)],
-                                             stdout=out, stderr=err, env=environment))
+                pair.append(
+                    subprocess.Popen(
+                        [sys.executable, str(SCENARIOS), str(port), str(index), *map(str, deed)],
+                        stdout=out,
+                        stderr=err,
+                        env=environment,
+                    )
+                )
             request.addfinalizer(lambda process=pair[-1]: (process.kill(), process.wait()))
         return pair
 
@@ -82,8 +88,9 @@ def test_one_fails(start_pair, tmp_path, who):
 def test_both_fail_alike_at_once(start_pair, tmp_path):
     pair = start_pair(["fail"], ["fail"])
     assert [process.wait(timeout=60) for process in pair] == [2, 2]
-    assert all("the milk is sour" in said(tmp_path, index) and "this run" not in said(tmp_path, index)
-               for index in range(2))
+    assert all(
+        "the milk is sour" in said(tmp_path, index) and "this run" not in said(tmp_path, index) for index in range(2)
+    )
 
 
 @pytest.mark.parametrize("deeds", [[["work", 0], ["work", 9]], [["work", 9], ["work", 0]]])

@@ -43,11 +43,22 @@ def start_pair(start_command, small_arguments):
     """Starts two processes with two devices each."""
 
     def start(workdir, *arguments):
-        shared = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2",
-                  "--heartbeat_timeout_seconds=30"]
+        shared = [
+            f"--coordinator_address=127.0.0.1:{free_port()}",
+            "--num_processes=2",
+            "--heartbeat_timeout_seconds=30",
+        ]
         return [
-            start_command("train", *small_arguments, *DOUBLE, f"--workdir={workdir}", *shared, f"--process_id={index}",
-                          *arguments, environment=environment(2))
+            start_command(
+                "train",
+                *small_arguments,
+                *DOUBLE,
+                f"--workdir={workdir}",
+                *shared,
+                f"--process_id={index}",
+                *arguments,
+                environment=environment(2),
+            )
             for index in range(2)
         ]
 
@@ -100,8 +111,14 @@ def test_killed_stopped_and_continued_alone(alone, start_pair, start_command, sm
     stopped = json.loads(out)
     assert stopped["status"] == "interrupted" and stopped["steps"] < 14 and theirs == ""
 
-    last = start_command("train", *small_arguments, *DOUBLE, "--config.parallel.mode=pmap", f"--workdir={workdir}",
-                         environment=environment(2))
+    last = start_command(
+        "train",
+        *small_arguments,
+        *DOUBLE,
+        "--config.parallel.mode=pmap",
+        f"--workdir={workdir}",
+        environment=environment(2),
+    )
     _, err = last.communicate(timeout=400)
     assert last.returncode == 0, err
     assert f"continued from step {stopped['steps']}" in err
@@ -111,8 +128,15 @@ def test_killed_stopped_and_continued_alone(alone, start_pair, start_command, sm
 def test_started_differently_they_do_not_begin(start_pair, start_command, small_arguments, tmp_path):
     address = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
     pair = [
-        start_command("train", *small_arguments, f"--config.seed={index}", f"--workdir={tmp_path / 'run'}", *address,
-                      f"--process_id={index}", environment=environment(1))
+        start_command(
+            "train",
+            *small_arguments,
+            f"--config.seed={index}",
+            f"--workdir={tmp_path / 'run'}",
+            *address,
+            f"--process_id={index}",
+            environment=environment(1),
+        )
         for index in range(2)
     ]
     for command in pair:
@@ -124,11 +148,19 @@ def test_started_differently_they_do_not_begin(start_pair, start_command, small_
 def test_slurm_starts_an_evaluation(alone, start_command):
     """No flags: two tasks of `srun` find each other, and give what one process gives."""
     job = free_port() % 4096  # JAX takes the port from the job's number
-    variables = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
-                 "SLURM_STEP_NUM_NODES": "1"}
+    variables = {
+        "SLURM_JOB_ID": str(job),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_NODES": "1",
+    }
     pair = [
-        start_command("evaluate", f"--workdir={alone}", "--weights=raw", environment=environment(
-            1, **variables, SLURM_PROCID=str(index), SLURM_LOCALID=str(index)))
+        start_command(
+            "evaluate",
+            f"--workdir={alone}",
+            "--weights=raw",
+            environment=environment(1, **variables, SLURM_PROCID=str(index), SLURM_LOCALID=str(index)),
+        )
         for index in range(2)
     ]
     (out, err), (silent, other) = (command.communicate(timeout=200) for command in pair)
@@ -142,8 +174,13 @@ def test_slurm_starts_an_evaluation(alone, start_command):
 
 
 def flags(**given):
-    defaults = {"coordinator_address": None, "num_processes": None, "process_id": None, "distributed": "auto",
-                "heartbeat_timeout_seconds": 100}
+    defaults = {
+        "coordinator_address": None,
+        "num_processes": None,
+        "process_id": None,
+        "distributed": "auto",
+        "heartbeat_timeout_seconds": 100,
+    }
     return argparse.Namespace(**defaults | given)
 
 
@@ -164,16 +201,20 @@ def test_who_started_us():
     given = {"coordinator_address": "n1:1234", "num_processes": 2, "process_id": 1}
     assert processes.find(flags(**given), slurm) == processes.Launch("n1:1234", 2, 1, "flags")
     assert processes.find(flags(heartbeat_timeout_seconds=30), mpi | {"JAX_COORDINATOR_ADDRESS": "n1:1"}) == (
-        processes.Launch("n1:1", 2, 1, "Open MPI", heartbeat_timeout_seconds=30))
+        processes.Launch("n1:1", 2, 1, "Open MPI", heartbeat_timeout_seconds=30)
+    )
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({"num_processes": 2}, "--coordinator_address and --process_id missing"),
-    ({"coordinator_address": "n1:1", "num_processes": 2, "process_id": 2}, "--process_id=2: .* 0 to 1"),
-    ({"coordinator_address": "n1", "num_processes": 2, "process_id": 0}, "HOST:PORT"),
-    ({"coordinator_address": "n1:1", "num_processes": 2, "process_id": 0, "distributed": "off"}, "distributed=off"),
-    ({"heartbeat_timeout_seconds": 5}, "--heartbeat_timeout_seconds=5: at least 10"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_processes": 2}, "--coordinator_address and --process_id missing"),
+        ({"coordinator_address": "n1:1", "num_processes": 2, "process_id": 2}, "--process_id=2: .* 0 to 1"),
+        ({"coordinator_address": "n1", "num_processes": 2, "process_id": 0}, "HOST:PORT"),
+        ({"coordinator_address": "n1:1", "num_processes": 2, "process_id": 0, "distributed": "off"}, "distributed=off"),
+        ({"heartbeat_timeout_seconds": 5}, "--heartbeat_timeout_seconds=5: at least 10"),
+    ],
+)
 def test_flags_that_do_not_fit(given, message):
     with pytest.raises(UserError, match=message):
         processes.find(flags(**given), {})
@@ -200,8 +241,14 @@ def test_our_watch_comes_before_that_of_jax(monkeypatch, patience):
 def test_processes_that_do_not_share_a_workdir(start_command, small_arguments, tmp_path):
     address = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
     pair = [
-        start_command("train", *small_arguments, f"--workdir={tmp_path / f'run{index}'}", *address,
-                      f"--process_id={index}", environment=environment(1))
+        start_command(
+            "train",
+            *small_arguments,
+            f"--workdir={tmp_path / f'run{index}'}",
+            *address,
+            f"--process_id={index}",
+            environment=environment(1),
+        )
         for index in range(2)
     ]
     messages = [command.communicate(timeout=200)[1] for command in pair]

@@ -97,13 +97,16 @@ class Reference(_LAYERS["Reference"]):
         if self.options.get("form") == "paper":
             x = self.cat(x, "mixed_3a", F.max_pool2d(x, 3, 2), (("conv_3x3", 96, 3, 2, 0),))
             x = self.cat(
-                x, "mixed_4a",
+                x,
+                "mixed_4a",
                 (("conv_3x3_reduce", 64, 1), ("conv_3x3", 96, 3, 1, 0)),
                 (
-                    ("conv_7x7_reduce", 64, 1), ("conv_1x7", 64, (1, 7)), ("conv_7x1", 64, (7, 1)),
+                    ("conv_7x7_reduce", 64, 1),
+                    ("conv_1x7", 64, (1, 7)),
+                    ("conv_7x1", 64, (7, 1)),
                     ("conv_7x7_3x3", 96, 3, 1, 0),
                 ),
-            )  # fmt: skip
+            )
             return self.cat(x, "mixed_5a", (("conv_3x3", 192, 3, 2, 0),), F.max_pool2d(x, 3, 2))
         x = self.conv(self.pool(x), "conv2d_3b_1x1", 80, 1)
         x = self.conv(x, "conv2d_4a_3x3", 192, 3, 1, e)
@@ -111,11 +114,12 @@ class Reference(_LAYERS["Reference"]):
             return self.conv(x, "conv2d_4b_3x3", 256, 3, 2, 0)
         x = self.pool(x)
         branches = self.cat(
-            x, "mixed_5b",
+            x,
+            "mixed_5b",
             (("conv_1x1", 96, 1),),
             (("conv_5x5_reduce", 48, 1), ("conv_5x5", 64, 5)),
             (("double_3x3_reduce", 64, 1), ("double_3x3_1", 96, 3), ("double_3x3_2", 96, 3)),
-        )  # fmt: skip
+        )
         pooled = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
         return self.cat(pooled, "mixed_5b", branches, (("pool_proj", 64, 1),))
 
@@ -137,41 +141,52 @@ class Reference(_LAYERS["Reference"]):
         e, x = self.edge, self.stem(x)
         for i in range(counts[0]):
             x = self.residual(
-                x, f"block35_{i + 1}", scales[0], True,
+                x,
+                f"block35_{i + 1}",
+                scales[0],
+                True,
                 (("conv_1x1", 32, 1),),
                 (("conv_3x3_reduce", 32, 1), ("conv_3x3", 32, 3)),
                 (
-                    ("double_3x3_reduce", 32, 1), ("double_3x3_1", 32 if first else 48, 3),
+                    ("double_3x3_reduce", 32, 1),
+                    ("double_3x3_1", 32 if first else 48, 3),
                     ("double_3x3_2", 32 if first else 64, 3),
                 ),
-            )  # fmt: skip
+            )
         k, l, m, n = (192, 192, 256, 384) if first else (256, 256, 384, 384)  # noqa: E741 (Table 1)
         x = self.cat(
-            x, "mixed_6a",
+            x,
+            "mixed_6a",
             (("conv_3x3", n, 3, 2, e),),
             (("double_3x3_reduce", k, 1), ("double_3x3_1", l, 3), ("double_3x3_2", m, 3, 2, e)),
             self.pool(x),
-        )  # fmt: skip
+        )
         for i in range(counts[1]):
             x = self.residual(
-                x, f"block17_{i + 1}", scales[1], True,
+                x,
+                f"block17_{i + 1}",
+                scales[1],
+                True,
                 (("conv_1x1", 128 if first else 192, 1),),
                 (
-                    ("conv_7x7_reduce", 128, 1), ("conv_1x7", 128 if first else 160, (1, 7)),
+                    ("conv_7x7_reduce", 128, 1),
+                    ("conv_1x7", 128 if first else 160, (1, 7)),
                     ("conv_7x1", 128 if first else 192, (7, 1)),
                 ),
-            )  # fmt: skip
+            )
         heads = self.heads(x)
         x = self.cat(
-            x, "mixed_7a",
+            x,
+            "mixed_7a",
             (("conv_3x3_1_reduce", 256, 1), ("conv_3x3_1", 384, 3, 2, e)),
             (("conv_3x3_2_reduce", 256, 1), ("conv_3x3_2", 256 if first else 288, 3, 2, e)),
             (
-                ("double_3x3_reduce", 256, 1), ("double_3x3_1", 256 if first else 288, 3),
+                ("double_3x3_reduce", 256, 1),
+                ("double_3x3_1", 256 if first else 288, 3),
                 ("double_3x3_2", 256 if first else 320, 3, 2, e),
             ),
             self.pool(x),
-        )  # fmt: skip
+        )
         scaled = [(scales[2], True)] * counts[2]
         if code:
             scaled[-1] = (1.0, False)
@@ -179,13 +194,17 @@ class Reference(_LAYERS["Reference"]):
             scaled.append((1.0, False))
         for i, (scale, relu) in enumerate(scaled):
             x = self.residual(
-                x, f"block8_{i + 1}", scale, relu,
+                x,
+                f"block8_{i + 1}",
+                scale,
+                relu,
                 (("conv_1x1", 192, 1),),
                 (
-                    ("conv_3x3_reduce", 192, 1), ("conv_1x3", 192 if first else 224, (1, 3)),
+                    ("conv_3x3_reduce", 192, 1),
+                    ("conv_1x3", 192 if first else 224, (1, 3)),
                     ("conv_3x1", 192 if first else 256, (3, 1)),
                 ),
-            )  # fmt: skip
+            )
         return self.conv(x, "conv2d_7b_1x1", 1536, 1) if code else x, heads
 
     def run(self) -> list[np.ndarray]:

@@ -181,10 +181,14 @@ class Reference:
         x = cat(
             chain(x, "mixed_4a", ("conv_3x3_reduce", 64, 1), ("conv_3x3", 96, 3, 1, 0)),
             chain(
-                x, "mixed_4a", ("conv_7x7_reduce", 64, 1), ("conv_1x7", 64, (1, 7)), ("conv_7x1", 64, (7, 1)),
+                x,
+                "mixed_4a",
+                ("conv_7x7_reduce", 64, 1),
+                ("conv_1x7", 64, (1, 7)),
+                ("conv_7x1", 64, (7, 1)),
                 ("conv_7x7_3x3", 96, 3, 1, 0),
             ),
-        )  # fmt: skip
+        )
         x = cat(chain(x, "mixed_5a", ("conv_3x3", 192, 3, 2, 0)), F.max_pool2d(x, 3, 2))
         for name in ("mixed_5b", "mixed_5c", "mixed_5d", "mixed_5e"):
             x = cat(
@@ -205,20 +209,29 @@ class Reference:
                 chain(x, name, ("conv_1x1", 384, 1)),
                 chain(x, name, ("conv_7x7_reduce", 192, 1), ("conv_1x7", 224, (1, 7)), ("conv_7x1", 256, (7, 1))),
                 chain(
-                    x, name, ("double_7x7_reduce", 192, 1), ("double_7x1_1", 192, (7, 1)),
-                    ("double_1x7_1", 224, (1, 7)), ("double_7x1_2", 224, (7, 1)), ("double_1x7_2", 256, (1, 7)),
+                    x,
+                    name,
+                    ("double_7x7_reduce", 192, 1),
+                    ("double_7x1_1", 192, (7, 1)),
+                    ("double_1x7_1", 224, (1, 7)),
+                    ("double_7x1_2", 224, (7, 1)),
+                    ("double_1x7_2", 256, (1, 7)),
                 ),
                 chain(average(x), name, ("pool_proj", 128, 1)),
-            )  # fmt: skip
+            )
         heads = [self.v4_head(x)] if self.case["train"] else []
         x = cat(
             chain(x, "mixed_7a", ("conv_3x3_reduce", 192, 1), ("conv_3x3", 192, 3, 2, 0)),
             chain(
-                x, "mixed_7a", ("conv_7x7_reduce", 256, 1), ("conv_1x7", 256, (1, 7)), ("conv_7x1", 320, (7, 1)),
+                x,
+                "mixed_7a",
+                ("conv_7x7_reduce", 256, 1),
+                ("conv_1x7", 256, (1, 7)),
+                ("conv_7x1", 320, (7, 1)),
                 ("conv_7x7_3x3", 320, 3, 2, 0),
             ),
             F.max_pool2d(x, 3, 2),
-        )  # fmt: skip
+        )
         for name in ("mixed_7b", "mixed_7c", "mixed_7d"):
             one = chain(x, name, ("conv_1x1", 256, 1))
             short = chain(x, name, ("conv_3x3_reduce", 384, 1))

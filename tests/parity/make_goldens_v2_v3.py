@@ -126,10 +126,13 @@ class Reference:
             branches += [
                 self.chain(x, name, ("conv_3x3_reduce", r3, 1), ("conv_3x3", three, 3, *halving)),
                 self.chain(
-                    x, name, ("double_3x3_reduce", rd, 1), ("double_3x3_1", double, 3),
+                    x,
+                    name,
+                    ("double_3x3_reduce", rd, 1),
+                    ("double_3x3_1", double, 3),
                     ("double_3x3_2", double, 3, *halving),
                 ),
-            ]  # fmt: skip
+            ]
             if halving:
                 return torch.cat([*branches, pool(x)], 1)
             pooled = F.max_pool2d(x, 3, 1, 1) if name == "inception_5b" else self.average(x)
@@ -193,41 +196,62 @@ class Reference:
         x = self.conv(x, "conv2d_3b_1x1", 80, 1)
         x = F.max_pool2d(self.conv(x, "conv2d_4a_3x3", 192, 3, 1, 0), 3, 2)
         for name, projection in (("mixed_5b", 32), ("mixed_5c", 64), ("mixed_5d", 64)):
-            x = torch.cat([
-                chain(x, name, ("conv_1x1", 64, 1)),
-                chain(x, name, ("conv_5x5_reduce", 48, 1), ("conv_5x5", 64, 5)),
-                chain(x, name, ("double_3x3_reduce", 64, 1), ("double_3x3_1", 96, 3), ("double_3x3_2", 96, 3)),
-                chain(self.average(x), name, ("pool_proj", projection, 1)),
-            ], 1)  # fmt: skip
-        x = torch.cat([
-            chain(x, "mixed_6a", ("conv_3x3", 384, 3, 2, 0)),
-            chain(
-                x, "mixed_6a", ("double_3x3_reduce", 64, 1), ("double_3x3_1", 96, 3), ("double_3x3_2", 96, 3, 2, 0)
-            ),
-            F.max_pool2d(x, 3, 2),
-        ], 1)  # fmt: skip
-        for name, c in (("mixed_6b", 128), ("mixed_6c", 160), ("mixed_6d", 160), ("mixed_6e", 192)):
-            x = torch.cat([
-                chain(x, name, ("conv_1x1", 192, 1)),
-                chain(x, name, ("conv_7x7_reduce", c, 1), ("conv_1x7", c, (1, 7)), ("conv_7x1", 192, (7, 1))),
+            x = torch.cat(
+                [
+                    chain(x, name, ("conv_1x1", 64, 1)),
+                    chain(x, name, ("conv_5x5_reduce", 48, 1), ("conv_5x5", 64, 5)),
+                    chain(x, name, ("double_3x3_reduce", 64, 1), ("double_3x3_1", 96, 3), ("double_3x3_2", 96, 3)),
+                    chain(self.average(x), name, ("pool_proj", projection, 1)),
+                ],
+                1,
+            )
+        x = torch.cat(
+            [
+                chain(x, "mixed_6a", ("conv_3x3", 384, 3, 2, 0)),
                 chain(
-                    x, name, ("double_7x7_reduce", c, 1), ("double_7x1_1", c, (7, 1)), ("double_1x7_1", c, (1, 7)),
-                    ("double_7x1_2", c, (7, 1)), ("double_1x7_2", 192, (1, 7)),
+                    x, "mixed_6a", ("double_3x3_reduce", 64, 1), ("double_3x3_1", 96, 3), ("double_3x3_2", 96, 3, 2, 0)
                 ),
-                chain(self.average(x), name, ("pool_proj", 192, 1)),
-            ], 1)  # fmt: skip
+                F.max_pool2d(x, 3, 2),
+            ],
+            1,
+        )
+        for name, c in (("mixed_6b", 128), ("mixed_6c", 160), ("mixed_6d", 160), ("mixed_6e", 192)):
+            x = torch.cat(
+                [
+                    chain(x, name, ("conv_1x1", 192, 1)),
+                    chain(x, name, ("conv_7x7_reduce", c, 1), ("conv_1x7", c, (1, 7)), ("conv_7x1", 192, (7, 1))),
+                    chain(
+                        x,
+                        name,
+                        ("double_7x7_reduce", c, 1),
+                        ("double_7x1_1", c, (7, 1)),
+                        ("double_1x7_1", c, (1, 7)),
+                        ("double_7x1_2", c, (7, 1)),
+                        ("double_1x7_2", 192, (1, 7)),
+                    ),
+                    chain(self.average(x), name, ("pool_proj", 192, 1)),
+                ],
+                1,
+            )
         if self.case["train"]:
             head = self.conv(F.avg_pool2d(x, 5, 3), "aux/conv_1x1", 128, 1)
             head = self.conv(head, "aux/conv_5x5", 768, 5, 1, 0)
             heads.append(self.linear(head.flatten(1), "aux/classifier", NUM_CLASSES))
-        x = torch.cat([
-            chain(x, "mixed_7a", ("conv_3x3_reduce", 192, 1), ("conv_3x3", 320, 3, 2, 0)),
-            chain(
-                x, "mixed_7a", ("conv_7x7_reduce", 192, 1), ("conv_1x7", 192, (1, 7)), ("conv_7x1", 192, (7, 1)),
-                ("conv_7x7_3x3", 192, 3, 2, 0),
-            ),
-            F.max_pool2d(x, 3, 2),
-        ], 1)  # fmt: skip
+        x = torch.cat(
+            [
+                chain(x, "mixed_7a", ("conv_3x3_reduce", 192, 1), ("conv_3x3", 320, 3, 2, 0)),
+                chain(
+                    x,
+                    "mixed_7a",
+                    ("conv_7x7_reduce", 192, 1),
+                    ("conv_1x7", 192, (1, 7)),
+                    ("conv_7x1", 192, (7, 1)),
+                    ("conv_7x7_3x3", 192, 3, 2, 0),
+                ),
+                F.max_pool2d(x, 3, 2),
+            ],
+            1,
+        )
         x = self.v3_last(self.v3_last(x, "mixed_7b", "avg"), "mixed_7c", self.options.get("last_pool", "avg"))
         return [self.linear(x.mean((2, 3)), "classifier", NUM_CLASSES), *heads]
 
@@ -315,9 +339,10 @@ def check_publishers() -> None:
         "timm inception_v3": (timm.create_model("inception_v3", num_classes=NUM_CLASSES).eval(), padded),
         "pytorch-fid": (fid_network().eval(), v3 | {"options": exclude | {"last_pool": "max"}}),
         "Cadene bninception": (
-            BNInception(NUM_CLASSES).eval(), {"model": "inception_v2", "size": 224, **full, "options": CADENE}
+            BNInception(NUM_CLASSES).eval(),
+            {"model": "inception_v2", "size": 224, **full, "options": CADENE},
         ),
-    }  # fmt: skip
+    }
     for name, (network, case) in networks.items():
         reference = Reference(case)
         expected = reference.run()

@@ -33,9 +33,14 @@ def test_logits_equal_the_golden_ones(name, x64):
     if "only" in case:
         options = options | {"modules": {module: MODULES[module] for module in case["only"]}}
     model = create_model(
-        case["model"], num_classes=NUM_CLASSES, width_multiplier=case["width"], dtype=jnp.float64,
-        param_dtype=jnp.float64, **no_dropout, **options,
-    )  # fmt: skip
+        case["model"],
+        num_classes=NUM_CLASSES,
+        width_multiplier=case["width"],
+        dtype=jnp.float64,
+        param_dtype=jnp.float64,
+        **no_dropout,
+        **options,
+    )
     images = pictures(case["batch"], case["size"])
 
     # The reference names every variable that it used: our tree is the same, but for the heads that it did not run.

@@ -30,9 +30,15 @@ def test_logits_equal_the_golden_ones(name, x64):
         expected = [goldens[f"{name}/{i}"] for i in range(sum(f"{name}/{i}" in goldens for i in range(2)))]
     counts = dict(zip(("block35_count", "block17_count", "block8_count"), case.get("counts", (0, 0, 0)), strict=True))
     model = create_model(
-        case["model"], num_classes=NUM_CLASSES, width_multiplier=case["width"], dtype=jnp.float64,
-        param_dtype=jnp.float64, dropout_rate=0.0, **counts, **case.get("options", {}),
-    )  # fmt: skip
+        case["model"],
+        num_classes=NUM_CLASSES,
+        width_multiplier=case["width"],
+        dtype=jnp.float64,
+        param_dtype=jnp.float64,
+        dropout_rate=0.0,
+        **counts,
+        **case.get("options", {}),
+    )
     images = pictures(case["batch"], case["size"])
 
     # The reference names every variable that it used: our tree is the same.

@@ -27,9 +27,14 @@ def test_logits_equal_the_golden_ones(name, x64):
         shapes = {key: tuple(shape) for key, shape in json.loads(goldens[f"{name}/shapes"].tobytes()).items()}
         expected = [goldens[f"{name}/{i}"] for i in range(sum(f"{name}/{i}" in goldens for i in range(3)))]
     model = create_model(
-        case["model"], num_classes=NUM_CLASSES, width_multiplier=case["width"], dtype=jnp.float64,
-        param_dtype=jnp.float64, dropout_rate=0.0, **case.get("options", {}),
-    )  # fmt: skip
+        case["model"],
+        num_classes=NUM_CLASSES,
+        width_multiplier=case["width"],
+        dtype=jnp.float64,
+        param_dtype=jnp.float64,
+        dropout_rate=0.0,
+        **case.get("options", {}),
+    )
     images = pictures(case["batch"], case["size"])
 
     # The reference names every variable that it used: our tree is the same.

@@ -245,12 +245,21 @@ def test_a_run_with_other_switches_is_not_the_publishers(converted, fails, tmp_p
         (convert.main, ["--weights=a", "--output=b", "--step=3"], "--step: only another way of calling reads it"),
         (convert.main, ["--weights=a", "--output=b", "--set=min_width=4"], "--set: needs --model and --source"),
         (convert.main, ["--weights=none.pth", "--output=b"], "none.pth"),
-        (convert.main, ["--weights=a", "--output=b", "--record=timm/inception_v3.tf_in2k"],
-         "did you mean 'timm/inception_v3.tf_in1k'"),
-        (convert.main, ["--weights=a", "--output=b", "--record=torchvision/googlenet_fbgemm"],
-         "cannot be used: quantised"),
-        (convert.main, ["--weights=a", "--output=b", "--record=torchvision/googlenet", "--source=timm"],
-         "--source=timm: torchvision/googlenet is torchvision"),
+        (
+            convert.main,
+            ["--weights=a", "--output=b", "--record=timm/inception_v3.tf_in2k"],
+            "did you mean 'timm/inception_v3.tf_in1k'",
+        ),
+        (
+            convert.main,
+            ["--weights=a", "--output=b", "--record=torchvision/googlenet_fbgemm"],
+            "cannot be used: quantised",
+        ),
+        (
+            convert.main,
+            ["--weights=a", "--output=b", "--record=torchvision/googlenet", "--source=timm"],
+            "--source=timm: torchvision/googlenet is torchvision",
+        ),
         (convert.main, ["--list", "--model=inception_v5"], "unknown model 'inception_v5'"),
         (convert.main, ["--list", "--source=torchvison"], "did you mean 'torchvision'"),
         (convert.main, ["--download=slim/inception_v1_2016_08_28"], "--output is missing"),
@@ -261,7 +270,7 @@ def test_a_run_with_other_switches_is_not_the_publishers(converted, fails, tmp_p
         (predict.main, ["--workdir=a", "--source=timm", "a.png"], "--source: goes with a publisher's file"),
         (predict.main, ["--weights=b.pth", "--step=best", "a.png"], "--step: goes with --workdir"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_one_line(main, words, message, fails, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert message in fails(main, *words)

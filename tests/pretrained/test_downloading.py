@@ -55,8 +55,15 @@ def server():
 
 
 def record(url, digest=SHA256, of="weights.pth"):
-    return records.Record("publisher/weights", "inception_v4", "timm", "weights.pth", preprocessing.timm(341), url=url,
-                          digest=digest and records.Digest("sha256", digest, of))  # fmt: skip
+    return records.Record(
+        "publisher/weights",
+        "inception_v4",
+        "timm",
+        "weights.pth",
+        preprocessing.timm(341),
+        url=url,
+        digest=digest and records.Digest("sha256", digest, of),
+    )
 
 
 def test_a_file_comes_whole_and_its_hash_is_checked(server, tmp_path):
@@ -100,8 +107,15 @@ def test_no_network_is_one_line(tmp_path):
     assert "\n" not in str(raised.value) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("error", [ssl.SSLError(1, "bad record mac"), ConnectionResetError(104, "reset by peer"),
-                                   TimeoutError("timed out"), http.client.IncompleteRead(b"")])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        ssl.SSLError(1, "bad record mac"),
+        ConnectionResetError(104, "reset by peer"),
+        TimeoutError("timed out"),
+        http.client.IncompleteRead(b""),
+    ],
+)
 def test_a_connection_that_breaks_is_no_fault_of_the_disk(server, error, tmp_path, monkeypatch):
     def broken(*_):
         raise error

@@ -17,10 +17,13 @@ SCALE, SHIFT = STD / 0.5, (MEAN - 0.5) / 0.5
 
 @pytest.mark.parametrize(
     ("name", "conv"),
-    [("inception_resnet_v1", "conv2d_1a_3x3"), pytest.param("inception_v3", "conv2d_1a_3x3", marks=pytest.mark.slow),
-     pytest.param("inception_v4", "conv2d_1a_3x3", marks=pytest.mark.slow),
-     pytest.param("xception", "block1_conv1", marks=pytest.mark.slow)],
-)  # fmt: skip
+    [
+        ("inception_resnet_v1", "conv2d_1a_3x3"),
+        pytest.param("inception_v3", "conv2d_1a_3x3", marks=pytest.mark.slow),
+        pytest.param("inception_v4", "conv2d_1a_3x3", marks=pytest.mark.slow),
+        pytest.param("xception", "block1_conv1", marks=pytest.mark.slow),
+    ],
+)
 def test_torchvisions_own_input_gives_the_same_logits(x64, name, conv):
     """transform_input, folded: pictures normalised by ImageNet's mean and deviation in place of [-1, 1]."""
     options = {"num_classes": 3, "width_multiplier": 0.125, "aux_heads": False}
@@ -42,10 +45,14 @@ def test_torchvisions_own_input_gives_the_same_logits(x64, name, conv):
     largest = np.abs(wanted).max()
     assert np.abs(np.asarray(run(variables, other)) - wanted).max() > 0.05 * largest  # the pictures do differ
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-11 * largest)
-    changed = [path for path, leaf in jax.tree_util.tree_leaves_with_path(folded)
-               if not np.array_equal(leaf, _at(variables, path))]  # fmt: skip
+    changed = [
+        path
+        for path, leaf in jax.tree_util.tree_leaves_with_path(folded)
+        if not np.array_equal(leaf, _at(variables, path))
+    ]
     assert {jax.tree_util.keystr(path, simple=True, separator="/") for path in changed} == {
-        f"params/{conv}/kernel", f"batch_stats/{conv}/bn/mean"
+        f"params/{conv}/kernel",
+        f"batch_stats/{conv}/bn/mean",
     }
 
 

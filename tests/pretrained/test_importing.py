@@ -145,14 +145,17 @@ def test_long_lists_are_cut(arrays):
     assert "left over" not in message
 
 
-@pytest.mark.parametrize(("given", "asked"), [
-    (("timm", "inception_v4"), ("inception_v3", "timm")),
-    (("timm", "inception_resnet_v2"), ("inception_resnet_v2", "cadene")),
-    (("torchvision", "inception_v3"), ("inception_v1_bn", "torchvision")),
-    (("pytorchcv", "xception"), ("xception", "timm")),
-    (("facenet-pytorch", "inception_resnet_v1"), ("inception_resnet_v2", "timm")),
-    (("torchvision", "inception_v3"), ("xception", "cadene")),  # whose classifier may also be called `fc`
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        (("timm", "inception_v4"), ("inception_v3", "timm")),
+        (("timm", "inception_resnet_v2"), ("inception_resnet_v2", "cadene")),
+        (("torchvision", "inception_v3"), ("inception_v1_bn", "torchvision")),
+        (("pytorchcv", "xception"), ("xception", "timm")),
+        (("facenet-pytorch", "inception_resnet_v1"), ("inception_resnet_v2", "timm")),
+        (("torchvision", "inception_v3"), ("xception", "cadene")),  # whose classifier may also be called `fc`
+    ],
+)
 def test_the_wrong_network_names_the_right_one(given, asked):
     message = refused(whole(*given), *asked)
     assert message.startswith(f"these arrays are not {asked[1]}'s {asked[0]}: ")
@@ -386,8 +389,7 @@ def test_what_does_not_go_without_a_classifier(keras_arrays, arrays):
     message = refused(without_top(keras_arrays), "xception", "keras", **NARROW)
     assert "the classifier 'predictions/kernel' is missing (num_classes=0 does without one)" in message
     assert "without classes there are no auxiliary heads" in refused(arrays, num_classes=0, aux_heads=True, **NARROW)
-    assert "without a classifier there is no background" in refused(
-        arrays, num_classes=0, background="drop", **NARROW)
+    assert "without a classifier there is no background" in refused(arrays, num_classes=0, background="drop", **NARROW)
     arrays = without_top(keras_arrays) | {"predictions_1/kernel": np.zeros((3, 3), np.float32)}
     assert "left over: predictions_1/kernel" in refused(arrays, "xception", "keras", num_classes=0, **NARROW)
     kept = without_top(keras_arrays)

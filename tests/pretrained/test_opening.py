@@ -66,8 +66,14 @@ def test_a_records_hash_is_checked(tmp_path):
     path.write_bytes(b"weights")
     md5 = hashlib.md5(b"weights").hexdigest()
     for digits, right in ((md5, True), (md5[:10], True), ("0" * 32, False)):
-        record = records.Record("keras/mine", "xception", "keras", "mine.h5", preprocessing.KERAS,
-                                digest=records.Digest("md5", digits, "mine.h5"))  # fmt: skip
+        record = records.Record(
+            "keras/mine",
+            "xception",
+            "keras",
+            "mine.h5",
+            preprocessing.KERAS,
+            digest=records.Digest("md5", digits, "mine.h5"),
+        )
         said = opening._other_digest(record, path, "0" * 64)
         assert said is None if right else said == f"its md5 is {md5}, that of mine.h5 is {'0' * 32}"
 

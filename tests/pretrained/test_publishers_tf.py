@@ -74,11 +74,18 @@ def test_caffes_names_and_shapes():
     found = {name: shape for name, shape, _ in names_of(sources.get_form("inception_v1", "caffe"))}
     assert len(found) == 128  # 57 convolutions, the classifier, two heads of three layers: a weight and a bias each
     for name, shape in {
-        "conv1/7x7_s2/0": (64, 3, 7, 7), "conv2/3x3_reduce/0": (64, 64, 1, 1), "conv2/3x3/1": (192,),
-        "inception_3a/5x5_reduce/0": (16, 192, 1, 1), "inception_4e/pool_proj/0": (128, 528, 1, 1),
-        "inception_5b/5x5/0": (128, 48, 5, 5), "loss1/conv/0": (128, 512, 1, 1), "loss1/fc/0": (1024, 2048),
-        "loss2/classifier/0": (1000, 1024), "loss3/classifier/0": (1000, 1024), "loss3/classifier/1": (1000,),
-    }.items():  # fmt: skip
+        "conv1/7x7_s2/0": (64, 3, 7, 7),
+        "conv2/3x3_reduce/0": (64, 64, 1, 1),
+        "conv2/3x3/1": (192,),
+        "inception_3a/5x5_reduce/0": (16, 192, 1, 1),
+        "inception_4e/pool_proj/0": (128, 528, 1, 1),
+        "inception_5b/5x5/0": (128, 48, 5, 5),
+        "loss1/conv/0": (128, 512, 1, 1),
+        "loss1/fc/0": (1024, 2048),
+        "loss2/classifier/0": (1000, 1024),
+        "loss3/classifier/0": (1000, 1024),
+        "loss3/classifier/1": (1000,),
+    }.items():
         assert found[name] == shape
     onnx = {name: shape for name, shape, _ in names_of(sources.get_form("inception_v1", "onnx"))}
     assert onnx == {
@@ -94,13 +101,26 @@ def test_inception5hs_names_and_shapes():
     assert sum(math.prod(shape) for shape in found.values()) == 13_461_996
     # Widths as users' listings of the graph's nodes have them; 204, 508 and 48 are not the paper's.
     for name, shape in {
-        "conv2d0_w": (7, 7, 3, 64), "conv2d1_w": (1, 1, 64, 64), "conv2d2_w": (3, 3, 64, 192), "conv2d2_b": (192,),
-        "mixed3a_1x1_w": (1, 1, 192, 64), "mixed3a_5x5_bottleneck_b": (16,), "mixed3a_pool_reduce_w": (1, 1, 192, 32),
-        "mixed4a_3x3_w": (3, 3, 96, 204), "mixed4b_1x1_w": (1, 1, 508, 160), "mixed4e_3x3_bottleneck_b": (160,),
-        "mixed5a_5x5_bottleneck_w": (1, 1, 832, 48), "mixed5b_5x5_w": (5, 5, 48, 128),
-        "head0_bottleneck_w": (1, 1, 508, 128), "head1_bottleneck_w": (1, 1, 528, 128), "nn0_w": (2048, 1024),
-        "nn1_b": (1024,), "softmax0_w": (1024, 1008), "softmax2_w": (1024, 1008), "softmax2_b": (1008,),
-    }.items():  # fmt: skip
+        "conv2d0_w": (7, 7, 3, 64),
+        "conv2d1_w": (1, 1, 64, 64),
+        "conv2d2_w": (3, 3, 64, 192),
+        "conv2d2_b": (192,),
+        "mixed3a_1x1_w": (1, 1, 192, 64),
+        "mixed3a_5x5_bottleneck_b": (16,),
+        "mixed3a_pool_reduce_w": (1, 1, 192, 32),
+        "mixed4a_3x3_w": (3, 3, 96, 204),
+        "mixed4b_1x1_w": (1, 1, 508, 160),
+        "mixed4e_3x3_bottleneck_b": (160,),
+        "mixed5a_5x5_bottleneck_w": (1, 1, 832, 48),
+        "mixed5b_5x5_w": (5, 5, 48, 128),
+        "head0_bottleneck_w": (1, 1, 508, 128),
+        "head1_bottleneck_w": (1, 1, 528, 128),
+        "nn0_w": (2048, 1024),
+        "nn1_b": (1024,),
+        "softmax0_w": (1024, 1008),
+        "softmax2_w": (1024, 1008),
+        "softmax2_b": (1008,),
+    }.items():
         assert found[name] == shape
 
 
@@ -146,10 +166,11 @@ def test_keras_layers_may_be_numbered_from_anywhere():
     # The second model of a process; Keras 2 before 2.3, which counted from 1; the names of Keras 1. Files list their
     # layers in other orders, too.
     for filed in (
-        shifted(94, today), shifted(1, today),
+        shifted(94, today),
+        shifted(1, today),
         shifted(1, {"conv2d": "convolution2d", "batch_normalization": "batchnormalization"}),
         dict(sorted(shifted(7, today).items())),
-    ):  # fmt: skip
+    ):
         assert filed.keys() != arrays.keys()
         assert_same(import_weights("inception_v3", filed, source="keras", **NARROW), expected)
 
@@ -180,15 +201,17 @@ def test_caffes_blobs_of_before_2015_have_four_dimensions():
     old = {name: array.reshape((1,) * (4 - array.ndim) + array.shape) for name, array in arrays.items()}
     assert old["loss1/fc/0"].ndim == old["loss3/classifier/1"].ndim == 4
     options = {"source": "caffe", **NARROW}
-    assert_same(
-        import_weights("inception_v1", old, **options), import_weights("inception_v1", arrays, **options)
-    )
+    assert_same(import_weights("inception_v1", old, **options), import_weights("inception_v1", arrays, **options))
 
 
-@pytest.mark.parametrize("name", [
-    "global_step", "InceptionV3/Conv2d_1a_3x3/weights/ExponentialMovingAverage",
-    "InceptionV3/Conv2d_1a_3x3/weights/RMSProp_1",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "global_step",
+        "InceptionV3/Conv2d_1a_3x3/weights/ExponentialMovingAverage",
+        "InceptionV3/Conv2d_1a_3x3/weights/RMSProp_1",
+    ],
+)
 def test_what_slims_trainers_keep_beside_the_weights_is_left_alone(name):
     form, arrays = narrow_arrays("slim", "inception_v3")
     filed = {**arrays, name: np.ones(3, np.float32)}
@@ -199,16 +222,19 @@ def test_what_slims_trainers_keep_beside_the_weights_is_left_alone(name):
     )
 
 
-@pytest.mark.parametrize(("source", "model", "path"), [
-    ("slim", "inception_v4", "params/mixed_6b/conv_3x3/kernel"),
-    ("slim", "inception_v3", "params/mixed_5b/conv_1x1/bn/mean"),
-    ("keras", "inception_v3", "params/aux/classifier/kernel"),
-    ("keras", "inception_resnet_v2", "params/block8_10/up/bn/bias"),  # a layer without batch norm
-    ("caffe", "inception_v1", "params/conv1/bn/bias"),
-    ("onnx", "inception_v1", "params/aux1/fc/kernel"),
-    ("inception5h", "inception_v1", "params/norm1/kernel"),
-    ("facenet", "inception_resnet_v1", "params/mixed_5b/conv_1x1/kernel"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("source", "model", "path"),
+    [
+        ("slim", "inception_v4", "params/mixed_6b/conv_3x3/kernel"),
+        ("slim", "inception_v3", "params/mixed_5b/conv_1x1/bn/mean"),
+        ("keras", "inception_v3", "params/aux/classifier/kernel"),
+        ("keras", "inception_resnet_v2", "params/block8_10/up/bn/bias"),  # a layer without batch norm
+        ("caffe", "inception_v1", "params/conv1/bn/bias"),
+        ("onnx", "inception_v1", "params/aux1/fc/kernel"),
+        ("inception5h", "inception_v1", "params/norm1/kernel"),
+        ("facenet", "inception_resnet_v1", "params/mixed_5b/conv_1x1/kernel"),
+    ],
+)
 def test_what_the_publisher_never_had_has_no_name(source, model, path):
     with pytest.raises(UserError, match=f"{source}'s {model} has no counterpart of {path}"):
         sources.get_form(model, source).counterpart(path, (8,))

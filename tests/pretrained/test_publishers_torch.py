@@ -133,17 +133,20 @@ def test_layouts_put_each_value_where_our_layers_read_it():
         assert kind.shape(kind.to_ours(theirs).shape) == theirs.shape
 
 
-@pytest.mark.parametrize(("source", "model", "path"), [
-    ("timm", "inception_v4", "params/aux/classifier/kernel"),  # a head that the publisher lacks
-    ("timm", "inception_v4", "params/mixed_6b/conv_3x3/kernel"),  # a unit that the block lacks
-    ("timm", "inception_v4", "params/mixed_6b/conv_1x1/bn/mean"),  # a statistic is no parameter
-    ("timm", "inception_v4", "batch_stats/mixed_6b/conv_1x1/kernel"),
-    ("timm", "inception_resnet_v2", "params/block8_11/up/kernel"),  # a block too many
-    ("timm", "inception_resnet_v2", "params/block8_10/up/bn/scale"),  # a layer without batch norm
-    ("timm", "xception", "params/block5/sepconv1/kernel"),  # a separable convolution has two
-    ("timm", "xception", "params/block5/shortcut/kernel"),
-    ("pytorch-fid", "inception_v3", "params/aux/classifier/bias"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("source", "model", "path"),
+    [
+        ("timm", "inception_v4", "params/aux/classifier/kernel"),  # a head that the publisher lacks
+        ("timm", "inception_v4", "params/mixed_6b/conv_3x3/kernel"),  # a unit that the block lacks
+        ("timm", "inception_v4", "params/mixed_6b/conv_1x1/bn/mean"),  # a statistic is no parameter
+        ("timm", "inception_v4", "batch_stats/mixed_6b/conv_1x1/kernel"),
+        ("timm", "inception_resnet_v2", "params/block8_11/up/kernel"),  # a block too many
+        ("timm", "inception_resnet_v2", "params/block8_10/up/bn/scale"),  # a layer without batch norm
+        ("timm", "xception", "params/block5/sepconv1/kernel"),  # a separable convolution has two
+        ("timm", "xception", "params/block5/shortcut/kernel"),
+        ("pytorch-fid", "inception_v3", "params/aux/classifier/bias"),
+    ],
+)
 def test_what_the_publisher_never_had_has_no_name(source, model, path):
     with pytest.raises(UserError, match=f"{source}'s {model} has no counterpart of {path}"):
         sources.get_form(model, source).counterpart(path, (8,))

@@ -64,16 +64,20 @@ PUBLISHED = {
     "torch-fidelity/inception-2015-12-05": (None, None, 299, 299, "tf_bilinear", "inception"),
 }
 DIGESTS = {
-    "torchvision/googlenet": "sha256 1378be20…", "torchvision/inception_v3_google": "sha256 0cc3c7bd…",
-    "torchvision/googlenet_fbgemm": "sha256 c81f6644…", "torchvision/inception_v3_google_fbgemm": "sha256 a2837893…",
+    "torchvision/googlenet": "sha256 1378be20…",
+    "torchvision/inception_v3_google": "sha256 0cc3c7bd…",
+    "torchvision/googlenet_fbgemm": "sha256 c81f6644…",
+    "torchvision/inception_v3_google_fbgemm": "sha256 a2837893…",
     "keras/InceptionV3": "md5 9a0d58056eeedaa3f26cb7ebd46da564",
     "keras/InceptionV3-notop": "md5 bcbd6486424b2319ff4ef7d526e38f63",
     "keras/InceptionResNetV2": "md5 e693bd0210a403b3192acc6073ad2e96",
     "keras/InceptionResNetV2-notop": "md5 d19885ff4a710c122648d3b5c3b684e4",
     "keras/Xception": "md5 0a58e3b7378bc2990ea3b43d5981f1f6",
     "keras/Xception-notop": "md5 b0042744bf5b25fce3cb969f33bebb97",
-    "cadene/inceptionv4": "sha256 8e4777a0…", "cadene/inceptionresnetv2": "sha256 520b38e4…",
-    "cadene/xception": "sha256 43020ad28…", "cadene/bn_inception": "sha256 52deb4733…",
+    "cadene/inceptionv4": "sha256 8e4777a0…",
+    "cadene/inceptionresnetv2": "sha256 520b38e4…",
+    "cadene/xception": "sha256 43020ad28…",
+    "cadene/bn_inception": "sha256 52deb4733…",
     "pytorchcv/bninception": "sha1 d79ba5f573ba2da5fea5e4c9a7f67ddd526e234b",
     "pytorchcv/inceptionv3": "sha1 025fb71c673f8e325f4c24f25cbd4185540cca72",
     "pytorchcv/inceptionv4": "sha1 4ae4f331a5ff649e39626fc49cd5c24b8159cd8c",
@@ -81,8 +85,9 @@ DIGESTS = {
     "pytorchcv/inceptionresnetv2": "sha1 19f51781f8a454803207e319289f404d50e252cb",
     "pytorchcv/xception": "sha1 a75b50eceb5fdfb1e1bfaada6820a448ce40e593",
     "caffe/bvlc_googlenet": "sha1 405fc5acd08a3bb12de8ee5e23a96bec22f08204",
-    "pytorch-fid/inception-2015-12-05": "sha256 6726825d…", "torch-fidelity/inception-2015-12-05": "sha256 6726825d…",
-}  # fmt: skip
+    "pytorch-fid/inception-2015-12-05": "sha256 6726825d…",
+    "torch-fidelity/inception-2015-12-05": "sha256 6726825d…",
+}
 LFW = {"20180402-114759": "0.9965", "20180408-102900": "0.9905"}
 
 

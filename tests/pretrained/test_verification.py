@@ -42,10 +42,16 @@ def test_gradients_are_compared_array_by_array_and_noise_is_no_array():
         verification.compare_gradients({"a": ours["a"], "b": ours["b"]}, theirs)
 
 
-@pytest.mark.parametrize(("shift", "dtype", "equal"), [
-    (0.0, "float64", True), (5e-10, "float64", True), (2e-9, "float64", False), (1e-6, "float32", True),
-    (4e-6, "float32", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shift", "dtype", "equal"),
+    [
+        (0.0, "float64", True),
+        (5e-10, "float64", True),
+        (2e-9, "float64", False),
+        (1e-6, "float32", True),
+        (4e-6, "float32", False),
+    ],
+)
 def test_what_counts_as_equal(shift, dtype, equal):
     row = verification.compare_outputs(outputs(shift), outputs())
     assert verification.is_equal(row, dtype) is equal
@@ -204,9 +210,12 @@ def test_where_the_publishers_code_is_looked_for(monkeypatch):
 
 # One form of the quicker networks; the others, and the gradients, with -m slow.
 _QUICK = {
-    ("caffe", "inception_v1"), ("torchvision", "inception_v1_bn"), ("slim", "inception_v2"), ("keras", "inception_v3"),
+    ("caffe", "inception_v1"),
+    ("torchvision", "inception_v1_bn"),
+    ("slim", "inception_v2"),
+    ("keras", "inception_v3"),
     ("timm", "xception"),
-}  # fmt: skip
+}
 
 
 def golden_cases():

@@ -92,8 +92,14 @@ def test_a_full_disk(small_run, command_environment, small_arguments, tmp_path):
         cp -r {mounted}/run {kept}
     """
     command = [sys.executable, "-m", "inception_jax.train", *small_arguments, "--config.logging.pictures=True"]
-    done = subprocess.run([*namespace, "sh", "-c", script, "sh", *command], cwd=ROOT, env=command_environment,
-                          capture_output=True, text=True, timeout=400)  # fmt: skip
+    done = subprocess.run(
+        [*namespace, "sh", "-c", script, "sh", *command],
+        cwd=ROOT,
+        env=command_environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
     assert "first: 6" in done.stderr and "second: 0" in done.stderr, done.stderr
     assert "error: the disk is full" in done.stderr and "Traceback" not in done.stderr
     assert "continued from step" in done.stderr
@@ -117,8 +123,13 @@ def pictures(tmp_path_factory):
 def arguments(pictures, small_arguments, tmp_path):
     """Of a small run on a copy of the pictures; the last is the workdir."""
     folder = shutil.copytree(pictures, tmp_path / "pictures")
-    return [*small_arguments, f"--config.data.name=folder:{folder}", "--config.data.train_split=train",
-            "--config.data.eval_split=test", f"--workdir={tmp_path / 'run'}"]
+    return [
+        *small_arguments,
+        f"--config.data.name=folder:{folder}",
+        "--config.data.train_split=train",
+        "--config.data.eval_split=test",
+        f"--workdir={tmp_path / 'run'}",
+    ]
 
 
 @pytest.mark.slow

@@ -35,8 +35,13 @@ def interrupted(start_command, arguments, workdir, reference):
     """A chain of starts of a run; a failing test shows the seed of its aims."""
     seed = random.randrange(10**6)
     print(f"seed of the aims: {seed}")
-    return Chain(lambda: start_command("train", *arguments, f"--workdir={workdir}"),
-                 lambda process: process.written()[1], workdir, Reference(reference), random.Random(seed))  # fmt: skip
+    return Chain(
+        lambda: start_command("train", *arguments, f"--workdir={workdir}"),
+        lambda process: process.written()[1],
+        workdir,
+        Reference(reference),
+        random.Random(seed),
+    )
 
 
 def test_killed_at_random_moments(small_run, start_command, small_arguments, tmp_path):

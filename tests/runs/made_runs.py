@@ -23,8 +23,16 @@ def make_config(**fields):
 
 
 def make_run(
-    workdir, *, right=(100, 200, 300, 350), ema=None, losses=None, status="finished", fingerprint="ab" * 32,
-    split="test", outcome=None, **fields,
+    workdir,
+    *,
+    right=(100, 200, 300, 350),
+    ema=None,
+    losses=None,
+    status="finished",
+    fingerprint="ab" * 32,
+    split="test",
+    outcome=None,
+    **fields,
 ):
     """Makes a run that evaluated at the end of each epoch.
 
@@ -42,30 +50,62 @@ def make_run(
     workdir.mkdir(parents=True)
     manifest.write(workdir, make_config(**fields).to_json(), devices=["1 cpu device"], command=["python", "train"])
     (workdir / "lock").write_text("")
-    (workdir / "train.log").write_text("2026-01-01T00:00:00+00:00 inception_v1 (a paper)\n"
-                                       "2026-01-01T00:00:00+00:00 13,378,280 parameters, two heads\n")
+    (workdir / "train.log").write_text(
+        "2026-01-01T00:00:00+00:00 inception_v1 (a paper)\n2026-01-01T00:00:00+00:00 13,378,280 parameters, two heads\n"
+    )
     losses = [2.0 * 0.5**row for row in range(2 * len(right))] if losses is None else losses
     step = 0
     with writers.MetricWriter(workdir, tensorboard=False) as writer:
         for row, loss in enumerate(losses, 1):
             step = row * PER_EPOCH // 2
             place = {"step": step, "epoch": step / PER_EPOCH}
-            writer.write({"kind": "train", **place, "learning_rate": 0.01, "loss": loss, "loss_main": 0.8 * loss,
-                          "loss_aux1": 0.7 * loss, "top1_main": 0.5})
-            writer.write_timing({"step": step, "step_seconds": 0.1, "images_per_second": 90.0 + row,
-                                 "data_wait_fraction": 0.0, "wall_seconds": 10.0 * row})
+            writer.write(
+                {
+                    "kind": "train",
+                    **place,
+                    "learning_rate": 0.01,
+                    "loss": loss,
+                    "loss_main": 0.8 * loss,
+                    "loss_aux1": 0.7 * loss,
+                    "top1_main": 0.5,
+                }
+            )
+            writer.write_timing(
+                {
+                    "step": step,
+                    "step_seconds": 0.1,
+                    "images_per_second": 90.0 + row,
+                    "data_wait_fraction": 0.0,
+                    "wall_seconds": 10.0 * row,
+                }
+            )
             if row % 2 == 0 and row // 2 <= len(right):
                 for weights, counts in (("raw", right), ("ema", ema)):
                     if counts:
                         correct = counts[row // 2 - 1]
-                        writer.write({"kind": "evaluation", **place, "split": split, "weights": weights,
-                                      "loss": 0.1 + (COUNT - correct) / COUNT, "top1": correct / COUNT, "top5": 1.0,
-                                      "count": COUNT})
+                        writer.write(
+                            {
+                                "kind": "evaluation",
+                                **place,
+                                "split": split,
+                                "weights": weights,
+                                "loss": 0.1 + (COUNT - correct) / COUNT,
+                                "top1": correct / COUNT,
+                                "top5": 1.0,
+                                "count": COUNT,
+                            }
+                        )
     if status:
         content = {"status": status, "model": "inception_v1", "metrics": {"train": {"step": step}}}
         if status in ("finished", "interrupted"):
-            content |= {"steps": step, "epochs": step / PER_EPOCH, "wall_seconds": 81.0, "compile_seconds": 30.0,
-                        "data_wait_seconds": 2.0, "fingerprint": fingerprint}
+            content |= {
+                "steps": step,
+                "epochs": step / PER_EPOCH,
+                "wall_seconds": 81.0,
+                "compile_seconds": 30.0,
+                "data_wait_seconds": 2.0,
+                "fingerprint": fingerprint,
+            }
         result.write_result(workdir, content | (outcome or {}))
     return workdir
 

@@ -77,11 +77,21 @@ def test_the_final_table(two):
     low, high = wilson_interval(355, 360)
     text = side_by_side.markdown(found)
     assert cells(text, "Result")[2] == [
-        "b", "finished", "180", "4", "test", "raw", "98.61 %", f"{100 * low:.2f}–{100 * high:.2f} %", "100.00 %",
-        "0.1139", "98.61 %", "4"]  # fmt: skip
+        "b",
+        "finished",
+        "180",
+        "4",
+        "test",
+        "raw",
+        "98.61 %",
+        f"{100 * low:.2f}–{100 * high:.2f} %",
+        "100.00 %",
+        "0.1139",
+        "98.61 %",
+        "4",
+    ]
     assert cells(text, "Last training loss per head")[1] == ["a", "0.0156", "0.0125", "0.0109"]
-    assert cells(text, "Size, time and final state")[2] == [
-        "b", "13,378,280", "1:21", "30 s", "2 s", "94", "cdcdcdcd"]
+    assert cells(text, "Size, time and final state")[2] == ["b", "13,378,280", "1:21", "30 s", "2 s", "94", "cdcdcdcd"]
     assert found.ranked() == [1, 0] and compare(two, metric="loss").ranked() == [1, 0]
 
 
@@ -107,17 +117,23 @@ def test_equal_states_are_said_to_be_equal(tmp_path):
 
 
 def test_other_data_is_said_above_the_tables(tmp_path):
-    paths = [make_run(tmp_path / "a"), make_run(tmp_path / "b", data__name="fashion_mnist"),
-             make_run(tmp_path / "c", data__eval_split="train", split="train")]  # fmt: skip
+    paths = [
+        make_run(tmp_path / "a"),
+        make_run(tmp_path / "b", data__name="fashion_mnist"),
+        make_run(tmp_path / "c", data__eval_split="train", split="train"),
+    ]
     found = compare(paths)
-    assert found.warnings == ("evaluated on different data: their numbers are not comparable (digits, test: a; "
-                              "fashion_mnist, test: b; digits, train: c)",)  # fmt: skip
+    assert found.warnings == (
+        "evaluated on different data: their numbers are not comparable (digits, test: a; "
+        "fashion_mnist, test: b; digits, train: c)",
+    )
     text, document = side_by_side.text(found), side_by_side.markdown(found)
     assert text.startswith("WARNING: evaluated on different data")
     assert document.index("**Evaluated on different data") < document.index("## Result")
     crops = compare([paths[0], make_run(tmp_path / "d", evaluation__crop_fraction=1.0)]).warnings
-    assert crops == ("evaluated with different crops of the pictures (single, center, 0.875: a; "
-                     "single, center, 1.0: d)",)  # fmt: skip
+    assert crops == (
+        "evaluated with different crops of the pictures (single, center, 0.875: a; single, center, 1.0: d)",
+    )
     resized = make_run(tmp_path / "e", evaluation__interpolation="pil_bicubic", evaluation__resize=341)
     assert compare([paths[0], resized]).warnings == (
         "evaluated with different crops of the pictures (single, center, 0.875: a; "
@@ -129,12 +145,18 @@ def test_runs_at_every_stage_are_told_as_what_they_are(tmp_path):
     paths = [
         make_run(tmp_path / "whole"),
         make_run(tmp_path / "killed", right=(100, 200), status=None),
-        make_run(tmp_path / "nan", losses=[2.0, math.nan, math.nan], right=(36,), status="diverged",
-                 outcome={"message": "step 45: the loss is nan"}),
+        make_run(
+            tmp_path / "nan",
+            losses=[2.0, math.nan, math.nan],
+            right=(36,),
+            status="diverged",
+            outcome={"message": "step 45: the loss is nan"},
+        ),
         make_run(tmp_path / "unevaluated", right=(), losses=[2.0], status="interrupted", outcome={"signal": "SIGINT"}),
         make_run(tmp_path / "new", right=(), losses=(), status=None),
-        make_run(tmp_path / "damaged"), make_run(tmp_path / "torn"),
-    ]  # fmt: skip
+        make_run(tmp_path / "damaged"),
+        make_run(tmp_path / "torn"),
+    ]
     for name in ("config.json", "manifest.json", "result.json", "timing.jsonl", "train.log"):
         (paths[5] / name).write_bytes(b"\xff{")
     (paths[5] / "metrics.jsonl").unlink()
@@ -144,24 +166,31 @@ def test_runs_at_every_stage_are_told_as_what_they_are(tmp_path):
     found = compare(paths)
     rows = {row[0]: row for row in cells(side_by_side.markdown(found), "Result")}
     assert {name: row[1:3] for name, row in rows.items() if name != "run"} == {
-        "whole": ["finished", "180"], "killed": ["preempted (killed)", "90/180"], "nan": ["diverged", "67/180"],
-        "unevaluated": ["preempted (SIGINT)", "22/180"], "new": ["new", "–"], "damaged": ["new", "–"],
+        "whole": ["finished", "180"],
+        "killed": ["preempted (killed)", "90/180"],
+        "nan": ["diverged", "67/180"],
+        "unevaluated": ["preempted (SIGINT)", "22/180"],
+        "new": ["new", "–"],
+        "damaged": ["new", "–"],
         "torn": ["finished", "180"],
-    }  # fmt: skip
+    }
     assert rows["nan"][6] == "10.00 %" and rows["unevaluated"][6] == "–" and rows["torn"][6] == "97.22 %"
     assert found.config == ()  # a config that is missing differs in nothing
     text = side_by_side.text(found)
     assert text.count("note: ") == 3 and "damaged/config.json is damaged" in text
-    assert side_by_side.write(found, tmp_path / "out") == [tmp_path / "out" / "comparison.md",
-                                                           tmp_path / "out" / "comparison.png"]  # fmt: skip
+    assert side_by_side.write(found, tmp_path / "out") == [
+        tmp_path / "out" / "comparison.md",
+        tmp_path / "out" / "comparison.png",
+    ]
 
 
 def test_values_of_another_kind_are_damage_and_not_a_traceback(tmp_path):
     workdir = make_run(tmp_path / "run", right=(100, 200))
     for name, change in {
-        "config.json": {"model": "inception_v1", "num_epochs": "four"}, "result.json": {"steps": [], "metrics": 3},
+        "config.json": {"model": "inception_v1", "num_epochs": "four"},
+        "result.json": {"steps": [], "metrics": 3},
         "manifest.json": {"git": {"revision": 7}, "starts": [None], "devices": "cpu"},
-    }.items():  # fmt: skip
+    }.items():
         content = json.loads((workdir / name).read_text())
         (workdir / name).write_text(json.dumps(content | change))
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -184,14 +213,17 @@ def test_a_result_stands_in_for_lost_rows(tmp_path):
     assert compare([workdir], weights="ema").outcomes[0].top1 is None
 
 
-@pytest.mark.parametrize(("paths", "labels"), [
-    (["/r/a", "/r/b"], ("a", "b")),
-    (["/r/low/run", "/r/high/run"], ("low", "high")),  # one name in two folders
-    (["/r/x/1/run", "/r/x/2/run", "/r/y/1/run"], ("x/1", "x/2", "y/1")),
-    (["/r/sweep/trials/0007", "/r/sweep/trials/0012"], ("0007", "0012")),
-    (["/r/a", "/r/a/b"], ("a", "a/b")),
-    (["/r/a"], ("a",)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        (["/r/a", "/r/b"], ("a", "b")),
+        (["/r/low/run", "/r/high/run"], ("low", "high")),  # one name in two folders
+        (["/r/x/1/run", "/r/x/2/run", "/r/y/1/run"], ("x/1", "x/2", "y/1")),
+        (["/r/sweep/trials/0007", "/r/sweep/trials/0012"], ("0007", "0012")),
+        (["/r/a", "/r/a/b"], ("a", "a/b")),
+        (["/r/a"], ("a",)),
+    ],
+)
 def test_labels_are_what_tells_the_paths_apart(paths, labels):
     assert short_labels([Path(path) for path in paths]) == labels
 
@@ -218,7 +250,10 @@ def test_a_run_has_one_colour_in_all_panels(two, tmp_path):
     path = tmp_path / "picture.png"
     drawn = overlay.draw(compare(two), path)
     assert [axes.get_title(loc="left") for axes in drawn.axes] == [
-        "training loss", "evaluation, loss (test, raw)", "evaluation, top-1 accuracy (test, raw)"]
+        "training loss",
+        "evaluation, loss (test, raw)",
+        "evaluation, top-1 accuracy (test, raw)",
+    ]
     training, loss, accuracy = map(by_colour, drawn.axes)
     assert list(training) == list(loss) == list(accuracy) == [figure.BLUE, figure.VERMILLION]
     np.testing.assert_allclose(accuracy[figure.VERMILLION].get_xdata(), [1, 2, 3, 4])
@@ -249,11 +284,15 @@ def test_the_other_axes(two, tmp_path):
 
 def test_long_names_keep_what_tells_them_apart(tmp_path):
     name = "a_run_whose_name_says_everything_that_there_is_to_say_about_it_and_then_some_"
-    paths = [make_run(tmp_path / f"{name}{number}", loss__aux_weights=weights)
-             for number, weights in enumerate([(0.3, 0.3), (0.0, 0.0)])]  # fmt: skip
+    paths = [
+        make_run(tmp_path / f"{name}{number}", loss__aux_weights=weights)
+        for number, weights in enumerate([(0.3, 0.3), (0.0, 0.0)])
+    ]
     legend = [text.get_text() for text in overlay.draw(compare(paths), tmp_path / "p.png").legends[0].get_texts()]
     assert [re.search(r"(some_\d) \(aux_weights (.*)\)  97", line).groups() for line in legend] == [
-        ("some_0", "(0.3, 0.3)"), ("some_1", "(0, 0)")]  # fmt: skip
+        ("some_0", "(0.3, 0.3)"),
+        ("some_1", "(0, 0)"),
+    ]
     assert max(map(len, legend)) < 100
 
 
@@ -264,8 +303,9 @@ def test_ten_runs_look_different_each(tmp_path):
 
 
 def test_of_many_runs_only_the_best_are_in_colour(tmp_path):
-    paths = [make_run(tmp_path / f"{number:02d}", right=(100, 300 + (7 * number) % 20), seed=number)
-             for number in range(20)]  # fmt: skip
+    paths = [
+        make_run(tmp_path / f"{number:02d}", right=(100, 300 + (7 * number) % 20), seed=number) for number in range(20)
+    ]
     found = compare(paths)
     drawn = overlay.draw(found, tmp_path / "many.png")
     for axes in drawn.axes:

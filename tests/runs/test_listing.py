@@ -35,10 +35,16 @@ def holder():
     processes = []
 
     def start(workdir):
-        code = ("import sys, time\nfrom inception_jax.runs import lock\nwith lock.hold(sys.argv[1]):\n"
-                "    print('holding', flush=True)\n    time.sleep(60)")
-        process = subprocess.Popen([sys.executable, "-c", code, str(workdir)], stdout=subprocess.PIPE, text=True,
-                                   env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+        code = (
+            "import sys, time\nfrom inception_jax.runs import lock\nwith lock.hold(sys.argv[1]):\n"
+            "    print('holding', flush=True)\n    time.sleep(60)"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(workdir)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
         processes.append(process)
         assert process.stdout.readline() == "holding\n"
         return process
@@ -49,14 +55,21 @@ def holder():
         process.communicate()
 
 
-@pytest.mark.parametrize(("said", "expected", "why"), [
-    ({}, "finished", ""),
-    ({"status": "diverged", "outcome": {"message": "step 9: the loss is nan"}}, "diverged", "step 9: the loss is nan"),
-    ({"status": "failed", "outcome": {"message": "no batch came"}}, "failed", "no batch came"),
-    ({"status": "interrupted", "outcome": {"signal": "SIGTERM"}}, "preempted", "SIGTERM"),
-    ({"status": None}, "preempted", "killed"),
-    ({"status": None, "right": (), "losses": ()}, "new", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("said", "expected", "why"),
+    [
+        ({}, "finished", ""),
+        (
+            {"status": "diverged", "outcome": {"message": "step 9: the loss is nan"}},
+            "diverged",
+            "step 9: the loss is nan",
+        ),
+        ({"status": "failed", "outcome": {"message": "no batch came"}}, "failed", "no batch came"),
+        ({"status": "interrupted", "outcome": {"signal": "SIGTERM"}}, "preempted", "SIGTERM"),
+        ({"status": None}, "preempted", "killed"),
+        ({"status": None, "right": (), "losses": ()}, "new", ""),
+    ],
+)
 def test_a_status_per_end(tmp_path, said, expected, why):
     found = listing.describe(make_run(tmp_path / "run", **said))
     assert (found.status, found.why) == (expected, why)
@@ -101,10 +114,17 @@ def test_a_copy_that_mixed_up_the_times_is_still_finished(tmp_path):
     assert status(workdir) == "finished"
 
 
-@pytest.mark.parametrize(("said", "expected"), [
-    ("pruned", "pruned"), ("diverged", "diverged"), ("failed", "failed"), ("finished", "finished"),
-    ("interrupted", "preempted"), ("running", "preempted"),  # nobody holds it: its driver has died, too
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("pruned", "pruned"),
+        ("diverged", "diverged"),
+        ("failed", "failed"),
+        ("finished", "finished"),
+        ("interrupted", "preempted"),
+        ("running", "preempted"),  # nobody holds it: its driver has died, too
+    ],
+)
 def test_trials_have_the_status_that_their_sweep_gave_them(tmp_path, said, expected):
     workdir = make_run(tmp_path / "0003", status="interrupted", outcome={"signal": "SIGTERM"})
     assert status(make_trial(workdir, status=said, value=0.5)) == expected
@@ -117,10 +137,16 @@ def test_looking_does_not_keep_a_run_from_starting(tmp_path, holder):
     process = holder(workdir)
     process.kill()
     process.wait()
-    code = ("import sys\nfrom inception_jax.runs import lock\n"
-            "print('looking', flush=True)\nwhile True: lock.is_held(sys.argv[1])")
-    looker = subprocess.Popen([sys.executable, "-c", code, str(workdir)], stdout=subprocess.PIPE, text=True,
-                              env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    code = (
+        "import sys\nfrom inception_jax.runs import lock\n"
+        "print('looking', flush=True)\nwhile True: lock.is_held(sys.argv[1])"
+    )
+    looker = subprocess.Popen(
+        [sys.executable, "-c", code, str(workdir)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     try:
         looker.stdout.readline()
         for _ in range(200):
@@ -204,7 +230,11 @@ def test_torn_and_damaged_files_become_notes(tmp_path):
     found = listing.describe(workdir)
     assert found.status == "preempted" and found.step == 180 and found.model is None
     assert [note.split("/")[-1].split(" ")[0].rstrip(":") for note in found.notes] == [
-        "config.json", "manifest.json", "result.json", "metrics.jsonl"]  # fmt: skip
+        "config.json",
+        "manifest.json",
+        "result.json",
+        "metrics.jsonl",
+    ]
     assert "note: " in listing.text([found], tmp_path)
 
 

@@ -28,8 +28,13 @@ def train_rows(count, heads=("main", "aux1", "aux2"), epochs=10.0):
     rows = []
     for number in range(1, count + 1):
         part = number / count
-        row = {"kind": "train", "step": number, "epoch": epochs * part, "learning_rate": 0.1 * (1 - part),
-               "loss": 4.0 * 0.01**part}
+        row = {
+            "kind": "train",
+            "step": number,
+            "epoch": epochs * part,
+            "learning_rate": 0.1 * (1 - part),
+            "loss": 4.0 * 0.01**part,
+        }
         for place, head in enumerate(heads):
             row |= {f"loss_{head}": (2.0 + place) * 0.01**part, f"top1_{head}": (0.9 - 0.1 * place) * part}
         rows.append(row)
@@ -38,10 +43,20 @@ def train_rows(count, heads=("main", "aux1", "aux2"), epochs=10.0):
 
 def evaluation_rows(count, weights=("raw", "ema"), epochs=10.0):
     return [
-        {"kind": "evaluation", "step": number, "epoch": epochs * number / count, "split": "test", "weights": kind,
-         "loss": 1.0 / number, "top1": 0.5 + 0.4 * number / count - 0.1 * place, "top5": 1.0, "count": 360}
-        for number in range(1, count + 1) for place, kind in enumerate(weights)
-    ]  # fmt: skip
+        {
+            "kind": "evaluation",
+            "step": number,
+            "epoch": epochs * number / count,
+            "split": "test",
+            "weights": kind,
+            "loss": 1.0 / number,
+            "top1": 0.5 + 0.4 * number / count - 0.1 * place,
+            "top5": 1.0,
+            "count": 360,
+        }
+        for number in range(1, count + 1)
+        for place, kind in enumerate(weights)
+    ]
 
 
 def lines(axes):
@@ -55,15 +70,21 @@ def test_learning_curves_have_every_head_and_the_evaluations_of_both_weights(tmp
     loss, top1, rate = plots.learning_curves([*train, *evaluation_rows(4)], path, title="a run").axes
     heads = ["main", "aux1", "aux2"]
     assert list(lines(loss)) == [
-        "train, total (heads weighted)", *(f"train, {head}" for head in heads), "test, raw", "test, ema"]  # fmt: skip
+        "train, total (heads weighted)",
+        *(f"train, {head}" for head in heads),
+        "test, raw",
+        "test, ema",
+    ]
     assert list(lines(top1)) == [*(f"train, {head}" for head in heads), "test, raw", "test, ema"]
     for head in heads:
-        np.testing.assert_allclose(lines(loss)[f"train, {head}"], [[r["epoch"] for r in train],
-                                                                   [r[f"loss_{head}"] for r in train]])
+        np.testing.assert_allclose(
+            lines(loss)[f"train, {head}"], [[r["epoch"] for r in train], [r[f"loss_{head}"] for r in train]]
+        )
         np.testing.assert_allclose(lines(top1)[f"train, {head}"][1], [100 * r[f"top1_{head}"] for r in train])
     np.testing.assert_allclose(lines(top1)["test, ema"], [[2.5, 5.0, 7.5, 10.0], [50, 60, 70, 80]])
-    np.testing.assert_allclose(rate.lines[0].get_data(), [[r["epoch"] for r in train],
-                                                          [r["learning_rate"] for r in train]])
+    np.testing.assert_allclose(
+        rate.lines[0].get_data(), [[r["epoch"] for r in train], [r["learning_rate"] for r in train]]
+    )
     assert "test, ema  80.00 %" in [text.get_text() for text in top1.get_legend().get_texts()]
     assert (loss.get_yscale(), top1.get_yscale(), rate.get_yscale()) == ("log", "linear", "linear")
     assert png(path).shape == (int(curves.HEIGHT * figure.DPI), int(curves.WIDTH * figure.DPI), 3)
@@ -181,7 +202,9 @@ def test_prediction_sheet_shows_surest_first_and_asks_only_for_what_it_shows(tmp
     assert right[0] == 79 and right[-1] == 0 and right == sorted(right, reverse=True) and not set(wrong) & set(right)
     assert pictures.indices[24:] == [71, 40, 2]
     assert [text.get_text() for text in fig.texts] == [
-        "right: 77 of 80; 24 of them, from the surest to the least sure", "wrong: 3 of 80, surest first"]  # fmt: skip
+        "right: 77 of 80; 24 of them, from the surest to the least sure",
+        "wrong: 3 of 80, surest first",
+    ]
     captions = [axes.get_xlabel() for axes in fig.axes]
     assert captions[0] == "dog (100.0 %)"
     assert captions[24] == f"ape ({100 * probabilities[71]:.1f} %)\ntrue: dog"
@@ -192,8 +215,10 @@ def test_prediction_sheet_shows_surest_first_and_asks_only_for_what_it_shows(tmp
         assert tuple(centre) == (3 * index,) * 3
 
 
-@pytest.mark.parametrize(("accuracy", "heads"), [(1.0, ["right: 2 of 2, surest first", "wrong: 0 of 2"]),
-                                                 (0.0, ["right: 0 of 2", "wrong: 2 of 2, surest first"])])
+@pytest.mark.parametrize(
+    ("accuracy", "heads"),
+    [(1.0, ["right: 2 of 2, surest first", "wrong: 0 of 2"]), (0.0, ["right: 0 of 2", "wrong: 2 of 2, surest first"])],
+)
 def test_prediction_sheet_without_right_or_wrong_ones(tmp_path, accuracy, heads):
     predictions = np.zeros(2, int) if accuracy else np.ones(2, int)
     images = np.zeros((2, 5, 9, 1), np.uint8)

@@ -116,7 +116,13 @@ def test_log_file_has_the_same_lines_with_the_time_and_is_continued(tmp_path):
     times, texts = zip(*(line.split(" ", 1) for line in lines), strict=True)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", stamp) for stamp in times)
     assert [text.split("  ETA")[0] for text in texts] == [
-        "two", "lines", "step    10/1,800  loss 1.0000", "two", "lines", "step    20/1,800  loss 1.0000"]  # fmt: skip
+        "two",
+        "lines",
+        "step    10/1,800  loss 1.0000",
+        "two",
+        "lines",
+        "step    20/1,800  loss 1.0000",
+    ]
 
 
 @pytest.mark.parametrize(("wait", "expected"), [(0.2, "data wait 20 %"), (0.21, "data wait 21 % (input-bound)")])
@@ -152,8 +158,12 @@ def test_phase_is_announced_and_measured_and_recurring_ones_only_at_their_end(tm
             clock.now += 1.0
             raise KeyError
     assert stream.getvalue().splitlines() == [
-        "compiling train step ...", "compiling train step: 43.2 s", "evaluating test: 2.0 s; top-1 98.6 %",
-        "saving ...", "saving: stopped after 1.0 s"]  # fmt: skip
+        "compiling train step ...",
+        "compiling train step: 43.2 s",
+        "evaluating test: 2.0 s; top-1 98.6 %",
+        "saving ...",
+        "saving: stopped after 1.0 s",
+    ]
 
 
 def eta(stream):
@@ -202,14 +212,25 @@ def test_remaining_time_follows_the_recent_pace_and_starts_where_the_run_was_res
     assert eta(stream) == words.duration(1_000_000 - 500_440)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (59.2, "1:00"), (42, "42 s"), (185, "3:05"),
-                                               (7425, "2:03:45"), (86400 + 7380, "1 d 02:03")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.2, "1:00"), (42, "42 s"), (185, "3:05"), (7425, "2:03:45"), (86400 + 7380, "1 d 02:03")],
+)
 def test_durations(seconds, text):
     assert words.duration(seconds) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(2.302585, "2.3026"), (0.0, "0.0000"), (1.234e-5, "1.23e-05"),
-                                             (123456.0, "1.23e+05"), (math.nan, "nan"), (math.inf, "inf")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2.302585, "2.3026"),
+        (0.0, "0.0000"),
+        (1.234e-5, "1.23e-05"),
+        (123456.0, "1.23e+05"),
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+    ],
+)
 def test_numbers(value, text):
     assert words.number(value) == text
 
@@ -256,10 +277,12 @@ def test_the_bar_is_as_long_as_what_was_done(terminal):
         lengths.append([(colour, len(part)) for colour, part in layouts])
     progress._terminal._console.file = screen
     progress.close()
-    (_, whole), = lengths[0]
+    ((_, whole),) = lengths[0]
     assert [[length for _, length in parts] for parts in lengths[1:]] == [
         [pytest.approx(whole / 4, abs=1), pytest.approx(3 * whole / 4, abs=1)],
-        [pytest.approx(whole / 2, abs=1), pytest.approx(whole / 2, abs=1)], [whole]]  # fmt: skip
+        [pytest.approx(whole / 2, abs=1), pytest.approx(whole / 2, abs=1)],
+        [whole],
+    ]
     assert len({colour for parts in lengths for colour, _ in parts}) == 3  # to do, doing, done
 
 
@@ -333,7 +356,9 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
             progress.message("nobody hears this")
             progress.update(5, {"loss": 1.0})
         assert [line.split(" ", 1)[1][:9] for line in (tmp_path / "log.txt").read_text().splitlines()] == [
-            "nobody he", "step  5/1"]  # fmt: skip
+            "nobody he",
+            "step  5/1",
+        ]
         os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # so that closing finds somebody again
     closed = io.StringIO()
     closed.close()

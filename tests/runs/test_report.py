@@ -13,9 +13,16 @@ from inception_jax.errors import UserError
 from inception_jax.metrics import Accumulator, wilson_interval
 from inception_jax.runs import manifest, plots, report, result, writers
 
-CONFIG = {"seed": 0, "batch_size": 32, "num_epochs": 12.0, "num_steps": None, "model": {"name": "inception_v1"},
-          "data": {"name": "digits", "image_size": 64}, "optimizer": {"name": "sgd", "learning_rate": 0.01},
-          "loss": {"aux_weights": [0.3, 0.3]}}
+CONFIG = {
+    "seed": 0,
+    "batch_size": 32,
+    "num_epochs": 12.0,
+    "num_steps": None,
+    "model": {"name": "inception_v1"},
+    "data": {"name": "digits", "image_size": 64},
+    "optimizer": {"name": "sgd", "learning_rate": 0.01},
+    "loss": {"aux_weights": [0.3, 0.3]},
+}
 RESULT = {
     "status": "finished", "model": "inception_v1", "dataset": "digits", "steps": 540, "epochs": 12.02,
     "metrics": {"train": {"step": 540, "loss": 0.05},
@@ -27,13 +34,31 @@ RESULT = {
 
 
 def train_row(step):
-    return {"kind": "train", "step": step, "epoch": step / 45, "learning_rate": 0.01, "loss": 40 / step,
-            "loss_aux1": 20 / step, "loss_main": 30 / step, "top1_aux1": 0.5, "top1_main": 1 - 9 / step}
+    return {
+        "kind": "train",
+        "step": step,
+        "epoch": step / 45,
+        "learning_rate": 0.01,
+        "loss": 40 / step,
+        "loss_aux1": 20 / step,
+        "loss_main": 30 / step,
+        "top1_aux1": 0.5,
+        "top1_main": 1 - 9 / step,
+    }
 
 
 def evaluation_row(step, weights, top1):
-    return {"kind": "evaluation", "step": step, "epoch": step / 45, "split": "test", "weights": weights, "loss": 0.5,
-            "top1": top1, "top5": 1.0, "count": 360}
+    return {
+        "kind": "evaluation",
+        "step": step,
+        "epoch": step / 45,
+        "split": "test",
+        "weights": weights,
+        "loss": 0.5,
+        "top1": top1,
+        "top5": 1.0,
+        "count": 360,
+    }
 
 
 def make_run(workdir, *, finished=True):
@@ -43,8 +68,14 @@ def make_run(workdir, *, finished=True):
     with writers.MetricWriter(workdir) as writer:
         for step in (10, 100, 200):
             writer.write(train_row(step))
-            writer.write_timing({"step": step, "images_per_second": 100.0 + step, "data_wait_fraction": 0.02,
-                                 "wall_seconds": float(step)})
+            writer.write_timing(
+                {
+                    "step": step,
+                    "images_per_second": 100.0 + step,
+                    "data_wait_fraction": 0.02,
+                    "wall_seconds": float(step),
+                }
+            )
         writer.write(evaluation_row(100, "raw", 358 / 360))
         writer.write(evaluation_row(200, "raw", 350 / 360))
     if finished:
@@ -67,17 +98,23 @@ def test_a_finished_run_says_what_came_out(tmp_path):
     low, high = wilson_interval(355, 360)
     assert table(text, "Result")[1:] == [
         ["test", "raw", "97.78 %", "95.68–98.87 %", "100.00 %", "0.0600", "360"],
-        ["test", "ema", "98.61 %", f"{100 * low:.2f}–{100 * high:.2f} %", "100.00 %", "0.0500", "360"]]
+        ["test", "ema", "98.61 %", f"{100 * low:.2f}–{100 * high:.2f} %", "100.00 %", "0.0500", "360"],
+    ]
     assert "Best top-1 of all evaluations: 99.44 % (test, raw) at step 100, epoch 2.222." in text
     assert f"`{'ab' * 32}`" in text
     assert table(text, "Training") == [
         ["head", "loss, step 10", "loss, step 200", "top-1, step 10", "top-1, step 200"],
         ["all, weighted", "4.0000", "0.2000", "", ""],
-        ["main", "3.0000", "0.1500", "10.0 %", "95.5 %"], ["aux1", "2.0000", "0.1000", "50.0 %", "50.0 %"]]
+        ["main", "3.0000", "0.1500", "10.0 %", "95.5 %"],
+        ["aux1", "2.0000", "0.1000", "50.0 %", "50.0 %"],
+    ]
     assert table(text, "Time")[1:] == [
-        ["wall clock, all starts together", "1:03:20.0", "100 %"], ["compiling", "0:15:50.0", "25 %"],
-        ["waiting for data", "0:01:16.0", "2 %"], ["evaluating", "0:03:48.0", "6 %"],
-        ["saving checkpoints", "0:00:59.9", "2 %"]]
+        ["wall clock, all starts together", "1:03:20.0", "100 %"],
+        ["compiling", "0:15:50.0", "25 %"],
+        ["waiting for data", "0:01:16.0", "2 %"],
+        ["evaluating", "0:03:48.0", "6 %"],
+        ["saving checkpoints", "0:00:59.9", "2 %"],
+    ]
     assert "Median of 3 rows: 200.0 images/s" in text
     assert ["`optimizer.learning_rate`", "0.01"] in table(text, "Config")
     assert ["`loss.aux_weights`", "[0.3, 0.3]"] in table(text, "Config")
@@ -106,11 +143,19 @@ def test_a_run_that_was_killed_is_told_from_its_rows(tmp_path):
     assert "# continues the run\n" in text
 
 
-@pytest.mark.parametrize(("outcome", "words"), [
-    ({"status": "interrupted", "signal": "SIGTERM", "steps": 150},
-     "Stopped by SIGTERM at step 150; the same command continues."),
-    ({"status": "diverged", "message": "the loss became nan", "metrics": {"train": {"loss": float("nan")}}},
-     "Ended at step 200: the loss became nan")])
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (
+            {"status": "interrupted", "signal": "SIGTERM", "steps": 150},
+            "Stopped by SIGTERM at step 150; the same command continues.",
+        ),
+        (
+            {"status": "diverged", "message": "the loss became nan", "metrics": {"train": {"loss": float("nan")}}},
+            "Ended at step 200: the loss became nan",
+        ),
+    ],
+)
 def test_a_run_that_did_not_finish_says_why(tmp_path, outcome, words):
     workdir = make_run(tmp_path / "run", finished=False)
     result.write_result(workdir, outcome)
@@ -128,13 +173,22 @@ def test_an_empty_workdir_and_a_damaged_one_still_get_a_report(tmp_path):
     text = report.write(workdir).read_text()
     notes = [line for line in text.splitlines() if line.startswith("> ")]
     assert [re.search(r"(\w+\.jsonl?)", note)[1] for note in notes] == [
-        "config.json", "manifest.json", "result.json", "metrics.jsonl"]
+        "config.json",
+        "manifest.json",
+        "result.json",
+        "metrics.jsonl",
+    ]
 
 
 def digits_evaluation(batch_size=100):
     """An evaluation of the embedded digits by a network that takes every third example for the next class."""
-    data = EvalPipeline(datasets.load("digits", "test"), batch_size=batch_size, image_size=16,
-                        crop=images.EvalCrop(fraction=1.0), threads=1)
+    data = EvalPipeline(
+        datasets.load("digits", "test"),
+        batch_size=batch_size,
+        image_size=16,
+        crop=images.EvalCrop(fraction=1.0),
+        threads=1,
+    )
     evaluation, seen = Accumulator(10), 0
     for k in range(data.num_batches):
         batch = data.batch(k)
@@ -142,8 +196,13 @@ def digits_evaluation(batch_size=100):
         seen += batch_size
         mask = batch["mask"]
         right = (classes == batch["label"])[mask].sum()
-        evaluation.add({"loss": 1.0, "top1": right, "top5": mask.sum(), "count": mask.sum()}, classes=classes[:, None],
-                       probabilities=np.linspace(1.0, 0.5, batch_size)[:, None], labels=batch["label"], mask=mask)
+        evaluation.add(
+            {"loss": 1.0, "top1": right, "top5": mask.sum(), "count": mask.sum()},
+            classes=classes[:, None],
+            probabilities=np.linspace(1.0, 0.5, batch_size)[:, None],
+            labels=batch["label"],
+            mask=mask,
+        )
     return data, evaluation
 
 

@@ -88,9 +88,17 @@ def test_a_result_comes_back(tmp_path):
     found = result.read_result(tmp_path)
     assert math.isnan(found.pop("loss"))
     assert found == {
-        "status": "done", "steps": 10, "numpy": float(np.float32(0.1)), "jax": 0.5, "exact": 0.1 + 0.2, "bfloat16": 1.5,
-        "flag": True, "nothing": None, "list": [1, {"deep": math.inf}], "least": -math.inf,
-    }  # fmt: skip
+        "status": "done",
+        "steps": 10,
+        "numpy": float(np.float32(0.1)),
+        "jax": 0.5,
+        "exact": 0.1 + 0.2,
+        "bfloat16": 1.5,
+        "flag": True,
+        "nothing": None,
+        "list": [1, {"deep": math.inf}],
+        "least": -math.inf,
+    }
 
 
 def test_a_result_that_json_cannot_hold_leaves_the_old_one(tmp_path):

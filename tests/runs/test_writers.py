@@ -54,8 +54,16 @@ def test_a_row_is_one_line_of_plain_json_and_is_there_before_close(tmp_path):
     writer.close()
     assert len(lines) == 2
     row = json.loads(lines[0])
-    assert row == {"kind": "train", "step": 1, "epoch": 0.1, "loss": float(np.float32(0.1)), "top1": 0.5, "n": 3,
-                   "half": 1.5, "none": None}
+    assert row == {
+        "kind": "train",
+        "step": 1,
+        "epoch": 0.1,
+        "loss": float(np.float32(0.1)),
+        "top1": 0.5,
+        "n": 3,
+        "half": 1.5,
+        "none": None,
+    }
     assert list(row)[:3] == ["kind", "step", "epoch"]  # in the order given: a person reads it too
     assert type(row["n"]) is int and type(row["top1"]) is float
     assert json.loads(lines[1])["note"] == "zwei\nZeilen ü"
@@ -86,8 +94,17 @@ def test_nan_and_infinities_are_valid_json_and_come_back(tmp_path):
     assert math.isnan(values["train/loss"]) and values["train/b"] == -math.inf
 
 
-@pytest.mark.parametrize("row", [{"loss": 1.0}, {"step": 1.0}, {"step": True}, {"step": 1, "loss": np.zeros(2)},
-                                 {"step": 1, "loss": [1.0]}, {"step": 1, "loss": 1j}])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"loss": 1.0},
+        {"step": 1.0},
+        {"step": True},
+        {"step": 1, "loss": np.zeros(2)},
+        {"step": 1, "loss": [1.0]},
+        {"step": 1, "loss": 1j},
+    ],
+)
 def test_a_row_that_is_not_one_is_refused_and_nothing_is_written(tmp_path, row):
     with writers.MetricWriter(tmp_path, tensorboard=False) as writer:
         with pytest.raises(ValueError, match=r"step|scalar"):
@@ -159,8 +176,11 @@ def test_a_whole_row_that_lost_only_its_newline_is_kept(tmp_path):
 def test_damage_in_the_middle_is_an_error_with_file_and_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(writers._line(train_row(1)) + b"rubbish\n" + writers._line(train_row(2)))
-    for call in (lambda: writers.read_rows(path), lambda: writers.truncate(tmp_path, 1),
-                 lambda: writers.MetricWriter(tmp_path, tensorboard=False)):
+    for call in (
+        lambda: writers.read_rows(path),
+        lambda: writers.truncate(tmp_path, 1),
+        lambda: writers.MetricWriter(tmp_path, tensorboard=False),
+    ):
         with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: .*rubbish"):
             call()
 

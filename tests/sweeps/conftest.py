@@ -44,8 +44,13 @@ class FakeStudy:
         (self.path / "space.py").write_text(text)
 
     def arguments(self, *more):
-        return ["--config=configs/digits.py", f"--config.num_epochs={self.epochs}",
-                f"--space={self.path / 'space.py'}", f"--study={self.directory}", *more]
+        return [
+            "--config=configs/digits.py",
+            f"--config.num_epochs={self.epochs}",
+            f"--space={self.path / 'space.py'}",
+            f"--study={self.directory}",
+            *more,
+        ]
 
     def trial(self, number):
         """Its record."""
@@ -97,8 +102,9 @@ def sweep(study, monkeypatch):
     monkeypatch.setattr("inception_jax.sweeps.report.write", lambda directory, study=None: directory / "report.md")
 
     def run(*more, **timing):
-        return command.main(study.arguments(*more), command=driver_server.fake_command,
-                            timing=driver_server.timing(**timing))
+        return command.main(
+            study.arguments(*more), command=driver_server.fake_command, timing=driver_server.timing(**timing)
+        )
 
     return run
 
@@ -110,11 +116,19 @@ class Drivers:
         self._folder = tempfile.TemporaryDirectory()
         self._count = 0
         self._server = subprocess.Popen(
-            [sys.executable, str(HERE / "driver_server.py")], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
-                              "PYTHONWARNINGS": "error,ignore:the load_module:DeprecationWarning"},
-            text=True, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, str(HERE / "driver_server.py")],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ
+            | {
+                "PYTHONPATH": str(ROOT),
+                "JAX_PLATFORMS": "cpu",
+                "PYTHONWARNINGS": "error,ignore:the load_module:DeprecationWarning",
+            },
+            text=True,
+            start_new_session=True,
+        )
 
     def start(self, study, *more, die_at=None, **timing):
         """Starts a driver of a study.
@@ -127,8 +141,13 @@ class Drivers:
         """
         self._count += 1
         output = Path(self._folder.name) / f"{self._count}"
-        request = {"arguments": study.arguments(*more), "output": str(output), "die_at": die_at, "timing": timing,
-                   "environment": {"FAKE_TRAIN": str(study.path / "behaviour.json")}}
+        request = {
+            "arguments": study.arguments(*more),
+            "output": str(output),
+            "die_at": die_at,
+            "timing": timing,
+            "environment": {"FAKE_TRAIN": str(study.path / "behaviour.json")},
+        }
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         return DriverProcess(int(self._server.stdout.readline()), output)

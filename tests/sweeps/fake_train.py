@@ -37,7 +37,7 @@ def main(words):
         sys.exit(143)
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-    given = dict(word.removeprefix("--").removeprefix("config.").split("=", 1) for word in words[split + 1:])
+    given = dict(word.removeprefix("--").removeprefix("config.").split("=", 1) for word in words[split + 1 :])
     workdir = Path(given["workdir"])
     behaviour = json.loads(Path(os.environ["FAKE_TRAIN"]).read_text())
     held = open(workdir / "lock", "a+")
@@ -62,8 +62,11 @@ def train(workdir, given, behaviour, act, stopped):
     (workdir / "checkpoints").mkdir(exist_ok=True)
     done = max((int(entry.name) for entry in (workdir / "checkpoints").iterdir()), default=0)
     metrics = workdir / "metrics.jsonl"
-    kept = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= done] \
-        if metrics.exists() else []
+    kept = (
+        [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= done]
+        if metrics.exists()
+        else []
+    )
     (workdir / "metrics.new").write_text("".join(line + "\n" for line in kept))
     os.replace(workdir / "metrics.new", metrics)
     epochs = behaviour["epochs"]
@@ -79,8 +82,17 @@ def train(workdir, given, behaviour, act, stopped):
         with open(metrics, "a") as file:
             for weights, factor in (("raw", 0.9), ("ema", 1.0)):
                 top1 = "NaN" if act[:2] == ["nan", epoch] else factor * value
-                row = {"kind": "evaluation", "step": epoch, "epoch": epoch, "split": "test", "weights": weights,
-                       "loss": 1 - factor * value, "top1": top1, "top5": 1.0, "count": 360}
+                row = {
+                    "kind": "evaluation",
+                    "step": epoch,
+                    "epoch": epoch,
+                    "split": "test",
+                    "weights": weights,
+                    "loss": 1 - factor * value,
+                    "top1": top1,
+                    "top5": 1.0,
+                    "count": 360,
+                }
                 file.write(json.dumps(row) + "\n")
         (workdir / "checkpoints" / str(epoch)).mkdir()
         if stopped and epoch < epochs and act != ["deaf"]:

@@ -100,9 +100,20 @@ class MadeStudy:
             manifest.write(workdir, config_with({**said.get("overrides", {}), **values}), command=["python", "train"])
             with writers.MetricWriter(workdir, tensorboard=False) as writer:
                 for epoch, (count, value) in enumerate(zip(right, shown, strict=True), 1):
-                    writer.write({"kind": "evaluation", "step": 45 * epoch, "epoch": float(epoch), "split": "test",
-                                  "weights": "raw", "loss": 1 - count / COUNT, "top1": count / COUNT, "top5": 1.0,
-                                  "count": COUNT, self.metric: value})
+                    writer.write(
+                        {
+                            "kind": "evaluation",
+                            "step": 45 * epoch,
+                            "epoch": float(epoch),
+                            "split": "test",
+                            "weights": "raw",
+                            "loss": 1 - count / COUNT,
+                            "top1": count / COUNT,
+                            "top5": 1.0,
+                            "count": COUNT,
+                            self.metric: value,
+                        }
+                    )
         content = {
             "number": number, "status": status, "params": values, "overrides": {}, "message": "",
             "value": shown[-1] if status == "finished" else None,
@@ -120,5 +131,9 @@ class MadeStudy:
         for place in range(count):
             status = {3: "pruned", 5: "diverged", 7: "failed", 8: "pruned"}.get(place % 10, "finished")
             message = {"diverged": "step 77 has diverged", "failed": "no batch came"}.get(status, "")
-            self.add(status, epochs={"pruned": 2, "diverged": 1, "failed": 0}.get(status, 4), message=message,
-                     with_run=with_run)  # fmt: skip
+            self.add(
+                status,
+                epochs={"pruned": 2, "diverged": 1, "failed": 0}.get(status, 4),
+                message=message,
+                with_run=with_run,
+            )

@@ -116,9 +116,15 @@ def test_a_sweep_in_a_storm(study, drivers):
     killed = {"driver": 0, "trial": 0}
     for round_ in range(24):
         before = study.log().count("\n") if (study.directory / "sweep.log").exists() else 0
-        wait_for(lambda before=before: (study.directory / "sweep.log").exists()
-                 and (study.log().count("\n") >= before + chance.randrange(1, 6)
-                      or all(driver.poll() is not None for driver in running)))
+        wait_for(
+            lambda before=before: (
+                (study.directory / "sweep.log").exists()
+                and (
+                    study.log().count("\n") >= before + chance.randrange(1, 6)
+                    or all(driver.poll() is not None for driver in running)
+                )
+            )
+        )
         if round_ % 2:
             index = chance.randrange(2)
             if running[index].poll() is None:
@@ -146,8 +152,11 @@ def kill_one(study, chance):
     """SIGKILL to the process of a running trial; whether there was one."""
     import os
 
-    running = [record for record in study.trials() if record["status"] == "running"
-               and record["starts"] and record["starts"][-1]["ended"] is None]
+    running = [
+        record
+        for record in study.trials()
+        if record["status"] == "running" and record["starts"] and record["starts"][-1]["ended"] is None
+    ]
     if not running:
         return False
     try:

@@ -35,7 +35,8 @@ def test_the_table_gives_way_in_its_values_only(tmp_path, terminal, monkeypatch,
     assert any("a line above the table" in line for line in lines)
     if width >= 100:
         assert "digits: 12/24 begun, 7 finished, 3 pruned, 1 failed, best 99.17 % (trial 4), ETA 2:30" in map(
-            str.strip, lines)
+            str.strip, lines
+        )
     [row, *_] = [line for line in reversed(lines) if line.strip().startswith("3") or "running" in line]
     for part in ("running", "5 (epoch 5)", "50.00 %", "…"):
         assert part in row
@@ -65,13 +66,21 @@ def test_a_reader_that_has_gone_ends_nothing(tmp_path):
 
 
 def test_values_in_few_words(tmp_path):
-    values = {"optimizer.learning_rate": 0.0123456, "optimizer.name": "sgd", "model.name": "inception_v1",
-              "loss.aux_weights": [0.3, 0.3], "optimizer.clip_norm": None}
-    assert in_short(values) == ("learning_rate 0.01235, optimizer.name sgd, model.name inception_v1, "
-                                "aux_weights (0.3, 0.3), clip_norm None")
+    values = {
+        "optimizer.learning_rate": 0.0123456,
+        "optimizer.name": "sgd",
+        "model.name": "inception_v1",
+        "loss.aux_weights": [0.3, 0.3],
+        "optimizer.clip_norm": None,
+    }
+    assert in_short(values) == (
+        "learning_rate 0.01235, optimizer.name sgd, model.name inception_v1, aux_weights (0.3, 0.3), clip_norm None"
+    )
     display = Display(tmp_path, "loss", io.StringIO())
     assert [display.value(value) for value in (None, 0.5, float("nan"))] == ["", "0.5000", "nan"]
     display.close()
     assert head_line(Standing("s"), str) == "s: 0 begun"
     assert best_table([(12, 0.5, "a 1"), (3, 0.25, "a 2")], str).splitlines() == [
-        "  trial   12   0.5  a 1", "  trial    3  0.25  a 2"]
+        "  trial   12   0.5  a 1",
+        "  trial    3  0.25  a 2",
+    ]

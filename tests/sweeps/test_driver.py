@@ -16,8 +16,7 @@ def get_trials():
 
 def test_every_trial_is_what_its_process_came_to(study, sweep):
     study.space(LIST.format(rates=[0.01, 0.011, 0.012, 0.013, 0.014]))
-    study.behaviour(trial_1=[["exit", 2, 2]], trial_2=[["exit", 3, 3]], trial_3=[["exit", 2, 5]],
-                    trial_4=[["nan", 4]])
+    study.behaviour(trial_1=[["exit", 2, 2]], trial_2=[["exit", 3, 3]], trial_3=[["exit", 2, 5]], trial_4=[["nan", 4]])
     assert sweep("--pruner=none") == 0
     assert study.statuses() == ["finished", "failed", "diverged", "failed", "diverged"]
     assert [trial["message"] for trial in study.trials()[1:4]] == [f"it left with {code}" for code in (2, 3, 5)]
@@ -108,9 +107,15 @@ def test_the_first_decision_to_prune_stands(study, sweep):
     assert sorted(stored.intermediate_values) == list(range(1, 10))
 
 
-@pytest.mark.parametrize(("flags", "expected"), [
-    ([], 0.99), (["--config.ema.decay=0"], 0.9 * 0.99), (["--metric=loss"], 1 - 0.99), (["--metric=top5"], 1.0),
-])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], 0.99),
+        (["--config.ema.decay=0"], 0.9 * 0.99),
+        (["--metric=loss"], 1 - 0.99),
+        (["--metric=top5"], 1.0),
+    ],
+)
 def test_the_objective_is_of_the_right_weights_and_metric(study, sweep, flags, expected):
     study.space(LIST.format(rates=[0.01]))
     assert sweep(*flags) == 0
@@ -121,8 +126,10 @@ def test_the_objective_is_of_the_right_weights_and_metric(study, sweep, flags, e
 
 def test_a_trial_may_set_its_own_average_and_length(study, sweep):
     """Without an average, the trained weights are what is evaluated; a shorter run has its last evaluation earlier."""
-    study.space("def get_trials():\n    return [{'ema.decay': 0.0}, {'num_epochs': 2.0},\n"
-                "            {'num_epochs': 2.0, 'optimizer.learning_rate': 0.001}]")
+    study.space(
+        "def get_trials():\n    return [{'ema.decay': 0.0}, {'num_epochs': 2.0},\n"
+        "            {'num_epochs': 2.0, 'optimizer.learning_rate': 0.001}]"
+    )
     study.behaviour(epochs=2, seconds=0.03, linger=0.1)
     study.epochs = 9  # of the recipe
     assert sweep("--min_evaluations=2", "--reduction_factor=9") == 0

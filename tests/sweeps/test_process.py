@@ -32,8 +32,11 @@ def test_the_real_process(tmp_path, monkeypatch):
     (tmp_path / "recipe.py").write_text(REPORTER)
     monkeypatch.setenv("REPORT", str(tmp_path / "report.json"))
     cores = sorted(os.sched_getaffinity(0))[:1]
-    arguments = [f"--config={tmp_path / 'recipe.py'}", "--config.model.name=inception_v9",
-                 f"--workdir={tmp_path / 'w'}"]
+    arguments = [
+        f"--config={tmp_path / 'recipe.py'}",
+        "--config.model.name=inception_v9",
+        f"--workdir={tmp_path / 'w'}",
+    ]
     training = process.Training(process.command(arguments, cores), tmp_path, {"JAX_PLATFORMS": "cpu"})
     assert wait_for(lambda: training.poll() is not None, 60) and training.poll() == ExitCode.USER_ERROR
     assert trials.error_line(tmp_path).startswith("unknown model 'inception_v9'; did you mean")
@@ -47,22 +50,29 @@ def test_the_real_process(tmp_path, monkeypatch):
 def child(tmp_path, parent, text):
     """`child.py` with a module of this text in the place of train."""
     (tmp_path / "trainer.py").write_text(text)
-    code = (f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-            "from inception_jax.sweeps import child\n"
-            f"child.MODULE = 'trainer'\nchild.main(['--parent={parent}', '--', 'x'])")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from inception_jax.sweeps import child\n"
+        f"child.MODULE = 'trainer'\nchild.main(['--parent={parent}', '--', 'x'])"
+    )
     return [sys.executable, "-c", code]
 
 
 def test_it_ends_with_its_driver(tmp_path):
-    text = ("import os, signal, sys, time\n"
-            "def saved(*_):\n    open('saved', 'w'); sys.exit(143)\n"
-            "signal.signal(signal.SIGTERM, saved)\nopen('pid.new', 'w').write(str(os.getpid()))\n"
-            "os.rename('pid.new', 'pid')\ntime.sleep(60)")
-    starter = ("import os, subprocess, sys, time\n"
-               "subprocess.Popen([word.replace('PARENT', str(os.getpid())) for word in sys.argv[1:]])\ntime.sleep(60)")
+    text = (
+        "import os, signal, sys, time\n"
+        "def saved(*_):\n    open('saved', 'w'); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, saved)\nopen('pid.new', 'w').write(str(os.getpid()))\n"
+        "os.rename('pid.new', 'pid')\ntime.sleep(60)"
+    )
+    starter = (
+        "import os, subprocess, sys, time\n"
+        "subprocess.Popen([word.replace('PARENT', str(os.getpid())) for word in sys.argv[1:]])\ntime.sleep(60)"
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    driver = subprocess.Popen([sys.executable, "-c", starter, *child(tmp_path, "PARENT", text)], cwd=tmp_path,
-                              env=environment)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", starter, *child(tmp_path, "PARENT", text)], cwd=tmp_path, env=environment
+    )
     wait_for((tmp_path / "pid").exists)
     assert not (tmp_path / "saved").exists()
     driver.kill()
@@ -71,23 +81,46 @@ def test_it_ends_with_its_driver(tmp_path):
 
 
 def test_it_leaves_where_its_driver_has_gone_already(tmp_path):
-    done = subprocess.run(child(tmp_path, 1, "open('ran', 'w')"), cwd=tmp_path, timeout=60,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        child(tmp_path, 1, "open('ran', 'w')"), cwd=tmp_path, timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     assert done.returncode == 143 and not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(("code", "meaning"), [
-    (0, "finished"), (2, "failed"), (3, "diverged"), (4, "locked"), (5, "failed"), (6, "disk full"), (7, "died"),
-    (8, "died"), (1, "died"), (130, "died"), (143, "died"), (-9, "died"), (-15, "died"), (-11, "died"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [
+        (0, "finished"),
+        (2, "failed"),
+        (3, "diverged"),
+        (4, "locked"),
+        (5, "failed"),
+        (6, "disk full"),
+        (7, "died"),
+        (8, "died"),
+        (1, "died"),
+        (130, "died"),
+        (143, "died"),
+        (-9, "died"),
+        (-15, "died"),
+        (-11, "died"),
+    ],
+)
 def test_what_an_exit_code_means(code, meaning):
     assert process.meaning(code) == meaning
     assert set(map(int, ExitCode)) <= {0, 2, 3, 4, 5, 6, 7, 8}, "a new code needs a meaning here"
 
 
-@pytest.mark.parametrize(("code", "words"), [
-    (-9, "signal SIGKILL"), (143, "signal SIGTERM"), (7, "exit code 7"), (-99, "exit code -99"), (255, "exit code 255"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (-9, "signal SIGKILL"),
+        (143, "signal SIGTERM"),
+        (7, "exit code 7"),
+        (-99, "exit code -99"),
+        (255, "exit code 255"),
+    ],
+)
 def test_an_exit_code_in_words(code, words):
     assert process.words_of(code) == words
 

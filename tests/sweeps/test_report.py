@@ -55,8 +55,10 @@ def study(tmp_path):
 def test_the_report_says_what_was_asked_and_what_came_out(study):
     text = report.write(study.path).read_text()
     question = text.split("\n\n")[1]
-    assert question.startswith("Which `optimizer.learning_rate` is best for the recipe `configs/digits.py` (with "
-                               "`num_epochs` = 4.0)? A trial is judged by top-1 accuracy (the final evaluation, of raw")
+    assert question.startswith(
+        "Which `optimizer.learning_rate` is best for the recipe `configs/digits.py` (with "
+        "`num_epochs` = 4.0)? A trial is judged by top-1 accuracy (the final evaluation, of raw"
+    )
     assert "the tree-structured Parzen estimator (TPE), seed 0" in question
     assert "successive halving (not before evaluation 2, one of 3 goes on at each rung)" in question
     assert "7 trials have begun" in question
@@ -67,20 +69,33 @@ def test_the_report_says_what_was_asked_and_what_came_out(study):
     assert f"Trial 1: **98.61 % top-1 accuracy**, 95 % interval {100 * low:.2f}–{100 * high:.2f} %" in text
     assert "As good: trial 5;" in text
     assert "**This value is optimistic.** It is the best of 3 finished trials, chosen on `test`" in text
-    assert [row[1:3] for row in table(text, "The ten best")[1:]] == [["1", "98.61 %"], ["5", "98.61 %"],
-                                                                     ["0", "94.44 %"]]
+    assert [row[1:3] for row in table(text, "The ten best")[1:]] == [
+        ["1", "98.61 %"],
+        ["5", "98.61 %"],
+        ["0", "94.44 %"],
+    ]
     assert [row[0:2] + row[4:] for row in table(text, "What went wrong")[1:]] == [
-        ["3", "diverged", "step 60 has diverged: loss nan"], ["4", "failed", "died 3 times in a row \\| SIGKILL"]]
+        ["3", "diverged", "step 60 has diverged: loss nan"],
+        ["4", "failed", "died 3 times in a row \\| SIGKILL"],
+    ]
 
 
 def test_the_best_trial_is_told_by_what_it_changed(tmp_path):
     made = MadeStudy(tmp_path / "study")
-    made.add(values=at(0.02, **{"optimizer.name": "sgd", "optimizer.momentum": 0.9, "loss.aux_weights": (0.0, 0.0),
-                                "batch_size": 64}), overrides={"seed": 7})
+    made.add(
+        values=at(
+            0.02,
+            **{"optimizer.name": "sgd", "optimizer.momentum": 0.9, "loss.aux_weights": (0.0, 0.0), "batch_size": 64},
+        ),
+        overrides={"seed": 7},
+    )
     text = report.write(made.path).read_text()
     assert table(text, "The best trial") == [
-        ["field", "recipe", "trial 0"], ["`loss.aux_weights`", "unset", "(0.0, 0.0)"],
-        ["`optimizer.learning_rate`", "0.01", "0.02"], ["`seed`", "0", "7"]]
+        ["field", "recipe", "trial 0"],
+        ["`loss.aux_weights`", "unset", "(0.0, 0.0)"],
+        ["`optimizer.learning_rate`", "0.01", "0.02"],
+        ["`seed`", "0", "7"],
+    ]
 
 
 def test_deaths_and_time(tmp_path):
@@ -93,9 +108,13 @@ def test_deaths_and_time(tmp_path):
     text = report.write(made.path).read_text()
     assert "3 processes were started again" in text
     assert table(text, "Deaths and restarts")[1:] == [
-        ["0", "finished", "4", "SIGKILL, SIGTERM (saved), exit code 5, still running"]]
-    assert table(text, "Time")[1:] == [["finished", "2", "6:40", "91 %"], ["pruned", "1", "40 s", "9 %"],
-                                       ["all", "3", "7:20", ""]]
+        ["0", "finished", "4", "SIGKILL, SIGTERM (saved), exit code 5, still running"]
+    ]
+    assert table(text, "Time")[1:] == [
+        ["finished", "2", "6:40", "91 %"],
+        ["pruned", "1", "40 s", "9 %"],
+        ["all", "3", "7:20", ""],
+    ]
     assert "Pruning saved about 2:40." in text  # the median finished trial took 200 s
 
 
@@ -106,10 +125,11 @@ def test_how_to_go_on(study):
     assert commands == [
         f"python -m inception_jax.train --config={study.path}/best.py --workdir=runs/best",
         f"python -m inception_jax.sweep --study={study.path}",
-        "python -m inception_jax.compare " + " ".join(f"{study.path}/trials/{n:04d}" for n in (1, 5, 0))
+        "python -m inception_jax.compare "
+        + " ".join(f"{study.path}/trials/{n:04d}" for n in (1, 5, 0))
         + f" --output={study.path}/comparison",
         f"optuna-dashboard {study.path}/journal.log",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_study_in_which_nothing_has_finished(tmp_path):
@@ -152,8 +172,18 @@ def test_damaged_trials_are_told_and_the_rest_reported(study):
 
 def test_values_of_another_kind_are_damage_and_not_a_traceback(study):
     path = study.path / "trials" / "0000" / "trial.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {
-        "starts": ["x", {"exit": {}}, {"exit": None}], "evaluations": 3, "value": 1.5, "params": [], "seconds": "x"}))
+    path.write_text(
+        json.dumps(
+            json.loads(path.read_text())
+            | {
+                "starts": ["x", {"exit": {}}, {"exit": None}],
+                "evaluations": 3,
+                "value": 1.5,
+                "params": [],
+                "seconds": "x",
+            }
+        )
+    )
     text = report.write(study.path).read_text()
     assert table(text, "The ten best")[1][1:4] == ["0", "150.00 %", "–"]
     assert table(text, "Deaths and restarts")[1:] == [["0", "finished", "2", "still running, still running"]]
@@ -178,7 +208,14 @@ def test_the_table_of_all_trials(study):
     with open(study.path / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["status"] for row in rows] == [
-        "finished", "finished", "pruned", "diverged", "failed", "finished", "running"]
+        "finished",
+        "finished",
+        "pruned",
+        "diverged",
+        "failed",
+        "finished",
+        "running",
+    ]
     assert float(rows[1]["value"]) == 355 / COUNT and float(rows[1]["optimizer.learning_rate"]) == 0.01
     assert rows[2]["value"] == "" and rows[2]["evaluations"] == "2" and rows[4]["message"].endswith("| SIGKILL")
 
@@ -197,15 +234,18 @@ def test_the_best_config_comes_back_exactly(study):
     assert max(len(line) for line in text.splitlines() if not line.startswith("    python")) <= 120
 
 
-@pytest.mark.parametrize("values", [
-    {"optimizer.learning_rate": 0.1 + 0.2, "optimizer.weight_decay": 1e-05, "ema.decay": 0.9999},
-    {"loss.aux_weights": (0.3, 0.3), "augmentation.area": (0.7, 1.0)},
-    {"optimizer.freeze": ("^conv", "it's \"quoted\" \\d+$"), "optimizer.learning_rate_multipliers": (("^a", 0.1),)},
-    {"model.options.bn_momentum": 0.97, "model.options.lrn": False, "model.name": "inception_v1_bn"},
-    {"data.name": "folder:/a b/\"c'", "num_steps": 7, "batch_size": 1, "augmentation.flip": False},
-    {"optimizer.freeze": tuple(f"^inception_{number}{letter}/branch" for number in (3, 4) for letter in "abcde")},
-    {},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"optimizer.learning_rate": 0.1 + 0.2, "optimizer.weight_decay": 1e-05, "ema.decay": 0.9999},
+        {"loss.aux_weights": (0.3, 0.3), "augmentation.area": (0.7, 1.0)},
+        {"optimizer.freeze": ("^conv", 'it\'s "quoted" \\d+$'), "optimizer.learning_rate_multipliers": (("^a", 0.1),)},
+        {"model.options.bn_momentum": 0.97, "model.options.lrn": False, "model.name": "inception_v1_bn"},
+        {"data.name": "folder:/a b/\"c'", "num_steps": 7, "batch_size": 1, "augmentation.flip": False},
+        {"optimizer.freeze": tuple(f"^inception_{number}{letter}/branch" for number in (3, 4) for letter in "abcde")},
+        {},
+    ],
+)
 def test_every_kind_of_value_survives_the_recipe(tmp_path, values):
     config = json.loads(config_with(values))
     path = tmp_path / "recipe.py"
@@ -215,8 +255,10 @@ def test_every_kind_of_value_survives_the_recipe(tmp_path, values):
     flat = dict(leaves(loaded))
     assert {field: flat[field] for field in values} == values  # tuples, where JSON has lists
     text = path.read_text()
-    assert text.count("    config.") == len({*values, "num_epochs", "data.image_size"}) and max(
-        map(len, text.splitlines())) <= 120  # fmt: skip
+    assert (
+        text.count("    config.") == len({*values, "num_epochs", "data.image_size"})
+        and max(map(len, text.splitlines())) <= 120
+    )
 
 
 def test_a_lost_config_is_made_of_the_study_and_the_values(study):
@@ -378,10 +420,13 @@ def test_importance_without_trees_or_from_an_open_study(tmp_path, monkeypatch):
     assert other.method == "PED-ANOVA" and next(iter(other.parts)) == "optimizer.learning_rate"
 
 
-@pytest.mark.parametrize(("rights", "why"), [
-    ([[300]] * 3, "3 finished trials are too few; 4 are needed"),
-    ([[300]] * 4, "all finished trials have the same value"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rights", "why"),
+    [
+        ([[300]] * 3, "3 finished trials are too few; 4 are needed"),
+        ([[300]] * 4, "all finished trials have the same value"),
+    ],
+)
 def test_importance_says_why_there_is_none(tmp_path, rights, why):
     made = MadeStudy(tmp_path / "study", RATE)
     for place, right in enumerate(rights):

@@ -31,8 +31,11 @@ def test_workers_that_share_a_gpu_share_its_memory():
 def test_a_tpu_chip_is_for_one_process():
     made, wanted = slots.make(TPUS, None, None)
     assert wanted == 4
-    assert made[2].environment == {"TPU_VISIBLE_CHIPS": "2", "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
-                                   "TPU_PROCESS_BOUNDS": "1,1,1"}
+    assert made[2].environment == {
+        "TPU_VISIBLE_CHIPS": "2",
+        "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
+        "TPU_PROCESS_BOUNDS": "1,1,1",
+    }
     with pytest.raises(UserError, match="a TPU chip serves one process"):
         slots.make(TPUS, 5, None)
 
@@ -45,12 +48,15 @@ def test_workers_on_a_cpu_have_their_own_cores():
     assert [slot.cores for slot in slots.make(CPU, 6, None)[0]] == [None] * 6, "more workers than cores share all"
 
 
-@pytest.mark.parametrize(("machine", "workers", "devices", "message"), [
-    (CPU, None, ["0"], "shows no accelerator"),
-    (GPUS, None, ["2"], "no device '2'; there are 0, 1"),
-    (GPUS, None, ["1", "1"], "named twice"),
-    (CPU, 0, None, "--workers=0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("machine", "workers", "devices", "message"),
+    [
+        (CPU, None, ["0"], "shows no accelerator"),
+        (GPUS, None, ["2"], "no device '2'; there are 0, 1"),
+        (GPUS, None, ["1", "1"], "named twice"),
+        (CPU, 0, None, "--workers=0"),
+    ],
+)
 def test_what_cannot_be_had(machine, workers, devices, message):
     with pytest.raises(UserError, match=message):
         slots.make(machine, workers, devices)
@@ -85,8 +91,10 @@ def test_the_devices_are_found_without_jax(monkeypatch):
 
 def test_nvidia_smi_is_understood(monkeypatch, tmp_path):
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-1)'\necho '  MIG 1g.10gb Device 0: (UUID: x)'\n"
-                    "echo 'GPU 1: NVIDIA H100 (UUID: GPU-2)'\n")
+    tool.write_text(
+        "#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-1)'\necho '  MIG 1g.10gb Device 0: (UUID: x)'\n"
+        "echo 'GPU 1: NVIDIA H100 (UUID: GPU-2)'\n"
+    )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert slots.look({}).devices == ("0", "1")

@@ -45,14 +45,27 @@ MISTAKES = {
     "choice twice": (space_of(batch_size="choice(8, 8)"), "8 stands there twice"),
     "nothing to choose": (space_of(batch_size="choice()"), "has no values"),
     "None that cannot be set": (space_of(data__image_size="choice(None, 32)"), "nothing on a command line unsets it"),
-    "condition elsewhere": (space_of(batch_size="integer(1, 8, when={'optimizer.nam': 'sgd'})",
-                                     optimizer__name="choice('sgd', 'adamw')"), "did you mean 'optimizer.name'"),
-    "condition that never holds": (space_of(batch_size="integer(1, 8, when={'optimizer.name': 'rmsprop'})",
-                                            optimizer__name="choice('sgd', 'adamw')"), "never holds"),
-    "condition on a range": (space_of(batch_size="integer(1, 8, when={'seed': 3})", seed="integer(0, 9)"),
-                             "seed, which is not a choice"),
-    "circle": (space_of(augmentation__flip="choice(True, False, when={'optimizer.nesterov': True})",
-                        optimizer__nesterov="choice(True, False, when={'augmentation.flip': True})"), "in a circle"),
+    "condition elsewhere": (
+        space_of(batch_size="integer(1, 8, when={'optimizer.nam': 'sgd'})", optimizer__name="choice('sgd', 'adamw')"),
+        "did you mean 'optimizer.name'",
+    ),
+    "condition that never holds": (
+        space_of(
+            batch_size="integer(1, 8, when={'optimizer.name': 'rmsprop'})", optimizer__name="choice('sgd', 'adamw')"
+        ),
+        "never holds",
+    ),
+    "condition on a range": (
+        space_of(batch_size="integer(1, 8, when={'seed': 3})", seed="integer(0, 9)"),
+        "seed, which is not a choice",
+    ),
+    "circle": (
+        space_of(
+            augmentation__flip="choice(True, False, when={'optimizer.nesterov': True})",
+            optimizer__nesterov="choice(True, False, when={'augmentation.flip': True})",
+        ),
+        "in a circle",
+    ),
     "not a parameter": (space_of(batch_size="[8, 16]"), r"batch_size = \[8, 16\]: it takes real"),
     "empty": ("def get_space():\n    return {}", r"get_space\(\) returned {}"),
     "neither function": ("def get_spac():\n    return {}", "did you mean 'get_spac'"),
@@ -63,8 +76,10 @@ MISTAKES = {
     "no trials": ("def get_trials():\n    return []", "returned no trial"),
     "no dict": ("def get_trials():\n    return [{}, 3]", r"get_trials\(\)\[1\] is 3"),
     "a value": ("def get_trials():\n    return [{'optimizer.name': 'x'}]", r"\[0\]: config.optimizer.name = 'x'"),
-    "outside": (space_of(batch_size="integer(8, 16)") + "def get_trials():\n    return [{'batch_size': 17}]",
-                r"get_trials\(\)\[0\]: batch_size = 17 is outside the space: 8 to 16"),
+    "outside": (
+        space_of(batch_size="integer(8, 16)") + "def get_trials():\n    return [{'batch_size': 17}]",
+        r"get_trials\(\)\[0\]: batch_size = 17 is outside the space: 8 to 16",
+    ),
 }
 
 
@@ -132,29 +147,37 @@ def test_categories_of_any_kind_are_told_apart():
 
 
 def test_a_grid_has_each_active_combination_once():
-    space = Space({
-        "c": integer(1, 3, when={"b": [True]}),
-        "a": choice("x", "y"),
-        "b": choice(True, False, when={"a": "x"}),
-    })
+    space = Space(
+        {
+            "c": integer(1, 3, when={"b": [True]}),
+            "a": choice("x", "y"),
+            "b": choice(True, False, when={"a": "x"}),
+        }
+    )
     assert list(space.grid()) == [
-        {"a": "x", "b": True, "c": 1}, {"a": "x", "b": True, "c": 2}, {"a": "x", "b": True, "c": 3},
-        {"a": "x", "b": False}, {"a": "y"},
-    ]  # fmt: skip
+        {"a": "x", "b": True, "c": 1},
+        {"a": "x", "b": True, "c": 2},
+        {"a": "x", "b": True, "c": 3},
+        {"a": "x", "b": False},
+        {"a": "y"},
+    ]
 
 
-@pytest.mark.parametrize(("parameter", "points"), [
-    (real(0, 1, grid=5), [0, 0.25, 0.5, 0.75, 1]),
-    (real(1e-3, 1e-1, log=True, grid=3), pytest.approx([1e-3, 1e-2, 1e-1])),
-    (real(0, 1, step=0.4), [0, 0.4, 0.8]),
-    (integer(16, 128, log=True, grid=4), [16, 32, 64, 128]),
-    (integer(1, 3, grid=9), [1, 2, 3]),
-    (integer(8, 33, step=8), [8, 16, 24, 32]),
-    (integer(2, 5), [2, 3, 4, 5]),
-    (integer(2, 500), None),
-    (real(0.5, 0.5), [0.5]),
-    (real(0, 1), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("parameter", "points"),
+    [
+        (real(0, 1, grid=5), [0, 0.25, 0.5, 0.75, 1]),
+        (real(1e-3, 1e-1, log=True, grid=3), pytest.approx([1e-3, 1e-2, 1e-1])),
+        (real(0, 1, step=0.4), [0, 0.4, 0.8]),
+        (integer(16, 128, log=True, grid=4), [16, 32, 64, 128]),
+        (integer(1, 3, grid=9), [1, 2, 3]),
+        (integer(8, 33, step=8), [8, 16, 24, 32]),
+        (integer(2, 5), [2, 3, 4, 5]),
+        (integer(2, 500), None),
+        (real(0.5, 0.5), [0.5]),
+        (real(0, 1), None),
+    ],
+)
 def test_the_points_of_a_grid(parameter, points):
     assert parameter.points() == points
     assert all(parameter.encode(point) is not None for point in parameter.points() or [])
@@ -171,5 +194,14 @@ def test_a_space_is_described_in_json():
     space = Space({"a": choice("x", (1, 2)), "b": real(0.1, 1, log=True, when={"a": "x"})})
     described = json.loads(json.dumps(space.describe()))
     assert described[0]["field"] == "a" and described[0]["choices"] == ["x", [1, 2]]
-    assert described[1] == {"field": "b", "kind": "real", "low": 0.1, "high": 1.0, "log": True, "step": None,
-                            "grid": None, "choices": None, "when": {"a": "x"}}
+    assert described[1] == {
+        "field": "b",
+        "kind": "real",
+        "low": 0.1,
+        "high": 1.0,
+        "log": True,
+        "step": None,
+        "grid": None,
+        "choices": None,
+        "when": {"a": "x"},
+    }

@@ -46,19 +46,24 @@ def test_a_grid_may_be_begun_in_part(study, sweep):
 
 
 def test_listed_configs_come_first_in_their_order(study, sweep):
-    study.space(CONDITIONAL + """
+    study.space(
+        CONDITIONAL
+        + """
 def get_trials():
     return [{"optimizer.learning_rate": 0.05, "optimizer.name": "rmsprop", "optimizer.nesterov": True, "seed": 7},
             {"loss.aux_weights": [0.3, 0.3]}, {}]
-""")
+"""
+    )
     assert sweep("--trials=5") == 0
     first, second, third, *sampled = study.trials()
     assert first["params"]["optimizer.learning_rate"] == 0.05 and first["params"]["optimizer.name"] == "rmsprop"
     assert first["overrides"] == {"optimizer.nesterov": True, "seed": 7}, "what is not varied there is set all the same"
     assert second["params"]["loss.aux_weights"] == [0.3, 0.3] and third["overrides"] == {}
     assert len(sampled) == 2
-    assert all(set(trial["params"]) >= {"optimizer.name", "optimizer.learning_rate", "loss.aux_weights"}
-               for trial in study.trials()), "what a listed config leaves open is chosen"
+    assert all(
+        set(trial["params"]) >= {"optimizer.name", "optimizer.learning_rate", "loss.aux_weights"}
+        for trial in study.trials()
+    ), "what a listed config leaves open is chosen"
 
 
 def test_the_training_process_gets_the_values(study, monkeypatch):
@@ -86,10 +91,16 @@ def test_the_training_process_gets_the_values(study, monkeypatch):
             assert fields[field] == (tuple(value) if isinstance(value, list) else value)
 
 
-@pytest.mark.parametrize(("sampler", "all_"), [
-    ("tpe", 4), ("quasi", 4), pytest.param("tpe", 14, marks=pytest.mark.slow),
-    pytest.param("random", 6, marks=pytest.mark.slow), pytest.param("quasi", 9, marks=pytest.mark.slow),
-])
+@pytest.mark.parametrize(
+    ("sampler", "all_"),
+    [
+        ("tpe", 4),
+        ("quasi", 4),
+        pytest.param("tpe", 14, marks=pytest.mark.slow),
+        pytest.param("random", 6, marks=pytest.mark.slow),
+        pytest.param("quasi", 9, marks=pytest.mark.slow),
+    ],
+)
 def test_samplers_do_not_depend_on_the_deaths_of_drivers(study, sweep, tmp_path, sampler, all_):
     """One worker: trials begun by many drivers are those that one driver would have begun. (TPE begins with ten.)"""
     study.behaviour(epochs=1, seconds=0)
@@ -220,11 +231,14 @@ def test_two_drivers_share_a_database(study, drivers, tmp_path):
     assert set(study.statuses()) <= {"finished", "pruned"}
 
 
-@pytest.mark.parametrize(("url", "message"), [
-    ("nonsense", "the storage nonsense: "),
-    ("postgresql://me:secret@localhost:1/x", "postgresql://me@localhost:1/x: "),
-    ("sqlite:////proc/none/x.db", "the storage sqlite:////proc/none/x.db: "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "the storage nonsense: "),
+        ("postgresql://me:secret@localhost:1/x", "postgresql://me@localhost:1/x: "),
+        ("sqlite:////proc/none/x.db", "the storage sqlite:////proc/none/x.db: "),
+    ],
+)
 def test_a_database_that_is_none(study, sweep, url, message):
     with pytest.raises(UserError, match=re.escape(message)) as error:
         sweep("--trials=1", f"--storage={url}")
@@ -265,10 +279,12 @@ def test_a_list_without_a_space_has_no_grid(study, sweep):
 
 
 def test_without_optuna_it_is_one_line():
-    code = ("import sys; sys.modules['optuna'] = None\n"
-            "from inception_jax import command_line, sweep\n"
-            "sys.argv = ['sweep', '--config=configs/digits.py', '--study=x', '--space=y']\n"
-            "command_line.run(sweep.main)")
+    code = (
+        "import sys; sys.modules['optuna'] = None\n"
+        "from inception_jax import command_line, sweep\n"
+        "sys.argv = ['sweep', '--config=configs/digits.py', '--study=x', '--space=y']\n"
+        "command_line.run(sweep.main)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr == "error: a sweep needs Optuna, which is not installed: pip install '.[sweep]'\n"

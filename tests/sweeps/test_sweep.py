@@ -31,10 +31,21 @@ def swept(tmp_path_factory, command_environment, small_arguments, small_run):
     """(directory, stderr) of a study of three trials, the second of them a mistake."""
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "space.py").write_text(SPACE)
-    arguments = [*small_arguments, f"--space={folder / 'space.py'}", f"--study={folder / 'study'}",
-                 "--trials=3", "--workers=2"]
-    done = subprocess.run([sys.executable, "-m", "inception_jax.sweep", *arguments], cwd=ROOT, env=command_environment,
-                          capture_output=True, text=True, timeout=300)
+    arguments = [
+        *small_arguments,
+        f"--space={folder / 'space.py'}",
+        f"--study={folder / 'study'}",
+        "--trials=3",
+        "--workers=2",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "inception_jax.sweep", *arguments],
+        cwd=ROOT,
+        env=command_environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return folder / "study", done.stderr
 
@@ -51,8 +62,9 @@ def test_a_sweep_of_real_runs(swept, small_arguments):
         assert [evaluation["step"] for evaluation in record["evaluations"]] == [5, 10, 14]
         config = json.loads((workdir / "config.json").read_text())
         recipe, _ = command_line.load_config([*small_arguments, *overrides.words(record["params"])])
-        wanted = {field: list(value) if isinstance(value, tuple) else value
-                  for field, value in overrides.leaves(recipe)}
+        wanted = {
+            field: list(value) if isinstance(value, tuple) else value for field, value in overrides.leaves(recipe)
+        }
         assert wanted == {field: value for field, value in flat(config)}
         command = json.loads((workdir / "manifest.json").read_text())["command"]
         assert command[1:4] == ["-m", "inception_jax.train", "--config=configs/digits.py"]

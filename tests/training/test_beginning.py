@@ -13,21 +13,30 @@ from inception_jax.training.state import TrainState
 
 def config(**fields):
     recipe = inception_jax.config.default()
-    chosen = {"num_steps": 4, "batch_size": 16, "data.image_size": 32, "model.name": "inception_v1_bn",
-              "model.width_multiplier": 0.25, "parallel.devices": 2} | fields  # fmt: skip
+    chosen = {
+        "num_steps": 4,
+        "batch_size": 16,
+        "data.image_size": 32,
+        "model.name": "inception_v1_bn",
+        "model.width_multiplier": 0.25,
+        "parallel.devices": 2,
+    } | fields
     for path, value in chosen.items():
         section, _, name = path.rpartition(".")
         (recipe[section] if section else recipe)[name] = value
     return Config(recipe)
 
 
-@pytest.mark.parametrize(("fields", "told"), [
-    ({}, True),
-    ({"parallel.batch_norm": "groups:2"}, True),
-    ({"parallel.batch_norm": "global"}, False),
-    ({"parallel.batch_norm": "examples:4"}, False),
-    ({"model.name": "inception_v1"}, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, True),
+        ({"parallel.batch_norm": "groups:2"}, True),
+        ({"parallel.batch_norm": "global"}, False),
+        ({"parallel.batch_norm": "examples:4"}, False),
+        ({"model.name": "inception_v1"}, False),
+    ],
+)
 def test_other_devices_are_told_where_batch_norm_depends_on_them(fields, told):
     built = setup.build(config(**fields))
     state = TrainState(0, {}, {}, (), None)
@@ -39,12 +48,25 @@ def test_other_devices_are_told_where_batch_norm_depends_on_them(fields, told):
 
 def test_what_may_change_and_what_may_not(tmp_path):
     manifest.write(tmp_path, config().to_json())
-    may = {"parallel.devices": 1, "parallel.mode": "pmap", "data.workers": 1, "logging.every_steps": 1,
-           "evaluation.every_epochs": 0.5, "faults.max_corrupt": 3, "checkpoint.keep": 5}  # fmt: skip
+    may = {
+        "parallel.devices": 1,
+        "parallel.mode": "pmap",
+        "data.workers": 1,
+        "logging.every_steps": 1,
+        "evaluation.every_epochs": 0.5,
+        "faults.max_corrupt": 3,
+        "checkpoint.keep": 5,
+    }
     beginning.refuse_another_run(tmp_path, config(**may))
     beginning.refuse_another_run(tmp_path, config(num_steps=9))  # a constant rate does not know the run's length
-    for path, value in {"seed": 1, "batch_size": 32, "parallel.batch_norm": "global", "optimizer.momentum": 0.5,
-                        "optimizer.freeze": ("^conv1",), "data.train_split": "train[:9]"}.items():  # fmt: skip
+    for path, value in {
+        "seed": 1,
+        "batch_size": 32,
+        "parallel.batch_norm": "global",
+        "optimizer.momentum": 0.5,
+        "optimizer.freeze": ("^conv1",),
+        "data.train_split": "train[:9]",
+    }.items():
         with pytest.raises(ConfigError, match=rf"config\.{path} = .* began with"):
             beginning.refuse_another_run(tmp_path, config(**{path: value}))
     decaying = {"schedule.name": "cosine"}

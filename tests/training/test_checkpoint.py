@@ -264,14 +264,16 @@ def _with_kernel(state, kernel):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: _with_kernel(s, jnp.zeros((40, 30), jnp.bfloat16)),
-         r"params/classifier/kernel is float32\[40, 30\] in the checkpoint and bfloat16\[40, 30\] in this run$"),
+        (
+            lambda s: _with_kernel(s, jnp.zeros((40, 30), jnp.bfloat16)),
+            r"params/classifier/kernel is float32\[40, 30\] in the checkpoint and bfloat16\[40, 30\] in this run$",
+        ),
         (lambda s: _with_kernel(s, jnp.zeros((40, 10))), r"params/classifier/kernel .* float32\[40, 10\] in this run"),
         (lambda s: s.replace(ema=None), r"ema/batch_stats/conv1/bn/mean .* absent in this run \(3 more leaves"),
         (lambda s: s.replace(batch_stats={"new": jnp.zeros(1)}), "batch_stats/conv1/bn/mean .* absent in this run"),
         (lambda s: s.replace(opt_state=optax.adam(0.1).init(s.params)), r"opt_state/0/count is absent in the ch"),
     ],
-)  # fmt: skip
+)
 def test_another_state_is_refused_by_the_name_of_its_first_leaf(copied, change, message):
     with Checkpoints(copied) as checkpoints:
         with pytest.raises(CheckpointMismatch, match=message) as caught:

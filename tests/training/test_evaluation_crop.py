@@ -22,13 +22,17 @@ def make(**fields):
     [
         ({}, EvalCrop("center", 0.875, "bilinear")),
         ({"crop_fraction": 1.0}, EvalCrop("center", 1.0)),
-        ({"crop": "torchvision", "resize": 256, "interpolation": "pil_bilinear"},
-         EvalCrop("torchvision", interpolation="pil_bilinear", resize=256)),
+        (
+            {"crop": "torchvision", "resize": 256, "interpolation": "pil_bilinear"},
+            EvalCrop("torchvision", interpolation="pil_bilinear", resize=256),
+        ),
         ({"crop": "squash", "resize": 224}, EvalCrop("squash", resize=224)),
-        ({"crop": "central_fraction", "crop_fraction": 0.9, "interpolation": "tf_bilinear"},
-         EvalCrop("central_fraction", 0.9, "tf_bilinear")),
+        (
+            {"crop": "central_fraction", "crop_fraction": 0.9, "interpolation": "tf_bilinear"},
+            EvalCrop("central_fraction", 0.9, "tf_bilinear"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_fields_make_the_crop(fields, crop):
     config = make(**fields)
     assert setup.crop(config) == crop

@@ -211,9 +211,12 @@ command_line.run(main)
 def test_a_process_whose_storage_hangs_ends_with_its_own_exit_code(tmp_path):
     """Python waits for ordinary threads when it ends; one that hangs in a read would hold the process for ever."""
     done = subprocess.run(
-        [sys.executable, "-c", STALLED, str(tmp_path)], capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", STALLED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     warning, error = done.stderr.splitlines()
     assert done.returncode == ExitCode.STALLED
     place = f"{tmp_path / 'train' / 'b' / '2.png'}, for "

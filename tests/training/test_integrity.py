@@ -73,8 +73,12 @@ def test_no_bit_of_a_sealed_record_can_flip():
 
 
 def test_one_copy_of_a_replicated_array_is_saved():
-    array = jax.device_put(jnp.arange(3.0), jax.sharding.NamedSharding(
-        jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",)), jax.sharding.PartitionSpec()))
+    array = jax.device_put(
+        jnp.arange(3.0),
+        jax.sharding.NamedSharding(
+            jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",)), jax.sharding.PartitionSpec()
+        ),
+    )
     saved = integrity.to_save({"w": array, "n": 3})
     assert saved["w"].sharding.device_set == {jax.devices()[0]}
     assert saved["n"] == 3

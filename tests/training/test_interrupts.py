@@ -169,8 +169,16 @@ def test_children_inherit_nothing():
 def test_exit_codes():
     """What the README and the shell scripts of users rely on."""
     codes = {code.name: int(code) for code in ExitCode}
-    assert codes == {"DONE": 0, "USER_ERROR": 2, "NON_FINITE": 3, "LOCKED": 4, "NO_CHECKPOINT": 5, "DISK_FULL": 6,
-                     "STALLED": 7, "PEER_LOST": 8}
+    assert codes == {
+        "DONE": 0,
+        "USER_ERROR": 2,
+        "NON_FINITE": 3,
+        "LOCKED": 4,
+        "NO_CHECKPOINT": 5,
+        "DISK_FULL": 6,
+        "STALLED": 7,
+        "PEER_LOST": 8,
+    }
     assert NonFiniteLoss("").exit_code == 3
     assert (signal_exit_code("SIGINT"), signal_exit_code("SIGTERM")) == (130, 143)
 

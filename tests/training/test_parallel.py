@@ -37,8 +37,11 @@ def test_batch_norm_groups():
 
 def devices_of(*counts):
     """Devices of several processes, in the order of nothing."""
-    found = [types.SimpleNamespace(process_index=process, id=10 * process + place, platform="cpu")
-             for process, count in enumerate(counts) for place in range(count)]
+    found = [
+        types.SimpleNamespace(process_index=process, id=10 * process + place, platform="cpu")
+        for process, count in enumerate(counts)
+        for place in range(count)
+    ]
     return found[1::2] + found[::2]
 
 
@@ -65,8 +68,9 @@ def test_a_flag_is_a_leaf_of_the_batch_that_was_compiled_for(mode):
     mesh = parallel.Devices(mode, 4)
     expected = mesh.abstract_batch(8, 32, flag=True)
     assert "stop" not in mesh.abstract_batch(8, 32)
-    given = mesh.put({"image": np.zeros((8, 32, 32, 3), np.uint8), "label": np.zeros(8, np.int32),
-                      "mask": np.ones(8, bool)}) | {"stop": mesh.flag(True)}
+    given = mesh.put(
+        {"image": np.zeros((8, 32, 32, 3), np.uint8), "label": np.zeros(8, np.int32), "mask": np.ones(8, bool)}
+    ) | {"stop": mesh.flag(True)}
     assert {name: (x.shape, x.dtype, x.sharding) for name, x in given.items()} == {
         name: (x.shape, x.dtype, x.sharding) for name, x in expected.items()
     }

@@ -95,9 +95,14 @@ def test_float64(x64, case):
 def test_caffe_solvers():
     """bvlc_googlenet: solver.prototxt (step) and quick_solver.prototxt (poly), in Caffe's integer arithmetic."""
     step = schedules.make_schedule(
-        "exponential", base_learning_rate=0.01, steps_per_epoch=40_000, total_steps=TOTAL,
-        decay_rate=0.96, decay_epochs=8, staircase=True,
-    )  # fmt: skip
+        "exponential",
+        base_learning_rate=0.01,
+        steps_per_epoch=40_000,
+        total_steps=TOTAL,
+        decay_rate=0.96,
+        decay_epochs=8,
+        staircase=True,
+    )
     poly = schedules.make_schedule(
         "polynomial", base_learning_rate=0.01, steps_per_epoch=40_000, total_steps=2_400_000, power=0.5
     )

@@ -76,9 +76,14 @@ def start(devices=1, mode="jit", batch_norm=None, dtype=jnp.float64, optimizer=N
     model = Small(batch_norm=batch_norm is not None, dtype=dtype, **options)
     optimizer = optimizer or optax.sgd(0.5, momentum=0.9)
     objective = step.Objective(
-        preprocess.get_normalization("inception"), dtype, (0.3,), label_smoothing=0.1, seed=3, ema_decay=ema,
+        preprocess.get_normalization("inception"),
+        dtype,
+        (0.3,),
+        label_smoothing=0.1,
+        seed=3,
+        ema_decay=ema,
         **objective,
-    )  # fmt: skip
+    )
     mesh = parallel.Devices(mode, devices)
     current = mesh.replicate(state.create(initial(batch_norm is not None, dtype), optimizer, keep_ema=ema > 0))
     return mesh, current, step.make_train_step(model, optimizer, objective, devices=devices)
@@ -96,8 +101,10 @@ def run(devices=1, mode="jit", batch_norm=None, accumulation=1, steps=3, ema=0.0
 
 
 def difference(a, b):
-    return max(float(np.max(np.abs(x - y) / (np.max(np.abs(x)) + 1e-12)))
-               for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return max(
+        float(np.max(np.abs(x - y) / (np.max(np.abs(x)) + 1e-12)))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 reference = functools.cache(run)  # under x64 only
@@ -110,10 +117,16 @@ def test_same_numbers_on_any_number_of_devices_in_both_modes(x64, mode, devices)
 
 
 @pytest.mark.parametrize("batch_norm", [None, "global"])
-@pytest.mark.parametrize(("devices", "mode"), [
-    (8, "jit"), *(pytest.param(devices, mode, marks=pytest.mark.slow)
-                  for devices, mode in [(1, "pmap"), (2, "jit"), (2, "pmap"), (4, "jit"), (4, "pmap"), (8, "pmap")]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("devices", "mode"),
+    [
+        (8, "jit"),
+        *(
+            pytest.param(devices, mode, marks=pytest.mark.slow)
+            for devices, mode in [(1, "pmap"), (2, "jit"), (2, "pmap"), (4, "jit"), (4, "pmap"), (8, "pmap")]
+        ),
+    ],
+)
 def test_ten_steps_in_float32(devices, mode, batch_norm):
     options = {"steps": 10, "ema": 0.9, "dtype": jnp.float32, "optimizer": optax.sgd(0.05, momentum=0.9)}
     one = run(batch_norm=batch_norm and "local", **options)
@@ -144,8 +157,10 @@ def test_accumulated_batch_norm_normalises_each_part_by_itself(x64):
     parts, log = run(accumulation=4, batch_norm="local")
     devices, devices_log = run(4, batch_norm="local")
     assert difference((parts.params, parts.opt_state, log), (devices.params, devices.opt_state, devices_log)) < 1e-12
-    old, part, four = (tree["BatchNorm_0"]["mean"] for tree in
-                       (initial(True, jnp.float64)["batch_stats"], parts.batch_stats, devices.batch_stats))
+    old, part, four = (
+        tree["BatchNorm_0"]["mean"]
+        for tree in (initial(True, jnp.float64)["batch_stats"], parts.batch_stats, devices.batch_stats)
+    )
     assert not old.any()
     # A batch moves them 1 - 0.9^4 of the way to a part's statistics instead of 1 - 0.9: more than three times as far.
     assert np.linalg.norm(part) > 1.5 * np.linalg.norm(four)
@@ -156,18 +171,26 @@ def test_metrics_are_sums_over_the_global_batch(x64):
     metrics = one[0]
     assert metrics["count"] == BATCH == four[0]["count"]
     assert metrics["loss"] == pytest.approx(metrics["loss_main"] + 0.3 * metrics["loss_aux1"], rel=1e-12)
-    assert set(metrics) == {"loss", "loss_main", "loss_aux1", "top1_main", "top1_aux1", "top5_main", "count",
-                            "gradient_norm"}
+    assert set(metrics) == {
+        "loss",
+        "loss_main",
+        "loss_aux1",
+        "top1_main",
+        "top1_aux1",
+        "top5_main",
+        "count",
+        "gradient_norm",
+    }
     assert 0 <= metrics["top1_main"] <= metrics["top5_main"] == BATCH  # five classes: the label is always among five
 
 
 def test_masked_rows_count_for_nothing(x64):
     """Padding must change neither the gradient nor the sums, whatever the padded rows hold."""
     half = batch(1, BATCH)
-    half["mask"][BATCH // 2:] = False
+    half["mask"][BATCH // 2 :] = False
     other = {name: rows.copy() for name, rows in half.items()}
-    other["image"][BATCH // 2:] = 255
-    other["label"][BATCH // 2:] = 0
+    other["image"][BATCH // 2 :] = 255
+    other["label"][BATCH // 2 :] = 0
     one, two = run(2, batches=[half]), run(2, batches=[other])
     assert difference(one, two) == 0
     assert one[1][0]["count"] == BATCH // 2

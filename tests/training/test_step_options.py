@@ -42,8 +42,17 @@ def batch(seed, size=BATCH):
     }
 
 
-def prepare(devices=1, *, dtype=jnp.float64, freeze=(), frozen_batch_norm="running", accumulation=1, batch_norm="local",
-            size=BATCH, **options):  # fmt: skip
+def prepare(
+    devices=1,
+    *,
+    dtype=jnp.float64,
+    freeze=(),
+    frozen_batch_norm="running",
+    accumulation=1,
+    batch_norm="local",
+    size=BATCH,
+    **options,
+):
     """(devices, one device's step, state on the devices, first batch there), not yet compiled."""
     groups = parallel.batch_norm_groups(batch_norm, devices, size // devices // accumulation)
     model = SmallNetwork(dtype=dtype, param_dtype=dtype, **groups)
@@ -77,8 +86,10 @@ def run(devices=1, **options):
 
 def difference(a, b):
     """The largest difference of any leaf, in terms of the leaf's largest value."""
-    return max(float(np.max(np.abs(x - y)) / (np.max(np.abs(x)) + 1e-12))
-               for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return max(
+        float(np.max(np.abs(x - y)) / (np.max(np.abs(x)) + 1e-12))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def leaves(tree, *prefixes):
@@ -94,8 +105,9 @@ def assert_same_bits(one, other):
 def test_what_is_frozen_keeps_its_bits_and_the_rest_trains():
     # Momentum, averages, parts, and three devices: a sum of three equal numbers, over three, is not always that number.
     frozen, size = ("conv1/", "conv2/bn/bias"), 18
-    train_step, current, put = compiled(3, dtype=jnp.float32, freeze=("^conv1/", "^conv2/bn/bias"), accumulation=2,
-                                        size=size, ema_decay=0.5)  # fmt: skip
+    train_step, current, put = compiled(
+        3, dtype=jnp.float32, freeze=("^conv1/", "^conv2/bn/bias"), accumulation=2, size=size, ema_decay=0.5
+    )
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(current.opt_state)]
     assert any("conv2" in name for name in names) and not any("conv1" in name for name in names)
     odd = np.random.default_rng(0).uniform(0.1, 1, 6).astype(np.float32)
@@ -178,6 +190,9 @@ def test_the_options_of_batch_norm_over_examples():
     assert options("examples:8", 2, 8) == {}
     assert options("examples:16", 4, 8) == {"bn_axis_name": "data", "bn_axis_index_groups": ((0, 1), (2, 3))}
     for size in (3, 24):  # neither parts of a share of 8, nor whole shares that divide four devices
-        with pytest.raises(UserError, match=r"'examples:\d+': 4 device\(s\) with 8 examples each do not divide into "
-                                            r"groups of \d+; sizes that do: 1, 2, 4, 8, 16, 32$"):
+        with pytest.raises(
+            UserError,
+            match=r"'examples:\d+': 4 device\(s\) with 8 examples each do not divide into "
+            r"groups of \d+; sizes that do: 1, 2, 4, 8, 16, 32$",
+        ):
             options(f"examples:{size}", 4, 8)

@@ -37,17 +37,24 @@ def test_another_number_of_classes_begins_its_classifiers_anew_and_nothing_else(
     heads = ("classifier", "aux1/classifier")
     assert ones == {f"params/{head}/{leaf}" for head in heads for leaf in ("kernel", "bias")}
     assert begun["params"]["classifier"]["kernel"].shape == (4, 3)
-    assert taken.words() == ("taken: conv1 … conv3, aux1/fc (7 arrays); "
-                             "new: aux1/classifier, classifier (other number of classes)")
+    assert taken.words() == (
+        "taken: conv1 … conv3, aux1/fc (7 arrays); new: aux1/classifier, classifier (other number of classes)"
+    )
 
 
 def test_patterns_begin_parameters_and_statistics_anew():
     begun, taken = transfer.begin_with(variables(1.0), variables(2.0), ("^conv1/", "^conv2/"))
     ones = {path for path, value in values(begun).items() if value == 1.0}
-    assert ones == {"params/conv1/kernel", "params/conv1/bn/bias", "params/conv2/kernel", "batch_stats/conv1/bn/mean",
-                    "batch_stats/conv1/bn/var"}
-    assert taken.words() == ("taken: conv3 … classifier (6 arrays); new: conv1 (pattern '^conv1/'); "
-                             "new: conv2 (pattern '^conv2/')")
+    assert ones == {
+        "params/conv1/kernel",
+        "params/conv1/bn/bias",
+        "params/conv2/kernel",
+        "batch_stats/conv1/bn/mean",
+        "batch_stats/conv1/bn/var",
+    }
+    assert taken.words() == (
+        "taken: conv3 … classifier (6 arrays); new: conv1 (pattern '^conv1/'); new: conv2 (pattern '^conv2/')"
+    )
 
 
 def test_what_of_the_source_is_left_is_told():
@@ -65,8 +72,13 @@ def test_values_are_cast_to_the_new_networks_type():
 @pytest.mark.parametrize(
     ("wanted", "offered", "patterns", "message"),
     [
-        ({}, {"aux": False}, (), r'the checkpoint has no aux1/fc/kernel \(here \[2\]\); config.initialize.new = '
-                                 r'\("\^aux1/",\) begins it at random'),
+        (
+            {},
+            {"aux": False},
+            (),
+            r"the checkpoint has no aux1/fc/kernel \(here \[2\]\); config.initialize.new = "
+            r'\("\^aux1/",\) begins it at random',
+        ),
         ({"width": 5}, {}, (), r'has conv1/kernel as \[3, 4\] \(here \[3, 5\]\); .* \("\^conv1/",\) begins'),
         ({}, {"value": np.nan}, (), r"conv1/kernel of the checkpoint has values that are not finite"),
         ({}, {}, ("^conv_1/",), r"config.initialize.new: '\^conv_1/' is found in no path; did you mean 'conv1'"),

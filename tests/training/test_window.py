@@ -10,8 +10,10 @@ from inception_jax.training.window import CorruptPictures, MetricWindow
 
 
 def metrics(loss, count=4, norm=1.0):
-    return {name: jnp.float32(value) for name, value in
-            {"loss": loss * count, "top1_main": count / 2, "count": count, "gradient_norm": norm}.items()}
+    return {
+        name: jnp.float32(value)
+        for name, value in {"loss": loss * count, "top1_main": count / 2, "count": count, "gradient_norm": norm}.items()
+    }
 
 
 def test_means_per_example_and_per_step():
@@ -67,8 +69,10 @@ def test_it_is_found_two_steps_late_at_the_latest():
 
 
 def skipped(**others):
-    return {name: jnp.float32(value) for name, value in
-            {"loss": 0, "top1_main": 0, "count": 0, "gradient_norm": 0, "skipped": 1, **others}.items()}
+    return {
+        name: jnp.float32(value)
+        for name, value in {"loss": 0, "top1_main": 0, "count": 0, "gradient_norm": 0, "skipped": 1, **others}.items()
+    }
 
 
 def good(loss, **others):

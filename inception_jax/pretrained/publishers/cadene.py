@@ -13,7 +13,7 @@ from inception_jax.pretrained.publishers.torch_units import (
     linear,
     plain,
     table,
-)  # fmt: skip
+)
 
 # --- bninception.py: one flat namespace, in which batch norm is a module beside its convolution ----------------------
 
@@ -23,9 +23,12 @@ def _beside(name: str) -> Layer:
 
 
 _REDUCTION = {
-    "conv_3x3_reduce": "3x3_reduce", "conv_3x3": "3x3",
-    "double_3x3_reduce": "double_3x3_reduce", "double_3x3_1": "double_3x3_1", "double_3x3_2": "double_3x3_2",
-}  # fmt: skip
+    "conv_3x3_reduce": "3x3_reduce",
+    "conv_3x3": "3x3",
+    "double_3x3_reduce": "double_3x3_reduce",
+    "double_3x3_1": "double_3x3_1",
+    "double_3x3_2": "double_3x3_2",
+}
 _INCEPTION = {"conv_1x1": "1x1", **_REDUCTION, "pool_proj": "pool_proj"}
 _BN_UNITS = {
     "3a": _INCEPTION, "3b": _INCEPTION, "3c": _REDUCTION,
@@ -34,50 +37,72 @@ _BN_UNITS = {
 }  # fmt: skip
 
 BN_INCEPTION: Table = {
-    "conv1": _beside("conv1_7x7_s2"), "conv2_reduce": _beside("conv2_3x3_reduce"), "conv2": _beside("conv2_3x3"),
+    "conv1": _beside("conv1_7x7_s2"),
+    "conv2_reduce": _beside("conv2_3x3_reduce"),
+    "conv2": _beside("conv2_3x3"),
     **{
         f"inception_{module}/{ours}": _beside(f"inception_{module}_{theirs}")
         for module, units in _BN_UNITS.items()
         for ours, theirs in units.items()
     },
     "classifier": linear("last_linear"),
-}  # fmt: skip
+}
 
 # --- inceptionv4.py: one Sequential `features`, numbered in the order of the network ---------------------------------
 
 MIXED_4A: Table = {
-    "conv_3x3_reduce": conv("branch0.0"), "conv_3x3": conv("branch0.1"),
-    "conv_7x7_reduce": conv("branch1.0"), "conv_1x7": conv("branch1.1"), "conv_7x1": conv("branch1.2"),
+    "conv_3x3_reduce": conv("branch0.0"),
+    "conv_3x3": conv("branch0.1"),
+    "conv_7x7_reduce": conv("branch1.0"),
+    "conv_1x7": conv("branch1.1"),
+    "conv_7x1": conv("branch1.2"),
     "conv_7x7_3x3": conv("branch1.3"),
-}  # fmt: skip
+}
 INCEPTION_A: Table = {
     "conv_1x1": conv("branch0"),
-    "conv_3x3_reduce": conv("branch1.0"), "conv_3x3": conv("branch1.1"),
-    "double_3x3_reduce": conv("branch2.0"), "double_3x3_1": conv("branch2.1"), "double_3x3_2": conv("branch2.2"),
+    "conv_3x3_reduce": conv("branch1.0"),
+    "conv_3x3": conv("branch1.1"),
+    "double_3x3_reduce": conv("branch2.0"),
+    "double_3x3_1": conv("branch2.1"),
+    "double_3x3_2": conv("branch2.2"),
     "pool_proj": conv("branch3.1"),
-}  # fmt: skip
+}
 REDUCTION_A: Table = {
     "conv_3x3": conv("branch0"),
-    "double_3x3_reduce": conv("branch1.0"), "double_3x3_1": conv("branch1.1"), "double_3x3_2": conv("branch1.2"),
-}  # fmt: skip
+    "double_3x3_reduce": conv("branch1.0"),
+    "double_3x3_1": conv("branch1.1"),
+    "double_3x3_2": conv("branch1.2"),
+}
 INCEPTION_B: Table = {
     "conv_1x1": conv("branch0"),
-    "conv_7x7_reduce": conv("branch1.0"), "conv_1x7": conv("branch1.1"), "conv_7x1": conv("branch1.2"),
-    "double_7x7_reduce": conv("branch2.0"), "double_7x1_1": conv("branch2.1"), "double_1x7_1": conv("branch2.2"),
-    "double_7x1_2": conv("branch2.3"), "double_1x7_2": conv("branch2.4"),
+    "conv_7x7_reduce": conv("branch1.0"),
+    "conv_1x7": conv("branch1.1"),
+    "conv_7x1": conv("branch1.2"),
+    "double_7x7_reduce": conv("branch2.0"),
+    "double_7x1_1": conv("branch2.1"),
+    "double_1x7_1": conv("branch2.2"),
+    "double_7x1_2": conv("branch2.3"),
+    "double_1x7_2": conv("branch2.4"),
     "pool_proj": conv("branch3.1"),
-}  # fmt: skip
+}
 REDUCTION_B: Table = MIXED_4A  # the same branches; here the two 3x3 have stride 2
 INCEPTION_C: Table = {
     "conv_1x1": conv("branch0"),
-    "conv_3x3_reduce": conv("branch1_0"), "conv_1x3": conv("branch1_1a"), "conv_3x1": conv("branch1_1b"),
-    "double_3x3_reduce": conv("branch2_0"), "double_3x1_1": conv("branch2_1"), "double_1x3_1": conv("branch2_2"),
-    "double_1x3_2": conv("branch2_3a"), "double_3x1_2": conv("branch2_3b"),
+    "conv_3x3_reduce": conv("branch1_0"),
+    "conv_1x3": conv("branch1_1a"),
+    "conv_3x1": conv("branch1_1b"),
+    "double_3x3_reduce": conv("branch2_0"),
+    "double_3x1_1": conv("branch2_1"),
+    "double_1x3_1": conv("branch2_2"),
+    "double_1x3_2": conv("branch2_3a"),
+    "double_3x1_2": conv("branch2_3b"),
     "pool_proj": conv("branch3.1"),
-}  # fmt: skip
+}
 
 INCEPTION_V4: Table = {
-    "conv2d_1a_3x3": conv("features.0"), "conv2d_2a_3x3": conv("features.1"), "conv2d_2b_3x3": conv("features.2"),
+    "conv2d_1a_3x3": conv("features.0"),
+    "conv2d_2a_3x3": conv("features.1"),
+    "conv2d_2b_3x3": conv("features.2"),
     **table(
         ("mixed_3a", "features.3", {"conv_3x3": conv("conv")}),
         ("mixed_4a", "features.4", MIXED_4A),
@@ -89,37 +114,51 @@ INCEPTION_V4: Table = {
         *((f"mixed_7{letter}", f"features.{number}", INCEPTION_C) for number, letter in enumerate("bcd", 19)),
     ),
     "classifier": linear("last_linear"),
-}  # fmt: skip
+}
 
 # --- inceptionresnetv2.py --------------------------------------------------------------------------------------------
 
 MIXED_5B: Table = {
     "conv_1x1": conv("branch0"),
-    "conv_5x5_reduce": conv("branch1.0"), "conv_5x5": conv("branch1.1"),
-    "double_3x3_reduce": conv("branch2.0"), "double_3x3_1": conv("branch2.1"), "double_3x3_2": conv("branch2.2"),
+    "conv_5x5_reduce": conv("branch1.0"),
+    "conv_5x5": conv("branch1.1"),
+    "double_3x3_reduce": conv("branch2.0"),
+    "double_3x3_1": conv("branch2.1"),
+    "double_3x3_2": conv("branch2.2"),
     "pool_proj": conv("branch3.1"),
-}  # fmt: skip
+}
 BLOCK35: Table = {
     "conv_1x1": conv("branch0"),
-    "conv_3x3_reduce": conv("branch1.0"), "conv_3x3": conv("branch1.1"),
-    "double_3x3_reduce": conv("branch2.0"), "double_3x3_1": conv("branch2.1"), "double_3x3_2": conv("branch2.2"),
+    "conv_3x3_reduce": conv("branch1.0"),
+    "conv_3x3": conv("branch1.1"),
+    "double_3x3_reduce": conv("branch2.0"),
+    "double_3x3_1": conv("branch2.1"),
+    "double_3x3_2": conv("branch2.2"),
     "up": plain("conv2d"),
-}  # fmt: skip
+}
 BLOCK17: Table = {
     "conv_1x1": conv("branch0"),
-    "conv_7x7_reduce": conv("branch1.0"), "conv_1x7": conv("branch1.1"), "conv_7x1": conv("branch1.2"),
+    "conv_7x7_reduce": conv("branch1.0"),
+    "conv_1x7": conv("branch1.1"),
+    "conv_7x1": conv("branch1.2"),
     "up": plain("conv2d"),
-}  # fmt: skip
+}
 MIXED_7A: Table = {
-    "conv_3x3_1_reduce": conv("branch0.0"), "conv_3x3_1": conv("branch0.1"),
-    "conv_3x3_2_reduce": conv("branch1.0"), "conv_3x3_2": conv("branch1.1"),
-    "double_3x3_reduce": conv("branch2.0"), "double_3x3_1": conv("branch2.1"), "double_3x3_2": conv("branch2.2"),
-}  # fmt: skip
+    "conv_3x3_1_reduce": conv("branch0.0"),
+    "conv_3x3_1": conv("branch0.1"),
+    "conv_3x3_2_reduce": conv("branch1.0"),
+    "conv_3x3_2": conv("branch1.1"),
+    "double_3x3_reduce": conv("branch2.0"),
+    "double_3x3_1": conv("branch2.1"),
+    "double_3x3_2": conv("branch2.2"),
+}
 BLOCK8: Table = {
     "conv_1x1": conv("branch0"),
-    "conv_3x3_reduce": conv("branch1.0"), "conv_1x3": conv("branch1.1"), "conv_3x1": conv("branch1.2"),
+    "conv_3x3_reduce": conv("branch1.0"),
+    "conv_1x3": conv("branch1.1"),
+    "conv_3x1": conv("branch1.2"),
     "up": plain("conv2d"),
-}  # fmt: skip
+}
 
 
 def repeated(ours: str, theirs: str, count: int, units: Table) -> tuple[tuple[str, str, Table], ...]:
@@ -128,19 +167,25 @@ def repeated(ours: str, theirs: str, count: int, units: Table) -> tuple[tuple[st
 
 
 RESNET_STEM: Table = {
-    "conv2d_1a_3x3": conv("conv2d_1a"), "conv2d_2a_3x3": conv("conv2d_2a"), "conv2d_2b_3x3": conv("conv2d_2b"),
-    "conv2d_3b_1x1": conv("conv2d_3b"), "conv2d_4a_3x3": conv("conv2d_4a"),
-}  # fmt: skip
+    "conv2d_1a_3x3": conv("conv2d_1a"),
+    "conv2d_2a_3x3": conv("conv2d_2a"),
+    "conv2d_2b_3x3": conv("conv2d_2b"),
+    "conv2d_3b_1x1": conv("conv2d_3b"),
+    "conv2d_4a_3x3": conv("conv2d_4a"),
+}
 RESNET_V2_TRUNK: Table = {
     **RESNET_STEM,
     **table(
-        ("mixed_5b", "mixed_5b", MIXED_5B), *repeated("block35", "repeat", 10, BLOCK35),
-        ("mixed_6a", "mixed_6a", REDUCTION_A), *repeated("block17", "repeat_1", 20, BLOCK17),
-        ("mixed_7a", "mixed_7a", MIXED_7A), *repeated("block8", "repeat_2", 9, BLOCK8),
+        ("mixed_5b", "mixed_5b", MIXED_5B),
+        *repeated("block35", "repeat", 10, BLOCK35),
+        ("mixed_6a", "mixed_6a", REDUCTION_A),
+        *repeated("block17", "repeat_1", 20, BLOCK17),
+        ("mixed_7a", "mixed_7a", MIXED_7A),
+        *repeated("block8", "repeat_2", 9, BLOCK8),
         ("block8_10", "block8", BLOCK8),  # scale 1, no ReLU
     ),
     "conv2d_7b_1x1": conv("conv2d_7b"),
-}  # fmt: skip
+}
 
 # --- xception.py: a Sequential `rep` per block, ReLUs and pools counted; their block1 is Keras's block2 --------------
 
@@ -157,16 +202,18 @@ _THREE: Table = {**_TWO, "sepconv3": _separable("rep", 7)}
 _SHORTCUT: Table = {"shortcut": Layer("skip", "skipbn")}
 
 XCEPTION_TRUNK: Table = {
-    "block1_conv1": Layer("conv1", "bn1"), "block1_conv2": Layer("conv2", "bn2"),
+    "block1_conv1": Layer("conv1", "bn1"),
+    "block1_conv2": Layer("conv2", "bn2"),
     **table(
         ("block2", "block1", {**_NO_FIRST_RELU, **_SHORTCUT}),
-        ("block3", "block2", {**_TWO, **_SHORTCUT}), ("block4", "block3", {**_TWO, **_SHORTCUT}),
+        ("block3", "block2", {**_TWO, **_SHORTCUT}),
+        ("block4", "block3", {**_TWO, **_SHORTCUT}),
         *((f"block{number + 1}", f"block{number}", _THREE) for number in range(4, 12)),
         ("block13", "block12", {**_TWO, **_SHORTCUT}),
     ),
     "block14/sepconv1": Layer("conv3.conv1", "bn3", pointwise="conv3.pointwise"),
     "block14/sepconv2": Layer("conv4.conv1", "bn4", pointwise="conv4.pointwise"),
-}  # fmt: skip
+}
 
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -176,8 +223,15 @@ FORMS = {
         model="inception_v2",
         # Caffe's network, pads and all; batch norm has PyTorch's own epsilon.
         options={
-            "table": "paper", "stem": "dense", "conv_bias": True, "bn_epsilon": 1e-5, "count_include_pad": True,
-            "conv1_padding": "caffe", "reduction_padding": "caffe", "pool_rounding": "caffe", "dropout_rate": 0.0,
+            "table": "paper",
+            "stem": "dense",
+            "conv_bias": True,
+            "bn_epsilon": 1e-5,
+            "count_include_pad": True,
+            "conv1_padding": "caffe",
+            "reduction_padding": "caffe",
+            "pool_rounding": "caffe",
+            "dropout_rate": 0.0,
             **BATCH_NORM,
         },
         counterpart=NameMap("cadene", "inception_v2", BN_INCEPTION),
@@ -202,9 +256,7 @@ FORMS = {
         source="cadene",
         model="inception_resnet_v2",
         options={"dropout_rate": 0.5, **BATCH_NORM},
-        counterpart=NameMap(
-            "cadene", "inception_resnet_v2", {**RESNET_V2_TRUNK, "classifier": linear("last_linear")}
-        ),
+        counterpart=NameMap("cadene", "inception_resnet_v2", {**RESNET_V2_TRUNK, "classifier": linear("last_linear")}),
         implementation="pretrainedmodels.models.inceptionresnetv2.InceptionResNetV2",
         image_size=299,
         other_size=300,  # its last pool wants 8x8 pixels
@@ -224,4 +276,4 @@ FORMS = {
         aliases={"fc.weight": "last_linear.weight", "fc.bias": "last_linear.bias"},
         ignored=IGNORED,
     ),
-}  # fmt: skip
+}

@@ -16,22 +16,32 @@ from inception_jax.pretrained.forms import Counterpart, Form, refuse_unknown, sp
 from inception_jax.pretrained.layouts import CONV_OIHW, LINEAR_OI, VECTOR, linear_chw
 
 MODULE = {
-    "conv_1x1": "1x1", "conv_3x3_reduce": "3x3_reduce", "conv_3x3": "3x3",
-    "conv_5x5_reduce": "5x5_reduce", "conv_5x5": "5x5", "pool_proj": "pool_proj",
-}  # fmt: skip
+    "conv_1x1": "1x1",
+    "conv_3x3_reduce": "3x3_reduce",
+    "conv_3x3": "3x3",
+    "conv_5x5_reduce": "5x5_reduce",
+    "conv_5x5": "5x5",
+    "pool_proj": "pool_proj",
+}
 GOOGLENET = {
-    "conv1": "conv1/7x7_s2", "conv2_reduce": "conv2/3x3_reduce", "conv2": "conv2/3x3",
+    "conv1": "conv1/7x7_s2",
+    "conv2_reduce": "conv2/3x3_reduce",
+    "conv2": "conv2/3x3",
     **{
         f"inception_{module}/{ours}": f"inception_{module}/{theirs}"
         for module in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
         for ours, theirs in MODULE.items()
     },
     "classifier": "loss3/classifier",
-}  # fmt: skip
+}
 HEADS = {
-    "aux1/conv": "loss1/conv", "aux1/fc": "loss1/fc", "aux1/classifier": "loss1/classifier",
-    "aux2/conv": "loss2/conv", "aux2/fc": "loss2/fc", "aux2/classifier": "loss2/classifier",
-}  # fmt: skip
+    "aux1/conv": "loss1/conv",
+    "aux1/fc": "loss1/fc",
+    "aux1/classifier": "loss1/classifier",
+    "aux2/conv": "loss2/conv",
+    "aux2/fc": "loss2/fc",
+    "aux2/classifier": "loss2/classifier",
+}
 HEAD_MAP = 4  # rows and columns of the map that a head's fc reads
 
 

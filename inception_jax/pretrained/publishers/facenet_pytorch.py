@@ -11,19 +11,23 @@ from inception_jax.pretrained.publishers.cadene import (
     REDUCTION_A,
     RESNET_STEM,
     repeated,
-)  # fmt: skip
+)
 from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, IGNORED, NameMap, Table, conv, linear, table
 
 RESNET_V1: Table = {
-    **RESNET_STEM, "conv2d_4b_3x3": conv("conv2d_4b"),
+    **RESNET_STEM,
+    "conv2d_4b_3x3": conv("conv2d_4b"),
     **table(
-        *repeated("block35", "repeat_1", 5, BLOCK35), ("mixed_6a", "mixed_6a", REDUCTION_A),
-        *repeated("block17", "repeat_2", 10, BLOCK17), ("mixed_7a", "mixed_7a", MIXED_7A),
-        *repeated("block8", "repeat_3", 5, BLOCK8), ("block8_6", "block8", BLOCK8),  # scale 1, no ReLU
+        *repeated("block35", "repeat_1", 5, BLOCK35),
+        ("mixed_6a", "mixed_6a", REDUCTION_A),
+        *repeated("block17", "repeat_2", 10, BLOCK17),
+        ("mixed_7a", "mixed_7a", MIXED_7A),
+        *repeated("block8", "repeat_3", 5, BLOCK8),
+        ("block8_6", "block8", BLOCK8),  # scale 1, no ReLU
     ),
     "bottleneck": linear("last_linear", norm="last_bn"),
     "classifier": linear("logits"),
-}  # fmt: skip
+}
 
 FORMS = {
     "inception_resnet_v1": Form(

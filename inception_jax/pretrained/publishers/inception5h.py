@@ -12,20 +12,30 @@ from inception_jax.pretrained.forms import Counterpart, Form, refuse_unknown, sp
 from inception_jax.pretrained.layouts import CONV_HWIO, LINEAR_IO, VECTOR
 
 MODULE = {
-    "conv_1x1": "1x1", "conv_3x3_reduce": "3x3_bottleneck", "conv_3x3": "3x3",
-    "conv_5x5_reduce": "5x5_bottleneck", "conv_5x5": "5x5", "pool_proj": "pool_reduce",
-}  # fmt: skip
+    "conv_1x1": "1x1",
+    "conv_3x3_reduce": "3x3_bottleneck",
+    "conv_3x3": "3x3",
+    "conv_5x5_reduce": "5x5_bottleneck",
+    "conv_5x5": "5x5",
+    "pool_proj": "pool_reduce",
+}
 LAYERS = {
-    "conv1": "conv2d0", "conv2_reduce": "conv2d1", "conv2": "conv2d2",
+    "conv1": "conv2d0",
+    "conv2_reduce": "conv2d1",
+    "conv2": "conv2d2",
     **{
         f"inception_{module}/{ours}": f"mixed{module}_{theirs}"
         for module in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
         for ours, theirs in MODULE.items()
     },
-    "aux1/conv": "head0_bottleneck", "aux1/fc": "nn0", "aux1/classifier": "softmax0",
-    "aux2/conv": "head1_bottleneck", "aux2/fc": "nn1", "aux2/classifier": "softmax1",
+    "aux1/conv": "head0_bottleneck",
+    "aux1/fc": "nn0",
+    "aux1/classifier": "softmax0",
+    "aux2/conv": "head1_bottleneck",
+    "aux2/fc": "nn1",
+    "aux2/classifier": "softmax1",
     "classifier": "softmax2",
-}  # fmt: skip
+}
 # localresponsenorm0 and 1, in Caffe's terms: a window of 2 · 5 + 1, by which alpha is divided.
 RESPONSE_NORM = {"lrn_size": 11, "lrn_alpha": 11 * 1e-4, "lrn_beta": 0.5, "lrn_k": 2.0}
 
@@ -54,8 +64,12 @@ FORMS = {
         source="inception5h",
         model="inception_v1",
         options={
-            "table": "inception5h", "conv1_padding": "same", "pool_rounding": "same", **RESPONSE_NORM,
-            "dropout_rate": 0.4, "aux_dropout_rate": 0.7,
+            "table": "inception5h",
+            "conv1_padding": "same",
+            "pool_rounding": "same",
+            **RESPONSE_NORM,
+            "dropout_rate": 0.4,
+            "aux_dropout_rate": 0.7,
         },
         counterpart=counterpart,
         implementation="tensorflow_inception_graph.pb",
@@ -65,4 +79,4 @@ FORMS = {
         # The graph's own constants, of its concatenations and reshapes.
         ignored=(r"/concat_dim$", r"/reshape/shape$"),
     ),
-}  # fmt: skip
+}

@@ -64,12 +64,15 @@ def _named(name: str) -> Layer:
 
 
 _LEAVES = {
-    ("params", "kernel"): (0, "kernel", CONV_HWIO), ("params", "bias"): (0, "bias", VECTOR),
+    ("params", "kernel"): (0, "kernel", CONV_HWIO),
+    ("params", "bias"): (0, "bias", VECTOR),
     ("params", "depthwise_kernel"): (0, "depthwise_kernel", DEPTHWISE_HWIM),
     ("params", "pointwise_kernel"): (0, "pointwise_kernel", CONV_HWIO),
-    ("params", "bn/scale"): (1, "gamma", VECTOR), ("params", "bn/bias"): (1, "beta", VECTOR),
-    ("batch_stats", "bn/mean"): (1, "moving_mean", VECTOR), ("batch_stats", "bn/var"): (1, "moving_variance", VECTOR),
-}  # fmt: skip
+    ("params", "bn/scale"): (1, "gamma", VECTOR),
+    ("params", "bn/bias"): (1, "beta", VECTOR),
+    ("batch_stats", "bn/mean"): (1, "moving_mean", VECTOR),
+    ("batch_stats", "bn/var"): (1, "moving_variance", VECTOR),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,24 +144,30 @@ RESNET_REDUCTION_B = ("conv_3x3_1_reduce", "conv_3x3_1", "conv_3x3_2_reduce", "c
 BLOCK8 = ("conv_1x1", "conv_3x3_reduce", "conv_1x3", "conv_3x1")
 _BLOCKS = {"block35": 10, "block17": 20, "block8": 10}
 INCEPTION_RESNET_V2: Table = {
-    **in_order([
-        *STEM,
-        *_units(
-            ("mixed_5b", V3_A), *((f"block35_{i}", BLOCK35) for i in range(1, 11)),
-            ("mixed_6a", V3_REDUCTION_A), *((f"block17_{i}", BLOCK17) for i in range(1, 21)),
-            ("mixed_7a", RESNET_REDUCTION_B), *((f"block8_{i}", BLOCK8) for i in range(1, 11)),
-        ),
-    ]),
+    **in_order(
+        [
+            *STEM,
+            *_units(
+                ("mixed_5b", V3_A),
+                *((f"block35_{i}", BLOCK35) for i in range(1, 11)),
+                ("mixed_6a", V3_REDUCTION_A),
+                *((f"block17_{i}", BLOCK17) for i in range(1, 21)),
+                ("mixed_7a", RESNET_REDUCTION_B),
+                *((f"block8_{i}", BLOCK8) for i in range(1, 11)),
+            ),
+        ]
+    ),
     **{f"{kind}_{i}/up": (f"{kind}_{i}_conv", "") for kind, count in _BLOCKS.items() for i in range(1, count + 1)},
     "conv2d_7b_1x1": _named("conv_7b"),
     "classifier": ("predictions", ""),
-}  # fmt: skip
+}
 
 # --- xception.py: all but the convolutions beside the blocks have names, which are ours -------------------------------
 
 _SEPARABLES = {block: 3 if 5 <= block <= 12 else 2 for block in range(2, 15)}
 XCEPTION: Table = {
-    "block1_conv1": _named("block1_conv1"), "block1_conv2": _named("block1_conv2"),
+    "block1_conv1": _named("block1_conv1"),
+    "block1_conv2": _named("block1_conv2"),
     **{
         f"block{block}/sepconv{i}": _named(f"block{block}_sepconv{i}")
         for block, count in _SEPARABLES.items()
@@ -166,7 +175,7 @@ XCEPTION: Table = {
     },
     **in_order(f"block{block}/shortcut" for block in (2, 3, 4, 13)),
     "classifier": ("predictions", ""),
-}  # fmt: skip
+}
 
 
 def _form(model: str, layers: Table, implementation: str, **options: Any) -> Form:
@@ -191,4 +200,4 @@ FORMS = {
         _form("inception_resnet_v2", INCEPTION_RESNET_V2, "InceptionResNetV2", bn_scale=False),
         _form("xception", XCEPTION, "Xception"),
     )
-}  # fmt: skip
+}

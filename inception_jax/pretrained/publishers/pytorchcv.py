@@ -13,7 +13,7 @@ from inception_jax.pretrained.publishers.torch_units import (
     linear,
     plain,
     table,
-)  # fmt: skip
+)
 
 
 def _row(branch: str, *ours: str, inner: str = "conv_list.") -> dict[str, Layer]:
@@ -53,7 +53,8 @@ _BN_REDUCTION: Table = {
 }
 BN_INCEPTION: Table = {
     "conv1": conv("features.init_block.conv1"),
-    "conv2_reduce": conv("features.init_block.conv2.conv1"), "conv2": conv("features.init_block.conv2.conv2"),
+    "conv2_reduce": conv("features.init_block.conv2.conv1"),
+    "conv2": conv("features.init_block.conv2.conv2"),
     **table(
         *_units("inception_3", "ab", "stage1", 1, _BN_INCEPTION),
         ("inception_3c", "features.stage2.unit1", _BN_REDUCTION),
@@ -62,15 +63,17 @@ BN_INCEPTION: Table = {
         *_units("inception_5", "ab", "stage3", 2, _BN_INCEPTION),
     ),
     "classifier": linear("output"),
-}  # fmt: skip
+}
 
 # --- inceptionv3.py and inceptionv4.py -------------------------------------------------------------------------------
 
 _STEM: Table = {
-    "conv2d_1a_3x3": conv("features.init_block.conv1"), "conv2d_2a_3x3": conv("features.init_block.conv2"),
-    "conv2d_2b_3x3": conv("features.init_block.conv3"), "conv2d_3b_1x1": conv("features.init_block.conv4"),
+    "conv2d_1a_3x3": conv("features.init_block.conv1"),
+    "conv2d_2a_3x3": conv("features.init_block.conv2"),
+    "conv2d_2b_3x3": conv("features.init_block.conv3"),
+    "conv2d_3b_1x1": conv("features.init_block.conv4"),
     "conv2d_4a_3x3": conv("features.init_block.conv5"),
-}  # fmt: skip
+}
 # Of v3 and of Inception-ResNet-v2's first module.
 _FIVE_BY_FIVE: Table = {
     **_single("branch1", "conv_1x1"),
@@ -109,7 +112,7 @@ INCEPTION_V3: Table = {
         *_units("mixed_7", "bc", "stage3", 2, _V3_INCEPTION_C),
     ),
     "classifier": linear("output.fc"),
-}  # fmt: skip
+}
 
 _V4_INCEPTION_A: Table = {
     **_single("branch1", "conv_1x1"),
@@ -120,11 +123,9 @@ _V4_INCEPTION_A: Table = {
 _V4_INCEPTION_C: Table = {
     **_single("branch1", "conv_1x1"),
     **_split("branch2", "conv_3x3_reduce", wide="conv_1x3", high="conv_3x1"),
-    **_split(
-        "branch3", "double_3x3_reduce", "double_3x1_1", "double_1x3_1", wide="double_1x3_2", high="double_3x1_2"
-    ),
+    **_split("branch3", "double_3x3_reduce", "double_3x1_1", "double_1x3_1", wide="double_1x3_2", high="double_3x1_2"),
     **_single("branch4", "pool_proj"),
-}  # fmt: skip
+}
 INCEPTION_V4: Table = {
     **{name: _STEM[name] for name in ("conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3")},
     **table(
@@ -138,7 +139,7 @@ INCEPTION_V4: Table = {
         *_units("mixed_7", "bcd", "stage3", 2, _V4_INCEPTION_C),
     ),
     "classifier": linear("output.fc"),
-}  # fmt: skip
+}
 
 # --- inceptionresnetv1.py and inceptionresnetv2.py: the first unit of stages 2 and 3 is the reduction ----------------
 
@@ -177,15 +178,19 @@ def _residual(block35s: int, block17s: int, block8s: int) -> dict[str, Layer]:
 
 
 RESNET_V1: Table = {
-    **_STEM, "conv2d_4b_3x3": conv("features.init_block.conv6"),
+    **_STEM,
+    "conv2d_4b_3x3": conv("features.init_block.conv6"),
     **_residual(5, 10, 6),
-    "bottleneck": linear("output.fc1", norm="output.bn"), "classifier": linear("output.fc2"),
-}  # fmt: skip
+    "bottleneck": linear("output.fc1", norm="output.bn"),
+    "classifier": linear("output.fc2"),
+}
 RESNET_V2: Table = {
-    **_STEM, **table(("mixed_5b", "features.init_block.block", _FIVE_BY_FIVE)),
+    **_STEM,
+    **table(("mixed_5b", "features.init_block.block", _FIVE_BY_FIVE)),
     **_residual(10, 20, 10),
-    "conv2d_7b_1x1": conv("features.final_conv"), "classifier": linear("output.fc"),
-}  # fmt: skip
+    "conv2d_7b_1x1": conv("features.final_conv"),
+    "classifier": linear("output.fc"),
+}
 
 # --- xception.py -----------------------------------------------------------------------------------------------------
 
@@ -196,12 +201,16 @@ def _separable(name: str) -> Layer:
 
 _MIDDLE: Table = {f"sepconv{number}": _separable(f"body.block{number}") for number in (1, 2, 3)}
 _HALVING: Table = {
-    "sepconv1": _MIDDLE["sepconv1"], "sepconv2": _MIDDLE["sepconv2"], "shortcut": conv("identity_conv"),
-}  # fmt: skip
+    "sepconv1": _MIDDLE["sepconv1"],
+    "sepconv2": _MIDDLE["sepconv2"],
+    "shortcut": conv("identity_conv"),
+}
 XCEPTION: Table = {
-    "block1_conv1": conv("features.init_block.conv1"), "block1_conv2": conv("features.init_block.conv2"),
+    "block1_conv1": conv("features.init_block.conv1"),
+    "block1_conv2": conv("features.init_block.conv2"),
     **table(
-        ("block2", "features.stage1.unit1", _HALVING), ("block3", "features.stage2.unit1", _HALVING),
+        ("block2", "features.stage1.unit1", _HALVING),
+        ("block3", "features.stage2.unit1", _HALVING),
         ("block4", "features.stage3.unit1", _HALVING),
         *((f"block{number}", f"features.stage3.unit{number - 3}", _MIDDLE) for number in range(5, 13)),
         ("block13", "features.stage4.unit1", _HALVING),
@@ -209,7 +218,7 @@ XCEPTION: Table = {
     "block14/sepconv1": _separable("features.final_block.conv1"),
     "block14/sepconv2": _separable("features.final_block.conv2"),
     "classifier": linear("output"),
-}  # fmt: skip
+}
 
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -237,20 +246,31 @@ FORMS = {
     for form in (
         # As Cadene's: Caffe's network with PyTorch's own epsilon.
         _form(
-            "inception_v2", BN_INCEPTION, "bninception.BNInception", table="paper", stem="dense", conv_bias=True,
-            bn_epsilon=1e-5, count_include_pad=True, conv1_padding="caffe", reduction_padding="caffe",
-            pool_rounding="caffe", dropout_rate=0.0,
+            "inception_v2",
+            BN_INCEPTION,
+            "bninception.BNInception",
+            table="paper",
+            stem="dense",
+            conv_bias=True,
+            bn_epsilon=1e-5,
+            count_include_pad=True,
+            conv1_padding="caffe",
+            reduction_padding="caffe",
+            pool_rounding="caffe",
+            dropout_rate=0.0,
         ),
         # Its average pools count the padding in v3 alone.
         _form("inception_v3", INCEPTION_V3, "inceptionv3.InceptionV3", count_include_pad=True, dropout_rate=0.5),
         _form("inception_v4", INCEPTION_V4, "inceptionv4.InceptionV4", dropout_rate=0.0),
         _form(
-            "inception_resnet_v1", RESNET_V1, "inceptionresnetv1.InceptionResNetV1", extra_block8=True,
-            bottleneck=512, dropout_rate=0.6,
+            "inception_resnet_v1",
+            RESNET_V1,
+            "inceptionresnetv1.InceptionResNetV1",
+            extra_block8=True,
+            bottleneck=512,
+            dropout_rate=0.6,
         ),
         _form("inception_resnet_v2", RESNET_V2, "inceptionresnetv2.InceptionResNetV2", dropout_rate=0.0),
-        _form(
-            "xception", XCEPTION, "xception.Xception", bn_epsilon=1e-5, pool_padding="torch", dropout_rate=0.0
-        ),
+        _form("xception", XCEPTION, "xception.Xception", bn_epsilon=1e-5, pool_padding="torch", dropout_rate=0.0),
     )
-}  # fmt: skip
+}

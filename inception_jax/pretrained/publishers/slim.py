@@ -17,101 +17,129 @@ BATCH_NORM = {"bn_scale": False, "bn_epsilon": 1e-3, "bn_momentum": 0.9997, "bn_
 
 V1_MODULE: Table = {
     "conv_1x1": "Branch_0/Conv2d_0a_1x1",
-    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1", "conv_3x3": "Branch_1/Conv2d_0b_3x3",
-    "conv_5x5_reduce": "Branch_2/Conv2d_0a_1x1", "conv_5x5": "Branch_2/Conv2d_0b_3x3",
+    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
+    "conv_3x3": "Branch_1/Conv2d_0b_3x3",
+    "conv_5x5_reduce": "Branch_2/Conv2d_0a_1x1",
+    "conv_5x5": "Branch_2/Conv2d_0b_3x3",
     "pool_proj": "Branch_3/Conv2d_0b_1x1",
-}  # fmt: skip
+}
 STEM: Table = {"conv1": "Conv2d_1a_7x7", "conv2_reduce": "Conv2d_2b_1x1", "conv2": "Conv2d_2c_3x3"}
 INCEPTION_V1: Table = {
     **STEM,
     **table(
-        ("inception_3a", "Mixed_3b", V1_MODULE), ("inception_3b", "Mixed_3c", V1_MODULE),
-        ("inception_4a", "Mixed_4b", V1_MODULE), ("inception_4b", "Mixed_4c", V1_MODULE),
-        ("inception_4c", "Mixed_4d", V1_MODULE), ("inception_4d", "Mixed_4e", V1_MODULE),
+        ("inception_3a", "Mixed_3b", V1_MODULE),
+        ("inception_3b", "Mixed_3c", V1_MODULE),
+        ("inception_4a", "Mixed_4b", V1_MODULE),
+        ("inception_4b", "Mixed_4c", V1_MODULE),
+        ("inception_4c", "Mixed_4d", V1_MODULE),
+        ("inception_4d", "Mixed_4e", V1_MODULE),
         ("inception_4e", "Mixed_4f", V1_MODULE),
         ("inception_5a", "Mixed_5b", {**V1_MODULE, "conv_5x5": "Branch_2/Conv2d_0a_3x3"}),
         ("inception_5b", "Mixed_5c", V1_MODULE),
     ),
     "classifier": "Logits/Conv2d_0c_1x1",
-}  # fmt: skip
+}
 
 V2_MODULE: Table = {
     "conv_1x1": "Branch_0/Conv2d_0a_1x1",
-    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1", "conv_3x3": "Branch_1/Conv2d_0b_3x3",
+    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
+    "conv_3x3": "Branch_1/Conv2d_0b_3x3",
     "double_3x3_reduce": "Branch_2/Conv2d_0a_1x1",
-    "double_3x3_1": "Branch_2/Conv2d_0b_3x3", "double_3x3_2": "Branch_2/Conv2d_0c_3x3",
+    "double_3x3_1": "Branch_2/Conv2d_0b_3x3",
+    "double_3x3_2": "Branch_2/Conv2d_0c_3x3",
     "pool_proj": "Branch_3/Conv2d_0b_1x1",
-}  # fmt: skip
+}
 V2_REDUCTION: Table = {
-    "conv_3x3_reduce": "Branch_0/Conv2d_0a_1x1", "conv_3x3": "Branch_0/Conv2d_1a_3x3",
+    "conv_3x3_reduce": "Branch_0/Conv2d_0a_1x1",
+    "conv_3x3": "Branch_0/Conv2d_1a_3x3",
     "double_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "double_3x3_1": "Branch_1/Conv2d_0b_3x3", "double_3x3_2": "Branch_1/Conv2d_1a_3x3",
-}  # fmt: skip
+    "double_3x3_1": "Branch_1/Conv2d_0b_3x3",
+    "double_3x3_2": "Branch_1/Conv2d_1a_3x3",
+}
 INCEPTION_V2: Table = {
     **STEM,
     **table(
-        ("inception_3a", "Mixed_3b", V2_MODULE), ("inception_3b", "Mixed_3c", V2_MODULE),
+        ("inception_3a", "Mixed_3b", V2_MODULE),
+        ("inception_3b", "Mixed_3c", V2_MODULE),
         ("inception_3c", "Mixed_4a", V2_REDUCTION),
-        ("inception_4a", "Mixed_4b", V2_MODULE), ("inception_4b", "Mixed_4c", V2_MODULE),
-        ("inception_4c", "Mixed_4d", V2_MODULE), ("inception_4d", "Mixed_4e", V2_MODULE),
+        ("inception_4a", "Mixed_4b", V2_MODULE),
+        ("inception_4b", "Mixed_4c", V2_MODULE),
+        ("inception_4c", "Mixed_4d", V2_MODULE),
+        ("inception_4d", "Mixed_4e", V2_MODULE),
         ("inception_4e", "Mixed_5a", V2_REDUCTION),
-        ("inception_5a", "Mixed_5b", V2_MODULE), ("inception_5b", "Mixed_5c", V2_MODULE),
+        ("inception_5a", "Mixed_5b", V2_MODULE),
+        ("inception_5b", "Mixed_5c", V2_MODULE),
     ),
     "classifier": "Logits/Conv2d_1c_1x1",
-}  # fmt: skip
+}
 
 # --- inception_v3.py --------------------------------------------------------------------------------------------------
 
 V3_STEM: Table = {name: name.capitalize() for name in ("conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3")} | {
-    "conv2d_3b_1x1": "Conv2d_3b_1x1", "conv2d_4a_3x3": "Conv2d_4a_3x3",
-}  # fmt: skip
+    "conv2d_3b_1x1": "Conv2d_3b_1x1",
+    "conv2d_4a_3x3": "Conv2d_4a_3x3",
+}
 DOUBLE_3X3: Table = {
     "double_3x3_reduce": "Branch_2/Conv2d_0a_1x1",
-    "double_3x3_1": "Branch_2/Conv2d_0b_3x3", "double_3x3_2": "Branch_2/Conv2d_0c_3x3",
-}  # fmt: skip
+    "double_3x3_1": "Branch_2/Conv2d_0b_3x3",
+    "double_3x3_2": "Branch_2/Conv2d_0c_3x3",
+}
 V3_A: Table = {
     "conv_1x1": "Branch_0/Conv2d_0a_1x1",
-    "conv_5x5_reduce": "Branch_1/Conv2d_0a_1x1", "conv_5x5": "Branch_1/Conv2d_0b_5x5",
+    "conv_5x5_reduce": "Branch_1/Conv2d_0a_1x1",
+    "conv_5x5": "Branch_1/Conv2d_0b_5x5",
     **DOUBLE_3X3,
     "pool_proj": "Branch_3/Conv2d_0b_1x1",
-}  # fmt: skip
+}
 B: Table = {
     "conv_1x1": "Branch_0/Conv2d_0a_1x1",
     "conv_7x7_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_1x7": "Branch_1/Conv2d_0b_1x7", "conv_7x1": "Branch_1/Conv2d_0c_7x1",
+    "conv_1x7": "Branch_1/Conv2d_0b_1x7",
+    "conv_7x1": "Branch_1/Conv2d_0c_7x1",
     "double_7x7_reduce": "Branch_2/Conv2d_0a_1x1",
-    "double_7x1_1": "Branch_2/Conv2d_0b_7x1", "double_1x7_1": "Branch_2/Conv2d_0c_1x7",
-    "double_7x1_2": "Branch_2/Conv2d_0d_7x1", "double_1x7_2": "Branch_2/Conv2d_0e_1x7",
+    "double_7x1_1": "Branch_2/Conv2d_0b_7x1",
+    "double_1x7_1": "Branch_2/Conv2d_0c_1x7",
+    "double_7x1_2": "Branch_2/Conv2d_0d_7x1",
+    "double_1x7_2": "Branch_2/Conv2d_0e_1x7",
     "pool_proj": "Branch_3/Conv2d_0b_1x1",
-}  # fmt: skip
+}
 REDUCTION_B: Table = {
-    "conv_3x3_reduce": "Branch_0/Conv2d_0a_1x1", "conv_3x3": "Branch_0/Conv2d_1a_3x3",
+    "conv_3x3_reduce": "Branch_0/Conv2d_0a_1x1",
+    "conv_3x3": "Branch_0/Conv2d_1a_3x3",
     "conv_7x7_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_1x7": "Branch_1/Conv2d_0b_1x7", "conv_7x1": "Branch_1/Conv2d_0c_7x1",
+    "conv_1x7": "Branch_1/Conv2d_0b_1x7",
+    "conv_7x1": "Branch_1/Conv2d_0c_7x1",
     "conv_7x7_3x3": "Branch_1/Conv2d_1a_3x3",
-}  # fmt: skip
+}
 V3_C: Table = {
     "conv_1x1": "Branch_0/Conv2d_0a_1x1",
     "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_1x3": "Branch_1/Conv2d_0b_1x3", "conv_3x1": "Branch_1/Conv2d_0c_3x1",
-    "double_3x3_reduce": "Branch_2/Conv2d_0a_1x1", "double_3x3": "Branch_2/Conv2d_0b_3x3",
-    "double_1x3": "Branch_2/Conv2d_0c_1x3", "double_3x1": "Branch_2/Conv2d_0d_3x1",
+    "conv_1x3": "Branch_1/Conv2d_0b_1x3",
+    "conv_3x1": "Branch_1/Conv2d_0c_3x1",
+    "double_3x3_reduce": "Branch_2/Conv2d_0a_1x1",
+    "double_3x3": "Branch_2/Conv2d_0b_3x3",
+    "double_1x3": "Branch_2/Conv2d_0c_1x3",
+    "double_3x1": "Branch_2/Conv2d_0d_3x1",
     "pool_proj": "Branch_3/Conv2d_0b_1x1",
-}  # fmt: skip
+}
 INCEPTION_V3: Table = {
     **V3_STEM,
     **table(
         ("mixed_5b", "Mixed_5b", V3_A),
         (
-            "mixed_5c", "Mixed_5c",
+            "mixed_5c",
+            "Mixed_5c",
             {**V3_A, "conv_5x5_reduce": "Branch_1/Conv2d_0b_1x1", "conv_5x5": "Branch_1/Conv_1_0c_5x5"},
         ),
         ("mixed_5d", "Mixed_5d", V3_A),
         (
-            "mixed_6a", "Mixed_6a",  # 3x3 kernels, two of them called 1x1
+            "mixed_6a",
+            "Mixed_6a",  # 3x3 kernels, two of them called 1x1
             {
-                "conv_3x3": "Branch_0/Conv2d_1a_1x1", "double_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-                "double_3x3_1": "Branch_1/Conv2d_0b_3x3", "double_3x3_2": "Branch_1/Conv2d_1a_1x1",
+                "conv_3x3": "Branch_0/Conv2d_1a_1x1",
+                "double_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
+                "double_3x3_1": "Branch_1/Conv2d_0b_3x3",
+                "double_3x3_2": "Branch_1/Conv2d_1a_1x1",
             },
         ),
         *alike("mixed_6b", "mixed_6c", "mixed_6d", "mixed_6e", units=B),
@@ -119,42 +147,53 @@ INCEPTION_V3: Table = {
         ("mixed_7b", "Mixed_7b", {**V3_C, "conv_3x1": "Branch_1/Conv2d_0b_3x1"}),
         ("mixed_7c", "Mixed_7c", V3_C),
     ),
-    "aux/conv_1x1": "AuxLogits/Conv2d_1b_1x1", "aux/conv_5x5": "AuxLogits/Conv2d_2a_5x5",
+    "aux/conv_1x1": "AuxLogits/Conv2d_1b_1x1",
+    "aux/conv_5x5": "AuxLogits/Conv2d_2a_5x5",
     "aux/classifier": "AuxLogits/Conv2d_2b_1x1",
     "classifier": "Logits/Conv2d_1c_1x1",
-}  # fmt: skip
+}
 
 # --- inception_v4.py --------------------------------------------------------------------------------------------------
 
 V4_A: Table = {
     "conv_1x1": "Branch_0/Conv2d_0a_1x1",
-    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1", "conv_3x3": "Branch_1/Conv2d_0b_3x3",
+    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
+    "conv_3x3": "Branch_1/Conv2d_0b_3x3",
     **DOUBLE_3X3,
     "pool_proj": "Branch_3/Conv2d_0b_1x1",
-}  # fmt: skip
+}
 V4_C: Table = {
     "conv_1x1": "Branch_0/Conv2d_0a_1x1",
     "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_1x3": "Branch_1/Conv2d_0b_1x3", "conv_3x1": "Branch_1/Conv2d_0c_3x1",
+    "conv_1x3": "Branch_1/Conv2d_0b_1x3",
+    "conv_3x1": "Branch_1/Conv2d_0c_3x1",
     "double_3x3_reduce": "Branch_2/Conv2d_0a_1x1",
-    "double_3x1_1": "Branch_2/Conv2d_0b_3x1", "double_1x3_1": "Branch_2/Conv2d_0c_1x3",
-    "double_1x3_2": "Branch_2/Conv2d_0d_1x3", "double_3x1_2": "Branch_2/Conv2d_0e_3x1",
+    "double_3x1_1": "Branch_2/Conv2d_0b_3x1",
+    "double_1x3_1": "Branch_2/Conv2d_0c_1x3",
+    "double_1x3_2": "Branch_2/Conv2d_0d_1x3",
+    "double_3x1_2": "Branch_2/Conv2d_0e_3x1",
     "pool_proj": "Branch_3/Conv2d_0b_1x1",
-}  # fmt: skip
+}
 REDUCTION_A: Table = {
-    "conv_3x3": "Branch_0/Conv2d_1a_3x3", "double_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "double_3x3_1": "Branch_1/Conv2d_0b_3x3", "double_3x3_2": "Branch_1/Conv2d_1a_3x3",
-}  # fmt: skip
+    "conv_3x3": "Branch_0/Conv2d_1a_3x3",
+    "double_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
+    "double_3x3_1": "Branch_1/Conv2d_0b_3x3",
+    "double_3x3_2": "Branch_1/Conv2d_1a_3x3",
+}
 INCEPTION_V4: Table = {
     **{name: name.capitalize() for name in ("conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3")},
     **table(
         ("mixed_3a", "Mixed_3a", {"conv_3x3": "Branch_1/Conv2d_0a_3x3"}),
         (
-            "mixed_4a", "Mixed_4a",
+            "mixed_4a",
+            "Mixed_4a",
             {
-                "conv_3x3_reduce": "Branch_0/Conv2d_0a_1x1", "conv_3x3": "Branch_0/Conv2d_1a_3x3",
-                "conv_7x7_reduce": "Branch_1/Conv2d_0a_1x1", "conv_1x7": "Branch_1/Conv2d_0b_1x7",
-                "conv_7x1": "Branch_1/Conv2d_0c_7x1", "conv_7x7_3x3": "Branch_1/Conv2d_1a_3x3",
+                "conv_3x3_reduce": "Branch_0/Conv2d_0a_1x1",
+                "conv_3x3": "Branch_0/Conv2d_1a_3x3",
+                "conv_7x7_reduce": "Branch_1/Conv2d_0a_1x1",
+                "conv_1x7": "Branch_1/Conv2d_0b_1x7",
+                "conv_7x1": "Branch_1/Conv2d_0c_7x1",
+                "conv_7x7_3x3": "Branch_1/Conv2d_1a_3x3",
             },
         ),
         ("mixed_5a", "Mixed_5a", {"conv_3x3": "Branch_0/Conv2d_1a_3x3"}),
@@ -164,33 +203,44 @@ INCEPTION_V4: Table = {
         ("mixed_7a", "Mixed_7a", REDUCTION_B),
         *alike(*(f"mixed_7{letter}" for letter in "bcd"), units=V4_C),
     ),
-    "aux/conv_1x1": "AuxLogits/Conv2d_1b_1x1", "aux/conv_5x5": "AuxLogits/Conv2d_2a",
+    "aux/conv_1x1": "AuxLogits/Conv2d_1b_1x1",
+    "aux/conv_5x5": "AuxLogits/Conv2d_2a",
     "aux/classifier": "AuxLogits/Aux_logits",
     "classifier": "Logits/Logits",
-}  # fmt: skip
+}
 
 # --- inception_resnet_v2.py -------------------------------------------------------------------------------------------
 
 BLOCK35: Table = {
     "conv_1x1": "Branch_0/Conv2d_1x1",
-    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1", "conv_3x3": "Branch_1/Conv2d_0b_3x3",
+    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
+    "conv_3x3": "Branch_1/Conv2d_0b_3x3",
     **DOUBLE_3X3,
     "up": "Conv2d_1x1",
-}  # fmt: skip
+}
 BLOCK17: Table = {
-    "conv_1x1": "Branch_0/Conv2d_1x1", "conv_7x7_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_1x7": "Branch_1/Conv2d_0b_1x7", "conv_7x1": "Branch_1/Conv2d_0c_7x1", "up": "Conv2d_1x1",
-}  # fmt: skip
+    "conv_1x1": "Branch_0/Conv2d_1x1",
+    "conv_7x7_reduce": "Branch_1/Conv2d_0a_1x1",
+    "conv_1x7": "Branch_1/Conv2d_0b_1x7",
+    "conv_7x1": "Branch_1/Conv2d_0c_7x1",
+    "up": "Conv2d_1x1",
+}
 BLOCK8: Table = {
-    "conv_1x1": "Branch_0/Conv2d_1x1", "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
-    "conv_1x3": "Branch_1/Conv2d_0b_1x3", "conv_3x1": "Branch_1/Conv2d_0c_3x1", "up": "Conv2d_1x1",
-}  # fmt: skip
+    "conv_1x1": "Branch_0/Conv2d_1x1",
+    "conv_3x3_reduce": "Branch_1/Conv2d_0a_1x1",
+    "conv_1x3": "Branch_1/Conv2d_0b_1x3",
+    "conv_3x1": "Branch_1/Conv2d_0c_3x1",
+    "up": "Conv2d_1x1",
+}
 RESNET_REDUCTION_B: Table = {
-    "conv_3x3_1_reduce": "Branch_0/Conv2d_0a_1x1", "conv_3x3_1": "Branch_0/Conv2d_1a_3x3",
-    "conv_3x3_2_reduce": "Branch_1/Conv2d_0a_1x1", "conv_3x3_2": "Branch_1/Conv2d_1a_3x3",
+    "conv_3x3_1_reduce": "Branch_0/Conv2d_0a_1x1",
+    "conv_3x3_1": "Branch_0/Conv2d_1a_3x3",
+    "conv_3x3_2_reduce": "Branch_1/Conv2d_0a_1x1",
+    "conv_3x3_2": "Branch_1/Conv2d_1a_3x3",
     "double_3x3_reduce": "Branch_2/Conv2d_0a_1x1",
-    "double_3x3_1": "Branch_2/Conv2d_0b_3x3", "double_3x3_2": "Branch_2/Conv2d_1a_3x3",
-}  # fmt: skip
+    "double_3x3_1": "Branch_2/Conv2d_0b_3x3",
+    "double_3x3_2": "Branch_2/Conv2d_1a_3x3",
+}
 
 
 def repeated(block35s: int, block17s: int, block8s: int) -> list[tuple[str, str, Table]]:
@@ -212,10 +262,11 @@ INCEPTION_RESNET_V2: Table = {
         *repeated(10, 20, 9),
     ),
     "conv2d_7b_1x1": "Conv2d_7b_1x1",
-    "aux/conv_1x1": "AuxLogits/Conv2d_1b_1x1", "aux/conv_5x5": "AuxLogits/Conv2d_2a_5x5",
+    "aux/conv_1x1": "AuxLogits/Conv2d_1b_1x1",
+    "aux/conv_5x5": "AuxLogits/Conv2d_2a_5x5",
     "aux/classifier": "AuxLogits/Logits",
     "classifier": "Logits/Logits",
-}  # fmt: skip
+}
 
 
 def _form(model: str, root: str, scopes: Table, *, dense: tuple[str, ...] = (), **options: Any) -> Form:
@@ -238,8 +289,13 @@ FORMS = {
     form.model: form
     for form in (
         _form(
-            "inception_v1_bn", "InceptionV1", INCEPTION_V1,
-            five_by_five=3, pool4_window=2, conv1_padding="same", pool_rounding="same",
+            "inception_v1_bn",
+            "InceptionV1",
+            INCEPTION_V1,
+            five_by_five=3,
+            pool4_window=2,
+            conv1_padding="same",
+            pool_rounding="same",
         ),
         # Its separable stem lies outside the scope that gives the others their batch norm: it has a bias instead.
         _form("inception_v2", "InceptionV2", INCEPTION_V2, stem_batch_norm=False),
@@ -247,4 +303,4 @@ FORMS = {
         _form("inception_v4", "InceptionV4", INCEPTION_V4, dense=("classifier", "aux/classifier")),
         _form("inception_resnet_v2", "InceptionResnetV2", INCEPTION_RESNET_V2, dense=("classifier", "aux/classifier")),
     )
-}  # fmt: skip
+}

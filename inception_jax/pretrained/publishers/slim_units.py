@@ -20,9 +20,14 @@ from inception_jax.pretrained.layouts import (
 # No weights: counters of steps, and what optimizers keep. The running averages of the weights themselves, which the
 # trainers keep beside them (…/ExponentialMovingAverage), are left alone, too: the variable is the trained weight.
 IGNORED = (
-    r"^global_step$", r"/RMSProp(_\d+)?$", r"/Momentum$", r"/Adam(_\d+)?$", r"^beta[12]_power$",
-    r"/ExponentialMovingAverage$", r"(^|/)local_step$",
-)  # fmt: skip
+    r"^global_step$",
+    r"/RMSProp(_\d+)?$",
+    r"/Momentum$",
+    r"/Adam(_\d+)?$",
+    r"^beta[12]_power$",
+    r"/ExponentialMovingAverage$",
+    r"(^|/)local_step$",
+)
 
 Table = Mapping[str, str]
 

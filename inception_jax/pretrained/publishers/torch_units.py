@@ -56,8 +56,9 @@ class Layer:
                 "pointwise_kernel": (f"{self.pointwise}.weight", CONV_OIHW),
             }.get(leaf)
         return {
-            "kernel": (f"{self.weight}.weight", self._layout(shape)), "bias": (f"{self.weight}.bias", VECTOR),
-        }.get(leaf)  # fmt: skip
+            "kernel": (f"{self.weight}.weight", self._layout(shape)),
+            "bias": (f"{self.weight}.bias", VECTOR),
+        }.get(leaf)
 
     def _layout(self, shape: tuple[int, ...]) -> Layout:
         if self.flattened:
@@ -66,9 +67,11 @@ class Layer:
 
 
 _NORM_LEAVES = {
-    ("params", "bn/scale"): "weight", ("params", "bn/bias"): "bias",
-    ("batch_stats", "bn/mean"): "running_mean", ("batch_stats", "bn/var"): "running_var",
-}  # fmt: skip
+    ("params", "bn/scale"): "weight",
+    ("params", "bn/bias"): "bias",
+    ("batch_stats", "bn/mean"): "running_mean",
+    ("batch_stats", "bn/var"): "running_var",
+}
 
 
 def conv(name: str) -> Layer:

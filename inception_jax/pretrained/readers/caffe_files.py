@@ -71,8 +71,11 @@ def _layer_v1(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
         raise Fault("a Caffe network of 2013, with layers of another layout; Caffe's upgrade_net_proto_binary mends it")
     name, kind = layer.text(4), layer.integer(5)
     about = {
-        "name": name, "type": V1_TYPES.get(kind, f"type {kind}"), "bottoms": layer.texts(2), "tops": layer.texts(3),
-    }  # fmt: skip
+        "name": name,
+        "type": V1_TYPES.get(kind, f"type {kind}"),
+        "bottoms": layer.texts(2),
+        "tops": layer.texts(3),
+    }
     return about, layer.messages(6, f"layer {name!r}")
 
 

@@ -23,10 +23,15 @@ BATCH_NORMALIZATION = "batch_normalization"
 
 # Keras 1 wrote `convolution2d_1_W`, `batchnormalization_1_running_std`.
 _KERAS_1 = (
-    ("_depthwise_kernel", "depthwise_kernel"), ("_pointwise_kernel", "pointwise_kernel"), ("_gamma", "gamma"),
-    ("_beta", "beta"), ("_running_mean", "moving_mean"), ("_running_std", "moving_variance"), ("_W", "kernel"),
+    ("_depthwise_kernel", "depthwise_kernel"),
+    ("_pointwise_kernel", "pointwise_kernel"),
+    ("_gamma", "gamma"),
+    ("_beta", "beta"),
+    ("_running_mean", "moving_mean"),
+    ("_running_std", "moving_variance"),
+    ("_W", "kernel"),
     ("_b", "bias"),
-)  # fmt: skip
+)
 
 
 def from_weight_names(layer: str, weight_names: list[str]) -> list[str]:

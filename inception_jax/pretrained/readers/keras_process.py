@@ -31,9 +31,12 @@ def read(data: memoryview, budget: Budget, config: Any) -> Content:
     try:
         done = subprocess.run(
             [sys.executable, "-m", "inception_jax.pretrained.readers.keras_process"],
-            input=question + b"\n" + data, capture_output=True, env=environment, check=False,
+            input=question + b"\n" + data,
+            capture_output=True,
+            env=environment,
+            check=False,
             timeout=_SECONDS + len(data) / 10e6,
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired:
         raise Fault("HDF5 found no end in it: the file is damaged") from None
     if done.returncode < 0:

@@ -19,8 +19,14 @@ from inception_jax.pretrained.readers.weights import Budget, Content, Fault, add
 _KINDS = "biufc"
 # What NumPy raises for a damaged header: it is a Python literal, taken apart by Python's own parser.
 _HEADER_FAULTS = (
-    ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError, tokenize.TokenError,
-)  # fmt: skip
+    ValueError,
+    SyntaxError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+    tokenize.TokenError,
+)
 
 
 def read(members: ZipMembers, budget: Budget) -> Content:

@@ -52,10 +52,15 @@ def read(source: Source, budget: Budget) -> Content:
         node.what = f"node {node.text(3) or node.text(4)!r}"
         outputs = node.texts(2)
         attributes = dict(_attributes(node))
-        nodes.append({
-            "name": node.text(3), "op": node.text(4), "inputs": node.texts(1), "outputs": outputs,
-            "attributes": {name: value for name, value in attributes.items() if not isinstance(value, Message)},
-        })  # fmt: skip
+        nodes.append(
+            {
+                "name": node.text(3),
+                "op": node.text(4),
+                "inputs": node.texts(1),
+                "outputs": outputs,
+                "attributes": {name: value for name, value in attributes.items() if not isinstance(value, Message)},
+            }
+        )
         if node.text(4) == "Constant" and len(outputs) == 1 and len(attributes) == 1:
             ((kind, value),) = attributes.items()
             if kind == "value" and isinstance(value, Message):
@@ -72,12 +77,18 @@ def read(source: Source, budget: Budget) -> Content:
         # Since version 3 of the format every model names its operators' versions, and exporters write them last.
         raise Fault("an ONNX model that does not say which operators it uses: the file is truncated")
     opsets = {entry.text(1): entry.integer(2) for entry in model.messages(8, "an operator set")}
-    return Content(arrays, {
-        "nodes": nodes, "inputs": [value.text(1) for value in graph.messages(11, "an input")],
-        "outputs": [value.text(1) for value in graph.messages(12, "an output")], "producer": model.text(2),
-        "opset": opsets.get("", opsets.get("ai.onnx", 0)), "left_out": left_out,
-        "external_files": sorted(reader.files),
-    })  # fmt: skip
+    return Content(
+        arrays,
+        {
+            "nodes": nodes,
+            "inputs": [value.text(1) for value in graph.messages(11, "an input")],
+            "outputs": [value.text(1) for value in graph.messages(12, "an output")],
+            "producer": model.text(2),
+            "opset": opsets.get("", opsets.get("ai.onnx", 0)),
+            "left_out": left_out,
+            "external_files": sorted(reader.files),
+        },
+    )
 
 
 def _keep(arrays: dict[str, np.ndarray], left_out: list[str], name: str, tensor: Message, reader: _Tensors) -> None:

@@ -46,8 +46,9 @@ _TORCH_DTYPES = (
 )  # fmt: skip
 _VALUES = {
     *(("torch", name) for name in (*_STORAGES, *_TORCH_DTYPES)),
-    *(("torch.cuda", name) for name in _STORAGES), ("torch.storage", "UntypedStorage"),
-}  # fmt: skip
+    *(("torch.cuda", name) for name in _STORAGES),
+    ("torch.storage", "UntypedStorage"),
+}
 _QUANTISED = ("_rebuild_qtensor", "QInt8Storage", "QUInt8Storage", "QInt32Storage", "qint8", "quint8", "qint32")
 
 

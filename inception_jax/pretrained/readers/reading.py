@@ -134,9 +134,10 @@ def _is_torch(names: list[str]) -> bool:
 def _read_member(source: Source, members: Members, budget: Budget, limit: int) -> tuple[str, Content]:
     """The content of the one file of weights in an archive."""
     names = [
-        name for name in members.names()
+        name
+        for name in members.names()
         if not any(part.startswith((".", "__MACOSX", "test_data_set")) for part in name.split("/"))
-    ]  # fmt: skip
+    ]
     found = [name for name in names if PurePosixPath(name).suffix.lower() in _SUFFIXES or _is_v1_name(name)]
     found = found or [name for name in names if PurePosixPath(name).suffix.lower() == _GRAPH]
     if len(found) != 1:

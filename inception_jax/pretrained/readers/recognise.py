@@ -34,7 +34,7 @@ _MARKUP = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body", b"<!--", b
 
 
 def container(data: memoryview) -> str | None:
-    """"zip" or "tar" where the bytes are an archive (a gzip file is taken for a tar), None otherwise."""
+    """ "zip" or "tar" where the bytes are an archive (a gzip file is taken for a tar), None otherwise."""
     head = bytes(data[:4])
     if head in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"):
         return "zip"

@@ -50,9 +50,7 @@ def state_dict(found: Any, array: Callable[[TensorNote, str], np.ndarray], metad
     arrays: dict[str, np.ndarray] = {}
     for name, note in notes.items():
         add(arrays, name.removeprefix(prefix or ""), array(note, name))
-    return Content(
-        arrays, {**metadata, "nested_under": nested, "stripped_prefix": prefix, "left_out": left_out}
-    )  # fmt: skip
+    return Content(arrays, {**metadata, "nested_under": nested, "stripped_prefix": prefix, "left_out": left_out})
 
 
 def _kind(value: Any) -> str:

@@ -96,9 +96,12 @@ def _attribute(value: Message) -> Any:
 def _list(value: Message) -> list:
     """AttrValue.ListValue: of one kind only, in practice."""
     return [
-        *value.texts(2), *value.integers(3).tolist(), *value.fixed(4, "<f4").tolist(),
-        *map(bool, value.integers(5).tolist()), *map(_type_name, value.integers(6).tolist()),
-    ]  # fmt: skip
+        *value.texts(2),
+        *value.integers(3).tolist(),
+        *value.fixed(4, "<f4").tolist(),
+        *map(bool, value.integers(5).tolist()),
+        *map(_type_name, value.integers(6).tolist()),
+    ]
 
 
 def _type_name(number: int) -> str:

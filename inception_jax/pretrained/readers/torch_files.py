@@ -181,5 +181,3 @@ def _array(note: TensorNote, name: str, budget: Budget) -> np.ndarray:
         raise Fault(f"tensor {name!r} reaches to value {last:,} of a storage of {len(values):,}")
     steps = [stride * dtype.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
-
-

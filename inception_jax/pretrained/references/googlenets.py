@@ -81,12 +81,15 @@ class CaffeOps:
 
     def inception(self, x: Any, name: str) -> Any:
         """One module."""
-        return self.tf.concat([
-            self.convolution(x, f"{name}/1x1"),
-            self.convolution(self.convolution(x, f"{name}/3x3_reduce"), f"{name}/3x3"),
-            self.convolution(self.convolution(x, f"{name}/5x5_reduce"), f"{name}/5x5"),
-            self.convolution(self.max_pool(x, 1, 1), f"{name}/pool_proj"),
-        ], 3)  # fmt: skip
+        return self.tf.concat(
+            [
+                self.convolution(x, f"{name}/1x1"),
+                self.convolution(self.convolution(x, f"{name}/3x3_reduce"), f"{name}/3x3"),
+                self.convolution(self.convolution(x, f"{name}/5x5_reduce"), f"{name}/5x5"),
+                self.convolution(self.max_pool(x, 1, 1), f"{name}/pool_proj"),
+            ],
+            3,
+        )
 
     def head(self, x: Any, name: str) -> Any:
         """An auxiliary classifier; its 5x5 average pool with stride 3 fits a 14x14 map exactly."""
@@ -172,12 +175,15 @@ class Inception5hOps:
 
     def inception(self, x: Any, name: str) -> Any:
         """One module."""
-        return self.tf.concat([
-            self.convolution(x, f"{name}_1x1"),
-            self.convolution(self.convolution(x, f"{name}_3x3_bottleneck"), f"{name}_3x3"),
-            self.convolution(self.convolution(x, f"{name}_5x5_bottleneck"), f"{name}_5x5"),
-            self.convolution(self.max_pool(x, 1), f"{name}_pool_reduce"),
-        ], 3)  # fmt: skip
+        return self.tf.concat(
+            [
+                self.convolution(x, f"{name}_1x1"),
+                self.convolution(self.convolution(x, f"{name}_3x3_bottleneck"), f"{name}_3x3"),
+                self.convolution(self.convolution(x, f"{name}_5x5_bottleneck"), f"{name}_5x5"),
+                self.convolution(self.max_pool(x, 1), f"{name}_pool_reduce"),
+            ],
+            3,
+        )
 
     def head(self, x: Any, number: int) -> Any:
         """headN_pool to softmaxN_pre_activation: a 14x14 map gives 4x4 pixels of 128 channels."""
@@ -231,8 +237,15 @@ def zoo_graph(weights: Arrays, shape: tuple[int, ...]) -> Any:
 
     def convolution(x: str, name: str, stride: int = 1) -> str:
         window = weights[f"{name}_w_0"].shape[2]
-        found = node("Conv", x, f"{name}_w_0", f"{name}_b_0", kernel_shape=[window] * 2, strides=[stride] * 2,
-                     pads=[window // 2] * 4)  # fmt: skip
+        found = node(
+            "Conv",
+            x,
+            f"{name}_w_0",
+            f"{name}_b_0",
+            kernel_shape=[window] * 2,
+            strides=[stride] * 2,
+            pads=[window // 2] * 4,
+        )
         return node("Relu", found)
 
     def pool(x: str, stride: int) -> str:
@@ -260,10 +273,12 @@ def zoo_graph(weights: Arrays, shape: tuple[int, ...]) -> Any:
     check_names("googlenet", used, weights)
     kind = helper.np_dtype_to_tensor_dtype(next(iter(weights.values())).dtype)
     graph = helper.make_graph(
-        nodes, "googlenet", [helper.make_tensor_value_info("data_0", kind, shape)],
+        nodes,
+        "googlenet",
+        [helper.make_tensor_value_info("data_0", kind, shape)],
         [helper.make_tensor_value_info(x, kind, None)],
         [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in weights.items()],
-    )  # fmt: skip
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
@@ -291,5 +306,3 @@ def answer_onnx(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         (logits,), version = session.run(None, {"data_0": images}), versions("onnxruntime", "onnx")
     return {"logits": logits, "version": np.array(version)}
-
-

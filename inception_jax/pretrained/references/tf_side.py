@@ -30,9 +30,12 @@ Arrays = Mapping[str, np.ndarray]
 
 # slim's own names of the functions.
 _SLIM = {
-    "inception_v1_bn": "inception_v1", "inception_v2": "inception_v2", "inception_v3": "inception_v3",
-    "inception_v4": "inception_v4", "inception_resnet_v2": "inception_resnet_v2",
-}  # fmt: skip
+    "inception_v1_bn": "inception_v1",
+    "inception_v2": "inception_v2",
+    "inception_v3": "inception_v3",
+    "inception_v4": "inception_v4",
+    "inception_resnet_v2": "inception_resnet_v2",
+}
 _IN_PACKAGE = ("inception_v1", "inception_v2", "inception_v3")
 # These have dropout and auxiliary heads of their own signature.
 _WITH_AUX = ("inception_v3", "inception_v4", "inception_resnet_v2")
@@ -75,11 +78,15 @@ def load_nets(name: str, slim: Any) -> Any:
     # The files import the TensorFlow 1 of their day; nothing inside the functions changes.
     source = (Path(folder) / f"{name}.py").read_text()
     for old in (
-        "import tensorflow.compat.v1 as tf", "import tensorflow as tf", "import tf_slim as slim",
+        "import tensorflow.compat.v1 as tf",
+        "import tensorflow as tf",
+        "import tf_slim as slim",
         "from tensorflow.contrib import slim as contrib_slim",
-        "import tensorflow.contrib.slim as slim", "slim = tf.contrib.slim", "slim = contrib_slim",
+        "import tensorflow.contrib.slim as slim",
+        "slim = tf.contrib.slim",
+        "slim = contrib_slim",
         "from nets import inception_utils",
-    ):  # fmt: skip
+    ):
         source = "\n".join("" if line.strip() == old else line for line in source.split("\n"))
     module = types.ModuleType(name)
     compat = tf.compat.v1
@@ -198,9 +205,13 @@ def answer_keras(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
 
 
 ANSWERS = {
-    "slim": answer_slim, "facenet": answer_facenet, "keras": answer_keras,
-    "caffe": answer_caffe, "onnx": answer_onnx, "inception5h": answer_inception5h,
-}  # fmt: skip
+    "slim": answer_slim,
+    "facenet": answer_facenet,
+    "keras": answer_keras,
+    "caffe": answer_caffe,
+    "onnx": answer_onnx,
+    "inception5h": answer_inception5h,
+}
 
 
 def main(request: str, result: str) -> None:

@@ -19,9 +19,13 @@ import numpy as np
 
 # source -> the distribution whose version is reported.
 DISTRIBUTIONS = {
-    "torchvision": "torchvision", "timm": "timm", "cadene": "pretrainedmodels", "pytorchcv": "pytorchcv",
-    "facenet-pytorch": "facenet-pytorch", "pytorch-fid": "pytorch-fid",
-}  # fmt: skip
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "cadene": "pretrainedmodels",
+    "pytorchcv": "pytorchcv",
+    "facenet-pytorch": "facenet-pytorch",
+    "pytorch-fid": "pytorch-fid",
+}
 
 
 def torchvision_network(model: str, classes: int, state: Mapping[str, Any]) -> Any:
@@ -76,9 +80,13 @@ def fid_network(model: str, classes: int, state: Mapping[str, Any]) -> Any:
 
 
 BUILDERS: dict[str, Callable[[str, int, Mapping[str, Any]], Any]] = {
-    "torchvision": torchvision_network, "timm": timm_network, "cadene": cadene_network,
-    "pytorchcv": pytorchcv_network, "facenet-pytorch": facenet_network, "pytorch-fid": fid_network,
-}  # fmt: skip
+    "torchvision": torchvision_network,
+    "timm": timm_network,
+    "cadene": cadene_network,
+    "pytorchcv": pytorchcv_network,
+    "facenet-pytorch": facenet_network,
+    "pytorch-fid": fid_network,
+}
 
 
 def prepare(network: Any, mode: str) -> None:

@@ -71,9 +71,13 @@ def fid_networks() -> Iterator[tuple[str, int, Any]]:
 
 
 NETWORKS: dict[str, Callable[[], Iterator[tuple[str, int, Any]]]] = {
-    "torchvision": torchvision_networks, "timm": timm_networks, "cadene": cadene_networks,
-    "pytorchcv": pytorchcv_networks, "facenet-pytorch": facenet_networks, "pytorch-fid": fid_networks,
-}  # fmt: skip
+    "torchvision": torchvision_networks,
+    "timm": timm_networks,
+    "cadene": cadene_networks,
+    "pytorchcv": pytorchcv_networks,
+    "facenet-pytorch": facenet_networks,
+    "pytorch-fid": fid_networks,
+}
 
 
 def main() -> None:

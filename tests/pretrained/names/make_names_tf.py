@@ -31,9 +31,12 @@ def slim_networks() -> Found:
     import tensorflow as tf
 
     for model, size in (
-        ("inception_v1_bn", 224), ("inception_v2", 224), ("inception_v3", 299), ("inception_v4", 299),
+        ("inception_v1_bn", 224),
+        ("inception_v2", 224),
+        ("inception_v3", 299),
+        ("inception_v4", 299),
         ("inception_resnet_v2", 299),
-    ):  # fmt: skip
+    ):
         with tf.Graph().as_default(), slim.arg_scope(tf_side.slim_scope("float32")):
             build = tf_side.slim_function(model.removesuffix("_bn"), slim)
             build(tf.compat.v1.placeholder(tf.float32, (1, size, size, 3)), num_classes=1001)
@@ -58,8 +61,10 @@ def keras_networks() -> Found:
     import keras
 
     for model, name in (
-        ("inception_v3", "InceptionV3"), ("inception_resnet_v2", "InceptionResNetV2"), ("xception", "Xception")
-    ):  # fmt: skip
+        ("inception_v3", "InceptionV3"),
+        ("inception_resnet_v2", "InceptionResNetV2"),
+        ("xception", "Xception"),
+    ):
         keras.utils.clear_session()
         network = getattr(keras.applications, name)(weights=None)
         yield model, 1000, {f"{layer.name}/{v.name}": v.shape for layer in network.layers for v in layer.weights}

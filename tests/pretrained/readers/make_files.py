@@ -89,8 +89,15 @@ def make_tensorflow() -> None:
     v1 = tf.compat.v1
 
     def variable(name, shape, dtype, **options):
-        return v1.get_variable(name, shape, dtype, initializer=lambda size, dtype=None, partition_info=None: tf.cast(
-            numbers(name, tuple(shape))[_where(partition_info, size)], dtype), **options)  # fmt: skip
+        return v1.get_variable(
+            name,
+            shape,
+            dtype,
+            initializer=lambda size, dtype=None, partition_info=None: tf.cast(
+                numbers(name, tuple(shape))[_where(partition_info, size)], dtype
+            ),
+            **options,
+        )
 
     def _where(partition, size):
         starts = partition.var_offset if partition is not None else [0] * len(size)
@@ -137,11 +144,15 @@ def _keras_model(keras):
     model = keras.Model(inputs, keras.layers.Dropout(0.5)(x))
     for layer in model.layers:
         paths = [f"{layer.name}/{weight.name.split('/')[-1].split(':')[0]}" for weight in layer.weights]
-        layer.set_weights([
-            numbers(path, tuple(weight.shape)) if weight.dtype == "float32" else np.zeros(weight.shape, weight.dtype)
-            for path, weight in zip(paths, layer.weights, strict=True)
-            if "seed" not in path
-        ])  # fmt: skip
+        layer.set_weights(
+            [
+                numbers(path, tuple(weight.shape))
+                if weight.dtype == "float32"
+                else np.zeros(weight.shape, weight.dtype)
+                for path, weight in zip(paths, layer.weights, strict=True)
+                if "seed" not in path
+            ]
+        )
     return model
 
 
@@ -215,14 +226,22 @@ def make_onnx() -> None:
     (GOLDENS / "onnx.onnx").write_bytes(model.SerializeToString())
     far = [kernel, numpy_helper.from_array(numbers("b", (2,)), "b")]
     graph = helper.make_graph(nodes[2:3], "far", inputs, outputs, far)
-    onnx.save(helper.make_model(graph), GOLDENS / "onnx_external.onnx", save_as_external_data=True,
-              location="onnx_external.bin", size_threshold=0)  # fmt: skip
+    onnx.save(
+        helper.make_model(graph),
+        GOLDENS / "onnx_external.onnx",
+        save_as_external_data=True,
+        location="onnx_external.bin",
+        size_threshold=0,
+    )
 
 
 MAKERS = {
-    "torch": make_torch, "tensorflow": make_tensorflow, "keras": make_keras, "tf_keras": make_tf_keras,
+    "torch": make_torch,
+    "tensorflow": make_tensorflow,
+    "keras": make_keras,
+    "tf_keras": make_tf_keras,
     "onnx": make_onnx,
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -87,10 +87,14 @@ def keras_golden(name: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "name,most", [("keras3.weights.h5", 12), pytest.param("keras3.weights.h5", 600, marks=pytest.mark.slow),
-                  pytest.param("keras2.h5", 600, marks=pytest.mark.slow),
-                  pytest.param("keras3.keras", 600, marks=pytest.mark.slow)]
-)  # fmt: skip
+    "name,most",
+    [
+        ("keras3.weights.h5", 12),
+        pytest.param("keras3.weights.h5", 600, marks=pytest.mark.slow),
+        pytest.param("keras2.h5", 600, marks=pytest.mark.slow),
+        pytest.param("keras3.keras", 600, marks=pytest.mark.slow),
+    ],
+)
 def test_any_byte_of_a_file_of_keras_changed(tmp_path, name, most):
     data = keras_golden(name)
     for place in np.random.default_rng(4).choice(len(data), most, replace=False):
@@ -111,11 +115,12 @@ def test_a_crash_of_the_library_is_a_refusal(tmp_path):
     [
         ("kill -SEGV $$", r"HDF5 crashed on it \(signal 11\)"),
         ("echo a problem >&2; exit 3", "files failed: a problem"),
-        ("sleep 60", "found no end"), ("cat > /dev/null; echo nonsense", "no answer"),
+        ("sleep 60", "found no end"),
+        ("cat > /dev/null; echo nonsense", "no answer"),
         ("cat > /dev/null; echo 5", "no answer"),
-        ("cat > /dev/null; echo '{\"names\": [\"a\"]}'", "cannot be read"),
+        ('cat > /dev/null; echo \'{"names": ["a"]}\'', "cannot be read"),
     ],
-)  # fmt: skip
+)
 def test_whatever_becomes_of_the_process_that_reads_hdf5(tmp_path, monkeypatch, script, words):
     data = keras_golden("keras2.h5")
     written(tmp_path / "python", f"#!/bin/sh\n{script}\n".encode()).chmod(0o755)

@@ -30,16 +30,24 @@ A = np.arange(4, dtype=np.float32)
 @pytest.mark.parametrize(
     "changes,words",
     [
-        ({"data_offsets": [0, 12]}, "at bytes 0 to 12"), ({"data_offsets": [4, 20]}, "overlap or leave bytes"),
-        ({"data_offsets": [16, 0]}, "not a begin and an end"), ({"data_offsets": [-4, 12]}, "not a list of sizes"),
-        ({"data_offsets": [0, 16.0]}, "not a list of sizes"), ({"data_offsets": [0]}, "not a begin and an end"),
-        ({"data_offsets": [16, 32], "shape": [4]}, "leave bytes"), ({"shape": [5]}, r"float32 of shape \[5\]"),
-        ({"shape": [-4]}, "not a list of sizes"), ({"shape": [True, 4]}, "not a list of sizes"),
+        ({"data_offsets": [0, 12]}, "at bytes 0 to 12"),
+        ({"data_offsets": [4, 20]}, "overlap or leave bytes"),
+        ({"data_offsets": [16, 0]}, "not a begin and an end"),
+        ({"data_offsets": [-4, 12]}, "not a list of sizes"),
+        ({"data_offsets": [0, 16.0]}, "not a list of sizes"),
+        ({"data_offsets": [0]}, "not a begin and an end"),
+        ({"data_offsets": [16, 32], "shape": [4]}, "leave bytes"),
+        ({"shape": [5]}, r"float32 of shape \[5\]"),
+        ({"shape": [-4]}, "not a list of sizes"),
+        ({"shape": [True, 4]}, "not a list of sizes"),
         ({"shape": 4}, "not a list of sizes"),
-        ({"shape": [2**40, 2**40, 0]}, "impossible shape"), ({"dtype": "F4"}, "type 'F4'; known: F64, F32"),
-        ({"dtype": ["F32"]}, "has the type"), ({"more": 1}, "not described by"), ({"dtype": "F64"}, "float64 of shape"),
+        ({"shape": [2**40, 2**40, 0]}, "impossible shape"),
+        ({"dtype": "F4"}, "type 'F4'; known: F64, F32"),
+        ({"dtype": ["F32"]}, "has the type"),
+        ({"more": 1}, "not described by"),
+        ({"dtype": "F64"}, "float64 of shape"),
     ],
-)  # fmt: skip
+)
 def test_headers_of_safetensors_that_lie(tmp_path, changes, words):
     data = writers.safetensors({"a": A, "b": A}, a=changes)
     refused(tmp_path, data, words)
@@ -55,12 +63,15 @@ def test_damaged_safetensors(tmp_path):
     for size, words in ((100_000_000, "the header declares .* truncated"), (100_000_001, "nothing that is known")):
         refused(tmp_path, struct.pack("<Q", size) + b"{" + b"\x90" * 90, words)
     for header, words in (
-        (b'{"a": ', "not JSON"), (b'{"a": 1}', "not described"), (b'{"a": {}, "a": {}}', "occurs twice"),
-        (b'{"__metadata__": {"a": 1}}', "not a table of text"), (b"{" + b"[" * 50, "not JSON"),
+        (b'{"a": ', "not JSON"),
+        (b'{"a": 1}', "not described"),
+        (b'{"a": {}, "a": {}}', "occurs twice"),
+        (b'{"__metadata__": {"a": 1}}', "not a table of text"),
+        (b"{" + b"[" * 50, "not JSON"),
         (b'{"\xff": 1}', "not text"),
         (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not JSON|not described"),
         (b'{"a":' + b"9" * 5000 + b"}", "not JSON|not described"),
-    ):  # fmt: skip
+    ):
         refused(tmp_path, struct.pack("<Q", len(header)) + header, words)
     metadata = json.dumps({"__metadata__": {"format": "pt"}}).encode()
     weights = read_weights(written(tmp_path / "a", struct.pack("<Q", len(metadata)) + metadata))
@@ -138,10 +149,13 @@ def test_external_data_stays_in_the_folder(tmp_path):
         with pytest.raises(UserError, match="a link out of the model's folder: it is not opened"):
             of(location)
     for location, more, words in (
-        ("none.bin", {}, "which is not beside the model"), ("inside", {}, "which is not beside"),
-        ("inside/w.bin", {"offset": "5"}, "24 bytes at 5"), ("inside/w.bin", {"offset": "-1"}, "24 bytes at -1"),
-        ("inside/w.bin", {"length": "4"}, "4 bytes at 0"), ("inside/w.bin", {"offset": "x"}, "is no number"),
-    ):  # fmt: skip
+        ("none.bin", {}, "which is not beside the model"),
+        ("inside", {}, "which is not beside"),
+        ("inside/w.bin", {"offset": "5"}, "24 bytes at 5"),
+        ("inside/w.bin", {"offset": "-1"}, "24 bytes at -1"),
+        ("inside/w.bin", {"length": "4"}, "4 bytes at 0"),
+        ("inside/w.bin", {"offset": "x"}, "is no number"),
+    ):
         with pytest.raises(UserError, match=words):
             of(location, **more)
     data = writers.onnx_model({"w": values}, {"w": {"location": "inside/w.bin"}})
@@ -182,7 +196,7 @@ def test_what_onnx_may_not_say(tmp_path):
         (packed(1, (2,)) + field(2, 14) + field(8, "w"), "ONNX's type 14"),
         (packed(1, (-2,)) + field(2, 1), "impossible shape"),
         (packed(1, (2,)) + field(2, 1) + field(3, b"") + field(9, floats), "segments"),
-    ):  # fmt: skip
+    ):
         refused(tmp_path, of(tensor), words)
     good = packed(1, (2,)) + field(2, 1) + field(8, "w") + field(9, floats)
     refused(tmp_path, field(1, 8) + field(7, field(5, good) * 2), "'w' occurs twice")
@@ -194,10 +208,14 @@ def test_what_onnx_may_not_say(tmp_path):
 
 def test_npz_of_every_kind(tmp_path):
     arrays = {
-        "f": np.asfortranarray(numbers("f", (3, 4))), "big": numbers("g", (3,)).astype(">f4"), "i": np.arange(3),
-        "half": np.ones(2, np.float16), "flag": np.array([True, False]), "deep/name": np.zeros((0, 2)),
+        "f": np.asfortranarray(numbers("f", (3, 4))),
+        "big": numbers("g", (3,)).astype(">f4"),
+        "i": np.arange(3),
+        "half": np.ones(2, np.float16),
+        "flag": np.array([True, False]),
+        "deep/name": np.zeros((0, 2)),
         "scalar": np.array(5.0),
-    }  # fmt: skip
+    }
     for save in (np.savez, np.savez_compressed):
         found = read_weights(written(tmp_path / "a.npz", writers.npz(arrays, save))).arrays
         same(found, {name: array.astype(array.dtype.newbyteorder("=")) for name, array in arrays.items()})
@@ -226,10 +244,13 @@ def npy(header: str, body: bytes = b"", version=(1, 0)) -> bytes:
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}"), "impossible shape"),
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", bytes(11)), "11 bytes for float32"),
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", bytes(13)), "13 bytes for float32"),
-        (npy("__import__('os').system('touch SENTINEL')"), "no header"), (npy("(" * 3000), "no header"),
-        (npy("{}", version=(3, 0)), "which is for records"), (b"", "no header"), (b"junk", "no header"),
+        (npy("__import__('os').system('touch SENTINEL')"), "no header"),
+        (npy("(" * 3000), "no header"),
+        (npy("{}", version=(3, 0)), "which is for records"),
+        (b"", "no header"),
+        (b"junk", "no header"),
     ],
-)  # fmt: skip
+)
 def test_members_of_npz_that_are_not_read(tmp_path, monkeypatch, member, words):
     monkeypatch.chdir(tmp_path)
     refused(tmp_path, writers.zipped({"a.npy": member}), f"array 'a.npy'.*{words}", "a.npz")

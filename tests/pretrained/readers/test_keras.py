@@ -19,10 +19,13 @@ from .writers import zipped
 h5py = pytest.importorskip("h5py", reason="reading Keras's files needs h5py (the extra `convert`)")
 
 SHAPES = {
-    "conv2d/kernel": (3, 3, 3, 2), "batch_normalization/beta": (2,), "batch_normalization/moving_mean": (2,),
-    "batch_normalization/moving_variance": (2,), "block2_sepconv1/depthwise_kernel": (2, 2, 2, 1),
+    "conv2d/kernel": (3, 3, 3, 2),
+    "batch_normalization/beta": (2,),
+    "batch_normalization/moving_mean": (2,),
+    "batch_normalization/moving_variance": (2,),
+    "block2_sepconv1/depthwise_kernel": (2, 2, 2, 1),
     "block2_sepconv1/pointwise_kernel": (1, 1, 2, 2),
-}  # fmt: skip
+}
 
 
 def golden(name: str) -> bytes:
@@ -107,8 +110,11 @@ def test_layouts_of_names(tmp_path, encode, chunks, root):
         f"conv2d_{n}": {f"conv2d_{n}/kernel:0": numbers(f"k{n}", (1, n)), f"conv2d_{n}/bias:0": numbers(f"b{n}", (n,))}
         for n in (94, 95, 100, 9)
     }
-    expected = {f"{layer}/{name.split('/')[1][:-2]}": array for layer, weights in layers.items()
-                for name, array in weights.items()}  # fmt: skip
+    expected = {
+        f"{layer}/{name.split('/')[1][:-2]}": array
+        for layer, weights in layers.items()
+        for name, array in weights.items()
+    }
     weights = read_weights(old_file(tmp_path / "a.h5", layers, chunks, root, encode))
     same(weights.arrays, expected)
     assert weights.metadata["layers"] == list(layers)
@@ -118,11 +124,16 @@ def test_layers_of_keras_1_and_of_shared_scopes():
     """Keras 1 joined the names by underscores; TensorFlow numbered the scopes of layers that are built twice."""
     old = [f"batchnormalization_1_{end}" for end in ("gamma", "beta", "running_mean", "running_std")]
     assert keras_names.from_weight_names("batchnormalization_1", old) == [
-        f"batchnormalization_1/{end}" for end in ("gamma", "beta", "moving_mean", "moving_variance")]  # fmt: skip
+        f"batchnormalization_1/{end}" for end in ("gamma", "beta", "moving_mean", "moving_variance")
+    ]
     assert keras_names.from_weight_names("block1_conv1", ["block1_conv1_W:0", "block1_conv1_b:0"]) == [
-        "block1_conv1/kernel", "block1_conv1/bias"]  # fmt: skip
+        "block1_conv1/kernel",
+        "block1_conv1/bias",
+    ]
     assert keras_names.from_weight_names("s", ["s_depthwise_kernel", "s_pointwise_kernel"]) == [
-        "s/depthwise_kernel", "s/pointwise_kernel"]  # fmt: skip
+        "s/depthwise_kernel",
+        "s/pointwise_kernel",
+    ]
     assert keras_names.from_weight_names("conv2d_1", ["conv2d_1_1/kernel:0"]) == ["conv2d_1/kernel"]
     assert keras_names.from_weight_names("conv2d_1", ["model/conv2d_1/kernel:0"]) == ["conv2d_1/kernel"]
     assert keras_names.from_weight_names("input", []) == []
@@ -131,25 +142,32 @@ def test_layers_of_keras_1_and_of_shared_scopes():
 @pytest.mark.parametrize(
     "group,count,config,expected",
     [
-        ("conv2d_12", 1, {}, ["kernel"]), ("conv2d", 2, {}, ["kernel", "bias"]), ("dense", 2, {}, ["kernel", "bias"]),
+        ("conv2d_12", 1, {}, ["kernel"]),
+        ("conv2d", 2, {}, ["kernel", "bias"]),
+        ("dense", 2, {}, ["kernel", "bias"]),
         ("separable_conv2d_3", 2, {}, ["depthwise_kernel", "pointwise_kernel"]),
         ("batch_normalization", 4, {}, ["gamma", "beta", "moving_mean", "moving_variance"]),
         ("batch_normalization_3", 3, {}, ["beta", "moving_mean", "moving_variance"]),
         ("batch_normalization", 3, {"scale": True, "center": False}, ["gamma", "moving_mean", "moving_variance"]),
         ("batch_normalization", 2, {}, ["moving_mean", "moving_variance"]),
-        ("batch_normalization", 5, {}, ["0", "1", "2", "3", "4"]), ("conv2d", 3, {}, ["0", "1", "2"]),
+        ("batch_normalization", 5, {}, ["0", "1", "2", "3", "4"]),
+        ("conv2d", 3, {}, ["0", "1", "2"]),
         ("prelu", 1, {}, ["0"]),
     ],
-)  # fmt: skip
+)
 def test_variables_by_the_class_of_the_layer(group, count, config, expected):
     assert keras_names.variables(group, count, config) == expected
 
 
 def test_classes_in_snake_case():
     for name, expected in {
-        "Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "SeparableConv2D": "separable_conv2d",
-        "InputLayer": "input_layer", "GlobalAveragePooling2D": "global_average_pooling2d", "ReLU": "re_lu",
-    }.items():  # fmt: skip
+        "Conv2D": "conv2d",
+        "BatchNormalization": "batch_normalization",
+        "SeparableConv2D": "separable_conv2d",
+        "InputLayer": "input_layer",
+        "GlobalAveragePooling2D": "global_average_pooling2d",
+        "ReLU": "re_lu",
+    }.items():
         assert keras_names.snake_case(name) == expected
 
 
@@ -191,9 +209,11 @@ def test_nothing_outside_of_the_file_is_followed(tmp_path):
         group.create_virtual_dataset("a/kernel:0", layout)
 
     for make, words in (
-        (linked, "ExternalLink.*not followed"), (soft, "SoftLink.*not followed"), (external, "lies in other files"),
+        (linked, "ExternalLink.*not followed"),
+        (soft, "SoftLink.*not followed"),
+        (external, "lies in other files"),
         (virtual, "lies in other files"),
-    ):  # fmt: skip
+    ):
         path = old_file(tmp_path / "a.h5", {"a": {}})
         with h5py.File(path, "a") as file:
             file["a"].attrs["weight_names"] = ["a/kernel:0"]
@@ -255,8 +275,10 @@ def test_keras_archives(tmp_path):
         file["layers/batch_normalization/vars/0"] = numbers("0", (2,))
         file["layers/batch_normalization/vars/1"] = numbers("1", (2,))
         file["layers/batch_normalization/vars/2"] = numbers("2", (2,))
-    config = (b'{"class_name": "Functional", "config": {"layers": [{"class_name": "BatchNormalization", "config": '
-              b'{"name": "odd", "center": false}}, 5, {"class_name": "X"}]}}')  # fmt: skip
+    config = (
+        b'{"class_name": "Functional", "config": {"layers": [{"class_name": "BatchNormalization", "config": '
+        b'{"name": "odd", "center": false}}, 5, {"class_name": "X"}]}}'
+    )
     members = {"config.json": config, "metadata.json": b"{}", "model.weights.h5": stream.getvalue()}
     weights = read_weights(written(tmp_path / "a.keras", zipped(members)))
     names = ("odd/gamma", "odd/moving_mean", "odd/moving_variance")

@@ -75,8 +75,14 @@ def test_torch_goldens(name, kind):
 @pytest.mark.parametrize("name", ["torch_training.pth", "torch_training_legacy.pth"])
 def test_a_state_dict_inside_of_a_training_state(name):
     weights = read_weights(GOLDENS / name)
-    shapes = {"0.weight": (2, 3, 1, 1), "0.bias": (2,), "1.weight": (2,), "1.bias": (2,), "1.running_mean": (2,),
-              "1.running_var": (2,)}  # fmt: skip
+    shapes = {
+        "0.weight": (2, 3, 1, 1),
+        "0.bias": (2,),
+        "1.weight": (2,),
+        "1.bias": (2,),
+        "1.running_mean": (2,),
+        "1.running_var": (2,),
+    }
     expected = {key: numbers(key, shape) for key, shape in shapes.items()}
     # The values of num_batches_tracked are int64 made of the same halves.
     expected["1.num_batches_tracked"] = numbers("1.num_batches_tracked", ()).astype(np.int64)
@@ -147,13 +153,21 @@ def test_frozen_graph():
 def test_onnx_golden():
     weights = read_weights(GOLDENS / "onnx.onnx")
     half, brain = np.float16, ml_dtypes.bfloat16
-    same(weights.arrays, {
-        "conv1/7x7_s2_w_0": numbers("conv1/7x7_s2_w_0", (2, 3, 3, 3)), "listed": numbers("listed", (2, 2)),
-        "half": numbers("half", (3,)).astype(half), "half_listed": numbers("half_listed", (3,)).astype(half),
-        "brain": numbers("brain", (3,)).astype(brain), "brain_listed": numbers("brain_listed", (3,)).astype(brain),
-        "double": numbers("double", (3,)).astype(np.float64), "shape": np.array([0, -1]), "bias": numbers("bias", (2,)),
-        "two": np.array([2, -2]),
-    })  # fmt: skip
+    same(
+        weights.arrays,
+        {
+            "conv1/7x7_s2_w_0": numbers("conv1/7x7_s2_w_0", (2, 3, 3, 3)),
+            "listed": numbers("listed", (2, 2)),
+            "half": numbers("half", (3,)).astype(half),
+            "half_listed": numbers("half_listed", (3,)).astype(half),
+            "brain": numbers("brain", (3,)).astype(brain),
+            "brain_listed": numbers("brain_listed", (3,)).astype(brain),
+            "double": numbers("double", (3,)).astype(np.float64),
+            "shape": np.array([0, -1]),
+            "bias": numbers("bias", (2,)),
+            "two": np.array([2, -2]),
+        },
+    )
     about = weights.metadata
     assert (about["inputs"], about["outputs"]) == (["data_0"], ["norm"])
     assert (about["opset"], about["producer"]) == (17, "make_files")
@@ -238,19 +252,26 @@ def every_format() -> dict[str, bytes]:
     return {
         "torch.pth": writers.torch_state(ARRAYS),
         "torch_legacy.pth": writers.torch_legacy(
-            writers.pickled({
-                name: writers.pickled_tensor(name, array.shape, (1,) * array.ndim, array.size, tail=(None,))
-                for name, array in ARRAYS.items() if "/" not in name
-            }), {name: array for name, array in ARRAYS.items() if "/" not in name}),
+            writers.pickled(
+                {
+                    name: writers.pickled_tensor(name, array.shape, (1,) * array.ndim, array.size, tail=(None,))
+                    for name, array in ARRAYS.items()
+                    if "/" not in name
+                }
+            ),
+            {name: array for name, array in ARRAYS.items() if "/" not in name},
+        ),
         "safetensors.safetensors": writers.safetensors(ARRAYS),
         "tensorflow_v1.ckpt": writers.checkpoint_v1(ARRAYS),
         "tensorflow_v2.zip": writers.zipped({"m/x.ckpt-1.index": index, "m/x.ckpt-1.data-00000-of-00001": data}),
         "tensorflow_graph.pb": b"".join(writers.graph_constant(name, array) for name, array in ARRAYS.items()),
-        "caffe.caffemodel": writers.field(1, "net") + b"".join(
-            writers.caffe_layer(name, "Convolution", writers.caffe_blob(array)) for name, array in ARRAYS.items()),
+        "caffe.caffemodel": writers.field(1, "net")
+        + b"".join(
+            writers.caffe_layer(name, "Convolution", writers.caffe_blob(array)) for name, array in ARRAYS.items()
+        ),
         "onnx.onnx": writers.onnx_model(ARRAYS),
         "npz.npz": writers.npz(ARRAYS),
-    }  # fmt: skip
+    }
 
 
 def expected_of(name: str) -> dict[str, np.ndarray]:
@@ -292,9 +313,10 @@ def test_the_limit_holds_for_the_arrays_where_the_file_is_smaller(tmp_path):
     zeros = {"a": np.zeros(250_000, np.float32), "b": np.zeros(250_000, np.float32)}
     files = {
         "a.npz": writers.npz(zeros, np.savez_compressed),
-        "a.pth": writers.torch_zip(writers.pickled(
-            {name: writers.pickled_tensor("0", (250_000,), (0,), 1) for name in zeros}), {"0": bytes(4)}),
-    }  # fmt: skip
+        "a.pth": writers.torch_zip(
+            writers.pickled({name: writers.pickled_tensor("0", (250_000,), (0,), 1) for name in zeros}), {"0": bytes(4)}
+        ),
+    }
     for name, data in files.items():
         path = written(tmp_path / name, data)
         assert len(data) < 1_000_000
@@ -306,12 +328,19 @@ def test_the_limit_holds_for_the_arrays_where_the_file_is_smaller(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in every_format() if not name.endswith(("zip", "npz"))])
 def test_archives_of_one_file(tmp_path, name):
-    members = {"README.md": b"hello", f"model/{name}": every_format()[name], "__MACOSX/._x.pth": b"junk",
-               "model/test_data_set_0/input_0.pb": b"junk", "labels.txt": b"cat\ndog\n"}  # fmt: skip
+    members = {
+        "README.md": b"hello",
+        f"model/{name}": every_format()[name],
+        "__MACOSX/._x.pth": b"junk",
+        "model/test_data_set_0/input_0.pb": b"junk",
+        "labels.txt": b"cat\ndog\n",
+    }
     archives = {
-        "zip": writers.zipped(members), "deflated.zip": writers.zipped(members, zipfile.ZIP_DEFLATED),
-        "tar": writers.tarred(members, "w:"), "tar.gz": writers.tarred(members),
-    }  # fmt: skip
+        "zip": writers.zipped(members),
+        "deflated.zip": writers.zipped(members, zipfile.ZIP_DEFLATED),
+        "tar": writers.tarred(members, "w:"),
+        "tar.gz": writers.tarred(members),
+    }
     for ending, data in archives.items():
         weights = read_weights(written(tmp_path / f"{name}.{ending}", data))
         same(weights.arrays, expected_of(name))
@@ -364,11 +393,17 @@ def test_bombs(tmp_path):
         "zip": writers.zipped({"a.pth": zeros}, zipfile.ZIP_DEFLATED),
         "tar.gz": writers.tarred({"a.pth": zeros}),
         "npz": writers.zipped({"a.npy": zeros}, zipfile.ZIP_DEFLATED),
-        "pb": writers.graph_node("splat", "Const", value=writers.field(
-            8, writers.field(1, 1) + writers.field(2, writers.tensor_shape((1 << 26,))) + writers.field(5, 1.0))),
+        "pb": writers.graph_node(
+            "splat",
+            "Const",
+            value=writers.field(
+                8, writers.field(1, 1) + writers.field(2, writers.tensor_shape((1 << 26,))) + writers.field(5, 1.0)
+            ),
+        ),
         "pth": writers.torch_zip(
-            writers.pickled({"a": writers.pickled_tensor("0", (1 << 26,), (0,), 1)}), {"0": bytes(4)}),
-    }  # fmt: skip
+            writers.pickled({"a": writers.pickled_tensor("0", (1 << 26,), (0,), 1)}), {"0": bytes(4)}
+        ),
+    }
     del zeros
     for name, data in bombs.items():
         with pytest.raises(UserError, match="more than 100 times as much is not read"):
@@ -436,9 +471,10 @@ def test_an_empty_array_may_not_have_any_other_size(tmp_path):
     shape = (0, 1 << 61)
     files = {
         "a.safetensors": writers.safetensors({"a": np.zeros((0, 2), np.float32)}, a={"shape": list(shape)}),
-        "a.pb": writers.graph_node("a", "Const", value=writers.field(
-            8, writers.field(1, 1) + writers.field(2, writers.tensor_shape(shape)))),
-    }  # fmt: skip
+        "a.pb": writers.graph_node(
+            "a", "Const", value=writers.field(8, writers.field(1, 1) + writers.field(2, writers.tensor_shape(shape)))
+        ),
+    }
     for name, data in files.items():
         with pytest.raises(UserError, match="impossible shape"):
             read_weights(written(tmp_path / name, data))

@@ -26,9 +26,13 @@ def refused(tmp_path, data: bytes, words: str, name="a.ckpt") -> None:
 
 # RFC 3720, appendix B.4; the last is the usual check of a CRC.
 KNOWN_SUMS = [
-    (bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43), (bytes(range(32)), 0x46DD794E),
-    (bytes(reversed(range(32))), 0x113FDB5C), (b"123456789", 0xE3069283), (b"", 0),
-]  # fmt: skip
+    (bytes(32), 0x8A9136AA),
+    (b"\xff" * 32, 0x62A8AB43),
+    (bytes(range(32)), 0x46DD794E),
+    (bytes(reversed(range(32))), 0x113FDB5C),
+    (b"123456789", 0xE3069283),
+    (b"", 0),
+]
 
 
 @pytest.mark.parametrize("data,expected", KNOWN_SUMS)
@@ -71,10 +75,14 @@ def test_repeated_numbers_packed_alone_and_mixed():
 @pytest.mark.parametrize(
     "data,words",
     [
-        (b"\x0a\x05abc", "declares 5 bytes where 3 are left"), (b"\x0d\x00", "cut off"), (b"\x0b", "wire type 3"),
-        (b"\x00\x01", "number 0"), (b"\x0a", "cut off"), (b"\x08", "cut off"),
+        (b"\x0a\x05abc", "declares 5 bytes where 3 are left"),
+        (b"\x0d\x00", "cut off"),
+        (b"\x0b", "wire type 3"),
+        (b"\x00\x01", "number 0"),
+        (b"\x0a", "cut off"),
+        (b"\x08", "cut off"),
     ],
-)  # fmt: skip
+)
 def test_damaged_messages(data, words):
     with pytest.raises(Fault, match=words):
         Message(memoryview(data), "test")
@@ -103,10 +111,11 @@ def test_fields_of_another_type():
     for call, words in (
         (lambda: message.text(1), "the test: field 1 has another type"),
         (lambda: message.text(2), "field 2 is not text"),
-        (lambda: message.integer(2), "another type"), (lambda: message.fixed(3, "<f4"), "whole numbers"),
+        (lambda: message.integer(2), "another type"),
+        (lambda: message.fixed(3, "<f4"), "whole numbers"),
         (lambda: message.fixed(1, "<f4"), "whole numbers"),
         (lambda: Message(memoryview(b"\x0d1234"), "x").integers(1), "another type"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(Fault, match=words):
             call()
 
@@ -135,10 +144,17 @@ def test_tables_stored_and_compressed(tmp_path, kind):
 def test_snappy(seed):
     """Copies near, far and over themselves, short literals and long ones."""
     random = np.random.default_rng(seed)
-    data = b"".join([
-        random.bytes(70 * seed + 1), b"ab" * 40, bytes(100), random.bytes(300 * seed), b"abcdefgh" * seed,
-        b"ab" * 3, random.bytes(5),
-    ])  # fmt: skip
+    data = b"".join(
+        [
+            random.bytes(70 * seed + 1),
+            b"ab" * 40,
+            bytes(100),
+            random.bytes(300 * seed),
+            b"abcdefgh" * seed,
+            b"ab" * 3,
+            random.bytes(5),
+        ]
+    )
     data += data[: 20 * seed]
     squeezed = writers.snappy(data)
     assert snappy.decompress(memoryview(squeezed)) == data
@@ -159,11 +175,14 @@ def test_snappy_over_long_distances():
 @pytest.mark.parametrize(
     "data,words",
     [
-        (varint(5) + b"\x10hello!", "cut off"), (varint(8) + b"\x04ab" + b"\x12\x03\x00", "before its beginning"),
-        (varint(8) + b"\x04ab" + b"\x12\x00\x00", "before its beginning"), (varint(1) + b"\x04ab", "another number"),
-        (varint(2) + b"\xf0", "cut off"), (varint(9) + b"\x04ab\x02", "cut off"),
+        (varint(5) + b"\x10hello!", "cut off"),
+        (varint(8) + b"\x04ab" + b"\x12\x03\x00", "before its beginning"),
+        (varint(8) + b"\x04ab" + b"\x12\x00\x00", "before its beginning"),
+        (varint(1) + b"\x04ab", "another number"),
+        (varint(2) + b"\xf0", "cut off"),
+        (varint(9) + b"\x04ab\x02", "cut off"),
     ],
-)  # fmt: skip
+)
 def test_damaged_compression(data, words):
     with pytest.raises(Fault, match=words):
         snappy.decompress(memoryview(data))
@@ -186,13 +205,14 @@ def test_damaged_tables(tmp_path):
     refused(tmp_path, bytes(flipped), "check sum of the block at byte 0 is wrong")
     twice = writers.block([(b"a", b"1"), (b"a", b"1")])
     for piece, words in (
-        (twice, "do not ascend"), (writers.block([(b"b", b"1"), (b"a", b"1")]), "do not ascend"),
+        (twice, "do not ascend"),
+        (writers.block([(b"b", b"1"), (b"a", b"1")]), "do not ascend"),
         (_with_sum(b"\0\0\0\0\xff\xff\0\0" + b"\0"), "more restart points than bytes"),
         (_with_sum(b"\0\0\0"), "too short"),
         (_with_sum(b"\x05\x01\x01ab" + b"\0" * 4 + b"\1\0\0\0" + b"\0"), "reaches out of its block"),
         (_with_sum(b"\x00\x01\x09ab" + b"\0" * 4 + b"\1\0\0\0" + b"\0"), "reaches out of its block"),
         (_with_sum(b"\0\0\0\0\0\0\0\0" + b"\7"), "unknown kind of compression 7"),
-    ):  # fmt: skip
+    ):
         index = writers.block([(b"x", varint(0) + varint(len(piece) - 5))])
         handles = varint(0) + varint(0) + varint(len(piece)) + varint(len(index) - 5)
         footer = handles.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
@@ -316,21 +336,34 @@ def test_what_version_2_may_not_say(tmp_path):
     [
         (1, "f4", field(5, np.array([1.5, -2, 3], "<f4").tobytes())),
         (2, "f8", field(6, np.array([1.5, -2, 3]).tobytes())),
-        (3, "i4", packed(7, [1, -2, 3])), (9, "i8", packed(10, [1, -(2**40), 3])), (10, "?", packed(11, [1, 0, 1])),
-        (19, "f2", packed(13, np.array([1.5, -2, 3], "<f2").view("<u2").tolist())), (4, "u1", packed(7, [1, 255, 3])),
-        (6, "i1", packed(7, [1, -2, 3])), (22, "u4", packed(16, [1, 2**32 - 1])), (23, "u8", packed(17, [2**64 - 1])),
-        (1, "f4", b""), (1, "f4", field(4, np.array([1.5, -2, 3], "<f4").tobytes())),
+        (3, "i4", packed(7, [1, -2, 3])),
+        (9, "i8", packed(10, [1, -(2**40), 3])),
+        (10, "?", packed(11, [1, 0, 1])),
+        (19, "f2", packed(13, np.array([1.5, -2, 3], "<f2").view("<u2").tolist())),
+        (4, "u1", packed(7, [1, 255, 3])),
+        (6, "i1", packed(7, [1, -2, 3])),
+        (22, "u4", packed(16, [1, 2**32 - 1])),
+        (23, "u8", packed(17, [2**64 - 1])),
+        (1, "f4", b""),
+        (1, "f4", field(4, np.array([1.5, -2, 3], "<f4").tobytes())),
     ],
-)  # fmt: skip
+)
 def test_tensors_of_every_type(tmp_path, number, dtype, content):
     """Fewer values than the shape has mean that the last one is repeated; none mean zeros."""
     tensor = field(1, number) + field(2, tensor_shape((3,))) + content
     path = written(tmp_path / "a.pb", graph_node("w", "Const", value=field(8, tensor)))
     expected = {
-        "f4": [1.5, -2, 3] if content else [0, 0, 0], "f8": [1.5, -2, 3], "f2": [1.5, -2, 3], "i4": [1, -2, 3],
-        "i8": [1, -(2**40), 3], "?": [1, 0, 1], "u1": [1, 255, 3], "i1": [1, -2, 3], "u4": [1] + [2**32 - 1] * 2,
+        "f4": [1.5, -2, 3] if content else [0, 0, 0],
+        "f8": [1.5, -2, 3],
+        "f2": [1.5, -2, 3],
+        "i4": [1, -2, 3],
+        "i8": [1, -(2**40), 3],
+        "?": [1, 0, 1],
+        "u1": [1, 255, 3],
+        "i1": [1, -2, 3],
+        "u4": [1] + [2**32 - 1] * 2,
         "u8": [2**64 - 1] * 3,
-    }[dtype]  # fmt: skip
+    }[dtype]
     same(read_weights(path).arrays, {"w": np.array(expected, dtype)})
 
 

@@ -60,15 +60,21 @@ ATTACKS = {
     "getattr": (pickle.dumps(Reduced(getattr, 1, "real"), 2), r"(__builtin__|builtins)\.getattr"),
     "encode": (pickle.dumps(Reduced(codecs.encode, "a", "rot13"), 2), r"_codecs\.encode"),
     "inside of copyreg": (
-        pickle.dumps(Reduced(copyreg.__newobj__, Reduced(eval, "open('SENTINEL', 'w')")), 0), "copyreg"),
+        pickle.dumps(Reduced(copyreg.__newobj__, Reduced(eval, "open('SENTINEL', 'w')")), 0),
+        "copyreg",
+    ),
     "in a state": (pickle.dumps(WithState(), 2), r"(posix|nt)\.system"),
     "in a key": (pickle.dumps(ItemsOf(), 2), r"(posix|nt)\.system"),
     "in a state dict": (raw(pickled({"a": TENSOR, "b": SYSTEM + COMMAND + b"\x85R"})), r"os\.system"),
     "in a storage's place": (
-        raw(pickled(("storage", SYSTEM + COMMAND + b"\x85R", "0", "cpu", 12)) + b"Q"), r"os\.system"),
+        raw(pickled(("storage", SYSTEM + COMMAND + b"\x85R", "0", "cpu", 12)) + b"Q"),
+        r"os\.system",
+    ),
     "STACK_GLOBAL": (raw(SHORT(b"os") + SHORT(b"system") + b"\x93" + COMMAND + b"\x85R"), r"os\.system"),
     "STACK_GLOBAL through the memo": (
-        raw(SHORT(b"system") + b"q\x01" + b"0" + SHORT(b"os") + b"h\x01\x93" + COMMAND + b"\x85R"), r"os\.system"),
+        raw(SHORT(b"system") + b"q\x01" + b"0" + SHORT(b"os") + b"h\x01\x93" + COMMAND + b"\x85R"),
+        r"os\.system",
+    ),
     "STACK_GLOBAL of no text": (raw(b"K\x01K\x02\x93"), "no text"),
     "INST": (raw(b"(" + COMMAND + b"ios\nsystem\n"), r"os\.system"),
     "INST of a good name": (raw(b"(icollections\nOrderedDict\n"), r"instance of collections\.OrderedDict"),
@@ -80,15 +86,21 @@ ATTACKS = {
     "a dotted module": (raw(pickled_name("collections.abc", "sys")), r"collections\.abc\.sys"),
     "a name of torch": (raw(pickled_name("torch", "load") + COMMAND + b"\x85R"), r"torch\.load"),
     "a name of torch, not called": (
-        raw(pickled({"a": TENSOR, "b": pickled_name("torch", "load")})), r"asks for torch\.load"),
+        raw(pickled({"a": TENSOR, "b": pickled_name("torch", "load")})),
+        r"asks for torch\.load",
+    ),
     "the command of torch.hub": (raw(pickled_name("torch.hub", "load") + b")R"), r"torch\.hub\.load"),
     "a type called": (raw(pickled_name("torch", "FloatStorage") + b"K\x05\x85R"), r"calls torch\.FloatStorage"),
     "a text called": (raw(COMMAND + b")R"), "calls a value of the type str"),
     "a call without a tuple": (
-        raw(pickled_name("collections", "OrderedDict") + b"]R"), r"calls collections\.OrderedDict"),
+        raw(pickled_name("collections", "OrderedDict") + b"]R"),
+        r"calls collections\.OrderedDict",
+    ),
     "too many arguments": (raw(pickled_name("torch", "Size") + b"(NNNtR"), "gives Size 3 arguments"),
     "BUILD on a name": (
-        raw(pickled_name("torch", "Size") + pickled({"__call__": 1}) + b"b"), "attributes of something else"),
+        raw(pickled_name("torch", "Size") + pickled({"__call__": 1}) + b"b"),
+        "attributes of something else",
+    ),
     "BUILD on a plain dictionary": (raw(b"}}b"), "attributes of something else"),
     "a persistent id of text": (raw(COMMAND + b"Q"), "no storage"),
     "a persistent id of protocol 0": (raw(b"Pos.system\n"), "PERSID"),
@@ -110,13 +122,15 @@ ATTACKS = {
     "lists in lists": (raw(b"]" * 100_000 + b"a" * 99_999), "holds a value of the type list"),
     "an exponential tuple": (raw(b"N" + b"q\x00h\x00\x86" * 80), "holds a value of the type tuple"),
     "an exponential call": (
-        raw(pickled({"a": TENSOR, "b": b"N" + b"q\x00h\x00\x86" * 80 + b"K\x01R"})), "calls a value of the type tuple"),
+        raw(pickled({"a": TENSOR, "b": b"N" + b"q\x00h\x00\x86" * 80 + b"K\x01R"})),
+        "calls a value of the type tuple",
+    ),
     "an unknown protocol": (b"\x80\x63N.", "protocol 99"),
     "an unknown instruction": (raw(b"\xff"), "0xff"),
     "no end": (b"\x80\x02N", "cut off"),
     "a name without an end": (raw(b"c" + b"a" * 2000), "does not end"),
     "a name that is no text": (raw(b"c\xff\xfe\nx\n"), "not text"),
-}  # fmt: skip
+}
 
 
 def test_the_attacks_would_work(tmp_path, monkeypatch):
@@ -163,10 +177,18 @@ def test_strides_and_offsets(tmp_path):
     }
     weights = read_weights(written(tmp_path / "a.pth", torch_zip(pickled(views), {"0": VALUES.tobytes()})))
     table = VALUES.reshape(3, 4)
-    same(weights.arrays, {
-        "plain": table, "transposed": table.T, "offset": table[1:, 1:3], "repeated": np.stack([table[2]] * 2),
-        "last": np.float32(11)[()] + np.zeros((), np.float32), "skipping": VALUES[[1, 6, 11]], "on a GPU": VALUES,
-    })  # fmt: skip
+    same(
+        weights.arrays,
+        {
+            "plain": table,
+            "transposed": table.T,
+            "offset": table[1:, 1:3],
+            "repeated": np.stack([table[2]] * 2),
+            "last": np.float32(11)[()] + np.zeros((), np.float32),
+            "skipping": VALUES[[1, 6, 11]],
+            "on a GPU": VALUES,
+        },
+    )
 
 
 @pytest.mark.parametrize("form", ["Tensor", "Size"])
@@ -196,11 +218,14 @@ def test_bits_that_change_the_values_of_a_tensor(tmp_path, version):
     refused(tmp_path, of({"neg": True}), "bits that change its values")
 
 
-@pytest.mark.parametrize("body", [
-    b"}" * 2_100_000,  # dictionaries
-    b"](" + b"N" * 100_000 + b"eq\0" + (pickled_name("torch", "Size") + b"h\0\x85R") * 100,  # copies of a long list
-    b"](" + b"K\1K\2\x86" * 50_000 + b"eq\0" + (pickled_name("collections", "OrderedDict") + b"h\0\x85R") * 100,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"}" * 2_100_000,  # dictionaries
+        b"](" + b"N" * 100_000 + b"eq\0" + (pickled_name("torch", "Size") + b"h\0\x85R") * 100,  # copies of a long list
+        b"](" + b"K\1K\2\x86" * 50_000 + b"eq\0" + (pickled_name("collections", "OrderedDict") + b"h\0\x85R") * 100,
+    ],
+)
 def test_few_bytes_that_ask_for_many_objects(tmp_path, body):
     data = zipped({"a/data.pkl": program(body)}, zipfile.ZIP_DEFLATED)
     refused(tmp_path, data, "more than 2,000,000 steps")
@@ -241,7 +266,9 @@ IMPOSSIBLE = {
     "a type that is none": (pickled_tensor("0", (3,), (1,), 12, storage="Size"), "storage whose type is torch.Size"),
     "a negative count": (pickled_tensor("0", (3,), (1,), -1), "impossible number"),
     "no storage": (
-        pickled_name("torch._utils", "_rebuild_tensor") + pickled((None, 0, (), ())) + b"R", "has no storage"),
+        pickled_name("torch._utils", "_rebuild_tensor") + pickled((None, 0, (), ())) + b"R",
+        "has no storage",
+    ),
     "a parameter of nothing": (pickled_name("torch._utils", "_rebuild_parameter") + b"(NNNtR", "holds no tensor"),
 }
 
