@@ -100,14 +100,14 @@ def _refuse_unread(arguments: argparse.ArgumentParser, flags: argparse.Namespace
 
 def _recipe(flags: argparse.Namespace, recipe: ConfigDict | None) -> ConfigDict:
     """The recipe of a network or of a file, with the flags' values in it."""
-    from inception_jax.benchmarks import task
+    from inception_jax.benchmarks import workload
     from inception_jax.models import registry
 
     options = dict(flags.set)
     if recipe is None:
-        recipe = task.recipe_of_model(flags.model, 1000 if flags.num_classes is None else flags.num_classes)
+        recipe = workload.recipe_of_model(flags.model, 1000 if flags.num_classes is None else flags.num_classes)
         registry.create_model(flags.model, **options)  # an unknown option or value is an error here
-        task.set_fields(
+        workload.set_fields(
             recipe,
             {
                 f"model.{name}" if name in recipe.model else f"model.options.{name}": value
@@ -116,7 +116,7 @@ def _recipe(flags: argparse.Namespace, recipe: ConfigDict | None) -> ConfigDict:
         )
     elif options or flags.num_classes is not None:
         raise UserError("--set and --num_classes go with --model; a recipe's fields are set by --config.FIELD=VALUE")
-    task.set_fields(
+    workload.set_fields(
         recipe,
         {
             "batch_size": flags.batch_size,
@@ -138,18 +138,18 @@ def _kinds(flags: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _measure(flags: argparse.Namespace, recipe: ConfigDict) -> int:
-    from inception_jax.benchmarks import measure, plot, task, words
+    from inception_jax.benchmarks import measure, plot, report, workload
     from inception_jax.training import parallel
 
     if flags.blocks < 2 or not flags.seconds > 0:
         raise UserError("--blocks and --seconds: at least 2 blocks and more than 0 seconds are needed for a spread")
     parallel.enable_compilation_cache()
-    setup = task.build(recipe)
+    setup = workload.build(recipe)
     plan = measure.Plan(_kinds(flags), flags.seconds, flags.blocks, not flags.no_compile_times, flags.trace)
-    with task.explained_out_of_memory(setup):
+    with workload.explained_out_of_memory(setup):
         limits = measure.find_limits(setup, flags.peak_tflops, flags.bandwidth_gbs, _say)
         result = measure.measure(setup, plan, limits, _say)
-    print(words.tell(result))
+    print(report.format_measurement(result))
     _keep(flags, result)
     if flags.plot:
         plot.draw(result, flags.plot)
@@ -158,21 +158,21 @@ def _measure(flags: argparse.Namespace, recipe: ConfigDict) -> int:
 
 
 def _data(flags: argparse.Namespace, recipe: ConfigDict) -> int:
-    from inception_jax.benchmarks import inputs, measure, task, words
+    from inception_jax.benchmarks import inputs, measure, report, workload
 
-    setup = task.build(recipe)
+    setup = workload.build(recipe)
     result = measure.describe(setup) | {"input": inputs.measure_rate(setup.train_data, flags.seconds)}
-    print(words.input_line(result["input"]))
+    print(report.input_line(result["input"]))
     _keep(flags, result)
     return 0
 
 
 def _largest_batch(flags: argparse.Namespace, recipe: ConfigDict) -> int:
-    from inception_jax.benchmarks import measure, memory, task
+    from inception_jax.benchmarks import measure, memory, workload
     from inception_jax.training import parallel
 
     parallel.enable_compilation_cache()
-    first = _smallest(task.build, recipe)
+    first = _smallest(workload.build, recipe)
     unit = first.devices.count * first.objective.accumulation
     found = memory.largest_batch(memory.training_fits(recipe, _say), unit)
     if not found:
@@ -238,10 +238,10 @@ def _backend() -> str:
 
 
 def _difference(flags: argparse.Namespace) -> int:
-    from inception_jax.benchmarks import difference
+    from inception_jax.benchmarks import report
 
-    first, second = map(difference.read, flags.difference)
-    print(difference.tell(first, second, tuple(flags.difference)))
+    first, second = map(report.read, flags.difference)
+    print(report.format_difference(first, second, tuple(flags.difference)))
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.benchmarks import protocol
+from inception_jax.benchmarks import worker
 
 
 class JaxSide:
@@ -19,7 +19,7 @@ class JaxSide:
         import jax
 
         from inception_jax.benchmarks import steps
-        from inception_jax.benchmarks import task as tasks
+        from inception_jax.benchmarks import workload as tasks
         from inception_jax.runs import manifest
         from inception_jax.training import parallel
 
@@ -64,4 +64,4 @@ class JaxSide:
 
 
 if __name__ == "__main__":
-    protocol.serve(JaxSide())
+    worker.serve(JaxSide())

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from inception_jax.benchmarks import chips, flops, inputs, memory, peak, roofline, steps, timing
-from inception_jax.benchmarks.chips import Limits
+from inception_jax.benchmarks import hardware, inputs, memory, roofline, steps, timing
+from inception_jax.benchmarks.hardware import Limits
 from inception_jax.benchmarks.steps import Bench
 from inception_jax.errors import UserError
 from inception_jax.runs import manifest
@@ -95,14 +95,14 @@ def find_limits(setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None
         except ValueError:
             raise UserError(f"{flag}: {text!r}; a number or 'measure' is needed") from None
 
-    flops_at_most = number("--peak_tflops", peak_tflops, 1e12, lambda: peak.measure_flops(dtype, device))
-    bandwidth = number("--bandwidth_gbs", bandwidth_gbs, 1e9, lambda: peak.measure_bandwidth(device))
-    limits = chips.limits(device.device_kind, dtype, flops_at_most, bandwidth)
+    flops_at_most = number("--peak_tflops", peak_tflops, 1e12, lambda: hardware.measure_flops(dtype, device))
+    bandwidth = number("--bandwidth_gbs", bandwidth_gbs, 1e9, lambda: hardware.measure_bandwidth(device))
+    limits = hardware.limits(device.device_kind, dtype, flops_at_most, bandwidth)
     source = limits.source
     if peak_tflops == "measure":
-        source = source.replace(chips.GIVEN_FLOPS, f"FLOP/s measured by {dtype} matrix products")
+        source = source.replace(hardware.GIVEN_FLOPS, f"FLOP/s measured by {dtype} matrix products")
     if bandwidth_gbs == "measure":
-        source = source.replace(chips.GIVEN_BANDWIDTH, "bandwidth measured by copying an array")
+        source = source.replace(hardware.GIVEN_BANDWIDTH, "bandwidth measured by copying an array")
     return dataclasses.replace(limits, source=source)
 
 
@@ -150,15 +150,15 @@ def _measure_kind(bench: Bench, kind: str, plan: Plan, limits: Limits, say: Call
         bench.compile(kind)
     per_picture, beside = bench.count_flops(kind)
     layers = bench.layers(kind)
-    ratio = flops.check(flops.inside_flops(layers, kind), per_picture, WORDS[kind])
+    ratio = roofline.check(roofline.inside_flops(layers, kind), per_picture, WORDS[kind])
     say(f"timing the {WORDS[kind]}")
     taken = timing.measure(lambda steps: bench.run(kind, steps), seconds=plan.seconds, blocks=plan.blocks)
     content |= taken.to_json(config.batch_size)
-    work = config.batch_size * flops.model_flops(layers, kind)
+    work = config.batch_size * roofline.model_flops(layers, kind)
     rate = work / taken.median / devices.count
     content["flops"] = {
-        "per_image": flops.model_flops(layers, kind),
-        "inside_per_image": flops.inside_flops(layers, kind),
+        "per_image": roofline.model_flops(layers, kind),
+        "inside_per_image": roofline.inside_flops(layers, kind),
         "compiler_per_image": per_picture,
         "compiler_per_step_beside": beside,
         "compiler_over_inside": ratio,

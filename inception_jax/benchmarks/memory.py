@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from inception_jax.benchmarks import task as tasks
+from inception_jax.benchmarks import workload as tasks
 from inception_jax.benchmarks.steps import Bench
 from inception_jax.training.parallel import Compiled
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from inception_jax.benchmarks.measure import WORDS
-from inception_jax.benchmarks.words import milliseconds
+from inception_jax.benchmarks.report import milliseconds
 from inception_jax.runs import figure as figures
 from inception_jax.runs.figure import BLACK, BLUE, GREY, ORANGE
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from inception_jax.benchmarks import flops, pictures
+from inception_jax.benchmarks import roofline, synthetic_batches
 from inception_jax.errors import UserError
 from inception_jax.models.accounting import Account, account
 from inception_jax.models.initialization import init_variables
@@ -65,10 +65,10 @@ class Bench:
         if devices.process_count > 1:
             raise UserError("the benchmark measures the devices of one process; start it without the others")
         host = [
-            pictures.make_batch(seed, number, config.batch_size, setup.image_size, len(setup.class_names))
+            synthetic_batches.make_batch(seed, number, config.batch_size, setup.image_size, len(setup.class_names))
             for number in range(batches)
         ]
-        self.fingerprint = pictures.fingerprint(host)
+        self.fingerprint = synthetic_batches.fingerprint(host)
         self.account: Account = account(setup.model, setup.image_size)
         self.compiled: dict[str, Compiled] = {}
         variables = init_variables(setup.model, jax.random.key(config.seed), setup.image_size)
@@ -79,7 +79,7 @@ class Bench:
 
     def layers(self, kind: str) -> list[Any]:
         """The convolutions and fully connected layers that a step of this kind runs."""
-        return flops.layers_of(self.account, kind, bool(self.setup.objective.aux_weights))
+        return roofline.layers_of(self.account, kind, bool(self.setup.objective.aux_weights))
 
     def compile(self, kind: str) -> Compiled:
         """Compiles a step and keeps it; again, if it was compiled before."""

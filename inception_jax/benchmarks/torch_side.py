@@ -14,8 +14,8 @@ import sys
 import time
 from typing import Any
 
-from inception_jax.benchmarks import equivalents, protocol
-from inception_jax.benchmarks.protocol import Unavailable
+from inception_jax.benchmarks import equivalents, worker
+from inception_jax.benchmarks.worker import Unavailable
 
 # Maps lie as PyTorch lays them by default (NCHW), or channels last (NHWC); compiled ones always the latter.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -122,7 +122,7 @@ def main() -> None:
     """Serves the variant that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--variant", choices=VARIANTS, required=True)
-    protocol.serve(TorchSide(parser.parse_args().variant))
+    worker.serve(TorchSide(parser.parse_args().variant))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from inception_jax.benchmarks import pictures, torch_models
-from inception_jax.benchmarks.protocol import Unavailable
+from inception_jax.benchmarks import synthetic_batches, torch_models
+from inception_jax.benchmarks.worker import Unavailable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +48,12 @@ class Trainer:
             torch.backends.cudnn.benchmark = True
         self._format = torch.channels_last if variant.channels_last else torch.contiguous_format
         host = [
-            pictures.make_batch(task["seed"], number, task["batch_size"], task["image_size"], task["num_classes"])
+            synthetic_batches.make_batch(
+                task["seed"], number, task["batch_size"], task["image_size"], task["num_classes"]
+            )
             for number in range(task["batches"])
         ]
-        self.pictures = pictures.fingerprint(host)
+        self.pictures = synthetic_batches.fingerprint(host)
         self._batches = [self._put(batch) for batch in host]
         model = torch_models.build(task["model"], task["num_classes"], task["options"])
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -150,7 +152,7 @@ class Trainer:
         """uint8 to [-1, 1]: x / 127.5 - 1, in the order of our own preprocessing."""
         return (images.float() - 127.5) * (1 / 127.5)
 
-    def _put(self, batch: pictures.Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _put(self, batch: synthetic_batches.Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch on the device: uint8 [B, 3, H, W] as the network wants it to lie, and int64 [B]."""
         images = torch.from_numpy(batch["image"]).to(self.device).permute(0, 3, 1, 2)
         labels = torch.from_numpy(batch["label"]).to(self.device, torch.int64)

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from inception_jax.benchmarks import protocol
+from inception_jax.benchmarks import worker
 from inception_jax.errors import UserError
 
 ERRORS = {
@@ -19,7 +19,7 @@ ERRORS = {
     "xla": RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes."),
     "cuda": RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     "cpu_allocator": RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"),
-    "unavailable": protocol.Unavailable("no torch here"),
+    "unavailable": worker.Unavailable("no torch here"),
     "user": UserError("batch_size = -1"),
     "bug": ValueError("\n  the first line\nthe second"),
     "silent_bug": AssertionError(),
@@ -88,6 +88,6 @@ class FakeSide:
 if __name__ == "__main__":
     script = json.loads(sys.argv[1])
     print("printed before anything else")
-    protocol.serve(FakeSide(script))
+    worker.serve(FakeSide(script))
     if script.get("misdeed") == "end_in_peace":
         Path(script["path"]).write_text("ended")

@@ -11,7 +11,7 @@ import sys
 import time
 
 from inception_jax import command_line
-from inception_jax.benchmarks import steps, task
+from inception_jax.benchmarks import steps, workload
 from inception_jax.training import loop
 
 RECIPE = [
@@ -29,7 +29,7 @@ RECIPE = [
 
 def main(workdir):
     recipe, _ = command_line.load_config(RECIPE)
-    bench = steps.Bench(task.build(recipe))
+    bench = steps.Bench(workload.build(recipe))
     bench.compile("train")
     bench.run("train", 3)
     pairs, take_steps = [], loop._take_steps

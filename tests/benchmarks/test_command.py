@@ -6,7 +6,7 @@ import re
 import pytest
 
 from inception_jax import benchmark, command_line
-from inception_jax.benchmarks import difference, flops, measure, plot, words
+from inception_jax.benchmarks import measure, plot, report, roofline
 from inception_jax.errors import UserError
 
 
@@ -49,7 +49,7 @@ def test_what_is_written(measured):
         seconds = part["step_seconds"]
         assert min(part["blocks"]) <= seconds["p10"] <= seconds["median"] <= seconds["p90"] <= max(part["blocks"])
         assert part["images_per_second"] == pytest.approx(4 / seconds["median"])
-        assert abs(part["flops"]["compiler_over_inside"] - 1) < flops.TOLERANCE
+        assert abs(part["flops"]["compiler_over_inside"] - 1) < roofline.TOLERANCE
         assert part["flops"]["utilization"] == pytest.approx(
             4 * part["flops"]["per_image"] / seconds["median"] / 0.5e12
         )
@@ -70,7 +70,7 @@ def test_what_is_written(measured):
 
 def test_the_words_have_the_numbers(measured):
     content, _, _ = measured
-    text = words.tell(content)
+    text = report.format_measurement(content)
     rate = content["train"]["images_per_second"]
     assert f"{rate:,.0f} images/s" in text
     assert f"{100 * content['train']['flops']['utilization']:.1f} % of the peak" in text
@@ -83,7 +83,7 @@ def test_a_chip_without_limits_has_no_utilisation_and_says_how_to_give_them(meas
     content["limits"] = {"flops": None, "bandwidth": None, "source": "no row of the table of chips knows 'cpu'"}
     for kind in ("train", "inference"):
         content[kind]["roofline"] = content[kind]["flops"]["utilization"] = None
-    text = words.tell(content)
+    text = report.format_measurement(content)
     assert "no utilisation and no roofline; --peak_tflops and --bandwidth_gbs give them" in text
     assert "roofline  " not in text and "of the peak" not in text
     assert len(plot.draw(content, tmp_path / "plot.png").axes) == 2
@@ -105,14 +105,14 @@ def test_two_files_side_by_side(measured, tmp_path, capsys):
 def test_files_that_are_none(measured, tmp_path):
     (tmp_path / "other.json").write_text('{"format": "something"}')
     with pytest.raises(UserError, match="there is no such file"):
-        difference.read(tmp_path / "absent.json")
+        report.read(tmp_path / "absent.json")
     with pytest.raises(UserError, match="not a measurement"):
-        difference.read(tmp_path / "other.json")
+        report.read(tmp_path / "other.json")
     train, inference = (
         {name: part for name, part in measured[0].items() if name != other} for other in ("inference", "train")
     )
     with pytest.raises(UserError, match="has no step that the other has"):
-        difference.tell(train, inference, ("a", "b"))
+        report.format_difference(train, inference, ("a", "b"))
 
 
 MISTAKES = {
@@ -164,15 +164,17 @@ def test_the_input_alone(capsys, tmp_path, monkeypatch):
 def test_out_of_memory_is_one_clear_line():
     import jax
 
-    from inception_jax.benchmarks import task
+    from inception_jax.benchmarks import workload
 
-    recipe = task.recipe_of_model("inception_v1", 10)
-    task.set_fields(recipe, {"data.image_size": 32, "parallel.devices": 1, "batch_size": 4})
-    with pytest.raises(task.OutOfMemory, match=r"inception_v1 at 32 pixels in float32 .* 4 examples .*--largest_batch"):
-        with task.explained_out_of_memory(task.build(recipe)):
+    recipe = workload.recipe_of_model("inception_v1", 10)
+    workload.set_fields(recipe, {"data.image_size": 32, "parallel.devices": 1, "batch_size": 4})
+    with pytest.raises(
+        workload.OutOfMemory, match=r"inception_v1 at 32 pixels in float32 .* 4 examples .*--largest_batch"
+    ):
+        with workload.explained_out_of_memory(workload.build(recipe)):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99 bytes.")
     with pytest.raises(jax.errors.JaxRuntimeError):  # another fault stays what it is
-        with task.explained_out_of_memory(task.build(recipe)):
+        with workload.explained_out_of_memory(workload.build(recipe)):
             raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from inception_jax.benchmarks import memory, task
+from inception_jax.benchmarks import memory, workload
 
 
 @pytest.mark.parametrize("unit", [1, 8])
@@ -55,8 +55,8 @@ def test_a_batch_fits_by_the_plan_on_a_cpu_and_by_trying(available, expected, mo
     monkeypatch.setattr(memory, "Bench", FakeBench)
     monkeypatch.setattr(memory, "of_program", lambda size: {"total": size * 2**20})
     monkeypatch.setattr(memory, "limit", lambda device: available)
-    recipe = task.recipe_of_model("inception_v1", 10)
-    task.set_fields(recipe, {"data.image_size": 32, "parallel.devices": 1})
+    recipe = workload.recipe_of_model("inception_v1", 10)
+    workload.set_fields(recipe, {"data.image_size": 32, "parallel.devices": 1})
     said = []
     fits = memory.training_fits(recipe, said.append)
     assert [fits(size) for size in (1, expected, expected + 1)] == [True, True, False]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inception_jax.benchmarks.neighbours import Watch
+from inception_jax.benchmarks.timing import Watch
 
 pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells")
 # Works for a second of processor time, and waits for the end of its input before and after.

@@ -3,15 +3,15 @@
 import jax.numpy as jnp
 import pytest
 
-from inception_jax.benchmarks import steps, task
+from inception_jax.benchmarks import steps, workload
 from inception_jax.errors import UserError
 from inception_jax.training.parallel import Compiled
 
 
 @pytest.fixture(scope="module")
 def bench():
-    recipe = task.recipe_of_model("inception_v1", 10)
-    task.set_fields(
+    recipe = workload.recipe_of_model("inception_v1", 10)
+    workload.set_fields(
         recipe,
         {
             "batch_size": 4,
@@ -21,7 +21,7 @@ def bench():
             "optimizer.learning_rate": 0.05,
         },
     )
-    return steps.Bench(task.build(recipe), batches=3, seed=5)
+    return steps.Bench(workload.build(recipe), batches=3, seed=5)
 
 
 class Pending:
@@ -35,7 +35,7 @@ class Pending:
         return self
 
 
-@pytest.mark.parametrize("kind", task.KINDS)
+@pytest.mark.parametrize("kind", workload.KINDS)
 def test_a_block_ends_when_the_device_has_done_the_last_step(bench, kind, monkeypatch):
     outputs, seen = [], []
 

@@ -12,8 +12,8 @@ import pytest
 
 from inception_jax import create_model
 from inception_jax.benchmarks import versus
-from inception_jax.benchmarks.pictures import fingerprint, make_batch
-from inception_jax.benchmarks.protocol import SideError, Worker
+from inception_jax.benchmarks.synthetic_batches import fingerprint, make_batch
+from inception_jax.benchmarks.worker import SideError, Worker
 from inception_jax.models.accounting import account
 from inception_jax.models.registry import get_spec
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from inception_jax.benchmarks import chips, flops, roofline, steps, task
+from inception_jax.benchmarks import hardware, roofline, steps, workload
 from inception_jax.errors import UserError
 from inception_jax.models.accounting import Layer, account
 from inception_jax.models.registry import create_model
@@ -16,8 +16,8 @@ CONV = Layer(
 
 
 def bench(name, width, pixels, batch, devices=1, **fields):
-    recipe = task.recipe_of_model(name, 10)
-    task.set_fields(
+    recipe = workload.recipe_of_model(name, 10)
+    workload.set_fields(
         recipe,
         {
             "batch_size": batch,
@@ -27,7 +27,7 @@ def bench(name, width, pixels, batch, devices=1, **fields):
             **fields,
         },
     )
-    return steps.Bench(task.build(recipe))
+    return steps.Bench(workload.build(recipe))
 
 
 @pytest.mark.parametrize(
@@ -77,19 +77,19 @@ def test_layers_are_the_blocks_in_detail():
 
 def test_training_is_three_passes_but_for_the_first_layer():
     first = dataclasses.replace(CONV, reads_pictures=True)
-    assert flops.model_flops([CONV], "inference") == 2 * 115_200
-    assert flops.model_flops([CONV], "train") == 6 * 115_200
-    assert flops.model_flops([first], "train") == 4 * 115_200
-    assert flops.inside_flops([first, CONV], "train") == 10 * 100_352
+    assert roofline.model_flops([CONV], "inference") == 2 * 115_200
+    assert roofline.model_flops([CONV], "train") == 6 * 115_200
+    assert roofline.model_flops([first], "train") == 4 * 115_200
+    assert roofline.inside_flops([first, CONV], "train") == 10 * 100_352
 
 
 def test_googlenets_work():
     """FINDINGS' figures: 1.591 GMAC forward with heads, 9.3 GFLOP per training image; Inception-v4 73.5."""
     counted = account(create_model("inception_v1"), 224)
-    assert flops.model_flops(flops.layers_of(counted, "train"), "train") == pytest.approx(9.31e9, rel=1e-3)
-    assert flops.model_flops(flops.layers_of(counted, "inference"), "inference") == 2 * 1_582_671_872
+    assert roofline.model_flops(roofline.layers_of(counted, "train"), "train") == pytest.approx(9.31e9, rel=1e-3)
+    assert roofline.model_flops(roofline.layers_of(counted, "inference"), "inference") == 2 * 1_582_671_872
     counted = account(create_model("inception_v4"), 299)
-    assert flops.model_flops(flops.layers_of(counted, "train"), "train") == pytest.approx(73.5e9, rel=1e-3)
+    assert roofline.model_flops(roofline.layers_of(counted, "train"), "train") == pytest.approx(73.5e9, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_googlenets_work():
 )
 def test_the_compiler_counts_what_we_count(kind, name, width, pixels, batch):
     measured = bench(name, width, pixels, batch)
-    ours = flops.inside_flops(measured.layers(kind), kind)
+    ours = roofline.inside_flops(measured.layers(kind), kind)
     per_picture, beside = measured.count_flops(kind)
-    assert 1.0 < flops.check(ours, per_picture, kind) < 1.06  # the rest: activations, batch norm, pools, losses
+    assert 1.0 < roofline.check(ours, per_picture, kind) < 1.06  # the rest: activations, batch norm, pools, losses
     assert (beside > measured.num_parameters) if kind == "train" else (beside < 1e-3 * batch * per_picture)
 
 
@@ -123,12 +123,14 @@ def test_a_layer_that_the_program_does_not_run_is_noticed(monkeypatch):
     layers = measured.layers("inference")
     largest = max(layers, key=lambda layer: layer.inside_macs)
     assert largest.inside_macs > 0.15 * sum(layer.inside_macs for layer in layers)
-    with pytest.raises(flops.FlopsDisagree, match=r"forward: the compiler counts .* \+\d\d\.\d %"):
-        flops.check(
-            flops.inside_flops([layer for layer in layers if layer is not largest], "inference"), per_picture, "forward"
+    with pytest.raises(roofline.FlopsDisagree, match=r"forward: the compiler counts .* \+\d\d\.\d %"):
+        roofline.check(
+            roofline.inside_flops([layer for layer in layers if layer is not largest], "inference"),
+            per_picture,
+            "forward",
         )
-    with pytest.raises(flops.FlopsDisagree, match=r"-\d\d\.\d %"):
-        flops.check(flops.inside_flops([*layers, largest], "inference"), per_picture, "forward")
+    with pytest.raises(roofline.FlopsDisagree, match=r"-\d\d\.\d %"):
+        roofline.check(roofline.inside_flops([*layers, largest], "inference"), per_picture, "forward")
 
 
 def test_bounds_by_hand():
@@ -172,27 +174,27 @@ def test_a_block_is_bounded_layer_by_layer():
     ],
 )
 def test_chips_by_their_kind(kind, dtype, teraflops, gigabytes):
-    limits = chips.limits(kind, dtype)
+    limits = hardware.limits(kind, dtype)
     assert limits.flops == pytest.approx(1e12 * teraflops)
     assert limits.bandwidth == pytest.approx(1e9 * gigabytes)
 
 
 def test_unknown_chips_have_no_limits_and_overrides_win():
-    assert chips.limits("cpu", "float32") == chips.Limits(None, None, "no row of the table of chips knows 'cpu'")
-    assert chips.limits("TPU v4", "float64").flops is None
-    given = chips.limits("NVIDIA H200", "bfloat16", flops=5e14)
+    assert hardware.limits("cpu", "float32") == hardware.Limits(None, None, "no row of the table of chips knows 'cpu'")
+    assert hardware.limits("TPU v4", "float64").flops is None
+    given = hardware.limits("NVIDIA H200", "bfloat16", flops=5e14)
     assert (given.flops, given.bandwidth) == (5e14, 4.8e12)
-    assert chips.GIVEN_FLOPS in given.source and "H200" in given.source
+    assert hardware.GIVEN_FLOPS in given.source and "H200" in given.source
     with pytest.raises(UserError, match="--peak_tflops"):
-        chips.limits("cpu", "float32", flops=0.0)
-    assert all(chip.source and 0 < chip.flops["float32"] <= chip.flops["bfloat16"] for chip in chips.CHIPS)
+        hardware.limits("cpu", "float32", flops=0.0)
+    assert all(chip.source and 0 < chip.flops["float32"] <= chip.flops["bfloat16"] for chip in hardware.CHIPS)
 
 
 def test_frozen_layers_are_refused():
-    recipe = task.recipe_of_model("inception_v1", 10)
-    task.set_fields(recipe, {"data.image_size": 32, "optimizer.freeze": ("^conv1/",), "parallel.devices": 1})
+    recipe = workload.recipe_of_model("inception_v1", 10)
+    workload.set_fields(recipe, {"data.image_size": 32, "optimizer.freeze": ("^conv1/",), "parallel.devices": 1})
     with pytest.raises(UserError, match=r"optimizer\.freeze"):
-        task.build(recipe)
+        workload.build(recipe)
 
 
 def test_the_compiler_is_asked_with_the_real_step(monkeypatch):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from inception_jax.benchmarks.pictures import fingerprint, make_batch
+from inception_jax.benchmarks.synthetic_batches import fingerprint, make_batch
 
 
 def test_a_batch_is_a_training_batch():

@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.benchmarks.neighbours import Watch
-from inception_jax.benchmarks.protocol import SideError, Worker
 from inception_jax.benchmarks.steps import quarters
-from inception_jax.benchmarks.timing import Timing
+from inception_jax.benchmarks.timing import Timing, Watch
+from inception_jax.benchmarks.worker import SideError, Worker
 from inception_jax.errors import UserError
 
 # Threads of PyTorch's OpenMP spin for about 10 ms after a block's end, in wait for more work (measured on two x86-64

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from inception_jax.benchmarks.protocol import SideError, Worker
+from inception_jax.benchmarks.worker import SideError, Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_side.py")
@@ -104,7 +104,7 @@ def test_a_child_of_a_dead_worker_does_not_keep_its_pipe_open(tmp_path):
 def test_a_worker_does_not_outlive_a_parent_that_is_killed(tmp_path):
     script = {"misdeed": "hang", "before": "prepare", "path": str(tmp_path / "pid")}
     program = (
-        "import json, sys; from inception_jax.benchmarks.protocol import Worker; "
+        "import json, sys; from inception_jax.benchmarks.worker import Worker; "
         "Worker('fake', [sys.executable, *sys.argv[1:]]).prepare({})"
     )
     command = [sys.executable, "-c", program, str(FAKE), json.dumps(script)]
