@@ -21,10 +21,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from inception_jax.checkpoints.saving import Checkpoints
 from inception_jax.config import Config
 from inception_jax.training import beginning, parallel
 from inception_jax.training import setup as setups
-from inception_jax.training.checkpoint import Checkpoints
 from inception_jax.training.step import make_train_step
 
 RECIPE = Path(__file__).resolve().parents[2] / "configs" / "inception_v4_imagenet.py"

@@ -137,7 +137,7 @@ def largest_difference(mine: Path, other: Path) -> float:
     """The largest difference of the final parameters, relative to the largest value of each array."""
     import jax
 
-    from inception_jax.training.stored import load_variables
+    from inception_jax.checkpoints.reading import load_variables
 
     def leaves(workdir: Path) -> list[np.ndarray]:
         return [np.asarray(leaf) for leaf in jax.tree.leaves(load_variables(workdir, "raw"))]

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception_jax import config as configs
+from inception_jax.checkpoints.reading import describe, load_variables
 from inception_jax.config import Config
 from inception_jax.data import images
 from inception_jax.data.pipeline import EvalPipeline
@@ -25,7 +26,6 @@ from inception_jax.training import setup as setups
 from inception_jax.training.beginning import CLASSES
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.step import make_eval_step
-from inception_jax.training.stored import describe, load_variables
 
 Step = int | Literal["best"] | None
 

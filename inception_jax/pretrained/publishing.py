@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from inception_jax.checkpoints.reading import describe, load_variables
 from inception_jax.config import Config
 from inception_jax.errors import UserError, nearest
 from inception_jax.evaluation.network import class_names_of, default_weights, recipe_of
 from inception_jax.pretrained import sources
 from inception_jax.pretrained.exporting import export_weights
 from inception_jax.training import setup as setups
-from inception_jax.training.stored import describe, load_variables
 
 SUFFIXES = (".safetensors", ".npz", ".pth")
 

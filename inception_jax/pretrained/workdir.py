@@ -17,6 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception_jax import config as configs
+from inception_jax.checkpoints.reading import load_variables
+from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config
 from inception_jax.errors import UserError, write_error
 from inception_jax.evaluation import network
@@ -24,8 +26,6 @@ from inception_jax.evaluation.network import Network
 from inception_jax.pretrained.opening import Opened
 from inception_jax.runs import manifest
 from inception_jax.training.beginning import CLASSES
-from inception_jax.training.checkpoint import SUBDIRECTORY, Checkpoints
-from inception_jax.training.stored import load_variables
 
 FILE = "pretrained.json"
 IMAGENET = "imagenet2012"

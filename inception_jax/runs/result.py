@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from inception_jax.checkpoints.checksums import array_bytes, host_arrays, named_leaves
 from inception_jax.runs.manifest import read_object, replace_text
-from inception_jax.training.integrity import array_bytes, host_arrays, named_leaves
 
 FILE = "result.json"
 

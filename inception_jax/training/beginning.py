@@ -11,13 +11,13 @@ from typing import Any
 
 import jax
 
+from inception_jax.checkpoints.saving import Checkpoints
 from inception_jax.config import Config, ConfigError, from_dict
 from inception_jax.errors import UserError
 from inception_jax.models.initialization import init_variables
 from inception_jax.runs import lock, manifest
 from inception_jax.training import freezing, plan, processes, transfer
 from inception_jax.training import state as states
-from inception_jax.training.checkpoint import Checkpoints
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
 

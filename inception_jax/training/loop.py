@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config
 from inception_jax.errors import signal_exit_code
 from inception_jax.metrics import Accumulator
@@ -17,7 +18,6 @@ from inception_jax.runs import writers
 from inception_jax.runs.progress import Progress
 from inception_jax.training import beginning, ending, processes
 from inception_jax.training import setup as setups
-from inception_jax.training.checkpoint import SUBDIRECTORY, Checkpoints
 from inception_jax.training.clock import Clock
 from inception_jax.training.feed import Feed, InputStalled
 from inception_jax.training.interrupts import Interrupts

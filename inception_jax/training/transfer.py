@@ -15,9 +15,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from inception_jax.checkpoints import reading
 from inception_jax.errors import UserError
 from inception_jax.runs import manifest
-from inception_jax.training import paths, stored
+from inception_jax.training import paths
 
 FILE = "initialization.json"
 OTHER_CLASSES = "other number of classes"
@@ -91,10 +92,10 @@ class Origin:
           UserError: there is no such checkpoint, or it does not fit.
           CheckpointError: it is damaged. An older one is never taken in its place: that would be another experiment.
         """
-        record = stored.describe(self._checkpoint, self._step)
+        record = reading.describe(self._checkpoint, self._step)
         has_ema = any(name.startswith("ema/") for name in record["leaves"])
         weights = self._weights or ("ema" if has_ema else "raw")
-        source = stored.load_variables(self._checkpoint, weights, record["step"])
+        source = reading.load_variables(self._checkpoint, weights, record["step"])
         self.workdir = _workdir_of(Path(self._checkpoint))
         network = manifest.read_config(self.workdir).get("model", {}).get("name") if self.workdir else None
         self._record = {

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from inception_jax import config as configs
+from inception_jax.checkpoints.reading import load_variables
 from inception_jax.config import Config
 from inception_jax.data import datasets
 from inception_jax.errors import UserError
 from inception_jax.training import setup
-from inception_jax.training.stored import load_variables
 
 # Most of the network rests and there are no auxiliary heads, so that the program is small and compiles quickly.
 ARGUMENTS = (

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
+from inception_jax.checkpoints.reading import load_variables
 from inception_jax.errors import UserError
 from inception_jax.runs.writers import read_rows
 from inception_jax.training import peers, processes
-from inception_jax.training.stored import load_variables
 
 # In float64, where a wrong number cannot pass for a rounding.
 DOUBLE = ["--config.model.dtype=float64", "--config.model.param_dtype=float64"]

@@ -96,7 +96,7 @@ def expected(network, pictures):
 
 
 def test_the_workdir_holds_the_very_weights(network, converted):
-    from inception_jax.training.stored import describe, load_variables
+    from inception_jax.checkpoints.reading import describe, load_variables
 
     found = load_variables(converted)
     assert describe(converted)["step"] == 0

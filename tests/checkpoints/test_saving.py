@@ -18,11 +18,11 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+from inception_jax.checkpoints import reading, saving
+from inception_jax.checkpoints.reading import CheckpointDamaged, CheckpointError, CheckpointMismatch
+from inception_jax.checkpoints.saving import Checkpoints, load_variables
 from inception_jax.errors import UserError
-from inception_jax.training import checkpoint, stored
-from inception_jax.training.checkpoint import Checkpoints, load_variables
 from inception_jax.training.state import TrainState
-from inception_jax.training.stored import CheckpointDamaged, CheckpointError, CheckpointMismatch
 
 SCENARIOS = Path(__file__).with_name("checkpoint_scenarios.py")
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9), optax.ema(0.9))
@@ -283,18 +283,18 @@ def test_another_state_is_refused_by_the_name_of_its_first_leaf(copied, change, 
 
 
 def test_a_record_of_a_later_version_is_refused_and_not_called_damaged(copied, monkeypatch):
-    monkeypatch.setattr(stored, "FORMAT", 0)
+    monkeypatch.setattr(reading, "FORMAT", 0)
     with Checkpoints(copied) as checkpoints, pytest.raises(CheckpointMismatch, match="later version"):
         checkpoints.restore_latest(abstract(make_state()))
 
 
 def test_lack_of_open_files_is_not_called_damage(copied):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    record = stored.read_record(copied / "20")
+    record = reading.read_record(copied / "20")
     reads = (
-        lambda: stored.list_steps(copied),
-        lambda: stored.read_record(copied / "20"),
-        lambda: stored.read_leaves(copied / "20", record, record["leaves"]),
+        lambda: reading.list_steps(copied),
+        lambda: reading.read_record(copied / "20"),
+        lambda: reading.read_leaves(copied / "20", record, record["leaves"]),
     )
     lowest_free = os.open(os.devnull, os.O_RDONLY)
     os.close(lowest_free)
@@ -380,7 +380,7 @@ class TestLoadVariables:
         with Checkpoints(tmp_path, best_metric="top1") as checkpoints:
             for step, top1 in enumerate([0.5, 0.7, 0.6, math.nan]):
                 checkpoints.save(step, make_state(step), {}, {"top1": top1})
-        assert checkpoint.describe(tmp_path, "best")["step"] == 1
+        assert saving.describe(tmp_path, "best")["step"] == 1
         assert_same(load_variables(tmp_path, step="best")["params"], make_state(1).params)
 
     def test_damage_is_passed_over_and_left_in_place(self, copied):
@@ -393,7 +393,7 @@ class TestLoadVariables:
 
     def test_only_what_is_asked_for_must_be_whole(self, copied):
         harm(copied, 20)
-        assert checkpoint.describe(copied)["step"] == 20
+        assert saving.describe(copied)["step"] == 20
         assert_same(load_variables(copied, "ema"), make_state(20).ema)
 
     def test_mistakes(self, saved, tmp_path):
@@ -412,7 +412,7 @@ class TestLoadVariables:
 
 def run_scenario(name, directory, *prefix):
     command = [*prefix, sys.executable, str(SCENARIOS), name, str(directory)]
-    root = str(Path(checkpoint.__file__).parents[2])
+    root = str(Path(saving.__file__).parents[2])
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": root})
     assert done.returncode == 0 and done.stdout.endswith("ok\n"), done.stderr[-4000:]
     return done.stderr
@@ -433,7 +433,7 @@ def test_full_disk(tmp_path):
 
 @pytest.mark.parametrize(("module", "shown"), [("orbax/checkpoint/serialization.py", False), ("grain/reader.py", True)])
 def test_failed_writes_that_the_garbage_collector_meets(caplog, module, shown):
-    checkpoint.orbax_manager.quieten_logs()
+    saving.orbax_manager.quieten_logs()
     scope = {}
     exec(compile("def fail(): raise ValueError('no space left')", f"/site-packages/{module}", "exec"), scope)
 

@@ -9,19 +9,19 @@ import numpy as np
 import optax
 import pytest
 
-from inception_jax.training import integrity
+from inception_jax.checkpoints import checksums
 
 
 def test_names_are_the_paths_of_the_leaves():
     tree = {"b": (1, None, [2]), "a": optax.ScaleState(), "c": optax.TraceState(trace={"k": 3})}
-    assert integrity.named_leaves(tree) == {"b/0": 1, "b/2/0": 2, "c/trace/k": 3}
+    assert checksums.named_leaves(tree) == {"b/0": 1, "b/2/0": 2, "c/trace/k": 3}
     with pytest.raises(ValueError, match="same path"):
-        integrity.named_leaves({"a/b": 1, "a": {"b": 2}})
+        checksums.named_leaves({"a/b": 1, "a": {"b": 2}})
 
 
 def test_nest_is_the_inverse_for_dictionaries():
     tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
-    assert integrity.nest(integrity.named_leaves(tree)) == tree
+    assert checksums.nest(checksums.named_leaves(tree)) == tree
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool", "float8_e4m3fn"])
@@ -29,47 +29,47 @@ def test_nest_is_the_inverse_for_dictionaries():
 def test_a_checksum_is_of_the_bytes(dtype, shape):
     values = (np.arange(15) % 4)[: np.prod(shape, dtype=int)].reshape(shape).astype(jnp.dtype(dtype))
     expected = zlib.crc32(values.tobytes())
-    assert integrity.checksum(values) == integrity.checksum(integrity.host_array(jnp.asarray(values))) == expected
+    assert checksums.checksum(values) == checksums.checksum(checksums.host_array(jnp.asarray(values))) == expected
     if len(shape) == 2:  # in C order, however the array lies in memory
-        assert integrity.checksum(np.asfortranarray(values)) == expected != integrity.checksum(values.T)
+        assert checksums.checksum(np.asfortranarray(values)) == expected != checksums.checksum(values.T)
 
 
 def test_threads_change_no_checksum():
     arrays = {str(i): np.random.default_rng(i).normal(size=1000) for i in range(20)}
-    assert integrity.checksums(arrays, threads=4) == integrity.checksums(arrays)
+    assert checksums.checksums(arrays, threads=4) == checksums.checksums(arrays)
 
 
 def test_a_corruption_is_named():
     arrays = {"a": np.arange(4.0), "b": np.arange(4)}
-    record = json.loads(integrity.seal_with_checksums({}, arrays))["content"]["leaves"]
-    assert integrity.first_corruption(record, arrays) is None
-    assert integrity.first_corruption(record, {"b": arrays["b"]}) is None
-    assert "values of b" in integrity.first_corruption(record, arrays | {"b": np.arange(4) + 1})
-    assert "a is float64[4] in the checkpoint and float32[4]" in integrity.first_corruption(
+    record = json.loads(checksums.seal_with_checksums({}, arrays))["content"]["leaves"]
+    assert checksums.first_corruption(record, arrays) is None
+    assert checksums.first_corruption(record, {"b": arrays["b"]}) is None
+    assert "values of b" in checksums.first_corruption(record, arrays | {"b": np.arange(4) + 1})
+    assert "a is float64[4] in the checkpoint and float32[4]" in checksums.first_corruption(
         record, arrays | {"a": np.arange(4, dtype=np.float32)}
     )
-    assert "a is float64[4] in the checkpoint and float64[2, 2]" in integrity.first_corruption(
+    assert "a is float64[4] in the checkpoint and float64[2, 2]" in checksums.first_corruption(
         record, arrays | {"a": np.arange(4.0).reshape(2, 2)}
     )
 
 
 def test_no_bit_of_a_sealed_record_can_flip():
     content = {"text": "é", "numbers": [0.1, -0.0, float("inf")], "nested": {"b": None, "a": True}}
-    text = integrity.seal(content).encode()
-    assert integrity.unseal(text.decode()) == content
+    text = checksums.seal(content).encode()
+    assert checksums.unseal(text.decode()) == content
     for place in range(len(text)):
         for bit in range(8):
             flipped = bytearray(text)
             flipped[place] ^= 1 << bit
             try:
-                found = integrity.unseal(flipped.decode())
+                found = checksums.unseal(flipped.decode())
             except ValueError:
                 continue
             # A space for a tab, an escape in capitals: other bytes of the same content.
             assert found == content, (place, bit)
     for length in range(len(text)):
         with pytest.raises(ValueError):
-            integrity.unseal(text[:length].decode())
+            checksums.unseal(text[:length].decode())
 
 
 def test_one_copy_of_a_replicated_array_is_saved():
@@ -79,6 +79,6 @@ def test_one_copy_of_a_replicated_array_is_saved():
             jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",)), jax.sharding.PartitionSpec()
         ),
     )
-    saved = integrity.to_save({"w": array, "n": 3})
+    saved = checksums.to_save({"w": array, "n": 3})
     assert saved["w"].sharding.device_set == {jax.devices()[0]}
     assert saved["n"] == 3

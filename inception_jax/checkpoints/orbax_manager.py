@@ -16,8 +16,9 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from inception_jax.checkpoints import reading
 from inception_jax.errors import NO_ROOM_WORDS, DiskFull, UserError, write_error
-from inception_jax.training import processes, stored
+from inception_jax.training import processes
 
 DELETED = "deleted"
 """Subdirectory of steps on their way out."""
@@ -51,7 +52,7 @@ class Preservation(checkpoint_managers.PreservationPolicy):
         """Whether each of the checkpoints stays (the signature is Orbax's)."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*sorted(steps)[-self.latest :]}
-        kept.update(stored.best_first({step: self.scores.get(step) for step in steps})[: self.best])
+        kept.update(reading.best_first({step: self.scores.get(step) for step in steps})[: self.best])
         return [step in kept for step in steps]
 
 
@@ -60,7 +61,7 @@ class SealedHandler(ocp.JsonCheckpointHandler):
 
     async def async_save(self, directory: Any, item: Any = None, args: SealedSave | None = None) -> list[Any]:
         """Starts the write; Orbax does not finish the step before it is done (the signature is Orbax's)."""
-        path = Path(directory) / stored.RECORD_FILE
+        path = Path(directory) / reading.RECORD_FILE
         return [ocp.future.CommitFutureAwaitingContractedSignals(_write(path, args.text), name="sealed record")]
 
 
@@ -92,8 +93,8 @@ def open_manager(directory: Path, preservation: Preservation) -> ocp.CheckpointM
     # Measured on 516 MB of random weights: compression saves 8 % of the room and takes a third longer.
     arrays = ocp.PyTreeCheckpointHandler(use_compression=False)
     handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    handlers.add(stored.STATE, ocp.args.PyTreeSave, arrays)
-    handlers.add(stored.HOST, SealedSave, SealedHandler())
+    handlers.add(reading.STATE, ocp.args.PyTreeSave, arrays)
+    handlers.add(reading.HOST, SealedSave, SealedHandler())
     return ocp.CheckpointManager(
         directory,
         options=ocp.CheckpointManagerOptions(
@@ -179,7 +180,7 @@ def save_error(error: BaseException, directory: Path, step: int | None, steps: S
             f"the disk is full: no checkpoint of step {step} in {directory}; {_stand(steps)}; make room "
             "and run the same command again"
         )
-    return UserError(f"no checkpoint of step {step} in {directory}: {stored.one_line(error)}; {_stand(steps)}")
+    return UserError(f"no checkpoint of step {step} in {directory}: {reading.one_line(error)}; {_stand(steps)}")
 
 
 def _stand(steps: Sequence[int]) -> str:

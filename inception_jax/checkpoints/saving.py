@@ -23,12 +23,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from inception_jax.checkpoints import checksums, orbax_manager, reading
+from inception_jax.checkpoints.reading import SUBDIRECTORY as SUBDIRECTORY
+from inception_jax.checkpoints.reading import CheckpointDamaged, CheckpointError, CheckpointMismatch
+from inception_jax.checkpoints.reading import describe as describe
+from inception_jax.checkpoints.reading import load_variables as load_variables
 from inception_jax.errors import UserError, nearest, write_error
-from inception_jax.training import integrity, orbax_manager, processes, stored
-from inception_jax.training.stored import SUBDIRECTORY as SUBDIRECTORY
-from inception_jax.training.stored import CheckpointDamaged, CheckpointError, CheckpointMismatch
-from inception_jax.training.stored import describe as describe
-from inception_jax.training.stored import load_variables as load_variables
+from inception_jax.training import processes
 
 DAMAGED = "damaged"
 
@@ -91,12 +92,12 @@ class Checkpoints:
                 orbax_manager.remove_leftovers(self.directory)
             except OSError as error:
                 raise write_error(self.directory, error) from None
-        self._scores = {step: stored.read_score(self.directory / str(step), self._best) for step in self.steps()}
+        self._scores = {step: reading.read_score(self.directory / str(step), self._best) for step in self.steps()}
         self._preservation = orbax_manager.Preservation(keep_latest, keep_best, self._scores)
 
     def steps(self) -> list[int]:
         """The steps of the finished checkpoints, ascending; one that is still being written is not among them."""
-        return stored.list_steps(self.directory)
+        return reading.list_steps(self.directory)
 
     def save(self, step: int, state: Any, host: dict[str, Any], metrics: Mapping[str, float] | None = None) -> bool:
         """Saves a state in the background; returns when it has been copied, so that the state may be donated.
@@ -131,14 +132,14 @@ class Checkpoints:
                 "save less often"
             )
         self._sweeping = self._worker.submit(orbax_manager.remove_deleted, self.directory)
-        leaves = integrity.to_save(integrity.named_leaves(state))
+        leaves = checksums.to_save(checksums.named_leaves(state))
         orbax_manager.require_room(self.directory, leaves, step, self.steps(), self._sweeping.result)
-        record = {"format": stored.FORMAT, "step": step, "host": host, "metrics": metrics, "best": self._best}
+        record = {"format": reading.FORMAT, "step": step, "host": host, "metrics": metrics, "best": self._best}
         record = json.loads(json.dumps(record))  # as it is now; and what JSON has no word for is told here, not later
         # Views or copies in host memory: the checksums are made from them after this call has returned.
-        text = self._worker.submit(integrity.seal_with_checksums, record, integrity.host_arrays(leaves))
-        arrays = ocp.args.PyTreeSave(integrity.nest(leaves))
-        self._saving, self._scores[step] = step, stored.score(metrics, self._best)
+        text = self._worker.submit(checksums.seal_with_checksums, record, checksums.host_arrays(leaves))
+        arrays = ocp.args.PyTreeSave(checksums.nest(leaves))
+        self._saving, self._scores[step] = step, reading.score(metrics, self._best)
         with self._told_in_one_line():
             if self._manager is None:
                 self._manager = orbax_manager.open_manager(self.directory, self._preservation)
@@ -172,7 +173,7 @@ class Checkpoints:
           CheckpointMismatch: as `restore_latest`.
         """
         self.wait()
-        steps = processes.from_first(stored.best_first({step: self._scores.get(step) for step in self.steps()}))
+        steps = processes.from_first(reading.best_first({step: self._scores.get(step) for step in self.steps()}))
         if not steps:
             raise CheckpointError(f"no usable checkpoint in {self.directory} has a score to be the best by")
         return self._first_usable(steps, abstract_state)
@@ -191,7 +192,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the best finished checkpoint; None where none has a score."""
-        return next(iter(stored.best_first({step: self._scores.get(step) for step in self.steps()})), None)
+        return next(iter(reading.best_first({step: self._scores.get(step) for step in self.steps()})), None)
 
     def wait(self) -> None:
         """Returns when everything that was saved is on the disk, and what is deleted is gone.
@@ -222,7 +223,7 @@ class Checkpoints:
             self._warn(str(error))  # what ended the run is the error to be seen
 
     def _first_usable(self, steps: list[int], abstract_state: Any) -> Restored:
-        restored, damages = stored.first_usable(steps, lambda step: self._read(step, abstract_state))
+        restored, damages = reading.first_usable(steps, lambda step: self._read(step, abstract_state))
         for step, reason in damages.items():
             self._set_aside(step, reason)
         return restored
@@ -232,12 +233,12 @@ class Checkpoints:
         path = self.directory / str(step)
         problem: UserError | None = None
         try:
-            record = stored.read_record(path)
-            wanted = integrity.named_leaves(abstract_state)
-            difference = integrity.first_difference(record["leaves"], integrity.kinds(wanted))
+            record = reading.read_record(path)
+            wanted = checksums.named_leaves(abstract_state)
+            difference = checksums.first_difference(record["leaves"], checksums.kinds(wanted))
             if difference:
                 raise CheckpointMismatch(f"{path} is of another state: {difference}")
-            leaves = stored.read_leaves(path, record, wanted)
+            leaves = reading.read_leaves(path, record, wanted)
         except UserError as error:
             problem = error
         worst = processes.worst_of_all(0 if problem is None else 1 if isinstance(problem, CheckpointDamaged) else 2)
@@ -245,7 +246,7 @@ class Checkpoints:
             raise problem
         if worst:
             raise (CheckpointDamaged if worst == 1 else CheckpointError)(f"{path}: another process cannot use it")
-        placed = [integrity.place(leaves[name], like) for name, like in wanted.items()]
+        placed = [checksums.place(leaves[name], like) for name, like in wanted.items()]
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), placed)
         return Restored(state, record["host"], step)
 

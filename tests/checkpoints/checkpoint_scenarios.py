@@ -28,8 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from inception_jax.checkpoints.saving import Checkpoints
 from inception_jax.errors import DiskFull, UserError
-from inception_jax.training.checkpoint import Checkpoints
 
 KILLS = 5
 

@@ -13,8 +13,8 @@ from urllib.parse import quote
 import numpy as np
 import tensorstore as ts
 
+from inception_jax.checkpoints import checksums
 from inception_jax.errors import ExitCode, UserError, nearest
-from inception_jax.training import integrity
 
 SUBDIRECTORY = "checkpoints"
 """Where a workdir has them."""
@@ -71,7 +71,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     file = path / HOST / RECORD_FILE
     try:
-        record = integrity.unseal(file.read_text(encoding="utf-8"))
+        record = checksums.unseal(file.read_text(encoding="utf-8"))
     except OSError as error:
         if _is_fault_of_the_moment(error):
             raise CheckpointError(f"cannot read {file}: {error.strerror}") from None
@@ -124,7 +124,7 @@ def read_leaves(path: Path, record: Mapping[str, Any], names: Iterable[str]) -> 
         if _is_fault_of_the_moment(error):
             raise CheckpointError(f"cannot read {path}: {one_line(error)}") from None
         raise CheckpointDamaged(f"{path}: {one_line(error)}") from None
-    corruption = integrity.first_corruption(record["leaves"], leaves)
+    corruption = checksums.first_corruption(record["leaves"], leaves)
     if corruption:
         raise CheckpointDamaged(f"{path}: {corruption}")
     return leaves
@@ -220,7 +220,7 @@ def _variables(directory: Path, weights: str) -> dict[str, Any]:
     if not names:
         raise CheckpointMismatch(f"{directory} has no running averages: the run kept none; weights 'raw' are there")
     leaves = read_leaves(directory, record, names)
-    return {"batch_stats": {}, **integrity.nest({name.removeprefix(prefix): leaf for name, leaf in leaves.items()})}
+    return {"batch_stats": {}, **checksums.nest({name.removeprefix(prefix): leaf for name, leaf in leaves.items()})}
 
 
 def _first(path: str | Path, step: int | str | None, read: Callable[[Path], T], warn: Warn) -> T:
