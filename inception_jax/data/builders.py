@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from inception_jax.data import digits, folders, originals
+from inception_jax.data import digits, folders, raw_files
 from inception_jax.errors import UserError
 
 
@@ -169,7 +169,7 @@ class FashionMnist(SourceBuilder, skip_registration=True):
         )
 
     def _file(self, stem: str) -> Path:
-        return originals.find_file(self.source, f"{stem}.gz", stem)
+        return raw_files.find_file(self.source, f"{stem}.gz", stem)
 
     def source_files(self) -> list[Path]:
         return [self._file(stem) for stem in self.SHA256]
@@ -177,8 +177,8 @@ class FashionMnist(SourceBuilder, skip_registration=True):
     def examples(self) -> dict[str, Examples]:
         found = {}
         for split, prefix in self.FILES.items():
-            images = originals.read_idx(self._file(f"{prefix}-images-idx3-ubyte"))[0]
-            labels = originals.read_idx(self._file(f"{prefix}-labels-idx1-ubyte"))[0]
+            images = raw_files.read_idx(self._file(f"{prefix}-images-idx3-ubyte"))[0]
+            labels = raw_files.read_idx(self._file(f"{prefix}-labels-idx1-ubyte"))[0]
             if images.shape[1:] != (28, 28) or labels.shape != (len(images),) or labels.max(initial=0) > 9:
                 raise UserError(
                     f"{self.source}, {split}: images {images.shape} and labels {labels.shape} up to"
@@ -190,7 +190,7 @@ class FashionMnist(SourceBuilder, skip_registration=True):
     def verify(self, progress: Callable[[int, int], None]) -> None:
         for done, (stem, expected) in enumerate(self.SHA256.items()):
             progress(done, len(self.SHA256))
-            compare(self._file(stem), originals.read_idx(self._file(stem))[1], expected)
+            compare(self._file(stem), raw_files.read_idx(self._file(stem))[1], expected)
 
 
 def compare(path: Path, found: str, expected: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from inception_jax.data import originals
+from inception_jax.data import raw_files
 from inception_jax.data.builders import Examples, SourceBuilder, compare
 from inception_jax.errors import UserError
 
@@ -48,21 +48,21 @@ class Imagenet2012(SourceBuilder, skip_registration=True):
         )
 
     def source_files(self) -> list[Path]:
-        return [originals.find_file(self.source, name) for name in self.TARS.values()]
+        return [raw_files.find_file(self.source, name) for name in self.TARS.values()]
 
     def examples(self) -> dict[str, Examples]:
         train, validation = self.source_files()
         names = set(self.info.features["label"].names)
         pictures, labels = [], []
-        for inner in originals.tar_members(train):
+        for inner in raw_files.tar_members(train):
             synset = inner.name.removesuffix(".tar")
             if synset not in names:
                 raise UserError(f"{train}: holds {inner.name!r}; a tar per synset, such as n01440764.tar, is expected")
-            members = originals.tar_members(train, inner.offset, inner.size)
+            members = raw_files.tar_members(train, inner.offset, inner.size)
             pictures += members
             labels += [synset] * len(members)
         found = {"train": _tar_examples(train, pictures, labels)}
-        pictures = sorted(originals.tar_members(validation), key=lambda member: member.name)
+        pictures = sorted(raw_files.tar_members(validation), key=lambda member: member.name)
         labels = self.validation_labels()  # one line per picture, in the order of the picture's names
         if len(pictures) != len(labels):
             raise UserError(f"{validation}: {len(pictures)} pictures; {len(labels)} are expected")
@@ -76,7 +76,7 @@ class Imagenet2012(SourceBuilder, skip_registration=True):
     def verify(self, progress: Callable[[int, int], None]) -> None:
         sums = {line.split()[0].rsplit("/", 1)[-1]: line.split()[-1] for line in _shipped("checksums.tsv")}
         for path in self.source_files():
-            compare(path, originals.sha256(path, progress), sums[path.name])
+            compare(path, raw_files.sha256(path, progress), sums[path.name])
 
 
 def synsets() -> list[str]:
@@ -89,8 +89,8 @@ def _shipped(file: str) -> list[str]:
     return (tfds.core.tfds_path("datasets/imagenet2012") / file).read_text().split("\n")[:-1]
 
 
-def _tar_examples(path: Path, members: list[originals.Member], labels: list[str]) -> Examples:
-    read = originals.read_at(path)
+def _tar_examples(path: Path, members: list[raw_files.Member], labels: list[str]) -> Examples:
+    read = raw_files.read_at(path)
 
     def example(index: int) -> dict[str, Any]:
         member = members[index]

@@ -19,7 +19,7 @@ from inception_jax.data.crops import CENTER_CROP as CENTER_CROP
 from inception_jax.data.crops import EvalCrop as EvalCrop
 from inception_jax.data.crops import center_crop as center_crop
 from inception_jax.data.crops import check_choice, is_number, short_side_to
-from inception_jax.data.order import UNIFORMS_PER_EXAMPLE
+from inception_jax.data.sampling import UNIFORMS_PER_EXAMPLE
 from inception_jax.errors import UserError, nearest
 
 # The pipeline has its own threads; OpenCV's pool on top of them only makes them wait for each other.

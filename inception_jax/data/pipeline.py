@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from inception_jax.data import images, reports, whereabouts
-from inception_jax.data.batches import Batches
+from inception_jax.data import activity, images
 from inception_jax.data.datasets import Dataset
-from inception_jax.data.order import Order, uniforms
-from inception_jax.data.prefetch import prefetched
+from inception_jax.data.loader import Batches, ThreadBatches
+from inception_jax.data.sampling import Order, uniforms
+from inception_jax.data.workers import WorkerBatches
 from inception_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -94,13 +94,13 @@ class _Pipeline:
 
     def _fill(self, batch: Batch, row: int, index: int, numbers: np.ndarray = _NO_NUMBERS) -> None:
         """Puts record `index` into a row of `batch`, or leaves the row black and masked where it is corrupt."""
-        whereabouts.note(row, index)
+        activity.note(row, index)
         try:
             picture, label = self._picture(index)
         except UserError as error:
             if not self.skip_corrupt:
                 raise
-            reports.warn_once(self.dataset.where(index), f"left out: {error}")
+            activity.warn_once(self.dataset.where(index), f"left out: {error}")
             return
         self._view(picture, numbers, batch["image"][row])
         batch["label"][row], batch["mask"][row] = label, True
@@ -121,7 +121,7 @@ class _Pipeline:
 class TrainPipeline(_Pipeline):
     """Shuffled and augmented batches without end, crossing from epoch to epoch without a gap or a short batch.
 
-    Row `r` of global batch `k` is the example at position `k * batch_size + r`; see `inception_jax.data.order`.
+    Row `r` of global batch `k` is the example at position `k * batch_size + r`; see `inception_jax.data.sampling`.
 
     Attributes:
       steps_per_epoch: num_examples / batch_size, not rounded.
@@ -292,3 +292,33 @@ def _check_whole(field: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise UserError(f"{field}: {value!r}; a whole number of {least} or more is needed")
     return int(value)
+
+
+def prefetched(
+    make: Callable[[int], Any],
+    start: int,
+    stop: int,
+    threads: int,
+    workers: int,
+    prefetch: int,
+    nbytes: int,
+    name_record: Callable[[int], str],
+) -> Batches:
+    """`make(start), make(start + 1), … make(stop - 1)`, made ahead and handed on in order.
+
+    Args:
+      make: makes one batch, a dict of arrays; picklable where there are workers.
+      start: first number.
+      stop: one past the last.
+      threads: batches that are made at once, per worker or in this process.
+      workers: processes; 0 for none.
+      prefetch: batches made ahead, at least.
+      nbytes: of one batch.
+      name_record: the words for a record of the data set, by its index.
+
+    Raises:
+      UserError: the machine's shared memory cannot hold the workers' batches.
+    """
+    if not workers:
+        return ThreadBatches(make, start, stop, threads, max(threads, prefetch), name_record)
+    return WorkerBatches(make, start, stop, threads, workers, prefetch, nbytes, name_record)

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from multiprocessing import sharedctypes, synchronize
 from typing import Any
 
-from inception_jax.data.batches import Batches
-from inception_jax.data.reports import warn
-from inception_jax.data.whereabouts import Board
+from inception_jax.data.activity import Board, warn
+from inception_jax.data.loader import Batches
 from inception_jax.errors import UserError
 
 _SHARED_MEMORY = "/dev/shm"

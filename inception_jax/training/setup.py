@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from inception_jax.config import Config, ConfigError
-from inception_jax.data import datasets, images
+from inception_jax.data import datasets, eval_protocols, images
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.errors import UserError
-from inception_jax.evaluation import protocols
 from inception_jax.models import registry
 from inception_jax.training import fine_tuning, optimizers, plan, preprocess, schedules
 from inception_jax.training.parallel import Devices
@@ -189,7 +188,7 @@ def build_eval_data(config: Config, dataset: datasets.Dataset, devices: Devices)
     Raises:
       UserError: an unknown protocol, or a batch that does not divide over the devices.
     """
-    (view,) = protocols.get_protocol(config.evaluation.protocol).crops(crop(config))
+    (view,) = eval_protocols.get_protocol(config.evaluation.protocol).crops(crop(config))
     batch_size = config.evaluation.batch_size or config.batch_size
     devices.check_batch("evaluation.batch_size" if config.evaluation.batch_size else "batch_size", batch_size)
     return EvalPipeline(

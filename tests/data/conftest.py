@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from inception_jax.data import builders, images, originals, prepare
+from inception_jax.data import builders, images, prepare, raw_files
 from inception_jax.data.datasets import load
 
 
@@ -68,7 +68,7 @@ def small(monkeypatch, idx_folder):
     """Lets a Fashion-MNIST of 60 and 10 pictures pass for the whole one; gives its folder and arrays."""
     folder, arrays = idx_folder()
     monkeypatch.setattr(builders.FashionMnist, "EXPECTED", {"train": 60, "test": 10})
-    sums = {stem: originals.read_idx(folder / f"{stem}.gz")[1] for stem in arrays}
+    sums = {stem: raw_files.read_idx(folder / f"{stem}.gz")[1] for stem in arrays}
     monkeypatch.setattr(builders.FashionMnist, "SHA256", sums)
     return folder, arrays
 

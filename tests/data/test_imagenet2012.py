@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from inception_jax.data import imagenet2012, originals
+from inception_jax.data import imagenet2012, raw_files
 from inception_jax.data.datasets import load
 
 
@@ -102,4 +102,4 @@ def test_tar_members_do_not_leave_the_tar(tmp_path):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             file.addfile(info)
-    assert [member.name for member in originals.tar_members(path)] == ["b.JPEG"]
+    assert [member.name for member in raw_files.tar_members(path)] == ["b.JPEG"]

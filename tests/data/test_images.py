@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from inception_jax.data import images, order
+from inception_jax.data import images, sampling
 from inception_jax.errors import UserError
 
 # 8 x 8 pixels of cyan 0, magenta 255, yellow 255, black 0 (pure red), a JPEG with four components as Adobe's programs
@@ -107,7 +107,7 @@ def kolmogorov(values: np.ndarray, low: float, high: float) -> float:
 
 def windows(count: int, height: int, width: int, **fields) -> np.ndarray:
     augmentation = images.Augmentation(**fields)
-    numbers = order.uniforms(11, 0, count)
+    numbers = sampling.uniforms(11, 0, count)
     return np.array([images.random_window(height, width, row, augmentation) for row in numbers])
 
 
@@ -148,7 +148,7 @@ def test_window_that_never_fits_falls_back_to_the_middle():
 
 def view(gradient, image_size, number=0, **fields):
     augmentation = images.Augmentation(**fields)
-    return images.augment(gradient, image_size, order.uniforms(0, number, 1)[0], augmentation)
+    return images.augment(gradient, image_size, sampling.uniforms(0, number, 1)[0], augmentation)
 
 
 def test_flip_mirrors_every_second_view(gradient):
@@ -167,7 +167,7 @@ def test_view_is_the_window_resized(gradient):
     """Nearest neighbours of a picture that tells its own coordinates: they all lie in the window, and fill it."""
     fields = {"interpolation": "nearest", "flip": False, "area": (0.3, 0.9)}
     for number in range(50):
-        numbers = order.uniforms(0, number, 1)[0]
+        numbers = sampling.uniforms(0, number, 1)[0]
         top, left, height, width = images.random_window(48, 64, numbers, images.Augmentation(**fields))
         got = view(gradient, 40, number, **fields)
         rows, columns = got[..., 0] // 5, got[..., 1] // 4

@@ -13,7 +13,7 @@ from multiprocessing import active_children
 import numpy as np
 import pytest
 
-from inception_jax.data import images, order
+from inception_jax.data import images, sampling
 from inception_jax.data.datasets import Dataset, load
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline, default_threads, default_workers
 from inception_jax.data.records import MemoryRecords
@@ -53,8 +53,8 @@ def test_rows_are_the_examples_of_the_positions():
     augmentation = images.Augmentation(area=(0.5, 1.0))
     for row in range(8):
         epoch, offset = divmod(400 * 8 + row, 1437)
-        image, label = data.record(int(order.permutation(3, epoch, 1437)[offset]))
-        numbers = order.uniforms(3, 400 * 8 + row, 1)[0]
+        image, label = data.record(int(sampling.permutation(3, epoch, 1437)[offset]))
+        numbers = sampling.uniforms(3, 400 * 8 + row, 1)[0]
         assert batch["label"][row] == label
         assert np.array_equal(batch["image"][row], images.augment(image, 16, numbers, augmentation))
 
@@ -148,7 +148,7 @@ def test_evaluation_of_fewer_examples_than_a_batch():
 def test_training_on_the_centre_crop():
     data = load("digits", "train")
     batch = train_pipeline(data, augmentation=images.EvalCrop(fraction=1.0), image_size=8).batch(0)
-    for row, index in enumerate(order.permutation(3, 0, 1437)[:8]):
+    for row, index in enumerate(sampling.permutation(3, 0, 1437)[:8]):
         assert np.array_equal(batch["image"][row], data.record(int(index))[0])
 
 

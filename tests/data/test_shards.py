@@ -23,7 +23,7 @@ def test_killed_anywhere_the_same_command_makes_it_whole(publish, small, tmp_pat
     arguments = ["fashion_mnist", f"--source={folder}", f"--data_dir={tmp_path / 'killed'}", "--num_shards=2"]
     code = (
         "import os, signal, sys\n"
-        "from inception_jax.data import builders, originals, prepare, shards\n"
+        "from inception_jax.data import builders, raw_files, prepare, shards\n"
         "kind = builders.FashionMnist\n"
         "kind.EXPECTED = {'train': 60, 'test': 10}\n"
         f"kind.SHA256 = {builders.FashionMnist.SHA256!r}\n"

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from inception_jax.data.eval_protocols import get_protocol
 from inception_jax.errors import UserError
-from inception_jax.evaluation.protocols import get_protocol
 from inception_jax.models.registry import get_spec
 from inception_jax.pretrained import listing, preprocessing, records, sources
 from inception_jax.training.preprocess import NORMALIZATIONS

@@ -182,11 +182,11 @@ import os, sys
 from pathlib import Path
 import cv2, numpy as np
 from inception_jax import command_line
-from inception_jax.data import batches
+from inception_jax.data import loader
 from inception_jax.data.datasets import load
 from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.training.feed import Feed
-batches._JOIN_SECONDS = 0.3
+loader._JOIN_SECONDS = 0.3
 root = Path(sys.argv[1])
 for name in "ab":
     (root / "train" / name).mkdir(parents=True)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from inception_jax.data.eval_protocols import PROTOCOLS, get_protocol
 from inception_jax.data.images import EvalCrop
 from inception_jax.errors import UserError
-from inception_jax.evaluation.protocols import PROTOCOLS, get_protocol
 
 
 def test_single_is_the_runs_own_centre_crop():

@@ -11,6 +11,7 @@ import mmap
 import os
 import secrets
 import struct
+import sys
 import threading
 import time
 import weakref
@@ -152,3 +153,27 @@ class Board:
                     process = (worker, pids[worker]) if self._workers else (None, os.getpid())
                     found.append(Place(*process, batch, row, record, max(0.0, now - since)))
         return sorted(found, key=lambda place: -place.seconds)
+
+
+_lock = threading.Lock()
+_named: set[str] = set()
+
+
+def warn(text: str) -> None:
+    """One line, with its end in the same write: the lines of several processes must not run into each other."""
+    sys.stderr.write(f"warning: {text}\n")
+    sys.stderr.flush()
+
+
+def warn_once(record: str, text: str) -> None:
+    """One line about a record; nothing where this process has said one about the same record before.
+
+    Args:
+      record: its name, unlike that of any other.
+      text: what to say of it.
+    """
+    with _lock:
+        if record in _named:
+            return
+        _named.add(record)
+    warn(text)

@@ -8,23 +8,23 @@ import time
 
 import pytest
 
-from inception_jax.data import batches, whereabouts
+from inception_jax.data import activity, loader
 from inception_jax.data.datasets import load
 from inception_jax.data.pipeline import TrainPipeline
 
 
 def test_a_board_tells_each_slot_apart_and_who_has_been_there_longest():
-    board = whereabouts.Board(slots=2, workers=2)
+    board = activity.Board(slots=2, workers=2)
     try:
         board.register(1)
         board.enter(0, 41, worker=1)
-        whereabouts.note(3, 1234)
+        activity.note(3, 1234)
         there = pickle.loads(pickle.dumps(board))  # as a worker gets it: the same memory
         time.sleep(0.01)
 
         def another():
             there.enter(1, 42, worker=0)
-            whereabouts.note(0, 7)
+            activity.note(0, 7)
 
         thread = threading.Thread(target=another)
         thread.start()
@@ -34,17 +34,17 @@ def test_a_board_tells_each_slot_apart_and_who_has_been_there_longest():
         assert (second.worker, second.pid, second.batch, second.row, second.record) == (0, 0, 42, 0, 7)
         assert 5 > first.seconds > second.seconds >= 0
         there.cancel()
-        with pytest.raises(whereabouts.Cancelled):
-            whereabouts.note(4, 1235)
+        with pytest.raises(activity.Cancelled):
+            activity.note(4, 1235)
     finally:
         board.leave()
-    whereabouts.note(5, 1)  # of no board's batch: nothing happens
+    activity.note(5, 1)  # of no board's batch: nothing happens
     assert [place.batch for place in board.places()] == [42]
 
 
 def test_a_board_that_has_gone_is_replaced_and_nothing_else_is_written_to(tmp_path):
     """A worker that starts late finds another file under the number of the board's."""
-    board = whereabouts.Board(slots=1, workers=1)
+    board = activity.Board(slots=1, workers=1)
     pickled, number = pickle.dumps(board), int(board._path.rpartition("/")[2])
     del board
     with pytest.raises(OSError):
@@ -65,7 +65,7 @@ def test_a_board_that_has_gone_is_replaced_and_nothing_else_is_written_to(tmp_pa
 def test_a_thread_that_hangs_in_a_read_is_named_with_its_picture_and_not_waited_for(
     picture_folder, stalled_file, monkeypatch
 ):
-    monkeypatch.setattr(batches, "_JOIN_SECONDS", 0.2)
+    monkeypatch.setattr(loader, "_JOIN_SECONDS", 0.2)
     data = load(f"folder:{picture_folder}", "train")
     path = stalled_file(picture_folder / "train" / "eel" / "2.png")
     source = TrainPipeline(data, batch_size=14, image_size=8, seed=1, augmentation={}, threads=1, workers=0).batches(2)
@@ -87,11 +87,11 @@ def test_closing_breaks_batches_off():
 
     def make(number):
         for row in range(1000):
-            whereabouts.note(row, row)
+            activity.note(row, row)
             begun.set()
             time.sleep(0.01)
 
-    source = batches.ThreadBatches(make, 0, 10, threads=2, ahead=2, name_record=str)
+    source = loader.ThreadBatches(make, 0, 10, threads=2, ahead=2, name_record=str)
     begun.wait(5)
     started = time.monotonic()
     source.close()
@@ -100,7 +100,7 @@ def test_closing_breaks_batches_off():
 
 
 def test_an_iterator_that_nobody_closes_ends_its_threads():
-    source = batches.ThreadBatches(lambda number: number, 0, 10, threads=2, ahead=4, name_record=str)
+    source = loader.ThreadBatches(lambda number: number, 0, 10, threads=2, ahead=4, name_record=str)
     threads = source._threads
     assert next(source) == 0
     del source
@@ -110,7 +110,7 @@ def test_an_iterator_that_nobody_closes_ends_its_threads():
 
 
 def test_the_end_of_the_data_ends_the_threads():
-    source = batches.ThreadBatches(lambda number: number, 3, 13, threads=2, ahead=4, name_record=str)
+    source = loader.ThreadBatches(lambda number: number, 3, 13, threads=2, ahead=4, name_record=str)
     assert list(source) == list(range(3, 13))
     assert not any(thread.is_alive() for thread in source._threads)
 
@@ -121,7 +121,7 @@ def test_an_error_stands_in_the_place_of_its_batch_and_stays():
             raise OSError("the cable")
         return number
 
-    with batches.ThreadBatches(make, 0, 10, threads=3, ahead=4, name_record=str) as source:
+    with loader.ThreadBatches(make, 0, 10, threads=3, ahead=4, name_record=str) as source:
         assert [next(source), next(source)] == [0, 1]
         for _ in range(2):
             with pytest.raises(OSError, match="the cable"):

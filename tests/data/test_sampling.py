@@ -8,30 +8,30 @@ import time
 import numpy as np
 import pytest
 
-from inception_jax.data import order
+from inception_jax.data import sampling
 from inception_jax.errors import UserError
 
 
 def test_permutation_is_frozen():
     """Golden values: a run that was saved must go on with the same examples after any upgrade."""
-    assert order.permutation(0, 0, 12).tolist() == [0, 8, 9, 3, 7, 5, 1, 11, 2, 10, 6, 4]
-    assert order.permutation(7, 1, 12).tolist() == [7, 9, 10, 11, 6, 1, 4, 8, 3, 2, 5, 0]
-    digest = hashlib.sha256(order.permutation(3, 5, 100_000).astype("<i8").tobytes()).hexdigest()
+    assert sampling.permutation(0, 0, 12).tolist() == [0, 8, 9, 3, 7, 5, 1, 11, 2, 10, 6, 4]
+    assert sampling.permutation(7, 1, 12).tolist() == [7, 9, 10, 11, 6, 1, 4, 8, 3, 2, 5, 0]
+    digest = hashlib.sha256(sampling.permutation(3, 5, 100_000).astype("<i8").tobytes()).hexdigest()
     assert digest == "bbac63bc3ac23c178b148f24922578f8306acb97040e565e3edfa5e9451719d8"
 
 
 def test_uniforms_are_frozen():
-    numbers = order.uniforms(0, 0, 2)
+    numbers = sampling.uniforms(0, 0, 2)
     assert [x.hex() for x in numbers[0, :3]] == ["0x1.594ff5834dd2ep-1", "0x1.ea63eebff89d6p-2", "0x1.3d6d652e502f0p-2"]
     assert [x.hex() for x in numbers[1, :2]] == ["0x1.97bbde1055acep-2", "0x1.0ea26227e4788p-1"]
-    assert order.uniforms(7, 2**40, 1)[0, 63].hex() == "0x1.783f5db21fd23p-1"
+    assert sampling.uniforms(7, 2**40, 1)[0, 63].hex() == "0x1.783f5db21fd23p-1"
 
 
 def test_every_epoch_is_a_permutation_of_its_own():
     seen = set()
     for seed in (0, 1, 7, 8, 2**32 - 1):
         for epoch in range(4):
-            drawn = order.permutation(seed, epoch, 100)
+            drawn = sampling.permutation(seed, epoch, 100)
             assert sorted(drawn.tolist()) == list(range(100))
             seen.add(tuple(drawn.tolist()))
     assert len(seen) == 20  # in particular (seed 7, epoch 1) is not (seed 8, epoch 0)
@@ -41,23 +41,23 @@ def test_places_are_uniform():
     """Every example lands in every place equally often: a chi-squared of 81 degrees of freedom."""
     counts = np.zeros((10, 10))
     for epoch in range(2000):
-        counts[order.permutation(5, epoch, 10), np.arange(10)] += 1
+        counts[sampling.permutation(5, epoch, 10), np.arange(10)] += 1
     assert 40 < ((counts - 200) ** 2 / 200).sum() < 130
 
 
 def test_numbers_are_those_of_the_position():
-    block = order.uniforms(3, 1000, 50)
-    assert block.shape == (50, order.UNIFORMS_PER_EXAMPLE)
+    block = sampling.uniforms(3, 1000, 50)
+    assert block.shape == (50, sampling.UNIFORMS_PER_EXAMPLE)
     for offset in (0, 1, 49):
-        assert np.array_equal(order.uniforms(3, 1000 + offset, 1)[0], block[offset])
+        assert np.array_equal(sampling.uniforms(3, 1000 + offset, 1)[0], block[offset])
     assert 0 <= block.min() and block.max() < 1
     assert len(np.unique(block)) == block.size
-    assert not np.array_equal(order.uniforms(4, 1000, 50), block)
-    assert order.uniforms(3, 2**60, 1).shape == (1, 64)  # positions beyond one word of the counter
+    assert not np.array_equal(sampling.uniforms(4, 1000, 50), block)
+    assert sampling.uniforms(3, 2**60, 1).shape == (1, 64)  # positions beyond one word of the counter
 
 
 def test_numbers_are_uniform_and_not_those_of_the_shuffle():
-    numbers = order.uniforms(0, 0, 5000)
+    numbers = sampling.uniforms(0, 0, 5000)
     assert abs(numbers.mean() - 0.5) < 0.003 and abs(numbers.var() - 1 / 12) < 0.001
     across = np.corrcoef(numbers[:, :8].T)
     assert np.abs(across - np.eye(8)).max() < 0.06
@@ -69,34 +69,34 @@ def test_numbers_are_uniform_and_not_those_of_the_shuffle():
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "a", True, None])
 def test_refuses_a_seed_that_names_no_stream(seed):
     with pytest.raises(UserError, match="seed"):
-        order.permutation(seed, 0, 10)
+        sampling.permutation(seed, 0, 10)
 
 
 def test_indices_run_on_from_epoch_to_epoch():
-    drawn = order.Order(9, 7).indices(0, 35)
-    expected = np.concatenate([order.permutation(9, epoch, 7) for epoch in range(5)])
+    drawn = sampling.Order(9, 7).indices(0, 35)
+    expected = np.concatenate([sampling.permutation(9, epoch, 7) for epoch in range(5)])
     assert np.array_equal(drawn, expected)
     for start, count in ((0, 3), (5, 4), (6, 20), (13, 1)):
-        assert np.array_equal(order.Order(9, 7).indices(start, count), expected[start : start + count])
+        assert np.array_equal(sampling.Order(9, 7).indices(start, count), expected[start : start + count])
 
 
 def test_starting_far_in_costs_nothing():
-    late = order.Order(1, 1000)
+    late = sampling.Order(1, 1000)
     assert len(late.indices(10**12, 5)) == 5
     assert len(late._epochs) == 1
 
 
 def test_one_sort_per_epoch_whatever_the_threads(monkeypatch):
     sorts = []
-    real = order.permutation
+    real = sampling.permutation
 
     def slow(*arguments):
         sorts.append(arguments)
         time.sleep(0.05)
         return real(*arguments)
 
-    monkeypatch.setattr(order, "permutation", slow)
-    shared = order.Order(2, 1000)
+    monkeypatch.setattr(sampling, "permutation", slow)
+    shared = sampling.Order(2, 1000)
     threads = [threading.Thread(target=shared.indices, args=(start, 100)) for start in range(0, 2000, 100)]
     for thread in threads:
         thread.start()
@@ -107,10 +107,10 @@ def test_one_sort_per_epoch_whatever_the_threads(monkeypatch):
 
 def test_the_next_epoch_is_sorted_ahead(monkeypatch):
     sorts = []
-    real = order.permutation
-    monkeypatch.setattr(order, "permutation", lambda *arguments: sorts.append(arguments[1]) or real(*arguments))
-    monkeypatch.setattr(order, "_AHEAD_FROM", 10)
-    shared = order.Order(2, 100)
+    real = sampling.permutation
+    monkeypatch.setattr(sampling, "permutation", lambda *arguments: sorts.append(arguments[1]) or real(*arguments))
+    monkeypatch.setattr(sampling, "_AHEAD_FROM", 10)
+    shared = sampling.Order(2, 100)
     for start, epochs in ((0, [0, 1]), (99, [0, 1]), (100, [0, 1, 2])):
         shared.indices(start, 1)
         for thread in threading.enumerate():
@@ -120,7 +120,7 @@ def test_the_next_epoch_is_sorted_ahead(monkeypatch):
 
 
 def test_pickles_without_its_cache():
-    first = order.Order(2, 50)
+    first = sampling.Order(2, 50)
     first.indices(0, 10)
     again = pickle.loads(pickle.dumps(first))
     assert again._epochs == {}

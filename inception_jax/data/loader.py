@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from inception_jax.data.whereabouts import Board, Place
+from inception_jax.data.activity import Board, Place
 
 # How long `close()` waits for a thread to end. One that hangs in a read ends when the process does: it is a daemon.
 _JOIN_SECONDS = 2.0
