@@ -44,10 +44,10 @@ def main(argv: list[str]) -> int:
     if bool(recipe) != bool(flags.checkpoint):
         raise UserError("--config and --checkpoint go together: whose data, and which weights")
 
-    from inception_jax.evaluation import network
+    from inception_jax.evaluation import trained_network
     from inception_jax.training import parallel, processes
 
-    recipe = recipe or network.recipe_of(flags.workdir)
+    recipe = recipe or trained_network.recipe_of(flags.workdir)
     recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
     recipe.evaluation.protocol = flags.protocol or recipe.evaluation.protocol
     parallel.enable_compilation_cache()
@@ -62,7 +62,7 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
     """Evaluates on all processes; process 0 leaves result and pictures in the workdir."""
     from inception_jax.data import datasets
     from inception_jax.errors import write_error
-    from inception_jax.evaluation import network
+    from inception_jax.evaluation import trained_network
     from inception_jax.runs import report
     from inception_jax.runs.result import write_result
     from inception_jax.training import processes, setup
@@ -70,7 +70,7 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
     step = command_line.step(flags.step)
     with processes.agreed():
         source = datasets.load(recipe.data.name, flags.split or recipe.data.eval_split, recipe.data.data_dir)
-        trained = network.load(
+        trained = trained_network.load(
             recipe, flags.checkpoint or flags.workdir, source.class_names, weights=flags.weights, step=step
         )
         data = setup.build_eval_data(trained.config, source, trained.devices)

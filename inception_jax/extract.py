@@ -13,7 +13,7 @@ from inception_jax.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from inception_jax.evaluation.network import Network
+    from inception_jax.evaluation.trained_network import Network
 
 
 def main(argv: list[str]) -> int:
@@ -33,15 +33,15 @@ def main(argv: list[str]) -> int:
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             raise UserError(f"--{name}={getattr(flags, name)}: 1 or more")
 
-    from inception_jax.evaluation import network
+    from inception_jax.evaluation import trained_network
     from inception_jax.training import parallel
 
     parallel.enable_compilation_cache()
     step = command_line.step(flags.step)
-    recipe, class_names = network.recipe_of(flags.workdir), network.class_names_of(flags.workdir)
+    recipe, class_names = trained_network.recipe_of(flags.workdir), trained_network.class_names_of(flags.workdir)
     recipe.data.image_size = flags.image_size or recipe.data.image_size
     recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
-    trained = network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
+    trained = trained_network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
     return _extract(flags, trained)
 
 

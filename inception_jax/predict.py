@@ -10,7 +10,7 @@ from inception_jax import command_line
 from inception_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from inception_jax.evaluation.network import Network
+    from inception_jax.evaluation.trained_network import Network
 
 _WEIGHTS = ("raw", "ema")
 
@@ -78,11 +78,11 @@ def _check(flags: argparse.Namespace) -> None:
 
 
 def _of_run(flags: argparse.Namespace) -> Network:
-    from inception_jax.evaluation import network
+    from inception_jax.evaluation import trained_network
 
     step = command_line.step(flags.step)
-    recipe, class_names = network.recipe_of(flags.workdir), network.class_names_of(flags.workdir)
-    return network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
+    recipe, class_names = trained_network.recipe_of(flags.workdir), trained_network.class_names_of(flags.workdir)
+    return trained_network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
 
 
 def _of_file(flags: argparse.Namespace) -> Network:

@@ -15,7 +15,7 @@ from inception_jax.training import preprocess
 from inception_jax.training import setup as setups
 
 if TYPE_CHECKING:
-    from inception_jax.evaluation.network import Network
+    from inception_jax.evaluation.trained_network import Network
 
 DTYPES = ("float32", "float16")
 LOGITS = "logits"

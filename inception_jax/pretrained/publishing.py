@@ -12,7 +12,7 @@ import numpy as np
 from inception_jax.checkpoints.reading import describe, load_variables
 from inception_jax.config import Config
 from inception_jax.errors import UserError, nearest
-from inception_jax.evaluation.network import class_names_of, default_weights, recipe_of
+from inception_jax.evaluation.trained_network import class_names_of, default_weights, recipe_of
 from inception_jax.pretrained import sources
 from inception_jax.pretrained.exporting import export_weights
 from inception_jax.training import setup as setups

@@ -21,8 +21,8 @@ from inception_jax.checkpoints.reading import load_variables
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config
 from inception_jax.errors import UserError, write_error
-from inception_jax.evaluation import network
-from inception_jax.evaluation.network import Network
+from inception_jax.evaluation import trained_network
+from inception_jax.evaluation.trained_network import Network
 from inception_jax.pretrained.opening import Opened
 from inception_jax.runs import manifest
 from inception_jax.training.beginning import CLASSES
@@ -92,7 +92,7 @@ def network_of(opened: Opened) -> Network:
     Raises:
       UserError: as `recipe_of`.
     """
-    return network.build(
+    return trained_network.build(
         recipe_of(opened), opened.imported.variables, class_names_of(opened), weights="raw", step=0, where=opened.path
     )
 

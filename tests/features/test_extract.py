@@ -12,7 +12,7 @@ from inception_jax import extract
 from inception_jax.data import datasets, images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
-from inception_jax.evaluation import network
+from inception_jax.evaluation import trained_network
 from inception_jax.features import extraction
 from inception_jax.features.statistics import frechet_distance
 from inception_jax.training import parallel, preprocess, setup
@@ -26,7 +26,9 @@ def no_compilation_cache(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(small_run):
-    return network.load(network.recipe_of(small_run), small_run, network.class_names_of(small_run))
+    return trained_network.load(
+        trained_network.recipe_of(small_run), small_run, trained_network.class_names_of(small_run)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +94,9 @@ def test_pooled_half_precision_and_padding_from_python(trained, by_hand):
 
 
 def test_means_over_maps_are_not_rounded_to_the_networks_precision(small_run, trained):
-    recipe = network.recipe_of(small_run)
+    recipe = trained_network.recipe_of(small_run)
     recipe.model.dtype = "bfloat16"
-    half = network.load(recipe, small_run, network.class_names_of(small_run))
+    half = trained_network.load(recipe, small_run, trained_network.class_names_of(small_run))
     data = EvalPipeline(datasets.load("digits", "test[:16]"), batch_size=16, image_size=32, crop=trained.crop)
     maps, means = (
         next(extraction.features(half, [data.batch(0)], ["conv1"], batch_size=16, pool=pool))["conv1"]

@@ -15,7 +15,7 @@ from inception_jax import command_line, convert, evaluate, extract, predict
 from inception_jax.config import Config
 from inception_jax.data import crops, datasets
 from inception_jax.errors import UserError
-from inception_jax.evaluation import network as network_module
+from inception_jax.evaluation import trained_network as network_module
 from inception_jax.models.initialization import init_variables
 from inception_jax.pretrained import exporting, importing, opening, publishing, readers, sources, workdir
 from inception_jax.training import setup as setups
