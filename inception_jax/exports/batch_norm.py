@@ -10,7 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception_jax.errors import UserError
-from inception_jax.models.network import Network
+from inception_jax.models.base import Network
 
 # The kernel of a unit that its batch norm follows directly: of a separable unit, the second one.
 _KERNELS = ("kernel", "pointwise_kernel")

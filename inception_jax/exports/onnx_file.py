@@ -17,7 +17,7 @@ from inception_jax.exports import batch_norm
 from inception_jax.exports.files import height_and_width, whole_file
 from inception_jax.exports.onnx_graph import Const, Graph, Tensor
 from inception_jax.exports.onnx_operators import Converter
-from inception_jax.models.network import Network
+from inception_jax.models.base import Network
 
 _OPSETS = (13, 22)  # ReduceSum takes its axes as an input from 13 on; nothing that is used here changes up to 22
 _MOST_BYTES = 2**31 - 2**22  # of weights: protobuf's limit, less what nodes and names take

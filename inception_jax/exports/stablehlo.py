@@ -13,7 +13,7 @@ from jax import export
 
 from inception_jax.errors import UserError, nearest
 from inception_jax.exports.files import height_and_width, whole_file
-from inception_jax.models.network import Network
+from inception_jax.models.base import Network
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 

@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from inception_jax.models.base import Network
 from inception_jax.models.convolution import explicit_padding
 from inception_jax.models.layers import ConvUnit, Linear, SeparableConvUnit
-from inception_jax.models.network import Network
 
 
 @dataclasses.dataclass(frozen=True)

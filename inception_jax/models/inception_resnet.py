@@ -16,11 +16,11 @@ import jax
 
 from inception_jax.models import checks
 from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, ordinary_pixels
+from inception_jax.models.base import Network
 from inception_jax.models.blocks import Block, Branch, Conv, MaxPool, Residual, run_block
 from inception_jax.models.heads import AuxHeadV4
 from inception_jax.models.inception_v3 import STEM as STEM_V3
 from inception_jax.models.layers import Style
-from inception_jax.models.network import Network
 
 MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
 AUX_STRIDE = 16  # pixels of the picture from one pixel to the next of the map that the head reads

@@ -16,12 +16,12 @@ import flax.linen as nn
 import jax
 
 from inception_jax.models import checks
+from inception_jax.models.base import Network
 from inception_jax.models.blocks import Branch, Conv, MaxPool, Mixed
 from inception_jax.models.heads import AUX_SITES, CLASSIFIER_SITE, AuxHeadV1, classifier, dropout
 from inception_jax.models.initialization import caffe_xavier, slim_variance_scaling
 from inception_jax.models.layers import ConvUnit, Style
 from inception_jax.models.lrn import local_response_norm
-from inception_jax.models.network import Network
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 

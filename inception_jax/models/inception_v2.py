@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models import checks
+from inception_jax.models.base import Network
 from inception_jax.models.blocks import AvgPool, Branch, Conv, MaxPool, Mixed
 from inception_jax.models.heads import CLASSIFIER_SITE, AuxHeadV2, classifier, dropout
 from inception_jax.models.initialization import TruncatedNormal, slim_variance_scaling
 from inception_jax.models.layers import ConvUnit, SeparableConvUnit, Style
-from inception_jax.models.network import Network
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 

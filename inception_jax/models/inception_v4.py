@@ -14,10 +14,10 @@ import jax
 
 from inception_jax.models import checks
 from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, ordinary_pixels
+from inception_jax.models.base import Network
 from inception_jax.models.blocks import AvgPool, Branch, Conv, MaxPool, Split, run_block
 from inception_jax.models.heads import CLASSIFIER_SITE, AuxHeadV4, classifier, dropout
 from inception_jax.models.initialization import slim_variance_scaling, slim_xavier
-from inception_jax.models.network import Network
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 

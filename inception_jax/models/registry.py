@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from inception_jax.models import (
-    comparison,
+    baselines,
     inception_resnet,
     inception_v1,
     inception_v2,
@@ -16,15 +16,15 @@ from inception_jax.models import (
     inception_v4,
     xception,
 )
+from inception_jax.models.base import Network
+from inception_jax.models.baselines import VGG16, AlexNet, NetworkInNetwork
 from inception_jax.models.checks import ModelError, nearest
-from inception_jax.models.comparison import VGG16, AlexNet, NetworkInNetwork
 from inception_jax.models.inception_resnet_v1 import InceptionResnetV1
 from inception_jax.models.inception_resnet_v2 import InceptionResnetV2
 from inception_jax.models.inception_v1 import InceptionV1
 from inception_jax.models.inception_v2 import InceptionV2
 from inception_jax.models.inception_v3 import InceptionV3
 from inception_jax.models.inception_v4 import InceptionV4
-from inception_jax.models.network import Network
 from inception_jax.models.xception import Xception
 
 __all__ = ["ModelError", "ModelSpec", "create_model", "get_spec", "model_names", "model_options"]
@@ -152,7 +152,7 @@ _SPECS = {
             name="alexnet",
             constructor=AlexNet,
             image_size=227,
-            min_image_size=comparison.ALEXNET_MIN_IMAGE_SIZE,
+            min_image_size=baselines.ALEXNET_MIN_IMAGE_SIZE,
             aux_weights=(),
             paper="Krizhevsky et al., NIPS 2012, in the form of BVLC's bvlc_alexnet",
             parameters=60_965_224,
@@ -163,7 +163,7 @@ _SPECS = {
             name="vgg16",
             constructor=VGG16,
             image_size=224,
-            min_image_size=comparison.VGG16_MIN_IMAGE_SIZE,
+            min_image_size=baselines.VGG16_MIN_IMAGE_SIZE,
             aux_weights=(),
             paper="arXiv:1409.1556, Table 1, configuration D",
             parameters=138_357_544,
@@ -174,7 +174,7 @@ _SPECS = {
             name="network_in_network",
             constructor=NetworkInNetwork,
             image_size=224,
-            min_image_size=comparison.NETWORK_IN_NETWORK_MIN_IMAGE_SIZE,
+            min_image_size=baselines.NETWORK_IN_NETWORK_MIN_IMAGE_SIZE,
             aux_weights=(),
             paper="arXiv:1312.4400, in the form of Caffe's nin_imagenet",
             parameters=7_595_176,

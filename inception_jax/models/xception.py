@@ -14,11 +14,11 @@ import jax
 
 from inception_jax.models import checks
 from inception_jax.models.atrous import OUTPUT_STRIDES, schedule
+from inception_jax.models.base import Network
 from inception_jax.models.blocks import MaxPool
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
 from inception_jax.models.initialization import slim_xavier
 from inception_jax.models.layers import ConvUnit, SeparableConvUnit, Style, rematerialised
-from inception_jax.models.network import Network
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 

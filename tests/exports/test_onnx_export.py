@@ -12,9 +12,9 @@ from jax import lax
 from inception_jax.errors import UserError
 from inception_jax.exports import onnx_file
 from inception_jax.exports.onnx_file import export_onnx
+from inception_jax.models.base import Network
 from inception_jax.models.checks import ModelError
 from inception_jax.models.lrn import local_response_norm
-from inception_jax.models.network import Network
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import avg_pool, even_avg_pool, global_avg_pool, max_pool
 from inception_jax.models.registry import get_spec, model_names

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
+from inception_jax.models.base import Network
 from inception_jax.models.heads import classifier
 from inception_jax.models.initialization import init_variables, slim_variance_scaling
 from inception_jax.models.layers import ConvUnit
-from inception_jax.models.network import Network
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.training import freezing, optimizers, parallel, paths, preprocess, state, step
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models import checks
+from inception_jax.models.base import Network
 from inception_jax.models.blocks import Conv, MaxPool, Mixed
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
 from inception_jax.models.initialization import Normal, slim_xavier
 from inception_jax.models.layers import ConvUnit, Linear, Style, rematerialised
 from inception_jax.models.lrn import local_response_norm
-from inception_jax.models.network import Network
 from inception_jax.models.normalization import at_least_float32
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import adaptive_avg_pool, global_avg_pool
