@@ -45,7 +45,8 @@ def main(argv: list[str]) -> int:
         raise UserError("--config and --checkpoint go together: whose data, and which weights")
 
     from inception_jax.evaluation import trained_network
-    from inception_jax.training import parallel, processes
+    from inception_jax.multihost import processes
+    from inception_jax.training import parallel
 
     recipe = recipe or trained_network.recipe_of(flags.workdir)
     recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
@@ -63,9 +64,10 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
     from inception_jax.data import datasets
     from inception_jax.errors import write_error
     from inception_jax.evaluation import trained_network
+    from inception_jax.multihost import processes
     from inception_jax.runs import report
     from inception_jax.runs.result import write_result
-    from inception_jax.training import processes, setup
+    from inception_jax.training import setup
 
     step = command_line.step(flags.step)
     with processes.agreed():

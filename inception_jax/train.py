@@ -15,7 +15,8 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--workdir", required=True, help="where the run lives; the same command continues it")
     flags, recipe, _ = command_line.parse_with_config(arguments, argv)
 
-    from inception_jax.training import parallel, processes
+    from inception_jax.multihost import processes
+    from inception_jax.training import parallel
     from inception_jax.training.loop import train
 
     parallel.enable_compilation_cache()

@@ -18,7 +18,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from inception_jax.checkpoints import reading
 from inception_jax.errors import NO_ROOM_WORDS, DiskFull, UserError, write_error
-from inception_jax.training import processes
+from inception_jax.multihost import processes
 
 DELETED = "deleted"
 """Subdirectory of steps on their way out."""

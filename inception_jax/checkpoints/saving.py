@@ -29,7 +29,7 @@ from inception_jax.checkpoints.reading import CheckpointDamaged, CheckpointError
 from inception_jax.checkpoints.reading import describe as describe
 from inception_jax.checkpoints.reading import load_variables as load_variables
 from inception_jax.errors import UserError, nearest, write_error
-from inception_jax.training import processes
+from inception_jax.multihost import processes
 
 DAMAGED = "damaged"
 

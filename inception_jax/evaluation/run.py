@@ -12,7 +12,7 @@ import numpy as np
 
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.metrics import Accumulator
-from inception_jax.training import processes
+from inception_jax.multihost import processes
 from inception_jax.training.feed import Feed
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.plan import Faults

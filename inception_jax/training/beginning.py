@@ -15,8 +15,9 @@ from inception_jax.checkpoints.saving import Checkpoints
 from inception_jax.config import Config, ConfigError, from_dict
 from inception_jax.errors import UserError
 from inception_jax.models.initialization import init_variables
+from inception_jax.multihost import processes
 from inception_jax.runs import lock, manifest
-from inception_jax.training import freezing, plan, processes, transfer
+from inception_jax.training import freezing, plan, transfer
 from inception_jax.training import state as states
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState

@@ -14,9 +14,10 @@ from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config
 from inception_jax.errors import signal_exit_code
 from inception_jax.metrics import Accumulator
+from inception_jax.multihost import processes
 from inception_jax.runs import writers
 from inception_jax.runs.progress import Progress
-from inception_jax.training import beginning, ending, processes
+from inception_jax.training import beginning, ending
 from inception_jax.training import setup as setups
 from inception_jax.training.clock import Clock
 from inception_jax.training.feed import Feed, InputStalled

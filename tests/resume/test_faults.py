@@ -1,6 +1,6 @@
 """Each fault of a long run has one answer: real signals, files, file systems and processes, never a mocked exception.
 
-Kills and signals have their own file, and so have processes that lose each other (tests/parallel/test_processes.py).
+Kills and signals have their own file, and so have processes that lose each other (tests/multihost/test_processes.py).
 Whole runs cost their starts: those whose fault is also tested on the part that answers it (tests/data, tests/training)
 are slow.
 """

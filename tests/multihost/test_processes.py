@@ -12,8 +12,8 @@ import pytest
 
 from inception_jax.checkpoints.reading import load_variables
 from inception_jax.errors import UserError
+from inception_jax.multihost import heartbeat, processes
 from inception_jax.runs.writers import read_rows
-from inception_jax.training import peers, processes
 
 # In float64, where a wrong number cannot pass for a rounding.
 DOUBLE = ["--config.model.dtype=float64", "--config.model.param_dtype=float64"]
@@ -234,7 +234,7 @@ def test_our_watch_comes_before_that_of_jax(monkeypatch, patience):
     with pytest.raises(UserError, match="did not come together: nobody there"):
         with processes.joined(processes.Launch("n1:1", 2, 1, "flags", patience)):
             pass
-    assert asked["timeout"] / 2 >= peers.longest(patience) + 15 > patience
+    assert asked["timeout"] / 2 >= heartbeat.longest(patience) + 15 > patience
 
 
 @pytest.mark.slow

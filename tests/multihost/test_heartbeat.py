@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from inception_jax.training.peers import Signs, Watch
+from inception_jax.multihost.heartbeat import Signs, Watch
 
 SCENARIOS = Path(__file__).with_name("peer_scenarios.py")
 

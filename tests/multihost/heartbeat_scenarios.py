@@ -7,7 +7,7 @@ import time
 
 from inception_jax.command_line import add_processes
 from inception_jax.errors import UserError
-from inception_jax.training import processes
+from inception_jax.multihost import processes
 
 
 def main():

@@ -27,7 +27,7 @@ from jax._src import distributed  # its client has no public name
 from jax.experimental import multihost_utils
 
 from inception_jax.errors import ExitCode, UserError
-from inception_jax.training import peers
+from inception_jax.multihost import heartbeat
 
 T = TypeVar("T")
 
@@ -147,7 +147,7 @@ def joined(launch: Launch | None) -> Iterator[None]:
     try:
         # JAX's own watch is for a process that our thread cannot end; ours comes first. JAX's signs are half its
         # timeout apart, so that it may end a process when half of it has passed (measured: 7.5 to 12.8 s of 12).
-        longest = peers.longest(launch.heartbeat_timeout_seconds)
+        longest = heartbeat.longest(launch.heartbeat_timeout_seconds)
         jax.distributed.initialize(
             launch.coordinator_address,
             launch.num_processes,
@@ -158,7 +158,7 @@ def joined(launch: Launch | None) -> Iterator[None]:
         raise UserError(
             f"the processes of the run (found by {launch.found_by}) did not come together: {_one_line(error)}"
         ) from None
-    watch = peers.Watch(
+    watch = heartbeat.Watch(
         distributed.global_state.client,
         jax.process_index(),
         jax.process_count(),
