@@ -144,7 +144,9 @@ def _publish(flags: argparse.Namespace) -> int:
 def _verify(flags: argparse.Namespace) -> int:
     # Two hundred networks' worth of compilation: what it makes runs once, and need not run fast.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    from inception_jax.pretrained import execution, ledger, opening
+    from inception_jax.parity import runs
+    from inception_jax.parity import ledger
+    from inception_jax.pretrained import opening
 
     if not flags.weights:
         if flags.set:
@@ -156,7 +158,7 @@ def _verify(flags: argparse.Namespace) -> int:
     for finding in opened.findings:
         print(finding)
     form = opened.imported.form
-    side = execution.side_of(form.source)
+    side = runs.side_of(form.source)
     python = ledger.find_python(side, getattr(flags, f"{side}_python"))
     return 0 if ledger.verify_file(form, opened.weights.arrays, python, _options(flags)) else 1
 

@@ -1,4 +1,4 @@
-"""Started by test_peers.py: one process of a run, which does as it is told: python peer_scenarios.py PORT ID DEED…"""
+"""Started by test_heartbeat.py: one process of a run, which does as it is told: python heartbeat_scenarios.py PORT ID DEED…"""
 
 import argparse
 import dataclasses

@@ -13,7 +13,7 @@ import pytest
 
 from inception_jax.multihost.heartbeat import Signs, Watch
 
-SCENARIOS = Path(__file__).with_name("peer_scenarios.py")
+SCENARIOS = Path(__file__).with_name("heartbeat_scenarios.py")
 
 
 @pytest.fixture

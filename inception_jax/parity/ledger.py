@@ -13,8 +13,10 @@ from typing import Any
 import jax
 
 from inception_jax.errors import UserError
-from inception_jax.pretrained import execution, sources, verification
-from inception_jax.pretrained.execution import Case
+from inception_jax.parity import runs
+from inception_jax.parity import verification
+from inception_jax.pretrained import sources
+from inception_jax.parity.runs import Case
 from inception_jax.pretrained.forms import Form
 from inception_jax.runs import manifest
 from inception_jax.runs.tables import aligned
@@ -92,7 +94,7 @@ def find_python(side: str, given: str | None) -> str | None:
     chosen = given or os.environ.get(f"INCEPTION_JAX_{side.upper()}_PYTHON")
     if chosen:
         return chosen
-    return execution.default_python() if importlib.util.find_spec(_PACKAGES[side]) else None
+    return runs.default_python() if importlib.util.find_spec(_PACKAGES[side]) else None
 
 
 def verify(form: Form, case: Case, python: str | None, *, keep_goldens: bool = False) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def main(flags: argparse.Namespace) -> int:
         sources.get_form(flags.model, flags.source)  # says what is wrong with the names
     rows, equal = [], True
     for form in forms:
-        side = execution.side_of(form.source)
+        side = runs.side_of(form.source)
         python = find_python(side, getattr(flags, f"{side}_python"))
         for case in verification.cases_of(form):
             try:

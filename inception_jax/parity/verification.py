@@ -16,8 +16,9 @@ import numpy as np
 
 from inception_jax.errors import UserError
 from inception_jax.models.registry import get_spec
-from inception_jax.pretrained import execution
-from inception_jax.pretrained.execution import Case, Outputs
+from inception_jax.parity import runs
+from inception_jax.parity.runs import Case
+from inception_jax.parity.runs import Outputs
 from inception_jax.pretrained.forms import Form
 from inception_jax.pretrained.importing import has_classifier
 
@@ -132,7 +133,7 @@ def _fingerprints(gradients: Mapping[str, np.ndarray]) -> np.ndarray:
     rows = []
     for name in sorted(gradients):
         array = gradients[name].astype(np.float64)
-        signs = execution.seeded_probe(name, array.shape)
+        signs = runs.seeded_probe(name, array.shape)
         rows.append((np.linalg.norm(array), float((array * signs).sum()) / array.size**0.5))
     return np.array(rows)
 
@@ -175,9 +176,9 @@ def verify_live(form: Form, case: Case, python: str) -> tuple[dict[str, Any], Ou
     Raises:
       UserError: the publisher's code cannot be run there.
     """
-    arrays = execution.case_arrays(form, case)
-    theirs = execution.run_theirs(form, case, arrays, python)
-    return compare_outputs(execution.run_ours(form, case, arrays), theirs), theirs
+    arrays = runs.case_arrays(form, case)
+    theirs = runs.run_theirs(form, case, arrays, python)
+    return compare_outputs(runs.run_ours(form, case, arrays), theirs), theirs
 
 
 def verify_golden(form: Form, case: Case) -> tuple[dict[str, Any], str]:
@@ -192,7 +193,7 @@ def verify_golden(form: Form, case: Case) -> tuple[dict[str, Any], str]:
             golden = {n.removeprefix(f"{case.name}/"): file[n] for n in file.files if n.startswith(f"{case.name}/")}
     if not golden:
         raise UserError(f"no goldens of {form.source}'s {form.model} in {case.name}")
-    ours = execution.run_ours(form, case, execution.case_arrays(form, case))
+    ours = runs.run_ours(form, case, runs.case_arrays(form, case))
     return compare_golden(ours, golden), str(golden["version"])
 
 
@@ -206,9 +207,9 @@ def verify_weights(
     """
     case = Case("eval", form.image_size, dtype=dtype)
     kept = {name: np.asarray(array, dtype) for name, array in form.weights(arrays).items()}
-    theirs = execution.run_theirs(form, case, kept, python)
+    theirs = runs.run_theirs(form, case, kept, python)
     options = dict(options or {}) if has_classifier(form, arrays) else {"num_classes": 0, **(options or {})}
-    return compare_outputs(execution.run_ours(form, case, kept, **options), theirs), theirs.version
+    return compare_outputs(runs.run_ours(form, case, kept, **options), theirs), theirs.version
 
 
 def is_equal(row: Mapping[str, Any], dtype: str) -> bool:

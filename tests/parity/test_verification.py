@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.pretrained import execution, ledger, sources, verification
-from inception_jax.pretrained.execution import Case, Outputs
-from inception_jax.pretrained.seeded import seeded_arrays, seeded_pictures
+from inception_jax.parity import runs
+from inception_jax.parity import ledger
+from inception_jax.parity import verification
+from inception_jax.pretrained import sources
+from inception_jax.parity.runs import Case
+from inception_jax.parity.runs import Outputs
+from inception_jax.parity.seeded_weights import seeded_arrays
+from inception_jax.parity.seeded_weights import seeded_pictures
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -75,8 +80,8 @@ def test_goldens_keep_enough_to_see_a_change(tmp_path, monkeypatch):
     verification.write_golden(form, case, theirs)
     verification.write_golden(form, Case("eval", 76), outputs(0.5))
     ours = {"found": theirs}
-    monkeypatch.setattr(execution, "run_ours", lambda *_, **__: ours["found"])
-    monkeypatch.setattr(execution, "case_arrays", lambda *_: {})
+    monkeypatch.setattr(runs, "run_ours", lambda *_, **__: ours["found"])
+    monkeypatch.setattr(runs, "case_arrays", lambda *_: {})
     row, version = verification.verify_golden(form, case)
     assert version == "test 1" and row["logits"]["rms"] == row["gradients"]["rms"] == row["aux"][0]["rms"] == 0
     # Two arrays exchanged, and one value's sign: the norms are the same, the fingerprints are not.
@@ -108,18 +113,18 @@ def test_a_wrong_switch_is_seen():
     narrow = {"width_multiplier": 0.05, "min_width": 4, "num_classes": 8}
     case = Case("eval", 75, batch=1)
     arrays = seeded_arrays(form, aux_heads=False, **narrow)
-    right = execution.run_ours(form, case, arrays, width_multiplier=0.05, min_width=4)
-    wrong = execution.run_ours(form, case, arrays, width_multiplier=0.05, min_width=4, count_include_pad=True)
+    right = runs.run_ours(form, case, arrays, width_multiplier=0.05, min_width=4)
+    wrong = runs.run_ours(form, case, arrays, width_multiplier=0.05, min_width=4, count_include_pad=True)
     assert verification.difference(wrong.logits, right.logits).rms > 1e-4
     assert right.logits.dtype == np.float64
 
 
 def test_a_publisher_that_is_not_there_is_named():
     form, case = sources.get_form("inception_v4", "timm"), Case("eval", 75)
-    program = execution.Path(execution.references.__file__).with_name("torch_side.py")
+    program = runs.Path(runs.references.__file__).with_name("torch_side.py")
     assert program.exists()
     with pytest.raises(UserError, match=r"timm's inception_v4 in .*python.*: "):
-        execution.run_theirs(form, case, {"features.0.conv.weight": np.zeros(1)}, execution.default_python())
+        runs.run_theirs(form, case, {"features.0.conv.weight": np.zeros(1)}, runs.default_python())
 
 
 # --- The ledger ------------------------------------------------------------------------------------------------------
@@ -203,7 +208,7 @@ def test_where_the_publishers_code_is_looked_for(monkeypatch):
     monkeypatch.setattr(ledger.importlib.util, "find_spec", lambda name: None)
     assert ledger.find_python("tf", None) is None
     monkeypatch.setattr(ledger.importlib.util, "find_spec", lambda name: name == "tensorflow")
-    assert ledger.find_python("tf", None) == execution.default_python()
+    assert ledger.find_python("tf", None) == runs.default_python()
 
 
 # --- The goldens, recomputed -----------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Our networks beside the publishers' own code: seeded weights, both executed, differences in a ledger."""
