@@ -144,8 +144,7 @@ def _publish(flags: argparse.Namespace) -> int:
 def _verify(flags: argparse.Namespace) -> int:
     # Two hundred networks' worth of compilation: what it makes runs once, and need not run fast.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    from inception_jax.parity import runs
-    from inception_jax.parity import ledger
+    from inception_jax.parity import ledger, runs
     from inception_jax.pretrained import opening
 
     if not flags.weights:

@@ -17,8 +17,7 @@ import numpy as np
 from inception_jax.errors import UserError
 from inception_jax.models.registry import get_spec
 from inception_jax.parity import runs
-from inception_jax.parity.runs import Case
-from inception_jax.parity.runs import Outputs
+from inception_jax.parity.runs import Case, Outputs
 from inception_jax.pretrained.forms import Form
 from inception_jax.pretrained.importing import has_classifier
 

@@ -9,14 +9,10 @@ import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.parity import runs
-from inception_jax.parity import ledger
-from inception_jax.parity import verification
+from inception_jax.parity import ledger, runs, verification
+from inception_jax.parity.runs import Case, Outputs
+from inception_jax.parity.seeded_weights import seeded_arrays, seeded_pictures
 from inception_jax.pretrained import sources
-from inception_jax.parity.runs import Case
-from inception_jax.parity.runs import Outputs
-from inception_jax.parity.seeded_weights import seeded_arrays
-from inception_jax.parity.seeded_weights import seeded_pictures
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -9,11 +9,11 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from inception_jax.errors import UserError
+from inception_jax.parity.seeded_weights import seeded_arrays
 from inception_jax.pretrained import sources
 from inception_jax.pretrained.exporting import export_weights
 from inception_jax.pretrained.importing import import_form, import_weights
 from inception_jax.pretrained.publishers.keras import renumber
-from inception_jax.parity.seeded_weights import seeded_arrays
 
 NAMES = Path(__file__).with_name("names") / "tensorflow.txt.gz"
 NARROW = {"width_multiplier": 0.1, "min_width": 4}
