@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 # What is left out: it needs PyTorch or TensorFlow, or brings Optuna into a process that trains.
-_LEFT_OUT = ("inception_jax.benchmarks.torch_", "inception_jax.sweeps.", "inception_jax.pretrained.references.")
+_LEFT_OUT = ("inception_jax.benchmarks.torch_", "inception_jax.sweeps.", "inception_jax.parity.references.")
 # What the commands import late, or only sometimes.
 _LATE = ("cv2", "grain", "matplotlib.pyplot", "tensorboardX", "tensorflow_datasets", "jax.experimental.multihost_utils")
 

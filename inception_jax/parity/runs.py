@@ -17,8 +17,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from inception_jax.errors import UserError
+from inception_jax.parity import references
 from inception_jax.parity.seeded_weights import seeded_arrays, seeded_pictures, seeded_probe
-from inception_jax.pretrained import references
 from inception_jax.pretrained.forms import Form
 from inception_jax.pretrained.importing import Imported, has_classifier, import_form
 

@@ -1,4 +1,4 @@
-"""Started by test_heartbeat.py: one process of a run, which does as it is told: python heartbeat_scenarios.py PORT ID DEED…"""
+"""One process of a run of test_heartbeat.py: `python heartbeat_scenarios.py PORT ID DEED…`, which does as it is told."""
 
 import argparse
 import dataclasses

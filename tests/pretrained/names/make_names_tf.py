@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 TARGET = Path(__file__).with_name("tensorflow.txt.gz")
-sys.path.insert(0, str(Path(__file__).parents[3] / "inception_jax" / "pretrained" / "references"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "inception_jax" / "parity" / "references"))
 
 Found = Iterator[tuple[str, int, dict[str, Any]]]
 
