@@ -99,24 +99,24 @@ def _arguments() -> argparse.ArgumentParser:
 
 def _list(flags: argparse.Namespace) -> int:
     from inception_jax.models.registry import get_spec
-    from inception_jax.pretrained import listing, records, sources
+    from inception_jax.pretrained import catalog, records, sources
 
     if flags.model:
         get_spec(flags.model)
-    if flags.source and not records.select(source=flags.source):
+    if flags.source and not catalog.select(source=flags.source):
         sources.forms_of(flags.source)  # an unknown one is an error with the nearest name
-    found = records.select(flags.model, flags.source)
+    found = catalog.select(flags.model, flags.source)
     if flags.json:
         print(json.dumps([record.to_json() for record in found], indent=2))
     else:
-        print(listing.words(found))
+        print(records.words(found))
     return 0
 
 
 def _download(flags: argparse.Namespace) -> int:
-    from inception_jax.pretrained import downloading, records
+    from inception_jax.pretrained import catalog, downloading
 
-    record = records.get_record(flags.download)
+    record = catalog.get_record(flags.download)
     if not flags.output:
         raise UserError("--output is missing: the file to write")
     checked = downloading.download(record, flags.output)
@@ -128,10 +128,10 @@ def _publish(flags: argparse.Namespace) -> int:
     for name in ("workdir", "output"):
         if not getattr(flags, name):
             raise UserError(f"--{name} is missing: --to needs a run (--workdir) and a file to write (--output)")
-    from inception_jax.pretrained import publishing
+    from inception_jax.pretrained import exporting
 
     step = command_line.step(flags.step)
-    said = publishing.publish(flags.workdir, flags.to, flags.output, weights=flags.run_weights, step=step)
+    said = exporting.publish(flags.workdir, flags.to, flags.output, weights=flags.run_weights, step=step)
     print(
         json.dumps(said)
         if flags.json
@@ -145,7 +145,7 @@ def _verify(flags: argparse.Namespace) -> int:
     # Two hundred networks' worth of compilation: what it makes runs once, and need not run fast.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     from inception_jax.parity import ledger, runs
-    from inception_jax.pretrained import opening
+    from inception_jax.pretrained import loading
 
     if not flags.weights:
         if flags.set:
@@ -153,7 +153,7 @@ def _verify(flags: argparse.Namespace) -> int:
         return ledger.main(flags)
     if flags.write_ledger:
         raise UserError("--write_ledger: the ledger is of seeded weights; leave --weights out")
-    opened = opening.open_weights(flags.weights, model=flags.model, source=flags.source, options=_options(flags))
+    opened = loading.open_weights(flags.weights, model=flags.model, source=flags.source, options=_options(flags))
     for finding in opened.findings:
         print(finding)
     form = opened.imported.form
@@ -173,9 +173,9 @@ def _import(flags: argparse.Namespace) -> int:
     for name in ("weights", "output"):
         if not getattr(flags, name):
             raise UserError(f"--{name} is missing: --weights=FILE --output=DIR imports a file; --help shows the rest")
-    from inception_jax.pretrained import opening, workdir
+    from inception_jax.pretrained import loading, workdir
 
-    opened = opening.open_weights(
+    opened = loading.open_weights(
         flags.weights,
         model=flags.model,
         source=flags.source,

@@ -86,10 +86,10 @@ def _of_run(flags: argparse.Namespace) -> Network:
 
 
 def _of_file(flags: argparse.Namespace) -> Network:
-    from inception_jax.pretrained import opening, workdir
+    from inception_jax.pretrained import loading, workdir
 
     return workdir.network_of(
-        opening.open_weights(flags.weights, model=flags.model, source=flags.source, record=flags.record)
+        loading.open_weights(flags.weights, model=flags.model, source=flags.source, record=flags.record)
     )
 
 

@@ -16,7 +16,7 @@ from inception_jax.errors import UserError
 from inception_jax.parity import runs, verification
 from inception_jax.parity.runs import Case
 from inception_jax.pretrained import sources
-from inception_jax.pretrained.forms import Form
+from inception_jax.pretrained.variants import Form
 from inception_jax.runs import manifest
 from inception_jax.runs.tables import aligned
 

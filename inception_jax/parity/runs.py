@@ -19,8 +19,8 @@ from flax.traverse_util import flatten_dict
 from inception_jax.errors import UserError
 from inception_jax.parity import references
 from inception_jax.parity.seeded_weights import seeded_arrays, seeded_pictures, seeded_probe
-from inception_jax.pretrained.forms import Form
 from inception_jax.pretrained.importing import Imported, has_classifier, import_form
+from inception_jax.pretrained.variants import Form
 
 _SIDES = {
     "torch": ("torchvision", "timm", "cadene", "pytorchcv", "facenet-pytorch", "pytorch-fid"),

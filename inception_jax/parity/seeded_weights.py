@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.pretrained.forms import Form
+from inception_jax.pretrained.variants import Form
 
 
 def seeded_arrays(form: Form, *, aux_heads: bool, dtype: Any = np.float64, **options: Any) -> dict[str, np.ndarray]:

@@ -18,8 +18,8 @@ from inception_jax.errors import UserError
 from inception_jax.models.registry import get_spec
 from inception_jax.parity import runs
 from inception_jax.parity.runs import Case, Outputs
-from inception_jax.pretrained.forms import Form
 from inception_jax.pretrained.importing import has_classifier
+from inception_jax.pretrained.variants import Form
 
 GOLDENS = Path(__file__).parent / "goldens"
 

@@ -1,15 +1,132 @@
-"""From our variables to a publisher's arrays: the inverse of `import_weights`, bit for bit."""
+"""A run's weights as a publisher's file: what the publisher's own code loads."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from inception_jax.errors import UserError
+from inception_jax.checkpoints.reading import describe, load_variables
+from inception_jax.config import Config
+from inception_jax.errors import UserError, nearest
+from inception_jax.evaluation.trained_network import class_names_of, default_weights, recipe_of
 from inception_jax.pretrained import sources
+from inception_jax.training import setup as setups
+
+SUFFIXES = (".safetensors", ".npz", ".pth")
+
+# Fields of a network that change nothing in what it computes when it is asked: number formats, training, its place.
+_OF_TRAINING = {
+    "dropout_rate", "aux_dropout_rate", "dtype", "param_dtype", "remat", "bn_momentum", "bn_unbiased_variance",
+    "bn_axis_name", "bn_axis_index_groups", "bn_group_size", "bn_frozen", "parent", "name",
+}  # fmt: skip
+
+
+def publish(
+    workdir: str | os.PathLike,
+    source: str,
+    output: str | os.PathLike,
+    *,
+    weights: str | None = None,
+    step: Any = None,
+) -> dict[str, Any]:
+    """Writes a run's weights as a publisher's arrays.
+
+    Args:
+      workdir: the run.
+      source: the publisher, a name of `sources.source_names()`.
+      output: the file: .safetensors, .npz, or .pth where PyTorch is installed. In .npz, which has no name for it,
+        bfloat16 becomes float32, without loss.
+      weights: "raw" or "ema"; None: the averages where the run keeps them.
+      step: None for the newest, "best", or a step.
+
+    Returns:
+      {"file": …, "model": …, "source": …, "step": …, "weights": …, "arrays": how many}.
+
+    Raises:
+      UserError: the publisher has no such network, the run's network computes something else than the publisher's
+        does, or the file cannot be written.
+    """
+    output = Path(output)
+    if output.suffix not in SUFFIXES:
+        raise UserError(f"--output={output}: a file {', '.join(SUFFIXES)}{nearest(output.suffix, SUFFIXES)}")
+    if output.exists():
+        raise UserError(f"--output={output}: there is a file already")
+    recipe, classes = recipe_of(workdir), class_names_of(workdir)
+    config = Config(recipe)
+    form = sources.get_form(config.model.name, source)
+    model = setups.build_model(config, len(classes))
+    _check_network(model, form, workdir)
+    weights = weights or default_weights(recipe)
+    found = describe(workdir, step)["step"]
+    variables = load_variables(workdir, weights, found)
+    variables = {name: tree for name, tree in variables.items() if tree}
+    same = {name: getattr(model, name) for name in ("num_classes", "width_multiplier", "min_width")}
+    arrays = export_weights(config.model.name, variables, source=source, **same)
+    said = {"model": config.model.name, "source": source, "step": found, "weights": weights}
+    _write(output, arrays, said)
+    return {"file": str(output), **said, "arrays": len(arrays)}
+
+
+def _check_network(model: Any, form: Any, workdir: str | os.PathLike) -> None:
+    """Raises UserError where the run's network has other switches than the publisher's."""
+    same = {"num_classes", "width_multiplier", "min_width"}
+    theirs = form.create(aux_heads=model.aux_heads, **{name: getattr(model, name) for name in same})
+    different = [
+        field.name
+        for field in dataclasses.fields(model)
+        if field.name not in _OF_TRAINING and getattr(model, field.name) != getattr(theirs, field.name)
+    ]
+    if different:
+        named = ", ".join(f"{name} = {getattr(model, name)!r} (there {getattr(theirs, name)!r})" for name in different)
+        raise UserError(
+            f"--workdir={workdir}: its network is not {form.source}'s {form.model}: {named}; with its "
+            "weights, the publisher's code would compute something else"
+        )
+
+
+def _write(output: Path, arrays: dict[str, np.ndarray], said: dict[str, Any]) -> None:
+    part = output.with_name(f".{output.name}.{os.getpid()}.part{output.suffix}")
+    try:
+        if output.suffix == ".safetensors":
+            from inception_jax.exports.safetensors_file import save_arrays
+
+            save_arrays(part, arrays, {name: str(value) for name, value in said.items()})
+        elif output.suffix == ".npz":
+            np.savez(part, **{name: _without_bfloat16(array) for name, array in arrays.items()})
+        else:
+            _torch_save(part, arrays)
+        part.rename(output)
+    except OSError as error:
+        raise UserError(f"--output={output}: it cannot be written: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _without_bfloat16(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _torch_save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise UserError(
+            f"--output={path.suffix}: PyTorch writes these files, and is not installed; .safetensors holds "
+            "the same (safetensors.torch.load_file reads it)"
+        ) from None
+
+    def tensor(array: np.ndarray) -> Any:
+        if array.dtype.name == "bfloat16":  # which `from_numpy` does not know: the bits go over
+            return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(np.array(array))
+
+    torch.save({name: tensor(array) for name, array in arrays.items()}, path)
 
 
 def export_weights(

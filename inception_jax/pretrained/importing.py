@@ -11,7 +11,7 @@ from flax.traverse_util import unflatten_dict
 
 from inception_jax.errors import UserError, nearest
 from inception_jax.pretrained import sources
-from inception_jax.pretrained.forms import Counterpart, Form
+from inception_jax.pretrained.variants import Counterpart, Form
 
 Background = Literal["keep", "drop"]
 _NAMED = 5  # of a longer list, so many names stand in a message

@@ -7,7 +7,7 @@ import importlib
 
 from inception_jax.errors import UserError, nearest
 from inception_jax.models.registry import get_spec
-from inception_jax.pretrained.forms import Form
+from inception_jax.pretrained.variants import Form
 
 # source -> the module of its name maps; each has FORMS, {model: Form}.
 _MODULES = {

@@ -23,7 +23,7 @@ from inception_jax.config import Config
 from inception_jax.errors import UserError, write_error
 from inception_jax.evaluation import trained_network
 from inception_jax.evaluation.trained_network import Network
-from inception_jax.pretrained.opening import Opened
+from inception_jax.pretrained.loading import Opened
 from inception_jax.runs import manifest
 from inception_jax.training.beginning import CLASSES
 

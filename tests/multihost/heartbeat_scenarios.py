@@ -1,4 +1,4 @@
-"""One process of a run of test_heartbeat.py: `python heartbeat_scenarios.py PORT ID DEED…`, which does as it is told."""
+"""One process of a run of test_heartbeat.py: `python heartbeat_scenarios.py PORT ID DEED…`; it does as told."""
 
 import argparse
 import dataclasses

@@ -17,7 +17,7 @@ from inception_jax.data import crops, datasets
 from inception_jax.errors import UserError
 from inception_jax.evaluation import trained_network as network_module
 from inception_jax.models.initialization import init_variables
-from inception_jax.pretrained import exporting, importing, opening, publishing, readers, sources, workdir
+from inception_jax.pretrained import exporting, importing, loading, readers, sources, workdir
 from inception_jax.training import setup as setups
 from inception_jax.training.preprocess import get_normalization, preprocess
 from inception_jax.training.transfer import Origin
@@ -132,7 +132,7 @@ def test_predict_gives_the_probabilities_of_the_model_itself(network, converted,
 def test_predict_of_a_file_asks_the_network_of_the_workdir(converted, file, monkeypatch):
     """Compared without compiling it again: definition, weights and pictures are the same."""
     options = {"width_multiplier": 0.125}
-    monkeypatch.setattr(opening, "open_weights", functools.partial(opening.open_weights, options=options))
+    monkeypatch.setattr(loading, "open_weights", functools.partial(loading.open_weights, options=options))
     monkeypatch.setattr(workdir, "recipe_of", functools.partial(workdir.recipe_of, image_size=SIZE))
     flags = argparse.Namespace(weights=str(file), model=MODEL, source=SOURCE, record=None)
     ours = predict._of_file(flags)
@@ -211,12 +211,12 @@ def test_back_to_the_publisher_bit_for_bit(converted, file, tmp_path):
             np.testing.assert_array_equal(after[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize("suffix", publishing.SUFFIXES)
+@pytest.mark.parametrize("suffix", exporting.SUFFIXES)
 def test_a_run_in_bfloat16_is_published_without_loss(suffix, tmp_path):
     if suffix != ".npz":
         pytest.importorskip({".pth": "torch", ".safetensors": "safetensors"}[suffix], reason="writes these files")
     arrays = {"a": np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16), "b": np.ones((), np.float32)}
-    publishing._write(tmp_path / f"a{suffix}", arrays, {"step": 1})
+    exporting._write(tmp_path / f"a{suffix}", arrays, {"step": 1})
     found = readers.read_weights(tmp_path / f"a{suffix}").arrays
     assert found["a"].dtype == (np.float32 if suffix == ".npz" else ml_dtypes.bfloat16)
     np.testing.assert_array_equal(found["a"].astype(np.float32), arrays["a"].astype(np.float32))
@@ -294,9 +294,9 @@ def test_only_convert_can_drop_the_background():
     form = sources.get_form("inception_v4", "cadene")
     shape = form.counterpart("params/classifier/kernel", (1536, 1001)).layout.shape((1536, 1001))
     arrays = {"last_linear.weight": np.zeros(shape, np.float32)}
-    assert opening._default_background(form, arrays) == "drop"
-    assert opening._default_background(form, {"last_linear.weight": np.zeros((1000, 1536), np.float32)}) == "keep"
-    assert opening._default_background(sources.get_form("inception_v4", "timm"), arrays) == "keep"
+    assert loading._default_background(form, arrays) == "drop"
+    assert loading._default_background(form, {"last_linear.weight": np.zeros((1000, 1536), np.float32)}) == "keep"
+    assert loading._default_background(sources.get_form("inception_v4", "timm"), arrays) == "keep"
     assert importing.import_weights.__kwdefaults__["background"] == "keep"
 
 

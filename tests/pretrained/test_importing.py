@@ -10,8 +10,8 @@ from inception_jax.models.checks import ModelError
 from inception_jax.parity.seeded_weights import seeded_arrays
 from inception_jax.pretrained import sources
 from inception_jax.pretrained.exporting import export_weights
-from inception_jax.pretrained.forms import Counterpart
 from inception_jax.pretrained.importing import form_options, identify, import_form, import_weights
+from inception_jax.pretrained.variants import Counterpart
 
 MODEL, SOURCE = "inception_v1_bn", "torchvision"
 NARROW = {"width_multiplier": 0.05, "min_width": 4}

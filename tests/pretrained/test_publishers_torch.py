@@ -13,8 +13,8 @@ from inception_jax.parity.seeded_weights import seeded_arrays
 from inception_jax.pretrained import sources
 from inception_jax.pretrained.exporting import export_weights
 from inception_jax.pretrained.importing import import_form, import_weights
-from inception_jax.pretrained.layouts import CONV_OIHW, DEPTHWISE_O1HW, LINEAR_OI, linear_chw
 from inception_jax.pretrained.publishers.torch_units import Layer
+from inception_jax.pretrained.variants import CONV_OIHW, DEPTHWISE_O1HW, LINEAR_OI, linear_chw
 
 PUBLISHERS = ("torchvision", "timm", "cadene", "pytorchcv", "facenet-pytorch", "pytorch-fid")
 NAMES = Path(__file__).with_name("names") / "torch.txt.gz"

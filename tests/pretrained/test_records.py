@@ -8,10 +8,10 @@ import pytest
 from inception_jax.data.eval_protocols import get_protocol
 from inception_jax.errors import UserError
 from inception_jax.models.registry import get_spec
-from inception_jax.pretrained import listing, preprocessing, records, sources
+from inception_jax.pretrained import catalog, preprocessing, records, sources
 from inception_jax.training.preprocess import NORMALIZATIONS
 
-ALL = records.all_records()
+ALL = catalog.all_records()
 USABLE = [record for record in ALL if not record.unusable]
 
 # Top-1 and top-5 accuracy, pixels, side before the crop (or the fraction), interpolation, normalisation: typed once
@@ -134,32 +134,32 @@ def test_what_a_record_says_is_well_formed(record):
 
 
 def test_what_is_not_known_says_so():
-    words = dict(records.get_record("onnx/googlenet").words())
+    words = dict(catalog.get_record("onnx/googlenet").words())
     assert words["found at"] == words["hash"] == "not known"
     assert words["top-1 / top-5"] == "67.78 / 88.34 (the ONNX model zoo)"
     assert words["licence"] == "Apache-2.0 (not checked)"
-    words = dict(records.get_record("pytorchcv/inceptionresnetv1").words())
+    words = dict(catalog.get_record("pytorchcv/inceptionresnetv1").words())
     assert words["top-1 / top-5"] == "not known / 95.2 (pytorchcv's model_metainfos.csv)"
-    assert "the publisher gives no crop" in dict(records.get_record("keras/Xception").words())["pictures"]
-    assert listing.words([]) == "no published file is known"
+    assert "the publisher gives no crop" in dict(catalog.get_record("keras/Xception").words())["pictures"]
+    assert records.words([]) == "no published file is known"
 
 
 def test_an_unknown_record_has_a_nearest():
     with pytest.raises(UserError, match=r"did you mean 'timm/inception_v4.tf_in1k'.*shows all 45"):
-        records.get_record("timm/inception_v4.tf_in1")
+        catalog.get_record("timm/inception_v4.tf_in1")
 
 
 def test_a_file_is_recognised_by_hash_and_by_name():
     full = "1378be20" + "0" * 56
-    found, how = records.find_file("renamed.pth", full, "inception_v1_bn", "torchvision")
+    found, how = catalog.find_file("renamed.pth", full, "inception_v1_bn", "torchvision")
     assert found.name == "torchvision/googlenet" and how == "by its hash"
-    found, why = records.find_file("googlenet-1378be20.pth", "f" * 64, "inception_v1_bn", "torchvision")
+    found, why = catalog.find_file("googlenet-1378be20.pth", "f" * 64, "inception_v1_bn", "torchvision")
     assert found is None and "named like torchvision/googlenet, whose hash is another" in why
     for name in ("inception_v4_2016_09_09.tar.gz", "inception_v4_2016_09_09.ckpt"):
-        found, how = records.find_file(name, "f" * 64, "inception_v4", "slim")
+        found, how = catalog.find_file(name, "f" * 64, "inception_v4", "slim")
         assert found.name == "slim/inception_v4_2016_09_09" and how == "by its name"
     # All of timm's files are called model.safetensors.
-    found, why = records.find_file("model.safetensors", "f" * 64, "inception_v3", "timm")
+    found, why = catalog.find_file("model.safetensors", "f" * 64, "inception_v3", "timm")
     assert found is None and "timm/inception_v3.gluon_in1k" in why
 
 
@@ -171,17 +171,17 @@ def test_every_digit_of_a_hash_counts():
 
 
 def test_a_hash_of_two_records_decides_nothing(monkeypatch):
-    (record, *_) = [r for r in records.select("inception_v1_bn", "torchvision") if not r.unusable]
+    (record, *_) = [r for r in catalog.select("inception_v1_bn", "torchvision") if not r.unusable]
     twin = dataclasses.replace(record, name="torchvision/twin", file="twin.pth")
     monkeypatch.setattr(records, "all_records", lambda: (record, twin))
     digest = record.digest.hex.ljust(64, "0")
-    found, why = records.find_file("mine.pth", digest, record.model, record.source)
+    found, why = catalog.find_file("mine.pth", digest, record.model, record.source)
     assert found is None and "torchvision/twin" in why
 
 
 def test_common_preprocessing_only_where_there_is_one():
-    assert records.common_preprocessing("inception_resnet_v2", "timm") == preprocessing.timm(333)
+    assert catalog.common_preprocessing("inception_resnet_v2", "timm") == preprocessing.timm(333)
     with pytest.raises(UserError, match=r"depends on the file: --record=\{timm/inception_v3.tv_in1k, "):
-        records.common_preprocessing("inception_v3", "timm")  # gluon's tag has another normalisation
+        catalog.common_preprocessing("inception_v3", "timm")  # gluon's tag has another normalisation
     with pytest.raises(UserError, match="give --record=NAME"):
-        records.common_preprocessing("xception", "slim")
+        catalog.common_preprocessing("xception", "slim")

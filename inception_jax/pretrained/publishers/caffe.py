@@ -12,8 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.pretrained.forms import Counterpart, Form, refuse_unknown, split_leaf
-from inception_jax.pretrained.layouts import CONV_OIHW, LINEAR_OI, VECTOR, linear_chw
+from inception_jax.pretrained.variants import (
+    CONV_OIHW,
+    LINEAR_OI,
+    VECTOR,
+    Counterpart,
+    Form,
+    linear_chw,
+    refuse_unknown,
+    split_leaf,
+)
 
 MODULE = {
     "conv_1x1": "1x1",

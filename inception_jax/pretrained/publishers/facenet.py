@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from inception_jax.pretrained.forms import Form
 from inception_jax.pretrained.publishers.slim import REDUCTION_A, RESNET_REDUCTION_B, V3_STEM, repeated
 from inception_jax.pretrained.publishers.slim_units import IGNORED, ScopeMap, Table, table
+from inception_jax.pretrained.variants import Form
 
 TRUNK: Table = {
     **V3_STEM,

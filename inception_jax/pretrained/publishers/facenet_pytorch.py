@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inception_jax.pretrained.forms import Form
 from inception_jax.pretrained.publishers.cadene import (
     BLOCK8,
     BLOCK17,
@@ -13,6 +12,7 @@ from inception_jax.pretrained.publishers.cadene import (
     repeated,
 )
 from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, IGNORED, NameMap, Table, conv, linear, table
+from inception_jax.pretrained.variants import Form
 
 RESNET_V1: Table = {
     **RESNET_STEM,

@@ -8,8 +8,15 @@ that have a window of 9 and a bias of 1 compute another function.
 
 from __future__ import annotations
 
-from inception_jax.pretrained.forms import Counterpart, Form, refuse_unknown, split_leaf
-from inception_jax.pretrained.layouts import CONV_HWIO, LINEAR_IO, VECTOR
+from inception_jax.pretrained.variants import (
+    CONV_HWIO,
+    LINEAR_IO,
+    VECTOR,
+    Counterpart,
+    Form,
+    refuse_unknown,
+    split_leaf,
+)
 
 MODULE = {
     "conv_1x1": "1x1",

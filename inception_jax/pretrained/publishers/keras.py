@@ -11,8 +11,16 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from inception_jax.pretrained.forms import Counterpart, Form, refuse_unknown, split_leaf
-from inception_jax.pretrained.layouts import CONV_HWIO, DEPTHWISE_HWIM, LINEAR_IO, VECTOR
+from inception_jax.pretrained.variants import (
+    CONV_HWIO,
+    DEPTHWISE_HWIM,
+    LINEAR_IO,
+    VECTOR,
+    Counterpart,
+    Form,
+    refuse_unknown,
+    split_leaf,
+)
 
 # Layers that Keras numbers itself, under the names of Keras 2 and 3, and of Keras 1.
 _NUMBERED = re.compile(r"^(conv2d|batch_normalization|convolution2d|batchnormalization)(?:_(\d+))?$")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from inception_jax.pretrained.forms import Form
 from inception_jax.pretrained.publishers.caffe import GOOGLENET, BlobMap
+from inception_jax.pretrained.variants import Form
 
 FORMS = {
     "inception_v1": Form(

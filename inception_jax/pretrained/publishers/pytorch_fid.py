@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from inception_jax.pretrained.forms import Form
 from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, IGNORED, NameMap
 from inception_jax.pretrained.publishers.torchvision import INCEPTION_V3
+from inception_jax.pretrained.variants import Form
 
 FORMS = {
     "inception_v3": Form(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inception_jax.pretrained.forms import Form
 from inception_jax.pretrained.publishers.torch_units import (
     BATCH_NORM,
     IGNORED,
@@ -14,6 +13,7 @@ from inception_jax.pretrained.publishers.torch_units import (
     plain,
     table,
 )
+from inception_jax.pretrained.variants import Form
 
 
 def _row(branch: str, *ours: str, inner: str = "conv_list.") -> dict[str, Layer]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from inception_jax.pretrained.forms import Form
 from inception_jax.pretrained.publishers.slim_units import IGNORED, ScopeMap, Table, alike, table
+from inception_jax.pretrained.variants import Form
 
 # inception_utils.py: a shift without a factor, decay 0.9997, and the fused kernel's running variance of a sample.
 BATCH_NORM = {"bn_scale": False, "bn_epsilon": 1e-3, "bn_momentum": 0.9997, "bn_unbiased_variance": True}

@@ -8,13 +8,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from inception_jax.pretrained.forms import Counterpart, refuse_unknown, split_leaf
-from inception_jax.pretrained.layouts import (
+from inception_jax.pretrained.variants import (
     CONV_HWIO,
     DEPTHWISE_HWIM,
     LINEAR_HWIO,
     LINEAR_IO,
     VECTOR,
+    Counterpart,
+    refuse_unknown,
+    split_leaf,
 )
 
 # No weights: counters of steps, and what optimizers keep. The running averages of the weights themselves, which the

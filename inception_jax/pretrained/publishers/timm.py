@@ -5,10 +5,10 @@ Its Inception-v3 is torchvision's, its other three are Cadene's; the names of th
 
 from __future__ import annotations
 
-from inception_jax.pretrained.forms import Form
 from inception_jax.pretrained.publishers.cadene import INCEPTION_V4, RESNET_V2_TRUNK, XCEPTION_TRUNK
 from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, IGNORED, NameMap, linear
 from inception_jax.pretrained.publishers.torchvision import INCEPTION_V3
+from inception_jax.pretrained.variants import Form
 
 FORMS = {
     "inception_v3": Form(

@@ -9,8 +9,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from inception_jax.pretrained.forms import Counterpart, refuse_unknown, split_leaf
-from inception_jax.pretrained.layouts import CONV_OIHW, DEPTHWISE_O1HW, LINEAR_OI, VECTOR, Layout, linear_chw
+from inception_jax.pretrained.variants import (
+    CONV_OIHW,
+    DEPTHWISE_O1HW,
+    LINEAR_OI,
+    VECTOR,
+    Counterpart,
+    Layout,
+    linear_chw,
+    refuse_unknown,
+    split_leaf,
+)
 
 # Counters of batches, which PyTorch keeps beside every batch norm.
 IGNORED = (r"\.num_batches_tracked$",)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inception_jax.pretrained.forms import Form
 from inception_jax.pretrained.publishers.torch_units import (
     BATCH_NORM,
     IGNORED,
@@ -12,6 +11,7 @@ from inception_jax.pretrained.publishers.torch_units import (
     linear,
     table,
 )
+from inception_jax.pretrained.variants import Form
 
 # googlenet.py, class Inception.
 INCEPTION: Table = {

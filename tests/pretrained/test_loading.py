@@ -8,7 +8,7 @@ import pytest
 
 from inception_jax.config import Config
 from inception_jax.errors import UserError
-from inception_jax.pretrained import opening, preprocessing, records, sources, workdir
+from inception_jax.pretrained import catalog, loading, preprocessing, records, sources, workdir
 from inception_jax.pretrained.importing import Imported
 from inception_jax.training import setup as setups
 
@@ -36,7 +36,7 @@ def arrays_of(model, source, num_classes=None, aux_heads=False):
 )
 def test_the_publisher_is_found_out(model, source, num_classes, tmp_path):
     arrays = arrays_of(model, source, num_classes)
-    form, sentence = opening.find_form(arrays, tmp_path / "x", "0" * 64, None, None)
+    form, sentence = loading.find_form(arrays, tmp_path / "x", "0" * 64, None, None)
     assert (form.model, form.source) == (model, source)
     assert sentence == f"{source}'s {model} (100 % of the names and shapes fit)"
 
@@ -45,20 +45,20 @@ def test_several_publishers_alike_are_named(tmp_path):
     """torchvision's Inception-v3 is timm's: name and hash of the file decide, and nothing else does."""
     arrays = arrays_of("inception_v3", "torchvision", aux_heads=True)
     with pytest.raises(UserError, match=r"names and shapes are those of several: .*--source=torchvision") as raised:
-        opening.find_form(arrays, tmp_path / "x.pth", "0" * 64, None, None)
+        loading.find_form(arrays, tmp_path / "x.pth", "0" * 64, None, None)
     assert "--source=timm" in str(raised.value)
-    form, _ = opening.find_form(arrays, tmp_path / "x.pth", "0cc3c7bd" + "0" * 56, None, None)
+    form, _ = loading.find_form(arrays, tmp_path / "x.pth", "0cc3c7bd" + "0" * 56, None, None)
     assert form.source == "torchvision"
-    form, _ = opening.find_form(arrays, tmp_path / "x.pth", "0" * 64, None, "timm")
+    form, _ = loading.find_form(arrays, tmp_path / "x.pth", "0" * 64, None, "timm")
     assert form.source == "timm"
 
 
 def test_nobodys_weights(tmp_path):
     with pytest.raises(UserError, match=r"x.pth: these are nobody's weights that are known \(arrays: layer.weight"):
-        opening.find_form({"layer.weight": np.zeros((3, 3))}, tmp_path / "x.pth", "0" * 64, None, None)
+        loading.find_form({"layer.weight": np.zeros((3, 3))}, tmp_path / "x.pth", "0" * 64, None, None)
     arrays = arrays_of("inception_v4", "timm")
     with pytest.raises(UserError, match="nobody's weights that are known of slim"):
-        opening.find_form(arrays, tmp_path / "x.pth", "0" * 64, None, "slim")
+        loading.find_form(arrays, tmp_path / "x.pth", "0" * 64, None, "slim")
 
 
 def test_a_records_hash_is_checked(tmp_path):
@@ -74,26 +74,26 @@ def test_a_records_hash_is_checked(tmp_path):
             preprocessing.KERAS,
             digest=records.Digest("md5", digits, "mine.h5"),
         )
-        said = opening._other_digest(record, path, "0" * 64)
+        said = loading._other_digest(record, path, "0" * 64)
         assert said is None if right else said == f"its md5 is {md5}, that of mine.h5 is {'0' * 32}"
 
 
 def test_the_hash_of_what_is_inside_an_archive_is_not_the_archives(tmp_path):
     """pytorchcv gives the hash of the .pth in the .pth.zip."""
-    record = records.get_record("pytorchcv/inceptionv4")
+    record = catalog.get_record("pytorchcv/inceptionv4")
     archive = tmp_path / record.file
     archive.write_bytes(b"a zip")
-    assert opening._other_digest(record, archive, "0" * 64) is None
+    assert loading._other_digest(record, archive, "0" * 64) is None
     inner = tmp_path / record.digest.of
     inner.write_bytes(b"another file")
-    assert "its " in opening._other_digest(record, inner, "0" * 64)
+    assert "its " in loading._other_digest(record, inner, "0" * 64)
 
 
 def test_a_file_is_opened_with_nothing_said(tmp_path):
     """Found out: the network, the publisher, the record, the classes; and said, line by line."""
     arrays = arrays_of("inception_v1_bn", "torchvision")
     np.savez_compressed(tmp_path / "mine.npz", **arrays)
-    opened = opening.open_weights(tmp_path / "mine.npz")
+    opened = loading.open_weights(tmp_path / "mine.npz")
     assert opened.imported.form is sources.get_form("inception_v1_bn", "torchvision")
     assert opened.record is None and opened.preprocessing == preprocessing.torchvision(224, 256)
     assert opened.findings[0] == "torchvision's inception_v1_bn (100 % of the names and shapes fit)"
@@ -102,7 +102,7 @@ def test_a_file_is_opened_with_nothing_said(tmp_path):
     # A record that is named is checked: this is another file.
     with pytest.raises(UserError, match=r"is not torchvision/googlenet: its sha256 is .*, that of googlenet"):
         (tmp_path / "mine.npz").rename(tmp_path / "renamed.pth")
-        opening.open_weights(tmp_path / "renamed.pth", record="torchvision/googlenet")
+        loading.open_weights(tmp_path / "renamed.pth", record="torchvision/googlenet")
 
 
 @pytest.mark.parametrize("form", sources.all_forms(), ids=lambda form: f"{form.source}-{form.model}")
@@ -111,7 +111,7 @@ def test_every_forms_recipe_makes_the_forms_network(form):
     rule = preprocessing.slim(form.image_size)
     for aux_heads in {form.aux_heads, False}:
         options = {**form.options, "num_classes": 7, "aux_heads": aux_heads, "width_multiplier": 0.5}
-        opened = opening.Opened(None, None, Imported(form, options, {}, 7, False, ()), None, rule, ())
+        opened = loading.Opened(None, None, Imported(form, options, {}, 7, False, ()), None, rule, ())
         config = Config(workdir.recipe_of(opened))
         wanted = form.create(aux_heads=aux_heads, num_classes=7, width_multiplier=0.5)
         assert setups.build_model(config, 7) == wanted
@@ -119,13 +119,13 @@ def test_every_forms_recipe_makes_the_forms_network(form):
         assert setups.input_form(config)[0] is setups.preprocess.get_normalization(rule.normalization)
 
 
-@pytest.mark.parametrize("record", records.all_records(), ids=lambda record: record.name)
+@pytest.mark.parametrize("record", catalog.all_records(), ids=lambda record: record.name)
 def test_every_records_pictures_pass_through_a_recipe(record):
     if record.unusable:
         pytest.skip(f"not usable: {record.unusable}")
     form = sources.get_form(record.model, record.source)
     imported = Imported(form, {**form.options, "num_classes": 1000, "aux_heads": False}, {}, 1000, False, ())
-    opened = opening.Opened(None, None, imported, record, record.preprocessing, ())
+    opened = loading.Opened(None, None, imported, record, record.preprocessing, ())
     config = Config(workdir.recipe_of(opened))
     assert setups.crop(config) == record.preprocessing.crop
     assert config.data.name == "imagenet2012" and config.data.eval_split == "validation"
@@ -143,7 +143,7 @@ def test_classes_of_a_thousand_and_one():
 
     def names(count):
         return workdir.class_names_of(
-            opening.Opened(None, None, Imported(form, {}, {}, count, False, ()), None, preprocessing.KERAS, ())
+            loading.Opened(None, None, Imported(form, {}, {}, count, False, ()), None, preprocessing.KERAS, ())
         )
 
     assert names(1001)[:2] == ["background", "n01440764"] and names(1000) == names(1001)[1:]
@@ -158,7 +158,7 @@ def test_only_a_publishers_background_is_dropped(source, classes, expected):
     form = sources.get_form("inception_v3", source)
     theirs = form.counterpart("params/classifier/kernel", (2048, classes))
     arrays = {theirs.name: np.broadcast_to(np.float32(0), theirs.layout.shape((2048, classes)))}
-    assert opening._default_background(form, arrays) == expected
+    assert loading._default_background(form, arrays) == expected
 
 
 def test_names_of_classes_from_a_file(tmp_path):
@@ -175,7 +175,7 @@ def test_a_record_without_a_classifier(tmp_path, monkeypatch):
     """By its name and hash: Keras's file without the top, at full size (of one number, which packs well)."""
     h5py = pytest.importorskip("h5py", reason="reading Keras's files needs h5py (the extra `convert`)")
     arrays = {n: a for n, a in arrays_of("xception", "keras").items() if not n.startswith("predictions/")}
-    (record,) = [record for record in records.select("xception", "keras") if record.classes == 0]
+    (record,) = [record for record in catalog.select("xception", "keras") if record.classes == 0]
     path = tmp_path / f"{record.file}"
     with h5py.File(path, "w") as file:
         for layer in dict.fromkeys(name.rpartition("/")[0] for name in arrays):
@@ -187,17 +187,17 @@ def test_a_record_without_a_classifier(tmp_path, monkeypatch):
         file.attrs["layer_names"] = [layer.encode() for layer in dict.fromkeys(n.rpartition("/")[0] for n in arrays)]
         file.attrs["keras_version"] = b"2.0.4"
     with pytest.raises(UserError, match=r"'predictions/kernel' is missing \(num_classes=0 does without one\)"):
-        opening.open_weights(path)
+        loading.open_weights(path)
     given = {"model": "xception", "source": "keras", "options": {"num_classes": 0}}
-    opened = opening.open_weights(path, **given)
+    opened = loading.open_weights(path, **given)
     assert opened.record is None and "named like keras/Xception-notop, but its md5 is" in opened.findings[0]
     with pytest.raises(UserError, match=rf"is not {record.name}: its md5 is .* that of "):
-        opening.open_weights(path, record=record.name)
+        loading.open_weights(path, record=record.name)
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     published = dataclasses.replace(record, digest=records.Digest("md5", md5, record.file))
-    everything = [published if other == record else other for other in records.all_records()]
+    everything = [published if other == record else other for other in catalog.all_records()]
     monkeypatch.setattr(records, "all_records", lambda: everything)
-    opened = opening.open_weights(path)
+    opened = loading.open_weights(path)
     assert opened.record == published and opened.imported.num_classes == 0
     assert "classifier" not in opened.imported.variables["params"]
     assert workdir.class_names_of(opened) == [] and workdir.recipe_of(opened).model.num_classes == 0

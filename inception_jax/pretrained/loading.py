@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from inception_jax.errors import UserError
-from inception_jax.pretrained import importing, records, sources
-from inception_jax.pretrained.forms import Form
+from inception_jax.pretrained import catalog, importing, sources
 from inception_jax.pretrained.importing import Background, Imported
 from inception_jax.pretrained.preprocessing import Preprocessing
 from inception_jax.pretrained.readers import Weights, read_weights
 from inception_jax.pretrained.records import Record
+from inception_jax.pretrained.variants import Form
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def open_weights(
         the record's.
     """
     path = Path(path)
-    given = records.get_record(record) if record else None
+    given = catalog.get_record(record) if record else None
     if given:
         model, source = _from_record(given, model, source)
     weights = read_weights(path)
@@ -82,7 +82,7 @@ def open_weights(
         form = sources.get_form(model, source)
     found, how = given, "as given"
     if found is None:
-        found, how = records.find_file(path.name, weights.sha256, form.model, form.source)
+        found, how = catalog.find_file(path.name, weights.sha256, form.model, form.source)
         if found and (wrong := _other_digest(found, path, weights.sha256)):
             found, how = None, f"it is named like {found.name}, but {wrong}"
         findings.append(f"record: {found.name} ({how})" if found else f"record: none, {how}")
@@ -92,7 +92,7 @@ def open_weights(
     imported = importing.import_form(
         form, weights.arrays, background=background or _default_background(form, weights.arrays), **options
     )
-    preprocessing = found.preprocessing if found else records.common_preprocessing(form.model, form.source)
+    preprocessing = found.preprocessing if found else catalog.common_preprocessing(form.model, form.source)
     if imported.defaulted:
         findings.append(f"not in the file, and at its default: {', '.join(imported.defaulted)}")
     return Opened(path, weights, imported, found, preprocessing, tuple(findings))
@@ -121,7 +121,7 @@ def find_form(
             f"{names}, …); --model and --source say whose they are"
         )
     best = [form for score, form in found if score == found[0][0]]
-    recorded = [form for form in best if records.find_file(path.name, sha256, form.model, form.source)[0]]
+    recorded = [form for form in best if catalog.find_file(path.name, sha256, form.model, form.source)[0]]
     alike = recorded or [form for form in best if form.num_classes == _count_classes(form, arrays)] or best
     if len(alike) > 1:
         choices = " or ".join(f"--model={form.model} --source={form.source}" for form in alike)
