@@ -99,12 +99,13 @@ def _arguments() -> argparse.ArgumentParser:
 
 def _list(flags: argparse.Namespace) -> int:
     from inception_jax.models.registry import get_spec
-    from inception_jax.pretrained import catalog, records, sources
+    from inception_jax.pretrained import catalog, records
+    from inception_jax.pretrained.publishers import registry
 
     if flags.model:
         get_spec(flags.model)
     if flags.source and not catalog.select(source=flags.source):
-        sources.forms_of(flags.source)  # an unknown one is an error with the nearest name
+        registry.forms_of(flags.source)  # an unknown one is an error with the nearest name
     found = catalog.select(flags.model, flags.source)
     if flags.json:
         print(json.dumps([record.to_json() for record in found], indent=2))

@@ -15,7 +15,7 @@ import jax
 from inception_jax.errors import UserError
 from inception_jax.parity import runs, verification
 from inception_jax.parity.runs import Case
-from inception_jax.pretrained import sources
+from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.variants import Form
 from inception_jax.runs import manifest
 from inception_jax.runs.tables import aligned
@@ -42,7 +42,7 @@ def write_ledger(rows: Iterable[Mapping[str, Any]], path: Path = LEDGER) -> None
     kept = {_key(row): row for row in [*read_ledger(path), *rows]}
     left = sorted(
         (form.source, form.model, case.name)
-        for form in sources.all_forms()
+        for form in registry.all_forms()
         for case in verification.cases_of(form)
         if (form.model, form.source, case.mode, case.dtype, case.size) not in kept
     )
@@ -117,9 +117,9 @@ def main(flags: argparse.Namespace) -> int:
     Args:
       flags: `model`, `source` (None: all), `torch_python`, `tf_python`, `write_ledger` (the README to renew, or None).
     """
-    forms = [f for f in sources.all_forms() if flags.model in (None, f.model) and flags.source in (None, f.source)]
+    forms = [f for f in registry.all_forms() if flags.model in (None, f.model) and flags.source in (None, f.source)]
     if not forms:
-        sources.get_form(flags.model, flags.source)  # says what is wrong with the names
+        registry.get_form(flags.model, flags.source)  # says what is wrong with the names
     rows, equal = [], True
     for form in forms:
         side = runs.side_of(form.source)
@@ -198,7 +198,7 @@ def table(rows: Iterable[Mapping[str, Any]], *, markdown: bool = False) -> str:
     forms: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         forms.setdefault((row["model"], row["source"]), {})[_column(row)] = row
-    order = {name: i for i, name in enumerate(sources.source_names())}
+    order = {name: i for i, name in enumerate(registry.source_names())}
     for (model, source), cells in sorted(forms.items(), key=lambda item: (item[0][0], order[item[0][1]])):
         train, plain = cells.get("train"), cells.get("eval")
         heads = [aux["rms"] for aux in train.get("aux", [])] if train else []
@@ -224,7 +224,7 @@ def table(rows: Iterable[Mapping[str, Any]], *, markdown: bool = False) -> str:
 def _column(row: Mapping[str, Any]) -> str:
     if row["dtype"] == "float32":
         return "float32"
-    form = sources.get_form(row["model"], row["source"])
+    form = registry.get_form(row["model"], row["source"])
     return row["mode"] if row["size"] == form.image_size else "other"
 
 

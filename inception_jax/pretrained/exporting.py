@@ -15,7 +15,7 @@ from inception_jax.checkpoints.reading import describe, load_variables
 from inception_jax.config import Config
 from inception_jax.errors import UserError, nearest
 from inception_jax.evaluation.trained_network import class_names_of, default_weights, recipe_of
-from inception_jax.pretrained import sources
+from inception_jax.pretrained.publishers import registry
 from inception_jax.training import setup as setups
 
 SUFFIXES = (".safetensors", ".npz", ".pth")
@@ -59,7 +59,7 @@ def publish(
         raise UserError(f"--output={output}: there is a file already")
     recipe, classes = recipe_of(workdir), class_names_of(workdir)
     config = Config(recipe)
-    form = sources.get_form(config.model.name, source)
+    form = registry.get_form(config.model.name, source)
     model = setups.build_model(config, len(classes))
     _check_network(model, form, workdir)
     weights = weights or default_weights(recipe)
@@ -147,7 +147,7 @@ def export_weights(
     Raises:
       UserError: an unknown source, or variables that are not this form's: the message names the leaves.
     """
-    form = sources.get_form(model_name, source)
+    form = registry.get_form(model_name, source)
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(variables, sep="/").items()}
     kernel = flat.get("params/classifier/kernel")
     if kernel is None and options.get("num_classes") != 0:

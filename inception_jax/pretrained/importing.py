@@ -10,7 +10,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from inception_jax.errors import UserError, nearest
-from inception_jax.pretrained import sources
+from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.variants import Counterpart, Form
 
 Background = Literal["keep", "drop"]
@@ -68,7 +68,7 @@ def import_weights(
         message names them, and the network and source that would fit); values that are no weights.
     """
     return import_form(
-        sources.get_form(model_name, source), arrays, background=background, dtype=dtype, **options
+        registry.get_form(model_name, source), arrays, background=background, dtype=dtype, **options
     ).variables
 
 
@@ -80,7 +80,7 @@ def form_options(model_name: str, source: str) -> dict[str, Any]:
     Raises:
       UserError: as `sources.get_form`.
     """
-    form = sources.get_form(model_name, source)
+    form = registry.get_form(model_name, source)
     return dict(form.options) | ({} if form.aux_heads else {"aux_heads": False})
 
 
@@ -134,7 +134,7 @@ def identify(arrays: Mapping[str, np.ndarray]) -> list[tuple[float, Form]]:
 
     Where the arrays have some form's classifier, only such forms are looked at: the others would cost a trace each.
     """
-    forms = sources.all_forms()
+    forms = registry.all_forms()
     likely = [form for form in forms if _classifier(form).name in form.weights(arrays)]
     found = [(_score(form, arrays), form) for form in likely or forms]
     return sorted(((score, form) for score, form in found if score > 0.1), key=lambda pair: -pair[0])

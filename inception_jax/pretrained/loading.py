@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from inception_jax.errors import UserError
-from inception_jax.pretrained import catalog, importing, sources
+from inception_jax.pretrained import catalog, importing
 from inception_jax.pretrained.importing import Background, Imported
 from inception_jax.pretrained.preprocessing import Preprocessing
+from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.readers import Weights, read_weights
 from inception_jax.pretrained.records import Record
 from inception_jax.pretrained.variants import Form
@@ -79,7 +80,7 @@ def open_weights(
         form, finding = find_form(weights.arrays, path, weights.sha256, model, source)
         findings.append(finding)
     else:
-        form = sources.get_form(model, source)
+        form = registry.get_form(model, source)
     found, how = given, "as given"
     if found is None:
         found, how = catalog.find_file(path.name, weights.sha256, form.model, form.source)

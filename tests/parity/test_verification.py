@@ -12,7 +12,7 @@ from inception_jax.errors import UserError
 from inception_jax.parity import ledger, runs, verification
 from inception_jax.parity.runs import Case, Outputs
 from inception_jax.parity.seeded_weights import seeded_arrays, seeded_pictures
-from inception_jax.pretrained import sources
+from inception_jax.pretrained.publishers import registry
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -69,7 +69,7 @@ def test_a_missing_head_is_no_equality():
 
 def test_goldens_keep_enough_to_see_a_change(tmp_path, monkeypatch):
     monkeypatch.setattr(verification, "GOLDENS", tmp_path)
-    form, case = sources.get_form("inception_v4", "timm"), Case("eval", 75, gradients=True)
+    form, case = registry.get_form("inception_v4", "timm"), Case("eval", 75, gradients=True)
     random = np.random.RandomState(1)
     gradients = {f"array{i}": random.standard_normal((3, 5)) for i in range(4)}
     theirs = outputs(gradients=gradients)
@@ -90,7 +90,7 @@ def test_goldens_keep_enough_to_see_a_change(tmp_path, monkeypatch):
 
 
 def test_seeded_weights_belong_to_their_names():
-    form = sources.get_form("inception_v4", "timm")
+    form = registry.get_form("inception_v4", "timm")
     narrow = {"width_multiplier": 0.05, "min_width": 4, "num_classes": 10}
     arrays = seeded_arrays(form, aux_heads=False, **narrow)
     assert next(iter(arrays)) == "features.0.conv.weight" and next(reversed(arrays)) == "last_linear.bias"
@@ -105,7 +105,7 @@ def test_seeded_weights_belong_to_their_names():
 
 def test_a_wrong_switch_is_seen():
     """Narrow, against ourselves: an average pool that counts the padding is another function."""
-    form = sources.get_form("inception_v3", "slim")
+    form = registry.get_form("inception_v3", "slim")
     narrow = {"width_multiplier": 0.05, "min_width": 4, "num_classes": 8}
     case = Case("eval", 75, batch=1)
     arrays = seeded_arrays(form, aux_heads=False, **narrow)
@@ -116,7 +116,7 @@ def test_a_wrong_switch_is_seen():
 
 
 def test_a_publisher_that_is_not_there_is_named():
-    form, case = sources.get_form("inception_v4", "timm"), Case("eval", 75)
+    form, case = registry.get_form("inception_v4", "timm"), Case("eval", 75)
     program = runs.Path(runs.references.__file__).with_name("torch_side.py")
     assert program.exists()
     with pytest.raises(UserError, match=r"timm's inception_v4 in .*python.*: "):
@@ -130,7 +130,7 @@ def test_the_ledger_has_every_case_that_is_not_named_as_open_and_all_are_equal()
     rows = {(r["model"], r["source"], r["mode"], r["size"], r["dtype"]): r for r in ledger.read_ledger()}
     wanted = {
         (form.model, form.source, case.mode, case.size, case.dtype): case
-        for form in sources.all_forms()
+        for form in registry.all_forms()
         for case in verification.cases_of(form)
     }
     assert set(rows) <= set(wanted)
@@ -140,7 +140,7 @@ def test_the_ledger_has_every_case_that_is_not_named_as_open_and_all_are_equal()
         assert verification.is_equal(row, row["dtype"]), key
         assert ("gradients" in row) == wanted[key].gradients, key
         assert row["against"] == "publisher's code" and row["version"]
-        form = sources.get_form(row["model"], row["source"])
+        form = registry.get_form(row["model"], row["source"])
         assert bool(row.get("aux")) == (row["mode"] == "train" and form.aux_heads), key
 
 
@@ -166,7 +166,7 @@ def test_rows_replace_those_of_the_same_case(tmp_path):
 
 
 def test_the_command_without_a_publisher_takes_the_goldens_and_says_what_differs(monkeypatch, capsys):
-    form = sources.get_form("inception_v4", "timm")
+    form = registry.get_form("inception_v4", "timm")
     case = Case("eval", 299, dtype="float32")
     monkeypatch.setattr(verification, "cases_of", lambda _: (case, Case("eval", 101)))
     monkeypatch.setattr(ledger, "find_python", lambda *_: None)
@@ -220,7 +220,7 @@ _QUICK = {
 
 
 def golden_cases():
-    for form in sources.all_forms():
+    for form in registry.all_forms():
         for case in verification.cases_of(form):
             if (form.source, form.model, case.name) in ledger.read_open():
                 continue

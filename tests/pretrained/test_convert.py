@@ -17,7 +17,8 @@ from inception_jax.data import crops, datasets
 from inception_jax.errors import UserError
 from inception_jax.evaluation import trained_network as network_module
 from inception_jax.models.initialization import init_variables
-from inception_jax.pretrained import exporting, importing, loading, readers, sources, workdir
+from inception_jax.pretrained import exporting, importing, loading, readers, workdir
+from inception_jax.pretrained.publishers import registry
 from inception_jax.training import setup as setups
 from inception_jax.training.preprocess import get_normalization, preprocess
 from inception_jax.training.transfer import Origin
@@ -31,7 +32,7 @@ SET = ("--set=width_multiplier=0.125", f"--image_size={SIZE}", "--data=digits")
 @pytest.fixture(scope="module")
 def network():
     """torchvision's GoogLeNet, an eighth as wide, for ten classes: (model, variables with statistics of their own)."""
-    model = sources.get_form(MODEL, SOURCE).create(aux_heads=False, **SMALL)
+    model = registry.get_form(MODEL, SOURCE).create(aux_heads=False, **SMALL)
     variables = init_variables(model, jax.random.key(0), SIZE)
     random = np.random.default_rng(0)
     # Logits far enough apart that no rounding reorders the classes.
@@ -291,12 +292,12 @@ def test_list_is_readable_and_json_is_whole(capsys):
 
 def test_only_convert_can_drop_the_background():
     """Whoever imports by hand says so; a workdir for ImageNet's labels drops it by itself."""
-    form = sources.get_form("inception_v4", "cadene")
+    form = registry.get_form("inception_v4", "cadene")
     shape = form.counterpart("params/classifier/kernel", (1536, 1001)).layout.shape((1536, 1001))
     arrays = {"last_linear.weight": np.zeros(shape, np.float32)}
     assert loading._default_background(form, arrays) == "drop"
     assert loading._default_background(form, {"last_linear.weight": np.zeros((1000, 1536), np.float32)}) == "keep"
-    assert loading._default_background(sources.get_form("inception_v4", "timm"), arrays) == "keep"
+    assert loading._default_background(registry.get_form("inception_v4", "timm"), arrays) == "keep"
     assert importing.import_weights.__kwdefaults__["background"] == "keep"
 
 

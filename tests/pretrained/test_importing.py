@@ -8,9 +8,9 @@ from flax.traverse_util import flatten_dict
 from inception_jax.errors import UserError
 from inception_jax.models.checks import ModelError
 from inception_jax.parity.seeded_weights import seeded_arrays
-from inception_jax.pretrained import sources
 from inception_jax.pretrained.exporting import export_weights
 from inception_jax.pretrained.importing import form_options, identify, import_form, import_weights
+from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.variants import Counterpart
 
 MODEL, SOURCE = "inception_v1_bn", "torchvision"
@@ -21,7 +21,7 @@ STEM, CLASSIFIER, VARIANCE = "conv1.conv.weight", "fc.weight", "conv1.bn.running
 @pytest.fixture
 def arrays():
     """torchvision's GoogLeNet with its heads, at a twentieth of its width, with 1001 classes."""
-    form = sources.get_form(MODEL, SOURCE)
+    form = registry.get_form(MODEL, SOURCE)
     return seeded_arrays(form, aux_heads=True, dtype=np.float32, num_classes=1001, **NARROW)
 
 
@@ -32,7 +32,7 @@ def imported(arrays, **options):
 
 def whole(source, model, **options):
     """A publisher's arrays at their published shapes, which take no memory: every value is zero."""
-    form = sources.get_form(model, source)
+    form = registry.get_form(model, source)
     leaves = form.leaves(aux_heads=True, **{"num_classes": form.num_classes, **options})
     theirs = {path: (form.counterpart(path, shape), shape) for path, shape in leaves.items()}
     return {found.name: np.broadcast_to(np.float32(0), found.layout.shape(shape)) for found, shape in theirs.values()}
@@ -248,7 +248,7 @@ def test_the_background_is_dropped_from_every_classifier(arrays):
             assert (dropped[path] == kept[path][..., 1:]).all() and dropped[path].flags.c_contiguous
     others = [path for path in kept if "classifier" not in path]
     assert all((dropped[path] == kept[path]).all() for path in others)
-    made = import_form(sources.get_form(MODEL, SOURCE), arrays, background="drop", **NARROW)
+    made = import_form(registry.get_form(MODEL, SOURCE), arrays, background="drop", **NARROW)
     assert made.background_dropped and made.num_classes == made.options["num_classes"] == 1000
 
 
@@ -292,7 +292,7 @@ def test_heads_can_be_left_aside(arrays):
 
 
 def test_a_publisher_without_heads():
-    form = sources.get_form("inception_v4", "timm")
+    form = registry.get_form("inception_v4", "timm")
     arrays = seeded_arrays(form, aux_heads=True, dtype=np.float32, num_classes=2, **NARROW)
     assert "aux" not in import_weights("inception_v4", arrays, source="timm", aux_heads=False, **NARROW)["params"]
     message = refused(arrays, "inception_v4", "timm", aux_heads=True, **NARROW)
@@ -305,7 +305,7 @@ def test_a_publisher_without_heads():
 
 
 def test_an_optional_array_takes_its_default(arrays):
-    form = sources.get_form(MODEL, SOURCE)
+    form = registry.get_form(MODEL, SOURCE)
 
     def without_scale(path, shape):
         found = form.counterpart(path, shape)
@@ -361,7 +361,7 @@ def without_top(arrays):
 
 @pytest.fixture(scope="module")
 def keras_arrays():
-    return seeded_arrays(sources.get_form("xception", "keras"), aux_heads=False, dtype=np.float32, **NARROW)
+    return seeded_arrays(registry.get_form("xception", "keras"), aux_heads=False, dtype=np.float32, **NARROW)
 
 
 def test_a_file_without_a_classifier_gives_the_trunk(keras_arrays):

@@ -8,14 +8,15 @@ import pytest
 
 from inception_jax.config import Config
 from inception_jax.errors import UserError
-from inception_jax.pretrained import catalog, loading, preprocessing, records, sources, workdir
+from inception_jax.pretrained import catalog, loading, preprocessing, records, workdir
 from inception_jax.pretrained.importing import Imported
+from inception_jax.pretrained.publishers import registry
 from inception_jax.training import setup as setups
 
 
 def arrays_of(model, source, num_classes=None, aux_heads=False):
     """A full-size file's arrays, which take no memory: one zero each, in every place."""
-    form = sources.get_form(model, source)
+    form = registry.get_form(model, source)
     count = num_classes or form.num_classes
     named = {}
     for path, shape in form.leaves(aux_heads=aux_heads, num_classes=count).items():
@@ -94,7 +95,7 @@ def test_a_file_is_opened_with_nothing_said(tmp_path):
     arrays = arrays_of("inception_v1_bn", "torchvision")
     np.savez_compressed(tmp_path / "mine.npz", **arrays)
     opened = loading.open_weights(tmp_path / "mine.npz")
-    assert opened.imported.form is sources.get_form("inception_v1_bn", "torchvision")
+    assert opened.imported.form is registry.get_form("inception_v1_bn", "torchvision")
     assert opened.record is None and opened.preprocessing == preprocessing.torchvision(224, 256)
     assert opened.findings[0] == "torchvision's inception_v1_bn (100 % of the names and shapes fit)"
     assert opened.findings[1].startswith("record: none, neither hash nor name") and len(opened.findings) == 2
@@ -105,7 +106,7 @@ def test_a_file_is_opened_with_nothing_said(tmp_path):
         loading.open_weights(tmp_path / "renamed.pth", record="torchvision/googlenet")
 
 
-@pytest.mark.parametrize("form", sources.all_forms(), ids=lambda form: f"{form.source}-{form.model}")
+@pytest.mark.parametrize("form", registry.all_forms(), ids=lambda form: f"{form.source}-{form.model}")
 def test_every_forms_recipe_makes_the_forms_network(form):
     """No switch is lost on the way through a config."""
     rule = preprocessing.slim(form.image_size)
@@ -123,7 +124,7 @@ def test_every_forms_recipe_makes_the_forms_network(form):
 def test_every_records_pictures_pass_through_a_recipe(record):
     if record.unusable:
         pytest.skip(f"not usable: {record.unusable}")
-    form = sources.get_form(record.model, record.source)
+    form = registry.get_form(record.model, record.source)
     imported = Imported(form, {**form.options, "num_classes": 1000, "aux_heads": False}, {}, 1000, False, ())
     opened = loading.Opened(None, None, imported, record, record.preprocessing, ())
     config = Config(workdir.recipe_of(opened))
@@ -139,7 +140,7 @@ def test_every_records_pictures_pass_through_a_recipe(record):
 
 
 def test_classes_of_a_thousand_and_one():
-    form = sources.get_form("inception_v4", "cadene")
+    form = registry.get_form("inception_v4", "cadene")
 
     def names(count):
         return workdir.class_names_of(
@@ -155,7 +156,7 @@ def test_classes_of_a_thousand_and_one():
     ("source", "classes", "expected"), [("slim", 1001, "drop"), ("slim", 1000, "keep"), ("torchvision", 1001, "keep")]
 )
 def test_only_a_publishers_background_is_dropped(source, classes, expected):
-    form = sources.get_form("inception_v3", source)
+    form = registry.get_form("inception_v3", source)
     theirs = form.counterpart("params/classifier/kernel", (2048, classes))
     arrays = {theirs.name: np.broadcast_to(np.float32(0), theirs.layout.shape((2048, classes)))}
     assert loading._default_background(form, arrays) == expected

@@ -10,9 +10,9 @@ from flax.traverse_util import flatten_dict
 
 from inception_jax.errors import UserError
 from inception_jax.parity.seeded_weights import seeded_arrays
-from inception_jax.pretrained import sources
 from inception_jax.pretrained.exporting import export_weights
 from inception_jax.pretrained.importing import import_form, import_weights
+from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.publishers.keras import renumber
 
 NAMES = Path(__file__).with_name("names") / "tensorflow.txt.gz"
@@ -43,7 +43,7 @@ def names_of(form):
 
 
 def narrow_arrays(source, model):
-    form = sources.get_form(model, source)
+    form = registry.get_form(model, source)
     return form, seeded_arrays(form, aux_heads=True, dtype=np.float32, num_classes=11, **NARROW)
 
 
@@ -55,14 +55,14 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize("source", ["slim", "facenet", "keras"])
 def test_every_form_has_its_publishers_names(source):
-    assert {(form.source, form.model) for form in sources.forms_of(source).values()} == {
+    assert {(form.source, form.model) for form in registry.forms_of(source).values()} == {
         key for key in PUBLISHED if key[0] == source
     }
 
 
 @pytest.mark.parametrize(("source", "model"), list(PUBLISHED))
 def test_names_and_shapes_are_the_publishers_and_all_of_them(source, model):
-    form = sources.get_form(model, source)
+    form = registry.get_form(model, source)
     classes, theirs = PUBLISHED[source, model]
     assert form.num_classes == classes
     # A list, since two leaves may not share an array.
@@ -71,7 +71,7 @@ def test_names_and_shapes_are_the_publishers_and_all_of_them(source, model):
 
 
 def test_caffes_names_and_shapes():
-    found = {name: shape for name, shape, _ in names_of(sources.get_form("inception_v1", "caffe"))}
+    found = {name: shape for name, shape, _ in names_of(registry.get_form("inception_v1", "caffe"))}
     assert len(found) == 128  # 57 convolutions, the classifier, two heads of three layers: a weight and a bias each
     for name, shape in {
         "conv1/7x7_s2/0": (64, 3, 7, 7),
@@ -87,7 +87,7 @@ def test_caffes_names_and_shapes():
         "loss3/classifier/1": (1000,),
     }.items():
         assert found[name] == shape
-    onnx = {name: shape for name, shape, _ in names_of(sources.get_form("inception_v1", "onnx"))}
+    onnx = {name: shape for name, shape, _ in names_of(registry.get_form("inception_v1", "onnx"))}
     assert onnx == {
         name.removesuffix("/0") + "_w_0" if name.endswith("/0") else name.removesuffix("/1") + "_b_0": shape
         for name, shape in found.items()
@@ -96,7 +96,7 @@ def test_caffes_names_and_shapes():
 
 
 def test_inception5hs_names_and_shapes():
-    found = {name: shape for name, shape, _ in names_of(sources.get_form("inception_v1", "inception5h"))}
+    found = {name: shape for name, shape, _ in names_of(registry.get_form("inception_v1", "inception5h"))}
     assert len(found) == 128
     assert sum(math.prod(shape) for shape in found.values()) == 13_461_996
     # Widths as users' listings of the graph's nodes have them; 204, 508 and 48 are not the paper's.
@@ -237,4 +237,4 @@ def test_what_slims_trainers_keep_beside_the_weights_is_left_alone(name):
 )
 def test_what_the_publisher_never_had_has_no_name(source, model, path):
     with pytest.raises(UserError, match=f"{source}'s {model} has no counterpart of {path}"):
-        sources.get_form(model, source).counterpart(path, (8,))
+        registry.get_form(model, source).counterpart(path, (8,))

@@ -10,9 +10,9 @@ from flax.traverse_util import flatten_dict
 
 from inception_jax.errors import UserError
 from inception_jax.parity.seeded_weights import seeded_arrays
-from inception_jax.pretrained import sources
 from inception_jax.pretrained.exporting import export_weights
 from inception_jax.pretrained.importing import import_form, import_weights
+from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.publishers.torch_units import Layer
 from inception_jax.pretrained.variants import CONV_OIHW, DEPTHWISE_O1HW, LINEAR_OI, linear_chw
 
@@ -38,12 +38,12 @@ every_form = pytest.mark.parametrize(("source", "model"), list(PUBLISHED))
 
 
 def test_every_form_has_its_publishers_names():
-    assert {(form.source, form.model) for form in sources.all_forms() if form.source in PUBLISHERS} == set(PUBLISHED)
+    assert {(form.source, form.model) for form in registry.all_forms() if form.source in PUBLISHERS} == set(PUBLISHED)
 
 
 @every_form
 def test_names_and_shapes_are_the_publishers_and_all_of_them(source, model):
-    form = sources.get_form(model, source)
+    form = registry.get_form(model, source)
     classes, theirs = PUBLISHED[source, model]
     assert form.num_classes == classes
     ours = [
@@ -82,7 +82,7 @@ COUNTS = {
 
 @every_form
 def test_parameters_are_as_many_as_published(source, model):
-    form = sources.get_form(model, source)
+    form = registry.get_form(model, source)
     leaves = form.leaves(aux_heads=True, num_classes=form.num_classes)
     found = sum(math.prod(shape) for path, shape in leaves.items() if path.startswith("params/"))
     assert found == COUNTS[source, model]
@@ -90,7 +90,7 @@ def test_parameters_are_as_many_as_published(source, model):
 
 @every_form
 def test_import_export_import_is_the_identity(source, model):
-    form = sources.get_form(model, source)
+    form = registry.get_form(model, source)
     # Every array of the form, at a tenth of its width.
     narrow = {"width_multiplier": 0.1, "min_width": 4}
     arrays = seeded_arrays(form, aux_heads=True, dtype=np.float32, num_classes=11, **narrow)
@@ -149,11 +149,11 @@ def test_layouts_put_each_value_where_our_layers_read_it():
 )
 def test_what_the_publisher_never_had_has_no_name(source, model, path):
     with pytest.raises(UserError, match=f"{source}'s {model} has no counterpart of {path}"):
-        sources.get_form(model, source).counterpart(path, (8,))
+        registry.get_form(model, source).counterpart(path, (8,))
 
 
 def test_googlenets_heads_flatten_their_map_channels_first():
-    form = sources.get_form("inception_v1_bn", "torchvision")
+    form = registry.get_form("inception_v1_bn", "torchvision")
     for width in (128, 8):
         found = form.counterpart("params/aux2/fc/kernel", (16 * width, 1024))
         assert (found.name, found.layout) == ("aux2.fc1.weight", linear_chw(width, 4, 4))
@@ -167,7 +167,7 @@ def test_layers_inside_a_block_keep_their_kind():
 
 
 def test_cadenes_xception_has_two_names_for_its_classifier():
-    form = sources.get_form("xception", "cadene")
+    form = registry.get_form("xception", "cadene")
     options = {"num_classes": 3, "width_multiplier": 0.05, "min_width": 4}
     arrays = seeded_arrays(form, aux_heads=False, dtype=np.float32, **options)
     filed = {name.replace("last_linear", "fc"): array for name, array in arrays.items()}

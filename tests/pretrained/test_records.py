@@ -8,7 +8,8 @@ import pytest
 from inception_jax.data.eval_protocols import get_protocol
 from inception_jax.errors import UserError
 from inception_jax.models.registry import get_spec
-from inception_jax.pretrained import catalog, preprocessing, records, sources
+from inception_jax.pretrained import catalog, preprocessing, records
+from inception_jax.pretrained.publishers import registry
 from inception_jax.training.preprocess import NORMALIZATIONS
 
 ALL = catalog.all_records()
@@ -112,7 +113,7 @@ def test_numbers_and_pixels_are_the_publishers(record):
 
 @pytest.mark.parametrize("record", USABLE, ids=lambda record: record.name)
 def test_records_agree_with_the_forms_whose_switches_apply(record):
-    form = sources.get_form(record.model, record.source)
+    form = registry.get_form(record.model, record.source)
     assert form.image_size == record.preprocessing.image_size and form.background == record.background
     if record.source not in ("facenet", "facenet-pytorch"):  # whose two files tell other faces apart
         assert record.classes in (form.num_classes, 0)  # Keras has each file without the top, too
@@ -122,7 +123,7 @@ def test_records_agree_with_the_forms_whose_switches_apply(record):
 @pytest.mark.parametrize("record", ALL, ids=lambda record: record.name)
 def test_what_a_record_says_is_well_formed(record):
     get_spec(record.model)
-    assert record.source in sources.source_names()
+    assert record.source in registry.source_names()
     assert record.background == (record.classes == 1001)
     if record.url and record.file:
         assert record.url.startswith(("https://", "http://")) and (record.file in record.url or "drive" in record.url)
