@@ -67,14 +67,14 @@ def _list(flags: argparse.Namespace) -> int:
 
 
 def _compare(flags: argparse.Namespace) -> int:
-    from inception_jax.runs import comparison, listing, side_by_side
+    from inception_jax.runs import comparison, comparison_report, listing
 
     paths = listing.expand(flags.paths)
     found = comparison.compare(paths, metric=flags.metric or "top1", weights=flags.weights)
-    print(side_by_side.text(found, room=shutil.get_terminal_size((160, 24)).columns))
+    print(comparison_report.text(found, room=shutil.get_terminal_size((160, 24)).columns))
     folder = Path(flags.output) if flags.output else listing.common_folder(paths) / "comparison"
     try:
-        written = side_by_side.write(found, folder, x=flags.x or "epoch")
+        written = comparison_report.write(found, folder, x=flags.x or "epoch")
     except UserError as error:
         if flags.output:
             raise

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from inception_jax.benchmarks.measure import WORDS
 from inception_jax.benchmarks.report import milliseconds
-from inception_jax.runs import figure as figures
-from inception_jax.runs.figure import BLACK, BLUE, GREY, ORANGE
+from inception_jax.runs import plot_style as figures
+from inception_jax.runs.plot_style import BLACK, BLUE, GREY, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from inception_jax.benchmarks.measure import FORMAT, WORDS
 from inception_jax.benchmarks.memory import gibibytes
 from inception_jax.errors import UserError
 from inception_jax.runs import manifest
-from inception_jax.runs.status import INPUT_BOUND, rate
+from inception_jax.runs.formatting import INPUT_BOUND, rate
 from inception_jax.runs.tables import aligned
 
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import listing, record
+from inception_jax.runs import listing, run_state
+from inception_jax.runs.formatting import per_head
 from inception_jax.runs.manifest import ABSENT, flat, same_value
-from inception_jax.runs.record import Record
-from inception_jax.runs.shapes import NUMBER, is_a
-from inception_jax.runs.status import per_head
+from inception_jax.runs.run_state import NUMBER, Record, is_a
 
 METRICS = ("top1", "top5", "loss")
 _HEADLINE = 1 << 14  # bytes of train.log in which the first start says how many parameters there are
@@ -133,7 +132,7 @@ def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None 
     Returns:
       All that can be said of them.
     """
-    runs = tuple(record.read(path) for path in paths)
+    runs = tuple(run_state.read(path) for path in paths)
     labels = short_labels([run.path for run in runs])
     config, same = _differences([run.config for run in runs])
     outcomes = tuple(outcome(run, metric, weights) for run in runs)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inception_jax.runs import figure as figures
-from inception_jax.runs.figure import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
-from inception_jax.runs.status import number, per_head
+from inception_jax.runs import plot_style as figures
+from inception_jax.runs.formatting import number, per_head
+from inception_jax.runs.plot_style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError, nearest
-from inception_jax.runs import record, status, tables
-from inception_jax.runs.record import Record
+from inception_jax.runs import formatting, run_state, tables
+from inception_jax.runs.run_state import Record
 
 OF_COMPARISON = "comparison.md"
 """By this file the folder is known that an earlier comparison wrote."""
@@ -66,7 +66,7 @@ def find(folder: str | os.PathLike) -> Iterator[Path]:
     In the order of their names, numbers by their value.
     """
     folder = Path(folder)
-    if record.is_run(folder):
+    if run_state.is_run(folder):
         yield folder
         return
     try:
@@ -91,11 +91,11 @@ def expand(paths: Sequence[str | os.PathLike]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
-        if record.is_run(path):
+        if run_state.is_run(path):
             runs = [path]
         else:
-            inside = path / "trials" if (path / record.STUDY).exists() else path
-            runs = [child for child in _children(inside) if record.is_run(child)]
+            inside = path / "trials" if (path / run_state.STUDY).exists() else path
+            runs = [child for child in _children(inside) if run_state.is_run(child)]
         if not runs and not (path / OF_COMPARISON).exists():  # an earlier comparison's folder, beside `runs/*`
             raise UserError(_no_run(path))
         for run in runs:
@@ -112,14 +112,14 @@ def common_folder(paths: Sequence[Path]) -> Path:
     """
     parents = [path.absolute().parent for path in paths]
     folder = Path(os.path.commonpath(parents))
-    if folder.name == "trials" and (folder.parent / record.STUDY).exists():
+    if folder.name == "trials" and (folder.parent / run_state.STUDY).exists():
         folder = folder.parent
     return folder if folder != Path(folder.anchor) or set(parents) == {folder} else Path()
 
 
 def describe(path: Path) -> Entry:
     """The line of one run; reads only the ends of its metric files."""
-    return entry(record.read(path, whole=False))
+    return entry(run_state.read(path, whole=False))
 
 
 def entry(run: Record) -> Entry:
@@ -198,11 +198,11 @@ def _cells(one: Entry, folder: Path) -> list[str]:
         words,
         step + ("" if one.total_steps is None else f"/{one.total_steps:,}"),
         "–" if one.epoch is None else f"{one.epoch:.4g}",
-        "–" if one.loss is None else status.number(one.loss),
+        "–" if one.loss is None else formatting.number(one.loss),
         "–" if one.top1 is None else f"{100 * one.top1:.2f} %",
         one.weights or "–",
-        "–" if one.age_seconds is None else f"{status.duration(one.age_seconds)} ago",
-        "–" if one.images_per_second is None else status.rate(one.images_per_second),
+        "–" if one.age_seconds is None else f"{formatting.duration(one.age_seconds)} ago",
+        "–" if one.images_per_second is None else formatting.rate(one.images_per_second),
         one.model or "–",
         one.data or "–",
         one.device or "–",
@@ -219,11 +219,11 @@ def _children(folder: Path) -> list[Path]:
 def _no_run(path: Path) -> str:
     """One line on a path that is no run: what it is, and the nearest runs above, below and beside it."""
     if not path.exists():
-        beside = [child.name for child in _children(path.parent) if record.is_run(child)]
+        beside = [child.name for child in _children(path.parent) if run_state.is_run(child)]
         near = nearest(path.name, beside)
         some = f"; runs there: {_few(beside)}" if beside and not near else ""
         return f"{path}: there is no such directory{near}{some}"
-    above = next((parent for parent in path.absolute().parents if record.is_run(parent)), None)
+    above = next((parent for parent in path.absolute().parents if run_state.is_run(parent)), None)
     if above is not None:
         return f"{path} is no run, but lies inside one: {above}"
     if not path.is_dir():

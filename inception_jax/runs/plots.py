@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inception_jax.runs import figure as figures
+from inception_jax.runs import plot_style as figures
 from inception_jax.runs.curves import learning_curves
-from inception_jax.runs.figure import BLACK, BLUE, GREY, VERMILLION
+from inception_jax.runs.plot_style import BLACK, BLUE, GREY, VERMILLION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from inception_jax.errors import write_error
-from inception_jax.runs.status import Phase, Status, plain_line
+from inception_jax.runs.formatting import Phase, Status, plain_line
 
 _WINDOW = 20  # updates that the pace is taken over
 

@@ -14,8 +14,8 @@ import numpy as np
 from inception_jax.data import images
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import manifest, plots, result, tables, writers
-from inception_jax.runs.status import number, per_head
+from inception_jax.runs import manifest, metric_files, plots, result, tables
+from inception_jax.runs.formatting import number, per_head
 
 if TYPE_CHECKING:
     from inception_jax.data.pipeline import EvalPipeline
@@ -73,7 +73,7 @@ def draw(
     paths = {name: workdir / f"{name}.png" for name in PICTURES}
     split = f"{data.dataset.name}, {data.dataset.split}"
     drawn = []
-    if (metrics := workdir / writers.METRICS).exists() and (rows := writers.read_rows(metrics)):
+    if (metrics := workdir / metric_files.METRICS).exists() and (rows := metric_files.read_rows(metrics)):
         model = _field(_tolerant(manifest.read_config, workdir, []) or {}, "model.name")
         title = f"{model} on {data.dataset.name}" if model else data.dataset.name
         plots.learning_curves(rows, paths["learning_curves"], title=title)
@@ -132,8 +132,8 @@ def write(workdir: str | os.PathLike) -> Path:
         "config": _tolerant(manifest.read_config, workdir, notes) or {},
         "manifest": _tolerant(manifest.read, workdir, notes) or {},
         "result": _tolerant(result.read_result, workdir, notes) or {},
-        "rows": _rows(workdir / writers.METRICS, notes),
-        "timing": _rows(workdir / writers.TIMING, notes),
+        "rows": _rows(workdir / metric_files.METRICS, notes),
+        "timing": _rows(workdir / metric_files.TIMING, notes),
     }
     sections = [
         _heading(found["config"], found["result"], found["rows"]),
@@ -164,7 +164,7 @@ def _tolerant(read: Callable[[Any], Any], path: Path, notes: list[str]) -> Any:
 
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    return _tolerant(writers.read_rows, path, notes) or [] if path.exists() else []
+    return _tolerant(metric_files.read_rows, path, notes) or [] if path.exists() else []
 
 
 def _section(title: str, lines: Iterator[str]) -> str:
@@ -278,7 +278,7 @@ def _commands(workdir: Path, starts: Mapping[str, Any], outcome: Mapping[str, An
     here = shlex.quote(str(workdir))
     yield f"python -m inception_jax.evaluate --workdir={here}"
     yield f"python -m inception_jax.predict --workdir={here} picture.jpg"
-    if (workdir / writers.EVENTS).is_dir():
+    if (workdir / metric_files.EVENTS).is_dir():
         yield f"tensorboard --logdir={here}"
     yield "```"
 

@@ -21,8 +21,8 @@ from rich.progress_bar import ProgressBar
 from rich.segment import Segment
 from rich.text import Text
 
-from inception_jax.runs import status as words
-from inception_jax.runs.status import INPUT_BOUND, Phase, Status
+from inception_jax.runs import formatting as words
+from inception_jax.runs.formatting import INPUT_BOUND, Phase, Status
 
 _MIN_BAR, _MAX_BAR = 10, 60  # columns
 _GAP = "  "

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from inception_jax.runs.status import duration
+from inception_jax.runs.formatting import duration
 from inception_jax.runs.tables import markdown, value_text
 from inception_jax.sweeps import scales
 from inception_jax.sweeps.archive import UNKNOWN, Parameter, Study

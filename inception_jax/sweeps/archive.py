@@ -16,7 +16,7 @@ from typing import Any
 
 from inception_jax.errors import UserError
 from inception_jax.runs.manifest import read_object, replace_text
-from inception_jax.runs.record import STUDY, TRIAL
+from inception_jax.runs.run_state import STUDY, TRIAL
 
 TRIALS = "trials"
 TABLE = "trials.csv"

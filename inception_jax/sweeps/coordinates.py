@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inception_jax.runs import figure as figures
-from inception_jax.runs.figure import BLACK, GREY, ORANGE
+from inception_jax.runs import plot_style as figures
+from inception_jax.runs.plot_style import BLACK, GREY, ORANGE
 from inception_jax.sweeps import scales
 from inception_jax.sweeps.archive import Parameter, Study, Trial
 from inception_jax.sweeps.pictures import MAPPED, PALE

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from inception_jax.errors import write_error
-from inception_jax.runs.status import duration
+from inception_jax.runs.formatting import duration
 
 LOG = "sweep.log"
 

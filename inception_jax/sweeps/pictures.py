@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inception_jax.runs import figure as figures
-from inception_jax.runs.figure import BLACK, BLUE, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from inception_jax.runs import plot_style as figures
+from inception_jax.runs.plot_style import BLACK, BLUE, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from inception_jax.sweeps import scales
 from inception_jax.sweeps.archive import Study, Trial
 from inception_jax.sweeps.importance import Importance

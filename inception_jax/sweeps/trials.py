@@ -12,7 +12,7 @@ from typing import Any
 
 from inception_jax.errors import UserError
 from inception_jax.runs.manifest import read_object, replace_text
-from inception_jax.runs.writers import METRICS
+from inception_jax.runs.metric_files import METRICS
 
 FILE = "trial.json"
 FOLDER = "trials"

@@ -7,9 +7,9 @@ from typing import Any
 
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import manifest, record
-from inception_jax.runs.side_by_side import metric_text
-from inception_jax.runs.status import duration
+from inception_jax.runs import manifest, run_state
+from inception_jax.runs.comparison_report import metric_text
+from inception_jax.runs.formatting import duration
 from inception_jax.runs.tables import markdown, value_text
 from inception_jax.sweeps import scales
 from inception_jax.sweeps.archive import Study, Trial
@@ -80,7 +80,7 @@ def words(study: Study, value: float) -> str:
 
 def _evaluation(study: Study, trial: Trial) -> Mapping[str, Any]:
     """The evaluation row that a trial's value is of; {} where its metric file is lost."""
-    rows = record.read(trial.workdir).evaluations(study.said.get("weights"))
+    rows = run_state.read(trial.workdir).evaluations(study.said.get("weights"))
     return next((row for row in reversed(rows) if row.get(study.metric) == trial.value), rows[-1] if rows else {})
 
 

@@ -11,7 +11,7 @@ from inception_jax.errors import NonFiniteLoss, UserError
 from inception_jax.evaluation.run import evaluate
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
-from inception_jax.runs import report, result, writers
+from inception_jax.runs import metric_files, report, result
 from inception_jax.runs.progress import Progress
 from inception_jax.training.clock import Clock
 from inception_jax.training.parallel import Compiled
@@ -68,7 +68,7 @@ def finish(
     evaluations: Mapping[str, Accumulator],
     clock: Clock,
     progress: Progress,
-    writer: writers.MetricWriter,
+    writer: metric_files.MetricWriter,
 ) -> dict[str, Any]:
     """Draws the pictures, and writes result.json and report.md, on process 0.
 
@@ -162,6 +162,6 @@ def _result(status: str, setup: Setup, workdir: Path, state: TrainState, clock: 
 
 def _last_train_row(workdir: Path) -> dict[str, float]:
     """The newest training row of metrics.jsonl, without what is not a metric."""
-    path = workdir / writers.METRICS
-    kept = [row for row in (writers.read_rows(path) if path.exists() else []) if row["kind"] == "train"]
+    path = workdir / metric_files.METRICS
+    kept = [row for row in (metric_files.read_rows(path) if path.exists() else []) if row["kind"] == "train"]
     return {name: value for name, value in kept[-1].items() if name not in ("kind", "epoch")} if kept else {}

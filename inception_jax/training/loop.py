@@ -15,7 +15,7 @@ from inception_jax.config import Config
 from inception_jax.errors import signal_exit_code
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
-from inception_jax.runs import writers
+from inception_jax.runs import metric_files
 from inception_jax.runs.progress import Progress
 from inception_jax.training import beginning, ending
 from inception_jax.training import setup as setups
@@ -87,9 +87,9 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         stack.enter_context(ending.recorded_failure(setup, workdir))
         with processes.agreed():
             if first:
-                writers.truncate(workdir, start)
+                metric_files.truncate(workdir, start)
             writer = stack.enter_context(
-                writers.MetricWriter(workdir, setup.tensorboard, purge_step=start + 1, quiet=not first)
+                metric_files.MetricWriter(workdir, setup.tensorboard, purge_step=start + 1, quiet=not first)
             )
             progress = stack.enter_context(
                 Progress(
@@ -155,7 +155,7 @@ class _Run:
     eval_step: Compiled
     window: MetricWindow
     clock: Clock
-    writer: writers.MetricWriter
+    writer: metric_files.MetricWriter
     progress: Progress
     checkpoints: Checkpoints
     interrupts: Interrupts

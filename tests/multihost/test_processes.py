@@ -13,7 +13,7 @@ import pytest
 from inception_jax.checkpoints.reading import load_variables
 from inception_jax.errors import UserError
 from inception_jax.multihost import heartbeat, processes
-from inception_jax.runs.writers import read_rows
+from inception_jax.runs.metric_files import read_rows
 
 # In float64, where a wrong number cannot pass for a rounding.
 DOUBLE = ["--config.model.dtype=float64", "--config.model.param_dtype=float64"]

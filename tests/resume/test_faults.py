@@ -18,7 +18,7 @@ import cv2
 import pytest
 
 from inception_jax.data import digits
-from inception_jax.runs.writers import read_rows
+from inception_jax.runs.metric_files import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 

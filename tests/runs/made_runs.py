@@ -3,7 +3,7 @@
 import json
 
 from inception_jax.config import Config, default
-from inception_jax.runs import manifest, result, writers
+from inception_jax.runs import manifest, metric_files, result
 
 PER_EPOCH = 45  # steps
 COUNT = 360  # test digits
@@ -55,7 +55,7 @@ def make_run(
     )
     losses = [2.0 * 0.5**row for row in range(2 * len(right))] if losses is None else losses
     step = 0
-    with writers.MetricWriter(workdir, tensorboard=False) as writer:
+    with metric_files.MetricWriter(workdir, tensorboard=False) as writer:
         for row, loss in enumerate(losses, 1):
             step = row * PER_EPOCH // 2
             place = {"step": step, "epoch": step / PER_EPOCH}

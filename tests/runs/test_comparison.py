@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import figure, overlay, side_by_side, tables
+from inception_jax.runs import comparison_plot, comparison_report, plot_style, tables
 from inception_jax.runs.comparison import compare, short_labels
 from inception_jax.runs.manifest import ABSENT
 
@@ -36,9 +36,9 @@ def cells(text, title):
 def test_only_what_differs_is_told_and_the_rest_counted(two, tmp_path):
     found = compare(two)
     assert [(one.name, one.values) for one in found.config] == [("optimizer.learning_rate", (0.01, 0.02))]
-    fields = len(dict(side_by_side.manifest.flat(found.runs[0].config)))
+    fields = len(dict(comparison_report.manifest.flat(found.runs[0].config)))
     assert found.same_fields == fields - 1
-    assert f"configs: the same otherwise: {fields - 1} fields" in side_by_side.text(found)
+    assert f"configs: the same otherwise: {fields - 1} fields" in comparison_report.text(found)
     assert found.circumstances == () and found.warnings == () and found.equal == ()
     manifest = json.loads((two[1] / "manifest.json").read_text())
     manifest |= {"git": {"revision": "f" * 40, "dirty": True}, "devices": ["8 gpu devices"]}
@@ -55,7 +55,7 @@ def test_a_field_that_one_config_does_not_have(two):
     (two[0] / "config.json").write_text(json.dumps(config))
     found = {one.name: one.values for one in compare(two).config}
     assert found == {"optimizer.learning_rate": (ABSENT, 0.02), "loss.aux_weights": ([0.3, 0.3], None)}
-    rows = cells(side_by_side.markdown(compare(two)), "Config differences")
+    rows = cells(comparison_report.markdown(compare(two)), "Config differences")
     assert rows[1:] == [["loss.aux_weights", "(0.3, 0.3)", "unset"], ["optimizer.learning_rate", "–", "0.02"]]
 
 
@@ -75,7 +75,7 @@ def test_the_final_table(two):
     assert (one.wall_seconds, one.compile_seconds, one.data_wait_seconds) == (81.0, 30.0, 2.0)
     assert (one.images_per_second, one.parameters) == (94.5, 13_378_280)
     low, high = wilson_interval(355, 360)
-    text = side_by_side.markdown(found)
+    text = comparison_report.markdown(found)
     assert cells(text, "Result")[2] == [
         "b",
         "finished",
@@ -110,10 +110,10 @@ def test_equal_states_are_said_to_be_equal(tmp_path):
     paths = [make_run(tmp_path / name, fingerprint=64 * mark) for name, mark in zip("abc", "112", strict=True)]
     found = compare(paths)
     assert found.equal == (("a", "b"),) and found.config == ()
-    text = side_by_side.text(found)
+    text = comparison_report.text(found)
     assert "a, b ended in the same state, bit for bit" in text
     assert f"configs: all {found.same_fields} fields are the same" in text
-    assert "of one config, and yet no two" in side_by_side.text(compare(paths[1:]))
+    assert "of one config, and yet no two" in comparison_report.text(compare(paths[1:]))
 
 
 def test_other_data_is_said_above_the_tables(tmp_path):
@@ -127,7 +127,7 @@ def test_other_data_is_said_above_the_tables(tmp_path):
         "evaluated on different data: their numbers are not comparable (digits, test: a; "
         "fashion_mnist, test: b; digits, train: c)",
     )
-    text, document = side_by_side.text(found), side_by_side.markdown(found)
+    text, document = comparison_report.text(found), comparison_report.markdown(found)
     assert text.startswith("WARNING: evaluated on different data")
     assert document.index("**Evaluated on different data") < document.index("## Result")
     crops = compare([paths[0], make_run(tmp_path / "d", evaluation__crop_fraction=1.0)]).warnings
@@ -164,7 +164,7 @@ def test_runs_at_every_stage_are_told_as_what_they_are(tmp_path):
     with open(paths[6] / "metrics.jsonl", "ab") as file:
         file.write(b'{"kind":"tr')
     found = compare(paths)
-    rows = {row[0]: row for row in cells(side_by_side.markdown(found), "Result")}
+    rows = {row[0]: row for row in cells(comparison_report.markdown(found), "Result")}
     assert {name: row[1:3] for name, row in rows.items() if name != "run"} == {
         "whole": ["finished", "180"],
         "killed": ["preempted (killed)", "90/180"],
@@ -176,9 +176,9 @@ def test_runs_at_every_stage_are_told_as_what_they_are(tmp_path):
     }
     assert rows["nan"][6] == "10.00 %" and rows["unevaluated"][6] == "–" and rows["torn"][6] == "97.22 %"
     assert found.config == ()  # a config that is missing differs in nothing
-    text = side_by_side.text(found)
+    text = comparison_report.text(found)
     assert text.count("note: ") == 3 and "damaged/config.json is damaged" in text
-    assert side_by_side.write(found, tmp_path / "out") == [
+    assert comparison_report.write(found, tmp_path / "out") == [
         tmp_path / "out" / "comparison.md",
         tmp_path / "out" / "comparison.png",
     ]
@@ -199,9 +199,9 @@ def test_values_of_another_kind_are_damage_and_not_a_traceback(tmp_path):
     found = compare([workdir, make_run(tmp_path / "whole")])
     one = found.outcomes[0]
     assert (one.status, one.step, one.total_steps, one.top1, one.best) == ("finished", 90, None, None, (100 / 360, 1.0))
-    text = side_by_side.text(found)
+    text = comparison_report.text(found)
     assert "'num_epochs' = 'four' is not a number, and is passed over" in text and text.count("note: ") == 6
-    overlay.draw(found, tmp_path / "picture.png")
+    comparison_plot.draw(found, tmp_path / "picture.png")
 
 
 def test_a_result_stands_in_for_lost_rows(tmp_path):
@@ -230,7 +230,7 @@ def test_labels_are_what_tells_the_paths_apart(paths, labels):
 
 def test_wide_tables_are_broken_and_keep_their_first_column(tmp_path):
     paths = [make_run(tmp_path / f"run_{number:02d}", seed=number) for number in range(20)]
-    text = side_by_side.text(compare(paths), room=80)
+    text = comparison_report.text(compare(paths), room=80)
     part = text.split("Config differences\n")[1].split("\n\nconfigs:")[0]
     assert part.count("seed") == part.count("field") > 1
     assert max(map(len, part.splitlines())) <= 80
@@ -248,38 +248,38 @@ def by_colour(axes):
 
 def test_a_run_has_one_colour_in_all_panels(two, tmp_path):
     path = tmp_path / "picture.png"
-    drawn = overlay.draw(compare(two), path)
+    drawn = comparison_plot.draw(compare(two), path)
     assert [axes.get_title(loc="left") for axes in drawn.axes] == [
         "training loss",
         "evaluation, loss (test, raw)",
         "evaluation, top-1 accuracy (test, raw)",
     ]
     training, loss, accuracy = map(by_colour, drawn.axes)
-    assert list(training) == list(loss) == list(accuracy) == [figure.BLUE, figure.VERMILLION]
-    np.testing.assert_allclose(accuracy[figure.VERMILLION].get_xdata(), [1, 2, 3, 4])
-    np.testing.assert_allclose(accuracy[figure.VERMILLION].get_ydata(), np.array([90, 200, 300, 355]) / 3.6)
-    np.testing.assert_allclose(training[figure.BLUE].get_ydata(), 2.0 * 0.5 ** np.arange(8))
+    assert list(training) == list(loss) == list(accuracy) == [plot_style.BLUE, plot_style.VERMILLION]
+    np.testing.assert_allclose(accuracy[plot_style.VERMILLION].get_xdata(), [1, 2, 3, 4])
+    np.testing.assert_allclose(accuracy[plot_style.VERMILLION].get_ydata(), np.array([90, 200, 300, 355]) / 3.6)
+    np.testing.assert_allclose(training[plot_style.BLUE].get_ydata(), 2.0 * 0.5 ** np.arange(8))
     legend = [text.get_text() for text in drawn.legends[0].get_texts()]
     assert legend == ["a (learning_rate 0.01)  97.22 %", "b (learning_rate 0.02)  98.61 %"]
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    for colour in (figure.BLUE, figure.VERMILLION):
+    for colour in (plot_style.BLUE, plot_style.VERMILLION):
         assert (picture == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=-1).sum() > 500
 
 
 def test_the_other_axes(two, tmp_path):
-    steps = overlay.draw(compare(two, metric="loss"), tmp_path / "a.png", x="step")
+    steps = comparison_plot.draw(compare(two, metric="loss"), tmp_path / "a.png", x="step")
     assert len(steps.axes) == 2
     np.testing.assert_array_equal(steps.axes[1].lines[0].get_xdata(), [45, 90, 135, 180])
-    seconds = overlay.draw(compare(two, metric="top5"), tmp_path / "b.png", x="seconds")
+    seconds = comparison_plot.draw(compare(two, metric="top5"), tmp_path / "b.png", x="seconds")
     np.testing.assert_allclose(seconds.axes[2].lines[0].get_xdata(), [20, 40, 60, 80])
     lines = (two[0] / "timing.jsonl").read_text().splitlines(keepends=True)
     (two[0] / "timing.jsonl").write_text("".join(lines[2:6]))  # nobody knows when the others were
-    part = overlay.draw(compare(two), tmp_path / "c.png", x="seconds").axes[0].lines
+    part = comparison_plot.draw(compare(two), tmp_path / "c.png", x="seconds").axes[0].lines
     assert [list(line.get_xdata()) for line in part] == [[30, 40, 50, 60], [10, 20, 30, 40, 50, 60, 70, 80]]
     (two[0] / "timing.jsonl").unlink()
-    assert len(overlay.draw(compare(two), tmp_path / "c.png", x="seconds").axes[0].lines) == 1
+    assert len(comparison_plot.draw(compare(two), tmp_path / "c.png", x="seconds").axes[0].lines) == 1
     with pytest.raises(ValueError, match="one of epoch, step, seconds"):
-        overlay.draw(compare(two), tmp_path / "d.png", x="hours")
+        comparison_plot.draw(compare(two), tmp_path / "d.png", x="hours")
 
 
 def test_long_names_keep_what_tells_them_apart(tmp_path):
@@ -288,7 +288,9 @@ def test_long_names_keep_what_tells_them_apart(tmp_path):
         make_run(tmp_path / f"{name}{number}", loss__aux_weights=weights)
         for number, weights in enumerate([(0.3, 0.3), (0.0, 0.0)])
     ]
-    legend = [text.get_text() for text in overlay.draw(compare(paths), tmp_path / "p.png").legends[0].get_texts()]
+    legend = [
+        text.get_text() for text in comparison_plot.draw(compare(paths), tmp_path / "p.png").legends[0].get_texts()
+    ]
     assert [re.search(r"(some_\d) \(aux_weights (.*)\)  97", line).groups() for line in legend] == [
         ("some_0", "(0.3, 0.3)"),
         ("some_1", "(0, 0)"),
@@ -298,7 +300,7 @@ def test_long_names_keep_what_tells_them_apart(tmp_path):
 
 def test_ten_runs_look_different_each(tmp_path):
     paths = [make_run(tmp_path / f"{number}", right=(100 + number,), seed=number) for number in range(10)]
-    for axes in overlay.draw(compare(paths), tmp_path / "ten.png").axes:
+    for axes in comparison_plot.draw(compare(paths), tmp_path / "ten.png").axes:
         assert len({(to_hex(line.get_color()), line.get_linestyle()) for line in axes.lines}) == 10
 
 
@@ -307,10 +309,10 @@ def test_of_many_runs_only_the_best_are_in_colour(tmp_path):
         make_run(tmp_path / f"{number:02d}", right=(100, 300 + (7 * number) % 20), seed=number) for number in range(20)
     ]
     found = compare(paths)
-    drawn = overlay.draw(found, tmp_path / "many.png")
+    drawn = comparison_plot.draw(found, tmp_path / "many.png")
     for axes in drawn.axes:
         colours = [to_hex(line.get_color()).upper() for line in axes.lines]
-        assert len(colours) == 20 and colours.count(overlay._FADED) == 14
+        assert len(colours) == 20 and colours.count(comparison_plot._FADED) == 14
     legend = [text.get_text() for text in drawn.legends[0].get_texts()]
     best = sorted(range(20), key=lambda number: -((7 * number) % 20))[:6]
     assert [line[:2] for line in legend[:6]] == [f"{number:02d}" for number in best]
@@ -319,7 +321,7 @@ def test_of_many_runs_only_the_best_are_in_colour(tmp_path):
 
 def test_a_diverged_curve_ends_with_a_cross(tmp_path):
     path = make_run(tmp_path / "nan", losses=[2.0, 1.0, math.nan, math.nan], right=(), status="diverged")
-    drawn = overlay.draw(compare([path, make_run(tmp_path / "good")]), tmp_path / "picture.png")
+    drawn = comparison_plot.draw(compare([path, make_run(tmp_path / "good")]), tmp_path / "picture.png")
     cross, curve, _ = drawn.axes[0].lines
     assert cross.get_marker() == "x" and (cross.get_xdata()[0], cross.get_ydata()[0]) == (1.0, 1.0)
     assert list(curve.get_ydata()) == [2.0, 1.0]
@@ -327,10 +329,10 @@ def test_a_diverged_curve_ends_with_a_cross(tmp_path):
 
 
 def test_nothing_to_draw_leaves_no_picture_of_before(two, tmp_path):
-    side_by_side.write(compare(two), tmp_path / "out")
+    comparison_report.write(compare(two), tmp_path / "out")
     assert (tmp_path / "out" / "comparison.png").exists()
     new = make_run(tmp_path / "new", right=(), losses=(), status=None)
-    assert side_by_side.write(compare([new]), tmp_path / "out") == [tmp_path / "out" / "comparison.md"]
+    assert comparison_report.write(compare([new]), tmp_path / "out") == [tmp_path / "out" / "comparison.md"]
     assert not (tmp_path / "out" / "comparison.png").exists()
     assert "Curves" not in (tmp_path / "out" / "comparison.md").read_text()
 
@@ -338,4 +340,4 @@ def test_nothing_to_draw_leaves_no_picture_of_before(two, tmp_path):
 def test_a_folder_that_cannot_be_made(two, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file/out"):
-        side_by_side.write(compare(two), tmp_path / "file" / "out")
+        comparison_report.write(compare(two), tmp_path / "file" / "out")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.runs import listing, lock, manifest, record, result, writers
+from inception_jax.runs import listing, lock, manifest, metric_files, result, run_state
 
 from .made_runs import make_run, make_trial
 
@@ -93,13 +93,13 @@ def test_a_run_that_goes_on_is_not_finished_by_its_old_result(tmp_path, holder):
     process.kill()
     process.wait()
     assert status(workdir) == "preempted"  # killed before its first row
-    assert listing.entry(record.read(workdir)).total_steps == 180
+    assert listing.entry(run_state.read(workdir)).total_steps == 180
 
 
 def test_rows_after_a_result_make_it_old_whatever_the_times_say(tmp_path):
     workdir = make_run(tmp_path / "run")
     assert status(workdir) == "finished"
-    with writers.MetricWriter(workdir, tensorboard=False) as writer:
+    with metric_files.MetricWriter(workdir, tensorboard=False) as writer:
         writer.write({"kind": "train", "step": 181, "epoch": 181 / 45, "loss": 0.5})
     now = time.time() + 100
     os.utime(workdir / "result.json", (now, now))
@@ -208,11 +208,11 @@ def test_steps_count_before_epochs(tmp_path):
 
 def test_the_end_of_a_long_file_is_enough(tmp_path, monkeypatch):
     workdir = make_run(tmp_path / "run", right=(100,) * 3 + (320,), status=None)
-    whole = listing.entry(record.read(workdir))
+    whole = listing.entry(run_state.read(workdir))
     for size in (150, 900):  # less than a row, and less than the file
-        monkeypatch.setattr(record, "_TAIL", size)
-        found = record.read(workdir, whole=False)
-        assert 0 < len(found.rows) < len(record.read(workdir).rows) and not found.notes
+        monkeypatch.setattr(run_state, "_TAIL", size)
+        found = run_state.read(workdir, whole=False)
+        assert 0 < len(found.rows) < len(run_state.read(workdir).rows) and not found.notes
         short = listing.entry(found)
         assert short.top1 == whole.top1 == 320 / 360
         assert (short.step, short.total_steps, short.loss) == (whole.step, whole.total_steps, whole.loss)

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from inception_jax.errors import UserError
-from inception_jax.runs import curves, figure, plots
+from inception_jax.runs import curves, plot_style, plots
 
 
 def png(path):
@@ -87,8 +87,8 @@ def test_learning_curves_have_every_head_and_the_evaluations_of_both_weights(tmp
     )
     assert "test, ema  80.00 %" in [text.get_text() for text in top1.get_legend().get_texts()]
     assert (loss.get_yscale(), top1.get_yscale(), rate.get_yscale()) == ("log", "linear", "linear")
-    assert png(path).shape == (int(curves.HEIGHT * figure.DPI), int(curves.WIDTH * figure.DPI), 3)
-    for colour in (figure.BLUE, figure.ORANGE, figure.GREEN, figure.VERMILLION, figure.PURPLE):
+    assert png(path).shape == (int(curves.HEIGHT * plot_style.DPI), int(curves.WIDTH * plot_style.DPI), 3)
+    for colour in (plot_style.BLUE, plot_style.ORANGE, plot_style.GREEN, plot_style.VERMILLION, plot_style.PURPLE):
         assert (png(path) == np.round(255 * np.array(to_rgb(colour)))).all(axis=-1).any()
 
 
@@ -152,7 +152,7 @@ def test_confusion_matrix_of_ten_classes_has_a_number_in_every_cell_that_counts(
     assert fig.get_suptitle() == "test: 270 of 280 right (96.43 %)"
     assert [label.get_text() for label in axes.get_xticklabels()][3] == "$3^$"  # no mathematics in a class name
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
-    assert png(path).shape == (round(5.4 * figure.DPI), round(5.8 * figure.DPI), 3)
+    assert png(path).shape == (round(5.4 * plot_style.DPI), round(5.8 * plot_style.DPI), 3)
 
 
 def test_confusion_matrix_of_a_thousand_classes_loses_no_confusion_and_lists_the_worst(tmp_path):
@@ -275,7 +275,7 @@ def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "filters.png"
     plots.first_layer_filters(np.ones((3, 3, 3, 4)), path)
     before = path.read_bytes()
-    with pytest.raises(RuntimeError), figure.drawing(path, 2, 2):
+    with pytest.raises(RuntimeError), plot_style.drawing(path, 2, 2):
         raise RuntimeError
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["filters.png"]
     with pytest.raises(UserError, match=r"cannot write .*absent"):

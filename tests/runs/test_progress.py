@@ -11,7 +11,7 @@ import time
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.runs import status as words
+from inception_jax.runs import formatting as words
 from inception_jax.runs.progress import Progress
 
 ROW = {

@@ -11,7 +11,7 @@ from inception_jax.data import datasets, images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
 from inception_jax.metrics import Accumulator, wilson_interval
-from inception_jax.runs import manifest, plots, report, result, writers
+from inception_jax.runs import manifest, metric_files, plots, report, result
 
 CONFIG = {
     "seed": 0,
@@ -65,7 +65,7 @@ def make_run(workdir, *, finished=True):
     workdir.mkdir()
     command = ["/usr/bin/python3", "-m", "inception_jax.train", "--config=configs/digits.py", "--workdir=a b"]
     manifest.write(workdir, json.dumps(CONFIG), devices=["2 CPU cores"], command=command)
-    with writers.MetricWriter(workdir) as writer:
+    with metric_files.MetricWriter(workdir) as writer:
         for step in (10, 100, 200):
             writer.write(train_row(step))
             writer.write_timing(
@@ -223,7 +223,10 @@ def test_pictures_are_of_the_evaluated_split_as_the_network_saw_it(tmp_path, mon
         batch = data.batch(row // 100)
         np.testing.assert_array_equal(pictures[row], batch["image"][row % 100])
         assert labels[row] == batch["label"][row % 100]
-    assert calls["rows"] == writers.read_rows(workdir / "metrics.jsonl") and calls["title"] == "inception_v1 on digits"
+    assert (
+        calls["rows"] == metric_files.read_rows(workdir / "metrics.jsonl")
+        and calls["title"] == "inception_v1 on digits"
+    )
     for name in ("confusion_matrix", "first_layer"):
         assert cv2.imread(str(paths[name])) is not None
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from inception_jax.config import Config, default
-from inception_jax.runs import manifest, writers
+from inception_jax.runs import manifest, metric_files
 from inception_jax.sweeps.space import Space, choice, integer, real
 
 SPACE = {
@@ -98,7 +98,7 @@ class MadeStudy:
         shown = [1 - n / COUNT if self.metric == "loss" else n / COUNT for n in right]
         if with_run:
             manifest.write(workdir, config_with({**said.get("overrides", {}), **values}), command=["python", "train"])
-            with writers.MetricWriter(workdir, tensorboard=False) as writer:
+            with metric_files.MetricWriter(workdir, tensorboard=False) as writer:
                 for epoch, (count, value) in enumerate(zip(right, shown, strict=True), 1):
                     writer.write(
                         {

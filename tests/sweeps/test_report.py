@@ -14,7 +14,7 @@ from inception_jax import config as configs
 from inception_jax.command_line import load_config
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import figure
+from inception_jax.runs import plot_style
 from inception_jax.sweeps import archive, coordinates, importance, pictures, recipe, report
 from inception_jax.sweeps.overrides import leaves
 from inception_jax.sweeps.scales import Scale
@@ -327,9 +327,9 @@ def test_pictures_of_trials_that_are_all_perfect(tmp_path):
 
 def test_learning_curves_end_where_a_trial_was_pruned(study, tmp_path):
     axes = pictures.learning_curves(archive.read(study.path), tmp_path / "curves.png").axes[0]
-    (best,) = drawn_lines(axes, figure.ORANGE)
+    (best,) = drawn_lines(axes, plot_style.ORANGE)
     np.testing.assert_allclose(best.get_data(), [[1, 2, 3, 4], [100 * n / COUNT for n in (150, 250, 350, 355)]])
-    (pruned,) = drawn_lines(axes, figure.GREY)
+    (pruned,) = drawn_lines(axes, plot_style.GREY)
     assert list(pruned.get_xdata()) == [1, 2] and pruned.get_marker() == "|"
     assert len(axes.lines) == 6  # one has no evaluation
 
@@ -354,7 +354,7 @@ def test_parallel_coordinates_have_gaps_and_the_best_on_top(tmp_path):
     assert best[name] < 0.5 < worse[name] and best[weights] < 1 / 3 and worse[weights] > 2 / 3  # in their bands
     assert (pruned[5], best[5]) == (0.0, 1.0) and 0 < worse[5] < 1
     by_order = sorted((line for line in axes.lines if len(line.get_xdata()) == 6), key=lambda line: line.get_zorder())
-    assert to_hex(by_order[-1].get_color()).upper() == figure.ORANGE
+    assert to_hex(by_order[-1].get_color()).upper() == plot_style.ORANGE
     words = [text.get_text() for text in axes.texts]
     assert {"learning_rate (log)", "sgd", "rmsprop", "(0.3, 0.3)", "unset", "97.22", "8.333"} <= set(words)
 

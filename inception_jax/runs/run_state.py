@@ -8,18 +8,19 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
+import numbers
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError
-from inception_jax.runs import lock, manifest, result, shapes, writers
+from inception_jax.runs import lock, manifest, metric_files, result
 
-TRIAL = shapes.TRIAL
+TRIAL = "trial.json"
 STUDY = "study.json"
 
-_MARKS = (manifest.MANIFEST, writers.METRICS, "train.log", TRIAL)  # a directory with one of them is a run
+_MARKS = (manifest.MANIFEST, metric_files.METRICS, "train.log", TRIAL)  # a directory with one of them is a run
 _TAIL = 1 << 16  # bytes of a metric file that are read first, where only its newest rows are asked for
 _FRESH = 900.0  # seconds: a run on a file system without locks is taken to be alive for so long after its last row
 
@@ -138,7 +139,7 @@ def read(path: Path, *, whole: bool = True) -> Record:
     manifest_ = _tolerant(manifest.read, path / manifest.MANIFEST, notes)
     outcome = _tolerant(result.read_result, path / result.FILE, notes)
     trial = _tolerant(lambda workdir: manifest.read_object(workdir / TRIAL), path / TRIAL, notes)
-    rows, timing = (_rows(path / name, notes, whole) for name in (writers.METRICS, writers.TIMING))
+    rows, timing = (_rows(path / name, notes, whole) for name in (metric_files.METRICS, metric_files.TIMING))
     age = _age(path)
     if outcome and _is_stale(path, outcome, manifest_, rows):
         outcome = {}
@@ -188,7 +189,7 @@ def _has_checkpoint(path: Path) -> bool:
 def _tolerant(read: Callable[[Path], Any], path: Path, notes: list[str]) -> Mapping[str, Any]:
     """What a file holds, as far as it can be used; `read` takes the workdir."""
     try:
-        return shapes.fitting(path, read(path.parent) or {}, notes)
+        return fitting(path, read(path.parent) or {}, notes)
     except UserError as error:
         notes.append(str(error))
         return {}
@@ -197,7 +198,7 @@ def _tolerant(read: Callable[[Path], Any], path: Path, notes: list[str]) -> Mapp
 def _age(path: Path) -> float | None:
     times = [
         file.stat().st_mtime
-        for name in (writers.METRICS, writers.TIMING)
+        for name in (metric_files.METRICS, metric_files.TIMING)
         if (file := path / name).is_file() and file.stat().st_size
     ]
     return max(0.0, time.time() - max(times)) if times else None
@@ -212,8 +213,8 @@ def _rows(path: Path, notes: list[str], whole: bool) -> list[dict[str, Any]]:
             with open(path, "rb") as file:
                 file.seek(size - length)
                 lines = file.read(length).split(b"\n")
-            rows = [writers.parse_row(line) for line in lines[length < size :]]
-            found = [shapes.fitting_row(row) for row in rows if row is not None]
+            rows = [metric_files.parse_row(line) for line in lines[length < size :]]
+            found = [fitting_row(row) for row in rows if row is not None]
             # One row of each kind, of a file that has kinds; rows of the clock have none.
             if (
                 length == size
@@ -231,3 +232,52 @@ def _rows(path: Path, notes: list[str], whole: bool) -> list[dict[str, Any]]:
     if bad:
         notes.append(f"{path}: {bad} line(s) are no rows, and are passed over")
     return found
+
+
+NUMBER, TEXT, OBJECT, LIST = numbers.Real, str, Mapping, Sequence
+_WORDS = {NUMBER: "a number", TEXT: "a text", OBJECT: "an object", LIST: "a list"}
+
+
+# Only what is read; whatever else stands there may be of any kind.
+_SHAPES: dict[str, dict[str, type]] = {
+    manifest.CONFIG: {"model": OBJECT, "data": OBJECT, "num_steps": NUMBER, "num_epochs": NUMBER},
+    manifest.MANIFEST: {"versions": OBJECT, "git": OBJECT, "devices": LIST, "starts": LIST, "hostname": TEXT,
+                        "platform": TEXT},
+    result.FILE: {"status": TEXT, "message": TEXT, "signal": TEXT, "steps": NUMBER, "epochs": NUMBER,
+                  "metrics": OBJECT, "wall_seconds": NUMBER, "compile_seconds": NUMBER, "data_wait_seconds": NUMBER,
+                  "fingerprint": TEXT},
+    TRIAL: {"status": TEXT, "message": TEXT, "value": NUMBER},
+}  # fmt: skip
+_TEXTS_OF_ROWS = ("kind", "split", "weights")
+
+
+def fitting(path: Path, content: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The content of a file without the values that are of another kind than is written there; null counts as absent.
+
+    Args:
+      path: of the file; its name says what is expected.
+      content: of it.
+      notes: gets a line for each value that does not fit.
+    """
+    shape = _SHAPES[path.name]
+    kept = {}
+    for name, value in content.items():
+        if name not in shape:
+            kept[name] = value
+        elif is_a(value, shape[name]):
+            kept[name] = value
+        elif value is not None:
+            notes.append(f"{path}: {name!r} = {str(value)[:40]!r} is not {_WORDS[shape[name]]}, and is passed over")
+    return kept
+
+
+def fitting_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a metric file without the values of another kind: all are numbers, but for three names."""
+    return {name: value for name, value in row.items() if is_a(value, TEXT if name in _TEXTS_OF_ROWS else NUMBER)}
+
+
+def is_a(value: Any, kind: type) -> bool:
+    """Whether a value is of a kind; a truth value is no number, and a text no list."""
+    if kind is NUMBER:
+        return isinstance(value, NUMBER) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is LIST and isinstance(value, str))

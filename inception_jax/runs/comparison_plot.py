@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inception_jax.runs import curves
-from inception_jax.runs import figure as figures
+from inception_jax.runs import plot_style as figures
 from inception_jax.runs.comparison import Comparison
-from inception_jax.runs.figure import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from inception_jax.runs.formatting import number
 from inception_jax.runs.manifest import ABSENT
-from inception_jax.runs.record import Record
-from inception_jax.runs.status import number
+from inception_jax.runs.plot_style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from inception_jax.runs.run_state import Record
 from inception_jax.runs.tables import value_texts
 
 if TYPE_CHECKING:

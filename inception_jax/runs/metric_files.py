@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError, write_error
-from inception_jax.runs.events import AppendedFile, EventFile
+from inception_jax.runs.tensorboard import AppendedFile, EventFile
 
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"

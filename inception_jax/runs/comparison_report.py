@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import write_error
-from inception_jax.runs import figure, listing, manifest, overlay, tables
+from inception_jax.runs import comparison_plot, listing, manifest, plot_style, tables
 from inception_jax.runs.comparison import Comparison, Outcome
-from inception_jax.runs.status import duration, number, rate
+from inception_jax.runs.formatting import duration, number, rate
 from inception_jax.runs.tables import UNKNOWN
 
 FILE = listing.OF_COMPARISON
@@ -40,7 +40,7 @@ def text(comparison: Comparison, *, room: int = 160) -> str:
     """
     parts = [f"WARNING: {warning}" for warning in comparison.warnings]
     for table in _tables(comparison):
-        rows = [[figure.shortened(cell, _LONGEST) for cell in row] for row in table.rows]
+        rows = [[plot_style.shortened(cell, _LONGEST) for cell in row] for row in table.rows]
         whole = tables.aligned([table.head, *rows], table.align)
         if max(map(tables.width, whole.splitlines())) > room:
             whole = "\n\n".join(tables.blocks(table.head, rows, room, table.align))
@@ -206,7 +206,7 @@ def write(comparison: Comparison, folder: str | os.PathLike, *, x: str = "epoch"
         picture.unlink(missing_ok=True)
     except OSError as error:
         raise write_error(error.filename or folder, error) from None
-    drawn = overlay.draw(comparison, picture, x=x) is not None
+    drawn = comparison_plot.draw(comparison, picture, x=x) is not None
     manifest.replace_text(report, markdown(comparison, picture=PICTURE if drawn else None))
     return [report, picture] if drawn else [report]
 

@@ -16,7 +16,7 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto import event_pb2
 
 from inception_jax.errors import UserError
-from inception_jax.runs import writers
+from inception_jax.runs import metric_files
 
 
 def train_row(step, **values):
@@ -42,11 +42,11 @@ def events_of(path):
 
 
 def event_files(workdir):
-    return sorted((workdir / writers.EVENTS).iterdir())
+    return sorted((workdir / metric_files.EVENTS).iterdir())
 
 
 def test_a_row_is_one_line_of_plain_json_and_is_there_before_close(tmp_path):
-    writer = writers.MetricWriter(tmp_path, tensorboard=False)
+    writer = metric_files.MetricWriter(tmp_path, tensorboard=False)
     row = train_row(1, loss=np.float32(0.1), top1=jnp.float32(0.5), n=np.int64(3), half=jnp.bfloat16(1.5), none=None)
     writer.write(row)
     writer.write(train_row(2, note="zwei\nZeilen ü"))
@@ -71,14 +71,14 @@ def test_a_row_is_one_line_of_plain_json_and_is_there_before_close(tmp_path):
 
 
 def test_timing_has_its_own_file(tmp_path):
-    with writers.MetricWriter(tmp_path, tensorboard=False) as writer:
+    with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
         writer.write_timing({"step": 10, "images_per_second": 123.5})
-    assert writers.read_rows(tmp_path / "timing.jsonl") == [{"step": 10, "images_per_second": 123.5}]
-    assert writers.read_rows(tmp_path / "metrics.jsonl") == []
+    assert metric_files.read_rows(tmp_path / "timing.jsonl") == [{"step": 10, "images_per_second": 123.5}]
+    assert metric_files.read_rows(tmp_path / "metrics.jsonl") == []
 
 
 def test_nan_and_infinities_are_valid_json_and_come_back(tmp_path):
-    with writers.MetricWriter(tmp_path, tensorboard=True) as writer:
+    with metric_files.MetricWriter(tmp_path, tensorboard=True) as writer:
         writer.write(train_row(1, loss=math.nan, a=np.float32(np.inf), b=-math.inf))
 
     def refuse(token):
@@ -87,7 +87,7 @@ def test_nan_and_infinities_are_valid_json_and_come_back(tmp_path):
     raw = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
     assert (raw["loss"], raw["a"], raw["b"]) == ("NaN", "Infinity", "-Infinity")
     assert [float(raw[key]) for key in ("a", "b")] == [math.inf, -math.inf]
-    row = writers.read_rows(tmp_path / "metrics.jsonl")[0]
+    row = metric_files.read_rows(tmp_path / "metrics.jsonl")[0]
     assert math.isnan(row["loss"]) and row["a"] == math.inf and row["b"] == -math.inf
     event = events_of(event_files(tmp_path)[0])[-1]
     values = {value.tag: value.simple_value for value in event.summary.value}
@@ -106,40 +106,40 @@ def test_nan_and_infinities_are_valid_json_and_come_back(tmp_path):
     ],
 )
 def test_a_row_that_is_not_one_is_refused_and_nothing_is_written(tmp_path, row):
-    with writers.MetricWriter(tmp_path, tensorboard=False) as writer:
+    with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
         with pytest.raises(ValueError, match=r"step|scalar"):
             writer.write(row)
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
 
 
 def test_truncate_drops_later_rows_and_a_torn_line_from_both_files(tmp_path):
-    with writers.MetricWriter(tmp_path, tensorboard=False) as writer:
+    with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
         for step in (10, 20, 30):
             writer.write(train_row(step))
             writer.write_timing({"step": step, "step_seconds": 0.5})
     before = (tmp_path / "metrics.jsonl").read_bytes()
     with open(tmp_path / "metrics.jsonl", "ab") as file:
         file.write(b'{"kind":"train","step":40,"lo')
-    assert writers.truncate(tmp_path, 20) == 3  # step 30 twice, and the torn line
+    assert metric_files.truncate(tmp_path, 20) == 3  # step 30 twice, and the torn line
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(before.splitlines(keepends=True)[:2])
-    assert [row["step"] for row in writers.read_rows(tmp_path / "timing.jsonl")] == [10, 20]
+    assert [row["step"] for row in metric_files.read_rows(tmp_path / "timing.jsonl")] == [10, 20]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "timing.jsonl"]
 
 
 def test_truncate_leaves_a_file_with_nothing_to_lose_untouched_and_minus_one_empties(tmp_path):
-    with writers.MetricWriter(tmp_path, tensorboard=False) as writer:
+    with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
         writer.write(train_row(0))
         writer.write(train_row(5))
     inode = os.stat(tmp_path / "metrics.jsonl").st_ino
-    assert writers.truncate(tmp_path, 5) == 0
+    assert metric_files.truncate(tmp_path, 5) == 0
     assert os.stat(tmp_path / "metrics.jsonl").st_ino == inode
-    assert writers.truncate(tmp_path, -1) == 2
+    assert metric_files.truncate(tmp_path, -1) == 2
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
-    assert writers.truncate(tmp_path / "nothing_here", 5) == 0
+    assert metric_files.truncate(tmp_path / "nothing_here", 5) == 0
 
 
 def test_truncate_is_atomic(tmp_path, monkeypatch):
-    with writers.MetricWriter(tmp_path, tensorboard=False) as writer:
+    with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
         writer.write(train_row(1))
         writer.write(train_row(2))
     before = (tmp_path / "metrics.jsonl").read_bytes()
@@ -150,36 +150,36 @@ def test_truncate_is_atomic(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            writers.truncate(tmp_path, 1)
+            metric_files.truncate(tmp_path, 1)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
-    assert writers.truncate(tmp_path, 1) == 1  # what the killed one left behind is in nobody's way
+    assert metric_files.truncate(tmp_path, 1) == 1  # what the killed one left behind is in nobody's way
 
 
 @pytest.mark.parametrize("tail", [b'{"kind":"train","st', b"\0\0\0\0", b'{"kind":"train"}', b"\xff\xfe", b"[1]\n"])
 def test_a_torn_tail_is_neither_read_nor_written_onto(tmp_path, tail):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(writers._line(train_row(1)) + tail)
-    assert [row["step"] for row in writers.read_rows(path)] == [1]
-    with writers.MetricWriter(tmp_path, tensorboard=False) as writer:
+    path.write_bytes(metric_files._line(train_row(1)) + tail)
+    assert [row["step"] for row in metric_files.read_rows(path)] == [1]
+    with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
         writer.write(train_row(2))
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 
 def test_a_whole_row_that_lost_only_its_newline_is_kept(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(writers._line(train_row(1)) + writers._line(train_row(2))[:-1])
-    with writers.MetricWriter(tmp_path, tensorboard=False) as writer:
+    path.write_bytes(metric_files._line(train_row(1)) + metric_files._line(train_row(2))[:-1])
+    with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
         writer.write(train_row(3))
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
 
 def test_damage_in_the_middle_is_an_error_with_file_and_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(writers._line(train_row(1)) + b"rubbish\n" + writers._line(train_row(2)))
+    path.write_bytes(metric_files._line(train_row(1)) + b"rubbish\n" + metric_files._line(train_row(2)))
     for call in (
-        lambda: writers.read_rows(path),
-        lambda: writers.truncate(tmp_path, 1),
-        lambda: writers.MetricWriter(tmp_path, tensorboard=False),
+        lambda: metric_files.read_rows(path),
+        lambda: metric_files.truncate(tmp_path, 1),
+        lambda: metric_files.MetricWriter(tmp_path, tensorboard=False),
     ):
         with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: .*rubbish"):
             call()
@@ -187,18 +187,18 @@ def test_damage_in_the_middle_is_an_error_with_file_and_line(tmp_path):
 
 def test_unreadable_and_unwritable_places_are_user_errors(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*none\.jsonl: No such file"):
-        writers.read_rows(tmp_path / "none.jsonl")
+        metric_files.read_rows(tmp_path / "none.jsonl")
     with pytest.raises(UserError, match=r"cannot write .*absent.*: No such file"):
-        writers.MetricWriter(tmp_path / "absent", tensorboard=False)
+        metric_files.MetricWriter(tmp_path / "absent", tensorboard=False)
     (tmp_path / "tensorboard").write_text("a file in the way")
     with pytest.raises(UserError, match=r"cannot write .*tensorboard.*: File exists"):
-        writers.MetricWriter(tmp_path, tensorboard=True)
+        metric_files.MetricWriter(tmp_path, tensorboard=True)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
 def test_a_full_disk_is_a_user_error(tmp_path):
-    writer = writers.MetricWriter(tmp_path, tensorboard=False)
-    full = writers.AppendedFile("/dev/full")
+    writer = metric_files.MetricWriter(tmp_path, tensorboard=False)
+    full = metric_files.AppendedFile("/dev/full")
     normal, writer._files["metrics.jsonl"] = writer._files["metrics.jsonl"], full
     with pytest.raises(UserError, match=r"cannot write /dev/full: No space left"):
         writer.write(train_row(1))
@@ -210,8 +210,8 @@ def test_a_full_disk_is_a_user_error(tmp_path):
 def test_a_killed_process_loses_nothing_that_it_had_written(tmp_path):
     script = textwrap.dedent("""
         import sys
-        from inception_jax.runs import writers
-        writer = writers.MetricWriter(sys.argv[1], tensorboard=True)
+        from inception_jax.runs import metric_files
+        writer = metric_files.MetricWriter(sys.argv[1], tensorboard=True)
         for step in range(1, 1001):
             writer.write({"kind": "train", "step": step, "loss": 1.0 / step})
             if step == 500:
@@ -225,12 +225,12 @@ def test_a_killed_process_loses_nothing_that_it_had_written(tmp_path):
         assert process.stdout.readline() == b"half\n"
         assert process.stdout.readline() == b"all\n"
         process.send_signal(signal.SIGKILL)
-    assert [row["step"] for row in writers.read_rows(tmp_path / "metrics.jsonl")] == list(range(1, 1001))
+    assert [row["step"] for row in metric_files.read_rows(tmp_path / "metrics.jsonl")] == list(range(1, 1001))
     assert [event.step for event in events_of(event_files(tmp_path)[0])[1:]] == list(range(1, 1001))
 
 
 def test_rows_are_scalars_in_tensorboard_grouped_by_kind(tmp_path):
-    with writers.MetricWriter(tmp_path) as writer:
+    with metric_files.MetricWriter(tmp_path) as writer:
         writer.write(train_row(7, loss=0.25, split_name="x", flag=True))
         writer.write({"kind": "evaluation", "step": 8, "split": "test", "weights": "ema", "top1": 0.75, "count": 360})
         writer.write_timing({"step": 8, "images_per_second": 1000.0})
@@ -245,13 +245,13 @@ def test_rows_are_scalars_in_tensorboard_grouped_by_kind(tmp_path):
 
 
 def test_a_resumed_run_tells_tensorboard_where_to_purge(tmp_path):
-    with writers.MetricWriter(tmp_path) as writer:
+    with metric_files.MetricWriter(tmp_path) as writer:
         for step in (10, 20, 30):
             writer.write(train_row(step))
-    writers.truncate(tmp_path, 20)
-    with writers.MetricWriter(tmp_path, purge_step=21) as writer:
+    metric_files.truncate(tmp_path, 20)
+    with metric_files.MetricWriter(tmp_path, purge_step=21) as writer:
         writer.write(train_row(30, loss=5.0))
-    assert [row["step"] for row in writers.read_rows(tmp_path / "metrics.jsonl")] == [10, 20, 30]
+    assert [row["step"] for row in metric_files.read_rows(tmp_path / "metrics.jsonl")] == [10, 20, 30]
     before, after = (events_of(path) for path in event_files(tmp_path))  # the second sorts after the first
     assert not any(event.HasField("session_log") for event in before)
     start = after[1]
@@ -264,7 +264,7 @@ def test_pictures_go_into_the_events_byte_for_byte(tmp_path):
     picture = tmp_path / "curves.png"
     cv2.imwrite(str(picture), np.zeros((20, 30, 3), np.uint8))
     (tmp_path / "not.png").write_text("text")
-    with writers.MetricWriter(tmp_path) as writer:
+    with metric_files.MetricWriter(tmp_path) as writer:
         writer.write_images(40, {"learning_curves": picture})
         with pytest.raises(ValueError, match="not a PNG"):
             writer.write_images(41, {"other": tmp_path / "not.png"})
@@ -275,5 +275,5 @@ def test_pictures_go_into_the_events_byte_for_byte(tmp_path):
     assert (event.step, value.tag) == (40, "pictures/learning_curves")
     assert (value.image.height, value.image.width) == (20, 30)
     assert value.image.encoded_image_string == picture.read_bytes()
-    with writers.MetricWriter(tmp_path, tensorboard=False) as writer:
+    with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
         writer.write_images(40, {"learning_curves": picture})  # no events: nothing to do
