@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax import command_line
-from inception_jax.sweeps import conduct, settings
-from inception_jax.sweeps import plan as plans
+from inception_jax.sweeps import run_sweep, settings
 from inception_jax.sweeps import storage as storages
+from inception_jax.sweeps import study_config as plans
 
 
 def main(argv: list[str], **injected: Any) -> int:
@@ -75,11 +75,11 @@ def main(argv: list[str], **injected: Any) -> int:
     )
     if "--report" in argv:
         known, _ = arguments.parse_known_args(argv)
-        return conduct.report_only(Path(known.study), known.storage)
+        return run_sweep.report_only(Path(known.study), known.storage)
     flags, recipe, overrides = command_line.parse_with_config(arguments, argv)
     storages.import_optuna()
     plan = settings.make_plan(flags, recipe, overrides, argv)
-    return conduct.conduct(flags, plan, settings.make_budget(flags, plan), **injected)
+    return run_sweep.conduct(flags, plan, settings.make_budget(flags, plan), **injected)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from signal import SIGHUP, SIGINT, SIGTERM
 
 from inception_jax.errors import DiskFull, ExitCode, UserError, signal_exit_code
 from inception_jax.runs import lock
-from inception_jax.sweeps import lease, process, trials
+from inception_jax.sweeps import lease, trial_process, trials
 from inception_jax.sweeps.budget import Budget, Hours
 from inception_jax.sweeps.display import LOG, Display, Row, in_short
-from inception_jax.sweeps.plan import Plan
-from inception_jax.sweeps.slots import Slot
+from inception_jax.sweeps.resources import Slot
+from inception_jax.sweeps.running_trial import Command, Ending, Timing, Work, make_workdir
 from inception_jax.sweeps.study import Study, Trial
-from inception_jax.sweeps.work import Command, Ending, Timing, Work, make_workdir
+from inception_jax.sweeps.study_config import Plan
 from inception_jax.training.interrupts import Interrupts
 
 _HOPELESS = 8  # failed trials in a row, of values that the sampler chose: the recipe or the data is at fault
@@ -40,7 +40,7 @@ class Driver:
         *,
         retries: int = 3,
         timing: Timing | None = None,
-        command: Command = process.command,
+        command: Command = trial_process.command,
     ):
         """Args:
         directory: of the study.
@@ -254,7 +254,7 @@ class Driver:
             ending = work.note_death(code, self._retries, self._timing)
             if ending is None:
                 self._display.rows[number].status = "waiting"
-                self._display.say(f"trial {number}: died by {process.words_of(code)}; it is started again")
+                self._display.say(f"trial {number}: died by {trial_process.words_of(code)}; it is started again")
                 return
             next_step = ending
         with self._study.changes():

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inception_jax.sweeps.archive import Parameter, Study
+from inception_jax.sweeps.study_files import Parameter, Study
 
 if TYPE_CHECKING:
     import optuna

@@ -9,7 +9,7 @@ from typing import Any
 from inception_jax import config as configs
 from inception_jax import schema
 from inception_jax.runs.manifest import flat, same_value
-from inception_jax.sweeps.archive import frozen
+from inception_jax.sweeps.study_files import frozen
 
 _WIDTH = 120
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from inception_jax.errors import UserError
 from inception_jax.runs import manifest
 from inception_jax.runs.tables import value_text
-from inception_jax.sweeps import accounts, archive, coordinates, importance, pictures, recipe, verdict
-from inception_jax.sweeps.archive import Study, Trial
+from inception_jax.sweeps import importance, parallel_coordinates, plots, recipe, report_sections, study_files
 from inception_jax.sweeps.importance import Importance
+from inception_jax.sweeps.study_files import Study, Trial
 
 if TYPE_CHECKING:
     import optuna
@@ -48,22 +48,22 @@ def write(study_dir: Path, study: optuna.Study | None = None) -> Path:
       UserError: there is no study, or a file cannot be written.
     """
     study_dir = Path(study_dir)
-    found = archive.read(study_dir)
-    archive.write_table(found)
+    found = study_files.read(study_dir)
+    study_files.write_table(found)
     weights = importance.estimate(found, study)
     drawn = _draw(found, weights)
     why_no_recipe = _write_best(found)
     sections = [
         f"# Sweep: {found.name}",
         "\n".join(f"> {note}" for note in found.notes),
-        "\n".join(accounts.question(found)),
-        _section("Space", accounts.space(found)),
-        _section("Trials", accounts.counts(found)),
-        _section("The best trial", verdict.best(found)),
-        _section("The ten best", verdict.top(found, 10)),
-        _section("What went wrong", accounts.failures(found)),
-        _section("Deaths and restarts", accounts.restarts(found)),
-        _section("Time", accounts.times(found)),
+        "\n".join(report_sections.question(found)),
+        _section("Space", report_sections.space(found)),
+        _section("Trials", report_sections.counts(found)),
+        _section("The best trial", report_sections.best(found)),
+        _section("The ten best", report_sections.top(found, 10)),
+        _section("What went wrong", report_sections.failures(found)),
+        _section("Deaths and restarts", report_sections.restarts(found)),
+        _section("Time", report_sections.times(found)),
         *(_section(PICTURES[name], _picture(name, weights)) for name in PICTURES if name in drawn),
         "" if weights.parts else _section("Importance", iter([f"Not estimated: {weights.why}."])),
         _section("Going on", _commands(found, why_no_recipe)),
@@ -77,11 +77,11 @@ def _draw(study: Study, weights: Importance) -> list[str]:
     """Draws what there is something to draw of, and removes what an earlier report drew of the rest."""
     paths = {name: study.path / f"{name}.png" for name in PICTURES}
     figures = {
-        "history": pictures.history(study, paths["history"]),
-        "learning_curves": pictures.learning_curves(study, paths["learning_curves"]),
-        "parallel_coordinates": coordinates.parallel_coordinates(study, paths["parallel_coordinates"]),
-        "slices": pictures.slices(study, paths["slices"]),
-        "importance": pictures.importance(weights, paths["importance"]) if weights.parts else None,
+        "history": plots.history(study, paths["history"]),
+        "learning_curves": plots.learning_curves(study, paths["learning_curves"]),
+        "parallel_coordinates": parallel_coordinates.parallel_coordinates(study, paths["parallel_coordinates"]),
+        "slices": plots.slices(study, paths["slices"]),
+        "importance": plots.importance(weights, paths["importance"]) if weights.parts else None,
     }
     for name, figure in figures.items():
         if figure is None:
@@ -124,7 +124,7 @@ def _config(study: Study, trial: Trial) -> dict:
 
 
 def _docstring(study: Study, trial: Trial) -> str:
-    value = verdict.words(study, trial.value)
+    value = report_sections.words(study, trial.value)
     varied = ", ".join(f"{field} = {value_text(value)}" for field, value in trial.params.items())
     words = (
         f"The recipe was {study.said.get('recipe') or 'not recorded'}; the sweep chose {varied or 'nothing'}. It "
@@ -186,7 +186,7 @@ def _commands(study: Study, why_no_recipe: str) -> Iterator[str]:
     yield f"optuna-dashboard {shlex.quote(str(study.said.get('storage') or study.path / 'journal.log'))}"
     yield "```"
     yield ""
-    yield f"All trials, a line each: [{archive.TABLE}]({archive.TABLE})."
+    yield f"All trials, a line each: [{study_files.TABLE}]({study_files.TABLE})."
 
 
 def _section(title: str, lines: Iterator[str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from inception_jax.runs import curves
 from inception_jax.runs.tables import value_text
-from inception_jax.sweeps.archive import Parameter, Study
+from inception_jax.sweeps.study_files import Parameter, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from inception_jax.config import Config
 from inception_jax.errors import UserError
-from inception_jax.sweeps import overrides, plan, space_file
+from inception_jax.sweeps import overrides, space_file, study_config
 from inception_jax.sweeps.budget import Budget
 
 MIN_EVALUATIONS = 2  # the first evaluation often lies in the warm-up
@@ -20,7 +20,7 @@ REDUCTION_FACTOR = 3  # what Hyperband's authors advise beside 4 (arXiv:1603.065
 
 def make_plan(
     flags: argparse.Namespace, recipe: ConfigDict, recipe_overrides: Mapping[str, Any], argv: Sequence[str]
-) -> plan.Plan:
+) -> study_config.Plan:
     """The plan that the flags, the recipe and the space file give, all of it checked.
 
     Args:
@@ -41,7 +41,7 @@ def make_plan(
         raise UserError(f"--sampler=grid: {flags.space} has no get_space() to take a grid of")
     listed = found.trials + (tuple(found.space.grid()) if flags.sampler == "grid" else ())
     min_evaluations, reduction_factor = _pruning(flags)
-    return plan.Plan(
+    return study_config.Plan(
         base=base,
         overrides=dict(recipe_overrides),
         config=config.to_dict(),
@@ -55,11 +55,11 @@ def make_plan(
         metric=flags.metric or config.checkpoint.best_metric,
         weights="ema" if config.ema.decay > 0 else "raw",
         objective=flags.objective,
-        storage=plan.without_password(flags.storage),
+        storage=study_config.without_password(flags.storage),
     )
 
 
-def make_budget(flags: argparse.Namespace, study: plan.Plan) -> Budget:
+def make_budget(flags: argparse.Namespace, study: study_config.Plan) -> Budget:
     """When the sweep stops.
 
     Args:

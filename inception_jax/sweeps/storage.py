@@ -12,7 +12,7 @@ from typing import Any
 
 from inception_jax.errors import UserError, write_error
 from inception_jax.sweeps.lease import StudyLock
-from inception_jax.sweeps.plan import without_password
+from inception_jax.sweeps.study_config import without_password
 
 JOURNAL = "journal.log"
 

@@ -22,7 +22,7 @@ from inception_jax.sweeps import storage as storages
 from inception_jax.sweeps import trials
 from inception_jax.sweeps.lease import StudyLock
 from inception_jax.sweeps.parameters import Choice, Parameter
-from inception_jax.sweeps.plan import Plan
+from inception_jax.sweeps.study_config import Plan
 
 # User attributes of a trial in Optuna, which its dashboard shows; an entry is the index of a listed config.
 ENTRY, OVERRIDES, JUDGED, PRUNED_AT = "entry", "overrides", "judged", "pruned_at"

@@ -38,7 +38,7 @@ def fake_command(arguments, cores):
 
 def timing(**seconds):
     """Short times."""
-    from inception_jax.sweeps.work import Timing
+    from inception_jax.sweeps.running_trial import Timing
 
     return Timing(**{"poll": 0.01, "turn": 0.05, "heartbeat": 0.2, "backoff": 0.01, "locked": 0.02} | seconds)
 

@@ -15,7 +15,7 @@ from inception_jax.command_line import load_config
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import plot_style
-from inception_jax.sweeps import archive, coordinates, importance, pictures, recipe, report
+from inception_jax.sweeps import importance, parallel_coordinates, plots, recipe, report, study_files
 from inception_jax.sweeps.overrides import leaves
 from inception_jax.sweeps.scales import Scale
 from inception_jax.sweeps.space import choice, integer, real
@@ -200,7 +200,7 @@ def test_a_loss_is_minimised_and_has_no_interval(tmp_path):
         made.add(values=at(0.01), right=right)
     text = report.write(made.path).read_text()
     assert "Trial 1: **0.0278 loss**; its run" in text and "less is better" in text
-    assert archive.read(made.path).ranked()[0].number == 1
+    assert study_files.read(made.path).ranked()[0].number == 1
 
 
 def test_the_table_of_all_trials(study):
@@ -300,7 +300,7 @@ def test_a_study_of_any_size_has_all_its_pictures(tmp_path, count):
 
 
 def test_history_tells_the_trials_apart(study, tmp_path):
-    axes = pictures.history(archive.read(study.path), tmp_path / "history.png").axes[0]
+    axes = plots.history(study_files.read(study.path), tmp_path / "history.png").axes[0]
     shown = {re.sub(r" \(.*", "", line.get_label()): line for line in axes.lines if line.get_label()[0] != "_"}
     assert list(shown["finished"].get_xdata()) == [0, 1, 5]
     np.testing.assert_allclose(shown["finished"].get_ydata(), [100 * n / COUNT for n in (340, 355, 355)])
@@ -320,13 +320,13 @@ def test_pictures_of_trials_that_are_all_perfect(tmp_path):
     for place in range(5):
         made.add(values=at(0.01 * 2**place), right=[COUNT, COUNT])
     report.write(made.path)
-    axes = pictures.history(archive.read(made.path), tmp_path / "history.png").axes[0]
+    axes = plots.history(study_files.read(made.path), tmp_path / "history.png").axes[0]
     assert axes.get_ylim() == (99, 100)
     assert (made.path / "parallel_coordinates.png").exists()
 
 
 def test_learning_curves_end_where_a_trial_was_pruned(study, tmp_path):
-    axes = pictures.learning_curves(archive.read(study.path), tmp_path / "curves.png").axes[0]
+    axes = plots.learning_curves(study_files.read(study.path), tmp_path / "curves.png").axes[0]
     (best,) = drawn_lines(axes, plot_style.ORANGE)
     np.testing.assert_allclose(best.get_data(), [[1, 2, 3, 4], [100 * n / COUNT for n in (150, 250, 350, 355)]])
     (pruned,) = drawn_lines(axes, plot_style.GREY)
@@ -341,7 +341,7 @@ def test_parallel_coordinates_have_gaps_and_the_best_on_top(tmp_path):
     made.add(values=at(0.3, **plain), right=[100])
     made.add(values=at(0.0001, **sgd), right=[350])
     made.add("pruned", values=at(0.001, **plain), right=[30])
-    axes = coordinates.parallel_coordinates(archive.read(made.path), tmp_path / "p.png").axes[0]
+    axes = parallel_coordinates.parallel_coordinates(study_files.read(made.path), tmp_path / "p.png").axes[0]
     lines = [line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 6]
     assert len(lines) == 3
     pruned, worse, best = lines
@@ -360,7 +360,7 @@ def test_parallel_coordinates_have_gaps_and_the_best_on_top(tmp_path):
 
 
 def test_slices_put_each_value_where_its_parameter_is(study, tmp_path):
-    drawn = pictures.slices(archive.read(study.path), tmp_path / "slices.png")
+    drawn = plots.slices(study_files.read(study.path), tmp_path / "slices.png")
     axes = drawn.axes[0]
     pale, coloured = axes.collections
     spots = (np.log10([0.001, 0.01, 0.02]) + 4) / (np.log10(0.3) + 4)
@@ -372,7 +372,7 @@ def test_slices_put_each_value_where_its_parameter_is(study, tmp_path):
 
 def test_axes_of_parameters():
     def scale(one, values=()):
-        return Scale(archive._parameter({"field": "x", **one.describe()}), values)
+        return Scale(study_files._parameter({"field": "x", **one.describe()}), values)
 
     log = scale(real(1e-4, 0.3, log=True))
     assert log.place(1e-4) == 0 and log.place(0.3) == pytest.approx(1) and math.isnan(log.place("sgd"))
@@ -391,7 +391,7 @@ def test_axes_of_parameters():
 def test_importance_finds_what_mattered(tmp_path):
     made = MadeStudy(tmp_path / "study")
     made.fill(40)
-    found = importance.estimate(archive.read(made.path))
+    found = importance.estimate(study_files.read(made.path))
     assert found.method == "fANOVA" and found.trials == 24 and found.left_out == ["optimizer.momentum"]
     assert next(iter(found.parts)) == "optimizer.learning_rate" and found.parts["optimizer.learning_rate"] > 0.6
     assert sum(found.parts.values()) == pytest.approx(1)
@@ -403,14 +403,14 @@ def test_importance_takes_listed_configs_that_are_not_of_the_space(tmp_path):
         made.add(values=at(10 ** (-3 + place / 4), **{"loss.label_smoothing": 0.05 * (place % 3)}))
     made.add(values=at(0.01, **{"loss.label_smoothing": 0.03}))  # between two steps
     made.add(values=at(2.0, **{"loss.label_smoothing": 0.9}))  # outside
-    found = importance.estimate(archive.read(made.path))
+    found = importance.estimate(study_files.read(made.path))
     assert found.trials == 9 and set(found.parts) == {"optimizer.learning_rate", "loss.label_smoothing"}
 
 
 def test_importance_without_trees_or_from_an_open_study(tmp_path, monkeypatch):
     made = MadeStudy(tmp_path / "study")
     made.fill(40)
-    found = archive.read(made.path)
+    found = study_files.read(made.path)
     rebuilt = importance._rebuilt(found)
     monkeypatch.setattr(importance, "_rebuilt", lambda *_: pytest.fail("the open study was not used"))
     assert "Estimated by fANOVA" in report.write(made.path, rebuilt).read_text()

@@ -15,8 +15,8 @@ import numpy as np
 from inception_jax.runs import plot_style as figures
 from inception_jax.runs.plot_style import BLACK, BLUE, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from inception_jax.sweeps import scales
-from inception_jax.sweeps.archive import Study, Trial
 from inception_jax.sweeps.importance import Importance
+from inception_jax.sweeps.study_files import Study, Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

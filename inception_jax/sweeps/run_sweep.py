@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 from inception_jax.errors import ExitCode, UserError
-from inception_jax.sweeps import plan as plans
-from inception_jax.sweeps import process, slots, trials
+from inception_jax.sweeps import resources, trial_process, trials
+from inception_jax.sweeps import study_config as plans
 from inception_jax.sweeps.budget import Budget
 from inception_jax.sweeps.display import Display, best_table, head_line, in_short
 from inception_jax.sweeps.driver import Driver
 from inception_jax.sweeps.lease import StudyLock
+from inception_jax.sweeps.running_trial import Command, Timing, make_workdir
 from inception_jax.sweeps.study import Study
-from inception_jax.sweeps.work import Command, Timing, make_workdir
 
 LOCK = "lock"
 REPORT_LOCK = "report.lock"
@@ -27,7 +27,7 @@ def conduct(
     plan: plans.Plan,
     budget: Budget,
     *,
-    command: Command = process.command,
+    command: Command = trial_process.command,
     timing: Timing | None = None,
 ) -> int:
     """Begins a study, or goes on with it, and writes its report.
@@ -50,14 +50,14 @@ def conduct(
     if retries < 0:
         raise UserError(f"--retries={retries}: it must be 0 or more")
     devices = [device.strip() for device in flags.devices.split(",")] if flags.devices is not None else None
-    places, wanted = slots.make(slots.look(), flags.workers, devices)
+    places, wanted = resources.make(resources.look(), flags.workers, devices)
     with contextlib.ExitStack() as stack:
         lock, content = _enter(directory, plan)
         display = Display(directory, plan.metric)
         stack.callback(display.close)
         with lock:
             study = Study(directory, plan, content["name"], lock, display.say, flags.storage)
-        claimed = slots.claim(directory, places, wanted, stack, display.say)
+        claimed = resources.claim(directory, places, wanted, stack, display.say)
         display.say(
             f"study {content['name']} in {directory}: {plan.sampler}, pruner {plan.pruner}, {plan.objective} "
             f"{plan.metric} of the {plan.weights} weights, {len(claimed)} worker(s)"

@@ -1,9 +1,16 @@
-"""One training process: started, signalled, and its end understood."""
+"""The training process of a trial: the driver starts and signals it and reads its exit code; `main` runs inside it.
+
+    python -m inception_jax.sweeps.trial_process --parent=PID [--cores=0,1] -- arguments of train
+
+The kernel watches the driver: when it dies, of whatever cause, the process gets SIGTERM, saves and ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -15,13 +22,13 @@ from inception_jax.sweeps import trials
 
 
 def command(arguments: Sequence[str], cores: Sequence[int] | None) -> list[str]:
-    """What a driver starts for a trial: `inception_jax.train` inside `child.py`.
+    """What a driver starts for a trial: `inception_jax.train` inside this file's `main`.
 
     Args:
       arguments: of train.
       cores: the only ones that it may run on; None: all.
     """
-    words = [sys.executable, "-m", "inception_jax.sweeps.child", f"--parent={os.getpid()}"]
+    words = [sys.executable, "-m", "inception_jax.sweeps.trial_process", f"--parent={os.getpid()}"]
     return [*words, *([f"--cores={','.join(map(str, cores))}"] if cores else []), "--", *arguments]
 
 
@@ -98,3 +105,36 @@ def words_of(code: int) -> str:
         with contextlib.suppress(ValueError):
             return f"signal {signal.Signals(number).name}"
     return f"exit code {code}"
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+MODULE = "inception_jax.train"
+
+
+def main(words: list[str]) -> None:
+    """Ties this process to the driver, and becomes `python -m inception_jax.train`.
+
+    Args:
+      words: `--parent=PID`, perhaps `--cores=…`, `--`, then the arguments of train.
+    """
+    split = words.index("--")
+    own = dict(word.removeprefix("--").split("=", 1) for word in words[:split])
+    _end_with(int(own["parent"]))
+    if "cores" in own:
+        os.sched_setaffinity(0, {int(core) for core in own["cores"].split(",")})
+    # What a person would type: the manifest and the report show it, and it continues this run without the sweep.
+    sys.orig_argv = [sys.executable, "-m", MODULE, *words[split + 1 :]]
+    sys.argv = [MODULE, *words[split + 1 :]]
+    runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
+
+
+def _end_with(parent: int) -> None:
+    """Has the kernel send SIGTERM when the parent ends; leaves at once where that has happened already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

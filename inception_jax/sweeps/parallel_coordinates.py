@@ -11,8 +11,8 @@ import numpy as np
 from inception_jax.runs import plot_style as figures
 from inception_jax.runs.plot_style import BLACK, GREY, ORANGE
 from inception_jax.sweeps import scales
-from inception_jax.sweeps.archive import Parameter, Study, Trial
-from inception_jax.sweeps.pictures import MAPPED, PALE
+from inception_jax.sweeps.plots import MAPPED, PALE
+from inception_jax.sweeps.study_files import Parameter, Study, Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

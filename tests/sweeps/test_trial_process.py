@@ -10,7 +10,7 @@ import time
 import pytest
 
 from inception_jax.errors import ExitCode
-from inception_jax.sweeps import process, trials
+from inception_jax.sweeps import trial_process, trials
 
 from .conftest import ROOT, wait_for
 
@@ -37,7 +37,7 @@ def test_the_real_process(tmp_path, monkeypatch):
         "--config.model.name=inception_v9",
         f"--workdir={tmp_path / 'w'}",
     ]
-    training = process.Training(process.command(arguments, cores), tmp_path, {"JAX_PLATFORMS": "cpu"})
+    training = trial_process.Training(trial_process.command(arguments, cores), tmp_path, {"JAX_PLATFORMS": "cpu"})
     assert wait_for(lambda: training.poll() is not None, 60) and training.poll() == ExitCode.USER_ERROR
     assert trials.error_line(tmp_path).startswith("unknown model 'inception_v9'; did you mean")
     report = json.loads((tmp_path / "report.json").read_text())
@@ -48,12 +48,12 @@ def test_the_real_process(tmp_path, monkeypatch):
 
 
 def child(tmp_path, parent, text):
-    """`child.py` with a module of this text in the place of train."""
+    """`trial_process` with a module of this text in the place of train."""
     (tmp_path / "trainer.py").write_text(text)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from inception_jax.sweeps import child\n"
-        f"child.MODULE = 'trainer'\nchild.main(['--parent={parent}', '--', 'x'])"
+        "from inception_jax.sweeps import trial_process\n"
+        f"trial_process.MODULE = 'trainer'\ntrial_process.main(['--parent={parent}', '--', 'x'])"
     )
     return [sys.executable, "-c", code]
 
@@ -107,7 +107,7 @@ def test_it_leaves_where_its_driver_has_gone_already(tmp_path):
     ],
 )
 def test_what_an_exit_code_means(code, meaning):
-    assert process.meaning(code) == meaning
+    assert trial_process.meaning(code) == meaning
     assert set(map(int, ExitCode)) <= {0, 2, 3, 4, 5, 6, 7, 8}, "a new code needs a meaning here"
 
 
@@ -122,7 +122,7 @@ def test_what_an_exit_code_means(code, meaning):
     ],
 )
 def test_an_exit_code_in_words(code, words):
-    assert process.words_of(code) == words
+    assert trial_process.words_of(code) == words
 
 
 def row(step, value, weights="ema", kind="evaluation"):
@@ -171,7 +171,7 @@ def test_the_record_of_a_trial(tmp_path):
 
 def test_a_process_is_killed_with_what_it_started(tmp_path):
     code = "import subprocess, time; subprocess.Popen(['sleep', '60']); print('started', flush=True); time.sleep(60)"
-    training = process.Training([sys.executable, "-c", code], tmp_path, {})
+    training = trial_process.Training([sys.executable, "-c", code], tmp_path, {})
     wait_for(lambda: "started" in (tmp_path / trials.OUTPUT).read_text())
     training.kill()
     assert training.poll() == -signal.SIGKILL

@@ -12,12 +12,12 @@ from typing import Any
 
 from inception_jax.errors import UserError, write_error
 from inception_jax.runs import lock, result
-from inception_jax.sweeps import overrides, process, trials
+from inception_jax.sweeps import overrides, trial_process, trials
 from inception_jax.sweeps.lease import Lease, last_beat
-from inception_jax.sweeps.plan import Plan
-from inception_jax.sweeps.process import Training
-from inception_jax.sweeps.slots import Slot
+from inception_jax.sweeps.resources import Slot
 from inception_jax.sweeps.study import Trial
+from inception_jax.sweeps.study_config import Plan
+from inception_jax.sweeps.trial_process import Training
 
 Command = Callable[[Sequence[str], Sequence[int] | None], list[str]]
 
@@ -141,7 +141,7 @@ class Work:
         self.record.end_start(code)
         self.training = None
         self.read()
-        meaning = process.meaning(code)
+        meaning = trial_process.meaning(code)
         if self.asked == "pruned":
             return self.pruned()
         if meaning == "finished":
@@ -149,7 +149,7 @@ class Work:
         if meaning == "diverged":
             return self.diverged()
         if meaning == "failed":
-            return Ending("failed", trials.error_line(self.workdir) or process.words_of(code))
+            return Ending("failed", trials.error_line(self.workdir) or trial_process.words_of(code))
         if meaning == "disk full":
             return meaning
         return Ending("interrupted", "stopped with its driver") if self.asked == "stopped" else meaning
@@ -173,7 +173,7 @@ class Work:
             return Ending(
                 "failed",
                 f"died {record.deaths} times in a row without a newer checkpoint, at last by "
-                f"{process.words_of(code)}" + (f": {words}" if words else ""),
+                f"{trial_process.words_of(code)}" + (f": {words}" if words else ""),
             )
         record.status = "waiting"
         self.save()
