@@ -23,7 +23,7 @@ import numpy as np
 
 from inception_jax.checkpoints.saving import Checkpoints
 from inception_jax.config import Config
-from inception_jax.training import beginning, parallel
+from inception_jax.training import parallel, restore
 from inception_jax.training import setup as setups
 from inception_jax.training.step import make_train_step
 
@@ -51,7 +51,7 @@ class Trainer:
         setup = setups.build(Config(recipe(batch_size, image_size)))
         devices = setup.devices
         self.checkpoints = Checkpoints(directory, keep_latest=setup.keep)
-        self.state, _ = beginning.restore_or_start(setup, self.checkpoints)
+        self.state, _ = restore.restore_or_start(setup, self.checkpoints)
         self.bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
         self._step = devices.compile_train(
             make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count),

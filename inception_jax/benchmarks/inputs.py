@@ -11,9 +11,9 @@ from typing import Any
 from inception_jax.benchmarks.steps import Bench
 from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.training.clock import Clock
-from inception_jax.training.feed import Feed
-from inception_jax.training.guard import no_compilation
-from inception_jax.training.window import MetricWindow
+from inception_jax.training.compilation import no_compilation
+from inception_jax.training.device_prefetch import Feed
+from inception_jax.training.train_metrics import MetricWindow
 
 _WARMUP_SECONDS = 1.0
 

@@ -51,7 +51,7 @@ class JaxSide:
 
     def block(self, kind: str, steps: int) -> dict[str, Any]:
         """Takes steps; see `protocol.Side`."""
-        from inception_jax.training.guard import no_compilation
+        from inception_jax.training.compilation import no_compilation
 
         with no_compilation():
             start, cpu = time.perf_counter(), time.process_time()

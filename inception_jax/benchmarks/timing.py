@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from inception_jax.training.guard import no_compilation
+from inception_jax.training.compilation import no_compilation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,13 +18,13 @@ from inception_jax.config import Config
 from inception_jax.data import images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
-from inception_jax.evaluation.run import evaluate
 from inception_jax.metrics import Accumulator
 from inception_jax.runs import manifest
-from inception_jax.training import plan
+from inception_jax.training import run_length
 from inception_jax.training import setup as setups
-from inception_jax.training.beginning import CLASSES
+from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.parallel import Compiled, Devices
+from inception_jax.training.restore import CLASSES
 from inception_jax.training.step import make_eval_step
 
 Step = int | Literal["best"] | None
@@ -104,7 +104,7 @@ class Network:
             data,
             self.variables,
             len(self.class_names),
-            plan.read_faults(self.config),
+            run_length.read_faults(self.config),
         )
 
     def predict(self, pictures: Sequence[np.ndarray], top_k: int = 5, batch_size: int = 32) -> dict[str, np.ndarray]:

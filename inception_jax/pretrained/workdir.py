@@ -25,7 +25,7 @@ from inception_jax.evaluation import trained_network
 from inception_jax.evaluation.trained_network import Network
 from inception_jax.pretrained.loading import Opened
 from inception_jax.runs import manifest
-from inception_jax.training.beginning import CLASSES
+from inception_jax.training.restore import CLASSES
 
 FILE = "pretrained.json"
 IMAGENET = "imagenet2012"

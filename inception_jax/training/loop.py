@@ -17,15 +17,15 @@ from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
 from inception_jax.runs import metric_files
 from inception_jax.runs.progress import Progress
-from inception_jax.training import beginning, ending
+from inception_jax.training import restore, results
 from inception_jax.training import setup as setups
 from inception_jax.training.clock import Clock
-from inception_jax.training.feed import Feed, InputStalled
+from inception_jax.training.device_prefetch import Feed, InputStalled
 from inception_jax.training.interrupts import Interrupts
 from inception_jax.training.parallel import Compiled, no_compilation
 from inception_jax.training.state import TrainState
 from inception_jax.training.step import make_eval_step, make_train_step
-from inception_jax.training.window import MetricWindow
+from inception_jax.training.train_metrics import MetricWindow
 
 Evaluations = dict[str, Accumulator]  # by weights: "raw", "ema"
 
@@ -57,10 +57,10 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
     devices, length, faults, first = setup.devices, setup.length, setup.faults, processes.is_first()
 
     with contextlib.ExitStack() as stack:
-        workdir = stack.enter_context(beginning.hold(workdir))
+        workdir = stack.enter_context(restore.hold(workdir))
         interrupts = stack.enter_context(Interrupts())
         with processes.agreed():
-            beginning.refuse_another_run(workdir, config)
+            restore.refuse_another_run(workdir, config)
         checkpoints = stack.enter_context(
             Checkpoints(
                 workdir / SUBDIRECTORY,
@@ -70,9 +70,9 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
                 warn=lambda text: print(text, file=sys.stderr),
             )
         )
-        state, kept = beginning.restore_or_start(setup, checkpoints)
+        state, kept = restore.restore_or_start(setup, checkpoints)
         start = int(state.step)
-        if start == length.total and (result := ending.earlier(workdir, start)):
+        if start == length.total and (result := results.earlier(workdir, start)):
             return result, 0
         clock = Clock(kept.get("clock"))
         window = MetricWindow(
@@ -83,8 +83,8 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
             max_corrupt=faults.max_corrupt,
         )
 
-        beginning.record(setup, workdir)
-        stack.enter_context(ending.recorded_failure(setup, workdir))
+        restore.record(setup, workdir)
+        stack.enter_context(results.recorded_failure(setup, workdir))
         with processes.agreed():
             if first:
                 metric_files.truncate(workdir, start)
@@ -101,7 +101,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
                     quiet=not first,
                 )
             )
-        progress.message(beginning.headline(setup, state, start, kept.get("devices")))
+        progress.message(restore.headline(setup, state, start, kept.get("devices")))
 
         # The pipeline begins to decode while the steps compile.
         batches = Feed(
@@ -123,10 +123,10 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
             checkpoints.wait()
         if signal:
             progress.message(f"stopped by {signal} after step {int(state.step)}; the same command continues")
-            return ending.interrupted(setup, workdir, state, clock, signal), signal_exit_code(signal)
+            return results.interrupted(setup, workdir, state, clock, signal), signal_exit_code(signal)
         if not evaluations:  # an earlier start reached the last step, and was stopped between that and its result
             evaluations = _evaluate(run, state)
-        return ending.finish(setup, workdir, state, evaluations, clock, progress, writer), 0
+        return results.finish(setup, workdir, state, evaluations, clock, progress, writer), 0
 
 
 def _compile(setup: setups.Setup, state: TrainState) -> tuple[Compiled, Compiled]:
@@ -206,7 +206,7 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
         evaluations = {}
         if length.is_due(step, length.evaluate_every):
             evaluations = _evaluate(run, state)
-            for row in ending.rows(run.setup, evaluations, step):
+            for row in results.rows(run.setup, evaluations, step):
                 run.writer.write(row)
 
         signal = _signal(run)
@@ -242,11 +242,11 @@ def _save(run: _Run, step: int, state: TrainState, evaluations: Evaluations) -> 
     # The window is read out first: a state whose loss or gradient is not finite is never saved.
     kept = {"window": run.window.state(), "clock": run.clock.totals(), "devices": run.setup.devices.count}
     with run.clock.phase("checkpoint"):
-        run.checkpoints.save(step, state, kept, ending.best_of(evaluations))
+        run.checkpoints.save(step, state, kept, results.best_of(evaluations))
 
 
 def _evaluate(run: _Run, state: TrainState) -> Evaluations:
     with run.clock.phase("evaluation"), run.progress.phase("evaluating", recurs=True) as phase:
-        evaluations = ending.evaluate_weights(run.setup, run.eval_step, state)
-        phase.note = ending.words(evaluations)
+        evaluations = results.evaluate_weights(run.setup, run.eval_step, state)
+        phase.note = results.words(evaluations)
     return evaluations

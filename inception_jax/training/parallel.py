@@ -18,8 +18,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from inception_jax.errors import UserError
-from inception_jax.training.cache import enable_compilation_cache as enable_compilation_cache
-from inception_jax.training.guard import no_compilation as no_compilation
+from inception_jax.training.compilation import enable_compilation_cache as enable_compilation_cache
+from inception_jax.training.compilation import no_compilation as no_compilation
 from inception_jax.training.step import AXIS
 
 _REPLICATED, _SPLIT = PartitionSpec(), PartitionSpec(AXIS)

@@ -16,10 +16,10 @@ from inception_jax.data import datasets, eval_protocols, images
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.errors import UserError
 from inception_jax.models import registry
-from inception_jax.training import fine_tuning, optimizers, plan, preprocess, schedules
+from inception_jax.training import optimizers, preprocess, run_length, schedules, warm_start
 from inception_jax.training.parallel import Devices
 from inception_jax.training.step import Objective
-from inception_jax.training.transfer import Origin
+from inception_jax.training.warm_start import Origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Setup:
     train_data: TrainPipeline
     eval_data: EvalPipeline
     class_names: list[str]
-    length: plan.Length
+    length: run_length.Length
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     objective: Objective
     origin: Origin | None
     prefetch: int
-    faults: plan.Faults
+    faults: run_length.Faults
     keep: int
     best_metric: str
     tensorboard: bool
@@ -61,8 +61,8 @@ def build(config: Config) -> Setup:
     accumulation = config.optimizer.accumulation
     share = devices.check_batch("batch_size", config.batch_size, accumulation) // accumulation
     model = build_model(config, count_classes(config, train_split))
-    model, freezing = fine_tuning.freeze(config, model, image_size)
-    model = fine_tuning.share_batch_norm(config, model, devices.count, share)
+    model, freezing = warm_start.freeze(config, model, image_size)
+    model = warm_start.share_batch_norm(config, model, devices.count, share)
     train_data = TrainPipeline(
         train_split,
         batch_size=config.batch_size,
@@ -71,7 +71,7 @@ def build(config: Config) -> Setup:
         augmentation=augmentation(config),
         **_reading(config),
     )
-    length = plan.make_length(config, train_data.steps_per_epoch)
+    length = run_length.make_length(config, train_data.steps_per_epoch)
     schedule = _schedule(config, length)
     normalization, dtype = input_form(config)
     return Setup(
@@ -101,9 +101,9 @@ def build(config: Config) -> Setup:
             loss_limit=config.faults.loss_limit,
             freezing=freezing,
         ),
-        origin=fine_tuning.origin(config),
+        origin=warm_start.origin(config),
         prefetch=config.data.prefetch,
-        faults=plan.read_faults(config),
+        faults=run_length.read_faults(config),
         **config.checkpoint.read("keep", "best_metric"),
         **config.logging.read("tensorboard", "pictures"),
     )
@@ -238,7 +238,7 @@ def augmentation(config: Config) -> images.Augmentation | images.EvalCrop:
     return images.Augmentation(**fields.read("rule", "flip", "interpolation", *chosen))
 
 
-def _schedule(config: Config, length: plan.Length) -> optax.Schedule:
+def _schedule(config: Config, length: run_length.Length) -> optax.Schedule:
     fields = config.schedule
     warmup = {"warmup_start": fields.warmup_start} if fields.warmup_epochs else {}
     return schedules.make_schedule(

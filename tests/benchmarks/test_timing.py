@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from inception_jax.benchmarks import timing
-from inception_jax.training.guard import Recompiled
+from inception_jax.training.compilation import Recompiled
 
 
 class Machine:

@@ -21,7 +21,7 @@ from inception_jax.pretrained import exporting, importing, loading, readers, wor
 from inception_jax.pretrained.publishers import registry
 from inception_jax.training import setup as setups
 from inception_jax.training.preprocess import get_normalization, preprocess
-from inception_jax.training.transfer import Origin
+from inception_jax.training.warm_start import Origin
 
 SOURCE, MODEL = "torchvision", "inception_v1_bn"
 SMALL = {"width_multiplier": 0.125, "num_classes": 10}

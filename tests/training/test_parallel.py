@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.training import guard, parallel
+from inception_jax.training import compilation, parallel
 
 
 def test_a_batch_that_does_not_divide_names_the_sizes_that_do():
@@ -85,11 +85,14 @@ def test_a_real_retrace_is_refused_and_named():
 
     halve = jax.jit(half_size)
     two, three = jnp.ones(2), jnp.ones(3)
-    with contextlib.suppress(guard.Recompiled), parallel.no_compilation():
+    with contextlib.suppress(compilation.Recompiled), parallel.no_compilation():
         halve(two)
     with parallel.no_compilation():
         halve(two)
-    with pytest.raises(guard.Recompiled, match=r"half_size.* \(test_parallel.py:\d+, "), parallel.no_compilation():
+    with (
+        pytest.raises(compilation.Recompiled, match=r"half_size.* \(test_parallel.py:\d+, "),
+        parallel.no_compilation(),
+    ):
         halve(three)
 
 

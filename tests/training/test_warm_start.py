@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.training import paths, transfer
+from inception_jax.training import paths, warm_start
 
 
 def variables(value, classes=10, *, aux=True, width=4, dtype=np.float32):
@@ -25,14 +25,14 @@ def values(tree):
 
 
 def test_everything_is_taken_where_everything_fits():
-    begun, taken = transfer.begin_with(variables(1.0), variables(2.0))
+    begun, taken = warm_start.begin_with(variables(1.0), variables(2.0))
     assert set(values(begun).values()) == {2.0}
     assert taken.words() == "taken: conv1 … classifier (11 arrays)"
     assert taken.new == {} and taken.left == ()
 
 
 def test_another_number_of_classes_begins_its_classifiers_anew_and_nothing_else():
-    begun, taken = transfer.begin_with(variables(1.0, classes=3), variables(2.0))
+    begun, taken = warm_start.begin_with(variables(1.0, classes=3), variables(2.0))
     ones = {path for path, value in values(begun).items() if value == 1.0}
     heads = ("classifier", "aux1/classifier")
     assert ones == {f"params/{head}/{leaf}" for head in heads for leaf in ("kernel", "bias")}
@@ -43,7 +43,7 @@ def test_another_number_of_classes_begins_its_classifiers_anew_and_nothing_else(
 
 
 def test_patterns_begin_parameters_and_statistics_anew():
-    begun, taken = transfer.begin_with(variables(1.0), variables(2.0), ("^conv1/", "^conv2/"))
+    begun, taken = warm_start.begin_with(variables(1.0), variables(2.0), ("^conv1/", "^conv2/"))
     ones = {path for path, value in values(begun).items() if value == 1.0}
     assert ones == {
         "params/conv1/kernel",
@@ -58,14 +58,14 @@ def test_patterns_begin_parameters_and_statistics_anew():
 
 
 def test_what_of_the_source_is_left_is_told():
-    begun, taken = transfer.begin_with(variables(1.0, aux=False), variables(2.0))
+    begun, taken = warm_start.begin_with(variables(1.0, aux=False), variables(2.0))
     assert set(values(begun).values()) == {2.0}
     assert taken.words() == "taken: conv1 … classifier (8 arrays); left: aux1"
     assert taken.left == ("aux1/fc/kernel", "aux1/classifier/kernel", "aux1/classifier/bias")
 
 
 def test_values_are_cast_to_the_new_networks_type():
-    begun, _ = transfer.begin_with(variables(1.0, dtype=jnp.bfloat16), variables(2.0))
+    begun, _ = warm_start.begin_with(variables(1.0, dtype=jnp.bfloat16), variables(2.0))
     assert {leaf.dtype.name for leaf in paths.flatten(begun).values()} == {"bfloat16"}
 
 
@@ -88,25 +88,25 @@ def test_values_are_cast_to_the_new_networks_type():
 def test_what_does_not_fit_is_refused_in_words(wanted, offered, patterns, message):
     offered = {"value": 2.0, **offered}
     with pytest.raises(UserError, match=message):
-        transfer.begin_with(variables(1.0, **wanted), variables(**offered), patterns)
+        warm_start.begin_with(variables(1.0, **wanted), variables(**offered), patterns)
 
 
 def test_a_classifier_behind_other_features_is_no_classifier_of_other_classes():
     source = variables(2.0)
     source["params"]["classifier"]["kernel"] = np.ones((7, 3), np.float32)
     with pytest.raises(UserError, match=r"has classifier/kernel as \[7, 3\] \(here \[4, 10\]\)"):
-        transfer.begin_with(variables(1.0), source)
+        warm_start.begin_with(variables(1.0), source)
 
 
 def test_another_network_is_told_as_such():
     source = {"params": {"mixed_3a": {"kernel": np.ones(2)}, "classifier": variables(2.0)["params"]["classifier"]}}
     with pytest.raises(UserError, match=r"runs/v4 is another network: none of its 3 arrays \(such as 'mixed_3"):
-        transfer.begin_with(variables(1.0), source, (), "runs/v4")
+        warm_start.begin_with(variables(1.0), source, (), "runs/v4")
 
 
 def test_a_step_is_a_word_or_a_number():
     with pytest.raises(UserError, match=r"config.initialize.step = 'latest'; allowed: 'newest', 'best' or a step"):
-        transfer.Origin("runs/a", step="latest")
+        warm_start.Origin("runs/a", step="latest")
 
 
 def test_a_summary_names_rows_of_neighbours_and_no_more_than_a_line_holds():

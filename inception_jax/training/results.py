@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import NonFiniteLoss, UserError
-from inception_jax.evaluation.run import evaluate
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
 from inception_jax.runs import metric_files, report, result
 from inception_jax.runs.progress import Progress
 from inception_jax.training.clock import Clock
+from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.parallel import Compiled
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState

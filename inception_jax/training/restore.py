@@ -17,7 +17,7 @@ from inception_jax.errors import UserError
 from inception_jax.models.initialization import init_variables
 from inception_jax.multihost import processes
 from inception_jax.runs import lock, manifest
-from inception_jax.training import freezing, plan, transfer
+from inception_jax.training import freezing, run_length, warm_start
 from inception_jax.training import state as states
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
@@ -68,7 +68,7 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
     # A field that an earlier version did not have stood, in effect, at its default.
     before = Config(from_dict(before)).to_dict()
     for path, old, new in manifest.config_differences(before, config.to_dict()):
-        if path.startswith(MAY_CHANGE) or (path in LENGTH and plan.is_extendable(config)):
+        if path.startswith(MAY_CHANGE) or (path in LENGTH and run_length.is_extendable(config)):
             continue
         why = "; its learning rate depends on its length" if path in LENGTH else ""
         raise ConfigError(
@@ -91,7 +91,7 @@ def record(setup: Setup, workdir: Path) -> None:
             manifest.replace_text(workdir / CLASSES, json.dumps(names, indent=2) + "\n")
             if setup.origin and setup.origin.taken:
                 text = json.dumps(setup.origin.to_json(), indent=2) + "\n"
-                manifest.replace_text(workdir / transfer.FILE, text)
+                manifest.replace_text(workdir / warm_start.FILE, text)
 
 
 def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
@@ -106,7 +106,7 @@ def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState
     """
     key = jax.random.key(setup.objective.seed)
 
-    def create(origin: transfer.Origin | None = None) -> TrainState:
+    def create(origin: warm_start.Origin | None = None) -> TrainState:
         variables = init_variables(setup.model, key, setup.image_size)
         if origin:
             variables = origin.begin(variables)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from inception_jax.errors import ExitCode
-from inception_jax.training import feed as feeds
-from inception_jax.training.feed import Feed, InputStalled
+from inception_jax.training import device_prefetch as feeds
+from inception_jax.training.device_prefetch import Feed, InputStalled
 
 ROOT = Path(feeds.__file__).parents[2]
 
@@ -185,7 +185,7 @@ from inception_jax import command_line
 from inception_jax.data import loader
 from inception_jax.data.datasets import load
 from inception_jax.data.pipeline import TrainPipeline
-from inception_jax.training.feed import Feed
+from inception_jax.training.device_prefetch import Feed
 loader._JOIN_SECONDS = 0.3
 root = Path(sys.argv[1])
 for name in "ab":

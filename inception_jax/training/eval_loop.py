@@ -13,10 +13,10 @@ import numpy as np
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
-from inception_jax.training.feed import Feed
+from inception_jax.training.device_prefetch import Feed
 from inception_jax.training.parallel import Compiled, Devices
-from inception_jax.training.plan import Faults
-from inception_jax.training.window import CorruptPictures
+from inception_jax.training.run_length import Faults
+from inception_jax.training.train_metrics import CorruptPictures
 
 
 def evaluate(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from inception_jax.errors import NonFiniteLoss
-from inception_jax.training.window import CorruptPictures, MetricWindow
+from inception_jax.training.train_metrics import CorruptPictures, MetricWindow
 
 
 def metrics(loss, count=4, norm=1.0):
