@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax import command_line
-from inception_jax.sweeps import run_sweep, settings
+from inception_jax.sweeps import run_sweep, settings, study_config
 from inception_jax.sweeps import storage as storages
-from inception_jax.sweeps import study_config as plans
 
 
 def main(argv: list[str], **injected: Any) -> int:
@@ -37,9 +36,11 @@ def main(argv: list[str], **injected: Any) -> int:
         "--workers", type=int, metavar="N", help="trials at once; default: one per accelerator, else 1"
     )
     arguments.add_argument("--devices", metavar="0,1,…", help="the accelerators to use; default: all")
-    arguments.add_argument("--sampler", choices=plans.SAMPLERS, default="tpe", help="how values are chosen")
+    arguments.add_argument("--sampler", choices=study_config.SAMPLERS, default="tpe", help="how values are chosen")
     arguments.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampler")
-    arguments.add_argument("--pruner", choices=plans.PRUNERS, default="halving", help="how hopeless trials are found")
+    arguments.add_argument(
+        "--pruner", choices=study_config.PRUNERS, default="halving", help="how trials are ended early"
+    )
     arguments.add_argument(
         "--min_evaluations", type=int, metavar="N", help="of a trial, before it may be pruned; default: 2"
     )
@@ -49,10 +50,12 @@ def main(argv: list[str], **injected: Any) -> int:
         metavar="N",
         help="halving: at each rung, one of so many trials goes on; default: 3",
     )
-    arguments.add_argument("--metric", choices=plans.METRICS, help="default: the recipe's checkpoint.best_metric")
+    arguments.add_argument(
+        "--metric", choices=study_config.METRICS, help="default: checkpoint.best_metric"
+    )
     arguments.add_argument(
         "--objective",
-        choices=plans.OBJECTIVES,
+        choices=study_config.OBJECTIVES,
         default="final",
         help="of the evaluations of a trial, the one that counts",
     )

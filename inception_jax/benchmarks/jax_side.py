@@ -18,14 +18,13 @@ class JaxSide:
         """Builds and compiles what the task needs; see `protocol.Side`."""
         import jax
 
-        from inception_jax.benchmarks import steps
-        from inception_jax.benchmarks import workload as tasks
+        from inception_jax.benchmarks import steps, workload
         from inception_jax.runs import manifest
         from inception_jax.training import parallel
 
         parallel.enable_compilation_cache()
         start = time.perf_counter()
-        setup = tasks.build(tasks.recipe_of_task(task))
+        setup = workload.build(workload.recipe_of_task(task))
         self._bench = steps.Bench(setup, batches=task["batches"], seed=task["seed"])
         for kind in task["kinds"]:
             self._bench.compile(kind)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from inception_jax.benchmarks import workload as tasks
+from inception_jax.benchmarks import workload
 from inception_jax.benchmarks.steps import Bench
 from inception_jax.training.parallel import Compiled
 
@@ -93,18 +93,18 @@ def training_fits(recipe: Any, report: Callable[[str], None]) -> Callable[[int],
     def fits(size: int) -> bool:
         recipe.batch_size = size
         recipe.evaluation.batch_size = None
-        setup = tasks.build(recipe)
+        setup = workload.build(recipe)
         device = setup.devices.mesh.devices.flat[0]
         before = limit(device) or 0
         try:
-            with tasks.explained_out_of_memory(setup):
+            with workload.explained_out_of_memory(setup):
                 bench = Bench(setup, batches=1)
                 planned = of_program(bench.compile("train"))
                 if device.platform == "cpu" and planned and planned["total"] > 0.9 * before:
                     report(f"batch {size:,}: {gibibytes(planned['total'])} planned, {gibibytes(before)} available: no")
                     return False
                 bench.run("train", 1)
-        except tasks.OutOfMemory:
+        except workload.OutOfMemory:
             report(f"batch {size:,}: out of memory")
             return False
         finally:

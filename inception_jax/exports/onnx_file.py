@@ -14,10 +14,10 @@ from flax.traverse_util import flatten_dict
 from inception_jax import __version__
 from inception_jax.errors import UserError
 from inception_jax.exports import batch_norm
-from inception_jax.exports.files import height_and_width, whole_file
 from inception_jax.exports.onnx_graph import Const, Graph, Tensor
 from inception_jax.exports.onnx_operators import Converter
 from inception_jax.models.base import Network
+from inception_jax.weight_files.whole_file import height_and_width, whole_file
 
 _OPSETS = (13, 22)  # ReduceSum takes its axes as an input from 13 on; nothing that is used here changes up to 22
 _MOST_BYTES = 2**31 - 2**22  # of weights: protobuf's limit, less what nodes and names take

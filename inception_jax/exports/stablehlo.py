@@ -12,8 +12,8 @@ import numpy as np
 from jax import export
 
 from inception_jax.errors import UserError, nearest
-from inception_jax.exports.files import height_and_width, whole_file
 from inception_jax.models.base import Network
+from inception_jax.weight_files.whole_file import height_and_width, whole_file
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 

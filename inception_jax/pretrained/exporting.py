@@ -94,7 +94,7 @@ def _write(output: Path, arrays: dict[str, np.ndarray], said: dict[str, Any]) ->
     part = output.with_name(f".{output.name}.{os.getpid()}.part{output.suffix}")
     try:
         if output.suffix == ".safetensors":
-            from inception_jax.exports.safetensors_file import save_arrays
+            from inception_jax.weight_files.safetensors_writer import save_arrays
 
             save_arrays(part, arrays, {name: str(value) for name, value in said.items()})
         elif output.suffix == ".npz":

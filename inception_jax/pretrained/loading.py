@@ -16,9 +16,9 @@ from inception_jax.pretrained import catalog, importing
 from inception_jax.pretrained.importing import Background, Imported
 from inception_jax.pretrained.preprocessing import Preprocessing
 from inception_jax.pretrained.publishers import registry
-from inception_jax.pretrained.readers import Weights, read_weights
 from inception_jax.pretrained.records import Record
 from inception_jax.pretrained.variants import Form
+from inception_jax.weight_files import Weights, read_weights
 
 
 @dataclasses.dataclass(frozen=True)

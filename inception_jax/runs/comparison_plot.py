@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inception_jax.runs import curves
-from inception_jax.runs import plot_style as figures
+from inception_jax.runs import curves, plot_style
 from inception_jax.runs.comparison import Comparison
 from inception_jax.runs.formatting import number
 from inception_jax.runs.manifest import ABSENT
@@ -78,7 +77,7 @@ def draw(comparison: Comparison, path: str | os.PathLike, *, x: str = "epoch") -
     ]
     columns = _legend_columns([look.name for look in named])
     height = PANEL_HEIGHT + 0.2 + _LEGEND_LINE * -(-(len(named) + 2) // columns)
-    with figures.drawing(path, WIDTH, height) as figure:
+    with plot_style.drawing(path, WIDTH, height) as figure:
         grid, has_broken = figure.subplots(1, len(panels)), False
         for axes, (kind, metric) in zip(grid, panels, strict=True):
             axes.set_title("training loss" if kind == "train" else _evaluation_title(comparison, metric))
@@ -112,7 +111,7 @@ def _name(comparison: Comparison, run: int) -> str:
     name = _middle_out(comparison.labels[run])
     if 0 < len(comparison.config) <= _NAMED_FIELDS:
         fields = [
-            f"{one.name.rpartition('.')[2]} {figures.shortened(value_texts(one.values)[run], _LONGEST_FIELD)}"
+            f"{one.name.rpartition('.')[2]} {plot_style.shortened(value_texts(one.values)[run], _LONGEST_FIELD)}"
             for one in comparison.config
             if one.values[run] != ABSENT
         ]
@@ -205,7 +204,7 @@ def _finish_axes(axes: Axes, metric: str, x: str) -> None:
     axes.grid(True)
     if not axes.lines:
         axes.text(0.5, 0.5, "no rows", transform=axes.transAxes, ha="center", va="center", color=GREY)
-        figures.empty_axes(axes)
+        plot_style.empty_axes(axes)
         return
     axes.set_xlim(left=0)
     if metric == "loss":

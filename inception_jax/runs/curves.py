@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inception_jax.runs import plot_style as figures
+from inception_jax.runs import plot_style
 from inception_jax.runs.formatting import number, per_head
 from inception_jax.runs.plot_style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 
@@ -47,7 +47,7 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike, 
     evaluations = [row for row in rows if row.get("kind") == "evaluation"]
     if not train and not evaluations:
         raise ValueError("no row to draw: neither training nor evaluation")
-    with figures.drawing(path, WIDTH, HEIGHT) as figure:
+    with plot_style.drawing(path, WIDTH, HEIGHT) as figure:
         loss, top1, rate = figure.subplots(1, 3, width_ratios=(1.25, 1.25, 0.8))
         _draw_losses(loss, train, evaluations)
         _draw_accuracies(top1, train, evaluations)

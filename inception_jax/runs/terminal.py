@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.segment import Segment
 from rich.text import Text
 
-from inception_jax.runs import formatting as words
+from inception_jax.runs import formatting
 from inception_jax.runs.formatting import INPUT_BOUND, Phase, Status
 
 _MIN_BAR, _MAX_BAR = 10, 60  # columns
@@ -116,12 +116,12 @@ def _bar_line(status: Status, console: Console, options: ConsoleOptions) -> Iter
 def _bar_layouts(status: Status) -> Iterator[tuple[list[str], list[str]]]:
     """What stands before and after the bar, from the fullest to the shortest."""
     title = [status.title] if status.title else []
-    count = words.count_text(status)
-    epoch = [f"epoch {words.epoch_text(status)}"] if status.steps_per_epoch else []
+    count = formatting.count_text(status)
+    epoch = [f"epoch {formatting.epoch_text(status)}"] if status.steps_per_epoch else []
     if status.ended is not None:
-        end = f"in {words.duration(status.ended - status.started)}"
+        end = f"in {formatting.duration(status.ended - status.started)}"
     else:
-        end = f"ETA {'-' if status.eta is None else words.duration(status.eta):>4}"
+        end = f"ETA {'-' if status.eta is None else formatting.duration(status.eta):>4}"
     yield title, [*epoch, f"step {count}", end]
     yield title, [*epoch, count, end]
     yield [], [*epoch, count, end]
@@ -133,7 +133,7 @@ def _phase_text(phase: Phase, now: float, ascii_only: bool) -> Text:
     parts = [f"{frames[int(4 * now) % len(frames)]} {phase.text}"]
     if phase.total is not None:
         parts.append(f"{phase.done:,}/{phase.total:,}")
-    return Text(_GAP.join([*parts, words.duration(int(now - phase.started))]), style="cyan")
+    return Text(_GAP.join([*parts, formatting.duration(int(now - phase.started))]), style="cyan")
 
 
 def _value_layouts(values: Mapping[str, Any]) -> Iterator[Text]:
@@ -141,12 +141,12 @@ def _value_layouts(values: Mapping[str, Any]) -> Iterator[Text]:
     if not values:
         yield Text("waiting for the first row", style="dim")
         return
-    tops = words.per_head(values, "top1")
-    loss = [_loss(words.number(values["loss"]), values["loss"])] if "loss" in values else []
+    tops = formatting.per_head(values, "top1")
+    loss = [_loss(formatting.number(values["loss"]), values["loss"])] if "loss" in values else []
     short_loss = [_loss(f"{values['loss']:.3f}", values["loss"])] if "loss" in values else []
-    losses = [f"{head} {words.number(value)}" for head, value in words.per_head(values, "loss")]
+    losses = [f"{head} {formatting.number(value)}" for head, value in formatting.per_head(values, "loss")]
     lr = [f"lr {values['learning_rate']:.4g}"] if "learning_rate" in values else []
-    rate = words.rate(values["images_per_second"]) if "images_per_second" in values else ""
+    rate = formatting.rate(values["images_per_second"]) if "images_per_second" in values else ""
     speed, short_speed = ([f"{rate} images/s"], [f"{rate}/s"]) if rate else ([], [])
     top = ["top-1 " + _GAP.join(f"{head} {100 * value:.1f} %" for head, value in tops)] if tops else []
     short_top = ["top-1 " + "/".join(f"{100 * value:.1f}" for _, value in tops) + " %"] if tops else []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inception_jax.runs import plot_style as figures
+from inception_jax.runs import plot_style
 from inception_jax.runs.plot_style import BLACK, GREY, ORANGE
 from inception_jax.sweeps import scales
 from inception_jax.sweeps.plots import MAPPED, PALE
@@ -44,9 +44,9 @@ def parallel_coordinates(study: Study, path: str | os.PathLike) -> Figure | None
     space = _beside_conditions(study.space)
     heights = _heights(study, space, drawn)
     count = len(space) + 1
-    with figures.drawing(path, max(6.0, 1.45 * count + 0.8), 4.6) as figure:
+    with plot_style.drawing(path, max(6.0, 1.45 * count + 0.8), 4.6) as figure:
         axes = figure.subplots()
-        figures.empty_axes(axes)
+        plot_style.empty_axes(axes)
         _lines(axes, study, drawn, ranked, heights)
         for place, parameter in enumerate(space):
             scale = scales.Scale(parameter, [t.params[parameter.field] for t in drawn if parameter.field in t.params])
@@ -154,7 +154,7 @@ def _axis(axes: Axes, place: int, name: str, ticks: Sequence[tuple[float, str]],
         axes.text(
             place - 0.04,
             at,
-            figures.shortened(words, _LONGEST),
+            plot_style.shortened(words, _LONGEST),
             ha="right",
             va="center",
             fontsize=7,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inception_jax.runs import plot_style as figures
+from inception_jax.runs import plot_style
 from inception_jax.runs.plot_style import BLACK, BLUE, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from inception_jax.sweeps import scales
 from inception_jax.sweeps.importance import Importance
@@ -58,7 +58,7 @@ def history(study: Study, path: str | os.PathLike) -> Figure | None:
     if not placed:
         return None
     size = 5.5 if len(study.trials) <= 60 else 3.2
-    with figures.drawing(path, 8.0, 3.9) as figure:
+    with plot_style.drawing(path, 8.0, 3.9) as figure:
         axes = figure.subplots()
         for status, (colour, marker) in _LOOKS.items():
             trials = study.of_status(status)
@@ -142,7 +142,7 @@ def learning_curves(study: Study, path: str | os.PathLike) -> Figure | None:
     ranked = study.ranked()
     best = ranked[0].number if ranked else None
     alpha = 0.9 if len(curves) <= 30 else 0.5 if len(curves) <= 100 else 0.3
-    with figures.drawing(path, 8.0, 4.1) as figure:
+    with plot_style.drawing(path, 8.0, 4.1) as figure:
         axes = figure.subplots()
         labelled: set[str] = set()
         for trial, points in sorted(curves, key=lambda curve: [*_LOOKS, curve[0].status].index(curve[0].status)):
@@ -201,7 +201,7 @@ def slices(study: Study, path: str | os.PathLike) -> Figure | None:
         return None
     columns = min(_SLICE_COLUMNS, len(study.space))
     rows = -(-len(study.space) // columns)
-    with figures.drawing(path, 2.0 + 3.0 * columns, 0.7 + 2.6 * rows) as figure:
+    with plot_style.drawing(path, 2.0 + 3.0 * columns, 0.7 + 2.6 * rows) as figure:
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         scales.set_metric_axis(grid[0, 0], [trial.shown_value for trial in shown], study)
         figure.supylabel(grid[0, 0].get_ylabel(), fontsize=8)
@@ -257,7 +257,7 @@ def _slice(axes: Axes, study: Study, place: int, shown: Sequence[Trial]) -> Any:
     )
     ticks = scale.ticks()
     axes.set_xlim(-0.04, 1.04)
-    axes.set_xticks([at for at, _ in ticks], [figures.shortened(words, 16) for _, words in ticks])
+    axes.set_xticks([at for at, _ in ticks], [plot_style.shortened(words, 16) for _, words in ticks])
     if scale.is_choice and sum(len(words) for _, words in ticks) > 30:
         axes.tick_params(axis="x", labelrotation=25)
     axes.set_xlabel(field + (" (log)" if scale.log else ""))
@@ -279,7 +279,7 @@ def importance(found: Importance, path: str | os.PathLike) -> Figure:
       UserError: the file cannot be written.
     """
     names, parts = list(found.parts), list(found.parts.values())
-    with figures.drawing(path, 7.0, 0.8 + 0.32 * len(names)) as figure:
+    with plot_style.drawing(path, 7.0, 0.8 + 0.32 * len(names)) as figure:
         axes = figure.subplots()
         bars = axes.barh(range(len(names)), parts, color=BLUE, height=0.62)
         axes.bar_label(bars, [f"{100 * part:.0f} %" for part in parts], padding=3, color=BLACK, fontsize=7.5)

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 from inception_jax.errors import ExitCode, UserError
-from inception_jax.sweeps import resources, trial_process, trials
-from inception_jax.sweeps import study_config as plans
+from inception_jax.sweeps import resources, study_config, trial_process, trials
 from inception_jax.sweeps.budget import Budget
 from inception_jax.sweeps.display import Display, best_table, head_line, in_short
 from inception_jax.sweeps.driver import Driver
@@ -24,7 +23,7 @@ _BEST = 5
 
 def conduct(
     flags: argparse.Namespace,
-    plan: plans.Plan,
+    plan: study_config.Plan,
     budget: Budget,
     *,
     command: Command = trial_process.command,
@@ -85,9 +84,9 @@ def report_only(directory: Path, storage: str | None) -> int:
     Raises:
       UserError: there is no study.
     """
-    content = plans.read(directory)
+    content = study_config.read(directory)
     if content is None:
-        raise UserError(f"--study={directory}: there is no study there ({plans.FILE} is missing)")
+        raise UserError(f"--study={directory}: there is no study there ({study_config.FILE} is missing)")
     from inception_jax.sweeps import report
 
     with StudyLock(directory / REPORT_LOCK):
@@ -96,16 +95,16 @@ def report_only(directory: Path, storage: str | None) -> int:
     return int(ExitCode.DONE)
 
 
-def _enter(directory: Path, plan: plans.Plan) -> tuple[StudyLock, dict]:
+def _enter(directory: Path, plan: study_config.Plan) -> tuple[StudyLock, dict]:
     """The lock of the study's directory, and its study.json; both made where they are not there."""
     if directory.exists() and not directory.is_dir():
         raise UserError(f"--study={directory} is a file, not a directory")
-    if directory.is_dir() and plans.read(directory) is None:
-        plans.refuse_foreign(directory)  # before anything is written there
+    if directory.is_dir() and study_config.read(directory) is None:
+        study_config.refuse_foreign(directory)  # before anything is written there
     make_workdir(directory)
     lock = StudyLock(directory / LOCK)
     with lock:
-        return lock, plans.write_or_compare(directory, plan, sys.orig_argv)
+        return lock, study_config.write_or_compare(directory, plan, sys.orig_argv)
 
 
 def _conclude(directory: Path, study: Study, display: Display) -> None:

@@ -11,13 +11,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from inception_jax import command_line, convert, evaluate, extract, predict
+from inception_jax import command_line, convert, evaluate, extract, predict, weight_files
 from inception_jax.config import Config
 from inception_jax.data import crops, datasets
 from inception_jax.errors import UserError
 from inception_jax.evaluation import trained_network as network_module
 from inception_jax.models.initialization import init_variables
-from inception_jax.pretrained import exporting, importing, loading, readers, workdir
+from inception_jax.pretrained import exporting, importing, loading, workdir
 from inception_jax.pretrained.publishers import registry
 from inception_jax.training import setup as setups
 from inception_jax.training.preprocess import get_normalization, preprocess
@@ -114,7 +114,7 @@ def test_the_workdir_says_what_it_is(converted, file):
     assert (evaluation["crop"], evaluation["interpolation"]) == ("torchvision", "pil_bilinear")
     assert evaluation["resize"] == 73
     said = json.loads((converted / workdir.FILE).read_text())
-    assert said["file"] == "mine.npz" and said["sha256"] == readers.read_weights(file).sha256
+    assert said["file"] == "mine.npz" and said["sha256"] == weight_files.read_weights(file).sha256
     assert said["source"] == SOURCE and said["record"] is None and said["background"] == "keep"
     assert json.loads((converted / "classes.json").read_text())["names"][3] == "class 3"
 
@@ -206,7 +206,7 @@ def test_back_to_the_publisher_bit_for_bit(converted, file, tmp_path):
         if suffix == ".safetensors":
             pytest.importorskip("safetensors", reason="writes these files")
         assert convert.main([f"--workdir={converted}", f"--to={SOURCE}", f"--output={output}"]) == 0
-        before, after = readers.read_weights(file).arrays, readers.read_weights(output).arrays
+        before, after = weight_files.read_weights(file).arrays, weight_files.read_weights(output).arrays
         assert set(before) == set(after)
         for name, array in before.items():
             np.testing.assert_array_equal(after[name], array, err_msg=name)
@@ -218,7 +218,7 @@ def test_a_run_in_bfloat16_is_published_without_loss(suffix, tmp_path):
         pytest.importorskip({".pth": "torch", ".safetensors": "safetensors"}[suffix], reason="writes these files")
     arrays = {"a": np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16), "b": np.ones((), np.float32)}
     exporting._write(tmp_path / f"a{suffix}", arrays, {"step": 1})
-    found = readers.read_weights(tmp_path / f"a{suffix}").arrays
+    found = weight_files.read_weights(tmp_path / f"a{suffix}").arrays
     assert found["a"].dtype == (np.float32 if suffix == ".npz" else ml_dtypes.bfloat16)
     np.testing.assert_array_equal(found["a"].astype(np.float32), arrays["a"].astype(np.float32))
     assert found["b"].dtype == np.float32 and found["b"] == 1

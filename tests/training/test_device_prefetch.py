@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from inception_jax.errors import ExitCode
-from inception_jax.training import device_prefetch as feeds
+from inception_jax.training import device_prefetch
 from inception_jax.training.device_prefetch import Feed, InputStalled
 
-ROOT = Path(feeds.__file__).parents[2]
+ROOT = Path(device_prefetch.__file__).parents[2]
 
 
 def wait_for(condition, seconds=10):
@@ -157,7 +157,7 @@ def test_a_wait_ends_where_the_run_is_to_stop_and_the_batch_is_not_lost():
 
 @pytest.mark.parametrize("kind", ["generator", "source"])
 def test_closing_does_not_wait_for_a_source_that_hangs(kind, monkeypatch):
-    monkeypatch.setattr(feeds, "_JOIN_SECONDS", 0.2)
+    monkeypatch.setattr(device_prefetch, "_JOIN_SECONDS", 0.2)
     go = threading.Event()
 
     def generator():

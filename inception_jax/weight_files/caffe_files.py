@@ -1,0 +1,93 @@
+"""Caffe's `.caffemodel`: a NetParameter in binary form.
+
+Source: BVLC/caffe, src/caffe/proto/caffe.proto.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from inception_jax.weight_files.protobuf_wire import LENGTH, Message, fields, signed
+from inception_jax.weight_files.types import Budget, Content, Fault, Source, add
+
+LAYER, LAYERS_V1 = 100, 2  # NetParameter's fields of layers, today's and that of 2013 and 2014
+
+# V1LayerParameter.LayerType, under today's names of the layers.
+V1_TYPES = {
+    0: "None", 1: "Accuracy", 2: "BNLL", 3: "Concat", 4: "Convolution", 5: "Data", 6: "Dropout", 7: "EuclideanLoss",
+    8: "Flatten", 9: "HDF5Data", 10: "HDF5Output", 11: "Im2col", 12: "ImageData", 13: "InfogainLoss",
+    14: "InnerProduct", 15: "LRN", 16: "MultinomialLogisticLoss", 17: "Pooling", 18: "ReLU", 19: "Sigmoid",
+    20: "Softmax", 21: "SoftmaxWithLoss", 22: "Split", 23: "TanH", 24: "WindowData", 25: "Eltwise", 26: "Power",
+    27: "SigmoidCrossEntropyLoss", 28: "HingeLoss", 29: "MemoryData", 30: "ArgMax", 31: "Threshold", 32: "DummyData",
+    33: "Slice", 34: "MVN", 35: "AbsVal", 36: "Silence", 37: "ContrastiveLoss", 38: "Exp", 39: "Deconvolution",
+}  # fmt: skip
+
+
+def read(source: Source, budget: Budget) -> Content:
+    """The blobs of the layers as `<layer>/<number>`: of a convolution 0 is the weight, [out, in, h, w], and 1 the bias.
+
+    Shapes are the file's. Files of before 2015 give every blob four dimensions: the weight of a fully connected layer
+    is [1, 1, out, in] there, and a bias [1, 1, 1, out].
+
+    Metadata: "net", the network's name; "layers", a list in the order of the file of {"name", "type", "bottoms",
+    "tops"}.
+
+    Raises:
+      Fault: the file is damaged. A file cut off between two layers cannot be told from a whole one that has fewer.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    layers: list[dict[str, Any]] = []
+    net = ""
+    for number, wire, value in fields(source.data):
+        if wire != LENGTH:
+            continue
+        if number == 1:
+            net = bytes(value).decode("utf-8", "replace")
+        elif number in (LAYER, LAYERS_V1):
+            layer, blobs = _layer(value) if number == LAYER else _layer_v1(value)
+            layers.append(layer)
+            for place, blob in enumerate(blobs):
+                name = f"{layer['name']}/{place}"
+                add(arrays, name, _blob(blob, name, budget))
+    if not arrays:
+        raise Fault(f"a Caffe network of {len(layers)} layers without weights")
+    return Content(arrays, {"net": net, "layers": layers})
+
+
+def _layer(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
+    layer = Message(data, "a layer")
+    name = layer.text(1)
+    about = {"name": name, "type": layer.text(2), "bottoms": layer.texts(3), "tops": layer.texts(4)}
+    return about, layer.messages(7, f"layer {name!r}")
+
+
+def _layer_v1(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
+    layer = Message(data, "a layer")
+    if 1 in layer:
+        raise Fault("a Caffe network of 2013, with layers of another layout; Caffe's upgrade_net_proto_binary mends it")
+    name, kind = layer.text(4), layer.integer(5)
+    about = {
+        "name": name,
+        "type": V1_TYPES.get(kind, f"type {kind}"),
+        "bottoms": layer.texts(2),
+        "tops": layer.texts(3),
+    }
+    return about, layer.messages(6, f"layer {name!r}")
+
+
+def _blob(blob: Message, name: str, budget: Budget) -> np.ndarray:
+    blob.what = f"blob {name!r}"
+    if 7 in blob:
+        shape = blob.message(7, blob.what).integers(1).tolist()
+    else:
+        shape = [signed(blob.integer(number)) for number in (1, 2, 3, 4)]
+    double = 8 in blob
+    values = blob.fixed(8, "<f8") if double else blob.fixed(5, "<f4")
+    shape = budget.charge_array(shape, values.dtype, blob.what)
+    if len(values) != math.prod(shape):
+        raise Fault(f"{blob.what}: {len(values):,} values for the shape {list(shape)}")
+    return values.reshape(shape)

@@ -1,0 +1,116 @@
+"""What kind of file some bytes are, by what they hold rather than by how the file is named."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from inception_jax.weight_files import caffe_files, leveldb_table, tensorflow_graph
+from inception_jax.weight_files.keras_files import MAGIC as HDF5_MAGIC
+from inception_jax.weight_files.protobuf_wire import LENGTH, VARINT, Message, fields
+from inception_jax.weight_files.safetensors_files import is_safetensors
+from inception_jax.weight_files.torch_files import LEGACY_START
+from inception_jax.weight_files.types import Fault
+
+FORMATS = (
+    "torch", "torch_legacy", "safetensors", "keras_h5", "keras", "tensorflow_v1", "tensorflow_v2", "tensorflow_graph",
+    "caffe", "onnx", "npz",
+)  # fmt: skip
+READABLE = (
+    "PyTorch (.pth, .pt, .bin), safetensors, Keras (.h5, .weights.h5, .keras), TensorFlow checkpoints and frozen "
+    "graphs (.ckpt, .index, .pb), Caffe (.caffemodel), ONNX and NumPy (.npz), also in a .zip or .tar.gz"
+)
+_PROTOBUF_NAMES = {".onnx": "an ONNX model", ".pb": "a TensorFlow graph", ".caffemodel": "a Caffe network"}
+
+# What people's files turn out to be: how they begin, and what that is.
+_STRANGERS = (
+    (b"version https://git-lfs", "a git-lfs pointer, not the file itself: `git lfs pull` brings that"),
+    (b"\x89PNG", "a PNG picture"), (b"\xff\xd8\xff", "a JPEG picture"), (b"GIF8", "a GIF picture"),
+    (b"RIFF", "a WebP picture or a sound"), (b"%PDF", "a PDF document"), (b"\x7fELF", "a program"),
+    (b"\x93NUMPY", "a single NumPy array without a name: save it with np.savez"), (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ", "an xz archive"), (b"7z\xbc\xaf", "a 7-Zip archive"), (b"Rar!", "a RAR archive"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive"),
+)  # fmt: skip
+_MARKUP = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body", b"<!--", b"<error")
+
+
+def container(data: memoryview) -> str | None:
+    """ "zip" or "tar" where the bytes are an archive (a gzip file is taken for a tar), None otherwise."""
+    head = bytes(data[:4])
+    if head in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"):
+        return "zip"
+    if head[:2] == b"\x1f\x8b" or bytes(data[257:262]) == b"ustar":
+        return "tar"
+    return None
+
+
+def recognise(name: str, data: memoryview) -> str:
+    """The format of a file that is no archive, one of `FORMATS`; Fault saying what else the file looks like.
+
+    Args:
+      name: the file's name, which is asked only where the content leaves doubt, to word the refusal.
+      data: the whole file.
+    """
+    head = bytes(data[:64])
+    if head.startswith(HDF5_MAGIC):
+        return "keras_h5"
+    if leveldb_table.is_table(data):
+        return "tensorflow_v1"
+    if is_safetensors(data):
+        return "safetensors"
+    if LEGACY_START in head[:32]:
+        return "torch_legacy"
+    stranger = _stranger(data)
+    if stranger is not None:
+        raise Fault(f"this is {stranger}; what can be read: {READABLE}")
+    return _protobuf(name, data)
+
+
+def _stranger(data: memoryview) -> str | None:
+    head = bytes(data[:512])
+    if not head.strip(b"\0"):
+        return "a file of zeros" if head else "an empty file"
+    for start, what in _STRANGERS:
+        if head.startswith(start):
+            return what
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(_MARKUP):
+        return "a web page, perhaps the error message of a download"
+    if head[4:8] == b"TFL3":
+        return "a TensorFlow Lite model"
+    if head[:1] == b"\x80" and head[1:2] in b"\x00\x01\x02\x03\x04\x05":
+        return "a plain pickle, not a file of torch.save"
+    if all(byte in b"\t\n\r" or 0x20 <= byte < 0x7F for byte in head):
+        return f"text that begins {head[:40].decode('ascii')!r}"
+    return None
+
+
+def _protobuf(name: str, data: memoryview) -> str:
+    """Which of the publishers' messages some bytes are: protobuf has no magic number, so the fields must tell."""
+    seen: dict[tuple[int, int], int | memoryview] = {}
+    fault = None
+    try:
+        for number, wire, value in fields(data):
+            seen.setdefault((number, wire), value)
+    except Fault as error:
+        fault = error
+    if fault is None and (1, VARINT) in seen and (7, LENGTH) in seen:
+        return "onnx"
+    if (1, LENGTH) in seen and tensorflow_graph.is_node(seen[1, LENGTH]):
+        return "tensorflow_graph"
+    if (caffe_files.LAYER, LENGTH) in seen or _is_caffe_v1(seen.get((caffe_files.LAYERS_V1, LENGTH))):
+        return "caffe"
+    suffix = PurePath(name).suffix.lower()
+    if suffix in _PROTOBUF_NAMES:
+        raise Fault(f"named like {_PROTOBUF_NAMES[suffix]}, but {fault or 'it holds something else'}")
+    if ".ckpt" in name or suffix == ".index":
+        raise Fault("named like a TensorFlow checkpoint, but the end of one is missing: the file is truncated")
+    start = bytes(data[:8]).hex(" ")
+    raise Fault(f"nothing that is known, beginning with the bytes {start}; what can be read: {READABLE}")
+
+
+def _is_caffe_v1(value: int | memoryview | None) -> bool:
+    """Whether bytes look like one of Caffe's layers of 2014, with a name, or of 2013, with the layer inside."""
+    try:
+        return isinstance(value, memoryview) and any(number in Message(value, "a layer") for number in (4, 1))
+    except Fault:
+        return False

@@ -1,0 +1,199 @@
+"""The weights in an HDF5 file of Keras, read by h5py. Only `keras_process` runs this: damaged files can crash HDF5.
+
+HDF5 files may refer to other files, and may name filters that HDF5 would look for among its plug-ins: both are refused
+before anything is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+
+from inception_jax.weight_files import keras_names
+from inception_jax.weight_files.types import Budget, Content, Fault, add, as_text
+
+_FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32"}  # those that are part of HDF5 and that Keras may use
+_KINDS = "biuf"
+_NOT_WEIGHTS = ("optimizer", "seed_generator", "_layer_checkpoint_dependencies")
+# What h5py and HDF5 raise for a damaged file.
+_H5_FAULTS = (
+    OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError, MemoryError, SystemError,
+)  # fmt: skip
+
+
+def read(data: memoryview, budget: Budget, config: Any) -> Content:
+    """The weights and metadata of a file, as `keras_files` describes them; `config` is a model's, or empty."""
+    try:
+        with h5py.File(_opened(data)) as file:
+            return _File(file, budget).content(config)
+    except _H5_FAULTS as error:
+        raise Fault(f"an HDF5 file that cannot be read ({error!s:.120}): it is truncated or damaged") from None
+
+
+def _opened(data: memoryview) -> Any:
+    """From memory: whatever the file says, the library has no file to write to and no folder to look around in."""
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)  # holds a copy, and the open file another: it goes on return
+    access.set_fapl_core(backing_store=False)
+    access.set_file_image(data)
+    return h5py.h5f.open(b"weights.h5", h5py.h5f.ACC_RDONLY, fapl=access)
+
+
+class _File:
+    """An open HDF5 file of Keras."""
+
+    def __init__(self, file: h5py.File, budget: Budget):
+        self.file, self.budget = file, budget
+        self.steps = 0
+
+    def content(self, config: Any) -> Content:
+        """The weights, by the layout that the file has."""
+        root = self.file
+        if "model_weights" in root:
+            root = self.child(root, "model_weights")
+        if self.strings(root, "layer_names") is not None:
+            return self.old_layout(root)
+        if "layers" in root:
+            return self.new_layout(config)
+        top = ", ".join(map(repr, list(root)[:6])) or "nothing"
+        raise Fault(f"an HDF5 file, but not Keras's: at the top it holds {top}")
+
+    def child(self, group: Any, name: str) -> Any:
+        """A member of a group, unless it is a link to elsewhere."""
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise Fault(f"{name!r} is a link ({type(link).__name__}), not in its place in the file: it is not followed")
+        self.steps += 1
+        if self.steps > 200_000:
+            raise Fault("more than 200,000 groups: no file of weights")
+        return group[name]
+
+    def strings(self, group: Any, name: str) -> list[str] | None:
+        """An attribute that is a list of text, which Keras cuts into name0, name1 ... where it is long; or None."""
+        if name in group.attrs:
+            pieces = [group.attrs[name]]
+        elif f"{name}0" in group.attrs:
+            pieces = []
+            while f"{name}{len(pieces)}" in group.attrs:
+                pieces.append(group.attrs[f"{name}{len(pieces)}"])
+        else:
+            return None
+        found = []
+        for piece in pieces:
+            for value in np.atleast_1d(piece):
+                if not isinstance(value, bytes | str):
+                    raise Fault(f"the attribute {name!r} of {group.name!r} holds something else than text")
+                found.append(as_text(value, name) if isinstance(value, bytes) else str(value))
+        return found
+
+    def array(self, dataset: Any, what: str) -> np.ndarray:
+        """The numbers of a dataset that lies in this file as a whole."""
+        if not isinstance(dataset, h5py.Dataset):
+            raise Fault(f"{what} is no dataset")
+        plan = dataset.id.get_create_plist()
+        if dataset.is_virtual or plan.get_external_count():
+            raise Fault(f"{what} lies in other files: it is not read")
+        for place in range(plan.get_nfilters()):
+            if (number := plan.get_filter(place)[0]) not in _FILTERS:
+                known = ", ".join(_FILTERS.values())
+                raise Fault(f"{what} is stored through the HDF5 filter {number}, which is none of {known}")
+        if dataset.dtype.kind not in _KINDS or dataset.shape is None:
+            raise Fault(f"{what} holds {dataset.dtype}, not numbers")
+        self.budget.charge_array(dataset.shape, dataset.dtype, what)
+        # A chunk is inflated whole, however little of it the dataset uses.
+        if dataset.chunks:
+            self.budget.charge_array(dataset.chunks, dataset.dtype, f"a chunk of {what}")
+        array = dataset[()]
+        return np.asarray(array, array.dtype.newbyteorder("="))
+
+    def old_layout(self, root: Any) -> Content:
+        """Keras 1 and 2, and Keras 3's `model.save("….h5")`: the names are attributes."""
+        arrays: dict[str, np.ndarray] = {}
+        layers = self.strings(root, "layer_names")
+        for layer in layers:
+            group = self.child(root, layer)
+            weights = self.strings(group, "weight_names") or []
+            for name, weight in zip(keras_names.from_weight_names(layer, weights), weights, strict=True):
+                node = group
+                for part in weight.split("/"):
+                    node = self.child(node, part)
+                add(arrays, name, self.array(node, f"weight {weight!r}"))
+        about = {key: _text(root.attrs[key]) for key in ("keras_version", "backend") if key in root.attrs}
+        return Content(arrays, {"layers": layers, "left_out": [], **about})
+
+    def new_layout(self, config: Any) -> Content:
+        """Keras 3's own: groups by class and number, variables by number; newer files also keep the layers' names."""
+        found = {path: group for path, group in self.groups(self.file, "", 0)}
+        configured = {path: (name, about) for path, name, about in keras_names.configured_layers(config)}
+        used = [path for path in found if not any(part in _NOT_WEIGHTS for part in path.split("/"))]
+        if configured:
+            place = {path: number for number, path in enumerate(configured)}
+            used.sort(key=lambda path: place.get(path, len(place)))
+            named = {path: name for path, (name, _) in configured.items()}
+        else:
+            used.sort(key=_natural)
+            named = self.stored_names(used, found)
+        arrays: dict[str, np.ndarray] = {}
+        layers = []
+        for path in used:
+            numbers = sorted(found[path], key=_natural)
+            if numbers != [str(number) for number in range(len(numbers))]:
+                raise Fault(f"the variables of {path!r} are {', '.join(map(repr, numbers[:6]))}, not 0, 1, ...")
+            layer = named.get(path) or _plain(path)
+            about = configured.get(path, ("", {}))[1]
+            if numbers:
+                layers.append(layer)
+            variables = keras_names.variables(path.rpartition("/")[2], len(numbers), about)
+            for number, variable in zip(numbers, variables, strict=True):
+                what = f"variable {number} of {path!r}"
+                add(arrays, f"{layer}/{variable}", self.array(self.child(found[path], number), what))
+        left_out = [path for path in found if path not in used and len(found[path])]
+        return Content(arrays, {"layers": layers, "left_out": left_out})
+
+    def groups(self, group: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
+        """The groups of variables, by the path of what they belong to."""
+        if depth > 20:
+            raise Fault(f"the groups at {path!r} lie more than 20 deep: no file of weights")
+        for name in group:
+            child = self.child(group, name)
+            if not isinstance(child, h5py.Group):
+                continue
+            if name == "vars":
+                yield path, child
+            else:
+                yield from self.groups(child, f"{path}/{name}" if path else name, depth + 1)
+
+    def stored_names(self, paths: list[str], found: dict[str, Any]) -> dict[str, str]:
+        """The layers' own names by path, where the file keeps all of them, and the names of nested models in front."""
+        own = {path: _text(found[path].attrs["name"]) for path in paths if "name" in found[path].attrs}
+        if len(own) < len(paths):
+            return {}
+        named = {}
+        for path in paths:
+            outer = [own[above] for above in _above(path) if above in own]
+            named[path] = "/".join([*outer, own[path]])
+        return named if len(set(named.values())) == len(named) else {}
+
+
+def _above(path: str) -> Iterator[str]:
+    """The paths of the models around a layer, outermost first; the model of the file itself is not among them."""
+    parts = path.split("/")
+    for length in range(2, len(parts) - 1):
+        yield "/".join(parts[:length])
+
+
+def _plain(path: str) -> str:
+    """The name of a layer of which only the path is known."""
+    return "/".join(part for part in path.split("/") if part != "layers") or "model"
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """A key under which conv2d_2 comes before conv2d_10, and conv2d before both."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", name)]
+
+
+def _text(value: Any) -> str:
+    return bytes(value).decode("utf-8", "replace") if isinstance(value, bytes | np.bytes_) else str(value)

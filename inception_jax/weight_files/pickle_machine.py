@@ -1,0 +1,247 @@
+"""Reads the pickles of PyTorch without executing anything that they ask for.
+
+A pickle is a program for a stack machine, and Python's own machine calls whatever the program names. This one knows the
+forty instructions that a state dict needs, and `pickle_names` says which names may be mentioned and what they stand
+for. All else is refused, and the refusal names what was asked for.
+
+Source: Lib/pickletools.py, which describes every instruction.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from inception_jax.weight_files.pickle_names import CALLS, Ordered, Token, check_key, describe, find
+from inception_jax.weight_files.types import Fault, as_text
+
+MAX_PICKLE = 32 << 20  # bytes; a state dict's is some 100 kB
+# Instructions, and items handed to calls, which copy them; a training state with an optimizer's takes some 200,000.
+MAX_STEPS = 2_000_000
+_MAX_LONG = 16  # bytes of an integer; sizes take eight, and the magic number of old files ten
+
+_MARK = object()
+
+
+class Machine:
+    """Runs one pickle after the other from a stream of bytes.
+
+    Args:
+      data: the bytes.
+      persistent: makes something of a persistent id, which is how a pickle refers to a storage.
+    """
+
+    def __init__(self, data: memoryview, persistent: Callable[[Any], Any]):
+        self.data, self.persistent, self.position, self.steps = data, persistent, 0, 0
+
+    def load(self) -> Any:
+        """The object of the next pickle; `position` is then behind it."""
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        end = self.position + MAX_PICKLE
+        while True:
+            if self.position > end:
+                raise Fault(f"a pickle of more than {MAX_PICKLE:,} bytes, which no state dict needs")
+            self.spend(1)
+            code = self.take(1)[0]
+            if code == 0x2E:  # STOP
+                return self.pop()
+            instruction = _INSTRUCTIONS.get(code)
+            if instruction is None:
+                known = pickletools.code2op.get(chr(code))
+                raise Fault(
+                    f"the pickle has the instruction {known.name if known else hex(code)}, which a state dict does not "
+                    "need: nothing was executed"
+                )
+            instruction(self)
+
+    def spend(self, steps: int) -> None:
+        """Counts steps; a few bytes of a pickle can otherwise ask for any number of objects."""
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise Fault(f"a pickle of more than {MAX_STEPS:,} steps, which no state dict needs")
+
+    def take(self, count: int) -> memoryview:
+        """The next bytes."""
+        if count > len(self.data) - self.position:
+            raise Fault("the pickle is cut off: the file is truncated")
+        self.position += count
+        return self.data[self.position - count : self.position]
+
+    def number(self, layout: str) -> Any:
+        """The next number, by its struct layout."""
+        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+
+    def line(self) -> str:
+        """The next text up to a line's end."""
+        for length in range(min(512, len(self.data) - self.position)):
+            if self.data[self.position + length] == 0x0A:
+                return as_text(self.take(length + 1)[:-1], "a name in the pickle")
+        raise Fault("a name in the pickle does not end: the file is damaged")
+
+    def pop(self) -> Any:
+        """The top of the stack."""
+        if not self.stack or self.stack[-1] is _MARK:
+            raise Fault("the pickle takes more than there is: the file is damaged")
+        return self.stack.pop()
+
+    def pop_to_mark(self) -> list[Any]:
+        """All above the last mark, which goes too."""
+        for place in range(len(self.stack) - 1, -1, -1):
+            if self.stack[place] is _MARK:
+                items = self.stack[place + 1 :]
+                del self.stack[place:]
+                return items
+        raise Fault("the pickle looks for a mark that is not there: the file is damaged")
+
+    def top(self, kind: type, what: str) -> Any:
+        """The top of the stack, which must be of a kind."""
+        if not self.stack or not isinstance(self.stack[-1], kind):
+            raise Fault(f"the pickle {what}: the file is damaged")
+        return self.stack[-1]
+
+
+def _global(machine: Machine) -> None:
+    machine.stack.append(find(machine.line(), machine.line()))
+
+
+def _stack_global(machine: Machine) -> None:
+    name = machine.pop()
+    machine.stack.append(find(machine.pop(), name))
+
+
+def _inst(machine: Machine) -> None:
+    token = find(machine.line(), machine.line())
+    raise Fault(f"the pickle makes an instance of {token.module}.{token.name} in a way that no state dict does")
+
+
+def _reduce(machine: Machine) -> None:
+    arguments, token = machine.pop(), machine.pop()
+    if not isinstance(token, Token) or (token.module, token.name) not in CALLS or not isinstance(arguments, tuple):
+        raise Fault(f"the pickle calls {describe(token)}, which is nothing to call: nothing was executed")
+    machine.spend(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple)))
+    try:
+        machine.stack.append(CALLS[token.module, token.name](*arguments))
+    except TypeError:
+        raise Fault(f"the pickle gives {token.name} {len(arguments)} arguments: the file is damaged") from None
+
+
+def _build(machine: Machine) -> None:
+    machine.pop()
+    machine.top(Ordered, "sets attributes of something else than an OrderedDict")
+
+
+def _set_items(machine: Machine, items: list[Any]) -> None:
+    target = machine.top(dict, "sets items of something else than a dictionary")
+    if len(items) % 2:
+        raise Fault("the pickle sets a key without a value: the file is damaged")
+    for key, value in zip(items[0::2], items[1::2], strict=True):
+        check_key(key)
+        target[key] = value
+
+
+def _set_item(machine: Machine) -> None:
+    value = machine.pop()
+    _set_items(machine, [machine.pop(), value])
+
+
+def _append(machine: Machine) -> None:
+    item = machine.pop()
+    machine.top(list, "appends to something else than a list").append(item)
+
+
+def _appends(machine: Machine) -> None:
+    items = machine.pop_to_mark()
+    machine.top(list, "appends to something else than a list").extend(items)
+
+
+def _dict_of(machine: Machine) -> None:
+    items = machine.pop_to_mark()
+    machine.stack.append({})
+    _set_items(machine, items)
+
+
+def _tuple_of(count: int) -> Callable[[Machine], None]:
+    def instruction(machine: Machine) -> None:
+        items = [machine.pop() for _ in range(count)]
+        machine.stack.append(tuple(reversed(items)))
+
+    return instruction
+
+
+def _long(layout: str) -> Callable[[Machine], None]:
+    def instruction(machine: Machine) -> None:
+        size = machine.number(layout)
+        if not 0 <= size <= _MAX_LONG:
+            raise Fault(f"the pickle has an integer of {size:,} bytes, which no state dict needs")
+        machine.stack.append(int.from_bytes(machine.take(size), "little", signed=True))
+
+    return instruction
+
+
+def _text(layout: str, encoding: str = "utf-8") -> Callable[[Machine], None]:
+    def instruction(machine: Machine) -> None:
+        size = machine.number(layout)
+        if size < 0:
+            raise Fault("the pickle has a text of negative length: the file is damaged")
+        data = machine.take(size)
+        machine.stack.append(as_text(data, "a text in the pickle") if encoding == "utf-8" else bytes(data))
+
+    return instruction
+
+
+def _number(layout: str) -> Callable[[Machine], None]:
+    return lambda machine: machine.stack.append(machine.number(layout))
+
+
+def _put(layout: str) -> Callable[[Machine], None]:
+    def instruction(machine: Machine) -> None:
+        place = machine.number(layout)
+        machine.memo[place] = machine.top(object, "remembers nothing")
+
+    return instruction
+
+
+def _get(layout: str) -> Callable[[Machine], None]:
+    def instruction(machine: Machine) -> None:
+        place = machine.number(layout)
+        if place not in machine.memo:
+            raise Fault("the pickle recalls what it never remembered: the file is damaged")
+        machine.stack.append(machine.memo[place])
+
+    return instruction
+
+
+def _memoize(machine: Machine) -> None:
+    machine.memo[len(machine.memo)] = machine.top(object, "remembers nothing")
+
+
+def _push(value: Any) -> Callable[[Machine], None]:
+    return lambda machine: machine.stack.append(value)
+
+
+def _protocol(machine: Machine) -> None:
+    if (version := machine.number("<B")) > 5:
+        raise Fault(f"a pickle of protocol {version}")
+
+
+def _persistent(machine: Machine) -> None:
+    machine.stack.append(machine.persistent(machine.pop()))
+
+
+_INSTRUCTIONS: dict[int, Callable[[Machine], Any]] = {
+    0x80: _protocol, 0x95: lambda machine: machine.number("<Q"), 0x28: _push(_MARK), 0x30: Machine.pop,
+    0x31: Machine.pop_to_mark, 0x4E: _push(None), 0x88: _push(True), 0x89: _push(False), 0x4B: _number("<B"),
+    0x4D: _number("<H"), 0x4A: _number("<i"), 0x47: _number(">d"), 0x8A: _long("<B"), 0x8B: _long("<i"),
+    0x58: _text("<I"), 0x8C: _text("<B"), 0x8D: _text("<Q"), 0x55: _text("<B"), 0x54: _text("<i"),
+    0x42: _text("<I", "bytes"), 0x43: _text("<B", "bytes"), 0x8E: _text("<Q", "bytes"),
+    0x7D: lambda machine: machine.stack.append({}), 0x5D: lambda machine: machine.stack.append([]), 0x29: _push(()),
+    0x64: _dict_of, 0x6C: lambda machine: machine.stack.append(machine.pop_to_mark()),
+    0x74: lambda machine: machine.stack.append(tuple(machine.pop_to_mark())),
+    0x85: _tuple_of(1), 0x86: _tuple_of(2), 0x87: _tuple_of(3), 0x61: _append, 0x65: _appends, 0x73: _set_item,
+    0x75: lambda machine: _set_items(machine, machine.pop_to_mark()), 0x71: _put("<B"), 0x72: _put("<I"),
+    0x94: _memoize, 0x68: _get("<B"), 0x6A: _get("<I"), 0x63: _global, 0x93: _stack_global, 0x69: _inst,
+    0x52: _reduce, 0x62: _build, 0x51: _persistent,
+}  # fmt: skip

@@ -1,0 +1,218 @@
+"""`read_weights`: one call for every publisher's file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from inception_jax.errors import UserError
+from inception_jax.weight_files import (
+    caffe_files,
+    keras_files,
+    npz_files,
+    onnx_files,
+    safetensors_files,
+    tensorflow_checkpoints,
+    tensorflow_graph,
+    torch_files,
+)
+from inception_jax.weight_files.archives import Members, TarMembers, ZipMembers
+from inception_jax.weight_files.detect import READABLE, container, recognise
+from inception_jax.weight_files.types import DEFAULT_LIMIT, Budget, Content, Fault, Source, Weights
+
+_READERS: dict[str, Callable[[Source, Budget], Content]] = {
+    "torch_legacy": torch_files.read_legacy,
+    "safetensors": safetensors_files.read,
+    "keras_h5": keras_files.read_h5,
+    "tensorflow_v1": tensorflow_checkpoints.read_v1,
+    "tensorflow_graph": tensorflow_graph.read,
+    "caffe": caffe_files.read,
+    "onnx": onnx_files.read,
+}
+# What a file of weights in a publisher's archive may be called. A frozen graph counts only where nothing else is there:
+# facenet's archives hold one beside the checkpoint that it was made from.
+_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".h5", ".keras", ".ckpt", ".index", ".caffemodel", ".onnx", ".npz")
+_GRAPH = ".pb"
+_MAX_MESSAGE = 1000  # characters
+_SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")
+
+
+def read_weights(path: str | os.PathLike[str], *, limit: int = DEFAULT_LIMIT) -> Weights:
+    """Reads a publisher's file of weights, whatever its format, executing nothing that is in it.
+
+    The format is found by the content. Nothing is written, no name in the file is followed to another file (except the
+    data files of a TensorFlow checkpoint, and the data of an ONNX model in the model's own folder), and none of the
+    publishers' frameworks is needed; Keras's files need h5py.
+
+    Args:
+      path: the file; of a TensorFlow V2 checkpoint also its prefix, or the folder with its `checkpoint` file.
+      limit: the most bytes that the file, and the arrays in it together, may have.
+
+    Returns:
+      The arrays under the publisher's own names, and what the file says besides. A file of Caffe or a frozen graph
+      that was cut off exactly between two layers has fewer arrays, which nothing in the file gives away.
+
+    Raises:
+      UserError: the file is not there, is no file of weights, is damaged, asks for something that is never done, or
+        is above the limit.
+    """
+    path = Path(path)
+    try:
+        prefix = _checkpoint_prefix(path)
+        if prefix is not None:
+            return _read_checkpoint(prefix, limit)
+        data = _file(path, limit)
+        kind, content = _read(Source(path.name, data, path.parent), Budget(limit, len(data)), limit, nested=False)
+    except Fault as fault:
+        raise UserError(f"{path}: {_line(str(fault))}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return Weights(content.arrays, kind, hashlib.sha256(data).hexdigest(), content.metadata)
+
+
+def _line(text: str) -> str:
+    """A message on one line: what it quotes is the file's word, and may hold line ends, colours or megabytes."""
+    text = text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE // 2] + " … " + text[-_MAX_MESSAGE // 2 :]
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def _file(path: Path, limit: int) -> memoryview:
+    """The bytes of a file. Read at once: what is hashed is then what is parsed, whatever happens to the file."""
+    if path.is_dir():
+        raise Fault(f"this is a folder; give the file of weights in it ({READABLE})")
+    if not path.exists():
+        raise Fault("there is no such file")
+    if not path.is_file():
+        raise Fault("this is a device or a pipe, not a file")
+    size = path.stat().st_size
+    if size > limit:
+        raise Fault(f"the file has {size:,} bytes, above the limit of {limit:,}")
+    with path.open("rb") as file:
+        return memoryview(file.read(size))
+
+
+def _read(source: Source, budget: Budget, limit: int, nested: bool) -> tuple[str, Content]:
+    """The format and content of one file, or of the one file of weights in an archive."""
+    kind = container(source.data)
+    if kind is None:
+        kind = recognise(source.name, source.data)
+        return kind, _READERS[kind](source, budget)
+    # The members have a budget of their own: their bytes are those of the arrays, which are charged again.
+    inflation = Budget(limit, len(source.data))
+    members: Members = (ZipMembers if kind == "zip" else TarMembers)(source.data, inflation)
+    names = members.names()
+    if isinstance(members, ZipMembers):
+        if _is_torch(names):
+            return "torch", torch_files.read_zip(members, budget)
+        if "config.json" in members and "model.weights.h5" in members:
+            return "keras", keras_files.read_archive(members, budget)
+        if names and all(name.endswith(".npy") for name in names):
+            return "npz", npz_files.read(members, budget)
+    elif {"storages", "tensors", "pickle"} <= {PurePosixPath(name).name for name in names}:
+        raise Fault("a file of PyTorch before 0.1.10, a tar archive, is not read: save it again with a newer torch")
+    if nested:
+        raise Fault("an archive in an archive: unpack the outer one")
+    return _read_member(source, members, budget, limit)
+
+
+def _is_torch(names: list[str]) -> bool:
+    """Whether a zip is one of torch.save's; Fault where it is another of PyTorch's."""
+    last = [name.rpartition("/")[2] for name in names]
+    if "constants.pkl" in last or any("/code/" in f"/{name}" for name in names):
+        raise Fault(
+            "a TorchScript archive, which holds a program beside its weights and is not read: "
+            "save `torch.jit.load(file).state_dict()` with torch.save instead"
+        )
+    if last.count("data.pkl") > 1:
+        raise Fault("an archive with several data.pkl, which torch.save does not make")
+    return "data.pkl" in last
+
+
+def _read_member(source: Source, members: Members, budget: Budget, limit: int) -> tuple[str, Content]:
+    """The content of the one file of weights in an archive."""
+    names = [
+        name
+        for name in members.names()
+        if not any(part.startswith((".", "__MACOSX", "test_data_set")) for part in name.split("/"))
+    ]
+    found = [name for name in names if PurePosixPath(name).suffix.lower() in _SUFFIXES or _is_v1_name(name)]
+    found = found or [name for name in names if PurePosixPath(name).suffix.lower() == _GRAPH]
+    if len(found) != 1:
+        what = f"{len(found)} files of weights ({', '.join(found[:5])})" if found else "no file of weights"
+        raise Fault(f"an archive that holds {what}, not one; it holds {', '.join(names[:8]) or 'nothing'}")
+    (name,) = found
+    if name.endswith(".index"):
+        prefix = name.removesuffix(".index")
+        index = Source(name, members.read(name))
+
+        def shard(number: int, count: int) -> memoryview:
+            data_name = _shard_name(prefix, number, count)
+            if data_name not in members:
+                raise Fault(f"the archive has no {data_name!r}, of which {name!r} is the index")
+            return members.read(data_name)
+
+        kind, content = "tensorflow_v2", tensorflow_checkpoints.read_v2(index, shard, budget)
+    else:
+        kind, content = _read(Source(name, members.read(name)), budget, limit, nested=True)
+    return kind, Content(content.arrays, {**content.metadata, "member": name})
+
+
+def _is_v1_name(name: str) -> bool:
+    """Whether a name is that of a V1 checkpoint with a step: model.ckpt-157585."""
+    return re.search(r"\.ckpt-\d+$", name) is not None
+
+
+def _shard_name(prefix: str, number: int, count: int) -> str:
+    return f"{prefix}.data-{number:05d}-of-{count:05d}"
+
+
+def _checkpoint_prefix(path: Path) -> Path | None:
+    """The prefix of a V2 checkpoint that a path may mean: the prefix, one of its files, or the folder around it."""
+    if path.is_dir():
+        state = path / "checkpoint"
+        if not state.is_file():
+            return None
+        text = _file(state, 1 << 20).tobytes().decode("utf-8", "replace")
+        match = re.search(r'^model_checkpoint_path:\s*"([^"\n]+)"', text, re.MULTILINE)
+        if match is None:
+            raise Fault("the folder's file `checkpoint` names no checkpoint")
+        # TensorFlow may have written the path of another machine; the files lie beside this one.
+        path = path / PurePosixPath(match[1]).name
+    name = _SHARD.sub("", path.name)
+    for suffix in (".index", ".meta"):
+        name = name.removesuffix(suffix)
+    prefix = path.with_name(name) if name else path
+    return prefix if prefix.with_name(f"{prefix.name}.index").is_file() else None
+
+
+def _read_checkpoint(prefix: Path, limit: int) -> Weights:
+    """A V2 checkpoint on disk."""
+    index_path = prefix.with_name(f"{prefix.name}.index")
+    index = _file(index_path, limit)
+    if not index:
+        raise Fault(f"{index_path.name} is empty")
+    shards: dict[str, memoryview] = {}
+
+    def shard(number: int, count: int) -> memoryview:
+        name = _shard_name(prefix.name, number, count)
+        path = prefix.with_name(name)
+        if not path.is_file():
+            raise Fault(f"{name} is not beside {index_path.name}: the two belong together")
+        shards[name] = _file(path, limit)
+        return shards[name]
+
+    # The index is small; what it may declare is measured by the files that lie beside it.
+    beside = sum(entry.stat().st_size for entry in prefix.parent.glob(f"{_literal(prefix.name)}.data-*"))
+    content = tensorflow_checkpoints.read_v2(Source(index_path.name, index), shard, Budget(limit, len(index) + beside))
+    digest = hashlib.sha256(index)
+    for name in sorted(shards):
+        digest.update(shards[name])
+    return Weights(content.arrays, "tensorflow_v2", digest.hexdigest(), content.metadata)
+
+
+def _literal(name: str) -> str:
+    """A name as a pattern of glob that matches only itself."""
+    return re.sub(r"([*?[])", r"[\1]", name)

@@ -1,0 +1,61 @@
+"""From what a PyTorch file holds to a flat state dict: where people put it, and what DataParallel does to names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from inception_jax.weight_files.pickle_names import TensorNote, describe
+from inception_jax.weight_files.types import Content, Fault, add
+
+# Where training scripts put the state dict, in the order in which they are tried.
+NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "module")
+_PREFIX = "module."  # torch.nn.DataParallel's
+
+
+def state_dict(found: Any, array: Callable[[TensorNote, str], np.ndarray], metadata: dict[str, Any]) -> Content:
+    """The tensors of a state dict by name, in its order.
+
+    Args:
+      found: what the pickle holds.
+      array: makes the array of a tensor's note and name.
+      metadata: to which are added "nested_under", the key at which the state dict was found, or None;
+        "stripped_prefix", "module." where every name began with it, or None; "left_out", {name: type} of the rest.
+
+    Raises:
+      Fault: there is no state dict.
+    """
+    if not isinstance(found, dict):
+        raise Fault(f"the file holds {describe(found)}, not a state dict: save `model.state_dict()`")
+    # Asked first: a training state may have tensors of its own, as the best accuracy so far in PyTorch's own example.
+    nested = next((key for key in NESTED_UNDER if _has_tensors(found.get(key))), None)
+    table, left_out = found, {}
+    if nested is not None:
+        table = found[nested]
+        left_out = {str(key)[:200]: _kind(value) for key, value in found.items() if key != nested}
+    elif not _has_tensors(found):
+        keys = ", ".join(repr(str(key)[:40]) for key in list(found)[:8])
+        raise Fault(f"no state dict, nor one under {', '.join(NESTED_UNDER)}; the keys are {keys or 'none'}")
+    notes = {}
+    for name, value in table.items():
+        if not isinstance(name, str):
+            raise Fault(f"the state dict has the key {name!r}, which is no name")
+        if isinstance(value, TensorNote):
+            notes[name] = value
+        else:
+            left_out[name] = _kind(value)
+    prefix = _PREFIX if all(name.startswith(_PREFIX) for name in notes) else None
+    arrays: dict[str, np.ndarray] = {}
+    for name, note in notes.items():
+        add(arrays, name.removeprefix(prefix or ""), array(note, name))
+    return Content(arrays, {**metadata, "nested_under": nested, "stripped_prefix": prefix, "left_out": left_out})
+
+
+def _kind(value: Any) -> str:
+    return "tensor" if isinstance(value, TensorNote) else type(value).__name__
+
+
+def _has_tensors(table: Any) -> bool:
+    return isinstance(table, dict) and any(isinstance(value, TensorNote) for value in table.values())

@@ -1,0 +1,175 @@
+"""TensorFlow's checkpoints, both versions, without TensorFlow.
+
+V2 (2016 to now) is a table of entries, `prefix.index`, beside raw bytes, `prefix.data-00000-of-00001`; V1, as slim's
+releases of 2016, is one table that holds the values themselves. Sources: tensorflow/core/protobuf/tensor_bundle.proto,
+tensorflow/core/util/{saved_tensor_slice.proto, saved_tensor_slice_util.cc, tensor_slice_writer.cc} and
+tensorflow/core/lib/strings/ordered_code.h (the keys of slices).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from inception_jax.weight_files import leveldb_table, tensorflow_tensors
+from inception_jax.weight_files.crc32c import crc32c, unmask
+from inception_jax.weight_files.protobuf_wire import Message
+from inception_jax.weight_files.types import Budget, Content, Fault, Source, add, as_text
+
+Extents = tuple[tuple[int, int], ...]
+
+
+def read_v1(source: Source, budget: Budget) -> Content:
+    """The variables of a V1 checkpoint, in the order of its table of contents.
+
+    Metadata: "left_out", {name: why} of variables that are no arrays of numbers.
+    """
+    table = dict(leveldb_table.entries(source.data, budget))
+    if b"" not in table:
+        raise Fault("the table has no entry that lists the variables: no checkpoint of TensorFlow")
+    listed, left_out = _listed(Message(table.pop(b""), "the list of variables"))
+    parts: dict[tuple[str, Extents], np.ndarray] = {}
+    for value in table.values():
+        stored = Message(value, "a stored slice").message(2, "a stored slice")
+        name = stored.text(1)
+        if name in left_out:
+            continue
+        if name not in listed:
+            raise Fault(f"values of {name!r}, which the list of variables does not have")
+        shape, number, _ = listed[name]
+        extents = tensorflow_tensors.read_slice(stored.message(2, f"variable {name!r}"), shape)
+        tensor = stored.message(3, f"variable {name!r}")
+        size = tensorflow_tensors.lengths(extents, shape)
+        parts[name, extents] = tensorflow_tensors.read_values(tensor, number, size, budget)
+    arrays: dict[str, np.ndarray] = {}
+    for name, (shape, number, slices) in listed.items():
+        if not slices or any((name, extents) not in parts for extents in slices):
+            raise Fault(f"variable {name!r} is listed, but its values are not all there: the file is damaged")
+        found = [(extents, parts[name, extents]) for extents in slices]
+        if len(found) > 1 or found[0][1].shape != shape:  # else the one slice is the variable, charged already
+            budget.charge_array(shape, tensorflow_tensors.DTYPES[number], f"variable {name!r}")
+        add(arrays, name, tensorflow_tensors.assemble(name, shape, tensorflow_tensors.DTYPES[number], found))
+    return Content(arrays, {"left_out": left_out})
+
+
+def _listed(contents: Message) -> tuple[dict[str, tuple[tuple[int, ...], int, list[Extents]]], dict[str, str]]:
+    """The table of contents of a V1 checkpoint: {name: (shape, type, slices)}, and {name: why} of what is left out."""
+    listed: dict[str, tuple[tuple[int, ...], int, list[Extents]]] = {}
+    left_out = {}
+    for entry in contents.message(1, contents.what).messages(1, contents.what):
+        name, number = entry.text(1), entry.integer(3)
+        entry.what = f"variable {name!r}"
+        shape = tensorflow_tensors.read_shape(entry.message(2, entry.what))
+        if number not in tensorflow_tensors.DTYPES:
+            left_out[name] = f"TensorFlow's type {number}"
+        elif name in listed:
+            raise Fault(f"{entry.what} is listed twice")
+        else:
+            slices = [tensorflow_tensors.read_slice(part, shape) for part in entry.messages(4, entry.what)]
+            listed[name] = (shape, number, slices)
+    return listed, left_out
+
+
+def read_v2(index: Source, shard: Callable[[int, int], memoryview], budget: Budget) -> Content:
+    """The variables of a V2 checkpoint, in the order of its keys.
+
+    Args:
+      index: the `.index` file.
+      shard: gives the bytes of data file i of n, or raises Fault.
+      budget: what the arrays may take.
+
+    Metadata: "left_out", {name: why} of entries that are no arrays of numbers.
+    """
+    table = dict(leveldb_table.entries(index.data, budget))
+    if b"" not in table:
+        raise Fault("the index has no header: no checkpoint of TensorFlow")
+    header = Message(table.pop(b""), "the header")
+    if header.integer(2):
+        raise Fault("the checkpoint was written on a big-endian machine; write it again on a little-endian one")
+    data = _DataFiles(header.integer(1), shard, budget)
+    arrays: dict[str, np.ndarray] = {}
+    left_out: dict[str, str] = {}
+    for key, value in table.items():
+        if key.startswith(b"\0"):  # a slice: read with the variable of which it is a part
+            continue
+        name = as_text(key, "a key of the index")
+        entry = Message(value, f"variable {name!r}")
+        if entry.integer(1) not in tensorflow_tensors.DTYPES:
+            left_out[name] = f"TensorFlow's type {entry.integer(1)}"
+            continue
+        shape = tensorflow_tensors.read_shape(entry.message(2, entry.what))
+        add(arrays, name, _partitioned(name, entry, shape, table, data) if 7 in entry else data.array(entry, shape))
+    return Content(arrays, {"left_out": left_out})
+
+
+def _partitioned(
+    name: str, entry: Message, shape: tuple[int, ...], table: dict[bytes, memoryview], data: _DataFiles
+) -> np.ndarray:
+    """A variable that is stored in slices, each under a key of its own."""
+    dtype = tensorflow_tensors.DTYPES[entry.integer(1)]
+    shape = data.budget.charge_array(shape, dtype, entry.what)
+    parts = []
+    for message in entry.messages(7, entry.what):
+        extents = tensorflow_tensors.read_slice(message, shape)
+        value = table.get(slice_key(name, extents))
+        if value is None:
+            raise Fault(f"{entry.what}: the index lacks one of its slices")
+        part = data.array(Message(value, f"a slice of {entry.what}"), tensorflow_tensors.lengths(extents, shape))
+        if part.dtype != dtype:
+            raise Fault(f"{entry.what}: one of its slices is {part.dtype.name}, not {dtype.name}")
+        parts.append((extents, part))
+    return tensorflow_tensors.assemble(name, shape, dtype, parts)
+
+
+class _DataFiles:
+    """The data files of a V2 checkpoint, each asked for when it is first needed."""
+
+    def __init__(self, count: int, shard: Callable[[int, int], memoryview], budget: Budget):
+        self.budget = budget
+        self._count, self._shard = count, shard
+        self._files: dict[int, memoryview] = {}
+
+    def array(self, entry: Message, shape: tuple[int, ...]) -> np.ndarray:
+        """The array of one entry, its check sum proven."""
+        dtype = tensorflow_tensors.read_dtype(entry.integer(1), entry.what)
+        shape = self.budget.charge_array(shape, dtype, entry.what)
+        number, offset, size = entry.integer(3), entry.integer(4), entry.integer(5)
+        if number >= self._count:
+            raise Fault(f"{entry.what} lies in data file {number} of {self._count}")
+        if size != math.prod(shape) * dtype.itemsize:
+            raise Fault(f"{entry.what}: {size:,} bytes for {dtype.name} of shape {list(shape)}")
+        if number not in self._files:
+            self._files[number] = self._shard(number, self._count)
+        data = self._files[number]
+        if offset + size > len(data):
+            raise Fault(f"{entry.what} ends at byte {offset + size:,} of a data file of {len(data):,}: it is truncated")
+        data = data[offset : offset + size]
+        if crc32c(data) != unmask(entry.fixed32(6) or 0):
+            raise Fault(f"the check sum of {entry.what} is wrong: the data file is damaged, or of another checkpoint")
+        return np.frombuffer(data, dtype).reshape(shape)
+
+
+def slice_key(name: str, extents: Extents) -> bytes:
+    """The key under which a slice of a partitioned variable is stored: an ordered code of name, rank and extents."""
+    key = b"\0" + name.encode().replace(b"\0", b"\0\xff") + b"\0\x01" + _ordered(len(extents))
+    return key + b"".join(_ordered_signed(start) + _ordered_signed(length) for start, length in extents)
+
+
+def _ordered(value: int) -> bytes:
+    """An unsigned number: its count of bytes, then the bytes, most significant first."""
+    width = (value.bit_length() + 7) // 8
+    return bytes([width]) + value.to_bytes(width, "big")
+
+
+def _ordered_signed(value: int) -> bytes:
+    """A signed number in as many bytes as it needs, seven bits each, with the count of bytes in the leading bits."""
+    width = (value if value >= 0 else ~value).bit_length() // 7 + 1
+    # Two bytes of sign in front: a code of nine or ten bytes carries leading ones beyond its first byte.
+    raw = bytearray(value.to_bytes(10, "big", signed=True)[10 - width :])
+    ones = (((1 << width) - 1) << (16 - width)).to_bytes(2, "big")
+    raw[0] ^= ones[0]
+    if width > 1:
+        raw[1] ^= ones[1]
+    return bytes(raw)
