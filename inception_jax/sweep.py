@@ -50,9 +50,7 @@ def main(argv: list[str], **injected: Any) -> int:
         metavar="N",
         help="halving: at each rung, one of so many trials goes on; default: 3",
     )
-    arguments.add_argument(
-        "--metric", choices=study_config.METRICS, help="default: checkpoint.best_metric"
-    )
+    arguments.add_argument("--metric", choices=study_config.METRICS, help="default: checkpoint.best_metric")
     arguments.add_argument(
         "--objective",
         choices=study_config.OBJECTIVES,
