@@ -69,14 +69,14 @@ class DiskFull(UserError):
     exit_code = ExitCode.DISK_FULL
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-NO_ROOM_WORDS = tuple(os.strerror(number) for number in _NO_ROOM)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE_MESSAGES = tuple(os.strerror(number) for number in _NO_SPACE)
 
 
 def write_error(path: object, error: OSError) -> UserError:
     """The one line for a file or directory that cannot be written: `DiskFull` where there is no room."""
     reason = error.strerror or str(error)
-    if error.errno in _NO_ROOM:
+    if error.errno in _NO_SPACE:
         return DiskFull(f"cannot write {path}: {reason}; make room and run the same command again")
     return UserError(f"cannot write {path}: {reason}")
 

@@ -13,7 +13,7 @@ from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.training.clock import Clock
 from inception_jax.training.compilation import no_compilation
 from inception_jax.training.device_prefetch import Feed
-from inception_jax.training.train_metrics import MetricWindow
+from inception_jax.training.train_metrics import TrainMetrics
 
 _WARMUP_SECONDS = 1.0
 
@@ -70,10 +70,10 @@ def measure_fed(bench: Bench, seconds: float) -> dict[str, float]:
     size = setup.config.batch_size
     feed = Feed(setup.train_data.batches(0), setup.devices.put, setup.prefetch)
     with contextlib.closing(feed):
-        window, clock = MetricWindow(), Clock()
+        window, clock = TrainMetrics(), Clock()
         for number in range(1, 4):  # as many as are made ahead, and are no measure of the pipeline
             window.add(number, bench.step("train", feed.draw()))
-        window.take()
+        window.pop_row()
         feed.take_wait()
         clock.start_lap()
         start, steps = time.perf_counter(), 0
@@ -83,6 +83,6 @@ def measure_fed(bench: Bench, seconds: float) -> dict[str, float]:
                 clock.add("data_wait", feed.take_wait())
                 steps += 1
                 window.add(steps, bench.step("train", batch))
-            window.take()  # waits for the steps that are under way
+            window.pop_row()  # waits for the steps that are under way
         lap = clock.lap(steps, size)
     return {name: lap[name] for name in ("step_seconds", "images_per_second", "data_wait_fraction")} | {"steps": steps}

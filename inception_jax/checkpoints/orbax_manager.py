@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from inception_jax.checkpoints import reading
-from inception_jax.errors import NO_ROOM_WORDS, DiskFull, UserError, write_error
+from inception_jax.errors import NO_SPACE_MESSAGES, DiskFull, UserError, write_error
 from inception_jax.multihost import processes
 
 DELETED = "deleted"
@@ -190,7 +190,7 @@ def _stand(steps: Sequence[int]) -> str:
 def _is_no_room(error: BaseException | None) -> bool:
     """Whether the disk or a quota is full, here or in what led to it; TensorStore says so in words only."""
     while error is not None:
-        if any(words in str(error) for words in NO_ROOM_WORDS):
+        if any(words in str(error) for words in NO_SPACE_MESSAGES):
             return True
         error = error.__cause__ or error.__context__
     return False

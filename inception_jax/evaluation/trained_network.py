@@ -92,7 +92,7 @@ class Network:
         """
         if not self.class_names:
             raise _no_classifier("the network")
-        normalization, dtype = setups.input_form(self.config)
+        normalization, dtype = setups.input_format(self.config)
         step = make_eval_step(self.model, normalization, dtype, devices=self.devices.count, top_k=top_k)
         return self.devices.compile_eval(step, self.variables, self.devices.abstract_batch(batch_size, self.image_size))
 
@@ -104,7 +104,7 @@ class Network:
             data,
             self.variables,
             len(self.class_names),
-            run_length.read_faults(self.config),
+            run_length.read_fault_limits(self.config),
         )
 
     def predict(self, pictures: Sequence[np.ndarray], top_k: int = 5, batch_size: int = 32) -> dict[str, np.ndarray]:
@@ -183,7 +183,7 @@ def build(
         raise _no_classifier(where)
     devices = Devices(config.parallel.mode, min(config.parallel.devices or jax.device_count(), jax.device_count()))
     model = setups.build_model(config, len(class_names))
-    image_size = setups.network_of(config)[1]
+    image_size = setups.spec_and_image_size(config)[1]
     _check_shapes(model, variables, image_size, where)
     return Network(
         config=config,

@@ -110,7 +110,7 @@ def features(
     """
     shapes(network, endpoints, pool=pool, dtype=dtype)
     network.devices.check_batch("evaluation.batch_size", batch_size)
-    normalization, compute = setups.input_form(network.config)
+    normalization, compute = setups.input_format(network.config)
 
     def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[dict, dict[str, jax.Array]]:
         given = preprocess.preprocess(batch["image"], normalization=normalization, dtype=compute)

@@ -15,8 +15,8 @@ from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
 from inception_jax.training.device_prefetch import Feed
 from inception_jax.training.parallel import Compiled, Devices
-from inception_jax.training.run_length import Faults
-from inception_jax.training.train_metrics import CorruptPictures
+from inception_jax.training.run_length import FaultLimits
+from inception_jax.training.train_metrics import CorruptImages
 
 
 def evaluate(
@@ -25,7 +25,7 @@ def evaluate(
     data: EvalPipeline,
     variables: Any,
     num_classes: int,
-    faults: Faults,
+    faults: FaultLimits,
 ) -> Accumulator:
     """Evaluates a network on a split.
 
@@ -41,7 +41,7 @@ def evaluate(
       Sums over the whole split and the predictions of all its examples, on every process.
 
     Raises:
-      CorruptPictures: more pictures are missing than may be.
+      CorruptImages: more pictures are missing than may be.
       InputStalled: no batch came for too long.
     """
     results = Accumulator(num_classes)
@@ -63,7 +63,7 @@ def evaluate(
         _add(results, devices, data, *waiting)
     missing = data.dataset.num_examples - results.count
     if missing > faults.max_corrupt:
-        raise CorruptPictures(
+        raise CorruptImages(
             f"{missing} pictures of {data.dataset.name} [{data.dataset.split}] cannot be decoded "
             f"(lines above name them), config.faults.max_corrupt = {faults.max_corrupt}"
         )

@@ -27,12 +27,12 @@ class Freezing:
     Attributes:
       params: paths of the frozen parameters.
       batch_norms: paths of the batch norm layers all of whose parameters are frozen.
-      resting: those of `batch_norms` that normalise by their running statistics and do not move them.
+      frozen_statistics: those of `batch_norms` that normalise by their running statistics and do not move them.
     """
 
     params: frozenset[str] = frozenset()
     batch_norms: tuple[str, ...] = ()
-    resting: tuple[str, ...] = ()
+    frozen_statistics: tuple[str, ...] = ()
 
     def split(self, params: Tree) -> tuple[Tree, Tree]:
         """(parameters that are trained, parameters that are frozen): two trees without each other's leaves."""
@@ -40,7 +40,7 @@ class Freezing:
 
     def split_statistics(self, batch_stats: Tree) -> tuple[Tree, Tree]:
         """(running statistics that move, those that rest): two trees without each other's leaves."""
-        resting = set(self.resting)
+        resting = set(self.frozen_statistics)
         return _split(batch_stats, lambda path: path.rpartition("/")[0] in resting) if resting else (batch_stats, {})
 
     def optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -48,7 +48,7 @@ class Freezing:
         return optax.GradientTransformation(lambda params: optimizer.init(self.split(params)[0]), optimizer.update)
 
 
-def freeze(patterns: Sequence[str], variables: Tree, frozen_batch_norm: str) -> Freezing:
+def find_frozen(patterns: Sequence[str], variables: Tree, frozen_batch_norm: str) -> Freezing:
     """What a recipe freezes.
 
     Args:
@@ -79,7 +79,7 @@ def merge(one: Tree, other: Tree) -> Tree:
     return paths.nest(paths.flatten(one) | paths.flatten(other)) if other else one
 
 
-def describe(freezing: Freezing, params: Tree, multipliers: Sequence[tuple[str, float]]) -> list[str]:
+def format_lines(freezing: Freezing, params: Tree, multipliers: Sequence[tuple[str, float]]) -> list[str]:
     """Lines for a log: how many parameters train, and at which part of the learning rate; none where all train alike.
 
     Args:
@@ -96,7 +96,7 @@ def describe(freezing: Freezing, params: Tree, multipliers: Sequence[tuple[str, 
             f"{paths.summarise(freezing.params, sizes)}"
         )
     if freezing.batch_norms:
-        rule = "running statistics" if freezing.resting else "the batch's statistics"
+        rule = "running statistics" if freezing.frozen_statistics else "the batch's statistics"
         lines.append(f"{len(freezing.batch_norms)} frozen batch norm layer(s) normalise by {rule}")
     found = paths.find("optimizer.learning_rate_multipliers", [pattern for pattern, _ in multipliers], trained)
     for pattern, factor in multipliers:

@@ -25,7 +25,7 @@ from inception_jax.training.interrupts import Interrupts
 from inception_jax.training.parallel import Compiled, no_compilation
 from inception_jax.training.state import TrainState
 from inception_jax.training.step import make_eval_step, make_train_step
-from inception_jax.training.train_metrics import MetricWindow
+from inception_jax.training.train_metrics import TrainMetrics
 
 Evaluations = dict[str, Accumulator]  # by weights: "raw", "ema"
 
@@ -46,7 +46,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
     Raises:
       UserError: a mistake in the config, the data or the workdir; nothing was trained.
       NonFiniteLoss: the loss became NaN or infinite, or above its limit; the last checkpoint is from before.
-      CorruptPictures, InputStalled, DiskFull, PeerLost: as `config.faults` and the exit codes say (`interrupts.py`).
+      CorruptImages, InputStalled, DiskFull, PeerLost: as `config.faults` and the exit codes say (`interrupts.py`).
     """
     # Everything that a mistake can be in is built and checked before anything is written.
     config = Config(recipe)
@@ -57,10 +57,10 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
     devices, length, faults, first = setup.devices, setup.length, setup.faults, processes.is_first()
 
     with contextlib.ExitStack() as stack:
-        workdir = stack.enter_context(restore.hold(workdir))
+        workdir = stack.enter_context(restore.lock_workdir(workdir))
         interrupts = stack.enter_context(Interrupts())
         with processes.agreed():
-            restore.refuse_another_run(workdir, config)
+            restore.refuse_changed_config(workdir, config)
         checkpoints = stack.enter_context(
             Checkpoints(
                 workdir / SUBDIRECTORY,
@@ -72,10 +72,10 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         )
         state, kept = restore.restore_or_start(setup, checkpoints)
         start = int(state.step)
-        if start == length.total and (result := results.earlier(workdir, start)):
+        if start == length.total and (result := results.read_finished(workdir, start)):
             return result, 0
         clock = Clock(kept.get("clock"))
-        window = MetricWindow(
+        window = TrainMetrics(
             kept.get("window"),
             max_skipped=faults.max_skipped_steps,
             loss_limit=faults.loss_limit,
@@ -83,8 +83,8 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
             max_corrupt=faults.max_corrupt,
         )
 
-        restore.record(setup, workdir)
-        stack.enter_context(results.recorded_failure(setup, workdir))
+        restore.write_run_files(setup, workdir)
+        stack.enter_context(results.failure_recorded(setup, workdir))
         with processes.agreed():
             if first:
                 metric_files.truncate(workdir, start)
@@ -101,7 +101,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
                     quiet=not first,
                 )
             )
-        progress.message(restore.headline(setup, state, start, kept.get("devices")))
+        progress.message(restore.format_header(setup, state, start, kept.get("devices")))
 
         # The pipeline begins to decode while the steps compile.
         batches = Feed(
@@ -123,10 +123,10 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
             checkpoints.wait()
         if signal:
             progress.message(f"stopped by {signal} after step {int(state.step)}; the same command continues")
-            return results.interrupted(setup, workdir, state, clock, signal), signal_exit_code(signal)
+            return results.write_interrupted(setup, workdir, state, clock, signal), signal_exit_code(signal)
         if not evaluations:  # an earlier start reached the last step, and was stopped between that and its result
             evaluations = _evaluate(run, state)
-        return results.finish(setup, workdir, state, evaluations, clock, progress, writer), 0
+        return results.write_finished(setup, workdir, state, evaluations, clock, progress, writer), 0
 
 
 def _compile(setup: setups.Setup, state: TrainState) -> tuple[Compiled, Compiled]:
@@ -153,7 +153,7 @@ class _Run:
     batches: Feed
     train_step: Compiled
     eval_step: Compiled
-    window: MetricWindow
+    window: TrainMetrics
     clock: Clock
     writer: metric_files.MetricWriter
     progress: Progress
@@ -195,7 +195,7 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
                 "step": step,
                 "epoch": length.epoch(step),
                 "learning_rate": float(run.setup.schedule(step - 1)),
-                **run.window.take(),
+                **run.window.pop_row(),
             }
             timing = run.clock.lap(step - logged, config.batch_size)
             logged = step
@@ -206,7 +206,7 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
         evaluations = {}
         if length.is_due(step, length.evaluate_every):
             evaluations = _evaluate(run, state)
-            for row in results.rows(run.setup, evaluations, step):
+            for row in results.metric_rows(run.setup, evaluations, step):
                 run.writer.write(row)
 
         signal = _signal(run)
@@ -242,11 +242,11 @@ def _save(run: _Run, step: int, state: TrainState, evaluations: Evaluations) -> 
     # The window is read out first: a state whose loss or gradient is not finite is never saved.
     kept = {"window": run.window.state(), "clock": run.clock.totals(), "devices": run.setup.devices.count}
     with run.clock.phase("checkpoint"):
-        run.checkpoints.save(step, state, kept, results.best_of(evaluations))
+        run.checkpoints.save(step, state, kept, results.checkpoint_metrics(evaluations))
 
 
 def _evaluate(run: _Run, state: TrainState) -> Evaluations:
     with run.clock.phase("evaluation"), run.progress.phase("evaluating", recurs=True) as phase:
         evaluations = results.evaluate_weights(run.setup, run.eval_step, state)
-        phase.note = results.words(evaluations)
+        phase.note = results.format_evaluations(evaluations)
     return evaluations

@@ -75,23 +75,24 @@ class Devices:
         processes = f" of {self.process_count} processes" if self.process_count > 1 else ""
         return f"{self.count} {device.platform} device{plural}{processes} ({device.device_kind}), mode {self.mode}"
 
-    def check_batch(self, field: str, size: int, parts: int = 1) -> int:
-        """The share of one device of a batch.
+    def check_batch(self, field: str, size: int, micro_batches: int = 1) -> int:
+        """The per-device batch size.
 
         Args:
           field: the config field that gave the size, for the message.
           size: examples in the global batch.
-          parts: parts that each share will be taken in (gradient accumulation).
+          micro_batches: per device and step (gradient accumulation).
 
         Raises:
           UserError: the batch does not divide; names the nearest sizes that do.
         """
-        unit = self.count * parts
+        unit = self.count * micro_batches
         if size % unit:
             below, above = size // unit * unit, -(-size // unit) * unit
             sizes = f"{below} or {above}" if below else str(above)
             raise UserError(
-                f"config.{field} = {size} does not divide over {self.count} device(s) in {parts} part(s): {sizes} would"
+                f"config.{field} = {size} does not divide over {self.count} device(s) with {micro_batches} "
+                f"micro-batch(es) each: {sizes} would"
             )
         return size // self.count
 
@@ -266,7 +267,7 @@ def choose_devices(devices: list[Any], count: int | None) -> list[Any]:
     return [device for block in processes.values() for device in block[:share]]
 
 
-def batch_norm_groups(mode: str, devices: int, share: int | None = None) -> dict[str, Any]:
+def batch_norm_options(mode: str, devices: int, share: int | None = None) -> dict[str, Any]:
     """The batch-norm options of a model for a mode of `config.parallel.batch_norm`.
 
     Args:
@@ -305,7 +306,7 @@ def _groups_of_examples(mode: str, size: int, devices: int, share: int) -> dict[
             f"config.parallel.batch_norm = {mode!r}: {devices} device(s) with {share} examples each do not "
             f"divide into groups of {size}; sizes that do: {', '.join(map(str, within + across))}"
         )
-    return batch_norm_groups(f"groups:{size // share}", devices)
+    return batch_norm_options(f"groups:{size // share}", devices)
 
 
 def _compile(function: Any, *arguments: Any) -> Compiled:

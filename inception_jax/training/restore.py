@@ -33,7 +33,7 @@ _SEEN_WITHIN = 60.0  # seconds; NFS may remember for half a minute that a file w
 
 
 @contextlib.contextmanager
-def hold(workdir: str | Path) -> Iterator[Path]:
+def lock_workdir(workdir: str | Path) -> Iterator[Path]:
     """Holds the workdir for this run: process 0 locks it, and the others make sure that they see the same one.
 
     Raises:
@@ -56,7 +56,7 @@ def hold(workdir: str | Path) -> Iterator[Path]:
         yield Path(workdir)
 
 
-def refuse_another_run(workdir: Path, config: Config) -> None:
+def refuse_changed_config(workdir: Path, config: Config) -> None:
     """Compares the config with the one that the workdir's run began with.
 
     Raises:
@@ -77,7 +77,7 @@ def refuse_another_run(workdir: Path, config: Config) -> None:
         )
 
 
-def record(setup: Setup, workdir: Path) -> None:
+def write_run_files(setup: Setup, workdir: Path) -> None:
     """Writes what the run is, on process 0: config, manifest, and the classes, so that it can be asked where its data
     is not.
 
@@ -89,8 +89,8 @@ def record(setup: Setup, workdir: Path) -> None:
         if processes.is_first():
             manifest.write(workdir, setup.config.to_json(), devices=[setup.devices.describe()])
             manifest.replace_text(workdir / CLASSES, json.dumps(names, indent=2) + "\n")
-            if setup.origin and setup.origin.taken:
-                text = json.dumps(setup.origin.to_json(), indent=2) + "\n"
+            if setup.warm_start and setup.warm_start.report:
+                text = json.dumps(setup.warm_start.to_json(), indent=2) + "\n"
                 manifest.replace_text(workdir / warm_start.FILE, text)
 
 
@@ -106,10 +106,10 @@ def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState
     """
     key = jax.random.key(setup.objective.seed)
 
-    def create(origin: warm_start.Origin | None = None) -> TrainState:
+    def create(source: warm_start.WarmStart | None = None) -> TrainState:
         variables = init_variables(setup.model, key, setup.image_size)
-        if origin:
-            variables = origin.begin(variables)
+        if source:
+            variables = source.restore_into(variables)
         return states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
 
     shapes = jax.eval_shape(create) if processes.from_first(checkpoints.steps()) else None
@@ -118,15 +118,15 @@ def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState
     )
     if restored is None:
         with processes.agreed():
-            state = create(setup.origin)
-        if setup.origin:
+            state = create(setup.warm_start)
+        if setup.warm_start:
             # A source that is still being trained may have moved on between two looks at it.
-            processes.refuse_differences("what config.initialize takes", setup.origin.to_json())
+            processes.refuse_differences("what config.initialize takes", setup.warm_start.to_json())
         return setup.devices.replicate(state), {}
     return restored.state, restored.host
 
 
-def headline(setup: Setup, state: TrainState, start: int, devices_before: int | None = None) -> str:
+def format_header(setup: Setup, state: TrainState, start: int, devices_before: int | None = None) -> str:
     """The first lines of a log: what is trained, on what, where, from which step to which.
 
     Args:
@@ -141,7 +141,7 @@ def headline(setup: Setup, state: TrainState, start: int, devices_before: int | 
     heads = f", auxiliary heads weighted {weights}" if weights else ", no auxiliary heads"
     lines = [
         f"{setup.spec.name} ({setup.spec.paper})",
-        f"{count:,} parameters{heads}; {precision_words(setup)}",
+        f"{count:,} parameters{heads}; {format_precision(setup)}",
         f"{setup.train_data.dataset.name}: {setup.train_data.dataset.num_examples:,} training and "
         f"{setup.eval_data.dataset.num_examples:,} evaluation examples, {len(setup.class_names)} classes, "
         f"{setup.image_size} pixels",
@@ -150,18 +150,18 @@ def headline(setup: Setup, state: TrainState, start: int, devices_before: int | 
         else setup.devices.describe(),
         f"{length.total:,} steps of {config.batch_size} ({length.epoch(length.total):.4g} epochs)"
         + (f", continued from step {start:,}" if start else ""),
-        *_other_statistics(setup, devices_before),
-        *freezing.describe(setup.objective.freezing, state.params, config.optimizer.learning_rate_multipliers),
-        *(_origin_words(setup) if setup.origin and setup.origin.taken else []),
+        *_device_count_note(setup, devices_before),
+        *freezing.format_lines(setup.objective.freezing, state.params, config.optimizer.learning_rate_multipliers),
+        *(_format_warm_start(setup) if setup.warm_start and setup.warm_start.report else []),
     ]
     return "\n".join(lines)
 
 
-def _origin_words(setup: Setup) -> list[str]:
+def _format_warm_start(setup: Setup) -> list[str]:
     """Where the weights come from, and a warning where a classifier of as many, but other, classes came with them."""
-    lines = [setup.origin.words()]
-    classes = manifest.read_object(setup.origin.workdir / CLASSES) if setup.origin.workdir else None
-    if classes and classes["names"] != setup.class_names and "classifier/kernel" in setup.origin.taken.taken:
+    lines = [setup.warm_start.summary()]
+    classes = manifest.read_object(setup.warm_start.workdir / CLASSES) if setup.warm_start.workdir else None
+    if classes and classes["names"] != setup.class_names and "classifier/kernel" in setup.warm_start.report.restored:
         lines.append(
             "the classifier was taken, though its classes were others: config.initialize.new = "
             '("(^|/)classifier/",) begins with a new one'
@@ -169,7 +169,7 @@ def _origin_words(setup: Setup) -> list[str]:
     return lines
 
 
-def _other_statistics(setup: Setup, devices_before: int | None) -> list[str]:
+def _device_count_note(setup: Setup, devices_before: int | None) -> list[str]:
     """A line for a run whose batch norm depends on the devices, continued on more or fewer of them."""
     mode, now = setup.config.parallel.batch_norm, setup.devices.count
     depends = setup.model.batch_norm and (mode == "local" or mode.startswith("groups:"))
@@ -181,7 +181,7 @@ def _other_statistics(setup: Setup, devices_before: int | None) -> list[str]:
     ]
 
 
-def precision_words(setup: Setup) -> str:
+def format_precision(setup: Setup) -> str:
     """`computes in bfloat16, keeps float32`, from the model's dtypes."""
     model: Any = setup.model
     dtype, kept = jax.numpy.dtype(model.dtype).name, jax.numpy.dtype(model.param_dtype).name

@@ -30,7 +30,7 @@ def evaluate_weights(setup: Setup, eval_step: Compiled, state: TrainState) -> di
     }
 
 
-def rows(setup: Setup, evaluations: Mapping[str, Accumulator], step: int) -> Iterator[dict[str, Any]]:
+def metric_rows(setup: Setup, evaluations: Mapping[str, Accumulator], step: int) -> Iterator[dict[str, Any]]:
     """The rows of an evaluation for metrics.jsonl."""
     for weights, evaluation in evaluations.items():
         yield {
@@ -43,13 +43,13 @@ def rows(setup: Setup, evaluations: Mapping[str, Accumulator], step: int) -> Ite
         }
 
 
-def best_of(evaluations: Mapping[str, Accumulator]) -> dict[str, float] | None:
+def checkpoint_metrics(evaluations: Mapping[str, Accumulator]) -> dict[str, float] | None:
     """The metrics that a checkpoint is judged by: of the averaged weights where there are any; None: not evaluated."""
     judged = evaluations.get("ema") or evaluations.get("raw")
     return judged.result() if judged else None
 
 
-def words(evaluations: Mapping[str, Accumulator]) -> str:
+def format_evaluations(evaluations: Mapping[str, Accumulator]) -> str:
     """An evaluation in a line: `raw: loss 0.0512, top-1 98.61 % (355/360) | ema: …`."""
     parts = []
     for weights, evaluation in evaluations.items():
@@ -61,7 +61,7 @@ def words(evaluations: Mapping[str, Accumulator]) -> str:
     return " | ".join(parts)
 
 
-def finish(
+def write_finished(
     setup: Setup,
     workdir: Path,
     state: TrainState,
@@ -96,7 +96,7 @@ def finish(
     return content
 
 
-def interrupted(setup: Setup, workdir: Path, state: TrainState, clock: Clock, signal: str) -> dict[str, Any]:
+def write_interrupted(setup: Setup, workdir: Path, state: TrainState, clock: Clock, signal: str) -> dict[str, Any]:
     """Writes the result.json of a run that a signal stopped, on process 0; `signal` is its name."""
     if not processes.is_first():
         return {}
@@ -107,7 +107,7 @@ def interrupted(setup: Setup, workdir: Path, state: TrainState, clock: Clock, si
 
 
 @contextlib.contextmanager
-def recorded_failure(setup: Setup, workdir: Path) -> Iterator[None]:
+def failure_recorded(setup: Setup, workdir: Path) -> Iterator[None]:
     """Writes the result.json of a run that ended with an error inside, where it can, and lets the error pass."""
     try:
         yield
@@ -129,7 +129,7 @@ def recorded_failure(setup: Setup, workdir: Path) -> Iterator[None]:
         raise
 
 
-def earlier(workdir: Path, step: int) -> dict[str, Any] | None:
+def read_finished(workdir: Path, step: int) -> dict[str, Any] | None:
     """The result of a run that has finished at this step already; None where it was stopped before it said so."""
     content = processes.from_first(result.read_result(workdir) if processes.is_first() else None)
     return content if content and content["status"] == "finished" and content["steps"] == step else None

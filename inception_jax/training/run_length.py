@@ -8,7 +8,7 @@ from inception_jax.config import Config, ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
-class Length:
+class RunLength:
     """How long a run is, and when it does what; all in steps.
 
     Attributes:
@@ -35,7 +35,7 @@ class Length:
 
 
 @dataclasses.dataclass(frozen=True)
-class Faults:
+class FaultLimits:
     """What a run bears before it ends; the fields are those of the config's section."""
 
     max_skipped_steps: int
@@ -45,7 +45,7 @@ class Faults:
     stall_limit_seconds: float
 
 
-def make_length(config: Config, steps_per_epoch: float) -> Length:
+def compute_run_length(config: Config, steps_per_epoch: float) -> RunLength:
     """The length that a config asks for.
 
     Args:
@@ -63,7 +63,7 @@ def make_length(config: Config, steps_per_epoch: float) -> Length:
     def steps(epochs: float) -> int:
         return min(total, max(1, round(epochs * steps_per_epoch)))
 
-    return Length(
+    return RunLength(
         steps_per_epoch=steps_per_epoch,
         total=total,
         evaluate_every=steps(config.evaluation.every_epochs),
@@ -77,6 +77,6 @@ def is_extendable(config: Config) -> bool:
     return config.schedule.name in ("constant", "exponential")
 
 
-def read_faults(config: Config) -> Faults:
+def read_fault_limits(config: Config) -> FaultLimits:
     """The config's section `faults`."""
-    return Faults(**config.faults.read(*(field.name for field in dataclasses.fields(Faults))))
+    return FaultLimits(**config.faults.read(*(field.name for field in dataclasses.fields(FaultLimits))))

@@ -19,7 +19,7 @@ from inception_jax.models import registry
 from inception_jax.training import optimizers, preprocess, run_length, schedules, warm_start
 from inception_jax.training.parallel import Devices
 from inception_jax.training.step import Objective
-from inception_jax.training.warm_start import Origin
+from inception_jax.training.warm_start import WarmStart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Setup:
     train_data: TrainPipeline
     eval_data: EvalPipeline
     class_names: list[str]
-    length: run_length.Length
+    length: run_length.RunLength
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     objective: Objective
-    origin: Origin | None
+    warm_start: WarmStart | None
     prefetch: int
-    faults: run_length.Faults
+    faults: run_length.FaultLimits
     keep: int
     best_metric: str
     tensorboard: bool
@@ -56,7 +56,7 @@ def build(config: Config) -> Setup:
       UserError: an unknown name, a value that does not fit the data or the devices, or data that is not there.
     """
     devices = Devices(config.parallel.mode, config.parallel.devices)
-    spec, image_size = network_of(config)
+    spec, image_size = spec_and_image_size(config)
     train_split = datasets.load(config.data.name, config.data.train_split, config.data.data_dir)
     accumulation = config.optimizer.accumulation
     share = devices.check_batch("batch_size", config.batch_size, accumulation) // accumulation
@@ -71,9 +71,9 @@ def build(config: Config) -> Setup:
         augmentation=augmentation(config),
         **_reading(config),
     )
-    length = run_length.make_length(config, train_data.steps_per_epoch)
+    length = run_length.compute_run_length(config, train_data.steps_per_epoch)
     schedule = _schedule(config, length)
-    normalization, dtype = input_form(config)
+    normalization, dtype = input_format(config)
     return Setup(
         config=config,
         devices=devices,
@@ -101,9 +101,9 @@ def build(config: Config) -> Setup:
             loss_limit=config.faults.loss_limit,
             freezing=freezing,
         ),
-        origin=warm_start.origin(config),
+        warm_start=warm_start.read_warm_start(config),
         prefetch=config.data.prefetch,
-        faults=run_length.read_faults(config),
+        faults=run_length.read_fault_limits(config),
         **config.checkpoint.read("keep", "best_metric"),
         **config.logging.read("tensorboard", "pictures"),
     )
@@ -118,7 +118,7 @@ def _eval_split(config: Config, train_split: datasets.Dataset) -> datasets.Datas
     return dataset
 
 
-def network_of(config: Config) -> tuple[registry.ModelSpec, int]:
+def spec_and_image_size(config: Config) -> tuple[registry.ModelSpec, int]:
     """The record of the config's model, and the picture size in pixels.
 
     Raises:
@@ -177,7 +177,7 @@ def build_model(config: Config, num_classes: int) -> nn.Module:
     )
 
 
-def input_form(config: Config) -> tuple[preprocess.Normalization, Any]:
+def input_format(config: Config) -> tuple[preprocess.Normalization, Any]:
     """How pixels become the network's input: (normalisation, dtype)."""
     return preprocess.get_normalization(config.data.normalization), jnp.dtype(config.model.dtype)
 
@@ -194,7 +194,7 @@ def build_eval_data(config: Config, dataset: datasets.Dataset, devices: Devices)
     return EvalPipeline(
         dataset,
         batch_size=batch_size,
-        image_size=network_of(config)[1],
+        image_size=spec_and_image_size(config)[1],
         crop=view,
         **_reading(config),
     )
@@ -221,7 +221,7 @@ def crop(config: Config) -> images.EvalCrop:
     if fields.resize is not None and fields.crop == "central_fraction":
         raise ConfigError(f"config.evaluation.resize = {fields.resize}: it has no meaning with crop 'central_fraction'")
     chosen = images.EvalCrop(fields.crop, interpolation=fields.interpolation, **size)
-    image_size = network_of(config)[1]
+    image_size = spec_and_image_size(config)[1]
     if chosen.resize is not None and chosen.resize < image_size:
         raise ConfigError(
             f"config.evaluation.resize = {chosen.resize}: at least the picture's {image_size} pixels are needed"
@@ -238,7 +238,7 @@ def augmentation(config: Config) -> images.Augmentation | images.EvalCrop:
     return images.Augmentation(**fields.read("rule", "flip", "interpolation", *chosen))
 
 
-def _schedule(config: Config, length: run_length.Length) -> optax.Schedule:
+def _schedule(config: Config, length: run_length.RunLength) -> optax.Schedule:
     fields = config.schedule
     warmup = {"warmup_start": fields.warmup_start} if fields.warmup_epochs else {}
     return schedules.make_schedule(

@@ -19,11 +19,11 @@ _IN_FLIGHT = 2  # steps that the devices may be behind the host: enough to keep 
 _IN_A_ROW, _CORRUPT = "skipped_in_a_row", "corrupt_in_all"
 
 
-class CorruptPictures(UserError):
+class CorruptImages(UserError):
     """More pictures could not be decoded than the config allows."""
 
 
-class MetricWindow:
+class TrainMetrics:
     """Sums of the step's metrics since the last row, and the counters of a run's faults.
 
     Reading a metric waits for its step. `add` therefore reads those of two steps ago: the devices always have work
@@ -76,7 +76,7 @@ class MetricWindow:
         Raises:
           NonFiniteLoss: the loss or the gradient of a step was NaN or infinite, or the loss above the limit; or more
             steps were skipped in a row than may be.
-          CorruptPictures: more pictures were masked out than may be.
+          CorruptImages: more pictures were masked out than may be.
         """
         self._in_flight.append((step, metrics))
         while len(self._in_flight) > _IN_FLIGHT:
@@ -86,13 +86,13 @@ class MetricWindow:
         """The sums so far, all steps included, and the run's counters, as JSON can hold them exactly.
 
         Raises:
-          NonFiniteLoss, CorruptPictures: as `add`.
+          NonFiniteLoss, CorruptImages: as `add`.
         """
         self._read_all()
         counters = {_IN_A_ROW: self._skipped_in_a_row, _CORRUPT: self._corrupt}
         return dict(self._sums) | {name: count for name, count in counters.items() if count}
 
-    def take(self) -> dict[str, float]:
+    def pop_row(self) -> dict[str, float]:
         """The row of the log since the last one, and starts a new window.
 
         Returns:
@@ -101,7 +101,7 @@ class MetricWindow:
           that were not skipped, with `max_corrupt`.
 
         Raises:
-          NonFiniteLoss, CorruptPictures: as `add`.
+          NonFiniteLoss, CorruptImages: as `add`.
         """
         self._read_all()
         sums = dict(self._sums)
@@ -136,7 +136,7 @@ class MetricWindow:
         if self._max_corrupt and not skipped:
             self._corrupt += round(self._batch_size - values["count"])
             if self._corrupt > self._max_corrupt:
-                raise CorruptPictures(
+                raise CorruptImages(
                     f"{self._corrupt} pictures could not be decoded by step {step}; config.faults.max_corrupt = "
                     f"{self._max_corrupt}. Lines on standard error, each at the first time, name their records"
                 )

@@ -22,7 +22,7 @@ from inception_jax.config import Config, ConfigError
 from inception_jax.errors import UserError
 from inception_jax.runs import manifest
 from inception_jax.training import freezing, paths
-from inception_jax.training.parallel import batch_norm_groups
+from inception_jax.training.parallel import batch_norm_options
 
 FILE = "initialization.json"
 OTHER_CLASSES = "other number of classes"
@@ -31,38 +31,38 @@ _COLLECTIONS = ("params", "batch_stats")
 
 
 @dataclasses.dataclass(frozen=True)
-class Taken:
+class RestoreReport:
     """What became of each array. Paths are without their collection: a parameter and a statistic never share one.
 
     Attributes:
-      taken: paths whose values are the source's.
+      restored: paths whose values are the source's.
       new: {path: why it is not}.
-      left: paths of the source that the new network has no place for.
+      skipped: paths of the source that the new network has no place for.
       universe: all paths of the new network, in its order.
     """
 
-    taken: tuple[str, ...]
+    restored: tuple[str, ...]
     new: dict[str, str]
-    left: tuple[str, ...]
+    skipped: tuple[str, ...]
     universe: tuple[str, ...]
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """One line: `taken: conv1 … inception_5b (114 arrays); new: classifier (other number of classes); left: …`."""
-        parts = [f"taken: {paths.summarise(self.taken, self.universe) or 'nothing'} ({len(self.taken)} arrays)"]
+        parts = [f"taken: {paths.summarise(self.restored, self.universe) or 'nothing'} ({len(self.restored)} arrays)"]
         for why in dict.fromkeys(self.new.values()):
             names = [path for path, reason in self.new.items() if reason == why]
             parts.append(f"new: {paths.summarise(names, self.universe)} ({why})")
-        if self.left:
-            parts.append(f"left: {paths.summarise(self.left, self.left)}")
+        if self.skipped:
+            parts.append(f"left: {paths.summarise(self.skipped, self.skipped)}")
         return "; ".join(parts)
 
 
-class Origin:
+class WarmStart:
     """Where the weights of a new run come from; once it has begun, also what it took from there.
 
     Attributes:
-      taken: None until `begin`.
-      workdir: of the run that left the checkpoint; None until `begin`, and where there is none.
+      report: None until `restore_into`.
+      workdir: of the run that left the checkpoint; None until `restore_into`, and where there is none.
     """
 
     def __init__(self, checkpoint: str, weights: str | None = None, step: str | None = None, new: Sequence[str] = ()):
@@ -83,10 +83,10 @@ class Origin:
         self._step = None if self._step == "newest" else self._step
         self._checkpoint, self._weights, self._new = checkpoint, weights, tuple(new)
         self._record: dict[str, Any] = {}
-        self.taken: Taken | None = None
+        self.report: RestoreReport | None = None
         self.workdir: Path | None = None
 
-    def begin(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+    def restore_into(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The new run's variables, with what there is of them in the source.
 
         Args:
@@ -109,29 +109,29 @@ class Origin:
             "weights": weights,
         }
         name = ", ".join(filter(None, (network, f"step {record['step']}", weights)))
-        variables, self.taken = begin_with(variables, source, self._new, f"{self._checkpoint} ({name})")
+        variables, self.report = restore_matching(variables, source, self._new, f"{self._checkpoint} ({name})")
         return variables
 
-    def words(self) -> str:
-        """For the log: the source and what was taken; only after `begin`."""
+    def summary(self) -> str:
+        """For the log: the source and what was taken; only after `restore_into`."""
         network = f", {self._record['network']}" if self._record["network"] else ""
         return (
             f"begins with {self._record['checkpoint']} (step {self._record['step']:,}, {self._record['weights']}"
-            f"{network}); {self.taken.words()}"
+            f"{network}); {self.report.summary()}"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What `initialization.json` holds: the source and the whole lists; only after `begin`."""
-        lists = {"taken": list(self.taken.taken), "new": self.taken.new, "left": list(self.taken.left)}
+        """What `initialization.json` holds: the source and the whole lists; only after `restore_into`."""
+        lists = {"taken": list(self.report.restored), "new": self.report.new, "left": list(self.report.skipped)}
         return {**self._record, **lists}
 
 
-def begin_with(
+def restore_matching(
     variables: Mapping[str, Any],
     source_variables: Mapping[str, Any],
     new_patterns: Sequence[str] = (),
     source: str = "the checkpoint",
-) -> tuple[dict[str, Any], Taken]:
+) -> tuple[dict[str, Any], RestoreReport]:
     """Variables whose arrays are the source's wherever they are to be.
 
     Args:
@@ -170,7 +170,7 @@ def begin_with(
         )
     left = tuple(path for path in offered if path not in wanted)
     begun = {collection: {} for collection in variables} | paths.nest(result)
-    return begun, Taken(tuple(taken), new, left, tuple(wanted))
+    return begun, RestoreReport(tuple(taken), new, left, tuple(wanted))
 
 
 def _why_new(path: str, wanted: Mapping[str, Any], offered: Mapping[str, Any], source: str) -> str | None:
@@ -221,7 +221,7 @@ def _workdir_of(path: Path) -> Path | None:
     return next((directory for directory in candidates if (directory / manifest.CONFIG).is_file()), None)
 
 
-def origin(config: Config) -> Origin | None:
+def read_warm_start(config: Config) -> WarmStart | None:
     """Where the weights of a new run come from; None: random ones.
 
     Raises:
@@ -230,7 +230,7 @@ def origin(config: Config) -> Origin | None:
     fields = config.initialize
     if fields.checkpoint is None:
         return None  # whatever else the section says is then never read, and refused
-    return Origin(**fields.read("checkpoint", "weights", "step", "new"))
+    return WarmStart(**fields.read("checkpoint", "weights", "step", "new"))
 
 
 def freeze(config: Config, model: nn.Module, image_size: int) -> tuple[nn.Module, freezing.Freezing]:
@@ -250,8 +250,8 @@ def freeze(config: Config, model: nn.Module, image_size: int) -> tuple[nn.Module
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     rule = config.optimizer.frozen_batch_norm if model.batch_norm else "running"
-    frozen = freezing.freeze(patterns, variables, rule)
-    return (model.clone(bn_frozen=frozen.resting) if frozen.resting else model), frozen
+    frozen = freezing.find_frozen(patterns, variables, rule)
+    return (model.clone(bn_frozen=frozen.frozen_statistics) if frozen.frozen_statistics else model), frozen
 
 
 def share_batch_norm(config: Config, model: nn.Module, devices: int, share: int) -> nn.Module:
@@ -276,5 +276,5 @@ def share_batch_norm(config: Config, model: nn.Module, devices: int, share: int)
             f"config.parallel.batch_norm = {mode!r}: with config.optimizer.accumulation = {parts} a "
             f"device takes {share} neighbouring examples at once, and no more"
         )
-    options = batch_norm_groups(mode, devices, share)
+    options = batch_norm_options(mode, devices, share)
     return model.clone(**options) if options else model

@@ -34,7 +34,7 @@ def trained(small_run):
 @pytest.fixture(scope="module")
 def by_hand(trained):
     """The outputs for uint8 pictures, all at once."""
-    normalization, dtype = setup.input_form(trained.config)
+    normalization, dtype = setup.input_format(trained.config)
     model, variables = trained.model, jax.tree.map(np.asarray, trained.variables)
 
     def run(pictures):

@@ -85,7 +85,7 @@ def train(batches):
 def _train(batches, network, dtype, devices, mode, batch_norm, accumulation):
     dtype = jnp.dtype(dtype)
     share = BATCH // devices // accumulation
-    options = parallel.batch_norm_groups(batch_norm, devices, share) if batch_norm != "local" else {}
+    options = parallel.batch_norm_options(batch_norm, devices, share) if batch_norm != "local" else {}
     model = registry.create_model(
         network, num_classes=CLASSES, width_multiplier=0.25, min_width=4, dtype=dtype, param_dtype=dtype, **options
     )

@@ -21,7 +21,7 @@ from inception_jax.pretrained import exporting, importing, loading, workdir
 from inception_jax.pretrained.publishers import registry
 from inception_jax.training import setup as setups
 from inception_jax.training.preprocess import get_normalization, preprocess
-from inception_jax.training.warm_start import Origin
+from inception_jax.training.warm_start import WarmStart
 
 SOURCE, MODEL = "torchvision", "inception_v1_bn"
 SMALL = {"width_multiplier": 0.125, "num_classes": 10}
@@ -339,12 +339,12 @@ def test_weights_without_a_classifier_begin_a_run(network, headless):
     recipe = network_module.recipe_of(headless)
     with pytest.raises(UserError, match="num_classes = 0: there is no classifier to train"):
         setups.count_classes(Config(recipe), datasets.load("digits", "train[:5]"))
-    origin = Origin(str(headless), new=["^classifier/"])
-    begun = origin.begin(network[1])
-    assert set(origin.taken.new) == {"classifier/kernel", "classifier/bias"}
+    start = WarmStart(str(headless), new=["^classifier/"])
+    begun = start.restore_into(network[1])
+    assert set(start.report.new) == {"classifier/kernel", "classifier/bias"}
     np.testing.assert_array_equal(begun["params"]["conv1"]["kernel"], network[1]["params"]["conv1"]["kernel"])
     with pytest.raises(UserError, match=r'has no classifier/.*initialize.new = \("\^classifier/",\)'):
-        Origin(str(headless)).begin(network[1])
+        WarmStart(str(headless)).restore_into(network[1])
 
 
 def test_it_goes_out_as_it_came_in(headless, file, tmp_path):

@@ -117,7 +117,7 @@ def test_every_forms_recipe_makes_the_forms_network(form):
         wanted = form.create(aux_heads=aux_heads, num_classes=7, width_multiplier=0.5)
         assert setups.build_model(config, 7) == wanted
         assert setups.crop(config) == rule.crop
-        assert setups.input_form(config)[0] is setups.preprocess.get_normalization(rule.normalization)
+        assert setups.input_format(config)[0] is setups.preprocess.get_normalization(rule.normalization)
 
 
 @pytest.mark.parametrize("record", catalog.all_records(), ids=lambda record: record.name)

@@ -41,9 +41,9 @@ def test_other_devices_are_told_where_batch_norm_depends_on_them(fields, told):
     built = setup.build(config(**fields))
     state = TrainState(0, {}, {}, (), None)
     note = "the run was on 8 device(s) before and is on 2 now"
-    assert (note in restore.headline(built, state, 0, 8)) is told
-    assert note not in restore.headline(built, state, 0, 2)
-    assert note not in restore.headline(built, state, 0)
+    assert (note in restore.format_header(built, state, 0, 8)) is told
+    assert note not in restore.format_header(built, state, 0, 2)
+    assert note not in restore.format_header(built, state, 0)
 
 
 def test_what_may_change_and_what_may_not(tmp_path):
@@ -57,8 +57,8 @@ def test_what_may_change_and_what_may_not(tmp_path):
         "faults.max_corrupt": 3,
         "checkpoint.keep": 5,
     }
-    restore.refuse_another_run(tmp_path, config(**may))
-    restore.refuse_another_run(tmp_path, config(num_steps=9))  # a constant rate does not know the run's length
+    restore.refuse_changed_config(tmp_path, config(**may))
+    restore.refuse_changed_config(tmp_path, config(num_steps=9))  # a constant rate does not know the run's length
     for path, value in {
         "seed": 1,
         "batch_size": 32,
@@ -68,17 +68,17 @@ def test_what_may_change_and_what_may_not(tmp_path):
         "data.train_split": "train[:9]",
     }.items():
         with pytest.raises(ConfigError, match=rf"config\.{path} = .* began with"):
-            restore.refuse_another_run(tmp_path, config(**{path: value}))
+            restore.refuse_changed_config(tmp_path, config(**{path: value}))
     decaying = {"schedule.name": "cosine"}
     manifest.write(tmp_path, config(**decaying).to_json())
     with pytest.raises(ConfigError, match="its learning rate depends on its length"):
-        restore.refuse_another_run(tmp_path, config(num_steps=9, **decaying))
+        restore.refuse_changed_config(tmp_path, config(num_steps=9, **decaying))
 
 
 def test_a_run_of_a_version_with_fewer_fields_goes_on(tmp_path):
     before = config().to_dict()
     del before["faults"], before["initialize"], before["optimizer"]["freeze"]
     manifest.write(tmp_path, json.dumps(before))
-    restore.refuse_another_run(tmp_path, config())
+    restore.refuse_changed_config(tmp_path, config())
     with pytest.raises(ConfigError, match=r"config\.optimizer\.freeze = .* began with \[\]"):
-        restore.refuse_another_run(tmp_path, config(**{"optimizer.freeze": ("^conv1",)}))
+        restore.refuse_changed_config(tmp_path, config(**{"optimizer.freeze": ("^conv1",)}))

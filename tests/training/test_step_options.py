@@ -54,11 +54,11 @@ def prepare(
     **options,
 ):
     """(devices, one device's step, state on the devices, first batch there), not yet compiled."""
-    groups = parallel.batch_norm_groups(batch_norm, devices, size // devices // accumulation)
+    groups = parallel.batch_norm_options(batch_norm, devices, size // devices // accumulation)
     model = SmallNetwork(dtype=dtype, param_dtype=dtype, **groups)
     variables = init_variables(model, jax.random.key(0), SIZE)
-    frozen = freezing.freeze(freeze, variables, frozen_batch_norm) if freeze else freezing.Freezing()
-    model = model.clone(bn_frozen=frozen.resting)
+    frozen = freezing.find_frozen(freeze, variables, frozen_batch_norm) if freeze else freezing.Freezing()
+    model = model.clone(bn_frozen=frozen.frozen_statistics)
     optimizer = frozen.optimizer(optimizers.make_optimizer("sgd", learning_rate=0.1))
     objective = step.Objective(
         preprocess.get_normalization("inception"), dtype, (), accumulation=accumulation, freezing=frozen, **options
@@ -155,12 +155,12 @@ def test_a_resting_batch_norm_normalises_by_its_running_statistics(x64):
 
 def test_what_trains_is_told():
     params = {"conv1": {"kernel": np.zeros((3, 3)), "bias": np.zeros(3)}, "classifier": {"kernel": np.zeros(5)}}
-    frozen = freezing.freeze(("^conv1",), {"params": params}, "running")
-    assert freezing.describe(frozen, params, (("kernel", 0.5),)) == [
+    frozen = freezing.find_frozen(("^conv1",), {"params": params}, "running")
+    assert freezing.format_lines(frozen, params, (("kernel", 0.5),)) == [
         "5 of 17 parameters train; frozen: conv1",
         "learning rate × 0.5 for 5 parameters ('kernel')",
     ]
-    assert freezing.describe(freezing.Freezing(), params, ()) == []
+    assert freezing.format_lines(freezing.Freezing(), params, ()) == []
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_what_trains_is_told():
 def test_patterns_that_cannot_be_meant(patterns, message):
     shapes = jax.eval_shape(SmallNetwork().init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
     with pytest.raises(UserError, match=message):
-        freezing.freeze(patterns, shapes, "running")
+        freezing.find_frozen(patterns, shapes, "running")
 
 
 def test_batch_norm_over_examples_is_the_same_on_any_number_of_devices(x64):
@@ -185,7 +185,7 @@ def test_batch_norm_over_examples_is_the_same_on_any_number_of_devices(x64):
 
 
 def test_the_options_of_batch_norm_over_examples():
-    options = parallel.batch_norm_groups
+    options = parallel.batch_norm_options
     assert options("examples:4", 2, 8) == {"bn_group_size": 4}
     assert options("examples:8", 2, 8) == {}
     assert options("examples:16", 4, 8) == {"bn_axis_name": "data", "bn_axis_index_groups": ((0, 1), (2, 3))}

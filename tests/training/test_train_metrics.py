@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from inception_jax.errors import NonFiniteLoss
-from inception_jax.training.train_metrics import CorruptPictures, MetricWindow
+from inception_jax.training.train_metrics import CorruptImages, TrainMetrics
 
 
 def metrics(loss, count=4, norm=1.0):
@@ -17,35 +17,35 @@ def metrics(loss, count=4, norm=1.0):
 
 
 def test_means_per_example_and_per_step():
-    window = MetricWindow()
+    window = TrainMetrics()
     window.add(1, metrics(1.0, count=1, norm=2.0))
     window.add(2, metrics(4.0, count=3, norm=4.0))
-    assert window.take() == {"loss": pytest.approx(13 / 4), "top1_main": 0.5, "gradient_norm": 3.0}
+    assert window.pop_row() == {"loss": pytest.approx(13 / 4), "top1_main": 0.5, "gradient_norm": 3.0}
 
 
 def test_take_begins_again():
-    window = MetricWindow()
+    window = TrainMetrics()
     window.add(1, metrics(1.0))
-    window.take()
+    window.pop_row()
     window.add(2, metrics(3.0))
-    assert window.take()["loss"] == 3.0
+    assert window.pop_row()["loss"] == 3.0
 
 
 def test_an_interrupted_window_goes_on_to_the_same_row():
     losses = [0.1, 0.7, 1 / 3, 2.5]
-    whole, first = MetricWindow(), MetricWindow()
+    whole, first = TrainMetrics(), TrainMetrics()
     for step, loss in enumerate(losses, 1):
         whole.add(step, metrics(loss))
     for step in (1, 2, 3):
         first.add(step, metrics(losses[step - 1]))
-    second = MetricWindow(json.loads(json.dumps(first.state())))
+    second = TrainMetrics(json.loads(json.dumps(first.state())))
     second.add(4, metrics(losses[3]))
-    assert second.take() == whole.take()
+    assert second.pop_row() == whole.pop_row()
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run(loss):
-    window = MetricWindow()
+    window = TrainMetrics()
     window.add(7, metrics(loss))
     with pytest.raises(NonFiniteLoss, match="step 7") as error:
         window.state()
@@ -54,14 +54,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(loss):
 
 def test_a_gradient_that_is_not_finite_stops_it_too():
     """The loss of that step is still good, but the parameters are gone: they must not be saved."""
-    window = MetricWindow()
+    window = TrainMetrics()
     window.add(7, metrics(1.0, norm=float("nan")))
     with pytest.raises(NonFiniteLoss, match="gradient norm nan"):
         window.state()
 
 
 def test_it_is_found_two_steps_late_at_the_latest():
-    window = MetricWindow()
+    window = TrainMetrics()
     window.add(1, metrics(float("nan")))
     window.add(2, metrics(1.0))
     with pytest.raises(NonFiniteLoss, match="step 1"):
@@ -80,26 +80,26 @@ def good(loss, **others):
 
 
 def test_skipped_steps_are_counted_and_weigh_nothing():
-    window = MetricWindow(max_skipped=2)
+    window = TrainMetrics(max_skipped=2)
     for step, one in enumerate((good(1.0), skipped(), skipped(), good(3.0)), 1):
         window.add(step, one)
-    assert window.take() == {"loss": 2.0, "top1_main": 0.5, "gradient_norm": 1.0, "skipped": 2}
+    assert window.pop_row() == {"loss": 2.0, "top1_main": 0.5, "gradient_norm": 1.0, "skipped": 2}
     window.add(5, good(5.0))
-    assert window.take()["skipped"] == 0
+    assert window.pop_row()["skipped"] == 0
 
 
 def test_a_window_of_skipped_steps_still_gives_a_row():
-    window = MetricWindow(max_skipped=2)
+    window = TrainMetrics(max_skipped=2)
     window.add(1, skipped())
-    assert window.take() == {"skipped": 1}
+    assert window.pop_row() == {"skipped": 1}
 
 
 def test_too_many_skipped_steps_in_a_row_are_named_across_rows_and_resumes():
-    first = MetricWindow(max_skipped=2, loss_limit=9.0)
+    first = TrainMetrics(max_skipped=2, loss_limit=9.0)
     for step, one in enumerate((skipped(), good(1.0), skipped()), 1):
         first.add(step, one)
-    first.take()  # a row ends between the skipped steps
-    second = MetricWindow(json.loads(json.dumps(first.state())), max_skipped=2, loss_limit=9.0)
+    first.pop_row()  # a row ends between the skipped steps
+    second = TrainMetrics(json.loads(json.dumps(first.state())), max_skipped=2, loss_limit=9.0)
     second.add(4, skipped())
     second.state()
     second.add(5, skipped())
@@ -108,14 +108,14 @@ def test_too_many_skipped_steps_in_a_row_are_named_across_rows_and_resumes():
 
 
 def test_a_good_step_between_them_starts_the_count_again():
-    window = MetricWindow(max_skipped=1)
+    window = TrainMetrics(max_skipped=1)
     for step, one in enumerate((skipped(), good(1.0), skipped(), good(1.0)), 1):
         window.add(step, one)
-    assert window.take()["skipped"] == 2
+    assert window.pop_row()["skipped"] == 2
 
 
 def test_a_loss_above_the_limit_has_diverged():
-    window = MetricWindow(loss_limit=2.5)
+    window = TrainMetrics(loss_limit=2.5)
     window.add(1, metrics(2.5))
     window.state()
     window.add(2, metrics(2.6))
@@ -125,26 +125,26 @@ def test_a_loss_above_the_limit_has_diverged():
 
 def test_corrupt_pictures_are_counted_over_the_whole_run():
     options = {"batch_size": 6, "max_corrupt": 5, "max_skipped": 1}
-    first = MetricWindow(**options)
+    first = TrainMetrics(**options)
     first.add(1, good(1.0))  # four of six were counted
     first.add(2, skipped())  # of a skipped step nobody knows
-    assert first.take() == {"loss": 1.0, "top1_main": 0.5, "gradient_norm": 1.0, "skipped": 1, "corrupt": 2}
+    assert first.pop_row() == {"loss": 1.0, "top1_main": 0.5, "gradient_norm": 1.0, "skipped": 1, "corrupt": 2}
     first.add(3, good(1.0))
-    second = MetricWindow(json.loads(json.dumps(first.state())), **options)
-    assert second.take()["corrupt"] == 2
+    second = TrainMetrics(json.loads(json.dumps(first.state())), **options)
+    assert second.pop_row()["corrupt"] == 2
     second.add(4, good(1.0))
-    with pytest.raises(CorruptPictures, match=r"6 pictures could not be decoded by step 4; .*max_corrupt = 5"):
+    with pytest.raises(CorruptImages, match=r"6 pictures could not be decoded by step 4; .*max_corrupt = 5"):
         second.state()
     with pytest.raises(ValueError, match="needs batch_size"):
-        MetricWindow(max_corrupt=1)
+        TrainMetrics(max_corrupt=1)
 
 
 def test_a_wish_to_stop_is_read_two_steps_late_and_is_no_metric():
-    window = MetricWindow()
+    window = TrainMetrics()
     for step, stop in enumerate((0, 3, 0), 1):
         window.add(step, metrics(1.0) | {"stop": jnp.float32(stop)})
     assert not window.stop_requested
     window.add(4, metrics(1.0) | {"stop": jnp.float32(0)})
     assert window.stop_requested
     assert "stop" not in window.state()
-    assert window.take() == {"loss": 1.0, "top1_main": 0.5, "gradient_norm": 1.0}
+    assert window.pop_row() == {"loss": 1.0, "top1_main": 0.5, "gradient_norm": 1.0}

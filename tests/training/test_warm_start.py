@@ -25,25 +25,25 @@ def values(tree):
 
 
 def test_everything_is_taken_where_everything_fits():
-    begun, taken = warm_start.begin_with(variables(1.0), variables(2.0))
+    begun, report = warm_start.restore_matching(variables(1.0), variables(2.0))
     assert set(values(begun).values()) == {2.0}
-    assert taken.words() == "taken: conv1 … classifier (11 arrays)"
-    assert taken.new == {} and taken.left == ()
+    assert report.summary() == "taken: conv1 … classifier (11 arrays)"
+    assert report.new == {} and report.skipped == ()
 
 
 def test_another_number_of_classes_begins_its_classifiers_anew_and_nothing_else():
-    begun, taken = warm_start.begin_with(variables(1.0, classes=3), variables(2.0))
+    begun, report = warm_start.restore_matching(variables(1.0, classes=3), variables(2.0))
     ones = {path for path, value in values(begun).items() if value == 1.0}
     heads = ("classifier", "aux1/classifier")
     assert ones == {f"params/{head}/{leaf}" for head in heads for leaf in ("kernel", "bias")}
     assert begun["params"]["classifier"]["kernel"].shape == (4, 3)
-    assert taken.words() == (
+    assert report.summary() == (
         "taken: conv1 … conv3, aux1/fc (7 arrays); new: aux1/classifier, classifier (other number of classes)"
     )
 
 
 def test_patterns_begin_parameters_and_statistics_anew():
-    begun, taken = warm_start.begin_with(variables(1.0), variables(2.0), ("^conv1/", "^conv2/"))
+    begun, report = warm_start.restore_matching(variables(1.0), variables(2.0), ("^conv1/", "^conv2/"))
     ones = {path for path, value in values(begun).items() if value == 1.0}
     assert ones == {
         "params/conv1/kernel",
@@ -52,20 +52,20 @@ def test_patterns_begin_parameters_and_statistics_anew():
         "batch_stats/conv1/bn/mean",
         "batch_stats/conv1/bn/var",
     }
-    assert taken.words() == (
+    assert report.summary() == (
         "taken: conv3 … classifier (6 arrays); new: conv1 (pattern '^conv1/'); new: conv2 (pattern '^conv2/')"
     )
 
 
 def test_what_of_the_source_is_left_is_told():
-    begun, taken = warm_start.begin_with(variables(1.0, aux=False), variables(2.0))
+    begun, report = warm_start.restore_matching(variables(1.0, aux=False), variables(2.0))
     assert set(values(begun).values()) == {2.0}
-    assert taken.words() == "taken: conv1 … classifier (8 arrays); left: aux1"
-    assert taken.left == ("aux1/fc/kernel", "aux1/classifier/kernel", "aux1/classifier/bias")
+    assert report.summary() == "taken: conv1 … classifier (8 arrays); left: aux1"
+    assert report.skipped == ("aux1/fc/kernel", "aux1/classifier/kernel", "aux1/classifier/bias")
 
 
 def test_values_are_cast_to_the_new_networks_type():
-    begun, _ = warm_start.begin_with(variables(1.0, dtype=jnp.bfloat16), variables(2.0))
+    begun, _ = warm_start.restore_matching(variables(1.0, dtype=jnp.bfloat16), variables(2.0))
     assert {leaf.dtype.name for leaf in paths.flatten(begun).values()} == {"bfloat16"}
 
 
@@ -88,25 +88,25 @@ def test_values_are_cast_to_the_new_networks_type():
 def test_what_does_not_fit_is_refused_in_words(wanted, offered, patterns, message):
     offered = {"value": 2.0, **offered}
     with pytest.raises(UserError, match=message):
-        warm_start.begin_with(variables(1.0, **wanted), variables(**offered), patterns)
+        warm_start.restore_matching(variables(1.0, **wanted), variables(**offered), patterns)
 
 
 def test_a_classifier_behind_other_features_is_no_classifier_of_other_classes():
     source = variables(2.0)
     source["params"]["classifier"]["kernel"] = np.ones((7, 3), np.float32)
     with pytest.raises(UserError, match=r"has classifier/kernel as \[7, 3\] \(here \[4, 10\]\)"):
-        warm_start.begin_with(variables(1.0), source)
+        warm_start.restore_matching(variables(1.0), source)
 
 
 def test_another_network_is_told_as_such():
     source = {"params": {"mixed_3a": {"kernel": np.ones(2)}, "classifier": variables(2.0)["params"]["classifier"]}}
     with pytest.raises(UserError, match=r"runs/v4 is another network: none of its 3 arrays \(such as 'mixed_3"):
-        warm_start.begin_with(variables(1.0), source, (), "runs/v4")
+        warm_start.restore_matching(variables(1.0), source, (), "runs/v4")
 
 
 def test_a_step_is_a_word_or_a_number():
     with pytest.raises(UserError, match=r"config.initialize.step = 'latest'; allowed: 'newest', 'best' or a step"):
-        warm_start.Origin("runs/a", step="latest")
+        warm_start.WarmStart("runs/a", step="latest")
 
 
 def test_a_summary_names_rows_of_neighbours_and_no_more_than_a_line_holds():
