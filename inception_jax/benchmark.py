@@ -21,22 +21,22 @@ def main(argv: list[str]) -> int:
     """Measures, and prints what came out; a comparison that cannot be believed is an error after its table."""
     arguments = _arguments()
     if any(word.startswith("--config") for word in argv):
-        flags, recipe, _ = command_line.parse_with_config(arguments, argv)
+        flags, config, _ = command_line.parse_with_config(arguments, argv)
     else:
-        flags, recipe = arguments.parse_args(argv), None
+        flags, config = arguments.parse_args(argv), None
     _refuse_unread(arguments, flags)
     if flags.difference:
         return _difference(flags)
-    if bool(flags.model) == (recipe is not None):
+    if bool(flags.model) == (config is not None):
         raise UserError("give --model=NAME or --config=FILE.py: what is to be measured")
-    recipe = _recipe(flags, recipe)
+    config = _build_config(flags, config)
     if flags.vs:
-        return _versus(flags, recipe)
+        return _versus(flags, config)
     if flags.data:
-        return _data(flags, recipe)
+        return _data(flags, config)
     if flags.largest_batch:
-        return _largest_batch(flags, recipe)
-    return _measure(flags, recipe)
+        return _largest_batch(flags, config)
+    return _measure(flags, config)
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -98,26 +98,26 @@ def _refuse_unread(arguments: argparse.ArgumentParser, flags: argparse.Namespace
         raise UserError(f"--{unread[0]}: {f'{action} does not read it' if action else 'only --vs=torch reads it'}")
 
 
-def _recipe(flags: argparse.Namespace, recipe: ConfigDict | None) -> ConfigDict:
-    """The recipe of a network or of a file, with the flags' values in it."""
+def _build_config(flags: argparse.Namespace, config: ConfigDict | None) -> ConfigDict:
+    """The config of a network or of a file, with the flags' values in it."""
     from inception_jax.benchmarks import workload
     from inception_jax.models import registry
 
     options = dict(flags.set)
-    if recipe is None:
-        recipe = workload.recipe_of_model(flags.model, 1000 if flags.num_classes is None else flags.num_classes)
+    if config is None:
+        config = workload.config_of_model(flags.model, 1000 if flags.num_classes is None else flags.num_classes)
         registry.create_model(flags.model, **options)  # an unknown option or value is an error here
         workload.set_fields(
-            recipe,
+            config,
             {
-                f"model.{name}" if name in recipe.model else f"model.options.{name}": value
+                f"model.{name}" if name in config.model else f"model.options.{name}": value
                 for name, value in options.items()
             },
         )
     elif options or flags.num_classes is not None:
         raise UserError("--set and --num_classes go with --model; a recipe's fields are set by --config.FIELD=VALUE")
     workload.set_fields(
-        recipe,
+        config,
         {
             "batch_size": flags.batch_size,
             "data.image_size": flags.image_size,
@@ -130,51 +130,51 @@ def _recipe(flags: argparse.Namespace, recipe: ConfigDict | None) -> ConfigDict:
         import jax
 
         jax.config.update("jax_enable_x64", True)
-    return recipe
+    return config
 
 
 def _kinds(flags: argparse.Namespace) -> tuple[str, ...]:
     return ("train", "inference") if flags.what == "both" else (flags.what,)
 
 
-def _measure(flags: argparse.Namespace, recipe: ConfigDict) -> int:
+def _measure(flags: argparse.Namespace, config: ConfigDict) -> int:
     from inception_jax.benchmarks import measure, plot, report, workload
     from inception_jax.training import parallel
 
     if flags.blocks < 2 or not flags.seconds > 0:
         raise UserError("--blocks and --seconds: at least 2 blocks and more than 0 seconds are needed for a spread")
     parallel.enable_compilation_cache()
-    setup = workload.build(recipe)
-    plan = measure.Plan(_kinds(flags), flags.seconds, flags.blocks, not flags.no_compile_times, flags.trace)
-    with workload.explained_out_of_memory(setup):
-        limits = measure.find_limits(setup, flags.peak_tflops, flags.bandwidth_gbs, _say)
-        result = measure.measure(setup, plan, limits, _say)
+    setup = workload.build_setup(config)
+    plan = measure.MeasurementPlan(_kinds(flags), flags.seconds, flags.blocks, not flags.no_compile_times, flags.trace)
+    with workload.translate_out_of_memory(setup):
+        limits = measure.find_limits(setup, flags.peak_tflops, flags.bandwidth_gbs, _log)
+        result = measure.measure(setup, plan, limits, _log)
     print(report.format_measurement(result))
-    _keep(flags, result)
+    _write_json(flags, result)
     if flags.plot:
         plot.draw(result, flags.plot)
         print(f"picture: {flags.plot}")
     return 0
 
 
-def _data(flags: argparse.Namespace, recipe: ConfigDict) -> int:
+def _data(flags: argparse.Namespace, config: ConfigDict) -> int:
     from inception_jax.benchmarks import inputs, measure, report, workload
 
-    setup = workload.build(recipe)
+    setup = workload.build_setup(config)
     result = measure.describe(setup) | {"input": inputs.measure_rate(setup.train_data, flags.seconds)}
-    print(report.input_line(result["input"]))
-    _keep(flags, result)
+    print(report.format_input(result["input"]))
+    _write_json(flags, result)
     return 0
 
 
-def _largest_batch(flags: argparse.Namespace, recipe: ConfigDict) -> int:
+def _largest_batch(flags: argparse.Namespace, config: ConfigDict) -> int:
     from inception_jax.benchmarks import measure, memory, workload
     from inception_jax.training import parallel
 
     parallel.enable_compilation_cache()
-    first = _smallest(workload.build, recipe)
+    first = _smallest(workload.build_setup, config)
     unit = first.devices.count * first.objective.accumulation
-    found = memory.largest_batch(memory.training_fits(recipe, _say), unit)
+    found = memory.largest_batch(memory.make_training_fits(config, _log), unit)
     if not found:
         raise UserError(f"not even a batch of {unit} of {first.spec.name} at {first.image_size} pixels fits")
     device = first.devices.mesh.devices.flat[0]
@@ -182,20 +182,20 @@ def _largest_batch(flags: argparse.Namespace, recipe: ConfigDict) -> int:
         f"{found:,} is the largest batch that fits, to within a sixteenth: {first.spec.name}, {first.image_size} "
         f"pixels, {first.config.model.dtype}, training on {first.devices.count} x {device.device_kind}"
     )
-    _keep(flags, measure.describe(first) | {"largest_batch": found})
+    _write_json(flags, measure.describe(first) | {"largest_batch": found})
     return 0
 
 
-def _smallest(build: Any, recipe: ConfigDict) -> Setup:
+def _smallest(build: Any, config: ConfigDict) -> Setup:
     """The setup of a batch of one example per part of a share, which fits if any does."""
     from inception_jax.training.parallel import Devices
 
-    devices = Devices(recipe.parallel.mode, recipe.parallel.devices).count
-    recipe.batch_size = devices * recipe.optimizer.accumulation
-    return build(recipe)
+    devices = Devices(config.parallel.mode, config.parallel.devices).count
+    config.batch_size = devices * config.optimizer.accumulation
+    return build(config)
 
 
-def _versus(flags: argparse.Namespace, recipe: ConfigDict) -> int:
+def _versus(flags: argparse.Namespace, config: ConfigDict) -> int:
     from inception_jax.benchmarks import versus
     from inception_jax.models import registry
 
@@ -203,23 +203,23 @@ def _versus(flags: argparse.Namespace, recipe: ConfigDict) -> int:
         raise UserError("--vs=torch goes with --model: the sides take the same step, which is no recipe's")
     spec = registry.get_spec(flags.model)
     backend = _backend()
-    task = versus.make_task(
+    workload = versus.make_workload(
         flags.model,
-        batch_size=recipe.batch_size,
-        image_size=recipe.data.image_size or spec.image_size,
+        batch_size=config.batch_size,
+        image_size=config.data.image_size or spec.image_size,
         backend=backend,
         aux_weights=spec.aux_weights,
         options=dict(flags.set),
-        dtype=recipe.model.dtype,
+        dtype=config.model.dtype,
         num_classes=1000 if flags.num_classes is None else flags.num_classes,
         kinds=_kinds(flags),
     )
     variants = flags.torch_variants.split(",") if flags.torch_variants else None
     sides = [versus.jax_side(backend), *versus.torch_sides(backend, flags.torch_python, variants)]
-    result = versus.compare(task, sides, rounds=flags.rounds, steps=flags.steps, say=_say)
+    result = versus.compare(workload, sides, rounds=flags.rounds, steps=flags.steps, log=_log)
     print(versus.table(result))
-    _keep(flags, result)
-    complaints = versus.verdict(result)
+    _write_json(flags, result)
+    complaints = versus.find_problems(result)
     if complaints:
         raise UserError("the comparison is not to be believed: " + "; ".join(complaints))
     return 0
@@ -240,12 +240,12 @@ def _backend() -> str:
 def _difference(flags: argparse.Namespace) -> int:
     from inception_jax.benchmarks import report
 
-    first, second = map(report.read, flags.difference)
+    first, second = map(report.read_measurement, flags.difference)
     print(report.format_difference(first, second, tuple(flags.difference)))
     return 0
 
 
-def _keep(flags: argparse.Namespace, result: dict[str, Any]) -> None:
+def _write_json(flags: argparse.Namespace, result: dict[str, Any]) -> None:
     """Writes the JSON file, where one is asked for."""
     if flags.json:
         from inception_jax.runs.manifest import replace_text
@@ -255,7 +255,7 @@ def _keep(flags: argparse.Namespace, result: dict[str, Any]) -> None:
         print(f"all numbers: {flags.json}")
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(f"… {text}", file=sys.stderr, flush=True)
 
 

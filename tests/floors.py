@@ -15,7 +15,7 @@ FLOORS = (  # the lowest first
     ("errors", "metrics", "models", "schema"),
     ("command_line", "config", "data", "multihost", "weight_files"),
     ("checkpoints",),
-    ("runs",),
+    ("fault_injection", "runs"),
     ("compare", "summary", "training"),
     ("benchmarks", "evaluation", "sweeps", "train"),
     ("benchmark", "evaluate", "features", "pretrained", "sweep"),

@@ -23,16 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from interruptions import Chain, Life, Reference, SoakError
+
+from inception_jax.fault_injection import SHORT_DIGITS_RUN, InterruptedRun, ReferenceRun, ResumeFailure, RunStart
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The digits recipe, shortened: GoogLeNet with both heads, LRN, dropout, crops and EMA; narrow, on small pictures.
-RECIPE = {
-    "batch_size": 16, "num_steps": 150, "data.image_size": 32, "model.width_multiplier": 0.25, "data.threads": 2,
-    "data.train_split": "train[:100]", "data.eval_split": "test[:40]", "logging.every_steps": 1,
-    "evaluation.every_epochs": 0.64, "checkpoint.every_epochs": 0.48, "logging.pictures": False,
-}  # fmt: skip
 FLOAT64 = ["--config.model.dtype=float64", "--config.model.param_dtype=float64"]
 RELATIVE_TOLERANCE = 1e-9
 """Of the chain over device counts, in float64: the order of a sum differs, and 150 steps carry that on."""
@@ -41,9 +36,9 @@ RELATIVE_TOLERANCE = 1e-9
 class Process(subprocess.Popen):
     """`python -m inception_jax.train`, its stderr in a file."""
 
-    def __init__(self, arguments: list[str], environment: dict[str, str], words: Path):
-        self.words = words
-        with open(words, "wb") as file:
+    def __init__(self, arguments: list[str], environment: dict[str, str], stderr_path: Path):
+        self.stderr_path = stderr_path
+        with open(stderr_path, "wb") as file:
             super().__init__(
                 [sys.executable, "-m", "inception_jax.train", *arguments],
                 cwd=ROOT,
@@ -59,27 +54,29 @@ class Soak:
     def __init__(self, directory: Path, recipe: list[str], seed: int):
         self.directory, self.recipe, self.seed = directory, recipe, seed
 
-    def reference(self, name: str, extra: list[str], environment: dict[str, str]) -> Reference:
+    def reference(self, name: str, extra: list[str], environment: dict[str, str]) -> ReferenceRun:
         """The run that nobody interrupts; one that is there already is taken."""
         workdir = self.directory / name
         process = self._start(workdir, extra, environment)
         if process.wait():
-            raise SoakError(f"the uninterrupted run ended with exit code {process.returncode}: {process.words}")
-        return Reference(workdir)
+            raise ResumeFailure(
+                f"the uninterrupted run ended with exit code {process.returncode}: {process.stderr_path}"
+            )
+        return ReferenceRun(workdir)
 
-    def chain(self, name: str, reference: Reference) -> Chain:
+    def interrupted_run(self, name: str, reference: ReferenceRun) -> InterruptedRun:
         """A run of the same recipe and its lives to come."""
         workdir = self._fresh(name)
-        return Chain(
+        return InterruptedRun(
             lambda: self._start(workdir, [], {}),
-            _words,
+            _read_stderr,
             workdir,
             reference,
             random.Random(f"{self.seed} {name}"),
-            tell=_tell,
+            log_start=_log_start,
         )
 
-    def chain_over_devices(self, name: str, reference: Reference, counts: list[int]) -> Chain:
+    def interrupted_run_over_devices(self, name: str, reference: ReferenceRun, counts: list[int]) -> InterruptedRun:
         """As `chain`, in float64, each start on another number of devices and in another mode."""
         workdir = self._fresh(name)
         generator = random.Random(f"{self.seed} {name}")
@@ -90,7 +87,7 @@ class Soak:
             return self._start(workdir, extra, {"XLA_FLAGS": flags, "JAX_ENABLE_X64": "1"})
 
         aims = random.Random(f"{self.seed} aims of {name}")
-        return Chain(start, _words, workdir, reference, aims, exact=False, tell=_tell)
+        return InterruptedRun(start, _read_stderr, workdir, reference, aims, exact=False, log_start=_log_start)
 
     def _fresh(self, name: str) -> Path:
         workdir = self.directory / name
@@ -109,27 +106,28 @@ class Soak:
         )
 
 
-def _words(process: Process) -> str:
-    return process.words.read_text(errors="replace")
+def _read_stderr(process: Process) -> str:
+    return process.stderr_path.read_text(errors="replace")
 
 
-def _tell(life: Life) -> None:
+def _log_start(start: RunStart) -> None:
     print(
-        f"aimed at {life.aim}, hit {life.hit} at step {life.step}, {life.seconds:.1f} s, exit code {life.exit_code}",
+        f"aimed at {start.aim}, hit {start.hit} at step {start.step}, {start.seconds:.1f} s, "
+        f"exit code {start.exit_code}",
         file=sys.stderr,
         flush=True,
     )
 
 
-def summary(chain: Chain, seconds: float) -> dict[str, Any]:
+def summary(run: InterruptedRun, seconds: float) -> dict[str, Any]:
     """A finished chain in numbers."""
-    hits = collections.Counter(life.hit for life in chain.lives if life.hit)
+    hits = collections.Counter(start.hit for start in run.starts if start.hit)
     return {
-        "signals": chain.hits(),
+        "signals": run.hits(),
         "hits": dict(sorted(hits.items())),
-        "starts": len(chain.lives),
+        "starts": len(run.starts),
         "seconds": round(seconds, 1),
-        "lives": [dataclasses.asdict(life) for life in chain.lives],
+        "lives": [dataclasses.asdict(start) for start in run.starts],
     }
 
 
@@ -158,7 +156,11 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="a JSON file that every run's result is put into")
     flags, words = parser.parse_known_args()
     if not any(word.startswith("--config=") for word in words):
-        words = ["--config=configs/digits.py", *(f"--config.{name}={value}" for name, value in RECIPE.items()), *words]
+        words = [
+            "--config=configs/digits.py",
+            *(f"--config.{name}={value}" for name, value in SHORT_DIGITS_RUN.items()),
+            *words,
+        ]
     soak = Soak(flags.workdir.absolute(), words, flags.seed)
 
     setting = {
@@ -166,45 +168,48 @@ def main() -> int:
         "seed": flags.seed,
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "orbax-checkpoint")},
     }
-    good = True
+    all_equal = True
     if flags.kills or flags.terms:
         reference = soak.reference("uninterrupted", [], {})
         setting["fingerprint"] = reference.outcome["fingerprint"]
     if flags.kills:
-        chain = soak.chain("killed", reference)
-        good &= _record(flags.output, setting, "SIGKILL", _run(chain, lambda: chain.kill(flags.kills)))
+        run = soak.interrupted_run("killed", reference)
+        result = _interrupt_and_finish(run, lambda: run.kill(flags.kills))
+        all_equal &= _write_result(flags.output, setting, "SIGKILL", result)
     if flags.terms:
-        chain = soak.chain("terminated", reference)
-        good &= _record(flags.output, setting, "SIGTERM", _run(chain, lambda: chain.terminate(flags.terms)))
+        run = soak.interrupted_run("terminated", reference)
+        result = _interrupt_and_finish(run, lambda: run.terminate(flags.terms))
+        all_equal &= _write_result(flags.output, setting, "SIGTERM", result)
     if flags.device_kills:
         reference = soak.reference("uninterrupted_float64", FLOAT64, {"JAX_ENABLE_X64": "1"})
-        chain = soak.chain_over_devices("killed_over_devices", reference, [int(n) for n in flags.devices.split(",")])
-        run = _run(chain, lambda: chain.kill(flags.device_kills))
-        if run["equal"]:
-            run["difference"] = largest_difference(chain.workdir, soak.directory / "uninterrupted_float64")
-            run["equal"] = run["difference"] < RELATIVE_TOLERANCE
-        good &= _record(flags.output, setting, f"SIGKILL, {flags.devices} devices, jit and pmap", run)
-    return 0 if good else 1
+        counts = [int(count) for count in flags.devices.split(",")]
+        run = soak.interrupted_run_over_devices("killed_over_devices", reference, counts)
+        result = _interrupt_and_finish(run, lambda: run.kill(flags.device_kills))
+        if result["equal"]:
+            result["difference"] = largest_difference(run.workdir, soak.directory / "uninterrupted_float64")
+            result["equal"] = result["difference"] < RELATIVE_TOLERANCE
+        all_equal &= _write_result(flags.output, setting, f"SIGKILL, {flags.devices} devices, jit and pmap", result)
+    return 0 if all_equal else 1
 
 
-def _record(output: Path | None, setting: dict[str, Any], name: str, run: dict[str, Any]) -> bool:
-    """Tells what came of a run, puts it into the output beside what is there, and returns whether it was equal."""
-    print(name, {key: value for key, value in run.items() if key != "lives"}, flush=True)
+def _write_result(output: Path | None, setting: dict[str, Any], name: str, result: dict[str, Any]) -> bool:
+    """Prints the result of a run, adds it to the output file, and returns whether the run was equal."""
+    print(name, {key: value for key, value in result.items() if key != "lives"}, flush=True)
     if output:
         before = json.loads(output.read_text()) if output.exists() else {}
-        output.write_text(json.dumps(before | setting | {name: run}, indent=1) + "\n")
-    return run["equal"]
+        output.write_text(json.dumps(before | setting | {name: result}, indent=1) + "\n")
+    return result["equal"]
 
 
-def _run(chain: Chain, interrupt: Callable[[], None]) -> dict[str, Any]:
-    """Interrupts a run, and lets it finish."""
+def _interrupt_and_finish(run: InterruptedRun, interrupt: Callable[[], None]) -> dict[str, Any]:
+    """Interrupts a run, lets it finish, and summarises it."""
     start, problem = time.monotonic(), None
     try:
         interrupt()
-        chain.finish()
-    except SoakError as error:
+        run.finish()
+    except ResumeFailure as error:
         problem = str(error)
-    return summary(chain, time.monotonic() - start) | {"equal": problem is None, "problem": problem}
+    return summary(run, time.monotonic() - start) | {"equal": problem is None, "problem": problem}
 
 
 if __name__ == "__main__":

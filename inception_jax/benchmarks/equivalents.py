@@ -12,7 +12,7 @@ from typing import Any
 from inception_jax.errors import UserError, nearest
 
 # Options of ours that every network in PyTorch here follows, too; others would change one side's work alone.
-FOLLOWED = ("dropout_rate", "aux_dropout_rate", "aux_heads")
+SHARED_OPTIONS = ("dropout_rate", "aux_dropout_rate", "aux_heads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def get_equivalent(model: str) -> Equivalent:
     return EQUIVALENTS[model]
 
 
-def equal_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def matching_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of ours for a network that PyTorch's equals.
 
     Args:
@@ -121,10 +121,10 @@ def equal_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 f"{name} = {value!r}: {record.torch} is the network with {name} = {record.options[name]!r}; "
                 "leave it out with --vs=torch"
             )
-        if name not in (*record.options, *FOLLOWED):
+        if name not in (*record.options, *SHARED_OPTIONS):
             raise UserError(
                 f"{name} = {value!r}: {record.torch} does not follow it; with --vs=torch leave it out; "
-                f"followed: {', '.join(FOLLOWED)}"
+                f"followed: {', '.join(SHARED_OPTIONS)}"
             )
     chosen = {**record.dropout, **record.options, **options}
     if not chosen.get("aux_heads", True):  # no heads, no dropout in them: ours refuses the rate

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from inception_jax.errors import UserError
 
-GIVEN_FLOPS, GIVEN_BANDWIDTH = "FLOP/s as given", "bandwidth as given"  # of `Limits.source`
+FLOPS_GIVEN, BANDWIDTH_GIVEN = "FLOP/s as given", "bandwidth as given"  # of `Limits.source`
 _TERA, _GIGA = 1e12, 1e9
 
 
@@ -106,12 +106,12 @@ class Limits:
     source: str
 
 
-def find(device_kind: str) -> Chip | None:
+def find_chip(device_kind: str) -> Chip | None:
     """The row of a `device_kind`, or None."""
     return next((chip for chip in CHIPS if re.match(chip.pattern, device_kind)), None)
 
 
-def limits(device_kind: str, dtype: str, flops: float | None = None, bandwidth: float | None = None) -> Limits:
+def device_limits(device_kind: str, dtype: str, flops: float | None = None, bandwidth: float | None = None) -> Limits:
     """The limits of a device.
 
     Args:
@@ -126,11 +126,11 @@ def limits(device_kind: str, dtype: str, flops: float | None = None, bandwidth: 
     for flag, value in (("--peak_tflops", flops), ("--bandwidth_gbs", bandwidth)):
         if value is not None and not value > 0:
             raise UserError(f"{flag}: {value:g}; a number above 0 is needed")
-    chip = find(device_kind)
+    chip = find_chip(device_kind)
     of_table = chip.flops.get(dtype) if chip else None
     words = [f"{chip.name}: {chip.source}"] if chip and (flops is None or bandwidth is None) else []
-    words += [GIVEN_FLOPS] if flops is not None else []
-    words += [GIVEN_BANDWIDTH] if bandwidth is not None else []
+    words += [FLOPS_GIVEN] if flops is not None else []
+    words += [BANDWIDTH_GIVEN] if bandwidth is not None else []
     return Limits(
         flops=of_table if flops is None else flops,
         bandwidth=bandwidth if bandwidth is not None else chip.bandwidth if chip else None,

@@ -56,7 +56,7 @@ def measure_rate(
     }
 
 
-def measure_fed(bench: Bench, seconds: float) -> dict[str, float]:
+def measure_fed_step(bench: Bench, seconds: float) -> dict[str, float]:
     """The training step fed as `train` feeds it: data wait and speed in the words of its log.
 
     Args:

@@ -14,19 +14,20 @@ from inception_jax.benchmarks import worker
 class JaxSide:
     """The training step and the forward pass that `benchmark` times, asked for in blocks."""
 
-    def prepare(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Builds and compiles what the task needs; see `protocol.Side`."""
+    def prepare(self, workload: dict[str, Any]) -> dict[str, Any]:
+        """Builds and compiles what the workload needs; see `worker.SideProtocol`."""
         import jax
 
-        from inception_jax.benchmarks import steps, workload
+        from inception_jax.benchmarks import steps
+        from inception_jax.benchmarks import workload as workloads
         from inception_jax.runs import manifest
         from inception_jax.training import parallel
 
         parallel.enable_compilation_cache()
         start = time.perf_counter()
-        setup = workload.build(workload.recipe_of_task(task))
-        self._bench = steps.Bench(setup, batches=task["batches"], seed=task["seed"])
-        for kind in task["kinds"]:
+        setup = workloads.build_setup(workloads.config_of_workload(workload))
+        self._bench = steps.Bench(setup, batches=workload["batches"], seed=workload["seed"])
+        for kind in workload["kinds"]:
             self._bench.compile(kind)
         device = setup.devices.mesh.devices.flat[0]
         stats = device.memory_stats() or {}
@@ -35,9 +36,9 @@ class JaxSide:
             "device": device.device_kind,
             "flags": {
                 "mode": setup.devices.mode,
-                "dtype": task["dtype"],
+                "dtype": workload["dtype"],
                 "threads": len(os.sched_getaffinity(0)),
-                "options": task["options"],
+                "options": workload["options"],
                 "matmul_precision": jax.config.jax_default_matmul_precision or "default",
                 "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
             },
@@ -49,7 +50,7 @@ class JaxSide:
         }
 
     def block(self, kind: str, steps: int) -> dict[str, Any]:
-        """Takes steps; see `protocol.Side`."""
+        """Takes steps; see `worker.SideProtocol`."""
         from inception_jax.training.compilation import no_compilation
 
         with no_compilation():

@@ -25,7 +25,7 @@ TRACED_STEPS = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class MeasurementPlan:
     """How a measurement goes.
 
     Attributes:
@@ -72,14 +72,14 @@ def describe(setup: Setup) -> dict[str, Any]:
     }
 
 
-def find_limits(setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None, say: Callable[[str], None]) -> Limits:
+def find_limits(setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None, log: Callable[[str], None]) -> Limits:
     """The limits of the devices: of the table, as given, or measured now.
 
     Args:
       setup: whose devices and dtype are meant.
       peak_tflops: a number, "measure", or None for the table.
       bandwidth_gbs: likewise, in GB/s.
-      say: gets a line for each measurement.
+      log: gets a line for each measurement.
 
     Raises:
       UserError: a text that is neither a number above 0 nor "measure".
@@ -88,7 +88,7 @@ def find_limits(setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None
 
     def number(flag: str, text: str | None, unit: float, measured: Callable[[], float]) -> float | None:
         if text == "measure":
-            say(f"measuring what the device does at most ({flag})")
+            log(f"measuring what the device does at most ({flag})")
             return measured()
         try:
             return None if text is None else unit * float(text)
@@ -97,23 +97,23 @@ def find_limits(setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None
 
     flops_at_most = number("--peak_tflops", peak_tflops, 1e12, lambda: hardware.measure_flops(dtype, device))
     bandwidth = number("--bandwidth_gbs", bandwidth_gbs, 1e9, lambda: hardware.measure_bandwidth(device))
-    limits = hardware.limits(device.device_kind, dtype, flops_at_most, bandwidth)
+    limits = hardware.device_limits(device.device_kind, dtype, flops_at_most, bandwidth)
     source = limits.source
     if peak_tflops == "measure":
-        source = source.replace(hardware.GIVEN_FLOPS, f"FLOP/s measured by {dtype} matrix products")
+        source = source.replace(hardware.FLOPS_GIVEN, f"FLOP/s measured by {dtype} matrix products")
     if bandwidth_gbs == "measure":
-        source = source.replace(hardware.GIVEN_BANDWIDTH, "bandwidth measured by copying an array")
+        source = source.replace(hardware.BANDWIDTH_GIVEN, "bandwidth measured by copying an array")
     return dataclasses.replace(limits, source=source)
 
 
-def measure(setup: Setup, plan: Plan, limits: Limits, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(setup: Setup, plan: MeasurementPlan, limits: Limits, log: Callable[[str], None]) -> dict[str, Any]:
     """Measures the steps of a setup.
 
     Args:
-      setup: from `task.build`.
+      setup: from `workload.build_setup`.
       plan: how.
       limits: of its devices.
-      say: gets a line before each part.
+      log: gets a line before each part.
 
     Returns:
       The content of the JSON file: `describe`'s, "limits", "parameters", "pictures", and per kind of step "compile",
@@ -129,19 +129,21 @@ def measure(setup: Setup, plan: Plan, limits: Limits, say: Callable[[str], None]
         "pictures": bench.fingerprint,
     }
     for kind in plan.kinds:
-        say(f"compiling the {WORDS[kind]}" + (", cold and from the cache" if plan.compile_times else ""))
-        result[kind] = _measure_kind(bench, kind, plan, limits, say)
+        log(f"compiling the {KIND_NAMES[kind]}" + (", cold and from the cache" if plan.compile_times else ""))
+        result[kind] = _measure_kind(bench, kind, plan, limits, log)
     if "train" in plan.kinds and plan.input_seconds > 0:
-        say("measuring the input, alone and beside the step")
+        log("measuring the input, alone and beside the step")
         result["input"] = inputs.measure_rate(setup.train_data, plan.input_seconds)
-        result["input"]["fed"] = inputs.measure_fed(bench, plan.input_seconds)
+        result["input"]["fed"] = inputs.measure_fed_step(bench, plan.input_seconds)
     return result
 
 
-WORDS = {"train": "training step", "inference": "forward pass"}
+KIND_NAMES = {"train": "training step", "inference": "forward pass"}
 
 
-def _measure_kind(bench: Bench, kind: str, plan: Plan, limits: Limits, say: Callable[[str], None]) -> dict[str, Any]:
+def _measure_kind(
+    bench: Bench, kind: str, plan: MeasurementPlan, limits: Limits, log: Callable[[str], None]
+) -> dict[str, Any]:
     config, devices = bench.setup.config, bench.setup.devices
     content: dict[str, Any] = {}
     if plan.compile_times:
@@ -150,9 +152,9 @@ def _measure_kind(bench: Bench, kind: str, plan: Plan, limits: Limits, say: Call
         bench.compile(kind)
     per_picture, beside = bench.count_flops(kind)
     layers = bench.layers(kind)
-    ratio = roofline.check(roofline.inside_flops(layers, kind), per_picture, WORDS[kind])
-    say(f"timing the {WORDS[kind]}")
-    taken = timing.measure(lambda steps: bench.run(kind, steps), seconds=plan.seconds, blocks=plan.blocks)
+    ratio = roofline.check_flops(roofline.inside_flops(layers, kind), per_picture, KIND_NAMES[kind])
+    log(f"timing the {KIND_NAMES[kind]}")
+    taken = timing.time_steps(lambda steps: bench.run(kind, steps), seconds=plan.seconds, blocks=plan.blocks)
     content |= taken.to_json(config.batch_size)
     work = config.batch_size * roofline.model_flops(layers, kind)
     rate = work / taken.median / devices.count
@@ -166,15 +168,15 @@ def _measure_kind(bench: Bench, kind: str, plan: Plan, limits: Limits, say: Call
         "utilization": rate / limits.flops if limits.flops else None,
     }
     content["memory"] = {
-        "program": memory.of_program(bench.compiled[kind]),
-        "device": memory.of_device(devices.mesh.devices.flat[0]),
+        "program": memory.program_memory(bench.compiled[kind]),
+        "device": memory.device_memory(devices.mesh.devices.flat[0]),
     }
     content["roofline"] = _roofline(bench, kind, limits, taken.median)
     if kind == "train":
-        first, last = steps.quarters(bench.take_losses())
+        first, last = steps.quarter_means(bench.take_losses())
         content["losses"] = {"first_quarter": first, "last_quarter": last}
     if plan.trace:
-        say(f"tracing {TRACED_STEPS} steps into {plan.trace}")
+        log(f"tracing {TRACED_STEPS} steps into {plan.trace}")
         with jax.profiler.trace(str(Path(plan.trace) / kind)):
             bench.run(kind, TRACED_STEPS)
     return content
@@ -186,14 +188,14 @@ def _roofline(bench: Bench, kind: str, limits: Limits, median: float) -> dict[st
         return None
     setup = bench.setup
     share = setup.config.batch_size // setup.devices.count
-    bounds = roofline.bounds(
+    bounds = roofline.block_bounds(
         bench.layers(kind), kind, share, jnp.dtype(setup.config.model.dtype).itemsize, limits.flops, limits.bandwidth
     )
     total = sum(bound.seconds for bound in bounds)
     return {
         "seconds": total,
         "fraction": total / median,
-        "blocks": [dataclasses.asdict(bound) | {"side": bound.side} for bound in bounds],
+        "blocks": [dataclasses.asdict(bound) | {"side": bound.limited_by} for bound in bounds],
     }
 
 

@@ -18,7 +18,7 @@ _MOST = 2**20  # examples per device; no search goes on for ever
 _FINENESS = 16  # the search ends where its two ends are within a sixteenth of each other
 
 
-def of_program(compiled: Compiled) -> dict[str, int] | None:
+def program_memory(compiled: Compiled) -> dict[str, int] | None:
     """Bytes on one device by the compiler's plan, None where it does not tell.
 
     Returns:
@@ -37,7 +37,7 @@ def of_program(compiled: Compiled) -> dict[str, int] | None:
     return parts | {"total": sum(parts.values())}
 
 
-def of_device(device: jax.Device) -> dict[str, int] | None:
+def device_memory(device: jax.Device) -> dict[str, int] | None:
     """What the device has counted since the process began: {"peak", "in_use", "limit"} in bytes; None on a CPU."""
     stats = device.memory_stats()
     if not stats:
@@ -46,9 +46,9 @@ def of_device(device: jax.Device) -> dict[str, int] | None:
     return {name: stats[key] for name, key in names.items() if key in stats}
 
 
-def limit(device: jax.Device) -> int | None:
+def memory_limit(device: jax.Device) -> int | None:
     """Bytes that a program may have: the device's, or on a CPU what the machine has available at this moment."""
-    counted = of_device(device)
+    counted = device_memory(device)
     if counted:
         return counted.get("limit")
     if device.platform == "cpu":
@@ -79,29 +79,30 @@ def largest_batch(fits: Callable[[int], bool], unit: int = 1) -> int:
     return low
 
 
-def training_fits(recipe: Any, report: Callable[[str], None]) -> Callable[[int], bool]:
+def make_training_fits(config: Any, report: Callable[[str], None]) -> Callable[[int], bool]:
     """A judge for `largest_batch`: whether one training step of this recipe can be compiled and taken.
 
     On a CPU nothing refuses memory before the kernel kills somebody, so there the compiler's plan is the judge: it must
     leave a tenth of what is available.
 
     Args:
-      recipe: of the run; its batch size is changed.
+      config: of the run; its batch size is changed.
       report: gets one line per size.
     """
 
     def fits(size: int) -> bool:
-        recipe.batch_size = size
-        recipe.evaluation.batch_size = None
-        setup = workload.build(recipe)
+        config.batch_size = size
+        config.evaluation.batch_size = None
+        setup = workload.build_setup(config)
         device = setup.devices.mesh.devices.flat[0]
-        before = limit(device) or 0
+        before = memory_limit(device) or 0
         try:
-            with workload.explained_out_of_memory(setup):
+            with workload.translate_out_of_memory(setup):
                 bench = Bench(setup, batches=1)
-                planned = of_program(bench.compile("train"))
+                planned = program_memory(bench.compile("train"))
                 if device.platform == "cpu" and planned and planned["total"] > 0.9 * before:
-                    report(f"batch {size:,}: {gibibytes(planned['total'])} planned, {gibibytes(before)} available: no")
+                    plan = format_bytes(planned["total"])
+                    report(f"batch {size:,}: {plan} planned, {format_bytes(before)} available: no")
                     return False
                 bench.run("train", 1)
         except workload.OutOfMemory:
@@ -110,12 +111,12 @@ def training_fits(recipe: Any, report: Callable[[str], None]) -> Callable[[int],
         finally:
             bench = None
             gc.collect()
-        report(f"batch {size:,}: fits" + (f", {gibibytes(planned['total'])} planned" if planned else ""))
+        report(f"batch {size:,}: fits" + (f", {format_bytes(planned['total'])} planned" if planned else ""))
         return True
 
     return fits
 
 
-def gibibytes(count: float) -> str:
+def format_bytes(count: float) -> str:
     """`1.23 GiB`, `4.5 MiB`."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.benchmarks.steps import quarters
-from inception_jax.benchmarks.timing import Timing, Watch
+from inception_jax.benchmarks.steps import quarter_means
+from inception_jax.benchmarks.timing import BlockTiming, CpuLoadMonitor
 from inception_jax.benchmarks.worker import SideError, Worker
 from inception_jax.errors import UserError
 
@@ -38,7 +38,7 @@ class Side:
 
 
 def compare(
-    task: dict[str, Any],
+    workload: dict[str, Any],
     sides: Sequence[Side],
     *,
     rounds: int,
@@ -46,21 +46,21 @@ def compare(
     warmup: int = 2,
     settle_seconds: float = SETTLE_SECONDS,
     timeout: float = 1800.0,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Lets the sides work in turn.
 
     A side that fails, other than the first, is left out from then on, and the result says why.
 
     Args:
-      task: see `make_task`.
+      workload: see `make_workload`.
       sides: the first is the one that the others are compared with.
       rounds: in each, every side takes one block of every kind.
       steps: of a block.
       warmup: steps of every kind before the first round, beside those of `prepare`.
       settle_seconds: a pause before every block, for the threads of the side before to fall asleep.
       timeout: seconds that a side may take to prepare, or for a block.
-      say: is told what happens, a line at a time.
+      log: is told what happens, a line at a time.
 
     Returns:
       JSON values: "task", "baseline", "rounds", "steps", "warmup", "settle_seconds", "order" (names of every round),
@@ -73,39 +73,39 @@ def compare(
     for name, value in (("rounds", rounds), ("steps", steps)):
         if value < 1:
             raise UserError(f"{name} = {value}; allowed: 1 or more")
-    duel = _Duel(task, sides, settle_seconds, say or (lambda line: None))
+    run = _PairedRun(workload, sides, settle_seconds, log or (lambda line: None))
     with contextlib.ExitStack() as stack:
-        duel.start(stack, timeout)
-        for kind in task["kinds"] if warmup else ():
-            duel.turn(duel.names(), kind, warmup, keep=False)
+        run.start(stack, timeout)
+        for kind in workload["kinds"] if warmup else ():
+            run.run_blocks(run.names(), kind, warmup, keep=False)
         order = []
         for number in range(rounds):
-            names = duel.names()
+            names = run.names()
             order.append(names[number % len(names) :] + names[: number % len(names)])
-            for kind in task["kinds"]:
-                duel.turn(order[-1], kind, steps)
-            duel.say(f"round {number + 1} of {rounds}: {duel.last_round()}")
-    baseline = duel.baseline
+            for kind in workload["kinds"]:
+                run.run_blocks(order[-1], kind, steps)
+            run.log(f"round {number + 1} of {rounds}: {run.format_last_round()}")
+    baseline = run.baseline
     return {
-        "task": task,
+        "task": workload,
         "baseline": baseline,
         "rounds": rounds,
         "steps": steps,
         "warmup": warmup,
         "settle_seconds": settle_seconds,
         "order": order,
-        "cores": duel.watch.cores,
-        "cores_of_others": duel.watch.busy_cores(),
+        "cores": run.cpu_load.cores,
+        "cores_of_others": run.cpu_load.cores_of_others(),
         "sides": {
-            side.name: duel.errors.get(side.name)
-            or _summary(duel.records[side.name], duel.records[baseline], task, steps)
+            side.name: run.errors.get(side.name)
+            or _summary(run.results[side.name], run.results[baseline], workload, steps)
             for side in sides
         },
     }
 
 
 @dataclasses.dataclass
-class _Record:
+class _SideResults:
     """What a side has said: its answer to `prepare`, seconds per step of each block by kind, and all its losses."""
 
     prepared: dict[str, Any]
@@ -123,16 +123,16 @@ class _Record:
                 lists.setdefault(kind, []).append(answer[name] / steps)
 
 
-class _Duel:
+class _PairedRun:
     """The workers of all sides, and what they have said so far."""
 
-    def __init__(self, task: dict[str, Any], sides: Sequence[Side], settle: float, say: Callable[[str], None]):
-        self._task, self._sides, self._settle, self.say = task, sides, settle, say
+    def __init__(self, workload: dict[str, Any], sides: Sequence[Side], settle: float, log: Callable[[str], None]):
+        self._workload, self._sides, self._settle, self.log = workload, sides, settle, log
         self._workers: dict[str, Worker] = {}
-        self.records: dict[str, _Record] = {}
+        self.results: dict[str, _SideResults] = {}
         self.errors: dict[str, dict[str, str]] = {}
         self.baseline = sides[0].name
-        self.watch = Watch()
+        self.cpu_load = CpuLoadMonitor()
 
     def names(self) -> list[str]:
         """The sides that take part, in the caller's order."""
@@ -144,45 +144,45 @@ class _Duel:
         The first side comes last: where PyTorch is missing nobody should wait for our compiler to hear it.
         """
         for side in reversed(self._sides):
-            with self._leaving_out(side.name):
+            with self._excluding_on_error(side.name):
                 worker = stack.enter_context(Worker(side.name, side.command, side.environment, timeout))
-                prepared = worker.prepare(self._task)
+                prepared = worker.prepare(self._workload)
                 self._workers[side.name] = worker
-                self.records[side.name] = _Record(prepared, list(prepared.get("losses", [])))
-                self.say(f"{side.name}: ready after {prepared['prepare_seconds']:.1f} s")
+                self.results[side.name] = _SideResults(prepared, list(prepared.get("losses", [])))
+                self.log(f"{side.name}: ready after {prepared['prepare_seconds']:.1f} s")
 
-    def turn(self, names: Sequence[str], kind: str, steps: int, keep: bool = True) -> None:
+    def run_blocks(self, names: Sequence[str], kind: str, steps: int, keep: bool = True) -> None:
         """One block of each side."""
         for name in names:
             if name not in self.errors:
                 time.sleep(self._settle)
-                with self._leaving_out(name):
-                    self.watch.start(self._workers[name].pid)
+                with self._excluding_on_error(name):
+                    self.cpu_load.start(self._workers[name].pid)
                     answer = self._workers[name].block(kind, steps)
-                    self.watch.stop()
-                    self.records[name].add(kind, steps, answer, keep)
+                    self.cpu_load.stop()
+                    self.results[name].add(kind, steps, answer, keep)
 
-    def last_round(self) -> str:
+    def format_last_round(self) -> str:
         """Milliseconds per step of the latest blocks, in words."""
 
         def latest(seconds: dict[str, list[float]]) -> str:
             return ", ".join(f"{kind} {1e3 * took[-1]:.4g} ms" for kind, took in seconds.items())
 
-        return "; ".join(f"{name} {latest(self.records[name].seconds)}" for name in self.names())
+        return "; ".join(f"{name} {latest(self.results[name].seconds)}" for name in self.names())
 
     @contextlib.contextmanager
-    def _leaving_out(self, name: str) -> Iterator[None]:
+    def _excluding_on_error(self, name: str) -> Iterator[None]:
         try:
             yield
         except SideError as error:
             hint = _OUT_OF_MEMORY_HINT if error.kind == "out_of_memory" else ""
             self.errors[name] = {"error": f"{error}{hint}", "kind": error.kind}
-            self.say(f"left out: {error}{hint}")
+            self.log(f"left out: {error}{hint}")
             if name == self.baseline or len(self.errors) == len(self._sides) - 1 > 0:
                 raise UserError(f"{error}{hint}") from error
 
 
-def _summary(record: _Record, baseline: _Record, task: dict[str, Any], steps: int) -> dict[str, Any]:
+def _summary(record: _SideResults, baseline: _SideResults, workload: dict[str, Any], steps: int) -> dict[str, Any]:
     """What a side has shown, as JSON values.
 
     Returns:
@@ -197,13 +197,13 @@ def _summary(record: _Record, baseline: _Record, task: dict[str, Any], steps: in
     for kind, took in record.seconds.items():
         ratios = [one / other for one, other in zip(took, baseline.seconds[kind], strict=True)]
         p10, p90 = np.percentile(ratios, (10, 90)).tolist()
-        summary[kind] = Timing(tuple(took), steps).to_json(task["batch_size"])
+        summary[kind] = BlockTiming(tuple(took), steps).to_json(workload["batch_size"])
         summary[kind]["ratio"] = {"median": statistics.median(ratios), "p10": p10, "p90": p90, "rounds": ratios}
         if kind in record.cpu_seconds:
             summary[kind]["cpu_seconds"] = statistics.median(record.cpu_seconds[kind])
     summary |= {"finite": record.finite, "falling": None, "losses": None}
     if record.losses:
-        first, last = quarters(record.losses)
+        first, last = quarter_means(record.losses)
         summary["falling"] = all(map(math.isfinite, record.losses)) and last < first
         # JSON has no NaN.
         first, last = (value if math.isfinite(value) else None for value in (first, last))

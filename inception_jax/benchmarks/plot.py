@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from inception_jax.benchmarks.measure import WORDS
-from inception_jax.benchmarks.report import milliseconds
+from inception_jax.benchmarks.measure import KIND_NAMES
+from inception_jax.benchmarks.report import format_milliseconds
 from inception_jax.runs import plot_style
 from inception_jax.runs.plot_style import BLACK, BLUE, GREY, ORANGE
 
@@ -26,7 +26,7 @@ def draw(result: Mapping[str, Any], path: str | os.PathLike) -> Figure:
     bound in full colour; and the time of each block of steps, with the sum of the bounds below it.
 
     Args:
-      result: from `measure`, or `difference.read`.
+      result: from `measure`, or `report.read_measurement`.
       path: of the PNG file.
 
     Returns:
@@ -35,7 +35,7 @@ def draw(result: Mapping[str, Any], path: str | os.PathLike) -> Figure:
     Raises:
       UserError: the file cannot be written.
     """
-    kinds = [kind for kind in WORDS if kind in result]
+    kinds = [kind for kind in KIND_NAMES if kind in result]
     bounded = [kind for kind in kinds if result[kind]["roofline"]]
     most = max((len(result[kind]["roofline"]["blocks"]) for kind in bounded), default=0)
     height = max(_NO_BLOCKS_HEIGHT, _HEAD + _ROW * most)
@@ -44,17 +44,17 @@ def draw(result: Mapping[str, Any], path: str | os.PathLike) -> Figure:
         grid = figure.subplots(len(kinds), columns, squeeze=False, width_ratios=(1.5, 1.0)[:columns])
         for kind, axes in zip(kinds, grid, strict=True):
             if bounded:
-                _draw_blocks(axes[0], result[kind]["roofline"], WORDS[kind])
-            _draw_times(axes[-1], result[kind], WORDS[kind])
+                _draw_blocks(axes[0], result[kind]["roofline"], KIND_NAMES[kind])
+            _draw_times(axes[-1], result[kind], KIND_NAMES[kind])
         figure.suptitle(_title(result), x=0.01, ha="left", fontsize=9.5, fontweight="bold")
     return figure
 
 
 def _title(result: Mapping[str, Any]) -> str:
-    task, device = result["task"], result["device"]
+    workload, device = result["task"], result["device"]
     return (
-        f"{task['model']}, {task['image_size']} pixels, batch {task['batch_size']:,}, {task['dtype']}, on "
-        f"{device['count']} x {device['kind']}"
+        f"{workload['model']}, {workload['image_size']} pixels, batch {workload['batch_size']:,}, {workload['dtype']}, "
+        f"on {device['count']} x {device['kind']}"
     )
 
 
@@ -83,7 +83,7 @@ def _draw_blocks(axes: Axes, content: Mapping[str, Any] | None, words: str) -> N
 def _draw_times(axes: Axes, content: Mapping[str, Any], words: str) -> None:
     times = [1e3 * seconds for seconds in content["blocks"]]
     spread = content["step_seconds"]
-    axes.set_title(f"{words}: {milliseconds(spread['median'])}, {content['images_per_second']:,.4g} images/s")
+    axes.set_title(f"{words}: {format_milliseconds(spread['median'])}, {content['images_per_second']:,.4g} images/s")
     axes.axhspan(1e3 * spread["p10"], 1e3 * spread["p90"], color=BLUE, alpha=0.12, linewidth=0, label="p10 to p90")
     axes.axhline(1e3 * spread["median"], color=BLUE, linewidth=1.0, label="median")
     axes.plot(

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from inception_jax.benchmarks.measure import FORMAT, WORDS
-from inception_jax.benchmarks.memory import gibibytes
+from inception_jax.benchmarks.measure import FORMAT, KIND_NAMES
+from inception_jax.benchmarks.memory import format_bytes
 from inception_jax.errors import UserError
 from inception_jax.runs import manifest
 from inception_jax.runs.formatting import INPUT_BOUND, rate
@@ -17,28 +17,28 @@ from inception_jax.runs.tables import aligned
 def format_measurement(result: Mapping[str, Any]) -> str:
     """The whole measurement as text."""
     parts = ["\n".join(_head(result))]
-    parts += ["\n".join(_kind(result, kind)) for kind in WORDS if kind in result]
+    parts += ["\n".join(_kind(result, kind)) for kind in KIND_NAMES if kind in result]
     if "input" in result:
         parts.append("\n".join(_input(result)))
     return "\n\n".join(parts)
 
 
-def milliseconds(seconds: float) -> str:
+def format_milliseconds(seconds: float) -> str:
     """`12.3 ms`, with three digits or more."""
     return f"{1e3 * seconds:,.3g} ms" if seconds < 1 else f"{1e3 * seconds:,.0f} ms"
 
 
 def _head(result: Mapping[str, Any]) -> Iterator[str]:
-    task, device, host = result["task"], result["device"], result["host"]
-    heads = "with auxiliary heads" if task["aux_heads"] else "without auxiliary heads"
-    options = "".join(f", {name}={value}" for name, value in task["options"].items())
+    workload, device, host = result["task"], result["device"], result["host"]
+    heads = "with auxiliary heads" if workload["aux_heads"] else "without auxiliary heads"
+    options = "".join(f", {name}={value}" for name, value in workload["options"].items())
     yield (
-        f"{task['model']}{options}: {result['parameters']:,} parameters {heads}, {task['image_size']} pixels, batch "
-        f"{task['batch_size']:,}, {task['dtype']}"
+        f"{workload['model']}{options}: {result['parameters']:,} parameters {heads}, {workload['image_size']} pixels, "
+        f"batch {workload['batch_size']:,}, {workload['dtype']}"
     )
     yield (
-        f"{device['count']} x {device['kind']} ({host['cores']} cores of {host['processor']}), mode {task['mode']}, "
-        f"jax {result['versions']['jax']}"
+        f"{device['count']} x {device['kind']} ({host['cores']} cores of {host['processor']}), "
+        f"mode {workload['mode']}, jax {result['versions']['jax']}"
     )
     limits = result["limits"]
     known = [f"{limits['flops'] / 1e12:,.4g} TFLOP/s"] if limits["flops"] else []
@@ -56,10 +56,10 @@ def _head(result: Mapping[str, Any]) -> Iterator[str]:
 def _kind(result: Mapping[str, Any], kind: str) -> Iterator[str]:
     content = result[kind]
     seconds, work = content["step_seconds"], content["flops"]
-    yield WORDS[kind]
+    yield KIND_NAMES[kind]
     yield (
-        f"  time         {milliseconds(seconds['median'])} (p10 {milliseconds(seconds['p10'])}, p90 "
-        f"{milliseconds(seconds['p90'])}; {len(content['blocks'])} blocks of {content['steps_per_block']} steps)"
+        f"  time         {format_milliseconds(seconds['median'])} (p10 {format_milliseconds(seconds['p10'])}, p90 "
+        f"{format_milliseconds(seconds['p90'])}; {len(content['blocks'])} blocks of {content['steps_per_block']} steps)"
     )
     yield f"  speed        {rate(content['images_per_second'])} images/s"
     if "compile" in content:
@@ -92,18 +92,18 @@ def _memory(content: Mapping[str, Any]) -> str:
     parts = []
     if program:
         parts.append(
-            f"{gibibytes(program['total'])} planned: state and batch {gibibytes(program['arguments'])}, "
-            f"temporary {gibibytes(program['temporary'])}"
+            f"{format_bytes(program['total'])} planned: state and batch {format_bytes(program['arguments'])}, "
+            f"temporary {format_bytes(program['temporary'])}"
         )
     if device:
-        limit = f" of {gibibytes(device['limit'])}" if "limit" in device else ""
-        parts.append(f"{gibibytes(device['peak'])}{limit} at most since the start, by the device")
+        limit = f" of {format_bytes(device['limit'])}" if "limit" in device else ""
+        parts.append(f"{format_bytes(device['peak'])}{limit} at most since the start, by the device")
     return "; ".join(parts) or "not told by compiler or device"
 
 
 def _roofline(content: Mapping[str, Any]) -> Iterator[str]:
     yield (
-        f"  roofline     at least {milliseconds(content['seconds'])}, layer by layer; measured "
+        f"  roofline     at least {format_milliseconds(content['seconds'])}, layer by layer; measured "
         f"{1 / content['fraction']:.2f} times that"
     )
     rows = [("    block", "GFLOP", "MB", "compute ms", "memory ms", "bound ms", "set by")]
@@ -123,7 +123,7 @@ def _roofline(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _input(result: Mapping[str, Any]) -> Iterator[str]:
     content = result["input"]
-    yield input_line(content)
+    yield format_input(content)
     if "fed" in content:
         fed, resident = content["fed"], result["train"]["images_per_second"]
         bound = " (input-bound)" if fed["data_wait_fraction"] > INPUT_BOUND else ""
@@ -133,7 +133,7 @@ def _input(result: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def input_line(content: Mapping[str, Any]) -> str:
+def format_input(content: Mapping[str, Any]) -> str:
     """The pipeline's own speed."""
     how = f"{content['workers']} workers of {content['threads']}" if content["workers"] else f"{content['threads']}"
     return (
@@ -159,7 +159,7 @@ _FIGURES = (
 )
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read_measurement(path: str | Path) -> dict[str, Any]:
     """A measurement from its JSON file.
 
     Raises:
@@ -180,13 +180,13 @@ def format_difference(first: Mapping[str, Any], second: Mapping[str, Any], names
     """Both measurements as text: the settings that differ, then every figure that both have, and its ratio.
 
     Args:
-      first, second: as `read` gives them.
+      first, second: as `read_measurement` gives them.
       names: of the two, for the head of the columns.
 
     Raises:
       UserError: they have no kind of step in common.
     """
-    kinds = [kind for kind in WORDS if kind in first and kind in second]
+    kinds = [kind for kind in KIND_NAMES if kind in first and kind in second]
     if not kinds:
         raise UserError(f"{names[0]} and {names[1]}: one has no step that the other has")
     settings = [{name: content.get(name) for name in _SETTINGS} for content in (first, second)]
@@ -196,7 +196,7 @@ def format_difference(first: Mapping[str, Any], second: Mapping[str, Any], names
         parts.append("What was different:\n" + aligned([("", *names), *differences]))
     for kind in kinds:
         rows = list(_rows(first[kind], second[kind]))
-        parts.append(f"{WORDS[kind]}:\n" + aligned([("", *names, "ratio"), *rows], "lrrr"))
+        parts.append(f"{KIND_NAMES[kind]}:\n" + aligned([("", *names, "ratio"), *rows], "lrrr"))
     return "\n\n".join(parts)
 
 

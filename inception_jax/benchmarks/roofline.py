@@ -20,7 +20,7 @@ from inception_jax.models.accounting import Account, Layer
 
 
 @dataclasses.dataclass(frozen=True)
-class Bound:
+class BlockBound:
     """The bound of one block, for one device's share of a batch.
 
     Attributes:
@@ -39,14 +39,14 @@ class Bound:
     memory_seconds: float
 
     @property
-    def side(self) -> str:
+    def limited_by(self) -> str:
         """What sets the bound: "compute" or "memory"."""
         return "compute" if self.compute_seconds >= self.memory_seconds else "memory"
 
 
-def bounds(
+def block_bounds(
     layers: Sequence[Layer], kind: str, examples: int, item_bytes: int, peak: float, bandwidth: float
-) -> list[Bound]:
+) -> list[BlockBound]:
     """The bound of every block, in the order in which they run; blocks without a convolution have none.
 
     Args:
@@ -57,12 +57,12 @@ def bounds(
       peak: FLOP/s of one device.
       bandwidth: bytes/s of one device's memory.
     """
-    found: dict[str, Bound] = {}
+    found: dict[str, BlockBound] = {}
     for layer in layers:
         flops, moved = layer_work(layer, kind, examples, item_bytes)
         compute, memory = flops / peak, moved / bandwidth
-        before = found.get(layer.block, Bound(layer.block, 0, 0, 0, 0, 0))
-        found[layer.block] = Bound(
+        before = found.get(layer.block, BlockBound(layer.block, 0, 0, 0, 0, 0))
+        found[layer.block] = BlockBound(
             layer.block,
             before.flops + flops,
             before.bytes + moved,
@@ -122,7 +122,7 @@ def inside_flops(layers: Iterable[Layer], kind: str) -> int:
     return sum(2 * layer.inside_macs * passes(layer, kind) for layer in layers)
 
 
-def check(ours: float, compilers: float, what: str) -> float:
+def check_flops(ours: float, compilers: float, what: str) -> float:
     """The compiler's count over ours.
 
     Args:

@@ -56,7 +56,7 @@ class Bench:
         """Makes the initial state and the batches, and puts both on the devices.
 
         Args:
-          setup: from `task.build`.
+          setup: from `workload.build_setup`.
           batches: how many take turns, so that no step finds the pictures of the last one in a cache.
           seed: of the pictures.
         """
@@ -99,11 +99,11 @@ class Bench:
         Raises:
           UserError: the second compilation did not come from the cache.
         """
-        with _fresh_cache():
+        with _empty_compilation_cache():
             jax.clear_caches()
             cold = self.compile(kind)
             jax.clear_caches()
-            with _counted(_HIT) as hits:
+            with _record_events(_HIT) as hits:
                 cached = self.compile(kind)
         if not hits:
             raise UserError("the step did not come out of the persistent compilation cache, so no time of it is known")
@@ -180,7 +180,7 @@ def make_inference_step(
     return step
 
 
-def quarters(losses: Sequence[float]) -> tuple[float, float]:
+def quarter_means(losses: Sequence[float]) -> tuple[float, float]:
     """Means of the first and of the last quarter of the losses (of one at least)."""
     part = max(1, len(losses) // 4)
     return float(np.mean(losses[:part])), float(np.mean(losses[-part:]))
@@ -191,7 +191,7 @@ def _shapes(tree: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _fresh_cache() -> Iterator[None]:
+def _empty_compilation_cache() -> Iterator[None]:
     """Inside, JAX's persistent compilation cache is an empty directory that takes every program."""
     names = (
         "jax_compilation_cache_dir",
@@ -213,7 +213,7 @@ def _fresh_cache() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _counted(event: str) -> Iterator[list[str]]:
+def _record_events(event: str) -> Iterator[list[str]]:
     """Inside, every occurrence of an event of JAX's is added to the list."""
     found: list[str] = []
 

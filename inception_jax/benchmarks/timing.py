@@ -14,7 +14,7 @@ from inception_jax.training.compilation import no_compilation
 
 
 @dataclasses.dataclass(frozen=True)
-class Timing:
+class BlockTiming:
     """Seconds per step over blocks of steps.
 
     Attributes:
@@ -51,7 +51,7 @@ class Timing:
         }
 
 
-def measure(
+def time_steps(
     run: Callable[[int], None],
     *,
     seconds: float,
@@ -59,7 +59,7 @@ def measure(
     block_seconds: float = 0.5,
     warmup: int = 3,
     clock: Callable[[], float] = time.perf_counter,
-) -> Timing:
+) -> BlockTiming:
     """Times blocks of steps.
 
     The first steps are not counted: they fill caches, and on a GPU raise the clock. Then a block is made long enough
@@ -94,46 +94,50 @@ def measure(
             start = clock()
             run(steps)
             times.append((clock() - start) / steps)
-    return Timing(tuple(times), steps)
+    return BlockTiming(tuple(times), steps)
 
 
 _BUSY = (1, 2, 3, 6, 7, 8)  # of a line of /proc/stat: user, nice, system, irq, softirq, steal; proc(5)
 _OWN = (11, 12)  # after the name in /proc/PID/stat: utime, stime
 
 
-class Watch:
+class CpuLoadMonitor:
     """Counts the processor seconds that others take on the cores that this process may use.
 
     Attributes:
       cores: how many those are.
-      others: seconds that other processes (and other machines on the same hardware) have taken while watched; None
-        where the system does not tell.
-      wall: seconds watched.
+      seconds_of_others: processor seconds that other processes (and other virtual machines on the same hardware) have
+        used while monitored; None where the system does not report it.
+      wall_seconds: seconds watched.
     """
 
     def __init__(self) -> None:
         self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.others: float | None = 0.0 if Path("/proc/stat").exists() else None
-        self.wall = 0.0
+        self.seconds_of_others: float | None = 0.0 if Path("/proc/stat").exists() else None
+        self.wall_seconds = 0.0
 
     def start(self, pid: int) -> None:
         """Begins to watch a time in which the work of `pid` is nobody else's."""
-        self._pid, self._began, self._before = pid, time.monotonic(), self._foreign(pid)
+        self._pid, self._began, self._before = pid, time.monotonic(), self._read_busy_seconds(pid)
 
     def stop(self) -> None:
         """Ends it. A process that is no more has told nothing: its time is left out."""
-        after = self._foreign(self._pid)
+        after = self._read_busy_seconds(self._pid)
         if self._before is not None and after is not None:
-            self.others += max(after - self._before, 0.0)
-            self.wall += time.monotonic() - self._began
+            self.seconds_of_others += max(after - self._before, 0.0)
+            self.wall_seconds += time.monotonic() - self._began
 
-    def busy_cores(self) -> float | None:
+    def cores_of_others(self) -> float | None:
         """How many cores others kept busy on the average, or None where that is not known."""
-        return None if self.others is None or not self.wall else self.others / self.wall
+        return (
+            None
+            if self.seconds_of_others is None or not self.wall_seconds
+            else self.seconds_of_others / self.wall_seconds
+        )
 
-    def _foreign(self, pid: int) -> float | None:
+    def _read_busy_seconds(self, pid: int) -> float | None:
         """Busy seconds of the cores since the machine started, less those of the process."""
-        if self.others is None:
+        if self.seconds_of_others is None:
             return None
         try:
             own = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

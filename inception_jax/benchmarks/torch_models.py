@@ -32,7 +32,7 @@ def build(model: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module
     Args:
       model: one of `equivalents.EQUIVALENTS`.
       num_classes: outputs of every classifier.
-      options: as `equivalents.equal_options` gives them.
+      options: as `equivalents.matching_options` gives them.
 
     Returns:
       A module on images [B, 3, H, W]; what it returns is for `heads`.
@@ -106,19 +106,19 @@ class GoogLeNet(nn.Module):
           options: "dropout_rate", and "aux_dropout_rate" unless "aux_heads" is False.
         """
         super().__init__()
-        self.conv1 = _Conv(3, 64, 7, 2)
-        self.conv2_reduce, self.conv2 = _Conv(64, 64, 1), _Conv(64, 192, 3)
+        self.conv1 = _ConvRelu(3, 64, 7, 2)
+        self.conv2_reduce, self.conv2 = _ConvRelu(64, 64, 1), _ConvRelu(64, 192, 3)
         self.norm = nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)
         self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
         self.inception, channels = nn.ModuleDict(), 192
         self.aux = nn.ModuleDict()
         for name, widths in _MODULES.items():
-            self.inception[name] = _Inception(channels, *widths)
+            self.inception[name] = _InceptionModule(channels, *widths)
             channels = widths[0] + widths[2] + widths[4] + widths[5]
             if name in ("4a", "4d") and options.get("aux_heads", True):
-                self.aux[name] = _Head(channels, num_classes, options["aux_dropout_rate"])
+                self.aux[name] = _AuxHead(channels, num_classes, options["aux_dropout_rate"])
         self.dropout, self.classifier = nn.Dropout(options["dropout_rate"]), nn.Linear(channels, num_classes)
-        _initialise(self)
+        _initialize_as_caffe(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Images [B, 3, H, W] to logits [B, num_classes]; with those of both heads in training, if it has any."""
@@ -135,7 +135,7 @@ class GoogLeNet(nn.Module):
         return [logits, *aux] if aux else logits
 
 
-class _Conv(nn.Conv2d):
+class _ConvRelu(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1):
         super().__init__(inputs, outputs, size, stride, size // 2)
 
@@ -143,22 +143,22 @@ class _Conv(nn.Conv2d):
         return F.relu(super().forward(x), inplace=True)
 
 
-class _Inception(nn.Module):
+class _InceptionModule(nn.Module):
     def __init__(self, inputs: int, one: int, reduce3: int, three: int, reduce5: int, five: int, proj: int):
         super().__init__()
-        self.one = _Conv(inputs, one, 1)
-        self.three = nn.Sequential(_Conv(inputs, reduce3, 1), _Conv(reduce3, three, 3))
-        self.five = nn.Sequential(_Conv(inputs, reduce5, 1), _Conv(reduce5, five, 5))
-        self.pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), _Conv(inputs, proj, 1))
+        self.one = _ConvRelu(inputs, one, 1)
+        self.three = nn.Sequential(_ConvRelu(inputs, reduce3, 1), _ConvRelu(reduce3, three, 3))
+        self.five = nn.Sequential(_ConvRelu(inputs, reduce5, 1), _ConvRelu(reduce5, five, 5))
+        self.pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), _ConvRelu(inputs, proj, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.one(x), self.three(x), self.five(x), self.pool(x)], 1)
 
 
-class _Head(nn.Module):
+class _AuxHead(nn.Module):
     def __init__(self, inputs: int, num_classes: int, dropout: float):
         super().__init__()
-        self.conv, self.fc = _Conv(inputs, 128, 1), nn.Linear(2048, 1024)
+        self.conv, self.fc = _ConvRelu(inputs, 128, 1), nn.Linear(2048, 1024)
         self.dropout, self.classifier = nn.Dropout(dropout), nn.Linear(1024, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -168,7 +168,7 @@ class _Head(nn.Module):
         return self.classifier(self.dropout(F.relu(self.fc(x.flatten(1)), inplace=True)))
 
 
-def _initialise(model: nn.Module) -> None:
+def _initialize_as_caffe(model: nn.Module) -> None:
     """bvlc_googlenet's fillers: Caffe's xavier, biases of 0.2, and of 0 in the classifiers."""
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):

@@ -30,18 +30,18 @@ _ENVIRONMENT = ("CUBLAS", "CUDNN", "DNNL_", "GOMP_", "KMP_", "MKL_", "NVIDIA_TF3
 
 
 class TorchSide:
-    """What `protocol.serve` serves; one variant of PyTorch."""
+    """What `worker.serve` serves; one variant of PyTorch."""
 
     def __init__(self, variant: str):
         self._variant = variant
         self._trainer: Any = None
         self._environment = _environment()  # before PyTorch adds its own
 
-    def prepare(self, task: dict[str, Any]) -> dict[str, Any]:
+    def prepare(self, workload: dict[str, Any]) -> dict[str, Any]:
         """Builds the network and takes one step of each kind, so that all is allocated, tuned and compiled.
 
         Args:
-          task: see `versus.make_task`.
+          workload: see `versus.make_workload`.
 
         Returns:
           "versions", "device", "flags", "parameters" (trained numbers), "macs" (of one picture, forward in training),
@@ -52,16 +52,16 @@ class TorchSide:
           Unavailable: a package is missing or broken, or there is no such device.
         """
         began = time.perf_counter()
-        if self._variant == "compile_max_autotune" and task["backend"] == "cpu":
+        if self._variant == "compile_max_autotune" and workload["backend"] == "cpu":
             raise Unavailable("max-autotune is for GPUs; on a CPU: eager, channels_last, compile")
-        packages = equivalents.get_equivalent(task["model"]).packages
+        packages = equivalents.get_equivalent(workload["model"]).packages
         versions = {name: _version(name, packages) for name in ("torch", *packages)}
         # After that: it imports PyTorch, and its absence has been told in a line.
-        from inception_jax.benchmarks.torch_step import Trainer, Variant
+        from inception_jax.benchmarks.torch_step import TorchTrainer, TorchVariant
 
         cores = _cores()
-        self._trainer = trainer = Trainer(task, Variant(**VARIANTS[self._variant]), cores)
-        losses = [loss for kind in task["kinds"] for loss in trainer.block(kind, 1).get("losses", [])]
+        self._trainer = trainer = TorchTrainer(workload, TorchVariant(**VARIANTS[self._variant]), cores)
+        losses = [loss for kind in workload["kinds"] for loss in trainer.block(kind, 1).get("losses", [])]
         answer = {
             "versions": {"python": platform.python_version(), "numpy": _version("numpy", packages), **versions},
             "device": _device_name(trainer.device),
@@ -76,7 +76,7 @@ class TorchSide:
         return answer if memory is None else answer | {"memory_bytes": memory}
 
     def block(self, kind: str, steps: int) -> dict[str, Any]:
-        """See `torch_step.Trainer.block`."""
+        """See `torch_step.TorchTrainer.block`."""
         return self._trainer.block(kind, steps)
 
 

@@ -16,31 +16,31 @@ from inception_jax.benchmarks.worker import Unavailable
 
 
 @dataclasses.dataclass(frozen=True)
-class Variant:
+class TorchVariant:
     """A way to run PyTorch: whether maps lie channels last, and the mode of `torch.compile`, or None."""
 
     channels_last: bool
     compile_mode: str | None = None
 
 
-class Trainer:
+class TorchTrainer:
     """A network in PyTorch, its optimizer and its batches, all on the device."""
 
-    def __init__(self, task: dict[str, Any], variant: Variant, cores: int):
+    def __init__(self, workload: dict[str, Any], variant: TorchVariant, cores: int):
         """Builds everything; nothing has run yet.
 
         Args:
-          task: see `versus.make_task`.
+          workload: see `versus.make_workload`.
           variant: how PyTorch runs.
-          cores: threads of the CPU's kernels, where the task names no number.
+          cores: threads of the CPU's kernels, where the workload names no number.
 
         Raises:
-          Unavailable: the task is for a GPU and PyTorch has none.
+          Unavailable: the workload is for a GPU and PyTorch has none.
         """
-        self.task, self.variant = task, variant
-        self.device = _device(task["backend"])
-        torch.set_num_threads(task["threads"] or cores)
-        torch.manual_seed(task["seed"])
+        self.workload, self.variant = workload, variant
+        self.device = _device(workload["backend"])
+        torch.set_num_threads(workload["threads"] or cores)
+        torch.manual_seed(workload["seed"])
         if self.device.type == "cuda":
             # XLA multiplies float32 in TF32 by default where the GPU can; PyTorch only convolves so.
             torch.set_float32_matmul_precision("high")
@@ -49,25 +49,27 @@ class Trainer:
         self._format = torch.channels_last if variant.channels_last else torch.contiguous_format
         host = [
             synthetic_batches.make_batch(
-                task["seed"], number, task["batch_size"], task["image_size"], task["num_classes"]
+                workload["seed"], number, workload["batch_size"], workload["image_size"], workload["num_classes"]
             )
-            for number in range(task["batches"])
+            for number in range(workload["batches"])
         ]
         self.pictures = synthetic_batches.fingerprint(host)
         self._batches = [self._put(batch) for batch in host]
-        model = torch_models.build(task["model"], task["num_classes"], task["options"])
+        model = torch_models.build(workload["model"], workload["num_classes"], workload["options"])
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.macs = torch_models.count_macs(model, task["image_size"])
+        self.macs = torch_models.count_macs(model, workload["image_size"])
         self._model = model.to(self.device, memory_format=self._format)
         # The fused update is PyTorch's fastest on both kinds of device.
-        self._optimizer = torch.optim.SGD(self._model.parameters(), task["learning_rate"], task["momentum"], fused=True)
+        self._optimizer = torch.optim.SGD(
+            self._model.parameters(), workload["learning_rate"], workload["momentum"], fused=True
+        )
         self._loss, self._logits = self._losses, self._evaluate
         if variant.compile_mode is not None:
             self._loss, self._logits = (
                 torch.compile(function, mode=variant.compile_mode, dynamic=False)
                 for function in (self._losses, self._evaluate)
             )
-        self._taken = {kind: 0 for kind in task["kinds"]}
+        self._taken = {kind: 0 for kind in workload["kinds"]}
 
     def flags(self) -> dict[str, Any]:
         """Everything about PyTorch that can change its time."""
@@ -77,7 +79,7 @@ class Trainer:
             "interop_threads": torch.get_num_interop_threads(),
             "channels_last": self.variant.channels_last,
             "compile": self.variant.compile_mode,
-            "amp": self.task["dtype"] if self._autocasts() else None,
+            "amp": self.workload["dtype"] if self._autocasts() else None,
             "matmul_precision": torch.get_float32_matmul_precision(),
             "cudnn_tf32": torch.backends.cudnn.allow_tf32 if cuda else None,
             "cudnn_benchmark": torch.backends.cudnn.benchmark if cuda else None,
@@ -138,9 +140,9 @@ class Trainer:
         """The batch's mean loss: the classifier's and the weighted ones of the auxiliary heads."""
         with self._autocast():
             outputs = torch_models.heads(self._model(self._normalised(images)))
-            weights = [1.0, *self.task["aux_weights"]]
+            weights = [1.0, *self.workload["aux_weights"]]
             return sum(
-                weight * F.cross_entropy(logits, labels, label_smoothing=self.task["label_smoothing"])
+                weight * F.cross_entropy(logits, labels, label_smoothing=self.workload["label_smoothing"])
                 for weight, logits in zip(weights, outputs, strict=True)
             )
 
@@ -159,12 +161,12 @@ class Trainer:
         return images.contiguous(memory_format=self._format), labels
 
     def _autocasts(self) -> bool:
-        return self.task["dtype"] != "float32"
+        return self.workload["dtype"] != "float32"
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self._autocasts():
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, self.task["dtype"]))
+        return torch.autocast(self.device.type, getattr(torch, self.workload["dtype"]))
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -1,6 +1,7 @@
 """`--vs=torch`: the same step in PyTorch, timed fairly.
 
-`make_task` says what is to be done, `jax_side` and `torch_sides` who does it; `compare` lets them, `verdict` doubts it.
+`make_workload` says what is to be done, `jax_side` and `torch_sides` who does it; `compare` lets them, `find_problems`
+doubts it.
 """
 
 from __future__ import annotations
@@ -10,14 +11,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inception_jax.benchmarks.equivalents import EQUIVALENTS, equal_options, get_equivalent
+from inception_jax.benchmarks.equivalents import EQUIVALENTS, get_equivalent, matching_options
 from inception_jax.benchmarks.paired import Side, compare
 from inception_jax.benchmarks.torch_side import VARIANTS
 from inception_jax.errors import UserError, nearest
 
 __all__ = [
-    "EQUIVALENTS", "Side", "compare", "get_equivalent", "jax_side", "make_task", "markdown", "table", "torch_sides",
-    "verdict",
+    "EQUIVALENTS",
+    "Side",
+    "compare",
+    "find_problems",
+    "get_equivalent",
+    "jax_side",
+    "make_workload",
+    "markdown",
+    "table",
+    "torch_sides",
 ]  # fmt: skip
 
 BASELINE = "jax"
@@ -80,7 +89,7 @@ def torch_sides(backend: str, python: str | None = None, variants: Sequence[str]
     ]
 
 
-def make_task(
+def make_workload(
     model: str,
     *,
     batch_size: int,
@@ -121,7 +130,7 @@ def make_task(
     """
     if backend not in TORCH_VARIANTS:
         raise UserError(f"backend = {backend!r}: --vs=torch compares on {', '.join(TORCH_VARIANTS)}")
-    chosen = equal_options(model, options or {})
+    chosen = matching_options(model, options or {})
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype = {dtype!r}: --vs=torch compares float32, bfloat16")
     return {
@@ -155,19 +164,19 @@ _EQUAL = {
 _FREE = 0.05  # share of the cores that others may take before a table says so
 
 
-def verdict(result: dict[str, Any]) -> list[str]:
+def find_problems(result: dict[str, Any]) -> list[str]:
     """Why a comparison must not be believed, a line each; nothing where all is well.
 
     Args:
-      result: of `duel.compare`.
+      result: of `paired.compare`.
     """
     baseline, lines = result["baseline"], []
-    reference = _told(result["sides"][baseline])
+    reference = _reported(result["sides"][baseline])
     for name, side in result["sides"].items():
         if "error" in side:
             lines.append(f"left out: {side['error']}")
             continue
-        prepared = _told(side)
+        prepared = _reported(side)
         for field, what in _EQUAL.items():
             if field in prepared and field in reference and prepared[field] != reference[field]:
                 lines.append(f"{name}: its {what} are {prepared[field]}, those of {baseline} {reference[field]}")
@@ -182,7 +191,7 @@ def verdict(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _told(side: dict[str, Any]) -> dict[str, Any]:
+def _reported(side: dict[str, Any]) -> dict[str, Any]:
     """A side's answer to `prepare`, its flags among the rest."""
     return {**side["prepared"].get("flags", {}), **side["prepared"]}
 
@@ -198,22 +207,23 @@ def table(result: dict[str, Any]) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([_title(result), *lines, *_notes(result), *(f"! {line}" for line in verdict(result))])
+    return "\n".join([_title(result), *lines, *_notes(result), *(f"! {line}" for line in find_problems(result))])
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The comparison as Markdown: a paragraph, a table, and its complaints."""
     rows = [_HEADER, ("---", "---", *("---:",) * (len(_HEADER) - 2)), *_rows(result)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    notes = [f"- {line}" for line in (*_notes(result), *(f"**{line}**" for line in verdict(result)))]
+    notes = [f"- {line}" for line in (*_notes(result), *(f"**{line}**" for line in find_problems(result)))]
     return "\n".join([_title(result), "", *lines, "", *notes])
 
 
 def _title(result: dict[str, Any]) -> str:
-    task = result["task"]
-    device = result["sides"][result["baseline"]]["prepared"].get("device", task["backend"])
+    workload = result["task"]
+    device = result["sides"][result["baseline"]]["prepared"].get("device", workload["backend"])
     return (
-        f"{task['model']}, {task['image_size']} px, batch {task['batch_size']}, {task['dtype']}, on {device}: "
+        f"{workload['model']}, {workload['image_size']} px, batch {workload['batch_size']}, {workload['dtype']}, "
+        f"on {device}: "
         f'{result["rounds"]} rounds of {result["steps"]} steps; "time" is relative to {result["baseline"]} in the '
         "same round; medians, 10th and 90th percentiles"
     )

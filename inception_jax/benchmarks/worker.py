@@ -1,9 +1,9 @@
-"""One side of a comparison as a process of its own: JSON lines in, JSON lines out, and no way to outlive its parent.
+"""Runs one side of a comparison in a process of its own: requests and answers are JSON lines over pipes.
 
-A worker is asked to prepare a task and then, in turn with the other sides' workers, for blocks of steps. Its answers
-come by a pipe of their own: what libraries print on standard output goes where its standard error goes, into a file
-that is quoted when the worker dies. Only the standard library is used here, for the interpreter of a side may have no
-JAX.
+A worker is asked to prepare a workload and then, in turn with the other sides' workers, for blocks of steps. It answers
+over a pipe of its own: what libraries print on standard output goes with its standard error into a log file, whose last
+lines are quoted when the worker dies. On Linux a worker cannot outlive its parent. Only the standard library is used
+here, because the interpreter of a side may have no JAX.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ class SideError(UserError):
         self.side, self.kind = side, kind
 
 
-class Side(Protocol):
+class SideProtocol(Protocol):
     """What a worker serves."""
 
-    def prepare(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Builds and compiles what the task needs; once. Returns what is worth knowing of the side."""
+    def prepare(self, workload: dict[str, Any]) -> dict[str, Any]:
+        """Builds and compiles what the workload needs; once. Returns what is worth knowing of the side."""
 
     def block(self, kind: str, steps: int) -> dict[str, Any]:
         """Takes `steps` steps of "train" or "inference"; "seconds" of the answer are those of the whole block."""
 
 
-def serve(side: Side) -> None:
+def serve(side: SideProtocol) -> None:
     """A worker's life: answers requests until standard input ends, or the parent dies.
 
     Args:
@@ -77,7 +77,7 @@ def serve(side: Side) -> None:
                 answer = json.dumps(getattr(side, request["ask"])(**request["arguments"]))
             except Exception as error:
                 traceback.print_exc()
-                answer = json.dumps({"error": _one_line(error), "kind": _kind(error)})
+                answer = json.dumps({"error": _one_line(error), "kind": _error_kind(error)})
             sys.stdout.flush()  # into the log, before the parent could want to quote it
             answers.write(answer + "\n")
             answers.flush()
@@ -88,7 +88,7 @@ def _take_pipes() -> tuple[Any, Any]:
     if _ANSWERS not in os.environ:
         sys.exit("this module is a worker of a comparison: `python -m inception_jax.benchmark --vs=torch` starts it")
     descriptor, parent = map(int, os.environ.pop(_ANSWERS).split(":"))
-    _die_with(parent)
+    _die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes its workers itself
     os.set_inheritable(descriptor, False)
     requests = os.dup(0)  # not inheritable
@@ -97,7 +97,7 @@ def _take_pipes() -> tuple[Any, Any]:
     return os.fdopen(requests), os.fdopen(descriptor, "w")
 
 
-def _die_with(parent: int) -> None:
+def _die_with_parent(parent: int) -> None:
     """Has the kernel kill this process with its parent, even in the middle of a block; elsewhere stdin's end does."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -113,7 +113,7 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _kind(error: BaseException) -> str:
+def _error_kind(error: BaseException) -> str:
     if isinstance(error, Unavailable):
         return "unavailable"
     if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
@@ -173,20 +173,20 @@ class Worker:
         """The process's number."""
         return self._process.pid
 
-    def prepare(self, task: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
-        """Has the side build what the task needs.
+    def prepare(self, workload: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+        """Has the side build what the workload needs.
 
         Args:
-          task: JSON values.
+          workload: JSON values.
           timeout: seconds; None for the worker's own.
 
         Raises:
           SideError: the side answered with an error, died, or hung; it is then closed.
         """
-        return self._ask(timeout, ask="prepare", arguments={"task": task})
+        return self._ask(timeout, ask="prepare", arguments={"workload": workload})
 
     def block(self, kind: str, steps: int, timeout: float | None = None) -> dict[str, Any]:
-        """Has the side take steps; arguments and errors as for `prepare` and `Side.block`."""
+        """Has the side take steps; arguments and errors as for `prepare` and `SideProtocol.block`."""
         return self._ask(timeout, ask="block", arguments={"kind": kind, "steps": steps})
 
     def close(self) -> None:
@@ -223,10 +223,10 @@ class Worker:
             ready, _, _ = select.select([self._answers], [], [], max(deadline - time.monotonic(), 0))
             if not ready:
                 self._process.kill()
-                raise self._death(f"gave no answer to {asked!r} within {timeout:g} s")
+                raise self._dead_worker_error(f"gave no answer to {asked!r} within {timeout:g} s")
             piece = os.read(self._answers, 1 << 16)
             if not piece:
-                raise self._death(f"its worker died {_how(self._wait())} in {asked!r}")
+                raise self._dead_worker_error(f"its worker died {_format_exit(self._wait())} in {asked!r}")
             self._unread += piece
         line, _, self._unread = self._unread.partition(b"\n")
         return line
@@ -239,7 +239,7 @@ class Worker:
             self._process.kill()
             return self._process.wait()
 
-    def _death(self, what: str) -> SideError:
+    def _dead_worker_error(self, what: str) -> SideError:
         """The error of a worker that is no more, with the last lines of its log."""
         self._process.wait()
         self._log.seek(0)
@@ -249,7 +249,7 @@ class Worker:
         return SideError(self.name, f"{what}; its last words: {last}" if last else f"{what}, without a word")
 
 
-def _how(code: int) -> str:
+def _format_exit(code: int) -> str:
     if code != -signal.SIGKILL:
         return f"by signal {-code}" if code < 0 else f"with exit code {code}"
     return "by SIGKILL (is the machine out of memory? then try a smaller batch)"

@@ -1,4 +1,4 @@
-"""What is measured, as a recipe: so that the step that is timed is the step that `train` would take."""
+"""What is measured, as a config: so that the step that is timed is the step that `train` would take."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from inception_jax.training.setup import Setup
 KINDS = ("train", "inference")
 
 
-def recipe_of_model(name: str, num_classes: int = 1000) -> ConfigDict:
-    """A recipe for timing a network that has none of its own: SGD with momentum on synthetic pictures.
+def config_of_model(name: str, num_classes: int = 1000) -> ConfigDict:
+    """A config for timing a network that has none of its own: SGD with momentum on synthetic pictures.
 
     Args:
       name: of the model.
@@ -29,69 +29,69 @@ def recipe_of_model(name: str, num_classes: int = 1000) -> ConfigDict:
     Raises:
       ModelError: there is no model of that name.
     """
-    recipe = configs.default()
-    recipe.model.name = registry.get_spec(name).name
-    recipe.data.name = f"synthetic:{num_classes}"
-    recipe.num_epochs = 1.0
-    recipe.batch_size = 32
-    return recipe
+    config = configs.default()
+    config.model.name = registry.get_spec(name).name
+    config.data.name = f"synthetic:{num_classes}"
+    config.num_epochs = 1.0
+    config.batch_size = 32
+    return config
 
 
-def set_fields(recipe: ConfigDict, values: Mapping[str, Any]) -> None:
-    """Sets {dotted field: value} in a recipe, where the value is not None."""
+def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets {dotted field: value} in a config, where the value is not None."""
     for path, value in values.items():
         if value is not None:
             section, _, name = path.rpartition(".")
-            with configs_unlocked(recipe):
-                target = recipe
+            with _unlocked(config):
+                target = config
                 for part in filter(None, section.split(".")):
                     target = target[part]
                 target[name] = value
 
 
 @contextlib.contextmanager
-def configs_unlocked(recipe: ConfigDict) -> Iterator[None]:
+def _unlocked(config: ConfigDict) -> Iterator[None]:
     """Inside, fields may change their type (a placeholder its None)."""
-    with recipe.unlocked(), recipe.ignore_type():
+    with config.unlocked(), config.ignore_type():
         yield
 
 
-def recipe_of_task(task: Mapping[str, Any]) -> ConfigDict:
-    """The recipe of a comparison's task (`versus.py`).
+def config_of_workload(workload: Mapping[str, Any]) -> ConfigDict:
+    """The config of a comparison's workload (`versus.py`).
 
     Args:
-      task: "model", "options", "batch_size", "image_size", "num_classes", "dtype", "seed", "learning_rate", "momentum",
-        "aux_weights", "label_smoothing"; `options` are those of `create_model`.
+      workload: "model", "options", "batch_size", "image_size", "num_classes", "dtype", "seed", "learning_rate",
+        "momentum", "aux_weights", "label_smoothing"; `options` are those of `create_model`.
     """
-    recipe = recipe_of_model(task["model"], task["num_classes"])
-    options = dict(task["options"])
-    own = {name: options.pop(name) for name in tuple(options) if name in recipe.model and name != "options"}
+    config = config_of_model(workload["model"], workload["num_classes"])
+    options = dict(workload["options"])
+    own = {name: options.pop(name) for name in tuple(options) if name in config.model and name != "options"}
     values = {
         **{f"model.{name}": value for name, value in own.items()},
         **{f"model.options.{name}": value for name, value in options.items()},
-        "batch_size": task["batch_size"],
-        "data.image_size": task["image_size"],
-        "model.dtype": task["dtype"],
-        "seed": task["seed"],
-        "optimizer.learning_rate": task["learning_rate"],
-        "optimizer.momentum": task["momentum"],
-        "loss.label_smoothing": task["label_smoothing"],
-        "loss.aux_weights": tuple(task["aux_weights"]) or None,
+        "batch_size": workload["batch_size"],
+        "data.image_size": workload["image_size"],
+        "model.dtype": workload["dtype"],
+        "seed": workload["seed"],
+        "optimizer.learning_rate": workload["learning_rate"],
+        "optimizer.momentum": workload["momentum"],
+        "loss.label_smoothing": workload["label_smoothing"],
+        "loss.aux_weights": tuple(workload["aux_weights"]) or None,
         "parallel.devices": 1,
     }
-    set_fields(recipe, values)
-    return recipe
+    set_fields(config, values)
+    return config
 
 
-def build(recipe: ConfigDict) -> Setup:
-    """The parts of the run that a recipe describes.
+def build_setup(config: ConfigDict) -> Setup:
+    """The parts of the run that a config describes.
 
     Raises:
-      UserError: as `setup.build`; and a recipe whose work the accounting cannot count.
+      UserError: as `setup.build`; and a config whose work the accounting cannot count.
     """
-    config = Config(recipe)
-    setup = setups.build(config)
-    config.refuse_unread()
+    checked = Config(config)
+    setup = setups.build(checked)
+    checked.refuse_unread()
     if setup.config.optimizer.freeze:
         raise UserError(
             "config.optimizer.freeze: the accounting knows no frozen layers; measure without it "
@@ -101,7 +101,7 @@ def build(recipe: ConfigDict) -> Setup:
 
 
 @contextlib.contextmanager
-def explained_out_of_memory(setup: Setup) -> Iterator[None]:
+def translate_out_of_memory(setup: Setup) -> Iterator[None]:
     """Inside, a device that runs out of memory is one clear line.
 
     Raises:

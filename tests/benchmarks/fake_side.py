@@ -32,9 +32,9 @@ class FakeSide:
     def __init__(self, script):
         self.script, self.blocks, self.steps, self.counts = script, 0, 0, {}
 
-    def prepare(self, task):
+    def prepare(self, workload):
         self._act("prepare")
-        answer = {"prepare_seconds": 0.0, "pictures": "ab", "parameters": 7, "task": task}
+        answer = {"prepare_seconds": 0.0, "pictures": "ab", "parameters": 7, "task": workload}
         return answer | self.script.get("prepared", {})
 
     def block(self, kind, steps):

@@ -105,9 +105,9 @@ def test_two_files_side_by_side(measured, tmp_path, capsys):
 def test_files_that_are_none(measured, tmp_path):
     (tmp_path / "other.json").write_text('{"format": "something"}')
     with pytest.raises(UserError, match="there is no such file"):
-        report.read(tmp_path / "absent.json")
+        report.read_measurement(tmp_path / "absent.json")
     with pytest.raises(UserError, match="not a measurement"):
-        report.read(tmp_path / "other.json")
+        report.read_measurement(tmp_path / "other.json")
     train, inference = (
         {name: part for name, part in measured[0].items() if name != other} for other in ("inference", "train")
     )
@@ -166,15 +166,15 @@ def test_out_of_memory_is_one_clear_line():
 
     from inception_jax.benchmarks import workload
 
-    recipe = workload.recipe_of_model("inception_v1", 10)
+    recipe = workload.config_of_model("inception_v1", 10)
     workload.set_fields(recipe, {"data.image_size": 32, "parallel.devices": 1, "batch_size": 4})
     with pytest.raises(
         workload.OutOfMemory, match=r"inception_v1 at 32 pixels in float32 .* 4 examples .*--largest_batch"
     ):
-        with workload.explained_out_of_memory(workload.build(recipe)):
+        with workload.translate_out_of_memory(workload.build_setup(recipe)):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99 bytes.")
     with pytest.raises(jax.errors.JaxRuntimeError):  # another fault stays what it is
-        with workload.explained_out_of_memory(workload.build(recipe)):
+        with workload.translate_out_of_memory(workload.build_setup(recipe)):
             raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
@@ -184,7 +184,7 @@ def test_the_largest_batch(monkeypatch, capsys):
     from inception_jax.benchmarks import memory
 
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    monkeypatch.setattr(memory, "limit", lambda device: 9 * 2**20)
+    monkeypatch.setattr(memory, "memory_limit", lambda device: 9 * 2**20)
     arguments = ["--model=inception_v1", "--set", "width_multiplier=0.0625", "--set", "min_width=4", "--num_classes=10"]
     assert benchmark.main([*arguments, "--image_size=32", "--devices=1", "--largest_batch"]) == 0
     captured = capsys.readouterr()

@@ -55,7 +55,7 @@ def test_a_step_that_waits_for_its_input_says_so(pipeline):
             assert kind == "train" and batch["image"].shape == (8, 8, 8, 3)
             return {"loss": 1.0, "count": 8.0, "gradient_norm": 1.0}
 
-    fed = inputs.measure_fed(Bench(), 0.5)
+    fed = inputs.measure_fed_step(Bench(), 0.5)
     assert fed["data_wait_fraction"] > 0.9
     assert fed["images_per_second"] == pytest.approx(8 / 0.02, rel=0.5)
     assert fed["steps"] >= 3

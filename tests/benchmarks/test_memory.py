@@ -31,8 +31,8 @@ def test_a_search_ends():
 
 
 def test_bytes_in_words():
-    assert memory.gibibytes(3 * 2**30) == "3.00 GiB"
-    assert memory.gibibytes(2.5 * 2**20) == "2.5 MiB"
+    assert memory.format_bytes(3 * 2**30) == "3.00 GiB"
+    assert memory.format_bytes(2.5 * 2**20) == "2.5 MiB"
 
 
 class FakeBench:
@@ -53,12 +53,12 @@ class FakeBench:
 def test_a_batch_fits_by_the_plan_on_a_cpu_and_by_trying(available, expected, monkeypatch):
     """Nine tenths of what is available count; beyond the plan, what the device says when it is tried."""
     monkeypatch.setattr(memory, "Bench", FakeBench)
-    monkeypatch.setattr(memory, "of_program", lambda size: {"total": size * 2**20})
-    monkeypatch.setattr(memory, "limit", lambda device: available)
-    recipe = workload.recipe_of_model("inception_v1", 10)
+    monkeypatch.setattr(memory, "program_memory", lambda size: {"total": size * 2**20})
+    monkeypatch.setattr(memory, "memory_limit", lambda device: available)
+    recipe = workload.config_of_model("inception_v1", 10)
     workload.set_fields(recipe, {"data.image_size": 32, "parallel.devices": 1})
     said = []
-    fits = memory.training_fits(recipe, said.append)
+    fits = memory.make_training_fits(recipe, said.append)
     assert [fits(size) for size in (1, expected, expected + 1)] == [True, True, False]
     assert said[0] == "batch 1: fits, 1.0 MiB planned"
     assert said[2].startswith(f"batch {expected + 1}: ") and ("out of memory" in said[2] or said[2].endswith(": no"))

@@ -10,7 +10,7 @@ from inception_jax.training.parallel import Compiled
 
 @pytest.fixture(scope="module")
 def bench():
-    recipe = workload.recipe_of_model("inception_v1", 10)
+    recipe = workload.config_of_model("inception_v1", 10)
     workload.set_fields(
         recipe,
         {
@@ -21,7 +21,7 @@ def bench():
             "optimizer.learning_rate": 0.05,
         },
     )
-    return steps.Bench(workload.build(recipe), batches=3, seed=5)
+    return steps.Bench(workload.build_setup(recipe), batches=3, seed=5)
 
 
 class Pending:
@@ -76,14 +76,14 @@ def test_the_step_is_trains_and_learns(bench):
     bench.run("train", 12)
     losses = bench.take_losses()
     assert len(losses) == 12 and bench.take_losses() == []
-    first, last = steps.quarters(losses)
+    first, last = steps.quarter_means(losses)
     assert last < first
     assert int(bench._state.step) == 12
 
 
 def test_quarters():
-    assert steps.quarters([8.0, 6.0, 1.0, 1.0, 1.0, 1.0, 2.0, 4.0]) == (7.0, 3.0)
-    assert steps.quarters([2.0]) == (2.0, 2.0)
+    assert steps.quarter_means([8.0, 6.0, 1.0, 1.0, 1.0, 1.0, 2.0, 4.0]) == (7.0, 3.0)
+    assert steps.quarter_means([2.0]) == (2.0, 2.0)
 
 
 def test_the_forward_pass_gives_logits(bench):

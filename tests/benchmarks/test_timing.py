@@ -25,7 +25,7 @@ class Machine:
 
 def test_what_the_first_steps_cost_is_in_no_block():
     machine = Machine(seconds=0.02, first=1000.0)
-    taken = timing.measure(machine.run, seconds=5.0, blocks=10, clock=machine.clock)
+    taken = timing.time_steps(machine.run, seconds=5.0, blocks=10, clock=machine.clock)
     assert taken.blocks == pytest.approx([0.02] * len(taken.blocks))
     assert taken.median == pytest.approx(0.02)
     assert taken.steps * 0.02 == pytest.approx(0.5, rel=0.1)  # a block is long enough to weigh its ends
@@ -34,7 +34,7 @@ def test_what_the_first_steps_cost_is_in_no_block():
 
 def test_long_steps_are_blocks_of_one():
     machine = Machine(seconds=7.0)
-    taken = timing.measure(machine.run, seconds=5.0, blocks=4, clock=machine.clock)
+    taken = timing.time_steps(machine.run, seconds=5.0, blocks=4, clock=machine.clock)
     assert taken.steps == 1
     assert len(taken.blocks) == 4
 
@@ -42,7 +42,7 @@ def test_long_steps_are_blocks_of_one():
 def test_short_steps_are_not_taken_for_the_clock():
     """A thousand steps of a microsecond: the block's length comes from many steps, not from one reading."""
     machine = Machine(seconds=1e-6)
-    taken = timing.measure(machine.run, seconds=1.0, blocks=10, clock=machine.clock)
+    taken = timing.time_steps(machine.run, seconds=1.0, blocks=10, clock=machine.clock)
     assert taken.steps == pytest.approx(1e5, rel=0.01)
 
 
@@ -54,11 +54,11 @@ def test_a_recompilation_between_blocks_is_an_error():
             jax.jit(lambda x: 2 * x)(jnp.zeros(next(sizes))).block_until_ready()
 
     with pytest.raises(Recompiled, match="compiled while the steps ran"):
-        timing.measure(run, seconds=0.1, blocks=2, block_seconds=0.001)
+        timing.time_steps(run, seconds=0.1, blocks=2, block_seconds=0.001)
 
 
 def test_percentiles_lie_between_blocks():
-    taken = timing.Timing(blocks=(3.0, 1.0, 2.0, 5.0, 4.0), steps=2)
+    taken = timing.BlockTiming(blocks=(3.0, 1.0, 2.0, 5.0, 4.0), steps=2)
     assert (taken.percentile(0), taken.median, taken.percentile(100)) == (1.0, 3.0, 5.0)
     assert taken.percentile(10) == pytest.approx(1.4)
     content = taken.to_json(examples=6)

@@ -41,9 +41,9 @@ def torch_python():
     return PYTHON
 
 
-def task(model, image_size, **changes):
+def workload(model, image_size, **changes):
     weights = get_spec(model).aux_weights
-    return versus.make_task(
+    return versus.make_workload(
         model,
         image_size=image_size,
         backend="cpu",
@@ -61,7 +61,7 @@ def test_without_pytorch_it_says_what_to_install():
     (side,) = versus.torch_sides("cpu", None, ["eager"])
     # Without site-packages: neither PyTorch nor anything else that only looks as if the side did not need it.
     with Worker(side.name, (side.command[0], "-S", *side.command[1:])) as bare, pytest.raises(SideError) as caught:
-        bare.prepare(task("inception_v1_bn", 32))
+        bare.prepare(workload("inception_v1_bn", 32))
     assert caught.value.kind == "unavailable"
     assert str(caught.value) == (
         f"torch-eager: {sys.executable} cannot import torch (No module named 'torch'); install there, in versions that "
@@ -73,7 +73,7 @@ def test_a_torchvision_of_another_pytorch_is_one_line(tmp_path):
     (tmp_path / "torch.py").write_text("__version__ = '9.9'")
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist\\nat …')")
     with worker(sys.executable, PYTHONPATH=str(tmp_path)) as broken, pytest.raises(SideError) as caught:
-        broken.prepare(task("inception_v1_bn", 32))
+        broken.prepare(workload("inception_v1_bn", 32))
     assert caught.value.kind == "unavailable"
     assert "cannot import torchvision (operator torchvision::nms does not exist); install" in str(caught.value)
 
@@ -81,13 +81,13 @@ def test_a_torchvision_of_another_pytorch_is_one_line(tmp_path):
 def test_max_autotune_is_for_gpus():
     with worker(sys.executable, "compile_max_autotune") as side:
         with pytest.raises(SideError, match="max-autotune is for GPUs; on a CPU: eager, channels_last, compile"):
-            side.prepare(task("inception_v1", 32))
+            side.prepare(workload("inception_v1", 32))
 
 
 @pytest.mark.parametrize("model", WORKING)
 def test_the_work_is_ours(model, torch_python):
     size = WORKING[model]
-    asked = task(model, size, num_classes=1000, kinds=("train",))
+    asked = workload(model, size, num_classes=1000, kinds=("train",))
     with worker(torch_python) as side:
         prepared = side.prepare(asked)
     ours = account(create_model(model, num_classes=1000, **asked["options"]), size)
@@ -98,7 +98,7 @@ def test_the_work_is_ours(model, torch_python):
 
 
 def test_it_learns_and_says_how_it_ran(torch_python):
-    asked = task("inception_v1_bn", 32, batch_size=16, threads=1)
+    asked = workload("inception_v1_bn", 32, batch_size=16, threads=1)
     with worker(torch_python, "channels_last", OMP_WAIT_POLICY="passive") as side:
         prepared = side.prepare(asked)
         block = side.block("train", 15)
@@ -116,7 +116,7 @@ def test_it_learns_and_says_how_it_ran(torch_python):
 def test_bfloat16_is_autocast_and_heads_can_be_left_out(torch_python):
     losses = {}
     for dtype in ("float32", "bfloat16"):
-        asked = task("inception_v1", 32, dtype=dtype, options={"aux_heads": False, "dropout_rate": 0.0})
+        asked = workload("inception_v1", 32, dtype=dtype, options={"aux_heads": False, "dropout_rate": 0.0})
         with worker(torch_python) as side:
             prepared = side.prepare(asked)
         losses[dtype] = prepared["losses"][0]
@@ -128,14 +128,14 @@ def test_bfloat16_is_autocast_and_heads_can_be_left_out(torch_python):
 
 def test_a_gpu_that_is_not_there_is_unavailable(torch_python):
     with worker(torch_python, CUDA_VISIBLE_DEVICES="") as side, pytest.raises(SideError, match="sees no GPU") as caught:
-        side.prepare(task("inception_v1", 32) | {"backend": "gpu"})
+        side.prepare(workload("inception_v1", 32) | {"backend": "gpu"})
     assert caught.value.kind == "unavailable"
 
 
 @pytest.mark.slow
 def test_a_true_comparison_is_believed(torch_python):
-    asked = task("inception_v1_bn", 32, batch_size=8)
+    asked = workload("inception_v1_bn", 32, batch_size=8)
     sides = [versus.jax_side("cpu"), *versus.torch_sides("cpu", torch_python)]
     result = versus.compare(asked, sides, rounds=3, steps=4)
-    assert versus.verdict(result) == []
+    assert versus.find_problems(result) == []
     assert {len(side["train"]["blocks"]) for side in result["sides"].values()} == {3}

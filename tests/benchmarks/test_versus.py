@@ -40,26 +40,26 @@ def fake(name, train, inference=None, losses=FALLING, **script):
     return versus.Side(name, (sys.executable, str(FAKE), json.dumps(script)), {"PYTHONPATH": str(ROOT)})
 
 
-def duel(*sides, task=TASK, rounds=3, steps=2, **options):
-    return versus.compare(task, sides, rounds=rounds, steps=steps, settle_seconds=0.0, timeout=60, **options)
+def compare(*sides, workload=TASK, rounds=3, steps=2, **options):
+    return versus.compare(workload, sides, rounds=rounds, steps=steps, settle_seconds=0.0, timeout=60, **options)
 
 
 @pytest.mark.parametrize("model", PARAMETERS)
 def test_our_network_has_the_parameters_of_pytorchs(model):
     assert set(PARAMETERS) == set(versus.EQUIVALENTS)
-    task = versus.make_task(model, batch_size=2, image_size=96, backend="cpu", aux_weights=(0.3, 0.3))
-    network = create_model(model, num_classes=1000, **task["options"])
+    workload = versus.make_workload(model, batch_size=2, image_size=96, backend="cpu", aux_weights=(0.3, 0.3))
+    network = create_model(model, num_classes=1000, **workload["options"])
     assert account(network, 96).parameters_with_aux == PARAMETERS[model]
     # The rates that both sides take are the ones that ours has by itself.
     for name in ("dropout_rate", "aux_dropout_rate"):
-        assert task["options"].get(name) == getattr(create_model(model), name, None)
+        assert workload["options"].get(name) == getattr(create_model(model), name, None)
 
 
 def test_a_task_is_of_json_values_and_knows_the_heads():
-    task = versus.make_task("inception_v1", batch_size=2, image_size=96, backend="cpu", aux_weights=(0.3, 0.3))
-    assert json.loads(json.dumps(task)) == task
-    assert task["aux_weights"] == [0.3, 0.3]
-    headless = versus.make_task(
+    workload = versus.make_workload("inception_v1", batch_size=2, image_size=96, backend="cpu", aux_weights=(0.3, 0.3))
+    assert json.loads(json.dumps(workload)) == workload
+    assert workload["aux_weights"] == [0.3, 0.3]
+    headless = versus.make_workload(
         "inception_v1_bn",
         batch_size=2,
         image_size=96,
@@ -76,7 +76,7 @@ def test_a_task_is_of_json_values_and_knows_the_heads():
         "aux_heads": False,
     }
     create_model("inception_v1_bn", **headless["options"])  # refuses a rate of heads that are not there
-    v4 = versus.make_task("inception_v4", batch_size=2, image_size=96, backend="cpu", aux_weights=(0.4,))
+    v4 = versus.make_workload("inception_v4", batch_size=2, image_size=96, backend="cpu", aux_weights=(0.4,))
     assert v4["aux_weights"] == []
 
 
@@ -94,7 +94,7 @@ def test_a_task_is_of_json_values_and_knows_the_heads():
 )
 def test_what_pytorch_cannot_follow_is_refused(model, changes, message):
     with pytest.raises(UserError, match=message):
-        versus.make_task(model, batch_size=2, image_size=96, aux_weights=(), **{"backend": "cpu"} | changes)
+        versus.make_workload(model, batch_size=2, image_size=96, aux_weights=(), **{"backend": "cpu"} | changes)
 
 
 def test_sides_of_pytorch():
@@ -110,7 +110,7 @@ def test_known_speeds_give_the_known_ratio():
     # The machine slows down by up to a factor of 100 between rounds; in each of them B takes about 2.5 times A's time.
     pace = [1.0, 1.0, 100.0, 30.0, 7.0, 50.0]
     share = [1.0, 2.5, 2.4, 2.5, 2.6, 9.0]
-    result = duel(
+    result = compare(
         fake("A", pace, [0.001] * 6),
         fake("B", [p * s for p, s in zip(pace, share, strict=True)], [0.0005] * 6),
         rounds=5,
@@ -125,13 +125,13 @@ def test_known_speeds_give_the_known_ratio():
     assert train["blocks"] == pytest.approx(pace[1:]) and train["steps_per_block"] == 2
     assert train["step_seconds"]["median"] == pytest.approx(30) and train["images_per_second"] == pytest.approx(4 / 30)
     assert train["cpu_seconds"] == 2.0
-    assert versus.verdict(result) == []
+    assert versus.find_problems(result) == []
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
 def test_the_order_rotates_and_every_side_takes_every_turn(tmp_path):
     path, said = str(tmp_path / "turns"), []
-    result = duel(*(fake(name, [1.0] * 4, path=path) for name in "ABC"), say=said.append)
+    result = compare(*(fake(name, [1.0] * 4, path=path) for name in "ABC"), log=said.append)
     turns = [line.split() for line in Path(path).read_text().splitlines()]
     orders = ["ABC", "ABC", "BCA", "CAB"]  # of the warm-up and of three rounds
     assert turns == [[name, kind] for order in orders for kind in TASK["kinds"] for name in order]
@@ -142,14 +142,14 @@ def test_the_order_rotates_and_every_side_takes_every_turn(tmp_path):
 
 def test_losses_are_judged_from_the_first_step():
     prepared = {"losses": [9.0, 9.0, 8.0, 8.0]}  # it took four steps to prepare
-    result = duel(fake("A", [1.0] * 4), fake("B", [1.0] * 4, losses=[5.0] * 6 + [7.0] * 2, prepared=prepared))
+    result = compare(fake("A", [1.0] * 4), fake("B", [1.0] * 4, losses=[5.0] * 6 + [7.0] * 2, prepared=prepared))
     a, b = (result["sides"][name] for name in "AB")
     assert a["losses"] == {"steps": 8, "first_quarter": 4.5, "last_quarter": pytest.approx(0.175)}
     assert a["falling"] is True and a["finite"] is True
     assert b["losses"] == {"steps": 12, "first_quarter": pytest.approx(26 / 3), "last_quarter": pytest.approx(19 / 3)}
     assert b["falling"] is True
 
-    result = duel(fake("A", [1.0] * 4), fake("B", [1.0] * 4, losses=[5.0, 4.0, float("nan"), *[1.0] * 5]))
+    result = compare(fake("A", [1.0] * 4), fake("B", [1.0] * 4, losses=[5.0, 4.0, float("nan"), *[1.0] * 5]))
     assert result["sides"]["B"]["falling"] is False
 
 
@@ -174,8 +174,10 @@ def test_losses_are_judged_from_the_first_step():
     ],
 )
 def test_a_result_that_must_not_be_believed_says_why(changes, complaint):
-    result = duel(fake("A", [1.0] * 4, prepared={"macs": 4, "flags": {"threads": 2}}), fake("B", [1.0] * 4, **changes))
-    assert versus.verdict(result) == [complaint]
+    result = compare(
+        fake("A", [1.0] * 4, prepared={"macs": 4, "flags": {"threads": 2}}), fake("B", [1.0] * 4, **changes)
+    )
+    assert versus.find_problems(result) == [complaint]
     assert f"! {complaint}" in versus.table(result).splitlines()
     assert f"- **{complaint}**" in versus.markdown(result).splitlines()
     json.dumps(result, allow_nan=False)  # not a number: not JSON
@@ -183,37 +185,37 @@ def test_a_result_that_must_not_be_believed_says_why(changes, complaint):
 
 def test_a_side_without_training_is_not_asked_to_learn():
     sides = [fake(name, [1.0] * 4, losses=[]) for name in "AB"]
-    result = duel(*sides, task=TASK | {"kinds": ["inference"]})
+    result = compare(*sides, workload=TASK | {"kinds": ["inference"]})
     assert result["sides"]["A"]["losses"] is None and "train" not in result["sides"]["A"]
-    assert versus.verdict(result) == []
+    assert versus.find_problems(result) == []
 
 
 @pytest.mark.parametrize("moment", ["prepare", 0, 4])  # 0: the warm-up; 4: the first block of the second round
 def test_a_side_that_fails_is_left_out_and_named(moment):
     said = []
     sides = [fake("A", [1.0] * 4), fake("B", [2.0] * 4, misdeed="cuda", before=moment), fake("C", [3.0] * 4)]
-    result = duel(*sides, say=said.append)
+    result = compare(*sides, log=said.append)
     why = (
         "B: RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB.; all sides hold their memory at the same "
         "time: try a smaller batch"
     )
     assert result["sides"]["B"] == {"error": why, "kind": "out_of_memory"}
-    assert versus.verdict(result) == [f"left out: {why}"]
+    assert versus.find_problems(result) == [f"left out: {why}"]
     assert f"left out: {why}" in said
     assert result["sides"]["C"]["train"]["ratio"]["rounds"] == [3.0] * 3
 
 
 def test_nothing_is_left_to_compare():
     with pytest.raises(UserError, match=r"^B: no torch here$"):
-        duel(fake("A", [1.0] * 4), fake("B", [1.0] * 4, misdeed="unavailable", before="prepare"))
+        compare(fake("A", [1.0] * 4), fake("B", [1.0] * 4, misdeed="unavailable", before="prepare"))
     with pytest.raises(UserError, match=r"^A: its worker died with exit code 3 in 'block'"):
-        duel(fake("A", [1.0] * 4, misdeed="die"), fake("B", [1.0] * 4), fake("C", [1.0] * 4))
+        compare(fake("A", [1.0] * 4, misdeed="die"), fake("B", [1.0] * 4), fake("C", [1.0] * 4))
     with pytest.raises(UserError, match=r"^rounds = 0; allowed: 1 or more$"):
-        duel(fake("A", []), rounds=0)
+        compare(fake("A", []), rounds=0)
 
 
 def test_tables_show_every_side_and_kind():
-    result = duel(
+    result = compare(
         fake("A", [0.2] * 4, [0.1] * 4, prepared={"device": "chip", "versions": {"jax": "1.2"}}),
         fake("bee", [0.1] * 4, [0.3] * 4, prepared={"flags": {"threads": 2, "amp": None}}),
     )
@@ -234,7 +236,7 @@ def test_tables_show_every_side_and_kind():
 
 
 def test_a_busy_machine_is_told():
-    result = duel(fake("A", [1.0] * 4), fake("B", [1.0] * 4))
+    result = compare(fake("A", [1.0] * 4), fake("B", [1.0] * 4))
     assert result["cores"] >= 1 and (result["cores_of_others"] is None or result["cores_of_others"] >= 0)
     for others, told in ((None, False), (0.1, False), (0.11, True)):
         result |= {"cores_of_others": others, "cores": 2}
@@ -243,7 +245,7 @@ def test_a_busy_machine_is_told():
 
 
 def test_a_table_says_where_the_networks_differ():
-    result = duel(fake("A", [1.0] * 4), fake("B", [1.0] * 4))
+    result = compare(fake("A", [1.0] * 4), fake("B", [1.0] * 4))
     result = copy.deepcopy(result) | {"task": TASK | {"model": "inception_v4", "dtype": "bfloat16"}}
     assert "timm.create_model('inception_v4')" in versus.table(result)
     assert "gradient's norm" in versus.table(result) and "autocast" in versus.table(result)

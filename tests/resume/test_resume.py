@@ -4,16 +4,11 @@ import json
 import random
 import shutil
 import signal
-import sys
 import time
 
 import pytest
 
-from ..conftest import ROOT
-
-sys.path.append(str(ROOT / "experiments" / "soak"))
-from interruptions import Chain, Reference
-from soak import RECIPE
+from inception_jax.fault_injection import SHORT_DIGITS_RUN, InterruptedRun, ReferenceRun
 
 
 def outcome(workdir):
@@ -32,14 +27,14 @@ def wait_for(condition, process, seconds=300):
 
 
 def interrupted(start_command, arguments, workdir, reference):
-    """A chain of starts of a run; a failing test shows the seed of its aims."""
+    """The run to be interrupted; a failing test shows the seed of its random choices."""
     seed = random.randrange(10**6)
-    print(f"seed of the aims: {seed}")
-    return Chain(
+    print(f"seed of the interruptions: {seed}")
+    return InterruptedRun(
         lambda: start_command("train", *arguments, f"--workdir={workdir}"),
         lambda process: process.written()[1],
         workdir,
-        Reference(reference),
+        ReferenceRun(reference),
         random.Random(seed),
     )
 
@@ -47,11 +42,11 @@ def interrupted(start_command, arguments, workdir, reference):
 def test_killed_at_random_moments(small_run, start_command, small_arguments, tmp_path):
     """SIGKILL three times, while it steps and saves; the bits and the log are those of the other run."""
     arguments = [*small_arguments, "--config.logging.pictures=True"]
-    chain = interrupted(start_command, arguments, tmp_path / "run", small_run)
-    chain.kill(3, aims={"steps": 1, "save": 2})
-    chain.finish()
-    print(chain.lives)
-    assert chain.hits() >= 3
+    run = interrupted(start_command, arguments, tmp_path / "run", small_run)
+    run.kill(3, aims={"steps": 1, "save": 2})
+    run.finish()
+    print(run.starts)
+    assert run.hits() >= 3
     assert outcome(tmp_path / "run") == outcome(small_run)
 
 
@@ -60,18 +55,21 @@ def test_killed_at_random_moments(small_run, start_command, small_arguments, tmp
 @pytest.mark.parametrize(("number", "count"), [(signal.SIGKILL, 50), (signal.SIGTERM, 10)])
 def test_interrupted_often(run_command, start_command, tmp_path_factory, tmp_path, number, count):
     """Fifty SIGKILLs over one run, most of them aimed into saves, deletions and evaluations; ten SIGTERMs."""
-    arguments = ["--config=configs/digits.py", *(f"--config.{name}={value}" for name, value in RECIPE.items())]
+    arguments = [
+        "--config=configs/digits.py",
+        *(f"--config.{name}={value}" for name, value in SHORT_DIGITS_RUN.items()),
+    ]
     reference = tmp_path_factory.getbasetemp() / "often"
     code, _, err = run_command("train", *arguments, f"--workdir={reference}")  # the second time, it is there
     assert code == 0, err
-    chain = interrupted(start_command, arguments, tmp_path / "run", reference)
+    run = interrupted(start_command, arguments, tmp_path / "run", reference)
     if number == signal.SIGKILL:
-        chain.kill(count)
+        run.kill(count)
     else:
-        chain.terminate(count)
-    chain.finish()
-    print(chain.lives)
-    assert chain.hits() >= count
+        run.terminate(count)
+    run.finish()
+    print(run.starts)
+    assert run.hits() >= count
     assert outcome(tmp_path / "run") == outcome(reference)
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_benchmark_and_the_log_of_train_agree_within_a_tenth(command_environment, tmp_path):
     environment = command_environment | {"XLA_FLAGS": ""}
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("honest_train.py"), tmp_path / "run"],
+        [sys.executable, Path(__file__).with_name("train_beside_benchmark.py"), tmp_path / "run"],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -16,7 +16,7 @@ CONV = Layer(
 
 
 def bench(name, width, pixels, batch, devices=1, **fields):
-    recipe = workload.recipe_of_model(name, 10)
+    recipe = workload.config_of_model(name, 10)
     workload.set_fields(
         recipe,
         {
@@ -27,7 +27,7 @@ def bench(name, width, pixels, batch, devices=1, **fields):
             **fields,
         },
     )
-    return steps.Bench(workload.build(recipe))
+    return steps.Bench(workload.build_setup(recipe))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,9 @@ def test_the_compiler_counts_what_we_count(kind, name, width, pixels, batch):
     measured = bench(name, width, pixels, batch)
     ours = roofline.inside_flops(measured.layers(kind), kind)
     per_picture, beside = measured.count_flops(kind)
-    assert 1.0 < roofline.check(ours, per_picture, kind) < 1.06  # the rest: activations, batch norm, pools, losses
+    assert (
+        1.0 < roofline.check_flops(ours, per_picture, kind) < 1.06
+    )  # the rest: activations, batch norm, pools, losses
     assert (beside > measured.num_parameters) if kind == "train" else (beside < 1e-3 * batch * per_picture)
 
 
@@ -124,35 +126,35 @@ def test_a_layer_that_the_program_does_not_run_is_noticed(monkeypatch):
     largest = max(layers, key=lambda layer: layer.inside_macs)
     assert largest.inside_macs > 0.15 * sum(layer.inside_macs for layer in layers)
     with pytest.raises(roofline.FlopsDisagree, match=r"forward: the compiler counts .* \+\d\d\.\d %"):
-        roofline.check(
+        roofline.check_flops(
             roofline.inside_flops([layer for layer in layers if layer is not largest], "inference"),
             per_picture,
             "forward",
         )
     with pytest.raises(roofline.FlopsDisagree, match=r"-\d\d\.\d %"):
-        roofline.check(roofline.inside_flops([*layers, largest], "inference"), per_picture, "forward")
+        roofline.check_flops(roofline.inside_flops([*layers, largest], "inference"), per_picture, "forward")
 
 
 def test_bounds_by_hand():
     peak, bandwidth = 1e12, 1e10
-    (bound,) = roofline.bounds([CONV], "inference", 4, 2, peak, bandwidth)
+    (bound,) = roofline.block_bounds([CONV], "inference", 4, 2, peak, bandwidth)
     assert bound.flops == 2 * 115_200 * 4
     assert bound.bytes == 2 * (4 * (800 + 1600) + 1152)
     assert bound.compute_seconds == bound.flops / peak
     assert bound.memory_seconds == bound.bytes / bandwidth
-    assert (bound.side, bound.seconds) == ("memory", bound.memory_seconds)
-    (bound,) = roofline.bounds([CONV], "train", 4, 2, 1e9, bandwidth)
+    assert (bound.limited_by, bound.seconds) == ("memory", bound.memory_seconds)
+    (bound,) = roofline.block_bounds([CONV], "train", 4, 2, 1e9, bandwidth)
     assert bound.bytes == 3 * 2 * (4 * (800 + 1600) + 1152)
-    assert (bound.side, bound.seconds) == ("compute", 3 * 2 * 115_200 * 4 / 1e9)
+    assert (bound.limited_by, bound.seconds) == ("compute", 3 * 2 * 115_200 * 4 / 1e9)
 
 
 def test_a_block_is_bounded_layer_by_layer():
     """One layer bound by arithmetic and one by memory: the block takes the sum, not the larger of two sums."""
     heavy = dataclasses.replace(CONV, macs=10**9)
     peak, bandwidth = 1e12, 1e10
-    alone = [roofline.bounds([layer], "inference", 1, 4, peak, bandwidth)[0] for layer in (heavy, CONV)]
-    assert [bound.side for bound in alone] == ["compute", "memory"]
-    (both,) = roofline.bounds([heavy, CONV], "inference", 1, 4, peak, bandwidth)
+    alone = [roofline.block_bounds([layer], "inference", 1, 4, peak, bandwidth)[0] for layer in (heavy, CONV)]
+    assert [bound.limited_by for bound in alone] == ["compute", "memory"]
+    (both,) = roofline.block_bounds([heavy, CONV], "inference", 1, 4, peak, bandwidth)
     assert both.seconds == pytest.approx(alone[0].seconds + alone[1].seconds)
     assert both.seconds > max(both.compute_seconds, both.memory_seconds)
 
@@ -174,27 +176,29 @@ def test_a_block_is_bounded_layer_by_layer():
     ],
 )
 def test_chips_by_their_kind(kind, dtype, teraflops, gigabytes):
-    limits = hardware.limits(kind, dtype)
+    limits = hardware.device_limits(kind, dtype)
     assert limits.flops == pytest.approx(1e12 * teraflops)
     assert limits.bandwidth == pytest.approx(1e9 * gigabytes)
 
 
 def test_unknown_chips_have_no_limits_and_overrides_win():
-    assert hardware.limits("cpu", "float32") == hardware.Limits(None, None, "no row of the table of chips knows 'cpu'")
-    assert hardware.limits("TPU v4", "float64").flops is None
-    given = hardware.limits("NVIDIA H200", "bfloat16", flops=5e14)
+    assert hardware.device_limits("cpu", "float32") == hardware.Limits(
+        None, None, "no row of the table of chips knows 'cpu'"
+    )
+    assert hardware.device_limits("TPU v4", "float64").flops is None
+    given = hardware.device_limits("NVIDIA H200", "bfloat16", flops=5e14)
     assert (given.flops, given.bandwidth) == (5e14, 4.8e12)
-    assert hardware.GIVEN_FLOPS in given.source and "H200" in given.source
+    assert hardware.FLOPS_GIVEN in given.source and "H200" in given.source
     with pytest.raises(UserError, match="--peak_tflops"):
-        hardware.limits("cpu", "float32", flops=0.0)
+        hardware.device_limits("cpu", "float32", flops=0.0)
     assert all(chip.source and 0 < chip.flops["float32"] <= chip.flops["bfloat16"] for chip in hardware.CHIPS)
 
 
 def test_frozen_layers_are_refused():
-    recipe = workload.recipe_of_model("inception_v1", 10)
+    recipe = workload.config_of_model("inception_v1", 10)
     workload.set_fields(recipe, {"data.image_size": 32, "optimizer.freeze": ("^conv1/",), "parallel.devices": 1})
     with pytest.raises(UserError, match=r"optimizer\.freeze"):
-        workload.build(recipe)
+        workload.build_setup(recipe)
 
 
 def test_the_compiler_is_asked_with_the_real_step(monkeypatch):

@@ -1,6 +1,6 @@
 """Trains for real; after every row of its log, a block of the benchmark's steps. Prints both speeds of each pair.
 
-    python tests/benchmarks/honest_train.py WORKDIR
+    python tests/benchmarks/train_beside_benchmark.py WORKDIR
 
 A process of its own, for its own XLA flags. In turn within one process, for a machine's speed drifts: `train` and
 `benchmark` one after the other differed by up to a fifth, either way.
@@ -29,7 +29,7 @@ RECIPE = [
 
 def main(workdir):
     recipe, _ = command_line.load_config(RECIPE)
-    bench = steps.Bench(workload.build(recipe))
+    bench = steps.Bench(workload.build_setup(recipe))
     bench.compile("train")
     bench.run("train", 3)
     pairs, take_steps = [], loop._take_steps

@@ -1,6 +1,9 @@
-"""A run that is killed again and again, each time at a moment that was aimed at, and what must be true of it.
+"""Fault injection: interrupts a training run at chosen moments, restarts it, and checks that it resumes exactly.
 
-Used by `soak.py` here, and by tests/resume with a smaller number of kills.
+A run is started, gets SIGKILL or SIGTERM at a chosen moment (while it starts, steps, saves a checkpoint, deletes one or
+evaluates), and is started again, many times. After each interruption its metrics.jsonl must be a prefix of the
+uninterrupted run's; at the end log, result and fingerprint of the state must be the same. `experiments/soak` and
+`tests/resume` use it. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,21 +23,28 @@ from typing import Any
 CHECKPOINTS = "checkpoints"
 AIMS = {"start": 4, "steps": 5, "save": 7, "deletion": 2, "evaluation": 2}
 POLL_SECONDS = 0.002
+# A short run with a save, a deletion or an evaluation every few steps, as fields of configs/digits.py: GoogLeNet with
+# both heads, LRN, dropout, random crops and EMA; narrow, on small images.
+SHORT_DIGITS_RUN = {
+    "batch_size": 16, "num_steps": 150, "data.image_size": 32, "model.width_multiplier": 0.25, "data.threads": 2,
+    "data.train_split": "train[:100]", "data.eval_split": "test[:40]", "logging.every_steps": 1,
+    "evaluation.every_epochs": 0.64, "checkpoint.every_epochs": 0.48, "logging.pictures": False,
+}  # fmt: skip
 LIMIT_SECONDS = 900.0
-"""A life that has not come to where its signal is due after this time hangs."""
+"""A start that has not come to where its signal is due after this time hangs."""
 
 
-class SoakError(AssertionError):
+class ResumeFailure(AssertionError):
     """The run broke its promise: it did not start again, or its log is not that of the uninterrupted run."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Life:
+class RunStart:
     """One start of the run.
 
     Attributes:
       aim: where the signal was to come.
-      hit: where it came, as the disk and the log tell; None: the run ended by itself before.
+      hit: where it came, as the disk and the log show; None: the run ended by itself before.
       step: the newest step in metrics.jsonl then; 0 before the first.
       seconds: from the start to the end.
       exit_code: minus the signal where the signal itself ended it.
@@ -47,7 +57,7 @@ class Life:
     exit_code: int
 
 
-class Reference:
+class ReferenceRun:
     """What the uninterrupted run left.
 
     Attributes:
@@ -61,50 +71,50 @@ class Reference:
         """Reads the workdir of a finished run.
 
         Raises:
-          SoakError: a row is there twice.
+          ResumeFailure: a row is there twice.
         """
         self.log = (workdir / "metrics.jsonl").read_bytes()
         rows = [json.loads(line) for line in self.log.splitlines()]
         if len({(row["kind"], row["step"], row.get("weights")) for row in rows}) < len(rows):
-            raise SoakError(f"{workdir}: a step was logged twice")
+            raise ResumeFailure(f"{workdir}: a step was logged twice")
         self.last = rows[-1]["step"]
         self.evaluations = collections.Counter(row["step"] for row in rows if row["kind"] == "evaluation")
         result = json.loads((workdir / "result.json").read_text())
         self.outcome = {name: result[name] for name in ("status", "steps", "fingerprint", "metrics")}
 
 
-class Chain:
-    """The lives of one run, up to its end.
+class InterruptedRun:
+    """The starts of one run, up to its end.
 
-    `start` starts the run's command and returns an object like `subprocess.Popen`; `words(process)` is what it has
+    `start` starts the run's command and returns an object like `subprocess.Popen`; `stderr(process)` is what it has
     written to stderr by now.
     """
 
     def __init__(
         self,
         start: Callable[[], Any],
-        words: Callable[[Any], str],
+        read_stderr: Callable[[Any], str],
         workdir: Path,
-        reference: Reference,
+        reference: ReferenceRun,
         generator: random.Random,
         *,
         exact: bool = True,
-        tell: Callable[[Life], None] = lambda life: None,
+        log_start: Callable[[RunStart], None] = lambda start: None,
     ):
         """Starts nothing.
 
         Args:
           start: starts the command on `workdir`.
-          words: gives a process's stderr.
+          stderr: gives a process's stderr.
           workdir: of the run.
           reference: what the uninterrupted run left.
           generator: of every choice.
           exact: whether the log must be, at every moment, a beginning of the uninterrupted run's, byte for byte.
-          tell: gets each life when it is over.
+          log_start: gets each start when it is over.
         """
-        self._start, self._words, self.workdir, self.reference = start, words, workdir, reference
-        self._random, self._exact, self._tell = generator, exact, tell
-        self.lives: list[Life] = []
+        self._start_process, self._read_stderr, self.workdir, self.reference = start, read_stderr, workdir, reference
+        self._random, self._exact, self._log_start = generator, exact, log_start
+        self.starts: list[RunStart] = []
         self._first_rows: list[float] = []  # seconds from a start to its first row
 
     def kill(self, count: int, aims: Mapping[str, int] = AIMS, at_the_end: int = 1) -> None:
@@ -117,141 +127,141 @@ class Chain:
           at_the_end: how many more.
 
         Raises:
-          SoakError: a start failed, or what it left is wrong.
+          ResumeFailure: a start failed, or what it left is wrong.
         """
-        self._live("steps", signal.SIGKILL)  # the first: it measures how long a start takes
+        self._start_and_signal("steps", signal.SIGKILL)  # the first: it measures how long a start takes
         margin = min(8, self.reference.last // 3)
         while self.hits() < count:
-            near = self.reference.last - self._step() <= margin
+            near = self.reference.last - self._last_step() <= margin
             aim = "start" if near else self._random.choices([*aims], [*aims.values()])[0]
-            if self._live(aim, signal.SIGKILL).hit is None:
-                raise SoakError(f"the run ended after {self.hits()} of {count} kills: it needs more steps")
+            if self._start_and_signal(aim, signal.SIGKILL).hit is None:
+                raise ResumeFailure(f"the run ended after {self.hits()} of {count} kills: it needs more steps")
         for _ in range(at_the_end):
-            if self._live("end", signal.SIGKILL).hit is None:
+            if self._start_and_signal("end", signal.SIGKILL).hit is None:
                 return
 
     def terminate(self, count: int) -> None:
         """SIGTERM, `count` times: mostly while it steps, sometimes while it starts. Raises as `kill`."""
         for number in range(count):
-            self._live("start" if number % 4 == 3 else "steps", signal.SIGTERM)
+            self._start_and_signal("start" if number % 4 == 3 else "steps", signal.SIGTERM)
 
-    def finish(self) -> Life:
+    def finish(self) -> RunStart:
         """Lets the run come to its end, and compares what it left.
 
         Raises:
-          SoakError: it did not end well, or ended elsewhere.
+          ResumeFailure: it did not end well, or ended elsewhere.
         """
-        life = self._live("nothing", None)
-        mine = Reference(self.workdir)
+        start = self._start_and_signal("nothing", None)
+        mine = ReferenceRun(self.workdir)
         if self._exact and (mine.log, mine.outcome) != (self.reference.log, self.reference.outcome):
-            raise SoakError(f"not the uninterrupted run: {mine.outcome} in place of {self.reference.outcome}")
-        return life
+            raise ResumeFailure(f"not the uninterrupted run: {mine.outcome} in place of {self.reference.outcome}")
+        return start
 
     def hits(self) -> int:
         """How many signals came before the run had ended."""
-        return sum(life.hit is not None for life in self.lives)
+        return sum(start.hit is not None for start in self.starts)
 
-    def _live(self, aim: str, number: signal.Signals | None) -> Life:
+    def _start_and_signal(self, aim: str, number: signal.Signals | None) -> RunStart:
         began, clock = time.time(), time.monotonic()
-        process = self._start()
+        process = self._start_process()
         try:
-            for _ in self._until(aim, process, began, clock):
+            for _ in self._wait_for(aim, process, began, clock):
                 time.sleep(POLL_SECONDS)
             if number is not None:
                 process.send_signal(number)  # does nothing where it has ended
             code = process.wait(timeout=LIMIT_SECONDS)
         finally:
             process.kill()
-        words = self._words(process)
+        stderr = self._read_stderr(process)
         # A SIGTERM before the run listens to it ends the process; after, the run saves and ends with 128 + 15.
         stopped = {signal.SIGKILL: (-9,), signal.SIGTERM: (-15, 143), None: ()}[number]
-        hit = self._where(words, began) if code in stopped else None
-        life = Life(aim, hit, self._step(), round(time.monotonic() - clock, 3), code)
-        self.lives.append(life)
-        self._tell(life)
+        hit = self._classify(stderr, began) if code in stopped else None
+        start = RunStart(aim, hit, self._last_step(), round(time.monotonic() - clock, 3), code)
+        self.starts.append(start)
+        self._log_start(start)
         if code and not hit:
-            raise SoakError(f"start {len(self.lives)} ({life}) ended with exit code {code}: {words[-2000:]}")
-        log = self._log()
+            raise ResumeFailure(f"start {len(self.starts)} ({start}) ended with exit code {code}: {stderr[-2000:]}")
+        log = self._read_log()
         if self._exact and not self.reference.log.startswith(log):
-            raise SoakError(
-                f"after start {len(self.lives)} ({life}) metrics.jsonl is not a beginning of the "
+            raise ResumeFailure(
+                f"after start {len(self.starts)} ({start}) metrics.jsonl is not a beginning of the "
                 f"uninterrupted run's; it ends with {log[-500:]!r}"
             )
-        return life
+        return start
 
-    def _until(self, aim: str, process: Any, began: float, clock: float) -> Iterator[None]:
+    def _wait_for(self, aim: str, process: Any, began: float, clock: float) -> Iterator[None]:
         """Yields until the moment that is aimed at, or the end of the process."""
-        reached, delay = self._moment(aim, began)
+        reached, delay = self._condition(aim, began)
         first_row, deadline = None, None
         while process.poll() is None:
             now = time.monotonic()
             if now - clock > LIMIT_SECONDS:
-                raise SoakError(
-                    f"start {len(self.lives) + 1} has not come to {aim!r} in {LIMIT_SECONDS:.0f} s: "
-                    f"{self._words(process)[-2000:]}"
+                raise ResumeFailure(
+                    f"start {len(self.starts) + 1} has not come to {aim!r} in {LIMIT_SECONDS:.0f} s: "
+                    f"{self._read_stderr(process)[-2000:]}"
                 )
-            words = self._words(process)
-            if first_row is None and _rows(words):
+            stderr = self._read_stderr(process)
+            if first_row is None and _count_rows(stderr):
                 first_row = now - clock
                 self._first_rows.append(first_row)
-            if deadline is None and reached(words):
+            if deadline is None and reached(stderr):
                 deadline = now + delay
             if (deadline is not None and now >= deadline) or (aim == "start" and first_row is not None):
                 return
             yield
 
-    def _moment(self, aim: str, began: float) -> tuple[Callable[[str], bool], float]:
-        """(whether it has come near, told from the process's words; how many seconds after that)."""
+    def _condition(self, aim: str, began: float) -> tuple[Callable[[str], bool], float]:
+        """(whether it has come near, told from the process's stderr; how many seconds after that)."""
         directory, rows = self.workdir / CHECKPOINTS, self._random.randint(1, 2)
         wait = self._random.uniform(0, 0.15)
         match aim:
             case "start":  # imports, restoring, compiling: at any time of it
-                return (lambda words: True), self._random.uniform(0, statistics.median(self._first_rows or [10.0]))
+                return (lambda stderr: True), self._random.uniform(0, statistics.median(self._first_rows or [10.0]))
             case "steps":
-                return (lambda words: _rows(words) >= rows), wait
+                return (lambda stderr: _count_rows(stderr) >= rows), wait
             case "save":
-                return (lambda words: _any_since(directory, "*.orbax-checkpoint-tmp*", began)), wait
+                return (lambda stderr: _any_since(directory, "*.orbax-checkpoint-tmp*", began)), wait
             case "deletion":  # a few milliseconds of work
-                return (lambda words: _any_since(directory, "deleted/*", began)), wait / 30
+                return (lambda stderr: _any_since(directory, "deleted/*", began)), wait / 30
             case "evaluation":
-                return (lambda words: _rows(words) > 0 and self._evaluates()), wait
+                return (lambda stderr: _count_rows(stderr) > 0 and self._evaluates()), wait
             case "end":
-                return (lambda words: _rows(words) > 0 and self._step() == self.reference.last), wait
+                return (lambda stderr: _count_rows(stderr) > 0 and self._last_step() == self.reference.last), wait
             case _:
-                return (lambda words: False), 0.0
+                return (lambda stderr: False), 0.0
 
-    def _where(self, words: str, began: float) -> str:
+    def _classify(self, stderr: str, began: float) -> str:
         """Where the signal came, from what it left."""
         directory = self.workdir / CHECKPOINTS
         if _any_since(directory, "*.orbax-checkpoint-tmp*", began):
             return "save"
         if _any_since(directory, "deleted/*", began):
             return "deletion"
-        if words.count("compiling") < 2:  # said once before and once after
-            return "compile" if "compiling" in words else "start"
-        if _rows(words) and self._evaluates():
+        if stderr.count("compiling") < 2:  # said once before and once after
+            return "compile" if "compiling" in stderr else "start"
+        if _count_rows(stderr) and self._evaluates():
             return "evaluation"
-        return "end" if self._step() == self.reference.last else "steps"
+        return "end" if self._last_step() == self.reference.last else "steps"
 
     def _evaluates(self) -> bool:
         """Whether the newest step is one that is evaluated, and not all of its evaluations are written."""
-        lines = self._log().split(b"\n")[:-1]
+        lines = self._read_log().split(b"\n")[:-1]
         step = json.loads(lines[-1])["step"] if lines else 0
         there = sum(row["step"] == step and row["kind"] == "evaluation" for row in map(json.loads, lines[-4:]))
         return there < self.reference.evaluations.get(step, 0)
 
-    def _step(self) -> int:
-        lines = self._log().split(b"\n")[:-1]
+    def _last_step(self) -> int:
+        lines = self._read_log().split(b"\n")[:-1]
         return json.loads(lines[-1])["step"] if lines else 0
 
-    def _log(self) -> bytes:
+    def _read_log(self) -> bytes:
         path = self.workdir / "metrics.jsonl"
         return path.read_bytes() if path.exists() else b""
 
 
-def _rows(words: str) -> int:
+def _count_rows(stderr: str) -> int:
     """How many training rows a process has told of."""
-    return words.count("\nstep ")
+    return stderr.count("\nstep ")
 
 
 def _any_since(directory: Path, pattern: str, began: float) -> bool:
