@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     from inception_jax.multihost import processes
     from inception_jax.training import parallel
 
-    recipe = recipe or trained_network.recipe_of(flags.workdir)
+    recipe = recipe or trained_network.load_config(flags.workdir)
     recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
     recipe.evaluation.protocol = flags.protocol or recipe.evaluation.protocol
     parallel.enable_compilation_cache()

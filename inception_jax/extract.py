@@ -13,7 +13,7 @@ from inception_jax.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from inception_jax.evaluation.trained_network import Network
+    from inception_jax.evaluation.trained_network import TrainedNetwork
 
 
 def main(argv: list[str]) -> int:
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
     parallel.enable_compilation_cache()
     step = command_line.step(flags.step)
-    recipe, class_names = trained_network.recipe_of(flags.workdir), trained_network.class_names_of(flags.workdir)
+    recipe, class_names = trained_network.load_config(flags.workdir), trained_network.load_class_names(flags.workdir)
     recipe.data.image_size = flags.image_size or recipe.data.image_size
     recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
     trained = trained_network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
@@ -85,13 +85,13 @@ def _fid(flags: argparse.Namespace, argv: list[str]) -> int:
     return 0
 
 
-def _extract(flags: argparse.Namespace, trained: Network) -> int:
+def _extract(flags: argparse.Namespace, trained: TrainedNetwork) -> int:
     from inception_jax.features import extraction
 
     named = flags.endpoints if flags.endpoints is not None else extraction.last_endpoint(trained)
     endpoints = [name for name in named.split(",") if name]
     pool = flags.pool or flags.statistics
-    found = extraction.shapes(trained, endpoints, pool=pool, dtype=flags.dtype)
+    found = extraction.feature_shapes(trained, endpoints, pool=pool, dtype=flags.dtype)
     batches, batch_size, total = _batches(flags, trained)
     rows = extraction.features(trained, batches, endpoints, batch_size=batch_size, pool=pool, dtype=flags.dtype)
     rows = _counted(rows, total)
@@ -111,7 +111,7 @@ def _extract(flags: argparse.Namespace, trained: Network) -> int:
     return 0
 
 
-def _batches(flags: argparse.Namespace, trained: Network) -> tuple[Iterable[dict[str, Any]], int, int]:
+def _batches(flags: argparse.Namespace, trained: TrainedNetwork) -> tuple[Iterable[dict[str, Any]], int, int]:
     """(batches, rows of each, examples)."""
     from inception_jax.data import datasets, images
     from inception_jax.features import extraction
@@ -120,8 +120,8 @@ def _batches(flags: argparse.Namespace, trained: Network) -> tuple[Iterable[dict
     if flags.pictures:
         count, devices = len(flags.pictures), trained.devices.count
         size = -(-min(flags.batch_size or 32, count) // devices) * devices
-        pictures = (images.decode_picture(path) for path in flags.pictures)
-        return extraction.picture_batches(pictures, size, trained.image_size, trained.crop), size, count
+        pictures = (images.decode_image_file(path) for path in flags.pictures)
+        return extraction.image_batches(pictures, size, trained.image_size, trained.crop), size, count
     config = trained.config
     source = datasets.load(flags.data or config.data.name, flags.split or config.data.eval_split, config.data.data_dir)
     data = setup.build_eval_data(config, source, trained.devices)

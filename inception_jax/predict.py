@@ -10,7 +10,7 @@ from inception_jax import command_line
 from inception_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from inception_jax.evaluation.trained_network import Network
+    from inception_jax.evaluation.trained_network import TrainedNetwork
 
 _WEIGHTS = ("raw", "ema")
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     from inception_jax.training import parallel
 
     # All files are read before the network is: a file that is no picture costs no waiting, and prints nothing half.
-    pictures = [images.decode_picture(path) for path in flags.pictures]
+    pictures = [images.decode_image_file(path) for path in flags.pictures]
     parallel.enable_compilation_cache()
     trained = _of_run(flags) if flags.workdir else _of_file(flags)
     found = trained.predict(pictures, min(flags.top, len(trained.class_names)))
@@ -77,15 +77,15 @@ def _check(flags: argparse.Namespace) -> None:
         raise UserError("--step: goes with --workdir; a file has no steps")
 
 
-def _of_run(flags: argparse.Namespace) -> Network:
+def _of_run(flags: argparse.Namespace) -> TrainedNetwork:
     from inception_jax.evaluation import trained_network
 
     step = command_line.step(flags.step)
-    recipe, class_names = trained_network.recipe_of(flags.workdir), trained_network.class_names_of(flags.workdir)
+    recipe, class_names = trained_network.load_config(flags.workdir), trained_network.load_class_names(flags.workdir)
     return trained_network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
 
 
-def _of_file(flags: argparse.Namespace) -> Network:
+def _of_file(flags: argparse.Namespace) -> TrainedNetwork:
     from inception_jax.pretrained import loading, workdir
 
     return workdir.network_of(

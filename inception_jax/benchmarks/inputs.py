@@ -12,7 +12,7 @@ from inception_jax.benchmarks.steps import Bench
 from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.training.clock import Clock
 from inception_jax.training.compilation import no_compilation
-from inception_jax.training.device_prefetch import Feed
+from inception_jax.training.device_prefetch import DevicePrefetcher
 from inception_jax.training.train_metrics import TrainMetrics
 
 _WARMUP_SECONDS = 1.0
@@ -68,19 +68,19 @@ def measure_fed_step(bench: Bench, seconds: float) -> dict[str, float]:
     """
     setup = bench.setup
     size = setup.config.batch_size
-    feed = Feed(setup.train_data.batches(0), setup.devices.put, setup.prefetch)
+    feed = DevicePrefetcher(setup.train_data.batches(0), setup.devices.put, setup.prefetch)
     with contextlib.closing(feed):
         window, clock = TrainMetrics(), Clock()
         for number in range(1, 4):  # as many as are made ahead, and are no measure of the pipeline
-            window.add(number, bench.step("train", feed.draw()))
+            window.add(number, bench.step("train", feed.next_batch()))
         window.pop_row()
-        feed.take_wait()
+        feed.pop_wait_seconds()
         clock.start_lap()
         start, steps = time.perf_counter(), 0
         with no_compilation():
             while time.perf_counter() - start < seconds or steps < 3:
-                batch = feed.draw()
-                clock.add("data_wait", feed.take_wait())
+                batch = feed.next_batch()
+                clock.add("data_wait", feed.pop_wait_seconds())
                 steps += 1
                 window.add(steps, bench.step("train", batch))
             window.pop_row()  # waits for the steps that are under way

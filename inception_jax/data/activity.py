@@ -26,7 +26,7 @@ class Cancelled(Exception):
     """Nobody wants the batch any more that the thread is making."""
 
 
-def note(row: int, record: int) -> None:
+def update(row: int, record: int) -> None:
     """Notes what the calling thread turns to now; does nothing in a thread that makes no batch of a board.
 
     Args:
@@ -45,7 +45,7 @@ def note(row: int, record: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ThreadActivity:
     """Where one thread is.
 
     Attributes:
@@ -65,7 +65,7 @@ class Place:
     seconds: float
 
 
-class Board:
+class ActivityTable:
     """The notes of all threads that make batches for one consumer.
 
     It pickles as a reference to the same memory, for the worker processes of the process that made it.
@@ -83,7 +83,7 @@ class Board:
         size = self._size()
         if workers:
             # A file without a name: it is gone with the last process that has it open, however these end.
-            self._name = f"whereabouts-{secrets.token_hex(8)}"
+            self._name = f"activity-{secrets.token_hex(8)}"
             descriptor = os.memfd_create(self._name)
             weakref.finalize(self, os.close, descriptor)
             os.ftruncate(descriptor, size)
@@ -120,11 +120,11 @@ class Board:
     def _offset(self, worker: int, slot: int) -> int:
         return (1 + self._workers) * _NUMBER.size + (worker * self._slots + slot) * _NOTE.size
 
-    def register(self, worker: int) -> None:
+    def register_worker(self, worker: int) -> None:
         """Notes that worker number `worker` is the calling process."""
         _NUMBER.pack_into(self._buffer, (1 + worker) * _NUMBER.size, os.getpid())
 
-    def pids(self) -> list[int]:
+    def worker_pids(self) -> list[int]:
         """The process ids of the workers that have said theirs, in order; 0 for one that has not."""
         return [_NUMBER.unpack_from(self._buffer, (1 + worker) * _NUMBER.size)[0] for worker in range(self._workers)]
 
@@ -132,26 +132,26 @@ class Board:
         """Lets every thread break off its batch, at the next record that it turns to."""
         self._buffer[0] = 1
 
-    def enter(self, slot: int, batch: int, worker: int = 0) -> None:
+    def begin_batch(self, slot: int, batch: int, worker: int = 0) -> None:
         """The calling thread begins to make a batch; until `leave`, its `note`s are written to `slot`."""
         _thread.here = self._buffer, self._offset(worker, slot), batch
         _NOTE.pack_into(*_thread.here[:2], batch, -1, -1, time.monotonic())
 
-    def leave(self) -> None:
+    def end_batch(self) -> None:
         """The calling thread has made its batch."""
         buffer, offset, _ = _thread.here
         _thread.here = None
         _NOTE.pack_into(buffer, offset, *_IDLE)
 
-    def places(self) -> list[Place]:
+    def activities(self) -> list[ThreadActivity]:
         """Where every thread is that makes a batch now; the one that has been there the longest first."""
-        now, pids, found = time.monotonic(), self.pids(), []
+        now, pids, found = time.monotonic(), self.worker_pids(), []
         for worker in range(max(1, self._workers)):
             for slot in range(self._slots):
                 batch, row, record, since = _NOTE.unpack_from(self._buffer, self._offset(worker, slot))
                 if batch >= 0:
                     process = (worker, pids[worker]) if self._workers else (None, os.getpid())
-                    found.append(Place(*process, batch, row, record, max(0.0, now - since)))
+                    found.append(ThreadActivity(*process, batch, row, record, max(0.0, now - since)))
         return sorted(found, key=lambda place: -place.seconds)
 
 

@@ -1,4 +1,4 @@
-"""TFDS builders that prepare without TensorFlow: `Digits`, `FashionMnist`, `Pictures`, and `Imagenet2012` next door.
+"""TFDS builders that prepare without TensorFlow: `Digits`, `FashionMnist`, `ImageFolder`, and `Imagenet2012` next door.
 
 They are ordinary TFDS builders (`Digits(data_dir=…, file_format="array_record").download_and_prepare()` works), but
 they know the key of every example before they read the first one. `inception_jax.data.shards` uses that to write shard
@@ -190,16 +190,16 @@ class FashionMnist(SourceBuilder, skip_registration=True):
     def verify(self, progress: Callable[[int, int], None]) -> None:
         for done, (stem, expected) in enumerate(self.SHA256.items()):
             progress(done, len(self.SHA256))
-            compare(self._file(stem), raw_files.read_idx(self._file(stem))[1], expected)
+            check_sha256(self._file(stem), raw_files.read_idx(self._file(stem))[1], expected)
 
 
-def compare(path: Path, found: str, expected: str) -> None:
+def check_sha256(path: Path, found: str, expected: str) -> None:
     """Raises `UserError` if a file's checksum is not the expected one."""
     if found != expected:
         raise UserError(f"{path}: SHA-256 {found}; {expected} is expected: another file, or a damaged one")
 
 
-class Pictures(SourceBuilder, skip_registration=True):
+class ImageFolder(SourceBuilder, skip_registration=True):
     """A folder of pictures (see `folders.scan`) as a prepared data set under a name of one's own."""
 
     VERSION = tfds.core.Version("1.0.0")

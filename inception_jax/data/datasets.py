@@ -13,11 +13,11 @@ import numpy as np
 from inception_jax.data import digits, folders
 from inception_jax.data.records import (
     ArrayRecords,
-    FilePart,
+    ConcatenatedRecords,
+    FileInstruction,
     FileRecords,
     MemoryRecords,
-    Part,
-    Parts,
+    RecordRange,
     RecordSource,
     SyntheticRecords,
 )
@@ -66,12 +66,12 @@ class Dataset:
         """
         picture, label = self.source[index]
         if not 0 <= label < self.num_classes:
-            raise UserError(f"{self.where(index)}: label {label}; the classes are 0 to {self.num_classes - 1}")
+            raise UserError(f"{self.record_name(index)}: label {label}; the classes are 0 to {self.num_classes - 1}")
         return picture, label
 
-    def where(self, index: int) -> str:
+    def record_name(self, index: int) -> str:
         """What to call a record in an error."""
-        return f"{self.name} [{self.split}], {self.source.where(index)}"
+        return f"{self.name} [{self.split}], {self.source.record_name(index)}"
 
 
 def default_data_dir(data_dir: str | os.PathLike | None = None) -> Path:
@@ -132,8 +132,8 @@ def _from_splits(name: str, split: str, class_names: list[str], sources: dict[st
     parts = []
     for part in _read_split(name, split, infos):
         source = sources[part.splitname]
-        parts.append(Part(source, part.from_ or 0, len(source) if part.to is None else part.to))
-    return _not_empty(Dataset(name, split, class_names, Parts(parts)))
+        parts.append(RecordRange(source, part.from_ or 0, len(source) if part.to is None else part.to))
+    return _not_empty(Dataset(name, split, class_names, ConcatenatedRecords(parts)))
 
 
 def _read_split(name: str, split: str, infos: Any) -> list[Any]:
@@ -172,7 +172,7 @@ def _prepared(name: str, split: str, open_builder: Callable[[], tfds.core.Datase
     image_key, label_key, class_names = _features(name, builder.info)
     _read_split(name, split, dict(builder.info.splits.items()))
     parts = [
-        FilePart(os.fspath(part.filename), part.skip, part.take, part.examples_in_shard)
+        FileInstruction(os.fspath(part.filename), part.skip, part.take, part.examples_in_shard)
         for part in builder.info.splits[split].file_instructions
     ]
     return _not_empty(Dataset(name, split, class_names, ArrayRecords(parts, image_key, label_key)))

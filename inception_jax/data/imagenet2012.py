@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from inception_jax.data import raw_files
-from inception_jax.data.builders import Examples, SourceBuilder, compare
+from inception_jax.data.builders import Examples, SourceBuilder, check_sha256
 from inception_jax.errors import UserError
 
 
@@ -40,7 +40,7 @@ class Imagenet2012(SourceBuilder, skip_registration=True):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(encoding_format="jpeg"),
-                    "label": tfds.features.ClassLabel(names=_shipped("labels.txt")),
+                    "label": tfds.features.ClassLabel(names=_read_tfds_file("labels.txt")),
                     "file_name": tfds.features.Text(),
                 }
             ),
@@ -71,20 +71,20 @@ class Imagenet2012(SourceBuilder, skip_registration=True):
 
     def validation_labels(self) -> list[str]:
         """Synsets of the validation pictures in the order of their names."""
-        return _shipped("validation_labels.txt")
+        return _read_tfds_file("validation_labels.txt")
 
     def verify(self, progress: Callable[[int, int], None]) -> None:
-        sums = {line.split()[0].rsplit("/", 1)[-1]: line.split()[-1] for line in _shipped("checksums.tsv")}
+        sums = {line.split()[0].rsplit("/", 1)[-1]: line.split()[-1] for line in _read_tfds_file("checksums.tsv")}
         for path in self.source_files():
-            compare(path, raw_files.sha256(path, progress), sums[path.name])
+            check_sha256(path, raw_files.sha256(path, progress), sums[path.name])
 
 
 def synsets() -> list[str]:
     """The 1000 classes in their order, by synset: "n01440764", …."""
-    return _shipped("labels.txt")
+    return _read_tfds_file("labels.txt")
 
 
-def _shipped(file: str) -> list[str]:
+def _read_tfds_file(file: str) -> list[str]:
     """The lines of a file that TFDS ships with its own imagenet2012."""
     return (tfds.core.tfds_path("datasets/imagenet2012") / file).read_text().split("\n")[:-1]
 

@@ -62,7 +62,7 @@ def decode(encoded: bytes, where: str = "picture") -> np.ndarray:
     return image
 
 
-def decode_picture(source: str | os.PathLike | bytes) -> np.ndarray:
+def decode_image_file(source: str | os.PathLike | bytes) -> np.ndarray:
     """`decode` for a path or for bytes: uint8 [height, width, 3].
 
     Raises:

@@ -9,31 +9,31 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from inception_jax.data.activity import Board, Place
+from inception_jax.data.activity import ActivityTable, ThreadActivity
 
 # How long `close()` waits for a thread to end. One that hangs in a read ends when the process does: it is a daemon.
 _JOIN_SECONDS = 2.0
 _PLACES_NAMED = 8
 
 
-class Batches(abc.ABC):
+class DataLoader(abc.ABC):
     """An iterator of batches; `close()` (or leaving the `with` block) ends its threads and processes.
 
     An error comes in the place of the batch that it struck, and again at every later call: no batch is ever left out.
-    `close()` and `whereabouts()` may be called by another thread while one waits for a batch, and do not wait for it.
+    `close()` and `describe_activity()` may be called by another thread while one waits for a batch; they do not wait.
     """
 
-    def __init__(self, start: int, stop: int, name_record: Callable[[int], str]):
+    def __init__(self, start: int, stop: int, record_name: Callable[[int], str]):
         """Args:
         start: number of the first batch.
         stop: one past the last.
-        name_record: the words for a record of the data set, by its index.
+        record_name: the words for a record of the data set, by its index.
         """
-        self._number, self._stop, self._name_record = start, stop, name_record
+        self._number, self._stop, self._record_name = start, stop, record_name
         self._error: Exception | None = None
         self._closed = threading.Event()
 
-    def __iter__(self) -> Batches:
+    def __iter__(self) -> DataLoader:
         return self
 
     def __next__(self) -> Any:
@@ -43,7 +43,7 @@ class Batches(abc.ABC):
             raise StopIteration
         if self._error is None:
             try:
-                batch = self._take()
+                batch = self._next_batch()
             except Exception as error:
                 self._error = error
             else:
@@ -53,21 +53,21 @@ class Batches(abc.ABC):
             raise StopIteration  # what broke, broke because it was closed
         raise self._error
 
-    def whereabouts(self) -> str:
+    def describe_activity(self) -> str:
         """Which batch is due, and where the threads are that make it and those after it."""
-        places = self._board().places()
+        places = self._activity_table().activities()
         named = [self.describe(place) for place in places[:_PLACES_NAMED]]
         if len(places) > _PLACES_NAMED:
             named.append(f"and {len(places) - _PLACES_NAMED} more threads, for less long")
-        return f"batch {self._number} is due; {'; '.join(named) or self._nobody()}"
+        return f"batch {self._number} is due; {'; '.join(named) or self._describe_idle()}"
 
-    def describe(self, place: Place) -> str:
+    def describe(self, place: ThreadActivity) -> str:
         """The words for one thread's place."""
         who = "a thread" if place.worker is None else f"worker {place.worker} (process {place.pid})"
-        at = "its beginning" if place.record < 0 else f"row {place.row}, {self._name_record(place.record)}"
+        at = "its beginning" if place.record < 0 else f"row {place.row}, {self._record_name(place.record)}"
         return f"{who} has been at batch {place.batch}, {at}, for {place.seconds:.0f} s"
 
-    def __enter__(self) -> Batches:
+    def __enter__(self) -> DataLoader:
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -78,19 +78,19 @@ class Batches(abc.ABC):
         """Ends the threads and processes; waits for a few seconds at most for one that hangs."""
 
     @abc.abstractmethod
-    def _take(self) -> Any:
+    def _next_batch(self) -> Any:
         """Batch `self._number`, as soon as it is there."""
 
     @abc.abstractmethod
-    def _board(self) -> Board:
+    def _activity_table(self) -> ActivityTable:
         """Where those who make the batches note what they are at."""
 
     @abc.abstractmethod
-    def _nobody(self) -> str:
+    def _describe_idle(self) -> str:
         """The words for when no thread is making a batch."""
 
 
-class ThreadBatches(Batches):
+class ThreadDataLoader(DataLoader):
     """Batches made ahead by threads of this process.
 
     The threads are daemons, unlike those of a `ThreadPoolExecutor` (which Grain reads ahead with): Python waits for
@@ -104,7 +104,7 @@ class ThreadBatches(Batches):
         stop: int,
         threads: int,
         ahead: int,
-        name_record: Callable[[int], str],
+        record_name: Callable[[int], str],
     ):
         """Starts the threads.
 
@@ -114,10 +114,10 @@ class ThreadBatches(Batches):
           stop: one past the last.
           threads: batches that are made at once.
           ahead: batches made ahead, at most, those being made included; at least `threads`.
-          name_record: the words for a record of the data set, by its index.
+          record_name: the words for a record of the data set, by its index.
         """
-        super().__init__(start, stop, name_record)
-        self._shared = _Shared(make, start, stop, ahead, Board(threads))
+        super().__init__(start, stop, record_name)
+        self._shared = _Shared(make, start, stop, ahead, ActivityTable(threads))
         self._threads = [
             threading.Thread(target=self._shared.work, args=(slot,), name=f"batches-{slot}", daemon=True)
             for slot in range(threads)
@@ -127,13 +127,13 @@ class ThreadBatches(Batches):
         # Also for an iterator that nobody closed: threads inside OpenCV while Python shuts down would crash it.
         self._end = weakref.finalize(self, _end, self._shared, self._threads)
 
-    def _take(self) -> Any:
+    def _next_batch(self) -> Any:
         return self._shared.take(self._number)
 
-    def _board(self) -> Board:
-        return self._shared.board
+    def _activity_table(self) -> ActivityTable:
+        return self._shared.table
 
-    def _nobody(self) -> str:
+    def _describe_idle(self) -> str:
         return "no thread is making one"
 
     def close(self) -> None:
@@ -144,8 +144,8 @@ class ThreadBatches(Batches):
 class _Shared:
     """What the threads and their consumer share. It does not know the iterator, which can so be collected."""
 
-    def __init__(self, make: Callable[[int], Any], start: int, stop: int, ahead: int, board: Board):
-        self.board = board
+    def __init__(self, make: Callable[[int], Any], start: int, stop: int, ahead: int, table: ActivityTable):
+        self.table = table
         self._make, self._stop, self._ahead = make, stop, ahead
         self._begun = self._taken = start  # the numbers of the next batch to make, and of the next to hand on
         self._made: dict[int, tuple[Any, BaseException | None]] = {}
@@ -154,13 +154,13 @@ class _Shared:
 
     def work(self, slot: int) -> None:
         while (number := self._begin()) is not None:
-            self.board.enter(slot, number)
+            self.table.begin_batch(slot, number)
             try:
                 made = self._make(number), None
             except BaseException as error:  # for the consumer, whatever it is: a thread that ends leaves it waiting
                 made = None, error
             finally:
-                self.board.leave()
+                self.table.end_batch()
             with self._changed:
                 self._made[number] = made
                 self._changed.notify_all()
@@ -191,7 +191,7 @@ class _Shared:
     def close(self) -> None:
         with self._changed:
             self._closed = True
-            self.board.cancel()
+            self.table.cancel()
             self._made.clear()
             self._changed.notify_all()
 

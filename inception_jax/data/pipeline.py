@@ -17,9 +17,9 @@ import numpy as np
 
 from inception_jax.data import activity, images
 from inception_jax.data.datasets import Dataset
-from inception_jax.data.loader import Batches, ThreadBatches
-from inception_jax.data.sampling import Order, uniforms
-from inception_jax.data.workers import WorkerBatches
+from inception_jax.data.loader import DataLoader, ThreadDataLoader
+from inception_jax.data.sampling import ShuffledOrder, uniforms
+from inception_jax.data.workers import WorkerDataLoader
 from inception_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -94,27 +94,27 @@ class _Pipeline:
 
     def _fill(self, batch: Batch, row: int, index: int, numbers: np.ndarray = _NO_NUMBERS) -> None:
         """Puts record `index` into a row of `batch`, or leaves the row black and masked where it is corrupt."""
-        activity.note(row, index)
+        activity.update(row, index)
         try:
-            picture, label = self._picture(index)
+            picture, label = self._read_image(index)
         except UserError as error:
             if not self.skip_corrupt:
                 raise
-            activity.warn_once(self.dataset.where(index), f"left out: {error}")
+            activity.warn_once(self.dataset.record_name(index), f"left out: {error}")
             return
         self._view(picture, numbers, batch["image"][row])
         batch["label"][row], batch["mask"][row] = label, True
 
-    def _picture(self, index: int) -> tuple[np.ndarray, int]:
+    def _read_image(self, index: int) -> tuple[np.ndarray, int]:
         picture, label = self.dataset.record(index)
         if isinstance(picture, bytes):
-            picture = images.decode(picture, self.dataset.where(index))
+            picture = images.decode(picture, self.dataset.record_name(index))
         return picture, label
 
-    def _ahead(self, start: int, stop: int) -> Batches:
+    def _ahead(self, start: int, stop: int) -> DataLoader:
         nbytes = sum(array.nbytes for array in self._empty_batch().values())
-        return prefetched(
-            self.batch, start, stop, self.threads, self.workers, self.prefetch, nbytes, self.dataset.where
+        return make_data_loader(
+            self.batch, start, stop, self.threads, self.workers, self.prefetch, nbytes, self.dataset.record_name
         )
 
 
@@ -176,7 +176,7 @@ class TrainPipeline(_Pipeline):
             augmentation.check_size(image_size)
         self.augmentation = augmentation
         self.seed = seed
-        self._order = Order(seed, dataset.num_examples)
+        self._order = ShuffledOrder(seed, dataset.num_examples)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -210,7 +210,7 @@ class TrainPipeline(_Pipeline):
         else:
             images.center_crop(picture, self.image_size, self.augmentation, out=out)
 
-    def batches(self, start: int = 0) -> Batches:
+    def batches(self, start: int = 0) -> DataLoader:
         """Batches `start`, `start + 1`, … without end, made ahead. Costs the same for any start. Close it after use."""
         return self._ahead(_check_whole("start", start, 0), 1 << 48)
 
@@ -283,7 +283,7 @@ class EvalPipeline(_Pipeline):
         del numbers
         images.center_crop(picture, self.image_size, self.crop, out=out)
 
-    def batches(self) -> Batches:
+    def batches(self) -> DataLoader:
         """All batches in order, made ahead. Close it after use."""
         return self._ahead(0, self.num_batches)
 
@@ -294,7 +294,7 @@ def _check_whole(field: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def prefetched(
+def make_data_loader(
     make: Callable[[int], Any],
     start: int,
     stop: int,
@@ -302,8 +302,8 @@ def prefetched(
     workers: int,
     prefetch: int,
     nbytes: int,
-    name_record: Callable[[int], str],
-) -> Batches:
+    record_name: Callable[[int], str],
+) -> DataLoader:
     """`make(start), make(start + 1), … make(stop - 1)`, made ahead and handed on in order.
 
     Args:
@@ -314,11 +314,11 @@ def prefetched(
       workers: processes; 0 for none.
       prefetch: batches made ahead, at least.
       nbytes: of one batch.
-      name_record: the words for a record of the data set, by its index.
+      record_name: the words for a record of the data set, by its index.
 
     Raises:
       UserError: the machine's shared memory cannot hold the workers' batches.
     """
     if not workers:
-        return ThreadBatches(make, start, stop, threads, max(threads, prefetch), name_record)
-    return WorkerBatches(make, start, stop, threads, workers, prefetch, nbytes, name_record)
+        return ThreadDataLoader(make, start, stop, threads, max(threads, prefetch), record_name)
+    return WorkerDataLoader(make, start, stop, threads, workers, prefetch, nbytes, record_name)

@@ -24,7 +24,7 @@ from inception_jax.errors import UserError, nearest
 NAMES = ("digits", "fashion_mnist", "imagenet2012", "folder")
 
 
-class _Parser(argparse.ArgumentParser):
+class _PrepareParser(argparse.ArgumentParser):
     """argparse, with its errors said as all the others are."""
 
     def error(self, message: str) -> None:
@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = _PrepareParser(
         prog="python -m inception_jax.data.prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -75,7 +75,7 @@ def prepare(options: argparse.Namespace) -> None:
     if options.data_set == "folder":
         if options.source is None or not re.fullmatch(r"[a-z][a-z0-9_]*", options.name):
             raise UserError("folder: --source=FOLDER and --name=NAME are needed; a name is of a-z, 0-9 and _")
-        builder = builders.Pictures(name=options.name, source=options.source, **fields)
+        builder = builders.ImageFolder(name=options.name, source=options.source, **fields)
     else:
         kind = {
             "digits": builders.Digits,

@@ -1,6 +1,6 @@
 """Records by index: prepared ArrayRecord files, arrays in memory, picture files, made-up pictures.
 
-Each source has `len(source)`, `source[i] -> (picture, label)` and `where(i)`, the record's name for an error. A
+Each source has `len(source)`, `source[i] -> (picture, label)` and `record_name(i)`, the record's name for an error. A
 picture is either a picture file's bytes or uint8 [height, width, 3]. All of them pickle, and any thread may read from
 them.
 """
@@ -27,7 +27,7 @@ class RecordSource(Protocol):
 
     def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]: ...
 
-    def where(self, index: int) -> str: ...
+    def record_name(self, index: int) -> str: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class MemoryRecords:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return self.images[index], int(self.labels[index])
 
-    def where(self, index: int) -> str:
+    def record_name(self, index: int) -> str:
         return f"record {index}"
 
 
@@ -71,7 +71,7 @@ class FileRecords:
         except OSError as error:
             raise UserError(f"{self.paths[index]}: {error.strerror or error}") from None
 
-    def where(self, index: int) -> str:
+    def record_name(self, index: int) -> str:
         return os.fspath(self.paths[index])
 
 
@@ -96,7 +96,7 @@ class SyntheticRecords:
         start = index * 7919 % size  # a prime stride: neighbours differ
         return block[start : start + size].reshape(self.side, self.side, 3), index % self.num_classes
 
-    def where(self, index: int) -> str:
+    def record_name(self, index: int) -> str:
         return f"record {index}"
 
 
@@ -106,7 +106,7 @@ def _noise(size: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class FilePart:
+class FileInstruction:
     """Records `skip … skip + take - 1` of one ArrayRecord file, in the words of its reader."""
 
     filename: str
@@ -123,7 +123,7 @@ class ArrayRecords:
 
     in_memory = False
 
-    def __init__(self, parts: Sequence[FilePart], image_key: str, label_key: str):
+    def __init__(self, parts: Sequence[FileInstruction], image_key: str, label_key: str):
         self.parts = tuple(parts)
         self.image_key, self.label_key = image_key, label_key
 
@@ -149,10 +149,10 @@ class ArrayRecords:
             return features[self.image_key].bytes_list.value[0], features[self.label_key].int64_list.value[0]
         except Exception as error:  # the reader's and the message's own kinds, which they do not share with anyone
             raise UserError(
-                f"{self.where(index)}: damaged ({type(error).__name__}: {error}); prepare it again"
+                f"{self.record_name(index)}: damaged ({type(error).__name__}: {error}); prepare it again"
             ) from None
 
-    def where(self, index: int) -> str:
+    def record_name(self, index: int) -> str:
         for part in self.parts:
             if index < part.take:
                 return f"record {part.skip + index} of {part.filename}"
@@ -169,7 +169,7 @@ def _example_message() -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class RecordRange:
     """Records `start … stop - 1` of another source."""
 
     source: RecordSource
@@ -177,10 +177,10 @@ class Part:
     stop: int
 
 
-class Parts:
+class ConcatenatedRecords:
     """Parts of other sources, one after the other: `train[:90%]`, `train+test`."""
 
-    def __init__(self, parts: Sequence[Part]):
+    def __init__(self, parts: Sequence[RecordRange]):
         self.parts = tuple(parts)
         self.in_memory = all(part.source.in_memory for part in parts)
 
@@ -198,6 +198,6 @@ class Parts:
         source, index = self._find(int(index))
         return source[index]
 
-    def where(self, index: int) -> str:
+    def record_name(self, index: int) -> str:
         source, index = self._find(int(index))
-        return source.where(index)
+        return source.record_name(index)

@@ -66,7 +66,7 @@ def uniforms(seed: int, start: int, count: int) -> np.ndarray:
     return ((words >> np.uint64(11)) * 2.0**-53).reshape(count, UNIFORMS_PER_EXAMPLE)
 
 
-class Order:
+class ShuffledOrder:
     """Position to index, epoch after epoch; thread-safe and picklable.
 
     The last epochs asked for are kept, and for large data sets the next one is sorted in a thread while this one is

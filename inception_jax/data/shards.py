@@ -38,7 +38,7 @@ _RECORD_OVERHEAD = 100  # bytes of a record beside its picture, about
 _MAX_RECORDS_PER_SHARD = 2048
 
 
-class Progress:
+class PreparationProgress:
     """Says how far a preparation is: one line that is rewritten in a terminal, else a line every ten seconds."""
 
     def __init__(self, stream: TextIO | None = None):
@@ -55,12 +55,12 @@ class Progress:
         self._stream.write(f"\r{line}\033[K" + "\n" * (done >= total) if self._terminal else f"{line}\n")
         self._stream.flush()
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Split:
+class _SplitPlan:
     """One split, and where its records go: record `order[i]` of the source is the `i`-th that is written."""
 
     name: str
@@ -97,16 +97,16 @@ def write(
       UserError: original files that are wrong, an unreadable picture, no room, a folder that cannot be written, or
         another process that prepares the same data set. What was written stays, for the next attempt.
     """
-    folder, progress = Path(builder.data_dir), Progress(stream)
+    folder, progress = Path(builder.data_dir), PreparationProgress(stream)
     staging = folder.with_name(f"incomplete.{folder.name}")
     try:
         with _locked(folder):
             if folder.exists():
                 (folder / "plan.json").unlink(missing_ok=True)  # of a run killed right after it was done
-                progress.say(f"{folder}: already prepared; remove this folder to prepare it again")
+                progress.log(f"{folder}: already prepared; remove this folder to prepare it again")
                 return folder
-            progress.say(f"{builder.name}: looking through the original files")
-            parts = [_plan(name, found, builder, num_shards) for name, found in builder.examples().items()]
+            progress.log(f"{builder.name}: looking through the original files")
+            parts = [_plan_split(name, found, builder, num_shards) for name, found in builder.examples().items()]
             _check_counts(builder, parts)
             state = _open_staging(staging, builder, parts, full_check, progress)
             if full_check and not state.get("verified"):
@@ -115,11 +115,11 @@ def write(
             _check_room(staging, parts)
             lengths = [_write_split(builder, part, staging, full_check, threads, progress) for part in parts]
             _write_info(builder, staging, lengths)
-            _publish(staging, folder)
+            _rename_durably(staging, folder)
             (folder / "plan.json").unlink()
     except OSError as error:
         raise UserError(f"{error.filename or staging}: {error.strerror or error}") from None
-    progress.say(f"{folder}: prepared, " + ", ".join(f"{p.name} {len(p.order):,}" for p in parts))
+    progress.log(f"{folder}: prepared, " + ", ".join(f"{p.name} {len(p.order):,}" for p in parts))
     return folder
 
 
@@ -137,7 +137,7 @@ def _locked(folder: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _plan(name: str, examples: Examples, builder: SourceBuilder, num_shards: int | None) -> _Split:
+def _plan_split(name: str, examples: Examples, builder: SourceBuilder, num_shards: int | None) -> _SplitPlan:
     """Order and shards of a split, by TFDS's rules."""
     count = len(examples.keys)
     if not count:
@@ -150,17 +150,17 @@ def _plan(name: str, examples: Examples, builder: SourceBuilder, num_shards: int
     size = sum(examples.sizes) + count * _RECORD_OVERHEAD
     tfds_rule = shard_utils.ShardConfig().get_number_shards(size, count)
     wanted = num_shards or max(tfds_rule, math.ceil(count / _MAX_RECORDS_PER_SHARD))
-    return _Split(name, examples, order, [0, *shard_utils.get_shard_boundaries(count, min(wanted, count))])
+    return _SplitPlan(name, examples, order, [0, *shard_utils.get_shard_boundaries(count, min(wanted, count))])
 
 
-def _check_counts(builder: SourceBuilder, parts: list[_Split]) -> None:
+def _check_counts(builder: SourceBuilder, parts: list[_SplitPlan]) -> None:
     found = {part.name: len(part.order) for part in parts}
     if builder.EXPECTED is not None and found != builder.EXPECTED:
         raise UserError(f"{builder.source}: holds {found} examples; {builder.EXPECTED} are expected")
 
 
 def _open_staging(
-    staging: Path, builder: SourceBuilder, parts: list[_Split], full_check: bool, progress: Progress
+    staging: Path, builder: SourceBuilder, parts: list[_SplitPlan], full_check: bool, progress: PreparationProgress
 ) -> dict[str, Any]:
     """The state of an earlier attempt at the same thing, checked as fully, or a fresh start where there is none."""
     files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in builder.source_files()]
@@ -171,7 +171,7 @@ def _open_staging(
     except (OSError, ValueError):
         state = None
     if isinstance(state, dict) and state.get("digest") == digest and state.get("full_check", False) >= full_check:
-        progress.say(f"{staging}: going on where an earlier run stopped")
+        progress.log(f"{staging}: going on where an earlier run stopped")
         return state
     if staging.exists():
         shutil.rmtree(staging)
@@ -184,10 +184,10 @@ def _open_staging(
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     passing = path.with_suffix(".part")
     passing.write_text(json.dumps(content))
-    _publish(passing, path)
+    _rename_durably(passing, path)
 
 
-def _check_room(staging: Path, parts: list[_Split]) -> None:
+def _check_room(staging: Path, parts: list[_SplitPlan]) -> None:
     needed = sum(sum(part.examples.sizes) + len(part.order) * _RECORD_OVERHEAD for part in parts)
     needed -= sum(file.stat().st_size for file in staging.iterdir())
     free = shutil.disk_usage(staging).free
@@ -196,7 +196,12 @@ def _check_room(staging: Path, parts: list[_Split]) -> None:
 
 
 def _write_split(
-    builder: SourceBuilder, part: _Split, staging: Path, full_check: bool, threads: int, progress: Progress
+    builder: SourceBuilder,
+    part: _SplitPlan,
+    staging: Path,
+    full_check: bool,
+    threads: int,
+    progress: PreparationProgress,
 ) -> splits.SplitInfo:
     """Writes the shards of a split that are not there yet."""
     template = naming.ShardedFileTemplate(
@@ -221,7 +226,7 @@ def _write_split(
 
 def _write_shard(
     builder: SourceBuilder,
-    part: _Split,
+    part: _SplitPlan,
     numbers: list[int],
     path: Path,
     full_check: bool,
@@ -251,7 +256,7 @@ def _write_shard(
     writer.close()
     if _num_records(passing) != len(numbers):
         raise UserError(f"{passing}: {_num_records(passing)} records after writing {len(numbers)}; is the disk full?")
-    _publish(passing, path)
+    _rename_durably(passing, path)
 
 
 def _num_records(path: Path) -> int:
@@ -272,7 +277,7 @@ def _write_info(builder: SourceBuilder, staging: Path, lengths: list[splits.Spli
     builder.info.write_to_directory(staging)
 
 
-def _publish(passing: Path, final: Path) -> None:
+def _rename_durably(passing: Path, final: Path) -> None:
     """Renames what is whole: it appears at once, and is on the disk before its name is."""
     for path in [*passing.iterdir(), passing] if passing.is_dir() else [passing]:
         descriptor = os.open(path, os.O_RDONLY)

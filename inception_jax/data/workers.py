@@ -13,8 +13,8 @@ from collections.abc import Callable
 from multiprocessing import sharedctypes, synchronize
 from typing import Any
 
-from inception_jax.data.activity import Board, warn
-from inception_jax.data.loader import Batches
+from inception_jax.data.activity import ActivityTable, warn
+from inception_jax.data.loader import DataLoader
 from inception_jax.errors import UserError
 
 _SHARED_MEMORY = "/dev/shm"
@@ -33,7 +33,7 @@ _REMEDIES = {
 _REMEDY = "look above for its own words; workers=0 decodes in the trainer itself"
 
 
-class WorkerBatches(Batches):
+class WorkerDataLoader(DataLoader):
     """Batches made ahead by worker processes.
 
     A batch is a function of its number. So when a worker dies (killed, out of memory, crashed in a decoder), all of
@@ -49,7 +49,7 @@ class WorkerBatches(Batches):
         workers: int,
         ahead: int,
         nbytes: int,
-        name_record: Callable[[int], str],
+        record_name: Callable[[int], str],
     ):
         """Starts the workers.
 
@@ -61,12 +61,12 @@ class WorkerBatches(Batches):
           workers: processes.
           ahead: batches made ahead by all workers, at least.
           nbytes: of one batch.
-          name_record: the words for a record of the data set, by its index.
+          record_name: the words for a record of the data set, by its index.
 
         Raises:
           UserError: the machine's shared memory cannot hold the workers' batches.
         """
-        super().__init__(start, stop, name_record)
+        super().__init__(start, stop, record_name)
         self._make, self._threads, self._workers = make, threads, workers
         self._per_worker = -(-ahead // workers)
         # Grain has for each worker its queue and another one in the trainer, and one batch waiting to enter either. The
@@ -74,17 +74,17 @@ class WorkerBatches(Batches):
         # they are), one in its hand and one in use.
         check_shared_memory((workers * (2 * self._per_worker + 2) + 2 * ahead + 2) * nbytes, workers)
         self._deaths = 0
-        self._lock = threading.Lock()  # of the crew, which `close()` must not miss
-        self._crew = self._open()
+        self._lock = threading.Lock()  # of the group, which `close()` must not miss
+        self._group = self._open()
 
-    def _open(self) -> _Crew:
-        return _Crew(self._make, self._number, self._stop, self._threads, self._workers, self._per_worker)
+    def _open(self) -> _WorkerGroup:
+        return _WorkerGroup(self._make, self._number, self._stop, self._threads, self._workers, self._per_worker)
 
-    def _take(self) -> Any:
+    def _next_batch(self) -> Any:
         while True:
             try:
-                batch = next(self._crew.iterator)
-            except StopIteration:  # Grain's answer after an error, too; `Batches` has seen to the end of the data
+                batch = next(self._group.iterator)
+            except StopIteration:  # Grain's answer after an error, too; `DataLoader` has seen to the end of the data
                 raise RuntimeError(f"the workers ended before batch {self._number}") from None
             except RuntimeError as error:
                 death = _DEATH.match(str(error))
@@ -98,18 +98,18 @@ class WorkerBatches(Batches):
     def _replace(self, exit_code: int) -> None:
         """New workers for the ones of which one has died; a `UserError` when that helps no more."""
         self._deaths += 1
-        what = f"a worker process that decodes pictures {_ending(exit_code)} before batch {self._number}"
-        dead = [place for place in self._crew.board.places() if place.pid and not _is_running(place.pid)]
+        what = f"a worker process that decodes pictures {_describe_exit(exit_code)} before batch {self._number}"
+        dead = [place for place in self._group.table.activities() if place.pid and not _is_running(place.pid)]
         if dead:
             what += f" ({self.describe(dead[0])})"
         if self._deaths == _MAX_DEATHS:
             remedy = _REMEDIES.get(exit_code, _REMEDY)
             raise UserError(f"{what}, {self._deaths} times in a row without a batch; {remedy}")
         warn(f"{what}; new workers go on from there")
-        self._crew.close()
+        self._group.close()
         with self._lock:
             if not self._closed.is_set():
-                self._crew = self._open()
+                self._group = self._open()
 
     def close(self) -> None:
         """As `Batches.close`. A thread that waits for a batch of workers that hang may be left waiting: Grain empties
@@ -117,19 +117,19 @@ class WorkerBatches(Batches):
         """
         with self._lock:
             self._closed.set()
-            crew = self._crew
-        crew.close()
+            group = self._group
+        group.close()
 
-    def _board(self) -> Board:
-        return self._crew.board
+    def _activity_table(self) -> ActivityTable:
+        return self._group.table
 
-    def _nobody(self) -> str:
-        pids = [pid for pid in self._crew.board.pids() if pid]
+    def _describe_idle(self) -> str:
+        pids = [pid for pid in self._group.table.worker_pids() if pid]
         processes = f"; those that run: {', '.join(map(str, pids))}" if pids else ""
         return f"no thread of the {self._workers} worker processes is making one{processes}"
 
 
-class _Crew:
+class _WorkerGroup:
     """One generation of worker processes."""
 
     def __init__(self, make: Callable[[int], Any], start: int, stop: int, threads: int, workers: int, per_worker: int):
@@ -137,10 +137,10 @@ class _Crew:
 
         _mark_flags_parsed()
         # Grain has one more batch under way than its buffer holds: the one that its consumer waits for.
-        self.board = Board(threads + 1, workers)
-        source = grain.MapDataset.source(_Calls(make, start, stop, workers, threads + 1, self.board))
+        self.table = ActivityTable(threads + 1, workers)
+        source = grain.MapDataset.source(_BatchSource(make, start, stop, workers, threads + 1, self.table))
         options = grain.MultiprocessingOptions(workers, per_worker)
-        begin = functools.partial(_start_worker, os.getpid(), self.board)
+        begin = functools.partial(_start_worker, os.getpid(), self.table)
         ahead = source.to_iter_dataset(grain.ReadOptions(threads, threads))
         self.iterator = iter(ahead.mp_prefetch(options, worker_init_fn=begin))
 
@@ -149,7 +149,7 @@ class _Crew:
 
         Grain asks one after another, and waits 25 seconds for each; for a worker that hangs in a read, in vain.
         """
-        self.board.cancel()
+        self.table.cancel()
         asking = threading.Thread(target=self.iterator.close, name="close-workers", daemon=True)
         asking.start()
         left = None
@@ -162,15 +162,17 @@ class _Crew:
             asking.join(_CLOSE_SECONDS)
 
     def _running(self) -> list[int]:
-        return [pid for pid in self.board.pids() if pid and _is_running(pid)]
+        return [pid for pid in self.table.worker_pids() if pid and _is_running(pid)]
 
 
-class _Calls:
+class _BatchSource:
     """The batches `start … stop - 1` as Grain's random access source."""
 
-    def __init__(self, make: Callable[[int], Any], start: int, stop: int, workers: int, slots: int, board: Board):
+    def __init__(
+        self, make: Callable[[int], Any], start: int, stop: int, workers: int, slots: int, table: ActivityTable
+    ):
         self._make, self._start, self._stop = make, start, stop
-        self._workers, self._slots, self._board = workers, slots, board
+        self._workers, self._slots, self._table = workers, slots, table
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -178,11 +180,11 @@ class _Calls:
     def __getitem__(self, index: int) -> Any:
         # Grain gives worker w the indices w, w + workers, …: so the index alone says whose slot is free.
         turn, worker = divmod(int(index), self._workers)
-        self._board.enter(turn % self._slots, self._start + int(index), worker)
+        self._table.begin_batch(turn % self._slots, self._start + int(index), worker)
         try:
             return self._make(self._start + int(index))
         finally:
-            self._board.leave()
+            self._table.end_batch()
 
     def __repr__(self) -> str:
         return f"batches {self._start} to {self._stop}"
@@ -202,7 +204,7 @@ def check_shared_memory(needed: int, workers: int, path: str = _SHARED_MEMORY) -
         )
 
 
-def _ending(exit_code: int) -> str:
+def _describe_exit(exit_code: int) -> str:
     """The words for how a process ended: "was killed by SIGKILL", "ended with exit code 1"."""
     if exit_code < 0:
         with contextlib.suppress(ValueError):
@@ -226,21 +228,21 @@ def _mark_flags_parsed() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def _start_worker(trainer: int, board: Board, worker: int, workers: int) -> None:
+def _start_worker(trainer: int, table: ActivityTable, worker: int, workers: int) -> None:
     """Runs first in each worker process.
 
     A trainer that is killed takes its workers with it: they would hold its shared memory and its standard output.
     Ctrl-C is for the trainer alone, which closes its workers itself.
     """
     del workers
-    _look_without_locks()
-    board.register(worker)
+    _read_shared_values_without_locks()
+    table.register_worker(worker)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: _in_background(_exit_later))
-    _in_background(_exit_with, trainer)
+    _in_background(_exit_with_trainer, trainer)
 
 
-def _look_without_locks() -> None:
+def _read_shared_values_without_locks() -> None:
     """In this process, looking at what Grain shares with the trainer takes no lock.
 
     Whoever is killed while it holds one keeps it for ever, and the trainer needs both to stop its workers. Grain looks
@@ -260,7 +262,7 @@ def _exit_later() -> None:
     os._exit(128 + signal.SIGTERM)  # not 0: Grain would wait for ever for a worker that ended in peace
 
 
-def _exit_with(trainer: int) -> None:
+def _exit_with_trainer(trainer: int) -> None:
     while os.getppid() == trainer:
         time.sleep(0.5)
     os._exit(1)

@@ -30,7 +30,7 @@ from inception_jax.training.step import make_eval_step
 Step = int | Literal["best"] | None
 
 
-def recipe_of(workdir: str | Path) -> ConfigDict:
+def load_config(workdir: str | Path) -> ConfigDict:
     """The recipe that a workdir's run was started with.
 
     Raises:
@@ -42,7 +42,7 @@ def recipe_of(workdir: str | Path) -> ConfigDict:
     return configs.from_dict(values)
 
 
-def class_names_of(workdir: str | Path) -> list[str]:
+def load_class_names(workdir: str | Path) -> list[str]:
     """The classes that a workdir's run tells apart; the data set itself need not be on this machine.
 
     Raises:
@@ -60,7 +60,7 @@ def default_weights(recipe: ConfigDict) -> Literal["raw", "ema"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
+class TrainedNetwork:
     """A network with its weights on the devices.
 
     Attributes:
@@ -142,7 +142,7 @@ def load(
     *,
     weights: str | None = None,
     step: Step = None,
-) -> Network:
+) -> TrainedNetwork:
     """Loads a network of a run.
 
     Args:
@@ -164,7 +164,7 @@ def load(
 
 def build(
     recipe: ConfigDict, variables: Any, class_names: list[str], *, weights: str, step: int, where: str | Path
-) -> Network:
+) -> TrainedNetwork:
     """A network of a recipe with variables that are in memory.
 
     Args:
@@ -185,7 +185,7 @@ def build(
     model = setups.build_model(config, len(class_names))
     image_size = setups.spec_and_image_size(config)[1]
     _check_shapes(model, variables, image_size, where)
-    return Network(
+    return TrainedNetwork(
         config=config,
         devices=devices,
         model=model,

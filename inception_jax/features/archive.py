@@ -57,14 +57,14 @@ class RowArchive(contextlib.AbstractContextManager):
                 self._forms[name], self._counts[name] = form, 0
             if form != self._forms[name]:
                 raise ValueError(f"{name}: rows of {form}, the first ones are of {self._forms[name]}")
-            with self._in_words():
+            with self._user_errors():
                 self._files[name].write(np.ascontiguousarray(values).data)
             self._counts[name] += len(values)
 
     def close(self, **whole: Any) -> None:
         """Puts the archive together; `whole`: further arrays, small ones."""
         part = self._folder / "archive"
-        with self._in_words():
+        with self._user_errors():
             with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
                 for name, file in self._files.items():
                     file.close()
@@ -90,7 +90,7 @@ class RowArchive(contextlib.AbstractContextManager):
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextlib.contextmanager
-    def _in_words(self):
+    def _user_errors(self):
         try:
             yield
         except OSError as error:

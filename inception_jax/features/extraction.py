@@ -15,14 +15,14 @@ from inception_jax.training import preprocess
 from inception_jax.training import setup as setups
 
 if TYPE_CHECKING:
-    from inception_jax.evaluation.trained_network import Network
+    from inception_jax.evaluation.trained_network import TrainedNetwork
 
 DTYPES = ("float32", "float16")
 LOGITS = "logits"
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class FeatureShape:
     """What an endpoint gives for one example.
 
     Attributes:
@@ -34,7 +34,7 @@ class Shape:
     dtype: str
 
 
-def last_endpoint(network: Network) -> str:
+def last_endpoint(network: TrainedNetwork) -> str:
     """The name of the last endpoint before the classifier; for most networks the global average pool, [features]."""
     names: list[str] = []
 
@@ -47,13 +47,13 @@ def last_endpoint(network: Network) -> str:
     return names[-1]
 
 
-def _pictures(network: Network) -> jax.ShapeDtypeStruct:
+def _pictures(network: TrainedNetwork) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, network.image_size, network.image_size, 3), np.dtype(network.model.dtype))
 
 
-def shapes(
-    network: Network, endpoints: Sequence[str], *, pool: bool = False, dtype: str = "float32"
-) -> dict[str, Shape]:
+def feature_shapes(
+    network: TrainedNetwork, endpoints: Sequence[str], *, pool: bool = False, dtype: str = "float32"
+) -> dict[str, FeatureShape]:
     """What `features` will give, by endpoint; nothing is computed.
 
     Raises:
@@ -78,11 +78,11 @@ def shapes(
             raise UserError(f"endpoint {name!r} is {own[meant]!r} under another name: name it once")
         own[meant] = name
     found = {name: output.logits if meant == LOGITS else output.endpoints[meant] for meant, name in own.items()}
-    return {name: Shape(leaf.shape[-1:] if pool else leaf.shape[1:], dtype) for name, leaf in found.items()}
+    return {name: FeatureShape(leaf.shape[-1:] if pool else leaf.shape[1:], dtype) for name, leaf in found.items()}
 
 
 def features(
-    network: Network,
+    network: TrainedNetwork,
     batches: Iterable[dict[str, np.ndarray]],
     endpoints: Sequence[str],
     *,
@@ -106,9 +106,9 @@ def features(
       endpoint: [b, ...]} of the examples that the mask lets through.
 
     Raises:
-      UserError: as `shapes`, or a batch size that does not divide over the devices.
+      UserError: as `feature_shapes`, or a batch size that does not divide over the devices.
     """
-    shapes(network, endpoints, pool=pool, dtype=dtype)
+    feature_shapes(network, endpoints, pool=pool, dtype=dtype)
     network.devices.check_batch("evaluation.batch_size", batch_size)
     normalization, compute = setups.input_format(network.config)
 
@@ -130,7 +130,7 @@ def features(
         yield from _rows(network, endpoints, *waiting)
 
 
-def picture_batches(
+def image_batches(
     pictures: Iterable[np.ndarray], batch_size: int, image_size: int, crop: images.EvalCrop
 ) -> Iterator[dict[str, np.ndarray]]:
     """Pictures of any size as batches for `features`; labels are -1.
@@ -168,7 +168,7 @@ def _shaped(x: jax.Array, pool: bool) -> jax.Array:
 
 
 def _rows(
-    network: Network, endpoints: Sequence[str], first: int, batch: dict, outputs: Any
+    network: TrainedNetwork, endpoints: Sequence[str], first: int, batch: dict, outputs: Any
 ) -> Iterator[dict[str, np.ndarray]]:
     mask = batch["mask"]
     if mask.any():

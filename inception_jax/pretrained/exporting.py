@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from inception_jax.checkpoints.reading import describe, load_variables
 from inception_jax.config import Config
 from inception_jax.errors import UserError, nearest
-from inception_jax.evaluation.trained_network import class_names_of, default_weights, recipe_of
+from inception_jax.evaluation.trained_network import default_weights, load_class_names, load_config
 from inception_jax.pretrained.publishers import registry
 from inception_jax.training import setup as setups
 
@@ -57,7 +57,7 @@ def publish(
         raise UserError(f"--output={output}: a file {', '.join(SUFFIXES)}{nearest(output.suffix, SUFFIXES)}")
     if output.exists():
         raise UserError(f"--output={output}: there is a file already")
-    recipe, classes = recipe_of(workdir), class_names_of(workdir)
+    recipe, classes = load_config(workdir), load_class_names(workdir)
     config = Config(recipe)
     form = registry.get_form(config.model.name, source)
     model = setups.build_model(config, len(classes))

@@ -22,7 +22,7 @@ from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config
 from inception_jax.errors import UserError, write_error
 from inception_jax.evaluation import trained_network
-from inception_jax.evaluation.trained_network import Network
+from inception_jax.evaluation.trained_network import TrainedNetwork
 from inception_jax.pretrained.loading import Opened
 from inception_jax.runs import manifest
 from inception_jax.training.restore import CLASSES
@@ -86,7 +86,7 @@ def class_names_of(opened: Opened) -> list[str]:
     return [BACKGROUND, *synsets()] if count == 1001 else synsets()
 
 
-def network_of(opened: Opened) -> Network:
+def network_of(opened: Opened) -> TrainedNetwork:
     """The weights on the devices, ready to be asked, with nothing written anywhere.
 
     Raises:

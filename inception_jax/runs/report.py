@@ -107,7 +107,7 @@ class _Seen:
         index, dataset = int(self._index[row]), self._data.dataset
         picture, _ = dataset.record(index)
         if isinstance(picture, bytes):
-            picture = images.decode(picture, dataset.where(index))
+            picture = images.decode(picture, dataset.record_name(index))
         return images.center_crop(picture, self._data.image_size, self._data.crop)
 
 

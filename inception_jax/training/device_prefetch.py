@@ -31,7 +31,7 @@ class InputStalled(UserError):
     exit_code = ExitCode.STALLED
 
 
-class Feed:
+class DevicePrefetcher:
     """Batches on the devices, in order; counts how long the run waited for the host, and watches over the input.
 
     A thread draws the batches into a queue; it is a daemon, so that no hanging read keeps the process from ending. The
@@ -52,15 +52,15 @@ class Feed:
         """Starts to draw.
 
         Args:
-          batches: this process's share of each global batch. Its `whereabouts()`, if it has one, tells where it is; its
-            `close()`, if it has one, may be called while another thread waits for a batch of it.
+          batches: this process's share of each global batch. Its `describe_activity()`, if it has one, tells
+            where it is; its `close()`, if it has one, may be called while another thread waits for a batch of it.
           put: starts the transfer of a batch and returns its device arrays.
           prefetch: >= 1; batches that are on their way to the devices or wait there at any time, as far as the host has
             them ready, and as many again that wait on the host.
           warn_after: seconds without a batch until `report` is told where the input is; again after 2, 4, … times that.
-          give_up_after: seconds without a batch until `draw` raises `InputStalled`.
+          give_up_after: seconds without a batch until `next_batch` raises `InputStalled`.
           report: gets one line; default: a line on standard error.
-          should_stop: asked while `draw` waits; what is true ends the wait.
+          should_stop: asked while `next_batch` waits; what is true ends the wait.
         """
         self._batches, self._put, self._prefetch = batches, put, prefetch
         self._warn_after, self._give_up_after = warn_after, give_up_after
@@ -74,7 +74,7 @@ class Feed:
         self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
         self._thread.start()
 
-    def draw(self) -> Any | None:
+    def next_batch(self) -> Any | None:
         """The next batch on the devices, or None: `should_stop()` became true before there was one.
 
         Raises:
@@ -101,15 +101,15 @@ class Feed:
             return self._ahead.popleft()
         raise self._end
 
-    def __iter__(self) -> Feed:
+    def __iter__(self) -> DevicePrefetcher:
         return self
 
     def __next__(self) -> Any:
-        if (batch := self.draw()) is None:
+        if (batch := self.next_batch()) is None:
             raise StopIteration
         return batch
 
-    def take_wait(self) -> float:
+    def pop_wait_seconds(self) -> float:
         """Seconds waited since the last call."""
         waited, self._waited = self._waited, 0.0
         return waited
@@ -136,7 +136,7 @@ class Feed:
             batch = None
             try:
                 batch = next(self._batches)
-            except BaseException as error:  # for the caller of `draw`, whatever it is
+            except BaseException as error:  # for the caller of `next_batch`, whatever it is
                 end = error
             while not self._closed.is_set():
                 with contextlib.suppress(queue.Full):
@@ -168,8 +168,8 @@ class Feed:
 
     def _where(self, waited: float) -> str:
         """The words for what the input is waiting for."""
-        if hasattr(self._batches, "whereabouts"):
-            place = self._batches.whereabouts()
+        if hasattr(self._batches, "describe_activity"):
+            place = self._batches.describe_activity()
         else:
             place = f"it has given {self._count}"
         return f"the input has stalled: no batch for {waited:.0f} s; {place}"

@@ -13,7 +13,7 @@ import numpy as np
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
-from inception_jax.training.device_prefetch import Feed
+from inception_jax.training.device_prefetch import DevicePrefetcher
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.run_length import FaultLimits
 from inception_jax.training.train_metrics import CorruptImages
@@ -46,7 +46,7 @@ def evaluate(
     """
     results = Accumulator(num_classes)
     waiting: tuple[int, dict[str, np.ndarray], Any] | None = None
-    batches = Feed(
+    batches = DevicePrefetcher(
         data.batches(),
         lambda batch: (batch, devices.put(batch)),
         data.prefetch,

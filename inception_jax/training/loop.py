@@ -20,7 +20,7 @@ from inception_jax.runs.progress import Progress
 from inception_jax.training import restore, results
 from inception_jax.training import setup as setups
 from inception_jax.training.clock import Clock
-from inception_jax.training.device_prefetch import Feed, InputStalled
+from inception_jax.training.device_prefetch import DevicePrefetcher, InputStalled
 from inception_jax.training.interrupts import Interrupts
 from inception_jax.training.parallel import Compiled, no_compilation
 from inception_jax.training.state import TrainState
@@ -104,7 +104,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         progress.message(restore.format_header(setup, state, start, kept.get("devices")))
 
         # The pipeline begins to decode while the steps compile.
-        batches = Feed(
+        batches = DevicePrefetcher(
             setup.train_data.batches(start),
             devices.put,
             setup.prefetch,
@@ -150,7 +150,7 @@ class _Run:
     """What is open while a run takes its steps."""
 
     setup: setups.Setup
-    batches: Feed
+    batches: DevicePrefetcher
     train_step: Compiled
     eval_step: Compiled
     window: TrainMetrics
@@ -177,7 +177,7 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
     for step in range(start + 1, length.total + 1):
         try:
             with no_compilation() if step > start + 1 else contextlib.nullcontext():
-                batch = run.batches.draw()
+                batch = run.batches.next_batch()
                 if batch is not None:
                     state = _step(run, step, state, batch)
         except InputStalled:
@@ -218,7 +218,7 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
 
 
 def _step(run: _Run, step: int, state: TrainState, batch: dict[str, Any]) -> TrainState:
-    run.clock.add("data_wait", run.batches.take_wait())
+    run.clock.add("data_wait", run.batches.pop_wait_seconds())
     if run.setup.devices.process_count > 1:
         batch["stop"] = run.setup.devices.flag(run.interrupts.requested() is not None)
     state, metrics = run.train_step(state, batch)

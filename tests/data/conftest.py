@@ -25,7 +25,7 @@ def picture():
 
 
 @pytest.fixture
-def picture_folder(tmp_path, picture):
+def image_folder(tmp_path, picture):
     """A folder of 3 classes: 14 pictures for training, 7 for testing; one file is no picture and is to be left out."""
     root = tmp_path / "pictures"
     number = 0

@@ -14,41 +14,47 @@ from inception_jax.data.pipeline import TrainPipeline
 
 
 def test_a_board_tells_each_slot_apart_and_who_has_been_there_longest():
-    board = activity.Board(slots=2, workers=2)
+    table = activity.ActivityTable(slots=2, workers=2)
     try:
-        board.register(1)
-        board.enter(0, 41, worker=1)
-        activity.note(3, 1234)
-        there = pickle.loads(pickle.dumps(board))  # as a worker gets it: the same memory
+        table.register_worker(1)
+        table.begin_batch(0, 41, worker=1)
+        activity.update(3, 1234)
+        there = pickle.loads(pickle.dumps(table))  # as a worker gets it: the same memory
         time.sleep(0.01)
 
         def another():
-            there.enter(1, 42, worker=0)
-            activity.note(0, 7)
+            there.begin_batch(1, 42, worker=0)
+            activity.update(0, 7)
 
         thread = threading.Thread(target=another)
         thread.start()
         thread.join()
-        first, second = board.places()
-        assert (first.worker, first.pid, first.batch, first.row, first.record) == (1, board.pids()[1], 41, 3, 1234)
+        first, second = table.activities()
+        assert (first.worker, first.pid, first.batch, first.row, first.record) == (
+            1,
+            table.worker_pids()[1],
+            41,
+            3,
+            1234,
+        )
         assert (second.worker, second.pid, second.batch, second.row, second.record) == (0, 0, 42, 0, 7)
         assert 5 > first.seconds > second.seconds >= 0
         there.cancel()
         with pytest.raises(activity.Cancelled):
-            activity.note(4, 1235)
+            activity.update(4, 1235)
     finally:
-        board.leave()
-    activity.note(5, 1)  # of no board's batch: nothing happens
-    assert [place.batch for place in board.places()] == [42]
+        table.end_batch()
+    activity.update(5, 1)  # of no table's batch: nothing happens
+    assert [place.batch for place in table.activities()] == [42]
 
 
 def test_a_board_that_has_gone_is_replaced_and_nothing_else_is_written_to(tmp_path):
-    """A worker that starts late finds another file under the number of the board's."""
-    board = activity.Board(slots=1, workers=1)
-    pickled, number = pickle.dumps(board), int(board._path.rpartition("/")[2])
-    del board
+    """A worker that starts late finds another file under the number of the table's."""
+    table = activity.ActivityTable(slots=1, workers=1)
+    pickled, number = pickle.dumps(table), int(table._path.rpartition("/")[2])
+    del table
     with pytest.raises(OSError):
-        os.fstat(number)  # closed with the board
+        os.fstat(number)  # closed with the table
     path = tmp_path / "checkpoint"
     path.write_bytes(b"7" * 5000)
     for descriptor in (None, os.open(path, os.O_RDWR)):
@@ -56,24 +62,24 @@ def test_a_board_that_has_gone_is_replaced_and_nothing_else_is_written_to(tmp_pa
             os.dup2(descriptor, number)
             os.close(descriptor)
         alone = pickle.loads(pickled)
-        assert alone.places() == []
-        alone.register(0)
+        assert alone.activities() == []
+        alone.register_worker(0)
     os.close(number)
     assert path.read_bytes() == b"7" * 5000
 
 
 def test_a_thread_that_hangs_in_a_read_is_named_with_its_picture_and_not_waited_for(
-    picture_folder, stalled_file, monkeypatch
+    image_folder, stalled_file, monkeypatch
 ):
     monkeypatch.setattr(loader, "_JOIN_SECONDS", 0.2)
-    data = load(f"folder:{picture_folder}", "train")
-    path = stalled_file(picture_folder / "train" / "eel" / "2.png")
+    data = load(f"folder:{image_folder}", "train")
+    path = stalled_file(image_folder / "train" / "eel" / "2.png")
     source = TrainPipeline(data, batch_size=14, image_size=8, seed=1, augmentation={}, threads=1, workers=0).batches(2)
     end = time.monotonic() + 10
-    while str(path) not in (words := source.whereabouts()) and time.monotonic() < end:
+    while str(path) not in (words := source.describe_activity()) and time.monotonic() < end:
         time.sleep(0.01)
     assert words.startswith("batch 2 is due; a thread has been at batch 2, row ")
-    assert re.search(rf"folder:{re.escape(str(picture_folder))} \[train\], {re.escape(str(path))}, for \d+ s$", words)
+    assert re.search(rf"folder:{re.escape(str(image_folder))} \[train\], {re.escape(str(path))}, for \d+ s$", words)
     started = time.monotonic()
     source.close()
     assert time.monotonic() - started < 5
@@ -87,11 +93,11 @@ def test_closing_breaks_batches_off():
 
     def make(number):
         for row in range(1000):
-            activity.note(row, row)
+            activity.update(row, row)
             begun.set()
             time.sleep(0.01)
 
-    source = loader.ThreadBatches(make, 0, 10, threads=2, ahead=2, name_record=str)
+    source = loader.ThreadDataLoader(make, 0, 10, threads=2, ahead=2, record_name=str)
     begun.wait(5)
     started = time.monotonic()
     source.close()
@@ -100,7 +106,7 @@ def test_closing_breaks_batches_off():
 
 
 def test_an_iterator_that_nobody_closes_ends_its_threads():
-    source = loader.ThreadBatches(lambda number: number, 0, 10, threads=2, ahead=4, name_record=str)
+    source = loader.ThreadDataLoader(lambda number: number, 0, 10, threads=2, ahead=4, record_name=str)
     threads = source._threads
     assert next(source) == 0
     del source
@@ -110,7 +116,7 @@ def test_an_iterator_that_nobody_closes_ends_its_threads():
 
 
 def test_the_end_of_the_data_ends_the_threads():
-    source = loader.ThreadBatches(lambda number: number, 3, 13, threads=2, ahead=4, name_record=str)
+    source = loader.ThreadDataLoader(lambda number: number, 3, 13, threads=2, ahead=4, record_name=str)
     assert list(source) == list(range(3, 13))
     assert not any(thread.is_alive() for thread in source._threads)
 
@@ -121,7 +127,7 @@ def test_an_error_stands_in_the_place_of_its_batch_and_stays():
             raise OSError("the cable")
         return number
 
-    with loader.ThreadBatches(make, 0, 10, threads=3, ahead=4, name_record=str) as source:
+    with loader.ThreadDataLoader(make, 0, 10, threads=3, ahead=4, record_name=str) as source:
         assert [next(source), next(source)] == [0, 1]
         for _ in range(2):
             with pytest.raises(OSError, match="the cable"):

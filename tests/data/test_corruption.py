@@ -12,16 +12,16 @@ from inception_jax.errors import UserError
 
 
 @pytest.fixture
-def intact(picture_folder):
+def intact(image_folder):
     """Training and evaluation batches of the folder before anything happens to it."""
-    return training(picture_folder).batch(0), EvalPipeline(data(picture_folder), batch_size=16, image_size=16).batch(0)
+    return training(image_folder).batch(0), EvalPipeline(data(image_folder), batch_size=16, image_size=16).batch(0)
 
 
 @pytest.fixture
-def damaged(intact, picture_folder):
+def damaged(intact, image_folder):
     """The folder with a JPEG cut in half, an empty PNG, and a file that is gone since it was listed."""
-    dataset = data(picture_folder)
-    half, empty, gone = (picture_folder / "train" / name for name in ("cat/1.jpg", "dog/0.png", "eel/1.jpg"))
+    dataset = data(image_folder)
+    half, empty, gone = (image_folder / "train" / name for name in ("cat/1.jpg", "dog/0.png", "eel/1.jpg"))
     half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
     empty.write_bytes(b"")
     gone.unlink()
@@ -40,7 +40,7 @@ def training(folder_or_data, **options):
 
 def assert_left_out(batch, before, records, paths, dataset):
     """`batch` is `before`, but the rows of `paths` are black, of label 0 and masked."""
-    bad = np.array([dataset.where(record).rpartition(", ")[2] in paths for record in records])
+    bad = np.array([dataset.record_name(record).rpartition(", ")[2] in paths for record in records])
     assert bad.sum() == len(paths)
     assert np.array_equal(batch["mask"][: len(bad)], ~bad)
     assert not batch["image"][: len(bad)][bad].any() and not batch["label"][: len(bad)][bad].any()

@@ -51,7 +51,7 @@ def test_parts_and_sums_of_splits():
     assert labels(load("digits", "train[10:20]")) == train[10:20]
     assert labels(load("digits", "train[-5:]+test")) == train[-5:] + test
     joined = load("digits", "train[-5:]+test[3:]")
-    assert joined.where(5).endswith("record 3")
+    assert joined.record_name(5).endswith("record 3")
 
 
 @pytest.mark.parametrize(
@@ -108,16 +108,16 @@ def test_synthetic_pictures_differ_and_stay_the_same():
     assert load("synthetic", "validation").record(0)[0].shape == (256, 256, 3)
 
 
-def test_folder_of_pictures(picture_folder):
-    data = load(f"folder:{picture_folder}", "train")
+def test_folder_of_pictures(image_folder):
+    data = load(f"folder:{image_folder}", "train")
     assert data.class_names == ["cat", "dog", "eel"] and data.num_examples == 14
     assert sorted(labels(data)) == [0] * 6 + [1] * 5 + [2] * 3
-    assert load(f"folder:{picture_folder}", "test").num_examples == 7
+    assert load(f"folder:{image_folder}", "test").num_examples == 7
     for i in range(14):
         encoded, label = data.record(i)
         path = data.source.paths[i]
         assert Path(path).read_bytes() == encoded and f"/train/{data.class_names[label]}/" in path
-        assert path in data.where(i)
+        assert path in data.record_name(i)
 
 
 def test_folder_is_read_mixed_so_that_a_part_is_a_fair_sample(tmp_path, picture):
@@ -139,21 +139,21 @@ def test_folder_order_is_tfds_own():
     assert folders.hash_order(keys, "train") == sorted(range(70), key=lambda i: hasher.hash_key(keys[i]))
 
 
-def test_refuses_folders_that_are_no_data_set(picture_folder, tmp_path, picture):
+def test_refuses_folders_that_are_no_data_set(image_folder, tmp_path, picture):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no class folders"):
         load(f"folder:{tmp_path / 'empty'}", "train")
-    (picture_folder / "test" / "cow").mkdir()
+    (image_folder / "test" / "cow").mkdir()
     with pytest.raises(UserError, match="cow: a class folder without pictures"):
-        load(f"folder:{picture_folder}", "train")
-    (picture_folder / "test" / "cow" / "1.png").write_bytes(picture())
+        load(f"folder:{image_folder}", "train")
+    (image_folder / "test" / "cow" / "1.png").write_bytes(picture())
     with pytest.raises(UserError, match=r"test/cow: class 'cow' is not in .*/train"):
-        load(f"folder:{picture_folder}", "train")
+        load(f"folder:{image_folder}", "train")
 
 
-def test_a_file_that_has_gone_is_named(picture_folder):
-    data = load(f"folder:{picture_folder}", "train")
-    (picture_folder / "train" / "cat" / "0.png").unlink()
+def test_a_file_that_has_gone_is_named(image_folder):
+    data = load(f"folder:{image_folder}", "train")
+    (image_folder / "train" / "cat" / "0.png").unlink()
     index = next(i for i, path in enumerate(data.source.paths) if path.endswith("train/cat/0.png"))
     with pytest.raises(UserError, match=r"train/cat/0.png: No such file"):
         data.record(index)
@@ -168,7 +168,7 @@ def test_a_label_that_is_no_class_is_named():
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic:10:16", "folder"])
-def test_data_sets_pickle(name, picture_folder):
-    data = load(f"folder:{picture_folder}" if name == "folder" else name, "train")
+def test_data_sets_pickle(name, image_folder):
+    data = load(f"folder:{image_folder}" if name == "folder" else name, "train")
     again = pickle.loads(pickle.dumps(data))
     assert np.array_equal(np.frombuffer(again.record(5)[0], np.uint8), np.frombuffer(data.record(5)[0], np.uint8))

@@ -39,7 +39,7 @@ def imagenet(tmp_path, picture, monkeypatch):
     tar(folder / "ILSVRC2012_img_val.tar", validation)
     monkeypatch.setattr(imagenet2012.Imagenet2012, "EXPECTED", {"train": 5, "validation": 4})
     synsets = ["n01751748", "n09193705", "n02105855", "n04263257"]  # the first lines of TFDS's file
-    assert imagenet2012._shipped("validation_labels.txt")[:4] == synsets
+    assert imagenet2012._read_tfds_file("validation_labels.txt")[:4] == synsets
     monkeypatch.setattr(imagenet2012.Imagenet2012, "validation_labels", lambda self: synsets)
     return folder, pictures | dict(validation), synsets
 

@@ -64,7 +64,7 @@ def test_decodes_progressive_jpeg_and_png_named_jpeg(gradient, tmp_path):
     assert np.array_equal(images.decode(encode(gradient, ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)), plain)
     path = tmp_path / "a.jpg"
     path.write_bytes(encode(gradient, ".png"))
-    assert np.array_equal(images.decode_picture(path), gradient)
+    assert np.array_equal(images.decode_image_file(path), gradient)
 
 
 def test_does_not_turn_pictures_by_their_exif(gradient):
@@ -85,7 +85,7 @@ def test_names_a_picture_that_is_cut_short(gradient, suffix, tmp_path):
     path = tmp_path / f"half{suffix}"
     path.write_bytes(encoded[: len(encoded) // 2])
     with pytest.raises(UserError, match=f"half{suffix}"):
-        images.decode_picture(path)
+        images.decode_image_file(path)
 
 
 def test_names_what_is_no_picture(tmp_path):
@@ -93,9 +93,9 @@ def test_names_what_is_no_picture(tmp_path):
         with pytest.raises(UserError, match="not a readable picture"):
             images.decode(junk)
     with pytest.raises(UserError, match=r"none.png: No such file"):
-        images.decode_picture(tmp_path / "none.png")
+        images.decode_image_file(tmp_path / "none.png")
     with pytest.raises(UserError, match="Is a directory"):
-        images.decode_picture(tmp_path)
+        images.decode_image_file(tmp_path)
 
 
 def kolmogorov(values: np.ndarray, low: float, high: float) -> float:

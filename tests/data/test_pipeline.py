@@ -211,18 +211,18 @@ def state(pid: int) -> str:
         return "Z"
 
 
-def test_an_unreadable_record_is_named_in_threads_and_closes(picture_folder):
-    broken = picture_folder / "train" / "dog" / "1.jpg"
+def test_an_unreadable_record_is_named_in_threads_and_closes(image_folder):
+    broken = image_folder / "train" / "dog" / "1.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
-    data = load(f"folder:{picture_folder}", "train")
+    data = load(f"folder:{image_folder}", "train")
     pipeline = train_pipeline(data, batch_size=14)
     for make in (lambda: pipeline.batch(0), lambda: next(pipeline.batches(0))):
         with pytest.raises(UserError, match=r"folder:.* \[train\], .*train/dog/1.jpg: not a readable picture"):
             make()
 
 
-def test_folder_pictures_of_all_sizes_make_batches(picture_folder):
-    data = load(f"folder:{picture_folder}", "train")
+def test_folder_pictures_of_all_sizes_make_batches(image_folder):
+    data = load(f"folder:{image_folder}", "train")
     for augmentation in ({}, {"rule": "random_crop", "resize": 20}):
         batch = train_pipeline(data, augmentation=augmentation).batch(1)
         assert batch["image"].std(axis=(1, 2, 3)).min() > 10  # noise stays noise: every row was written

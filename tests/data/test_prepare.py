@@ -105,28 +105,28 @@ def test_plain_idx_files_will_do(idx_folder, tmp_path, monkeypatch, run, records
     assert len(records("fashion_mnist", "test", tmp_path)) == 10
 
 
-def test_folder_prepared_is_the_folder_read_directly(picture_folder, tmp_path, run):
-    assert run("folder", "--name=beasts", f"--source={picture_folder}", f"--data_dir={tmp_path}", "--num_shards=2") == 0
+def test_folder_prepared_is_the_folder_read_directly(image_folder, tmp_path, run):
+    assert run("folder", "--name=beasts", f"--source={image_folder}", f"--data_dir={tmp_path}", "--num_shards=2") == 0
     for split in ("train", "test"):
-        direct = load(f"folder:{picture_folder}", split)
+        direct = load(f"folder:{image_folder}", split)
         prepared = load("beasts", split, str(tmp_path))
         assert prepared.class_names == direct.class_names == ["cat", "dog", "eel"]
         assert [prepared.record(i) for i in range(prepared.num_examples)] == [
             direct.record(i) for i in range(direct.num_examples)
         ]
     train = load("beasts", "train[:50%]", str(tmp_path))
-    assert train.num_examples == 7 and "beasts-train.array_record-0000" in train.where(0)
+    assert train.num_examples == 7 and "beasts-train.array_record-0000" in train.record_name(0)
     with pytest.raises(UserError, match=r"unknown split 'val' of beasts; splits: train .14., test .7."):
         load("beasts", "val", str(tmp_path))
     with pytest.raises(UserError, match="did you mean 'beasts'"):
         load("beast", "train", str(tmp_path))
 
 
-def test_unreadable_picture_is_named_and_nothing_is_left_half(picture_folder, tmp_path, capsys, run):
-    broken = picture_folder / "train" / "dog" / "1.jpg"
+def test_unreadable_picture_is_named_and_nothing_is_left_half(image_folder, tmp_path, capsys, run):
+    broken = image_folder / "train" / "dog" / "1.jpg"
     content = broken.read_bytes()
     broken.write_bytes(content[: len(content) // 2])
-    arguments = ["folder", "--name=beasts", f"--source={picture_folder}", f"--data_dir={tmp_path}"]
+    arguments = ["folder", "--name=beasts", f"--source={image_folder}", f"--data_dir={tmp_path}"]
     assert run(*arguments) == 2
     assert "error: beasts, train, dog/1.jpg: not a readable picture" in capsys.readouterr().err
     with pytest.raises(UserError, match="unknown data set 'beasts'"):

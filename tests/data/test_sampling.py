@@ -73,15 +73,15 @@ def test_refuses_a_seed_that_names_no_stream(seed):
 
 
 def test_indices_run_on_from_epoch_to_epoch():
-    drawn = sampling.Order(9, 7).indices(0, 35)
+    drawn = sampling.ShuffledOrder(9, 7).indices(0, 35)
     expected = np.concatenate([sampling.permutation(9, epoch, 7) for epoch in range(5)])
     assert np.array_equal(drawn, expected)
     for start, count in ((0, 3), (5, 4), (6, 20), (13, 1)):
-        assert np.array_equal(sampling.Order(9, 7).indices(start, count), expected[start : start + count])
+        assert np.array_equal(sampling.ShuffledOrder(9, 7).indices(start, count), expected[start : start + count])
 
 
 def test_starting_far_in_costs_nothing():
-    late = sampling.Order(1, 1000)
+    late = sampling.ShuffledOrder(1, 1000)
     assert len(late.indices(10**12, 5)) == 5
     assert len(late._epochs) == 1
 
@@ -96,7 +96,7 @@ def test_one_sort_per_epoch_whatever_the_threads(monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(sampling, "permutation", slow)
-    shared = sampling.Order(2, 1000)
+    shared = sampling.ShuffledOrder(2, 1000)
     threads = [threading.Thread(target=shared.indices, args=(start, 100)) for start in range(0, 2000, 100)]
     for thread in threads:
         thread.start()
@@ -110,7 +110,7 @@ def test_the_next_epoch_is_sorted_ahead(monkeypatch):
     real = sampling.permutation
     monkeypatch.setattr(sampling, "permutation", lambda *arguments: sorts.append(arguments[1]) or real(*arguments))
     monkeypatch.setattr(sampling, "_AHEAD_FROM", 10)
-    shared = sampling.Order(2, 100)
+    shared = sampling.ShuffledOrder(2, 100)
     for start, epochs in ((0, [0, 1]), (99, [0, 1]), (100, [0, 1, 2])):
         shared.indices(start, 1)
         for thread in threading.enumerate():
@@ -120,7 +120,7 @@ def test_the_next_epoch_is_sorted_ahead(monkeypatch):
 
 
 def test_pickles_without_its_cache():
-    first = sampling.Order(2, 50)
+    first = sampling.ShuffledOrder(2, 50)
     first.indices(0, 10)
     again = pickle.loads(pickle.dumps(first))
     assert again._epochs == {}

@@ -27,12 +27,12 @@ def test_killed_anywhere_the_same_command_makes_it_whole(publish, small, tmp_pat
         "kind = builders.FashionMnist\n"
         "kind.EXPECTED = {'train': 60, 'test': 10}\n"
         f"kind.SHA256 = {builders.FashionMnist.SHA256!r}\n"
-        "calls, publish = [], shards._publish\n"
+        "calls, publish = [], shards._rename_durably\n"
         "def kill(*arguments):\n"
         "    calls.append(1)\n"
         f"    if len(calls) == {publish}: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    publish(*arguments)\n"
-        "shards._publish = kill\n"
+        "shards._rename_durably = kill\n"
         f"sys.exit(prepare.main({arguments!r}))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -109,7 +109,7 @@ def test_progress_rewrites_its_line_in_a_terminal_only():
             return True
 
     for stream, expected in ((Terminal(), "\rx: 1 of 2 (50%)\033[K\rx: 2 of 2 (100%)\033[K\n"), (io.StringIO(), None)):
-        progress = shards.Progress(stream)
+        progress = shards.PreparationProgress(stream)
         progress("x", 1, 2)
         progress("x", 2, 2)
         assert stream.getvalue() == (expected or "x: 1 of 2 (50%)\nx: 2 of 2 (100%)\n")

@@ -74,9 +74,9 @@ def test_a_worker_holds_no_lock_that_the_trainer_needs_to_stop_it():
     assert_none_left()
 
 
-def test_workers_that_die_three_times_without_a_batch_end_it_with_their_exit_code(picture_folder, stalled_file, capfd):
-    data = load(f"folder:{picture_folder}", "train")
-    stalled_file(picture_folder / "train" / "cat" / "2.png")  # no batch is ever whole
+def test_workers_that_die_three_times_without_a_batch_end_it_with_their_exit_code(image_folder, stalled_file, capfd):
+    data = load(f"folder:{image_folder}", "train")
+    stalled_file(image_folder / "train" / "cat" / "2.png")  # no batch is ever whole
     over = threading.Event()
 
     def kill_all():
@@ -97,17 +97,17 @@ def test_workers_that_die_three_times_without_a_batch_end_it_with_their_exit_cod
     assert capfd.readouterr().err.count("new workers go on from there") == 2
 
 
-def test_a_worker_that_hangs_is_named_with_its_picture_and_not_waited_for(picture_folder, stalled_file, monkeypatch):
+def test_a_worker_that_hangs_is_named_with_its_picture_and_not_waited_for(image_folder, stalled_file, monkeypatch):
     monkeypatch.setattr(workers, "_CLOSE_SECONDS", 0.5)
-    data = load(f"folder:{picture_folder}", "train")
-    path = stalled_file(picture_folder / "train" / "cat" / "2.png")
+    data = load(f"folder:{image_folder}", "train")
+    path = stalled_file(image_folder / "train" / "cat" / "2.png")
     batches = pipeline(data, batch_size=14, workers=1, threads=1).batches()
-    assert batches.whereabouts() == "batch 0 is due; no thread of the 1 worker processes is making one"
+    assert batches.describe_activity() == "batch 0 is due; no thread of the 1 worker processes is making one"
     drawing = threading.Thread(target=lambda: next(batches, None), daemon=True)
     drawing.start()
     try:
         end = time.monotonic() + 30
-        while str(path) not in (words := batches.whereabouts()) and time.monotonic() < end:
+        while str(path) not in (words := batches.describe_activity()) and time.monotonic() < end:
             time.sleep(0.05)
         (pid,) = children()
         assert words.startswith(f"batch 0 is due; worker 0 (process {pid}) has been at batch 0, row ")
@@ -120,6 +120,6 @@ def test_a_worker_that_hangs_is_named_with_its_picture_and_not_waited_for(pictur
 
 
 def test_endings_in_words():
-    assert workers._ending(-7) == "was killed by SIGBUS (exit code -7)"
-    assert workers._ending(-200) == "ended with exit code -200"
-    assert workers._ending(1) == "ended with exit code 1"
+    assert workers._describe_exit(-7) == "was killed by SIGBUS (exit code -7)"
+    assert workers._describe_exit(-200) == "ended with exit code -200"
+    assert workers._describe_exit(1) == "ended with exit code 1"

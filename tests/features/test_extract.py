@@ -27,7 +27,7 @@ def no_compilation_cache(monkeypatch):
 @pytest.fixture(scope="module")
 def trained(small_run):
     return trained_network.load(
-        trained_network.recipe_of(small_run), small_run, trained_network.class_names_of(small_run)
+        trained_network.load_config(small_run), small_run, trained_network.load_class_names(small_run)
     )
 
 
@@ -90,13 +90,13 @@ def test_pooled_half_precision_and_padding_from_python(trained, by_hand):
     assert found.dtype == np.float16
     expected = by_hand(pictures_of(trained)["image"][:21]).endpoints["inception_4a"].mean((1, 2))
     np.testing.assert_allclose(found, expected, 1e-3, 1e-4)
-    assert extraction.shapes(trained, ["inception_4a"], pool=True)["inception_4a"].shape == found.shape[1:]
+    assert extraction.feature_shapes(trained, ["inception_4a"], pool=True)["inception_4a"].shape == found.shape[1:]
 
 
 def test_means_over_maps_are_not_rounded_to_the_networks_precision(small_run, trained):
-    recipe = trained_network.recipe_of(small_run)
+    recipe = trained_network.load_config(small_run)
     recipe.model.dtype = "bfloat16"
-    half = trained_network.load(recipe, small_run, trained_network.class_names_of(small_run))
+    half = trained_network.load(recipe, small_run, trained_network.load_class_names(small_run))
     data = EvalPipeline(datasets.load("digits", "test[:16]"), batch_size=16, image_size=32, crop=trained.crop)
     maps, means = (
         next(extraction.features(half, [data.batch(0)], ["conv1"], batch_size=16, pool=pool))["conv1"]
@@ -129,7 +129,7 @@ def test_picture_files_of_any_size(trained, by_hand, small_run, tmp_path, capsys
         cv2.imwrite(files[-1], random.randint(0, 256, shape, np.uint8))
     output = tmp_path / "a.npz"
     assert extract.main([f"--workdir={small_run}", f"--output={output}", "--endpoints=global_pool", *files]) == 0
-    views = [images.center_crop(images.decode_picture(file), 32, trained.crop) for file in files]
+    views = [images.center_crop(images.decode_image_file(file), 32, trained.crop) for file in files]
     expected = by_hand(np.stack(views)).endpoints["pool5"]
     with np.load(output) as found:
         np.testing.assert_allclose(found["global_pool"], expected, 1e-5, 1e-5)

@@ -138,7 +138,7 @@ def test_predict_of_a_file_asks_the_network_of_the_workdir(converted, file, monk
     flags = argparse.Namespace(weights=str(file), model=MODEL, source=SOURCE, record=None)
     ours = predict._of_file(flags)
     theirs = network_module.load(
-        network_module.recipe_of(converted), converted, network_module.class_names_of(converted)
+        network_module.load_config(converted), converted, network_module.load_class_names(converted)
     )
     assert ours.model == theirs.model and ours.crop == theirs.crop and ours.image_size == theirs.image_size
     assert ours.class_names == theirs.class_names and (ours.weights, ours.step) == (theirs.weights, theirs.step)
@@ -336,7 +336,7 @@ def test_what_needs_a_classifier_says_so(headless, pictures, fails):
 
 def test_weights_without_a_classifier_begin_a_run(network, headless):
     """The trunk is taken, the classifier is new, and the recipe has to say so."""
-    recipe = network_module.recipe_of(headless)
+    recipe = network_module.load_config(headless)
     with pytest.raises(UserError, match="num_classes = 0: there is no classifier to train"):
         setups.count_classes(Config(recipe), datasets.load("digits", "train[:5]"))
     start = WarmStart(str(headless), new=["^classifier/"])

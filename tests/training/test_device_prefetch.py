@@ -11,7 +11,7 @@ import pytest
 
 from inception_jax.errors import ExitCode
 from inception_jax.training import device_prefetch
-from inception_jax.training.device_prefetch import Feed, InputStalled
+from inception_jax.training.device_prefetch import DevicePrefetcher, InputStalled
 
 ROOT = Path(device_prefetch.__file__).parents[2]
 
@@ -41,7 +41,7 @@ class Source:
         self.number += 1
         return self.number - 1
 
-    def whereabouts(self):
+    def describe_activity(self):
         return f"batch {self.number} is due; a thread has been at picture 7"
 
     def close(self):
@@ -56,29 +56,29 @@ def test_it_stays_ahead_keeps_order_and_serves_the_devices_from_the_calling_thre
         threads.append(threading.get_ident())
         return batch * 10
 
-    feed = Feed(source, put, prefetch=2)
-    assert feed.draw() == 0
+    feed = DevicePrefetcher(source, put, prefetch=2)
+    assert feed.next_batch() == 0
     for expected in range(10, 300, 10):
         wait_for(lambda: source.number == 30 or feed._queue.full())
-        drawn = feed.draw()
+        drawn = feed.next_batch()
         assert drawn == expected
         if expected < 280:
             assert len(feed._ahead) == 1  # one was handed out, one is on its way
     for _ in range(2):
         with pytest.raises(StopIteration):
-            feed.draw()
+            feed.next_batch()
     assert set(threads) == {threading.get_ident()}
     assert source.number == 30
     feed.close()
     assert source.closed and not feed._thread.is_alive()
     with pytest.raises(ValueError, match="closed"):
-        feed.draw()
+        feed.next_batch()
 
 
 def test_it_draws_no_further_than_it_was_told():
     source = Source()
-    feed = Feed(source, lambda batch: batch, prefetch=3)
-    assert feed.draw() == 0
+    feed = DevicePrefetcher(source, lambda batch: batch, prefetch=3)
+    assert feed.next_batch() == 0
     time.sleep(0.2)
     assert source.number <= 7  # one handed out, two on their way, three in the queue, one in the thread's hand
     feed.close()
@@ -90,22 +90,22 @@ def test_it_counts_what_it_waits():
             time.sleep(0.2)
             yield number
 
-    feed = Feed(batches(), lambda batch: batch, prefetch=2)
-    assert feed.draw() == 0
-    assert 0.1 < feed.take_wait() < 5
-    assert feed.take_wait() == 0.0
+    feed = DevicePrefetcher(batches(), lambda batch: batch, prefetch=2)
+    assert feed.next_batch() == 0
+    assert 0.1 < feed.pop_wait_seconds() < 5
+    assert feed.pop_wait_seconds() == 0.0
     wait_for(feed._queue.full)
     assert list(feed) == [1, 2]
-    assert feed.take_wait() < 0.5
+    assert feed.pop_wait_seconds() < 0.5
     feed.close()
 
 
 def test_an_error_of_the_source_comes_after_the_batches_before_it_and_stays():
-    feed = Feed(Source(stop=3, error=OSError("the cable")), lambda batch: batch, prefetch=5)
-    assert [feed.draw(), feed.draw(), feed.draw()] == [0, 1, 2]
+    feed = DevicePrefetcher(Source(stop=3, error=OSError("the cable")), lambda batch: batch, prefetch=5)
+    assert [feed.next_batch(), feed.next_batch(), feed.next_batch()] == [0, 1, 2]
     for _ in range(2):
         with pytest.raises(OSError, match="the cable"):
-            feed.draw()
+            feed.next_batch()
     feed.close()
 
 
@@ -116,11 +116,13 @@ def test_a_stall_is_told_at_doubling_intervals_and_given_up():
         lines.append(text)
         times.append(time.monotonic())
 
-    feed = Feed(Source(hangs_at=2), lambda batch: batch, 1, warn_after=0.4, give_up_after=2.8, report=report)
-    assert [feed.draw(), feed.draw()] == [0, 1]
+    feed = DevicePrefetcher(
+        Source(hangs_at=2), lambda batch: batch, 1, warn_after=0.4, give_up_after=2.8, report=report
+    )
+    assert [feed.next_batch(), feed.next_batch()] == [0, 1]
     started = time.monotonic()
     with pytest.raises(InputStalled) as stalled:
-        feed.draw()
+        feed.next_batch()
     assert 2.7 < time.monotonic() - started < 8
     assert stalled.value.exit_code == ExitCode.STALLED == 7
     words = "the input has stalled: no batch for 3 s; batch 2 is due; a thread has been at picture 7"
@@ -133,25 +135,25 @@ def test_a_stall_is_told_at_doubling_intervals_and_given_up():
 
 def test_a_stall_that_ends_is_no_error(capsys):
     source = Source(hangs_at=0)
-    feed = Feed(source, lambda batch: batch, 1, warn_after=0.2, give_up_after=60)
+    feed = DevicePrefetcher(source, lambda batch: batch, 1, warn_after=0.2, give_up_after=60)
     threading.Timer(0.5, source.go.set).start()
-    assert feed.draw() == 0
-    assert 0.3 < feed.take_wait() < 10
+    assert feed.next_batch() == 0
+    assert 0.3 < feed.pop_wait_seconds() < 10
     assert capsys.readouterr().err.startswith("the input has stalled: no batch for ")
     feed.close()
 
 
 def test_a_wait_ends_where_the_run_is_to_stop_and_the_batch_is_not_lost():
     source, stop = Source(hangs_at=1), threading.Event()
-    feed = Feed(source, lambda batch: batch, 1, should_stop=stop.is_set)
-    assert feed.draw() == 0
+    feed = DevicePrefetcher(source, lambda batch: batch, 1, should_stop=stop.is_set)
+    assert feed.next_batch() == 0
     threading.Timer(0.3, stop.set).start()
     started = time.monotonic()
-    assert feed.draw() is None
+    assert feed.next_batch() is None
     assert 0.2 < time.monotonic() - started < 5
     source.go.set()
     wait_for(feed._queue.full)
-    assert feed.draw() == 1  # it is there: nobody waits
+    assert feed.next_batch() == 1  # it is there: nobody waits
     feed.close()
 
 
@@ -166,8 +168,8 @@ def test_closing_does_not_wait_for_a_source_that_hangs(kind, monkeypatch):
         yield 1
 
     source = generator() if kind == "generator" else Source(hangs_at=1)
-    feed = Feed(source, lambda batch: batch, 1)
-    assert feed.draw() == 0
+    feed = DevicePrefetcher(source, lambda batch: batch, 1)
+    assert feed.next_batch() == 0
     time.sleep(0.1)
     started = time.monotonic()
     feed.close()
@@ -185,7 +187,7 @@ from inception_jax import command_line
 from inception_jax.data import loader
 from inception_jax.data.datasets import load
 from inception_jax.data.pipeline import TrainPipeline
-from inception_jax.training.device_prefetch import Feed
+from inception_jax.training.device_prefetch import DevicePrefetcher
 loader._JOIN_SECONDS = 0.3
 root = Path(sys.argv[1])
 for name in "ab":
@@ -198,9 +200,9 @@ os.mkfifo(root / "train" / "b" / "2.png")
 
 def main(argv):
     source = TrainPipeline(data, batch_size=8, image_size=8, seed=0, augmentation={}, threads=2, workers=0).batches()
-    feed = Feed(source, lambda batch: batch, 2, warn_after=0.7, give_up_after=1.3)
+    feed = DevicePrefetcher(source, lambda batch: batch, 2, warn_after=0.7, give_up_after=1.3)
     try:
-        feed.draw()
+        feed.next_batch()
     finally:
         feed.close()
 
