@@ -10,7 +10,7 @@ from typing import Any
 from inception_jax import command_line
 from inception_jax.errors import UserError
 from inception_jax.models import inception_v1
-from inception_jax.models.accounting import Account, account
+from inception_jax.models.cost import NetworkCost, count_cost
 from inception_jax.models.inception_v1 import InceptionV1
 from inception_jax.models.layers import scaled_width
 from inception_jax.models.registry import create_model, get_spec, model_names
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
         return _compare(flags)
     spec = get_spec(flags.name)
     model = create_model(flags.name, **{"num_classes": flags.num_classes, **dict(flags.set)})
-    counted = account(model, spec.image_size if flags.image_size is None else flags.image_size)
+    counted = count_cost(model, spec.image_size if flags.image_size is None else flags.image_size)
     if flags.json:
         print(json.dumps(as_json(flags.name, counted), indent=2))
         return 0
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def as_json(name: str, counted: Account) -> dict[str, Any]:
+def as_json(name: str, counted: NetworkCost) -> dict[str, Any]:
     """The summary as JSON holds it; blocks named `aux…` count in `parameters_with_aux` only."""
     return {
         "model": name,
@@ -77,7 +77,7 @@ def _compare(flags: argparse.Namespace) -> int:
     names = list(dict.fromkeys([flags.name, *(flags.compare or model_names())]))
     specs = {name: get_spec(name) for name in names}  # an unknown name is an error before anything is counted
     counted = {
-        name: account(
+        name: count_cost(
             create_model(name, num_classes=flags.num_classes),
             spec.image_size if flags.image_size is None else flags.image_size,
         )
@@ -91,7 +91,7 @@ def _compare(flags: argparse.Namespace) -> int:
     return 0
 
 
-def comparison_as_json(counted: Mapping[str, Account]) -> dict[str, Any]:
+def comparison_as_json(counted: Mapping[str, NetworkCost]) -> dict[str, Any]:
     """Networks side by side as JSON holds them; `…_ratio` is over the first network's number."""
     reference, first = next(iter(counted.items()))
     return {
@@ -108,7 +108,7 @@ def comparison_as_json(counted: Mapping[str, Account]) -> dict[str, Any]:
     }
 
 
-def comparison_table(counted: Mapping[str, Account]) -> str:
+def comparison_table(counted: Mapping[str, NetworkCost]) -> str:
     """One line per network; the last two columns are ratios to the first network."""
     first = next(iter(counted.values()))
     rows = [["network", "pixels", "parameters", "with heads", "MACs", "parameters", "MACs"]]
@@ -128,14 +128,14 @@ def comparison_table(counted: Mapping[str, Account]) -> str:
     return _aligned(rows, left=1)
 
 
-def table(counted: Account) -> str:
+def table(counted: NetworkCost) -> str:
     """One line per block."""
     rows = [["block", "output", "parameters", "MACs"]]
     rows += [[b.name, _size(b.output), f"{b.parameters:,}", f"{b.macs:,}"] for b in counted.blocks]
     return _aligned(rows, left=2)
 
 
-def table_1(model: InceptionV1, counted: Account) -> str:
+def table_1(model: InceptionV1, counted: NetworkCost) -> str:
     """The columns of Table 1 of arXiv:1409.4842, ours beside what the paper prints (thousands and millions).
 
     As in the paper, conv2 and its reduction are one row, and response normalisation has none; the auxiliary heads,
@@ -154,7 +154,7 @@ def table_1(model: InceptionV1, counted: Account) -> str:
             filters[1:3] = [str(_width(model, 64)) if model.conv2_reduce else "", str(_width(model, 192))]
         kind, patch, depth = _kind(name, model)
         ours = [f"{parameters / 1000:,.1f}K", f"{macs / 1e6:,.1f}M"] if parameters else ["", ""]
-        printed = inception_v1.PRINTED.get(name)
+        printed = inception_v1.PAPER_PARAMS_AND_OPS.get(name)
         theirs = [f"{printed[0]:g}K", f"{printed[1]:g}M"] if printed else ["", ""]
         rows.append([kind, patch, _size(block.output), depth, *filters, *ours, *theirs])
     return _aligned(rows, left=3)

@@ -6,7 +6,7 @@ import pytest
 
 from inception_jax import summary
 from inception_jax.errors import UserError
-from inception_jax.models.inception_v1 import PRINTED
+from inception_jax.models.inception_v1 import PAPER_PARAMS_AND_OPS
 from inception_jax.models.registry import ModelError
 
 
@@ -66,7 +66,7 @@ def test_googlenet_is_laid_out_as_table_1(capsys):
     assert conv2 == "convolution 3x3/1 56x56x192 2 64 192 114.9K 359.7M 112K 360M".split()
     assert any(line.startswith("parameters") and "6,998,552" in line and "13,378,280" in line for line in lines)
     rows = [line for line in lines if line.endswith("M")]
-    assert len(rows) == len(PRINTED) + 2  # and the two heads, of which the paper's table says nothing
+    assert len(rows) == len(PAPER_PARAMS_AND_OPS) + 2  # and the two heads, of which the paper's table says nothing
 
 
 def test_other_networks_are_one_line_per_block(capsys):

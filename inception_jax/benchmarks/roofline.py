@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from inception_jax.errors import UserError
-from inception_jax.models.accounting import Account, Layer
+from inception_jax.models.cost import LayerCost, NetworkCost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class BlockBound:
 
 
 def block_bounds(
-    layers: Sequence[Layer], kind: str, examples: int, item_bytes: int, peak: float, bandwidth: float
+    layers: Sequence[LayerCost], kind: str, examples: int, item_bytes: int, peak: float, bandwidth: float
 ) -> list[BlockBound]:
     """The bound of every block, in the order in which they run; blocks without a convolution have none.
 
@@ -73,7 +73,7 @@ def block_bounds(
     return list(found.values())
 
 
-def layer_work(layer: Layer, kind: str, examples: int, item_bytes: int) -> tuple[float, float]:
+def layer_work(layer: LayerCost, kind: str, examples: int, item_bytes: int) -> tuple[float, float]:
     """(FLOPs, bytes) of a layer for so many examples; see the head of this file."""
     taken, given = math.prod(layer.input) * examples, math.prod(layer.output) * examples
     # Every pass, forward or of either gradient, touches both maps and the kernel once.
@@ -89,13 +89,13 @@ class FlopsDisagree(UserError):
     """Our count of a step's work and the compiler's are too far apart for a utilisation to mean anything."""
 
 
-def passes(layer: Layer, kind: str) -> int:
+def passes(layer: LayerCost, kind: str) -> int:
     """How many times a layer's multiply-adds are done: forward, and in training for either gradient.
 
     The gradient of the pictures is wanted by nobody, so that the layer that reads them has one pass fewer.
 
     Args:
-      layer: of `Account.layers`.
+      layer: of `NetworkCost.layers`.
       kind: "train" or "inference".
     """
     if kind == "inference":
@@ -103,12 +103,12 @@ def passes(layer: Layer, kind: str) -> int:
     return 2 if layer.reads_pictures else 3
 
 
-def layers_of(account: Account, kind: str, aux_heads: bool = True) -> list[Layer]:
+def layers_of(account: NetworkCost, kind: str, aux_heads: bool = True) -> list[LayerCost]:
     """The layers that a step runs: auxiliary heads belong to training alone."""
     return [layer for layer in account.layers if not layer.auxiliary or (kind == "train" and aux_heads)]
 
 
-def model_flops(layers: Iterable[Layer], kind: str) -> int:
+def model_flops(layers: Iterable[LayerCost], kind: str) -> int:
     """FLOPs of one picture by the papers' count: two per multiply-add, those on the padding included.
 
     This is what "model FLOP/s utilisation" divides by the step's time (arXiv:2204.02311, appendix B, for another kind
@@ -117,7 +117,7 @@ def model_flops(layers: Iterable[Layer], kind: str) -> int:
     return sum(2 * layer.macs * passes(layer, kind) for layer in layers)
 
 
-def inside_flops(layers: Iterable[Layer], kind: str) -> int:
+def inside_flops(layers: Iterable[LayerCost], kind: str) -> int:
     """FLOPs of one picture without multiply-adds on the padding, as XLA's cost analysis counts convolutions."""
     return sum(2 * layer.inside_macs * passes(layer, kind) for layer in layers)
 

@@ -15,7 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from inception_jax.benchmarks import roofline, synthetic_batches
 from inception_jax.errors import UserError
-from inception_jax.models.accounting import Account, account
+from inception_jax.models.cost import NetworkCost, count_cost
 from inception_jax.models.initialization import init_variables
 from inception_jax.training import preprocess
 from inception_jax.training import state as states
@@ -69,7 +69,7 @@ class Bench:
             for number in range(batches)
         ]
         self.fingerprint = synthetic_batches.fingerprint(host)
-        self.account: Account = account(setup.model, setup.image_size)
+        self.account: NetworkCost = count_cost(setup.model, setup.image_size)
         self.compiled: dict[str, Compiled] = {}
         variables = init_variables(setup.model, jax.random.key(config.seed), setup.image_size)
         state = states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)

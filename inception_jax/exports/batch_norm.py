@@ -10,7 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception_jax.errors import UserError
-from inception_jax.models.base import Network
+from inception_jax.models.base import BaseNetwork
 
 # The kernel of a unit that its batch norm follows directly: of a separable unit, the second one.
 _KERNELS = ("kernel", "pointwise_kernel")
@@ -18,7 +18,7 @@ _KERNELS = ("kernel", "pointwise_kernel")
 _BATCH_NORM_FIELDS = ("stem_batch_norm", "conv_bias")
 
 
-def fold_batch_norm(model: Network, variables: Mapping[str, Any]) -> tuple[Network, dict[str, Any]]:
+def fold_batch_norm(model: BaseNetwork, variables: Mapping[str, Any]) -> tuple[BaseNetwork, dict[str, Any]]:
     """The network for inference with no batch norm: its factor goes into the kernel before it, its shift into a bias.
 
     Normalising by running statistics is an affine map of each channel, so nothing but rounding changes: the arithmetic

@@ -16,7 +16,7 @@ from inception_jax.errors import UserError
 from inception_jax.exports import batch_norm
 from inception_jax.exports.onnx_graph import Const, Graph, Tensor
 from inception_jax.exports.onnx_operators import Converter
-from inception_jax.models.base import Network
+from inception_jax.models.base import BaseNetwork
 from inception_jax.weight_files.whole_file import height_and_width, whole_file
 
 _OPSETS = (13, 22)  # ReduceSum takes its axes as an input from 13 on; nothing that is used here changes up to 22
@@ -25,7 +25,7 @@ _IR_VERSION = 8  # onnx/docs/Versioning.md: that of opset 15 and later ones
 
 
 def export_onnx(
-    model: Network,
+    model: BaseNetwork,
     variables: Mapping[str, Any],
     image_size: int | tuple[int, int],
     path: str | os.PathLike,
@@ -87,7 +87,7 @@ def export_onnx(
 
 def _model(
     onnx: Any,
-    model: Network,
+    model: BaseNetwork,
     variables: Any,
     size: tuple[int, int],
     endpoints: Sequence[str],

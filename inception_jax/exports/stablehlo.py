@@ -12,14 +12,14 @@ import numpy as np
 from jax import export
 
 from inception_jax.errors import UserError, nearest
-from inception_jax.models.base import Network
+from inception_jax.models.base import BaseNetwork
 from inception_jax.weight_files.whole_file import height_and_width, whole_file
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def export_stablehlo(
-    model: Network,
+    model: BaseNetwork,
     variables: Mapping[str, Any] | None,
     image_size: int | tuple[int, int],
     path: str | os.PathLike,

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 
 import jax
 
-from inception_jax.models.blocks import Block, Branch, Conv, Split, Step
+from inception_jax.models.blocks import Block, Branch, Conv, Operation, ParallelConvs
 
 OUTPUT_STRIDES = (32, 16, 8)  # of the networks; 32 is their ordinary one
 
@@ -43,7 +43,7 @@ def atrous(blocks: Mapping[str, Block], output_stride: int) -> dict[str, Block]:
     paths = {name: block[0] if isinstance(block, tuple) else (block,) for name, block in blocks.items()}
     strides = {name: math.prod(_stride(step) for step in path) for name, path in paths.items()}
     given: dict[str, Block] = {}
-    for name, (stride, rate) in schedule(strides, output_stride).items():
+    for name, (stride, rate) in dilation_schedule(strides, output_stride).items():
         block, cut = blocks[name], stride != strides[name]
         if isinstance(block, tuple):
             given[name] = tuple(_dilated(branch, rate, cut) for branch in block)
@@ -52,7 +52,7 @@ def atrous(blocks: Mapping[str, Block], output_stride: int) -> dict[str, Block]:
     return given
 
 
-def schedule(strides: Mapping[str, int], output_stride: int) -> dict[str, tuple[int, int]]:
+def dilation_schedule(strides: Mapping[str, int], output_stride: int) -> dict[str, tuple[int, int]]:
     """(the stride that is left, the rate at which to dilate) of each block.
 
     Args:
@@ -70,7 +70,7 @@ def schedule(strides: Mapping[str, int], output_stride: int) -> dict[str, tuple[
     return given
 
 
-def ordinary_pixels(x: jax.Array, stride: int, output_stride: int) -> jax.Array:
+def stride_32_pixels(x: jax.Array, stride: int, output_stride: int) -> jax.Array:
     """Those pixels of a map [B, H, W, C] that the ordinary network has, whose stride there is `stride`.
 
     The auxiliary heads read these alone: what they compute, and what their parameters mean, stays the same.
@@ -79,16 +79,16 @@ def ordinary_pixels(x: jax.Array, stride: int, output_stride: int) -> jax.Array:
     return x[:, ::step, ::step]
 
 
-def _stride(step: Step) -> int:
-    return 1 if isinstance(step, Split) else step.stride
+def _stride(step: Operation) -> int:
+    return 1 if isinstance(step, ParallelConvs) else step.stride
 
 
 def _dilated(branch: Branch, rate: int, cut: bool) -> Branch:
     """A branch on a map that is `rate` times as dense as the ordinary one; `cut`: its strides are given up."""
-    steps: list[Step] = []
+    steps: list[Operation] = []
     for step in branch:
-        if isinstance(step, Split):
-            steps.append(Split(_dilated(step.convs, rate, cut)))
+        if isinstance(step, ParallelConvs):
+            steps.append(ParallelConvs(_dilated(step.convs, rate, cut)))
             continue
         pointwise = isinstance(step, Conv) and step.kernel == (1, 1)  # one tap: nothing to spread
         dilation = step.dilation if pointwise else step.dilation * rate

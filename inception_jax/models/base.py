@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from inception_jax.models import checks
-from inception_jax.models.layers import Style
-from inception_jax.models.normalization import BatchNormStyle
+from inception_jax.models.layers import LayerOptions
+from inception_jax.models.normalization import BatchNormOptions
 from inception_jax.models.parameters import Initializer
 
 
-class Network(nn.Module):
+class BaseNetwork(nn.Module):
     """The base of every network; a field is an option of `registry.create_model`.
 
     Attributes:
@@ -36,7 +36,7 @@ class Network(nn.Module):
         less memory for one more forward pass (`jax.checkpoint`); the numbers are the same.
       batch_norm: whether convolutions are followed by batch norm, and then have no bias.
       bn_scale, bn_epsilon, bn_momentum, bn_unbiased_variance, bn_axis_name, bn_axis_index_groups, bn_group_size,
-        bn_frozen: see `normalization.BatchNormStyle`; axis and group size are ignored while initialising.
+        bn_frozen: see `normalization.BatchNormOptions`; axis and group size are ignored while initialising.
     """
 
     num_classes: int = 1000
@@ -105,11 +105,11 @@ class Network(nn.Module):
             if getattr(self, field) != defaults[field]:
                 raise checks.ModelError(f"{field}: {getattr(self, field)!r} has no effect: {because}")
 
-    def style(
+    def layer_options(
         self, kernel_init: Initializer, linear_init: Initializer, bias: float = 0.0, conv_bias: bool = False
-    ) -> Style:
-        """The layers' common style, from this network's options."""
-        norm = BatchNormStyle(
+    ) -> LayerOptions:
+        """The layers' common options, from this network's options."""
+        norm = BatchNormOptions(
             self.bn_scale,
             self.bn_epsilon,
             self.bn_momentum,
@@ -119,7 +119,7 @@ class Network(nn.Module):
             self.bn_group_size,
             self.bn_frozen,
         )
-        return Style(
+        return LayerOptions(
             kernel_init,
             linear_init,
             bias,

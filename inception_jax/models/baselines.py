@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models import checks
-from inception_jax.models.base import Network
+from inception_jax.models.base import BaseNetwork
 from inception_jax.models.blocks import Conv, MaxPool, Mixed
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
 from inception_jax.models.initialization import Normal, slim_xavier
-from inception_jax.models.layers import ConvUnit, Linear, Style, rematerialised
+from inception_jax.models.layers import ConvUnit, LayerOptions, Linear, apply_remat
 from inception_jax.models.lrn import local_response_norm
 from inception_jax.models.normalization import at_least_float32
 from inception_jax.models.outputs import InceptionOutput
@@ -32,7 +32,7 @@ _CAFFE_POOL = MaxPool(3, 2, "CEIL")
 _FC6_SITE = 3  # of dropout, beside those of heads.py
 
 
-class Towers(nn.Module):
+class GroupedConv(nn.Module):
     """A convolution in two halves that do not see each other, `tower_1` and `tower_2`: AlexNet's on its two GPUs.
 
     Each reads one half of the input's channels and makes one half of the output's. An odd channel is the second's;
@@ -44,27 +44,27 @@ class Towers(nn.Module):
 
     features: int
     kernel_size: tuple[int, int]
-    style: Style
+    options: LayerOptions
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] to [B, H, W, features]."""
-        return rematerialised(self.style, lambda module, x: module.joined(x, train), self, x)
+        return apply_remat(self.options, lambda module, x: module.concatenate_towers(x, train), self, x)
 
-    def joined(self, x: jax.Array, train: bool) -> jax.Array:
+    def concatenate_towers(self, x: jax.Array, train: bool) -> jax.Array:
         """The towers' outputs, one after the other along the channels."""
         half = x.shape[-1] // 2
         if half == 0:
             raise checks.ModelError(f"{self.name}: two towers cannot share the one channel that this width leaves")
         halves = enumerate((lax.slice_in_dim(x, 0, half, axis=3), lax.slice_in_dim(x, half, None, axis=3)), 1)
         towers = [
-            ConvUnit(self.features // 2, self.kernel_size, self.style, name=f"tower_{number}")(half, train=train)
+            ConvUnit(self.features // 2, self.kernel_size, self.options, name=f"tower_{number}")(half, train=train)
             for number, half in halves
         ]
         return jnp.concatenate(towers, axis=-1)
 
 
-class AlexNet(Network):
+class AlexNet(BaseNetwork):
     """AlexNet (Krizhevsky, Sutskever and Hinton, NIPS 2012), as Caffe trained it (BVLC models/bvlc_alexnet).
 
     Two halves of conv2, conv4 and conv5 stand apart, as the paper has them on two GPUs: 60,965,224 parameters. Caffe's
@@ -96,22 +96,22 @@ class AlexNet(Network):
         """
         checks.check_images(images, ALEXNET_MIN_IMAGE_SIZE, "alexnet")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
-        style = self.style(Normal(0.01), Normal(0.01))
-        biased = dataclasses.replace(style, linear_init=Normal(0.005), bias=0.1)
+        options = self.layer_options(Normal(0.01), Normal(0.01))
+        biased = dataclasses.replace(options, linear_init=Normal(0.005), bias=0.1)
         ends: dict[str, jax.Array] = {}
         x = images.astype(self.dtype)
-        x = ends["conv1"] = ConvUnit(96, (11, 11), style, 4, "VALID", name="conv1")(x, train=train)
+        x = ends["conv1"] = ConvUnit(96, (11, 11), options, 4, "VALID", name="conv1")(x, train=train)
         x = ends["norm1"] = local_response_norm(x)
         x = ends["pool1"] = _CAFFE_POOL(x)
-        x = ends["conv2"] = Towers(256, (5, 5), biased, name="conv2")(x, train=train)
+        x = ends["conv2"] = GroupedConv(256, (5, 5), biased, name="conv2")(x, train=train)
         x = ends["norm2"] = local_response_norm(x)
         x = ends["pool2"] = _CAFFE_POOL(x)
-        x = ends["conv3"] = ConvUnit(384, (3, 3), style, name="conv3")(x, train=train)
-        x = ends["conv4"] = Towers(384, (3, 3), biased, name="conv4")(x, train=train)
-        x = ends["conv5"] = Towers(256, (3, 3), biased, name="conv5")(x, train=train)
+        x = ends["conv3"] = ConvUnit(384, (3, 3), options, name="conv3")(x, train=train)
+        x = ends["conv4"] = GroupedConv(384, (3, 3), biased, name="conv4")(x, train=train)
+        x = ends["conv5"] = GroupedConv(256, (3, 3), biased, name="conv5")(x, train=train)
         x = ends["pool5"] = _CAFFE_POOL(x)
         x = _two_wide_layers(adaptive_avg_pool(x, 6), biased, self.dropout_rate, keys, ends)
-        return InceptionOutput(classifier(self.num_classes, style)(x), (), ends)
+        return InceptionOutput(classifier(self.num_classes, options)(x), (), ends)
 
 
 # Configuration D of Table 1 of arXiv:1409.1556: filters of the 3x3 convolutions between two pools.
@@ -124,7 +124,7 @@ VGG16_BLOCKS = {
 }
 
 
-class VGG16(Network):
+class VGG16(BaseNetwork):
     """VGG-16 (arXiv:1409.1556, configuration D of Table 1).
 
     Kernels start as Glorot's uniform filler has them, with which the authors found that no training of a smaller
@@ -154,15 +154,15 @@ class VGG16(Network):
         """
         checks.check_images(images, VGG16_MIN_IMAGE_SIZE, "vgg16")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
-        style = self.style(slim_xavier, slim_xavier)
+        options = self.layer_options(slim_xavier, slim_xavier)
         ends: dict[str, jax.Array] = {}
         x = images.astype(self.dtype)
         for number, (name, filters) in enumerate(VGG16_BLOCKS.items(), 1):
             row = tuple(Conv(f"conv{i}", features, (3, 3)) for i, features in enumerate(filters, 1))
-            x = ends[name] = Mixed((row,), style, name=name)(x, train=train)
+            x = ends[name] = Mixed((row,), options, name=name)(x, train=train)
             x = ends[f"pool{number}"] = MaxPool(2, 2, "VALID")(x)
-        x = _two_wide_layers(adaptive_avg_pool(x, 7), style, self.dropout_rate, keys, ends)
-        return InceptionOutput(classifier(self.num_classes, style)(x), (), ends)
+        x = _two_wide_layers(adaptive_avg_pool(x, 7), options, self.dropout_rate, keys, ends)
+        return InceptionOutput(classifier(self.num_classes, options)(x), (), ends)
 
 
 # Caffe's nin_imagenet: a convolution and 1x1 convolutions after it ("cccp"), each with the standard deviation that its
@@ -183,7 +183,7 @@ MLP_CONVS = {
 }
 
 
-class NetworkInNetwork(Network):
+class NetworkInNetwork(BaseNetwork):
     """Network in Network (arXiv:1312.4400) for ImageNet, as its authors published it for Caffe (nin_imagenet).
 
     The paper prints no table of this form. The last 1x1 convolution has one filter per class; the mean of its map,
@@ -212,30 +212,32 @@ class NetworkInNetwork(Network):
         """
         checks.check_images(images, NETWORK_IN_NETWORK_MIN_IMAGE_SIZE, "network_in_network")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
-        style = self.style(Normal(0.05), Normal(0.05))
+        options = self.layer_options(Normal(0.05), Normal(0.05))
         ends: dict[str, jax.Array] = {}
         x = images.astype(self.dtype)
         for number, (name, row) in enumerate(MLP_CONVS.items(), 1):
             if name == "mlpconv4":
                 x = dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE)
-            x = ends[name] = Mixed((row,), style, name=name)(x, train=train)
+            x = ends[name] = Mixed((row,), options, name=name)(x, train=train)
             if name != "mlpconv4":
                 x = ends[f"pool{number}"] = _CAFFE_POOL(x)
         if self.num_classes == 0:
             return InceptionOutput(global_avg_pool(x).astype(at_least_float32(self.dtype)), (), ends)
         # As many filters as classes, whatever the width, and in float32, as every classifier here.
-        exact = dataclasses.replace(style, width_multiplier=1.0, dtype=at_least_float32(self.dtype))
+        exact = dataclasses.replace(options, width_multiplier=1.0, dtype=at_least_float32(self.dtype))
         last = ConvUnit(self.num_classes, (1, 1), exact, normalise=False, kernel_init=Normal(0.01), name="classifier")
         return InceptionOutput(global_avg_pool(last(x, train=train)), (), ends)
 
 
 def _two_wide_layers(
-    x: jax.Array, style: Style, rate: float, keys: jax.Array | None, ends: dict[str, jax.Array]
+    x: jax.Array, options: LayerOptions, rate: float, keys: jax.Array | None, ends: dict[str, jax.Array]
 ) -> jax.Array:
     """fc6 and fc7, each with ReLU and dropout: [B, H, W, C] to [B, 4096]; writes them, before dropout, into `ends`."""
     x = x.reshape(x.shape[0], -1)
     for name, site in (("fc6", _FC6_SITE), ("fc7", CLASSIFIER_SITE)):
-        layer = Linear(style.width(4096), style.linear_init, style.bias, style.dtype, style.param_dtype, name=name)
+        layer = Linear(
+            options.width(4096), options.linear_init, options.bias, options.dtype, options.param_dtype, name=name
+        )
         x = ends[name] = nn.relu(layer(x))
         x = dropout(x, rate, keys, site)
     return x

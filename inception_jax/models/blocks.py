@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from inception_jax.models.layers import ConvUnit, Style, rematerialised
+from inception_jax.models.layers import ConvUnit, LayerOptions, apply_remat
 from inception_jax.models.parameters import Initializer
 from inception_jax.models.pooling import avg_pool, max_pool
 
@@ -17,7 +17,7 @@ from inception_jax.models.pooling import avg_pool, max_pool
 class Conv:
     """One convolution of a branch: its parameters' name, the paper's number of filters, (height, width).
 
-    `init` is the kernel's initialiser where the source has one of its own for this layer; None: the style's.
+    `init` is the kernel's initialiser where the source has one of its own for this layer; None: that of `options`.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Conv:
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
+class ParallelConvs:
     """Convolutions side by side on the same input, their outputs concatenated (the ends of v4's Inception-C)."""
 
     convs: tuple[Conv, ...]
@@ -63,9 +63,9 @@ class AvgPool:
         return avg_pool(x, self.window, self.stride, self.padding, self.count_include_pad, self.dilation)
 
 
-Step = Conv | Split | MaxPool | AvgPool
-Branch = tuple[Step, ...]
-Block = Step | tuple[Branch, ...]  # what stands under one name in a network's table
+Operation = Conv | ParallelConvs | MaxPool | AvgPool
+Branch = tuple[Operation, ...]
+Block = Operation | tuple[Branch, ...]  # what stands under one name in a network's table
 
 
 class Mixed(nn.Module):
@@ -75,14 +75,14 @@ class Mixed(nn.Module):
     """
 
     branches: tuple[Branch, ...]
-    style: Style
+    options: LayerOptions
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] to [B, H', W', the sum of the branches' channels]."""
-        return rematerialised(self.style, lambda module, x: module.concatenated(x, train), self, x)
+        return apply_remat(self.options, lambda module, x: module.concatenate_branches(x, train), self, x)
 
-    def concatenated(self, x: jax.Array, train: bool) -> jax.Array:
+    def concatenate_branches(self, x: jax.Array, train: bool) -> jax.Array:
         """The branches' outputs, one after another along the channels."""
         return jnp.concatenate([self._branch(steps, x, train) for steps in self.branches], axis=-1)
 
@@ -90,9 +90,9 @@ class Mixed(nn.Module):
         waiting = None  # an average pool that the next convolution applies after itself
         for step, after in zip(steps, (*steps[1:], None), strict=True):
             if isinstance(step, Conv):
-                x, waiting = _conv_unit(step, self.style)(x, train=train, average=waiting), None
-            elif isinstance(step, Split):
-                x = jnp.concatenate([_conv_unit(conv, self.style)(x, train=train) for conv in step.convs], axis=-1)
+                x, waiting = _conv_unit(step, self.options)(x, train=train, average=waiting), None
+            elif isinstance(step, ParallelConvs):
+                x = jnp.concatenate([_conv_unit(conv, self.options)(x, train=train) for conv in step.convs], axis=-1)
             elif isinstance(step, AvgPool) and isinstance(after, Conv) and after.kernel == (1, 1) and after.stride == 1:
                 waiting = step
             else:
@@ -117,30 +117,30 @@ class Residual(Mixed):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] to the same shape."""
-        return rematerialised(self.style, lambda module, x: module.added(x, train), self, x)
+        return apply_remat(self.options, lambda module, x: module.add_residual(x, train), self, x)
 
-    def added(self, x: jax.Array, train: bool) -> jax.Array:
+    def add_residual(self, x: jax.Array, train: bool) -> jax.Array:
         """The input with the scaled residual."""
         # The input's own width, not a scaled one: under a width multiplier it is what the trunk has.
-        unscaled = dataclasses.replace(self.style, width_multiplier=1.0)
+        unscaled = dataclasses.replace(self.options, width_multiplier=1.0)
         up = ConvUnit(x.shape[-1], (1, 1), unscaled, normalise=False, relu=False, name="up")
-        x = x + float(self.scale) * up(self.concatenated(x, train), train=train)
+        x = x + float(self.scale) * up(self.concatenate_branches(x, train), train=train)
         return nn.relu(x) if self.relu else x
 
 
-def run_block(name: str, block: Block, style: Style, x: jax.Array, train: bool) -> jax.Array:
+def run_block(name: str, block: Block, options: LayerOptions, x: jax.Array, train: bool) -> jax.Array:
     """What a row of a network's table makes of the map x; inside a module's call, whose layer `name` it becomes."""
     if isinstance(block, MaxPool | AvgPool):
         return block(x)
-    unit = _conv_unit(block, style) if isinstance(block, Conv) else Mixed(block, style, name=name)
+    unit = _conv_unit(block, options) if isinstance(block, Conv) else Mixed(block, options, name=name)
     return unit(x, train=train)
 
 
-def _conv_unit(conv: Conv, style: Style) -> ConvUnit:
+def _conv_unit(conv: Conv, options: LayerOptions) -> ConvUnit:
     return ConvUnit(
         conv.features,
         conv.kernel,
-        style,
+        options,
         conv.stride,
         conv.padding,
         conv.dilation,

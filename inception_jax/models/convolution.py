@@ -72,7 +72,7 @@ def conv2d(
         return lax.conv_general_dilated(
             x, kernel, strides, pads, rhs_dilation=(dilation, dilation), dimension_numbers=_DIMENSIONS
         )
-    return _conv(*varying_alike(x, kernel), strides, pads)
+    return _conv(*match_varying_axes(x, kernel), strides, pads)
 
 
 def explicit_padding(
@@ -100,7 +100,7 @@ def explicit_padding(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, kernel, strides, pads):
-    return on_platform(_cpu_forward, _xla_forward, strides, pads, x, kernel)
+    return select_by_platform(_cpu_forward, _xla_forward, strides, pads, x, kernel)
 
 
 def _conv_forward(x, kernel, strides, pads):
@@ -110,15 +110,15 @@ def _conv_forward(x, kernel, strides, pads):
 def _conv_backward(strides, pads, residuals, gradient):
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
     operands = (*residuals, gradient)
-    input_gradient = on_platform(_cpu_input_gradient, _xla_input_gradient, strides, pads, *operands)
-    kernel_gradient = on_platform(_cpu_kernel_gradient, _xla_kernel_gradient, strides, pads, *operands)
+    input_gradient = select_by_platform(_cpu_input_gradient, _xla_input_gradient, strides, pads, *operands)
+    kernel_gradient = select_by_platform(_cpu_kernel_gradient, _xla_kernel_gradient, strides, pads, *operands)
     return input_gradient, kernel_gradient
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def varying_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+def match_varying_axes(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Both operands, varying over the same devices of a shard_map, where one may be replicated and the other not.
 
     Said outside the custom gradient, so that JAX itself sums the replicated one's gradient over the devices
@@ -130,7 +130,7 @@ def varying_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array
     return x + kernel[:0].sum(), kernel + x[:0].sum()
 
 
-def on_platform(cpu, default, strides, pads, *operands):
+def select_by_platform(cpu, default, strides, pads, *operands):
     """The CPU's form on CPUs, the other elsewhere: chosen where the program is lowered, not where it is traced.
 
     Each takes two things that are no arrays, then the operands; the CPU's in float32 where they are of half precision.

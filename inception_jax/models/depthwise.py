@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from inception_jax.models.convolution import Pads, explicit_padding, on_platform, varying_alike
+from inception_jax.models.convolution import Pads, explicit_padding, match_varying_axes, select_by_platform
 
 
 def depthwise_conv2d(
@@ -58,27 +58,27 @@ def depthwise_conv2d(
         raise ValueError(f"depthwise_conv2d: images are {x.dtype}, the kernel {kernel.dtype}: cast one of them")
     reach = [(taps - 1) * dilation + 1 for taps in kernel.shape[:2]]
     pads = explicit_padding(x.shape[1:3], reach, (stride, stride), padding)
-    return _depthwise(*varying_alike(x, kernel), (stride, dilation), pads)
+    return _depthwise(*match_varying_axes(x, kernel), (stride, dilation), pads)
 
 
 # How the kernel moves: (stride, dilation), the same along rows and columns.
-Steps = tuple[int, int]
+StrideDilation = tuple[int, int]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _depthwise(x: jax.Array, kernel: jax.Array, steps: Steps, pads: Pads) -> jax.Array:
-    return on_platform(_cpu_forward, _xla_forward, steps, pads, x, kernel)
+def _depthwise(x: jax.Array, kernel: jax.Array, stride_dilation: StrideDilation, pads: Pads) -> jax.Array:
+    return select_by_platform(_cpu_forward, _xla_forward, stride_dilation, pads, x, kernel)
 
 
-def _depthwise_forward(x, kernel, steps, pads):
-    return _depthwise(x, kernel, steps, pads), (x, kernel)
+def _depthwise_forward(x, kernel, stride_dilation, pads):
+    return _depthwise(x, kernel, stride_dilation, pads), (x, kernel)
 
 
-def _depthwise_backward(steps, pads, residuals, gradient):
+def _depthwise_backward(stride_dilation, pads, residuals, gradient):
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
     operands = (*residuals, gradient)
-    input_gradient = on_platform(_cpu_input_gradient, _xla_input_gradient, steps, pads, *operands)
-    kernel_gradient = on_platform(_cpu_kernel_gradient, _xla_kernel_gradient, steps, pads, *operands)
+    input_gradient = select_by_platform(_cpu_input_gradient, _xla_input_gradient, stride_dilation, pads, *operands)
+    kernel_gradient = select_by_platform(_cpu_kernel_gradient, _xla_kernel_gradient, stride_dilation, pads, *operands)
     return input_gradient, kernel_gradient
 
 
@@ -88,8 +88,8 @@ _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 # --- XLA's own, for accelerators -------------------------------------------------------------------------------------
 
 
-def _xla_forward(steps, pads, x, kernel):
-    (stride, dilation), (height, width, channels, multiplier) = steps, kernel.shape
+def _xla_forward(stride_dilation, pads, x, kernel):
+    (stride, dilation), (height, width, channels, multiplier) = stride_dilation, kernel.shape
     return lax.conv_general_dilated(
         x,
         kernel.reshape(height, width, 1, channels * multiplier),
@@ -101,19 +101,19 @@ def _xla_forward(steps, pads, x, kernel):
     )
 
 
-def _xla_input_gradient(steps, pads, x, kernel, gradient):
-    return jax.vjp(lambda x: _xla_forward(steps, pads, x, kernel), x)[1](gradient)[0]
+def _xla_input_gradient(stride_dilation, pads, x, kernel, gradient):
+    return jax.vjp(lambda x: _xla_forward(stride_dilation, pads, x, kernel), x)[1](gradient)[0]
 
 
-def _xla_kernel_gradient(steps, pads, x, kernel, gradient):
-    return jax.vjp(lambda kernel: _xla_forward(steps, pads, x, kernel), kernel)[1](gradient)[0]
+def _xla_kernel_gradient(stride_dilation, pads, x, kernel, gradient):
+    return jax.vjp(lambda kernel: _xla_forward(stride_dilation, pads, x, kernel), kernel)[1](gradient)[0]
 
 
 # --- The CPU's forms -------------------------------------------------------------------------------------------------
 
 
-def _cpu_forward(steps, pads, x, kernel):
-    (stride, dilation), (height, width, channels, multiplier) = steps, kernel.shape
+def _cpu_forward(stride_dilation, pads, x, kernel):
+    (stride, dilation), (height, width, channels, multiplier) = stride_dilation, kernel.shape
     weights = kernel.reshape(height, width, channels * multiplier)
     padded = _padded(_repeated(x, multiplier), pads)
     size = tuple(
@@ -122,8 +122,8 @@ def _cpu_forward(steps, pads, x, kernel):
     return _sum_of_taps(padded, weights, size, stride, dilation)
 
 
-def _cpu_input_gradient(steps, pads, x, kernel, gradient):
-    (stride, dilation), (height, width, channels, multiplier) = steps, kernel.shape
+def _cpu_input_gradient(stride_dilation, pads, x, kernel, gradient):
+    (stride, dilation), (height, width, channels, multiplier) = stride_dilation, kernel.shape
     # The transposed convolution as a plain one of stride 1: the gradient spread out, the kernel turned around.
     turned = jnp.flip(kernel, (0, 1)).reshape(height, width, channels * multiplier)
     back = []
@@ -136,8 +136,8 @@ def _cpu_input_gradient(steps, pads, x, kernel, gradient):
     return result.reshape(*x.shape, multiplier).sum(-1) if multiplier > 1 else result
 
 
-def _cpu_kernel_gradient(steps, pads, x, kernel, gradient):
-    (stride, dilation), (height, width, _, multiplier) = steps, kernel.shape
+def _cpu_kernel_gradient(stride_dilation, pads, x, kernel, gradient):
+    (stride, dilation), (height, width, _, multiplier) = stride_dilation, kernel.shape
     batch, rows, columns, features = gradient.shape
     x = _padded(_repeated(x, multiplier), pads)
     reach = (height - 1) * dilation + 1

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from inception_jax.models.initialization import caffe_xavier
-from inception_jax.models.layers import ConvUnit, Linear, Style
+from inception_jax.models.layers import ConvUnit, LayerOptions, Linear
 from inception_jax.models.normalization import at_least_float32
 from inception_jax.models.parameters import Initializer
 from inception_jax.models.pooling import adaptive_avg_pool, avg_pool, even_avg_pool
@@ -43,17 +43,17 @@ def dropout(x: jax.Array, rate: float, example_keys: jax.Array | None, site: int
     return jnp.where(jax.vmap(keep)(example_keys), x / (1 - rate), jnp.zeros_like(x))
 
 
-def classifier(num_classes: int, style: Style) -> Callable[[jax.Array], jax.Array]:
+def classifier(num_classes: int, options: LayerOptions) -> Callable[[jax.Array], jax.Array]:
     """The last layer of a head, named `classifier`: [B, features] to logits [B, num_classes] in at least float32.
 
     Without classes there is no layer, and the features themselves come back, in that dtype.
     """
     # It computes in float32 even where the network is bfloat16: rounded logits cost accuracy in the log-softmax, and
     # the layer is less than a thousandth of the network's work.
-    dtype = at_least_float32(style.dtype)
+    dtype = at_least_float32(options.dtype)
     if num_classes == 0:
         return lambda features: features.astype(dtype)
-    return Linear(num_classes, style.linear_init, 0.0, dtype, style.param_dtype, name="classifier")
+    return Linear(num_classes, options.linear_init, 0.0, dtype, options.param_dtype, name="classifier")
 
 
 class AuxHeadV1(nn.Module):
@@ -70,19 +70,21 @@ class AuxHeadV1(nn.Module):
 
     num_classes: int
     dropout_rate: float
-    style: Style
+    options: LayerOptions
     adaptive: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, example_keys: jax.Array | None, site: int) -> jax.Array:
         """[B, H, W, C] to logits [B, num_classes]."""
-        style = self.style
+        options = self.options
         x = adaptive_avg_pool(x, 4) if self.adaptive else even_avg_pool(x, 4, 5, 3)
-        x = ConvUnit(128, (1, 1), style, name="conv")(x, train=train)
+        x = ConvUnit(128, (1, 1), options, name="conv")(x, train=train)
         x = x.reshape(x.shape[0], -1)
-        fc = Linear(style.width(1024), style.linear_init, style.bias, style.dtype, style.param_dtype, name="fc")
+        fc = Linear(
+            options.width(1024), options.linear_init, options.bias, options.dtype, options.param_dtype, name="fc"
+        )
         x = dropout(nn.relu(fc(x)), self.dropout_rate, example_keys, site)
-        return classifier(self.num_classes, style)(x)
+        return classifier(self.num_classes, options)(x)
 
 
 class AuxHeadV2(nn.Module):
@@ -99,26 +101,26 @@ class AuxHeadV2(nn.Module):
 
     num_classes: int
     output: int
-    style: Style
+    options: LayerOptions
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] to logits [B, num_classes]."""
-        style = dataclasses.replace(self.style, kernel_init=caffe_xavier, linear_init=caffe_xavier)
+        options = dataclasses.replace(self.options, kernel_init=caffe_xavier, linear_init=caffe_xavier)
         rounded_up = {-(-max(size - 5, 0) // 3) + 1 for size in x.shape[1:3]}
         x = avg_pool(x, 5, 3, "CEIL") if rounded_up == {self.output} else even_avg_pool(x, self.output, 5, 3)
-        x = ConvUnit(128, (1, 1), style, name="conv")(x, train=train)
+        x = ConvUnit(128, (1, 1), options, name="conv")(x, train=train)
         fc = Linear(
-            style.width(1024),
-            style.linear_init,
-            style.bias if style.batch_norm is None or style.conv_bias else None,
-            style.dtype,
-            style.param_dtype,
-            style.batch_norm,
+            options.width(1024),
+            options.linear_init,
+            options.bias if options.batch_norm is None or options.conv_bias else None,
+            options.dtype,
+            options.param_dtype,
+            options.batch_norm,
             name="fc",
         )
         x = nn.relu(fc(x.reshape(x.shape[0], -1), train=train))
-        return classifier(self.num_classes, style)(x)
+        return classifier(self.num_classes, options)(x)
 
 
 class AuxHeadV4(nn.Module):
@@ -129,11 +131,11 @@ class AuxHeadV4(nn.Module):
     image size; here the pool always gives 5x5 (`pooling.even_avg_pool`), as slim's does from 299 to 346 pixels.
 
     Attributes:
-      conv_init, classifier_init: of the kernels of the 5x5 convolution and of the classifier; None: the style's.
+      conv_init, classifier_init: of the kernels of the 5x5 convolution and of the classifier; None: that of `options`.
     """
 
     num_classes: int
-    style: Style
+    options: LayerOptions
     conv_init: Initializer | None = None
     classifier_init: Initializer | None = None
 
@@ -141,8 +143,8 @@ class AuxHeadV4(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] to logits [B, num_classes]."""
         x = even_avg_pool(x, 5, 5, 3)
-        x = ConvUnit(128, (1, 1), self.style, name="conv_1x1")(x, train=train)
-        last = ConvUnit(768, (5, 5), self.style, padding="VALID", kernel_init=self.conv_init, name="conv_5x5")
+        x = ConvUnit(128, (1, 1), self.options, name="conv_1x1")(x, train=train)
+        last = ConvUnit(768, (5, 5), self.options, padding="VALID", kernel_init=self.conv_init, name="conv_5x5")
         x = last(x, train=train)
-        style = dataclasses.replace(self.style, linear_init=self.classifier_init or self.style.linear_init)
-        return classifier(self.num_classes, style)(x.reshape(x.shape[0], -1))
+        options = dataclasses.replace(self.options, linear_init=self.classifier_init or self.options.linear_init)
+        return classifier(self.num_classes, options)(x.reshape(x.shape[0], -1))

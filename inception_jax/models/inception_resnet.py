@@ -15,12 +15,12 @@ import flax.core
 import jax
 
 from inception_jax.models import checks
-from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, ordinary_pixels
-from inception_jax.models.base import Network
+from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, stride_32_pixels
+from inception_jax.models.base import BaseNetwork
 from inception_jax.models.blocks import Block, Branch, Conv, MaxPool, Residual, run_block
 from inception_jax.models.heads import AuxHeadV4
 from inception_jax.models.inception_v3 import STEM as STEM_V3
-from inception_jax.models.layers import Style
+from inception_jax.models.layers import LayerOptions
 
 MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
 AUX_STRIDE = 16  # pixels of the picture from one pixel to the next of the map that the head reads
@@ -45,7 +45,7 @@ SLIM_NAMES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Widths:
+class InceptionResnetWidths:
     """Filters where the two versions differ, in the order of a module's branches.
 
     Attributes:
@@ -68,7 +68,7 @@ class Widths:
 BLOCK35_SCALE, BLOCK17_SCALE, BLOCK8_SCALE = 0.17, 0.10, 0.20
 
 
-def block35(widths: Widths) -> tuple[Branch, ...]:
+def block35(widths: InceptionResnetWidths) -> tuple[Branch, ...]:
     """Figures 10 and 16: Inception-ResNet-A, on 35x35 maps."""
     first, second = widths.block35
     return (
@@ -82,7 +82,7 @@ def block35(widths: Widths) -> tuple[Branch, ...]:
     )
 
 
-def reduction_a(widths: Widths) -> tuple[Branch, ...]:
+def reduction_a(widths: InceptionResnetWidths) -> tuple[Branch, ...]:
     """Figure 7: 35x35 to 17x17."""
     k, l, m, n = widths.reduction_a  # noqa: E741 (the paper's letters)
     return (
@@ -96,7 +96,7 @@ def reduction_a(widths: Widths) -> tuple[Branch, ...]:
     )
 
 
-def block17(widths: Widths) -> tuple[Branch, ...]:
+def block17(widths: InceptionResnetWidths) -> tuple[Branch, ...]:
     """Figures 11 and 17: Inception-ResNet-B, on 17x17 maps."""
     one, wide, high = widths.block17
     return (
@@ -105,7 +105,7 @@ def block17(widths: Widths) -> tuple[Branch, ...]:
     )
 
 
-def reduction_b(widths: Widths) -> tuple[Branch, ...]:
+def reduction_b(widths: InceptionResnetWidths) -> tuple[Branch, ...]:
     """Figures 12 and 18: 17x17 to 8x8."""
     second, third, last = widths.reduction_b
     return (
@@ -120,7 +120,7 @@ def reduction_b(widths: Widths) -> tuple[Branch, ...]:
     )
 
 
-def block8(widths: Widths) -> tuple[Branch, ...]:
+def block8(widths: InceptionResnetWidths) -> tuple[Branch, ...]:
     """Figures 13 and 19: Inception-ResNet-C, on 8x8 maps."""
     wide, high = widths.block8
     return (
@@ -134,7 +134,7 @@ def repeated(kind: str, branches: tuple[Branch, ...], count: int) -> dict[str, B
     return {f"{kind}_{number}": branches for number in range(1, count + 1)}
 
 
-class InceptionResnet(Network):
+class InceptionResnet(BaseNetwork):
     """What both versions have in common: residual blocks of three kinds, a reduction after each of the first two.
 
     Attributes:
@@ -163,35 +163,35 @@ class InceptionResnet(Network):
             checks.check_number(field, getattr(self, field), "a finite number", math.isfinite(getattr(self, field)))
         checks.check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)
 
-    def counts(self) -> tuple[int, int, int]:
+    def block_counts(self) -> tuple[int, int, int]:
         """How many block35, block17 and block8 there are."""
         asked = (self.block35_count, self.block17_count, self.block8_count)
-        return tuple(a or own for a, own in zip(asked, self.own_counts(), strict=True))
+        return tuple(a or own for a, own in zip(asked, self.default_counts(), strict=True))
 
     def run_trunk(
-        self, x: jax.Array, train: bool, style: Style
+        self, x: jax.Array, train: bool, options: LayerOptions
     ) -> tuple[jax.Array, dict[str, jax.Array], tuple[jax.Array, ...]]:
         """The last map, every block's map by name, and in training the logits of the auxiliary head."""
         ends: dict[str, jax.Array] = {}
         aux_logits: tuple[jax.Array, ...] = ()
-        last_block17 = f"block17_{self.counts()[1]}"
+        last_block17 = f"block17_{self.block_counts()[1]}"
         for name, block in atrous(self.blocks(), self.output_stride).items():
-            x = ends[name] = self._run(name, block, x, train, style)
+            x = ends[name] = self._run(name, block, x, train, options)
             if name == last_block17 and self.runs_heads(train):
-                head = AuxHeadV4(self.num_classes, style, name="aux")
-                aux_logits = (head(ordinary_pixels(x, AUX_STRIDE, self.output_stride), train=train),)
+                head = AuxHeadV4(self.num_classes, options, name="aux")
+                aux_logits = (head(stride_32_pixels(x, AUX_STRIDE, self.output_stride), train=train),)
         return x, ends, aux_logits if train else ()
 
     def slim_names(self, ends: Mapping[str, jax.Array]) -> flax.core.FrozenDict:
         """slim's or facenet's name -> ours, of those endpoints that there are."""
         *_, last = self.blocks()
-        names = SLIM_NAMES | {"PreAuxLogits": f"block17_{self.counts()[1]}", "PrePool": last}
+        names = SLIM_NAMES | {"PreAuxLogits": f"block17_{self.block_counts()[1]}", "PrePool": last}
         return flax.core.FrozenDict({alias: name for alias, name in names.items() if name in ends})
 
-    def _run(self, name: str, block: Block, x: jax.Array, train: bool, style: Style) -> jax.Array:
+    def _run(self, name: str, block: Block, x: jax.Array, train: bool, options: LayerOptions) -> jax.Array:
         """One block of the trunk."""
         if not name.startswith("block"):
-            return run_block(name, block, style, x, train)
-        linear = name == self.linear_block()
+            return run_block(name, block, options, x, train)
+        linear = name == self.block_without_relu()
         scale = 1.0 if linear else getattr(self, f"{name.partition('_')[0]}_scale")
-        return Residual(block, style, scale, relu=not linear, name=name)(x, train=train)
+        return Residual(block, options, scale, relu=not linear, name=name)(x, train=train)

@@ -20,7 +20,7 @@ from inception_jax.models.inception_resnet import (
     MIN_IMAGE_SIZE,
     STEM,
     InceptionResnet,
-    Widths,
+    InceptionResnetWidths,
     block8,
     block17,
     block35,
@@ -36,7 +36,7 @@ from inception_jax.models.pooling import global_avg_pool
 # Figure 14: 299x299x3 to 35x35x256.
 STEM_V1: dict[str, Block] = {**STEM, "conv2d_4b_3x3": Conv("conv2d_4b_3x3", 256, (3, 3), 2, "VALID")}
 # Figures 10 to 13, and the row of Table 1.
-WIDTHS = Widths((32, 32), (128, 128, 128), (192, 192), (192, 192, 256, 384), (256, 256, 256))
+WIDTHS = InceptionResnetWidths((32, 32), (128, 128, 128), (192, 192), (192, 192, 256, 384), (256, 256, 256))
 
 
 class InceptionResnetV1(InceptionResnet):
@@ -62,13 +62,13 @@ class InceptionResnetV1(InceptionResnet):
         super().__post_init__()
         checks.check_number("bottleneck", self.bottleneck, "a number of features, or 0 for none", self.bottleneck >= 0)
 
-    def own_counts(self) -> tuple[int, int, int]:
+    def default_counts(self) -> tuple[int, int, int]:
         """Figure 15."""
         return (5, 10, 5)
 
     def blocks(self) -> dict[str, Block]:
         """The trunk (Figure 15) at stride 32."""
-        block35s, block17s, block8s = self.counts()
+        block35s, block17s, block8s = self.block_counts()
         return {
             **STEM_V1,
             **repeated("block35", block35(WIDTHS), block35s),
@@ -78,13 +78,13 @@ class InceptionResnetV1(InceptionResnet):
             **repeated("block8", block8(WIDTHS), block8s + self.extra_block8),
         }
 
-    def linear_block(self) -> str | None:
+    def block_without_relu(self) -> str | None:
         """The block without ReLU."""
-        return f"block8_{self.counts()[2] + 1}" if self.extra_block8 else None
+        return f"block8_{self.block_counts()[2] + 1}" if self.extra_block8 else None
 
     def slim_names(self, ends: Mapping[str, jax.Array]) -> flax.core.FrozenDict:
         """facenet names the last block of each kind, too; its Mixed_8b is the block without ReLU."""
-        block35s, block17s, block8s = self.counts()
+        block35s, block17s, block8s = self.block_counts()
         names = {
             "Mixed_5a": f"block35_{block35s}",
             "Mixed_6b": f"block17_{block17s}",
@@ -114,20 +114,20 @@ class InceptionResnetV1(InceptionResnet):
         """
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_resnet_v1")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
-        style = self.style(slim_variance_scaling, slim_xavier)
-        x, ends, aux_logits = self.run_trunk(images.astype(self.dtype), train, style)
+        options = self.layer_options(slim_variance_scaling, slim_xavier)
+        x, ends, aux_logits = self.run_trunk(images.astype(self.dtype), train, options)
         x = ends["global_pool"] = global_avg_pool(x)
         x = dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE)
         if self.bottleneck:
             layer = Linear(
                 self.bottleneck,
-                style.linear_init,
-                style.bias if style.batch_norm is None else None,
-                style.dtype,
-                style.param_dtype,
-                style.batch_norm,
+                options.linear_init,
+                options.bias if options.batch_norm is None else None,
+                options.dtype,
+                options.param_dtype,
+                options.batch_norm,
                 name="bottleneck",
             )
             x = ends["embedding"] = layer(x, train=train)
-        logits = classifier(self.num_classes, style)(x)
+        logits = classifier(self.num_classes, options)(x)
         return InceptionOutput(logits, aux_logits, ends, self.slim_names(ends))

@@ -21,7 +21,7 @@ from inception_jax.models.inception_resnet import (
     MIN_IMAGE_SIZE,
     STEM,
     InceptionResnet,
-    Widths,
+    InceptionResnetWidths,
     block8,
     block17,
     block35,
@@ -51,7 +51,7 @@ STEM_V4: dict[str, Block] = {
     "mixed_5a": MIXED_5A,
 }
 # Figures 16 to 19, and the row of Table 1.
-WIDTHS = Widths((48, 64), (192, 160, 192), (224, 256), (256, 256, 384, 384), (288, 288, 320))
+WIDTHS = InceptionResnetWidths((48, 64), (192, 160, 192), (224, 256), (256, 256, 384, 384), (288, 288, 320))
 
 
 class InceptionResnetV2(InceptionResnet):
@@ -74,13 +74,13 @@ class InceptionResnetV2(InceptionResnet):
         super().__post_init__()
         checks.check_choice("form", self.form, ("code", "paper"))
 
-    def own_counts(self) -> tuple[int, int, int]:
+    def default_counts(self) -> tuple[int, int, int]:
         """slim's, or Figure 15."""
         return (10, 20, 10) if self.form == "code" else (5, 10, 5)
 
     def blocks(self) -> dict[str, Block]:
         """The trunk at stride 32: slim's inception_resnet_v2_base, or Figure 15."""
-        block35s, block17s, block8s = self.counts()
+        block35s, block17s, block8s = self.block_counts()
         code = self.form == "code"
         blocks = {
             **(STEM_V2 if code else STEM_V4),
@@ -93,9 +93,9 @@ class InceptionResnetV2(InceptionResnet):
         }
         return {name: _same(block) for name, block in blocks.items()} if self.align_feature_maps else blocks
 
-    def linear_block(self) -> str | None:
+    def block_without_relu(self) -> str | None:
         """The block without ReLU."""
-        return f"block8_{self.counts()[2]}" if self.form == "code" else None
+        return f"block8_{self.block_counts()[2]}" if self.form == "code" else None
 
     @nn.compact
     def __call__(
@@ -118,10 +118,10 @@ class InceptionResnetV2(InceptionResnet):
         """
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_resnet_v2")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
-        style = self.style(slim_variance_scaling, slim_xavier)
-        x, ends, aux_logits = self.run_trunk(images.astype(self.dtype), train, style)
+        options = self.layer_options(slim_variance_scaling, slim_xavier)
+        x, ends, aux_logits = self.run_trunk(images.astype(self.dtype), train, options)
         x = ends["global_pool"] = global_avg_pool(x)
-        logits = classifier(self.num_classes, style)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
+        logits = classifier(self.num_classes, options)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
         return InceptionOutput(logits, aux_logits, ends, self.slim_names(ends))
 
 

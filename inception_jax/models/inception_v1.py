@@ -16,11 +16,11 @@ import flax.linen as nn
 import jax
 
 from inception_jax.models import checks
-from inception_jax.models.base import Network
+from inception_jax.models.base import BaseNetwork
 from inception_jax.models.blocks import Branch, Conv, MaxPool, Mixed
 from inception_jax.models.heads import AUX_SITES, CLASSIFIER_SITE, AuxHeadV1, classifier, dropout
 from inception_jax.models.initialization import caffe_xavier, slim_variance_scaling
-from inception_jax.models.layers import ConvUnit, Style
+from inception_jax.models.layers import ConvUnit, LayerOptions
 from inception_jax.models.lrn import local_response_norm
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
@@ -29,7 +29,7 @@ MIN_IMAGE_SIZE = 32  # five halvings leave one pixel
 CONV_BIAS = 0.2  # bvlc_googlenet: every bias_filler but the classifiers', which is 0
 
 
-class Widths(NamedTuple):
+class GoogLeNetWidths(NamedTuple):
     """Filters of one Inception module: a row of Table 1."""
 
     conv_1x1: int
@@ -42,15 +42,15 @@ class Widths(NamedTuple):
 
 # Table 1 of arXiv:1409.4842: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.
 MODULES = {
-    "3a": Widths(64, 96, 128, 16, 32, 32),
-    "3b": Widths(128, 128, 192, 32, 96, 64),
-    "4a": Widths(192, 96, 208, 16, 48, 64),
-    "4b": Widths(160, 112, 224, 24, 64, 64),
-    "4c": Widths(128, 128, 256, 24, 64, 64),
-    "4d": Widths(112, 144, 288, 32, 64, 64),
-    "4e": Widths(256, 160, 320, 32, 128, 128),
-    "5a": Widths(256, 160, 320, 32, 128, 128),
-    "5b": Widths(384, 192, 384, 48, 128, 128),
+    "3a": GoogLeNetWidths(64, 96, 128, 16, 32, 32),
+    "3b": GoogLeNetWidths(128, 128, 192, 32, 96, 64),
+    "4a": GoogLeNetWidths(192, 96, 208, 16, 48, 64),
+    "4b": GoogLeNetWidths(160, 112, 224, 24, 64, 64),
+    "4c": GoogLeNetWidths(128, 128, 256, 24, 64, 64),
+    "4d": GoogLeNetWidths(112, 144, 288, 32, 64, 64),
+    "4e": GoogLeNetWidths(256, 160, 320, 32, 128, 128),
+    "5a": GoogLeNetWidths(256, 160, 320, 32, 128, 128),
+    "5b": GoogLeNetWidths(384, 192, 384, 48, 128, 128),
 }
 # Google's released graph (inception5h, tensorflow_inception_graph.pb) has two other numbers. With them 4a gives 508
 # channels, and the "ops" that the paper prints for 4a, 4b and 5a come out: the table was made of this network.
@@ -65,7 +65,7 @@ POOLED = ("3b", "4e")  # modules followed by pool3 and pool4
 # What the paper prints in the columns "params" (thousands) and "ops" (millions). They do not all follow from its own
 # filter columns: conv1's are those of a separable convolution, and the ops of 4a and 5a those of 204 and 48 filters
 # where it prints 208 and 32.
-PRINTED = {
+PAPER_PARAMS_AND_OPS = {
     "conv1": (2.7, 34), "conv2": (112, 360), "inception_3a": (159, 128), "inception_3b": (380, 304),
     "inception_4a": (364, 73), "inception_4b": (437, 88), "inception_4c": (463, 100), "inception_4d": (580, 119),
     "inception_4e": (840, 170), "inception_5a": (1072, 54), "inception_5b": (1388, 71), "classifier": (1000, 1),
@@ -96,7 +96,7 @@ SLIM_NAMES = flax.core.FrozenDict(
 )
 
 
-def reduced_module(widths: Widths, five_by_five: int) -> tuple[Branch, ...]:
+def reduced_module(widths: GoogLeNetWidths, five_by_five: int) -> tuple[Branch, ...]:
     """Figure 2(b): 1x1 reductions before the 3x3 and 5x5 convolutions, and a projection after the pool."""
     five = (five_by_five, five_by_five)
     return (
@@ -107,7 +107,7 @@ def reduced_module(widths: Widths, five_by_five: int) -> tuple[Branch, ...]:
     )
 
 
-def naive_module(widths: Widths, five_by_five: int) -> tuple[Branch, ...]:
+def naive_module(widths: GoogLeNetWidths, five_by_five: int) -> tuple[Branch, ...]:
     """Figure 2(a): no 1x1 reduction, and the pool passes all its channels on: maps grow from module to module."""
     return (
         (Conv("conv_1x1", widths.conv_1x1, (1, 1)),),
@@ -117,10 +117,10 @@ def naive_module(widths: Widths, five_by_five: int) -> tuple[Branch, ...]:
     )
 
 
-class InceptionV1(Network):
+class InceptionV1(BaseNetwork):
     """GoogLeNet; with `batch_norm=True, lrn=False` its batch-normalised form.
 
-    Attributes (beside those of `Network`):
+    Attributes (beside those of `BaseNetwork`):
       aux_dropout_rate: dropout inside the auxiliary heads.
       table: "paper" (Table 1) or "inception5h" (Google's released graph, which differs in two numbers).
       modules: other filters than the table's, module by module; None: the table's.
@@ -142,7 +142,7 @@ class InceptionV1(Network):
     dropout_rate: float = 0.4
     aux_dropout_rate: float = 0.7
     table: str = "paper"
-    modules: Mapping[str, Widths] | None = None
+    modules: Mapping[str, GoogLeNetWidths] | None = None
     module: str = "reduced"
     conv2_reduce: bool = True
     five_by_five: int = 5
@@ -172,11 +172,11 @@ class InceptionV1(Network):
         if not (self.aux_heads and self.num_classes):
             self.check_unused("there are no auxiliary heads", "aux_dropout_rate")
         if self.modules is not None:
-            checks.check_modules(self.modules, MODULES, len(Widths._fields))
+            checks.check_modules(self.modules, MODULES, len(GoogLeNetWidths._fields))
             self.check_unused("modules are given", "table")
 
     @property
-    def widths(self) -> Mapping[str, Widths]:
+    def widths(self) -> Mapping[str, GoogLeNetWidths]:
         """Filters of every module, in order."""
         return TABLES[self.table] if self.modules is None else self.modules
 
@@ -203,35 +203,37 @@ class InceptionV1(Network):
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         # With batch norm the scale of a kernel is free; slim's variance scaling starts every map at variance one.
         init = slim_variance_scaling if self.batch_norm else caffe_xavier
-        style = self.style(init, caffe_xavier, 0.0 if self.batch_norm else CONV_BIAS)
+        options = self.layer_options(init, caffe_xavier, 0.0 if self.batch_norm else CONV_BIAS)
         ends: dict[str, jax.Array] = {}
-        x = self._stem(images.astype(self.dtype), style, train, ends)
+        x = self._stem(images.astype(self.dtype), options, train, ends)
         aux_logits = []
         build = {"reduced": reduced_module, "naive": naive_module}[self.module]
         for module, widths in self.widths.items():
             name = f"inception_{module}"
-            x = ends[name] = Mixed(build(Widths(*widths), self.five_by_five), style, name=name)(x, train=train)
+            branches = build(GoogLeNetWidths(*widths), self.five_by_five)
+            x = ends[name] = Mixed(branches, options, name=name)(x, train=train)
             head = AUX_HEADS.get(module)
             if head and self.runs_heads(train):
-                aux = AuxHeadV1(self.num_classes, self.aux_dropout_rate, style, self.aux_pool == "adaptive", name=head)
+                adaptive = self.aux_pool == "adaptive"
+                aux = AuxHeadV1(self.num_classes, self.aux_dropout_rate, options, adaptive, name=head)
                 aux_logits.append(aux(x, train=train, example_keys=keys, site=AUX_SITES[len(aux_logits)]))
             if module in POOLED:
                 pool = f"pool{3 + POOLED.index(module)}"
                 x = ends[pool] = self._pool(x, self.pool4_window if pool == "pool4" else 3)
         x = ends["pool5"] = global_avg_pool(x)
-        logits = classifier(self.num_classes, style)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
+        logits = classifier(self.num_classes, options)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
         return InceptionOutput(logits, tuple(aux_logits) if train else (), ends, SLIM_NAMES)
 
-    def _stem(self, x: jax.Array, style: Style, train: bool, ends: dict[str, jax.Array]) -> jax.Array:
+    def _stem(self, x: jax.Array, options: LayerOptions, train: bool, ends: dict[str, jax.Array]) -> jax.Array:
         """conv1 to pool2: [B, H, W, 3] to [B, H/8, W/8, 192]; writes its endpoints into `ends`."""
         padding = 3 if self.conv1_padding == "caffe" else "SAME"
-        x = ends["conv1"] = ConvUnit(64, (7, 7), style, 2, padding, name="conv1")(x, train=train)
+        x = ends["conv1"] = ConvUnit(64, (7, 7), options, 2, padding, name="conv1")(x, train=train)
         x = ends["pool1"] = self._pool(x, 3)
         if self.lrn:
             x = ends["norm1"] = self._normalise(x)
         if self.conv2_reduce:
-            x = ends["conv2_reduce"] = ConvUnit(64, (1, 1), style, name="conv2_reduce")(x, train=train)
-        x = ends["conv2"] = ConvUnit(192, (3, 3), style, name="conv2")(x, train=train)
+            x = ends["conv2_reduce"] = ConvUnit(64, (1, 1), options, name="conv2_reduce")(x, train=train)
+        x = ends["conv2"] = ConvUnit(192, (3, 3), options, name="conv2")(x, train=train)
         if self.lrn:
             x = ends["norm2"] = self._normalise(x)
         x = ends["pool2"] = self._pool(x, 3)

@@ -21,18 +21,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models import checks
-from inception_jax.models.base import Network
+from inception_jax.models.base import BaseNetwork
 from inception_jax.models.blocks import AvgPool, Branch, Conv, MaxPool, Mixed
 from inception_jax.models.heads import CLASSIFIER_SITE, AuxHeadV2, classifier, dropout
 from inception_jax.models.initialization import TruncatedNormal, slim_variance_scaling
-from inception_jax.models.layers import ConvUnit, SeparableConvUnit, Style
+from inception_jax.models.layers import ConvUnit, LayerOptions, SeparableConvUnit
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 
 MIN_IMAGE_SIZE = 32  # five halvings leave one pixel
 
 
-class Widths(NamedTuple):
+class InceptionV2Widths(NamedTuple):
     """Filters of one module: a row of Figure 5. Without a 1x1 branch and a projection the module halves the map."""
 
     conv_1x1: int
@@ -45,16 +45,16 @@ class Widths(NamedTuple):
 
 # Figure 5 of arXiv:1502.03167: #1x1, #3x3 reduce, #3x3, double #3x3 reduce, double #3x3, pool proj.
 PAPER_MODULES = {
-    "3a": Widths(64, 64, 64, 64, 96, 32),
-    "3b": Widths(64, 64, 96, 64, 96, 64),
-    "3c": Widths(0, 128, 160, 64, 96, 0),
-    "4a": Widths(224, 64, 96, 96, 128, 128),
-    "4b": Widths(192, 96, 128, 96, 128, 128),
-    "4c": Widths(160, 128, 160, 128, 160, 128),
-    "4d": Widths(96, 128, 192, 160, 192, 128),
-    "4e": Widths(0, 128, 192, 192, 256, 0),
-    "5a": Widths(352, 192, 320, 160, 224, 128),
-    "5b": Widths(352, 192, 320, 192, 224, 128),
+    "3a": InceptionV2Widths(64, 64, 64, 64, 96, 32),
+    "3b": InceptionV2Widths(64, 64, 96, 64, 96, 64),
+    "3c": InceptionV2Widths(0, 128, 160, 64, 96, 0),
+    "4a": InceptionV2Widths(224, 64, 96, 96, 128, 128),
+    "4b": InceptionV2Widths(192, 96, 128, 96, 128, 128),
+    "4c": InceptionV2Widths(160, 128, 160, 128, 160, 128),
+    "4d": InceptionV2Widths(96, 128, 192, 160, 192, 128),
+    "4e": InceptionV2Widths(0, 128, 192, 192, 256, 0),
+    "5a": InceptionV2Widths(352, 192, 320, 160, 224, 128),
+    "5b": InceptionV2Widths(352, 192, 320, 192, 224, 128),
 }
 TABLES = {
     "code": PAPER_MODULES
@@ -103,7 +103,7 @@ class CeilPoolBesideConv(MaxPool):
         return super().__call__(lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges))
 
 
-def inception(widths: Widths, pool: AvgPool | MaxPool) -> tuple[Branch, ...]:
+def inception(widths: InceptionV2Widths, pool: AvgPool | MaxPool) -> tuple[Branch, ...]:
     """A module that keeps the map's size: the 5x5 of GoogLeNet as two 3x3."""
     return (
         (Conv("conv_1x1", widths.conv_1x1, (1, 1)),),
@@ -112,12 +112,12 @@ def inception(widths: Widths, pool: AvgPool | MaxPool) -> tuple[Branch, ...]:
     )
 
 
-def reduction(widths: Widths, padding: str | int, pool: MaxPool) -> tuple[Branch, ...]:
+def reduction(widths: InceptionV2Widths, padding: str | int, pool: MaxPool) -> tuple[Branch, ...]:
     """A module that halves the map: no 1x1 branch, and the pool passes all its channels on."""
     return (*_convolutions(widths, 2, padding), (pool,))
 
 
-def _convolutions(widths: Widths, stride: int, padding: str | int) -> tuple[Branch, Branch]:
+def _convolutions(widths: InceptionV2Widths, stride: int, padding: str | int) -> tuple[Branch, Branch]:
     return (
         (
             Conv("conv_3x3_reduce", widths.conv_3x3_reduce, (1, 1), init=REDUCE_INIT),
@@ -131,7 +131,7 @@ def _convolutions(widths: Widths, stride: int, padding: str | int) -> tuple[Bran
     )
 
 
-class InceptionV2(Network):
+class InceptionV2(BaseNetwork):
     """BN-Inception. The defaults are slim's, but for batch norm in the stem and its factor.
 
     slim's own network is `stem_batch_norm=False, bn_scale=False, aux_heads=False` (11,178,336 parameters). The paper
@@ -140,7 +140,7 @@ class InceptionV2(Network):
     reduction_padding="caffe", pool_rounding="caffe", aux_heads=False` (11,295,240); caffe-googlenet-bn is
     `stem="dense", count_include_pad=True` with the same three paddings (11,194,984 and its heads).
 
-    Attributes (beside those of `Network`):
+    Attributes (beside those of `BaseNetwork`):
       table: "code" (576 channels) or "paper" (608).
       modules: other filters than the table's, module by module; None: the table's.
       stem: "separable" (7x7 depthwise, 8 maps of each colour, then 1x1 to 64; the paper's appendix) or "dense" (7x7).
@@ -157,7 +157,7 @@ class InceptionV2(Network):
 
     dropout_rate: float = 0.2
     table: str = "code"
-    modules: Mapping[str, Widths] | None = None
+    modules: Mapping[str, InceptionV2Widths] | None = None
     stem: str = "separable"
     stem_batch_norm: bool = True
     conv_bias: bool = False
@@ -173,7 +173,7 @@ class InceptionV2(Network):
         for field in ("conv1_padding", "reduction_padding", "pool_rounding"):
             checks.check_choice(field, getattr(self, field), ("same", "caffe"))
         if self.modules is not None:
-            checks.check_modules(self.modules, PAPER_MODULES, len(Widths._fields))
+            checks.check_modules(self.modules, PAPER_MODULES, len(InceptionV2Widths._fields))
             self.check_unused("modules are given", "table")
         if not self.batch_norm:
             self.check_unused("there is no batch norm", "stem_batch_norm", "conv_bias")
@@ -199,42 +199,43 @@ class InceptionV2(Network):
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_v2")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         # slim's classifier is a 1x1 convolution, and starts as one.
-        style = self.style(slim_variance_scaling, slim_variance_scaling, conv_bias=self.conv_bias)
+        options = self.layer_options(slim_variance_scaling, slim_variance_scaling, conv_bias=self.conv_bias)
         ends: dict[str, jax.Array] = {}
-        x = self._stem(images.astype(self.dtype), style, train, ends)
+        x = self._stem(images.astype(self.dtype), options, train, ends)
         aux_logits = []
         for module, widths in (TABLES[self.table] if self.modules is None else self.modules).items():
             name = f"inception_{module}"
-            x = ends[name] = Mixed(self._branches(module, Widths(*widths)), style, name=name)(x, train=train)
+            branches = self._branches(module, InceptionV2Widths(*widths))
+            x = ends[name] = Mixed(branches, options, name=name)(x, train=train)
             if module in AUX_HEADS and self.runs_heads(train):
                 head, side = AUX_HEADS[module]
-                aux_logits.append(AuxHeadV2(self.num_classes, side, style, name=head)(x, train=train))
+                aux_logits.append(AuxHeadV2(self.num_classes, side, options, name=head)(x, train=train))
         x = ends["global_pool"] = global_avg_pool(x)
-        logits = classifier(self.num_classes, style)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
+        logits = classifier(self.num_classes, options)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
         return InceptionOutput(logits, tuple(aux_logits) if train else (), ends, SLIM_NAMES)
 
-    def _stem(self, x: jax.Array, style: Style, train: bool, ends: dict[str, jax.Array]) -> jax.Array:
+    def _stem(self, x: jax.Array, options: LayerOptions, train: bool, ends: dict[str, jax.Array]) -> jax.Array:
         """conv1 to pool2: [B, H, W, 3] to [B, H/8, W/8, 192]; writes its endpoints into `ends`."""
         padding = 3 if self.conv1_padding == "caffe" else "SAME"
         arguments = {"padding": padding, "normalise": self.stem_batch_norm, "name": "conv1"}
         if self.stem == "dense":
-            conv1 = ConvUnit(64, (7, 7), style, 2, kernel_init=STEM_INIT, **arguments)
+            conv1 = ConvUnit(64, (7, 7), options, 2, kernel_init=STEM_INIT, **arguments)
         else:
             # slim's rule: no more maps between the two convolutions than come out of the second.
-            maps = max(1, min(style.width(64) // 3, 8))
+            maps = max(1, min(options.width(64) // 3, 8))
             conv1 = SeparableConvUnit(
-                64, (7, 7), style, 2, multiplier=maps, depthwise_init=STEM_INIT, pointwise_init=STEM_INIT, **arguments
+                64, (7, 7), options, 2, multiplier=maps, depthwise_init=STEM_INIT, pointwise_init=STEM_INIT, **arguments
             )
         x = ends["conv1"] = conv1(x, train=train)
         pool = MaxPool(3, 2, "CEIL" if self.pool_rounding == "caffe" else "SAME")
         x = ends["pool1"] = pool(x)
-        reduce = ConvUnit(64, (1, 1), style, kernel_init=PROJECTION_INIT, name="conv2_reduce")
+        reduce = ConvUnit(64, (1, 1), options, kernel_init=PROJECTION_INIT, name="conv2_reduce")
         x = ends["conv2_reduce"] = reduce(x, train=train)
-        x = ends["conv2"] = ConvUnit(192, (3, 3), style, name="conv2")(x, train=train)
+        x = ends["conv2"] = ConvUnit(192, (3, 3), options, name="conv2")(x, train=train)
         x = ends["pool2"] = pool(x)
         return x
 
-    def _branches(self, module: str, widths: Widths) -> tuple[Branch, ...]:
+    def _branches(self, module: str, widths: InceptionV2Widths) -> tuple[Branch, ...]:
         if widths.conv_1x1 and widths.pool_proj:
             average = AvgPool(3, 1, "SAME", self.count_include_pad)
             return inception(widths, MaxPool(3, 1, "SAME") if module == MAX_POOLED else average)

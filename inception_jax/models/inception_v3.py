@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax
 
 from inception_jax.models import checks
-from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, ordinary_pixels
-from inception_jax.models.base import Network
-from inception_jax.models.blocks import AvgPool, Block, Branch, Conv, MaxPool, Split, run_block
+from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, stride_32_pixels
+from inception_jax.models.base import BaseNetwork
+from inception_jax.models.blocks import AvgPool, Block, Branch, Conv, MaxPool, ParallelConvs, run_block
 from inception_jax.models.heads import CLASSIFIER_SITE, AuxHeadV4, classifier, dropout
 from inception_jax.models.initialization import TruncatedNormal, slim_variance_scaling
 from inception_jax.models.outputs import InceptionOutput
@@ -88,12 +88,12 @@ def inception_c(pool: AvgPool | MaxPool) -> tuple[Branch, ...]:
         (Conv("conv_1x1", 320, (1, 1)),),
         (
             Conv("conv_3x3_reduce", 384, (1, 1)),
-            Split((Conv("conv_1x3", 384, (1, 3)), Conv("conv_3x1", 384, (3, 1)))),
+            ParallelConvs((Conv("conv_1x3", 384, (1, 3)), Conv("conv_3x1", 384, (3, 1)))),
         ),
         (
             Conv("double_3x3_reduce", 448, (1, 1)),
             Conv("double_3x3", 384, (3, 3)),
-            Split((Conv("double_1x3", 384, (1, 3)), Conv("double_3x1", 384, (3, 1)))),
+            ParallelConvs((Conv("double_1x3", 384, (1, 3)), Conv("double_3x1", 384, (3, 1)))),
         ),
         (pool, Conv("pool_proj", 192, (1, 1))),
     )
@@ -142,7 +142,7 @@ SLIM_NAMES = flax.core.FrozenDict(
 )
 
 
-class InceptionV3(Network):
+class InceptionV3(BaseNetwork):
     """Inception-v3. The defaults are slim's: dropout keep 0.8, batch norm with epsilon 0.001 and decay 0.9997.
 
     One switch differs: `bn_scale=True` gives every batch norm a factor beside its shift, as torchvision and timm have
@@ -153,7 +153,7 @@ class InceptionV3(Network):
     `last_pool="max", num_classes=1008, aux_heads=False`; it is measured on the endpoints maxpool_3a (64 channels),
     maxpool_5a (192), mixed_6e (768) and global_pool (2048).
 
-    Attributes (beside those of `Network`):
+    Attributes (beside those of `BaseNetwork`):
       count_include_pad: whether the modules' average pools divide by 9 at the border too, counting the padding, as
         torchvision's and timm's do; TensorFlow's divide by the pixels inside the map.
       last_pool: "avg", or "max" in the last module, mixed_7c, alone, as in the network of the FID.
@@ -193,15 +193,15 @@ class InceptionV3(Network):
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_v3")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         # slim's classifier is a 1x1 convolution, and starts as one.
-        style = self.style(slim_variance_scaling, slim_variance_scaling)
+        options = self.layer_options(slim_variance_scaling, slim_variance_scaling)
         ends: dict[str, jax.Array] = {}
         aux_logits = []
         x = images.astype(self.dtype)
         for name, block in atrous(blocks(self.count_include_pad, self.last_pool), self.output_stride).items():
-            x = ends[name] = run_block(name, block, style, x, train)
+            x = ends[name] = run_block(name, block, options, x, train)
             if name == AUX_HEAD[0] and self.runs_heads(train):
-                head = AuxHeadV4(self.num_classes, style, AUX_CONV_INIT, AUX_CLASSIFIER_INIT, name=AUX_HEAD[1])
-                aux_logits.append(head(ordinary_pixels(x, AUX_STRIDE, self.output_stride), train=train))
+                head = AuxHeadV4(self.num_classes, options, AUX_CONV_INIT, AUX_CLASSIFIER_INIT, name=AUX_HEAD[1])
+                aux_logits.append(head(stride_32_pixels(x, AUX_STRIDE, self.output_stride), train=train))
         x = ends["global_pool"] = global_avg_pool(x)
-        logits = classifier(self.num_classes, style)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
+        logits = classifier(self.num_classes, options)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
         return InceptionOutput(logits, tuple(aux_logits) if train else (), ends, SLIM_NAMES)

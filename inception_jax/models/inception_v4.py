@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax
 
 from inception_jax.models import checks
-from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, ordinary_pixels
-from inception_jax.models.base import Network
-from inception_jax.models.blocks import AvgPool, Branch, Conv, MaxPool, Split, run_block
+from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, stride_32_pixels
+from inception_jax.models.base import BaseNetwork
+from inception_jax.models.blocks import AvgPool, Branch, Conv, MaxPool, ParallelConvs, run_block
 from inception_jax.models.heads import CLASSIFIER_SITE, AuxHeadV4, classifier, dropout
 from inception_jax.models.initialization import slim_variance_scaling, slim_xavier
 from inception_jax.models.outputs import InceptionOutput
@@ -96,13 +96,13 @@ INCEPTION_C: tuple[Branch, ...] = (
     (Conv("conv_1x1", 256, (1, 1)),),
     (
         Conv("conv_3x3_reduce", 384, (1, 1)),
-        Split((Conv("conv_1x3", 256, (1, 3)), Conv("conv_3x1", 256, (3, 1)))),
+        ParallelConvs((Conv("conv_1x3", 256, (1, 3)), Conv("conv_3x1", 256, (3, 1)))),
     ),
     (
         Conv("double_3x3_reduce", 384, (1, 1)),
         Conv("double_3x1_1", 448, (3, 1)),
         Conv("double_1x3_1", 512, (1, 3)),
-        Split((Conv("double_1x3_2", 256, (1, 3)), Conv("double_3x1_2", 256, (3, 1)))),
+        ParallelConvs((Conv("double_1x3_2", 256, (1, 3)), Conv("double_3x1_2", 256, (3, 1)))),
     ),
     (AvgPool(3, 1, "SAME"), Conv("pool_proj", 256, (1, 1))),
 )
@@ -128,7 +128,7 @@ SLIM_NAMES = flax.core.FrozenDict(
 )
 
 
-class InceptionV4(Network):
+class InceptionV4(BaseNetwork):
     """Inception-v4. The defaults are slim's: dropout keep 0.8, batch norm with epsilon 0.001 and decay 0.9997.
 
     One switch differs: `bn_scale=True` gives every batch norm a factor beside its shift, as the ports of the weights
@@ -136,7 +136,7 @@ class InceptionV4(Network):
     statistics move slowly: for runs of fewer than some 10,000 steps lower `bn_momentum`. Average pools do not count
     padding.
 
-    Attributes (beside those of `Network`):
+    Attributes (beside those of `BaseNetwork`):
       output_stride: 32, or 16 or 8: see atrous.py. The auxiliary head reads the ordinary network's pixels all the same;
         the global pool takes the mean over all that there are.
     """
@@ -168,15 +168,15 @@ class InceptionV4(Network):
         """
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_v4")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
-        style = self.style(slim_variance_scaling, slim_xavier)
+        options = self.layer_options(slim_variance_scaling, slim_xavier)
         ends: dict[str, jax.Array] = {}
         aux_logits = []
         x = images.astype(self.dtype)
         for name, block in atrous(STEM | MODULES, self.output_stride).items():
-            x = ends[name] = run_block(name, block, style, x, train)
+            x = ends[name] = run_block(name, block, options, x, train)
             if name == AUX_HEAD[0] and self.runs_heads(train):
-                head = AuxHeadV4(self.num_classes, style, name=AUX_HEAD[1])
-                aux_logits.append(head(ordinary_pixels(x, AUX_STRIDE, self.output_stride), train=train))
+                head = AuxHeadV4(self.num_classes, options, name=AUX_HEAD[1])
+                aux_logits.append(head(stride_32_pixels(x, AUX_STRIDE, self.output_stride), train=train))
         x = ends["global_pool"] = global_avg_pool(x)
-        logits = classifier(self.num_classes, style)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
+        logits = classifier(self.num_classes, options)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
         return InceptionOutput(logits, tuple(aux_logits) if train else (), ends, SLIM_NAMES)

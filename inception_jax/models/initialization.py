@@ -183,7 +183,7 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[st
       ModelError: the image is smaller than the network's minimum.
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    with parameters.recording() as declarations:
+    with parameters.record_declarations() as declarations:
         # A fresh function each time: a trace that JAX had kept would declare nothing.
         jax.eval_shape(lambda key, images: model.init(key, images), key, images)
 

@@ -1,4 +1,4 @@
-"""The layers of every Inception network: convolution units and a linear layer, in the style of their network."""
+"""The layers of every Inception network: convolution units and a linear layer, with the options of their network."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from inception_jax.models.convolution import conv2d
 from inception_jax.models.depthwise import depthwise_conv2d
 from inception_jax.models.initialization import Constant
-from inception_jax.models.normalization import BatchNorm, BatchNormStyle
+from inception_jax.models.normalization import BatchNorm, BatchNormOptions
 from inception_jax.models.parameters import Initializer, parameter
 
 
 @dataclasses.dataclass(frozen=True)
-class Style:
+class LayerOptions:
     """What all layers of one network have in common.
 
     Attributes:
@@ -35,7 +35,7 @@ class Style:
     kernel_init: Initializer
     linear_init: Initializer
     bias: float = 0.0
-    batch_norm: BatchNormStyle | None = None
+    batch_norm: BatchNormOptions | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     width_multiplier: float = 1.0
@@ -56,21 +56,21 @@ def scaled_width(features: int, multiplier: float, minimum: int) -> int:
 class ConvUnit(nn.Module):
     """Convolution, then bias or batch norm, then ReLU: every dense convolution of every network here.
 
-    Parameters: `kernel` [height, width, in, out], and `bias` [out] or `bn/{scale,bias}` (both under `style.conv_bias`).
+    Parameters: `kernel` [height, width, in, out], and `bias` [out] or `bn/{scale,bias}` (both with `conv_bias`).
 
     Attributes:
-      features: output channels of the paper's network, before `style.width_multiplier`.
+      features: output channels of the paper's network, before `options.width_multiplier`.
       kernel_size: (height, width) in pixels.
       padding: "SAME", "VALID", or pixels on every side.
       dilation: pixels from one tap of the kernel to the next.
-      normalise: whether batch norm follows where the style has it; otherwise a bias does.
+      normalise: whether batch norm follows where `options` has it; otherwise a bias does.
       relu: whether a ReLU follows.
-      kernel_init: of the kernel; None: the style's.
+      kernel_init: of the kernel; None: that of `options`.
     """
 
     features: int
     kernel_size: tuple[int, int]
-    style: Style
+    options: LayerOptions
     strides: int = 1
     padding: str | int = "SAME"
     dilation: int = 1
@@ -80,7 +80,7 @@ class ConvUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, average: Callable[..., jax.Array] | None = None) -> jax.Array:
-        """[B, H, W, C] to [B, H', W', features] in the style's dtype.
+        """[B, H, W, C] to [B, H', W', features] in `options.dtype`.
 
         Args:
           x: the input.
@@ -88,10 +88,10 @@ class ConvUnit(nn.Module):
           average: an average pool that the definition puts before this 1x1 convolution. Both are linear and one works
             on pixels, the other on channels, so the order is free; after it there are fewer channels to pool.
         """
-        style = self.style
-        shape = (*self.kernel_size, x.shape[-1], style.width(self.features))
-        kernel = parameter(self, "kernel", self.kernel_init or style.kernel_init, shape, style.param_dtype)
-        x = conv2d(x.astype(style.dtype), kernel.astype(style.dtype), self.strides, self.padding, self.dilation)
+        options = self.options
+        shape = (*self.kernel_size, x.shape[-1], options.width(self.features))
+        kernel = parameter(self, "kernel", self.kernel_init or options.kernel_init, shape, options.param_dtype)
+        x = conv2d(x.astype(options.dtype), kernel.astype(options.dtype), self.strides, self.padding, self.dilation)
         if average is not None:
             x = average(x)
         return _finish(self, x, train)
@@ -103,15 +103,15 @@ class SeparableConvUnit(nn.Module):
     Parameters: `depthwise_kernel` [height, width, in, multiplier], `pointwise_kernel` [1, 1, in * multiplier, out].
 
     Attributes:
-      features, kernel_size, style, strides, padding, dilation, normalise, relu: as of `ConvUnit`; stride, padding and
+      features, kernel_size, options, strides, padding, dilation, normalise, relu: as of `ConvUnit`; stride, padding and
         dilation are the depthwise convolution's.
       multiplier: channels that the depthwise convolution makes of each input channel.
-      depthwise_init, pointwise_init: of the kernels; None: the style's.
+      depthwise_init, pointwise_init: of the kernels; None: that of `options`.
     """
 
     features: int
     kernel_size: tuple[int, int]
-    style: Style
+    options: LayerOptions
     strides: int = 1
     padding: str | int = "SAME"
     dilation: int = 1
@@ -123,35 +123,35 @@ class SeparableConvUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[B, H, W, C] to [B, H', W', features] in the style's dtype."""
-        style, channels = self.style, x.shape[-1]
+        """[B, H, W, C] to [B, H', W', features] in `options.dtype`."""
+        options, channels = self.options, x.shape[-1]
         depthwise = parameter(
             self,
             "depthwise_kernel",
-            self.depthwise_init or style.kernel_init,
+            self.depthwise_init or options.kernel_init,
             (*self.kernel_size, channels, self.multiplier),
-            style.param_dtype,
+            options.param_dtype,
         )
         pointwise = parameter(
             self,
             "pointwise_kernel",
-            self.pointwise_init or style.kernel_init,
-            (1, 1, channels * self.multiplier, style.width(self.features)),
-            style.param_dtype,
+            self.pointwise_init or options.kernel_init,
+            (1, 1, channels * self.multiplier, options.width(self.features)),
+            options.param_dtype,
         )
-        x = x.astype(style.dtype)
-        x = depthwise_conv2d(x, depthwise.astype(style.dtype), self.strides, self.padding, self.dilation)
-        return _finish(self, conv2d(x, pointwise.astype(style.dtype)), train)
+        x = x.astype(options.dtype)
+        x = depthwise_conv2d(x, depthwise.astype(options.dtype), self.strides, self.padding, self.dilation)
+        return _finish(self, conv2d(x, pointwise.astype(options.dtype)), train)
 
 
 def _finish(unit: ConvUnit | SeparableConvUnit, x: jax.Array, train: bool) -> jax.Array:
-    """What follows a unit's convolution: bias, batch norm, ReLU, as its style and switches say."""
-    style, normalised = unit.style, unit.normalise and unit.style.batch_norm is not None
-    if not normalised or style.conv_bias:
-        bias = parameter(unit, "bias", Constant(style.bias), x.shape[-1:], style.param_dtype)
-        x = x + bias.astype(style.dtype)
+    """What follows a unit's convolution: bias, batch norm, ReLU, as its options and switches say."""
+    options, normalised = unit.options, unit.normalise and unit.options.batch_norm is not None
+    if not normalised or options.conv_bias:
+        bias = parameter(unit, "bias", Constant(options.bias), x.shape[-1:], options.param_dtype)
+        x = x + bias.astype(options.dtype)
     if normalised:
-        x = BatchNorm(style.batch_norm, style.param_dtype, name="bn")(x, train=train)
+        x = BatchNorm(options.batch_norm, options.param_dtype, name="bn")(x, train=train)
     return nn.relu(x) if unit.relu else x
 
 
@@ -170,7 +170,7 @@ class Linear(nn.Module):
     bias: float | None = 0.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-    batch_norm: BatchNormStyle | None = None
+    batch_norm: BatchNormOptions | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -183,6 +183,6 @@ class Linear(nn.Module):
         return x if self.batch_norm is None else BatchNorm(self.batch_norm, self.param_dtype, name="bn")(x, train=train)
 
 
-def rematerialised(style: Style, run: Any, module: nn.Module, x: jax.Array) -> jax.Array:
-    """`run(module, x)`; under `style.remat` nothing of it but `x` and the output is kept for the gradient."""
-    return nn.remat(run)(module, x) if style.remat else run(module, x)
+def apply_remat(options: LayerOptions, run: Any, module: nn.Module, x: jax.Array) -> jax.Array:
+    """`run(module, x)`; under `options.remat` nothing of it but `x` and the output is kept for the gradient."""
+    return nn.remat(run)(module, x) if options.remat else run(module, x)

@@ -16,7 +16,7 @@ from inception_jax.models.parameters import parameter, statistic
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchNormStyle:
+class BatchNormOptions:
     """How a network normalises.
 
     Attributes:
@@ -48,11 +48,11 @@ class BatchNormStyle:
 class BatchNorm(nn.Module):
     """Normalises each channel by the batch in training, by running statistics otherwise.
 
-    Parameters `scale` (if the style has it) and `bias`; in the collection `batch_stats` `mean` and `var`. Statistics
+    Parameters `scale` (if `options` has it) and `bias`; in the collection `batch_stats` `mean` and `var`. Statistics
     and the normalisation itself are computed in at least float32, and in float64 for float64 inputs.
     """
 
-    style: BatchNormStyle
+    options: BatchNormOptions
     param_dtype: Any = jnp.float32
 
     @nn.compact
@@ -60,25 +60,25 @@ class BatchNorm(nn.Module):
         """Normalises `x` [B, ..., C] over all axes but the last; returns the same shape and dtype.
 
         Raises:
-          ModelError: the batch does not divide into groups of `style.group_size`.
+          ModelError: the batch does not divide into groups of `options.group_size`.
         """
-        style, channels = self.style, (x.shape[-1],)
+        options, channels = self.options, (x.shape[-1],)
         wide = at_least_float32(x.dtype)
         kept = at_least_float32(self.param_dtype)
         ones, zeros = Constant(1.0), Constant(0.0)
         running_mean = statistic(self, "mean", zeros, channels, kept)
         running_var = statistic(self, "var", ones, channels, kept)
-        if train and "/".join(self.path) not in style.frozen:
-            mean, var, count = _batch_statistics(x.astype(wide), None if self.is_initializing() else style)
+        if train and "/".join(self.path) not in options.frozen:
+            mean, var, count = _batch_statistics(x.astype(wide), None if self.is_initializing() else options)
             if not self.is_initializing():
-                seen = var * (count / max(count - 1, 1)) if style.unbiased_variance else var
+                seen = var * (count / max(count - 1, 1)) if options.unbiased_variance else var
                 for running, new in ((running_mean, mean), (running_var, seen)):
                     new = new.mean(0) if new.ndim > 1 else new  # over the groups
-                    running.value = style.momentum * running.value + (1 - style.momentum) * new.astype(kept)
+                    running.value = options.momentum * running.value + (1 - options.momentum) * new.astype(kept)
         else:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
-        factor = lax.rsqrt(var + style.epsilon)
-        if style.use_scale:
+        factor = lax.rsqrt(var + options.epsilon)
+        if options.use_scale:
             factor = factor * parameter(self, "scale", ones, channels, self.param_dtype).astype(wide)
         shift = parameter(self, "bias", zeros, channels, self.param_dtype).astype(wide) - mean * factor
         if factor.ndim > 1:
@@ -92,27 +92,27 @@ def at_least_float32(dtype: Any) -> Any:
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
-def _batch_statistics(x: jax.Array, style: BatchNormStyle | None) -> tuple[jax.Array, jax.Array, int]:
-    """Mean, biased variance and how many values they are of; over the devices too where `style` says so.
+def _batch_statistics(x: jax.Array, options: BatchNormOptions | None) -> tuple[jax.Array, jax.Array, int]:
+    """Mean, biased variance and how many values they are of; over the devices too where `options` says so.
 
-    Both are [C], or [groups, C] where `style` has a group size.
+    Both are [C], or [groups, C] where `options` has a group size.
     """
     count = x.size // x.shape[-1]
-    if style is not None and style.group_size is not None:
-        groups, rest = divmod(x.shape[0], style.group_size)
+    if options is not None and options.group_size is not None:
+        groups, rest = divmod(x.shape[0], options.group_size)
         if rest:
-            raise ModelError(f"bn_group_size: {style.group_size} examples do not divide a batch of {x.shape[0]}")
+            raise ModelError(f"bn_group_size: {options.group_size} examples do not divide a batch of {x.shape[0]}")
         x, count = x.reshape(groups, -1, x.shape[-1]), count // groups
         mean, mean_square = jnp.mean(x, 1), jnp.mean(x * x, 1)
     else:
         axes = tuple(range(x.ndim - 1))
         mean, mean_square = jnp.mean(x, axes), jnp.mean(x * x, axes)
-    if style is not None and style.axis_name is not None:
+    if options is not None and options.axis_name is not None:
         # One collective per layer for both moments.
-        both = lax.pmean(jnp.stack([mean, mean_square]), style.axis_name, axis_index_groups=style.axis_index_groups)
+        both = lax.pmean(jnp.stack([mean, mean_square]), options.axis_name, axis_index_groups=options.axis_index_groups)
         mean, mean_square = both[0], both[1]
-        groups = style.axis_index_groups
-        count *= lax.axis_size(style.axis_name) if groups is None else len(groups[0])
+        groups = options.axis_index_groups
+        count *= lax.axis_size(options.axis_name) if groups is None else len(groups[0])
     return mean, jnp.maximum(mean_square - mean * mean, 0), count
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 Initializer = Callable[..., jax.Array]
 
 
-class Declaration(NamedTuple):
+class ArrayDeclaration(NamedTuple):
     """One leaf of a network's variables: `initializer(key, shape, dtype)` makes it."""
 
     collection: str  # "params" or "batch_stats"
@@ -25,13 +25,13 @@ class Declaration(NamedTuple):
     dtype: Any
 
 
-_record: contextvars.ContextVar[list[Declaration] | None] = contextvars.ContextVar("declarations", default=None)
+_record: contextvars.ContextVar[list[ArrayDeclaration] | None] = contextvars.ContextVar("declarations", default=None)
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[list[Declaration]]:
+def record_declarations() -> Iterator[list[ArrayDeclaration]]:
     """Collects, in order, what is declared inside the block: run `model.init` under `jax.eval_shape` in it."""
-    declarations: list[Declaration] = []
+    declarations: list[ArrayDeclaration] = []
     token = _record.set(declarations)
     try:
         yield declarations
@@ -39,12 +39,12 @@ def recording() -> Iterator[list[Declaration]]:
         _record.reset(token)
 
 
-def _listed(module: nn.Module, collection: str, name: str, initializer: Initializer, shape: Any, dtype: Any) -> Any:
+def _declare(module: nn.Module, collection: str, name: str, initializer: Initializer, shape: Any, dtype: Any) -> Any:
     """Lists the leaf if a list is being made, and returns its initialiser: then zeros, whose values nobody will see."""
     declarations = _record.get()
     if declarations is None:
         return initializer
-    declarations.append(Declaration(collection, tuple(module.path), name, initializer, tuple(shape), dtype))
+    declarations.append(ArrayDeclaration(collection, tuple(module.path), name, initializer, tuple(shape), dtype))
     return _zeros
 
 
@@ -54,12 +54,12 @@ def _zeros(key: jax.Array | None, shape: tuple[int, ...], dtype: Any) -> jax.Arr
 
 def parameter(module: nn.Module, name: str, initializer: Initializer, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """`module.param`, listed: a trained array of `shape` and `dtype`."""
-    return module.param(name, _listed(module, "params", name, initializer, shape, dtype), shape, dtype)
+    return module.param(name, _declare(module, "params", name, initializer, shape, dtype), shape, dtype)
 
 
 def statistic(
     module: nn.Module, name: str, initializer: Initializer, shape: tuple[int, ...], dtype: Any
 ) -> nn.Variable:
     """`module.variable` in the collection `batch_stats`, listed; `initializer` gets no key (None)."""
-    initializer = _listed(module, "batch_stats", name, initializer, shape, dtype)
+    initializer = _declare(module, "batch_stats", name, initializer, shape, dtype)
     return module.variable("batch_stats", name, initializer, None, shape, dtype)

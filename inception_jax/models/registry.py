@@ -16,7 +16,7 @@ from inception_jax.models import (
     inception_v4,
     xception,
 )
-from inception_jax.models.base import Network
+from inception_jax.models.base import BaseNetwork
 from inception_jax.models.baselines import VGG16, AlexNet, NetworkInNetwork
 from inception_jax.models.checks import ModelError, nearest
 from inception_jax.models.inception_resnet_v1 import InceptionResnetV1
@@ -46,7 +46,7 @@ class ModelSpec:
     """
 
     name: str
-    constructor: Callable[..., Network]
+    constructor: Callable[..., BaseNetwork]
     image_size: int
     min_image_size: int
     aux_weights: tuple[float, ...]
@@ -212,7 +212,7 @@ def model_options(name: str) -> dict[str, Any]:
     return {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in _FLAX_FIELDS}
 
 
-def create_model(name: str, **options: Any) -> Network:
+def create_model(name: str, **options: Any) -> BaseNetwork:
     """Makes a network.
 
     Args:

@@ -13,19 +13,19 @@ import flax.linen as nn
 import jax
 
 from inception_jax.models import checks
-from inception_jax.models.atrous import OUTPUT_STRIDES, schedule
-from inception_jax.models.base import Network
+from inception_jax.models.atrous import OUTPUT_STRIDES, dilation_schedule
+from inception_jax.models.base import BaseNetwork
 from inception_jax.models.blocks import MaxPool
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
 from inception_jax.models.initialization import slim_xavier
-from inception_jax.models.layers import ConvUnit, SeparableConvUnit, Style, rematerialised
+from inception_jax.models.layers import ConvUnit, LayerOptions, SeparableConvUnit, apply_remat
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 
 MIN_IMAGE_SIZE = 71  # Keras's own limit; 3x3 pixels are left
 
 
-class Separables(NamedTuple):
+class SeparableBlockSpec(NamedTuple):
     """A row of separable 3x3 convolutions: the paper's number of filters of each, and what stands around them.
 
     Attributes:
@@ -47,14 +47,14 @@ class Separables(NamedTuple):
 STEM = {"block1_conv1": (32, 2), "block1_conv2": (64, 1)}  # 3x3 convolutions: filters, stride
 BLOCKS = {
     # The entry flow: 147x147x64 to 19x19x728.
-    "block2": Separables((128, 128), 2, relu_first=False),
-    "block3": Separables((256, 256), 2),
-    "block4": Separables((728, 728), 2),
+    "block2": SeparableBlockSpec((128, 128), 2, relu_first=False),
+    "block3": SeparableBlockSpec((256, 256), 2),
+    "block4": SeparableBlockSpec((728, 728), 2),
     # The middle flow: 19x19x728 to the same, eight times.
-    **{f"block{number}": Separables((728, 728, 728)) for number in range(5, 13)},
+    **{f"block{number}": SeparableBlockSpec((728, 728, 728)) for number in range(5, 13)},
     # The exit flow: 19x19x728 to 10x10x2048.
-    "block13": Separables((728, 1024), 2),
-    "block14": Separables((1536, 2048), relu_first=False, residual=False, relu_last=True),
+    "block13": SeparableBlockSpec((728, 1024), 2),
+    "block14": SeparableBlockSpec((1536, 2048), relu_first=False, residual=False, relu_last=True),
 }
 
 
@@ -68,30 +68,30 @@ class SeparableBlock(nn.Module):
       dilation: pixels from one tap to the next of the 3x3 convolutions and of the pool.
     """
 
-    row: Separables
+    row: SeparableBlockSpec
     pool_padding: str | int
-    style: Style
+    options: LayerOptions
     stride: int = 1
     dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] to [B, H', W', C']: half the pixels where the row has stride 2."""
-        return rematerialised(self.style, lambda module, x: module.added(x, train), self, x)
+        return apply_remat(self.options, lambda module, x: module.add_shortcut(x, train), self, x)
 
-    def added(self, x: jax.Array, train: bool) -> jax.Array:
+    def add_shortcut(self, x: jax.Array, train: bool) -> jax.Array:
         """The row's output with the input, or its projection."""
         row, last = self.row, len(self.row.features)
         shortcut = x
         if row.stride > 1:
-            around = ConvUnit(row.features[-1], (1, 1), self.style, self.stride, relu=False, name="shortcut")
+            around = ConvUnit(row.features[-1], (1, 1), self.options, self.stride, relu=False, name="shortcut")
             shortcut = around(x, train=train)
         for number, features in enumerate(row.features, 1):
             if row.relu_first:
                 x = nn.relu(x)
             relu = not row.relu_first and (number < last or row.relu_last)
             unit = SeparableConvUnit(
-                features, (3, 3), self.style, dilation=self.dilation, relu=relu, name=f"sepconv{number}"
+                features, (3, 3), self.options, dilation=self.dilation, relu=relu, name=f"sepconv{number}"
             )
             x = unit(x, train=train)
         if row.stride > 1:
@@ -100,14 +100,14 @@ class SeparableBlock(nn.Module):
         return x + shortcut if row.residual else x
 
 
-class Xception(Network):
+class Xception(BaseNetwork):
     """Xception. Batch norm and initialisers (Glorot's uniform) are Keras's, whose weights are the published ones.
 
     The defaults differ from Keras's in two places that no weight depends on: dropout of 0.5 before the classifier is
     the paper's for ImageNet (section 4.2; Keras has none), and statistics move with the family's `bn_momentum` (Keras:
     0.99). No auxiliary head: the paper trains without one (section 4.2), so `aux_heads` changes nothing.
 
-    Attributes (beside those of `Network`):
+    Attributes (beside those of `BaseNetwork`):
       pool_padding: of the max pools: "same" (TensorFlow's), or "torch" (one pixel on every side) as the ports of the
         weights to PyTorch have it. They differ on maps of even size: at 299 pixels in the pool from 74x74 to 37x37.
       output_stride: 32, or 16 or 8: see atrous.py. With "same" pools that holds where the maps whose pools gave up
@@ -144,17 +144,17 @@ class Xception(Network):
         """
         checks.check_images(images, MIN_IMAGE_SIZE, "xception")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
-        style = self.style(slim_xavier, slim_xavier)
+        options = self.layer_options(slim_xavier, slim_xavier)
         padding = "SAME" if self.pool_padding == "same" else 1
         ends: dict[str, jax.Array] = {}
         x = images.astype(self.dtype)
         for name, (features, stride) in STEM.items():
-            x = ends[name] = ConvUnit(features, (3, 3), style, stride, "VALID", name=name)(x, train=train)
+            x = ends[name] = ConvUnit(features, (3, 3), options, stride, "VALID", name=name)(x, train=train)
         strides = {name: stride for name, (_, stride) in STEM.items()}
         strides |= {name: row.stride for name, row in BLOCKS.items()}
-        left = schedule(strides, self.output_stride)
+        left = dilation_schedule(strides, self.output_stride)
         for name, row in BLOCKS.items():
-            x = ends[name] = SeparableBlock(row, padding, style, *left[name], name=name)(x, train=train)
+            x = ends[name] = SeparableBlock(row, padding, options, *left[name], name=name)(x, train=train)
         x = ends["global_pool"] = global_avg_pool(x)
-        logits = classifier(self.num_classes, style)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
+        logits = classifier(self.num_classes, options)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
         return InceptionOutput(logits, (), ends)

@@ -104,7 +104,7 @@ def _leaves_of(model: str, options: tuple[tuple[str, Any], ...]) -> Shapes:
     network = create_model(model, **dict(options))
     size = get_spec(model).min_image_size
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    with parameters.recording() as declarations:
+    with parameters.record_declarations() as declarations:
         # A fresh function each time: a trace that JAX had kept would declare nothing.
         jax.eval_shape(lambda images: network.init(jax.random.key(0), images), images)
     return {"/".join([leaf.collection, *leaf.path, leaf.name]): leaf.shape for leaf in declarations}

@@ -7,10 +7,10 @@ import pytest
 
 from inception_jax.benchmarks import hardware, roofline, steps, workload
 from inception_jax.errors import UserError
-from inception_jax.models.accounting import Layer, account
+from inception_jax.models.cost import LayerCost, count_cost
 from inception_jax.models.registry import create_model
 
-CONV = Layer(
+CONV = LayerCost(
     "a", "a/conv", (3, 3, 8, 16), (10, 10, 8), (10, 10, 16), macs=115_200, inside_macs=100_352, reads_pictures=False
 )
 
@@ -36,8 +36,8 @@ def bench(name, width, pixels, batch, devices=1, **fields):
     [("SAME", 5, 1, 13 * 13), ("VALID", 5, 1, 9 * 9), ("SAME", 5, 2, 7 * 7), (1, 4, 1, 10 * 10), ("SAME", 1, 1, 1)],
 )
 def test_multiply_adds_inside_the_map(padding, size, stride, expected):
-    from inception_jax.models.accounting import _taps_inside
     from inception_jax.models.convolution import explicit_padding
+    from inception_jax.models.cost import _taps_inside
 
     (low, high), _ = explicit_padding((size, size), (3, 3), (stride, stride), padding)
     count = (size + low + high - 3) // stride + 1
@@ -45,14 +45,14 @@ def test_multiply_adds_inside_the_map(padding, size, stride, expected):
 
 
 def test_multiply_adds_of_a_dilated_kernel():
-    from inception_jax.models.accounting import _taps_inside
+    from inception_jax.models.cost import _taps_inside
 
     # Three taps two pixels apart on five pixels, two of padding: the places' taps on the map are 2, 2, 3, 2, 2.
     assert _taps_inside(5, 3, 2, 1, 2, 5) == 11
 
 
 def test_layers_are_the_blocks_in_detail():
-    counted = account(create_model("inception_v1"), 224)
+    counted = count_cost(create_model("inception_v1"), 224)
     assert sum(layer.macs for layer in counted.layers if not layer.auxiliary) == counted.macs == 1_582_671_872
     assert sum(layer.macs for layer in counted.layers) == counted.macs_with_aux
     first = counted.layers[0]
@@ -85,10 +85,10 @@ def test_training_is_three_passes_but_for_the_first_layer():
 
 def test_googlenets_work():
     """FINDINGS' figures: 1.591 GMAC forward with heads, 9.3 GFLOP per training image; Inception-v4 73.5."""
-    counted = account(create_model("inception_v1"), 224)
+    counted = count_cost(create_model("inception_v1"), 224)
     assert roofline.model_flops(roofline.layers_of(counted, "train"), "train") == pytest.approx(9.31e9, rel=1e-3)
     assert roofline.model_flops(roofline.layers_of(counted, "inference"), "inference") == 2 * 1_582_671_872
-    counted = account(create_model("inception_v4"), 299)
+    counted = count_cost(create_model("inception_v4"), 299)
     assert roofline.model_flops(roofline.layers_of(counted, "train"), "train") == pytest.approx(73.5e9, rel=1e-3)
 
 

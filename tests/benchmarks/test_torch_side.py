@@ -14,7 +14,7 @@ from inception_jax import create_model
 from inception_jax.benchmarks import versus
 from inception_jax.benchmarks.synthetic_batches import fingerprint, make_batch
 from inception_jax.benchmarks.worker import SideError, Worker
-from inception_jax.models.accounting import account
+from inception_jax.models.cost import count_cost
 from inception_jax.models.registry import get_spec
 
 PYTHON = os.environ.get("INCEPTION_JAX_TORCH_PYTHON", sys.executable)
@@ -90,7 +90,7 @@ def test_the_work_is_ours(model, torch_python):
     asked = workload(model, size, num_classes=1000, kinds=("train",))
     with worker(torch_python) as side:
         prepared = side.prepare(asked)
-    ours = account(create_model(model, num_classes=1000, **asked["options"]), size)
+    ours = count_cost(create_model(model, num_classes=1000, **asked["options"]), size)
     assert prepared["parameters"] == ours.parameters_with_aux
     assert prepared["macs"] == ours.macs_with_aux
     assert prepared["pictures"] == fingerprint([make_batch(0, number, 2, size, 1000) for number in range(3)])
@@ -121,7 +121,7 @@ def test_bfloat16_is_autocast_and_heads_can_be_left_out(torch_python):
             prepared = side.prepare(asked)
         losses[dtype] = prepared["losses"][0]
     assert losses["bfloat16"] != losses["float32"] == pytest.approx(losses["bfloat16"], rel=0.02)
-    ours = account(create_model("inception_v1", num_classes=10, **asked["options"]), 32)
+    ours = count_cost(create_model("inception_v1", num_classes=10, **asked["options"]), 32)
     assert prepared["flags"]["amp"] == "bfloat16" and prepared["flags"]["threads"] == prepared["flags"]["cores"]
     assert prepared["parameters"] == ours.parameters_with_aux == ours.parameters
 

@@ -10,7 +10,7 @@ import pytest
 from inception_jax import create_model
 from inception_jax.benchmarks import versus
 from inception_jax.errors import UserError
-from inception_jax.models.accounting import account
+from inception_jax.models.cost import count_cost
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = Path(__file__).with_name("fake_side.py")
@@ -49,7 +49,7 @@ def test_our_network_has_the_parameters_of_pytorchs(model):
     assert set(PARAMETERS) == set(versus.EQUIVALENTS)
     workload = versus.make_workload(model, batch_size=2, image_size=96, backend="cpu", aux_weights=(0.3, 0.3))
     network = create_model(model, num_classes=1000, **workload["options"])
-    assert account(network, 96).parameters_with_aux == PARAMETERS[model]
+    assert count_cost(network, 96).parameters_with_aux == PARAMETERS[model]
     # The rates that both sides take are the ones that ours has by itself.
     for name in ("dropout_rate", "aux_dropout_rate"):
         assert workload["options"].get(name) == getattr(create_model(model), name, None)

@@ -12,7 +12,7 @@ from jax import lax
 from inception_jax.errors import UserError
 from inception_jax.exports import onnx_file
 from inception_jax.exports.onnx_file import export_onnx
-from inception_jax.models.base import Network
+from inception_jax.models.base import BaseNetwork
 from inception_jax.models.checks import ModelError
 from inception_jax.models.lrn import local_response_norm
 from inception_jax.models.outputs import InceptionOutput
@@ -149,7 +149,7 @@ def test_in_double_precision(name, options, network_of, outputs, pictures, diffe
     assert difference(found, expected) < 1e-12
 
 
-class Toy(Network):
+class Toy(BaseNetwork):
     """A network of one function."""
 
     layer: object = None

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inception_jax.models.accounting import account
+from inception_jax.models.cost import count_cost
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import ModelError, create_model, get_spec
 
@@ -89,7 +89,7 @@ def test_every_layer(name):
         parameters += kernel**2 * taken * given + given
         macs += side**2 * kernel**2 * taken * given
     spec = get_spec(name)
-    total = account(create_model(name), spec.image_size)
+    total = count_cost(create_model(name), spec.image_size)
     assert [(layer.name, layer.output, layer.kernel) for layer in total.layers] == expected
     assert (parameters, macs) == (spec.parameters, spec.macs)
     assert (total.parameters, total.parameters_with_aux, total.macs) == (parameters, parameters, macs)
@@ -252,7 +252,7 @@ def test_two_towers_need_two_channels():
 
 def test_batch_norm_takes_the_place_of_the_biases():
     for name, channels in (("alexnet", 1376), ("vgg16", 4224), ("network_in_network", 4256)):
-        plain, normalised = (account(create_model(name, batch_norm=on), 75) for on in (False, True))
+        plain, normalised = (count_cost(create_model(name, batch_norm=on), 75) for on in (False, True))
         assert normalised.parameters - plain.parameters == channels
         assert "batch_stats" in shapes(create_model(name, batch_norm=True), 75, train=True)[1]
 

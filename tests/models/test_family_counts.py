@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from inception_jax.models.accounting import account
+from inception_jax.models.cost import count_cost
 from inception_jax.models.registry import create_model
 
 SLIM_V1 = {
@@ -84,7 +84,7 @@ ROWS = {
 @pytest.mark.parametrize("row", ROWS)
 def test_the_published_counts(row):
     name, classes, pixels, switches, *expected = ROWS[row]
-    counted = account(create_model(name, num_classes=classes, **switches), pixels)
+    counted = count_cost(create_model(name, num_classes=classes, **switches), pixels)
     found = (counted.parameters, counted.parameters_with_aux, counted.macs, counted.macs_with_aux)
     assert [n for n, wanted in zip(found, expected, strict=True) if wanted] == [n for n in expected if n]
 
@@ -92,7 +92,7 @@ def test_the_published_counts(row):
 # Facenet's trunk has no classifier (512 -> N): parameters with and without batch norm's factor, MACs at 160 pixels.
 @pytest.mark.parametrize(("bn_scale", "parameters"), [(True, 23_482_624), (False, 23_467_824)])
 def test_the_trunk_of_facenet(bn_scale, parameters):
-    counted = account(create_model("inception_resnet_v1", num_classes=10, bn_scale=bn_scale, **FACENET), 160)
+    counted = count_cost(create_model("inception_resnet_v1", num_classes=10, bn_scale=bn_scale, **FACENET), 160)
     assert counted.parameters - (512 * 10 + 10) == parameters
     assert counted.macs - 512 * 10 == 1_417_662_304
 
@@ -111,7 +111,7 @@ def test_the_trunk_of_facenet(bn_scale, parameters):
     ],
 )
 def test_how_many_layers(name, switches, layers):
-    counted = account(create_model(name, **switches), 299)
+    counted = count_cost(create_model(name, **switches), 299)
     assert sum(not layer.auxiliary and not layer.name.endswith("/depthwise") for layer in counted.layers) == layers
 
 

@@ -7,15 +7,15 @@ import pytest
 
 from inception_jax.models.heads import AuxHeadV2, AuxHeadV4
 from inception_jax.models.initialization import Constant, TruncatedNormal
-from inception_jax.models.layers import Linear, Style
-from inception_jax.models.normalization import BatchNormStyle
+from inception_jax.models.layers import LayerOptions, Linear
+from inception_jax.models.normalization import BatchNormOptions
 
 KEY = jax.random.key(0)
 DOUBLE = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 
 def style(**options):
-    return Style(Constant(0.1), Constant(0.1), batch_norm=BatchNormStyle(), **DOUBLE, **options)
+    return LayerOptions(Constant(0.1), Constant(0.1), batch_norm=BatchNormOptions(), **DOUBLE, **options)
 
 
 def random_variables(module, x, **arguments):
@@ -107,13 +107,13 @@ def test_in_training_the_v2_head_takes_the_batchs_statistics(x64):
 
 def test_a_fully_connected_layer_under_batch_norm(x64):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6)))
-    layer = Linear(4, Constant(0.1), None, **DOUBLE, batch_norm=BatchNormStyle())
+    layer = Linear(4, Constant(0.1), None, **DOUBLE, batch_norm=BatchNormOptions())
     variables = random_variables(layer, x, train=False)
     params = variables["params"]
     assert set(params) == {"kernel", "bn"}
     expected = normalised(x @ params["kernel"], params, variables["batch_stats"])
     np.testing.assert_allclose(layer.apply(variables, x, train=False), expected, rtol=1e-12)
-    biased = Linear(4, Constant(0.1), 0.5, **DOUBLE, batch_norm=BatchNormStyle(use_scale=False))
+    biased = Linear(4, Constant(0.1), 0.5, **DOUBLE, batch_norm=BatchNormOptions(use_scale=False))
     variables = random_variables(biased, x, train=False)
     params = variables["params"]
     assert set(params) == {"kernel", "bias", "bn"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from inception_jax.models.accounting import account
+from inception_jax.models.cost import count_cost
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import ModelError, create_model
 
@@ -76,7 +76,7 @@ classifier       1   1 1000  2144000  1000    0    2144000
 
 @functools.cache
 def counted(name, size=299, **options):
-    return account(create_model(name, **options), size)
+    return count_cost(create_model(name, **options), size)
 
 
 @pytest.mark.parametrize(

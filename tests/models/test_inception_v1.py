@@ -1,6 +1,6 @@
 """GoogLeNet as a whole: what comes out, in which precision, what learns, and what a row may depend on.
 
-Values are held beside an independent network in tests/parity; shapes and counts in test_accounting.py.
+Values are held beside an independent network in tests/parity; shapes and counts in test_cost.py.
 """
 
 import jax

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from inception_jax.models.accounting import account
+from inception_jax.models.cost import count_cost
 from inception_jax.models.inception_v2 import PAPER_MODULES, TABLES, CeilPoolBesideConv
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import ModelError, create_model, get_spec
@@ -60,7 +60,7 @@ def rows(table):
 
 @functools.cache
 def counted(**options):
-    return account(create_model("inception_v2", **options), 224)
+    return count_cost(create_model("inception_v2", **options), 224)
 
 
 def shapes(model, height, width=None, dtype=jnp.float32, **arguments):

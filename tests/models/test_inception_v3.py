@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from inception_jax.models.accounting import account
+from inception_jax.models.cost import count_cost
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import ModelError, create_model, get_spec
 
@@ -44,7 +44,7 @@ classifier       1   1 1000 2049000    0   2048000
 
 @functools.cache
 def counted(**options):
-    return account(create_model("inception_v3", **options), 299)
+    return count_cost(create_model("inception_v3", **options), 299)
 
 
 def shapes(model, height, width=None, dtype=jnp.float32, **arguments):

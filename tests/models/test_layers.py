@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from inception_jax.models.blocks import AvgPool, Conv, MaxPool, Mixed, Split
+from inception_jax.models.blocks import AvgPool, Conv, MaxPool, Mixed, ParallelConvs
 from inception_jax.models.heads import AuxHeadV1, AuxHeadV4, classifier, dropout
 from inception_jax.models.initialization import slim_variance_scaling
-from inception_jax.models.layers import ConvUnit, Linear, Style, scaled_width
-from inception_jax.models.normalization import BatchNormStyle
+from inception_jax.models.layers import ConvUnit, LayerOptions, Linear, scaled_width
+from inception_jax.models.normalization import BatchNormOptions
 
 
 def style(**changes):
-    return Style(**{"kernel_init": slim_variance_scaling, "linear_init": slim_variance_scaling, "bias": 0.2} | changes)
+    return LayerOptions(
+        **{"kernel_init": slim_variance_scaling, "linear_init": slim_variance_scaling, "bias": 0.2} | changes
+    )
 
 
 def double(**changes):
@@ -71,7 +73,7 @@ def test_a_convolution_unit_is_convolution_bias_relu(kernel, stride, padding, pa
 
 
 def test_under_batch_norm_a_convolution_has_no_bias(x64):
-    unit = ConvUnit(4, (1, 1), double(batch_norm=BatchNormStyle()))
+    unit = ConvUnit(4, (1, 1), double(batch_norm=BatchNormOptions()))
     x = normal(0, 2, 3, 3, 3)
     variables = random_variables(unit, x, train=False)
     assert set(variables["params"]) == {"kernel", "bn"}
@@ -81,7 +83,7 @@ def test_under_batch_norm_a_convolution_has_no_bias(x64):
     np.testing.assert_allclose(unit.apply(variables, x, train=False), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("norm", [None, BatchNormStyle()])
+@pytest.mark.parametrize("norm", [None, BatchNormOptions()])
 @pytest.mark.parametrize("count_include_pad", [False, True])
 def test_an_average_pool_may_follow_the_1x1_that_it_stands_before(norm, count_include_pad, x64):
     pool = AvgPool(3, 1, "SAME", count_include_pad)
@@ -101,7 +103,7 @@ def test_an_average_pool_may_follow_the_1x1_that_it_stands_before(norm, count_in
 def test_a_mixed_module_concatenates_its_branches_in_order(x64):
     branches = (
         (Conv("a", 2, (1, 1)),),
-        (Conv("b", 3, (1, 1)), Split((Conv("c", 1, (1, 3)), Conv("d", 2, (3, 1))))),
+        (Conv("b", 3, (1, 1)), ParallelConvs((Conv("c", 1, (1, 3)), Conv("d", 2, (3, 1))))),
         (MaxPool(3, 1, "SAME"),),
     )
     x = normal(0, 1, 4, 4, 2)

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from inception_jax.models.checks import ModelError
-from inception_jax.models.normalization import BatchNorm, BatchNormStyle
+from inception_jax.models.normalization import BatchNorm, BatchNormOptions
 
 SHAPE = (8, 3, 2, 4)
 
@@ -23,7 +23,7 @@ def variables(channels=4, scale=True):
 
 
 def layer(**changes):
-    return BatchNorm(BatchNormStyle(**{"momentum": 0.9} | changes), jnp.float64)
+    return BatchNorm(BatchNormOptions(**{"momentum": 0.9} | changes), jnp.float64)
 
 
 def normalised(x, mean, var, params, epsilon=1e-3):
@@ -141,7 +141,7 @@ def test_a_frozen_layer_normalises_by_its_running_statistics_in_training_too(x64
     class Two(nn.Module):
         @nn.compact
         def __call__(self, x, train):
-            style = BatchNormStyle(momentum=0.9, frozen=("inner/one",))
+            style = BatchNormOptions(momentum=0.9, frozen=("inner/one",))
             return [BatchNorm(style, jnp.float64, name=name)(x, train=train) for name in ("one", "two")]
 
     class Outer(nn.Module):
@@ -163,7 +163,7 @@ def test_a_frozen_layer_normalises_by_its_running_statistics_in_training_too(x64
 
 @pytest.mark.parametrize("options", [{"axis_name": "data"}, {"group_size": 3}])
 def test_initialising_ignores_axis_and_groups_and_keeps_the_statistics_at_rest(options):
-    module = BatchNorm(BatchNormStyle(**options))
+    module = BatchNorm(BatchNormOptions(**options))
     v = module.init(jax.random.key(0), jnp.full(SHAPE, 7.0), train=True)
     assert np.array_equal(v["batch_stats"]["mean"], np.zeros(4))
     assert np.array_equal(v["batch_stats"]["var"], np.ones(4))
@@ -173,7 +173,7 @@ def test_initialising_ignores_axis_and_groups_and_keeps_the_statistics_at_rest(o
 
 def test_bfloat16_maps_keep_float32_statistics():
     x = jnp.asarray(normal(0, 64, 16, 16, 2) + 4, jnp.bfloat16)
-    module = BatchNorm(BatchNormStyle(momentum=0.0), jnp.bfloat16)
+    module = BatchNorm(BatchNormOptions(momentum=0.0), jnp.bfloat16)
     v = module.init(jax.random.key(0), x, train=False)
     assert v["batch_stats"]["mean"].dtype == jnp.float32
     out, updated = module.apply(v, x, train=True, mutable=["batch_stats"])

@@ -11,10 +11,10 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from inception_jax.models import inception_v3, inception_v4, xception
-from inception_jax.models.accounting import account
-from inception_jax.models.atrous import atrous, ordinary_pixels, schedule
-from inception_jax.models.blocks import AvgPool, Conv, MaxPool, Split
+from inception_jax.models.atrous import atrous, dilation_schedule, stride_32_pixels
+from inception_jax.models.blocks import AvgPool, Conv, MaxPool, ParallelConvs
 from inception_jax.models.convolution import conv2d
+from inception_jax.models.cost import count_cost
 from inception_jax.models.depthwise import depthwise_conv2d
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.pooling import avg_pool, max_pool
@@ -152,10 +152,10 @@ def test_the_kernels_gradient_is_summed_over_the_devices():
 
 def test_strides_beyond_the_output_stride_become_rates():
     strides = {"a": 2, "b": 1, "c": 2, "d": 2, "e": 2, "f": 1, "g": 2, "h": 1}
-    assert schedule(strides, 32) == {name: (stride, 1) for name, stride in strides.items()}
-    assert schedule(strides, 16) == {**{n: (s, 1) for n, s in strides.items()}, "g": (1, 1), "h": (1, 2)}
+    assert dilation_schedule(strides, 32) == {name: (stride, 1) for name, stride in strides.items()}
+    assert dilation_schedule(strides, 16) == {**{n: (s, 1) for n, s in strides.items()}, "g": (1, 1), "h": (1, 2)}
     dense = {**{n: (s, 1) for n, s in strides.items()}, "e": (1, 1), "f": (1, 2), "g": (1, 2), "h": (1, 4)}
-    assert schedule(strides, 8) == dense
+    assert dilation_schedule(strides, 8) == dense
 
 
 def test_every_kind_of_step_is_dilated():
@@ -166,7 +166,7 @@ def test_every_kind_of_step_is_dilated():
             (MaxPool(3, 2, "VALID"),),
         ),
         "mixed": (
-            (Conv("d", 8, (1, 1)), Split((Conv("e", 8, (1, 3)), Conv("f", 8, (1, 1))))),
+            (Conv("d", 8, (1, 1)), ParallelConvs((Conv("e", 8, (1, 3)), Conv("f", 8, (1, 1))))),
             (AvgPool(3, 1, "SAME", True), Conv("g", 8, (1, 1))),
         ),
         "pool": MaxPool(3, 2, 1),
@@ -181,7 +181,7 @@ def test_every_kind_of_step_is_dilated():
             (MaxPool(3, 1, "VALID"),),
         ),
         "mixed": (
-            (Conv("d", 8, (1, 1)), Split((Conv("e", 8, (1, 3), dilation=2), Conv("f", 8, (1, 1))))),
+            (Conv("d", 8, (1, 1)), ParallelConvs((Conv("e", 8, (1, 3), dilation=2), Conv("f", 8, (1, 1))))),
             (AvgPool(3, 1, "SAME", True, dilation=2), Conv("g", 8, (1, 1))),
         ),
         "pool": MaxPool(3, 1, 2, dilation=2),
@@ -339,7 +339,7 @@ def test_sides_and_parameters(name, x64):
     trees, sides = [], []
     for stride in (32, 16, 8):
         model = small(name, output_stride=stride)
-        blocks = account(model, 299).blocks
+        blocks = count_cost(model, 299).blocks
         sides.append(next(block.output[0] for block in reversed(blocks) if block.output[0] > 1))
         least = get_spec(name).min_image_size
         images = jax.ShapeDtypeStruct((1, least, least, 3), jnp.float64)
@@ -357,9 +357,9 @@ def test_other_strides_are_refused(name, stride):
 
 def test_ordinary_pixels():
     x = jnp.arange(49.0).reshape(1, 7, 7, 1)
-    assert ordinary_pixels(x, 16, 32).shape == (1, 7, 7, 1)
-    assert np.array_equal(ordinary_pixels(x, 16, 8)[0, :, :, 0], x[0, ::2, ::2, 0])
-    assert np.array_equal(ordinary_pixels(x, 32, 8)[0, :, :, 0], x[0, ::4, ::4, 0])
+    assert stride_32_pixels(x, 16, 32).shape == (1, 7, 7, 1)
+    assert np.array_equal(stride_32_pixels(x, 16, 8)[0, :, :, 0], x[0, ::2, ::2, 0])
+    assert np.array_equal(stride_32_pixels(x, 32, 8)[0, :, :, 0], x[0, ::4, ::4, 0])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inception_jax.models import xception
-from inception_jax.models.accounting import account
+from inception_jax.models.cost import count_cost
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import ModelError, create_model, get_spec
 
@@ -60,12 +60,12 @@ def test_every_block(options, per_channel):
     for name, *numbers in map(str.split, XCEPTION.strip().splitlines()):
         *output, kernels, channels, macs = map(int, numbers)
         expected.append((name, (*output, kernels + per_channel * channels, macs)))
-    blocks = account(create_model("xception", **options), 299).blocks
+    blocks = count_cost(create_model("xception", **options), 299).blocks
     assert [(b.name, (*b.output, b.parameters, b.macs)) for b in blocks] == expected
 
 
 def test_the_totals_are_those_of_keras():
-    total = account(create_model("xception"), 299)
+    total = count_cost(create_model("xception"), 299)
     assert (total.parameters, total.parameters_with_aux) == (22_855_952, 22_855_952)
     assert (total.macs, total.macs_with_aux) == (8_357_403_496, 8_357_403_496)
     # 36 convolutional layers (section 4.2), 4 shortcuts and the classifier; a separable one is two of ours.
@@ -73,7 +73,7 @@ def test_the_totals_are_those_of_keras():
     statistics = shapes(create_model("xception"), 71)[1]["batch_stats"]
     assert sum(leaf.size for leaf in jax.tree.leaves(statistics)) == 54_528
     assert 22_855_952 + 54_528 == 22_910_480  # what Keras calls the total
-    without_top = account(create_model("xception", num_classes=1), 299)
+    without_top = count_cost(create_model("xception", num_classes=1), 299)
     assert without_top.parameters - 2049 + 54_528 == 20_861_480  # and the total of include_top=False
     assert get_spec("xception").aux_weights == ()
 

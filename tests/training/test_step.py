@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from inception_jax.models.normalization import BatchNorm, BatchNormStyle
+from inception_jax.models.normalization import BatchNorm, BatchNormOptions
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.training import optimizers, parallel, preprocess, state, step
 
@@ -41,7 +41,7 @@ class Small(nn.Module):
         conv = nn.Conv(7, (3, 3), use_bias=not self.batch_norm, dtype=self.dtype, param_dtype=self.dtype)
         x = nn.relu(conv(x))
         if self.batch_norm:
-            style = BatchNormStyle(
+            style = BatchNormOptions(
                 momentum=0.9, axis_name=self.bn_axis_name, axis_index_groups=self.bn_axis_index_groups
             )
             x = BatchNorm(style, self.dtype)(x, train=train)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.models.base import Network
+from inception_jax.models.base import BaseNetwork
 from inception_jax.models.heads import classifier
 from inception_jax.models.initialization import init_variables, slim_variance_scaling
 from inception_jax.models.layers import ConvUnit
@@ -19,7 +19,7 @@ from inception_jax.training import freezing, optimizers, parallel, paths, prepro
 CLASSES, SIZE, BATCH = 5, 6, 16
 
 
-class SmallNetwork(Network):
+class SmallNetwork(BaseNetwork):
     """Two convolutions, batch-normalised, and a classifier."""
 
     num_classes: int = CLASSES

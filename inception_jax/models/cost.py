@@ -11,13 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from inception_jax.models.base import Network
+from inception_jax.models.base import BaseNetwork
 from inception_jax.models.convolution import explicit_padding
 from inception_jax.models.layers import ConvUnit, Linear, SeparableConvUnit
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class BlockCost:
     """One block of a network, for one picture.
 
     Attributes:
@@ -39,7 +39,7 @@ class Block:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class LayerCost:
     """One convolution or fully connected layer, for one picture.
 
     Attributes:
@@ -70,7 +70,7 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Account:
+class NetworkCost:
     """A network's blocks in the order in which they run, an auxiliary head right after the block that it reads.
 
     `parameters` and `macs` are sums over the blocks of the trunk, `parameters_with_aux` and `macs_with_aux` over all.
@@ -79,8 +79,8 @@ class Account:
 
     image_size: int
     num_classes: int
-    blocks: tuple[Block, ...]
-    layers: tuple[Layer, ...]
+    blocks: tuple[BlockCost, ...]
+    layers: tuple[LayerCost, ...]
 
     @property
     def parameters(self) -> int:
@@ -103,13 +103,13 @@ class Account:
         return sum(block.macs for block in self.blocks)
 
 
-def account(model: Network, image_size: int) -> Account:
+def count_cost(model: BaseNetwork, image_size: int) -> NetworkCost:
     """Counts a network at `image_size` pixels per side.
 
     Raises:
       ModelError: the image is smaller than the network's minimum.
     """
-    layers: list[Layer] = []
+    layers: list[LayerCost] = []
     endpoints: dict[str, tuple[int, ...]] = {}
 
     def count(run: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -131,13 +131,13 @@ def account(model: Network, image_size: int) -> Account:
     for name, shape in _in_order(endpoints, layers).items():
         leaves = jax.tree.leaves(variables["params"].get(name, {}))
         macs = sum(layer.macs for layer in layers if layer.block == name)
-        blocks.append(Block(name, _grid(shape), sum(math.prod(leaf.shape) for leaf in leaves), macs))
-    return Account(image_size, model.num_classes, tuple(blocks), tuple(layers))
+        blocks.append(BlockCost(name, _grid(shape), sum(math.prod(leaf.shape) for leaf in leaves), macs))
+    return NetworkCost(image_size, model.num_classes, tuple(blocks), tuple(layers))
 
 
 def _layers(
     module: ConvUnit | SeparableConvUnit | Linear, taken: tuple[int, ...], given: tuple[int, ...], first: bool
-) -> list[Layer]:
+) -> list[LayerCost]:
     """The records of a unit that maps `taken` to `given`, shapes without the batch."""
     name = "/".join(module.path)
     if isinstance(module, Linear):
@@ -163,10 +163,10 @@ def _layer(
     given: tuple[int, ...],
     first: bool,
     inside: int,
-) -> Layer:
+) -> LayerCost:
     """One record; `inside`: on how many pixels of the picture the kernel's taps fall, over all places of the output."""
     # A fully connected layer applies its kernel once, a convolution at every place of its output.
-    return Layer(
+    return LayerCost(
         block=module.path[0],
         name=name,
         kernel=kernel,
@@ -199,7 +199,7 @@ def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (*(1,) * (3 - len(shape)), *shape)
 
 
-def _in_order(endpoints: dict[str, tuple[int, ...]], layers: list[Layer]) -> dict[str, tuple[int, ...]]:
+def _in_order(endpoints: dict[str, tuple[int, ...]], layers: list[LayerCost]) -> dict[str, tuple[int, ...]]:
     """Output shapes by block: the endpoints, each head after the endpoint whose layers ran last before its own."""
     heads: dict[str, tuple[str, tuple[int, ...]]] = {}  # head -> that endpoint, and the head's own output
     latest = ""

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from inception_jax.models.accounting import account
+from inception_jax.models.cost import count_cost
 from inception_jax.models.inception_v1 import MODULES
 from inception_jax.models.registry import create_model, get_spec, model_names
 
@@ -71,7 +71,7 @@ def rows(table):
 
 @functools.cache
 def counted(name, size=None, **options):
-    return account(create_model(name, **options), size or get_spec(name).image_size)
+    return count_cost(create_model(name, **options), size or get_spec(name).image_size)
 
 
 @pytest.mark.parametrize(("name", "table"), [("inception_v1", V1), ("inception_v4", V4)])
