@@ -64,7 +64,7 @@ def _arguments() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="OPTION=VALUE",
-        help="an option of create_model, for weights of another form than was published, such as "
+        help="an option of create_model, for weights of another variant than was published, such as "
         "width_multiplier=0.5; needs --model and --source; may be repeated",
     )
     arguments.add_argument("--image_size", type=int, metavar="PIXELS", help="default: the publisher's")
@@ -104,13 +104,13 @@ def _list(flags: argparse.Namespace) -> int:
 
     if flags.model:
         get_spec(flags.model)
-    if flags.source and not catalog.select(source=flags.source):
-        registry.forms_of(flags.source)  # an unknown one is an error with the nearest name
-    found = catalog.select(flags.model, flags.source)
+    if flags.source and not catalog.select_records(source=flags.source):
+        registry.variants_of(flags.source)  # an unknown one is an error with the nearest name
+    found = catalog.select_records(flags.model, flags.source)
     if flags.json:
         print(json.dumps([record.to_json() for record in found], indent=2))
     else:
-        print(records.words(found))
+        print(records.format_records(found))
     return 0
 
 
@@ -132,7 +132,7 @@ def _publish(flags: argparse.Namespace) -> int:
     from inception_jax.pretrained import exporting
 
     step = command_line.step(flags.step)
-    said = exporting.publish(flags.workdir, flags.to, flags.output, weights=flags.run_weights, step=step)
+    said = exporting.export_run(flags.workdir, flags.to, flags.output, weights=flags.run_weights, step=step)
     print(
         json.dumps(said)
         if flags.json
@@ -150,23 +150,23 @@ def _verify(flags: argparse.Namespace) -> int:
 
     if not flags.weights:
         if flags.set:
-            raise UserError("--set: with --verify it needs --weights; the ledger is of the published forms")
-        return ledger.main(flags)
+            raise UserError("--set: with --verify it needs --weights; the ledger is of the published variants")
+        return ledger.verify_variants(flags)
     if flags.write_ledger:
         raise UserError("--write_ledger: the ledger is of seeded weights; leave --weights out")
-    opened = loading.open_weights(flags.weights, model=flags.model, source=flags.source, options=_options(flags))
-    for finding in opened.findings:
+    loaded = loading.load_weights(flags.weights, model=flags.model, source=flags.source, options=_options(flags))
+    for finding in loaded.findings:
         print(finding)
-    form = opened.imported.form
-    side = runs.side_of(form.source)
+    variant = loaded.imported.variant
+    side = runs.framework_of(variant.source)
     python = ledger.find_python(side, getattr(flags, f"{side}_python"))
-    return 0 if ledger.verify_file(form, opened.weights.arrays, python, _options(flags)) else 1
+    return 0 if ledger.verify_file(variant, loaded.weights.arrays, python, _options(flags)) else 1
 
 
 def _options(flags: argparse.Namespace) -> dict[str, Any]:
     """The options of `create_model` that --set gives."""
     if flags.set and not (flags.record or (flags.model and flags.source)):
-        raise UserError("--set: needs --model and --source, for a network of another form looks like nobody's")
+        raise UserError("--set: needs --model and --source, for a network of another variant looks like nobody's")
     return dict(flags.set)
 
 
@@ -176,7 +176,7 @@ def _import(flags: argparse.Namespace) -> int:
             raise UserError(f"--{name} is missing: --weights=FILE --output=DIR imports a file; --help shows the rest")
     from inception_jax.pretrained import loading, workdir
 
-    opened = loading.open_weights(
+    loaded = loading.load_weights(
         flags.weights,
         model=flags.model,
         source=flags.source,
@@ -184,21 +184,21 @@ def _import(flags: argparse.Namespace) -> int:
         background=flags.background,
         options=_options(flags),
     )
-    recipe = workdir.recipe_of(opened, image_size=flags.image_size, data=flags.data)
-    count = opened.imported.num_classes
-    names = workdir.read_class_names(flags.classes, count) if flags.classes else workdir.class_names_of(opened)
-    new = workdir.write(flags.output, opened, recipe, names)
+    recipe = workdir.config_of(loaded, image_size=flags.image_size, data=flags.data)
+    count = loaded.imported.num_classes
+    names = workdir.read_class_names(flags.classes, count) if flags.classes else workdir.class_names_of(loaded)
+    new = workdir.write(flags.output, loaded, recipe, names)
     if flags.json:
         print(
             json.dumps(
-                {**workdir.about(opened), "workdir": flags.output, "new": new, "findings": list(opened.findings)}
+                {**workdir.provenance(loaded), "workdir": flags.output, "new": new, "findings": list(loaded.findings)}
             )
         )
         return 0
-    for finding in opened.findings:
+    for finding in loaded.findings:
         print(finding)
-    dropped = ", background dropped" if opened.imported.background_dropped else ""
-    print(f"pictures: {opened.preprocessing.words()}")
+    dropped = ", background dropped" if loaded.imported.background_dropped else ""
+    print(f"pictures: {loaded.preprocessing.summary()}")
     classes = f"{count} classes{dropped}" if count else "no classifier"
     print(f"{flags.output}: {recipe.model.name}, {classes}{'' if new else '; was there already'}")
     return 0

@@ -88,8 +88,8 @@ def _of_run(flags: argparse.Namespace) -> TrainedNetwork:
 def _of_file(flags: argparse.Namespace) -> TrainedNetwork:
     from inception_jax.pretrained import loading, workdir
 
-    return workdir.network_of(
-        loading.open_weights(flags.weights, model=flags.model, source=flags.source, record=flags.record)
+    return workdir.build_network(
+        loading.load_weights(flags.weights, model=flags.model, source=flags.source, record=flags.record)
     )
 
 

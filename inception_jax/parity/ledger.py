@@ -16,7 +16,7 @@ from inception_jax.errors import UserError
 from inception_jax.parity import runs, verification
 from inception_jax.parity.runs import Case
 from inception_jax.pretrained.publishers import registry
-from inception_jax.pretrained.variants import Form
+from inception_jax.pretrained.variants import Variant
 from inception_jax.runs import manifest
 from inception_jax.runs.tables import aligned
 
@@ -28,30 +28,30 @@ _PACKAGES = {"torch": "torch", "tf": "tensorflow"}
 
 
 def read_ledger(path: Path = LEDGER) -> list[dict[str, Any]]:
-    """The rows that were measured live, one per form and case."""
+    """The rows that were measured live, one per variant and case."""
     return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
 
 
-def read_open(path: Path = LEDGER) -> set[tuple[str, str, str]]:
+def read_open_cases(path: Path = LEDGER) -> set[tuple[str, str, str]]:
     """The cases that nobody has compared live yet: (source, network, case); the README's table leaves them empty."""
     return {tuple(case) for case in json.loads(path.read_text(encoding="utf-8"))["open"]} if path.exists() else set()
 
 
 def write_ledger(rows: Iterable[Mapping[str, Any]], path: Path = LEDGER) -> None:
-    """Puts rows in the place of those of the same form and case, and lists the cases that have none."""
+    """Puts rows in the place of those of the same variant and case, and lists the cases that have none."""
     kept = {_key(row): row for row in [*read_ledger(path), *rows]}
     left = sorted(
-        (form.source, form.model, case.name)
-        for form in registry.all_forms()
-        for case in verification.cases_of(form)
-        if (form.model, form.source, case.mode, case.dtype, case.size) not in kept
+        (variant.source, variant.model, case.name)
+        for variant in registry.all_variants()
+        for case in verification.cases_of(variant)
+        if (variant.model, variant.source, case.mode, case.dtype, case.size) not in kept
     )
     lines = ",\n".join(json.dumps(kept[key]) for key in sorted(kept))
     open_cases = ",\n".join(json.dumps(case) for case in left)
     manifest.replace_text(path, f'{{"rows": [\n{lines}\n],\n"open": [\n{open_cases}\n]}}\n')
 
 
-def write_readme(path: Path) -> None:
+def update_table(path: Path) -> None:
     """Renews the table between the README's two marks.
 
     Raises:
@@ -69,10 +69,10 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("model", "source", "mode", "dtype", "size"))
 
 
-def _row(form: Form, case: Case, against: str, version: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def _row(variant: Variant, case: Case, against: str, version: str, found: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "model": form.model,
-        "source": form.source,
+        "model": variant.model,
+        "source": variant.source,
         "mode": case.mode,
         "size": case.size,
         "dtype": case.dtype,
@@ -96,39 +96,41 @@ def find_python(side: str, given: str | None) -> str | None:
     return runs.default_python() if importlib.util.find_spec(_PACKAGES[side]) else None
 
 
-def verify(form: Form, case: Case, python: str | None, *, keep_goldens: bool = False) -> dict[str, Any]:
+def verify_case(variant: Variant, case: Case, python: str | None, *, keep_goldens: bool = False) -> dict[str, Any]:
     """One row: against the publisher's code in `python`, or against the goldens where that is None.
 
     Raises:
       UserError: the publisher's code fails there, or there are no goldens.
     """
     if python is None:
-        found, version = verification.verify_golden(form, case)
-        return _row(form, case, "goldens", version, found)
-    found, theirs = verification.verify_live(form, case, python)
+        found, version = verification.verify_golden(variant, case)
+        return _row(variant, case, "goldens", version, found)
+    found, theirs = verification.verify_live(variant, case, python)
     if keep_goldens:
-        verification.write_golden(form, case, theirs)
-    return _row(form, case, "publisher's code", theirs.version, found)
+        verification.write_golden(variant, case, theirs)
+    return _row(variant, case, "publisher's code", theirs.version, found)
 
 
-def main(flags: argparse.Namespace) -> int:
+def verify_variants(flags: argparse.Namespace) -> int:
     """`convert --verify` without a file: compares, prints a line per case and the ledger; 0 if everything is equal.
 
     Args:
       flags: `model`, `source` (None: all), `torch_python`, `tf_python`, `write_ledger` (the README to renew, or None).
     """
-    forms = [f for f in registry.all_forms() if flags.model in (None, f.model) and flags.source in (None, f.source)]
-    if not forms:
-        registry.get_form(flags.model, flags.source)  # says what is wrong with the names
+    variants = [
+        f for f in registry.all_variants() if flags.model in (None, f.model) and flags.source in (None, f.source)
+    ]
+    if not variants:
+        registry.get_variant(flags.model, flags.source)  # says what is wrong with the names
     rows, equal = [], True
-    for form in forms:
-        side = runs.side_of(form.source)
+    for variant in variants:
+        side = runs.framework_of(variant.source)
         python = find_python(side, getattr(flags, f"{side}_python"))
-        for case in verification.cases_of(form):
+        for case in verification.cases_of(variant):
             try:
-                row = verify(form, case, python, keep_goldens=bool(flags.write_ledger))
+                row = verify_case(variant, case, python, keep_goldens=bool(flags.write_ledger))
             except UserError as error:
-                print(f"{form.model} of {form.source}, {case.name}: not compared: {error}", flush=True)
+                print(f"{variant.model} of {variant.source}, {case.name}: not compared: {error}", flush=True)
                 equal = False
                 continue
             rows.append(row)
@@ -136,7 +138,7 @@ def main(flags: argparse.Namespace) -> int:
             equal = equal and good
             numbers = ", ".join(f"{name} {_number(value)}" for name, value in _differences(row))
             print(
-                f"{form.model} of {form.source}, {case.name}: {'equal' if good else 'DIFFERENT'} ({numbers}) "
+                f"{variant.model} of {variant.source}, {case.name}: {'equal' if good else 'DIFFERENT'} ({numbers}) "
                 f"against {row['against']} ({row['version']})",
                 flush=True,
             )
@@ -144,14 +146,14 @@ def main(flags: argparse.Namespace) -> int:
                 write_ledger([row])
     print(f"\n{table(rows)}")
     if flags.write_ledger:
-        write_readme(Path(flags.write_ledger))
+        update_table(Path(flags.write_ledger))
     return 0 if equal else 1
 
 
 def verify_file(
-    form: Form, arrays: Mapping[str, Any], python: str | None, options: Mapping[str, Any] | None = None
+    variant: Variant, arrays: Mapping[str, Any], python: str | None, options: Mapping[str, Any] | None = None
 ) -> bool:
-    """`convert --verify` with a file: its weights through the publisher's code, or the form against the goldens.
+    """`convert --verify` with a file: its weights through the publisher's code, or the variant against the goldens.
 
     Prints a line per comparison. `options` of `create_model` are for our side; the publisher's code has its own.
 
@@ -160,21 +162,21 @@ def verify_file(
     """
     equal = True
     for dtype in ("float64", "float32"):
-        case = Case("eval", form.image_size, dtype=dtype)
+        case = Case("eval", variant.image_size, dtype=dtype)
         if python is None:
             if dtype == "float32":
                 break
-            case = verification.cases_of(form)[0]
-            row, version = verification.verify_golden(form, case)
+            case = verification.cases_of(variant)[0]
+            row, version = verification.verify_golden(variant, case)
             what = "seeded weights (the publisher's code is not here to run the file's own) against goldens of"
         else:
-            row, version = verification.verify_weights(form, arrays, python, dtype, options)
+            row, version = verification.verify_weights(variant, arrays, python, dtype, options)
             what = "these weights against"
         good = verification.is_equal(row, dtype)
         equal = equal and good
         numbers = ", ".join(f"{name} {_number(value)}" for name, value in _differences(row))
         print(
-            f"{form.model} of {form.source}, {case.name}: {'equal' if good else 'DIFFERENT'} ({numbers}): "
+            f"{variant.model} of {variant.source}, {case.name}: {'equal' if good else 'DIFFERENT'} ({numbers}): "
             f"{what} {version}",
             flush=True,
         )
@@ -188,18 +190,18 @@ def _differences(row: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def table(rows: Iterable[Mapping[str, Any]], *, markdown: bool = False) -> str:
-    """The ledger for a person: one line per form.
+    """The ledger for a person: one line per variant.
 
     Args:
       rows: of the ledger.
       markdown: as Markdown, for the README; else aligned for a terminal.
     """
     lines = [["network", "weights of", "evaluation", "max", "other size", "batch statistics", "gradients", "float32"]]
-    forms: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    variants: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
-        forms.setdefault((row["model"], row["source"]), {})[_column(row)] = row
+        variants.setdefault((row["model"], row["source"]), {})[_column(row)] = row
     order = {name: i for i, name in enumerate(registry.source_names())}
-    for (model, source), cells in sorted(forms.items(), key=lambda item: (item[0][0], order[item[0][1]])):
+    for (model, source), cells in sorted(variants.items(), key=lambda item: (item[0][0], order[item[0][1]])):
         train, plain = cells.get("train"), cells.get("eval")
         heads = [aux["rms"] for aux in train.get("aux", [])] if train else []
         gradients = [row["gradients"]["rms"] for row in (plain, train) if row and "gradients" in row]
@@ -224,8 +226,8 @@ def table(rows: Iterable[Mapping[str, Any]], *, markdown: bool = False) -> str:
 def _column(row: Mapping[str, Any]) -> str:
     if row["dtype"] == "float32":
         return "float32"
-    form = registry.get_form(row["model"], row["source"])
-    return row["mode"] if row["size"] == form.image_size else "other"
+    variant = registry.get_variant(row["model"], row["source"])
+    return row["mode"] if row["size"] == variant.image_size else "other"
 
 
 def _number(value: float | None) -> str:

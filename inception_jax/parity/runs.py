@@ -18,9 +18,9 @@ from flax.traverse_util import flatten_dict
 
 from inception_jax.errors import UserError
 from inception_jax.parity import references
-from inception_jax.parity.seeded_weights import seeded_arrays, seeded_pictures, seeded_probe
-from inception_jax.pretrained.importing import Imported, has_classifier, import_form
-from inception_jax.pretrained.variants import Form
+from inception_jax.parity.seeded_weights import seeded_arrays, seeded_images, seeded_probe
+from inception_jax.pretrained.importing import ImportedWeights, has_classifier, import_variant
+from inception_jax.pretrained.variants import Variant
 
 _SIDES = {
     "torch": ("torchvision", "timm", "cadene", "pytorchcv", "facenet-pytorch", "pytorch-fid"),
@@ -69,51 +69,51 @@ class Outputs:
     version: str
 
 
-def with_heads(form: Form, case: Case) -> bool:
+def runs_aux_heads(variant: Variant, case: Case) -> bool:
     """Whether a case runs auxiliary heads."""
-    return case.mode == "train" and form.aux_heads
+    return case.mode == "train" and variant.aux_heads
 
 
-def case_arrays(form: Form, case: Case) -> dict[str, np.ndarray]:
+def case_arrays(variant: Variant, case: Case) -> dict[str, np.ndarray]:
     """The seeded weights of a case under the publisher's names; the heads' only where they run."""
-    return seeded_arrays(form, aux_heads=with_heads(form, case), dtype=np.dtype(case.dtype))
+    return seeded_arrays(variant, aux_heads=runs_aux_heads(variant, case), dtype=np.dtype(case.dtype))
 
 
-def _probes(form: Form, case: Case, classes: int, heads: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    shape, name = (case.batch, classes), f"{form.source}/{form.model}"
+def _probes(variant: Variant, case: Case, classes: int, heads: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    shape, name = (case.batch, classes), f"{variant.source}/{variant.model}"
     return seeded_probe(name, shape), [seeded_probe(f"{name}/aux{i}", shape) for i in range(heads)]
 
 
-def run_ours(form: Form, case: Case, arrays: Mapping[str, np.ndarray], **options: Any) -> Outputs:
+def run_ours(variant: Variant, case: Case, arrays: Mapping[str, np.ndarray], **options: Any) -> Outputs:
     """Our network on the seeded pictures.
 
     Args:
-      form: the publisher's form.
+      variant: the publisher's variant.
       case: what is computed.
       arrays: weights under the publisher's names.
-      **options: of `create_model`, where they are not of the published form.
+      **options: of `create_model`, where they are not of the published variant.
     """
     with jax.enable_x64(case.dtype == "float64"):
-        imported = import_form(form, arrays, dtype=np.dtype(case.dtype), **options)
+        imported = import_variant(variant, arrays, dtype=np.dtype(case.dtype), **options)
         logits, aux, gradients = _forward(imported, case)
     named = {}
-    leaves = form.leaves(aux_heads=imported.options["aux_heads"], **{**options, "num_classes": imported.num_classes})
+    leaves = variant.leaves(aux_heads=imported.options["aux_heads"], **{**options, "num_classes": imported.num_classes})
     for path, gradient in flatten_dict(gradients, sep="/").items():
-        theirs = form.counterpart(f"params/{path}", leaves[f"params/{path}"])
+        theirs = variant.source_array(f"params/{path}", leaves[f"params/{path}"])
         named[theirs.name] = theirs.layout.to_theirs(np.asarray(gradient))
     return Outputs(np.asarray(logits), tuple(map(np.asarray, aux)), named, f"jax {jax.__version__}")
 
 
-def _forward(imported: Imported, case: Case) -> tuple[jax.Array, tuple[jax.Array, ...], Any]:
+def _forward(imported: ImportedWeights, case: Case) -> tuple[jax.Array, tuple[jax.Array, ...], Any]:
     options = imported.options | {"dropout_rate": 0.0, "dtype": case.dtype, "param_dtype": case.dtype}
-    if imported.options["aux_heads"] and hasattr(imported.form.create(aux_heads=True), "aux_dropout_rate"):
+    if imported.options["aux_heads"] and hasattr(imported.variant.create(aux_heads=True), "aux_dropout_rate"):
         options["aux_dropout_rate"] = 0.0
     train = case.mode == "train"
-    model = imported.form.create(**options)
-    images = jnp.asarray(seeded_pictures(case.batch, case.size, case.dtype))
+    model = imported.variant.create(**options)
+    images = jnp.asarray(seeded_images(case.batch, case.size, case.dtype))
     params, stats = imported.variables["params"], imported.variables.get("batch_stats", {})
     shapes = jax.eval_shape(lambda: _apply(model, params, stats, images, train))
-    probe, probe_aux = _probes(imported.form, case, shapes.logits.shape[1], len(shapes.aux_logits))
+    probe, probe_aux = _probes(imported.variant, case, shapes.logits.shape[1], len(shapes.aux_logits))
 
     def total(params: Any) -> tuple[jax.Array, Any]:
         out = _apply(model, params, stats, images, train)
@@ -134,16 +134,16 @@ def _apply(model: Any, params: Any, stats: Any, images: jax.Array, train: bool) 
     return model.apply(variables, images, train=train, mutable=["batch_stats"])[0]
 
 
-def side_of(source: str) -> str:
+def framework_of(source: str) -> str:
     """ "torch" or "tf": which program executes a publisher's code."""
     return next(side for side, names in _SIDES.items() if source in names)
 
 
-def run_theirs(form: Form, case: Case, arrays: Mapping[str, np.ndarray], python: str) -> Outputs:
+def run_theirs(variant: Variant, case: Case, arrays: Mapping[str, np.ndarray], python: str) -> Outputs:
     """The publisher's own code on the seeded pictures, in the environment where it is installed.
 
     Args:
-      form: the publisher's form.
+      variant: the publisher's variant.
       case: what is computed.
       arrays: weights under the publisher's names; Keras and timm build their networks without a classifier, too.
       python: the interpreter of that environment.
@@ -151,21 +151,21 @@ def run_theirs(form: Form, case: Case, arrays: Mapping[str, np.ndarray], python:
     Raises:
       UserError: it is not installed there, or it failed; the message has its last line.
     """
-    program = Path(references.__file__).with_name(f"{side_of(form.source)}_side.py")
-    bias = form.counterpart("params/classifier/bias", (form.num_classes,)).name
-    classes = form.num_classes if has_classifier(form, arrays) else 0
+    program = Path(references.__file__).with_name(f"{framework_of(variant.source)}_side.py")
+    bias = variant.source_array("params/classifier/bias", (variant.num_classes,)).name
+    classes = variant.num_classes if has_classifier(variant, arrays) else 0
     classes = arrays[bias].size if bias in arrays else classes
     request: dict[str, Any] = {
-        "source": form.source,
-        "model": form.model,
+        "source": variant.source,
+        "model": variant.model,
         "mode": case.mode,
         "dtype": case.dtype,
         "classes": classes,
-        "images": seeded_pictures(case.batch, case.size, case.dtype),
+        "images": seeded_images(case.batch, case.size, case.dtype),
         **{f"w/{name}": array for name, array in arrays.items()},
     }
     if case.gradients:
-        probe, probe_aux = _probes(form, case, classes, 2)
+        probe, probe_aux = _probes(variant, case, classes, 2)
         request |= {"probe": probe, "probe_aux/0": probe_aux[0], "probe_aux/1": probe_aux[1]}
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "request.npz", Path(folder) / "result.npz"
@@ -180,7 +180,7 @@ def run_theirs(form: Form, case: Case, arrays: Mapping[str, np.ndarray], python:
         )
         if done.returncode or not answered.exists():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UserError(f"{form.source}'s {form.model} in {python}: {last}")
+            raise UserError(f"{variant.source}'s {variant.model} in {python}: {last}")
         with np.load(answered, allow_pickle=False) as result:
             found = dict(result)
     return Outputs(

@@ -7,28 +7,30 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.pretrained.variants import Form
+from inception_jax.pretrained.variants import Variant
 
 
-def seeded_arrays(form: Form, *, aux_heads: bool, dtype: Any = np.float64, **options: Any) -> dict[str, np.ndarray]:
+def seeded_arrays(
+    variant: Variant, *, aux_heads: bool, dtype: Any = np.float64, **options: Any
+) -> dict[str, np.ndarray]:
     """A publisher's arrays, full of numbers of a size that keeps every map of a deep network alive.
 
     Each array depends on its own name and shape alone: kernels are normal with variance 2 / fan_in, factors and
     variances uniform in [0.5, 1.5], everything else normal with deviation 0.1.
 
     Args:
-      form: whose names and layouts.
-      aux_heads: whether with the auxiliary heads, where the form has any.
+      variant: whose names and layouts.
+      aux_heads: whether with the auxiliary heads, where the variant has any.
       dtype: of the arrays.
-      **options: further options of `create_model`, such as num_classes; unset: the form's own.
+      **options: further options of `create_model`, such as num_classes; unset: the variant's own.
 
     Returns:
       {publisher's name: array}, in the order of our network.
     """
-    leaves = form.leaves(aux_heads=aux_heads, **{"num_classes": form.num_classes, **options})
+    leaves = variant.leaves(aux_heads=aux_heads, **{"num_classes": variant.num_classes, **options})
     arrays = {}
     for path, shape in leaves.items():
-        theirs = form.counterpart(path, shape)
+        theirs = variant.source_array(path, shape)
         random = np.random.RandomState(zlib.crc32(theirs.name.encode()))
         leaf = path.rpartition("/")[2]
         if leaf.endswith("kernel"):
@@ -43,7 +45,7 @@ def seeded_arrays(form: Form, *, aux_heads: bool, dtype: Any = np.float64, **opt
     return arrays
 
 
-def seeded_pictures(batch: int, size: int, dtype: Any = np.float64) -> np.ndarray:
+def seeded_images(batch: int, size: int, dtype: Any = np.float64) -> np.ndarray:
     """[batch, size, size, 3]: smooth shapes and noise in [-1, 1], as normalised pictures are."""
     random = np.random.RandomState(size)
     rows, columns = np.mgrid[:size, :size] / size

@@ -1,7 +1,7 @@
 """The proof: our networks with a publisher's weights compute what the publisher's own code computes.
 
-Every form is compared in the cases of `cases_of` with seeded weights at full size: live, where the publisher's code is
-installed, and against the goldens that such a live run left (`goldens/`), where it is not. `ledger.json` keeps what
+Every variant is compared in the cases of `cases_of` with seeded weights at full size: live where the publisher's code
+is installed, and against the goldens that such a live run left (`goldens/`), where it is not. `ledger.json` keeps what
 the live runs measured; the README's table is made of it (`ledger.py`).
 """
 
@@ -19,7 +19,7 @@ from inception_jax.models.registry import get_spec
 from inception_jax.parity import runs
 from inception_jax.parity.runs import Case, Outputs
 from inception_jax.pretrained.importing import has_classifier
-from inception_jax.pretrained.variants import Form
+from inception_jax.pretrained.variants import Variant
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -33,11 +33,11 @@ _KEPT_CLASSES = slice(None, None, 8)
 _NEGLIGIBLE = 1e-9
 
 
-def cases_of(form: Form) -> tuple[Case, ...]:
+def cases_of(variant: Variant) -> tuple[Case, ...]:
     """Evaluation at the publisher's size and at one of the other parity, and training with batch statistics."""
-    inference_only = (form.source, form.model) in _INFERENCE_ONLY
-    size = form.image_size
-    other = form.other_size or max(get_spec(form.model).min_image_size, size - 43 if size % 2 else size - 31)
+    inference_only = (variant.source, variant.model) in _INFERENCE_ONLY
+    size = variant.image_size
+    other = variant.other_size or max(get_spec(variant.model).min_image_size, size - 43 if size % 2 else size - 31)
     evaluation = (
         Case("eval", size, gradients=not inference_only),
         Case("eval", other),
@@ -51,7 +51,7 @@ _INFERENCE_ONLY = {("onnx", "inception_v1")}
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
+class RelativeDifference:
     """How far apart two results are, relative to theirs.
 
     Attributes:
@@ -63,7 +63,7 @@ class Difference:
     max: float
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
+def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> RelativeDifference:
     """The difference of two arrays.
 
     Raises:
@@ -72,7 +72,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
     if ours.shape != theirs.shape:
         raise ValueError(f"shapes {ours.shape} and {theirs.shape}")
     apart, wide = ours.astype(np.float64) - theirs, theirs.astype(np.float64)
-    return Difference(
+    return RelativeDifference(
         float(np.linalg.norm(apart) / np.linalg.norm(wide)), float(np.abs(apart).max() / np.abs(wide).max())
     )
 
@@ -81,9 +81,9 @@ def compare_outputs(ours: Outputs, theirs: Outputs) -> dict[str, Any]:
     """One case of the ledger: {"logits": {rms, max}, "aux": [...], "gradients": {rms, worst}}."""
     if len(ours.aux) != len(theirs.aux):
         raise ValueError(f"{len(ours.aux)} auxiliary heads here, {len(theirs.aux)} there")
-    row: dict[str, Any] = {"logits": dataclasses.asdict(difference(ours.logits, theirs.logits))}
+    row: dict[str, Any] = {"logits": dataclasses.asdict(relative_difference(ours.logits, theirs.logits))}
     if theirs.aux:
-        row["aux"] = [dataclasses.asdict(difference(a, b)) for a, b in zip(ours.aux, theirs.aux, strict=True)]
+        row["aux"] = [dataclasses.asdict(relative_difference(a, b)) for a, b in zip(ours.aux, theirs.aux, strict=True)]
     if theirs.gradients:
         row["gradients"] = compare_gradients(ours.gradients, theirs.gradients)
     return row
@@ -112,12 +112,12 @@ def compare_gradients(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.nd
 # --- Goldens ---------------------------------------------------------------------------------------------------------
 
 
-def golden_path(form: Form) -> Path:
-    """Where a form's goldens lie."""
-    return GOLDENS / f"{form.source}_{form.model}.npz"
+def golden_path(variant: Variant) -> Path:
+    """Where a variant's goldens lie."""
+    return GOLDENS / f"{variant.source}_{variant.model}.npz"
 
 
-def golden_of(outputs: Outputs) -> dict[str, np.ndarray]:
+def make_golden(outputs: Outputs) -> dict[str, np.ndarray]:
     """The part of a publisher's outputs that is kept."""
     kept = {"logits": outputs.logits[:, _KEPT_CLASSES]}
     kept |= {f"aux/{i}": aux[:, _KEPT_CLASSES] for i, aux in enumerate(outputs.aux)}
@@ -139,76 +139,83 @@ def _fingerprints(gradients: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def compare_golden(ours: Outputs, golden: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """As `compare_outputs`, with what was kept; the gradients' difference is that of the fingerprints."""
-    row: dict[str, Any] = {"logits": dataclasses.asdict(difference(ours.logits[:, _KEPT_CLASSES], golden["logits"]))}
+    row: dict[str, Any] = {
+        "logits": dataclasses.asdict(relative_difference(ours.logits[:, _KEPT_CLASSES], golden["logits"]))
+    }
     heads = sum(name.startswith("aux/") for name in golden)
     if heads != len(ours.aux):
         raise ValueError(f"{len(ours.aux)} auxiliary heads here, {heads} there")
     if heads:
         row["aux"] = [
-            dataclasses.asdict(difference(aux[:, _KEPT_CLASSES], golden[f"aux/{i}"])) for i, aux in enumerate(ours.aux)
+            dataclasses.asdict(relative_difference(aux[:, _KEPT_CLASSES], golden[f"aux/{i}"]))
+            for i, aux in enumerate(ours.aux)
         ]
     if ours.gradients and "gradients" in golden:
         names = [str(name) for name in golden["gradient_names"]]
         found = _fingerprints({name: ours.gradients[name] for name in names})
-        row["gradients"] = {"rms": difference(found, golden["gradients"]).rms}
+        row["gradients"] = {"rms": relative_difference(found, golden["gradients"]).rms}
     return row
 
 
-def write_golden(form: Form, case: Case, outputs: Outputs) -> None:
+def write_golden(variant: Variant, case: Case, outputs: Outputs) -> None:
     """Keeps a publisher's outputs of one case beside those of the others."""
-    path = golden_path(form)
+    path = golden_path(variant)
     path.parent.mkdir(exist_ok=True)
     kept: dict[str, np.ndarray] = {}
     if path.exists():
         with np.load(path, allow_pickle=False) as file:
             kept = {name: file[name] for name in file.files if not name.startswith(f"{case.name}/")}
-    kept |= {f"{case.name}/{name}": array for name, array in golden_of(outputs).items()}
+    kept |= {f"{case.name}/{name}": array for name, array in make_golden(outputs).items()}
     np.savez_compressed(path, **kept)
 
 
 # --- One case --------------------------------------------------------------------------------------------------------
 
 
-def verify_live(form: Form, case: Case, python: str) -> tuple[dict[str, Any], Outputs]:
+def verify_live(variant: Variant, case: Case, python: str) -> tuple[dict[str, Any], Outputs]:
     """One case against the publisher's code: the row, and what the publisher's code gave.
 
     Raises:
       UserError: the publisher's code cannot be run there.
     """
-    arrays = runs.case_arrays(form, case)
-    theirs = runs.run_theirs(form, case, arrays, python)
-    return compare_outputs(runs.run_ours(form, case, arrays), theirs), theirs
+    arrays = runs.case_arrays(variant, case)
+    theirs = runs.run_theirs(variant, case, arrays, python)
+    return compare_outputs(runs.run_ours(variant, case, arrays), theirs), theirs
 
 
-def verify_golden(form: Form, case: Case) -> tuple[dict[str, Any], str]:
+def verify_golden(variant: Variant, case: Case) -> tuple[dict[str, Any], str]:
     """One case against the goldens: the row, and the version of the publisher's code that they are of.
 
     Raises:
       UserError: there are none.
     """
     golden = {}
-    if golden_path(form).exists():
-        with np.load(golden_path(form), allow_pickle=False) as file:
+    if golden_path(variant).exists():
+        with np.load(golden_path(variant), allow_pickle=False) as file:
             golden = {n.removeprefix(f"{case.name}/"): file[n] for n in file.files if n.startswith(f"{case.name}/")}
     if not golden:
-        raise UserError(f"no goldens of {form.source}'s {form.model} in {case.name}")
-    ours = runs.run_ours(form, case, runs.case_arrays(form, case))
+        raise UserError(f"no goldens of {variant.source}'s {variant.model} in {case.name}")
+    ours = runs.run_ours(variant, case, runs.case_arrays(variant, case))
     return compare_golden(ours, golden), str(golden["version"])
 
 
 def verify_weights(
-    form: Form, arrays: Mapping[str, np.ndarray], python: str, dtype: str, options: Mapping[str, Any] | None = None
+    variant: Variant,
+    arrays: Mapping[str, np.ndarray],
+    python: str,
+    dtype: str,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], str]:
     """A file's own weights through the publisher's code and ours, evaluation on seeded pictures: row and version.
 
     Raises:
       UserError: the publisher's code cannot be run there.
     """
-    case = Case("eval", form.image_size, dtype=dtype)
-    kept = {name: np.asarray(array, dtype) for name, array in form.weights(arrays).items()}
-    theirs = runs.run_theirs(form, case, kept, python)
-    options = dict(options or {}) if has_classifier(form, arrays) else {"num_classes": 0, **(options or {})}
-    return compare_outputs(runs.run_ours(form, case, kept, **options), theirs), theirs.version
+    case = Case("eval", variant.image_size, dtype=dtype)
+    kept = {name: np.asarray(array, dtype) for name, array in variant.weights(arrays).items()}
+    theirs = runs.run_theirs(variant, case, kept, python)
+    options = dict(options or {}) if has_classifier(variant, arrays) else {"num_classes": 0, **(options or {})}
+    return compare_outputs(runs.run_ours(variant, case, kept, **options), theirs), theirs.version
 
 
 def is_equal(row: Mapping[str, Any], dtype: str) -> bool:

@@ -7,15 +7,15 @@ import re
 from inception_jax.errors import UserError, nearest
 from inception_jax.pretrained.preprocessing import Preprocessing
 from inception_jax.pretrained.published_files import PUBLISHED
-from inception_jax.pretrained.records import Record
+from inception_jax.pretrained.records import WeightRecord
 
 
-def all_records() -> tuple[Record, ...]:
+def all_records() -> tuple[WeightRecord, ...]:
     """Every record, publisher by publisher."""
     return PUBLISHED
 
 
-def get_record(name: str) -> Record:
+def get_record(name: str) -> WeightRecord:
     """The record of a name.
 
     Raises:
@@ -27,8 +27,8 @@ def get_record(name: str) -> Record:
     return found[name]
 
 
-def select(model: str | None = None, source: str | None = None) -> list[Record]:
-    """The records of a model, of a publisher (whose form, or who published), or of both; None for any."""
+def select_records(model: str | None = None, source: str | None = None) -> list[WeightRecord]:
+    """The records of a model, of a publisher (whose variant, or who published), or of both; None for any."""
     return [
         record
         for record in all_records()
@@ -36,7 +36,7 @@ def select(model: str | None = None, source: str | None = None) -> list[Record]:
     ]
 
 
-def find_file(name: str, sha256: str, model: str, source: str) -> tuple[Record | None, str]:
+def find_record(name: str, sha256: str, model: str, source: str) -> tuple[WeightRecord | None, str]:
     """The record of a file that somebody has, and how that was found out.
 
     The hash decides where it is published, otherwise the name of the file.
@@ -45,13 +45,13 @@ def find_file(name: str, sha256: str, model: str, source: str) -> tuple[Record |
       name: the file's name.
       sha256: its hex digest.
       model: a name of `model_names()`.
-      source: the publisher whose form fits.
+      source: the publisher whose variant fits.
 
     Returns:
       (the record, "by its hash" or "by its name"); (None, why) where it cannot be told.
     """
-    usable = [record for record in select(model, source) if not record.unusable]
-    hashed = [record for record in usable if record.digest and record.digest.fits("sha256", sha256)]
+    usable = [record for record in select_records(model, source) if not record.unusable]
+    hashed = [record for record in usable if record.digest and record.digest.matches("sha256", sha256)]
     if len(hashed) == 1:
         return hashed[0], "by its hash"
     named = [record for record in usable if record.file and _stem(record.file) == _stem(name)]
@@ -71,7 +71,7 @@ def common_preprocessing(model: str, source: str) -> Preprocessing:
     Raises:
       UserError: they differ, or there are none.
     """
-    usable = [record for record in select(model, source) if not record.unusable]
+    usable = [record for record in select_records(model, source) if not record.unusable]
     rules = {record.preprocessing for record in usable}
     if len(rules) != 1:
         names = ", ".join(record.name for record in usable)

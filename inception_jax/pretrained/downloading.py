@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError, write_error
-from inception_jax.pretrained.records import Record
+from inception_jax.pretrained.records import WeightRecord
 
 LIMIT = 1 << 30  # bytes; the largest published file of the family has about a quarter of it
 _CHUNK = 1 << 20
@@ -28,7 +28,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, response, code, message, headers, url)
 
 
-def download(record: Record, output: str | os.PathLike, *, limit: int = LIMIT) -> str:
+def download(record: WeightRecord, output: str | os.PathLike, *, limit: int = LIMIT) -> str:
     """Fetches a record's file.
 
     Args:
@@ -56,7 +56,7 @@ def download(record: Record, output: str | os.PathLike, *, limit: int = LIMIT) -
     try:
         with opener.open(record.url, timeout=_SECONDS) as response:
             _receive(response, part, hashing, limit, record.url)
-        if digest and not digest.fits(digest.algorithm, hashing.hexdigest()):
+        if digest and not digest.matches(digest.algorithm, hashing.hexdigest()):
             raise UserError(
                 f"{record.url}: the {digest.algorithm} of what came is {hashing.hexdigest()}, that of "
                 f"{record.file} is {digest}; nothing was kept"

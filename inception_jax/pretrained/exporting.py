@@ -21,13 +21,13 @@ from inception_jax.training import setup as setups
 SUFFIXES = (".safetensors", ".npz", ".pth")
 
 # Fields of a network that change nothing in what it computes when it is asked: number formats, training, its place.
-_OF_TRAINING = {
+_TRAINING_FIELDS = {
     "dropout_rate", "aux_dropout_rate", "dtype", "param_dtype", "remat", "bn_momentum", "bn_unbiased_variance",
     "bn_axis_name", "bn_axis_index_groups", "bn_group_size", "bn_frozen", "parent", "name",
 }  # fmt: skip
 
 
-def publish(
+def export_run(
     workdir: str | os.PathLike,
     source: str,
     output: str | os.PathLike,
@@ -39,7 +39,7 @@ def publish(
 
     Args:
       workdir: the run.
-      source: the publisher, a name of `sources.source_names()`.
+      source: the publisher, a name of `registry.source_names()`.
       output: the file: .safetensors, .npz, or .pth where PyTorch is installed. In .npz, which has no name for it,
         bfloat16 becomes float32, without loss.
       weights: "raw" or "ema"; None: the averages where the run keeps them.
@@ -59,9 +59,9 @@ def publish(
         raise UserError(f"--output={output}: there is a file already")
     recipe, classes = load_config(workdir), load_class_names(workdir)
     config = Config(recipe)
-    form = registry.get_form(config.model.name, source)
+    variant = registry.get_variant(config.model.name, source)
     model = setups.build_model(config, len(classes))
-    _check_network(model, form, workdir)
+    _check_network(model, variant, workdir)
     weights = weights or default_weights(recipe)
     found = describe(workdir, step)["step"]
     variables = load_variables(workdir, weights, found)
@@ -73,19 +73,19 @@ def publish(
     return {"file": str(output), **said, "arrays": len(arrays)}
 
 
-def _check_network(model: Any, form: Any, workdir: str | os.PathLike) -> None:
+def _check_network(model: Any, variant: Any, workdir: str | os.PathLike) -> None:
     """Raises UserError where the run's network has other switches than the publisher's."""
     same = {"num_classes", "width_multiplier", "min_width"}
-    theirs = form.create(aux_heads=model.aux_heads, **{name: getattr(model, name) for name in same})
+    theirs = variant.create(aux_heads=model.aux_heads, **{name: getattr(model, name) for name in same})
     different = [
         field.name
         for field in dataclasses.fields(model)
-        if field.name not in _OF_TRAINING and getattr(model, field.name) != getattr(theirs, field.name)
+        if field.name not in _TRAINING_FIELDS and getattr(model, field.name) != getattr(theirs, field.name)
     ]
     if different:
         named = ", ".join(f"{name} = {getattr(model, name)!r} (there {getattr(theirs, name)!r})" for name in different)
         raise UserError(
-            f"--workdir={workdir}: its network is not {form.source}'s {form.model}: {named}; with its "
+            f"--workdir={workdir}: its network is not {variant.source}'s {variant.model}: {named}; with its "
             "weights, the publisher's code would compute something else"
         )
 
@@ -136,18 +136,18 @@ def export_weights(
 
     Args:
       model_name: a name of `model_names()`.
-      variables: {"params": …, "batch_stats": …}, of a network with the switches of `form_options(model_name, source)`.
-      source: the publisher, a name of `pretrained.sources.source_names()`.
-      **options: of `create_model`, as for `import_weights`: where the variables are of another form than was published.
+      variables: {"params": …, "batch_stats": …} of a network with the options `variant_options(model_name, source)`.
+      source: the publisher, a name of `pretrained.publishers.registry.source_names()`.
+      **options: of `create_model`, as for `import_weights`, where the variables differ from the published variant.
         `num_classes=0` says that they have no classifier.
 
     Returns:
       {publisher's name: array}, in the order of the network; contiguous, dtypes as they are.
 
     Raises:
-      UserError: an unknown source, or variables that are not this form's: the message names the leaves.
+      UserError: an unknown source, or variables that are not this variant's: the message names the leaves.
     """
-    form = registry.get_form(model_name, source)
+    variant = registry.get_variant(model_name, source)
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(variables, sep="/").items()}
     kernel = flat.get("params/classifier/kernel")
     if kernel is None and options.get("num_classes") != 0:
@@ -159,17 +159,17 @@ def export_weights(
     for name, value in found.items():
         if options.setdefault(name, value) != value:
             raise UserError(f"{name} = {options[name]}: the variables have {value}")
-    leaves = form.leaves(**options)
+    leaves = variant.leaves(**options)
     wrong = [path for path in {**leaves, **flat} if path not in leaves or path not in flat]
     if wrong:
-        whose = "the variables have" if wrong[0] in flat else f"{source}'s form has"
+        whose = "the variables have" if wrong[0] in flat else f"{source}'s variant has"
         raise UserError(
             f"variables: {len(wrong)} leaves differ from {source}'s {model_name}: {whose} {wrong[0]}, "
-            f"the other has not; create the network with form_options({model_name!r}, {source!r})"
+            f"the other has not; create the network with variant_options({model_name!r}, {source!r})"
         )
     arrays = {}
     for path, shape in leaves.items():
-        theirs = form.counterpart(path, shape)
+        theirs = variant.source_array(path, shape)
         if flat[path].shape != shape:
             raise UserError(f"variables: {path} is {flat[path].shape}, {source}'s {model_name} has {shape}")
         arrays[theirs.name] = np.ascontiguousarray(theirs.layout.to_theirs(flat[path]))

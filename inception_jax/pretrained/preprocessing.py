@@ -26,7 +26,7 @@ class Preprocessing:
     source: str
     published: bool = True
 
-    def fields(self) -> dict[str, Any]:
+    def config_fields(self) -> dict[str, Any]:
         """{config field: value} with which a run of this package sees pictures in this way."""
         sides = {"crop_fraction": self.crop.fraction} if self.crop.resize is None else {"resize": self.crop.resize}
         evaluation = {"crop": self.crop.rule, "interpolation": self.crop.interpolation, **sides}
@@ -36,7 +36,7 @@ class Preprocessing:
             **{f"evaluation.{name}": value for name, value in evaluation.items()},
         }
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """One line: `299 pixels, torchvision crop of 341 (pil_bicubic), inception normalization`."""
         crop = self.crop
         kept = f"of {crop.resize} pixels" if crop.resize else f"of {100 * crop.fraction:g} % of each side"

@@ -8,7 +8,7 @@ bvlc_googlenet). A hash, an address or a number that none of them gives is None.
 from __future__ import annotations
 
 from inception_jax.pretrained import preprocessing as rules
-from inception_jax.pretrained.records import Digest, Record
+from inception_jax.pretrained.records import Digest, WeightRecord
 
 _APACHE_CODE = "Apache-2.0 (the code's)"
 _TF = "http://download.tensorflow.org/models"
@@ -16,9 +16,11 @@ _FACES = "LFW accuracy {}; no classifier of ImageNet's classes"
 _SLIM_AUX = "the auxiliary head was trained with the network"
 
 
-def _slim(name: str, model: str, top1: float | None, top5: float | None, *notes: str, aux_heads: bool = True) -> Record:
+def _slim(
+    name: str, model: str, top1: float | None, top5: float | None, *notes: str, aux_heads: bool = True
+) -> WeightRecord:
     size = 224 if model in ("inception_v1_bn", "inception_v2") else 299
-    return Record(
+    return WeightRecord(
         name=f"slim/{name}",
         model=model,
         source="slim",
@@ -56,8 +58,10 @@ _PT = "https://download.pytorch.org/models"
 _QUANTISED = "quantised to 8 bits (PyTorch's fbgemm): other arithmetic, not weights of this network"
 
 
-def _torchvision(file: str, model: str, top1: float, top5: float, *notes: str, unusable: str | None = None) -> Record:
-    return Record(
+def _torchvision(
+    file: str, model: str, top1: float, top5: float, *notes: str, unusable: str | None = None
+) -> WeightRecord:
+    return WeightRecord(
         name=f"torchvision/{file.partition('.')[0].rpartition('-')[0]}",
         model=model,
         source="torchvision",
@@ -96,8 +100,8 @@ def _timm(
     model: str | None = None,
     normalization: str = "inception",
     aux_heads: bool = False,
-) -> Record:
-    return Record(
+) -> WeightRecord:
+    return WeightRecord(
         name=f"timm/{tag}",
         model=model or tag.partition(".")[0],
         source="timm",
@@ -133,10 +137,10 @@ TIMM = (
 _STORE = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 
-def _keras(folder: str, model: str, file: str, md5: str, top1: float | None, top5: float | None) -> Record:
+def _keras(folder: str, model: str, file: str, md5: str, top1: float | None, top5: float | None) -> WeightRecord:
     without = file.endswith("_notop.h5")
     name = {"inception_v3": "InceptionV3", "inception_resnet_v2": "InceptionResNetV2", "xception": "Xception"}[model]
-    return Record(
+    return WeightRecord(
         name=f"keras/{name}" + ("-notop" if without else ""),
         model=model,
         source="keras",
@@ -170,9 +174,9 @@ KERAS = (
 
 def _cadene(
     file: str, model: str, top1: float, top5: float, rule: rules.Preprocessing, *notes: str, classes: int = 1000
-) -> Record:
+) -> WeightRecord:
     stem, _, prefix = file.partition(".")[0].rpartition("-")
-    return Record(
+    return WeightRecord(
         name=f"cadene/{stem}",
         model=model,
         source="cadene",
@@ -206,10 +210,12 @@ CADENE = (
 _OSMR = "https://github.com/osmr/imgclsmob/releases/download"
 
 
-def _pytorchcv(name: str, model: str, error: str, sha1: str, release: str, *notes: str, size: int = 299) -> Record:
+def _pytorchcv(
+    name: str, model: str, error: str, sha1: str, release: str, *notes: str, size: int = 299
+) -> WeightRecord:
     # pytorchcv's model_store.py: the name, the top-5 error in hundredths of a percent, the start of the file's SHA-1.
     inner = f"{name}-{error}-{sha1[:8]}.pth"
-    return Record(
+    return WeightRecord(
         name=f"pytorchcv/{name}",
         model=model,
         source="pytorchcv",
@@ -238,7 +244,7 @@ PYTORCHCV = (
 )  # fmt: skip
 
 CAFFE = (
-    Record(
+    WeightRecord(
         name="caffe/bvlc_googlenet",
         model="inception_v1",
         source="caffe",
@@ -254,7 +260,7 @@ CAFFE = (
         licence_checked=True,
         notes=("OpenVINO measured 68.928 / 89.144",),
     ),
-    Record(
+    WeightRecord(
         name="onnx/googlenet",
         model="inception_v1",
         source="onnx",
@@ -267,7 +273,7 @@ CAFFE = (
         licence_checked=False,
         notes=("Caffe's bvlc_googlenet as ONNX, without its auxiliary heads",),
     ),
-    Record(
+    WeightRecord(
         name="caffe/googlenet_bn",
         model="inception_v2",
         source="caffe",
@@ -287,7 +293,7 @@ CAFFE = (
 )
 
 INCEPTION5H = (
-    Record(
+    WeightRecord(
         name="inception5h/inception5h",
         model="inception_v1",
         source="inception5h",
@@ -304,8 +310,8 @@ INCEPTION5H = (
 )
 
 
-def _facenet(name: str, faces: str, accuracy: str, drive: str) -> Record:
-    return Record(
+def _facenet(name: str, faces: str, accuracy: str, drive: str) -> WeightRecord:
+    return WeightRecord(
         name=f"facenet/{name}",
         model="inception_resnet_v1",
         source="facenet",
@@ -320,8 +326,8 @@ def _facenet(name: str, faces: str, accuracy: str, drive: str) -> Record:
     )
 
 
-def _facenet_pytorch(name: str, faces: str, classes: int, accuracy: str) -> Record:
-    return Record(
+def _facenet_pytorch(name: str, faces: str, classes: int, accuracy: str) -> WeightRecord:
+    return WeightRecord(
         name=f"facenet-pytorch/{name}",
         model="inception_resnet_v1",
         source="facenet-pytorch",
@@ -344,8 +350,8 @@ FACENET = (
 )
 
 
-def _fid(publisher: str, file: str, url: str, rule: rules.Preprocessing, note: str) -> Record:
-    return Record(
+def _fid(publisher: str, file: str, url: str, rule: rules.Preprocessing, note: str) -> WeightRecord:
+    return WeightRecord(
         name=f"{publisher}/inception-2015-12-05",
         model="inception_v3",
         source="pytorch-fid",
@@ -369,6 +375,6 @@ FID = (
          rules.TENSORFLOW_FID, "resizes as the original graph: TensorFlow 1's bilinear"),
 )  # fmt: skip
 
-PUBLISHED: tuple[Record, ...] = (
+PUBLISHED: tuple[WeightRecord, ...] = (
     *SLIM, *TORCHVISION, *TIMM, *KERAS, *CADENE, *PYTORCHCV, *CAFFE, *INCEPTION5H, *FACENET, *FID,
 )  # fmt: skip

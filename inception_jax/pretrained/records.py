@@ -26,7 +26,7 @@ class Digest:
     hex: str
     of: str
 
-    def fits(self, algorithm: str, digest: str) -> bool:
+    def matches(self, algorithm: str, digest: str) -> bool:
         """Whether a whole digest in hex is this one, as far as that is known."""
         return algorithm == self.algorithm and digest.lower().startswith(self.hex)
 
@@ -36,13 +36,13 @@ class Digest:
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class WeightRecord:
     """One published file of weights.
 
     Attributes:
       name: "<source>/<the publisher's name>".
       model: a name of `model_names()`.
-      source: whose form it has, a name of `sources.source_names()`; its switches apply.
+      source: whose variant it has, a name of `registry.source_names()`; its switches apply.
       file: the file's name as published; None: not known.
       preprocessing: the publisher's evaluation.
       url: where the publisher has it; None: not known.
@@ -84,7 +84,7 @@ class Record:
         """`77.294 / 93.45`, with "not known" in the place of what is not."""
         return " / ".join(NOT_KNOWN if value is None else str(value) for value in (self.top1, self.top5))
 
-    def words(self) -> list[tuple[str, str]]:
+    def details(self) -> list[tuple[str, str]]:
         """(field, value) lines for a person, in the order in which they are asked for."""
         licence = self.licence or NOT_KNOWN
         if self.licence and not self.licence_checked:
@@ -99,7 +99,7 @@ class Record:
             ("hash", f"{self.digest} of {self.digest.of}" if self.digest else NOT_KNOWN),
             ("top-1 / top-5", f"{self.accuracy()}{claimed}"),
             ("classes", classes + (", with auxiliary heads" if self.aux_heads else "")),
-            ("pictures", self.preprocessing.words()),
+            ("pictures", self.preprocessing.summary()),
             ("as in", self.preprocessing.source),
             ("licence", licence),
             *(("note", note) for note in self.notes),
@@ -107,7 +107,7 @@ class Record:
         return [*lines, ("not usable", self.unusable)] if self.unusable else lines
 
 
-def words(records: Sequence[Record]) -> str:
+def format_records(records: Sequence[WeightRecord]) -> str:
     """A line per record; of a single publisher's few, all that is known of each.
 
     Args:
@@ -115,11 +115,11 @@ def words(records: Sequence[Record]) -> str:
     """
     if not records:
         return "no published file is known"
-    rows = [["record", "model", "form", "top-1 / top-5", "classes", "pixels", "licence"]]
+    rows = [["record", "model", "variant", "top-1 / top-5", "classes", "pixels", "licence"]]
     rows += [_row(record) for record in records]
     parts = [aligned(rows, "lllrrrl")]
     parts += [
-        f"{record.name}\n{aligned([[f'  {field}', value] for field, value in record.words()])}"
+        f"{record.name}\n{aligned([[f'  {field}', value] for field, value in record.details()])}"
         for record in records
         if len(records) <= _FEW
     ]
@@ -131,7 +131,7 @@ def words(records: Sequence[Record]) -> str:
 _FEW = 8
 
 
-def _row(record: Record) -> list[str]:
+def _row(record: WeightRecord) -> list[str]:
     classes = "?" if record.classes is None else str(record.classes)
     licence = (record.licence or "?") + ("" if record.licence_checked or not record.licence else " (not checked)")
     state = "; not usable" if record.unusable else ""

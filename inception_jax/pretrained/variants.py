@@ -21,7 +21,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Counterpart:
+class SourceArray:
     """The publisher's array of one of our leaves.
 
     Attributes:
@@ -37,14 +37,14 @@ class Counterpart:
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
-    """One publisher's form of one network.
+class Variant:
+    """One publisher's variant of one network.
 
     Attributes:
-      source: the publisher, a name of `sources.source_names()`.
+      source: the publisher, a name of `registry.source_names()`.
       model: a name of `model_names()`.
       options: of `create_model`: the switches with which our network computes what the publisher's does.
-      counterpart: takes a leaf's path ("params/mixed_5b/conv_1x1/bn/bias") and shape, gives the publisher's array.
+      source_array: takes a leaf's path ("params/mixed_5b/conv_1x1/bn/bias") and shape, gives the publisher's array.
       implementation: the publisher's code that it was read from and is verified against.
       image_size: height and width in pixels of the publisher's own evaluation.
       other_size: a second size for the verification where the publisher's code does not take any; 0: it does.
@@ -52,14 +52,14 @@ class Form:
       background: whether their class 0 is "background", before ImageNet's 1000.
       aux_heads: whether the publisher's network has auxiliary heads (a file may still come without).
       ignored: patterns of array names that are no weights (counters of batches, of steps, optimizer slots).
-      aliases: where some of the publisher's files have an array under another name: {that name: the counterpart's}.
-      prepare: where names are not the same in every file: gives a file's arrays their names that `counterpart` gives.
+      aliases: where some of the publisher's files have an array under another name: {that name: the source_array's}.
+      prepare: where names are not the same in every file: gives a file's arrays their names that `source_array` gives.
     """
 
     source: str
     model: str
     options: Mapping[str, Any]
-    counterpart: Callable[[str, tuple[int, ...]], Counterpart]
+    source_array: Callable[[str, tuple[int, ...]], SourceArray]
     implementation: str
     image_size: int
     other_size: int = 0
@@ -75,7 +75,7 @@ class Form:
         return any(re.search(pattern, name) for pattern in self.ignored)
 
     def weights(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Those arrays of a file that are weights, under the names that `counterpart` gives."""
+        """Those arrays of a file that are weights, under the names that `source_array` gives."""
         arrays = self.prepare(arrays) if self.prepare else arrays
         found = {}
         for name, array in arrays.items():
@@ -86,7 +86,7 @@ class Form:
         return found
 
     def create(self, *, aux_heads: bool, **options: Any) -> Any:
-        """Our network in this form.
+        """Our network in this variant.
 
         Args:
           aux_heads: whether with its auxiliary heads, where it has any.
@@ -95,7 +95,7 @@ class Form:
         return create_model(self.model, **{**self.options, "aux_heads": aux_heads and self.aux_heads, **options})
 
     def leaves(self, *, aux_heads: bool, **options: Any) -> Shapes:
-        """{path: shape} of our tree in this form, in the order in which the network declares it; no array is made."""
+        """{path: shape} of our tree in this variant, in the order of declaration; no array is made."""
         return _leaves(self, aux_heads, tuple(sorted(options.items())))
 
 
@@ -110,10 +110,10 @@ def _leaves_of(model: str, options: tuple[tuple[str, Any], ...]) -> Shapes:
     return {"/".join([leaf.collection, *leaf.path, leaf.name]): leaf.shape for leaf in declarations}
 
 
-def _leaves(form: Form, aux_heads: bool, options: tuple[tuple[str, Any], ...]) -> Shapes:
-    every = {**form.options, "aux_heads": aux_heads and form.aux_heads, **dict(options)}
+def _leaves(variant: Variant, aux_heads: bool, options: tuple[tuple[str, Any], ...]) -> Shapes:
+    every = {**variant.options, "aux_heads": aux_heads and variant.aux_heads, **dict(options)}
     shapes = {name: value for name, value in every.items() if name not in ("dtype", "param_dtype")}
-    return dict(_leaves_of(form.model, tuple(sorted(shapes.items()))))
+    return dict(_leaves_of(variant.model, tuple(sorted(shapes.items()))))
 
 
 def split_leaf(path: str) -> tuple[str, tuple[str, ...], str]:
@@ -122,9 +122,9 @@ def split_leaf(path: str) -> tuple[str, tuple[str, ...], str]:
     return collection, tuple(units), leaf
 
 
-def refuse_unknown(path: str, source: str, model: str) -> UserError:
+def unknown_leaf_error(path: str, source: str, model: str) -> UserError:
     """The error of a name map that meets a leaf it has no word for: a network that the publisher never had."""
-    return UserError(f"{source}'s {model} has no counterpart of {path}: with these options it is another network")
+    return UserError(f"{source}'s {model} has no array for {path}: with these options it is another network")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Imported weights as a workdir that every command understands: as if a run had just begun with them.
+"""ImportedWeights weights as a workdir that every command understands: as if a run had just begun with them.
 
-`config.json` is a recipe with the form's switches and the publisher's evaluation, `classes.json` the classes, one
+`config.json` is a recipe with the variant's switches and the publisher's evaluation, `classes.json` the classes, one
 checkpoint of step 0 holds the weights, and `pretrained.json` says where they come from.
 """
 
@@ -23,7 +23,7 @@ from inception_jax.config import Config
 from inception_jax.errors import UserError, write_error
 from inception_jax.evaluation import trained_network
 from inception_jax.evaluation.trained_network import TrainedNetwork
-from inception_jax.pretrained.loading import Opened
+from inception_jax.pretrained.loading import LoadedWeights
 from inception_jax.runs import manifest
 from inception_jax.training.restore import CLASSES
 
@@ -35,11 +35,11 @@ BACKGROUND = "background"
 _OWN_FIELDS = ("num_classes", "width_multiplier", "aux_heads", "dropout_rate", "aux_dropout_rate")
 
 
-def recipe_of(opened: Opened, *, image_size: int | None = None, data: str | None = None) -> ConfigDict:
+def config_of(loaded: LoadedWeights, *, image_size: int | None = None, data: str | None = None) -> ConfigDict:
     """The recipe of a run that would have these weights.
 
     Args:
-      opened: the weights.
+      loaded: the weights.
       image_size: height and width in pixels, in place of the publisher's; the side before the crop changes in
         proportion.
       data: a data set with the weights' classes; None: `imagenet2012` for ImageNet's 1000.
@@ -47,9 +47,9 @@ def recipe_of(opened: Opened, *, image_size: int | None = None, data: str | None
     Raises:
       UserError: an option that no recipe has, a size that the network cannot take.
     """
-    imported = opened.imported
+    imported = loaded.imported
     recipe = configs.default()
-    fields = {"model.name": imported.form.model, **opened.preprocessing.fields()}
+    fields = {"model.name": imported.variant.model, **loaded.preprocessing.config_fields()}
     for name, value in imported.options.items():
         fields[f"model.{name}" if name in _OWN_FIELDS else f"model.options.{name}"] = value
     if image_size is not None:
@@ -73,12 +73,12 @@ def recipe_of(opened: Opened, *, image_size: int | None = None, data: str | None
     return recipe
 
 
-def class_names_of(opened: Opened) -> list[str]:
+def class_names_of(loaded: LoadedWeights) -> list[str]:
     """The classes of the weights, in their order: ImageNet's synsets where they are those, else "class 0" and so on.
 
     Every publisher of 1000 or 1001 classes has ImageNet's in the order of their synsets' names.
     """
-    count = opened.imported.num_classes
+    count = loaded.imported.num_classes
     if count not in (1000, 1001):
         return [f"class {index}" for index in range(count)]
     from inception_jax.data.imagenet2012 import synsets
@@ -86,14 +86,14 @@ def class_names_of(opened: Opened) -> list[str]:
     return [BACKGROUND, *synsets()] if count == 1001 else synsets()
 
 
-def network_of(opened: Opened) -> TrainedNetwork:
+def build_network(loaded: LoadedWeights) -> TrainedNetwork:
     """The weights on the devices, ready to be asked, with nothing written anywhere.
 
     Raises:
-      UserError: as `recipe_of`.
+      UserError: as `config_of`.
     """
     return trained_network.build(
-        recipe_of(opened), opened.imported.variables, class_names_of(opened), weights="raw", step=0, where=opened.path
+        config_of(loaded), loaded.imported.variables, class_names_of(loaded), weights="raw", step=0, where=loaded.path
     )
 
 
@@ -112,16 +112,16 @@ def read_class_names(path: str | os.PathLike, count: int) -> list[str]:
     return names
 
 
-def about(opened: Opened) -> dict[str, Any]:
+def provenance(loaded: LoadedWeights) -> dict[str, Any]:
     """What `pretrained.json` holds."""
-    imported = opened.imported
+    imported = loaded.imported
     return {
-        "record": opened.record.name if opened.record else None,
-        "model": imported.form.model,
-        "source": imported.form.source,
-        "file": opened.path.name,
-        "format": opened.weights.format,
-        "sha256": opened.weights.sha256,
+        "record": loaded.record.name if loaded.record else None,
+        "model": imported.variant.model,
+        "source": imported.variant.source,
+        "file": loaded.path.name,
+        "format": loaded.weights.format,
+        "sha256": loaded.weights.sha256,
         "options": imported.options,
         "num_classes": imported.num_classes,
         "background": "drop" if imported.background_dropped else "keep",
@@ -130,13 +130,13 @@ def about(opened: Opened) -> dict[str, Any]:
     }
 
 
-def write(directory: str | os.PathLike, opened: Opened, recipe: ConfigDict, class_names: Sequence[str]) -> bool:
+def write(directory: str | os.PathLike, loaded: LoadedWeights, recipe: ConfigDict, class_names: Sequence[str]) -> bool:
     """Writes the workdir, whole or not at all.
 
     Args:
       directory: new, empty, or a workdir of the very same weights and settings.
-      opened: the weights.
-      recipe: from `recipe_of`.
+      loaded: the weights.
+      recipe: from `config_of`.
       class_names: one per class.
 
     Returns:
@@ -148,7 +148,7 @@ def write(directory: str | os.PathLike, opened: Opened, recipe: ConfigDict, clas
     directory = Path(directory)
     files = {
         CLASSES: {"dataset": recipe.data.name, "names": list(class_names)},
-        FILE: about(opened),
+        FILE: provenance(loaded),
     }
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         _check_same(directory, files, recipe)
@@ -156,7 +156,7 @@ def write(directory: str | os.PathLike, opened: Opened, recipe: ConfigDict, clas
     new = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.new")
     try:
         new.mkdir(parents=True)
-        state = {"step": np.zeros((), np.int32), **opened.imported.variables}
+        state = {"step": np.zeros((), np.int32), **loaded.imported.variables}
         with Checkpoints(new / SUBDIRECTORY) as checkpoints:
             checkpoints.save(0, state, host={})
         manifest.write(new, Config(recipe).to_json())

@@ -32,7 +32,7 @@ SET = ("--set=width_multiplier=0.125", f"--image_size={SIZE}", "--data=digits")
 @pytest.fixture(scope="module")
 def network():
     """torchvision's GoogLeNet, an eighth as wide, for ten classes: (model, variables with statistics of their own)."""
-    model = registry.get_form(MODEL, SOURCE).create(aux_heads=False, **SMALL)
+    model = registry.get_variant(MODEL, SOURCE).create(aux_heads=False, **SMALL)
     variables = init_variables(model, jax.random.key(0), SIZE)
     random = np.random.default_rng(0)
     # Logits far enough apart that no rounding reorders the classes.
@@ -133,8 +133,8 @@ def test_predict_gives_the_probabilities_of_the_model_itself(network, converted,
 def test_predict_of_a_file_asks_the_network_of_the_workdir(converted, file, monkeypatch):
     """Compared without compiling it again: definition, weights and pictures are the same."""
     options = {"width_multiplier": 0.125}
-    monkeypatch.setattr(loading, "open_weights", functools.partial(loading.open_weights, options=options))
-    monkeypatch.setattr(workdir, "recipe_of", functools.partial(workdir.recipe_of, image_size=SIZE))
+    monkeypatch.setattr(loading, "load_weights", functools.partial(loading.load_weights, options=options))
+    monkeypatch.setattr(workdir, "config_of", functools.partial(workdir.config_of, image_size=SIZE))
     flags = argparse.Namespace(weights=str(file), model=MODEL, source=SOURCE, record=None)
     ours = predict._of_file(flags)
     theirs = network_module.load(
@@ -292,12 +292,12 @@ def test_list_is_readable_and_json_is_whole(capsys):
 
 def test_only_convert_can_drop_the_background():
     """Whoever imports by hand says so; a workdir for ImageNet's labels drops it by itself."""
-    form = registry.get_form("inception_v4", "cadene")
-    shape = form.counterpart("params/classifier/kernel", (1536, 1001)).layout.shape((1536, 1001))
+    variant = registry.get_variant("inception_v4", "cadene")
+    shape = variant.source_array("params/classifier/kernel", (1536, 1001)).layout.shape((1536, 1001))
     arrays = {"last_linear.weight": np.zeros(shape, np.float32)}
-    assert loading._default_background(form, arrays) == "drop"
-    assert loading._default_background(form, {"last_linear.weight": np.zeros((1000, 1536), np.float32)}) == "keep"
-    assert loading._default_background(registry.get_form("inception_v4", "timm"), arrays) == "keep"
+    assert loading._default_background(variant, arrays) == "drop"
+    assert loading._default_background(variant, {"last_linear.weight": np.zeros((1000, 1536), np.float32)}) == "keep"
+    assert loading._default_background(registry.get_variant("inception_v4", "timm"), arrays) == "keep"
     assert importing.import_weights.__kwdefaults__["background"] == "keep"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from inception_jax import convert
 from inception_jax.errors import UserError
-from inception_jax.pretrained import catalog, downloading, preprocessing, published_files, records
+from inception_jax.pretrained import catalog, downloading, preprocessing, records
 
 WEIGHTS = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
@@ -55,7 +55,7 @@ def server():
 
 
 def record(url, digest=SHA256, of="weights.pth"):
-    return records.Record(
+    return records.WeightRecord(
         "publisher/weights",
         "inception_v4",
         "timm",
@@ -141,6 +141,6 @@ def test_only_https_and_only_where_nothing_is(server, tmp_path):
 def test_the_command_fetches_a_record(server, tmp_path, monkeypatch, capsys):
     name = "torchvision/googlenet"
     here = dataclasses.replace(catalog.get_record(name), url=f"{server}/weights.pth", digest=None)
-    monkeypatch.setattr(published_files, "PUBLISHED", (here,))
+    monkeypatch.setattr(catalog, "PUBLISHED", (here,))
     assert convert.main([f"--download={name}", f"--output={tmp_path / 'a.pth'}"]) == 0
     assert name in capsys.readouterr().out and (tmp_path / "a.pth").read_bytes() == WEIGHTS

@@ -9,9 +9,9 @@ from inception_jax.errors import UserError
 from inception_jax.models.checks import ModelError
 from inception_jax.parity.seeded_weights import seeded_arrays
 from inception_jax.pretrained.exporting import export_weights
-from inception_jax.pretrained.importing import form_options, identify, import_form, import_weights
+from inception_jax.pretrained.importing import identify, import_variant, import_weights, variant_options
 from inception_jax.pretrained.publishers import registry
-from inception_jax.pretrained.variants import Counterpart
+from inception_jax.pretrained.variants import SourceArray
 
 MODEL, SOURCE = "inception_v1_bn", "torchvision"
 NARROW = {"width_multiplier": 0.05, "min_width": 4}
@@ -21,8 +21,8 @@ STEM, CLASSIFIER, VARIANCE = "conv1.conv.weight", "fc.weight", "conv1.bn.running
 @pytest.fixture
 def arrays():
     """torchvision's GoogLeNet with its heads, at a twentieth of its width, with 1001 classes."""
-    form = registry.get_form(MODEL, SOURCE)
-    return seeded_arrays(form, aux_heads=True, dtype=np.float32, num_classes=1001, **NARROW)
+    variant = registry.get_variant(MODEL, SOURCE)
+    return seeded_arrays(variant, aux_heads=True, dtype=np.float32, num_classes=1001, **NARROW)
 
 
 def imported(arrays, **options):
@@ -32,9 +32,9 @@ def imported(arrays, **options):
 
 def whole(source, model, **options):
     """A publisher's arrays at their published shapes, which take no memory: every value is zero."""
-    form = registry.get_form(model, source)
-    leaves = form.leaves(aux_heads=True, **{"num_classes": form.num_classes, **options})
-    theirs = {path: (form.counterpart(path, shape), shape) for path, shape in leaves.items()}
+    variant = registry.get_variant(model, source)
+    leaves = variant.leaves(aux_heads=True, **{"num_classes": variant.num_classes, **options})
+    theirs = {path: (variant.source_array(path, shape), shape) for path, shape in leaves.items()}
     return {found.name: np.broadcast_to(np.float32(0), found.layout.shape(shape)) for found, shape in theirs.values()}
 
 
@@ -164,16 +164,16 @@ def test_the_wrong_network_names_the_right_one(given, asked):
 
 def test_whose_arrays_they_are():
     arrays = whole("cadene", "inception_resnet_v2")
-    score, form = identify(arrays)[0]
-    assert (score, form.source, form.model) == (1, "cadene", "inception_resnet_v2")
+    score, variant = identify(arrays)[0]
+    assert (score, variant.source, variant.model) == (1, "cadene", "inception_resnet_v2")
     # A file without its classifier, and with half of its blocks renamed, is still more like one than like others.
     for name in list(arrays):
         if name.startswith("last_linear"):
             del arrays[name]
         elif name.startswith("repeat_1.1"):
             arrays["module." + name] = arrays.pop(name)
-    score, form = identify(arrays)[0]
-    assert (form.model, 0.4 < score < 0.8) == ("inception_resnet_v2", True)
+    score, variant = identify(arrays)[0]
+    assert (variant.model, 0.4 < score < 0.8) == ("inception_resnet_v2", True)
     assert identify({"weights": np.zeros(3)}) == []
     # What is missing counts against it: a tenth of a file is not all of it.
     tenth = dict(list(whole("cadene", "inception_resnet_v2").items())[::10])
@@ -248,7 +248,7 @@ def test_the_background_is_dropped_from_every_classifier(arrays):
             assert (dropped[path] == kept[path][..., 1:]).all() and dropped[path].flags.c_contiguous
     others = [path for path in kept if "classifier" not in path]
     assert all((dropped[path] == kept[path]).all() for path in others)
-    made = import_form(registry.get_form(MODEL, SOURCE), arrays, background="drop", **NARROW)
+    made = import_variant(registry.get_variant(MODEL, SOURCE), arrays, background="drop", **NARROW)
     assert made.background_dropped and made.num_classes == made.options["num_classes"] == 1000
 
 
@@ -292,29 +292,29 @@ def test_heads_can_be_left_aside(arrays):
 
 
 def test_a_publisher_without_heads():
-    form = registry.get_form("inception_v4", "timm")
-    arrays = seeded_arrays(form, aux_heads=True, dtype=np.float32, num_classes=2, **NARROW)
+    variant = registry.get_variant("inception_v4", "timm")
+    arrays = seeded_arrays(variant, aux_heads=True, dtype=np.float32, num_classes=2, **NARROW)
     assert "aux" not in import_weights("inception_v4", arrays, source="timm", aux_heads=False, **NARROW)["params"]
     message = refused(arrays, "inception_v4", "timm", aux_heads=True, **NARROW)
     assert message == "aux_heads = True: timm's inception_v4 has no auxiliary heads"
-    assert form_options("inception_v4", "timm")["aux_heads"] is False
-    assert "aux_heads" not in form_options("inception_v3", "timm")
+    assert variant_options("inception_v4", "timm")["aux_heads"] is False
+    assert "aux_heads" not in variant_options("inception_v3", "timm")
 
 
 # --- What a file may lack --------------------------------------------------------------------------------------------
 
 
 def test_an_optional_array_takes_its_default(arrays):
-    form = registry.get_form(MODEL, SOURCE)
+    variant = registry.get_variant(MODEL, SOURCE)
 
     def without_scale(path, shape):
-        found = form.counterpart(path, shape)
-        return Counterpart(found.name, found.layout, path == "params/conv1/bn/scale", 0.5)
+        found = variant.source_array(path, shape)
+        return SourceArray(found.name, found.layout, path == "params/conv1/bn/scale", 0.5)
 
-    optional = type(form)(**{**vars(form), "counterpart": without_scale})
-    assert import_form(optional, arrays, **NARROW).defaulted == ()
+    optional = type(variant)(**{**vars(variant), "source_array": without_scale})
+    assert import_variant(optional, arrays, **NARROW).defaulted == ()
     scale = arrays.pop("conv1.bn.weight")
-    made = import_form(optional, arrays, **NARROW)
+    made = import_variant(optional, arrays, **NARROW)
     assert made.defaulted == ("params/conv1/bn/scale",)
     found = made.variables["params"]["conv1"]["bn"]["scale"]
     assert found.shape == scale.shape and found.dtype == np.float32 and (found == 0.5).all()
@@ -336,7 +336,7 @@ def test_export_refuses_what_is_not_the_form(arrays):
     assert message(variables, aux_heads=False, **NARROW) == "aux_heads = False: the variables have True"
     params = dict(variables["params"])
     del params["inception_3a"]
-    assert "form has params/inception_3a/conv_1x1/kernel" in message({**variables, "params": params}, **NARROW)
+    assert "variant has params/inception_3a/conv_1x1/kernel" in message({**variables, "params": params}, **NARROW)
     params = {**variables["params"], "more": {"kernel": np.zeros(1)}}
     assert "the variables have params/more/kernel" in message({**variables, "params": params}, **NARROW)
     params = {**variables["params"], "conv1": {**variables["params"]["conv1"], "kernel": np.zeros((3, 3))}}
@@ -361,7 +361,7 @@ def without_top(arrays):
 
 @pytest.fixture(scope="module")
 def keras_arrays():
-    return seeded_arrays(registry.get_form("xception", "keras"), aux_heads=False, dtype=np.float32, **NARROW)
+    return seeded_arrays(registry.get_variant("xception", "keras"), aux_heads=False, dtype=np.float32, **NARROW)
 
 
 def test_a_file_without_a_classifier_gives_the_trunk(keras_arrays):

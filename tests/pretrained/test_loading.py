@@ -9,18 +9,18 @@ import pytest
 from inception_jax.config import Config
 from inception_jax.errors import UserError
 from inception_jax.pretrained import catalog, loading, preprocessing, records, workdir
-from inception_jax.pretrained.importing import Imported
+from inception_jax.pretrained.importing import ImportedWeights
 from inception_jax.pretrained.publishers import registry
 from inception_jax.training import setup as setups
 
 
 def arrays_of(model, source, num_classes=None, aux_heads=False):
     """A full-size file's arrays, which take no memory: one zero each, in every place."""
-    form = registry.get_form(model, source)
-    count = num_classes or form.num_classes
+    variant = registry.get_variant(model, source)
+    count = num_classes or variant.num_classes
     named = {}
-    for path, shape in form.leaves(aux_heads=aux_heads, num_classes=count).items():
-        theirs = form.counterpart(path, shape)
+    for path, shape in variant.leaves(aux_heads=aux_heads, num_classes=count).items():
+        theirs = variant.source_array(path, shape)
         named[theirs.name] = np.broadcast_to(np.float32(0.5), theirs.layout.shape(shape))
     return named
 
@@ -37,8 +37,8 @@ def arrays_of(model, source, num_classes=None, aux_heads=False):
 )
 def test_the_publisher_is_found_out(model, source, num_classes, tmp_path):
     arrays = arrays_of(model, source, num_classes)
-    form, sentence = loading.find_form(arrays, tmp_path / "x", "0" * 64, None, None)
-    assert (form.model, form.source) == (model, source)
+    variant, sentence = loading.find_variant(arrays, tmp_path / "x", "0" * 64, None, None)
+    assert (variant.model, variant.source) == (model, source)
     assert sentence == f"{source}'s {model} (100 % of the names and shapes fit)"
 
 
@@ -46,20 +46,20 @@ def test_several_publishers_alike_are_named(tmp_path):
     """torchvision's Inception-v3 is timm's: name and hash of the file decide, and nothing else does."""
     arrays = arrays_of("inception_v3", "torchvision", aux_heads=True)
     with pytest.raises(UserError, match=r"names and shapes are those of several: .*--source=torchvision") as raised:
-        loading.find_form(arrays, tmp_path / "x.pth", "0" * 64, None, None)
+        loading.find_variant(arrays, tmp_path / "x.pth", "0" * 64, None, None)
     assert "--source=timm" in str(raised.value)
-    form, _ = loading.find_form(arrays, tmp_path / "x.pth", "0cc3c7bd" + "0" * 56, None, None)
-    assert form.source == "torchvision"
-    form, _ = loading.find_form(arrays, tmp_path / "x.pth", "0" * 64, None, "timm")
-    assert form.source == "timm"
+    variant, _ = loading.find_variant(arrays, tmp_path / "x.pth", "0cc3c7bd" + "0" * 56, None, None)
+    assert variant.source == "torchvision"
+    variant, _ = loading.find_variant(arrays, tmp_path / "x.pth", "0" * 64, None, "timm")
+    assert variant.source == "timm"
 
 
 def test_nobodys_weights(tmp_path):
     with pytest.raises(UserError, match=r"x.pth: these are nobody's weights that are known \(arrays: layer.weight"):
-        loading.find_form({"layer.weight": np.zeros((3, 3))}, tmp_path / "x.pth", "0" * 64, None, None)
+        loading.find_variant({"layer.weight": np.zeros((3, 3))}, tmp_path / "x.pth", "0" * 64, None, None)
     arrays = arrays_of("inception_v4", "timm")
     with pytest.raises(UserError, match="nobody's weights that are known of slim"):
-        loading.find_form(arrays, tmp_path / "x.pth", "0" * 64, None, "slim")
+        loading.find_variant(arrays, tmp_path / "x.pth", "0" * 64, None, "slim")
 
 
 def test_a_records_hash_is_checked(tmp_path):
@@ -67,7 +67,7 @@ def test_a_records_hash_is_checked(tmp_path):
     path.write_bytes(b"weights")
     md5 = hashlib.md5(b"weights").hexdigest()
     for digits, right in ((md5, True), (md5[:10], True), ("0" * 32, False)):
-        record = records.Record(
+        record = records.WeightRecord(
             "keras/mine",
             "xception",
             "keras",
@@ -75,7 +75,7 @@ def test_a_records_hash_is_checked(tmp_path):
             preprocessing.KERAS,
             digest=records.Digest("md5", digits, "mine.h5"),
         )
-        said = loading._other_digest(record, path, "0" * 64)
+        said = loading._digest_mismatch(record, path, "0" * 64)
         assert said is None if right else said == f"its md5 is {md5}, that of mine.h5 is {'0' * 32}"
 
 
@@ -84,37 +84,37 @@ def test_the_hash_of_what_is_inside_an_archive_is_not_the_archives(tmp_path):
     record = catalog.get_record("pytorchcv/inceptionv4")
     archive = tmp_path / record.file
     archive.write_bytes(b"a zip")
-    assert loading._other_digest(record, archive, "0" * 64) is None
+    assert loading._digest_mismatch(record, archive, "0" * 64) is None
     inner = tmp_path / record.digest.of
     inner.write_bytes(b"another file")
-    assert "its " in loading._other_digest(record, inner, "0" * 64)
+    assert "its " in loading._digest_mismatch(record, inner, "0" * 64)
 
 
 def test_a_file_is_opened_with_nothing_said(tmp_path):
     """Found out: the network, the publisher, the record, the classes; and said, line by line."""
     arrays = arrays_of("inception_v1_bn", "torchvision")
     np.savez_compressed(tmp_path / "mine.npz", **arrays)
-    opened = loading.open_weights(tmp_path / "mine.npz")
-    assert opened.imported.form is registry.get_form("inception_v1_bn", "torchvision")
-    assert opened.record is None and opened.preprocessing == preprocessing.torchvision(224, 256)
-    assert opened.findings[0] == "torchvision's inception_v1_bn (100 % of the names and shapes fit)"
-    assert opened.findings[1].startswith("record: none, neither hash nor name") and len(opened.findings) == 2
-    assert opened.imported.num_classes == 1000 and not opened.imported.background_dropped
+    loaded = loading.load_weights(tmp_path / "mine.npz")
+    assert loaded.imported.variant is registry.get_variant("inception_v1_bn", "torchvision")
+    assert loaded.record is None and loaded.preprocessing == preprocessing.torchvision(224, 256)
+    assert loaded.findings[0] == "torchvision's inception_v1_bn (100 % of the names and shapes fit)"
+    assert loaded.findings[1].startswith("record: none, neither hash nor name") and len(loaded.findings) == 2
+    assert loaded.imported.num_classes == 1000 and not loaded.imported.background_dropped
     # A record that is named is checked: this is another file.
     with pytest.raises(UserError, match=r"is not torchvision/googlenet: its sha256 is .*, that of googlenet"):
         (tmp_path / "mine.npz").rename(tmp_path / "renamed.pth")
-        loading.open_weights(tmp_path / "renamed.pth", record="torchvision/googlenet")
+        loading.load_weights(tmp_path / "renamed.pth", record="torchvision/googlenet")
 
 
-@pytest.mark.parametrize("form", registry.all_forms(), ids=lambda form: f"{form.source}-{form.model}")
-def test_every_forms_recipe_makes_the_forms_network(form):
+@pytest.mark.parametrize("variant", registry.all_variants(), ids=lambda variant: f"{variant.source}-{variant.model}")
+def test_every_forms_recipe_makes_the_forms_network(variant):
     """No switch is lost on the way through a config."""
-    rule = preprocessing.slim(form.image_size)
-    for aux_heads in {form.aux_heads, False}:
-        options = {**form.options, "num_classes": 7, "aux_heads": aux_heads, "width_multiplier": 0.5}
-        opened = loading.Opened(None, None, Imported(form, options, {}, 7, False, ()), None, rule, ())
-        config = Config(workdir.recipe_of(opened))
-        wanted = form.create(aux_heads=aux_heads, num_classes=7, width_multiplier=0.5)
+    rule = preprocessing.slim(variant.image_size)
+    for aux_heads in {variant.aux_heads, False}:
+        options = {**variant.options, "num_classes": 7, "aux_heads": aux_heads, "width_multiplier": 0.5}
+        loaded = loading.LoadedWeights(None, None, ImportedWeights(variant, options, {}, 7, False, ()), None, rule, ())
+        config = Config(workdir.config_of(loaded))
+        wanted = variant.create(aux_heads=aux_heads, num_classes=7, width_multiplier=0.5)
         assert setups.build_model(config, 7) == wanted
         assert setups.crop(config) == rule.crop
         assert setups.input_format(config)[0] is setups.preprocess.get_normalization(rule.normalization)
@@ -124,14 +124,16 @@ def test_every_forms_recipe_makes_the_forms_network(form):
 def test_every_records_pictures_pass_through_a_recipe(record):
     if record.unusable:
         pytest.skip(f"not usable: {record.unusable}")
-    form = registry.get_form(record.model, record.source)
-    imported = Imported(form, {**form.options, "num_classes": 1000, "aux_heads": False}, {}, 1000, False, ())
-    opened = loading.Opened(None, None, imported, record, record.preprocessing, ())
-    config = Config(workdir.recipe_of(opened))
+    variant = registry.get_variant(record.model, record.source)
+    imported = ImportedWeights(
+        variant, {**variant.options, "num_classes": 1000, "aux_heads": False}, {}, 1000, False, ()
+    )
+    loaded = loading.LoadedWeights(None, None, imported, record, record.preprocessing, ())
+    config = Config(workdir.config_of(loaded))
     assert setups.crop(config) == record.preprocessing.crop
     assert config.data.name == "imagenet2012" and config.data.eval_split == "validation"
     # At half the size the side before the crop is halved too.
-    half = Config(workdir.recipe_of(opened, image_size=112))
+    half = Config(workdir.config_of(loaded, image_size=112))
     crop, whole = setups.crop(half), record.preprocessing
     if whole.crop.resize:
         assert crop.resize == max(112, round(whole.crop.resize * 112 / whole.image_size))
@@ -140,11 +142,13 @@ def test_every_records_pictures_pass_through_a_recipe(record):
 
 
 def test_classes_of_a_thousand_and_one():
-    form = registry.get_form("inception_v4", "cadene")
+    variant = registry.get_variant("inception_v4", "cadene")
 
     def names(count):
         return workdir.class_names_of(
-            loading.Opened(None, None, Imported(form, {}, {}, count, False, ()), None, preprocessing.KERAS, ())
+            loading.LoadedWeights(
+                None, None, ImportedWeights(variant, {}, {}, count, False, ()), None, preprocessing.KERAS, ()
+            )
         )
 
     assert names(1001)[:2] == ["background", "n01440764"] and names(1000) == names(1001)[1:]
@@ -156,10 +160,10 @@ def test_classes_of_a_thousand_and_one():
     ("source", "classes", "expected"), [("slim", 1001, "drop"), ("slim", 1000, "keep"), ("torchvision", 1001, "keep")]
 )
 def test_only_a_publishers_background_is_dropped(source, classes, expected):
-    form = registry.get_form("inception_v3", source)
-    theirs = form.counterpart("params/classifier/kernel", (2048, classes))
+    variant = registry.get_variant("inception_v3", source)
+    theirs = variant.source_array("params/classifier/kernel", (2048, classes))
     arrays = {theirs.name: np.broadcast_to(np.float32(0), theirs.layout.shape((2048, classes)))}
-    assert loading._default_background(form, arrays) == expected
+    assert loading._default_background(variant, arrays) == expected
 
 
 def test_names_of_classes_from_a_file(tmp_path):
@@ -176,7 +180,7 @@ def test_a_record_without_a_classifier(tmp_path, monkeypatch):
     """By its name and hash: Keras's file without the top, at full size (of one number, which packs well)."""
     h5py = pytest.importorskip("h5py", reason="reading Keras's files needs h5py (the extra `convert`)")
     arrays = {n: a for n, a in arrays_of("xception", "keras").items() if not n.startswith("predictions/")}
-    (record,) = [record for record in catalog.select("xception", "keras") if record.classes == 0]
+    (record,) = [record for record in catalog.select_records("xception", "keras") if record.classes == 0]
     path = tmp_path / f"{record.file}"
     with h5py.File(path, "w") as file:
         for layer in dict.fromkeys(name.rpartition("/")[0] for name in arrays):
@@ -188,17 +192,17 @@ def test_a_record_without_a_classifier(tmp_path, monkeypatch):
         file.attrs["layer_names"] = [layer.encode() for layer in dict.fromkeys(n.rpartition("/")[0] for n in arrays)]
         file.attrs["keras_version"] = b"2.0.4"
     with pytest.raises(UserError, match=r"'predictions/kernel' is missing \(num_classes=0 does without one\)"):
-        loading.open_weights(path)
+        loading.load_weights(path)
     given = {"model": "xception", "source": "keras", "options": {"num_classes": 0}}
-    opened = loading.open_weights(path, **given)
-    assert opened.record is None and "named like keras/Xception-notop, but its md5 is" in opened.findings[0]
+    loaded = loading.load_weights(path, **given)
+    assert loaded.record is None and "named like keras/Xception-notop, but its md5 is" in loaded.findings[0]
     with pytest.raises(UserError, match=rf"is not {record.name}: its md5 is .* that of "):
-        loading.open_weights(path, record=record.name)
+        loading.load_weights(path, record=record.name)
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     published = dataclasses.replace(record, digest=records.Digest("md5", md5, record.file))
     everything = [published if other == record else other for other in catalog.all_records()]
     monkeypatch.setattr(records, "all_records", lambda: everything)
-    opened = loading.open_weights(path)
-    assert opened.record == published and opened.imported.num_classes == 0
-    assert "classifier" not in opened.imported.variables["params"]
-    assert workdir.class_names_of(opened) == [] and workdir.recipe_of(opened).model.num_classes == 0
+    loaded = loading.load_weights(path)
+    assert loaded.record == published and loaded.imported.num_classes == 0
+    assert "classifier" not in loaded.imported.variables["params"]
+    assert workdir.class_names_of(loaded) == [] and workdir.config_of(loaded).model.num_classes == 0

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from inception_jax.errors import UserError
 from inception_jax.parity.seeded_weights import seeded_arrays
 from inception_jax.pretrained.exporting import export_weights
-from inception_jax.pretrained.importing import import_form, import_weights
+from inception_jax.pretrained.importing import import_variant, import_weights
 from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.publishers.keras import renumber
 
@@ -36,15 +36,15 @@ PUBLISHED = published()
 EVERY = [*PUBLISHED, ("caffe", "inception_v1"), ("onnx", "inception_v1"), ("inception5h", "inception_v1")]
 
 
-def names_of(form):
-    leaves = form.leaves(aux_heads=True, num_classes=form.num_classes)
-    found = [(form.counterpart(path, shape), shape) for path, shape in leaves.items()]
+def names_of(variant):
+    leaves = variant.leaves(aux_heads=True, num_classes=variant.num_classes)
+    found = [(variant.source_array(path, shape), shape) for path, shape in leaves.items()]
     return [(theirs.name, theirs.layout.shape(shape), theirs.optional) for theirs, shape in found]
 
 
 def narrow_arrays(source, model):
-    form = registry.get_form(model, source)
-    return form, seeded_arrays(form, aux_heads=True, dtype=np.float32, num_classes=11, **NARROW)
+    variant = registry.get_variant(model, source)
+    return variant, seeded_arrays(variant, aux_heads=True, dtype=np.float32, num_classes=11, **NARROW)
 
 
 def assert_same(first, second):
@@ -55,23 +55,23 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize("source", ["slim", "facenet", "keras"])
 def test_every_form_has_its_publishers_names(source):
-    assert {(form.source, form.model) for form in registry.forms_of(source).values()} == {
+    assert {(variant.source, variant.model) for variant in registry.variants_of(source).values()} == {
         key for key in PUBLISHED if key[0] == source
     }
 
 
 @pytest.mark.parametrize(("source", "model"), list(PUBLISHED))
 def test_names_and_shapes_are_the_publishers_and_all_of_them(source, model):
-    form = registry.get_form(model, source)
+    variant = registry.get_variant(model, source)
     classes, theirs = PUBLISHED[source, model]
-    assert form.num_classes == classes
+    assert variant.num_classes == classes
     # A list, since two leaves may not share an array.
-    assert sorted(names_of(form)) == sorted((name, shape, False) for name, shape in theirs.items())
-    assert form.weights(theirs) == theirs
+    assert sorted(names_of(variant)) == sorted((name, shape, False) for name, shape in theirs.items())
+    assert variant.weights(theirs) == theirs
 
 
 def test_caffes_names_and_shapes():
-    found = {name: shape for name, shape, _ in names_of(registry.get_form("inception_v1", "caffe"))}
+    found = {name: shape for name, shape, _ in names_of(registry.get_variant("inception_v1", "caffe"))}
     assert len(found) == 128  # 57 convolutions, the classifier, two heads of three layers: a weight and a bias each
     for name, shape in {
         "conv1/7x7_s2/0": (64, 3, 7, 7),
@@ -87,7 +87,7 @@ def test_caffes_names_and_shapes():
         "loss3/classifier/1": (1000,),
     }.items():
         assert found[name] == shape
-    onnx = {name: shape for name, shape, _ in names_of(registry.get_form("inception_v1", "onnx"))}
+    onnx = {name: shape for name, shape, _ in names_of(registry.get_variant("inception_v1", "onnx"))}
     assert onnx == {
         name.removesuffix("/0") + "_w_0" if name.endswith("/0") else name.removesuffix("/1") + "_b_0": shape
         for name, shape in found.items()
@@ -96,7 +96,7 @@ def test_caffes_names_and_shapes():
 
 
 def test_inception5hs_names_and_shapes():
-    found = {name: shape for name, shape, _ in names_of(registry.get_form("inception_v1", "inception5h"))}
+    found = {name: shape for name, shape, _ in names_of(registry.get_variant("inception_v1", "inception5h"))}
     assert len(found) == 128
     assert sum(math.prod(shape) for shape in found.values()) == 13_461_996
     # Widths as users' listings of the graph's nodes have them; 204, 508 and 48 are not the paper's.
@@ -125,8 +125,8 @@ def test_inception5hs_names_and_shapes():
 
 
 def test_inception5h_has_the_response_norm_of_its_graph_and_ignores_its_other_constants():
-    form, arrays = narrow_arrays("inception5h", "inception_v1")
-    model = form.create(aux_heads=False, num_classes=11)
+    variant, arrays = narrow_arrays("inception5h", "inception_v1")
+    model = variant.create(aux_heads=False, num_classes=11)
     x = np.random.RandomState(0).standard_normal((2, 3, 3, 24)).astype(np.float32)
     squares = np.pad(x.astype(np.float64) ** 2, ((0, 0), (0, 0), (0, 0), (5, 5)))
     window = sum(squares[..., i : i + 24] for i in range(11))
@@ -139,9 +139,9 @@ def test_inception5h_has_the_response_norm_of_its_graph_and_ignores_its_other_co
 
 @pytest.mark.parametrize(("source", "model"), EVERY)
 def test_import_export_import_is_the_identity(source, model):
-    form, arrays = narrow_arrays(source, model)
-    imported = import_form(form, arrays, **NARROW)
-    assert imported.num_classes == 11 and imported.options["aux_heads"] is form.aux_heads
+    variant, arrays = narrow_arrays(source, model)
+    imported = import_variant(variant, arrays, **NARROW)
+    assert imported.num_classes == 11 and imported.options["aux_heads"] is variant.aux_heads
     exported = export_weights(model, imported.variables, source=source, **NARROW)
     assert exported.keys() == arrays.keys()
     for name, array in arrays.items():
@@ -213,9 +213,9 @@ def test_caffes_blobs_of_before_2015_have_four_dimensions():
     ],
 )
 def test_what_slims_trainers_keep_beside_the_weights_is_left_alone(name):
-    form, arrays = narrow_arrays("slim", "inception_v3")
+    variant, arrays = narrow_arrays("slim", "inception_v3")
     filed = {**arrays, name: np.ones(3, np.float32)}
-    assert form.weights(filed).keys() == arrays.keys()
+    assert variant.weights(filed).keys() == arrays.keys()
     assert_same(
         import_weights("inception_v3", filed, source="slim", **NARROW),
         import_weights("inception_v3", arrays, source="slim", **NARROW),
@@ -236,5 +236,5 @@ def test_what_slims_trainers_keep_beside_the_weights_is_left_alone(name):
     ],
 )
 def test_what_the_publisher_never_had_has_no_name(source, model, path):
-    with pytest.raises(UserError, match=f"{source}'s {model} has no counterpart of {path}"):
-        registry.get_form(model, source).counterpart(path, (8,))
+    with pytest.raises(UserError, match=f"{source}'s {model} has no array for {path}"):
+        registry.get_variant(model, source).source_array(path, (8,))

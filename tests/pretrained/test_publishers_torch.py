@@ -11,9 +11,9 @@ from flax.traverse_util import flatten_dict
 from inception_jax.errors import UserError
 from inception_jax.parity.seeded_weights import seeded_arrays
 from inception_jax.pretrained.exporting import export_weights
-from inception_jax.pretrained.importing import import_form, import_weights
+from inception_jax.pretrained.importing import import_variant, import_weights
 from inception_jax.pretrained.publishers import registry
-from inception_jax.pretrained.publishers.torch_units import Layer
+from inception_jax.pretrained.publishers.torch_units import ModuleNames
 from inception_jax.pretrained.variants import CONV_OIHW, DEPTHWISE_O1HW, LINEAR_OI, linear_chw
 
 PUBLISHERS = ("torchvision", "timm", "cadene", "pytorchcv", "facenet-pytorch", "pytorch-fid")
@@ -34,27 +34,29 @@ def published():
 
 
 PUBLISHED = published()
-every_form = pytest.mark.parametrize(("source", "model"), list(PUBLISHED))
+every_variant = pytest.mark.parametrize(("source", "model"), list(PUBLISHED))
 
 
 def test_every_form_has_its_publishers_names():
-    assert {(form.source, form.model) for form in registry.all_forms() if form.source in PUBLISHERS} == set(PUBLISHED)
+    assert {
+        (variant.source, variant.model) for variant in registry.all_variants() if variant.source in PUBLISHERS
+    } == set(PUBLISHED)
 
 
-@every_form
+@every_variant
 def test_names_and_shapes_are_the_publishers_and_all_of_them(source, model):
-    form = registry.get_form(model, source)
+    variant = registry.get_variant(model, source)
     classes, theirs = PUBLISHED[source, model]
-    assert form.num_classes == classes
+    assert variant.num_classes == classes
     ours = [
         (found.name, found.layout.shape(shape), found.optional)
-        for path, shape in form.leaves(aux_heads=True, num_classes=classes).items()
-        for found in [form.counterpart(path, shape)]
+        for path, shape in variant.leaves(aux_heads=True, num_classes=classes).items()
+        for found in [variant.source_array(path, shape)]
     ]
     # A list, since two leaves may not share an array.
     weights = {name: shape for name, shape in theirs.items() if not name.endswith(".num_batches_tracked")}
     assert sorted(ours) == sorted((name, shape, False) for name, shape in weights.items())
-    assert form.weights(theirs) == weights
+    assert variant.weights(theirs) == weights
 
 
 # What the publishers print or their own code counts, with the heads that they have.
@@ -80,24 +82,24 @@ COUNTS = {
 }
 
 
-@every_form
+@every_variant
 def test_parameters_are_as_many_as_published(source, model):
-    form = registry.get_form(model, source)
-    leaves = form.leaves(aux_heads=True, num_classes=form.num_classes)
+    variant = registry.get_variant(model, source)
+    leaves = variant.leaves(aux_heads=True, num_classes=variant.num_classes)
     found = sum(math.prod(shape) for path, shape in leaves.items() if path.startswith("params/"))
     assert found == COUNTS[source, model]
 
 
-@every_form
+@every_variant
 def test_import_export_import_is_the_identity(source, model):
-    form = registry.get_form(model, source)
-    # Every array of the form, at a tenth of its width.
+    variant = registry.get_variant(model, source)
+    # Every array of the variant, at a tenth of its width.
     narrow = {"width_multiplier": 0.1, "min_width": 4}
-    arrays = seeded_arrays(form, aux_heads=True, dtype=np.float32, num_classes=11, **narrow)
-    imported = import_form(form, arrays, **narrow)
-    assert imported.num_classes == 11 and imported.options["aux_heads"] is form.aux_heads
+    arrays = seeded_arrays(variant, aux_heads=True, dtype=np.float32, num_classes=11, **narrow)
+    imported = import_variant(variant, arrays, **narrow)
+    assert imported.num_classes == 11 and imported.options["aux_heads"] is variant.aux_heads
     first = flatten_dict(imported.variables, sep="/")
-    assert {path: leaf.shape for path, leaf in first.items()} == form.leaves(
+    assert {path: leaf.shape for path, leaf in first.items()} == variant.leaves(
         aux_heads=imported.options["aux_heads"], num_classes=11, **narrow
     )
     exported = export_weights(model, imported.variables, source=source, **narrow)
@@ -148,28 +150,28 @@ def test_layouts_put_each_value_where_our_layers_read_it():
     ],
 )
 def test_what_the_publisher_never_had_has_no_name(source, model, path):
-    with pytest.raises(UserError, match=f"{source}'s {model} has no counterpart of {path}"):
-        registry.get_form(model, source).counterpart(path, (8,))
+    with pytest.raises(UserError, match=f"{source}'s {model} has no array for {path}"):
+        registry.get_variant(model, source).source_array(path, (8,))
 
 
 def test_googlenets_heads_flatten_their_map_channels_first():
-    form = registry.get_form("inception_v1_bn", "torchvision")
+    variant = registry.get_variant("inception_v1_bn", "torchvision")
     for width in (128, 8):
-        found = form.counterpart("params/aux2/fc/kernel", (16 * width, 1024))
+        found = variant.source_array("params/aux2/fc/kernel", (16 * width, 1024))
         assert (found.name, found.layout) == ("aux2.fc1.weight", linear_chw(width, 4, 4))
-    assert form.counterpart("params/aux2/classifier/kernel", (1024, 1000)).layout == LINEAR_OI
+    assert variant.source_array("params/aux2/classifier/kernel", (1024, 1000)).layout == LINEAR_OI
 
 
 def test_layers_inside_a_block_keep_their_kind():
-    layer = Layer("a", "b", pointwise="c").under("block")
-    assert layer == Layer("block.a", "block.b", pointwise="block.c")
-    assert Layer("a", linear=True, flattened=4).under("block") == Layer("block.a", linear=True, flattened=4)
+    layer = ModuleNames("a", "b", pointwise="c").under("block")
+    assert layer == ModuleNames("block.a", "block.b", pointwise="block.c")
+    assert ModuleNames("a", linear=True, flattened=4).under("block") == ModuleNames("block.a", linear=True, flattened=4)
 
 
 def test_cadenes_xception_has_two_names_for_its_classifier():
-    form = registry.get_form("xception", "cadene")
+    variant = registry.get_variant("xception", "cadene")
     options = {"num_classes": 3, "width_multiplier": 0.05, "min_width": 4}
-    arrays = seeded_arrays(form, aux_heads=False, dtype=np.float32, **options)
+    arrays = seeded_arrays(variant, aux_heads=False, dtype=np.float32, **options)
     filed = {name.replace("last_linear", "fc"): array for name, array in arrays.items()}
     assert "fc.weight" in filed
     narrow = {"width_multiplier": 0.05, "min_width": 4}

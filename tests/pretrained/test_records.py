@@ -1,4 +1,4 @@
-"""The records of published files: held against the forms, and against the numbers that the publishers print."""
+"""The records of published files: held against the variants, and against the numbers that the publishers print."""
 
 import dataclasses
 import re
@@ -113,11 +113,11 @@ def test_numbers_and_pixels_are_the_publishers(record):
 
 @pytest.mark.parametrize("record", USABLE, ids=lambda record: record.name)
 def test_records_agree_with_the_forms_whose_switches_apply(record):
-    form = registry.get_form(record.model, record.source)
-    assert form.image_size == record.preprocessing.image_size and form.background == record.background
+    variant = registry.get_variant(record.model, record.source)
+    assert variant.image_size == record.preprocessing.image_size and variant.background == record.background
     if record.source not in ("facenet", "facenet-pytorch"):  # whose two files tell other faces apart
-        assert record.classes in (form.num_classes, 0)  # Keras has each file without the top, too
-    assert record.aux_heads <= form.aux_heads
+        assert record.classes in (variant.num_classes, 0)  # Keras has each file without the top, too
+    assert record.aux_heads <= variant.aux_heads
 
 
 @pytest.mark.parametrize("record", ALL, ids=lambda record: record.name)
@@ -142,7 +142,7 @@ def test_what_is_not_known_says_so():
     words = dict(catalog.get_record("pytorchcv/inceptionresnetv1").words())
     assert words["top-1 / top-5"] == "not known / 95.2 (pytorchcv's model_metainfos.csv)"
     assert "the publisher gives no crop" in dict(catalog.get_record("keras/Xception").words())["pictures"]
-    assert records.words([]) == "no published file is known"
+    assert records.format_records([]) == "no published file is known"
 
 
 def test_an_unknown_record_has_a_nearest():
@@ -152,15 +152,15 @@ def test_an_unknown_record_has_a_nearest():
 
 def test_a_file_is_recognised_by_hash_and_by_name():
     full = "1378be20" + "0" * 56
-    found, how = catalog.find_file("renamed.pth", full, "inception_v1_bn", "torchvision")
+    found, how = catalog.find_record("renamed.pth", full, "inception_v1_bn", "torchvision")
     assert found.name == "torchvision/googlenet" and how == "by its hash"
-    found, why = catalog.find_file("googlenet-1378be20.pth", "f" * 64, "inception_v1_bn", "torchvision")
+    found, why = catalog.find_record("googlenet-1378be20.pth", "f" * 64, "inception_v1_bn", "torchvision")
     assert found is None and "named like torchvision/googlenet, whose hash is another" in why
     for name in ("inception_v4_2016_09_09.tar.gz", "inception_v4_2016_09_09.ckpt"):
-        found, how = catalog.find_file(name, "f" * 64, "inception_v4", "slim")
+        found, how = catalog.find_record(name, "f" * 64, "inception_v4", "slim")
         assert found.name == "slim/inception_v4_2016_09_09" and how == "by its name"
     # All of timm's files are called model.safetensors.
-    found, why = catalog.find_file("model.safetensors", "f" * 64, "inception_v3", "timm")
+    found, why = catalog.find_record("model.safetensors", "f" * 64, "inception_v3", "timm")
     assert found is None and "timm/inception_v3.gluon_in1k" in why
 
 
@@ -172,11 +172,11 @@ def test_every_digit_of_a_hash_counts():
 
 
 def test_a_hash_of_two_records_decides_nothing(monkeypatch):
-    (record, *_) = [r for r in catalog.select("inception_v1_bn", "torchvision") if not r.unusable]
+    (record, *_) = [r for r in catalog.select_records("inception_v1_bn", "torchvision") if not r.unusable]
     twin = dataclasses.replace(record, name="torchvision/twin", file="twin.pth")
     monkeypatch.setattr(records, "all_records", lambda: (record, twin))
     digest = record.digest.hex.ljust(64, "0")
-    found, why = catalog.find_file("mine.pth", digest, record.model, record.source)
+    found, why = catalog.find_record("mine.pth", digest, record.model, record.source)
     assert found is None and "torchvision/twin" in why
 
 

@@ -131,7 +131,7 @@ def caffe_network(weights: Mapping[str, Any], x: Any, train: bool) -> tuple[Any,
     return ops.inner_product(ops.tf.nn.avg_pool2d(x, 7, 1, "VALID"), "loss3/classifier"), heads
 
 
-def answer_caffe(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
+def run_caffe(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
     """What the result file holds, of bvlc_googlenet executed operation by operation."""
     layers = ["conv1/7x7_s2", "conv2/3x3_reduce", "conv2/3x3", "loss3/classifier"]
     layers += [f"inception_{module}/{unit}" for module in MODULES for unit in CAFFE_UNITS]
@@ -206,7 +206,7 @@ def inception5h_network(weights: Mapping[str, Any], x: Any, train: bool) -> tupl
     return ops.dense(ops.tf.nn.avg_pool2d(x, 7, 1, "VALID"), "softmax2"), heads
 
 
-def answer_inception5h(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
+def run_inception5h(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
     """What the result file holds, of inception5h executed operation by operation."""
     layers = ["conv2d0", "conv2d1", "conv2d2", "softmax2"]
     layers += [f"mixed{module}_{unit}" for module in MODULES for unit in INCEPTION5H_UNITS]
@@ -282,7 +282,7 @@ def zoo_graph(weights: Arrays, shape: tuple[int, ...]) -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
-def answer_onnx(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
+def run_onnx(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
     """What the result file holds: of ONNX Runtime, or, in float64, which it lacks, of ONNX's reference evaluator."""
     dtype = str(request["dtype"])
     images = np.ascontiguousarray(request["images"].astype(dtype).transpose(0, 3, 1, 2))

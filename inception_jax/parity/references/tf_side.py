@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from googlenets import answer_caffe, answer_inception5h, answer_onnx
+from googlenets import run_caffe, run_inception5h, run_onnx
 from strictness import check_names, versions
 
 Arrays = Mapping[str, np.ndarray]
@@ -108,7 +108,7 @@ def slim_scope(dtype: str) -> Any:
     return scope
 
 
-def answer_slim(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
+def run_slim(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
     """What the result file holds, of a network of slim's."""
     slim = import_slim()
     import tensorflow as tf
@@ -152,7 +152,7 @@ def run_graph(session: Any, what: str, weights: Arrays, wanted: dict[str, Any], 
     return session.run(wanted)
 
 
-def answer_facenet(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
+def run_facenet(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
     """What the result file holds, of facenet's Inception-ResNet-v1 with the classifier of its train_softmax.py."""
     slim = import_slim()
     import tensorflow as tf
@@ -177,7 +177,7 @@ def answer_facenet(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
 _KERAS = {"inception_v3": "InceptionV3", "inception_resnet_v2": "InceptionResNetV2", "xception": "Xception"}
 
 
-def answer_keras(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
+def run_keras(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
     """What the result file holds, of one of keras.applications."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
@@ -204,13 +204,13 @@ def answer_keras(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
     return result
 
 
-ANSWERS = {
-    "slim": answer_slim,
-    "facenet": answer_facenet,
-    "keras": answer_keras,
-    "caffe": answer_caffe,
-    "onnx": answer_onnx,
-    "inception5h": answer_inception5h,
+RUNNERS = {
+    "slim": run_slim,
+    "facenet": run_facenet,
+    "keras": run_keras,
+    "caffe": run_caffe,
+    "onnx": run_onnx,
+    "inception5h": run_inception5h,
 }
 
 
@@ -219,7 +219,7 @@ def main(request: str, result: str) -> None:
     with np.load(request, allow_pickle=False) as arrays:
         asked = {name: arrays[name] for name in arrays.files}
     weights = {name[2:]: array for name, array in asked.items() if name.startswith("w/")}
-    np.savez(result, **ANSWERS[str(asked["source"])](asked, weights))
+    np.savez(result, **RUNNERS[str(asked["source"])](asked, weights))
 
 
 if __name__ == "__main__":

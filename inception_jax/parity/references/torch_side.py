@@ -104,7 +104,7 @@ def prepare(network: Any, mode: str) -> None:
             setattr(network, name, 0.0)
 
 
-def in_order(source: str, output: Any) -> tuple[Any, list[Any]]:
+def split_outputs(source: str, output: Any) -> tuple[Any, list[Any]]:
     """(logits, auxiliary logits with the head nearest the input first) of what a network returned."""
     if not isinstance(output, tuple):
         return output, []
@@ -113,7 +113,7 @@ def in_order(source: str, output: Any) -> tuple[Any, list[Any]]:
     return logits, [head for head in reversed(heads) if head is not None]
 
 
-def answer(request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_request(request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the result file holds."""
     import torch
 
@@ -132,7 +132,7 @@ def answer(request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     images = torch.from_numpy(np.array(request["images"])).to(dtype).permute(0, 3, 1, 2).contiguous()
     wants_gradient = "probe" in request
     with torch.set_grad_enabled(wants_gradient):
-        logits, heads = in_order(source, network(images))
+        logits, heads = split_outputs(source, network(images))
         result = {"logits": logits.detach().numpy(), "version": np.array(_version(source))}
         result |= {f"aux/{i}": head.detach().numpy() for i, head in enumerate(heads)}
         if wants_gradient:
@@ -153,7 +153,7 @@ def _version(source: str) -> str:
 def main(request: str, result: str) -> None:
     """Reads a request and writes its result."""
     with np.load(request, allow_pickle=False) as arrays:
-        found = answer(dict(arrays))
+        found = run_request(dict(arrays))
     np.savez(result, **found)
 
 

@@ -1,1 +1,1 @@
-"""One name map per publisher; each module has FORMS, {model: Form}."""
+"""One name map per publisher; each module has VARIANTS, {model: Variant}."""

@@ -5,21 +5,21 @@ from __future__ import annotations
 from inception_jax.pretrained.publishers.torch_units import (
     BATCH_NORM,
     IGNORED,
-    Layer,
+    ModuleNames,
     NameMap,
     Table,
     conv,
+    conv_without_norm,
     linear,
-    plain,
     table,
 )
-from inception_jax.pretrained.variants import Form
+from inception_jax.pretrained.variants import Variant
 
 # --- bninception.py: one flat namespace, in which batch norm is a module beside its convolution ----------------------
 
 
-def _beside(name: str) -> Layer:
-    return Layer(name, f"{name}_bn")
+def _beside(name: str) -> ModuleNames:
+    return ModuleNames(name, f"{name}_bn")
 
 
 _REDUCTION = {
@@ -134,14 +134,14 @@ BLOCK35: Table = {
     "double_3x3_reduce": conv("branch2.0"),
     "double_3x3_1": conv("branch2.1"),
     "double_3x3_2": conv("branch2.2"),
-    "up": plain("conv2d"),
+    "up": conv_without_norm("conv2d"),
 }
 BLOCK17: Table = {
     "conv_1x1": conv("branch0"),
     "conv_7x7_reduce": conv("branch1.0"),
     "conv_1x7": conv("branch1.1"),
     "conv_7x1": conv("branch1.2"),
-    "up": plain("conv2d"),
+    "up": conv_without_norm("conv2d"),
 }
 MIXED_7A: Table = {
     "conv_3x3_1_reduce": conv("branch0.0"),
@@ -157,7 +157,7 @@ BLOCK8: Table = {
     "conv_3x3_reduce": conv("branch1.0"),
     "conv_1x3": conv("branch1.1"),
     "conv_3x1": conv("branch1.2"),
-    "up": plain("conv2d"),
+    "up": conv_without_norm("conv2d"),
 }
 
 
@@ -190,20 +190,20 @@ RESNET_V2_TRUNK: Table = {
 # --- xception.py: a Sequential `rep` per block, ReLUs and pools counted; their block1 is Keras's block2 --------------
 
 
-def _separable(sequential: str, position: int) -> Layer:
+def _separable(sequential: str, position: int) -> ModuleNames:
     """A separable convolution at a position of a Sequential; its batch norm is the next module."""
     at = f"{sequential}.{position}"
-    return Layer(f"{at}.conv1", f"{sequential}.{position + 1}", pointwise=f"{at}.pointwise")
+    return ModuleNames(f"{at}.conv1", f"{sequential}.{position + 1}", pointwise=f"{at}.pointwise")
 
 
 _NO_FIRST_RELU: Table = {"sepconv1": _separable("rep", 0), "sepconv2": _separable("rep", 3)}
 _TWO: Table = {"sepconv1": _separable("rep", 1), "sepconv2": _separable("rep", 4)}
 _THREE: Table = {**_TWO, "sepconv3": _separable("rep", 7)}
-_SHORTCUT: Table = {"shortcut": Layer("skip", "skipbn")}
+_SHORTCUT: Table = {"shortcut": ModuleNames("skip", "skipbn")}
 
 XCEPTION_TRUNK: Table = {
-    "block1_conv1": Layer("conv1", "bn1"),
-    "block1_conv2": Layer("conv2", "bn2"),
+    "block1_conv1": ModuleNames("conv1", "bn1"),
+    "block1_conv2": ModuleNames("conv2", "bn2"),
     **table(
         ("block2", "block1", {**_NO_FIRST_RELU, **_SHORTCUT}),
         ("block3", "block2", {**_TWO, **_SHORTCUT}),
@@ -211,14 +211,14 @@ XCEPTION_TRUNK: Table = {
         *((f"block{number + 1}", f"block{number}", _THREE) for number in range(4, 12)),
         ("block13", "block12", {**_TWO, **_SHORTCUT}),
     ),
-    "block14/sepconv1": Layer("conv3.conv1", "bn3", pointwise="conv3.pointwise"),
-    "block14/sepconv2": Layer("conv4.conv1", "bn4", pointwise="conv4.pointwise"),
+    "block14/sepconv1": ModuleNames("conv3.conv1", "bn3", pointwise="conv3.pointwise"),
+    "block14/sepconv2": ModuleNames("conv4.conv1", "bn4", pointwise="conv4.pointwise"),
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-FORMS = {
-    "inception_v2": Form(
+VARIANTS = {
+    "inception_v2": Variant(
         source="cadene",
         model="inception_v2",
         # Caffe's network, pads and all; batch norm has PyTorch's own epsilon.
@@ -234,17 +234,17 @@ FORMS = {
             "dropout_rate": 0.0,
             **BATCH_NORM,
         },
-        counterpart=NameMap("cadene", "inception_v2", BN_INCEPTION),
+        source_array=NameMap("cadene", "inception_v2", BN_INCEPTION),
         implementation="pretrainedmodels.models.bninception.BNInception",
         image_size=224,
         other_size=227,  # its last pool wants 7x7 pixels, and its concatenations even maps before 3c and 4e
         ignored=IGNORED,
     ),
-    "inception_v4": Form(
+    "inception_v4": Variant(
         source="cadene",
         model="inception_v4",
         options={"dropout_rate": 0.0, **BATCH_NORM},
-        counterpart=NameMap("cadene", "inception_v4", INCEPTION_V4),
+        source_array=NameMap("cadene", "inception_v4", INCEPTION_V4),
         implementation="pretrainedmodels.models.inceptionv4.InceptionV4",
         image_size=299,
         other_size=300,  # its last pool wants 8x8 pixels
@@ -252,11 +252,11 @@ FORMS = {
         background=True,
         ignored=IGNORED,
     ),
-    "inception_resnet_v2": Form(
+    "inception_resnet_v2": Variant(
         source="cadene",
         model="inception_resnet_v2",
         options={"dropout_rate": 0.5, **BATCH_NORM},
-        counterpart=NameMap("cadene", "inception_resnet_v2", {**RESNET_V2_TRUNK, "classifier": linear("last_linear")}),
+        source_array=NameMap("cadene", "inception_resnet_v2", {**RESNET_V2_TRUNK, "classifier": linear("last_linear")}),
         implementation="pretrainedmodels.models.inceptionresnetv2.InceptionResNetV2",
         image_size=299,
         other_size=300,  # its last pool wants 8x8 pixels
@@ -264,12 +264,12 @@ FORMS = {
         background=True,
         ignored=IGNORED,
     ),
-    "xception": Form(
+    "xception": Variant(
         source="cadene",
         model="xception",
         # Not the network that Keras trained: PyTorch's own epsilon, and pools that pad on every side.
         options={"bn_epsilon": 1e-5, "pool_padding": "torch", "dropout_rate": 0.0, **BATCH_NORM},
-        counterpart=NameMap("cadene", "xception", {**XCEPTION_TRUNK, "classifier": linear("last_linear")}),
+        source_array=NameMap("cadene", "xception", {**XCEPTION_TRUNK, "classifier": linear("last_linear")}),
         implementation="pretrainedmodels.models.xception.Xception",
         image_size=299,
         # The published file was written before its network's classifier got the name that it has there.

@@ -16,11 +16,11 @@ from inception_jax.pretrained.variants import (
     CONV_OIHW,
     LINEAR_OI,
     VECTOR,
-    Counterpart,
-    Form,
+    SourceArray,
+    Variant,
     linear_chw,
-    refuse_unknown,
     split_leaf,
+    unknown_leaf_error,
 )
 
 MODULE = {
@@ -55,10 +55,10 @@ HEAD_MAP = 4  # rows and columns of the map that a head's fc reads
 
 @dataclasses.dataclass(frozen=True)
 class BlobMap:
-    """The counterpart function of a network in Caffe's names, read off a table.
+    """The source_array function of a network in Caffe's names, read off a table.
 
     Attributes:
-      source: of the form.
+      source: of the variant.
       layers: {path of our layer: theirs}.
       weight, bias: what follows the layer's name.
     """
@@ -68,7 +68,7 @@ class BlobMap:
     weight: str
     bias: str
 
-    def __call__(self, path: str, shape: tuple[int, ...]) -> Counterpart:
+    def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
         """The publisher's array of a leaf.
 
         Args:
@@ -81,16 +81,16 @@ class BlobMap:
         collection, units, leaf = split_leaf(path)
         layer = "/".join(units)
         if collection != "params" or layer not in self.layers or leaf not in ("kernel", "bias"):
-            raise refuse_unknown(path, self.source, "inception_v1")
+            raise unknown_leaf_error(path, self.source, "inception_v1")
         if leaf == "bias":
-            return Counterpart(f"{self.layers[layer]}{self.bias}", VECTOR)
+            return SourceArray(f"{self.layers[layer]}{self.bias}", VECTOR)
         layout = CONV_OIHW if len(shape) == 4 else LINEAR_OI
         if layer.endswith("/fc"):
             layout = linear_chw(shape[0] // HEAD_MAP**2, HEAD_MAP, HEAD_MAP)
-        return Counterpart(f"{self.layers[layer]}{self.weight}", layout)
+        return SourceArray(f"{self.layers[layer]}{self.weight}", layout)
 
 
-def modern_blobs(arrays: Mapping[str, Any]) -> dict[str, Any]:
+def modernize_blobs(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The same arrays, those of files of before 2015 in today's shapes.
 
     Then every blob had four dimensions: a bias [1, 1, 1, n], the weight of a fully connected layer [1, 1, out, in].
@@ -105,16 +105,16 @@ def modern_blobs(arrays: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-FORMS = {
-    "inception_v1": Form(
+VARIANTS = {
+    "inception_v1": Variant(
         source="caffe",
         model="inception_v1",
         options={"dropout_rate": 0.4, "aux_dropout_rate": 0.7},
-        counterpart=BlobMap("caffe", {**GOOGLENET, **HEADS}, "/0", "/1"),
+        source_array=BlobMap("caffe", {**GOOGLENET, **HEADS}, "/0", "/1"),
         implementation="Caffe, models/bvlc_googlenet",
         image_size=224,
         other_size=227,  # its last pool wants 7x7 pixels
         aux_heads=True,
-        prepare=modern_blobs,
+        prepare=modernize_blobs,
     ),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inception_jax.pretrained.publishers.slim import REDUCTION_A, RESNET_REDUCTION_B, V3_STEM, repeated
 from inception_jax.pretrained.publishers.slim_units import IGNORED, ScopeMap, Table, table
-from inception_jax.pretrained.variants import Form
+from inception_jax.pretrained.variants import Variant
 
 TRUNK: Table = {
     **V3_STEM,
@@ -18,8 +18,8 @@ RESNET_V1: Table = {
     "classifier": "Logits",
 }
 
-FORMS = {
-    "inception_resnet_v1": Form(
+VARIANTS = {
+    "inception_resnet_v1": Variant(
         source="facenet",
         model="inception_resnet_v1",
         # The network's result is the endpoint `embedding` divided by its length. Files of 2017 have bottleneck=128.
@@ -32,7 +32,7 @@ FORMS = {
             "bn_momentum": 0.995,
             "bn_unbiased_variance": True,
         },
-        counterpart=ScopeMap("facenet", "inception_resnet_v1", "", RESNET_V1, ("bottleneck", "classifier")),
+        source_array=ScopeMap("facenet", "inception_resnet_v1", "", RESNET_V1, ("bottleneck", "classifier")),
         implementation="facenet, src/models/inception_resnet_v1.py",
         image_size=160,
         num_classes=8631,  # of VGGFace2; CASIA-WebFace has 10575

@@ -12,7 +12,7 @@ from inception_jax.pretrained.publishers.cadene import (
     repeated,
 )
 from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, IGNORED, NameMap, Table, conv, linear, table
-from inception_jax.pretrained.variants import Form
+from inception_jax.pretrained.variants import Variant
 
 RESNET_V1: Table = {
     **RESNET_STEM,
@@ -29,13 +29,13 @@ RESNET_V1: Table = {
     "classifier": linear("logits"),
 }
 
-FORMS = {
-    "inception_resnet_v1": Form(
+VARIANTS = {
+    "inception_resnet_v1": Variant(
         source="facenet-pytorch",
         model="inception_resnet_v1",
         # With classify=True; without it the network's result is the endpoint `embedding` divided by its length.
         options={"extra_block8": True, "bottleneck": 512, "dropout_rate": 0.6, **BATCH_NORM},
-        counterpart=NameMap("facenet-pytorch", "inception_resnet_v1", RESNET_V1),
+        source_array=NameMap("facenet-pytorch", "inception_resnet_v1", RESNET_V1),
         implementation="facenet_pytorch.models.inception_resnet_v1.InceptionResnetV1",
         image_size=160,
         num_classes=8631,  # of VGGFace2; CASIA-WebFace has 10575

@@ -12,10 +12,10 @@ from inception_jax.pretrained.variants import (
     CONV_HWIO,
     LINEAR_IO,
     VECTOR,
-    Counterpart,
-    Form,
-    refuse_unknown,
+    SourceArray,
+    Variant,
     split_leaf,
+    unknown_leaf_error,
 )
 
 MODULE = {
@@ -47,7 +47,7 @@ LAYERS = {
 RESPONSE_NORM = {"lrn_size": 11, "lrn_alpha": 11 * 1e-4, "lrn_beta": 0.5, "lrn_k": 2.0}
 
 
-def counterpart(path: str, shape: tuple[int, ...]) -> Counterpart:
+def source_array(path: str, shape: tuple[int, ...]) -> SourceArray:
     """The Const node of a leaf.
 
     Args:
@@ -60,14 +60,14 @@ def counterpart(path: str, shape: tuple[int, ...]) -> Counterpart:
     collection, units, leaf = split_leaf(path)
     layer = LAYERS.get("/".join(units))
     if collection != "params" or not layer or leaf not in ("kernel", "bias"):
-        raise refuse_unknown(path, "inception5h", "inception_v1")
+        raise unknown_leaf_error(path, "inception5h", "inception_v1")
     if leaf == "bias":
-        return Counterpart(f"{layer}_b", VECTOR)
-    return Counterpart(f"{layer}_w", CONV_HWIO if len(shape) == 4 else LINEAR_IO)
+        return SourceArray(f"{layer}_b", VECTOR)
+    return SourceArray(f"{layer}_w", CONV_HWIO if len(shape) == 4 else LINEAR_IO)
 
 
-FORMS = {
-    "inception_v1": Form(
+VARIANTS = {
+    "inception_v1": Variant(
         source="inception5h",
         model="inception_v1",
         options={
@@ -78,7 +78,7 @@ FORMS = {
             "dropout_rate": 0.4,
             "aux_dropout_rate": 0.7,
         },
-        counterpart=counterpart,
+        source_array=source_array,
         implementation="tensorflow_inception_graph.pb",
         image_size=224,
         num_classes=1008,

@@ -16,10 +16,10 @@ from inception_jax.pretrained.variants import (
     DEPTHWISE_HWIM,
     LINEAR_IO,
     VECTOR,
-    Counterpart,
-    Form,
-    refuse_unknown,
+    SourceArray,
+    Variant,
     split_leaf,
+    unknown_leaf_error,
 )
 
 # Layers that Keras numbers itself, under the names of Keras 2 and 3, and of Keras 1.
@@ -27,8 +27,8 @@ _NUMBERED = re.compile(r"^(conv2d|batch_normalization|convolution2d|batchnormali
 _TODAY = {"convolution2d": "conv2d", "batchnormalization": "batch_normalization"}
 
 # A layer of ours: (its convolution, its batch norm or "").
-Layer = tuple[str, str]
-Table = Mapping[str, Layer]
+LayerNames = tuple[str, str]
+Table = Mapping[str, LayerNames]
 
 
 def renumber(arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def _numbered(kind: str, place: int) -> str:
     return f"{kind}_{place}" if place else kind
 
 
-def in_order(units: Iterable[str]) -> dict[str, Layer]:
+def numbered_layers(units: Iterable[str]) -> dict[str, LayerNames]:
     """The table of unnamed convolutions, each with its batch norm, in the order in which Keras builds them."""
     return {
         unit: (_numbered("conv2d", place), _numbered("batch_normalization", place)) for place, unit in enumerate(units)
@@ -67,7 +67,7 @@ def _units(*blocks: tuple[str, tuple[str, ...]]) -> list[str]:
     return [f"{block}/{unit}" for block, units in blocks for unit in units]
 
 
-def _named(name: str) -> Layer:
+def _named(name: str) -> LayerNames:
     return name, f"{name}_bn"
 
 
@@ -85,17 +85,17 @@ _LEAVES = {
 
 @dataclasses.dataclass(frozen=True)
 class LayerMap:
-    """A form's counterpart function, read off a table.
+    """A variant's source_array function, read off a table.
 
     Attributes:
-      model: of the form.
+      model: of the variant.
       layers: {path of our layer: theirs}.
     """
 
     model: str
     layers: Table
 
-    def __call__(self, path: str, shape: tuple[int, ...]) -> Counterpart:
+    def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
         """Keras's variable of a leaf.
 
         Args:
@@ -110,10 +110,10 @@ class LayerMap:
             units, leaf = units[:-1], f"bn/{leaf}"
         layer, found = self.layers.get("/".join(units)), _LEAVES.get((collection, leaf))
         if not layer or not found or not layer[found[0]]:
-            raise refuse_unknown(path, "keras", self.model)
+            raise unknown_leaf_error(path, "keras", self.model)
         which, variable, layout = found
         linear = leaf == "kernel" and len(shape) == 2
-        return Counterpart(f"{layer[which]}/{variable}", LINEAR_IO if linear else layout)
+        return SourceArray(f"{layer[which]}/{variable}", LINEAR_IO if linear else layout)
 
 
 STEM = ("conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3", "conv2d_3b_1x1", "conv2d_4a_3x3")
@@ -133,7 +133,7 @@ V3_C = (
     "double_3x3_reduce", "double_3x3", "double_1x3", "double_3x1", "pool_proj",
 )  # fmt: skip
 INCEPTION_V3: Table = {
-    **in_order([
+    **numbered_layers([
         *STEM,
         *_units(
             ("mixed_5b", V3_A), ("mixed_5c", V3_A), ("mixed_5d", V3_A), ("mixed_6a", V3_REDUCTION_A),
@@ -152,7 +152,7 @@ RESNET_REDUCTION_B = ("conv_3x3_1_reduce", "conv_3x3_1", "conv_3x3_2_reduce", "c
 BLOCK8 = ("conv_1x1", "conv_3x3_reduce", "conv_1x3", "conv_3x1")
 _BLOCKS = {"block35": 10, "block17": 20, "block8": 10}
 INCEPTION_RESNET_V2: Table = {
-    **in_order(
+    **numbered_layers(
         [
             *STEM,
             *_units(
@@ -181,18 +181,18 @@ XCEPTION: Table = {
         for block, count in _SEPARABLES.items()
         for i in range(1, count + 1)
     },
-    **in_order(f"block{block}/shortcut" for block in (2, 3, 4, 13)),
+    **numbered_layers(f"block{block}/shortcut" for block in (2, 3, 4, 13)),
     "classifier": ("predictions", ""),
 }
 
 
-def _form(model: str, layers: Table, implementation: str, **options: Any) -> Form:
-    return Form(
+def _variant(model: str, layers: Table, implementation: str, **options: Any) -> Variant:
+    return Variant(
         source="keras",
         model=model,
         # Keras's own momentum; no dropout.
         options={"bn_momentum": 0.99, "bn_epsilon": 1e-3, "dropout_rate": 0.0, **options},
-        counterpart=LayerMap(model, layers),
+        source_array=LayerMap(model, layers),
         implementation=f"keras.applications.{implementation}",
         image_size=299,
         prepare=renumber,
@@ -201,11 +201,11 @@ def _form(model: str, layers: Table, implementation: str, **options: Any) -> For
     )
 
 
-FORMS = {
-    form.model: form
-    for form in (
-        _form("inception_v3", INCEPTION_V3, "InceptionV3", bn_scale=False),
-        _form("inception_resnet_v2", INCEPTION_RESNET_V2, "InceptionResNetV2", bn_scale=False),
-        _form("xception", XCEPTION, "Xception"),
+VARIANTS = {
+    variant.model: variant
+    for variant in (
+        _variant("inception_v3", INCEPTION_V3, "InceptionV3", bn_scale=False),
+        _variant("inception_resnet_v2", INCEPTION_RESNET_V2, "InceptionResNetV2", bn_scale=False),
+        _variant("xception", XCEPTION, "Xception"),
     )
 }

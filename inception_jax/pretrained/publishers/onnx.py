@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from inception_jax.pretrained.publishers.caffe import GOOGLENET, BlobMap
-from inception_jax.pretrained.variants import Form
+from inception_jax.pretrained.variants import Variant
 
-FORMS = {
-    "inception_v1": Form(
+VARIANTS = {
+    "inception_v1": Variant(
         source="onnx",
         model="inception_v1",
         options={"dropout_rate": 0.4},
-        counterpart=BlobMap("onnx", GOOGLENET, "_w_0", "_b_0"),
+        source_array=BlobMap("onnx", GOOGLENET, "_w_0", "_b_0"),
         implementation="ONNX model zoo, googlenet",
         image_size=224,
         other_size=227,  # its last pool wants 7x7 pixels

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, IGNORED, NameMap
 from inception_jax.pretrained.publishers.torchvision import INCEPTION_V3
-from inception_jax.pretrained.variants import Form
+from inception_jax.pretrained.variants import Variant
 
-FORMS = {
-    "inception_v3": Form(
+VARIANTS = {
+    "inception_v3": Variant(
         source="pytorch-fid",
         model="inception_v3",
         # TensorFlow's average pools, and a max pool in the last module (classes FIDInceptionA to FIDInceptionE_2).
         options={"count_include_pad": False, "last_pool": "max", "dropout_rate": 0.5, **BATCH_NORM},
-        counterpart=NameMap(
+        source_array=NameMap(
             "pytorch-fid", "inception_v3", {path: layer for path, layer in INCEPTION_V3.items() if path[:4] != "aux/"}
         ),
         implementation="pytorch_fid.inception.fid_inception_v3",

@@ -5,28 +5,28 @@ from __future__ import annotations
 from inception_jax.pretrained.publishers.torch_units import (
     BATCH_NORM,
     IGNORED,
-    Layer,
+    ModuleNames,
     NameMap,
     Table,
     conv,
+    conv_without_norm,
     linear,
-    plain,
     table,
 )
-from inception_jax.pretrained.variants import Form
+from inception_jax.pretrained.variants import Variant
 
 
-def _row(branch: str, *ours: str, inner: str = "conv_list.") -> dict[str, Layer]:
+def _row(branch: str, *ours: str, inner: str = "conv_list.") -> dict[str, ModuleNames]:
     """Convolutions one after another in a branch of a `Concurrent`: conv1, conv2, ... in the order of ours."""
     return {name: conv(f"branches.{branch}.{inner}conv{number}") for number, name in enumerate(ours, 1)}
 
 
-def _single(branch: str, ours: str) -> dict[str, Layer]:
+def _single(branch: str, ours: str) -> dict[str, ModuleNames]:
     """One convolution, alone or after a pool: classes Conv1x1Branch, Conv3x3Branch, AvgPoolBranch."""
     return {ours: conv(f"branches.{branch}.conv")}
 
 
-def _split(branch: str, *row: str, wide: str, high: str) -> dict[str, Layer]:
+def _split(branch: str, *row: str, wide: str, high: str) -> dict[str, ModuleNames]:
     """A row that ends in a 1x3 and a 3x1 side by side: class ConvSeq3x3Branch."""
     ends = {wide: conv(f"branches.{branch}.conv1x3"), high: conv(f"branches.{branch}.conv3x1")}
     return {**_row(branch, *row), **ends}
@@ -147,12 +147,12 @@ _BLOCK35: Table = {
     **_single("branch1", "conv_1x1"),
     **_row("branch2", "conv_3x3_reduce", "conv_3x3"),
     **_row("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
-    "up": plain("conv"),
+    "up": conv_without_norm("conv"),
 }
 _BLOCK17: Table = {
     **_single("branch1", "conv_1x1"),
     **_row("branch2", "conv_7x7_reduce", "conv_1x7", "conv_7x1"),
-    "up": plain("conv"),
+    "up": conv_without_norm("conv"),
 }
 _MIXED_7A: Table = {
     **_row("branch1", "conv_3x3_1_reduce", "conv_3x3_1"),
@@ -162,11 +162,11 @@ _MIXED_7A: Table = {
 _BLOCK8: Table = {
     **_single("branch1", "conv_1x1"),
     **_row("branch2", "conv_3x3_reduce", "conv_1x3", "conv_3x1"),
-    "up": plain("conv"),
+    "up": conv_without_norm("conv"),
 }
 
 
-def _residual(block35s: int, block17s: int, block8s: int) -> dict[str, Layer]:
+def _residual(block35s: int, block17s: int, block8s: int) -> dict[str, ModuleNames]:
     """Stages 1 to 3 with so many blocks."""
     return table(
         *((f"block35_{number}", f"features.stage1.unit{number}", _BLOCK35) for number in range(1, block35s + 1)),
@@ -195,8 +195,8 @@ RESNET_V2: Table = {
 # --- xception.py -----------------------------------------------------------------------------------------------------
 
 
-def _separable(name: str) -> Layer:
-    return Layer(f"{name}.conv.dw_conv", f"{name}.bn", pointwise=f"{name}.conv.pw_conv")
+def _separable(name: str) -> ModuleNames:
+    return ModuleNames(f"{name}.conv.dw_conv", f"{name}.bn", pointwise=f"{name}.conv.pw_conv")
 
 
 _MIDDLE: Table = {f"sepconv{number}": _separable(f"body.block{number}") for number in (1, 2, 3)}
@@ -227,13 +227,13 @@ XCEPTION: Table = {
 _SIZES = {"inception_v2": (224, 227), "xception": (299, 298)}
 
 
-def _form(model: str, layers: Table, implementation: str, **options: object) -> Form:
+def _variant(model: str, layers: Table, implementation: str, **options: object) -> Variant:
     size, other = _SIZES.get(model, (299, 300))
-    return Form(
+    return Variant(
         source="pytorchcv",
         model=model,
         options={**options, **BATCH_NORM},
-        counterpart=NameMap("pytorchcv", model, layers),
+        source_array=NameMap("pytorchcv", model, layers),
         implementation=f"pytorchcv.models.{implementation}",
         image_size=size,
         other_size=other,
@@ -241,11 +241,11 @@ def _form(model: str, layers: Table, implementation: str, **options: object) -> 
     )
 
 
-FORMS = {
-    form.model: form
-    for form in (
+VARIANTS = {
+    variant.model: variant
+    for variant in (
         # As Cadene's: Caffe's network with PyTorch's own epsilon.
-        _form(
+        _variant(
             "inception_v2",
             BN_INCEPTION,
             "bninception.BNInception",
@@ -260,9 +260,9 @@ FORMS = {
             dropout_rate=0.0,
         ),
         # Its average pools count the padding in v3 alone.
-        _form("inception_v3", INCEPTION_V3, "inceptionv3.InceptionV3", count_include_pad=True, dropout_rate=0.5),
-        _form("inception_v4", INCEPTION_V4, "inceptionv4.InceptionV4", dropout_rate=0.0),
-        _form(
+        _variant("inception_v3", INCEPTION_V3, "inceptionv3.InceptionV3", count_include_pad=True, dropout_rate=0.5),
+        _variant("inception_v4", INCEPTION_V4, "inceptionv4.InceptionV4", dropout_rate=0.0),
+        _variant(
             "inception_resnet_v1",
             RESNET_V1,
             "inceptionresnetv1.InceptionResNetV1",
@@ -270,7 +270,7 @@ FORMS = {
             bottleneck=512,
             dropout_rate=0.6,
         ),
-        _form("inception_resnet_v2", RESNET_V2, "inceptionresnetv2.InceptionResNetV2", dropout_rate=0.0),
-        _form("xception", XCEPTION, "xception.Xception", bn_epsilon=1e-5, pool_padding="torch", dropout_rate=0.0),
+        _variant("inception_resnet_v2", RESNET_V2, "inceptionresnetv2.InceptionResNetV2", dropout_rate=0.0),
+        _variant("xception", XCEPTION, "xception.Xception", bn_epsilon=1e-5, pool_padding="torch", dropout_rate=0.0),
     )
 }

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from inception_jax.pretrained.publishers.slim_units import IGNORED, ScopeMap, Table, alike, table
-from inception_jax.pretrained.variants import Form
+from inception_jax.pretrained.publishers.slim_units import IGNORED, ScopeMap, Table, capitalized, table
+from inception_jax.pretrained.variants import Variant
 
 # inception_utils.py: a shift without a factor, decay 0.9997, and the fused kernel's running variance of a sample.
 BATCH_NORM = {"bn_scale": False, "bn_epsilon": 1e-3, "bn_momentum": 0.9997, "bn_unbiased_variance": True}
@@ -142,7 +142,7 @@ INCEPTION_V3: Table = {
                 "double_3x3_2": "Branch_1/Conv2d_1a_1x1",
             },
         ),
-        *alike("mixed_6b", "mixed_6c", "mixed_6d", "mixed_6e", units=B),
+        *capitalized("mixed_6b", "mixed_6c", "mixed_6d", "mixed_6e", units=B),
         ("mixed_7a", "Mixed_7a", REDUCTION_B),
         ("mixed_7b", "Mixed_7b", {**V3_C, "conv_3x1": "Branch_1/Conv2d_0b_3x1"}),
         ("mixed_7c", "Mixed_7c", V3_C),
@@ -197,11 +197,11 @@ INCEPTION_V4: Table = {
             },
         ),
         ("mixed_5a", "Mixed_5a", {"conv_3x3": "Branch_0/Conv2d_1a_3x3"}),
-        *alike(*(f"mixed_5{letter}" for letter in "bcde"), units=V4_A),
+        *capitalized(*(f"mixed_5{letter}" for letter in "bcde"), units=V4_A),
         ("mixed_6a", "Mixed_6a", REDUCTION_A),
-        *alike(*(f"mixed_6{letter}" for letter in "bcdefgh"), units=B),
+        *capitalized(*(f"mixed_6{letter}" for letter in "bcdefgh"), units=B),
         ("mixed_7a", "Mixed_7a", REDUCTION_B),
-        *alike(*(f"mixed_7{letter}" for letter in "bcd"), units=V4_C),
+        *capitalized(*(f"mixed_7{letter}" for letter in "bcd"), units=V4_C),
     ),
     "aux/conv_1x1": "AuxLogits/Conv2d_1b_1x1",
     "aux/conv_5x5": "AuxLogits/Conv2d_2a",
@@ -269,13 +269,13 @@ INCEPTION_RESNET_V2: Table = {
 }
 
 
-def _form(model: str, root: str, scopes: Table, *, dense: tuple[str, ...] = (), **options: Any) -> Form:
+def _variant(model: str, root: str, scopes: Table, *, dense: tuple[str, ...] = (), **options: Any) -> Variant:
     heads = any(layer.startswith("aux") for layer in scopes)
-    return Form(
+    return Variant(
         source="slim",
         model=model,
         options={"dropout_rate": 0.2, **BATCH_NORM, **options},  # keep 0.8
-        counterpart=ScopeMap("slim", model, root, scopes, dense),
+        source_array=ScopeMap("slim", model, root, scopes, dense),
         implementation=f"tf_slim.nets.{model.removesuffix('_bn')}",
         image_size=224 if model in ("inception_v1_bn", "inception_v2") else 299,
         num_classes=1001,
@@ -285,10 +285,10 @@ def _form(model: str, root: str, scopes: Table, *, dense: tuple[str, ...] = (), 
     )
 
 
-FORMS = {
-    form.model: form
-    for form in (
-        _form(
+VARIANTS = {
+    variant.model: variant
+    for variant in (
+        _variant(
             "inception_v1_bn",
             "InceptionV1",
             INCEPTION_V1,
@@ -298,9 +298,11 @@ FORMS = {
             pool_rounding="same",
         ),
         # Its separable stem lies outside the scope that gives the others their batch norm: it has a bias instead.
-        _form("inception_v2", "InceptionV2", INCEPTION_V2, stem_batch_norm=False),
-        _form("inception_v3", "InceptionV3", INCEPTION_V3),
-        _form("inception_v4", "InceptionV4", INCEPTION_V4, dense=("classifier", "aux/classifier")),
-        _form("inception_resnet_v2", "InceptionResnetV2", INCEPTION_RESNET_V2, dense=("classifier", "aux/classifier")),
+        _variant("inception_v2", "InceptionV2", INCEPTION_V2, stem_batch_norm=False),
+        _variant("inception_v3", "InceptionV3", INCEPTION_V3),
+        _variant("inception_v4", "InceptionV4", INCEPTION_V4, dense=("classifier", "aux/classifier")),
+        _variant(
+            "inception_resnet_v2", "InceptionResnetV2", INCEPTION_RESNET_V2, dense=("classifier", "aux/classifier")
+        ),
     )
 }

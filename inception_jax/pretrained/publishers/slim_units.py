@@ -14,9 +14,9 @@ from inception_jax.pretrained.variants import (
     LINEAR_HWIO,
     LINEAR_IO,
     VECTOR,
-    Counterpart,
-    refuse_unknown,
+    SourceArray,
     split_leaf,
+    unknown_leaf_error,
 )
 
 # No weights: counters of steps, and what optimizers keep. The running averages of the weights themselves, which the
@@ -50,17 +50,17 @@ def table(*blocks: tuple[str, str, Table]) -> dict[str, str]:
     return {f"{ours}/{unit}": f"{theirs}/{scope}" for ours, theirs, units in blocks for unit, scope in units.items()}
 
 
-def alike(*names: str, units: Table) -> list[tuple[str, str, Table]]:
+def capitalized(*names: str, units: Table) -> list[tuple[str, str, Table]]:
     """Rows of `table` for blocks whose scope is our name with a capital letter: Mixed_6b for mixed_6b."""
     return [(name, name.capitalize(), units) for name in names]
 
 
 @dataclasses.dataclass(frozen=True)
 class ScopeMap:
-    """A form's counterpart function, read off a table.
+    """A variant's source_array function, read off a table.
 
     Attributes:
-      source, model: of the form.
+      source, model: of the variant.
       root: the scope of the whole network.
       scopes: {path of our layer: scope under the root}.
       dense: those of our layers that are fully connected there, too; other classifiers are 1x1 convolutions.
@@ -72,7 +72,7 @@ class ScopeMap:
     scopes: Table
     dense: tuple[str, ...] = ()
 
-    def __call__(self, path: str, shape: tuple[int, ...]) -> Counterpart:
+    def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
         """The publisher's variable of a leaf.
 
         Args:
@@ -87,9 +87,9 @@ class ScopeMap:
             units, leaf = units[:-1], f"bn/{leaf}"
         layer = "/".join(units)
         if layer not in self.scopes or (collection, leaf) not in _LEAVES:
-            raise refuse_unknown(path, self.source, self.model)
+            raise unknown_leaf_error(path, self.source, self.model)
         name, layout = _LEAVES[collection, leaf]
         if leaf == "kernel" and len(shape) == 2:
             layout = LINEAR_IO if layer in self.dense else LINEAR_HWIO
         scope = "/".join(filter(None, (self.root, self.scopes[layer])))
-        return Counterpart(f"{scope}/{name}", layout)
+        return SourceArray(f"{scope}/{name}", layout)

@@ -14,11 +14,11 @@ from inception_jax.pretrained.variants import (
     DEPTHWISE_O1HW,
     LINEAR_OI,
     VECTOR,
-    Counterpart,
     Layout,
+    SourceArray,
     linear_chw,
-    refuse_unknown,
     split_leaf,
+    unknown_leaf_error,
 )
 
 # Counters of batches, which PyTorch keeps beside every batch norm.
@@ -30,7 +30,7 @@ BATCH_NORM = {"bn_momentum": 0.9, "bn_unbiased_variance": True}
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class ModuleNames:
     """Where the arrays of one layer of ours are.
 
     Attributes:
@@ -47,7 +47,7 @@ class Layer:
     linear: bool = False
     flattened: int = 0
 
-    def under(self, block: str) -> Layer:
+    def under(self, block: str) -> ModuleNames:
         """The layer inside a block of theirs."""
         names = {field: getattr(self, field) for field in ("weight", "norm", "pointwise")}
         return dataclasses.replace(self, **{field: f"{block}.{name}" for field, name in names.items() if name})
@@ -83,35 +83,35 @@ _NORM_LEAVES = {
 }
 
 
-def conv(name: str) -> Layer:
+def conv(name: str) -> ModuleNames:
     """A module `name` that has a convolution `conv` and a batch norm `bn`."""
-    return Layer(f"{name}.conv", f"{name}.bn")
+    return ModuleNames(f"{name}.conv", f"{name}.bn")
 
 
-def plain(name: str) -> Layer:
+def conv_without_norm(name: str) -> ModuleNames:
     """A convolution without batch norm."""
-    return Layer(name)
+    return ModuleNames(name)
 
 
-def linear(name: str, norm: str = "", flattened: int = 0) -> Layer:
-    """A fully connected layer; `norm` and `flattened` as in `Layer`."""
-    return Layer(name, norm, linear=True, flattened=flattened)
+def linear(name: str, norm: str = "", flattened: int = 0) -> ModuleNames:
+    """A fully connected layer; `norm` and `flattened` as in `ModuleNames`."""
+    return ModuleNames(name, norm, linear=True, flattened=flattened)
 
 
-Table = Mapping[str, Layer]
+Table = Mapping[str, ModuleNames]
 
 
-def table(*blocks: tuple[str, str, Table]) -> dict[str, Layer]:
+def table(*blocks: tuple[str, str, Table]) -> dict[str, ModuleNames]:
     """{"block/unit": layer} of rows (our block, their block, the units inside it)."""
     return {f"{ours}/{unit}": layer.under(theirs) for ours, theirs, units in blocks for unit, layer in units.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class NameMap:
-    """A form's counterpart function, read off a table.
+    """A variant's source_array function, read off a table.
 
     Attributes:
-      source, model: of the form.
+      source, model: of the variant.
       layers: {path of our layer: theirs}.
     """
 
@@ -119,7 +119,7 @@ class NameMap:
     model: str
     layers: Table
 
-    def __call__(self, path: str, shape: tuple[int, ...]) -> Counterpart:
+    def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
         """The publisher's array of a leaf.
 
         Args:
@@ -135,5 +135,5 @@ class NameMap:
         layer = self.layers.get("/".join(units))
         array = layer and layer.array(collection, leaf, shape)
         if not array:
-            raise refuse_unknown(path, self.source, self.model)
-        return Counterpart(*array)
+            raise unknown_leaf_error(path, self.source, self.model)
+        return SourceArray(*array)

@@ -11,7 +11,7 @@ from inception_jax.pretrained.publishers.torch_units import (
     linear,
     table,
 )
-from inception_jax.pretrained.variants import Form
+from inception_jax.pretrained.variants import Variant
 
 # googlenet.py, class Inception.
 INCEPTION: Table = {
@@ -111,8 +111,8 @@ INCEPTION_V3: Table = {
     "classifier": linear("fc"),
 }
 
-FORMS = {
-    "inception_v1_bn": Form(
+VARIANTS = {
+    "inception_v1_bn": Variant(
         source="torchvision",
         model="inception_v1_bn",
         # The 3x3 in the place of the 5x5 is torchvision's own known bug (its issue 906), the 2x2 pool is slim's.
@@ -126,17 +126,17 @@ FORMS = {
             "aux_dropout_rate": 0.7,
             **BATCH_NORM,
         },
-        counterpart=NameMap("torchvision", "inception_v1_bn", GOOGLENET),
+        source_array=NameMap("torchvision", "inception_v1_bn", GOOGLENET),
         implementation="torchvision.models.googlenet.GoogLeNet",
         image_size=224,
         aux_heads=True,
         ignored=IGNORED,
     ),
-    "inception_v3": Form(
+    "inception_v3": Variant(
         source="torchvision",
         model="inception_v3",
         options={"count_include_pad": True, "dropout_rate": 0.5, **BATCH_NORM},
-        counterpart=NameMap("torchvision", "inception_v3", INCEPTION_V3),
+        source_array=NameMap("torchvision", "inception_v3", INCEPTION_V3),
         implementation="torchvision.models.inception.Inception3",
         image_size=299,
         aux_heads=True,
