@@ -14,10 +14,11 @@ from flax.traverse_util import flatten_dict
 from inception_jax import __version__
 from inception_jax.errors import UserError
 from inception_jax.exports import batch_norm
+from inception_jax.exports.image_size import height_and_width
 from inception_jax.exports.onnx_graph import Const, Graph, Tensor
 from inception_jax.exports.onnx_operators import Converter
 from inception_jax.models.base import BaseNetwork
-from inception_jax.weight_files.whole_file import height_and_width, whole_file
+from inception_jax.weight_files.atomic_write import atomic_write
 
 _OPSETS = (13, 22)  # ReduceSum takes its axes as an input from 13 on; nothing that is used here changes up to 22
 _MOST_BYTES = 2**31 - 2**22  # of weights: protobuf's limit, less what nodes and names take
@@ -126,7 +127,7 @@ def _model(
             dims = [dims[axis] for axis in (0, 3, 1, 2)]
         outputs[name] = tensor.name
         described.append((name, [batch, *map(int, dims[1:])]))
-    graph.tidy(outputs)
+    graph.simplify(outputs)
     weights = sum(array.nbytes for array in graph.initializers.values())
     if weights > _MOST_BYTES:
         raise UserError(f"ONNX export: {weights:,} bytes of weights; a file holds {_MOST_BYTES:,} at most")
@@ -181,5 +182,5 @@ def _write(onnx: Any, made: Any, path: str | os.PathLike) -> None:
         onnx.checker.check_model(content, full_check=True)
     except ValueError as error:  # protobuf's limit
         raise UserError(f"{path}: {error}") from None
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(content)

@@ -95,7 +95,7 @@ class Graph:
         """The name of a list of integers."""
         return self.constant(np.array(values, np.int64))
 
-    def tidy(self, outputs: Mapping[str, str]) -> None:
+    def simplify(self, outputs: Mapping[str, str]) -> None:
         """Makes the biases of what is linear part of it, and drops what no output needs.
 
         Args:

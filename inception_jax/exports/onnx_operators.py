@@ -25,13 +25,13 @@ _ELEMENTWISE = {
     "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "pow": "Pow", "neg": "Neg",
     "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "tanh": "Tanh", "logistic": "Sigmoid", "abs": "Abs",
 }  # fmt: skip
-_AS_IT_IS = ("convert_element_type", "copy", "copy_p", "stop_gradient", "reduce_precision")
+_IDENTITY = ("convert_element_type", "copy", "copy_p", "stop_gradient", "reduce_precision")
 # Where a primitive that calls a function keeps it.
 _CALLED = ("call_jaxpr", "jaxpr", "fun_jaxpr")
 
 
 @dataclasses.dataclass(eq=False)
-class _Total:
+class _SpatialSum:
     """The sum over a whole map, which becomes a mean when it is divided."""
 
     source: Tensor
@@ -80,7 +80,7 @@ class Converter:
 
     def tensor(self, value: Any, rank: int = 0) -> Tensor:
         """A value as one of the graph; a constant as it stands beside a value with `rank` axes."""
-        if isinstance(value, _Total):
+        if isinstance(value, _SpatialSum):
             axes = self.graph.integers(2, 3)
             return self.graph.emit("ReduceSum", [value.source.name, axes], value.shape, keepdims=0)
         if isinstance(value, Const):
@@ -103,24 +103,24 @@ class Converter:
         if called is not None:
             return self._call(called, values)
         if all(isinstance(value, Const) for value in values) and name != "broadcast_in_dim":
-            return _computed(equation, values)
+            return _evaluate_constants(equation, values)
         if name in self._rules:
             result = self._rules[name](equation, *values)
-        elif name in _AS_IT_IS:
+        elif name in _IDENTITY:
             result = values[0]
         elif name in _ELEMENTWISE:
             result = self._elementwise(name, equation.outvars[0].aval.shape, *values)
         else:
             raise UserError(
                 f"ONNX export: no rule for JAX's {name!r} (in {self.graph.scope or 'the network'}); rules: "
-                f"{', '.join(sorted({*self._rules, *_ELEMENTWISE, *_AS_IT_IS}))}"
+                f"{', '.join(sorted({*self._rules, *_ELEMENTWISE, *_IDENTITY}))}"
             )
         return result if isinstance(result, list) else [result]
 
     def _call(self, called: Any, values: list[Any]) -> list[Any]:
         jaxpr, constants = (called.jaxpr, called.consts) if hasattr(called, "jaxpr") else (called, [])
         if len(values) == 1 and not isinstance(values[0], Const):
-            found = response_norm.find(jaxpr)
+            found = response_norm.find_response_norm(jaxpr)
             if found is not None:
                 # ONNX divides alpha by the window, as Caffe does.
                 return [
@@ -147,7 +147,7 @@ class Converter:
             whole, divisor = values[0], values[1].array
             if isinstance(whole, Windows) and whole.join == "add" and (divisor.size == 1 or divisor.ndim == 4):
                 return self._pools.mean(whole, divisor)
-            if isinstance(whole, _Total) and divisor.size == 1:
+            if isinstance(whole, _SpatialSum) and divisor.size == 1:
                 return self._mean(whole, float(divisor))
             if (divisor == 1).all() and whole.shape == shape:  # the average pool of a map of one pixel
                 return whole
@@ -162,9 +162,9 @@ class Converter:
         for value, other in ((a, b), (b, a)):
             if isinstance(other, Const) and (other.array == FILLS[join]).all():
                 return value
-        return windows.joined(a, b, join)
+        return windows.join_windows(a, b, join)
 
-    def _mean(self, total: _Total, divisor: float) -> Tensor:
+    def _mean(self, total: _SpatialSum, divisor: float) -> Tensor:
         graph, (batch, height, width, channels) = self.graph, total.source.shape
         pooled = graph.emit("GlobalAveragePool", [total.source.name], (batch, 1, 1, channels))
         flat = graph.emit("Flatten", [pooled.name], total.shape, axis=1)
@@ -250,7 +250,7 @@ class Converter:
     def _slice(self, equation: Any, x: Any) -> Any:
         params = equation.params
         strides = params["strides"] or (1,) * len(x.shape)
-        if isinstance(x, _Total):
+        if isinstance(x, _SpatialSum):
             x = self.tensor(x)
         for axis, (start, stop, stride) in enumerate(
             zip(params["start_indices"], params["limit_indices"], strides, strict=True)
@@ -259,7 +259,7 @@ class Converter:
                 raise UserError(f"ONNX export: a slice [{start}:{stop}:{stride}] of the batch")
             # A whole axis is no view, unless all of them are whole: pools have taps that take the map as it is.
             if axis and (start, stop, stride) != (0, x.shape[axis], 1):
-                x = windows.sliced(x, axis, start, stop, stride)
+                x = windows.slice_windows(x, axis, start, stop, stride)
         return x
 
     def _pad(self, equation: Any, x: Any, fill: Any) -> Any:
@@ -268,20 +268,24 @@ class Converter:
             raise UserError(f"ONNX export: a padding {config}; edges of a constant are known")
         for axis, (low, high, _) in enumerate(config):
             if low or high:
-                view = windows.padded(x, axis, low, high, float(fill.array))
-                x = view if view is not None else windows.padded(self.tensor(x), axis, low, high, float(fill.array))
+                view = windows.pad_windows(x, axis, low, high, float(fill.array))
+                x = (
+                    view
+                    if view is not None
+                    else windows.pad_windows(self.tensor(x), axis, low, high, float(fill.array))
+                )
         return x
 
-    def _reduce_sum(self, equation: Any, x: Any) -> _Total:
+    def _reduce_sum(self, equation: Any, x: Any) -> _SpatialSum:
         if tuple(equation.params["axes"]) != (1, 2) or len(x.shape) != 4:
             raise UserError(f"ONNX export: a sum of {x.shape} over the axes {equation.params['axes']}")
-        return _Total(self.tensor(x), equation.outvars[0].aval.shape)
+        return _SpatialSum(self.tensor(x), equation.outvars[0].aval.shape)
 
 
-def _computed(equation: Any, values: list[Const]) -> list[Const]:
+def _evaluate_constants(equation: Any, values: list[Const]) -> list[Const]:
     """What JAX makes of constants."""
     arrays = [_whole(value.array, variable.aval.shape) for value, variable in zip(values, equation.invars, strict=True)]
-    if equation.primitive.name in _AS_IT_IS:
+    if equation.primitive.name in _IDENTITY:
         return [Const(arrays[0].astype(equation.outvars[0].aval.dtype), values[0].name)]
     results = equation.primitive.bind(*map(jax.numpy.asarray, arrays), **equation.params)
     results = results if equation.primitive.multiple_results else [results]

@@ -42,7 +42,7 @@ class Pools:
             return self._multiplied(product, 1 / divisor.astype(np.float64), sums.shape)
         base, extents, levels = geometry
         taps = float(np.prod([e.taps for e in extents.values()]))
-        inside = np.outer(*(levels[axis].inside() for axis in (1, 2)))
+        inside = np.outer(*(levels[axis].valid_counts() for axis in (1, 2)))
         divisor = np.broadcast_to(divisor.reshape(divisor.shape[1:3] if divisor.ndim == 4 else ()), inside.shape)
         given = self.tensor(base)
         if (divisor == inside).all() and not _too_wide(extents):
@@ -56,7 +56,7 @@ class Pools:
             return self._view(value)
         geometry = _geometry(value)
         if geometry is None:
-            return self._one_by_one(value)
+            return self._join_views(value)
         base, extents, _ = geometry
         given = self.tensor(base)
         if value.join == "max":
@@ -66,7 +66,7 @@ class Pools:
     def _view(self, view: Windows) -> Tensor:
         """A slice, with the fill around it where the view leaves its source."""
         source = self.tensor(view.source)
-        rank, (offset,), (first, end) = len(view.shape), view.offsets, view.within()
+        rank, (offset,), (first, end) = len(view.shape), view.offsets, view.valid_range()
         axis = graph_axis(view.axis, rank)
         start = offset + first * view.stride
         stop = offset + (end - 1) * view.stride + 1
@@ -84,7 +84,7 @@ class Pools:
         fill = graph.constant(np.array(view.fill, graph.dtype))
         return graph.emit("Pad", [taken.name, graph.integers(*edges), fill], view.shape)
 
-    def _one_by_one(self, value: Windows) -> Tensor:
+    def _join_views(self, value: Windows) -> Tensor:
         """The maximum or sum of views, for windows that no pool operator has."""
         fill = FILLS[value.join]
         views = [Windows(value.source, value.axis, (o,), value.stride, value.count, fill=fill) for o in value.offsets]
@@ -140,7 +140,7 @@ class Pools:
         """The part of the map that the windows look at."""
         for axis, e in extents.items():
             if (e.begin, e.end) != (0, given.shape[axis]):
-                given = self._view(windows.sliced(given, axis, e.begin, e.end, 1))
+                given = self._view(windows.slice_windows(given, axis, e.begin, e.end, 1))
         return given
 
     def _multiplied(self, tensor: Tensor, factor: np.ndarray, shape: tuple[Any, ...]) -> Tensor:
@@ -154,10 +154,10 @@ def _geometry(value: Windows) -> tuple[Any, dict[int, Extent], dict[int, Windows
     """(the map that is pooled, the pool along each axis, the windows of each axis); None where it is no pool."""
     if value.axis not in (1, 2) or len(value.shape) != 4:
         return None
-    extents, levels = {value.axis: windows.extent(value)}, {value.axis: value}
+    extents, levels = {value.axis: windows.pool_extent(value)}, {value.axis: value}
     base, inner = value.source, value.source
     if isinstance(inner, Windows) and inner.join == value.join and inner.axis == 3 - value.axis:
-        extents[inner.axis], levels[inner.axis] = windows.extent(inner), inner
+        extents[inner.axis], levels[inner.axis] = windows.pool_extent(inner), inner
         base = inner.source
     return None if None in extents.values() else (base, extents, levels)
 

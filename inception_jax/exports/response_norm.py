@@ -47,7 +47,7 @@ class _Power:
     logarithm: bool = False
 
 
-def find(jaxpr: Any) -> ResponseNorm | None:
+def find_response_norm(jaxpr: Any) -> ResponseNorm | None:
     """The response normalisation that a program of one input computes, read off its arithmetic; None: it does not.
 
     Args:
@@ -73,11 +73,11 @@ def _apply(equation: Any, values: list[Any]) -> Any:
         case ("pad", (_Map(square=True) | Windows()) as source, float(fill)):
             *others, (low, high, interior) = params["padding_config"]
             if fill == interior == 0 and not any(any(edge) for edge in others):
-                return windows.padded(source, len(others), low, high, fill)
+                return windows.pad_windows(source, len(others), low, high, fill)
         case ("slice", (_Map(square=True) | Windows()) as source):
             return _channels(source, params)
         case ("add", Windows() as a, Windows() as b):
-            return windows.joined(a, b, "add")
+            return windows.join_windows(a, b, "add")
         case ("mul", float(factor), Windows() as sums) | ("mul", Windows() as sums, float(factor)):
             return _Affine(sums, factor)
         case ("add", float(k), _Affine(k=0.0) as sums) | ("add", _Affine(k=0.0) as sums, float(k)):
@@ -95,7 +95,7 @@ def _channels(source: _Map | Windows, params: Any) -> Windows | None:
     whole = all(a == 0 and b == size for a, b, size in zip(starts[:-1], stops[:-1], source.shape[:-1], strict=True))
     if not whole or (strides is not None and set(strides) != {1}):
         return None
-    return windows.sliced(source, len(starts) - 1, starts[-1], stops[-1], 1)
+    return windows.slice_windows(source, len(starts) - 1, starts[-1], stops[-1], 1)
 
 
 def _power(name: str, values: list[Any]) -> _Power | None:

@@ -12,8 +12,9 @@ import numpy as np
 from jax import export
 
 from inception_jax.errors import UserError, nearest
+from inception_jax.exports.image_size import height_and_width
 from inception_jax.models.base import BaseNetwork
-from inception_jax.weight_files.whole_file import height_and_width, whole_file
+from inception_jax.weight_files.atomic_write import atomic_write
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -85,6 +86,6 @@ def export_stablehlo(
         constants = jax.tree.map(np.asarray, dict(variables))
         exported = export.export(jax.jit(lambda images: run(constants, images)), platforms=platforms)(images)
     content = exported.serialize()
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(content)
     return exported

@@ -50,20 +50,20 @@ class Windows:
         """Elements of the source along the axis."""
         return self.source.shape[self.axis]
 
-    def within(self) -> tuple[int, int]:
+    def valid_range(self) -> tuple[int, int]:
         """Of a view: the first and the one after the last window that fall on the source."""
         (offset,) = self.offsets
         first = min(self.count, max(0, -(offset // self.stride)))
         end = min(self.count, max(first, (self.size - 1 - offset) // self.stride + 1))
         return first, end
 
-    def inside(self) -> np.ndarray:
+    def valid_counts(self) -> np.ndarray:
         """[count]: how many elements of each window lie on the source."""
         elements = np.arange(self.count)[:, None] * self.stride + np.array(self.offsets)
         return ((elements >= 0) & (elements < self.size)).sum(1)
 
 
-def sliced(source: Any, axis: int, start: int, stop: int, stride: int) -> Windows:
+def slice_windows(source: Any, axis: int, start: int, stop: int, stride: int) -> Windows:
     """`source[..., start:stop:stride, ...]`; of a view along the same axis, a view of its source."""
     count = max(0, -(-(stop - start) // stride))
     if _is_view(source, axis):
@@ -72,7 +72,7 @@ def sliced(source: Any, axis: int, start: int, stop: int, stride: int) -> Window
     return Windows(source, axis, (start,), stride, count)
 
 
-def padded(source: Any, axis: int, low: int, high: int, fill: float) -> Windows | None:
+def pad_windows(source: Any, axis: int, low: int, high: int, fill: float) -> Windows | None:
     """`source` with `low` and `high` elements of `fill` around it along an axis; None where that is no view."""
     if not _is_view(source, axis):
         return Windows(source, axis, (-low,), 1, source.shape[axis] + low + high, fill=fill)
@@ -86,7 +86,7 @@ def padded(source: Any, axis: int, low: int, high: int, fill: float) -> Windows 
     return Windows(source.source, axis, (offset - low * stride,), stride, count, fill=fill)
 
 
-def joined(a: Any, b: Any, join: str) -> Windows | None:
+def join_windows(a: Any, b: Any, join: str) -> Windows | None:
     """The maximum or the sum of two views or windows; None where they are not of one pool.
 
     A map beside a view of it is the view from its first element on.
@@ -128,7 +128,7 @@ class Extent:
     high: int
 
 
-def extent(windows: Windows) -> Extent | None:
+def pool_extent(windows: Windows) -> Extent | None:
     """The pool of these windows along their axis; None where its elements are not evenly spaced."""
     offsets = windows.offsets
     gaps = set(np.diff(offsets).tolist())

@@ -1,7 +1,7 @@
 """Readers of the files in which weights are published: `read_weights(path)`, for every publisher's format.
 
-One module per format, each a function from bytes to arrays; `recognise` says which one a file needs. Nothing here knows
-a network: the names are the publishers', and `pretrained.publishers` maps them.
+One module per format, each a function from bytes to arrays; `detect_format` says which one a file needs.
+Nothing here knows a network: the names are the publishers', and `pretrained.publishers` maps them.
 """
 
 from inception_jax.weight_files.detect import FORMATS

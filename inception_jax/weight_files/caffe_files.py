@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.weight_files.protobuf_wire import LENGTH, Message, fields, signed
-from inception_jax.weight_files.types import Budget, Content, Fault, Source, add
+from inception_jax.weight_files.protobuf_wire import LENGTH, Message, fields, to_int64
+from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, add_array
 
 LAYER, LAYERS_V1 = 100, 2  # NetParameter's fields of layers, today's and that of 2013 and 2014
 
@@ -27,7 +27,7 @@ V1_TYPES = {
 }  # fmt: skip
 
 
-def read(source: Source, budget: Budget) -> Content:
+def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
     """The blobs of the layers as `<layer>/<number>`: of a convolution 0 is the weight, [out, in, h, w], and 1 the bias.
 
     Shapes are the file's. Files of before 2015 give every blob four dimensions: the weight of a fully connected layer
@@ -37,7 +37,7 @@ def read(source: Source, budget: Budget) -> Content:
     "tops"}.
 
     Raises:
-      Fault: the file is damaged. A file cut off between two layers cannot be told from a whole one that has fewer.
+      ReadError: the file is damaged. A file cut off between two layers cannot be told from a whole one that has fewer.
     """
     arrays: dict[str, np.ndarray] = {}
     layers: list[dict[str, Any]] = []
@@ -52,10 +52,10 @@ def read(source: Source, budget: Budget) -> Content:
             layers.append(layer)
             for place, blob in enumerate(blobs):
                 name = f"{layer['name']}/{place}"
-                add(arrays, name, _blob(blob, name, budget))
+                add_array(arrays, name, _blob(blob, name, budget))
     if not arrays:
-        raise Fault(f"a Caffe network of {len(layers)} layers without weights")
-    return Content(arrays, {"net": net, "layers": layers})
+        raise ReadError(f"a Caffe network of {len(layers)} layers without weights")
+    return ParsedFile(arrays, {"net": net, "layers": layers})
 
 
 def _layer(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
@@ -68,7 +68,9 @@ def _layer(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
 def _layer_v1(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
     layer = Message(data, "a layer")
     if 1 in layer:
-        raise Fault("a Caffe network of 2013, with layers of another layout; Caffe's upgrade_net_proto_binary mends it")
+        raise ReadError(
+            "a Caffe network of 2013, with layers of another layout; Caffe's upgrade_net_proto_binary mends it"
+        )
     name, kind = layer.text(4), layer.integer(5)
     about = {
         "name": name,
@@ -79,15 +81,15 @@ def _layer_v1(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
     return about, layer.messages(6, f"layer {name!r}")
 
 
-def _blob(blob: Message, name: str, budget: Budget) -> np.ndarray:
+def _blob(blob: Message, name: str, budget: ReadBudget) -> np.ndarray:
     blob.what = f"blob {name!r}"
     if 7 in blob:
         shape = blob.message(7, blob.what).integers(1).tolist()
     else:
-        shape = [signed(blob.integer(number)) for number in (1, 2, 3, 4)]
+        shape = [to_int64(blob.integer(number)) for number in (1, 2, 3, 4)]
     double = 8 in blob
     values = blob.fixed(8, "<f8") if double else blob.fixed(5, "<f4")
     shape = budget.charge_array(shape, values.dtype, blob.what)
     if len(values) != math.prod(shape):
-        raise Fault(f"{blob.what}: {len(values):,} values for the shape {list(shape)}")
+        raise ReadError(f"{blob.what}: {len(values):,} values for the shape {list(shape)}")
     return values.reshape(shape)

@@ -9,20 +9,20 @@ from inception_jax.weight_files.keras_files import MAGIC as HDF5_MAGIC
 from inception_jax.weight_files.protobuf_wire import LENGTH, VARINT, Message, fields
 from inception_jax.weight_files.safetensors_files import is_safetensors
 from inception_jax.weight_files.torch_files import LEGACY_START
-from inception_jax.weight_files.types import Fault
+from inception_jax.weight_files.types import ReadError
 
 FORMATS = (
     "torch", "torch_legacy", "safetensors", "keras_h5", "keras", "tensorflow_v1", "tensorflow_v2", "tensorflow_graph",
     "caffe", "onnx", "npz",
 )  # fmt: skip
-READABLE = (
+READABLE_FORMATS = (
     "PyTorch (.pth, .pt, .bin), safetensors, Keras (.h5, .weights.h5, .keras), TensorFlow checkpoints and frozen "
     "graphs (.ckpt, .index, .pb), Caffe (.caffemodel), ONNX and NumPy (.npz), also in a .zip or .tar.gz"
 )
 _PROTOBUF_NAMES = {".onnx": "an ONNX model", ".pb": "a TensorFlow graph", ".caffemodel": "a Caffe network"}
 
 # What people's files turn out to be: how they begin, and what that is.
-_STRANGERS = (
+_OTHER_FORMATS = (
     (b"version https://git-lfs", "a git-lfs pointer, not the file itself: `git lfs pull` brings that"),
     (b"\x89PNG", "a PNG picture"), (b"\xff\xd8\xff", "a JPEG picture"), (b"GIF8", "a GIF picture"),
     (b"RIFF", "a WebP picture or a sound"), (b"%PDF", "a PDF document"), (b"\x7fELF", "a program"),
@@ -33,7 +33,7 @@ _STRANGERS = (
 _MARKUP = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body", b"<!--", b"<error")
 
 
-def container(data: memoryview) -> str | None:
+def archive_type(data: memoryview) -> str | None:
     """ "zip" or "tar" where the bytes are an archive (a gzip file is taken for a tar), None otherwise."""
     head = bytes(data[:4])
     if head in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"):
@@ -43,8 +43,8 @@ def container(data: memoryview) -> str | None:
     return None
 
 
-def recognise(name: str, data: memoryview) -> str:
-    """The format of a file that is no archive, one of `FORMATS`; Fault saying what else the file looks like.
+def detect_format(name: str, data: memoryview) -> str:
+    """The format of a file that is no archive, one of `FORMATS`; ReadError saying what else the file looks like.
 
     Args:
       name: the file's name, which is asked only where the content leaves doubt, to word the refusal.
@@ -59,17 +59,17 @@ def recognise(name: str, data: memoryview) -> str:
         return "safetensors"
     if LEGACY_START in head[:32]:
         return "torch_legacy"
-    stranger = _stranger(data)
+    stranger = _other_format(data)
     if stranger is not None:
-        raise Fault(f"this is {stranger}; what can be read: {READABLE}")
+        raise ReadError(f"this is {stranger}; what can be read: {READABLE_FORMATS}")
     return _protobuf(name, data)
 
 
-def _stranger(data: memoryview) -> str | None:
+def _other_format(data: memoryview) -> str | None:
     head = bytes(data[:512])
     if not head.strip(b"\0"):
         return "a file of zeros" if head else "an empty file"
-    for start, what in _STRANGERS:
+    for start, what in _OTHER_FORMATS:
         if head.startswith(start):
             return what
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -87,13 +87,13 @@ def _stranger(data: memoryview) -> str | None:
 def _protobuf(name: str, data: memoryview) -> str:
     """Which of the publishers' messages some bytes are: protobuf has no magic number, so the fields must tell."""
     seen: dict[tuple[int, int], int | memoryview] = {}
-    fault = None
+    damage: ReadError | None = None
     try:
         for number, wire, value in fields(data):
             seen.setdefault((number, wire), value)
-    except Fault as error:
-        fault = error
-    if fault is None and (1, VARINT) in seen and (7, LENGTH) in seen:
+    except ReadError as error:
+        damage = error
+    if damage is None and (1, VARINT) in seen and (7, LENGTH) in seen:
         return "onnx"
     if (1, LENGTH) in seen and tensorflow_graph.is_node(seen[1, LENGTH]):
         return "tensorflow_graph"
@@ -101,16 +101,16 @@ def _protobuf(name: str, data: memoryview) -> str:
         return "caffe"
     suffix = PurePath(name).suffix.lower()
     if suffix in _PROTOBUF_NAMES:
-        raise Fault(f"named like {_PROTOBUF_NAMES[suffix]}, but {fault or 'it holds something else'}")
+        raise ReadError(f"named like {_PROTOBUF_NAMES[suffix]}, but {damage or 'it holds something else'}")
     if ".ckpt" in name or suffix == ".index":
-        raise Fault("named like a TensorFlow checkpoint, but the end of one is missing: the file is truncated")
+        raise ReadError("named like a TensorFlow checkpoint, but the end of one is missing: the file is truncated")
     start = bytes(data[:8]).hex(" ")
-    raise Fault(f"nothing that is known, beginning with the bytes {start}; what can be read: {READABLE}")
+    raise ReadError(f"nothing that is known, beginning with the bytes {start}; what can be read: {READABLE_FORMATS}")
 
 
 def _is_caffe_v1(value: int | memoryview | None) -> bool:
     """Whether bytes look like one of Caffe's layers of 2014, with a name, or of 2013, with the layer inside."""
     try:
         return isinstance(value, memoryview) and any(number in Message(value, "a layer") for number in (4, 1))
-    except Fault:
+    except ReadError:
         return False

@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 from inception_jax.weight_files import keras_process
-from inception_jax.weight_files.archives import ZipMembers
-from inception_jax.weight_files.types import Budget, Content, Fault, Source, as_text
+from inception_jax.weight_files.archives import ZipArchive
+from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, decode_utf8
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 # Where a superblock of each version keeps the address of the file's end (HDF5 File Format Specification, II.A), where
@@ -16,7 +16,7 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 _END = {0: 40, 1: 44, 2: 28, 3: 28}
 
 
-def read_h5(source: Source, budget: Budget) -> Content:
+def read_h5(source: InputFile, budget: ReadBudget) -> ParsedFile:
     """The weights of an HDF5 file of Keras, whichever of its layouts it has.
 
     Metadata: "layers", the names of the layers in the file's order (of `.weights.h5`, whose file keeps no order, by
@@ -24,34 +24,34 @@ def read_h5(source: Source, budget: Budget) -> Content:
     weights (optimisers', random generators').
 
     Raises:
-      Fault: h5py is not installed, or the file is damaged, refers to other files, or is not Keras's.
+      ReadError: h5py is not installed, or the file is damaged, refers to other files, or is not Keras's.
     """
     return _read(source.data, budget, {})
 
 
-def read_archive(members: ZipMembers, budget: Budget) -> Content:
+def read_archive(members: ZipArchive, budget: ReadBudget) -> ParsedFile:
     """The weights of a `.keras` file, in the order of its configuration. Metadata: as `read_h5`."""
     config = _json(members, "config.json")
     version = _json(members, "metadata.json").get("keras_version", "") if "metadata.json" in members else ""
     content = _read(members.read("model.weights.h5"), budget, config.get("config", {}))
-    return Content(content.arrays, {**content.metadata, "keras_version": version})
+    return ParsedFile(content.arrays, {**content.metadata, "keras_version": version})
 
 
-def _json(members: ZipMembers, name: str) -> dict[str, Any]:
+def _json(members: ZipArchive, name: str) -> dict[str, Any]:
     try:
-        table = json.loads(as_text(members.read(name), name))
+        table = json.loads(decode_utf8(members.read(name), name))
     except (ValueError, RecursionError) as error:
-        raise Fault(f"{name} is not JSON ({error!s:.80}): the file is damaged") from None
+        raise ReadError(f"{name} is not JSON ({error!s:.80}): the file is damaged") from None
     if not isinstance(table, dict):
-        raise Fault(f"{name} is not a table")
+        raise ReadError(f"{name} is not a table")
     return table
 
 
-def _read(data: memoryview, budget: Budget, config: Any) -> Content:
+def _read(data: memoryview, budget: ReadBudget, config: Any) -> ParsedFile:
     if importlib.util.find_spec("h5py") is None:
-        raise Fault("HDF5 files need h5py: pip install 'inception_jax[convert]'")
+        raise ReadError("HDF5 files need h5py: pip install 'inception_jax[convert]'")
     version = data[8] if len(data) > 8 else None
     place = _END.get(version, len(data))
     if len(data) < 48 or int.from_bytes(data[place : place + 8], "little") > len(data):
-        raise Fault("an HDF5 file that cannot be read, for its end is missing: it is truncated or damaged")
+        raise ReadError("an HDF5 file that cannot be read, for its end is missing: it is truncated or damaged")
     return keras_process.read(data, budget, config)

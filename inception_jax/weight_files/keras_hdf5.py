@@ -14,24 +14,24 @@ import h5py
 import numpy as np
 
 from inception_jax.weight_files import keras_names
-from inception_jax.weight_files.types import Budget, Content, Fault, add, as_text
+from inception_jax.weight_files.types import ParsedFile, ReadBudget, ReadError, add_array, decode_utf8
 
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32"}  # those that are part of HDF5 and that Keras may use
 _KINDS = "biuf"
 _NOT_WEIGHTS = ("optimizer", "seed_generator", "_layer_checkpoint_dependencies")
 # What h5py and HDF5 raise for a damaged file.
-_H5_FAULTS = (
+_HDF5_ERRORS = (
     OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError, MemoryError, SystemError,
 )  # fmt: skip
 
 
-def read(data: memoryview, budget: Budget, config: Any) -> Content:
+def read(data: memoryview, budget: ReadBudget, config: Any) -> ParsedFile:
     """The weights and metadata of a file, as `keras_files` describes them; `config` is a model's, or empty."""
     try:
         with h5py.File(_opened(data)) as file:
             return _File(file, budget).content(config)
-    except _H5_FAULTS as error:
-        raise Fault(f"an HDF5 file that cannot be read ({error!s:.120}): it is truncated or damaged") from None
+    except _HDF5_ERRORS as error:
+        raise ReadError(f"an HDF5 file that cannot be read ({error!s:.120}): it is truncated or damaged") from None
 
 
 def _opened(data: memoryview) -> Any:
@@ -45,11 +45,11 @@ def _opened(data: memoryview) -> Any:
 class _File:
     """An open HDF5 file of Keras."""
 
-    def __init__(self, file: h5py.File, budget: Budget):
+    def __init__(self, file: h5py.File, budget: ReadBudget):
         self.file, self.budget = file, budget
         self.steps = 0
 
-    def content(self, config: Any) -> Content:
+    def content(self, config: Any) -> ParsedFile:
         """The weights, by the layout that the file has."""
         root = self.file
         if "model_weights" in root:
@@ -59,16 +59,18 @@ class _File:
         if "layers" in root:
             return self.new_layout(config)
         top = ", ".join(map(repr, list(root)[:6])) or "nothing"
-        raise Fault(f"an HDF5 file, but not Keras's: at the top it holds {top}")
+        raise ReadError(f"an HDF5 file, but not Keras's: at the top it holds {top}")
 
     def child(self, group: Any, name: str) -> Any:
         """A member of a group, unless it is a link to elsewhere."""
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
-            raise Fault(f"{name!r} is a link ({type(link).__name__}), not in its place in the file: it is not followed")
+            raise ReadError(
+                f"{name!r} is a link ({type(link).__name__}), not in its place in the file: it is not followed"
+            )
         self.steps += 1
         if self.steps > 200_000:
-            raise Fault("more than 200,000 groups: no file of weights")
+            raise ReadError("more than 200,000 groups: no file of weights")
         return group[name]
 
     def strings(self, group: Any, name: str) -> list[str] | None:
@@ -85,23 +87,23 @@ class _File:
         for piece in pieces:
             for value in np.atleast_1d(piece):
                 if not isinstance(value, bytes | str):
-                    raise Fault(f"the attribute {name!r} of {group.name!r} holds something else than text")
-                found.append(as_text(value, name) if isinstance(value, bytes) else str(value))
+                    raise ReadError(f"the attribute {name!r} of {group.name!r} holds something else than text")
+                found.append(decode_utf8(value, name) if isinstance(value, bytes) else str(value))
         return found
 
     def array(self, dataset: Any, what: str) -> np.ndarray:
         """The numbers of a dataset that lies in this file as a whole."""
         if not isinstance(dataset, h5py.Dataset):
-            raise Fault(f"{what} is no dataset")
+            raise ReadError(f"{what} is no dataset")
         plan = dataset.id.get_create_plist()
         if dataset.is_virtual or plan.get_external_count():
-            raise Fault(f"{what} lies in other files: it is not read")
+            raise ReadError(f"{what} lies in other files: it is not read")
         for place in range(plan.get_nfilters()):
             if (number := plan.get_filter(place)[0]) not in _FILTERS:
                 known = ", ".join(_FILTERS.values())
-                raise Fault(f"{what} is stored through the HDF5 filter {number}, which is none of {known}")
+                raise ReadError(f"{what} is stored through the HDF5 filter {number}, which is none of {known}")
         if dataset.dtype.kind not in _KINDS or dataset.shape is None:
-            raise Fault(f"{what} holds {dataset.dtype}, not numbers")
+            raise ReadError(f"{what} holds {dataset.dtype}, not numbers")
         self.budget.charge_array(dataset.shape, dataset.dtype, what)
         # A chunk is inflated whole, however little of it the dataset uses.
         if dataset.chunks:
@@ -109,7 +111,7 @@ class _File:
         array = dataset[()]
         return np.asarray(array, array.dtype.newbyteorder("="))
 
-    def old_layout(self, root: Any) -> Content:
+    def old_layout(self, root: Any) -> ParsedFile:
         """Keras 1 and 2, and Keras 3's `model.save("….h5")`: the names are attributes."""
         arrays: dict[str, np.ndarray] = {}
         layers = self.strings(root, "layer_names")
@@ -120,11 +122,11 @@ class _File:
                 node = group
                 for part in weight.split("/"):
                     node = self.child(node, part)
-                add(arrays, name, self.array(node, f"weight {weight!r}"))
+                add_array(arrays, name, self.array(node, f"weight {weight!r}"))
         about = {key: _text(root.attrs[key]) for key in ("keras_version", "backend") if key in root.attrs}
-        return Content(arrays, {"layers": layers, "left_out": [], **about})
+        return ParsedFile(arrays, {"layers": layers, "left_out": [], **about})
 
-    def new_layout(self, config: Any) -> Content:
+    def new_layout(self, config: Any) -> ParsedFile:
         """Keras 3's own: groups by class and number, variables by number; newer files also keep the layers' names."""
         found = {path: group for path, group in self.groups(self.file, "", 0)}
         configured = {path: (name, about) for path, name, about in keras_names.configured_layers(config)}
@@ -141,22 +143,22 @@ class _File:
         for path in used:
             numbers = sorted(found[path], key=_natural)
             if numbers != [str(number) for number in range(len(numbers))]:
-                raise Fault(f"the variables of {path!r} are {', '.join(map(repr, numbers[:6]))}, not 0, 1, ...")
+                raise ReadError(f"the variables of {path!r} are {', '.join(map(repr, numbers[:6]))}, not 0, 1, ...")
             layer = named.get(path) or _plain(path)
             about = configured.get(path, ("", {}))[1]
             if numbers:
                 layers.append(layer)
-            variables = keras_names.variables(path.rpartition("/")[2], len(numbers), about)
+            variables = keras_names.variable_names(path.rpartition("/")[2], len(numbers), about)
             for number, variable in zip(numbers, variables, strict=True):
                 what = f"variable {number} of {path!r}"
-                add(arrays, f"{layer}/{variable}", self.array(self.child(found[path], number), what))
+                add_array(arrays, f"{layer}/{variable}", self.array(self.child(found[path], number), what))
         left_out = [path for path in found if path not in used and len(found[path])]
-        return Content(arrays, {"layers": layers, "left_out": left_out})
+        return ParsedFile(arrays, {"layers": layers, "left_out": left_out})
 
     def groups(self, group: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
         """The groups of variables, by the path of what they belong to."""
         if depth > 20:
-            raise Fault(f"the groups at {path!r} lie more than 20 deep: no file of weights")
+            raise ReadError(f"the groups at {path!r} lie more than 20 deep: no file of weights")
         for name in group:
             child = self.child(group, name)
             if not isinstance(child, h5py.Group):

@@ -50,7 +50,7 @@ def _keras_1(name: str) -> str:
     return next((variable for suffix, variable in _KERAS_1 if name.endswith(suffix)), name)
 
 
-def variables(group: str, count: int, config: dict[str, Any]) -> list[str]:
+def variable_names(group: str, count: int, config: dict[str, Any]) -> list[str]:
     """The variables of one layer of a Keras 3 file, in the file's order.
 
     Args:

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 
 from inception_jax.weight_files import npz_files
-from inception_jax.weight_files.archives import ZipMembers
-from inception_jax.weight_files.types import Budget, Content, Fault, add
+from inception_jax.weight_files.archives import ZipArchive
+from inception_jax.weight_files.types import ParsedFile, ReadBudget, ReadError, add_array
 
 _SECONDS = 60  # and one more for every 10 MB: a damaged file may also make the library run in circles
 
 
-def read(data: memoryview, budget: Budget, config: Any) -> Content:
-    """The weights of an HDF5 file of Keras; Fault as `keras_files.read_h5`, or if the process does not survive it."""
+def read(data: memoryview, budget: ReadBudget, config: Any) -> ParsedFile:
+    """The weights of an HDF5 file of Keras; ReadError as in `keras_files.read_h5`, or if the process crashes."""
     try:
         question = json.dumps({"limit": budget.limit, "file_size": budget.file_size, "config": config}).encode()
     except RecursionError:  # a level less deep, the configuration could just be read
-        raise Fault("the configuration is too deep: the file is damaged") from None
+        raise ReadError("the configuration is too deep: the file is damaged") from None
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     try:
         done = subprocess.run(
@@ -38,29 +38,29 @@ def read(data: memoryview, budget: Budget, config: Any) -> Content:
             timeout=_SECONDS + len(data) / 10e6,
         )
     except subprocess.TimeoutExpired:
-        raise Fault("HDF5 found no end in it: the file is damaged") from None
+        raise ReadError("HDF5 found no end in it: the file is damaged") from None
     if done.returncode < 0:
-        raise Fault(f"HDF5 crashed on it (signal {-done.returncode}): the file is damaged")
+        raise ReadError(f"HDF5 crashed on it (signal {-done.returncode}): the file is damaged")
     if done.returncode > 0:
         last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise Fault(f"the process that reads HDF5 files failed: {last[:200]}")
+        raise ReadError(f"the process that reads HDF5 files failed: {last[:200]}")
     end = done.stdout.find(b"\n") + 1
     first, archive = done.stdout[:end], memoryview(done.stdout)[end:]
     try:
         answer = json.loads(first)
-        fault, names, metadata = answer.get("fault"), answer.get("names"), answer.get("metadata")
+        error, names, metadata = answer.get("error"), answer.get("names"), answer.get("metadata")
     except (ValueError, AttributeError):
-        raise Fault("the process that reads HDF5 files gave no answer: the file is damaged") from None
-    if fault is not None:
-        raise Fault(str(fault))
-    members = ZipMembers(archive, Budget(2 * budget.limit, len(archive)))
+        raise ReadError("the process that reads HDF5 files gave no answer: the file is damaged") from None
+    if error is not None:
+        raise ReadError(str(error))
+    members = ZipArchive(archive, ReadBudget(2 * budget.limit, len(archive)))
     found = npz_files.read(members, budget).arrays.values()
     if not isinstance(names, list) or len(names) != len(found) or not isinstance(metadata, dict):
-        raise Fault("the process that reads HDF5 files gave half an answer: the file is damaged")
+        raise ReadError("the process that reads HDF5 files gave half an answer: the file is damaged")
     arrays: dict[str, np.ndarray] = {}
     for name, array in zip(names, found, strict=True):
-        add(arrays, str(name), array)
-    return Content(arrays, metadata)
+        add_array(arrays, str(name), array)
+    return ParsedFile(arrays, metadata)
 
 
 def main() -> None:
@@ -71,12 +71,12 @@ def main() -> None:
     question = json.loads(first)
     stream = io.BytesIO()
     try:
-        budget = Budget(question["limit"], question["file_size"])
+        budget = ReadBudget(question["limit"], question["file_size"])
         content = keras_hdf5.read(memoryview(data), budget, question["config"])
         np.savez(stream, **{str(place): array for place, array in enumerate(content.arrays.values())})
         answer = {"names": list(content.arrays), "metadata": content.metadata}
-    except Fault as fault:
-        answer = {"fault": str(fault)}
+    except ReadError as error:
+        answer = {"error": str(error)}
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
     sys.stdout.buffer.write(stream.getbuffer())
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from inception_jax.weight_files import snappy
 from inception_jax.weight_files.crc32c import crc32c, unmask
 from inception_jax.weight_files.protobuf_wire import read_varint
-from inception_jax.weight_files.types import Budget, Fault
+from inception_jax.weight_files.types import ReadBudget, ReadError
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")  # the last eight bytes of a table
 _FOOTER = 48  # two block handles, padding, magic
@@ -22,14 +22,14 @@ def is_table(data: memoryview) -> bool:
     return len(data) >= _FOOTER and bytes(data[-8:]) == MAGIC
 
 
-def entries(data: memoryview, budget: Budget) -> Iterator[tuple[bytes, memoryview]]:
+def entries(data: memoryview, budget: ReadBudget) -> Iterator[tuple[bytes, memoryview]]:
     """The keys and values of a table, in order.
 
     Raises:
-      Fault: the table is cut off or damaged, or a check sum is wrong, or the keys do not ascend.
+      ReadError: the table is cut off or damaged, or a check sum is wrong, or the keys do not ascend.
     """
     if not is_table(data):
-        raise Fault("the end of the table is missing: the file is truncated")
+        raise ReadError("the end of the table is missing: the file is truncated")
     footer = data[-_FOOTER:]
     _, position = _handle(footer, 0)
     index, _ = _handle(footer, position)
@@ -39,7 +39,7 @@ def entries(data: memoryview, budget: Budget) -> Iterator[tuple[bytes, memoryvie
         for key, entry in _block_entries(_block(data, handle, budget), budget):
             # Ascending keys also mean that no block is read twice, however the index was made up.
             if last is not None and key <= last:
-                raise Fault("the keys of the table do not ascend: the file is damaged")
+                raise ReadError("the keys of the table do not ascend: the file is damaged")
             last = key
             yield key, entry
 
@@ -50,38 +50,38 @@ def _handle(data: memoryview, position: int) -> tuple[tuple[int, int], int]:
     return (offset, size), position
 
 
-def _block(data: memoryview, handle: tuple[int, int], budget: Budget) -> memoryview:
+def _block(data: memoryview, handle: tuple[int, int], budget: ReadBudget) -> memoryview:
     """The contents of one block, its check sum proven."""
     offset, size = handle
     if offset + size + _TRAILER > len(data) - _FOOTER:
-        raise Fault(f"a block of {size:,} bytes at {offset:,} lies outside of the table: the file is damaged")
+        raise ReadError(f"a block of {size:,} bytes at {offset:,} lies outside of the table: the file is damaged")
     contents, kind = data[offset : offset + size], data[offset + size]
     stored = int.from_bytes(data[offset + size + 1 : offset + size + _TRAILER], "little")
     if crc32c(data[offset : offset + size + 1]) != unmask(stored):
-        raise Fault(f"the check sum of the block at byte {offset:,} is wrong: the file is damaged")
+        raise ReadError(f"the check sum of the block at byte {offset:,} is wrong: the file is damaged")
     if kind == 0:
         return contents
     if kind == 1:
         budget.charge(snappy.declared_size(contents), f"the compressed block at byte {offset:,}")
         return memoryview(snappy.decompress(contents))
-    raise Fault(f"the block at byte {offset:,} has the unknown kind of compression {kind}")
+    raise ReadError(f"the block at byte {offset:,} has the unknown kind of compression {kind}")
 
 
-def _block_entries(block: memoryview, budget: Budget) -> Iterator[tuple[bytes, memoryview]]:
+def _block_entries(block: memoryview, budget: ReadBudget) -> Iterator[tuple[bytes, memoryview]]:
     """The keys, each of which is stored as what differs from the one before, and the values."""
     if len(block) < 4:
-        raise Fault("a block is too short: the file is damaged")
+        raise ReadError("a block is too short: the file is damaged")
     restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 - 4 * restarts
     if end < 0:
-        raise Fault("a block has more restart points than bytes: the file is damaged")
+        raise ReadError("a block has more restart points than bytes: the file is damaged")
     body, position, key = block[:end], 0, b""
     while position < end:
         shared, position = read_varint(body, position)
         own, position = read_varint(body, position)
         size, position = read_varint(body, position)
         if shared > len(key) or own + size > end - position:
-            raise Fault("an entry reaches out of its block: the file is damaged")
+            raise ReadError("an entry reaches out of its block: the file is damaged")
         # A few bytes can stand for a key as long as the one before.
         budget.charge(shared + own, "a key of the table")
         key = key[:shared] + bytes(body[position : position + own])

@@ -14,8 +14,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from inception_jax.weight_files.protobuf_wire import Message, signed
-from inception_jax.weight_files.types import Budget, Content, Fault, Source, add
+from inception_jax.weight_files.protobuf_wire import Message, to_int64
+from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, add_array
 
 # TensorProto.DataType: the NumPy type, and the field of the values where `raw_data` does not hold them.
 _FLOATS, _INTS, _LONGS, _DOUBLES, _ULONGS = 4, 5, 7, 10, 11
@@ -29,7 +29,7 @@ _TYPES = {
 _STRING, _EXTERNAL = 8, 1
 
 
-def read(source: Source, budget: Budget) -> Content:
+def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
     """The initialisers by name, then the values of Constant nodes by the names of their outputs.
 
     Metadata: "nodes", a list in the order of the graph of {"name", "op", "inputs", "outputs", "attributes"}, where
@@ -38,7 +38,7 @@ def read(source: Source, budget: Budget) -> Content:
     "external_files", the names of further files that were read.
 
     Raises:
-      Fault: the file is damaged, or its values lie in files outside of its folder.
+      ReadError: the file is damaged, or its values lie in files outside of its folder.
     """
     model = Message(source.data, "the model")
     graph = model.message(7, "the graph")
@@ -66,18 +66,18 @@ def read(source: Source, budget: Budget) -> Content:
             if kind == "value" and isinstance(value, Message):
                 _keep(arrays, left_out, outputs[0], value, reader)
             elif kind in ("value_float", "value_floats"):
-                add(arrays, outputs[0], np.array(value, np.float32))
+                add_array(arrays, outputs[0], np.array(value, np.float32))
             elif kind in ("value_int", "value_ints"):
-                add(arrays, outputs[0], np.array(value, np.int64))
+                add_array(arrays, outputs[0], np.array(value, np.int64))
             else:
                 left_out.append(outputs[0])
     if not nodes and not arrays:
-        raise Fault("an ONNX model without a graph")
+        raise ReadError("an ONNX model without a graph")
     if model.integer(1) >= 3 and 8 not in model:
         # Since version 3 of the format every model names its operators' versions, and exporters write them last.
-        raise Fault("an ONNX model that does not say which operators it uses: the file is truncated")
+        raise ReadError("an ONNX model that does not say which operators it uses: the file is truncated")
     opsets = {entry.text(1): entry.integer(2) for entry in model.messages(8, "an operator set")}
-    return Content(
+    return ParsedFile(
         arrays,
         {
             "nodes": nodes,
@@ -96,7 +96,7 @@ def _keep(arrays: dict[str, np.ndarray], left_out: list[str], name: str, tensor:
         left_out.append(name)
     else:
         tensor.what = f"tensor {name!r}"
-        add(arrays, name, reader.array(tensor))
+        add_array(arrays, name, reader.array(tensor))
 
 
 def _attributes(node: Message) -> Iterator[tuple[str, Any]]:
@@ -108,7 +108,7 @@ def _attributes(node: Message) -> Iterator[tuple[str, Any]]:
         if kind == 1 or (kind == 0 and 2 in attribute):
             yield name, attribute.float32(2) or 0.0
         elif kind == 2 or (kind == 0 and 3 in attribute):
-            yield name, signed(attribute.integer(3))
+            yield name, to_int64(attribute.integer(3))
         elif kind == 3 or (kind == 0 and 4 in attribute):
             yield name, bytes(attribute.blob(4)).decode("utf-8", "replace")
         elif kind == 4 or (kind == 0 and 5 in attribute):
@@ -124,7 +124,7 @@ def _attributes(node: Message) -> Iterator[tuple[str, Any]]:
 class _Tensors:
     """TensorProtos to arrays; keeps the external files that they were read from."""
 
-    def __init__(self, source: Source, budget: Budget):
+    def __init__(self, source: InputFile, budget: ReadBudget):
         self._source, self._budget = source, budget
         self.files: dict[str, memoryview] = {}
 
@@ -132,9 +132,9 @@ class _Tensors:
         """The array of one TensorProto, already found to hold no text."""
         number = tensor.integer(2)
         if number not in _TYPES:
-            raise Fault(f"{tensor.what} has ONNX's type {number}, which is no type of weights")
+            raise ReadError(f"{tensor.what} has ONNX's type {number}, which is no type of weights")
         if 3 in tensor:
-            raise Fault(f"{tensor.what} is cut into segments, which no exporter writes")
+            raise ReadError(f"{tensor.what} is cut into segments, which no exporter writes")
         dtype, field = _TYPES[number]
         # Opened first: what a tensor may take is measured by the file that it lies in.
         external = self._external(tensor) if tensor.integer(14) == _EXTERNAL else None
@@ -148,7 +148,7 @@ class _Tensors:
             raw = None
         if raw is not None:
             if len(raw) != size * dtype.itemsize:
-                raise Fault(f"{tensor.what}: {len(raw):,} bytes for {dtype.name} of shape {list(shape)}")
+                raise ReadError(f"{tensor.what}: {len(raw):,} bytes for {dtype.name} of shape {list(shape)}")
             return np.frombuffer(raw, dtype).reshape(shape)
         if field in (_FLOATS, _DOUBLES):
             values = tensor.fixed(field, "<f4" if field == _FLOATS else "<f8")
@@ -157,7 +157,7 @@ class _Tensors:
         else:
             values = tensor.integers(field).astype(dtype)
         if len(values) != size:
-            raise Fault(f"{tensor.what}: {len(values):,} values for the shape {list(shape)}")
+            raise ReadError(f"{tensor.what}: {len(values):,} values for the shape {list(shape)}")
         return values.reshape(shape)
 
     def _external(self, tensor: Message) -> tuple[dict[str, str], memoryview]:
@@ -175,26 +175,26 @@ def _part(tensor: Message, about: dict[str, str], data: memoryview, size: int) -
     try:
         offset, length = int(about.get("offset", "0")), int(about.get("length", str(size)))
     except ValueError:
-        raise Fault(f"{tensor.what}: its place in {location!r} is no number") from None
+        raise ReadError(f"{tensor.what}: its place in {location!r} is no number") from None
     if offset < 0 or length != size or offset + length > len(data):
-        raise Fault(f"{tensor.what}: {length:,} bytes at {offset:,} of {location!r}, which has {len(data):,}")
+        raise ReadError(f"{tensor.what}: {length:,} bytes at {offset:,} of {location!r}, which has {len(data):,}")
     return data[offset : offset + length]
 
 
-def _beside(directory: Path | None, location: str, what: str, budget: Budget) -> memoryview:
+def _beside(directory: Path | None, location: str, what: str, budget: ReadBudget) -> memoryview:
     """The bytes of a file named by a model, which must lie in the model's folder or below it."""
     if directory is None:
-        raise Fault(f"{what} lies in another file, {location!r}: unpack the archive and give the model's own path")
+        raise ReadError(f"{what} lies in another file, {location!r}: unpack the archive and give the model's own path")
     parts = Path(location).parts
     if not location or os.path.isabs(location) or ".." in parts or "\\" in location or "\0" in location:
-        raise Fault(f"{what} refers to {location!r}, outside of the model's folder: it is not opened")
+        raise ReadError(f"{what} refers to {location!r}, outside of the model's folder: it is not opened")
     path = directory / location
     # `resolve` follows links: one that leads out of the folder ends elsewhere.
     if not path.resolve().is_relative_to(directory.resolve()):
-        raise Fault(f"{what} refers to {location!r}, a link out of the model's folder: it is not opened")
+        raise ReadError(f"{what} refers to {location!r}, a link out of the model's folder: it is not opened")
     if not path.is_file():
-        raise Fault(f"{what} lies in the file {location!r}, which is not beside the model")
+        raise ReadError(f"{what} lies in the file {location!r}, which is not beside the model")
     size = path.stat().st_size
-    budget.admit(size, repr(location))
+    budget.add_file(size, repr(location))
     with path.open("rb") as file:
         return memoryview(file.read(size))

@@ -14,8 +14,15 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from inception_jax.weight_files.pickle_names import CALLS, Ordered, Token, check_key, describe, find
-from inception_jax.weight_files.types import Fault, as_text
+from inception_jax.weight_files.pickle_names import (
+    ALLOWED_CALLS,
+    GlobalName,
+    PickledOrderedDict,
+    check_dict_key,
+    describe_value,
+    resolve_global,
+)
+from inception_jax.weight_files.types import ReadError, decode_utf8
 
 MAX_PICKLE = 32 << 20  # bytes; a state dict's is some 100 kB
 # Instructions, and items handed to calls, which copy them; a training state with an optimizer's takes some 200,000.
@@ -25,16 +32,16 @@ _MAX_LONG = 16  # bytes of an integer; sizes take eight, and the magic number of
 _MARK = object()
 
 
-class Machine:
+class PickleMachine:
     """Runs one pickle after the other from a stream of bytes.
 
     Args:
       data: the bytes.
-      persistent: makes something of a persistent id, which is how a pickle refers to a storage.
+      persistent_load: makes something of a persistent id, which is how a pickle refers to a storage.
     """
 
-    def __init__(self, data: memoryview, persistent: Callable[[Any], Any]):
-        self.data, self.persistent, self.position, self.steps = data, persistent, 0, 0
+    def __init__(self, data: memoryview, persistent_load: Callable[[Any], Any]):
+        self.data, self.persistent_load, self.position, self.steps = data, persistent_load, 0, 0
 
     def load(self) -> Any:
         """The object of the next pickle; `position` is then behind it."""
@@ -43,48 +50,48 @@ class Machine:
         end = self.position + MAX_PICKLE
         while True:
             if self.position > end:
-                raise Fault(f"a pickle of more than {MAX_PICKLE:,} bytes, which no state dict needs")
-            self.spend(1)
-            code = self.take(1)[0]
+                raise ReadError(f"a pickle of more than {MAX_PICKLE:,} bytes, which no state dict needs")
+            self.count_steps(1)
+            code = self.read_bytes(1)[0]
             if code == 0x2E:  # STOP
                 return self.pop()
             instruction = _INSTRUCTIONS.get(code)
             if instruction is None:
                 known = pickletools.code2op.get(chr(code))
-                raise Fault(
+                raise ReadError(
                     f"the pickle has the instruction {known.name if known else hex(code)}, which a state dict does not "
                     "need: nothing was executed"
                 )
             instruction(self)
 
-    def spend(self, steps: int) -> None:
+    def count_steps(self, steps: int) -> None:
         """Counts steps; a few bytes of a pickle can otherwise ask for any number of objects."""
         self.steps += steps
         if self.steps > MAX_STEPS:
-            raise Fault(f"a pickle of more than {MAX_STEPS:,} steps, which no state dict needs")
+            raise ReadError(f"a pickle of more than {MAX_STEPS:,} steps, which no state dict needs")
 
-    def take(self, count: int) -> memoryview:
+    def read_bytes(self, count: int) -> memoryview:
         """The next bytes."""
         if count > len(self.data) - self.position:
-            raise Fault("the pickle is cut off: the file is truncated")
+            raise ReadError("the pickle is cut off: the file is truncated")
         self.position += count
         return self.data[self.position - count : self.position]
 
-    def number(self, layout: str) -> Any:
+    def read_number(self, layout: str) -> Any:
         """The next number, by its struct layout."""
-        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+        return struct.unpack(layout, self.read_bytes(struct.calcsize(layout)))[0]
 
-    def line(self) -> str:
+    def read_line(self) -> str:
         """The next text up to a line's end."""
         for length in range(min(512, len(self.data) - self.position)):
             if self.data[self.position + length] == 0x0A:
-                return as_text(self.take(length + 1)[:-1], "a name in the pickle")
-        raise Fault("a name in the pickle does not end: the file is damaged")
+                return decode_utf8(self.read_bytes(length + 1)[:-1], "a name in the pickle")
+        raise ReadError("a name in the pickle does not end: the file is damaged")
 
     def pop(self) -> Any:
         """The top of the stack."""
         if not self.stack or self.stack[-1] is _MARK:
-            raise Fault("the pickle takes more than there is: the file is damaged")
+            raise ReadError("the pickle takes more than there is: the file is damaged")
         return self.stack.pop()
 
     def pop_to_mark(self) -> list[Any]:
@@ -94,146 +101,150 @@ class Machine:
                 items = self.stack[place + 1 :]
                 del self.stack[place:]
                 return items
-        raise Fault("the pickle looks for a mark that is not there: the file is damaged")
+        raise ReadError("the pickle looks for a mark that is not there: the file is damaged")
 
-    def top(self, kind: type, what: str) -> Any:
+    def peek(self, kind: type, what: str) -> Any:
         """The top of the stack, which must be of a kind."""
         if not self.stack or not isinstance(self.stack[-1], kind):
-            raise Fault(f"the pickle {what}: the file is damaged")
+            raise ReadError(f"the pickle {what}: the file is damaged")
         return self.stack[-1]
 
 
-def _global(machine: Machine) -> None:
-    machine.stack.append(find(machine.line(), machine.line()))
+def _global(machine: PickleMachine) -> None:
+    machine.stack.append(resolve_global(machine.read_line(), machine.read_line()))
 
 
-def _stack_global(machine: Machine) -> None:
+def _stack_global(machine: PickleMachine) -> None:
     name = machine.pop()
-    machine.stack.append(find(machine.pop(), name))
+    machine.stack.append(resolve_global(machine.pop(), name))
 
 
-def _inst(machine: Machine) -> None:
-    token = find(machine.line(), machine.line())
-    raise Fault(f"the pickle makes an instance of {token.module}.{token.name} in a way that no state dict does")
+def _inst(machine: PickleMachine) -> None:
+    token = resolve_global(machine.read_line(), machine.read_line())
+    raise ReadError(f"the pickle makes an instance of {token.module}.{token.name} in a way that no state dict does")
 
 
-def _reduce(machine: Machine) -> None:
+def _reduce(machine: PickleMachine) -> None:
     arguments, token = machine.pop(), machine.pop()
-    if not isinstance(token, Token) or (token.module, token.name) not in CALLS or not isinstance(arguments, tuple):
-        raise Fault(f"the pickle calls {describe(token)}, which is nothing to call: nothing was executed")
-    machine.spend(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple)))
+    if (
+        not isinstance(token, GlobalName)
+        or (token.module, token.name) not in ALLOWED_CALLS
+        or not isinstance(arguments, tuple)
+    ):
+        raise ReadError(f"the pickle calls {describe_value(token)}, which is nothing to call: nothing was executed")
+    machine.count_steps(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple)))
     try:
-        machine.stack.append(CALLS[token.module, token.name](*arguments))
+        machine.stack.append(ALLOWED_CALLS[token.module, token.name](*arguments))
     except TypeError:
-        raise Fault(f"the pickle gives {token.name} {len(arguments)} arguments: the file is damaged") from None
+        raise ReadError(f"the pickle gives {token.name} {len(arguments)} arguments: the file is damaged") from None
 
 
-def _build(machine: Machine) -> None:
+def _build(machine: PickleMachine) -> None:
     machine.pop()
-    machine.top(Ordered, "sets attributes of something else than an OrderedDict")
+    machine.peek(PickledOrderedDict, "sets attributes of something else than an OrderedDict")
 
 
-def _set_items(machine: Machine, items: list[Any]) -> None:
-    target = machine.top(dict, "sets items of something else than a dictionary")
+def _set_items(machine: PickleMachine, items: list[Any]) -> None:
+    target = machine.peek(dict, "sets items of something else than a dictionary")
     if len(items) % 2:
-        raise Fault("the pickle sets a key without a value: the file is damaged")
+        raise ReadError("the pickle sets a key without a value: the file is damaged")
     for key, value in zip(items[0::2], items[1::2], strict=True):
-        check_key(key)
+        check_dict_key(key)
         target[key] = value
 
 
-def _set_item(machine: Machine) -> None:
+def _set_item(machine: PickleMachine) -> None:
     value = machine.pop()
     _set_items(machine, [machine.pop(), value])
 
 
-def _append(machine: Machine) -> None:
+def _append(machine: PickleMachine) -> None:
     item = machine.pop()
-    machine.top(list, "appends to something else than a list").append(item)
+    machine.peek(list, "appends to something else than a list").append(item)
 
 
-def _appends(machine: Machine) -> None:
+def _appends(machine: PickleMachine) -> None:
     items = machine.pop_to_mark()
-    machine.top(list, "appends to something else than a list").extend(items)
+    machine.peek(list, "appends to something else than a list").extend(items)
 
 
-def _dict_of(machine: Machine) -> None:
+def _dict_of(machine: PickleMachine) -> None:
     items = machine.pop_to_mark()
     machine.stack.append({})
     _set_items(machine, items)
 
 
-def _tuple_of(count: int) -> Callable[[Machine], None]:
-    def instruction(machine: Machine) -> None:
+def _tuple_of(count: int) -> Callable[[PickleMachine], None]:
+    def instruction(machine: PickleMachine) -> None:
         items = [machine.pop() for _ in range(count)]
         machine.stack.append(tuple(reversed(items)))
 
     return instruction
 
 
-def _long(layout: str) -> Callable[[Machine], None]:
-    def instruction(machine: Machine) -> None:
-        size = machine.number(layout)
+def _long(layout: str) -> Callable[[PickleMachine], None]:
+    def instruction(machine: PickleMachine) -> None:
+        size = machine.read_number(layout)
         if not 0 <= size <= _MAX_LONG:
-            raise Fault(f"the pickle has an integer of {size:,} bytes, which no state dict needs")
-        machine.stack.append(int.from_bytes(machine.take(size), "little", signed=True))
+            raise ReadError(f"the pickle has an integer of {size:,} bytes, which no state dict needs")
+        machine.stack.append(int.from_bytes(machine.read_bytes(size), "little", signed=True))
 
     return instruction
 
 
-def _text(layout: str, encoding: str = "utf-8") -> Callable[[Machine], None]:
-    def instruction(machine: Machine) -> None:
-        size = machine.number(layout)
+def _text(layout: str, encoding: str = "utf-8") -> Callable[[PickleMachine], None]:
+    def instruction(machine: PickleMachine) -> None:
+        size = machine.read_number(layout)
         if size < 0:
-            raise Fault("the pickle has a text of negative length: the file is damaged")
-        data = machine.take(size)
-        machine.stack.append(as_text(data, "a text in the pickle") if encoding == "utf-8" else bytes(data))
+            raise ReadError("the pickle has a text of negative length: the file is damaged")
+        data = machine.read_bytes(size)
+        machine.stack.append(decode_utf8(data, "a text in the pickle") if encoding == "utf-8" else bytes(data))
 
     return instruction
 
 
-def _number(layout: str) -> Callable[[Machine], None]:
-    return lambda machine: machine.stack.append(machine.number(layout))
+def _number(layout: str) -> Callable[[PickleMachine], None]:
+    return lambda machine: machine.stack.append(machine.read_number(layout))
 
 
-def _put(layout: str) -> Callable[[Machine], None]:
-    def instruction(machine: Machine) -> None:
-        place = machine.number(layout)
-        machine.memo[place] = machine.top(object, "remembers nothing")
+def _put(layout: str) -> Callable[[PickleMachine], None]:
+    def instruction(machine: PickleMachine) -> None:
+        place = machine.read_number(layout)
+        machine.memo[place] = machine.peek(object, "remembers nothing")
 
     return instruction
 
 
-def _get(layout: str) -> Callable[[Machine], None]:
-    def instruction(machine: Machine) -> None:
-        place = machine.number(layout)
+def _get(layout: str) -> Callable[[PickleMachine], None]:
+    def instruction(machine: PickleMachine) -> None:
+        place = machine.read_number(layout)
         if place not in machine.memo:
-            raise Fault("the pickle recalls what it never remembered: the file is damaged")
+            raise ReadError("the pickle recalls what it never remembered: the file is damaged")
         machine.stack.append(machine.memo[place])
 
     return instruction
 
 
-def _memoize(machine: Machine) -> None:
-    machine.memo[len(machine.memo)] = machine.top(object, "remembers nothing")
+def _memoize(machine: PickleMachine) -> None:
+    machine.memo[len(machine.memo)] = machine.peek(object, "remembers nothing")
 
 
-def _push(value: Any) -> Callable[[Machine], None]:
+def _push(value: Any) -> Callable[[PickleMachine], None]:
     return lambda machine: machine.stack.append(value)
 
 
-def _protocol(machine: Machine) -> None:
-    if (version := machine.number("<B")) > 5:
-        raise Fault(f"a pickle of protocol {version}")
+def _protocol(machine: PickleMachine) -> None:
+    if (version := machine.read_number("<B")) > 5:
+        raise ReadError(f"a pickle of protocol {version}")
 
 
-def _persistent(machine: Machine) -> None:
-    machine.stack.append(machine.persistent(machine.pop()))
+def _persistent(machine: PickleMachine) -> None:
+    machine.stack.append(machine.persistent_load(machine.pop()))
 
 
-_INSTRUCTIONS: dict[int, Callable[[Machine], Any]] = {
-    0x80: _protocol, 0x95: lambda machine: machine.number("<Q"), 0x28: _push(_MARK), 0x30: Machine.pop,
-    0x31: Machine.pop_to_mark, 0x4E: _push(None), 0x88: _push(True), 0x89: _push(False), 0x4B: _number("<B"),
+_INSTRUCTIONS: dict[int, Callable[[PickleMachine], Any]] = {
+    0x80: _protocol, 0x95: lambda machine: machine.read_number("<Q"), 0x28: _push(_MARK), 0x30: PickleMachine.pop,
+    0x31: PickleMachine.pop_to_mark, 0x4E: _push(None), 0x88: _push(True), 0x89: _push(False), 0x4B: _number("<B"),
     0x4D: _number("<H"), 0x4A: _number("<i"), 0x47: _number(">d"), 0x8A: _long("<B"), 0x8B: _long("<i"),
     0x58: _text("<I"), 0x8C: _text("<B"), 0x8D: _text("<Q"), 0x55: _text("<B"), 0x54: _text("<i"),
     0x42: _text("<I", "bytes"), 0x43: _text("<B", "bytes"), 0x8E: _text("<Q", "bytes"),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from inception_jax.weight_files.types import Fault, as_text
+from inception_jax.weight_files.types import ReadError, decode_utf8
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _FIXED_SIZE = {FIXED64: 8, FIXED32: 4}
@@ -21,21 +21,21 @@ _PIECE = 1 << 20  # bytes of packed numbers that are taken apart at a time, for 
 
 
 def read_varint(data: memoryview, position: int) -> tuple[int, int]:
-    """An unsigned varint of at most 64 bits and the position after it; Fault if it is cut off or longer."""
+    """An unsigned varint of at most 64 bits and the position after it; ReadError if it is cut off or longer."""
     value = shift = 0
     while shift < 70:
         if position >= len(data):
-            raise Fault("a number is cut off: the file is truncated or damaged")
+            raise ReadError("a number is cut off: the file is truncated or damaged")
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value & 0xFFFFFFFFFFFFFFFF, position
         shift += 7
-    raise Fault("a number of more than 64 bits: the file is damaged")
+    raise ReadError("a number of more than 64 bits: the file is damaged")
 
 
-def signed(value: int) -> int:
+def to_int64(value: int) -> int:
     """The int64 that a varint stands for."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
@@ -47,37 +47,37 @@ def fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     are written without packing, comes as one value with the bytes of all, so that millions of them cost no loop.
 
     Raises:
-      Fault: a field is cut off, or is none (groups are not used by any of the formats), or there are too many.
+      ReadError: a field is cut off, or is none (groups are not used by any of the formats), or there are too many.
     """
     position = count = 0
     while position < len(data):
         count += 1
         if count > MAX_FIELDS:
-            raise Fault(f"a message of more than {MAX_FIELDS:,} fields, which no file of weights has")
+            raise ReadError(f"a message of more than {MAX_FIELDS:,} fields, which no file of weights has")
         start = position
         key, position = read_varint(data, position)
         number, wire = key >> 3, key & 7
         if number == 0:
-            raise Fault("a field with the number 0: the file is damaged")
+            raise ReadError("a field with the number 0: the file is damaged")
         if wire == VARINT:
             value, position = read_varint(data, position)
             yield number, wire, value
         elif wire == LENGTH:
             size, position = read_varint(data, position)
             if size > len(data) - position:
-                raise Fault(f"field {number} declares {size:,} bytes where {len(data) - position:,} are left")
+                raise ReadError(f"field {number} declares {size:,} bytes where {len(data) - position:,} are left")
             yield number, wire, data[position : position + size]
             position += size
         elif wire in _FIXED_SIZE:
             size = _FIXED_SIZE[wire]
             if size > len(data) - position:
-                raise Fault(f"field {number} is cut off: the file is truncated or damaged")
+                raise ReadError(f"field {number} is cut off: the file is truncated or damaged")
             tag = data[start:position]
             run = _run(data, start, tag, size)
             yield number, wire, run
             position += (len(run) // size - 1) * (len(tag) + size) + size
         else:
-            raise Fault(f"field {number} has the wire type {wire}, which no file of weights uses")
+            raise ReadError(f"field {number} has the wire type {wire}, which no file of weights uses")
 
 
 def _run(data: memoryview, start: int, tag: memoryview, size: int) -> memoryview:
@@ -112,7 +112,7 @@ class Message:
     def _values(self, number: int, wire: int) -> list:
         found = self._fields.get(number, [])
         if any(kind != wire for kind, _ in found):
-            raise Fault(f"{self.what}: field {number} has another type than it should have")
+            raise ReadError(f"{self.what}: field {number} has another type than it should have")
         return [value for _, value in found]
 
     def integer(self, number: int, default: int = 0) -> int:
@@ -139,11 +139,11 @@ class Message:
 
     def text(self, number: int) -> str:
         """A string, "" where it is absent."""
-        return as_text(self.blob(number), f"{self.what}: field {number}")
+        return decode_utf8(self.blob(number), f"{self.what}: field {number}")
 
     def texts(self, number: int) -> list[str]:
         """Each occurrence as a string."""
-        return [as_text(value, f"{self.what}: field {number}") for value in self.blobs(number)]
+        return [decode_utf8(value, f"{self.what}: field {number}") for value in self.blobs(number)]
 
     def messages(self, number: int, what: str) -> Iterator[Message]:
         """Each occurrence as a message, one at a time: all of them take many times their bytes."""
@@ -159,7 +159,7 @@ class Message:
         parts = []
         for kind, value in self._fields.get(number, []):
             if kind not in (LENGTH, wire) or len(value) % np.dtype(dtype).itemsize:
-                raise Fault(f"{self.what}: field {number} does not hold whole numbers of {dtype[1:]}")
+                raise ReadError(f"{self.what}: field {number} does not hold whole numbers of {dtype[1:]}")
             parts.append(np.frombuffer(value, dtype))
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype), *parts])
 
@@ -168,12 +168,12 @@ class Message:
         parts, lone = [np.empty(0, np.int64)], []
         for kind, value in self._fields.get(number, []):
             if kind == VARINT:
-                lone.append(signed(value))
+                lone.append(to_int64(value))
             elif kind == LENGTH:
                 parts += [np.array(lone, np.int64), _varints(value, self.what)]
                 lone = []
             else:
-                raise Fault(f"{self.what}: field {number} has another type than it should have")
+                raise ReadError(f"{self.what}: field {number} has another type than it should have")
         return np.concatenate([*parts, np.array(lone, np.int64)])
 
 
@@ -181,7 +181,7 @@ def _varints(data: memoryview, what: str) -> np.ndarray:
     """All varints of a packed field, int64 [n]."""
     raw = np.frombuffer(data, np.uint8)
     if len(raw) and raw[-1] >= 0x80:
-        raise Fault(f"{what}: a packed number is cut off")
+        raise ReadError(f"{what}: a packed number is cut off")
     pieces, start = [np.empty(0, np.int64)], 0
     while start < len(raw):
         stop = start + _PIECE
@@ -196,11 +196,11 @@ def _varints_of(raw: np.ndarray, what: str) -> np.ndarray:
     """The varints of uint8 [bytes], which end with the last of a number or hold too long a one: int64 [n]."""
     last = np.flatnonzero(raw < 0x80)
     if not len(last) or last[-1] < len(raw) - 1:
-        raise Fault(f"{what}: a packed number of more than 64 bits")
+        raise ReadError(f"{what}: a packed number of more than 64 bits")
     starts = np.concatenate([[0], last[:-1] + 1])
     lengths = last - starts + 1
     if lengths.max() > 10:
-        raise Fault(f"{what}: a packed number of more than 64 bits")
+        raise ReadError(f"{what}: a packed number of more than 64 bits")
     place = np.arange(len(raw)) - np.repeat(starts, lengths)
     # The tenth byte has one bit of the 64; a shift of 63 keeps that bit and drops the others.
     digits = (raw & np.uint8(0x7F)).astype(np.uint64) << (place * 7).astype(np.uint64)

@@ -19,11 +19,11 @@ from inception_jax.weight_files import (
     tensorflow_graph,
     torch_files,
 )
-from inception_jax.weight_files.archives import Members, TarMembers, ZipMembers
-from inception_jax.weight_files.detect import READABLE, container, recognise
-from inception_jax.weight_files.types import DEFAULT_LIMIT, Budget, Content, Fault, Source, Weights
+from inception_jax.weight_files.archives import Archive, TarArchive, ZipArchive
+from inception_jax.weight_files.detect import READABLE_FORMATS, archive_type, detect_format
+from inception_jax.weight_files.types import DEFAULT_LIMIT, InputFile, ParsedFile, ReadBudget, ReadError, Weights
 
-_READERS: dict[str, Callable[[Source, Budget], Content]] = {
+_READERS: dict[str, Callable[[InputFile, ReadBudget], ParsedFile]] = {
     "torch_legacy": torch_files.read_legacy,
     "safetensors": safetensors_files.read,
     "keras_h5": keras_files.read_h5,
@@ -64,47 +64,49 @@ def read_weights(path: str | os.PathLike[str], *, limit: int = DEFAULT_LIMIT) ->
         prefix = _checkpoint_prefix(path)
         if prefix is not None:
             return _read_checkpoint(prefix, limit)
-        data = _file(path, limit)
-        kind, content = _read(Source(path.name, data, path.parent), Budget(limit, len(data)), limit, nested=False)
-    except Fault as fault:
-        raise UserError(f"{path}: {_line(str(fault))}") from None
+        data = _read_file(path, limit)
+        kind, content = _read_input(
+            InputFile(path.name, data, path.parent), ReadBudget(limit, len(data)), limit, nested=False
+        )
+    except ReadError as error:
+        raise UserError(f"{path}: {_single_line(str(error))}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     return Weights(content.arrays, kind, hashlib.sha256(data).hexdigest(), content.metadata)
 
 
-def _line(text: str) -> str:
+def _single_line(text: str) -> str:
     """A message on one line: what it quotes is the file's word, and may hold line ends, colours or megabytes."""
     text = text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE // 2] + " … " + text[-_MAX_MESSAGE // 2 :]
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
-def _file(path: Path, limit: int) -> memoryview:
+def _read_file(path: Path, limit: int) -> memoryview:
     """The bytes of a file. Read at once: what is hashed is then what is parsed, whatever happens to the file."""
     if path.is_dir():
-        raise Fault(f"this is a folder; give the file of weights in it ({READABLE})")
+        raise ReadError(f"this is a folder; give the file of weights in it ({READABLE_FORMATS})")
     if not path.exists():
-        raise Fault("there is no such file")
+        raise ReadError("there is no such file")
     if not path.is_file():
-        raise Fault("this is a device or a pipe, not a file")
+        raise ReadError("this is a device or a pipe, not a file")
     size = path.stat().st_size
     if size > limit:
-        raise Fault(f"the file has {size:,} bytes, above the limit of {limit:,}")
+        raise ReadError(f"the file has {size:,} bytes, above the limit of {limit:,}")
     with path.open("rb") as file:
         return memoryview(file.read(size))
 
 
-def _read(source: Source, budget: Budget, limit: int, nested: bool) -> tuple[str, Content]:
+def _read_input(source: InputFile, budget: ReadBudget, limit: int, nested: bool) -> tuple[str, ParsedFile]:
     """The format and content of one file, or of the one file of weights in an archive."""
-    kind = container(source.data)
+    kind = archive_type(source.data)
     if kind is None:
-        kind = recognise(source.name, source.data)
+        kind = detect_format(source.name, source.data)
         return kind, _READERS[kind](source, budget)
     # The members have a budget of their own: their bytes are those of the arrays, which are charged again.
-    inflation = Budget(limit, len(source.data))
-    members: Members = (ZipMembers if kind == "zip" else TarMembers)(source.data, inflation)
+    inflation = ReadBudget(limit, len(source.data))
+    members: Archive = (ZipArchive if kind == "zip" else TarArchive)(source.data, inflation)
     names = members.names()
-    if isinstance(members, ZipMembers):
+    if isinstance(members, ZipArchive):
         if _is_torch(names):
             return "torch", torch_files.read_zip(members, budget)
         if "config.json" in members and "model.weights.h5" in members:
@@ -112,26 +114,26 @@ def _read(source: Source, budget: Budget, limit: int, nested: bool) -> tuple[str
         if names and all(name.endswith(".npy") for name in names):
             return "npz", npz_files.read(members, budget)
     elif {"storages", "tensors", "pickle"} <= {PurePosixPath(name).name for name in names}:
-        raise Fault("a file of PyTorch before 0.1.10, a tar archive, is not read: save it again with a newer torch")
+        raise ReadError("a file of PyTorch before 0.1.10, a tar archive, is not read: save it again with a newer torch")
     if nested:
-        raise Fault("an archive in an archive: unpack the outer one")
+        raise ReadError("an archive in an archive: unpack the outer one")
     return _read_member(source, members, budget, limit)
 
 
 def _is_torch(names: list[str]) -> bool:
-    """Whether a zip is one of torch.save's; Fault where it is another of PyTorch's."""
+    """Whether a zip is one of torch.save's; ReadError where it is another of PyTorch's."""
     last = [name.rpartition("/")[2] for name in names]
     if "constants.pkl" in last or any("/code/" in f"/{name}" for name in names):
-        raise Fault(
+        raise ReadError(
             "a TorchScript archive, which holds a program beside its weights and is not read: "
             "save `torch.jit.load(file).state_dict()` with torch.save instead"
         )
     if last.count("data.pkl") > 1:
-        raise Fault("an archive with several data.pkl, which torch.save does not make")
+        raise ReadError("an archive with several data.pkl, which torch.save does not make")
     return "data.pkl" in last
 
 
-def _read_member(source: Source, members: Members, budget: Budget, limit: int) -> tuple[str, Content]:
+def _read_member(source: InputFile, members: Archive, budget: ReadBudget, limit: int) -> tuple[str, ParsedFile]:
     """The content of the one file of weights in an archive."""
     names = [
         name
@@ -142,22 +144,22 @@ def _read_member(source: Source, members: Members, budget: Budget, limit: int) -
     found = found or [name for name in names if PurePosixPath(name).suffix.lower() == _GRAPH]
     if len(found) != 1:
         what = f"{len(found)} files of weights ({', '.join(found[:5])})" if found else "no file of weights"
-        raise Fault(f"an archive that holds {what}, not one; it holds {', '.join(names[:8]) or 'nothing'}")
+        raise ReadError(f"an archive that holds {what}, not one; it holds {', '.join(names[:8]) or 'nothing'}")
     (name,) = found
     if name.endswith(".index"):
         prefix = name.removesuffix(".index")
-        index = Source(name, members.read(name))
+        index = InputFile(name, members.read(name))
 
         def shard(number: int, count: int) -> memoryview:
             data_name = _shard_name(prefix, number, count)
             if data_name not in members:
-                raise Fault(f"the archive has no {data_name!r}, of which {name!r} is the index")
+                raise ReadError(f"the archive has no {data_name!r}, of which {name!r} is the index")
             return members.read(data_name)
 
         kind, content = "tensorflow_v2", tensorflow_checkpoints.read_v2(index, shard, budget)
     else:
-        kind, content = _read(Source(name, members.read(name)), budget, limit, nested=True)
-    return kind, Content(content.arrays, {**content.metadata, "member": name})
+        kind, content = _read_input(InputFile(name, members.read(name)), budget, limit, nested=True)
+    return kind, ParsedFile(content.arrays, {**content.metadata, "member": name})
 
 
 def _is_v1_name(name: str) -> bool:
@@ -175,10 +177,10 @@ def _checkpoint_prefix(path: Path) -> Path | None:
         state = path / "checkpoint"
         if not state.is_file():
             return None
-        text = _file(state, 1 << 20).tobytes().decode("utf-8", "replace")
+        text = _read_file(state, 1 << 20).tobytes().decode("utf-8", "replace")
         match = re.search(r'^model_checkpoint_path:\s*"([^"\n]+)"', text, re.MULTILINE)
         if match is None:
-            raise Fault("the folder's file `checkpoint` names no checkpoint")
+            raise ReadError("the folder's file `checkpoint` names no checkpoint")
         # TensorFlow may have written the path of another machine; the files lie beside this one.
         path = path / PurePosixPath(match[1]).name
     name = _SHARD.sub("", path.name)
@@ -191,22 +193,24 @@ def _checkpoint_prefix(path: Path) -> Path | None:
 def _read_checkpoint(prefix: Path, limit: int) -> Weights:
     """A V2 checkpoint on disk."""
     index_path = prefix.with_name(f"{prefix.name}.index")
-    index = _file(index_path, limit)
+    index = _read_file(index_path, limit)
     if not index:
-        raise Fault(f"{index_path.name} is empty")
+        raise ReadError(f"{index_path.name} is empty")
     shards: dict[str, memoryview] = {}
 
     def shard(number: int, count: int) -> memoryview:
         name = _shard_name(prefix.name, number, count)
         path = prefix.with_name(name)
         if not path.is_file():
-            raise Fault(f"{name} is not beside {index_path.name}: the two belong together")
-        shards[name] = _file(path, limit)
+            raise ReadError(f"{name} is not beside {index_path.name}: the two belong together")
+        shards[name] = _read_file(path, limit)
         return shards[name]
 
     # The index is small; what it may declare is measured by the files that lie beside it.
     beside = sum(entry.stat().st_size for entry in prefix.parent.glob(f"{_literal(prefix.name)}.data-*"))
-    content = tensorflow_checkpoints.read_v2(Source(index_path.name, index), shard, Budget(limit, len(index) + beside))
+    content = tensorflow_checkpoints.read_v2(
+        InputFile(index_path.name, index), shard, ReadBudget(limit, len(index) + beside)
+    )
     digest = hashlib.sha256(index)
     for name in sorted(shards):
         digest.update(shards[name])

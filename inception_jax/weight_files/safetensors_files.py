@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from inception_jax.weight_files.types import Budget, Content, Fault, Source, add, as_text
+from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, add_array, decode_utf8
 
 _MAX_HEADER = 100_000_000  # bytes; the reference's limit
 _DTYPES = {
@@ -29,47 +29,47 @@ def is_safetensors(data: memoryview) -> bool:
     return len(data) > 8 and 2 <= int.from_bytes(data[:8], "little") <= _MAX_HEADER and data[8] == ord("{")
 
 
-def read(source: Source, budget: Budget) -> Content:
+def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
     """The tensors in the order of the header.
 
     Metadata: the file's `__metadata__`, text by text, under "safetensors".
 
     Raises:
-      Fault: the header is no header, or the tensors do not fill the file exactly, one after the other.
+      ReadError: the header is no header, or the tensors do not fill the file exactly, one after the other.
     """
     size = int.from_bytes(source.data[:8], "little")
     if 8 + size > len(source.data):
-        raise Fault(f"the header declares {size:,} bytes, and the file has {len(source.data):,}: it is truncated")
-    header = _header(as_text(source.data[8 : 8 + size], "the header"))
+        raise ReadError(f"the header declares {size:,} bytes, and the file has {len(source.data):,}: it is truncated")
+    header = _header(decode_utf8(source.data[8 : 8 + size], "the header"))
     body = source.data[8 + size :]
     about = header.pop("__metadata__", {})
     if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
-        raise Fault("__metadata__ is not a table of text")
+        raise ReadError("__metadata__ is not a table of text")
     arrays: dict[str, np.ndarray] = {}
     places = []
     for name, entry in header.items():
         dtype, shape, (begin, end) = _entry(name, entry)
         shape = budget.charge_array(shape, dtype, f"tensor {name!r}")
         if end - begin != math.prod(shape) * dtype.itemsize or end > len(body):
-            raise Fault(
+            raise ReadError(
                 f"tensor {name!r}: {dtype.name} of shape {list(shape)} at bytes {begin:,} to {end:,} of {len(body):,}"
                 + (": the file is truncated" if end > len(body) else "")
             )
         places.append((begin, end))
-        add(arrays, name, np.frombuffer(body[begin:end], dtype).reshape(shape))
+        add_array(arrays, name, np.frombuffer(body[begin:end], dtype).reshape(shape))
     reached = 0
     for begin, end in sorted(places):
         if begin != reached:
-            raise Fault(f"the tensors overlap or leave bytes between them at byte {min(begin, reached):,}")
+            raise ReadError(f"the tensors overlap or leave bytes between them at byte {min(begin, reached):,}")
         reached = end
     if reached != len(body):
-        raise Fault(f"the tensors take {reached:,} bytes, and the file has {len(body):,} for them")
-    return Content(arrays, {"safetensors": about})
+        raise ReadError(f"the tensors take {reached:,} bytes, and the file has {len(body):,} for them")
+    return ParsedFile(arrays, {"safetensors": about})
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({name for name, _ in pairs}) < len(pairs):
-        raise Fault("a name occurs twice in the header")
+        raise ReadError("a name occurs twice in the header")
     return dict(pairs)
 
 
@@ -77,22 +77,22 @@ def _header(text: str) -> dict[str, Any]:
     try:
         header = json.loads(text, object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
-        raise Fault(f"the header is not JSON ({error}): the file is damaged") from None
+        raise ReadError(f"the header is not JSON ({error}): the file is damaged") from None
     if not isinstance(header, dict):
-        raise Fault("the header is not a table")
+        raise ReadError("the header is not a table")
     return header
 
 
 def _entry(name: str, entry: Any) -> tuple[np.dtype, list[int], list[int]]:
     """The type, shape and place of one tensor, checked one by one: the header is the file's word, not ours."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise Fault(f"tensor {name!r} is not described by dtype, shape and data_offsets")
+        raise ReadError(f"tensor {name!r} is not described by dtype, shape and data_offsets")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(kind, str) or kind not in _DTYPES:
-        raise Fault(f"tensor {name!r} has the type {kind!r}; known: {', '.join(_DTYPES)}")
+        raise ReadError(f"tensor {name!r} has the type {kind!r}; known: {', '.join(_DTYPES)}")
     for numbers in (shape, offsets):
         if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):
-            raise Fault(f"tensor {name!r}: {numbers!r:.80} is not a list of sizes")
+            raise ReadError(f"tensor {name!r}: {numbers!r:.80} is not a list of sizes")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise Fault(f"tensor {name!r}: {offsets!r:.80} is not a begin and an end")
+        raise ReadError(f"tensor {name!r}: {offsets!r:.80} is not a begin and an end")
     return _DTYPES[kind], shape, offsets

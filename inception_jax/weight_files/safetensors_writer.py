@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception_jax.errors import UserError
 from inception_jax.weight_files import read_weights
-from inception_jax.weight_files.whole_file import whole_file
+from inception_jax.weight_files.atomic_write import atomic_write
 
 
 def save_safetensors(path: str | os.PathLike, variables: Mapping[str, Any], metadata: Mapping[str, Any] | None = None):
@@ -49,7 +49,7 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, Any], metadata: Ma
     for name, array in whole.items():
         if array.dtype.kind not in "biufV" or array.dtype.hasobject or array.dtype.names:
             raise UserError(f"{name}: {array.dtype} values; a safetensors file holds numbers")
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         try:
             save_file(whole, part, about or None)  # an empty one beside no array makes a file that is not readable
         except SafetensorError as error:

@@ -6,7 +6,7 @@ Source: google/snappy, format_description.txt.
 from __future__ import annotations
 
 from inception_jax.weight_files.protobuf_wire import read_varint
-from inception_jax.weight_files.types import Fault
+from inception_jax.weight_files.types import ReadError
 
 
 def declared_size(data: memoryview) -> int:
@@ -19,7 +19,7 @@ def decompress(data: memoryview) -> bytes:
     """The bytes of one compressed block. Charge `declared_size` to a budget first.
 
     Raises:
-      Fault: the block is cut off, refers outside of itself, or does not have the size that it declares.
+      ReadError: the block is cut off, refers outside of itself, or does not have the size that it declares.
     """
     size, position = read_varint(data, 0)
     out = bytearray()
@@ -44,7 +44,7 @@ def decompress(data: memoryview) -> bytes:
                 offset |= (tag >> 5) << 8
                 length = (tag >> 2 & 7) + 4
             if not 0 < offset <= len(out):
-                raise Fault("a compressed block refers to bytes before its beginning: the file is damaged")
+                raise ReadError("a compressed block refers to bytes before its beginning: the file is damaged")
             # A copy may overlap what it writes: the last `offset` bytes are then repeated.
             start = len(out) - offset
             piece = bytes(out[start : start + length])
@@ -52,11 +52,11 @@ def decompress(data: memoryview) -> bytes:
         if len(out) > size:
             break
     if len(out) != size:
-        raise Fault(f"a compressed block holds another number of bytes than the {size:,} that it declares")
+        raise ReadError(f"a compressed block holds another number of bytes than the {size:,} that it declares")
     return bytes(out)
 
 
 def _take(data: memoryview, position: int, length: int) -> memoryview:
     if length > len(data) - position:
-        raise Fault("a compressed block is cut off: the file is truncated or damaged")
+        raise ReadError("a compressed block is cut off: the file is truncated or damaged")
     return data[position : position + length]

@@ -7,28 +7,30 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.weight_files.pickle_names import TensorNote, describe
-from inception_jax.weight_files.types import Content, Fault, add
+from inception_jax.weight_files.pickle_names import TensorSpec, describe_value
+from inception_jax.weight_files.types import ParsedFile, ReadError, add_array
 
 # Where training scripts put the state dict, in the order in which they are tried.
 NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "module")
 _PREFIX = "module."  # torch.nn.DataParallel's
 
 
-def state_dict(found: Any, array: Callable[[TensorNote, str], np.ndarray], metadata: dict[str, Any]) -> Content:
+def extract_state_dict(
+    found: Any, array: Callable[[TensorSpec, str], np.ndarray], metadata: dict[str, Any]
+) -> ParsedFile:
     """The tensors of a state dict by name, in its order.
 
     Args:
       found: what the pickle holds.
-      array: makes the array of a tensor's note and name.
+      array: makes the array of a tensor's spec and name.
       metadata: to which are added "nested_under", the key at which the state dict was found, or None;
         "stripped_prefix", "module." where every name began with it, or None; "left_out", {name: type} of the rest.
 
     Raises:
-      Fault: there is no state dict.
+      ReadError: there is no state dict.
     """
     if not isinstance(found, dict):
-        raise Fault(f"the file holds {describe(found)}, not a state dict: save `model.state_dict()`")
+        raise ReadError(f"the file holds {describe_value(found)}, not a state dict: save `model.state_dict()`")
     # Asked first: a training state may have tensors of its own, as the best accuracy so far in PyTorch's own example.
     nested = next((key for key in NESTED_UNDER if _has_tensors(found.get(key))), None)
     table, left_out = found, {}
@@ -37,25 +39,25 @@ def state_dict(found: Any, array: Callable[[TensorNote, str], np.ndarray], metad
         left_out = {str(key)[:200]: _kind(value) for key, value in found.items() if key != nested}
     elif not _has_tensors(found):
         keys = ", ".join(repr(str(key)[:40]) for key in list(found)[:8])
-        raise Fault(f"no state dict, nor one under {', '.join(NESTED_UNDER)}; the keys are {keys or 'none'}")
-    notes = {}
+        raise ReadError(f"no state dict, nor one under {', '.join(NESTED_UNDER)}; the keys are {keys or 'none'}")
+    specs = {}
     for name, value in table.items():
         if not isinstance(name, str):
-            raise Fault(f"the state dict has the key {name!r}, which is no name")
-        if isinstance(value, TensorNote):
-            notes[name] = value
+            raise ReadError(f"the state dict has the key {name!r}, which is no name")
+        if isinstance(value, TensorSpec):
+            specs[name] = value
         else:
             left_out[name] = _kind(value)
-    prefix = _PREFIX if all(name.startswith(_PREFIX) for name in notes) else None
+    prefix = _PREFIX if all(name.startswith(_PREFIX) for name in specs) else None
     arrays: dict[str, np.ndarray] = {}
-    for name, note in notes.items():
-        add(arrays, name.removeprefix(prefix or ""), array(note, name))
-    return Content(arrays, {**metadata, "nested_under": nested, "stripped_prefix": prefix, "left_out": left_out})
+    for name, spec in specs.items():
+        add_array(arrays, name.removeprefix(prefix or ""), array(spec, name))
+    return ParsedFile(arrays, {**metadata, "nested_under": nested, "stripped_prefix": prefix, "left_out": left_out})
 
 
 def _kind(value: Any) -> str:
-    return "tensor" if isinstance(value, TensorNote) else type(value).__name__
+    return "tensor" if isinstance(value, TensorSpec) else type(value).__name__
 
 
 def _has_tensors(table: Any) -> bool:
-    return isinstance(table, dict) and any(isinstance(value, TensorNote) for value in table.values())
+    return isinstance(table, dict) and any(isinstance(value, TensorSpec) for value in table.values())

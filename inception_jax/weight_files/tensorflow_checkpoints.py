@@ -16,20 +16,20 @@ import numpy as np
 from inception_jax.weight_files import leveldb_table, tensorflow_tensors
 from inception_jax.weight_files.crc32c import crc32c, unmask
 from inception_jax.weight_files.protobuf_wire import Message
-from inception_jax.weight_files.types import Budget, Content, Fault, Source, add, as_text
+from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, add_array, decode_utf8
 
 Extents = tuple[tuple[int, int], ...]
 
 
-def read_v1(source: Source, budget: Budget) -> Content:
+def read_v1(source: InputFile, budget: ReadBudget) -> ParsedFile:
     """The variables of a V1 checkpoint, in the order of its table of contents.
 
     Metadata: "left_out", {name: why} of variables that are no arrays of numbers.
     """
     table = dict(leveldb_table.entries(source.data, budget))
     if b"" not in table:
-        raise Fault("the table has no entry that lists the variables: no checkpoint of TensorFlow")
-    listed, left_out = _listed(Message(table.pop(b""), "the list of variables"))
+        raise ReadError("the table has no entry that lists the variables: no checkpoint of TensorFlow")
+    listed, left_out = _read_variable_list(Message(table.pop(b""), "the list of variables"))
     parts: dict[tuple[str, Extents], np.ndarray] = {}
     for value in table.values():
         stored = Message(value, "a stored slice").message(2, "a stored slice")
@@ -37,24 +37,28 @@ def read_v1(source: Source, budget: Budget) -> Content:
         if name in left_out:
             continue
         if name not in listed:
-            raise Fault(f"values of {name!r}, which the list of variables does not have")
+            raise ReadError(f"values of {name!r}, which the list of variables does not have")
         shape, number, _ = listed[name]
         extents = tensorflow_tensors.read_slice(stored.message(2, f"variable {name!r}"), shape)
         tensor = stored.message(3, f"variable {name!r}")
-        size = tensorflow_tensors.lengths(extents, shape)
+        size = tensorflow_tensors.slice_shape(extents, shape)
         parts[name, extents] = tensorflow_tensors.read_values(tensor, number, size, budget)
     arrays: dict[str, np.ndarray] = {}
     for name, (shape, number, slices) in listed.items():
         if not slices or any((name, extents) not in parts for extents in slices):
-            raise Fault(f"variable {name!r} is listed, but its values are not all there: the file is damaged")
+            raise ReadError(f"variable {name!r} is listed, but its values are not all there: the file is damaged")
         found = [(extents, parts[name, extents]) for extents in slices]
         if len(found) > 1 or found[0][1].shape != shape:  # else the one slice is the variable, charged already
             budget.charge_array(shape, tensorflow_tensors.DTYPES[number], f"variable {name!r}")
-        add(arrays, name, tensorflow_tensors.assemble(name, shape, tensorflow_tensors.DTYPES[number], found))
-    return Content(arrays, {"left_out": left_out})
+        add_array(
+            arrays, name, tensorflow_tensors.assemble_slices(name, shape, tensorflow_tensors.DTYPES[number], found)
+        )
+    return ParsedFile(arrays, {"left_out": left_out})
 
 
-def _listed(contents: Message) -> tuple[dict[str, tuple[tuple[int, ...], int, list[Extents]]], dict[str, str]]:
+def _read_variable_list(
+    contents: Message,
+) -> tuple[dict[str, tuple[tuple[int, ...], int, list[Extents]]], dict[str, str]]:
     """The table of contents of a V1 checkpoint: {name: (shape, type, slices)}, and {name: why} of what is left out."""
     listed: dict[str, tuple[tuple[int, ...], int, list[Extents]]] = {}
     left_out = {}
@@ -65,46 +69,48 @@ def _listed(contents: Message) -> tuple[dict[str, tuple[tuple[int, ...], int, li
         if number not in tensorflow_tensors.DTYPES:
             left_out[name] = f"TensorFlow's type {number}"
         elif name in listed:
-            raise Fault(f"{entry.what} is listed twice")
+            raise ReadError(f"{entry.what} is listed twice")
         else:
             slices = [tensorflow_tensors.read_slice(part, shape) for part in entry.messages(4, entry.what)]
             listed[name] = (shape, number, slices)
     return listed, left_out
 
 
-def read_v2(index: Source, shard: Callable[[int, int], memoryview], budget: Budget) -> Content:
+def read_v2(index: InputFile, shard: Callable[[int, int], memoryview], budget: ReadBudget) -> ParsedFile:
     """The variables of a V2 checkpoint, in the order of its keys.
 
     Args:
       index: the `.index` file.
-      shard: gives the bytes of data file i of n, or raises Fault.
+      shard: gives the bytes of data file i of n, or raises ReadError.
       budget: what the arrays may take.
 
     Metadata: "left_out", {name: why} of entries that are no arrays of numbers.
     """
     table = dict(leveldb_table.entries(index.data, budget))
     if b"" not in table:
-        raise Fault("the index has no header: no checkpoint of TensorFlow")
+        raise ReadError("the index has no header: no checkpoint of TensorFlow")
     header = Message(table.pop(b""), "the header")
     if header.integer(2):
-        raise Fault("the checkpoint was written on a big-endian machine; write it again on a little-endian one")
+        raise ReadError("the checkpoint was written on a big-endian machine; write it again on a little-endian one")
     data = _DataFiles(header.integer(1), shard, budget)
     arrays: dict[str, np.ndarray] = {}
     left_out: dict[str, str] = {}
     for key, value in table.items():
         if key.startswith(b"\0"):  # a slice: read with the variable of which it is a part
             continue
-        name = as_text(key, "a key of the index")
+        name = decode_utf8(key, "a key of the index")
         entry = Message(value, f"variable {name!r}")
         if entry.integer(1) not in tensorflow_tensors.DTYPES:
             left_out[name] = f"TensorFlow's type {entry.integer(1)}"
             continue
         shape = tensorflow_tensors.read_shape(entry.message(2, entry.what))
-        add(arrays, name, _partitioned(name, entry, shape, table, data) if 7 in entry else data.array(entry, shape))
-    return Content(arrays, {"left_out": left_out})
+        add_array(
+            arrays, name, _read_partitioned(name, entry, shape, table, data) if 7 in entry else data.array(entry, shape)
+        )
+    return ParsedFile(arrays, {"left_out": left_out})
 
 
-def _partitioned(
+def _read_partitioned(
     name: str, entry: Message, shape: tuple[int, ...], table: dict[bytes, memoryview], data: _DataFiles
 ) -> np.ndarray:
     """A variable that is stored in slices, each under a key of its own."""
@@ -115,18 +121,18 @@ def _partitioned(
         extents = tensorflow_tensors.read_slice(message, shape)
         value = table.get(slice_key(name, extents))
         if value is None:
-            raise Fault(f"{entry.what}: the index lacks one of its slices")
-        part = data.array(Message(value, f"a slice of {entry.what}"), tensorflow_tensors.lengths(extents, shape))
+            raise ReadError(f"{entry.what}: the index lacks one of its slices")
+        part = data.array(Message(value, f"a slice of {entry.what}"), tensorflow_tensors.slice_shape(extents, shape))
         if part.dtype != dtype:
-            raise Fault(f"{entry.what}: one of its slices is {part.dtype.name}, not {dtype.name}")
+            raise ReadError(f"{entry.what}: one of its slices is {part.dtype.name}, not {dtype.name}")
         parts.append((extents, part))
-    return tensorflow_tensors.assemble(name, shape, dtype, parts)
+    return tensorflow_tensors.assemble_slices(name, shape, dtype, parts)
 
 
 class _DataFiles:
     """The data files of a V2 checkpoint, each asked for when it is first needed."""
 
-    def __init__(self, count: int, shard: Callable[[int, int], memoryview], budget: Budget):
+    def __init__(self, count: int, shard: Callable[[int, int], memoryview], budget: ReadBudget):
         self.budget = budget
         self._count, self._shard = count, shard
         self._files: dict[int, memoryview] = {}
@@ -137,33 +143,37 @@ class _DataFiles:
         shape = self.budget.charge_array(shape, dtype, entry.what)
         number, offset, size = entry.integer(3), entry.integer(4), entry.integer(5)
         if number >= self._count:
-            raise Fault(f"{entry.what} lies in data file {number} of {self._count}")
+            raise ReadError(f"{entry.what} lies in data file {number} of {self._count}")
         if size != math.prod(shape) * dtype.itemsize:
-            raise Fault(f"{entry.what}: {size:,} bytes for {dtype.name} of shape {list(shape)}")
+            raise ReadError(f"{entry.what}: {size:,} bytes for {dtype.name} of shape {list(shape)}")
         if number not in self._files:
             self._files[number] = self._shard(number, self._count)
         data = self._files[number]
         if offset + size > len(data):
-            raise Fault(f"{entry.what} ends at byte {offset + size:,} of a data file of {len(data):,}: it is truncated")
+            raise ReadError(
+                f"{entry.what} ends at byte {offset + size:,} of a data file of {len(data):,}: it is truncated"
+            )
         data = data[offset : offset + size]
         if crc32c(data) != unmask(entry.fixed32(6) or 0):
-            raise Fault(f"the check sum of {entry.what} is wrong: the data file is damaged, or of another checkpoint")
+            raise ReadError(
+                f"the check sum of {entry.what} is wrong: the data file is damaged, or of another checkpoint"
+            )
         return np.frombuffer(data, dtype).reshape(shape)
 
 
 def slice_key(name: str, extents: Extents) -> bytes:
     """The key under which a slice of a partitioned variable is stored: an ordered code of name, rank and extents."""
-    key = b"\0" + name.encode().replace(b"\0", b"\0\xff") + b"\0\x01" + _ordered(len(extents))
-    return key + b"".join(_ordered_signed(start) + _ordered_signed(length) for start, length in extents)
+    key = b"\0" + name.encode().replace(b"\0", b"\0\xff") + b"\0\x01" + _encode_unsigned(len(extents))
+    return key + b"".join(_encode_signed(start) + _encode_signed(length) for start, length in extents)
 
 
-def _ordered(value: int) -> bytes:
+def _encode_unsigned(value: int) -> bytes:
     """An unsigned number: its count of bytes, then the bytes, most significant first."""
     width = (value.bit_length() + 7) // 8
     return bytes([width]) + value.to_bytes(width, "big")
 
 
-def _ordered_signed(value: int) -> bytes:
+def _encode_signed(value: int) -> bytes:
     """A signed number in as many bytes as it needs, seven bits each, with the count of bytes in the leading bits."""
     width = (value if value >= 0 else ~value).bit_length() // 7 + 1
     # Two bytes of sign in front: a code of nine or ten bytes carries leading ones beyond its first byte.

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from inception_jax.weight_files import tensorflow_tensors
-from inception_jax.weight_files.protobuf_wire import Message, fields, signed
-from inception_jax.weight_files.types import Budget, Content, Fault, Source, add, as_text
+from inception_jax.weight_files.protobuf_wire import Message, fields, to_int64
+from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, add_array, decode_utf8
 
 
-def read(source: Source, budget: Budget) -> Content:
+def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
     """The values of the Const nodes by the nodes' names.
 
     Metadata: "nodes", a list in the order of the file of {"name", "op", "inputs", "attributes"}, where attributes are
@@ -22,7 +22,7 @@ def read(source: Source, budget: Budget) -> Content:
     nodes that hold text.
 
     Raises:
-      Fault: the file is damaged. A file cut off between two nodes cannot be told from a whole one: it has fewer nodes.
+      ReadError: the file is damaged. A file truncated between two nodes is undetectable: it has fewer nodes.
     """
     arrays: dict[str, np.ndarray] = {}
     nodes, left_out = [], []
@@ -38,14 +38,14 @@ def read(source: Source, budget: Budget) -> Content:
             if tensor.integer(1) == tensorflow_tensors.STRING:
                 left_out.append(name)
             else:
-                add(arrays, name, tensorflow_tensors.read_tensor(tensor, budget))
+                add_array(arrays, name, tensorflow_tensors.read_tensor(tensor, budget))
         nodes.append({"name": name, "op": op, "inputs": node.texts(3), "attributes": attributes})
     if not arrays:
-        raise Fault(
+        raise ReadError(
             f"a TensorFlow graph of {len(nodes)} nodes, none of which is a constant: it is not frozen, "
             "and its weights are in the checkpoint beside it"
         )
-    return Content(arrays, {"nodes": nodes, "left_out": left_out})
+    return ParsedFile(arrays, {"nodes": nodes, "left_out": left_out})
 
 
 def is_node(data: memoryview) -> bool:
@@ -53,7 +53,7 @@ def is_node(data: memoryview) -> bool:
     try:
         node = Message(data, "a node")
         return bool(node.text(1)) and node.text(2).isidentifier()
-    except Fault:
+    except ReadError:
         return False
 
 
@@ -66,7 +66,7 @@ def _tensor(node: Message) -> Message:
     for name, value in _entries(node):
         if name == "value":
             return value.message(8, node.what)
-    raise Fault(f"{node.what} is a constant without a value")
+    raise ReadError(f"{node.what} is a constant without a value")
 
 
 def _attributes(node: Message) -> dict[str, Any]:
@@ -79,9 +79,9 @@ def _attribute(value: Message) -> Any:
     if 1 in value:
         return _list(value.message(1, value.what))
     if 2 in value:
-        return as_text(bytes(value.blob(2)).decode("utf-8", "replace").encode(), value.what)
+        return decode_utf8(bytes(value.blob(2)).decode("utf-8", "replace").encode(), value.what)
     if 3 in value:
-        return signed(value.integer(3))
+        return to_int64(value.integer(3))
     if 4 in value:
         return value.float32(4)
     if 5 in value:
@@ -89,7 +89,7 @@ def _attribute(value: Message) -> Any:
     if 6 in value:
         return _type_name(value.integer(6))
     if 7 in value:
-        return [signed(size.integer(1)) for size in value.message(7, value.what).messages(2, value.what)]
+        return [to_int64(size.integer(1)) for size in value.message(7, value.what).messages(2, value.what)]
     return None
 
 

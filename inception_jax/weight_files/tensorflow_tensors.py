@@ -10,8 +10,8 @@ import math
 import ml_dtypes
 import numpy as np
 
-from inception_jax.weight_files.protobuf_wire import Message, signed
-from inception_jax.weight_files.types import Budget, Fault
+from inception_jax.weight_files.protobuf_wire import Message, to_int64
+from inception_jax.weight_files.types import ReadBudget, ReadError
 
 # types.proto, DataType. The others (strings, resources, quantised types) are not arrays of weights.
 DTYPES = {
@@ -31,57 +31,57 @@ _FIELD = {
 
 
 def read_dtype(number: int, what: str) -> np.dtype:
-    """The NumPy type of a DataType; Fault for a type that is no array of numbers."""
+    """The NumPy type of a DataType; ReadError for a type that is no array of numbers."""
     if number not in DTYPES:
-        raise Fault(f"{what} has TensorFlow's type {number}, which is no type of weights")
+        raise ReadError(f"{what} has TensorFlow's type {number}, which is no type of weights")
     return DTYPES[number]
 
 
 def read_shape(message: Message) -> tuple[int, ...]:
     """The sizes of a TensorShapeProto."""
     if message.integer(3):
-        raise Fault(f"{message.what}: a shape of unknown rank")
-    return tuple(signed(dimension.integer(1)) for dimension in message.messages(2, message.what))
+        raise ReadError(f"{message.what}: a shape of unknown rank")
+    return tuple(to_int64(dimension.integer(1)) for dimension in message.messages(2, message.what))
 
 
 def read_slice(message: Message, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """The (start, length) of a TensorSliceProto in each dimension; Fault if it reaches out of `shape`."""
+    """The (start, length) of a TensorSliceProto in each dimension; ReadError if it reaches out of `shape`."""
     extents = [
         (extent.integer(1), extent.integer(2) if 2 in extent else -1) for extent in message.messages(1, message.what)
     ]
     if not extents:
         extents = [(0, -1)] * len(shape)
     if len(extents) != len(shape):
-        raise Fault(f"{message.what}: a slice of {len(extents)} dimensions of an array of {len(shape)}")
+        raise ReadError(f"{message.what}: a slice of {len(extents)} dimensions of an array of {len(shape)}")
     for (start, length), size in zip(extents, shape, strict=True):
         if (length < 0 and start) or start + max(length, 0) > size:
-            raise Fault(f"{message.what}: a slice reaches out of the shape {list(shape)}")
+            raise ReadError(f"{message.what}: a slice reaches out of the shape {list(shape)}")
     return tuple(extents)
 
 
-def lengths(extents: tuple[tuple[int, int], ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+def slice_shape(extents: tuple[tuple[int, int], ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a slice."""
     return tuple(size if length < 0 else length for (_, length), size in zip(extents, shape, strict=True))
 
 
-def assemble(
+def assemble_slices(
     name: str, shape: tuple[int, ...], dtype: np.dtype, parts: list[tuple[tuple[tuple[int, int], ...], np.ndarray]]
 ) -> np.ndarray:
-    """An array from its slices; Fault unless they cover it exactly. Its bytes must have been charged to the budget."""
+    """An array from its slices; ReadError unless they cover it exactly. Charge its bytes to the budget first."""
     if len(parts) == 1 and parts[0][1].shape == shape:
         return parts[0][1]
     whole, covered = np.empty(shape, dtype), np.zeros(shape, np.bool_)
     for extents, part in parts:
         where = tuple(slice(start, None if length < 0 else start + length) for start, length in extents)
         if covered[where].any():
-            raise Fault(f"{name!r}: slices overlap")
+            raise ReadError(f"{name!r}: slices overlap")
         whole[where], covered[where] = part, True
     if not covered.all():
-        raise Fault(f"{name!r}: {int((~covered).sum())} of {covered.size} values are in none of its slices")
+        raise ReadError(f"{name!r}: {int((~covered).sum())} of {covered.size} values are in none of its slices")
     return whole
 
 
-def read_values(message: Message, number: int, shape: tuple[int, ...], budget: Budget) -> np.ndarray:
+def read_values(message: Message, number: int, shape: tuple[int, ...], budget: ReadBudget) -> np.ndarray:
     """The array of a TensorProto whose type and shape are known: TensorProto's own, or those of a checkpoint.
 
     Fewer values than elements mean that the last is repeated (tensor.proto, "if the tensor has only one value").
@@ -92,7 +92,7 @@ def read_values(message: Message, number: int, shape: tuple[int, ...], budget: B
     content = message.blob(4)
     if len(content):
         if len(content) != size * dtype.itemsize:
-            raise Fault(f"{message.what}: {len(content):,} bytes for {dtype.name} of shape {list(shape)}")
+            raise ReadError(f"{message.what}: {len(content):,} bytes for {dtype.name} of shape {list(shape)}")
         return np.frombuffer(content, dtype).reshape(shape)
     field = _FIELD[number]
     if field in (_FLOATS, _DOUBLES):
@@ -104,7 +104,7 @@ def read_values(message: Message, number: int, shape: tuple[int, ...], budget: B
     if len(values) == size:
         return values.reshape(shape)
     if len(values) > size:
-        raise Fault(f"{message.what}: {len(values):,} values for the shape {list(shape)}")
+        raise ReadError(f"{message.what}: {len(values):,} values for the shape {list(shape)}")
     if len(values) == 0:
         # A tensor of zeros may be written without values.
         return np.broadcast_to(np.zeros((), dtype), shape)
@@ -113,6 +113,6 @@ def read_values(message: Message, number: int, shape: tuple[int, ...], budget: B
     return np.concatenate([values, np.broadcast_to(values[-1], size - len(values))]).reshape(shape)
 
 
-def read_tensor(message: Message, budget: Budget) -> np.ndarray:
+def read_tensor(message: Message, budget: ReadBudget) -> np.ndarray:
     """The array of a TensorProto by its own type and shape."""
     return read_values(message, message.integer(1), read_shape(message.message(2, message.what)), budget)

@@ -11,11 +11,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from inception_jax.weight_files.archives import Members
-from inception_jax.weight_files.pickle_machine import MAX_PICKLE, Machine
-from inception_jax.weight_files.pickle_names import TensorNote, Token, describe
-from inception_jax.weight_files.state_dicts import state_dict
-from inception_jax.weight_files.types import Budget, Content, Fault, Source
+from inception_jax.weight_files.archives import Archive
+from inception_jax.weight_files.pickle_machine import MAX_PICKLE, PickleMachine
+from inception_jax.weight_files.pickle_names import GlobalName, TensorSpec, describe_value
+from inception_jax.weight_files.state_dicts import extract_state_dict
+from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of an old file
 LEGACY_START = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little")  # which is these bytes after the pickle's own protocol
@@ -52,132 +52,134 @@ class Storage:
         return raw.view(dtype)
 
 
-def read_zip(members: Members, budget: Budget) -> Content:
-    """The tensors of a zip file. Metadata: that of `state_dicts.state_dict`, and "byteorder".
+def read_zip(members: Archive, budget: ReadBudget) -> ParsedFile:
+    """The tensors of a zip file. Metadata: that of `state_dicts.extract_state_dict`, and "byteorder".
 
     Raises:
-      Fault: the archive is no state dict, asks for something that a state dict does not need, or is damaged.
+      ReadError: the archive is no state dict, asks for something that a state dict does not need, or is damaged.
     """
     (pickle_name,) = [name for name in members.names() if name.rpartition("/")[2] == "data.pkl"]
     prefix = pickle_name.removesuffix("data.pkl")
     order = bytes(members.read(f"{prefix}byteorder")) if f"{prefix}byteorder" in members else b"little"
     if order not in (b"little", b"big"):
-        raise Fault(f"the record of the byte order says {order!r:.40}, not little or big")
+        raise ReadError(f"the record of the byte order says {order!r:.40}, not little or big")
     storages: dict[str, Storage] = {}
-    found = Machine(_limited(members.read(pickle_name)), lambda identity: _storage(identity, storages)).load()
+    found = PickleMachine(
+        _check_pickle_size(members.read(pickle_name)), lambda identity: _storage(identity, storages)
+    ).load()
     for storage in storages.values():
         name = f"{prefix}data/{storage.key}"
         if name not in members:
-            raise Fault(f"the storage {storage.key!r} is not in the archive")
+            raise ReadError(f"the storage {storage.key!r} is not in the archive")
         storage.data = members.read(name)
         if len(storage.data) != storage.count * storage.dtype.itemsize:
-            raise Fault(
+            raise ReadError(
                 f"the storage {storage.key!r} holds {len(storage.data):,} bytes, not {storage.count:,} of "
                 f"{storage.dtype.name}"
             )
         storage.big_endian = order == b"big"
-    return state_dict(found, lambda note, name: _array(note, name, budget), {"byteorder": order.decode()})
+    return extract_state_dict(found, lambda spec, name: _array(spec, name, budget), {"byteorder": order.decode()})
 
 
-def read_legacy(source: Source, budget: Budget) -> Content:
+def read_legacy(source: InputFile, budget: ReadBudget) -> ParsedFile:
     """The tensors of a file of torch before 1.6: magic number, protocol, system, object and keys, each a pickle, then
-    the storages in the order of the keys. Metadata: that of `state_dicts.state_dict`.
+    the storages in the order of the keys. Metadata: that of `state_dicts.extract_state_dict`.
 
     Raises:
-      Fault: the file is no state dict, asks for something that a state dict does not need, or is damaged.
+      ReadError: the file is no state dict, asks for something that a state dict does not need, or is damaged.
     """
     storages: dict[str, Storage] = {}
-    machine = Machine(source.data, lambda identity: _legacy_storage(identity, storages))
+    machine = PickleMachine(source.data, lambda identity: _legacy_storage(identity, storages))
     if machine.load() != _MAGIC or machine.load() != _LEGACY_PROTOCOL:
-        raise Fault("a file of old PyTorch with another magic number or protocol than 1001")
+        raise ReadError("a file of old PyTorch with another magic number or protocol than 1001")
     system = machine.load()
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise Fault("a file of old PyTorch from a big-endian machine; save it again on a little-endian one")
+        raise ReadError("a file of old PyTorch from a big-endian machine; save it again on a little-endian one")
     found, keys = machine.load(), machine.load()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
-        raise Fault("the list of storages is no list of distinct keys: the file is damaged")
+        raise ReadError("the list of storages is no list of distinct keys: the file is damaged")
     roots = {storage.key: storage for key, storage in storages.items() if "/" not in key}
     if set(keys) != set(roots):
-        raise Fault("the listed storages are not those that the tensors use: the file is damaged")
+        raise ReadError("the listed storages are not those that the tensors use: the file is damaged")
     for key in keys:
-        count = machine.number("<q")
+        count = machine.read_number("<q")
         if count != roots[key].count:
-            raise Fault(f"the storage {key!r} has {count:,} values, not {roots[key].count:,}: the file is damaged")
-        roots[key].data = machine.take(count * roots[key].dtype.itemsize)
+            raise ReadError(f"the storage {key!r} has {count:,} values, not {roots[key].count:,}: the file is damaged")
+        roots[key].data = machine.read_bytes(count * roots[key].dtype.itemsize)
     if machine.position != len(source.data):
-        raise Fault(f"{len(source.data) - machine.position:,} bytes follow the last storage: the file is damaged")
+        raise ReadError(f"{len(source.data) - machine.position:,} bytes follow the last storage: the file is damaged")
     for storage in storages.values():
         root = roots[storage.key]
         size = storage.dtype.itemsize
         storage.data = root.data[storage.offset * size : (storage.offset + storage.count) * size]
-    return state_dict(found, lambda note, name: _array(note, name, budget), {})
+    return extract_state_dict(found, lambda spec, name: _array(spec, name, budget), {})
 
 
-def _limited(data: memoryview) -> memoryview:
+def _check_pickle_size(data: memoryview) -> memoryview:
     if len(data) > MAX_PICKLE:
-        raise Fault(f"a pickle of {len(data):,} bytes, where a state dict takes some 100,000: it is not read")
+        raise ReadError(f"a pickle of {len(data):,} bytes, where a state dict takes some 100,000: it is not read")
     return data
 
 
-def _identity(identity: Any, length: int) -> tuple[np.dtype, str, int]:
+def _parse_persistent_id(identity: Any, length: int) -> tuple[np.dtype, str, int]:
     """Type, key and count of a persistent id ("storage", type, key, location, count)."""
     if not isinstance(identity, tuple) or len(identity) != length or identity[0] != "storage":
-        raise Fault("the pickle refers to something outside of itself that is no storage of tensors")
+        raise ReadError("the pickle refers to something outside of itself that is no storage of tensors")
     _, kind, key, location, count = identity[:5]
-    if not isinstance(kind, Token) or kind.name not in _DTYPES or not kind.name.endswith("Storage"):
-        raise Fault(f"a storage whose type is {describe(kind)}")
+    if not isinstance(kind, GlobalName) or kind.name not in _DTYPES or not kind.name.endswith("Storage"):
+        raise ReadError(f"a storage whose type is {describe_value(kind)}")
     if not isinstance(key, str) or not isinstance(location, str):
-        raise Fault("a storage whose key or place is no text")
+        raise ReadError("a storage whose key or place is no text")
     if type(count) is not int or not 0 <= count < 1 << 48:
-        raise Fault(f"the storage {key!r} has an impossible number of values")
+        raise ReadError(f"the storage {key!r} has an impossible number of values")
     return _DTYPES[kind.name], key, count
 
 
 def _storage(identity: Any, storages: dict[str, Storage]) -> Storage:
-    dtype, key, count = _identity(identity, 5)
+    dtype, key, count = _parse_persistent_id(identity, 5)
     storage = storages.setdefault(key, Storage(key, dtype, count))
     if (storage.dtype, storage.count) != (dtype, count):
-        raise Fault(f"the storage {key!r} is described in two ways: the file is damaged")
+        raise ReadError(f"the storage {key!r} is described in two ways: the file is damaged")
     return storage
 
 
 def _legacy_storage(identity: Any, storages: dict[str, Storage]) -> Storage:
-    dtype, key, count = _identity(identity, 6)
+    dtype, key, count = _parse_persistent_id(identity, 6)
     if "/" in key:
-        raise Fault(f"a storage with the key {key!r:.40}: the file is damaged")
+        raise ReadError(f"a storage with the key {key!r:.40}: the file is damaged")
     root = _storage(("storage", *identity[1:5]), storages)
     view = identity[5]
     if view is None:
         return root
     if not isinstance(view, tuple) or len(view) != 3 or not isinstance(view[0], str):
-        raise Fault(f"a view of the storage {key!r} without key, offset and size: the file is damaged")
+        raise ReadError(f"a view of the storage {key!r} without key, offset and size: the file is damaged")
     name, offset, size = view
     if type(offset) is not int or type(size) is not int or min(offset, size) < 0 or offset + size > count:
-        raise Fault(f"a view of the storage {key!r} reaches out of it: the file is damaged")
+        raise ReadError(f"a view of the storage {key!r} reaches out of it: the file is damaged")
     part = storages.setdefault(f"{key}/{name}", Storage(key, dtype, size))
     part.offset = offset
     return part
 
 
-def _array(note: TensorNote, name: str, budget: Budget) -> np.ndarray:
-    """The array of a note: a view into its storage, with the strides that the file gives."""
-    storage, shape, strides, offset = note.storage, note.shape, note.strides, note.offset
+def _array(spec: TensorSpec, name: str, budget: ReadBudget) -> np.ndarray:
+    """The array of a spec: a view into its storage, with the strides that the file gives."""
+    storage, shape, strides, offset = spec.storage, spec.shape, spec.strides, spec.offset
     if not isinstance(storage, Storage):
-        raise Fault(f"tensor {name!r} has no storage")
+        raise ReadError(f"tensor {name!r} has no storage")
     for numbers in (shape, strides, (offset,)):
         if not isinstance(numbers, tuple) or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
-            raise Fault(f"tensor {name!r}: its shape, strides or offset are no sizes")
+            raise ReadError(f"tensor {name!r}: its shape, strides or offset are no sizes")
     if len(shape) != len(strides):
-        raise Fault(f"tensor {name!r}: {len(shape)} sizes and {len(strides)} strides")
-    dtype = storage.dtype if note.dtype is None else _DTYPES[note.dtype]
-    if note.dtype is not None and storage.dtype.itemsize != 1 and storage.dtype != dtype:
-        raise Fault(f"tensor {name!r} reads a storage of {storage.dtype.name} as {dtype.name}")
+        raise ReadError(f"tensor {name!r}: {len(shape)} sizes and {len(strides)} strides")
+    dtype = storage.dtype if spec.dtype is None else _DTYPES[spec.dtype]
+    if spec.dtype is not None and storage.dtype.itemsize != 1 and storage.dtype != dtype:
+        raise ReadError(f"tensor {name!r} reads a storage of {storage.dtype.name} as {dtype.name}")
     shape = budget.charge_array(shape, dtype, f"tensor {name!r}")
     if not math.prod(shape):
         return np.zeros(shape, dtype)
     values = storage.values(dtype)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if last >= len(values):
-        raise Fault(f"tensor {name!r} reaches to value {last:,} of a storage of {len(values):,}")
+        raise ReadError(f"tensor {name!r} reaches to value {last:,} of a storage of {len(values):,}")
     steps = [stride * dtype.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)

@@ -18,7 +18,7 @@ _INFLATION_FACTOR = 100
 _MAX_NAME = 1000  # characters of an array's name; the longest published one has about a hundred
 
 
-class Fault(Exception):
+class ReadError(Exception):
     """Why a file cannot be read, without the file's name: `read_weights` puts that in front."""
 
 
@@ -40,7 +40,7 @@ class Weights:
 
 
 @dataclasses.dataclass(frozen=True)
-class Content:
+class ParsedFile:
     """What a format's reader makes of the bytes of one file."""
 
     arrays: dict[str, np.ndarray]
@@ -48,7 +48,7 @@ class Content:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class InputFile:
     """The bytes of one file, and what a reader may know of where they came from.
 
     Attributes:
@@ -62,7 +62,7 @@ class Source:
     directory: Path | None = None
 
 
-class Budget:
+class ReadBudget:
     """How many bytes of arrays a file may still declare.
 
     Declared sizes are charged before anything of that size is made, so that a small file cannot ask for much memory.
@@ -72,50 +72,52 @@ class Budget:
         """Args: limit, the most bytes of arrays; file_size, the bytes of the file on disk."""
         self.limit, self.file_size = limit, 0
         self._spent = 0
-        self.admit(file_size, "the file")
+        self.add_file(file_size, "the file")
 
-    def admit(self, size: int, what: str) -> None:
-        """Counts a further file that is read, which may declare as much for its size; Fault above the limit."""
+    def add_file(self, size: int, what: str) -> None:
+        """Counts a further file that is read, which may declare as much for its size; ReadError above the limit."""
         self.file_size += size
         if self.file_size > self.limit:
-            raise Fault(f"{what} brings what is read to {self.file_size:,} bytes, above the limit of {self.limit:,}")
+            raise ReadError(
+                f"{what} brings what is read to {self.file_size:,} bytes, above the limit of {self.limit:,}"
+            )
         self._inflated = max(_INFLATION_FLOOR, _INFLATION_FACTOR * self.file_size)
 
     def charge(self, size: int, what: str) -> None:
-        """Raises Fault if `what` takes the sum of declared bytes above what is allowed."""
+        """Raises ReadError if `what` takes the sum of declared bytes above what is allowed."""
         self._spent += size
         if self._spent > self.limit:
-            raise Fault(f"{what} brings the arrays to {self._spent:,} bytes, above the limit of {self.limit:,}")
+            raise ReadError(f"{what} brings the arrays to {self._spent:,} bytes, above the limit of {self.limit:,}")
         if self._spent > self._inflated:
-            raise Fault(
+            raise ReadError(
                 f"{what} brings the arrays to {self._spent:,} bytes, though the file has {self.file_size:,}: "
                 f"more than {_INFLATION_FACTOR} times as much is not read"
             )
 
     def charge_array(self, shape: Iterable[int], dtype: np.dtype, what: str) -> tuple[int, ...]:
-        """Charges an array and returns its shape as a tuple; Fault if NumPy could not hold such a shape."""
+        """Charges an array and returns its shape as a tuple; ReadError if NumPy could not hold such a shape."""
         shape = tuple(shape)
         if len(shape) > 32 or any(size < 0 for size in shape):
-            raise Fault(f"{what} has the impossible shape {list(shape[:8])}")
+            raise ReadError(f"{what} has the impossible shape {list(shape[:8])}")
         # An empty array may declare other sizes at will; NumPy refuses the product of the others where it overflows.
         if math.prod(size for size in shape if size) * dtype.itemsize >= 1 << 62:
-            raise Fault(f"{what} has the impossible shape {list(shape)}")
+            raise ReadError(f"{what} has the impossible shape {list(shape)}")
         self.charge(math.prod(shape) * dtype.itemsize, what)
         return shape
 
 
-def as_text(data: bytes | memoryview, what: str) -> str:
-    """UTF-8 text of bytes; Fault naming `what` if they are none."""
+def decode_utf8(data: bytes | memoryview, what: str) -> str:
+    """UTF-8 text of bytes; ReadError naming `what` if they are none."""
     try:
         return bytes(data).decode("utf-8")
     except UnicodeDecodeError:
-        raise Fault(f"{what} is not text: {bytes(data[:20])!r}") from None
+        raise ReadError(f"{what} is not text: {bytes(data[:20])!r}") from None
 
 
-def add(arrays: dict[str, np.ndarray], name: str, array: np.ndarray) -> None:
-    """Puts an array under its name; Fault if the file has the name twice, or it could not stand in a message."""
+def add_array(arrays: dict[str, np.ndarray], name: str, array: np.ndarray) -> None:
+    """Puts an array under its name; ReadError if the file has the name twice, or it could not stand in a message."""
     if len(name) > _MAX_NAME or not name.isprintable():
-        raise Fault(f"an array has the name {name[:80]!r}, of {len(name):,} characters: no name of a weight")
+        raise ReadError(f"an array has the name {name[:80]!r}, of {len(name):,} characters: no name of a weight")
     if name in arrays:
-        raise Fault(f"{name!r} occurs twice")
+        raise ReadError(f"{name!r} occurs twice")
     arrays[name] = array

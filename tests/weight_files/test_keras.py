@@ -10,7 +10,7 @@ import pytest
 
 from inception_jax.errors import UserError
 from inception_jax.weight_files import keras_names, keras_process, read_weights
-from inception_jax.weight_files.types import Budget, Fault
+from inception_jax.weight_files.types import ReadBudget, ReadError
 
 from .make_files import GOLDENS, numbers
 from .test_reading import same, written
@@ -156,7 +156,7 @@ def test_layers_of_keras_1_and_of_shared_scopes():
     ],
 )
 def test_variables_by_the_class_of_the_layer(group, count, config, expected):
-    assert keras_names.variables(group, count, config) == expected
+    assert keras_names.variable_names(group, count, config) == expected
 
 
 def test_classes_in_snake_case():
@@ -293,8 +293,8 @@ def test_a_configuration_that_can_be_read_but_not_handed_on():
     deep = []
     for _ in range(5000):
         deep = [deep]
-    with pytest.raises(Fault, match="configuration is too deep"):
-        keras_process.read(memoryview(golden("keras3.weights.h5")), Budget(1 << 30, 1 << 20), deep)
+    with pytest.raises(ReadError, match="configuration is too deep"):
+        keras_process.read(memoryview(golden("keras3.weights.h5")), ReadBudget(1 << 30, 1 << 20), deep)
 
 
 def test_without_h5py(tmp_path, monkeypatch):

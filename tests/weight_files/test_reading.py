@@ -15,7 +15,7 @@ import pytest
 
 from inception_jax.errors import UserError
 from inception_jax.weight_files import FORMATS, read_weights
-from inception_jax.weight_files.types import Budget, Fault
+from inception_jax.weight_files.types import ReadBudget, ReadError
 
 from . import writers
 from .make_files import GOLDENS, numbers
@@ -455,9 +455,9 @@ def test_zips_of_other_kinds(tmp_path):
 
 
 def test_sizes_up_to_the_limit_and_not_a_byte_more(tmp_path):
-    budget = Budget(100, 10)
+    budget = ReadBudget(100, 10)
     budget.charge(100, "a")
-    with pytest.raises(Fault, match="b brings the arrays to 101 bytes, above the limit of 100"):
+    with pytest.raises(ReadError, match="b brings the arrays to 101 bytes, above the limit of 100"):
         budget.charge(1, "b")
     # Not even opened: a file of a terabyte, none of which is there.
     with (tmp_path / "large.pth").open("wb") as file:

@@ -11,7 +11,7 @@ from inception_jax.errors import UserError
 from inception_jax.weight_files import protobuf_wire, read_weights, snappy, tensorflow_checkpoints
 from inception_jax.weight_files.crc32c import crc32c, unmask
 from inception_jax.weight_files.protobuf_wire import Message, read_varint
-from inception_jax.weight_files.types import Fault
+from inception_jax.weight_files.types import ReadError
 
 from . import writers
 from .make_files import GOLDENS, numbers
@@ -52,7 +52,7 @@ def test_varints():
     for value in (0, 1, 127, 128, 300, 2**32, 2**63, 2**64 - 1):
         assert read_varint(memoryview(varint(value)), 0) == (value, len(varint(value)))
     for data in (b"", b"\x80", b"\xff" * 9, b"\xff" * 10 + b"\x01"):
-        with pytest.raises(Fault):
+        with pytest.raises(ReadError):
             read_varint(memoryview(data), 0)
 
 
@@ -84,7 +84,7 @@ def test_repeated_numbers_packed_alone_and_mixed():
     ],
 )
 def test_damaged_messages(data, words):
-    with pytest.raises(Fault, match=words):
+    with pytest.raises(ReadError, match=words):
         Message(memoryview(data), "test")
 
 
@@ -95,7 +95,7 @@ def test_packed_numbers_are_taken_apart_piece_by_piece(monkeypatch):
         monkeypatch.setattr(protobuf_wire, "_PIECE", size)
         assert Message(memoryview(packed(1, values)), "test").integers(1).tolist() == values
         for tail, words in ((b"\x80", "cut off"), (b"\x80" * 11 + b"\0", "64 bits"), (b"\xff" * 99 + b"\0", "64 bits")):
-            with pytest.raises(Fault, match=words):
+            with pytest.raises(ReadError, match=words):
                 Message(memoryview(field(1, b"".join(map(varint, values)) + tail)), "test").integers(1)
 
 
@@ -116,7 +116,7 @@ def test_fields_of_another_type():
         (lambda: message.fixed(1, "<f4"), "whole numbers"),
         (lambda: Message(memoryview(b"\x0d1234"), "x").integers(1), "another type"),
     ):
-        with pytest.raises(Fault, match=words):
+        with pytest.raises(ReadError, match=words):
             call()
 
 
@@ -160,7 +160,7 @@ def test_snappy(seed):
     assert snappy.decompress(memoryview(squeezed)) == data
     assert snappy.declared_size(memoryview(squeezed)) == len(data)
     for cut in range(0, min(len(squeezed), 400), 7):
-        with pytest.raises(Fault):
+        with pytest.raises(ReadError):
             snappy.decompress(memoryview(squeezed)[:cut])
 
 
@@ -184,7 +184,7 @@ def test_snappy_over_long_distances():
     ],
 )
 def test_damaged_compression(data, words):
-    with pytest.raises(Fault, match=words):
+    with pytest.raises(ReadError, match=words):
         snappy.decompress(memoryview(data))
 
 

@@ -1,12 +1,9 @@
-"""What the exports have in common: the size of the pictures, and a file that is there when it is whole."""
+"""Checks the `image_size` argument of the exports."""
 
 from __future__ import annotations
 
-import contextlib
 import operator
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, SupportsIndex
 
 from inception_jax.errors import UserError
@@ -33,22 +30,3 @@ def _sides(image_size: Any) -> Iterator[int]:
         return iter((side, side))
     except TypeError:
         return map(operator.index, image_size)
-
-
-@contextlib.contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives the path of a file to write beside `path`; it takes the place of `path` when what is inside has succeeded.
-
-    Raises:
-      UserError: it cannot be written (an OSError inside); what was at `path` stands.
-    """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
