@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax import command_line
-from inception_jax.sweeps import run_sweep, settings, study_config
+from inception_jax.sweeps import run_sweep, settings
 from inception_jax.sweeps import storage as storages
+from inception_jax.sweeps.study_config import METRICS, OBJECTIVES, PRUNERS, SAMPLERS
 
 
 def main(argv: list[str], **injected: Any) -> int:
@@ -15,7 +16,7 @@ def main(argv: list[str], **injected: Any) -> int:
 
     Args:
       argv: arguments after the program's name.
-      injected: keyword arguments of `conduct`, for tests.
+      injected: keyword arguments of `run_sweep.run`, for tests.
     """
     arguments = command_line.parser("sweep", "Try values of a recipe's fields, or go on with an earlier sweep.")
     command_line.add_config(arguments)
@@ -36,11 +37,9 @@ def main(argv: list[str], **injected: Any) -> int:
         "--workers", type=int, metavar="N", help="trials at once; default: one per accelerator, else 1"
     )
     arguments.add_argument("--devices", metavar="0,1,…", help="the accelerators to use; default: all")
-    arguments.add_argument("--sampler", choices=study_config.SAMPLERS, default="tpe", help="how values are chosen")
+    arguments.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="how values are chosen")
     arguments.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampler")
-    arguments.add_argument(
-        "--pruner", choices=study_config.PRUNERS, default="halving", help="how trials are ended early"
-    )
+    arguments.add_argument("--pruner", choices=PRUNERS, default="halving", help="how trials are ended early")
     arguments.add_argument(
         "--min_evaluations", type=int, metavar="N", help="of a trial, before it may be pruned; default: 2"
     )
@@ -50,10 +49,10 @@ def main(argv: list[str], **injected: Any) -> int:
         metavar="N",
         help="halving: at each rung, one of so many trials goes on; default: 3",
     )
-    arguments.add_argument("--metric", choices=study_config.METRICS, help="default: checkpoint.best_metric")
+    arguments.add_argument("--metric", choices=METRICS, help="default: checkpoint.best_metric")
     arguments.add_argument(
         "--objective",
-        choices=study_config.OBJECTIVES,
+        choices=OBJECTIVES,
         default="final",
         help="of the evaluations of a trial, the one that counts",
     )
@@ -76,11 +75,11 @@ def main(argv: list[str], **injected: Any) -> int:
     )
     if "--report" in argv:
         known, _ = arguments.parse_known_args(argv)
-        return run_sweep.report_only(Path(known.study), known.storage)
+        return run_sweep.write_report(Path(known.study), known.storage)
     flags, recipe, overrides = command_line.parse_with_config(arguments, argv)
     storages.import_optuna()
-    plan = settings.make_plan(flags, recipe, overrides, argv)
-    return run_sweep.conduct(flags, plan, settings.make_budget(flags, plan), **injected)
+    study_config = settings.make_study_config(flags, recipe, overrides, argv)
+    return run_sweep.run(flags, study_config, settings.make_budget(flags, study_config), **injected)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from pathlib import Path
 from inception_jax.errors import UserError
 from inception_jax.runs.manifest import read_object, replace_text
 from inception_jax.sweeps import trials
-from inception_jax.sweeps.display import Standing
-from inception_jax.sweeps.lease import file_system_now
+from inception_jax.sweeps.display import SweepProgress
+from inception_jax.sweeps.lease import file_system_time
 from inception_jax.sweeps.study import Study
 
 
 @dataclasses.dataclass(frozen=True)
-class Budget:
+class SweepBudget:
     """When no new trial begins.
 
     Attributes:
@@ -29,20 +29,20 @@ class Budget:
     def allows(self, study: Study, seconds: float) -> bool:
         """Whether another trial may begin, after so many seconds of work."""
         return (
-            (self.trials is None or study.count() < self.trials)
+            (self.trials is None or study.num_begun() < self.trials)
             and (self.hours is None or seconds < 3600 * self.hours)
             and study.has_next()
         )
 
-    def standing(self, name: str, study: Study, seconds: float) -> Standing:
+    def progress(self, name: str, study: Study, seconds: float) -> SweepProgress:
         """How far the study has come, after so many seconds of work."""
-        counts = study.counts()
+        counts = study.status_counts()
         ended = sum(counts.get(status, 0) for status in trials.ENDED)
         known = self.trials is not None and 0 < ended < self.trials
         words = f"{self.trials}" if self.trials is not None else f"{self.hours:g} h" if self.hours is not None else ""
-        return Standing(
+        return SweepProgress(
             name,
-            study.count(),
+            study.num_begun(),
             words,
             counts,
             next(iter(study.ranking()), None),
@@ -50,8 +50,8 @@ class Budget:
         )
 
 
-class Hours:
-    """How long drivers have worked on a study: the time in which at least one was at it, kept through their deaths."""
+class WorkedTime:
+    """Seconds in which at least one driver worked on a study; stored on disk, so it survives their deaths."""
 
     FILE = "worked.json"
     LONGEST_GAP = 60.0
@@ -59,20 +59,20 @@ class Hours:
 
     def __init__(self, directory: Path):
         """Args:
-        directory: of the study; `beat` is called under its lock.
+        directory: of the study; `update` is called under its lock.
         """
         self._directory, self.seconds = directory, 0.0
 
-    def beat(self) -> None:
+    def update(self) -> None:
         """Adds the time since the last beat.
 
         Raises:
           UserError: the file cannot be written, or is damaged.
         """
-        now = file_system_now(self._directory)
-        kept = read_object(self._directory / self.FILE) or {"seconds": 0.0, "last": now}
+        now = file_system_time(self._directory)
+        stored = read_object(self._directory / self.FILE) or {"seconds": 0.0, "last": now}
         try:
-            seconds, gap = float(kept["seconds"]), now - float(kept["last"])
+            seconds, gap = float(stored["seconds"]), now - float(stored["last"])
         except (KeyError, TypeError, ValueError):
             raise UserError(
                 f'{self._directory / self.FILE} is damaged: it needs numbers "seconds" and "last"'

@@ -20,7 +20,7 @@ LOG = "sweep.log"
 
 
 @dataclasses.dataclass
-class Row:
+class TrialRow:
     """One trial of this driver, as the table shows it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Row:
 
 
 @dataclasses.dataclass
-class Standing:
+class SweepProgress:
     """The study as the head line shows it.
 
     Attributes:
@@ -65,7 +65,7 @@ class Standing:
     eta: float | None = None
 
 
-class Display:
+class SweepDisplay:
     """Shows a sweep on a stream and in its log; many drivers may append to one log."""
 
     def __init__(self, directory: Path, metric: str, stream: TextIO | None = None):
@@ -78,9 +78,9 @@ class Display:
           UserError: the log cannot be opened.
         """
         self._stream, self._live = stream or sys.stderr, None
-        self.metric, self.standing, self.rows = metric, Standing(directory.name), {}
+        self.metric, self.progress, self.rows = metric, SweepProgress(directory.name), {}
         try:
-            self._log = open(directory / LOG, "a", encoding="utf-8", buffering=1)
+            self._log_file = open(directory / LOG, "a", encoding="utf-8", buffering=1)
         except OSError as error:
             raise write_error(directory / LOG, error) from None
         if self._stream.isatty() and os.environ.get("TERM") not in (None, "dumb", "unknown"):
@@ -89,7 +89,7 @@ class Display:
 
             console = Console(file=self._stream, force_terminal=True, highlight=False, markup=False)
             self._live = Live(
-                _Renderable(self),
+                _LiveTable(self),
                 console=console,
                 refresh_per_second=4,
                 redirect_stdout=sys.stdout.isatty(),
@@ -98,11 +98,11 @@ class Display:
             self._live.start(refresh=True)
             console.show_cursor(True)  # a driver that is killed would leave the terminal without one
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Writes a line: to the log, and to the stream, above the table where there is one."""
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         with contextlib.suppress(OSError):  # a full disk: the driver finds out by itself, and wants to say so
-            self._log.write("".join(f"{now} {line}\n" for line in text.splitlines()))
+            self._log_file.write("".join(f"{now} {line}\n" for line in text.splitlines()))
         with contextlib.suppress(OSError, ValueError):  # a terminal that has gone must not end the sweep
             if self._live is not None:
                 from rich.text import Text
@@ -112,7 +112,7 @@ class Display:
                 self._stream.write(text + "\n")
                 self._stream.flush()
 
-    def value(self, value: float | None) -> str:
+    def format_value(self, value: float | None) -> str:
         """A value of the metric: `98.61 %` or `0.0521`."""
         if value is None:
             return ""
@@ -126,53 +126,53 @@ class Display:
             with contextlib.suppress(OSError, ValueError):
                 self._live.stop()
             self._live = None
-        self._log.close()
+        self._log_file.close()
 
 
-def in_short(values: Mapping[str, Any]) -> str:
+def format_params(values: Mapping[str, Any]) -> str:
     """The values of a trial in a line: `learning_rate 0.0123, name sgd`.
 
     Fields go by their last part, and where two have the same by all of them.
     """
     parts = [field.split(".")[-1] for field in values]
     names = {field: part if parts.count(part) == 1 else field for field, part in zip(values, parts, strict=True)}
-    return ", ".join(f"{names[field]} {_short(value)}" for field, value in values.items())
+    return ", ".join(f"{names[field]} {_format_param(value)}" for field, value in values.items())
 
 
-def _short(value: Any) -> str:
+def _format_param(value: Any) -> str:
     if isinstance(value, list | tuple):  # one that came from JSON is a list
-        return f"({', '.join(map(_short, value))})"
+        return f"({', '.join(map(_format_param, value))})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def best_table(standing: Sequence[tuple[int, float, str]], value: Callable[[float], str]) -> str:
+def format_best_table(progress: Sequence[tuple[int, float, str]], value: Callable[[float], str]) -> str:
     """The best trials, one to a line.
 
     Args:
-      standing: (number, value, values in short), the best first.
+      progress: (number, value, values in short), the best first.
       value: writes a value.
     """
-    width = max((len(value(found)) for _, found, _ in standing), default=0)
-    return "\n".join(f"  trial {number:>4}  {value(found):>{width}}  {short}" for number, found, short in standing)
+    width = max((len(value(found)) for _, found, _ in progress), default=0)
+    return "\n".join(f"  trial {number:>4}  {value(found):>{width}}  {short}" for number, found, short in progress)
 
 
-def head_line(standing: Standing, value: Callable[[float | None], str]) -> str:
+def format_status_line(progress: SweepProgress, value: Callable[[float | None], str]) -> str:
     """The study in a line: `digits: 12/24 begun, 7 finished, 3 pruned, best 99.17 % (trial 4), ETA 12:30`."""
     counts = [
-        f"{standing.counts[status]} {status}"
+        f"{progress.counts[status]} {status}"
         for status in ("finished", "pruned", "diverged", "failed")
-        if standing.counts.get(status)
+        if progress.counts.get(status)
     ]
-    best = [f"best {value(standing.best[1])} (trial {standing.best[0]})"] if standing.best else []
-    eta = [f"ETA {duration(standing.eta)}"] if standing.eta is not None else []
-    begun = f"{standing.begun}{f'/{standing.budget}' if standing.budget else ''} begun"
-    return f"{standing.name}: " + ", ".join([begun, *counts, *best, *eta])
+    best = [f"best {value(progress.best[1])} (trial {progress.best[0]})"] if progress.best else []
+    eta = [f"ETA {duration(progress.eta)}"] if progress.eta is not None else []
+    begun = f"{progress.begun}{f'/{progress.budget}' if progress.budget else ''} begun"
+    return f"{progress.name}: " + ", ".join([begun, *counts, *best, *eta])
 
 
-class _Renderable:
+class _LiveTable:
     """The table for whatever width the terminal has now."""
 
-    def __init__(self, display: Display):
+    def __init__(self, display: SweepDisplay):
         self._display = display
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
@@ -180,7 +180,9 @@ class _Renderable:
         from rich.text import Text
 
         display = self._display
-        yield Text(head_line(display.standing, display.value), style="bold", no_wrap=True, overflow="ellipsis")
+        yield Text(
+            format_status_line(display.progress, display.format_value), style="bold", no_wrap=True, overflow="ellipsis"
+        )
         rows = sorted(display.rows.copy().values(), key=lambda row: row.number)  # the driver may add one meanwhile
         if not rows:
             return
@@ -188,14 +190,14 @@ class _Renderable:
             "trial": [f"{row.number}" for row in rows],
             "status": [row.status for row in rows],
             "evaluation": [row.evaluations for row in rows],
-            display.metric: [display.value(row.now) for row in rows],
-            "best": [display.value(row.best) for row in rows],
+            display.metric: [display.format_value(row.now) for row in rows],
+            "best": [display.format_value(row.best) for row in rows],
             "values": [row.params for row in rows],
             "on": [row.slot for row in rows],
             "elapsed": [duration(time.monotonic() - row.started) for row in rows],
         }
         for name in ("on", "best", "elapsed"):
-            if options.max_width < _ROOMY:
+            if options.max_width < _WIDE:
                 del columns[name]
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
         widths = {name: max(map(len, (name, *cells))) + 2 for name, cells in columns.items()}
@@ -210,5 +212,5 @@ class _Renderable:
         yield table
 
 
-_ROOMY = 90  # columns; in fewer, the table leaves some out
+_WIDE = 90  # columns; in fewer, the table leaves some out
 _STYLES = {"running": "cyan", "waiting": "yellow", "saving": "yellow"}

@@ -15,15 +15,15 @@ from signal import SIGHUP, SIGINT, SIGTERM
 from inception_jax.errors import DiskFull, ExitCode, UserError, signal_exit_code
 from inception_jax.runs import lock
 from inception_jax.sweeps import lease, trial_process, trials
-from inception_jax.sweeps.budget import Budget, Hours
-from inception_jax.sweeps.display import LOG, Display, Row, in_short
+from inception_jax.sweeps.budget import SweepBudget, WorkedTime
+from inception_jax.sweeps.display import LOG, SweepDisplay, TrialRow, format_params
 from inception_jax.sweeps.resources import Slot
-from inception_jax.sweeps.running_trial import Command, Ending, Timing, Work, make_workdir
+from inception_jax.sweeps.running_trial import CommandBuilder, RunningTrial, TrialOutcome, TrialTiming, make_workdir
 from inception_jax.sweeps.study import Study, Trial
-from inception_jax.sweeps.study_config import Plan
+from inception_jax.sweeps.study_config import StudyConfig
 from inception_jax.training.interrupts import Interrupts
 
-_HOPELESS = 8  # failed trials in a row, of values that the sampler chose: the recipe or the data is at fault
+_MAX_FAILURES = 8  # failed trials in a row, of values that the sampler chose: the recipe or the data is at fault
 
 
 class Driver:
@@ -32,19 +32,19 @@ class Driver:
     def __init__(
         self,
         directory: Path,
-        plan: Plan,
+        study_config: StudyConfig,
         study: Study,
         slots: Sequence[Slot],
-        budget: Budget,
-        display: Display,
+        budget: SweepBudget,
+        display: SweepDisplay,
         *,
         retries: int = 3,
-        timing: Timing | None = None,
-        command: Command = trial_process.command,
+        timing: TrialTiming | None = None,
+        command: CommandBuilder = trial_process.train_command,
     ):
         """Args:
         directory: of the study.
-        plan: what it is.
+        study_config: what it is.
         study: in its storage.
         slots: one for each worker.
         budget: when to stop.
@@ -53,14 +53,14 @@ class Driver:
         timing: how often to look.
         command: makes the command of a training process.
         """
-        self._directory, self._plan, self._study, self._slots = directory, plan, study, list(slots)
+        self._directory, self._study_config, self._study, self._slots = directory, study_config, study, list(slots)
         self._budget, self._display, self._retries, self._command = budget, display, retries, command
-        self._timing = timing or Timing()
+        self._timing = timing or TrialTiming()
         self._name = lease.new_driver_name()
-        self._hours = Hours(directory)
-        self._works: list[Work] = []
-        self._next_turn = self._next_beat = 0.0
-        self._over = self._full = self._said_waiting = False
+        self._worked_time = WorkedTime(directory)
+        self._trials: list[RunningTrial] = []
+        self._next_scan = self._next_heartbeat = 0.0
+        self._done = self._disk_full = self._logged_waiting = False
         self._failures = 0  # in a row
 
     def run(self) -> int:
@@ -74,84 +74,84 @@ class Driver:
           UserError: files or a storage that cannot be used.
         """
         signal = None
-        with Interrupts(self._say_stopping, (SIGTERM, SIGINT, SIGHUP)) as interrupts:
+        with Interrupts(self._log_stopping, (SIGTERM, SIGINT, SIGHUP)) as interrupts:
             try:
-                while not (self._over and not self._works):
+                while not (self._done and not self._trials):
                     if signal := interrupts.requested():
                         break
-                    self._take_turn()
+                    self._schedule()
                     self._watch()
-                    self._refuse_to_go_on()
+                    self._raise_if_hopeless()
                     time.sleep(self._timing.poll)
             finally:
                 self._stop()
         if signal:
-            self._display.say("stopped; the same command continues the study")
+            self._display.log("stopped; the same command continues the study")
         return signal_exit_code(signal) if signal else int(ExitCode.DONE)
 
-    def _refuse_to_go_on(self) -> None:
+    def _raise_if_hopeless(self) -> None:
         """Ends a sweep that would only do harm: on a full disk, or trial after trial failing for ever."""
-        if self._full:
+        if self._disk_full:
             raise DiskFull("the disk is full: make room, and the same command continues the study")
-        if self._plan.is_endless and self._failures >= _HOPELESS:
+        if self._study_config.is_endless and self._failures >= _MAX_FAILURES:
             raise UserError(
                 f"{self._failures} trials in a row have failed; {self._directory / LOG} says of what. The "
                 "same command tries further ones"
             )
 
-    def _say_stopping(self, text: str) -> None:
-        self._display.say(
-            f"{text.partition(':')[0]}: {len(self._works)} running trial(s) save and stop; a second "
+    def _log_stopping(self, text: str) -> None:
+        self._display.log(
+            f"{text.partition(':')[0]}: {len(self._trials)} running trial(s) save and stop; a second "
             "signal stops at once"
         )
 
-    def _take_turn(self) -> None:
+    def _schedule(self) -> None:
         """Fills idle workers, where it is time to look: with trials that others left, then with new ones."""
-        idle = len(self._works) < len(self._slots) and time.monotonic() >= self._next_turn
-        if not idle and time.monotonic() < self._next_beat:
+        idle = len(self._trials) < len(self._slots) and time.monotonic() >= self._next_scan
+        if not idle and time.monotonic() < self._next_heartbeat:
             return
-        self._next_turn = time.monotonic() + self._timing.turn
-        self._next_beat = time.monotonic() + self._timing.heartbeat
-        with self._study.changes():
-            self._hours.beat()
-            while len(self._works) < len(self._slots):
+        self._next_scan = time.monotonic() + self._timing.scan
+        self._next_heartbeat = time.monotonic() + self._timing.heartbeat
+        with self._study.exclusive():
+            self._worked_time.update()
+            while len(self._trials) < len(self._slots):
                 if not self._adopt() and not self._begin():
                     break
-            mine = {work.trial.number for work in self._works}
-            others = [number for number in self._study.running() if number not in mine]
-            self._over = not mine and not others and not self._budget.allows(self._study, self._hours.seconds)
-            self._stand()
-        if len(self._works) < len(self._slots) and others and not mine and not self._said_waiting:
-            self._said_waiting = True
-            self._display.say(f"waiting for {len(others)} trial(s) of other drivers, to take them over if need be")
+            mine = {running.trial.number for running in self._trials}
+            others = [number for number in self._study.running_numbers() if number not in mine]
+            self._done = not mine and not others and not self._budget.allows(self._study, self._worked_time.seconds)
+            self._update_progress()
+        if len(self._trials) < len(self._slots) and others and not mine and not self._logged_waiting:
+            self._logged_waiting = True
+            self._display.log(f"waiting for {len(others)} trial(s) of other drivers, to take them over if need be")
 
     def _adopt(self) -> bool:
         """Takes over a running trial whose driver has gone; whether there was one."""
-        mine = {work.trial.number for work in self._works}
-        for number in self._study.running():
+        mine = {running.trial.number for running in self._trials}
+        for number in self._study.running_numbers():
             if number in mine:
                 continue
             workdir = trials.workdir(self._directory, number)
             make_workdir(workdir)
-            held = lease.take(workdir, self._name, self._timing.stale)
+            held = lease.acquire(workdir, self._name, self._timing.stale)
             if held is None:
                 continue
-            trial, record = self._study.resume(number), trials.load(workdir)
-            self._study.place(trial, workdir)
-            work = self._add(trial, record or trials.Record(number), held, workdir)
-            ending = work.already()
-            if ending is not None:
-                self._end(work, ending)
+            trial, record = self._study.resume_trial(number), trials.load_record(workdir)
+            self._study.set_workdir(trial, workdir)
+            running = self._add(trial, record or trials.TrialRecord(number), held, workdir)
+            outcome = running.earlier_outcome()
+            if outcome is not None:
+                self._finish(running, outcome)
             else:
-                self._display.say(f"trial {number}: taken over; {_words(trial)}")
+                self._display.log(f"trial {number}: taken over; {_format_trial(trial)}")
             return True
         return False
 
     def _begin(self) -> bool:
         """Begins a new trial, where the budget has one; whether it did."""
-        if not self._budget.allows(self._study, self._hours.seconds):
+        if not self._budget.allows(self._study, self._worked_time.seconds):
             return False
-        trial = self._study.begin()
+        trial = self._study.begin_trial()
         workdir = trials.workdir(self._directory, trial.number)
         if (workdir / trials.FILE).exists():
             raise UserError(
@@ -159,159 +159,177 @@ class Driver:
                 "put back the storage that belongs to these trials, or choose another --study"
             )
         make_workdir(workdir)
-        held = lease.take(workdir, self._name, self._timing.stale)
+        held = lease.acquire(workdir, self._name, self._timing.stale)
         if held is None:
             raise UserError(f"{workdir} is in use by another process, though its trial has only now begun")
-        self._study.place(trial, workdir)
-        work = self._add(trial, trials.Record(trial.number), held, workdir)
-        work.save()
-        self._display.say(f"trial {trial.number}: begun on {work.slot.name}; {_words(trial)}")
+        self._study.set_workdir(trial, workdir)
+        running = self._add(trial, trials.TrialRecord(trial.number), held, workdir)
+        running.save()
+        self._display.log(f"trial {trial.number}: begun on {running.slot.name}; {_format_trial(trial)}")
         return True
 
-    def _add(self, trial: Trial, record: trials.Record, held: lease.Lease, workdir: Path) -> Work:
-        used = [work.slot for work in self._works]
+    def _add(self, trial: Trial, record: trials.TrialRecord, held: lease.Lease, workdir: Path) -> RunningTrial:
+        used = [running.slot for running in self._trials]
         slot = next(slot for slot in self._slots if not any(slot is other for other in used))
-        work = Work(trial, record, held, slot, workdir, self._plan)
-        self._works.append(work)
-        row = Row(trial.number, "waiting", slot.name, in_short(trial.fields), started=work.began)
+        running = RunningTrial(trial, record, held, slot, workdir, self._study_config)
+        self._trials.append(running)
+        row = TrialRow(trial.number, "waiting", slot.name, format_params(trial.fields), started=running.began)
         self._display.rows[trial.number] = row
-        return work
+        return running
 
     def _watch(self) -> None:
         """Looks once at every trial of this driver."""
-        for work in list(self._works):
-            if not work.heartbeat(self._timing.heartbeat):
-                self._display.say(
-                    f"trial {work.trial.number}: another driver has taken it over while this one stood "
+        for running in list(self._trials):
+            if not running.heartbeat(self._timing.heartbeat):
+                self._display.log(
+                    f"trial {running.trial.number}: another driver has taken it over while this one stood "
                     "still; left to it"
                 )
-                self._drop(work)
-            elif work.training is None:
-                self._start(work)
+                self._release(running)
+            elif running.process is None:
+                self._start(running)
             else:
-                self._look(work)
+                self._poll(running)
 
-    def _look(self, work: Work) -> None:
+    def _poll(self, running: RunningTrial) -> None:
         """What the process of a trial has done since the last look."""
-        code = work.training.poll()  # before the metrics are read: then these are all
-        known = len(work.record.evaluations)
-        evaluations = work.read()
+        code = running.process.poll()  # before the metrics are read: then these are all
+        known = len(running.record.evaluations)
+        evaluations = running.read_evaluations()
         if len(evaluations) > known:
-            self._show(work, evaluations)
-            self._judge(work, may_prune=code is None)
+            self._show(running, evaluations)
+            self._report_evaluations(running, may_prune=code is None)
         if code is not None:
-            self._after(work, code)
+            self._handle_exit(running, code)
 
-    def _start(self, work: Work) -> None:
-        if time.monotonic() < work.start_after or self._full:
+    def _start(self, running: RunningTrial) -> None:
+        if time.monotonic() < running.start_after or self._disk_full:
             return
-        if lock.is_held(work.workdir):  # by the process of a dead driver, which is still saving
-            self._wait_for_workdir(work)
+        if lock.is_held(running.workdir):  # by the process of a dead driver, which is still saving
+            self._wait_for_workdir(running)
             return
-        work.start(self._command)
-        self._display.rows[work.trial.number].status = "running"
+        running.start(self._command)
+        self._display.rows[running.trial.number].status = "running"
 
-    def _wait_for_workdir(self, work: Work) -> None:
-        work.start_after = time.monotonic() + self._timing.locked
-        if not work.waits:
-            work.waits = True
-            self._display.say(f"trial {work.trial.number}: another process holds its workdir; waiting for it to leave")
+    def _wait_for_workdir(self, running: RunningTrial) -> None:
+        running.start_after = time.monotonic() + self._timing.locked_retry
+        if not running.logged_waiting:
+            running.logged_waiting = True
+            self._display.log(
+                f"trial {running.trial.number}: another process holds its workdir; waiting for it to leave"
+            )
 
-    def _judge(self, work: Work, may_prune: bool) -> None:
+    def _report_evaluations(self, running: RunningTrial, may_prune: bool) -> None:
         """Tells the study of new evaluations, and ends a trial that is not worth going on."""
-        evaluations = work.record.evaluations
-        may_prune = may_prune and work.asked is None and not self._plan.is_last(work.trial.fields, evaluations[-1])
-        with self._study.changes():
-            pruned_at = self._study.report(work.trial, evaluations, may_prune)
-        if pruned_at is not None and work.asked is None:
-            work.trial = dataclasses.replace(work.trial, pruned_at=pruned_at)
-            work.ask_to_end("pruned")
-            self._display.rows[work.trial.number].status = "saving"
-        work.save()
+        evaluations = running.record.evaluations
+        may_prune = (
+            may_prune
+            and running.stop_reason is None
+            and not self._study_config.is_final_evaluation(running.trial.fields, evaluations[-1])
+        )
+        with self._study.exclusive():
+            pruned_at = self._study.report(running.trial, evaluations, may_prune)
+        if pruned_at is not None and running.stop_reason is None:
+            running.trial = dataclasses.replace(running.trial, pruned_at=pruned_at)
+            running.request_stop("pruned")
+            self._display.rows[running.trial.number].status = "saving"
+        running.save()
 
-    def _show(self, work: Work, evaluations: Sequence[dict]) -> None:
-        newest, row = evaluations[-1], self._display.rows[work.trial.number]
+    def _show(self, running: RunningTrial, evaluations: Sequence[dict]) -> None:
+        newest, row = evaluations[-1], self._display.rows[running.trial.number]
         row.evaluations = f"{newest['index']} (epoch {newest['epoch']:.4g})"
         row.now = newest["value"]
-        row.best = trials.objective_value(list(evaluations), "best", self._plan.direction)
-        self._display.say(
-            f"trial {work.trial.number}: evaluation {newest['index']}, epoch {newest['epoch']:.4g}: "
-            f"{self._plan.metric} {self._display.value(newest['value'])}"
+        row.best = trials.objective_value(list(evaluations), "best", self._study_config.direction)
+        self._display.log(
+            f"trial {running.trial.number}: evaluation {newest['index']}, epoch {newest['epoch']:.4g}: "
+            f"{self._study_config.metric} {self._display.format_value(newest['value'])}"
         )
 
-    def _after(self, work: Work, code: int) -> None:
+    def _handle_exit(self, running: RunningTrial, code: int) -> None:
         """Does what the end of a process asks for."""
-        next_step = work.after(code)
-        number = work.trial.number
+        next_step = running.handle_exit(code)
+        number = running.trial.number
         if next_step == "locked":
-            self._wait_for_workdir(work)
-            work.save()
+            self._wait_for_workdir(running)
+            running.save()
             return
         if next_step == "disk full":
-            self._full = True
-            next_step = Ending("interrupted", "the disk was full")
+            self._disk_full = True
+            next_step = TrialOutcome("interrupted", "the disk was full")
         elif next_step == "died":
-            ending = work.note_death(code, self._retries, self._timing)
-            if ending is None:
+            outcome = running.record_death(code, self._retries, self._timing)
+            if outcome is None:
                 self._display.rows[number].status = "waiting"
-                self._display.say(f"trial {number}: died by {trial_process.words_of(code)}; it is started again")
+                self._display.log(
+                    f"trial {number}: died by {trial_process.format_exit_code(code)}; it is started again"
+                )
                 return
-            next_step = ending
-        with self._study.changes():
-            self._end(work, next_step)
-            self._stand()
-        self._next_turn = 0.0
+            next_step = outcome
+        with self._study.exclusive():
+            self._finish(running, next_step)
+            self._update_progress()
+        self._next_scan = 0.0
 
-    def _end(self, work: Work, ending: Ending) -> None:
+    def _finish(self, running: RunningTrial, outcome: TrialOutcome) -> None:
         """Ends a trial, or leaves it to be continued. Call it inside the study's changes."""
-        work.write(ending)
-        if ending.status != "interrupted":
-            if work.record.evaluations:
-                self._study.report(work.trial, work.record.evaluations, judge=False)
-            self._study.finish(work.trial, ending.status, ending.value, ending.message)
-            self._failures = self._failures + 1 if ending.status == "failed" else 0
-        value = f" with {self._plan.metric} {self._display.value(ending.value)}" if ending.value is not None else ""
-        message = f": {ending.message}" if ending.message else ""
-        self._display.say(f"trial {work.trial.number}: {ending.status}{value}{message}")
-        self._drop(work)
+        running.save_outcome(outcome)
+        if outcome.status != "interrupted":
+            if running.record.evaluations:
+                self._study.report(running.trial, running.record.evaluations, may_prune=False)
+            self._study.finish_trial(running.trial, outcome.status, outcome.value, outcome.message)
+            self._failures = self._failures + 1 if outcome.status == "failed" else 0
+        value = (
+            f" with {self._study_config.metric} {self._display.format_value(outcome.value)}"
+            if outcome.value is not None
+            else ""
+        )
+        message = f": {outcome.message}" if outcome.message else ""
+        self._display.log(f"trial {running.trial.number}: {outcome.status}{value}{message}")
+        self._release(running)
 
-    def _drop(self, work: Work) -> None:
-        work.release()
-        self._works.remove(work)
-        self._display.rows.pop(work.trial.number, None)
+    def _release(self, running: RunningTrial) -> None:
+        running.release()
+        self._trials.remove(running)
+        self._display.rows.pop(running.trial.number, None)
 
-    def _stand(self) -> None:
+    def _update_progress(self) -> None:
         """Brings the head line up to date."""
-        self._display.standing = self._budget.standing(self._display.standing.name, self._study, self._hours.seconds)
+        self._display.progress = self._budget.progress(
+            self._display.progress.name, self._study, self._worked_time.seconds
+        )
 
     def _stop(self) -> None:
         """Has every process save and leave, and lets go of the trials, however this driver ends."""
         with contextlib.suppress(UserError):
-            for work in self._works:
-                work.ask_to_end("stopped")
-        while any(work.training is not None for work in self._works):
-            for work in list(self._works):
-                work.heartbeat(self._timing.heartbeat)
-                code = work.training.poll() if work.training is not None else None
+            for running in self._trials:
+                running.request_stop("stopped")
+        while any(running.process is not None for running in self._trials):
+            for running in list(self._trials):
+                running.heartbeat(self._timing.heartbeat)
+                code = running.process.poll() if running.process is not None else None
                 if code is not None:
-                    self._after_stopping(work, code)
+                    self._finish_stopped(running, code)
             time.sleep(min(self._timing.poll, 0.1))
-        for work in list(self._works):
-            self._after_stopping(work, None)
+        for running in list(self._trials):
+            self._finish_stopped(running, None)
 
-    def _after_stopping(self, work: Work, code: int | None) -> None:
+    def _finish_stopped(self, running: RunningTrial, code: int | None) -> None:
         """Notes how a trial ended whose process was asked to stop, as far as files and storage can still be written."""
         try:
-            ending = work.after(code) if code is not None else Ending("interrupted", "stopped with its driver")
-            if isinstance(ending, str):
-                ending = Ending("interrupted", "stopped with its driver")
-            with self._study.changes():
-                self._end(work, ending)
+            outcome = (
+                running.handle_exit(code)
+                if code is not None
+                else TrialOutcome("interrupted", "stopped with its driver")
+            )
+            if isinstance(outcome, str):
+                outcome = TrialOutcome("interrupted", "stopped with its driver")
+            with self._study.exclusive():
+                self._finish(running, outcome)
         except UserError as error:
-            self._display.say(f"trial {work.trial.number}: {error}")
-            if work in self._works:
-                self._drop(work)
+            self._display.log(f"trial {running.trial.number}: {error}")
+            if running in self._trials:
+                self._release(running)
 
 
-def _words(trial: Trial) -> str:
-    return in_short(trial.fields) or "the recipe as it is"
+def _format_trial(trial: Trial) -> str:
+    return format_params(trial.fields) or "the recipe as it is"

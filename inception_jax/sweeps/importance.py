@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inception_jax.sweeps.study_files import Parameter, Study
+from inception_jax.sweeps.study_files import StoredParameter, StoredStudy
 
 if TYPE_CHECKING:
     import optuna
 
-FEWEST = 4
+MIN_TRIALS = 4
 """Finished trials, below which nothing is estimated."""
 
 
@@ -23,28 +23,28 @@ class Importance:
     """The estimate.
 
     Attributes:
-      parts: {field: share of the spread of the values, 0 to 1}, largest first; {} where there is no estimate.
+      shares: {field: share of the spread of the values, 0 to 1}, largest first; {} where there is no estimate.
       method: by which it was made.
       trials: finished trials that it is from.
       left_out: fields without an estimate, since not every finished trial had them.
-      why: why there is none; "" where there is one.
+      reason: why there is none; "" where there is one.
     """
 
-    parts: Mapping[str, float]
+    shares: Mapping[str, float]
     method: str = ""
     trials: int = 0
     left_out: Sequence[str] = ()
-    why: str = ""
+    reason: str = ""
 
 
-def estimate(archive: Study, study: optuna.Study | None = None) -> Importance:
+def estimate(stored: StoredStudy, study: optuna.Study | None = None) -> Importance:
     """Estimates the importance of each parameter.
 
     By fANOVA where scikit-learn is installed (F. Hutter, H. Hoos, K. Leyton-Brown, "An efficient approach for assessing
     hyperparameter importance", ICML 2014), else by PED-ANOVA (S. Watanabe, A. Bansal, F. Hutter, IJCAI 2023).
 
     Args:
-      archive: the study as it lies on the disk.
+      stored: the study as it lies on the disk.
       study: Optuna's study, where one is open; default: one made of what lies on the disk.
 
     Returns:
@@ -53,13 +53,13 @@ def estimate(archive: Study, study: optuna.Study | None = None) -> Importance:
     try:
         import optuna
     except ModuleNotFoundError:
-        return Importance({}, why="Optuna is not installed: pip install '.[sweep]'")
-    study = _rebuilt(archive) if study is None else study
+        return Importance({}, reason="Optuna is not installed: pip install '.[sweep]'")
+    study = _rebuild_study(stored) if study is None else study
     finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    if len(finished) < FEWEST:
-        return Importance({}, why=f"{len(finished)} finished trials are too few; {FEWEST} are needed")
+    if len(finished) < MIN_TRIALS:
+        return Importance({}, reason=f"{len(finished)} finished trials are too few; {MIN_TRIALS} are needed")
     if len({trial.value for trial in finished}) == 1:
-        return Importance({}, why="all finished trials have the same value")
+        return Importance({}, reason="all finished trials have the same value")
     has_trees = importlib.util.find_spec("sklearn") is not None
     kinds = optuna.importance
     evaluator = kinds.FanovaImportanceEvaluator(seed=0) if has_trees else kinds.PedAnovaImportanceEvaluator()
@@ -68,15 +68,15 @@ def estimate(archive: Study, study: optuna.Study | None = None) -> Importance:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     except Exception as error:  # of numerics inside Optuna or scikit-learn, on data that nobody foresaw
-        return Importance({}, why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-    parts = {field: float(part) for field, part in found.items() if math.isfinite(part)}
-    if not parts:
-        return Importance({}, why="no parameter is in all finished trials with more than one value")
-    left_out = [one.field for one in archive.space if one.field not in parts]
-    return Importance(parts, "fANOVA" if has_trees else "PED-ANOVA", len(finished), left_out)
+        return Importance({}, reason=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    shares = {field: float(share) for field, share in found.items() if math.isfinite(share)}
+    if not shares:
+        return Importance({}, reason="no parameter is in all finished trials with more than one value")
+    left_out = [one.field for one in stored.space if one.field not in shares]
+    return Importance(shares, "fANOVA" if has_trees else "PED-ANOVA", len(finished), left_out)
 
 
-def _rebuilt(archive: Study) -> optuna.Study:
+def _rebuild_study(stored: StoredStudy) -> optuna.Study:
     """A study in memory that holds the finished trials.
 
     Those of a list that lie outside of the space are left out: without a value for every parameter that is always
@@ -87,23 +87,23 @@ def _rebuilt(archive: Study) -> optuna.Study:
     quiet = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.create_study(direction="maximize" if archive.maximise else "minimize")
+        study = optuna.create_study(direction="maximize" if stored.maximise else "minimize")
     finally:
         optuna.logging.set_verbosity(quiet)
-    space = {parameter.field: parameter for parameter in archive.space}
+    space = {parameter.field: parameter for parameter in stored.space}
     always = {field for field, parameter in space.items() if not parameter.when}
-    for trial in archive.ranked():
+    for trial in stored.ranked():
         params, distributions = {}, {}
         for field, value in trial.params.items():
-            if field in space and (held := _held(space[field], value)) is not None:
-                params[field], distributions[field] = held, _distribution(space[field])
+            if field in space and (encoded := _encode(space[field], value)) is not None:
+                params[field], distributions[field] = encoded, _distribution(space[field])
         if not always <= params.keys():
             continue
         study.add_trial(optuna.trial.create_trial(value=trial.value, params=params, distributions=distributions))
     return study
 
 
-def _distribution(parameter: Parameter) -> Any:
+def _distribution(parameter: StoredParameter) -> Any:
     """Without its step: for the estimate it means nothing, and a listed config may lie between two."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -114,7 +114,7 @@ def _distribution(parameter: Parameter) -> Any:
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
 
 
-def _held(parameter: Parameter, value: Any) -> Any:
+def _encode(parameter: StoredParameter, value: Any) -> Any:
     """The value as the distribution holds it; None where it lies outside of the space, as one of a list may."""
     if parameter.kind == "choice":
         return repr(value) if repr(value) in map(repr, parameter.choices) else None  # by its text: True is not 1

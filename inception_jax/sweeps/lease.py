@@ -18,7 +18,7 @@ from inception_jax.errors import write_error
 LOCK = "driver.lock"
 LEASE = "lease.json"
 
-_NO_LOCKS_HERE = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+_LOCKS_UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class StudyLock:
@@ -74,7 +74,7 @@ class StudyLock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         except OSError as error:
-            if error.errno not in _NO_LOCKS_HERE:
+            if error.errno not in _LOCKS_UNSUPPORTED:
                 raise
             if not self._warned:
                 self._warned = True
@@ -85,7 +85,7 @@ class StudyLock:
 
 
 class Lease:
-    """This driver's hold on one running trial. Made by `take`."""
+    """This driver's hold on one running trial. Made by `acquire`."""
 
     def __init__(self, workdir: Path, descriptor: int, driver: str):
         self._workdir, self._descriptor, self._driver = workdir, descriptor, driver
@@ -98,14 +98,16 @@ class Lease:
             os.close(descriptor)
             raise write_error(workdir / LEASE, error) from None
 
-    def touch(self) -> bool:
+    def renew(self) -> bool:
         """The heartbeat, for machines that do not see the lock.
 
         Returns:
           Whether the lease is still this driver's: one that stood still for too long (a suspended machine) may find
           that another has taken over.
         """
-        with contextlib.suppress(OSError, ValueError):  # a moment's trouble with the file system; the next beat is soon
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # a moment's trouble with the file system; the next heartbeat is soon
             os.utime(self._workdir / LEASE)
             return json.loads((self._workdir / LEASE).read_text(encoding="utf-8"))["driver"] == self._driver
         return True
@@ -113,14 +115,14 @@ class Lease:
     def release(self) -> None:
         """Lets the next driver have the trial at once; a second call does nothing."""
         if self._descriptor >= 0:
-            if self.touch():
+            if self.renew():
                 with contextlib.suppress(OSError):
                     (self._workdir / LEASE).unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = -1
 
 
-def take(workdir: Path, driver: str, stale: float) -> Lease | None:
+def acquire(workdir: Path, driver: str, stale: float) -> Lease | None:
     """The lease of a trial that no living driver works on; None where one does, or may do.
 
     On one machine the lock tells: the kernel let go of a dead driver's. Of another machine's driver, where the file
@@ -141,18 +143,18 @@ def take(workdir: Path, driver: str, stale: float) -> Lease | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in _NO_LOCKS_HERE:
+        if error.errno not in _LOCKS_UNSUPPORTED:
             os.close(descriptor)
             if isinstance(error, BlockingIOError):
                 return None
             raise write_error(workdir / LOCK, error) from None
-    if _beats_elsewhere(workdir, stale):
+    if _is_alive_elsewhere(workdir, stale):
         os.close(descriptor)
         return None
     return Lease(workdir, descriptor, driver)
 
 
-def last_beat(workdir: Path) -> float | None:
+def last_heartbeat(workdir: Path) -> float | None:
     """When the trial's driver last gave a sign, as the file system's clock has it; None where there is no lease."""
     try:
         return os.stat(workdir / LEASE).st_mtime
@@ -160,7 +162,7 @@ def last_beat(workdir: Path) -> float | None:
         return None
 
 
-def file_system_now(directory: Path) -> float:
+def file_system_time(directory: Path) -> float:
     """The time by the clock that stamps this directory's files: machines that share it need not agree on theirs.
 
     Raises:
@@ -187,16 +189,16 @@ def boot_id() -> str:
         return socket.gethostname()
 
 
-def _beats_elsewhere(workdir: Path, stale: float) -> bool:
+def _is_alive_elsewhere(workdir: Path, stale: float) -> bool:
     """Whether a driver of another machine may be alive; a lease that cannot be read counts as another machine's."""
-    beat = last_beat(workdir)
-    if beat is None:
+    heartbeat = last_heartbeat(workdir)
+    if heartbeat is None:
         return False
     try:
         here = json.loads((workdir / LEASE).read_text(encoding="utf-8"))["boot_id"] == boot_id()
     except (OSError, ValueError, KeyError, TypeError):
         here = False
-    return not here and file_system_now(workdir) - beat <= stale
+    return not here and file_system_time(workdir) - heartbeat <= stale
 
 
 @contextlib.contextmanager
@@ -217,7 +219,7 @@ def try_file_lock(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             got = False
         except OSError as error:
-            if error.errno not in _NO_LOCKS_HERE:
+            if error.errno not in _LOCKS_UNSUPPORTED:
                 raise write_error(path, error) from None
         yield got
     finally:

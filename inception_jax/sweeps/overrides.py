@@ -12,7 +12,7 @@ from inception_jax import command_line, config
 from inception_jax.errors import UserError
 
 
-def config_words(argv: Sequence[str]) -> list[str]:
+def config_arguments(argv: Sequence[str]) -> list[str]:
     """The recipe and its overrides out of a command line, each as one word `--config…=…`.
 
     Args:
@@ -26,7 +26,7 @@ def config_words(argv: Sequence[str]) -> list[str]:
     return kept
 
 
-def words(values: Mapping[str, Any]) -> list[str]:
+def override_arguments(values: Mapping[str, Any]) -> list[str]:
     """The overrides that set fields to values.
 
     Args:
@@ -39,17 +39,17 @@ def words(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def check(base: Sequence[str], values: Mapping[str, Any]) -> None:
+def check(config_arguments: Sequence[str], values: Mapping[str, Any]) -> None:
     """Makes sure that a training process would see these very values, and that the schema allows them.
 
     Args:
-      base: the words of the recipe and of its overrides.
+      config_arguments: the words of the recipe and of its overrides.
       values: {field: value} of one trial, or of some of its parameters.
 
     Raises:
       UserError: a value that the field does not take, or that a command line cannot give it.
     """
-    recipe, _ = command_line.load_config([*base, *words(values)])
+    recipe, _ = command_line.load_config([*config_arguments, *override_arguments(values)])
     found = dict(leaves(recipe))
     for field, value in values.items():
         if not _same(found[field], value):

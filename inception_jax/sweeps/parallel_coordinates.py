@@ -11,8 +11,8 @@ import numpy as np
 from inception_jax.runs import plot_style
 from inception_jax.runs.plot_style import BLACK, GREY, ORANGE
 from inception_jax.sweeps import scales
-from inception_jax.sweeps.plots import MAPPED, PALE
-from inception_jax.sweeps.study_files import Parameter, Study, Trial
+from inception_jax.sweeps.plots import COLORMAP, PALE
+from inception_jax.sweeps.study_files import StoredParameter, StoredStudy, StoredTrial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,13 +22,13 @@ _BAND = 0.6  # of a category's height: over so much of it its lines are spread
 _LONGEST = 14  # characters of a tick's words
 
 
-def parallel_coordinates(study: Study, path: str | os.PathLike) -> Figure | None:
+def parallel_coordinates(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
     """Draws the finished trials as lines, coloured by their value, the best on top; pruned ones pale behind them.
 
     A parameter that a trial does not have, since its condition did not hold, leaves a gap in its line.
 
     Args:
-      study: as `archive.read` gives it.
+      study: as `study_files.read` gives it.
       path: of the PNG file.
 
     Returns:
@@ -40,7 +40,7 @@ def parallel_coordinates(study: Study, path: str | os.PathLike) -> Figure | None
     ranked = study.ranked()
     if not ranked or not study.space:
         return None
-    drawn = [*(trial for trial in study.of_status("pruned") if trial.shown_value is not None), *reversed(ranked)]
+    drawn = [*(trial for trial in study.with_status("pruned") if trial.shown_value is not None), *reversed(ranked)]
     space = _beside_conditions(study.space)
     heights = _heights(study, space, drawn)
     count = len(space) + 1
@@ -49,7 +49,9 @@ def parallel_coordinates(study: Study, path: str | os.PathLike) -> Figure | None
         plot_style.empty_axes(axes)
         _lines(axes, study, drawn, ranked, heights)
         for place, parameter in enumerate(space):
-            scale = scales.Scale(parameter, [t.params[parameter.field] for t in drawn if parameter.field in t.params])
+            scale = scales.AxisScale(
+                parameter, [t.params[parameter.field] for t in drawn if parameter.field in t.params]
+            )
             _axis(axes, place, parameter.field, scale.ticks(), "log" if scale.log else "")
         name = scales.METRIC_NAMES[study.metric] + ("" if study.metric == "loss" else ", %")
         _axis(axes, count - 1, name, _value_ticks(study, drawn), "")
@@ -65,7 +67,9 @@ def parallel_coordinates(study: Study, path: str | os.PathLike) -> Figure | None
     return figure
 
 
-def _lines(axes: Axes, study: Study, drawn: Sequence[Trial], ranked: Sequence[Trial], heights: np.ndarray) -> None:
+def _lines(
+    axes: Axes, study: StoredStudy, drawn: Sequence[StoredTrial], ranked: Sequence[StoredTrial], heights: np.ndarray
+) -> None:
     """Pruned ones first, then from the worst to the best."""
     pale = len(drawn) - len(ranked)
     alpha = 0.85 if len(drawn) <= 40 else 0.5 if len(drawn) <= 120 else 0.3
@@ -92,10 +96,10 @@ def _colours(parts: Sequence[float]) -> np.ndarray:
     """Dark for the worst, light for the best; the lightest yellow would not be seen on white."""
     from matplotlib import colormaps
 
-    return colormaps[MAPPED](0.85 * np.asarray(parts))
+    return colormaps[COLORMAP](0.85 * np.asarray(parts))
 
 
-def _beside_conditions(space: Sequence[Parameter]) -> list[Parameter]:
+def _beside_conditions(space: Sequence[StoredParameter]) -> list[StoredParameter]:
     """The parameters, each conditional one after what it depends on: the gaps lie together, and away from the value."""
     ordered = [one for one in space if not one.when]
     for one in space:
@@ -105,14 +109,14 @@ def _beside_conditions(space: Sequence[Parameter]) -> list[Parameter]:
     return ordered
 
 
-def _heights(study: Study, space: Sequence[Parameter], drawn: Sequence[Trial]) -> np.ndarray:
+def _heights(study: StoredStudy, space: Sequence[StoredParameter], drawn: Sequence[StoredTrial]) -> np.ndarray:
     """float64 [trials, parameters + 1], from 0 to 1: where each line crosses each axis; NaN where it does not."""
     columns = []
     numbers = [trial.number for trial in drawn]
     for parameter in space:
         field = parameter.field
-        scale = scales.Scale(parameter, [trial.params[field] for trial in drawn if field in trial.params])
-        column = np.array([scale.place(trial.params[field]) if field in trial.params else np.nan for trial in drawn])
+        scale = scales.AxisScale(parameter, [trial.params[field] for trial in drawn if field in trial.params])
+        column = np.array([scale.position(trial.params[field]) if field in trial.params else np.nan for trial in drawn])
         if scale.is_choice:
             column = column + scales.jitter(numbers) * _BAND / len(scale.choices)
         columns.append(column)
@@ -120,14 +124,14 @@ def _heights(study: Study, space: Sequence[Parameter], drawn: Sequence[Trial]) -
     return np.array(columns).T
 
 
-def _value_heights(study: Study, values: Sequence[float], drawn: Sequence[Trial]) -> np.ndarray:
+def _value_heights(study: StoredStudy, values: Sequence[float], drawn: Sequence[StoredTrial]) -> np.ndarray:
     """The values on the last axis, as they are spread in the other pictures."""
-    every = scales.spread([trial.shown_value for trial in drawn] + list(values), study)
+    every = scales.metric_to_axis([trial.shown_value for trial in drawn] + list(values), study)
     low, high = every.min(), every.max()
     return (every[len(drawn) :] - low) / (high - low) if high > low else np.full(len(values), 0.5)
 
 
-def _value_ticks(study: Study, drawn: Sequence[Trial]) -> list[tuple[float, str]]:
+def _value_ticks(study: StoredStudy, drawn: Sequence[StoredTrial]) -> list[tuple[float, str]]:
     from matplotlib.ticker import MaxNLocator
 
     values = sorted(trial.shown_value for trial in drawn)

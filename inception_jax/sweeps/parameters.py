@@ -55,7 +55,7 @@ class Range:
         values = [self.low, *inner, self.high]
         return sorted({round(value) for value in values}) if self.kind == "integer" else values
 
-    def ends(self) -> list[Any]:
+    def values_to_check(self) -> list[Any]:
         """The values by which the range is checked against the schema."""
         return [self.low, self.high]
 
@@ -75,7 +75,7 @@ class Range:
         """The config's value of what Optuna holds."""
         return encoded
 
-    def describe(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As study.json has it."""
         return {
             "kind": self.kind,
@@ -85,10 +85,10 @@ class Range:
             "step": self.step,
             "grid": self.grid,
             "choices": None,
-            "when": _plain(self.when),
+            "when": _json_value(self.when),
         }
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """In a line, for messages."""
         return f"{self.low!r} to {self.high!r}" + (f" in steps of {self.step!r}" if self.step is not None else "")
 
@@ -122,7 +122,7 @@ class Choice:
         """The values of a grid: all."""
         return list(self.values)
 
-    def ends(self) -> list[Any]:
+    def values_to_check(self) -> list[Any]:
         """The values by which the choice is checked against the schema: all."""
         return list(self.values)
 
@@ -135,7 +135,7 @@ class Choice:
         """The config's value of what Optuna holds."""
         return self.values[self.encoded.index(encoded)]
 
-    def describe(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As study.json has it."""
         return {
             "kind": "choice",
@@ -144,11 +144,11 @@ class Choice:
             "log": False,
             "step": None,
             "grid": None,
-            "choices": [_plain(value) for value in self.values],
-            "when": _plain(self.when),
+            "choices": [_json_value(value) for value in self.values],
+            "when": _json_value(self.when),
         }
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """In a line, for messages."""
         return "one of " + ", ".join(map(repr, self.values))
 
@@ -174,8 +174,8 @@ def index_of(values: tuple[Any, ...] | list[Any], value: Any) -> int | None:
     return next(same, None)
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """As JSON has it."""
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: _json_value(item) for name, item in value.items()}
+    return [_json_value(item) for item in value] if isinstance(value, list | tuple) else value

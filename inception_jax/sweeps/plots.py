@@ -16,18 +16,18 @@ from inception_jax.runs import plot_style
 from inception_jax.runs.plot_style import BLACK, BLUE, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from inception_jax.sweeps import scales
 from inception_jax.sweeps.importance import Importance
-from inception_jax.sweeps.study_files import Study, Trial
+from inception_jax.sweeps.study_files import StoredStudy, StoredTrial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PALE = "#BDBDBD"
-MAPPED = "viridis"
+COLORMAP = "viridis"
 """The colours of a scale: by lightness, so that they read for any eye and in grey."""
 
 # status: (colour, marker)
-_LOOKS = {
+_STYLES = {
     "finished": (BLUE, "o"),
     "pruned": (GREY, "v"),
     "running": (SKY, "o"),
@@ -36,16 +36,16 @@ _LOOKS = {
     "failed": (PURPLE, "+"),
 }
 _END_MARKERS = {"pruned": "|", "diverged": "x", "failed": "+", "running": "."}  # of a curve that stops early
-_GROUND = 0.025  # of the axes' height: where trials without a value are marked
+_BASELINE = 0.025  # of the axes' height: where trials without a value are marked
 _JITTER = 0.5  # of the distance of two categories
 _SLICE_COLUMNS = 3
 
 
-def history(study: Study, path: str | os.PathLike) -> Figure | None:
+def history(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
     """Draws the value of each trial by its number, and the best so far.
 
     Args:
-      study: as `archive.read` gives it.
+      study: as `study_files.read` gives it.
       path: of the PNG file.
 
     Returns:
@@ -54,14 +54,14 @@ def history(study: Study, path: str | os.PathLike) -> Figure | None:
     Raises:
       UserError: the file cannot be written.
     """
-    placed = [trial for trial in study.trials if not _is_on_ground(trial)]
+    placed = [trial for trial in study.trials if not _has_no_position(trial)]
     if not placed:
         return None
     size = 5.5 if len(study.trials) <= 60 else 3.2
     with plot_style.drawing(path, 8.0, 3.9) as figure:
         axes = figure.subplots()
-        for status, (colour, marker) in _LOOKS.items():
-            trials = study.of_status(status)
+        for status, (colour, marker) in _STYLES.items():
+            trials = study.with_status(status)
             if not trials:
                 continue
             whole = status in ("finished", "diverged", "failed")
@@ -93,31 +93,31 @@ def history(study: Study, path: str | os.PathLike) -> Figure | None:
 
 
 def _points(
-    axes: Axes, study: Study, trials: Sequence[Trial], colour: str, marker: str, size: float, label: str
+    axes: Axes, study: StoredStudy, trials: Sequence[StoredTrial], colour: str, marker: str, size: float, label: str
 ) -> None:
     """The trials of one status: at their values; those that have none, or ended in failure, on the ground."""
-    on_ground = [trial for trial in trials if _is_on_ground(trial)]
-    placed = [trial for trial in trials if not _is_on_ground(trial)]
+    without_position = [trial for trial in trials if _has_no_position(trial)]
+    placed = [trial for trial in trials if not _has_no_position(trial)]
     faces = {} if marker in "x+" or trials[0].status == "finished" else {"markerfacecolor": "white"}
     common = {"color": colour, "marker": marker, "markersize": size, "linestyle": "none", "zorder": 3, **faces}
     axes.plot(
         [trial.number for trial in placed], [study.unit * trial.shown_value for trial in placed], label=label, **common
     )
     axes.plot(
-        [trial.number for trial in on_ground],
-        [_GROUND] * len(on_ground),
+        [trial.number for trial in without_position],
+        [_BASELINE] * len(without_position),
         transform=axes.get_xaxis_transform(),
         markeredgewidth=1.5,
         **common,
     )
 
 
-def _is_on_ground(trial: Trial) -> bool:
+def _has_no_position(trial: StoredTrial) -> bool:
     return trial.shown_value is None or trial.status in ("diverged", "failed")
 
 
-def _best_so_far(axes: Axes, study: Study) -> None:
-    finished = [trial for trial in study.of_status("finished") if trial.value is not None]
+def _best_so_far(axes: Axes, study: StoredStudy) -> None:
+    finished = [trial for trial in study.with_status("finished") if trial.value is not None]
     numbers = [trial.number for trial in finished]
     accumulate = np.maximum.accumulate if study.maximise else np.minimum.accumulate
     best = accumulate([study.unit * trial.value for trial in finished])
@@ -127,7 +127,7 @@ def _best_so_far(axes: Axes, study: Study) -> None:
     )
 
 
-def learning_curves(study: Study, path: str | os.PathLike) -> Figure | None:
+def learning_curves(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
     """Draws the metric of every trial by epoch; pruned ones end where they were given up.
 
     Args and errors as of `history`.
@@ -145,7 +145,7 @@ def learning_curves(study: Study, path: str | os.PathLike) -> Figure | None:
     with plot_style.drawing(path, 8.0, 4.1) as figure:
         axes = figure.subplots()
         labelled: set[str] = set()
-        for trial, points in sorted(curves, key=lambda curve: [*_LOOKS, curve[0].status].index(curve[0].status)):
+        for trial, points in sorted(curves, key=lambda curve: [*_STYLES, curve[0].status].index(curve[0].status)):
             epochs, values = np.array(points).T
             if trial.number == best:
                 axes.plot(
@@ -159,8 +159,8 @@ def learning_curves(study: Study, path: str | os.PathLike) -> Figure | None:
                     label=f"best: trial {best}",
                 )
                 continue
-            colour, _ = _LOOKS.get(trial.status, (SKY, "o"))
-            label = None if trial.status in labelled else f"{trial.status} ({len(study.of_status(trial.status))})"
+            colour, _ = _STYLES.get(trial.status, (SKY, "o"))
+            label = None if trial.status in labelled else f"{trial.status} ({len(study.with_status(trial.status))})"
             labelled.add(trial.status)
             axes.plot(
                 epochs,
@@ -184,11 +184,11 @@ def learning_curves(study: Study, path: str | os.PathLike) -> Figure | None:
     return figure
 
 
-def _finite(trial: Trial) -> list[tuple[float, float]]:
+def _finite(trial: StoredTrial) -> list[tuple[float, float]]:
     return [(epoch, value) for epoch, value in trial.evaluations if math.isfinite(value)]
 
 
-def slices(study: Study, path: str | os.PathLike) -> Figure | None:
+def slices(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
     """Draws the value against each parameter, coloured by the trial's number: late ones show where the sampler went.
 
     Args and errors as of `history`.
@@ -230,12 +230,12 @@ def slices(study: Study, path: str | os.PathLike) -> Figure | None:
     return figure
 
 
-def _slice(axes: Axes, study: Study, place: int, shown: Sequence[Trial]) -> Any:
+def _slice(axes: Axes, study: StoredStudy, place: int, shown: Sequence[StoredTrial]) -> Any:
     """One parameter; returns the points that have a colour, or None where there are none."""
     field = study.space[place].field
     with_it = [trial for trial in shown if field in trial.params]
-    scale = scales.Scale(study.space[place], [trial.params[field] for trial in with_it])
-    spots = np.array([scale.place(trial.params[field]) for trial in with_it], np.float64)
+    scale = scales.AxisScale(study.space[place], [trial.params[field] for trial in with_it])
+    spots = np.array([scale.position(trial.params[field]) for trial in with_it], np.float64)
     if scale.is_choice:
         spots = spots + scales.jitter([trial.number for trial in with_it]) * _JITTER / len(scale.choices)
     values = np.array([study.unit * trial.shown_value for trial in with_it])
@@ -247,7 +247,7 @@ def _slice(axes: Axes, study: Study, place: int, shown: Sequence[Trial]) -> Any:
         spots[whole],
         values[whole],
         c=numbers[whole],
-        cmap=MAPPED,
+        cmap=COLORMAP,
         s=size,
         zorder=3,
         vmin=0,
@@ -278,7 +278,7 @@ def importance(found: Importance, path: str | os.PathLike) -> Figure:
     Raises:
       UserError: the file cannot be written.
     """
-    names, parts = list(found.parts), list(found.parts.values())
+    names, parts = list(found.shares), list(found.shares.values())
     with plot_style.drawing(path, 7.0, 0.8 + 0.32 * len(names)) as figure:
         axes = figure.subplots()
         bars = axes.barh(range(len(names)), parts, color=BLUE, height=0.62)

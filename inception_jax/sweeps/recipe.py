@@ -9,7 +9,7 @@ from typing import Any
 from inception_jax import config as configs
 from inception_jax import schema
 from inception_jax.runs.manifest import flat, same_value
-from inception_jax.sweeps.study_files import frozen
+from inception_jax.sweeps.study_files import to_tuples
 
 _WIDTH = 120
 
@@ -61,7 +61,7 @@ def _assignments(fields: list[tuple[str, Any]]) -> Iterator[str]:
 
 def _literal(value: Any) -> str:
     """The value as Python reads it back, exactly; broken into lines where it is a long tuple."""
-    value = frozen(value)
+    value = to_tuples(value)
     text = _quoted(value)
     if not isinstance(value, tuple) or len(text) < _WIDTH // 2:
         return text

@@ -13,7 +13,7 @@ from inception_jax.runs import manifest
 from inception_jax.runs.tables import value_text
 from inception_jax.sweeps import importance, parallel_coordinates, plots, recipe, report_sections, study_files
 from inception_jax.sweeps.importance import Importance
-from inception_jax.sweeps.study_files import Study, Trial
+from inception_jax.sweeps.study_files import StoredStudy, StoredTrial
 
 if TYPE_CHECKING:
     import optuna
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FILE = "report.md"
 BEST = "best.py"
 
-PICTURES = {
+PLOTS = {
     "history": "History",
     "learning_curves": "Learning curves",
     "parallel_coordinates": "Parallel coordinates",
@@ -50,22 +50,22 @@ def write(study_dir: Path, study: optuna.Study | None = None) -> Path:
     study_dir = Path(study_dir)
     found = study_files.read(study_dir)
     study_files.write_table(found)
-    weights = importance.estimate(found, study)
-    drawn = _draw(found, weights)
+    estimate = importance.estimate(found, study)
+    drawn = _draw_plots(found, estimate)
     why_no_recipe = _write_best(found)
     sections = [
         f"# Sweep: {found.name}",
         "\n".join(f"> {note}" for note in found.notes),
-        "\n".join(report_sections.question(found)),
+        "\n".join(report_sections.setup(found)),
         _section("Space", report_sections.space(found)),
         _section("Trials", report_sections.counts(found)),
-        _section("The best trial", report_sections.best(found)),
-        _section("The ten best", report_sections.top(found, 10)),
+        _section("The best trial", report_sections.best_trial(found)),
+        _section("The ten best", report_sections.top_trials(found, 10)),
         _section("What went wrong", report_sections.failures(found)),
         _section("Deaths and restarts", report_sections.restarts(found)),
-        _section("Time", report_sections.times(found)),
-        *(_section(PICTURES[name], _picture(name, weights)) for name in PICTURES if name in drawn),
-        "" if weights.parts else _section("Importance", iter([f"Not estimated: {weights.why}."])),
+        _section("Time", report_sections.time_spent(found)),
+        *(_section(PLOTS[name], _plot_section(name, estimate)) for name in PLOTS if name in drawn),
+        "" if estimate.shares else _section("Importance", iter([f"Not estimated: {estimate.reason}."])),
         _section("Going on", _commands(found, why_no_recipe)),
     ]
     path = study_dir / FILE
@@ -73,15 +73,15 @@ def write(study_dir: Path, study: optuna.Study | None = None) -> Path:
     return path
 
 
-def _draw(study: Study, weights: Importance) -> list[str]:
+def _draw_plots(study: StoredStudy, estimate: Importance) -> list[str]:
     """Draws what there is something to draw of, and removes what an earlier report drew of the rest."""
-    paths = {name: study.path / f"{name}.png" for name in PICTURES}
+    paths = {name: study.path / f"{name}.png" for name in PLOTS}
     figures = {
         "history": plots.history(study, paths["history"]),
         "learning_curves": plots.learning_curves(study, paths["learning_curves"]),
         "parallel_coordinates": parallel_coordinates.parallel_coordinates(study, paths["parallel_coordinates"]),
         "slices": plots.slices(study, paths["slices"]),
-        "importance": plots.importance(weights, paths["importance"]) if weights.parts else None,
+        "importance": plots.importance(estimate, paths["importance"]) if estimate.shares else None,
     }
     for name, figure in figures.items():
         if figure is None:
@@ -89,7 +89,7 @@ def _draw(study: Study, weights: Importance) -> list[str]:
     return [name for name, figure in figures.items() if figure is not None]
 
 
-def _write_best(study: Study) -> str:
+def _write_best(study: StoredStudy) -> str:
     """Writes best.py; returns why there is none, or ""."""
     path = study.path / BEST
     ranked = study.ranked()
@@ -104,7 +104,7 @@ def _write_best(study: Study) -> str:
     return ""
 
 
-def _config(study: Study, trial: Trial) -> dict:
+def _config(study: StoredStudy, trial: StoredTrial) -> dict:
     """The whole config of a trial: as its run wrote it; or, where that is lost, the study's with the trial's values."""
     try:
         config = manifest.read_config(trial.workdir)
@@ -123,11 +123,11 @@ def _config(study: Study, trial: Trial) -> dict:
     return tree
 
 
-def _docstring(study: Study, trial: Trial) -> str:
-    value = report_sections.words(study, trial.value)
+def _docstring(study: StoredStudy, trial: StoredTrial) -> str:
+    value = report_sections.format_metric(study, trial.value)
     varied = ", ".join(f"{field} = {value_text(value)}" for field, value in trial.params.items())
     words = (
-        f"The recipe was {study.said.get('recipe') or 'not recorded'}; the sweep chose {varied or 'nothing'}. It "
+        f"The recipe was {study.content.get('recipe') or 'not recorded'}; the sweep chose {varied or 'nothing'}. It "
         f"is the best of {len(study.ranked())} finished trials, chosen on the split that the value is of: on "
         "pictures that no trial was judged by, expect less."
     )
@@ -142,20 +142,20 @@ def _docstring(study: Study, trial: Trial) -> str:
     )
 
 
-def _picture(name: str, weights: Importance) -> Iterator[str]:
-    yield f"![{PICTURES[name]}]({name}.png)"
+def _plot_section(name: str, estimate: Importance) -> Iterator[str]:
+    yield f"![{PLOTS[name]}]({name}.png)"
     if name == "importance":
         yield ""
         yield (
-            f"Estimated by {weights.method} from {weights.trials} finished trials: of what the parameters explain "
+            f"Estimated by {estimate.method} from {estimate.trials} finished trials: of what the parameters explain "
             "of the values, each one's share. It says nothing of ranges that were not tried, and little where the "
             "trials are few."
         )
-        if weights.left_out:
+        if estimate.left_out:
             yield ""
             yield (
                 "Without an estimate, since not every finished trial has them or they never varied: "
-                + ", ".join(f"`{field}`" for field in weights.left_out)
+                + ", ".join(f"`{field}`" for field in estimate.left_out)
                 + "."
             )
     if name == "parallel_coordinates":
@@ -163,7 +163,7 @@ def _picture(name: str, weights: Importance) -> Iterator[str]:
         yield "Colours go by rank. A parameter that a trial does not have leaves a gap in its line."
 
 
-def _commands(study: Study, why_no_recipe: str) -> Iterator[str]:
+def _commands(study: StoredStudy, why_no_recipe: str) -> Iterator[str]:
     here = shlex.quote(str(study.path))
     if why_no_recipe:
         yield f"There is no {BEST}: {why_no_recipe}."
@@ -172,7 +172,7 @@ def _commands(study: Study, why_no_recipe: str) -> Iterator[str]:
     if not why_no_recipe:
         yield "# trains the best config again, or longer, or with another seed (--config.seed=1)"
         yield f"python -m inception_jax.train --config={here}/{BEST} --workdir=runs/best"
-    if command := study.said.get("command"):
+    if command := study.content.get("command"):
         yield "# continues the sweep"
         yield shlex.join(["python", *map(str, command[1:])])
     if ranked := study.ranked():
@@ -183,7 +183,7 @@ def _commands(study: Study, why_no_recipe: str) -> Iterator[str]:
             + f" --output={here}/comparison"
         )
     yield "# Optuna's own dashboard (pip install optuna-dashboard)"
-    yield f"optuna-dashboard {shlex.quote(str(study.said.get('storage') or study.path / 'journal.log'))}"
+    yield f"optuna-dashboard {shlex.quote(str(study.content.get('storage') or study.path / 'journal.log'))}"
     yield "```"
     yield ""
     yield f"All trials, a line each: [{study_files.TABLE}]({study_files.TABLE})."

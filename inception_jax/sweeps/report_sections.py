@@ -14,7 +14,7 @@ from inception_jax.runs.comparison_report import metric_text
 from inception_jax.runs.formatting import duration
 from inception_jax.runs.tables import markdown, value_text
 from inception_jax.sweeps import scales
-from inception_jax.sweeps.study_files import UNKNOWN, Parameter, Study, Trial
+from inception_jax.sweeps.study_files import UNKNOWN, StoredParameter, StoredStudy, StoredTrial
 
 _MEANINGS = {
     "finished": "ran to its end",
@@ -37,41 +37,45 @@ _PRUNERS = {"halving": "successive halving", "median": "the median rule"}
 _LONGEST = 300  # characters of a message
 
 
-def question(study: Study) -> Iterator[str]:
+def setup(study: StoredStudy) -> Iterator[str]:
     """What was asked, in a paragraph."""
-    said = study.said
+    content = study.content
     names = [f"`{parameter.field}`" for parameter in study.space]
-    listed = len(said.get("listed") or ())
-    varied = f"Which {_and(names)} " if names else "Which of the listed configs "
+    listed = len(content.get("listed") or ())
+    varied = f"Which {_join_names(names)} " if names else "Which of the listed configs "
     best = "is best" if len(names) <= 1 else "are best"
-    of_recipe = f" for the recipe `{said['recipe']}`" if said.get("recipe") else ""
-    overrides = ", ".join(f"`{field}` = {value_text(value)}" for field, value in (said.get("overrides") or {}).items())
+    of_recipe = f" for the recipe `{content['recipe']}`" if content.get("recipe") else ""
+    overrides = ", ".join(
+        f"`{field}` = {value_text(value)}" for field, value in (content.get("overrides") or {}).items()
+    )
     judged = "the final evaluation" if study.objective == "final" else "the best of its evaluations"
-    weights = {"ema": ", of averaged weights", "raw": ", of raw weights"}.get(said.get("weights"), "")
-    sampler, pruner = said.get("sampler"), said.get("pruner")
+    weights = {"ema": ", of averaged weights", "raw": ", of raw weights"}.get(content.get("weights"), "")
+    sampler, pruner = content.get("sampler"), content.get("pruner")
     parts = [
         f"{varied}{best}{of_recipe}" + (f" (with {overrides})" if overrides else "") + "?",
         f"A trial is judged by {scales.METRIC_NAMES[study.metric]} ({judged}{weights}); "
         f"{'more' if study.maximise else 'less'} is better.",
         f"The values were chosen by {_SAMPLERS.get(sampler, sampler)}"
-        + (f", seed {said['seed']}" if "seed" in said else "")
+        + (f", seed {content['seed']}" if "seed" in content else "")
         + (f", after {listed} listed configs" if listed and sampler != "list" else "")
         + ".",
         "No trial was pruned."
         if pruner in (None, "none")
-        else f"Hopeless trials were given up by {_PRUNERS.get(pruner, pruner)}" + _pruner_details(said) + ".",
-        f"{len(study.trials)} trials have begun" + (f" since {said['created']}" if said.get("created") else "") + ".",
+        else f"Hopeless trials were given up by {_PRUNERS.get(pruner, pruner)}" + _pruner_details(content) + ".",
+        f"{len(study.trials)} trials have begun"
+        + (f" since {content['created']}" if content.get("created") else "")
+        + ".",
     ]
     yield " ".join(parts)
 
 
-def space(study: Study) -> Iterator[str]:
+def space(study: StoredStudy) -> Iterator[str]:
     """The space as a table."""
     rows = [[f"`{one.field}`", one.kind, _range(one), _condition(one)] for one in study.space]
     yield from markdown(("field", "kind", "values", "only where"), rows)
 
 
-def counts(study: Study) -> Iterator[str]:
+def counts(study: StoredStudy) -> Iterator[str]:
     """How many trials have which status."""
     statuses = [trial.status for trial in study.trials]
     order = [*_MEANINGS, *sorted(set(statuses) - {*_MEANINGS})]
@@ -79,7 +83,7 @@ def counts(study: Study) -> Iterator[str]:
     yield from markdown(("status", "trials", ""), rows, "lrl")
 
 
-def failures(study: Study) -> Iterator[str]:
+def failures(study: StoredStudy) -> Iterator[str]:
     """The trials that came to nothing, and why."""
     rows = [
         [
@@ -89,15 +93,15 @@ def failures(study: Study) -> Iterator[str]:
             ", ".join(f"{field} = {value_text(value, digits=4)}" for field, value in trial.params.items()),
             (trial.message or "–")[:_LONGEST],
         ]
-        for trial in study.of_status("diverged", "failed", UNKNOWN)
+        for trial in study.with_status("diverged", "failed", UNKNOWN)
     ]
     yield from markdown(("trial", "status", "last epoch", "parameters", "message"), rows, "rlrll")
 
 
-def restarts(study: Study) -> Iterator[str]:
+def restarts(study: StoredStudy) -> Iterator[str]:
     """The trials whose process was started more than once, and how each of its processes ended."""
     rows = [
-        [trial.number, trial.status, len(trial.starts), ", ".join(map(_end, trial.starts))]
+        [trial.number, trial.status, len(trial.starts), ", ".join(map(_format_exit, trial.starts))]
         for trial in study.trials
         if len(trial.starts) > 1
     ]
@@ -111,14 +115,14 @@ def restarts(study: Study) -> Iterator[str]:
         yield from markdown(("trial", "status", "starts", "ended by"), rows, "rlrl")
 
 
-def times(study: Study) -> Iterator[str]:
+def time_spent(study: StoredStudy) -> Iterator[str]:
     """What the trials took, and what pruning saved."""
-    spent = {status: sum(trial.seconds for trial in study.of_status(status)) for status in _MEANINGS}
+    spent = {status: sum(trial.seconds for trial in study.with_status(status)) for status in _MEANINGS}
     total = sum(spent.values())
     if not total:
         return
     rows = [
-        [status, len(study.of_status(status)), duration(seconds), f"{100 * seconds / total:.0f} %"]
+        [status, len(study.with_status(status)), duration(seconds), f"{100 * seconds / total:.0f} %"]
         for status, seconds in spent.items()
         if seconds
     ]
@@ -127,8 +131,8 @@ def times(study: Study) -> Iterator[str]:
         [*rows, ["all", len(study.trials), duration(total), ""]],
         "lrrr",
     )
-    pruned = study.of_status("pruned")
-    finished = [trial.seconds for trial in study.of_status("finished") if trial.seconds]
+    pruned = study.with_status("pruned")
+    finished = [trial.seconds for trial in study.with_status("finished") if trial.seconds]
     if pruned and finished:
         whole = statistics.median(finished)
         saved = sum(max(0.0, whole - trial.seconds) for trial in pruned)
@@ -139,14 +143,14 @@ def times(study: Study) -> Iterator[str]:
         )
 
 
-def _pruner_details(said: Mapping[str, Any]) -> str:
-    details = [f"not before evaluation {said['min_evaluations']}"] if said.get("min_evaluations") else []
-    if said.get("pruner") == "halving" and said.get("reduction_factor"):
-        details.append(f"one of {said['reduction_factor']} goes on at each rung")
+def _pruner_details(content: Mapping[str, Any]) -> str:
+    details = [f"not before evaluation {content['min_evaluations']}"] if content.get("min_evaluations") else []
+    if content.get("pruner") == "halving" and content.get("reduction_factor"):
+        details.append(f"one of {content['reduction_factor']} goes on at each rung")
     return f" ({', '.join(details)})" if details else ""
 
 
-def _range(one: Parameter) -> str:
+def _range(one: StoredParameter) -> str:
     if one.kind == "choice":
         return ", ".join(map(value_text, one.choices))
     return (
@@ -156,14 +160,14 @@ def _range(one: Parameter) -> str:
     )
 
 
-def _condition(one: Parameter) -> str:
+def _condition(one: StoredParameter) -> str:
     return ", ".join(
         f"`{field}` is " + " or ".join(map(value_text, wanted if isinstance(wanted, list) else [wanted]))
         for field, wanted in one.when.items()
     )
 
 
-def _end(start: Mapping[str, Any]) -> str:
+def _format_exit(start: Mapping[str, Any]) -> str:
     """How a process ended, from its exit code as `subprocess` gives it."""
     code = start.get("exit")
     if not isinstance(code, int):
@@ -178,11 +182,11 @@ def _end(start: Mapping[str, Any]) -> str:
     return "done" if code == 0 else f"exit code {code}"
 
 
-def _and(words: list[str]) -> str:
+def _join_names(words: list[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
-def best(study: Study) -> Iterator[str]:
+def best_trial(study: StoredStudy) -> Iterator[str]:
     """The best trial in Markdown: its value with an interval, how much to believe of it, and in what it differs."""
     ranked = study.ranked()
     if not ranked:
@@ -192,7 +196,7 @@ def best(study: Study) -> Iterator[str]:
     counted = _evaluation(study, first)
     interval = _interval(study, first, counted)
     yield (
-        f"Trial {first.number}: **{words(study, first.value)}**"
+        f"Trial {first.number}: **{format_metric(study, first.value)}**"
         + (f", {interval}" if interval else "")
         + f"; its run is in `{first.workdir.relative_to(study.path)}`."
     )
@@ -214,7 +218,7 @@ def best(study: Study) -> Iterator[str]:
         yield from lines
 
 
-def top(study: Study, count: int) -> Iterator[str]:
+def top_trials(study: StoredStudy, count: int) -> Iterator[str]:
     """The best trials as a table, with the parameters of the space."""
     ranked = study.ranked()[:count]
     if not ranked:
@@ -240,18 +244,18 @@ def top(study: Study, count: int) -> Iterator[str]:
     yield from markdown(head, rows, "rrrr" + "r" * len(fields) + "r")
 
 
-def words(study: Study, value: float) -> str:
+def format_metric(study: StoredStudy, value: float) -> str:
     """A value in words: `98.61 % top-1 accuracy`."""
     return f"{metric_text(study.metric, value)} {scales.METRIC_NAMES[study.metric]}"
 
 
-def _evaluation(study: Study, trial: Trial) -> Mapping[str, Any]:
+def _evaluation(study: StoredStudy, trial: StoredTrial) -> Mapping[str, Any]:
     """The evaluation row that a trial's value is of; {} where its metric file is lost."""
-    rows = run_state.read(trial.workdir).evaluations(study.said.get("weights"))
+    rows = run_state.read(trial.workdir).evaluations(study.content.get("weights"))
     return next((row for row in reversed(rows) if row.get(study.metric) == trial.value), rows[-1] if rows else {})
 
 
-def _interval(study: Study, trial: Trial, row: Mapping[str, Any]) -> str:
+def _interval(study: StoredStudy, trial: StoredTrial, row: Mapping[str, Any]) -> str:
     """The 95 % interval of an accuracy; "" for a loss, and where it is not known how many examples there were."""
     count = row.get("count")
     if study.metric == "loss" or not count or not 0 <= trial.value <= 1 <= count:
@@ -260,7 +264,7 @@ def _interval(study: Study, trial: Trial, row: Mapping[str, Any]) -> str:
     return f"95 % interval {100 * low:.2f}–{100 * high:.2f} %"
 
 
-def _differences(study: Study, trial: Trial) -> Iterator[str]:
+def _differences(study: StoredStudy, trial: StoredTrial) -> Iterator[str]:
     """In which fields the trial's config differs from the one that all trials start from."""
     try:
         config = manifest.read_config(trial.workdir)

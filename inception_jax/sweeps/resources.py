@@ -34,7 +34,7 @@ class Slot:
 
 
 @dataclasses.dataclass(frozen=True)
-class Machine:
+class MachineResources:
     """What this machine has.
 
     Attributes:
@@ -48,7 +48,7 @@ class Machine:
     cores: tuple[int, ...]
 
 
-def look(environment: Mapping[str, str] = os.environ) -> Machine:
+def detect(environment: Mapping[str, str] = os.environ) -> MachineResources:
     """Finds the accelerators without taking hold of one, as JAX would.
 
     Args:
@@ -57,21 +57,21 @@ def look(environment: Mapping[str, str] = os.environ) -> Machine:
     cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
     platforms = environment.get("JAX_PLATFORMS", "")
     if platforms == "" or re.search("cuda|gpu", platforms):
-        devices = _visible(environment.get("CUDA_VISIBLE_DEVICES"), _gpus)
+        devices = _visible_devices(environment.get("CUDA_VISIBLE_DEVICES"), _gpus)
         if devices:
-            return Machine("gpu", devices, cores)
+            return MachineResources("gpu", devices, cores)
     if platforms == "" or "tpu" in platforms:
-        devices = _visible(environment.get("TPU_VISIBLE_CHIPS"), _tpus)
+        devices = _visible_devices(environment.get("TPU_VISIBLE_CHIPS"), _tpus)
         if devices:
-            return Machine("tpu", devices, cores)
-    return Machine("cpu", (), cores)
+            return MachineResources("tpu", devices, cores)
+    return MachineResources("cpu", (), cores)
 
 
-def make(machine: Machine, workers: int | None, devices: Sequence[str] | None) -> tuple[list[Slot], int]:
+def make_slots(machine: MachineResources, workers: int | None, devices: Sequence[str] | None) -> tuple[list[Slot], int]:
     """The slots of the machine, and how many of them this driver wants.
 
     Args:
-      machine: as `look` finds it.
+      machine: as `detect` finds it.
       workers: how many trials this driver runs at once; None: one per accelerator, or one.
       devices: the accelerators that it may use; None: all.
 
@@ -90,12 +90,14 @@ def make(machine: Machine, workers: int | None, devices: Sequence[str] | None) -
     ids = tuple(devices or machine.devices)
     wanted = workers or max(1, len(ids))
     if machine.kind == "cpu":
-        return _of_cores(machine.cores, wanted), wanted
-    share = -(-wanted // len(ids))
-    return [_of_device(machine.kind, device, turn, share) for turn in range(share) for device in ids], wanted
+        return _cpu_slots(machine.cores, wanted), wanted
+    per_device = -(-wanted // len(ids))
+    return [
+        _device_slot(machine.kind, device, turn, per_device) for turn in range(per_device) for device in ids
+    ], wanted
 
 
-def _of_cores(cores: Sequence[int], workers: int) -> list[Slot]:
+def _cpu_slots(cores: Sequence[int], workers: int) -> list[Slot]:
     """Blocks of neighbouring cores; workers that find none of their own share all."""
     if workers == 1 or len(cores) < workers:
         return [Slot(f"cpu {index}" if workers > 1 else "cpu") for index in range(workers)]
@@ -106,22 +108,22 @@ def _of_cores(cores: Sequence[int], workers: int) -> list[Slot]:
     ]
 
 
-def _of_device(kind: str, device: str, turn: int, share: int) -> Slot:
-    name = f"{kind} {device}" + (f" ({turn + 1} of {share})" if share > 1 else "")
+def _device_slot(kind: str, device: str, turn: int, per_device: int) -> Slot:
+    name = f"{kind} {device}" + (f" ({turn + 1} of {per_device})" if per_device > 1 else "")
     if kind == "gpu":
         environment = {"CUDA_VISIBLE_DEVICES": device}
-        if share > 1:  # each would take three quarters of the memory for itself
-            environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / share:.3f}"
+        if per_device > 1:  # each would take three quarters of the memory for itself
+            environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / per_device:.3f}"
         return Slot(name, environment)
-    if share > 1:
+    if per_device > 1:
         raise UserError("a TPU chip serves one process: no more --workers than chips")
     return Slot(
         name, {"TPU_VISIBLE_CHIPS": device, "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
     )
 
 
-def claim(
-    study: Path, slots: Sequence[Slot], wanted: int, stack: contextlib.ExitStack, say: Callable[[str], None]
+def claim_slots(
+    study: Path, slots: Sequence[Slot], wanted: int, stack: contextlib.ExitStack, log: Callable[[str], None]
 ) -> list[Slot]:
     """Takes slots that no other driver of the study on this machine has, as far as there are any.
 
@@ -130,7 +132,7 @@ def claim(
       slots: what there is.
       wanted: how many to take.
       stack: lets go of them when it closes; so does the kernel when this process ends.
-      say: gets a line where slots have to be shared.
+      log: gets a line where slots have to be shared.
 
     Returns:
       `wanted` slots.
@@ -143,23 +145,23 @@ def claim(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(folder, error) from None
-    taken: list[Slot] = []
+    claimed: list[Slot] = []
     for slot in slots:
-        if len(taken) < wanted:
+        if len(claimed) < wanted:
             attempt = try_file_lock(folder / f"{re.sub(r'[^0-9A-Za-z]+', '-', slot.name).strip('-')}.lock")
             if stack.enter_context(attempt):
-                taken.append(slot)
-    if missing := wanted - len(taken):
-        shared = [slot for slot in slots if slot not in taken][:missing]
-        say(
+                claimed.append(slot)
+    if missing := wanted - len(claimed):
+        shared = [slot for slot in slots if slot not in claimed][:missing]
+        log(
             f"another driver of this study uses {', '.join(slot.name for slot in shared)} of this machine, too: "
             "their trials share it"
         )
-        taken += shared
-    return taken
+        claimed += shared
+    return claimed
 
 
-def _visible(limit: str | None, find: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+def _visible_devices(limit: str | None, find: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
     """The devices that a variable leaves visible; all of them where it is not set."""
     if limit is None:
         return find()

@@ -1,4 +1,4 @@
-"""A sweep from its plan to its report."""
+"""A sweep from its study config to its report."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ import sys
 from pathlib import Path
 
 from inception_jax.errors import ExitCode, UserError
-from inception_jax.sweeps import resources, study_config, trial_process, trials
-from inception_jax.sweeps.budget import Budget
-from inception_jax.sweeps.display import Display, best_table, head_line, in_short
+from inception_jax.sweeps import resources, trial_process, trials
+from inception_jax.sweeps.budget import SweepBudget
+from inception_jax.sweeps.display import SweepDisplay, format_best_table, format_params, format_status_line
 from inception_jax.sweeps.driver import Driver
 from inception_jax.sweeps.lease import StudyLock
-from inception_jax.sweeps.running_trial import Command, Timing, make_workdir
+from inception_jax.sweeps.running_trial import CommandBuilder, TrialTiming, make_workdir
 from inception_jax.sweeps.study import Study
+from inception_jax.sweeps.study_config import FILE, StudyConfig, check_new_directory, read, write_or_compare
 
 LOCK = "lock"
 REPORT_LOCK = "report.lock"
-_BEST = 5
+_NUM_BEST = 5
 
 
-def conduct(
+def run(
     flags: argparse.Namespace,
-    plan: study_config.Plan,
-    budget: Budget,
+    study_config: StudyConfig,
+    budget: SweepBudget,
     *,
-    command: Command = trial_process.command,
-    timing: Timing | None = None,
+    command: CommandBuilder = trial_process.train_command,
+    timing: TrialTiming | None = None,
 ) -> int:
     """Begins a study, or goes on with it, and writes its report.
 
     Args:
       flags: of the command.
-      plan: of the study.
+      study_config: of the study.
       budget: when to stop.
       command: makes the command of a training process.
       timing: how often to look.
@@ -49,29 +50,30 @@ def conduct(
     if retries < 0:
         raise UserError(f"--retries={retries}: it must be 0 or more")
     devices = [device.strip() for device in flags.devices.split(",")] if flags.devices is not None else None
-    places, wanted = resources.make(resources.look(), flags.workers, devices)
+    places, wanted = resources.make_slots(resources.detect(), flags.workers, devices)
     with contextlib.ExitStack() as stack:
-        lock, content = _enter(directory, plan)
-        display = Display(directory, plan.metric)
+        lock, content = _open_directory(directory, study_config)
+        display = SweepDisplay(directory, study_config.metric)
         stack.callback(display.close)
         with lock:
-            study = Study(directory, plan, content["name"], lock, display.say, flags.storage)
-        claimed = resources.claim(directory, places, wanted, stack, display.say)
-        display.say(
-            f"study {content['name']} in {directory}: {plan.sampler}, pruner {plan.pruner}, {plan.objective} "
-            f"{plan.metric} of the {plan.weights} weights, {len(claimed)} worker(s)"
+            study = Study(directory, study_config, content["name"], lock, display.log, flags.storage)
+        claimed = resources.claim_slots(directory, places, wanted, stack, display.log)
+        display.log(
+            f"study {content['name']} in {directory}: {study_config.sampler}, "
+            f"pruner {study_config.pruner}, {study_config.objective} {study_config.metric} "
+            f"of the {study_config.weights} weights, {len(claimed)} worker(s)"
         )
         driver = Driver(
-            directory, plan, study, claimed, budget, display, retries=retries, timing=timing, command=command
+            directory, study_config, study, claimed, budget, display, retries=retries, timing=timing, command=command
         )
         code = driver.run()
         if code == ExitCode.DONE:
-            display.say(head_line(display.standing, display.value))
-            _conclude(directory, study, display)
+            display.log(format_status_line(display.progress, display.format_value))
+            _report_results(directory, study, display)
     return code
 
 
-def report_only(directory: Path, storage: str | None) -> int:
+def write_report(directory: Path, storage: str | None) -> int:
     """Writes the report of a study as it stands, and says where.
 
     Args:
@@ -84,50 +86,52 @@ def report_only(directory: Path, storage: str | None) -> int:
     Raises:
       UserError: there is no study.
     """
-    content = study_config.read(directory)
+    content = read(directory)
     if content is None:
-        raise UserError(f"--study={directory}: there is no study there ({study_config.FILE} is missing)")
+        raise UserError(f"--study={directory}: there is no study there ({FILE} is missing)")
     from inception_jax.sweeps import report
 
     with StudyLock(directory / REPORT_LOCK):
-        path = report.write(directory, _optuna_study(directory, content, storage))
+        path = report.write(directory, _load_optuna_study(directory, content, storage))
     print(path)
     return int(ExitCode.DONE)
 
 
-def _enter(directory: Path, plan: study_config.Plan) -> tuple[StudyLock, dict]:
+def _open_directory(directory: Path, study_config: StudyConfig) -> tuple[StudyLock, dict]:
     """The lock of the study's directory, and its study.json; both made where they are not there."""
     if directory.exists() and not directory.is_dir():
         raise UserError(f"--study={directory} is a file, not a directory")
-    if directory.is_dir() and study_config.read(directory) is None:
-        study_config.refuse_foreign(directory)  # before anything is written there
+    if directory.is_dir() and read(directory) is None:
+        check_new_directory(directory)  # before anything is written there
     make_workdir(directory)
     lock = StudyLock(directory / LOCK)
     with lock:
-        return lock, study_config.write_or_compare(directory, plan, sys.orig_argv)
+        return lock, write_or_compare(directory, study_config, sys.orig_argv)
 
 
-def _conclude(directory: Path, study: Study, display: Display) -> None:
+def _report_results(directory: Path, study: Study, display: SweepDisplay) -> None:
     """The best trials in a table, and the report."""
     from inception_jax.sweeps import report
 
-    with study.changes():
-        best = [(number, value, in_short(_values(directory, number))) for number, value in study.ranking()[:_BEST]]
+    with study.exclusive():
+        best = [
+            (number, value, format_params(_values(directory, number))) for number, value in study.ranking()[:_NUM_BEST]
+        ]
     if best:
-        display.say(best_table(best, display.value))
+        display.log(format_best_table(best, display.format_value))
     else:
-        display.say("no trial has finished")
+        display.log("no trial has finished")
     with StudyLock(directory / REPORT_LOCK):
         path = report.write(directory, study.optuna_study)
-    display.say(f"report: {path}")
+    display.log(f"report: {path}")
 
 
 def _values(directory: Path, number: int) -> dict:
-    record = trials.load(trials.workdir(directory, number))
+    record = trials.load_record(trials.workdir(directory, number))
     return record.params | record.overrides if record else {}
 
 
-def _optuna_study(directory: Path, content: dict, storage: str | None):
+def _load_optuna_study(directory: Path, content: dict, storage: str | None):
     """The study in Optuna, to be read; None where its storage cannot be (the report does with what is on disk)."""
     from inception_jax.sweeps import storage as storages
 
@@ -138,8 +142,8 @@ def _optuna_study(directory: Path, content: dict, storage: str | None):
         return None
     lock = StudyLock(directory / LOCK)
     optuna = storages.import_optuna()
-    with lock, storages.explained(journal, storage):
-        storages.mend(journal, lambda text: print(text, file=sys.stderr))
+    with lock, storages.wrap_errors(journal, storage):
+        storages.repair_journal(journal, lambda text: print(text, file=sys.stderr))
         try:
             return optuna.load_study(
                 study_name=content["name"],

@@ -10,7 +10,7 @@ import numpy as np
 
 from inception_jax.runs import curves
 from inception_jax.runs.tables import value_text
-from inception_jax.sweeps.study_files import Parameter, Study
+from inception_jax.sweeps.study_files import StoredParameter, StoredStudy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,10 +20,10 @@ _GOLDEN = 0.6180339887498949  # its multiples, less the whole, fill the interval
 _FEW_TICKS, _MOST_TICKS = 3, 6
 
 
-class Scale:
+class AxisScale:
     """The axis of one parameter, from 0 to 1."""
 
-    def __init__(self, parameter: Parameter, values: Iterable[Any]):
+    def __init__(self, parameter: StoredParameter, values: Iterable[Any]):
         """Args:
         parameter: of the space.
         values: that trials have; one outside of the parameter's range (of a list) widens the axis.
@@ -39,7 +39,7 @@ class Scale:
         self.log &= min(numbers) > 0
         self.low, self.high = min(numbers), max(numbers)
 
-    def place(self, value: Any) -> float:
+    def position(self, value: Any) -> float:
         """Where a value lies; NaN for one that is not on the axis."""
         if self.is_choice:
             names = [name for name, _ in self.choices]
@@ -56,7 +56,7 @@ class Scale:
                 ((index + 0.5) / len(self.choices), value_text(choice, digits=6))
                 for index, (_, choice) in enumerate(self.choices)
             ]
-        return [(self.place(value), f"{value:g}") for value in self._tick_values()]
+        return [(self.position(value), f"{value:g}") for value in self._tick_values()]
 
     def _tick_values(self) -> list[float]:
         if self.low == self.high:
@@ -82,7 +82,7 @@ def jitter(numbers: Sequence[int]) -> np.ndarray:
     return np.asarray(numbers, np.float64) * _GOLDEN % 1.0 - 0.5
 
 
-def spread(values: Sequence[float], study: Study) -> np.ndarray:
+def metric_to_axis(values: Sequence[float], study: StoredStudy) -> np.ndarray:
     """Values of the metric, spread as the pictures' axes are: accuracies by the logarithm of the error.
 
     Args:
@@ -99,7 +99,7 @@ def spread(values: Sequence[float], study: Study) -> np.ndarray:
     return np.log(shown) if is_wide else shown
 
 
-def set_metric_axis(axes: Axes, values: Sequence[float], study: Study) -> None:
+def set_metric_axis(axes: Axes, values: Sequence[float], study: StoredStudy) -> None:
     """Scales a y axis for values of the metric.
 
     Args:

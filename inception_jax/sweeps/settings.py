@@ -11,16 +11,17 @@ from ml_collections import ConfigDict
 
 from inception_jax.config import Config
 from inception_jax.errors import UserError
-from inception_jax.sweeps import overrides, space_file, study_config
-from inception_jax.sweeps.budget import Budget
+from inception_jax.sweeps import overrides, space_file
+from inception_jax.sweeps.budget import SweepBudget
+from inception_jax.sweeps.study_config import StudyConfig, without_password
 
 MIN_EVALUATIONS = 2  # the first evaluation often lies in the warm-up
 REDUCTION_FACTOR = 3  # what Hyperband's authors advise beside 4 (arXiv:1603.06560, section 3)
 
 
-def make_plan(
+def make_study_config(
     flags: argparse.Namespace, recipe: ConfigDict, recipe_overrides: Mapping[str, Any], argv: Sequence[str]
-) -> study_config.Plan:
+) -> StudyConfig:
     """The plan that the flags, the recipe and the space file give, all of it checked.
 
     Args:
@@ -35,14 +36,14 @@ def make_plan(
     if not flags.space:
         raise UserError("--space is missing: name a file with get_space(), such as --space=space.py")
     config = Config(recipe)
-    base = tuple(overrides.config_words(argv))
-    found = space_file.load(flags.space, recipe, base)
+    config_arguments = tuple(overrides.config_arguments(argv))
+    found = space_file.load(flags.space, recipe, config_arguments)
     if found.space is None and flags.sampler == "grid":
         raise UserError(f"--sampler=grid: {flags.space} has no get_space() to take a grid of")
     listed = found.trials + (tuple(found.space.grid()) if flags.sampler == "grid" else ())
     min_evaluations, reduction_factor = _pruning(flags)
-    return study_config.Plan(
-        base=base,
+    return StudyConfig(
+        config_arguments=config_arguments,
         overrides=dict(recipe_overrides),
         config=config.to_dict(),
         space=found.space,
@@ -55,16 +56,16 @@ def make_plan(
         metric=flags.metric or config.checkpoint.best_metric,
         weights="ema" if config.ema.decay > 0 else "raw",
         objective=flags.objective,
-        storage=study_config.without_password(flags.storage),
+        storage=without_password(flags.storage),
     )
 
 
-def make_budget(flags: argparse.Namespace, study: study_config.Plan) -> Budget:
+def make_budget(flags: argparse.Namespace, study_config: StudyConfig) -> SweepBudget:
     """When the sweep stops.
 
     Args:
       flags: of the command.
-      study: its plan.
+      study_config: of the study.
 
     Raises:
       UserError: it would never stop, or not begin.
@@ -73,12 +74,12 @@ def make_budget(flags: argparse.Namespace, study: study_config.Plan) -> Budget:
         _at_least("trials", flags.trials, 1)
     if flags.hours is not None and not (math.isfinite(flags.hours) and flags.hours > 0):
         raise UserError(f"--hours={flags.hours}: it must be greater than 0")
-    if flags.trials is None and flags.hours is None and study.is_endless:
-        raise UserError(f"--sampler={study.sampler} never ends: give a budget, --trials=N or --hours=H")
-    if study.is_endless:
-        return Budget(flags.trials, flags.hours)
-    count = len(study.listed)
-    return Budget(count if flags.trials is None else min(flags.trials, count), flags.hours)
+    if flags.trials is None and flags.hours is None and study_config.is_endless:
+        raise UserError(f"--sampler={study_config.sampler} never ends: give a budget, --trials=N or --hours=H")
+    if study_config.is_endless:
+        return SweepBudget(flags.trials, flags.hours)
+    count = len(study_config.listed)
+    return SweepBudget(count if flags.trials is None else min(flags.trials, count), flags.hours)
 
 
 def _pruning(flags: argparse.Namespace) -> tuple[int, int]:

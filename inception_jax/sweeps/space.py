@@ -121,9 +121,9 @@ class Space:
         for field, parameter in parameters.items():
             for other, values in parameter.when.items():
                 _check_condition(field, other, values, parameters)
-        self.parameters = _ordered(parameters)
+        self.parameters = _in_dependency_order(parameters)
 
-    def active(self, field: str, values: Mapping[str, Any]) -> bool:
+    def is_active(self, field: str, values: Mapping[str, Any]) -> bool:
         """Whether a parameter exists, given the values of those before it (inactive ones are absent)."""
         return all(
             other in values and index_of(alternatives(wanted), values[other]) is not None
@@ -139,7 +139,7 @@ class Space:
         for field, parameter in self.parameters.items():
             if parameter.points() is None:
                 raise UserError(
-                    f"--sampler=grid: {field} ({parameter.words()}) has endless values; say how many "
+                    f"--sampler=grid: {field} ({parameter.summary()}) has endless values; say how many "
                     "points it takes with grid=N, or give it a step"
                 )
         combinations = self._combinations(list(self.parameters), {})
@@ -150,15 +150,15 @@ class Space:
     def _combinations(self, fields: list[str], values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not fields:
             yield dict(values)
-        elif not self.active(fields[0], values):
+        elif not self.is_active(fields[0], values):
             yield from self._combinations(fields[1:], values)
         else:
             for point in self.parameters[fields[0]].points():
                 yield from self._combinations(fields[1:], {**values, fields[0]: point})
 
-    def describe(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, Any]]:
         """As study.json has it: one object per field."""
-        return [{"field": field, **parameter.describe()} for field, parameter in self.parameters.items()]
+        return [{"field": field, **parameter.to_json()} for field, parameter in self.parameters.items()]
 
 
 def _check_condition(field: str, other: str, wanted: Any, parameters: Mapping[str, Parameter]) -> None:
@@ -170,11 +170,11 @@ def _check_condition(field: str, other: str, wanted: Any, parameters: Mapping[st
     for value in alternatives(wanted):
         if index_of(parameters[other].values, value) is None:
             raise UserError(
-                f"{field}: its condition {other} = {value!r} never holds: {other} is {parameters[other].words()}"
+                f"{field}: its condition {other} = {value!r} never holds: {other} is {parameters[other].summary()}"
             )
 
 
-def _ordered(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+def _in_dependency_order(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
     ordered: dict[str, Parameter] = {}
     while len(ordered) < len(parameters):
         ready = [

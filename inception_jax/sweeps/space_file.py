@@ -29,13 +29,13 @@ class SpaceFile:
     trials: tuple[dict[str, Any], ...]
 
 
-def load(path: str, recipe: ConfigDict, base: Sequence[str]) -> SpaceFile:
+def load(path: str, recipe: ConfigDict, config_arguments: Sequence[str]) -> SpaceFile:
     """Runs the file and checks what its `get_space()` and `get_trials()` return; one of them may be absent.
 
     Args:
       path: of the file.
       recipe: what the values are set in.
-      base: the words that the recipe came from, as `overrides.config_words` gives them.
+      config_arguments: the words that the recipe came from, as `overrides.config_arguments` gives them.
 
     Raises:
       UserError: no such file, an error in it, a field that there is not, or a value that a field does not take.
@@ -47,8 +47,8 @@ def load(path: str, recipe: ConfigDict, base: Sequence[str]) -> SpaceFile:
         raise UserError(f"--space={path}: it defines neither get_space() nor get_trials(){near}")
     try:
         fields = dict(overrides.leaves(recipe))
-        space = _space(_call(path, get_space), fields, base) if callable(get_space) else None
-        trials = _trials(_call(path, get_trials), space, fields, base) if callable(get_trials) else ()
+        space = _space(_call(path, get_space), fields, config_arguments) if callable(get_space) else None
+        trials = _trials(_call(path, get_trials), space, fields, config_arguments) if callable(get_trials) else ()
     except UserError as error:
         if str(error).startswith("--space="):
             raise
@@ -66,15 +66,15 @@ def _run(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"--space={path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     namespace: dict[str, Any] = {"__name__": "sweep_space", "__file__": path}
-    _guarded(path, lambda: exec(compile(text, path, "exec"), namespace))
+    _call_user_code(path, lambda: exec(compile(text, path, "exec"), namespace))
     return namespace
 
 
 def _call(path: str, function: Any) -> Any:
-    return _guarded(path, function)
+    return _call_user_code(path, function)
 
 
-def _guarded(path: str, call: Any) -> Any:
+def _call_user_code(path: str, call: Any) -> Any:
     """What the file's code returns; whatever it raises is one line that says where."""
     try:
         return call()
@@ -87,7 +87,7 @@ def _guarded(path: str, call: Any) -> Any:
         raise UserError(f"--space={path}{where}: {kind}{' '.join(str(error).split())}") from None
 
 
-def _space(given: Any, fields: Mapping[str, Any], base: Sequence[str]) -> Space:
+def _space(given: Any, fields: Mapping[str, Any], config_arguments: Sequence[str]) -> Space:
     if not isinstance(given, Mapping) or not given:
         raise UserError(f"get_space() returned {_short(given)}; it returns {{field: real(…), integer(…) or choice(…)}}")
     for field, parameter in given.items():
@@ -96,23 +96,23 @@ def _space(given: Any, fields: Mapping[str, Any], base: Sequence[str]) -> Space:
             raise UserError(f"{field} = {_short(parameter)}: it takes real(…), integer(…) or choice(…)")
     space = Space(given)
     for field, parameter in space.parameters.items():
-        for value in parameter.ends():
-            overrides.check(base, {field: value})
+        for value in parameter.values_to_check():
+            overrides.check(config_arguments, {field: value})
     return space
 
 
 def _trials(
-    given: Any, space: Space | None, fields: Mapping[str, Any], base: Sequence[str]
+    given: Any, space: Space | None, fields: Mapping[str, Any], config_arguments: Sequence[str]
 ) -> tuple[dict[str, Any], ...]:
     if not isinstance(given, list | tuple):
         raise UserError(f"get_trials() returned {_short(given)}; it returns a list of {{field: value}}")
     if space is None and not given:
         raise UserError("get_trials() returned no trial, and there is no get_space()")
-    return tuple(_trial(index, trial, space, fields, base) for index, trial in enumerate(given))
+    return tuple(_trial(index, trial, space, fields, config_arguments) for index, trial in enumerate(given))
 
 
 def _trial(
-    index: int, given: Any, space: Space | None, fields: Mapping[str, Any], base: Sequence[str]
+    index: int, given: Any, space: Space | None, fields: Mapping[str, Any], config_arguments: Sequence[str]
 ) -> dict[str, Any]:
     """One entry of `get_trials()`, its lists made tuples; an empty one is the recipe as it is."""
     if not isinstance(given, Mapping):
@@ -123,8 +123,8 @@ def _trial(
             _check_field(field, fields)
             parameter = space.parameters.get(field) if space else None
             if parameter is not None and parameter.encode(value) is None:
-                raise UserError(f"{field} = {value!r} is outside the space: {parameter.words()}")
-        overrides.check(base, values)
+                raise UserError(f"{field} = {value!r} is outside the space: {parameter.summary()}")
+        overrides.check(config_arguments, values)
     except UserError as error:
         raise UserError(f"get_trials()[{index}]: {error}") from None
     return values

@@ -46,12 +46,12 @@ def open_storage(journal: Path | None, url: str | None, lock: StudyLock) -> Any:
     return storages.JournalStorage(storages.journal.JournalFileBackend(str(journal), lock_obj=lock))
 
 
-def mend(journal: Path | None, say: Callable[[str], None]) -> None:
+def repair_journal(journal: Path | None, log: Callable[[str], None]) -> None:
     """Cuts off a last line that a killed driver did not write to its end: the next would be written behind it.
 
     Args:
       journal: path of the file, whose study's lock is held; None: a database is in its place.
-      say: gets a line where there was something to cut.
+      log: gets a line where there was something to cut.
 
     Raises:
       OSError: it cannot be read or written.
@@ -68,11 +68,11 @@ def mend(journal: Path | None, say: Callable[[str], None]) -> None:
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1
         file.truncate(whole)
-    say(f"{journal}: its last line was torn ({size - whole} bytes), and is cut off")
+    log(f"{journal}: its last line was torn ({size - whole} bytes), and is cut off")
 
 
 @contextlib.contextmanager
-def explained(journal: Path | None, url: str | None) -> Iterator[None]:
+def wrap_errors(journal: Path | None, url: str | None) -> Iterator[None]:
     """Turns what a storage raises into one line.
 
     Args:

@@ -29,11 +29,11 @@ MAY_CHANGE = ("data.data_dir", "data.prefetch", "data.threads", "data.workers", 
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class StudyConfig:
     """All that the trials of a study, their order and their values follow from.
 
     Attributes:
-      base: the words `--config=…` that the recipe came from, with its overrides.
+      config_arguments: the words `--config=…` that the recipe came from, with its overrides.
       overrides: {field: value} of these.
       config: the recipe, whole, as plain values.
       space: None where only the listed trials run.
@@ -49,7 +49,7 @@ class Plan:
       storage: URL of a database, None for the journal file.
     """
 
-    base: tuple[str, ...]
+    config_arguments: tuple[str, ...]
     overrides: Mapping[str, Any]
     config: Mapping[str, Any]
     space: Space | None
@@ -74,11 +74,11 @@ class Plan:
         """Whether the sampler always has another trial."""
         return self.sampler in ("tpe", "random", "quasi")
 
-    def weights_of(self, fields: Mapping[str, Any]) -> str:
+    def evaluated_weights(self, fields: Mapping[str, Any]) -> str:
         """Whose evaluations count in a trial that sets these fields: "ema" where it keeps an average."""
         return "ema" if fields.get("ema.decay", self.config["ema"]["decay"]) > 0 else "raw"
 
-    def is_last(self, fields: Mapping[str, Any], evaluation: Mapping[str, Any]) -> bool:
+    def is_final_evaluation(self, fields: Mapping[str, Any], evaluation: Mapping[str, Any]) -> bool:
         """Whether an evaluation is the one at the end of a trial that sets these fields."""
         num_steps = fields.get("num_steps", self.config["num_steps"])
         if num_steps is not None:
@@ -87,13 +87,13 @@ class Plan:
         steps_per_epoch = evaluation["step"] / evaluation["epoch"] if evaluation["epoch"] else 0.0
         return evaluation["step"] >= round(fields.get("num_epochs", self.config["num_epochs"]) * steps_per_epoch)
 
-    def describe(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As study.json has it, without what belongs to one start."""
         return {
-            "recipe": self.base[0].partition("=")[2],
+            "recipe": self.config_arguments[0].partition("=")[2],
             "overrides": dict(self.overrides),
             "config": self.config,
-            "space": self.space.describe() if self.space else [],
+            "space": self.space.to_json() if self.space else [],
             "listed": [dict(trial) for trial in self.listed] if self.sampler != "grid" else [],
             "sampler": self.sampler,
             "seed": self.seed,
@@ -108,12 +108,12 @@ class Plan:
         }
 
 
-def write_or_compare(directory: Path, plan: Plan, command: list[str]) -> dict[str, Any]:
+def write_or_compare(directory: Path, study_config: StudyConfig, command: list[str]) -> dict[str, Any]:
     """Begins a study in a directory, or makes sure that the study there is this one. Call it under the study's lock.
 
     Args:
       directory: an existing one.
-      plan: of the study.
+      study_config: of the study.
       command: the command line.
 
     Returns:
@@ -124,13 +124,13 @@ def write_or_compare(directory: Path, plan: Plan, command: list[str]) -> dict[st
     """
     before = read(directory)
     if before is None:
-        refuse_foreign(directory)
+        check_new_directory(directory)
         name = directory.resolve().name
-        if plan.storage:  # a database may hold studies of other directories of this name
+        if study_config.storage:  # a database may hold studies of other directories of this name
             name = f"{name}-{secrets.token_hex(3)}"
         content = {
             "name": name,
-            **plan.describe(),
+            **study_config.to_json(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": command,
             "cwd": os.getcwd(),
@@ -138,7 +138,7 @@ def write_or_compare(directory: Path, plan: Plan, command: list[str]) -> dict[st
         }
         replace_text(directory / FILE, json.dumps(content, indent=2) + "\n")
         return content
-    new = json.loads(json.dumps(plan.describe()))
+    new = json.loads(json.dumps(study_config.to_json()))
     for field, old, now in config_differences(_comparable(before), _comparable(new)):
         if not field.removeprefix("config.").startswith(MAY_CHANGE):
             raise UserError(
@@ -189,7 +189,7 @@ def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def refuse_foreign(directory: Path) -> None:
+def check_new_directory(directory: Path) -> None:
     """Makes sure that a directory without a study.json is one that a study may begin in.
 
     Raises:

@@ -22,7 +22,7 @@ TRIALS = "trials"
 TABLE = "trials.csv"
 
 METRICS = ("top1", "top5", "loss")
-_KINDS = (
+_FIELD_TYPES = (
     ("config", dict, "an object"),
     ("overrides", dict, "an object"),
     ("space", list, "a list"),
@@ -36,7 +36,7 @@ UNKNOWN = "unknown"
 
 
 @dataclasses.dataclass(frozen=True)
-class Parameter:
+class StoredParameter:
     """A parameter of the space.
 
     Attributes:
@@ -60,7 +60,7 @@ class Parameter:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class StoredTrial:
     """A trial.
 
     Attributes:
@@ -98,12 +98,12 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class StoredStudy:
     """A study.
 
     Attributes:
       path: its directory.
-      said: the whole of study.json.
+      content: the whole of study.json.
       config: the config that all trials start from.
       space: the parameters, in the order of the file.
       metric: "top1", "top5" or "loss".
@@ -114,37 +114,37 @@ class Study:
     """
 
     path: Path
-    said: Mapping[str, Any]
+    content: Mapping[str, Any]
     config: Mapping[str, Any]
-    space: tuple[Parameter, ...]
+    space: tuple[StoredParameter, ...]
     metric: str
     objective: str
     maximise: bool
-    trials: tuple[Trial, ...]
+    trials: tuple[StoredTrial, ...]
     notes: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """What the study is called."""
-        return str(self.said.get("name") or self.path.absolute().name)
+        return str(self.content.get("name") or self.path.absolute().name)
 
     @property
     def unit(self) -> float:
         """What values are multiplied with to be shown: accuracies are in per cent."""
         return 1.0 if self.metric == "loss" else 100.0
 
-    def of_status(self, *statuses: str) -> list[Trial]:
+    def with_status(self, *statuses: str) -> list[StoredTrial]:
         """The trials of these statuses, by number."""
         return [trial for trial in self.trials if trial.status in statuses]
 
-    def ranked(self) -> list[Trial]:
+    def ranked(self) -> list[StoredTrial]:
         """The finished trials, best first; of equals the earlier first."""
         sign = -1 if self.maximise else 1
-        finished = [trial for trial in self.of_status("finished") if trial.value is not None]
+        finished = [trial for trial in self.with_status("finished") if trial.value is not None]
         return sorted(finished, key=lambda trial: (sign * trial.value, trial.number))
 
 
-def read(path: Path) -> Study:
+def read(path: Path) -> StoredStudy:
     """Reads a study.
 
     Args:
@@ -153,32 +153,32 @@ def read(path: Path) -> Study:
     Raises:
       UserError: there is no study.json, or it is damaged.
     """
-    said = read_object(path / STUDY)
-    if said is None:
+    content = read_object(path / STUDY)
+    if content is None:
         raise UserError(f"{path} is no study: it has no {STUDY}")
-    for name, kind, words in _KINDS:
-        if said.get(name) is not None and not isinstance(said[name], kind):
-            raise UserError(f"{path / STUDY} is damaged: {name!r} = {str(said[name])[:40]!r} is not {words}")
-    if said.get("metric") not in (None, *METRICS):
-        raise UserError(f"{path / STUDY} is damaged: 'metric' = {said['metric']!r} is none of {', '.join(METRICS)}")
+    for name, kind, words in _FIELD_TYPES:
+        if content.get(name) is not None and not isinstance(content[name], kind):
+            raise UserError(f"{path / STUDY} is damaged: {name!r} = {str(content[name])[:40]!r} is not {words}")
+    if content.get("metric") not in (None, *METRICS):
+        raise UserError(f"{path / STUDY} is damaged: 'metric' = {content['metric']!r} is none of {', '.join(METRICS)}")
     notes: list[str] = []
     folders = [folder for folder in (path / TRIALS).glob("*") if folder.name.isdigit() and folder.is_dir()]
     trials = [_trial(folder, notes) for folder in sorted(folders, key=lambda folder: int(folder.name))]
-    metric = said.get("metric") or "top1"
-    return Study(
+    metric = content.get("metric") or "top1"
+    return StoredStudy(
         path=path,
-        said=said,
-        config=said.get("config") or {},
-        space=tuple(map(_parameter, _objects(said.get("space")))),
+        content=content,
+        config=content.get("config") or {},
+        space=tuple(map(_parameter, _objects(content.get("space")))),
         metric=metric,
-        objective=said.get("objective") or "final",
-        maximise=(said.get("direction") or ("minimize" if metric == "loss" else "maximize")) == "maximize",
+        objective=content.get("objective") or "final",
+        maximise=(content.get("direction") or ("minimize" if metric == "loss" else "maximize")) == "maximize",
         trials=tuple(trials),
         notes=tuple(notes),
     )
 
 
-def write_table(study: Study) -> Path:
+def write_table(study: StoredStudy) -> Path:
     """Writes trials.csv: one line per trial, a column per parameter.
 
     Returns:
@@ -215,63 +215,63 @@ def write_table(study: Study) -> Path:
     return study.path / TABLE
 
 
-def _parameter(said: Mapping[str, Any]) -> Parameter:
-    return Parameter(
-        field=str(said.get("field")),
-        kind=said.get("kind") or ("choice" if said.get("choices") else "real"),
-        low=said.get("low"),
-        high=said.get("high"),
-        log=bool(said.get("log")),
-        step=said.get("step"),
-        choices=tuple(frozen(value) for value in said.get("choices") or ()),
-        when=said.get("when") or {},
+def _parameter(content: Mapping[str, Any]) -> StoredParameter:
+    return StoredParameter(
+        field=str(content.get("field")),
+        kind=content.get("kind") or ("choice" if content.get("choices") else "real"),
+        low=content.get("low"),
+        high=content.get("high"),
+        log=bool(content.get("log")),
+        step=content.get("step"),
+        choices=tuple(to_tuples(value) for value in content.get("choices") or ()),
+        when=content.get("when") or {},
     )
 
 
-def _trial(folder: Path, notes: list[str]) -> Trial:
+def _trial(folder: Path, notes: list[str]) -> StoredTrial:
     try:
-        said = read_object(folder / TRIAL)
-        if said is None:
+        content = read_object(folder / TRIAL)
+        if content is None:
             raise UserError(f"{folder} has no {TRIAL}")
     except UserError as error:
         notes.append(str(error))
-        said = {"status": UNKNOWN}
-    value = _number(said.get("value"))
-    return Trial(
+        content = {"status": UNKNOWN}
+    value = _number(content.get("value"))
+    return StoredTrial(
         number=int(folder.name),
-        status=str(said.get("status") or UNKNOWN),
-        params=_values(said.get("params")),
-        overrides=_values(said.get("overrides")),
+        status=str(content.get("status") or UNKNOWN),
+        params=_values(content.get("params")),
+        overrides=_values(content.get("overrides")),
         value=None if value is None or math.isnan(value) else value,
-        message=str(said.get("message") or ""),
-        starts=_objects(said.get("starts")),
+        message=str(content.get("message") or ""),
+        starts=_objects(content.get("starts")),
         evaluations=tuple(
             (_number(one.get("epoch")) or 0.0, math.nan if (found := _number(one.get("value"))) is None else found)
-            for one in _objects(said.get("evaluations"))
+            for one in _objects(content.get("evaluations"))
         ),
-        pruned_at=said.get("pruned_at"),
-        seconds=_number(said.get("seconds")) or 0.0,
+        pruned_at=content.get("pruned_at"),
+        seconds=_number(content.get("seconds")) or 0.0,
         workdir=folder,
     )
 
 
-def _objects(said: Any) -> tuple[Mapping[str, Any], ...]:
+def _objects(content: Any) -> tuple[Mapping[str, Any], ...]:
     """The objects of a list; () for anything else."""
-    return tuple(one for one in said if isinstance(one, Mapping)) if isinstance(said, list) else ()
+    return tuple(one for one in content if isinstance(one, Mapping)) if isinstance(content, list) else ()
 
 
-def _values(said: Any) -> dict[str, Any]:
-    return {str(field): frozen(value) for field, value in said.items()} if isinstance(said, Mapping) else {}
+def _values(content: Any) -> dict[str, Any]:
+    return {str(field): to_tuples(value) for field, value in content.items()} if isinstance(content, Mapping) else {}
 
 
-def frozen(value: Any) -> Any:
+def to_tuples(value: Any) -> Any:
     """The value with tuples where JSON has lists, also inside of it."""
-    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(to_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def _number(said: Any) -> float | None:
+def _number(content: Any) -> float | None:
     """A number, also one that JSON has as the text "NaN"; None for anything else."""
     try:
-        return float(said) if isinstance(said, int | float | str) and not isinstance(said, bool) else None
+        return float(content) if isinstance(content, int | float | str) and not isinstance(content, bool) else None
     except ValueError:
         return None

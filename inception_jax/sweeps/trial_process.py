@@ -21,7 +21,7 @@ from inception_jax.errors import ExitCode, write_error
 from inception_jax.sweeps import trials
 
 
-def command(arguments: Sequence[str], cores: Sequence[int] | None) -> list[str]:
+def train_command(arguments: Sequence[str], cores: Sequence[int] | None) -> list[str]:
     """What a driver starts for a trial: `inception_jax.train` inside this file's `main`.
 
     Args:
@@ -32,7 +32,7 @@ def command(arguments: Sequence[str], cores: Sequence[int] | None) -> list[str]:
     return [*words, *([f"--cores={','.join(map(str, cores))}"] if cores else []), "--", *arguments]
 
 
-class Training:
+class TrainingProcess:
     """A training process that runs, or has ended."""
 
     def __init__(self, words: Sequence[str], workdir: Path, environment: Mapping[str, str]):
@@ -40,7 +40,7 @@ class Training:
         with whose end the kernel would also end the process.
 
         Args:
-          words: the command, as `command` makes it.
+          words: the command, as `train_command` makes it.
           workdir: of the trial; what the process writes to stdout and stderr is appended to `output.log` there.
           environment: variables that differ from this process's.
 
@@ -77,7 +77,7 @@ class Training:
         self._process.wait()
 
 
-def meaning(code: int) -> str:
+def classify_exit(code: int) -> str:
     """What the end of a training process means for its trial, where nobody had asked it to end.
 
     Args:
@@ -98,7 +98,7 @@ def meaning(code: int) -> str:
     return meanings.get(code, "died")
 
 
-def words_of(code: int) -> str:
+def format_exit_code(code: int) -> str:
     """An exit code in words: `signal SIGKILL`, `exit code 7`."""
     number = -code if code < 0 else code - 128
     if number > 0 and (code < 0 or code > 128):
@@ -119,7 +119,7 @@ def main(words: list[str]) -> None:
     """
     split = words.index("--")
     own = dict(word.removeprefix("--").split("=", 1) for word in words[:split])
-    _end_with(int(own["parent"]))
+    _terminate_with_parent(int(own["parent"]))
     if "cores" in own:
         os.sched_setaffinity(0, {int(core) for core in own["cores"].split(",")})
     # What a person would type: the manifest and the report show it, and it continues this run without the sweep.
@@ -128,7 +128,7 @@ def main(words: list[str]) -> None:
     runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
 
 
-def _end_with(parent: int) -> None:
+def _terminate_with_parent(parent: int) -> None:
     """Has the kernel send SIGTERM when the parent ends; leaves at once where that has happened already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

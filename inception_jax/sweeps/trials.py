@@ -28,7 +28,7 @@ def workdir(study: Path, number: int) -> Path:
 
 
 @dataclasses.dataclass
-class Record:
+class TrialRecord:
     """What `trial.json` says.
 
     Attributes:
@@ -67,16 +67,16 @@ class Record:
         """
         content = dataclasses.asdict(self)
         for evaluation in content["evaluations"]:  # JSON has no NaN; the texts are those of metrics.jsonl
-            evaluation["value"] = _text(evaluation["value"])
+            evaluation["value"] = _json_number(evaluation["value"])
         replace_text(directory / FILE, json.dumps(content, indent=2) + "\n")
 
-    def begin_start(self, pid: int, slot: str) -> None:
+    def record_start(self, pid: int, slot: str) -> None:
         """Notes that a process was started."""
         self.starts.append(
             {"time": time.time(), "host": os.uname().nodename, "pid": pid, "slot": slot, "ended": None, "exit": None}
         )
 
-    def end_start(self, exit_code: int | None, ended: float | None = None) -> None:
+    def record_exit(self, exit_code: int | None, ended: float | None = None) -> None:
         """Notes how the last process ended; nothing where that is known already.
 
         Args:
@@ -89,7 +89,7 @@ class Record:
             self.seconds = sum(start["ended"] - start["time"] for start in self.starts)
 
 
-def load(directory: Path) -> Record | None:
+def load_record(directory: Path) -> TrialRecord | None:
     """The record of a trial; None where there is none that can be read (the storage knows what is needed).
 
     Args:
@@ -99,8 +99,8 @@ def load(directory: Path) -> Record | None:
         content = read_object(directory / FILE)
         if content is None:
             return None
-        names = {field.name for field in dataclasses.fields(Record)}
-        record = Record(**{name: value for name, value in content.items() if name in names})
+        names = {field.name for field in dataclasses.fields(TrialRecord)}
+        record = TrialRecord(**{name: value for name, value in content.items() if name in names})
         for evaluation in record.evaluations:
             evaluation["value"] = float(evaluation["value"])
     except (UserError, TypeError, KeyError, ValueError):
@@ -108,7 +108,7 @@ def load(directory: Path) -> Record | None:
     return record
 
 
-class Evaluations:
+class EvaluationReader:
     """The evaluations that a run has written to metrics.jsonl, read as the file grows.
 
     A run that is started again cuts its file back to its checkpoint and writes the same rows anew: then this begins
@@ -122,18 +122,18 @@ class Evaluations:
         metric: the row's key.
         """
         self._path, self._weights, self._metric = directory / METRICS, weights, metric
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
-        self._file, self._offset, self._found = None, 0, []
+    def _reset(self) -> None:
+        self._inode, self._offset, self._evaluations = None, 0, []
 
     def read(self) -> list[dict[str, Any]]:
         """All evaluations so far: [{"index", "epoch", "step", "value"}], index from 1."""
         try:
             status = os.stat(self._path)
-            if status.st_size < self._offset or status.st_ino != self._file:
-                self._begin()
-                self._file = status.st_ino
+            if status.st_size < self._offset or status.st_ino != self._inode:
+                self._reset()
+                self._inode = status.st_ino
             if status.st_size > self._offset:
                 with open(self._path, "rb") as file:
                     file.seek(self._offset)
@@ -143,16 +143,16 @@ class Evaluations:
                 for line in whole.splitlines():
                     self._add(line)
         except FileNotFoundError:
-            self._begin()
-        return self._found
+            self._reset()
+        return self._evaluations
 
     def _add(self, line: bytes) -> None:
         try:
             row = json.loads(line)
             if row["kind"] == "evaluation" and row["weights"] == self._weights:
-                self._found.append(
+                self._evaluations.append(
                     {
-                        "index": len(self._found) + 1,
+                        "index": len(self._evaluations) + 1,
                         "epoch": row["epoch"],
                         "step": row["step"],
                         "value": float(row[self._metric]),
@@ -166,7 +166,7 @@ def objective_value(evaluations: list[dict[str, Any]], objective: str, direction
     """What a finished trial is judged by; None where it has no finite evaluation to show.
 
     Args:
-      evaluations: as `Evaluations.read` gives them.
+      evaluations: as `EvaluationReader.read` gives them.
       objective: "final" or "best" of them.
       direction: "maximize" or "minimize".
     """
@@ -186,7 +186,7 @@ def newest_checkpoint(directory: Path) -> int:
     return max((int(name) for name in names if name.isdigit()), default=-1)
 
 
-def last_words(directory: Path, count: int = 3) -> str:
+def output_tail(directory: Path, count: int = 3) -> str:
     """The last lines that the trial's processes wrote, in one line."""
     try:
         with open(directory / OUTPUT, "rb") as file:
@@ -204,8 +204,8 @@ def error_line(directory: Path) -> str:
     except OSError:
         return ""
     lines = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
-    return lines[-1] if lines else last_words(directory)
+    return lines[-1] if lines else output_tail(directory)
 
 
-def _text(value: float) -> float | str:
+def _json_number(value: float) -> float | str:
     return value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -14,20 +14,20 @@ FAKE = Path(__file__).resolve().with_name("fake_train.py")
 
 # Where a driver can be made to kill itself: (module, class or None, function), before it is called.
 MOMENTS = {
-    "ask": ("study", "Study", "begin"),
+    "ask": ("study", "Study", "begin_trial"),
     "queued": ("study", "Study", "_sampler"),
     "suggest": ("study", None, "_suggest"),
-    "place": ("study", "Study", "place"),
-    "record": ("work", "Work", "save"),
-    "start": ("work", "Work", "start"),
+    "place": ("study", "Study", "set_workdir"),
+    "record": ("running_trial", "RunningTrial", "save"),
+    "start": ("running_trial", "RunningTrial", "start"),
     "report": ("study", "Study", "report"),
-    "judge": ("study", "Study", "_judge"),
-    "note": ("study", "Study", "_apply"),
-    "prune": ("work", "Work", "ask_to_end"),
-    "after": ("work", "Work", "after"),
-    "write": ("work", "Work", "write"),
-    "finish": ("study", "Study", "finish"),
-    "release": ("work", "Work", "release"),
+    "judge": ("study", "Study", "_ask_pruner"),
+    "note": ("study", "Study", "_apply_decision"),
+    "prune": ("running_trial", "RunningTrial", "request_stop"),
+    "after": ("running_trial", "RunningTrial", "handle_exit"),
+    "write": ("running_trial", "RunningTrial", "save_outcome"),
+    "finish": ("study", "Study", "finish_trial"),
+    "release": ("running_trial", "RunningTrial", "release"),
 }
 
 
@@ -38,9 +38,11 @@ def fake_command(arguments, cores):
 
 def timing(**seconds):
     """Short times."""
-    from inception_jax.sweeps.running_trial import Timing
+    from inception_jax.sweeps.running_trial import TrialTiming
 
-    return Timing(**{"poll": 0.01, "turn": 0.05, "heartbeat": 0.2, "backoff": 0.01, "locked": 0.02} | seconds)
+    return TrialTiming(
+        **{"poll": 0.01, "scan": 0.05, "heartbeat": 0.2, "backoff": 0.01, "locked_retry": 0.02} | seconds
+    )
 
 
 def die_at(name, count):

@@ -44,7 +44,7 @@ def sample(space, random):
     """Values of the parameters whose condition holds."""
     values = {}
     for field, one in space.parameters.items():
-        if not space.active(field, values):
+        if not space.is_active(field, values):
             continue
         if one.kind == "choice":
             values[field] = one.values[random.integers(len(one.values))]
@@ -70,7 +70,7 @@ class MadeStudy:
         (path / "trials").mkdir(parents=True)
         content = {
             "name": path.name, "recipe": "configs/digits.py", "overrides": {"num_epochs": 4.0},
-            "config": json.loads(config_with({})), "space": self.space.describe(), "listed": [], "sampler": "tpe",
+            "config": json.loads(config_with({})), "space": self.space.to_json(), "listed": [], "sampler": "tpe",
             "seed": 0, "pruner": "halving", "min_evaluations": 2, "reduction_factor": 3, "metric": "top1",
             "weights": "raw", "objective": "final", "direction": "maximize", "storage": None,
             "created": "2026-01-01T00:00:00+0000",

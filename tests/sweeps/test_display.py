@@ -5,7 +5,14 @@ import re
 
 import pytest
 
-from inception_jax.sweeps.display import Display, Row, Standing, best_table, head_line, in_short
+from inception_jax.sweeps.display import (
+    SweepDisplay,
+    SweepProgress,
+    TrialRow,
+    format_best_table,
+    format_params,
+    format_status_line,
+)
 
 
 class Terminal(io.StringIO):
@@ -26,10 +33,12 @@ def shown(terminal):
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_table_gives_way_in_its_values_only(tmp_path, terminal, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
-    display = Display(tmp_path, "top1", terminal)
-    display.standing = Standing("digits", 12, "24", {"finished": 7, "pruned": 3, "failed": 1}, (4, 0.9917), 150)
-    display.rows[3] = Row(3, "running", "gpu 0", "learning_rate 0.0123, " + "name sgd, " * 9, "5 (epoch 5)", 0.5, 0.987)
-    display.say("a line above the table")
+    display = SweepDisplay(tmp_path, "top1", terminal)
+    display.progress = SweepProgress("digits", 12, "24", {"finished": 7, "pruned": 3, "failed": 1}, (4, 0.9917), 150)
+    display.rows[3] = TrialRow(
+        3, "running", "gpu 0", "learning_rate 0.0123, " + "name sgd, " * 9, "5 (epoch 5)", 0.5, 0.987
+    )
+    display.log("a line above the table")
     display.close()
     lines = shown(terminal)
     assert any("a line above the table" in line for line in lines)
@@ -46,8 +55,8 @@ def test_the_table_gives_way_in_its_values_only(tmp_path, terminal, monkeypatch,
 
 def test_elsewhere_it_is_lines(tmp_path):
     stream = io.StringIO()
-    display = Display(tmp_path, "loss", stream)
-    display.say("one\ntwo")
+    display = SweepDisplay(tmp_path, "loss", stream)
+    display.log("one\ntwo")
     display.close()
     assert stream.getvalue() == "one\ntwo\n"
     lines = (tmp_path / "sweep.log").read_text().splitlines()
@@ -57,10 +66,10 @@ def test_elsewhere_it_is_lines(tmp_path):
 
 def test_a_reader_that_has_gone_ends_nothing(tmp_path):
     stream = io.StringIO()
-    display = Display(tmp_path, "loss", stream)
+    display = SweepDisplay(tmp_path, "loss", stream)
     stream.close = None
     stream.write = lambda text: (_ for _ in ()).throw(BrokenPipeError())
-    display.say("nobody hears it")
+    display.log("nobody hears it")
     display.close()
     assert "nobody hears it" in (tmp_path / "sweep.log").read_text()
 
@@ -73,14 +82,14 @@ def test_values_in_few_words(tmp_path):
         "loss.aux_weights": [0.3, 0.3],
         "optimizer.clip_norm": None,
     }
-    assert in_short(values) == (
+    assert format_params(values) == (
         "learning_rate 0.01235, optimizer.name sgd, model.name inception_v1, aux_weights (0.3, 0.3), clip_norm None"
     )
-    display = Display(tmp_path, "loss", io.StringIO())
-    assert [display.value(value) for value in (None, 0.5, float("nan"))] == ["", "0.5000", "nan"]
+    display = SweepDisplay(tmp_path, "loss", io.StringIO())
+    assert [display.format_value(value) for value in (None, 0.5, float("nan"))] == ["", "0.5000", "nan"]
     display.close()
-    assert head_line(Standing("s"), str) == "s: 0 begun"
-    assert best_table([(12, 0.5, "a 1"), (3, 0.25, "a 2")], str).splitlines() == [
+    assert format_status_line(SweepProgress("s"), str) == "s: 0 begun"
+    assert format_best_table([(12, 0.5, "a 1"), (3, 0.25, "a 2")], str).splitlines() == [
         "  trial   12   0.5  a 1",
         "  trial    3  0.25  a 2",
     ]

@@ -14,7 +14,7 @@ from inception_jax.sweeps.lease import StudyLock
 
 
 def take(workdir, stale=60.0):
-    return lease.take(workdir, "me", stale)
+    return lease.acquire(workdir, "me", stale)
 
 
 def left_behind(workdir, boot_id, age):
@@ -55,9 +55,9 @@ def test_clocks_of_machines_need_not_agree(tmp_path, monkeypatch):
 
 def test_a_driver_finds_out_that_it_was_taken_for_dead(tmp_path):
     held = take(tmp_path)
-    assert held.touch()
+    assert held.renew()
     left_behind(tmp_path, "another machine", 0)
-    assert not held.touch()
+    assert not held.renew()
     held.release()
     assert (tmp_path / lease.LEASE).exists(), "it is the other's"
 
@@ -66,11 +66,11 @@ def test_a_lease_ends_with_its_release(tmp_path):
     held = take(tmp_path)
     before = os.stat(tmp_path / lease.LEASE).st_mtime
     os.utime(tmp_path / lease.LEASE, (0, 0))
-    held.touch()
+    held.renew()
     assert os.stat(tmp_path / lease.LEASE).st_mtime >= before
     held.release()
     held.release()
-    assert lease.last_beat(tmp_path) is None
+    assert lease.last_heartbeat(tmp_path) is None
     with pytest.raises(UserError, match="cannot write"):
         take(tmp_path / "absent")
 

@@ -17,7 +17,7 @@ from inception_jax.metrics import wilson_interval
 from inception_jax.runs import plot_style
 from inception_jax.sweeps import importance, parallel_coordinates, plots, recipe, report, study_files
 from inception_jax.sweeps.overrides import leaves
-from inception_jax.sweeps.scales import Scale
+from inception_jax.sweeps.scales import AxisScale
 from inception_jax.sweeps.space import choice, integer, real
 
 from .made_studies import COUNT, SPACE, MadeStudy, config_with
@@ -291,7 +291,7 @@ def test_a_study_of_any_size_has_all_its_pictures(tmp_path, count):
     made.fill(count, with_run=count < 30)
     text = report.write(made.path).read_text()
     names = re.findall(r"!\[.*\]\((.*)\)", text)
-    assert names == [f"{name}.png" for name in report.PICTURES]
+    assert names == [f"{name}.png" for name in report.PLOTS]
     for name in names:
         picture = cv2.imread(str(made.path / name))
         assert picture is not None and picture.std() > 5
@@ -372,17 +372,17 @@ def test_slices_put_each_value_where_its_parameter_is(study, tmp_path):
 
 def test_axes_of_parameters():
     def scale(one, values=()):
-        return Scale(study_files._parameter({"field": "x", **one.describe()}), values)
+        return AxisScale(study_files._parameter({"field": "x", **one.to_json()}), values)
 
     log = scale(real(1e-4, 0.3, log=True))
-    assert log.place(1e-4) == 0 and log.place(0.3) == pytest.approx(1) and math.isnan(log.place("sgd"))
+    assert log.position(1e-4) == 0 and log.position(0.3) == pytest.approx(1) and math.isnan(log.position("sgd"))
     assert [words for _, words in log.ticks()] == ["0.0001", "0.001", "0.01", "0.1"]
     assert [words for _, words in scale(integer(16, 128, log=True)).ticks()] == ["20", "50", "100"]
     assert [words for _, words in scale(real(0.8, 0.99)).ticks()] == ["0.8", "0.85", "0.9", "0.95"]
-    assert scale(real(0.5, 0.5)).place(0.5) == 0.5
-    assert scale(real(0.1, 0.5), [0.9]).place(0.9) == 1.0  # a listed config may lie outside of the space
+    assert scale(real(0.5, 0.5)).position(0.5) == 0.5
+    assert scale(real(0.1, 0.5), [0.9]).position(0.9) == 1.0  # a listed config may lie outside of the space
     kinds = scale(choice(True, 1, None, (1, 2)), ["other"])
-    assert [round(10 * kinds.place(value)) for value in (True, 1, None, (1, 2), "other")] == [1, 3, 5, 7, 9]
+    assert [round(10 * kinds.position(value)) for value in (True, 1, None, (1, 2), "other")] == [1, 3, 5, 7, 9]
 
 
 # ---- importance ----
@@ -393,8 +393,8 @@ def test_importance_finds_what_mattered(tmp_path):
     made.fill(40)
     found = importance.estimate(study_files.read(made.path))
     assert found.method == "fANOVA" and found.trials == 24 and found.left_out == ["optimizer.momentum"]
-    assert next(iter(found.parts)) == "optimizer.learning_rate" and found.parts["optimizer.learning_rate"] > 0.6
-    assert sum(found.parts.values()) == pytest.approx(1)
+    assert next(iter(found.shares)) == "optimizer.learning_rate" and found.shares["optimizer.learning_rate"] > 0.6
+    assert sum(found.shares.values()) == pytest.approx(1)
 
 
 def test_importance_takes_listed_configs_that_are_not_of_the_space(tmp_path):
@@ -404,20 +404,20 @@ def test_importance_takes_listed_configs_that_are_not_of_the_space(tmp_path):
     made.add(values=at(0.01, **{"loss.label_smoothing": 0.03}))  # between two steps
     made.add(values=at(2.0, **{"loss.label_smoothing": 0.9}))  # outside
     found = importance.estimate(study_files.read(made.path))
-    assert found.trials == 9 and set(found.parts) == {"optimizer.learning_rate", "loss.label_smoothing"}
+    assert found.trials == 9 and set(found.shares) == {"optimizer.learning_rate", "loss.label_smoothing"}
 
 
 def test_importance_without_trees_or_from_an_open_study(tmp_path, monkeypatch):
     made = MadeStudy(tmp_path / "study")
     made.fill(40)
     found = study_files.read(made.path)
-    rebuilt = importance._rebuilt(found)
-    monkeypatch.setattr(importance, "_rebuilt", lambda *_: pytest.fail("the open study was not used"))
+    rebuilt = importance._rebuild_study(found)
+    monkeypatch.setattr(importance, "_rebuild_study", lambda *_: pytest.fail("the open study was not used"))
     assert "Estimated by fANOVA" in report.write(made.path, rebuilt).read_text()
     assert importance.estimate(found, rebuilt).method == "fANOVA"
     monkeypatch.setattr(importance.importlib.util, "find_spec", lambda name: None)
     other = importance.estimate(found, rebuilt)
-    assert other.method == "PED-ANOVA" and next(iter(other.parts)) == "optimizer.learning_rate"
+    assert other.method == "PED-ANOVA" and next(iter(other.shares)) == "optimizer.learning_rate"
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ VALUES = {
 @pytest.mark.parametrize("field", VALUES)
 def test_every_value_reaches_the_training_process_exactly(field):
     for value in VALUES[field]:
-        recipe, _ = command_line.load_config([*BASE, *overrides.words({field: value})])
+        recipe, _ = command_line.load_config([*BASE, *overrides.override_arguments({field: value})])
         found = dict(overrides.leaves(recipe))[field]
         assert found == value and isinstance(found, str) == isinstance(value, str)
         assert isinstance(found, bool) == isinstance(value, bool)
@@ -133,7 +133,7 @@ def test_a_value_that_would_come_back_as_another_is_refused():
 
 def test_the_words_of_a_command_line():
     argv = ["--space=s.py", "--config", "a.py", "--config.seed=3", "-config.batch_size", "8", "--study=x"]
-    assert overrides.config_words(argv) == ["--config=a.py", "--config.seed=3", "--config.batch_size=8"]
+    assert overrides.config_arguments(argv) == ["--config=a.py", "--config.seed=3", "--config.batch_size=8"]
 
 
 def test_categories_of_any_kind_are_told_apart():
@@ -192,7 +192,7 @@ def test_a_grid_that_has_no_end_is_refused():
 
 def test_a_space_is_described_in_json():
     space = Space({"a": choice("x", (1, 2)), "b": real(0.1, 1, log=True, when={"a": "x"})})
-    described = json.loads(json.dumps(space.describe()))
+    described = json.loads(json.dumps(space.to_json()))
     assert described[0]["field"] == "a" and described[0]["choices"] == ["x", [1, 2]]
     assert described[1] == {
         "field": "b",

@@ -61,7 +61,7 @@ def test_a_sweep_of_real_runs(swept, small_arguments):
         assert record["value"] == result["metrics"]["test[:40]"]["ema"]["top1"]
         assert [evaluation["step"] for evaluation in record["evaluations"]] == [5, 10, 14]
         config = json.loads((workdir / "config.json").read_text())
-        recipe, _ = command_line.load_config([*small_arguments, *overrides.words(record["params"])])
+        recipe, _ = command_line.load_config([*small_arguments, *overrides.override_arguments(record["params"])])
         wanted = {
             field: list(value) if isinstance(value, tuple) else value for field, value in overrides.leaves(recipe)
         }

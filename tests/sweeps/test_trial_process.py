@@ -37,7 +37,9 @@ def test_the_real_process(tmp_path, monkeypatch):
         "--config.model.name=inception_v9",
         f"--workdir={tmp_path / 'w'}",
     ]
-    training = trial_process.Training(trial_process.command(arguments, cores), tmp_path, {"JAX_PLATFORMS": "cpu"})
+    training = trial_process.TrainingProcess(
+        trial_process.train_command(arguments, cores), tmp_path, {"JAX_PLATFORMS": "cpu"}
+    )
     assert wait_for(lambda: training.poll() is not None, 60) and training.poll() == ExitCode.USER_ERROR
     assert trials.error_line(tmp_path).startswith("unknown model 'inception_v9'; did you mean")
     report = json.loads((tmp_path / "report.json").read_text())
@@ -107,7 +109,7 @@ def test_it_leaves_where_its_driver_has_gone_already(tmp_path):
     ],
 )
 def test_what_an_exit_code_means(code, meaning):
-    assert trial_process.meaning(code) == meaning
+    assert trial_process.classify_exit(code) == meaning
     assert set(map(int, ExitCode)) <= {0, 2, 3, 4, 5, 6, 7, 8}, "a new code needs a meaning here"
 
 
@@ -122,7 +124,7 @@ def test_what_an_exit_code_means(code, meaning):
     ],
 )
 def test_an_exit_code_in_words(code, words):
-    assert trial_process.words_of(code) == words
+    assert trial_process.format_exit_code(code) == words
 
 
 def row(step, value, weights="ema", kind="evaluation"):
@@ -130,7 +132,7 @@ def row(step, value, weights="ema", kind="evaluation"):
 
 
 def test_metrics_are_read_as_they_grow(tmp_path):
-    evaluations = trials.Evaluations(tmp_path, "ema", "top1")
+    evaluations = trials.EvaluationReader(tmp_path, "ema", "top1")
     path = tmp_path / "metrics.jsonl"
     assert evaluations.read() == []
     path.write_text(row(5, 0.1, kind="train") + row(10, 0.2) + row(10, 0.9, "raw") + row(20, 0.3)[:20])
@@ -142,7 +144,7 @@ def test_metrics_are_read_as_they_grow(tmp_path):
 
 
 def test_metrics_that_were_cut_back_are_read_anew(tmp_path):
-    evaluations = trials.Evaluations(tmp_path, "raw", "top1")
+    evaluations = trials.EvaluationReader(tmp_path, "raw", "top1")
     path, new = tmp_path / "metrics.jsonl", tmp_path / "new"
     path.write_text(row(10, 0.1, "raw") + row(20, 0.2, "raw"))
     assert len(evaluations.read()) == 2
@@ -156,22 +158,24 @@ def test_metrics_that_were_cut_back_are_read_anew(tmp_path):
 
 
 def test_the_record_of_a_trial(tmp_path):
-    record = trials.Record(3, params={"a": 1}, evaluations=[{"index": 1, "epoch": 1, "step": 1, "value": float("nan")}])
-    record.begin_start(77, "gpu 0")
-    record.end_start(-9, time.time() + 5)
-    record.end_start(0)
+    record = trials.TrialRecord(
+        3, params={"a": 1}, evaluations=[{"index": 1, "epoch": 1, "step": 1, "value": float("nan")}]
+    )
+    record.record_start(77, "gpu 0")
+    record.record_exit(-9, time.time() + 5)
+    record.record_exit(0)
     record.save(tmp_path)
     assert '"NaN"' in (tmp_path / trials.FILE).read_text()
-    back = trials.load(tmp_path)
+    back = trials.load_record(tmp_path)
     assert back.starts[0]["exit"] == -9 and back.seconds == pytest.approx(5, abs=0.5) and back.params == {"a": 1}
     assert str(back.evaluations[0]["value"]) == "nan"
     (tmp_path / trials.FILE).write_text("[]")
-    assert trials.load(tmp_path) is None
+    assert trials.load_record(tmp_path) is None
 
 
 def test_a_process_is_killed_with_what_it_started(tmp_path):
     code = "import subprocess, time; subprocess.Popen(['sleep', '60']); print('started', flush=True); time.sleep(60)"
-    training = trial_process.Training([sys.executable, "-c", code], tmp_path, {})
+    training = trial_process.TrainingProcess([sys.executable, "-c", code], tmp_path, {})
     wait_for(lambda: "started" in (tmp_path / trials.OUTPUT).read_text())
     training.kill()
     assert training.poll() == -signal.SIGKILL
