@@ -58,20 +58,20 @@ def _list(flags: argparse.Namespace) -> int:
     folder = Path(flags.paths[0] if flags.paths else ".")
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such directory")
-    entries = [listing.describe(path) for path in listing.find(folder)]
+    entries = [listing.read_entry(path) for path in listing.find_runs(folder)]
     if flags.json:
-        print(json.dumps(listing.as_json(entries), indent=2, allow_nan=False))
+        print(json.dumps(listing.to_json(entries), indent=2, allow_nan=False))
     else:
-        print(listing.text(entries, folder) if entries else f"no runs under {folder}")
+        print(listing.format_text(entries, folder) if entries else f"no runs under {folder}")
     return 0
 
 
 def _compare(flags: argparse.Namespace) -> int:
     from inception_jax.runs import comparison, comparison_report, listing
 
-    paths = listing.expand(flags.paths)
+    paths = listing.expand_paths(flags.paths)
     found = comparison.compare(paths, metric=flags.metric or "top1", weights=flags.weights)
-    print(comparison_report.text(found, room=shutil.get_terminal_size((160, 24)).columns))
+    print(comparison_report.format_text(found, room=shutil.get_terminal_size((160, 24)).columns))
     folder = Path(flags.output) if flags.output else listing.common_folder(paths) / "comparison"
     try:
         written = comparison_report.write(found, folder, x=flags.x or "epoch")

@@ -93,7 +93,7 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
         folder = Path(flags.workdir) / "evaluations" / name.replace("/", "_")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            report.draw(folder, evaluation, data, trained.class_names)
+            report.draw_plots(folder, evaluation, data, trained.class_names)
         except OSError as error:
             raise write_error(folder, error) from None
         write_result(folder, result)

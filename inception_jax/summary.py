@@ -14,7 +14,7 @@ from inception_jax.models.cost import NetworkCost, count_cost
 from inception_jax.models.inception_v1 import InceptionV1
 from inception_jax.models.layers import scaled_width
 from inception_jax.models.registry import create_model, get_spec, model_names
-from inception_jax.runs.tables import UNKNOWN, aligned
+from inception_jax.runs.tables import UNKNOWN, format_table
 
 
 def main(argv: list[str]) -> int:
@@ -188,7 +188,7 @@ def _size(output: tuple[int, int, int]) -> str:
 
 def _aligned(rows: list[list[str]], left: int) -> str:
     """The first `left` columns begin together, the numbers after them end together."""
-    return aligned(rows, "l" * left + "r" * (len(rows[0]) - left))
+    return format_table(rows, "l" * left + "r" * (len(rows[0]) - left))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from inception_jax.runs.tables import markdown
+from inception_jax.runs.tables import format_markdown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +103,9 @@ def table(output: Path) -> str:
         "memory",
         "compile s",
     )
-    lines = [*markdown(head, alone, "llrrrrrrrrr"), ""]
+    lines = [*format_markdown(head, alone, "llrrrrrrrrr"), ""]
     head = ("network", "step", "batch", "side", "ms", "time, of JAX's", "p10–p90", "images/s")
-    return "\n".join([*lines, *markdown(head, beside, "llrlrrrr")]) + "\n"
+    return "\n".join([*lines, *format_markdown(head, beside, "llrlrrrr")]) + "\n"
 
 
 def _alone(content: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -40,7 +40,7 @@ def draw(result: Mapping[str, Any], path: str | os.PathLike) -> Figure:
     most = max((len(result[kind]["roofline"]["blocks"]) for kind in bounded), default=0)
     height = max(_NO_BLOCKS_HEIGHT, _HEAD + _ROW * most)
     columns = 2 if bounded else 1
-    with plot_style.drawing(path, _WIDTH, height * len(kinds)) as figure:
+    with plot_style.saved_figure(path, _WIDTH, height * len(kinds)) as figure:
         grid = figure.subplots(len(kinds), columns, squeeze=False, width_ratios=(1.5, 1.0)[:columns])
         for kind, axes in zip(kinds, grid, strict=True):
             if bounded:
@@ -61,7 +61,7 @@ def _title(result: Mapping[str, Any]) -> str:
 def _draw_blocks(axes: Axes, content: Mapping[str, Any] | None, words: str) -> None:
     axes.set_title(f"{words}: the least time of each block")
     if not content:
-        plot_style.empty_axes(axes)
+        plot_style.hide_axes(axes)
         return
     blocks = content["blocks"]
     for row, bound in enumerate(blocks):

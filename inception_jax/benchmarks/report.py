@@ -10,8 +10,8 @@ from inception_jax.benchmarks.measure import FORMAT, KIND_NAMES
 from inception_jax.benchmarks.memory import format_bytes
 from inception_jax.errors import UserError
 from inception_jax.runs import manifest
-from inception_jax.runs.formatting import INPUT_BOUND, rate
-from inception_jax.runs.tables import aligned
+from inception_jax.runs.formatting import INPUT_BOUND, format_rate
+from inception_jax.runs.tables import format_table
 
 
 def format_measurement(result: Mapping[str, Any]) -> str:
@@ -61,7 +61,7 @@ def _kind(result: Mapping[str, Any], kind: str) -> Iterator[str]:
         f"  time         {format_milliseconds(seconds['median'])} (p10 {format_milliseconds(seconds['p10'])}, p90 "
         f"{format_milliseconds(seconds['p90'])}; {len(content['blocks'])} blocks of {content['steps_per_block']} steps)"
     )
-    yield f"  speed        {rate(content['images_per_second'])} images/s"
+    yield f"  speed        {format_rate(content['images_per_second'])} images/s"
     if "compile" in content:
         times = content["compile"]
         yield (
@@ -118,7 +118,7 @@ def _roofline(content: Mapping[str, Any]) -> Iterator[str]:
                 bound["side"],
             )
         )
-    yield aligned(rows, "lrrrrrl")
+    yield format_table(rows, "lrrrrrl")
 
 
 def _input(result: Mapping[str, Any]) -> Iterator[str]:
@@ -128,8 +128,9 @@ def _input(result: Mapping[str, Any]) -> Iterator[str]:
         fed, resident = content["fed"], result["train"]["images_per_second"]
         bound = " (input-bound)" if fed["data_wait_fraction"] > INPUT_BOUND else ""
         yield (
-            f"  fed          {rate(fed['images_per_second'])} images/s by the input, against {rate(resident)} from "
-            f"batches on the device; data wait {100 * fed['data_wait_fraction']:.0f} %{bound}"
+            f"  fed          {format_rate(fed['images_per_second'])} images/s by the input, "
+            f"against {format_rate(resident)} from batches on the device; "
+            f"data wait {100 * fed['data_wait_fraction']:.0f} %{bound}"
         )
 
 
@@ -137,8 +138,8 @@ def format_input(content: Mapping[str, Any]) -> str:
     """The pipeline's own speed."""
     how = f"{content['workers']} workers of {content['threads']}" if content["workers"] else f"{content['threads']}"
     return (
-        f"input\n  alone        {rate(content['images_per_second'])} images/s of {content['dataset']} with {how} "
-        f"threads on {content['cores']} cores"
+        f"input\n  alone        {format_rate(content['images_per_second'])} images/s of {content['dataset']} "
+        f"with {how} threads on {content['cores']} cores"
     )
 
 
@@ -165,7 +166,7 @@ def read_measurement(path: str | Path) -> dict[str, Any]:
     Raises:
       UserError: no such file, or one of something else.
     """
-    content = manifest.read_object(path)
+    content = manifest.read_json_object(path)
     if content is None:
         raise UserError(f"{path}: there is no such file")
     if content.get("format") != FORMAT:
@@ -193,10 +194,10 @@ def format_difference(first: Mapping[str, Any], second: Mapping[str, Any], names
     differences = manifest.config_differences(*settings)
     parts = []
     if differences:
-        parts.append("What was different:\n" + aligned([("", *names), *differences]))
+        parts.append("What was different:\n" + format_table([("", *names), *differences]))
     for kind in kinds:
         rows = list(_rows(first[kind], second[kind]))
-        parts.append(f"{KIND_NAMES[kind]}:\n" + aligned([("", *names, "ratio"), *rows], "lrrr"))
+        parts.append(f"{KIND_NAMES[kind]}:\n" + format_table([("", *names, "ratio"), *rows], "lrrr"))
     return "\n\n".join(parts)
 
 

@@ -48,7 +48,7 @@ def load_class_names(workdir: str | Path) -> list[str]:
     Raises:
       UserError: the run did not get as far as to write them.
     """
-    record = manifest.read_object(Path(workdir) / CLASSES)
+    record = manifest.read_json_object(Path(workdir) / CLASSES)
     if record is None:
         raise UserError(f"--workdir={workdir}: the run has not begun (no {CLASSES})")
     return record["names"]

@@ -18,7 +18,7 @@ from inception_jax.parity.runs import Case
 from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.variants import Variant
 from inception_jax.runs import manifest
-from inception_jax.runs.tables import aligned
+from inception_jax.runs.tables import format_table
 
 LEDGER = Path(__file__).with_name("ledger.json")
 BEGIN, END = "<!-- ledger -->", "<!-- end of ledger -->"
@@ -218,7 +218,7 @@ def table(rows: Iterable[Mapping[str, Any]], *, markdown: bool = False) -> str:
             ]
         )
     if not markdown:
-        return aligned(lines, "ll" + "r" * 6)
+        return format_table(lines, "ll" + "r" * 6)
     head, *body = (f"| {' | '.join(line)} |" for line in lines)
     return "\n".join([head, "|---|---|" + "---:|" * 6, *body])
 

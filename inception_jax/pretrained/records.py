@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from inception_jax.pretrained.preprocessing import Preprocessing
-from inception_jax.runs.tables import aligned
+from inception_jax.runs.tables import format_table
 
 NOT_KNOWN = "not known"
 
@@ -117,9 +117,9 @@ def format_records(records: Sequence[WeightRecord]) -> str:
         return "no published file is known"
     rows = [["record", "model", "variant", "top-1 / top-5", "classes", "pixels", "licence"]]
     rows += [_row(record) for record in records]
-    parts = [aligned(rows, "lllrrrl")]
+    parts = [format_table(rows, "lllrrrl")]
     parts += [
-        f"{record.name}\n{aligned([[f'  {field}', value] for field, value in record.details()])}"
+        f"{record.name}\n{format_table([[f'  {field}', value] for field, value in record.details()])}"
         for record in records
         if len(records) <= _FEW
     ]

@@ -179,7 +179,7 @@ def _check_same(directory: Path, files: dict[str, Any], recipe: ConfigDict) -> N
     wanted = json.loads(json.dumps({**files, manifest.CONFIG: Config(recipe).to_dict()}))
     wanted[FILE].pop("versions")
     for name, content in wanted.items():
-        found = manifest.read_object(directory / name) or {}
+        found = manifest.read_json_object(directory / name) or {}
         found.pop("versions", None)
         differences = manifest.config_differences(found, content)
         if differences:

@@ -1,6 +1,6 @@
 """Runs side by side: in what they differ, how they stand, and what came out, as data.
 
-`side_by_side.py` makes words of it, `overlay.py` a picture.
+`comparison_report.py` formats it as text, `comparison_plot.py` draws the curves.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import listing, run_state
 from inception_jax.runs.formatting import per_head
-from inception_jax.runs.manifest import ABSENT, flat, same_value
-from inception_jax.runs.run_state import NUMBER, Record, is_a
+from inception_jax.runs.manifest import ABSENT, flatten, same_value
+from inception_jax.runs.run_state import NUMBER, RunState, has_type
 
 METRICS = ("top1", "top5", "loss")
-_HEADLINE = 1 << 14  # bytes of train.log in which the first start says how many parameters there are
+_LOG_HEAD_BYTES = 1 << 14  # bytes of train.log in which the first start says how many parameters there are
 
 # What decides which pictures an accuracy is of, and what the network saw of them.
 _DATA = ("data.name", "data.eval_split")
@@ -74,7 +74,7 @@ class Outcome:
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
+class FieldDifference:
     """Something in which runs differ: its name, and the value of each run (`manifest.ABSENT` where one has none)."""
 
     name: str
@@ -98,14 +98,14 @@ class Comparison:
       equal: groups of labels whose final states are equal, bit for bit.
     """
 
-    runs: tuple[Record, ...]
+    runs: tuple[RunState, ...]
     labels: tuple[str, ...]
     metric: str
     weights: str | None
     outcomes: tuple[Outcome, ...]
-    config: tuple[Difference, ...]
+    config: tuple[FieldDifference, ...]
     same_fields: int
-    circumstances: tuple[Difference, ...]
+    circumstances: tuple[FieldDifference, ...]
     warnings: tuple[str, ...]
     equal: tuple[tuple[str, ...], ...]
 
@@ -154,9 +154,9 @@ def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None 
     )
 
 
-def outcome(run: Record, metric: str = "top1", weights: str | None = None) -> Outcome:
+def outcome(run: RunState, metric: str = "top1", weights: str | None = None) -> Outcome:
     """What came out of one run; the arguments are those of `compare`."""
-    line, evaluations = listing.entry(run), run.evaluations(weights)
+    line, evaluations = listing.make_entry(run), run.evaluations(weights)
     final = evaluations[-1] if evaluations else _of_result(run.result, weights)
     count = final.get("count")
     train = run.of_kind("train")
@@ -199,16 +199,16 @@ def short_labels(paths: Sequence[Path]) -> tuple[str, ...]:
     return tuple("/".join(part[start : len(part) - end]) for part in parts)
 
 
-def _differences(trees: Sequence[Mapping[str, Any]]) -> tuple[tuple[Difference, ...], int]:
+def _differences(trees: Sequence[Mapping[str, Any]]) -> tuple[tuple[FieldDifference, ...], int]:
     """(fields that differ, number of those that do not); an empty tree, of a missing file, has no say."""
-    flats = [dict(flat(tree)) for tree in trees]
+    flats = [dict(flatten(tree)) for tree in trees]
     known = [one for one in flats if one]
     names = sorted({name for one in known for name in one})
     differing = []
     for name in names:
         first, *others = [one.get(name, ABSENT) for one in known]
         if not all(same_value(first, other) for other in others):
-            differing.append(Difference(name, tuple(one.get(name, ABSENT) for one in flats)))
+            differing.append(FieldDifference(name, tuple(one.get(name, ABSENT) for one in flats)))
     return tuple(differing), len(names) - len(differing)
 
 
@@ -227,7 +227,7 @@ def _circumstances(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _warnings(runs: Sequence[Record], labels: Sequence[str], outcomes: Sequence[Outcome]) -> list[str]:
+def _warnings(runs: Sequence[RunState], labels: Sequence[str], outcomes: Sequence[Outcome]) -> list[str]:
     """Why the numbers of the runs cannot be held against each other."""
     found = []
     for names, what in (
@@ -236,7 +236,7 @@ def _warnings(runs: Sequence[Record], labels: Sequence[str], outcomes: Sequence[
     ):
         groups: dict[str, list[str]] = {}
         for run, label in zip(runs, labels, strict=True):
-            fields = dict(flat(run.config))
+            fields = dict(flatten(run.config))
             if all(name in fields for name in names):
                 shown = [str(fields[name]) for name in names]
                 if names is _CROPS:
@@ -276,7 +276,7 @@ def _of_result(result: Mapping[str, Any], weights: str | None) -> Mapping[str, A
     for split, kinds in (result.get("metrics") or {}).items():
         for kind in (weights,) if weights else ("ema", "raw"):
             if isinstance(kinds, Mapping) and isinstance(kinds.get(kind), Mapping):  # beside them stands "train"
-                values = {name: value for name, value in kinds[kind].items() if is_a(value, NUMBER)}
+                values = {name: value for name, value in kinds[kind].items() if has_type(value, NUMBER)}
                 return {"split": split, "weights": kind, "step": result.get("steps"), **values}
     return {}
 
@@ -289,7 +289,7 @@ def _parameters(path: Path) -> int | None:
     """The number that the log's first lines give: it is nowhere else, and counting again would need the network."""
     try:
         with open(path / "train.log", encoding="utf-8", errors="replace") as file:
-            found = re.search(r"^\S+ ([\d,]+) parameters\b", file.read(_HEADLINE), re.MULTILINE)
+            found = re.search(r"^\S+ ([\d,]+) parameters\b", file.read(_LOG_HEAD_BYTES), re.MULTILINE)
     except OSError:
         return None
     return int(found[1].replace(",", "")) if found else None

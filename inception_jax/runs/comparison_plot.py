@@ -11,11 +11,11 @@ import numpy as np
 
 from inception_jax.runs import curves, plot_style
 from inception_jax.runs.comparison import Comparison
-from inception_jax.runs.formatting import number
+from inception_jax.runs.formatting import format_number
 from inception_jax.runs.manifest import ABSENT
 from inception_jax.runs.plot_style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
-from inception_jax.runs.run_state import Record
-from inception_jax.runs.tables import value_texts
+from inception_jax.runs.run_state import RunState
+from inception_jax.runs.tables import format_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ _TITLES = {"loss": "loss", "top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Look:
+class _LineStyle:
     colour: str
     style: str
     width: float
@@ -69,7 +69,7 @@ def draw(comparison: Comparison, path: str | os.PathLike, *, x: str = "epoch") -
         raise ValueError(f"x = {x!r}: one of {', '.join(X_AXES)}")
     if not any(run.rows for run in comparison.runs):
         return None
-    looks = _looks(comparison)
+    looks = _line_styles(comparison)
     panels = [("train", "loss"), ("evaluation", "loss")]
     panels += [("evaluation", comparison.metric)] if comparison.metric != "loss" else []
     named = [
@@ -77,7 +77,7 @@ def draw(comparison: Comparison, path: str | os.PathLike, *, x: str = "epoch") -
     ]
     columns = _legend_columns([look.name for look in named])
     height = PANEL_HEIGHT + 0.2 + _LEGEND_LINE * -(-(len(named) + 2) // columns)
-    with plot_style.drawing(path, WIDTH, height) as figure:
+    with plot_style.saved_figure(path, WIDTH, height) as figure:
         grid, has_broken = figure.subplots(1, len(panels)), False
         for axes, (kind, metric) in zip(grid, panels, strict=True):
             axes.set_title("training loss" if kind == "train" else _evaluation_title(comparison, metric))
@@ -90,7 +90,7 @@ def draw(comparison: Comparison, path: str | os.PathLike, *, x: str = "epoch") -
     return figure
 
 
-def _looks(comparison: Comparison) -> list[_Look]:
+def _line_styles(comparison: Comparison) -> list[_LineStyle]:
     """How each run is drawn; the same in all panels."""
     ranked, count = comparison.ranked(), len(comparison.runs)
     in_colour = ranked[:_BEST] if count > _MANY else range(count)
@@ -98,20 +98,20 @@ def _looks(comparison: Comparison) -> list[_Look]:
     looks = []
     for run in range(count):
         if run not in places:
-            looks.append(_Look(_FADED, "-", 0.7, 1.0, None))
+            looks.append(_LineStyle(_FADED, "-", 0.7, 1.0, None))
             continue
         colour = _COLOURS[places[run] % len(_COLOURS)]
         style = _STYLES[places[run] // len(_COLOURS) % len(_STYLES)]
-        looks.append(_Look(colour, style, 1.5, 3.0 - places[run] / 100, _name(comparison, run)))
+        looks.append(_LineStyle(colour, style, 1.5, 3.0 - places[run] / 100, _name(comparison, run)))
     return looks
 
 
 def _name(comparison: Comparison, run: int) -> str:
     """What stands in the legend: the label, the config fields that differ where they are few, and what came out."""
-    name = _middle_out(comparison.labels[run])
+    name = _shorten_middle(comparison.labels[run])
     if 0 < len(comparison.config) <= _NAMED_FIELDS:
         fields = [
-            f"{one.name.rpartition('.')[2]} {plot_style.shortened(value_texts(one.values)[run], _LONGEST_FIELD)}"
+            f"{one.name.rpartition('.')[2]} {plot_style.shorten(format_values(one.values)[run], _LONGEST_FIELD)}"
             for one in comparison.config
             if one.values[run] != ABSENT
         ]
@@ -119,10 +119,10 @@ def _name(comparison: Comparison, run: int) -> str:
     value = getattr(comparison.outcomes[run], comparison.metric)
     if value is None:
         return name
-    return f"{name}  " + (number(value) if comparison.metric == "loss" else f"{100 * value:.2f} %")
+    return f"{name}  " + (format_number(value) if comparison.metric == "loss" else f"{100 * value:.2f} %")
 
 
-def _middle_out(name: str) -> str:
+def _shorten_middle(name: str) -> str:
     """A long name without its middle: names of runs that belong together begin alike, or end alike."""
     part = (_LONGEST - 1) // 2
     return name if len(name) <= _LONGEST else f"{name[:part]}…{name[-part:]}"
@@ -139,7 +139,7 @@ def _evaluation_title(comparison: Comparison, metric: str) -> str:
     return f"evaluation, {_TITLES[metric]}" + (f" ({', '.join(kinds.pop())})" if len(kinds) == 1 else "")
 
 
-def _handles(named: Sequence[_Look], faded: int, has_broken: bool) -> list[Any]:
+def _handles(named: Sequence[_LineStyle], faded: int, has_broken: bool) -> list[Any]:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -152,7 +152,7 @@ def _handles(named: Sequence[_Look], faded: int, has_broken: bool) -> list[Any]:
     return handles
 
 
-def _curve(axes: Axes, run: Record, rows: Sequence[Mapping[str, Any]], metric: str, x: str, look: _Look) -> bool:
+def _curve(axes: Axes, run: RunState, rows: Sequence[Mapping[str, Any]], metric: str, x: str, look: _LineStyle) -> bool:
     """One run's curve; where its values stop being finite, it ends with a cross. Returns whether there is one."""
     rows = [row for row in rows if metric in row]
     places = _places(run, rows, x)
@@ -189,7 +189,7 @@ def _curve(axes: Axes, run: Record, rows: Sequence[Mapping[str, Any]], metric: s
     return broken
 
 
-def _places(run: Record, rows: Sequence[Mapping[str, Any]], x: str) -> np.ndarray:
+def _places(run: RunState, rows: Sequence[Mapping[str, Any]], x: str) -> np.ndarray:
     """Where the rows lie on the x axis; NaN where that is not known."""
     if x != "seconds":
         return np.array([row.get(x, np.nan) for row in rows], np.float64)
@@ -204,7 +204,7 @@ def _finish_axes(axes: Axes, metric: str, x: str) -> None:
     axes.grid(True)
     if not axes.lines:
         axes.text(0.5, 0.5, "no rows", transform=axes.transAxes, ha="center", va="center", color=GREY)
-        plot_style.empty_axes(axes)
+        plot_style.hide_axes(axes)
         return
     axes.set_xlim(left=0)
     if metric == "loss":

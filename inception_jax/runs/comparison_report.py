@@ -11,11 +11,11 @@ from typing import Any
 from inception_jax.errors import write_error
 from inception_jax.runs import comparison_plot, listing, manifest, plot_style, tables
 from inception_jax.runs.comparison import Comparison, Outcome
-from inception_jax.runs.formatting import duration, number, rate
+from inception_jax.runs.formatting import format_duration, format_number, format_rate
 from inception_jax.runs.tables import UNKNOWN
 
-FILE = listing.OF_COMPARISON
-PICTURE = "comparison.png"
+FILE = listing.COMPARISON_FILE
+PLOT_FILE = "comparison.png"
 
 _LONGEST = 44  # characters of a value in the terminal; the Markdown has all of it
 _METRIC_NAMES = {"top1": "top-1", "top5": "top-5", "loss": "loss"}
@@ -31,7 +31,7 @@ class _Table:
     align: str
 
 
-def text(comparison: Comparison, *, room: int = 160) -> str:
+def format_text(comparison: Comparison, *, room: int = 160) -> str:
     """The comparison for a terminal.
 
     Args:
@@ -40,16 +40,16 @@ def text(comparison: Comparison, *, room: int = 160) -> str:
     """
     parts = [f"WARNING: {warning}" for warning in comparison.warnings]
     for table in _tables(comparison):
-        rows = [[plot_style.shortened(cell, _LONGEST) for cell in row] for row in table.rows]
-        whole = tables.aligned([table.head, *rows], table.align)
-        if max(map(tables.width, whole.splitlines())) > room:
-            whole = "\n\n".join(tables.blocks(table.head, rows, room, table.align))
+        rows = [[plot_style.shorten(cell, _LONGEST) for cell in row] for row in table.rows]
+        whole = tables.format_table([table.head, *rows], table.align)
+        if max(map(tables.text_width, whole.splitlines())) > room:
+            whole = "\n\n".join(tables.split_table(table.head, rows, room, table.align))
         parts.append(f"{table.title}\n{whole}")
     parts += [*_remarks(comparison), *(f"note: {note}" for run in comparison.runs for note in run.notes)]
     return "\n\n".join(parts)
 
 
-def markdown(comparison: Comparison, *, picture: str | None = None) -> str:
+def format_markdown(comparison: Comparison, *, picture: str | None = None) -> str:
     """The comparison as a Markdown document.
 
     Args:
@@ -84,7 +84,7 @@ def _tables(comparison: Comparison) -> Iterator[_Table]:
         ("What else differs", comparison.circumstances if many else ()),
     ):
         if differences:
-            rows = [[one.name, *tables.value_texts(one.values)] for one in differences]
+            rows = [[one.name, *tables.format_values(one.values)] for one in differences]
             yield _Table(title, ("field", *comparison.labels), rows, "l" * (len(comparison.runs) + 1))
 
 
@@ -121,14 +121,14 @@ def _result(comparison: Comparison) -> _Table:
                 label,
                 _status(one),
                 _steps(one),
-                _shown(one.epochs, "{:.4g}"),
+                _format_or_unknown(one.epochs, "{:.4g}"),
                 one.split or UNKNOWN,
                 one.weights or UNKNOWN,
-                percent(one.top1),
+                format_percent(one.top1),
                 f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f} %" if interval else UNKNOWN,
-                percent(one.top5),
-                UNKNOWN if one.loss is None else number(one.loss),
-                metric_text(comparison.metric, one.best[0]) if one.best else UNKNOWN,
+                format_percent(one.top5),
+                UNKNOWN if one.loss is None else format_number(one.loss),
+                format_metric_value(comparison.metric, one.best[0]) if one.best else UNKNOWN,
                 f"{one.best[1]:.4g}" if one.best else UNKNOWN,
             ]
         )
@@ -139,7 +139,7 @@ def _losses(comparison: Comparison) -> _Table:
     heads = list(dict.fromkeys(head for one in comparison.outcomes for head in one.train_losses))
     names = ["total, weighted" if head == "total" else head for head in heads]
     rows = [
-        [label, *(number(one.train_losses[head]) if head in one.train_losses else UNKNOWN for head in heads)]
+        [label, *(format_number(one.train_losses[head]) if head in one.train_losses else UNKNOWN for head in heads)]
         for label, one in zip(comparison.labels, comparison.outcomes, strict=True)
     ]
     return _Table("Last training loss per head", ["run", *names], rows, "l" + "r" * len(heads))
@@ -149,12 +149,12 @@ def _times(comparison: Comparison) -> _Table:
     rows = [
         [
             label,
-            _shown(one.parameters, "{:,}"),
+            _format_or_unknown(one.parameters, "{:,}"),
             *(
-                UNKNOWN if seconds is None else duration(seconds)
+                UNKNOWN if seconds is None else format_duration(seconds)
                 for seconds in (one.wall_seconds, one.compile_seconds, one.data_wait_seconds)
             ),
-            UNKNOWN if one.images_per_second is None else rate(one.images_per_second),
+            UNKNOWN if one.images_per_second is None else format_rate(one.images_per_second),
             one.fingerprint[:8] if one.fingerprint else UNKNOWN,
         ]
         for label, one in zip(comparison.labels, comparison.outcomes, strict=True)
@@ -175,12 +175,12 @@ def _remarks(comparison: Comparison) -> Iterator[str]:
         yield "of one config, and yet no two of the runs ended in the same state"
 
 
-def metric_text(metric: str, value: float) -> str:
+def format_metric_value(metric: str, value: float) -> str:
     """A value of a metric: accuracies in per cent."""
-    return number(value) if metric == "loss" else percent(value)
+    return format_number(value) if metric == "loss" else format_percent(value)
 
 
-def percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     """`98.61 %`."""
     return UNKNOWN if value is None else f"{100 * value:.2f} %"
 
@@ -200,14 +200,14 @@ def write(comparison: Comparison, folder: str | os.PathLike, *, x: str = "epoch"
       UserError: a file or the folder cannot be written.
     """
     folder = Path(folder)
-    report, picture = folder / FILE, folder / PICTURE
+    report, picture = folder / FILE, folder / PLOT_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
         picture.unlink(missing_ok=True)
     except OSError as error:
         raise write_error(error.filename or folder, error) from None
     drawn = comparison_plot.draw(comparison, picture, x=x) is not None
-    manifest.replace_text(report, markdown(comparison, picture=PICTURE if drawn else None))
+    manifest.replace_text(report, format_markdown(comparison, picture=PLOT_FILE if drawn else None))
     return [report, picture] if drawn else [report]
 
 
@@ -221,12 +221,12 @@ def _steps(one: Outcome) -> str:
     return f"{one.step:,}" + (f"/{one.total_steps:,}" if one.total_steps not in (None, one.step) else "")
 
 
-def _shown(value: Any, form: str) -> str:
+def _format_or_unknown(value: Any, form: str) -> str:
     return UNKNOWN if value is None else form.format(value)
 
 
 def _section(table: _Table) -> str:
-    return f"## {table.title}\n\n" + "\n".join(tables.markdown(table.head, table.rows, table.align))
+    return f"## {table.title}\n\n" + "\n".join(tables.format_markdown(table.head, table.rows, table.align))
 
 
 def _sentence(words: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inception_jax.runs import plot_style
-from inception_jax.runs.formatting import number, per_head
+from inception_jax.runs.formatting import format_number, per_head
 from inception_jax.runs.plot_style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike, 
     """Draws losses, top-1 accuracies and learning rate of a run.
 
     Args:
-      rows: of metrics.jsonl, as `writers.read_rows` gives them; as few as one, or as many as there are.
+      rows: of metrics.jsonl, as `metric_files.read_rows` gives them; as few as one, or as many as there are.
       path: of the PNG file.
       title: e.g. the model and the data set.
 
@@ -47,7 +47,7 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike, 
     evaluations = [row for row in rows if row.get("kind") == "evaluation"]
     if not train and not evaluations:
         raise ValueError("no row to draw: neither training nor evaluation")
-    with plot_style.drawing(path, WIDTH, HEIGHT) as figure:
+    with plot_style.saved_figure(path, WIDTH, HEIGHT) as figure:
         loss, top1, rate = figure.subplots(1, 3, width_ratios=(1.25, 1.25, 0.8))
         _draw_losses(loss, train, evaluations)
         _draw_accuracies(top1, train, evaluations)
@@ -141,7 +141,7 @@ def _curve(
         low, high = np.array([np.quantile(y[part], (0.1, 0.9)) for part in parts]).T
         x, y = (np.array([values[part].mean() for part in parts]) for values in (x, y))
         axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
-    last = f"{y[-1]:.2f} %" if scale == 100 else number(y[-1])
+    last = f"{y[-1]:.2f} %" if scale == 100 else format_number(y[-1])
     axes.plot(
         x,
         y,

@@ -34,7 +34,7 @@ class Phase:
 
 
 @dataclasses.dataclass
-class Status:
+class ProgressStatus:
     """Where a run stands: what the terminal draws from.
 
     Attributes:
@@ -60,36 +60,36 @@ class Status:
     ended: float | None = None
 
 
-def plain_line(status: Status) -> str:
+def format_progress(status: ProgressStatus) -> str:
     """A row of values as one line: `step 550/1,800  epoch 12.25/40  loss …  top-1 main 98.1 %, aux1 …`."""
     values = status.values
-    parts = [f"step {count_text(status)}"]
+    parts = [f"step {format_steps(status)}"]
     if status.steps_per_epoch:
-        parts.append(f"epoch {epoch_text(status)}")
+        parts.append(f"epoch {format_epochs(status)}")
     if "loss" in values:
-        heads = ", ".join(f"{head} {number(value)}" for head, value in per_head(values, "loss"))
-        parts.append(f"loss {number(values['loss'])}" + (f" ({heads})" if heads else ""))
+        heads = ", ".join(f"{head} {format_number(value)}" for head, value in per_head(values, "loss"))
+        parts.append(f"loss {format_number(values['loss'])}" + (f" ({heads})" if heads else ""))
     if tops := per_head(values, "top1"):
         parts.append("top-1 " + ", ".join(f"{head} {100 * value:.1f} %" for head, value in tops))
     if "learning_rate" in values:
         parts.append(f"lr {values['learning_rate']:.4g}")
     if "gradient_norm" in values:
-        parts.append(f"gradient norm {number(values['gradient_norm'])}")
+        parts.append(f"gradient norm {format_number(values['gradient_norm'])}")
     if "images_per_second" in values:
-        parts.append(f"{rate(values['images_per_second'])} images/s")
+        parts.append(f"{format_rate(values['images_per_second'])} images/s")
     if "data_wait_fraction" in values:
         wait = values["data_wait_fraction"]
         parts.append(f"data wait {100 * wait:.0f} %" + (" (input-bound)" if wait > INPUT_BOUND else ""))
     if status.eta is not None:
-        parts.append(f"ETA {duration(status.eta)}")
+        parts.append(f"ETA {format_duration(status.eta)}")
     return "  ".join(parts)
 
 
-def evaluation_line(row: Mapping[str, Any]) -> str:
+def format_evaluation(row: Mapping[str, Any]) -> str:
     """An evaluation row in words: `test (ema): top-1 98.61 %, top-5 100.00 %, loss 0.0521, 360 examples`."""
     return (
         f"{row['split']} ({row['weights']}): top-1 {100 * row['top1']:.2f} %, top-5 {100 * row['top5']:.2f} %, "
-        f"loss {number(row['loss'])}, {row['count']:,} examples"
+        f"loss {format_number(row['loss'])}, {row['count']:,} examples"
     )
 
 
@@ -99,17 +99,17 @@ def per_head(values: Mapping[str, Any], name: str) -> list[tuple[str, float]]:
     return sorted(heads.items(), key=lambda head: (head[0] != "main", len(head[0]), head[0]))
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A loss or a norm in few characters, of even width as long as it is of ordinary size."""
     return f"{value:.4f}" if not math.isfinite(value) or value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
 
 
-def rate(value: float) -> str:
+def format_rate(value: float) -> str:
     """Images per second."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`42 s`, `3:05` (minutes), `2:03:45` (hours), `1 d 02:03`."""
     whole = math.ceil(seconds) if math.isfinite(seconds) else 0
     minutes, second = divmod(whole, 60)
@@ -121,13 +121,13 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours < 24 else f"{hours // 24} d {hours % 24:02d}:{minute:02d}"
 
 
-def count_text(status: Status) -> str:
+def format_steps(status: ProgressStatus) -> str:
     """`550/1,800`, padded so that it keeps its width."""
     total = f"{status.total_steps:,}"
     return f"{status.step:>{len(total)},}/{total}"
 
 
-def epoch_text(status: Status) -> str:
+def format_epochs(status: ProgressStatus) -> str:
     """`12.25/40`: epochs done, and of how many; padded so that it keeps its width."""
     epochs = status.total_steps / status.steps_per_epoch
     total = f"{epochs:.4g}" if epochs < 1000 else f"{epochs:,.0f}"

@@ -11,19 +11,19 @@ from typing import Any
 
 from inception_jax.errors import UserError, nearest
 from inception_jax.runs import formatting, run_state, tables
-from inception_jax.runs.run_state import Record
+from inception_jax.runs.run_state import RunState
 
-OF_COMPARISON = "comparison.md"
+COMPARISON_FILE = "comparison.md"
 """By this file the folder is known that an earlier comparison wrote."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class RunEntry:
     """A line of the listing; None stands for what is not known.
 
     Attributes:
       path: of the workdir.
-      status: of `record.Status`.
+      status: of `run_state.RunStatus`.
       why: what ended it, where that is known.
       step: steps done.
       total_steps: of how many.
@@ -60,7 +60,7 @@ class Entry:
     notes: tuple[str, ...]
 
 
-def find(folder: str | os.PathLike) -> Iterator[Path]:
+def find_runs(folder: str | os.PathLike) -> Iterator[Path]:
     """The workdirs under a folder, itself among them; what lies inside a run is not searched.
 
     In the order of their names, numbers by their value.
@@ -73,11 +73,11 @@ def find(folder: str | os.PathLike) -> Iterator[Path]:
         children = [entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     except OSError:  # not readable: nothing is known of what is in there
         return
-    for name in sorted(children, key=natural):
-        yield from find(folder / name)
+    for name in sorted(children, key=natural_order):
+        yield from find_runs(folder / name)
 
 
-def expand(paths: Sequence[str | os.PathLike]) -> list[Path]:
+def expand_paths(paths: Sequence[str | os.PathLike]) -> list[Path]:
     """The runs that a command line names: each path a run, or a folder (also a sweep's) that holds runs.
 
     Args:
@@ -96,7 +96,7 @@ def expand(paths: Sequence[str | os.PathLike]) -> list[Path]:
         else:
             inside = path / "trials" if (path / run_state.STUDY).exists() else path
             runs = [child for child in _children(inside) if run_state.is_run(child)]
-        if not runs and not (path / OF_COMPARISON).exists():  # an earlier comparison's folder, beside `runs/*`
+        if not runs and not (path / COMPARISON_FILE).exists():  # an earlier comparison's folder, beside `runs/*`
             raise UserError(_no_run(path))
         for run in runs:
             found.setdefault(run.resolve(), run)
@@ -117,17 +117,17 @@ def common_folder(paths: Sequence[Path]) -> Path:
     return folder if folder != Path(folder.anchor) or set(parents) == {folder} else Path()
 
 
-def describe(path: Path) -> Entry:
+def read_entry(path: Path) -> RunEntry:
     """The line of one run; reads only the ends of its metric files."""
-    return entry(run_state.read(path, whole=False))
+    return make_entry(run_state.read(path, whole=False))
 
 
-def entry(run: Record) -> Entry:
+def make_entry(run: RunState) -> RunEntry:
     """The line of a run that has been read."""
     train, evaluations = run.of_kind("train"), run.evaluations()
     last, evaluated = (rows[-1] if rows else {} for rows in (train, evaluations))
     step, per_epoch = run.step, run.steps_per_epoch
-    return Entry(
+    return RunEntry(
         path=str(run.path),
         status=str(run.status),
         why=run.why,
@@ -148,18 +148,18 @@ def entry(run: Record) -> Entry:
     )
 
 
-def as_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def to_json(entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
     """The listing as plain values; NaN and the infinities as the strings that the metric files have for them."""
-    from inception_jax.runs.result import encoded
+    from inception_jax.runs.result import to_json_values
 
-    return [encoded(dataclasses.asdict(one)) for one in entries]
+    return [to_json_values(dataclasses.asdict(one)) for one in entries]
 
 
-def text(entries: Sequence[Entry], folder: str | os.PathLike) -> str:
+def format_text(entries: Sequence[RunEntry], folder: str | os.PathLike) -> str:
     """The listing as a table, and below it what is wrong with files.
 
     Args:
-      entries: as `describe` gives them.
+      entries: as `read_entry` gives them.
       folder: that was listed: the names begin below it.
     """
     head = (
@@ -182,15 +182,15 @@ def text(entries: Sequence[Entry], folder: str | os.PathLike) -> str:
         counts[one.status] = counts.get(one.status, 0) + 1
     summary = f"{len(entries)} run{'s' * (len(entries) != 1)}: " + ", ".join(f"{n} {s}" for s, n in counts.items())
     notes = [f"note: {note}" for one in entries for note in one.notes]
-    return "\n".join([tables.aligned([head, *rows], "llrrrrlrrlll"), "", summary, *notes])
+    return "\n".join([tables.format_table([head, *rows], "llrrrrlrrlll"), "", summary, *notes])
 
 
-def natural(name: str) -> list[tuple[int, str]]:
+def natural_order(name: str) -> list[tuple[int, str]]:
     """A key by which `trial 9` comes before `trial 10`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _cells(one: Entry, folder: Path) -> list[str]:
+def _cells(one: RunEntry, folder: Path) -> list[str]:
     words = one.status + (f" ({one.why})" if one.why.startswith("SIG") or one.why == "killed" else "")
     step = "–" if one.step is None else f"{one.step:,}"
     return [
@@ -198,11 +198,11 @@ def _cells(one: Entry, folder: Path) -> list[str]:
         words,
         step + ("" if one.total_steps is None else f"/{one.total_steps:,}"),
         "–" if one.epoch is None else f"{one.epoch:.4g}",
-        "–" if one.loss is None else formatting.number(one.loss),
+        "–" if one.loss is None else formatting.format_number(one.loss),
         "–" if one.top1 is None else f"{100 * one.top1:.2f} %",
         one.weights or "–",
-        "–" if one.age_seconds is None else f"{formatting.duration(one.age_seconds)} ago",
-        "–" if one.images_per_second is None else formatting.rate(one.images_per_second),
+        "–" if one.age_seconds is None else f"{formatting.format_duration(one.age_seconds)} ago",
+        "–" if one.images_per_second is None else formatting.format_rate(one.images_per_second),
         one.model or "–",
         one.data or "–",
         one.device or "–",
@@ -211,7 +211,9 @@ def _cells(one: Entry, folder: Path) -> list[str]:
 
 def _children(folder: Path) -> list[Path]:
     try:
-        return sorted((child for child in folder.iterdir() if child.is_dir()), key=lambda path: natural(path.name))
+        return sorted(
+            (child for child in folder.iterdir() if child.is_dir()), key=lambda path: natural_order(path.name)
+        )
     except OSError:
         return []
 
@@ -228,7 +230,7 @@ def _no_run(path: Path) -> str:
         return f"{path} is no run, but lies inside one: {above}"
     if not path.is_dir():
         return f"{path} is a file; a run is a directory"
-    below = [str(run) for _, run in zip(range(4), find(path), strict=False)]
+    below = [str(run) for _, run in zip(range(4), find_runs(path), strict=False)]
     return f"{path} holds no runs" + (f" one level below; further down: {_few(below)}" if below else "")
 
 

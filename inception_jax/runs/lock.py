@@ -20,7 +20,7 @@ from inception_jax.errors import ExitCode, UserError, write_error
 FILE = "lock"
 
 _NO_LOCKS_HERE = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-_GLANCE = 0.3  # seconds: whoever only looks (`is_held`) has let go of it long before
+_QUERY_SECONDS = 0.3  # seconds: whoever only looks (`is_locked`) has let go of it long before
 
 
 class WorkdirLocked(UserError):
@@ -30,7 +30,7 @@ class WorkdirLocked(UserError):
 
 
 @contextlib.contextmanager
-def hold(workdir: str | os.PathLike, warn: Callable[[str], None] | None = None) -> Iterator[Path]:
+def lock_workdir(workdir: str | os.PathLike, warn: Callable[[str], None] | None = None) -> Iterator[Path]:
     """Holds the workdir for this process; makes it, with its parents, where it is not there.
 
     The kernel lets the lock go when the process ends in whatever way, so there is nothing to clean up after a kill. The
@@ -65,7 +65,7 @@ def hold(workdir: str | os.PathLike, warn: Callable[[str], None] | None = None) 
         os.close(descriptor)
 
 
-def holder(workdir: str | os.PathLike) -> str | None:
+def read_holder(workdir: str | os.PathLike) -> str | None:
     """What the lock file says, which no two runs write alike; None where there is none that can be read."""
     try:
         return (Path(workdir) / FILE).read_text(encoding="utf-8")
@@ -73,11 +73,11 @@ def holder(workdir: str | os.PathLike) -> str | None:
         return None
 
 
-def is_held(workdir: str | os.PathLike) -> bool | None:
+def is_locked(workdir: str | os.PathLike) -> bool | None:
     """Whether a run holds the workdir at this moment, without disturbing one that is about to.
 
     A workdir whose lock file names nobody is not touched. Otherwise the lock is taken for an instant, shared with all
-    who look at the same time; `hold` waits that out.
+    who look at the same time; `lock_workdir` waits that out.
 
     Args:
       workdir: may be missing, or something else than a run.
@@ -85,7 +85,7 @@ def is_held(workdir: str | os.PathLike) -> bool | None:
     Returns:
       None where the file system has no locks, and the run that the file names is none of this host.
     """
-    if not (name := holder(workdir)):
+    if not (name := read_holder(workdir)):
         return False
     try:
         descriptor = os.open(Path(workdir) / FILE, os.O_RDONLY | os.O_CLOEXEC)
@@ -96,13 +96,13 @@ def is_held(workdir: str | os.PathLike) -> bool | None:
     except BlockingIOError:
         return True
     except OSError:
-        return _lives_here(name)
+        return _runs_on_this_host(name)
     finally:
         os.close(descriptor)
     return False
 
 
-def _lives_here(name: str) -> bool | None:
+def _runs_on_this_host(name: str) -> bool | None:
     """Whether the process that a lock file names runs on this host; None where it is of another one."""
     try:
         content = json.loads(name)
@@ -136,14 +136,15 @@ def _cannot_use(workdir: Path, error: OSError) -> UserError:
 
 
 def _lock(workdir: Path, descriptor: int, warn: Callable[[str], None] | None) -> None:
-    deadline = time.monotonic() + _GLANCE
+    deadline = time.monotonic() + _QUERY_SECONDS
     try:
         while not _try_lock(descriptor):
             if time.monotonic() > deadline:
                 raise WorkdirLocked(
-                    f"workdir {workdir} is in use by {_words(descriptor)}; stop that run, or choose another workdir"
+                    f"workdir {workdir} is in use by {_describe_holder(descriptor)}; stop that run, "
+                    "or choose another workdir"
                 )
-            time.sleep(_GLANCE / 20)
+            time.sleep(_QUERY_SECONDS / 20)
     except OSError as error:
         if error.errno not in _NO_LOCKS_HERE:
             raise write_error(f"workdir {workdir}", error) from None
@@ -164,12 +165,12 @@ def _holder() -> dict[str, str | int]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "started": now}
 
 
-def _words(descriptor: int) -> str:
+def _describe_holder(descriptor: int) -> str:
     """Who holds the lock, from the file; the holder may be about to write it, so that anything may be missing."""
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
-        words = f"process {holder['pid']} on {holder['host']}, started {holder['started']}"
-        pid, here = int(holder["pid"]), holder["host"] == socket.gethostname()
+        content = json.loads(os.pread(descriptor, 4096, 0))
+        words = f"process {content['pid']} on {content['host']}, started {content['started']}"
+        pid, here = int(content["pid"]), content["host"] == socket.gethostname()
     except (ValueError, KeyError, TypeError, OSError):
         return "another process"
     if here and not _is_alive(pid):

@@ -85,7 +85,7 @@ def read(workdir: str | os.PathLike) -> dict[str, Any] | None:
     Raises:
       UserError: the file is not a JSON object.
     """
-    return read_object(Path(workdir) / MANIFEST)
+    return read_json_object(Path(workdir) / MANIFEST)
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
@@ -94,7 +94,7 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
     Raises:
       UserError: the file is not a JSON object.
     """
-    return read_object(Path(workdir) / CONFIG)
+    return read_json_object(Path(workdir) / CONFIG)
 
 
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -107,7 +107,7 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[t
     Returns:
       (dotted path, old value, new value), sorted by path; `ABSENT` where one does not have the field.
     """
-    before, after = dict(flat(old)), dict(flat(new))
+    before, after = dict(flatten(old)), dict(flatten(new))
     pairs = ((path, before.get(path, ABSENT), after.get(path, ABSENT)) for path in sorted({*before, *after}))
     return [(path, a, b) for path, a, b in pairs if not same_value(a, b)]
 
@@ -137,7 +137,7 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
         raise write_error(path, error) from None
 
 
-def read_object(path: str | os.PathLike) -> dict[str, Any] | None:
+def read_json_object(path: str | os.PathLike) -> dict[str, Any] | None:
     """The JSON object in a file, or None where there is no file.
 
     Raises:
@@ -206,11 +206,11 @@ def git_revision(source: str | os.PathLike = __file__) -> dict[str, Any] | None:
     return {"revision": revision, "dirty": changed != ""}
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted path, value) of the leaves of nested dictionaries."""
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -64,7 +64,7 @@ class MetricWriter:
             return
         try:
             for name in (METRICS, TIMING):
-                _rewrite(workdir / name, keep=lambda row: True)
+                _filter_rows(workdir / name, keep=lambda row: True)
             for name in (METRICS, TIMING):
                 self._files[name] = AppendedFile(workdir / name)
             if tensorboard:
@@ -140,7 +140,7 @@ class MetricWriter:
             return row
         file = self._files[name]
         try:
-            file.append(_line(row))
+            file.append(_encode_row(row))
         except OSError as error:
             raise write_error(file.name, error) from None
         return row
@@ -179,7 +179,7 @@ def truncate(workdir: str | os.PathLike, step: int) -> int:
     for name in (METRICS, TIMING):
         path = Path(workdir) / name
         try:
-            dropped += _rewrite(path, keep=lambda row: row["step"] <= step)
+            dropped += _filter_rows(path, keep=lambda row: row["step"] <= step)
         except OSError as error:
             raise write_error(error.filename or path, error) from None
     return dropped
@@ -197,7 +197,7 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
       UserError: no such file, or a line before the last that is not a row.
     """
     try:
-        lines, _ = _parse(Path(path))
+        lines, _ = _parse_lines(Path(path))
     except OSError as error:
         raise _cannot_read(path, error) from None
     return [row for _, row in lines]
@@ -211,7 +211,7 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict) or type(row.get("step")) is not int:
         return None
-    return {key: _decoded(value) for key, value in row.items()}
+    return {key: _decode_value(value) for key, value in row.items()}
 
 
 def _scalar(key: str, value: Any) -> str | int | float | bool | None:
@@ -226,7 +226,7 @@ def _scalar(key: str, value: Any) -> str | int | float | bool | None:
         raise ValueError(f"{key!r} is not a scalar: {type(value).__name__}") from None
 
 
-def _line(row: Mapping[str, Any]) -> bytes:
+def _encode_row(row: Mapping[str, Any]) -> bytes:
     def encoded(value):
         if isinstance(value, float) and not math.isfinite(value):
             return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -236,7 +236,7 @@ def _line(row: Mapping[str, Any]) -> bytes:
     return json.dumps(values, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def _parse(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bool]:
+def _parse_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bool]:
     """The (line, row) pairs of a file, and whether its last line was torn.
 
     A line without its newline still counts where it is a whole row: only the newline was lost.
@@ -259,16 +259,16 @@ def _parse(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bool]:
     return parsed, False
 
 
-def _decoded(value: Any) -> Any:
+def _decode_value(value: Any) -> Any:
     return _FROM_TEXT.get(value, value) if isinstance(value, str) else value
 
 
-def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
+def _filter_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
     """Drops the rows that `keep` refuses, and a torn last line, atomically; returns how many went."""
     if not path.exists():
         return 0
     before = path.stat().st_size
-    lines, torn = _parse(path)
+    lines, torn = _parse_lines(path)
     kept = [line for line, row in lines if keep(row)]
     content = b"".join(kept)
     if len(content) == before:

@@ -58,7 +58,9 @@ _STYLE = {
 
 
 @contextlib.contextmanager
-def drawing(path: str | os.PathLike, width: float, height: float, *, layout: str = "constrained") -> Iterator[Figure]:
+def saved_figure(
+    path: str | os.PathLike, width: float, height: float, *, layout: str = "constrained"
+) -> Iterator[Figure]:
     """Gives an empty figure in the common style, and saves it as a PNG when the block has ended.
 
     Args:
@@ -94,7 +96,7 @@ def drawing(path: str | os.PathLike, width: float, height: float, *, layout: str
             raise write_error(path, error) from None
 
 
-def empty_axes(axes: Axes) -> None:
+def hide_axes(axes: Axes) -> None:
     """Takes ticks and frame away: what is drawn is a picture, not a graph."""
     axes.set_xticks([])
     axes.set_yticks([])
@@ -102,6 +104,6 @@ def empty_axes(axes: Axes) -> None:
         spine.set_visible(False)
 
 
-def shortened(text: str, length: int) -> str:
+def shorten(text: str, length: int) -> str:
     """The text, or as much of it as fits with an ellipsis."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"

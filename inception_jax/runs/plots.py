@@ -61,7 +61,7 @@ def confusion_matrix(
     shares = np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
     right, count = int(np.trace(matrix)), int(matrix.sum())
     head = f"{right:,} of {count:,} right" + (f" ({100 * right / count:.2f} %)" if count else "")
-    with plot_style.drawing(path, *(_SMALL if classes <= _NUMBERED else _LARGE)) as figure:
+    with plot_style.saved_figure(path, *(_SMALL if classes <= _NUMBERED else _LARGE)) as figure:
         figure.suptitle(f"{title}: {head}" if title else head, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
         if classes <= _NUMBERED:
             axes = figure.subplots()
@@ -129,7 +129,7 @@ def _number_cells(axes: Axes, matrix: np.ndarray, shares: np.ndarray) -> None:
 
 
 def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
-    names = [plot_style.shortened(str(name), 18) for name in class_names]
+    names = [plot_style.shorten(str(name), 18) for name in class_names]
     size = 7.5 if len(names) <= _NUMBERED else 5.5
     turned = max(map(len, names), default=0) > 3
     axes.set_xticks(range(len(names)), names, rotation=90 if turned else 0, fontsize=size)
@@ -139,13 +139,13 @@ def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
 
 def _list_confusions(axes: Axes, matrix: np.ndarray, class_names: Sequence[str]) -> None:
     """The cells beside the diagonal with the largest counts, as words."""
-    plot_style.empty_axes(axes)
+    plot_style.hide_axes(axes)
     wrong = matrix - np.diag(np.diagonal(matrix))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_LISTED]
     lines = []
     for true, taken in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if wrong[true, taken]:
-            names = (plot_style.shortened(str(class_names[index]), 24) for index in (true, taken))
+            names = (plot_style.shorten(str(class_names[index]), 24) for index in (true, taken))
             lines.append(f"{wrong[true, taken]:>5,}  {' → '.join(names)}")
     axes.set_title("most frequent confusions: true → predicted", fontsize=8)
     axes.text(0.0, 0.99, "\n".join(lines) or "none", transform=axes.transAxes, va="top", fontsize=7, linespacing=1.7)
@@ -192,7 +192,7 @@ def prediction_sheet(
         for word, (_, shown, _) in halves.items()
     }
     width, height = _COLUMNS * _CELL + 0.1, sum(heights.values()) + 0.1
-    with plot_style.drawing(path, width, height, layout="none") as figure:
+    with plot_style.saved_figure(path, width, height, layout="none") as figure:
         top = height
         for word, (everything, shown, color) in halves.items():
             text = f"{word}: {len(everything):,} of {len(labels):,}{_how_shown(word, len(shown), len(everything))}"
@@ -225,9 +225,9 @@ def _draw_prediction(
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set(visible=True, color=color, linewidth=1.2)
-    text = f"{plot_style.shortened(str(prediction), 12)} ({100 * probability:.1f} %)"
+    text = f"{plot_style.shorten(str(prediction), 12)} ({100 * probability:.1f} %)"
     if label != prediction:
-        text += f"\ntrue: {plot_style.shortened(str(label), 15)}"
+        text += f"\ntrue: {plot_style.shorten(str(label), 15)}"
     axes.set_xlabel(text, fontsize=6.5, color=BLACK, labelpad=2, linespacing=1.15)
 
 
@@ -263,11 +263,11 @@ def first_layer_filters(kernel: np.ndarray, path: str | os.PathLike, *, title: s
     # Every pixel of the sheet becomes 2x2 pixels of the file: no weight is drawn wider than its neighbour.
     sheet_height, sheet_width = (2 * side / plot_style.DPI for side in sheet.shape[:2])
     total_width, total_height = max(sheet_width + 0.2, 4.6), sheet_height + 0.45
-    with plot_style.drawing(path, total_width, total_height, layout="none") as figure:
+    with plot_style.saved_figure(path, total_width, total_height, layout="none") as figure:
         place = (0.1 / total_width, 0.1 / total_height, sheet_width / total_width, sheet_height / total_height)
         axes = figure.add_axes(place)
         axes.imshow(sheet[..., 0] if channels == 1 else sheet, cmap="gray", interpolation="nearest")
-        plot_style.empty_axes(axes)
+        plot_style.hide_axes(axes)
         text = f"{title}: {count} filters of {height}×{width}×{channels}, each min–max normalised"
         axes.set_title(text, fontsize=9 if total_width > 6 else 7)
     return figure

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from inception_jax.errors import write_error
-from inception_jax.runs.formatting import Phase, Status, plain_line
+from inception_jax.runs.formatting import Phase, ProgressStatus, format_progress
 
 _WINDOW = 20  # updates that the pace is taken over
 
@@ -55,12 +55,12 @@ class Progress:
         Raises:
           UserError: the log file cannot be opened.
         """
-        self._status = Status(title, start_step, total_steps, steps_per_epoch, clock, started=clock())
-        self._pace = _Pace(start_step)
+        self._status = ProgressStatus(title, start_step, total_steps, steps_per_epoch, clock, started=clock())
+        self._pace = _StepTime(start_step)
         self._paused = 0.0  # seconds in phases so far, of which …
         self._recurring = 0.0  # … these will come again
         self._log: TextIO | None = None
-        self._stream = _Guarded(stream or sys.stderr)
+        self._stream = _SafeStream(stream or sys.stderr)
         self._terminal = None
         self._quiet = quiet
         if quiet:
@@ -71,9 +71,9 @@ class Progress:
             except OSError as error:
                 raise write_error(log_path, error) from None
         if self._stream.isatty() and os.environ.get("TERM") not in (None, "dumb", "unknown"):
-            from inception_jax.runs.terminal import Terminal
+            from inception_jax.runs.terminal import TerminalDisplay
 
-            self._terminal = Terminal(self._status, self._stream)
+            self._terminal = TerminalDisplay(self._status, self._stream)
 
     def advance(self, step: int) -> None:
         """Moves the bar to a step; writes no line. Cheap enough for every step."""
@@ -95,7 +95,7 @@ class Progress:
         self._pace.add(step, now - self._status.started - self._paused)
         self.advance(step)
         self._status.values = dict(values)
-        line = plain_line(self._status)
+        line = format_progress(self._status)
         self._to_log(line)
         if self._terminal is None:
             self._to_stream(line)
@@ -174,7 +174,7 @@ class Progress:
             self._stream.flush()
 
 
-class _Pace:
+class _StepTime:
     """Seconds per step over the last updates."""
 
     def __init__(self, start_step: int):
@@ -193,7 +193,7 @@ class _Pace:
         return max(0, steps) * ((ended - began) / (last - first) + extra)
 
 
-class _Guarded:
+class _SafeStream:
     """A stream whose reader may go away: a terminal that closed must not end the run that it was watching."""
 
     def __init__(self, stream: TextIO):

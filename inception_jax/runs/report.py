@@ -15,7 +15,7 @@ from inception_jax.data import images
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import manifest, metric_files, plots, result, tables
-from inception_jax.runs.formatting import number, per_head
+from inception_jax.runs.formatting import format_number, per_head
 
 if TYPE_CHECKING:
     from inception_jax.data.pipeline import EvalPipeline
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FILE = "report.md"
 
-PICTURES = {
+PLOTS = {
     "learning_curves": "Learning curves",
     "confusion_matrix": "Confusion matrix",
     "predictions": "Right and wrong predictions",
@@ -46,7 +46,7 @@ _SECONDS = {
 }
 
 
-def draw(
+def draw_plots(
     workdir: str | os.PathLike,
     evaluation: Accumulator,
     data: EvalPipeline,
@@ -70,11 +70,11 @@ def draw(
       UserError: a picture that cannot be read, or a file that cannot be written.
     """
     workdir = Path(workdir)
-    paths = {name: workdir / f"{name}.png" for name in PICTURES}
+    paths = {name: workdir / f"{name}.png" for name in PLOTS}
     split = f"{data.dataset.name}, {data.dataset.split}"
     drawn = []
     if (metrics := workdir / metric_files.METRICS).exists() and (rows := metric_files.read_rows(metrics)):
-        model = _field(_tolerant(manifest.read_config, workdir, []) or {}, "model.name")
+        model = _field(_read_or_note(manifest.read_config, workdir, []) or {}, "model.name")
         title = f"{model} on {data.dataset.name}" if model else data.dataset.name
         plots.learning_curves(rows, paths["learning_curves"], title=title)
         drawn.append("learning_curves")
@@ -83,7 +83,7 @@ def draw(
         drawn.append("confusion_matrix")
     found = evaluation.predictions()
     plots.prediction_sheet(
-        _Seen(data, found.index),
+        _PreprocessedImages(data, found.index),
         found.labels,
         found.classes[:, 0],
         found.probabilities[:, 0],
@@ -97,7 +97,7 @@ def draw(
     return {name: paths[name] for name in drawn}
 
 
-class _Seen:
+class _PreprocessedImages:
     """The pictures of a split as the network saw them, each made when it is asked for."""
 
     def __init__(self, data: EvalPipeline, index: np.ndarray):
@@ -129,9 +129,9 @@ def write(workdir: str | os.PathLike) -> Path:
     workdir = Path(workdir)
     notes: list[str] = []
     found = {
-        "config": _tolerant(manifest.read_config, workdir, notes) or {},
-        "manifest": _tolerant(manifest.read, workdir, notes) or {},
-        "result": _tolerant(result.read_result, workdir, notes) or {},
+        "config": _read_or_note(manifest.read_config, workdir, notes) or {},
+        "manifest": _read_or_note(manifest.read, workdir, notes) or {},
+        "result": _read_or_note(result.read_result, workdir, notes) or {},
         "rows": _rows(workdir / metric_files.METRICS, notes),
         "timing": _rows(workdir / metric_files.TIMING, notes),
     }
@@ -143,7 +143,7 @@ def write(workdir: str | os.PathLike) -> Path:
         _section("Time", _times(found["result"], found["timing"])),
         *(
             f"## {caption}\n\n![{caption}]({name}.png)"
-            for name, caption in PICTURES.items()
+            for name, caption in PLOTS.items()
             if (workdir / f"{name}.png").exists()
         ),
         _section("Going on", _commands(workdir, found["manifest"], found["result"])),
@@ -155,7 +155,7 @@ def write(workdir: str | os.PathLike) -> Path:
     return path
 
 
-def _tolerant(read: Callable[[Any], Any], path: Path, notes: list[str]) -> Any:
+def _read_or_note(read: Callable[[Any], Any], path: Path, notes: list[str]) -> Any:
     try:
         return read(path)
     except UserError as error:
@@ -164,7 +164,7 @@ def _tolerant(read: Callable[[Any], Any], path: Path, notes: list[str]) -> Any:
 
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    return _tolerant(metric_files.read_rows, path, notes) or [] if path.exists() else []
+    return _read_or_note(metric_files.read_rows, path, notes) or [] if path.exists() else []
 
 
 def _section(title: str, lines: Iterator[str]) -> str:
@@ -208,12 +208,12 @@ def _evaluations(outcome: Mapping[str, Any], rows: list[dict[str, Any]]) -> Iter
                 f"{100 * values['top1']:.2f} %",
                 f"{100 * low:.2f}–{100 * high:.2f} %",
                 f"{100 * values['top5']:.2f} %",
-                number(values["loss"]),
+                format_number(values["loss"]),
                 f"{count:,}",
             )
         )
     head = ("split", "weights", "top-1", "95 % interval", "top-5", "loss", "examples")
-    yield from tables.markdown(head, table, "llrrrrr")
+    yield from tables.format_markdown(head, table, "llrrrrr")
     if evaluations:
         best = max(evaluations, key=lambda row: row["top1"])
         yield ""
@@ -234,18 +234,22 @@ def _heads(rows: list[dict[str, Any]]) -> Iterator[str]:
     first, last = train[0], train[-1]
     tops = [dict(per_head(row, "top1")) for row in (first, last)]
     before = dict(per_head(first, "loss"))
-    table = [("all, weighted", number(first["loss"]), number(last["loss"]), "", "")] if "loss" in first else []
+    table = (
+        [("all, weighted", format_number(first["loss"]), format_number(last["loss"]), "", "")]
+        if "loss" in first
+        else []
+    )
     for head, loss in per_head(last, "loss"):
         accuracies = [f"{100 * top[head]:.1f} %" if head in top else "" for top in tops]
-        table.append((head, number(before[head]) if head in before else "", number(loss), *accuracies))
+        table.append((head, format_number(before[head]) if head in before else "", format_number(loss), *accuracies))
     names = [f"{what}, step {row['step']:,}" for what in ("loss", "top-1") for row in (first, last)]
-    yield from tables.markdown(("head", *names), table, "lrrrr")
+    yield from tables.format_markdown(("head", *names), table, "lrrrr")
 
 
 def _times(outcome: Mapping[str, Any], timing: list[dict[str, Any]]) -> Iterator[str]:
     wall = outcome.get("wall_seconds") or (timing[-1].get("wall_seconds") if timing else None)
     known = {**outcome, "wall_seconds": wall}
-    yield from tables.markdown(
+    yield from tables.format_markdown(
         ("", "h:min:s", "share"),
         [
             (words, _clock_time(known[name]), f"{100 * known[name] / wall:.0f} %" if wall else "")
@@ -286,7 +290,7 @@ def _commands(workdir: Path, starts: Mapping[str, Any], outcome: Mapping[str, An
 def _config(config: Mapping[str, Any]) -> Iterator[str]:
     values = [(path, _field(config, path)) for path in _HIGHLIGHTS]
     rows = [(f"`{path}`", value) for path, value in values if value is not None]
-    yield from tables.markdown(("field", "value"), rows)
+    yield from tables.format_markdown(("field", "value"), rows)
     if config:
         yield ""
         yield f"All fields: [{manifest.CONFIG}]({manifest.CONFIG})."
@@ -301,7 +305,7 @@ def _versions(starts: Mapping[str, Any]) -> Iterator[str]:
     table += [("devices", ", ".join(map(str, starts["devices"])))] if starts.get("devices") else []
     times = [start.get("time", "?") for start in starts.get("starts", [])]
     table += [("started", ", ".join(times))] if times else []
-    yield from tables.markdown(("", ""), table)
+    yield from tables.format_markdown(("", ""), table)
 
 
 def _field(config: Mapping[str, Any], path: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from inception_jax.checkpoints.checksums import array_bytes, host_arrays, named_leaves
-from inception_jax.runs.manifest import read_object, replace_text
+from inception_jax.runs.manifest import read_json_object, replace_text
 
 FILE = "result.json"
 
@@ -60,7 +60,7 @@ def write_result(workdir: str | os.PathLike, result: Mapping[str, Any]) -> Path:
       UserError: the file cannot be written; an old one stands.
     """
     path = Path(workdir) / FILE
-    replace_text(path, json.dumps(encoded(result), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    replace_text(path, json.dumps(to_json_values(result), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
     return path
 
 
@@ -70,16 +70,16 @@ def read_result(workdir: str | os.PathLike) -> dict[str, Any] | None:
     Raises:
       UserError: the file is not a JSON object.
     """
-    content = read_object(Path(workdir) / FILE)
-    return None if content is None else _decoded(content)
+    content = read_json_object(Path(workdir) / FILE)
+    return None if content is None else _from_json_values(content)
 
 
-def encoded(value: Any) -> Any:
+def to_json_values(value: Any) -> Any:
     """A tree of values as JSON can hold it: plain scalars, and NaN and the infinities as strings."""
     if isinstance(value, Mapping):
-        return {str(name): encoded(item) for name, item in value.items()}
+        return {str(name): to_json_values(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [encoded(item) for item in value]
+        return [to_json_values(item) for item in value]
     if not isinstance(value, str) and getattr(value, "ndim", None) == 0:
         value = np.asarray(value).item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -87,9 +87,9 @@ def encoded(value: Any) -> Any:
     return value
 
 
-def _decoded(value: Any) -> Any:
+def _from_json_values(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _decoded(item) for name, item in value.items()}
+        return {name: _from_json_values(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_decoded(item) for item in value]
+        return [_from_json_values(item) for item in value]
     return _FROM_TEXT.get(value, value) if isinstance(value, str) else value

@@ -20,12 +20,14 @@ from inception_jax.runs import lock, manifest, metric_files, result
 TRIAL = "trial.json"
 STUDY = "study.json"
 
-_MARKS = (manifest.MANIFEST, metric_files.METRICS, "train.log", TRIAL)  # a directory with one of them is a run
-_TAIL = 1 << 16  # bytes of a metric file that are read first, where only its newest rows are asked for
-_FRESH = 900.0  # seconds: a run on a file system without locks is taken to be alive for so long after its last row
+_RUN_FILES = (manifest.MANIFEST, metric_files.METRICS, "train.log", TRIAL)  # a directory with one of them is a run
+_TAIL_BYTES = 1 << 16  # bytes of a metric file that are read first, where only its newest rows are asked for
+_ALIVE_SECONDS = (
+    900.0  # seconds: a run on a file system without locks is taken to be alive for so long after its last row
+)
 
 
-class Status(enum.StrEnum):
+class RunStatus(enum.StrEnum):
     """How a run stands."""
 
     RUNNING = "running"
@@ -40,17 +42,22 @@ class Status(enum.StrEnum):
     """Nothing has been trained."""
 
 
-_OF_RESULT = {
-    "finished": Status.FINISHED,
-    "diverged": Status.DIVERGED,
-    "failed": Status.FAILED,
-    "interrupted": Status.PREEMPTED,
+_STATUS_OF_RESULT = {
+    "finished": RunStatus.FINISHED,
+    "diverged": RunStatus.DIVERGED,
+    "failed": RunStatus.FAILED,
+    "interrupted": RunStatus.PREEMPTED,
 }
-_OF_TRIAL = {"finished": Status.FINISHED, "diverged": Status.DIVERGED, "failed": Status.FAILED, "pruned": Status.PRUNED}
+_STATUS_OF_TRIAL = {
+    "finished": RunStatus.FINISHED,
+    "diverged": RunStatus.DIVERGED,
+    "failed": RunStatus.FAILED,
+    "pruned": RunStatus.PRUNED,
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class RunState:
     """What a workdir says.
 
     Attributes:
@@ -68,7 +75,7 @@ class Record:
     """
 
     path: Path
-    status: Status
+    status: RunStatus
     why: str
     config: Mapping[str, Any]
     manifest: Mapping[str, Any]
@@ -96,7 +103,7 @@ class Record:
     @property
     def total_steps(self) -> int | None:
         """Steps of the whole run, as `training.plan.make_length` counts them; None where that cannot be told."""
-        if self.status == Status.FINISHED and "steps" in self.result:
+        if self.status == RunStatus.FINISHED and "steps" in self.result:
             return self.result["steps"]
         steps, epochs = self.config.get("num_steps"), self.config.get("num_epochs")
         if steps or not epochs or not self.steps_per_epoch:
@@ -122,10 +129,10 @@ def is_run(path: Path) -> bool:
     """Whether a directory is the workdir of a run: one that has begun, or whose process is about to."""
     if (path / STUDY).exists():
         return False
-    return any((path / name).is_file() for name in _MARKS) or bool(lock.holder(path))
+    return any((path / name).is_file() for name in _RUN_FILES) or bool(lock.read_holder(path))
 
 
-def read(path: Path, *, whole: bool = True) -> Record:
+def read(path: Path, *, whole: bool = True) -> RunState:
     """Reads a workdir.
 
     Args:
@@ -134,33 +141,33 @@ def read(path: Path, *, whole: bool = True) -> Record:
     """
     notes: list[str] = []
     # Before the files: of a run that ends meanwhile, the result is then either missing or of this start.
-    held = lock.is_held(path)
-    config = _tolerant(manifest.read_config, path / manifest.CONFIG, notes)
-    manifest_ = _tolerant(manifest.read, path / manifest.MANIFEST, notes)
-    outcome = _tolerant(result.read_result, path / result.FILE, notes)
-    trial = _tolerant(lambda workdir: manifest.read_object(workdir / TRIAL), path / TRIAL, notes)
+    held = lock.is_locked(path)
+    config = _read_or_note(manifest.read_config, path / manifest.CONFIG, notes)
+    manifest_ = _read_or_note(manifest.read, path / manifest.MANIFEST, notes)
+    outcome = _read_or_note(result.read_result, path / result.FILE, notes)
+    trial = _read_or_note(lambda workdir: manifest.read_json_object(workdir / TRIAL), path / TRIAL, notes)
     rows, timing = (_rows(path / name, notes, whole) for name in (metric_files.METRICS, metric_files.TIMING))
     age = _age(path)
     if outcome and _is_stale(path, outcome, manifest_, rows):
         outcome = {}
     if held is None:
-        held = age is not None and age < _FRESH
+        held = age is not None and age < _ALIVE_SECONDS
         notes.append(f"{path}: its file system has no locks: whether the run is alive is told from its last row's age")
     status, why = _status(held, outcome, trial, bool(rows) or _has_checkpoint(path))
-    return Record(path, status, why, config, manifest_, outcome, trial, rows, timing, age, tuple(notes))
+    return RunState(path, status, why, config, manifest_, outcome, trial, rows, timing, age, tuple(notes))
 
 
-def _status(held: bool, outcome: Mapping, trial: Mapping, has_trained: bool) -> tuple[Status, str]:
+def _status(held: bool, outcome: Mapping, trial: Mapping, has_trained: bool) -> tuple[RunStatus, str]:
     if held:
-        return Status.RUNNING, ""
+        return RunStatus.RUNNING, ""
     # What the sweep says of a trial counts more: a pruned one was only stopped by a signal, as it sees it itself.
     said = trial.get("status")
-    if said in _OF_TRIAL:
-        return _OF_TRIAL[said], str(outcome.get("message") or trial.get("message") or "")
+    if said in _STATUS_OF_TRIAL:
+        return _STATUS_OF_TRIAL[said], str(outcome.get("message") or trial.get("message") or "")
     if said := outcome.get("status"):
         why = outcome.get("signal") if said == "interrupted" else outcome.get("message")
-        return _OF_RESULT.get(said, Status.FAILED), str(why or "")
-    return (Status.PREEMPTED, "killed") if has_trained else (Status.NEW, "")
+        return _STATUS_OF_RESULT.get(said, RunStatus.FAILED), str(why or "")
+    return (RunStatus.PREEMPTED, "killed") if has_trained else (RunStatus.NEW, "")
 
 
 def _is_stale(path: Path, outcome: Mapping, starts: Mapping, rows: Sequence[Mapping]) -> bool:
@@ -186,10 +193,10 @@ def _has_checkpoint(path: Path) -> bool:
     return any(step.name.isdigit() for step in (path / "checkpoints").glob("*"))
 
 
-def _tolerant(read: Callable[[Path], Any], path: Path, notes: list[str]) -> Mapping[str, Any]:
+def _read_or_note(read: Callable[[Path], Any], path: Path, notes: list[str]) -> Mapping[str, Any]:
     """What a file holds, as far as it can be used; `read` takes the workdir."""
     try:
-        return fitting(path, read(path.parent) or {}, notes)
+        return keep_valid_fields(path, read(path.parent) or {}, notes)
     except UserError as error:
         notes.append(str(error))
         return {}
@@ -208,13 +215,13 @@ def _rows(path: Path, notes: list[str], whole: bool) -> list[dict[str, Any]]:
     """The rows of a metric file; lines that are none are passed over, with a note where a crash does not explain it."""
     try:
         size = path.stat().st_size
-        length = size if whole else min(size, _TAIL)
+        length = size if whole else min(size, _TAIL_BYTES)
         while True:
             with open(path, "rb") as file:
                 file.seek(size - length)
                 lines = file.read(length).split(b"\n")
             rows = [metric_files.parse_row(line) for line in lines[length < size :]]
-            found = [fitting_row(row) for row in rows if row is not None]
+            found = [keep_valid_values(row) for row in rows if row is not None]
             # One row of each kind, of a file that has kinds; rows of the clock have none.
             if (
                 length == size
@@ -235,11 +242,11 @@ def _rows(path: Path, notes: list[str], whole: bool) -> list[dict[str, Any]]:
 
 
 NUMBER, TEXT, OBJECT, LIST = numbers.Real, str, Mapping, Sequence
-_WORDS = {NUMBER: "a number", TEXT: "a text", OBJECT: "an object", LIST: "a list"}
+_TYPE_NAMES = {NUMBER: "a number", TEXT: "a text", OBJECT: "an object", LIST: "a list"}
 
 
 # Only what is read; whatever else stands there may be of any kind.
-_SHAPES: dict[str, dict[str, type]] = {
+_EXPECTED_TYPES: dict[str, dict[str, type]] = {
     manifest.CONFIG: {"model": OBJECT, "data": OBJECT, "num_steps": NUMBER, "num_epochs": NUMBER},
     manifest.MANIFEST: {"versions": OBJECT, "git": OBJECT, "devices": LIST, "starts": LIST, "hostname": TEXT,
                         "platform": TEXT},
@@ -251,7 +258,7 @@ _SHAPES: dict[str, dict[str, type]] = {
 _TEXTS_OF_ROWS = ("kind", "split", "weights")
 
 
-def fitting(path: Path, content: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+def keep_valid_fields(path: Path, content: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     """The content of a file without the values that are of another kind than is written there; null counts as absent.
 
     Args:
@@ -259,24 +266,26 @@ def fitting(path: Path, content: Mapping[str, Any], notes: list[str]) -> dict[st
       content: of it.
       notes: gets a line for each value that does not fit.
     """
-    shape = _SHAPES[path.name]
+    shape = _EXPECTED_TYPES[path.name]
     kept = {}
     for name, value in content.items():
         if name not in shape:
             kept[name] = value
-        elif is_a(value, shape[name]):
+        elif has_type(value, shape[name]):
             kept[name] = value
         elif value is not None:
-            notes.append(f"{path}: {name!r} = {str(value)[:40]!r} is not {_WORDS[shape[name]]}, and is passed over")
+            notes.append(
+                f"{path}: {name!r} = {str(value)[:40]!r} is not {_TYPE_NAMES[shape[name]]}, and is passed over"
+            )
     return kept
 
 
-def fitting_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def keep_valid_values(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of a metric file without the values of another kind: all are numbers, but for three names."""
-    return {name: value for name, value in row.items() if is_a(value, TEXT if name in _TEXTS_OF_ROWS else NUMBER)}
+    return {name: value for name, value in row.items() if has_type(value, TEXT if name in _TEXTS_OF_ROWS else NUMBER)}
 
 
-def is_a(value: Any, kind: type) -> bool:
+def has_type(value: Any, kind: type) -> bool:
     """Whether a value is of a kind; a truth value is no number, and a text no list."""
     if kind is NUMBER:
         return isinstance(value, NUMBER) and not isinstance(value, bool)

@@ -13,7 +13,7 @@ UNKNOWN = "–"
 """Stands in a cell for what is not known or not there."""
 
 
-def aligned(rows: Sequence[Sequence[Any]], align: str = "") -> str:
+def format_table(rows: Sequence[Sequence[Any]], align: str = "") -> str:
     """Columns under each other.
 
     Args:
@@ -26,7 +26,7 @@ def aligned(rows: Sequence[Sequence[Any]], align: str = "") -> str:
     if not rows:
         return ""
     cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(text_width, column)) for column in zip(*cells, strict=True)]
     sides = align or "l" * len(widths)
     return "\n".join(
         GAP.join(_padded(cell, *place) for cell, *place in zip(row, widths, sides, strict=True)).rstrip()
@@ -34,7 +34,7 @@ def aligned(rows: Sequence[Sequence[Any]], align: str = "") -> str:
     )
 
 
-def markdown(head: Sequence[Any], rows: Sequence[Sequence[Any]], align: str = "") -> Iterator[str]:
+def format_markdown(head: Sequence[Any], rows: Sequence[Sequence[Any]], align: str = "") -> Iterator[str]:
     """The lines of a Markdown table; none at all where there are no rows.
 
     Args:
@@ -49,53 +49,53 @@ def markdown(head: Sequence[Any], rows: Sequence[Sequence[Any]], align: str = ""
             yield _markdown_line(row)
 
 
-def blocks(head: Sequence[str], rows: Sequence[Sequence[str]], room: int, align: str = "") -> Iterator[str]:
+def split_table(head: Sequence[str], rows: Sequence[Sequence[str]], room: int, align: str = "") -> Iterator[str]:
     """An aligned table that is too wide, in several that fit; the first column stands in each of them.
 
     Args:
       head: names of the columns.
       rows: cells.
       room: columns of the terminal; one column of the table is shown beside the first however wide it is.
-      align: as `aligned` takes it.
+      align: as `format_table` takes it.
     """
     table = [list(head), *map(list, rows)]
-    widths = [max(width(row[i]) for row in table) for i in range(len(head))]
+    widths = [max(text_width(row[i]) for row in table) for i in range(len(head))]
     first, align = 1, align or "l" * len(head)
     while first < len(head):
         end, used = first + 1, widths[0] + len(GAP) + widths[first]
         while end < len(head) and used + len(GAP) + widths[end] <= room:
             used += len(GAP) + widths[end]
             end += 1
-        yield aligned([[row[0], *row[first:end]] for row in table], align[0] + align[first:end])
+        yield format_table([[row[0], *row[first:end]] for row in table], align[0] + align[first:end])
         first = end
 
 
-def value_texts(values: Sequence[Any]) -> list[str]:
+def format_values(values: Sequence[Any]) -> list[str]:
     """Values of one field as a person writes them; numbers with six digits, or all where six do not tell them apart."""
-    short = [value_text(value, digits=6) for value in values]
-    whole = [value_text(value) for value in values]
+    short = [format_value(value, digits=6) for value in values]
+    whole = [format_value(value) for value in values]
     return short if len(set(short)) == len(set(whole)) else whole
 
 
-def value_text(value: Any, digits: int | None = None) -> str:
+def format_value(value: Any, digits: int | None = None) -> str:
     """A value of a config: tuples in brackets, None as "unset"; a number with so many digits, or with all."""
     if value is None or value == ABSENT:
         return "unset" if value is None else UNKNOWN
     if isinstance(value, list | tuple):
-        items = [value_text(item, digits) for item in value]
+        items = [format_value(item, digits) for item in value]
         return "(" + ", ".join(items) + ("," if len(items) == 1 else "") + ")"
     if isinstance(value, float) and digits:
         return f"{value:.{digits}g}"
     return value if isinstance(value, str) else repr(value)
 
 
-def width(text: str) -> int:
+def text_width(text: str) -> int:
     """The columns that a text takes in a terminal."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _padded(cell: str, room: int, side: str) -> str:
-    space = " " * (room - width(cell))
+    space = " " * (room - text_width(cell))
     return space + cell if side == "r" else cell + space
 
 

@@ -22,24 +22,24 @@ from rich.segment import Segment
 from rich.text import Text
 
 from inception_jax.runs import formatting
-from inception_jax.runs.formatting import INPUT_BOUND, Phase, Status
+from inception_jax.runs.formatting import INPUT_BOUND, Phase, ProgressStatus
 
 _MIN_BAR, _MAX_BAR = 10, 60  # columns
 _GAP = "  "
 _SPINNER, _ASCII_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 
 
-class Terminal:
-    """Draws a `Status` on a terminal until it is closed; what others print appears above it."""
+class TerminalDisplay:
+    """Draws a `ProgressStatus` on a terminal until it is closed; what others print appears above it."""
 
-    def __init__(self, status: Status, stream: Any):
+    def __init__(self, status: ProgressStatus, stream: Any):
         """Args:
         status: drawn as it stands at each refresh; its owner changes it.
         stream: the terminal.
         """
         self._console = Console(file=stream, force_terminal=True, force_jupyter=False, highlight=False, markup=False)
         self._live = Live(
-            _Display(status),
+            _RunDisplay(status),
             console=self._console,
             refresh_per_second=4,
             # Only what would have reached this terminal anyway: `> file` must still fill the file.
@@ -73,10 +73,10 @@ def _log_handlers() -> Iterator[logging.StreamHandler]:
                 yield handler
 
 
-class _Display:
+class _RunDisplay:
     """The two lines, for whatever width the terminal has at this moment."""
 
-    def __init__(self, status: Status):
+    def __init__(self, status: ProgressStatus):
         self._status = status
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -90,7 +90,7 @@ class _Display:
             yield _cropped(_first_fitting(_value_layouts(status.values), width), width)
 
 
-def _bar_line(status: Status, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+def _bar_line(status: ProgressStatus, console: Console, options: ConsoleOptions) -> Iterator[Any]:
     room = 0
     for before, after in _bar_layouts(status):
         text = _GAP.join(filter(None, (*before, *after)))
@@ -113,15 +113,15 @@ def _bar_line(status: Status, console: Console, options: ConsoleOptions) -> Iter
     yield Segment.line()
 
 
-def _bar_layouts(status: Status) -> Iterator[tuple[list[str], list[str]]]:
+def _bar_layouts(status: ProgressStatus) -> Iterator[tuple[list[str], list[str]]]:
     """What stands before and after the bar, from the fullest to the shortest."""
     title = [status.title] if status.title else []
-    count = formatting.count_text(status)
-    epoch = [f"epoch {formatting.epoch_text(status)}"] if status.steps_per_epoch else []
+    count = formatting.format_steps(status)
+    epoch = [f"epoch {formatting.format_epochs(status)}"] if status.steps_per_epoch else []
     if status.ended is not None:
-        end = f"in {formatting.duration(status.ended - status.started)}"
+        end = f"in {formatting.format_duration(status.ended - status.started)}"
     else:
-        end = f"ETA {'-' if status.eta is None else formatting.duration(status.eta):>4}"
+        end = f"ETA {'-' if status.eta is None else formatting.format_duration(status.eta):>4}"
     yield title, [*epoch, f"step {count}", end]
     yield title, [*epoch, count, end]
     yield [], [*epoch, count, end]
@@ -133,7 +133,7 @@ def _phase_text(phase: Phase, now: float, ascii_only: bool) -> Text:
     parts = [f"{frames[int(4 * now) % len(frames)]} {phase.text}"]
     if phase.total is not None:
         parts.append(f"{phase.done:,}/{phase.total:,}")
-    return Text(_GAP.join([*parts, formatting.duration(int(now - phase.started))]), style="cyan")
+    return Text(_GAP.join([*parts, formatting.format_duration(int(now - phase.started))]), style="cyan")
 
 
 def _value_layouts(values: Mapping[str, Any]) -> Iterator[Text]:
@@ -142,11 +142,11 @@ def _value_layouts(values: Mapping[str, Any]) -> Iterator[Text]:
         yield Text("waiting for the first row", style="dim")
         return
     tops = formatting.per_head(values, "top1")
-    loss = [_loss(formatting.number(values["loss"]), values["loss"])] if "loss" in values else []
+    loss = [_loss(formatting.format_number(values["loss"]), values["loss"])] if "loss" in values else []
     short_loss = [_loss(f"{values['loss']:.3f}", values["loss"])] if "loss" in values else []
-    losses = [f"{head} {formatting.number(value)}" for head, value in formatting.per_head(values, "loss")]
+    losses = [f"{head} {formatting.format_number(value)}" for head, value in formatting.per_head(values, "loss")]
     lr = [f"lr {values['learning_rate']:.4g}"] if "learning_rate" in values else []
-    rate = formatting.rate(values["images_per_second"]) if "images_per_second" in values else ""
+    rate = formatting.format_rate(values["images_per_second"]) if "images_per_second" in values else ""
     speed, short_speed = ([f"{rate} images/s"], [f"{rate}/s"]) if rate else ([], [])
     top = ["top-1 " + _GAP.join(f"{head} {100 * value:.1f} %" for head, value in tops)] if tops else []
     short_top = ["top-1 " + "/".join(f"{100 * value:.1f}" for _, value in tops) + " %"] if tops else []

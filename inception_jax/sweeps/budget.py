@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from inception_jax.errors import UserError
-from inception_jax.runs.manifest import read_object, replace_text
+from inception_jax.runs.manifest import read_json_object, replace_text
 from inception_jax.sweeps import trials
 from inception_jax.sweeps.display import SweepProgress
 from inception_jax.sweeps.lease import file_system_time
@@ -70,7 +70,7 @@ class WorkedTime:
           UserError: the file cannot be written, or is damaged.
         """
         now = file_system_time(self._directory)
-        stored = read_object(self._directory / self.FILE) or {"seconds": 0.0, "last": now}
+        stored = read_json_object(self._directory / self.FILE) or {"seconds": 0.0, "last": now}
         try:
             seconds, gap = float(stored["seconds"]), now - float(stored["last"])
         except (KeyError, TypeError, ValueError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from inception_jax.errors import write_error
-from inception_jax.runs.formatting import duration
+from inception_jax.runs.formatting import format_duration
 
 LOG = "sweep.log"
 
@@ -164,7 +164,7 @@ def format_status_line(progress: SweepProgress, value: Callable[[float | None], 
         if progress.counts.get(status)
     ]
     best = [f"best {value(progress.best[1])} (trial {progress.best[0]})"] if progress.best else []
-    eta = [f"ETA {duration(progress.eta)}"] if progress.eta is not None else []
+    eta = [f"ETA {format_duration(progress.eta)}"] if progress.eta is not None else []
     begun = f"{progress.begun}{f'/{progress.budget}' if progress.budget else ''} begun"
     return f"{progress.name}: " + ", ".join([begun, *counts, *best, *eta])
 
@@ -194,7 +194,7 @@ class _LiveTable:
             "best": [display.format_value(row.best) for row in rows],
             "values": [row.params for row in rows],
             "on": [row.slot for row in rows],
-            "elapsed": [duration(time.monotonic() - row.started) for row in rows],
+            "elapsed": [format_duration(time.monotonic() - row.started) for row in rows],
         }
         for name in ("on", "best", "elapsed"):
             if options.max_width < _WIDE:

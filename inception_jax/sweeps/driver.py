@@ -205,7 +205,7 @@ class Driver:
     def _start(self, running: RunningTrial) -> None:
         if time.monotonic() < running.start_after or self._disk_full:
             return
-        if lock.is_held(running.workdir):  # by the process of a dead driver, which is still saving
+        if lock.is_locked(running.workdir):  # by the process of a dead driver, which is still saving
             self._wait_for_workdir(running)
             return
         running.start(self._command)

@@ -44,9 +44,9 @@ def parallel_coordinates(study: StoredStudy, path: str | os.PathLike) -> Figure 
     space = _beside_conditions(study.space)
     heights = _heights(study, space, drawn)
     count = len(space) + 1
-    with plot_style.drawing(path, max(6.0, 1.45 * count + 0.8), 4.6) as figure:
+    with plot_style.saved_figure(path, max(6.0, 1.45 * count + 0.8), 4.6) as figure:
         axes = figure.subplots()
-        plot_style.empty_axes(axes)
+        plot_style.hide_axes(axes)
         _lines(axes, study, drawn, ranked, heights)
         for place, parameter in enumerate(space):
             scale = scales.AxisScale(
@@ -158,7 +158,7 @@ def _axis(axes: Axes, place: int, name: str, ticks: Sequence[tuple[float, str]],
         axes.text(
             place - 0.04,
             at,
-            plot_style.shortened(words, _LONGEST),
+            plot_style.shorten(words, _LONGEST),
             ha="right",
             va="center",
             fontsize=7,

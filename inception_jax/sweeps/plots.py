@@ -58,7 +58,7 @@ def history(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
     if not placed:
         return None
     size = 5.5 if len(study.trials) <= 60 else 3.2
-    with plot_style.drawing(path, 8.0, 3.9) as figure:
+    with plot_style.saved_figure(path, 8.0, 3.9) as figure:
         axes = figure.subplots()
         for status, (colour, marker) in _STYLES.items():
             trials = study.with_status(status)
@@ -142,7 +142,7 @@ def learning_curves(study: StoredStudy, path: str | os.PathLike) -> Figure | Non
     ranked = study.ranked()
     best = ranked[0].number if ranked else None
     alpha = 0.9 if len(curves) <= 30 else 0.5 if len(curves) <= 100 else 0.3
-    with plot_style.drawing(path, 8.0, 4.1) as figure:
+    with plot_style.saved_figure(path, 8.0, 4.1) as figure:
         axes = figure.subplots()
         labelled: set[str] = set()
         for trial, points in sorted(curves, key=lambda curve: [*_STYLES, curve[0].status].index(curve[0].status)):
@@ -201,7 +201,7 @@ def slices(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
         return None
     columns = min(_SLICE_COLUMNS, len(study.space))
     rows = -(-len(study.space) // columns)
-    with plot_style.drawing(path, 2.0 + 3.0 * columns, 0.7 + 2.6 * rows) as figure:
+    with plot_style.saved_figure(path, 2.0 + 3.0 * columns, 0.7 + 2.6 * rows) as figure:
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         scales.set_metric_axis(grid[0, 0], [trial.shown_value for trial in shown], study)
         figure.supylabel(grid[0, 0].get_ylabel(), fontsize=8)
@@ -257,7 +257,7 @@ def _slice(axes: Axes, study: StoredStudy, place: int, shown: Sequence[StoredTri
     )
     ticks = scale.ticks()
     axes.set_xlim(-0.04, 1.04)
-    axes.set_xticks([at for at, _ in ticks], [plot_style.shortened(words, 16) for _, words in ticks])
+    axes.set_xticks([at for at, _ in ticks], [plot_style.shorten(words, 16) for _, words in ticks])
     if scale.is_choice and sum(len(words) for _, words in ticks) > 30:
         axes.tick_params(axis="x", labelrotation=25)
     axes.set_xlabel(field + (" (log)" if scale.log else ""))
@@ -279,7 +279,7 @@ def importance(found: Importance, path: str | os.PathLike) -> Figure:
       UserError: the file cannot be written.
     """
     names, parts = list(found.shares), list(found.shares.values())
-    with plot_style.drawing(path, 7.0, 0.8 + 0.32 * len(names)) as figure:
+    with plot_style.saved_figure(path, 7.0, 0.8 + 0.32 * len(names)) as figure:
         axes = figure.subplots()
         bars = axes.barh(range(len(names)), parts, color=BLUE, height=0.62)
         axes.bar_label(bars, [f"{100 * part:.0f} %" for part in parts], padding=3, color=BLACK, fontsize=7.5)

@@ -8,7 +8,7 @@ from typing import Any
 
 from inception_jax import config as configs
 from inception_jax import schema
-from inception_jax.runs.manifest import flat, same_value
+from inception_jax.runs.manifest import flatten, same_value
 from inception_jax.sweeps.study_files import to_tuples
 
 _WIDTH = 120
@@ -29,8 +29,8 @@ def source(config: Mapping[str, Any], docstring: str) -> str:
     """
     recipe = configs.from_dict(config)
     configs.check(recipe)
-    defaults = dict(flat(configs.default().to_dict()))
-    differing = [(path, value) for path, value in flat(recipe.to_dict()) if not same_value(value, defaults[path])]
+    defaults = dict(flatten(configs.default().to_dict()))
+    differing = [(path, value) for path, value in flatten(recipe.to_dict()) if not same_value(value, defaults[path])]
     text = docstring.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     lines = [
         f'"""{text}',

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from inception_jax.errors import UserError
 from inception_jax.runs import manifest
-from inception_jax.runs.tables import value_text
+from inception_jax.runs.tables import format_value
 from inception_jax.sweeps import importance, parallel_coordinates, plots, recipe, report_sections, study_files
 from inception_jax.sweeps.importance import Importance
 from inception_jax.sweeps.study_files import StoredStudy, StoredTrial
@@ -112,7 +112,7 @@ def _config(study: StoredStudy, trial: StoredTrial) -> dict:
         config = None
     if config is not None:
         return config
-    values = {**dict(manifest.flat(study.config)), **trial.overrides, **trial.params}
+    values = {**dict(manifest.flatten(study.config)), **trial.overrides, **trial.params}
     tree: dict = {}
     for field, value in values.items():
         *sections, name = field.split(".")
@@ -125,7 +125,7 @@ def _config(study: StoredStudy, trial: StoredTrial) -> dict:
 
 def _docstring(study: StoredStudy, trial: StoredTrial) -> str:
     value = report_sections.format_metric(study, trial.value)
-    varied = ", ".join(f"{field} = {value_text(value)}" for field, value in trial.params.items())
+    varied = ", ".join(f"{field} = {format_value(value)}" for field, value in trial.params.items())
     words = (
         f"The recipe was {study.content.get('recipe') or 'not recorded'}; the sweep chose {varied or 'nothing'}. It "
         f"is the best of {len(study.ranked())} finished trials, chosen on the split that the value is of: on "

@@ -10,9 +10,9 @@ from typing import Any
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import manifest, run_state
-from inception_jax.runs.comparison_report import metric_text
-from inception_jax.runs.formatting import duration
-from inception_jax.runs.tables import markdown, value_text
+from inception_jax.runs.comparison_report import format_metric_value
+from inception_jax.runs.formatting import format_duration
+from inception_jax.runs.tables import format_markdown, format_value
 from inception_jax.sweeps import scales
 from inception_jax.sweeps.study_files import UNKNOWN, StoredParameter, StoredStudy, StoredTrial
 
@@ -46,7 +46,7 @@ def setup(study: StoredStudy) -> Iterator[str]:
     best = "is best" if len(names) <= 1 else "are best"
     of_recipe = f" for the recipe `{content['recipe']}`" if content.get("recipe") else ""
     overrides = ", ".join(
-        f"`{field}` = {value_text(value)}" for field, value in (content.get("overrides") or {}).items()
+        f"`{field}` = {format_value(value)}" for field, value in (content.get("overrides") or {}).items()
     )
     judged = "the final evaluation" if study.objective == "final" else "the best of its evaluations"
     weights = {"ema": ", of averaged weights", "raw": ", of raw weights"}.get(content.get("weights"), "")
@@ -72,7 +72,7 @@ def setup(study: StoredStudy) -> Iterator[str]:
 def space(study: StoredStudy) -> Iterator[str]:
     """The space as a table."""
     rows = [[f"`{one.field}`", one.kind, _range(one), _condition(one)] for one in study.space]
-    yield from markdown(("field", "kind", "values", "only where"), rows)
+    yield from format_markdown(("field", "kind", "values", "only where"), rows)
 
 
 def counts(study: StoredStudy) -> Iterator[str]:
@@ -80,7 +80,7 @@ def counts(study: StoredStudy) -> Iterator[str]:
     statuses = [trial.status for trial in study.trials]
     order = [*_MEANINGS, *sorted(set(statuses) - {*_MEANINGS})]
     rows = [[status, statuses.count(status), _MEANINGS.get(status, "")] for status in order if status in statuses]
-    yield from markdown(("status", "trials", ""), rows, "lrl")
+    yield from format_markdown(("status", "trials", ""), rows, "lrl")
 
 
 def failures(study: StoredStudy) -> Iterator[str]:
@@ -90,12 +90,12 @@ def failures(study: StoredStudy) -> Iterator[str]:
             trial.number,
             trial.status,
             f"{trial.evaluations[-1][0]:.3g}" if trial.evaluations else "–",
-            ", ".join(f"{field} = {value_text(value, digits=4)}" for field, value in trial.params.items()),
+            ", ".join(f"{field} = {format_value(value, digits=4)}" for field, value in trial.params.items()),
             (trial.message or "–")[:_LONGEST],
         ]
         for trial in study.with_status("diverged", "failed", UNKNOWN)
     ]
-    yield from markdown(("trial", "status", "last epoch", "parameters", "message"), rows, "rlrll")
+    yield from format_markdown(("trial", "status", "last epoch", "parameters", "message"), rows, "rlrll")
 
 
 def restarts(study: StoredStudy) -> Iterator[str]:
@@ -112,7 +112,7 @@ def restarts(study: StoredStudy) -> Iterator[str]:
             "trial's; each went on from its newest checkpoint."
         )
         yield ""
-        yield from markdown(("trial", "status", "starts", "ended by"), rows, "rlrl")
+        yield from format_markdown(("trial", "status", "starts", "ended by"), rows, "rlrl")
 
 
 def time_spent(study: StoredStudy) -> Iterator[str]:
@@ -122,13 +122,13 @@ def time_spent(study: StoredStudy) -> Iterator[str]:
     if not total:
         return
     rows = [
-        [status, len(study.with_status(status)), duration(seconds), f"{100 * seconds / total:.0f} %"]
+        [status, len(study.with_status(status)), format_duration(seconds), f"{100 * seconds / total:.0f} %"]
         for status, seconds in spent.items()
         if seconds
     ]
-    yield from markdown(
+    yield from format_markdown(
         ("trials", "", "time of their processes", "share"),
-        [*rows, ["all", len(study.trials), duration(total), ""]],
+        [*rows, ["all", len(study.trials), format_duration(total), ""]],
         "lrrr",
     )
     pruned = study.with_status("pruned")
@@ -138,8 +138,9 @@ def time_spent(study: StoredStudy) -> Iterator[str]:
         saved = sum(max(0.0, whole - trial.seconds) for trial in pruned)
         yield ""
         yield (
-            f"Pruning saved about {duration(saved)}. This is an estimate: what the {len(pruned)} pruned trials "
-            f"would have taken in addition, had each taken as long as the median finished one ({duration(whole)})."
+            f"Pruning saved about {format_duration(saved)}. This is an estimate: what the {len(pruned)} pruned trials "
+            f"would have taken in addition, had each taken as long as the median finished one "
+            f"({format_duration(whole)})."
         )
 
 
@@ -152,17 +153,17 @@ def _pruner_details(content: Mapping[str, Any]) -> str:
 
 def _range(one: StoredParameter) -> str:
     if one.kind == "choice":
-        return ", ".join(map(value_text, one.choices))
+        return ", ".join(map(format_value, one.choices))
     return (
-        f"{value_text(one.low)} to {value_text(one.high)}"
+        f"{format_value(one.low)} to {format_value(one.high)}"
         + (", logarithmic" if one.log else "")
-        + (f", in steps of {value_text(one.step)}" if one.step else "")
+        + (f", in steps of {format_value(one.step)}" if one.step else "")
     )
 
 
 def _condition(one: StoredParameter) -> str:
     return ", ".join(
-        f"`{field}` is " + " or ".join(map(value_text, wanted if isinstance(wanted, list) else [wanted]))
+        f"`{field}` is " + " or ".join(map(format_value, wanted if isinstance(wanted, list) else [wanted]))
         for field, wanted in one.when.items()
     )
 
@@ -233,20 +234,20 @@ def top_trials(study: StoredStudy, count: int) -> Iterator[str]:
             [
                 place,
                 trial.number,
-                metric_text(study.metric, trial.value),
+                format_metric_value(study.metric, trial.value),
                 interval or "–",
-                *(value_text(values[field], digits=4) if field in values else "–" for field in fields),
-                duration(trial.seconds),
+                *(format_value(values[field], digits=4) if field in values else "–" for field in fields),
+                format_duration(trial.seconds),
             ]
         )
     names = [f"`{field}`" for field in fields]
     head = ["", "trial", scales.METRIC_NAMES[study.metric], "95 % interval", *names, "time"]
-    yield from markdown(head, rows, "rrrr" + "r" * len(fields) + "r")
+    yield from format_markdown(head, rows, "rrrr" + "r" * len(fields) + "r")
 
 
 def format_metric(study: StoredStudy, value: float) -> str:
     """A value in words: `98.61 % top-1 accuracy`."""
-    return f"{metric_text(study.metric, value)} {scales.METRIC_NAMES[study.metric]}"
+    return f"{format_metric_value(study.metric, value)} {scales.METRIC_NAMES[study.metric]}"
 
 
 def _evaluation(study: StoredStudy, trial: StoredTrial) -> Mapping[str, Any]:
@@ -275,5 +276,5 @@ def _differences(study: StoredStudy, trial: StoredTrial) -> Iterator[str]:
         pairs = [(field, manifest.ABSENT, set_here[field]) for field in sorted(set_here)]
     else:
         pairs = manifest.config_differences(study.config, config)
-    rows = [[f"`{field}`", value_text(old), value_text(new)] for field, old, new in pairs]
-    yield from markdown(("field", "recipe", f"trial {trial.number}"), rows)
+    rows = [[f"`{field}`", format_value(old), format_value(new)] for field, old, new in pairs]
+    yield from format_markdown(("field", "recipe", f"trial {trial.number}"), rows)

@@ -139,7 +139,7 @@ class RunningTrial:
             return self.pruned_outcome()
         # A run that is finished or has diverged would only do again what it did.
         status = self._result().get("status")
-        if lock.is_held(self.workdir):
+        if lock.is_locked(self.workdir):
             return None
         return {"finished": self.finished_outcome, "diverged": self.diverged_outcome}.get(status, lambda: None)()
 

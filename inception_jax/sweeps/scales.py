@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inception_jax.runs import curves
-from inception_jax.runs.tables import value_text
+from inception_jax.runs.tables import format_value
 from inception_jax.sweeps.study_files import StoredParameter, StoredStudy
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class AxisScale:
         """(place, words) of the ticks."""
         if self.is_choice:
             return [
-                ((index + 0.5) / len(self.choices), value_text(choice, digits=6))
+                ((index + 0.5) / len(self.choices), format_value(choice, digits=6))
                 for index, (_, choice) in enumerate(self.choices)
             ]
         return [(self.position(value), f"{value:g}") for value in self._tick_values()]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError
-from inception_jax.runs.manifest import CONFIG, config_differences, read_object, replace_text, versions
+from inception_jax.runs.manifest import CONFIG, config_differences, read_json_object, replace_text, versions
 from inception_jax.sweeps import trials
 from inception_jax.sweeps.space import Space
 
@@ -154,7 +154,7 @@ def read(directory: Path) -> dict[str, Any] | None:
     Raises:
       UserError: it is damaged.
     """
-    content = read_object(directory / FILE)
+    content = read_json_object(directory / FILE)
     if content is not None and (missing := [name for name in ("name", "config", "space") if name not in content]):
         raise UserError(f"{directory / FILE} is damaged: it has no {missing[0]!r}")
     return content

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError
-from inception_jax.runs.manifest import read_object, replace_text
+from inception_jax.runs.manifest import read_json_object, replace_text
 from inception_jax.runs.run_state import STUDY, TRIAL
 
 TRIALS = "trials"
@@ -153,7 +153,7 @@ def read(path: Path) -> StoredStudy:
     Raises:
       UserError: there is no study.json, or it is damaged.
     """
-    content = read_object(path / STUDY)
+    content = read_json_object(path / STUDY)
     if content is None:
         raise UserError(f"{path} is no study: it has no {STUDY}")
     for name, kind, words in _FIELD_TYPES:
@@ -230,7 +230,7 @@ def _parameter(content: Mapping[str, Any]) -> StoredParameter:
 
 def _trial(folder: Path, notes: list[str]) -> StoredTrial:
     try:
-        content = read_object(folder / TRIAL)
+        content = read_json_object(folder / TRIAL)
         if content is None:
             raise UserError(f"{folder} has no {TRIAL}")
     except UserError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError
-from inception_jax.runs.manifest import read_object, replace_text
+from inception_jax.runs.manifest import read_json_object, replace_text
 from inception_jax.runs.metric_files import METRICS
 
 FILE = "trial.json"
@@ -96,7 +96,7 @@ def load_record(directory: Path) -> TrialRecord | None:
       directory: the trial's workdir.
     """
     try:
-        content = read_object(directory / FILE)
+        content = read_json_object(directory / FILE)
         if content is None:
             return None
         names = {field.name for field in dataclasses.fields(TrialRecord)}

@@ -42,11 +42,11 @@ def lock_workdir(workdir: str | Path) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         with processes.agreed():
             if processes.is_first():
-                stack.enter_context(lock.hold(workdir))
-        holder = processes.from_first(lock.holder(workdir) if processes.is_first() else None)
+                stack.enter_context(lock.lock_workdir(workdir))
+        holder = processes.from_first(lock.read_holder(workdir) if processes.is_first() else None)
         with processes.agreed():
             deadline = time.monotonic() + _SEEN_WITHIN
-            while not processes.is_first() and lock.holder(workdir) != holder:
+            while not processes.is_first() and lock.read_holder(workdir) != holder:
                 if time.monotonic() > deadline:
                     raise UserError(
                         f"workdir {workdir}: process {jax.process_index()} does not see what process 0 "
@@ -160,7 +160,7 @@ def format_header(setup: Setup, state: TrainState, start: int, devices_before: i
 def _format_warm_start(setup: Setup) -> list[str]:
     """Where the weights come from, and a warning where a classifier of as many, but other, classes came with them."""
     lines = [setup.warm_start.summary()]
-    classes = manifest.read_object(setup.warm_start.workdir / CLASSES) if setup.warm_start.workdir else None
+    classes = manifest.read_json_object(setup.warm_start.workdir / CLASSES) if setup.warm_start.workdir else None
     if classes and classes["names"] != setup.class_names and "classifier/kernel" in setup.warm_start.report.restored:
         lines.append(
             "the classifier was taken, though its classes were others: config.initialize.new = "

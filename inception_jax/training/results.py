@@ -82,7 +82,7 @@ def write_finished(
     if setup.pictures:
         with progress.phase("drawing pictures"):
             best = evaluations.get("ema") or evaluations["raw"]
-            pictures = report.draw(
+            pictures = report.draw_plots(
                 workdir, best, setup.eval_data, setup.class_names, first_layer=first_kernel(state.params)
             )
             writer.write_images(step, pictures)

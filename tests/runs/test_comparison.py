@@ -36,9 +36,9 @@ def cells(text, title):
 def test_only_what_differs_is_told_and_the_rest_counted(two, tmp_path):
     found = compare(two)
     assert [(one.name, one.values) for one in found.config] == [("optimizer.learning_rate", (0.01, 0.02))]
-    fields = len(dict(comparison_report.manifest.flat(found.runs[0].config)))
+    fields = len(dict(comparison_report.manifest.flatten(found.runs[0].config)))
     assert found.same_fields == fields - 1
-    assert f"configs: the same otherwise: {fields - 1} fields" in comparison_report.text(found)
+    assert f"configs: the same otherwise: {fields - 1} fields" in comparison_report.format_text(found)
     assert found.circumstances == () and found.warnings == () and found.equal == ()
     manifest = json.loads((two[1] / "manifest.json").read_text())
     manifest |= {"git": {"revision": "f" * 40, "dirty": True}, "devices": ["8 gpu devices"]}
@@ -55,14 +55,14 @@ def test_a_field_that_one_config_does_not_have(two):
     (two[0] / "config.json").write_text(json.dumps(config))
     found = {one.name: one.values for one in compare(two).config}
     assert found == {"optimizer.learning_rate": (ABSENT, 0.02), "loss.aux_weights": ([0.3, 0.3], None)}
-    rows = cells(comparison_report.markdown(compare(two)), "Config differences")
+    rows = cells(comparison_report.format_markdown(compare(two)), "Config differences")
     assert rows[1:] == [["loss.aux_weights", "(0.3, 0.3)", "unset"], ["optimizer.learning_rate", "–", "0.02"]]
 
 
 def test_numbers_are_short_unless_that_hides_the_difference():
-    assert tables.value_texts([0.0012589254117941675, 0.5]) == ["0.00125893", "0.5"]
-    assert tables.value_texts([0.1, 0.1 + 2**-40]) == ["0.1", repr(0.1 + 2**-40)]
-    assert tables.value_texts([("x", 1.5), None, True, ()]) == ["(x, 1.5)", "unset", "True", "()"]
+    assert tables.format_values([0.0012589254117941675, 0.5]) == ["0.00125893", "0.5"]
+    assert tables.format_values([0.1, 0.1 + 2**-40]) == ["0.1", repr(0.1 + 2**-40)]
+    assert tables.format_values([("x", 1.5), None, True, ()]) == ["(x, 1.5)", "unset", "True", "()"]
 
 
 def test_the_final_table(two):
@@ -75,7 +75,7 @@ def test_the_final_table(two):
     assert (one.wall_seconds, one.compile_seconds, one.data_wait_seconds) == (81.0, 30.0, 2.0)
     assert (one.images_per_second, one.parameters) == (94.5, 13_378_280)
     low, high = wilson_interval(355, 360)
-    text = comparison_report.markdown(found)
+    text = comparison_report.format_markdown(found)
     assert cells(text, "Result")[2] == [
         "b",
         "finished",
@@ -110,10 +110,10 @@ def test_equal_states_are_said_to_be_equal(tmp_path):
     paths = [make_run(tmp_path / name, fingerprint=64 * mark) for name, mark in zip("abc", "112", strict=True)]
     found = compare(paths)
     assert found.equal == (("a", "b"),) and found.config == ()
-    text = comparison_report.text(found)
+    text = comparison_report.format_text(found)
     assert "a, b ended in the same state, bit for bit" in text
     assert f"configs: all {found.same_fields} fields are the same" in text
-    assert "of one config, and yet no two" in comparison_report.text(compare(paths[1:]))
+    assert "of one config, and yet no two" in comparison_report.format_text(compare(paths[1:]))
 
 
 def test_other_data_is_said_above_the_tables(tmp_path):
@@ -127,7 +127,7 @@ def test_other_data_is_said_above_the_tables(tmp_path):
         "evaluated on different data: their numbers are not comparable (digits, test: a; "
         "fashion_mnist, test: b; digits, train: c)",
     )
-    text, document = comparison_report.text(found), comparison_report.markdown(found)
+    text, document = comparison_report.format_text(found), comparison_report.format_markdown(found)
     assert text.startswith("WARNING: evaluated on different data")
     assert document.index("**Evaluated on different data") < document.index("## Result")
     crops = compare([paths[0], make_run(tmp_path / "d", evaluation__crop_fraction=1.0)]).warnings
@@ -164,7 +164,7 @@ def test_runs_at_every_stage_are_told_as_what_they_are(tmp_path):
     with open(paths[6] / "metrics.jsonl", "ab") as file:
         file.write(b'{"kind":"tr')
     found = compare(paths)
-    rows = {row[0]: row for row in cells(comparison_report.markdown(found), "Result")}
+    rows = {row[0]: row for row in cells(comparison_report.format_markdown(found), "Result")}
     assert {name: row[1:3] for name, row in rows.items() if name != "run"} == {
         "whole": ["finished", "180"],
         "killed": ["preempted (killed)", "90/180"],
@@ -176,7 +176,7 @@ def test_runs_at_every_stage_are_told_as_what_they_are(tmp_path):
     }
     assert rows["nan"][6] == "10.00 %" and rows["unevaluated"][6] == "–" and rows["torn"][6] == "97.22 %"
     assert found.config == ()  # a config that is missing differs in nothing
-    text = comparison_report.text(found)
+    text = comparison_report.format_text(found)
     assert text.count("note: ") == 3 and "damaged/config.json is damaged" in text
     assert comparison_report.write(found, tmp_path / "out") == [
         tmp_path / "out" / "comparison.md",
@@ -199,7 +199,7 @@ def test_values_of_another_kind_are_damage_and_not_a_traceback(tmp_path):
     found = compare([workdir, make_run(tmp_path / "whole")])
     one = found.outcomes[0]
     assert (one.status, one.step, one.total_steps, one.top1, one.best) == ("finished", 90, None, None, (100 / 360, 1.0))
-    text = comparison_report.text(found)
+    text = comparison_report.format_text(found)
     assert "'num_epochs' = 'four' is not a number, and is passed over" in text and text.count("note: ") == 6
     comparison_plot.draw(found, tmp_path / "picture.png")
 
@@ -230,7 +230,7 @@ def test_labels_are_what_tells_the_paths_apart(paths, labels):
 
 def test_wide_tables_are_broken_and_keep_their_first_column(tmp_path):
     paths = [make_run(tmp_path / f"run_{number:02d}", seed=number) for number in range(20)]
-    text = comparison_report.text(compare(paths), room=80)
+    text = comparison_report.format_text(compare(paths), room=80)
     part = text.split("Config differences\n")[1].split("\n\nconfigs:")[0]
     assert part.count("seed") == part.count("field") > 1
     assert max(map(len, part.splitlines())) <= 80

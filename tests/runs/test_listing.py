@@ -18,7 +18,7 @@ ROOT = Path(lock.__file__).parents[2]
 
 
 def status(workdir):
-    return str(listing.describe(workdir).status)
+    return str(listing.read_entry(workdir).status)
 
 
 def start_again(workdir):
@@ -36,7 +36,7 @@ def holder():
 
     def start(workdir):
         code = (
-            "import sys, time\nfrom inception_jax.runs import lock\nwith lock.hold(sys.argv[1]):\n"
+            "import sys, time\nfrom inception_jax.runs import lock\nwith lock.lock_workdir(sys.argv[1]):\n"
             "    print('holding', flush=True)\n    time.sleep(60)"
         )
         process = subprocess.Popen(
@@ -71,7 +71,7 @@ def holder():
     ],
 )
 def test_a_status_per_end(tmp_path, said, expected, why):
-    found = listing.describe(make_run(tmp_path / "run", **said))
+    found = listing.read_entry(make_run(tmp_path / "run", **said))
     assert (found.status, found.why) == (expected, why)
 
 
@@ -81,7 +81,7 @@ def test_running_is_who_holds_the_lock(tmp_path, holder):
     assert status(workdir) == "running"
     process.kill()
     process.wait()
-    assert lock.holder(workdir)  # its name stands there still
+    assert lock.read_holder(workdir)  # its name stands there still
     assert status(workdir) == "preempted"
 
 
@@ -93,7 +93,7 @@ def test_a_run_that_goes_on_is_not_finished_by_its_old_result(tmp_path, holder):
     process.kill()
     process.wait()
     assert status(workdir) == "preempted"  # killed before its first row
-    assert listing.entry(run_state.read(workdir)).total_steps == 180
+    assert listing.make_entry(run_state.read(workdir)).total_steps == 180
 
 
 def test_rows_after_a_result_make_it_old_whatever_the_times_say(tmp_path):
@@ -128,7 +128,7 @@ def test_a_copy_that_mixed_up_the_times_is_still_finished(tmp_path):
 def test_trials_have_the_status_that_their_sweep_gave_them(tmp_path, said, expected):
     workdir = make_run(tmp_path / "0003", status="interrupted", outcome={"signal": "SIGTERM"})
     assert status(make_trial(workdir, status=said, value=0.5)) == expected
-    assert listing.describe(workdir).value == 0.5
+    assert listing.read_entry(workdir).value == 0.5
 
 
 def test_looking_does_not_keep_a_run_from_starting(tmp_path, holder):
@@ -139,7 +139,7 @@ def test_looking_does_not_keep_a_run_from_starting(tmp_path, holder):
     process.wait()
     code = (
         "import sys\nfrom inception_jax.runs import lock\n"
-        "print('looking', flush=True)\nwhile True: lock.is_held(sys.argv[1])"
+        "print('looking', flush=True)\nwhile True: lock.is_locked(sys.argv[1])"
     )
     looker = subprocess.Popen(
         [sys.executable, "-c", code, str(workdir)],
@@ -150,8 +150,8 @@ def test_looking_does_not_keep_a_run_from_starting(tmp_path, holder):
     try:
         looker.stdout.readline()
         for _ in range(200):
-            with lock.hold(workdir):
-                assert lock.is_held(workdir)
+            with lock.lock_workdir(workdir):
+                assert lock.is_locked(workdir)
             (workdir / "lock").write_text('{"pid": 1}\n')  # as if it had been killed
     finally:
         looker.kill()
@@ -161,7 +161,7 @@ def test_looking_does_not_keep_a_run_from_starting(tmp_path, holder):
 def test_an_empty_lock_file_is_not_touched(tmp_path, monkeypatch):
     workdir = make_run(tmp_path / "run")
     monkeypatch.setattr(lock.fcntl, "flock", lambda *_: pytest.fail("the lock was taken"))
-    assert lock.is_held(workdir) is False and lock.is_held(tmp_path / "absent") is False
+    assert lock.is_locked(workdir) is False and lock.is_locked(tmp_path / "absent") is False
 
 
 def test_without_locks_the_process_or_the_age_tells(tmp_path, monkeypatch):
@@ -176,7 +176,7 @@ def test_without_locks_the_process_or_the_age_tells(tmp_path, monkeypatch):
     (workdir / "lock").write_text(json.dumps({"pid": 2**22 + 1, "host": here}))
     assert status(workdir) == "preempted"
     (workdir / "lock").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
-    found = listing.describe(workdir)
+    found = listing.read_entry(workdir)
     assert found.status == "running" and "has no locks" in found.notes[0]
     for name in ("metrics.jsonl", "timing.jsonl"):
         os.utime(workdir / name, (time.time() - 3600,) * 2)
@@ -187,33 +187,33 @@ def test_a_line_says_where_a_run_is(tmp_path):
     workdir = make_run(tmp_path / "run", right=(100, 200), ema=(90, 210), status=None)
     os.utime(workdir / "timing.jsonl", (time.time() - 100,) * 2)
     os.utime(workdir / "metrics.jsonl", (time.time() - 70,) * 2)
-    found = listing.describe(workdir)
+    found = listing.read_entry(workdir)
     assert (found.step, found.total_steps, found.epoch) == (90, 180, 2.0)
     assert (found.loss, found.top1, found.weights, found.split) == (0.25, 210 / 360, "ema", "test")
     assert found.images_per_second == 94.0 and 70 <= found.age_seconds < 100
     assert (found.model, found.data, found.device) == ("inception_v1", "digits", "1 cpu device")
-    line = listing.text([found], tmp_path).splitlines()[1]
+    line = listing.format_text([found], tmp_path).splitlines()[1]
     assert line.startswith("run  preempted (killed)  90/180      2  0.2500  58.33 %  ema ")
 
 
 def test_a_stopped_run_has_its_whole_length_before_it(tmp_path):
-    found = listing.describe(make_run(tmp_path / "run", right=(100, 200), status="interrupted"))
+    found = listing.read_entry(make_run(tmp_path / "run", right=(100, 200), status="interrupted"))
     assert (found.step, found.total_steps) == (90, 180)
 
 
 def test_steps_count_before_epochs(tmp_path):
-    assert listing.describe(make_run(tmp_path / "a", status=None, num_steps=1000)).total_steps == 1000
-    assert listing.describe(make_run(tmp_path / "b", status=None, right=(), losses=())).total_steps is None
+    assert listing.read_entry(make_run(tmp_path / "a", status=None, num_steps=1000)).total_steps == 1000
+    assert listing.read_entry(make_run(tmp_path / "b", status=None, right=(), losses=())).total_steps is None
 
 
 def test_the_end_of_a_long_file_is_enough(tmp_path, monkeypatch):
     workdir = make_run(tmp_path / "run", right=(100,) * 3 + (320,), status=None)
-    whole = listing.entry(run_state.read(workdir))
+    whole = listing.make_entry(run_state.read(workdir))
     for size in (150, 900):  # less than a row, and less than the file
-        monkeypatch.setattr(run_state, "_TAIL", size)
+        monkeypatch.setattr(run_state, "_TAIL_BYTES", size)
         found = run_state.read(workdir, whole=False)
         assert 0 < len(found.rows) < len(run_state.read(workdir).rows) and not found.notes
-        short = listing.entry(found)
+        short = listing.make_entry(found)
         assert short.top1 == whole.top1 == 320 / 360
         assert (short.step, short.total_steps, short.loss) == (whole.step, whole.total_steps, whole.loss)
 
@@ -222,12 +222,12 @@ def test_torn_and_damaged_files_become_notes(tmp_path):
     workdir = make_run(tmp_path / "run")
     with open(workdir / "metrics.jsonl", "ab") as file:
         file.write(b'{"kind":"train","step":18')  # killed while it wrote: nothing to tell
-    assert listing.describe(workdir).notes == ()
+    assert listing.read_entry(workdir).notes == ()
     lines = (workdir / "metrics.jsonl").read_bytes().split(b"\n")
     (workdir / "metrics.jsonl").write_bytes(b"\n".join([*lines[:3], b"\x00\x00", *lines[3:]]))
     for name in ("config.json", "manifest.json", "result.json"):
         (workdir / name).write_text("{")
-    found = listing.describe(workdir)
+    found = listing.read_entry(workdir)
     assert found.status == "preempted" and found.step == 180 and found.model is None
     assert [note.split("/")[-1].split(" ")[0].rstrip(":") for note in found.notes] == [
         "config.json",
@@ -235,7 +235,7 @@ def test_torn_and_damaged_files_become_notes(tmp_path):
         "result.json",
         "metrics.jsonl",
     ]
-    assert "note: " in listing.text([found], tmp_path)
+    assert "note: " in listing.format_text([found], tmp_path)
 
 
 def test_runs_are_found_at_any_depth_but_not_inside_runs(tmp_path):
@@ -250,10 +250,10 @@ def test_runs_are_found_at_any_depth_but_not_inside_runs(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path)
-    names = [str(path.relative_to(tmp_path)) for path in listing.find(tmp_path)]
+    names = [str(path.relative_to(tmp_path)) for path in listing.find_runs(tmp_path)]
     assert names == ["a", "b/run 9", "b/run 10", "sweep/trials/0000"]
-    assert list(listing.find(tmp_path / "a")) == [tmp_path / "a"]
-    assert list(listing.find(tmp_path / "absent")) == []
+    assert list(listing.find_runs(tmp_path / "a")) == [tmp_path / "a"]
+    assert list(listing.find_runs(tmp_path / "absent")) == []
 
 
 def test_folders_and_sweeps_stand_for_their_runs(tmp_path):
@@ -264,7 +264,7 @@ def test_folders_and_sweeps_stand_for_their_runs(tmp_path):
     (tmp_path / "x" / "comparison" / "comparison.md").write_text("")
 
     def names(*paths):
-        return [str(path.relative_to(tmp_path)) for path in listing.expand([tmp_path / path for path in paths])]
+        return [str(path.relative_to(tmp_path)) for path in listing.expand_paths([tmp_path / path for path in paths])]
 
     assert names("x") == ["x/run 2", "x/run 10"]
     assert names("sweep", "x/run 2", "x/../x") == ["sweep/trials/0001", "x/run 2", "x/../x/run 10"]  # each once
@@ -288,7 +288,7 @@ def test_a_path_that_is_no_run_names_the_nearest(tmp_path):
         ".": f"one level below; further down: {tmp_path}/runs/digits, {tmp_path}/runs/imagenet",
     }.items():
         with pytest.raises(UserError) as caught:
-            listing.expand([tmp_path / path])
+            listing.expand_paths([tmp_path / path])
         assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -303,6 +303,6 @@ def test_what_runs_have_in_common(tmp_path):
 
 def test_json_has_no_nan(tmp_path):
     workdir = make_run(tmp_path / "run", losses=[1.0, float("nan")], right=(), status="diverged")
-    content = json.loads(json.dumps(listing.as_json([listing.describe(workdir)]), allow_nan=False))
+    content = json.loads(json.dumps(listing.to_json([listing.read_entry(workdir)]), allow_nan=False))
     assert content[0]["loss"] == "NaN" and content[0]["status"] == "diverged"
     assert result.read_result(workdir)["status"] == "diverged"

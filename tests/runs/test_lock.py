@@ -18,7 +18,7 @@ ROOT = Path(lock.__file__).parents[2]
 HOLDER = """
 import os, sys, time
 from inception_jax.runs import lock
-with lock.hold(sys.argv[1]):
+with lock.lock_workdir(sys.argv[1]):
     if len(sys.argv) > 2 and os.fork() == 0:
         time.sleep(60)
     print("holding", flush=True)
@@ -54,7 +54,7 @@ def holder(tmp_path):
 
 def test_the_message_names_the_holder(holder, tmp_path):
     process = holder()
-    with pytest.raises(WorkdirLocked) as caught, lock.hold(tmp_path / "run"):
+    with pytest.raises(WorkdirLocked) as caught, lock.lock_workdir(tmp_path / "run"):
         raise AssertionError("held twice")
     message = str(caught.value)
     assert f"in use by process {process.pid} on {socket.gethostname()}, started 20" in message
@@ -65,7 +65,7 @@ def test_a_killed_holder_leaves_no_lock(holder, tmp_path):
     process = holder()
     process.kill()
     process.wait()
-    with lock.hold(tmp_path / "run"):
+    with lock.lock_workdir(tmp_path / "run"):
         assert f'"pid": {os.getpid()}' in (tmp_path / "run" / "lock").read_text()
     assert (tmp_path / "run" / "lock").read_text() == ""
 
@@ -75,20 +75,20 @@ def test_what_a_dead_holder_forked_still_holds(holder, tmp_path):
     process.kill()
     process.wait()
     with pytest.raises(WorkdirLocked, match=f"left behind by process {process.pid} .* which has ended"):
-        lock.hold(tmp_path / "run").__enter__()
+        lock.lock_workdir(tmp_path / "run").__enter__()
 
 
 def test_one_process_may_not_hold_it_twice_but_again(tmp_path):
     for _ in range(2):
-        with lock.hold(tmp_path / "a" / "b") as workdir:
+        with lock.lock_workdir(tmp_path / "a" / "b") as workdir:
             assert workdir == tmp_path / "a" / "b"
             with pytest.raises(WorkdirLocked, match=f"process {os.getpid()} "):
-                lock.hold(workdir).__enter__()
-            with lock.hold(tmp_path / "c"):
+                lock.lock_workdir(workdir).__enter__()
+            with lock.lock_workdir(tmp_path / "c"):
                 pass
-    with pytest.raises(ZeroDivisionError), lock.hold(tmp_path / "a" / "b"):
+    with pytest.raises(ZeroDivisionError), lock.lock_workdir(tmp_path / "a" / "b"):
         raise ZeroDivisionError
-    with lock.hold(tmp_path / "a" / "b"):
+    with lock.lock_workdir(tmp_path / "a" / "b"):
         pass
 
 
@@ -97,15 +97,15 @@ def test_a_holder_that_has_not_written_its_name_yet(holder, tmp_path, content):
     holder()
     (tmp_path / "run" / "lock").write_text(content)
     with pytest.raises(WorkdirLocked, match="in use by another process;"):
-        lock.hold(tmp_path / "run").__enter__()
+        lock.lock_workdir(tmp_path / "run").__enter__()
 
 
 def test_children_do_not_inherit_it(tmp_path):
     """A data worker that outlives its trainer must not keep the workdir."""
-    with lock.hold(tmp_path):
+    with lock.lock_workdir(tmp_path):
         child = subprocess.Popen(["sleep", "60"])
     try:
-        with lock.hold(tmp_path):
+        with lock.lock_workdir(tmp_path):
             pass
     finally:
         child.kill()
@@ -116,25 +116,25 @@ def test_a_file_in_the_way(tmp_path):
     (tmp_path / "file").write_text("mine")
     for workdir in (tmp_path / "file", tmp_path / "file" / "deep" / "run"):
         with pytest.raises(UserError, match=r"workdir .*: .*/file is a file, not a directory") as caught:
-            lock.hold(workdir).__enter__()
+            lock.lock_workdir(workdir).__enter__()
         assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_workdir_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     with pytest.raises(UserError, match=r"cannot write workdir /proc/runs/digits: "):
-        lock.hold("/proc/runs/digits").__enter__()
+        lock.lock_workdir("/proc/runs/digits").__enter__()
     (tmp_path / "new" / "run").mkdir(parents=True)
     (tmp_path / "new" / "run" / "lock").mkdir()  # the lock file cannot be opened
     with pytest.raises(UserError, match="Is a directory"):
-        lock.hold(tmp_path / "new" / "run").__enter__()
+        lock.lock_workdir(tmp_path / "new" / "run").__enter__()
     name = "x" * 300  # the last part cannot be made, the ones before it can
     with pytest.raises(UserError, match="File name too long"):
-        lock.hold(tmp_path / "made" / "for" / name).__enter__()
+        lock.lock_workdir(tmp_path / "made" / "for" / name).__enter__()
     assert not (tmp_path / "made").exists()
 
 
 def test_an_address_is_no_workdir():
     with pytest.raises(UserError, match="mounted file system"):
-        lock.hold("gs://bucket/runs").__enter__()
+        lock.lock_workdir("gs://bucket/runs").__enter__()
     assert not Path("gs:").exists()

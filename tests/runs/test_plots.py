@@ -275,7 +275,7 @@ def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "filters.png"
     plots.first_layer_filters(np.ones((3, 3, 3, 4)), path)
     before = path.read_bytes()
-    with pytest.raises(RuntimeError), plot_style.drawing(path, 2, 2):
+    with pytest.raises(RuntimeError), plot_style.saved_figure(path, 2, 2):
         raise RuntimeError
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["filters.png"]
     with pytest.raises(UserError, match=r"cannot write .*absent"):

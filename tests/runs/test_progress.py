@@ -209,7 +209,7 @@ def test_remaining_time_follows_the_recent_pace_and_starts_where_the_run_was_res
     for step in range(500_210, 500_450, 10):
         clock.now += 10.0  # 1 s a step from now on
         progress.update(step, {})
-    assert eta(stream) == formatting.duration(1_000_000 - 500_440)
+    assert eta(stream) == formatting.format_duration(1_000_000 - 500_440)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_remaining_time_follows_the_recent_pace_and_starts_where_the_run_was_res
     [(0, "0 s"), (59.2, "1:00"), (42, "42 s"), (185, "3:05"), (7425, "2:03:45"), (86400 + 7380, "1 d 02:03")],
 )
 def test_durations(seconds, text):
-    assert formatting.duration(seconds) == text
+    assert formatting.format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_durations(seconds, text):
     ],
 )
 def test_numbers(value, text):
-    assert formatting.number(value) == text
+    assert formatting.format_number(value) == text
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 130, 200])

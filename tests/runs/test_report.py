@@ -214,8 +214,8 @@ def test_pictures_are_of_the_evaluated_split_as_the_network_saw_it(tmp_path, mon
     monkeypatch.setattr(plots, "learning_curves", lambda rows, path, title: calls.update(rows=rows, title=title))
     kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 8))
     names = data.dataset.class_names
-    paths = report.draw(workdir, evaluation, data, names, first_layer=kernel)
-    assert paths == {name: workdir / f"{name}.png" for name in report.PICTURES}
+    paths = report.draw_plots(workdir, evaluation, data, names, first_layer=kernel)
+    assert paths == {name: workdir / f"{name}.png" for name in report.PLOTS}
     pictures, labels, predictions, probabilities, class_names, path = calls["sheet"]
     assert class_names == names and path == paths["predictions"]
     assert len(labels) == len(probabilities) == 360 and ((labels != predictions) == (np.arange(360) % 3 == 0)).all()
@@ -234,7 +234,7 @@ def test_pictures_are_of_the_evaluated_split_as_the_network_saw_it(tmp_path, mon
 def test_an_evaluation_without_a_run_has_no_curves_and_many_classes_no_matrix(tmp_path):
     data, evaluation = digits_evaluation()
     evaluation._confusion = None  # as with thousands of classes
-    paths = report.draw(tmp_path, evaluation, data, data.dataset.class_names)
+    paths = report.draw_plots(tmp_path, evaluation, data, data.dataset.class_names)
     assert list(paths) == ["predictions"] and [path.name for path in tmp_path.iterdir()] == ["predictions.png"]
     with pytest.raises(UserError, match=r"cannot write .*predictions\.png"):
-        report.draw(tmp_path / "absent", evaluation, data, data.dataset.class_names)
+        report.draw_plots(tmp_path / "absent", evaluation, data, data.dataset.class_names)
