@@ -1,6 +1,7 @@
 """The Inception networks in JAX and Flax: the papers' models, trained, evaluated and resumed exactly.
 
-The names below are handed on lazily: a process that only reads data imports `inception_jax.data` and never jax.
+The public names are imported on first use, so that a process that only reads data (`inception_jax.data`) never imports
+jax.
 """
 
 from __future__ import annotations
@@ -9,30 +10,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inception_jax.models.initialization import init_variables as init_variables
     from inception_jax.models.outputs import InceptionOutput as InceptionOutput
     from inception_jax.models.registry import create_model as create_model
     from inception_jax.models.registry import model_names as model_names
     from inception_jax.pretrained.importing import import_weights as import_weights
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the only place; pyproject.toml reads it from here without running this file
 
-_HOMES = {
+_MODULES = {
     "InceptionOutput": "inception_jax.models.outputs",
     "create_model": "inception_jax.models.registry",
     "import_weights": "inception_jax.pretrained.importing",
+    "init_variables": "inception_jax.models.initialization",
     "model_names": "inception_jax.models.registry",
 }
 
-__all__ = ["InceptionOutput", "__version__", "create_model", "import_weights", "model_names"]
+__all__ = ["InceptionOutput", "__version__", "create_model", "import_weights", "init_variables", "model_names"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_MODULES})

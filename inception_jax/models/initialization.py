@@ -168,7 +168,7 @@ def _offset_threefry() -> Any:
 
 
 def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[str, Any]:
-    """A network's variables: the tree and the values of `model.init(key, zeros)`, without compiling the forward pass.
+    """Initialises a network: the tree and values of `model.init(key, zeros)`, without compiling the forward pass.
 
     Args:
       model: a network of this package.
@@ -181,6 +181,16 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[st
 
     Raises:
       ModelError: the image is smaller than the network's minimum.
+
+    Example:
+      >>> import jax
+      >>> from inception_jax import create_model, init_variables
+      >>> model = create_model("inception_v1_bn", num_classes=10, width_multiplier=0.1, aux_heads=False)
+      >>> variables = init_variables(model, jax.random.key(0), image_size=32)
+      >>> sorted(variables)
+      ['batch_stats', 'params']
+      >>> variables["params"]["conv1"]["kernel"].shape  # height, width, in, out
+      (7, 7, 3, 16)
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     with parameters.record_declarations() as declarations:

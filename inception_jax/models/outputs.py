@@ -22,6 +22,18 @@ class InceptionOutput:
       endpoints: the output of every block of the trunk by the block's name, in the order of the network: [B, H, W, C],
         and [B, C] after the global average pool. An endpoint that nobody reads costs nothing under `jax.jit`.
       aliases: other names of endpoints, slim's: {"Mixed_6e": "mixed_6e"}; static, not part of the pytree.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from inception_jax import InceptionOutput
+      >>> output = InceptionOutput(jnp.zeros((2, 10)), endpoints={"mixed_6e": jnp.zeros((2, 17, 17, 768))})
+      >>> output.aux_logits
+      ()
+      >>> jax.nn.softmax(output.logits).shape
+      (2, 10)
+      >>> output.endpoint("mixed_6e").shape
+      (2, 17, 17, 768)
     """
 
     logits: jax.Array

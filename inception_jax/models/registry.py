@@ -186,7 +186,13 @@ _SPECS = {
 
 
 def model_names() -> tuple[str, ...]:
-    """The names that `create_model` knows."""
+    """The names that `create_model` takes.
+
+    Example:
+      >>> from inception_jax import model_names
+      >>> model_names()[:4]
+      ('inception_v1', 'inception_v1_bn', 'inception_v2', 'inception_v3')
+    """
     return tuple(_SPECS)
 
 
@@ -213,7 +219,7 @@ def model_options(name: str) -> dict[str, Any]:
 
 
 def create_model(name: str, **options: Any) -> BaseNetwork:
-    """Makes a network.
+    """Creates a network.
 
     Args:
       name: one of `model_names()`.
@@ -221,10 +227,22 @@ def create_model(name: str, **options: Any) -> BaseNetwork:
         `model_options(name)`.
 
     Returns:
-      A Flax module; `model.init(key, images)` makes its variables, `model.apply(variables, images)` runs it.
+      A Flax module; `model.init(key, images)` creates its variables, `model.apply(variables, images)` runs it.
 
     Raises:
       ModelError: the name, an option or an option's value is unknown.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from inception_jax import create_model, init_variables
+      >>> model = create_model("inception_v1", num_classes=10, width_multiplier=0.1)
+      >>> variables = init_variables(model, jax.random.key(0), image_size=32)
+      >>> output = jax.jit(model.apply)(variables, jnp.zeros((2, 32, 32, 3)))
+      >>> output.logits.shape
+      (2, 10)
+      >>> output.endpoint("Mixed_5c").shape
+      (2, 1, 1, 108)
     """
     spec = get_spec(name)
     allowed = model_options(name)

@@ -66,6 +66,22 @@ def import_weights(
     Raises:
       UserError: an unknown source or one without this network; arrays left over, missing, or of another shape (the
         message names them, and the network and source that would fit); values that are no weights.
+
+    Example:
+      Here the arrays come from a network of this package under Caffe's names.
+
+      >>> import jax
+      >>> from inception_jax import create_model, import_weights, init_variables
+      >>> from inception_jax.pretrained.exporting import export_weights
+      >>> options = {"num_classes": 10, "width_multiplier": 0.1, "aux_heads": False}
+      >>> model = create_model("inception_v1", **options)
+      >>> variables = init_variables(model, jax.random.key(0), image_size=32)
+      >>> arrays = export_weights("inception_v1", variables, source="caffe", **options)
+      >>> arrays["conv1/7x7_s2/0"].shape  # Caffe's names and order: out, in, height, width
+      (16, 3, 7, 7)
+      >>> imported = import_weights("inception_v1", arrays, source="caffe", **options)
+      >>> imported["params"]["conv1"]["kernel"].shape  # ours: height, width, in, out
+      (7, 7, 3, 16)
     """
     return import_variant(
         registry.get_variant(model_name, source), arrays, background=background, dtype=dtype, **options

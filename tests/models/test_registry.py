@@ -5,7 +5,6 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
-import tomllib
 
 import flax.linen as nn
 import jax
@@ -186,12 +185,6 @@ def test_the_package_hands_its_names_on_without_importing_jax():
     assert inception_jax.create_model is registry.create_model
     with pytest.raises(AttributeError, match="no attribute 'create_modle'"):
         inception_jax.create_modle  # noqa: B018
-
-
-def test_the_version_is_that_of_the_project():
-    assert (
-        inception_jax.__version__ == tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]["version"]
-    )
 
 
 @pytest.mark.parametrize(
