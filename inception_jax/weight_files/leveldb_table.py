@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from inception_jax.weight_files import snappy
 from inception_jax.weight_files.crc32c import crc32c, unmask
 from inception_jax.weight_files.protobuf_wire import read_varint
 from inception_jax.weight_files.types import ReadBudget, ReadError
@@ -34,9 +33,9 @@ def entries(data: memoryview, budget: ReadBudget) -> Iterator[tuple[bytes, memor
     _, position = _handle(footer, 0)
     index, _ = _handle(footer, position)
     last = None
-    for _, value in _block_entries(_block(data, index, budget), budget):
+    for _, value in _block_entries(_block(data, index), budget):
         handle, _ = _handle(value, 0)
-        for key, entry in _block_entries(_block(data, handle, budget), budget):
+        for key, entry in _block_entries(_block(data, handle), budget):
             # Ascending keys also mean that no block is read twice, however the index was made up.
             if last is not None and key <= last:
                 raise ReadError("the keys of the table do not ascend: the file is damaged")
@@ -50,7 +49,7 @@ def _handle(data: memoryview, position: int) -> tuple[tuple[int, int], int]:
     return (offset, size), position
 
 
-def _block(data: memoryview, handle: tuple[int, int], budget: ReadBudget) -> memoryview:
+def _block(data: memoryview, handle: tuple[int, int]) -> memoryview:
     """The contents of one block, its check sum proven."""
     offset, size = handle
     if offset + size + _TRAILER > len(data) - _FOOTER:
@@ -62,8 +61,10 @@ def _block(data: memoryview, handle: tuple[int, int], budget: ReadBudget) -> mem
     if kind == 0:
         return contents
     if kind == 1:
-        budget.charge(snappy.declared_size(contents), f"the compressed block at byte {offset:,}")
-        return memoryview(snappy.decompress(contents))
+        raise ReadError(
+            f"the block at byte {offset:,} is compressed with Snappy, which TensorFlow's checkpoint writers never do: "
+            "it is not read; restore the checkpoint in TensorFlow and save it again"
+        )
     raise ReadError(f"the block at byte {offset:,} has the unknown kind of compression {kind}")
 
 

@@ -105,44 +105,8 @@ def block(entries: list[tuple[bytes, bytes]], kind=0) -> bytes:
         body += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
         previous = key
     data = bytes(body) + struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))
-    if kind == 1:
-        data = snappy(data)
     data += bytes([kind])
     return data + struct.pack("<I", masked_crc32c(data))
-
-
-def snappy(data: bytes) -> bytes:
-    """A compressor that copies where the last four bytes' first earlier place allows it, in all forms of elements."""
-    out, position, literal = bytearray(varint(len(data))), 0, bytearray()
-
-    def flush():
-        if literal:
-            size = len(literal) - 1
-            out.append(size << 2 if size < 60 else 60 << 2 if size < 256 else 61 << 2)
-            out.extend(size.to_bytes(1 + (size >= 256), "little") if size >= 60 else b"")
-            out.extend(literal)
-            literal.clear()
-
-    while position < len(data):
-        found = data.find(data[position : position + 4], 0, position + 3) if position else -1
-        length = 4
-        while found >= 0 and length < 64 and data[position : position + length + 1] == data[found : found + length + 1]:
-            length += 1
-        if found < 0 or found >= position or len(data) - position < 4:
-            literal.append(data[position])
-            position += 1
-            continue
-        length, offset = min(length, len(data) - position), position - found
-        flush()
-        if length < 12 and offset < 2048:
-            out.extend([1 | (length - 4) << 2 | offset >> 8 << 5, offset & 0xFF])
-        elif offset < 1 << 16:
-            out.extend([2 | (length - 1) << 2, *offset.to_bytes(2, "little")])
-        else:
-            out.extend([3 | (length - 1) << 2, *offset.to_bytes(4, "little")])
-        position += length
-    flush()
-    return bytes(out)
 
 
 def table(entries: list[tuple[bytes, bytes]], per_block=4, kind=0) -> bytes:
