@@ -45,7 +45,8 @@ def read_weights(path: str | os.PathLike[str], *, limit: int = DEFAULT_LIMIT) ->
 
     The format is found by the content. Nothing is written, no name in the file is followed to another file (except the
     data files of a TensorFlow checkpoint, and the data of an ONNX model in the model's own folder), and none of the
-    publishers' frameworks is needed; Keras's files need h5py.
+    publishers' frameworks is needed; Keras's files need h5py, and TensorFlow's checkpoints google-crc32c (the extra
+    `convert`).
 
     Args:
       path: the file; of a TensorFlow V2 checkpoint also its prefix, or the folder with its `checkpoint` file.
