@@ -51,7 +51,7 @@ def add_config(arguments: argparse.ArgumentParser) -> None:
 
 
 def add_processes(arguments: argparse.ArgumentParser) -> None:
-    """Adds the flags by which several processes become one run (`training.processes.find` reads them).
+    """Adds the flags by which several processes become one run (`multihost.processes.find_launch` reads them).
 
     Their names are those of `jax.distributed.initialize`.
     """
@@ -64,7 +64,7 @@ def add_processes(arguments: argparse.ArgumentParser) -> None:
         type=int,
         metavar="S",
         default=100,
-        help="when a process that gives no sign of life counts as lost (100)",
+        help="a process without a heartbeat for so long counts as lost (100)",
     )
     group.add_argument(
         "--distributed",

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
     recipe.evaluation.protocol = flags.protocol or recipe.evaluation.protocol
     parallel.enable_compilation_cache()
-    with processes.joined(processes.find(flags)):
+    with processes.initialize(processes.find_launch(flags)):
         result = _evaluate(flags, recipe)
         if processes.is_first():
             print(json.dumps(result, indent=2))
@@ -70,13 +70,13 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
     from inception_jax.training import setup
 
     step = command_line.step(flags.step)
-    with processes.agreed():
+    with processes.fail_together():
         source = datasets.load(recipe.data.name, flags.split or recipe.data.eval_split, recipe.data.data_dir)
         trained = trained_network.load(
             recipe, flags.checkpoint or flags.workdir, source.class_names, weights=flags.weights, step=step
         )
         data = setup.build_eval_data(trained.config, source, trained.devices)
-    processes.refuse_differences("the step of the checkpoint", trained.step)
+    processes.check_equal("the step of the checkpoint", trained.step)
     evaluation = trained.evaluate(data)
     result = {
         "model": trained.config.model.name,

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     from inception_jax.training.loop import train
 
     parallel.enable_compilation_cache()
-    with processes.joined(processes.find(flags)):
+    with processes.initialize(processes.find_launch(flags)):
         result, exit_code = train(recipe, flags.workdir)
         if processes.is_first():
             print(json.dumps(result, indent=2))

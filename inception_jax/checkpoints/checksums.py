@@ -43,7 +43,7 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def to_save(leaves: Mapping[str, Any]) -> dict[str, Any]:
+def arrays_to_save(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays that Orbax is given: one copy of each.
 
     Of an array that several devices of this process have whole, the first device's. Orbax would write a slice from each
@@ -60,7 +60,7 @@ def to_save(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return {name: one_copy(leaf) for name, leaf in leaves.items()}
 
 
-def place(array: np.ndarray, like: Any) -> jax.Array:
+def to_global_array(array: np.ndarray, like: Any) -> jax.Array:
     """A global array of these values with the sharding of an abstract or real array, or else on the first device."""
     sharding = getattr(like, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
@@ -103,13 +103,13 @@ def checksums(arrays: Mapping[str, np.ndarray], threads: int = 1) -> dict[str, i
         return dict(zip(arrays, pool.map(checksum, arrays.values()), strict=True))
 
 
-def kinds(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def dtypes_and_shapes(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """dtype and shape of every leaf, as they stand in the record: `{"dtype": "float32", "shape": [7, 7, 3, 64]}`."""
     return {name: {"dtype": np.dtype(leaf.dtype).name, "shape": list(leaf.shape)} for name, leaf in leaves.items()}
 
 
 def first_difference(saved: Mapping[str, dict], wanted: Mapping[str, dict]) -> str | None:
-    """The first leaf, by name, in which two sets of `kinds` differ, in words; None where they agree."""
+    """The first leaf, by name, in which two sets of `dtypes_and_shapes` differ, in words; None where they agree."""
 
     def words(kind: dict | None) -> str:
         return "absent" if kind is None else f"{kind['dtype']}{kind['shape']}"
@@ -127,7 +127,7 @@ def first_difference(saved: Mapping[str, dict], wanted: Mapping[str, dict]) -> s
 
 def first_corruption(record: Mapping[str, dict], arrays: Mapping[str, np.ndarray]) -> str | None:
     """The first array whose values are not those that were saved, in words; None where all are."""
-    difference = first_difference({name: record[name] for name in arrays}, kinds(arrays))
+    difference = first_difference({name: record[name] for name in arrays}, dtypes_and_shapes(arrays))
     if difference:
         return difference
     found = checksums(arrays, threads=4)
@@ -139,7 +139,7 @@ def _canonical(content: Any) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
-def seal(content: dict[str, Any]) -> str:
+def dump_with_crc(content: dict[str, Any]) -> str:
     """JSON text that carries a CRC-32 of its content. Floats come back exactly (shortest representation; NaN allowed).
 
     Raises:
@@ -148,14 +148,14 @@ def seal(content: dict[str, Any]) -> str:
     return json.dumps({"content": content, "crc32": zlib.crc32(_canonical(content).encode())})
 
 
-def seal_with_checksums(record: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    """`seal` of a record and of what `first_corruption` needs to check these arrays later, under "leaves"."""
-    found, kind = checksums(arrays), kinds(arrays)
-    return seal({**record, "leaves": {name: {**kind[name], "crc32": found[name]} for name in arrays}})
+def dump_record(record: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """`dump_with_crc` of a record and of what `first_corruption` needs to check these arrays later, under "leaves"."""
+    found, kind = checksums(arrays), dtypes_and_shapes(arrays)
+    return dump_with_crc({**record, "leaves": {name: {**kind[name], "crc32": found[name]} for name in arrays}})
 
 
-def unseal(text: str) -> dict[str, Any]:
-    """The content that `seal` wrote.
+def load_with_crc(text: str) -> dict[str, Any]:
+    """The content that `dump_with_crc` wrote.
 
     Raises:
       ValueError: the text is not whole.

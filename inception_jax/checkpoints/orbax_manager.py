@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
-class Preservation(checkpoint_managers.PreservationPolicy):
+class LatestAndBest(checkpoint_managers.PreservationPolicy):
     """Keeps the latest checkpoints and the best ones.
 
     Orbax's own BestN reads a metrics file of each step when it starts, and dies of a damaged one; and it sorts by a
@@ -56,19 +56,19 @@ class Preservation(checkpoint_managers.PreservationPolicy):
         return [step in kept for step in steps]
 
 
-class SealedHandler(ocp.JsonCheckpointHandler):
+class RecordHandler(ocp.JsonCheckpointHandler):
     """Writes a text that is still being made (it has the checksums of the arrays) in Orbax's background thread."""
 
-    async def async_save(self, directory: Any, item: Any = None, args: SealedSave | None = None) -> list[Any]:
+    async def async_save(self, directory: Any, item: Any = None, args: RecordSave | None = None) -> list[Any]:
         """Starts the write; Orbax does not finish the step before it is done (the signature is Orbax's)."""
         path = Path(directory) / reading.RECORD_FILE
         return [ocp.future.CommitFutureAwaitingContractedSignals(_write(path, args.text), name="sealed record")]
 
 
-@ocp.args.register_with_handler(SealedHandler, for_save=True)
+@ocp.args.register_with_handler(RecordHandler, for_save=True)
 @dataclasses.dataclass
-class SealedSave(ocp.args.CheckpointArgs):
-    """Arguments of `SealedHandler`: the text, when it is there."""
+class RecordSave(ocp.args.CheckpointArgs):
+    """Arguments of `RecordHandler`: the text, when it is there."""
 
     text: Future[str]
 
@@ -82,7 +82,7 @@ async def _write(path: Path, text: Future[str]) -> None:
             os.fsync(file.fileno())
 
 
-def open_manager(directory: Path, preservation: Preservation) -> ocp.CheckpointManager:
+def open_manager(directory: Path, preservation: LatestAndBest) -> ocp.CheckpointManager:
     """The manager of one directory, for saving only.
 
     Args:
@@ -94,7 +94,7 @@ def open_manager(directory: Path, preservation: Preservation) -> ocp.CheckpointM
     arrays = ocp.PyTreeCheckpointHandler(use_compression=False)
     handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
     handlers.add(reading.STATE, ocp.args.PyTreeSave, arrays)
-    handlers.add(reading.HOST, SealedSave, SealedHandler())
+    handlers.add(reading.HOST, RecordSave, RecordHandler())
     return ocp.CheckpointManager(
         directory,
         options=ocp.CheckpointManagerOptions(
@@ -125,7 +125,7 @@ def remove_leftovers(directory: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def require_room(
+def check_disk_space(
     directory: Path, leaves: Mapping[str, Any], step: int, steps: Sequence[int], make_room: Callable[[], Any]
 ) -> None:
     """Refuses a save that cannot succeed, before Orbax has begun it: of one that fails it leaves threads behind.
@@ -141,12 +141,12 @@ def require_room(
       DiskFull: the file system has not room enough. (A quota shows only when it is met.)
       UserError: the directory cannot be written; as `DiskFull`, on every process, where process 0 finds it.
     """
-    problem = _problem(directory, leaves, step, steps, make_room) if processes.is_first() else None
-    if processes.worst_of_all(int(problem is not None)):
+    problem = _find_problem(directory, leaves, step, steps, make_room) if processes.is_first() else None
+    if processes.max_over_processes(int(problem is not None)):
         raise problem or UserError(f"process 0 cannot save the checkpoint of step {step} in {directory}")
 
 
-def _problem(
+def _find_problem(
     directory: Path, leaves: Mapping[str, Any], step: int, steps: Sequence[int], make_room: Callable[[], Any]
 ) -> UserError | None:
     needed = sum(leaf.nbytes for leaf in leaves.values()) + len(leaves) * 1024  # and its name, shape, checksum
@@ -162,7 +162,7 @@ def _problem(
         return None
     return DiskFull(
         f"the disk is full: the checkpoint of step {step} needs {needed / 1e6:,.1f} MB in {directory}, "
-        f"{free / 1e6:,.1f} MB are free; {_stand(steps)}; make room and run the same command again"
+        f"{free / 1e6:,.1f} MB are free; {_format_kept_steps(steps)}; make room and run the same command again"
     )
 
 
@@ -175,19 +175,21 @@ def save_error(error: BaseException, directory: Path, step: int | None, steps: S
       step: which.
       steps: the checkpoints that stand.
     """
-    if _is_no_room(error):
+    if _is_disk_full(error):
         return DiskFull(
-            f"the disk is full: no checkpoint of step {step} in {directory}; {_stand(steps)}; make room "
+            f"the disk is full: no checkpoint of step {step} in {directory}; {_format_kept_steps(steps)}; make room "
             "and run the same command again"
         )
-    return UserError(f"no checkpoint of step {step} in {directory}: {reading.one_line(error)}; {_stand(steps)}")
+    return UserError(
+        f"no checkpoint of step {step} in {directory}: {reading.one_line(error)}; {_format_kept_steps(steps)}"
+    )
 
 
-def _stand(steps: Sequence[int]) -> str:
+def _format_kept_steps(steps: Sequence[int]) -> str:
     return f"the checkpoints that stand: {', '.join(map(str, steps)) or 'none'}"
 
 
-def _is_no_room(error: BaseException | None) -> bool:
+def _is_disk_full(error: BaseException | None) -> bool:
     """Whether the disk or a quota is full, here or in what led to it; TensorStore says so in words only."""
     while error is not None:
         if any(words in str(error) for words in NO_SPACE_MESSAGES):
@@ -196,7 +198,7 @@ def _is_no_room(error: BaseException | None) -> bool:
     return False
 
 
-class _Quiet(logging.Filter):
+class _OrbaxLogFilter(logging.Filter):
     """Keeps from the log what Orbax says twice: progress (INFO), the waits that we ask for ourselves (WARNING), and a
     failed save (ERROR, from four threads, up to thousands of lines; and from asyncio, when the garbage collector meets
     the writes that nobody waited for any more), which our caller gets as one exception. Other warnings stay. All of it
@@ -204,15 +206,15 @@ class _Quiet(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is shown; all are that are not Orbax's."""
-        if self._is_told(record):
+        if self._is_noise(record):
             logger.debug("Orbax: %s", record.getMessage(), exc_info=record.exc_info)
             return False
         return True
 
-    def _is_told(self, record: logging.LogRecord) -> bool:
+    def _is_noise(self, record: logging.LogRecord) -> bool:
         if record.name == "asyncio":
             error = record.exc_info[1] if record.exc_info else None
-            return "exception was never retrieved" in str(record.msg) and _is_orbaxs(error)
+            return "exception was never retrieved" in str(record.msg) and _is_from_orbax(error)
         told = record.levelno != logging.WARNING or "Waiting for previous save" in str(record.msg)
         return told and _IN_ORBAX in record.pathname
 
@@ -220,15 +222,15 @@ class _Quiet(logging.Filter):
 _IN_ORBAX = f"{os.sep}orbax{os.sep}"
 
 
-def _is_orbaxs(error: BaseException | None) -> bool:
+def _is_from_orbax(error: BaseException | None) -> bool:
     """Whether an exception went through Orbax's code."""
     frames = traceback.walk_tb(error.__traceback__ if error else None)
     return any(_IN_ORBAX in frame.f_code.co_filename for frame, _ in frames)
 
 
-def quieten_logs() -> None:
+def quiet_logs() -> None:
     """Keeps the log readable, for the whole process; a second call does nothing."""
     for name in ("absl", "asyncio"):
         log = logging.getLogger(name)
-        if not any(isinstance(known, _Quiet) for known in log.filters):
-            log.addFilter(_Quiet())
+        if not any(isinstance(known, _OrbaxLogFilter) for known in log.filters):
+            log.addFilter(_OrbaxLogFilter())

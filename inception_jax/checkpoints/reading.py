@@ -71,9 +71,9 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     file = path / HOST / RECORD_FILE
     try:
-        record = checksums.unseal(file.read_text(encoding="utf-8"))
+        record = checksums.load_with_crc(file.read_text(encoding="utf-8"))
     except OSError as error:
-        if _is_fault_of_the_moment(error):
+        if _is_transient(error):
             raise CheckpointError(f"cannot read {file}: {error.strerror}") from None
         raise CheckpointDamaged(f"{file}: {error.strerror}") from None
     except ValueError as error:
@@ -121,7 +121,7 @@ def read_leaves(path: Path, record: Mapping[str, Any], names: Iterable[str]) -> 
         leaves = {name: np.asarray(array.result()) for name, array in reading.items()}
     except (ValueError, KeyError, OSError, MemoryError) as error:  # TensorStore's own are the first kind
         logger.debug("reading %s", path, exc_info=True)
-        if _is_fault_of_the_moment(error):
+        if _is_transient(error):
             raise CheckpointError(f"cannot read {path}: {one_line(error)}") from None
         raise CheckpointDamaged(f"{path}: {one_line(error)}") from None
     corruption = checksums.first_corruption(record["leaves"], leaves)
@@ -196,14 +196,14 @@ def load_variables(
     """
     if weights not in ("raw", "ema"):
         raise UserError(f"weights {weights!r}: 'raw' or 'ema'{nearest(weights, ('raw', 'ema'))}")
-    return _first(path, step, lambda directory: _variables(directory, weights), warn)
+    return _read_first_usable(path, step, lambda directory: _variables(directory, weights), warn)
 
 
-def describe(
+def load_record(
     path: str | Path, step: int | Literal["best"] | None = None, warn: Warn = logger.warning
 ) -> dict[str, Any]:
     """The record of the checkpoint that `load_variables` would take, as `read_record` gives it. Arguments as there."""
-    return _first(path, step, read_record, warn)
+    return _read_first_usable(path, step, read_record, warn)
 
 
 def one_line(error: BaseException) -> str:
@@ -223,7 +223,7 @@ def _variables(directory: Path, weights: str) -> dict[str, Any]:
     return {"batch_stats": {}, **checksums.nest({name.removeprefix(prefix): leaf for name, leaf in leaves.items()})}
 
 
-def _first(path: str | Path, step: int | str | None, read: Callable[[Path], T], warn: Warn) -> T:
+def _read_first_usable(path: str | Path, step: int | str | None, read: Callable[[Path], T], warn: Warn) -> T:
     directory, steps = _candidates(Path(path), step)
     found, damages = first_usable(steps, lambda step: read(directory / str(step)))
     for reason in damages.values():
@@ -256,7 +256,7 @@ def _best(directory: Path, steps: Sequence[int]) -> list[int]:
     return found
 
 
-def _is_fault_of_the_moment(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """Whether reading failed for a reason that says nothing about what lies on the disk."""
     if isinstance(error, MemoryError):
         return True

@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from inception_jax.checkpoints import checksums, orbax_manager, reading
 from inception_jax.checkpoints.reading import SUBDIRECTORY as SUBDIRECTORY
 from inception_jax.checkpoints.reading import CheckpointDamaged, CheckpointError, CheckpointMismatch
-from inception_jax.checkpoints.reading import describe as describe
+from inception_jax.checkpoints.reading import load_record as load_record
 from inception_jax.checkpoints.reading import load_variables as load_variables
 from inception_jax.errors import UserError, nearest, write_error
 from inception_jax.multihost import processes
@@ -82,18 +82,18 @@ class Checkpoints:
         self._best = {"name": best_metric, "mode": best_mode} if best_metric else None
         self._warn = warn
         self._manager: ocp.CheckpointManager | None = None
-        self._saving: int | None = None
+        self._pending_step: int | None = None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._sweeping: Future | None = None
-        orbax_manager.quieten_logs()
-        with processes.agreed():
+        self._deletion: Future | None = None
+        orbax_manager.quiet_logs()
+        with processes.fail_together():
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 orbax_manager.remove_leftovers(self.directory)
             except OSError as error:
                 raise write_error(self.directory, error) from None
         self._scores = {step: reading.read_score(self.directory / str(step), self._best) for step in self.steps()}
-        self._preservation = orbax_manager.Preservation(keep_latest, keep_best, self._scores)
+        self._preservation = orbax_manager.LatestAndBest(keep_latest, keep_best, self._scores)
 
     def steps(self) -> list[int]:
         """The steps of the finished checkpoints, ascending; one that is still being written is not among them."""
@@ -118,7 +118,7 @@ class Checkpoints:
           DiskFull: there is not room enough, or the save before found none; the checkpoints before it stand.
           UserError: this save or the one before failed for another reason; likewise.
         """
-        if processes.from_first(step == self._saving or step in self.steps()):
+        if processes.broadcast_from_first(step == self._pending_step or step in self.steps()):
             return False
         metrics = None if metrics is None else {name: float(value) for name, value in metrics.items()}
         if metrics and self._best and self._best["name"] not in metrics:
@@ -131,19 +131,19 @@ class Checkpoints:
                 f"step {step} waited {time.monotonic() - start:.1f} s for the checkpoint before to be written: "
                 "save less often"
             )
-        self._sweeping = self._worker.submit(orbax_manager.remove_deleted, self.directory)
-        leaves = checksums.to_save(checksums.named_leaves(state))
-        orbax_manager.require_room(self.directory, leaves, step, self.steps(), self._sweeping.result)
+        self._deletion = self._worker.submit(orbax_manager.remove_deleted, self.directory)
+        leaves = checksums.arrays_to_save(checksums.named_leaves(state))
+        orbax_manager.check_disk_space(self.directory, leaves, step, self.steps(), self._deletion.result)
         record = {"format": reading.FORMAT, "step": step, "host": host, "metrics": metrics, "best": self._best}
         record = json.loads(json.dumps(record))  # as it is now; and what JSON has no word for is told here, not later
         # Views or copies in host memory: the checksums are made from them after this call has returned.
-        text = self._worker.submit(checksums.seal_with_checksums, record, checksums.host_arrays(leaves))
+        text = self._worker.submit(checksums.dump_record, record, checksums.host_arrays(leaves))
         arrays = ocp.args.PyTreeSave(checksums.nest(leaves))
-        self._saving, self._scores[step] = step, reading.score(metrics, self._best)
-        with self._told_in_one_line():
+        self._pending_step, self._scores[step] = step, reading.score(metrics, self._best)
+        with self._as_user_error():
             if self._manager is None:
                 self._manager = orbax_manager.open_manager(self.directory, self._preservation)
-            items = ocp.args.Composite(state=arrays, host=orbax_manager.SealedSave(text))
+            items = ocp.args.Composite(state=arrays, host=orbax_manager.RecordSave(text))
             self._manager.save(step, args=items, force=True)
         return True
 
@@ -162,7 +162,7 @@ class Checkpoints:
           CheckpointMismatch: the newest whole checkpoint is of another state (names, shapes or dtypes).
         """
         self.wait()
-        steps = processes.from_first(self.steps()[::-1])
+        steps = processes.broadcast_from_first(self.steps()[::-1])
         return self._first_usable(steps, abstract_state) if steps else None
 
     def restore_best(self, abstract_state: Any) -> Restored:
@@ -173,7 +173,9 @@ class Checkpoints:
           CheckpointMismatch: as `restore_latest`.
         """
         self.wait()
-        steps = processes.from_first(reading.best_first({step: self._scores.get(step) for step in self.steps()}))
+        steps = processes.broadcast_from_first(
+            reading.best_first({step: self._scores.get(step) for step in self.steps()})
+        )
         if not steps:
             raise CheckpointError(f"no usable checkpoint in {self.directory} has a score to be the best by")
         return self._first_usable(steps, abstract_state)
@@ -225,7 +227,7 @@ class Checkpoints:
     def _first_usable(self, steps: list[int], abstract_state: Any) -> Restored:
         restored, damages = reading.first_usable(steps, lambda step: self._read(step, abstract_state))
         for step, reason in damages.items():
-            self._set_aside(step, reason)
+            self._move_to_damaged(step, reason)
         return restored
 
     def _read(self, step: int, abstract_state: Any) -> Restored:
@@ -235,37 +237,39 @@ class Checkpoints:
         try:
             record = reading.read_record(path)
             wanted = checksums.named_leaves(abstract_state)
-            difference = checksums.first_difference(record["leaves"], checksums.kinds(wanted))
+            difference = checksums.first_difference(record["leaves"], checksums.dtypes_and_shapes(wanted))
             if difference:
                 raise CheckpointMismatch(f"{path} is of another state: {difference}")
             leaves = reading.read_leaves(path, record, wanted)
         except UserError as error:
             problem = error
-        worst = processes.worst_of_all(0 if problem is None else 1 if isinstance(problem, CheckpointDamaged) else 2)
+        worst = processes.max_over_processes(
+            0 if problem is None else 1 if isinstance(problem, CheckpointDamaged) else 2
+        )
         if problem:
             raise problem
         if worst:
             raise (CheckpointDamaged if worst == 1 else CheckpointError)(f"{path}: another process cannot use it")
-        placed = [checksums.place(leaves[name], like) for name, like in wanted.items()]
+        placed = [checksums.to_global_array(leaves[name], like) for name, like in wanted.items()]
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), placed)
         return Restored(state, record["host"], step)
 
     def _finish(self) -> None:
-        with self._told_in_one_line():
+        with self._as_user_error():
             if self._manager is not None:
                 self._manager.wait_until_finished()
-            if self._sweeping is not None:
-                self._sweeping.result()
-        self._saving = self._sweeping = None
+            if self._deletion is not None:
+                self._deletion.result()
+        self._pending_step = self._deletion = None
 
     @contextlib.contextmanager
-    def _told_in_one_line(self) -> Iterator[None]:
+    def _as_user_error(self) -> Iterator[None]:
         """Turns whatever a save raises into one `UserError`, after which the next save may be tried."""
         try:
             yield
         except Exception as error:  # Orbax, TensorStore and the file system each have their own kinds
-            logger.debug("saving step %s", self._saving, exc_info=True)
-            step, self._saving, self._sweeping = self._saving, None, None
+            logger.debug("saving step %s", self._pending_step, exc_info=True)
+            step, self._pending_step, self._deletion = self._pending_step, None, None
             self._scores.pop(step, None)
             self._close_manager()
             with contextlib.suppress(OSError):
@@ -278,7 +282,7 @@ class Checkpoints:
             with contextlib.suppress(Exception):  # it tells the failure of its last save again
                 manager.close()
 
-    def _set_aside(self, step: int, reason: str) -> None:
+    def _move_to_damaged(self, step: int, reason: str) -> None:
         """Moves a damaged step out of the way; nothing of it is lost."""
         self._close_manager()  # it would count the step as kept
         self._scores.pop(step, None)

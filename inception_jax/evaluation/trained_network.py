@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception_jax import config as configs
-from inception_jax.checkpoints.reading import describe, load_variables
+from inception_jax.checkpoints.reading import load_record, load_variables
 from inception_jax.config import Config
 from inception_jax.data import images
 from inception_jax.data.pipeline import EvalPipeline
@@ -158,7 +158,7 @@ def load(
     weights = weights or default_weights(recipe)
     variables = load_variables(checkpoint, weights, step)
     return build(
-        recipe, variables, class_names, weights=weights, step=describe(checkpoint, step)["step"], where=checkpoint
+        recipe, variables, class_names, weights=weights, step=load_record(checkpoint, step)["step"], where=checkpoint
     )
 
 

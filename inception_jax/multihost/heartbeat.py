@@ -1,10 +1,10 @@
-"""Whether the other processes of the run still live, for a process that waits for them in a collective.
+"""Heartbeats between the processes of a run: ends a process that waits in a collective for one that is gone.
 
-A collective does not always notice that a process has gone (NCCL's never do), and the watch that JAX keeps ends the
-waiting process by SIGABRT and a page of C++. Here each process counts aloud in the key-value store of
-`jax.distributed`; one that falls silent, or says that an error ended it, ends the others, by an exit code of ours and
-one line; so does process 0, in which that store lives, when it no longer answers. Only where process 0 is killed, and
-its machine closes the connection, is JAX's own client quicker: SIGABRT at once.
+A collective does not always notice that a process has gone (NCCL's never do), and JAX's own heartbeat ends the waiting
+process by SIGABRT and a page of C++ output. Here each process writes a counter to the key-value store of
+`jax.distributed`. When one process stops counting, or writes that it failed, the others end with an exit code of this
+package and one line. They also end when process 0, which holds that store, no longer answers. JAX's own client is
+quicker in one case only: process 0 is killed and its machine closes the connection, which is SIGABRT at once.
 """
 
 from __future__ import annotations
@@ -16,154 +16,159 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-_PREFIX = "inception_jax/signs_of_life/"
+_PREFIX = "inception_jax/heartbeats/"
 _DONE = "done"
 _FAILED = "failed"
 
 
-class Store(Protocol):
-    """What is used of JAX's distributed client."""
+class KeyValueStore(Protocol):
+    """The methods of JAX's distributed client that are used here."""
 
     def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
         """Writes one value."""
 
     def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
-        """(key, value) of everything under a prefix."""
+        """Returns (key, value) of everything under a prefix."""
 
 
-class Signs:
-    """What the others have said, and since when they have been silent."""
+class PeerHeartbeats:
+    """The last heartbeat of each other process, and when it last changed."""
 
-    def __init__(self, others: list[int], patience: float, now: float):
-        """All of them have just been met.
+    def __init__(self, others: list[int], timeout: float, now: float):
+        """Starts with all of them alive.
 
         Args:
           others: their process ids.
-          patience: seconds without a new sign after which a process counts as lost.
-          now: seconds on any clock that only goes forward.
+          timeout: seconds without a new heartbeat after which a process counts as lost.
+          now: seconds, of any monotonic clock.
         """
-        self._heard: dict[int, tuple[str | None, float]] = {other: (None, now) for other in others}
-        self._patience = patience
+        self._last: dict[int, tuple[str | None, float]] = {other: (None, now) for other in others}
+        self._timeout = timeout
 
-    def lost(self, said: Mapping[int, str], now: float) -> str | None:
-        """The first process that is lost, as the beginning of a sentence, or None.
+    def find_lost(self, heartbeats: Mapping[int, str], now: float) -> str | None:
+        """Describes the first process that is lost, as the beginning of a sentence; None where there is none.
 
         Args:
-          said: the newest sign of each process.
-          now: on the clock of before.
+          heartbeats: the newest value of each process.
+          now: seconds, of the same clock.
         """
-        for other, (before, since) in self._heard.items():
-            sign = said.get(other)
-            if sign == _FAILED:
+        for other, (before, since) in self._last.items():
+            value = heartbeats.get(other)
+            if value == _FAILED:
                 return f"process {other} of this run has ended with an error"
-            if sign != before:
-                self._heard[other] = (sign, now)
-            elif sign != _DONE and now - since > self._patience:
-                return f"process {other} of this run has given no sign of life for {now - since:.0f} s"
+            if value != before:
+                self._last[other] = (value, now)
+            elif value != _DONE and now - since > self._timeout:
+                return f"process {other} of this run has sent no heartbeat for {now - since:.0f} s"
         return None
 
-    def all_left(self, said: Mapping[int, str]) -> bool:
-        """Whether every other process has said that it leaves."""
-        return all(said.get(other) in (_DONE, _FAILED) for other in self._heard)
+    def all_left(self, heartbeats: Mapping[int, str]) -> bool:
+        """Whether every other process has written that it leaves."""
+        return all(heartbeats.get(other) in (_DONE, _FAILED) for other in self._last)
 
 
-def _interval(patience: float) -> float:
-    """Seconds between two signs, and between two looks at the others'."""
-    return min(5.0, patience / 5)
+def _heartbeat_interval(timeout: float) -> float:
+    """Seconds between two heartbeats, and between two checks of the others'."""
+    return min(5.0, timeout / 5)
 
 
-def longest(patience: float) -> float:
-    """Seconds from the last sign of a process until a `Watch` ends its own, at the latest: to notice, and the grace."""
-    return patience + 5 * _interval(patience)
+def longest_detection_seconds(timeout: float) -> float:
+    """Seconds from a process's last heartbeat until a `HeartbeatMonitor` ends its own, at most."""
+    return timeout + 5 * _heartbeat_interval(timeout)
 
 
-class Watch:
-    """Gives this process's own signs, listens to the others', and ends this process when one of them is lost.
+class HeartbeatMonitor:
+    """Sends this process's heartbeats, reads the others', and ends this process when one of them is lost.
 
-    One thread talks to the store, which may keep it waiting for ever; another judges what it heard, and when.
+    One thread exchanges heartbeats with the store, which may block for ever; another checks what was read, and when.
     """
 
-    def __init__(self, store: Store, process: int, processes: int, *, patience: float, exit_code: int, advice: str):
-        """Does not start it.
+    def __init__(
+        self, store: KeyValueStore, process: int, processes: int, *, timeout: float, exit_code: int, advice: str
+    ):
+        """Prepares the threads; `start` starts them.
 
         Args:
           store: JAX's distributed client.
-          process: the id of this one.
+          process: the id of this process.
           processes: how many there are.
-          patience: seconds without a sign after which another counts as lost.
-          exit_code: with which this process then ends.
-          advice: the end of the sentence that it says then.
+          timeout: seconds without a new heartbeat after which a process counts as lost.
+          exit_code: with which this process ends then.
+          advice: the end of the line that it prints then.
         """
         self._store, self._process, self._exit_code, self._advice = store, process, exit_code, advice
-        self._patience = patience
-        self._signs = Signs([id for id in range(processes) if id != process], patience, time.monotonic())
-        self._interval = _interval(patience)
-        # Whoever is not stuck, but about to fail for a reason of its own, gets time to say it. Process 0 goes last, for
-        # with it goes the store, and JAX ends the others.
+        self._timeout = timeout
+        self._peers = PeerHeartbeats([id for id in range(processes) if id != process], timeout, time.monotonic())
+        self._interval = _heartbeat_interval(timeout)
+        # A process that is about to fail for a reason of its own gets time to report it. Process 0 ends last: the
+        # store ends with it, and JAX then ends the others.
         self._grace = 2 * self._interval if process else 3 * self._interval
-        self._said: dict[int, str] = {}
+        self._heartbeats: dict[int, str] = {}
         self._answered = time.monotonic()
-        self._last_sign, self._stays = _DONE, False
-        self._ended = threading.Event()
-        self._talking = threading.Thread(target=self._talk, name="peers: talking", daemon=True)
-        self._judging = threading.Thread(target=self._judge, name="peers: judging", daemon=True)
+        self._last_value, self._waits_for_others = _DONE, False
+        self._stopped = threading.Event()
+        self._exchanger = threading.Thread(target=self._exchange_loop, name="heartbeat: exchange", daemon=True)
+        self._checker = threading.Thread(target=self._check_loop, name="heartbeat: check", daemon=True)
 
     def start(self) -> None:
-        """From now on others hear of this process, and it of them."""
-        self._talking.start()
-        self._judging.start()
+        """Starts to send this process's heartbeats and to check the others'."""
+        self._exchanger.start()
+        self._checker.start()
 
-    def end(self, *, failed: bool, stay: bool = False) -> None:
-        """Tells the others that this process leaves; from then on it does not watch them.
+    def stop(self, *, failed: bool, wait_for_others: bool = False) -> None:
+        """Tells the others that this process leaves, and stops checking them.
 
         Args:
           failed: by an error, so that they must leave too.
-          stay: process 0 returns when the others have left, or have had the time to: they read this in its store.
+          wait_for_others: process 0 returns when the others have left, or have had the time to: they read this in its
+            store.
         """
-        self._last_sign = _FAILED if failed else _DONE
-        self._stays = stay and self._process == 0
-        self._ended.set()
-        if self._talking.is_alive():
+        self._last_value = _FAILED if failed else _DONE
+        self._waits_for_others = wait_for_others and self._process == 0
+        self._stopped.set()
+        if self._exchanger.is_alive():
             # Where process 0 is gone, the store may not answer.
-            self._talking.join(timeout=(10 if self._stays else 5) * self._interval)
+            self._exchanger.join(timeout=(10 if self._waits_for_others else 5) * self._interval)
 
-    def _talk(self) -> None:
+    def _exchange_loop(self) -> None:
         count = 0
-        while not self._ended.is_set():
+        while not self._stopped.is_set():
             count += 1
             self._exchange(str(count))
-            self._ended.wait(self._interval)
-        limit = time.monotonic() + 8 * self._interval  # the others need 4: to hear it, to look, and their grace
-        while self._exchange(self._last_sign) and self._stays and not self._signs.all_left(self._said):
+            self._stopped.wait(self._interval)
+        limit = time.monotonic() + 8 * self._interval  # the others need 4: to read it, to check, and their grace
+        while (
+            self._exchange(self._last_value) and self._waits_for_others and not self._peers.all_left(self._heartbeats)
+        ):
             if time.monotonic() > limit:
                 break
             time.sleep(self._interval / 10)
 
-    def _judge(self) -> None:
-        while not self._ended.wait(self._interval):
-            if not self._lost() or self._ended.wait(self._grace):
+    def _check_loop(self) -> None:
+        while not self._stopped.wait(self._interval):
+            if not self._find_lost() or self._stopped.wait(self._grace):
                 continue
-            if lost := self._lost():  # still
+            if lost := self._find_lost():  # still
                 sys.stdout.flush()
                 print(f"error: {lost}; {self._advice}", file=sys.stderr, flush=True)
-                telling = threading.Thread(target=self._exchange, args=[_FAILED], daemon=True)
-                telling.start()
-                telling.join(timeout=self._interval)
+                last_exchange = threading.Thread(target=self._exchange, args=[_FAILED], daemon=True)
+                last_exchange.start()
+                last_exchange.join(timeout=self._interval)
                 os._exit(self._exit_code)
 
-    def _lost(self) -> str | None:
+    def _find_lost(self) -> str | None:
         now = time.monotonic()
-        if now - self._answered > self._patience:  # nothing was heard of anyone
-            return f"process 0 of this run, where the others meet, has not answered for {now - self._answered:.0f} s"
-        return self._signs.lost(self._said, self._answered)
+        if now - self._answered > self._timeout:  # nothing was read of anyone
+            return f"process 0 of this run, the coordinator, has not answered for {now - self._answered:.0f} s"
+        return self._peers.find_lost(self._heartbeats, self._answered)
 
-    def _exchange(self, sign: str) -> bool:
-        """Writes a sign and reads the others'; False where the store does not answer."""
+    def _exchange(self, value: str) -> bool:
+        """Writes a heartbeat and reads the others'; False where the store does not answer."""
         try:
-            self._store.key_value_set(f"{_PREFIX}{self._process}", sign, allow_overwrite=True)
+            self._store.key_value_set(f"{_PREFIX}{self._process}", value, allow_overwrite=True)
             found = self._store.key_value_dir_get(_PREFIX)
         except RuntimeError:
             return False
-        self._said = {int(key.rpartition("/")[2]): value for key, value in found}
+        self._heartbeats = {int(key.rpartition("/")[2]): value for key, value in found}
         self._answered = time.monotonic()
         return True

@@ -1,8 +1,8 @@
-"""Several processes as one run: how they find each other, agree, and end together.
+"""Runs of several processes (multi-host): launch detection, `jax.distributed`, agreement between processes, shutdown.
 
-Every process runs the same program on its own devices and its own share of each batch. Process 0 alone writes the
+Every process runs the same program on its own devices and its own part of each global batch. Process 0 alone writes the
 workdir, which all of them must see. Where processes could come to different answers (whether the workdir is free, which
-checkpoint is the newest, whether to stop), they exchange them, for whoever goes on alone waits for ever in the next
+checkpoint is the newest, whether to stop), they exchange them: a process that goes on alone waits for ever in the next
 collective.
 """
 
@@ -31,25 +31,25 @@ from inception_jax.multihost import heartbeat
 
 T = TypeVar("T")
 
-_ADVICE = "start all of them again, and the run goes on from its newest checkpoint"
+_ADVICE = "start all of them again, and the run continues from its newest checkpoint"
 
 
 class PeerLost(UserError):
-    """Another process of the run has ended; without it there is no next step."""
+    """Another process of the run has ended, and no step is possible without it."""
 
     exit_code = ExitCode.PEER_LOST
 
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """How this process joins the others; what is None is left to `jax.distributed` to find out.
+    """How this process joins the others; `jax.distributed` finds out what is None.
 
     Attributes:
       coordinator_address: host:port of process 0.
       num_processes: how many there are.
       process_id: which of them this is.
-      found_by: "flags", or the launcher whose environment said so.
-      heartbeat_timeout_seconds: how long a process may give no sign of life before the others end.
+      found_by: "flags", or the launcher whose environment variables were found.
+      heartbeat_timeout_seconds: without a heartbeat for so long, a process counts as lost and the others end.
     """
 
     coordinator_address: str | None
@@ -59,22 +59,22 @@ class Launch:
     heartbeat_timeout_seconds: int = 100
 
 
-def find(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Launch | None:
-    """Which processes this one belongs to, from the flags, else from what the launcher left in the environment.
+def find_launch(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Launch | None:
+    """Finds the processes that this one belongs to: from the flags, or from the launcher's environment variables.
 
     Args:
-      flags: with what `command_line.add_processes` added.
-      environment: of this process.
+      flags: with those that `command_line.add_processes` adds.
+      environment: variables of this process.
 
     Returns:
       None for a run of one process.
 
     Raises:
-      UserError: flags that are incomplete or do not fit together.
+      UserError: flags that are incomplete or contradict each other.
     """
-    patience = flags.heartbeat_timeout_seconds
-    if patience < 10:
-        raise UserError(f"--heartbeat_timeout_seconds={patience}: at least 10, for a busy process may be as late")
+    timeout = flags.heartbeat_timeout_seconds
+    if timeout < 10:
+        raise UserError(f"--heartbeat_timeout_seconds={timeout}: at least 10, because a busy process may be that late")
     given = {name: getattr(flags, name) for name in ("coordinator_address", "num_processes", "process_id")}
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if len(missing) < len(given):
@@ -87,21 +87,21 @@ def find(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ)
                 f"0 to {flags.num_processes - 1}"
             )
         if not flags.coordinator_address.rpartition(":")[2].isdigit():
-            raise UserError(f"--coordinator_address={flags.coordinator_address}: HOST:PORT is meant")
-        return Launch(**given, found_by="flags", heartbeat_timeout_seconds=patience)
+            raise UserError(f"--coordinator_address={flags.coordinator_address}: not HOST:PORT")
+        return Launch(**given, found_by="flags", heartbeat_timeout_seconds=timeout)
     if flags.distributed == "off":
         return None
     if flags.distributed == "on":
-        return Launch(None, None, None, "jax.distributed", patience)
-    launch = _launcher(environment)
-    return launch and dataclasses.replace(launch, heartbeat_timeout_seconds=patience)
+        return Launch(None, None, None, "jax.distributed", timeout)
+    launch = _detect_launcher(environment)
+    return launch and dataclasses.replace(launch, heartbeat_timeout_seconds=timeout)
 
 
-def _launcher(environment: Mapping[str, str]) -> Launch | None:
-    """The launcher that started several processes, if one did.
+def _detect_launcher(environment: Mapping[str, str]) -> Launch | None:
+    """Detects the launcher that started several processes, if one did.
 
-    SLURM sets SLURM_STEP_NODELIST for tasks of `srun` alone, not for the batch script around them. Open MPI before 5
-    says where its head is, and JAX takes the address from it; with a later one, JAX_COORDINATOR_ADDRESS must be set.
+    SLURM sets SLURM_STEP_NODELIST only for tasks of `srun`, not for the batch script around them. Open MPI before 5
+    gives the address of its head process, which JAX uses; a later one needs JAX_COORDINATOR_ADDRESS.
     """
 
     def number(name: str) -> int:
@@ -114,8 +114,8 @@ def _launcher(environment: Mapping[str, str]) -> Launch | None:
         address = environment.get("JAX_COORDINATOR_ADDRESS")
         if not address and "OMPI_MCA_orte_hnp_uri" not in environment:
             raise UserError(
-                f"Open MPI started {size} processes, but not where they meet: set JAX_COORDINATOR_ADDRESS "
-                "to HOST:PORT of the first (mpirun -x JAX_COORDINATOR_ADDRESS=…)"
+                f"Open MPI started {size} processes, but gives no coordinator address: set JAX_COORDINATOR_ADDRESS "
+                "to HOST:PORT of the first process (mpirun -x JAX_COORDINATOR_ADDRESS=…)"
             )
         return Launch(address, size, number("OMPI_COMM_WORLD_RANK"), "Open MPI")
     if importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")):
@@ -124,17 +124,17 @@ def _launcher(environment: Mapping[str, str]) -> Launch | None:
 
 
 @contextlib.contextmanager
-def joined(launch: Launch | None) -> Iterator[None]:
-    """Joins the other processes, before any array is made, and leaves them together.
+def initialize(launch: Launch | None) -> Iterator[None]:
+    """Initializes `jax.distributed` before any array is made, and shuts it down on leaving.
 
-    A process that ends with an error leaves without JAX's ordinary end, which waits for the others, minutes long, while
-    they wait for it; process 0, where all meet, when the others have heard of it, or after 50 s. The others end in
-    their next collective with `PeerLost`, or, where the collective does not notice (NCCL, TPU), by `peers.Watch` with
-    the same exit code: within seconds of an error, within `heartbeat_timeout_seconds` and 25 s of a kill. When process
-    0 is killed, JAX itself ends them by SIGABRT.
+    A process that ends with an error skips JAX's ordinary shutdown, which waits for the others for minutes while they
+    wait for it. Process 0, the coordinator, ends when the others have read that it failed, or after 50 s. The others
+    end in their next collective with `PeerLost`, or, where the collective does not notice (NCCL, TPU), by
+    `heartbeat.HeartbeatMonitor` with the same exit code: within seconds of an error, within `heartbeat_timeout_seconds`
+    and 25 s of a kill. When process 0 is killed, JAX itself ends them by SIGABRT.
 
     Args:
-      launch: from `find`; None: nothing is joined.
+      launch: from `find_launch`; None does nothing.
 
     Raises:
       UserError: the others cannot be reached.
@@ -143,11 +143,11 @@ def joined(launch: Launch | None) -> Iterator[None]:
     if launch is None:
         yield
         return
-    _keep_standard_output()
+    _redirect_stdout_of_libraries()
     try:
-        # JAX's own watch is for a process that our thread cannot end; ours comes first. JAX's signs are half its
-        # timeout apart, so that it may end a process when half of it has passed (measured: 7.5 to 12.8 s of 12).
-        longest = heartbeat.longest(launch.heartbeat_timeout_seconds)
+        # JAX's own heartbeat is for a process that our thread cannot end; ours acts first. JAX's heartbeats are half
+        # its timeout apart, so it may end a process when half of it has passed (measured: 7.5 to 12.8 s of 12).
+        longest = heartbeat.longest_detection_seconds(launch.heartbeat_timeout_seconds)
         jax.distributed.initialize(
             launch.coordinator_address,
             launch.num_processes,
@@ -156,38 +156,38 @@ def joined(launch: Launch | None) -> Iterator[None]:
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"the processes of the run (found by {launch.found_by}) did not come together: {_one_line(error)}"
+            f"the processes of the run (found by {launch.found_by}) did not connect: {_one_line(error)}"
         ) from None
-    watch = heartbeat.Watch(
+    monitor = heartbeat.HeartbeatMonitor(
         distributed.global_state.client,
         jax.process_index(),
         jax.process_count(),
-        patience=launch.heartbeat_timeout_seconds,
+        timeout=launch.heartbeat_timeout_seconds,
         exit_code=PeerLost.exit_code,
         advice=_ADVICE,
     )
-    watch.start()
+    monitor.start()
     try:
         yield
     except BaseException as error:
         lost = _as_peer_lost(error)
-        watch.end(failed=True, stay=lost is None and not isinstance(error, KeyboardInterrupt))
-        # Registered last, so run first: before JAX's own handler, which would wait.
+        monitor.stop(failed=True, wait_for_others=lost is None and not isinstance(error, KeyboardInterrupt))
+        # Registered last, so it runs first: before JAX's own handler, which would wait.
         stopped = 130 if isinstance(error, KeyboardInterrupt) else 1
-        atexit.register(_leave, getattr(lost or error, "exit_code", stopped))
+        atexit.register(_exit_now, getattr(lost or error, "exit_code", stopped))
         if lost:
             raise lost from error
         raise
-    watch.end(failed=False)
+    monitor.stop(failed=False)
     jax.distributed.shutdown()
 
 
-def _keep_standard_output() -> None:
-    """Standard output is for the command's result; Gloo's C++ writes its greetings there: they go to standard error."""
+def _redirect_stdout_of_libraries() -> None:
+    """Sends what C++ libraries print (Gloo's connection messages) to stderr: stdout is for the command's result."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    original = os.dup(1)
     os.dup2(2, 1)
-    sys.stdout = os.fdopen(kept, "w", encoding=sys.stdout.encoding)
+    sys.stdout = os.fdopen(original, "w", encoding=sys.stdout.encoding)
 
 
 def _as_peer_lost(error: BaseException) -> PeerLost | None:
@@ -196,7 +196,7 @@ def _as_peer_lost(error: BaseException) -> PeerLost | None:
     return PeerLost(f"a collective failed: another process of this run has ended ({_one_line(error)}); {_ADVICE}")
 
 
-def _leave(code: int) -> None:
+def _exit_now(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -208,20 +208,20 @@ def _one_line(error: BaseException) -> str:
 
 
 def is_first() -> bool:
-    """Whether this process writes what the run leaves behind."""
+    """Whether this is process 0, which writes the workdir."""
     return jax.process_index() == 0
 
 
-def worst_of_all(status: int) -> int:
-    """The highest status of any process, known to all of them afterwards: they must decide alike."""
-    return max(_gathered(status))
+def max_over_processes(value: int) -> int:
+    """Returns the maximum over all processes, on every process, so that they decide alike."""
+    return max(_gather_ints(value))
 
 
-def from_first(value: T) -> T:
-    """Process 0's value, on every process.
+def broadcast_from_first(value: T) -> T:
+    """Returns process 0's value on every process.
 
     Args:
-      value: what JSON can hold, without tuples; it counts on process 0 only.
+      value: of JSON's types, without tuples; only process 0's is used.
     """
     if jax.process_count() == 1:
         return value
@@ -229,10 +229,10 @@ def from_first(value: T) -> T:
 
 
 def gather_bytes(content: bytes) -> list[bytes]:
-    """The contents of all processes, in their order; the lengths may differ."""
+    """Returns the bytes of all processes, in the order of their ids; the lengths may differ."""
     if jax.process_count() == 1:
         return [content]
-    lengths = _gathered(len(content))
+    lengths = _gather_ints(len(content))
     padded = np.zeros(max(1, *lengths), np.uint8)
     padded[: len(content)] = np.frombuffer(content, np.uint8)
     rows = multihost_utils.process_allgather(padded)
@@ -240,52 +240,54 @@ def gather_bytes(content: bytes) -> list[bytes]:
 
 
 @contextlib.contextmanager
-def agreed() -> Iterator[None]:
-    """What is inside succeeds on every process, or fails on every process.
+def fail_together() -> Iterator[None]:
+    """Makes the block fail on every process where it fails on one.
 
-    Every process must come here, and nothing inside may wait for the others.
+    Every process must enter it, and nothing inside may wait for the others.
 
     Raises:
-      UserError: this process's own; or, where only others have one, with the same exit code, whose it was.
+      UserError: this process's own; where only another process failed, one that names it, with the same exit code.
     """
     problem: UserError | None = None
     try:
         yield
     except UserError as error:
         problem = error
-    codes = _gathered(problem.exit_code if problem else 0)
+    codes = _gather_ints(problem.exit_code if problem else 0)
     if problem:
         raise problem
     if any(codes):
         code = next(code for code in codes if code)
-        other = UserError(f"process {codes.index(code)} could not go on; its own message says why")
+        other = UserError(f"process {codes.index(code)} failed; its own message says why")
         other.exit_code = code
         raise other
 
 
-def refuse_differences(what: str, value: Any) -> None:
-    """Compares a value over all processes.
+def check_equal(what: str, value: Any) -> None:
+    """Checks that a value is the same on all processes.
 
     Args:
-      what: names it in the error.
-      value: what JSON can hold.
+      what: names the value in the error.
+      value: of JSON's types.
 
     Raises:
-      UserError: it is not the same everywhere.
+      UserError: it differs on some process.
     """
     values = gather_bytes(json.dumps(value, sort_keys=True).encode())
     odd = [index for index, other in enumerate(values) if other != values[0]]
     if odd:
-        raise UserError(f"{what} of process {odd[0]} differs from that of process 0: start all processes alike")
+        raise UserError(
+            f"{what} of process {odd[0]} differs from that of process 0: start all processes with the same arguments"
+        )
 
 
-def _gathered(number: int) -> list[int]:
+def _gather_ints(number: int) -> list[int]:
     if jax.process_count() == 1:
         return [number]
     return np.asarray(multihost_utils.process_allgather(np.int32(number))).tolist()
 
 
 def barrier(name: str) -> None:
-    """Returns when every process has come here."""
+    """Returns when every process has called it."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

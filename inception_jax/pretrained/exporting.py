@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from inception_jax.checkpoints.reading import describe, load_variables
+from inception_jax.checkpoints.reading import load_record, load_variables
 from inception_jax.config import Config
 from inception_jax.errors import UserError, nearest
 from inception_jax.evaluation.trained_network import default_weights, load_class_names, load_config
@@ -63,7 +63,7 @@ def export_run(
     model = setups.build_model(config, len(classes))
     _check_network(model, variant, workdir)
     weights = weights or default_weights(recipe)
-    found = describe(workdir, step)["step"]
+    found = load_record(workdir, step)["step"]
     variables = load_variables(workdir, weights, found)
     variables = {name: tree for name, tree in variables.items() if tree}
     same = {name: getattr(model, name) for name in ("num_classes", "width_multiplier", "min_width")}

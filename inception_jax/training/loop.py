@@ -50,8 +50,8 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
     """
     # Everything that a mistake can be in is built and checked before anything is written.
     config = Config(recipe)
-    processes.refuse_differences("the config", config.to_dict())
-    with processes.agreed():
+    processes.check_equal("the config", config.to_dict())
+    with processes.fail_together():
         setup = setups.build(config)
         config.refuse_unread()
     devices, length, faults, first = setup.devices, setup.length, setup.faults, processes.is_first()
@@ -59,7 +59,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(restore.lock_workdir(workdir))
         interrupts = stack.enter_context(Interrupts())
-        with processes.agreed():
+        with processes.fail_together():
             restore.refuse_changed_config(workdir, config)
         checkpoints = stack.enter_context(
             Checkpoints(
@@ -85,7 +85,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
 
         restore.write_run_files(setup, workdir)
         stack.enter_context(results.failure_recorded(setup, workdir))
-        with processes.agreed():
+        with processes.fail_together():
             if first:
                 metric_files.truncate(workdir, start)
             writer = stack.enter_context(

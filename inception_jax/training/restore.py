@@ -40,11 +40,11 @@ def lock_workdir(workdir: str | Path) -> Iterator[Path]:
       UserError: it cannot be made or written, another run holds it, or a process sees another directory there.
     """
     with contextlib.ExitStack() as stack:
-        with processes.agreed():
+        with processes.fail_together():
             if processes.is_first():
                 stack.enter_context(lock.lock_workdir(workdir))
-        holder = processes.from_first(lock.read_holder(workdir) if processes.is_first() else None)
-        with processes.agreed():
+        holder = processes.broadcast_from_first(lock.read_holder(workdir) if processes.is_first() else None)
+        with processes.fail_together():
             deadline = time.monotonic() + _SEEN_WITHIN
             while not processes.is_first() and lock.read_holder(workdir) != holder:
                 if time.monotonic() > deadline:
@@ -85,7 +85,7 @@ def write_run_files(setup: Setup, workdir: Path) -> None:
       UserError: a file that cannot be written.
     """
     names = {"dataset": setup.train_data.dataset.name, "names": setup.class_names}
-    with processes.agreed():
+    with processes.fail_together():
         if processes.is_first():
             manifest.write(workdir, setup.config.to_json(), devices=[setup.devices.describe()])
             manifest.replace_text(workdir / CLASSES, json.dumps(names, indent=2) + "\n")
@@ -112,16 +112,16 @@ def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState
             variables = source.restore_into(variables)
         return states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
 
-    shapes = jax.eval_shape(create) if processes.from_first(checkpoints.steps()) else None
+    shapes = jax.eval_shape(create) if processes.broadcast_from_first(checkpoints.steps()) else None
     restored = checkpoints.restore_latest(
         jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=setup.devices.replicated), shapes)
     )
     if restored is None:
-        with processes.agreed():
+        with processes.fail_together():
             state = create(setup.warm_start)
         if setup.warm_start:
             # A source that is still being trained may have moved on between two looks at it.
-            processes.refuse_differences("what config.initialize takes", setup.warm_start.to_json())
+            processes.check_equal("what config.initialize takes", setup.warm_start.to_json())
         return setup.devices.replicate(state), {}
     return restored.state, restored.host
 

@@ -131,7 +131,7 @@ def failure_recorded(setup: Setup, workdir: Path) -> Iterator[None]:
 
 def read_finished(workdir: Path, step: int) -> dict[str, Any] | None:
     """The result of a run that has finished at this step already; None where it was stopped before it said so."""
-    content = processes.from_first(result.read_result(workdir) if processes.is_first() else None)
+    content = processes.broadcast_from_first(result.read_result(workdir) if processes.is_first() else None)
     return content if content and content["status"] == "finished" and content["steps"] == step else None
 
 

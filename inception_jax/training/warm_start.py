@@ -96,7 +96,7 @@ class WarmStart:
           UserError: there is no such checkpoint, or it does not fit.
           CheckpointError: it is damaged. An older one is never taken in its place: that would be another experiment.
         """
-        record = reading.describe(self._checkpoint, self._step)
+        record = reading.load_record(self._checkpoint, self._step)
         has_ema = any(name.startswith("ema/") for name in record["leaves"])
         weights = self._weights or ("ema" if has_ema else "raw")
         source = reading.load_variables(self._checkpoint, weights, record["step"])

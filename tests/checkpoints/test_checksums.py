@@ -41,7 +41,7 @@ def test_threads_change_no_checksum():
 
 def test_a_corruption_is_named():
     arrays = {"a": np.arange(4.0), "b": np.arange(4)}
-    record = json.loads(checksums.seal_with_checksums({}, arrays))["content"]["leaves"]
+    record = json.loads(checksums.dump_record({}, arrays))["content"]["leaves"]
     assert checksums.first_corruption(record, arrays) is None
     assert checksums.first_corruption(record, {"b": arrays["b"]}) is None
     assert "values of b" in checksums.first_corruption(record, arrays | {"b": np.arange(4) + 1})
@@ -55,21 +55,21 @@ def test_a_corruption_is_named():
 
 def test_no_bit_of_a_sealed_record_can_flip():
     content = {"text": "é", "numbers": [0.1, -0.0, float("inf")], "nested": {"b": None, "a": True}}
-    text = checksums.seal(content).encode()
-    assert checksums.unseal(text.decode()) == content
+    text = checksums.dump_with_crc(content).encode()
+    assert checksums.load_with_crc(text.decode()) == content
     for place in range(len(text)):
         for bit in range(8):
             flipped = bytearray(text)
             flipped[place] ^= 1 << bit
             try:
-                found = checksums.unseal(flipped.decode())
+                found = checksums.load_with_crc(flipped.decode())
             except ValueError:
                 continue
             # A space for a tab, an escape in capitals: other bytes of the same content.
             assert found == content, (place, bit)
     for length in range(len(text)):
         with pytest.raises(ValueError):
-            checksums.unseal(text[:length].decode())
+            checksums.load_with_crc(text[:length].decode())
 
 
 def test_one_copy_of_a_replicated_array_is_saved():
@@ -79,6 +79,6 @@ def test_one_copy_of_a_replicated_array_is_saved():
             jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",)), jax.sharding.PartitionSpec()
         ),
     )
-    saved = checksums.to_save({"w": array, "n": 3})
+    saved = checksums.arrays_to_save({"w": array, "n": 3})
     assert saved["w"].sharding.device_set == {jax.devices()[0]}
     assert saved["n"] == 3

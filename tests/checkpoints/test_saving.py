@@ -380,7 +380,7 @@ class TestLoadVariables:
         with Checkpoints(tmp_path, best_metric="top1") as checkpoints:
             for step, top1 in enumerate([0.5, 0.7, 0.6, math.nan]):
                 checkpoints.save(step, make_state(step), {}, {"top1": top1})
-        assert saving.describe(tmp_path, "best")["step"] == 1
+        assert saving.load_record(tmp_path, "best")["step"] == 1
         assert_same(load_variables(tmp_path, step="best")["params"], make_state(1).params)
 
     def test_damage_is_passed_over_and_left_in_place(self, copied):
@@ -393,7 +393,7 @@ class TestLoadVariables:
 
     def test_only_what_is_asked_for_must_be_whole(self, copied):
         harm(copied, 20)
-        assert saving.describe(copied)["step"] == 20
+        assert saving.load_record(copied)["step"] == 20
         assert_same(load_variables(copied, "ema"), make_state(20).ema)
 
     def test_mistakes(self, saved, tmp_path):
@@ -433,7 +433,7 @@ def test_full_disk(tmp_path):
 
 @pytest.mark.parametrize(("module", "shown"), [("orbax/checkpoint/serialization.py", False), ("grain/reader.py", True)])
 def test_failed_writes_that_the_garbage_collector_meets(caplog, module, shown):
-    saving.orbax_manager.quieten_logs()
+    saving.orbax_manager.quiet_logs()
     scope = {}
     exec(compile("def fail(): raise ValueError('no space left')", f"/site-packages/{module}", "exec"), scope)
 

@@ -98,8 +98,8 @@ def test_killed_stopped_and_continued_alone(alone, start_pair, start_command, sm
     out, err = first.communicate(timeout=240)
     assert first.returncode == 8 and out == "", err
     # Gloo notices at once where it reads from the other at that moment, and sometimes not at all.
-    lost = ("a collective failed: another process of this run has ended", "process 1 of this run has given no sign")
-    assert any(f"error: {words}" in err for words in lost) and "Traceback" not in err
+    lost = ("a collective failed: another process of this run has ended", "process 1 of this run has sent no heartbeat")
+    assert any(f"error: {message}" in err for message in lost) and "Traceback" not in err
 
     first, second = start_pair(workdir)
     wait_for(lambda: "compiling" in first.written()[1], first, second)
@@ -184,23 +184,23 @@ def flags(**given):
     return argparse.Namespace(**defaults | given)
 
 
-def test_who_started_us():
+def test_launchers():
     slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_STEP_NODELIST": "n[1-4]"}
-    assert processes.find(flags(), {}) is None
-    assert processes.find(flags(), slurm).found_by == "SLURM"
-    assert processes.find(flags(distributed="off"), slurm) is None
-    assert processes.find(flags(), slurm | {"SLURM_NTASKS": "1"}) is None
+    assert processes.find_launch(flags(), {}) is None
+    assert processes.find_launch(flags(), slurm).found_by == "SLURM"
+    assert processes.find_launch(flags(distributed="off"), slurm) is None
+    assert processes.find_launch(flags(), slurm | {"SLURM_NTASKS": "1"}) is None
     del slurm["SLURM_STEP_NODELIST"]  # the batch script itself, outside srun
-    assert processes.find(flags(), slurm) is None
-    assert processes.find(flags(distributed="on"), {}).found_by == "jax.distributed"
+    assert processes.find_launch(flags(), slurm) is None
+    assert processes.find_launch(flags(distributed="on"), {}).found_by == "jax.distributed"
     mpi = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
-    assert processes.find(flags(), mpi | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1"}).process_id == 1
-    assert processes.find(flags(), mpi | {"JAX_COORDINATOR_ADDRESS": "n1:1"}).coordinator_address == "n1:1"
+    assert processes.find_launch(flags(), mpi | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1"}).process_id == 1
+    assert processes.find_launch(flags(), mpi | {"JAX_COORDINATOR_ADDRESS": "n1:1"}).coordinator_address == "n1:1"
     with pytest.raises(UserError, match="set JAX_COORDINATOR_ADDRESS"):
-        processes.find(flags(), mpi)
+        processes.find_launch(flags(), mpi)
     given = {"coordinator_address": "n1:1234", "num_processes": 2, "process_id": 1}
-    assert processes.find(flags(**given), slurm) == processes.Launch("n1:1234", 2, 1, "flags")
-    assert processes.find(flags(heartbeat_timeout_seconds=30), mpi | {"JAX_COORDINATOR_ADDRESS": "n1:1"}) == (
+    assert processes.find_launch(flags(**given), slurm) == processes.Launch("n1:1234", 2, 1, "flags")
+    assert processes.find_launch(flags(heartbeat_timeout_seconds=30), mpi | {"JAX_COORDINATOR_ADDRESS": "n1:1"}) == (
         processes.Launch("n1:1", 2, 1, "Open MPI", heartbeat_timeout_seconds=30)
     )
 
@@ -215,26 +215,26 @@ def test_who_started_us():
         ({"heartbeat_timeout_seconds": 5}, "--heartbeat_timeout_seconds=5: at least 10"),
     ],
 )
-def test_flags_that_do_not_fit(given, message):
+def test_invalid_flags(given, message):
     with pytest.raises(UserError, match=message):
-        processes.find(flags(**given), {})
+        processes.find_launch(flags(**given), {})
 
 
-@pytest.mark.parametrize("patience", [10, 30, 100, 1000])
-def test_our_watch_comes_before_that_of_jax(monkeypatch, patience):
-    """JAX gives its signs half its timeout apart, and so ends a process after half of it, if the blow falls late."""
+@pytest.mark.parametrize("timeout", [10, 30, 100, 1000])
+def test_our_heartbeat_acts_before_that_of_jax(monkeypatch, timeout):
+    """JAX's heartbeats are half its timeout apart, so it may end a process after half of it."""
     asked = {}
 
     def initialize(*_, heartbeat_timeout_seconds):
-        asked["timeout"] = heartbeat_timeout_seconds
+        asked["heartbeat_timeout"] = heartbeat_timeout_seconds
         raise RuntimeError("nobody there")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    monkeypatch.setattr(processes, "_keep_standard_output", lambda: None)
-    with pytest.raises(UserError, match="did not come together: nobody there"):
-        with processes.joined(processes.Launch("n1:1", 2, 1, "flags", patience)):
+    monkeypatch.setattr(processes, "_redirect_stdout_of_libraries", lambda: None)
+    with pytest.raises(UserError, match="did not connect: nobody there"):
+        with processes.initialize(processes.Launch("n1:1", 2, 1, "flags", timeout)):
             pass
-    assert asked["timeout"] / 2 >= heartbeat.longest(patience) + 15 > patience
+    assert asked["heartbeat_timeout"] / 2 >= heartbeat.longest_detection_seconds(timeout) + 15 > timeout
 
 
 @pytest.mark.slow
@@ -254,4 +254,4 @@ def test_processes_that_do_not_share_a_workdir(start_command, small_arguments, t
     messages = [command.communicate(timeout=200)[1] for command in pair]
     assert [command.returncode for command in pair] == [2, 2]
     assert "process 1 does not see what process 0 wrote there" in messages[1]
-    assert "process 1 could not go on" in messages[0]
+    assert "process 1 failed" in messages[0]

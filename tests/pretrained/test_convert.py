@@ -97,10 +97,10 @@ def expected(network, pictures):
 
 
 def test_the_workdir_holds_the_very_weights(network, converted):
-    from inception_jax.checkpoints.reading import describe, load_variables
+    from inception_jax.checkpoints.reading import load_record, load_variables
 
     found = load_variables(converted)
-    assert describe(converted)["step"] == 0
+    assert load_record(converted)["step"] == 0
     jax.tree.map(np.testing.assert_array_equal, found, network[1])
 
 
