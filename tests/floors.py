@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (  # the lowest first
-    ("errors", "metrics", "models", "schema"),
+    ("errors", "file_locks", "metrics", "models", "schema", "tree_paths"),
     ("command_line", "config", "data", "multihost", "weight_files"),
     ("checkpoints",),
     ("fault_injection", "runs"),

@@ -18,31 +18,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths, `params/conv1/kernel`, in the order of `jax.tree.leaves`.
-
-    Raises:
-      ValueError: two leaves would have the same name (a key that contains a slash).
-    """
-    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
-    leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
-    if len(leaves) != len(pairs):
-        raise ValueError("two leaves of the tree have the same path: a key contains '/'")
-    return leaves
-
-
-def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries from leaves by path: the inverse of `named_leaves` for trees of dictionaries."""
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
-
-
 def arrays_to_save(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays that Orbax is given: one copy of each.
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import numpy as np
 import tensorstore as ts
 
+from inception_jax import tree_paths
 from inception_jax.checkpoints import checksums
 from inception_jax.errors import ExitCode, UserError, nearest
 
@@ -220,7 +221,7 @@ def _variables(directory: Path, weights: str) -> dict[str, Any]:
     if not names:
         raise CheckpointMismatch(f"{directory} has no running averages: the run kept none; weights 'raw' are there")
     leaves = read_leaves(directory, record, names)
-    return {"batch_stats": {}, **checksums.nest({name.removeprefix(prefix): leaf for name, leaf in leaves.items()})}
+    return {"batch_stats": {}, **tree_paths.nest({name.removeprefix(prefix): leaf for name, leaf in leaves.items()})}
 
 
 def _read_first_usable(path: str | Path, step: int | str | None, read: Callable[[Path], T], warn: Warn) -> T:

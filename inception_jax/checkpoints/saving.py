@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from inception_jax import tree_paths
 from inception_jax.checkpoints import checksums, orbax_manager, reading
 from inception_jax.checkpoints.reading import SUBDIRECTORY as SUBDIRECTORY
 from inception_jax.checkpoints.reading import CheckpointDamaged, CheckpointError, CheckpointMismatch
@@ -132,13 +133,13 @@ class Checkpoints:
                 "save less often"
             )
         self._deletion = self._worker.submit(orbax_manager.remove_deleted, self.directory)
-        leaves = checksums.arrays_to_save(checksums.named_leaves(state))
+        leaves = checksums.arrays_to_save(tree_paths.named_leaves(state))
         orbax_manager.check_disk_space(self.directory, leaves, step, self.steps(), self._deletion.result)
         record = {"format": reading.FORMAT, "step": step, "host": host, "metrics": metrics, "best": self._best}
         record = json.loads(json.dumps(record))  # as it is now; and what JSON has no word for is told here, not later
         # Views or copies in host memory: the checksums are made from them after this call has returned.
         text = self._worker.submit(checksums.dump_record, record, checksums.host_arrays(leaves))
-        arrays = ocp.args.PyTreeSave(checksums.nest(leaves))
+        arrays = ocp.args.PyTreeSave(tree_paths.nest(leaves))
         self._pending_step, self._scores[step] = step, reading.score(metrics, self._best)
         with self._as_user_error():
             if self._manager is None:
@@ -236,7 +237,7 @@ class Checkpoints:
         problem: UserError | None = None
         try:
             record = reading.read_record(path)
-            wanted = checksums.named_leaves(abstract_state)
+            wanted = tree_paths.named_leaves(abstract_state)
             difference = checksums.first_difference(record["leaves"], checksums.dtypes_and_shapes(wanted))
             if difference:
                 raise CheckpointMismatch(f"{path} is of another state: {difference}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
@@ -26,6 +25,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tensorflow_datasets.core import example_serializer, naming, splits
 from tensorflow_datasets.core.utils import shard_utils
 
+from inception_jax import file_locks
 from inception_jax.data import images
 from inception_jax.data.builders import Examples, SourceBuilder
 from inception_jax.data.folders import hash_order
@@ -129,10 +129,8 @@ def _locked(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_name(f"incomplete.{folder.name}.lock")
     with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is preparing this data set") from None
+        if not file_locks.try_lock(file):
+            raise UserError(f"{folder}: another process is preparing this data set")
         yield
         path.unlink(missing_ok=True)
 

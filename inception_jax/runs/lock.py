@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
-import fcntl
 import json
 import os
 import re
@@ -15,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from inception_jax import file_locks
 from inception_jax.errors import ExitCode, UserError, write_error
 
 FILE = "lock"
 
-_NO_LOCKS_HERE = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 _QUERY_SECONDS = 0.3  # seconds: whoever only looks (`is_locked`) has let go of it long before
 
 
@@ -92,14 +90,11 @@ def is_locked(workdir: str | os.PathLike) -> bool | None:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not file_locks.try_lock(descriptor, shared=True)
     except OSError:
         return _runs_on_this_host(name)
     finally:
         os.close(descriptor)
-    return False
 
 
 def _runs_on_this_host(name: str) -> bool | None:
@@ -119,7 +114,7 @@ def _open(workdir: Path) -> int:
             if not directory.is_dir():
                 directory.mkdir(exist_ok=True)  # a run that starts at the same moment may have made it
                 made.append(directory)
-        return os.open(workdir / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return file_locks.open_lock_file(workdir / FILE)
     except OSError as error:
         for directory in reversed(made):
             with contextlib.suppress(OSError):
@@ -138,26 +133,18 @@ def _cannot_use(workdir: Path, error: OSError) -> UserError:
 def _lock(workdir: Path, descriptor: int, warn: Callable[[str], None] | None) -> None:
     deadline = time.monotonic() + _QUERY_SECONDS
     try:
-        while not _try_lock(descriptor):
+        while not file_locks.try_lock(descriptor):
             if time.monotonic() > deadline:
                 raise WorkdirLocked(
                     f"workdir {workdir} is in use by {_describe_holder(descriptor)}; stop that run, "
                     "or choose another workdir"
                 )
             time.sleep(_QUERY_SECONDS / 20)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS_HERE:
-            raise write_error(f"workdir {workdir}", error) from None
+    except file_locks.LocksUnsupported as error:
         warn = warn or (lambda text: print(text, file=sys.stderr))
         warn(f"workdir {workdir}: its file system has no locks ({error.strerror}): nothing keeps a second run out")
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    except OSError as error:
+        raise write_error(f"workdir {workdir}", error) from None
 
 
 def _holder() -> dict[str, str | int]:

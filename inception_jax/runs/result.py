@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.checkpoints.checksums import array_bytes, host_arrays, named_leaves
+from inception_jax.checkpoints.checksums import array_bytes, host_arrays
 from inception_jax.runs.manifest import read_json_object, replace_text
+from inception_jax.tree_paths import named_leaves
 
 FILE = "result.json"
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import socket
@@ -13,12 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from inception_jax import file_locks
 from inception_jax.errors import write_error
 
 LOCK = "driver.lock"
 LEASE = "lease.json"
-
-_LOCKS_UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class StudyLock:
@@ -50,7 +47,7 @@ class StudyLock:
         """
         if self._depth == 0:
             try:
-                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._descriptor = file_locks.open_lock_file(self._path)
                 self._lock()
             except OSError as error:
                 raise write_error(self._path, error) from None
@@ -72,10 +69,8 @@ class StudyLock:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _LOCKS_UNSUPPORTED:
-                raise
+            file_locks.wait_for_lock(self._descriptor)
+        except file_locks.LocksUnsupported as error:
             if not self._warned:
                 self._warned = True
                 self._warn(
@@ -137,17 +132,19 @@ def acquire(workdir: Path, driver: str, stale: float) -> Lease | None:
       UserError: files that cannot be written.
     """
     try:
-        descriptor = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = file_locks.open_lock_file(workdir / LOCK)
     except OSError as error:
         raise write_error(workdir / LOCK, error) from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = file_locks.try_lock(descriptor)
+    except file_locks.LocksUnsupported:
+        locked = True  # the heartbeat alone tells
     except OSError as error:
-        if error.errno not in _LOCKS_UNSUPPORTED:
-            os.close(descriptor)
-            if isinstance(error, BlockingIOError):
-                return None
-            raise write_error(workdir / LOCK, error) from None
+        os.close(descriptor)
+        raise write_error(workdir / LOCK, error) from None
+    if not locked:
+        os.close(descriptor)
+        return None
     if _is_alive_elsewhere(workdir, stale):
         os.close(descriptor)
         return None
@@ -209,19 +206,17 @@ def try_file_lock(path: Path) -> Iterator[bool]:
       UserError: the file cannot be made.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = file_locks.open_lock_file(path)
     except OSError as error:
         raise write_error(path, error) from None
     try:
-        got = True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            got = False
+            locked = file_locks.try_lock(descriptor)
+        except file_locks.LocksUnsupported:
+            locked = True
         except OSError as error:
-            if error.errno not in _LOCKS_UNSUPPORTED:
-                raise write_error(path, error) from None
-        yield got
+            raise write_error(path, error) from None
+        yield locked
     finally:
         os.close(descriptor)
 

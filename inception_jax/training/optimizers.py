@@ -29,6 +29,7 @@ import numpy as np
 import optax
 
 from inception_jax.errors import UserError, nearest
+from inception_jax.tree_paths import leaf_paths
 
 KERNELS = r"(^|/)kernel$"
 """Paths of convolution and fully connected kernels: not biases, nor batch norm's scale and offset."""
@@ -197,11 +198,6 @@ def _compile_multipliers(multipliers: Multipliers) -> list[tuple[re.Pattern[str]
     return [(_compile(pattern, "learning_rate_multipliers"), float(factor)) for pattern, factor in pairs]
 
 
-def _paths(tree: Tree) -> Tree:
-    """The tree with each leaf replaced by its path, "a/b/c"."""
-    return jax.tree.map_with_path(lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), tree)
-
-
 def _no_match(field: str, pattern: re.Pattern[str], paths: Tree) -> UserError:
     return UserError(
         f"config.optimizer.{field}: {pattern.pattern!r} is found in no trained parameter's path (that an earlier "
@@ -211,7 +207,7 @@ def _no_match(field: str, pattern: re.Pattern[str], paths: Tree) -> UserError:
 
 def _decayed(params: Tree, mask: re.Pattern[str]) -> Tree:
     """Tree of bool: the parameters that weight decay acts on."""
-    paths = _paths(params)
+    paths = leaf_paths(params)
     decayed = jax.tree.map(lambda path: mask.search(path) is not None, paths)
     if not any(jax.tree.leaves(decayed)):
         raise _no_match("weight_decay_mask", mask, paths)
@@ -229,7 +225,7 @@ def _add_decay(updates: Tree, params: Tree, weight_decay: float, mask: re.Patter
 
 def _factors(params: Tree, multipliers: list[tuple[re.Pattern[str], float]]) -> Tree:
     """Tree of float: each parameter's factor on the learning rate."""
-    paths = _paths(params)
+    paths = leaf_paths(params)
     unused = set(range(len(multipliers)))
 
     def factor(path: str) -> float:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
-
-from flax import traverse_util
 
 from inception_jax.errors import UserError, nearest
 
@@ -14,16 +11,6 @@ HEAD = "classifier"
 """The name of the last layer of every head (`models.heads.classifier`)."""
 
 _MOST_WORDS = 12  # names in a summary; a log line, not a list
-
-
-def flatten(tree: Any) -> dict[str, Any]:
-    """{path: leaf} of nested dictionaries, in their own order."""
-    return traverse_util.flatten_dict(tree, sep="/")
-
-
-def nest(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries from {path: leaf}: the inverse of `flatten`."""
-    return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def find(field: str, patterns: Sequence[str], paths: Collection[str]) -> dict[str, str]:

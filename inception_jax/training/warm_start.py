@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inception_jax import tree_paths
 from inception_jax.checkpoints import reading
 from inception_jax.config import Config, ConfigError
 from inception_jax.errors import UserError
@@ -169,7 +170,7 @@ def restore_matching(
             "config.initialize.checkpoint unset to begin at random"
         )
     left = tuple(path for path in offered if path not in wanted)
-    begun = {collection: {} for collection in variables} | paths.nest(result)
+    begun = {collection: {} for collection in variables} | tree_paths.nest(result)
     return begun, RestoreReport(tuple(taken), new, left, tuple(wanted))
 
 
@@ -207,7 +208,7 @@ def _by_path(variables: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     return {
         path: (collection, leaf)
         for collection in _COLLECTIONS
-        for path, leaf in paths.flatten(variables.get(collection, {})).items()
+        for path, leaf in tree_paths.named_leaves(variables.get(collection, {})).items()
     }
 
 

@@ -9,19 +9,20 @@ import numpy as np
 import optax
 import pytest
 
+from inception_jax import tree_paths
 from inception_jax.checkpoints import checksums
 
 
 def test_names_are_the_paths_of_the_leaves():
     tree = {"b": (1, None, [2]), "a": optax.ScaleState(), "c": optax.TraceState(trace={"k": 3})}
-    assert checksums.named_leaves(tree) == {"b/0": 1, "b/2/0": 2, "c/trace/k": 3}
+    assert tree_paths.named_leaves(tree) == {"b/0": 1, "b/2/0": 2, "c/trace/k": 3}
     with pytest.raises(ValueError, match="same path"):
-        checksums.named_leaves({"a/b": 1, "a": {"b": 2}})
+        tree_paths.named_leaves({"a/b": 1, "a": {"b": 2}})
 
 
 def test_nest_is_the_inverse_for_dictionaries():
     tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
-    assert checksums.nest(checksums.named_leaves(tree)) == tree
+    assert tree_paths.nest(tree_paths.named_leaves(tree)) == tree
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool", "float8_e4m3fn"])

@@ -1,5 +1,6 @@
 """The list of runs: which directories are runs, and how each of them stands, by its files and by real locks."""
 
+import errno
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from inception_jax import file_locks
 from inception_jax.errors import UserError
 from inception_jax.runs import listing, lock, manifest, metric_files, result, run_state
 
@@ -160,15 +162,15 @@ def test_looking_does_not_keep_a_run_from_starting(tmp_path, holder):
 
 def test_an_empty_lock_file_is_not_touched(tmp_path, monkeypatch):
     workdir = make_run(tmp_path / "run")
-    monkeypatch.setattr(lock.fcntl, "flock", lambda *_: pytest.fail("the lock was taken"))
+    monkeypatch.setattr(file_locks.fcntl, "flock", lambda *_: pytest.fail("the lock was taken"))
     assert lock.is_locked(workdir) is False and lock.is_locked(tmp_path / "absent") is False
 
 
 def test_without_locks_the_process_or_the_age_tells(tmp_path, monkeypatch):
     def no_locks(descriptor, operation):
-        raise OSError(lock.errno.ENOLCK, "No locks available")
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    monkeypatch.setattr(file_locks.fcntl, "flock", no_locks)
     workdir = make_run(tmp_path / "run", status=None)
     here = lock.socket.gethostname()
     (workdir / "lock").write_text(json.dumps({"pid": os.getpid(), "host": here}))

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from inception_jax import tree_paths
 from inception_jax.errors import UserError
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.heads import classifier
 from inception_jax.models.initialization import init_variables, slim_variance_scaling
 from inception_jax.models.layers import ConvUnit
 from inception_jax.models.outputs import InceptionOutput
-from inception_jax.training import freezing, optimizers, parallel, paths, preprocess, state, step
+from inception_jax.training import freezing, optimizers, parallel, preprocess, state, step
 
 CLASSES, SIZE, BATCH = 5, 6, 16
 
@@ -93,7 +94,7 @@ def difference(a, b):
 
 
 def leaves(tree, *prefixes):
-    return {path: leaf for path, leaf in paths.flatten(tree).items() if path.startswith(prefixes)}
+    return {path: leaf for path, leaf in tree_paths.named_leaves(tree).items() if path.startswith(prefixes)}
 
 
 def assert_same_bits(one, other):
