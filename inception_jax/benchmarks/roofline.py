@@ -100,7 +100,7 @@ def passes(layer: LayerCost, kind: str) -> int:
     """
     if kind == "inference":
         return 1
-    return 2 if layer.reads_pictures else 3
+    return 2 if layer.reads_image else 3
 
 
 def layers_of(account: NetworkCost, kind: str, aux_heads: bool = True) -> list[LayerCost]:

@@ -7,10 +7,10 @@ network's features and those between them: every r-th pixel of its map, r its or
 the ordinary network's map.
 
 That holds in evaluation, and in training without batch norm or with frozen statistics; otherwise batch norm takes its
-statistics of all pixels, which are other statistics. It holds at every picture size where the strides that were given
+statistics of all pixels, which are other statistics. It holds at every image size where the strides that were given
 up pad with "VALID" or with as many pixels on every side. A window of three with stride 2 and padding "SAME" begins one
 pixel outside an odd map, as the dilated one does, but on the first pixel of an even one: there it holds on odd maps
-alone. Pictures of 32n + 1 pixels have no others in a network that pads with "SAME" throughout.
+alone. Images of 32n + 1 pixels have no others in a network that pads with "SAME" throughout.
 
 slim's Inception-ResNet-v2, which has such a switch, leaves pools at rate 1, and with stride 8 ends at the second
 reduction. Its numbers there are those of another network. Its `output_stride` is the stride up to PreAuxLogits: its 16
@@ -35,7 +35,7 @@ def atrous(blocks: Mapping[str, Block], output_stride: int) -> dict[str, Block]:
 
     Args:
       blocks: name -> block, in the order in which they run; all paths through a block have the same stride.
-      output_stride: pixels of the picture, at most, from one pixel of a map to the next.
+      output_stride: pixels of the image, at most, from one pixel of a map to the next.
 
     Returns:
       The blocks under the same names; their parameters have the same names and shapes.

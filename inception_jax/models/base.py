@@ -1,4 +1,4 @@
-"""What all networks share: their common options, the checks on them, and the keys of dropout."""
+"""The base class of all networks: common options, their validation, and the PRNG keys of dropout."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from inception_jax.models.parameters import Initializer
 
 
 class BaseNetwork(nn.Module):
-    """The base of every network; a field is an option of `registry.create_model`.
+    """Base class of every network; each field is an option of `registry.create_model`.
 
     Attributes:
-      num_classes: outputs of every classifier; 0: there is none (as in slim and timm), `logits` are the [B, features]
-        that it would read, and there are no auxiliary heads either.
+      num_classes: outputs of every classifier; 0: no classifier and no auxiliary heads (as in slim and timm), and
+        `logits` are the features [B, features] before the classifier.
       width_multiplier: scales the filters of every layer by slim's rule, max(int(filters · multiplier), min_width);
         1 is the paper's network.
-      min_width: the fewest filters that a multiplier other than 1 leaves.
-      aux_heads: whether the network has its auxiliary heads; without them it has no parameters for them either. A
-        network whose source knows none has none either way.
-      dropout_rate: probability with which a feature before the classifier is zeroed in training.
-      dtype: in which the network computes (bfloat16, float32, float64 under 64-bit JAX); statistics and logits are in
-        at least float32.
-      param_dtype: of the parameters; batch statistics are in at least float32.
-      remat: whether the modules of the trunk compute their insides again for the gradient instead of keeping them:
-        less memory for one more forward pass (`jax.checkpoint`); the numbers are the same.
-      batch_norm: whether convolutions are followed by batch norm, and then have no bias.
+      min_width: the smallest number of filters of a layer if the multiplier is not 1.
+      aux_heads: whether the network has its auxiliary heads and their parameters. It has no effect on a network whose
+        source has no heads.
+      dropout_rate: probability with which a feature before the classifier is set to zero in training.
+      dtype: computation dtype (bfloat16, float32, float64 under 64-bit JAX); statistics and logits are in at least
+        float32.
+      param_dtype: dtype of the parameters; batch statistics are in at least float32.
+      remat: rematerialisation (`jax.checkpoint`): the modules of the trunk recompute their activations in the backward
+        pass instead of storing them. Less memory for one more forward pass; the numbers are the same.
+      batch_norm: whether batch norm follows the convolutions, which then have no bias.
       bn_scale, bn_epsilon, bn_momentum, bn_unbiased_variance, bn_axis_name, bn_axis_index_groups, bn_group_size,
-        bn_frozen: see `normalization.BatchNormOptions`; axis and group size are ignored while initialising.
+        bn_frozen: see `normalization.BatchNormOptions`; axis and group size are ignored during initialisation.
     """
 
     num_classes: int = 1000
@@ -87,10 +87,12 @@ class BaseNetwork(nn.Module):
         if self.bn_axis_name is None:
             self.check_unused("bn_axis_name is None", "bn_axis_index_groups")
         elif size is not None:
-            raise checks.ModelError("bn_group_size and bn_axis_name: a group lies within a device, or is of devices")
+            raise checks.ModelError(
+                "bn_group_size, bn_axis_name: set one of them: statistics are per group of examples or over devices"
+            )
 
     def runs_heads(self, train: bool) -> bool:
-        """Whether the auxiliary heads run, which nothing but training (and initialisation) needs."""
+        """Whether the auxiliary heads run: in training and during initialisation only."""
         return self.aux_heads and self.num_classes > 0 and (train or self.is_initializing())
 
     def check_rates(self, *fields: str) -> None:
@@ -108,7 +110,14 @@ class BaseNetwork(nn.Module):
     def layer_options(
         self, kernel_init: Initializer, linear_init: Initializer, bias: float = 0.0, conv_bias: bool = False
     ) -> LayerOptions:
-        """The layers' common options, from this network's options."""
+        """The options that this network's layers share.
+
+        Args:
+          kernel_init: initialiser of convolution kernels.
+          linear_init: initialiser of the kernels of fully connected layers.
+          bias: initial value of biases.
+          conv_bias: see `LayerOptions`.
+        """
         norm = BatchNormOptions(
             self.bn_scale,
             self.bn_epsilon,
@@ -133,7 +142,15 @@ class BaseNetwork(nn.Module):
         )
 
     def dropout_keys(self, train: bool, example_keys: jax.Array | None, batch: int) -> jax.Array | None:
-        """One key per example, or None where nothing is dropped: `example_keys`, else from the stream "dropout".
+        """Dropout keys, one per example: `example_keys`, or else keys made from the PRNG stream "dropout".
+
+        Args:
+          train: whether the network trains; dropout is off otherwise.
+          example_keys: [batch] typed PRNG keys, or None.
+          batch: number of examples.
+
+        Returns:
+          [batch] typed PRNG keys, or None if nothing is dropped.
 
         Raises:
           ModelError: training with dropout and neither is given, or `example_keys` is not one typed key per example.

@@ -69,7 +69,7 @@ class AlexNet(BaseNetwork):
 
     Two halves of conv2, conv4 and conv5 stand apart, as the paper has them on two GPUs: 60,965,224 parameters. Caffe's
     form normalises as GoogLeNet does (alpha / size, k = 1; the paper: alpha, k = 2), and its biases other than 0 start
-    at 0.1 (the paper: 1). Maps that pool5 does not leave 6x6 are averaged to it, so that any picture will do; 227
+    at 0.1 (the paper: 1). Maps that pool5 does not leave 6x6 are averaged to it, so that any image will do; 227
     pixels give 6x6.
     """
 
@@ -80,7 +80,7 @@ class AlexNet(BaseNetwork):
     def __call__(
         self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
     ) -> InceptionOutput:
-        """Classifies pictures.
+        """Classifies images.
 
         Args:
           images: float [B, H, W, 3], normalised, H and W of at least 67 pixels (Caffe: 227).
@@ -139,7 +139,7 @@ class VGG16(BaseNetwork):
     def __call__(
         self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
     ) -> InceptionOutput:
-        """Classifies pictures.
+        """Classifies images.
 
         Args:
           images: float [B, H, W, 3], normalised, H and W of at least 32 pixels (the paper: 224).
@@ -197,7 +197,7 @@ class NetworkInNetwork(BaseNetwork):
     def __call__(
         self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
     ) -> InceptionOutput:
-        """Classifies pictures.
+        """Classifies images.
 
         Args:
           images: float [B, H, W, 3], normalised, H and W of at least 67 pixels (Caffe: 224).

@@ -1,4 +1,4 @@
-"""What stands in a network's table: convolutions, pools and branches of them, and the modules that run them."""
+"""The entries of a network's table (convolutions, pools, branches) and the Flax modules that run them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from inception_jax.models.pooling import avg_pool, max_pool
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-    """One convolution of a branch: its parameters' name, the paper's number of filters, (height, width).
+    """A convolution in a network's table.
 
-    `init` is the kernel's initialiser where the source has one of its own for this layer; None: that of `options`.
+    Attributes:
+      name: name of its parameters.
+      features: filters in the paper's network, before the width multiplier.
+      kernel: (height, width) in pixels.
+      stride, padding, dilation: as of `ConvUnit`.
+      init: initialiser of the kernel where the source sets one for this layer; None: the network's.
     """
 
     name: str
@@ -31,14 +36,14 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConvs:
-    """Convolutions side by side on the same input, their outputs concatenated (the ends of v4's Inception-C)."""
+    """Convolutions on the same input, their outputs concatenated (the ends of Inception-v4's Inception-C)."""
 
     convs: tuple[Conv, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class MaxPool:
-    """The largest value of a square window; callable on [B, H, W, C]."""
+    """Max pooling with a square window; the arguments are those of `pooling.max_pool`."""
 
     window: int
     stride: int
@@ -46,12 +51,13 @@ class MaxPool:
     dilation: int = 1
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] to [B, H', W', C]."""
         return max_pool(x, self.window, self.stride, self.padding, self.dilation)
 
 
 @dataclasses.dataclass(frozen=True)
 class AvgPool:
-    """The mean of a square window; callable on [B, H, W, C]."""
+    """Average pooling with a square window; the arguments are those of `pooling.avg_pool`."""
 
     window: int
     stride: int
@@ -60,18 +66,19 @@ class AvgPool:
     dilation: int = 1
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] to [B, H', W', C]."""
         return avg_pool(x, self.window, self.stride, self.padding, self.count_include_pad, self.dilation)
 
 
 Operation = Conv | ParallelConvs | MaxPool | AvgPool
 Branch = tuple[Operation, ...]
-Block = Operation | tuple[Branch, ...]  # what stands under one name in a network's table
+Block = Operation | tuple[Branch, ...]  # one entry of a network's table
 
 
 class Mixed(nn.Module):
-    """Branches side by side on one input, their outputs concatenated in order: any Inception or reduction module.
+    """Runs branches on one input and concatenates their outputs in order: any Inception or reduction module.
 
-    The parameters of a convolution lie under its name, straight below the module's.
+    The parameters of a convolution lie under its name, directly below the module's.
     """
 
     branches: tuple[Branch, ...]
@@ -79,35 +86,35 @@ class Mixed(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[B, H, W, C] to [B, H', W', the sum of the branches' channels]."""
+        """[B, H, W, C] to [B, H', W', C'], with C' the sum of the branches' channels."""
         return apply_remat(self.options, lambda module, x: module.concatenate_branches(x, train), self, x)
 
     def concatenate_branches(self, x: jax.Array, train: bool) -> jax.Array:
-        """The branches' outputs, one after another along the channels."""
+        """The outputs of the branches, concatenated along the channels."""
         return jnp.concatenate([self._branch(steps, x, train) for steps in self.branches], axis=-1)
 
     def _branch(self, steps: Branch, x: jax.Array, train: bool) -> jax.Array:
-        waiting = None  # an average pool that the next convolution applies after itself
+        deferred = None  # an average pool that the next 1x1 convolution applies to its output: see `ConvUnit`
         for step, after in zip(steps, (*steps[1:], None), strict=True):
             if isinstance(step, Conv):
-                x, waiting = _conv_unit(step, self.options)(x, train=train, average=waiting), None
+                x, deferred = _conv_unit(step, self.options)(x, train=train, average=deferred), None
             elif isinstance(step, ParallelConvs):
                 x = jnp.concatenate([_conv_unit(conv, self.options)(x, train=train) for conv in step.convs], axis=-1)
             elif isinstance(step, AvgPool) and isinstance(after, Conv) and after.kernel == (1, 1) and after.stride == 1:
-                waiting = step
+                deferred = step
             else:
                 x = step(x)
         return x
 
 
 class Residual(Mixed):
-    """The branches' concatenation, brought back to the input's width, scaled and added to the input, then ReLU.
+    """A residual block: branches, a 1x1 convolution `up` to the input's width, scaling, addition to the input, ReLU.
 
-    The 1x1 convolution `up` is linear: a bias, no batch norm, no ReLU (arXiv:1602.07261, section 3.2: batch norm
-    "only on top of the traditional layers, but not on top of the summations").
+    `up` is linear: it has a bias, no batch norm and no ReLU (arXiv:1602.07261, section 3.2: batch norm "only on top of
+    the traditional layers, but not on top of the summations").
 
     Attributes:
-      scale: factor on the residual before it is added (section 3.3 of the paper).
+      scale: factor on the residual before the addition (section 3.3 of the paper).
       relu: whether a ReLU follows the sum.
     """
 
@@ -120,8 +127,8 @@ class Residual(Mixed):
         return apply_remat(self.options, lambda module, x: module.add_residual(x, train), self, x)
 
     def add_residual(self, x: jax.Array, train: bool) -> jax.Array:
-        """The input with the scaled residual."""
-        # The input's own width, not a scaled one: under a width multiplier it is what the trunk has.
+        """The input plus the scaled residual."""
+        # The input's channels are scaled already: the width multiplier must not apply again.
         unscaled = dataclasses.replace(self.options, width_multiplier=1.0)
         up = ConvUnit(x.shape[-1], (1, 1), unscaled, normalise=False, relu=False, name="up")
         x = x + float(self.scale) * up(self.concatenate_branches(x, train), train=train)
@@ -129,7 +136,7 @@ class Residual(Mixed):
 
 
 def run_block(name: str, block: Block, options: LayerOptions, x: jax.Array, train: bool) -> jax.Array:
-    """What a row of a network's table makes of the map x; inside a module's call, whose layer `name` it becomes."""
+    """Applies one entry of a network's table to the map `x`; called inside a module, where it is the layer `name`."""
     if isinstance(block, MaxPool | AvgPool):
         return block(x)
     unit = _conv_unit(block, options) if isinstance(block, Conv) else Mixed(block, options, name=name)

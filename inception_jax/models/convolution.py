@@ -6,10 +6,10 @@ processor time against XLA's own, medians of interleaved runs on two x86-64 core
 
 * A weight gradient contracts over every position of every image. Where the output's gradient outgrows the second-level
   cache, XLA's single pass streams it from memory again and again. Here it is summed over blocks of images (or rows)
-  whose output gradient fits. The weight gradient alone: 7x7/2 stem on 64 pictures of 64x64 0.19, on 8 of 224x224 0.29;
+  whose output gradient fits. The weight gradient alone: 7x7/2 stem on 64 images of 64x64 0.19, on 8 of 224x224 0.29;
   3x3 64->192 on 64 maps of 16x16 0.30, on 8 of 56x56 0.31; 3x3 96->128 on 8 of 28x28 0.35; 1.0 where all fits anyway.
 * A 1x1 convolution is a matrix product. Forward and both gradients: 0.3 to 0.6.
-* A kernel larger than the map (the 5x5 of a 4x4 grid, the 3x3 of a 2x2 grid: GoogLeNet on 64x64 pictures) falls
+* A kernel larger than the map (the 5x5 of a 4x4 grid, the 3x3 of a 2x2 grid: GoogLeNet on 64x64 images) falls
   through to a scalar loop, unless the map is padded beforehand. Forward and both gradients: 5x5 32->128 on 64 maps of
   4x4 0.10, 3x3 192->384 on 64 of 2x2 0.12.
 

@@ -1,4 +1,4 @@
-"""What a network is made of, block by block: output shapes, parameters, multiply-adds. No array is ever made."""
+"""Output shapes, parameters and multiply-adds (MACs) of a network, by block and layer. No array is allocated."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from inception_jax.models.layers import ConvUnit, Linear, SeparableConvUnit
 
 @dataclasses.dataclass(frozen=True)
 class BlockCost:
-    """One block of a network, for one picture.
+    """Cost of one block of a network, for one image.
 
     Attributes:
-      name: of the endpoint; `classifier` is the last layer of the trunk, `aux…` an auxiliary head.
+      name: name of the endpoint; `classifier` is the last layer of the trunk, `aux…` an auxiliary head.
       output: (height, width, channels); vectors have height and width 1.
-      parameters: trained numbers, batch norm's included and its running statistics not.
+      parameters: trainable parameters, batch norm's scale and bias included, its running statistics excluded.
       macs: multiply-adds of convolutions and fully connected layers; nothing else is counted.
     """
 
@@ -40,18 +40,18 @@ class BlockCost:
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
-    """One convolution or fully connected layer, for one picture.
+    """Cost of one convolution or fully connected layer, for one image.
 
     Attributes:
-      block: the name of the block that it is part of.
+      block: name of the block that the layer is part of.
       name: its path in the parameter tree, such as `inception_3a/conv_3x3`.
       kernel: (height, width, in, out); a fully connected layer's is (1, 1, in, out), a depthwise convolution's
         (height, width, 1, out). A separable convolution is two layers, `…/depthwise` and `…/pointwise`.
       input: (height, width, channels); vectors have height and width 1.
-      output: likewise.
-      macs: multiply-adds, those on the pixels of the padding included, as papers count them.
-      inside_macs: multiply-adds on pixels of the picture alone, as XLA's cost analysis counts them.
-      reads_pictures: whether its input is the picture itself, of which nobody wants a gradient.
+      output: as `input`.
+      macs: multiply-adds, those on padding included, as papers count them.
+      inside_macs: multiply-adds without those on padding, as XLA's cost analysis counts them.
+      reads_image: whether the input is the image itself, whose gradient is not needed.
     """
 
     block: str
@@ -61,20 +61,23 @@ class LayerCost:
     output: tuple[int, int, int]
     macs: int
     inside_macs: int
-    reads_pictures: bool
+    reads_image: bool
 
     @property
     def auxiliary(self) -> bool:
-        """Whether it is part of an auxiliary head, which evaluation does not run."""
+        """Whether the layer is part of an auxiliary head, which evaluation does not run."""
         return self.block.startswith("aux")
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkCost:
-    """A network's blocks in the order in which they run, an auxiliary head right after the block that it reads.
+    """Cost of a network for one image.
 
-    `parameters` and `macs` are sums over the blocks of the trunk, `parameters_with_aux` and `macs_with_aux` over all.
-    `layers` are the convolutions and fully connected layers in the order in which they run.
+    Attributes:
+      image_size: height and width in pixels.
+      num_classes: outputs of the classifier.
+      blocks: in the order in which they run, an auxiliary head right after the block that it reads.
+      layers: convolutions and fully connected layers in the order in which they run.
     """
 
     image_size: int
@@ -84,27 +87,31 @@ class NetworkCost:
 
     @property
     def parameters(self) -> int:
-        """Trained numbers of the trunk and its classifier."""
+        """Trainable parameters of the trunk and its classifier, without auxiliary heads."""
         return sum(block.parameters for block in self.blocks if not block.auxiliary)
 
     @property
     def parameters_with_aux(self) -> int:
-        """Trained numbers, the auxiliary heads' included."""
+        """Trainable parameters, those of the auxiliary heads included."""
         return sum(block.parameters for block in self.blocks)
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of evaluating one picture."""
+        """Multiply-adds of the forward pass in evaluation, which runs no auxiliary head."""
         return sum(block.macs for block in self.blocks if not block.auxiliary)
 
     @property
     def macs_with_aux(self) -> int:
-        """Multiply-adds of one picture's forward pass in training."""
+        """Multiply-adds of the forward pass in training."""
         return sum(block.macs for block in self.blocks)
 
 
 def count_cost(model: BaseNetwork, image_size: int) -> NetworkCost:
-    """Counts a network at `image_size` pixels per side.
+    """Counts shapes, parameters and multiply-adds of a network, by `jax.eval_shape`.
+
+    Args:
+      model: the network.
+      image_size: height and width in pixels.
 
     Raises:
       ModelError: the image is smaller than the network's minimum.
@@ -121,14 +128,14 @@ def count_cost(model: BaseNetwork, image_size: int) -> NetworkCost:
     def initialise(key: jax.Array, images: jax.Array) -> Any:
         with nn.intercept_methods(count):
             output, variables = model.init_with_output(key, images)
-        # Taken here, in order: the dict that leaves the trace is sorted by name.
+        # Recorded here, in order: the dict that `jax.eval_shape` returns is sorted by name.
         endpoints.update({name: x.shape[1:] for name, x in output.endpoints.items()})
         return variables
 
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     variables = jax.eval_shape(initialise, jax.eval_shape(lambda: jax.random.key(0)), images)
     blocks = []
-    for name, shape in _in_order(endpoints, layers).items():
+    for name, shape in _shapes_in_order(endpoints, layers).items():
         leaves = jax.tree.leaves(variables["params"].get(name, {}))
         macs = sum(layer.macs for layer in layers if layer.block == name)
         blocks.append(BlockCost(name, _grid(shape), sum(math.prod(leaf.shape) for leaf in leaves), macs))
@@ -136,71 +143,91 @@ def count_cost(model: BaseNetwork, image_size: int) -> NetworkCost:
 
 
 def _layers(
-    module: ConvUnit | SeparableConvUnit | Linear, taken: tuple[int, ...], given: tuple[int, ...], first: bool
+    module: ConvUnit | SeparableConvUnit | Linear,
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    first: bool,
 ) -> list[LayerCost]:
-    """The records of a unit that maps `taken` to `given`, shapes without the batch."""
+    """Costs of a unit with input shape `input_shape` and output shape `output_shape`, without the batch."""
     name = "/".join(module.path)
     if isinstance(module, Linear):
         kernel = (1, 1, *module.get_variable("params", "kernel").shape)
-        return [_layer(module, name, kernel, taken, given, first, 1)]
+        return [_layer(module, name, kernel, input_shape, output_shape, first, 1)]
     if isinstance(module, ConvUnit):
         kernel = module.get_variable("params", "kernel").shape
-        return [_layer(module, name, kernel, taken, given, first, _kernel_places(module, kernel, taken, given))]
+        return [
+            _layer(
+                module,
+                name,
+                kernel,
+                input_shape,
+                output_shape,
+                first,
+                _taps_inside_map(module, kernel, input_shape, output_shape),
+            )
+        ]
     kernel = module.get_variable("params", "depthwise_kernel").shape
     kernel = (*kernel[:2], 1, kernel[2] * kernel[3])
-    between = (*given[:2], kernel[3])
-    inside = _kernel_places(module, kernel, taken, given)
-    depthwise = _layer(module, f"{name}/depthwise", kernel, taken, between, first, inside)
+    between = (*output_shape[:2], kernel[3])
+    inside = _taps_inside_map(module, kernel, input_shape, output_shape)
+    depthwise = _layer(module, f"{name}/depthwise", kernel, input_shape, between, first, inside)
     kernel = module.get_variable("params", "pointwise_kernel").shape
-    return [depthwise, _layer(module, f"{name}/pointwise", kernel, between, given, False, math.prod(given[:2]))]
+    return [
+        depthwise,
+        _layer(module, f"{name}/pointwise", kernel, between, output_shape, False, math.prod(output_shape[:2])),
+    ]
 
 
 def _layer(
     module: ConvUnit | SeparableConvUnit | Linear,
     name: str,
     kernel: tuple[int, ...],
-    taken: tuple[int, ...],
-    given: tuple[int, ...],
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
     first: bool,
     inside: int,
 ) -> LayerCost:
-    """One record; `inside`: on how many pixels of the picture the kernel's taps fall, over all places of the output."""
-    # A fully connected layer applies its kernel once, a convolution at every place of its output.
+    """Cost of one layer; `inside`: how many taps of the kernel lie inside the map, summed over all output positions."""
+    # A fully connected layer applies its kernel once, a convolution at every position of its output.
     return LayerCost(
         block=module.path[0],
         name=name,
         kernel=kernel,
-        input=_grid(taken),
-        output=_grid(given),
-        macs=math.prod(kernel) * math.prod(given[:-1]),
+        input=_grid(input_shape),
+        output=_grid(output_shape),
+        macs=math.prod(kernel) * math.prod(output_shape[:-1]),
         inside_macs=inside * math.prod(kernel[-2:]),
-        reads_pictures=first,
+        reads_image=first,
     )
 
 
-def _kernel_places(
-    module: ConvUnit | SeparableConvUnit, kernel: tuple[int, ...], taken: tuple[int, ...], given: tuple[int, ...]
+def _taps_inside_map(
+    module: ConvUnit | SeparableConvUnit,
+    kernel: tuple[int, ...],
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
 ) -> int:
+    """The number of taps of the kernel that lie inside the map, summed over all output positions."""
     reach = [(taps - 1) * module.dilation + 1 for taps in kernel[:2]]
-    pads = explicit_padding(taken[:2], reach, (module.strides, module.strides), module.padding)
+    pads = explicit_padding(input_shape[:2], reach, (module.strides, module.strides), module.padding)
     return math.prod(
         _taps_inside(size, taps, module.dilation, module.strides, low, count)
-        for size, taps, (low, _), count in zip(taken[:2], kernel[:2], pads, given[:2], strict=True)
+        for size, taps, (low, _), count in zip(input_shape[:2], kernel[:2], pads, output_shape[:2], strict=True)
     )
 
 
 def _taps_inside(size: int, taps: int, dilation: int, stride: int, low: int, count: int) -> int:
-    """Along one axis: how often, over `count` places of a window, one of its taps lies on the map."""
-    return sum(0 <= place * stride - low + tap * dilation < size for place in range(count) for tap in range(taps))
+    """Along one axis: the number of taps that lie inside the map, summed over `count` window positions."""
+    return sum(0 <= index * stride - low + tap * dilation < size for index in range(count) for tap in range(taps))
 
 
 def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(height, width, channels) of a map or of a vector."""
+    """The (height, width, channels) of a map or a vector."""
     return (*(1,) * (3 - len(shape)), *shape)
 
 
-def _in_order(endpoints: dict[str, tuple[int, ...]], layers: list[LayerCost]) -> dict[str, tuple[int, ...]]:
-    """Output shapes by block: the endpoints, each head after the endpoint whose layers ran last before its own."""
+def _shapes_in_order(endpoints: dict[str, tuple[int, ...]], layers: list[LayerCost]) -> dict[str, tuple[int, ...]]:
+    """Output shapes by block: the endpoints, each auxiliary head right after the endpoint that it reads."""
     heads: dict[str, tuple[str, tuple[int, ...]]] = {}  # head -> that endpoint, and the head's own output
     latest = ""
     for layer in layers:

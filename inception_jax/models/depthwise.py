@@ -12,7 +12,7 @@ towards the input, gradient towards the kernel:
   0.08, 0.05;
 * 3x3/2 on 38x38x256: 0.15, 0.02, 0.19; 3x3 with dilation 2 on 37x37x256: 0.07, 0.06, 0.10;
 * 7x7/2 with eight channels of each on 224x224x3, the stem of BN-Inception: 0.69, 1.1, 0.12. Training takes no gradient
-  towards the picture.
+  towards the image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What stands on a trunk: the classifier, the auxiliary heads, and dropout that knows its examples."""
+"""The classifier, the auxiliary heads, and dropout with one PRNG key per example."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from inception_jax.models.normalization import at_least_float32
 from inception_jax.models.parameters import Initializer
 from inception_jax.models.pooling import adaptive_avg_pool, avg_pool, even_avg_pool
 
-# Each place where a network drops out has a number of its own, so that one key per example serves them all.
+# Each dropout layer of a network has its own number, so that one key per example is enough for all of them.
 CLASSIFIER_SITE = 0
 AUX_SITES = (1, 2)
 
@@ -27,11 +27,11 @@ def dropout(x: jax.Array, rate: float, example_keys: jax.Array | None, site: int
       x: [B, features].
       rate: in [0, 1).
       example_keys: [B] PRNG keys, one per example, or None: no dropout. An example's mask depends on its key and on
-        `site`, and on nothing else: neither on its row nor on how the batch is split over devices.
-      site: the number of this place in the network.
+        `site` only, not on its row or on how the batch is split over devices.
+      site: the number of this dropout layer in the network.
 
     Returns:
-      An array like `x`.
+      An array of the shape and dtype of `x`.
     """
     if example_keys is None or rate == 0:
         return x
@@ -46,10 +46,10 @@ def dropout(x: jax.Array, rate: float, example_keys: jax.Array | None, site: int
 def classifier(num_classes: int, options: LayerOptions) -> Callable[[jax.Array], jax.Array]:
     """The last layer of a head, named `classifier`: [B, features] to logits [B, num_classes] in at least float32.
 
-    Without classes there is no layer, and the features themselves come back, in that dtype.
+    With `num_classes=0` there is no layer: the features are returned, in that dtype.
     """
-    # It computes in float32 even where the network is bfloat16: rounded logits cost accuracy in the log-softmax, and
-    # the layer is less than a thousandth of the network's work.
+    # In float32 even if the network computes in bfloat16: rounded logits cost accuracy in the log-softmax, and the
+    # layer is less than a thousandth of the network's work.
     dtype = at_least_float32(options.dtype)
     if num_classes == 0:
         return lambda features: features.astype(dtype)
@@ -57,15 +57,18 @@ def classifier(num_classes: int, options: LayerOptions) -> Callable[[jax.Array],
 
 
 class AuxHeadV1(nn.Module):
-    """GoogLeNet's side classifier (arXiv:1409.4842, section 5).
+    """GoogLeNet's auxiliary head (arXiv:1409.4842, section 5).
 
     Average pool 5x5/3 to 4x4, 1x1 convolution to 128, fully connected 1024, dropout, classifier. On maps where the
-    5x5/3 pool does not give 4x4, sixteen evenly laid windows do (`pooling.even_avg_pool`), so that the parameters do
-    not depend on the image size. Under batch norm the convolution is normalised and the fully connected layer keeps
+    5x5/3 pool does not give 4x4, sixteen evenly spaced windows do (`pooling.even_avg_pool`), so that the parameters do
+    not depend on the image size. With batch norm the convolution is normalised and the fully connected layer keeps
     its bias, as torchvision has it.
 
     Attributes:
-      adaptive: whether the pool is PyTorch's adaptive one to 4x4, torchvision's, on every map.
+      num_classes: outputs of the classifier.
+      dropout_rate: probability with which an output of the fully connected layer is set to zero in training.
+      options: the network's layer options.
+      adaptive: whether the pool is torchvision's (PyTorch's adaptive average pool to 4x4), on every map.
     """
 
     num_classes: int
@@ -75,7 +78,7 @@ class AuxHeadV1(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, example_keys: jax.Array | None, site: int) -> jax.Array:
-        """[B, H, W, C] to logits [B, num_classes]."""
+        """[B, H, W, C] to logits [B, num_classes] in at least float32."""
         options = self.options
         x = adaptive_avg_pool(x, 4) if self.adaptive else even_avg_pool(x, 4, 5, 3)
         x = ConvUnit(128, (1, 1), options, name="conv")(x, train=train)
@@ -88,15 +91,17 @@ class AuxHeadV1(nn.Module):
 
 
 class AuxHeadV2(nn.Module):
-    """BN-Inception's side classifier, as caffe-googlenet-bn has it (train_val.prototxt; the paper describes none).
+    """BN-Inception's auxiliary head, as caffe-googlenet-bn has it (train_val.prototxt; the paper describes none).
 
     Average pool 5x5/3, 1x1 convolution to 128, fully connected 1024, classifier; no dropout. Batch norm follows the
-    fully connected layer, too. Kernels start as its xavier filler has them. Caffe's pool rounds up: of 7x7 it makes
-    2x2, the last windows cut by the edge. On maps where it does not give `output` windows each way, evenly laid ones
-    do (`pooling.even_avg_pool`).
+    fully connected layer, too. Kernels are initialised by Caffe's xavier filler. Caffe's pool rounds up: 7x7 becomes
+    2x2, the last windows cut by the edge. On maps where it does not give `output` windows per axis, evenly spaced
+    windows do (`pooling.even_avg_pool`).
 
     Attributes:
-      output: side of the pooled map: 4 on 14x14, 2 on 7x7.
+      num_classes: outputs of the classifier.
+      output: height and width of the pooled map: 4 on 14x14, 2 on 7x7.
+      options: the network's layer options; the initialisers are replaced.
     """
 
     num_classes: int
@@ -105,7 +110,7 @@ class AuxHeadV2(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[B, H, W, C] to logits [B, num_classes]."""
+        """[B, H, W, C] to logits [B, num_classes] in at least float32."""
         options = dataclasses.replace(self.options, kernel_init=caffe_xavier, linear_init=caffe_xavier)
         rounded_up = {-(-max(size - 5, 0) // 3) + 1 for size in x.shape[1:3]}
         x = avg_pool(x, 5, 3, "CEIL") if rounded_up == {self.output} else even_avg_pool(x, self.output, 5, 3)
@@ -124,14 +129,17 @@ class AuxHeadV2(nn.Module):
 
 
 class AuxHeadV4(nn.Module):
-    """The side classifier of Inception-v3 (arXiv:1512.00567, Figure 8), v4 and the Inception-ResNets, from slim.
+    """The auxiliary head of Inception-v3 (arXiv:1512.00567, Figure 8), v4 and the Inception-ResNets, from slim.
 
     Average pool 5x5/3 to 5x5, 1x1 convolution to 128, 5x5 convolution over the whole map to 768, classifier. slim's
-    last convolution takes the size of whatever map remains (in v3: 5x5 at most), so that its weights change with the
+    last convolution has the size of the map that remains (in v3: 5x5 at most), so that its weights change with the
     image size; here the pool always gives 5x5 (`pooling.even_avg_pool`), as slim's does from 299 to 346 pixels.
 
     Attributes:
-      conv_init, classifier_init: of the kernels of the 5x5 convolution and of the classifier; None: that of `options`.
+      num_classes: outputs of the classifier.
+      options: the network's layer options.
+      conv_init, classifier_init: initialisers of the kernels of the 5x5 convolution and of the classifier; None: those
+        of `options`.
     """
 
     num_classes: int
@@ -141,7 +149,7 @@ class AuxHeadV4(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[B, H, W, C] to logits [B, num_classes]."""
+        """[B, H, W, C] to logits [B, num_classes] in at least float32."""
         x = even_avg_pool(x, 5, 5, 3)
         x = ConvUnit(128, (1, 1), self.options, name="conv_1x1")(x, train=train)
         last = ConvUnit(768, (5, 5), self.options, padding="VALID", kernel_init=self.conv_init, name="conv_5x5")

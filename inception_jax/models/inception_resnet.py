@@ -23,7 +23,7 @@ from inception_jax.models.inception_v3 import STEM as STEM_V3
 from inception_jax.models.layers import LayerOptions
 
 MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
-AUX_STRIDE = 16  # pixels of the picture from one pixel to the next of the map that the head reads
+AUX_STRIDE = 16  # pixels of the image from one pixel to the next of the map that the head reads
 
 # The first layers of Inception-v3, 299x299x3 to 71x71x192: all but its second pool.
 STEM = {name: block for name, block in STEM_V3.items() if name != "maxpool_5a"}

@@ -97,7 +97,7 @@ class InceptionResnetV1(InceptionResnet):
     def __call__(
         self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
     ) -> InceptionOutput:
-        """Classifies pictures.
+        """Classifies images.
 
         Args:
           images: float [B, H, W, 3], normalised, H and W of at least 75 pixels (the paper: 299; facenet: 160).

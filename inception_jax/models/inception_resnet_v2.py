@@ -64,7 +64,7 @@ class InceptionResnetV2(InceptionResnet):
       form: "code", the released network, or "paper", that of the figures: see the top of this file. In the form "code"
         the last block8 has scale 1 and no ReLU.
       align_feature_maps: pads with "SAME" wherever the network has "VALID" (slim's switch of that name): the pixels of
-        every map then lie over every 2nd, 4th, ... pixel of a picture of 32n + 1 pixels, its corners included.
+        every map then lie over every 2nd, 4th, ... pixel of an image of 32n + 1 pixels, its corners included.
     """
 
     form: str = "code"
@@ -101,7 +101,7 @@ class InceptionResnetV2(InceptionResnet):
     def __call__(
         self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
     ) -> InceptionOutput:
-        """Classifies pictures.
+        """Classifies images.
 
         Args:
           images: float [B, H, W, 3], normalised, H and W of at least 75 pixels (the paper: 299).

@@ -121,7 +121,7 @@ def blocks(count_include_pad: bool = False, last_pool: str = "avg") -> dict[str,
 
 
 AUX_HEAD = ("mixed_6e", "aux")  # the head `aux` reads the last module of the 17x17 grid
-AUX_STRIDE = 16  # pixels of the picture from one pixel to the next of the map that it reads
+AUX_STRIDE = 16  # pixels of the image from one pixel to the next of the map that it reads
 # slim's own standard deviations (inception_v3.py: trunc_normal(0.01), trunc_normal(0.001)).
 AUX_CONV_INIT, AUX_CLASSIFIER_INIT = TruncatedNormal(0.01), TruncatedNormal(0.001)
 
@@ -175,7 +175,7 @@ class InceptionV3(BaseNetwork):
     def __call__(
         self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
     ) -> InceptionOutput:
-        """Classifies pictures.
+        """Classifies images.
 
         Args:
           images: float [B, H, W, 3], normalised, H and W of at least 75 pixels (the paper: 299).

@@ -119,7 +119,7 @@ MODULES = {
     **{f"mixed_7{letter}": INCEPTION_C for letter in "bcd"},
 }
 AUX_HEAD = ("mixed_6h", "aux")  # the head `aux` reads the last Inception-B
-AUX_STRIDE = 16  # pixels of the picture from one pixel to the next of the map that it reads
+AUX_STRIDE = 16  # pixels of the image from one pixel to the next of the map that it reads
 
 # The last two are slim's in evaluation: in training its PreLogitsFlatten has been through dropout.
 SLIM_NAMES = flax.core.FrozenDict(
@@ -152,7 +152,7 @@ class InceptionV4(BaseNetwork):
     def __call__(
         self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
     ) -> InceptionOutput:
-        """Classifies pictures.
+        """Classifies images.
 
         Args:
           images: float [B, H, W, 3], normalised, H and W of at least 75 pixels (the paper: 299).

@@ -1,4 +1,4 @@
-"""What every network returns."""
+"""The return value of every network: logits, auxiliary logits, endpoints."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class InceptionOutput:
     """The result of a network's call; a pytree.
 
     Attributes:
-      logits: [B, num_classes], before the softmax; float32, or float64 if the network computes in float64. Of a
-        network without classes, the [B, features] before its classifier.
+      logits: [B, num_classes], before the softmax; float32, or float64 if the network computes in float64. With
+        `num_classes=0` the [B, features] before the classifier.
       aux_logits: one array like `logits` per auxiliary head, the head nearest the input first; `()` when `train=False`.
       endpoints: the output of every block of the trunk by the block's name, in the order of the network: [B, H, W, C],
-        and [B, C] after the global average pool. An endpoint that nobody reads costs nothing under `jax.jit`.
-      aliases: other names of endpoints, slim's: {"Mixed_6e": "mixed_6e"}; static, not part of the pytree.
+        and [B, C] after the global average pool. An endpoint that is not used costs nothing under `jax.jit`.
+      aliases: slim's names of endpoints: {"Mixed_6e": "mixed_6e"}; static, not part of the pytree.
 
     Example:
       >>> import jax
@@ -42,10 +42,10 @@ class InceptionOutput:
     aliases: Mapping[str, str] = flax.struct.field(pytree_node=False, default=flax.core.FrozenDict())
 
     def endpoint(self, name: str) -> jax.Array:
-        """An endpoint by its name or by the name that slim gives it, such as "Mixed_6e" or "PreLogits".
+        """Returns an endpoint by its name or by slim's name, such as "Mixed_6e" or "PreLogits".
 
         Raises:
-          ModelError: there is none.
+          ModelError: there is no such endpoint.
         """
         own = self.aliases.get(name, name)
         if own not in self.endpoints:

@@ -1,4 +1,4 @@
-"""Every network by name, with what its paper says and what its counts must be."""
+"""The registry of networks: names, constructors, image sizes, loss weights, expected parameter and MAC counts."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ __all__ = ["ModelError", "ModelSpec", "create_model", "get_spec", "model_names",
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """What is known of a network before it is made.
+    """The static facts about a network.
 
     Attributes:
-      name: by which `create_model` makes it.
+      name: the name that `create_model` takes.
       constructor: takes the options of `create_model`.
       image_size: height and width in pixels that the network was designed for.
-      min_image_size: the fewest pixels per side that it takes.
-      aux_weights: the weight of each auxiliary head's loss beside the main loss's 1, the first head first.
-      paper: where the network comes from.
-      parameters, parameters_with_aux: trained numbers at 1000 classes, without and with the auxiliary heads.
-      macs: multiply-adds of convolutions and fully connected layers for one picture of `image_size`, without heads.
+      min_image_size: the smallest height and width in pixels that it accepts.
+      aux_weights: the loss weight of each auxiliary head, first head first; the main loss has weight 1.
+      paper: the source of the network.
+      parameters, parameters_with_aux: trainable parameters at 1000 classes, without and with the auxiliary heads.
+      macs: multiply-adds of convolutions and fully connected layers for one image of `image_size`, without heads.
     """
 
     name: str
@@ -65,7 +65,7 @@ _SPECS = {
             image_size=224,
             min_image_size=inception_v1.MIN_IMAGE_SIZE,
             aux_weights=(0.3, 0.3),  # section 5 of the paper; loss_weight in bvlc_googlenet
-            paper="arXiv:1409.4842, Table 1, in the form of BVLC's bvlc_googlenet",
+            paper="arXiv:1409.4842, Table 1, as BVLC's bvlc_googlenet has it",
             parameters=6_998_552,
             parameters_with_aux=13_378_280,
             macs=1_582_671_872,
@@ -88,7 +88,7 @@ _SPECS = {
             image_size=224,
             min_image_size=inception_v2.MIN_IMAGE_SIZE,
             aux_weights=(0.3, 0.3),  # loss_weight in caffe-googlenet-bn
-            paper="arXiv:1502.03167, Figure 5, in the form of slim's inception_v2.py",
+            paper="arXiv:1502.03167, Figure 5, as slim's inception_v2.py has it",
             parameters=11_188_288,
             parameters_with_aux=16_069_136,
             macs=1_934_857_216,
@@ -99,7 +99,7 @@ _SPECS = {
             image_size=299,
             min_image_size=inception_v3.MIN_IMAGE_SIZE,
             aux_weights=(0.4,),  # slim's train_image_classifier.py
-            paper="arXiv:1512.00567, in the form of slim's inception_v3.py",
+            paper="arXiv:1512.00567, as slim's inception_v3.py has it",
             parameters=23_834_568,
             parameters_with_aux=27_161_264,
             macs=5_713_216_096,
@@ -110,7 +110,7 @@ _SPECS = {
             image_size=299,
             min_image_size=inception_v4.MIN_IMAGE_SIZE,
             aux_weights=(0.4,),  # slim's train_image_classifier.py
-            paper="arXiv:1602.07261, in the form of slim's inception_v4.py",
+            paper="arXiv:1602.07261, as slim's inception_v4.py has it",
             parameters=42_679_816,
             parameters_with_aux=46_039_280,
             macs=12_253_974_624,
@@ -132,7 +132,7 @@ _SPECS = {
             image_size=299,
             min_image_size=inception_resnet.MIN_IMAGE_SIZE,
             aux_weights=(0.4,),  # slim's train_image_classifier.py
-            paper="arXiv:1602.07261, in the form of slim's inception_resnet_v2.py",
+            paper="arXiv:1602.07261, as slim's inception_resnet_v2.py has it",
             parameters=55_843_464,
             parameters_with_aux=59_211_120,
             macs=13_155_794_016,
@@ -143,7 +143,7 @@ _SPECS = {
             image_size=299,
             min_image_size=xception.MIN_IMAGE_SIZE,
             aux_weights=(),
-            paper="arXiv:1610.02357, Figure 5, in the form of Keras's xception.py",
+            paper="arXiv:1610.02357, Figure 5, as Keras's xception.py has it",
             parameters=22_855_952,
             parameters_with_aux=22_855_952,
             macs=8_357_403_496,
@@ -154,7 +154,7 @@ _SPECS = {
             image_size=227,
             min_image_size=baselines.ALEXNET_MIN_IMAGE_SIZE,
             aux_weights=(),
-            paper="Krizhevsky et al., NIPS 2012, in the form of BVLC's bvlc_alexnet",
+            paper="Krizhevsky et al., NIPS 2012, as BVLC's bvlc_alexnet has it",
             parameters=60_965_224,
             parameters_with_aux=60_965_224,
             macs=724_406_816,
@@ -176,7 +176,7 @@ _SPECS = {
             image_size=224,
             min_image_size=baselines.NETWORK_IN_NETWORK_MIN_IMAGE_SIZE,
             aux_weights=(),
-            paper="arXiv:1312.4400, in the form of Caffe's nin_imagenet",
+            paper="arXiv:1312.4400, as Caffe's nin_imagenet has it",
             parameters=7_595_176,
             parameters_with_aux=7_595_176,
             macs=1_100_188_800,
@@ -186,7 +186,7 @@ _SPECS = {
 
 
 def model_names() -> tuple[str, ...]:
-    """The names that `create_model` takes.
+    """Returns the names that `create_model` takes.
 
     Example:
       >>> from inception_jax import model_names
@@ -197,7 +197,7 @@ def model_names() -> tuple[str, ...]:
 
 
 def get_spec(name: str) -> ModelSpec:
-    """The record of a network.
+    """Returns the facts about a network.
 
     Raises:
       ModelError: there is no network of that name.
@@ -209,7 +209,7 @@ def get_spec(name: str) -> ModelSpec:
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """The options that `create_model(name, ...)` takes, with their defaults for this network.
+    """Returns the options that `create_model(name, ...)` takes, with their defaults for this network.
 
     Raises:
       ModelError: there is no network of that name.

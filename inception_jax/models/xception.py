@@ -128,7 +128,7 @@ class Xception(BaseNetwork):
     def __call__(
         self, images: jax.Array, *, train: bool = False, example_keys: jax.Array | None = None
     ) -> InceptionOutput:
-        """Classifies pictures.
+        """Classifies images.
 
         Args:
           images: float [B, H, W, 3], normalised, H and W of at least 71 pixels (the paper: 299).

@@ -11,7 +11,7 @@ from inception_jax.models.cost import LayerCost, count_cost
 from inception_jax.models.registry import create_model
 
 CONV = LayerCost(
-    "a", "a/conv", (3, 3, 8, 16), (10, 10, 8), (10, 10, 16), macs=115_200, inside_macs=100_352, reads_pictures=False
+    "a", "a/conv", (3, 3, 8, 16), (10, 10, 8), (10, 10, 16), macs=115_200, inside_macs=100_352, reads_image=False
 )
 
 
@@ -62,7 +62,7 @@ def test_layers_are_the_blocks_in_detail():
         (224, 224, 3),
         (112, 112, 64),
     )
-    assert [layer.name for layer in counted.layers if layer.reads_pictures] == ["conv1"]
+    assert [layer.name for layer in counted.layers if layer.reads_image] == ["conv1"]
     # Stride 2, three pixels of padding: the first windows miss 3 and 1 pixels, the last one misses 2: 784 - 6.
     assert first.inside_macs == 778 * 778 * 3 * 64
     last = counted.layers[-1]
@@ -76,7 +76,7 @@ def test_layers_are_the_blocks_in_detail():
 
 
 def test_training_is_three_passes_but_for_the_first_layer():
-    first = dataclasses.replace(CONV, reads_pictures=True)
+    first = dataclasses.replace(CONV, reads_image=True)
     assert roofline.model_flops([CONV], "inference") == 2 * 115_200
     assert roofline.model_flops([CONV], "train") == 6 * 115_200
     assert roofline.model_flops([first], "train") == 4 * 115_200
