@@ -1,4 +1,4 @@
-"""What a network refuses, each in one line that says what is allowed."""
+"""Validation of a network's options and inputs; each error is one line that says what is allowed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 
 class ModelError(ValueError):
-    """A network was asked for something that it cannot be: a mistake of the caller's, said in one clear line."""
+    """A name, an option or an input that a network does not accept; the message is one line for the user."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A ` did you mean '…'?` clause for an unknown name, or `""` where nothing is near."""
+    """Returns `; did you mean '…'?` with the nearest known name, or `""` if none is near."""
     matches = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
@@ -32,24 +32,24 @@ _KINDS = {bool: (bool, "True or False"), int: (numbers.Integral, "a whole number
 
 
 def check_kind(field: str, value: Any, default: Any) -> None:
-    """Raises ModelError if the default is a switch or a number and the value is not: the text "False" would be true."""
+    """Raises ModelError if the default is a bool or a number and the value is not: the string "False" is truthy."""
     kind, what = _KINDS.get(type(default), (object, ""))
     if not isinstance(value, kind) or (isinstance(value, bool) and type(default) in (int, float)):
         raise ModelError(f"{field}: {value!r} is not {what}")
 
 
 def check_modules(modules: Mapping[str, Sequence[int]], names: Iterable[str], widths: int) -> None:
-    """Raises ModelError unless `modules` has some of `names`, and `widths` numbers of filters for each."""
+    """Raises ModelError unless `modules` has at least one of `names`, and `widths` numbers of filters for each."""
     if not modules:
-        raise ModelError("modules: there are none; None means the table's")
+        raise ModelError("modules: {} has none; give at least one module, or None for the paper's table")
     for name, row in modules.items():
         check_choice("modules", name, tuple(names))
         if len(row) != widths or not all(isinstance(width, numbers.Integral) and width >= 0 for width in row):
-            raise ModelError(f"modules: {name!r} has {tuple(row)!r}; {widths} numbers of filters are wanted")
+            raise ModelError(f"modules: {name!r} has {tuple(row)!r}; expected {widths} numbers of filters")
 
 
 def check_number(field: str, value: Any, what: str, good: bool) -> None:
-    """Raises ModelError unless `good`: `what` says in words what the number must be."""
+    """Raises ModelError unless `good`; `what` says what the number must be."""
     if not good:
         raise ModelError(f"{field}: {value!r} is not {what}")
 
@@ -59,9 +59,9 @@ def check_float_dtype(field: str, dtype: Any) -> None:
     try:
         name = jnp.dtype(dtype)
     except TypeError as error:
-        raise ModelError(f"{field}: {dtype!r} is not a dtype (float32, bfloat16, float16, float64)") from error
+        raise ModelError(f"{field}: {dtype!r} is not a dtype; allowed: float32, bfloat16, float16, float64") from error
     if not jnp.issubdtype(name, jnp.floating):
-        raise ModelError(f"{field}: {name} is not a floating-point dtype (float32, bfloat16, float16, float64)")
+        raise ModelError(f"{field}: {name} is not a floating-point dtype; allowed: float32, bfloat16, float16, float64")
     if name == jnp.float64 and not jax.config.jax_enable_x64:
         raise ModelError(f"{field}: float64 needs 64-bit JAX (JAX_ENABLE_X64=1)")
 

@@ -15,6 +15,8 @@ from inception_jax.models.base import BaseNetwork
 from inception_jax.models.convolution import explicit_padding
 from inception_jax.models.layers import ConvUnit, Linear, SeparableConvUnit
 
+Shape = tuple[int, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class BlockCost:
@@ -117,7 +119,7 @@ def count_cost(model: BaseNetwork, image_size: int) -> NetworkCost:
       ModelError: the image is smaller than the network's minimum.
     """
     layers: list[LayerCost] = []
-    endpoints: dict[str, tuple[int, ...]] = {}
+    endpoints: dict[str, Shape] = {}
 
     def count(run: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module, output = context.module, run(*args, **kwargs)
@@ -143,10 +145,7 @@ def count_cost(model: BaseNetwork, image_size: int) -> NetworkCost:
 
 
 def _layers(
-    module: ConvUnit | SeparableConvUnit | Linear,
-    input_shape: tuple[int, ...],
-    output_shape: tuple[int, ...],
-    first: bool,
+    module: ConvUnit | SeparableConvUnit | Linear, input_shape: Shape, output_shape: Shape, first: bool
 ) -> list[LayerCost]:
     """Costs of a unit with input shape `input_shape` and output shape `output_shape`, without the batch."""
     name = "/".join(module.path)
@@ -155,35 +154,24 @@ def _layers(
         return [_layer(module, name, kernel, input_shape, output_shape, first, 1)]
     if isinstance(module, ConvUnit):
         kernel = module.get_variable("params", "kernel").shape
-        return [
-            _layer(
-                module,
-                name,
-                kernel,
-                input_shape,
-                output_shape,
-                first,
-                _taps_inside_map(module, kernel, input_shape, output_shape),
-            )
-        ]
+        inside = _taps_inside_map(module, kernel, input_shape, output_shape)
+        return [_layer(module, name, kernel, input_shape, output_shape, first, inside)]
     kernel = module.get_variable("params", "depthwise_kernel").shape
     kernel = (*kernel[:2], 1, kernel[2] * kernel[3])
     between = (*output_shape[:2], kernel[3])
     inside = _taps_inside_map(module, kernel, input_shape, output_shape)
     depthwise = _layer(module, f"{name}/depthwise", kernel, input_shape, between, first, inside)
     kernel = module.get_variable("params", "pointwise_kernel").shape
-    return [
-        depthwise,
-        _layer(module, f"{name}/pointwise", kernel, between, output_shape, False, math.prod(output_shape[:2])),
-    ]
+    inside = math.prod(output_shape[:2])
+    return [depthwise, _layer(module, f"{name}/pointwise", kernel, between, output_shape, False, inside)]
 
 
 def _layer(
     module: ConvUnit | SeparableConvUnit | Linear,
     name: str,
-    kernel: tuple[int, ...],
-    input_shape: tuple[int, ...],
-    output_shape: tuple[int, ...],
+    kernel: Shape,
+    input_shape: Shape,
+    output_shape: Shape,
     first: bool,
     inside: int,
 ) -> LayerCost:
@@ -202,10 +190,7 @@ def _layer(
 
 
 def _taps_inside_map(
-    module: ConvUnit | SeparableConvUnit,
-    kernel: tuple[int, ...],
-    input_shape: tuple[int, ...],
-    output_shape: tuple[int, ...],
+    module: ConvUnit | SeparableConvUnit, kernel: Shape, input_shape: Shape, output_shape: Shape
 ) -> int:
     """The number of taps of the kernel that lie inside the map, summed over all output positions."""
     reach = [(taps - 1) * module.dilation + 1 for taps in kernel[:2]]
@@ -221,14 +206,14 @@ def _taps_inside(size: int, taps: int, dilation: int, stride: int, low: int, cou
     return sum(0 <= index * stride - low + tap * dilation < size for index in range(count) for tap in range(taps))
 
 
-def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:
+def _grid(shape: Shape) -> tuple[int, int, int]:
     """The (height, width, channels) of a map or a vector."""
     return (*(1,) * (3 - len(shape)), *shape)
 
 
-def _shapes_in_order(endpoints: dict[str, tuple[int, ...]], layers: list[LayerCost]) -> dict[str, tuple[int, ...]]:
+def _shapes_in_order(endpoints: dict[str, Shape], layers: list[LayerCost]) -> dict[str, Shape]:
     """Output shapes by block: the endpoints, each auxiliary head right after the endpoint that it reads."""
-    heads: dict[str, tuple[str, tuple[int, ...]]] = {}  # head -> that endpoint, and the head's own output
+    heads: dict[str, tuple[str, Shape]] = {}  # head -> that endpoint, and the head's own output
     latest = ""
     for layer in layers:
         if layer.block in endpoints:

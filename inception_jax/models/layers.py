@@ -1,4 +1,4 @@
-"""The layers of every Inception network: convolution units and a linear layer, with the options of their network."""
+"""The layers of every network: convolution units and a fully connected layer, and the options that they share."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from inception_jax.models.parameters import Initializer, parameter
 
 @dataclasses.dataclass(frozen=True)
 class LayerOptions:
-    """What all layers of one network have in common.
+    """Options that all layers of one network share.
 
     Attributes:
-      kernel_init: of convolutions. `linear_init`: of fully connected layers.
-      bias: the constant that biases start at, other than the classifiers' (0).
-      batch_norm: None: convolutions have a bias; otherwise they have no bias and are normalised before the ReLU.
-      dtype: in which the network computes. `param_dtype`: of the parameters.
+      kernel_init: initialiser of convolution kernels.
+      linear_init: initialiser of the kernels of fully connected layers.
+      bias: initial value of biases, except the classifiers' (0).
+      batch_norm: options of the batch norm between convolution and ReLU; None: convolutions have a bias instead.
+      dtype: computation dtype.
+      param_dtype: dtype of the parameters.
       width_multiplier, min_width: see `scaled_width`.
-      conv_bias: whether convolutions that are normalised have a bias all the same (it changes nothing but the count;
-        some Caffe and PyTorch ports of BN-Inception carry it).
-      remat: whether modules forget what they computed and compute it again for the gradient.
+      conv_bias: whether convolutions have a bias even with batch norm (it adds parameters and changes nothing else;
+        some Caffe and PyTorch ports of BN-Inception have it).
+      remat: whether modules recompute their activations in the backward pass (`jax.checkpoint`).
     """
 
     kernel_init: Initializer
@@ -44,28 +46,30 @@ class LayerOptions:
     remat: bool = False
 
     def width(self, features: int) -> int:
-        """How many filters a layer has for the paper's `features`."""
+        """The number of filters of a layer that has `features` in the paper's network."""
         return scaled_width(features, self.width_multiplier, self.min_width)
 
 
 def scaled_width(features: int, multiplier: float, minimum: int) -> int:
-    """slim's rule, max(int(features · multiplier), minimum); a multiplier of 1 changes nothing."""
+    """slim's width rule, max(int(features · multiplier), minimum); with multiplier 1, `features`."""
     return features if multiplier == 1 else max(int(features * multiplier), minimum)
 
 
 class ConvUnit(nn.Module):
-    """Convolution, then bias or batch norm, then ReLU: every dense convolution of every network here.
+    """Convolution, then bias or batch norm, then ReLU: the dense convolution of every network.
 
     Parameters: `kernel` [height, width, in, out], and `bias` [out] or `bn/{scale,bias}` (both with `conv_bias`).
 
     Attributes:
-      features: output channels of the paper's network, before `options.width_multiplier`.
+      features: output channels in the paper's network, before `options.width_multiplier`.
       kernel_size: (height, width) in pixels.
-      padding: "SAME", "VALID", or pixels on every side.
-      dilation: pixels from one tap of the kernel to the next.
-      normalise: whether batch norm follows where `options` has it; otherwise a bias does.
+      options: the network's layer options.
+      strides: stride along rows and columns.
+      padding: "SAME", "VALID", or a number of pixels on every side.
+      dilation: distance in pixels between neighbouring taps of the kernel.
+      normalise: whether batch norm follows, if `options` has it; otherwise a bias follows.
       relu: whether a ReLU follows.
-      kernel_init: of the kernel; None: that of `options`.
+      kernel_init: initialiser of the kernel; None: that of `options`.
     """
 
     features: int
@@ -84,9 +88,10 @@ class ConvUnit(nn.Module):
 
         Args:
           x: the input.
-          train: whether batch norm takes the statistics of this batch.
-          average: an average pool that the definition puts before this 1x1 convolution. Both are linear and one works
-            on pixels, the other on channels, so the order is free; after it there are fewer channels to pool.
+          train: whether batch norm uses the statistics of this batch.
+          average: an average pool that the network's definition has before this 1x1 convolution. Both are linear, and
+            one acts on pixels, the other on channels, so they commute; after the convolution there are fewer channels
+            to pool.
         """
         options = self.options
         shape = (*self.kernel_size, x.shape[-1], options.width(self.features))
@@ -98,15 +103,15 @@ class ConvUnit(nn.Module):
 
 
 class SeparableConvUnit(nn.Module):
-    """A depthwise convolution and a 1x1 convolution with nothing between them, then as `ConvUnit`.
+    """A depthwise and a 1x1 convolution with nothing between them, then bias or batch norm and ReLU as in `ConvUnit`.
 
     Parameters: `depthwise_kernel` [height, width, in, multiplier], `pointwise_kernel` [1, 1, in * multiplier, out].
 
     Attributes:
       features, kernel_size, options, strides, padding, dilation, normalise, relu: as of `ConvUnit`; stride, padding and
         dilation are the depthwise convolution's.
-      multiplier: channels that the depthwise convolution makes of each input channel.
-      depthwise_init, pointwise_init: of the kernels; None: that of `options`.
+      multiplier: output channels of the depthwise convolution per input channel.
+      depthwise_init, pointwise_init: initialisers of the kernels; None: that of `options`.
     """
 
     features: int
@@ -145,7 +150,7 @@ class SeparableConvUnit(nn.Module):
 
 
 def _finish(unit: ConvUnit | SeparableConvUnit, x: jax.Array, train: bool) -> jax.Array:
-    """What follows a unit's convolution: bias, batch norm, ReLU, as its options and switches say."""
+    """Applies what follows a unit's convolution: bias, batch norm and ReLU, where it has them."""
     options, normalised = unit.options, unit.normalise and unit.options.batch_norm is not None
     if not normalised or options.conv_bias:
         bias = parameter(unit, "bias", Constant(options.bias), x.shape[-1:], options.param_dtype)
@@ -159,10 +164,12 @@ class Linear(nn.Module):
     """A fully connected layer, `x @ kernel + bias`; parameters `kernel` [in, features] and `bias` [features].
 
     Attributes:
-      features: outputs, as they are: the width multiplier is the caller's.
-      kernel_init: of the kernel; the bias starts at the constant `bias`; None: there is no bias.
-      dtype: in which it computes.
-      batch_norm: what normalises the outputs, under the name `bn`; None: nothing.
+      features: number of outputs; the width multiplier is not applied here.
+      kernel_init: initialiser of the kernel.
+      bias: initial value of the bias; None: no bias.
+      dtype: computation dtype.
+      param_dtype: dtype of the parameters.
+      batch_norm: options of the batch norm of the outputs, named `bn`; None: no batch norm.
     """
 
     features: int
@@ -174,7 +181,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, in] to [B, features] in `dtype`; `train` is batch norm's."""
+        """[B, in] to [B, features] in `dtype`; `train` selects batch statistics in batch norm."""
         kernel = parameter(self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         x = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.bias is not None:
@@ -183,6 +190,8 @@ class Linear(nn.Module):
         return x if self.batch_norm is None else BatchNorm(self.batch_norm, self.param_dtype, name="bn")(x, train=train)
 
 
-def apply_remat(options: LayerOptions, run: Any, module: nn.Module, x: jax.Array) -> jax.Array:
-    """`run(module, x)`; under `options.remat` nothing of it but `x` and the output is kept for the gradient."""
+def apply_remat(
+    options: LayerOptions, run: Callable[[Any, jax.Array], jax.Array], module: nn.Module, x: jax.Array
+) -> jax.Array:
+    """Calls `run(module, x)`; with `options.remat` only `x` and the output are stored for the backward pass."""
     return nn.remat(run)(module, x) if options.remat else run(module, x)

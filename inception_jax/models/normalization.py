@@ -1,4 +1,4 @@
-"""Batch normalisation (arXiv:1502.03167) with the switches that separate its published forms."""
+"""Batch normalisation (arXiv:1502.03167) with the switches in which published networks differ."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from inception_jax.models.parameters import parameter, statistic
 
 @dataclasses.dataclass(frozen=True)
 class BatchNormOptions:
-    """How a network normalises.
+    """Options of batch normalisation.
 
     Attributes:
-      use_scale: whether there is a factor (gamma) beside the shift (beta); slim's networks have none, since the
-        ReLU and the next convolution take any factor in (tf_slim/nets/inception_utils.py: scale=False).
+      use_scale: whether there is a scale (gamma) beside the shift (beta); slim's networks have none, since the next
+        convolution after the ReLU can absorb it (tf_slim/nets/inception_utils.py: scale=False).
       epsilon: added to the variance; 0.001 in slim and in the PyTorch ports, 1e-5 in some Caffe ports.
-      momentum: what the running statistics keep at each step (slim's "decay" 0.9997; PyTorch's 0.1 is 0.9 here).
-      unbiased_variance: whether the running variance is that of a sample, N/(N-1) times the batch's, as in slim's
-        fused kernel and in PyTorch; the batch itself is always normalised by its own variance.
-      axis_name: the mapped axis (pmap, shard_map or vmap) over which the batch's statistics are averaged; None: each
-        device normalises by its own share of the batch, as in the papers.
-      axis_index_groups: the groups of devices that share their statistics, as `jax.lax.pmean` takes them.
-      group_size: neighbouring examples of the batch that are normalised together ("ghost batch norm",
-        arXiv:1705.08741); the running statistics then take the mean over the groups. None: the whole batch together.
-      frozen: paths of the layers ("conv1/bn") that normalise by their running statistics in training, too, and leave
-        them as they are; a path that the network lacks has no effect.
+      momentum: weight of the old value when running statistics are updated (slim's "decay" 0.9997; PyTorch's 0.1 is
+        0.9 here).
+      unbiased_variance: whether the running variance is the unbiased one, N/(N-1) times the batch's, as in slim's
+        fused kernel and in PyTorch; the batch itself is always normalised by its biased variance.
+      axis_name: the mapped axis (pmap, shard_map or vmap) over which batch statistics are averaged; None: each device
+        normalises by the statistics of its per-device batch, as in the papers.
+      axis_index_groups: groups of devices that share their statistics, as `jax.lax.pmean` takes them.
+      group_size: number of neighbouring examples of the batch that are normalised together ("ghost batch norm",
+        arXiv:1705.08741); running statistics are updated with the mean over the groups. None: the whole batch.
+      frozen: paths of layers ("conv1/bn") that use their running statistics in training as well and do not update
+        them; a path that the network does not have is ignored.
     """
 
     use_scale: bool = True
@@ -46,10 +47,14 @@ class BatchNormOptions:
 
 
 class BatchNorm(nn.Module):
-    """Normalises each channel by the batch in training, by running statistics otherwise.
+    """Normalises each channel by batch statistics in training and by running statistics otherwise.
 
-    Parameters `scale` (if `options` has it) and `bias`; in the collection `batch_stats` `mean` and `var`. Statistics
-    and the normalisation itself are computed in at least float32, and in float64 for float64 inputs.
+    Parameters: `scale` (with `options.use_scale`) and `bias`; `mean` and `var` in the collection `batch_stats`.
+    Statistics and normalisation are computed in at least float32, and in float64 for float64 inputs.
+
+    Attributes:
+      options: see `BatchNormOptions`.
+      param_dtype: dtype of the parameters; running statistics are in at least float32.
     """
 
     options: BatchNormOptions
@@ -60,7 +65,7 @@ class BatchNorm(nn.Module):
         """Normalises `x` [B, ..., C] over all axes but the last; returns the same shape and dtype.
 
         Raises:
-          ModelError: the batch does not divide into groups of `options.group_size`.
+          ModelError: the batch size is not a multiple of `options.group_size`.
         """
         options, channels = self.options, (x.shape[-1],)
         wide = at_least_float32(x.dtype)
@@ -83,25 +88,27 @@ class BatchNorm(nn.Module):
         shift = parameter(self, "bias", zeros, channels, self.param_dtype).astype(wide) - mean * factor
         if factor.ndim > 1:
             factor, shift = (_spread(values, x.shape) for values in (factor, shift))
-        # One factor and one shift per channel: the normalised map is written once, with no centred copy before it.
+        # One factor and one shift per channel: the output is written once, without a centred copy before it.
         return (x.astype(wide) * factor + shift).astype(x.dtype)
 
 
 def at_least_float32(dtype: Any) -> Any:
-    """The dtype for what must not be rounded to 16 bits (statistics, logits) in a network that computes in `dtype`."""
+    """Returns `dtype`, or float32 for 16-bit types: the dtype of statistics and logits."""
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def _batch_statistics(x: jax.Array, options: BatchNormOptions | None) -> tuple[jax.Array, jax.Array, int]:
-    """Mean, biased variance and how many values they are of; over the devices too where `options` says so.
+    """Computes mean and biased variance, over devices too with `options.axis_name`, and how many values they are of.
 
-    Both are [C], or [groups, C] where `options` has a group size.
+    Both are [C], or [groups, C] with `options.group_size`. `options` is None during initialisation.
     """
     count = x.size // x.shape[-1]
     if options is not None and options.group_size is not None:
         groups, rest = divmod(x.shape[0], options.group_size)
         if rest:
-            raise ModelError(f"bn_group_size: {options.group_size} examples do not divide a batch of {x.shape[0]}")
+            raise ModelError(
+                f"bn_group_size: a batch of {x.shape[0]} is not a multiple of {options.group_size} examples"
+            )
         x, count = x.reshape(groups, -1, x.shape[-1]), count // groups
         mean, mean_square = jnp.mean(x, 1), jnp.mean(x * x, 1)
     else:
@@ -117,6 +124,6 @@ def _batch_statistics(x: jax.Array, options: BatchNormOptions | None) -> tuple[j
 
 
 def _spread(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """[groups, C], one row per group of neighbouring examples, to [B, 1, ..., C], for a map of `shape`."""
+    """Expands [groups, C], one row per group of neighbouring examples, to [B, 1, ..., C], for a map of `shape`."""
     rows = jnp.repeat(values, shape[0] // values.shape[0], axis=0)
     return rows.reshape(shape[0], *(1 for _ in shape[1:-1]), shape[-1])

@@ -1,4 +1,4 @@
-"""The one place where a layer declares its parameters and statistics, so that they can be listed without being made."""
+"""Declares parameters and batch statistics, and can record the declarations without allocating the arrays."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Initializer = Callable[..., jax.Array]
 
 
 class ArrayDeclaration(NamedTuple):
-    """One leaf of a network's variables: `initializer(key, shape, dtype)` makes it."""
+    """One leaf of a network's variables; its value is `initializer(key, shape, dtype)`."""
 
     collection: str  # "params" or "batch_stats"
-    path: tuple[str, ...]  # of the layer inside the network
+    path: tuple[str, ...]  # of the layer in the network
     name: str
     initializer: Initializer
     shape: tuple[int, ...]
@@ -30,7 +30,7 @@ _record: contextvars.ContextVar[list[ArrayDeclaration] | None] = contextvars.Con
 
 @contextlib.contextmanager
 def record_declarations() -> Iterator[list[ArrayDeclaration]]:
-    """Collects, in order, what is declared inside the block: run `model.init` under `jax.eval_shape` in it."""
+    """Records the declarations made inside the `with` block, in order: run `jax.eval_shape` of `model.init` in it."""
     declarations: list[ArrayDeclaration] = []
     token = _record.set(declarations)
     try:
@@ -40,7 +40,7 @@ def record_declarations() -> Iterator[list[ArrayDeclaration]]:
 
 
 def _declare(module: nn.Module, collection: str, name: str, initializer: Initializer, shape: Any, dtype: Any) -> Any:
-    """Lists the leaf if a list is being made, and returns its initialiser: then zeros, whose values nobody will see."""
+    """Records the leaf inside `record_declarations`, and then returns an initialiser of zeros instead of its own."""
     declarations = _record.get()
     if declarations is None:
         return initializer
@@ -53,13 +53,16 @@ def _zeros(key: jax.Array | None, shape: tuple[int, ...], dtype: Any) -> jax.Arr
 
 
 def parameter(module: nn.Module, name: str, initializer: Initializer, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """`module.param`, listed: a trained array of `shape` and `dtype`."""
+    """Declares a trainable parameter by `module.param`; recorded inside `record_declarations`."""
     return module.param(name, _declare(module, "params", name, initializer, shape, dtype), shape, dtype)
 
 
 def statistic(
     module: nn.Module, name: str, initializer: Initializer, shape: tuple[int, ...], dtype: Any
 ) -> nn.Variable:
-    """`module.variable` in the collection `batch_stats`, listed; `initializer` gets no key (None)."""
+    """Declares a variable of the collection `batch_stats`; recorded inside `record_declarations`.
+
+    `initializer` is called with None as its key.
+    """
     initializer = _declare(module, "batch_stats", name, initializer, shape, dtype)
     return module.variable("batch_stats", name, initializer, None, shape, dtype)

@@ -133,7 +133,7 @@ def test_groups_of_examples_are_normalised_apart_and_remembered_together(x64):
 
 
 def test_a_batch_that_does_not_divide_into_groups_is_refused():
-    with pytest.raises(ModelError, match="bn_group_size: 3 examples do not divide a batch of 8"):
+    with pytest.raises(ModelError, match="bn_group_size: a batch of 8 is not a multiple of 3 examples"):
         layer(group_size=3).apply(variables(), jnp.zeros(SHAPE), train=True, mutable=["batch_stats"])
 
 
