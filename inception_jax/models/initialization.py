@@ -1,8 +1,8 @@
-"""Initialisers, and a network's variables without compiling the network.
+"""Initialisers, and `init_variables`: a network's variables without compiling the network.
 
-`model.init` runs the whole forward pass to find the shapes; eagerly that compiles several hundred operations, under
-`jax.jit` it compiles one random generator per parameter. Here the shapes come from `jax.eval_shape`, and one generator
-of fixed size, compiled once, fills every kernel; the values are those of `model.init`, bit for bit.
+`model.init` runs the whole forward pass to find the shapes: eagerly it compiles several hundred operations, and under
+`jax.jit` one random generator per parameter. `init_variables` takes the shapes from `jax.eval_shape` and fills every
+kernel by one generator of fixed size that is compiled once; the values are those of `model.init`, bit for bit.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from jax import lax
 from inception_jax.models import parameters
 
 _CHUNK = 1 << 16  # values per call of the compiled generator
-_TRUNCATED_STDDEV = 0.87962566103423978  # of a standard normal distribution cut at -2 and 2
+_TRUNCATED_STDDEV = 0.87962566103423978  # of a standard normal distribution truncated at -2 and 2
 
 
 @dataclasses.dataclass(frozen=True)
 class VarianceScaling:
-    """`jax.nn.initializers.variance_scaling` with the same values, fast when called with an actual key.
+    """`jax.nn.initializers.variance_scaling` with the same values, fast when called with a concrete key.
 
     Attributes:
       scale: the variance is scale / fan.
-      mode: "fan_in" (inputs of one output: kernel height x width x input channels) or "fan_avg" (mean of in and out).
-      distribution: "uniform", or "truncated_normal" (cut at two standard deviations of the normal before the cut).
+      mode: "fan_in" (kernel height x width x input channels) or "fan_avg" (mean of fan in and fan out).
+      distribution: "uniform", or "truncated_normal" (at two standard deviations of the normal before truncation).
     """
 
     scale: float
@@ -40,7 +40,7 @@ class VarianceScaling:
     distribution: str
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        """An array of `shape` and `dtype`; kernels are [..., in, out]."""
+        """Returns an array of `shape` and `dtype`; kernels are [..., in, out]."""
         return _scaled(key, self.distribution, shape, dtype, self._factor(shape))
 
     def _factor(self, shape: tuple[int, ...]) -> float:
@@ -54,53 +54,53 @@ class VarianceScaling:
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedNormal:
-    """`jax.nn.initializers.truncated_normal` with the same values, fast when called with an actual key; TensorFlow's.
+    """`jax.nn.initializers.truncated_normal` with the same values, fast when called with a concrete key.
 
     Attributes:
-      stddev: of the normal before it is cut at two deviations, as TensorFlow's `truncated_normal_initializer` takes it;
-        that of the values is 0.88 times as large.
+      stddev: of the normal before it is truncated at two standard deviations, as in TensorFlow's
+        `truncated_normal_initializer`; the standard deviation of the values is 0.88 times as large.
     """
 
     stddev: float
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        """An array of `shape` and `dtype`."""
+        """Returns an array of `shape` and `dtype`."""
         return _scaled(key, "truncated_normal", shape, dtype, self.stddev)
 
 
 @dataclasses.dataclass(frozen=True)
 class Normal:
-    """`jax.nn.initializers.normal` with the same values, fast when called with an actual key; Caffe's "gaussian"."""
+    """`jax.nn.initializers.normal` with the same values, fast when called with a concrete key; Caffe's "gaussian"."""
 
     stddev: float
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        """An array of `shape` and `dtype`."""
+        """Returns an array of `shape` and `dtype`."""
         return _scaled(key, "normal", shape, dtype, self.stddev)
 
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-    """Every value the same; as `jax.nn.initializers.constant`, without compiling an operation for each shape."""
+    """`jax.nn.initializers.constant` without compiling an operation for each shape."""
 
     value: float
 
     def __call__(self, key: jax.Array | None, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        """An array of `shape` and `dtype`; the key is not used."""
+        """Returns an array of `shape` and `dtype`; the key is not used."""
         return jax.device_put(np.full(shape, self.value, jnp.dtype(dtype)))
 
 
 # Caffe's "xavier" filler (include/caffe/filler.hpp, variance_norm FAN_IN): uniform in ±sqrt(3 / fan_in).
 caffe_xavier = VarianceScaling(1.0, "fan_in", "uniform")
-# slim's variance_scaling_initializer() (tf_slim/layers/initializers.py): a normal of variance 1.3·2/fan_in, cut at two
-# standard deviations; its scale in JAX's terms, where the variance is that after the cut (2.012: 0.3 % off He's 2).
+# slim's variance_scaling_initializer() (tf_slim/layers/initializers.py): a normal of variance 1.3·2/fan_in, truncated
+# at two standard deviations. JAX's scale is that of the variance after truncation: 2.012, where He's is 2.
 slim_variance_scaling = VarianceScaling(1.3 * 2.0 * _TRUNCATED_STDDEV**2, "fan_in", "truncated_normal")
 # slim's xavier_initializer(), the default of its fully connected layers: uniform in ±sqrt(6 / (fan_in + fan_out)).
 slim_xavier = VarianceScaling(1.0, "fan_avg", "uniform")
 
 
 def _scaled(key: jax.Array, distribution: str, shape: tuple[int, ...], dtype: Any, factor: float) -> jax.Array:
-    """A draw of the distribution times `factor`; chunked where the key is an actual one that allows it."""
+    """Draws from the distribution, times `factor`; in chunks where the key is concrete and of threefry."""
     dtype = jnp.dtype(dtype)
     factor = np.asarray(factor, dtype)
     if isinstance(key, jax.core.Tracer) or not _can_chunk(key):
@@ -117,7 +117,7 @@ def _draw(key: jax.Array, distribution: str, shape: tuple[int, ...], dtype: Any)
 
 
 def _can_chunk(key: jax.Array) -> bool:
-    """Whether value i of a draw depends on (key, i) alone, not on the shape: so it is with partitionable threefry."""
+    """Whether value i of a draw depends on (key, i) only, not on the shape: true of partitionable threefry."""
     return (
         jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         and str(jax.random.key_impl(key)) == "threefry2x32"
@@ -126,7 +126,7 @@ def _can_chunk(key: jax.Array) -> bool:
 
 
 def _draw_in_chunks(key: jax.Array, distribution: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """`_draw`, from one compiled function for all shapes (a threefry generator compiles in a CPU-second per shape)."""
+    """`_draw` by one compiled function for all shapes (threefry takes a CPU-second per shape to compile)."""
     size = int(np.prod(shape))
     data = np.asarray(jax.random.key_data(key))
     starts = np.arange(0, size, _CHUNK, dtype=np.uint32)
@@ -142,7 +142,7 @@ def _chunk(key_and_start: jax.Array, distribution: str, dtype: Any) -> jax.Array
 
 @functools.cache
 def _offset_threefry() -> Any:
-    """JAX's partitionable threefry from position `key[2]` on: jax.random's own samplers then make a part of a draw."""
+    """A PRNG implementation: partitionable threefry from position `key[2]` on, so that jax.random draws one chunk."""
 
     def random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
         index = lax.iota(np.uint32, int(np.prod(shape))) + key[2]
@@ -153,15 +153,15 @@ def _offset_threefry() -> Any:
         bits = high ^ low
         return (bits if bit_width == 32 else bits.astype(f"uint{bit_width}")).reshape(shape)
 
-    def never(*_: Any) -> Any:
-        raise NotImplementedError("this generator is drawn from, never split")
+    def unsupported(*_: Any) -> Any:
+        raise NotImplementedError("this generator only draws bits: it has no seed, split or fold_in")
 
     return jex_random.define_prng_impl(
         key_shape=(3,),
-        seed=never,
-        split=never,
+        seed=unsupported,
+        split=unsupported,
         random_bits=random_bits,
-        fold_in=never,
+        fold_in=unsupported,
         name="inception_jax_offset_threefry",
         tag="ijo",
     )
@@ -173,7 +173,7 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[st
     Args:
       model: a network of this package.
       key: a PRNG key.
-      image_size: height and width in pixels; any size that the network takes gives the same variables.
+      image_size: height and width in pixels; every size that the network accepts gives the same variables.
 
     Returns:
       {"params": ..., "batch_stats": ...}, the second only where the network has batch norm; arrays on the default
@@ -194,11 +194,11 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[st
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     with parameters.record_declarations() as declarations:
-        # A fresh function each time: a trace that JAX had kept would declare nothing.
+        # A new function each time: a cached trace would declare nothing.
         jax.eval_shape(lambda key, images: model.init(key, images), key, images)
 
     def declare_again(root: flax.core.Scope) -> None:
-        # Flax folds a parameter's key from its path and its place in its layer; the same scopes give the same keys.
+        # Flax derives a parameter's key from its path and its position in its layer: the same scopes, the same keys.
         scopes = {(): root}
         for leaf in declarations:
             for depth in range(1, len(leaf.path) + 1):

@@ -1,7 +1,7 @@
-"""Local response normalisation across channels, as Caffe defines it.
+"""Local response normalisation (LRN) across channels, as Caffe defines it, with a hand-written gradient.
 
-Its gradient written out: two sums over a few neighbouring channels and powers made of square roots. Processor time of
-forward and backward together relative to `x * (k + alpha / size * reduce_window(x * x)) ** -beta` and its automatic
+The gradient is two sums over a few neighbouring channels, and powers made of square roots. CPU time of forward and
+backward together relative to `x * (k + alpha / size * reduce_window(x * x)) ** -beta` and its automatic
 gradient, medians of interleaved runs on two x86-64 cores, float32: 64 maps of 16x16 with 64 channels 0.22, with 192
 0.23; 8 maps of 56x56 with 64 channels 0.24, with 192 0.25; forward alone 0.2.
 """
@@ -18,15 +18,16 @@ from jax import lax
 def local_response_norm(
     x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> jax.Array:
-    """x * (k + alpha / size * S) ** -beta, with S the sum of x squared over `size` channels centred on each.
+    """Normalises x by its neighbouring channels: x * (k + alpha / size * S) ** -beta.
 
-    Caffe's form (`lrn_layer.cpp`, ACROSS_CHANNELS) and defaults, which are those of GoogLeNet's prototxt: alpha is
-    divided by the window, as in PyTorch's `local_response_norm`; TensorFlow's `lrn` takes alpha / size. Channels
-    beyond the first and the last count as zero. Differentiable in reverse mode, also twice; forward mode (`jax.jvp`)
+    S is the sum of x squared over the `size` channels centred on each one. Definition (`lrn_layer.cpp`,
+    ACROSS_CHANNELS) and defaults are Caffe's, and those of GoogLeNet's prototxt: alpha is divided by the window size,
+    as in PyTorch's `local_response_norm`; TensorFlow's `lrn` takes alpha / size as its alpha. Channels before the
+    first and after the last count as zero. Differentiable in reverse mode, also twice; forward mode (`jax.jvp`)
     raises, as for every `jax.custom_vjp`.
 
     Args:
-      x: [..., C], floating.
+      x: [..., C], floating-point.
       size: channels in the window, odd.
       alpha: scale of the sum.
       beta: exponent; 0.5, 0.75 and 1 are computed without `pow`.
@@ -39,26 +40,28 @@ def local_response_norm(
       ValueError: an even or non-positive `size`, or k <= 0.
     """
     if size < 1 or size % 2 == 0:
-        raise ValueError(f"local_response_norm: size {size}: want an odd number of channels")
+        raise ValueError(f"local_response_norm: size {size}: expected an odd number of channels")
     if k <= 0:
-        raise ValueError(f"local_response_norm: k {k}: want a number above 0")
+        raise ValueError(f"local_response_norm: k {k}: expected a number above 0")
     return _normalise(x, size, alpha, beta, k)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _normalise(x, size, alpha, beta, k):
+def _normalise(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> jax.Array:
     wide = _widen(x)
     return (wide * _powers(wide, size, alpha, beta, k)[0]).astype(x.dtype)
 
 
-def _normalise_forward(x, size, alpha, beta, k):
+def _normalise_forward(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> tuple[jax.Array, jax.Array]:
     return _normalise(x, size, alpha, beta, k), x
 
 
-def _normalise_backward(size, alpha, beta, k, x, gradient):
+def _normalise_backward(
+    size: int, alpha: float, beta: float, k: float, x: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array]:
     # With d the bracket: dL/dx_i = g_i d_i^-beta - 2 alpha beta / size * x_i * sum of g_j x_j d_j^(-beta-1) over the
-    # windows j that hold i, which are the channels of i's own window. The barrier keeps nothing but `x` from the
-    # forward pass; d is cheaper to compute again than to store.
+    # windows j that contain i, which are the channels of i's own window. The barrier stores only `x` from the forward
+    # pass; d is cheaper to recompute than to store.
     x = lax.optimization_barrier(x)
     wide, gradient = _widen(x), _widen(gradient)
     power, next_power = _powers(wide, size, alpha, beta, k)
@@ -70,7 +73,7 @@ _normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 def _powers(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> tuple[jax.Array, jax.Array]:
-    """d ** -beta and d ** (-beta - 1). `pow` would cost more than all the rest: the usual exponents need only roots."""
+    """d ** -beta and d ** (-beta - 1), without `pow` for the usual exponents: it would cost more than all the rest."""
     d = k + alpha / size * _window_sum(x * x, size)
     if beta == 0.75:
         root = lax.sqrt(lax.rsqrt(d))  # one array, d^-1/4, of which both powers are products
@@ -87,7 +90,7 @@ def _powers(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> tup
 
 
 def _window_sum(x: jax.Array, size: int) -> jax.Array:
-    """The sum over `size` neighbouring channels, as shifted slices: a cumulative sum's differences would cancel."""
+    """The sum over `size` neighbouring channels by shifted slices (differences of a cumulative sum lose precision)."""
     half, channels = size // 2, x.shape[-1]
     edges = [(0, 0, 0)] * (x.ndim - 1) + [(half, half, 0)]
     padded = lax.pad(x, jnp.zeros((), x.dtype), edges)
