@@ -1,38 +1,41 @@
-"""Two-dimensional convolution with forms that XLA's CPU compiler runs well; other platforms get XLA's own.
+"""Two-dimensional convolution, rewritten on CPUs where XLA is slow; other platforms use XLA's own lowering.
 
-`conv2d` computes what `jax.lax.conv_general_dilated` computes. On a CPU three of XLA's lowerings are far from what the
-processor can do, and each is avoided by asking for the same sum in another way (never by approximating). Ratios are
-processor time against XLA's own, medians of interleaved runs on two x86-64 cores, float32:
+`conv2d` computes what `jax.lax.conv_general_dilated` computes. On a CPU three of XLA's lowerings are slow, and each is
+avoided by writing the same sum in another way (never by approximating). Ratios are CPU time relative to XLA's own
+lowering, medians of interleaved runs on two x86-64 cores, float32:
 
-* A weight gradient contracts over every position of every image. Where the output's gradient outgrows the second-level
-  cache, XLA's single pass streams it from memory again and again. Here it is summed over blocks of images (or rows)
-  whose output gradient fits. The weight gradient alone: 7x7/2 stem on 64 images of 64x64 0.19, on 8 of 224x224 0.29;
-  3x3 64->192 on 64 maps of 16x16 0.30, on 8 of 56x56 0.31; 3x3 96->128 on 8 of 28x28 0.35; 1.0 where all fits anyway.
+* A weight gradient contracts over every position of every image. If the output's gradient is larger than the L2
+  cache, XLA's single pass reads it from memory repeatedly. Here it is summed over blocks of images (or rows) whose
+  output gradient fits into the cache. The weight gradient alone: 7x7/2 stem on 64 images of 64x64 0.19, on 8 of
+  224x224 0.29; 3x3 64->192 on 64 maps of 16x16 0.30, on 8 of 56x56 0.31; 3x3 96->128 on 8 of 28x28 0.35;
+  1.0 where everything fits anyway.
 * A 1x1 convolution is a matrix product. Forward and both gradients: 0.3 to 0.6.
-* A kernel larger than the map (the 5x5 of a 4x4 grid, the 3x3 of a 2x2 grid: GoogLeNet on 64x64 images) falls
-  through to a scalar loop, unless the map is padded beforehand. Forward and both gradients: 5x5 32->128 on 64 maps of
-  4x4 0.10, 3x3 192->384 on 64 of 2x2 0.12.
+* For a kernel larger than the map (5x5 on 4x4, 3x3 on 2x2: GoogLeNet on 64x64 images) XLA uses a scalar loop, unless
+  the map is padded beforehand. Forward and both gradients: 5x5 32->128 on 64 maps of 4x4 0.10, 3x3 192->384 on 64 of
+  2x2 0.12.
 
-Inside `lax.scan` (gradient accumulation) XLA leaves a convolution's transposed forms as they are and ran them 4 times
+Inside `lax.scan` (gradient accumulation) XLA does not rewrite a convolution's transposed forms and ran them 4 times
 (input gradient) and 50 times (weight gradient) slower than outside; here they are written as plain NHWC convolutions,
-which lose nothing there.
+which are as fast inside as outside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
+Pads = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)) in pixels
+Strides = tuple[int, int]  # (rows, columns)
+Lowering = Callable[..., jax.Array]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 # Elements of the output gradient that one block of the weight gradient reads: 1 MiB in float32, half of a common
-# second-level cache. 2**17 measured the same, 2**19 half as long again for the stem.
+# L2 cache. 2**17 took the same time, 2**19 took 1.5 times as long for the stem.
 _BLOCK_ELEMENTS = 2**18
 
 
@@ -48,23 +51,23 @@ def conv2d(
     Differentiable in reverse mode, also twice; forward mode (`jax.jvp`) raises, as for every `jax.custom_vjp`.
 
     Args:
-      x: images [B, H, W, C_in], floating.
+      x: images [B, H, W, C_in], floating-point.
       kernel: [kh, kw, C_in, C_out], the dtype of `x`.
       strides: one stride, or (rows, columns).
-      padding: "SAME" (TensorFlow's: the odd pixel goes below and to the right), "VALID", a number of pixels on every
-        side, or ((top, bottom), (left, right)).
-      dilation: pixels from one tap of the kernel to the next ("atrous" above 1).
+      padding: "SAME" (TensorFlow's: an odd pixel of padding goes below and to the right), "VALID", a number of pixels
+        on every side, or ((top, bottom), (left, right)).
+      dilation: distance in pixels between neighbouring taps of the kernel; above 1 the convolution is "atrous".
 
     Returns:
       [B, H', W', C_out] in the dtype of `x`; sums are accumulated in at least float32.
 
     Raises:
-      ValueError: shapes, dtypes or padding that do not fit.
+      ValueError: shapes, dtypes or padding are not as above, or a map is smaller than the kernel.
     """
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
-        raise ValueError(f"conv2d: images {x.shape} do not fit kernel {kernel.shape}: want [B,H,W,C], [kh,kw,C,N]")
+        raise ValueError(f"conv2d: images {x.shape} and kernel {kernel.shape}: expected [B,H,W,C] and [kh,kw,C,N]")
     if x.dtype != kernel.dtype:
-        raise ValueError(f"conv2d: images are {x.dtype}, the kernel {kernel.dtype}: cast one of them")
+        raise ValueError(f"conv2d: images are {x.dtype}, the kernel is {kernel.dtype}: cast one of them")
     strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
     reach = [(taps - 1) * dilation + 1 for taps in kernel.shape[:2]]
     pads = explicit_padding(x.shape[1:3], reach, strides, padding)
@@ -78,20 +81,29 @@ def conv2d(
 def explicit_padding(
     size: Sequence[int], window: Sequence[int], strides: Sequence[int], padding: str | int | Sequence[tuple[int, int]]
 ) -> Pads:
-    """((top, bottom), (left, right)) of a padding as `conv2d` takes it; arguments are (rows, columns).
+    """Converts a padding as `conv2d` takes it to pixels.
+
+    Args:
+      size: (rows, columns) of the map.
+      window: (rows, columns) that the kernel covers, dilation included.
+      strides: (rows, columns).
+      padding: as for `conv2d`.
+
+    Returns:
+      ((top, bottom), (left, right)) in pixels.
 
     Raises:
-      ValueError: a padding of another form, or a map smaller than the window.
+      ValueError: any other padding, or a map smaller than the window.
     """
     if isinstance(padding, str):
         if padding not in ("SAME", "VALID"):
-            raise ValueError(f"conv2d: padding {padding!r}: want 'SAME', 'VALID', pixels, or pairs of pixels")
+            raise ValueError(f"conv2d: padding {padding!r}: expected 'SAME', 'VALID', pixels, or pairs of pixels")
         padding = lax.padtype_to_pads(size, window, strides, padding)
     elif isinstance(padding, int):
         padding = ((padding, padding), (padding, padding))
     pads = tuple((int(low), int(high)) for low, high in padding)
     if len(pads) != 2 or min(min(pair) for pair in pads) < 0:
-        raise ValueError(f"conv2d: padding {padding!r}: want two pairs of pixels, none negative")
+        raise ValueError(f"conv2d: padding {padding!r}: expected two pairs of pixels, none negative")
     for axis in (0, 1):
         if size[axis] + sum(pads[axis]) < window[axis]:
             raise ValueError(f"conv2d: a map of {size[0]}x{size[1]} is smaller than kernel {window[0]}x{window[1]}")
@@ -99,15 +111,19 @@ def explicit_padding(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x, kernel, strides, pads):
+def _conv(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> jax.Array:
     return select_by_platform(_cpu_forward, _xla_forward, strides, pads, x, kernel)
 
 
-def _conv_forward(x, kernel, strides, pads):
+def _conv_forward(
+    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _conv(x, kernel, strides, pads), (x, kernel)
 
 
-def _conv_backward(strides, pads, residuals, gradient):
+def _conv_backward(
+    strides: Strides, pads: Pads, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
     operands = (*residuals, gradient)
     input_gradient = select_by_platform(_cpu_input_gradient, _xla_input_gradient, strides, pads, *operands)
@@ -119,9 +135,9 @@ _conv.defvjp(_conv_forward, _conv_backward)
 
 
 def match_varying_axes(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both operands, varying over the same devices of a shard_map, where one may be replicated and the other not.
+    """Makes both operands vary over the same axes of a shard_map, where one of them may be replicated.
 
-    Said outside the custom gradient, so that JAX itself sums the replicated one's gradient over the devices
+    Called outside the custom gradient, so that JAX itself sums the replicated operand's gradient over the devices
     (check_vma=True).
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
@@ -130,74 +146,84 @@ def match_varying_axes(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.
     return x + kernel[:0].sum(), kernel + x[:0].sum()
 
 
-def select_by_platform(cpu, default, strides, pads, *operands):
-    """The CPU's form on CPUs, the other elsewhere: chosen where the program is lowered, not where it is traced.
+def select_by_platform(
+    cpu: Lowering, default: Lowering, strides: tuple[int, int], pads: Pads, *operands: jax.Array
+) -> jax.Array:
+    """Calls `cpu` on CPUs and `default` elsewhere; the choice is made when the program is lowered, not when traced.
 
-    Each takes two things that are no arrays, then the operands; the CPU's in float32 where they are of half precision.
+    Both take the two static arguments, then the operands; on CPUs 16-bit operands are computed in float32.
     """
     on_cpu = partial(_in_float32, cpu, strides, pads)
     return lax.platform_dependent(*operands, cpu=on_cpu, default=partial(default, strides, pads))
 
 
-def _in_float32(function, strides, pads, *operands):
-    """CPUs have no half-precision units to lose: compute in float32 and round once."""
+def _in_float32(function: Lowering, strides: tuple[int, int], pads: Pads, *operands: jax.Array) -> jax.Array:
+    """Computes 16-bit operands in float32 and rounds once: a CPU without half-precision units loses nothing."""
     dtype = operands[0].dtype
     if jnp.finfo(dtype).bits >= 32:
         return function(strides, pads, *operands)
     return function(strides, pads, *(operand.astype(jnp.float32) for operand in operands)).astype(dtype)
 
 
-# --- XLA's own, for accelerators -------------------------------------------------------------------------------------
+# --- XLA's own lowering, for accelerators ----------------------------------------------------------------------------
 
 
-def _xla_forward(strides, pads, x, kernel):
+def _xla_forward(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_DIMENSIONS)
 
 
-def _xla_input_gradient(strides, pads, x, kernel, gradient):
+def _xla_input_gradient(
+    strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> jax.Array:
     return jax.vjp(lambda x: _xla_forward(strides, pads, x, kernel), x)[1](gradient)[0]
 
 
-def _xla_kernel_gradient(strides, pads, x, kernel, gradient):
+def _xla_kernel_gradient(
+    strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> jax.Array:
     return jax.vjp(lambda kernel: _xla_forward(strides, pads, x, kernel), kernel)[1](gradient)[0]
 
 
-# --- The CPU's forms -------------------------------------------------------------------------------------------------
+# --- The lowering for CPUs -------------------------------------------------------------------------------------------
 
 
-def _is_matrix_product(kernel, pads) -> bool:
+def _is_matrix_product(kernel: jax.Array, pads: Pads) -> bool:
     return kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0))
 
 
-def _cpu_forward(strides, pads, x, kernel):
+def _cpu_forward(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
     if _is_matrix_product(kernel, pads):
         x = x[:, :: strides[0], :: strides[1]]
         return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
     return _plain_conv(x, kernel, strides, pads)
 
 
-def _cpu_input_gradient(strides, pads, x, kernel, gradient):
+def _cpu_input_gradient(
+    strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> jax.Array:
     if _is_matrix_product(kernel, pads):
-        taken = lax.dot_general(gradient, kernel[0, 0], (((3,), (1,)), ((), ())))
-        # Put back at every stride-th pixel; the pixels between and beyond have no gradient.
+        values = lax.dot_general(gradient, kernel[0, 0], (((3,), (1,)), ((), ())))
+        # The gradient belongs to every stride-th pixel; the pixels between and beyond have none.
         rows, columns = (
             (0, size - (count - 1) * stride - 1, stride - 1)
             for size, count, stride in zip(x.shape[1:3], gradient.shape[1:3], strides, strict=True)
         )
-        return lax.pad(taken, jnp.zeros((), taken.dtype), [(0, 0, 0), rows, columns, (0, 0, 0)])
-    # The transposed convolution, spelt out as a plain one with the kernel turned around. The barrier keeps XLA from
-    # folding the turn into the convolution, whose form would then be a slow one inside loops.
-    turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+        return lax.pad(values, jnp.zeros((), values.dtype), [(0, 0, 0), rows, columns, (0, 0, 0)])
+    # The transposed convolution, written as a plain one with the kernel flipped. The barrier keeps XLA from folding the
+    # flip into the convolution, which would then be slow inside loops.
+    flipped = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
     back = []
     for axis, stride in enumerate(strides):
         spread = (gradient.shape[axis + 1] - 1) * stride + 1
         low = kernel.shape[axis] - 1 - pads[axis][0]
         back.append((low, x.shape[axis + 1] + kernel.shape[axis] - 1 - spread - low))
-    return _plain_conv(gradient, turned, (1, 1), tuple(back), lhs_dilation=strides)
+    return _plain_conv(gradient, flipped, (1, 1), tuple(back), lhs_dilation=strides)
 
 
-def _plain_conv(x, kernel, strides, pads, lhs_dilation=(1, 1)):
-    """An NHWC convolution whose kernel is no larger than the map that XLA sees."""
+def _plain_conv(
+    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, lhs_dilation: Strides = (1, 1)
+) -> jax.Array:
+    """An NHWC convolution; the map is padded beforehand if the kernel is larger than it."""
     larger = any(window > size for window, size in zip(kernel.shape[:2], x.shape[1:3], strict=True))
     if larger:
         padding = [(0, 0, 0), *((*pair, gap - 1) for pair, gap in zip(pads, lhs_dilation, strict=True)), (0, 0, 0)]
@@ -207,60 +233,64 @@ def _plain_conv(x, kernel, strides, pads, lhs_dilation=(1, 1)):
     return lax.conv_general_dilated(x, kernel, strides, pads, lhs_dilation, dimension_numbers=_DIMENSIONS)
 
 
-def _cpu_kernel_gradient(strides, pads, x, kernel, gradient):
+def _cpu_kernel_gradient(
+    strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> jax.Array:
     height, width, inputs, outputs = kernel.shape
     if _is_matrix_product(kernel, pads):
         # Two-dimensional operands: with three contracted axes XLA would transpose both in memory first.
-        taken = x[:, :: strides[0], :: strides[1]].reshape(-1, inputs)
-        product = lax.dot_general(taken, gradient.reshape(-1, outputs), (((0,), (0,)), ((), ())))
+        values = x[:, :: strides[0], :: strides[1]].reshape(-1, inputs)
+        product = lax.dot_general(values, gradient.reshape(-1, outputs), (((0,), (0,)), ((), ())))
         return product.reshape(kernel.shape)
     batch, rows, columns, _ = gradient.shape
-    images = _even_part(batch, _BLOCK_ELEMENTS // (rows * columns * outputs))
-    block_rows = _even_part(rows, _BLOCK_ELEMENTS // (columns * outputs)) if images == 1 else rows
+    images = _even_block(batch, _BLOCK_ELEMENTS // (rows * columns * outputs))
+    block_rows = _even_block(rows, _BLOCK_ELEMENTS // (columns * outputs)) if images == 1 else rows
     if (images, block_rows) == (batch, rows):
         return _block_gradient(x, gradient, (height, width), strides, pads)
     image_blocks, row_blocks = -(-batch // images), -(-rows // block_rows)
     more_images, more_rows = image_blocks * images - batch, row_blocks * block_rows - rows
-    taken_rows = x.shape[1]
-    if row_blocks > 1:  # blocks of rows overlap by the kernel's height: pad once, then cut
-        taken_rows = (block_rows - 1) * strides[0] + height
+    input_rows = x.shape[1]
+    if row_blocks > 1:  # blocks of rows overlap by the kernel's height: pad once, then slice
+        input_rows = (block_rows - 1) * strides[0] + height
         needed = (row_blocks * block_rows - 1) * strides[0] + height
         x = lax.pad(x, jnp.zeros((), x.dtype), _edges(1, pads[0][0], needed - x.shape[1] - pads[0][0]))
         pads = ((0, 0), pads[1])
-    if more_images or more_rows:  # blocks are of one size: what fills the last one has a gradient of zero
+    if more_images or more_rows:  # all blocks have one size: the padding of the last one has a gradient of zero
         x = lax.pad(x, jnp.zeros((), x.dtype), _edges(0, 0, more_images))
         gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), _edges(0, 0, more_images))
         gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), _edges(1, 0, more_rows))
 
-    def add_block(total, index):
+    def add_block(total: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
         image, row = index // row_blocks * images, index % row_blocks * block_rows
-        block = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(x, image, images), row * strides[0], taken_rows, 1)
+        block = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(x, image, images), row * strides[0], input_rows, 1)
         its_gradient = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(gradient, image, images), row, block_rows, 1)
         return total + _block_gradient(block, its_gradient, (height, width), strides, pads), None
 
-    # Zeros that vary over the devices of a shard_map as the gradient does: the scan's carry must.
+    # These zeros vary over the same shard_map axes as the gradient, as the scan's carry must.
     zeros = jnp.zeros(kernel.shape, kernel.dtype) + gradient[:0].sum()
     return lax.scan(add_block, zeros, jnp.arange(image_blocks * row_blocks, dtype=jnp.int32))[0]
 
 
-def _block_gradient(x, gradient, window, strides, pads):
-    """The weight gradient of a block as one NHWC convolution: its batch are the channels, its channels the images."""
+def _block_gradient(
+    x: jax.Array, gradient: jax.Array, window: tuple[int, int], strides: Strides, pads: Pads
+) -> jax.Array:
+    """The weight gradient of a block as one NHWC convolution over [channels, H, W, images]."""
     padding = []
     for axis, stride in enumerate(strides):
         spread = (gradient.shape[axis + 1] - 1) * stride + 1
         low = pads[axis][0]
         padding.append((low, window[axis] - 1 + spread - x.shape[axis + 1] - low))  # negative: pixels no window reaches
-    # The barriers keep the transpositions out of the convolution: see the module's last paragraph.
+    # The barriers keep the transpositions out of the convolution: see the last paragraph of the module's docstring.
     x, gradient = lax.optimization_barrier((x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)))
     result = lax.conv_general_dilated(x, gradient, (1, 1), padding, rhs_dilation=strides, dimension_numbers=_DIMENSIONS)
     return lax.optimization_barrier(result).transpose(1, 2, 0, 3)
 
 
-def _even_part(total: int, limit: int) -> int:
-    """The size of the parts when `total` things are dealt evenly into as few parts of at most `limit` as can be."""
+def _even_block(total: int, limit: int) -> int:
+    """The block size that divides `total` most evenly into the fewest blocks of at most `limit`."""
     return -(-total // -(-total // max(1, limit)))
 
 
 def _edges(axis: int, low: int, high: int) -> list[tuple[int, int, int]]:
-    """`lax.pad`'s configuration for one axis of four."""
+    """The padding configuration of `lax.pad` that pads one of four axes."""
     return [(low, high, 0) if i == axis else (0, 0, 0) for i in range(4)]

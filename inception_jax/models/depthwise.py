@@ -1,18 +1,18 @@
-"""Depthwise convolution with a form that XLA's CPU compiler runs well; other platforms get XLA's own.
+"""Depthwise convolution, rewritten on CPUs where XLA is slow; other platforms use XLA's own lowering.
 
 XLA's CPU compiler runs a convolution with as many groups as channels as scalar loops. Here it is the sum over the
 kernel's taps of shifted maps, each times one weight per channel: elementwise work along the channels, which fuses into
-one pass. The weight gradient is summed over the rows of the output, one after another, so that what is added stays in
-the first-level cache. Nothing is approximated.
+one pass. The weight gradient is summed over the rows of the output, one after another, so that the sum stays in the L1
+cache. Nothing is approximated.
 
-Processor time against XLA's own, medians of interleaved runs on two x86-64 cores, float32, four maps; output, gradient
-towards the input, gradient towards the kernel:
+CPU time relative to XLA's own lowering, medians of interleaved runs on two x86-64 cores, float32, four maps; forward,
+input gradient, weight gradient:
 
 * 3x3, the entry and middle flow of Xception: 74x74x128 0.06, 0.06, 0.08; 37x37x256 0.07, 0.06, 0.08; 19x19x728 0.08,
   0.08, 0.05;
 * 3x3/2 on 38x38x256: 0.15, 0.02, 0.19; 3x3 with dilation 2 on 37x37x256: 0.07, 0.06, 0.10;
 * 7x7/2 with eight channels of each on 224x224x3, the stem of BN-Inception: 0.69, 1.1, 0.12. Training takes no gradient
-  towards the image.
+  of the image.
 """
 
 from __future__ import annotations
@@ -34,34 +34,36 @@ def depthwise_conv2d(
     padding: str | int | Sequence[tuple[int, int]] = "SAME",
     dilation: int = 1,
 ) -> jax.Array:
-    """Convolves each channel by itself.
+    """Convolves each channel separately.
 
     Differentiable in reverse mode, also twice; forward mode (`jax.jvp`) raises, as for every `jax.custom_vjp`.
 
     Args:
-      x: images [B, H, W, C], floating.
+      x: images [B, H, W, C], floating-point.
       kernel: [kh, kw, C, multiplier], the dtype of `x`.
-      stride: of rows and columns.
+      stride: stride along rows and columns.
       padding: as for `conv2d`.
       dilation: as for `conv2d`.
 
     Returns:
-      [B, H', W', C * multiplier]; the channels made of input channel c are c * multiplier and those after it, as in
-      TensorFlow. Its dtype is that of `x`; sums are accumulated in at least float32.
+      [B, H', W', C * multiplier] in the dtype of `x`; sums are accumulated in at least float32. Input channel c gives
+      the output channels c * multiplier ... (c + 1) * multiplier - 1, as in TensorFlow.
 
     Raises:
-      ValueError: shapes, dtypes or padding that do not fit.
+      ValueError: shapes, dtypes or padding are not as above, or a map is smaller than the kernel.
     """
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
-        raise ValueError(f"depthwise_conv2d: images {x.shape} do not fit kernel {kernel.shape}: want [kh,kw,C,M]")
+        raise ValueError(
+            f"depthwise_conv2d: images {x.shape} and kernel {kernel.shape}: expected [B,H,W,C] and [kh,kw,C,M]"
+        )
     if x.dtype != kernel.dtype:
-        raise ValueError(f"depthwise_conv2d: images are {x.dtype}, the kernel {kernel.dtype}: cast one of them")
+        raise ValueError(f"depthwise_conv2d: images are {x.dtype}, the kernel is {kernel.dtype}: cast one of them")
     reach = [(taps - 1) * dilation + 1 for taps in kernel.shape[:2]]
     pads = explicit_padding(x.shape[1:3], reach, (stride, stride), padding)
     return _depthwise(*match_varying_axes(x, kernel), (stride, dilation), pads)
 
 
-# How the kernel moves: (stride, dilation), the same along rows and columns.
+# (stride, dilation), the same along rows and columns.
 StrideDilation = tuple[int, int]
 
 
@@ -70,11 +72,15 @@ def _depthwise(x: jax.Array, kernel: jax.Array, stride_dilation: StrideDilation,
     return select_by_platform(_cpu_forward, _xla_forward, stride_dilation, pads, x, kernel)
 
 
-def _depthwise_forward(x, kernel, stride_dilation, pads):
+def _depthwise_forward(
+    x: jax.Array, kernel: jax.Array, stride_dilation: StrideDilation, pads: Pads
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _depthwise(x, kernel, stride_dilation, pads), (x, kernel)
 
 
-def _depthwise_backward(stride_dilation, pads, residuals, gradient):
+def _depthwise_backward(
+    stride_dilation: StrideDilation, pads: Pads, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
     operands = (*residuals, gradient)
     input_gradient = select_by_platform(_cpu_input_gradient, _xla_input_gradient, stride_dilation, pads, *operands)
@@ -85,10 +91,10 @@ def _depthwise_backward(stride_dilation, pads, residuals, gradient):
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-# --- XLA's own, for accelerators -------------------------------------------------------------------------------------
+# --- XLA's own lowering, for accelerators ----------------------------------------------------------------------------
 
 
-def _xla_forward(stride_dilation, pads, x, kernel):
+def _xla_forward(stride_dilation: StrideDilation, pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
     (stride, dilation), (height, width, channels, multiplier) = stride_dilation, kernel.shape
     return lax.conv_general_dilated(
         x,
@@ -101,18 +107,22 @@ def _xla_forward(stride_dilation, pads, x, kernel):
     )
 
 
-def _xla_input_gradient(stride_dilation, pads, x, kernel, gradient):
+def _xla_input_gradient(
+    stride_dilation: StrideDilation, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> jax.Array:
     return jax.vjp(lambda x: _xla_forward(stride_dilation, pads, x, kernel), x)[1](gradient)[0]
 
 
-def _xla_kernel_gradient(stride_dilation, pads, x, kernel, gradient):
+def _xla_kernel_gradient(
+    stride_dilation: StrideDilation, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> jax.Array:
     return jax.vjp(lambda kernel: _xla_forward(stride_dilation, pads, x, kernel), kernel)[1](gradient)[0]
 
 
-# --- The CPU's forms -------------------------------------------------------------------------------------------------
+# --- The lowering for CPUs -------------------------------------------------------------------------------------------
 
 
-def _cpu_forward(stride_dilation, pads, x, kernel):
+def _cpu_forward(stride_dilation: StrideDilation, pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
     (stride, dilation), (height, width, channels, multiplier) = stride_dilation, kernel.shape
     weights = kernel.reshape(height, width, channels * multiplier)
     padded = _padded(_repeated(x, multiplier), pads)
@@ -122,45 +132,49 @@ def _cpu_forward(stride_dilation, pads, x, kernel):
     return _sum_of_taps(padded, weights, size, stride, dilation)
 
 
-def _cpu_input_gradient(stride_dilation, pads, x, kernel, gradient):
+def _cpu_input_gradient(
+    stride_dilation: StrideDilation, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> jax.Array:
     (stride, dilation), (height, width, channels, multiplier) = stride_dilation, kernel.shape
-    # The transposed convolution as a plain one of stride 1: the gradient spread out, the kernel turned around.
-    turned = jnp.flip(kernel, (0, 1)).reshape(height, width, channels * multiplier)
+    # The transposed convolution as a plain one of stride 1: the gradient dilated by the stride, the kernel flipped.
+    flipped = jnp.flip(kernel, (0, 1)).reshape(height, width, channels * multiplier)
     back = []
     for axis, taps in enumerate((height, width)):
         reach, spread = (taps - 1) * dilation, (gradient.shape[axis + 1] - 1) * stride + 1
         low = reach - pads[axis][0]
         back.append((low, x.shape[axis + 1] + reach - spread - low))
     spread = _padded(gradient, tuple(back), stride - 1)
-    result = _sum_of_taps(spread, turned, x.shape[1:3], 1, dilation)
+    result = _sum_of_taps(spread, flipped, x.shape[1:3], 1, dilation)
     return result.reshape(*x.shape, multiplier).sum(-1) if multiplier > 1 else result
 
 
-def _cpu_kernel_gradient(stride_dilation, pads, x, kernel, gradient):
+def _cpu_kernel_gradient(
+    stride_dilation: StrideDilation, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> jax.Array:
     (stride, dilation), (height, width, _, multiplier) = stride_dilation, kernel.shape
     batch, rows, columns, features = gradient.shape
     x = _padded(_repeated(x, multiplier), pads)
     reach = (height - 1) * dilation + 1
 
-    def add_row(total, index):
+    def add_row(total: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
         image, row = index // rows, index % rows
-        taken = lax.dynamic_slice_in_dim(lax.dynamic_index_in_dim(x, image, 0, False), row * stride, reach)
+        rows_of_x = lax.dynamic_slice_in_dim(lax.dynamic_index_in_dim(x, image, 0, False), row * stride, reach)
         its_gradient = lax.dynamic_index_in_dim(lax.dynamic_index_in_dim(gradient, image, 0, False), row, 0, False)
         taps = [
-            (_every(taken[i * dilation], 0, j * dilation, columns, stride) * its_gradient).sum(0)
+            (_every(rows_of_x[i * dilation], 0, j * dilation, columns, stride) * its_gradient).sum(0)
             for i in range(height)
             for j in range(width)
         ]
         return total + jnp.stack(taps), None
 
-    # Zeros that vary over the devices of a shard_map as the gradient does: the scan's carry must.
+    # These zeros vary over the same shard_map axes as the gradient, as the scan's carry must.
     zeros = jnp.zeros((height * width, features), x.dtype) + gradient[:0].sum()
     total, _ = lax.scan(add_row, zeros, jnp.arange(batch * rows, dtype=jnp.int32))
     return total.reshape(kernel.shape)
 
 
-def _sum_of_taps(padded, weights, size, stride, dilation):
-    """[B, *size, C] of a map that is padded already and weights [kh, kw, C]."""
+def _sum_of_taps(padded: jax.Array, weights: jax.Array, size: tuple[int, ...], stride: int, dilation: int) -> jax.Array:
+    """Convolves a padded map with weights [kh, kw, C] to [B, *size, C]."""
     total = None
     for i in range(weights.shape[0]):
         rows = _every(padded, 1, i * dilation, size[0], stride)
@@ -170,18 +184,18 @@ def _sum_of_taps(padded, weights, size, stride, dilation):
     return total
 
 
-def _every(x, axis, start, count, stride):
-    """`count` elements along an axis, every `stride`-th from `start` on."""
+def _every(x: jax.Array, axis: int, start: int, count: int, stride: int) -> jax.Array:
+    """Takes `count` elements along an axis, every `stride`-th from `start` on."""
     return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
 
 
-def _padded(x, pads, gap=0):
-    """Zeros around a map and, `gap` of them, between its pixels, written to memory."""
+def _padded(x: jax.Array, pads: Pads, gap: int = 0) -> jax.Array:
+    """Pads a map with zeros, and puts `gap` zeros between its pixels."""
     padding = [(0, 0, 0), *((*pair, gap) for pair in pads), (0, 0, 0)]
-    # Without the barrier what made the map would be computed again for every tap.
+    # The barrier writes the result to memory; without it XLA recomputes the map for every tap.
     return lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), padding))
 
 
-def _repeated(x, multiplier):
-    """Every channel `multiplier` times, one copy after the other."""
+def _repeated(x: jax.Array, multiplier: int) -> jax.Array:
+    """Repeats every channel `multiplier` times, the copies next to each other."""
     return jnp.repeat(x, multiplier, axis=-1) if multiplier > 1 else x

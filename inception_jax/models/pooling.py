@@ -1,8 +1,8 @@
-"""Max and average pooling over NHWC maps, separable: along the rows of a map, then across them.
+"""Max and average pooling of NHWC maps, separable: along the rows of a map, then across them.
 
 The gradient of XLA's own max pool is a select-and-scatter, which CPUs run as a scalar loop and GPUs with atomic
-additions. Here both directions are slices, comparisons and additions that fuse. Processor time of forward and backward
-together relative to `lax.reduce_window` and its gradient, medians of interleaved runs on two x86-64 cores, float32:
+additions. Here forward and backward pass are slices, comparisons and additions that fuse. CPU time of forward and
+backward together relative to `lax.reduce_window` and its gradient, medians of interleaved runs on two x86-64 cores, float32:
 
 * max 3x3/2: 64 maps of 32x32x64 0.16, 64 of 16x16x192 0.11, 8 of 112x112x64 0.20, 2 of 147x147x64 0.10;
 * max 3x3/1: 64 maps of 8x8x256 0.12, 8 of 28x28x256 0.12, 8 of 14x14x512 0.12; forward alone 0.2 to 0.4;
@@ -12,6 +12,7 @@ together relative to `lax.reduce_window` and its gradient, medians of interleave
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,27 +23,28 @@ Padding = str | int
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "SAME", dilation: int = 1) -> jax.Array:
-    """The largest value in each window.
+    """Max pooling: the largest value in each window.
 
-    Where several elements of a window are equal and largest, the first (top to bottom, then left to right) receives
+    If several elements of a window have the largest value, the first (top to bottom, then left to right) receives
     the gradient, as in XLA, Caffe and PyTorch. Differentiable in reverse mode, also twice; forward mode (`jax.jvp`)
     raises, as for every `jax.custom_vjp`.
 
     Args:
-      x: maps [B, H, W, C], floating.
-      window: side of the square window, in pixels.
+      x: maps [B, H, W, C], floating-point.
+      window: height and width of the window, in pixels.
       stride: step of the window, in pixels.
       padding: "SAME" (TensorFlow's: ceil(size / stride) windows, the odd pixel of padding below and to the right),
-        "VALID", "CEIL" (Caffe's with pad 0: the number of windows rounded up, the last one cut by the map's edge, and
-        dropped where it would start beyond it), or a number of pixels on every side, fewer than the window reaches,
-        the number of windows rounded down. Padding never wins.
-      dilation: pixels from one element of the window to the next: it reaches over (window - 1) * dilation + 1.
+        "VALID", "CEIL" (Caffe's with pad 0: the number of windows is rounded up, the last one is cut by the map's
+        edge, and dropped if it would start beyond it), or a number of pixels on every side, fewer than the window
+        covers, with the number of windows rounded down. Padding is never the maximum.
+      dilation: distance in pixels between neighbouring elements of the window, which covers
+        (window - 1) * dilation + 1 pixels.
 
     Returns:
       [B, H', W', C] in the dtype of `x`.
 
     Raises:
-      ValueError: unknown padding, a map too small for one window, or a window of padding alone.
+      ValueError: unknown padding, a map too small for one window, or a window of padding only.
     """
     _output_size(x, window, stride, padding, dilation)  # both axes are checked before any work
     return _max_pool(x, window, stride, padding, dilation)
@@ -56,16 +58,16 @@ def avg_pool(
     count_include_pad: bool = False,
     dilation: int = 1,
 ) -> jax.Array:
-    """The mean of each window.
+    """Average pooling: the mean of each window.
 
     Args:
-      x: maps [B, H, W, C], floating.
-      window: side of the square window, in pixels.
+      x: maps [B, H, W, C], floating-point.
+      window: height and width of the window, in pixels.
       stride: step of the window, in pixels.
       padding: as for `max_pool`.
-      count_include_pad: divide by the window's pixels inside the padded map (Caffe's AVE, PyTorch's default), not by
-        those inside the map itself (TensorFlow, slim, Keras). "CEIL" has no padding, so there the two are one: a
-        window cut by the edge is divided by what is left of it.
+      count_include_pad: divide by the number of pixels of the window inside the padded map (Caffe's AVE, PyTorch's
+        default), not by the number inside the map itself (TensorFlow, slim, Keras). "CEIL" has no padding, so both are
+        the same: a window cut by the edge is divided by the number of its pixels that remain.
       dilation: as for `max_pool`.
 
     Returns:
@@ -80,7 +82,7 @@ def avg_pool(
     for axis in (2, 1):
         size = x.shape[axis]
         elements = _elements(size, window, stride, padding, dilation)
-        # The edges of what is counted: the map, or the map and its padding.
+        # The range of pixels that are counted: the map, or the map and its padding.
         first, end = (0, size)
         if count_include_pad and padding != "CEIL":
             low = -elements[0, 0]
@@ -94,22 +96,23 @@ def avg_pool(
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
-    """The mean over a whole map: [B, H, W, C] to [B, C], accumulated in at least float32, in the dtype of `x`."""
+    """Global average pooling: [B, H, W, C] to [B, C] in the dtype of `x`, accumulated in at least float32."""
     return jnp.mean(x, (1, 2), dtype=_accumulator(x.dtype)).astype(x.dtype)
 
 
 def even_avg_pool(x: jax.Array, output: int, window: int, stride: int) -> jax.Array:
-    """Averages a map of any size down to `output` x `output`, so that what follows never depends on the image's size.
+    """Average pooling of a map of any size to `output` x `output`, so that later layers do not depend on image size.
 
-    Where `window` and `stride` without padding give `output` windows, that is the pool: the 5x5/3 pool of GoogLeNet's
-    auxiliary heads (arXiv:1409.4842, section 5) takes 14x14 to 4x4, that of Inception-v4 17x17 to 5x5. On any other
-    size g, `output` windows of the same share of the map, k = max(1, round(window * g / g0)) pixels with g0 the
-    smallest size that the plain pool takes, start at round_half_down(i * (g - k) / (output - 1)). Each axis by itself.
+    If `window` and `stride` without padding give `output` windows, this is the plain pool: the 5x5/3 pool of
+    GoogLeNet's auxiliary heads (arXiv:1409.4842, section 5) takes 14x14 to 4x4, that of Inception-v4 17x17 to 5x5. On
+    any other size g the `output` windows cover the same fraction of the map, k = max(1, round(window * g / g0)) pixels
+    with g0 the smallest size that the plain pool accepts, and start at round_half_down(i * (g - k) / (output - 1)).
+    The axes are independent.
 
     Args:
-      x: maps [B, H, W, C], floating.
+      x: maps [B, H, W, C], floating-point.
       output: windows per axis.
-      window: side of the plain pool's window, in pixels.
+      window: height and width of the plain pool's window, in pixels.
       stride: step of the plain pool, in pixels.
 
     Returns:
@@ -126,13 +129,13 @@ def even_avg_pool(x: jax.Array, output: int, window: int, stride: int) -> jax.Ar
 
 
 def adaptive_avg_pool(x: jax.Array, output: int) -> jax.Array:
-    """Averages a map of any size down to `output` x `output` as `torch.nn.functional.adaptive_avg_pool2d` does.
+    """Average pooling of a map of any size to `output` x `output`, as `torch.nn.functional.adaptive_avg_pool2d`.
 
-    Along each axis of size g, window i is the pixels from floor(i * g / output) up to ceil((i + 1) * g / output): they
-    may overlap and differ in width, and repeat pixels where g is below `output`.
+    Along each axis of size g, window i is the pixels from floor(i * g / output) up to ceil((i + 1) * g / output).
+    Windows may overlap and differ in width; if g is less than `output`, pixels are repeated.
 
     Args:
-      x: maps [B, H, W, C], floating.
+      x: maps [B, H, W, C], floating-point.
       output: windows per axis.
 
     Returns:
@@ -151,7 +154,7 @@ def adaptive_avg_pool(x: jax.Array, output: int) -> jax.Array:
 
 
 def _even_windows(size: int, output: int, window: int, stride: int) -> tuple[int, list[int]]:
-    """Width and starts of `even_avg_pool`'s windows along one axis."""
+    """The width and the first pixels of `even_avg_pool`'s windows along one axis."""
     plain = (output - 1) * stride + window
     if plain <= size < plain + stride:
         return window, [i * stride for i in range(output)]
@@ -165,7 +168,7 @@ def _even_windows(size: int, output: int, window: int, stride: int) -> tuple[int
 
 
 def _windows(size: int, window: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """The number of windows along an axis, each reaching over `window` pixels, and the pixels of padding before it."""
+    """The number of windows along an axis, each `window` pixels wide, and the pixels of padding before the map."""
     if padding == "SAME":
         count = -(-size // stride)
         return count, max((count - 1) * stride + window - size, 0) // 2
@@ -174,7 +177,7 @@ def _windows(size: int, window: int, stride: int, padding: Padding) -> tuple[int
         return count - ((count - 1) * stride >= size), 0
     low = 0 if padding == "VALID" else padding
     if isinstance(low, str) or not 0 <= low < window:
-        raise ValueError(f"pool: padding {padding!r}: want 'SAME', 'VALID', 'CEIL' or 0 to {window - 1} pixels")
+        raise ValueError(f"pool: padding {padding!r}: expected 'SAME', 'VALID', 'CEIL' or 0 to {window - 1} pixels")
     count = (size + 2 * low - window) // stride + 1
     if count < 1:
         raise ValueError(f"pool: {size} pixels are too few for a window of {window} with padding {padding!r}")
@@ -186,19 +189,19 @@ def _reach(window: int, dilation: int) -> int:
 
 
 def _elements(size: int, window: int, stride: int, padding: Padding, dilation: int) -> np.ndarray:
-    """[windows, window]: the pixel that each element of each window falls on; outside 0 ... size - 1 is padding."""
+    """[windows, window]: the pixel under each element of each window; outside 0 ... size - 1 is padding."""
     count, low = _windows(size, _reach(window, dilation), stride, padding)
     return np.arange(count)[:, None] * stride - low + np.arange(window) * dilation
 
 
 def _output_size(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> tuple[int, int]:
     if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"pool: want floating maps [B,H,W,C], got {x.dtype}{list(x.shape)}")
+        raise ValueError(f"pool: expected floating-point maps [B,H,W,C], got {x.dtype}{list(x.shape)}")
     counts = []
     for size in x.shape[1:3]:
         elements = _elements(size, window, stride, padding, dilation)
         if not ((elements >= 0) & (elements < size)).any(1).all():
-            raise ValueError(f"pool: {size} pixels: a window of {window} with dilation {dilation} holds none of them")
+            raise ValueError(f"pool: {size} pixels: a window of {window} with dilation {dilation} covers none of them")
         counts.append(len(elements))
     return tuple(counts)
 
@@ -206,9 +209,9 @@ def _output_size(x: jax.Array, window: int, stride: int, padding: Padding, dilat
 def _taps(
     x: jax.Array, axis: int, window: int, stride: int, padding: Padding, dilation: int, fill: float
 ) -> list[jax.Array]:
-    """The i-th elements of all windows along an axis, for each i: strided slices, `fill` where a window leaves the map.
+    """The i-th elements of all windows along an axis, for each i: strided slices, with `fill` outside the map.
 
-    Each slice is filled by itself: padding the map beforehand would write it to memory once more.
+    Each slice is padded separately: padding the map beforehand would write it to memory once more.
     """
     size = x.shape[axis]
     count, low = _windows(size, _reach(window, dilation), stride, padding)
@@ -236,7 +239,7 @@ def _with_size(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
     return (*shape[:axis], size, *shape[axis + 1 :])
 
 
-def _accumulator(dtype) -> jnp.dtype:
+def _accumulator(dtype: Any) -> Any:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
@@ -244,20 +247,20 @@ def _accumulator(dtype) -> jnp.dtype:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _max_pool(x, window, stride, padding, dilation):
+def _max_pool(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
     geometry = (window, stride, padding, dilation)
     return _max_along(_max_along(x, 2, *geometry), 1, *geometry)
 
 
-def _max_pool_forward(x, *geometry):
+def _max_pool_forward(x: jax.Array, *geometry: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     pooled = _max_pool(x, *geometry)
     return pooled, (x, pooled)
 
 
-def _max_pool_backward(*geometry_residuals_and_gradient):
+def _max_pool_backward(*geometry_residuals_and_gradient: Any) -> tuple[jax.Array]:
     *geometry, residuals, gradient = geometry_residuals_and_gradient
-    # The barrier makes the backward pass pool the rows again instead of keeping them in memory since the forward pass,
-    # and compare values that have been rounded to the dtype of `x`, where the compiler may compute in a wider one.
+    # The barrier makes the backward pass pool the rows again instead of storing them in the forward pass, and compare
+    # values that are rounded to the dtype of `x`, where the compiler may compute in a wider one.
     x, pooled = lax.optimization_barrier(residuals)
     rows = _max_along(x, 2, *geometry)
     gradient = _unpool_along(rows, pooled, gradient, 1, *geometry)
@@ -267,33 +270,42 @@ def _max_pool_backward(*geometry_residuals_and_gradient):
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def _max_along(x, axis, window, stride, padding, dilation):
+def _max_along(x: jax.Array, axis: int, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
     first, *others = _taps(x, axis, window, stride, padding, dilation, -np.inf)
     for tap in others:
         first = lax.max(first, tap)
     return first
 
 
-def _unpool_along(x, pooled, gradient, axis, window, stride, padding, dilation):
+def _unpool_along(
+    x: jax.Array,
+    pooled: jax.Array,
+    gradient: jax.Array,
+    axis: int,
+    window: int,
+    stride: int,
+    padding: Padding,
+    dilation: int,
+) -> jax.Array:
     """Sends each window's gradient to the first of its elements that equals the maximum, along one axis."""
     size, count = x.shape[axis], pooled.shape[axis]
     reach = _reach(window, dilation)
     low = _windows(size, reach, stride, padding)[1]
     zeros = jnp.zeros_like(gradient)
-    shares, rest = [], gradient
+    gradients, rest = [], gradient  # of the elements of the windows; what no earlier element has received
     for tap in _taps(x, axis, window, stride, padding, dilation, -np.inf)[:-1]:
         hit = tap == pooled
-        shares.append(jnp.where(hit, rest, zeros))
+        gradients.append(jnp.where(hit, rest, zeros))
         rest = jnp.where(hit, zeros, rest)
-    shares.append(rest)  # the last element's, with no comparison: it is the only one left
-    # Pixels i, i + stride, ... of the padded map belong to one residue class; inside a class the shares overlap with
-    # shifts by whole windows. The classes are then interleaved.
+    gradients.append(rest)  # the last element needs no comparison: it is the only one left
+    # Pixels i, i + stride, ... of the padded map belong to one residue class; within a class the elements' gradients
+    # are added, shifted by whole windows. The classes are then interleaved.
     length = max(-(-(size + low) // stride), count + (reach - 1) // stride)
     classes = []
     for residue in range(stride):
         parts = [
-            _pad_axis(share, axis, offset // stride, length - count - offset // stride, 0.0)
-            for offset, share in zip(range(0, reach, dilation), shares, strict=True)
+            _pad_axis(element, axis, offset // stride, length - count - offset // stride, 0.0)
+            for offset, element in zip(range(0, reach, dilation), gradients, strict=True)
             if offset % stride == residue
         ]
         empty = jnp.zeros(_with_size(gradient.shape, axis, length), gradient.dtype)
