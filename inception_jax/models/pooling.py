@@ -2,7 +2,8 @@
 
 The gradient of XLA's own max pool is a select-and-scatter, which CPUs run as a scalar loop and GPUs with atomic
 additions. Here forward and backward pass are slices, comparisons and additions that fuse. CPU time of forward and
-backward together relative to `lax.reduce_window` and its gradient, medians of interleaved runs on two x86-64 cores, float32:
+backward together relative to `lax.reduce_window` and its gradient, medians of interleaved runs on two x86-64 cores,
+float32:
 
 * max 3x3/2: 64 maps of 32x32x64 0.16, 64 of 16x16x192 0.11, 8 of 112x112x64 0.20, 2 of 147x147x64 0.10;
 * max 3x3/1: 64 maps of 8x8x256 0.12, 8 of 28x28x256 0.12, 8 of 14x14x512 0.12; forward alone 0.2 to 0.4;
