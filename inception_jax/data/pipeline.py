@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from inception_jax.data import activity, images
 from inception_jax.data.datasets import Dataset
-from inception_jax.data.loader import DataLoader, ThreadDataLoader
+from inception_jax.data.loader import DataLoader, ThreadProducer
 from inception_jax.data.sampling import ShuffledOrder, uniforms
-from inception_jax.data.workers import WorkerDataLoader
+from inception_jax.data.workers import WorkerProducer
 from inception_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -111,11 +111,22 @@ class _Pipeline:
             picture = images.decode(picture, self.dataset.record_name(index))
         return picture, label
 
-    def _ahead(self, start: int, stop: int) -> DataLoader:
-        nbytes = sum(array.nbytes for array in self._empty_batch().values())
-        return make_data_loader(
-            self.batch, start, stop, self.threads, self.workers, self.prefetch, nbytes, self.dataset.record_name
+    def _data_loader(self, start: int, stop: int) -> DataLoader:
+        record_name = self.dataset.record_name
+        if not self.workers:
+            producer, ahead = ThreadProducer(self.batch, self.threads), self.threads + self.prefetch
+            return DataLoader(producer, start, stop, ahead, record_name)
+        producer = WorkerProducer(
+            self.batch,
+            start,
+            stop,
+            threads=self.threads,
+            workers=self.workers,
+            prefetch=self.prefetch,
+            nbytes=sum(array.nbytes for array in self._empty_batch().values()),
+            record_name=record_name,
         )
+        return DataLoader(producer, start, stop, 1, record_name)
 
 
 class TrainPipeline(_Pipeline):
@@ -212,7 +223,7 @@ class TrainPipeline(_Pipeline):
 
     def batches(self, start: int = 0) -> DataLoader:
         """Batches `start`, `start + 1`, … without end, made ahead. Costs the same for any start. Close it after use."""
-        return self._ahead(_check_whole("start", start, 0), 1 << 48)
+        return self._data_loader(_check_whole("start", start, 0), 1 << 48)
 
 
 class EvalPipeline(_Pipeline):
@@ -285,40 +296,10 @@ class EvalPipeline(_Pipeline):
 
     def batches(self) -> DataLoader:
         """All batches in order, made ahead. Close it after use."""
-        return self._ahead(0, self.num_batches)
+        return self._data_loader(0, self.num_batches)
 
 
 def _check_whole(field: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise UserError(f"{field}: {value!r}; a whole number of {least} or more is needed")
     return int(value)
-
-
-def make_data_loader(
-    make: Callable[[int], Any],
-    start: int,
-    stop: int,
-    threads: int,
-    workers: int,
-    prefetch: int,
-    nbytes: int,
-    record_name: Callable[[int], str],
-) -> DataLoader:
-    """`make(start), make(start + 1), … make(stop - 1)`, made ahead and handed on in order.
-
-    Args:
-      make: makes one batch, a dict of arrays; picklable where there are workers.
-      start: first number.
-      stop: one past the last.
-      threads: batches that are made at once, per worker or in this process.
-      workers: processes; 0 for none.
-      prefetch: batches made ahead, at least.
-      nbytes: of one batch.
-      record_name: the words for a record of the data set, by its index.
-
-    Raises:
-      UserError: the machine's shared memory cannot hold the workers' batches.
-    """
-    if not workers:
-        return ThreadDataLoader(make, start, stop, threads, max(threads, prefetch), record_name)
-    return WorkerDataLoader(make, start, stop, threads, workers, prefetch, nbytes, record_name)

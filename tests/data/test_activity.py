@@ -1,4 +1,4 @@
-"""Where the threads are: notes by slot and by process, and threads that hang and still let everybody else go."""
+"""Thread activity: entries by slot and by process. The data loader: order, errors, closing, threads that hang."""
 
 import os
 import pickle
@@ -13,7 +13,7 @@ from inception_jax.data.datasets import load
 from inception_jax.data.pipeline import TrainPipeline
 
 
-def test_a_board_tells_each_slot_apart_and_who_has_been_there_longest():
+def test_a_table_tells_slots_apart_and_lists_the_longest_activity_first():
     table = activity.ActivityTable(slots=2, workers=2)
     try:
         table.register_worker(1)
@@ -45,10 +45,10 @@ def test_a_board_tells_each_slot_apart_and_who_has_been_there_longest():
     finally:
         table.end_batch()
     activity.update(5, 1)  # of no table's batch: nothing happens
-    assert [place.batch for place in table.activities()] == [42]
+    assert [thread.batch for thread in table.activities()] == [42]
 
 
-def test_a_board_that_has_gone_is_replaced_and_nothing_else_is_written_to(tmp_path):
+def test_a_table_that_has_gone_is_replaced_and_nothing_else_is_written_to(tmp_path):
     """A worker that starts late finds another file under the number of the table's."""
     table = activity.ActivityTable(slots=1, workers=1)
     pickled, number = pickle.dumps(table), int(table._path.rpartition("/")[2])
@@ -68,7 +68,7 @@ def test_a_board_that_has_gone_is_replaced_and_nothing_else_is_written_to(tmp_pa
     assert path.read_bytes() == b"7" * 5000
 
 
-def test_a_thread_that_hangs_in_a_read_is_named_with_its_picture_and_not_waited_for(
+def test_a_thread_that_hangs_in_a_read_is_named_with_its_file_and_not_waited_for(
     image_folder, stalled_file, monkeypatch
 ):
     monkeypatch.setattr(loader, "_JOIN_SECONDS", 0.2)
@@ -76,10 +76,10 @@ def test_a_thread_that_hangs_in_a_read_is_named_with_its_picture_and_not_waited_
     path = stalled_file(image_folder / "train" / "eel" / "2.png")
     source = TrainPipeline(data, batch_size=14, image_size=8, seed=1, augmentation={}, threads=1, workers=0).batches(2)
     end = time.monotonic() + 10
-    while str(path) not in (words := source.describe_activity()) and time.monotonic() < end:
+    while str(path) not in (text := source.describe_activity()) and time.monotonic() < end:
         time.sleep(0.01)
-    assert words.startswith("batch 2 is due; a thread has been at batch 2, row ")
-    assert re.search(rf"folder:{re.escape(str(image_folder))} \[train\], {re.escape(str(path))}, for \d+ s$", words)
+    assert text.startswith("batch 2 is due; a thread has been at batch 2, row ")
+    assert re.search(rf"folder:{re.escape(str(image_folder))} \[train\], {re.escape(str(path))}, for \d+ s$", text)
     started = time.monotonic()
     source.close()
     assert time.monotonic() - started < 5
@@ -88,7 +88,7 @@ def test_a_thread_that_hangs_in_a_read_is_named_with_its_picture_and_not_waited_
 
 
 def test_closing_breaks_batches_off():
-    """A batch of a thousand pictures is not finished for nobody."""
+    """A batch of a thousand images that nobody needs is not finished."""
     begun = threading.Event()
 
     def make(number):
@@ -97,7 +97,7 @@ def test_closing_breaks_batches_off():
             begun.set()
             time.sleep(0.01)
 
-    source = loader.ThreadDataLoader(make, 0, 10, threads=2, ahead=2, record_name=str)
+    source = loader.DataLoader(loader.ThreadProducer(make, 2), 0, 10, 2, record_name=str)
     begun.wait(5)
     started = time.monotonic()
     source.close()
@@ -105,8 +105,8 @@ def test_closing_breaks_batches_off():
     assert not any(thread.is_alive() for thread in source._threads)
 
 
-def test_an_iterator_that_nobody_closes_ends_its_threads():
-    source = loader.ThreadDataLoader(lambda number: number, 0, 10, threads=2, ahead=4, record_name=str)
+def test_a_loader_that_nobody_closes_ends_its_threads():
+    source = loader.DataLoader(loader.ThreadProducer(lambda number: number, 2), 0, 10, 4, record_name=str)
     threads = source._threads
     assert next(source) == 0
     del source
@@ -116,7 +116,7 @@ def test_an_iterator_that_nobody_closes_ends_its_threads():
 
 
 def test_the_end_of_the_data_ends_the_threads():
-    source = loader.ThreadDataLoader(lambda number: number, 3, 13, threads=2, ahead=4, record_name=str)
+    source = loader.DataLoader(loader.ThreadProducer(lambda number: number, 2), 3, 13, 4, record_name=str)
     assert list(source) == list(range(3, 13))
     assert not any(thread.is_alive() for thread in source._threads)
 
@@ -127,8 +127,51 @@ def test_an_error_stands_in_the_place_of_its_batch_and_stays():
             raise OSError("the cable")
         return number
 
-    with loader.ThreadDataLoader(make, 0, 10, threads=3, ahead=4, record_name=str) as source:
+    with loader.DataLoader(loader.ThreadProducer(make, 3), 0, 10, 4, record_name=str) as source:
         assert [next(source), next(source)] == [0, 1]
         for _ in range(2):
             with pytest.raises(OSError, match="the cable"):
                 next(source)
+
+
+def test_it_waits_for_a_batch_an_error_the_end_and_closing_but_no_longer_than_it_is_told():
+    go = threading.Event()
+
+    def make(number):
+        go.wait()
+        if number == 1:
+            raise OSError("the cable")
+        return number
+
+    source = loader.DataLoader(loader.ThreadProducer(make, 1), 0, 2, 1, record_name=str)
+    started = time.monotonic()
+    assert not source.wait(0) and not source.wait(0.2)
+    assert 0.15 < time.monotonic() - started < 5
+    go.set()
+    assert source.wait(10) and next(source) == 0
+    assert source.wait(10)
+    with pytest.raises(OSError, match="the cable"):
+        next(source)
+    go.clear()
+    with loader.DataLoader(loader.ThreadProducer(make, 1), 0, 2, 1, record_name=str) as hanging:
+        threading.Timer(0.2, hanging.close).start()
+        assert hanging.wait(10)
+        with pytest.raises(StopIteration):
+            next(hanging)
+        go.set()
+    with loader.DataLoader(loader.ThreadProducer(lambda number: number, 1), 0, 0, 1, record_name=str) as empty:
+        assert empty.wait(0)
+        with pytest.raises(StopIteration):
+            next(empty)
+
+
+def test_it_makes_no_more_batches_ahead_than_it_is_told():
+    made = []
+    with loader.DataLoader(loader.ThreadProducer(made.append, 2), 0, 100, 5, record_name=str) as source:
+        for taken in range(3):
+            end = time.monotonic() + 10
+            while len(made) < taken + 5 and time.monotonic() < end:
+                time.sleep(0.005)
+            time.sleep(0.05)
+            assert sorted(made) == list(range(taken + 5))
+            next(source)

@@ -48,7 +48,7 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_doubled_or_changed(cou
     assert len(after) == count and not after & before  # all are new
     err = capfd.readouterr().err
     assert err.count("\n") == 1 and err.startswith(
-        "warning: a worker process that decodes pictures was killed by SIGKILL (exit code -9) before batch "
+        "warning: a worker process that decodes images was killed by SIGKILL (exit code -9) before batch "
     ), err
     assert_none_left()
 
@@ -94,10 +94,10 @@ def test_workers_that_die_three_times_without_a_batch_end_it_with_their_exit_cod
     finally:
         over.set()
         killer.join()
-    assert capfd.readouterr().err.count("new workers go on from there") == 2
+    assert capfd.readouterr().err.count("new workers continue from there") == 2
 
 
-def test_a_worker_that_hangs_is_named_with_its_picture_and_not_waited_for(image_folder, stalled_file, monkeypatch):
+def test_a_worker_that_hangs_is_named_with_its_file_and_not_waited_for(image_folder, stalled_file, monkeypatch):
     monkeypatch.setattr(workers, "_CLOSE_SECONDS", 0.5)
     data = load(f"folder:{image_folder}", "train")
     path = stalled_file(image_folder / "train" / "cat" / "2.png")
@@ -107,11 +107,11 @@ def test_a_worker_that_hangs_is_named_with_its_picture_and_not_waited_for(image_
     drawing.start()
     try:
         end = time.monotonic() + 30
-        while str(path) not in (words := batches.describe_activity()) and time.monotonic() < end:
+        while str(path) not in (text := batches.describe_activity()) and time.monotonic() < end:
             time.sleep(0.05)
         (pid,) = children()
-        assert words.startswith(f"batch 0 is due; worker 0 (process {pid}) has been at batch 0, row ")
-        assert f"{path}, for " in words
+        assert text.startswith(f"batch 0 is due; worker 0 (process {pid}) has been at batch 0, row ")
+        assert f"{path}, for " in text
     finally:
         started = time.monotonic()
         batches.close()
@@ -119,7 +119,7 @@ def test_a_worker_that_hangs_is_named_with_its_picture_and_not_waited_for(image_
     assert_none_left()
 
 
-def test_endings_in_words():
+def test_exit_codes_are_described():
     assert workers._describe_exit(-7) == "was killed by SIGBUS (exit code -7)"
     assert workers._describe_exit(-200) == "ended with exit code -200"
     assert workers._describe_exit(1) == "ended with exit code 1"

@@ -1,4 +1,4 @@
-"""The feed: ahead and in order, errors in their place, and an input that hangs: named, interruptible, given up."""
+"""The device prefetcher: ahead, in order, errors in their place; a stalled input: named, interruptible, given up."""
 
 import os
 import subprocess
@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from inception_jax.data import loader
+from inception_jax.data.activity import ActivityTable
+from inception_jax.data.loader import DataLoader, Producer
 from inception_jax.errors import ExitCode
 from inception_jax.training import device_prefetch
 from inception_jax.training.device_prefetch import DevicePrefetcher, InputStalled
@@ -23,30 +26,39 @@ def wait_for(condition, seconds=10):
         time.sleep(0.005)
 
 
-class Source:
-    """Numbers; at `hangs_at` it waits until `go` is set or it is closed."""
+class Source(Producer):
+    """Makes the number of each batch; at `hangs_at` it waits until `go` is set or it is closed."""
 
-    def __init__(self, stop=100, hangs_at=None, error=None):
-        self.number, self.stop, self.hangs_at, self.error = 0, stop, hangs_at, error
+    threads = 1
+
+    def __init__(self, stop=100, hangs_at=None, error=None, seconds=0.0):
+        self.number, self.stop, self.hangs_at, self.error, self.seconds = 0, stop, hangs_at, error, seconds
         self.go, self.closed = threading.Event(), False
 
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        if self.number == self.hangs_at:
+    def make(self, number, slot):
+        assert number == self.number and slot == 0
+        time.sleep(self.seconds)
+        if number == self.hangs_at:
             self.go.wait()
-        if self.number == self.stop:
-            raise self.error or StopIteration
+        if number == self.stop and self.error is not None:
+            raise self.error
         self.number += 1
-        return self.number - 1
+        return number
 
-    def describe_activity(self):
-        return f"batch {self.number} is due; a thread has been at picture 7"
+    @property
+    def activity(self):
+        return ActivityTable(1)
+
+    def describe_idle(self):
+        return "a thread has been at image 7"
 
     def close(self):
         self.closed = True
         self.go.set()
+
+
+def load(source, ahead=2):
+    return DataLoader(source, 0, source.stop + (source.error is not None), ahead, record_name=str)
 
 
 def test_it_stays_ahead_keeps_order_and_serves_the_devices_from_the_calling_thread():
@@ -56,52 +68,49 @@ def test_it_stays_ahead_keeps_order_and_serves_the_devices_from_the_calling_thre
         threads.append(threading.get_ident())
         return batch * 10
 
-    feed = DevicePrefetcher(source, put, prefetch=2)
+    batches = load(source)
+    feed = DevicePrefetcher(batches, put, prefetch=2)
     assert feed.next_batch() == 0
     for expected in range(10, 300, 10):
-        wait_for(lambda: source.number == 30 or feed._queue.full())
+        wait_for(lambda: source.number == 30 or len(batches._buffer._made) == 2)
         drawn = feed.next_batch()
         assert drawn == expected
         if expected < 280:
-            assert len(feed._ahead) == 1  # one was handed out, one is on its way
+            assert len(feed._on_device) == 1  # one was handed out, one is on its way
     for _ in range(2):
         with pytest.raises(StopIteration):
             feed.next_batch()
     assert set(threads) == {threading.get_ident()}
     assert source.number == 30
     feed.close()
-    assert source.closed and not feed._thread.is_alive()
+    assert source.closed and not any(thread.is_alive() for thread in batches._threads)
     with pytest.raises(ValueError, match="closed"):
         feed.next_batch()
 
 
 def test_it_draws_no_further_than_it_was_told():
     source = Source()
-    feed = DevicePrefetcher(source, lambda batch: batch, prefetch=3)
+    feed = DevicePrefetcher(load(source, ahead=3), lambda batch: batch, prefetch=3)
     assert feed.next_batch() == 0
     time.sleep(0.2)
-    assert source.number <= 7  # one handed out, two on their way, three in the queue, one in the thread's hand
+    assert 3 <= source.number <= 6  # one handed out, up to two on their way, three with the loader
     feed.close()
 
 
 def test_it_counts_what_it_waits():
-    def batches():
-        for number in range(3):
-            time.sleep(0.2)
-            yield number
-
-    feed = DevicePrefetcher(batches(), lambda batch: batch, prefetch=2)
+    source = Source(stop=3, seconds=0.2)
+    feed = DevicePrefetcher(load(source), lambda batch: batch, prefetch=2)
     assert feed.next_batch() == 0
     assert 0.1 < feed.pop_wait_seconds() < 5
     assert feed.pop_wait_seconds() == 0.0
-    wait_for(feed._queue.full)
+    wait_for(lambda: source.number == 3)
     assert list(feed) == [1, 2]
     assert feed.pop_wait_seconds() < 0.5
     feed.close()
 
 
 def test_an_error_of_the_source_comes_after_the_batches_before_it_and_stays():
-    feed = DevicePrefetcher(Source(stop=3, error=OSError("the cable")), lambda batch: batch, prefetch=5)
+    feed = DevicePrefetcher(load(Source(stop=3, error=OSError("the cable"))), lambda batch: batch, prefetch=5)
     assert [feed.next_batch(), feed.next_batch(), feed.next_batch()] == [0, 1, 2]
     for _ in range(2):
         with pytest.raises(OSError, match="the cable"):
@@ -117,7 +126,7 @@ def test_a_stall_is_told_at_doubling_intervals_and_given_up():
         times.append(time.monotonic())
 
     feed = DevicePrefetcher(
-        Source(hangs_at=2), lambda batch: batch, 1, warn_after=0.4, give_up_after=2.8, report=report
+        load(Source(hangs_at=2)), lambda batch: batch, 1, warn_after=0.4, give_up_after=2.8, report=report
     )
     assert [feed.next_batch(), feed.next_batch()] == [0, 1]
     started = time.monotonic()
@@ -125,17 +134,17 @@ def test_a_stall_is_told_at_doubling_intervals_and_given_up():
         feed.next_batch()
     assert 2.7 < time.monotonic() - started < 8
     assert stalled.value.exit_code == ExitCode.STALLED == 7
-    words = "the input has stalled: no batch for 3 s; batch 2 is due; a thread has been at picture 7"
-    assert str(stalled.value).startswith(words) and "\n" not in str(stalled.value)
+    text = "the input has stalled: no batch for 3 s; batch 2 is due; a thread has been at image 7"
+    assert str(stalled.value).startswith(text) and "\n" not in str(stalled.value)
     assert len(lines) == 3  # after 0.4, 0.8 and 1.6 seconds
-    assert all("batch 2 is due; a thread has been at picture 7; giving up after 2.8 s" in line for line in lines)
+    assert all("batch 2 is due; a thread has been at image 7; giving up after 2.8 s" in line for line in lines)
     assert all(moment - started > least for moment, least in zip(times, (0.3, 0.7, 1.5), strict=True))
     feed.close()
 
 
 def test_a_stall_that_ends_is_no_error(capsys):
     source = Source(hangs_at=0)
-    feed = DevicePrefetcher(source, lambda batch: batch, 1, warn_after=0.2, give_up_after=60)
+    feed = DevicePrefetcher(load(source), lambda batch: batch, 1, warn_after=0.2, give_up_after=60)
     threading.Timer(0.5, source.go.set).start()
     assert feed.next_batch() == 0
     assert 0.3 < feed.pop_wait_seconds() < 10
@@ -145,38 +154,33 @@ def test_a_stall_that_ends_is_no_error(capsys):
 
 def test_a_wait_ends_where_the_run_is_to_stop_and_the_batch_is_not_lost():
     source, stop = Source(hangs_at=1), threading.Event()
-    feed = DevicePrefetcher(source, lambda batch: batch, 1, should_stop=stop.is_set)
+    feed = DevicePrefetcher(load(source), lambda batch: batch, 1, should_stop=stop.is_set)
     assert feed.next_batch() == 0
     threading.Timer(0.3, stop.set).start()
     started = time.monotonic()
     assert feed.next_batch() is None
     assert 0.2 < time.monotonic() - started < 5
     source.go.set()
-    wait_for(feed._queue.full)
+    wait_for(lambda: source.number > 1)
     assert feed.next_batch() == 1  # it is there: nobody waits
     feed.close()
 
 
-@pytest.mark.parametrize("kind", ["generator", "source"])
-def test_closing_does_not_wait_for_a_source_that_hangs(kind, monkeypatch):
-    monkeypatch.setattr(device_prefetch, "_JOIN_SECONDS", 0.2)
-    go = threading.Event()
-
-    def generator():
-        yield 0
-        go.wait()
-        yield 1
-
-    source = generator() if kind == "generator" else Source(hangs_at=1)
-    feed = DevicePrefetcher(source, lambda batch: batch, 1)
+def test_closing_does_not_wait_for_a_source_that_hangs(monkeypatch):
+    monkeypatch.setattr(loader, "_JOIN_SECONDS", 0.2)
+    source = Source(hangs_at=1)
+    monkeypatch.setattr(source, "close", lambda: None)
+    batches = load(source)
+    feed = DevicePrefetcher(batches, lambda batch: batch, 1)
     assert feed.next_batch() == 0
     time.sleep(0.1)
     started = time.monotonic()
     feed.close()
     assert time.monotonic() - started < 4
-    go.set()
-    feed._thread.join(5)
-    assert not feed._thread.is_alive()
+    assert batches._threads[0].is_alive()
+    source.go.set()
+    batches._threads[0].join(5)
+    assert not batches._threads[0].is_alive()
 
 
 STALLED = """
