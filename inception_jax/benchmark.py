@@ -161,7 +161,7 @@ def _data(flags: argparse.Namespace, config: ConfigDict) -> int:
     from inception_jax.benchmarks import inputs, measure, report, workload
 
     setup = workload.build_setup(config)
-    result = measure.describe(setup) | {"input": inputs.measure_rate(setup.train_data, flags.seconds)}
+    result = measure.describe(setup) | {"input": inputs.measure_rate(setup.data.train, flags.seconds)}
     print(report.format_input(result["input"]))
     _write_json(flags, result)
     return 0
@@ -176,10 +176,10 @@ def _largest_batch(flags: argparse.Namespace, config: ConfigDict) -> int:
     unit = first.devices.count * first.objective.accumulation
     found = memory.largest_batch(memory.make_training_fits(config, _log), unit)
     if not found:
-        raise UserError(f"not even a batch of {unit} of {first.spec.name} at {first.image_size} pixels fits")
+        raise UserError(f"not even a batch of {unit} of {first.spec.name} at {first.input.image_size} pixels fits")
     device = first.devices.mesh.devices.flat[0]
     print(
-        f"{found:,} is the largest batch that fits, to within a sixteenth: {first.spec.name}, {first.image_size} "
+        f"{found:,} is the largest batch that fits, to within a sixteenth: {first.spec.name}, {first.input.image_size} "
         f"pixels, {first.config.model.dtype}, training on {first.devices.count} x {device.device_kind}"
     )
     _write_json(flags, measure.describe(first) | {"largest_batch": found})

@@ -75,7 +75,7 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
         trained = trained_network.load(
             recipe, flags.checkpoint or flags.workdir, source.class_names, weights=flags.weights, step=step
         )
-        data = setup.build_eval_data(trained.config, source, trained.devices)
+        data = setup.build_eval_data(trained.config, source, trained.input, trained.devices)
     processes.check_equal("the step of the checkpoint", trained.step)
     evaluation = trained.evaluate(data)
     result = {

@@ -124,7 +124,7 @@ def _batches(flags: argparse.Namespace, trained: TrainedNetwork) -> tuple[Iterab
         return extraction.image_batches(pictures, size, trained.image_size, trained.crop), size, count
     config = trained.config
     source = datasets.load(flags.data or config.data.name, flags.split or config.data.eval_split, config.data.data_dir)
-    data = setup.build_eval_data(config, source, trained.devices)
+    data = setup.build_eval_data(config, source, trained.input, trained.devices)
     return data.batches(), data.batch_size, source.num_examples
 
 

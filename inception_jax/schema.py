@@ -28,9 +28,29 @@ def _one_of(*names: str):
     return (lambda value: value in names), "one of " + ", ".join(repr(name) for name in names)
 
 
-def _is_batch_norm_mode(value: str) -> bool:
-    kind, _, size = value.partition(":")
-    return value in ("local", "global") or (kind in ("groups", "examples") and size.isdigit() and int(size) > 0)
+def parse_batch_norm(value: str) -> tuple[str, int | None]:
+    """Parses a value of `parallel.batch_norm`.
+
+    Returns:
+      ("local", None), ("global", None), ("groups", N) or ("examples", N).
+
+    Raises:
+      ValueError: the value is none of "local", "global", "groups:N" and "examples:N", N > 0.
+    """
+    kind, colon, size = value.partition(":")
+    if kind in ("local", "global") and not colon:
+        return kind, None
+    if kind in ("groups", "examples") and size.isdigit() and int(size) > 0:
+        return kind, int(size)
+    raise ValueError(f"{value!r} is not 'local', 'global', 'groups:N' or 'examples:N'")
+
+
+def _is_batch_norm(value: str) -> bool:
+    try:
+        parse_batch_norm(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_pattern(value: Any) -> bool:
@@ -208,7 +228,7 @@ SCHEMA: dict[str, Any] = {
             "whose statistics an example is normalised with: local (its device's, as in the "
             "papers), global, groups:N (of N neighbouring devices) or examples:N (of N neighbouring "
             "examples, the same on any number of devices; under accumulation of one part of a share)",
-            (_is_batch_norm_mode, "'local', 'global', 'groups:N' or 'examples:N'"),
+            (_is_batch_norm, "'local', 'global', 'groups:N' or 'examples:N'"),
         ),
     },
     "evaluation": {

@@ -51,7 +51,7 @@ def test_a_recipe_builds_and_reads_every_field(name, argument, model, steps, rat
     variables = jax.eval_shape(
         parts.model.init,
         jax.random.key(0),
-        jax.ShapeDtypeStruct((1, parts.image_size, parts.image_size, 3), "float32"),
+        jax.ShapeDtypeStruct((1, parts.input.image_size, parts.input.image_size, 3), "float32"),
     )
     jax.eval_shape(parts.optimizer.init, variables["params"])  # every pattern matches a parameter
 

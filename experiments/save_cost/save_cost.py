@@ -50,7 +50,7 @@ class Trainer:
     def __init__(self, batch_size: int, image_size: int, directory: Path):
         setup = setups.build(Config(recipe(batch_size, image_size)))
         devices = setup.devices
-        self.checkpoints = Checkpoints(directory, keep_latest=setup.keep)
+        self.checkpoints = Checkpoints(directory, keep_latest=setup.checkpoints.keep)
         self.state, _ = restore.restore_or_start(setup, self.checkpoints)
         self.bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
         self._step = devices.compile_train(
@@ -62,7 +62,7 @@ class Trainer:
         self._batch = devices.put(
             {
                 "image": numbers.integers(0, 256, (batch_size, image_size, image_size, 3), dtype=np.uint8),
-                "label": numbers.integers(0, len(setup.class_names), batch_size, dtype=np.int32),
+                "label": numbers.integers(0, len(setup.data.class_names), batch_size, dtype=np.int32),
                 "mask": np.ones(batch_size, bool),
             }
         )

@@ -68,7 +68,7 @@ def measure_fed_step(bench: Bench, seconds: float) -> dict[str, float]:
     """
     setup = bench.setup
     size = setup.config.batch_size
-    feed = DevicePrefetcher(setup.train_data.batches(0), setup.devices.put, setup.prefetch)
+    feed = DevicePrefetcher(setup.data.train.batches(0), setup.devices.put, setup.data.prefetch)
     with contextlib.closing(feed):
         window, clock = TrainMetrics(), Clock()
         for number in range(1, 4):  # as many as are made ahead, and are no measure of the pipeline

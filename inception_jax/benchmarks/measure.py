@@ -52,8 +52,8 @@ def describe(setup: Setup) -> dict[str, Any]:
         "task": {
             "model": setup.spec.name,
             "batch_size": config.batch_size,
-            "image_size": setup.image_size,
-            "num_classes": len(setup.class_names),
+            "image_size": setup.input.image_size,
+            "num_classes": len(setup.data.class_names),
             "dtype": config.model.dtype,
             "mode": setup.devices.mode,
             "devices": setup.devices.count,
@@ -133,7 +133,7 @@ def measure(setup: Setup, plan: MeasurementPlan, limits: Limits, log: Callable[[
         result[kind] = _measure_kind(bench, kind, plan, limits, log)
     if "train" in plan.kinds and plan.input_seconds > 0:
         log("measuring the input, alone and beside the step")
-        result["input"] = inputs.measure_rate(setup.train_data, plan.input_seconds)
+        result["input"] = inputs.measure_rate(setup.data.train, plan.input_seconds)
         result["input"]["fed"] = inputs.measure_fed_step(bench, plan.input_seconds)
     return result
 

@@ -65,13 +65,15 @@ class Bench:
         if devices.process_count > 1:
             raise UserError("the benchmark measures the devices of one process; start it without the others")
         host = [
-            synthetic_batches.make_batch(seed, number, config.batch_size, setup.image_size, len(setup.class_names))
+            synthetic_batches.make_batch(
+                seed, number, config.batch_size, setup.input.image_size, len(setup.data.class_names)
+            )
             for number in range(batches)
         ]
         self.fingerprint = synthetic_batches.fingerprint(host)
-        self.account: NetworkCost = count_cost(setup.model, setup.image_size)
+        self.account: NetworkCost = count_cost(setup.model, setup.input.image_size)
         self.compiled: dict[str, Compiled] = {}
-        variables = init_variables(setup.model, jax.random.key(config.seed), setup.image_size)
+        variables = init_variables(setup.model, jax.random.key(config.seed), setup.input.image_size)
         state = states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
         self._state = devices.replicate(state)
         self._batches = [devices.put(batch) for batch in host]
@@ -84,12 +86,12 @@ class Bench:
     def compile(self, kind: str) -> Compiled:
         """Compiles a step and keeps it; again, if it was compiled before."""
         setup, devices = self.setup, self.setup.devices
-        batch = devices.abstract_batch(setup.config.batch_size, setup.image_size)
+        batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size)
         if kind == "train":
             step = make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count)
             self.compiled[kind] = devices.compile_train(step, self._state, batch)
         else:
-            step = make_inference_step(setup.model, setup.normalization, setup.dtype)
+            step = make_inference_step(setup.model, setup.input.normalization, setup.input.dtype)
             self.compiled[kind] = devices.compile_eval(step, self._state.variables(), batch)
         return self.compiled[kind]
 
@@ -122,10 +124,10 @@ class Bench:
             step = make_train_step(setup.model, setup.optimizer, objective, devices=devices.count)
             state = _shapes(self._state)
         else:
-            step = make_inference_step(setup.model, setup.normalization, setup.dtype)
+            step = make_inference_step(setup.model, setup.input.normalization, setup.input.dtype)
             state = _shapes(self._state.variables())
         one, two = (
-            devices.count_flops(step, state, devices.abstract_batch(number * size, setup.image_size))
+            devices.count_flops(step, state, devices.abstract_batch(number * size, setup.input.image_size))
             for number in (1, 2)
         )
         return (two - one) / size, 2 * one - two

@@ -114,8 +114,9 @@ def translate_out_of_memory(setup: Setup) -> Iterator[None]:
             raise
         share = setup.config.batch_size // setup.devices.count
         raise OutOfMemory(
-            f"out of memory: {setup.spec.name} at {setup.image_size} pixels in {setup.config.model.dtype} does not fit "
-            f"with {share} examples per device ({_first_line(error)}); --largest_batch finds the largest that does"
+            f"out of memory: {setup.spec.name} at {setup.input.image_size} pixels in {setup.config.model.dtype} does "
+            f"not fit with {share} examples per device ({_first_line(error)}); --largest_batch finds the largest that "
+            "does"
         ) from None
 
 

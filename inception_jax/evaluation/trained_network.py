@@ -20,8 +20,7 @@ from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
 from inception_jax.metrics import Accumulator
 from inception_jax.runs import manifest
-from inception_jax.training import run_length
-from inception_jax.training import setup as setups
+from inception_jax.training import network_setup, run_length
 from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.restore import CLASSES
@@ -70,8 +69,7 @@ class TrainedNetwork:
       step: training steps behind the weights.
       weights: "raw" or "ema".
       class_names: one per class.
-      image_size: height and width of its input, in pixels.
-      crop: the run's evaluation crop.
+      input: how images become its input, with the run's evaluation crop.
     """
 
     config: Config
@@ -81,8 +79,17 @@ class TrainedNetwork:
     step: int
     weights: str
     class_names: list[str]
-    image_size: int
-    crop: images.EvalCrop
+    input: network_setup.NetworkInput
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the input, in pixels."""
+        return self.input.image_size
+
+    @property
+    def crop(self) -> images.EvalCrop:
+        """The run's evaluation crop."""
+        return self.input.eval_crop
 
     def compile(self, batch_size: int, top_k: int = 5) -> Compiled:
         """The evaluation step, for batches of `batch_size` over all devices.
@@ -92,8 +99,9 @@ class TrainedNetwork:
         """
         if not self.class_names:
             raise _no_classifier("the network")
-        normalization, dtype = setups.input_format(self.config)
-        step = make_eval_step(self.model, normalization, dtype, devices=self.devices.count, top_k=top_k)
+        step = make_eval_step(
+            self.model, self.input.normalization, self.input.dtype, devices=self.devices.count, top_k=top_k
+        )
         return self.devices.compile_eval(step, self.variables, self.devices.abstract_batch(batch_size, self.image_size))
 
     def evaluate(self, data: EvalPipeline) -> Accumulator:
@@ -182,9 +190,9 @@ def build(
     if config.model.num_classes == 0 and class_names:
         raise _no_classifier(where)
     devices = Devices(config.parallel.mode, min(config.parallel.devices or jax.device_count(), jax.device_count()))
-    model = setups.build_model(config, len(class_names))
-    image_size = setups.spec_and_image_size(config)[1]
-    _check_shapes(model, variables, image_size, where)
+    model = network_setup.build_model(config, len(class_names))
+    network_input = network_setup.read_input(config)
+    _check_shapes(model, variables, network_input.image_size, where)
     return TrainedNetwork(
         config=config,
         devices=devices,
@@ -193,8 +201,7 @@ def build(
         step=step,
         weights=weights,
         class_names=class_names,
-        image_size=image_size,
-        crop=setups.crop(config),
+        input=network_input,
     )
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from inception_jax.data import images
 from inception_jax.errors import UserError, nearest
 from inception_jax.training import preprocess
-from inception_jax.training import setup as setups
 
 if TYPE_CHECKING:
     from inception_jax.evaluation.trained_network import TrainedNetwork
@@ -110,10 +109,11 @@ def features(
     """
     feature_shapes(network, endpoints, pool=pool, dtype=dtype)
     network.devices.check_batch("evaluation.batch_size", batch_size)
-    normalization, compute = setups.input_format(network.config)
 
     def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[dict, dict[str, jax.Array]]:
-        given = preprocess.preprocess(batch["image"], normalization=normalization, dtype=compute)
+        given = preprocess.preprocess(
+            batch["image"], normalization=network.input.normalization, dtype=network.input.dtype
+        )
         output = network.model.apply(variables, given, train=False)
         rows = {name: output.logits if name == LOGITS else output.endpoint(name) for name in endpoints}
         return {}, {name: _shaped(value, pool).astype(dtype) for name, value in rows.items()}

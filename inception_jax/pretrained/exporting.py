@@ -16,7 +16,7 @@ from inception_jax.config import Config
 from inception_jax.errors import UserError, nearest
 from inception_jax.evaluation.trained_network import default_weights, load_class_names, load_config
 from inception_jax.pretrained.publishers import registry
-from inception_jax.training import setup as setups
+from inception_jax.training import network_setup
 
 SUFFIXES = (".safetensors", ".npz", ".pth")
 
@@ -60,7 +60,7 @@ def export_run(
     recipe, classes = load_config(workdir), load_class_names(workdir)
     config = Config(recipe)
     variant = registry.get_variant(config.model.name, source)
-    model = setups.build_model(config, len(classes))
+    model = network_setup.build_model(config, len(classes))
     _check_network(model, variant, workdir)
     weights = weights or default_weights(recipe)
     found = load_record(workdir, step)["step"]

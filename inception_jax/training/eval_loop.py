@@ -1,10 +1,11 @@
-"""One pass over an evaluation split: every example once, on all devices of all processes."""
+"""Evaluates a network on a split: every example once, on all devices of all processes."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -34,18 +35,18 @@ def evaluate(
       devices: where it was compiled.
       data: the split; its last batch is padded, and the padding masked.
       variables: "params" and "batch_stats", on the devices.
-      num_classes: columns of the confusion matrix.
-      faults: how many pictures may be left out because they cannot be decoded, and how long the input may be silent.
+      num_classes: rows and columns of the confusion matrix.
+      faults: how many undecodable images may be masked, and how long to wait for a batch.
 
     Returns:
       Sums over the whole split and the predictions of all its examples, on every process.
 
     Raises:
-      CorruptImages: more pictures are missing than may be.
+      CorruptImages: more images could not be decoded than `faults` allows.
       InputStalled: no batch came for too long.
     """
     results = Accumulator(num_classes)
-    waiting: tuple[int, dict[str, np.ndarray], Any] | None = None
+    previous: tuple[int, dict[str, np.ndarray], Any] | None = None
     batches = DevicePrefetcher(
         data.batches(),
         lambda batch: (batch, devices.put(batch)),
@@ -54,23 +55,32 @@ def evaluate(
         give_up_after=faults.stall_limit_seconds,
     )
     with contextlib.closing(batches):
-        for k, (batch, placed) in enumerate(batches):
-            outputs = eval_step(variables, placed)
-            if waiting is not None:
-                _add(results, devices, data, *waiting)
-            waiting = k, batch, outputs  # read one late: the devices work on it while the host counts the one before
-    if waiting is not None:
-        _add(results, devices, data, *waiting)
+        for k, (batch, on_devices) in enumerate(batches):
+            outputs = eval_step(variables, on_devices)
+            # Reading waits for the step: the batch before is read while the devices compute this one.
+            if previous is not None:
+                _add(results, devices, data, *previous)
+            previous = k, batch, outputs
+    if previous is not None:
+        _add(results, devices, data, *previous)
     missing = data.dataset.num_examples - results.count
     if missing > faults.max_corrupt:
         raise CorruptImages(
-            f"{missing} pictures of {data.dataset.name} [{data.dataset.split}] cannot be decoded "
-            f"(lines above name them), config.faults.max_corrupt = {faults.max_corrupt}"
+            f"{missing} images of {data.dataset.name} [{data.dataset.split}] cannot be decoded "
+            f"(lines above name them); config.faults.max_corrupt = {faults.max_corrupt}"
         )
-    return _of_all_processes(results)
+    return _merge_processes(results)
 
 
-def _add(results: Accumulator, devices: Devices, data: EvalPipeline, k: int, batch: dict, outputs: Any) -> None:
+def _add(
+    results: Accumulator,
+    devices: Devices,
+    data: EvalPipeline,
+    k: int,
+    batch: Mapping[str, np.ndarray],
+    outputs: tuple[Any, Any],
+) -> None:
+    """Adds the outputs of the evaluation step for batch k."""
     sums, rows = outputs
     rows = devices.get(rows)
     first = k * data.batch_size + data.process_index * data.local_batch_size
@@ -84,16 +94,16 @@ def _add(results: Accumulator, devices: Devices, data: EvalPipeline, k: int, bat
     )
 
 
-def _of_all_processes(results: Accumulator) -> Accumulator:
-    """The sums, which every process has, with the predictions of all of them."""
+def _merge_processes(results: Accumulator) -> Accumulator:
+    """Adds the predictions of all processes to the sums, which every process has."""
     if jax.process_count() == 1:
         return results
     packed = io.BytesIO()
-    found = results.predictions()
-    np.savez(packed, index=found.index, labels=found.labels, classes=found.classes, probabilities=found.probabilities)
-    parts = []
+    own = results.predictions()
+    np.savez(packed, index=own.index, labels=own.labels, classes=own.classes, probabilities=own.probabilities)
+    gathered = []
     for content in processes.gather_bytes(packed.getvalue()):
-        part = Accumulator(results.num_classes)
-        part.add(results.sums, **np.load(io.BytesIO(content), allow_pickle=False))
-        parts.append(part)
-    return functools.reduce(lambda whole, part: whole.merge(part, shared_sums=True), parts)
+        accumulator = Accumulator(results.num_classes)
+        accumulator.add(results.sums, **np.load(io.BytesIO(content), allow_pickle=False))
+        gathered.append(accumulator)
+    return functools.reduce(lambda whole, other: whole.merge(other, shared_sums=True), gathered)

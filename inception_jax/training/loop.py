@@ -1,4 +1,4 @@
-"""A training run, from the first line of its log to its result."""
+"""The training loop: restore or start, take steps, log, evaluate, save checkpoints, write the result."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ from inception_jax.training import restore, results
 from inception_jax.training import setup as setups
 from inception_jax.training.clock import Clock
 from inception_jax.training.device_prefetch import DevicePrefetcher, InputStalled
+from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.interrupts import Interrupts
 from inception_jax.training.parallel import Compiled, no_compilation
 from inception_jax.training.state import TrainState
 from inception_jax.training.step import make_eval_step, make_train_step
 from inception_jax.training.train_metrics import TrainMetrics
 
-Evaluations = dict[str, Accumulator]  # by weights: "raw", "ema"
+Evaluations = dict[str, Accumulator]  # by kind of weights: "raw", "ema"
 
 
 def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]:
-    """Trains, or goes on training, and leaves everything in the workdir.
+    """Trains a network, or continues a run, and writes everything to the workdir.
 
-    The same call on the same workdir continues from the newest checkpoint as if it had never stopped: the next batch,
-    its augmentation and its dropout masks follow from the step alone.
+    The same call on the same workdir resumes from the newest checkpoint, with the same bits as a run that was never
+    interrupted: the next batch, its augmentation and its dropout masks are functions of the seed and the step.
 
     Args:
-      recipe: a config, as `inception_jax.config.default()` makes it.
-      workdir: holds the run; made if it is not there.
+      recipe: a config, from a recipe or `inception_jax.config.default()`.
+      workdir: of the run; made if it does not exist.
 
     Returns:
-      The content of `result.json`, and the exit code: 0, or 128 + the signal that stopped the run.
+      The content of `result.json`, and the exit code: 0, or 128 + the number of the signal that stopped the run.
 
     Raises:
       UserError: a mistake in the config, the data or the workdir; nothing was trained.
-      NonFiniteLoss: the loss became NaN or infinite, or above its limit; the last checkpoint is from before.
-      CorruptImages, InputStalled, DiskFull, PeerLost: as `config.faults` and the exit codes say (`interrupts.py`).
+      NonFiniteLoss: the loss became NaN or infinite, or exceeded its limit; the last checkpoint is from before that.
+      CorruptImages, InputStalled, DiskFull, PeerLost: see `config.faults` and the exit codes in `errors.py`.
     """
-    # Everything that a mistake can be in is built and checked before anything is written.
+    # Every part that can hold a mistake is built and checked before anything is written.
     config = Config(recipe)
     processes.check_equal("the config", config.to_dict())
     with processes.fail_together():
@@ -64,19 +65,19 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         checkpoints = stack.enter_context(
             Checkpoints(
                 workdir / SUBDIRECTORY,
-                keep_latest=setup.keep,
-                best_metric=setup.best_metric,
-                best_mode="min" if setup.best_metric == "loss" else "max",
+                keep_latest=setup.checkpoints.keep,
+                best_metric=setup.checkpoints.best_metric,
+                best_mode=setup.checkpoints.best_mode,
                 warn=lambda text: print(text, file=sys.stderr),
             )
         )
-        state, kept = restore.restore_or_start(setup, checkpoints)
+        state, host_state = restore.restore_or_start(setup, checkpoints)
         start = int(state.step)
         if start == length.total and (result := results.read_finished(workdir, start)):
             return result, 0
-        clock = Clock(kept.get("clock"))
-        window = TrainMetrics(
-            kept.get("window"),
+        clock = Clock(host_state.get("clock"))
+        metrics = TrainMetrics(
+            host_state.get("window"),
             max_skipped=faults.max_skipped_steps,
             loss_limit=faults.loss_limit,
             batch_size=config.batch_size,
@@ -89,7 +90,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
             if first:
                 metric_files.truncate(workdir, start)
             writer = stack.enter_context(
-                metric_files.MetricWriter(workdir, setup.tensorboard, purge_step=start + 1, quiet=not first)
+                metric_files.MetricWriter(workdir, setup.logging.tensorboard, purge_step=start + 1, quiet=not first)
             )
             progress = stack.enter_context(
                 Progress(
@@ -101,13 +102,14 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
                     quiet=not first,
                 )
             )
-        progress.message(restore.format_header(setup, state, start, kept.get("devices")))
+        output = results.RunOutput(workdir, writer, progress, clock)
+        progress.message(restore.format_header(setup, state, start, host_state.get("devices")))
 
         # The pipeline begins to decode while the steps compile.
         batches = DevicePrefetcher(
-            setup.train_data.batches(start),
+            setup.data.train.batches(start),
             devices.put,
-            setup.prefetch,
+            setup.data.prefetch,
             warn_after=faults.stall_warning_seconds,
             give_up_after=faults.stall_limit_seconds,
             report=progress.message if first else None,
@@ -115,79 +117,84 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         )
         stack.enter_context(contextlib.closing(batches))
         with clock.phase("compile"), progress.phase("compiling the training and evaluation steps"):
-            train_step, eval_step = _compile(setup, state)
+            steps = _compile(setup, state)
 
-        run = _Run(setup, batches, train_step, eval_step, window, clock, writer, progress, checkpoints, interrupts)
+        run = _Run(setup, steps, batches, metrics, checkpoints, interrupts, output)
         state, evaluations, signal = _take_steps(run, state, start)
         with clock.phase("checkpoint"):
             checkpoints.wait()
         if signal:
-            progress.message(f"stopped by {signal} after step {int(state.step)}; the same command continues")
-            return results.write_interrupted(setup, workdir, state, clock, signal), signal_exit_code(signal)
-        if not evaluations:  # an earlier start reached the last step, and was stopped between that and its result
+            progress.message(f"stopped by {signal} after step {int(state.step)}; the same command continues the run")
+            return results.write_interrupted(setup, output, state, signal), signal_exit_code(signal)
+        if not evaluations:  # an earlier start of this run saved the last step, but ended before it wrote the result
             evaluations = _evaluate(run, state)
-        return results.write_finished(setup, workdir, state, evaluations, clock, progress, writer), 0
+        return results.write_finished(setup, output, state, evaluations), 0
 
 
-def _compile(setup: setups.Setup, state: TrainState) -> tuple[Compiled, Compiled]:
-    """The training step and the evaluation step."""
-    devices, objective = setup.devices, setup.objective
-    train_step = devices.compile_train(
-        make_train_step(setup.model, setup.optimizer, objective, devices=devices.count),
-        state,
-        devices.abstract_batch(setup.config.batch_size, setup.image_size, flag=devices.process_count > 1),
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    """The compiled training step and evaluation step."""
+
+    train: Compiled
+    eval: Compiled
+
+
+def _compile(setup: setups.Setup, state: TrainState) -> _Steps:
+    devices, model_input = setup.devices, setup.input
+    return _Steps(
+        train=devices.compile_train(
+            make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count),
+            state,
+            devices.abstract_batch(setup.config.batch_size, model_input.image_size, flag=devices.process_count > 1),
+        ),
+        eval=devices.compile_eval(
+            make_eval_step(setup.model, model_input.normalization, model_input.dtype, devices=devices.count),
+            state.variables(),
+            devices.abstract_batch(setup.data.eval.batch_size, model_input.image_size),
+        ),
     )
-    eval_step = devices.compile_eval(
-        make_eval_step(setup.model, setup.normalization, setup.dtype, devices=devices.count),
-        state.variables(),
-        devices.abstract_batch(setup.eval_data.batch_size, setup.image_size),
-    )
-    return train_step, eval_step
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What is open while a run takes its steps."""
+    """The objects that a run uses while it takes its steps."""
 
     setup: setups.Setup
+    steps: _Steps
     batches: DevicePrefetcher
-    train_step: Compiled
-    eval_step: Compiled
-    window: TrainMetrics
-    clock: Clock
-    writer: metric_files.MetricWriter
-    progress: Progress
+    metrics: TrainMetrics
     checkpoints: Checkpoints
     interrupts: Interrupts
+    output: results.RunOutput
 
 
 def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, Evaluations, str | None]:
-    """The steps after `start`, to the last one or to a signal.
+    """Takes the steps after `start`, to the last one or until a signal.
 
-    Each draws a batch, takes the step, and then, where it is due: a row of the log, an evaluation, a checkpoint, in
-    this order and before the next batch is drawn. So a checkpoint of a step comes after all that is said of that step.
+    Each iteration draws a batch, takes the step, and then, where it is due: logs a row, evaluates, saves a checkpoint,
+    in this order and before the next batch is drawn. So all rows of a step are written before its checkpoint.
 
     Returns:
       (state, the evaluations of the last step, the name of the signal that stopped the run).
     """
-    config, length, devices = run.setup.config, run.setup.length, run.setup.devices
+    config, length, devices, output = run.setup.config, run.setup.length, run.setup.devices, run.output
     evaluations: Evaluations = {}
-    run.clock.start_lap()
+    output.clock.start_lap()
     logged = start
     for step in range(start + 1, length.total + 1):
         try:
             with no_compilation() if step > start + 1 else contextlib.nullcontext():
                 batch = run.batches.next_batch()
                 if batch is not None:
-                    state = _step(run, step, state, batch)
+                    state = _take_step(run, step, state, batch)
         except InputStalled:
-            if devices.process_count == 1:  # the others, if there are any, are waiting in the step and cannot save
+            if devices.process_count == 1:  # several: the others may be waiting inside the step, and cannot save
                 _save(run, step - 1, state, evaluations)
             raise
-        if batch is None:  # a signal came while the input kept silent
+        if batch is None:  # a signal came while no batch did
             _save(run, step - 1, state, evaluations)
             return state, {}, run.interrupts.requested()
-        run.progress.advance(step)
+        output.progress.advance(step)
 
         if length.is_due(step, length.log_every):
             row = {
@@ -195,21 +202,21 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
                 "step": step,
                 "epoch": length.epoch(step),
                 "learning_rate": float(run.setup.schedule(step - 1)),
-                **run.window.pop_row(),
+                **run.metrics.pop_row(),
             }
-            timing = run.clock.lap(step - logged, config.batch_size)
+            timing = output.clock.lap(step - logged, config.batch_size)
             logged = step
-            run.writer.write(row)
-            run.writer.write_timing({"step": step, **timing})
-            run.progress.update(step, row | timing)
+            output.writer.write(row)
+            output.writer.write_timing({"step": step, **timing})
+            output.progress.update(step, row | timing)
 
         evaluations = {}
         if length.is_due(step, length.evaluate_every):
             evaluations = _evaluate(run, state)
             for row in results.metric_rows(run.setup, evaluations, step):
-                run.writer.write(row)
+                output.writer.write(row)
 
-        signal = _signal(run)
+        signal = _requested_signal(run)
         if length.is_due(step, length.save_every) or signal:
             _save(run, step, state, evaluations)
         if signal:
@@ -217,36 +224,52 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
     return state, evaluations, None
 
 
-def _step(run: _Run, step: int, state: TrainState, batch: dict[str, Any]) -> TrainState:
-    run.clock.add("data_wait", run.batches.pop_wait_seconds())
+def _take_step(run: _Run, step: int, state: TrainState, batch: dict[str, Any]) -> TrainState:
+    run.output.clock.add("data_wait", run.batches.pop_wait_seconds())
     if run.setup.devices.process_count > 1:
         batch["stop"] = run.setup.devices.flag(run.interrupts.requested() is not None)
-    state, metrics = run.train_step(state, batch)
-    run.window.add(step, metrics)
+    state, metrics = run.steps.train(state, batch)
+    run.metrics.add(step, metrics)
     return state
 
 
-def _signal(run: _Run) -> str | None:
-    """The name of the signal that ends the run after this step; all processes come to the same answer.
+def _requested_signal(run: _Run) -> str | None:
+    """The name of the signal that ends the run after this step; the same on all processes.
 
-    Each tells its own wish with its next batch. The sum comes back with that step's metrics, and they read these after
-    the same step.
+    Each process sends whether it got a signal with its next batch. The step sums that over all processes, and each
+    reads the sum after the same step.
     """
     requested = run.interrupts.requested()
     if run.setup.devices.process_count == 1:
         return requested
-    return (requested or "SIGTERM") if run.window.stop_requested else None
+    return (requested or "SIGTERM") if run.metrics.stop_requested else None
 
 
 def _save(run: _Run, step: int, state: TrainState, evaluations: Evaluations) -> None:
-    # The window is read out first: a state whose loss or gradient is not finite is never saved.
-    kept = {"window": run.window.state(), "clock": run.clock.totals(), "devices": run.setup.devices.count}
-    with run.clock.phase("checkpoint"):
-        run.checkpoints.save(step, state, kept, results.checkpoint_metrics(evaluations))
+    # `metrics.state()` reads all steps first: a state whose loss or gradient is not finite is never saved.
+    host_state = {
+        "window": run.metrics.state(),
+        "clock": run.output.clock.totals(),
+        "devices": run.setup.devices.count,
+    }
+    with run.output.clock.phase("checkpoint"):
+        run.checkpoints.save(step, state, host_state, results.checkpoint_metrics(evaluations))
 
 
 def _evaluate(run: _Run, state: TrainState) -> Evaluations:
-    with run.clock.phase("evaluation"), run.progress.phase("evaluating", recurs=True) as phase:
-        evaluations = results.evaluate_weights(run.setup, run.eval_step, state)
+    """Evaluates the trained weights and, where there are any, the EMA weights."""
+    setup = run.setup
+    with run.output.clock.phase("evaluation"), run.output.progress.phase("evaluating", recurs=True) as phase:
+        evaluations = {
+            weights: evaluate(
+                run.steps.eval,
+                setup.devices,
+                setup.data.eval,
+                state.variables(weights),
+                len(setup.data.class_names),
+                setup.faults,
+            )
+            for weights in (("raw", "ema") if state.ema is not None else ("raw",))
+        }
         phase.note = results.format_evaluations(evaluations)
     return evaluations

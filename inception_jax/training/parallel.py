@@ -267,48 +267,6 @@ def choose_devices(devices: list[Any], count: int | None) -> list[Any]:
     return [device for block in processes.values() for device in block[:share]]
 
 
-def batch_norm_options(mode: str, devices: int, share: int | None = None) -> dict[str, Any]:
-    """The batch-norm options of a model for a mode of `config.parallel.batch_norm`.
-
-    Args:
-      mode: "local", "global", "groups:N" or "examples:N".
-      devices: how many devices share the batch.
-      share: examples that one device normalises together: of its share of the batch, or, under gradient accumulation,
-        of one part of it. Read by "examples:N" only.
-
-    Returns:
-      Those of `bn_axis_name`, `bn_axis_index_groups` and `bn_group_size` that are not the model's defaults.
-
-    Raises:
-      UserError: the devices or their shares do not divide into groups of N; names the sizes that do.
-    """
-    if mode.startswith("examples:"):
-        return _groups_of_examples(mode, int(mode.removeprefix("examples:")), devices, share)
-    if mode == "local":
-        return {}
-    if mode == "global":
-        return {"bn_axis_name": AXIS}
-    size = int(mode.removeprefix("groups:"))
-    if devices % size:
-        raise UserError(f"config.parallel.batch_norm = {mode!r}: {devices} devices do not divide into groups of {size}")
-    groups = tuple(tuple(range(start, start + size)) for start in range(0, devices, size))
-    return {"bn_axis_name": AXIS, "bn_axis_index_groups": groups}
-
-
-def _groups_of_examples(mode: str, size: int, devices: int, share: int) -> dict[str, Any]:
-    """Groups of `size` neighbouring examples: parts of a share, whole shares, or the shares of neighbouring devices."""
-    if size <= share and share % size == 0:
-        return {} if size == share else {"bn_group_size": size}
-    if size % share or devices % (size // share):
-        within = [n for n in range(1, share + 1) if share % n == 0]
-        across = [share * n for n in range(2, devices + 1) if devices % n == 0]
-        raise UserError(
-            f"config.parallel.batch_norm = {mode!r}: {devices} device(s) with {share} examples each do not "
-            f"divide into groups of {size}; sizes that do: {', '.join(map(str, within + across))}"
-        )
-    return batch_norm_options(f"groups:{size // share}", devices)
-
-
 def _compile(function: Any, *arguments: Any) -> Compiled:
     start = time.perf_counter()
     lowered = function.lower(*arguments)

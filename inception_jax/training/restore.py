@@ -1,4 +1,4 @@
-"""How a run begins: whether this workdir may be continued with this config, and from which state."""
+"""Starts or continues a run: locks the workdir, refuses a changed config, restores the newest checkpoint."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import jax
 from inception_jax.checkpoints.saving import Checkpoints
 from inception_jax.config import Config, ConfigError, from_dict
 from inception_jax.errors import UserError
+from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import init_variables
 from inception_jax.multihost import processes
 from inception_jax.runs import lock, manifest
@@ -22,22 +23,22 @@ from inception_jax.training import state as states
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
 
-# What may differ between two starts of one run: none of these changes a number of the steps that are already done.
+# Fields that may differ between two starts of a run: none of them changes a number of the steps already taken.
 MAY_CHANGE = (
     "checkpoint.", "data.data_dir", "data.prefetch", "data.threads", "data.workers", "evaluation.", "faults.",
     "logging.", "parallel.devices", "parallel.mode",
 )  # fmt: skip
 LENGTH = ("num_epochs", "num_steps")
 CLASSES = "classes.json"
-_SEEN_WITHIN = 60.0  # seconds; NFS may remember for half a minute that a file was not there
+_VISIBLE_WITHIN = 60.0  # seconds; an NFS client may cache for half a minute that a file does not exist
 
 
 @contextlib.contextmanager
 def lock_workdir(workdir: str | Path) -> Iterator[Path]:
-    """Holds the workdir for this run: process 0 locks it, and the others make sure that they see the same one.
+    """Locks the workdir on process 0; the other processes check that they see the same directory.
 
     Raises:
-      UserError: it cannot be made or written, another run holds it, or a process sees another directory there.
+      UserError: it cannot be made or written, another run holds the lock, or a process sees another directory there.
     """
     with contextlib.ExitStack() as stack:
         with processes.fail_together():
@@ -45,7 +46,7 @@ def lock_workdir(workdir: str | Path) -> Iterator[Path]:
                 stack.enter_context(lock.lock_workdir(workdir))
         holder = processes.broadcast_from_first(lock.read_holder(workdir) if processes.is_first() else None)
         with processes.fail_together():
-            deadline = time.monotonic() + _SEEN_WITHIN
+            deadline = time.monotonic() + _VISIBLE_WITHIN
             while not processes.is_first() and lock.read_holder(workdir) != holder:
                 if time.monotonic() > deadline:
                     raise UserError(
@@ -57,15 +58,15 @@ def lock_workdir(workdir: str | Path) -> Iterator[Path]:
 
 
 def refuse_changed_config(workdir: Path, config: Config) -> None:
-    """Compares the config with the one that the workdir's run began with.
+    """Compares the config with the one that the run in the workdir was started with.
 
     Raises:
-      ConfigError: a field differs that the numbers depend on.
+      ConfigError: a field on which the numbers depend differs.
     """
     before = manifest.read_config(workdir)
     if before is None:
         return
-    # A field that an earlier version did not have stood, in effect, at its default.
+    # A field that is missing because an earlier version did not have it counts as its default.
     before = Config(from_dict(before)).to_dict()
     for path, old, new in manifest.config_differences(before, config.to_dict()):
         if path.startswith(MAY_CHANGE) or (path in LENGTH and run_length.is_extendable(config)):
@@ -78,36 +79,37 @@ def refuse_changed_config(workdir: Path, config: Config) -> None:
 
 
 def write_run_files(setup: Setup, workdir: Path) -> None:
-    """Writes what the run is, on process 0: config, manifest, and the classes, so that it can be asked where its data
-    is not.
+    """Writes config.json, manifest.json, classes.json and, after a warm start, initialization.json, on process 0.
+
+    With the class names in the workdir, `predict` needs no data set.
 
     Raises:
-      UserError: a file that cannot be written.
+      UserError: a file cannot be written.
     """
-    names = {"dataset": setup.train_data.dataset.name, "names": setup.class_names}
+    classes = {"dataset": setup.data.train.dataset.name, "names": setup.data.class_names}
     with processes.fail_together():
         if processes.is_first():
             manifest.write(workdir, setup.config.to_json(), devices=[setup.devices.describe()])
-            manifest.replace_text(workdir / CLASSES, json.dumps(names, indent=2) + "\n")
+            manifest.replace_text(workdir / CLASSES, json.dumps(classes, indent=2) + "\n")
             if setup.warm_start and setup.warm_start.report:
                 text = json.dumps(setup.warm_start.to_json(), indent=2) + "\n"
                 manifest.replace_text(workdir / warm_start.FILE, text)
 
 
 def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
-    """The newest intact checkpoint, or the state before the first step.
+    """Restores the newest intact checkpoint, or makes the state before the first step.
 
     Returns:
-      (state, replicated over the devices; what the checkpoint keeps beside it, `{}` for a new run).
+      (state, replicated over the devices; the host state that the checkpoint holds beside it, `{}` for a new run).
 
     Raises:
-      CheckpointError: there were checkpoints, and none of them can be used.
-      UserError: a new run cannot begin with the weights that `config.initialize` names.
+      CheckpointError: there are checkpoints, but none can be used.
+      UserError: a new run cannot start from the weights that `config.initialize` names.
     """
     key = jax.random.key(setup.objective.seed)
 
     def create(source: warm_start.WarmStart | None = None) -> TrainState:
-        variables = init_variables(setup.model, key, setup.image_size)
+        variables = init_variables(setup.model, key, setup.input.image_size)
         if source:
             variables = source.restore_into(variables)
         return states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
@@ -120,69 +122,70 @@ def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState
         with processes.fail_together():
             state = create(setup.warm_start)
         if setup.warm_start:
-            # A source that is still being trained may have moved on between two looks at it.
-            processes.check_equal("what config.initialize takes", setup.warm_start.to_json())
+            # The source may itself be in training: two processes may have read different checkpoints of it.
+            processes.check_equal("the weights of config.initialize", setup.warm_start.to_json())
         return setup.devices.replicate(state), {}
     return restored.state, restored.host
 
 
 def format_header(setup: Setup, state: TrainState, start: int, devices_before: int | None = None) -> str:
-    """The first lines of a log: what is trained, on what, where, from which step to which.
+    """Formats the first lines of a log: network, parameters, data, devices, steps, and what is unusual.
 
     Args:
       setup: of the run.
-      state: that it begins with.
+      state: that the run starts or continues with.
       start: its step.
-      devices_before: on how many the run was before it was continued.
+      devices_before: number of devices at the previous start of the run; None for a new run.
     """
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    config, length = setup.config, setup.length
+    config, length, data = setup.config, setup.length, setup.data
     weights = "/".join(f"{weight:g}" for weight in setup.objective.aux_weights)
     heads = f", auxiliary heads weighted {weights}" if weights else ", no auxiliary heads"
+    statistics = f", batch norm statistics {setup.batch_norm}" if setup.batch_norm else ""
     lines = [
         f"{setup.spec.name} ({setup.spec.paper})",
-        f"{count:,} parameters{heads}; {format_precision(setup)}",
-        f"{setup.train_data.dataset.name}: {setup.train_data.dataset.num_examples:,} training and "
-        f"{setup.eval_data.dataset.num_examples:,} evaluation examples, {len(setup.class_names)} classes, "
-        f"{setup.image_size} pixels",
-        f"{setup.devices.describe()}, batch norm statistics {config.parallel.batch_norm}"
-        if setup.model.batch_norm
-        else setup.devices.describe(),
+        f"{count:,} parameters{heads}; {format_precision(setup.model)}",
+        f"{data.train.dataset.name}: {data.train.dataset.num_examples:,} training and "
+        f"{data.eval.dataset.num_examples:,} evaluation examples, {len(data.class_names)} classes, "
+        f"{setup.input.image_size} pixels",
+        setup.devices.describe() + statistics,
         f"{length.total:,} steps of {config.batch_size} ({length.epoch(length.total):.4g} epochs)"
         + (f", continued from step {start:,}" if start else ""),
         *_device_count_note(setup, devices_before),
         *freezing.format_lines(setup.objective.freezing, state.params, config.optimizer.learning_rate_multipliers),
-        *(_format_warm_start(setup) if setup.warm_start and setup.warm_start.report else []),
+        *_format_warm_start(setup),
     ]
     return "\n".join(lines)
 
 
 def _format_warm_start(setup: Setup) -> list[str]:
-    """Where the weights come from, and a warning where a classifier of as many, but other, classes came with them."""
-    lines = [setup.warm_start.summary()]
-    classes = manifest.read_json_object(setup.warm_start.workdir / CLASSES) if setup.warm_start.workdir else None
-    if classes and classes["names"] != setup.class_names and "classifier/kernel" in setup.warm_start.report.restored:
+    """The source of the weights, with a warning if a classifier of as many, but other, classes was restored."""
+    source = setup.warm_start
+    if not (source and source.report):
+        return []
+    lines = [source.summary()]
+    classes = manifest.read_json_object(source.workdir / CLASSES) if source.workdir else None
+    if classes and classes["names"] != setup.data.class_names and "classifier/kernel" in source.report.restored:
         lines.append(
-            "the classifier was taken, though its classes were others: config.initialize.new = "
-            '("(^|/)classifier/",) begins with a new one'
+            "warning: the classifier was restored, but its classes are others; config.initialize.new = "
+            '("(^|/)classifier/",) initializes it at random'
         )
     return lines
 
 
 def _device_count_note(setup: Setup, devices_before: int | None) -> list[str]:
-    """A line for a run whose batch norm depends on the devices, continued on more or fewer of them."""
-    mode, now = setup.config.parallel.batch_norm, setup.devices.count
-    depends = setup.model.batch_norm and (mode == "local" or mode.startswith("groups:"))
-    if not depends or devices_before in (None, now):
+    """A line for a run that continues on another number of devices, if its batch-norm statistics depend on that."""
+    now = setup.devices.count
+    if not (setup.batch_norm and setup.batch_norm.depends_on_devices) or devices_before in (None, now):
         return []
     return [
         f"note: the run was on {devices_before} device(s) before and is on {now} now; batch norm statistics "
-        f"{mode!r} depend on that, and so do the numbers from here on (those of 'global' and 'examples:N' do not)"
+        f"{str(setup.batch_norm)!r} depend on that, and so do the numbers from here on (those of 'global' and "
+        "'examples:N' do not)"
     ]
 
 
-def format_precision(setup: Setup) -> str:
-    """`computes in bfloat16, keeps float32`, from the model's dtypes."""
-    model: Any = setup.model
-    dtype, kept = jax.numpy.dtype(model.dtype).name, jax.numpy.dtype(model.param_dtype).name
-    return f"computes in {dtype}" + (f", parameters in {kept}" if kept != dtype else "")
+def format_precision(model: BaseNetwork) -> str:
+    """Formats the dtypes of a model: `computes in bfloat16, parameters in float32`."""
+    dtype, param_dtype = jax.numpy.dtype(model.dtype).name, jax.numpy.dtype(model.param_dtype).name
+    return f"computes in {dtype}" + (f", parameters in {param_dtype}" if param_dtype != dtype else "")

@@ -1,8 +1,9 @@
-"""What a run says at its evaluations, and what it leaves when it ends."""
+"""Formats evaluations, and writes result.json, plots and report.md when a run ends."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,107 +14,130 @@ from inception_jax.multihost import processes
 from inception_jax.runs import metric_files, report, result
 from inception_jax.runs.progress import Progress
 from inception_jax.training.clock import Clock
-from inception_jax.training.eval_loop import evaluate
-from inception_jax.training.parallel import Compiled
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
 
 
-def evaluate_weights(setup: Setup, eval_step: Compiled, state: TrainState) -> dict[str, Accumulator]:
-    """Evaluates the trained weights, and their running average where one is kept: {"raw": …, "ema": …}."""
-    kinds = ("raw", "ema") if state.ema is not None else ("raw",)
-    return {
-        weights: evaluate(
-            eval_step, setup.devices, setup.eval_data, state.variables(weights), len(setup.class_names), setup.faults
-        )
-        for weights in kinds
-    }
+@dataclasses.dataclass(frozen=True)
+class RunOutput:
+    """Where a run reports to.
+
+    Attributes:
+      workdir: of the run.
+      writer: of metrics.jsonl, timing.jsonl and TensorBoard events.
+      progress: of the log and the progress bar.
+      clock: seconds by phase.
+    """
+
+    workdir: Path
+    writer: metric_files.MetricWriter
+    progress: Progress
+    clock: Clock
 
 
 def metric_rows(setup: Setup, evaluations: Mapping[str, Accumulator], step: int) -> Iterator[dict[str, Any]]:
-    """The rows of an evaluation for metrics.jsonl."""
+    """The rows of an evaluation for metrics.jsonl, one for each kind of weights ("raw", "ema")."""
     for weights, evaluation in evaluations.items():
         yield {
             "kind": "evaluation",
             "step": step,
             "epoch": setup.length.epoch(step),
-            "split": setup.eval_data.dataset.split,
+            "split": setup.data.eval.dataset.split,
             "weights": weights,
             **evaluation.result(),
         }
 
 
 def checkpoint_metrics(evaluations: Mapping[str, Accumulator]) -> dict[str, float] | None:
-    """The metrics that a checkpoint is judged by: of the averaged weights where there are any; None: not evaluated."""
-    judged = evaluations.get("ema") or evaluations.get("raw")
-    return judged.result() if judged else None
+    """The metrics by which the best checkpoint is chosen: those of the EMA weights if there are any, else of the raw.
+
+    Returns:
+      None where nothing was evaluated.
+    """
+    evaluation = evaluations.get("ema") or evaluations.get("raw")
+    return evaluation.result() if evaluation else None
 
 
 def format_evaluations(evaluations: Mapping[str, Accumulator]) -> str:
-    """An evaluation in a line: `raw: loss 0.0512, top-1 98.61 % (355/360) | ema: …`."""
-    parts = []
+    """Formats an evaluation as one line: `raw: loss 0.0512, top-1 98.61 % (355/360) | ema: …`."""
+    texts = []
     for weights, evaluation in evaluations.items():
         means = evaluation.result()
-        right = round(means["top1"] * means["count"])
-        parts.append(
-            f"{weights}: loss {means['loss']:.4f}, top-1 {100 * means['top1']:.2f} % ({right:,}/{means['count']:,})"
+        correct = round(means["top1"] * means["count"])
+        texts.append(
+            f"{weights}: loss {means['loss']:.4f}, top-1 {100 * means['top1']:.2f} % ({correct:,}/{means['count']:,})"
         )
-    return " | ".join(parts)
+    return " | ".join(texts)
 
 
 def write_finished(
-    setup: Setup,
-    workdir: Path,
-    state: TrainState,
-    evaluations: Mapping[str, Accumulator],
-    clock: Clock,
-    progress: Progress,
-    writer: metric_files.MetricWriter,
+    setup: Setup, output: RunOutput, state: TrainState, evaluations: Mapping[str, Accumulator]
 ) -> dict[str, Any]:
-    """Draws the pictures, and writes result.json and report.md, on process 0.
+    """Draws the plots and writes result.json and report.md of a finished run, on process 0.
+
+    Args:
+      setup: of the run.
+      output: of the run.
+      state: after the last step.
+      evaluations: of the last step, by weights.
 
     Returns:
-      The content of result.json.
+      The content of result.json; {} on the other processes.
     """
     step = int(state.step)
-    pictures: dict[str, Path] = {}
+    plots: dict[str, Path] = {}
     if not processes.is_first():
         return {}
-    if setup.pictures:
-        with progress.phase("drawing pictures"):
+    if setup.logging.pictures:
+        with output.progress.phase("drawing plots"):
             best = evaluations.get("ema") or evaluations["raw"]
-            pictures = report.draw_plots(
-                workdir, best, setup.eval_data, setup.class_names, first_layer=first_kernel(state.params)
+            plots = report.draw_plots(
+                output.workdir,
+                best,
+                setup.data.eval,
+                setup.data.class_names,
+                first_layer=first_kernel(state.params),
             )
-            writer.write_images(step, pictures)
-    content = _result("finished", setup, workdir, state, clock)
-    content["metrics"][setup.eval_data.dataset.split] = {
+            output.writer.write_images(step, plots)
+    content = _result("finished", setup, output, state)
+    content["metrics"][setup.data.eval.dataset.split] = {
         weights: evaluation.result() for weights, evaluation in evaluations.items()
     }
-    content["pictures"] = sorted(path.name for path in pictures.values())
-    result.write_result(workdir, content)
-    report.write(workdir)
+    content["pictures"] = sorted(path.name for path in plots.values())
+    result.write_result(output.workdir, content)
+    report.write(output.workdir)
     return content
 
 
-def write_interrupted(setup: Setup, workdir: Path, state: TrainState, clock: Clock, signal: str) -> dict[str, Any]:
-    """Writes the result.json of a run that a signal stopped, on process 0; `signal` is its name."""
+def write_interrupted(setup: Setup, output: RunOutput, state: TrainState, signal: str) -> dict[str, Any]:
+    """Writes result.json and report.md of a run that a signal stopped, on process 0.
+
+    Args:
+      setup: of the run.
+      output: of the run.
+      state: that was saved.
+      signal: its name, such as "SIGTERM".
+
+    Returns:
+      The content of result.json; {} on the other processes.
+    """
     if not processes.is_first():
         return {}
-    content = _result("interrupted", setup, workdir, state, clock) | {"signal": signal}
-    result.write_result(workdir, content)
-    report.write(workdir)
+    content = _result("interrupted", setup, output, state) | {"signal": signal}
+    result.write_result(output.workdir, content)
+    report.write(output.workdir)
     return content
 
 
 @contextlib.contextmanager
 def failure_recorded(setup: Setup, workdir: Path) -> Iterator[None]:
-    """Writes the result.json of a run that ended with an error inside, where it can, and lets the error pass."""
+    """Writes result.json and report.md, where that is possible, if a `UserError` is raised inside; reraises it."""
     try:
         yield
     except UserError as error:
         status = "diverged" if isinstance(error, NonFiniteLoss) else "failed"
-        with contextlib.suppress(UserError):  # of a full disk, for one: the error that ended the run is to be seen
+        # A second error here (such as a full disk) must not hide the one that ended the run.
+        with contextlib.suppress(UserError):
             if processes.is_first():
                 result.write_result(
                     workdir,
@@ -130,38 +154,42 @@ def failure_recorded(setup: Setup, workdir: Path) -> Iterator[None]:
 
 
 def read_finished(workdir: Path, step: int) -> dict[str, Any] | None:
-    """The result of a run that has finished at this step already; None where it was stopped before it said so."""
+    """Reads the result of a run that finished at this step.
+
+    Returns:
+      The content of result.json; None if the run was stopped before it wrote that, or has another status or step.
+    """
     content = processes.broadcast_from_first(result.read_result(workdir) if processes.is_first() else None)
     return content if content and content["status"] == "finished" and content["steps"] == step else None
 
 
 def first_kernel(params: Mapping[str, Any]) -> Any:
-    """The kernel [h, w, 3, n] of the only convolution that reads pictures: the one with three input channels."""
+    """The kernel [h, w, 3, n] of the first convolution: the only one with three input channels; None: there is none."""
     for child in params.values():
         if isinstance(child, Mapping):
-            if (found := first_kernel(child)) is not None:
-                return found
+            if (kernel := first_kernel(child)) is not None:
+                return kernel
         elif child.ndim == 4 and child.shape[2] == 3:
             return child
     return None
 
 
-def _result(status: str, setup: Setup, workdir: Path, state: TrainState, clock: Clock) -> dict[str, Any]:
+def _result(status: str, setup: Setup, output: RunOutput, state: TrainState) -> dict[str, Any]:
     step = int(state.step)
     return {
         "status": status,
         "model": setup.spec.name,
-        "dataset": setup.train_data.dataset.name,
+        "dataset": setup.data.train.dataset.name,
         "steps": step,
         "epochs": setup.length.epoch(step),
-        "metrics": {"train": _last_train_row(workdir)},
-        **clock.totals(),
+        "metrics": {"train": _last_train_row(output.workdir)},
+        **output.clock.totals(),
         "fingerprint": result.fingerprint(state),
     }
 
 
 def _last_train_row(workdir: Path) -> dict[str, float]:
-    """The newest training row of metrics.jsonl, without what is not a metric."""
+    """The newest training row of metrics.jsonl, without the fields that are not metrics; {}: there is none."""
     path = workdir / metric_files.METRICS
-    kept = [row for row in (metric_files.read_rows(path) if path.exists() else []) if row["kind"] == "train"]
-    return {name: value for name, value in kept[-1].items() if name not in ("kind", "epoch")} if kept else {}
+    rows = [row for row in (metric_files.read_rows(path) if path.exists() else []) if row["kind"] == "train"]
+    return {name: value for name, value in rows[-1].items() if name not in ("kind", "epoch")} if rows else {}

@@ -1,96 +1,146 @@
-"""From a config to the parts of a run: data, devices, network, optimizer. What reads the config is here and in
-`fine_tuning.py`."""
+"""Builds everything a training run needs from its config: devices, network, data, schedule, optimizer, objective.
+
+The config is read here, in `network_setup.py`, `run_length.py` and `warm_start.py`; nothing later in a run reads it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 
 from inception_jax.config import Config, ConfigError
 from inception_jax.data import datasets, eval_protocols, images
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
-from inception_jax.errors import UserError
 from inception_jax.models import registry
-from inception_jax.training import optimizers, preprocess, run_length, schedules, warm_start
+from inception_jax.models.base import BaseNetwork
+from inception_jax.training import network_setup, optimizers, run_length, schedules, warm_start
+from inception_jax.training.batch_norm import BatchNormGroups
+from inception_jax.training.network_setup import NetworkInput
 from inception_jax.training.parallel import Devices
 from inception_jax.training.step import Objective
-from inception_jax.training.warm_start import WarmStart
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+    """The input pipelines of a run.
+
+    Attributes:
+      train: batches of the training split.
+      eval: one pass over the evaluation split.
+      class_names: one per class.
+      prefetch: batches that are transferred to the devices ahead of the step.
+    """
+
+    train: TrainPipeline
+    eval: EvalPipeline
+    class_names: list[str]
+    prefetch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointOptions:
+    """Which checkpoints are kept.
+
+    Attributes:
+      keep: number of latest checkpoints.
+      best_metric: of the evaluation, by which the best checkpoint is chosen.
+    """
+
+    keep: int
+    best_metric: str
+
+    @property
+    def best_mode(self) -> Literal["min", "max"]:
+        """Whether the best checkpoint has the lowest ("min") or the highest ("max") metric."""
+        return "min" if self.best_metric == "loss" else "max"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingOptions:
+    """What a run writes beside metrics.jsonl and its log.
+
+    Attributes:
+      tensorboard: TensorBoard events.
+      pictures: plots, at the end of the run.
+    """
+
+    tensorboard: bool
+    pictures: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """The parts of a run, built and checked, with nothing started yet."""
+    """The parts of a run, built and checked; nothing has been started or written yet.
+
+    Attributes:
+      config: that they were built from.
+      devices: mesh and parallel mode.
+      spec: of the network: name, paper, defaults.
+      model: the Flax module, with frozen parameters and batch-norm groups set.
+      input: how images become the network's input.
+      batch_norm: which examples share batch-norm statistics; None for a network without batch norm.
+      data: input pipelines.
+      length: steps of the run, and its intervals.
+      schedule: learning rate by step.
+      optimizer: of the parameters that are not frozen.
+      objective: losses, EMA and the other options of the training step.
+      warm_start: the checkpoint whose weights a new run starts from; None: random initialization.
+      faults: limits of fault tolerance.
+      checkpoints: which checkpoints are kept.
+      logging: what is written beside metrics and log.
+    """
 
     config: Config
     devices: Devices
-    model: nn.Module
     spec: registry.ModelSpec
-    image_size: int
-    normalization: preprocess.Normalization
-    dtype: Any
-    train_data: TrainPipeline
-    eval_data: EvalPipeline
-    class_names: list[str]
+    model: BaseNetwork
+    input: NetworkInput
+    batch_norm: BatchNormGroups | None
+    data: RunData
     length: run_length.RunLength
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     objective: Objective
-    warm_start: WarmStart | None
-    prefetch: int
+    warm_start: warm_start.WarmStart | None
     faults: run_length.FaultLimits
-    keep: int
-    best_metric: str
-    tensorboard: bool
-    pictures: bool
+    checkpoints: CheckpointOptions
+    logging: LoggingOptions
 
 
 def build(config: Config) -> Setup:
     """Builds every part of a training run.
 
     Raises:
-      UserError: an unknown name, a value that does not fit the data or the devices, or data that is not there.
+      UserError: an unknown name, a value that does not fit the data or the devices, or missing data.
     """
     devices = Devices(config.parallel.mode, config.parallel.devices)
-    spec, image_size = spec_and_image_size(config)
+    spec, network_input = registry.get_spec(config.model.name), network_setup.read_input(config)
     train_split = datasets.load(config.data.name, config.data.train_split, config.data.data_dir)
     accumulation = config.optimizer.accumulation
-    share = devices.check_batch("batch_size", config.batch_size, accumulation) // accumulation
-    model = build_model(config, count_classes(config, train_split))
-    model, freezing = warm_start.freeze(config, model, image_size)
-    model = warm_start.share_batch_norm(config, model, devices.count, share)
-    train_data = TrainPipeline(
-        train_split,
-        batch_size=config.batch_size,
-        image_size=image_size,
-        seed=config.seed,
-        augmentation=augmentation(config),
-        **_reading(config),
-    )
-    length = run_length.compute_run_length(config, train_data.steps_per_epoch)
+    micro_batch = devices.check_batch("batch_size", config.batch_size, accumulation) // accumulation
+    model = network_setup.build_model(config, network_setup.count_classes(config, train_split))
+    model, freezing = network_setup.freeze(config, model, network_input.image_size)
+    model, batch_norm = network_setup.group_batch_norm(config, model, devices.count, micro_batch)
+    data = _build_data(config, train_split, network_input, devices)
+    length = run_length.compute_run_length(config, data.train.steps_per_epoch)
     schedule = _schedule(config, length)
-    normalization, dtype = input_format(config)
     return Setup(
         config=config,
         devices=devices,
-        model=model,
         spec=spec,
-        image_size=image_size,
-        normalization=normalization,
-        dtype=dtype,
-        train_data=train_data,
-        eval_data=build_eval_data(config, _eval_split(config, train_split), devices),
-        class_names=train_split.class_names,
+        model=model,
+        input=network_input,
+        batch_norm=batch_norm,
+        data=data,
         length=length,
         schedule=schedule,
         optimizer=freezing.optimizer(_optimizer(config, schedule)),
         objective=Objective(
-            normalization=normalization,
-            dtype=dtype,
+            normalization=network_input.normalization,
+            dtype=network_input.dtype,
             aux_weights=_aux_weights(config, spec),
             label_smoothing=config.loss.label_smoothing,
             seed=config.seed,
@@ -102,106 +152,50 @@ def build(config: Config) -> Setup:
             freezing=freezing,
         ),
         warm_start=warm_start.read_warm_start(config),
-        prefetch=config.data.prefetch,
         faults=run_length.read_fault_limits(config),
-        **config.checkpoint.read("keep", "best_metric"),
-        **config.logging.read("tensorboard", "pictures"),
+        checkpoints=CheckpointOptions(**config.checkpoint.read("keep", "best_metric")),
+        logging=LoggingOptions(**config.logging.read("tensorboard", "pictures")),
     )
 
 
-def _eval_split(config: Config, train_split: datasets.Dataset) -> datasets.Dataset:
-    dataset = datasets.load(config.data.name, config.data.eval_split, config.data.data_dir)
-    if dataset.class_names != train_split.class_names:
-        raise ConfigError(
-            f"config.data.eval_split = {dataset.split!r}: its classes are not those of {train_split.split!r}"
-        )
-    return dataset
-
-
-def spec_and_image_size(config: Config) -> tuple[registry.ModelSpec, int]:
-    """The record of the config's model, and the picture size in pixels.
+def build_eval_data(
+    config: Config, dataset: datasets.Dataset, network_input: NetworkInput, devices: Devices
+) -> EvalPipeline:
+    """Builds the pipeline of an evaluation split, every example once.
 
     Raises:
-      UserError: an unknown model, or a size below its minimum.
+      UserError: an unknown protocol, or a batch size that does not divide over the devices.
     """
-    spec = registry.get_spec(config.model.name)
-    image_size = config.data.image_size or spec.image_size
-    if image_size < spec.min_image_size:
-        raise UserError(f"config.data.image_size = {image_size}: {spec.name} needs at least {spec.min_image_size}")
-    return spec, image_size
-
-
-def count_classes(config: Config, dataset: datasets.Dataset) -> int:
-    """How many classes the network tells apart: as many as the data set has.
-
-    Raises:
-      UserError: the config gives another number.
-    """
-    num_classes = config.model.num_classes
-    if num_classes == 0:
-        raise ConfigError(
-            "config.model.num_classes = 0: there is no classifier to train; leave the field unset, and "
-            "config.initialize.checkpoint begins with weights that have none"
-        )
-    if num_classes is None:
-        return dataset.num_classes
-    if num_classes != dataset.num_classes:
-        raise ConfigError(
-            f"config.model.num_classes = {num_classes}: the data set {dataset.name!r} has "
-            f"{dataset.num_classes} classes; leave the field unset to take that"
-        )
-    return num_classes
-
-
-def build_model(config: Config, num_classes: int) -> nn.Module:
-    """The config's network.
-
-    Args:
-      config: its `model` section is read.
-      num_classes: outputs of every classifier.
-
-    Raises:
-      ModelError: an unknown model or switch.
-    """
-    model = config.model
-    options = model.read("width_multiplier", "aux_heads")
-    options |= {name: rate for name, rate in model.read("dropout_rate", "aux_dropout_rate").items() if rate is not None}
-    switches = model.options.given()
-    return registry.create_model(
-        model.name,
-        num_classes=num_classes,
-        dtype=jnp.dtype(model.dtype),
-        param_dtype=jnp.dtype(model.param_dtype),
-        **options,
-        **switches,
-    )
-
-
-def input_format(config: Config) -> tuple[preprocess.Normalization, Any]:
-    """How pixels become the network's input: (normalisation, dtype)."""
-    return preprocess.get_normalization(config.data.normalization), jnp.dtype(config.model.dtype)
-
-
-def build_eval_data(config: Config, dataset: datasets.Dataset, devices: Devices) -> EvalPipeline:
-    """The pipeline of an evaluation split, every example once.
-
-    Raises:
-      UserError: an unknown protocol, or a batch that does not divide over the devices.
-    """
-    (view,) = eval_protocols.get_protocol(config.evaluation.protocol).crops(crop(config))
+    (crop,) = eval_protocols.get_protocol(config.evaluation.protocol).crops(network_input.eval_crop)
     batch_size = config.evaluation.batch_size or config.batch_size
     devices.check_batch("evaluation.batch_size" if config.evaluation.batch_size else "batch_size", batch_size)
     return EvalPipeline(
-        dataset,
-        batch_size=batch_size,
-        image_size=spec_and_image_size(config)[1],
-        crop=view,
-        **_reading(config),
+        dataset, batch_size=batch_size, image_size=network_input.image_size, crop=crop, **_reading_options(config)
     )
 
 
-def _reading(config: Config) -> dict[str, Any]:
-    """What both pipelines are told about how to read: threads, this process's share, corrupt pictures."""
+def _build_data(
+    config: Config, train_split: datasets.Dataset, network_input: NetworkInput, devices: Devices
+) -> RunData:
+    train = TrainPipeline(
+        train_split,
+        batch_size=config.batch_size,
+        image_size=network_input.image_size,
+        seed=config.seed,
+        augmentation=_augmentation(config, network_input.eval_crop),
+        **_reading_options(config),
+    )
+    eval_split = datasets.load(config.data.name, config.data.eval_split, config.data.data_dir)
+    if eval_split.class_names != train_split.class_names:
+        raise ConfigError(
+            f"config.data.eval_split = {eval_split.split!r}: its classes are not those of {train_split.split!r}"
+        )
+    evaluation = build_eval_data(config, eval_split, network_input, devices)
+    return RunData(train, evaluation, train_split.class_names, config.data.prefetch)
+
+
+def _reading_options(config: Config) -> dict[str, Any]:
+    """The options of both pipelines: threads and workers, this process's part of a batch, undecodable images."""
     return {
         **config.data.read("threads", "workers"),
         "process_index": jax.process_index(),
@@ -210,32 +204,13 @@ def _reading(config: Config) -> dict[str, Any]:
     }
 
 
-def crop(config: Config) -> images.EvalCrop:
-    """The evaluation crop.
-
-    Raises:
-      UserError: it is smaller than the network's picture.
-    """
-    fields = config.evaluation
-    size = {"fraction": fields.crop_fraction} if fields.resize is None else {"resize": fields.resize}
-    if fields.resize is not None and fields.crop == "central_fraction":
-        raise ConfigError(f"config.evaluation.resize = {fields.resize}: it has no meaning with crop 'central_fraction'")
-    chosen = images.EvalCrop(fields.crop, interpolation=fields.interpolation, **size)
-    image_size = spec_and_image_size(config)[1]
-    if chosen.resize is not None and chosen.resize < image_size:
-        raise ConfigError(
-            f"config.evaluation.resize = {chosen.resize}: at least the picture's {image_size} pixels are needed"
-        )
-    return chosen
-
-
-def augmentation(config: Config) -> images.Augmentation | images.EvalCrop:
-    """The training crop and flip."""
+def _augmentation(config: Config, eval_crop: images.EvalCrop) -> images.Augmentation | images.EvalCrop:
+    """The training crop and flip; without augmentation the evaluation crop."""
     fields = config.augmentation
     if fields.rule == "none":
-        return crop(config)
-    chosen = ("area", "aspect") if fields.rule == "area_aspect" else ("resize",)
-    return images.Augmentation(**fields.read("rule", "flip", "interpolation", *chosen))
+        return eval_crop
+    options = ("area", "aspect") if fields.rule == "area_aspect" else ("resize",)
+    return images.Augmentation(**fields.read("rule", "flip", "interpolation", *options))
 
 
 def _schedule(config: Config, length: run_length.RunLength) -> optax.Schedule:

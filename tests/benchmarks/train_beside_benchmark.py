@@ -35,16 +35,16 @@ def main(workdir):
     pairs, take_steps = [], loop._take_steps
 
     def in_turn(run, state, start):
-        write_timing, every = run.writer.write_timing, run.setup.length.log_every
+        write_timing, every = run.output.writer.write_timing, run.setup.length.log_every
 
         def write_and_measure(row):
             write_timing(row)
             began = time.perf_counter()
             bench.run("train", every)
             pairs.append([row["images_per_second"], recipe.batch_size * every / (time.perf_counter() - began)])
-            run.clock.start_lap()  # the block is no part of the run
+            run.output.clock.start_lap()  # the block is no part of the run
 
-        run.writer.write_timing = write_and_measure
+        run.output.writer.write_timing = write_and_measure
         return take_steps(run, state, start)
 
     loop._take_steps = in_turn

@@ -15,7 +15,7 @@ from inception_jax.errors import UserError
 from inception_jax.evaluation import trained_network
 from inception_jax.features import extraction
 from inception_jax.features.statistics import frechet_distance
-from inception_jax.training import parallel, preprocess, setup
+from inception_jax.training import parallel, preprocess
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +34,11 @@ def trained(small_run):
 @pytest.fixture(scope="module")
 def by_hand(trained):
     """The outputs for uint8 pictures, all at once."""
-    normalization, dtype = setup.input_format(trained.config)
     model, variables = trained.model, jax.tree.map(np.asarray, trained.variables)
 
     def run(pictures):
-        return model.apply(variables, preprocess.preprocess(pictures, normalization=normalization, dtype=dtype))
+        images = preprocess.preprocess(pictures, normalization=trained.input.normalization, dtype=trained.input.dtype)
+        return model.apply(variables, images)
 
     return jax.jit(run)
 

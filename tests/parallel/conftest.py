@@ -13,6 +13,7 @@ from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.models import registry
 from inception_jax.models.initialization import init_variables
 from inception_jax.training import optimizers, parallel, preprocess, state, step
+from inception_jax.training.batch_norm import BatchNormGroups
 
 BATCH, SIZE, STEPS, CLASSES = 16, 32, 10, 10
 _BYTES = {"f64": 8, "f32": 4, "s32": 4, "pred": 1}
@@ -85,7 +86,7 @@ def train(batches):
 def _train(batches, network, dtype, devices, mode, batch_norm, accumulation):
     dtype = jnp.dtype(dtype)
     share = BATCH // devices // accumulation
-    options = parallel.batch_norm_options(batch_norm, devices, share) if batch_norm != "local" else {}
+    options = BatchNormGroups.parse(batch_norm).model_options(devices, share) if batch_norm != "local" else {}
     model = registry.create_model(
         network, num_classes=CLASSES, width_multiplier=0.25, min_width=4, dtype=dtype, param_dtype=dtype, **options
     )

@@ -19,7 +19,7 @@ from inception_jax.evaluation import trained_network as network_module
 from inception_jax.models.initialization import init_variables
 from inception_jax.pretrained import exporting, importing, loading, workdir
 from inception_jax.pretrained.publishers import registry
-from inception_jax.training import setup as setups
+from inception_jax.training import network_setup
 from inception_jax.training.preprocess import get_normalization, preprocess
 from inception_jax.training.warm_start import WarmStart
 
@@ -338,7 +338,7 @@ def test_weights_without_a_classifier_begin_a_run(network, headless):
     """The trunk is taken, the classifier is new, and the recipe has to say so."""
     recipe = network_module.load_config(headless)
     with pytest.raises(UserError, match="num_classes = 0: there is no classifier to train"):
-        setups.count_classes(Config(recipe), datasets.load("digits", "train[:5]"))
+        network_setup.count_classes(Config(recipe), datasets.load("digits", "train[:5]"))
     start = WarmStart(str(headless), new=["^classifier/"])
     begun = start.restore_into(network[1])
     assert set(start.report.new) == {"classifier/kernel", "classifier/bias"}

@@ -11,7 +11,7 @@ from inception_jax.errors import UserError
 from inception_jax.pretrained import catalog, loading, preprocessing, records, workdir
 from inception_jax.pretrained.importing import ImportedWeights
 from inception_jax.pretrained.publishers import registry
-from inception_jax.training import setup as setups
+from inception_jax.training import network_setup, preprocess
 
 
 def arrays_of(model, source, num_classes=None, aux_heads=False):
@@ -115,9 +115,9 @@ def test_every_forms_recipe_makes_the_forms_network(variant):
         loaded = loading.LoadedWeights(None, None, ImportedWeights(variant, options, {}, 7, False, ()), None, rule, ())
         config = Config(workdir.config_of(loaded))
         wanted = variant.create(aux_heads=aux_heads, num_classes=7, width_multiplier=0.5)
-        assert setups.build_model(config, 7) == wanted
-        assert setups.crop(config) == rule.crop
-        assert setups.input_format(config)[0] is setups.preprocess.get_normalization(rule.normalization)
+        assert network_setup.build_model(config, 7) == wanted
+        assert network_setup.read_input(config).eval_crop == rule.crop
+        assert network_setup.read_input(config).normalization is preprocess.get_normalization(rule.normalization)
 
 
 @pytest.mark.parametrize("record", catalog.all_records(), ids=lambda record: record.name)
@@ -130,11 +130,11 @@ def test_every_records_pictures_pass_through_a_recipe(record):
     )
     loaded = loading.LoadedWeights(None, None, imported, record, record.preprocessing, ())
     config = Config(workdir.config_of(loaded))
-    assert setups.crop(config) == record.preprocessing.crop
+    assert network_setup.read_input(config).eval_crop == record.preprocessing.crop
     assert config.data.name == "imagenet2012" and config.data.eval_split == "validation"
     # At half the size the side before the crop is halved too.
     half = Config(workdir.config_of(loaded, image_size=112))
-    crop, whole = setups.crop(half), record.preprocessing
+    crop, whole = network_setup.read_input(half).eval_crop, record.preprocessing
     if whole.crop.resize:
         assert crop.resize == max(112, round(whole.crop.resize * 112 / whole.image_size))
     else:

@@ -6,7 +6,7 @@ from inception_jax import config as configs
 from inception_jax.config import Config, ConfigError
 from inception_jax.data import crops, resampling
 from inception_jax.data.crops import EvalCrop
-from inception_jax.training import setup
+from inception_jax.training import network_setup
 
 
 def make(**fields):
@@ -35,15 +35,15 @@ def make(**fields):
 )
 def test_fields_make_the_crop(fields, crop):
     config = make(**fields)
-    assert setup.crop(config) == crop
+    assert network_setup.read_input(config).eval_crop == crop
     assert {f"evaluation.{name}" for name in fields} <= config._reads  # so that a run does not stop because of them
 
 
 def test_the_schema_allows_what_the_crops_know():
     for rule in crops.CROP_RULES:
-        assert setup.crop(make(crop=rule)).rule == rule
+        assert network_setup.read_input(make(crop=rule)).eval_crop.rule == rule
     for interpolation in resampling.RESIZES:
-        assert setup.crop(make(interpolation=interpolation)).interpolation == interpolation
+        assert network_setup.read_input(make(interpolation=interpolation)).eval_crop.interpolation == interpolation
 
 
 @pytest.mark.parametrize(
@@ -52,17 +52,17 @@ def test_the_schema_allows_what_the_crops_know():
         ({"crop": "middle"}, r"config\.evaluation\.crop = 'middle': it must be one of 'center', 'torchvision'"),
         ({"interpolation": "bicubic"}, r"config\.evaluation\.interpolation = 'bicubic': it must be one of"),
         ({"resize": 0}, r"config\.evaluation\.resize = 0: it must be greater than 0"),
-        ({"resize": 200}, r"config\.evaluation\.resize = 200: at least the picture's 224 pixels"),
+        ({"resize": 200}, r"config\.evaluation\.resize = 200: it must be at least the network's image size, 224"),
         ({"crop": "central_fraction", "resize": 256}, r"config\.evaluation\.resize = 256: it has no meaning with crop"),
     ],
 )
 def test_refuses(fields, message):
     with pytest.raises(ConfigError, match=message):
-        setup.crop(make(**fields))
+        network_setup.read_input(make(**fields))
 
 
 def test_a_fraction_beside_a_size_is_read_by_nobody():
     config = make(resize=256, crop_fraction=0.9)
-    assert setup.crop(config) == EvalCrop(resize=256)
+    assert network_setup.read_input(config).eval_crop == EvalCrop(resize=256)
     with pytest.raises(ConfigError, match=r"config\.evaluation\.crop_fraction = 0\.9.*nothing reads"):
         config.refuse_unread()

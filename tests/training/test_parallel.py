@@ -11,6 +11,7 @@ import pytest
 
 from inception_jax.errors import UserError
 from inception_jax.training import compilation, parallel
+from inception_jax.training.batch_norm import BatchNormGroups
 
 
 def test_a_batch_that_does_not_divide_names_the_sizes_that_do():
@@ -30,11 +31,11 @@ def test_more_devices_than_there_are():
 
 
 def test_batch_norm_groups():
-    assert parallel.batch_norm_options("local", 4) == {}
-    assert parallel.batch_norm_options("global", 4) == {"bn_axis_name": "data"}
-    assert parallel.batch_norm_options("groups:2", 4)["bn_axis_index_groups"] == ((0, 1), (2, 3))
+    assert BatchNormGroups.parse("local").model_options(4) == {}
+    assert BatchNormGroups.parse("global").model_options(4) == {"bn_axis_name": "data"}
+    assert BatchNormGroups.parse("groups:2").model_options(4)["bn_axis_index_groups"] == ((0, 1), (2, 3))
     with pytest.raises(UserError, match="4 devices do not divide into groups of 3"):
-        parallel.batch_norm_options("groups:3", 4)
+        BatchNormGroups.parse("groups:3").model_options(4)
 
 
 def devices_of(*counts):

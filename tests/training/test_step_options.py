@@ -16,6 +16,7 @@ from inception_jax.models.initialization import init_variables, slim_variance_sc
 from inception_jax.models.layers import ConvUnit
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.training import freezing, optimizers, parallel, preprocess, state, step
+from inception_jax.training.batch_norm import BatchNormGroups
 
 CLASSES, SIZE, BATCH = 5, 6, 16
 
@@ -55,7 +56,7 @@ def prepare(
     **options,
 ):
     """(devices, one device's step, state on the devices, first batch there), not yet compiled."""
-    groups = parallel.batch_norm_options(batch_norm, devices, size // devices // accumulation)
+    groups = BatchNormGroups.parse(batch_norm).model_options(devices, size // devices // accumulation)
     model = SmallNetwork(dtype=dtype, param_dtype=dtype, **groups)
     variables = init_variables(model, jax.random.key(0), SIZE)
     frozen = freezing.find_frozen(freeze, variables, frozen_batch_norm) if freeze else freezing.Freezing()
@@ -186,7 +187,9 @@ def test_batch_norm_over_examples_is_the_same_on_any_number_of_devices(x64):
 
 
 def test_the_options_of_batch_norm_over_examples():
-    options = parallel.batch_norm_options
+    def options(value, *arguments):
+        return BatchNormGroups.parse(value).model_options(*arguments)
+
     assert options("examples:4", 2, 8) == {"bn_group_size": 4}
     assert options("examples:8", 2, 8) == {}
     assert options("examples:16", 4, 8) == {"bn_axis_name": "data", "bn_axis_index_groups": ((0, 1), (2, 3))}

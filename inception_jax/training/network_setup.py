@@ -1,0 +1,168 @@
+"""Builds a config's network: its input format, the model, its frozen parameters and its batch-norm groups."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from inception_jax.config import Config, ConfigError
+from inception_jax.data import datasets, images
+from inception_jax.errors import UserError
+from inception_jax.models import registry
+from inception_jax.models.base import BaseNetwork
+from inception_jax.training import freezing, preprocess
+from inception_jax.training.batch_norm import FIELD, BatchNormGroups
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkInput:
+    """How images become the network's input.
+
+    Attributes:
+      image_size: height and width, in pixels.
+      normalization: of uint8 pixels, on the device.
+      dtype: the network's compute dtype.
+      eval_crop: the crop and resize of an evaluation image, on the host.
+    """
+
+    image_size: int
+    normalization: preprocess.Normalization
+    dtype: Any
+    eval_crop: images.EvalCrop
+
+
+def read_input(config: Config) -> NetworkInput:
+    """Reads the input format from a config.
+
+    Raises:
+      UserError: an unknown model or normalization, an image size below the model's minimum, or an evaluation crop that
+        does not fit.
+    """
+    spec = registry.get_spec(config.model.name)
+    image_size = config.data.image_size or spec.image_size
+    if image_size < spec.min_image_size:
+        raise UserError(f"config.data.image_size = {image_size}: {spec.name} needs at least {spec.min_image_size}")
+    return NetworkInput(
+        image_size=image_size,
+        normalization=preprocess.get_normalization(config.data.normalization),
+        dtype=jnp.dtype(config.model.dtype),
+        eval_crop=_eval_crop(config, image_size),
+    )
+
+
+def _eval_crop(config: Config, image_size: int) -> images.EvalCrop:
+    fields = config.evaluation
+    size = {"fraction": fields.crop_fraction} if fields.resize is None else {"resize": fields.resize}
+    if fields.resize is not None and fields.crop == "central_fraction":
+        raise ConfigError(f"config.evaluation.resize = {fields.resize}: it has no meaning with crop 'central_fraction'")
+    crop = images.EvalCrop(fields.crop, interpolation=fields.interpolation, **size)
+    if crop.resize is not None and crop.resize < image_size:
+        raise ConfigError(
+            f"config.evaluation.resize = {crop.resize}: it must be at least the network's image size, {image_size}"
+        )
+    return crop
+
+
+def count_classes(config: Config, dataset: datasets.Dataset) -> int:
+    """The number of classes of the network to train: that of the data set.
+
+    Raises:
+      ConfigError: the config gives another number.
+    """
+    num_classes = config.model.num_classes
+    if num_classes == 0:
+        raise ConfigError(
+            "config.model.num_classes = 0: there is no classifier to train; leave the field unset "
+            "(config.initialize.checkpoint may name weights without a classifier)"
+        )
+    if num_classes is None:
+        return dataset.num_classes
+    if num_classes != dataset.num_classes:
+        raise ConfigError(
+            f"config.model.num_classes = {num_classes}: the data set {dataset.name!r} has "
+            f"{dataset.num_classes} classes; leave the field unset to take that"
+        )
+    return num_classes
+
+
+def build_model(config: Config, num_classes: int) -> BaseNetwork:
+    """Builds the config's model, without freezing and batch-norm groups.
+
+    Args:
+      config: its `model` section is read.
+      num_classes: outputs of every classifier.
+
+    Raises:
+      ModelError: an unknown model or option.
+    """
+    model = config.model
+    options = model.read("width_multiplier", "aux_heads")
+    options |= {name: rate for name, rate in model.read("dropout_rate", "aux_dropout_rate").items() if rate is not None}
+    return registry.create_model(
+        model.name,
+        num_classes=num_classes,
+        dtype=jnp.dtype(model.dtype),
+        param_dtype=jnp.dtype(model.param_dtype),
+        **options,
+        **model.options.given(),
+    )
+
+
+def freeze(config: Config, model: BaseNetwork, image_size: int) -> tuple[BaseNetwork, freezing.Freezing]:
+    """Freezes the parameters that the config's patterns name.
+
+    Args:
+      config: `optimizer.freeze` and, where that freezes something, `optimizer.frozen_batch_norm` are read.
+      model: from `build_model`.
+      image_size: height and width, in pixels.
+
+    Returns:
+      (the model, with `bn_frozen` set; what is frozen).
+
+    Raises:
+      UserError: a pattern matches no path, or nothing is left to train.
+    """
+    patterns = config.optimizer.freeze
+    if not patterns:
+        return model, freezing.Freezing()
+    variables = jax.eval_shape(
+        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    )
+    rule = config.optimizer.frozen_batch_norm if model.batch_norm else "running"
+    frozen = freezing.find_frozen(patterns, variables, rule)
+    return (model.clone(bn_frozen=frozen.frozen_statistics) if frozen.frozen_statistics else model), frozen
+
+
+def group_batch_norm(
+    config: Config, model: BaseNetwork, devices: int, micro_batch: int
+) -> tuple[BaseNetwork, BatchNormGroups | None]:
+    """Sets which examples share batch-norm statistics.
+
+    Args:
+      config: `parallel.batch_norm` is read.
+      model: from `build_model`.
+      devices: over which the batch is split.
+      micro_batch: examples that one device takes at once.
+
+    Returns:
+      (the model, with its batch-norm options set; the groups, None for a network without batch norm).
+
+    Raises:
+      UserError: the network has no batch norm, or the batch does not divide into such groups.
+    """
+    groups = BatchNormGroups.parse(config.parallel.batch_norm)
+    accumulation = config.optimizer.accumulation
+    if not model.batch_norm:
+        if groups != BatchNormGroups("local"):
+            raise ConfigError(f"{FIELD}: {config.model.name} has no batch norm; leave it 'local'")
+        return model, None
+    if groups.kind == "examples" and groups.size is not None and groups.size > micro_batch and accumulation > 1:
+        raise ConfigError(
+            f"{FIELD} = {str(groups)!r}: with config.optimizer.accumulation = {accumulation} a micro-batch has "
+            f"{micro_batch} examples per device; a group must not be larger"
+        )
+    options = groups.model_options(devices, micro_batch)
+    return (model.clone(**options) if options else model), groups
