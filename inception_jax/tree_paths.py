@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from flax import traverse_util
 
 
 def leaf_paths(tree: Any) -> Any:
@@ -26,8 +27,13 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return leaves
 
 
+def flatten(tree: Any) -> dict[str, Any]:
+    """Returns {path: leaf} of nested dictionaries, in the order in which they were filled (`named_leaves` sorts)."""
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
 def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns nested dictionaries from {path: leaf}: the inverse of `named_leaves` for trees of dictionaries."""
+    """Returns nested dictionaries from {path: leaf}: the inverse of `flatten`."""
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *parents, last = name.split("/")

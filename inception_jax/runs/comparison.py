@@ -1,4 +1,4 @@
-"""Runs side by side: in what they differ, how they stand, and what came out, as data.
+"""Compares runs: their results, the config fields that differ, and what makes their numbers incomparable.
 
 `comparison_report.py` formats it as text, `comparison_plot.py` draws the curves.
 """
@@ -20,34 +20,34 @@ from inception_jax.runs.manifest import ABSENT, flatten, same_value
 from inception_jax.runs.run_state import NUMBER, RunState, has_type
 
 METRICS = ("top1", "top5", "loss")
-_LOG_HEAD_BYTES = 1 << 14  # bytes of train.log in which the first start says how many parameters there are
+_LOG_HEAD_BYTES = 1 << 14  # bytes of train.log in which the first start logs the number of parameters
 
-# What decides which pictures an accuracy is of, and what the network saw of them.
+# The fields that decide which images an accuracy is of, and which part of each image the network sees.
 _DATA = ("data.name", "data.eval_split")
 _CROPS = ("evaluation.protocol", "evaluation.crop", "evaluation.crop_fraction")
-# Likewise, where it is not what runs of before these fields did: {field: that value}.
+# Likewise, where the value is not the one that runs had before the field existed: {field: that value}.
 _RESIZES = {"evaluation.resize": None, "evaluation.interpolation": "bilinear"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came out of a run, up to now; None stands for what is not known.
+    """The results of a run up to now; None stands for what is not known.
 
     Attributes:
-      status, why, step, total_steps: as in `listing.Entry`.
+      status, why, step, total_steps: as in `listing.RunEntry`.
       epochs: passes over the training split.
-      split, weights: that the next ones are of: the final evaluation, or else the newest.
-      evaluated_at: its step.
+      split, weights: of the final evaluation, or of the newest one where there is no final one.
+      evaluated_at: step of that evaluation.
       top1, top5: accuracies, 0 to 1.
       top1_interval: (low, high) of the accuracy, 95 %, by Wilson's score.
       loss: of the evaluation.
       count: examples evaluated.
-      best: of all evaluations the best by the comparison's metric: (value, epoch).
+      best: (value, epoch) of the best evaluation by the comparison's metric.
       train_losses: {head: loss} of the newest training row; "total" is the weighted sum.
-      wall_seconds, compile_seconds, data_wait_seconds: over all starts.
-      images_per_second: median of the rows.
-      parameters: of the network, heads included.
-      fingerprint: of the final state.
+      wall_seconds, compile_seconds, data_wait_seconds: summed over all starts.
+      images_per_second: median over the rows.
+      parameters: number of parameters of the network, auxiliary heads included.
+      fingerprint: SHA-256 of the final state, as `result.fingerprint` computes it.
     """
 
     status: str
@@ -75,7 +75,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class FieldDifference:
-    """Something in which runs differ: its name, and the value of each run (`manifest.ABSENT` where one has none)."""
+    """A field that differs between runs: its name, and its value per run (`manifest.ABSENT` where a run has none)."""
 
     name: str
     values: tuple[Any, ...]
@@ -83,17 +83,17 @@ class FieldDifference:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Runs side by side; everything that is "per run" is in the order of `runs`.
+    """A comparison of runs; everything that is "per run" is in the order of `runs`.
 
     Attributes:
-      runs: what their workdirs say.
-      labels: short names that tell them apart, per run.
-      metric: of `METRICS`, by which they are ranked.
-      weights: "raw", "ema", or None: of each run the average where it keeps one.
-      outcomes: per run.
-      config: the fields of the config that differ.
-      same_fields: how many do not.
-      circumstances: what else differs: revision, versions, devices, host.
+      runs: the contents of their workdirs.
+      labels: short, distinct names, per run.
+      metric: of `METRICS`; it ranks the runs.
+      weights: "raw", "ema", or None: the EMA of each run that has one, and the raw weights of the others.
+      outcomes: results, per run.
+      config: the config fields that differ.
+      same_fields: number of config fields that are equal.
+      circumstances: differences of revision, versions, devices and host.
       warnings: what makes the numbers incomparable, one sentence each.
       equal: groups of labels whose final states are equal, bit for bit.
     """
@@ -110,7 +110,7 @@ class Comparison:
     equal: tuple[tuple[str, ...], ...]
 
     def ranked(self) -> list[int]:
-        """Indices of the runs, the best first: by the metric of the evaluation, then by the training loss."""
+        """Returns the indices of the runs, best first: by the metric of the evaluation, then by the training loss."""
         sign = 1 if self.metric == "loss" else -1
 
         def key(index: int) -> tuple:
@@ -122,24 +122,24 @@ class Comparison:
 
 
 def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None = None) -> Comparison:
-    """Compares runs, at whatever stage they are.
+    """Compares runs, finished or not.
 
     Args:
       paths: workdirs, at least one.
       metric: of `METRICS`.
-      weights: "raw" or "ema", for all runs; None: of each run the average where it keeps one.
+      weights: "raw" or "ema", for all runs; None: the EMA of each run that has one, and the raw weights of the others.
 
     Returns:
-      All that can be said of them.
+      The comparison.
     """
     runs = tuple(run_state.read(path) for path in paths)
     labels = short_labels([run.path for run in runs])
     config, same = _differences([run.config for run in runs])
     outcomes = tuple(outcome(run, metric, weights) for run in runs)
-    prints: dict[str, list[str]] = {}
+    by_fingerprint: dict[str, list[str]] = {}
     for label, one in zip(labels, outcomes, strict=True):
         if one.fingerprint:
-            prints.setdefault(one.fingerprint, []).append(label)
+            by_fingerprint.setdefault(one.fingerprint, []).append(label)
     return Comparison(
         runs=runs,
         labels=labels,
@@ -150,12 +150,12 @@ def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None 
         same_fields=same,
         circumstances=_differences([_circumstances(run.manifest) for run in runs])[0],
         warnings=tuple(_warnings(runs, labels, outcomes)),
-        equal=tuple(tuple(group) for group in prints.values() if len(group) > 1),
+        equal=tuple(tuple(group) for group in by_fingerprint.values() if len(group) > 1),
     )
 
 
 def outcome(run: RunState, metric: str = "top1", weights: str | None = None) -> Outcome:
-    """What came out of one run; the arguments are those of `compare`."""
+    """Returns the results of one run; the arguments are those of `compare`."""
     line, evaluations = listing.make_entry(run), run.evaluations(weights)
     final = evaluations[-1] if evaluations else _of_result(run.result, weights)
     count = final.get("count")
@@ -188,7 +188,7 @@ def outcome(run: RunState, metric: str = "top1", weights: str | None = None) -> 
 
 
 def short_labels(paths: Sequence[Path]) -> tuple[str, ...]:
-    """The parts of paths that tell them apart: without the folders that all begin with, and those that all end with."""
+    """Shortens paths to their distinct parts: drops the folders that all begin with, and those that all end with."""
     parts = [path.absolute().parts for path in paths]
     start = end = 0
     shortest = min(map(len, parts))
@@ -200,7 +200,7 @@ def short_labels(paths: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _differences(trees: Sequence[Mapping[str, Any]]) -> tuple[tuple[FieldDifference, ...], int]:
-    """(fields that differ, number of those that do not); an empty tree, of a missing file, has no say."""
+    """Returns (fields that differ, number of equal fields); an empty tree, of a missing file, is left out."""
     flats = [dict(flatten(tree)) for tree in trees]
     known = [one for one in flats if one]
     names = sorted({name for one in known for name in one})
@@ -228,11 +228,11 @@ def _circumstances(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _warnings(runs: Sequence[RunState], labels: Sequence[str], outcomes: Sequence[Outcome]) -> list[str]:
-    """Why the numbers of the runs cannot be held against each other."""
+    """Returns the reasons why the numbers of the runs are not comparable."""
     found = []
     for names, what in (
         (_DATA, "evaluated on different data: their numbers are not comparable"),
-        (_CROPS, "evaluated with different crops of the pictures"),
+        (_CROPS, "evaluated with different crops of the images"),
     ):
         groups: dict[str, list[str]] = {}
         for run, label in zip(runs, labels, strict=True):
@@ -243,16 +243,16 @@ def _warnings(runs: Sequence[RunState], labels: Sequence[str], outcomes: Sequenc
                     shown += [str(fields[f]) for f, usual in _RESIZES.items() if fields.get(f, usual) != usual]
                 groups.setdefault(", ".join(shown), []).append(label)
         if len(groups) > 1:
-            told = "; ".join(f"{words}: {', '.join(group)}" for words, group in groups.items())
-            found.append(f"{what} ({told})")
+            details = "; ".join(f"{fields}: {', '.join(group)}" for fields, group in groups.items())
+            found.append(f"{what} ({details})")
     counts = {one.count for one in outcomes if one.count}
     if len(counts) > 1 and not found:
-        told = ", ".join(f"{label} {one.count:,}" for label, one in zip(labels, outcomes, strict=True) if one.count)
-        found.append(f"evaluated on different numbers of examples, though of one name: {told}")
+        details = ", ".join(f"{label} {one.count:,}" for label, one in zip(labels, outcomes, strict=True) if one.count)
+        found.append(f"evaluated on different numbers of examples of a split of the same name: {details}")
     kinds = {one.weights for one in outcomes if one.weights}
     if len(kinds) > 1:
         found.append(
-            "some accuracies are of averaged weights (ema), some of raw ones; --weights=raw compares like with like"
+            "some accuracies are of EMA weights, some of raw weights; --weights=raw compares raw weights of all runs"
         )
     return found
 
@@ -272,10 +272,10 @@ def _best(evaluations: Sequence[Mapping[str, Any]], metric: str) -> tuple[float,
 
 
 def _of_result(result: Mapping[str, Any], weights: str | None) -> Mapping[str, Any]:
-    """The final evaluation as result.json has it, for a run whose metric files are lost; {} where it has none."""
+    """Returns the final evaluation of result.json, for a run without metric files; {} where there is none."""
     for split, kinds in (result.get("metrics") or {}).items():
         for kind in (weights,) if weights else ("ema", "raw"):
-            if isinstance(kinds, Mapping) and isinstance(kinds.get(kind), Mapping):  # beside them stands "train"
+            if isinstance(kinds, Mapping) and isinstance(kinds.get(kind), Mapping):  # beside them is "train"
                 values = {name: value for name, value in kinds[kind].items() if has_type(value, NUMBER)}
                 return {"split": split, "weights": kind, "step": result.get("steps"), **values}
     return {}
@@ -286,7 +286,7 @@ def _losses(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _parameters(path: Path) -> int | None:
-    """The number that the log's first lines give: it is nowhere else, and counting again would need the network."""
+    """Reads the number of parameters from the first lines of train.log, the only file that has it."""
     try:
         with open(path / "train.log", encoding="utf-8", errors="replace") as file:
             found = re.search(r"^\S+ ([\d,]+) parameters\b", file.read(_LOG_HEAD_BYTES), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The curves of several runs in one picture: training loss, evaluation loss and accuracy, a colour per run."""
+"""Plots the curves of several runs together: training loss, evaluation loss and accuracy, a colour per run."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ WIDTH, PANEL_HEIGHT = 11.0, 3.5  # inches
 
 _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 _STYLES = ("-", "--")
-_MANY = 10  # beyond so many runs only the best are in colour …
-_BEST = 6  # … so many of them
+_MANY = 10  # with more runs, only the best are in colour …
+_BEST = 6  # … this many of them
 _FADED = "#BBBBBB"
-_MAX_POINTS = 200  # of a curve; beyond that neighbours are drawn as their mean
-_FEW = 25  # up to so many points get a marker each
+_MAX_POINTS = 200  # of a curve; of more, neighbouring points are averaged
+_FEW = 25  # curves of at most so many points have markers
 _LEGEND_LINE = 0.17  # inches
 _LONGEST = 60  # characters of a name in the legend
-_NAMED_FIELDS, _LONGEST_FIELD = 2, 24  # up to so many differing fields are named there, of so many characters
+_NAMED_FIELDS, _LONGEST_FIELD = 2, 24  # at most so many differing fields are named there, with so many characters
 
 _TITLES = {"loss": "loss", "top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 
@@ -41,7 +41,7 @@ _TITLES = {"loss": "loss", "top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 @dataclasses.dataclass(frozen=True)
 class _LineStyle:
     colour: str
-    style: str
+    line: str
     width: float
     order: float
     name: str | None
@@ -50,16 +50,17 @@ class _LineStyle:
 def draw(comparison: Comparison, path: str | os.PathLike, *, x: str = "epoch") -> Figure | None:
     """Draws the curves of all runs over each other.
 
-    Up to ten runs have a colour and line each. Of more, the best by the comparison's metric have; the others are grey.
+    Each of up to ten runs has its own colour and line style. Of more, only the best by the comparison's metric have;
+    the others are grey.
 
     Args:
       comparison: as `comparison.compare` gives it.
       path: of the PNG file.
-      x: "epoch", "step" or "seconds" (the run's own clock: what lies between two starts does not count).
+      x: "epoch", "step" or "seconds" (the run's own clock, without the time between two starts).
 
     Returns:
       The figure, with an axes for the training loss, one for the evaluation loss, and one for the accuracy unless the
-      metric is the loss; None where no run has a row to draw: no file is written.
+      metric is the loss; None where no run has a row to draw; no file is written then.
 
     Raises:
       ValueError: an unknown `x`.
@@ -69,45 +70,45 @@ def draw(comparison: Comparison, path: str | os.PathLike, *, x: str = "epoch") -
         raise ValueError(f"x = {x!r}: one of {', '.join(X_AXES)}")
     if not any(run.rows for run in comparison.runs):
         return None
-    looks = _line_styles(comparison)
+    styles = _line_styles(comparison)
     panels = [("train", "loss"), ("evaluation", "loss")]
     panels += [("evaluation", comparison.metric)] if comparison.metric != "loss" else []
     named = [
-        looks[run] for run in (comparison.ranked() if len(looks) > _MANY else range(len(looks))) if looks[run].name
+        styles[run] for run in (comparison.ranked() if len(styles) > _MANY else range(len(styles))) if styles[run].name
     ]
-    columns = _legend_columns([look.name for look in named])
+    columns = _legend_columns([style.name for style in named])
     height = PANEL_HEIGHT + 0.2 + _LEGEND_LINE * -(-(len(named) + 2) // columns)
     with plot_style.saved_figure(path, WIDTH, height) as figure:
         grid, has_broken = figure.subplots(1, len(panels)), False
         for axes, (kind, metric) in zip(grid, panels, strict=True):
             axes.set_title("training loss" if kind == "train" else _evaluation_title(comparison, metric))
-            for run, look in zip(comparison.runs, looks, strict=True):
+            for run, style in zip(comparison.runs, styles, strict=True):
                 rows = run.of_kind("train") if kind == "train" else run.evaluations(comparison.weights)
-                has_broken |= _curve(axes, run, rows, metric, x, look)
+                has_broken |= _curve(axes, run, rows, metric, x, style)
             _finish_axes(axes, metric, x)
-        handles = _handles(named, len(looks) - len(named), has_broken)
+        handles = _handles(named, len(styles) - len(named), has_broken)
         figure.legend(handles=handles, loc="outside lower left", ncols=columns, handlelength=2.2)
     return figure
 
 
 def _line_styles(comparison: Comparison) -> list[_LineStyle]:
-    """How each run is drawn; the same in all panels."""
+    """Returns the style of each run; it is the same in all panels."""
     ranked, count = comparison.ranked(), len(comparison.runs)
     in_colour = ranked[:_BEST] if count > _MANY else range(count)
     places = {run: place for place, run in enumerate(in_colour)}
-    looks = []
+    styles = []
     for run in range(count):
         if run not in places:
-            looks.append(_LineStyle(_FADED, "-", 0.7, 1.0, None))
+            styles.append(_LineStyle(_FADED, "-", 0.7, 1.0, None))
             continue
         colour = _COLOURS[places[run] % len(_COLOURS)]
-        style = _STYLES[places[run] // len(_COLOURS) % len(_STYLES)]
-        looks.append(_LineStyle(colour, style, 1.5, 3.0 - places[run] / 100, _name(comparison, run)))
-    return looks
+        line = _STYLES[places[run] // len(_COLOURS) % len(_STYLES)]
+        styles.append(_LineStyle(colour, line, 1.5, 3.0 - places[run] / 100, _name(comparison, run)))
+    return styles
 
 
 def _name(comparison: Comparison, run: int) -> str:
-    """What stands in the legend: the label, the config fields that differ where they are few, and what came out."""
+    """Returns the legend's text: the label, the config fields that differ where they are few, and the result."""
     name = _shorten_middle(comparison.labels[run])
     if 0 < len(comparison.config) <= _NAMED_FIELDS:
         fields = [
@@ -123,18 +124,18 @@ def _name(comparison: Comparison, run: int) -> str:
 
 
 def _shorten_middle(name: str) -> str:
-    """A long name without its middle: names of runs that belong together begin alike, or end alike."""
+    """Cuts the middle out of a long name: related runs have names that begin alike, or end alike."""
     part = (_LONGEST - 1) // 2
     return name if len(name) <= _LONGEST else f"{name[:part]}…{name[-part:]}"
 
 
 def _legend_columns(names: Sequence[str]) -> int:
-    """As many columns as the longest name leaves room for."""
+    """Returns the number of legend columns that fit the longest name."""
     return max(1, min(4, 150 // (max(map(len, names), default=1) + 10)))
 
 
 def _evaluation_title(comparison: Comparison, metric: str) -> str:
-    """With the split and the weights, where they are the same for all."""
+    """Returns the title of an evaluation panel, with split and weights where they are the same for all runs."""
     kinds = {(one.split, one.weights) for one in comparison.outcomes if one.split}
     return f"evaluation, {_TITLES[metric]}" + (f" ({', '.join(kinds.pop())})" if len(kinds) == 1 else "")
 
@@ -143,7 +144,8 @@ def _handles(named: Sequence[_LineStyle], faded: int, has_broken: bool) -> list[
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=look.colour, linestyle=look.style, linewidth=look.width, label=look.name) for look in named
+        Line2D([], [], color=style.colour, linestyle=style.line, linewidth=style.width, label=style.name)
+        for style in named
     ]
     if faded:
         handles.append(Line2D([], [], color=_FADED, linewidth=0.7, label=f"{faded} others"))
@@ -152,45 +154,47 @@ def _handles(named: Sequence[_LineStyle], faded: int, has_broken: bool) -> list[
     return handles
 
 
-def _curve(axes: Axes, run: RunState, rows: Sequence[Mapping[str, Any]], metric: str, x: str, look: _LineStyle) -> bool:
-    """One run's curve; where its values stop being finite, it ends with a cross. Returns whether there is one."""
+def _curve(
+    axes: Axes, run: RunState, rows: Sequence[Mapping[str, Any]], metric: str, x: str, style: _LineStyle
+) -> bool:
+    """Draws one run's curve, with a cross where its values stop being finite; returns whether there is a cross."""
     rows = [row for row in rows if metric in row]
-    places = _places(run, rows, x)
+    xs = _x_coordinates(run, rows, x)
     values = np.array([row[metric] for row in rows], np.float64) * (1 if metric == "loss" else 100)
-    good = np.isfinite(values) & np.isfinite(places)
-    broken = len(values) > 0 and not np.isfinite(values[-1])  # one that was only skipped is a gap
-    places, values = places[good], values[good]
+    good = np.isfinite(values) & np.isfinite(xs)
+    broken = len(values) > 0 and not np.isfinite(values[-1])  # a skipped update in between is a gap
+    xs, values = xs[good], values[good]
     if len(values) == 0:
         return False
     if broken:
         axes.plot(
-            places[-1],
+            xs[-1],
             values[-1],
             marker="x",
-            color=look.colour,
+            color=style.colour,
             markersize=7,
             markeredgewidth=1.6,
-            zorder=look.order + 0.5,
+            zorder=style.order + 0.5,
         )
     if len(values) > _MAX_POINTS:
         parts = np.array_split(np.arange(len(values)), _MAX_POINTS)
-        places, values = (np.array([array[part].mean() for part in parts]) for array in (places, values))
-    marker = "." if len(values) == 1 or (len(values) <= _FEW and look.name) else None
+        xs, values = (np.array([array[part].mean() for part in parts]) for array in (xs, values))
+    marker = "." if len(values) == 1 or (len(values) <= _FEW and style.name) else None
     axes.plot(
-        places,
+        xs,
         values,
-        color=look.colour,
-        linestyle=look.style,
-        linewidth=look.width,
-        zorder=look.order,
+        color=style.colour,
+        linestyle=style.line,
+        linewidth=style.width,
+        zorder=style.order,
         marker=marker,
         markersize=3.5,
     )
     return broken
 
 
-def _places(run: RunState, rows: Sequence[Mapping[str, Any]], x: str) -> np.ndarray:
-    """Where the rows lie on the x axis; NaN where that is not known."""
+def _x_coordinates(run: RunState, rows: Sequence[Mapping[str, Any]], x: str) -> np.ndarray:
+    """Returns the x coordinates of the rows; NaN where one is not known."""
     if x != "seconds":
         return np.array([row.get(x, np.nan) for row in rows], np.float64)
     clock = [(row["step"], row["wall_seconds"]) for row in run.timing if "wall_seconds" in row]

@@ -1,4 +1,4 @@
-"""A comparison in words: aligned text for the terminal, Markdown for a file. Both have the same tables."""
+"""Formats a comparison of runs: aligned text for the terminal, Markdown for a file, both with the same tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _METRIC_NAMES = {"top1": "top-1", "top5": "top-5", "loss": "loss"}
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-    """One table: its title, the names of its columns, its cells, and "l" or "r" per column."""
+    """A table: title, column names, cells, and the alignment of each column, "l" or "r"."""
 
     title: str
     head: Sequence[str]
@@ -32,11 +32,11 @@ class _Table:
 
 
 def format_text(comparison: Comparison, *, room: int = 160) -> str:
-    """The comparison for a terminal.
+    """Formats the comparison for a terminal.
 
     Args:
-      comparison: as `comparison.compare` gives it.
-      room: columns of the terminal; tables that are wider are broken into several.
+      comparison: from `comparison.compare`.
+      room: width of the terminal in columns; wider tables are split.
     """
     parts = [f"WARNING: {warning}" for warning in comparison.warnings]
     for table in _tables(comparison):
@@ -49,12 +49,12 @@ def format_text(comparison: Comparison, *, room: int = 160) -> str:
     return "\n\n".join(parts)
 
 
-def format_markdown(comparison: Comparison, *, picture: str | None = None) -> str:
-    """The comparison as a Markdown document.
+def format_markdown(comparison: Comparison, *, plot: str | None = None) -> str:
+    """Formats the comparison as a Markdown document.
 
     Args:
-      comparison: as `comparison.compare` gives it.
-      picture: path of the curves, as it shall stand in the document; None: there are none.
+      comparison: from `comparison.compare`.
+      plot: path of the image of the curves, as the document links to it; None: there is none.
     """
     runs = "\n".join(
         f"- **{label}**: `{run.path}`" + (f": {run.why}" if run.why else "")
@@ -66,14 +66,14 @@ def format_markdown(comparison: Comparison, *, picture: str | None = None) -> st
     result, *others = _tables(comparison)
     parts.append(_section(result))
     parts += [_sentence(remark) for remark in _remarks(comparison)]
-    if picture:
-        parts.append(f"## Curves\n\n![Curves]({picture})")
+    if plot:
+        parts.append(f"## Curves\n\n![Curves]({plot})")
     parts += map(_section, others)
     return "\n\n".join(parts) + "\n"
 
 
 def _tables(comparison: Comparison) -> Iterator[_Table]:
-    """The tables, in their order; the result comes first. What no run knows has no column."""
+    """Yields the tables, the results first. A column that no run has a value for is left out."""
     yield _result(comparison)
     for table in map(_without_unknown, (_losses(comparison), _times(comparison))):
         if len(table.head) > 1:
@@ -89,12 +89,12 @@ def _tables(comparison: Comparison) -> Iterator[_Table]:
 
 
 def _without_unknown(table: _Table) -> _Table:
-    kept = [i for i in range(len(table.head)) if any(row[i] != UNKNOWN for row in table.rows)]
+    known = [i for i in range(len(table.head)) if any(row[i] != UNKNOWN for row in table.rows)]
     return _Table(
         table.title,
-        [table.head[i] for i in kept],
-        [[row[i] for i in kept] for row in table.rows],
-        "".join(table.align[i] for i in kept),
+        [table.head[i] for i in known],
+        [[row[i] for i in known] for row in table.rows],
+        "".join(table.align[i] for i in known),
     )
 
 
@@ -172,26 +172,26 @@ def _remarks(comparison: Comparison) -> Iterator[str]:
         yield f"{', '.join(group)} ended in the same state, bit for bit"
     ended = [one for one in comparison.outcomes if one.status == "finished" and one.fingerprint]
     if len(ended) > 1 and not comparison.equal and not comparison.config:
-        yield "of one config, and yet no two of the runs ended in the same state"
+        yield "the configs are equal, but no two of the runs ended in the same state"
 
 
 def format_metric_value(metric: str, value: float) -> str:
-    """A value of a metric: accuracies in per cent."""
+    """Formats a value of a metric: accuracies in per cent."""
     return format_number(value) if metric == "loss" else format_percent(value)
 
 
 def format_percent(value: float | None) -> str:
-    """`98.61 %`."""
+    """Formats a fraction in per cent: `98.61 %`; None as unknown."""
     return UNKNOWN if value is None else f"{100 * value:.2f} %"
 
 
 def write(comparison: Comparison, folder: str | os.PathLike, *, x: str = "epoch") -> list[Path]:
-    """Writes comparison.md, and comparison.png where there is anything to draw.
+    """Writes comparison.md, and comparison.png where there are rows to draw.
 
     Args:
-      comparison: as `comparison.compare` gives it.
-      folder: made where it is not there; files of an earlier comparison are replaced.
-      x: of the curves: "epoch", "step" or "seconds".
+      comparison: from `comparison.compare`.
+      folder: made where it is missing; files of an earlier comparison are replaced.
+      x: the x axis of the curves: "epoch", "step" or "seconds".
 
     Returns:
       The files written.
@@ -200,15 +200,15 @@ def write(comparison: Comparison, folder: str | os.PathLike, *, x: str = "epoch"
       UserError: a file or the folder cannot be written.
     """
     folder = Path(folder)
-    report, picture = folder / FILE, folder / PLOT_FILE
+    report, plot = folder / FILE, folder / PLOT_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        picture.unlink(missing_ok=True)
+        plot.unlink(missing_ok=True)
     except OSError as error:
         raise write_error(error.filename or folder, error) from None
-    drawn = comparison_plot.draw(comparison, picture, x=x) is not None
-    manifest.replace_text(report, format_markdown(comparison, picture=PLOT_FILE if drawn else None))
-    return [report, picture] if drawn else [report]
+    drawn = comparison_plot.draw(comparison, plot, x=x) is not None
+    manifest.replace_text(report, format_markdown(comparison, plot=PLOT_FILE if drawn else None))
+    return [report, plot] if drawn else [report]
 
 
 def _status(one: Outcome) -> str:
@@ -229,5 +229,5 @@ def _section(table: _Table) -> str:
     return f"## {table.title}\n\n" + "\n".join(tables.format_markdown(table.head, table.rows, table.align))
 
 
-def _sentence(words: str) -> str:
-    return words[:1].upper() + words[1:] + "."
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."

@@ -1,4 +1,4 @@
-"""Learning curves: losses and accuracies of every head, and the learning rate, over the epochs of a run."""
+"""Plots learning curves: losses and accuracies of every head, and the learning rate, over the epochs of a run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 11.0, 3.6  # inches
-_MAX_TRAIN, _MAX_EVALUATIONS = 80, 400  # points of a curve; beyond that neighbours are drawn as mean and spread
-_PER_POINT = 3  # at least so many rows in such a mean
-_FEW = 30  # up to so many points get a marker each
+_MAX_TRAIN, _MAX_EVALUATIONS = 80, 400  # points of a curve; of more, neighbouring points are drawn as mean and spread
+_PER_POINT = 3  # rows in such a mean, at least
+_FEW = 30  # curves of at most so many points have markers
 
 # (colour, line, marker)
 _HEADS = {"main": (BLUE, "-", "."), "aux1": (ORANGE, "-", "."), "aux2": (GREEN, "-", ".")}
@@ -31,7 +31,7 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike, 
     """Draws losses, top-1 accuracies and learning rate of a run.
 
     Args:
-      rows: of metrics.jsonl, as `metric_files.read_rows` gives them; as few as one, or as many as there are.
+      rows: of metrics.jsonl, from `metric_files.read_rows`; at least one.
       path: of the PNG file.
       title: e.g. the model and the data set.
 
@@ -111,7 +111,7 @@ def _draw_rate(axes: Axes, train: list) -> None:
         return
     axes.plot(x, y, color=BLACK, marker="." if len(x) == 1 else None)
     positive = y[y > 0]
-    # Half of the run below a fifth of the maximum: on a linear axis that half would lie on the ground.
+    # Half of the run is below a fifth of the maximum: a linear axis would show that half near zero.
     if len(positive) and np.median(y) < positive.max() / 5:
         axes.set_yscale("log", nonpositive="mask")
         plain_log_ticks(axes, positive.min(), positive.max())
@@ -131,7 +131,7 @@ def _curve(
     scale: float = 1.0,
     limit: int = _MAX_TRAIN,
 ) -> None:
-    """One curve, with its last value in the legend; many rows are drawn as mean and spread (10 % to 90 %)."""
+    """Draws a curve, with its last value in the legend; many rows as mean and spread (10 % to 90 %)."""
     x, y = _column(rows, key)
     y = scale * y
     if len(y) == 0:
@@ -154,19 +154,19 @@ def _curve(
 
 
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(epochs, values) of the rows that have a finite value."""
+    """Returns (epochs, values) of the rows that have a finite value."""
     points = [(row["epoch"], row[key]) for row in rows if key in row and np.isfinite(row[key])]
     return tuple(np.array(points, np.float64).reshape(-1, 2).T)
 
 
 def _groups(evaluations: Sequence[Mapping[str, Any]]) -> list[tuple[tuple[str, str], list[Mapping[str, Any]]]]:
-    """[((split, weights), rows)]: raw before the averages."""
+    """Groups evaluation rows: [((split, weights), rows)], raw weights before EMA weights."""
     keys = sorted({(row["split"], row["weights"]) for row in evaluations}, key=lambda key: (key[0], key[1] != "raw"))
     return [(key, [row for row in evaluations if (row["split"], row["weights"]) == key]) for key in keys]
 
 
 def log_where_sensible(axes: Axes) -> None:
-    """Makes the y axis logarithmic where the values of the lines are positive and differ by more than fivefold."""
+    """Makes the y axis logarithmic where all values are positive and their ratio exceeds 5."""
     values = np.concatenate([line.get_ydata() for line in axes.lines] or [np.ones(1)])
     if len(values) and values.min() > 0 and values.max() > 5 * values.min():
         axes.set_yscale("log", nonpositive="mask")
@@ -174,7 +174,7 @@ def log_where_sensible(axes: Axes) -> None:
 
 
 def plain_log_ticks(axes: Axes, low: float, high: float) -> None:
-    """0.02, 0.05, 0.1 …: powers of ten alone would leave an axis of one decade with one number."""
+    """Labels a log axis with 0.02, 0.05, 0.1 …: with powers of ten alone, an axis of one decade has one label."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     subs = (1.0, 2.0, 5.0) if high < 300 * low else (1.0,)
@@ -184,15 +184,15 @@ def plain_log_ticks(axes: Axes, low: float, high: float) -> None:
 
 
 def spread_near_100(axes: Axes, lowest: float = 0.0) -> None:
-    """Gives each halving of the error the same height: at 98 % and above, a linear axis would show one thick line.
+    """Spaces accuracies by the logarithm of the error: above 98 %, curves on a linear axis would coincide.
 
     Args:
-      axes: that show accuracies in per cent.
-      lowest: of them; the axis begins a little below.
+      axes: with accuracies in per cent.
+      lowest: the lowest accuracy; the axis begins a little below it.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
-    margin = 0.25  # %: the scale ends at 100, where a plain logarithm of the error would not
+    margin = 0.25  # %: without it, the logarithm of the error would be infinite at 100
 
     axes.set_yscale(
         "function",

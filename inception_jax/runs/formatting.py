@@ -1,4 +1,4 @@
-"""Where a run stands, and the words and figures that it is told in: for the terminal, the log file and the report."""
+"""The progress of a run, and its values as text: for the terminal, the log file and the report."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-INPUT_BOUND = 0.2  # a larger part of the time spent waiting for data is called input-bound
+INPUT_BOUND = 0.2  # a run that waits for data for a larger fraction of the time is called input-bound
 
 
 @dataclasses.dataclass
 class Phase:
-    """A stretch of a run in which no training step ends.
+    """A period of a run in which no training step ends, such as compilation or an evaluation.
 
     Attributes:
       text: what is being done.
-      total: how many parts it has, where that is known.
-      recurs: whether it comes again and again, as an evaluation does: then it belongs into the remaining time.
-      done: parts done; the caller counts.
-      note: what came out; the caller may set it, and it is shown with the seconds at the end.
+      total: number of items to do, where that is known.
+      recurs: whether it happens again and again, as an evaluation does, so that it counts in the remaining time.
+      done: items done; the caller counts.
+      note: a result that the caller may set; shown with the seconds at the end.
       seconds: how long it took, phases inside it included; 0.0 until it has ended.
+      started: when it began, by the clock of its `ProgressStatus`.
+      inner_seconds: how long the phases inside it took.
     """
 
     text: str
@@ -35,17 +37,19 @@ class Phase:
 
 @dataclasses.dataclass
 class ProgressStatus:
-    """Where a run stands: what the terminal draws from.
+    """The progress of a run, from which the terminal display is drawn.
 
     Attributes:
-      title: the model's name, or whatever tells this run from others.
-      step: steps done; `total_steps`: of how many, None where there is no training (evaluation alone).
-      steps_per_epoch: None where epochs mean nothing.
+      title: the model's name, or another name for this run.
+      step: steps done.
+      total_steps: steps of the whole run; None where there is no training (evaluation alone).
+      steps_per_epoch: None where epochs do not apply.
+      clock: returns seconds; the times below and `Phase.started` are of this clock.
+      started: when the run began.
       values: the last row of metrics and timing.
-      phases: the phases under way, outermost first.
-      eta: seconds that remain, None while unknown.
-      clock: seconds, of the clock that `Phase.started` and `started` are of.
-      ended: the clock's time of `close`.
+      phases: the active phases, outermost first.
+      eta: seconds that remain; None while unknown.
+      ended: when the run was closed; None before.
     """
 
     title: str
@@ -61,7 +65,7 @@ class ProgressStatus:
 
 
 def format_progress(status: ProgressStatus) -> str:
-    """A row of values as one line: `step 550/1,800  epoch 12.25/40  loss …  top-1 main 98.1 %, aux1 …`."""
+    """Formats a row of values as one line: `step 550/1,800  epoch 12.25/40  loss …  top-1 main 98.1 %, aux1 …`."""
     values = status.values
     parts = [f"step {format_steps(status)}"]
     if status.steps_per_epoch:
@@ -86,7 +90,7 @@ def format_progress(status: ProgressStatus) -> str:
 
 
 def format_evaluation(row: Mapping[str, Any]) -> str:
-    """An evaluation row in words: `test (ema): top-1 98.61 %, top-5 100.00 %, loss 0.0521, 360 examples`."""
+    """Formats an evaluation row: `test (ema): top-1 98.61 %, top-5 100.00 %, loss 0.0521, 360 examples`."""
     return (
         f"{row['split']} ({row['weights']}): top-1 {100 * row['top1']:.2f} %, top-5 {100 * row['top5']:.2f} %, "
         f"loss {format_number(row['loss'])}, {row['count']:,} examples"
@@ -94,23 +98,23 @@ def format_evaluation(row: Mapping[str, Any]) -> str:
 
 
 def per_head(values: Mapping[str, Any], name: str) -> list[tuple[str, float]]:
-    """[(head, value)] of the keys `{name}_{head}`: main first, then aux1, aux2, …"""
+    """Returns [(head, value)] of the keys `{name}_{head}`: main first, then aux1, aux2, …"""
     heads = {key.removeprefix(f"{name}_"): value for key, value in values.items() if key.startswith(f"{name}_")}
     return sorted(heads.items(), key=lambda head: (head[0] != "main", len(head[0]), head[0]))
 
 
 def format_number(value: float) -> str:
-    """A loss or a norm in few characters, of even width as long as it is of ordinary size."""
+    """Formats a loss or a norm: with four decimals, or in scientific notation below 0.001 and from 10,000 on."""
     return f"{value:.4f}" if not math.isfinite(value) or value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
 
 
 def format_rate(value: float) -> str:
-    """Images per second."""
+    """Formats a number of images per second."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def format_duration(seconds: float) -> str:
-    """`42 s`, `3:05` (minutes), `2:03:45` (hours), `1 d 02:03`."""
+    """Formats seconds: `42 s`, `3:05` (minutes), `2:03:45` (hours), `1 d 02:03`."""
     whole = math.ceil(seconds) if math.isfinite(seconds) else 0
     minutes, second = divmod(whole, 60)
     hours, minute = divmod(minutes, 60)
@@ -122,13 +126,13 @@ def format_duration(seconds: float) -> str:
 
 
 def format_steps(status: ProgressStatus) -> str:
-    """`550/1,800`, padded so that it keeps its width."""
+    """Formats the steps done and their total, `550/1,800`, padded to a constant width."""
     total = f"{status.total_steps:,}"
     return f"{status.step:>{len(total)},}/{total}"
 
 
 def format_epochs(status: ProgressStatus) -> str:
-    """`12.25/40`: epochs done, and of how many; padded so that it keeps its width."""
+    """Formats the epochs done and their total, `12.25/40`, padded to a constant width."""
     epochs = status.total_steps / status.steps_per_epoch
     total = f"{epochs:.4g}" if epochs < 1000 else f"{epochs:,.0f}"
     width = len(f"{epochs:,.2f}")

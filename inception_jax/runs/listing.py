@@ -1,4 +1,4 @@
-"""The runs under a folder, and how each of them stands."""
+"""Finds the runs under a folder and lists the status of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inception_jax.runs import formatting, run_state, tables
 from inception_jax.runs.run_state import RunState
 
 COMPARISON_FILE = "comparison.md"
-"""By this file the folder is known that an earlier comparison wrote."""
+"""The file that marks the output folder of an earlier comparison."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,21 +24,21 @@ class RunEntry:
     Attributes:
       path: of the workdir.
       status: of `run_state.RunStatus`.
-      why: what ended it, where that is known.
+      why: what ended the run, where that is known.
       step: steps done.
-      total_steps: of how many.
+      total_steps: steps of the whole run.
       epoch: passes over the training split.
-      loss: training loss of the newest row, all heads weighted.
-      top1: newest evaluation's accuracy, of `weights` on `split`.
-      weights: "ema" where the run keeps the average, or else "raw".
+      loss: training loss of the newest row, summed over the weighted heads.
+      top1: accuracy of the newest evaluation, of `weights` on `split`.
+      weights: "ema" where the run has an EMA of its weights, otherwise "raw".
       split: that was evaluated.
-      value: of a sweep's trial: what it was judged by, in the end.
+      value: of a sweep's trial: the final value of the sweep's metric.
       age_seconds: since the last row was written.
       images_per_second: of the newest row.
       model: its name.
       data: name of the data set.
-      device: what the newest start ran on.
-      notes: what is wrong with its files.
+      device: of the newest start.
+      notes: what is wrong with the files.
     """
 
     path: str
@@ -61,24 +61,21 @@ class RunEntry:
 
 
 def find_runs(folder: str | os.PathLike) -> Iterator[Path]:
-    """The workdirs under a folder, itself among them; what lies inside a run is not searched.
-
-    In the order of their names, numbers by their value.
-    """
+    """Yields the workdirs at or under a folder, in natural order of their names; does not search inside a run."""
     folder = Path(folder)
     if run_state.is_run(folder):
         yield folder
         return
     try:
         children = [entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
-    except OSError:  # not readable: nothing is known of what is in there
+    except OSError:  # an unreadable folder is skipped
         return
     for name in sorted(children, key=natural_order):
         yield from find_runs(folder / name)
 
 
 def expand_paths(paths: Sequence[str | os.PathLike]) -> list[Path]:
-    """The runs that a command line names: each path a run, or a folder (also a sweep's) that holds runs.
+    """Expands the paths of a command line to runs: each path is a run, or a folder (also a sweep's) of runs.
 
     Args:
       paths: as given.
@@ -87,7 +84,7 @@ def expand_paths(paths: Sequence[str | os.PathLike]) -> list[Path]:
       Workdirs, each once, in the order given.
 
     Raises:
-      UserError: a path that is neither, with the nearest runs.
+      UserError: a path is neither; the error names the nearest runs.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
@@ -96,19 +93,19 @@ def expand_paths(paths: Sequence[str | os.PathLike]) -> list[Path]:
         else:
             inside = path / "trials" if (path / run_state.STUDY).exists() else path
             runs = [child for child in _children(inside) if run_state.is_run(child)]
-        if not runs and not (path / COMPARISON_FILE).exists():  # an earlier comparison's folder, beside `runs/*`
+        if not runs and not (path / COMPARISON_FILE).exists():  # `runs/*` also matches an earlier comparison's folder
             raise UserError(_no_run(path))
         for run in runs:
             found.setdefault(run.resolve(), run)
     if not found:
-        raise UserError(f"{', '.join(map(str, paths))} holds a comparison, but no runs")
+        raise UserError(f"{', '.join(map(str, paths))}: holds a comparison, but no runs")
     return list(found.values())
 
 
 def common_folder(paths: Sequence[Path]) -> Path:
-    """The folder that all runs lie under, for what is said of all of them; of a sweep's trials, the sweep's own.
+    """Returns the deepest folder above all runs, for files about all of them; for a sweep's trials, the sweep's folder.
 
-    Runs that have nothing in common (but the root of the file system) have the current directory.
+    Runs that share only the root of the file system get the current directory.
     """
     parents = [path.absolute().parent for path in paths]
     folder = Path(os.path.commonpath(parents))
@@ -118,12 +115,12 @@ def common_folder(paths: Sequence[Path]) -> Path:
 
 
 def read_entry(path: Path) -> RunEntry:
-    """The line of one run; reads only the ends of its metric files."""
+    """Reads the listing's line of one run; reads only the ends of its metric files."""
     return make_entry(run_state.read(path, whole=False))
 
 
 def make_entry(run: RunState) -> RunEntry:
-    """The line of a run that has been read."""
+    """Makes the listing's line of a run that has been read."""
     train, evaluations = run.of_kind("train"), run.evaluations()
     last, evaluated = (rows[-1] if rows else {} for rows in (train, evaluations))
     step, per_epoch = run.step, run.steps_per_epoch
@@ -149,18 +146,18 @@ def make_entry(run: RunState) -> RunEntry:
 
 
 def to_json(entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
-    """The listing as plain values; NaN and the infinities as the strings that the metric files have for them."""
+    """Returns the listing as JSON values; NaN and infinities are strings, as in the metric files."""
     from inception_jax.runs.result import to_json_values
 
     return [to_json_values(dataclasses.asdict(one)) for one in entries]
 
 
 def format_text(entries: Sequence[RunEntry], folder: str | os.PathLike) -> str:
-    """The listing as a table, and below it what is wrong with files.
+    """Formats the listing as a table, followed by counts and by notes on damaged files.
 
     Args:
-      entries: as `read_entry` gives them.
-      folder: that was listed: the names begin below it.
+      entries: from `read_entry`.
+      folder: that was listed; the names of runs are relative to it.
     """
     head = (
         "run",
@@ -186,16 +183,16 @@ def format_text(entries: Sequence[RunEntry], folder: str | os.PathLike) -> str:
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
-    """A key by which `trial 9` comes before `trial 10`."""
+    """Returns a sort key by which `trial 9` comes before `trial 10`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _cells(one: RunEntry, folder: Path) -> list[str]:
-    words = one.status + (f" ({one.why})" if one.why.startswith("SIG") or one.why == "killed" else "")
+    status = one.status + (f" ({one.why})" if one.why.startswith("SIG") or one.why == "killed" else "")
     step = "–" if one.step is None else f"{one.step:,}"
     return [
         os.path.relpath(one.path, folder) if one.path != str(folder) else ".",
-        words,
+        status,
         step + ("" if one.total_steps is None else f"/{one.total_steps:,}"),
         "–" if one.epoch is None else f"{one.epoch:.4g}",
         "–" if one.loss is None else formatting.format_number(one.loss),
@@ -219,7 +216,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _no_run(path: Path) -> str:
-    """One line on a path that is no run: what it is, and the nearest runs above, below and beside it."""
+    """Describes in one line a path that is not a run, with the nearest runs above, below and beside it."""
     if not path.exists():
         beside = [child.name for child in _children(path.parent) if run_state.is_run(child)]
         near = nearest(path.name, beside)
@@ -227,11 +224,11 @@ def _no_run(path: Path) -> str:
         return f"{path}: there is no such directory{near}{some}"
     above = next((parent for parent in path.absolute().parents if run_state.is_run(parent)), None)
     if above is not None:
-        return f"{path} is no run, but lies inside one: {above}"
+        return f"{path}: not a run, but inside one: {above}"
     if not path.is_dir():
-        return f"{path} is a file; a run is a directory"
+        return f"{path}: a file; a run is a directory"
     below = [str(run) for _, run in zip(range(4), find_runs(path), strict=False)]
-    return f"{path} holds no runs" + (f" one level below; further down: {_few(below)}" if below else "")
+    return f"{path}: holds no runs" + (f" one level below; further down: {_few(below)}" if below else "")
 
 
 def _few(names: Sequence[str]) -> str:

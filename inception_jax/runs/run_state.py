@@ -1,6 +1,6 @@
-"""A workdir as evidence: what it says of its run, in whatever state it was left, and what follows from that.
+"""Reads a workdir, complete or damaged, and infers the run's status.
 
-Every file may be missing, torn or damaged; what is wrong with one becomes a note, and the rest is told.
+Every file may be missing, truncated or damaged: what is wrong with one becomes a note, and the rest is used.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ from inception_jax.runs import lock, manifest, metric_files, result
 TRIAL = "trial.json"
 STUDY = "study.json"
 
-_RUN_FILES = (manifest.MANIFEST, metric_files.METRICS, "train.log", TRIAL)  # a directory with one of them is a run
-_TAIL_BYTES = 1 << 16  # bytes of a metric file that are read first, where only its newest rows are asked for
-_ALIVE_SECONDS = (
-    900.0  # seconds: a run on a file system without locks is taken to be alive for so long after its last row
-)
+_RUN_FILES = (manifest.MANIFEST, metric_files.METRICS, "train.log", TRIAL)  # a directory with one of them is a workdir
+_TAIL_BYTES = 1 << 16  # bytes of a metric file that are read first, where only its newest rows are wanted
+_ALIVE_SECONDS = 900.0  # seconds after its last row in which a run counts as alive where the file system has no locks
 
 
 class RunStatus(enum.StrEnum):
-    """How a run stands."""
+    """The status of a run, inferred from its workdir."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -37,7 +35,7 @@ class RunStatus(enum.StrEnum):
     PREEMPTED = "preempted"
     """Stopped by a signal, or killed; the same command continues it."""
     PRUNED = "pruned"
-    """A trial that its sweep has given up."""
+    """A trial that its sweep stopped early."""
     NEW = "new"
     """Nothing has been trained."""
 
@@ -58,18 +56,18 @@ _STATUS_OF_TRIAL = {
 
 @dataclasses.dataclass(frozen=True)
 class RunState:
-    """What a workdir says.
+    """The content of a workdir, and the status that follows from it.
 
     Attributes:
       path: of the workdir.
-      status: how the run stands.
-      why: what ended it, in words; "" where that needs none or is not known.
-      config: of config.json; {} where there is none.
-      manifest: of manifest.json.
-      result: of result.json; {} also where it is of an earlier start than the newest.
-      trial: of trial.json, where the run is a trial of a sweep.
+      status: inferred from the lock, the result, the trial file and the rows.
+      why: what ended the run (a signal, an error message); "" where nothing did or it is not known.
+      config: content of config.json; {} where there is none.
+      manifest: content of manifest.json; {} likewise.
+      result: content of result.json; {} also where it is of an earlier start than the newest.
+      trial: content of trial.json, where the run is a trial of a sweep.
       rows: of metrics.jsonl.
-      timing: of timing.jsonl.
+      timing: rows of timing.jsonl.
       age: seconds since the last row was written; None where there is none.
       notes: one line per file that cannot be read or trusted.
     """
@@ -88,7 +86,7 @@ class RunState:
 
     @property
     def step(self) -> int | None:
-        """Steps done, as far as the files tell; None where they do not."""
+        """Steps done, by the last rows and the result; None where there are neither."""
         steps = [row["step"] for row in (*self.rows[-1:], *self.timing[-1:])]
         if isinstance(self.result.get("steps"), int):
             steps.append(self.result["steps"])
@@ -96,13 +94,13 @@ class RunState:
 
     @property
     def steps_per_epoch(self) -> float | None:
-        """Steps that a pass over the training split takes; None before the first row."""
+        """Steps per pass over the training split; None before the first row."""
         row = next((row for row in reversed(self.rows) if row.get("epoch")), None)
         return row["step"] / row["epoch"] if row else None
 
     @property
     def total_steps(self) -> int | None:
-        """Steps of the whole run, as `training.plan.make_length` counts them; None where that cannot be told."""
+        """Steps of the whole run, counted as `training.run_length.make_length` does; None where that is unknown."""
         if self.status == RunStatus.FINISHED and "steps" in self.result:
             return self.result["steps"]
         steps, epochs = self.config.get("num_steps"), self.config.get("num_epochs")
@@ -111,14 +109,14 @@ class RunState:
         return max(1, round(epochs * self.steps_per_epoch))
 
     def of_kind(self, kind: str) -> list[Mapping[str, Any]]:
-        """The rows of a kind: "train" or "evaluation"."""
+        """Returns the rows of a kind: "train" or "evaluation"."""
         return [row for row in self.rows if row.get("kind") == kind]
 
     def evaluations(self, weights: str | None = None) -> list[Mapping[str, Any]]:
-        """The evaluation rows, of the newest one's split and of one kind of weights.
+        """Returns the evaluation rows of one kind of weights, on the split of the newest one.
 
         Args:
-          weights: "raw" or "ema"; None: "ema" where the run keeps the average, and "raw" where not.
+          weights: "raw" or "ema"; None: "ema" where the run has an EMA of its weights, otherwise "raw".
         """
         rows = self.of_kind("evaluation")
         weights = weights or ("ema" if any(row.get("weights") == "ema" for row in rows) else "raw")
@@ -126,7 +124,7 @@ class RunState:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a directory is the workdir of a run: one that has begun, or whose process is about to."""
+    """Whether a directory is the workdir of a run that has begun or is starting."""
     if (path / STUDY).exists():
         return False
     return any((path / name).is_file() for name in _RUN_FILES) or bool(lock.read_holder(path))
@@ -137,10 +135,10 @@ def read(path: Path, *, whole: bool = True) -> RunState:
 
     Args:
       path: of a run.
-      whole: all rows; otherwise only so many of the newest that there is one of each kind among them.
+      whole: read all rows; otherwise only so many of the newest that one of each kind is among them.
     """
     notes: list[str] = []
-    # Before the files: of a run that ends meanwhile, the result is then either missing or of this start.
+    # Before the files: if the run ends meanwhile, its result is then either missing or of this start.
     held = lock.is_locked(path)
     config = _read_or_note(manifest.read_config, path / manifest.CONFIG, notes)
     manifest_ = _read_or_note(manifest.read, path / manifest.MANIFEST, notes)
@@ -152,7 +150,7 @@ def read(path: Path, *, whole: bool = True) -> RunState:
         outcome = {}
     if held is None:
         held = age is not None and age < _ALIVE_SECONDS
-        notes.append(f"{path}: its file system has no locks: whether the run is alive is told from its last row's age")
+        notes.append(f"{path}: its file system has no locks; the age of the last row decides whether the run is alive")
     status, why = _status(held, outcome, trial, bool(rows) or _has_checkpoint(path))
     return RunState(path, status, why, config, manifest_, outcome, trial, rows, timing, age, tuple(notes))
 
@@ -160,26 +158,26 @@ def read(path: Path, *, whole: bool = True) -> RunState:
 def _status(held: bool, outcome: Mapping, trial: Mapping, has_trained: bool) -> tuple[RunStatus, str]:
     if held:
         return RunStatus.RUNNING, ""
-    # What the sweep says of a trial counts more: a pruned one was only stopped by a signal, as it sees it itself.
-    said = trial.get("status")
-    if said in _STATUS_OF_TRIAL:
-        return _STATUS_OF_TRIAL[said], str(outcome.get("message") or trial.get("message") or "")
-    if said := outcome.get("status"):
-        why = outcome.get("signal") if said == "interrupted" else outcome.get("message")
-        return _STATUS_OF_RESULT.get(said, RunStatus.FAILED), str(why or "")
+    # The sweep's file comes first: the trial itself records a pruning as a signal that stopped it.
+    recorded = trial.get("status")
+    if recorded in _STATUS_OF_TRIAL:
+        return _STATUS_OF_TRIAL[recorded], str(outcome.get("message") or trial.get("message") or "")
+    if recorded := outcome.get("status"):
+        why = outcome.get("signal") if recorded == "interrupted" else outcome.get("message")
+        return _STATUS_OF_RESULT.get(recorded, RunStatus.FAILED), str(why or "")
     return (RunStatus.PREEMPTED, "killed") if has_trained else (RunStatus.NEW, "")
 
 
 def _is_stale(path: Path, outcome: Mapping, starts: Mapping, rows: Sequence[Mapping]) -> bool:
-    """Whether a result is of an earlier start: the run went on after it.
+    """Whether a result is of an earlier start than the newest.
 
-    By its rows, or, where it was killed before it wrote one, by the files' times: the result must be older than the
-    newest start and than the file that names it. (A copy may have mixed up the times of files, and the clocks of two
-    machines may differ: either alone would not do.)
+    Decided by the rows, or, where the run was killed before it wrote one, by the times of the files: the result must be
+    older than the newest start and than the manifest that records it. (Neither alone is enough: a copy may have changed
+    the times of files, and the clocks of two machines may differ.)
     """
     train = (outcome.get("metrics") or {}).get("train")
-    told = outcome.get("steps", train.get("step") if isinstance(train, Mapping) else None)
-    if isinstance(told, int) and rows and rows[-1]["step"] > told:
+    last_step = outcome.get("steps", train.get("step") if isinstance(train, Mapping) else None)
+    if isinstance(last_step, int) and rows and rows[-1]["step"] > last_step:
         return True
     try:
         written = (path / result.FILE).stat().st_mtime
@@ -194,7 +192,7 @@ def _has_checkpoint(path: Path) -> bool:
 
 
 def _read_or_note(read: Callable[[Path], Any], path: Path, notes: list[str]) -> Mapping[str, Any]:
-    """What a file holds, as far as it can be used; `read` takes the workdir."""
+    """Returns the valid fields of a file, or {} and a note where it cannot be read; `read` takes the workdir."""
     try:
         return keep_valid_fields(path, read(path.parent) or {}, notes)
     except UserError as error:
@@ -212,7 +210,7 @@ def _age(path: Path) -> float | None:
 
 
 def _rows(path: Path, notes: list[str], whole: bool) -> list[dict[str, Any]]:
-    """The rows of a metric file; lines that are none are passed over, with a note where a crash does not explain it."""
+    """Returns the rows of a metric file; skips invalid lines, with a note where a crash does not explain them."""
     try:
         size = path.stat().st_size
         length = size if whole else min(size, _TAIL_BYTES)
@@ -222,7 +220,7 @@ def _rows(path: Path, notes: list[str], whole: bool) -> list[dict[str, Any]]:
                 lines = file.read(length).split(b"\n")
             rows = [metric_files.parse_row(line) for line in lines[length < size :]]
             found = [keep_valid_values(row) for row in rows if row is not None]
-            # One row of each kind, of a file that has kinds; rows of the clock have none.
+            # One row of each kind, of a file that has kinds; the rows of timing.jsonl have none.
             if (
                 length == size
                 or {row.get("kind") for row in found} >= {"train", "evaluation"}
@@ -235,17 +233,17 @@ def _rows(path: Path, notes: list[str], whole: bool) -> list[dict[str, Any]]:
     except OSError as error:
         notes.append(f"cannot read {path}: {error.strerror or error}")
         return []
-    bad = sum(row is None for row in rows[:-1])  # the last one is empty, or torn: written at this moment, or killed
+    bad = sum(row is None for row in rows[:-1])  # the last is empty, or incomplete: being written, or cut by a kill
     if bad:
-        notes.append(f"{path}: {bad} line(s) are no rows, and are passed over")
+        notes.append(f"{path}: {bad} line(s) are not rows and are skipped")
     return found
 
 
 NUMBER, TEXT, OBJECT, LIST = numbers.Real, str, Mapping, Sequence
-_TYPE_NAMES = {NUMBER: "a number", TEXT: "a text", OBJECT: "an object", LIST: "a list"}
+_TYPE_NAMES = {NUMBER: "a number", TEXT: "a string", OBJECT: "an object", LIST: "a list"}
 
 
-# Only what is read; whatever else stands there may be of any kind.
+# Only the fields that are used; others may have any type.
 _EXPECTED_TYPES: dict[str, dict[str, type]] = {
     manifest.CONFIG: {"model": OBJECT, "data": OBJECT, "num_steps": NUMBER, "num_epochs": NUMBER},
     manifest.MANIFEST: {"versions": OBJECT, "git": OBJECT, "devices": LIST, "starts": LIST, "hostname": TEXT,
@@ -259,12 +257,12 @@ _TEXTS_OF_ROWS = ("kind", "split", "weights")
 
 
 def keep_valid_fields(path: Path, content: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """The content of a file without the values that are of another kind than is written there; null counts as absent.
+    """Drops the values of a file that have another type than this package writes; null counts as absent.
 
     Args:
-      path: of the file; its name says what is expected.
-      content: of it.
-      notes: gets a line for each value that does not fit.
+      path: of the file; its name selects the expected types.
+      content: of the file.
+      notes: gets a line for each value of a wrong type.
     """
     shape = _EXPECTED_TYPES[path.name]
     kept = {}
@@ -274,19 +272,17 @@ def keep_valid_fields(path: Path, content: Mapping[str, Any], notes: list[str]) 
         elif has_type(value, shape[name]):
             kept[name] = value
         elif value is not None:
-            notes.append(
-                f"{path}: {name!r} = {str(value)[:40]!r} is not {_TYPE_NAMES[shape[name]]}, and is passed over"
-            )
+            notes.append(f"{path}: {name!r} = {str(value)[:40]!r} is not {_TYPE_NAMES[shape[name]]}, and is ignored")
     return kept
 
 
 def keep_valid_values(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a metric file without the values of another kind: all are numbers, but for three names."""
+    """Drops the values of a metric row that have a wrong type: all but three are numbers."""
     return {name: value for name, value in row.items() if has_type(value, TEXT if name in _TEXTS_OF_ROWS else NUMBER)}
 
 
 def has_type(value: Any, kind: type) -> bool:
-    """Whether a value is of a kind; a truth value is no number, and a text no list."""
+    """Whether a value has a type; a boolean is not a number, and a string not a list."""
     if kind is NUMBER:
         return isinstance(value, NUMBER) and not isinstance(value, bool)
     return isinstance(value, kind) and not (kind is LIST and isinstance(value, str))

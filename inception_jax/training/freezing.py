@@ -61,12 +61,12 @@ def find_frozen(patterns: Sequence[str], variables: Tree, frozen_batch_norm: str
     Raises:
       UserError: a pattern that is found in no path, or nothing is left to train.
     """
-    params = tree_paths.named_leaves(variables["params"])
+    params = tree_paths.flatten(variables["params"])
     frozen = frozenset(paths.find(FIELD, patterns, params))
     if len(frozen) == len(params):
         raise UserError(f"config.{FIELD} = {tuple(patterns)!r}: every parameter is frozen; nothing is left to train")
     layers: dict[str, list[str]] = {}
-    normalised = {path.rpartition("/")[0] for path in tree_paths.named_leaves(variables.get("batch_stats", {}))}
+    normalised = {path.rpartition("/")[0] for path in tree_paths.flatten(variables.get("batch_stats", {}))}
     for path in params:
         layer = path.rpartition("/")[0]
         if layer in normalised:
@@ -77,7 +77,7 @@ def find_frozen(patterns: Sequence[str], variables: Tree, frozen_batch_norm: str
 
 def merge(one: Tree, other: Tree) -> Tree:
     """The tree that `Freezing.split` or `split_statistics` took apart."""
-    return tree_paths.nest(tree_paths.named_leaves(one) | tree_paths.named_leaves(other)) if other else one
+    return tree_paths.nest(tree_paths.flatten(one) | tree_paths.flatten(other)) if other else one
 
 
 def format_lines(freezing: Freezing, params: Tree, multipliers: Sequence[tuple[str, float]]) -> list[str]:
@@ -88,7 +88,7 @@ def format_lines(freezing: Freezing, params: Tree, multipliers: Sequence[tuple[s
       params: the whole tree.
       multipliers: (pattern, factor) pairs of the recipe.
     """
-    sizes = {path: leaf.size for path, leaf in tree_paths.named_leaves(params).items()}
+    sizes = {path: leaf.size for path, leaf in tree_paths.flatten(params).items()}
     trained = {path: size for path, size in sizes.items() if path not in freezing.params}
     lines = []
     if freezing.params:
@@ -108,6 +108,6 @@ def format_lines(freezing: Freezing, params: Tree, multipliers: Sequence[tuple[s
 
 
 def _split(tree: Tree, is_apart: Any) -> tuple[Tree, Tree]:
-    leaves = tree_paths.named_leaves(tree)
+    leaves = tree_paths.flatten(tree)
     apart = {path: leaf for path, leaf in leaves.items() if is_apart(path)}
     return tree_paths.nest({path: leaf for path, leaf in leaves.items() if path not in apart}), tree_paths.nest(apart)

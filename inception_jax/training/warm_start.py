@@ -205,7 +205,7 @@ def _by_path(variables: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     return {
         path: (collection, leaf)
         for collection in _COLLECTIONS
-        for path, leaf in tree_paths.named_leaves(variables.get(collection, {})).items()
+        for path, leaf in tree_paths.flatten(variables.get(collection, {})).items()
     }
 
 

@@ -39,7 +39,7 @@ def make_run(
     Args:
       workdir: of it.
       right: right answers of the raw weights, of 360, at each evaluation.
-      ema: those of the averaged weights; None: none are kept.
+      ema: those of the EMA weights; None: the run has no EMA.
       losses: training losses, one per half epoch; None: halved from row to row.
       status: of result.json; None: there is none, as after a kill.
       fingerprint: of a finished run.

@@ -99,7 +99,7 @@ def test_the_kind_of_weights_is_of_each_run_or_one_for_all(tmp_path):
     paths = [make_run(tmp_path / "raw", right=(100, 300)), make_run(tmp_path / "ema", right=(1, 2), ema=(200, 310))]
     found = compare(paths)
     assert [(one.weights, round(360 * one.top1)) for one in found.outcomes] == [("raw", 300), ("ema", 310)]
-    assert "averaged weights (ema), some of raw" in found.warnings[0]
+    assert "of EMA weights, some of raw weights" in found.warnings[0]
     raw = compare(paths, weights="raw")
     assert [round(360 * one.top1) for one in raw.outcomes] == [300, 2] and raw.warnings == ()
     ema = compare(paths, weights="ema")
@@ -113,7 +113,7 @@ def test_equal_states_are_said_to_be_equal(tmp_path):
     text = comparison_report.format_text(found)
     assert "a, b ended in the same state, bit for bit" in text
     assert f"configs: all {found.same_fields} fields are the same" in text
-    assert "of one config, and yet no two" in comparison_report.format_text(compare(paths[1:]))
+    assert "the configs are equal, but no two" in comparison_report.format_text(compare(paths[1:]))
 
 
 def test_other_data_is_said_above_the_tables(tmp_path):
@@ -131,12 +131,10 @@ def test_other_data_is_said_above_the_tables(tmp_path):
     assert text.startswith("WARNING: evaluated on different data")
     assert document.index("**Evaluated on different data") < document.index("## Result")
     crops = compare([paths[0], make_run(tmp_path / "d", evaluation__crop_fraction=1.0)]).warnings
-    assert crops == (
-        "evaluated with different crops of the pictures (single, center, 0.875: a; single, center, 1.0: d)",
-    )
+    assert crops == ("evaluated with different crops of the images (single, center, 0.875: a; single, center, 1.0: d)",)
     resized = make_run(tmp_path / "e", evaluation__interpolation="pil_bicubic", evaluation__resize=341)
     assert compare([paths[0], resized]).warnings == (
-        "evaluated with different crops of the pictures (single, center, 0.875: a; "
+        "evaluated with different crops of the images (single, center, 0.875: a; "
         "single, center, 0.875, 341, pil_bicubic: e)",
     )
 
@@ -200,7 +198,7 @@ def test_values_of_another_kind_are_damage_and_not_a_traceback(tmp_path):
     one = found.outcomes[0]
     assert (one.status, one.step, one.total_steps, one.top1, one.best) == ("finished", 90, None, None, (100 / 360, 1.0))
     text = comparison_report.format_text(found)
-    assert "'num_epochs' = 'four' is not a number, and is passed over" in text and text.count("note: ") == 6
+    assert "'num_epochs' = 'four' is not a number, and is ignored" in text and text.count("note: ") == 6
     comparison_plot.draw(found, tmp_path / "picture.png")
 
 

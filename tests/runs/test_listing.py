@@ -284,9 +284,9 @@ def test_a_path_that_is_no_run_names_the_nearest(tmp_path):
     for path, words in {
         "runs/digit": "runs/digit: there is no such directory; did you mean 'digits'?",
         "runs/zzz": "no such directory; runs there: digits, imagenet",
-        "runs/digits/tensorboard": f"is no run, but lies inside one: {tmp_path}/runs/digits",
-        "notes.txt": "is a file; a run is a directory",
-        "empty": "empty holds no runs",
+        "runs/digits/tensorboard": f": not a run, but inside one: {tmp_path}/runs/digits",
+        "notes.txt": ": a file; a run is a directory",
+        "empty": "empty: holds no runs",
         ".": f"one level below; further down: {tmp_path}/runs/digits, {tmp_path}/runs/imagenet",
     }.items():
         with pytest.raises(UserError) as caught:

@@ -95,7 +95,7 @@ def difference(a, b):
 
 
 def leaves(tree, *prefixes):
-    return {path: leaf for path, leaf in tree_paths.named_leaves(tree).items() if path.startswith(prefixes)}
+    return {path: leaf for path, leaf in tree_paths.flatten(tree).items() if path.startswith(prefixes)}
 
 
 def assert_same_bits(one, other):

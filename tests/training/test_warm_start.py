@@ -22,7 +22,7 @@ def variables(value, classes=10, *, aux=True, width=4, dtype=np.float32):
 
 
 def values(tree):
-    return {path: float(np.asarray(leaf).ravel()[0]) for path, leaf in tree_paths.named_leaves(tree).items()}
+    return {path: float(np.asarray(leaf).ravel()[0]) for path, leaf in tree_paths.flatten(tree).items()}
 
 
 def test_everything_is_taken_where_everything_fits():
@@ -67,7 +67,7 @@ def test_what_of_the_source_is_left_is_told():
 
 def test_values_are_cast_to_the_new_networks_type():
     begun, _ = warm_start.restore_matching(variables(1.0, dtype=jnp.bfloat16), variables(2.0))
-    assert {leaf.dtype.name for leaf in tree_paths.named_leaves(begun).values()} == {"bfloat16"}
+    assert {leaf.dtype.name for leaf in tree_paths.flatten(begun).values()} == {"bfloat16"}
 
 
 @pytest.mark.parametrize(
