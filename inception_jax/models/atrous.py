@@ -22,10 +22,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import TypeVar
 
 import jax
 
-from inception_jax.models.blocks import Block, Branch, Conv, Operation, ParallelConvs
+from inception_jax.models.blocks import AvgPool, Block, Branch, Conv, MaxPool, Operation, ParallelConvs
+
+Windowed = TypeVar("Windowed", bound=Conv | MaxPool | AvgPool)
 
 OUTPUT_STRIDES = (32, 16, 8)  # 32: the published networks, without dilation
 
@@ -48,7 +51,7 @@ def atrous(blocks: Mapping[str, Block], output_stride: int) -> dict[str, Block]:
         if isinstance(block, tuple):
             result[name] = tuple(_dilated(branch, rate, cut) for branch in block)
         else:
-            result[name] = _dilated((block,), rate, cut)[0]
+            result[name] = _dilated_operation(block, rate, cut)
     return result
 
 
@@ -90,14 +93,22 @@ def _stride(step: Operation) -> int:
 
 def _dilated(branch: Branch, rate: int, cut: bool) -> Branch:
     """A branch for a map that is `rate` times as dense as without dilation; `cut`: its strides are removed."""
-    steps: list[Operation] = []
-    for step in branch:
-        if isinstance(step, ParallelConvs):
-            steps.append(ParallelConvs(_dilated(step.convs, rate, cut)))
+    operations: list[Operation] = []
+    for operation in branch:
+        if isinstance(operation, ParallelConvs):
+            operations.append(ParallelConvs(tuple(_dilated_operation(conv, rate, cut) for conv in operation.convs)))
             continue
-        pointwise = isinstance(step, Conv) and step.kernel == (1, 1)  # one tap: nothing to dilate
-        dilation = step.dilation if pointwise else step.dilation * rate
-        padding = step.padding if isinstance(step.padding, str) else step.padding * rate
-        steps.append(dataclasses.replace(step, dilation=dilation, padding=padding, stride=1 if cut else step.stride))
-        rate *= step.stride if cut else 1
-    return tuple(steps)
+        operations.append(_dilated_operation(operation, rate, cut))
+        rate *= operation.stride if cut else 1
+    return tuple(operations)
+
+
+def _dilated_operation(operation: Windowed, rate: int, cut: bool) -> Windowed:
+    """One convolution or pool of `_dilated`."""
+    pointwise = isinstance(operation, Conv) and operation.kernel == (1, 1)  # one tap: nothing to dilate
+    return dataclasses.replace(
+        operation,
+        dilation=operation.dilation if pointwise else operation.dilation * rate,
+        padding=operation.padding if isinstance(operation.padding, str) else operation.padding * rate,
+        stride=1 if cut else operation.stride,
+    )

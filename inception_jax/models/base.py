@@ -63,9 +63,9 @@ class BaseNetwork(nn.Module):
             checks.check_kind(field.name, getattr(self, field.name), field.default)
         checks.check_number("num_classes", self.num_classes, "0 or more", self.num_classes >= 0)
         checks.check_number("min_width", self.min_width, "at least 1", self.min_width >= 1)
-        for field in ("width_multiplier", "bn_epsilon"):
-            value = getattr(self, field)
-            checks.check_number(field, value, "above 0 and finite", 0 < value < math.inf)
+        for name in ("width_multiplier", "bn_epsilon"):
+            value = getattr(self, name)
+            checks.check_number(name, value, "above 0 and finite", 0 < value < math.inf)
         checks.check_number("bn_momentum", self.bn_momentum, "in [0, 1]", 0 <= self.bn_momentum <= 1)
         self.check_rates("dropout_rate")
         checks.check_float_dtype("dtype", self.dtype)
@@ -172,4 +172,4 @@ class BaseNetwork(nn.Module):
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1

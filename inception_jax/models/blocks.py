@@ -61,7 +61,7 @@ class AvgPool:
 
     window: int
     stride: int
-    padding: str
+    padding: str | int
     count_include_pad: bool = False
     dilation: int = 1
 
@@ -72,7 +72,7 @@ class AvgPool:
 
 Operation = Conv | ParallelConvs | MaxPool | AvgPool
 Branch = tuple[Operation, ...]
-Block = Operation | tuple[Branch, ...]  # one entry of a network's table
+Block = Conv | MaxPool | AvgPool | tuple[Branch, ...]  # one entry of a network's table
 
 
 class Mixed(nn.Module):

@@ -62,7 +62,7 @@ def check_float_dtype(field: str, dtype: Any) -> None:
         raise ModelError(f"{field}: {dtype!r} is not a dtype; allowed: float32, bfloat16, float16, float64") from error
     if not jnp.issubdtype(name, jnp.floating):
         raise ModelError(f"{field}: {name} is not a floating-point dtype; allowed: float32, bfloat16, float16, float64")
-    if name == jnp.float64 and not jax.config.jax_enable_x64:
+    if name == jnp.float64 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]  # jax declares no types for it
         raise ModelError(f"{field}: float64 needs 64-bit JAX (JAX_ENABLE_X64=1)")
 
 

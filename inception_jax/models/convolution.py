@@ -217,7 +217,7 @@ def _cpu_input_gradient(
         spread = (gradient.shape[axis + 1] - 1) * stride + 1
         low = kernel.shape[axis] - 1 - pads[axis][0]
         back.append((low, x.shape[axis + 1] + kernel.shape[axis] - 1 - spread - low))
-    return _plain_conv(gradient, flipped, (1, 1), tuple(back), lhs_dilation=strides)
+    return _plain_conv(gradient, flipped, (1, 1), (back[0], back[1]), lhs_dilation=strides)
 
 
 def _plain_conv(

@@ -16,6 +16,7 @@ from inception_jax.models.convolution import explicit_padding
 from inception_jax.models.layers import ConvUnit, Linear, SeparableConvUnit
 
 Shape = tuple[int, ...]
+Kernel = tuple[int, int, int, int]  # (height, width, in, out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +157,8 @@ def _layers(
         kernel = module.get_variable("params", "kernel").shape
         inside = _taps_inside_map(module, kernel, input_shape, output_shape)
         return [_layer(module, name, kernel, input_shape, output_shape, first, inside)]
-    kernel = module.get_variable("params", "depthwise_kernel").shape
-    kernel = (*kernel[:2], 1, kernel[2] * kernel[3])
+    shape: Shape = module.get_variable("params", "depthwise_kernel").shape
+    kernel = (shape[0], shape[1], 1, shape[2] * shape[3])
     between = (*output_shape[:2], kernel[3])
     inside = _taps_inside_map(module, kernel, input_shape, output_shape)
     depthwise = _layer(module, f"{name}/depthwise", kernel, input_shape, between, first, inside)
@@ -169,7 +170,7 @@ def _layers(
 def _layer(
     module: ConvUnit | SeparableConvUnit | Linear,
     name: str,
-    kernel: Shape,
+    kernel: Kernel,
     input_shape: Shape,
     output_shape: Shape,
     first: bool,
@@ -190,7 +191,7 @@ def _layer(
 
 
 def _taps_inside_map(
-    module: ConvUnit | SeparableConvUnit, kernel: Shape, input_shape: Shape, output_shape: Shape
+    module: ConvUnit | SeparableConvUnit, kernel: Kernel, input_shape: Shape, output_shape: Shape
 ) -> int:
     """The number of taps of the kernel that lie inside the map, summed over all output positions."""
     reach = [(taps - 1) * module.dilation + 1 for taps in kernel[:2]]
@@ -208,7 +209,8 @@ def _taps_inside(size: int, taps: int, dilation: int, stride: int, low: int, cou
 
 def _grid(shape: Shape) -> tuple[int, int, int]:
     """The (height, width, channels) of a map or a vector."""
-    return (*(1,) * (3 - len(shape)), *shape)
+    height, width, channels = (*(1,) * (3 - len(shape)), *shape)
+    return height, width, channels
 
 
 def _shapes_in_order(endpoints: dict[str, Shape], layers: list[LayerCost]) -> dict[str, Shape]:

@@ -140,11 +140,11 @@ def _cpu_input_gradient(
     flipped = jnp.flip(kernel, (0, 1)).reshape(height, width, channels * multiplier)
     back = []
     for axis, taps in enumerate((height, width)):
-        reach, spread = (taps - 1) * dilation, (gradient.shape[axis + 1] - 1) * stride + 1
+        reach, length = (taps - 1) * dilation, (gradient.shape[axis + 1] - 1) * stride + 1
         low = reach - pads[axis][0]
-        back.append((low, x.shape[axis + 1] + reach - spread - low))
-    spread = _padded(gradient, tuple(back), stride - 1)
-    result = _sum_of_taps(spread, flipped, x.shape[1:3], 1, dilation)
+        back.append((low, x.shape[axis + 1] + reach - length - low))
+    dilated = _padded(gradient, (back[0], back[1]), stride - 1)
+    result = _sum_of_taps(dilated, flipped, x.shape[1:3], 1, dilation)
     return result.reshape(*x.shape, multiplier).sum(-1) if multiplier > 1 else result
 
 
@@ -175,12 +175,13 @@ def _cpu_kernel_gradient(
 
 def _sum_of_taps(padded: jax.Array, weights: jax.Array, size: tuple[int, ...], stride: int, dilation: int) -> jax.Array:
     """Convolves a padded map with weights [kh, kw, C] to [B, *size, C]."""
-    total = None
+    total: jax.Array | None = None
     for i in range(weights.shape[0]):
         rows = _every(padded, 1, i * dilation, size[0], stride)
         for j in range(weights.shape[1]):
             term = _every(rows, 2, j * dilation, size[1], stride) * weights[i, j]
             total = term if total is None else total + term
+    assert total is not None  # a kernel has at least one tap
     return total
 
 

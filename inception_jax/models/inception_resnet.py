@@ -166,7 +166,8 @@ class InceptionResnet(BaseNetwork):
     def block_counts(self) -> tuple[int, int, int]:
         """How many block35, block17 and block8 there are."""
         asked = (self.block35_count, self.block17_count, self.block8_count)
-        return tuple(a or own for a, own in zip(asked, self.default_counts(), strict=True))
+        block35s, block17s, block8s = (a or own for a, own in zip(asked, self.default_counts(), strict=True))
+        return block35s, block17s, block8s
 
     def run_trunk(
         self, x: jax.Array, train: bool, options: LayerOptions
@@ -192,6 +193,7 @@ class InceptionResnet(BaseNetwork):
         """One block of the trunk."""
         if not name.startswith("block"):
             return run_block(name, block, options, x, train)
+        assert isinstance(block, tuple)  # a residual block has branches
         linear = name == self.block_without_relu()
         scale = 1.0 if linear else getattr(self, f"{name.partition('_')[0]}_scale")
         return Residual(block, options, scale, relu=not linear, name=name)(x, train=train)

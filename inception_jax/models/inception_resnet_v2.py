@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 
 from inception_jax.models import checks
-from inception_jax.models.blocks import AvgPool, Block, Branch, Conv, MaxPool
+from inception_jax.models.blocks import AvgPool, Block, Branch, Conv, MaxPool, Operation, ParallelConvs
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
 from inception_jax.models.inception_resnet import (
     MIN_IMAGE_SIZE,
@@ -127,6 +127,12 @@ class InceptionResnetV2(InceptionResnet):
 
 def _same(block: Block) -> Block:
     """A block that pads with "SAME" throughout."""
-    if isinstance(block, tuple):
-        return tuple(tuple(dataclasses.replace(step, padding="SAME") for step in branch) for branch in block)
-    return dataclasses.replace(block, padding="SAME")
+    if not isinstance(block, tuple):
+        return dataclasses.replace(block, padding="SAME")
+    return tuple(tuple(_same_operation(operation) for operation in branch) for branch in block)
+
+
+def _same_operation(operation: Operation) -> Operation:
+    if isinstance(operation, ParallelConvs):
+        return ParallelConvs(tuple(dataclasses.replace(conv, padding="SAME") for conv in operation.convs))
+    return dataclasses.replace(operation, padding="SAME")

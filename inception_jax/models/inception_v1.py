@@ -72,7 +72,7 @@ PAPER_PARAMS_AND_OPS = {
 }  # fmt: skip
 
 # slim's names of the endpoints (tf_slim/nets/inception_v1.py): its letters start one later than the paper's.
-SLIM_NAMES = flax.core.FrozenDict(
+SLIM_NAMES: flax.core.FrozenDict[str, str] = flax.core.FrozenDict(
     {
         "Conv2d_1a_7x7": "conv1",
         "MaxPool_2a_3x3": "pool1",
@@ -206,7 +206,7 @@ class InceptionV1(BaseNetwork):
         options = self.layer_options(init, caffe_xavier, 0.0 if self.batch_norm else CONV_BIAS)
         ends: dict[str, jax.Array] = {}
         x = self._stem(images.astype(self.dtype), options, train, ends)
-        aux_logits = []
+        aux_logits: list[jax.Array] = []
         build = {"reduced": reduced_module, "naive": naive_module}[self.module]
         for module, widths in self.widths.items():
             name = f"inception_{module}"

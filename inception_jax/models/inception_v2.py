@@ -68,7 +68,7 @@ AUX_HEADS = {"3c": ("aux1", 4), "4e": ("aux2", 2)}  # module -> the head that re
 STEM_INIT, REDUCE_INIT, PROJECTION_INIT = TruncatedNormal(1.0), TruncatedNormal(0.09), TruncatedNormal(0.1)
 
 # slim counts a module that halves the map among those after it: its 4a is the paper's 3c.
-SLIM_NAMES = flax.core.FrozenDict(
+SLIM_NAMES: flax.core.FrozenDict[str, str] = flax.core.FrozenDict(
     {
         "Conv2d_1a_7x7": "conv1",
         "MaxPool_2a_3x3": "pool1",
@@ -202,7 +202,7 @@ class InceptionV2(BaseNetwork):
         options = self.layer_options(slim_variance_scaling, slim_variance_scaling, conv_bias=self.conv_bias)
         ends: dict[str, jax.Array] = {}
         x = self._stem(images.astype(self.dtype), options, train, ends)
-        aux_logits = []
+        aux_logits: list[jax.Array] = []
         for module, widths in (TABLES[self.table] if self.modules is None else self.modules).items():
             name = f"inception_{module}"
             branches = self._branches(module, InceptionV2Widths(*widths))
@@ -217,14 +217,25 @@ class InceptionV2(BaseNetwork):
     def _stem(self, x: jax.Array, options: LayerOptions, train: bool, ends: dict[str, jax.Array]) -> jax.Array:
         """conv1 to pool2: [B, H, W, 3] to [B, H/8, W/8, 192]; writes its endpoints into `ends`."""
         padding = 3 if self.conv1_padding == "caffe" else "SAME"
-        arguments = {"padding": padding, "normalise": self.stem_batch_norm, "name": "conv1"}
+        conv1: ConvUnit | SeparableConvUnit
         if self.stem == "dense":
-            conv1 = ConvUnit(64, (7, 7), options, 2, kernel_init=STEM_INIT, **arguments)
+            conv1 = ConvUnit(
+                64, (7, 7), options, 2, padding, normalise=self.stem_batch_norm, kernel_init=STEM_INIT, name="conv1"
+            )
         else:
             # slim's rule: no more maps between the two convolutions than come out of the second.
             maps = max(1, min(options.width(64) // 3, 8))
             conv1 = SeparableConvUnit(
-                64, (7, 7), options, 2, multiplier=maps, depthwise_init=STEM_INIT, pointwise_init=STEM_INIT, **arguments
+                64,
+                (7, 7),
+                options,
+                2,
+                padding,
+                normalise=self.stem_batch_norm,
+                multiplier=maps,
+                depthwise_init=STEM_INIT,
+                pointwise_init=STEM_INIT,
+                name="conv1",
             )
         x = ends["conv1"] = conv1(x, train=train)
         pool = MaxPool(3, 2, "CEIL" if self.pool_rounding == "caffe" else "SAME")

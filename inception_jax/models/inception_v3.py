@@ -126,7 +126,7 @@ AUX_STRIDE = 16  # pixels of the image from one pixel to the next of the map tha
 AUX_CONV_INIT, AUX_CLASSIFIER_INIT = TruncatedNormal(0.01), TruncatedNormal(0.001)
 
 # The last two are slim's in evaluation: in training its PreLogits has been through dropout.
-SLIM_NAMES = flax.core.FrozenDict(
+SLIM_NAMES: flax.core.FrozenDict[str, str] = flax.core.FrozenDict(
     {
         "Conv2d_1a_3x3": "conv2d_1a_3x3",
         "Conv2d_2a_3x3": "conv2d_2a_3x3",
@@ -195,7 +195,7 @@ class InceptionV3(BaseNetwork):
         # slim's classifier is a 1x1 convolution, and starts as one.
         options = self.layer_options(slim_variance_scaling, slim_variance_scaling)
         ends: dict[str, jax.Array] = {}
-        aux_logits = []
+        aux_logits: list[jax.Array] = []
         x = images.astype(self.dtype)
         for name, block in atrous(blocks(self.count_include_pad, self.last_pool), self.output_stride).items():
             x = ends[name] = run_block(name, block, options, x, train)

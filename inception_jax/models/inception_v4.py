@@ -15,7 +15,7 @@ import jax
 from inception_jax.models import checks
 from inception_jax.models.atrous import OUTPUT_STRIDES, atrous, stride_32_pixels
 from inception_jax.models.base import BaseNetwork
-from inception_jax.models.blocks import AvgPool, Branch, Conv, MaxPool, ParallelConvs, run_block
+from inception_jax.models.blocks import AvgPool, Block, Branch, Conv, MaxPool, ParallelConvs, run_block
 from inception_jax.models.heads import CLASSIFIER_SITE, AuxHeadV4, classifier, dropout
 from inception_jax.models.initialization import slim_variance_scaling, slim_xavier
 from inception_jax.models.outputs import InceptionOutput
@@ -24,7 +24,7 @@ from inception_jax.models.pooling import global_avg_pool
 MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
 
 # Figure 3: the stem, 299x299x3 to 35x35x384. First three convolutions in a row, then three modules.
-STEM = {
+STEM: dict[str, Block] = {
     "conv2d_1a_3x3": Conv("conv2d_1a_3x3", 32, (3, 3), 2, "VALID"),
     "conv2d_2a_3x3": Conv("conv2d_2a_3x3", 32, (3, 3), 1, "VALID"),
     "conv2d_2b_3x3": Conv("conv2d_2b_3x3", 64, (3, 3)),
@@ -108,7 +108,7 @@ INCEPTION_C: tuple[Branch, ...] = (
 )
 
 # Figure 9, under slim's names of the endpoints in lower case: the stem, 4 x A, reduction, 7 x B, reduction, 3 x C.
-MODULES = {
+MODULES: dict[str, Block] = {
     "mixed_3a": MIXED_3A,
     "mixed_4a": MIXED_4A,
     "mixed_5a": MIXED_5A,
@@ -122,7 +122,7 @@ AUX_HEAD = ("mixed_6h", "aux")  # the head `aux` reads the last Inception-B
 AUX_STRIDE = 16  # pixels of the image from one pixel to the next of the map that it reads
 
 # The last two are slim's in evaluation: in training its PreLogitsFlatten has been through dropout.
-SLIM_NAMES = flax.core.FrozenDict(
+SLIM_NAMES: flax.core.FrozenDict[str, str] = flax.core.FrozenDict(
     {name.capitalize(): name for name in (*STEM, *MODULES)}
     | {"AvgPool_1a": "global_pool", "PreLogitsFlatten": "global_pool"}
 )
@@ -170,7 +170,7 @@ class InceptionV4(BaseNetwork):
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_variance_scaling, slim_xavier)
         ends: dict[str, jax.Array] = {}
-        aux_logits = []
+        aux_logits: list[jax.Array] = []
         x = images.astype(self.dtype)
         for name, block in atrous(STEM | MODULES, self.output_stride).items():
             x = ends[name] = run_block(name, block, options, x, train)

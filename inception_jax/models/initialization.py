@@ -102,10 +102,10 @@ slim_xavier = VarianceScaling(1.0, "fan_avg", "uniform")
 def _scaled(key: jax.Array, distribution: str, shape: tuple[int, ...], dtype: Any, factor: float) -> jax.Array:
     """Draws from the distribution, times `factor`; in chunks where the key is concrete and of threefry."""
     dtype = jnp.dtype(dtype)
-    factor = np.asarray(factor, dtype)
+    scale = np.asarray(factor, dtype)
     if isinstance(key, jax.core.Tracer) or not _can_chunk(key):
-        return _draw(key, distribution, tuple(shape), dtype) * factor
-    return jax.device_put(_draw_in_chunks(key, distribution, tuple(shape), dtype) * factor)
+        return _draw(key, distribution, tuple(shape), dtype) * scale
+    return jax.device_put(_draw_in_chunks(key, distribution, tuple(shape), dtype) * scale)
 
 
 def _draw(key: jax.Array, distribution: str, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -121,7 +121,7 @@ def _can_chunk(key: jax.Array) -> bool:
     return (
         jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         and str(jax.random.key_impl(key)) == "threefry2x32"
-        and jax.config.jax_threefry_partitionable
+        and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]  # jax declares no types for it
     )
 
 
@@ -199,7 +199,7 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[st
 
     def declare_again(root: flax.core.Scope) -> None:
         # Flax derives a parameter's key from its path and its position in its layer: the same scopes, the same keys.
-        scopes = {(): root}
+        scopes: dict[tuple[str, ...], flax.core.Scope] = {(): root}
         for leaf in declarations:
             for depth in range(1, len(leaf.path) + 1):
                 if leaf.path[:depth] not in scopes:

@@ -151,12 +151,13 @@ class SeparableConvUnit(nn.Module):
 
 def _finish(unit: ConvUnit | SeparableConvUnit, x: jax.Array, train: bool) -> jax.Array:
     """Applies what follows a unit's convolution: bias, batch norm and ReLU, where it has them."""
-    options, normalised = unit.options, unit.normalise and unit.options.batch_norm is not None
-    if not normalised or options.conv_bias:
+    options = unit.options
+    batch_norm = options.batch_norm if unit.normalise else None
+    if batch_norm is None or options.conv_bias:
         bias = parameter(unit, "bias", Constant(options.bias), x.shape[-1:], options.param_dtype)
         x = x + bias.astype(options.dtype)
-    if normalised:
-        x = BatchNorm(options.batch_norm, options.param_dtype, name="bn")(x, train=train)
+    if batch_norm is not None:
+        x = BatchNorm(batch_norm, options.param_dtype, name="bn")(x, train=train)
     return nn.relu(x) if unit.relu else x
 
 

@@ -118,8 +118,8 @@ def _batch_statistics(x: jax.Array, options: BatchNormOptions | None) -> tuple[j
         # One collective per layer for both moments.
         both = lax.pmean(jnp.stack([mean, mean_square]), options.axis_name, axis_index_groups=options.axis_index_groups)
         mean, mean_square = both[0], both[1]
-        groups = options.axis_index_groups
-        count *= lax.axis_size(options.axis_name) if groups is None else len(groups[0])
+        device_groups = options.axis_index_groups
+        count *= lax.axis_size(options.axis_name) if device_groups is None else len(device_groups[0])
     return mean, jnp.maximum(mean_square - mean * mean, 0), count
 
 

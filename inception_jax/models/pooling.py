@@ -13,7 +13,7 @@ float32:
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ def avg_pool(
             low = -elements[0, 0]
             first, end = -low, max(size + low, elements[-1, -1] + 1)
         counts.append(((first <= elements) & (elements < end)).sum(1))
-        total = sum(_taps(total, axis, window, stride, padding, dilation, 0.0))
+        total = cast(jax.Array, sum(_taps(total, axis, window, stride, padding, dilation, 0.0)))  # never empty
     divisor = np.outer(counts[1], counts[0])
     if (divisor == divisor[0, 0]).all():
         return (total / float(divisor[0, 0])).astype(x.dtype)
@@ -204,7 +204,7 @@ def _output_size(x: jax.Array, window: int, stride: int, padding: Padding, dilat
         if not ((elements >= 0) & (elements < size)).any(1).all():
             raise ValueError(f"pool: {size} pixels: a window of {window} with dilation {dilation} covers none of them")
         counts.append(len(elements))
-    return tuple(counts)
+    return counts[0], counts[1]
 
 
 def _taps(
