@@ -1,7 +1,7 @@
-"""The networks that the Inception papers measure themselves against: AlexNet, VGG-16, Network in Network.
+"""The networks that the Inception papers compare with: AlexNet, VGG-16, Network in Network.
 
-They share the family's options. None has batch norm unless it is asked for (after every convolution but Network in
-Network's last), and none has an auxiliary head.
+They take the options of `BaseNetwork`. None has batch norm by default (with `batch_norm=True`: after every convolution
+except Network in Network's last), and none has an auxiliary head.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ VGG16_MIN_IMAGE_SIZE = 32  # five halvings leave one pixel
 NETWORK_IN_NETWORK_MIN_IMAGE_SIZE = 67  # as AlexNet
 
 _CAFFE_POOL = MaxPool(3, 2, "CEIL")
-_FC6_SITE = 3  # of dropout, beside those of heads.py
+_FC6_SITE = 3  # number of the dropout layer, as those in heads.py
 
 
 class GroupedConv(nn.Module):
-    """A convolution in two halves that do not see each other, `tower_1` and `tower_2`: AlexNet's on its two GPUs.
+    """A grouped convolution with two groups, `tower_1` and `tower_2`: AlexNet's on its two GPUs.
 
-    Each reads one half of the input's channels and makes one half of the output's. An odd channel is the second's;
-    an input of one channel raises ModelError.
+    Each group maps one half of the input's channels to one half of the output's. An odd channel goes to the second
+    group; an input of one channel raises ModelError.
 
     Attributes:
-      features: output channels of both together, before the width multiplier.
+      features: output channels of both groups together, before the width multiplier.
+      kernel_size: (height, width) in pixels.
+      options: the network's layer options.
     """
 
     features: int
@@ -52,10 +54,12 @@ class GroupedConv(nn.Module):
         return apply_remat(self.options, lambda module, x: module.concatenate_towers(x, train), self, x)
 
     def concatenate_towers(self, x: jax.Array, train: bool) -> jax.Array:
-        """The towers' outputs, one after the other along the channels."""
+        """The outputs of the two groups, concatenated along the channels."""
         half = x.shape[-1] // 2
         if half == 0:
-            raise checks.ModelError(f"{self.name}: two towers cannot share the one channel that this width leaves")
+            raise checks.ModelError(
+                f"{self.name}: two towers need at least two input channels, and this width gives one"
+            )
         halves = enumerate((lax.slice_in_dim(x, 0, half, axis=3), lax.slice_in_dim(x, half, None, axis=3)), 1)
         towers = [
             ConvUnit(self.features // 2, self.kernel_size, self.options, name=f"tower_{number}")(half, train=train)
@@ -67,10 +71,10 @@ class GroupedConv(nn.Module):
 class AlexNet(BaseNetwork):
     """AlexNet (Krizhevsky, Sutskever and Hinton, NIPS 2012), as Caffe trained it (BVLC models/bvlc_alexnet).
 
-    Two halves of conv2, conv4 and conv5 stand apart, as the paper has them on two GPUs: 60,965,224 parameters. Caffe's
-    form normalises as GoogLeNet does (alpha / size, k = 1; the paper: alpha, k = 2), and its biases other than 0 start
-    at 0.1 (the paper: 1). Maps that pool5 does not leave 6x6 are averaged to it, so that any image will do; 227
-    pixels give 6x6.
+    conv2, conv4 and conv5 are grouped convolutions of two groups, as in the paper (two GPUs): 60,965,224 parameters.
+    LRN is Caffe's, as in GoogLeNet (alpha / size, k = 1; the paper: alpha, k = 2), and biases that are not initialised
+    to 0 are initialised to 0.1 (the paper: 1). Maps that are not 6x6 after pool5 are averaged to 6x6, so that every
+    image size works; 227 pixels give 6x6.
     """
 
     batch_norm: bool = False
@@ -83,16 +87,16 @@ class AlexNet(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: float [B, H, W, 3], normalised, H and W of at least 67 pixels (Caffe: 227).
-          train: dropout, and batch statistics where there is batch norm.
-          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+          images: [B, H, W, 3], floating-point, normalised; H and W at least 67 pixels (Caffe: 227).
+          train: whether dropout (and batch statistics, with batch norm) is on.
+          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
         Returns:
           InceptionOutput without `aux_logits`. Endpoints: conv1, norm1, pool1, conv2, norm2, pool2, conv3, conv4,
           conv5, pool5, fc6, fc7.
 
         Raises:
-          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
         checks.check_images(images, ALEXNET_MIN_IMAGE_SIZE, "alexnet")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
@@ -127,9 +131,8 @@ VGG16_BLOCKS = {
 class VGG16(BaseNetwork):
     """VGG-16 (arXiv:1409.1556, configuration D of Table 1).
 
-    Kernels start as Glorot's uniform filler has them, with which the authors found that no training of a smaller
-    network need come first (section 3.1). Maps that are not 7x7 after the last pool are averaged to it; 224 pixels
-    give 7x7.
+    Kernels are initialised by Glorot's uniform initialiser, with which the authors found no pre-training of a smaller
+    network necessary (section 3.1). Maps that are not 7x7 after the last pool are averaged to 7x7; 224 pixels give 7x7.
     """
 
     batch_norm: bool = False
@@ -142,15 +145,15 @@ class VGG16(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: float [B, H, W, 3], normalised, H and W of at least 32 pixels (the paper: 224).
-          train: dropout, and batch statistics where there is batch norm.
-          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+          images: [B, H, W, 3], floating-point, normalised; H and W at least 32 pixels (the paper: 224).
+          train: whether dropout (and batch statistics, with batch norm) is on.
+          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
         Returns:
           InceptionOutput without `aux_logits`. Endpoints: block1, pool1, ... block5, pool5, fc6, fc7.
 
         Raises:
-          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
         checks.check_images(images, VGG16_MIN_IMAGE_SIZE, "vgg16")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
@@ -165,8 +168,8 @@ class VGG16(BaseNetwork):
         return InceptionOutput(classifier(self.num_classes, options)(x), (), ends)
 
 
-# Caffe's nin_imagenet: a convolution and 1x1 convolutions after it ("cccp"), each with the standard deviation that its
-# kernel starts at. The fourth block ends with the classifier.
+# Caffe's nin_imagenet: a convolution and 1x1 convolutions after it ("cccp"), with an initialiser where its standard
+# deviation is not 0.05. The fourth block ends with the classifier.
 MLP_CONVS = {
     "mlpconv1": (
         Conv("conv", 96, (11, 11), 4, "VALID", init=Normal(0.01)),
@@ -186,8 +189,8 @@ MLP_CONVS = {
 class NetworkInNetwork(BaseNetwork):
     """Network in Network (arXiv:1312.4400) for ImageNet, as its authors published it for Caffe (nin_imagenet).
 
-    The paper prints no table of this form. The last 1x1 convolution has one filter per class; the mean of its map,
-    after a ReLU, is the logits, which therefore are never negative. `dropout_rate` is of the map before mlpconv4.
+    The paper prints no table of this network. The last 1x1 convolution has one filter per class; the logits are the
+    means of its maps after a ReLU, and so are never negative. `dropout_rate` applies to the map before mlpconv4.
     """
 
     batch_norm: bool = False
@@ -200,15 +203,15 @@ class NetworkInNetwork(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: float [B, H, W, 3], normalised, H and W of at least 67 pixels (Caffe: 224).
-          train: dropout, and batch statistics where there is batch norm.
-          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+          images: [B, H, W, 3], floating-point, normalised; H and W at least 67 pixels (Caffe: 224).
+          train: whether dropout (and batch statistics, with batch norm) is on.
+          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
         Returns:
           InceptionOutput without `aux_logits`. Endpoints: mlpconv1, pool1, ... mlpconv3, pool3, mlpconv4.
 
         Raises:
-          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
         checks.check_images(images, NETWORK_IN_NETWORK_MIN_IMAGE_SIZE, "network_in_network")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
@@ -223,7 +226,7 @@ class NetworkInNetwork(BaseNetwork):
                 x = ends[f"pool{number}"] = _CAFFE_POOL(x)
         if self.num_classes == 0:
             return InceptionOutput(global_avg_pool(x).astype(at_least_float32(self.dtype)), (), ends)
-        # As many filters as classes, whatever the width, and in float32, as every classifier here.
+        # One filter per class whatever the width multiplier, and in float32, as every classifier here.
         exact = dataclasses.replace(options, width_multiplier=1.0, dtype=at_least_float32(self.dtype))
         last = ConvUnit(self.num_classes, (1, 1), exact, normalise=False, kernel_init=Normal(0.01), name="classifier")
         return InceptionOutput(global_avg_pool(last(x, train=train)), (), ends)
@@ -232,7 +235,7 @@ class NetworkInNetwork(BaseNetwork):
 def _two_wide_layers(
     x: jax.Array, options: LayerOptions, rate: float, keys: jax.Array | None, ends: dict[str, jax.Array]
 ) -> jax.Array:
-    """fc6 and fc7, each with ReLU and dropout: [B, H, W, C] to [B, 4096]; writes them, before dropout, into `ends`."""
+    """fc6 and fc7, each with ReLU and dropout: [B, H, W, C] to [B, 4096]; stores both, before dropout, in `ends`."""
     x = x.reshape(x.shape[0], -1)
     for name, site in (("fc6", _FC6_SITE), ("fc7", CLASSIFIER_SITE)):
         layer = Linear(

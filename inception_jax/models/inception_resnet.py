@@ -1,6 +1,6 @@
-"""What Inception-ResNet-v1 and -v2 have in common (arXiv:1602.07261, section 3.2): blocks, reductions, the trunk's run.
+"""The common part of Inception-ResNet-v1 and -v2 (arXiv:1602.07261, section 3.2): blocks, reductions, base class.
 
-Strides, paddings and scales that the figures leave out are those of the released code (tensorflow/models,
+Strides, paddings and scales that the figures do not give are those of the released code (tensorflow/models,
 research/slim/nets/inception_resnet_v2.py) and, for version 1, of facenet's copy of it (davidsandberg/facenet,
 src/models/inception_resnet_v1.py).
 """
@@ -23,12 +23,12 @@ from inception_jax.models.inception_v3 import STEM as STEM_V3
 from inception_jax.models.layers import LayerOptions
 
 MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
-AUX_STRIDE = 16  # pixels of the image from one pixel to the next of the map that the head reads
+AUX_STRIDE = 16  # distance in pixels of the image between neighbouring pixels of the map that the head reads
 
 # The first layers of Inception-v3, 299x299x3 to 71x71x192: all but its second pool.
 STEM = {name: block for name, block in STEM_V3.items() if name != "maxpool_5a"}
 
-# slim's and facenet's names of endpoints. Their PreLogitsFlatten is taken after dropout: in evaluation there is none.
+# slim's and facenet's names of endpoints. Their PreLogitsFlatten is after dropout, which evaluation does not have.
 SLIM_NAMES = {
     "MaxPool_3a_3x3": "maxpool_3a",
     "MaxPool_5a_3x3": "maxpool_5a",
@@ -46,14 +46,14 @@ SLIM_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class InceptionResnetWidths:
-    """Filters where the two versions differ, in the order of a module's branches.
+    """Filters in which the two versions differ, in the order of a module's branches.
 
     Attributes:
-      block35: the two 3x3 of the third branch (Figures 10 and 16); all else there is 32.
+      block35: the two 3x3 of the third branch (Figures 10 and 16); all others there are 32.
       block17: 1x1, then 1x7 and 7x1 after a 1x1 of 128 (Figures 11 and 17).
       block8: 1x3 and 3x1 (Figures 13 and 19); the 1x1 are 192.
       reduction_a: k, l, m, n of Table 1 of the paper.
-      reduction_b: the second branch's 3x3, then the third's two (Figures 12 and 18); all else is 256, 384.
+      reduction_b: the second branch's 3x3, then the third's two (Figures 12 and 18); the others are 256, 384.
     """
 
     block35: tuple[int, int]
@@ -130,19 +130,18 @@ def block8(widths: InceptionResnetWidths) -> tuple[Branch, ...]:
 
 
 def repeated(kind: str, branches: tuple[Branch, ...], count: int) -> dict[str, Block]:
-    """`count` blocks of one kind, numbered from 1."""
+    """Returns {name: branches} of `count` equal blocks, numbered from 1."""
     return {f"{kind}_{number}": branches for number in range(1, count + 1)}
 
 
 class InceptionResnet(BaseNetwork):
-    """What both versions have in common: residual blocks of three kinds, a reduction after each of the first two.
+    """Base class of both versions: three kinds of residual blocks, a reduction after each of the first two.
 
-    Attributes:
-      block35_count, block17_count, block8_count: how many blocks there are of each kind; 0: as many as the network has
-        in its source.
+    Attributes (and those of `BaseNetwork`):
+      block35_count, block17_count, block8_count: number of blocks of each kind; 0: the number in the network's source.
       block35_scale, block17_scale, block8_scale: factors on the residuals before they are added (section 3.3).
-      output_stride: 32, or 16 or 8: see `atrous.atrous`. The auxiliary head reads the same pixels all the same; the
-        global pool takes the mean over all that there are, and in training batch norm does so, too.
+      output_stride: 32, or 16 or 8: see atrous.py. The auxiliary head reads only the pixels of the stride-32 network;
+        the global pool, and batch norm in training, average all pixels.
     """
 
     dropout_rate: float = 0.2
@@ -164,7 +163,7 @@ class InceptionResnet(BaseNetwork):
         checks.check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)
 
     def block_counts(self) -> tuple[int, int, int]:
-        """How many block35, block17 and block8 there are."""
+        """The numbers of block35, block17 and block8."""
         asked = (self.block35_count, self.block17_count, self.block8_count)
         block35s, block17s, block8s = (a or own for a, own in zip(asked, self.default_counts(), strict=True))
         return block35s, block17s, block8s
@@ -172,7 +171,16 @@ class InceptionResnet(BaseNetwork):
     def run_trunk(
         self, x: jax.Array, train: bool, options: LayerOptions
     ) -> tuple[jax.Array, dict[str, jax.Array], tuple[jax.Array, ...]]:
-        """The last map, every block's map by name, and in training the logits of the auxiliary head."""
+        """Runs the trunk and the auxiliary head.
+
+        Args:
+          x: images [B, H, W, 3] in the network's dtype.
+          train: whether batch statistics and the auxiliary head are on.
+          options: the network's layer options.
+
+        Returns:
+          The last map, every block's map by name, and in training the logits of the auxiliary head (else `()`).
+        """
         ends: dict[str, jax.Array] = {}
         aux_logits: tuple[jax.Array, ...] = ()
         last_block17 = f"block17_{self.block_counts()[1]}"
@@ -184,13 +192,13 @@ class InceptionResnet(BaseNetwork):
         return x, ends, aux_logits if train else ()
 
     def slim_names(self, ends: Mapping[str, jax.Array]) -> flax.core.FrozenDict:
-        """slim's or facenet's name -> ours, of those endpoints that there are."""
+        """Maps slim's or facenet's names to ours, for the endpoints of this network."""
         *_, last = self.blocks()
         names = SLIM_NAMES | {"PreAuxLogits": f"block17_{self.block_counts()[1]}", "PrePool": last}
         return flax.core.FrozenDict({alias: name for alias, name in names.items() if name in ends})
 
     def _run(self, name: str, block: Block, x: jax.Array, train: bool, options: LayerOptions) -> jax.Array:
-        """One block of the trunk."""
+        """Runs one block of the trunk."""
         if not name.startswith("block"):
             return run_block(name, block, options, x, train)
         assert isinstance(block, tuple)  # a residual block has branches

@@ -1,8 +1,9 @@
-"""Inception-ResNet-v1 (arXiv:1602.07261, Figure 15): as cheap as Inception-v3, a stepping stone of the paper.
+"""Inception-ResNet-v1 (arXiv:1602.07261, Figure 15), the smaller of the paper's two residual networks.
 
-Google released neither code nor weights. Figures 10 to 14 and Table 1 say all but the scales of the residuals; those
-are version 2's. The published weights are facenet's, of faces, and pytorchcv's, of ImageNet, both with facenet's
-ending: one residual block more, and an embedding before the classifier. Here these are switches.
+Its cost is close to Inception-v3's. Google released neither code nor weights. Figures 10 to 14 and Table 1 give
+everything except the scales of the residuals; those are version 2's. The published weights are facenet's (faces) and
+pytorchcv's (ImageNet), both with facenet's last layers: one more residual block, and an embedding before the
+classifier. Here these are switches.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ WIDTHS = InceptionResnetWidths((32, 32), (128, 128, 128), (192, 192), (192, 192,
 class InceptionResnetV1(InceptionResnet):
     """Inception-ResNet-v1. The defaults are the paper's network, with version 2's dropout and batch norm.
 
-    The paper draws no auxiliary head; this one is version 2's, on the last block17.
+    The paper shows no auxiliary head; this one is version 2's, on the last block17.
 
-    Attributes:
-      extra_block8: facenet's block8 after the others, with scale 1 and without ReLU.
-      bottleneck: features of a fully connected layer, with batch norm for a bias and no ReLU, between the (dropped out)
-        global pool and the classifier; 0: none. Its output, the endpoint `embedding`, is what facenet compares faces
-        by, after division by its length. The width multiplier leaves it alone.
+    Attributes (and those of `InceptionResnet`):
+      extra_block8: whether facenet's additional block8, with scale 1 and without ReLU, follows the others.
+      bottleneck: features of a fully connected layer, with batch norm instead of a bias and no ReLU, between the global
+        pool (after dropout) and the classifier; 0: none. Its output is the endpoint `embedding`; divided by its length
+        it is what facenet compares faces by. The width multiplier does not apply to it.
 
     facenet's network and facenet-pytorch's are `extra_block8=True, bottleneck=512, aux_heads=False` (facenet with
     `bn_scale=False`); facenet-pytorch trains with dropout 0.6, facenet with `bn_momentum=0.995`. pytorchcv's
@@ -63,7 +64,7 @@ class InceptionResnetV1(InceptionResnet):
         checks.check_number("bottleneck", self.bottleneck, "a number of features, or 0 for none", self.bottleneck >= 0)
 
     def default_counts(self) -> tuple[int, int, int]:
-        """Figure 15."""
+        """The numbers of blocks in Figure 15."""
         return (5, 10, 5)
 
     def blocks(self) -> dict[str, Block]:
@@ -79,11 +80,11 @@ class InceptionResnetV1(InceptionResnet):
         }
 
     def block_without_relu(self) -> str | None:
-        """The block without ReLU."""
+        """The name of the block without ReLU, or None."""
         return f"block8_{self.block_counts()[2] + 1}" if self.extra_block8 else None
 
     def slim_names(self, ends: Mapping[str, jax.Array]) -> flax.core.FrozenDict:
-        """facenet names the last block of each kind, too; its Mixed_8b is the block without ReLU."""
+        """Adds facenet's names of the last block of each kind; its Mixed_8b is the block without ReLU."""
         block35s, block17s, block8s = self.block_counts()
         names = {
             "Mixed_5a": f"block35_{block35s}",
@@ -100,17 +101,17 @@ class InceptionResnetV1(InceptionResnet):
         """Classifies images.
 
         Args:
-          images: float [B, H, W, 3], normalised, H and W of at least 75 pixels (the paper: 299; facenet: 160).
-          train: dropout, batch statistics and the auxiliary head's output.
-          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+          images: [B, H, W, 3], floating-point, normalised; H and W at least 75 pixels (the paper: 299; facenet: 160).
+          train: whether dropout, batch statistics and the auxiliary head are on.
+          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
         Returns:
-          InceptionOutput; `aux_logits` has one array in training and none otherwise. Endpoints: conv2d_1a_3x3 ...
+          InceptionOutput; `aux_logits` has one array in training, else it is (). Endpoints: conv2d_1a_3x3 ...
           conv2d_4b_3x3, block35_1 ..., mixed_6a, block17_1 ..., mixed_7a, block8_1 ..., global_pool, and embedding
-          [B, bottleneck] where there is one.
+          [B, bottleneck] with a bottleneck.
 
         Raises:
-          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_resnet_v1")
         keys = self.dropout_keys(train, example_keys, images.shape[0])

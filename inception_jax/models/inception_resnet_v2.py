@@ -1,10 +1,10 @@
-"""Inception-ResNet-v2 (arXiv:1602.07261), in the form that Google released and in that of the paper's figures.
+"""Inception-ResNet-v2 (arXiv:1602.07261), as released by Google and as in the paper's figures.
 
-The released network (tensorflow/models, research/slim/nets/inception_resnet_v2.py), of which all published weights are,
-is not the one that Figure 15 shows, and costs 1.4 times as much: it has Inception-v3's stem and one more module in
-place of Inception-v4's stem, twice as many residual blocks, a last one without ReLU, and a 1x1 convolution to 1536
-channels before the classifier. The figures contradict themselves: Figures 17 and 19 print 1154 and 2048 channels,
-where the reductions give 1152 and 2144, and a sum needs both sides alike.
+All published weights are of the released network (tensorflow/models, research/slim/nets/inception_resnet_v2.py), which
+is not the one in Figure 15 and costs 1.4 times as much: it has Inception-v3's stem and one more module instead of
+Inception-v4's stem, twice as many residual blocks, a last one without ReLU, and a 1x1 convolution to 1536 channels
+before the classifier. The figures contradict themselves: Figures 17 and 19 print 1154 and 2048 channels, but the
+reductions give 1152 and 2144, and both operands of a sum need the same number.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MIXED_5B: tuple[Branch, ...] = (
     (Conv("double_3x3_reduce", 64, (1, 1)), Conv("double_3x3_1", 96, (3, 3)), Conv("double_3x3_2", 96, (3, 3))),
     (AvgPool(3, 1, "SAME"), Conv("pool_proj", 64, (1, 1))),
 )
-# The released network goes on from Inception-v3's stem with a pool and a module, the paper's has Inception-v4's stem
+# The released network continues Inception-v3's stem with a pool and a module; the paper's has Inception-v4's stem
 # (Figure 3), to 35x35x384.
 STEM_V2: dict[str, Block] = {**STEM, "maxpool_5a": MaxPool(3, 2, "VALID"), "mixed_5b": MIXED_5B}
 STEM_V4: dict[str, Block] = {
@@ -57,14 +57,14 @@ WIDTHS = InceptionResnetWidths((48, 64), (192, 160, 192), (224, 256), (256, 256,
 class InceptionResnetV2(InceptionResnet):
     """Inception-ResNet-v2. The defaults are slim's: dropout keep 0.8, batch norm with epsilon 0.001 and decay 0.9997.
 
-    One switch differs: `bn_scale=True` gives every batch norm a factor beside its shift, as the ports of the weights
-    to PyTorch have it (55,843,464 parameters); slim itself has the shift alone (`bn_scale=False`: 55,813,192).
+    One switch differs: with `bn_scale=True` every batch norm has a scale and a shift, as in the ports of the weights to
+    PyTorch (55,843,464 parameters); slim has only the shift (`bn_scale=False`: 55,813,192).
 
-    Attributes:
-      form: "code", the released network, or "paper", that of the figures: see the top of this file. In the form "code"
+    Attributes (and those of `InceptionResnet`):
+      form: "code" (the released network) or "paper" (the network of the figures): see the top of this file. With "code"
         the last block8 has scale 1 and no ReLU.
-      align_feature_maps: pads with "SAME" wherever the network has "VALID" (slim's switch of that name): the pixels of
-        every map then lie over every 2nd, 4th, ... pixel of an image of 32n + 1 pixels, its corners included.
+      align_feature_maps: pads with "SAME" where the network has "VALID" (slim's switch of that name): the pixels of
+        every map are then aligned with every 2nd, 4th, ... pixel of an image of 32n + 1 pixels, its corners included.
     """
 
     form: str = "code"
@@ -75,7 +75,7 @@ class InceptionResnetV2(InceptionResnet):
         checks.check_choice("form", self.form, ("code", "paper"))
 
     def default_counts(self) -> tuple[int, int, int]:
-        """slim's, or Figure 15."""
+        """The numbers of blocks in slim, or in Figure 15."""
         return (10, 20, 10) if self.form == "code" else (5, 10, 5)
 
     def blocks(self) -> dict[str, Block]:
@@ -94,7 +94,7 @@ class InceptionResnetV2(InceptionResnet):
         return {name: _same(block) for name, block in blocks.items()} if self.align_feature_maps else blocks
 
     def block_without_relu(self) -> str | None:
-        """The block without ReLU."""
+        """The name of the block without ReLU, or None."""
         return f"block8_{self.block_counts()[2]}" if self.form == "code" else None
 
     @nn.compact
@@ -104,17 +104,17 @@ class InceptionResnetV2(InceptionResnet):
         """Classifies images.
 
         Args:
-          images: float [B, H, W, 3], normalised, H and W of at least 75 pixels (the paper: 299).
-          train: dropout, batch statistics and the auxiliary head's output.
-          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+          images: [B, H, W, 3], floating-point, normalised; H and W at least 75 pixels (the paper: 299).
+          train: whether dropout, batch statistics and the auxiliary head are on.
+          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
         Returns:
-          InceptionOutput; `aux_logits` has one array in training and none otherwise. Endpoints: conv2d_1a_3x3 ...
+          InceptionOutput; `aux_logits` has one array in training, else it is (). Endpoints: conv2d_1a_3x3 ...
           maxpool_5a, mixed_5b (or mixed_3a, mixed_4a, mixed_5a), block35_1 ..., mixed_6a, block17_1 ..., mixed_7a,
           block8_1 ..., conv2d_7b_1x1, global_pool.
 
         Raises:
-          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_resnet_v2")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
@@ -126,7 +126,7 @@ class InceptionResnetV2(InceptionResnet):
 
 
 def _same(block: Block) -> Block:
-    """A block that pads with "SAME" throughout."""
+    """Replaces every padding of a block by "SAME"."""
     if not isinstance(block, tuple):
         return dataclasses.replace(block, padding="SAME")
     return tuple(tuple(_same_operation(operation) for operation in branch) for branch in block)

@@ -1,9 +1,9 @@
 """GoogLeNet, the Inception network of "Going Deeper with Convolutions" (arXiv:1409.4842).
 
-The defaults are the paper's network as Caffe trained it (BVLC models/bvlc_googlenet/train_val.prototxt), where the
-paper is silent: true 5x5 branches, a ReLU after every convolution, biases that start at 0.2, local response
-normalisation, max pools that round up, dropout 40 %, two auxiliary heads with dropout 70 %. The switches make the
-other published forms.
+The defaults are the paper's network; where the paper says nothing, as Caffe trained it (BVLC
+models/bvlc_googlenet/train_val.prototxt): true 5x5 branches, a ReLU after every convolution, biases initialised to 0.2,
+local response normalisation, max pools that round up, dropout 40 %, two auxiliary heads with dropout 70 %. The
+switches make the other published variants.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 
 MIN_IMAGE_SIZE = 32  # five halvings leave one pixel
-CONV_BIAS = 0.2  # bvlc_googlenet: every bias_filler but the classifiers', which is 0
+CONV_BIAS = 0.2  # bvlc_googlenet: every bias_filler except the classifiers', which is 0
 
 
 class GoogLeNetWidths(NamedTuple):
@@ -53,7 +53,7 @@ MODULES = {
     "5b": GoogLeNetWidths(384, 192, 384, 48, 128, 128),
 }
 # Google's released graph (inception5h, tensorflow_inception_graph.pb) has two other numbers. With them 4a gives 508
-# channels, and the "ops" that the paper prints for 4a, 4b and 5a come out: the table was made of this network.
+# channels, and the "ops" are those that the paper prints for 4a, 4b and 5a: its table was made of this network.
 INCEPTION5H_MODULES = MODULES | {
     "4a": MODULES["4a"]._replace(conv_3x3=204),
     "5a": MODULES["5a"]._replace(conv_5x5_reduce=48),
@@ -62,16 +62,16 @@ TABLES = {"paper": MODULES, "inception5h": INCEPTION5H_MODULES}
 AUX_HEADS = {"4a": "aux1", "4d": "aux2"}  # module -> the head that reads it (section 5 of the paper)
 POOLED = ("3b", "4e")  # modules followed by pool3 and pool4
 
-# What the paper prints in the columns "params" (thousands) and "ops" (millions). They do not all follow from its own
-# filter columns: conv1's are those of a separable convolution, and the ops of 4a and 5a those of 204 and 48 filters
-# where it prints 208 and 32.
+# The columns "params" (thousands) and "ops" (millions) of the paper's Table 1. Not all follow from its own filter
+# columns: conv1's are those of a separable convolution, and the ops of 4a and 5a those of 204 and 48 filters where it
+# prints 208 and 32.
 PAPER_PARAMS_AND_OPS = {
     "conv1": (2.7, 34), "conv2": (112, 360), "inception_3a": (159, 128), "inception_3b": (380, 304),
     "inception_4a": (364, 73), "inception_4b": (437, 88), "inception_4c": (463, 100), "inception_4d": (580, 119),
     "inception_4e": (840, 170), "inception_5a": (1072, 54), "inception_5b": (1388, 71), "classifier": (1000, 1),
 }  # fmt: skip
 
-# slim's names of the endpoints (tf_slim/nets/inception_v1.py): its letters start one later than the paper's.
+# slim's names of the endpoints (tf_slim/nets/inception_v1.py): its letters are one later than the paper's.
 SLIM_NAMES: flax.core.FrozenDict[str, str] = flax.core.FrozenDict(
     {
         "Conv2d_1a_7x7": "conv1",
@@ -108,7 +108,7 @@ def reduced_module(widths: GoogLeNetWidths, five_by_five: int) -> tuple[Branch, 
 
 
 def naive_module(widths: GoogLeNetWidths, five_by_five: int) -> tuple[Branch, ...]:
-    """Figure 2(a): no 1x1 reduction, and the pool passes all its channels on: maps grow from module to module."""
+    """Figure 2(a): no 1x1 reductions, and no projection after the pool: channels grow from module to module."""
     return (
         (Conv("conv_1x1", widths.conv_1x1, (1, 1)),),
         (Conv("conv_3x3", widths.conv_3x3, (3, 3)),),
@@ -118,24 +118,24 @@ def naive_module(widths: GoogLeNetWidths, five_by_five: int) -> tuple[Branch, ..
 
 
 class InceptionV1(BaseNetwork):
-    """GoogLeNet; with `batch_norm=True, lrn=False` its batch-normalised form.
+    """GoogLeNet; with `batch_norm=True, lrn=False` its batch-normalised variant.
 
-    Attributes (beside those of `BaseNetwork`):
+    Attributes (and those of `BaseNetwork`):
       aux_dropout_rate: dropout inside the auxiliary heads.
       table: "paper" (Table 1) or "inception5h" (Google's released graph, which differs in two numbers).
-      modules: other filters than the table's, module by module; None: the table's.
+      modules: filters by module that replace the table; None: the table's.
       module: "reduced" (Figure 2(b)) or "naive" (Figure 2(a), for the ablation).
-      conv2_reduce: whether the 1x1 convolution before conv2 is there, as Table 1's "#3x3 reduce" column says; without
-        it the network has the 6,994,392 parameters that are often quoted.
-      five_by_five: 5, or 3 as slim and torchvision have in the place of every 5x5 (the parameters keep their names).
-      pool4_window: 3, or 2 as slim and torchvision have it; the stride is 2.
+      conv2_reduce: whether there is a 1x1 convolution before conv2, as Table 1's "#3x3 reduce" column says; without it
+        the network has the 6,994,392 parameters that are often quoted.
+      five_by_five: kernel size of the 5x5 branches: 5, or 3 as in slim and torchvision (parameter names stay).
+      pool4_window: 3, or 2 as in slim and torchvision; the stride is 2.
       conv1_padding: "caffe" (3 pixels on every side) or "same" (TensorFlow's: 2 before and 3 after at 224).
       pool_rounding: "caffe" (output sizes round up, nothing padded before) or "same" (TensorFlow's); they agree on
         maps of even size.
-      lrn: whether local response normalisation stands after pool1 and after conv2.
-      aux_pool: how the heads' 5x5/3 average pool is made: "paper", or "adaptive", torchvision's, whose windows on 14x14
-        are 4x4 at 0, 3, 7 and 10: another function. It belongs to a published form, and may stand without heads.
-      lrn_size, lrn_alpha, lrn_beta, lrn_k: its constants in Caffe's terms, x · (k + alpha / size · Σ x²)^-beta.
+      lrn: whether local response normalisation follows pool1 and conv2.
+      aux_pool: the average pool of the heads: "paper" (5x5/3), or "adaptive" (torchvision's), whose windows on 14x14
+        are 4x4 at 0, 3, 7 and 10: another function. It is part of a published variant and allowed without heads.
+      lrn_size, lrn_alpha, lrn_beta, lrn_k: constants of LRN in Caffe's definition, x · (k + alpha / size · Σ x²)^-beta.
     """
 
     batch_norm: bool = False
@@ -187,21 +187,21 @@ class InceptionV1(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: float [B, H, W, 3], normalised, H and W of at least 32 pixels (the paper: 224).
-          train: dropout, batch statistics and the auxiliary heads' outputs.
-          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+          images: [B, H, W, 3], floating-point, normalised; H and W at least 32 pixels (the paper: 224).
+          train: whether dropout, batch statistics and auxiliary heads are on.
+          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
         Returns:
-          InceptionOutput; `aux_logits` are those of the heads on 4a and 4d, or () when not training. Endpoints: conv1,
+          InceptionOutput; `aux_logits` are those of the heads on 4a and 4d in training, else (). Endpoints: conv1,
           pool1, norm1, conv2_reduce, conv2, norm2, pool2, inception_3a ... inception_5b with pool3 and pool4 between
           them, pool5.
 
         Raises:
-          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_v1")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
-        # With batch norm the scale of a kernel is free; slim's variance scaling starts every map at variance one.
+        # With batch norm the scale of a kernel does not matter; slim's variance scaling gives maps of variance one.
         init = slim_variance_scaling if self.batch_norm else caffe_xavier
         options = self.layer_options(init, caffe_xavier, 0.0 if self.batch_norm else CONV_BIAS)
         ends: dict[str, jax.Array] = {}

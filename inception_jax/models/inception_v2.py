@@ -1,11 +1,12 @@
 """BN-Inception, the network of "Batch Normalization" (arXiv:1502.03167, Figure 5), which slim calls Inception-v2.
 
 The defaults are Google's code (google-research/tf-slim, tf_slim/nets/inception_v2.py). The paper's table contradicts
-itself: with the pool projections that it prints for 4c and 4d (128) these modules have 608 channels, where its column
-of output sizes says 576, as the code has it (96). It prints 13.6 million parameters; no reading of it has as many.
+itself: with the pool projections that it prints for 4c and 4d (128) these modules have 608 channels, but its column
+of output sizes says 576, as in the code (96). It prints 13.6 million parameters; no reading of the table has so many.
 
-The paper describes no auxiliary heads. Those here are caffe-googlenet-bn's (lim0606, train_val.prototxt), a network of
-576 channels with a dense stem: heads on 3c and 4e, batch norm on their layers of 1024 as well, weight 0.3, no dropout.
+The paper describes no auxiliary heads. The heads here are those of caffe-googlenet-bn (lim0606, train_val.prototxt), a
+network of 576 channels with a dense stem: on 3c and 4e, batch norm also after the layers of 1024, weight 0.3, no
+dropout.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MIN_IMAGE_SIZE = 32  # five halvings leave one pixel
 
 
 class InceptionV2Widths(NamedTuple):
-    """Filters of one module: a row of Figure 5. Without a 1x1 branch and a projection the module halves the map."""
+    """Filters of one module: a row of Figure 5. A module without 1x1 branch and projection halves the map."""
 
     conv_1x1: int
     conv_3x3_reduce: int
@@ -61,10 +62,10 @@ TABLES = {
     | {name: PAPER_MODULES[name]._replace(pool_proj=96) for name in ("4c", "4d")},  # 576 channels, then 1024
     "paper": PAPER_MODULES,  # 608 channels, then 1056
 }
-MAX_POOLED = "5b"  # the one module whose projection follows a max pool
-AUX_HEADS = {"3c": ("aux1", 4), "4e": ("aux2", 2)}  # module -> the head that reads it, and the side of its pooled map
+MAX_POOLED = "5b"  # the only module whose projection follows a max pool
+AUX_HEADS = {"3c": ("aux1", 4), "4e": ("aux2", 2)}  # module -> the head that reads it, and the size of its pooled map
 
-# slim's own standard deviations (inception_v2.py); its other convolutions start by variance scaling.
+# slim's standard deviations (inception_v2.py); its other convolutions are initialised by variance scaling.
 STEM_INIT, REDUCE_INIT, PROJECTION_INIT = TruncatedNormal(1.0), TruncatedNormal(0.09), TruncatedNormal(0.1)
 
 # slim counts a module that halves the map among those after it: its 4a is the paper's 3c.
@@ -92,13 +93,14 @@ SLIM_NAMES: flax.core.FrozenDict[str, str] = flax.core.FrozenDict(
 
 @dataclasses.dataclass(frozen=True)
 class CeilPoolBesideConv(MaxPool):
-    """Caffe's max pool 3x3/2 beside a convolution 3x3/2 with one pixel of padding, whose outputs are concatenated.
+    """Caffe's max pool 3x3/2 next to a 3x3/2 convolution with one pixel of padding, whose outputs are concatenated.
 
-    On even maps it is the "CEIL" pool. On odd ones that gives one pixel less than the convolution, so that Caffe
-    refuses the network; here the pool then takes the convolution's windows, which begin one pixel before the map.
+    On even maps it is the "CEIL" pool. On odd maps that gives one pixel less than the convolution, so that Caffe
+    rejects the network; here the pool then uses the convolution's windows, which begin one pixel before the map.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] to [B, ceil(H / 2), ceil(W / 2), C]."""
         edges = [(0, 0, 0), *((size % 2, 0, 0) for size in x.shape[1:3]), (0, 0, 0)]
         return super().__call__(lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges))
 
@@ -113,7 +115,7 @@ def inception(widths: InceptionV2Widths, pool: AvgPool | MaxPool) -> tuple[Branc
 
 
 def reduction(widths: InceptionV2Widths, padding: str | int, pool: MaxPool) -> tuple[Branch, ...]:
-    """A module that halves the map: no 1x1 branch, and the pool passes all its channels on."""
+    """A module that halves the map: no 1x1 branch, and no projection after the pool."""
     return (*_convolutions(widths, 2, padding), (pool,))
 
 
@@ -132,7 +134,7 @@ def _convolutions(widths: InceptionV2Widths, stride: int, padding: str | int) ->
 
 
 class InceptionV2(BaseNetwork):
-    """BN-Inception. The defaults are slim's, but for batch norm in the stem and its factor.
+    """BN-Inception. The defaults are slim's, except for batch norm in the stem and batch norm's scale.
 
     slim's own network is `stem_batch_norm=False, bn_scale=False, aux_heads=False` (11,178,336 parameters). The paper
     trained without dropout; `dropout_rate` 0.2 is slim's keep 0.8. Cadene's and pytorchcv's bninception is
@@ -140,19 +142,19 @@ class InceptionV2(BaseNetwork):
     reduction_padding="caffe", pool_rounding="caffe", aux_heads=False` (11,295,240); caffe-googlenet-bn is
     `stem="dense", count_include_pad=True` with the same three paddings (11,194,984 and its heads).
 
-    Attributes (beside those of `BaseNetwork`):
+    Attributes (and those of `BaseNetwork`):
       table: "code" (576 channels) or "paper" (608).
-      modules: other filters than the table's, module by module; None: the table's.
-      stem: "separable" (7x7 depthwise, 8 maps of each colour, then 1x1 to 64; the paper's appendix) or "dense" (7x7).
-      stem_batch_norm: whether conv1 is normalised; slim's has a bias instead, since the scope that gives all others
-        their batch norm does not name separable convolutions.
+      modules: filters by module that replace the table; None: the table's.
+      stem: "separable" (7x7 depthwise, 8 channels per colour, then 1x1 to 64; the paper's appendix) or "dense" (7x7).
+      stem_batch_norm: whether conv1 has batch norm; slim's has a bias instead, because the arg scope that sets batch
+        norm does not list separable convolutions.
       conv_bias: whether convolutions have a bias before their batch norm.
-      count_include_pad: whether average pools divide by 9 at the border too, counting the padding (Caffe, its ports).
+      count_include_pad: whether average pools count padding and divide by 9 at the border, too (Caffe and its ports).
       conv1_padding: "same" (TensorFlow's: 2 pixels before and 3 after at 224) or "caffe" (3 on every side).
       reduction_padding: of the stride-2 convolutions of 3c and 4e: "same" (none before and 1 after an even map) or
         "caffe" (1 on every side).
       pool_rounding: of the stride-2 max pools: "same" (TensorFlow's) or "caffe" (output sizes round up, nothing padded
-        before). They agree on maps of even size, as all are at 224.
+        before). They agree on maps of even size, which all maps are at 224 pixels.
     """
 
     dropout_rate: float = 0.2
@@ -185,20 +187,20 @@ class InceptionV2(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: float [B, H, W, 3], normalised, H and W of at least 32 pixels (the paper: 224).
-          train: dropout, batch statistics and the auxiliary heads' outputs.
-          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+          images: [B, H, W, 3], floating-point, normalised; H and W at least 32 pixels (the paper: 224).
+          train: whether dropout, batch statistics and auxiliary heads are on.
+          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
         Returns:
-          InceptionOutput; `aux_logits` are those of the heads on 3c and 4e, or () when not training. Endpoints: conv1,
-          pool1, conv2_reduce, conv2, pool2, inception_3a ... inception_5b, global_pool; slim's names lead to them, too.
+          InceptionOutput; `aux_logits` are those of the heads on 3c and 4e in training, else (). Endpoints: conv1,
+          pool1, conv2_reduce, conv2, pool2, inception_3a ... inception_5b, global_pool; slim's names work, too.
 
         Raises:
-          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_v2")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
-        # slim's classifier is a 1x1 convolution, and starts as one.
+        # slim's classifier is a 1x1 convolution, and is initialised as one.
         options = self.layer_options(slim_variance_scaling, slim_variance_scaling, conv_bias=self.conv_bias)
         ends: dict[str, jax.Array] = {}
         x = self._stem(images.astype(self.dtype), options, train, ends)
@@ -223,7 +225,7 @@ class InceptionV2(BaseNetwork):
                 64, (7, 7), options, 2, padding, normalise=self.stem_batch_norm, kernel_init=STEM_INIT, name="conv1"
             )
         else:
-            # slim's rule: no more maps between the two convolutions than come out of the second.
+            # slim's rule: at most as many channels between the two convolutions as after the second.
             maps = max(1, min(options.width(64) // 3, 8))
             conv1 = SeparableConvUnit(
                 64,

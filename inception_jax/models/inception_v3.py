@@ -1,9 +1,9 @@
 """Inception-v3 (arXiv:1512.00567), as Google's code has it (google-research/tf-slim, tf_slim/nets/inception_v3.py).
 
 Where the paper and the code differ, this is the code, from which all published weights come: the stem has a 1x1
-convolution to 80, a 3x3 to 192 and a max pool where Table 1 prints three 3x3 convolutions (80, 192 with stride 2, 288),
-the first modules keep one 5x5 branch beside the two 3x3 of Figure 5, and the 17x17 grid has four modules and a
-reduction where Table 1 counts five.
+convolution to 80, a 3x3 to 192 and a max pool where Table 1 prints three 3x3 convolutions (80, 192 with stride 2, 288);
+the first modules have a 5x5 branch and the two 3x3 of Figure 5; the 17x17 grid has four modules and a reduction where
+Table 1 counts five.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from inception_jax.models.pooling import global_avg_pool
 
 MIN_IMAGE_SIZE = 75  # the VALID stem and reductions leave one pixel
 
-# Table 1 in the code's form: 299x299x3 to 35x35x192.
+# Table 1 as in the code: 299x299x3 to 35x35x192.
 STEM: dict[str, Block] = {
     "conv2d_1a_3x3": Conv("conv2d_1a_3x3", 32, (3, 3), 2, "VALID"),
     "conv2d_2a_3x3": Conv("conv2d_2a_3x3", 32, (3, 3), 1, "VALID"),
@@ -121,11 +121,11 @@ def blocks(count_include_pad: bool = False, last_pool: str = "avg") -> dict[str,
 
 
 AUX_HEAD = ("mixed_6e", "aux")  # the head `aux` reads the last module of the 17x17 grid
-AUX_STRIDE = 16  # pixels of the image from one pixel to the next of the map that it reads
-# slim's own standard deviations (inception_v3.py: trunc_normal(0.01), trunc_normal(0.001)).
+AUX_STRIDE = 16  # distance in pixels of the image between neighbouring pixels of the map that the head reads
+# slim's standard deviations (inception_v3.py: trunc_normal(0.01), trunc_normal(0.001)).
 AUX_CONV_INIT, AUX_CLASSIFIER_INIT = TruncatedNormal(0.01), TruncatedNormal(0.001)
 
-# The last two are slim's in evaluation: in training its PreLogits has been through dropout.
+# The last two are slim's in evaluation: in training its PreLogits is after dropout.
 SLIM_NAMES: flax.core.FrozenDict[str, str] = flax.core.FrozenDict(
     {
         "Conv2d_1a_3x3": "conv2d_1a_3x3",
@@ -145,20 +145,20 @@ SLIM_NAMES: flax.core.FrozenDict[str, str] = flax.core.FrozenDict(
 class InceptionV3(BaseNetwork):
     """Inception-v3. The defaults are slim's: dropout keep 0.8, batch norm with epsilon 0.001 and decay 0.9997.
 
-    One switch differs: `bn_scale=True` gives every batch norm a factor beside its shift, as torchvision and timm have
-    it (23,834,568 parameters); slim and Keras have the shift alone (`bn_scale=False`: 23,817,352). The statistics move
-    slowly: for runs of fewer than some 10,000 steps lower `bn_momentum`.
+    One switch differs: with `bn_scale=True` every batch norm has a scale and a shift, as in torchvision and timm
+    (23,834,568 parameters); slim and Keras have only the shift (`bn_scale=False`: 23,817,352). The running statistics
+    change slowly: for runs of fewer than about 10,000 steps use a lower `bn_momentum`.
 
     The network of the Fréchet inception distance (Google's inception-2015-12-05, arXiv:1706.08500) is
     `last_pool="max", num_classes=1008, aux_heads=False`; it is measured on the endpoints maxpool_3a (64 channels),
     maxpool_5a (192), mixed_6e (768) and global_pool (2048).
 
-    Attributes (beside those of `BaseNetwork`):
-      count_include_pad: whether the modules' average pools divide by 9 at the border too, counting the padding, as
-        torchvision's and timm's do; TensorFlow's divide by the pixels inside the map.
-      last_pool: "avg", or "max" in the last module, mixed_7c, alone, as in the network of the FID.
-      output_stride: 32, or 16 or 8: see atrous.py. The auxiliary head reads the ordinary network's pixels all the same;
-        the global pool takes the mean over all that there are.
+    Attributes (and those of `BaseNetwork`):
+      count_include_pad: whether the modules' average pools count padding and divide by 9 at the border, too, as in
+        torchvision and timm; TensorFlow's divide by the number of pixels inside the map.
+      last_pool: pool of the last module, mixed_7c: "avg", or "max" as in the network of the FID.
+      output_stride: 32, or 16 or 8: see atrous.py. The auxiliary head reads only the pixels of the stride-32 network;
+        the global pool averages all pixels.
     """
 
     dropout_rate: float = 0.2
@@ -178,21 +178,21 @@ class InceptionV3(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: float [B, H, W, 3], normalised, H and W of at least 75 pixels (the paper: 299).
-          train: dropout, batch statistics and the auxiliary head's output.
-          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+          images: [B, H, W, 3], floating-point, normalised; H and W at least 75 pixels (the paper: 299).
+          train: whether dropout, batch statistics and the auxiliary head are on.
+          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
         Returns:
-          InceptionOutput; `aux_logits` has one array in training and none otherwise. Endpoints: conv2d_1a_3x3,
+          InceptionOutput; `aux_logits` has one array in training, else it is (). Endpoints: conv2d_1a_3x3,
           conv2d_2a_3x3, conv2d_2b_3x3, maxpool_3a, conv2d_3b_1x1, conv2d_4a_3x3, maxpool_5a, mixed_5b ... mixed_7c,
-          global_pool; slim's names lead to them, too.
+          global_pool; slim's names work, too.
 
         Raises:
-          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_v3")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
-        # slim's classifier is a 1x1 convolution, and starts as one.
+        # slim's classifier is a 1x1 convolution, and is initialised as one.
         options = self.layer_options(slim_variance_scaling, slim_variance_scaling)
         ends: dict[str, jax.Array] = {}
         aux_logits: list[jax.Array] = []

@@ -2,7 +2,7 @@
 
 Where the paper's figures and the code differ, this is the code, from which the published weights come: the last
 convolution of the stem has stride 2 (Figure 3 prints none, though its output is 35x35), Inception-B's middle branch
-is 1x7 then 7x1 (Figure 5 prints 1x7 twice), and an auxiliary head, which the paper does not draw, reads the last
+is 1x7 then 7x1 (Figure 5 prints 1x7 twice), and an auxiliary head, which the paper does not show, reads the last
 Inception-B module.
 """
 
@@ -119,9 +119,9 @@ MODULES: dict[str, Block] = {
     **{f"mixed_7{letter}": INCEPTION_C for letter in "bcd"},
 }
 AUX_HEAD = ("mixed_6h", "aux")  # the head `aux` reads the last Inception-B
-AUX_STRIDE = 16  # pixels of the image from one pixel to the next of the map that it reads
+AUX_STRIDE = 16  # distance in pixels of the image between neighbouring pixels of the map that the head reads
 
-# The last two are slim's in evaluation: in training its PreLogitsFlatten has been through dropout.
+# The last two are slim's in evaluation: in training its PreLogitsFlatten is after dropout.
 SLIM_NAMES: flax.core.FrozenDict[str, str] = flax.core.FrozenDict(
     {name.capitalize(): name for name in (*STEM, *MODULES)}
     | {"AvgPool_1a": "global_pool", "PreLogitsFlatten": "global_pool"}
@@ -131,14 +131,14 @@ SLIM_NAMES: flax.core.FrozenDict[str, str] = flax.core.FrozenDict(
 class InceptionV4(BaseNetwork):
     """Inception-v4. The defaults are slim's: dropout keep 0.8, batch norm with epsilon 0.001 and decay 0.9997.
 
-    One switch differs: `bn_scale=True` gives every batch norm a factor beside its shift, as the ports of the weights
-    to PyTorch have it (42,679,816 parameters); slim itself has the shift alone (`bn_scale=False`: 42,648,232). The
-    statistics move slowly: for runs of fewer than some 10,000 steps lower `bn_momentum`. Average pools do not count
+    One switch differs: with `bn_scale=True` every batch norm has a scale and a shift, as in the ports of the weights to
+    PyTorch (42,679,816 parameters); slim has only the shift (`bn_scale=False`: 42,648,232). The running statistics
+    change slowly: for runs of fewer than about 10,000 steps use a lower `bn_momentum`. Average pools do not count
     padding.
 
-    Attributes (beside those of `BaseNetwork`):
-      output_stride: 32, or 16 or 8: see atrous.py. The auxiliary head reads the ordinary network's pixels all the same;
-        the global pool takes the mean over all that there are.
+    Attributes (and those of `BaseNetwork`):
+      output_stride: 32, or 16 or 8: see atrous.py. The auxiliary head reads only the pixels of the stride-32 network;
+        the global pool averages all pixels.
     """
 
     dropout_rate: float = 0.2
@@ -155,16 +155,16 @@ class InceptionV4(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: float [B, H, W, 3], normalised, H and W of at least 75 pixels (the paper: 299).
-          train: dropout, batch statistics and the auxiliary head's output.
-          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+          images: [B, H, W, 3], floating-point, normalised; H and W at least 75 pixels (the paper: 299).
+          train: whether dropout, batch statistics and the auxiliary head are on.
+          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
         Returns:
-          InceptionOutput; `aux_logits` has one array in training and none otherwise. Endpoints: conv2d_1a_3x3,
-          conv2d_2a_3x3, conv2d_2b_3x3, mixed_3a ... mixed_7d, global_pool; slim's names lead to them, too.
+          InceptionOutput; `aux_logits` has one array in training, else it is (). Endpoints: conv2d_1a_3x3,
+          conv2d_2a_3x3, conv2d_2b_3x3, mixed_3a ... mixed_7d, global_pool; slim's names work, too.
 
         Raises:
-          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_v4")
         keys = self.dropout_keys(train, example_keys, images.shape[0])

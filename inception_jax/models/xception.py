@@ -1,8 +1,8 @@
-"""Xception (arXiv:1610.02357), as its author's code has it (Keras, keras/src/applications/xception.py).
+"""Xception (arXiv:1610.02357), as in its author's code (Keras, keras/src/applications/xception.py).
 
-Figure 5 of the paper is this network but for the sizes that it prints: the middle flow works on maps of 19x19 where
-the figure says 19x19x728 too but other places of the paper 18x18. Nothing stands between a depthwise convolution and
-the 1x1 convolution after it (section 4.7 found that the better choice).
+This is the network of the paper's Figure 5, whose middle flow works on maps of 19x19x728; other places of the paper say
+18x18. There is nothing between a depthwise convolution and the 1x1 convolution after it (section 4.7 found this
+better).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ MIN_IMAGE_SIZE = 71  # Keras's own limit; 3x3 pixels are left
 
 
 class SeparableBlockSpec(NamedTuple):
-    """A row of separable 3x3 convolutions: the paper's number of filters of each, and what stands around them.
+    """A block of Figure 5: separable 3x3 convolutions, ReLUs, pool and shortcut.
 
     Attributes:
-      features: one number per convolution.
-      stride: 1, or 2: a max pool 3x3/2 ends the row, and a 1x1/2 convolution leads around it.
-      relu_first: whether a ReLU stands before each convolution; otherwise one stands between two of them.
-      residual: whether the input is added to the output: as it is, or through that 1x1/2 convolution.
-      relu_last: whether a ReLU ends the row.
+      features: filters of each convolution in the paper.
+      stride: 1, or 2: a max pool 3x3/2 ends the block, and its shortcut is a 1x1/2 convolution.
+      relu_first: whether a ReLU precedes each convolution; otherwise there is one between two convolutions.
+      residual: whether the input is added to the output, through the 1x1/2 convolution where there is one.
+      relu_last: whether a ReLU ends the block.
     """
 
     features: tuple[int, ...]
@@ -59,16 +59,17 @@ BLOCKS = {
 
 
 class SeparableBlock(nn.Module):
-    """Separable convolutions in a row, `sepconv1` and so on, with the input added at the end: one block of Figure 5.
+    """Runs one block of Figure 5: separable convolutions `sepconv1`, `sepconv2`, ..., and a shortcut.
 
     Attributes:
-      row: what the block is made of.
-      pool_padding: of the max pool, as `pooling.max_pool` takes it.
-      stride: the one that is left of the row's: see atrous.py.
-      dilation: pixels from one tap to the next of the 3x3 convolutions and of the pool.
+      spec: the block's layers.
+      pool_padding: padding of the max pool, as in `pooling.max_pool`.
+      options: the network's layer options.
+      stride: the block's stride under the output stride: see atrous.py.
+      dilation: distance in pixels between neighbouring taps of the 3x3 convolutions and of the pool.
     """
 
-    row: SeparableBlockSpec
+    spec: SeparableBlockSpec
     pool_padding: str | int
     options: LayerOptions
     stride: int = 1
@@ -76,43 +77,43 @@ class SeparableBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[B, H, W, C] to [B, H', W', C']: half the pixels where the row has stride 2."""
+        """[B, H, W, C] to [B, H', W', C'], with half the height and width for stride 2."""
         return apply_remat(self.options, lambda module, x: module.add_shortcut(x, train), self, x)
 
     def add_shortcut(self, x: jax.Array, train: bool) -> jax.Array:
-        """The row's output with the input, or its projection."""
-        row, last = self.row, len(self.row.features)
+        """The output of the convolutions plus the shortcut."""
+        spec, last = self.spec, len(self.spec.features)
         shortcut = x
-        if row.stride > 1:
-            around = ConvUnit(row.features[-1], (1, 1), self.options, self.stride, relu=False, name="shortcut")
-            shortcut = around(x, train=train)
-        for number, features in enumerate(row.features, 1):
-            if row.relu_first:
+        if spec.stride > 1:
+            projection = ConvUnit(spec.features[-1], (1, 1), self.options, self.stride, relu=False, name="shortcut")
+            shortcut = projection(x, train=train)
+        for number, features in enumerate(spec.features, 1):
+            if spec.relu_first:
                 x = nn.relu(x)
-            relu = not row.relu_first and (number < last or row.relu_last)
+            relu = not spec.relu_first and (number < last or spec.relu_last)
             unit = SeparableConvUnit(
                 features, (3, 3), self.options, dilation=self.dilation, relu=relu, name=f"sepconv{number}"
             )
             x = unit(x, train=train)
-        if row.stride > 1:
+        if spec.stride > 1:
             padding = self.pool_padding if isinstance(self.pool_padding, str) else self.pool_padding * self.dilation
             x = MaxPool(3, self.stride, padding, self.dilation)(x)
-        return x + shortcut if row.residual else x
+        return x + shortcut if spec.residual else x
 
 
 class Xception(BaseNetwork):
-    """Xception. Batch norm and initialisers (Glorot's uniform) are Keras's, whose weights are the published ones.
+    """Xception. Batch norm and initialisers (Glorot's uniform) are Keras's, from which the published weights come.
 
-    The defaults differ from Keras's in two places that no weight depends on: dropout of 0.5 before the classifier is
-    the paper's for ImageNet (section 4.2; Keras has none), and statistics move with the family's `bn_momentum` (Keras:
-    0.99). No auxiliary head: the paper trains without one (section 4.2), so `aux_heads` changes nothing.
+    The defaults differ from Keras's in two places that do not affect the weights' use: dropout of 0.5 before the
+    classifier is the paper's for ImageNet (section 4.2; Keras has none), and `bn_momentum` is that of the other
+    networks (Keras: 0.99). There is no auxiliary head: the paper trains without one (section 4.2), so `aux_heads` has
+    no effect.
 
-    Attributes (beside those of `BaseNetwork`):
+    Attributes (and those of `BaseNetwork`):
       pool_padding: of the max pools: "same" (TensorFlow's), or "torch" (one pixel on every side) as the ports of the
         weights to PyTorch have it. They differ on maps of even size: at 299 pixels in the pool from 74x74 to 37x37.
-      output_stride: 32, or 16 or 8: see atrous.py. With "same" pools that holds where the maps whose pools gave up
-        their stride are odd, as they are at 299 pixels; with "torch" everywhere. The global pool takes the mean over
-        all pixels that there are.
+      output_stride: 32, or 16 or 8: see atrous.py. With "same" pools its statement holds if the maps whose pools lose
+        their stride are odd, as they are at 299 pixels; with "torch" always. The global pool averages all pixels.
     """
 
     dropout_rate: float = 0.5
@@ -131,16 +132,16 @@ class Xception(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: float [B, H, W, 3], normalised, H and W of at least 71 pixels (the paper: 299).
-          train: dropout and batch statistics.
-          example_keys: [B] PRNG keys of dropout, one per example; without them `rngs={"dropout": key}` is used.
+          images: [B, H, W, 3], floating-point, normalised; H and W at least 71 pixels (the paper: 299).
+          train: whether dropout and batch statistics are on.
+          example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
         Returns:
           InceptionOutput without `aux_logits`. Endpoints: block1_conv1, block1_conv2, block2 ... block14 (before the
           ReLU of the next block), global_pool.
 
         Raises:
-          ModelError: the images' shape or dtype cannot be used, or training with dropout has no keys.
+          ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
         checks.check_images(images, MIN_IMAGE_SIZE, "xception")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
@@ -152,9 +153,9 @@ class Xception(BaseNetwork):
             x = ends[name] = ConvUnit(features, (3, 3), options, stride, "VALID", name=name)(x, train=train)
         strides = {name: stride for name, (_, stride) in STEM.items()}
         strides |= {name: row.stride for name, row in BLOCKS.items()}
-        left = dilation_schedule(strides, self.output_stride)
+        dilated = dilation_schedule(strides, self.output_stride)
         for name, row in BLOCKS.items():
-            x = ends[name] = SeparableBlock(row, padding, options, *left[name], name=name)(x, train=train)
+            x = ends[name] = SeparableBlock(row, padding, options, *dilated[name], name=name)(x, train=train)
         x = ends["global_pool"] = global_avg_pool(x)
         logits = classifier(self.num_classes, options)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
         return InceptionOutput(logits, (), ends)

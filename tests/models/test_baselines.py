@@ -246,7 +246,7 @@ def test_network_in_network_drops_out_before_its_last_block():
 
 def test_two_towers_need_two_channels():
     assert shapes(create_model("alexnet", width_multiplier=0.01, min_width=2), 67)[0].logits.shape == (2, 1000)
-    with pytest.raises(ModelError, match="conv2: two towers cannot share the one channel"):
+    with pytest.raises(ModelError, match="conv2: two towers need at least two input channels"):
         shapes(create_model("alexnet", width_multiplier=0.01, min_width=1), 67)
 
 
