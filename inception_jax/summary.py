@@ -1,4 +1,4 @@
-"""`python -m inception_jax.summary`: a network's shapes, parameters and multiply-adds, alone or compared."""
+"""`python -m inception_jax.summary`: output shapes, parameters and multiply-adds of a network, or of several."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from inception_jax.runs.tables import UNKNOWN, format_table
 
 
 def main(argv: list[str]) -> int:
-    """Prints the summary; no array is made, so it takes seconds for any network at any size."""
+    """Prints the summary of a network; no array is allocated, so it takes seconds at any size."""
     arguments = command_line.parser("summary", "A network block by block: output shapes, parameters, multiply-adds.")
     arguments.add_argument("name", help=f"one of {', '.join(model_names())}")
-    arguments.add_argument("--image_size", type=int, metavar="PIXELS", help="height and width (default: the paper's)")
-    arguments.add_argument("--num_classes", type=int, default=1000, metavar="N", help="default 1000")
-    arguments.add_argument("--json", action="store_true", help="one JSON object in place of the table")
+    arguments.add_argument(
+        "--image_size", type=int, metavar="PIXELS", help="height and width (default: the network's own)"
+    )
+    arguments.add_argument(
+        "--num_classes", type=int, default=1000, metavar="N", help="outputs of the classifier (default 1000)"
+    )
+    arguments.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     arguments.add_argument(
         "--set",
         type=command_line.option,
@@ -36,47 +40,50 @@ def main(argv: list[str]) -> int:
         "--compare",
         nargs="*",
         metavar="NAME",
-        help="one line for the network and for each of these, in place of its blocks (default: every other network)",
+        help="print one line for the network and for each NAME instead of its blocks (default: every other network)",
     )
     flags = arguments.parse_args(argv)
     if flags.compare is not None:
         return _compare(flags)
     spec = get_spec(flags.name)
     model = create_model(flags.name, **{"num_classes": flags.num_classes, **dict(flags.set)})
-    counted = count_cost(model, spec.image_size if flags.image_size is None else flags.image_size)
+    cost = count_cost(model, spec.image_size if flags.image_size is None else flags.image_size)
     if flags.json:
-        print(json.dumps(as_json(flags.name, counted), indent=2))
+        print(json.dumps(as_json(flags.name, cost), indent=2))
         return 0
     print(f"{flags.name}: {spec.paper}")
-    print(f"{counted.image_size}x{counted.image_size} pixels, {counted.num_classes} classes\n")
-    print(table_1(model, counted) if isinstance(model, InceptionV1) and model.module == "reduced" else table(counted))
-    print(f"\nparameters  {counted.parameters:>14,}   with auxiliary heads {counted.parameters_with_aux:>14,}")
-    print(f"MACs        {counted.macs:>14,}   with auxiliary heads {counted.macs_with_aux:>14,}")
+    print(f"{cost.image_size}x{cost.image_size} pixels, {cost.num_classes} classes\n")
+    print(
+        googlenet_table(model, cost)
+        if isinstance(model, InceptionV1) and model.module == "reduced"
+        else block_table(cost)
+    )
+    print(f"\nparameters  {cost.parameters:>14,}   with auxiliary heads {cost.parameters_with_aux:>14,}")
+    print(f"MACs        {cost.macs:>14,}   with auxiliary heads {cost.macs_with_aux:>14,}")
     return 0
 
 
-def as_json(name: str, counted: NetworkCost) -> dict[str, Any]:
-    """The summary as JSON holds it; blocks named `aux…` count in `parameters_with_aux` only."""
+def as_json(name: str, cost: NetworkCost) -> dict[str, Any]:
+    """Converts a network's cost to a JSON object; blocks named `aux…` count in `parameters_with_aux` only."""
     return {
         "model": name,
-        "image_size": counted.image_size,
-        "num_classes": counted.num_classes,
-        "parameters": counted.parameters,
-        "parameters_with_aux": counted.parameters_with_aux,
-        "macs": counted.macs,
+        "image_size": cost.image_size,
+        "num_classes": cost.num_classes,
+        "parameters": cost.parameters,
+        "parameters_with_aux": cost.parameters_with_aux,
+        "macs": cost.macs,
         "blocks": [
-            {"name": b.name, "output": list(b.output), "parameters": b.parameters, "macs": b.macs}
-            for b in counted.blocks
+            {"name": b.name, "output": list(b.output), "parameters": b.parameters, "macs": b.macs} for b in cost.blocks
         ],
     }
 
 
 def _compare(flags: argparse.Namespace) -> int:
     if flags.set:
-        raise UserError("--set: beside --compare it has no place: networks are compared in the forms of their papers")
+        raise UserError("--set: not allowed with --compare, which takes every network with its default options")
     names = list(dict.fromkeys([flags.name, *(flags.compare or model_names())]))
     specs = {name: get_spec(name) for name in names}  # an unknown name is an error before anything is counted
-    counted = {
+    costs = {
         name: count_cost(
             create_model(name, num_classes=flags.num_classes),
             spec.image_size if flags.image_size is None else flags.image_size,
@@ -84,16 +91,16 @@ def _compare(flags: argparse.Namespace) -> int:
         for name, spec in specs.items()
     }
     if flags.json:
-        print(json.dumps(comparison_as_json(counted), indent=2))
+        print(json.dumps(comparison_as_json(costs), indent=2))
         return 0
-    print(f"{flags.num_classes} classes; beside {flags.name}: parameters and MACs without auxiliary heads\n")
-    print(comparison_table(counted))
+    print(f"{flags.num_classes} classes; parameters and MACs without auxiliary heads; ratios to {flags.name}\n")
+    print(comparison_table(costs))
     return 0
 
 
-def comparison_as_json(counted: Mapping[str, NetworkCost]) -> dict[str, Any]:
-    """Networks side by side as JSON holds them; `…_ratio` is over the first network's number."""
-    reference, first = next(iter(counted.items()))
+def comparison_as_json(costs: Mapping[str, NetworkCost]) -> dict[str, Any]:
+    """Converts the costs of several networks to a JSON object; `…_ratio` is relative to the first network."""
+    reference, first = next(iter(costs.items()))
     return {
         "reference": reference,
         "networks": [
@@ -103,16 +110,16 @@ def comparison_as_json(counted: Mapping[str, NetworkCost]) -> dict[str, Any]:
                 "parameters_ratio": one.parameters / first.parameters,
                 "macs_ratio": one.macs / first.macs,
             }
-            for model, one in counted.items()
+            for model, one in costs.items()
         ],
     }
 
 
-def comparison_table(counted: Mapping[str, NetworkCost]) -> str:
-    """One line per network; the last two columns are ratios to the first network."""
-    first = next(iter(counted.values()))
+def comparison_table(costs: Mapping[str, NetworkCost]) -> str:
+    """Formats one line per network; the last two columns are ratios to the first network."""
+    first = next(iter(costs.values()))
     rows = [["network", "pixels", "parameters", "with heads", "MACs", "parameters", "MACs"]]
-    for name, one in counted.items():
+    for name, one in costs.items():
         heads = f"{one.parameters_with_aux:,}" if one.parameters_with_aux != one.parameters else UNKNOWN
         ratios = (one.parameters / first.parameters, one.macs / first.macs)
         rows.append(
@@ -128,21 +135,21 @@ def comparison_table(counted: Mapping[str, NetworkCost]) -> str:
     return _aligned(rows, left=1)
 
 
-def table(counted: NetworkCost) -> str:
-    """One line per block."""
+def block_table(cost: NetworkCost) -> str:
+    """Formats one line per block."""
     rows = [["block", "output", "parameters", "MACs"]]
-    rows += [[b.name, _size(b.output), f"{b.parameters:,}", f"{b.macs:,}"] for b in counted.blocks]
+    rows += [[b.name, _size(b.output), f"{b.parameters:,}", f"{b.macs:,}"] for b in cost.blocks]
     return _aligned(rows, left=2)
 
 
-def table_1(model: InceptionV1, counted: NetworkCost) -> str:
-    """The columns of Table 1 of arXiv:1409.4842, ours beside what the paper prints (thousands and millions).
+def googlenet_table(model: InceptionV1, cost: NetworkCost) -> str:
+    """Formats GoogLeNet with the columns of Table 1 of arXiv:1409.4842: our numbers, then the paper's.
 
-    As in the paper, conv2 and its reduction are one row, and response normalisation has none; the auxiliary heads,
-    which the paper's table leaves out, are in brackets.
+    Parameters are in thousands, operations in millions. As in the paper, conv2 and its reduction are one row, and
+    response normalisation has none; the auxiliary heads, which the paper's table does not contain, are in brackets.
     """
     rows = [["type", "patch/stride", "output", "depth", *_COLUMNS, "params", "ops", "paper: params", "ops"]]
-    blocks = {block.name: block for block in counted.blocks}
+    blocks = {block.name: block for block in cost.blocks}
     for name, block in blocks.items():
         if name in ("conv2_reduce", "norm1", "norm2"):
             continue
@@ -164,11 +171,12 @@ _COLUMNS = ("#1x1", "#3x3 reduce", "#3x3", "#5x5 reduce", "#5x5", "pool proj")
 
 
 def _width(model: InceptionV1, filters: int) -> int:
+    """Filters after the width multiplier."""
     return scaled_width(filters, model.width_multiplier, model.min_width)
 
 
 def _kind(name: str, model: InceptionV1) -> tuple[str, str, str]:
-    """What Table 1 calls a block, its patch and stride, and its depth in layers with parameters."""
+    """A block's columns type, patch size/stride and depth (layers with parameters) in Table 1."""
     if name.startswith("inception_"):
         return f"inception ({name.removeprefix('inception_')})", "", "2"
     return {
@@ -187,7 +195,7 @@ def _size(output: tuple[int, int, int]) -> str:
 
 
 def _aligned(rows: list[list[str]], left: int) -> str:
-    """The first `left` columns begin together, the numbers after them end together."""
+    """Aligns the first `left` columns to the left and the numbers after them to the right."""
     return format_table(rows, "l" * left + "r" * (len(rows[0]) - left))
 
 

@@ -86,7 +86,7 @@ def test_other_networks_are_one_line_per_block(capsys):
         (["inception_v1", "--image_size=31"], ModelError, "at least 32x32"),
         (["inception_v1", "--jsn"], UserError, "did you mean '--json'"),
         (["inception_v1", "--compare", "alexnt"], ModelError, "did you mean 'alexnet'"),
-        (["inception_v1", "--compare", "vgg16", "--set", "lrn=False"], UserError, "--set: beside --compare"),
+        (["inception_v1", "--compare", "vgg16", "--set", "lrn=False"], UserError, "--set: not allowed with --compare"),
     ],
 )
 def test_mistakes(words, error, message):
