@@ -1,4 +1,4 @@
-"""`python -m inception_jax.benchmark`: how fast a network trains and predicts here, against what the chip can do."""
+"""`python -m inception_jax.benchmark`: measures training step, forward pass and input, beside the device's limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Measures, and prints what came out; a comparison that cannot be believed is an error after its table."""
+    """Measures what the flags ask for and prints it; an invalid comparison is an error after its table.
+
+    Args:
+      argv: command-line arguments, without the program's name.
+
+    Returns:
+      The exit code, 0.
+
+    Raises:
+      UserError: the flags or the config are wrong, or the measurement is not valid.
+    """
     arguments = _arguments()
     if any(word.startswith("--config") for word in argv):
         flags, config, _ = command_line.parse_with_config(arguments, argv)
@@ -28,7 +38,7 @@ def main(argv: list[str]) -> int:
     if flags.difference:
         return _difference(flags)
     if bool(flags.model) == (config is not None):
-        raise UserError("give --model=NAME or --config=FILE.py: what is to be measured")
+        raise UserError("give either --model=NAME or --config=FILE.py, to say what is measured")
     config = _build_config(flags, config)
     if flags.vs:
         return _versus(flags, config)
@@ -40,9 +50,9 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    arguments = command_line.parser("benchmark", "Time training step and forward pass of a network, and the input.")
+    arguments = command_line.parser("benchmark", "Measure training step, forward pass and input pipeline of a network.")
     add = arguments.add_argument
-    add("--model", help="a network, on synthetic pictures with SGD; or --config for a recipe's own step")
+    add("--model", help="a network, with SGD on synthetic images; or --config for the step of a recipe")
     command_line.add_config(arguments)
     add(
         "--set",
@@ -52,54 +62,68 @@ def _arguments() -> argparse.ArgumentParser:
         metavar="OPTION=VALUE",
         help="with --model: an option of create_model, such as width_multiplier=0.5; may be repeated",
     )
-    add("--batch_size", type=int, metavar="N", help="over all devices (default: 32, or the recipe's)")
-    add("--image_size", type=int, metavar="PIXELS", help="default: the network's, or the recipe's")
-    add("--num_classes", type=int, metavar="N", help="with --model: default 1000")
-    add("--dtype", choices=("float32", "bfloat16", "float64"), help="what the network computes in")
-    add("--mode", choices=("jit", "pmap"), help="default: jit, or the recipe's")
-    add("--devices", type=int, metavar="N", help="how many (default: all)")
-    add("--what", choices=("train", "inference", "both"), default="both", help="default: both")
-    add("--seconds", type=float, default=10.0, help="of counted steps per kind (default 10)")
-    add("--blocks", type=int, default=10, help="that the counted steps are cut into, at least (default 10)")
-    add("--no_compile_times", action="store_true", help="compile once, through the usual cache, and time nothing of it")
-    add("--peak_tflops", metavar="NUMBER|measure", help="of one device in this dtype (default: the table of chips)")
-    add("--bandwidth_gbs", metavar="NUMBER|measure", help="of one device's memory (default: the table of chips)")
-    add("--data", action="store_true", help="measure the input pipeline alone; nothing is compiled")
+    add("--batch_size", type=int, metavar="N", help="over all devices (default: 32, or the config's)")
+    add("--image_size", type=int, metavar="PIXELS", help="default: the network's, or the config's")
+    add("--num_classes", type=int, metavar="N", help="with --model (default 1000)")
+    add("--dtype", choices=("float32", "bfloat16", "float64"), help="compute dtype of the network")
+    add("--mode", choices=("jit", "pmap"), help="default: jit, or the config's")
+    add("--devices", type=int, metavar="N", help="number of devices (default: all)")
+    add("--what", choices=("train", "inference", "both"), default="both", help="kind of steps (default: both)")
+    add("--seconds", type=float, default=10.0, help="total time of the timed steps of each kind (default 10)")
+    add("--blocks", type=int, default=10, help="minimum number of blocks of timed steps (default 10)")
+    add(
+        "--no_compile_times",
+        action="store_true",
+        help="compile once, with the usual compilation cache, and do not time it",
+    )
+    add("--peak_tflops", metavar="NUMBER|measure", help="peak of one device in this dtype (default: table of chips)")
+    add("--bandwidth_gbs", metavar="NUMBER|measure", help="memory bandwidth of one device (default: table of chips)")
+    add("--data", action="store_true", help="measure only the input pipeline; compile nothing")
     add("--largest_batch", action="store_true", help="find the largest batch whose training step fits into memory")
-    add("--trace", metavar="DIR", help="also leave a profiler trace, for TensorBoard or Perfetto")
-    add("--json", metavar="FILE", help="also write everything that was measured")
-    add("--plot", metavar="FILE.png", help="also draw it")
-    add("--difference", nargs=2, metavar=("A.json", "B.json"), help="compare two files of --json; measures nothing")
-    group = arguments.add_argument_group("beside PyTorch")
-    group.add_argument("--vs", choices=("torch",), help="time the same step in PyTorch in turn with ours")
-    group.add_argument("--torch_python", metavar="PATH", help="the interpreter that has PyTorch (default: this one)")
-    group.add_argument("--torch_variants", metavar="A,B", help="default: eager,channels_last; on a GPU compile, too")
-    group.add_argument("--rounds", type=int, default=10, help="of one block per side (default 10)")
-    group.add_argument("--steps", type=int, default=5, help="of a block (default 5)")
+    add("--trace", metavar="DIR", help="also write a profiler trace, for TensorBoard or Perfetto")
+    add("--json", metavar="FILE", help="also write all measured numbers")
+    add("--plot", metavar="FILE.png", help="also plot the measurement")
+    add(
+        "--difference",
+        nargs=2,
+        metavar=("A.json", "B.json"),
+        help="compare two files written by --json; measures nothing",
+    )
+    group = arguments.add_argument_group("comparison with PyTorch")
+    group.add_argument("--vs", choices=("torch",), help="time the same step in PyTorch, interleaved with ours")
+    group.add_argument("--torch_python", metavar="PATH", help="interpreter that has PyTorch (default: this one)")
+    group.add_argument(
+        "--torch_variants",
+        metavar="A,B",
+        help="default: eager,channels_last; on a GPU also compile,compile_max_autotune",
+    )
+    group.add_argument("--rounds", type=int, default=10, help="rounds of one block per side and kind (default 10)")
+    group.add_argument("--steps", type=int, default=5, help="steps per block (default 5)")
     return arguments
 
 
-_TASK = {"model", "set", "batch_size", "image_size", "num_classes", "dtype", "json"}
-_READ = {  # by what is done: the flags that it reads
+_WORKLOAD = {"model", "set", "batch_size", "image_size", "num_classes", "dtype", "json"}
+_READ = {  # {action: flags that it reads}
     "--difference": {"difference"},
-    "--vs": _TASK | {"vs", "what", "torch_python", "torch_variants", "rounds", "steps"},
-    "--data": _TASK | {"data", "mode", "devices", "seconds"},
-    "--largest_batch": _TASK - {"batch_size"} | {"largest_batch", "mode", "devices"},
-    "": _TASK | {"mode", "devices", "what", "seconds", "blocks", "no_compile_times", "peak_tflops", "bandwidth_gbs",
+    "--vs": _WORKLOAD | {"vs", "what", "torch_python", "torch_variants", "rounds", "steps"},
+    "--data": _WORKLOAD | {"data", "mode", "devices", "seconds"},
+    "--largest_batch": _WORKLOAD - {"batch_size"} | {"largest_batch", "mode", "devices"},
+    "": _WORKLOAD | {"mode", "devices", "what", "seconds", "blocks", "no_compile_times", "peak_tflops", "bandwidth_gbs",
                  "trace", "plot"},
 }  # fmt: skip
 
 
 def _refuse_unread(arguments: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
-    """Raises UserError for a flag that nothing would read."""
+    """Raises UserError for a flag that has no effect under the others."""
     action = next((name for name in _READ if name and getattr(flags, name.removeprefix("--"))), "")
     given = {name for name, value in vars(flags).items() if name != "_" and value != arguments.get_default(name)}
     if unread := sorted(given - _READ[action] - {"config"}):
-        raise UserError(f"--{unread[0]}: {f'{action} does not read it' if action else 'only --vs=torch reads it'}")
+        reason = f"has no effect with {action}" if action else "has an effect only with --vs=torch"
+        raise UserError(f"--{unread[0]}: {reason}; leave it out")
 
 
 def _build_config(flags: argparse.Namespace, config: ConfigDict | None) -> ConfigDict:
-    """The config of a network or of a file, with the flags' values in it."""
+    """The config of --model or --config, with the values of the other flags."""
     from inception_jax.benchmarks import workload
     from inception_jax.models import registry
 
@@ -115,7 +139,7 @@ def _build_config(flags: argparse.Namespace, config: ConfigDict | None) -> Confi
             },
         )
     elif options or flags.num_classes is not None:
-        raise UserError("--set and --num_classes go with --model; a recipe's fields are set by --config.FIELD=VALUE")
+        raise UserError("--set and --num_classes go with --model; set the fields of a config with --config.FIELD=VALUE")
     workload.set_fields(
         config,
         {
@@ -142,7 +166,9 @@ def _measure(flags: argparse.Namespace, config: ConfigDict) -> int:
     from inception_jax.training import parallel
 
     if flags.blocks < 2 or not flags.seconds > 0:
-        raise UserError("--blocks and --seconds: at least 2 blocks and more than 0 seconds are needed for a spread")
+        raise UserError(
+            f"--blocks={flags.blocks} --seconds={flags.seconds:g}: must be at least 2 blocks and more than 0 seconds"
+        )
     parallel.enable_compilation_cache()
     setup = workload.build_setup(config)
     plan = measure.MeasurementPlan(_kinds(flags), flags.seconds, flags.blocks, not flags.no_compile_times, flags.trace)
@@ -153,7 +179,7 @@ def _measure(flags: argparse.Namespace, config: ConfigDict) -> int:
     _write_json(flags, result)
     if flags.plot:
         plot.draw(result, flags.plot)
-        print(f"picture: {flags.plot}")
+        print(f"plot: {flags.plot}")
     return 0
 
 
@@ -168,31 +194,32 @@ def _data(flags: argparse.Namespace, config: ConfigDict) -> int:
 
 
 def _largest_batch(flags: argparse.Namespace, config: ConfigDict) -> int:
-    from inception_jax.benchmarks import measure, memory, workload
+    from inception_jax.benchmarks import measure, memory
     from inception_jax.training import parallel
 
     parallel.enable_compilation_cache()
-    first = _smallest(workload.build_setup, config)
+    first = _build_smallest_setup(config)
     unit = first.devices.count * first.objective.accumulation
-    found = memory.largest_batch(memory.make_training_fits(config, _log), unit)
-    if not found:
-        raise UserError(f"not even a batch of {unit} of {first.spec.name} at {first.input.image_size} pixels fits")
+    size = memory.largest_batch(memory.make_training_fits(config, _log), unit)
+    if not size:
+        raise UserError(f"not even a batch of {unit} fits: {first.spec.name} at {first.input.image_size} pixels")
     device = first.devices.mesh.devices.flat[0]
     print(
-        f"{found:,} is the largest batch that fits, to within a sixteenth: {first.spec.name}, {first.input.image_size} "
+        f"{size:,} is the largest batch that fits, to within a sixteenth: {first.spec.name}, {first.input.image_size} "
         f"pixels, {first.config.model.dtype}, training on {first.devices.count} x {device.device_kind}"
     )
-    _write_json(flags, measure.describe(first) | {"largest_batch": found})
+    _write_json(flags, measure.describe(first) | {"largest_batch": size})
     return 0
 
 
-def _smallest(build: Any, config: ConfigDict) -> Setup:
-    """The setup of a batch of one example per part of a share, which fits if any does."""
+def _build_smallest_setup(config: ConfigDict) -> Setup:
+    """The setup with micro-batches of one example, which fits into memory if any does."""
+    from inception_jax.benchmarks import workload
     from inception_jax.training.parallel import Devices
 
     devices = Devices(config.parallel.mode, config.parallel.devices).count
     config.batch_size = devices * config.optimizer.accumulation
-    return build(config)
+    return workload.build_setup(config)
 
 
 def _versus(flags: argparse.Namespace, config: ConfigDict) -> int:
@@ -200,7 +227,7 @@ def _versus(flags: argparse.Namespace, config: ConfigDict) -> int:
     from inception_jax.models import registry
 
     if not flags.model:
-        raise UserError("--vs=torch goes with --model: the sides take the same step, which is no recipe's")
+        raise UserError("--vs=torch goes with --model: PyTorch cannot take the step of a config")
     spec = registry.get_spec(flags.model)
     backend = _backend()
     workload = versus.make_workload(
@@ -219,21 +246,21 @@ def _versus(flags: argparse.Namespace, config: ConfigDict) -> int:
     result = versus.compare(workload, sides, rounds=flags.rounds, steps=flags.steps, log=_log)
     print(versus.table(result))
     _write_json(flags, result)
-    complaints = versus.find_problems(result)
-    if complaints:
-        raise UserError("the comparison is not to be believed: " + "; ".join(complaints))
+    problems = versus.find_problems(result)
+    if problems:
+        raise UserError("the comparison is not valid: " + "; ".join(problems))
     return 0
 
 
 def _backend() -> str:
-    """ "gpu" where JAX would find one, found in another process: this one must not take the GPU's memory."""
+    """JAX's backend, asked in another process: this one must not allocate the GPU's memory."""
     import subprocess
 
     code = "import jax; print(jax.default_backend())"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    name = found.stdout.strip().rpartition("\n")[2]
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    name = answer.stdout.strip().rpartition("\n")[2]
     if name not in ("cpu", "gpu"):
-        raise UserError(f"--vs=torch compares on a CPU or a GPU; JAX's backend here is {name or 'none'}")
+        raise UserError(f"--vs=torch compares on a CPU or a GPU; JAX's backend here is {name or 'not available'}")
     return name
 
 
@@ -246,7 +273,7 @@ def _difference(flags: argparse.Namespace) -> int:
 
 
 def _write_json(flags: argparse.Namespace, result: dict[str, Any]) -> None:
-    """Writes the JSON file, where one is asked for."""
+    """Writes the file of --json, if given."""
     if flags.json:
         from inception_jax.runs.manifest import replace_text
 

@@ -31,23 +31,23 @@ SHORT_DIGITS_RUN = {
     "evaluation.every_epochs": 0.64, "checkpoint.every_epochs": 0.48, "logging.pictures": False,
 }  # fmt: skip
 LIMIT_SECONDS = 900.0
-"""A start that has not come to where its signal is due after this time hangs."""
+"""A start that has not reached the moment of its signal after this time counts as hung."""
 
 
 class ResumeFailure(AssertionError):
-    """The run broke its promise: it did not start again, or its log is not that of the uninterrupted run."""
+    """The run failed to resume, or its log or result differs from the uninterrupted run's."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunStart:
-    """One start of the run.
+    """One start of the run, from its beginning to its end.
 
     Attributes:
-      aim: where the signal was to come.
-      hit: where it came, as the disk and the log show; None: the run ended by itself before.
-      step: the newest step in metrics.jsonl then; 0 before the first.
-      seconds: from the start to the end.
-      exit_code: minus the signal where the signal itself ended it.
+      aim: the moment at which the signal was intended, of `AIMS`, "end" or "nothing".
+      hit: the moment at which it came, judged by the files; None: the run ended by itself before.
+      step: last step in metrics.jsonl at the end; 0 if there is none.
+      seconds: duration.
+      exit_code: as `Popen.returncode`: minus the signal's number if the signal ended the process.
     """
 
     aim: str
@@ -58,25 +58,25 @@ class RunStart:
 
 
 class ReferenceRun:
-    """What the uninterrupted run left.
+    """The log and the result of the uninterrupted run.
 
     Attributes:
       log: the bytes of metrics.jsonl.
       last: the last step.
-      evaluations: how many rows each evaluated step has.
-      outcome: what result.json says of the end: status, steps, fingerprint of the whole state, metrics.
+      evaluations: {step: number of its evaluation rows}.
+      outcome: "status", "steps", "fingerprint" of the whole state and "metrics" of result.json.
     """
 
     def __init__(self, workdir: Path):
         """Reads the workdir of a finished run.
 
         Raises:
-          ResumeFailure: a row is there twice.
+          ResumeFailure: metrics.jsonl has a row twice.
         """
         self.log = (workdir / "metrics.jsonl").read_bytes()
         rows = [json.loads(line) for line in self.log.splitlines()]
         if len({(row["kind"], row["step"], row.get("weights")) for row in rows}) < len(rows):
-            raise ResumeFailure(f"{workdir}: a step was logged twice")
+            raise ResumeFailure(f"{workdir}: metrics.jsonl has a row twice")
         self.last = rows[-1]["step"]
         self.evaluations = collections.Counter(row["step"] for row in rows if row["kind"] == "evaluation")
         result = json.loads((workdir / "result.json").read_text())
@@ -84,11 +84,7 @@ class ReferenceRun:
 
 
 class InterruptedRun:
-    """The starts of one run, up to its end.
-
-    `start` starts the run's command and returns an object like `subprocess.Popen`; `stderr(process)` is what it has
-    written to stderr by now.
-    """
+    """One run that is interrupted and started again until it finishes."""
 
     def __init__(
         self,
@@ -104,13 +100,13 @@ class InterruptedRun:
         """Starts nothing.
 
         Args:
-          start: starts the command on `workdir`.
-          stderr: gives a process's stderr.
-          workdir: of the run.
-          reference: what the uninterrupted run left.
-          generator: of every choice.
-          exact: whether the log must be, at every moment, a beginning of the uninterrupted run's, byte for byte.
-          log_start: gets each start when it is over.
+          start: starts the training command on `workdir`; returns an object like `subprocess.Popen`.
+          read_stderr: returns what such a process has written to stderr so far.
+          workdir: workdir of the run.
+          reference: the uninterrupted run.
+          generator: makes every random choice.
+          exact: whether metrics.jsonl must always be a prefix of the uninterrupted run's, byte for byte.
+          log_start: called after each start.
         """
         self._start_process, self._read_stderr, self.workdir, self.reference = start, read_stderr, workdir, reference
         self._random, self._exact, self._log_start = generator, exact, log_start
@@ -118,62 +114,68 @@ class InterruptedRun:
         self._first_rows: list[float] = []  # seconds from a start to its first row
 
     def kill(self, count: int, aims: Mapping[str, int] = AIMS, at_the_end: int = 1) -> None:
-        """SIGKILL, `count` times on the way and up to `at_the_end` times more between the last step and the result.
+        """Sends SIGKILL `count` times, then up to `at_the_end` times between the last step and the result.
 
         Args:
-          count: how many.
-          aims: the weight of each moment; "evaluation" needs a run that logs every step. Near its last step a run is
-            only killed while it starts, so that it does not end before.
-          at_the_end: how many more.
+          count: number of SIGKILLs.
+          aims: weight of each moment; "evaluation" needs a run that logs every step. Near its last step a run is only
+            killed while it starts, so that it does not finish before.
+          at_the_end: number of SIGKILLs after the last step.
 
         Raises:
-          ResumeFailure: a start failed, or what it left is wrong.
+          ResumeFailure: a start failed, or the log is not a prefix of the uninterrupted run's.
         """
-        self._start_and_signal("steps", signal.SIGKILL)  # the first: it measures how long a start takes
+        self._start_and_signal("steps", signal.SIGKILL)  # also measures the duration of a start
         margin = min(8, self.reference.last // 3)
         while self.hits() < count:
             near = self.reference.last - self._last_step() <= margin
             aim = "start" if near else self._random.choices([*aims], [*aims.values()])[0]
             if self._start_and_signal(aim, signal.SIGKILL).hit is None:
-                raise ResumeFailure(f"the run ended after {self.hits()} of {count} kills: it needs more steps")
+                raise ResumeFailure(f"the run finished after {self.hits()} of {count} kills: give it more steps")
         for _ in range(at_the_end):
             if self._start_and_signal("end", signal.SIGKILL).hit is None:
                 return
 
     def terminate(self, count: int) -> None:
-        """SIGTERM, `count` times: mostly while it steps, sometimes while it starts. Raises as `kill`."""
+        """Sends SIGTERM `count` times: mostly while the run steps, sometimes while it starts; raises as `kill`."""
         for number in range(count):
             self._start_and_signal("start" if number % 4 == 3 else "steps", signal.SIGTERM)
 
     def finish(self) -> RunStart:
-        """Lets the run come to its end, and compares what it left.
+        """Lets the run finish, and compares log and result with the uninterrupted run's.
+
+        Returns:
+          The last start.
 
         Raises:
-          ResumeFailure: it did not end well, or ended elsewhere.
+          ResumeFailure: the run failed, or log or result differ.
         """
         start = self._start_and_signal("nothing", None)
         mine = ReferenceRun(self.workdir)
         if self._exact and (mine.log, mine.outcome) != (self.reference.log, self.reference.outcome):
-            raise ResumeFailure(f"not the uninterrupted run: {mine.outcome} in place of {self.reference.outcome}")
+            raise ResumeFailure(
+                f"log or result differ from the uninterrupted run's: {mine.outcome}, expected {self.reference.outcome}"
+            )
         return start
 
     def hits(self) -> int:
-        """How many signals came before the run had ended."""
+        """The number of signals that came before the run had ended."""
         return sum(start.hit is not None for start in self.starts)
 
     def _start_and_signal(self, aim: str, number: signal.Signals | None) -> RunStart:
+        """Starts the run, sends a signal at the intended moment, waits for the end and checks the log."""
         began, clock = time.time(), time.monotonic()
         process = self._start_process()
         try:
             for _ in self._wait_for(aim, process, began, clock):
                 time.sleep(POLL_SECONDS)
             if number is not None:
-                process.send_signal(number)  # does nothing where it has ended
+                process.send_signal(number)  # does nothing if it has ended
             code = process.wait(timeout=LIMIT_SECONDS)
         finally:
             process.kill()
         stderr = self._read_stderr(process)
-        # A SIGTERM before the run listens to it ends the process; after, the run saves and ends with 128 + 15.
+        # A SIGTERM before the run has its handler ends the process; after that, the run saves and exits with 128 + 15.
         stopped = {signal.SIGKILL: (-9,), signal.SIGTERM: (-15, 143), None: ()}[number]
         hit = self._classify(stderr, began) if code in stopped else None
         start = RunStart(aim, hit, self._last_step(), round(time.monotonic() - clock, 3), code)
@@ -184,20 +186,20 @@ class InterruptedRun:
         log = self._read_log()
         if self._exact and not self.reference.log.startswith(log):
             raise ResumeFailure(
-                f"after start {len(self.starts)} ({start}) metrics.jsonl is not a beginning of the "
+                f"after start {len(self.starts)} ({start}) metrics.jsonl is not a prefix of the "
                 f"uninterrupted run's; it ends with {log[-500:]!r}"
             )
         return start
 
     def _wait_for(self, aim: str, process: Any, began: float, clock: float) -> Iterator[None]:
-        """Yields until the moment that is aimed at, or the end of the process."""
+        """Yields until the intended moment, or the end of the process."""
         reached, delay = self._condition(aim, began)
         first_row, deadline = None, None
         while process.poll() is None:
             now = time.monotonic()
             if now - clock > LIMIT_SECONDS:
                 raise ResumeFailure(
-                    f"start {len(self.starts) + 1} has not come to {aim!r} in {LIMIT_SECONDS:.0f} s: "
+                    f"start {len(self.starts) + 1} has not reached {aim!r} in {LIMIT_SECONDS:.0f} s: "
                     f"{self._read_stderr(process)[-2000:]}"
                 )
             stderr = self._read_stderr(process)
@@ -211,11 +213,11 @@ class InterruptedRun:
             yield
 
     def _condition(self, aim: str, began: float) -> tuple[Callable[[str], bool], float]:
-        """(whether it has come near, told from the process's stderr; how many seconds after that)."""
+        """(whether the moment is near, given the process's stderr; seconds to wait after that)."""
         directory, rows = self.workdir / CHECKPOINTS, self._random.randint(1, 2)
         wait = self._random.uniform(0, 0.15)
         match aim:
-            case "start":  # imports, restoring, compiling: at any time of it
+            case "start":  # imports, restoring, compiling: any moment of these
                 return (lambda stderr: True), self._random.uniform(0, statistics.median(self._first_rows or [10.0]))
             case "steps":
                 return (lambda stderr: _count_rows(stderr) >= rows), wait
@@ -231,41 +233,43 @@ class InterruptedRun:
                 return (lambda stderr: False), 0.0
 
     def _classify(self, stderr: str, began: float) -> str:
-        """Where the signal came, from what it left."""
+        """The moment at which the signal came, judged by stderr and files."""
         directory = self.workdir / CHECKPOINTS
         if _any_since(directory, "*.orbax-checkpoint-tmp*", began):
             return "save"
         if _any_since(directory, "deleted/*", began):
             return "deletion"
-        if stderr.count("compiling") < 2:  # said once before and once after
+        if stderr.count("compiling") < 2:  # logged once before and once after compilation
             return "compile" if "compiling" in stderr else "start"
         if _count_rows(stderr) and self._evaluates():
             return "evaluation"
         return "end" if self._last_step() == self.reference.last else "steps"
 
     def _evaluates(self) -> bool:
-        """Whether the newest step is one that is evaluated, and not all of its evaluations are written."""
+        """Whether the last step is one that is evaluated, and not all of its evaluations are written."""
         lines = self._read_log().split(b"\n")[:-1]
         step = json.loads(lines[-1])["step"] if lines else 0
-        there = sum(row["step"] == step and row["kind"] == "evaluation" for row in map(json.loads, lines[-4:]))
-        return there < self.reference.evaluations.get(step, 0)
+        written = sum(row["step"] == step and row["kind"] == "evaluation" for row in map(json.loads, lines[-4:]))
+        return written < self.reference.evaluations.get(step, 0)
 
     def _last_step(self) -> int:
+        """The last step in metrics.jsonl; 0 if there is none."""
         lines = self._read_log().split(b"\n")[:-1]
         return json.loads(lines[-1])["step"] if lines else 0
 
     def _read_log(self) -> bytes:
+        """The bytes of metrics.jsonl; b"" if there is none."""
         path = self.workdir / "metrics.jsonl"
         return path.read_bytes() if path.exists() else b""
 
 
 def _count_rows(stderr: str) -> int:
-    """How many training rows a process has told of."""
+    """The number of training rows that a process has logged."""
     return stderr.count("\nstep ")
 
 
 def _any_since(directory: Path, pattern: str, began: float) -> bool:
-    """Whether a path of this pattern was made, or renamed to it, after a time."""
-    with contextlib.suppress(OSError):  # it has gone again
+    """Whether a path that matches the pattern was created, or renamed to match, after a time."""
+    with contextlib.suppress(OSError):  # it has been deleted meanwhile
         return any(path.stat().st_ctime >= began for path in directory.glob(pattern))
     return False

@@ -1,4 +1,4 @@
-"""Kills a training run again and again, and asks whether it ends with the bits of one that nobody touched.
+"""Interrupts a training run many times and checks that it ends with the bits of an uninterrupted run.
 
     python experiments/soak/soak.py --workdir=runs/soak --kills=50 --terms=10 [--config=… --config.FIELD=VALUE …]
 
@@ -30,11 +30,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOAT64 = ["--config.model.dtype=float64", "--config.model.param_dtype=float64"]
 RELATIVE_TOLERANCE = 1e-9
-"""Of the chain over device counts, in float64: the order of a sum differs, and 150 steps carry that on."""
+"""For the run over device counts, in float64: sums in another order differ, and 150 steps accumulate that."""
 
 
 class Process(subprocess.Popen):
-    """`python -m inception_jax.train`, its stderr in a file."""
+    """A process of `python -m inception_jax.train` whose stderr goes to a file."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str], stderr_path: Path):
         self.stderr_path = stderr_path
@@ -49,13 +49,13 @@ class Process(subprocess.Popen):
 
 
 class Soak:
-    """The chains of one soak, under one directory, by one recipe."""
+    """The interrupted runs of one experiment, under one directory, with one config."""
 
     def __init__(self, directory: Path, recipe: list[str], seed: int):
         self.directory, self.recipe, self.seed = directory, recipe, seed
 
     def reference(self, name: str, extra: list[str], environment: dict[str, str]) -> ReferenceRun:
-        """The run that nobody interrupts; one that is there already is taken."""
+        """Runs without interruption; a finished run in that workdir is used as it is."""
         workdir = self.directory / name
         process = self._start(workdir, extra, environment)
         if process.wait():
@@ -65,7 +65,7 @@ class Soak:
         return ReferenceRun(workdir)
 
     def interrupted_run(self, name: str, reference: ReferenceRun) -> InterruptedRun:
-        """A run of the same recipe and its lives to come."""
+        """A run with the same config, to be interrupted."""
         workdir = self._fresh(name)
         return InterruptedRun(
             lambda: self._start(workdir, [], {}),
@@ -77,7 +77,7 @@ class Soak:
         )
 
     def interrupted_run_over_devices(self, name: str, reference: ReferenceRun, counts: list[int]) -> InterruptedRun:
-        """As `chain`, in float64, each start on another number of devices and in another mode."""
+        """As `interrupted_run`, in float64, each start on a random number of devices and in a random mode."""
         workdir = self._fresh(name)
         generator = random.Random(f"{self.seed} {name}")
 
@@ -96,7 +96,7 @@ class Soak:
 
     def _start(self, workdir: Path, extra: list[str], environment: dict[str, str]) -> Process:
         flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0 " + environment.get("XLA_FLAGS", "")}
-        # One cache for the soak: the first start compiles, the others take what it made.
+        # One compilation cache for all: the first start fills it.
         fixed = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(self.directory / "xla")}
         self.directory.mkdir(parents=True, exist_ok=True)
         return Process(
@@ -120,7 +120,7 @@ def _log_start(start: RunStart) -> None:
 
 
 def summary(run: InterruptedRun, seconds: float) -> dict[str, Any]:
-    """A finished chain in numbers."""
+    """Summarises a finished run as JSON values."""
     hits = collections.Counter(start.hit for start in run.starts if start.hit)
     return {
         "signals": run.hits(),
@@ -145,15 +145,15 @@ def largest_difference(mine: Path, other: Path) -> float:
 
 
 def main() -> int:
-    """Runs the chains that were asked for; 0 if every one of them kept its promise."""
+    """Runs what the flags ask for; returns 0 if every interrupted run was equal to the uninterrupted one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--workdir", type=Path, required=True, help="where the runs go")
+    parser.add_argument("--workdir", type=Path, required=True, help="directory for the runs")
     parser.add_argument("--kills", type=int, default=50, help="SIGKILLs, and one more at the end (default 50)")
     parser.add_argument("--terms", type=int, default=10, help="SIGTERMs (default 10)")
     parser.add_argument("--device-kills", type=int, default=0, help="SIGKILLs over device counts (default 0)")
     parser.add_argument("--devices", default="1,2,4,8", help="its device counts (default 1,2,4,8)")
-    parser.add_argument("--seed", type=int, default=0, help="of the aims and delays (default 0)")
-    parser.add_argument("--output", type=Path, help="a JSON file that every run's result is put into")
+    parser.add_argument("--seed", type=int, default=0, help="seed of moments and delays (default 0)")
+    parser.add_argument("--output", type=Path, help="JSON file to which each result is added")
     flags, words = parser.parse_known_args()
     if not any(word.startswith("--config=") for word in words):
         words = [

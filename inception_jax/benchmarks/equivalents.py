@@ -1,6 +1,6 @@
-"""Which network of PyTorch's is which of ours, with the options that make ours the same and what still differs.
+"""The table of equivalent networks in PyTorch: their constructors, the options that make ours equal, known differences.
 
-Imports neither JAX nor PyTorch: both sides of a comparison, and their parent, read it.
+Imports neither JAX nor PyTorch, because both sides of a comparison and their parent import it.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import Any
 
 from inception_jax.errors import UserError, nearest
 
-# Options of ours that every network in PyTorch here follows, too; others would change one side's work alone.
+# Options of `create_model` that every PyTorch network here has, too; any other would change one side's work only.
 SHARED_OPTIONS = ("dropout_rate", "aux_dropout_rate", "aux_heads")
 
 
 @dataclasses.dataclass(frozen=True)
 class Equivalent:
-    """A network of PyTorch's that does the work of one of ours.
+    """A PyTorch network that does the same work as one of ours.
 
     Attributes:
-      torch: its constructor, in words.
-      packages: what must be importable beside PyTorch.
-      options: those of `create_model` that make ours the same network.
-      dropout: the rates that both sides take unless told otherwise, ours' own defaults.
-      differences: what is not the same, in words.
+      torch: its constructor, as text.
+      packages: packages that must be importable beside PyTorch.
+      options: options of `create_model` that make our network the same.
+      dropout: default dropout rates on both sides; they are the defaults of our network.
+      differences: what still differs, as text.
     """
 
     torch: str
@@ -36,14 +36,14 @@ class Equivalent:
 
 EQUIVALENTS: dict[str, Equivalent] = {
     "inception_v1": Equivalent(
-        torch="a plain definition of ours (inception_jax/benchmarks/torch_models.py), for torchvision and timm have no "
-        "GoogLeNet with response normalisation",
+        torch="a plain definition in inception_jax/benchmarks/torch_models.py, because torchvision and timm have no "
+        "GoogLeNet with local response normalisation",
         packages=(),
         options={},
         dropout={"dropout_rate": 0.4, "aux_dropout_rate": 0.7},
         differences=(
-            "where the heads' 5x5/3 pool does not give 4x4, PyTorch's adaptive pool does: its windows have other sizes "
-            "than ours",
+            "where the 5x5/3 average pool of the auxiliary heads does not give 4x4, PyTorch uses an adaptive pool, "
+            "whose windows have other sizes than ours",
         ),
     ),
     "inception_v1_bn": Equivalent(
@@ -51,7 +51,7 @@ EQUIVALENTS: dict[str, Equivalent] = {
         packages=("torchvision",),
         options={"five_by_five": 3, "pool4_window": 2, "aux_pool": "adaptive"},
         dropout={"dropout_rate": 0.2, "aux_dropout_rate": 0.7},
-        differences=("torchvision's running statistics move by 0.1 a step, ours by 0.0003",),
+        differences=("torchvision updates its running batch statistics by 0.1 per step, ours by 0.0003",),
     ),
     "inception_v3": Equivalent(
         torch="torchvision.models.inception_v3(aux_logits=True, transform_input=False)",
@@ -59,8 +59,8 @@ EQUIVALENTS: dict[str, Equivalent] = {
         options={"count_include_pad": True},
         dropout={"dropout_rate": 0.2},
         differences=(
-            "torchvision's head takes 17x17 maps alone, so it trains at 299 to 346 pixels",
-            "torchvision's running statistics move by 0.1 a step, ours by 0.0003",
+            "torchvision's auxiliary head accepts only 17x17 feature maps, so it trains at 299 to 346 pixels",
+            "torchvision updates its running batch statistics by 0.1 per step, ours by 0.0003",
         ),
     ),
     "inception_v4": Equivalent(
@@ -69,8 +69,8 @@ EQUIVALENTS: dict[str, Equivalent] = {
         options={"aux_heads": False},
         dropout={"dropout_rate": 0.2},
         differences=(
-            "timm's has no auxiliary head, so ours is made without",
-            "timm's running statistics move by 0.1 a step, ours by 0.0003",
+            "timm's network has no auxiliary head, so ours is created without one",
+            "timm updates its running batch statistics by 0.1 per step, ours by 0.0003",
         ),
     ),
     "inception_resnet_v2": Equivalent(
@@ -79,56 +79,57 @@ EQUIVALENTS: dict[str, Equivalent] = {
         options={"aux_heads": False},
         dropout={"dropout_rate": 0.2},
         differences=(
-            "timm's has no auxiliary head, so ours is made without",
-            "timm's running statistics move by 0.1 a step, ours by 0.0003",
+            "timm's network has no auxiliary head, so ours is created without one",
+            "timm updates its running batch statistics by 0.1 per step, ours by 0.0003",
         ),
     ),
 }
 
 
 def get_equivalent(model: str) -> Equivalent:
-    """The record of the network of PyTorch's that does the work of `model`.
+    """The equivalent of a model of ours in PyTorch.
 
     Raises:
-      UserError: there is none.
+      UserError: the model has none.
     """
     if model not in EQUIVALENTS:
         hint = nearest(model, EQUIVALENTS)
         raise UserError(
-            f"model = {model!r} has no equivalent in torchvision or timm that is known here{hint}; "
+            f"--model={model!r}: no equivalent network in PyTorch is known{hint}; "
             f"--vs=torch compares: {', '.join(EQUIVALENTS)}"
         )
     return EQUIVALENTS[model]
 
 
 def matching_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of ours for a network that PyTorch's equals.
+    """Options of `create_model` with which our network equals PyTorch's.
 
     Args:
       model: one of `EQUIVALENTS`.
-      options: what the user asked for.
+      options: the user's options.
 
     Returns:
-      Those, the ones that make the network equal, and the dropout rates of both sides.
+      The user's options, those that make the networks equal, and the dropout rates of both sides.
 
     Raises:
-      UserError: no equivalent, or an option that it cannot follow.
+      UserError: the model has no equivalent, or PyTorch's network does not have an option.
     """
-    record = get_equivalent(model)
+    equivalent = get_equivalent(model)
     for name, value in options.items():
-        if record.options.get(name, value) != value:
+        if equivalent.options.get(name, value) != value:
             raise UserError(
-                f"{name} = {value!r}: {record.torch} is the network with {name} = {record.options[name]!r}; "
-                "leave it out with --vs=torch"
+                f"--set {name}={value!r}: {equivalent.torch} is the network with {name}={equivalent.options[name]!r}; "
+                "leave the option out with --vs=torch"
             )
-        if name not in (*record.options, *SHARED_OPTIONS):
+        if name not in (*equivalent.options, *SHARED_OPTIONS):
             raise UserError(
-                f"{name} = {value!r}: {record.torch} does not follow it; with --vs=torch leave it out; "
-                f"followed: {', '.join(SHARED_OPTIONS)}"
+                f"--set {name}={value!r}: {equivalent.torch} has no such option; leave it out with --vs=torch; "
+                f"allowed: {', '.join(SHARED_OPTIONS)}"
             )
-    chosen = {**record.dropout, **record.options, **options}
-    if not chosen.get("aux_heads", True):  # no heads, no dropout in them: ours refuses the rate
+    chosen = {**equivalent.dropout, **equivalent.options, **options}
+    if not chosen.get("aux_heads", True):  # our network refuses a dropout rate for heads that it does not have
         if "aux_dropout_rate" in options:
-            raise UserError(f"aux_dropout_rate = {options['aux_dropout_rate']!r} has no effect: there are no heads")
+            rate = options["aux_dropout_rate"]
+            raise UserError(f"--set aux_dropout_rate={rate!r}: has no effect, because there are no auxiliary heads")
         chosen.pop("aux_dropout_rate", None)
     return chosen

@@ -1,7 +1,8 @@
-"""What chips can do at most, by their makers' word: the measure that a measured step is held against.
+"""Published and measured limits of devices: peak FLOP/s and memory bandwidth.
 
-Tensor-core and matrix-unit rates are dense (without the factor 2 of structured sparsity that some data sheets print
-first). `jax.Device.device_kind` names a chip; a name that no row knows has no limits here, and nothing is guessed.
+Published tensor-core and matrix-unit rates are dense (without the factor 2 of structured sparsity that some data sheets
+print first). A chip is found by `jax.Device.device_kind`; a kind that is not in the table has no published limits, and
+nothing is guessed. `measure_flops` and `measure_bandwidth` measure what the device reaches.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ import jax.numpy as jnp
 
 from inception_jax.errors import UserError
 
-FLOPS_GIVEN, BANDWIDTH_GIVEN = "FLOP/s as given", "bandwidth as given"  # of `Limits.source`
+# In `Limits.source`, for a limit that the caller gave.
+FLOPS_GIVEN, BANDWIDTH_GIVEN = "FLOP/s as given", "bandwidth as given"
 _TERA, _GIGA = 1e12, 1e9
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """The limits of one device, as JAX counts devices (of TPU v3: one core, half a chip).
+    """Published limits of one device, as JAX counts devices (of TPU v3: one core, half a chip).
 
     Attributes:
-      name: what it is called.
-      pattern: a regular expression that its `device_kind` begins with.
-      flops: {dtype: FLOP/s at most}; float32 is what JAX's default precision makes of it: TF32 on NVIDIA chips that
-        have it, one bfloat16 pass on TPUs.
+      name: the product's name.
+      pattern: a regular expression that matches the beginning of its `device_kind`.
+      flops: {dtype: peak FLOP/s}; for float32 at JAX's default precision: TF32 on NVIDIA chips that have it, one
+        bfloat16 pass on TPUs.
       bandwidth: of its memory, bytes/s.
-      source: where the numbers stand.
+      source: the document that states the numbers.
     """
 
     name: str
@@ -52,7 +54,7 @@ def _tpu(name: str, pattern: str, teraflops: float, gigabytes: float) -> Chip:
     return _chip(name, pattern, teraflops, teraflops, gigabytes, f"cloud.google.com/tpu/docs/{page}")
 
 
-# The first pattern that fits counts. TFLOP/s in bfloat16 and float32, GB/s.
+# The first pattern that matches counts. TFLOP/s in bfloat16 and float32, GB/s.
 CHIPS = (
     _chip("B200 SXM", r"NVIDIA B200", 2250.0, 1100.0, 8000.0, "NVIDIA HGX B200 data sheet, dense = half of sparse"),
     _chip("H200 SXM", r"NVIDIA H200(?! NVL)", 989.5, 494.5, 4800.0, "NVIDIA H200 data sheet, dense = half of sparse"),
@@ -93,12 +95,12 @@ CHIPS = (
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the devices of one measurement can do at most; None where it is not known.
+    """Peak FLOP/s and memory bandwidth that a measurement is compared with; None where not known.
 
     Attributes:
-      flops: FLOP/s of one device in the dtype that was measured.
+      flops: peak FLOP/s of one device in the dtype of the measurement.
       bandwidth: bytes/s of one device's memory.
-      source: where each comes from, in words.
+      source: where both come from, as text.
     """
 
     flops: float | None
@@ -107,67 +109,68 @@ class Limits:
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """The row of a `device_kind`, or None."""
+    """The row of `CHIPS` for a `device_kind`, or None."""
     return next((chip for chip in CHIPS if re.match(chip.pattern, device_kind)), None)
 
 
 def device_limits(device_kind: str, dtype: str, flops: float | None = None, bandwidth: float | None = None) -> Limits:
-    """The limits of a device.
+    """Limits of a device: the given values, and the table's where none is given.
 
     Args:
-      device_kind: as JAX names it.
-      dtype: "bfloat16", "float32" or "float64": what the network computes in.
-      flops: overrides the table, FLOP/s.
-      bandwidth: overrides the table, bytes/s.
+      device_kind: `jax.Device.device_kind`.
+      dtype: compute dtype of the network: "bfloat16", "float32" or "float64".
+      flops: FLOP/s, in place of the table's.
+      bandwidth: bytes/s, in place of the table's.
 
     Raises:
-      UserError: an override that is not above 0.
+      UserError: `flops` or `bandwidth` is not above 0.
     """
-    for flag, value in (("--peak_tflops", flops), ("--bandwidth_gbs", bandwidth)):
+    for flag, value, unit in (("--peak_tflops", flops, _TERA), ("--bandwidth_gbs", bandwidth, _GIGA)):
         if value is not None and not value > 0:
-            raise UserError(f"{flag}: {value:g}; a number above 0 is needed")
+            raise UserError(f"{flag}={value / unit:g}: must be a number above 0, or 'measure'")
     chip = find_chip(device_kind)
-    of_table = chip.flops.get(dtype) if chip else None
-    words = [f"{chip.name}: {chip.source}"] if chip and (flops is None or bandwidth is None) else []
-    words += [FLOPS_GIVEN] if flops is not None else []
-    words += [BANDWIDTH_GIVEN] if bandwidth is not None else []
+    published = chip.flops.get(dtype) if chip else None
+    sources = [f"{chip.name}: {chip.source}"] if chip and (flops is None or bandwidth is None) else []
+    sources += [FLOPS_GIVEN] if flops is not None else []
+    sources += [BANDWIDTH_GIVEN] if bandwidth is not None else []
     return Limits(
-        flops=of_table if flops is None else flops,
+        flops=published if flops is None else flops,
         bandwidth=bandwidth if bandwidth is not None else chip.bandwidth if chip else None,
-        source="; ".join(words) or f"no row of the table of chips knows {device_kind!r}",
+        source="; ".join(sources) or f"{device_kind!r} is not in the table of chips",
     )
 
 
 _REPEATS = 10
-_SECONDS = 0.05  # of one product or copy, at least: starting it then weighs nothing
-_BYTES = 2**28  # of the array that is copied: larger than any cache
+_MIN_SECONDS = 0.05  # of one matrix product: long enough that the time to launch it is negligible
+_ARRAY_BYTES = 2**28  # of the array that is copied: larger than any cache
 
 
 def measure_flops(dtype: str, device: jax.Device) -> float:
-    """FLOP/s of dense square matrix products in this dtype, the best of ten.
+    """Measures FLOP/s of dense square matrix products, the best of ten.
 
     Args:
-      dtype: of the operands; sums are in at least float32, as in the network's layers.
-      device: on which.
+      dtype: of the operands; JAX accumulates in at least float32, as in the network's layers.
+      device: the device to measure.
     """
     with jax.default_device(device):
         side = 512
         while True:
             one = jnp.ones((side, side), jnp.dtype(dtype))
-            seconds = _best(jax.jit(lambda a, b: a @ b), one, one)
-            if seconds >= _SECONDS or side >= 16384:
+            seconds = _best_seconds(jax.jit(lambda a, b: a @ b), one, one)
+            if seconds >= _MIN_SECONDS or side >= 16384:
                 return 2 * side**3 / seconds
             side *= 2
 
 
 def measure_bandwidth(device: jax.Device) -> float:
-    """Bytes/s of reading one array and writing another, both larger than any cache, the best of ten."""
+    """Measures bytes/s of reading one array and writing another, both larger than any cache, the best of ten."""
     with jax.default_device(device):
-        array = jnp.ones(_BYTES // 4, jnp.float32)
-        return 2 * _BYTES / _best(jax.jit(lambda x: x + 1), array)
+        array = jnp.ones(_ARRAY_BYTES // 4, jnp.float32)
+        return 2 * _ARRAY_BYTES / _best_seconds(jax.jit(lambda x: x + 1), array)
 
 
-def _best(function: Callable[..., Any], *arguments: Any) -> float:
+def _best_seconds(function: Callable[..., Any], *arguments: Any) -> float:
+    """Seconds of the fastest of `_REPEATS` calls, after one that compiles."""
     jax.block_until_ready(function(*arguments))
     best = float("inf")
     for _ in range(_REPEATS):

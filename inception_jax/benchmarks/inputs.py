@@ -1,4 +1,4 @@
-"""The input beside the step: how fast the host makes batches, and what a step that is fed by it waits."""
+"""Measures the input pipeline: its speed alone, and the data wait of a training step that it feeds."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ _WARMUP_SECONDS = 1.0
 def measure_rate(
     pipeline: TrainPipeline, seconds: float, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, Any]:
-    """How many pictures a second the host makes when nobody else wants its cores: read, decode, crop, flip, resize.
+    """Measures images per second of the input pipeline alone: read, decode, crop, flip, resize.
 
-    Batches that were made ahead while the workers started are drawn first, and not counted.
+    Batches that were prefetched while the workers started are drawn first, and not counted.
 
     Args:
       pipeline: of the training split.
-      seconds: for how long.
-      clock: seconds.
+      seconds: duration of the measurement.
+      clock: returns seconds.
+
+    Returns:
+      "dataset", "images_per_second", "threads", "workers", "cores", "batches".
     """
     batches = pipeline.batches(0)
     try:
@@ -57,11 +60,11 @@ def measure_rate(
 
 
 def measure_fed_step(bench: Bench, seconds: float) -> dict[str, float]:
-    """The training step fed as `train` feeds it: data wait and speed in the words of its log.
+    """Measures the training step fed as `train` feeds it: speed and data wait, as in the log of `train`.
 
     Args:
-      bench: with its training step compiled.
-      seconds: for how long, about.
+      bench: its training step must be compiled.
+      seconds: duration of the measurement, approximately.
 
     Returns:
       "step_seconds", "images_per_second", "data_wait_fraction", "steps".
@@ -71,7 +74,7 @@ def measure_fed_step(bench: Bench, seconds: float) -> dict[str, float]:
     feed = DevicePrefetcher(setup.data.train.batches(0), setup.devices.put, setup.data.prefetch)
     with contextlib.closing(feed):
         window, clock = TrainMetrics(), Clock()
-        for number in range(1, 4):  # as many as are made ahead, and are no measure of the pipeline
+        for number in range(1, 4):  # prefetched batches, which say nothing of the pipeline's speed
             window.add(number, bench.step("train", feed.next_batch()))
         window.pop_row()
         feed.pop_wait_seconds()
@@ -83,6 +86,6 @@ def measure_fed_step(bench: Bench, seconds: float) -> dict[str, float]:
                 clock.add("data_wait", feed.pop_wait_seconds())
                 steps += 1
                 window.add(steps, bench.step("train", batch))
-            window.pop_row()  # waits for the steps that are under way
+            window.pop_row()  # waits for the steps that are still running
         lap = clock.lap(steps, size)
     return {name: lap[name] for name in ("step_seconds", "images_per_second", "data_wait_fraction")} | {"steps": steps}

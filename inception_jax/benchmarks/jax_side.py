@@ -1,4 +1,4 @@
-"""Our side of a comparison, as a worker: `python -m inception_jax.benchmarks.jax_side`, started by `versus.py`."""
+"""The JAX side of a comparison, as a worker process: `versus.jax_side` gives the command that starts it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,19 @@ from inception_jax.benchmarks import worker
 
 
 class JaxSide:
-    """The training step and the forward pass that `benchmark` times, asked for in blocks."""
+    """Runs blocks of the training step and of the forward pass that `benchmark` times; a `worker.SideProtocol`."""
 
     def prepare(self, workload: dict[str, Any]) -> dict[str, Any]:
-        """Builds and compiles what the workload needs; see `worker.SideProtocol`."""
+        """Builds the setup and compiles its steps.
+
+        Args:
+          workload: from `versus.make_workload`.
+
+        Returns:
+          "versions", "device", "flags", "parameters" (their number), "macs" (multiply-adds per image, forward in
+          training), "pictures" (SHA-256 of the batches), "prepare_seconds", and "memory_bytes" (peak so far), None on a
+          CPU.
+        """
         import jax
 
         from inception_jax.benchmarks import steps
@@ -50,7 +59,12 @@ class JaxSide:
         }
 
     def block(self, kind: str, steps: int) -> dict[str, Any]:
-        """Takes steps; see `worker.SideProtocol`."""
+        """Takes `steps` steps.
+
+        Returns:
+          "seconds" and "cpu_seconds" of the whole block; "losses" of its steps ("train"), or "finite", whether the last
+          logits are finite ("inference").
+        """
         from inception_jax.training.compilation import no_compilation
 
         with no_compilation():

@@ -1,4 +1,4 @@
-"""One measurement, from a setup to the content of its JSON file."""
+"""Measures the steps of a setup: time, compilation, FLOPs, memory, roofline and input, as content of a JSON file."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ from inception_jax.training.setup import Setup
 
 FORMAT = "inception_jax.benchmark/1"
 TRACED_STEPS = 5
+KIND_NAMES = {"train": "training step", "inference": "forward pass"}
 
 
 @dataclasses.dataclass(frozen=True)
 class MeasurementPlan:
-    """How a measurement goes.
+    """What is measured and for how long.
 
     Attributes:
-      kinds: of steps, "train" and "inference".
-      seconds: of counted steps per kind, about; `blocks`: in at least so many blocks.
+      kinds: kinds of steps, of "train" and "inference".
+      seconds: total time of the timed steps of each kind, approximately.
+      blocks: minimum number of blocks of those steps.
       compile_times: whether compilation is timed, cold and from the cache; it is then done twice.
-      trace: a directory for a profiler trace of some steps of each kind, or None.
-      input_seconds: for the pipeline and for the fed step each; 0: the input is not measured.
+      trace: directory for a profiler trace of `TRACED_STEPS` steps of each kind, or None.
+      input_seconds: time for the input pipeline alone, and again for the step fed by it; 0: input is not measured.
     """
 
     kinds: Sequence[str]
@@ -45,7 +47,7 @@ class MeasurementPlan:
 
 
 def describe(setup: Setup) -> dict[str, Any]:
-    """What is measured and where: the head of the JSON file."""
+    """Workload, device, host, package versions and git revision: the first entries of the JSON file."""
     config, device = setup.config, setup.devices.mesh.devices.flat[0]
     return {
         "format": FORMAT,
@@ -73,31 +75,31 @@ def describe(setup: Setup) -> dict[str, Any]:
 
 
 def find_limits(setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None, log: Callable[[str], None]) -> Limits:
-    """The limits of the devices: of the table, as given, or measured now.
+    """Limits of the devices: from the table of chips, from the flags, or measured now.
 
     Args:
-      setup: whose devices and dtype are meant.
-      peak_tflops: a number, "measure", or None for the table.
+      setup: names the devices and the compute dtype.
+      peak_tflops: value of the flag: a number, "measure", or None for the table of chips.
       bandwidth_gbs: likewise, in GB/s.
-      log: gets a line for each measurement.
+      log: called with a line before each measurement.
 
     Raises:
-      UserError: a text that is neither a number above 0 nor "measure".
+      UserError: a flag is neither a number above 0 nor "measure".
     """
     device, dtype = setup.devices.mesh.devices.flat[0], setup.config.model.dtype
 
     def number(flag: str, text: str | None, unit: float, measured: Callable[[], float]) -> float | None:
         if text == "measure":
-            log(f"measuring what the device does at most ({flag})")
+            log(f"measuring the limit of the device ({flag}=measure)")
             return measured()
         try:
             return None if text is None else unit * float(text)
         except ValueError:
-            raise UserError(f"{flag}: {text!r}; a number or 'measure' is needed") from None
+            raise UserError(f"{flag}={text!r}: must be a number above 0, or 'measure'") from None
 
-    flops_at_most = number("--peak_tflops", peak_tflops, 1e12, lambda: hardware.measure_flops(dtype, device))
+    peak_flops = number("--peak_tflops", peak_tflops, 1e12, lambda: hardware.measure_flops(dtype, device))
     bandwidth = number("--bandwidth_gbs", bandwidth_gbs, 1e9, lambda: hardware.measure_bandwidth(device))
-    limits = hardware.device_limits(device.device_kind, dtype, flops_at_most, bandwidth)
+    limits = hardware.device_limits(device.device_kind, dtype, peak_flops, bandwidth)
     source = limits.source
     if peak_tflops == "measure":
         source = source.replace(hardware.FLOPS_GIVEN, f"FLOP/s measured by {dtype} matrix products")
@@ -107,20 +109,24 @@ def find_limits(setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None
 
 
 def measure(setup: Setup, plan: MeasurementPlan, limits: Limits, log: Callable[[str], None]) -> dict[str, Any]:
-    """Measures the steps of a setup.
+    """Measures the steps of a setup, and the input where `plan` asks for it.
 
     Args:
       setup: from `workload.build_setup`.
-      plan: how.
-      limits: of its devices.
-      log: gets a line before each part.
+      plan: what is measured and for how long.
+      limits: from `find_limits`.
+      log: called with a line before each part.
 
     Returns:
       The content of the JSON file: `describe`'s, "limits", "parameters", "pictures", and per kind of step "compile",
-      "step_seconds", "images_per_second", "blocks", "flops", "memory", "roofline", for training "losses" and "input".
+      "step_seconds", "images_per_second", "blocks", "flops", "memory" and "roofline"; for training also "losses" and
+      (beside the kinds) "input".
 
     Raises:
-      FlopsDisagree, Recompiled, OutOfMemory, UserError: the numbers would mean nothing.
+      FlopsDisagree: the compiler counts other FLOPs than we do, by more than 10 %.
+      Recompiled: a step was compiled again while it was timed.
+      JaxRuntimeError: the device ran out of memory, among others; see `workload.translate_out_of_memory`.
+      UserError: the setup has several processes, or the compilation cache was not hit.
     """
     bench = Bench(setup)
     result = describe(setup) | {
@@ -132,37 +138,35 @@ def measure(setup: Setup, plan: MeasurementPlan, limits: Limits, log: Callable[[
         log(f"compiling the {KIND_NAMES[kind]}" + (", cold and from the cache" if plan.compile_times else ""))
         result[kind] = _measure_kind(bench, kind, plan, limits, log)
     if "train" in plan.kinds and plan.input_seconds > 0:
-        log("measuring the input, alone and beside the step")
+        log("measuring the input pipeline, alone and feeding the step")
         result["input"] = inputs.measure_rate(setup.data.train, plan.input_seconds)
         result["input"]["fed"] = inputs.measure_fed_step(bench, plan.input_seconds)
     return result
 
 
-KIND_NAMES = {"train": "training step", "inference": "forward pass"}
-
-
 def _measure_kind(
     bench: Bench, kind: str, plan: MeasurementPlan, limits: Limits, log: Callable[[str], None]
 ) -> dict[str, Any]:
+    """Measures one kind of step; `measure` lists what it returns."""
     config, devices = bench.setup.config, bench.setup.devices
     content: dict[str, Any] = {}
     if plan.compile_times:
         content["compile"] = dataclasses.asdict(bench.time_compilation(kind))
     else:
         bench.compile(kind)
-    per_picture, beside = bench.count_flops(kind)
+    per_image, per_step = bench.count_flops(kind)
     layers = bench.layers(kind)
-    ratio = roofline.check_flops(roofline.inside_flops(layers, kind), per_picture, KIND_NAMES[kind])
+    ratio = roofline.check_flops(roofline.inside_flops(layers, kind), per_image, KIND_NAMES[kind])
     log(f"timing the {KIND_NAMES[kind]}")
-    taken = timing.time_steps(lambda steps: bench.run(kind, steps), seconds=plan.seconds, blocks=plan.blocks)
-    content |= taken.to_json(config.batch_size)
+    times = timing.time_steps(lambda steps: bench.run(kind, steps), seconds=plan.seconds, blocks=plan.blocks)
+    content |= times.to_json(config.batch_size)
     work = config.batch_size * roofline.model_flops(layers, kind)
-    rate = work / taken.median / devices.count
+    rate = work / times.median / devices.count
     content["flops"] = {
         "per_image": roofline.model_flops(layers, kind),
         "inside_per_image": roofline.inside_flops(layers, kind),
-        "compiler_per_image": per_picture,
-        "compiler_per_step_beside": beside,
+        "compiler_per_image": per_image,
+        "compiler_per_step_beside": per_step,
         "compiler_over_inside": ratio,
         "per_second_per_device": rate,
         "utilization": rate / limits.flops if limits.flops else None,
@@ -171,7 +175,7 @@ def _measure_kind(
         "program": memory.program_memory(bench.compiled[kind]),
         "device": memory.device_memory(devices.mesh.devices.flat[0]),
     }
-    content["roofline"] = _roofline(bench, kind, limits, taken.median)
+    content["roofline"] = _roofline(bench, kind, limits, times.median)
     if kind == "train":
         first, last = steps.quarter_means(bench.take_losses())
         content["losses"] = {"first_quarter": first, "last_quarter": last}
@@ -183,13 +187,18 @@ def _measure_kind(
 
 
 def _roofline(bench: Bench, kind: str, limits: Limits, median: float) -> dict[str, Any] | None:
-    """The bounds of all blocks, None where the chip's limits are not known."""
+    """The roofline bounds of all blocks; None where the device's limits are not known."""
     if not (limits.flops and limits.bandwidth):
         return None
     setup = bench.setup
-    share = setup.config.batch_size // setup.devices.count
+    per_device = setup.config.batch_size // setup.devices.count
     bounds = roofline.block_bounds(
-        bench.layers(kind), kind, share, jnp.dtype(setup.config.model.dtype).itemsize, limits.flops, limits.bandwidth
+        bench.layers(kind),
+        kind,
+        per_device,
+        jnp.dtype(setup.config.model.dtype).itemsize,
+        limits.flops,
+        limits.bandwidth,
     )
     total = sum(bound.seconds for bound in bounds)
     return {
@@ -200,9 +209,9 @@ def _roofline(bench: Bench, kind: str, limits: Limits, median: float) -> dict[st
 
 
 def _processor() -> str:
-    """The processor's name, as the kernel tells it."""
+    """The processor's model name in /proc/cpuinfo, or the machine type."""
     try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:
-        found = None
-    return found[1] if found else platform.machine()
+        match = None
+    return match[1] if match else platform.machine()

@@ -1,4 +1,4 @@
-"""What a step needs of a device's memory: by the compiled program, by the device's own count, and by trying."""
+"""Memory of a step: the compiler's plan, the device's counters, and the search for the largest batch that fits."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from inception_jax.benchmarks import workload
 from inception_jax.benchmarks.steps import Bench
 from inception_jax.training.parallel import Compiled
 
-_MOST = 2**20  # examples per device; no search goes on for ever
-_FINENESS = 16  # the search ends where its two ends are within a sixteenth of each other
+_MAX_EXAMPLES = 2**20  # per device; ends a search in which everything fits
+_RESOLUTION = 16  # the search ends when the bounds are within a sixteenth of each other
 
 
 def program_memory(compiled: Compiled) -> dict[str, int] | None:
-    """Bytes on one device by the compiler's plan, None where it does not tell.
+    """Bytes on one device as the compiler plans them; None where it does not report them.
 
     Returns:
-      "arguments" (state and batch), "outputs" that are not written over an argument, "temporary" (activations and
+      "arguments" (state and batch), "outputs" (without those written over an argument), "temporary" (activations and
       workspace), "code", and "total", their sum.
     """
     analysis = compiled.call.memory_analysis()
@@ -38,7 +38,7 @@ def program_memory(compiled: Compiled) -> dict[str, int] | None:
 
 
 def device_memory(device: jax.Device) -> dict[str, int] | None:
-    """What the device has counted since the process began: {"peak", "in_use", "limit"} in bytes; None on a CPU."""
+    """The device's own counters since the process began: {"peak", "in_use", "limit"} in bytes; None on a CPU."""
     stats = device.memory_stats()
     if not stats:
         return None
@@ -47,30 +47,30 @@ def device_memory(device: jax.Device) -> dict[str, int] | None:
 
 
 def memory_limit(device: jax.Device) -> int | None:
-    """Bytes that a program may have: the device's, or on a CPU what the machine has available at this moment."""
-    counted = device_memory(device)
-    if counted:
-        return counted.get("limit")
+    """Bytes that a program may use: the device's limit, or on a CPU the memory that is available now; None: unknown."""
+    counters = device_memory(device)
+    if counters:
+        return counters.get("limit")
     if device.platform == "cpu":
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
-        return int(found[1]) * 1024 if found else None
+        match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+        return int(match[1]) * 1024 if match else None
     return None
 
 
 def largest_batch(fits: Callable[[int], bool], unit: int = 1) -> int:
-    """The largest batch that fits, to within a sixteenth: by doubling, then by halving the gap.
+    """Finds the largest batch that fits, to within a sixteenth: doubles the size, then bisects.
 
     Args:
-      fits: whether a batch of that size does; larger batches than one that does not are not asked for.
-      unit: every size tried is a multiple of it.
+      fits: whether a batch of that size fits; never called with a size above one that did not fit.
+      unit: every size is a multiple of it.
 
     Returns:
-      The largest size that was tried and fits; 0 where not even `unit` does.
+      The largest size that was tried and fits; 0 if not even `unit` fits.
     """
     low, high = 0, unit
-    while high <= _MOST * unit and fits(high):
+    while high <= _MAX_EXAMPLES * unit and fits(high):
         low, high = high, 2 * high
-    while high - low > max(unit, low // _FINENESS):
+    while high - low > max(unit, low // _RESOLUTION):
         middle = (low + high) // 2 // unit * unit
         if fits(middle):
             low = middle
@@ -80,14 +80,14 @@ def largest_batch(fits: Callable[[int], bool], unit: int = 1) -> int:
 
 
 def make_training_fits(config: Any, report: Callable[[str], None]) -> Callable[[int], bool]:
-    """A judge for `largest_batch`: whether one training step of this recipe can be compiled and taken.
+    """Makes `fits` for `largest_batch`: whether one training step with that batch size can be compiled and run.
 
-    On a CPU nothing refuses memory before the kernel kills somebody, so there the compiler's plan is the judge: it must
-    leave a tenth of what is available.
+    On a CPU an allocation is not refused: the kernel kills a process instead. So there the compiler's plan decides: it
+    must leave a tenth of the available memory free.
 
     Args:
-      config: of the run; its batch size is changed.
-      report: gets one line per size.
+      config: config of the run; its batch size is changed.
+      report: called with one line per size.
     """
 
     def fits(size: int) -> bool:
@@ -95,14 +95,14 @@ def make_training_fits(config: Any, report: Callable[[str], None]) -> Callable[[
         config.evaluation.batch_size = None
         setup = workload.build_setup(config)
         device = setup.devices.mesh.devices.flat[0]
-        before = memory_limit(device) or 0
+        available = memory_limit(device) or 0
         try:
             with workload.translate_out_of_memory(setup):
                 bench = Bench(setup, batches=1)
                 planned = program_memory(bench.compile("train"))
-                if device.platform == "cpu" and planned and planned["total"] > 0.9 * before:
+                if device.platform == "cpu" and planned and planned["total"] > 0.9 * available:
                     plan = format_bytes(planned["total"])
-                    report(f"batch {size:,}: {plan} planned, {format_bytes(before)} available: no")
+                    report(f"batch {size:,}: {plan} planned, {format_bytes(available)} available: no")
                     return False
                 bench.run("train", 1)
         except workload.OutOfMemory:
@@ -118,5 +118,5 @@ def make_training_fits(config: Any, report: Callable[[str], None]) -> Callable[[
 
 
 def format_bytes(count: float) -> str:
-    """`1.23 GiB`, `4.5 MiB`."""
+    """Formats a number of bytes: `1.23 GiB`, `4.5 MiB`."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

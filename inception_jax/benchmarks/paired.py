@@ -1,8 +1,8 @@
-"""The same step on several sides in turn, A B C A B C …, and what can be said of their times.
+"""Times the same step on several sides in interleaved blocks, A B C B C A …, and computes the ratios of their times.
 
-A machine's speed drifts over minutes, by more than what is to be told apart. So every side works on the same bytes in a
-process of its own, started once; the sides take blocks of steps in turn, in an order that rotates; and times are
-compared within a round only.
+A machine's speed drifts over minutes, by more than the differences to be measured. So every side works on the same
+bytes in a process of its own, started once; the sides take blocks of steps in turn, in an order that rotates; and times
+are compared within a round only.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from inception_jax.benchmarks.timing import BlockTiming, CpuLoadMonitor
 from inception_jax.benchmarks.worker import SideError, Worker
 from inception_jax.errors import UserError
 
-# Threads of PyTorch's OpenMP spin for about 10 ms after a block's end, in wait for more work (measured on two x86-64
-# cores, PyTorch 2.14: 8 to 11 ms of processor time, all within the first 20 ms). Ten times that is little to a block.
+# Threads of PyTorch's OpenMP spin for about 10 ms after the end of a block, waiting for more work (measured on two
+# x86-64 cores, PyTorch 2.14: 8 to 11 ms of processor time, all within the first 20 ms). Ten times that is short beside
+# a block.
 SETTLE_SECONDS = 0.1
-_OUT_OF_MEMORY_HINT = "; all sides hold their memory at the same time: try a smaller batch"
+_OUT_OF_MEMORY_HINT = "; all sides hold their memory at the same time: use a smaller batch"
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """A side of a comparison: its name, the command of its worker, and variables added to its environment."""
+    """One side of a comparison: its name, its worker's command, and variables added to the worker's environment."""
 
     name: str
     command: tuple[str, ...]
@@ -48,31 +49,31 @@ def compare(
     timeout: float = 1800.0,
     log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Lets the sides work in turn.
+    """Runs the comparison: all sides take blocks of steps in turn.
 
-    A side that fails, other than the first, is left out from then on, and the result says why.
+    A side that fails, other than the first, is excluded from then on, and the result gives the reason.
 
     Args:
-      workload: see `make_workload`.
-      sides: the first is the one that the others are compared with.
-      rounds: in each, every side takes one block of every kind.
-      steps: of a block.
+      workload: from `versus.make_workload`.
+      sides: the first is the baseline of the ratios.
+      rounds: number of rounds; in each, every side takes one block of every kind.
+      steps: steps per block.
       warmup: steps of every kind before the first round, beside those of `prepare`.
-      settle_seconds: a pause before every block, for the threads of the side before to fall asleep.
+      settle_seconds: pause before every block, until the threads of the previous side sleep.
       timeout: seconds that a side may take to prepare, or for a block.
-      log: is told what happens, a line at a time.
+      log: called with a line on progress.
 
     Returns:
       JSON values: "task", "baseline", "rounds", "steps", "warmup", "settle_seconds", "order" (names of every round),
-      "cores" that this process may use and "cores_of_others" (how many of them other processes kept busy meanwhile, or
-      None), and "sides", by name: see `_summary`; of one that was left out {"error": a line, "kind": see `SideError`}.
+      "cores" that this process may use, "cores_of_others" (how many of them other processes kept busy meanwhile, or
+      None), and "sides", by name: see `_summary`; for an excluded side {"error": a line, "kind": see `SideError`}.
 
     Raises:
-      UserError: the first side failed, or all others did; or a number is out of range.
+      UserError: the first side failed, or all others did; or `rounds` or `steps` is below 1.
     """
     for name, value in (("rounds", rounds), ("steps", steps)):
         if value < 1:
-            raise UserError(f"{name} = {value}; allowed: 1 or more")
+            raise UserError(f"--{name}={value}: must be 1 or more")
     run = _PairedRun(workload, sides, settle_seconds, log or (lambda line: None))
     with contextlib.ExitStack() as stack:
         run.start(stack, timeout)
@@ -106,7 +107,7 @@ def compare(
 
 @dataclasses.dataclass
 class _SideResults:
-    """What a side has said: its answer to `prepare`, seconds per step of each block by kind, and all its losses."""
+    """Answers of one side: to `prepare`, seconds per step of each block by kind, and all losses."""
 
     prepared: dict[str, Any]
     losses: list[float]
@@ -115,6 +116,7 @@ class _SideResults:
     finite: bool = True
 
     def add(self, kind: str, steps: int, answer: dict[str, Any], keep: bool) -> None:
+        """Adds the answer to one block; its times only with `keep`."""
         losses = answer.get("losses", [])
         self.losses += losses
         self.finite &= answer.get("finite", True) and all(map(math.isfinite, losses))
@@ -124,7 +126,7 @@ class _SideResults:
 
 
 class _PairedRun:
-    """The workers of all sides, and what they have said so far."""
+    """The workers of all sides and their results so far."""
 
     def __init__(self, workload: dict[str, Any], sides: Sequence[Side], settle: float, log: Callable[[str], None]):
         self._workload, self._sides, self._settle, self.log = workload, sides, settle, log
@@ -135,13 +137,13 @@ class _PairedRun:
         self.cpu_load = CpuLoadMonitor()
 
     def names(self) -> list[str]:
-        """The sides that take part, in the caller's order."""
+        """The sides that have not been excluded, in the caller's order."""
         return [side.name for side in self._sides if side.name not in self.errors]
 
     def start(self, stack: contextlib.ExitStack, timeout: float) -> None:
         """Starts and prepares the workers, one after the other; `stack` closes them.
 
-        The first side comes last: where PyTorch is missing nobody should wait for our compiler to hear it.
+        The first side comes last: a missing PyTorch is reported before our step is compiled.
         """
         for side in reversed(self._sides):
             with self._excluding_on_error(side.name):
@@ -152,7 +154,7 @@ class _PairedRun:
                 self.log(f"{side.name}: ready after {prepared['prepare_seconds']:.1f} s")
 
     def run_blocks(self, names: Sequence[str], kind: str, steps: int, keep: bool = True) -> None:
-        """One block of each side."""
+        """Runs one block on each side, in the order of `names`; times are kept only with `keep`."""
         for name in names:
             if name not in self.errors:
                 time.sleep(self._settle)
@@ -163,7 +165,7 @@ class _PairedRun:
                     self.results[name].add(kind, steps, answer, keep)
 
     def format_last_round(self) -> str:
-        """Milliseconds per step of the latest blocks, in words."""
+        """Milliseconds per step of the latest blocks, as text."""
 
         def latest(seconds: dict[str, list[float]]) -> str:
             return ", ".join(f"{kind} {1e3 * took[-1]:.4g} ms" for kind, took in seconds.items())
@@ -172,40 +174,41 @@ class _PairedRun:
 
     @contextlib.contextmanager
     def _excluding_on_error(self, name: str) -> Iterator[None]:
+        """Within the context, a SideError excludes the side; it ends the comparison if no comparison is left."""
         try:
             yield
         except SideError as error:
             hint = _OUT_OF_MEMORY_HINT if error.kind == "out_of_memory" else ""
             self.errors[name] = {"error": f"{error}{hint}", "kind": error.kind}
-            self.log(f"left out: {error}{hint}")
+            self.log(f"excluded: {error}{hint}")
             if name == self.baseline or len(self.errors) == len(self._sides) - 1 > 0:
                 raise UserError(f"{error}{hint}") from error
 
 
-def _summary(record: _SideResults, baseline: _SideResults, workload: dict[str, Any], steps: int) -> dict[str, Any]:
-    """What a side has shown, as JSON values.
+def _summary(results: _SideResults, baseline: _SideResults, workload: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Summarises the results of a side as JSON values.
 
     Returns:
       "prepared", its answer; per kind of step {"step_seconds": median, p10 and p90 over the blocks,
       "images_per_second", "steps_per_block", "blocks": seconds per step, "cpu_seconds": the median of processor
-      seconds per step where the side knows them, "ratio": median, p10, p90 and "rounds" of its time relative to the
+      seconds per step where the side reports them, "ratio": median, p10, p90 and "rounds" of its time relative to the
       first side's in the same round}; "losses": their number and the means of the first and the last quarter, of all
       training steps from the very first; "finite", of losses and logits; "falling": whether the last quarter's mean is
       below the first's, None without training steps.
     """
-    summary: dict[str, Any] = {"prepared": {k: v for k, v in record.prepared.items() if k != "losses"}}
-    for kind, took in record.seconds.items():
-        ratios = [one / other for one, other in zip(took, baseline.seconds[kind], strict=True)]
+    summary: dict[str, Any] = {"prepared": {k: v for k, v in results.prepared.items() if k != "losses"}}
+    for kind, seconds in results.seconds.items():
+        ratios = [own / other for own, other in zip(seconds, baseline.seconds[kind], strict=True)]
         p10, p90 = np.percentile(ratios, (10, 90)).tolist()
-        summary[kind] = BlockTiming(tuple(took), steps).to_json(workload["batch_size"])
+        summary[kind] = BlockTiming(tuple(seconds), steps).to_json(workload["batch_size"])
         summary[kind]["ratio"] = {"median": statistics.median(ratios), "p10": p10, "p90": p90, "rounds": ratios}
-        if kind in record.cpu_seconds:
-            summary[kind]["cpu_seconds"] = statistics.median(record.cpu_seconds[kind])
-    summary |= {"finite": record.finite, "falling": None, "losses": None}
-    if record.losses:
-        first, last = quarter_means(record.losses)
-        summary["falling"] = all(map(math.isfinite, record.losses)) and last < first
+        if kind in results.cpu_seconds:
+            summary[kind]["cpu_seconds"] = statistics.median(results.cpu_seconds[kind])
+    summary |= {"finite": results.finite, "falling": None, "losses": None}
+    if results.losses:
+        first, last = quarter_means(results.losses)
+        summary["falling"] = all(map(math.isfinite, results.losses)) and last < first
         # JSON has no NaN.
         first, last = (value if math.isfinite(value) else None for value in (first, last))
-        summary["losses"] = {"steps": len(record.losses), "first_quarter": first, "last_quarter": last}
+        summary["losses"] = {"steps": len(results.losses), "first_quarter": first, "last_quarter": last}
     return summary

@@ -1,4 +1,4 @@
-"""A measurement as one picture: the bound of every block by what sets it, and the spread of the step's time."""
+"""Plots a measurement: the roofline bound of every block, and the step time of each block of steps."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH, _ROW, _HEAD = 11.0, 0.17, 1.5  # inches: a picture, a block's bar, all around them
+_WIDTH, _ROW, _HEAD = 11.0, 0.17, 1.5  # inches: the figure, one block's row, margins
 _NO_BLOCKS_HEIGHT = 3.2
 
 
 def draw(result: Mapping[str, Any], path: str | os.PathLike) -> Figure:
-    """Draws a measurement.
+    """Plots a measurement.
 
-    For each kind of step: bars of the roofline's blocks, arithmetic and memory side by side, the one that sets the
-    bound in full colour; and the time of each block of steps, with the sum of the bounds below it.
+    For each kind of step: two bars per block of the network, compute time and memory time, the larger (the bound) in
+    full colour; and the time of each block of steps, with the sum of the bounds as a line.
 
     Args:
-      result: from `measure`, or `report.read_measurement`.
-      path: of the PNG file.
+      result: from `measure.measure` or `report.read_measurement`.
+      path: path of the PNG file.
 
     Returns:
-      The figure; two axes per kind of step where there is a roofline, one where there is none.
+      The figure; two axes per kind of step if there is a roofline, else one.
 
     Raises:
       UserError: the file cannot be written.
@@ -51,6 +51,7 @@ def draw(result: Mapping[str, Any], path: str | os.PathLike) -> Figure:
 
 
 def _title(result: Mapping[str, Any]) -> str:
+    """Workload and device in one line."""
     workload, device = result["task"], result["device"]
     return (
         f"{workload['model']}, {workload['image_size']} pixels, batch {workload['batch_size']:,}, {workload['dtype']}, "
@@ -58,16 +59,16 @@ def _title(result: Mapping[str, Any]) -> str:
     )
 
 
-def _draw_blocks(axes: Axes, content: Mapping[str, Any] | None, words: str) -> None:
-    axes.set_title(f"{words}: the least time of each block")
+def _draw_blocks(axes: Axes, content: Mapping[str, Any] | None, name: str) -> None:
+    axes.set_title(f"{name}: roofline bound of each block")
     if not content:
         plot_style.hide_axes(axes)
         return
     blocks = content["blocks"]
     for row, bound in enumerate(blocks):
-        for offset, side, color in ((-0.2, "compute", BLUE), (0.2, "memory", ORANGE)):
-            sets = bound["side"] == side
-            axes.barh(row + offset, 1e3 * bound[f"{side}_seconds"], 0.38, color=color, alpha=1.0 if sets else 0.3)
+        for offset, limit, color in ((-0.2, "compute", BLUE), (0.2, "memory", ORANGE)):
+            alpha = 1.0 if bound["side"] == limit else 0.3
+            axes.barh(row + offset, 1e3 * bound[f"{limit}_seconds"], 0.38, color=color, alpha=alpha)
     axes.set_yticks(range(len(blocks)), [bound["block"] for bound in blocks], fontsize=6.5)
     axes.set_ylim(len(blocks) - 0.4, -0.6)
     axes.set_xlabel("ms per step")
@@ -75,15 +76,15 @@ def _draw_blocks(axes: Axes, content: Mapping[str, Any] | None, words: str) -> N
     axes.grid(True, axis="x")
     handles = [
         axes.barh(0, 0, color=color, label=label)
-        for color, label in ((BLUE, "arithmetic, FLOPs / peak"), (ORANGE, "memory, bytes / bandwidth"))
+        for color, label in ((BLUE, "compute, FLOPs / peak"), (ORANGE, "memory, bytes / bandwidth"))
     ]
-    axes.legend(handles=handles, loc="lower right", title="the longer one sets the bound", title_fontsize=7)
+    axes.legend(handles=handles, loc="lower right", title="the longer one is the bound", title_fontsize=7)
 
 
-def _draw_times(axes: Axes, content: Mapping[str, Any], words: str) -> None:
+def _draw_times(axes: Axes, content: Mapping[str, Any], name: str) -> None:
     times = [1e3 * seconds for seconds in content["blocks"]]
     spread = content["step_seconds"]
-    axes.set_title(f"{words}: {format_milliseconds(spread['median'])}, {content['images_per_second']:,.4g} images/s")
+    axes.set_title(f"{name}: {format_milliseconds(spread['median'])}, {content['images_per_second']:,.4g} images/s")
     axes.axhspan(1e3 * spread["p10"], 1e3 * spread["p90"], color=BLUE, alpha=0.12, linewidth=0, label="p10 to p90")
     axes.axhline(1e3 * spread["median"], color=BLUE, linewidth=1.0, label="median")
     axes.plot(
@@ -106,7 +107,7 @@ def _draw_times(axes: Axes, content: Mapping[str, Any], words: str) -> None:
         )
     axes.set_ylim(0, 1.15 * max(times))
     axes.set_xlim(0.5, len(times) + 0.5)
-    axes.set_xlabel("block, in the order of measuring")
+    axes.set_xlabel("block, in the order of measurement")
     axes.set_ylabel("ms per step")
     axes.grid(True, axis="y")
     axes.legend(loc="lower right", frameon=True, framealpha=0.85, edgecolor="none")

@@ -1,4 +1,4 @@
-"""A measurement in words, for the terminal: everything that its JSON file holds, in the order of its questions."""
+"""Formats measurements as text: one with all its numbers, or two side by side; reads their JSON files."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ from inception_jax.runs.tables import format_table
 
 
 def format_measurement(result: Mapping[str, Any]) -> str:
-    """The whole measurement as text."""
-    parts = ["\n".join(_head(result))]
-    parts += ["\n".join(_kind(result, kind)) for kind in KIND_NAMES if kind in result]
+    """Formats a measurement with all its numbers.
+
+    Args:
+      result: from `measure.measure` or `read_measurement`.
+    """
+    sections = ["\n".join(_head(result))]
+    sections += ["\n".join(_kind(result, kind)) for kind in KIND_NAMES if kind in result]
     if "input" in result:
-        parts.append("\n".join(_input(result)))
-    return "\n\n".join(parts)
+        sections.append("\n".join(_input(result)))
+    return "\n\n".join(sections)
 
 
 def format_milliseconds(seconds: float) -> str:
-    """`12.3 ms`, with three digits or more."""
+    """Formats a time in milliseconds with three or more digits: `12.3 ms`."""
     return f"{1e3 * seconds:,.3g} ms" if seconds < 1 else f"{1e3 * seconds:,.0f} ms"
 
 
 def _head(result: Mapping[str, Any]) -> Iterator[str]:
+    """The lines on network, devices and their limits."""
     workload, device, host = result["task"], result["device"], result["host"]
     heads = "with auxiliary heads" if workload["aux_heads"] else "without auxiliary heads"
     options = "".join(f", {name}={value}" for name, value in workload["options"].items())
@@ -44,16 +49,17 @@ def _head(result: Mapping[str, Any]) -> Iterator[str]:
     known = [f"{limits['flops'] / 1e12:,.4g} TFLOP/s"] if limits["flops"] else []
     known += [f"{limits['bandwidth'] / 1e9:,.4g} GB/s"] if limits["bandwidth"] else []
     if len(known) == 2:
-        yield f"at most {' and '.join(known)} per device ({limits['source']})"
+        yield f"peak {' and '.join(known)} per device ({limits['source']})"
     else:
         yield (
-            f"its limits are not known ({limits['source']}), so there is no "
+            f"peak FLOP/s or bandwidth not known ({limits['source']}), so there is no "
             + ("roofline" if limits["flops"] else "utilisation and no roofline")
-            + "; --peak_tflops and --bandwidth_gbs give them, or measure them with the value 'measure'"
+            + "; --peak_tflops and --bandwidth_gbs give them (a number, or 'measure' to measure them now)"
         )
 
 
 def _kind(result: Mapping[str, Any], kind: str) -> Iterator[str]:
+    """The lines on one kind of step."""
     content = result[kind]
     seconds, work = content["step_seconds"], content["flops"]
     yield KIND_NAMES[kind]
@@ -66,13 +72,13 @@ def _kind(result: Mapping[str, Any], kind: str) -> Iterator[str]:
         times = content["compile"]
         yield (
             f"  compilation  {times['lowering']:.1f} s tracing and lowering, {times['cold']:.1f} s compiler; "
-            f"{times['cached']:.1f} s in all from the cache"
+            f"{times['cached']:.1f} s for both from the cache"
         )
     yield (
         f"  work         {work['per_image'] / 1e9:,.4g} GFLOP per image, of which "
         f"{work['inside_per_image'] / 1e9:,.4g} not on padding; the compiler counts "
-        f"{work['compiler_per_image'] / 1e9:,.4g} ({100 * (work['compiler_over_inside'] - 1):+.1f} %), other "
-        "operations included"
+        f"{work['compiler_per_image'] / 1e9:,.4g} ({100 * (work['compiler_over_inside'] - 1):+.1f} %, "
+        "with activations, batch norm and pools)"
     )
     used = f", {100 * work['utilization']:.1f} % of the peak" if work["utilization"] is not None else ""
     yield f"  utilisation  {work['per_second_per_device'] / 1e12:,.4g} TFLOP/s per device{used}"
@@ -88,25 +94,27 @@ def _kind(result: Mapping[str, Any], kind: str) -> Iterator[str]:
 
 
 def _memory(content: Mapping[str, Any]) -> str:
+    """The compiler's plan and the device's peak."""
     program, device = content["program"], content["device"]
-    parts = []
+    texts = []
     if program:
-        parts.append(
+        texts.append(
             f"{format_bytes(program['total'])} planned: state and batch {format_bytes(program['arguments'])}, "
             f"temporary {format_bytes(program['temporary'])}"
         )
     if device:
         limit = f" of {format_bytes(device['limit'])}" if "limit" in device else ""
-        parts.append(f"{format_bytes(device['peak'])}{limit} at most since the start, by the device")
-    return "; ".join(parts) or "not told by compiler or device"
+        texts.append(f"{format_bytes(device['peak'])}{limit} peak since the start, as counted by the device")
+    return "; ".join(texts) or "reported by neither compiler nor device"
 
 
 def _roofline(content: Mapping[str, Any]) -> Iterator[str]:
+    """The sum of the bounds, and a table of them."""
     yield (
         f"  roofline     at least {format_milliseconds(content['seconds'])}, layer by layer; measured "
         f"{1 / content['fraction']:.2f} times that"
     )
-    rows = [("    block", "GFLOP", "MB", "compute ms", "memory ms", "bound ms", "set by")]
+    rows = [("    block", "GFLOP", "MB", "compute ms", "memory ms", "bound ms", "limited by")]
     for bound in content["blocks"]:
         times = (bound[name] for name in ("compute_seconds", "memory_seconds", "seconds"))
         rows.append(
@@ -122,20 +130,21 @@ def _roofline(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _input(result: Mapping[str, Any]) -> Iterator[str]:
+    """The lines on the input pipeline, alone and feeding the training step."""
     content = result["input"]
     yield format_input(content)
     if "fed" in content:
         fed, resident = content["fed"], result["train"]["images_per_second"]
         bound = " (input-bound)" if fed["data_wait_fraction"] > INPUT_BOUND else ""
         yield (
-            f"  fed          {format_rate(fed['images_per_second'])} images/s by the input, "
-            f"against {format_rate(resident)} from batches on the device; "
+            f"  fed          {format_rate(fed['images_per_second'])} images/s with the step fed by it, "
+            f"{format_rate(resident)} with batches on the device; "
             f"data wait {100 * fed['data_wait_fraction']:.0f} %{bound}"
         )
 
 
 def format_input(content: Mapping[str, Any]) -> str:
-    """The pipeline's own speed."""
+    """Formats the speed of the input pipeline alone."""
     how = f"{content['workers']} workers of {content['threads']}" if content["workers"] else f"{content['threads']}"
     return (
         f"input\n  alone        {format_rate(content['images_per_second'])} images/s of {content['dataset']} "
@@ -144,7 +153,7 @@ def format_input(content: Mapping[str, Any]) -> str:
 
 
 _SETTINGS = ("task", "device", "host", "limits", "versions", "git")
-# (words, path below a kind of step, factor, unit): smaller is better in all but the rates.
+# (name, path below a kind of step, factor, unit): smaller is better in all but the rates.
 _FIGURES = (
     ("step, median", "step_seconds.median", 1e3, "ms"),
     ("step, p10", "step_seconds.p10", 1e3, "ms"),
@@ -153,7 +162,7 @@ _FIGURES = (
     ("utilisation", "flops.utilization", 100.0, "%"),
     ("of the roofline", "roofline.fraction", 100.0, "%"),
     ("memory planned", "memory.program.total", 1 / 2**20, "MiB"),
-    ("memory at most", "memory.device.peak", 1 / 2**20, "MiB"),
+    ("memory peak", "memory.device.peak", 1 / 2**20, "MiB"),
     ("tracing, lowering", "compile.lowering", 1.0, "s"),
     ("compiler, cold", "compile.cold", 1.0, "s"),
     ("start, cached", "compile.cached", 1.0, "s"),
@@ -161,56 +170,58 @@ _FIGURES = (
 
 
 def read_measurement(path: str | Path) -> dict[str, Any]:
-    """A measurement from its JSON file.
+    """Reads the JSON file of a measurement.
 
     Raises:
-      UserError: no such file, or one of something else.
+      UserError: there is no such file, or it is not a measurement.
     """
     content = manifest.read_json_object(path)
     if content is None:
         raise UserError(f"{path}: there is no such file")
     if content.get("format") != FORMAT:
         raise UserError(
-            f"{path}: not a measurement of `benchmark --json` (its format is {content.get('format')!r}, "
-            f"{FORMAT!r} is needed)"
+            f"{path}: not a measurement written by `benchmark --json`: its format is {content.get('format')!r}, "
+            f"allowed: {FORMAT!r}"
         )
     return content
 
 
 def format_difference(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> str:
-    """Both measurements as text: the settings that differ, then every figure that both have, and its ratio.
+    """Formats two measurements side by side: the settings that differ, then every number that both have, and its ratio.
 
     Args:
-      first, second: as `read_measurement` gives them.
-      names: of the two, for the head of the columns.
+      first: from `read_measurement`.
+      second: likewise.
+      names: names of the two, for the heads of the columns.
 
     Raises:
       UserError: they have no kind of step in common.
     """
     kinds = [kind for kind in KIND_NAMES if kind in first and kind in second]
     if not kinds:
-        raise UserError(f"{names[0]} and {names[1]}: one has no step that the other has")
+        raise UserError(f"{names[0]} and {names[1]}: they have no kind of step in common")
     settings = [{name: content.get(name) for name in _SETTINGS} for content in (first, second)]
     differences = manifest.config_differences(*settings)
-    parts = []
+    sections = []
     if differences:
-        parts.append("What was different:\n" + format_table([("", *names), *differences]))
+        sections.append("Different settings:\n" + format_table([("", *names), *differences]))
     for kind in kinds:
         rows = list(_rows(first[kind], second[kind]))
-        parts.append(f"{KIND_NAMES[kind]}:\n" + format_table([("", *names, "ratio"), *rows], "lrrr"))
-    return "\n\n".join(parts)
+        sections.append(f"{KIND_NAMES[kind]}:\n" + format_table([("", *names, "ratio"), *rows], "lrrr"))
+    return "\n\n".join(sections)
 
 
 def _rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    for words, path, factor, unit in _FIGURES:
+    """(name, first, second, ratio) of every number that both have."""
+    for name, path, factor, unit in _FIGURES:
         one, two = _at(first, path), _at(second, path)
         if one is not None and two is not None:
             cells = (f"{factor * value:,.4g} {unit}".rstrip() for value in (one, two))
-            yield (words, *cells, f"{two / one:.3f}" if one else "")
+            yield (name, *cells, f"{two / one:.3f}" if one else "")
 
 
 def _at(content: Any, path: str) -> float | None:
-    """The number at a dotted path, None where any part of it is missing."""
+    """The number at a dotted path, or None where a part of the path is missing."""
     for name in path.split("."):
         content = content.get(name) if isinstance(content, Mapping) else None
     return content

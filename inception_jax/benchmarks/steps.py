@@ -1,4 +1,4 @@
-"""The steps that are timed: training as `train` does it, and a forward pass, with state and batches on the devices."""
+"""Compiles and runs the timed steps: the training step of `train` and a forward pass, with all data on the devices."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class CompileTimes:
     """Seconds until a step can run.
 
     Attributes:
-      lowering: tracing and lowering, in a process that has done neither before.
-      cold: the compiler, with nothing in its cache.
-      cached: lowering and the compiler with the step in the persistent cache: what a run that is started again waits.
+      lowering: tracing and lowering, for the first time in the process.
+      cold: the compiler, with an empty persistent compilation cache.
+      cached: lowering and the compiler, with the step in the cache: the wait of a run that is started again.
     """
 
     lowering: float
@@ -42,14 +42,13 @@ class CompileTimes:
 
 
 class Bench:
-    """The steps of one setup. Compile a kind before running it.
+    """State, batches and compiled steps of one setup. A kind of step must be compiled before it runs.
 
     Attributes:
-      setup: what was built.
+      setup: the setup that is measured.
       fingerprint: SHA-256 of the batches.
-      account: the network's layers.
-      layers: {kind: those that its step runs}.
-      compiled: {kind: its step}.
+      account: parameters and layers of the network.
+      compiled: {kind: compiled step}.
     """
 
     def __init__(self, setup: Setup, *, batches: int = 3, seed: int = 0):
@@ -57,13 +56,16 @@ class Bench:
 
         Args:
           setup: from `workload.build_setup`.
-          batches: how many take turns, so that no step finds the pictures of the last one in a cache.
-          seed: of the pictures.
+          batches: number of batches, used in turn so that no step finds the images of the last one in a cache.
+          seed: seed of the images.
+
+        Raises:
+          UserError: there are several processes.
         """
         self.setup = setup
         config, devices = setup.config, setup.devices
         if devices.process_count > 1:
-            raise UserError("the benchmark measures the devices of one process; start it without the others")
+            raise UserError(f"the benchmark runs in one process, not in {devices.process_count}; start it alone")
         host = [
             synthetic_batches.make_batch(
                 seed, number, config.batch_size, setup.input.image_size, len(setup.data.class_names)
@@ -84,7 +86,7 @@ class Bench:
         return roofline.layers_of(self.account, kind, bool(self.setup.objective.aux_weights))
 
     def compile(self, kind: str) -> Compiled:
-        """Compiles a step and keeps it; again, if it was compiled before."""
+        """Compiles a step and stores it in `compiled`, in place of an earlier one."""
         setup, devices = self.setup, self.setup.devices
         batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size)
         if kind == "train":
@@ -96,10 +98,10 @@ class Bench:
         return self.compiled[kind]
 
     def time_compilation(self, kind: str) -> CompileTimes:
-        """Compiles a step twice: with an empty persistent cache, and then as a new process would find it.
+        """Compiles a step twice: with an empty persistent cache, and then from that cache, as a new process would.
 
         Raises:
-          UserError: the second compilation did not come from the cache.
+          UserError: the second compilation did not use the cache.
         """
         with _empty_compilation_cache():
             jax.clear_caches()
@@ -108,19 +110,24 @@ class Bench:
             with _record_events(_HIT) as hits:
                 cached = self.compile(kind)
         if not hits:
-            raise UserError("the step did not come out of the persistent compilation cache, so no time of it is known")
+            raise UserError(
+                "the second compilation did not use the persistent compilation cache, so its time is not known; "
+                "measure without it: --no_compile_times"
+            )
         return CompileTimes(cold.lowering_seconds, cold.seconds - cold.lowering_seconds, cached.seconds)
 
     def count_flops(self, kind: str) -> tuple[float, float]:
-        """The compiler's count of a step's work, over all devices: (FLOPs of each picture, FLOPs of the step beside).
+        """The compiler's count of a step's FLOPs over all devices: (FLOPs per image, FLOPs per step beside the images).
 
-        The second are those of the parameters: gradient norm, optimizer, averages. Counted are the batch and one of
-        twice its size, and the difference is what the pictures cost (`Devices.count_flops` says how one is counted).
+        The second are those on parameters: gradient norm, optimizer, EMA. The step is counted for the batch and for one
+        of twice its size; the difference is due to the images (`Devices.count_flops` says how one step is counted).
         """
         setup, size = self.setup, self.setup.config.batch_size
         devices = Devices("jit", setup.devices.count)
         if kind == "train":
-            objective = dataclasses.replace(setup.objective, accumulation=1)  # the same work, without a loop around it
+            objective = dataclasses.replace(
+                setup.objective, accumulation=1
+            )  # the same FLOPs, without a loop over micro-batches
             step = make_train_step(setup.model, setup.optimizer, objective, devices=devices.count)
             state = _shapes(self._state)
         else:
@@ -133,7 +140,7 @@ class Bench:
         return (two - one) / size, 2 * one - two
 
     def run(self, kind: str, steps: int) -> Any:
-        """Takes so many steps, the batches in turn, and returns the last one's output when the devices are done."""
+        """Takes steps, using the batches in turn; waits for the devices and returns the output of the last step."""
         for number in range(steps):
             output = self.step(kind, self._batches[number % len(self._batches)])
             if kind == "train":
@@ -142,10 +149,10 @@ class Bench:
         return output
 
     def step(self, kind: str, batch: dict[str, jax.Array]) -> Any:
-        """Starts one step on a batch that is on the devices.
+        """Dispatches one step on a batch that is on the devices.
 
         Returns:
-          Its metrics ("train") or its output ("inference"), which the devices may still be working on.
+          Its metrics ("train") or its output ("inference"), which the devices may not have computed yet.
         """
         step = self.compiled[kind]
         if kind == "inference":
@@ -154,25 +161,25 @@ class Bench:
         return metrics
 
     def take_losses(self) -> list[float]:
-        """The mean loss of every training step since the last call, in order; waits for them."""
+        """The mean loss of every training step since the last call, in order; waits for the devices."""
         losses, self._losses = self._losses, []
         return [float(row["loss"]) / float(row["count"]) for row in jax.device_get(losses)]
 
     @property
     def num_parameters(self) -> int:
-        """Trained numbers, auxiliary heads included."""
+        """Number of trained parameters, auxiliary heads included."""
         return sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
 
 
 def make_inference_step(
     model: nn.Module, normalization: preprocess.Normalization, dtype: Any
 ) -> Callable[[Any, dict[str, jax.Array]], tuple[dict, dict[str, jax.Array]]]:
-    """Builds a forward pass of one device's share: (variables, batch) to ({}, {"logits": float [b, classes]}).
+    """Builds the forward pass of a per-device batch: (variables, batch) -> ({}, {"logits": float [b, classes]}).
 
     Args:
-      model: a network of ours.
-      normalization: how uint8 pixels become the network's input.
-      dtype: the network's compute dtype.
+      model: a network of this package.
+      normalization: how uint8 pixels become the input of the network.
+      dtype: compute dtype of the network.
     """
 
     def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[dict, dict[str, jax.Array]]:
@@ -183,18 +190,19 @@ def make_inference_step(
 
 
 def quarter_means(losses: Sequence[float]) -> tuple[float, float]:
-    """Means of the first and of the last quarter of the losses (of one at least)."""
-    part = max(1, len(losses) // 4)
-    return float(np.mean(losses[:part])), float(np.mean(losses[-part:]))
+    """Means of the first and of the last quarter of the losses (of one loss at least)."""
+    count = max(1, len(losses) // 4)
+    return float(np.mean(losses[:count])), float(np.mean(losses[-count:]))
 
 
 def _shapes(tree: Any) -> Any:
+    """The tree with a ShapeDtypeStruct for each array."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 @contextlib.contextmanager
 def _empty_compilation_cache() -> Iterator[None]:
-    """Inside, JAX's persistent compilation cache is an empty directory that takes every program."""
+    """Within the context, JAX's persistent compilation cache is an empty directory that stores every program."""
     names = (
         "jax_compilation_cache_dir",
         "jax_persistent_cache_min_compile_time_secs",
@@ -206,7 +214,7 @@ def _empty_compilation_cache() -> Iterator[None]:
         try:
             for name, value in zip(names, (directory, 0.0, 0, True), strict=True):
                 jax.config.update(name, value)
-            compilation_cache.reset_cache()  # it has looked for its directory once and would not look again
+            compilation_cache.reset_cache()  # JAX reads the directory's name only once otherwise
             yield
         finally:
             for name, value in before.items():
@@ -216,15 +224,15 @@ def _empty_compilation_cache() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _record_events(event: str) -> Iterator[list[str]]:
-    """Inside, every occurrence of an event of JAX's is added to the list."""
-    found: list[str] = []
+    """Within the context, every occurrence of a `jax.monitoring` event is added to the list."""
+    events: list[str] = []
 
-    def note(name: str, **details: Any) -> None:
+    def record(name: str, **details: Any) -> None:
         if name == event:
-            found.append(name)
+            events.append(name)
 
-    jax.monitoring.register_event_listener(note)
+    jax.monitoring.register_event_listener(record)
     try:
-        yield found
+        yield events
     finally:
-        jax.monitoring.unregister_event_listener(note)
+        jax.monitoring.unregister_event_listener(record)

@@ -1,4 +1,4 @@
-"""The networks of PyTorch's that ours are compared with, and a count of their multiply-adds."""
+"""PyTorch networks that ours are compared with: torchvision's, timm's, and a GoogLeNet with LRN. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Table 1 of arXiv:1409.4842: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj. As in models/inception_v1.py, which
-# cannot be imported here: it imports JAX. That both hold the same numbers is seen by the counts of parameters.
+# Table 1 of arXiv:1409.4842: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj. The same as in
+# models/inception_v1.py, which imports JAX and so cannot be imported here; a test compares the parameter counts.
 _MODULES = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -27,15 +27,15 @@ _MODULES = {
 
 
 def build(model: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
-    """Makes the equivalent of one of our networks, on the current default device.
+    """Builds the equivalent of one of our networks, on the default device.
 
     Args:
       model: one of `equivalents.EQUIVALENTS`.
       num_classes: outputs of every classifier.
-      options: as `equivalents.matching_options` gives them.
+      options: from `equivalents.matching_options`.
 
     Returns:
-      A module on images [B, 3, H, W]; what it returns is for `heads`.
+      A module that takes float images [B, 3, H, W]; `head_logits` reads its output.
     """
     if model == "inception_v1":
         return GoogLeNet(num_classes, options)
@@ -49,7 +49,8 @@ def build(model: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module
             transform_input=False,
             dropout=options["dropout_rate"],
             dropout_aux=options.get("aux_dropout_rate", 0.0),
-            init_weights=False,  # batch norm makes the scale of a kernel free; torchvision's own takes seconds
+            # Batch norm makes the kernels' scale irrelevant, and torchvision's initialisation takes seconds.
+            init_weights=False,
         )
     if model == "inception_v3":
         import torchvision
@@ -67,8 +68,8 @@ def build(model: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module
     return timm.create_model(model, pretrained=False, num_classes=num_classes, drop_rate=options["dropout_rate"])
 
 
-def heads(output: Any) -> list[torch.Tensor]:
-    """Logits [B, num_classes] of the classifier and then of the auxiliary heads, the first head first."""
+def head_logits(output: Any) -> list[torch.Tensor]:
+    """Logits [B, num_classes] of the classifier, then of the auxiliary heads, first head first."""
     if isinstance(output, torch.Tensor):
         return [output]
     if hasattr(output, "aux_logits1"):  # torchvision's tuple has the second head before the first
@@ -77,29 +78,29 @@ def heads(output: Any) -> list[torch.Tensor]:
 
 
 def count_macs(model: nn.Module, image_size: int) -> int:
-    """Multiply-adds of convolutions and fully connected layers for one picture's forward pass in training.
+    """Multiply-adds of convolutions and fully connected layers per image, for a forward pass in training.
 
-    A copy without data runs, so that neither time nor memory goes into it, and nothing is changed.
+    A copy on the "meta" device runs, which takes no time and no memory; the model is not changed.
     """
-    shadow, total, batch = copy.deepcopy(model).to("meta").train(), 0, 2
+    meta_model, total, batch = copy.deepcopy(model).to("meta").train(), 0, 2
 
     def count(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         nonlocal total
-        # A kernel [out, in, …] makes the out channels of one place of the output.
+        # A kernel [out, in, ...] computes the out channels at one position of the output.
         total += layer.weight.numel() * output.numel() // (output.shape[1] * batch)
 
-    for layer in shadow.modules():
+    for layer in meta_model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(count)
-    shadow(torch.empty(batch, 3, image_size, image_size, device="meta"))
+    meta_model(torch.empty(batch, 3, image_size, image_size, device="meta"))
     return total
 
 
 class GoogLeNet(nn.Module):
-    """GoogLeNet of bvlc_googlenet: biases, response normalisation, pools that round up, true 5x5, two heads."""
+    """GoogLeNet as bvlc_googlenet: biases, LRN, pools that round up, true 5x5, two auxiliary heads."""
 
     def __init__(self, num_classes: int, options: Mapping[str, Any]):
-        """Makes the network.
+        """Builds the network.
 
         Args:
           num_classes: outputs of every classifier.
@@ -121,7 +122,7 @@ class GoogLeNet(nn.Module):
         _initialize_as_caffe(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Images [B, 3, H, W] to logits [B, num_classes]; with those of both heads in training, if it has any."""
+        """Images [B, 3, H, W] to logits [B, num_classes]; in training a list, with the logits of the heads if any."""
         x = self.norm(self.pool(self.conv1(x)))
         x = self.pool(self.norm(self.conv2(self.conv2_reduce(x))))
         aux = []
@@ -136,6 +137,8 @@ class GoogLeNet(nn.Module):
 
 
 class _ConvRelu(nn.Conv2d):
+    """A convolution with "same" padding and bias, then ReLU."""
+
     def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1):
         super().__init__(inputs, outputs, size, stride, size // 2)
 
@@ -144,6 +147,8 @@ class _ConvRelu(nn.Conv2d):
 
 
 class _InceptionModule(nn.Module):
+    """Four branches, concatenated: 1x1; 1x1 and 3x3; 1x1 and 5x5; max pool and 1x1."""
+
     def __init__(self, inputs: int, one: int, reduce3: int, three: int, reduce5: int, five: int, proj: int):
         super().__init__()
         self.one = _ConvRelu(inputs, one, 1)
@@ -156,20 +161,22 @@ class _InceptionModule(nn.Module):
 
 
 class _AuxHead(nn.Module):
+    """An auxiliary classifier: average pool to 4x4, 1x1 convolution, two fully connected layers."""
+
     def __init__(self, inputs: int, num_classes: int, dropout: float):
         super().__init__()
         self.conv, self.fc = _ConvRelu(inputs, 128, 1), nn.Linear(2048, 1024)
         self.dropout, self.classifier = nn.Dropout(dropout), nn.Linear(1024, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # The sizes of which a 5x5/3 pool makes 4.
-        plain = all(14 <= size <= 16 for size in x.shape[2:])
-        x = self.conv(F.avg_pool2d(x, 5, 3) if plain else F.adaptive_avg_pool2d(x, 4))
+        # The sizes from which a 5x5/3 pool makes 4.
+        fixed_window = all(14 <= size <= 16 for size in x.shape[2:])
+        x = self.conv(F.avg_pool2d(x, 5, 3) if fixed_window else F.adaptive_avg_pool2d(x, 4))
         return self.classifier(self.dropout(F.relu(self.fc(x.flatten(1)), inplace=True)))
 
 
 def _initialize_as_caffe(model: nn.Module) -> None:
-    """bvlc_googlenet's fillers: Caffe's xavier, biases of 0.2, and of 0 in the classifiers."""
+    """Initialises as bvlc_googlenet does: Caffe's xavier, biases of 0.2, and of 0 in the classifiers."""
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = math.sqrt(3 / layer.weight[0].numel())

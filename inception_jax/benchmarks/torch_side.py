@@ -1,7 +1,7 @@
-"""PyTorch's side of a comparison, in whatever interpreter has PyTorch: `--variant=eager|channels_last|compile…`.
+"""The PyTorch side of a comparison, as a worker process: `--variant=eager|channels_last|compile|compile_max_autotune`.
 
-`versus.torch_sides` starts it. Beside PyTorch and the package of the network (torchvision or timm) it needs NumPy, and
-of this package only files that import no JAX.
+`versus.torch_sides` gives the command that starts it, in any interpreter that has PyTorch. Beside PyTorch and the
+package of the network (torchvision or timm) it needs NumPy, and of this package only files that import no JAX.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from inception_jax.benchmarks import equivalents, worker
 from inception_jax.benchmarks.worker import Unavailable
 
-# Maps lie as PyTorch lays them by default (NCHW), or channels last (NHWC); compiled ones always the latter.
+# Memory layout of feature maps: PyTorch's default (NCHW) or channels last (NHWC); compiled variants use the latter.
 VARIANTS: dict[str, dict[str, Any]] = {
     "eager": {"channels_last": False},
     "channels_last": {"channels_last": True},
@@ -25,38 +25,43 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "compile_max_autotune": {"channels_last": True, "compile_mode": "max-autotune"},
 }
 
-# Variables by which kernels and threads are told how to work.
+# Prefixes of environment variables that configure kernels and threads.
 _ENVIRONMENT = ("CUBLAS", "CUDNN", "DNNL_", "GOMP_", "KMP_", "MKL_", "NVIDIA_TF32", "OMP_", "ONEDNN_", "TORCH")
 
 
 class TorchSide:
-    """What `worker.serve` serves; one variant of PyTorch."""
+    """Runs blocks of steps in one variant of PyTorch; a `worker.SideProtocol`."""
 
     def __init__(self, variant: str):
+        """Imports nothing yet.
+
+        Args:
+          variant: one of `VARIANTS`.
+        """
         self._variant = variant
         self._trainer: Any = None
-        self._environment = _environment()  # before PyTorch adds its own
+        self._environment = _environment()  # read before PyTorch adds variables of its own
 
     def prepare(self, workload: dict[str, Any]) -> dict[str, Any]:
         """Builds the network and takes one step of each kind, so that all is allocated, tuned and compiled.
 
         Args:
-          workload: see `versus.make_workload`.
+          workload: from `versus.make_workload`.
 
         Returns:
-          "versions", "device", "flags", "parameters" (trained numbers), "macs" (of one picture, forward in training),
-          "pictures" (SHA-256), "prepare_seconds" (with the imports), "losses" (of the training step, if there was
-          one), and "memory_bytes" (the most so far) on a GPU.
+          "versions", "device", "flags", "parameters" (their number), "macs" (multiply-adds per image, forward in
+          training), "pictures" (SHA-256 of the batches), "prepare_seconds" (imports included), "losses" (of the
+          training step, if there was one), and on a GPU "memory_bytes" (peak so far).
 
         Raises:
-          Unavailable: a package is missing or broken, or there is no such device.
+          Unavailable: a package is missing or broken, or the device is missing.
         """
         began = time.perf_counter()
         if self._variant == "compile_max_autotune" and workload["backend"] == "cpu":
             raise Unavailable("max-autotune is for GPUs; on a CPU: eager, channels_last, compile")
         packages = equivalents.get_equivalent(workload["model"]).packages
         versions = {name: _version(name, packages) for name in ("torch", *packages)}
-        # After that: it imports PyTorch, and its absence has been told in a line.
+        # Imports PyTorch: only now, after a missing one would have been reported.
         from inception_jax.benchmarks.torch_step import TorchTrainer, TorchVariant
 
         cores = _cores()
@@ -68,7 +73,7 @@ class TorchSide:
             "flags": {"cores": cores, **trainer.flags(), "environment": self._environment},
             "parameters": trainer.parameters,
             "macs": trainer.macs,
-            "pictures": trainer.pictures,
+            "pictures": trainer.fingerprint,
             "prepare_seconds": time.perf_counter() - began,
             "losses": losses,
         }
@@ -76,15 +81,15 @@ class TorchSide:
         return answer if memory is None else answer | {"memory_bytes": memory}
 
     def block(self, kind: str, steps: int) -> dict[str, Any]:
-        """See `torch_step.TorchTrainer.block`."""
+        """Takes `steps` steps; see `torch_step.TorchTrainer.block`."""
         return self._trainer.block(kind, steps)
 
 
 def _version(name: str, packages: tuple[str, ...]) -> str:
-    """The version of a package that can be imported.
+    """Imports a package and returns its version.
 
     Raises:
-      Unavailable: it cannot; a build of torchvision for another PyTorch raises a RuntimeError.
+      Unavailable: the import fails; a torchvision built for another PyTorch raises a RuntimeError.
     """
     try:
         return importlib.import_module(name).__version__
@@ -93,22 +98,23 @@ def _version(name: str, packages: tuple[str, ...]) -> str:
         needed = " ".join(("torch", *packages, "numpy"))
         raise Unavailable(
             f"{sys.executable} cannot import {name} ({reason}); install there, in versions that belong together: "
-            f"{needed}; or name an interpreter that has them by --torch_python"
+            f"{needed}; or name an interpreter that has them with --torch_python"
         ) from error
 
 
 def _cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _environment() -> dict[str, str]:
-    """What this process was told by variables; where something lies is no setting."""
+    """The environment variables that configure kernels and threads, without those that are paths."""
     variables = sorted(os.environ.items())
     return {name: value for name, value in variables if name.startswith(_ENVIRONMENT) and "/" not in value}
 
 
 def _device_name(device: Any) -> str:
+    """The name of a `torch.device`: of the GPU, or of the processor."""
     if device.type == "cuda":
         return importlib.import_module("torch").cuda.get_device_name(device)
     try:
@@ -119,7 +125,7 @@ def _device_name(device: Any) -> str:
 
 
 def main() -> None:
-    """Serves the variant that the command line names."""
+    """Serves the variant that the command line names, until the parent closes the pipe."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--variant", choices=VARIANTS, required=True)
     worker.serve(TorchSide(parser.parse_args().variant))

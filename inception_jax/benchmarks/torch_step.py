@@ -1,4 +1,7 @@
-"""The training step and inference of our benchmark, in PyTorch: the same bytes, loss, update and batch-norm mode."""
+"""The training step and the forward pass of the benchmark in PyTorch: same bytes, loss, update and batch-norm mode.
+
+Imports no JAX.
+"""
 
 from __future__ import annotations
 
@@ -17,32 +20,46 @@ from inception_jax.benchmarks.worker import Unavailable
 
 @dataclasses.dataclass(frozen=True)
 class TorchVariant:
-    """A way to run PyTorch: whether maps lie channels last, and the mode of `torch.compile`, or None."""
+    """How PyTorch runs.
+
+    Attributes:
+      channels_last: whether the memory layout is NHWC, in place of NCHW.
+      compile_mode: mode of `torch.compile`, or None for eager execution.
+    """
 
     channels_last: bool
     compile_mode: str | None = None
 
 
 class TorchTrainer:
-    """A network in PyTorch, its optimizer and its batches, all on the device."""
+    """A PyTorch network, its optimizer and its batches, all on the device.
+
+    Attributes:
+      workload: from `versus.make_workload`.
+      variant: how PyTorch runs.
+      device: the `torch.device`.
+      fingerprint: SHA-256 of the batches.
+      parameters: number of parameters.
+      macs: multiply-adds per image, forward in training.
+    """
 
     def __init__(self, workload: dict[str, Any], variant: TorchVariant, cores: int):
-        """Builds everything; nothing has run yet.
+        """Builds network, optimizer and batches; no step has run yet.
 
         Args:
-          workload: see `versus.make_workload`.
+          workload: from `versus.make_workload`.
           variant: how PyTorch runs.
-          cores: threads of the CPU's kernels, where the workload names no number.
+          cores: threads of the CPU's kernels, if the workload gives no number.
 
         Raises:
-          Unavailable: the workload is for a GPU and PyTorch has none.
+          Unavailable: the workload is for a GPU and PyTorch sees none.
         """
         self.workload, self.variant = workload, variant
         self.device = _device(workload["backend"])
         torch.set_num_threads(workload["threads"] or cores)
         torch.manual_seed(workload["seed"])
         if self.device.type == "cuda":
-            # XLA multiplies float32 in TF32 by default where the GPU can; PyTorch only convolves so.
+            # XLA multiplies float32 matrices in TF32 by default where the GPU can; PyTorch only convolves in it.
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.allow_tf32 = True
             torch.backends.cudnn.benchmark = True
@@ -53,26 +70,26 @@ class TorchTrainer:
             )
             for number in range(workload["batches"])
         ]
-        self.pictures = synthetic_batches.fingerprint(host)
+        self.fingerprint = synthetic_batches.fingerprint(host)
         self._batches = [self._put(batch) for batch in host]
         model = torch_models.build(workload["model"], workload["num_classes"], workload["options"])
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.macs = torch_models.count_macs(model, workload["image_size"])
         self._model = model.to(self.device, memory_format=self._format)
-        # The fused update is PyTorch's fastest on both kinds of device.
+        # The fused update is PyTorch's fastest on CPU and GPU.
         self._optimizer = torch.optim.SGD(
             self._model.parameters(), workload["learning_rate"], workload["momentum"], fused=True
         )
-        self._loss, self._logits = self._losses, self._evaluate
+        self._loss, self._logits = self._compute_loss, self._compute_logits
         if variant.compile_mode is not None:
             self._loss, self._logits = (
                 torch.compile(function, mode=variant.compile_mode, dynamic=False)
-                for function in (self._losses, self._evaluate)
+                for function in (self._compute_loss, self._compute_logits)
             )
-        self._taken = {kind: 0 for kind in workload["kinds"]}
+        self._steps_taken = {kind: 0 for kind in workload["kinds"]}
 
     def flags(self) -> dict[str, Any]:
-        """Everything about PyTorch that can change its time."""
+        """The settings of PyTorch that can change its speed."""
         cuda = self.device.type == "cuda"
         return {
             "threads": torch.get_num_threads(),
@@ -89,18 +106,18 @@ class TorchTrainer:
         }
 
     def memory_bytes(self) -> int | None:
-        """The most bytes of the GPU's memory that PyTorch's arrays have taken so far; None on a CPU."""
+        """Peak bytes of GPU memory that PyTorch has allocated so far; None on a CPU."""
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
 
     def block(self, kind: str, steps: int) -> dict[str, Any]:
-        """Takes steps, one batch after the other, and waits for the device once, at the end.
+        """Takes steps, using the batches in turn, and waits for the device once, at the end.
 
         Args:
           kind: "train" or "inference".
-          steps: at least 1.
+          steps: number of steps, at least 1.
 
         Returns:
-          "seconds" of the block, "cpu_seconds" of all its threads; "losses" of a training block; "finite", whether all
+          "seconds" of the block, "cpu_seconds" of all threads; "losses" of a training block; "finite", whether all
           losses, or the last logits, are finite numbers.
         """
         training = kind == "train"
@@ -109,8 +126,8 @@ class TorchTrainer:
         self._wait()
         began, cpu_began = time.perf_counter(), time.process_time()
         for _ in range(steps):
-            batch = self._batches[self._taken[kind] % len(self._batches)]
-            self._taken[kind] += 1
+            batch = self._batches[self._steps_taken[kind] % len(self._batches)]
+            self._steps_taken[kind] += 1
             results.append(step(*batch))
             del results[: 0 if training else -1]  # all losses, the last logits
         self._wait()
@@ -128,7 +145,7 @@ class TorchTrainer:
         loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return loss.detach().clone()  # a replayed CUDA graph writes the next loss where this one lies
+        return loss.detach().clone()  # a replayed CUDA graph overwrites this loss with the next one
 
     def _inference_step(self, images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         if self.variant.compile_mode is not None:
@@ -136,26 +153,26 @@ class TorchTrainer:
         with torch.inference_mode():
             return self._logits(images)
 
-    def _losses(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The batch's mean loss: the classifier's and the weighted ones of the auxiliary heads."""
+    def _compute_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean loss of the batch: the classifier's plus the weighted losses of the auxiliary heads."""
         with self._autocast():
-            outputs = torch_models.heads(self._model(self._normalised(images)))
+            outputs = torch_models.head_logits(self._model(self._normalize(images)))
             weights = [1.0, *self.workload["aux_weights"]]
             return sum(
                 weight * F.cross_entropy(logits, labels, label_smoothing=self.workload["label_smoothing"])
                 for weight, logits in zip(weights, outputs, strict=True)
             )
 
-    def _evaluate(self, images: torch.Tensor) -> torch.Tensor:
+    def _compute_logits(self, images: torch.Tensor) -> torch.Tensor:
         with self._autocast():
-            return torch_models.heads(self._model(self._normalised(images)))[0]
+            return torch_models.head_logits(self._model(self._normalize(images)))[0]
 
-    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 to [-1, 1]: x / 127.5 - 1, in the order of our own preprocessing."""
+    def _normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 to [-1, 1]: x / 127.5 - 1, in the order of operations of `training.preprocess`."""
         return (images.float() - 127.5) * (1 / 127.5)
 
     def _put(self, batch: synthetic_batches.Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """A batch on the device: uint8 [B, 3, H, W] as the network wants it to lie, and int64 [B]."""
+        """Puts a batch on the device: uint8 [B, 3, H, W] in the variant's memory layout, and int64 [B]."""
         images = torch.from_numpy(batch["image"]).to(self.device).permute(0, 3, 1, 2)
         labels = torch.from_numpy(batch["label"]).to(self.device, torch.int64)
         return images.contiguous(memory_format=self._format), labels
@@ -174,6 +191,7 @@ class TorchTrainer:
 
 
 def _device(backend: str) -> torch.device:
+    """The device of a backend; raises Unavailable if PyTorch sees no GPU."""
     if backend == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():

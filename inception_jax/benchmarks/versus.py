@@ -1,7 +1,7 @@
-"""`--vs=torch`: the same step in PyTorch, timed fairly.
+"""Compares our steps with PyTorch's (`benchmark --vs=torch`): workload, sides, checks of the result, tables.
 
-`make_workload` says what is to be done, `jax_side` and `torch_sides` who does it; `compare` lets them, `find_problems`
-doubts it.
+`make_workload` describes the steps, `jax_side` and `torch_sides` the processes that take them; `compare` (paired.py)
+runs them, `find_problems` checks that the result is valid, `table` and `markdown` format it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = [
 
 BASELINE = "jax"
 KINDS = ("train", "inference")
-# By the backend; compiling PyTorch's step for a CPU takes minutes and is left to who asks for it.
+# Default variants by backend; compiling PyTorch's step for a CPU takes minutes, so that is done on request only.
 TORCH_VARIANTS = {
     "cpu": ("eager", "channels_last"),
     "gpu": ("eager", "channels_last", "compile", "compile_max_autotune"),
 }
 
-# Loads this package, and it alone, from where it lies here: on PYTHONPATH its folder would bring along all that is
-# installed beside it, for another interpreter.
+# Loads this package alone from its folder: PYTHONPATH would make everything that is installed beside it importable,
+# for another interpreter.
 _RUN_TORCH_SIDE = """
 import importlib.util, runpy, sys
 folder = sys.argv.pop(1)
@@ -51,34 +51,34 @@ runpy.run_module("inception_jax.benchmarks.torch_side", run_name="__main__", alt
 
 
 def jax_side(backend: str) -> Side:
-    """Ours, in this interpreter.
+    """Our side, in this interpreter.
 
     Args:
       backend: "cpu" or "gpu".
     """
-    # By default JAX takes the GPU where there is one, and three quarters of its memory, which leaves too little for the
-    # other sides.
+    # By default JAX uses the GPU where there is one, and preallocates three quarters of its memory, which leaves too
+    # little for the other sides.
     environment = {"JAX_PLATFORMS": "cpu"} if backend == "cpu" else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return Side(BASELINE, (sys.executable, "-m", "inception_jax.benchmarks.jax_side"), environment)
 
 
 def torch_sides(backend: str, python: str | None = None, variants: Sequence[str] | None = None) -> list[Side]:
-    """PyTorch's, one per variant.
+    """PyTorch's sides, one per variant.
 
     Args:
       backend: "cpu" or "gpu".
-      python: the interpreter that has PyTorch; None for this one.
-      variants: of `torch_side.VARIANTS`; None for all that are worth their time on this backend.
+      python: path of the interpreter that has PyTorch; None for this one.
+      variants: of `torch_side.VARIANTS`; None for the default of the backend, `TORCH_VARIANTS`.
 
     Raises:
-      UserError: an unknown variant.
+      UserError: a variant is unknown.
     """
     for variant in variants or ():
         if variant not in VARIANTS:
             hint = nearest(variant, VARIANTS)
-            raise UserError(f"torch variant {variant!r} is unknown{hint}; variants: {', '.join(VARIANTS)}")
+            raise UserError(f"--torch_variants: unknown variant {variant!r}{hint}; allowed: {', '.join(VARIANTS)}")
     folder = str(Path(__file__).resolve().parents[1])
-    environment = {"PYTHONWARNINGS": "default"}  # where ours are errors, other packages' should not be
+    environment = {"PYTHONWARNINGS": "default"}  # a setting that makes our warnings errors must not do so for PyTorch's
     return [
         Side(
             f"torch-{variant}",
@@ -107,32 +107,33 @@ def make_workload(
     label_smoothing: float = 0.0,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """What every side is asked for, as JSON values.
+    """Describes the steps that every side takes, as JSON values.
 
     Args:
       model: one of `EQUIVALENTS`.
-      batch_size: pictures of a step.
+      batch_size: images per step.
       image_size: height and width in pixels.
       backend: "cpu" or "gpu".
-      aux_weights: of our registry's record of the model; none are used where the equal network has no heads.
-      options: of `create_model`, beside those that make the networks equal.
+      aux_weights: loss weights of the auxiliary heads; not used if the equivalent network has no heads.
+      options: options of `create_model`, beside those that make the networks equal.
       num_classes: outputs of every classifier.
       dtype: "float32" or "bfloat16"; parameters are float32 in either.
-      seed: of pictures, parameters and dropout.
-      batches: different batches, taken in turn.
-      kinds: of steps, "train" and "inference".
-      learning_rate, momentum: of SGD, without weight decay.
-      label_smoothing: of every head's loss.
-      threads: of the CPU's kernels; None for one per core that the process may use.
+      seed: seed of images, parameters and dropout.
+      batches: number of different batches, used in turn.
+      kinds: kinds of steps, of "train" and "inference".
+      learning_rate: of SGD without weight decay.
+      momentum: of SGD.
+      label_smoothing: in the loss of every head.
+      threads: threads of the CPU's kernels; None for one per core that the process may use.
 
     Raises:
-      UserError: no equivalent, an option that it does not follow, or another dtype or backend.
+      UserError: the model has no equivalent or no such option there, or the dtype or the backend is another.
     """
     if backend not in TORCH_VARIANTS:
-        raise UserError(f"backend = {backend!r}: --vs=torch compares on {', '.join(TORCH_VARIANTS)}")
+        raise UserError(f"backend {backend!r}: --vs=torch compares on {', '.join(TORCH_VARIANTS)}")
     chosen = matching_options(model, options or {})
     if dtype not in ("float32", "bfloat16"):
-        raise UserError(f"dtype = {dtype!r}: --vs=torch compares float32, bfloat16")
+        raise UserError(f"--dtype={dtype!r}: --vs=torch compares float32, bfloat16")
     return {
         "model": model,
         "options": chosen,
@@ -154,34 +155,37 @@ def make_workload(
 
 _HEADER = ("side", "step", "ms/step", "p10", "p90", "images/s", "time", "p10", "p90", "loss")
 
-# What must be the same on all sides, where both of two have told it.
+# What must be equal on two sides if both report it: {field: text}.
 _EQUAL = {
-    "pictures": "pictures (SHA-256)",
+    "pictures": "images (SHA-256)",
     "parameters": "parameters",
     "macs": "multiply-adds",
     "threads": "threads",
 }
-_FREE = 0.05  # share of the cores that others may take before a table says so
+_MAX_LOAD_OF_OTHERS = 0.05  # fraction of the cores; a table mentions a higher load
 
 
 def find_problems(result: dict[str, Any]) -> list[str]:
-    """Why a comparison must not be believed, a line each; nothing where all is well.
+    """Finds reasons why a comparison is not valid.
 
     Args:
-      result: of `paired.compare`.
+      result: from `paired.compare`.
+
+    Returns:
+      One line per reason; [] for a valid comparison.
     """
     baseline, lines = result["baseline"], []
     reference = _reported(result["sides"][baseline])
     for name, side in result["sides"].items():
         if "error" in side:
-            lines.append(f"left out: {side['error']}")
+            lines.append(f"excluded: {side['error']}")
             continue
         prepared = _reported(side)
-        for field, what in _EQUAL.items():
+        for field, text in _EQUAL.items():
             if field in prepared and field in reference and prepared[field] != reference[field]:
-                lines.append(f"{name}: its {what} are {prepared[field]}, those of {baseline} {reference[field]}")
+                lines.append(f"{name}: its {text} are {prepared[field]}, those of {baseline} {reference[field]}")
         if not side["finite"]:
-            lines.append(f"{name}: a loss or a logit is not a finite number")
+            lines.append(f"{name}: a loss or a logit is not finite")
         elif side["falling"] is False:
             losses = side["losses"]
             lines.append(
@@ -192,18 +196,18 @@ def find_problems(result: dict[str, Any]) -> list[str]:
 
 
 def _reported(side: dict[str, Any]) -> dict[str, Any]:
-    """A side's answer to `prepare`, its flags among the rest."""
+    """A side's answer to `prepare`, with its flags on the same level."""
     return {**side["prepared"].get("flags", {}), **side["prepared"]}
 
 
 def table(result: dict[str, Any]) -> str:
-    """The comparison as aligned text, with what it is about above and its complaints below."""
+    """Formats a comparison as aligned text: title, table, notes and problems."""
     rows = [_HEADER, *_rows(result)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
@@ -211,7 +215,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The comparison as Markdown: a paragraph, a table, and its complaints."""
+    """Formats a comparison as Markdown: title, table, notes and problems."""
     rows = [_HEADER, ("---", "---", *("---:",) * (len(_HEADER) - 2)), *_rows(result)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     notes = [f"- {line}" for line in (*_notes(result), *(f"**{line}**" for line in find_problems(result)))]
@@ -219,6 +223,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _title(result: dict[str, Any]) -> str:
+    """The workload, the device and the meaning of the columns."""
     workload = result["task"]
     device = result["sides"][result["baseline"]]["prepared"].get("device", workload["backend"])
     return (
@@ -230,6 +235,7 @@ def _title(result: dict[str, Any]) -> str:
 
 
 def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The rows under `_HEADER`: a row per kind and side."""
     rows = []
     for kind in result["task"]["kinds"]:
         for name, side in result["sides"].items():
@@ -244,35 +250,41 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
                     *(f"{1e3 * seconds[key]:.4g}" for key in ("median", "p10", "p90")),
                     f"{side[kind]['images_per_second']:.4g}",
                     *(f"{ratio[key]:.3f}" for key in ("median", "p10", "p90")),
-                    f"{_loss(losses['first_quarter'])} to {_loss(losses['last_quarter'])}" if losses else "",
+                    f"{_format_loss(losses['first_quarter'])} to {_format_loss(losses['last_quarter'])}"
+                    if losses
+                    else "",
                 )
             )
     return rows
 
 
-def _loss(value: float | None) -> str:
+def _format_loss(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.3f}"
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
-    """What runs on each side, where the networks differ, and whether the machine was free for them."""
+    """Whether the machine was busy, versions and settings of each side, and how the networks differ."""
     notes, others, cores = [], result["cores_of_others"], result["cores"]
-    if others is not None and others > _FREE * cores:
+    if others is not None and others > _MAX_LOAD_OF_OTHERS * cores:
         notes.append(
-            f"a busy machine: other processes took {others:.2g} of {cores} cores meanwhile; these times are not to be "
-            "quoted (threads that spin, as PyTorch's do, suffer most)"
+            f"the machine was busy: other processes used {others:.2g} of {cores} cores meanwhile; do not quote these "
+            "times (threads that spin, as PyTorch's do, are slowed down most)"
         )
     for name, side in result["sides"].items():
         prepared = side.get("prepared", {})
         flags = {key: value for key, value in prepared.get("flags", {}).items() if value not in (None, "", {})}
-        words = [*prepared.get("versions", {}).items(), *flags.items()]
-        if words:
-            notes.append(f"{name}: " + ", ".join(f"{key} {value}" for key, value in words))
-    record, differences = EQUIVALENTS.get(result["task"]["model"]), []
+        settings = [*prepared.get("versions", {}).items(), *flags.items()]
+        if settings:
+            notes.append(f"{name}: " + ", ".join(f"{key} {value}" for key, value in settings))
+    equivalent, differences = EQUIVALENTS.get(result["task"]["model"]), []
     if "train" in result["task"]["kinds"]:
-        differences.append("a training step of ours also counts top-1 and top-5 and measures the gradient's norm")
+        differences.append("our training step also computes top-1 and top-5 accuracy and the gradient norm")
     if result["task"]["dtype"] != "float32":
-        differences.append("PyTorch's is autocast, which takes the classifiers in low precision, too; ours are float32")
-    if record is not None:
-        notes.append(f"in PyTorch: {record.torch}; what differs: {'; '.join((*record.differences, *differences))}")
+        differences.append(
+            "PyTorch uses autocast, which computes the classifiers in low precision, too; ours are float32"
+        )
+    if equivalent is not None:
+        notes.append(
+            f"in PyTorch: {equivalent.torch}; differences: {'; '.join((*equivalent.differences, *differences))}"
+        )
     return notes

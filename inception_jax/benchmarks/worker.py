@@ -25,20 +25,20 @@ from typing import Any, Protocol
 from inception_jax.errors import UserError
 
 ERROR_KINDS = ("out_of_memory", "unavailable", "failed")
-_ANSWERS = "INCEPTION_JAX_ANSWERS"  # environment variable: "descriptor of the pipe:pid of the parent"
+_ANSWERS = "INCEPTION_JAX_ANSWERS"  # environment variable: "file descriptor of the answer pipe:pid of the parent"
 _PR_SET_PDEATHSIG = 1  # sys/prctl.h
 _CLOSE_SECONDS = 10.0
 _QUOTED_LINES = 3
-# The words of allocators that found no room: XLA's status, PyTorch's on a GPU and on a CPU.
+# Parts of allocators' error messages: XLA's status, PyTorch's on a GPU and on a CPU.
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory", "not enough memory")
 
 
 class Unavailable(Exception):
-    """A side cannot work here at all: a package or a device is missing. The message says what to do."""
+    """A side cannot run here: a package or a device is missing. The message gives the remedy."""
 
 
 class SideError(UserError):
-    """A side did not do what it was asked for.
+    """A side failed to prepare or to take its steps.
 
     Attributes:
       side: its name.
@@ -46,25 +46,27 @@ class SideError(UserError):
     """
 
     def __init__(self, side: str, message: str, kind: str = "failed"):
+        """Makes the error; `message` is shown after the side's name."""
         super().__init__(f"{side}: {message}")
         self.side, self.kind = side, kind
 
 
 class SideProtocol(Protocol):
-    """What a worker serves."""
+    """The methods that a worker serves: one implementation per framework."""
 
     def prepare(self, workload: dict[str, Any]) -> dict[str, Any]:
-        """Builds and compiles what the workload needs; once. Returns what is worth knowing of the side."""
+        """Builds and compiles what the workload needs; called once. Returns a description of the side (JSON values)."""
 
     def block(self, kind: str, steps: int) -> dict[str, Any]:
-        """Takes `steps` steps of "train" or "inference"; "seconds" of the answer are those of the whole block."""
+        """Takes `steps` steps of kind "train" or "inference". Returns JSON values; "seconds" is for the whole block."""
 
 
 def serve(side: SideProtocol) -> None:
-    """A worker's life: answers requests until standard input ends, or the parent dies.
+    """Answers requests until standard input ends or the parent dies.
 
     Args:
-      side: an error in it is answered as {"error": one line, "kind": one of `ERROR_KINDS`}, and its traceback printed.
+      side: an exception in it is answered as {"error": one line, "kind": one of `ERROR_KINDS`}; its traceback is
+        printed.
 
     Raises:
       SystemExit: the process was not started by a `Worker`.
@@ -78,18 +80,18 @@ def serve(side: SideProtocol) -> None:
             except Exception as error:
                 traceback.print_exc()
                 answer = json.dumps({"error": _one_line(error), "kind": _error_kind(error)})
-            sys.stdout.flush()  # into the log, before the parent could want to quote it
+            sys.stdout.flush()  # into the log file, before the parent may quote it
             answers.write(answer + "\n")
             answers.flush()
 
 
 def _take_pipes() -> tuple[Any, Any]:
-    """(requests, answers) as files that nothing else in this process, and no child of it, has a hand on."""
+    """(requests, answers) as files that nothing else in this process, and no child of it, can reach."""
     if _ANSWERS not in os.environ:
-        sys.exit("this module is a worker of a comparison: `python -m inception_jax.benchmark --vs=torch` starts it")
+        sys.exit("this module is a worker process: it is started by `python -m inception_jax.benchmark --vs=torch`")
     descriptor, parent = map(int, os.environ.pop(_ANSWERS).split(":"))
     _die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes its workers itself
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent closes its workers
     os.set_inheritable(descriptor, False)
     requests = os.dup(0)  # not inheritable
     with open(os.devnull) as nothing:
@@ -98,15 +100,15 @@ def _take_pipes() -> tuple[Any, Any]:
 
 
 def _die_with_parent(parent: int) -> None:
-    """Has the kernel kill this process with its parent, even in the middle of a block; elsewhere stdin's end does."""
+    """Lets the kernel kill this process when its parent dies, even within a block (Linux; elsewhere EOF ends it)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before that
+    if os.getppid() != parent:  # the parent died before
         os._exit(1)
 
 
 def _one_line(error: BaseException) -> str:
-    """The error's first line that says something; a UserError's or Unavailable's message needs no name before it."""
+    """The first line of the error that is not empty, after the type's name unless it is a UserError or Unavailable."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, UserError | Unavailable):
         return text
@@ -114,17 +116,18 @@ def _one_line(error: BaseException) -> str:
 
 
 def _error_kind(error: BaseException) -> str:
+    """One of `ERROR_KINDS`."""
     if isinstance(error, Unavailable):
         return "unavailable"
-    if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+    if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
         return "out_of_memory"
     return "failed"
 
 
 class Worker:
-    """The parent's handle on one side's process. Also a context manager, which closes it.
+    """The parent's handle on the process of one side; a context manager that closes it.
 
-    The thread that makes a Worker must live as long as it: Linux counts the thread's end as the parent's death.
+    The thread that makes a Worker must outlive it: for Linux the end of that thread is the death of the parent.
     """
 
     def __init__(
@@ -133,13 +136,13 @@ class Worker:
         """Starts the process.
 
         Args:
-          name: of the side, in messages.
-          command: the process's arguments; it calls `serve`.
-          environment: variables added to this process's own.
-          timeout: seconds after which a worker that does not answer counts as hung.
+          name: name of the side, for messages.
+          command: the command line of the process, which calls `serve`.
+          environment: variables added to those of this process.
+          timeout: seconds after which a worker that has not answered counts as hung.
 
         Raises:
-          SideError: there is no such program.
+          SideError: the program cannot be started.
         """
         self.name, self._timeout, self._unread = name, timeout, b""
         self._log = tempfile.TemporaryFile()
@@ -158,39 +161,39 @@ class Worker:
             self._log.close()
             raise SideError(name, f"cannot start {command[0]}: {error.strerror}", "unavailable") from None
         finally:
-            os.close(write_end)  # the worker's is then the only one, and its end ours to see
+            os.close(write_end)  # only the worker has it now, so that we read EOF when it ends
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is not None:
-            self._process.kill()  # it may be in the middle of a long block that nobody waits for any more
+            self._process.kill()  # it may be within a long block whose result is not needed any more
         self.close()
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process id."""
         return self._process.pid
 
     def prepare(self, workload: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
-        """Has the side build what the workload needs.
+        """Lets the side build and compile what the workload needs, and returns its answer.
 
         Args:
-          workload: JSON values.
+          workload: from `versus.make_workload`.
           timeout: seconds; None for the worker's own.
 
         Raises:
-          SideError: the side answered with an error, died, or hung; it is then closed.
+          SideError: the side answered with an error, died, or hung; the worker is then closed.
         """
         return self._ask(timeout, ask="prepare", arguments={"workload": workload})
 
     def block(self, kind: str, steps: int, timeout: float | None = None) -> dict[str, Any]:
-        """Has the side take steps; arguments and errors as for `prepare` and `SideProtocol.block`."""
+        """Lets the side take steps; arguments and errors as for `SideProtocol.block` and `prepare`."""
         return self._ask(timeout, ask="block", arguments={"kind": kind, "steps": steps})
 
     def close(self) -> None:
-        """Ends the process: politely, then by force. Calling it again does nothing."""
+        """Ends the process: closes its standard input, and kills it if that is not enough. May be called again."""
         if self._log.closed:
             return
         with contextlib.suppress(BrokenPipeError):
@@ -206,33 +209,33 @@ class Worker:
     def _ask(self, timeout: float | None, **request: Any) -> dict[str, Any]:
         if self._log.closed:
             raise SideError(self.name, "its worker was closed")
-        with contextlib.suppress(BrokenPipeError):  # its pipe of answers has ended as well, and tells
+        with contextlib.suppress(BrokenPipeError):  # the worker has died: reading its answer raises
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
-        answer = json.loads(self._line(self._timeout if timeout is None else timeout, request["ask"]))
+        answer = json.loads(self._read_line(self._timeout if timeout is None else timeout, request["ask"]))
         if "error" in answer:
             error = SideError(self.name, answer["error"], answer["kind"])
             self.close()
             raise error
         return answer
 
-    def _line(self, timeout: float, asked: str) -> bytes:
-        """The next line of the pipe of answers."""
+    def _read_line(self, timeout: float, asked: str) -> bytes:
+        """The next line of the answer pipe; kills the worker after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while b"\n" not in self._unread:
             ready, _, _ = select.select([self._answers], [], [], max(deadline - time.monotonic(), 0))
             if not ready:
                 self._process.kill()
                 raise self._dead_worker_error(f"gave no answer to {asked!r} within {timeout:g} s")
-            piece = os.read(self._answers, 1 << 16)
-            if not piece:
+            data = os.read(self._answers, 1 << 16)
+            if not data:
                 raise self._dead_worker_error(f"its worker died {_format_exit(self._wait())} in {asked!r}")
-            self._unread += piece
+            self._unread += data
         line, _, self._unread = self._unread.partition(b"\n")
         return line
 
     def _wait(self) -> int:
-        """The exit code of a process that has closed its answers: it has ended, or is made to."""
+        """The exit code of a process that has closed its answer pipe; kills it if it goes on running."""
         try:
             return self._process.wait(_CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -240,16 +243,17 @@ class Worker:
             return self._process.wait()
 
     def _dead_worker_error(self, what: str) -> SideError:
-        """The error of a worker that is no more, with the last lines of its log."""
+        """The error for a worker that has died, with the last lines of its log; closes the worker."""
         self._process.wait()
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
         self.close()
         last = " | ".join(lines[-_QUOTED_LINES:])
-        return SideError(self.name, f"{what}; its last words: {last}" if last else f"{what}, without a word")
+        return SideError(self.name, f"{what}; the end of its log: {last}" if last else f"{what}; its log is empty")
 
 
 def _format_exit(code: int) -> str:
+    """How a process ended, for a message; `code` as `Popen.returncode`."""
     if code != -signal.SIGKILL:
         return f"by signal {-code}" if code < 0 else f"with exit code {code}"
     return "by SIGKILL (is the machine out of memory? then try a smaller batch)"

@@ -1,4 +1,4 @@
-"""What is measured, as a config: so that the step that is timed is the step that `train` would take."""
+"""Builds the config and the setup of a measurement, so that the timed step is the one that `train` takes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ KINDS = ("train", "inference")
 
 
 def config_of_model(name: str, num_classes: int = 1000) -> ConfigDict:
-    """A config for timing a network that has none of its own: SGD with momentum on synthetic pictures.
+    """A config for timing a network without a recipe: SGD with momentum on synthetic images.
 
     Args:
-      name: of the model.
-      num_classes: of every classifier.
+      name: name of the model.
+      num_classes: outputs of every classifier.
 
     Raises:
-      ModelError: there is no model of that name.
+      ModelError: no model has that name.
     """
     config = configs.default()
     config.model.name = registry.get_spec(name).name
@@ -38,26 +38,26 @@ def config_of_model(name: str, num_classes: int = 1000) -> ConfigDict:
 
 
 def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
-    """Sets {dotted field: value} in a config, where the value is not None."""
+    """Sets fields of a config, given as {dotted name: value}; a value of None leaves its field unchanged."""
     for path, value in values.items():
         if value is not None:
             section, _, name = path.rpartition(".")
             with _unlocked(config):
                 target = config
-                for part in filter(None, section.split(".")):
-                    target = target[part]
+                for key in filter(None, section.split(".")):
+                    target = target[key]
                 target[name] = value
 
 
 @contextlib.contextmanager
 def _unlocked(config: ConfigDict) -> Iterator[None]:
-    """Inside, fields may change their type (a placeholder its None)."""
+    """Within the context, fields may change their type (a placeholder holds None at first)."""
     with config.unlocked(), config.ignore_type():
         yield
 
 
 def config_of_workload(workload: Mapping[str, Any]) -> ConfigDict:
-    """The config of a comparison's workload (`versus.py`).
+    """The config of a workload of a comparison (`versus.make_workload`).
 
     Args:
       workload: "model", "options", "batch_size", "image_size", "num_classes", "dtype", "seed", "learning_rate",
@@ -65,9 +65,9 @@ def config_of_workload(workload: Mapping[str, Any]) -> ConfigDict:
     """
     config = config_of_model(workload["model"], workload["num_classes"])
     options = dict(workload["options"])
-    own = {name: options.pop(name) for name in tuple(options) if name in config.model and name != "options"}
+    model_fields = {name: options.pop(name) for name in tuple(options) if name in config.model and name != "options"}
     values = {
-        **{f"model.{name}": value for name, value in own.items()},
+        **{f"model.{name}": value for name, value in model_fields.items()},
         **{f"model.options.{name}": value for name, value in options.items()},
         "batch_size": workload["batch_size"],
         "data.image_size": workload["image_size"],
@@ -84,39 +84,39 @@ def config_of_workload(workload: Mapping[str, Any]) -> ConfigDict:
 
 
 def build_setup(config: ConfigDict) -> Setup:
-    """The parts of the run that a config describes.
+    """Builds the setup that a config describes.
 
     Raises:
-      UserError: as `setup.build`; and a config whose work the accounting cannot count.
+      UserError: as `setup.build`; a field has no effect (`Config.refuse_unread`); or layers are frozen.
     """
     checked = Config(config)
     setup = setups.build(checked)
     checked.refuse_unread()
     if setup.config.optimizer.freeze:
         raise UserError(
-            "config.optimizer.freeze: the accounting knows no frozen layers; measure without it "
-            "(--config.optimizer.freeze='()')"
+            "config.optimizer.freeze: the FLOPs of a step with frozen layers cannot be counted; measure without it: "
+            "--config.optimizer.freeze='()'"
         )
     return setup
 
 
 @contextlib.contextmanager
 def translate_out_of_memory(setup: Setup) -> Iterator[None]:
-    """Inside, a device that runs out of memory is one clear line.
+    """Within the context, JAX's error for a device without free memory becomes one line for the user.
 
     Raises:
-      OutOfMemory: it did.
+      OutOfMemory: the device ran out of memory.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
             raise
-        share = setup.config.batch_size // setup.devices.count
+        per_device = setup.config.batch_size // setup.devices.count
         raise OutOfMemory(
-            f"out of memory: {setup.spec.name} at {setup.input.image_size} pixels in {setup.config.model.dtype} does "
-            f"not fit with {share} examples per device ({_first_line(error)}); --largest_batch finds the largest that "
-            "does"
+            f"out of memory: {setup.spec.name} at {setup.input.image_size} pixels in {setup.config.model.dtype} does not "
+            f"fit with {per_device} examples per device ({_first_line(error)}); find the largest batch that fits with "
+            "--largest_batch"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""`python -m inception_jax.benchmark`: one real measurement, what it writes, and what it answers to mistakes."""
+"""`python -m inception_jax.benchmark`: one real measurement, its files, and the messages for mistakes."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from inception_jax.errors import UserError
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """(what was printed is not kept; content of the JSON file, its path, the picture's path)."""
+    """(content of the JSON file, its path, path of the plot) of one measurement."""
     directory = tmp_path_factory.mktemp("benchmark")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", "")
@@ -39,7 +39,7 @@ def measured(tmp_path_factory):
 
 
 def test_what_is_written(measured):
-    content, _, picture = measured
+    content, _, plot_path = measured
     assert content["format"] == measure.FORMAT
     assert content["task"]["model"] == "inception_v1" and content["task"]["width_multiplier"] == 0.25
     assert content["versions"]["jax"] and content["host"]["cores"] >= 1
@@ -63,12 +63,12 @@ def test_what_is_written(measured):
     assert "aux1" not in {bound["block"] for bound in content["inference"]["roofline"]["blocks"]}
     assert content["train"]["losses"]["last_quarter"] < content["train"]["losses"]["first_quarter"]
     assert 0 <= content["input"]["fed"]["data_wait_fraction"] <= 1
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert list((picture.parent / "trace" / "train").rglob("*.xplane.pb"))
-    assert list((picture.parent / "trace" / "inference").rglob("*.xplane.pb"))
+    assert plot_path.read_bytes().startswith(b"\x89PNG")
+    assert list((plot_path.parent / "trace" / "train").rglob("*.xplane.pb"))
+    assert list((plot_path.parent / "trace" / "inference").rglob("*.xplane.pb"))
 
 
-def test_the_words_have_the_numbers(measured):
+def test_the_report_has_the_numbers(measured):
     content, _, _ = measured
     text = report.format_measurement(content)
     rate = content["train"]["images_per_second"]
@@ -80,7 +80,7 @@ def test_the_words_have_the_numbers(measured):
 
 def test_a_chip_without_limits_has_no_utilisation_and_says_how_to_give_them(measured, tmp_path):
     content = json.loads(json.dumps(measured[0]))
-    content["limits"] = {"flops": None, "bandwidth": None, "source": "no row of the table of chips knows 'cpu'"}
+    content["limits"] = {"flops": None, "bandwidth": None, "source": "'cpu' is not in the table of chips"}
     for kind in ("train", "inference"):
         content[kind]["roofline"] = content[kind]["flops"]["utilization"] = None
     text = report.format_measurement(content)
@@ -106,35 +106,44 @@ def test_files_that_are_none(measured, tmp_path):
     (tmp_path / "other.json").write_text('{"format": "something"}')
     with pytest.raises(UserError, match="there is no such file"):
         report.read_measurement(tmp_path / "absent.json")
-    with pytest.raises(UserError, match="not a measurement"):
+    with pytest.raises(UserError, match="not a measurement written by `benchmark --json`"):
         report.read_measurement(tmp_path / "other.json")
     train, inference = (
         {name: part for name, part in measured[0].items() if name != other} for other in ("inference", "train")
     )
-    with pytest.raises(UserError, match="has no step that the other has"):
+    with pytest.raises(UserError, match="a and b: they have no kind of step in common"):
         report.format_difference(train, inference, ("a", "b"))
 
 
 MISTAKES = {
-    "nothing to measure": ([], r"give --model=NAME or --config=FILE.py"),
-    "two things": (["--model=inception_v1", "--config=configs/digits.py"], r"give --model=NAME or --config"),
+    "nothing to measure": ([], r"give either --model=NAME or --config=FILE.py"),
+    "two things": (["--model=inception_v1", "--config=configs/digits.py"], r"give either --model=NAME or --config"),
     "unknown model": (["--model=inception_v5"], r"unknown model 'inception_v5'; did you mean"),
     "unknown option": (["--model=inception_v1", "--set", "modul=naive"], r"unknown option 'modul'.*'module'"),
     "no option": (["--model=inception_v1", "--set", "module"], r"is not OPTION=VALUE"),
-    "one block": (["--model=inception_v1", "--blocks=1"], r"at least 2 blocks"),
-    "small pictures": (["--model=inception_v1", "--image_size=16"], r"needs at least 32"),
+    "one block": (["--model=inception_v1", "--blocks=1"], r"--blocks=1 --seconds=10: must be at least 2 blocks"),
+    "small images": (["--model=inception_v1", "--image_size=16"], r"needs at least 32"),
     "a peak in words": (
         ["--model=inception_v1", "--image_size=32", "--batch_size=8", "--peak_tflops=fast"],
-        r"--peak_tflops: 'fast'; a number or 'measure'",
+        r"--peak_tflops='fast': must be a number above 0, or 'measure'",
     ),
     "options of a recipe": (["--config=configs/digits.py", "--set", "module=naive"], r"go with --model"),
     "torch of a recipe": (["--config=configs/digits.py", "--vs=torch"], r"--vs=torch goes with --model"),
-    "a flag that torch has not": (["--model=inception_v1", "--vs=torch", "--mode=pmap"], r"--mode: --vs does not read"),
-    "a flag of torch alone": (["--model=inception_v1", "--rounds=3"], r"--rounds: only --vs=torch reads it"),
-    "a plot of the input": (["--model=inception_v1", "--data", "--plot=a.png"], r"--plot: --data does not read it"),
-    "two things to do": (["--model=inception_v1", "--data", "--largest_batch"], r"--largest_batch: --data does not"),
-    "a batch to begin with": (["--model=inception_v1", "--largest_batch", "--batch_size=8"], r"--batch_size: --larg"),
-    "a difference kept": (["--difference", "a", "b", "--json=c"], r"--json: --difference does not read it"),
+    "a flag that torch has not": (
+        ["--model=inception_v1", "--vs=torch", "--mode=pmap"],
+        r"--mode: has no effect with --vs",
+    ),
+    "a flag of torch alone": (["--model=inception_v1", "--rounds=3"], r"--rounds: has an effect only with --vs=torch"),
+    "a plot of the input": (["--model=inception_v1", "--data", "--plot=a.png"], r"--plot: has no effect with --data"),
+    "two things to do": (
+        ["--model=inception_v1", "--data", "--largest_batch"],
+        r"--largest_batch: has no effect with --data",
+    ),
+    "a batch to begin with": (
+        ["--model=inception_v1", "--largest_batch", "--batch_size=8"],
+        r"--batch_size: has no effect with --largest_batch",
+    ),
+    "a difference kept": (["--difference", "a", "b", "--json=c"], r"--json: has no effect with --difference"),
     "unknown flag": (["--image_siz=64"], r"unknown argument '--image_siz'; did you mean '--image_size'"),
 }
 
@@ -169,7 +178,7 @@ def test_out_of_memory_is_one_clear_line():
     recipe = workload.config_of_model("inception_v1", 10)
     workload.set_fields(recipe, {"data.image_size": 32, "parallel.devices": 1, "batch_size": 4})
     with pytest.raises(
-        workload.OutOfMemory, match=r"inception_v1 at 32 pixels in float32 .* 4 examples .*--largest_batch"
+        workload.OutOfMemory, match=r"inception_v1 at 32 pixels in float32 .* 4 examples .*with --largest_batch"
     ):
         with workload.translate_out_of_memory(workload.build_setup(recipe)):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99 bytes.")
@@ -178,7 +187,7 @@ def test_out_of_memory_is_one_clear_line():
             raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
-@pytest.mark.slow  # a dozen compilations
+@pytest.mark.slow  # about 12 compilations
 def test_the_largest_batch(monkeypatch, capsys):
     """Real compilations, a made-up machine: what the compiler plans for the state and a few pictures fits, no more."""
     from inception_jax.benchmarks import memory

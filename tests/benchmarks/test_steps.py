@@ -67,7 +67,7 @@ def test_compilation_is_timed_cold_and_from_the_cache(bench):
 def test_a_cache_that_is_not_hit_is_noticed(bench, monkeypatch):
     monkeypatch.setattr(steps, "_HIT", "/no/such/event")
     monkeypatch.setattr(bench, "compile", lambda kind: Compiled(None, 1.0, 0.5))
-    with pytest.raises(UserError, match="did not come out of the persistent compilation cache"):
+    with pytest.raises(UserError, match="did not use the persistent compilation cache"):
         bench.time_compilation("inference")
 
 

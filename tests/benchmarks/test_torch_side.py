@@ -65,7 +65,7 @@ def test_without_pytorch_it_says_what_to_install():
     assert caught.value.kind == "unavailable"
     assert str(caught.value) == (
         f"torch-eager: {sys.executable} cannot import torch (No module named 'torch'); install there, in versions that "
-        "belong together: torch torchvision numpy; or name an interpreter that has them by --torch_python"
+        "belong together: torch torchvision numpy; or name an interpreter that has them with --torch_python"
     )
 
 

@@ -1,4 +1,4 @@
-"""The workers of a comparison: what they may print, how their deaths are told, and that none is left behind."""
+"""The workers of a comparison: what they print, how their deaths are reported, and that none is left behind."""
 
 import json
 import os
@@ -31,16 +31,18 @@ def test_answers_cross_whatever_is_printed():
         assert answer["losses"][0] == 1.5 and answer["losses"][1] != answer["losses"][1]  # NaN crosses, too
 
 
-def test_a_death_is_told_with_its_last_words():
+def test_the_error_of_a_dead_worker_quotes_the_end_of_its_log():
     with worker(misdeed="die") as side:
         side.prepare({})
-        with pytest.raises(SideError, match=r"^fake: its worker died with exit code 3 in 'block'; .*\| last words$"):
+        with pytest.raises(
+            SideError, match=r"^fake: its worker died with exit code 3 in 'block'; the end of its log: .*\| last words$"
+        ):
             side.block("train", 1)
         with pytest.raises(SideError, match="was closed"):
             side.block("train", 1)
 
 
-def test_a_kill_is_told_as_what_it_may_be():
+def test_a_kill_is_explained_as_out_of_memory():
     with worker(misdeed="be_killed") as side, pytest.raises(SideError, match=r"by SIGKILL \(is the machine out of mem"):
         side.block("train", 1)
 
@@ -123,7 +125,7 @@ def test_a_worker_that_nobody_started_says_so():
     done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip() == (
-        "this module is a worker of a comparison: `python -m inception_jax.benchmark --vs=torch` starts it"
+        "this module is a worker process: it is started by `python -m inception_jax.benchmark --vs=torch`"
     )
 
 
