@@ -52,7 +52,7 @@ class JaxSide:
                 "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
             },
             "parameters": self._bench.num_parameters,
-            "macs": self._bench.account.macs_with_aux,
+            "macs": self._bench.cost.macs_with_aux,
             "pictures": self._bench.fingerprint,
             "prepare_seconds": time.perf_counter() - start,
             "memory_bytes": stats.get("peak_bytes_in_use"),

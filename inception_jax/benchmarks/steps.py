@@ -47,7 +47,7 @@ class Bench:
     Attributes:
       setup: the setup that is measured.
       fingerprint: SHA-256 of the batches.
-      account: parameters and layers of the network.
+      cost: parameters and layers of the network.
       compiled: {kind: compiled step}.
     """
 
@@ -73,7 +73,7 @@ class Bench:
             for number in range(batches)
         ]
         self.fingerprint = synthetic_batches.fingerprint(host)
-        self.account: NetworkCost = count_cost(setup.model, setup.input.image_size)
+        self.cost: NetworkCost = count_cost(setup.model, setup.input.image_size)
         self.compiled: dict[str, Compiled] = {}
         variables = init_variables(setup.model, jax.random.key(config.seed), setup.input.image_size)
         state = states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
@@ -83,7 +83,7 @@ class Bench:
 
     def layers(self, kind: str) -> list[Any]:
         """The convolutions and fully connected layers that a step of this kind runs."""
-        return roofline.layers_of(self.account, kind, bool(self.setup.objective.aux_weights))
+        return roofline.layers_of(self.cost, kind, bool(self.setup.objective.aux_weights))
 
     def compile(self, kind: str) -> Compiled:
         """Compiles a step and stores it in `compiled`, in place of an earlier one."""

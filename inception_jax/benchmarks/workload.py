@@ -114,9 +114,9 @@ def translate_out_of_memory(setup: Setup) -> Iterator[None]:
             raise
         per_device = setup.config.batch_size // setup.devices.count
         raise OutOfMemory(
-            f"out of memory: {setup.spec.name} at {setup.input.image_size} pixels in {setup.config.model.dtype} does not "
-            f"fit with {per_device} examples per device ({_first_line(error)}); find the largest batch that fits with "
-            "--largest_batch"
+            f"out of memory: {setup.spec.name} at {setup.input.image_size} pixels in {setup.config.model.dtype} does "
+            f"not fit with {per_device} examples per device ({_first_line(error)}); find the largest batch that fits "
+            "with --largest_batch"
         ) from None
 
 
