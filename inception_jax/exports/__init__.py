@@ -1,1 +1,4 @@
-"""Networks for other programs: ONNX, StableHLO, safetensors, and batch norm folded into the convolutions before it."""
+"""Exports networks to other programs: ONNX and StableHLO; folds batch norm into the convolutions before it.
+
+README.md beside this file shows the calls. safetensors files are written by `weight_files.safetensors_writer`.
+"""

@@ -1,4 +1,4 @@
-"""Batch norm folded into the layers that it follows: the same network for inference, with half as many arrays."""
+"""Folds batch norm into the layers before it: the same network for inference, with half as many arrays."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from inception_jax.errors import UserError
 from inception_jax.models.base import BaseNetwork
 
-# The kernel of a unit that its batch norm follows directly: of a separable unit, the second one.
+# The kernel directly before a unit's batch norm: in a separable unit, the second one.
 _KERNELS = ("kernel", "pointwise_kernel")
-# Fields, beside those named `bn_…`, that a network takes only where it has batch norm.
+# Fields, beside those named `bn_…`, that a network accepts only where it has batch norm.
 _BATCH_NORM_FIELDS = ("stem_batch_norm", "conv_bias")
 
 
 def fold_batch_norm(model: BaseNetwork, variables: Mapping[str, Any]) -> tuple[BaseNetwork, dict[str, Any]]:
-    """The network for inference with no batch norm: its factor goes into the kernel before it, its shift into a bias.
+    """Returns the network without batch norm: its scale goes into the kernel before it, its shift into a bias.
 
-    Normalising by running statistics is an affine map of each channel, so nothing but rounding changes: the arithmetic
-    here is float64, rounded once. Logits and endpoints of `train=False` are the same network's; training is not.
+    Normalization by running statistics is an affine map of each channel, so that only rounding changes: the arithmetic
+    here is float64, rounded once. With `train=False`, logits and endpoints stay the same; training does not.
 
     Args:
-      model: a network with batch norm; one without is handed back as it is.
-      variables: "params" and "batch_stats", arrays of any kind.
+      model: a network with batch norm; one without is returned as it is.
+      variables: "params" and "batch_stats", arrays of NumPy or JAX.
 
     Returns:
       (the network with `batch_norm=False`, {"params": …} of NumPy arrays in the dtypes of the given ones).
@@ -41,23 +41,20 @@ def fold_batch_norm(model: BaseNetwork, variables: Mapping[str, Any]) -> tuple[B
     folded = {path: leaf for path, leaf in flat.items() if path.startswith("params/") and "/bn/" not in path}
     for unit in sorted(stats):
         _fold_unit(unit, flat, folded, model.bn_epsilon)
-    plain = model.clone(
-        batch_norm=False,
-        **{
-            field.name: field.default
-            for field in dataclasses.fields(model)
-            if field.name.startswith("bn_") or field.name in _BATCH_NORM_FIELDS
-        },
-    )
-    return plain, unflatten_dict(folded, sep="/")
+    defaults: dict[str, Any] = {
+        field.name: field.default
+        for field in dataclasses.fields(model)
+        if field.name.startswith("bn_") or field.name in _BATCH_NORM_FIELDS
+    }
+    return model.clone(batch_norm=False, **defaults), unflatten_dict(folded, sep="/")
 
 
 def _fold_unit(unit: str, flat: Mapping[str, np.ndarray], folded: dict[str, np.ndarray], epsilon: float) -> None:
-    """Writes one unit's kernel and bias into `folded`."""
+    """Writes one unit's kernel and bias to `folded`."""
     kernel = next((f"params/{unit}/{name}" for name in _KERNELS if f"params/{unit}/{name}" in flat), None)
     missing = [path for path in (f"batch_stats/{unit}/bn/var", f"params/{unit}/bn/bias") if path not in flat]
     if kernel is None or missing:
-        raise UserError(f"variables: {unit} is normalised and has no {missing[0] if missing else 'kernel'}")
+        raise UserError(f"variables: {unit} has batch norm but no {missing[0] if missing else 'kernel'}")
     mean, var = (flat[f"batch_stats/{unit}/bn/{name}"].astype(np.float64) for name in ("mean", "var"))
     factor = flat.get(f"params/{unit}/bn/scale", np.ones(())).astype(np.float64) / np.sqrt(var + epsilon)
     bias = flat.get(f"params/{unit}/bias", np.zeros(())).astype(np.float64)

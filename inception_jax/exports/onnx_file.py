@@ -1,10 +1,10 @@
-"""A network's inference graph as an ONNX file, for any program that reads the format."""
+"""Exports a network's inference graph as an ONNX file, weights included."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,11 @@ from inception_jax.exports.image_size import height_and_width
 from inception_jax.exports.onnx_graph import Const, Graph, Tensor
 from inception_jax.exports.onnx_operators import Converter
 from inception_jax.models.base import BaseNetwork
+from inception_jax.models.outputs import InceptionOutput
 from inception_jax.weight_files.atomic_write import atomic_write
 
-_OPSETS = (13, 22)  # ReduceSum takes its axes as an input from 13 on; nothing that is used here changes up to 22
-_MOST_BYTES = 2**31 - 2**22  # of weights: protobuf's limit, less what nodes and names take
+_OPSETS = (13, 22)  # ReduceSum has its axes as an input since 13; none of the operators used here changes up to 22
+_MOST_BYTES = 2**31 - 2**22  # of weights: protobuf's limit, less some room for nodes and names
 _IR_VERSION = 8  # onnx/docs/Versioning.md: that of opset 15 and later ones
 
 
@@ -41,27 +42,27 @@ def export_onnx(
 ) -> None:
     """Writes the inference graph of a network, with its weights inside.
 
-    The graph is made from the program that JAX runs, so that it computes what the network computes: convolutions, max
-    pools and response normalisation are one operator each, average pools with their rule of counting, batch norm is a
-    factor and a shift. Input "images", outputs "logits" and one for each of `endpoints`.
+    The graph is made from the jaxpr that JAX runs, so that it computes what the network computes. Convolutions, pools
+    and local response normalization are one operator each (average pools with or without the padding in the count);
+    batch norm is a product and a sum. The input is "images", the outputs are "logits" and one for each of `endpoints`.
 
     Args:
-      model: the network; it is exported in `dtype`, whatever it computes in.
+      model: the network; it is exported in `dtype`, whatever its own dtype is.
       variables: "params" and, with batch norm, "batch_stats".
-      image_size: of the pictures, in pixels: one number, or (height, width).
-      path: the file; another one of that name is replaced when the new one is whole.
-      endpoints: further outputs by name; slim's names are taken, too.
-      batch: pictures per run; a text names a dimension of any size.
-      input_layout: "NHWC", as in JAX, or "NCHW": of the pictures and of the endpoints that are maps.
-      fold_batch_norm: whether batch norm becomes part of the convolutions (`batch_norm.fold_batch_norm`).
+      image_size: of the images, in pixels: one number, or (height, width).
+      path: the file; an existing one is replaced when the new one is complete.
+      endpoints: further outputs by name, ours or slim's.
+      batch: images per run; a string names a dimension of any size.
+      input_layout: "NHWC", as in JAX, or "NCHW": of the images and of the endpoints that are feature maps.
+      fold_batch_norm: whether to fold batch norm into the convolutions (`batch_norm.fold_batch_norm`).
       opset: version of ONNX's operators, 13 to 22.
-      dtype: float32, or float64 where a runtime computes in it.
-      metadata: further entries of the file, such as the normalisation that the pictures need.
+      dtype: float32, or float64 for a runtime that supports it.
+      metadata: further entries of the file, such as the normalization that the images need.
 
     Raises:
-      UserError: the package onnx is not installed, an argument is none, or the file cannot be written or is above
-        ONNX's 2 GB.
-      ModelError: an unknown endpoint, or pictures that the network does not take.
+      UserError: the package onnx is not installed, an argument is invalid, the file cannot be written, or it is above
+        ONNX's limit of 2 GB.
+      ModelError: an unknown endpoint, or images of a size that the network does not accept.
     """
     try:
         import onnx
@@ -73,7 +74,7 @@ def export_onnx(
     if dtype not in (np.float32, np.float64):
         raise UserError(f"dtype: {dtype} is not float32 or float64")
     if not (batch if isinstance(batch, str) else hasattr(batch, "__index__") and batch >= 1):
-        raise UserError(f"batch: {batch!r} is no number of pictures from 1 on, and no name of a dimension")
+        raise UserError(f"batch: {batch!r} is not a number of images from 1 on, or the name of a dimension")
     if not _OPSETS[0] <= opset <= _OPSETS[1]:
         raise UserError(f"opset: {opset} is not from {_OPSETS[0]} to {_OPSETS[1]}")
     batch, size = batch if isinstance(batch, str) else int(batch), height_and_width(image_size)
@@ -103,7 +104,7 @@ def _model(
 
     def run(leaves: list[jax.Array], images: jax.Array) -> list[jax.Array]:
         given = {tuple(path.split("/")): leaf for path, leaf in zip(flat, leaves, strict=True)}
-        output = model.apply(_nested(given), images, train=False)
+        output = cast(InceptionOutput, model.apply(_nested(given), images, train=False))
         return [output.logits if name == "logits" else output.endpoint(name) for name in names]
 
     rows = jax.export.symbolic_shape("n")[0] if isinstance(batch, str) else batch
@@ -135,6 +136,7 @@ def _model(
 
 
 def _nested(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Makes nested dictionaries of leaves by path."""
     tree: dict[str, Any] = {}
     for path, leaf in flat.items():
         branch = tree
@@ -149,21 +151,21 @@ def _proto(
     graph: Graph,
     outputs: Mapping[str, str],
     described: list[tuple[str, list[Any]]],
-    pictures: tuple[int | str, tuple[int, int], str],
+    images: tuple[int | str, tuple[int, int], str],
     opset: int,
     dtype: np.dtype,
 ) -> Any:
     helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(dtype)
-    batch, size, layout = pictures
-    # An output has the name that was asked for, whatever the value is called inside.
+    batch, size, layout = images
+    # An output has its requested name, whatever the name of the value in the graph.
     nodes = [helper.make_node(n.op, n.inputs, [n.output], name=n.name, **n.attributes) for n in graph.nodes]
     nodes += [helper.make_node("Identity", [value], [name]) for name, value in outputs.items()]
-    image = [batch, *size, 3] if layout == "NHWC" else [batch, 3, *size]
+    image_shape = [batch, *size, 3] if layout == "NHWC" else [batch, 3, *size]
     weights = [onnx.numpy_helper.from_array(array, name) for name, array in graph.initializers.items()]
     proto = helper.make_graph(
         nodes,
         "inception_jax",
-        [helper.make_tensor_value_info("images", kind, image)],
+        [helper.make_tensor_value_info("images", kind, image_shape)],
         [helper.make_tensor_value_info(name, kind, dims) for name, dims in described],
         weights,
     )
@@ -177,6 +179,7 @@ def _proto(
 
 
 def _write(onnx: Any, made: Any, path: str | os.PathLike) -> None:
+    """Checks a ModelProto with the onnx package, and writes it."""
     try:
         content = made.SerializeToString()
         onnx.checker.check_model(content, full_check=True)

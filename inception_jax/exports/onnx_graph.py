@@ -1,4 +1,4 @@
-"""An ONNX graph under construction: nodes, initialisers, names; and what is tidied up before it is a model."""
+"""Builds an ONNX graph: nodes, initializers and names, and the simplification at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Tensor:
 
     Attributes:
       name: in the graph.
-      shape: JAX's: a map is [B, H, W, C] here, and [B, C, H, W] in the graph. B may be symbolic.
+      shape: JAX's: a feature map is [B, H, W, C] here, and [B, C, H, W] in the graph. B may be symbolic.
     """
 
     name: str
@@ -25,11 +25,11 @@ class Tensor:
 
 @dataclasses.dataclass(eq=False)
 class Const:
-    """A value that is known already.
+    """A constant.
 
     Attributes:
-      array: in JAX's order of axes; an axis of size 1 may stand for any size.
-      name: of the variable that it is, for the graph's reader.
+      array: in JAX's order of axes; an axis of size 1 may stand for any size (broadcasting).
+      name: of the variable that it is, for people who read the graph.
     """
 
     array: np.ndarray
@@ -37,20 +37,20 @@ class Const:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The array's."""
+        """The array's shape."""
         return self.array.shape
 
 
 @dataclasses.dataclass(eq=False)
 class Node:
-    """One operator with its output, under whose name it goes.
+    """One operator and its output, whose name it shares.
 
     Attributes:
-      op: ONNX's name of it.
+      op: the operator type in ONNX.
       name: in the graph.
       inputs: names of values.
       output: name of its value.
-      attributes: as the operator's text has them.
+      attributes: by their names in ONNX.
     """
 
     op: str
@@ -61,45 +61,71 @@ class Node:
 
 
 class Graph:
-    """Nodes in order, and the initialisers that they take.
+    """Nodes in order, and the initializers that they use.
 
     Attributes:
-      scope: where in the network the next nodes stand, for their names.
+      dtype: of the values.
+      scope: the place in the network of the next nodes, for their names.
+      nodes: the nodes so far.
+      initializers: arrays by name.
     """
 
     def __init__(self, dtype: np.dtype):
+        """Starts with an empty graph.
+
+        Args:
+          dtype: of the values.
+        """
         self.dtype = dtype
         self.scope = ""
         self.nodes: list[Node] = []
         self.initializers: dict[str, np.ndarray] = {}
         self._names: Counter[str] = Counter()
-        self._kept: dict[tuple[Any, ...], str] = {}
+        self._constants: dict[tuple[Any, ...], str] = {}
 
     def emit(self, op: str, inputs: Sequence[str], shape: tuple[Any, ...], **attributes: Any) -> Tensor:
-        """Adds a node with one output, a value of JAX's `shape`."""
+        """Adds a node with one output.
+
+        Args:
+          op: the operator type in ONNX.
+          inputs: names of values.
+          shape: of the output, in JAX's order of axes.
+          **attributes: of the operator.
+
+        Returns:
+          The output.
+        """
         name = self._fresh(f"{self.scope}/{op}" if self.scope else op)
         self.nodes.append(Node(op, name, list(inputs), name, attributes))
         return Tensor(name, shape)
 
     def constant(self, array: np.ndarray, name: str = "") -> str:
-        """The name of an initialiser with these values, in the graph's own order of axes; the same ones only once."""
+        """Adds an initializer; equal ones are added once.
+
+        Args:
+          array: the values, in the graph's order of axes.
+          name: the variable that it is; "" for another constant.
+
+        Returns:
+          The initializer's name.
+        """
         array = np.ascontiguousarray(array).reshape(np.shape(array))
-        # A variable's name and shape say which array it is; what has no name is small.
+        # A variable's name and shape identify its array; arrays without a name are small enough to compare.
         key = (name, array.dtype.str, array.shape, b"" if name else array.tobytes())
-        if key not in self._kept:
-            self._kept[key] = self._fresh(name or "constant")
-            self.initializers[self._kept[key]] = array
-        return self._kept[key]
+        if key not in self._constants:
+            self._constants[key] = self._fresh(name or "constant")
+            self.initializers[self._constants[key]] = array
+        return self._constants[key]
 
     def integers(self, *values: int) -> str:
-        """The name of a list of integers."""
+        """Adds an initializer of int64 values, and returns its name."""
         return self.constant(np.array(values, np.int64))
 
     def simplify(self, outputs: Mapping[str, str]) -> None:
-        """Makes the biases of what is linear part of it, and drops what no output needs.
+        """Merges biases into Conv and Gemm, and drops nodes and initializers that no output needs.
 
         Args:
-          outputs: name of the graph's output -> name of the value.
+          outputs: the name of the value for each name of an output.
         """
         self._merge_biases(set(outputs.values()))
         needed, kept = set(outputs.values()), []
@@ -111,7 +137,7 @@ class Graph:
         self.initializers = {name: array for name, array in self.initializers.items() if name in needed}
 
     def _merge_biases(self, outputs: set[str]) -> None:
-        """Conv and then Add of one number per channel becomes Conv with a bias; MatMul and Add become Gemm."""
+        """Replaces Conv and Add of one number per channel by Conv with a bias, and MatMul and Add by Gemm."""
         uses = Counter(name for node in self.nodes for name in node.inputs)
         makers = {node.output: node for node in self.nodes}
         merged = set()
@@ -138,10 +164,11 @@ class Graph:
         self.nodes = [node for node in self.nodes if node.name not in merged]
 
     def _fresh(self, name: str) -> str:
+        """Returns a name that is not in use."""
         self._names[name] += 1
         return name if self._names[name] == 1 else f"{name}_{self._names[name]}"
 
 
 def _per_channel(values: np.ndarray, rank: int, channels: int) -> bool:
-    """Whether the values are one per channel of a value with `rank` axes."""
+    """Whether there is one value per channel, in a shape that broadcasts over `rank` axes."""
     return values.ndim == rank and values.size == values.shape[1] == channels

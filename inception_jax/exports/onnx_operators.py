@@ -1,7 +1,7 @@
-"""From JAX's primitives to ONNX's operators: the arithmetic of an inference graph, equation by equation.
+"""Translates JAX primitives to ONNX operators, equation by equation of an inference jaxpr.
 
-Maps are [B, H, W, C] in JAX and [B, C, H, W] in ONNX: every map of the graph is laid out so, with one transposition at
-each end. What depends on no picture (the factor of a batch norm) is computed here, by JAX itself.
+Feature maps are [B, H, W, C] in JAX and [B, C, H, W] in ONNX; the graph transposes only its input and its outputs.
+What does not depend on the images (the scale of a batch norm) is computed here, by JAX itself.
 """
 
 from __future__ import annotations
@@ -19,33 +19,34 @@ from inception_jax.exports.onnx_graph import Const, Graph, Tensor
 from inception_jax.exports.onnx_pools import Pools, graph_axis
 from inception_jax.exports.windows import FILLS, Windows
 
-_PLATFORM = object()  # the value of `platform_index`: which form of a function is to be taken
+_PLATFORM = object()  # the value of `platform_index`, by which `cond` chooses the variant of a function for a platform
 
 _ELEMENTWISE = {
     "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "pow": "Pow", "neg": "Neg",
     "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "tanh": "Tanh", "logistic": "Sigmoid", "abs": "Abs",
 }  # fmt: skip
 _IDENTITY = ("convert_element_type", "copy", "copy_p", "stop_gradient", "reduce_precision")
-# Where a primitive that calls a function keeps it.
+# Parameters in which a primitive that calls a function holds it.
 _CALLED = ("call_jaxpr", "jaxpr", "fun_jaxpr")
 
 
 @dataclasses.dataclass(eq=False)
 class _SpatialSum:
-    """The sum over a whole map, which becomes a mean when it is divided."""
+    """The sum over all positions of a feature map, which becomes a mean when it is divided."""
 
     source: Tensor
     shape: tuple[Any, ...]
 
 
 class Converter:
-    """Walks a program and writes its graph.
+    """Walks a jaxpr and writes its ONNX graph.
 
     Attributes:
-      graph: what has been written.
+      graph: the graph so far.
     """
 
     def __init__(self, graph: Graph):
+        """Starts with a graph, to which the nodes are added."""
         self.graph = graph
         self._pools = Pools(graph)
         self._rules: dict[str, Callable[..., Any]] = {
@@ -57,14 +58,18 @@ class Converter:
         }  # fmt: skip
 
     def run(self, jaxpr: Any, constants: list[Any], inputs: list[Any]) -> list[Any]:
-        """The values of a program's outputs.
+        """Translates a jaxpr.
 
         Args:
-          jaxpr: an open jaxpr; `constants`: arrays, its constants.
-          inputs: `Tensor`s and `Const`s.
+          jaxpr: an open jaxpr.
+          constants: arrays, its constants.
+          inputs: a `Tensor` or a `Const` for each of its inputs.
+
+        Returns:
+          The values of its outputs.
 
         Raises:
-          UserError: the program has an operation that this export does not know.
+          UserError: the jaxpr has a primitive that this export does not support.
         """
         known: dict[Any, Any] = dict(zip(jaxpr.invars, inputs, strict=True))
         known |= {v: Const(np.asarray(c)) for v, c in zip(jaxpr.constvars, constants, strict=True)}
@@ -79,7 +84,12 @@ class Converter:
         return [Const(np.asarray(v.val)) if hasattr(v, "val") else known[v] for v in jaxpr.outvars]
 
     def tensor(self, value: Any, rank: int = 0) -> Tensor:
-        """A value as one of the graph; a constant as it stands beside a value with `rank` axes."""
+        """Makes a value a tensor of the graph.
+
+        Args:
+          value: of any kind that `run` handles.
+          rank: axes of the other operand, with which a constant must broadcast.
+        """
         if isinstance(value, _SpatialSum):
             axes = self.graph.integers(2, 3)
             return self.graph.emit("ReduceSum", [value.source.name, axes], value.shape, keepdims=0)
@@ -97,7 +107,7 @@ class Converter:
         if name == "platform_index":
             return [_PLATFORM]
         if name == "cond" and values[0] is _PLATFORM:
-            branch = equation.params["branches"][-1]  # the form for every platform that has none of its own
+            branch = equation.params["branches"][-1]  # the default variant, for platforms without one of their own
             return self.run(branch.jaxpr, branch.consts, values[1:])
         called = next((equation.params[key] for key in _CALLED if key in equation.params), None)
         if called is not None:
@@ -118,6 +128,7 @@ class Converter:
         return result if isinstance(result, list) else [result]
 
     def _call(self, called: Any, values: list[Any]) -> list[Any]:
+        """Translates a called function: local response normalization as one operator, others equation by equation."""
         jaxpr, constants = (called.jaxpr, called.consts) if hasattr(called, "jaxpr") else (called, [])
         if len(values) == 1 and not isinstance(values[0], Const):
             found = response_norm.find_response_norm(jaxpr)
@@ -149,7 +160,7 @@ class Converter:
                 return self._pools.mean(whole, divisor)
             if isinstance(whole, _SpatialSum) and divisor.size == 1:
                 return self._mean(whole, float(divisor))
-            if (divisor == 1).all() and whole.shape == shape:  # the average pool of a map of one pixel
+            if (divisor == 1).all() and whole.shape == shape:  # the average pool of a feature map of one pixel
                 return whole
         if name == "max" and any(isinstance(v, Const) and not v.array.any() for v in values):
             (x,) = (v for v in values if not (isinstance(v, Const) and not v.array.any()))
@@ -158,7 +169,7 @@ class Converter:
         return self.graph.emit(_ELEMENTWISE[name], names, shape)
 
     def _pool_step(self, join: str, a: Any, b: Any) -> Any:
-        """One more element of a pool's windows; one that lies outside of the map in all of them is the fill alone."""
+        """Adds an element to a pool's windows; one that lies outside of the map in all windows is the fill alone."""
         for value, other in ((a, b), (b, a)):
             if isinstance(other, Const) and (other.array == FILLS[join]).all():
                 return value
@@ -191,9 +202,11 @@ class Converter:
         params = equation.params
         dimensions = params["dimension_numbers"]
         if tuple(dimensions.lhs_spec) != (0, 3, 1, 2) or tuple(dimensions.out_spec) != (0, 3, 1, 2):
-            raise UserError(f"ONNX export: a convolution of {dimensions}; maps are NHWC in this package")
+            raise UserError(f"ONNX export: a convolution of {dimensions}; only NHWC is supported")
         if set(params["lhs_dilation"]) != {1} or not isinstance(kernel, Const):
-            raise UserError("ONNX export: a transposed convolution, or one whose kernel depends on the picture")
+            raise UserError(
+                "ONNX export: a transposed convolution, or one whose kernel depends on the images, is not supported"
+            )
         weights = kernel.array.astype(self.graph.dtype).transpose(dimensions.rhs_spec)
         pads = [*(low for low, _ in params["padding"]), *(high for _, high in params["padding"])]
         return self.graph.emit(
@@ -209,7 +222,9 @@ class Converter:
 
     def _dot(self, equation: Any, x: Any, kernel: Any) -> Tensor:
         if equation.params["dimension_numbers"] != (((1,), (0,)), ((), ())) or len(x.shape) != 2:
-            raise UserError(f"ONNX export: a product {equation.params['dimension_numbers']} of {x.shape}")
+            raise UserError(
+                f"ONNX export: a product {equation.params['dimension_numbers']} of {x.shape} is not supported"
+            )
         return self.graph.emit(
             "MatMul", [self.tensor(x).name, self.tensor(kernel).name], equation.outvars[0].aval.shape
         )
@@ -217,13 +232,13 @@ class Converter:
     # --- Shapes ------------------------------------------------------------------------------------------------------
 
     def _broadcast(self, equation: Any, x: Any, *_: Any) -> Any:
-        """Constants keep size 1 where they are spread: every operator of ONNX spreads them itself."""
+        """Keeps size 1 in the broadcast axes of constants: every operator of ONNX broadcasts them itself."""
         shape, kept = equation.params["shape"], equation.params["broadcast_dimensions"]
         if isinstance(x, Const):
             sizes = dict(zip(kept, x.shape, strict=True))
             return Const(x.array.reshape([sizes.get(axis, 1) for axis in range(len(shape))]), x.name)
         if [size for size in shape if size != 1] != [size for size in x.shape if size != 1]:
-            raise UserError(f"ONNX export: a value {x.shape} spread to {shape}")
+            raise UserError(f"ONNX export: broadcasting {x.shape} to {shape} is not supported")
         return self._reshape(equation, x)
 
     def _reshape(self, equation: Any, x: Any, *_: Any) -> Tensor:
@@ -231,7 +246,7 @@ class Converter:
         if shape == x.shape:
             return x
         if shape[0] != x.shape[0]:
-            raise UserError(f"ONNX export: {x.shape} reshaped to {shape}: examples must stay apart")
+            raise UserError(f"ONNX export: {x.shape} reshaped to {shape}: the batch axis must stay as it is")
         tensor = self.tensor(x)
         if len(x.shape) == 4 and x.shape[1:3] != (1, 1):
             tensor = graph.emit("Transpose", [tensor.name], x.shape, perm=[0, 2, 3, 1])
@@ -242,7 +257,9 @@ class Converter:
 
     def _concatenate(self, equation: Any, *values: Any) -> Tensor:
         if any(isinstance(value, Const) for value in values):
-            raise UserError("ONNX export: a constant concatenated with what depends on the picture")
+            raise UserError(
+                "ONNX export: concatenating a constant with a value that depends on the images is not supported"
+            )
         shape = equation.outvars[0].aval.shape
         axis = graph_axis(equation.params["dimension"], len(shape))
         return self.graph.emit("Concat", [self.tensor(value).name for value in values], shape, axis=axis)
@@ -256,8 +273,8 @@ class Converter:
             zip(params["start_indices"], params["limit_indices"], strides, strict=True)
         ):
             if axis == 0 and (start != 0 or stop != x.shape[0] or stride != 1):
-                raise UserError(f"ONNX export: a slice [{start}:{stop}:{stride}] of the batch")
-            # A whole axis is no view, unless all of them are whole: pools have taps that take the map as it is.
+                raise UserError(f"ONNX export: a slice [{start}:{stop}:{stride}] of the batch is not supported")
+            # A slice of a whole axis is the value itself: pools have elements that use the map as it is.
             if axis and (start, stop, stride) != (0, x.shape[axis], 1):
                 x = windows.slice_windows(x, axis, start, stop, stride)
         return x
@@ -265,7 +282,7 @@ class Converter:
     def _pad(self, equation: Any, x: Any, fill: Any) -> Any:
         config = equation.params["padding_config"]
         if any(interior or low < 0 or high < 0 for low, high, interior in config) or not isinstance(fill, Const):
-            raise UserError(f"ONNX export: a padding {config}; edges of a constant are known")
+            raise UserError(f"ONNX export: a padding {config}; only edges of a constant are supported")
         for axis, (low, high, _) in enumerate(config):
             if low or high:
                 view = windows.pad_windows(x, axis, low, high, float(fill.array))
@@ -278,12 +295,14 @@ class Converter:
 
     def _reduce_sum(self, equation: Any, x: Any) -> _SpatialSum:
         if tuple(equation.params["axes"]) != (1, 2) or len(x.shape) != 4:
-            raise UserError(f"ONNX export: a sum of {x.shape} over the axes {equation.params['axes']}")
+            raise UserError(
+                f"ONNX export: a sum of {x.shape} over the axes {equation.params['axes']}; only (1, 2) is supported"
+            )
         return _SpatialSum(self.tensor(x), equation.outvars[0].aval.shape)
 
 
 def _evaluate_constants(equation: Any, values: list[Const]) -> list[Const]:
-    """What JAX makes of constants."""
+    """Evaluates an equation of constants with JAX."""
     arrays = [_whole(value.array, variable.aval.shape) for value, variable in zip(values, equation.invars, strict=True)]
     if equation.primitive.name in _IDENTITY:
         return [Const(arrays[0].astype(equation.outvars[0].aval.dtype), values[0].name)]
@@ -294,5 +313,5 @@ def _evaluate_constants(equation: Any, values: list[Const]) -> list[Const]:
 
 
 def _whole(array: np.ndarray, shape: tuple[Any, ...]) -> np.ndarray:
-    """The constant with every axis at its size; as it is where the number of examples is open."""
+    """Broadcasts a constant to its shape; returns it as it is where the batch size is symbolic."""
     return np.broadcast_to(array, shape) if all(isinstance(size, int) for size in shape) else array

@@ -1,4 +1,4 @@
-"""Windows as ONNX operators: MaxPool and AveragePool where they are one, and otherwise what they are made of."""
+"""Writes pooling windows as ONNX operators: MaxPool and AveragePool where possible, otherwise slices and sums."""
 
 from __future__ import annotations
 
@@ -10,32 +10,41 @@ from inception_jax.exports import windows
 from inception_jax.exports.onnx_graph import Graph, Tensor
 from inception_jax.exports.windows import FILLS, Extent, Windows
 
-# JAX's axes of a map, and the graph's.
+# JAX's axes of a feature map, and the graph's.
 _TO_GRAPH = {0: 0, 1: 2, 2: 3, 3: 1}
 
 
 def graph_axis(axis: int, rank: int) -> int:
-    """Where an axis of JAX's value stands in the graph's: maps have their channels second there."""
+    """Returns the graph's axis of a JAX axis: feature maps have their channels second in the graph."""
     return _TO_GRAPH[axis] if rank == 4 else axis
 
 
 class Pools:
-    """Turns `Windows` into nodes, each once."""
+    """Turns each `Windows` into nodes, once."""
 
     def __init__(self, graph: Graph):
+        """Starts with a graph, to which the nodes are added."""
         self._graph = graph
         self._made: dict[int, tuple[Windows, Tensor]] = {}
 
     def tensor(self, value: Windows | Tensor) -> Tensor:
-        """The value as one of the graph."""
+        """Returns the value as a tensor of the graph."""
         if isinstance(value, Tensor):
             return value
-        if id(value) not in self._made:  # the windows are kept beside it, so that no other value takes their id
+        if id(value) not in self._made:  # the windows are kept in the entry, so that their id stays theirs
             self._made[id(value)] = value, self._make(value)
         return self._made[id(value)][1]
 
     def mean(self, sums: Windows, divisor: np.ndarray) -> Tensor:
-        """The sums of windows, divided by a constant [1, H', W', 1] or of one element."""
+        """Divides the sums of windows by a constant.
+
+        Args:
+          sums: the windows.
+          divisor: [1, H', W', 1], or of one element.
+
+        Returns:
+          The mean: one AveragePool where the divisor is the count of elements per window; else also a product.
+        """
         geometry = _geometry(sums)
         if geometry is None or len(geometry[1]) < 2 or any(e.dilation > 1 for e in geometry[1].values()):
             product = self.tensor(sums)
@@ -64,7 +73,7 @@ class Pools:
         return self._sums(given, extents, value.shape)
 
     def _view(self, view: Windows) -> Tensor:
-        """A slice, with the fill around it where the view leaves its source."""
+        """Writes a slice, padded with the fill where the view leaves its source."""
         source = self.tensor(view.source)
         rank, (offset,), (first, end) = len(view.shape), view.offsets, view.valid_range()
         axis = graph_axis(view.axis, rank)
@@ -74,18 +83,19 @@ class Pools:
         graph = self._graph
         numbers = [graph.integers(number) for number in (start, stop, axis, view.stride)]
         if (start, stop, view.stride) == (0, view.size, 1):
-            taken = source
+            part = source
         else:
-            taken = graph.emit("Slice", [source.name, *numbers], shape)
+            part = graph.emit("Slice", [source.name, *numbers], shape)
         if (first, end) == (0, view.count):
-            return taken
+            return part
         edges = [0] * (2 * rank)
         edges[axis], edges[rank + axis] = first, view.count - end
         fill = graph.constant(np.array(view.fill, graph.dtype))
-        return graph.emit("Pad", [taken.name, graph.integers(*edges), fill], view.shape)
+        return graph.emit("Pad", [part.name, graph.integers(*edges), fill], view.shape)
 
     def _join_views(self, value: Windows) -> Tensor:
-        """The maximum or sum of views, for windows that no pool operator has."""
+        """Writes the maximum or sum of views, for windows that no pool operator supports."""
+        assert value.join is not None  # `_make` handles views
         fill = FILLS[value.join]
         views = [Windows(value.source, value.axis, (o,), value.stride, value.count, fill=fill) for o in value.offsets]
         total, *others = (self.tensor(view) for view in views)
@@ -94,7 +104,7 @@ class Pools:
         return total
 
     def _sums(self, given: Tensor, extents: dict[int, Extent], shape: tuple[Any, ...]) -> Tensor:
-        """Sums over windows: a convolution of each channel with ones, which may be dilated as well."""
+        """Writes sums over windows as a depthwise convolution with ones, which may be dilated as well."""
         graph, rows_columns = self._graph, [extents.get(axis, _whole(given, axis)) for axis in (1, 2)]
         given = self._cropped(given, extents)
         channels = given.shape[3]
@@ -111,6 +121,7 @@ class Pools:
         )
 
     def _pool(self, op: str, given: Tensor, extents: dict[int, Extent], shape: Any, fill: float, **more: Any) -> Tensor:
+        """Writes one pool operator, with a Pad before it where it pads more than the operator allows."""
         graph = self._graph
         both = [extents.get(axis, _whole(given, axis)) for axis in (1, 2)]
         given = self._cropped(given, extents)
@@ -137,13 +148,14 @@ class Pools:
         )
 
     def _cropped(self, given: Tensor, extents: dict[int, Extent]) -> Tensor:
-        """The part of the map that the windows look at."""
+        """Writes a slice of the part of the map that the windows cover."""
         for axis, e in extents.items():
             if (e.begin, e.end) != (0, given.shape[axis]):
                 given = self._view(windows.slice_windows(given, axis, e.begin, e.end, 1))
         return given
 
     def _multiplied(self, tensor: Tensor, factor: np.ndarray, shape: tuple[Any, ...]) -> Tensor:
+        """Writes a product with a constant."""
         if factor.ndim == 4:
             factor = factor.transpose(0, 3, 1, 2)
         name = self._graph.constant(factor.astype(self._graph.dtype))
@@ -151,21 +163,28 @@ class Pools:
 
 
 def _geometry(value: Windows) -> tuple[Any, dict[int, Extent], dict[int, Windows]] | None:
-    """(the map that is pooled, the pool along each axis, the windows of each axis); None where it is no pool."""
+    """Returns (the pooled map, the pool along each axis, the windows of each axis); None where it is not a pool."""
     if value.axis not in (1, 2) or len(value.shape) != 4:
         return None
-    extents, levels = {value.axis: windows.pool_extent(value)}, {value.axis: value}
+    levels = {value.axis: value}
     base, inner = value.source, value.source
     if isinstance(inner, Windows) and inner.join == value.join and inner.axis == 3 - value.axis:
-        extents[inner.axis], levels[inner.axis] = windows.pool_extent(inner), inner
+        levels[inner.axis] = inner
         base = inner.source
-    return None if None in extents.values() else (base, extents, levels)
+    extents = {}
+    for axis, level in levels.items():
+        extent = windows.pool_extent(level)
+        if extent is None:
+            return None
+        extents[axis] = extent
+    return base, extents, levels
 
 
 def _too_wide(extents: dict[int, Extent]) -> bool:
-    """Whether more is padded than a pool operator takes: fewer than its taps."""
+    """Whether the padding is more than a pool operator allows, which is fewer than its taps."""
     return any(max(e.low, e.high) >= e.taps for e in extents.values())
 
 
 def _whole(given: Tensor, axis: int) -> Extent:
+    """Returns the extent of an axis that is not pooled."""
     return Extent(1, 1, 1, 0, given.shape[axis], 0, 0)

@@ -1,4 +1,4 @@
-"""Local response normalisation found in a program: which window, and which constants."""
+"""Finds local response normalization in a jaxpr: its window and its constants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from inception_jax.exports.windows import Windows
 
 @dataclasses.dataclass(frozen=True)
 class ResponseNorm:
-    """x * (k + alpha / size * S) ** -beta, S the sum of x squared over `size` channels centred on each."""
+    """x * (k + alpha / size * S) ** -beta, where S is the sum of x squared over `size` channels centred on each.
+
+    Attributes:
+      size: channels per window.
+      alpha: Caffe's and ONNX's alpha, which is divided by `size`.
+      beta: the exponent.
+      k: the constant that is added.
+    """
 
     size: int
     alpha: float
@@ -31,7 +38,7 @@ class _Map:
 
 @dataclasses.dataclass(frozen=True)
 class _Affine:
-    """k + factor * the sum of squares over the windows."""
+    """k + factor * (the sum of squares over the windows)."""
 
     windows: Windows
     factor: float
@@ -48,10 +55,13 @@ class _Power:
 
 
 def find_response_norm(jaxpr: Any) -> ResponseNorm | None:
-    """The response normalisation that a program of one input computes, read off its arithmetic; None: it does not.
+    """Finds the local response normalization that a jaxpr of one input computes, by its arithmetic.
 
     Args:
       jaxpr: an open jaxpr.
+
+    Returns:
+      Its window and constants; None where the jaxpr computes something else.
     """
     if len(jaxpr.invars) != 1 or len(jaxpr.outvars) != 1 or jaxpr.constvars:
         return None
@@ -66,6 +76,7 @@ def find_response_norm(jaxpr: Any) -> ResponseNorm | None:
 
 
 def _apply(equation: Any, values: list[Any]) -> Any:
+    """Returns the symbolic value of an equation; None where it is not part of a response normalization."""
     name, params = equation.primitive.name, equation.params
     match (name, *values):
         case ("mul", _Map(square=False) as a, _Map(square=False)):
@@ -83,14 +94,14 @@ def _apply(equation: Any, values: list[Any]) -> Any:
         case ("add", float(k), _Affine(k=0.0) as sums) | ("add", _Affine(k=0.0) as sums, float(k)):
             return dataclasses.replace(sums, k=k)
         case ("mul", _Map(square=False), _Power(logarithm=False) as power):
-            return _normalisation(power)
+            return _response_norm(power)
         case _:
             return _power(name, values)
     return None
 
 
 def _channels(source: _Map | Windows, params: Any) -> Windows | None:
-    """A slice along the last axis alone."""
+    """Returns a slice along the last axis; None for other slices."""
     starts, stops, strides = params["start_indices"], params["limit_indices"], params["strides"]
     whole = all(a == 0 and b == size for a, b, size in zip(starts[:-1], stops[:-1], source.shape[:-1], strict=True))
     if not whole or (strides is not None and set(strides) != {1}):
@@ -99,7 +110,7 @@ def _channels(source: _Map | Windows, params: Any) -> Windows | None:
 
 
 def _power(name: str, values: list[Any]) -> _Power | None:
-    """The arithmetic of powers of one base."""
+    """Returns the value of an equation of powers of one base; None for other equations."""
     values = [_Power(value, 1.0) if isinstance(value, _Affine) else value for value in values]
     match (name, *values):
         case ("rsqrt", _Power(base, exponent, False)):
@@ -119,7 +130,8 @@ def _power(name: str, values: list[Any]) -> _Power | None:
     return None
 
 
-def _normalisation(power: _Power) -> ResponseNorm | None:
+def _response_norm(power: _Power) -> ResponseNorm | None:
+    """Returns the normalization of x times this power; None where its windows are not centred on each channel."""
     found = power.base.windows
     source, size = found.source, len(found.offsets)
     centred = found.offsets == tuple(range(-(size // 2), size // 2 + 1))

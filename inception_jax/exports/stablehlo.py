@@ -1,10 +1,10 @@
-"""Networks as portable StableHLO programs (`jax.export`): run by any program that has JAX, with no code of ours."""
+"""Exports networks as portable StableHLO programs (`jax.export`), which run in any JAX program without our code."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jax import export
 from inception_jax.errors import UserError, nearest
 from inception_jax.exports.image_size import height_and_width
 from inception_jax.models.base import BaseNetwork
+from inception_jax.models.outputs import InceptionOutput
 from inception_jax.weight_files.atomic_write import atomic_write
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -30,33 +31,33 @@ def export_stablehlo(
     batch: int | None = None,
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
 ) -> export.Exported:
-    """Writes the inference graph of a network.
+    """Writes the inference graph of a network as a StableHLO program.
 
-    The file is run by `jax.export.deserialize(bytes).call(images)`, or `.call(variables, images)` where the weights
-    are not inside. It may be differentiated no further.
+    Run the file with `jax.export.deserialize(bytes).call(images)`, or `.call(variables, images)` where the
+    weights are not inside. It cannot be differentiated.
 
     Args:
       model: the network.
-      variables: the weights, which then lie inside the file as constants; None: they are the program's first argument.
-      image_size: of the pictures, in pixels: one number, or (height, width).
-      path: the file; another one of that name is replaced when the new one is whole.
-      abstract_variables: where `variables` is None: what the program is to be called with, as arrays or
-        `jax.ShapeDtypeStruct`s; None: what `model.init` makes, without the auxiliary heads, which inference never
-        reads.
-      endpoints: further outputs by name; slim's names are taken, too.
-      batch: pictures per call; None: any number from 1 on, a symbolic dimension.
-      platforms: of `PLATFORMS`: where it is to run; each adds its own form of the convolutions.
+      variables: the weights, which become constants in the file; None: they are the program's first argument.
+      image_size: of the images, in pixels: one number, or (height, width).
+      path: the file; an existing one is replaced when the new one is complete.
+      abstract_variables: where `variables` is None: the shapes and dtypes of the first argument, as arrays or
+        `jax.ShapeDtypeStruct`s; None: those of `model.init`, without the auxiliary heads, which inference does not
+        read.
+      endpoints: further outputs by name, ours or slim's.
+      batch: images per call; None: any number from 1 on, a symbolic dimension.
+      platforms: where the program will run, of `PLATFORMS`; each adds its own variant of the convolutions.
 
     Returns:
-      What was written. The program takes images [batch, height, width, 3] in the model's dtype, normalised, and gives
+      What was written. The program takes normalized images [batch, height, width, 3] in the model's dtype, and returns
       {"logits": [batch, num_classes], endpoint: …}.
 
     Raises:
-      UserError: no platform, or an unknown one; no image size; or the file cannot be written.
-      ModelError: an unknown endpoint, or pictures that the network does not take.
+      UserError: no platform, or an unknown one; an invalid image size; or the file cannot be written.
+      ModelError: an unknown endpoint, or images of a size that the network does not accept.
     """
     if not platforms:
-        raise UserError("platforms: none is named")
+        raise UserError(f"platforms: the list is empty; allowed: {', '.join(PLATFORMS)}")
     for platform in platforms:
         if platform not in PLATFORMS:
             raise UserError(
@@ -66,7 +67,7 @@ def export_stablehlo(
     height, width = height_and_width(image_size)
 
     def run(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        output = model.apply(variables, images, train=False)
+        output = cast(InceptionOutput, model.apply(variables, images, train=False))
         named = {name: output.endpoint(name) for name in endpoints if name != "logits"}
         return {"logits": output.logits, **named}
 

@@ -1,9 +1,8 @@
-"""Pools found in a program made of slices: shifted views of one map, joined by a maximum or a sum.
+"""Finds pools in a jaxpr of slices: shifted views of one feature map, joined by a maximum or a sum.
 
 `models.pooling` writes a pool as strided slices, padded where a window leaves the map, one axis after the other. Here
-such slices stay views of their source until something joins them; joined views along one axis are windows, and windows
-of windows along the other axis are a two-dimensional pool. What is found is what the program computes: nothing is
-taken from names.
+such slices stay views of their source until an operation joins them; joined views along one axis are windows, and
+windows of windows along the other axis are a two-dimensional pool. Only the arithmetic decides, never a name.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-# What lies outside of a map, in a pool of each kind.
+# The value outside of a map, in a pool of each kind.
 FILLS = {"max": -np.inf, "add": 0.0}
 
 
@@ -22,13 +21,13 @@ class Windows:
     """The elements source[..., offset + j * stride, ...] for j < count along one axis, joined over the offsets.
 
     Attributes:
-      source: what is looked at: another `Windows`, or a map; it has `shape`.
-      axis: along which.
-      offsets: of the first window's elements, rising; below 0 and from the source's size on lies the fill.
+      source: another `Windows`, or a feature map; it has `shape`.
+      axis: the axis of the windows.
+      offsets: of the first window's elements, ascending; below 0 and from the source's size on, elements are the fill.
       stride: from one window to the next.
-      count: windows.
+      count: how many windows.
       join: "max" or "add"; None for a view, which has one offset.
-      fill: what stands outside of the source; None where nothing does.
+      fill: the value outside of the source; None where no window leaves it.
     """
 
     source: Any
@@ -41,30 +40,38 @@ class Windows:
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """The source's, with `count` along the axis."""
+        """The source's shape, with `count` along the axis."""
         shape = self.source.shape
         return (*shape[: self.axis], self.count, *shape[self.axis + 1 :])
 
     @property
     def size(self) -> int:
-        """Elements of the source along the axis."""
+        """The source's size along the axis."""
         return self.source.shape[self.axis]
 
     def valid_range(self) -> tuple[int, int]:
-        """Of a view: the first and the one after the last window that fall on the source."""
+        """Returns, for a view, the first window that falls on the source, and the one after the last."""
         (offset,) = self.offsets
         first = min(self.count, max(0, -(offset // self.stride)))
         end = min(self.count, max(first, (self.size - 1 - offset) // self.stride + 1))
         return first, end
 
     def valid_counts(self) -> np.ndarray:
-        """[count]: how many elements of each window lie on the source."""
+        """Returns how many elements of each window lie on the source: int [count]."""
         elements = np.arange(self.count)[:, None] * self.stride + np.array(self.offsets)
         return ((elements >= 0) & (elements < self.size)).sum(1)
 
 
 def slice_windows(source: Any, axis: int, start: int, stop: int, stride: int) -> Windows:
-    """`source[..., start:stop:stride, ...]`; of a view along the same axis, a view of its source."""
+    """Slices a value along one axis; a slice of a view along the same axis is a view of the view's source.
+
+    Args:
+      source: the value.
+      axis: the axis.
+      start: the first element.
+      stop: the end.
+      stride: from one element to the next.
+    """
     count = max(0, -(-(stop - start) // stride))
     if _is_view(source, axis):
         offset = source.offsets[0] + start * source.stride
@@ -73,13 +80,24 @@ def slice_windows(source: Any, axis: int, start: int, stop: int, stride: int) ->
 
 
 def pad_windows(source: Any, axis: int, low: int, high: int, fill: float) -> Windows | None:
-    """`source` with `low` and `high` elements of `fill` around it along an axis; None where that is no view."""
+    """Pads a value along one axis.
+
+    Args:
+      source: the value.
+      axis: the axis.
+      low: elements before it.
+      high: elements behind it.
+      fill: their value.
+
+    Returns:
+      A view; None where a view cannot express the padding.
+    """
     if not _is_view(source, axis):
         return Windows(source, axis, (-low,), 1, source.shape[axis] + low + high, fill=fill)
     offset, stride = source.offsets[0], source.stride
     count = source.count + low + high
     last = offset + (source.count - 1) * stride
-    # What is padded must lie outside of the source, where a view has its fill.
+    # The added elements must lie outside of the source, where a view has its fill.
     outside = (low == 0 or offset - stride < 0) and (high == 0 or last + stride >= source.size)
     if not outside or source.fill not in (None, fill):
         return None
@@ -87,9 +105,15 @@ def pad_windows(source: Any, axis: int, low: int, high: int, fill: float) -> Win
 
 
 def join_windows(a: Any, b: Any, join: str) -> Windows | None:
-    """The maximum or the sum of two views or windows; None where they are not of one pool.
+    """Joins two views or windows.
 
-    A map beside a view of it is the view from its first element on.
+    Args:
+      a: views, windows, or the map of which `b` is a view.
+      b: likewise.
+      join: "max" or "add".
+
+    Returns:
+      The windows of both; None where they do not belong to one pool.
     """
     if isinstance(a, Windows) and b is a.source:
         b = Windows(b, a.axis, (0,), 1, a.size)
@@ -109,14 +133,16 @@ def join_windows(a: Any, b: Any, join: str) -> Windows | None:
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """Windows along one axis as a pool operator describes them.
+    """Windows along one axis, as a pool operator describes them.
 
     Attributes:
       taps: elements per window.
-      dilation: from one of them to the next.
+      dilation: from one element to the next.
       stride: from one window to the next.
-      begin, end: the part of the source that the windows look at, where it is not all.
-      low, high: elements of padding around that part.
+      begin: first element of the part of the source that the windows cover.
+      end: end of that part.
+      low: elements of padding before that part.
+      high: elements of padding behind it.
     """
 
     taps: int
@@ -129,7 +155,11 @@ class Extent:
 
 
 def pool_extent(windows: Windows) -> Extent | None:
-    """The pool of these windows along their axis; None where its elements are not evenly spaced."""
+    """Returns the pool of these windows along their axis; None where the elements are not evenly spaced.
+
+    Args:
+      windows: the windows.
+    """
     offsets = windows.offsets
     gaps = set(np.diff(offsets).tolist())
     if len(gaps) > 1:
@@ -140,9 +170,10 @@ def pool_extent(windows: Windows) -> Extent | None:
     low, high = max(0, -offsets[0]), max(0, needed - windows.size)
     begin, end = max(0, offsets[0]), windows.size
     if (end - begin + low + high - reach) // windows.stride + 1 != windows.count:
-        end = min(end, needed)  # an operator would lay one more window on what is left
+        end = min(end, needed)  # an operator would fit one more window on the rest
     return Extent(len(offsets), dilation, windows.stride, begin, end, low, high)
 
 
 def _is_view(source: Any, axis: int) -> bool:
+    """Whether a value is a view along this axis."""
     return isinstance(source, Windows) and source.axis == axis and source.join is None

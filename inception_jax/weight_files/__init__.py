@@ -1,7 +1,8 @@
-"""Readers of the files in which weights are published: `read_weights(path)`, for every publisher's format.
+"""Readers and writers of weight files: `read_weights(path)` reads every publisher's format.
 
-One module per format, each a function from bytes to arrays; `detect_format` says which one a file needs.
-Nothing here knows a network: the names are the publishers', and `pretrained.publishers` maps them.
+Each format has one module, with a function from bytes to arrays; `detect.detect_format` chooses it by the content.
+Nothing here knows a network: array names stay the publisher's, and `pretrained.publishers` maps them to ours.
+README.md beside this file describes the formats, the limits and the security model.
 """
 
 from inception_jax.weight_files.detect import FORMATS

@@ -1,6 +1,6 @@
-"""Zip and tar archives read in memory: nothing is ever unpacked to disk, so no name in them is ever a path.
+"""Reads zip and tar archives in memory. Nothing is unpacked to disk, so no name in an archive becomes a path.
 
-Sizes are charged before a member is inflated, and a member that inflates to more than it declares is refused.
+Sizes are charged before a member is decompressed, and a member that holds more than it declares is refused.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import PurePosixPath
 
 from inception_jax.weight_files.types import ReadBudget, ReadError
 
-_CHUNK = 1 << 20  # bytes inflated at a time
-# What the standard library raises for a damaged archive.
+_CHUNK = 1 << 20  # bytes decompressed at a time
+# Exceptions of the standard library for a damaged archive.
 _ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, OverflowError, NotImplementedError,
     RuntimeError, struct.error, IndexError,
@@ -26,34 +26,48 @@ _TAR_ERRORS = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, s
 
 
 class Archive:
-    """The files in an archive by name, read one at a time. Folders are left out."""
+    """The files in an archive by name, read one at a time. Folders are not listed."""
 
     def __init__(self, budget: ReadBudget):
+        """Starts with an empty listing.
+
+        Args:
+          budget: to which the bytes of each member that is read are charged.
+        """
         self._budget = budget
         self._sizes: dict[str, int] = {}
 
     def names(self) -> list[str]:
-        """The names, in the order of the archive."""
+        """Returns the names, in the order of the archive."""
         return list(self._sizes)
 
     def __contains__(self, name: str) -> bool:
         return name in self._sizes
 
     def read(self, name: str) -> memoryview:
-        """The bytes of one member; ReadError if it is damaged or too large."""
+        """Reads one member.
+
+        Args:
+          name: one of `names()`.
+
+        Raises:
+          ReadError: the member is damaged, encrypted, compressed by another method than deflate, or too large.
+        """
         size = self._sizes[name]
         self._budget.charge(size, f"{name!r} in the archive")
-        data = self._inflate(name, size)
+        data = self._decompress(name, size)
         if len(data) != size:
             raise ReadError(f"{name!r} in the archive holds {len(data):,} bytes and declares {size:,}: it is damaged")
         return memoryview(data)
 
-    def _inflate(self, name: str, size: int) -> bytes:
+    def _decompress(self, name: str, size: int) -> bytes:
+        """Returns the bytes of one member."""
         raise NotImplementedError
 
-    def _list(self, name: str, size: int) -> None:
+    def _add_name(self, name: str, size: int) -> None:
+        """Lists a member; ReadError for a name outside of the archive, or one that occurs twice."""
         if not name or name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
-            raise ReadError(f"the archive has a member named {name!r}, outside of itself: it is not read")
+            raise ReadError(f"the archive has a member named {name!r}, a path outside of the archive: it is not read")
         if name in self._sizes:
             raise ReadError(f"the archive has two members named {name!r}")
         self._sizes[name] = size
@@ -63,18 +77,27 @@ class ZipArchive(Archive):
     """A zip archive."""
 
     def __init__(self, data: memoryview, budget: ReadBudget):
+        """Lists the members.
+
+        Args:
+          data: the whole file.
+          budget: as in `Archive`.
+
+        Raises:
+          ReadError: the archive is damaged or has a forbidden member.
+        """
         super().__init__(budget)
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(data))
         except _ZIP_ERRORS as error:
             raise ReadError(f"a zip archive that cannot be read ({error}): it is truncated or damaged") from None
-        self._infos = {}
+        self._infos: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
             if not info.filename.endswith("/"):
-                self._list(info.filename, info.file_size)
+                self._add_name(info.filename, info.file_size)
                 self._infos[info.filename] = info
 
-    def _inflate(self, name: str, size: int) -> bytes:
+    def _decompress(self, name: str, size: int) -> bytes:
         info = self._infos[name]
         if info.flag_bits & 1:
             raise ReadError(f"{name!r} in the archive is encrypted")
@@ -86,16 +109,17 @@ class ZipArchive(Archive):
             raise ReadError(f"{name!r} in the archive is stored in {info.compress_size:,} bytes and declares {size:,}")
         try:
             with self._zip.open(info) as member:
-                # One byte more than declared makes the library compare the check sum.
+                # Reading past the declared size makes the library compare the checksum.
                 return member.read(size + 1)
         except _ZIP_ERRORS as error:
             raise ReadError(f"{name!r} in the archive cannot be read ({error}): it is damaged") from None
 
 
 class TarArchive(Archive):
-    """A tar archive, gzipped or not. Links, devices and names outside of it make the whole archive refused."""
+    """A tar archive, gzipped or not. One link, device or path outside of it makes the whole archive refused."""
 
     def __init__(self, data: memoryview, budget: ReadBudget):
+        """Lists the members; arguments and errors as in `ZipArchive`."""
         super().__init__(budget)
         if bytes(data[:2]) == b"\x1f\x8b":
             data = _gunzip(data, budget)
@@ -104,34 +128,39 @@ class TarArchive(Archive):
             members = self._tar.getmembers()
         except _TAR_ERRORS as error:
             raise ReadError(f"a tar archive that cannot be read ({error}): it is truncated or damaged") from None
-        self._infos = {}
+        self._infos: dict[str, tarfile.TarInfo] = {}
         for info in members:
             if info.isdir():
                 continue
             if not info.isreg() or info.issparse():
-                raise ReadError(f"the archive has the member {info.name!r}, which is no plain file: it is not read")
-            self._list(info.name, info.size)
+                raise ReadError(
+                    f"the archive has the member {info.name!r}, which is not a regular file: it is not read"
+                )
+            self._add_name(info.name, info.size)
             self._infos[info.name] = info
 
-    def _inflate(self, name: str, size: int) -> bytes:
+    def _decompress(self, name: str, size: int) -> bytes:
         try:
-            with self._tar.extractfile(self._infos[name]) as member:
+            member = self._tar.extractfile(self._infos[name])
+            if member is None:  # of links and devices alone, which are refused before
+                raise ReadError(f"{name!r} in the archive is not a regular file")
+            with member:
                 return member.read()
         except _TAR_ERRORS as error:
             raise ReadError(f"{name!r} in the archive cannot be read ({error}): it is damaged") from None
 
 
 def _gunzip(data: memoryview, budget: ReadBudget) -> memoryview:
-    """The content of a gzip file, charged as it inflates."""
+    """Decompresses a gzip file, charging its bytes piece by piece."""
     pieces = []
     try:
-        # The library's reader takes the bytes in order; what `zlib` leaves over would be copied for each piece.
+        # GzipFile reads the bytes in order; `zlib` alone would copy all remaining bytes for each piece.
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             while piece := file.read(_CHUNK):
                 budget.charge(len(piece), "the compressed archive")
                 pieces.append(piece)
     except EOFError:
-        raise ReadError("the compressed archive is cut off: it is truncated") from None
+        raise ReadError("the compressed archive is truncated") from None
     except (OSError, zlib.error, struct.error) as error:
-        raise ReadError(f"the compressed archive cannot be inflated ({error}): it is damaged") from None
+        raise ReadError(f"the compressed archive cannot be decompressed ({error}): it is damaged") from None
     return memoryview(b"".join(pieces))

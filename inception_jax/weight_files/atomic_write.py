@@ -12,10 +12,13 @@ from inception_jax.errors import UserError
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives the path of a file to write beside `path`; it takes the place of `path` when what is inside has succeeded.
+    """Yields the path of a temporary file beside `path`, which replaces `path` when the block has succeeded.
+
+    Args:
+      path: the file to write.
 
     Raises:
-      UserError: it cannot be written (an OSError inside); what was at `path` stands.
+      UserError: it cannot be written (the block raised an OSError); an older file at `path` stays as it was.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

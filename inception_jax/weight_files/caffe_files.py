@@ -1,4 +1,4 @@
-"""Caffe's `.caffemodel`: a NetParameter in binary form.
+"""Reads Caffe's `.caffemodel` files: a NetParameter in binary form.
 
 Source: BVLC/caffe, src/caffe/proto/caffe.proto.
 """
@@ -14,9 +14,9 @@ import numpy as np
 from inception_jax.weight_files.protobuf_wire import LENGTH, Message, fields, to_int64
 from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, add_array
 
-LAYER, LAYERS_V1 = 100, 2  # NetParameter's fields of layers, today's and that of 2013 and 2014
+LAYER, LAYERS_V1 = 100, 2  # NetParameter's fields of layers: the current one, and that of 2013 and 2014
 
-# V1LayerParameter.LayerType, under today's names of the layers.
+# V1LayerParameter.LayerType, by the current names of the layer types.
 V1_TYPES = {
     0: "None", 1: "Accuracy", 2: "BNLL", 3: "Concat", 4: "Convolution", 5: "Data", 6: "Dropout", 7: "EuclideanLoss",
     8: "Flatten", 9: "HDF5Data", 10: "HDF5Output", 11: "Im2col", 12: "ImageData", 13: "InfogainLoss",
@@ -28,22 +28,27 @@ V1_TYPES = {
 
 
 def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
-    """The blobs of the layers as `<layer>/<number>`: of a convolution 0 is the weight, [out, in, h, w], and 1 the bias.
+    """Reads the blobs of the layers as `<layer>/<number>`.
 
-    Shapes are the file's. Files of before 2015 give every blob four dimensions: the weight of a fully connected layer
-    is [1, 1, out, in] there, and a bias [1, 1, 1, out].
+    Blob 0 of a convolution is the weight, [out, in, h, w], and blob 1 the bias. Shapes are the file's. Files of before
+    2015 give every blob four dimensions: a dense layer has a weight [1, 1, out, in] and a bias [1, 1, 1, out].
 
-    Metadata: "net", the network's name; "layers", a list in the order of the file of {"name", "type", "bottoms",
-    "tops"}.
+    Args:
+      source: the file.
+      budget: to which the arrays are charged.
+
+    Returns:
+      The arrays. Metadata: "net", the network's name; "layers", a list in the order of the file of {"name", "type",
+      "bottoms", "tops"}.
 
     Raises:
-      ReadError: the file is damaged. A file cut off between two layers cannot be told from a whole one that has fewer.
+      ReadError: the file is damaged. A file truncated between two layers is not detected: it has fewer layers.
     """
     arrays: dict[str, np.ndarray] = {}
     layers: list[dict[str, Any]] = []
     net = ""
     for number, wire, value in fields(source.data):
-        if wire != LENGTH:
+        if wire != LENGTH or isinstance(value, int):
             continue
         if number == 1:
             net = bytes(value).decode("utf-8", "replace")
@@ -59,6 +64,7 @@ def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
 
 
 def _layer(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
+    """Returns the description of a LayerParameter, and its blobs."""
     layer = Message(data, "a layer")
     name = layer.text(1)
     about = {"name": name, "type": layer.text(2), "bottoms": layer.texts(3), "tops": layer.texts(4)}
@@ -66,10 +72,11 @@ def _layer(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
 
 
 def _layer_v1(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
+    """Returns the description of a V1LayerParameter, and its blobs."""
     layer = Message(data, "a layer")
     if 1 in layer:
         raise ReadError(
-            "a Caffe network of 2013, with layers of another layout; Caffe's upgrade_net_proto_binary mends it"
+            "a Caffe network of 2013, with another layout of layers: convert it with Caffe's upgrade_net_proto_binary"
         )
     name, kind = layer.text(4), layer.integer(5)
     about = {
@@ -82,6 +89,7 @@ def _layer_v1(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
 
 
 def _blob(blob: Message, name: str, budget: ReadBudget) -> np.ndarray:
+    """Reads a BlobProto."""
     blob.what = f"blob {name!r}"
     if 7 in blob:
         shape = blob.message(7, blob.what).integers(1).tolist()

@@ -1,4 +1,4 @@
-"""What kind of file some bytes are, by what they hold rather than by how the file is named."""
+"""Detects the format of a weight file by its content; the file's name only helps to word a refusal."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ READABLE_FORMATS = (
 )
 _PROTOBUF_NAMES = {".onnx": "an ONNX model", ".pb": "a TensorFlow graph", ".caffemodel": "a Caffe network"}
 
-# What people's files turn out to be: how they begin, and what that is.
+# Other files that users pass by mistake: their first bytes, and what they are.
 _OTHER_FORMATS = (
     (b"version https://git-lfs", "a git-lfs pointer, not the file itself: `git lfs pull` brings that"),
-    (b"\x89PNG", "a PNG picture"), (b"\xff\xd8\xff", "a JPEG picture"), (b"GIF8", "a GIF picture"),
-    (b"RIFF", "a WebP picture or a sound"), (b"%PDF", "a PDF document"), (b"\x7fELF", "a program"),
+    (b"\x89PNG", "a PNG image"), (b"\xff\xd8\xff", "a JPEG image"), (b"GIF8", "a GIF image"),
+    (b"RIFF", "a WebP image or a sound file"), (b"%PDF", "a PDF document"), (b"\x7fELF", "a program"),
     (b"\x93NUMPY", "a single NumPy array without a name: save it with np.savez"), (b"BZh", "a bzip2 archive"),
     (b"\xfd7zXZ", "an xz archive"), (b"7z\xbc\xaf", "a 7-Zip archive"), (b"Rar!", "a RAR archive"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive"),
@@ -34,7 +34,7 @@ _MARKUP = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body", b"<!--", b
 
 
 def archive_type(data: memoryview) -> str | None:
-    """ "zip" or "tar" where the bytes are an archive (a gzip file is taken for a tar), None otherwise."""
+    """Returns "zip" or "tar" for an archive (a gzip file counts as tar), None for anything else."""
     head = bytes(data[:4])
     if head in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"):
         return "zip"
@@ -44,11 +44,17 @@ def archive_type(data: memoryview) -> str | None:
 
 
 def detect_format(name: str, data: memoryview) -> str:
-    """The format of a file that is no archive, one of `FORMATS`; ReadError saying what else the file looks like.
+    """Detects the format of a file that is not an archive.
 
     Args:
-      name: the file's name, which is asked only where the content leaves doubt, to word the refusal.
+      name: the file's name, used only to word a refusal.
       data: the whole file.
+
+    Returns:
+      One of `FORMATS`.
+
+    Raises:
+      ReadError: the format is not supported; the message says what the file looks like.
     """
     head = bytes(data[:64])
     if head.startswith(HDF5_MAGIC):
@@ -59,13 +65,14 @@ def detect_format(name: str, data: memoryview) -> str:
         return "safetensors"
     if LEGACY_START in head[:32]:
         return "torch_legacy"
-    stranger = _other_format(data)
-    if stranger is not None:
-        raise ReadError(f"this is {stranger}; what can be read: {READABLE_FORMATS}")
+    other = _other_format(data)
+    if other is not None:
+        raise ReadError(f"this is {other}; readable formats: {READABLE_FORMATS}")
     return _protobuf(name, data)
 
 
 def _other_format(data: memoryview) -> str | None:
+    """Describes a file of another known kind; None for an unknown one."""
     head = bytes(data[:512])
     if not head.strip(b"\0"):
         return "a file of zeros" if head else "an empty file"
@@ -85,7 +92,7 @@ def _other_format(data: memoryview) -> str | None:
 
 
 def _protobuf(name: str, data: memoryview) -> str:
-    """Which of the publishers' messages some bytes are: protobuf has no magic number, so the fields must tell."""
+    """Detects which protobuf message the bytes are by their fields: protobuf has no magic number."""
     seen: dict[tuple[int, int], int | memoryview] = {}
     damage: ReadError | None = None
     try:
@@ -95,7 +102,8 @@ def _protobuf(name: str, data: memoryview) -> str:
         damage = error
     if damage is None and (1, VARINT) in seen and (7, LENGTH) in seen:
         return "onnx"
-    if (1, LENGTH) in seen and tensorflow_graph.is_node(seen[1, LENGTH]):
+    node = seen.get((1, LENGTH))
+    if isinstance(node, memoryview) and tensorflow_graph.is_node(node):
         return "tensorflow_graph"
     if (caffe_files.LAYER, LENGTH) in seen or _is_caffe_v1(seen.get((caffe_files.LAYERS_V1, LENGTH))):
         return "caffe"
@@ -103,13 +111,13 @@ def _protobuf(name: str, data: memoryview) -> str:
     if suffix in _PROTOBUF_NAMES:
         raise ReadError(f"named like {_PROTOBUF_NAMES[suffix]}, but {damage or 'it holds something else'}")
     if ".ckpt" in name or suffix == ".index":
-        raise ReadError("named like a TensorFlow checkpoint, but the end of one is missing: the file is truncated")
+        raise ReadError("named like a TensorFlow checkpoint, but its end is missing: the file is truncated")
     start = bytes(data[:8]).hex(" ")
-    raise ReadError(f"nothing that is known, beginning with the bytes {start}; what can be read: {READABLE_FORMATS}")
+    raise ReadError(f"unknown format, with the first bytes {start}; readable formats: {READABLE_FORMATS}")
 
 
 def _is_caffe_v1(value: int | memoryview | None) -> bool:
-    """Whether bytes look like one of Caffe's layers of 2014, with a name, or of 2013, with the layer inside."""
+    """Whether bytes look like a Caffe layer of 2014 (field 4, a name) or of 2013 (field 1, the layer inside)."""
     try:
         return isinstance(value, memoryview) and any(number in Message(value, "a layer") for number in (4, 1))
     except ReadError:

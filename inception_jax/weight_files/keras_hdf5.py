@@ -1,7 +1,7 @@
-"""The weights in an HDF5 file of Keras, read by h5py. Only `keras_process` runs this: damaged files can crash HDF5.
+"""Reads the weights in an HDF5 file of Keras with h5py. Only `keras_process` runs this: damaged files can crash HDF5.
 
-HDF5 files may refer to other files, and may name filters that HDF5 would look for among its plug-ins: both are refused
-before anything is read.
+HDF5 files may refer to other files, and may name filters that HDF5 would load as plug-ins: both are refused before
+anything is read.
 """
 
 from __future__ import annotations
@@ -19,14 +19,23 @@ from inception_jax.weight_files.types import ParsedFile, ReadBudget, ReadError, 
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32"}  # those that are part of HDF5 and that Keras may use
 _KINDS = "biuf"
 _NOT_WEIGHTS = ("optimizer", "seed_generator", "_layer_checkpoint_dependencies")
-# What h5py and HDF5 raise for a damaged file.
+# Exceptions of h5py and HDF5 for a damaged file.
 _HDF5_ERRORS = (
     OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError, MemoryError, SystemError,
 )  # fmt: skip
 
 
 def read(data: memoryview, budget: ReadBudget, config: Any) -> ParsedFile:
-    """The weights and metadata of a file, as `keras_files` describes them; `config` is a model's, or empty."""
+    """Reads the weights and metadata of a file, as `keras_files.read_h5` describes them.
+
+    Args:
+      data: the whole file.
+      budget: to which the arrays are charged.
+      config: a model's configuration, or an empty one.
+
+    Raises:
+      ReadError: the file is damaged, refers to other files, or is not a Keras file.
+    """
     try:
         with h5py.File(_opened(data)) as file:
             return _File(file, budget).content(config)
@@ -35,46 +44,56 @@ def read(data: memoryview, budget: ReadBudget, config: Any) -> ParsedFile:
 
 
 def _opened(data: memoryview) -> Any:
-    """From memory: whatever the file says, the library has no file to write to and no folder to look around in."""
-    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)  # holds a copy, and the open file another: it goes on return
+    """Opens a file from memory, so that the library has no file to write to, whatever the file says."""
+    access = h5py.h5p.create(
+        h5py.h5p.FILE_ACCESS
+    )  # holds a copy, and the open file another: this one is freed on return
     access.set_fapl_core(backing_store=False)
     access.set_file_image(data)
     return h5py.h5f.open(b"weights.h5", h5py.h5f.ACC_RDONLY, fapl=access)
 
 
 class _File:
-    """An open HDF5 file of Keras."""
+    """An open HDF5 file of Keras.
+
+    Attributes:
+      file: the file.
+      budget: to which the arrays are charged.
+      steps: members read so far, which are limited.
+    """
 
     def __init__(self, file: h5py.File, budget: ReadBudget):
+        """Starts at the top of the file; arguments as the attributes."""
         self.file, self.budget = file, budget
         self.steps = 0
 
     def content(self, config: Any) -> ParsedFile:
-        """The weights, by the layout that the file has."""
+        """Reads the weights, by the layout of the file."""
         root = self.file
         if "model_weights" in root:
             root = self.child(root, "model_weights")
-        if self.strings(root, "layer_names") is not None:
-            return self.old_layout(root)
+        layers = self.strings(root, "layer_names")
+        if layers is not None:
+            return self.old_layout(root, layers)
         if "layers" in root:
             return self.new_layout(config)
         top = ", ".join(map(repr, list(root)[:6])) or "nothing"
-        raise ReadError(f"an HDF5 file, but not Keras's: at the top it holds {top}")
+        raise ReadError(f"an HDF5 file, but not of Keras: its top level holds {top}")
 
     def child(self, group: Any, name: str) -> Any:
-        """A member of a group, unless it is a link to elsewhere."""
+        """Returns a member of a group; ReadError where it is a link."""
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
             raise ReadError(
-                f"{name!r} is a link ({type(link).__name__}), not in its place in the file: it is not followed"
+                f"{name!r} is a link ({type(link).__name__}), not an object in the file: it is not followed"
             )
         self.steps += 1
         if self.steps > 200_000:
-            raise ReadError("more than 200,000 groups: no file of weights")
+            raise ReadError("more than 200,000 groups: not a weight file")
         return group[name]
 
     def strings(self, group: Any, name: str) -> list[str] | None:
-        """An attribute that is a list of text, which Keras cuts into name0, name1 ... where it is long; or None."""
+        """Returns an attribute that is a list of strings, or None. Keras splits a long one into name0, name1 …"""
         if name in group.attrs:
             pieces = [group.attrs[name]]
         elif f"{name}0" in group.attrs:
@@ -87,34 +106,33 @@ class _File:
         for piece in pieces:
             for value in np.atleast_1d(piece):
                 if not isinstance(value, bytes | str):
-                    raise ReadError(f"the attribute {name!r} of {group.name!r} holds something else than text")
+                    raise ReadError(f"the attribute {name!r} of {group.name!r} does not hold strings")
                 found.append(decode_utf8(value, name) if isinstance(value, bytes) else str(value))
         return found
 
     def array(self, dataset: Any, what: str) -> np.ndarray:
-        """The numbers of a dataset that lies in this file as a whole."""
+        """Reads the numbers of a dataset, which must lie in this file as a whole."""
         if not isinstance(dataset, h5py.Dataset):
-            raise ReadError(f"{what} is no dataset")
+            raise ReadError(f"{what} is not a dataset")
         plan = dataset.id.get_create_plist()
         if dataset.is_virtual or plan.get_external_count():
             raise ReadError(f"{what} lies in other files: it is not read")
         for place in range(plan.get_nfilters()):
             if (number := plan.get_filter(place)[0]) not in _FILTERS:
                 known = ", ".join(_FILTERS.values())
-                raise ReadError(f"{what} is stored through the HDF5 filter {number}, which is none of {known}")
+                raise ReadError(f"{what} is stored through the HDF5 filter {number}, not {known}")
         if dataset.dtype.kind not in _KINDS or dataset.shape is None:
             raise ReadError(f"{what} holds {dataset.dtype}, not numbers")
         self.budget.charge_array(dataset.shape, dataset.dtype, what)
-        # A chunk is inflated whole, however little of it the dataset uses.
+        # HDF5 decompresses a whole chunk, however little of it the dataset uses.
         if dataset.chunks:
             self.budget.charge_array(dataset.chunks, dataset.dtype, f"a chunk of {what}")
         array = dataset[()]
         return np.asarray(array, array.dtype.newbyteorder("="))
 
-    def old_layout(self, root: Any) -> ParsedFile:
-        """Keras 1 and 2, and Keras 3's `model.save("….h5")`: the names are attributes."""
+    def old_layout(self, root: Any, layers: list[str]) -> ParsedFile:
+        """Reads files of Keras 1 and 2, and Keras 3's `model.save("….h5")`: `layers` and other names are attributes."""
         arrays: dict[str, np.ndarray] = {}
-        layers = self.strings(root, "layer_names")
         for layer in layers:
             group = self.child(root, layer)
             weights = self.strings(group, "weight_names") or []
@@ -127,7 +145,7 @@ class _File:
         return ParsedFile(arrays, {"layers": layers, "left_out": [], **about})
 
     def new_layout(self, config: Any) -> ParsedFile:
-        """Keras 3's own: groups by class and number, variables by number; newer files also keep the layers' names."""
+        """Reads Keras 3's own layout: groups by class and number, variables by number; newer files have layer names."""
         found = {path: group for path, group in self.groups(self.file, "", 0)}
         configured = {path: (name, about) for path, name, about in keras_names.configured_layers(config)}
         used = [path for path in found if not any(part in _NOT_WEIGHTS for part in path.split("/"))]
@@ -156,9 +174,9 @@ class _File:
         return ParsedFile(arrays, {"layers": layers, "left_out": left_out})
 
     def groups(self, group: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
-        """The groups of variables, by the path of what they belong to."""
+        """Yields the groups of variables, each with the path of its layer."""
         if depth > 20:
-            raise ReadError(f"the groups at {path!r} lie more than 20 deep: no file of weights")
+            raise ReadError(f"the groups at {path!r} lie more than 20 deep: not a weight file")
         for name in group:
             child = self.child(group, name)
             if not isinstance(child, h5py.Group):
@@ -169,7 +187,7 @@ class _File:
                 yield from self.groups(child, f"{path}/{name}" if path else name, depth + 1)
 
     def stored_names(self, paths: list[str], found: dict[str, Any]) -> dict[str, str]:
-        """The layers' own names by path, where the file keeps all of them, and the names of nested models in front."""
+        """Returns the layers' names by path, with the names of nested models in front; {} where the file lacks one."""
         own = {path: _text(found[path].attrs["name"]) for path in paths if "name" in found[path].attrs}
         if len(own) < len(paths):
             return {}
@@ -181,21 +199,22 @@ class _File:
 
 
 def _above(path: str) -> Iterator[str]:
-    """The paths of the models around a layer, outermost first; the model of the file itself is not among them."""
+    """Yields the paths of the nested models around a layer, outermost first, without the file's own model."""
     parts = path.split("/")
     for length in range(2, len(parts) - 1):
         yield "/".join(parts[:length])
 
 
 def _plain(path: str) -> str:
-    """The name of a layer of which only the path is known."""
+    """Returns a name for a layer of which only the path is known."""
     return "/".join(part for part in path.split("/") if part != "layers") or "model"
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
-    """A key under which conv2d_2 comes before conv2d_10, and conv2d before both."""
+    """Returns a sort key by which conv2d comes before conv2d_2, and conv2d_2 before conv2d_10."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", name)]
 
 
 def _text(value: Any) -> str:
+    """Returns an attribute as a string."""
     return bytes(value).decode("utf-8", "replace") if isinstance(value, bytes | np.bytes_) else str(value)

@@ -1,7 +1,7 @@
-"""One form of names for every file of Keras: `<layer>/<variable>`, as `conv2d_5/kernel` or `block2_sepconv1/bias`.
+"""Names the arrays of all Keras files alike: `<layer>/<variable>`, as in `conv2d_5/kernel` or `block2_sepconv1/bias`.
 
-Layers inside of a nested model have its name in front: `inception_v3/conv2d_5/kernel`. Layers' names are those of the
-process that saved the model: Keras numbers unnamed ones on (`conv2d_94` is the first one of the second model).
+Layers of a nested model have its name in front: `inception_v3/conv2d_5/kernel`. Layer names are those of the process
+that saved the model: Keras counts unnamed layers per process (`conv2d_94` is the first one of the second model).
 
 Sources: keras/src/legacy/saving/legacy_h5_format.py, keras/src/saving/saving_lib.py, keras/src/utils/naming.py; the
 suffixes of Keras 1: keras 1.2, keras/layers/{convolutional,core,normalization}.py.
@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# The order in which layers of these classes keep their variables, by the name that Keras 3 gives their groups.
+# The order in which layers of these classes store their variables, by the name that Keras 3 gives their groups.
 VARIABLES = {
     "conv2d": ("kernel", "bias"),
     "dense": ("kernel", "bias"),
@@ -35,10 +35,14 @@ _KERAS_1 = (
 
 
 def from_weight_names(layer: str, weight_names: list[str]) -> list[str]:
-    """Our names of the weights of one layer of an `.h5` file, from the names that the file has.
+    """Makes our names of the weights of one layer of an `.h5` file.
 
-    TensorFlow's `:0` goes, and so do the scopes around the variable, of which one is the layer's own name. Weights of
-    several scopes are those of a nested model, and keep the last: it is the layer inside.
+    TensorFlow's `:0` is removed, and so are the scopes around the variable, one of which is the layer's own name.
+    Weights of several scopes belong to a nested model, and keep the last scope: it is the layer inside.
+
+    Args:
+      layer: the layer's name.
+      weight_names: the names of its weights in the file.
     """
     paths = [re.sub(r":\d+$", "", name).split("/") for name in weight_names]
     if len({tuple(path[-2:-1]) for path in paths}) > 1:
@@ -47,19 +51,20 @@ def from_weight_names(layer: str, weight_names: list[str]) -> list[str]:
 
 
 def _keras_1(name: str) -> str:
+    """Translates a Keras 1 name."""
     return next((variable for suffix, variable in _KERAS_1 if name.endswith(suffix)), name)
 
 
 def variable_names(group: str, count: int, config: dict[str, Any]) -> list[str]:
-    """The variables of one layer of a Keras 3 file, in the file's order.
+    """Returns the names of the variables of one layer of a Keras 3 file, in the file's order.
+
+    Without a configuration, a batch norm of three variables is assumed to lack gamma, as in all published networks of
+    the family. Variables of other classes keep their numbers.
 
     Args:
       group: the class of the layer in snake case, with or without a number.
       count: how many variables the file has for it.
       config: the layer's configuration, or an empty one where the file has none.
-
-    A batch norm of three variables is taken to lack gamma where no configuration says otherwise, as all published
-    networks of the family do. Variables of other classes keep their numbers.
     """
     kind = re.sub(r"_\d+$", "", group)
     if kind == BATCH_NORMALIZATION:
@@ -72,20 +77,25 @@ def variable_names(group: str, count: int, config: dict[str, Any]) -> list[str]:
 
 
 def snake_case(name: str) -> str:
-    """The group's name that Keras 3 makes of a class's: `SeparableConv2D` to `separable_conv2d`."""
+    """Returns Keras 3's group name of a class: `separable_conv2d` for `SeparableConv2D`."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def configured_layers(config: Any, path: str = "") -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """The layers of a model's configuration in their order: (path of the group in the file, our name, configuration).
+    """Yields the layers of a model's configuration in order: (path of the group in the file, our name, configuration).
 
     Keras 3 names a layer's group by its class and counts the layers of one class within each model.
+
+    Args:
+      config: the model's configuration.
+      path: of the model's own group in the file, with a slash at its end.
     """
     yield from _layers(config, path, "", 0)
 
 
 def _layers(config: Any, path: str, outer: str, depth: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yields as `configured_layers`, with the names of nested models, `outer`, in front; at most 8 deep."""
     layers = config.get("layers") if isinstance(config, dict) else None
     if not isinstance(layers, list) or depth > 8:
         return

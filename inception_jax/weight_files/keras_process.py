@@ -1,6 +1,7 @@
-"""HDF5 in a process of its own: a damaged file can crash the library (a flipped byte in an attribute is enough), and a
-made-up one might do worse. The answer comes back as text and NumPy arrays, which the reader of `.npz` takes apart with
-the same distrust as any file's.
+"""Reads HDF5 files in a process of its own: a damaged file can crash the library, and a malicious one might do worse.
+
+A flipped byte in an attribute is enough for a crash. The answer comes back as JSON and NumPy arrays, which the reader
+of `.npz` checks as strictly as any file.
 """
 
 from __future__ import annotations
@@ -18,16 +19,29 @@ from inception_jax.weight_files import npz_files
 from inception_jax.weight_files.archives import ZipArchive
 from inception_jax.weight_files.types import ParsedFile, ReadBudget, ReadError, add_array
 
-_SECONDS = 60  # and one more for every 10 MB: a damaged file may also make the library run in circles
+_SECONDS = 60  # and one more for every 10 MB: a damaged file may also make the library loop
 
 
 def read(data: memoryview, budget: ReadBudget, config: Any) -> ParsedFile:
-    """The weights of an HDF5 file of Keras; ReadError as in `keras_files.read_h5`, or if the process crashes."""
+    """Reads the weights of an HDF5 file of Keras in a process of its own.
+
+    Args:
+      data: the whole file.
+      budget: to which the arrays are charged.
+      config: the model's configuration from a `.keras` file, or an empty one.
+
+    Returns:
+      As `keras_files.read_h5`.
+
+    Raises:
+      ReadError: as in `keras_files.read_h5`, or the process crashes or does not end.
+    """
     try:
         question = json.dumps({"limit": budget.limit, "file_size": budget.file_size, "config": config}).encode()
-    except RecursionError:  # a level less deep, the configuration could just be read
+    except RecursionError:  # json writes a few levels fewer than it reads
         raise ReadError("the configuration is too deep: the file is damaged") from None
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    seconds = _SECONDS + len(data) / 10e6
     try:
         done = subprocess.run(
             [sys.executable, "-m", "inception_jax.weight_files.keras_process"],
@@ -35,10 +49,10 @@ def read(data: memoryview, budget: ReadBudget, config: Any) -> ParsedFile:
             capture_output=True,
             env=environment,
             check=False,
-            timeout=_SECONDS + len(data) / 10e6,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        raise ReadError("HDF5 found no end in it: the file is damaged") from None
+        raise ReadError(f"HDF5 did not end within {seconds:.0f} s: the file is damaged") from None
     if done.returncode < 0:
         raise ReadError(f"HDF5 crashed on it (signal {-done.returncode}): the file is damaged")
     if done.returncode > 0:
@@ -50,13 +64,13 @@ def read(data: memoryview, budget: ReadBudget, config: Any) -> ParsedFile:
         answer = json.loads(first)
         error, names, metadata = answer.get("error"), answer.get("names"), answer.get("metadata")
     except (ValueError, AttributeError):
-        raise ReadError("the process that reads HDF5 files gave no answer: the file is damaged") from None
+        raise ReadError("the process that reads HDF5 files gave no valid answer: the file is damaged") from None
     if error is not None:
         raise ReadError(str(error))
     members = ZipArchive(archive, ReadBudget(2 * budget.limit, len(archive)))
     found = npz_files.read(members, budget).arrays.values()
     if not isinstance(names, list) or len(names) != len(found) or not isinstance(metadata, dict):
-        raise ReadError("the process that reads HDF5 files gave half an answer: the file is damaged")
+        raise ReadError("the process that reads HDF5 files gave an incomplete answer: the file is damaged")
     arrays: dict[str, np.ndarray] = {}
     for name, array in zip(names, found, strict=True):
         add_array(arrays, str(name), array)
@@ -64,7 +78,7 @@ def read(data: memoryview, budget: ReadBudget, config: Any) -> ParsedFile:
 
 
 def main() -> None:
-    """The process: the question on the first line of the input and the file behind it; likewise the answer."""
+    """Runs the process: reads the question (one line of JSON) and the file from stdin, writes the answer likewise."""
     from inception_jax.weight_files import keras_hdf5
 
     first, data = sys.stdin.buffer.readline(), sys.stdin.buffer.read()
@@ -73,7 +87,8 @@ def main() -> None:
     try:
         budget = ReadBudget(question["limit"], question["file_size"])
         content = keras_hdf5.read(memoryview(data), budget, question["config"])
-        np.savez(stream, **{str(place): array for place, array in enumerate(content.arrays.values())})
+        numbered: dict[str, Any] = {str(place): array for place, array in enumerate(content.arrays.values())}
+        np.savez(stream, **numbered)
         answer = {"names": list(content.arrays), "metadata": content.metadata}
     except ReadError as error:
         answer = {"error": str(error)}

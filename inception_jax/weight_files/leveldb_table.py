@@ -1,4 +1,4 @@
-"""The sorted table of LevelDB, in which TensorFlow keeps the entries of its checkpoints.
+"""Reads sorted tables of LevelDB, in which TensorFlow stores the entries of its checkpoints.
 
 Source: google/leveldb, doc/table_format.md and doc/impl.md; tensorflow/core/lib/io/table_format.txt.
 """
@@ -13,19 +13,23 @@ from inception_jax.weight_files.types import ReadBudget, ReadError
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")  # the last eight bytes of a table
 _FOOTER = 48  # two block handles, padding, magic
-_TRAILER = 5  # a block's kind of compression, and its masked CRC-32C
+_TRAILER = 5  # a block's compression type, and its masked CRC-32C
 
 
 def is_table(data: memoryview) -> bool:
-    """Whether the bytes end as a table does."""
+    """Whether the bytes end with the footer of a table."""
     return len(data) >= _FOOTER and bytes(data[-8:]) == MAGIC
 
 
 def entries(data: memoryview, budget: ReadBudget) -> Iterator[tuple[bytes, memoryview]]:
-    """The keys and values of a table, in order.
+    """Yields the (key, value) pairs of a table, in order.
+
+    Args:
+      data: the whole table.
+      budget: to which the keys are charged.
 
     Raises:
-      ReadError: the table is cut off or damaged, or a check sum is wrong, or the keys do not ascend.
+      ReadError: the table is truncated, damaged or compressed, a checksum is wrong, or the keys do not ascend.
     """
     if not is_table(data):
         raise ReadError("the end of the table is missing: the file is truncated")
@@ -36,7 +40,7 @@ def entries(data: memoryview, budget: ReadBudget) -> Iterator[tuple[bytes, memor
     for _, value in _block_entries(_block(data, index), budget):
         handle, _ = _handle(value, 0)
         for key, entry in _block_entries(_block(data, handle), budget):
-            # Ascending keys also mean that no block is read twice, however the index was made up.
+            # Ascending keys also mean that no block is read twice, whatever the index says.
             if last is not None and key <= last:
                 raise ReadError("the keys of the table do not ascend: the file is damaged")
             last = key
@@ -44,20 +48,21 @@ def entries(data: memoryview, budget: ReadBudget) -> Iterator[tuple[bytes, memor
 
 
 def _handle(data: memoryview, position: int) -> tuple[tuple[int, int], int]:
+    """Reads a block's (offset, size); returns it and the position after it."""
     offset, position = read_varint(data, position)
     size, position = read_varint(data, position)
     return (offset, size), position
 
 
 def _block(data: memoryview, handle: tuple[int, int]) -> memoryview:
-    """The contents of one block, its check sum proven."""
+    """Returns the contents of one block, after its checksum has been compared."""
     offset, size = handle
     if offset + size + _TRAILER > len(data) - _FOOTER:
         raise ReadError(f"a block of {size:,} bytes at {offset:,} lies outside of the table: the file is damaged")
     contents, kind = data[offset : offset + size], data[offset + size]
     stored = int.from_bytes(data[offset + size + 1 : offset + size + _TRAILER], "little")
     if crc32c(data[offset : offset + size + 1]) != unmask(stored):
-        raise ReadError(f"the check sum of the block at byte {offset:,} is wrong: the file is damaged")
+        raise ReadError(f"the checksum of the block at byte {offset:,} is wrong: the file is damaged")
     if kind == 0:
         return contents
     if kind == 1:
@@ -65,11 +70,13 @@ def _block(data: memoryview, handle: tuple[int, int]) -> memoryview:
             f"the block at byte {offset:,} is compressed with Snappy, which TensorFlow's checkpoint writers never do: "
             "it is not read; restore the checkpoint in TensorFlow and save it again"
         )
-    raise ReadError(f"the block at byte {offset:,} has the unknown kind of compression {kind}")
+    raise ReadError(
+        f"the block at byte {offset:,} has the unknown compression type {kind}; TensorFlow writes type 0, uncompressed"
+    )
 
 
 def _block_entries(block: memoryview, budget: ReadBudget) -> Iterator[tuple[bytes, memoryview]]:
-    """The keys, each of which is stored as what differs from the one before, and the values."""
+    """Yields the entries of a block; each key is stored as the bytes that differ from the key before."""
     if len(block) < 4:
         raise ReadError("a block is too short: the file is damaged")
     restarts = int.from_bytes(block[-4:], "little")
@@ -83,7 +90,7 @@ def _block_entries(block: memoryview, budget: ReadBudget) -> Iterator[tuple[byte
         size, position = read_varint(body, position)
         if shared > len(key) or own + size > end - position:
             raise ReadError("an entry reaches out of its block: the file is damaged")
-        # A few bytes can stand for a key as long as the one before.
+        # A few bytes can declare a key as long as the one before.
         budget.charge(shared + own, "a key of the table")
         key = key[:shared] + bytes(body[position : position + own])
         position += own

@@ -1,4 +1,4 @@
-"""NumPy's `.npz`: a zip of `.npy` files.
+"""Reads NumPy's `.npz` files, which are zip files of `.npy` files.
 
 Source: numpy/lib/_format_impl.py (the format's description). The headers are read before the data, and arrays of
 Python objects, which NumPy would unpickle, are refused.
@@ -17,7 +17,7 @@ from inception_jax.weight_files.archives import ZipArchive
 from inception_jax.weight_files.types import ParsedFile, ReadBudget, ReadError, add_array
 
 _KINDS = "biufc"
-# What NumPy raises for a damaged header: it is a Python literal, taken apart by Python's own parser.
+# Exceptions of NumPy for a damaged header, which is a Python literal that Python's own parser reads.
 _HEADER_ERRORS = (
     ValueError,
     SyntaxError,
@@ -30,10 +30,17 @@ _HEADER_ERRORS = (
 
 
 def read(members: ZipArchive, budget: ReadBudget) -> ParsedFile:
-    """The arrays under the names that np.savez was given. No metadata.
+    """Reads the arrays under the names that np.savez was given.
+
+    Args:
+      members: the zip file.
+      budget: to which the arrays are charged.
+
+    Returns:
+      The arrays. There is no metadata.
 
     Raises:
-      ReadError: a member is no `.npy`, is damaged, or holds something else than numbers.
+      ReadError: a member is not a `.npy` file, is damaged, or holds anything but numbers.
     """
     arrays: dict[str, np.ndarray] = {}
     for name in members.names():
@@ -44,16 +51,17 @@ def read(members: ZipArchive, budget: ReadBudget) -> ParsedFile:
 
 
 def _array(data: memoryview, name: str, budget: ReadBudget) -> np.ndarray:
+    """Reads one `.npy` file: its header first, then the numbers."""
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
         if version not in ((1, 0), (2, 0)):
-            raise ReadError(f"array {name!r} has the format {version}, which is for records, not for weights")
-        with warnings.catch_warnings(action="ignore"):  # that Python 2 wrote it takes NumPy longer, which is no harm
+            raise ReadError(f"array {name!r} has the .npy version {version}; weights have (1, 0) or (2, 0)")
+        with warnings.catch_warnings(action="ignore"):  # a file of Python 2 is only slower to parse
             read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
             shape, fortran, dtype = read_header(stream)
     except _HEADER_ERRORS as error:
-        raise ReadError(f"array {name!r} has no header of NumPy's ({error!s:.100}): it is damaged") from None
+        raise ReadError(f"array {name!r} has no valid NumPy header ({error!s:.100}): it is damaged") from None
     if dtype.kind not in _KINDS or dtype.names:
         raise ReadError(f"array {name!r} holds {dtype}, not numbers: it is not read")
     shape = budget.charge_array(shape, dtype, f"array {name!r}")

@@ -1,4 +1,4 @@
-"""ONNX models: the initialisers, the constants, and the graph that uses them.
+"""Reads ONNX models: the initializers, the constants, and the graph that uses them.
 
 Source: onnx/onnx, onnx/onnx.proto (ModelProto, GraphProto, NodeProto, TensorProto).
 """
@@ -17,7 +17,7 @@ import numpy as np
 from inception_jax.weight_files.protobuf_wire import Message, to_int64
 from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, add_array
 
-# TensorProto.DataType: the NumPy type, and the field of the values where `raw_data` does not hold them.
+# TensorProto.DataType: the NumPy dtype, and the field that holds the values where `raw_data` does not.
 _FLOATS, _INTS, _LONGS, _DOUBLES, _ULONGS = 4, 5, 7, 10, 11
 _TYPES = {
     1: (np.dtype(np.float32), _FLOATS), 2: (np.dtype(np.uint8), _INTS), 3: (np.dtype(np.int8), _INTS),
@@ -30,15 +30,20 @@ _STRING, _EXTERNAL = 8, 1
 
 
 def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
-    """The initialisers by name, then the values of Constant nodes by the names of their outputs.
+    """Reads the initializers by name, then the values of Constant nodes by the names of their outputs.
 
-    Metadata: "nodes", a list in the order of the graph of {"name", "op", "inputs", "outputs", "attributes"}, where
-    attributes are numbers, text and lists of them (tensors and subgraphs are left out); "inputs" and "outputs" of the
-    graph, names; "producer", text; "opset", the version of the default operators; "left_out", names of text constants;
-    "external_files", the names of further files that were read.
+    Args:
+      source: the model; its external data must lie in `source.directory`.
+      budget: to which the arrays and the external files are charged.
+
+    Returns:
+      The arrays. Metadata: "nodes", a list in the order of the graph of {"name", "op", "inputs", "outputs",
+      "attributes"}, where attributes are numbers, strings and lists of them (without tensors and subgraphs); "inputs"
+      and "outputs" of the graph, names; "producer", a string; "opset", the version of the default operators;
+      "left_out", names of string constants; "external_files", the names of further files that were read.
 
     Raises:
-      ReadError: the file is damaged, or its values lie in files outside of its folder.
+      ReadError: the file is damaged, or its external data lies outside of its folder.
     """
     model = Message(source.data, "the model")
     graph = model.message(7, "the graph")
@@ -122,21 +127,21 @@ def _attributes(node: Message) -> Iterator[tuple[str, Any]]:
 
 
 class _Tensors:
-    """TensorProtos to arrays; keeps the external files that they were read from."""
+    """Makes arrays of TensorProtos, and keeps the external files that it has read."""
 
     def __init__(self, source: InputFile, budget: ReadBudget):
         self._source, self._budget = source, budget
         self.files: dict[str, memoryview] = {}
 
     def array(self, tensor: Message) -> np.ndarray:
-        """The array of one TensorProto, already found to hold no text."""
+        """Reads one TensorProto, which must not be of strings."""
         number = tensor.integer(2)
         if number not in _TYPES:
-            raise ReadError(f"{tensor.what} has ONNX's type {number}, which is no type of weights")
+            raise ReadError(f"{tensor.what} has ONNX's type {number}, which is not a numeric type of weights")
         if 3 in tensor:
             raise ReadError(f"{tensor.what} is cut into segments, which no exporter writes")
         dtype, field = _TYPES[number]
-        # Opened first: what a tensor may take is measured by the file that it lies in.
+        # Opened first: the size of the external file raises what the tensor may take.
         external = self._external(tensor) if tensor.integer(14) == _EXTERNAL else None
         shape = self._budget.charge_array(tensor.integers(1).tolist(), dtype, tensor.what)
         size = math.prod(shape)
@@ -161,7 +166,7 @@ class _Tensors:
         return values.reshape(shape)
 
     def _external(self, tensor: Message) -> tuple[dict[str, str], memoryview]:
-        """Where a tensor lies in a file beside the model, as the model says it, and that file's bytes."""
+        """Returns the tensor's `external_data` entries, and the bytes of the file that they name."""
         about = {entry.text(1): entry.text(2) for entry in tensor.messages(13, tensor.what)}
         location = about.get("location", "")
         if location not in self.files:
@@ -170,26 +175,26 @@ class _Tensors:
 
 
 def _part(tensor: Message, about: dict[str, str], data: memoryview, size: int) -> memoryview:
-    """The `size` bytes of a tensor in its file."""
+    """Returns the `size` bytes of a tensor in its external file."""
     location = about.get("location", "")
     try:
         offset, length = int(about.get("offset", "0")), int(about.get("length", str(size)))
     except ValueError:
-        raise ReadError(f"{tensor.what}: its place in {location!r} is no number") from None
+        raise ReadError(f"{tensor.what}: its offset or length in {location!r} is not a number") from None
     if offset < 0 or length != size or offset + length > len(data):
         raise ReadError(f"{tensor.what}: {length:,} bytes at {offset:,} of {location!r}, which has {len(data):,}")
     return data[offset : offset + length]
 
 
 def _beside(directory: Path | None, location: str, what: str, budget: ReadBudget) -> memoryview:
-    """The bytes of a file named by a model, which must lie in the model's folder or below it."""
+    """Reads a file that a model names; it must lie in the model's folder or below it."""
     if directory is None:
-        raise ReadError(f"{what} lies in another file, {location!r}: unpack the archive and give the model's own path")
+        raise ReadError(f"{what} lies in another file, {location!r}: unpack the archive and pass the model's own path")
     parts = Path(location).parts
     if not location or os.path.isabs(location) or ".." in parts or "\\" in location or "\0" in location:
         raise ReadError(f"{what} refers to {location!r}, outside of the model's folder: it is not opened")
     path = directory / location
-    # `resolve` follows links: one that leads out of the folder ends elsewhere.
+    # `resolve` follows links, so that a link out of the folder is found.
     if not path.resolve().is_relative_to(directory.resolve()):
         raise ReadError(f"{what} refers to {location!r}, a link out of the model's folder: it is not opened")
     if not path.is_file():

@@ -1,8 +1,8 @@
-"""Reads the pickles of PyTorch without executing anything that they ask for.
+"""Reads the pickles of PyTorch without executing anything that they name.
 
 A pickle is a program for a stack machine, and Python's own machine calls whatever the program names. This one knows the
-forty instructions that a state dict needs, and `pickle_names` says which names may be mentioned and what they stand
-for. All else is refused, and the refusal names what was asked for.
+forty instructions that a state dict needs, and `pickle_names` lists the names that may occur and what they stand for.
+Everything else is refused, and the refusal names what the pickle asked for.
 
 Source: Lib/pickletools.py, which describes every instruction.
 """
@@ -24,27 +24,35 @@ from inception_jax.weight_files.pickle_names import (
 )
 from inception_jax.weight_files.types import ReadError, decode_utf8
 
-MAX_PICKLE = 32 << 20  # bytes; a state dict's is some 100 kB
-# Instructions, and items handed to calls, which copy them; a training state with an optimizer's takes some 200,000.
+MAX_PICKLE = 32 << 20  # bytes; that of a state dict has some 100 kB
+# Instructions, and items passed to calls, which copy them; a training state with its optimizer takes some 200,000.
 MAX_STEPS = 2_000_000
 _MAX_LONG = 16  # bytes of an integer; sizes take eight, and the magic number of old files ten
 
+_OPCODE_NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
 _MARK = object()
 
 
 class PickleMachine:
     """Runs one pickle after the other from a stream of bytes.
 
-    Args:
+    Attributes:
       data: the bytes.
-      persistent_load: makes something of a persistent id, which is how a pickle refers to a storage.
+      persistent_load: makes an object of a persistent id, by which a pickle refers to a storage.
+      position: of the next byte.
+      steps: instructions so far, of all pickles.
     """
 
     def __init__(self, data: memoryview, persistent_load: Callable[[Any], Any]):
+        """Starts at the first byte; arguments as the attributes."""
         self.data, self.persistent_load, self.position, self.steps = data, persistent_load, 0, 0
 
     def load(self) -> Any:
-        """The object of the next pickle; `position` is then behind it."""
+        """Returns the object of the next pickle; `position` is then behind it.
+
+        Raises:
+          ReadError: the pickle is damaged, too large, or has an instruction or name that a state dict does not need.
+        """
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         end = self.position + MAX_PICKLE
@@ -57,54 +65,54 @@ class PickleMachine:
                 return self.pop()
             instruction = _INSTRUCTIONS.get(code)
             if instruction is None:
-                known = pickletools.code2op.get(chr(code))
+                known = _OPCODE_NAMES.get(code)
                 raise ReadError(
-                    f"the pickle has the instruction {known.name if known else hex(code)}, which a state dict does not "
+                    f"the pickle has the instruction {known or hex(code)}, which a state dict does not "
                     "need: nothing was executed"
                 )
             instruction(self)
 
     def count_steps(self, steps: int) -> None:
-        """Counts steps; a few bytes of a pickle can otherwise ask for any number of objects."""
+        """Counts steps against their limit: a few bytes of a pickle could otherwise ask for any number of objects."""
         self.steps += steps
         if self.steps > MAX_STEPS:
             raise ReadError(f"a pickle of more than {MAX_STEPS:,} steps, which no state dict needs")
 
     def read_bytes(self, count: int) -> memoryview:
-        """The next bytes."""
+        """Reads the next bytes."""
         if count > len(self.data) - self.position:
             raise ReadError("the pickle is cut off: the file is truncated")
         self.position += count
         return self.data[self.position - count : self.position]
 
     def read_number(self, layout: str) -> Any:
-        """The next number, by its struct layout."""
+        """Reads the next number, by its struct layout."""
         return struct.unpack(layout, self.read_bytes(struct.calcsize(layout)))[0]
 
     def read_line(self) -> str:
-        """The next text up to a line's end."""
+        """Reads the next line, without its end."""
         for length in range(min(512, len(self.data) - self.position)):
             if self.data[self.position + length] == 0x0A:
                 return decode_utf8(self.read_bytes(length + 1)[:-1], "a name in the pickle")
         raise ReadError("a name in the pickle does not end: the file is damaged")
 
     def pop(self) -> Any:
-        """The top of the stack."""
+        """Removes and returns the top of the stack."""
         if not self.stack or self.stack[-1] is _MARK:
-            raise ReadError("the pickle takes more than there is: the file is damaged")
+            raise ReadError("the pickle pops from an empty stack: the file is damaged")
         return self.stack.pop()
 
     def pop_to_mark(self) -> list[Any]:
-        """All above the last mark, which goes too."""
+        """Removes the last mark and all above it; returns the latter."""
         for place in range(len(self.stack) - 1, -1, -1):
             if self.stack[place] is _MARK:
                 items = self.stack[place + 1 :]
                 del self.stack[place:]
                 return items
-        raise ReadError("the pickle looks for a mark that is not there: the file is damaged")
+        raise ReadError("the pickle pops to a mark that is not on the stack: the file is damaged")
 
     def peek(self, kind: type, what: str) -> Any:
-        """The top of the stack, which must be of a kind."""
+        """Returns the top of the stack, which must be of a type; `what` says what the pickle does, for the error."""
         if not self.stack or not isinstance(self.stack[-1], kind):
             raise ReadError(f"the pickle {what}: the file is damaged")
         return self.stack[-1]
@@ -120,32 +128,32 @@ def _stack_global(machine: PickleMachine) -> None:
 
 
 def _inst(machine: PickleMachine) -> None:
-    token = resolve_global(machine.read_line(), machine.read_line())
-    raise ReadError(f"the pickle makes an instance of {token.module}.{token.name} in a way that no state dict does")
+    target = resolve_global(machine.read_line(), machine.read_line())
+    raise ReadError(f"the pickle makes an instance of {target.module}.{target.name} in a way that no state dict does")
 
 
 def _reduce(machine: PickleMachine) -> None:
-    arguments, token = machine.pop(), machine.pop()
+    arguments, target = machine.pop(), machine.pop()
     if (
-        not isinstance(token, GlobalName)
-        or (token.module, token.name) not in ALLOWED_CALLS
+        not isinstance(target, GlobalName)
+        or (target.module, target.name) not in ALLOWED_CALLS
         or not isinstance(arguments, tuple)
     ):
-        raise ReadError(f"the pickle calls {describe_value(token)}, which is nothing to call: nothing was executed")
+        raise ReadError(f"the pickle calls {describe_value(target)}, which may not be called: nothing was executed")
     machine.count_steps(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple)))
     try:
-        machine.stack.append(ALLOWED_CALLS[token.module, token.name](*arguments))
+        machine.stack.append(ALLOWED_CALLS[target.module, target.name](*arguments))
     except TypeError:
-        raise ReadError(f"the pickle gives {token.name} {len(arguments)} arguments: the file is damaged") from None
+        raise ReadError(f"the pickle gives {target.name} {len(arguments)} arguments: the file is damaged") from None
 
 
 def _build(machine: PickleMachine) -> None:
     machine.pop()
-    machine.peek(PickledOrderedDict, "sets attributes of something else than an OrderedDict")
+    machine.peek(PickledOrderedDict, "sets attributes of an object that is not an OrderedDict")
 
 
 def _set_items(machine: PickleMachine, items: list[Any]) -> None:
-    target = machine.peek(dict, "sets items of something else than a dictionary")
+    target = machine.peek(dict, "sets items of an object that is not a dictionary")
     if len(items) % 2:
         raise ReadError("the pickle sets a key without a value: the file is damaged")
     for key, value in zip(items[0::2], items[1::2], strict=True):
@@ -160,12 +168,12 @@ def _set_item(machine: PickleMachine) -> None:
 
 def _append(machine: PickleMachine) -> None:
     item = machine.pop()
-    machine.peek(list, "appends to something else than a list").append(item)
+    machine.peek(list, "appends to an object that is not a list").append(item)
 
 
 def _appends(machine: PickleMachine) -> None:
     items = machine.pop_to_mark()
-    machine.peek(list, "appends to something else than a list").extend(items)
+    machine.peek(list, "appends to an object that is not a list").extend(items)
 
 
 def _dict_of(machine: PickleMachine) -> None:
@@ -210,7 +218,7 @@ def _number(layout: str) -> Callable[[PickleMachine], None]:
 def _put(layout: str) -> Callable[[PickleMachine], None]:
     def instruction(machine: PickleMachine) -> None:
         place = machine.read_number(layout)
-        machine.memo[place] = machine.peek(object, "remembers nothing")
+        machine.memo[place] = machine.peek(object, "writes a memo entry from an empty stack")
 
     return instruction
 
@@ -219,14 +227,14 @@ def _get(layout: str) -> Callable[[PickleMachine], None]:
     def instruction(machine: PickleMachine) -> None:
         place = machine.read_number(layout)
         if place not in machine.memo:
-            raise ReadError("the pickle recalls what it never remembered: the file is damaged")
+            raise ReadError("the pickle reads a memo entry that was never written: the file is damaged")
         machine.stack.append(machine.memo[place])
 
     return instruction
 
 
 def _memoize(machine: PickleMachine) -> None:
-    machine.memo[len(machine.memo)] = machine.peek(object, "remembers nothing")
+    machine.memo[len(machine.memo)] = machine.peek(object, "writes a memo entry from an empty stack")
 
 
 def _push(value: Any) -> Callable[[PickleMachine], None]:
@@ -235,7 +243,7 @@ def _push(value: Any) -> Callable[[PickleMachine], None]:
 
 def _protocol(machine: PickleMachine) -> None:
     if (version := machine.read_number("<B")) > 5:
-        raise ReadError(f"a pickle of protocol {version}")
+        raise ReadError(f"a pickle of protocol {version}; protocols 0 to 5 are read")
 
 
 def _persistent(machine: PickleMachine) -> None:

@@ -1,7 +1,7 @@
-"""The names that PyTorch's pickles of state dicts may mention, and the few that they may call.
+"""Lists the names that PyTorch's pickles of state dicts may contain, and the few that they may call.
 
-A name becomes a token, never the thing itself; a call takes specs. A tensor becomes a `TensorSpec`, to be made of the
-file's bytes by `torch_files` once all sizes have been checked. Source of the arguments: torch/_utils.py.
+A name becomes a `GlobalName`, never the object itself. A call of a tensor's constructor becomes a `TensorSpec`, of
+which `torch_files` makes an array when all sizes have been checked. Source of the arguments: torch/_utils.py.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ from inception_jax.weight_files.types import ReadError
 
 
 class PickledOrderedDict(dict):
-    """What stands for an OrderedDict; its attributes (`_metadata`, the modules' versions) are passed over."""
+    """Stands for an OrderedDict; its attributes (`_metadata`, the modules' versions) are ignored."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GlobalName:
-    """A name of torch's or collections' that the program mentions."""
+    """A name of torch or collections in a pickle.
+
+    Attributes:
+      module: the module.
+      name: the name in it.
+    """
 
     module: str
     name: str
@@ -27,7 +32,15 @@ class GlobalName:
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """A tensor as the pickle describes it: which storage, where in it, and what of it."""
+    """A tensor as the pickle describes it, not yet checked.
+
+    Attributes:
+      storage: the object of its persistent id.
+      offset: elements into the storage.
+      shape: sizes.
+      strides: elements from one index to the next, for each dimension.
+      dtype: name of the torch.dtype; None: the storage's.
+    """
 
     storage: Any
     offset: Any
@@ -49,26 +62,31 @@ _ALLOWED_NAMES = {
     *(("torch.cuda", name) for name in _STORAGES),
     ("torch.storage", "UntypedStorage"),
 }
-_QUANTISED = ("_rebuild_qtensor", "QInt8Storage", "QUInt8Storage", "QInt32Storage", "qint8", "quint8", "qint32")
+_QUANTIZED = ("_rebuild_qtensor", "QInt8Storage", "QUInt8Storage", "QInt32Storage", "qint8", "quint8", "qint32")
 
 
 def _ordered_dict(*items: Any) -> PickledOrderedDict:
+    """Stands for collections.OrderedDict."""
     if not items:
         return PickledOrderedDict()
     pairs = items[0] if len(items) == 1 else None
     if not isinstance(pairs, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
-        raise ReadError("an OrderedDict is made of something else than pairs")
+        raise ReadError("the arguments of an OrderedDict are not pairs")
     for key, _ in pairs:
         check_dict_key(key)
     return PickledOrderedDict((key, value) for key, value in pairs)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> TensorSpec:
+    """Stands for torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
     _check_bits(rest[2:])  # behind requires_grad and hooks
     return TensorSpec(storage, offset, shape, strides)
 
 
-def _tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any):
+def _tensor_v3(
+    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
+) -> TensorSpec:
+    """Stands for torch._utils._rebuild_tensor_v3."""
     if not isinstance(dtype, GlobalName) or dtype.name not in _TORCH_DTYPES:
         raise ReadError(f"a tensor whose type is {describe_value(dtype)}")
     _check_bits(rest)
@@ -76,24 +94,26 @@ def _tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, h
 
 
 def _check_bits(metadata: tuple) -> None:
-    """ReadError where torch would make other numbers of a tensor's bytes: views negated only when they are read."""
+    """Refuses tensors whose bytes torch negates or conjugates when it reads them: lazy `neg` and `conj` views."""
     if any(metadata):
         raise ReadError("a tensor with bits that change its values (`neg` or `conj`): save `tensor.resolve_neg()`")
 
 
 def _parameter(data: Any, *_: Any) -> TensorSpec:
+    """Stands for torch._utils._rebuild_parameter."""
     if not isinstance(data, TensorSpec):
-        raise ReadError("a parameter that holds no tensor")
+        raise ReadError("a parameter that does not hold a tensor")
     return data
 
 
 def _size(shape: Any = ()) -> tuple:
+    """Stands for torch.Size."""
     if not isinstance(shape, tuple | list):
-        raise ReadError("a torch.Size that is no list of sizes")
+        raise ReadError("a torch.Size that is not a list of sizes")
     return tuple(shape)
 
 
-# The only calls. None of them looks at anything but its arguments.
+# The only calls. Each one depends on its arguments alone.
 ALLOWED_CALLS: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): _ordered_dict,
     ("torch._utils", "_rebuild_tensor"): _tensor,
@@ -105,7 +125,7 @@ ALLOWED_CALLS: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 def describe_value(value: Any) -> str:
-    """A few words on a value. Never its repr: a few bytes of pickle make a value that takes forever to print."""
+    """Describes a value without its repr: a few bytes of pickle can make a value that takes forever to print."""
     if isinstance(value, TensorSpec):
         return "a tensor"
     return (
@@ -116,14 +136,24 @@ def describe_value(value: Any) -> str:
 
 
 def resolve_global(module: Any, name: Any) -> GlobalName:
-    """The token of a name; ReadError naming it unless it is one of those that a state dict needs."""
+    """Returns the stand-in of a name.
+
+    Args:
+      module: the module in the pickle.
+      name: the name in it.
+
+    Raises:
+      ReadError: a state dict does not need that name.
+    """
     if not isinstance(module, str) or not isinstance(name, str):
-        raise ReadError("the pickle asks for a name that is no text: it is not a state dict, and it is not executed")
+        raise ReadError(
+            "the pickle asks for a name that is not a string: it is not a state dict, and it is not executed"
+        )
     if (module, name) in ALLOWED_CALLS or (module, name) in _ALLOWED_NAMES:
         return GlobalName(module, name)
-    if module.startswith("torch") and name in _QUANTISED:
+    if module.startswith("torch") and name in _QUANTIZED:
         raise ReadError(
-            f"quantised weights ({module}.{name}); the int8 files of torchvision are not read, the float ones are"
+            f"quantized weights ({module}.{name}): torchvision's int8 files are not read; use the float ones"
         )
     raise ReadError(
         f"the pickle asks for {module[:80]}.{name[:80]}, which a state dict does not need: nothing was executed. "
@@ -132,6 +162,6 @@ def resolve_global(module: Any, name: Any) -> GlobalName:
 
 
 def check_dict_key(key: Any) -> None:
-    """Raises ReadError unless a dictionary's key is a plain value, whose hash runs no code of ours or of the file's."""
+    """Refuses a dictionary's key that is not a plain value, whose hash runs no code of ours or of the file's."""
     if not isinstance(key, str | int | float | bool | None):
-        raise ReadError(f"a dictionary has a key of the kind {type(key).__name__}")
+        raise ReadError(f"a dictionary has a key of the type {type(key).__name__}, not a string or a number")

@@ -1,13 +1,14 @@
-"""The wire format of protocol buffers, as far as files of weights need it.
+"""Parses the wire format of protocol buffers, as far as weight files need it.
 
-Source: protobuf.dev, "Encoding". Four publishers' formats are protobuf messages (Caffe, ONNX, GraphDef and the
-entries of TensorFlow's checkpoints); each reader says which field numbers it knows and passes over the rest.
+Source: protobuf.dev, "Encoding". Four formats are protobuf messages (Caffe, ONNX, GraphDef and the entries of
+TensorFlow's checkpoints); each reader states which field numbers it knows and skips the rest.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -15,39 +16,54 @@ from inception_jax.weight_files.types import ReadError, decode_utf8
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _FIXED_SIZE = {FIXED64: 8, FIXED32: 4}
-# Of one message. A graph has some thousand nodes, and runs of numbers count once; a field of two bytes takes a hundred.
+# Of one message. A graph has some thousand nodes, and a run of numbers counts once; parsed, a field of two bytes takes
+# a hundred.
 MAX_FIELDS = 1_000_000
-_PIECE = 1 << 20  # bytes of packed numbers that are taken apart at a time, for that takes thirty times as many
+_PIECE = 1 << 20  # bytes of packed numbers decoded at a time, which takes thirty times as many
 
 
 def read_varint(data: memoryview, position: int) -> tuple[int, int]:
-    """An unsigned varint of at most 64 bits and the position after it; ReadError if it is cut off or longer."""
+    """Reads an unsigned varint of at most 64 bits.
+
+    Args:
+      data: the bytes.
+      position: where it begins.
+
+    Returns:
+      (the number, the position after it).
+
+    Raises:
+      ReadError: it is truncated, or longer.
+    """
     value = shift = 0
     while shift < 70:
         if position >= len(data):
-            raise ReadError("a number is cut off: the file is truncated or damaged")
+            raise ReadError("a varint is cut off: the file is truncated or damaged")
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value & 0xFFFFFFFFFFFFFFFF, position
         shift += 7
-    raise ReadError("a number of more than 64 bits: the file is damaged")
+    raise ReadError("a varint of more than 64 bits: the file is damaged")
 
 
 def to_int64(value: int) -> int:
-    """The int64 that a varint stands for."""
+    """Returns the int64 that an unsigned varint stands for."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """The fields of one message: (number, wire type, value), in the order of the file.
+    """Yields the fields of one message as (number, wire type, value), in the order of the file.
 
-    The value is an int for a varint and the bytes for all else. A run of the same fixed-size field, as repeated numbers
-    are written without packing, comes as one value with the bytes of all, so that millions of them cost no loop.
+    The value is an int for a varint, and bytes for every other wire type. A run of the same fixed-size field (repeated
+    numbers without packing) comes as one value with the bytes of all, so that millions of them need no loop.
+
+    Args:
+      data: the message.
 
     Raises:
-      ReadError: a field is cut off, or is none (groups are not used by any of the formats), or there are too many.
+      ReadError: a field is truncated or invalid (groups, which no format uses, too), or there are too many fields.
     """
     position = count = 0
     while position < len(data):
@@ -81,7 +97,7 @@ def fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
 
 
 def _run(data: memoryview, start: int, tag: memoryview, size: int) -> memoryview:
-    """The values, without their tags, of all fields of this tag that follow one another from `start`."""
+    """Returns the values, without tags, of the consecutive fields of this tag that begin at `start`."""
     stride = len(tag) + size
     rest = np.frombuffer(data, np.uint8, offset=start)
     rows = rest[: len(rest) // stride * stride].reshape(-1, stride)
@@ -98,87 +114,102 @@ def _run(data: memoryview, start: int, tag: memoryview, size: int) -> memoryview
 
 
 class Message:
-    """One message with its fields by number. Getters name `what` the message is in their errors."""
+    """One message, with its fields by number.
+
+    Attributes:
+      what: what the message is, for error messages.
+    """
 
     def __init__(self, data: memoryview, what: str):
+        """Parses a message.
+
+        Args:
+          data: its bytes.
+          what: what it is, for error messages.
+
+        Raises:
+          ReadError: as `fields`.
+        """
         self.what = what
         self._fields: dict[int, list[tuple[int, int | memoryview]]] = {}
         for number, wire, value in fields(data):
             self._fields.setdefault(number, []).append((wire, value))
 
     def __contains__(self, number: int) -> bool:
+        """Whether the message has a field of this number."""
         return number in self._fields
 
-    def _values(self, number: int, wire: int) -> list:
+    def _values(self, number: int, wire: int) -> list[Any]:
+        """Returns the values of a field; ReadError where one has another wire type."""
         found = self._fields.get(number, [])
         if any(kind != wire for kind, _ in found):
-            raise ReadError(f"{self.what}: field {number} has another type than it should have")
+            raise ReadError(f"{self.what}: field {number} has an unexpected wire type")
         return [value for _, value in found]
 
     def integer(self, number: int, default: int = 0) -> int:
-        """An unsigned varint; the last one where a message has several, as protobuf has it."""
+        """Returns an unsigned varint; the last one where the message has several, as protobuf prescribes."""
         return [default, *self._values(number, VARINT)][-1]
 
     def fixed32(self, number: int) -> int | None:
-        """A fixed32, or None."""
+        """Returns a fixed32, or None."""
         values = self._values(number, FIXED32)
         return struct.unpack("<I", bytes(values[-1][-4:]))[0] if values else None
 
     def float32(self, number: int) -> float | None:
-        """A float, or None."""
+        """Returns a float, or None."""
         values = self._values(number, FIXED32)
         return struct.unpack("<f", bytes(values[-1][-4:]))[0] if values else None
 
     def blobs(self, number: int) -> list[memoryview]:
-        """The bytes of each occurrence."""
+        """Returns the bytes of each occurrence."""
         return self._values(number, LENGTH)
 
     def blob(self, number: int) -> memoryview:
-        """The bytes of the last occurrence, or none."""
+        """Returns the bytes of the last occurrence; empty where it is absent."""
         return [memoryview(b""), *self.blobs(number)][-1]
 
     def text(self, number: int) -> str:
-        """A string, "" where it is absent."""
+        """Returns a string; "" where it is absent."""
         return decode_utf8(self.blob(number), f"{self.what}: field {number}")
 
     def texts(self, number: int) -> list[str]:
-        """Each occurrence as a string."""
+        """Returns each occurrence as a string."""
         return [decode_utf8(value, f"{self.what}: field {number}") for value in self.blobs(number)]
 
     def messages(self, number: int, what: str) -> Iterator[Message]:
-        """Each occurrence as a message, one at a time: all of them take many times their bytes."""
+        """Yields each occurrence as a message, one at a time: all of them take many times their bytes."""
         return (Message(value, what) for value in self.blobs(number))
 
     def message(self, number: int, what: str) -> Message:
-        """The last occurrence as a message, an empty one where it is absent."""
+        """Returns the last occurrence as a message; an empty one where it is absent."""
         return Message(self.blob(number), what)
 
     def fixed(self, number: int, dtype: str) -> np.ndarray:
-        """A repeated float or double (`dtype` "<f4" or "<f8"), packed or not, [n]."""
+        """Returns a repeated float or double (`dtype` "<f4" or "<f8"), packed or not: [n]."""
         wire = FIXED32 if np.dtype(dtype).itemsize == 4 else FIXED64
         parts = []
         for kind, value in self._fields.get(number, []):
-            if kind not in (LENGTH, wire) or len(value) % np.dtype(dtype).itemsize:
+            if isinstance(value, int) or kind not in (LENGTH, wire) or len(value) % np.dtype(dtype).itemsize:
                 raise ReadError(f"{self.what}: field {number} does not hold whole numbers of {dtype[1:]}")
             parts.append(np.frombuffer(value, dtype))
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype), *parts])
 
     def integers(self, number: int) -> np.ndarray:
-        """A repeated varint, packed or not, int64 [n]."""
+        """Returns a repeated varint, packed or not: int64 [n]."""
         parts, lone = [np.empty(0, np.int64)], []
         for kind, value in self._fields.get(number, []):
-            if kind == VARINT:
+            if isinstance(value, int):
                 lone.append(to_int64(value))
             elif kind == LENGTH:
                 parts += [np.array(lone, np.int64), _varints(value, self.what)]
                 lone = []
             else:
-                raise ReadError(f"{self.what}: field {number} has another type than it should have")
+                raise ReadError(f"{self.what}: field {number} has an unexpected wire type")
         return np.concatenate([*parts, np.array(lone, np.int64)])
 
 
 def _varints(data: memoryview, what: str) -> np.ndarray:
-    """All varints of a packed field, int64 [n]."""
+    """Decodes all varints of a packed field: int64 [n]."""
     raw = np.frombuffer(data, np.uint8)
     if len(raw) and raw[-1] >= 0x80:
         raise ReadError(f"{what}: a packed number is cut off")
@@ -193,7 +224,7 @@ def _varints(data: memoryview, what: str) -> np.ndarray:
 
 
 def _varints_of(raw: np.ndarray, what: str) -> np.ndarray:
-    """The varints of uint8 [bytes], which end with the last of a number or hold too long a one: int64 [n]."""
+    """Decodes the varints of uint8 [bytes], which must end with the last byte of one: int64 [n]."""
     last = np.flatnonzero(raw < 0x80)
     if not len(last) or last[-1] < len(raw) - 1:
         raise ReadError(f"{what}: a packed number of more than 64 bits")
@@ -202,6 +233,6 @@ def _varints_of(raw: np.ndarray, what: str) -> np.ndarray:
     if lengths.max() > 10:
         raise ReadError(f"{what}: a packed number of more than 64 bits")
     place = np.arange(len(raw)) - np.repeat(starts, lengths)
-    # The tenth byte has one bit of the 64; a shift of 63 keeps that bit and drops the others.
+    # The tenth byte has one bit of the 64: a shift of 63 keeps that bit and drops the others.
     digits = (raw & np.uint8(0x7F)).astype(np.uint64) << (place * 7).astype(np.uint64)
     return np.bitwise_or.reduceat(digits, starts).astype(np.int64)

@@ -1,7 +1,8 @@
-"""`read_weights`: one call for every publisher's file."""
+"""Reads a weight file of any supported format: `read_weights`."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -32,8 +33,8 @@ _READERS: dict[str, Callable[[InputFile, ReadBudget], ParsedFile]] = {
     "caffe": caffe_files.read,
     "onnx": onnx_files.read,
 }
-# What a file of weights in a publisher's archive may be called. A frozen graph counts only where nothing else is there:
-# facenet's archives hold one beside the checkpoint that it was made from.
+# Suffixes of weight files in publishers' archives. A frozen graph counts only where there is nothing else: facenet's
+# archives hold one beside the checkpoint from which it was made.
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".h5", ".keras", ".ckpt", ".index", ".caffemodel", ".onnx", ".npz")
 _GRAPH = ".pb"
 _MAX_MESSAGE = 1000  # characters
@@ -41,24 +42,23 @@ _SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")
 
 
 def read_weights(path: str | os.PathLike[str], *, limit: int = DEFAULT_LIMIT) -> Weights:
-    """Reads a publisher's file of weights, whatever its format, executing nothing that is in it.
+    """Reads a publisher's weight file of any format, and executes nothing that is in it.
 
-    The format is found by the content. Nothing is written, no name in the file is followed to another file (except the
-    data files of a TensorFlow checkpoint, and the data of an ONNX model in the model's own folder), and none of the
-    publishers' frameworks is needed; Keras's files need h5py, and TensorFlow's checkpoints google-crc32c (the extra
-    `convert`).
+    The content decides the format. Nothing is written, and no other file is opened, except the data files of a
+    TensorFlow checkpoint and the external data of an ONNX model in the model's own folder. The publishers' frameworks
+    are not needed; Keras files need h5py, and TensorFlow checkpoints google-crc32c (the extra `convert`).
 
     Args:
-      path: the file; of a TensorFlow V2 checkpoint also its prefix, or the folder with its `checkpoint` file.
-      limit: the most bytes that the file, and the arrays in it together, may have.
+      path: the file; for a TensorFlow V2 checkpoint also its prefix, or the folder with its `checkpoint` file.
+      limit: the most bytes that the files may have, and the arrays together.
 
     Returns:
-      The arrays under the publisher's own names, and what the file says besides. A file of Caffe or a frozen graph
-      that was cut off exactly between two layers has fewer arrays, which nothing in the file gives away.
+      The arrays under the publisher's own names, and the file's metadata. A Caffe file or a frozen graph that was
+      truncated exactly between two layers has fewer arrays: nothing in these formats shows that.
 
     Raises:
-      UserError: the file is not there, is no file of weights, is damaged, asks for something that is never done, or
-        is above the limit.
+      UserError: the file does not exist, is not a weight file, is damaged, needs something that is never done (such
+        as running a program), or is above the limit.
     """
     path = Path(path)
     try:
@@ -77,15 +77,15 @@ def read_weights(path: str | os.PathLike[str], *, limit: int = DEFAULT_LIMIT) ->
 
 
 def _single_line(text: str) -> str:
-    """A message on one line: what it quotes is the file's word, and may hold line ends, colours or megabytes."""
+    """Makes a message one printable line: text quoted from the file may hold line ends, escape codes or megabytes."""
     text = text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE // 2] + " … " + text[-_MAX_MESSAGE // 2 :]
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _read_file(path: Path, limit: int) -> memoryview:
-    """The bytes of a file. Read at once: what is hashed is then what is parsed, whatever happens to the file."""
+    """Reads a file at once, so that the bytes that are hashed are those that are parsed."""
     if path.is_dir():
-        raise ReadError(f"this is a folder; give the file of weights in it ({READABLE_FORMATS})")
+        raise ReadError(f"this is a folder; give the weight file in it ({READABLE_FORMATS})")
     if not path.exists():
         raise ReadError("there is no such file")
     if not path.is_file():
@@ -98,12 +98,12 @@ def _read_file(path: Path, limit: int) -> memoryview:
 
 
 def _read_input(source: InputFile, budget: ReadBudget, limit: int, nested: bool) -> tuple[str, ParsedFile]:
-    """The format and content of one file, or of the one file of weights in an archive."""
+    """Returns (format, content) of one file, or of the one weight file in an archive."""
     kind = archive_type(source.data)
     if kind is None:
         kind = detect_format(source.name, source.data)
         return kind, _READERS[kind](source, budget)
-    # The members have a budget of their own: their bytes are those of the arrays, which are charged again.
+    # Archive members have a budget of their own, because the arrays made of their bytes are charged again.
     inflation = ReadBudget(limit, len(source.data))
     members: Archive = (ZipArchive if kind == "zip" else TarArchive)(source.data, inflation)
     names = members.names()
@@ -122,7 +122,7 @@ def _read_input(source: InputFile, budget: ReadBudget, limit: int, nested: bool)
 
 
 def _is_torch(names: list[str]) -> bool:
-    """Whether a zip is one of torch.save's; ReadError where it is another of PyTorch's."""
+    """Whether torch.save wrote a zip with these members; ReadError for PyTorch's other zip files."""
     last = [name.rpartition("/")[2] for name in names]
     if "constants.pkl" in last or any("/code/" in f"/{name}" for name in names):
         raise ReadError(
@@ -135,7 +135,7 @@ def _is_torch(names: list[str]) -> bool:
 
 
 def _read_member(source: InputFile, members: Archive, budget: ReadBudget, limit: int) -> tuple[str, ParsedFile]:
-    """The content of the one file of weights in an archive."""
+    """Returns (format, content) of the one weight file in an archive."""
     names = [
         name
         for name in members.names()
@@ -144,7 +144,7 @@ def _read_member(source: InputFile, members: Archive, budget: ReadBudget, limit:
     found = [name for name in names if PurePosixPath(name).suffix.lower() in _SUFFIXES or _is_v1_name(name)]
     found = found or [name for name in names if PurePosixPath(name).suffix.lower() == _GRAPH]
     if len(found) != 1:
-        what = f"{len(found)} files of weights ({', '.join(found[:5])})" if found else "no file of weights"
+        what = f"{len(found)} weight files ({', '.join(found[:5])})" if found else "no weight file"
         raise ReadError(f"an archive that holds {what}, not one; it holds {', '.join(names[:8]) or 'nothing'}")
     (name,) = found
     if name.endswith(".index"):
@@ -154,7 +154,7 @@ def _read_member(source: InputFile, members: Archive, budget: ReadBudget, limit:
         def shard(number: int, count: int) -> memoryview:
             data_name = _shard_name(prefix, number, count)
             if data_name not in members:
-                raise ReadError(f"the archive has no {data_name!r}, of which {name!r} is the index")
+                raise ReadError(f"the archive has no {data_name!r}, which its index {name!r} needs")
             return members.read(data_name)
 
         kind, content = "tensorflow_v2", tensorflow_checkpoints.read_v2(index, shard, budget)
@@ -164,7 +164,7 @@ def _read_member(source: InputFile, members: Archive, budget: ReadBudget, limit:
 
 
 def _is_v1_name(name: str) -> bool:
-    """Whether a name is that of a V1 checkpoint with a step: model.ckpt-157585."""
+    """Whether a name is that of a V1 checkpoint with a step, such as model.ckpt-157585."""
     return re.search(r"\.ckpt-\d+$", name) is not None
 
 
@@ -173,7 +173,7 @@ def _shard_name(prefix: str, number: int, count: int) -> str:
 
 
 def _checkpoint_prefix(path: Path) -> Path | None:
-    """The prefix of a V2 checkpoint that a path may mean: the prefix, one of its files, or the folder around it."""
+    """Returns the prefix of the V2 checkpoint at a path (the prefix, one of its files, or the folder), or None."""
     if path.is_dir():
         state = path / "checkpoint"
         if not state.is_file():
@@ -192,7 +192,7 @@ def _checkpoint_prefix(path: Path) -> Path | None:
 
 
 def _read_checkpoint(prefix: Path, limit: int) -> Weights:
-    """A V2 checkpoint on disk."""
+    """Reads a V2 checkpoint from disk."""
     index_path = prefix.with_name(f"{prefix.name}.index")
     index = _read_file(index_path, limit)
     if not index:
@@ -203,12 +203,12 @@ def _read_checkpoint(prefix: Path, limit: int) -> Weights:
         name = _shard_name(prefix.name, number, count)
         path = prefix.with_name(name)
         if not path.is_file():
-            raise ReadError(f"{name} is not beside {index_path.name}: the two belong together")
+            raise ReadError(f"{name} is not beside {index_path.name}, which needs it")
         shards[name] = _read_file(path, limit)
         return shards[name]
 
-    # The index is small; what it may declare is measured by the files that lie beside it.
-    beside = sum(entry.stat().st_size for entry in prefix.parent.glob(f"{_literal(prefix.name)}.data-*"))
+    # The index is small: the budget is measured by its data files, too.
+    beside = sum(entry.stat().st_size for entry in prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*"))
     content = tensorflow_checkpoints.read_v2(
         InputFile(index_path.name, index), shard, ReadBudget(limit, len(index) + beside)
     )
@@ -216,8 +216,3 @@ def _read_checkpoint(prefix: Path, limit: int) -> Weights:
     for name in sorted(shards):
         digest.update(shards[name])
     return Weights(content.arrays, "tensorflow_v2", digest.hexdigest(), content.metadata)
-
-
-def _literal(name: str) -> str:
-    """A name as a pattern of glob that matches only itself."""
-    return re.sub(r"([*?[])", r"[\1]", name)

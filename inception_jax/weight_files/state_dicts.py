@@ -1,4 +1,4 @@
-"""From what a PyTorch file holds to a flat state dict: where people put it, and what DataParallel does to names."""
+"""Finds the state dict in the object of a PyTorch file, and removes the prefix of DataParallel from its names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from inception_jax.weight_files.pickle_names import TensorSpec, describe_value
 from inception_jax.weight_files.types import ParsedFile, ReadError, add_array
 
-# Where training scripts put the state dict, in the order in which they are tried.
+# Keys under which training scripts save the state dict, in the order in which they are tried.
 NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "module")
 _PREFIX = "module."  # torch.nn.DataParallel's
 
@@ -18,20 +18,23 @@ _PREFIX = "module."  # torch.nn.DataParallel's
 def extract_state_dict(
     found: Any, array: Callable[[TensorSpec, str], np.ndarray], metadata: dict[str, Any]
 ) -> ParsedFile:
-    """The tensors of a state dict by name, in its order.
+    """Makes the arrays of a state dict, by name and in its order.
 
     Args:
-      found: what the pickle holds.
-      array: makes the array of a tensor's spec and name.
-      metadata: to which are added "nested_under", the key at which the state dict was found, or None;
-        "stripped_prefix", "module." where every name began with it, or None; "left_out", {name: type} of the rest.
+      found: the object of the pickle.
+      array: a function that makes the array of a tensor's spec and name.
+      metadata: further metadata of the file.
+
+    Returns:
+      The arrays. Metadata: `metadata`, and "nested_under", the key at which the state dict was found, or None;
+      "stripped_prefix", "module." where every name began with it, or None; "left_out", {name: type} of the rest.
 
     Raises:
       ReadError: there is no state dict.
     """
     if not isinstance(found, dict):
         raise ReadError(f"the file holds {describe_value(found)}, not a state dict: save `model.state_dict()`")
-    # Asked first: a training state may have tensors of its own, as the best accuracy so far in PyTorch's own example.
+    # Checked first: a training state may have tensors beside the state dict (the best accuracy, in PyTorch's example).
     nested = next((key for key in NESTED_UNDER if _has_tensors(found.get(key))), None)
     table, left_out = found, {}
     if nested is not None:
@@ -39,11 +42,11 @@ def extract_state_dict(
         left_out = {str(key)[:200]: _kind(value) for key, value in found.items() if key != nested}
     elif not _has_tensors(found):
         keys = ", ".join(repr(str(key)[:40]) for key in list(found)[:8])
-        raise ReadError(f"no state dict, nor one under {', '.join(NESTED_UNDER)}; the keys are {keys or 'none'}")
+        raise ReadError(f"no state dict at the top or under {', '.join(NESTED_UNDER)}; the keys are {keys or 'none'}")
     specs = {}
     for name, value in table.items():
         if not isinstance(name, str):
-            raise ReadError(f"the state dict has the key {name!r}, which is no name")
+            raise ReadError(f"the state dict has the key {name!r}, which is not a string")
         if isinstance(value, TensorSpec):
             specs[name] = value
         else:
@@ -56,8 +59,10 @@ def extract_state_dict(
 
 
 def _kind(value: Any) -> str:
+    """Returns the type's name of an entry that is left out."""
     return "tensor" if isinstance(value, TensorSpec) else type(value).__name__
 
 
 def _has_tensors(table: Any) -> bool:
+    """Whether a value is a dictionary with tensors in it."""
     return isinstance(table, dict) and any(isinstance(value, TensorSpec) for value in table.values())

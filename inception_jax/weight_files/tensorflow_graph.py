@@ -1,10 +1,11 @@
-"""Frozen TensorFlow graphs (GraphDef, `.pb`), as the inception5h of 2015 was published.
+"""Reads frozen TensorFlow graphs (GraphDef, `.pb`), the format in which inception5h was published in 2015.
 
 Sources: tensorflow/core/framework/{graph,node_def,attr_value}.proto.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,19 @@ from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, 
 
 
 def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
-    """The values of the Const nodes by the nodes' names.
+    """Reads the values of the Const nodes by the nodes' names.
 
-    Metadata: "nodes", a list in the order of the file of {"name", "op", "inputs", "attributes"}, where attributes are
-    numbers, text, lists and shapes (tensors are left out: those of Const nodes are the arrays); "left_out", the Const
-    nodes that hold text.
+    Args:
+      source: the file.
+      budget: to which the arrays are charged.
+
+    Returns:
+      The arrays. Metadata: "nodes", a list in the order of the file of {"name", "op", "inputs", "attributes"}, where
+      attributes are numbers, strings, lists and shapes (not tensors: those of Const nodes are the arrays); "left_out",
+      the Const nodes that hold strings.
 
     Raises:
-      ReadError: the file is damaged. A file truncated between two nodes is undetectable: it has fewer nodes.
+      ReadError: the file is damaged. A file truncated between two nodes is not detected: it has fewer nodes.
     """
     arrays: dict[str, np.ndarray] = {}
     nodes, left_out = [], []
@@ -49,7 +55,7 @@ def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
 
 
 def is_node(data: memoryview) -> bool:
-    """Whether bytes look like a NodeDef: a name and an operation."""
+    """Whether bytes look like a NodeDef, with a name and an operation."""
     try:
         node = Message(data, "a node")
         return bool(node.text(1)) and node.text(2).isidentifier()
@@ -57,25 +63,28 @@ def is_node(data: memoryview) -> bool:
         return False
 
 
-def _entries(node: Message):
+def _entries(node: Message) -> Iterator[tuple[str, Message]]:
+    """Yields the (name, AttrValue) of each attribute."""
     for entry in node.messages(5, node.what):
         yield entry.text(1), entry.message(2, f"{node.what}, attribute {entry.text(1)!r}")
 
 
 def _tensor(node: Message) -> Message:
+    """Returns the TensorProto of a Const node."""
     for name, value in _entries(node):
         if name == "value":
             return value.message(8, node.what)
-    raise ReadError(f"{node.what} is a constant without a value")
+    raise ReadError(f"{node.what} is a Const without a value")
 
 
 def _attributes(node: Message) -> dict[str, Any]:
-    """The attributes that are no tensors."""
+    """Returns the attributes of a node, without tensors."""
     found = {name: _attribute(value) for name, value in _entries(node)}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _attribute(value: Message) -> Any:
+    """Returns the value of an AttrValue; None for a tensor."""
     if 1 in value:
         return _list(value.message(1, value.what))
     if 2 in value:
@@ -94,7 +103,7 @@ def _attribute(value: Message) -> Any:
 
 
 def _list(value: Message) -> list:
-    """AttrValue.ListValue: of one kind only, in practice."""
+    """Returns the elements of an AttrValue.ListValue, which has one kind only in practice."""
     return [
         *value.texts(2),
         *value.integers(3).tolist(),
@@ -105,5 +114,6 @@ def _list(value: Message) -> list:
 
 
 def _type_name(number: int) -> str:
+    """Returns the NumPy name of a DataType."""
     dtype = tensorflow_tensors.DTYPES.get(number)
     return dtype.name if dtype is not None else f"type {number}"

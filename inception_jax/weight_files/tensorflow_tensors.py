@@ -1,4 +1,4 @@
-"""Tensors as TensorFlow writes them: TensorProto, shapes, slices and types.
+"""Reads TensorFlow's tensors: TensorProto, shapes, slices and types.
 
 Sources: tensorflow/core/framework/{tensor,tensor_shape,tensor_slice,types}.proto.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from inception_jax.weight_files.protobuf_wire import Message, to_int64
 from inception_jax.weight_files.types import ReadBudget, ReadError
 
-# types.proto, DataType. The others (strings, resources, quantised types) are not arrays of weights.
+# types.proto, DataType. The others (strings, resources, quantized types) are not arrays of weights.
 DTYPES = {
     1: np.dtype(np.float32), 2: np.dtype(np.float64), 3: np.dtype(np.int32), 4: np.dtype(np.uint8),
     5: np.dtype(np.int16), 6: np.dtype(np.int8), 9: np.dtype(np.int64), 10: np.dtype(np.bool_),
@@ -31,21 +31,37 @@ _FIELD = {
 
 
 def read_dtype(number: int, what: str) -> np.dtype:
-    """The NumPy type of a DataType; ReadError for a type that is no array of numbers."""
+    """Returns the NumPy dtype of a DataType.
+
+    Args:
+      number: the DataType.
+      what: whose it is, for the message.
+
+    Raises:
+      ReadError: it is not a type of numbers.
+    """
     if number not in DTYPES:
-        raise ReadError(f"{what} has TensorFlow's type {number}, which is no type of weights")
+        raise ReadError(f"{what} has TensorFlow's type {number}, which is not a numeric type of weights")
     return DTYPES[number]
 
 
 def read_shape(message: Message) -> tuple[int, ...]:
-    """The sizes of a TensorShapeProto."""
+    """Returns the sizes of a TensorShapeProto; ReadError where its rank is unknown."""
     if message.integer(3):
         raise ReadError(f"{message.what}: a shape of unknown rank")
     return tuple(to_int64(dimension.integer(1)) for dimension in message.messages(2, message.what))
 
 
 def read_slice(message: Message, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """The (start, length) of a TensorSliceProto in each dimension; ReadError if it reaches out of `shape`."""
+    """Returns the (start, length) of a TensorSliceProto in each dimension; a length of -1 means all.
+
+    Args:
+      message: the TensorSliceProto.
+      shape: of the whole variable.
+
+    Raises:
+      ReadError: the slice reaches out of `shape`.
+    """
     extents = [
         (extent.integer(1), extent.integer(2) if 2 in extent else -1) for extent in message.messages(1, message.what)
     ]
@@ -60,14 +76,24 @@ def read_slice(message: Message, shape: tuple[int, ...]) -> tuple[tuple[int, int
 
 
 def slice_shape(extents: tuple[tuple[int, int], ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a slice."""
+    """Returns the shape of a slice of an array of `shape`."""
     return tuple(size if length < 0 else length for (_, length), size in zip(extents, shape, strict=True))
 
 
 def assemble_slices(
     name: str, shape: tuple[int, ...], dtype: np.dtype, parts: list[tuple[tuple[tuple[int, int], ...], np.ndarray]]
 ) -> np.ndarray:
-    """An array from its slices; ReadError unless they cover it exactly. Charge its bytes to the budget first."""
+    """Puts an array together from its slices. Charge its bytes to the budget first.
+
+    Args:
+      name: of the variable, for messages.
+      shape: of the variable.
+      dtype: of the variable.
+      parts: ((start, length) in each dimension, the slice's array) of each slice.
+
+    Raises:
+      ReadError: the slices overlap, or do not cover the array.
+    """
     if len(parts) == 1 and parts[0][1].shape == shape:
         return parts[0][1]
     whole, covered = np.empty(shape, dtype), np.zeros(shape, np.bool_)
@@ -77,14 +103,23 @@ def assemble_slices(
             raise ReadError(f"{name!r}: slices overlap")
         whole[where], covered[where] = part, True
     if not covered.all():
-        raise ReadError(f"{name!r}: {int((~covered).sum())} of {covered.size} values are in none of its slices")
+        raise ReadError(f"{name!r}: {int((~covered).sum())} of {covered.size} values are missing from its slices")
     return whole
 
 
 def read_values(message: Message, number: int, shape: tuple[int, ...], budget: ReadBudget) -> np.ndarray:
-    """The array of a TensorProto whose type and shape are known: TensorProto's own, or those of a checkpoint.
+    """Reads the array of a TensorProto whose type and shape are known.
 
     Fewer values than elements mean that the last is repeated (tensor.proto, "if the tensor has only one value").
+
+    Args:
+      message: the TensorProto.
+      number: its DataType: the TensorProto's own, or that in the checkpoint's list of variables.
+      shape: its shape, likewise.
+      budget: to which the array is charged.
+
+    Raises:
+      ReadError: it has another number of values, or a type that is not numeric.
     """
     dtype = read_dtype(number, message.what)
     shape = budget.charge_array(shape, dtype, message.what)
@@ -106,7 +141,7 @@ def read_values(message: Message, number: int, shape: tuple[int, ...], budget: R
     if len(values) > size:
         raise ReadError(f"{message.what}: {len(values):,} values for the shape {list(shape)}")
     if len(values) == 0:
-        # A tensor of zeros may be written without values.
+        # TensorFlow may write a tensor of zeros without values.
         return np.broadcast_to(np.zeros((), dtype), shape)
     if len(values) == 1:
         return np.broadcast_to(values[0], shape)
@@ -114,5 +149,5 @@ def read_values(message: Message, number: int, shape: tuple[int, ...], budget: R
 
 
 def read_tensor(message: Message, budget: ReadBudget) -> np.ndarray:
-    """The array of a TensorProto by its own type and shape."""
+    """Reads the array of a TensorProto by its own type and shape; errors as in `read_values`."""
     return read_values(message, message.integer(1), read_shape(message.message(2, message.what)), budget)

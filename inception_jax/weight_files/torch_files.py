@@ -1,4 +1,4 @@
-"""PyTorch's state dicts: the zip files of torch 1.6 and later, and the streams of pickles before.
+"""Reads PyTorch's state dicts: the zip files since torch 1.6, and the older streams of pickles.
 
 Sources: torch/serialization.py (`_save`, `_legacy_save`, `_legacy_load`), torch/storage.py.
 """
@@ -18,7 +18,7 @@ from inception_jax.weight_files.state_dicts import extract_state_dict
 from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of an old file
-LEGACY_START = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little")  # which is these bytes after the pickle's own protocol
+LEGACY_START = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little")  # its bytes, after the pickle's PROTO instruction
 _LEGACY_PROTOCOL = 1001
 
 _DTYPES = {
@@ -35,16 +35,26 @@ _DTYPES = {
 
 
 class Storage:
-    """A run of numbers that tensors share, by its key; where its bytes lie is known when all pickles have been read."""
+    """A run of numbers that tensors may share.
+
+    Attributes:
+      key: its name in the file.
+      dtype: of its numbers.
+      count: how many.
+      offset: elements into another storage, of which this is a view (files of torch 0.1 have such).
+      data: its bytes, which are set when all pickles have been read.
+      big_endian: the byte order.
+    """
 
     def __init__(self, key: str, dtype: np.dtype, count: int):
+        """Starts without bytes; arguments as the attributes."""
         self.key, self.dtype, self.count = key, dtype, count
-        self.offset = 0  # elements into another storage, of which this is a view: files of torch 0.1 have such
+        self.offset = 0
         self.data = memoryview(b"")
         self.big_endian = False
 
     def values(self, dtype: np.dtype) -> np.ndarray:
-        """The bytes as numbers of a type, which is the storage's own but for untyped storages."""
+        """Returns the bytes as numbers of a dtype, which is the storage's own unless the storage is untyped."""
         size = dtype.itemsize
         raw = np.frombuffer(self.data, np.uint8, len(self.data) // size * size)
         if self.big_endian:
@@ -53,16 +63,23 @@ class Storage:
 
 
 def read_zip(members: Archive, budget: ReadBudget) -> ParsedFile:
-    """The tensors of a zip file. Metadata: that of `state_dicts.extract_state_dict`, and "byteorder".
+    """Reads the tensors of a zip file.
+
+    Args:
+      members: the zip file.
+      budget: to which the arrays are charged.
+
+    Returns:
+      The tensors. Metadata: that of `state_dicts.extract_state_dict`, and "byteorder".
 
     Raises:
-      ReadError: the archive is no state dict, asks for something that a state dict does not need, or is damaged.
+      ReadError: the archive is not a state dict, asks for something that a state dict does not need, or is damaged.
     """
     (pickle_name,) = [name for name in members.names() if name.rpartition("/")[2] == "data.pkl"]
     prefix = pickle_name.removesuffix("data.pkl")
     order = bytes(members.read(f"{prefix}byteorder")) if f"{prefix}byteorder" in members else b"little"
     if order not in (b"little", b"big"):
-        raise ReadError(f"the record of the byte order says {order!r:.40}, not little or big")
+        raise ReadError(f"the record `byteorder` is {order!r:.40}, not little or big")
     storages: dict[str, Storage] = {}
     found = PickleMachine(
         _check_pickle_size(members.read(pickle_name)), lambda identity: _storage(identity, storages)
@@ -82,25 +99,33 @@ def read_zip(members: Archive, budget: ReadBudget) -> ParsedFile:
 
 
 def read_legacy(source: InputFile, budget: ReadBudget) -> ParsedFile:
-    """The tensors of a file of torch before 1.6: magic number, protocol, system, object and keys, each a pickle, then
-    the storages in the order of the keys. Metadata: that of `state_dicts.extract_state_dict`.
+    """Reads the tensors of a file of torch before 1.6.
+
+    Magic number, protocol, system, object and keys are a pickle each; the storages follow in the order of the keys.
+
+    Args:
+      source: the file.
+      budget: to which the arrays are charged.
+
+    Returns:
+      The tensors. Metadata: that of `state_dicts.extract_state_dict`.
 
     Raises:
-      ReadError: the file is no state dict, asks for something that a state dict does not need, or is damaged.
+      ReadError: the file is not a state dict, asks for something that a state dict does not need, or is damaged.
     """
     storages: dict[str, Storage] = {}
     machine = PickleMachine(source.data, lambda identity: _legacy_storage(identity, storages))
     if machine.load() != _MAGIC or machine.load() != _LEGACY_PROTOCOL:
-        raise ReadError("a file of old PyTorch with another magic number or protocol than 1001")
+        raise ReadError("a file of PyTorch before 1.6 with an unknown magic number, or another protocol than 1001")
     system = machine.load()
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise ReadError("a file of old PyTorch from a big-endian machine; save it again on a little-endian one")
+        raise ReadError("a file of PyTorch before 1.6 from a big-endian machine; save it again on a little-endian one")
     found, keys = machine.load(), machine.load()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
-        raise ReadError("the list of storages is no list of distinct keys: the file is damaged")
+        raise ReadError("the list of storages is not a list of distinct keys: the file is damaged")
     roots = {storage.key: storage for key, storage in storages.items() if "/" not in key}
     if set(keys) != set(roots):
-        raise ReadError("the listed storages are not those that the tensors use: the file is damaged")
+        raise ReadError("the listed storages are not the ones that the tensors use: the file is damaged")
     for key in keys:
         count = machine.read_number("<q")
         if count != roots[key].count:
@@ -116,34 +141,39 @@ def read_legacy(source: InputFile, budget: ReadBudget) -> ParsedFile:
 
 
 def _check_pickle_size(data: memoryview) -> memoryview:
+    """Returns a pickle that is not too large; ReadError for one that is."""
     if len(data) > MAX_PICKLE:
-        raise ReadError(f"a pickle of {len(data):,} bytes, where a state dict takes some 100,000: it is not read")
+        raise ReadError(
+            f"a pickle of {len(data):,} bytes, above the limit of {MAX_PICKLE:,}; a state dict has some 100,000"
+        )
     return data
 
 
 def _parse_persistent_id(identity: Any, length: int) -> tuple[np.dtype, str, int]:
-    """Type, key and count of a persistent id ("storage", type, key, location, count)."""
+    """Returns (dtype, key, count) of a persistent id ("storage", type, key, location, count)."""
     if not isinstance(identity, tuple) or len(identity) != length or identity[0] != "storage":
-        raise ReadError("the pickle refers to something outside of itself that is no storage of tensors")
+        raise ReadError("the pickle has a persistent id that is not a storage of tensors")
     _, kind, key, location, count = identity[:5]
     if not isinstance(kind, GlobalName) or kind.name not in _DTYPES or not kind.name.endswith("Storage"):
         raise ReadError(f"a storage whose type is {describe_value(kind)}")
     if not isinstance(key, str) or not isinstance(location, str):
-        raise ReadError("a storage whose key or place is no text")
+        raise ReadError("a storage whose key or location is not a string")
     if type(count) is not int or not 0 <= count < 1 << 48:
         raise ReadError(f"the storage {key!r} has an impossible number of values")
     return _DTYPES[kind.name], key, count
 
 
 def _storage(identity: Any, storages: dict[str, Storage]) -> Storage:
+    """Returns the storage of a persistent id, the same one for the same key."""
     dtype, key, count = _parse_persistent_id(identity, 5)
     storage = storages.setdefault(key, Storage(key, dtype, count))
     if (storage.dtype, storage.count) != (dtype, count):
-        raise ReadError(f"the storage {key!r} is described in two ways: the file is damaged")
+        raise ReadError(f"the storage {key!r} is described in two different ways: the file is damaged")
     return storage
 
 
 def _legacy_storage(identity: Any, storages: dict[str, Storage]) -> Storage:
+    """Returns the storage of an older persistent id, which may be a view of another storage."""
     dtype, key, count = _parse_persistent_id(identity, 6)
     if "/" in key:
         raise ReadError(f"a storage with the key {key!r:.40}: the file is damaged")
@@ -162,13 +192,13 @@ def _legacy_storage(identity: Any, storages: dict[str, Storage]) -> Storage:
 
 
 def _array(spec: TensorSpec, name: str, budget: ReadBudget) -> np.ndarray:
-    """The array of a spec: a view into its storage, with the strides that the file gives."""
+    """Makes the array of a tensor: a view of its storage, with the strides of the file."""
     storage, shape, strides, offset = spec.storage, spec.shape, spec.strides, spec.offset
     if not isinstance(storage, Storage):
         raise ReadError(f"tensor {name!r} has no storage")
     for numbers in (shape, strides, (offset,)):
         if not isinstance(numbers, tuple) or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
-            raise ReadError(f"tensor {name!r}: its shape, strides or offset are no sizes")
+            raise ReadError(f"tensor {name!r}: its shape, strides or offset are not sizes")
     if len(shape) != len(strides):
         raise ReadError(f"tensor {name!r}: {len(shape)} sizes and {len(strides)} strides")
     dtype = storage.dtype if spec.dtype is None else _DTYPES[spec.dtype]

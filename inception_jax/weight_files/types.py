@@ -1,4 +1,4 @@
-"""What a reader returns, what it raises, and how much it may hand out."""
+"""Types that all readers share: their input, their result, their error, and the limit on memory."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any
 import numpy as np
 
 DEFAULT_LIMIT = 4 << 30  # bytes: eight times the largest published file of the family
-# A file of weights hardly compresses (float32 mantissas are noise). Above the floor, more than this many times the
-# file's own size is a bomb: 1 MB of zip can declare 1 GB of zeros.
+# Weights hardly compress (float32 mantissas are noise). Above the floor, arrays of more than this many times the
+# file's own size mean a decompression bomb: 1 MB of zip can declare 1 GB of zeros.
 _INFLATION_FLOOR = 64 << 20
 _INFLATION_FACTOR = 100
 _MAX_NAME = 1000  # characters of an array's name; the longest published one has about a hundred
 
 
 class ReadError(Exception):
-    """Why a file cannot be read, without the file's name: `read_weights` puts that in front."""
+    """A file cannot be read. The message lacks the file's name: `read_weights` puts it in front."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """The arrays of one file of weights, as the publisher named, laid out and typed them.
+    """The arrays of one weight file, with the names, layouts and dtypes of its publisher.
 
     Attributes:
       arrays: the arrays by name, in the order of the file. They may be read-only and may be views with strides.
       format: one of `FORMATS`.
       sha256: hex digest of the file; of a TensorFlow V2 checkpoint, of its index and then its data files.
-      metadata: what else the file says that an importer may want; the keys are listed at each format's reader.
+      metadata: what else the file says that an importer may need; each format's reader lists its keys.
     """
 
     arrays: dict[str, np.ndarray]
@@ -41,7 +41,12 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class ParsedFile:
-    """What a format's reader makes of the bytes of one file."""
+    """The result of one format's reader.
+
+    Attributes:
+      arrays: as in `Weights`.
+      metadata: as in `Weights`.
+    """
 
     arrays: dict[str, np.ndarray]
     metadata: dict[str, Any]
@@ -49,12 +54,12 @@ class ParsedFile:
 
 @dataclasses.dataclass(frozen=True)
 class InputFile:
-    """The bytes of one file, and what a reader may know of where they came from.
+    """The bytes of one file, and where they came from.
 
     Attributes:
       name: the file's name, for messages; never opened.
       data: the whole file.
-      directory: where files that belong to it lie; None where it came out of an archive.
+      directory: the folder that may hold further files of it; None for a member of an archive.
     """
 
     name: str
@@ -63,28 +68,54 @@ class InputFile:
 
 
 class ReadBudget:
-    """How many bytes of arrays a file may still declare.
+    """Limits the bytes of arrays that a file may declare.
 
-    Declared sizes are charged before anything of that size is made, so that a small file cannot ask for much memory.
+    Sizes are charged before anything of that size is allocated, so that a small file cannot ask for much memory.
+
+    Attributes:
+      limit: the most bytes of files read, and of arrays declared.
+      file_size: bytes of the files read so far.
     """
 
     def __init__(self, limit: int, file_size: int):
-        """Args: limit, the most bytes of arrays; file_size, the bytes of the file on disk."""
+        """Starts with one file.
+
+        Args:
+          limit: the most bytes of arrays.
+          file_size: bytes of the file on disk.
+
+        Raises:
+          ReadError: the file is above the limit.
+        """
         self.limit, self.file_size = limit, 0
         self._spent = 0
         self.add_file(file_size, "the file")
 
     def add_file(self, size: int, what: str) -> None:
-        """Counts a further file that is read, which may declare as much for its size; ReadError above the limit."""
+        """Counts a further file, whose size raises what the arrays may take.
+
+        Args:
+          size: its bytes.
+          what: its name, for messages.
+
+        Raises:
+          ReadError: all files together are above the limit.
+        """
         self.file_size += size
         if self.file_size > self.limit:
-            raise ReadError(
-                f"{what} brings what is read to {self.file_size:,} bytes, above the limit of {self.limit:,}"
-            )
+            raise ReadError(f"{what} brings the files to {self.file_size:,} bytes, above the limit of {self.limit:,}")
         self._inflated = max(_INFLATION_FLOOR, _INFLATION_FACTOR * self.file_size)
 
     def charge(self, size: int, what: str) -> None:
-        """Raises ReadError if `what` takes the sum of declared bytes above what is allowed."""
+        """Adds declared bytes.
+
+        Args:
+          size: the bytes.
+          what: what they are, for messages.
+
+        Raises:
+          ReadError: the sum is above the limit, or above 100 times the bytes of the files (64 MiB are always allowed).
+        """
         self._spent += size
         if self._spent > self.limit:
             raise ReadError(f"{what} brings the arrays to {self._spent:,} bytes, above the limit of {self.limit:,}")
@@ -95,7 +126,19 @@ class ReadBudget:
             )
 
     def charge_array(self, shape: Iterable[int], dtype: np.dtype, what: str) -> tuple[int, ...]:
-        """Charges an array and returns its shape as a tuple; ReadError if NumPy could not hold such a shape."""
+        """Charges the bytes of an array.
+
+        Args:
+          shape: its sizes, as the file declares them.
+          dtype: its dtype.
+          what: its name, for messages.
+
+        Returns:
+          The shape as a tuple.
+
+        Raises:
+          ReadError: as `charge`, or NumPy cannot hold such a shape.
+        """
         shape = tuple(shape)
         if len(shape) > 32 or any(size < 0 for size in shape):
             raise ReadError(f"{what} has the impossible shape {list(shape[:8])}")
@@ -107,7 +150,15 @@ class ReadBudget:
 
 
 def decode_utf8(data: bytes | memoryview, what: str) -> str:
-    """UTF-8 text of bytes; ReadError naming `what` if they are none."""
+    """Decodes UTF-8.
+
+    Args:
+      data: the bytes.
+      what: what they are, for the message.
+
+    Raises:
+      ReadError: they are not UTF-8.
+    """
     try:
         return bytes(data).decode("utf-8")
     except UnicodeDecodeError:
@@ -115,9 +166,15 @@ def decode_utf8(data: bytes | memoryview, what: str) -> str:
 
 
 def add_array(arrays: dict[str, np.ndarray], name: str, array: np.ndarray) -> None:
-    """Puts an array under its name; ReadError if the file has the name twice, or it could not stand in a message."""
+    """Adds an array under its name.
+
+    Raises:
+      ReadError: the file has the name twice, or the name is not printable or longer than 1,000 characters.
+    """
     if len(name) > _MAX_NAME or not name.isprintable():
-        raise ReadError(f"an array has the name {name[:80]!r}, of {len(name):,} characters: no name of a weight")
+        raise ReadError(
+            f"an array has the name {name[:80]!r} of {len(name):,} characters, which is not printable or too long"
+        )
     if name in arrays:
         raise ReadError(f"{name!r} occurs twice")
     arrays[name] = array

@@ -53,6 +53,6 @@ def test_heads_that_are_not_there_are_not_missed(network_of):
 
 def test_what_is_refused(network_of):
     model, variables = network_of("inception_v3")
-    with pytest.raises(UserError, match="conv2d_1a_3x3 is normalised and has no params/conv2d_1a_3x3/bn/bias"):
+    with pytest.raises(UserError, match="conv2d_1a_3x3 has batch norm but no params/conv2d_1a_3x3/bn/bias"):
         params = {**variables["params"], "conv2d_1a_3x3": {"kernel": np.zeros((3, 3, 3, 16), np.float32)}}
         fold_batch_norm(model, {**variables, "params": params})

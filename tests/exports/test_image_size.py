@@ -25,5 +25,5 @@ def test_sizes(given, size):
 
 @pytest.mark.parametrize("given", [0, -1, True, 2.5, "224", None, (32,), (32, 48, 3), (32, 0), (32.0, 48)])
 def test_sizes_that_are_none(given):
-    with pytest.raises(UserError, match=r"image_size: .* is no number of pixels"):
+    with pytest.raises(UserError, match=r"image_size: .* is not a number of pixels"):
         height_and_width(given)

@@ -296,7 +296,7 @@ def test_what_is_refused(network_of, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="dtype: bfloat16"):
         export(dtype=jnp.bfloat16)
     for batch in (0, -1, 2.5, ""):
-        with pytest.raises(UserError, match="is no number of pictures from 1 on, and no name of a dimension"):
+        with pytest.raises(UserError, match="is not a number of images from 1 on, or the name of a dimension"):
             export(batch=batch)
     with pytest.raises(ModelError, match="no endpoint 'inception_3x'; did you mean 'inception_3"):
         export(endpoints=["inception_3x"])

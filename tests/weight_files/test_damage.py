@@ -2,7 +2,7 @@
 
 Cut off at any byte, a file is refused. There are two exceptions, for nothing in these formats says how long a file is:
 a Caffe network or a frozen graph that ends between two layers is a shorter one, with fewer arrays, all of them right.
-A flipped bit is refused where the format has a check sum; elsewhere it may be in the numbers themselves.
+A flipped bit is refused where the format has a checksum; elsewhere it may be in the numbers themselves.
 """
 
 import sys
@@ -22,7 +22,7 @@ FILES = every_format() | {
     for name in ("torch_legacy.pth", "torch_training.pth", "torch.safetensors", "tensorflow_v1.ckpt", "onnx.onnx")
 }
 UNMARKED = ("caffe.caffemodel", "tensorflow_graph.pb")  # formats whose ends cannot be told
-CHECKED = ("torch.pth", "torch_training.pth", "tensorflow_v1.ckpt", "tensorflow_v2.zip", "npz.npz")  # with check sums
+CHECKED = ("torch.pth", "torch_training.pth", "tensorflow_v1.ckpt", "tensorflow_v2.zip", "npz.npz")  # with checksums
 
 
 def positions(data: bytes, seed: int, most: int = 240) -> list[int]:
@@ -67,7 +67,7 @@ def test_any_byte_changed(tmp_path, name):
             broken[place] ^= change
             found = outcome(written(tmp_path / name, bytes(broken)))
             if found is not None and name in CHECKED:
-                # Names in a zip's directory and headers have no check sum of their own; the values do.
+                # Names in a zip's directory and headers have no checksum of their own; the values do.
                 differ = [key for key in found if key in right and found[key].tobytes() != right[key].tobytes()]
                 wrong += bool(differ)
     assert wrong == 0
@@ -115,9 +115,9 @@ def test_a_crash_of_the_library_is_a_refusal(tmp_path):
     [
         ("kill -SEGV $$", r"HDF5 crashed on it \(signal 11\)"),
         ("echo a problem >&2; exit 3", "files failed: a problem"),
-        ("sleep 60", "found no end"),
-        ("cat > /dev/null; echo nonsense", "no answer"),
-        ("cat > /dev/null; echo 5", "no answer"),
+        ("sleep 60", "HDF5 did not end within"),
+        ("cat > /dev/null; echo nonsense", "no valid answer"),
+        ("cat > /dev/null; echo 5", "no valid answer"),
         ('cat > /dev/null; echo \'{"names": ["a"]}\'', "cannot be read"),
     ],
 )

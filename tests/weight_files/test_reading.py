@@ -1,4 +1,4 @@
-"""What the publishers' own libraries wrote, read with none of them; and what is no file of weights."""
+"""What the publishers' own libraries wrote, read with none of them; and files that are not weight files."""
 
 import gzip
 import hashlib
@@ -96,7 +96,7 @@ def test_a_state_dict_inside_of_a_training_state(name):
     "name,words",
     [
         ("torch_module.pth", "torch.nn.modules.container.Sequential.*nothing was executed.*state_dict"),
-        ("torch_quantised.pth", "quantised weights.*int8"),
+        ("torch_quantised.pth", "quantized weights.*int8"),
         ("torch_script.pt", "TorchScript.*state_dict"),
     ],
 )
@@ -187,27 +187,27 @@ def test_onnx_with_its_values_in_a_second_file():
     assert weights.metadata["external_files"] == ["onnx_external.bin"]
 
 
-# What is no file of weights, and how the reader sees it.
+# Files that are not weight files, and their descriptions in the error.
 STRANGERS = {
     "empty.pth": (b"", "empty file"),
     "zeros.pth": (bytes(500), "zeros"),
     "page.pth": (b"\n<!DOCTYPE html><html><title>404</title></html>", "web page"),
     "error.pth": (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "web page"),
     "pointer.safetensors": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "git-lfs pointer"),
-    "picture.pth": (b"\x89PNG\r\n\x1a\n" + bytes(50), "PNG picture"),
-    "photograph.h5": (b"\xff\xd8\xff\xe0" + bytes(50), "JPEG picture"),
+    "picture.pth": (b"\x89PNG\r\n\x1a\n" + bytes(50), "PNG image"),
+    "photograph.h5": (b"\xff\xd8\xff\xe0" + bytes(50), "JPEG image"),
     "array.npy": (b"\x93NUMPY\x01\x00" + bytes(50), "np.savez"),
     "notes.txt": (b"these are my weights", "text that begins 'these are my weights'"),
     "error.json": (b'{"error": "not found"}', "text that begins"),
     "list.pkl": (b"\x80\x04]\x94.", "plain pickle"),
     "lite.tflite": (b"\x1c\x00\x00\x00TFL3" + bytes(50), "TensorFlow Lite"),
-    "noise.bin": (bytes(range(200, 256)), "nothing that is known.*c8 c9"),
-    "cut.ckpt": (writers.table([(b"a", b"b" * 200)])[:-20], "end of one is missing: the file is truncated"),
+    "noise.bin": (bytes(range(200, 256)), "unknown format, with the first bytes.*c8 c9"),
+    "cut.ckpt": (writers.table([(b"a", b"b" * 200)])[:-20], "its end is missing: the file is truncated"),
     "cut.onnx": (writers.onnx_model({"a": np.ones(9, np.float32)})[:-20], "named like an ONNX model, but"),
     "graph.pb": (writers.graph_node("input", "Placeholder"), "not frozen"),
     "no.zip": (b"PK\x03\x04 and no more", "zip archive that cannot be read"),
-    "no.tar.gz": (b"\x1f\x8b and no more", "compressed archive cannot be inflated"),
-    "no.h5": (b"\x89HDF\r\n\x1a\n and no more", "HDF5 file that cannot be read|h5py"),
+    "no.tar.gz": (b"\x1f\x8b and no more", "compressed archive cannot be decompressed"),
+    "no.h5": (b"\x89HDF\r\n\x1a\n and no more", "HDF5 file whose end is missing|h5py"),
 }
 
 
@@ -359,8 +359,8 @@ def test_archives_that_hold_a_graph_beside_a_checkpoint_or_too_much(tmp_path):
     del checkpoint["20180402/model.ckpt-275.data-00000-of-00001"]
     for members, words in (
         (checkpoint, "has no '20180402/model.ckpt-275.data-00000-of-00001'"),
-        ({"a.pth": b"", "b.pth": b""}, "2 files of weights .a.pth, b.pth., not one"),
-        ({"a.txt": b""}, "no file of weights, not one; it holds a.txt"),
+        ({"a.pth": b"", "b.pth": b""}, "2 weight files .a.pth, b.pth., not one"),
+        ({"a.txt": b""}, "no weight file, not one; it holds a.txt"),
         ({}, "it holds nothing"),
         ({"a.pth": writers.zipped({"b.pth": b""})}, "archive in an archive"),
         ({"a.pth": b"<html>"}, "web page"),
@@ -372,16 +372,16 @@ def test_archives_that_hold_a_graph_beside_a_checkpoint_or_too_much(tmp_path):
 def test_archives_whose_members_lie_elsewhere(tmp_path):
     good = every_format()["npz.npz"]
     nameless = writers.zipped({"a.ckpt": good}).replace(b"a.ckpt", b"\0.ckpt")
-    with pytest.raises(UserError, match="a member named '', outside of itself"):
+    with pytest.raises(UserError, match="a member named '', a path outside of the archive"):
         read_weights(written(tmp_path / "bad", nameless))
     for name in ("../a.ckpt", "/a.ckpt", "a/../../b.ckpt"):
         for archive in (writers.zipped({name: good}), writers.tarred({name: good})):
-            with pytest.raises(UserError, match="outside of itself"):
+            with pytest.raises(UserError, match="outside of the archive"):
                 read_weights(written(tmp_path / "bad", archive))
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
         link = tarfile.TarInfo("model.ckpt")
         link.type, link.linkname = kind, "/etc/passwd"
-        with pytest.raises(UserError, match="no plain file"):
+        with pytest.raises(UserError, match="not a regular file"):
             read_weights(written(tmp_path / "bad", writers.tarred({"model.ckpt": link})))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad"]
 
@@ -416,7 +416,7 @@ def test_a_gzip_of_many_parts_is_read_in_one_go(tmp_path):
     data += gzip.compress(writers.tarred({"a.npz": writers.npz(ARRAYS)}, "w:")[700:])
     same(read_weights(written(tmp_path / "a.tgz", data + bytes(9))).arrays, ARRAYS)
     for length in range(3, len(data), 61):
-        with pytest.raises(UserError, match=r"truncated|damaged|no file of weights"):
+        with pytest.raises(UserError, match=r"truncated|damaged|no weight file"):
             read_weights(written(tmp_path / "b.tgz", data[:length]))
     started = time.process_time()
     with pytest.raises(UserError, match="tar archive that cannot be read"):
@@ -425,7 +425,7 @@ def test_a_gzip_of_many_parts_is_read_in_one_go(tmp_path):
 
 
 def test_a_zip_whose_sizes_lie(tmp_path):
-    """A member that inflates to more than it declares: the size is in the local header and in the directory."""
+    """A member that decompresses to more than it declares: the size is in the local header and in the directory."""
     data = bytearray(writers.zipped({"a.npy": bytes(5000)}, zipfile.ZIP_DEFLATED))
     for place in (22, data.index(b"PK\x01\x02") + 24):
         assert struct.unpack_from("<I", data, place) == (5000,)

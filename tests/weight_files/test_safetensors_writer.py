@@ -49,21 +49,21 @@ def test_any_named_arrays(tmp_path):
     arrays = library.load_file(tmp_path / "a")
     assert arrays["fc.weight"].sum() == 6
     assert arrays["num_batches_tracked"] == 5
-    with pytest.raises(UserError, match=r"' is no leaf of this package's networks"):
+    with pytest.raises(UserError, match=r"' is no variable of this package's networks"):
         load_safetensors(tmp_path / "a")
 
 
 def test_what_is_refused(tmp_path):
     save_arrays(tmp_path / "a", {"x": np.ones(3)})
-    with pytest.raises(UserError, match="x: <U5 values"):
+    with pytest.raises(UserError, match="x: the dtype is <U5"):
         save_arrays(tmp_path / "a", {"x": np.array("hello")})
-    with pytest.raises(UserError, match="__metadata__: no name of an array"):
+    with pytest.raises(UserError, match="__metadata__: not allowed as the name of an array"):
         save_arrays(tmp_path / "a", {"__metadata__": np.ones(3)})
     with pytest.raises(UserError, match="cannot be written"):
         save_arrays(tmp_path / "no" / "a", {"x": np.ones(3)})
     assert library.load_file(tmp_path / "a")["x"].sum() == 3  # the old file is as it was
     save_arrays(tmp_path / "b", {})
-    with pytest.raises(UserError, match="b: holds no leaf of this package's networks"):
+    with pytest.raises(UserError, match="b: the file holds no variable of this package's networks"):
         load_safetensors(tmp_path / "b")
     (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes()[:-1])
     with pytest.raises(UserError, match="truncated"):

@@ -1,4 +1,4 @@
-"""TensorFlow's files without TensorFlow: tables, check sums, slices, tensors, graphs."""
+"""TensorFlow's files without TensorFlow: tables, checksums, slices, tensors, graphs."""
 
 import struct
 import sys
@@ -37,12 +37,12 @@ KNOWN_SUMS = [
 
 
 @pytest.mark.parametrize("data,expected", KNOWN_SUMS)
-def test_known_check_sums(data, expected):
+def test_known_checksums(data, expected):
     assert crc32c(data) == expected
 
 
 @pytest.mark.parametrize("size", [4095, 4096, 4097, 8192, 12345])
-def test_check_sums_chunk_by_chunk(monkeypatch, size):
+def test_checksums_chunk_by_chunk(monkeypatch, size):
     monkeypatch.setattr(crc32c_module, "_CHUNK", 4096)
     data = np.random.default_rng(size).bytes(size)
     assert crc32c(data) == writers.slow_crc32c(data)
@@ -121,12 +121,12 @@ def test_messages_of_too_many_fields(tmp_path):
 def test_fields_of_another_type():
     message = Message(memoryview(field(1, 5) + field(2, b"\xff\xfe") + field(3, b"abc")), "the test")
     for call, words in (
-        (lambda: message.text(1), "the test: field 1 has another type"),
+        (lambda: message.text(1), "the test: field 1 has an unexpected wire type"),
         (lambda: message.text(2), "field 2 is not text"),
-        (lambda: message.integer(2), "another type"),
+        (lambda: message.integer(2), "unexpected wire type"),
         (lambda: message.fixed(3, "<f4"), "whole numbers"),
         (lambda: message.fixed(1, "<f4"), "whole numbers"),
-        (lambda: Message(memoryview(b"\x0d1234"), "x").integers(1), "another type"),
+        (lambda: Message(memoryview(b"\x0d1234"), "x").integers(1), "unexpected wire type"),
     ):
         with pytest.raises(ReadError, match=words):
             call()
@@ -142,9 +142,9 @@ def test_tables_of_several_blocks(tmp_path):
         written(tmp_path / f"b.data-0000{number}-of-00003", data)
     weights = read_weights(tmp_path / "b")
     same(weights.arrays, arrays)
-    # Blocks that look alike are one and the same to a check sum, so each shard is proven to be read as itself.
+    # Blocks that look alike are one and the same to a checksum, so each shard is proven to be read as itself.
     (tmp_path / "b.data-00001-of-00003").write_bytes(shards[2])
-    with pytest.raises(UserError, match=r"check sum of variable .* is wrong|truncated"):
+    with pytest.raises(UserError, match=r"checksum of variable .* is wrong|truncated"):
         read_weights(tmp_path / "b")
     (tmp_path / "b.data-00001-of-00003").unlink()
     with pytest.raises(UserError, match=r"b.data-00001-of-00003 is not beside b.index"):
@@ -165,7 +165,7 @@ def test_damaged_tables(tmp_path):
     refused(tmp_path, table(good), "lists the variables")
     flipped = bytearray(table(good))
     flipped[3] ^= 1
-    refused(tmp_path, bytes(flipped), "check sum of the block at byte 0 is wrong")
+    refused(tmp_path, bytes(flipped), "checksum of the block at byte 0 is wrong")
     twice = writers.block([(b"a", b"1"), (b"a", b"1")])
     for piece, words in (
         (twice, "do not ascend"),
@@ -174,7 +174,7 @@ def test_damaged_tables(tmp_path):
         (_with_sum(b"\0\0\0"), "too short"),
         (_with_sum(b"\x05\x01\x01ab" + b"\0" * 4 + b"\1\0\0\0" + b"\0"), "reaches out of its block"),
         (_with_sum(b"\x00\x01\x09ab" + b"\0" * 4 + b"\1\0\0\0" + b"\0"), "reaches out of its block"),
-        (_with_sum(b"\0\0\0\0\0\0\0\0" + b"\7"), "unknown kind of compression 7"),
+        (_with_sum(b"\0\0\0\0\0\0\0\0" + b"\7"), "unknown compression type 7"),
     ):
         index = writers.block([(b"x", varint(0) + varint(len(piece) - 5))])
         handles = varint(0) + varint(0) + varint(len(piece)) + varint(len(index) - 5)
@@ -219,9 +219,9 @@ def test_slices(tmp_path):
     quarters = [((0, 2), (0, 2)), ((0, 2), (2, 1)), ((2, 2), (2, 1)), ((2, 2), (0, 2))]
     for extents in (rows, rows[::-1], quarters):
         same(read_weights(written(tmp_path / "a.ckpt", partitioned(extents))).arrays, {"w": numbers("w", (4, 3))})
-    refused(tmp_path, partitioned(rows[:1]), "9 of 12 values are in none of its slices")
+    refused(tmp_path, partitioned(rows[:1]), "9 of 12 values are missing from its slices")
     refused(tmp_path, partitioned([*rows, ((0, 2), (0, 1))]), "slices overlap")
-    refused(tmp_path, partitioned(rows[:1], slices=rows), "its values are not all there")
+    refused(tmp_path, partitioned(rows[:1], slices=rows), "some of its values are missing")
     outside = [((0, 1), (0, -1)), ((1, 9), (0, -1))]
     refused(tmp_path, partitioned(rows, slices=outside), r"reaches out of the shape \[4, 3\]")
     refused(tmp_path, partitioned(rows, slices=[((0, 1),)]), "a slice of 1 dimensions of an array of 2")
@@ -258,7 +258,9 @@ def test_what_version_1_may_not_say(tmp_path):
         return b"\0w", field(2, field(1, name) + field(2, tensor_slice([(0, -1)])) + field(3, tensor))
 
     floats = np.ones(2, "<f4").tobytes()
-    refused(tmp_path, table([contents, stored("v", field(5, floats))]), "'v', which the list of variables does not")
+    refused(
+        tmp_path, table([contents, stored("v", field(5, floats))]), "'v', which the list of variables does not name"
+    )
     refused(tmp_path, table([contents, stored("w", field(5, floats + floats))]), r"4 values for the shape \[2\]")
     refused(tmp_path, table([contents, stored("w", field(4, floats + b"x"))]), r"9 bytes for float32 of shape \[2\]")
     refused(tmp_path, table([(b"", field(1, field(1, listed) * 2))]), "'w' is listed twice")
@@ -282,12 +284,12 @@ def test_what_version_2_may_not_say(tmp_path):
     assert list(of(kind, shape, size).arrays) == ["w"]
     for pieces, options, words in (
         ((kind, shape, size), {"header": field(1, 1) + field(2, 1)}, "big-endian"),
-        ((kind, shape, size), {"total": b"1234"}, "check sum of variable 'w' is wrong"),
+        ((kind, shape, size), {"total": b"1234"}, "checksum of variable 'w' is wrong"),
         ((kind, shape, size, field(3, 1)), {}, "lies in data file 1 of 1"),
         ((kind, shape, field(5, 4)), {}, r"4 bytes for float32 of shape \[2\]"),
         ((kind, shape, size, field(4, 1)), {}, "ends at byte 9 of a data file of 8"),
         ((kind, field(2, field(3, 1)), size), {}, "unknown rank"),
-        ((kind, shape, size, field(7, tensor_slice([(0, 1)]))), {}, "lacks one of its slices"),
+        ((kind, shape, size, field(7, tensor_slice([(0, 1)]))), {}, "one of its slices is missing"),
         ((kind, field(2, tensor_shape((-2,))), size), {}, "impossible shape"),
     ):
         with pytest.raises(UserError, match=words):
@@ -337,7 +339,7 @@ def test_graphs(tmp_path):
     assert (list(weights.arrays), weights.metadata["left_out"]) == (["w"], ["names"])
     constant = writers.graph_constant("w", np.ones(2, np.float32))
     refused(tmp_path, constant * 2, "'w' occurs twice", "a.pb")
-    refused(tmp_path, constant + graph_node("v", "Const"), "constant without a value", "a.pb")
+    refused(tmp_path, constant + graph_node("v", "Const"), "Const without a value", "a.pb")
     strange = graph_node("v", "Const", value=field(8, field(1, 20) + field(2, b"")))
     refused(tmp_path, constant + strange, "node 'v' has TensorFlow's type 20", "a.pb")
 

@@ -75,7 +75,7 @@ ATTACKS = {
         raw(SHORT(b"system") + b"q\x01" + b"0" + SHORT(b"os") + b"h\x01\x93" + COMMAND + b"\x85R"),
         r"os\.system",
     ),
-    "STACK_GLOBAL of no text": (raw(b"K\x01K\x02\x93"), "no text"),
+    "STACK_GLOBAL of no text": (raw(b"K\x01K\x02\x93"), "not a string"),
     "INST": (raw(b"(" + COMMAND + b"ios\nsystem\n"), r"os\.system"),
     "INST of a good name": (raw(b"(icollections\nOrderedDict\n"), r"instance of collections\.OrderedDict"),
     "OBJ": (raw(b"(" + SYSTEM + COMMAND + b"o"), r"os\.system"),
@@ -99,24 +99,24 @@ ATTACKS = {
     "too many arguments": (raw(pickled_name("torch", "Size") + b"(NNNtR"), "gives Size 3 arguments"),
     "BUILD on a name": (
         raw(pickled_name("torch", "Size") + pickled({"__call__": 1}) + b"b"),
-        "attributes of something else",
+        "attributes of an object that is not an OrderedDict",
     ),
-    "BUILD on a plain dictionary": (raw(b"}}b"), "attributes of something else"),
-    "a persistent id of text": (raw(COMMAND + b"Q"), "no storage"),
+    "BUILD on a plain dictionary": (raw(b"}}b"), "attributes of an object that is not an OrderedDict"),
+    "a persistent id of text": (raw(COMMAND + b"Q"), "not a storage"),
     "a persistent id of protocol 0": (raw(b"Pos.system\n"), "PERSID"),
-    "a persistent id of a module": (raw(pickled(("module", "a", "b", "c")) + b"Q"), "no storage"),
+    "a persistent id of a module": (raw(pickled(("module", "a", "b", "c")) + b"Q"), "not a storage"),
     "a huge integer": (raw(b"\x8b\xff\xff\xff\x7f" + bytes(100)), "integer of 2,147,483,647 bytes"),
     "a negative integer's size": (raw(b"\x8b\xff\xff\xff\xff"), "integer of -1 bytes"),
     "a huge text": (raw(b"X\xff\xff\xff\xff"), "cut off"),
     "a huge text of 64 bits": (raw(b"\x8d" + b"\xff" * 8), "cut off"),
     "an integer of text": (raw(b"I" + b"9" * 5000 + b"\n"), "instruction INT"),
     "a huge place in the memo": (raw(b"Nr\xff\xff\xff\x7f"), "holds a value of the type NoneType"),
-    "an unknown place in the memo": (raw(b"h\x05"), "never remembered"),
-    "an empty stack": (raw(b"0"), "takes more than there is"),
-    "no mark": (raw(b"t"), "mark that is not there"),
+    "an unknown place in the memo": (raw(b"h\x05"), "a memo entry that was never written"),
+    "an empty stack": (raw(b"0"), "pops from an empty stack"),
+    "no mark": (raw(b"t"), "mark that is not on the stack"),
     "an odd dictionary": (raw(b"}(Nu"), "key without a value"),
-    "a list as a key": (raw(b"}]Ns"), "key of the kind list"),
-    "an append to nothing": (raw(b"NNa"), "appends to something else"),
+    "a list as a key": (raw(b"}]Ns"), "key of the type list"),
+    "an append to nothing": (raw(b"NNa"), "appends to an object that is not a list"),
     "a dictionary in itself": (raw(b"}q\x00" + pickled("a") + b"h\x00s"), "no state dict.*'a'"),
     "tuples in tuples": (raw(b")" + b"\x85" * 100_000), "holds a value of the type tuple"),
     "lists in lists": (raw(b"]" * 100_000 + b"a" * 99_999), "holds a value of the type list"),
@@ -250,10 +250,10 @@ def test_untyped_storages_and_other_byte_orders(tmp_path, dtype):
 IMPOSSIBLE = {
     "too far": (pickled_tensor("0", (3, 4), (5, 1), 12), "reaches to value 13 of a storage of 12"),
     "offset too far": (pickled_tensor("0", (3,), (1,), 12, offset=10), "reaches to value 12"),
-    "a negative offset": (pickled_tensor("0", (3,), (1,), 12, offset=-1), "no sizes"),
-    "a negative stride": (pickled_tensor("0", (3,), (-1,), 12, offset=5), "no sizes"),
-    "a negative size": (pickled_tensor("0", (-3,), (1,), 12), "no sizes"),
-    "True as a size": (pickled_tensor("0", (True,), (1,), 12), "no sizes"),
+    "a negative offset": (pickled_tensor("0", (3,), (1,), 12, offset=-1), "not sizes"),
+    "a negative stride": (pickled_tensor("0", (3,), (-1,), 12, offset=5), "not sizes"),
+    "a negative size": (pickled_tensor("0", (-3,), (1,), 12), "not sizes"),
+    "True as a size": (pickled_tensor("0", (True,), (1,), 12), "not sizes"),
     "another rank": (pickled_tensor("0", (3, 4), (1,), 12), "2 sizes and 1 strides"),
     "enormous sizes": (pickled_tensor("0", (1 << 40, 1 << 40), (0, 0), 12), "impossible shape"),
     "many dimensions": (pickled_tensor("0", (1,) * 40, (1,) * 40, 12), "impossible shape"),
@@ -262,14 +262,17 @@ IMPOSSIBLE = {
     "another type": (pickled_tensor("0", (3, 4), (4, 1), 12, storage="DoubleStorage"), "not 12 of float64"),
     "an unknown storage": (pickled_tensor("1", (3, 4), (4, 1), 12), "storage '1' is not in the archive"),
     "a path as a key": (pickled_tensor("../data.pkl", (3, 4), (4, 1), 12), "is not in the archive"),
-    "a number as a key": (pickled_tensor(7, (3, 4), (4, 1), 12), "key or place is no text"),
+    "a number as a key": (pickled_tensor(7, (3, 4), (4, 1), 12), "key or location is not a string"),
     "a type that is none": (pickled_tensor("0", (3,), (1,), 12, storage="Size"), "storage whose type is torch.Size"),
     "a negative count": (pickled_tensor("0", (3,), (1,), -1), "impossible number"),
-    "no storage": (
+    "not a storage": (
         pickled_name("torch._utils", "_rebuild_tensor") + pickled((None, 0, (), ())) + b"R",
         "has no storage",
     ),
-    "a parameter of nothing": (pickled_name("torch._utils", "_rebuild_parameter") + b"(NNNtR", "holds no tensor"),
+    "a parameter of nothing": (
+        pickled_name("torch._utils", "_rebuild_parameter") + b"(NNNtR",
+        "does not hold a tensor",
+    ),
 }
 
 
@@ -281,7 +284,7 @@ def test_impossible_tensors(tmp_path, name):
 
 def test_one_storage_in_two_ways(tmp_path):
     state = {"a": TENSOR, "b": pickled_tensor("0", (2,), (1,), 12, storage="IntStorage")}
-    refused(tmp_path, torch_zip(pickled(state), {"0": VALUES.tobytes()}), "described in two ways")
+    refused(tmp_path, torch_zip(pickled(state), {"0": VALUES.tobytes()}), "described in two different ways")
 
 
 def legacy_of(views, storages, **options) -> bytes:
@@ -307,7 +310,7 @@ def test_old_files_and_their_views_of_storages(tmp_path):
 
 def test_old_files_that_do_not_agree_with_themselves(tmp_path):
     views = {"whole": pickled_tensor("k", (12,), (1,), 12, tail=(None,))}
-    refused(tmp_path, legacy_of(views, {"j": VALUES}), "not those that the tensors use")
+    refused(tmp_path, legacy_of(views, {"j": VALUES}), "not the ones that the tensors use")
     refused(tmp_path, legacy_of(views, {"k": VALUES[:-1]}), "has 11 values, not 12")
     refused(tmp_path, legacy_of(views, {"k": VALUES}) + b"more", "4 bytes follow the last storage")
     refused(tmp_path, legacy_of(views, {"k": VALUES})[:-3], "cut off")
@@ -340,8 +343,10 @@ def test_what_is_no_state_dict(tmp_path):
         return torch_zip(body, {"0": VALUES.tobytes()})
 
     refused(tmp_path, of(TENSOR), "holds a tensor, not a state dict")
-    refused(tmp_path, of(pickled({"weights": {"a": TENSOR}})), "no state dict, nor one under.*the keys are 'weights'")
-    refused(tmp_path, of(pickled({3: TENSOR})), "key 3, which is no name")
+    refused(
+        tmp_path, of(pickled({"weights": {"a": TENSOR}})), "no state dict at the top or under.*the keys are 'weights'"
+    )
+    refused(tmp_path, of(pickled({3: TENSOR})), "key 3, which is not a string")
     state = {"module.a": TENSOR, "a": TENSOR}
     weights = read_weights(written(tmp_path / "a.pth", of(pickled(state))))
     assert (list(weights.arrays), weights.metadata["stripped_prefix"]) == (["module.a", "a"], None)
@@ -351,7 +356,11 @@ def test_archives_that_are_not_of_torch_save(tmp_path):
     one = {"a/data.pkl": program(b"N"), "b/data.pkl": program(b"N")}
     refused(tmp_path, zipped(one), "several data.pkl")
     refused(tmp_path, zipped({"a/data.pkl": program(b"N"), "a/code/x.py": b""}), "TorchScript")
-    refused(tmp_path, zipped({"a/data.pkl": program(b"N") + bytes(33 << 20)}), "where a state dict takes")
+    refused(
+        tmp_path,
+        zipped({"a/data.pkl": program(b"N") + bytes(33 << 20)}),
+        "above the limit of 33,554,432; a state dict has",
+    )
 
 
 def test_names_of_any_alphabet_and_the_order_of_the_file(tmp_path):
