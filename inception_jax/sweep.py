@@ -1,4 +1,4 @@
-"""`python -m inception_jax.sweep`: trains one recipe with many other values, and finds the best of them."""
+"""`python -m inception_jax.sweep`: a hyperparameter sweep over the fields of one recipe."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Sweeps: many runs of one recipe with other numbers, by Optuna; each run is a training process of its own."""
+"""Hyperparameter sweeps with Optuna: many runs of one recipe with other values, each in its own training process."""

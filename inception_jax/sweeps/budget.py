@@ -1,4 +1,4 @@
-"""When a sweep stops, and how far it has come."""
+"""The budget of a sweep (trials, hours), its progress, and the time that drivers have worked."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ from inception_jax.sweeps.study import Study
 
 @dataclasses.dataclass(frozen=True)
 class SweepBudget:
-    """When no new trial begins.
+    """The limits after which no new trial begins.
 
     Attributes:
-      trials: so many have been begun by all drivers; None: no matter.
-      hours: drivers have worked for so long; None: no matter.
+      trials: number of trials that all drivers together may begin; None: no limit.
+      hours: time that drivers may work (`WorkedTime`), in hours; None: no limit.
     """
 
     trials: int | None = None
     hours: float | None = None
 
     def allows(self, study: Study, seconds: float) -> bool:
-        """Whether another trial may begin, after so many seconds of work."""
+        """Whether another trial may begin.
+
+        Args:
+          study: the study; its lock is held.
+          seconds: time that drivers have worked on it.
+        """
         return (
             (self.trials is None or study.num_begun() < self.trials)
             and (self.hours is None or seconds < 3600 * self.hours)
@@ -35,18 +40,26 @@ class SweepBudget:
         )
 
     def progress(self, name: str, study: Study, seconds: float) -> SweepProgress:
-        """How far the study has come, after so many seconds of work."""
+        """Summarizes the study for the status line.
+
+        Args:
+          name: of the study.
+          study: the study; its lock is held.
+          seconds: time that drivers have worked on it; the ETA is extrapolated from it.
+        """
         counts = study.status_counts()
         ended = sum(counts.get(status, 0) for status in trials.ENDED)
-        known = self.trials is not None and 0 < ended < self.trials
-        words = f"{self.trials}" if self.trials is not None else f"{self.hours:g} h" if self.hours is not None else ""
+        eta = None
+        if self.trials is not None and 0 < ended < self.trials:
+            eta = (self.trials - ended) * seconds / ended
+        limit = f"{self.trials}" if self.trials is not None else f"{self.hours:g} h" if self.hours is not None else ""
         return SweepProgress(
             name,
             study.num_begun(),
-            words,
+            limit,
             counts,
             next(iter(study.ranking()), None),
-            (self.trials - ended) * seconds / ended if known else None,
+            eta,
         )
 
 
@@ -55,16 +68,18 @@ class WorkedTime:
 
     FILE = "worked.json"
     LONGEST_GAP = 60.0
-    """Seconds between two beats, of whichever driver; in a longer gap nobody worked."""
+    """Seconds between two updates, of any drivers; during a longer gap no driver was working."""
 
     def __init__(self, directory: Path):
-        """Args:
-        directory: of the study; `update` is called under its lock.
+        """Prepares the clock; `update` reads the file.
+
+        Args:
+          directory: of the study; `update` is called under its lock.
         """
         self._directory, self.seconds = directory, 0.0
 
     def update(self) -> None:
-        """Adds the time since the last beat.
+        """Adds the time since the last update and writes the file.
 
         Raises:
           UserError: the file cannot be written, or is damaged.

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a live table in a terminal, a line per event elsewhere; the same lines in a log."""
+"""Shows a sweep: a live table in a terminal, one line per event elsewhere; the log file gets the same lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from inception_jax.errors import write_error
 from inception_jax.runs.formatting import format_duration
@@ -21,17 +21,17 @@ LOG = "sweep.log"
 
 @dataclasses.dataclass
 class TrialRow:
-    """One trial of this driver, as the table shows it.
+    """One row of the table: a trial of this driver.
 
     Attributes:
       number: of the trial.
-      status: running, saving, waiting, or how it ended.
-      slot: where it runs.
-      params: its values in short.
-      evaluations: index and epoch of the newest, in words.
+      status: running, saving, waiting, or a final status.
+      slot: name of the slot where it runs.
+      params: its values, as `format_params` gives them.
+      evaluations: index and epoch of the newest evaluation, as text.
       now: metric of the newest evaluation.
-      best: the best of it.
-      started: by the monotonic clock.
+      best: best metric so far.
+      started: `time.monotonic()` at its start.
     """
 
     number: int
@@ -46,13 +46,13 @@ class TrialRow:
 
 @dataclasses.dataclass
 class SweepProgress:
-    """The study as the head line shows it.
+    """The content of the status line.
 
     Attributes:
       name: of the study.
-      begun: trials, by all drivers.
-      budget: in words: "24" trials, "3 h"; "" while it is not known.
-      counts: {status: trials}.
+      begun: number of trials that all drivers have begun.
+      budget: as text: "24" for trials, "3 h"; "" while it is not known.
+      counts: {status: number of trials}.
       best: (number, value) of the best finished trial.
       eta: seconds that remain; None while unknown.
     """
@@ -66,19 +66,22 @@ class SweepProgress:
 
 
 class SweepDisplay:
-    """Shows a sweep on a stream and in its log; many drivers may append to one log."""
+    """Writes a sweep's events to a stream and to the study's log; several drivers may append to one log."""
 
     def __init__(self, directory: Path, metric: str, stream: TextIO | None = None):
-        """Args:
+        """Opens the log, and starts the live table where the stream is a terminal.
+
+        Args:
           directory: of the study.
-          metric: by which its values are written: an accuracy in percent, or a loss.
-          stream: sys.stderr by default.
+          metric: "top1", "top5" or "loss"; accuracies are shown in percent.
+          stream: default: sys.stderr.
 
         Raises:
           UserError: the log cannot be opened.
         """
         self._stream, self._live = stream or sys.stderr, None
-        self.metric, self.progress, self.rows = metric, SweepProgress(directory.name), {}
+        self.metric, self.progress = metric, SweepProgress(directory.name)
+        self.rows: dict[int, TrialRow] = {}
         try:
             self._log_file = open(directory / LOG, "a", encoding="utf-8", buffering=1)
         except OSError as error:
@@ -96,14 +99,14 @@ class SweepDisplay:
                 redirect_stderr=sys.stderr.isatty(),
             )
             self._live.start(refresh=True)
-            console.show_cursor(True)  # a driver that is killed would leave the terminal without one
+            console.show_cursor(True)  # a killed driver would leave the terminal without a cursor
 
     def log(self, text: str) -> None:
-        """Writes a line: to the log, and to the stream, above the table where there is one."""
+        """Writes a message to the log file and to the stream (above the table where there is one)."""
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        with contextlib.suppress(OSError):  # a full disk: the driver finds out by itself, and wants to say so
+        with contextlib.suppress(OSError):  # a full disk: the driver notices it by itself, and reports it
             self._log_file.write("".join(f"{now} {line}\n" for line in text.splitlines()))
-        with contextlib.suppress(OSError, ValueError):  # a terminal that has gone must not end the sweep
+        with contextlib.suppress(OSError, ValueError):  # a closed terminal must not end the sweep
             if self._live is not None:
                 from rich.text import Text
 
@@ -113,7 +116,7 @@ class SweepDisplay:
                 self._stream.flush()
 
     def format_value(self, value: float | None) -> str:
-        """A value of the metric: `98.61 %` or `0.0521`."""
+        """Formats a value of the metric: `98.61 %` or `0.0521`; "" for None."""
         if value is None:
             return ""
         if not math.isfinite(value):
@@ -121,7 +124,7 @@ class SweepDisplay:
         return f"{value:.4f}" if self.metric == "loss" else f"{100 * value:.2f} %"
 
     def close(self) -> None:
-        """Leaves the table as it stands; a second call does nothing."""
+        """Stops the live table, whose last state stays, and closes the log; a second call does nothing."""
         if self._live is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._live.stop()
@@ -130,9 +133,12 @@ class SweepDisplay:
 
 
 def format_params(values: Mapping[str, Any]) -> str:
-    """The values of a trial in a line: `learning_rate 0.0123, name sgd`.
+    """Formats the values of a trial as one line: `learning_rate 0.0123, name sgd`.
 
-    Fields go by their last part, and where two have the same by all of them.
+    A field is named by its last component, or by its whole path where two fields have the same last component.
+
+    Args:
+      values: {field: value}.
     """
     parts = [field.split(".")[-1] for field in values]
     names = {field: part if parts.count(part) == 1 else field for field, part in zip(values, parts, strict=True)}
@@ -145,32 +151,39 @@ def _format_param(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def format_best_table(progress: Sequence[tuple[int, float, str]], value: Callable[[float], str]) -> str:
-    """The best trials, one to a line.
+def format_best_table(ranking: Sequence[tuple[int, float, str]], format_value: Callable[[float], str]) -> str:
+    """Formats the best trials, one per line.
 
     Args:
-      progress: (number, value, values in short), the best first.
-      value: writes a value.
+      ranking: (number, value, parameters as text) per trial, the best first.
+      format_value: formats a value.
     """
-    width = max((len(value(found)) for _, found, _ in progress), default=0)
-    return "\n".join(f"  trial {number:>4}  {value(found):>{width}}  {short}" for number, found, short in progress)
+    texts = [format_value(value) for _, value, _ in ranking]
+    width = max(map(len, texts), default=0)
+    rows = zip(ranking, texts, strict=True)
+    return "\n".join(f"  trial {number:>4}  {text:>{width}}  {params}" for (number, _, params), text in rows)
 
 
-def format_status_line(progress: SweepProgress, value: Callable[[float | None], str]) -> str:
-    """The study in a line: `digits: 12/24 begun, 7 finished, 3 pruned, best 99.17 % (trial 4), ETA 12:30`."""
+def format_status_line(progress: SweepProgress, format_value: Callable[[float | None], str]) -> str:
+    """Formats the status line: `digits: 12/24 begun, 7 finished, 3 pruned, best 99.17 % (trial 4), ETA 12:30`.
+
+    Args:
+      progress: of the study.
+      format_value: formats a value of the metric.
+    """
     counts = [
         f"{progress.counts[status]} {status}"
         for status in ("finished", "pruned", "diverged", "failed")
         if progress.counts.get(status)
     ]
-    best = [f"best {value(progress.best[1])} (trial {progress.best[0]})"] if progress.best else []
+    best = [f"best {format_value(progress.best[1])} (trial {progress.best[0]})"] if progress.best else []
     eta = [f"ETA {format_duration(progress.eta)}"] if progress.eta is not None else []
     begun = f"{progress.begun}{f'/{progress.budget}' if progress.budget else ''} begun"
     return f"{progress.name}: " + ", ".join([begun, *counts, *best, *eta])
 
 
 class _LiveTable:
-    """The table for whatever width the terminal has now."""
+    """Renders the status line and the table for the current width of the terminal."""
 
     def __init__(self, display: SweepDisplay):
         self._display = display
@@ -201,16 +214,18 @@ class _LiveTable:
                 del columns[name]
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
         widths = {name: max(map(len, (name, *cells))) + 2 for name, cells in columns.items()}
-        # The values give way where there is no room, and nothing else.
+        # Only the column of values is shortened where there is no room.
         room = max(len("values"), options.max_width - sum(widths.values()) + widths["values"] - 2)
         columns["values"] = [text if len(text) <= room else text[: room - 1] + "…" for text in columns["values"]]
         for name in columns:
-            justify = "right" if name in ("trial", display.metric, "best", "elapsed") else "left"
+            justify: Literal["left", "right"] = (
+                "right" if name in ("trial", display.metric, "best", "elapsed") else "left"
+            )
             table.add_column(name, no_wrap=True, overflow="crop", justify=justify)
         for cells in zip(*columns.values(), strict=True):
             table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
         yield table
 
 
-_WIDE = 90  # columns; in fewer, the table leaves some out
+_WIDE = 90  # characters; a narrower table omits some columns
 _STYLES = {"running": "cyan", "waiting": "yellow", "saving": "yellow"}

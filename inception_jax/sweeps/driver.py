@@ -1,6 +1,6 @@
-"""The story of a sweep: trials begun, adopted, watched, pruned, ended, until the budget is spent.
+"""The main loop of a sweep: begins, adopts, polls, prunes and ends trials until the budget is spent.
 
-Any number of drivers may run this on one study, and any of them may be killed at any moment.
+Several drivers may work on one study, and each of them may be killed at any moment.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from inception_jax.sweeps.study import Study, Trial
 from inception_jax.sweeps.study_config import StudyConfig
 from inception_jax.training.interrupts import Interrupts
 
-_MAX_FAILURES = 8  # failed trials in a row, of values that the sampler chose: the recipe or the data is at fault
+_MAX_FAILURES = 8  # consecutive failed trials with sampled values: the recipe or the data is at fault
 
 
 class Driver:
-    """Works on one study until there is nothing left to do, or a signal comes."""
+    """Works on one study until nothing is left to do, or a signal arrives."""
 
     def __init__(
         self,
@@ -42,16 +42,18 @@ class Driver:
         timing: TrialTiming | None = None,
         command: CommandBuilder = trial_process.train_command,
     ):
-        """Args:
-        directory: of the study.
-        study_config: what it is.
-        study: in its storage.
-        slots: one for each worker.
-        budget: when to stop.
-        display: shows and logs what happens.
-        retries: deaths of a trial's process in a row, without a newer checkpoint, that are borne.
-        timing: how often to look.
-        command: makes the command of a training process.
+        """Prepares the driver; `run` runs it.
+
+        Args:
+          directory: of the study.
+          study_config: of the study.
+          study: the open study.
+          slots: one per worker.
+          budget: limits of the sweep.
+          display: shows and logs events.
+          retries: allowed number of consecutive deaths of a trial's process without a newer checkpoint.
+          timing: intervals of the loop; default: `TrialTiming()`.
+          command: builds the command of a training process.
         """
         self._directory, self._study_config, self._study, self._slots = directory, study_config, study, list(slots)
         self._budget, self._display, self._retries, self._command = budget, display, retries, command
@@ -61,17 +63,17 @@ class Driver:
         self._trials: list[RunningTrial] = []
         self._next_scan = self._next_heartbeat = 0.0
         self._done = self._disk_full = self._logged_waiting = False
-        self._failures = 0  # in a row
+        self._failures = 0  # consecutive
 
     def run(self) -> int:
-        """Drives the study.
+        """Runs the loop.
 
         Returns:
-          The exit code: 0, or 128 + the signal that stopped it.
+          The exit code: 0, or 128 + the number of the signal that stopped the driver.
 
         Raises:
-          DiskFull: there is no room left; running trials have saved, if they could.
-          UserError: files or a storage that cannot be used.
+          DiskFull: no space is left; running trials have saved a checkpoint where they could.
+          UserError: a file or the storage cannot be used, or too many trials failed in a row.
         """
         signal = None
         with Interrupts(self._log_stopping, (SIGTERM, SIGINT, SIGHUP)) as interrupts:
@@ -90,23 +92,23 @@ class Driver:
         return signal_exit_code(signal) if signal else int(ExitCode.DONE)
 
     def _raise_if_hopeless(self) -> None:
-        """Ends a sweep that would only do harm: on a full disk, or trial after trial failing for ever."""
+        """Ends a sweep that cannot succeed: the disk is full, or every trial fails."""
         if self._disk_full:
-            raise DiskFull("the disk is full: make room, and the same command continues the study")
+            raise DiskFull("the disk is full: make room, then run the same command to continue the study")
         if self._study_config.is_endless and self._failures >= _MAX_FAILURES:
             raise UserError(
-                f"{self._failures} trials in a row have failed; {self._directory / LOG} says of what. The "
-                "same command tries further ones"
+                f"{self._failures} trials in a row have failed; {self._directory / LOG} has the reasons. The "
+                "same command begins further trials"
             )
 
     def _log_stopping(self, text: str) -> None:
         self._display.log(
-            f"{text.partition(':')[0]}: {len(self._trials)} running trial(s) save and stop; a second "
+            f"{text.partition(':')[0]}: {len(self._trials)} running trial(s) save a checkpoint and stop; a second "
             "signal stops at once"
         )
 
     def _schedule(self) -> None:
-        """Fills idle workers, where it is time to look: with trials that others left, then with new ones."""
+        """Fills idle workers, when a scan is due: with trials of dead drivers first, then with new trials."""
         idle = len(self._trials) < len(self._slots) and time.monotonic() >= self._next_scan
         if not idle and time.monotonic() < self._next_heartbeat:
             return
@@ -123,10 +125,12 @@ class Driver:
             self._update_progress()
         if len(self._trials) < len(self._slots) and others and not mine and not self._logged_waiting:
             self._logged_waiting = True
-            self._display.log(f"waiting for {len(others)} trial(s) of other drivers, to take them over if need be")
+            self._display.log(
+                f"waiting for {len(others)} trial(s) of other drivers; a trial whose driver dies is taken over"
+            )
 
     def _adopt(self) -> bool:
-        """Takes over a running trial whose driver has gone; whether there was one."""
+        """Takes over one running trial whose driver has died; returns whether there was one."""
         mine = {running.trial.number for running in self._trials}
         for number in self._study.running_numbers():
             if number in mine:
@@ -148,20 +152,20 @@ class Driver:
         return False
 
     def _begin(self) -> bool:
-        """Begins a new trial, where the budget has one; whether it did."""
+        """Begins a new trial, where the budget allows one; returns whether it did."""
         if not self._budget.allows(self._study, self._worked_time.seconds):
             return False
         trial = self._study.begin_trial()
         workdir = trials.workdir(self._directory, trial.number)
         if (workdir / trials.FILE).exists():
             raise UserError(
-                f"{workdir} is there already, though the study has only now come to trial {trial.number}: "
-                "put back the storage that belongs to these trials, or choose another --study"
+                f"{workdir} exists already, but the storage has only now begun trial {trial.number}: "
+                "restore the storage that belongs to these trials, or choose another --study"
             )
         make_workdir(workdir)
         held = lease.acquire(workdir, self._name, self._timing.stale)
         if held is None:
-            raise UserError(f"{workdir} is in use by another process, though its trial has only now begun")
+            raise UserError(f"{workdir} is in use by another process, but its trial has only now begun")
         self._study.set_workdir(trial, workdir)
         running = self._add(trial, trials.TrialRecord(trial.number), held, workdir)
         running.save()
@@ -182,8 +186,8 @@ class Driver:
         for running in list(self._trials):
             if not running.heartbeat(self._timing.heartbeat):
                 self._display.log(
-                    f"trial {running.trial.number}: another driver has taken it over while this one stood "
-                    "still; left to it"
+                    f"trial {running.trial.number}: another driver has taken it over while this one was "
+                    "suspended; released"
                 )
                 self._release(running)
             elif running.process is None:
@@ -192,8 +196,9 @@ class Driver:
                 self._poll(running)
 
     def _poll(self, running: RunningTrial) -> None:
-        """What the process of a trial has done since the last look."""
-        code = running.process.poll()  # before the metrics are read: then these are all
+        """Reads what the process of a trial has done since the last poll."""
+        assert running.process is not None  # `_watch` polls started trials only
+        code = running.process.poll()  # before the metrics are read: after an exit they are complete
         known = len(running.record.evaluations)
         evaluations = running.read_evaluations()
         if len(evaluations) > known:
@@ -205,7 +210,7 @@ class Driver:
     def _start(self, running: RunningTrial) -> None:
         if time.monotonic() < running.start_after or self._disk_full:
             return
-        if lock.is_locked(running.workdir):  # by the process of a dead driver, which is still saving
+        if lock.is_locked(running.workdir):  # by a process whose driver died: it is still saving
             self._wait_for_workdir(running)
             return
         running.start(self._command)
@@ -216,11 +221,11 @@ class Driver:
         if not running.logged_waiting:
             running.logged_waiting = True
             self._display.log(
-                f"trial {running.trial.number}: another process holds its workdir; waiting for it to leave"
+                f"trial {running.trial.number}: another process holds its workdir; waiting for it to exit"
             )
 
     def _report_evaluations(self, running: RunningTrial, may_prune: bool) -> None:
-        """Tells the study of new evaluations, and ends a trial that is not worth going on."""
+        """Reports new evaluations to Optuna, and stops a trial that its pruner prunes."""
         evaluations = running.record.evaluations
         may_prune = (
             may_prune
@@ -246,32 +251,32 @@ class Driver:
         )
 
     def _handle_exit(self, running: RunningTrial, code: int) -> None:
-        """Does what the end of a process asks for."""
-        next_step = running.handle_exit(code)
+        """Handles the exit of a training process: ends the trial, or schedules another start."""
+        result = running.handle_exit(code)
         number = running.trial.number
-        if next_step == "locked":
+        if result == "locked":
             self._wait_for_workdir(running)
             running.save()
             return
-        if next_step == "disk full":
+        if result == "disk full":
             self._disk_full = True
-            next_step = TrialOutcome("interrupted", "the disk was full")
-        elif next_step == "died":
-            outcome = running.record_death(code, self._retries, self._timing)
-            if outcome is None:
+            outcome = TrialOutcome("interrupted", "the disk was full")
+        elif isinstance(result, TrialOutcome):
+            outcome = result
+        else:  # "died"
+            failure = running.record_death(code, self._retries, self._timing)
+            if failure is None:
                 self._display.rows[number].status = "waiting"
-                self._display.log(
-                    f"trial {number}: died by {trial_process.format_exit_code(code)}; it is started again"
-                )
+                self._display.log(f"trial {number}: died ({trial_process.format_exit_code(code)}); it is started again")
                 return
-            next_step = outcome
+            outcome = failure
         with self._study.exclusive():
-            self._finish(running, next_step)
+            self._finish(running, outcome)
             self._update_progress()
         self._next_scan = 0.0
 
     def _finish(self, running: RunningTrial, outcome: TrialOutcome) -> None:
-        """Ends a trial, or leaves it to be continued. Call it inside the study's changes."""
+        """Stores the outcome of a trial and releases it. Call it inside `Study.exclusive`."""
         running.save_outcome(outcome)
         if outcome.status != "interrupted":
             if running.record.evaluations:
@@ -293,13 +298,13 @@ class Driver:
         self._display.rows.pop(running.trial.number, None)
 
     def _update_progress(self) -> None:
-        """Brings the head line up to date."""
+        """Updates the status line."""
         self._display.progress = self._budget.progress(
             self._display.progress.name, self._study, self._worked_time.seconds
         )
 
     def _stop(self) -> None:
-        """Has every process save and leave, and lets go of the trials, however this driver ends."""
+        """Asks every process to save a checkpoint and exit, waits for them, and releases the trials."""
         with contextlib.suppress(UserError):
             for running in self._trials:
                 running.request_stop("stopped")
@@ -314,7 +319,7 @@ class Driver:
             self._finish_stopped(running, None)
 
     def _finish_stopped(self, running: RunningTrial, code: int | None) -> None:
-        """Notes how a trial ended whose process was asked to stop, as far as files and storage can still be written."""
+        """Stores the outcome of a trial whose process was asked to stop, where files and storage can be written."""
         try:
             outcome = (
                 running.handle_exit(code)

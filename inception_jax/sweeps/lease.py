@@ -1,4 +1,8 @@
-"""Who may change a study, and who works on a trial: locks that die with their holder, and heartbeats beside them."""
+"""The lock of a study, and the leases of its trials: file locks that the kernel releases, with heartbeats.
+
+Optuna's journal storage has no heartbeat (its database storage has one), so it cannot tell that a driver has died.
+A lease can: it is a file lock, for drivers on one machine, and the modification time of a file, for other machines.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +23,18 @@ LEASE = "lease.json"
 
 
 class StudyLock:
-    """One driver at a time: a file lock that one process may take several times over.
+    """A re-entrant file lock: one driver at a time changes the study.
 
-    The kernel lets it go when the process ends in whatever way, so that a killed driver is in nobody's way. Optuna's
-    journal gets this very object as its lock (`acquire`, `release`): what happens inside `with lock:` is one change.
+    The kernel releases it when the process ends in any way, so a killed driver blocks nobody. Optuna's journal uses
+    this same object as its lock (`acquire`, `release`): all writes inside one `with lock:` are one change.
     """
 
     def __init__(self, path: str | os.PathLike, warn: Callable[[str], None] | None = None):
-        """Args:
-        path: of the lock file; made when it is first taken.
-        warn: gets one line where the file system has no locks; default: a line on stderr.
+        """Remembers the path; nothing is opened before `acquire`.
+
+        Args:
+          path: of the lock file; created at the first `acquire`.
+          warn: gets one line where the file system has no locks; default: a line on stderr.
         """
         self._path, self._depth, self._descriptor = Path(path), 0, -1
         self._warn = warn or (lambda text: print(text, file=sys.stderr))
@@ -36,14 +42,17 @@ class StudyLock:
 
     @property
     def held(self) -> bool:
-        """Whether this process holds it."""
+        """Whether this process holds the lock."""
         return self._depth > 0
 
     def acquire(self) -> bool:
-        """Waits for the lock; True.
+        """Waits for the lock, and takes it; it may be taken several times.
+
+        Returns:
+          True, as Optuna's interface asks.
 
         Raises:
-          UserError: the file cannot be made.
+          UserError: the file cannot be created.
         """
         if self._depth == 0:
             try:
@@ -55,7 +64,7 @@ class StudyLock:
         return True
 
     def release(self) -> None:
-        """Lets go, when it has been called as often as `acquire`."""
+        """Releases the lock, once it has been called as often as `acquire`."""
         self._depth -= 1
         if self._depth == 0:
             os.close(self._descriptor)
@@ -74,41 +83,48 @@ class StudyLock:
             if not self._warned:
                 self._warned = True
                 self._warn(
-                    f"{self._path}: its file system has no locks ({error.strerror}): only one driver may work "
-                    "on this study"
+                    f"{self._path}: the file system has no locks ({error.strerror}); run only one driver on this study"
                 )
 
 
 class Lease:
-    """This driver's hold on one running trial. Made by `acquire`."""
+    """This driver's lease of one running trial; made by the function `acquire`."""
 
     def __init__(self, workdir: Path, descriptor: int, driver: str):
+        """Writes lease.json, whole or not at all.
+
+        Args:
+          workdir: of the trial.
+          descriptor: of the open, locked lock file; the lease closes it.
+          driver: name of this driver.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
         self._workdir, self._descriptor, self._driver = workdir, descriptor, driver
         holder = {"host": socket.gethostname(), "boot_id": boot_id(), "pid": os.getpid(), "driver": driver}
         new = workdir / f".{LEASE}.{os.getpid()}.new"
         try:
             new.write_text(json.dumps(holder) + "\n", encoding="utf-8")
-            os.replace(new, workdir / LEASE)  # never a part: what cannot be read would have to be taken for alive
+            os.replace(new, workdir / LEASE)  # atomic: an unreadable lease would count as alive
         except OSError as error:
             os.close(descriptor)
             raise write_error(workdir / LEASE, error) from None
 
     def renew(self) -> bool:
-        """The heartbeat, for machines that do not see the lock.
+        """Writes the heartbeat, for machines that do not see the lock.
 
         Returns:
-          Whether the lease is still this driver's: one that stood still for too long (a suspended machine) may find
-          that another has taken over.
+          Whether the lease is still this driver's. After a long pause (a suspended machine) another driver may have
+          taken over the trial.
         """
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # a moment's trouble with the file system; the next heartbeat is soon
+        with contextlib.suppress(OSError, ValueError):  # a passing file system error; the next heartbeat is soon
             os.utime(self._workdir / LEASE)
             return json.loads((self._workdir / LEASE).read_text(encoding="utf-8"))["driver"] == self._driver
         return True
 
     def release(self) -> None:
-        """Lets the next driver have the trial at once; a second call does nothing."""
+        """Releases the lease, so that another driver may have the trial at once; a second call does nothing."""
         if self._descriptor >= 0:
             if self.renew():
                 with contextlib.suppress(OSError):
@@ -118,18 +134,21 @@ class Lease:
 
 
 def acquire(workdir: Path, driver: str, stale: float) -> Lease | None:
-    """The lease of a trial that no living driver works on; None where one does, or may do.
+    """Takes the lease of a trial, unless a driver that is alive holds it.
 
-    On one machine the lock tells: the kernel let go of a dead driver's. Of another machine's driver, where the file
-    system does not share locks, the heartbeat tells.
+    On one machine the lock decides: the kernel released the lock of a dead driver. For a driver on another machine,
+    where the file system may not share locks, the age of the heartbeat decides.
 
     Args:
       workdir: of the trial.
-      driver: the name of this driver.
-      stale: seconds without a heartbeat after which another machine's driver counts as dead.
+      driver: name of this driver.
+      stale: seconds without a heartbeat after which a driver of another machine counts as dead.
+
+    Returns:
+      The lease; None where another driver holds it, or may hold it.
 
     Raises:
-      UserError: files that cannot be written.
+      UserError: a file cannot be written.
     """
     try:
         descriptor = file_locks.open_lock_file(workdir / LOCK)
@@ -152,7 +171,14 @@ def acquire(workdir: Path, driver: str, stale: float) -> Lease | None:
 
 
 def last_heartbeat(workdir: Path) -> float | None:
-    """When the trial's driver last gave a sign, as the file system's clock has it; None where there is no lease."""
+    """Time of the last heartbeat of the trial's driver.
+
+    Args:
+      workdir: of the trial.
+
+    Returns:
+      Seconds since 1970 by the file system's clock; None where there is no lease.
+    """
     try:
         return os.stat(workdir / LEASE).st_mtime
     except OSError:
@@ -160,7 +186,15 @@ def last_heartbeat(workdir: Path) -> float | None:
 
 
 def file_system_time(directory: Path) -> float:
-    """The time by the clock that stamps this directory's files: machines that share it need not agree on theirs.
+    """The current time by the clock that stamps the files of a directory.
+
+    Clocks of the machines that share the directory need not agree.
+
+    Args:
+      directory: of the file system.
+
+    Returns:
+      Seconds since 1970.
 
     Raises:
       UserError: a file cannot be written there.
@@ -179,7 +213,7 @@ def file_system_time(directory: Path) -> float:
 
 
 def boot_id() -> str:
-    """What tells this machine, since it was switched on, from every other; its name where the kernel has none."""
+    """The kernel's id of this machine's current boot; the host name where the kernel has no such id."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -187,7 +221,7 @@ def boot_id() -> str:
 
 
 def _is_alive_elsewhere(workdir: Path, stale: float) -> bool:
-    """Whether a driver of another machine may be alive; a lease that cannot be read counts as another machine's."""
+    """Whether a driver of another machine may be alive; an unreadable lease counts as one of another machine."""
     heartbeat = last_heartbeat(workdir)
     if heartbeat is None:
         return False
@@ -200,10 +234,16 @@ def _is_alive_elsewhere(workdir: Path, stale: float) -> bool:
 
 @contextlib.contextmanager
 def try_file_lock(path: Path) -> Iterator[bool]:
-    """Whether this process got the lock of a file, for as long as the block lasts; it does not wait.
+    """Tries to lock a file for the duration of the block, without waiting.
+
+    Args:
+      path: of the lock file; created where it is missing.
+
+    Yields:
+      Whether this process has the lock; True where the file system has no locks.
 
     Raises:
-      UserError: the file cannot be made.
+      UserError: the file cannot be created.
     """
     try:
         descriptor = file_locks.open_lock_file(path)
@@ -222,5 +262,5 @@ def try_file_lock(path: Path) -> Iterator[bool]:
 
 
 def new_driver_name() -> str:
-    """A name for this driver that no other has: host, process, start."""
+    """A unique name for this driver: host, process id, start time."""
     return f"{socket.gethostname()}:{os.getpid()}:{time.time_ns():x}"

@@ -1,4 +1,4 @@
-"""How the values of a trial reach its training process: as the `--config.FIELD=VALUE` that a person would type."""
+"""Turns the values of a trial into `--config.FIELD=VALUE` arguments, as a user would type them, and checks them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from inception_jax.errors import UserError
 
 
 def config_arguments(argv: Sequence[str]) -> list[str]:
-    """The recipe and its overrides out of a command line, each as one word `--config…=…`.
+    """Extracts the recipe and its overrides from a command line.
 
     Args:
       argv: a command line that `command_line.parse_with_config` takes.
+
+    Returns:
+      The arguments `--config=…` and `--config.FIELD=…`, each as one string.
     """
-    words, kept = iter(argv), []
-    for word in words:
-        if re.match(r"--?config[.=]|--?config$", word):
-            name, equals, value = word.partition("=")
-            kept.append(f"--{name.lstrip('-')}={value if equals else next(words, '')}")
-    return kept
+    arguments, found = iter(argv), []
+    for argument in arguments:
+        if re.match(r"--?config[.=]|--?config$", argument):
+            name, equals, value = argument.partition("=")
+            found.append(f"--{name.lstrip('-')}={value if equals else next(arguments, '')}")
+    return found
 
 
 def override_arguments(values: Mapping[str, Any]) -> list[str]:
-    """The overrides that set fields to values.
+    """The arguments that set fields to values.
 
     Args:
-      values: {field: value}. None stands for a field that the recipe leaves unset, and needs no word.
+      values: {field: value}. None stands for a field that the recipe leaves unset, and needs no argument.
     """
     return [
         f"--config.{field}={value if isinstance(value, str) else repr(value)}"
@@ -40,30 +43,30 @@ def override_arguments(values: Mapping[str, Any]) -> list[str]:
 
 
 def check(config_arguments: Sequence[str], values: Mapping[str, Any]) -> None:
-    """Makes sure that a training process would see these very values, and that the schema allows them.
+    """Checks that a training process would get exactly these values, and that the schema allows them.
 
     Args:
-      config_arguments: the words of the recipe and of its overrides.
+      config_arguments: the arguments of the recipe and of its overrides.
       values: {field: value} of one trial, or of some of its parameters.
 
     Raises:
-      UserError: a value that the field does not take, or that a command line cannot give it.
+      UserError: a value that the field does not accept, or that a command line cannot express.
     """
     recipe, _ = command_line.load_config([*config_arguments, *override_arguments(values)])
     found = dict(leaves(recipe))
     for field, value in values.items():
         if not _same(found[field], value):
             why = (
-                "the recipe sets it, and nothing on a command line unsets it"
+                "the recipe sets this field, and a command line cannot unset it"
                 if value is None
-                else f"it would come back as {found[field]!r}"
+                else f"the training process would read it as {found[field]!r}"
             )
             raise UserError(f"config.{field} = {value!r}: {why}")
     config.check(recipe)
 
 
 def leaves(section: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, value) of every field; None where nothing set it."""
+    """Yields (dotted path, value) of every field; the value is None where the field is unset."""
     for name in section:
         value = section[name]
         if isinstance(value, ConfigDict):

@@ -1,4 +1,4 @@
-"""The places where trials run: an accelerator, or a part of the processor, for each worker of a driver."""
+"""Finds accelerators and CPU cores, divides them into slots, one per worker, and locks the slots of a driver."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FOLDER = "hosts"
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """Where one trial at a time runs.
+    """The device or the CPU cores on which one trial at a time runs.
 
     Attributes:
       name: in tables and logs, such as "gpu 0" or "cores 0-1".
-      environment: the variables that keep its process there.
-      cores: the only ones that its process may use; None: all.
+      environment: environment variables that restrict the training process to the device.
+      cores: the CPU cores that the process may use; None: all.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Slot:
 
 @dataclasses.dataclass(frozen=True)
 class MachineResources:
-    """What this machine has.
+    """Accelerators and CPU cores of this machine.
 
     Attributes:
       kind: "gpu", "tpu" or "cpu".
-      devices: ids of its accelerators.
+      devices: ids of the accelerators.
       cores: ids of the cores that this process may use.
     """
 
@@ -49,10 +49,10 @@ class MachineResources:
 
 
 def detect(environment: Mapping[str, str] = os.environ) -> MachineResources:
-    """Finds the accelerators without taking hold of one, as JAX would.
+    """Finds the accelerators without JAX, which would reserve them for this process.
 
     Args:
-      environment: JAX_PLATFORMS, CUDA_VISIBLE_DEVICES and TPU_VISIBLE_CHIPS are heeded.
+      environment: its JAX_PLATFORMS, CUDA_VISIBLE_DEVICES and TPU_VISIBLE_CHIPS are respected.
     """
     cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
     platforms = environment.get("JAX_PLATFORMS", "")
@@ -68,21 +68,24 @@ def detect(environment: Mapping[str, str] = os.environ) -> MachineResources:
 
 
 def make_slots(machine: MachineResources, workers: int | None, devices: Sequence[str] | None) -> tuple[list[Slot], int]:
-    """The slots of the machine, and how many of them this driver wants.
+    """Divides a machine into slots.
 
     Args:
-      machine: as `detect` finds it.
-      workers: how many trials this driver runs at once; None: one per accelerator, or one.
-      devices: the accelerators that it may use; None: all.
+      machine: as `detect` gives it.
+      workers: trials that this driver runs at once; None: one per accelerator, or one without accelerators.
+      devices: ids of the accelerators that it may use; None: all.
+
+    Returns:
+      The slots, and the number of them that this driver needs.
 
     Raises:
       UserError: a device that the machine does not have, or fewer than one worker.
     """
     if devices is not None:
         if machine.kind == "cpu":
-            raise UserError(f"--devices={','.join(devices)}: this machine shows no accelerator")
+            raise UserError(f"--devices={','.join(devices)}: no accelerator was found on this machine")
         if unknown := [device for device in devices if device not in machine.devices]:
-            raise UserError(f"--devices: there is no device {unknown[0]!r}; there are {', '.join(machine.devices)}")
+            raise UserError(f"--devices: there is no device {unknown[0]!r}; devices: {', '.join(machine.devices)}")
         if len(set(devices)) < len(devices):
             raise UserError(f"--devices={','.join(devices)}: a device is named twice")
     if workers is not None and workers < 1:
@@ -98,7 +101,7 @@ def make_slots(machine: MachineResources, workers: int | None, devices: Sequence
 
 
 def _cpu_slots(cores: Sequence[int], workers: int) -> list[Slot]:
-    """Blocks of neighbouring cores; workers that find none of their own share all."""
+    """Blocks of adjacent cores, one per worker; where there are fewer cores than workers, all share all cores."""
     if workers == 1 or len(cores) < workers:
         return [Slot(f"cpu {index}" if workers > 1 else "cpu") for index in range(workers)]
     edges = [round(index * len(cores) / workers) for index in range(workers + 1)]
@@ -112,11 +115,11 @@ def _device_slot(kind: str, device: str, turn: int, per_device: int) -> Slot:
     name = f"{kind} {device}" + (f" ({turn + 1} of {per_device})" if per_device > 1 else "")
     if kind == "gpu":
         environment = {"CUDA_VISIBLE_DEVICES": device}
-        if per_device > 1:  # each would take three quarters of the memory for itself
+        if per_device > 1:  # by default, each process would reserve three quarters of the memory
             environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / per_device:.3f}"
         return Slot(name, environment)
     if per_device > 1:
-        raise UserError("a TPU chip serves one process: no more --workers than chips")
+        raise UserError("a TPU chip serves one process: give at most as many --workers as chips")
     return Slot(
         name, {"TPU_VISIBLE_CHIPS": device, "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
     )
@@ -125,20 +128,20 @@ def _device_slot(kind: str, device: str, turn: int, per_device: int) -> Slot:
 def claim_slots(
     study: Path, slots: Sequence[Slot], wanted: int, stack: contextlib.ExitStack, log: Callable[[str], None]
 ) -> list[Slot]:
-    """Takes slots that no other driver of the study on this machine has, as far as there are any.
+    """Claims slots, by file locks; free slots first, then slots shared with other drivers of the study.
 
     Args:
-      study: its directory.
-      slots: what there is.
-      wanted: how many to take.
-      stack: lets go of them when it closes; so does the kernel when this process ends.
-      log: gets a line where slots have to be shared.
+      study: the study's directory.
+      slots: all slots of this machine.
+      wanted: number of slots to claim.
+      stack: releases the locks when it closes; the kernel releases them when this process ends.
+      log: gets a line where slots are shared.
 
     Returns:
       `wanted` slots.
 
     Raises:
-      UserError: the lock files cannot be made.
+      UserError: a lock file cannot be created.
     """
     folder = study / FOLDER / re.sub(r"[^\w.-]", "_", socket.gethostname())
     try:
@@ -154,15 +157,15 @@ def claim_slots(
     if missing := wanted - len(claimed):
         shared = [slot for slot in slots if slot not in claimed][:missing]
         log(
-            f"another driver of this study uses {', '.join(slot.name for slot in shared)} of this machine, too: "
-            "their trials share it"
+            f"another driver of this study also uses {', '.join(slot.name for slot in shared)} of this machine: "
+            "the trials of both share it"
         )
         claimed += shared
     return claimed
 
 
 def _visible_devices(limit: str | None, find: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
-    """The devices that a variable leaves visible; all of them where it is not set."""
+    """The devices in a comma-separated variable; all devices where it is not set."""
     if limit is None:
         return find()
     return tuple(part.strip() for part in limit.split(",") if part.strip() not in ("", "-1"))

@@ -1,11 +1,13 @@
-"""A sweep from its study config to its report."""
+"""Runs a sweep: opens the study, claims slots, runs the driver, writes the report."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from inception_jax.errors import ExitCode, UserError
 from inception_jax.sweeps import resources, trial_process, trials
@@ -16,6 +18,9 @@ from inception_jax.sweeps.lease import StudyLock
 from inception_jax.sweeps.running_trial import CommandBuilder, TrialTiming, make_workdir
 from inception_jax.sweeps.study import Study
 from inception_jax.sweeps.study_config import FILE, StudyConfig, check_new_directory, read, write_or_compare
+
+if TYPE_CHECKING:
+    import optuna
 
 LOCK = "lock"
 REPORT_LOCK = "report.lock"
@@ -30,20 +35,21 @@ def run(
     command: CommandBuilder = trial_process.train_command,
     timing: TrialTiming | None = None,
 ) -> int:
-    """Begins a study, or goes on with it, and writes its report.
+    """Begins or continues a study, and writes its report when the budget is spent.
 
     Args:
       flags: of the command.
       study_config: of the study.
-      budget: when to stop.
-      command: makes the command of a training process.
-      timing: how often to look.
+      budget: limits of the sweep.
+      command: builds the command of a training process.
+      timing: intervals of the driver; default: `TrialTiming()`.
 
     Returns:
       The exit code.
 
     Raises:
-      UserError: a directory, a storage or a device that cannot be used; DiskFull: no room is left.
+      DiskFull: no space is left.
+      UserError: a directory, a storage or a device cannot be used.
     """
     directory = Path(flags.study)
     retries = flags.retries
@@ -74,21 +80,21 @@ def run(
 
 
 def write_report(directory: Path, storage: str | None) -> int:
-    """Writes the report of a study as it stands, and says where.
+    """Writes the report of a study in its current state, and prints its path.
 
     Args:
       directory: of the study.
-      storage: URL of its database, with the password; None: its journal.
+      storage: URL of its database, with the password; None: the journal file.
 
     Returns:
       The exit code.
 
     Raises:
-      UserError: there is no study.
+      UserError: the directory has no study.
     """
     content = read(directory)
     if content is None:
-        raise UserError(f"--study={directory}: there is no study there ({FILE} is missing)")
+        raise UserError(f"--study={directory}: this directory has no study ({FILE} is missing)")
     from inception_jax.sweeps import report
 
     with StudyLock(directory / REPORT_LOCK):
@@ -97,8 +103,8 @@ def write_report(directory: Path, storage: str | None) -> int:
     return int(ExitCode.DONE)
 
 
-def _open_directory(directory: Path, study_config: StudyConfig) -> tuple[StudyLock, dict]:
-    """The lock of the study's directory, and its study.json; both made where they are not there."""
+def _open_directory(directory: Path, study_config: StudyConfig) -> tuple[StudyLock, dict[str, Any]]:
+    """Creates the study's directory where it is missing; returns its lock and the content of study.json."""
     if directory.exists() and not directory.is_dir():
         raise UserError(f"--study={directory} is a file, not a directory")
     if directory.is_dir() and read(directory) is None:
@@ -110,7 +116,7 @@ def _open_directory(directory: Path, study_config: StudyConfig) -> tuple[StudyLo
 
 
 def _report_results(directory: Path, study: Study, display: SweepDisplay) -> None:
-    """The best trials in a table, and the report."""
+    """Logs a table of the best trials, and writes the report."""
     from inception_jax.sweeps import report
 
     with study.exclusive():
@@ -126,13 +132,13 @@ def _report_results(directory: Path, study: Study, display: SweepDisplay) -> Non
     display.log(f"report: {path}")
 
 
-def _values(directory: Path, number: int) -> dict:
+def _values(directory: Path, number: int) -> dict[str, Any]:
     record = trials.load_record(trials.workdir(directory, number))
     return record.params | record.overrides if record else {}
 
 
-def _load_optuna_study(directory: Path, content: dict, storage: str | None):
-    """The study in Optuna, to be read; None where its storage cannot be (the report does with what is on disk)."""
+def _load_optuna_study(directory: Path, content: Mapping[str, Any], storage: str | None) -> optuna.Study | None:
+    """Opens the study in Optuna; None where it has no storage to read (the report then uses the files alone)."""
     from inception_jax.sweeps import storage as storages
 
     journal = None if content.get("storage") else directory / storages.JOURNAL
@@ -141,11 +147,11 @@ def _load_optuna_study(directory: Path, content: dict, storage: str | None):
     if journal is not None and not journal.exists():
         return None
     lock = StudyLock(directory / LOCK)
-    optuna = storages.import_optuna()
+    module = storages.import_optuna()
     with lock, storages.wrap_errors(journal, storage):
         storages.repair_journal(journal, lambda text: print(text, file=sys.stderr))
         try:
-            return optuna.load_study(
+            return module.load_study(
                 study_name=content["name"],
                 storage=storages.open_storage(journal, storage if journal is None else None, lock),
             )

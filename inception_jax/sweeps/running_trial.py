@@ -1,4 +1,4 @@
-"""A trial that this driver works on: its process, its record, and what comes after the process has ended."""
+"""A trial that this driver runs: its lease, its training process, its record, and its outcome."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ from inception_jax.sweeps.study_config import StudyConfig
 from inception_jax.sweeps.trial_process import TrainingProcess
 
 CommandBuilder = Callable[[Sequence[str], Sequence[int] | None], list[str]]
+"""Builds the command of a training process from the arguments of train and the CPU cores that it may use."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrialTiming:
-    """Seconds; tests have shorter ones.
+    """Intervals of a driver in seconds; tests use shorter ones.
 
     Attributes:
-      poll: between two looks at the processes and their metrics.
-      scan: between two looks for trials to adopt or to begin, where a worker is idle.
-      heartbeat: between two signs of life.
-      stale: without one, until another machine's driver counts as dead.
-      backoff: before a process that died is started again; doubled with every death in a row, up to `max_backoff`.
-      locked_retry: before a workdir that is in use is tried again.
+      poll: between two polls of the processes and their metrics.
+      scan: between two scans for trials to adopt or to begin, while a worker is idle.
+      heartbeat: between two heartbeats of a lease.
+      stale: age of a heartbeat after which a driver of another machine counts as dead.
+      backoff: delay before a process that died is started again; doubled with each consecutive death, up to
+        `max_backoff`.
+      max_backoff: the longest such delay.
+      locked_retry: delay before a workdir that is in use is tried again.
     """
 
     poll: float = 0.25
@@ -46,12 +49,12 @@ class TrialTiming:
 
 @dataclasses.dataclass(frozen=True)
 class TrialOutcome:
-    """What a trial has come to.
+    """How a trial ended, or stopped.
 
     Attributes:
       status: one of `trials.ENDED`, or "interrupted": to be continued.
-      message: why, in a line.
-      value: of a finished one.
+      message: the reason, in one line.
+      value: the objective of a finished trial.
     """
 
     status: str
@@ -60,7 +63,7 @@ class TrialOutcome:
 
 
 class RunningTrial:
-    """One trial, from its lease to its outcome."""
+    """A trial that this driver runs, from its lease to its outcome."""
 
     def __init__(
         self,
@@ -71,86 +74,105 @@ class RunningTrial:
         workdir: Path,
         study_config: StudyConfig,
     ):
-        """Args:
-        trial: as the storage has it.
-        record: as the disk has it.
-        lease: of the workdir; let go of by `release`.
-        slot: where its process runs.
-        workdir: of the trial.
-        study_config: of the study.
+        """Prepares the trial; `start` starts its process.
+
+        Args:
+          trial: as Optuna's storage has it.
+          record: as trial.json has it.
+          lease: of the workdir; `release` releases it.
+          slot: where its process runs.
+          workdir: of the trial.
+          study_config: of the study.
         """
         self.trial, self.record, self.slot, self.workdir = trial, record, slot, workdir
-        self.stop_reason: str | None = None  # to end: "pruned" or "stopped"
+        self.stop_reason: str | None = None  # "pruned" or "stopped"
         self.process: TrainingProcess | None = None
         self.began = time.monotonic()
-        self.start_after = 0.0  # by the monotonic clock
-        self.logged_waiting = False  # for another process to leave the workdir; said once
+        self.start_after = 0.0  # in `time.monotonic()`: no start before
+        self.logged_waiting = False  # for another process to leave the workdir
         self._lease, self._study_config = lease, study_config
         self._evaluations = trials.EvaluationReader(
             workdir, study_config.evaluated_weights(trial.fields), study_config.metric
         )
         self._last_heartbeat = 0.0
-        if record.starts and record.starts[-1]["ended"] is None:  # it was lost with its driver
+        if record.starts and record.starts[-1]["ended"] is None:  # its driver died
             record.record_exit(None, last_heartbeat(workdir))
 
     def start(self, command: CommandBuilder) -> None:
-        """Starts the training process: for the first time, or on from its checkpoint.
+        """Starts the training process; it restores the newest checkpoint, where there is one.
 
         Args:
-          command: makes the command of the arguments of train and the cores.
+          command: builds the command from the arguments of train and the cores.
 
         Raises:
-          UserError: a file that cannot be written.
+          UserError: a file cannot be written.
         """
-        words = [
+        arguments = [
             *self._study_config.config_arguments,
             *overrides.override_arguments(self.trial.fields),
             f"--workdir={self.workdir}",
         ]
-        self.process = TrainingProcess(command(words, self.slot.cores), self.workdir, self.slot.environment)
+        self.process = TrainingProcess(command(arguments, self.slot.cores), self.workdir, self.slot.environment)
         self.record.status = "running"
         self.record.record_start(self.process.pid, self.slot.name)
         self.save()
 
     def read_evaluations(self) -> list[dict[str, Any]]:
-        """The evaluations so far; the record gets them, too."""
+        """Reads the evaluations so far, and stores them in the record."""
         self.record.evaluations = list(self._evaluations.read())
         return self.record.evaluations
 
     def heartbeat(self, every: float) -> bool:
-        """A sign of life, where one is due; False where the trial is another driver's by now."""
+        """Renews the lease where a heartbeat is due.
+
+        Args:
+          every: seconds between two heartbeats.
+
+        Returns:
+          False where another driver has taken over the trial.
+        """
         if time.monotonic() - self._last_heartbeat < every:
             return True
         self._last_heartbeat = time.monotonic()
         return self._lease.renew()
 
-    def request_stop(self, why: str) -> None:
-        """Has the process save and leave; `why` is "pruned" or "stopped"."""
-        self.stop_reason = self.stop_reason or why
+    def request_stop(self, reason: str) -> None:
+        """Asks the process to save a checkpoint and exit.
+
+        Args:
+          reason: "pruned" or "stopped"; the first one given stands.
+        """
+        self.stop_reason = self.stop_reason or reason
         if self.process is not None:
             self.process.terminate()
 
     def earlier_outcome(self) -> TrialOutcome | None:
-        """What an earlier driver, or the run itself, had come to before anyone could say so to the study."""
+        """The outcome that an earlier driver or the run itself reached, but that is not in Optuna's storage yet.
+
+        Returns:
+          The outcome; None: the trial is to be continued.
+        """
         record = self.record
         if record.status in trials.ENDED:
             return TrialOutcome(record.status, record.message, record.value)
         if self.trial.pruned_at is not None:
             return self.pruned_outcome()
-        # A run that is finished or has diverged would only do again what it did.
+        # Starting a finished or diverged run again would give the same result.
         status = self._result().get("status")
         if lock.is_locked(self.workdir):
             return None
-        return {"finished": self.finished_outcome, "diverged": self.diverged_outcome}.get(status, lambda: None)()
+        if status == "finished":
+            return self.finished_outcome()
+        return self.diverged_outcome() if status == "diverged" else None
 
     def handle_exit(self, code: int) -> TrialOutcome | str:
-        """What the end of the process means.
+        """Records the exit of the process and decides what it means for the trial.
 
         Args:
-          code: its exit code.
+          code: exit code of the process, or minus the number of a signal.
 
         Returns:
-          The trial's outcome, or what is to be done: "locked", "disk full" or "died".
+          The trial's outcome; or "locked", "disk full" or "died", where the trial has not ended.
         """
         self.record.record_exit(code)
         self.process = None
@@ -169,25 +191,25 @@ class RunningTrial:
         return TrialOutcome("interrupted", "stopped with its driver") if self.stop_reason == "stopped" else exit_class
 
     def record_death(self, code: int, retries: int, timing: TrialTiming) -> TrialOutcome | None:
-        """Counts a death: without a newer checkpoint, so many in a row are too many.
+        """Counts a death of the process, and schedules the next start with a backoff.
 
         Args:
-          code: of the process.
-          retries: how many are borne.
-          timing: says when to start again.
+          code: exit code of the process, or minus the number of a signal.
+          retries: allowed number of consecutive deaths without a newer checkpoint.
+          timing: has the backoff.
 
         Returns:
-          The trial's outcome where there were too many; None: it is to be started again.
+          The outcome "failed" where there were more; None: the process is to be started again.
         """
         record, checkpoint = self.record, trials.newest_checkpoint(self.workdir)
         record.deaths = 1 if checkpoint > record.checkpoint else record.deaths + 1
         record.checkpoint = checkpoint
         if record.deaths > retries:
-            words = trials.output_tail(self.workdir)
+            output = trials.output_tail(self.workdir)
             return TrialOutcome(
                 "failed",
-                f"died {record.deaths} times in a row without a newer checkpoint, at last by "
-                f"{trial_process.format_exit_code(code)}" + (f": {words}" if words else ""),
+                f"died {record.deaths} times in a row without a newer checkpoint, the last time with "
+                f"{trial_process.format_exit_code(code)}" + (f": {output}" if output else ""),
             )
         record.status = "waiting"
         self.save()
@@ -196,7 +218,7 @@ class RunningTrial:
         return None
 
     def finished_outcome(self) -> TrialOutcome:
-        """Of a run that has come to its end."""
+        """The outcome of a run that trained to its end."""
         value = trials.objective_value(
             self.read_evaluations(), self._study_config.objective, self._study_config.direction
         )
@@ -209,18 +231,18 @@ class RunningTrial:
         return TrialOutcome("failed", "it finished without an evaluation")
 
     def diverged_outcome(self) -> TrialOutcome:
-        """Of a run whose loss became infinite."""
+        """The outcome of a run whose loss became NaN or infinite."""
         self.read_evaluations()
         return TrialOutcome("diverged", self._result().get("message") or trials.error_line(self.workdir))
 
     def _result(self) -> dict[str, Any]:
-        """The content of result.json; {} where there is none that can be read."""
+        """The content of result.json; {} where it is missing or unreadable."""
         with contextlib.suppress(UserError):
             return result.read_result(self.workdir) or {}
         return {}
 
     def pruned_outcome(self) -> TrialOutcome:
-        """Of a run that others of its age have left behind."""
+        """The outcome of a run that the pruner stopped; sets `pruned_at` in the record."""
         at = self.record.pruned_at = self.trial.pruned_at
         value = next(
             (
@@ -231,13 +253,16 @@ class RunningTrial:
             "",
         )
         why = {
-            "halving": f"not among the best 1 of {self._study_config.reduction_factor} of those that came as far",
-            "median": "behind the median of the others",
+            "halving": f"not in the best 1/{self._study_config.reduction_factor} of the trials that reached this rung",
+            "median": "worse than the median of the other trials",
         }.get(self._study_config.pruner, "")
         return TrialOutcome("pruned", f"at evaluation {at}{value}: {why}")
 
     def save_outcome(self, outcome: TrialOutcome) -> None:
-        """Puts the outcome into the record: from here on, any driver can tell it to the study.
+        """Writes the outcome to trial.json; from then on, any driver can copy it to Optuna's storage.
+
+        Args:
+          outcome: of the trial.
 
         Raises:
           UserError: it cannot be written.
@@ -246,22 +271,29 @@ class RunningTrial:
         self.save()
 
     def save(self) -> None:
-        """Writes the record."""
+        """Writes the record to trial.json.
+
+        Raises:
+          UserError: it cannot be written.
+        """
         self.record.params, self.record.overrides = dict(self.trial.values), dict(self.trial.overrides)
         self.record.save(self.workdir)
 
     def release(self) -> None:
-        """Lets other drivers have the trial; ends a process that still runs, at once."""
+        """Releases the lease; kills a process that still runs."""
         if self.process is not None:
             self.process.kill()
         self._lease.release()
 
 
 def make_workdir(workdir: Path) -> None:
-    """Makes the directory of a trial.
+    """Creates the directory of a trial, where it is missing.
+
+    Args:
+      workdir: its path.
 
     Raises:
-      UserError: it cannot be made.
+      UserError: it cannot be created.
     """
     try:
         os.makedirs(workdir, exist_ok=True)

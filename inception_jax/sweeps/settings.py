@@ -1,4 +1,4 @@
-"""From the flags of a sweep to the plan of its study."""
+"""Builds the study config and the budget from the flags of a sweep, and checks them."""
 
 from __future__ import annotations
 
@@ -16,31 +16,36 @@ from inception_jax.sweeps.budget import SweepBudget
 from inception_jax.sweeps.study_config import StudyConfig, without_password
 
 MIN_EVALUATIONS = 2  # the first evaluation often lies in the warm-up
-REDUCTION_FACTOR = 3  # what Hyperband's authors advise beside 4 (arXiv:1603.06560, section 3)
+REDUCTION_FACTOR = 3  # Hyperband's authors advise 3 or 4 (arXiv:1603.06560, section 3)
 
 
 def make_study_config(
     flags: argparse.Namespace, recipe: ConfigDict, recipe_overrides: Mapping[str, Any], argv: Sequence[str]
 ) -> StudyConfig:
-    """The plan that the flags, the recipe and the space file give, all of it checked.
+    """Builds the study config from the flags, the recipe and the space file.
 
     Args:
       flags: of the command, without `--config`.
-      recipe: as `command_line.parse_with_config` gives it.
-      recipe_overrides: the same.
+      recipe: config, as `command_line.parse_with_config` gives it.
+      recipe_overrides: {field: value}, as `command_line.parse_with_config` gives them.
       argv: the command line.
+
+    Returns:
+      The checked study config.
 
     Raises:
       UserError: a flag or a field that cannot be used, or that nothing would read.
     """
     if not flags.space:
-        raise UserError("--space is missing: name a file with get_space(), such as --space=space.py")
+        raise UserError("--space is missing: give a file with get_space(), such as --space=space.py")
     config = Config(recipe)
     config_arguments = tuple(overrides.config_arguments(argv))
     found = space_file.load(flags.space, recipe, config_arguments)
-    if found.space is None and flags.sampler == "grid":
-        raise UserError(f"--sampler=grid: {flags.space} has no get_space() to take a grid of")
-    listed = found.trials + (tuple(found.space.grid()) if flags.sampler == "grid" else ())
+    listed = found.trials
+    if flags.sampler == "grid":
+        if found.space is None:
+            raise UserError(f"--sampler=grid: {flags.space} has no get_space() to make a grid of")
+        listed += tuple(found.space.grid())
     min_evaluations, reduction_factor = _pruning(flags)
     return StudyConfig(
         config_arguments=config_arguments,
@@ -61,21 +66,24 @@ def make_study_config(
 
 
 def make_budget(flags: argparse.Namespace, study_config: StudyConfig) -> SweepBudget:
-    """When the sweep stops.
+    """Builds the budget of the sweep.
 
     Args:
       flags: of the command.
       study_config: of the study.
 
+    Returns:
+      The budget; a grid or a list also ends after its last config.
+
     Raises:
-      UserError: it would never stop, or not begin.
+      UserError: the budget is missing, or not positive.
     """
     if flags.trials is not None:
         _at_least("trials", flags.trials, 1)
     if flags.hours is not None and not (math.isfinite(flags.hours) and flags.hours > 0):
         raise UserError(f"--hours={flags.hours}: it must be greater than 0")
     if flags.trials is None and flags.hours is None and study_config.is_endless:
-        raise UserError(f"--sampler={study_config.sampler} never ends: give a budget, --trials=N or --hours=H")
+        raise UserError(f"--sampler={study_config.sampler} never ends; give a budget: --trials=N or --hours=H")
     if study_config.is_endless:
         return SweepBudget(flags.trials, flags.hours)
     count = len(study_config.listed)
@@ -83,7 +91,7 @@ def make_budget(flags: argparse.Namespace, study_config: StudyConfig) -> SweepBu
 
 
 def _pruning(flags: argparse.Namespace) -> tuple[int, int]:
-    """(--min_evaluations, --reduction_factor), each only where the pruner reads it."""
+    """(--min_evaluations, --reduction_factor) or their defaults; each may be given only where the pruner reads it."""
     if flags.min_evaluations is not None and flags.pruner == "none":
         raise UserError(f"--min_evaluations={flags.min_evaluations}: --pruner=none prunes nothing")
     if flags.reduction_factor is not None and flags.pruner != "halving":

@@ -1,4 +1,4 @@
-"""Where Optuna keeps a study: a journal file, or a database. And what may be wrong with these, each in one line."""
+"""Opens the storage of an Optuna study, a journal file or a database, and turns its errors into one line each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ JOURNAL = "journal.log"
 
 
 def import_optuna() -> ModuleType:
-    """Optuna, with its own log silenced.
+    """Imports Optuna and silences its log.
+
+    Returns:
+      The module `optuna`.
 
     Raises:
       UserError: it is not installed.
@@ -32,12 +35,15 @@ def import_optuna() -> ModuleType:
 
 
 def open_storage(journal: Path | None, url: str | None, lock: StudyLock) -> Any:
-    """Optuna's storage.
+    """Opens Optuna's storage.
 
     Args:
       journal: path of the journal file.
-      url: of a database, which then takes the journal's place.
-      lock: the study's: the journal's own would keep others waiting for half a minute when its holder is killed.
+      url: of a database, which is then used in place of the journal.
+      lock: of the study. The journal's own lock would make others wait for half a minute when its holder is killed.
+
+    Returns:
+      An `optuna.storages.BaseStorage`.
     """
     storages = import_optuna().storages
     if url:
@@ -47,14 +53,14 @@ def open_storage(journal: Path | None, url: str | None, lock: StudyLock) -> Any:
 
 
 def repair_journal(journal: Path | None, log: Callable[[str], None]) -> None:
-    """Cuts off a last line that a killed driver did not write to its end: the next would be written behind it.
+    """Truncates a torn last line, which a killed driver left: the next entry would be appended to it.
 
     Args:
-      journal: path of the file, whose study's lock is held; None: a database is in its place.
-      log: gets a line where there was something to cut.
+      journal: path of the journal file, while the study's lock is held; None: the storage is a database.
+      log: gets a line where something was cut off.
 
     Raises:
-      OSError: it cannot be read or written.
+      OSError: the file cannot be read or written.
     """
     if journal is None or not journal.exists():
         return
@@ -68,19 +74,19 @@ def repair_journal(journal: Path | None, log: Callable[[str], None]) -> None:
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1
         file.truncate(whole)
-    log(f"{journal}: its last line was torn ({size - whole} bytes), and is cut off")
+    log(f"{journal}: its last line was incomplete ({size - whole} bytes) and was cut off")
 
 
 @contextlib.contextmanager
 def wrap_errors(journal: Path | None, url: str | None) -> Iterator[None]:
-    """Turns what a storage raises into one line.
+    """Turns an error of the storage into a `UserError` of one line.
 
     Args:
-      journal: path of the file; None: a database is in its place.
-      url: of the database.
+      journal: path of the journal file; None: the storage is a database.
+      url: of the database; its password is never shown.
 
     Raises:
-      UserError: instead of what the storage raised.
+      UserError: in place of the storage's error.
     """
     shown = without_password(url)
     try:
@@ -88,13 +94,13 @@ def wrap_errors(journal: Path | None, url: str | None) -> Iterator[None]:
     except OSError as error:
         raise write_error(error.filename or journal or shown, error) from error
     except ImportError as error:
-        raise UserError(f"--storage={shown}: what it needs is not installed ({error})") from None
+        raise UserError(f"--storage={shown}: its database driver is not installed ({error})") from None
     except UserError:
         raise
     except Exception as error:
         unreadable = isinstance(error, json.JSONDecodeError | UnicodeDecodeError) or "Invalid log format" in str(error)
         if journal and unreadable:
-            raise UserError(f"{journal} is damaged ({error}); put a copy back, or begin another study") from None
+            raise UserError(f"{journal} is damaged ({error}); restore a copy, or begin another study") from None
         if type(error).__module__.partition(".")[0] in ("sqlalchemy", "optuna"):
             line = " ".join(str(error).split("\n")[0].split())
             raise UserError(f"the storage {journal or shown}: {line}") from error

@@ -1,7 +1,8 @@
-"""The study in Optuna: with `storage.py`, what of the sweep knows it. Samplers and pruners are Optuna's.
+"""The study in Optuna's storage: asks for trials, reports evaluations, prunes, finishes. Samplers are Optuna's.
 
-Every change is made under the study's lock (`lease.StudyLock`), and each is one line of the journal, so that a driver
-may be killed between any two: `resume` finds out how far it came.
+While a sweep runs, only this module and `storage.py` use Optuna. Every change is made under the study's lock
+(`lease.StudyLock`) and is one line of the journal, so a driver may be killed between any two:
+`Study.resume_trial` continues from what is stored.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ from inception_jax.sweeps.lease import StudyLock
 from inception_jax.sweeps.parameters import Choice, Parameter
 from inception_jax.sweeps.study_config import StudyConfig
 
-# User attributes of a trial in Optuna, which its dashboard shows; an entry is the index of a listed config.
+# User attributes of a trial in Optuna, which its dashboard shows. Stored studies have these names. "entry" is the index
+# of a listed config, "judged" the last answer of the pruner.
 LISTED_INDEX, OVERRIDES, DECISION, PRUNED_AT = "entry", "overrides", "judged", "pruned_at"
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A running trial as the storage has it.
+    """A running trial in Optuna's storage.
 
     Attributes:
       number: from 0.
-      values: {field: value} of the space, those whose condition holds.
-      overrides: {field: value} beside it.
-      pruned_at: the evaluation at which it was decided to prune it; None.
-      handle: Optuna's.
+      values: {field: value} of the parameters of the space whose condition holds.
+      overrides: {field: value} of other fields, from a listed config.
+      pruned_at: index of the evaluation at which the pruner decided to prune it; None: it did not.
+      handle: the `optuna.trial.Trial`.
     """
 
     number: int
@@ -48,12 +50,12 @@ class Trial:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """{field: value} of all that the trial sets."""
+        """{field: value} of all fields that the trial sets."""
         return self.values | self.overrides
 
 
 class Study:
-    """A study that this driver works on. Its methods are called inside `with study.lock:`."""
+    """A study that this driver works on. Call its methods inside `with study.exclusive():`."""
 
     def __init__(
         self,
@@ -64,18 +66,18 @@ class Study:
         log: Callable[[str], None],
         storage: str | None = None,
     ):
-        """Opens the storage, and makes the study in it where it is new.
+        """Opens the storage, and creates the study in it where it is new.
 
         Args:
           directory: of the study.
-          study_config: what it is.
-          name: of it in the storage.
-          lock: of the directory, held.
-          log: gets a line when the journal had to be mended.
+          study_config: of the study.
+          name: of the study in the storage.
+          lock: of the directory; it is held.
+          log: gets a line where the journal was repaired.
           storage: URL of a database, with its password; None: the journal file.
 
         Raises:
-          UserError: no Optuna, no such database, or a journal that is damaged or has been lost.
+          UserError: Optuna is not installed, the database cannot be opened, or the journal is damaged or missing.
         """
         self.lock = lock
         self._optuna, self._study_config, self._log = storages.import_optuna(), study_config, log
@@ -86,8 +88,8 @@ class Study:
             known = {study.study_name for study in opened.get_all_studies()}
             if name not in known and any((directory / trials.FOLDER).glob("*")):
                 raise UserError(
-                    f"{self._journal or study_config.storage} knows nothing of this study, though "
-                    f"{directory / trials.FOLDER} has trials: put it back, or choose another --study"
+                    f"{self._journal or study_config.storage} does not contain this study, but "
+                    f"{directory / trials.FOLDER} has trials: restore it, or choose another --study"
                 )
             self.optuna_study = self._optuna.create_study(
                 study_name=name,
@@ -100,8 +102,12 @@ class Study:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """What a driver does with the study: under its lock, the journal whole, Optuna's warnings of new features
-        unsaid, and its errors in one line.
+        """Holds the study's lock, repairs the journal, and turns Optuna's errors into one line each.
+
+        Optuna's warnings about experimental features are silenced.
+
+        Yields:
+          None.
 
         Raises:
           UserError: the storage cannot be read or written.
@@ -112,12 +118,12 @@ class Study:
             yield
 
     def num_begun(self) -> int:
-        """How many trials have been begun, by all drivers, whatever has become of them."""
+        """Number of trials that all drivers have begun, whatever their status."""
         waiting = self._optuna.trial.TrialState.WAITING
         return sum(trial.state != waiting for trial in self._trials())
 
     def status_counts(self) -> dict[str, int]:
-        """{status: how many trials}."""
+        """{status: number of trials}."""
         counts: dict[str, int] = {}
         for trial in self._trials():
             name = trial.user_attrs.get("status", trial.state.name.lower())
@@ -125,11 +131,11 @@ class Study:
         return counts
 
     def running_numbers(self) -> list[int]:
-        """The numbers of the trials that have begun and not ended."""
+        """Numbers of the trials that have begun and not ended."""
         return [trial.number for trial in self._trials() if trial.state == self._optuna.trial.TrialState.RUNNING]
 
     def ranking(self) -> list[tuple[int, float]]:
-        """(number, value) of every finished trial, the best first."""
+        """(number, value) of all finished trials, the best first."""
         finished = [
             (trial.number, trial.value)
             for trial in self._trials()
@@ -139,11 +145,11 @@ class Study:
         return sorted(finished, key=lambda trial: (sign * trial[1], trial[0]))
 
     def has_next(self) -> bool:
-        """Whether there is another trial to begin: not after the last of a grid or a list."""
+        """Whether there is another trial to begin; False after the last one of a grid or a list."""
         return self._study_config.is_endless or self._waiting() or self._next_listed() is not None
 
     def begin_trial(self) -> Trial:
-        """The next trial, with all its values, where `has_next()`."""
+        """Begins the next trial and chooses its values; call it where `has_next()`."""
         listed_index = self._next_listed()
         if listed_index is not None:
             self._enqueue(listed_index)
@@ -151,7 +157,11 @@ class Study:
         return self._choose_values(self.optuna_study.ask())
 
     def resume_trial(self, number: int) -> Trial:
-        """A running trial of a driver that has gone; values that it had not come to choose are chosen now."""
+        """Continues a running trial of a dead driver; chooses the values that it had not chosen yet.
+
+        Args:
+          number: of the trial.
+        """
         frozen = self._trials()[number]
         self.optuna_study.sampler = self._sampler(number)
         trial = self._choose_values(self._optuna.trial.Trial(self.optuna_study, frozen._trial_id))
@@ -159,28 +169,28 @@ class Study:
         return dataclasses.replace(trial, pruned_at=_pruned_at(frozen.user_attrs.get(DECISION)))
 
     def set_workdir(self, trial: Trial, workdir: Path) -> None:
-        """Tells Optuna, and whoever looks at its dashboard, where the trial lives."""
+        """Stores the workdir and the overrides of a trial in Optuna, for its dashboard."""
         trial.handle.set_user_attr("workdir", str(workdir))
         if trial.overrides:
             trial.handle.set_user_attr(OVERRIDES, {name: repr(value) for name, value in trial.overrides.items()})
 
     def report(self, trial: Trial, evaluations: Sequence[Mapping[str, Any]], may_prune: bool) -> int | None:
-        """Tells Optuna the evaluations that it does not know yet, and asks whether the trial is worth going on.
+        """Reports new evaluations to Optuna, and asks the pruner about each of them.
 
         Args:
-          trial: a running one.
-          evaluations: all of it, as `trials.EvaluationReader.read` gives them.
-          may_prune: whether it may be pruned now; the last evaluation of a run that is at its end cannot save anything.
+          trial: a running trial.
+          evaluations: all evaluations of the trial, as `trials.EvaluationReader.read` gives them.
+          may_prune: whether to ask the pruner; pruning at the last evaluation of a run would save nothing.
 
         Returns:
-          The index of the evaluation at which it is to be pruned, which the storage knows by then; None: go on.
+          Index of the evaluation at which the trial is to be pruned, which the storage then has; None: it continues.
         """
         known = self._trials()[trial.number]
         decision = known.user_attrs.get(DECISION)
         for evaluation in evaluations:
             index, value = evaluation["index"], evaluation["value"]
             if not math.isfinite(value):
-                continue  # the run itself says that it has diverged
+                continue  # the run reports by itself that it has diverged
             if index not in known.intermediate_values:
                 trial.handle.report(value, index)
             if may_prune and index > (decision["evaluation"] if decision else 0):
@@ -190,14 +200,14 @@ class Study:
         return _pruned_at(decision)
 
     def finish_trial(self, trial: Trial, status: str, value: float | None, message: str) -> None:
-        """Ends a trial.
+        """Ends a trial in Optuna.
 
         Args:
-          trial: a running one.
-          status: finished, pruned, diverged or failed. Diverged ones are pruned ones for Optuna: it takes no notice of
-            failed ones, and would go on trying values that make the loss infinite.
-          value: of a finished one.
-          message: why, in a line.
+          trial: a running trial.
+          status: finished, pruned, diverged or failed. Optuna stores a diverged trial as pruned: samplers ignore failed
+            trials, and would continue to choose values that make the loss infinite.
+          value: the objective of a finished trial.
+          message: the reason, in one line.
         """
         states = self._optuna.trial.TrialState
         trial.handle.set_user_attr("status", status)
@@ -213,7 +223,7 @@ class Study:
         return any(trial.state == self._optuna.trial.TrialState.WAITING for trial in self._trials())
 
     def _next_listed(self) -> int | None:
-        """Which of the listed configs is next; None where all have been given out, or one waits already."""
+        """Index of the next listed config; None where all have been begun, or one is enqueued already."""
         if self._waiting():
             return None
         given = {trial.user_attrs.get(LISTED_INDEX) for trial in self._trials()}
@@ -229,43 +239,50 @@ class Study:
         self.optuna_study.enqueue_trial(values, user_attrs={LISTED_INDEX: listed_index})
 
     def _choose_values(self, handle: Any) -> Trial:
-        """The trial with the value of every parameter whose condition holds."""
+        """Asks the sampler for the value of every parameter whose condition holds."""
         values: dict[str, Any] = {}
         space = self._study_config.space
-        for field, parameter in space.parameters.items() if space else ():
-            if space.is_active(field, values):
-                values[field] = parameter.decode(_suggest(handle, field, parameter))
+        if space is not None:
+            for field, parameter in space.parameters.items():
+                if space.is_active(field, values):
+                    values[field] = parameter.decode(_suggest(handle, field, parameter))
         listed_index = handle.user_attrs.get(LISTED_INDEX)
         listed = self._study_config.listed[listed_index] if listed_index is not None else {}
-        beside = {field: value for field, value in listed.items() if field not in values}
-        return Trial(handle.number, values, beside, None, handle)
+        overrides = {field: value for field, value in listed.items() if field not in values}
+        return Trial(handle.number, values, overrides, None, handle)
 
     def _ask_pruner(self, trial: Trial, index: int) -> dict[str, Any]:
-        """The pruner's answer at an evaluation, recorded in one line.
+        """Asks the pruner about one evaluation, and stores its answer in one line of the journal.
 
-        Halving notes which rungs a trial has come to as it decides, and would take a second question for the next
-        rung: so its notes are held back until the answer is in the storage, from which both can be found again.
+        While it decides, successive halving stores which rungs the trial has reached; asked twice, it would take the
+        second question for the next rung. So these attributes are held back until the answer is stored together with
+        them: a driver that takes over finds both (`_apply_decision`).
         """
-        study, notes = copy.copy(self.optuna_study), _AttributeRecorder(self.optuna_study._storage)
-        study._storage = notes
+        study, recorder = copy.copy(self.optuna_study), _AttributeRecorder(self.optuna_study._storage)
+        study._storage = recorder
         frozen = copy.deepcopy(self._trials()[trial.number])
         frozen.intermediate_values = {i: value for i, value in frozen.intermediate_values.items() if i <= index}
-        decision = {"evaluation": index, "prune": bool(study.pruner.prune(study, frozen)), "notes": notes.attributes}
+        decision = {"evaluation": index, "prune": bool(study.pruner.prune(study, frozen)), "notes": recorder.attributes}
         trial.handle.set_user_attr(DECISION, decision)
         self._apply_decision(trial.handle, decision)
         return decision
 
     def _apply_decision(self, handle: Any, decision: Mapping[str, Any] | None) -> None:
+        """Writes the attributes that the pruner wanted to write, where they are not in the storage yet."""
         known = handle.storage.get_trial(handle._trial_id)
         for key, value in (decision["notes"] if decision else {}).items():
             if key not in known.system_attrs:
                 handle.storage.set_trial_system_attr(handle._trial_id, key, value)
-        if _pruned_at(decision) is not None and PRUNED_AT not in known.user_attrs:
-            handle.set_user_attr(PRUNED_AT, decision["evaluation"])
+        pruned_at = _pruned_at(decision)
+        if pruned_at is not None and PRUNED_AT not in known.user_attrs:
+            handle.set_user_attr(PRUNED_AT, pruned_at)
 
     def _sampler(self, number: int) -> Any:
-        """The sampler for one trial. Its seed comes from the trial's number: a driver that is started again does not
-        begin the sampler's random numbers again, and what it chooses does not depend on what it did before."""
+        """Makes the sampler for one trial, seeded by the study's seed and the trial's number.
+
+        So a restarted driver does not repeat the sampler's random numbers, and its choices do not depend on how many
+        trials it has begun before.
+        """
         samplers, study_config = self._optuna.samplers, self._study_config
         seed = int(np.random.SeedSequence([study_config.seed, number]).generate_state(1)[0])
         if study_config.sampler == "tpe":
@@ -274,7 +291,7 @@ class Study:
             )
             return samplers.TPESampler(seed=seed, multivariate=True, group=conditional, constant_liar=True)
         if study_config.sampler == "quasi":
-            # One sequence for all drivers, whose position is in the storage: so one seed for all.
+            # All drivers share one sequence, whose position is in the storage: so they share one seed.
             return samplers.QMCSampler(
                 scramble=True,
                 seed=study_config.seed,
@@ -282,7 +299,7 @@ class Study:
                 warn_independent_sampling=False,
                 warn_asynchronous_seeding=False,
             )
-        return samplers.RandomSampler(seed)  # also for what a listed config leaves open
+        return samplers.RandomSampler(seed)  # also for fields that a listed config does not set
 
     def _pruner(self) -> Any:
         pruners, study_config = self._optuna.pruners, self._study_config
@@ -294,7 +311,7 @@ class Study:
 
 
 class _AttributeRecorder:
-    """A storage that reads as the true one, and keeps what a pruner would write to it."""
+    """A proxy of Optuna's storage that reads from it, and records the attributes that a pruner writes."""
 
     def __init__(self, storage: Any):
         self._storage = storage
@@ -304,6 +321,7 @@ class _AttributeRecorder:
         return getattr(self._storage, name)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Records the attribute in place of writing it."""
         self.attributes[key] = value
 
 

@@ -1,4 +1,4 @@
-"""What a study is, as `study.json` keeps it: the recipe, what is varied, and how a trial is chosen and judged."""
+"""The definition of a study and its file study.json: recipe, space, sampler, pruner, objective."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ PRUNERS = ("halving", "median", "none")
 METRICS = ("top1", "top5", "loss")
 OBJECTIVES = ("final", "best")
 
-# What may differ between two machines that share a study, and between two starts: no number of a trial depends on it.
+# Fields that may differ between machines that share a study, and between starts: no result depends on them.
 MAY_CHANGE = ("data.data_dir", "data.prefetch", "data.threads", "data.workers", "faults.stall_")
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-    """All that the trials of a study, their order and their values follow from.
+    """Everything that determines the trials of a study, their order and their objective values.
 
     Attributes:
-      config_arguments: the words `--config=…` that the recipe came from, with its overrides.
-      overrides: {field: value} of these.
-      config: the recipe, whole, as plain values.
+      config_arguments: `--config=…` and the overrides of the recipe, as command-line arguments.
+      overrides: {field: value} of these overrides.
+      config: the whole config of the recipe, as plain values.
       space: None where only the listed trials run.
-      listed: configs that are tried first, {field: value}; with the sampler "grid" every point of it after them.
+      listed: configs that are tried first, {field: value} each; with the sampler "grid", followed by the grid points.
       sampler: one of `SAMPLERS`, or "list" where there is no space.
       seed: of the sampler.
       pruner: one of `PRUNERS`.
-      min_evaluations: of a trial before it may be pruned.
-      reduction_factor: halving: one of so many trials goes on at each rung.
+      min_evaluations: number of evaluations of a trial before it may be pruned.
+      reduction_factor: of successive halving: one of this many trials continues at each rung.
       metric: one of `METRICS`.
-      weights: "ema" or "raw": whose evaluations count, where a trial says nothing else.
-      objective: one of `OBJECTIVES`.
-      storage: URL of a database, None for the journal file.
+      weights: "ema" or "raw": the weights whose evaluations count, unless a trial sets `ema.decay`.
+      objective: one of `OBJECTIVES`: the evaluation of a trial that counts.
+      storage: URL of a database, without its password; None: the journal file.
     """
 
     config_arguments: tuple[str, ...]
@@ -66,7 +66,7 @@ class StudyConfig:
 
     @property
     def direction(self) -> str:
-        """As Optuna spells it."""
+        """Direction of the optimization, as Optuna spells it."""
         return "minimize" if self.metric == "loss" else "maximize"
 
     @property
@@ -75,20 +75,29 @@ class StudyConfig:
         return self.sampler in ("tpe", "random", "quasi")
 
     def evaluated_weights(self, fields: Mapping[str, Any]) -> str:
-        """Whose evaluations count in a trial that sets these fields: "ema" where it keeps an average."""
+        """The weights whose evaluations count in a trial: "ema" where it maintains an EMA, else "raw".
+
+        Args:
+          fields: {field: value} that the trial sets.
+        """
         return "ema" if fields.get("ema.decay", self.config["ema"]["decay"]) > 0 else "raw"
 
     def is_final_evaluation(self, fields: Mapping[str, Any], evaluation: Mapping[str, Any]) -> bool:
-        """Whether an evaluation is the one at the end of a trial that sets these fields."""
+        """Whether an evaluation is the last one of a trial.
+
+        Args:
+          fields: {field: value} that the trial sets.
+          evaluation: {"step", "epoch", …} of the evaluation.
+        """
         num_steps = fields.get("num_steps", self.config["num_steps"])
         if num_steps is not None:
             return evaluation["step"] >= num_steps
-        # A run ends at the step that is nearest to its epochs, which may be just before them.
+        # A run ends at the step nearest to its number of epochs, which may be just before it.
         steps_per_epoch = evaluation["step"] / evaluation["epoch"] if evaluation["epoch"] else 0.0
         return evaluation["step"] >= round(fields.get("num_epochs", self.config["num_epochs"]) * steps_per_epoch)
 
     def to_json(self) -> dict[str, Any]:
-        """As study.json has it, without what belongs to one start."""
+        """The part of study.json that is the same at every start."""
         return {
             "recipe": self.config_arguments[0].partition("=")[2],
             "overrides": dict(self.overrides),
@@ -109,24 +118,24 @@ class StudyConfig:
 
 
 def write_or_compare(directory: Path, study_config: StudyConfig, command: list[str]) -> dict[str, Any]:
-    """Begins a study in a directory, or makes sure that the study there is this one. Call it under the study's lock.
+    """Writes study.json, or checks that the existing one describes this study. Call it under the study's lock.
 
     Args:
-      directory: an existing one.
+      directory: an existing directory.
       study_config: of the study.
-      command: the command line.
+      command: the command line, which is recorded.
 
     Returns:
       The content of study.json.
 
     Raises:
-      UserError: the directory holds something else, or a study that differs; the first difference is named.
+      UserError: the directory has other files, or a study that differs; the message names the first difference.
     """
     before = read(directory)
     if before is None:
         check_new_directory(directory)
         name = directory.resolve().name
-        if study_config.storage:  # a database may hold studies of other directories of this name
+        if study_config.storage:  # a database may have studies of other directories with this name
             name = f"{name}-{secrets.token_hex(3)}"
         content = {
             "name": name,
@@ -149,7 +158,13 @@ def write_or_compare(directory: Path, study_config: StudyConfig, command: list[s
 
 
 def read(directory: Path) -> dict[str, Any] | None:
-    """The content of study.json; None where there is none.
+    """Reads study.json.
+
+    Args:
+      directory: of the study.
+
+    Returns:
+      Its content; None where the file does not exist.
 
     Raises:
       UserError: it is damaged.
@@ -161,12 +176,12 @@ def read(directory: Path) -> dict[str, Any] | None:
 
 
 def without_password(url: str | None) -> str | None:
-    """The URL of a database, fit to be shown: `postgresql://user@host/name`."""
+    """The URL of a database without its password, for display: `postgresql://user@host/name`."""
     return None if url is None else re.sub(r"(//[^/@:]*):[^/]*@", r"\1@", url)
 
 
 def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What must not change, by names that say what they are."""
+    """The fields of study.json that must not change, with the names that an error message shows."""
     kept = {
         name: content.get(name)
         for name in (
@@ -190,21 +205,24 @@ def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_new_directory(directory: Path) -> None:
-    """Makes sure that a directory without a study.json is one that a study may begin in.
+    """Checks that a new study may begin in a directory without a study.json.
+
+    Args:
+      directory: an existing directory.
 
     Raises:
-      UserError: it is the workdir of a run, has lost its study.json, or holds other things.
+      UserError: it is the workdir of a run, has lost its study.json, or has other files.
     """
     if (directory / CONFIG).exists() or (directory / "checkpoints").exists():
         raise UserError(f"--study={directory} is the workdir of a training run; choose another directory")
     if (directory / trials.FOLDER).is_dir() and any((directory / trials.FOLDER).iterdir()):
         raise UserError(
-            f"--study={directory}: it has trials, but its {FILE} is missing; put it back, or choose another directory"
+            f"--study={directory}: it has trials, but its {FILE} is missing; restore it, or choose another directory"
         )
     known = {"lock", "sweep.log", "hosts", "journal.log", "worked.json", "report.lock"}
     if others := sorted(
         entry.name for entry in directory.iterdir() if entry.name not in known and not entry.name.startswith(".")
     ):
         raise UserError(
-            f"--study={directory} is not empty, and no study: it has {others[0]!r}; choose another directory"
+            f"--study={directory} is not empty and is not a study: it has {others[0]!r}; choose another directory"
         )

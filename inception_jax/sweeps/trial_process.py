@@ -1,8 +1,9 @@
-"""The training process of a trial: the driver starts and signals it and reads its exit code; `main` runs inside it.
+"""The training process of a trial: a driver starts and signals it and reads its exit code; `main` runs inside it.
 
     python -m inception_jax.sweeps.trial_process --parent=PID [--cores=0,1] -- arguments of train
 
-The kernel watches the driver: when it dies, of whatever cause, the process gets SIGTERM, saves and ends.
+When the driver dies from any cause, the kernel sends SIGTERM to this process: it saves a checkpoint and exits. The
+process never imports Optuna.
 """
 
 from __future__ import annotations
@@ -22,27 +23,32 @@ from inception_jax.sweeps import trials
 
 
 def train_command(arguments: Sequence[str], cores: Sequence[int] | None) -> list[str]:
-    """What a driver starts for a trial: `inception_jax.train` inside this file's `main`.
+    """The command of a training process: `inception_jax.train` inside this module's `main`.
 
     Args:
       arguments: of train.
-      cores: the only ones that it may run on; None: all.
+      cores: the CPU cores that it may run on; None: all.
+
+    Returns:
+      The command, with the calling process as the parent.
     """
-    words = [sys.executable, "-m", "inception_jax.sweeps.trial_process", f"--parent={os.getpid()}"]
-    return [*words, *([f"--cores={','.join(map(str, cores))}"] if cores else []), "--", *arguments]
+    command = [sys.executable, "-m", "inception_jax.sweeps.trial_process", f"--parent={os.getpid()}"]
+    return [*command, *([f"--cores={','.join(map(str, cores))}"] if cores else []), "--", *arguments]
 
 
 class TrainingProcess:
-    """A training process that runs, or has ended."""
+    """A training process, running or ended."""
 
-    def __init__(self, words: Sequence[str], workdir: Path, environment: Mapping[str, str]):
-        """Starts it, in a session of its own: Ctrl-C in the terminal is for the driver. Call this in the main thread,
-        with whose end the kernel would also end the process.
+    def __init__(self, command: Sequence[str], workdir: Path, environment: Mapping[str, str]):
+        """Starts the process.
+
+        It runs in a session of its own, so that Ctrl-C in the terminal reaches the driver alone. Call this in the main
+        thread: the kernel signals the process when the thread that started it ends.
 
         Args:
-          words: the command, as `train_command` makes it.
-          workdir: of the trial; what the process writes to stdout and stderr is appended to `output.log` there.
-          environment: variables that differ from this process's.
+          command: as `train_command` gives it.
+          workdir: of the trial; stdout and stderr of the process are appended to `output.log` there.
+          environment: variables to set, in addition to this process's.
 
         Raises:
           UserError: the file cannot be written.
@@ -50,7 +56,7 @@ class TrainingProcess:
         try:
             with open(workdir / trials.OUTPUT, "ab") as output:
                 self._process = subprocess.Popen(
-                    list(words),
+                    list(command),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -62,15 +68,15 @@ class TrainingProcess:
         self.pid = self._process.pid
 
     def poll(self) -> int | None:
-        """The exit code (minus the number of the signal that ended it); None while it runs."""
+        """The exit code, or minus the number of the signal that ended the process; None while it runs."""
         return self._process.poll()
 
     def terminate(self) -> None:
-        """Asks it to save and leave (SIGTERM)."""
+        """Asks the process to save a checkpoint and exit (SIGTERM)."""
         self._process.terminate()
 
     def kill(self) -> None:
-        """Ends it and what it has started, at once."""
+        """Kills the process and its children at once (SIGKILL to its process group)."""
         with contextlib.suppress(ProcessLookupError):
             if self.poll() is None:
                 os.killpg(self.pid, signal.SIGKILL)
@@ -78,16 +84,16 @@ class TrainingProcess:
 
 
 def classify_exit(code: int) -> str:
-    """What the end of a training process means for its trial, where nobody had asked it to end.
+    """Classifies the exit of a training process that was not asked to stop.
 
     Args:
       code: its exit code, or minus the signal's number.
 
     Returns:
-      "finished", "failed", "diverged", "locked" (another process is in the workdir), "disk full", or "died": to be
-      started again, as `interrupts.py` says for each code.
+      "finished", "failed", "diverged", "locked" (another process holds the workdir), "disk full", or "died": it is to
+      be started again. The table in `errors.py` has the meaning of each code.
     """
-    meanings = {
+    classes: dict[int, str] = {
         ExitCode.DONE: "finished",
         ExitCode.USER_ERROR: "failed",
         ExitCode.NON_FINITE: "diverged",
@@ -95,11 +101,11 @@ def classify_exit(code: int) -> str:
         ExitCode.NO_CHECKPOINT: "failed",
         ExitCode.DISK_FULL: "disk full",
     }
-    return meanings.get(code, "died")
+    return classes.get(code, "died")
 
 
 def format_exit_code(code: int) -> str:
-    """An exit code in words: `signal SIGKILL`, `exit code 7`."""
+    """Formats an exit code for messages: `signal SIGKILL`, `exit code 7`."""
     number = -code if code < 0 else code - 128
     if number > 0 and (code < 0 or code > 128):
         with contextlib.suppress(ValueError):
@@ -111,25 +117,25 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MODULE = "inception_jax.train"
 
 
-def main(words: list[str]) -> None:
-    """Ties this process to the driver, and becomes `python -m inception_jax.train`.
+def main(argv: list[str]) -> None:
+    """Ties the life of this process to the driver's, then runs `python -m inception_jax.train` in it.
 
     Args:
-      words: `--parent=PID`, perhaps `--cores=…`, `--`, then the arguments of train.
+      argv: `--parent=PID`, optionally `--cores=…`, then `--` and the arguments of train.
     """
-    split = words.index("--")
-    own = dict(word.removeprefix("--").split("=", 1) for word in words[:split])
+    split = argv.index("--")
+    own = dict(argument.removeprefix("--").split("=", 1) for argument in argv[:split])
     _terminate_with_parent(int(own["parent"]))
     if "cores" in own:
         os.sched_setaffinity(0, {int(core) for core in own["cores"].split(",")})
-    # What a person would type: the manifest and the report show it, and it continues this run without the sweep.
-    sys.orig_argv = [sys.executable, "-m", MODULE, *words[split + 1 :]]
-    sys.argv = [MODULE, *words[split + 1 :]]
+    # The command that a user would type: manifest and report show it, and it continues this run without the sweep.
+    sys.orig_argv = [sys.executable, "-m", MODULE, *argv[split + 1 :]]
+    sys.argv = [MODULE, *argv[split + 1 :]]
     runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
 
 
 def _terminate_with_parent(parent: int) -> None:
-    """Has the kernel send SIGTERM when the parent ends; leaves at once where that has happened already."""
+    """Asks the kernel for SIGTERM at the parent's death; exits at once where the parent is dead already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     if os.getppid() != parent:

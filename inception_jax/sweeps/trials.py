@@ -1,4 +1,4 @@
-"""One trial on disk: its workdir, its record `trial.json`, and what its run has written so far."""
+"""A trial on disk: its workdir, its record `trial.json`, and the metrics and output that its run has written."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ FOLDER = "trials"
 OUTPUT = "output.log"
 
 ENDED = ("finished", "pruned", "diverged", "failed")
-"""Statuses that do not change any more; the others are running, waiting (to be started again), interrupted."""
+"""The final statuses of a trial; the others are running, waiting (to be started again) and interrupted."""
 
 
 def workdir(study: Path, number: int) -> Path:
-    """Where trial `number` lives."""
+    """The workdir of trial `number`: `STUDY/trials/0007`."""
     return study / FOLDER / f"{number:04d}"
 
 
 @dataclasses.dataclass
 class TrialRecord:
-    """What `trial.json` says.
+    """The content of `trial.json`.
 
     Attributes:
       number: of the trial, from 0.
       status: one of running, finished, pruned, diverged, failed, interrupted, waiting.
-      params: {field: value} of the space.
-      overrides: {field: value} that the trial sets beside it.
-      value: the objective; None until it has finished.
-      message: why it ended as it did, in a line.
-      starts: of its training process: {"time", "host", "pid", "slot", "ended", "exit"}; times in seconds since 1970.
+      params: {field: value} of the parameters of the space.
+      overrides: {field: value} of other fields that the trial sets.
+      value: the objective; None until the trial has finished.
+      message: the reason for its status, in one line.
+      starts: one entry per start of its training process: {"time", "host", "pid", "slot", "ended", "exit"}; times in
+        seconds since 1970.
       evaluations: [{"index", "epoch", "step", "value"}], index from 1.
-      pruned_at: index of the evaluation that it was pruned at.
-      seconds: that its processes ran.
-      deaths: in a row, without a newer checkpoint than `checkpoint`.
-      checkpoint: the newest step that was saved at the last death; -1: none.
+      pruned_at: index of the evaluation at which it was pruned.
+      seconds: total run time of its processes.
+      deaths: consecutive deaths of its process without a newer checkpoint than `checkpoint`.
+      checkpoint: step of the newest checkpoint at the last death; -1: none.
     """
 
     number: int
@@ -60,27 +61,35 @@ class TrialRecord:
     checkpoint: int = -1
 
     def save(self, directory: Path) -> None:
-        """Writes it, whole or not at all.
+        """Writes trial.json, whole or not at all.
+
+        Args:
+          directory: the trial's workdir.
 
         Raises:
           UserError: it cannot be written.
         """
         content = dataclasses.asdict(self)
-        for evaluation in content["evaluations"]:  # JSON has no NaN; the texts are those of metrics.jsonl
+        for evaluation in content["evaluations"]:  # JSON has no NaN; these are the strings of metrics.jsonl
             evaluation["value"] = _json_number(evaluation["value"])
         replace_text(directory / FILE, json.dumps(content, indent=2) + "\n")
 
     def record_start(self, pid: int, slot: str) -> None:
-        """Notes that a process was started."""
+        """Records the start of a training process.
+
+        Args:
+          pid: of the process.
+          slot: name of its slot.
+        """
         self.starts.append(
             {"time": time.time(), "host": os.uname().nodename, "pid": pid, "slot": slot, "ended": None, "exit": None}
         )
 
     def record_exit(self, exit_code: int | None, ended: float | None = None) -> None:
-        """Notes how the last process ended; nothing where that is known already.
+        """Records the exit of the last process; does nothing where it is recorded already.
 
         Args:
-          exit_code: as `subprocess` gives it; None: unknown, it was lost with its driver.
+          exit_code: as `subprocess` gives it; None: unknown, since the driver died too.
           ended: seconds since 1970; default: now.
         """
         if self.starts and self.starts[-1]["ended"] is None:
@@ -90,10 +99,13 @@ class TrialRecord:
 
 
 def load_record(directory: Path) -> TrialRecord | None:
-    """The record of a trial; None where there is none that can be read (the storage knows what is needed).
+    """Reads the record of a trial.
 
     Args:
       directory: the trial's workdir.
+
+    Returns:
+      The record; None where there is none that can be read (Optuna's storage has what is needed to go on).
     """
     try:
         content = read_json_object(directory / FILE)
@@ -109,26 +121,30 @@ def load_record(directory: Path) -> TrialRecord | None:
 
 
 class EvaluationReader:
-    """The evaluations that a run has written to metrics.jsonl, read as the file grows.
+    """Reads the evaluations of a run from metrics.jsonl while the file grows.
 
-    A run that is started again cuts its file back to its checkpoint and writes the same rows anew: then this begins
-    anew, too.
+    A restored run truncates the file at its checkpoint and writes the later rows again: then this reads the file from
+    its beginning, too.
     """
 
     def __init__(self, directory: Path, weights: str, metric: str):
-        """Args:
-        directory: the trial's workdir.
-        weights: "raw" or "ema": which rows count.
-        metric: the row's key.
+        """Starts at the beginning of the file, which need not exist yet.
+
+        Args:
+          directory: the trial's workdir.
+          weights: "raw" or "ema": the rows that are read.
+          metric: key of the value in a row.
         """
         self._path, self._weights, self._metric = directory / METRICS, weights, metric
         self._reset()
 
     def _reset(self) -> None:
-        self._inode, self._offset, self._evaluations = None, 0, []
+        self._inode: int | None = None
+        self._offset = 0
+        self._evaluations: list[dict[str, Any]] = []
 
     def read(self) -> list[dict[str, Any]]:
-        """All evaluations so far: [{"index", "epoch", "step", "value"}], index from 1."""
+        """Returns all evaluations so far: [{"index", "epoch", "step", "value"}], index from 1."""
         try:
             status = os.stat(self._path)
             if status.st_size < self._offset or status.st_ino != self._inode:
@@ -159,16 +175,19 @@ class EvaluationReader:
                     }
                 )
         except (ValueError, KeyError, TypeError):
-            return  # a torn line, which the run will cut away when it is started again
+            return  # an incomplete line; the run truncates it when it is restored
 
 
 def objective_value(evaluations: list[dict[str, Any]], objective: str, direction: str) -> float | None:
-    """What a finished trial is judged by; None where it has no finite evaluation to show.
+    """The objective of a finished trial.
 
     Args:
       evaluations: as `EvaluationReader.read` gives them.
-      objective: "final" or "best" of them.
+      objective: "final" or "best": which of them counts.
       direction: "maximize" or "minimize".
+
+    Returns:
+      The value; None where that evaluation is missing or not finite.
     """
     values = [evaluation["value"] for evaluation in evaluations]
     if objective == "final":
@@ -178,7 +197,7 @@ def objective_value(evaluations: list[dict[str, Any]], objective: str, direction
 
 
 def newest_checkpoint(directory: Path) -> int:
-    """The newest step that was saved; -1 where there is none."""
+    """Step of the newest checkpoint in a workdir; -1 where there is none."""
     try:
         names = os.listdir(directory / "checkpoints")
     except OSError:
@@ -187,7 +206,12 @@ def newest_checkpoint(directory: Path) -> int:
 
 
 def output_tail(directory: Path, count: int = 3) -> str:
-    """The last lines that the trial's processes wrote, in one line."""
+    """The last lines of output.log, joined into one line.
+
+    Args:
+      directory: the trial's workdir.
+      count: number of lines.
+    """
     try:
         with open(directory / OUTPUT, "rb") as file:
             file.seek(max(0, os.stat(file.fileno()).st_size - 4096))
@@ -198,7 +222,11 @@ def output_tail(directory: Path, count: int = 3) -> str:
 
 
 def error_line(directory: Path) -> str:
-    """The newest `error: …` line that the trial's processes wrote, without its first word."""
+    """The newest `error: …` line of output.log, without `error: `; where there is none, its last lines.
+
+    Args:
+      directory: the trial's workdir.
+    """
     try:
         text = (directory / OUTPUT).read_text(encoding="utf-8", errors="replace")
     except OSError:

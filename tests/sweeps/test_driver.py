@@ -58,7 +58,7 @@ def test_a_locked_workdir_is_waited_for(study, sweep):
     assert sweep("--retries=0") == 0
     assert study.statuses() == ["finished"]
     assert study.trial(0)["deaths"] == 0
-    assert "waiting for it to leave" in study.log()
+    assert "waiting for it to exit" in study.log()
 
 
 def test_a_full_disk_stops_all_and_the_same_command_continues(study, sweep):

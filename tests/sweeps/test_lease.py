@@ -118,5 +118,5 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     with lock:
         pass
     [line] = said
-    assert "has no locks" in line and "only one driver" in line
+    assert "has no locks" in line and "run only one driver" in line
     assert take(tmp_path) is not None

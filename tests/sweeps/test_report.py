@@ -278,7 +278,7 @@ def test_a_config_of_another_version_has_no_recipe_but_a_reason(study):
     assert not (study.path / "best.py").exists()
 
 
-# ---- pictures ----
+# ---- plots ----
 
 
 def drawn_lines(axes, colour):

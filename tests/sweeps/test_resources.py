@@ -53,8 +53,8 @@ def test_workers_on_a_cpu_have_their_own_cores():
 @pytest.mark.parametrize(
     ("machine", "workers", "devices", "message"),
     [
-        (CPU, None, ["0"], "shows no accelerator"),
-        (GPUS, None, ["2"], "no device '2'; there are 0, 1"),
+        (CPU, None, ["0"], "no accelerator was found"),
+        (GPUS, None, ["2"], "no device '2'; devices: 0, 1"),
         (GPUS, None, ["1", "1"], "named twice"),
         (CPU, 0, None, "--workers=0"),
     ],

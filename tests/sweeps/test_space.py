@@ -44,7 +44,7 @@ MISTAKES = {
     "choice of a wrong type": (space_of(loss__aux_weights="choice((0.3, 0.3), 'no')"), "aux_weights"),
     "choice twice": (space_of(batch_size="choice(8, 8)"), "8 stands there twice"),
     "nothing to choose": (space_of(batch_size="choice()"), "has no values"),
-    "None that cannot be set": (space_of(data__image_size="choice(None, 32)"), "nothing on a command line unsets it"),
+    "None that cannot be set": (space_of(data__image_size="choice(None, 32)"), "a command line cannot unset it"),
     "condition elsewhere": (
         space_of(batch_size="integer(1, 8, when={'optimizer.nam': 'sgd'})", optimizer__name="choice('sgd', 'adamw')"),
         "did you mean 'optimizer.name'",
@@ -125,9 +125,9 @@ def test_every_value_reaches_the_training_process_exactly(field):
 
 
 def test_a_value_that_would_come_back_as_another_is_refused():
-    with pytest.raises(UserError, match=r"config.data.eval_split = 3: it would come back as '3'"):
+    with pytest.raises(UserError, match=r"config.data.eval_split = 3: the training process would read it as '3'"):
         overrides.check(BASE, {"data.eval_split": 3})
-    with pytest.raises(UserError, match="nothing on a command line unsets it"):
+    with pytest.raises(UserError, match="a command line cannot unset it"):
         overrides.check(BASE, {"num_epochs": None})
 
 

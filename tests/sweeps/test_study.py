@@ -147,7 +147,7 @@ def test_another_study_in_the_same_directory_is_refused(study, sweep, tmp_path):
 def test_directories_that_are_no_studies(study, sweep):
     study.directory.mkdir()
     (study.directory / "thesis.tex").write_text("mine")
-    with pytest.raises(UserError, match=r"is not empty, and no study: it has 'thesis.tex'"):
+    with pytest.raises(UserError, match=r"is not empty and is not a study: it has 'thesis.tex'"):
         sweep("--trials=1")
     (study.directory / "thesis.tex").rename(study.directory / "config.json")
     with pytest.raises(UserError, match="is the workdir of a training run"):
@@ -172,7 +172,7 @@ def test_directories_that_are_no_studies(study, sweep):
 def test_a_journal_that_was_lost(study, sweep):
     assert sweep("--trials=1") == 0
     (study.directory / "journal.log").rename(study.path / "kept")
-    with pytest.raises(UserError, match=r"journal.log knows nothing of this study, though .* has trials"):
+    with pytest.raises(UserError, match=r"journal.log does not contain this study, but .* has trials"):
         sweep("--trials=2")
     (study.path / "kept").replace(study.directory / "journal.log")
     assert sweep("--trials=2") == 0
@@ -185,7 +185,7 @@ def test_a_torn_last_line_of_the_journal_is_cut_off(study, sweep):
     journal.write_bytes(whole + b'{"op_code":4,"worker_id":"x","study_')
     assert sweep("--trials=3") == 0
     assert journal.read_bytes().startswith(whole + b'{"op_code"') and b'"study_{' not in journal.read_bytes()
-    assert f"{journal}: its last line was torn (36 bytes), and is cut off" in study.log()
+    assert f"{journal}: its last line was incomplete (36 bytes) and was cut off" in study.log()
     assert study.statuses() == ["finished"] * 3 or "pruned" in study.statuses()
     assert [trial.number for trial in study.stored()] == [0, 1, 2]
 
@@ -195,7 +195,7 @@ def test_a_journal_that_is_damaged_in_the_middle(study, sweep):
     journal = study.directory / "journal.log"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([*lines[:3], b"\0\0\0\0\n", *lines[4:]]))
-    with pytest.raises(UserError, match=r"journal.log is damaged .*put a copy back"):
+    with pytest.raises(UserError, match=r"journal.log is damaged .*restore a copy"):
         sweep("--trials=3")
 
 
@@ -247,11 +247,11 @@ def test_a_database_that_is_none(study, sweep, url, message):
 
 
 FLAGS = {
-    "no budget": ([], "--sampler=tpe never ends: give a budget"),
+    "no budget": ([], "--sampler=tpe never ends; give a budget"),
     "trials": (["--trials=0"], "--trials=0: it must be 1 or more"),
     "hours": (["--hours=0"], "--hours=0.0: it must be greater than 0"),
     "workers": (["--trials=1", "--workers=0"], "--workers=0: it must be 1 or more"),
-    "devices": (["--trials=1", "--devices=0,1"], "--devices=0,1: this machine shows no accelerator"),
+    "devices": (["--trials=1", "--devices=0,1"], "--devices=0,1: no accelerator was found on this machine"),
     "retries": (["--trials=1", "--retries=-1"], "--retries=-1: it must be 0 or more"),
     "seed": (["--trials=1", "--seed=-1"], "--seed=-1: it must be 0 or more"),
     "factor": (["--trials=1", "--reduction_factor=1"], "--reduction_factor=1: it must be 2 or more"),
@@ -274,7 +274,7 @@ def test_flags_that_cannot_be_used(study, sweep, monkeypatch, mistake):
 
 def test_a_list_without_a_space_has_no_grid(study, sweep):
     study.space(LIST)
-    with pytest.raises(UserError, match=r"has no get_space\(\) to take a grid of"):
+    with pytest.raises(UserError, match=r"has no get_space\(\) to make a grid of"):
         sweep("--sampler=grid")
 
 
@@ -291,7 +291,7 @@ def test_without_optuna_it_is_one_line():
 
 
 def test_only_the_report(study, sweep):
-    with pytest.raises(UserError, match="there is no study there"):
+    with pytest.raises(UserError, match="this directory has no study"):
         sweep("--report")
     assert sweep("--trials=1") == 0
     assert sweep("--report") == 0
