@@ -1,4 +1,4 @@
-"""Which parameters the result depended on, as Optuna's evaluators estimate it from the finished trials."""
+"""Hyperparameter importance: estimates which parameters the objective depends on, with Optuna's evaluators."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     import optuna
 
 MIN_TRIALS = 4
-"""Finished trials, below which nothing is estimated."""
+"""Smallest number of finished trials for an estimate."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Importance:
-    """The estimate.
+    """An estimate of the importance of each parameter.
 
     Attributes:
-      shares: {field: share of the spread of the values, 0 to 1}, largest first; {} where there is no estimate.
-      method: by which it was made.
-      trials: finished trials that it is from.
-      left_out: fields without an estimate, since not every finished trial had them.
-      reason: why there is none; "" where there is one.
+      shares: {field: share of the variance of the objective, 0 to 1}, largest first; {} where there is no estimate.
+      method: "fANOVA" or "PED-ANOVA".
+      trials: number of finished trials that were used.
+      left_out: fields without an estimate: not every finished trial has them, or they never varied.
+      reason: why there is no estimate; "" where there is one.
     """
 
     shares: Mapping[str, float]
@@ -40,15 +40,16 @@ class Importance:
 def estimate(stored: StoredStudy, study: optuna.Study | None = None) -> Importance:
     """Estimates the importance of each parameter.
 
-    By fANOVA where scikit-learn is installed (F. Hutter, H. Hoos, K. Leyton-Brown, "An efficient approach for assessing
-    hyperparameter importance", ICML 2014), else by PED-ANOVA (S. Watanabe, A. Bansal, F. Hutter, IJCAI 2023).
+    The method is fANOVA where scikit-learn is installed (F. Hutter, H. Hoos, K. Leyton-Brown, "An efficient approach
+    for assessing hyperparameter importance", ICML 2014), else PED-ANOVA (S. Watanabe, A. Bansal, F. Hutter, IJCAI
+    2023).
 
     Args:
-      stored: the study as it lies on the disk.
-      study: Optuna's study, where one is open; default: one made of what lies on the disk.
+      stored: the study, as its files have it.
+      study: the open Optuna study; default: one that is rebuilt from the files.
 
     Returns:
-      The estimate; or, without a traceback, why there is none: the report is worth having without it.
+      The estimate, or the reason why there is none. It raises no error: the report is useful without an estimate.
     """
     try:
         import optuna
@@ -67,7 +68,7 @@ def estimate(stored: StoredStudy, study: optuna.Study | None = None) -> Importan
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    except Exception as error:  # of numerics inside Optuna or scikit-learn, on data that nobody foresaw
+    except Exception as error:  # numerical errors inside Optuna or scikit-learn on unforeseen data
         return Importance({}, reason=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
     shares = {field: float(share) for field, share in found.items() if math.isfinite(share)}
     if not shares:
@@ -77,10 +78,10 @@ def estimate(stored: StoredStudy, study: optuna.Study | None = None) -> Importan
 
 
 def _rebuild_study(stored: StoredStudy) -> optuna.Study:
-    """A study in memory that holds the finished trials.
+    """Makes an Optuna study in memory with the finished trials.
 
-    Those of a list that lie outside of the space are left out: without a value for every parameter that is always
-    there, one of them would leave the evaluators no parameter in common.
+    Listed configs outside the space are omitted: a trial without a value for every unconditional parameter would leave
+    the evaluators no common parameter.
     """
     import optuna
 
@@ -104,20 +105,22 @@ def _rebuild_study(stored: StoredStudy) -> optuna.Study:
 
 
 def _distribution(parameter: StoredParameter) -> Any:
-    """Without its step: for the estimate it means nothing, and a listed config may lie between two."""
+    """Optuna's distribution of a parameter, without its step: a listed config may lie between two steps."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if parameter.kind == "choice":
         return CategoricalDistribution([repr(choice) for choice in parameter.choices])
+    low, high = parameter.bounds
     if parameter.kind == "integer":
-        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+        return IntDistribution(int(low), int(high), log=parameter.log)
+    return FloatDistribution(low, high, log=parameter.log)
 
 
 def _encode(parameter: StoredParameter, value: Any) -> Any:
-    """The value as the distribution holds it; None where it lies outside of the space, as one of a list may."""
+    """Encodes a value for the distribution; None where it is outside the space, as in a listed config."""
     if parameter.kind == "choice":
-        return repr(value) if repr(value) in map(repr, parameter.choices) else None  # by its text: True is not 1
+        return repr(value) if repr(value) in map(repr, parameter.choices) else None  # compares by `repr`: True is not 1
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if parameter.low <= value <= parameter.high else None
+    low, high = parameter.bounds
+    return value if low <= value <= high else None

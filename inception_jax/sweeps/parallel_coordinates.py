@@ -1,4 +1,4 @@
-"""Parallel coordinates: every trial a line over one axis per parameter, and the last axis is what came out."""
+"""Parallel coordinates plot: each trial is a line over one axis per parameter; the last axis is the metric."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BAND = 0.6  # of a category's height: over so much of it its lines are spread
-_LONGEST = 14  # characters of a tick's words
+_BAND = 0.6  # fraction of a category's height over which its lines are spread
+_LONGEST = 14  # characters of a tick label
 
 
 def parallel_coordinates(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
-    """Draws the finished trials as lines, coloured by their value, the best on top; pruned ones pale behind them.
+    """Draws the finished trials as lines, coloured by rank, the best on top; pruned trials are pale, behind them.
 
-    A parameter that a trial does not have, since its condition did not hold, leaves a gap in its line.
+    A parameter whose condition does not hold in a trial leaves a gap in the line of the trial.
 
     Args:
       study: as `study_files.read` gives it.
       path: of the PNG file.
 
     Returns:
-      The figure, with one axes; None where no trial has finished or the space is empty: no file is written.
+      The figure, with one axes; None, without a file, where no trial has finished or the space is empty.
 
     Raises:
       UserError: the file cannot be written.
@@ -40,7 +40,7 @@ def parallel_coordinates(study: StoredStudy, path: str | os.PathLike) -> Figure 
     ranked = study.ranked()
     if not ranked or not study.space:
         return None
-    drawn = [*(trial for trial in study.with_status("pruned") if trial.shown_value is not None), *reversed(ranked)]
+    drawn = [*(trial for trial in study.with_status("pruned") if trial.has_value), *reversed(ranked)]
     space = _beside_conditions(study.space)
     heights = _heights(study, space, drawn)
     count = len(space) + 1
@@ -61,8 +61,8 @@ def parallel_coordinates(study: StoredStudy, path: str | os.PathLike) -> Figure 
         if len(drawn) > len(ranked):
             label = f"pruned ({len(drawn) - len(ranked)}): last evaluation"
             handles += axes.plot([], [], color=PALE, linewidth=1.0, label=label)
-        words = f"finished ({len(ranked)}): the lighter, the better"
-        handles += axes.plot([], [], color=_colours([0.6])[0], linewidth=1.4, label=words)
+        label = f"finished ({len(ranked)}): lighter is better"
+        handles += axes.plot([], [], color=_colours([0.6])[0], linewidth=1.4, label=label)
         figure.legend(handles=handles, loc="outside lower left", ncols=3)
     return figure
 
@@ -70,11 +70,11 @@ def parallel_coordinates(study: StoredStudy, path: str | os.PathLike) -> Figure 
 def _lines(
     axes: Axes, study: StoredStudy, drawn: Sequence[StoredTrial], ranked: Sequence[StoredTrial], heights: np.ndarray
 ) -> None:
-    """Pruned ones first, then from the worst to the best."""
+    """Draws the lines: pruned trials first, then from the worst to the best."""
     pale = len(drawn) - len(ranked)
     alpha = 0.85 if len(drawn) <= 40 else 0.5 if len(drawn) <= 120 else 0.3
-    # By rank: by value, a few failures would take the whole scale, and what is worth telling apart be one colour.
-    _, ranks = np.unique([-trial.value for trial in ranked][::-1], return_inverse=True)
+    # By rank: by value, a few bad trials would use the whole scale, and all good ones would have one colour.
+    _, ranks = np.unique(np.array([-trial.shown_value for trial in ranked])[::-1], return_inverse=True)
     colours = _colours(1 - ranks / max(1, ranks.max()) if study.maximise else ranks / max(1, ranks.max()))
     for index, (trial, line) in enumerate(zip(drawn, heights, strict=True)):
         is_best = trial.number == ranked[0].number
@@ -92,15 +92,15 @@ def _lines(
         )
 
 
-def _colours(parts: Sequence[float]) -> np.ndarray:
-    """Dark for the worst, light for the best; the lightest yellow would not be seen on white."""
+def _colours(ranks: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Colours from dark for the worst (0) to light for the best (1); the lightest yellow is invisible on white."""
     from matplotlib import colormaps
 
-    return colormaps[COLORMAP](0.85 * np.asarray(parts))
+    return colormaps[COLORMAP](0.85 * np.asarray(ranks))
 
 
 def _beside_conditions(space: Sequence[StoredParameter]) -> list[StoredParameter]:
-    """The parameters, each conditional one after what it depends on: the gaps lie together, and away from the value."""
+    """Orders conditional parameters next to those in their conditions: gaps are adjacent, and not beside the metric."""
     ordered = [one for one in space if not one.when]
     for one in space:
         if one.when:
@@ -110,7 +110,7 @@ def _beside_conditions(space: Sequence[StoredParameter]) -> list[StoredParameter
 
 
 def _heights(study: StoredStudy, space: Sequence[StoredParameter], drawn: Sequence[StoredTrial]) -> np.ndarray:
-    """float64 [trials, parameters + 1], from 0 to 1: where each line crosses each axis; NaN where it does not."""
+    """Heights from 0 to 1 where each line crosses each axis: float64 [trials, parameters + 1]; NaN at a gap."""
     columns = []
     numbers = [trial.number for trial in drawn]
     for parameter in space:
@@ -125,7 +125,7 @@ def _heights(study: StoredStudy, space: Sequence[StoredParameter], drawn: Sequen
 
 
 def _value_heights(study: StoredStudy, values: Sequence[float], drawn: Sequence[StoredTrial]) -> np.ndarray:
-    """The values on the last axis, as they are spread in the other pictures."""
+    """Heights of values on the last axis, with the same transform as in the other plots."""
     every = scales.metric_to_axis([trial.shown_value for trial in drawn] + list(values), study)
     low, high = every.min(), every.max()
     return (every[len(drawn) :] - low) / (high - low) if high > low else np.full(len(values), 0.5)
@@ -139,7 +139,7 @@ def _value_ticks(study: StoredStudy, drawn: Sequence[StoredTrial]) -> list[tuple
     wanted = [*best_first, *(v / 100 for v in (99.5, 99, 98, 95, 90, 80, 50, 20))]
     if study.metric == "loss":
         wanted = [*best_first, *(factor * 10.0**power for power in range(-4, 3) for factor in (1, 2, 5))]
-    even = MaxNLocator(5).tick_values(study.unit * values[0], study.unit * values[-1]) / study.unit
+    even = np.asarray(MaxNLocator(5).tick_values(study.unit * values[0], study.unit * values[-1])) / study.unit
     ticks: list[tuple[float, str]] = []
     for value in (*wanted, *even):
         if values[0] <= value <= values[-1]:
@@ -150,15 +150,15 @@ def _value_ticks(study: StoredStudy, drawn: Sequence[StoredTrial]) -> list[tuple
 
 
 def _axis(axes: Axes, place: int, name: str, ticks: Sequence[tuple[float, str]], note: str) -> None:
-    """A vertical axis with its name above it, the section apart from the field, and its ticks to the left."""
+    """Draws a vertical axis with its name above it (section and field in two lines), and its ticks to the left."""
     axes.plot([place, place], [0, 1], color=GREY, linewidth=0.8, zorder=4)
     box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
-    for at, words in ticks:
+    for at, label in ticks:
         axes.plot([place - 0.025, place], [at, at], color=GREY, linewidth=0.8, zorder=4)
         axes.text(
             place - 0.04,
             at,
-            plot_style.shorten(words, _LONGEST),
+            plot_style.shorten(label, _LONGEST),
             ha="right",
             va="center",
             fontsize=7,

@@ -1,4 +1,4 @@
-"""One parameter of a sweep: a range or a choice, its values, and how Optuna holds them."""
+"""A parameter of a search space: a range or a choice, its grid points, and its encoding for Optuna."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from collections.abc import Mapping
 from typing import Any
 
 FEW_INTEGERS = 16
-"""A range of at most so many integers is its own grid."""
+"""The largest integer range whose grid is all of its values."""
 
 When = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """A real number or an integer between two others, both included.
+    """A range of real numbers or integers, with both ends.
 
     Attributes:
       kind: "real" or "integer".
-      log: uniform in the logarithm.
-      step: the values are low, low + step, …; None: all.
-      grid: number of points that a grid takes; None: what `step` or a few integers give.
+      low: the smallest value.
+      high: the largest value.
+      log: whether values are sampled uniformly in the logarithm.
+      step: the values are low, low + step, …; None: all values of the range.
+      grid: number of grid points; None: all steps, or all values of a small integer range.
       when: {field: value, or a list of values}: the parameter exists only where each of these fields has such a value.
     """
 
@@ -34,7 +36,7 @@ class Range:
     when: When = dataclasses.field(default_factory=dict)
 
     def points(self) -> list[Any] | None:
-        """The values of a grid, ascending; None where nothing says which."""
+        """The grid points, ascending; None where the range does not determine them."""
         if self.grid is not None:
             return self._spread(self.grid)
         if self.step is not None:
@@ -43,7 +45,7 @@ class Range:
         if self.low == self.high:
             return [self.low]
         if self.kind == "integer" and self.high - self.low < FEW_INTEGERS:
-            return list(range(self.low, self.high + 1))
+            return list(range(int(self.low), int(self.high) + 1))
         return None
 
     def _spread(self, count: int) -> list[Any]:
@@ -56,11 +58,11 @@ class Range:
         return sorted({round(value) for value in values}) if self.kind == "integer" else values
 
     def values_to_check(self) -> list[Any]:
-        """The values by which the range is checked against the schema."""
+        """The values that are checked against the schema: both ends."""
         return [self.low, self.high]
 
     def encode(self, value: Any) -> Any:
-        """The value as Optuna holds it; None where it is not in the range."""
+        """Encodes a config value for Optuna; None where it is outside the range or between two steps."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return None
         if self.step is not None:
@@ -72,11 +74,11 @@ class Range:
         return float(value)
 
     def decode(self, encoded: Any) -> Any:
-        """The config's value of what Optuna holds."""
+        """Decodes a value from Optuna into the config value: the same."""
         return encoded
 
     def to_json(self) -> dict[str, Any]:
-        """As study.json has it."""
+        """The parameter as study.json has it."""
         return {
             "kind": self.kind,
             "low": self.low,
@@ -89,16 +91,16 @@ class Range:
         }
 
     def summary(self) -> str:
-        """In a line, for messages."""
+        """The range as one line, for messages."""
         return f"{self.low!r} to {self.high!r}" + (f" in steps of {self.step!r}" if self.step is not None else "")
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of several values of any kind that a config holds, without order.
+    """A categorical parameter: one of several values of any kind that a config can hold, without order.
 
     Attributes:
-      values: what there is to choose from, different from each other.
+      values: the alternatives, all different.
       when: as `Range.when`.
     """
 
@@ -109,34 +111,34 @@ class Choice:
 
     @property
     def encoded(self) -> list[Any]:
-        """The categories as Optuna takes them.
+        """The categories for Optuna.
 
-        It holds texts and numbers only, and tells categories apart by `==`, by which True is 1: a choice that has
-        anything but texts, or but numbers of one kind, goes by the texts that Python writes for its values.
+        Optuna stores strings and numbers only, and compares categories with `==`, where True equals 1. So values that
+        are not all strings, or all numbers of one type, are encoded by their `repr`.
         """
         kinds = {type(value) for value in self.values}
         as_it_is = len(kinds) == 1 and kinds <= {str, int, float, bool}
         return [value if as_it_is else repr(value) for value in self.values]
 
     def points(self) -> list[Any]:
-        """The values of a grid: all."""
+        """The grid points: all values."""
         return list(self.values)
 
     def values_to_check(self) -> list[Any]:
-        """The values by which the choice is checked against the schema: all."""
+        """The values that are checked against the schema: all."""
         return list(self.values)
 
     def encode(self, value: Any) -> Any:
-        """The value as Optuna holds it; None where it is not among the choices."""
+        """Encodes a config value for Optuna; None where it is not one of the values."""
         index = index_of(self.values, value)
         return None if index is None else self.encoded[index]
 
     def decode(self, encoded: Any) -> Any:
-        """The config's value of what Optuna holds."""
+        """Decodes a category from Optuna into the config value."""
         return self.values[self.encoded.index(encoded)]
 
     def to_json(self) -> dict[str, Any]:
-        """As study.json has it."""
+        """The parameter as study.json has it."""
         return {
             "kind": "choice",
             "low": None,
@@ -149,7 +151,7 @@ class Choice:
         }
 
     def summary(self) -> str:
-        """In a line, for messages."""
+        """The choice as one line, for messages."""
         return "one of " + ", ".join(map(repr, self.values))
 
 
@@ -157,12 +159,12 @@ Parameter = Range | Choice
 
 
 def alternatives(wanted: Any) -> list[Any]:
-    """The values of a condition, of which one must hold."""
+    """The alternative values of a condition, as a list."""
     return wanted if isinstance(wanted, list) else [wanted]
 
 
 def index_of(values: tuple[Any, ...] | list[Any], value: Any) -> int | None:
-    """Where a value stands, without taking True for 1 or a list for anything but the tuple of its values."""
+    """Index of a value, where True differs from 1, and a list equals the tuple of its items; None: not there."""
     value = tuple(value) if isinstance(value, list) else value
     same = (
         i
@@ -175,7 +177,7 @@ def index_of(values: tuple[Any, ...] | list[Any], value: Any) -> int | None:
 
 
 def _json_value(value: Any) -> Any:
-    """As JSON has it."""
+    """The value with lists for tuples and dicts for mappings, for JSON."""
     if isinstance(value, Mapping):
         return {name: _json_value(item) for name, item in value.items()}
     return [_json_value(item) for item in value] if isinstance(value, list | tuple) else value

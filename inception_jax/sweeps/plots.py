@@ -1,6 +1,6 @@
-"""Pictures of a study over its trials and epochs: history, learning curves, slices, importance.
+"""Plots of a study: history, learning curves, slices, importance.
 
-In all of them: blue is finished, grey was pruned, and a cross stands for what came to no value.
+In all plots, blue is a finished trial, grey a pruned one, and a cross one without a value.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from inception_jax.runs import plot_style
 from inception_jax.runs.plot_style import BLACK, BLUE, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from inception_jax.sweeps import scales
 from inception_jax.sweeps.importance import Importance
-from inception_jax.sweeps.study_files import StoredStudy, StoredTrial
+from inception_jax.sweeps.study_files import StoredParameter, StoredStudy, StoredTrial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
 
 PALE = "#BDBDBD"
 COLORMAP = "viridis"
-"""The colours of a scale: by lightness, so that they read for any eye and in grey."""
+"""Matplotlib colormap: ordered by lightness, so it is readable with any colour vision and in greyscale."""
 
 # status: (colour, marker)
 _STYLES = {
@@ -36,20 +38,20 @@ _STYLES = {
     "failed": (PURPLE, "+"),
 }
 _END_MARKERS = {"pruned": "|", "diverged": "x", "failed": "+", "running": "."}  # of a curve that stops early
-_BASELINE = 0.025  # of the axes' height: where trials without a value are marked
-_JITTER = 0.5  # of the distance of two categories
+_BASELINE = 0.025  # fraction of the axes' height where trials without a value are marked
+_JITTER = 0.5  # fraction of the distance between two categories
 _SLICE_COLUMNS = 3
 
 
 def history(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
-    """Draws the value of each trial by its number, and the best so far.
+    """Draws the value of each trial over its number, and the best value so far.
 
     Args:
       study: as `study_files.read` gives it.
       path: of the PNG file.
 
     Returns:
-      The figure, with one axes; None where no trial has a value to show yet: no file is written.
+      The figure, with one axes; None, without a file, where no trial has a value to show yet.
 
     Raises:
       UserError: the file cannot be written.
@@ -73,7 +75,7 @@ def history(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
             best = ranked[0]
             axes.plot(
                 best.number,
-                study.unit * best.value,
+                study.unit * best.shown_value,
                 marker="o",
                 markersize=size + 5,
                 markerfacecolor="none",
@@ -85,7 +87,7 @@ def history(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
             )
         scales.set_metric_axis(axes, [trial.shown_value for trial in placed], study)
         axes.set_xlim(-0.6, max(trial.number for trial in study.trials) + 0.6)
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        _integer_ticks(axes.xaxis)
         axes.set_xlabel("trial")
         axes.grid(True)
         figure.legend(loc="outside lower left", ncols=4)
@@ -95,11 +97,18 @@ def history(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
 def _points(
     axes: Axes, study: StoredStudy, trials: Sequence[StoredTrial], colour: str, marker: str, size: float, label: str
 ) -> None:
-    """The trials of one status: at their values; those that have none, or ended in failure, on the ground."""
+    """Draws the trials of one status at their values; diverged, failed and valueless ones at the bottom."""
     without_position = [trial for trial in trials if _has_no_position(trial)]
     placed = [trial for trial in trials if not _has_no_position(trial)]
     faces = {} if marker in "x+" or trials[0].status == "finished" else {"markerfacecolor": "white"}
-    common = {"color": colour, "marker": marker, "markersize": size, "linestyle": "none", "zorder": 3, **faces}
+    common: dict[str, Any] = {
+        "color": colour,
+        "marker": marker,
+        "markersize": size,
+        "linestyle": "none",
+        "zorder": 3,
+        **faces,
+    }
     axes.plot(
         [trial.number for trial in placed], [study.unit * trial.shown_value for trial in placed], label=label, **common
     )
@@ -113,14 +122,23 @@ def _points(
 
 
 def _has_no_position(trial: StoredTrial) -> bool:
-    return trial.shown_value is None or trial.status in ("diverged", "failed")
+    return not trial.has_value or trial.status in ("diverged", "failed")
+
+
+def _integer_ticks(axis: Axis) -> None:
+    """Puts ticks at integers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    locator = axis.get_major_locator()
+    if isinstance(locator, MaxNLocator):
+        locator.set_params(integer=True, min_n_ticks=1)
 
 
 def _best_so_far(axes: Axes, study: StoredStudy) -> None:
     finished = [trial for trial in study.with_status("finished") if trial.value is not None]
     numbers = [trial.number for trial in finished]
     accumulate = np.maximum.accumulate if study.maximise else np.minimum.accumulate
-    best = accumulate([study.unit * trial.value for trial in finished])
+    best = accumulate([study.unit * trial.shown_value for trial in finished])
     last = max(trial.number for trial in study.trials)
     axes.step(
         [*numbers, last], [*best, best[-1]], where="post", color=ORANGE, linewidth=1.6, zorder=2, label="best so far"
@@ -128,12 +146,17 @@ def _best_so_far(axes: Axes, study: StoredStudy) -> None:
 
 
 def learning_curves(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
-    """Draws the metric of every trial by epoch; pruned ones end where they were given up.
+    """Draws the metric of every trial over the epoch; the curve of a pruned trial ends where it was pruned.
 
-    Args and errors as of `history`.
+    Args:
+      study: as `study_files.read` gives it.
+      path: of the PNG file.
 
     Returns:
-      The figure, with one axes; None where no trial was evaluated.
+      The figure, with one axes; None, without a file, where no trial was evaluated.
+
+    Raises:
+      UserError: the file cannot be written.
     """
     curves = [(trial, _finite(trial)) for trial in study.trials]
     curves = [(trial, points) for trial, points in curves if points]
@@ -189,14 +212,20 @@ def _finite(trial: StoredTrial) -> list[tuple[float, float]]:
 
 
 def slices(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
-    """Draws the value against each parameter, coloured by the trial's number: late ones show where the sampler went.
+    """Draws the value over each parameter, coloured by the trial's number, which shows where the sampler went.
 
-    Args and errors as of `history`.
+    Args:
+      study: as `study_files.read` gives it.
+      path: of the PNG file.
 
     Returns:
-      The figure, with one axes per parameter, and one for the colours; None where no trial has finished.
+      The figure, with one axes per parameter and one for the colorbar; None, without a file, where no trial has
+      finished or the space is empty.
+
+    Raises:
+      UserError: the file cannot be written.
     """
-    shown = [trial for trial in study.trials if trial.shown_value is not None and trial.status != "failed"]
+    shown = [trial for trial in study.trials if trial.has_value and trial.status != "failed"]
     if not study.ranked() or not study.space:
         return None
     columns = min(_SLICE_COLUMNS, len(study.space))
@@ -206,16 +235,14 @@ def slices(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
         scales.set_metric_axis(grid[0, 0], [trial.shown_value for trial in shown], study)
         figure.supylabel(grid[0, 0].get_ylabel(), fontsize=8)
         grid[0, 0].set_ylabel("")
-        points = None
-        for place, axes in enumerate(grid.flat):
-            if place >= len(study.space):
-                axes.remove()
-                continue
-            points = _slice(axes, study, place, shown) or points
-        bar = figure.colorbar(points, ax=list(grid.flat[: len(study.space)]), fraction=0.025, pad=0.01)
+        used, unused = grid.flat[: len(study.space)], grid.flat[len(study.space) :]
+        points = [_slice(axes, study, parameter, shown) for axes, parameter in zip(used, study.space, strict=True)]
+        for axes in unused:
+            axes.remove()
+        bar = figure.colorbar(points[-1], ax=list(used), fraction=0.025, pad=0.01)
         bar.set_label("trial")
         bar.outline.set_visible(False)
-        bar.ax.yaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        _integer_ticks(bar.ax.yaxis)
         if any(trial.status != "finished" for trial in shown):
             handle = figure.axes[0].plot(
                 [],
@@ -230,11 +257,11 @@ def slices(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
     return figure
 
 
-def _slice(axes: Axes, study: StoredStudy, place: int, shown: Sequence[StoredTrial]) -> Any:
-    """One parameter; returns the points that have a colour, or None where there are none."""
-    field = study.space[place].field
+def _slice(axes: Axes, study: StoredStudy, parameter: StoredParameter, shown: Sequence[StoredTrial]) -> PathCollection:
+    """Draws one parameter; returns the coloured points of the finished trials."""
+    field = parameter.field
     with_it = [trial for trial in shown if field in trial.params]
-    scale = scales.AxisScale(study.space[place], [trial.params[field] for trial in with_it])
+    scale = scales.AxisScale(parameter, [trial.params[field] for trial in with_it])
     spots = np.array([scale.position(trial.params[field]) for trial in with_it], np.float64)
     if scale.is_choice:
         spots = spots + scales.jitter([trial.number for trial in with_it]) * _JITTER / len(scale.choices)
@@ -257,8 +284,8 @@ def _slice(axes: Axes, study: StoredStudy, place: int, shown: Sequence[StoredTri
     )
     ticks = scale.ticks()
     axes.set_xlim(-0.04, 1.04)
-    axes.set_xticks([at for at, _ in ticks], [plot_style.shorten(words, 16) for _, words in ticks])
-    if scale.is_choice and sum(len(words) for _, words in ticks) > 30:
+    axes.set_xticks([at for at, _ in ticks], [plot_style.shorten(label, 16) for _, label in ticks])
+    if scale.is_choice and sum(len(label) for _, label in ticks) > 30:
         axes.tick_params(axis="x", labelrotation=25)
     axes.set_xlabel(field + (" (log)" if scale.log else ""))
     axes.grid(True)
@@ -269,7 +296,7 @@ def importance(found: Importance, path: str | os.PathLike) -> Figure:
     """Draws the importance of each parameter as a bar.
 
     Args:
-      found: an estimate that has parts.
+      found: an estimate that is not empty.
       path: of the PNG file.
 
     Returns:
@@ -278,15 +305,15 @@ def importance(found: Importance, path: str | os.PathLike) -> Figure:
     Raises:
       UserError: the file cannot be written.
     """
-    names, parts = list(found.shares), list(found.shares.values())
+    names, shares = list(found.shares), list(found.shares.values())
     with plot_style.saved_figure(path, 7.0, 0.8 + 0.32 * len(names)) as figure:
         axes = figure.subplots()
-        bars = axes.barh(range(len(names)), parts, color=BLUE, height=0.62)
-        axes.bar_label(bars, [f"{100 * part:.0f} %" for part in parts], padding=3, color=BLACK, fontsize=7.5)
+        bars = axes.barh(range(len(names)), shares, color=BLUE, height=0.62)
+        axes.bar_label(bars, [f"{100 * share:.0f} %" for share in shares], padding=3, color=BLACK, fontsize=7.5)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlim(0, 1.12 * max(parts) or 1)
+        axes.set_xlim(0, 1.12 * max(shares) or 1)
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(f"share of the values' spread ({found.method}, {found.trials} finished trials)")
+        axes.set_xlabel(f"share of the variance ({found.method}, {found.trials} finished trials)")
     return figure

@@ -1,4 +1,4 @@
-"""A config as a recipe: a Python file that reads as those in configs/ do, and is ready for `train`."""
+"""Writes a config as a recipe: a Python file like those in configs/, ready for `train`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _WIDTH = 120
 
 
 def source(config: Mapping[str, Any], docstring: str) -> str:
-    """The text of a recipe file.
+    """Generates the source of a recipe file.
 
     Args:
       config: all fields, as config.json has them.
-      docstring: of the file; its first line says what the recipe is.
+      docstring: of the file; its first line summarizes the recipe.
 
     Returns:
-      Python source, whose `get_config()` starts from the defaults and sets every field that differs from them.
+      Python source; its `get_config()` starts from the defaults and sets every field that differs from them.
 
     Raises:
       ConfigError: a field that this version does not have, or a value that it does not allow.
@@ -48,10 +48,10 @@ def source(config: Mapping[str, Any], docstring: str) -> str:
 
 
 def _assignments(fields: list[tuple[str, Any]]) -> Iterator[str]:
-    """One line per field, in the schema's order, and an empty one before each section."""
+    """One assignment per field, in the schema's order, with an empty line before each section."""
     order = [path for path, _ in schema.fields()]
     sections: dict[str, list[str]] = {}
-    # The models' own switches, which the schema does not list, come last in their section.
+    # Model options, which the schema does not list, come last in their section.
     for path, value in sorted(fields, key=lambda field: order.index(field[0]) if field[0] in order else len(order)):
         section = path.partition(".")[0] if "." in path else ""
         sections.setdefault(section, []).append(f"    config.{path} = {_literal(value)}")
@@ -60,7 +60,7 @@ def _assignments(fields: list[tuple[str, Any]]) -> Iterator[str]:
 
 
 def _literal(value: Any) -> str:
-    """The value as Python reads it back, exactly; broken into lines where it is a long tuple."""
+    """A Python literal that evaluates to exactly this value; a long tuple gets one line per item."""
     value = to_tuples(value)
     text = _quoted(value)
     if not isinstance(value, tuple) or len(text) < _WIDTH // 2:
@@ -69,7 +69,7 @@ def _literal(value: Any) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """`repr` with double quotes, as the recipes have them, where that changes nothing else."""
+    """`repr` with double quotes, as in the recipes, where the string has no quotes itself."""
     if isinstance(value, tuple):
         return "(" + ", ".join(map(_quoted, value)) + ("," if len(value) == 1 else "") + ")"
     text = repr(value)

@@ -1,4 +1,4 @@
-"""The report of a study, whether it has ended or not: report.md, the best config as a recipe, pictures, a table."""
+"""Writes the report of a study, running or ended: report.md, the best config as a recipe, plots, trials.csv."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inception_jax.errors import UserError
 from inception_jax.runs import manifest
@@ -32,20 +32,19 @@ PLOTS = {
 
 
 def write(study_dir: Path, study: optuna.Study | None = None) -> Path:
-    """Writes the report of a study as it stands: report.md, best.py, trials.csv and the pictures.
+    """Writes the report of a study in its current state: report.md, best.py, trials.csv and the plots.
 
-    Each file is replaced whole; a picture or recipe that there is nothing for any more is removed. Damaged trials are
-    told as such.
+    Each file is replaced whole; a plot or recipe without data is removed. Damaged trials are listed as notes.
 
     Args:
       study_dir: the study's directory.
-      study: Optuna's study, where it is open: importance is then estimated from it, else from what lies on the disk.
+      study: the open Optuna study: importance is estimated from it; default: from the study's files.
 
     Returns:
-      The path of report.md.
+      Path of report.md.
 
     Raises:
-      UserError: there is no study, or a file cannot be written.
+      UserError: the directory has no study, or a file cannot be written.
     """
     study_dir = Path(study_dir)
     found = study_files.read(study_dir)
@@ -59,14 +58,14 @@ def write(study_dir: Path, study: optuna.Study | None = None) -> Path:
         "\n".join(report_sections.setup(found)),
         _section("Space", report_sections.space(found)),
         _section("Trials", report_sections.counts(found)),
-        _section("The best trial", report_sections.best_trial(found)),
-        _section("The ten best", report_sections.top_trials(found, 10)),
-        _section("What went wrong", report_sections.failures(found)),
-        _section("Deaths and restarts", report_sections.restarts(found)),
+        _section("Best trial", report_sections.best_trial(found)),
+        _section("Ten best trials", report_sections.top_trials(found, 10)),
+        _section("Failed and diverged trials", report_sections.failures(found)),
+        _section("Restarts", report_sections.restarts(found)),
         _section("Time", report_sections.time_spent(found)),
         *(_section(PLOTS[name], _plot_section(name, estimate)) for name in PLOTS if name in drawn),
         "" if estimate.shares else _section("Importance", iter([f"Not estimated: {estimate.reason}."])),
-        _section("Going on", _commands(found, why_no_recipe)),
+        _section("Next steps", _commands(found, why_no_recipe)),
     ]
     path = study_dir / FILE
     manifest.replace_text(path, "\n\n".join(filter(None, sections)) + "\n")
@@ -74,7 +73,7 @@ def write(study_dir: Path, study: optuna.Study | None = None) -> Path:
 
 
 def _draw_plots(study: StoredStudy, estimate: Importance) -> list[str]:
-    """Draws what there is something to draw of, and removes what an earlier report drew of the rest."""
+    """Draws the plots that have data, removes the files of the others; returns the names of those drawn."""
     paths = {name: study.path / f"{name}.png" for name in PLOTS}
     figures = {
         "history": plots.history(study, paths["history"]),
@@ -90,7 +89,7 @@ def _draw_plots(study: StoredStudy, estimate: Importance) -> list[str]:
 
 
 def _write_best(study: StoredStudy) -> str:
-    """Writes best.py; returns why there is none, or ""."""
+    """Writes best.py; returns "", or the reason why there is none."""
     path = study.path / BEST
     ranked = study.ranked()
     try:
@@ -104,8 +103,8 @@ def _write_best(study: StoredStudy) -> str:
     return ""
 
 
-def _config(study: StoredStudy, trial: StoredTrial) -> dict:
-    """The whole config of a trial: as its run wrote it; or, where that is lost, the study's with the trial's values."""
+def _config(study: StoredStudy, trial: StoredTrial) -> dict[str, Any]:
+    """The whole config of a trial: its config.json; where that is unreadable, the study's with the trial's values."""
     try:
         config = manifest.read_config(trial.workdir)
     except UserError:
@@ -113,7 +112,7 @@ def _config(study: StoredStudy, trial: StoredTrial) -> dict:
     if config is not None:
         return config
     values = {**dict(manifest.flatten(study.config)), **trial.overrides, **trial.params}
-    tree: dict = {}
+    tree: dict[str, Any] = {}
     for field, value in values.items():
         *sections, name = field.split(".")
         section = tree
@@ -124,12 +123,12 @@ def _config(study: StoredStudy, trial: StoredTrial) -> dict:
 
 
 def _docstring(study: StoredStudy, trial: StoredTrial) -> str:
-    value = report_sections.format_metric(study, trial.value)
+    value = report_sections.format_metric(study, trial.shown_value)
     varied = ", ".join(f"{field} = {format_value(value)}" for field, value in trial.params.items())
-    words = (
+    text = (
         f"The recipe was {study.content.get('recipe') or 'not recorded'}; the sweep chose {varied or 'nothing'}. It "
-        f"is the best of {len(study.ranked())} finished trials, chosen on the split that the value is of: on "
-        "pictures that no trial was judged by, expect less."
+        f"is the best of {len(study.ranked())} finished trials, chosen on the split that the value was measured on: on "
+        "other images, expect a lower one."
     )
     return "\n".join(
         [
@@ -137,7 +136,7 @@ def _docstring(study: StoredStudy, trial: StoredTrial) -> str:
             "",
             f"    python -m inception_jax.train --config={shlex.quote(str(study.path / BEST))} --workdir=runs/best",
             "",
-            *textwrap.wrap(words, 118, break_long_words=False, break_on_hyphens=False),
+            *textwrap.wrap(text, 118, break_long_words=False, break_on_hyphens=False),
         ]
     )
 
@@ -147,20 +146,20 @@ def _plot_section(name: str, estimate: Importance) -> Iterator[str]:
     if name == "importance":
         yield ""
         yield (
-            f"Estimated by {estimate.method} from {estimate.trials} finished trials: of what the parameters explain "
-            "of the values, each one's share. It says nothing of ranges that were not tried, and little where the "
-            "trials are few."
+            f"Estimated by {estimate.method} from {estimate.trials} finished trials: the share of the variance of the "
+            "values that each parameter explains. It does not hold for ranges that were not tried, and is uncertain "
+            "with few trials."
         )
         if estimate.left_out:
             yield ""
             yield (
-                "Without an estimate, since not every finished trial has them or they never varied: "
+                "Without an estimate, because not every finished trial has them or they never varied: "
                 + ", ".join(f"`{field}`" for field in estimate.left_out)
                 + "."
             )
     if name == "parallel_coordinates":
         yield ""
-        yield "Colours go by rank. A parameter that a trial does not have leaves a gap in its line."
+        yield "Colours show the rank. A parameter that a trial does not have leaves a gap in its line."
 
 
 def _commands(study: StoredStudy, why_no_recipe: str) -> Iterator[str]:
@@ -176,17 +175,17 @@ def _commands(study: StoredStudy, why_no_recipe: str) -> Iterator[str]:
         yield "# continues the sweep"
         yield shlex.join(["python", *map(str, command[1:])])
     if ranked := study.ranked():
-        yield "# the best trials beside each other"
+        yield "# compares the best trials"
         yield (
             "python -m inception_jax.compare "
             + " ".join(shlex.quote(str(trial.workdir)) for trial in ranked[:3])
             + f" --output={here}/comparison"
         )
-    yield "# Optuna's own dashboard (pip install optuna-dashboard)"
+    yield "# opens Optuna's dashboard (pip install optuna-dashboard)"
     yield f"optuna-dashboard {shlex.quote(str(study.content.get('storage') or study.path / 'journal.log'))}"
     yield "```"
     yield ""
-    yield f"All trials, a line each: [{study_files.TABLE}]({study_files.TABLE})."
+    yield f"All trials, one per line: [{study_files.TABLE}]({study_files.TABLE})."
 
 
 def _section(title: str, lines: Iterator[str]) -> str:

@@ -1,4 +1,4 @@
-"""The bookkeeping of a study, in Markdown: what was asked, how the trials ended, what it cost."""
+"""The sections of a study's report in Markdown: setup, space, trials, best trials, failures, restarts, time."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from inception_jax.sweeps import scales
 from inception_jax.sweeps.study_files import UNKNOWN, StoredParameter, StoredStudy, StoredTrial
 
 _MEANINGS = {
-    "finished": "ran to its end",
-    "pruned": "given up early by the pruner",
+    "finished": "trained to its end",
+    "pruned": "stopped early by the pruner",
     "diverged": "its loss became NaN or infinite",
-    "failed": "ended with an error, or died too often",
-    "running": "running when this was written",
-    "interrupted": "stopped, to be continued by the same command",
-    "waiting": "begun, and waiting to be started again",
-    UNKNOWN: "its record is damaged or missing",
+    "failed": "ended with an error, or its process died too often",
+    "running": "running when this report was written",
+    "interrupted": "stopped; the same command continues it",
+    "waiting": "its process died; it will be started again",
+    UNKNOWN: "its trial.json is damaged or missing",
 }
 _SAMPLERS = {
     "tpe": "the tree-structured Parzen estimator (TPE)",
     "random": "uniform random search",
     "quasi": "a quasi-random (Sobol) sequence",
-    "grid": "the whole grid",
-    "list": "the listed configs alone",
+    "grid": "a full grid",
+    "list": "the list of configs",
 }
 _PRUNERS = {"halving": "successive halving", "median": "the median rule"}
 _LONGEST = 300  # characters of a message
 
 
 def setup(study: StoredStudy) -> Iterator[str]:
-    """What was asked, in a paragraph."""
+    """The question, the objective, the sampler and the pruner, in one paragraph."""
     content = study.content
     names = [f"`{parameter.field}`" for parameter in study.space]
     listed = len(content.get("listed") or ())
@@ -48,20 +48,20 @@ def setup(study: StoredStudy) -> Iterator[str]:
     overrides = ", ".join(
         f"`{field}` = {format_value(value)}" for field, value in (content.get("overrides") or {}).items()
     )
-    judged = "the final evaluation" if study.objective == "final" else "the best of its evaluations"
-    weights = {"ema": ", of averaged weights", "raw": ", of raw weights"}.get(content.get("weights"), "")
-    sampler, pruner = content.get("sampler"), content.get("pruner")
+    counted = "the final evaluation" if study.objective == "final" else "the best of its evaluations"
+    weights = {"ema": ", of EMA weights", "raw": ", of raw weights"}.get(str(content.get("weights")), "")
+    sampler, pruner = str(content.get("sampler")), str(content.get("pruner") or "none")
     parts = [
         f"{varied}{best}{of_recipe}" + (f" (with {overrides})" if overrides else "") + "?",
-        f"A trial is judged by {scales.METRIC_NAMES[study.metric]} ({judged}{weights}); "
+        f"The objective is {scales.METRIC_NAMES[study.metric]} ({counted}{weights}); "
         f"{'more' if study.maximise else 'less'} is better.",
         f"The values were chosen by {_SAMPLERS.get(sampler, sampler)}"
         + (f", seed {content['seed']}" if "seed" in content else "")
         + (f", after {listed} listed configs" if listed and sampler != "list" else "")
         + ".",
         "No trial was pruned."
-        if pruner in (None, "none")
-        else f"Hopeless trials were given up by {_PRUNERS.get(pruner, pruner)}" + _pruner_details(content) + ".",
+        if pruner == "none"
+        else f"Trials were pruned by {_PRUNERS.get(pruner, pruner)}" + _pruner_details(content) + ".",
         f"{len(study.trials)} trials have begun"
         + (f" since {content['created']}" if content.get("created") else "")
         + ".",
@@ -70,13 +70,13 @@ def setup(study: StoredStudy) -> Iterator[str]:
 
 
 def space(study: StoredStudy) -> Iterator[str]:
-    """The space as a table."""
+    """The search space as a table."""
     rows = [[f"`{one.field}`", one.kind, _range(one), _condition(one)] for one in study.space]
-    yield from format_markdown(("field", "kind", "values", "only where"), rows)
+    yield from format_markdown(("field", "kind", "values", "condition"), rows)
 
 
 def counts(study: StoredStudy) -> Iterator[str]:
-    """How many trials have which status."""
+    """The number of trials per status."""
     statuses = [trial.status for trial in study.trials]
     order = [*_MEANINGS, *sorted(set(statuses) - {*_MEANINGS})]
     rows = [[status, statuses.count(status), _MEANINGS.get(status, "")] for status in order if status in statuses]
@@ -84,7 +84,7 @@ def counts(study: StoredStudy) -> Iterator[str]:
 
 
 def failures(study: StoredStudy) -> Iterator[str]:
-    """The trials that came to nothing, and why."""
+    """The diverged, failed and unreadable trials, with their messages."""
     rows = [
         [
             trial.number,
@@ -99,24 +99,24 @@ def failures(study: StoredStudy) -> Iterator[str]:
 
 
 def restarts(study: StoredStudy) -> Iterator[str]:
-    """The trials whose process was started more than once, and how each of its processes ended."""
+    """The trials whose process was started more than once, and how each of these processes ended."""
+    restarted = [trial for trial in study.trials if len(trial.starts) > 1]
     rows = [
         [trial.number, trial.status, len(trial.starts), ", ".join(map(_format_exit, trial.starts))]
-        for trial in study.trials
-        if len(trial.starts) > 1
+        for trial in restarted
     ]
     if rows:
-        again = sum(row[2] - 1 for row in rows)
+        again = sum(len(trial.starts) - 1 for trial in restarted)
         yield (
-            f"{again} process{'es were' if again > 1 else ' was'} started again, after an end that was not the "
-            "trial's; each went on from its newest checkpoint."
+            f"{again} process{'es were' if again > 1 else ' was'} started again before the trial had ended; each "
+            "continued from its newest checkpoint."
         )
         yield ""
         yield from format_markdown(("trial", "status", "starts", "ended by"), rows, "rlrl")
 
 
 def time_spent(study: StoredStudy) -> Iterator[str]:
-    """What the trials took, and what pruning saved."""
+    """The run time of the trials per status, and an estimate of what pruning saved."""
     spent = {status: sum(trial.seconds for trial in study.with_status(status)) for status in _MEANINGS}
     total = sum(spent.values())
     if not total:
@@ -127,7 +127,7 @@ def time_spent(study: StoredStudy) -> Iterator[str]:
         if seconds
     ]
     yield from format_markdown(
-        ("trials", "", "time of their processes", "share"),
+        ("trials", "", "run time of processes", "share"),
         [*rows, ["all", len(study.trials), format_duration(total), ""]],
         "lrrr",
     )
@@ -138,16 +138,15 @@ def time_spent(study: StoredStudy) -> Iterator[str]:
         saved = sum(max(0.0, whole - trial.seconds) for trial in pruned)
         yield ""
         yield (
-            f"Pruning saved about {format_duration(saved)}. This is an estimate: what the {len(pruned)} pruned trials "
-            f"would have taken in addition, had each taken as long as the median finished one "
-            f"({format_duration(whole)})."
+            f"Pruning saved about {format_duration(saved)}: an estimate of the further run time of the {len(pruned)} "
+            f"pruned trials if each had taken as long as the median finished one ({format_duration(whole)})."
         )
 
 
 def _pruner_details(content: Mapping[str, Any]) -> str:
     details = [f"not before evaluation {content['min_evaluations']}"] if content.get("min_evaluations") else []
     if content.get("pruner") == "halving" and content.get("reduction_factor"):
-        details.append(f"one of {content['reduction_factor']} goes on at each rung")
+        details.append(f"one of {content['reduction_factor']} continues at each rung")
     return f" ({', '.join(details)})" if details else ""
 
 
@@ -169,7 +168,7 @@ def _condition(one: StoredParameter) -> str:
 
 
 def _format_exit(start: Mapping[str, Any]) -> str:
-    """How a process ended, from its exit code as `subprocess` gives it."""
+    """Formats how a process ended, from its exit code as `subprocess` gives it."""
     code = start.get("exit")
     if not isinstance(code, int):
         return "unknown" if start.get("ended") else "still running"
@@ -183,12 +182,12 @@ def _format_exit(start: Mapping[str, Any]) -> str:
     return "done" if code == 0 else f"exit code {code}"
 
 
-def _join_names(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+def _join_names(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
 def best_trial(study: StoredStudy) -> Iterator[str]:
-    """The best trial in Markdown: its value with an interval, how much to believe of it, and in what it differs."""
+    """The best trial: its value with an interval, a warning about selection bias, and the fields it changed."""
     ranked = study.ranked()
     if not ranked:
         yield "No trial has finished with a value."
@@ -197,22 +196,23 @@ def best_trial(study: StoredStudy) -> Iterator[str]:
     counted = _evaluation(study, first)
     interval = _interval(study, first, counted)
     yield (
-        f"Trial {first.number}: **{format_metric(study, first.value)}**"
+        f"Trial {first.number}: **{format_metric(study, first.shown_value)}**"
         + (f", {interval}" if interval else "")
         + f"; its run is in `{first.workdir.relative_to(study.path)}`."
     )
     if equal := [trial for trial in ranked[1:] if trial.value == first.value]:
         yield ""
-        yield f"As good: {', '.join(f'trial {trial.number}' for trial in equal)}; the earliest is named."
+        yield f"Equally good: {', '.join(f'trial {trial.number}' for trial in equal)}; the earliest is shown."
     yield ""
     split = counted.get("split")
     on = f"`{split}`, the split" if split else "the split"
     chosen = "" if study.objective == "final" else ", and the best of each trial's evaluations"
     yield (
-        f"**This value is optimistic.** It is the best of {len(ranked)} finished trials{chosen}, chosen on {on} "
-        "that it is reported of: part of its lead is luck, and the interval, which is that of one network evaluated "
-        "once, knows nothing of the choice. For a number to quote, evaluate the chosen config on pictures that no "
-        "trial was judged by; several seeds of it say how much of the lead remains."
+        f"**This value is optimistic.** It is the best of {len(ranked)} finished trials{chosen}, selected on {on} "
+        "that it was measured on: part of its lead is chance, and the interval, which is that of one network "
+        "evaluated once, does not account for the selection. For a number to publish, evaluate the config on "
+        "held-out images that were not used in the sweep; train it with several seeds to see how much of the lead "
+        "remains."
     )
     if lines := list(_differences(study, first)):
         yield ""
@@ -220,7 +220,12 @@ def best_trial(study: StoredStudy) -> Iterator[str]:
 
 
 def top_trials(study: StoredStudy, count: int) -> Iterator[str]:
-    """The best trials as a table, with the parameters of the space."""
+    """A table of the best trials with their parameters.
+
+    Args:
+      study: the study.
+      count: largest number of trials.
+    """
     ranked = study.ranked()[:count]
     if not ranked:
         return
@@ -234,7 +239,7 @@ def top_trials(study: StoredStudy, count: int) -> Iterator[str]:
             [
                 place,
                 trial.number,
-                format_metric_value(study.metric, trial.value),
+                format_metric_value(study.metric, trial.shown_value),
                 interval or "–",
                 *(format_value(values[field], digits=4) if field in values else "–" for field in fields),
                 format_duration(trial.seconds),
@@ -246,27 +251,27 @@ def top_trials(study: StoredStudy, count: int) -> Iterator[str]:
 
 
 def format_metric(study: StoredStudy, value: float) -> str:
-    """A value in words: `98.61 % top-1 accuracy`."""
+    """Formats a value with its metric: `98.61 % top-1 accuracy`."""
     return f"{format_metric_value(study.metric, value)} {scales.METRIC_NAMES[study.metric]}"
 
 
 def _evaluation(study: StoredStudy, trial: StoredTrial) -> Mapping[str, Any]:
-    """The evaluation row that a trial's value is of; {} where its metric file is lost."""
+    """The evaluation row that has the trial's value; {} where its metrics.jsonl is lost."""
     rows = run_state.read(trial.workdir).evaluations(study.content.get("weights"))
     return next((row for row in reversed(rows) if row.get(study.metric) == trial.value), rows[-1] if rows else {})
 
 
 def _interval(study: StoredStudy, trial: StoredTrial, row: Mapping[str, Any]) -> str:
-    """The 95 % interval of an accuracy; "" for a loss, and where it is not known how many examples there were."""
-    count = row.get("count")
-    if study.metric == "loss" or not count or not 0 <= trial.value <= 1 <= count:
+    """The 95 % interval of an accuracy; "" for a loss, and where the number of examples is unknown."""
+    count, value = row.get("count"), trial.shown_value
+    if study.metric == "loss" or not count or not 0 <= value <= 1 <= count:
         return ""
-    low, high = wilson_interval(round(trial.value * count), int(count))
+    low, high = wilson_interval(round(value * count), int(count))
     return f"95 % interval {100 * low:.2f}–{100 * high:.2f} %"
 
 
 def _differences(study: StoredStudy, trial: StoredTrial) -> Iterator[str]:
-    """In which fields the trial's config differs from the one that all trials start from."""
+    """A table of the fields in which the trial's config differs from the study's config."""
     try:
         config = manifest.read_config(trial.workdir)
     except UserError:

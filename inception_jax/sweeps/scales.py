@@ -1,4 +1,4 @@
-"""Where a value lies on an axis: of parameters (linear, logarithmic, categories) and of what trials are judged by."""
+"""Axis scales of the plots: of parameters (linear, logarithmic, categorical) and of the metric."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 METRIC_NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "loss": "loss"}
-_GOLDEN = 0.6180339887498949  # its multiples, less the whole, fill the interval evenly however many there are
+_GOLDEN = 0.6180339887498949  # the fractional parts of its multiples fill [0, 1) evenly, however many there are
 _FEW_TICKS, _MOST_TICKS = 3, 6
 
 
 class AxisScale:
-    """The axis of one parameter, from 0 to 1."""
+    """Maps the values of one parameter to positions from 0 to 1."""
 
     def __init__(self, parameter: StoredParameter, values: Iterable[Any]):
-        """Args:
-        parameter: of the space.
-        values: that trials have; one outside of the parameter's range (of a list) widens the axis.
+        """Determines the ends of the axis, or its categories.
+
+        Args:
+          parameter: of the space.
+          values: of the trials; a value outside the parameter's range (from a listed config) extends the axis.
         """
         values = list(values)
         self.is_choice = parameter.kind == "choice"
         self.log = parameter.log
         if self.is_choice:
-            # Known by their texts: True is not 1.
+            # Compared by `repr`: True is not 1.
             self.choices = list({repr(value): value for value in (*parameter.choices, *values)}.items())
             return
         numbers = [value for value in (parameter.low, parameter.high, *values) if _is_number(value)]
@@ -40,7 +42,7 @@ class AxisScale:
         self.low, self.high = min(numbers), max(numbers)
 
     def position(self, value: Any) -> float:
-        """Where a value lies; NaN for one that is not on the axis."""
+        """Position of a value, from 0 to 1; NaN where it is not on the axis."""
         if self.is_choice:
             names = [name for name, _ in self.choices]
             return (names.index(repr(value)) + 0.5) / len(names) if repr(value) in names else math.nan
@@ -50,7 +52,7 @@ class AxisScale:
         return (value - low) / (high - low) if high > low else 0.5
 
     def ticks(self) -> list[tuple[float, str]]:
-        """(place, words) of the ticks."""
+        """(position, label) of the ticks."""
         if self.is_choice:
             return [
                 ((index + 0.5) / len(self.choices), format_value(choice, digits=6))
@@ -78,19 +80,26 @@ class AxisScale:
 
 
 def jitter(numbers: Sequence[int]) -> np.ndarray:
-    """A place from -0.5 to 0.5 per trial number, evenly spread, by which trials of one category can be told apart."""
+    """An offset from -0.5 to 0.5 for each trial number, evenly spread: it separates trials of the same category.
+
+    Args:
+      numbers: of the trials.
+
+    Returns:
+      float64 [trials].
+    """
     return np.asarray(numbers, np.float64) * _GOLDEN % 1.0 - 0.5
 
 
 def metric_to_axis(values: Sequence[float], study: StoredStudy) -> np.ndarray:
-    """Values of the metric, spread as the pictures' axes are: accuracies by the logarithm of the error.
+    """Transforms values of the metric like the axes of the plots: accuracies near 100 % by the logarithm of the error.
 
     Args:
-      values: as trials have them (accuracies from 0 to 1).
-      study: whose metric it is.
+      values: of the metric (accuracies from 0 to 1).
+      study: has the metric.
 
     Returns:
-      float64, increasing with the value for an accuracy as for a loss.
+      float64, one per value, increasing with the value.
     """
     shown = study.unit * np.asarray(values, np.float64)
     if study.metric != "loss":
@@ -100,12 +109,12 @@ def metric_to_axis(values: Sequence[float], study: StoredStudy) -> np.ndarray:
 
 
 def set_metric_axis(axes: Axes, values: Sequence[float], study: StoredStudy) -> None:
-    """Scales a y axis for values of the metric.
+    """Sets scale, limits and label of a y axis for the metric.
 
     Args:
-      axes: that show `study.unit * value`.
-      values: that are shown, at least one of them finite.
-      study: whose metric it is.
+      axes: which show `study.unit * value`.
+      values: that are shown; at least one of them is finite.
+      study: has the metric.
     """
     shown = study.unit * np.asarray([value for value in values if math.isfinite(value)], np.float64)
     low, high = shown.min(), shown.max()

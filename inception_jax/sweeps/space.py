@@ -1,4 +1,4 @@
-"""What a sweep varies: ranges and categories over config fields, some of them only under a condition.
+"""Defines a search space: ranges and categorical choices over config fields, some of them conditional.
 
 from inception_jax.sweeps.space import choice, integer, real
 
@@ -22,7 +22,7 @@ from inception_jax.errors import UserError, nearest
 from inception_jax.sweeps.parameters import Choice, Parameter, Range, When, alternatives, index_of
 
 MAX_GRID = 100_000
-"""Combinations of a grid; more are a mistake."""
+"""Largest number of grid points; a larger grid is refused as a mistake."""
 
 
 def real(
@@ -37,15 +37,15 @@ def real(
     """A real number from `low` to `high`, both included.
 
     Args:
-      low: the smallest; greater than 0 with `log`.
-      high: the largest.
-      log: uniform in the logarithm (learning rates, decays).
-      step: only low, low + step, …; not with `log`.
-      grid: how many points `--sampler=grid` takes, spread evenly from low to high.
-      when: {field: value or list of values} under which there is this parameter at all.
+      low: the smallest value; greater than 0 with `log`.
+      high: the largest value.
+      log: sample uniformly in the logarithm (for learning rates, decays).
+      step: only the values low, low + step, …; not with `log`.
+      grid: number of points for `--sampler=grid`, spaced evenly from low to high (in the logarithm with `log`).
+      when: {field: value or list of values}: the condition under which this parameter exists.
 
     Raises:
-      UserError: a range that is none.
+      UserError: an invalid range.
     """
     return _range("real", low, high, log, step, grid, when)
 
@@ -59,64 +59,66 @@ def integer(
     grid: int | None = None,
     when: When | None = None,
 ) -> Range:
-    """An integer from `low` to `high`, both included; arguments and errors as of `real`."""
+    """An integer from `low` to `high`, both included; the arguments and errors are those of `real`."""
     return _range("integer", low, high, log, step, grid, when)
 
 
 def choice(*values: Any, when: When | None = None) -> Choice:
-    """One of these values: texts, numbers, booleans, tuples, None (a field that the recipe leaves unset).
+    """One of these values: strings, numbers, booleans, tuples, None (a field that the recipe leaves unset).
 
     Args:
-      values: two or more that differ (one is allowed: it is then fixed).
-      when: as of `real`.
+      values: two or more different values (a single one is allowed: the field is then fixed).
+      when: as in `real`.
 
     Raises:
-      UserError: no value, or one twice.
+      UserError: no value, or a value given twice.
     """
-    words = f"choice({', '.join(map(repr, values))})"
+    call = f"choice({', '.join(map(repr, values))})"
     if not values:
         raise UserError("choice() has no values")
     values = tuple(tuple(value) if isinstance(value, list) else value for value in values)
     for index, value in enumerate(values):
         if index_of(values[:index], value) is not None:
-            raise UserError(f"{words}: {value!r} stands there twice")
+            raise UserError(f"{call}: {value!r} is given twice")
     return Choice(values, dict(when or {}))
 
 
 def _range(kind: str, low: Any, high: Any, log: bool, step: Any, grid: Any, when: When | None) -> Range:
     number = float if kind == "real" else int
-    words = f"{kind}({low!r}, {high!r})"
+    call = f"{kind}({low!r}, {high!r})"
     for name, value in (("low", low), ("high", high), ("step", step)):
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not (whole or (kind == "real" and isinstance(value, float) and math.isfinite(value))):
-            takes = "a finite number" if kind == "real" else "an int"
-            raise UserError(f"{words}: {name} = {value!r}; it takes {takes}")
+            allowed = "a finite number" if kind == "real" else "an int"
+            raise UserError(f"{call}: {name} = {value!r}; it must be {allowed}")
     if low is None or high is None or low > high:
-        raise UserError(f"{words}: the first number is the smallest, the second the largest value")
+        raise UserError(f"{call}: the first number must be the smallest value, the second the largest")
     if log and low <= 0:
-        raise UserError(f"{words}, log=True: a logarithm needs low > 0")
+        raise UserError(f"{call}, log=True: a logarithm needs low > 0")
     if log and step is not None:
-        raise UserError(f"{words}: log and step exclude each other")
+        raise UserError(f"{call}: log and step exclude each other")
     if step is not None and step <= 0:
-        raise UserError(f"{words}: step = {step!r}; it must be greater than 0")
+        raise UserError(f"{call}: step = {step!r}; it must be greater than 0")
     if grid is not None and not (isinstance(grid, int) and not isinstance(grid, bool) and grid >= 2):
-        raise UserError(f"{words}: grid = {grid!r}; it is the number of points, 2 or more")
+        raise UserError(f"{call}: grid = {grid!r}; it is the number of points and must be 2 or more")
     if grid is not None and step is not None:
-        raise UserError(f"{words}: grid and step exclude each other: a grid takes the steps")
-    if step is not None:  # the last step that is inside: Optuna would say so with a warning for every trial
+        raise UserError(f"{call}: grid and step exclude each other: with a step, the grid has all steps")
+    if step is not None:  # move high to the last step inside the range: Optuna would warn about it in every trial
         high = low + math.floor((high - low) / step + 1e-9) * step
     return Range(kind, number(low), number(high), log, None if step is None else number(step), grid, dict(when or {}))
 
 
 class Space:
-    """The parameters of a sweep, those that others depend on first."""
+    """A search space: parameters in dependency order, those in conditions before those that depend on them."""
 
     def __init__(self, parameters: Mapping[str, Parameter]):
-        """Args:
-          parameters: {config field: its range or choice}.
+        """Checks the conditions and orders the parameters.
+
+        Args:
+          parameters: {config field: range or choice}.
 
         Raises:
-          UserError: a condition that names no choice of this space, or conditions that go round in a circle.
+          UserError: a condition that names no choice of this space or can never hold, or circular conditions.
         """
         for field, parameter in parameters.items():
             for other, values in parameter.when.items():
@@ -124,28 +126,33 @@ class Space:
         self.parameters = _in_dependency_order(parameters)
 
     def is_active(self, field: str, values: Mapping[str, Any]) -> bool:
-        """Whether a parameter exists, given the values of those before it (inactive ones are absent)."""
+        """Whether the condition of a parameter holds.
+
+        Args:
+          field: of the parameter.
+          values: {field: value} of the active parameters before it.
+        """
         return all(
             other in values and index_of(alternatives(wanted), values[other]) is not None
             for other, wanted in self.parameters[field].when.items()
         )
 
     def grid(self) -> Iterator[dict[str, Any]]:
-        """Every combination, each once: a parameter whose condition does not hold multiplies nothing.
+        """Yields every combination of grid points once; a parameter is absent where its condition does not hold.
 
         Raises:
-          UserError: a range of which nothing says which points to take, or more than `MAX_GRID` combinations.
+          UserError: a range does not determine its grid points, or there are more than `MAX_GRID` combinations.
         """
         for field, parameter in self.parameters.items():
             if parameter.points() is None:
                 raise UserError(
-                    f"--sampler=grid: {field} ({parameter.summary()}) has endless values; say how many "
-                    "points it takes with grid=N, or give it a step"
+                    f"--sampler=grid: {field} ({parameter.summary()}) has infinitely many values; give the "
+                    "number of points with grid=N, or a step"
                 )
         combinations = self._combinations(list(self.parameters), {})
         yield from itertools.islice(combinations, MAX_GRID)
         if next(combinations, None) is not None:
-            raise UserError(f"--sampler=grid: the space has more than {MAX_GRID:,} combinations; take fewer points")
+            raise UserError(f"--sampler=grid: the space has more than {MAX_GRID:,} combinations; use fewer points")
 
     def _combinations(self, fields: list[str], values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not fields:
@@ -153,11 +160,11 @@ class Space:
         elif not self.is_active(fields[0], values):
             yield from self._combinations(fields[1:], values)
         else:
-            for point in self.parameters[fields[0]].points():
+            for point in self.parameters[fields[0]].points() or ():  # `grid` refuses parameters without points
                 yield from self._combinations(fields[1:], {**values, fields[0]: point})
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As study.json has it: one object per field."""
+        """The space as study.json has it: one object per field."""
         return [{"field": field, **parameter.to_json()} for field, parameter in self.parameters.items()]
 
 
@@ -165,13 +172,12 @@ def _check_condition(field: str, other: str, wanted: Any, parameters: Mapping[st
     if other not in parameters:
         near = nearest(other, parameters)
         raise UserError(f"{field}: its condition names {other!r}, which is not in the space{near}")
-    if not isinstance(parameters[other], Choice):
+    parameter = parameters[other]
+    if not isinstance(parameter, Choice):
         raise UserError(f"{field}: its condition names {other}, which is not a choice")
     for value in alternatives(wanted):
-        if index_of(parameters[other].values, value) is None:
-            raise UserError(
-                f"{field}: its condition {other} = {value!r} never holds: {other} is {parameters[other].summary()}"
-            )
+        if index_of(parameter.values, value) is None:
+            raise UserError(f"{field}: its condition {other} = {value!r} never holds: {other} is {parameter.summary()}")
 
 
 def _in_dependency_order(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
@@ -184,6 +190,6 @@ def _in_dependency_order(parameters: Mapping[str, Parameter]) -> dict[str, Param
         ]
         if not ready:
             circle = ", ".join(field for field in parameters if field not in ordered)
-            raise UserError(f"the conditions of {circle} go round in a circle")
+            raise UserError(f"the conditions of {circle} depend on each other in a circle")
         ordered.update((field, parameters[field]) for field in ready)
     return ordered

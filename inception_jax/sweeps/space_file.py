@@ -1,4 +1,4 @@
-"""The Python file that `--space` names: loaded, and checked against the recipe before the first trial begins."""
+"""Loads the Python file that `--space` names, and checks it against the recipe before the first trial begins."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from inception_jax.sweeps.space import Space
 
 @dataclasses.dataclass(frozen=True)
 class SpaceFile:
-    """What a sweep tries.
+    """The content of a space file.
 
     Attributes:
-      space: what the sampler varies; None where the file gives no space.
-      trials: the configs that are tried first, {field: value} each; fields of the space and others.
+      space: from `get_space()`; None where the file does not define it.
+      trials: from `get_trials()`: configs that are tried first, {field: value} each, also of fields outside the space.
     """
 
     space: Space | None
@@ -30,15 +30,18 @@ class SpaceFile:
 
 
 def load(path: str, recipe: ConfigDict, config_arguments: Sequence[str]) -> SpaceFile:
-    """Runs the file and checks what its `get_space()` and `get_trials()` return; one of them may be absent.
+    """Runs the file, and checks what its `get_space()` and `get_trials()` return; one of them may be missing.
 
     Args:
       path: of the file.
-      recipe: what the values are set in.
-      config_arguments: the words that the recipe came from, as `overrides.config_arguments` gives them.
+      recipe: the config whose fields are set.
+      config_arguments: of the recipe, as `overrides.config_arguments` gives them.
+
+    Returns:
+      The checked space and trials.
 
     Raises:
-      UserError: no such file, an error in it, a field that there is not, or a value that a field does not take.
+      UserError: the file is missing or has an error, a field does not exist, or a field does not accept a value.
     """
     namespace = _run(path)
     get_space, get_trials = namespace.get("get_space"), namespace.get("get_trials")
@@ -62,7 +65,7 @@ def _run(path: str) -> dict[str, Any]:
     except FileNotFoundError:
         folder = Path(path).parent
         near = nearest(Path(path).name, [file.name for file in folder.glob("*.py")]) if folder.is_dir() else ""
-        raise UserError(f"--space={path}: there is no such file{near}") from None
+        raise UserError(f"--space={path}: the file does not exist{near}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"--space={path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     namespace: dict[str, Any] = {"__name__": "sweep_space", "__file__": path}
@@ -75,7 +78,7 @@ def _call(path: str, function: Any) -> Any:
 
 
 def _call_user_code(path: str, call: Any) -> Any:
-    """What the file's code returns; whatever it raises is one line that says where."""
+    """Returns the result of the file's code; turns any exception into one line with the line number."""
     try:
         return call()
     except SyntaxError as error:
@@ -89,11 +92,13 @@ def _call_user_code(path: str, call: Any) -> Any:
 
 def _space(given: Any, fields: Mapping[str, Any], config_arguments: Sequence[str]) -> Space:
     if not isinstance(given, Mapping) or not given:
-        raise UserError(f"get_space() returned {_short(given)}; it returns {{field: real(…), integer(…) or choice(…)}}")
+        raise UserError(
+            f"get_space() returned {_short(given)}; it must return {{field: real(…), integer(…) or choice(…)}}"
+        )
     for field, parameter in given.items():
         _check_field(field, fields)
         if not isinstance(parameter, Range | Choice):
-            raise UserError(f"{field} = {_short(parameter)}: it takes real(…), integer(…) or choice(…)")
+            raise UserError(f"{field} = {_short(parameter)}: it must be real(…), integer(…) or choice(…)")
     space = Space(given)
     for field, parameter in space.parameters.items():
         for value in parameter.values_to_check():
@@ -105,18 +110,18 @@ def _trials(
     given: Any, space: Space | None, fields: Mapping[str, Any], config_arguments: Sequence[str]
 ) -> tuple[dict[str, Any], ...]:
     if not isinstance(given, list | tuple):
-        raise UserError(f"get_trials() returned {_short(given)}; it returns a list of {{field: value}}")
+        raise UserError(f"get_trials() returned {_short(given)}; it must return a list of {{field: value}}")
     if space is None and not given:
-        raise UserError("get_trials() returned no trial, and there is no get_space()")
+        raise UserError("get_trials() returned no trial, and the file has no get_space()")
     return tuple(_trial(index, trial, space, fields, config_arguments) for index, trial in enumerate(given))
 
 
 def _trial(
     index: int, given: Any, space: Space | None, fields: Mapping[str, Any], config_arguments: Sequence[str]
 ) -> dict[str, Any]:
-    """One entry of `get_trials()`, its lists made tuples; an empty one is the recipe as it is."""
+    """Checks one entry of `get_trials()`, and turns its lists into tuples; {} stands for the unchanged recipe."""
     if not isinstance(given, Mapping):
-        raise UserError(f"get_trials()[{index}] is {_short(given)}; it is {{field: value}}")
+        raise UserError(f"get_trials()[{index}] is {_short(given)}; it must be {{field: value}}")
     values = {field: tuple(value) if isinstance(value, list) else value for field, value in given.items()}
     try:
         for field, value in values.items():

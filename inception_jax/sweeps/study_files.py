@@ -1,7 +1,7 @@
-"""What a study left on disk, read without Optuna, and whatever state it is in.
+"""Reads the files of a study, complete or damaged, without Optuna.
 
-This is the one place that knows the names in study.json and trial.json. A file that is damaged or missing becomes a
-note, and the rest is told.
+The report uses this module alone for the keys of study.json and trial.json. A trial whose trial.json is damaged or
+missing becomes a note in the report, which has the rest.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ _FIELD_TYPES = (
     ("space", list, "a list"),
     ("listed", list, "a list"),
     ("command", list, "a list"),
-    ("metric", str, "a text"),
+    ("metric", str, "a string"),
 )
 
 UNKNOWN = "unknown"
-"""The status of a trial whose record is damaged or missing."""
+"""The status of a trial whose trial.json is damaged or missing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredParameter:
-    """A parameter of the space.
+    """A parameter of the space, as study.json has it.
 
     Attributes:
       field: of the config.
       kind: "real", "integer" or "choice".
-      low, high: ends of a range; None for a choice.
-      log: whether the range is uniform in the logarithm.
-      step: distance of the values of a range; None where all are allowed.
+      low: smallest value of a range; None for a choice.
+      high: largest value of a range; None for a choice.
+      log: whether the range is sampled uniformly in the logarithm.
+      step: distance between the values of a range; None where all values are allowed.
       choices: values of a choice; () for a range.
-      when: {field: value or values} under which the parameter exists; {} for always.
+      when: {field: value or values}: the condition under which the parameter exists; {}: always.
     """
 
     field: str
@@ -58,23 +59,34 @@ class StoredParameter:
     choices: tuple[Any, ...]
     when: Mapping[str, Any]
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(low, high) of a range.
+
+        Raises:
+          UserError: the parameter has none: it is a choice, or study.json is damaged.
+        """
+        if self.low is None or self.high is None:
+            raise UserError(f"{STUDY}: the parameter {self.field} needs numbers 'low' and 'high'")
+        return self.low, self.high
+
 
 @dataclasses.dataclass(frozen=True)
 class StoredTrial:
-    """A trial.
+    """A trial, as trial.json has it.
 
     Attributes:
       number: from 0.
       status: finished, pruned, diverged, failed, running, interrupted, waiting; or `UNKNOWN`.
-      params: {field: value} of the space; lists have become tuples.
-      overrides: {field: value} that it sets beside them.
-      value: what it is judged by; None unless it has finished.
-      message: why it ended, in a line.
-      starts: of its process; {"time", "host", "ended", "exit", …} each.
-      evaluations: (epoch, value) each, in order; a value may be NaN.
-      pruned_at: index of the evaluation, from 1, after which it was given up.
-      seconds: that its processes ran.
-      workdir: its run.
+      params: {field: value} of the parameters of the space; lists have become tuples.
+      overrides: {field: value} of other fields that it sets.
+      value: the objective; None unless the trial has finished.
+      message: the reason for its status, in one line.
+      starts: one entry per start of its process: {"time", "host", "ended", "exit", …}.
+      evaluations: (epoch, value) of each, in order; a value may be NaN.
+      pruned_at: index of the evaluation, from 1, at which it was pruned.
+      seconds: total run time of its processes.
+      workdir: of its run.
     """
 
     number: int
@@ -90,27 +102,32 @@ class StoredTrial:
     workdir: Path
 
     @property
-    def shown_value(self) -> float | None:
-        """Its value, or of one that has none the last finite evaluation: where pictures put it."""
+    def shown_value(self) -> float:
+        """The value that plots show: the objective, or else the last finite evaluation; NaN where there is neither."""
         if self.value is not None:
             return self.value
-        return next((value for _, value in reversed(self.evaluations) if math.isfinite(value)), None)
+        return next((value for _, value in reversed(self.evaluations) if math.isfinite(value)), math.nan)
+
+    @property
+    def has_value(self) -> bool:
+        """Whether there is a value to show."""
+        return not math.isnan(self.shown_value)
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredStudy:
-    """A study.
+    """A study, as its files have it.
 
     Attributes:
-      path: its directory.
-      content: the whole of study.json.
+      path: the study's directory.
+      content: the whole content of study.json.
       config: the config that all trials start from.
       space: the parameters, in the order of the file.
       metric: "top1", "top5" or "loss".
-      objective: "final" or "best" of a trial's evaluations.
-      maximise: whether more is better.
-      trials: by number.
-      notes: one line per file that cannot be read.
+      objective: "final" or "best": the evaluation of a trial that counts.
+      maximise: whether a larger value is better.
+      trials: all trials, by number.
+      notes: one line per unreadable file.
     """
 
     path: Path
@@ -125,40 +142,43 @@ class StoredStudy:
 
     @property
     def name(self) -> str:
-        """What the study is called."""
+        """Name of the study."""
         return str(self.content.get("name") or self.path.absolute().name)
 
     @property
     def unit(self) -> float:
-        """What values are multiplied with to be shown: accuracies are in per cent."""
+        """The factor by which values are shown: 100 for accuracies (percent), 1 for a loss."""
         return 1.0 if self.metric == "loss" else 100.0
 
     def with_status(self, *statuses: str) -> list[StoredTrial]:
-        """The trials of these statuses, by number."""
+        """The trials that have one of these statuses, by number."""
         return [trial for trial in self.trials if trial.status in statuses]
 
     def ranked(self) -> list[StoredTrial]:
-        """The finished trials, best first; of equals the earlier first."""
+        """The finished trials that have a value, the best first; of equal ones the earlier first."""
         sign = -1 if self.maximise else 1
         finished = [trial for trial in self.with_status("finished") if trial.value is not None]
-        return sorted(finished, key=lambda trial: (sign * trial.value, trial.number))
+        return sorted(finished, key=lambda trial: (sign * trial.shown_value, trial.number))
 
 
 def read(path: Path) -> StoredStudy:
     """Reads a study.
 
     Args:
-      path: its directory.
+      path: the study's directory.
+
+    Returns:
+      The study with all its trials.
 
     Raises:
       UserError: there is no study.json, or it is damaged.
     """
     content = read_json_object(path / STUDY)
     if content is None:
-        raise UserError(f"{path} is no study: it has no {STUDY}")
-    for name, kind, words in _FIELD_TYPES:
+        raise UserError(f"{path} is not a study: it has no {STUDY}")
+    for name, kind, kind_name in _FIELD_TYPES:
         if content.get(name) is not None and not isinstance(content[name], kind):
-            raise UserError(f"{path / STUDY} is damaged: {name!r} = {str(content[name])[:40]!r} is not {words}")
+            raise UserError(f"{path / STUDY} is damaged: {name!r} = {str(content[name])[:40]!r} is not {kind_name}")
     if content.get("metric") not in (None, *METRICS):
         raise UserError(f"{path / STUDY} is damaged: 'metric' = {content['metric']!r} is none of {', '.join(METRICS)}")
     notes: list[str] = []
@@ -179,10 +199,13 @@ def read(path: Path) -> StoredStudy:
 
 
 def write_table(study: StoredStudy) -> Path:
-    """Writes trials.csv: one line per trial, a column per parameter.
+    """Writes trials.csv: one line per trial, one column per parameter.
+
+    Args:
+      study: the study.
 
     Returns:
-      Its path.
+      Path of the file.
 
     Raises:
       UserError: it cannot be written.
@@ -256,7 +279,7 @@ def _trial(folder: Path, notes: list[str]) -> StoredTrial:
 
 
 def _objects(content: Any) -> tuple[Mapping[str, Any], ...]:
-    """The objects of a list; () for anything else."""
+    """The objects in a list of JSON; () where the value is not a list."""
     return tuple(one for one in content if isinstance(one, Mapping)) if isinstance(content, list) else ()
 
 
@@ -265,12 +288,12 @@ def _values(content: Any) -> dict[str, Any]:
 
 
 def to_tuples(value: Any) -> Any:
-    """The value with tuples where JSON has lists, also inside of it."""
+    """The value with tuples in place of lists, at any depth."""
     return tuple(map(to_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _number(content: Any) -> float | None:
-    """A number, also one that JSON has as the text "NaN"; None for anything else."""
+    """A number, also one that JSON has as a string such as "NaN"; None for anything else."""
     try:
         return float(content) if isinstance(content, int | float | str) and not isinstance(content, bool) else None
     except ValueError:

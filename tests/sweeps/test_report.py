@@ -57,24 +57,24 @@ def test_the_report_says_what_was_asked_and_what_came_out(study):
     question = text.split("\n\n")[1]
     assert question.startswith(
         "Which `optimizer.learning_rate` is best for the recipe `configs/digits.py` (with "
-        "`num_epochs` = 4.0)? A trial is judged by top-1 accuracy (the final evaluation, of raw"
+        "`num_epochs` = 4.0)? The objective is top-1 accuracy (the final evaluation, of raw"
     )
     assert "the tree-structured Parzen estimator (TPE), seed 0" in question
-    assert "successive halving (not before evaluation 2, one of 3 goes on at each rung)" in question
+    assert "successive halving (not before evaluation 2, one of 3 continues at each rung)" in question
     assert "7 trials have begun" in question
     assert table(text, "Space")[1] == ["`optimizer.learning_rate`", "real", "0.0001 to 0.3, logarithmic", ""]
     counted = {row[0]: row[1] for row in table(text, "Trials")[1:]}
     assert counted == {"finished": "3", "pruned": "1", "diverged": "1", "failed": "1", "running": "1"}
     low, high = wilson_interval(355, COUNT)
     assert f"Trial 1: **98.61 % top-1 accuracy**, 95 % interval {100 * low:.2f}–{100 * high:.2f} %" in text
-    assert "As good: trial 5;" in text
-    assert "**This value is optimistic.** It is the best of 3 finished trials, chosen on `test`" in text
-    assert [row[1:3] for row in table(text, "The ten best")[1:]] == [
+    assert "Equally good: trial 5;" in text
+    assert "**This value is optimistic.** It is the best of 3 finished trials, selected on `test`" in text
+    assert [row[1:3] for row in table(text, "Ten best trials")[1:]] == [
         ["1", "98.61 %"],
         ["5", "98.61 %"],
         ["0", "94.44 %"],
     ]
-    assert [row[0:2] + row[4:] for row in table(text, "What went wrong")[1:]] == [
+    assert [row[0:2] + row[4:] for row in table(text, "Failed and diverged trials")[1:]] == [
         ["3", "diverged", "step 60 has diverged: loss nan"],
         ["4", "failed", "died 3 times in a row \\| SIGKILL"],
     ]
@@ -90,7 +90,7 @@ def test_the_best_trial_is_told_by_what_it_changed(tmp_path):
         overrides={"seed": 7},
     )
     text = report.write(made.path).read_text()
-    assert table(text, "The best trial") == [
+    assert table(text, "Best trial") == [
         ["field", "recipe", "trial 0"],
         ["`loss.aux_weights`", "unset", "(0.0, 0.0)"],
         ["`optimizer.learning_rate`", "0.01", "0.02"],
@@ -107,7 +107,7 @@ def test_deaths_and_time(tmp_path):
     made.add("pruned", values=at(0.03), epochs=1, seconds=40.0)
     text = report.write(made.path).read_text()
     assert "3 processes were started again" in text
-    assert table(text, "Deaths and restarts")[1:] == [
+    assert table(text, "Restarts")[1:] == [
         ["0", "finished", "4", "SIGKILL, SIGTERM (saved), exit code 5, still running"]
     ]
     assert table(text, "Time")[1:] == [
@@ -115,12 +115,12 @@ def test_deaths_and_time(tmp_path):
         ["pruned", "1", "40 s", "9 %"],
         ["all", "3", "7:20", ""],
     ]
-    assert "Pruning saved about 2:40." in text  # the median finished trial took 200 s
+    assert "Pruning saved about 2:40:" in text  # the median finished trial took 200 s
 
 
 def test_how_to_go_on(study):
     text = report.write(study.path).read_text()
-    block = text.split("## Going on")[1].split("```")[1].strip().splitlines()
+    block = text.split("## Next steps")[1].split("```")[1].strip().splitlines()
     commands = [line for line in block if not line.startswith("#")]
     assert commands == [
         f"python -m inception_jax.train --config={study.path}/best.py --workdir=runs/best",
@@ -161,9 +161,9 @@ def test_damaged_trials_are_told_and_the_rest_reported(study):
     (study.path / "trials" / "notes").mkdir()
     text = report.write(study.path).read_text()
     assert re.search(r"^> .*0001/trial\.json is damaged", text, re.MULTILINE)
-    assert ["unknown", "1", "its record is damaged or missing"] in table(text, "Trials")
+    assert ["unknown", "1", "its trial.json is damaged or missing"] in table(text, "Trials")
     assert "Trial 5: **98.61 % top-1 accuracy**; its run" in text  # without an interval: nobody knows of how many
-    assert table(text, "The best trial")[1:] == [["`optimizer.learning_rate`", "–", "0.02"]]
+    assert table(text, "Best trial")[1:] == [["`optimizer.learning_rate`", "–", "0.02"]]
     for path, content in ((study.path / "study.json", "{"), (study.path / "study.json", None)):
         path.write_text(content) if content else path.unlink()
         with pytest.raises(UserError, match=r"study\.json"):
@@ -185,8 +185,8 @@ def test_values_of_another_kind_are_damage_and_not_a_traceback(study):
         )
     )
     text = report.write(study.path).read_text()
-    assert table(text, "The ten best")[1][1:4] == ["0", "150.00 %", "–"]
-    assert table(text, "Deaths and restarts")[1:] == [["0", "finished", "2", "still running, still running"]]
+    assert table(text, "Ten best trials")[1][1:4] == ["0", "150.00 %", "–"]
+    assert table(text, "Restarts")[1:] == [["0", "finished", "2", "still running, still running"]]
     content = json.loads((study.path / "study.json").read_text())
     for change, words in (({"metric": "f1"}, "none of top1, top5, loss"), ({"space": {}}, "'space' .* not a list")):
         (study.path / "study.json").write_text(json.dumps(content | change))

@@ -33,16 +33,19 @@ MISTAKES = {
     "unknown field": (space_of(optimizer__learning_rat="real(0.1, 1)"), "optimizer.learning_rat: .*did you mean 'opt"),
     "prefix": (space_of(config__batch_size="integer(1, 8)"), "did you mean 'batch_size'"),
     "section": (space_of(optimizer="choice('sgd')"), "optimizer: the config has no such field"),
-    "reversed": (space_of(batch_size="integer(8, 1)"), r"line 3: integer\(8, 1\): the first number is the smallest"),
+    "reversed": (
+        space_of(batch_size="integer(8, 1)"),
+        r"line 3: integer\(8, 1\): the first number must be the smallest",
+    ),
     "log of 0": (space_of(optimizer__learning_rate="real(0, 1, log=True)"), "needs low > 0"),
     "log and step": (space_of(batch_size="integer(1, 8, log=True, step=2)"), "exclude each other"),
-    "not a number": (space_of(batch_size="integer(1, 'x')"), "high = 'x'; it takes an int"),
-    "infinite": (space_of(ema__decay="real(0, float('inf'))"), "it takes a finite number"),
+    "not a number": (space_of(batch_size="integer(1, 'x')"), "high = 'x'; it must be an int"),
+    "infinite": (space_of(ema__decay="real(0, float('inf'))"), "it must be a finite number"),
     "real for int": (space_of(batch_size="real(1.5, 8.5)"), r"config.batch_size"),
     "end out of range": (space_of(optimizer__momentum="real(0.5, 1.0)"), "momentum = 1.0: it must be at least 0"),
     "choice out of range": (space_of(optimizer__name="choice('sgd', 'sdg')"), "optimizer.name = 'sdg': it must be one"),
     "choice of a wrong type": (space_of(loss__aux_weights="choice((0.3, 0.3), 'no')"), "aux_weights"),
-    "choice twice": (space_of(batch_size="choice(8, 8)"), "8 stands there twice"),
+    "choice twice": (space_of(batch_size="choice(8, 8)"), "8 is given twice"),
     "nothing to choose": (space_of(batch_size="choice()"), "has no values"),
     "None that cannot be set": (space_of(data__image_size="choice(None, 32)"), "a command line cannot unset it"),
     "condition elsewhere": (
@@ -66,7 +69,7 @@ MISTAKES = {
         ),
         "in a circle",
     ),
-    "not a parameter": (space_of(batch_size="[8, 16]"), r"batch_size = \[8, 16\]: it takes real"),
+    "not a parameter": (space_of(batch_size="[8, 16]"), r"batch_size = \[8, 16\]: it must be real"),
     "empty": ("def get_space():\n    return {}", r"get_space\(\) returned {}"),
     "neither function": ("def get_spac():\n    return {}", "did you mean 'get_spac'"),
     "syntax": ("def get_space(:\n", "line 2"),
@@ -94,7 +97,7 @@ def test_a_mistake_is_one_line_that_names_the_file(load, mistake):
 def test_a_file_that_is_not_there(tmp_path):
     (tmp_path / "space.py").write_text("")
     recipe, _ = command_line.load_config(BASE)
-    with pytest.raises(UserError, match=r"there is no such file; did you mean 'space.py'"):
+    with pytest.raises(UserError, match=r"the file does not exist; did you mean 'space.py'"):
         space_file.load(str(tmp_path / "spce.py"), recipe, BASE)
 
 
@@ -184,7 +187,7 @@ def test_the_points_of_a_grid(parameter, points):
 
 
 def test_a_grid_that_has_no_end_is_refused():
-    with pytest.raises(UserError, match=r"a \(0.0 to 1.0\) has endless values; say how many points"):
+    with pytest.raises(UserError, match=r"a \(0.0 to 1.0\) has infinitely many values; give the number of points"):
         list(Space({"a": real(0, 1)}).grid())
     with pytest.raises(UserError, match="more than 100,000 combinations"):
         list(Space({name: integer(0, 9) for name in "abcdef"}).grid())

@@ -257,7 +257,7 @@ FLAGS = {
     "factor": (["--trials=1", "--reduction_factor=1"], "--reduction_factor=1: it must be 2 or more"),
     "unread factor": (["--trials=1", "--pruner=median", "--reduction_factor=3"], "only --pruner=halving reads it"),
     "unread evaluations": (["--trials=1", "--pruner=none", "--min_evaluations=3"], "--pruner=none prunes nothing"),
-    "endless grid": (["--sampler=grid"], "optimizer.learning_rate .* has endless values"),
+    "endless grid": (["--sampler=grid"], "optimizer.learning_rate .* has infinitely many values"),
     "flag": (["--trails=3"], "unknown argument '--trails'; did you mean '--trials'"),
     "sampler": (["--sampler=bayes"], "invalid choice: 'bayes'"),
 }
