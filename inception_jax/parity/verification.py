@@ -19,7 +19,7 @@ from inception_jax.models.registry import get_spec
 from inception_jax.parity import runs
 from inception_jax.parity.runs import Case, Outputs
 from inception_jax.pretrained.importing import has_classifier
-from inception_jax.pretrained.variants import Variant
+from inception_jax.pretrained.variants import FileArrays, Variant
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -212,7 +212,7 @@ def verify_weights(
       UserError: the publisher's code cannot be run there.
     """
     case = Case("eval", variant.image_size, dtype=dtype)
-    kept = {name: np.asarray(array, dtype) for name, array in variant.weights(arrays).items()}
+    kept = {name: np.asarray(array, dtype) for name, array in FileArrays.of(arrays).weights(variant).items()}
     theirs = runs.run_theirs(variant, case, kept, python)
     options = dict(options or {}) if has_classifier(variant, arrays) else {"num_classes": 0, **(options or {})}
     return compare_outputs(runs.run_ours(variant, case, kept, **options), theirs), theirs.version

@@ -1,1 +1,1 @@
-"""Everyone's weights: records of what was published, readers of files, a name map per publisher, proof of equality."""
+"""Pretrained weights: a catalog of published checkpoints, import by a name map per publisher, and export."""

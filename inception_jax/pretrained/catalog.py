@@ -1,4 +1,4 @@
-"""The published files of weights: all records, the one of a name, and the one that a file belongs to."""
+"""Looks up records of published weights: by name, by model and publisher, or for a file that the user has."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from inception_jax.pretrained.records import WeightRecord
 
 
 def all_records() -> tuple[WeightRecord, ...]:
-    """Every record, publisher by publisher."""
+    """Returns every record, grouped by publisher."""
     return PUBLISHED
 
 
 def get_record(name: str) -> WeightRecord:
-    """The record of a name.
+    """Looks up a record by its name.
+
+    Args:
+      name: such as "timm/inception_v4.tf_in1k".
 
     Raises:
-      UserError: there is none; the message has the nearest.
+      UserError: there is none; the message has the nearest name.
     """
     found = {record.name: record for record in all_records()}
     if name not in found:
@@ -28,7 +31,12 @@ def get_record(name: str) -> WeightRecord:
 
 
 def select_records(model: str | None = None, source: str | None = None) -> list[WeightRecord]:
-    """The records of a model, of a publisher (whose variant, or who published), or of both; None for any."""
+    """Returns the records of a model, of a publisher, or of both.
+
+    Args:
+      model: a name of `model_names()`; None: any.
+      source: the publisher of the file or of the variant that the file has; None: any.
+    """
     return [
         record
         for record in all_records()
@@ -37,18 +45,18 @@ def select_records(model: str | None = None, source: str | None = None) -> list[
 
 
 def find_record(name: str, sha256: str, model: str, source: str) -> tuple[WeightRecord | None, str]:
-    """The record of a file that somebody has, and how that was found out.
+    """Finds the record of a file that the user has.
 
-    The hash decides where it is published, otherwise the name of the file.
+    The hash decides where the publisher gives one, otherwise the name of the file.
 
     Args:
       name: the file's name.
-      sha256: its hex digest.
+      sha256: the file's hex digest.
       model: a name of `model_names()`.
-      source: the publisher whose variant fits.
+      source: the publisher whose variant the arrays fit.
 
     Returns:
-      (the record, "by its hash" or "by its name"); (None, why) where it cannot be told.
+      (the record, "by its hash" or "by its name"), or (None, why no record was found).
     """
     usable = [record for record in select_records(model, source) if not record.unusable]
     hashed = [record for record in usable if record.digest and record.digest.matches("sha256", sha256)]
@@ -58,27 +66,31 @@ def find_record(name: str, sha256: str, model: str, source: str) -> tuple[Weight
     if len(named) == 1:
         (record,) = named
         if record.digest and record.digest.algorithm == "sha256" and record.digest.of == record.file:
-            return None, f"it is named like {record.name}, whose hash is another"
+            return None, f"the file is named like {record.name}, but has another hash"
         return record, "by its name"
-    return None, f"neither hash nor name is that of a record; of {source}'s {model} there are: " + (
+    return None, f"neither hash nor file name matches one; records of {source}'s {model}: " + (
         ", ".join(record.name for record in usable) or "none"
     )
 
 
 def common_preprocessing(model: str, source: str) -> Preprocessing:
-    """What all of a publisher's files of a network have in common.
+    """Returns the preprocessing that all of a publisher's files of a network share.
+
+    Args:
+      model: a name of `model_names()`.
+      source: a name of `registry.source_names()`.
 
     Raises:
-      UserError: they differ, or there are none.
+      UserError: the files differ in it, or there are none.
     """
     usable = [record for record in select_records(model, source) if not record.unusable]
     rules = {record.preprocessing for record in usable}
     if len(rules) != 1:
         names = ", ".join(record.name for record in usable)
         raise UserError(
-            f"how {source}'s {model} sees pictures depends on the file: --record={{{names}}}"
+            f"the preprocessing of {source}'s {model} depends on the file; name it: --record={{{names}}}"
             if usable
-            else f"no record says how {source}'s {model} sees pictures: give --record=NAME"
+            else f"no record has the preprocessing of {source}'s {model}; name one with --record (convert --list)"
         )
     return rules.pop()
 

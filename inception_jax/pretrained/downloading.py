@@ -1,4 +1,4 @@
-"""Fetching a published file, because a person asked for it in so many words: never at import, never by the way."""
+"""Downloads a published file on an explicit request (`convert --download`); nothing else uses the network."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ _SECONDS = 60.0
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect only to an address that would have been taken itself."""
+    """Follows a redirect only to an address that `download` would accept."""
 
     def redirect_request(self, request: Any, response: Any, code: int, message: str, headers: Any, url: str) -> Any:
+        """Checks the new address, then does what urllib does."""
         _check_address(url)
         return super().redirect_request(request, response, code, message, headers, url)
 
 
 def download(record: WeightRecord, output: str | os.PathLike, *, limit: int = LIMIT) -> str:
-    """Fetches a record's file.
+    """Downloads a record's file.
 
     Args:
       record: with an address.
-      output: the file; it appears when it is whole and its hash, where that is known, is right.
-      limit: bytes that it may have at most.
+      output: path of the file; it appears when it is complete and its hash, where that is known, matches.
+      limit: maximum size in bytes.
 
     Returns:
-      What was checked, in words: `sha256 1378be20…`, or that no hash is known.
+      A message about what was checked: that a published hash such as `sha256 1378be20…` matches, or that none is known.
 
     Raises:
-      UserError: no address, no https, something is at `output` already, no connection, too large, a page of text in
-        the file's place, or another hash.
+      UserError: no address, no https, `output` exists already, no connection, too large, a page of text instead of
+        the file, or another hash.
     """
     if record.url is None:
-        raise UserError(f"{record.name}: it is not known where this file is")
+        raise UserError(f"{record.name}: the address of this file is not known")
     _check_address(record.url)
     output = Path(output)
     if output.exists():
-        raise UserError(f"--output={output}: there is a file already")
+        raise UserError(f"--output={output}: the file exists already; name a new one")
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     digest = record.digest if record.digest and record.digest.of == record.file else None
     hashing = hashlib.new(digest.algorithm if digest else "sha256")
@@ -58,36 +59,36 @@ def download(record: WeightRecord, output: str | os.PathLike, *, limit: int = LI
             _receive(response, part, hashing, limit, record.url)
         if digest and not digest.matches(digest.algorithm, hashing.hexdigest()):
             raise UserError(
-                f"{record.url}: the {digest.algorithm} of what came is {hashing.hexdigest()}, that of "
-                f"{record.file} is {digest}; nothing was kept"
+                f"{record.url}: the {digest.algorithm} of the download is {hashing.hexdigest()}, that of "
+                f"{record.file} is {digest}; the download was deleted"
             )
         part.rename(output)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
-            f"cannot fetch {record.url}: {reason}; fetch it where there is a network, and give the file to --weights"
+            f"cannot download {record.url}: {reason}; download it where there is a network, and import it with --weights"
         ) from None
     except OSError as error:
         raise write_error(output, error) from None
     finally:
         part.unlink(missing_ok=True)
     if digest:
-        return f"{digest}: right"
-    known = f" (that of {record.digest.of} in it is: {record.digest})" if record.digest else ""
-    return f"sha256 {hashing.hexdigest()}; the publisher gives no hash of this file{known}, so nothing was compared"
+        return f"{digest}: matches"
+    known = f" (only of {record.digest.of} inside it: {record.digest})" if record.digest else ""
+    return f"sha256 {hashing.hexdigest()}; not verified: the publisher gives no hash of this file{known}"
 
 
 def _receive(response: Any, part: Path, hashing: Any, limit: int, url: str) -> None:
     kind = response.headers.get_content_type()
     if kind in ("text/html", "text/plain", "application/xhtml+xml"):
         raise UserError(
-            f"{url}: {kind} came, not a file of weights; open the address in a browser, and give what you "
-            "get there to --weights"
+            f"{url}: the server sent {kind}, not a file of weights; download it with a browser, and import it with "
+            "--weights"
         )
     declared = response.headers.get("Content-Length", "")
     expected = int(declared) if declared.isdecimal() else None
     received = 0
-    too_large = UserError(f"{url}: more than {limit:,} bytes; that is none of these files")
+    too_large = UserError(f"{url}: more than {limit:,} bytes; no published file is so large")
     if expected is not None and expected > limit:
         raise too_large
     with open(part, "wb") as file:
@@ -98,12 +99,12 @@ def _receive(response: Any, part: Path, hashing: Any, limit: int, url: str) -> N
             hashing.update(chunk)
             file.write(chunk)
     if expected is not None and received != expected:
-        raise UserError(f"{url}: {received:,} of {expected:,} bytes came; try again")
+        raise UserError(f"{url}: received {received:,} of {expected:,} bytes; try again")
 
 
 def _check_address(url: str) -> None:
-    """Raises UserError unless what comes from there cannot be changed on the way: https, or this machine itself."""
+    """Raises UserError unless the transfer is safe from changes on the way: https, or this machine itself."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")):
         return
-    raise UserError(f"{url}: only https is fetched; fetch this one yourself, and give the file to --weights")
+    raise UserError(f"{url}: only https is downloaded; download it yourself, and import it with --weights")

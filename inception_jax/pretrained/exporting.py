@@ -1,4 +1,4 @@
-"""A run's weights as a publisher's file: what the publisher's own code loads."""
+"""Exports a run's weights as a file that a publisher's own code loads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from inception_jax.training import network_setup
 
 SUFFIXES = (".safetensors", ".npz", ".pth")
 
-# Fields of a network that change nothing in what it computes when it is asked: number formats, training, its place.
+# Fields of a network that do not change what it computes in evaluation: number formats, training, position in a tree.
 _TRAINING_FIELDS = {
     "dropout_rate", "aux_dropout_rate", "dtype", "param_dtype", "remat", "bn_momentum", "bn_unbiased_variance",
     "bn_axis_name", "bn_axis_index_groups", "bn_group_size", "bn_frozen", "parent", "name",
@@ -35,34 +35,37 @@ def export_run(
     weights: str | None = None,
     step: Any = None,
 ) -> dict[str, Any]:
-    """Writes a run's weights as a publisher's arrays.
+    """Writes a run's weights as a file of a publisher's arrays.
 
     Args:
-      workdir: the run.
+      workdir: of the run.
       source: the publisher, a name of `registry.source_names()`.
       output: the file: .safetensors, .npz, or .pth where PyTorch is installed. In .npz, which has no name for it,
         bfloat16 becomes float32, without loss.
-      weights: "raw" or "ema"; None: the averages where the run keeps them.
-      step: None for the newest, "best", or a step.
+      weights: "raw" or "ema"; None: the EMA where the run has one.
+      step: None for the newest checkpoint, "best", or a step.
 
     Returns:
       {"file": …, "model": …, "source": …, "step": …, "weights": …, "arrays": how many}.
 
     Raises:
-      UserError: the publisher has no such network, the run's network computes something else than the publisher's
-        does, or the file cannot be written.
+      UserError: the publisher has no such network, the run's network computes another function than the
+        publisher's, or the file cannot be written.
     """
     output = Path(output)
     if output.suffix not in SUFFIXES:
-        raise UserError(f"--output={output}: a file {', '.join(SUFFIXES)}{nearest(output.suffix, SUFFIXES)}")
+        raise UserError(
+            f"--output={output}: the suffix must be {', '.join(SUFFIXES)}{nearest(output.suffix, SUFFIXES)}"
+        )
     if output.exists():
-        raise UserError(f"--output={output}: there is a file already")
-    recipe, classes = load_config(workdir), load_class_names(workdir)
-    config = Config(recipe)
+        raise UserError(f"--output={output}: the file exists already; name a new one")
+    workdir = Path(workdir)
+    raw_config, classes = load_config(workdir), load_class_names(workdir)
+    config = Config(raw_config)
     variant = registry.get_variant(config.model.name, source)
     model = network_setup.build_model(config, len(classes))
     _check_network(model, variant, workdir)
-    weights = weights or default_weights(recipe)
+    weights = weights or default_weights(raw_config)
     found = load_record(workdir, step)["step"]
     variables = load_variables(workdir, weights, found)
     variables = {name: tree for name, tree in variables.items() if tree}
@@ -74,7 +77,7 @@ def export_run(
 
 
 def _check_network(model: Any, variant: Any, workdir: str | os.PathLike) -> None:
-    """Raises UserError where the run's network has other switches than the publisher's."""
+    """Raises UserError where the run's network computes another function than the publisher's, by its fields."""
     same = {"num_classes", "width_multiplier", "min_width"}
     theirs = variant.create(aux_heads=model.aux_heads, **{name: getattr(model, name) for name in same})
     different = [
@@ -83,10 +86,12 @@ def _check_network(model: Any, variant: Any, workdir: str | os.PathLike) -> None
         if field.name not in _TRAINING_FIELDS and getattr(model, field.name) != getattr(theirs, field.name)
     ]
     if different:
-        named = ", ".join(f"{name} = {getattr(model, name)!r} (there {getattr(theirs, name)!r})" for name in different)
+        named = ", ".join(
+            f"{name} = {getattr(model, name)!r} (publisher: {getattr(theirs, name)!r})" for name in different
+        )
         raise UserError(
-            f"--workdir={workdir}: its network is not {variant.source}'s {variant.model}: {named}; with its "
-            "weights, the publisher's code would compute something else"
+            f"--workdir={workdir}: its network is not {variant.source}'s {variant.model}: {named}; with its weights "
+            "the publisher's code would compute another function"
         )
 
 
@@ -103,7 +108,7 @@ def _write(output: Path, arrays: dict[str, np.ndarray], said: dict[str, Any]) ->
             _torch_save(part, arrays)
         part.rename(output)
     except OSError as error:
-        raise UserError(f"--output={output}: it cannot be written: {error.strerror or error}") from None
+        raise UserError(f"--output={output}: cannot be written: {error.strerror or error}") from None
     finally:
         part.unlink(missing_ok=True)
 
@@ -117,12 +122,12 @@ def _torch_save(path: Path, arrays: dict[str, np.ndarray]) -> None:
         import torch
     except ModuleNotFoundError:
         raise UserError(
-            f"--output={path.suffix}: PyTorch writes these files, and is not installed; .safetensors holds "
+            f"--output: a {path.suffix} file is written by PyTorch, which is not installed; a .safetensors file holds "
             "the same (safetensors.torch.load_file reads it)"
         ) from None
 
     def tensor(array: np.ndarray) -> Any:
-        if array.dtype.name == "bfloat16":  # which `from_numpy` does not know: the bits go over
+        if array.dtype.name == "bfloat16":  # unknown to `from_numpy`: the bits are copied
             return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(np.array(array))
 
@@ -132,20 +137,20 @@ def _torch_save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def export_weights(
     model_name: str, variables: Mapping[str, Any], *, source: str, **options: Any
 ) -> dict[str, np.ndarray]:
-    """A network's variables as a publisher's arrays: what `import_weights` takes, and the publisher's code loads.
+    """Converts a network's variables to a publisher's arrays: the inverse of `import_weights`.
 
     Args:
       model_name: a name of `model_names()`.
       variables: {"params": …, "batch_stats": …} of a network with the options `variant_options(model_name, source)`.
       source: the publisher, a name of `pretrained.publishers.registry.source_names()`.
       **options: of `create_model`, as for `import_weights`, where the variables differ from the published variant.
-        `num_classes=0` says that they have no classifier.
+        `num_classes=0`: they have no classifier.
 
     Returns:
       {publisher's name: array}, in the order of the network; contiguous, dtypes as they are.
 
     Raises:
-      UserError: an unknown source, or variables that are not this variant's: the message names the leaves.
+      UserError: an unknown source, or variables of another network: the message names the leaves.
     """
     variant = registry.get_variant(model_name, source)
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(variables, sep="/").items()}

@@ -1,4 +1,4 @@
-"""From a publisher's file on the disk to our variables, with all that is known about it."""
+"""Loads a publisher's file of weights: reads it, identifies network and publisher, and imports the arrays."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from inception_jax.pretrained.importing import Background, ImportedWeights
 from inception_jax.pretrained.preprocessing import Preprocessing
 from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.records import WeightRecord
-from inception_jax.pretrained.variants import Variant
+from inception_jax.pretrained.variants import FileArrays, Variant
 from inception_jax.weight_files import Weights, read_weights
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedWeights:
-    """A file of weights, in our terms.
+    """An imported file of weights.
 
     Attributes:
       path: of the file.
-      weights: what the reader found, arrays included.
-      imported: the arrays in our tree.
-      record: of the published file that this is; None: it is none, or it could not be told which.
-      preprocessing: what its pictures must look like.
-      findings: one line for each thing that was found out rather than given.
+      weights: what the reader returned, arrays included.
+      imported: the arrays as variables of our network.
+      record: of the published file that this is; None: it is none, or which one is unknown.
+      preprocessing: the publisher's preprocessing of an image.
+      findings: one line for each thing that was inferred rather than given.
     """
 
     path: Path
@@ -54,84 +54,95 @@ def load_weights(
     """Reads a file of weights and imports it.
 
     Args:
-      path: the file, in any format of `pretrained.readers`.
-      model: a name of `model_names()`; None: what the names and shapes of the arrays say.
-      source: the publisher; None: likewise.
+      path: the file, in any format of `inception_jax.weight_files`.
+      model: a name of `model_names()`; None: inferred from the names and shapes of the arrays.
+      source: the publisher; None: inferred likewise.
       record: the name of a published file that this is; its hash is checked where it is known.
       background: "keep" or "drop" class 0 of 1001; None: dropped where class 0 is the background.
-      options: of `create_model`, for weights of another variant than was published.
+      options: of `create_model`, for weights that differ from the published variant.
 
     Raises:
-      UserError: no such file, not weights, nobody's, several publishers' with different rules, or another file than
-        the record's.
+      UserError: no such file, no weights, no known publisher's, those of several publishers with different
+        preprocessing, or another file than the record's.
     """
     path = Path(path)
     given = catalog.get_record(record) if record else None
     if given:
-        model, source = _from_record(given, model, source)
+        model, source = _check_record(given, model, source)
     weights = read_weights(path)
     if given and (wrong := _digest_mismatch(given, path, weights.sha256)):
         raise UserError(
-            f"{path} is not {given.name}: {wrong}; leave --record out, and give --model and --source, to "
-            "import it all the same"
+            f"{path} is not {given.name}: {wrong}; to import it anyway, replace --record by --model and --source"
         )
+    arrays = FileArrays(weights.arrays)
     findings = []
     if model is None or source is None:
-        variant, finding = find_variant(weights.arrays, path, weights.sha256, model, source)
+        variant, finding = find_variant(arrays, path, weights.sha256, model, source)
         findings.append(finding)
     else:
         variant = registry.get_variant(model, source)
-    found, how = given, "as given"
+    found = given
     if found is None:
         found, how = catalog.find_record(path.name, weights.sha256, variant.model, variant.source)
         if found and (wrong := _digest_mismatch(found, path, weights.sha256)):
-            found, how = None, f"it is named like {found.name}, but {wrong}"
+            found, how = None, f"the file is named like {found.name}, but {wrong}"
         findings.append(f"record: {found.name} ({how})" if found else f"record: none, {how}")
     options = dict(options or {})
     if found and found.classes == 0:
         options.setdefault("num_classes", 0)
-    imported = importing.import_variant(
-        variant, weights.arrays, background=background or _default_background(variant, weights.arrays), **options
-    )
+    background = background or _default_background(variant, arrays)
+    imported = importing.import_variant(variant, arrays, background=background, **options)
     preprocessing = found.preprocessing if found else catalog.common_preprocessing(variant.model, variant.source)
     if imported.defaulted:
-        findings.append(f"not in the file, and at its default: {', '.join(imported.defaulted)}")
+        findings.append(f"not in the file, set to the default: {', '.join(imported.defaulted)}")
     return LoadedWeights(path, weights, imported, found, preprocessing, tuple(findings))
 
 
 def find_variant(
     arrays: Mapping[str, np.ndarray], path: Path, sha256: str, model: str | None, source: str | None
 ) -> tuple[Variant, str]:
-    """Whose variant of which network the arrays have, and the sentence that says so.
+    """Identifies network and publisher by the names and shapes of the arrays.
 
-    Some publishers' names are alike. Then the record of the file decides, and after it the number of classes.
+    Some publishers use the same names. Then the record of the file decides, and after it the number of classes.
+
+    Args:
+      arrays: {publisher's name: array}, as in the file.
+      path: of the file.
+      sha256: hex digest of the file.
+      model: a name of `model_names()`, or None for any.
+      source: a name of `registry.source_names()`, or None for any.
+
+    Returns:
+      The variant, and a sentence that names it and the fraction of names that fit.
 
     Raises:
-      UserError: nobody's, or that of several.
+      UserError: the arrays fit no variant, or several equally well.
     """
-    found = [
+    arrays = FileArrays.of(arrays)
+    scores = [
         (score, variant)
         for score, variant in importing.identify(arrays)
         if model in (None, variant.model) and source in (None, variant.source)
     ]
     asked = " ".join(filter(None, (source, model)))
-    if not found:
+    if not scores:
         names = ", ".join(list(arrays)[:3])
         raise UserError(
-            f"{path}: these are nobody's weights that are known{f' of {asked}' if asked else ''} (arrays: "
-            f"{names}, …); --model and --source say whose they are"
+            f"{path}: the arrays ({names}, …) fit no known variant{f' of {asked}' if asked else ''}; name network and "
+            "publisher with --model and --source"
         )
-    best = [variant for score, variant in found if score == found[0][0]]
-    recorded = [variant for variant in best if catalog.find_record(path.name, sha256, variant.model, variant.source)[0]]
-    alike = recorded or [variant for variant in best if variant.num_classes == _count_classes(variant, arrays)] or best
+    best = [variant for score, variant in scores if score == scores[0][0]]
+    recorded = [v for v in best if catalog.find_record(path.name, sha256, v.model, v.source)[0]]
+    alike = recorded or [v for v in best if v.num_classes == _count_classes(v, arrays)] or best
     if len(alike) > 1:
         choices = " or ".join(f"--model={variant.model} --source={variant.source}" for variant in alike)
-        raise UserError(f"{path}: the names and shapes are those of several: {choices}")
+        raise UserError(f"{path}: the names and shapes fit several variants: {choices}")
     (variant,) = alike
-    return variant, f"{variant.source}'s {variant.model} ({100 * found[0][0]:.0f} % of the names and shapes fit)"
+    return variant, f"{variant.source}'s {variant.model} ({100 * scores[0][0]:.0f} % of the names and shapes fit)"
 
 
-def _from_record(record: WeightRecord, model: str | None, source: str | None) -> tuple[str, str]:
+def _check_record(record: WeightRecord, model: str | None, source: str | None) -> tuple[str, str]:
+    """Network and publisher of a record, or UserError where it cannot be imported or the flags contradict it."""
     if record.unusable:
         raise UserError(f"{record.name} cannot be used: {record.unusable}")
     for flag, value, own in (("model", model, record.model), ("source", source, record.source)):
@@ -141,7 +152,7 @@ def _from_record(record: WeightRecord, model: str | None, source: str | None) ->
 
 
 def _digest_mismatch(record: WeightRecord, path: Path, sha256: str) -> str | None:
-    """What says that the file is another than the record's; None: nothing does, as far as its hash is known."""
+    """Why the file is not the record's, by its hash; None: it is, or the hash is not known."""
     digest = record.digest
     if digest is None or (digest.of != record.file and digest.of != path.name) or not path.is_file():
         return None
@@ -157,9 +168,9 @@ def _hash(path: Path, algorithm: str) -> str:
 
 
 def _count_classes(variant: Variant, arrays: Mapping[str, Any]) -> int | None:
-    """The classes of the arrays' classifier, if it is this variant's; None: it is not."""
-    theirs = variant.source_array("params/classifier/kernel", (1, variant.num_classes))
-    array = variant.weights(arrays).get(theirs.name)
+    """The classes of the arrays' classifier, if it has the variant's name and rank; None: it has not."""
+    theirs = importing.classifier_kernel(variant)
+    array = FileArrays.of(arrays).weights(variant).get(theirs.name)
     try:
         return None if array is None else theirs.layout.to_ours(np.asarray(array)).shape[-1]
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a publisher does to a picture before the network: the rule that belongs to a file of weights."""
+"""Preprocessing of an image in each publisher's own evaluation: size, crop, interpolation, normalization."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from inception_jax.data.crops import EvalCrop
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """A publisher's evaluation of a picture.
+    """How a publisher's evaluation turns an image into the network's input.
 
     Attributes:
       normalization: a name of `training.preprocess.NORMALIZATIONS`; the channel order is part of it.
       image_size: height and width of the network's input, in pixels.
-      crop: what of the picture is shown to the network.
-      source: where the publisher says so.
-      published: whether the publisher gives the crop at all; otherwise it is the one named in `source`.
+      crop: which part of the image the network gets, and the interpolation.
+      source: the publisher's file or function that defines it.
+      published: whether the publisher gives the crop at all; otherwise `source` names where it is taken from.
     """
 
     normalization: str
@@ -27,7 +27,7 @@ class Preprocessing:
     published: bool = True
 
     def config_fields(self) -> dict[str, Any]:
-        """{config field: value} with which a run of this package sees pictures in this way."""
+        """Returns {config field: value} with which a run of this package preprocesses images in the same way."""
         sides = {"crop_fraction": self.crop.fraction} if self.crop.resize is None else {"resize": self.crop.resize}
         evaluation = {"crop": self.crop.rule, "interpolation": self.crop.interpolation, **sides}
         return {
@@ -37,18 +37,18 @@ class Preprocessing:
         }
 
     def summary(self) -> str:
-        """One line: `299 pixels, torchvision crop of 341 (pil_bicubic), inception normalization`."""
+        """One line: `299 pixels, torchvision crop of 341 pixels (pil_bicubic), inception normalization`."""
         crop = self.crop
-        kept = f"of {crop.resize} pixels" if crop.resize else f"of {100 * crop.fraction:g} % of each side"
+        extent = f"of {crop.resize} pixels" if crop.resize else f"of {100 * crop.fraction:g} % of each side"
         doubt = "" if self.published else "; the publisher gives no crop"
         return (
-            f"{self.image_size} pixels, {crop.rule} crop {kept} ({crop.interpolation}), "
+            f"{self.image_size} pixels, {crop.rule} crop {extent} ({crop.interpolation}), "
             f"{self.normalization} normalization{doubt}"
         )
 
 
 def slim(image_size: int) -> Preprocessing:
-    """TF-slim's evaluation.
+    """Preprocessing of TF-slim's evaluation.
 
     Args:
       image_size: height and width, in pixels.
@@ -62,7 +62,7 @@ def slim(image_size: int) -> Preprocessing:
 
 
 def torchvision(image_size: int, resize: int) -> Preprocessing:
-    """torchvision's presets; ImageNet's normalisation and then `transform_input` are "inception" together.
+    """Preprocessing of torchvision's presets; ImageNet's normalization, then `transform_input`, equals "inception".
 
     Args:
       image_size: height and width, in pixels.
@@ -77,7 +77,7 @@ def torchvision(image_size: int, resize: int) -> Preprocessing:
 
 
 def timm(resize: int, normalization: str = "inception") -> Preprocessing:
-    """timm's evaluation at 299 pixels.
+    """Preprocessing of timm's evaluation at 299 pixels.
 
     Args:
       resize: floor(299 / crop_pct): 341 for 0.875, 333 for 0.8975.
@@ -92,7 +92,7 @@ def timm(resize: int, normalization: str = "inception") -> Preprocessing:
 
 
 def cadene(image_size: int, resize: int, normalization: str = "inception") -> Preprocessing:
-    """Cadene's TransformImage.
+    """Preprocessing by Cadene's TransformImage.
 
     Args:
       image_size: height and width, in pixels.
@@ -108,7 +108,7 @@ def cadene(image_size: int, resize: int, normalization: str = "inception") -> Pr
 
 
 def pytorchcv(image_size: int, resize: int) -> Preprocessing:
-    """pytorchcv's evaluation script.
+    """Preprocessing of pytorchcv's evaluation script.
 
     Args:
       image_size: height and width, in pixels.
@@ -126,7 +126,7 @@ KERAS = Preprocessing(
     "inception",
     299,
     EvalCrop("central_fraction", 0.875, "tf_bilinear"),
-    "keras.applications' preprocess_input (mode 'tf') gives the normalisation; no crop: TF-slim's is taken, whose "
+    "keras.applications' preprocess_input (mode 'tf') gives the normalization; no crop: TF-slim's is used, whose "
     "Inception-v3 and Inception-ResNet-v2 compute the same",
     published=False,
 )
@@ -143,7 +143,7 @@ INCEPTION5H = Preprocessing(
     "inception5h",
     224,
     EvalCrop("center", 1.0, "bilinear"),
-    "tensorflow/tensorflow's LabelImage.java gives size, mean and scale; no crop: the whole middle square is taken",
+    "tensorflow/tensorflow's LabelImage.java gives size, mean and scale; no crop: the largest central square is used",
     published=False,
 )
 
@@ -151,8 +151,8 @@ FACENET = Preprocessing(
     "facenet",
     160,
     EvalCrop("squash", interpolation="bilinear", resize=160),
-    "davidsandberg/facenet src/facenet.py: fixed_image_standardization; faces are found and cut out before "
-    "(MTCNN, margin), which this package does not do: give it the cut-out face",
+    "davidsandberg/facenet src/facenet.py: fixed_image_standardization; faces are detected and cropped first "
+    "(MTCNN, margin), which this package does not do: give it the cropped face",
     published=False,
 )
 
@@ -163,7 +163,7 @@ PYTORCH_FID = Preprocessing(
     "pytorch_fid/inception.py: InceptionV3.forward (interpolate, then 2 x - 1); floating point there, bytes here",
 )
 
-# As the original graph of the FID resizes: torch-fidelity repeats that.
+# torch-fidelity resizes as the original FID graph does.
 TENSORFLOW_FID = Preprocessing(
     "inception",
     299,

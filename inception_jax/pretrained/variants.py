@@ -1,4 +1,8 @@
-"""What a publisher's network is, in our terms: the switches that make it exact, and where each array has its like."""
+"""Published variants of the networks: `create_model` options, and the publisher's name and layout of every array.
+
+A `Variant` describes one publisher's version of one network. With its options our network computes the same function
+as the publisher's; its name map gives for each leaf of our variables the publisher's array (`SourceArray`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,12 +26,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class SourceArray:
-    """The publisher's array of one of our leaves.
+    """The publisher's array that holds one leaf of our variables.
 
     Attributes:
-      name: the publisher's.
-      layout: how the publisher lays it out.
-      optional: whether files without it are whole, too; then the leaf takes `default`, a constant.
+      name: the publisher's name of the array.
+      layout: the publisher's order of axes.
+      optional: whether a file without the array is complete too; then the leaf takes `default`, a constant.
     """
 
     name: str
@@ -37,23 +41,48 @@ class SourceArray:
 
 
 @dataclasses.dataclass(frozen=True)
+class NamingRules:
+    """Which arrays of a publisher's files are weights, and how their names are made uniform.
+
+    Attributes:
+      ignored: regular expressions; a match is no weight (counters of batches or steps, optimizer slots).
+      aliases: {name in some of the files: name that `Variant.source_array` gives}.
+      prepare: renames or reshapes the arrays of a file whose names or shapes depend on when it was written.
+    """
+
+    ignored: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
+    prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+
+    def apply(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """{uniform name: array} of those arrays that are weights."""
+        arrays = self.prepare(arrays) if self.prepare else arrays
+        aliases = dict(self.aliases)
+        weights = {}
+        for name, array in arrays.items():
+            uniform = aliases.get(name, name)
+            if not any(re.search(pattern, name) for pattern in self.ignored):
+                # A file with both names has one array too many; the import reports it.
+                weights[name if uniform in arrays else uniform] = array
+        return weights
+
+
+@dataclasses.dataclass(frozen=True)
 class Variant:
     """One publisher's variant of one network.
 
     Attributes:
       source: the publisher, a name of `registry.source_names()`.
       model: a name of `model_names()`.
-      options: of `create_model`: the switches with which our network computes what the publisher's does.
-      source_array: takes a leaf's path ("params/mixed_5b/conv_1x1/bn/bias") and shape, gives the publisher's array.
-      implementation: the publisher's code that it was read from and is verified against.
+      options: options of `create_model` with which our network computes the same function as the publisher's.
+      source_array: maps a leaf's path ("params/mixed_5b/conv_1x1/bn/bias") and shape to the publisher's array.
+      implementation: the publisher's code that the variant was read from and is verified against.
       image_size: height and width in pixels of the publisher's own evaluation.
-      other_size: a second size for the verification where the publisher's code does not take any; 0: it does.
+      other_size: a second size for the verification where the publisher's code does not accept any; 0: it does.
       num_classes: of the published weights.
-      background: whether their class 0 is "background", before ImageNet's 1000.
+      background: whether class 0 of the published weights is "background", before ImageNet's 1000.
       aux_heads: whether the publisher's network has auxiliary heads (a file may still come without).
-      ignored: patterns of array names that are no weights (counters of batches, of steps, optimizer slots).
-      aliases: where some of the publisher's files have an array under another name: {that name: the source_array's}.
-      prepare: where names are not the same in every file: gives a file's arrays their names that `source_array` gives.
+      naming: which arrays of the publisher's files are weights, and under which uniform names.
     """
 
     source: str
@@ -66,37 +95,69 @@ class Variant:
     num_classes: int = 1000
     background: bool = False
     aux_heads: bool = False
-    ignored: tuple[str, ...] = ()
-    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
-
-    def is_ignored(self, name: str) -> bool:
-        """Whether an array of that name is no weight."""
-        return any(re.search(pattern, name) for pattern in self.ignored)
-
-    def weights(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Those arrays of a file that are weights, under the names that `source_array` gives."""
-        arrays = self.prepare(arrays) if self.prepare else arrays
-        found = {}
-        for name, array in arrays.items():
-            own = self.aliases.get(name, name)
-            if not self.is_ignored(name):
-                # A file with both names has one array too many, and the import will say so.
-                found[name if own in arrays else own] = array
-        return found
+    naming: NamingRules = NamingRules()
 
     def create(self, *, aux_heads: bool, **options: Any) -> Any:
-        """Our network in this variant.
+        """Creates our network with this variant's options.
 
         Args:
-          aux_heads: whether with its auxiliary heads, where it has any.
+          aux_heads: whether with its auxiliary heads, where the variant has any.
           **options: further options of `create_model`, such as num_classes, dtype, width_multiplier.
+
+        Returns:
+          The Flax module.
         """
         return create_model(self.model, **{**self.options, "aux_heads": aux_heads and self.aux_heads, **options})
 
     def leaves(self, *, aux_heads: bool, **options: Any) -> Shapes:
-        """{path: shape} of our tree in this variant, in the order of declaration; no array is made."""
+        """Gives {path: shape} of our variables for this variant, in the order of declaration; makes no array.
+
+        Args:
+          aux_heads: as for `create`.
+          **options: as for `create`.
+        """
         return _leaves(self, aux_heads, tuple(sorted(options.items())))
+
+
+class FileArrays(Mapping[str, Any]):
+    """The arrays of one file by the publisher's names, with the weights under each variant's uniform names.
+
+    `weights` applies regular expressions to every name; it does so once per `NamingRules`, not once per variant and
+    call. The mapping must not change while this object is in use.
+    """
+
+    def __init__(self, arrays: Mapping[str, Any]) -> None:
+        """Wraps the arrays.
+
+        Args:
+          arrays: {publisher's name: array}, as in the file.
+        """
+        self._arrays = arrays
+        self._weights: dict[NamingRules, dict[str, Any]] = {}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any]) -> FileArrays:
+        """Wraps the arrays, unless they are wrapped already."""
+        return arrays if isinstance(arrays, cls) else cls(arrays)
+
+    def __getitem__(self, name: str) -> Any:
+        """The array of a name in the file."""
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, in the order of the file."""
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        """The number of arrays in the file, weights or not."""
+        return len(self._arrays)
+
+    def weights(self, variant: Variant) -> Mapping[str, Any]:
+        """{name that `variant.source_array` gives: array} of the file's weights."""
+        rules = variant.naming
+        if rules not in self._weights:
+            self._weights[rules] = rules.apply(self._arrays)
+        return self._weights[rules]
 
 
 @functools.lru_cache(maxsize=256)
@@ -105,7 +166,7 @@ def _leaves_of(model: str, options: tuple[tuple[str, Any], ...]) -> Shapes:
     size = get_spec(model).min_image_size
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     with parameters.record_declarations() as declarations:
-        # A fresh function each time: a trace that JAX had kept would declare nothing.
+        # A new function each time: for a function that it has traced before, JAX would declare nothing.
         jax.eval_shape(lambda images: network.init(jax.random.key(0), images), images)
     return {"/".join([leaf.collection, *leaf.path, leaf.name]): leaf.shape for leaf in declarations}
 
@@ -117,27 +178,27 @@ def _leaves(variant: Variant, aux_heads: bool, options: tuple[tuple[str, Any], .
 
 
 def split_leaf(path: str) -> tuple[str, tuple[str, ...], str]:
-    """("params" or "batch_stats", the units' names, the leaf's name) of a path: the parts of "params/conv1/bn/bias"."""
+    """Splits a leaf's path: "params/conv1/bn/bias" is ("params", ("conv1", "bn"), "bias")."""
     collection, *units, leaf = path.split("/")
     return collection, tuple(units), leaf
 
 
 def unknown_leaf_error(path: str, source: str, model: str) -> UserError:
-    """The error of a name map that meets a leaf it has no word for: a network that the publisher never had."""
+    """Makes the error of a name map for a leaf that it does not know: the publisher never had such a network."""
     return UserError(f"{source}'s {model} has no array for {path}: with these options it is another network")
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A rearrangement of an array's values; no arithmetic, so that there and back gives the same bits.
+    """A rearrangement of an array's values without arithmetic, so that conversion and back gives the same bits.
 
     Attributes:
-      name: what to call it in a message.
+      name: for messages.
       axes: `theirs.transpose(axes)` is ours.
-      flattened: where theirs is a fully connected layer behind a flattened map in the order channels, rows, columns:
-        that map's (channels, height, width). Ours is flattened rows, columns, channels.
-      window: where theirs is a convolution over a whole map and ours a fully connected layer: (1, 1) for the 1x1
-        convolutions that are slim's classifiers.
+      flattened: where theirs is a fully connected layer behind a feature map flattened in the order channels, rows,
+        columns: that map's (channels, height, width). Ours is flattened rows, columns, channels.
+      window: where theirs is a convolution over a whole feature map and ours a fully connected layer: (1, 1) for the
+        1x1 convolutions that are slim's classifiers.
     """
 
     name: str
@@ -146,14 +207,14 @@ class Layout:
     window: tuple[int, int] | None = None
 
     def to_ours(self, theirs: np.ndarray) -> np.ndarray:
-        """The array as our tree has it."""
+        """Converts the publisher's array to our layout."""
         if self.flattened is not None:  # [out, C*H*W] -> [H*W*C, out]
             return theirs.reshape(-1, *self.flattened).transpose(2, 3, 1, 0).reshape(theirs.shape[1], -1)
         ours = theirs.transpose(self.axes)
         return ours.reshape(-1, ours.shape[-1]) if self.window is not None else ours
 
     def to_theirs(self, ours: np.ndarray) -> np.ndarray:
-        """The array as the publisher has it."""
+        """Converts our array to the publisher's layout."""
         if self.flattened is not None:
             channels, height, width = self.flattened
             return ours.reshape(height, width, channels, -1).transpose(3, 2, 0, 1).reshape(ours.shape[1], -1)
@@ -162,7 +223,7 @@ class Layout:
         return ours.transpose(np.argsort(self.axes))
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        """The publisher's shape of an array whose shape here is `ours`."""
+        """Gives the publisher's shape of an array whose shape here is `ours`."""
         if self.flattened is not None:
             return (ours[1], ours[0])
         if self.window is not None:
@@ -181,5 +242,5 @@ LINEAR_HWIO = Layout("fully connected as a convolution [1, 1, in, out]", (0, 1, 
 
 
 def linear_chw(channels: int, height: int, width: int) -> Layout:
-    """[out, C*H*W], behind a map flattened channels first."""
+    """Makes the layout [out, C*H*W] of a layer behind a (channels, height, width) map flattened channels first."""
     return Layout("fully connected [out, C*H*W]", (1, 0), flattened=(channels, height, width))

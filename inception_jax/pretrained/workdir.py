@@ -1,7 +1,7 @@
-"""ImportedWeights weights as a workdir that every command understands: as if a run had just begun with them.
+"""Writes imported weights as a workdir that every command accepts: like that of a run at step 0.
 
-`config.json` is a recipe with the variant's switches and the publisher's evaluation, `classes.json` the classes, one
-checkpoint of step 0 holds the weights, and `pretrained.json` says where they come from.
+`config.json` is a config with the variant's options and the publisher's evaluation, `classes.json` holds the class
+names, one checkpoint of step 0 the weights, and `pretrained.json` their origin.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ FILE = "pretrained.json"
 IMAGENET = "imagenet2012"
 BACKGROUND = "background"
 
-# Options of `create_model` that the schema has as fields of their own.
+# Options of `create_model` that are fields of their own in the schema.
 _OWN_FIELDS = ("num_classes", "width_multiplier", "aux_heads", "dropout_rate", "aux_dropout_rate")
 
 
 def config_of(loaded: LoadedWeights, *, image_size: int | None = None, data: str | None = None) -> ConfigDict:
-    """The recipe of a run that would have these weights.
+    """Makes the config of a run that would have these weights.
 
     Args:
       loaded: the weights.
       image_size: height and width in pixels, in place of the publisher's; the side before the crop changes in
         proportion.
-      data: a data set with the weights' classes; None: `imagenet2012` for ImageNet's 1000.
+      data: name of a data set with the weights' classes; None: `imagenet2012` for ImageNet's 1000.
 
     Raises:
-      UserError: an option that no recipe has, a size that the network cannot take.
+      UserError: an option that is no field of the config, or an image size below the network's minimum.
     """
     imported = loaded.imported
-    recipe = configs.default()
+    config = configs.default()
     fields = {"model.name": imported.variant.model, **loaded.preprocessing.config_fields()}
     for name, value in imported.options.items():
         fields[f"model.{name}" if name in _OWN_FIELDS else f"model.options.{name}"] = value
@@ -63,20 +63,20 @@ def config_of(loaded: LoadedWeights, *, image_size: int | None = None, data: str
         fields["data.eval_split"] = "validation"
     for path, value in fields.items():
         section, _, name = path.rpartition(".")
-        place = recipe
+        place = config
         for part in section.split("."):
             place = place[part]
         if name not in place:
-            raise UserError(f"{path} = {value!r}: no recipe has this option")
+            raise UserError(f"{path} = {value!r}: the config has no such field")
         place[name] = value
-    Config(recipe)
-    return recipe
+    Config(config)
+    return config
 
 
 def class_names_of(loaded: LoadedWeights) -> list[str]:
-    """The classes of the weights, in their order: ImageNet's synsets where they are those, else "class 0" and so on.
+    """Returns the class names in the order of the classifier: ImageNet's synsets, or "class 0" and so on.
 
-    Every publisher of 1000 or 1001 classes has ImageNet's in the order of their synsets' names.
+    Every publisher of 1000 or 1001 classes has ImageNet's, sorted by the names of their synsets.
     """
     count = loaded.imported.num_classes
     if count not in (1000, 1001):
@@ -87,7 +87,7 @@ def class_names_of(loaded: LoadedWeights) -> list[str]:
 
 
 def build_network(loaded: LoadedWeights) -> TrainedNetwork:
-    """The weights on the devices, ready to be asked, with nothing written anywhere.
+    """Puts the weights on the devices, ready for prediction; writes no file.
 
     Raises:
       UserError: as `config_of`.
@@ -98,7 +98,11 @@ def build_network(loaded: LoadedWeights) -> TrainedNetwork:
 
 
 def read_class_names(path: str | os.PathLike, count: int) -> list[str]:
-    """The classes in a text file, one name a line, in the order of the classifier.
+    """Reads class names from a text file, one a line, in the order of the classifier.
+
+    Args:
+      path: of the file, in UTF-8; empty lines are skipped.
+      count: the number of classes of the weights.
 
     Raises:
       UserError: the file cannot be read, or has another number of names.
@@ -113,7 +117,7 @@ def read_class_names(path: str | os.PathLike, count: int) -> list[str]:
 
 
 def provenance(loaded: LoadedWeights) -> dict[str, Any]:
-    """What `pretrained.json` holds."""
+    """Returns the content of `pretrained.json`: record, publisher, file and its hash, options, versions."""
     imported = loaded.imported
     return {
         "record": loaded.record.name if loaded.record else None,
@@ -130,28 +134,28 @@ def provenance(loaded: LoadedWeights) -> dict[str, Any]:
     }
 
 
-def write(directory: str | os.PathLike, loaded: LoadedWeights, recipe: ConfigDict, class_names: Sequence[str]) -> bool:
-    """Writes the workdir, whole or not at all.
+def write(directory: str | os.PathLike, loaded: LoadedWeights, config: ConfigDict, class_names: Sequence[str]) -> bool:
+    """Writes the workdir, complete or not at all.
 
     Args:
-      directory: new, empty, or a workdir of the very same weights and settings.
+      directory: new, empty, or a workdir of the same weights and settings.
       loaded: the weights.
-      recipe: from `config_of`.
+      config: from `config_of`.
       class_names: one per class.
 
     Returns:
-      False where it was there already.
+      False if it was there already.
 
     Raises:
-      UserError: something else is there, or it cannot be written.
+      UserError: the directory holds something else, or cannot be written.
     """
     directory = Path(directory)
     files = {
-        CLASSES: {"dataset": recipe.data.name, "names": list(class_names)},
+        CLASSES: {"dataset": config.data.name, "names": list(class_names)},
         FILE: provenance(loaded),
     }
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        _check_same(directory, files, recipe)
+        _check_same(directory, files, config)
         return False
     new = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.new")
     try:
@@ -159,7 +163,7 @@ def write(directory: str | os.PathLike, loaded: LoadedWeights, recipe: ConfigDic
         state = {"step": np.zeros((), np.int32), **loaded.imported.variables}
         with Checkpoints(new / SUBDIRECTORY) as checkpoints:
             checkpoints.save(0, state, host={})
-        manifest.write(new, Config(recipe).to_json())
+        manifest.write(new, Config(config).to_json())
         for name, content in files.items():
             manifest.replace_text(new / name, json.dumps(content, indent=2) + "\n")
         if directory.is_dir():
@@ -172,11 +176,11 @@ def write(directory: str | os.PathLike, loaded: LoadedWeights, recipe: ConfigDic
     return True
 
 
-def _check_same(directory: Path, files: dict[str, Any], recipe: ConfigDict) -> None:
-    """Raises UserError unless the directory holds what would be written into it."""
+def _check_same(directory: Path, files: dict[str, Any], config: ConfigDict) -> None:
+    """Raises UserError unless the directory already holds what would be written into it."""
     if not directory.is_dir() or not (directory / FILE).is_file():
-        raise UserError(f"--output={directory}: something else is there; name a new directory")
-    wanted = json.loads(json.dumps({**files, manifest.CONFIG: Config(recipe).to_dict()}))
+        raise UserError(f"--output={directory}: exists and is no workdir of imported weights; name a new directory")
+    wanted = json.loads(json.dumps({**files, manifest.CONFIG: Config(config).to_dict()}))
     wanted[FILE].pop("versions")
     for name, content in wanted.items():
         found = manifest.read_json_object(directory / name) or {}
@@ -185,7 +189,7 @@ def _check_same(directory: Path, files: dict[str, Any], recipe: ConfigDict) -> N
         if differences:
             field, old, new = differences[0]
             raise UserError(
-                f"--output={directory}: weights were imported there with {field} = {old!r} ({name}), now "
-                f"it is {new!r}; name a new directory"
+                f"--output={directory}: holds weights imported with {field} = {old!r} ({name}), now it is {new!r}; "
+                "name a new directory"
             )
     load_variables(directory, step=0)  # damaged: an error of its own

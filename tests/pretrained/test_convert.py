@@ -181,12 +181,14 @@ def test_a_second_time_is_fine_and_something_else_is_not(converted, file, fails,
     assert "was there already" in capsys.readouterr().out
     assert before == {path: path.read_bytes() for path in converted.rglob("*") if path.is_file()}
     err = fails(convert.main, *(word.replace("image_size=64", "image_size=96") for word in words))
-    assert "data.image_size = 64 (config.json), now it is 96; name a new directory" in err
+    assert "holds weights imported with data.image_size = 64 (config.json), now it is 96; name a new directory" in err
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("years")
     err = fails(convert.main, *words[:3], f"--output={other}", *SET)
-    assert "something else is there" in err and [p.name for p in other.iterdir()] == ["thesis.tex"]
+    assert "exists and is no workdir of imported weights; name a new directory" in err and [
+        p.name for p in other.iterdir()
+    ] == ["thesis.tex"]
     assert [path.name for path in tmp_path.iterdir()] == ["other"]  # nothing half made beside it
 
 
@@ -230,7 +232,7 @@ def test_a_run_with_other_switches_is_not_the_publishers(converted, fails, tmp_p
     config["model"]["options"]["five_by_five"] = 5
     (run / "config.json").write_text(json.dumps(config))
     err = fails(convert.main, f"--workdir={run}", f"--to={SOURCE}", f"--output={tmp_path / 'a.npz'}")
-    assert "five_by_five = 5 (there 3)" in err and not (tmp_path / "a.npz").exists()
+    assert "five_by_five = 5 (publisher: 3)" in err and not (tmp_path / "a.npz").exists()
     err = fails(convert.main, f"--workdir={run}", "--to=keras", f"--output={tmp_path / 'a.npz'}")
     assert f"keras has no {MODEL}" in err
 
@@ -241,7 +243,11 @@ def test_a_run_with_other_switches_is_not_the_publishers(converted, fails, tmp_p
         (convert.main, [], "--weights is missing"),
         (convert.main, ["--weights=a.npz"], "--output is missing"),
         (convert.main, ["--to=timm", "--output=a.npz"], "--workdir is missing"),
-        (convert.main, ["--to=timm", "--output=a.h5", "--workdir=b"], "--output=a.h5: a file .safetensors, .npz, .pth"),
+        (
+            convert.main,
+            ["--to=timm", "--output=a.h5", "--workdir=b"],
+            "--output=a.h5: the suffix must be .safetensors, .npz, .pth",
+        ),
         (convert.main, ["--list", "--weights=a"], "--weights: --list does not read it"),
         (convert.main, ["--weights=a", "--output=b", "--step=3"], "--step: only another way of calling reads it"),
         (convert.main, ["--weights=a", "--output=b", "--set=min_width=4"], "--set: needs --model and --source"),

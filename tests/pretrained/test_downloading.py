@@ -1,4 +1,4 @@
-"""Fetching a file, from a server of this machine: what comes is checked before it is kept."""
+"""Downloads from a server on this machine: every download is checked before it is kept."""
 
 import dataclasses
 import hashlib
@@ -69,24 +69,24 @@ def record(url, digest=SHA256, of="weights.pth"):
 def test_a_file_comes_whole_and_its_hash_is_checked(server, tmp_path):
     for digest in (SHA256, SHA256[:8]):
         output = tmp_path / f"{len(digest)}.pth"
-        assert downloading.download(record(f"{server}/weights.pth", digest), output).endswith(": right")
+        assert downloading.download(record(f"{server}/weights.pth", digest), output).endswith(": matches")
         assert output.read_bytes() == WEIGHTS
     for digest, of in ((None, None), ("0" * 64, "inner.pth")):
         output = tmp_path / f"{of}.pth"
         said = downloading.download(record(f"{server}/weights.pth", digest, of), output)
-        assert said.startswith(f"sha256 {SHA256}; the publisher gives no hash of this file")
+        assert said.startswith(f"sha256 {SHA256}; not verified: the publisher gives no hash of this file")
         assert ("inner.pth" in said) == bool(of) and output.read_bytes() == WEIGHTS
 
 
 @pytest.mark.parametrize(
     ("path", "digest", "message"),
     [
-        ("/weights.pth", "0" * 64, f"the sha256 of what came is {SHA256}, that of weights.pth is sha256 0000"),
-        ("/page", SHA256, "text/html came, not a file of weights; open the address in a browser"),
-        ("/gone", SHA256, "cannot fetch .*/gone: Not Found"),
-        ("/short", SHA256, "1,280,000 of 1,280,001 bytes came"),
+        ("/weights.pth", "0" * 64, f"the sha256 of the download is {SHA256}, that of weights.pth is sha256 0000"),
+        ("/page", SHA256, "the server sent text/html, not a file of weights; download it with a browser"),
+        ("/gone", SHA256, "cannot download .*/gone: Not Found"),
+        ("/short", SHA256, "received 1,280,000 of 1,280,001 bytes"),
         ("/endless", SHA256, "more than 2,000,000 bytes"),
-        ("/moved", SHA256, "http://publisher.invalid/weights.pth: only https is fetched"),
+        ("/moved", SHA256, "http://publisher.invalid/weights.pth: only https is downloaded"),
     ],
 )
 def test_nothing_else_is_kept(server, path, digest, message, tmp_path):
@@ -102,7 +102,7 @@ def test_declared_sizes_are_believed_before_anything_is_read(server, tmp_path):
 
 
 def test_no_network_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"cannot fetch http://127.0.0.1:1/a: .*give the file to --weights") as raised:
+    with pytest.raises(UserError, match=r"cannot download http://127.0.0.1:1/a: .*import it with --weights") as raised:
         downloading.download(record("http://127.0.0.1:1/a"), tmp_path / "a.pth")
     assert "\n" not in str(raised.value) and not list(tmp_path.iterdir())
 
@@ -121,19 +121,19 @@ def test_a_connection_that_breaks_is_no_fault_of_the_disk(server, error, tmp_pat
         raise error
 
     monkeypatch.setattr(downloading, "_receive", broken)
-    with pytest.raises(UserError, match=r"cannot fetch http://127.0.0.1"):
+    with pytest.raises(UserError, match=r"cannot download http://127.0.0.1"):
         downloading.download(record(f"{server}/weights.pth"), tmp_path / "a.pth")
     assert not list(tmp_path.iterdir())
 
 
 def test_only_https_and_only_where_nothing_is(server, tmp_path):
     for url in ("http://publisher.invalid/a", "ftp://publisher.invalid/a", "file:///etc/passwd"):
-        with pytest.raises(UserError, match="only https is fetched"):
+        with pytest.raises(UserError, match="only https is downloaded"):
             downloading.download(record(url), tmp_path / "a.pth")
-    with pytest.raises(UserError, match="it is not known where this file is"):
+    with pytest.raises(UserError, match="the address of this file is not known"):
         downloading.download(record(None), tmp_path / "a.pth")
     (tmp_path / "a.pth").write_bytes(b"mine")
-    with pytest.raises(UserError, match="there is a file already"):
+    with pytest.raises(UserError, match="the file exists already"):
         downloading.download(record(f"{server}/weights.pth"), tmp_path / "a.pth")
     assert (tmp_path / "a.pth").read_bytes() == b"mine"
 

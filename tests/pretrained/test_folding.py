@@ -1,4 +1,4 @@
-"""A normalisation folded into the first convolution, in float64: the same logits from the other pictures."""
+"""A normalization folded into the first convolution, in float64: the same logits from the other images."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ SCALE, SHIFT = STD / 0.5, (MEAN - 0.5) / 0.5
     ],
 )
 def test_torchvisions_own_input_gives_the_same_logits(x64, name, conv):
-    """transform_input, folded: pictures normalised by ImageNet's mean and deviation in place of [-1, 1]."""
+    """transform_input, folded: images normalized by ImageNet's mean and deviation in place of [-1, 1]."""
     options = {"num_classes": 3, "width_multiplier": 0.125, "aux_heads": False}
     model = create_model(name, dtype=jnp.float64, param_dtype=jnp.float64, **options)
     variables = jax.tree.map(np.asarray, init_variables(model, jax.random.key(0), 75))
@@ -43,7 +43,7 @@ def test_torchvisions_own_input_gives_the_same_logits(x64, name, conv):
     run = jax.jit(lambda variables, images: model.apply(variables, images, train=False).logits)
     wanted, found = run(variables, own), run(folded, other)
     largest = np.abs(wanted).max()
-    assert np.abs(np.asarray(run(variables, other)) - wanted).max() > 0.05 * largest  # the pictures do differ
+    assert np.abs(np.asarray(run(variables, other)) - wanted).max() > 0.05 * largest  # the images do differ
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-11 * largest)
     changed = [
         path
@@ -75,7 +75,9 @@ def test_the_shift_goes_into_a_bias_where_there_is_no_batch_norm():
 def test_refuses_what_it_could_not_do_exactly():
     kernel = np.zeros((3, 3, 3, 2), np.float32)
     tree = {"params": {"conv1": {"kernel": kernel}, "conv2d_1a_3x3": {"kernel": kernel}}}
-    with pytest.raises(UserError, match=r"only a convolution without padding .* BN-Inception's conv1 pads with zeros$"):
+    with pytest.raises(
+        UserError, match=r"exact only for a convolution without padding .* BN-Inception's conv1 pads with zeros$"
+    ):
         fold_input(tree, 1.0, 0.5, conv="conv1")
     with pytest.raises(UserError, match="there is no such convolution; did you mean 'conv2d_1a_3x3'"):
         fold_input(tree, 1.0, 0.5, conv="conv2d_1a")

@@ -129,7 +129,7 @@ def test_a_half_renamed_file_names_what_is_missing_and_what_is_left_over():
     renamed = {name.replace("Mixed_7c.branch_pool", "mixed_7c.branch_pool"): a for name, a in arrays.items()}
     message = refused(renamed, "inception_v3", "timm")
     assert message.startswith("these arrays are not timm's inception_v3: missing: Mixed_7c.branch_pool.conv.weight, ")
-    assert "left over: mixed_7c.branch_pool.conv.weight, " in message
+    assert "unexpected: mixed_7c.branch_pool.conv.weight, " in message
     assert "; did you mean 'Mixed_7c.branch_pool.conv.weight'?" in message
     # torchvision's arrays have the very same names, but that is no better.
     assert "They look like" not in message
@@ -138,11 +138,11 @@ def test_a_half_renamed_file_names_what_is_missing_and_what_is_left_over():
 def test_long_lists_are_cut(arrays):
     left = {f"extra.{i}": np.zeros(1, np.float32) for i in range(8)}
     message = refused({**arrays, **left}, **NARROW)
-    assert "left over: extra.0, extra.1, extra.2, extra.3, extra.4 and 3 more" in message
+    assert "unexpected: extra.0, extra.1, extra.2, extra.3, extra.4 and 3 more" in message
     assert "missing" not in message
     message = refused({name: a for name, a in arrays.items() if not name.startswith("inception5b")}, **NARROW)
     assert "missing: inception5b.branch1.conv.weight, " in message and " and 25 more" in message
-    assert "left over" not in message
+    assert "unexpected" not in message
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_classifier_that_is_no_layer(arrays):
 def test_another_shape_names_both(arrays):
     arrays[STEM] = arrays[STEM][:, :, :5, :5]
     message = refused(arrays, **NARROW)
-    assert f"other shapes: {STEM} is {arrays[STEM].shape}, {(*arrays[STEM].shape[:2], 7, 7)} is wanted" in message
+    assert f"wrong shapes: {STEM} is {arrays[STEM].shape}, expected {(*arrays[STEM].shape[:2], 7, 7)}" in message
 
 
 def test_names_and_shapes_are_told_together(arrays):
@@ -207,7 +207,9 @@ def test_names_and_shapes_are_told_together(arrays):
     arrays["fc.bia"] = arrays.pop("fc.bias")
     arrays[STEM] = arrays[STEM][:, :, :5, :5]
     message = refused(arrays, **NARROW)
-    assert "missing: fc.bias; left over: fc.bia; did you mean 'fc.bias'?; other shapes: conv1.conv.weight is" in message
+    assert (
+        "missing: fc.bias; unexpected: fc.bia; did you mean 'fc.bias'?; wrong shapes: conv1.conv.weight is" in message
+    )
 
 
 def test_no_arrays():
@@ -257,7 +259,7 @@ def test_only_the_first_of_1001_is_a_background(arrays):
         name: a[:1000] if name.startswith(("fc", "aux")) and a.shape[0] == 1001 else a for name, a in arrays.items()
     }
     assert refused(arrays, background="drop", **NARROW) == (
-        "background = 'drop': 1000 classes; only the first of 1001 is a background"
+        "background = 'drop': 1000 classes; only weights of 1001 classes have a background class"
     )
     assert refused(arrays, background="yes", **NARROW) == "background = 'yes': 'keep' or 'drop'"
 
@@ -288,7 +290,7 @@ def test_heads_can_be_left_aside(arrays):
     found = imported(arrays, aux_heads=False)
     assert found.keys() == expected.keys() and all((found[path] == expected[path]).all() for path in found)
     # But nothing else is.
-    assert "left over: aux3.fc1.bias" in refused({**arrays, "aux3.fc1.bias": np.ones(3)}, aux_heads=False, **NARROW)
+    assert "unexpected: aux3.fc1.bias" in refused({**arrays, "aux3.fc1.bias": np.ones(3)}, aux_heads=False, **NARROW)
 
 
 def test_a_publisher_without_heads():
@@ -387,11 +389,13 @@ def test_a_classifier_that_is_not_wanted_is_left_aside(keras_arrays, arrays):
 
 def test_what_does_not_go_without_a_classifier(keras_arrays, arrays):
     message = refused(without_top(keras_arrays), "xception", "keras", **NARROW)
-    assert "the classifier 'predictions/kernel' is missing (num_classes=0 does without one)" in message
+    assert "the classifier 'predictions/kernel' is missing (num_classes=0 imports without one)" in message
     assert "without classes there are no auxiliary heads" in refused(arrays, num_classes=0, aux_heads=True, **NARROW)
-    assert "without a classifier there is no background" in refused(arrays, num_classes=0, background="drop", **NARROW)
+    assert "without a classifier there is no background class" in refused(
+        arrays, num_classes=0, background="drop", **NARROW
+    )
     arrays = without_top(keras_arrays) | {"predictions_1/kernel": np.zeros((3, 3), np.float32)}
-    assert "left over: predictions_1/kernel" in refused(arrays, "xception", "keras", num_classes=0, **NARROW)
+    assert "unexpected: predictions_1/kernel" in refused(arrays, "xception", "keras", num_classes=0, **NARROW)
     kept = without_top(keras_arrays)
     del kept["block1_conv1/kernel"]
     assert "missing: block1_conv1/kernel" in refused(kept, "xception", "keras", num_classes=0, **NARROW)

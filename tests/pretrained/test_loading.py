@@ -45,7 +45,7 @@ def test_the_publisher_is_found_out(model, source, num_classes, tmp_path):
 def test_several_publishers_alike_are_named(tmp_path):
     """torchvision's Inception-v3 is timm's: name and hash of the file decide, and nothing else does."""
     arrays = arrays_of("inception_v3", "torchvision", aux_heads=True)
-    with pytest.raises(UserError, match=r"names and shapes are those of several: .*--source=torchvision") as raised:
+    with pytest.raises(UserError, match=r"names and shapes fit several variants: .*--source=torchvision") as raised:
         loading.find_variant(arrays, tmp_path / "x.pth", "0" * 64, None, None)
     assert "--source=timm" in str(raised.value)
     variant, _ = loading.find_variant(arrays, tmp_path / "x.pth", "0cc3c7bd" + "0" * 56, None, None)
@@ -54,11 +54,11 @@ def test_several_publishers_alike_are_named(tmp_path):
     assert variant.source == "timm"
 
 
-def test_nobodys_weights(tmp_path):
-    with pytest.raises(UserError, match=r"x.pth: these are nobody's weights that are known \(arrays: layer.weight"):
+def test_arrays_that_fit_no_variant(tmp_path):
+    with pytest.raises(UserError, match=r"x.pth: the arrays \(layer.weight, …\) fit no known variant; name"):
         loading.find_variant({"layer.weight": np.zeros((3, 3))}, tmp_path / "x.pth", "0" * 64, None, None)
     arrays = arrays_of("inception_v4", "timm")
-    with pytest.raises(UserError, match="nobody's weights that are known of slim"):
+    with pytest.raises(UserError, match="fit no known variant of slim; name network and publisher"):
         loading.find_variant(arrays, tmp_path / "x.pth", "0" * 64, None, "slim")
 
 
@@ -98,7 +98,7 @@ def test_a_file_is_opened_with_nothing_said(tmp_path):
     assert loaded.imported.variant is registry.get_variant("inception_v1_bn", "torchvision")
     assert loaded.record is None and loaded.preprocessing == preprocessing.torchvision(224, 256)
     assert loaded.findings[0] == "torchvision's inception_v1_bn (100 % of the names and shapes fit)"
-    assert loaded.findings[1].startswith("record: none, neither hash nor name") and len(loaded.findings) == 2
+    assert loaded.findings[1].startswith("record: none, neither hash nor file name") and len(loaded.findings) == 2
     assert loaded.imported.num_classes == 1000 and not loaded.imported.background_dropped
     # A record that is named is checked: this is another file.
     with pytest.raises(UserError, match=r"is not torchvision/googlenet: its sha256 is .*, that of googlenet"):
@@ -191,7 +191,7 @@ def test_a_record_without_a_classifier(tmp_path, monkeypatch):
                 group.create_dataset(f"{name}:0", data=arrays[name], compression="gzip")
         file.attrs["layer_names"] = [layer.encode() for layer in dict.fromkeys(n.rpartition("/")[0] for n in arrays)]
         file.attrs["keras_version"] = b"2.0.4"
-    with pytest.raises(UserError, match=r"'predictions/kernel' is missing \(num_classes=0 does without one\)"):
+    with pytest.raises(UserError, match=r"'predictions/kernel' is missing \(num_classes=0 imports without one\)"):
         loading.load_weights(path)
     given = {"model": "xception", "source": "keras", "options": {"num_classes": 0}}
     loaded = loading.load_weights(path, **given)

@@ -67,7 +67,7 @@ def test_names_and_shapes_are_the_publishers_and_all_of_them(source, model):
     assert variant.num_classes == classes
     # A list, since two leaves may not share an array.
     assert sorted(names_of(variant)) == sorted((name, shape, False) for name, shape in theirs.items())
-    assert variant.weights(theirs) == theirs
+    assert variant.naming.apply(theirs) == theirs
 
 
 def test_caffes_names_and_shapes():
@@ -184,7 +184,7 @@ def test_renumbering_leaves_named_layers_alone_and_closes_gaps():
 def test_an_array_that_renumbering_would_hide_is_left_over(name):
     _, arrays = narrow_arrays("keras", "inception_v3")
     arrays[name] = arrays["conv2d/kernel"] + 1
-    with pytest.raises(UserError, match=f"left over: .*{name}"):
+    with pytest.raises(UserError, match=f"unexpected: .*{name}"):
         import_weights("inception_v3", arrays, source="keras", **NARROW)
 
 
@@ -215,7 +215,7 @@ def test_caffes_blobs_of_before_2015_have_four_dimensions():
 def test_what_slims_trainers_keep_beside_the_weights_is_left_alone(name):
     variant, arrays = narrow_arrays("slim", "inception_v3")
     filed = {**arrays, name: np.ones(3, np.float32)}
-    assert variant.weights(filed).keys() == arrays.keys()
+    assert variant.naming.apply(filed).keys() == arrays.keys()
     assert_same(
         import_weights("inception_v3", filed, source="slim", **NARROW),
         import_weights("inception_v3", arrays, source="slim", **NARROW),

@@ -56,7 +56,7 @@ def test_names_and_shapes_are_the_publishers_and_all_of_them(source, model):
     # A list, since two leaves may not share an array.
     weights = {name: shape for name, shape in theirs.items() if not name.endswith(".num_batches_tracked")}
     assert sorted(ours) == sorted((name, shape, False) for name, shape in weights.items())
-    assert variant.weights(theirs) == weights
+    assert variant.naming.apply(theirs) == weights
 
 
 # What the publishers print or their own code counts, with the heads that they have.
@@ -178,5 +178,5 @@ def test_cadenes_xception_has_two_names_for_its_classifier():
     ours = flatten_dict(import_weights("xception", arrays, source="cadene", **narrow), sep="/")
     for path, leaf in flatten_dict(import_weights("xception", filed, source="cadene", **narrow), sep="/").items():
         assert (leaf == ours[path]).all()
-    with pytest.raises(UserError, match=r"left over: fc\.weight, fc\.bias"):
+    with pytest.raises(UserError, match=r"unexpected: fc\.weight, fc\.bias"):
         import_weights("xception", {**arrays, **filed}, source="cadene", **narrow)

@@ -135,13 +135,13 @@ def test_what_a_record_says_is_well_formed(record):
 
 
 def test_what_is_not_known_says_so():
-    words = dict(catalog.get_record("onnx/googlenet").words())
+    words = dict(catalog.get_record("onnx/googlenet").details())
     assert words["found at"] == words["hash"] == "not known"
     assert words["top-1 / top-5"] == "67.78 / 88.34 (the ONNX model zoo)"
     assert words["licence"] == "Apache-2.0 (not checked)"
-    words = dict(catalog.get_record("pytorchcv/inceptionresnetv1").words())
+    words = dict(catalog.get_record("pytorchcv/inceptionresnetv1").details())
     assert words["top-1 / top-5"] == "not known / 95.2 (pytorchcv's model_metainfos.csv)"
-    assert "the publisher gives no crop" in dict(catalog.get_record("keras/Xception").words())["pictures"]
+    assert "the publisher gives no crop" in dict(catalog.get_record("keras/Xception").details())["images"]
     assert records.format_records([]) == "no published file is known"
 
 
@@ -155,7 +155,7 @@ def test_a_file_is_recognised_by_hash_and_by_name():
     found, how = catalog.find_record("renamed.pth", full, "inception_v1_bn", "torchvision")
     assert found.name == "torchvision/googlenet" and how == "by its hash"
     found, why = catalog.find_record("googlenet-1378be20.pth", "f" * 64, "inception_v1_bn", "torchvision")
-    assert found is None and "named like torchvision/googlenet, whose hash is another" in why
+    assert found is None and "named like torchvision/googlenet, but has another hash" in why
     for name in ("inception_v4_2016_09_09.tar.gz", "inception_v4_2016_09_09.ckpt"):
         found, how = catalog.find_record(name, "f" * 64, "inception_v4", "slim")
         assert found.name == "slim/inception_v4_2016_09_09" and how == "by its name"
@@ -166,15 +166,15 @@ def test_a_file_is_recognised_by_hash_and_by_name():
 
 def test_every_digit_of_a_hash_counts():
     whole = records.Digest("sha256", "ab" * 32, "a.pth")
-    assert whole.fits("sha256", "AB" * 32)
-    assert not whole.fits("sha256", "ab" * 31 + "ac") and not whole.fits("md5", "ab" * 32)
-    assert records.Digest("sha256", "abab", "a.pth").fits("sha256", "ab" * 32)
+    assert whole.matches("sha256", "AB" * 32)
+    assert not whole.matches("sha256", "ab" * 31 + "ac") and not whole.matches("md5", "ab" * 32)
+    assert records.Digest("sha256", "abab", "a.pth").matches("sha256", "ab" * 32)
 
 
 def test_a_hash_of_two_records_decides_nothing(monkeypatch):
     (record, *_) = [r for r in catalog.select_records("inception_v1_bn", "torchvision") if not r.unusable]
     twin = dataclasses.replace(record, name="torchvision/twin", file="twin.pth")
-    monkeypatch.setattr(records, "all_records", lambda: (record, twin))
+    monkeypatch.setattr(catalog, "all_records", lambda: (record, twin))
     digest = record.digest.hex.ljust(64, "0")
     found, why = catalog.find_record("mine.pth", digest, record.model, record.source)
     assert found is None and "torchvision/twin" in why

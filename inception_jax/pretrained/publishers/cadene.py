@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from inception_jax.pretrained.publishers.torch_units import (
     BATCH_NORM,
-    IGNORED,
+    NAMING,
     ModuleNames,
     NameMap,
     Table,
@@ -238,7 +240,7 @@ VARIANTS = {
         implementation="pretrainedmodels.models.bninception.BNInception",
         image_size=224,
         other_size=227,  # its last pool wants 7x7 pixels, and its concatenations even maps before 3c and 4e
-        ignored=IGNORED,
+        naming=NAMING,
     ),
     "inception_v4": Variant(
         source="cadene",
@@ -250,7 +252,7 @@ VARIANTS = {
         other_size=300,  # its last pool wants 8x8 pixels
         num_classes=1001,
         background=True,
-        ignored=IGNORED,
+        naming=NAMING,
     ),
     "inception_resnet_v2": Variant(
         source="cadene",
@@ -262,7 +264,7 @@ VARIANTS = {
         other_size=300,  # its last pool wants 8x8 pixels
         num_classes=1001,
         background=True,
-        ignored=IGNORED,
+        naming=NAMING,
     ),
     "xception": Variant(
         source="cadene",
@@ -273,7 +275,8 @@ VARIANTS = {
         implementation="pretrainedmodels.models.xception.Xception",
         image_size=299,
         # The published file was written before its network's classifier got the name that it has there.
-        aliases={"fc.weight": "last_linear.weight", "fc.bias": "last_linear.bias"},
-        ignored=IGNORED,
+        naming=dataclasses.replace(
+            NAMING, aliases=(("fc.weight", "last_linear.weight"), ("fc.bias", "last_linear.bias"))
+        ),
     ),
 }

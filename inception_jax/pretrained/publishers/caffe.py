@@ -16,6 +16,7 @@ from inception_jax.pretrained.variants import (
     CONV_OIHW,
     LINEAR_OI,
     VECTOR,
+    NamingRules,
     SourceArray,
     Variant,
     linear_chw,
@@ -115,6 +116,6 @@ VARIANTS = {
         image_size=224,
         other_size=227,  # its last pool wants 7x7 pixels
         aux_heads=True,
-        prepare=modernize_blobs,
+        naming=NamingRules(prepare=modernize_blobs),
     ),
 }

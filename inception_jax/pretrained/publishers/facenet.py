@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from inception_jax.pretrained.publishers.slim import REDUCTION_A, RESNET_REDUCTION_B, V3_STEM, repeated
-from inception_jax.pretrained.publishers.slim_units import IGNORED, ScopeMap, Table, table
-from inception_jax.pretrained.variants import Variant
+from inception_jax.pretrained.publishers.slim_units import NAMING, ScopeMap, Table, table
+from inception_jax.pretrained.variants import NamingRules, Variant
 
 TRUNK: Table = {
     **V3_STEM,
@@ -36,6 +36,6 @@ VARIANTS = {
         implementation="facenet, src/models/inception_resnet_v1.py",
         image_size=160,
         num_classes=8631,  # of VGGFace2; CASIA-WebFace has 10575
-        ignored=(*IGNORED, r"^centers$"),  # of the centre loss
+        naming=NamingRules((*NAMING.ignored, r"^centers$")),  # the centers of the center loss
     ),
 }

@@ -11,7 +11,7 @@ from inception_jax.pretrained.publishers.cadene import (
     RESNET_STEM,
     repeated,
 )
-from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, IGNORED, NameMap, Table, conv, linear, table
+from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, NAMING, NameMap, Table, conv, linear, table
 from inception_jax.pretrained.variants import Variant
 
 RESNET_V1: Table = {
@@ -39,6 +39,6 @@ VARIANTS = {
         implementation="facenet_pytorch.models.inception_resnet_v1.InceptionResnetV1",
         image_size=160,
         num_classes=8631,  # of VGGFace2; CASIA-WebFace has 10575
-        ignored=IGNORED,
+        naming=NAMING,
     ),
 }

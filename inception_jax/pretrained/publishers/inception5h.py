@@ -12,6 +12,7 @@ from inception_jax.pretrained.variants import (
     CONV_HWIO,
     LINEAR_IO,
     VECTOR,
+    NamingRules,
     SourceArray,
     Variant,
     split_leaf,
@@ -83,7 +84,7 @@ VARIANTS = {
         image_size=224,
         num_classes=1008,
         aux_heads=True,
-        # The graph's own constants, of its concatenations and reshapes.
-        ignored=(r"/concat_dim$", r"/reshape/shape$"),
+        # Ignored: the graph's own constants, of its concatenations and reshapes.
+        naming=NamingRules((r"/concat_dim$", r"/reshape/shape$")),
     ),
 }

@@ -16,6 +16,7 @@ from inception_jax.pretrained.variants import (
     DEPTHWISE_HWIM,
     LINEAR_IO,
     VECTOR,
+    NamingRules,
     SourceArray,
     Variant,
     split_leaf,
@@ -195,9 +196,8 @@ def _variant(model: str, layers: Table, implementation: str, **options: Any) -> 
         source_array=LayerMap(model, layers),
         implementation=f"keras.applications.{implementation}",
         image_size=299,
-        prepare=renumber,
-        # What `Model.save` keeps beside the layers.
-        ignored=(r"^optimizer(/|$)", r"^optimizer_weights/"),
+        # Ignored: what `Model.save` keeps beside the layers.
+        naming=NamingRules((r"^optimizer(/|$)", r"^optimizer_weights/"), prepare=renumber),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inception_jax.pretrained.publishers.caffe import GOOGLENET, BlobMap
-from inception_jax.pretrained.variants import Variant
+from inception_jax.pretrained.variants import NamingRules, Variant
 
 VARIANTS = {
     "inception_v1": Variant(
@@ -14,6 +14,6 @@ VARIANTS = {
         implementation="ONNX model zoo, googlenet",
         image_size=224,
         other_size=227,  # its last pool wants 7x7 pixels
-        ignored=(r"^OC2_DUMMY_\d+$",),  # the shapes of its Reshape
+        naming=NamingRules((r"^OC2_DUMMY_\d+$",)),  # ignored: the shapes of its Reshape
     ),
 }

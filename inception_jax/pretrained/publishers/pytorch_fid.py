@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, IGNORED, NameMap
+from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, NAMING, NameMap
 from inception_jax.pretrained.publishers.torchvision import INCEPTION_V3
 from inception_jax.pretrained.variants import Variant
 
@@ -18,6 +18,6 @@ VARIANTS = {
         implementation="pytorch_fid.inception.fid_inception_v3",
         image_size=299,
         num_classes=1008,
-        ignored=IGNORED,
+        naming=NAMING,
     ),
 }

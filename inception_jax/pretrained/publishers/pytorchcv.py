@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inception_jax.pretrained.publishers.torch_units import (
     BATCH_NORM,
-    IGNORED,
+    NAMING,
     ModuleNames,
     NameMap,
     Table,
@@ -237,7 +237,7 @@ def _variant(model: str, layers: Table, implementation: str, **options: object) 
         implementation=f"pytorchcv.models.{implementation}",
         image_size=size,
         other_size=other,
-        ignored=IGNORED,
+        naming=NAMING,
     )
 
 

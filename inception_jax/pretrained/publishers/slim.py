@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inception_jax.pretrained.publishers.slim_units import IGNORED, ScopeMap, Table, capitalized, table
+from inception_jax.pretrained.publishers.slim_units import NAMING, ScopeMap, Table, capitalized, table
 from inception_jax.pretrained.variants import Variant
 
 # inception_utils.py: a shift without a factor, decay 0.9997, and the fused kernel's running variance of a sample.
@@ -281,7 +281,7 @@ def _variant(model: str, root: str, scopes: Table, *, dense: tuple[str, ...] = (
         num_classes=1001,
         background=True,
         aux_heads=heads,
-        ignored=IGNORED,
+        naming=NAMING,
     )
 
 

@@ -14,21 +14,24 @@ from inception_jax.pretrained.variants import (
     LINEAR_HWIO,
     LINEAR_IO,
     VECTOR,
+    NamingRules,
     SourceArray,
     split_leaf,
     unknown_leaf_error,
 )
 
-# No weights: counters of steps, and what optimizers keep. The running averages of the weights themselves, which the
-# trainers keep beside them (…/ExponentialMovingAverage), are left alone, too: the variable is the trained weight.
-IGNORED = (
-    r"^global_step$",
-    r"/RMSProp(_\d+)?$",
-    r"/Momentum$",
-    r"/Adam(_\d+)?$",
-    r"^beta[12]_power$",
-    r"/ExponentialMovingAverage$",
-    r"(^|/)local_step$",
+# No weights: step counters and optimizer slots. The EMA of the weights that the trainers save beside them
+# (…/ExponentialMovingAverage) is ignored too: the variable is the trained weight.
+NAMING = NamingRules(
+    (
+        r"^global_step$",
+        r"/RMSProp(_\d+)?$",
+        r"/Momentum$",
+        r"/Adam(_\d+)?$",
+        r"^beta[12]_power$",
+        r"/ExponentialMovingAverage$",
+        r"(^|/)local_step$",
+    )
 )
 
 Table = Mapping[str, str]

@@ -6,7 +6,7 @@ Its Inception-v3 is torchvision's, its other three are Cadene's; the names of th
 from __future__ import annotations
 
 from inception_jax.pretrained.publishers.cadene import INCEPTION_V4, RESNET_V2_TRUNK, XCEPTION_TRUNK
-from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, IGNORED, NameMap, linear
+from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, NAMING, NameMap, linear
 from inception_jax.pretrained.publishers.torchvision import INCEPTION_V3
 from inception_jax.pretrained.variants import Variant
 
@@ -20,7 +20,7 @@ VARIANTS = {
         implementation="timm.models.inception_v3.InceptionV3",
         image_size=299,
         aux_heads=True,
-        ignored=IGNORED,
+        naming=NAMING,
     ),
     "inception_v4": Variant(
         source="timm",
@@ -29,7 +29,7 @@ VARIANTS = {
         source_array=NameMap("timm", "inception_v4", INCEPTION_V4),
         implementation="timm.models.inception_v4.InceptionV4",
         image_size=299,
-        ignored=IGNORED,
+        naming=NAMING,
     ),
     "inception_resnet_v2": Variant(
         source="timm",
@@ -38,7 +38,7 @@ VARIANTS = {
         source_array=NameMap("timm", "inception_resnet_v2", {**RESNET_V2_TRUNK, "classifier": linear("classif")}),
         implementation="timm.models.inception_resnet_v2.InceptionResnetV2",
         image_size=299,
-        ignored=IGNORED,
+        naming=NAMING,
     ),
     "xception": Variant(
         source="timm",
@@ -48,6 +48,6 @@ VARIANTS = {
         source_array=NameMap("timm", "xception", {**XCEPTION_TRUNK, "classifier": linear("fc")}),
         implementation="timm.models.xception.Xception",
         image_size=299,
-        ignored=IGNORED,
+        naming=NAMING,
     ),
 }

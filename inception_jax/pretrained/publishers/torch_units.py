@@ -15,14 +15,15 @@ from inception_jax.pretrained.variants import (
     LINEAR_OI,
     VECTOR,
     Layout,
+    NamingRules,
     SourceArray,
     linear_chw,
     split_leaf,
     unknown_leaf_error,
 )
 
-# Counters of batches, which PyTorch keeps beside every batch norm.
-IGNORED = (r"\.num_batches_tracked$",)
+# Ignored: the counter of batches that PyTorch saves with every batch norm.
+NAMING = NamingRules((r"\.num_batches_tracked$",))
 
 # PyTorch's momentum of 0.1 is the part that is new, and its running variance is that of a sample
 # (torch.nn.BatchNorm2d); none of the publishers sets another.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inception_jax.pretrained.publishers.torch_units import (
     BATCH_NORM,
-    IGNORED,
+    NAMING,
     NameMap,
     Table,
     conv,
@@ -130,7 +130,7 @@ VARIANTS = {
         implementation="torchvision.models.googlenet.GoogLeNet",
         image_size=224,
         aux_heads=True,
-        ignored=IGNORED,
+        naming=NAMING,
     ),
     "inception_v3": Variant(
         source="torchvision",
@@ -140,6 +140,6 @@ VARIANTS = {
         implementation="torchvision.models.inception.Inception3",
         image_size=299,
         aux_heads=True,
-        ignored=IGNORED,
+        naming=NAMING,
     ),
 }
