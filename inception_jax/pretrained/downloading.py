@@ -66,7 +66,7 @@ def download(record: WeightRecord, output: str | os.PathLike, *, limit: int = LI
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
-            f"cannot download {record.url}: {reason}; download it where there is a network, and import it with --weights"
+            f"cannot download {record.url}: {reason}; download it where there is a network and import it with --weights"
         ) from None
     except OSError as error:
         raise write_error(output, error) from None

@@ -1,8 +1,8 @@
-"""The files of weights that are published: what the publishers say of each, and nothing else.
+"""Table of the published files of weights: what the publishers state about each, and nothing else.
 
 Sources: the READMEs and the code of the publishers (TF-slim's README, torchvision's and timm's weight entries and
 timm's results csvs, Keras's applications, Cadene's pretrained_settings, pytorchcv's model_metainfos.csv, the readme of
-bvlc_googlenet). A hash, an address or a number that none of them gives is None.
+bvlc_googlenet). A hash, an address or a number that none of them states is None.
 """
 
 from __future__ import annotations

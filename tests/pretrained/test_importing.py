@@ -230,7 +230,8 @@ def test_unknown_publishers_and_networks(arrays):
     assert "unknown source 'tim'; did you mean 'timm'?" in refused(arrays, source="tim")
     message = refused(arrays, "inception_v4", "torchvision")
     assert (
-        "torchvision has no inception_v4; of torchvision: inception_v1_bn, inception_v3; inception_v4 of: " in message
+        "torchvision has no inception_v4; networks of torchvision: inception_v1_bn, inception_v3; "
+        "sources of inception_v4: " in message
     )
     with pytest.raises(ModelError, match="did you mean 'inception_v4'"):
         import_weights("inception_v5", arrays, source="timm")

@@ -201,7 +201,7 @@ def test_a_record_without_a_classifier(tmp_path, monkeypatch):
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     published = dataclasses.replace(record, digest=records.Digest("md5", md5, record.file))
     everything = [published if other == record else other for other in catalog.all_records()]
-    monkeypatch.setattr(records, "all_records", lambda: everything)
+    monkeypatch.setattr(catalog, "all_records", lambda: everything)
     loaded = loading.load_weights(path)
     assert loaded.record == published and loaded.imported.num_classes == 0
     assert "classifier" not in loaded.imported.variables["params"]

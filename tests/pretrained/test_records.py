@@ -131,16 +131,16 @@ def test_what_a_record_says_is_well_formed(record):
         whole = {"sha256": 64, "sha1": 40, "md5": 32}[record.digest.algorithm]
         assert re.fullmatch(r"[0-9a-f]+", record.digest.hex) and 8 <= len(record.digest.hex) <= whole
         assert record.digest.of in record.file
-    assert all(value for _, value in record.words())
+    assert all(value for _, value in record.details())
 
 
 def test_what_is_not_known_says_so():
-    words = dict(catalog.get_record("onnx/googlenet").details())
-    assert words["found at"] == words["hash"] == "not known"
-    assert words["top-1 / top-5"] == "67.78 / 88.34 (the ONNX model zoo)"
-    assert words["licence"] == "Apache-2.0 (not checked)"
-    words = dict(catalog.get_record("pytorchcv/inceptionresnetv1").details())
-    assert words["top-1 / top-5"] == "not known / 95.2 (pytorchcv's model_metainfos.csv)"
+    details = dict(catalog.get_record("onnx/googlenet").details())
+    assert details["address"] == details["hash"] == "not known"
+    assert details["top-1 / top-5"] == "67.78 / 88.34 (the ONNX model zoo)"
+    assert details["licence"] == "Apache-2.0 (not checked)"
+    details = dict(catalog.get_record("pytorchcv/inceptionresnetv1").details())
+    assert details["top-1 / top-5"] == "not known / 95.2 (pytorchcv's model_metainfos.csv)"
     assert "the publisher gives no crop" in dict(catalog.get_record("keras/Xception").details())["images"]
     assert records.format_records([]) == "no published file is known"
 

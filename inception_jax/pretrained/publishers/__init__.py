@@ -1,1 +1,1 @@
-"""One name map per publisher; each module has VARIANTS, {model: Variant}."""
+"""Variants and name maps of each publisher; every module of a publisher has VARIANTS, {model: Variant}."""

@@ -1,4 +1,4 @@
-"""Name maps of Cadene's pretrained-models.pytorch (pretrainedmodels/models/*.py), from which timm's networks come."""
+"""Name maps of Cadene's pretrained-models.pytorch (pretrainedmodels/models/*.py), the origin of timm's networks."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from inception_jax.pretrained.variants import Variant
 
 
 def _beside(name: str) -> ModuleNames:
+    """A convolution `name` whose batch norm is the module `name`_bn."""
     return ModuleNames(name, f"{name}_bn")
 
 
@@ -223,7 +224,7 @@ VARIANTS = {
     "inception_v2": Variant(
         source="cadene",
         model="inception_v2",
-        # Caffe's network, pads and all; batch norm has PyTorch's own epsilon.
+        # Caffe's network with Caffe's padding; batch norm has PyTorch's own epsilon.
         options={
             "table": "paper",
             "stem": "dense",
@@ -239,7 +240,7 @@ VARIANTS = {
         source_array=NameMap("cadene", "inception_v2", BN_INCEPTION),
         implementation="pretrainedmodels.models.bninception.BNInception",
         image_size=224,
-        other_size=227,  # its last pool wants 7x7 pixels, and its concatenations even maps before 3c and 4e
+        other_size=227,  # its last pool needs 7x7 pixels, and its concatenations maps of even size before 3c and 4e
         naming=NAMING,
     ),
     "inception_v4": Variant(
@@ -249,7 +250,7 @@ VARIANTS = {
         source_array=NameMap("cadene", "inception_v4", INCEPTION_V4),
         implementation="pretrainedmodels.models.inceptionv4.InceptionV4",
         image_size=299,
-        other_size=300,  # its last pool wants 8x8 pixels
+        other_size=300,  # its last pool needs 8x8 pixels
         num_classes=1001,
         background=True,
         naming=NAMING,
@@ -261,7 +262,7 @@ VARIANTS = {
         source_array=NameMap("cadene", "inception_resnet_v2", {**RESNET_V2_TRUNK, "classifier": linear("last_linear")}),
         implementation="pretrainedmodels.models.inceptionresnetv2.InceptionResNetV2",
         image_size=299,
-        other_size=300,  # its last pool wants 8x8 pixels
+        other_size=300,  # its last pool needs 8x8 pixels
         num_classes=1001,
         background=True,
         naming=NAMING,
@@ -269,12 +270,12 @@ VARIANTS = {
     "xception": Variant(
         source="cadene",
         model="xception",
-        # Not the network that Keras trained: PyTorch's own epsilon, and pools that pad on every side.
+        # Not the network that Keras trained: it has PyTorch's own epsilon, and pools that pad on every side.
         options={"bn_epsilon": 1e-5, "pool_padding": "torch", "dropout_rate": 0.0, **BATCH_NORM},
         source_array=NameMap("cadene", "xception", {**XCEPTION_TRUNK, "classifier": linear("last_linear")}),
         implementation="pretrainedmodels.models.xception.Xception",
         image_size=299,
-        # The published file was written before its network's classifier got the name that it has there.
+        # The published file was written before the network's classifier was renamed.
         naming=dataclasses.replace(
             NAMING, aliases=(("fc.weight", "last_linear.weight"), ("fc.bias", "last_linear.bias"))
         ),

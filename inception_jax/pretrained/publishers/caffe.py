@@ -1,7 +1,7 @@
 """Caffe's name map (BVLC/caffe, models/bvlc_googlenet/train_val.prototxt).
 
-Arrays are `<layer>/0`, the weight, and `<layer>/1`, the bias. Pictures have their channels in the order blue, green,
-red there, and the first convolution's weight keeps it.
+Arrays are `<layer>/0`, the weight, and `<layer>/1`, the bias. Caffe's images have their channels in the order blue,
+green, red, and so has the weight of the first convolution.
 """
 
 from __future__ import annotations
@@ -51,17 +51,18 @@ HEADS = {
     "aux2/fc": "loss2/fc",
     "aux2/classifier": "loss2/classifier",
 }
-HEAD_MAP = 4  # rows and columns of the map that a head's fc reads
+HEAD_MAP = 4  # height and width of the feature map that a head's fc reads
 
 
 @dataclasses.dataclass(frozen=True)
 class BlobMap:
-    """The source_array function of a network in Caffe's names, read off a table.
+    """Name map of a network with Caffe's layer names, from a table.
 
     Attributes:
       source: of the variant.
-      layers: {path of our layer: theirs}.
-      weight, bias: what follows the layer's name.
+      layers: {path of our layer: name of the publisher's}.
+      weight: suffix of the layer's name for its weight.
+      bias: suffix of the layer's name for its bias.
     """
 
     source: str
@@ -70,11 +71,11 @@ class BlobMap:
     bias: str
 
     def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
-        """The publisher's array of a leaf.
+        """Returns the publisher's array for a leaf.
 
         Args:
-          path: the leaf's, such as "params/inception_3a/conv_1x1/kernel".
-          shape: the leaf's.
+          path: of the leaf, such as "params/inception_3a/conv_1x1/kernel".
+          shape: of the leaf.
 
         Raises:
           UserError: the publisher's network has no such array.
@@ -92,9 +93,12 @@ class BlobMap:
 
 
 def modernize_blobs(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The same arrays, those of files of before 2015 in today's shapes.
+    """Reshapes the arrays of files written before 2015 to today's shapes.
 
     Then every blob had four dimensions: a bias [1, 1, 1, n], the weight of a fully connected layer [1, 1, out, in].
+
+    Args:
+      arrays: {name: array}, of an old file or of a new one.
     """
     found = {}
     for name, array in arrays.items():
@@ -114,7 +118,7 @@ VARIANTS = {
         source_array=BlobMap("caffe", {**GOOGLENET, **HEADS}, "/0", "/1"),
         implementation="Caffe, models/bvlc_googlenet",
         image_size=224,
-        other_size=227,  # its last pool wants 7x7 pixels
+        other_size=227,  # its last pool needs 7x7 pixels
         aux_heads=True,
         naming=NamingRules(prepare=modernize_blobs),
     ),

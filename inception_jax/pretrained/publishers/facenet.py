@@ -1,4 +1,4 @@
-"""facenet's name map (davidsandberg/facenet, src/models/inception_resnet_v1.py, and src/train_softmax.py)."""
+"""Name map of facenet (davidsandberg/facenet, src/models/inception_resnet_v1.py, and src/train_softmax.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRUNK: Table = {
     **table(("mixed_6a", "Mixed_6a", REDUCTION_A), ("mixed_7a", "Mixed_7a", RESNET_REDUCTION_B), *repeated(5, 10, 5)),
     "bottleneck": "Bottleneck",
 }
-# The trainer puts the classifier beside the network's scope.
+# The training script puts the classifier outside the network's scope.
 RESNET_V1: Table = {
     **{layer: f"InceptionResnetV1/{scope}" for layer, scope in TRUNK.items()},
     "classifier": "Logits",

@@ -1,4 +1,4 @@
-"""facenet-pytorch's name map (facenet_pytorch/models/inception_resnet_v1.py)."""
+"""Name map of facenet-pytorch (facenet_pytorch/models/inception_resnet_v1.py)."""
 
 from __future__ import annotations
 

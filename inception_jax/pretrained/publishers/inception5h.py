@@ -1,9 +1,9 @@
-"""The name map of inception5h, the GoogLeNet that Google released as a frozen graph (tensorflow_inception_graph.pb).
+"""Name map of inception5h, the GoogLeNet that Google released as a frozen graph (tensorflow_inception_graph.pb).
 
-Arrays are the graph's Const nodes. Its names and widths are those of listings of its nodes by users; the constants of
-its response normalisation are those of the nodes localresponsenorm0 and 1 as greentfrapp/lucent's pull request 51
+Arrays are the graph's Const nodes. Names and widths are from listings of its nodes by users; the constants of its
+local response normalization are those of the nodes localresponsenorm0 and 1 as greentfrapp/lucent's pull request 51
 prints them from Lucid's copy of the graph: TensorFlow's depth_radius 5, bias 2, alpha 1e-4, beta 0.5. Ports to PyTorch
-that have a window of 9 and a bias of 1 compute another function.
+with a window of 9 and a bias of 1 compute another function.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ LAYERS = {
     "aux2/classifier": "softmax1",
     "classifier": "softmax2",
 }
-# localresponsenorm0 and 1, in Caffe's terms: a window of 2 · 5 + 1, by which alpha is divided.
+# localresponsenorm0 and 1, in Caffe's parameters: a window of 2 · 5 + 1, by which alpha is divided.
 RESPONSE_NORM = {"lrn_size": 11, "lrn_alpha": 11 * 1e-4, "lrn_beta": 0.5, "lrn_k": 2.0}
 
 
 def source_array(path: str, shape: tuple[int, ...]) -> SourceArray:
-    """The Const node of a leaf.
+    """Returns the Const node for a leaf.
 
     Args:
-      path: the leaf's, such as "params/inception_3a/conv_1x1/kernel".
-      shape: the leaf's.
+      path: of the leaf, such as "params/inception_3a/conv_1x1/kernel".
+      shape: of the leaf.
 
     Raises:
       UserError: the graph has no such node.
@@ -84,7 +84,7 @@ VARIANTS = {
         image_size=224,
         num_classes=1008,
         aux_heads=True,
-        # Ignored: the graph's own constants, of its concatenations and reshapes.
+        # Ignored: constants of the graph's concatenations and reshapes.
         naming=NamingRules((r"/concat_dim$", r"/reshape/shape$")),
     ),
 }

@@ -1,7 +1,7 @@
-"""Keras's name maps (keras.applications: inception_v3.py, inception_resnet_v2.py, xception.py).
+"""Name maps of Keras (keras.applications: inception_v3.py, inception_resnet_v2.py, xception.py).
 
-Most layers have no name of their own there: Keras numbers them in the order in which the network is built, from
-wherever its process had got to. Their order is what they are known by: `renumber` counts from the first.
+Most layers have no name of their own: Keras numbers them in the order in which the network is built, from the count
+that its process had reached. Only their order identifies them: `renumber` counts from the first.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from inception_jax.pretrained.variants import (
     unknown_leaf_error,
 )
 
-# Layers that Keras numbers itself, under the names of Keras 2 and 3, and of Keras 1.
+# Layers that Keras numbers itself, by the names of Keras 2 and 3, and of Keras 1.
 _NUMBERED = re.compile(r"^(conv2d|batch_normalization|convolution2d|batchnormalization)(?:_(\d+))?$")
-_TODAY = {"convolution2d": "conv2d", "batchnormalization": "batch_normalization"}
+_CURRENT_NAMES = {"convolution2d": "conv2d", "batchnormalization": "batch_normalization"}
 
-# A layer of ours: (its convolution, its batch norm or "").
+# Keras's names for a layer of ours: (its convolution, its batch norm or "").
 LayerNames = tuple[str, str]
 Table = Mapping[str, LayerNames]
 
 
 def renumber(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The same arrays with the numbered layers of each kind counted from the first: conv2d, conv2d_1, conv2d_2, ...
+    """Renames the numbered layers of each kind to count from the first: conv2d, conv2d_1, conv2d_2, ...
 
     Args:
       arrays: {"<layer>/<variable>": array}; the numbers may start anywhere and leave gaps.
@@ -47,9 +47,11 @@ def renumber(arrays: Mapping[str, Any]) -> dict[str, Any]:
     for name, array in arrays.items():
         layer, _, variable = name.rpartition("/")
         if found := _NUMBERED.match(layer):
-            name = f"{_numbered(_TODAY.get(found[1], found[1]), places[found[1]][int(found[2] or 0)])}/{variable}"
+            name = (
+                f"{_numbered(_CURRENT_NAMES.get(found[1], found[1]), places[found[1]][int(found[2] or 0)])}/{variable}"
+            )
         renamed[name] = array
-    # Two layers of one number (conv2d and conv2d_0, or Keras 1's beside today's) are nobody's, and none is hidden.
+    # Two layers with one number (conv2d and conv2d_0, or Keras 1's and today's names): keep both, so that import fails.
     return renamed if len(renamed) == len(arrays) else dict(arrays)
 
 
@@ -58,17 +60,19 @@ def _numbered(kind: str, place: int) -> str:
 
 
 def numbered_layers(units: Iterable[str]) -> dict[str, LayerNames]:
-    """The table of unnamed convolutions, each with its batch norm, in the order in which Keras builds them."""
+    """Makes the table of unnamed convolutions, each with its batch norm, from units in the order of Keras's builder."""
     return {
         unit: (_numbered("conv2d", place), _numbered("batch_normalization", place)) for place, unit in enumerate(units)
     }
 
 
 def _units(*blocks: tuple[str, tuple[str, ...]]) -> list[str]:
+    """Paths of our layers, in order, of (block, units of the block)."""
     return [f"{block}/{unit}" for block, units in blocks for unit in units]
 
 
 def _named(name: str) -> LayerNames:
+    """A layer with a name of its own, and its batch norm."""
     return name, f"{name}_bn"
 
 
@@ -86,22 +90,22 @@ _LEAVES = {
 
 @dataclasses.dataclass(frozen=True)
 class LayerMap:
-    """A variant's source_array function, read off a table.
+    """Name map of a variant, from a table.
 
     Attributes:
       model: of the variant.
-      layers: {path of our layer: theirs}.
+      layers: {path of our layer: names of Keras's layers}.
     """
 
     model: str
     layers: Table
 
     def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
-        """Keras's variable of a leaf.
+        """Returns Keras's variable for a leaf.
 
         Args:
-          path: the leaf's, such as "params/mixed_5b/conv_1x1/bn/bias".
-          shape: the leaf's.
+          path: of the leaf, such as "params/mixed_5b/conv_1x1/bn/bias".
+          shape: of the leaf.
 
         Raises:
           UserError: Keras's network has no such variable.
@@ -187,16 +191,16 @@ XCEPTION: Table = {
 }
 
 
-def _variant(model: str, layers: Table, implementation: str, **options: Any) -> Variant:
+def _make_variant(model: str, layers: Table, implementation: str, **options: Any) -> Variant:
     return Variant(
         source="keras",
         model=model,
-        # Keras's own momentum; no dropout.
+        # Keras's default momentum; no dropout.
         options={"bn_momentum": 0.99, "bn_epsilon": 1e-3, "dropout_rate": 0.0, **options},
         source_array=LayerMap(model, layers),
         implementation=f"keras.applications.{implementation}",
         image_size=299,
-        # Ignored: what `Model.save` keeps beside the layers.
+        # Ignored: the optimizer state that `Model.save` writes beside the layers.
         naming=NamingRules((r"^optimizer(/|$)", r"^optimizer_weights/"), prepare=renumber),
     )
 
@@ -204,8 +208,8 @@ def _variant(model: str, layers: Table, implementation: str, **options: Any) -> 
 VARIANTS = {
     variant.model: variant
     for variant in (
-        _variant("inception_v3", INCEPTION_V3, "InceptionV3", bn_scale=False),
-        _variant("inception_resnet_v2", INCEPTION_RESNET_V2, "InceptionResNetV2", bn_scale=False),
-        _variant("xception", XCEPTION, "Xception"),
+        _make_variant("inception_v3", INCEPTION_V3, "InceptionV3", bn_scale=False),
+        _make_variant("inception_resnet_v2", INCEPTION_RESNET_V2, "InceptionResNetV2", bn_scale=False),
+        _make_variant("xception", XCEPTION, "Xception"),
     )
 }

@@ -1,4 +1,4 @@
-"""The ONNX model zoo's name map (onnx/models, inception_and_googlenet/googlenet: Caffe's network without its heads)."""
+"""Name map of the ONNX model zoo (onnx/models, inception_and_googlenet/googlenet: Caffe's network without heads)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VARIANTS = {
         source_array=BlobMap("onnx", GOOGLENET, "_w_0", "_b_0"),
         implementation="ONNX model zoo, googlenet",
         image_size=224,
-        other_size=227,  # its last pool wants 7x7 pixels
+        other_size=227,  # its last pool needs 7x7 pixels
         naming=NamingRules((r"^OC2_DUMMY_\d+$",)),  # ignored: the shapes of its Reshape
     ),
 }

@@ -1,4 +1,4 @@
-"""pytorch-fid's name map (pytorch_fid/inception.py: torchvision's network, three of its classes changed)."""
+"""Name map of pytorch-fid (pytorch_fid/inception.py: torchvision's network, three of its classes changed)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pytorchcv's name maps (pytorchcv/models/bninception.py, inceptionv3.py, inceptionv4.py and their neighbours)."""
+"""Name maps of pytorchcv (bninception.py, inceptionv3.py, inceptionv4.py, … in pytorchcv/models)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from inception_jax.pretrained.publishers.torch_units import (
 from inception_jax.pretrained.variants import Variant
 
 
-def _row(branch: str, *ours: str, inner: str = "conv_list.") -> dict[str, ModuleNames]:
+def _sequence(branch: str, *ours: str, inner: str = "conv_list.") -> dict[str, ModuleNames]:
     """Convolutions one after another in a branch of a `Concurrent`: conv1, conv2, ... in the order of ours."""
     return {name: conv(f"branches.{branch}.{inner}conv{number}") for number, name in enumerate(ours, 1)}
 
@@ -26,10 +26,10 @@ def _single(branch: str, ours: str) -> dict[str, ModuleNames]:
     return {ours: conv(f"branches.{branch}.conv")}
 
 
-def _split(branch: str, *row: str, wide: str, high: str) -> dict[str, ModuleNames]:
-    """A row that ends in a 1x3 and a 3x1 side by side: class ConvSeq3x3Branch."""
+def _split(branch: str, *sequence: str, wide: str, high: str) -> dict[str, ModuleNames]:
+    """A sequence that ends in a 1x3 and a parallel 3x1: class ConvSeq3x3Branch."""
     ends = {wide: conv(f"branches.{branch}.conv1x3"), high: conv(f"branches.{branch}.conv3x1")}
-    return {**_row(branch, *row), **ends}
+    return {**_sequence(branch, *sequence), **ends}
 
 
 def _units(block: str, letters: str, stage: str, first: int, units: Table) -> list[tuple[str, str, Table]]:
@@ -43,13 +43,13 @@ def _units(block: str, letters: str, stage: str, first: int, units: Table) -> li
 
 _BN_INCEPTION: Table = {
     "conv_1x1": conv("branches.branch1"),
-    **_row("branch2", "conv_3x3_reduce", "conv_3x3", inner=""),
-    **_row("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2", inner=""),
+    **_sequence("branch2", "conv_3x3_reduce", "conv_3x3", inner=""),
+    **_sequence("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2", inner=""),
     **_single("branch4", "pool_proj"),
 }
 _BN_REDUCTION: Table = {
-    **_row("branch1", "conv_3x3_reduce", "conv_3x3", inner=""),
-    **_row("branch2", "double_3x3_reduce", "double_3x3_1", "double_3x3_2", inner=""),
+    **_sequence("branch1", "conv_3x3_reduce", "conv_3x3", inner=""),
+    **_sequence("branch2", "double_3x3_reduce", "double_3x3_1", "double_3x3_2", inner=""),
 }
 BN_INCEPTION: Table = {
     "conv1": conv("features.init_block.conv1"),
@@ -77,24 +77,24 @@ _STEM: Table = {
 # Of v3 and of Inception-ResNet-v2's first module.
 _FIVE_BY_FIVE: Table = {
     **_single("branch1", "conv_1x1"),
-    **_row("branch2", "conv_5x5_reduce", "conv_5x5"),
-    **_row("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+    **_sequence("branch2", "conv_5x5_reduce", "conv_5x5"),
+    **_sequence("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
     **_single("branch4", "pool_proj"),
 }
 _REDUCTION_A: Table = {
-    **_row("branch1", "conv_3x3"),
-    **_row("branch2", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+    **_sequence("branch1", "conv_3x3"),
+    **_sequence("branch2", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
 }
 _INCEPTION_B: Table = {
     **_single("branch1", "conv_1x1"),
-    **_row("branch2", "conv_7x7_reduce", "conv_1x7", "conv_7x1"),
-    **_row("branch3", "double_7x7_reduce", "double_7x1_1", "double_1x7_1", "double_7x1_2", "double_1x7_2"),
+    **_sequence("branch2", "conv_7x7_reduce", "conv_1x7", "conv_7x1"),
+    **_sequence("branch3", "double_7x7_reduce", "double_7x1_1", "double_1x7_1", "double_7x1_2", "double_1x7_2"),
     **_single("branch4", "pool_proj"),
 }
 # The reduction of v3 and of v4, and v4's Mixed_4a.
 _REDUCTION_B: Table = {
-    **_row("branch1", "conv_3x3_reduce", "conv_3x3"),
-    **_row("branch2", "conv_7x7_reduce", "conv_1x7", "conv_7x1", "conv_7x7_3x3"),
+    **_sequence("branch1", "conv_3x3_reduce", "conv_3x3"),
+    **_sequence("branch2", "conv_7x7_reduce", "conv_1x7", "conv_7x1", "conv_7x7_3x3"),
 }
 _V3_INCEPTION_C: Table = {
     **_single("branch1", "conv_1x1"),
@@ -116,8 +116,8 @@ INCEPTION_V3: Table = {
 
 _V4_INCEPTION_A: Table = {
     **_single("branch1", "conv_1x1"),
-    **_row("branch2", "conv_3x3_reduce", "conv_3x3"),
-    **_row("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+    **_sequence("branch2", "conv_3x3_reduce", "conv_3x3"),
+    **_sequence("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
     **_single("branch4", "pool_proj"),
 }
 _V4_INCEPTION_C: Table = {
@@ -145,29 +145,29 @@ INCEPTION_V4: Table = {
 
 _BLOCK35: Table = {
     **_single("branch1", "conv_1x1"),
-    **_row("branch2", "conv_3x3_reduce", "conv_3x3"),
-    **_row("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+    **_sequence("branch2", "conv_3x3_reduce", "conv_3x3"),
+    **_sequence("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
     "up": conv_without_norm("conv"),
 }
 _BLOCK17: Table = {
     **_single("branch1", "conv_1x1"),
-    **_row("branch2", "conv_7x7_reduce", "conv_1x7", "conv_7x1"),
+    **_sequence("branch2", "conv_7x7_reduce", "conv_1x7", "conv_7x1"),
     "up": conv_without_norm("conv"),
 }
 _MIXED_7A: Table = {
-    **_row("branch1", "conv_3x3_1_reduce", "conv_3x3_1"),
-    **_row("branch2", "conv_3x3_2_reduce", "conv_3x3_2"),
-    **_row("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+    **_sequence("branch1", "conv_3x3_1_reduce", "conv_3x3_1"),
+    **_sequence("branch2", "conv_3x3_2_reduce", "conv_3x3_2"),
+    **_sequence("branch3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
 }
 _BLOCK8: Table = {
     **_single("branch1", "conv_1x1"),
-    **_row("branch2", "conv_3x3_reduce", "conv_1x3", "conv_3x1"),
+    **_sequence("branch2", "conv_3x3_reduce", "conv_1x3", "conv_3x1"),
     "up": conv_without_norm("conv"),
 }
 
 
 def _residual(block35s: int, block17s: int, block8s: int) -> dict[str, ModuleNames]:
-    """Stages 1 to 3 with so many blocks."""
+    """Stages 1 to 3 of a residual network with the given numbers of blocks."""
     return table(
         *((f"block35_{number}", f"features.stage1.unit{number}", _BLOCK35) for number in range(1, block35s + 1)),
         ("mixed_6a", "features.stage2.unit1", _REDUCTION_A),
@@ -196,6 +196,7 @@ RESNET_V2: Table = {
 
 
 def _separable(name: str) -> ModuleNames:
+    """A separable convolution with batch norm: class DwsConvBlock."""
     return ModuleNames(f"{name}.conv.dw_conv", f"{name}.bn", pointwise=f"{name}.conv.pw_conv")
 
 
@@ -223,11 +224,11 @@ XCEPTION: Table = {
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-# Its last pools want maps of 7x7, 8x8 or 10x10 pixels: sizes that give them.
+# Its last pools need feature maps of 7x7, 8x8 or 10x10 pixels: image sizes that give these.
 _SIZES = {"inception_v2": (224, 227), "xception": (299, 298)}
 
 
-def _variant(model: str, layers: Table, implementation: str, **options: object) -> Variant:
+def _make_variant(model: str, layers: Table, implementation: str, **options: object) -> Variant:
     size, other = _SIZES.get(model, (299, 300))
     return Variant(
         source="pytorchcv",
@@ -244,8 +245,8 @@ def _variant(model: str, layers: Table, implementation: str, **options: object) 
 VARIANTS = {
     variant.model: variant
     for variant in (
-        # As Cadene's: Caffe's network with PyTorch's own epsilon.
-        _variant(
+        # As Cadene's: Caffe's network with PyTorch's own epsilon of batch norm.
+        _make_variant(
             "inception_v2",
             BN_INCEPTION,
             "bninception.BNInception",
@@ -259,10 +260,12 @@ VARIANTS = {
             pool_rounding="caffe",
             dropout_rate=0.0,
         ),
-        # Its average pools count the padding in v3 alone.
-        _variant("inception_v3", INCEPTION_V3, "inceptionv3.InceptionV3", count_include_pad=True, dropout_rate=0.5),
-        _variant("inception_v4", INCEPTION_V4, "inceptionv4.InceptionV4", dropout_rate=0.0),
-        _variant(
+        # Its average pools count the padding in v3 only.
+        _make_variant(
+            "inception_v3", INCEPTION_V3, "inceptionv3.InceptionV3", count_include_pad=True, dropout_rate=0.5
+        ),
+        _make_variant("inception_v4", INCEPTION_V4, "inceptionv4.InceptionV4", dropout_rate=0.0),
+        _make_variant(
             "inception_resnet_v1",
             RESNET_V1,
             "inceptionresnetv1.InceptionResNetV1",
@@ -270,7 +273,9 @@ VARIANTS = {
             bottleneck=512,
             dropout_rate=0.6,
         ),
-        _variant("inception_resnet_v2", RESNET_V2, "inceptionresnetv2.InceptionResNetV2", dropout_rate=0.0),
-        _variant("xception", XCEPTION, "xception.Xception", bn_epsilon=1e-5, pool_padding="torch", dropout_rate=0.0),
+        _make_variant("inception_resnet_v2", RESNET_V2, "inceptionresnetv2.InceptionResNetV2", dropout_rate=0.0),
+        _make_variant(
+            "xception", XCEPTION, "xception.Xception", bn_epsilon=1e-5, pool_padding="torch", dropout_rate=0.0
+        ),
     )
 }

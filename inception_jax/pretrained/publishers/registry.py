@@ -1,4 +1,4 @@
-"""Every publisher's variants by name."""
+"""Registry of publishers and their variants, by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from inception_jax.errors import UserError, nearest
 from inception_jax.models.registry import get_spec
 from inception_jax.pretrained.variants import Variant
 
-# source -> the module of its name maps; each has VARIANTS, {model: Variant}.
+# source -> its module in this package; each has VARIANTS, {model: Variant}.
 _MODULES = {
     "slim": "slim", "torchvision": "torchvision", "timm": "timm", "keras": "keras", "caffe": "caffe", "onnx": "onnx",
     "cadene": "cadene", "pytorchcv": "pytorchcv", "facenet": "facenet", "facenet-pytorch": "facenet_pytorch",
@@ -18,13 +18,16 @@ _MODULES = {
 
 
 def source_names() -> tuple[str, ...]:
-    """The publishers whose weights can be imported."""
+    """Returns the names of the publishers whose weights can be imported."""
     return tuple(_MODULES)
 
 
 @functools.cache
 def variants_of(source: str) -> dict[str, Variant]:
-    """{model: variant} of one publisher.
+    """Returns {model: variant} of one publisher.
+
+    Args:
+      source: a name of `source_names()`.
 
     Raises:
       UserError: there is no publisher of that name.
@@ -35,10 +38,14 @@ def variants_of(source: str) -> dict[str, Variant]:
 
 
 def get_variant(model: str, source: str) -> Variant:
-    """A publisher's variant of a network.
+    """Returns a publisher's variant of a network.
+
+    Args:
+      model: a name of `model_names()`.
+      source: a name of `source_names()`.
 
     Raises:
-      UserError: an unknown publisher, or one that never published the network; the message says who did.
+      UserError: an unknown publisher, or one that has not published the network; the message names those that have.
       ModelError: an unknown network.
     """
     get_spec(model)
@@ -46,11 +53,12 @@ def get_variant(model: str, source: str) -> Variant:
     if model not in variants:
         others = [name for name in _MODULES if model in variants_of(name)]
         raise UserError(
-            f"{source} has no {model}; of {source}: {', '.join(variants)}; {model} of: {', '.join(others) or 'nobody'}"
+            f"{source} has no {model}; networks of {source}: {', '.join(variants)}; "
+            f"sources of {model}: {', '.join(others) or 'none'}"
         )
     return variants[model]
 
 
 def all_variants() -> list[Variant]:
-    """Every variant of every publisher."""
+    """Returns every variant of every publisher."""
     return [variant for source in _MODULES for variant in variants_of(source).values()]

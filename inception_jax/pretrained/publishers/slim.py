@@ -1,6 +1,6 @@
-"""slim's name maps (google-research/tf-slim, tf_slim/nets; tensorflow/models, research/slim/nets for v4 and IR-v2).
+"""Name maps of TF-slim (google-research/tf-slim, tf_slim/nets; tensorflow/models, research/slim/nets for v4 and IR-v2).
 
-slim's scopes are not as regular as they look: each name below that does not follow the pattern is slim's own.
+slim's scopes are not as regular as they look: each name below that breaks the pattern is slim's own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from inception_jax.pretrained.publishers.slim_units import NAMING, ScopeMap, Table, capitalized, table
 from inception_jax.pretrained.variants import Variant
 
-# inception_utils.py: a shift without a factor, decay 0.9997, and the fused kernel's running variance of a sample.
+# inception_utils.py: no scale, decay 0.9997; the fused kernel's running variance is the unbiased one.
 BATCH_NORM = {"bn_scale": False, "bn_epsilon": 1e-3, "bn_momentum": 0.9997, "bn_unbiased_variance": True}
 
 # --- inception_v1.py and inception_v2.py: scopes begin one letter after the paper's -----------------------------------
@@ -244,7 +244,7 @@ RESNET_REDUCTION_B: Table = {
 
 
 def repeated(block35s: int, block17s: int, block8s: int) -> list[tuple[str, str, Table]]:
-    """Rows of `table` for the residual blocks, whose scopes slim.repeat numbers; the last block8 stands by itself."""
+    """Rows of `table` for the residual blocks, whose scopes slim.repeat numbers; the last block8 has its own scope."""
     return [
         *((f"block35_{i}", f"Repeat/block35_{i}", BLOCK35) for i in range(1, block35s + 1)),
         *((f"block17_{i}", f"Repeat_1/block17_{i}", BLOCK17) for i in range(1, block17s + 1)),
@@ -269,12 +269,12 @@ INCEPTION_RESNET_V2: Table = {
 }
 
 
-def _variant(model: str, root: str, scopes: Table, *, dense: tuple[str, ...] = (), **options: Any) -> Variant:
+def _make_variant(model: str, root: str, scopes: Table, *, dense: tuple[str, ...] = (), **options: Any) -> Variant:
     heads = any(layer.startswith("aux") for layer in scopes)
     return Variant(
         source="slim",
         model=model,
-        options={"dropout_rate": 0.2, **BATCH_NORM, **options},  # keep 0.8
+        options={"dropout_rate": 0.2, **BATCH_NORM, **options},  # dropout_keep_prob=0.8
         source_array=ScopeMap("slim", model, root, scopes, dense),
         implementation=f"tf_slim.nets.{model.removesuffix('_bn')}",
         image_size=224 if model in ("inception_v1_bn", "inception_v2") else 299,
@@ -288,7 +288,7 @@ def _variant(model: str, root: str, scopes: Table, *, dense: tuple[str, ...] = (
 VARIANTS = {
     variant.model: variant
     for variant in (
-        _variant(
+        _make_variant(
             "inception_v1_bn",
             "InceptionV1",
             INCEPTION_V1,
@@ -297,11 +297,11 @@ VARIANTS = {
             conv1_padding="same",
             pool_rounding="same",
         ),
-        # Its separable stem lies outside the scope that gives the others their batch norm: it has a bias instead.
-        _variant("inception_v2", "InceptionV2", INCEPTION_V2, stem_batch_norm=False),
-        _variant("inception_v3", "InceptionV3", INCEPTION_V3),
-        _variant("inception_v4", "InceptionV4", INCEPTION_V4, dense=("classifier", "aux/classifier")),
-        _variant(
+        # Its separable stem is outside the argument scope that adds batch norm: it has a bias instead.
+        _make_variant("inception_v2", "InceptionV2", INCEPTION_V2, stem_batch_norm=False),
+        _make_variant("inception_v3", "InceptionV3", INCEPTION_V3),
+        _make_variant("inception_v4", "InceptionV4", INCEPTION_V4, dense=("classifier", "aux/classifier")),
+        _make_variant(
             "inception_resnet_v2", "InceptionResnetV2", INCEPTION_RESNET_V2, dense=("classifier", "aux/classifier")
         ),
     )

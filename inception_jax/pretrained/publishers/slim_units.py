@@ -1,6 +1,6 @@
-"""How slim's tables are written, and how a leaf of ours finds its variable through one; facenet is built with slim.
+"""Name maps by TensorFlow scopes, for TF-slim and for facenet, which is built with slim.
 
-A table gives for every layer of ours the scope of theirs; modules of one kind share a table.
+A table gives for every layer of ours the publisher's scope; modules of one kind share a table.
 """
 
 from __future__ import annotations
@@ -49,24 +49,25 @@ _LEAVES = {
 
 
 def table(*blocks: tuple[str, str, Table]) -> dict[str, str]:
-    """{"block/unit": scope} of rows (our block, their scope, the units inside it)."""
+    """Makes {"block/unit": scope} from rows (our block, scope of the block, table of the units inside it)."""
     return {f"{ours}/{unit}": f"{theirs}/{scope}" for ours, theirs, units in blocks for unit, scope in units.items()}
 
 
 def capitalized(*names: str, units: Table) -> list[tuple[str, str, Table]]:
-    """Rows of `table` for blocks whose scope is our name with a capital letter: Mixed_6b for mixed_6b."""
+    """Makes rows of `table` for blocks whose scope is our name with a capital letter: Mixed_6b for mixed_6b."""
     return [(name, name.capitalize(), units) for name in names]
 
 
 @dataclasses.dataclass(frozen=True)
 class ScopeMap:
-    """A variant's source_array function, read off a table.
+    """Name map of a variant, from a table.
 
     Attributes:
-      source, model: of the variant.
+      source: of the variant.
+      model: of the variant.
       root: the scope of the whole network.
       scopes: {path of our layer: scope under the root}.
-      dense: those of our layers that are fully connected there, too; other classifiers are 1x1 convolutions.
+      dense: those of our layers that are fully connected in slim too; its other classifiers are 1x1 convolutions.
     """
 
     source: str
@@ -76,11 +77,11 @@ class ScopeMap:
     dense: tuple[str, ...] = ()
 
     def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
-        """The publisher's variable of a leaf.
+        """Returns the publisher's variable for a leaf.
 
         Args:
-          path: the leaf's, such as "params/mixed_5b/conv_1x1/bn/bias".
-          shape: the leaf's.
+          path: of the leaf, such as "params/mixed_5b/conv_1x1/bn/bias".
+          shape: of the leaf.
 
         Raises:
           UserError: the publisher's network has no such variable.

@@ -1,6 +1,6 @@
-"""timm's name maps (pytorch-image-models: timm/models/inception_v3.py, inception_v4.py and their neighbours).
+"""Name maps of timm (pytorch-image-models: inception_v3.py, inception_v4.py, … in timm/models).
 
-Its Inception-v3 is torchvision's, its other three are Cadene's; the names of their layers are theirs.
+Its Inception-v3 has the layer names of torchvision's, the other three those of Cadene's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ VARIANTS = {
     "inception_v3": Variant(
         source="timm",
         model="inception_v3",
-        # Its average pools count the padding for every tag: for those weights, too, that TensorFlow trained without.
+        # Its average pools count the padding for every tag, also for weights trained in TensorFlow without that.
         options={"count_include_pad": True, "dropout_rate": 0.0, **BATCH_NORM},
         source_array=NameMap("timm", "inception_v3", INCEPTION_V3),
         implementation="timm.models.inception_v3.InceptionV3",
@@ -43,7 +43,7 @@ VARIANTS = {
     "xception": Variant(
         source="timm",
         model="xception",
-        # legacy_xception. Not the network that Keras trained: PyTorch's own epsilon, and pools that pad on every side.
+        # legacy_xception; not the network that Keras trained: PyTorch's own epsilon, and pools that pad on every side.
         options={"bn_epsilon": 1e-5, "pool_padding": "torch", "dropout_rate": 0.0, **BATCH_NORM},
         source_array=NameMap("timm", "xception", {**XCEPTION_TRUNK, "classifier": linear("fc")}),
         implementation="timm.models.xception.Xception",

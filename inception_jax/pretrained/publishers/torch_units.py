@@ -1,7 +1,7 @@
-"""How the tables of the PyTorch publishers are written, and how a leaf of ours finds its array through one.
+"""Name maps by PyTorch modules, for the publishers whose files are state dicts.
 
-A table gives for every layer of ours the module of theirs: `conv("branch1.0")` is a convolution with batch norm, as
-`torch.nn.Module.state_dict` names its arrays. Modules of one kind share a table; `table` puts the blocks' names before.
+A table gives for every layer of ours the publisher's modules: `conv("branch1.0")` is a convolution with batch norm, as
+`torch.nn.Module.state_dict` names its arrays. Modules of one kind share a table; `table` prefixes the blocks' names.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from inception_jax.pretrained.variants import (
 # Ignored: the counter of batches that PyTorch saves with every batch norm.
 NAMING = NamingRules((r"\.num_batches_tracked$",))
 
-# PyTorch's momentum of 0.1 is the part that is new, and its running variance is that of a sample
-# (torch.nn.BatchNorm2d); none of the publishers sets another.
+# PyTorch's momentum of 0.1 is the weight of the new value, and its running variance is the unbiased one
+# (torch.nn.BatchNorm2d); no publisher sets another.
 BATCH_NORM = {"bn_momentum": 0.9, "bn_unbiased_variance": True}
 
 
 @dataclasses.dataclass(frozen=True)
 class ModuleNames:
-    """Where the arrays of one layer of ours are.
+    """Names of the PyTorch modules that hold the arrays of one layer of ours.
 
     Attributes:
-      weight: the module with the weight, and the bias if there is one; of a separable convolution the depthwise part.
-      norm: the module of the batch norm after it; "": there is none.
-      pointwise: the 1x1 part of a separable convolution; "": it is none.
-      linear: whether the weight is a fully connected layer's.
-      flattened: the side of the map that a fully connected layer reads, channels first; 0: it reads no map.
+      weight: module with the weight, and the bias if there is one; of a separable convolution the depthwise part.
+      norm: module of the batch norm after it; "": there is none.
+      pointwise: module of the 1x1 part of a separable convolution; "": it is none.
+      linear: whether the weight is that of a fully connected layer.
+      flattened: height (and width) of the feature map that a fully connected layer reads, channels first; 0: it reads
+        a vector.
     """
 
     weight: str
@@ -49,12 +50,12 @@ class ModuleNames:
     flattened: int = 0
 
     def under(self, block: str) -> ModuleNames:
-        """The layer inside a block of theirs."""
-        names = {field: getattr(self, field) for field in ("weight", "norm", "pointwise")}
-        return dataclasses.replace(self, **{field: f"{block}.{name}" for field, name in names.items() if name})
+        """Returns the names with the name of a block before them."""
+        weight, norm, pointwise = (name and f"{block}.{name}" for name in (self.weight, self.norm, self.pointwise))
+        return dataclasses.replace(self, weight=weight, norm=norm, pointwise=pointwise)
 
     def array(self, collection: str, leaf: str, shape: tuple[int, ...]) -> tuple[str, Layout] | None:
-        """The name and layout of a leaf ("kernel", "bn/scale") of this layer; None: PyTorch has none."""
+        """Returns name and layout of the array for a leaf ("kernel", "bn/scale") of this layer; None: there is none."""
         if leaf.startswith("bn/"):
             kind = _NORM_LEAVES.get((collection, leaf))
             return (f"{self.norm}.{kind}", VECTOR) if self.norm and kind else None
@@ -85,17 +86,17 @@ _NORM_LEAVES = {
 
 
 def conv(name: str) -> ModuleNames:
-    """A module `name` that has a convolution `conv` and a batch norm `bn`."""
+    """Names for a module `name` that has a convolution `conv` and a batch norm `bn`."""
     return ModuleNames(f"{name}.conv", f"{name}.bn")
 
 
 def conv_without_norm(name: str) -> ModuleNames:
-    """A convolution without batch norm."""
+    """Names for a convolution without batch norm."""
     return ModuleNames(name)
 
 
 def linear(name: str, norm: str = "", flattened: int = 0) -> ModuleNames:
-    """A fully connected layer; `norm` and `flattened` as in `ModuleNames`."""
+    """Names for a fully connected layer; `norm` and `flattened` as in `ModuleNames`."""
     return ModuleNames(name, norm, linear=True, flattened=flattened)
 
 
@@ -103,17 +104,18 @@ Table = Mapping[str, ModuleNames]
 
 
 def table(*blocks: tuple[str, str, Table]) -> dict[str, ModuleNames]:
-    """{"block/unit": layer} of rows (our block, their block, the units inside it)."""
+    """Makes {"block/unit": names} from rows (our block, the publisher's block, table of the units inside it)."""
     return {f"{ours}/{unit}": layer.under(theirs) for ours, theirs, units in blocks for unit, layer in units.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class NameMap:
-    """A variant's source_array function, read off a table.
+    """Name map of a variant, from a table.
 
     Attributes:
-      source, model: of the variant.
-      layers: {path of our layer: theirs}.
+      source: of the variant.
+      model: of the variant.
+      layers: {path of our layer: names of the publisher's modules}.
     """
 
     source: str
@@ -121,11 +123,11 @@ class NameMap:
     layers: Table
 
     def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
-        """The publisher's array of a leaf.
+        """Returns the publisher's array for a leaf.
 
         Args:
-          path: the leaf's, such as "params/mixed_5b/conv_1x1/bn/bias".
-          shape: the leaf's.
+          path: of the leaf, such as "params/mixed_5b/conv_1x1/bn/bias".
+          shape: of the leaf.
 
         Raises:
           UserError: the publisher's network has no such array.

@@ -1,4 +1,4 @@
-"""torchvision's name maps (torchvision/models/googlenet.py and inception.py)."""
+"""Name maps of torchvision (torchvision/models/googlenet.py and inception.py)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INCEPTION: Table = {
     "conv_5x5": conv("branch3.1"),
     "pool_proj": conv("branch4.1"),
 }
-# googlenet.py, class InceptionAux: fc1 reads the 4x4 map of the convolution.
+# googlenet.py, class InceptionAux: fc1 reads the 4x4 feature map of the convolution.
 AUX_V1: Table = {"conv": conv("conv"), "fc": linear("fc1", flattened=4), "classifier": linear("fc2")}
 
 GOOGLENET: Table = {
