@@ -303,7 +303,10 @@ class Converter:
 
 def _evaluate_constants(equation: Any, values: list[Const]) -> list[Const]:
     """Evaluates an equation of constants with JAX."""
-    arrays = [_whole(value.array, variable.aval.shape) for value, variable in zip(values, equation.invars, strict=True)]
+    arrays = [
+        _broadcast_constant(value.array, variable.aval.shape)
+        for value, variable in zip(values, equation.invars, strict=True)
+    ]
     if equation.primitive.name in _IDENTITY:
         return [Const(arrays[0].astype(equation.outvars[0].aval.dtype), values[0].name)]
     results = equation.primitive.bind(*map(jax.numpy.asarray, arrays), **equation.params)
@@ -312,6 +315,6 @@ def _evaluate_constants(equation: Any, values: list[Const]) -> list[Const]:
     return [Const(np.asarray(result), same) for result in results]
 
 
-def _whole(array: np.ndarray, shape: tuple[Any, ...]) -> np.ndarray:
+def _broadcast_constant(array: np.ndarray, shape: tuple[Any, ...]) -> np.ndarray:
     """Broadcasts a constant to its shape; returns it as it is where the batch size is symbolic."""
     return np.broadcast_to(array, shape) if all(isinstance(size, int) for size in shape) else array

@@ -53,10 +53,10 @@ class Pools:
         taps = float(np.prod([e.taps for e in extents.values()]))
         inside = np.outer(*(levels[axis].valid_counts() for axis in (1, 2)))
         divisor = np.broadcast_to(divisor.reshape(divisor.shape[1:3] if divisor.ndim == 4 else ()), inside.shape)
-        given = self.tensor(base)
+        source = self.tensor(base)
         if (divisor == inside).all() and not _too_wide(extents):
-            return self._pool("AveragePool", given, extents, sums.shape, 0.0, count_include_pad=0)
-        mean = self._pool("AveragePool", given, extents, sums.shape, 0.0, count_include_pad=1)
+            return self._pool("AveragePool", source, extents, sums.shape, 0.0, count_include_pad=0)
+        mean = self._pool("AveragePool", source, extents, sums.shape, 0.0, count_include_pad=1)
         factor = taps / divisor.astype(np.float64)
         return mean if (factor == 1).all() else self._multiplied(mean, factor[None, :, :, None], sums.shape)
 
@@ -67,10 +67,10 @@ class Pools:
         if geometry is None:
             return self._join_views(value)
         base, extents, _ = geometry
-        given = self.tensor(base)
+        source = self.tensor(base)
         if value.join == "max":
-            return self._pool("MaxPool", given, extents, value.shape, FILLS["max"])
-        return self._sums(given, extents, value.shape)
+            return self._pool("MaxPool", source, extents, value.shape, FILLS["max"])
+        return self._sums(source, extents, value.shape)
 
     def _view(self, view: Windows) -> Tensor:
         """Writes a slice, padded with the fill where the view leaves its source."""
@@ -103,15 +103,15 @@ class Pools:
             total = self._graph.emit({"max": "Max", "add": "Add"}[value.join], [total.name, view.name], value.shape)
         return total
 
-    def _sums(self, given: Tensor, extents: dict[int, Extent], shape: tuple[Any, ...]) -> Tensor:
+    def _sums(self, source: Tensor, extents: dict[int, Extent], shape: tuple[Any, ...]) -> Tensor:
         """Writes sums over windows as a depthwise convolution with ones, which may be dilated as well."""
-        graph, rows_columns = self._graph, [extents.get(axis, _whole(given, axis)) for axis in (1, 2)]
-        given = self._cropped(given, extents)
-        channels = given.shape[3]
+        graph, rows_columns = self._graph, [extents.get(axis, _unpooled(source, axis)) for axis in (1, 2)]
+        source = self._cropped(source, extents)
+        channels = source.shape[3]
         ones = np.ones((channels, 1, *(e.taps for e in rows_columns)), graph.dtype)
         return graph.emit(
             "Conv",
-            [given.name, graph.constant(ones)],
+            [source.name, graph.constant(ones)],
             shape,
             kernel_shape=[e.taps for e in rows_columns],
             strides=[e.stride for e in rows_columns],
@@ -120,26 +120,28 @@ class Pools:
             pads=[*(e.low for e in rows_columns), *(e.high for e in rows_columns)],
         )
 
-    def _pool(self, op: str, given: Tensor, extents: dict[int, Extent], shape: Any, fill: float, **more: Any) -> Tensor:
+    def _pool(
+        self, op: str, source: Tensor, extents: dict[int, Extent], shape: Any, fill: float, **more: Any
+    ) -> Tensor:
         """Writes one pool operator, with a Pad before it where it pads more than the operator allows."""
         graph = self._graph
-        both = [extents.get(axis, _whole(given, axis)) for axis in (1, 2)]
-        given = self._cropped(given, extents)
+        both = [extents.get(axis, _unpooled(source, axis)) for axis in (1, 2)]
+        source = self._cropped(source, extents)
         pads = [*(e.low for e in both), *(e.high for e in both)]
         if _too_wide(extents):
             edges = [0, 0, *pads[:2], 0, 0, *pads[2:]]
             wide = (
-                given.shape[0],
-                *(size + e.low + e.high for size, e in zip(given.shape[1:3], both, strict=True)),
-                given.shape[3],
+                source.shape[0],
+                *(size + e.low + e.high for size, e in zip(source.shape[1:3], both, strict=True)),
+                source.shape[3],
             )
-            inputs = [given.name, graph.integers(*edges), graph.constant(np.array(fill, graph.dtype))]
-            given, pads = graph.emit("Pad", inputs, wide), [0, 0, 0, 0]
+            inputs = [source.name, graph.integers(*edges), graph.constant(np.array(fill, graph.dtype))]
+            source, pads = graph.emit("Pad", inputs, wide), [0, 0, 0, 0]
         if any(e.dilation > 1 for e in both):
             more["dilations"] = [e.dilation for e in both]
         return graph.emit(
             op,
-            [given.name],
+            [source.name],
             shape,
             kernel_shape=[e.taps for e in both],
             strides=[e.stride for e in both],
@@ -147,12 +149,12 @@ class Pools:
             **more,
         )
 
-    def _cropped(self, given: Tensor, extents: dict[int, Extent]) -> Tensor:
+    def _cropped(self, source: Tensor, extents: dict[int, Extent]) -> Tensor:
         """Writes a slice of the part of the map that the windows cover."""
         for axis, e in extents.items():
-            if (e.begin, e.end) != (0, given.shape[axis]):
-                given = self._view(windows.slice_windows(given, axis, e.begin, e.end, 1))
-        return given
+            if (e.begin, e.end) != (0, source.shape[axis]):
+                source = self._view(windows.slice_windows(source, axis, e.begin, e.end, 1))
+        return source
 
     def _multiplied(self, tensor: Tensor, factor: np.ndarray, shape: tuple[Any, ...]) -> Tensor:
         """Writes a product with a constant."""
@@ -185,6 +187,6 @@ def _too_wide(extents: dict[int, Extent]) -> bool:
     return any(max(e.low, e.high) >= e.taps for e in extents.values())
 
 
-def _whole(given: Tensor, axis: int) -> Extent:
+def _unpooled(source: Tensor, axis: int) -> Extent:
     """Returns the extent of an axis that is not pooled."""
-    return Extent(1, 1, 1, 0, given.shape[axis], 0, 0)
+    return Extent(1, 1, 1, 0, source.shape[axis], 0, 0)

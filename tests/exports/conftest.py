@@ -38,8 +38,8 @@ def filled(shapes, dtype=np.float32):
 
 
 @pytest.fixture(scope="session")
-def pictures():
-    """Pictures in [-1, 1], a function of their shape."""
+def make_images():
+    """Images in [-1, 1], a function of their shape."""
 
     def make(batch, height, width, dtype=np.float32):
         return np.random.RandomState(height).uniform(-1, 1, (batch, height, width, 3)).astype(dtype)

@@ -20,11 +20,11 @@ from inception_jax.models.registry import get_spec, model_names
         pytest.param("inception_resnet_v1", {"bottleneck": 24, "extra_block8": True}, marks=pytest.mark.slow),
     ],
 )
-def test_the_same_logits_and_endpoints_in_float64(name, options, network_of, pictures, difference, x64):
+def test_the_same_logits_and_endpoints_in_float64(name, options, network_of, make_images, difference, x64):
     model, variables = network_of(name, np.float64, dtype="float64", param_dtype="float64", min_width=4, **options)
     plain, folded = fold_batch_norm(model, variables)
     size = get_spec(name).min_image_size + 10
-    images = pictures(2, size, size, np.float64)
+    images = make_images(2, size, size, np.float64)
     apply = lambda model, variables: jax.jit(lambda v, x: model.apply(v, x))(variables, images)  # noqa: E731
     ours, theirs = apply(plain, folded), apply(model, variables)
     assert difference(ours.logits, theirs.logits) < 1e-12

@@ -52,14 +52,14 @@ every_network = pytest.mark.parametrize(
 
 
 @every_network
-def test_every_network_in_another_runtime(name, network_of, outputs, pictures, difference, tmp_path):
+def test_every_network_in_another_runtime(name, network_of, outputs, make_images, difference, tmp_path):
     model, variables = network_of(name)
     least = get_spec(name).min_image_size
     height, width = least + 21, least + 16  # one odd, one even, and maps of more than a pixel at the end
     names = ["logits"]
     if name in ENDPOINTS:
         names.append(ENDPOINTS[name])
-    images = pictures(3, height, width)
+    images = make_images(3, height, width)
     expected = outputs.exact(model, variables, images, *names)
     for fold in (False, True):
         export_onnx(model, variables, (height, width), tmp_path / "a.onnx", endpoints=names[1:], fold_batch_norm=fold)
@@ -98,16 +98,16 @@ def test_the_graph_of_inception_v4_is_the_papers(network_of, tmp_path):
     assert kernels["classifier/kernel"] == (150, 7)
 
 
-def test_the_largest_structures_at_larger_pictures(network_of, outputs, pictures, difference, tmp_path):
+def test_the_largest_structures_at_larger_images(network_of, outputs, make_images, difference, tmp_path):
     model, variables = network_of("inception_v1", min_width=4, aux_heads=True)
-    images = pictures(1, 224, 223)
+    images = make_images(1, 224, 223)
     (expected,) = outputs(model, variables, images, "logits")
     export_onnx(model, variables, (224, 223), tmp_path / "a.onnx")
     assert difference(run(tmp_path / "a.onnx", images, "logits")[0], expected) < CLOSE
 
 
 # Two operators as ONNX's text has them. Those of the evaluator of onnx 1.23 are not: its LRN goes over as many channels
-# as there are pictures, and its MaxPool fails on padding behind the map alone.
+# as there are images, and its MaxPool fails on padding behind the map alone.
 class LRN(reference.op_run.OpRun):
     def _run(self, x, alpha=None, beta=None, bias=None, size=None):
         padded = np.pad(x**2, [(0, 0), ((size - 1) // 2, size // 2), (0, 0), (0, 0)])
@@ -136,10 +136,10 @@ ALPHA = {"lrn_alpha": 2.0**-13}
         pytest.param("xception", {"min_width": 4}, marks=pytest.mark.slow),
     ],
 )
-def test_in_double_precision(name, options, network_of, outputs, pictures, difference, tmp_path, x64):
+def test_in_double_precision(name, options, network_of, outputs, make_images, difference, tmp_path, x64):
     model, variables = network_of(name, np.float64, dtype="float64", param_dtype="float64", **options)
     size = get_spec(name).min_image_size
-    images = pictures(2, size, size + 1, np.float64)
+    images = make_images(2, size, size + 1, np.float64)
     (expected,) = outputs(model, variables, images, "logits")
     export_onnx(model, variables, (size, size + 1), tmp_path / "a.onnx", dtype=np.float64)
     # onnxruntime convolves in float32 alone; the evaluator of the onnx package computes in any.
@@ -174,9 +174,9 @@ def check_layer(layer, images, path, close=1e-6, batch="N"):
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CEIL", 1])
 @pytest.mark.parametrize(("window", "stride"), [(3, 2), (3, 1), (2, 2), (5, 3)])
-def test_pools_are_one_operator_each(padding, window, stride, pictures, tmp_path):
+def test_pools_are_one_operator_each(padding, window, stride, make_images, tmp_path):
     for height, width in ((11, 12), (7, 10), (6, 9)):
-        images = pictures(2, height, width) - 3  # below 0: padding must not win
+        images = make_images(2, height, width) - 3  # below 0: padding must not win
         ops = check_layer(lambda x: max_pool(x, window, stride, padding), images, tmp_path / "a.onnx")
         assert ops == {"MaxPool": 1}
         for count_include_pad in (False, True):
@@ -187,20 +187,20 @@ def test_pools_are_one_operator_each(padding, window, stride, pictures, tmp_path
 
 
 @pytest.mark.parametrize("dilation", [2, 4])
-def test_dilated_pools(dilation, pictures, tmp_path):
-    images = pictures(2, 11, 12) - 3
+def test_dilated_pools(dilation, make_images, tmp_path):
+    images = make_images(2, 11, 12) - 3
     ops = check_layer(lambda x: max_pool(x, 3, 1, "SAME", dilation), images, tmp_path / "a.onnx")
     assert ops == {"MaxPool": 1} | ({"Pad": 1} if dilation == 4 else {})  # ONNX pads fewer pixels than taps
     check_layer(lambda x: avg_pool(x, 3, 1, "SAME", dilation=dilation), images, tmp_path / "a.onnx")
 
 
-def test_pools_that_are_no_pool_operator(pictures, tmp_path):
+def test_pools_that_are_no_pool_operator(make_images, tmp_path):
     """A map smaller than the window, single elements, evenly laid windows, pools of pools, and a sum of two maps."""
-    images = pictures(2, 2, 3) - 3
+    images = make_images(2, 2, 3) - 3
     check_layer(lambda x: max_pool(x, 5, 3, "SAME"), images, tmp_path / "a.onnx")
     check_layer(lambda x: avg_pool(x, 5, 1, "SAME"), images, tmp_path / "a.onnx")
     assert check_layer(lambda x: max_pool(x, 1, 2, "VALID"), images, tmp_path / "a.onnx") == {"Slice": 2}
-    images = pictures(2, 13, 11) - 3
+    images = make_images(2, 13, 11) - 3
     check_layer(lambda x: even_avg_pool(x, 4, 5, 3), images, tmp_path / "a.onnx")
     pools = check_layer(lambda x: max_pool(max_pool(x, 3, 2), 3, 2), images, tmp_path / "a.onnx")
     assert pools == {"MaxPool": 2}
@@ -229,18 +229,18 @@ def test_pools_that_are_no_pool_operator(pictures, tmp_path):
         (1, 1.0, 0.6, 1.5),
     ],
 )
-def test_response_normalisation_is_one_operator(size, alpha, beta, k, pictures, tmp_path):
+def test_response_normalisation_is_one_operator(size, alpha, beta, k, make_images, tmp_path):
     def layer(x):
         return local_response_norm(jnp.concatenate([3 * x, x, 2 * x], -1), size, alpha, beta, k)
 
-    ops = check_layer(layer, pictures(2, 6, 7), tmp_path / "a.onnx", 2e-6)
+    ops = check_layer(layer, make_images(2, 6, 7), tmp_path / "a.onnx", 2e-6)
     assert ops["LRN"] == 1
     assert set(ops) == {"LRN", "Concat", "Mul"}
 
 
-def test_dilated_networks(network_of, outputs, pictures, difference, tmp_path):
+def test_dilated_networks(network_of, outputs, make_images, difference, tmp_path):
     model, variables = network_of("inception_v3", output_stride=8)
-    images = pictures(1, 97, 97)
+    images = make_images(1, 97, 97)
     names = ("logits", "mixed_7c")
     export_onnx(model, variables, 97, tmp_path / "a.onnx", endpoints=names[1:])
     for found, expected in zip(
@@ -250,9 +250,9 @@ def test_dilated_networks(network_of, outputs, pictures, difference, tmp_path):
 
 
 @pytest.mark.parametrize("opset", [13, 17, 22])
-def test_layouts_names_batches_and_operator_sets(opset, network_of, outputs, pictures, difference, tmp_path):
+def test_layouts_names_batches_and_operator_sets(opset, network_of, outputs, make_images, difference, tmp_path):
     model, variables = network_of("inception_v1", dtype="bfloat16")  # exported in float32 all the same
-    images = pictures(2, 48, 41)
+    images = make_images(2, 48, 41)
     names = ("logits", "Mixed_3b", "conv1")
     export_onnx(
         model,

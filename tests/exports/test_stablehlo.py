@@ -27,10 +27,10 @@ np.savez(sys.argv[3], **found[0], one=found[1]["logits"])
 
 
 @pytest.mark.parametrize("name", ["inception_v1", pytest.param("inception_v3", marks=pytest.mark.slow)])
-def test_a_stranger_runs_it(name, network_of, outputs, pictures, difference, tmp_path):
+def test_a_program_without_our_code_runs_it(name, network_of, outputs, make_images, difference, tmp_path):
     model, variables = network_of(name, min_width=4)
     height, width = get_spec(name).min_image_size + 5, get_spec(name).min_image_size + 2
-    images = pictures(3, height, width)
+    images = make_images(3, height, width)
     end = {"inception_v1": "Mixed_4e", "inception_v3": "mixed_6e"}[name]
     exported = export_stablehlo(model, variables, (height, width), tmp_path / "a.stablehlo", endpoints=[end])
     assert exported.platforms == ("cpu", "cuda", "tpu")
@@ -53,14 +53,14 @@ def test_a_stranger_runs_it(name, network_of, outputs, pictures, difference, tmp
         assert difference(found[end], features) < CLOSE
 
 
-def test_weights_as_arguments(network_of, outputs, pictures, difference, tmp_path):
+def test_weights_as_arguments(network_of, outputs, make_images, difference, tmp_path):
     model, variables = network_of("inception_v1_bn", min_width=4)
     # Heads that are there, and options of theirs, make no difference.
     headed = model.clone(aux_heads=True, aux_dropout_rate=0.5)
     export_stablehlo(headed, None, 40, tmp_path / "a", batch=2, platforms=["cpu"], endpoints=["logits"])
     again = jax.export.deserialize((tmp_path / "a").read_bytes())
     assert (tmp_path / "a").stat().st_size < 400_000  # no weights inside: they alone would be more
-    images = pictures(2, 40, 40)
+    images = make_images(2, 40, 40)
     found = again.call(variables, images)["logits"]
     assert difference(found, outputs.exact(model, variables, images, "logits")[0]) < CLOSE
     with pytest.raises(ValueError, match="2"):
@@ -73,7 +73,7 @@ LARGE = ("inception_v4", "inception_resnet_v1", "inception_resnet_v2")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in model_names()]
 )
-def test_every_network_for_any_number_of_pictures(name, network_of, tmp_path):
+def test_every_network_for_any_number_of_images(name, network_of, tmp_path):
     model, _ = network_of(name)
     size = get_spec(name).min_image_size + 10
     exported = export_stablehlo(model, None, size, tmp_path / "a", platforms=["cpu"])

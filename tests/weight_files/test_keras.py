@@ -252,7 +252,7 @@ def test_what_is_not_kerass(tmp_path):
     refused(path, "not of Keras: its top level holds 'something'")
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [1, 2]
-    refused(path, "'layer_names' of '/' holds something else than text")
+    refused(path, "'layer_names' of '/' does not hold strings")
     text = old_file(path, {"a": {"a/kernel:0": np.array([b"text"])}})
     refused(text, "holds .S4, not numbers")
     with h5py.File(path, "w") as file:

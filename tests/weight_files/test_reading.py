@@ -188,7 +188,7 @@ def test_onnx_with_its_values_in_a_second_file():
 
 
 # Files that are not weight files, and their descriptions in the error.
-STRANGERS = {
+OTHER_FILES = {
     "empty.pth": (b"", "empty file"),
     "zeros.pth": (bytes(500), "zeros"),
     "page.pth": (b"\n<!DOCTYPE html><html><title>404</title></html>", "web page"),
@@ -211,9 +211,9 @@ STRANGERS = {
 }
 
 
-@pytest.mark.parametrize("name", STRANGERS)
-def test_strangers(tmp_path, name):
-    data, words = STRANGERS[name]
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_other_files(tmp_path, name):
+    data, words = OTHER_FILES[name]
     with pytest.raises(UserError, match=f"{name}: .*({words})"):
         read_weights(written(tmp_path / name, data))
 
