@@ -20,7 +20,7 @@ FLOORS = (  # the lowest first
     ("benchmarks", "evaluation", "sweeps", "train"),
     ("benchmark", "evaluate", "features", "pretrained", "sweep"),
     ("__init__", "extract", "parity", "predict"),
-    ("convert", "exports"),
+    ("__main__", "convert", "exports"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS, 1) for name in names}
 

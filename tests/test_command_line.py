@@ -105,3 +105,33 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("sys.argv", ["inception_jax"])
     with pytest.raises(ValueError, match="a defect"):
         command_line.run(main)
+
+
+@pytest.mark.parametrize("name", ["configs/digits.py", "digits.py", "digits"])
+def test_an_installed_recipe_is_found_by_its_name(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command_line._log_once.cache_clear()
+    config, overrides = command_line.load_config([f"--config={name}", "--config.seed=3"])
+    assert (config.data.name, config.seed, overrides["seed"]) == ("digits", 3, 3)
+    assert capsys.readouterr().err == f"recipe {name}: {command_line.recipes_directory() / 'digits.py'}\n"
+
+
+def test_an_installed_recipe_with_an_argument(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, _ = command_line.load_config(["--config", "inception_v1_imagenet:quick"])
+    assert config.schedule.name == "polynomial"
+
+
+def test_a_file_comes_before_an_installed_recipe(recipe, monkeypatch):
+    monkeypatch.chdir(recipe.parent)
+    recipe.rename(recipe.parent / "digits.py")
+    config, _ = command_line.load_config(["--config=digits.py:fast"])
+    assert config.optimizer.learning_rate == 0.5
+
+
+def test_an_unknown_recipe_lists_those_there_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"no recipe 'digit'; did you mean 'digits'\?; recipes: digits, fashion_mnist, "
+    ):
+        command_line.load_config(["--config=digit"])
