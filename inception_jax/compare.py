@@ -1,4 +1,4 @@
-"""`python -m inception_jax.compare`: runs side by side, or the list of all runs under a folder."""
+"""`python -m inception_jax.compare`: compares runs, or lists all runs under a folder."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from inception_jax.errors import UserError
 
 
 def main(argv: list[str]) -> int:
-    """Prints the comparison or the list; of a comparison, leaves a picture and Markdown in a folder."""
+    """Prints a comparison or a list of runs; writes the curves and Markdown of a comparison to a folder."""
     arguments = command_line.parser("compare", "Compare runs, or list them with --list.")
     arguments.add_argument(
         "paths",
         nargs="*",
         metavar="RUN",
-        help="workdirs, or folders (also a sweep's) that hold some; with --list: one folder, by default this one",
+        help="workdirs, or folders (also a sweep's) of workdirs; with --list: one folder, default: the current one",
     )
-    arguments.add_argument("--list", action="store_true", help="every run under a folder, and how it stands")
-    arguments.add_argument("--json", action="store_true", help="with --list: one JSON list in place of the table")
+    arguments.add_argument("--list", action="store_true", help="list every run under a folder and its status")
+    arguments.add_argument("--json", action="store_true", help="with --list: print a JSON list, not a table")
     arguments.add_argument(
         "--output",
         metavar="DIR",
-        help="for picture and Markdown; default: `comparison` in the folder that the runs have in common",
+        help="where the curves and the Markdown are written; default: `comparison` in the runs' common folder",
     )
     arguments.add_argument(
-        "--metric", choices=("top1", "top5", "loss"), help="that is drawn and ranked by; default: top1"
+        "--metric", choices=("top1", "top5", "loss"), help="for the curves and the ranking; default: top1"
     )
-    arguments.add_argument("--weights", choices=("raw", "ema"), help="default: ema where the run keeps it")
-    arguments.add_argument("--x", choices=("epoch", "step", "seconds"), help="of the curves; default: epoch")
+    arguments.add_argument(
+        "--weights", choices=("raw", "ema"), help="evaluated weights; default: ema where a run has an EMA"
+    )
+    arguments.add_argument("--x", choices=("epoch", "step", "seconds"), help="x axis of the curves; default: epoch")
     flags = arguments.parse_args(argv)
     _refuse_unread(flags)
     if flags.list:
@@ -79,7 +81,7 @@ def _compare(flags: argparse.Namespace) -> int:
         if flags.output:
             raise
         print(
-            f"note: no picture and no Markdown were written: {error}; --output=DIR names another place", file=sys.stderr
+            f"note: curves and Markdown were not written: {error}; --output=DIR names another folder", file=sys.stderr
         )
         return 0
     print("\nwritten: " + ", ".join(map(str, written)))

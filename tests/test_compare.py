@@ -51,7 +51,7 @@ def test_where_nothing_can_be_written_the_words_are_still_said(tmp_path, capsys)
     assert compare.main([str(path) for path in paths]) == 0
     said = capsys.readouterr()
     assert "Result" in said.out and "written" not in said.out
-    assert said.err.startswith("note: no picture and no Markdown were written: cannot write ")
+    assert said.err.startswith("note: curves and Markdown were not written: cannot write ")
     with pytest.raises(UserError, match="cannot write"):
         compare.main([*map(str, paths), f"--output={tmp_path / 'comparison'}"])
 

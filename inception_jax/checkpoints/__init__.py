@@ -1,1 +1,1 @@
-"""Checkpoints: saving with checksums, reading what a run left, and keeping the newest and the best."""
+"""Checkpoints: saving with checksums, restoring, and keeping the newest and the best."""

@@ -1,4 +1,4 @@
-"""Orbax's CheckpointManager as this package wants it: what stays, how the JSON item is written, what is logged."""
+"""Configures Orbax's CheckpointManager: which checkpoints are kept, how the JSON item is written, what is logged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from inception_jax.errors import NO_SPACE_MESSAGES, DiskFull, UserError, write_e
 from inception_jax.multihost import processes
 
 DELETED = "deleted"
-"""Subdirectory of steps on their way out."""
+"""Subdirectory of steps that are being deleted."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 class LatestAndBest(checkpoint_managers.PreservationPolicy):
     """Keeps the latest checkpoints and the best ones.
 
-    Orbax's own BestN reads a metrics file of each step when it starts, and dies of a damaged one; and it sorts by a
-    comparison that NaN does not answer, so that one NaN can delete the best checkpoint.
+    Orbax's own BestN reads a metrics file of each step when it starts, and fails on a damaged one; and its sorting is
+    not defined for NaN, so that one NaN can delete the best checkpoint.
 
     Attributes:
-      latest: how many of the newest stay.
-      best: how many of the best stay besides.
-      scores: by step, as `stored.score` gives them; the owner keeps it up to date.
+      latest: number of newest checkpoints to keep.
+      best: number of best checkpoints to keep in addition.
+      scores: {step: `reading.score`}; the owner keeps it up to date.
     """
 
     latest: int
@@ -49,7 +49,7 @@ class LatestAndBest(checkpoint_managers.PreservationPolicy):
         *,
         context: checkpoint_managers.PreservationContext,
     ) -> list[bool]:
-        """Whether each of the checkpoints stays (the signature is Orbax's)."""
+        """Returns for each of the checkpoints whether it is kept (the signature is Orbax's)."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*sorted(steps)[-self.latest :]}
         kept.update(reading.best_first({step: self.scores.get(step) for step in steps})[: self.best])
@@ -57,24 +57,25 @@ class LatestAndBest(checkpoint_managers.PreservationPolicy):
 
 
 class RecordHandler(ocp.JsonCheckpointHandler):
-    """Writes a text that is still being made (it has the checksums of the arrays) in Orbax's background thread."""
+    """Writes the record in Orbax's background thread, when its text, with the checksums of the arrays, is ready."""
 
     async def async_save(self, directory: Any, item: Any = None, args: RecordSave | None = None) -> list[Any]:
-        """Starts the write; Orbax does not finish the step before it is done (the signature is Orbax's)."""
+        """Starts the write; Orbax waits for it before it finishes the step (the signature is Orbax's)."""
+        assert args is not None  # only optional in Orbax's signature
         path = Path(directory) / reading.RECORD_FILE
-        return [ocp.future.CommitFutureAwaitingContractedSignals(_write(path, args.text), name="sealed record")]
+        return [ocp.future.CommitFutureAwaitingContractedSignals(_write(path, args.text), name="checkpoint record")]
 
 
 @ocp.args.register_with_handler(RecordHandler, for_save=True)
 @dataclasses.dataclass
 class RecordSave(ocp.args.CheckpointArgs):
-    """Arguments of `RecordHandler`: the text, when it is there."""
+    """Arguments of `RecordHandler`: the text, as a future."""
 
     text: Future[str]
 
 
 async def _write(path: Path, text: Future[str]) -> None:
-    content = text.result()  # this coroutine has a thread for itself
+    content = text.result()  # this coroutine has its own thread
     if processes.is_first():
         with open(path, "w", encoding="utf-8") as file:
             file.write(content)
@@ -83,14 +84,14 @@ async def _write(path: Path, text: Future[str]) -> None:
 
 
 def open_manager(directory: Path, preservation: LatestAndBest) -> ocp.CheckpointManager:
-    """The manager of one directory, for saving only.
+    """Opens the manager of one directory, for saving only.
 
     Args:
-      directory: absolute; there.
-      preservation: what stays after each save. What does not is renamed into `DELETED`, for a kill in the middle of a
-        deletion in place would leave a step that is listed and half gone.
+      directory: an absolute path; it exists.
+      preservation: selects what is kept after each save. Other steps are renamed into `DELETED`, because a kill during
+        a deletion in place would leave a step that is listed, but incomplete.
     """
-    # Measured on 516 MB of random weights: compression saves 8 % of the room and takes a third longer.
+    # Measured on 516 MB of random weights: compression saves 8 % of the space and takes a third longer.
     arrays = ocp.PyTreeCheckpointHandler(use_compression=False)
     handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
     handlers.add(reading.STATE, ocp.args.PyTreeSave, arrays)
@@ -101,7 +102,7 @@ def open_manager(directory: Path, preservation: LatestAndBest) -> ocp.Checkpoint
             create=False,
             preservation_policy=preservation,
             todelete_subdir=DELETED,
-            # Metrics and times of the steps are our own business, and a damaged file of theirs must not stop a run.
+            # Metrics and times of the steps are kept by this package; a damaged file of Orbax's must not stop a run.
             lightweight_initialize=True,
             prevent_write_metrics=True,
             save_root_metadata=False,
@@ -111,14 +112,14 @@ def open_manager(directory: Path, preservation: LatestAndBest) -> ocp.Checkpoint
 
 
 def remove_deleted(directory: Path) -> None:
-    """Empties `DELETED`, on process 0; its content only, for Orbax may be about to rename the next step into it."""
+    """Empties `DELETED`, on process 0; the directory stays, because Orbax may be renaming the next step into it."""
     if processes.is_first() and (directory / DELETED).is_dir():
         for path in (directory / DELETED).iterdir():
             shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Removes what a killed or failed save left, on process 0. Nothing may be being written."""
+    """Removes the remains of a killed or failed save, on process 0. No save may be in progress."""
     remove_deleted(directory)
     if processes.is_first():
         for path in directory.glob("*.orbax-checkpoint-tmp*"):
@@ -128,18 +129,18 @@ def remove_leftovers(directory: Path) -> None:
 def check_disk_space(
     directory: Path, leaves: Mapping[str, Any], step: int, steps: Sequence[int], make_room: Callable[[], Any]
 ) -> None:
-    """Refuses a save that cannot succeed, before Orbax has begun it: of one that fails it leaves threads behind.
+    """Raises before a save that cannot succeed: Orbax leaves threads behind when a save fails.
 
     Args:
-      directory: where it is to go.
-      leaves: what is to be saved.
-      step: its step.
-      steps: the checkpoints that stand.
-      make_room: is called before a refusal for lack of room; it may free something.
+      directory: where the checkpoint is to be written.
+      leaves: the arrays to be saved.
+      step: of the checkpoint.
+      steps: of the existing checkpoints.
+      make_room: called where the disk is too full; it may free space.
 
     Raises:
-      DiskFull: the file system has not room enough. (A quota shows only when it is met.)
-      UserError: the directory cannot be written; as `DiskFull`, on every process, where process 0 finds it.
+      DiskFull: the file system has too little free space. (A quota is noticed only when it is exceeded.)
+      UserError: the directory cannot be written. Both are raised on every process where process 0 has the problem.
     """
     problem = _find_problem(directory, leaves, step, steps, make_room) if processes.is_first() else None
     if processes.max_over_processes(int(problem is not None)):
@@ -167,13 +168,13 @@ def _find_problem(
 
 
 def save_error(error: BaseException, directory: Path, step: int | None, steps: Sequence[int]) -> UserError:
-    """One line for a save that failed: `DiskFull` where that was the reason.
+    """Returns an error of one line for a save that failed: `DiskFull` where that was the reason.
 
     Args:
-      error: what Orbax, TensorStore or the file system raised.
-      directory: where the checkpoint was to go.
-      step: which.
-      steps: the checkpoints that stand.
+      error: of Orbax, TensorStore or the file system.
+      directory: where the checkpoint was to be written.
+      step: of the checkpoint.
+      steps: of the existing checkpoints.
     """
     if _is_disk_full(error):
         return DiskFull(
@@ -186,11 +187,11 @@ def save_error(error: BaseException, directory: Path, step: int | None, steps: S
 
 
 def _format_kept_steps(steps: Sequence[int]) -> str:
-    return f"the checkpoints that stand: {', '.join(map(str, steps)) or 'none'}"
+    return f"existing checkpoints: {', '.join(map(str, steps)) or 'none'}"
 
 
 def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether the disk or a quota is full, here or in what led to it; TensorStore says so in words only."""
+    """Whether the disk or a quota is full, by this error or its causes; TensorStore reports it only in its message."""
     while error is not None:
         if any(words in str(error) for words in NO_SPACE_MESSAGES):
             return True
@@ -199,37 +200,39 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 
 class _OrbaxLogFilter(logging.Filter):
-    """Keeps from the log what Orbax says twice: progress (INFO), the waits that we ask for ourselves (WARNING), and a
-    failed save (ERROR, from four threads, up to thousands of lines; and from asyncio, when the garbage collector meets
-    the writes that nobody waited for any more), which our caller gets as one exception. Other warnings stay. All of it
-    goes to this module's logger at level DEBUG."""
+    """Filters redundant messages of Orbax from the log.
+
+    These are progress (INFO), the waits that this package requests (WARNING), and failed saves, which the caller gets
+    as one exception (ERROR, from four threads, up to thousands of lines; and from asyncio, when abandoned writes are
+    garbage collected). Other warnings stay. All filtered messages go to this module's logger at level DEBUG.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is shown; all are that are not Orbax's."""
-        if self._is_noise(record):
+        """Whether the record is shown."""
+        if self._is_redundant(record):
             logger.debug("Orbax: %s", record.getMessage(), exc_info=record.exc_info)
             return False
         return True
 
-    def _is_noise(self, record: logging.LogRecord) -> bool:
+    def _is_redundant(self, record: logging.LogRecord) -> bool:
         if record.name == "asyncio":
             error = record.exc_info[1] if record.exc_info else None
             return "exception was never retrieved" in str(record.msg) and _is_from_orbax(error)
-        told = record.levelno != logging.WARNING or "Waiting for previous save" in str(record.msg)
-        return told and _IN_ORBAX in record.pathname
+        redundant = record.levelno != logging.WARNING or "Waiting for previous save" in str(record.msg)
+        return redundant and _IN_ORBAX in record.pathname
 
 
 _IN_ORBAX = f"{os.sep}orbax{os.sep}"
 
 
 def _is_from_orbax(error: BaseException | None) -> bool:
-    """Whether an exception went through Orbax's code."""
+    """Whether Orbax's code is in an exception's traceback."""
     frames = traceback.walk_tb(error.__traceback__ if error else None)
     return any(_IN_ORBAX in frame.f_code.co_filename for frame, _ in frames)
 
 
 def quiet_logs() -> None:
-    """Keeps the log readable, for the whole process; a second call does nothing."""
+    """Installs the filter for the whole process; a second call does nothing."""
     for name in ("absl", "asyncio"):
         log = logging.getLogger(name)
         if not any(isinstance(known, _OrbaxLogFilter) for known in log.filters):

@@ -1,4 +1,4 @@
-"""Reading a checkpoint that lies on the disk, whole or in part, and telling a good one from a damaged one."""
+"""Reads checkpoints from disk, completely or in part, and detects damaged ones."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from inception_jax.checkpoints import checksums
 from inception_jax.errors import ExitCode, UserError, nearest
 
 SUBDIRECTORY = "checkpoints"
-"""Where a workdir has them."""
+"""The directory of checkpoints in a workdir."""
 
 STATE, HOST, RECORD_FILE = "state", "host", "metadata"
-"""The two items of a step's directory, and the file of the second (the name that Orbax's JsonRestore expects)."""
+"""The two items of a step's directory, and the file in the second (the name that Orbax's JsonRestore expects)."""
 
 FORMAT = 1
-"""Goes up when an older reader could no longer understand the record."""
+"""Version of the record; incremented when older readers cannot read it."""
 
 Warn = Callable[[str], None]
 T = TypeVar("T")
@@ -33,21 +33,21 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError):
-    """No checkpoint is usable, though some exist."""
+    """Checkpoints exist, but none is usable."""
 
     exit_code = ExitCode.NO_CHECKPOINT
 
 
 class CheckpointDamaged(CheckpointError):
-    """A checkpoint is not what was saved."""
+    """A checkpoint is damaged: it is not what was saved."""
 
 
 class CheckpointMismatch(UserError):
-    """A whole checkpoint, but of another state than the one that is wanted."""
+    """An undamaged checkpoint, but of another state than requested."""
 
 
 def list_steps(directory: Path) -> list[int]:
-    """The steps of the finished checkpoints in a directory, ascending: Orbax renames a step into place when it is.
+    """Returns the steps of the finished checkpoints in a directory, ascending. (Orbax renames a finished step.)
 
     Raises:
       UserError: the directory cannot be read.
@@ -61,13 +61,13 @@ def list_steps(directory: Path) -> list[int]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of one step: "step", "host", "metrics", "best" and "leaves".
+    """Reads the record of one step: "format", "step", "host", "metrics", "best" and "leaves".
 
     Args:
       path: the step's directory.
 
     Raises:
-      CheckpointDamaged: it is not there, or not what was written.
+      CheckpointDamaged: the record is missing or damaged.
       CheckpointMismatch: a later version of this package wrote it.
     """
     file = path / HOST / RECORD_FILE
@@ -88,20 +88,23 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_leaves(path: Path, record: Mapping[str, Any], names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Some or all arrays of one step, checked against the record.
+    """Reads some or all arrays of one step, and checks them against the record.
 
     TensorStore reads what Orbax wrote (Zarr arrays in one OCDBT database, named by their path with dots). Orbax's own
-    reader takes three times as long, casts to another dtype without a word, and answers a damaged file with pages of
-    tracebacks from threads, which nobody can catch.
+    reader takes three times as long, casts to another dtype without a warning, and on a damaged file prints pages of
+    tracebacks from threads, which cannot be caught.
 
     Args:
       path: the step's directory.
       record: from `read_record`.
-      names: which leaves, each in the record.
+      names: of the leaves to read, each in the record.
+
+    Returns:
+      {name: array in host memory}.
 
     Raises:
-      CheckpointDamaged: a leaf cannot be read, or is not what was saved.
-      CheckpointError: it cannot be read now, for a reason that is not its own (memory, open files, permission).
+      CheckpointDamaged: a leaf cannot be read, or does not match its checksum.
+      CheckpointError: it cannot be read now, for a reason outside the file (memory, open files, permission).
     """
     database = {"driver": "ocdbt", "base": f"file://{quote(str((path / STATE).absolute()))}/"}
     context = ts.Context({"cache_pool": {"total_bytes_limit": 100_000_000}})  # the database's index, read once
@@ -120,7 +123,7 @@ def read_leaves(path: Path, record: Mapping[str, Any], names: Iterable[str]) -> 
         }
         reading = {name: store.result().read() for name, store in opening.items()}
         leaves = {name: np.asarray(array.result()) for name, array in reading.items()}
-    except (ValueError, KeyError, OSError, MemoryError) as error:  # TensorStore's own are the first kind
+    except (ValueError, KeyError, OSError, MemoryError) as error:  # TensorStore raises ValueError
         logger.debug("reading %s", path, exc_info=True)
         if _is_transient(error):
             raise CheckpointError(f"cannot read {path}: {one_line(error)}") from None
@@ -132,10 +135,10 @@ def read_leaves(path: Path, record: Mapping[str, Any], names: Iterable[str]) -> 
 
 
 def score(metrics: Mapping[str, float] | None, rule: Mapping[str, str] | None) -> float | None:
-    """How good a checkpoint is: more is better, NaN is worse than everything, None: nobody knows.
+    """Returns the score of a checkpoint, higher is better; NaN is worse than everything, None is unknown.
 
     Args:
-      metrics: what was measured.
+      metrics: {name: value} of an evaluation.
       rule: {"name": the metric that decides, "mode": "max" or "min"}.
     """
     if not metrics or not rule or rule["name"] not in metrics:
@@ -145,7 +148,7 @@ def score(metrics: Mapping[str, float] | None, rule: Mapping[str, str] | None) -
 
 
 def read_score(path: Path, rule: Mapping[str, str] | None) -> float | None:
-    """The `score` of one step; None also where it is damaged: that is told when somebody asks for this step."""
+    """Reads the `score` of one step; None also where it is damaged, which is reported when this step is requested."""
     try:
         return score(read_record(path)["metrics"], rule)
     except UserError:
@@ -153,13 +156,13 @@ def read_score(path: Path, rule: Mapping[str, str] | None) -> float | None:
 
 
 def best_first(scores: Mapping[int, float | None]) -> list[int]:
-    """Steps from the best score to the worst, of equal ones the later first; those without a score are left out."""
+    """Sorts steps from the best score to the worst, equal ones by the later step; leaves out those without a score."""
     known = {step: value for step, value in scores.items() if value is not None}
     return sorted(known, key=lambda step: (known[step], step), reverse=True)
 
 
 def first_usable(steps: Sequence[int], read: Callable[[int], T]) -> tuple[T, dict[int, str]]:
-    """What `read` gives for the first step that is not damaged, and what is wrong with each before it.
+    """Reads the first step that is not damaged; returns what `read` returned, and {damaged step: reason}.
 
     Raises:
       CheckpointError: all are damaged.
@@ -180,20 +183,20 @@ def load_variables(
     step: int | Literal["best"] | None = None,
     warn: Warn = logger.warning,
 ) -> dict[str, Any]:
-    """The network's variables from a checkpoint, whatever optimizer was used. Changes nothing on the disk.
+    """Loads the network's variables from a checkpoint, of any optimizer. Changes nothing on disk.
 
     Args:
       path: a workdir, its directory of checkpoints, or one step's directory.
-      weights: the trained parameters, or their running averages.
-      step: None for the newest that is whole, "best", or one step.
-      warn: gets one line for every damaged checkpoint that is passed over.
+      weights: "raw" for the trained parameters, "ema" for their exponential moving average.
+      step: None for the newest undamaged checkpoint, "best", or one step.
+      warn: gets one line for every damaged checkpoint that is skipped.
 
     Returns:
       {"params": …, "batch_stats": … ({} where the network has none)}: nested dictionaries of NumPy arrays.
 
     Raises:
-      UserError: no checkpoints there, no such step, or no running averages.
-      CheckpointError: checkpoints exist, none is whole.
+      UserError: no checkpoints there, no such step, or no EMA weights.
+      CheckpointError: checkpoints exist, but all are damaged.
     """
     if weights not in ("raw", "ema"):
         raise UserError(f"weights {weights!r}: 'raw' or 'ema'{nearest(weights, ('raw', 'ema'))}")
@@ -203,12 +206,12 @@ def load_variables(
 def load_record(
     path: str | Path, step: int | Literal["best"] | None = None, warn: Warn = logger.warning
 ) -> dict[str, Any]:
-    """The record of the checkpoint that `load_variables` would take, as `read_record` gives it. Arguments as there."""
+    """Reads the record of the checkpoint that `load_variables` would load, with the same arguments."""
     return _read_first_usable(path, step, read_record, warn)
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without what TensorStore appends to it, in one line of at most 300 characters: both ends."""
+    """Formats an error as one line of at most 300 characters (both ends), without the details TensorStore appends."""
     lines = [line.strip() for line in str(error).split(" [tensorstore_spec")[0].splitlines() if line.strip()]
     line = lines[0] if lines else type(error).__name__
     return line if len(line) <= 300 else f"{line[:80]} … {line[-217:]}"
@@ -219,7 +222,7 @@ def _variables(directory: Path, weights: str) -> dict[str, Any]:
     prefix = "ema/" if weights == "ema" else ""
     names = [name for name in record["leaves"] if name.startswith((f"{prefix}params/", f"{prefix}batch_stats/"))]
     if not names:
-        raise CheckpointMismatch(f"{directory} has no running averages: the run kept none; weights 'raw' are there")
+        raise CheckpointMismatch(f"{directory} has no EMA weights, because the run has no EMA; use weights 'raw'")
     leaves = read_leaves(directory, record, names)
     return {"batch_stats": {}, **tree_paths.nest({name.removeprefix(prefix): leaf for name, leaf in leaves.items()})}
 
@@ -228,12 +231,12 @@ def _read_first_usable(path: str | Path, step: int | str | None, read: Callable[
     directory, steps = _candidates(Path(path), step)
     found, damages = first_usable(steps, lambda step: read(directory / str(step)))
     for reason in damages.values():
-        warn(f"damaged checkpoint passed over: {reason}")
+        warn(f"damaged checkpoint skipped: {reason}")
     return found
 
 
 def _candidates(path: Path, step: int | str | None) -> tuple[Path, Sequence[int]]:
-    """The directory of checkpoints, and the steps in it that answer the request, best answer first."""
+    """Returns the directory of checkpoints, and its steps that fit the request, the preferred first."""
     directory = path / SUBDIRECTORY if (path / SUBDIRECTORY).is_dir() else path
     steps = list_steps(directory)
     if not steps and path.name.isdecimal() and (path / HOST).is_dir():
@@ -253,16 +256,18 @@ def _best(directory: Path, steps: Sequence[int]) -> list[int]:
     newest, _ = first_usable(steps[::-1], lambda step: read_record(directory / str(step)))
     found = best_first({step: read_score(directory / str(step), newest["best"]) for step in steps})
     if not found:
-        raise UserError(f"no checkpoint in {directory} has a score to be the best by; leave out 'best' for the newest")
+        raise UserError(
+            f"no checkpoint in {directory} has a score, so there is no best one; leave out 'best' for the newest"
+        )
     return found
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether reading failed for a reason that says nothing about what lies on the disk."""
+    """Whether reading failed for a reason that does not mean a damaged file."""
     if isinstance(error, MemoryError):
         return True
     numbers = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EINTR, errno.ESTALE)
     if isinstance(error, OSError) and error.errno in numbers:
         return True
-    words = ("RESOURCE_EXHAUSTED", "Out of memory", "PERMISSION_DENIED", "Too many open files")
-    return any(word in str(error) for word in words)
+    messages = ("RESOURCE_EXHAUSTED", "Out of memory", "PERMISSION_DENIED", "Too many open files")
+    return any(message in str(error) for message in messages)

@@ -1,10 +1,10 @@
-"""Checkpoints by Orbax: saved in the background, checked on the way back, never silently wrong.
+"""Saves checkpoints with Orbax in the background, and restores them with their checksums verified.
 
-`<directory>/<step>/state` holds the arrays (Orbax's own format, nested by path), `<directory>/<step>/host` one sealed
-JSON object: what the caller keeps beside them, the metrics, and the record of every leaf. Besides the steps there are
-`damaged/`, the steps that could not be read back, and `deleted/`, steps on their way out.
+`<directory>/<step>/state` holds the arrays (Orbax's own format, nested by path), `<directory>/<step>/host` one JSON
+object with a checksum: the caller's host data, the metrics, and the record of every leaf. Beside the steps there are
+`damaged/`, the steps that could not be restored, and `deleted/`, steps that are being deleted.
 
-What Orbax leaves to its user is done here: checksums; falling back to an older step; deletion that a kill cannot
+Orbax leaves to its user what is done here: checksums; falling back to an older step; deletion that a kill cannot
 leave half done; a best checkpoint that survives a NaN; errors of one line.
 """
 
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Restored(NamedTuple):
-    """A state that came back, and what was kept beside it."""
+    """A restored state, the host data saved with it, and its step."""
 
     state: Any
     host: dict[str, Any]
@@ -48,7 +48,7 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run, in one directory that no other run uses.
 
-    All processes of a run make the same calls in the same order; process 0 does what concerns the directory.
+    All processes of a run make the same calls in the same order; process 0 alone changes the directory.
     """
 
     def __init__(
@@ -61,22 +61,22 @@ class Checkpoints:
         best_mode: Literal["max", "min"] = "max",
         warn: Callable[[str], None] = logger.warning,
     ):
-        """Makes the directory, and clears away what a killed process left unfinished there.
+        """Makes the directory, and removes unfinished checkpoints of a killed process.
 
         Args:
           directory: for example `workdir / SUBDIRECTORY`.
-          keep_latest: newest checkpoints that stay; at least 2, for Orbax does not force every file to the disk before
-            it calls a step finished: after a loss of power the newest may be damaged.
-          keep_best: best checkpoints that stay besides; 0 for none.
-          best_metric: the name in `metrics` that decides; None: there is no best.
-          best_mode: whether more or less of it is better. NaN is worse than everything.
-          warn: gets one line for each thing that a person should know, such as a damaged checkpoint.
+          keep_latest: number of newest checkpoints to keep; at least 2, because Orbax does not force every file to disk
+            before it calls a step finished: after a loss of power the newest may be damaged.
+          keep_best: number of best checkpoints to keep in addition; 0 for none.
+          best_metric: the name in `metrics` that decides which is best; None: there is no best.
+          best_mode: whether a higher or a lower value is better. NaN is worse than everything.
+          warn: gets one line for each warning, such as a damaged checkpoint.
 
         Raises:
-          UserError: the directory cannot be made, or a value that does not make sense.
+          UserError: the directory cannot be made, or an argument is out of range.
         """
         if keep_latest < 2:
-            raise UserError(f"keep_latest = {keep_latest}: at least 2 must be kept, for the newest may be damaged")
+            raise UserError(f"keep_latest = {keep_latest}: at least 2 must be kept, because the newest may be damaged")
         if best_mode not in ("max", "min"):
             raise UserError(f"best_mode = {best_mode!r}: 'max' or 'min'{nearest(best_mode, ('max', 'min'))}")
         self.directory = Path(directory).absolute()
@@ -85,7 +85,7 @@ class Checkpoints:
         self._manager: ocp.CheckpointManager | None = None
         self._pending_step: int | None = None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._deletion: Future | None = None
+        self._deletion: Future[None] | None = None
         orbax_manager.quiet_logs()
         with processes.fail_together():
             try:
@@ -97,27 +97,27 @@ class Checkpoints:
         self._preservation = orbax_manager.LatestAndBest(keep_latest, keep_best, self._scores)
 
     def steps(self) -> list[int]:
-        """The steps of the finished checkpoints, ascending; one that is still being written is not among them."""
+        """Returns the steps of the finished checkpoints, ascending, without one that is still being written."""
         return reading.list_steps(self.directory)
 
     def save(self, step: int, state: Any, host: dict[str, Any], metrics: Mapping[str, float] | None = None) -> bool:
         """Saves a state in the background; returns when it has been copied, so that the state may be donated.
 
-        Waits for the save before it, if that is still going on. Older checkpoints are deleted when this one is
-        finished, not before.
+        Waits for the previous save where that is not finished. Older checkpoints are deleted when this one is finished,
+        not before.
 
         Args:
           step: names the checkpoint.
           state: a tree of arrays; global arrays with any sharding.
-          host: what JSON can hold, with string keys; floats come back exactly.
-          metrics: numbers by name; the best checkpoint is chosen by `best_metric` among them. None: it has no score.
+          host: data of JSON's types, with string keys; floats are restored exactly.
+          metrics: {name: value}; `best_metric` among them selects the best checkpoint. None: it has no score.
 
         Returns:
-          False where a checkpoint of this step exists: it was left as it is.
+          False where a checkpoint of this step exists, which is not changed.
 
         Raises:
-          DiskFull: there is not room enough, or the save before found none; the checkpoints before it stand.
-          UserError: this save or the one before failed for another reason; likewise.
+          DiskFull: the disk is too full for this save, or was for the previous one; earlier checkpoints are kept.
+          UserError: this save or the previous one failed for another reason; likewise.
         """
         if processes.broadcast_from_first(step == self._pending_step or step in self.steps()):
             return False
@@ -129,15 +129,15 @@ class Checkpoints:
         self._finish()
         if time.monotonic() - start > 1:
             self._warn(
-                f"step {step} waited {time.monotonic() - start:.1f} s for the checkpoint before to be written: "
+                f"step {step} waited {time.monotonic() - start:.1f} s for the previous checkpoint to be written: "
                 "save less often"
             )
         self._deletion = self._worker.submit(orbax_manager.remove_deleted, self.directory)
         leaves = checksums.arrays_to_save(tree_paths.named_leaves(state))
         orbax_manager.check_disk_space(self.directory, leaves, step, self.steps(), self._deletion.result)
         record = {"format": reading.FORMAT, "step": step, "host": host, "metrics": metrics, "best": self._best}
-        record = json.loads(json.dumps(record))  # as it is now; and what JSON has no word for is told here, not later
-        # Views or copies in host memory: the checksums are made from them after this call has returned.
+        record = json.loads(json.dumps(record))  # a copy; and values that JSON cannot hold fail here, not later
+        # Views or copies in host memory: the checksums are computed from them after this call has returned.
         text = self._worker.submit(checksums.dump_record, record, checksums.host_arrays(leaves))
         arrays = ocp.args.PyTreeSave(tree_paths.nest(leaves))
         self._pending_step, self._scores[step] = step, reading.score(metrics, self._best)
@@ -149,25 +149,25 @@ class Checkpoints:
         return True
 
     def restore_latest(self, abstract_state: Any) -> Restored | None:
-        """The newest checkpoint that is whole. Damaged ones that are newer are moved to `damaged/`, with a warning.
+        """Restores the newest undamaged checkpoint; moves newer, damaged ones to `damaged/`, with a warning.
 
         Args:
-          abstract_state: the wanted tree, of `jax.ShapeDtypeStruct` with shardings (of arrays, too). A leaf without a
+          abstract_state: the tree to restore, of `jax.ShapeDtypeStruct` with shardings, or of arrays. A leaf without a
             sharding goes to the first device of this process.
 
         Returns:
           None where there is no checkpoint.
 
         Raises:
-          CheckpointError: there are checkpoints, and none is usable. They stay where they are.
-          CheckpointMismatch: the newest whole checkpoint is of another state (names, shapes or dtypes).
+          CheckpointError: there are checkpoints, but none is usable. They are not moved.
+          CheckpointMismatch: the newest undamaged checkpoint is of another state (names, shapes or dtypes).
         """
         self.wait()
         steps = processes.broadcast_from_first(self.steps()[::-1])
         return self._first_usable(steps, abstract_state) if steps else None
 
     def restore_best(self, abstract_state: Any) -> Restored:
-        """As `restore_latest`, from the best score on downward.
+        """Restores the undamaged checkpoint with the best score; otherwise as `restore_latest`.
 
         Raises:
           CheckpointError: no usable checkpoint has a score.
@@ -178,11 +178,11 @@ class Checkpoints:
             reading.best_first({step: self._scores.get(step) for step in self.steps()})
         )
         if not steps:
-            raise CheckpointError(f"no usable checkpoint in {self.directory} has a score to be the best by")
+            raise CheckpointError(f"no usable checkpoint in {self.directory} has a score, so there is no best one")
         return self._first_usable(steps, abstract_state)
 
     def restore(self, step: int, abstract_state: Any) -> Restored:
-        """The checkpoint of one step; a damaged one is left where it is.
+        """Restores the checkpoint of one step; does not move a damaged one.
 
         Raises:
           UserError: there is none of this step.
@@ -194,11 +194,11 @@ class Checkpoints:
         return self._read(step, abstract_state)
 
     def best_step(self) -> int | None:
-        """The step of the best finished checkpoint; None where none has a score."""
+        """Returns the step of the best finished checkpoint; None where none has a score."""
         return next(iter(reading.best_first({step: self._scores.get(step) for step in self.steps()})), None)
 
     def wait(self) -> None:
-        """Returns when everything that was saved is on the disk, and what is deleted is gone.
+        """Waits until the pending save and deletions are finished.
 
         Raises:
           DiskFull, UserError: the save failed; as `save`.
@@ -207,7 +207,7 @@ class Checkpoints:
         orbax_manager.remove_deleted(self.directory)
 
     def close(self) -> None:
-        """Waits as `wait`, raises as it does, and lets everything go in any case; a second call does nothing."""
+        """Waits and raises as `wait`, and releases threads and files in any case; a second call does nothing."""
         try:
             self.wait()
         finally:
@@ -223,7 +223,7 @@ class Checkpoints:
         except UserError as error:
             if kind is None:
                 raise
-            self._warn(str(error))  # what ended the run is the error to be seen
+            self._warn(str(error))  # the error that ended the run is the one to raise
 
     def _first_usable(self, steps: list[int], abstract_state: Any) -> Restored:
         restored, damages = reading.first_usable(steps, lambda step: self._read(step, abstract_state))
@@ -232,7 +232,7 @@ class Checkpoints:
         return restored
 
     def _read(self, step: int, abstract_state: Any) -> Restored:
-        """One step, or what is wrong with it; all processes come to the same answer."""
+        """Reads one step; all processes succeed, or all raise."""
         path = self.directory / str(step)
         problem: UserError | None = None
         try:
@@ -265,13 +265,14 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _as_user_error(self) -> Iterator[None]:
-        """Turns whatever a save raises into one `UserError`, after which the next save may be tried."""
+        """Converts any exception of a save to one `UserError`; the next save may be tried after it."""
         try:
             yield
-        except Exception as error:  # Orbax, TensorStore and the file system each have their own kinds
+        except Exception as error:  # Orbax, TensorStore and the file system raise different types
             logger.debug("saving step %s", self._pending_step, exc_info=True)
             step, self._pending_step, self._deletion = self._pending_step, None, None
-            self._scores.pop(step, None)
+            if step is not None:
+                self._scores.pop(step, None)
             self._close_manager()
             with contextlib.suppress(OSError):
                 orbax_manager.remove_leftovers(self.directory)
@@ -280,12 +281,12 @@ class Checkpoints:
     def _close_manager(self) -> None:
         manager, self._manager = self._manager, None
         if manager is not None:
-            with contextlib.suppress(Exception):  # it tells the failure of its last save again
+            with contextlib.suppress(Exception):  # it raises the failure of its last save again
                 manager.close()
 
     def _move_to_damaged(self, step: int, reason: str) -> None:
-        """Moves a damaged step out of the way; nothing of it is lost."""
-        self._close_manager()  # it would count the step as kept
+        """Moves a damaged step to `damaged/`; deletes nothing."""
+        self._close_manager()  # it would count the step among those to keep
         self._scores.pop(step, None)
         target = self.directory / DAMAGED / str(step)
         if processes.is_first():

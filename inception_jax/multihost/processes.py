@@ -158,8 +158,10 @@ def initialize(launch: Launch | None) -> Iterator[None]:
         raise UserError(
             f"the processes of the run (found by {launch.found_by}) did not connect: {_one_line(error)}"
         ) from None
+    client = distributed.global_state.client
+    assert client is not None  # `initialize` made it
     monitor = heartbeat.HeartbeatMonitor(
-        distributed.global_state.client,
+        client,
         jax.process_index(),
         jax.process_count(),
         timeout=launch.heartbeat_timeout_seconds,

@@ -1,1 +1,1 @@
-"""What a run leaves behind: manifest and lock, metric files, progress, pictures, report, result."""
+"""The files of a workdir (lock, manifest, metrics, result, report, plots), and comparison and listing of runs."""

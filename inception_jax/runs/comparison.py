@@ -296,5 +296,6 @@ def _parameters(path: Path) -> int | None:
 
 
 def _last_unless_finite(value: float | None, sign: int) -> tuple[bool, float]:
-    is_there = value is not None and math.isfinite(value)
-    return not is_there, sign * value if is_there else 0.0
+    if value is None or not math.isfinite(value):
+        return True, 0.0
+    return False, sign * value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,7 +25,7 @@ X_AXES = {"epoch": "epoch", "step": "step", "seconds": "seconds since the start,
 WIDTH, PANEL_HEIGHT = 11.0, 3.5  # inches
 
 _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-_STYLES = ("-", "--")
+_STYLES: tuple[Literal["-", "--"], ...] = ("-", "--")
 _MANY = 10  # with more runs, only the best are in colour …
 _BEST = 6  # … this many of them
 _FADED = "#BBBBBB"
@@ -41,7 +41,7 @@ _TITLES = {"loss": "loss", "top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 @dataclasses.dataclass(frozen=True)
 class _LineStyle:
     colour: str
-    line: str
+    line: Literal["-", "--"]
     width: float
     order: float
     name: str | None
@@ -76,7 +76,7 @@ def draw(comparison: Comparison, path: str | os.PathLike, *, x: str = "epoch") -
     named = [
         styles[run] for run in (comparison.ranked() if len(styles) > _MANY else range(len(styles))) if styles[run].name
     ]
-    columns = _legend_columns([style.name for style in named])
+    columns = _legend_columns([style.name or "" for style in named])
     height = PANEL_HEIGHT + 0.2 + _LEGEND_LINE * -(-(len(named) + 2) // columns)
     with plot_style.saved_figure(path, WIDTH, height) as figure:
         grid, has_broken = figure.subplots(1, len(panels)), False
@@ -136,7 +136,7 @@ def _legend_columns(names: Sequence[str]) -> int:
 
 def _evaluation_title(comparison: Comparison, metric: str) -> str:
     """Returns the title of an evaluation panel, with split and weights where they are the same for all runs."""
-    kinds = {(one.split, one.weights) for one in comparison.outcomes if one.split}
+    kinds = {(one.split, one.weights) for one in comparison.outcomes if one.split and one.weights}
     return f"evaluation, {_TITLES[metric]}" + (f" ({', '.join(kinds.pop())})" if len(kinds) == 1 else "")
 
 
@@ -200,7 +200,8 @@ def _x_coordinates(run: RunState, rows: Sequence[Mapping[str, Any]], x: str) -> 
     clock = [(row["step"], row["wall_seconds"]) for row in run.timing if "wall_seconds" in row]
     if not clock:
         return np.full(len(rows), np.nan)
-    return np.interp([row["step"] for row in rows], *np.array(clock, np.float64).T, left=np.nan, right=np.nan)
+    steps, seconds = np.array(clock, np.float64).T
+    return np.interp(np.array([row["step"] for row in rows]), steps, seconds, left=np.nan, right=np.nan)
 
 
 def _finish_axes(axes: Axes, metric: str, x: str) -> None:

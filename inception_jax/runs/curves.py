@@ -99,7 +99,7 @@ def _draw_accuracies(axes: Axes, train: list, evaluations: list) -> None:
         _curve(axes, group, "top1", f"{split}, {weights}", *look, scale=100, limit=_MAX_EVALUATIONS)
     axes.set_ylabel("%")
     axes.set_ylim(0, 101)
-    if max((line.get_ydata()[-1] for line in axes.lines), default=0.0) > 95:
+    if max((np.asarray(line.get_ydata())[-1] for line in axes.lines), default=0.0) > 95:
         spread_near_100(axes)
     _legend(axes)
 
@@ -156,7 +156,8 @@ def _curve(
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns (epochs, values) of the rows that have a finite value."""
     points = [(row["epoch"], row[key]) for row in rows if key in row and np.isfinite(row[key])]
-    return tuple(np.array(points, np.float64).reshape(-1, 2).T)
+    epochs, values = np.array(points, np.float64).reshape(-1, 2).T
+    return epochs, values
 
 
 def _groups(evaluations: Sequence[Mapping[str, Any]]) -> list[tuple[tuple[str, str], list[Mapping[str, Any]]]]:

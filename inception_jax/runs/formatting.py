@@ -127,12 +127,14 @@ def format_duration(seconds: float) -> str:
 
 def format_steps(status: ProgressStatus) -> str:
     """Formats the steps done and their total, `550/1,800`, padded to a constant width."""
+    assert status.total_steps is not None  # only shown while training
     total = f"{status.total_steps:,}"
     return f"{status.step:>{len(total)},}/{total}"
 
 
 def format_epochs(status: ProgressStatus) -> str:
     """Formats the epochs done and their total, `12.25/40`, padded to a constant width."""
+    assert status.total_steps is not None and status.steps_per_epoch is not None  # only shown while training
     epochs = status.total_steps / status.steps_per_epoch
     total = f"{epochs:.4g}" if epochs < 1000 else f"{epochs:,.0f}"
     width = len(f"{epochs:,.2f}")

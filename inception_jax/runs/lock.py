@@ -1,4 +1,4 @@
-"""One run to a workdir: two runs in one would delete each other's checkpoints."""
+"""Locks a workdir for one run: two runs in one workdir would delete each other's checkpoints."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from inception_jax.errors import ExitCode, UserError, write_error
 
 FILE = "lock"
 
-_QUERY_SECONDS = 0.3  # seconds: whoever only looks (`is_locked`) has let go of it long before
+_QUERY_SECONDS = 0.3  # `is_locked` holds a shared lock for much less than this
 
 
 class WorkdirLocked(UserError):
-    """Another process holds the workdir."""
+    """Another process has locked the workdir."""
 
     exit_code = ExitCode.LOCKED
 
 
 @contextlib.contextmanager
 def lock_workdir(workdir: str | os.PathLike, warn: Callable[[str], None] | None = None) -> Iterator[Path]:
-    """Holds the workdir for this process; makes it, with its parents, where it is not there.
+    """Locks the workdir for this process; makes it, with its parents, where it is missing.
 
-    The kernel lets the lock go when the process ends in whatever way, so there is nothing to clean up after a kill. The
-    file says who holds it: pid, host and start, one JSON object. It stays when the lock is let go, without content:
-    unlinking it would let two processes lock two files of the same name.
+    The kernel releases the lock when the process ends, however it ends, so a kill leaves nothing to clean up. The file
+    records the holder as one JSON object: pid, host and start. On release the file is emptied and stays: unlinking it
+    would let two processes lock two files of the same name.
 
     Args:
       workdir: a directory of a mounted file system.
-      warn: gets one line where the file system has no locks (some parallel ones): the run then goes on unguarded;
-        default: a line on stderr.
+      warn: gets one line where the file system has no locks (some parallel ones have none) and the run continues
+        without; default: a line on stderr.
 
     Yields:
       The workdir.
 
     Raises:
-      WorkdirLocked: another process, of this or another host, holds it.
+      WorkdirLocked: another process, of this or another host, has locked it.
       UserError: it cannot be made or written; nothing was.
     """
     workdir = Path(workdir)
@@ -53,18 +53,18 @@ def lock_workdir(workdir: str | os.PathLike, warn: Callable[[str], None] | None 
     descriptor = _open(workdir)
     try:
         _lock(workdir, descriptor, warn)
-        _write(workdir, descriptor, json.dumps(_holder()) + "\n")
+        _write(workdir, descriptor, json.dumps(_own_record()) + "\n")
         try:
             yield workdir
         finally:
-            with contextlib.suppress(OSError):  # a stale name is harmless, the lock is what counts
+            with contextlib.suppress(OSError):  # a stale record is harmless, only the lock counts
                 os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 
 
 def read_holder(workdir: str | os.PathLike) -> str | None:
-    """What the lock file says, which no two runs write alike; None where there is none that can be read."""
+    """Returns the content of the lock file, which differs for every run; None where it cannot be read."""
     try:
         return (Path(workdir) / FILE).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -72,16 +72,16 @@ def read_holder(workdir: str | os.PathLike) -> str | None:
 
 
 def is_locked(workdir: str | os.PathLike) -> bool | None:
-    """Whether a run holds the workdir at this moment, without disturbing one that is about to.
+    """Whether a run has locked the workdir, found without disturbing one that is about to lock it.
 
-    A workdir whose lock file names nobody is not touched. Otherwise the lock is taken for an instant, shared with all
-    who look at the same time; `lock_workdir` waits that out.
+    A workdir whose lock file is empty is not touched. Otherwise a shared lock is taken for an instant, which
+    `lock_workdir` waits for.
 
     Args:
-      workdir: may be missing, or something else than a run.
+      workdir: may be missing, or not a workdir.
 
     Returns:
-      None where the file system has no locks, and the run that the file names is none of this host.
+      None where the file system has no locks and the file names a process of another host.
     """
     if not (name := read_holder(workdir)):
         return False
@@ -98,7 +98,7 @@ def is_locked(workdir: str | os.PathLike) -> bool | None:
 
 
 def _runs_on_this_host(name: str) -> bool | None:
-    """Whether the process that a lock file names runs on this host; None where it is of another one."""
+    """Whether the process that a lock file names runs on this host; None where it names another host."""
     try:
         content = json.loads(name)
         return _is_alive(int(content["pid"])) if content["host"] == socket.gethostname() else None
@@ -107,7 +107,7 @@ def _runs_on_this_host(name: str) -> bool | None:
 
 
 def _open(workdir: Path) -> int:
-    """A descriptor of the lock file. Directories that this call made are removed again where it fails."""
+    """Opens the lock file; where that fails, removes the directories that this call made."""
     made = []
     try:
         for directory in (*reversed(workdir.parents), workdir):
@@ -123,7 +123,7 @@ def _open(workdir: Path) -> int:
 
 
 def _cannot_use(workdir: Path, error: OSError) -> UserError:
-    """One line that names the part of the path that is in the way."""
+    """Returns an error of one line, which names the part of the path that is a file."""
     file = next((parent for parent in (workdir, *workdir.parents) if parent.exists() and not parent.is_dir()), None)
     if file is not None:
         return UserError(f"workdir {workdir}: {file} is a file, not a directory")
@@ -147,22 +147,22 @@ def _lock(workdir: Path, descriptor: int, warn: Callable[[str], None] | None) ->
         raise write_error(f"workdir {workdir}", error) from None
 
 
-def _holder() -> dict[str, str | int]:
+def _own_record() -> dict[str, str | int]:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {"pid": os.getpid(), "host": socket.gethostname(), "started": now}
 
 
 def _describe_holder(descriptor: int) -> str:
-    """Who holds the lock, from the file; the holder may be about to write it, so that anything may be missing."""
+    """Describes the holder by the lock file, which it may not have written yet."""
     try:
         content = json.loads(os.pread(descriptor, 4096, 0))
-        words = f"process {content['pid']} on {content['host']}, started {content['started']}"
+        description = f"process {content['pid']} on {content['host']}, started {content['started']}"
         pid, here = int(content["pid"]), content["host"] == socket.gethostname()
     except (ValueError, KeyError, TypeError, OSError):
         return "another process"
     if here and not _is_alive(pid):
-        return f"a process that was left behind by {words}, which has ended"
-    return words
+        return f"a process that was left behind by {description}, which has ended"
+    return description
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a run was: its config, the versions and the code that it ran with, and when it was started."""
+"""Writes and reads config.json and manifest.json: a run's config, package versions, git revision and starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = (
     "inception_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain",
     "ml_collections", "numpy", "opencv-python-headless",
 )  # fmt: skip
-"""Distributions whose versions are kept: those that can change a number. One that is not installed is null."""
+"""Distributions whose versions are recorded: those that can change a number. One that is not installed is null."""
 
 ABSENT = "(not set)"
 """Stands in `config_differences` for a field that one of the two does not have."""
@@ -38,15 +38,15 @@ def write(
     devices: Sequence[str] = (),
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Writes config.json, and adds this start to manifest.json. Each file is replaced whole or not at all.
+    """Writes config.json, and adds this start to manifest.json. Each file is replaced atomically.
 
-    The top of the manifest describes the newest start; `starts` has an entry for each, with what it changed: the
-    config's fields, a version, the revision, the devices, each as [before, now].
+    The top level of the manifest describes the newest start; `starts` has an entry for each, with its changes to the
+    config's fields, the versions, the revision and the devices, each as [before, now].
 
     Args:
       workdir: an existing directory.
       config_json: the config as JSON, from ConfigDict's `to_json_best_effort`.
-      devices: one string per device or kind of device, as they shall stand in the manifest.
+      devices: one string per device or kind of device, written as given.
       command: the command line; default: this process's.
 
     Returns:
@@ -73,14 +73,14 @@ def write(
         "changes": {path: [old, new] for path, old, new in changes},
     }
     manifest = {**now, "starts": [*before.get("starts", []), start]}
-    # In this order: after a crash between the two, the next start finds the same differences and tells them again.
+    # In this order: after a crash between the two, the next start finds the same differences and records them again.
     replace_text(workdir / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     replace_text(workdir / CONFIG, json.dumps(config, indent=2) + "\n")
     return manifest
 
 
 def read(workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """The manifest of a workdir, or None where there is none.
+    """Reads the manifest of a workdir; None where there is none.
 
     Raises:
       UserError: the file is not a JSON object.
@@ -89,7 +89,7 @@ def read(workdir: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """The config of a workdir as plain dictionaries (tuples have become lists), or None where there is none.
+    """Reads the config of a workdir as plain dictionaries (tuples have become lists); None where there is none.
 
     Raises:
       UserError: the file is not a JSON object.
@@ -98,7 +98,7 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """The fields in which two configs differ.
+    """Returns the fields in which two configs differ.
 
     Args:
       old: nested dictionaries, for example from `read_config`.
@@ -113,10 +113,10 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[t
 
 
 def replace_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a file so that at any moment, also of a crash, there is the old content or the new, never a part.
+    """Replaces the content of a file atomically: a crash at any moment leaves the old content or the new.
 
     Raises:
-      UserError: it cannot be written; the old content stands.
+      UserError: it cannot be written; the old content stays.
     """
     path = Path(path)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
@@ -128,7 +128,7 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
         os.replace(new, path)
         directory = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(directory)  # or the rename itself may be lost with the power
+            os.fsync(directory)  # or a loss of power may undo the rename
         finally:
             os.close(directory)
     except OSError as error:
@@ -138,10 +138,10 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
 
 
 def read_json_object(path: str | os.PathLike) -> dict[str, Any] | None:
-    """The JSON object in a file, or None where there is no file.
+    """Reads the JSON object in a file; None where there is no file.
 
     Raises:
-      UserError: the file cannot be read, or is something else.
+      UserError: the file cannot be read, or holds something else.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -168,7 +168,7 @@ def _describe(devices: Sequence[str], command: Sequence[str]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of `PACKAGES`."""
+    """Returns the versions of Python and of `PACKAGES`."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -179,10 +179,10 @@ def versions() -> dict[str, str | None]:
 
 
 def git_revision(source: str | os.PathLike = __file__) -> dict[str, Any] | None:
-    """The commit of the checkout that a source file belongs to.
+    """Returns the git commit of the checkout that a source file belongs to.
 
     Args:
-      source: a file; it must be tracked. (An installed copy may lie inside the checkout of something else.)
+      source: a file; it must be tracked. (An installed copy may lie inside the checkout of another project.)
 
     Returns:
       {"revision": 40 hex digits, "dirty": whether a tracked file differs from it}; None where there is no git or no
@@ -207,7 +207,7 @@ def git_revision(source: str | os.PathLike = __file__) -> dict[str, Any] | None:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, value) of the leaves of nested dictionaries."""
+    """Yields (dotted path, value) of the leaves of nested dictionaries."""
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{name}.")
@@ -216,7 +216,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def same_value(a: Any, b: Any) -> bool:
-    """Whether two values of a config are equal: a tuple and the list that JSON makes of it are, 1 and True are not."""
+    """Whether two config values are equal; a tuple equals the list that JSON makes of it, but 1 is not True."""
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(same_value, a, b))
     if isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b):

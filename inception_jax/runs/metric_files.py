@@ -1,13 +1,13 @@
-"""Metric files: JSON lines, which are the truth, and TensorBoard events, which are a copy for looking at.
+"""Metric files: JSON lines, the record of a run, and TensorBoard events, a copy for viewing.
 
-`metrics.jsonl` holds what a run computes, `timing.jsonl` what the clock said: two runs of the same arithmetic have the
+`metrics.jsonl` holds the computed values, `timing.jsonl` the measured times: two runs of the same arithmetic have the
 same bytes in the first. One row is one line, written with one system call and not buffered here, so that a killed
 process loses at most the line that it was writing.
 
-JSON has no NaN and no infinities, but a diverged run has. They are written as the strings "NaN", "Infinity" and
+JSON has no NaN and no infinities, but a diverged run has them. They are written as the strings "NaN", "Infinity" and
 "-Infinity", as the JSON mapping of Protocol Buffers has them (https://protobuf.dev/programming-guides/json/): every
 line stays valid JSON, nothing is lost, and `float()` in Python, `Number()` in JavaScript and `pandas.read_json` read
-them back as numbers. (null would have been taken for a missing value, and is counted as 0 by some tools.)
+them back as numbers. (null would be read as a missing value, and some tools count it as 0.)
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class MetricWriter:
         purge_step: int | None = None,
         quiet: bool = False,
     ):
-        """Opens the files, and drops a torn last line that a killed process left.
+        """Opens the files, and drops an incomplete last line that a killed process left.
 
         Args:
           workdir: an existing directory.
           tensorboard: also write events, under `workdir/tensorboard`.
           purge_step: the first step that this process may write again (the restored step + 1): TensorBoard hides the
             events of earlier processes from there on. None where there are none.
-          quiet: check the rows and write nothing (every process but the first).
+          quiet: check the rows and write nothing (every process but process 0).
 
         Raises:
-          UserError: a file that cannot be opened.
+          UserError: a file cannot be opened.
         """
         workdir = Path(workdir)
         self._files: dict[str, Any] = {}
@@ -78,7 +78,7 @@ class MetricWriter:
 
         Args:
           row: scalars (numbers, strings, booleans, None; of Python, NumPy or JAX), among them an integer "step" and a
-            "kind". In TensorBoard, training rows stand under `train/`, evaluations under e.g. `test_ema/`.
+            "kind". In TensorBoard, training rows are under `train/`, evaluations under e.g. `test_ema/`.
 
         Raises:
           ValueError: a row without a step, or a value that is not a scalar.
@@ -91,24 +91,24 @@ class MetricWriter:
         self._to_tensorboard(group, row)
 
     def write_timing(self, row: Mapping[str, Any]) -> None:
-        """Appends one row to timing.jsonl; in TensorBoard it stands under `timing/`. Otherwise as `write`."""
+        """Appends one row to timing.jsonl; in TensorBoard it is under `timing/`. Otherwise as `write`."""
         self._to_tensorboard("timing", self._append(TIMING, row))
 
-    def write_images(self, step: int, pictures: Mapping[str, str | os.PathLike]) -> None:
+    def write_images(self, step: int, images: Mapping[str, str | os.PathLike]) -> None:
         """Copies PNG files into the TensorBoard events, byte for byte; does nothing where there are no events.
 
         Args:
-          step: the step that they show.
-          pictures: {name: path of a PNG file}.
+          step: the step that they belong to.
+          images: {name: path of a PNG file}.
 
         Raises:
-          ValueError: a file that is not a PNG.
-          UserError: a file that cannot be read, or events that cannot be written.
+          ValueError: a file is not a PNG.
+          UserError: a file cannot be read, or the events cannot be written.
         """
         if self._events is None:
             return
         try:
-            contents = {f"pictures/{name}": Path(path).read_bytes() for name, path in pictures.items()}
+            contents = {f"pictures/{name}": Path(path).read_bytes() for name, path in images.items()}
         except OSError as error:
             raise _cannot_read(error.filename, error) from None
         try:
@@ -117,7 +117,7 @@ class MetricWriter:
             raise write_error(self._events.name, error) from None
 
     def close(self) -> None:
-        """Brings everything to the disk and closes the files; a second call does nothing."""
+        """Writes everything to disk (fsync) and closes the files; a second call does nothing."""
         files = [file for file in (*self._files.values(), self._events) if file is not None]
         self._files, self._events = {}, None
         for file in files:
@@ -160,20 +160,20 @@ class MetricWriter:
 
 
 def truncate(workdir: str | os.PathLike, step: int) -> int:
-    """Takes the metric files back to a step, before a resumed run writes the steps after it again.
+    """Truncates the metric files to a step, before a resumed run writes the steps after it again.
 
-    Rows with a greater step go, and so does a torn last line. Each file is replaced whole or not at all; a file that
-    has nothing to lose is not touched.
+    Drops rows with a greater step and an incomplete last line. Each file is replaced atomically; a file with nothing to
+    drop is not touched.
 
     Args:
-      workdir: a directory; files that are not there are passed over.
-      step: the step restored; -1 where nothing was, which drops every row.
+      workdir: a directory; missing files are ignored.
+      step: the restored step; -1 where nothing was restored, which drops every row.
 
     Returns:
-      How many rows were dropped, torn lines included.
+      How many rows were dropped, incomplete lines included.
 
     Raises:
-      UserError: a line before the last that is not a row, or a file that cannot be replaced.
+      UserError: a line before the last is not a row, or a file cannot be replaced.
     """
     dropped = 0
     for name in (METRICS, TIMING):
@@ -186,15 +186,15 @@ def truncate(workdir: str | os.PathLike, step: int) -> int:
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The rows of a metric file, in order, with NaN and the infinities as floats again.
+    """Reads the rows of a metric file, in order, with NaN and infinities as floats.
 
-    A torn last line is passed over: the file may be read while a run is writing it.
+    Ignores an incomplete last line: the file may be read while a run is writing it.
 
     Args:
       path: a file that `MetricWriter` wrote.
 
     Raises:
-      UserError: no such file, or a line before the last that is not a row.
+      UserError: no such file, or a line before the last is not a row.
     """
     try:
         lines, _ = _parse_lines(Path(path))
@@ -204,7 +204,7 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def parse_row(line: bytes) -> dict[str, Any] | None:
-    """The row that a line of a metric file holds, with NaN and the infinities as floats; None where it holds none."""
+    """Parses a line of a metric file, with NaN and infinities as floats; None where it is not a row."""
     try:
         row = json.loads(line)
     except ValueError:  # also UnicodeDecodeError: a crash of the machine may leave zeros
@@ -215,7 +215,7 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
 
 
 def _scalar(key: str, value: Any) -> str | int | float | bool | None:
-    """A plain Python scalar of any scalar, also of NumPy and JAX arrays of shape ()."""
+    """Converts any scalar to a plain Python one, also NumPy and JAX arrays of shape ()."""
     if getattr(value, "ndim", None) == 0:
         value = value.item()
     if value is None or isinstance(value, str | bool | int | float):
@@ -237,9 +237,9 @@ def _encode_row(row: Mapping[str, Any]) -> bytes:
 
 
 def _parse_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bool]:
-    """The (line, row) pairs of a file, and whether its last line was torn.
+    """Returns the (line, row) pairs of a file, and whether its last line was incomplete.
 
-    A line without its newline still counts where it is a whole row: only the newline was lost.
+    A last line without its newline counts where it is a complete row.
     """
     lines = path.read_bytes().split(b"\n")
     if lines[-1] == b"":
@@ -254,7 +254,7 @@ def _parse_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bool]:
         else:
             raise UserError(
                 f'{path}, line {number}: not a row of metrics (a JSON object with an integer "step"): '
-                f"{line[:60].decode(errors='replace')!r}; mend the line or remove it"
+                f"{line[:60].decode(errors='replace')!r}; repair the line or remove it"
             )
     return parsed, False
 
@@ -264,7 +264,7 @@ def _decode_value(value: Any) -> Any:
 
 
 def _filter_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
-    """Drops the rows that `keep` refuses, and a torn last line, atomically; returns how many went."""
+    """Drops the rows for which `keep` is false and an incomplete last line, atomically; returns how many."""
     if not path.exists():
         return 0
     before = path.stat().st_size

@@ -1,8 +1,8 @@
-"""One style for every picture of a run, and one way to draw and save it.
+"""The common style of all plots, and a context manager that saves a figure as a PNG file.
 
-matplotlib is imported when a picture is drawn (it takes two seconds), and without `pyplot`: no global figures, no
-display, nothing that a caller's own plots would notice. Sizes are fixed in inches: no "tight" cropping, which would
-make the size of a file depend on its content.
+matplotlib is imported when a plot is drawn (the import takes two seconds), and without `pyplot`: no global figures, no
+display, no effect on a caller's own plots. Sizes are fixed in inches: no "tight" cropping, which would make the size of
+a file depend on its content.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#767676"
 
 _STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
     "font.size": 8.0,
     "axes.titlesize": 9.0,
     "axes.titleweight": "bold",
@@ -61,17 +61,19 @@ _STYLE = {
 def saved_figure(
     path: str | os.PathLike, width: float, height: float, *, layout: str = "constrained"
 ) -> Iterator[Figure]:
-    """Gives an empty figure in the common style, and saves it as a PNG when the block has ended.
+    """Makes an empty figure in the common style, and saves it as a PNG when the block has ended.
 
     Args:
-      path: of the PNG file; it is replaced whole or not at all.
+      path: of the PNG file; it is replaced atomically.
       width: inches; the file has `width * DPI` pixels.
       height: inches.
       layout: "constrained" makes room for labels; "none" where the caller places every axes.
 
+    Yields:
+      The figure.
+
     Raises:
-      UserError: the file cannot be written, or the path is something else than a file (a folder, a device: replacing
-        it would do more than the caller meant).
+      UserError: the file cannot be written, or the path exists and is not a regular file (a folder, a device).
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -79,13 +81,13 @@ def saved_figure(
 
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise UserError(f"cannot write {path}: it is there, and not a regular file")
+        raise UserError(f"cannot write {path}: it exists and is not a regular file")
     new = path.with_name(f".{path.name}.new")
     with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()  # a picture does not depend on the user's matplotlibrc
-        matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcdefaults()  # a plot does not depend on the user's matplotlibrc
+        matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]  # the keys are literals in the stubs
         warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)  # class names in any script
-        figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+        figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)  # type: ignore[arg-type]  # no "none" in stubs
         FigureCanvasAgg(figure)
         yield figure
         try:
@@ -97,7 +99,7 @@ def saved_figure(
 
 
 def hide_axes(axes: Axes) -> None:
-    """Takes ticks and frame away: what is drawn is a picture, not a graph."""
+    """Hides the ticks and the frame of axes that show an image or text."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -105,5 +107,5 @@ def hide_axes(axes: Axes) -> None:
 
 
 def shorten(text: str, length: int) -> str:
-    """The text, or as much of it as fits with an ellipsis."""
+    """Shortens a text to a length, with an ellipsis where something is cut."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"

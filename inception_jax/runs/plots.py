@@ -1,11 +1,11 @@
-"""The pictures that a run leaves behind, beside the learning curves: confusion matrix, predictions, first layer."""
+"""Plots of a finished run beside its learning curves: confusion matrix, predictions, first-layer filters."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -16,41 +16,49 @@ from inception_jax.runs.plot_style import BLACK, BLUE, GREY, VERMILLION
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 __all__ = ["confusion_matrix", "first_layer_filters", "learning_curves", "prediction_sheet"]
 
-_NUMBERED = 20  # up to so many classes have room for a number in every cell …
-_NAMED = 60  # … and up to so many for their names
-_MAX_CELLS = 250  # per side; beyond that neighbouring classes share a cell
-_LISTED = 28  # most frequent confusions that are listed, where cells have no numbers
+_NUMBERED = 20  # with at most so many classes every cell has room for a number …
+_NAMED = 60  # … and with at most so many, every class for its name
+_MAX_CELLS = 250  # per side; of more classes, neighbours share a cell
+_LISTED = 28  # most frequent confusions that are listed where cells have no numbers
 
 _SMALL, _LARGE = (5.8, 5.4), (10.4, 6.4)  # inches
 
 _COLUMNS, _ROWS = 8, 3  # of the right and of the wrong predictions
-_CELL, _PICTURE, _HEAD = 1.0, 0.92, 0.34  # inches: a column, the picture in it, the line above each half
+_CELL, _IMAGE, _HEAD = 1.0, 0.92, 0.34  # inches: a column, the image in it, the line above each half
 _FILTER_COLUMNS, _GAP = 16, 5  # of the filters; pixels between them
-_CAPTIONS = {"right": 0.24, "wrong": 0.36}  # inches: below the picture
+_CAPTIONS = {"right": 0.24, "wrong": 0.36}  # inches: below the image
+
+
+class Images(Protocol):
+    """A sequence of images, of which only the ones drawn are read."""
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        """Returns the image of example `index`, uint8 [h, w, 3] or [h, w]."""
 
 
 def confusion_matrix(
     matrix: np.ndarray, class_names: Sequence[str], path: str | os.PathLike, *, title: str = ""
 ) -> Figure:
-    """Draws which classes were taken for which.
+    """Draws a confusion matrix.
 
     Up to 20 classes: counts in the cells, and each class's accuracy. More: colours, and a list of the most frequent
-    confusions; beyond 250 classes neighbours share a cell, which shows the largest share of its confusions.
+    confusions; of more than 250 classes neighbours share a cell, which shows the largest fraction among them.
 
     Args:
-      matrix: int [C, C], examples of the true class (row) that were taken for a class (column).
+      matrix: int [C, C], examples of the true class (row) that were predicted as a class (column).
       class_names: C names.
       path: of the PNG file.
       title: e.g. the split and the weights.
 
     Returns:
-      The figure; its first axes hold the matrix as shares of each row.
+      The figure; its first axes hold the matrix as fractions of each row.
 
     Raises:
-      ValueError: a matrix that is not square, or not of that many classes.
+      ValueError: the matrix is not [C, C].
       UserError: the file cannot be written.
     """
     matrix = np.asarray(matrix)
@@ -58,23 +66,27 @@ def confusion_matrix(
     if matrix.shape != (classes, classes):
         raise ValueError(f"the matrix is {matrix.shape}, but there are {classes} class names")
     totals = matrix.sum(axis=1, keepdims=True)
-    shares = np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
+    fractions = np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
     right, count = int(np.trace(matrix)), int(matrix.sum())
     head = f"{right:,} of {count:,} right" + (f" ({100 * right / count:.2f} %)" if count else "")
     with plot_style.saved_figure(path, *(_SMALL if classes <= _NUMBERED else _LARGE)) as figure:
         figure.suptitle(f"{title}: {head}" if title else head, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
         if classes <= _NUMBERED:
             axes = figure.subplots()
-            _draw_shares(axes, shares, classes)
-            _number_cells(axes, matrix, shares)
+            _draw_fractions(axes, fractions, classes)
+            _number_cells(axes, matrix, fractions)
         else:
-            figure.get_layout_engine().set(h_pad=0.1)  # without it the square axes push their label over the edge
+            from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+            engine = figure.get_layout_engine()
+            assert isinstance(engine, ConstrainedLayoutEngine)
+            engine.set(h_pad=0.1)  # without it the square axes push their label over the edge
             axes, side = figure.subplots(1, 2, width_ratios=(1.0, 0.55))
-            image = _draw_shares(axes, _largest_of_blocks(shares, math.ceil(classes / _MAX_CELLS)), classes)
+            image = _draw_fractions(axes, _largest_of_blocks(fractions, math.ceil(classes / _MAX_CELLS)), classes)
             _list_confusions(side, matrix, class_names)
             bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01, ticks=[0, 0.01, 0.1, 0.5, 1])
             bar.set_ticklabels(["0", "1 %", "10 %", "50 %", "100 %"])
-            bar.set_label("share of the true class")
+            bar.set_label("fraction of the true class")
             bar.outline.set_visible(False)
         if classes <= _NAMED:
             _name_classes(axes, class_names)
@@ -83,21 +95,23 @@ def confusion_matrix(
     return figure
 
 
-def _draw_shares(axes: Axes, shares: np.ndarray, classes: int):
-    """The shares as colours, spread at the low end: else a good classifier would be a diagonal and nothing beside it.
+def _draw_fractions(axes: Axes, fractions: np.ndarray, classes: int) -> AxesImage:
+    """Draws the fractions as colours, with more contrast near 0, where a good classifier has all its confusions.
 
     Args:
       axes: drawn on.
-      shares: float [n, n]; NaN where a class has no examples.
-      classes: how many the n rows stand for.
+      fractions: float [n, n]; NaN where a class has no examples.
+      classes: number of classes in the n rows.
     """
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
 
-    colors = colormaps["Blues"].with_extremes(bad="#EEEEEE")  # one hue by lightness: safe for any eye, and in grey
-    side = len(shares) * math.ceil(classes / len(shares)) - 0.5
+    colors = colormaps["Blues"].with_extremes(
+        bad="#EEEEEE"
+    )  # one hue by lightness: readable with any colour vision, and in grey
+    side = len(fractions) * math.ceil(classes / len(fractions)) - 0.5
     image = axes.imshow(
-        shares, cmap=colors, norm=PowerNorm(0.4, 0.0, 1.0), interpolation="nearest", extent=(-0.5, side, side, -0.5)
+        fractions, cmap=colors, norm=PowerNorm(0.4, 0.0, 1.0), interpolation="nearest", extent=(-0.5, side, side, -0.5)
     )
     axes.set_xlim(-0.5, classes - 0.5)
     axes.set_ylim(classes - 0.5, -0.5)
@@ -109,22 +123,22 @@ def _draw_shares(axes: Axes, shares: np.ndarray, classes: int):
     return image
 
 
-def _largest_of_blocks(shares: np.ndarray, group: int) -> np.ndarray:
-    """[C, C] to [ceil(C / group)] * 2 by the largest value, so that a single confusion does not drown."""
-    pad = -len(shares) % group
-    blocks = np.pad(shares, ((0, pad), (0, pad)), constant_values=-np.inf)
+def _largest_of_blocks(fractions: np.ndarray, group: int) -> np.ndarray:
+    """Reduces [C, C] to [ceil(C / group)] * 2 by the maximum, so that a single confusion stays visible."""
+    pad = -len(fractions) % group
+    blocks = np.pad(fractions, ((0, pad), (0, pad)), constant_values=-np.inf)
     blocks = blocks.reshape(len(blocks) // group, group, -1, group)
     return np.fmax.reduce(np.fmax.reduce(blocks, axis=3), axis=1)
 
 
-def _number_cells(axes: Axes, matrix: np.ndarray, shares: np.ndarray) -> None:
+def _number_cells(axes: Axes, matrix: np.ndarray, fractions: np.ndarray) -> None:
     size = 8.0 if len(matrix) <= 12 else 5.5
-    for (true, taken), count in np.ndenumerate(matrix):
+    for (true, predicted), count in np.ndenumerate(matrix):
         if count:
-            color = "white" if shares[true, taken] > 0.2 else BLACK
-            axes.text(taken, true, f"{count:,}", ha="center", va="center", color=color, fontsize=size)
-    for true, share in enumerate(np.diagonal(shares)):
-        text = "–" if np.isnan(share) else f"{100 * share:.1f} %"
+            color = "white" if fractions[true, predicted] > 0.2 else BLACK
+            axes.text(predicted, true, f"{count:,}", ha="center", va="center", color=color, fontsize=size)
+    for true, accuracy in enumerate(np.diagonal(fractions)):
+        text = "–" if np.isnan(accuracy) else f"{100 * accuracy:.1f} %"
         axes.text(len(matrix) - 0.35, true, text, ha="left", va="center", color=GREY, fontsize=max(size - 1, 5.5))
 
 
@@ -138,34 +152,34 @@ def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
 
 
 def _list_confusions(axes: Axes, matrix: np.ndarray, class_names: Sequence[str]) -> None:
-    """The cells beside the diagonal with the largest counts, as words."""
+    """Lists the largest counts off the diagonal as text."""
     plot_style.hide_axes(axes)
     wrong = matrix - np.diag(np.diagonal(matrix))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_LISTED]
     lines = []
-    for true, taken in zip(*np.unravel_index(order, wrong.shape), strict=True):
-        if wrong[true, taken]:
-            names = (plot_style.shorten(str(class_names[index]), 24) for index in (true, taken))
-            lines.append(f"{wrong[true, taken]:>5,}  {' → '.join(names)}")
+    for true, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True):
+        if wrong[true, predicted]:
+            names = (plot_style.shorten(str(class_names[index]), 24) for index in (true, predicted))
+            lines.append(f"{wrong[true, predicted]:>5,}  {' → '.join(names)}")
     axes.set_title("most frequent confusions: true → predicted", fontsize=8)
     axes.text(0.0, 0.99, "\n".join(lines) or "none", transform=axes.transAxes, va="top", fontsize=7, linespacing=1.7)
 
 
 def prediction_sheet(
-    images: Sequence[np.ndarray],
+    images: Images,
     labels: np.ndarray,
     predictions: np.ndarray,
     probabilities: np.ndarray,
     class_names: Sequence[str],
     path: str | os.PathLike,
 ) -> Figure:
-    """Draws right and wrong predictions with their pictures.
+    """Draws images with right and with wrong predictions.
 
-    Of the right ones 24 evenly spread between the surest and the least sure, of the wrong ones the 24 surest.
+    Of the right ones 24, evenly spread from the most to the least probable; of the wrong ones the 24 most probable.
 
     Args:
-      images: `images[i]` is the picture of example i, uint8 [h, w, 3] or [h, w]; only those that are drawn are asked
-        for, so that it may decode them on demand.
+      images: `images[i]` is the image of example i, uint8 [h, w, 3] or [h, w]; only those that are drawn are read, so
+        it may decode them on demand.
       labels: int [n], true classes.
       predictions: int [n], most probable classes.
       probabilities: float [n], their probabilities.
@@ -173,47 +187,51 @@ def prediction_sheet(
       path: of the PNG file.
 
     Returns:
-      The figure, with one axes per picture: the right ones first.
+      The figure, with one axes per image, the right predictions first.
 
     Raises:
-      ValueError: arrays of different lengths, or of length 0.
+      ValueError: the arrays differ in length, or are empty.
       UserError: the file cannot be written.
     """
     labels, predictions, probabilities = (np.asarray(array) for array in (labels, predictions, probabilities))
     if not len(labels) or not len(labels) == len(predictions) == len(probabilities):
         raise ValueError(f"{len(labels)} labels, {len(predictions)} predictions, {len(probabilities)} probabilities")
-    order = np.lexsort((np.arange(len(labels)), -probabilities))  # surest first; the first of equals first
+    order = np.lexsort((np.arange(len(labels)), -probabilities))  # most probable first; equal ones in their order
     right, wrong = (order[(labels == predictions)[order] == value] for value in (True, False))
     most = _COLUMNS * _ROWS
     spread = np.linspace(0, len(right) - 1, min(most, len(right))).round().astype(int)
     halves = {"right": (right, right[spread], BLUE), "wrong": (wrong, wrong[:most], VERMILLION)}
     heights = {
-        word: _HEAD + math.ceil(len(shown) / _COLUMNS) * (_PICTURE + _CAPTIONS[word])
-        for word, (_, shown, _) in halves.items()
+        name: _HEAD + math.ceil(len(shown) / _COLUMNS) * (_IMAGE + _CAPTIONS[name])
+        for name, (_, shown, _) in halves.items()
     }
     width, height = _COLUMNS * _CELL + 0.1, sum(heights.values()) + 0.1
     with plot_style.saved_figure(path, width, height, layout="none") as figure:
         top = height
-        for word, (everything, shown, color) in halves.items():
-            text = f"{word}: {len(everything):,} of {len(labels):,}{_how_shown(word, len(shown), len(everything))}"
+        for name, (everything, shown, color) in halves.items():
+            text = (
+                f"{name}: {len(everything):,} of {len(labels):,}{_format_selection(name, len(shown), len(everything))}"
+            )
             figure.text(0.09 / width, (top - 0.22) / height, text, fontsize=9, fontweight="bold", color=color)
             for place, index in enumerate(shown):
                 row, column = divmod(place, _COLUMNS)
-                bottom = top - _HEAD - row * (_PICTURE + _CAPTIONS[word]) - _PICTURE
-                left = 0.05 + column * _CELL + (_CELL - _PICTURE) / 2
-                axes = figure.add_axes((left / width, bottom / height, _PICTURE / width, _PICTURE / height))
-                names = class_names[labels[index]], class_names[predictions[index]]
-                _draw_prediction(axes, images[int(index)], *names, float(probabilities[index]), color)
-            top -= heights[word]
+                bottom = top - _HEAD - row * (_IMAGE + _CAPTIONS[name]) - _IMAGE
+                left = 0.05 + column * _CELL + (_CELL - _IMAGE) / 2
+                axes = figure.add_axes((left / width, bottom / height, _IMAGE / width, _IMAGE / height))
+                classes = class_names[labels[index]], class_names[predictions[index]]
+                _draw_prediction(axes, images[int(index)], *classes, float(probabilities[index]), color)
+            top -= heights[name]
     return figure
 
 
-def _how_shown(word: str, shown: int, everything: int) -> str:
+def _format_selection(half: str, shown: int, everything: int) -> str:
     if everything < 2:
         return ""
     if shown == everything:
-        return ", surest first"
-    return f"; {shown} of them, " + ("the surest first" if word == "wrong" else "from the surest to the least sure")
+        return ", the most probable first"
+    return f"; {shown} of them, " + (
+        "the most probable first" if half == "wrong" else "from the most to the least probable"
+    )
 
 
 def _draw_prediction(
@@ -237,22 +255,24 @@ def first_layer_filters(kernel: np.ndarray, path: str | os.PathLike, *, title: s
     Args:
       kernel: float [kh, kw, channels, n] with 3 channels (red, green, blue) or 1.
       path: of the PNG file.
-      title: what the layer is called.
+      title: name of the layer.
 
     Returns:
       The figure, with one axes.
 
     Raises:
-      ValueError: a kernel of another shape.
+      ValueError: the kernel has another shape.
       UserError: the file cannot be written.
     """
     kernel = np.asarray(kernel, np.float64)
     if kernel.ndim != 4 or kernel.shape[2] not in (1, 3):
-        raise ValueError(f"a kernel [kh, kw, 1 or 3, n] is needed, not {kernel.shape}")
+        raise ValueError(f"the kernel has shape {kernel.shape}, not [kh, kw, 1 or 3, n]")
     height, width, channels, count = kernel.shape
     low, high = kernel.min(axis=(0, 1, 2)), kernel.max(axis=(0, 1, 2))
     scaled = (kernel - low) / np.where(high > low, high - low, 1.0)
-    zoom = max(1, 42 // max(height, width))  # pixels of the sheet per weight, so that 7x7 and 3x3 come out alike
+    zoom = max(
+        1, 42 // max(height, width)
+    )  # pixels of the sheet per weight, so that 7x7 and 3x3 filters have the same size
     scaled = scaled.repeat(zoom, axis=0).repeat(zoom, axis=1)
     step_y, step_x = height * zoom + _GAP, width * zoom + _GAP
     rows, columns = math.ceil(count / _FILTER_COLUMNS), min(count, _FILTER_COLUMNS)
@@ -260,7 +280,7 @@ def first_layer_filters(kernel: np.ndarray, path: str | os.PathLike, *, title: s
     for index in range(count):
         top, left = index // columns * step_y, index % columns * step_x
         sheet[top : top + height * zoom, left : left + width * zoom] = scaled[..., index]
-    # Every pixel of the sheet becomes 2x2 pixels of the file: no weight is drawn wider than its neighbour.
+    # Every pixel of the sheet becomes 2x2 pixels of the file: all weights are drawn with the same size.
     sheet_height, sheet_width = (2 * side / plot_style.DPI for side in sheet.shape[:2])
     total_width, total_height = max(sheet_width + 0.2, 4.6), sheet_height + 0.45
     with plot_style.saved_figure(path, total_width, total_height, layout="none") as figure:

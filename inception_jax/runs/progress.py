@@ -1,10 +1,10 @@
-"""What a person sees while a run goes on.
+"""Shows the progress of a run on a terminal or stream, and writes train.log.
 
-In a terminal: a bar with the values of the last row below it (`terminal.py`), and every message above it. Anywhere else
-(a file, a pipe, a notebook): one plain line per update. In the log file: always the plain lines, with the time of day.
+In a terminal: a progress bar with the values of the last row below it (`terminal.py`), and messages above it. Anywhere
+else (a file, a pipe, a notebook): one plain line per update. In the log file: the plain lines, each with date and time.
 
-A phase is a stretch in which no training step ends: compiling, evaluating, drawing pictures. It is shown as itself,
-with its seconds, and is kept out of the pace that the remaining time is computed from.
+A phase is a period in which no training step ends: compilation, evaluation, plotting. It is shown with its own seconds,
+which do not count in the step time that the remaining time is computed from.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any, TextIO
 from inception_jax.errors import write_error
 from inception_jax.runs.formatting import Phase, ProgressStatus, format_progress
 
-_WINDOW = 20  # updates that the pace is taken over
+_WINDOW = 20  # updates over which the step time is averaged
 
 
 class Progress:
-    """Shows one run on a stream and in a log file. A process that is to stay silent makes it `quiet`."""
+    """Shows the progress of one run on a stream and in a log file."""
 
     def __init__(
         self,
@@ -40,25 +40,25 @@ class Progress:
         quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """Opens the log file (to append), and starts the bar where the stream is a terminal.
+        """Opens the log file (to append), and starts the progress bar where the stream is a terminal.
 
         Args:
           total_steps: the step at which the run ends; None for a command that does not train.
-          start_step: the step that it continues from.
-          steps_per_epoch: to show epochs.
+          start_step: the step from which it continues.
+          steps_per_epoch: for the display of epochs; None shows none.
           log_path: None for no log file.
           stream: sys.stderr by default.
           title: shown before the bar.
-          quiet: show nothing and write nothing (every process but the first); phases still measure their seconds.
-          clock: seconds, monotonic.
+          quiet: show and write nothing (every process but process 0); phases still measure their seconds.
+          clock: returns monotonic seconds.
 
         Raises:
           UserError: the log file cannot be opened.
         """
         self._status = ProgressStatus(title, start_step, total_steps, steps_per_epoch, clock, started=clock())
-        self._pace = _StepTime(start_step)
+        self._step_time = _StepTime(start_step)
         self._paused = 0.0  # seconds in phases so far, of which …
-        self._recurring = 0.0  # … these will come again
+        self._recurring = 0.0  # … these were in recurring phases
         self._log: TextIO | None = None
         self._stream = _SafeStream(stream or sys.stderr)
         self._terminal = None
@@ -76,23 +76,23 @@ class Progress:
             self._terminal = TerminalDisplay(self._status, self._stream)
 
     def advance(self, step: int) -> None:
-        """Moves the bar to a step; writes no line. Cheap enough for every step."""
+        """Moves the bar to a step and writes no line; cheap enough for every step."""
         status = self._status
         status.step = step
         if status.total_steps is not None:
-            recurring = self._recurring / max(1, step - self._pace.start)
-            status.eta = self._pace.remaining(status.total_steps - step, recurring)
+            recurring = self._recurring / max(1, step - self._step_time.start)
+            status.eta = self._step_time.remaining(status.total_steps - step, recurring)
 
     def update(self, step: int, values: Mapping[str, Any]) -> None:
         """Shows a row of metrics.
 
         Args:
           step: steps done.
-          values: a training row of metrics.jsonl, and with it what timing.jsonl has: "images_per_second",
-            "data_wait_fraction". Whatever is absent is not shown.
+          values: a training row of metrics.jsonl, together with "images_per_second" and "data_wait_fraction" of
+            timing.jsonl. An absent value is not shown.
         """
         now = self._status.clock()
-        self._pace.add(step, now - self._status.started - self._paused)
+        self._step_time.add(step, now - self._status.started - self._paused)
         self.advance(step)
         self._status.values = dict(values)
         line = format_progress(self._status)
@@ -111,16 +111,16 @@ class Progress:
 
     @contextlib.contextmanager
     def phase(self, text: str, total: int | None = None, *, recurs: bool = False) -> Iterator[Phase]:
-        """Shows what is being done instead of training, and for how long; phases may lie inside one another.
+        """Shows what is done instead of training, and for how long; phases may be nested.
 
         Args:
           text: e.g. "compiling train step".
-          total: number of parts, which the caller counts in `Phase.done`.
-          recurs: it will come again (an evaluation): its time counts in the remaining time, and its beginning is
-            not worth a line of the log.
+          total: number of items, which the caller counts in `Phase.done`.
+          recurs: it happens again and again (an evaluation): its time counts in the remaining time, and only its end is
+            logged.
 
         Yields:
-          The `Phase`, whose `seconds` are known when the block has ended.
+          The `Phase`; its `seconds` are known when the block has ended.
         """
         status = self._status
         phase = Phase(text, total, recurs, started=status.clock())
@@ -144,7 +144,7 @@ class Progress:
             self.message(f"{text}: {ended}{phase.seconds:.1f} s" + (f"; {phase.note}" if phase.note else ""))
 
     def close(self) -> None:
-        """Leaves the bar as it stands and closes the log file; a second call does nothing."""
+        """Stops the progress bar and closes the log file; a second call does nothing."""
         if self._status.ended is None:
             self._status.ended = self._status.clock()
         if self._terminal is not None:
@@ -175,18 +175,18 @@ class Progress:
 
 
 class _StepTime:
-    """Seconds per step over the last updates."""
+    """Estimates the remaining time from the seconds per step of the last updates."""
 
     def __init__(self, start_step: int):
         self.start = start_step
         self._marks = collections.deque([(start_step, 0.0)], maxlen=_WINDOW + 1)
 
     def add(self, step: int, seconds: float) -> None:
-        """Notes that `step` was reached after so many seconds of training."""
+        """Records that `step` was reached after so many seconds of training."""
         self._marks.append((step, seconds))
 
     def remaining(self, steps: int, extra: float) -> float | None:
-        """Seconds for so many steps, each with `extra` seconds on top; None before the first update."""
+        """Returns the seconds for so many steps, with `extra` seconds added to each; None before the first update."""
         (first, began), (last, ended) = self._marks[0], self._marks[-1]
         if last <= first:
             return None
@@ -194,7 +194,7 @@ class _StepTime:
 
 
 class _SafeStream:
-    """A stream whose reader may go away: a terminal that closed must not end the run that it was watching."""
+    """A stream that ignores write errors: a terminal that was closed must not end the run."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream

@@ -1,4 +1,4 @@
-"""The end of a run for a person: pictures, and report.md, which says what came out and how to go on from here."""
+"""Writes the plots of a run and report.md: results, times, config, and the commands that continue or use the run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLOTS = {
     "predictions": "Right and wrong predictions",
     "first_layer": "Filters of the first layer",
 }
-"""{name: caption}; the file of each is `name`.png in the workdir."""
+"""{name: caption}; each plot is `name`.png in the workdir."""
 
 _HIGHLIGHTS = (
     "seed", "batch_size", "num_epochs", "num_steps", "model.name", "model.width_multiplier", "model.aux_heads",
@@ -54,20 +54,20 @@ def draw_plots(
     *,
     first_layer: Any = None,
 ) -> dict[str, Path]:
-    """Draws the pictures of a run or of an evaluation.
+    """Draws the plots of a run or of an evaluation.
 
     Args:
-      workdir: where they go; with a metrics.jsonl in it, learning curves are among them.
+      workdir: where they are written; learning curves are drawn where it has a metrics.jsonl.
       evaluation: with its predictions.
-      data: the split that was evaluated; the pictures are shown as the network saw them.
+      data: the evaluated split; its images are shown decoded and cropped, as the network sees them.
       class_names: one per class.
       first_layer: kernel [kh, kw, 3, n] of the first convolution; None: it is not drawn.
 
     Returns:
-      {name of `PICTURES`: path}, of those that there was something to draw for.
+      {name of `PLOTS`: path}, of those that were drawn.
 
     Raises:
-      UserError: a picture that cannot be read, or a file that cannot be written.
+      UserError: an image cannot be read, or a file cannot be written.
     """
     workdir = Path(workdir)
     paths = {name: workdir / f"{name}.png" for name in PLOTS}
@@ -98,24 +98,30 @@ def draw_plots(
 
 
 class _PreprocessedImages:
-    """The pictures of a split as the network saw them, each made when it is asked for."""
+    """The images of a split, decoded and cropped as the network sees them, each on demand."""
 
     def __init__(self, data: EvalPipeline, index: np.ndarray):
+        """Stores the split.
+
+        Args:
+          data: of the split.
+          index: int [n], the example that each row shows.
+        """
         self._data, self._index = data, index
 
-    def __getitem__(self, row: int) -> np.ndarray:
+    def __getitem__(self, row: int, /) -> np.ndarray:
         index, dataset = int(self._index[row]), self._data.dataset
-        picture, _ = dataset.record(index)
-        if isinstance(picture, bytes):
-            picture = images.decode(picture, dataset.record_name(index))
-        return images.center_crop(picture, self._data.image_size, self._data.crop)
+        image, _ = dataset.record(index)
+        if isinstance(image, bytes):
+            image = images.decode(image, dataset.record_name(index))
+        return images.center_crop(image, self._data.image_size, self._data.crop)
 
 
 def write(workdir: str | os.PathLike) -> Path:
-    """Writes report.md from what lies in the workdir: config, manifest, metrics, timing, result and pictures.
+    """Writes report.md from the files of the workdir: config, manifest, metrics, timing, result and plots.
 
-    Every one of these may be missing or damaged (the run may have been stopped anywhere): the report then says so and
-    tells the rest.
+    Each of these may be missing or damaged (the run may have been stopped anywhere); the report then says so, and shows
+    the rest.
 
     Args:
       workdir: of a run.
@@ -128,27 +134,24 @@ def write(workdir: str | os.PathLike) -> Path:
     """
     workdir = Path(workdir)
     notes: list[str] = []
-    found = {
-        "config": _read_or_note(manifest.read_config, workdir, notes) or {},
-        "manifest": _read_or_note(manifest.read, workdir, notes) or {},
-        "result": _read_or_note(result.read_result, workdir, notes) or {},
-        "rows": _rows(workdir / metric_files.METRICS, notes),
-        "timing": _rows(workdir / metric_files.TIMING, notes),
-    }
+    config = _read_or_note(manifest.read_config, workdir, notes) or {}
+    starts = _read_or_note(manifest.read, workdir, notes) or {}
+    outcome = _read_or_note(result.read_result, workdir, notes) or {}
+    rows, timing = (_rows(workdir / name, notes) for name in (metric_files.METRICS, metric_files.TIMING))
     sections = [
-        _heading(found["config"], found["result"], found["rows"]),
+        _heading(config, outcome, rows),
         "\n".join(f"> {note}" for note in notes),
-        _section("Result", _evaluations(found["result"], found["rows"])),
-        _section("Training", _heads(found["rows"])),
-        _section("Time", _times(found["result"], found["timing"])),
+        _section("Result", _evaluations(outcome, rows)),
+        _section("Training", _heads(rows)),
+        _section("Time", _times(outcome, timing)),
         *(
             f"## {caption}\n\n![{caption}]({name}.png)"
             for name, caption in PLOTS.items()
             if (workdir / f"{name}.png").exists()
         ),
-        _section("Going on", _commands(workdir, found["manifest"], found["result"])),
-        _section("Config", _config(found["config"])),
-        _section("Versions", _versions(found["manifest"])),
+        _section("Next commands", _commands(workdir, starts, outcome)),
+        _section("Config", _config(config)),
+        _section("Versions", _versions(starts)),
     ]
     path = workdir / FILE
     manifest.replace_text(path, "\n\n".join(filter(None, sections)) + "\n")
@@ -180,7 +183,7 @@ def _heading(config: Mapping[str, Any], outcome: Mapping[str, Any], rows: list[d
     where = "" if step is None else f" at step {step:,}"
     if "epochs" in outcome:
         where += f" ({outcome['epochs']:.4g} epochs)"
-    says = {
+    summaries = {
         "finished": f"Finished{where}.",
         "interrupted": f"Stopped by {outcome.get('signal', 'a signal')}{where}; the same command continues.",
         "diverged": f"Ended{where}: {outcome.get('message', 'the loss was not finite')}",
@@ -188,14 +191,14 @@ def _heading(config: Mapping[str, Any], outcome: Mapping[str, Any], rows: list[d
         None: f"Not finished; the newest row of its metrics is of step {last:,}." if rows else "Not finished.",
     }
     status = outcome.get("status")
-    return f"# {name}{f' on {dataset}' if dataset else ''}\n\n{says.get(status, f'{status}{where}.')}"
+    return f"# {name}{f' on {dataset}' if dataset else ''}\n\n{summaries.get(status, f'{status}{where}.')}"
 
 
 def _evaluations(outcome: Mapping[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
-    """The final evaluation per split and weights: of result.json, or else the last rows of metrics.jsonl."""
+    """Yields the final evaluation per split and weights: of result.json, otherwise the last rows of metrics.jsonl."""
     evaluations = [row for row in rows if row.get("kind") == "evaluation"]
     final = {(row["split"], row["weights"]): row for row in evaluations}
-    for split, by_weights in outcome.get("metrics", {}).items():  # beside them stands "train": metric by metric
+    for split, by_weights in outcome.get("metrics", {}).items():  # beside them is "train": {metric: value}
         final |= {(split, kind): values for kind, values in by_weights.items() if isinstance(values, Mapping)}
     table = []
     for (split, weights), values in final.items():
@@ -227,14 +230,14 @@ def _evaluations(outcome: Mapping[str, Any], rows: list[dict[str, Any]]) -> Iter
 
 
 def _heads(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Each head's loss and accuracy in the first and the last row."""
+    """Yields each head's loss and accuracy in the first and the last row."""
     train = [row for row in rows if row.get("kind") == "train"]
     if not train:
         return
     first, last = train[0], train[-1]
     tops = [dict(per_head(row, "top1")) for row in (first, last)]
     before = dict(per_head(first, "loss"))
-    table = (
+    table: list[tuple[str, ...]] = (
         [("all, weighted", format_number(first["loss"]), format_number(last["loss"]), "", "")]
         if "loss" in first
         else []
@@ -250,10 +253,10 @@ def _times(outcome: Mapping[str, Any], timing: list[dict[str, Any]]) -> Iterator
     wall = outcome.get("wall_seconds") or (timing[-1].get("wall_seconds") if timing else None)
     known = {**outcome, "wall_seconds": wall}
     yield from tables.format_markdown(
-        ("", "h:min:s", "share"),
+        ("", "h:min:s", "fraction"),
         [
-            (words, _clock_time(known[name]), f"{100 * known[name] / wall:.0f} %" if wall else "")
-            for name, words in _SECONDS.items()
+            (text, _clock_time(known[name]), f"{100 * known[name] / wall:.0f} %" if wall else "")
+            for name, text in _SECONDS.items()
             if known.get(name) is not None
         ],
         "lrr",
@@ -281,7 +284,7 @@ def _commands(workdir: Path, starts: Mapping[str, Any], outcome: Mapping[str, An
         yield shlex.join(["python", *command[1:]])
     here = shlex.quote(str(workdir))
     yield f"python -m inception_jax.evaluate --workdir={here}"
-    yield f"python -m inception_jax.predict --workdir={here} picture.jpg"
+    yield f"python -m inception_jax.predict --workdir={here} image.jpg"
     if (workdir / metric_files.EVENTS).is_dir():
         yield f"tensorboard --logdir={here}"
     yield "```"
@@ -309,7 +312,7 @@ def _versions(starts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _field(config: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path, or None."""
+    """Returns the value at a dotted path, or None."""
     value: Any = config
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None

@@ -1,4 +1,4 @@
-"""How a run ended: result.json, and the fingerprint by which two runs can be told equal."""
+"""Writes and reads result.json, and computes the fingerprint by which the final states of runs are compared."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _FROM_TEXT = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def fingerprint(tree: Any) -> str:
-    """SHA-256 of a tree of arrays: equal where names, dtypes, shapes and every bit of every value are equal.
+    """Returns the SHA-256 of a tree of arrays: equal where names, dtypes, shapes and every bit of the values are equal.
 
-    It does not depend on the devices that hold the arrays, nor on the kinds of containers: a leaf counts by its path.
+    It depends neither on the devices that hold the arrays nor on the container types: a leaf is named by its path.
     Where no process holds all of a sharded array, every process must call this.
 
     Args:
-      tree: arrays of any dtype, of NumPy or JAX; Python numbers count as NumPy makes arrays of them.
+      tree: arrays of any dtype, of NumPy or JAX; Python numbers are converted by NumPy.
 
     Returns:
       64 hex digits.
@@ -37,17 +37,17 @@ def fingerprint(tree: Any) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]
-        # The lengths of all parts follow from this line: no two trees give the same bytes.
+        # This line gives the length of the bytes that follow: no two trees give the same bytes.
         digest.update(json.dumps([name, array.dtype.name, list(array.shape)]).encode() + b"\n")
         digest.update(array_bytes(array))
     return digest.hexdigest()
 
 
 def write_result(workdir: str | os.PathLike, result: Mapping[str, Any]) -> Path:
-    """Writes result.json, whole or not at all.
+    """Writes result.json atomically.
 
     JSON has no NaN and no infinities: they are written as the strings "NaN", "Infinity" and "-Infinity", as in
-    metrics.jsonl, so that a diverged run's result is still JSON for every reader.
+    metrics.jsonl, so that the result of a diverged run is valid JSON, too.
 
     Args:
       workdir: an existing directory.
@@ -57,8 +57,8 @@ def write_result(workdir: str | os.PathLike, result: Mapping[str, Any]) -> Path:
       The file's path.
 
     Raises:
-      TypeError: a value that is none of these.
-      UserError: the file cannot be written; an old one stands.
+      TypeError: a value is none of these.
+      UserError: the file cannot be written; an old one stays.
     """
     path = Path(workdir) / FILE
     replace_text(path, json.dumps(to_json_values(result), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
@@ -66,7 +66,7 @@ def write_result(workdir: str | os.PathLike, result: Mapping[str, Any]) -> Path:
 
 
 def read_result(workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """The content of result.json, with NaN and the infinities as floats again; None where there is none.
+    """Reads result.json, with NaN and infinities as floats; None where there is none.
 
     Raises:
       UserError: the file is not a JSON object.
@@ -76,7 +76,7 @@ def read_result(workdir: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def to_json_values(value: Any) -> Any:
-    """A tree of values as JSON can hold it: plain scalars, and NaN and the infinities as strings."""
+    """Converts a tree of values for JSON: scalars become Python's, NaN and infinities strings."""
     if isinstance(value, Mapping):
         return {str(name): to_json_values(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

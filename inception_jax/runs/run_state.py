@@ -240,7 +240,7 @@ def _rows(path: Path, notes: list[str], whole: bool) -> list[dict[str, Any]]:
 
 
 NUMBER, TEXT, OBJECT, LIST = numbers.Real, str, Mapping, Sequence
-_TYPE_NAMES = {NUMBER: "a number", TEXT: "a string", OBJECT: "an object", LIST: "a list"}
+_TYPE_NAMES: dict[type, str] = {NUMBER: "a number", TEXT: "a string", OBJECT: "an object", LIST: "a list"}
 
 
 # Only the fields that are used; others may have any type.

@@ -1,4 +1,4 @@
-"""Tables of words and numbers: as aligned text, and as Markdown."""
+"""Formats tables as aligned text and as Markdown."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from inception_jax.runs.manifest import ABSENT
 
 GAP = "  "
 UNKNOWN = "–"
-"""Stands in a cell for what is not known or not there."""
+"""The cell for a value that is unknown or absent."""
 
 
 def format_table(rows: Sequence[Sequence[Any]], align: str = "") -> str:
-    """Columns under each other.
+    """Formats a table as aligned text.
 
     Args:
-      rows: cells, the same number in each row; anything that `str` makes text of.
-      align: "l" or "r" per column: whether its cells begin or end together; default: all begin.
+      rows: cells, the same number in each row; `str` converts them.
+      align: "l" or "r" per column, for cells aligned left or right; default: all left.
 
     Returns:
       One line per row.
@@ -29,13 +29,12 @@ def format_table(rows: Sequence[Sequence[Any]], align: str = "") -> str:
     widths = [max(map(text_width, column)) for column in zip(*cells, strict=True)]
     sides = align or "l" * len(widths)
     return "\n".join(
-        GAP.join(_padded(cell, *place) for cell, *place in zip(row, widths, sides, strict=True)).rstrip()
-        for row in cells
+        GAP.join(_padded(*place) for place in zip(row, widths, sides, strict=True)).rstrip() for row in cells
     )
 
 
 def format_markdown(head: Sequence[Any], rows: Sequence[Sequence[Any]], align: str = "") -> Iterator[str]:
-    """The lines of a Markdown table; none at all where there are no rows.
+    """Yields the lines of a Markdown table; none where there are no rows.
 
     Args:
       head: names of the columns.
@@ -50,13 +49,13 @@ def format_markdown(head: Sequence[Any], rows: Sequence[Sequence[Any]], align: s
 
 
 def split_table(head: Sequence[str], rows: Sequence[Sequence[str]], room: int, align: str = "") -> Iterator[str]:
-    """An aligned table that is too wide, in several that fit; the first column stands in each of them.
+    """Splits a table that is too wide into several aligned ones that fit; each repeats the first column.
 
     Args:
       head: names of the columns.
       rows: cells.
-      room: columns of the terminal; one column of the table is shown beside the first however wide it is.
-      align: as `format_table` takes it.
+      room: width of the terminal in columns; each part has at least one column beside the first, however wide.
+      align: as in `format_table`.
     """
     table = [list(head), *map(list, rows)]
     widths = [max(text_width(row[i]) for row in table) for i in range(len(head))]
@@ -71,14 +70,14 @@ def split_table(head: Sequence[str], rows: Sequence[Sequence[str]], room: int, a
 
 
 def format_values(values: Sequence[Any]) -> list[str]:
-    """Values of one field as a person writes them; numbers with six digits, or all where six do not tell them apart."""
+    """Formats the values of one field; numbers with six digits, or with all where six do not distinguish them."""
     short = [format_value(value, digits=6) for value in values]
     whole = [format_value(value) for value in values]
     return short if len(set(short)) == len(set(whole)) else whole
 
 
 def format_value(value: Any, digits: int | None = None) -> str:
-    """A value of a config: tuples in brackets, None as "unset"; a number with so many digits, or with all."""
+    """Formats a config value: tuples in parentheses, None as "unset"; floats with so many digits, or with all."""
     if value is None or value == ABSENT:
         return "unset" if value is None else UNKNOWN
     if isinstance(value, list | tuple):
@@ -90,7 +89,7 @@ def format_value(value: Any, digits: int | None = None) -> str:
 
 
 def text_width(text: str) -> int:
-    """The columns that a text takes in a terminal."""
+    """Returns the columns that a text takes in a terminal."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 

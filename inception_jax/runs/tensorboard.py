@@ -1,9 +1,9 @@
-"""Files that only grow: appended without a buffer of ours; and TensorBoard's event files on top of that.
+"""Unbuffered append-only files, and TensorBoard's event files.
 
-An event file is a sequence of TFRecords (length, checksum, `Event` message, checksum; the format is stated in
-TensorFlow's `core/lib/io/record_writer.h`). tensorboardX has the messages and the checksum. Its `SummaryWriter` is not
-used: it keeps a thread and a multiprocessing queue per file, which a fork would copy and a kill would empty, and it
-calls fsync at each flush.
+An event file is a sequence of TFRecords (length, checksum, `Event` message, checksum; the format is specified in
+TensorFlow's `core/lib/io/record_writer.h`). tensorboardX provides the messages and the checksum. Its
+`SummaryWriter` is not used: it has a thread and a multiprocessing queue per file, which a fork would copy and a kill
+would empty, and it calls fsync at each flush.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB = 3  # Summary.Image.colorspace, tensorboard/compat/proto/summary.proto
 
 
 class AppendedFile:
-    """A file that is appended to in whole pieces, each of them with the operating system before `append` returns."""
+    """A file that is only appended to; the operating system has the bytes before `append` returns."""
 
     def __init__(self, path: str | os.PathLike):
         """Opens the file, or makes it. Raises OSError where that fails."""
@@ -33,19 +34,19 @@ class AppendedFile:
             content = content[self._file.write(content) :]
 
     def close(self) -> None:
-        """Brings the file to the disk and closes it."""
+        """Writes the file to disk (fsync) and closes it."""
         with self._file:
             os.fsync(self._file.fileno())
 
 
 class EventFile:
-    """One TensorBoard event file: scalars and pictures by step."""
+    """A TensorBoard event file: scalars and images by step."""
 
     def __init__(self, directory: str | os.PathLike, purge_step: int | None = None):
         """Starts a new event file in a directory, which is made where it is missing.
 
         Args:
-          directory: what TensorBoard is given as its logdir, or a folder of it.
+          directory: TensorBoard's logdir, or a folder in it.
           purge_step: TensorBoard hides the events of earlier files of this directory from this step on.
 
         Raises:
@@ -71,7 +72,7 @@ class EventFile:
     def add(
         self, step: int, scalars: Mapping[str, float] | None = None, images: Mapping[str, bytes] | None = None
     ) -> None:
-        """Writes the scalars and pictures of one step.
+        """Writes the scalars and images of one step.
 
         Args:
           step: the step.
@@ -79,13 +80,13 @@ class EventFile:
           images: {tag: content of a PNG file}.
 
         Raises:
-          ValueError: content that is not a PNG.
+          ValueError: an image is not a PNG.
           OSError: the file cannot be written.
         """
         values = [self._summary.Value(tag=tag, simple_value=number) for tag, number in (scalars or {}).items()]
         for tag, content in (images or {}).items():
             if not content.startswith(_PNG_SIGNATURE):
-                raise ValueError(f"picture {tag!r} is not a PNG file")
+                raise ValueError(f"image {tag!r} is not a PNG file")
             width, height = struct.unpack(">II", content[16:24])  # IHDR comes first: PNG specification, 5.6 and 11.2.2
             image = self._summary.Image(height=height, width=width, colorspace=_RGB, encoded_image_string=content)
             values.append(self._summary.Value(tag=tag, image=image))
@@ -93,10 +94,10 @@ class EventFile:
             self._write(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
 
     def close(self) -> None:
-        """Brings the file to the disk and closes it."""
+        """Writes the file to disk (fsync) and closes it."""
         self._file.close()
 
-    def _write(self, event) -> None:
+    def _write(self, event: Any) -> None:
         content = event.SerializeToString()
         length = struct.pack("<Q", len(content))
         checksums = [struct.pack("<I", self._checksum(part)) for part in (length, content)]

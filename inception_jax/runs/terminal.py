@@ -1,10 +1,10 @@
-"""The bar: two lines at the foot of a terminal, redrawn four times a second.
+"""The progress bar: two lines at the bottom of a terminal, redrawn four times a second.
 
     inception_v1  ━━━━━━━━━━━━━━━━╸━━━━━━━━━━━━━━━━━━━  epoch 12.25/40  step   550/1,800  ETA 2:31
     loss 0.4321  top-1 main 98.1 %  aux1 96.0 %  aux2 97.1 %  4,321 images/s  data wait 3 %
 
-The second line gives way to the phase while there is one (`⠹ compiling train step  43 s`). Always two lines, so that
-nothing jumps; what a narrow terminal has no room for is shortened first and left out last.
+During a phase, the second line shows it instead (`⠹ compiling train step  43 s`). There are always two lines, so that
+the display does not jump. A narrow terminal gets shorter texts first, then fewer values.
 """
 
 from __future__ import annotations
@@ -30,24 +30,26 @@ _SPINNER, _ASCII_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 
 
 class TerminalDisplay:
-    """Draws a `ProgressStatus` on a terminal until it is closed; what others print appears above it."""
+    """Draws a `ProgressStatus` on a terminal until it is closed; other output appears above it."""
 
     def __init__(self, status: ProgressStatus, stream: Any):
-        """Args:
-        status: drawn as it stands at each refresh; its owner changes it.
-        stream: the terminal.
+        """Starts to draw.
+
+        Args:
+          status: its current values are drawn at each refresh; its owner changes them.
+          stream: the terminal.
         """
         self._console = Console(file=stream, force_terminal=True, force_jupyter=False, highlight=False, markup=False)
         self._live = Live(
             _RunDisplay(status),
             console=self._console,
             refresh_per_second=4,
-            # Only what would have reached this terminal anyway: `> file` must still fill the file.
+            # Only streams that are this terminal: `> file` must still write to the file.
             redirect_stdout=sys.stdout.isatty(),
             redirect_stderr=sys.stderr.isatty(),
         )
         self._live.start(refresh=True)
-        # rich hides the cursor until `close`; a run that is killed would leave the person's terminal without one.
+        # rich hides the cursor until `close`; a run that is killed would leave the terminal without one.
         self._console.show_cursor(True)
         self._handlers = [(handler, handler.stream) for handler in _log_handlers() if handler.stream.isatty()]
         for handler, _ in self._handlers:
@@ -58,23 +60,23 @@ class TerminalDisplay:
         self._console.print(Text(text))
 
     def close(self) -> None:
-        """Draws the last state and gives the terminal back."""
+        """Draws the last state and restores the terminal."""
         for handler, stream in self._handlers:
             handler.setStream(stream)
         self._live.stop()
 
 
 def _log_handlers() -> Iterator[logging.StreamHandler]:
-    """The handlers of `logging`, absl's among them, that hold on to a stream: they would write through the bar."""
+    """Yields the stream handlers of `logging`, also absl's: they would overwrite the bar."""
     for logger in (logging.getLogger(), logging.getLogger("absl")):
         for handler in logger.handlers:
-            handler = getattr(handler, "python_handler", handler)  # absl's wraps one
+            handler = getattr(handler, "python_handler", handler)  # absl's handler wraps one
             if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
                 yield handler
 
 
 class _RunDisplay:
-    """The two lines, for whatever width the terminal has at this moment."""
+    """Renders the two lines for the current width of the terminal."""
 
     def __init__(self, status: ProgressStatus):
         self._status = status
@@ -83,7 +85,7 @@ class _RunDisplay:
         status, width = self._status, options.max_width
         if status.total_steps is not None:
             yield from _bar_line(status, console, options)
-        innermost = status.phases[-1:]  # one look: the run may end the phase while this thread draws it
+        innermost = status.phases[-1:]  # read once: the run may end the phase while this thread draws it
         if innermost:
             yield _cropped(_phase_text(innermost[0], status.clock(), options.ascii_only), width)
         elif status.total_steps is not None:
@@ -102,7 +104,7 @@ def _bar_line(status: ProgressStatus, console: Console, options: ConsoleOptions)
         return
     yield from console.render(Text("".join(part + _GAP for part in before), end="", style="bold"), options)
     bar = ProgressBar(
-        total=max(1, status.total_steps),
+        total=max(1, status.total_steps or 0),
         completed=status.step,
         width=min(room, _MAX_BAR),
         complete_style="cyan",
@@ -114,7 +116,7 @@ def _bar_line(status: ProgressStatus, console: Console, options: ConsoleOptions)
 
 
 def _bar_layouts(status: ProgressStatus) -> Iterator[tuple[list[str], list[str]]]:
-    """What stands before and after the bar, from the fullest to the shortest."""
+    """Yields the texts before and after the bar, from the longest to the shortest."""
     title = [status.title] if status.title else []
     count = formatting.format_steps(status)
     epoch = [f"epoch {formatting.format_epochs(status)}"] if status.steps_per_epoch else []
@@ -137,7 +139,7 @@ def _phase_text(phase: Phase, now: float, ascii_only: bool) -> Text:
 
 
 def _value_layouts(values: Mapping[str, Any]) -> Iterator[Text]:
-    """The values, from the fullest to the shortest."""
+    """Yields the text of the values, from the longest to the shortest."""
     if not values:
         yield Text("waiting for the first row", style="dim")
         return
@@ -164,12 +166,12 @@ def _loss(text: str, value: float) -> Text:
     return Text(f"loss {text}", style="" if math.isfinite(value) else "bold red")
 
 
-def _wait(values: Mapping[str, Any], share: str, bound: str) -> list[Text]:
-    """The part of the time spent waiting for data, with `bound` behind it where that is much; [] where nothing is."""
+def _wait(values: Mapping[str, Any], template: str, bound: str) -> list[Text]:
+    """Formats the fraction of time spent waiting for data, with `bound` appended where it is large; [] where absent."""
     if "data_wait_fraction" not in values:
         return []
     wait = values["data_wait_fraction"]
-    text = share.format(f"{100 * wait:.0f}") + (bound if wait > INPUT_BOUND else "")
+    text = template.format(f"{100 * wait:.0f}") + (bound if wait > INPUT_BOUND else "")
     return [Text(text, style="bold yellow" if wait > INPUT_BOUND else "")] if text else []
 
 

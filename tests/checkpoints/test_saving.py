@@ -373,7 +373,7 @@ class TestLoadVariables:
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(1, make_state(1, ema=False, batch_stats=False), {})
         assert load_variables(tmp_path)["batch_stats"] == {}
-        with pytest.raises(UserError, match="no running averages"):
+        with pytest.raises(UserError, match="no EMA weights"):
             load_variables(tmp_path, "ema")
 
     def test_the_best(self, tmp_path):

@@ -1,4 +1,4 @@
-"""Runs side by side: the data, the words, the picture; of runs at every stage and in every condition."""
+"""Comparison of runs: data, text and plot, of runs at every stage and in every condition."""
 
 import json
 import math
@@ -199,7 +199,7 @@ def test_values_of_another_kind_are_damage_and_not_a_traceback(tmp_path):
     assert (one.status, one.step, one.total_steps, one.top1, one.best) == ("finished", 90, None, None, (100 / 360, 1.0))
     text = comparison_report.format_text(found)
     assert "'num_epochs' = 'four' is not a number, and is ignored" in text and text.count("note: ") == 6
-    comparison_plot.draw(found, tmp_path / "picture.png")
+    comparison_plot.draw(found, tmp_path / "plot.png")
 
 
 def test_a_result_stands_in_for_lost_rows(tmp_path):
@@ -236,7 +236,7 @@ def test_wide_tables_are_broken_and_keep_their_first_column(tmp_path):
         assert f"run_{number:02d}" in part
 
 
-# ---- the picture ----
+# ---- the plot ----
 
 
 def by_colour(axes):
@@ -245,7 +245,7 @@ def by_colour(axes):
 
 
 def test_a_run_has_one_colour_in_all_panels(two, tmp_path):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "plot.png"
     drawn = comparison_plot.draw(compare(two), path)
     assert [axes.get_title(loc="left") for axes in drawn.axes] == [
         "training loss",
@@ -259,9 +259,9 @@ def test_a_run_has_one_colour_in_all_panels(two, tmp_path):
     np.testing.assert_allclose(training[plot_style.BLUE].get_ydata(), 2.0 * 0.5 ** np.arange(8))
     legend = [text.get_text() for text in drawn.legends[0].get_texts()]
     assert legend == ["a (learning_rate 0.01)  97.22 %", "b (learning_rate 0.02)  98.61 %"]
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    plot = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     for colour in (plot_style.BLUE, plot_style.VERMILLION):
-        assert (picture == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=-1).sum() > 500
+        assert (plot == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=-1).sum() > 500
 
 
 def test_the_other_axes(two, tmp_path):
@@ -319,14 +319,14 @@ def test_of_many_runs_only_the_best_are_in_colour(tmp_path):
 
 def test_a_diverged_curve_ends_with_a_cross(tmp_path):
     path = make_run(tmp_path / "nan", losses=[2.0, 1.0, math.nan, math.nan], right=(), status="diverged")
-    drawn = comparison_plot.draw(compare([path, make_run(tmp_path / "good")]), tmp_path / "picture.png")
+    drawn = comparison_plot.draw(compare([path, make_run(tmp_path / "good")]), tmp_path / "plot.png")
     cross, curve, _ = drawn.axes[0].lines
     assert cross.get_marker() == "x" and (cross.get_xdata()[0], cross.get_ydata()[0]) == (1.0, 1.0)
     assert list(curve.get_ydata()) == [2.0, 1.0]
     assert "not finite after" in [text.get_text() for text in drawn.legends[0].get_texts()]
 
 
-def test_nothing_to_draw_leaves_no_picture_of_before(two, tmp_path):
+def test_nothing_to_draw_leaves_no_earlier_plot(two, tmp_path):
     comparison_report.write(compare(two), tmp_path / "out")
     assert (tmp_path / "out" / "comparison.png").exists()
     new = make_run(tmp_path / "new", right=(), losses=(), status=None)

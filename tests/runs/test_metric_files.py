@@ -259,7 +259,7 @@ def test_a_resumed_run_tells_tensorboard_where_to_purge(tmp_path):
     assert after[2].summary.value[1].simple_value == 5.0
 
 
-def test_pictures_go_into_the_events_byte_for_byte(tmp_path):
+def test_images_go_into_the_events_byte_for_byte(tmp_path):
     cv2 = pytest.importorskip("cv2")
     picture = tmp_path / "curves.png"
     cv2.imwrite(str(picture), np.zeros((20, 30, 3), np.uint8))

@@ -189,27 +189,27 @@ class Asked:
         return np.full((8, 8, 3), 3 * index, np.uint8)
 
 
-def test_prediction_sheet_shows_surest_first_and_asks_only_for_what_it_shows(tmp_path):
+def test_prediction_sheet_shows_the_most_probable_first_and_reads_only_what_it_shows(tmp_path):
     labels = np.arange(80) % 4
     predictions = labels.copy()
     probabilities = np.linspace(0.3, 1.0, 80)
     wrong = [2, 40, 71]
     predictions[wrong] = (labels[wrong] + 1) % 4
-    pictures, path = Asked(), tmp_path / "sheet.png"
-    fig = plots.prediction_sheet(pictures, labels, predictions, probabilities, ["ape", "bee", "cow", "dog"], path)
-    assert len(pictures.indices) == len(fig.axes) == 24 + 3
-    right = pictures.indices[:24]
+    images, path = Asked(), tmp_path / "sheet.png"
+    fig = plots.prediction_sheet(images, labels, predictions, probabilities, ["ape", "bee", "cow", "dog"], path)
+    assert len(images.indices) == len(fig.axes) == 24 + 3
+    right = images.indices[:24]
     assert right[0] == 79 and right[-1] == 0 and right == sorted(right, reverse=True) and not set(wrong) & set(right)
-    assert pictures.indices[24:] == [71, 40, 2]
+    assert images.indices[24:] == [71, 40, 2]
     assert [text.get_text() for text in fig.texts] == [
-        "right: 77 of 80; 24 of them, from the surest to the least sure",
-        "wrong: 3 of 80, surest first",
+        "right: 77 of 80; 24 of them, from the most to the least probable",
+        "wrong: 3 of 80, the most probable first",
     ]
     captions = [axes.get_xlabel() for axes in fig.axes]
     assert captions[0] == "dog (100.0 %)"
     assert captions[24] == f"ape ({100 * probabilities[71]:.1f} %)\ntrue: dog"
     pixels = png(path)
-    for axes, index in zip(fig.axes, pictures.indices, strict=True):
+    for axes, index in zip(fig.axes, images.indices, strict=True):
         box = axes.get_window_extent()
         centre = pixels[round(pixels.shape[0] - (box.y0 + box.y1) / 2), round((box.x0 + box.x1) / 2)]
         assert tuple(centre) == (3 * index,) * 3
@@ -217,7 +217,10 @@ def test_prediction_sheet_shows_surest_first_and_asks_only_for_what_it_shows(tmp
 
 @pytest.mark.parametrize(
     ("accuracy", "heads"),
-    [(1.0, ["right: 2 of 2, surest first", "wrong: 0 of 2"]), (0.0, ["right: 0 of 2", "wrong: 2 of 2, surest first"])],
+    [
+        (1.0, ["right: 2 of 2, the most probable first", "wrong: 0 of 2"]),
+        (0.0, ["right: 0 of 2", "wrong: 2 of 2, the most probable first"]),
+    ],
 )
 def test_prediction_sheet_without_right_or_wrong_ones(tmp_path, accuracy, heads):
     predictions = np.zeros(2, int) if accuracy else np.ones(2, int)
@@ -254,12 +257,12 @@ def test_every_filter_is_drawn_from_black_to_white_weight_by_weight(tmp_path, sh
     assert row == rows - 1
 
 
-def test_a_kernel_that_no_picture_goes_into_is_refused(tmp_path):
+def test_a_kernel_that_takes_no_image_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\(1, 1, 64, 64\)"):
         plots.first_layer_filters(np.zeros((1, 1, 64, 64)), tmp_path / "filters.png")
 
 
-def test_pictures_leave_matplotlib_as_it_was_and_do_not_depend_on_its_settings(tmp_path):
+def test_images_leave_matplotlib_as_it_was_and_do_not_depend_on_its_settings(tmp_path):
     import matplotlib
 
     plots.first_layer_filters(np.ones((3, 3, 3, 4)), tmp_path / "a.png")
@@ -271,7 +274,7 @@ def test_pictures_leave_matplotlib_as_it_was_and_do_not_depend_on_its_settings(t
     np.testing.assert_array_equal(png(tmp_path / "a.png"), png(tmp_path / "b.png"))
 
 
-def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path):
+def test_a_plot_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "filters.png"
     plots.first_layer_filters(np.ones((3, 3, 3, 4)), path)
     before = path.read_bytes()

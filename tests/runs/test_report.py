@@ -1,4 +1,4 @@
-"""report.md and the pictures, of whole runs and of runs that were stopped anywhere."""
+"""report.md and the plots, of finished runs and of runs that were stopped anywhere."""
 
 import json
 import re
@@ -130,7 +130,7 @@ def test_the_commands_can_be_pasted(tmp_path):
         "# shows the result again: the run has finished",
         "python -m inception_jax.train --config=configs/digits.py '--workdir=a b'",
         f"python -m inception_jax.evaluate --workdir='{workdir}'",
-        f"python -m inception_jax.predict --workdir='{workdir}' picture.jpg",
+        f"python -m inception_jax.predict --workdir='{workdir}' image.jpg",
         f"tensorboard --logdir='{workdir}'",
     ]
 
@@ -206,7 +206,7 @@ def digits_evaluation(batch_size=100):
     return data, evaluation
 
 
-def test_pictures_are_of_the_evaluated_split_as_the_network_saw_it(tmp_path, monkeypatch):
+def test_images_are_of_the_evaluated_split_as_the_network_saw_it(tmp_path, monkeypatch):
     workdir = make_run(tmp_path / "run")
     data, evaluation = digits_evaluation()
     calls = {}
@@ -216,12 +216,12 @@ def test_pictures_are_of_the_evaluated_split_as_the_network_saw_it(tmp_path, mon
     names = data.dataset.class_names
     paths = report.draw_plots(workdir, evaluation, data, names, first_layer=kernel)
     assert paths == {name: workdir / f"{name}.png" for name in report.PLOTS}
-    pictures, labels, predictions, probabilities, class_names, path = calls["sheet"]
+    images, labels, predictions, probabilities, class_names, path = calls["sheet"]
     assert class_names == names and path == paths["predictions"]
     assert len(labels) == len(probabilities) == 360 and ((labels != predictions) == (np.arange(360) % 3 == 0)).all()
     for row in (0, 123, 359):
         batch = data.batch(row // 100)
-        np.testing.assert_array_equal(pictures[row], batch["image"][row % 100])
+        np.testing.assert_array_equal(images[row], batch["image"][row % 100])
         assert labels[row] == batch["label"][row % 100]
     assert (
         calls["rows"] == metric_files.read_rows(workdir / "metrics.jsonl")
