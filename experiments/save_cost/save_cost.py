@@ -1,4 +1,4 @@
-"""What saving costs a training run: blocks of steps with an asynchronous checkpoint in them, blocks without, in turn.
+"""Measures the cost of saving: blocks of steps with an asynchronous checkpoint and blocks without, in turn.
 
     python experiments/save_cost/save_cost.py --workdir=runs/save_cost --output=results.json
 
@@ -30,8 +30,8 @@ from inception_jax.training.step import make_train_step
 RECIPE = Path(__file__).resolve().parents[2] / "configs" / "inception_v4_imagenet.py"
 
 
-def recipe(batch_size: int, image_size: int) -> Any:
-    """The recipe of Inception-v4 at full width, its state whole; only the pictures are few and small."""
+def build_config(batch_size: int, image_size: int) -> Any:
+    """The config of Inception-v4 at full width, with its whole state; only the batch and the images are small."""
     spec = importlib.util.spec_from_file_location("recipe", RECIPE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -44,11 +44,11 @@ def recipe(batch_size: int, image_size: int) -> Any:
     return config
 
 
-class Trainer:
-    """A compiled training step, its state and a batch that lies on the device: no input, no evaluation, no log."""
+class SaveBenchmark:
+    """A compiled training step, its state and a batch on the device: no input pipeline, no evaluation, no log."""
 
     def __init__(self, batch_size: int, image_size: int, directory: Path):
-        setup = setups.build(Config(recipe(batch_size, image_size)))
+        setup = setups.build(Config(build_config(batch_size, image_size)))
         devices = setup.devices
         self.checkpoints = Checkpoints(directory, keep_latest=setup.checkpoints.keep)
         self.state, _ = restore.restore_or_start(setup, self.checkpoints)
@@ -71,9 +71,9 @@ class Trainer:
         """Takes steps, with one checkpoint after the first of them or with none.
 
         Returns:
-          "seconds" of the whole block, to the end of the save where there is one; "steps", the seconds of each step
-          (the one with the save holds the call of `save`); with `save`: "blocked", seconds of that call, and "written",
-          seconds until the checkpoint stood.
+          "seconds" of the whole block, to the end of the save if there is one; "steps", the seconds of each step (the
+          first includes the call of `save`); with `save`: "blocked", seconds of that call, and "written", seconds until
+          the checkpoint was complete.
         """
         content: dict[str, Any] = {"steps": []}
         began = last = time.perf_counter()
@@ -96,7 +96,7 @@ class Trainer:
 
 
 def summary(pairs: list[dict[str, Any]], steps: int) -> dict[str, Any]:
-    """The ratio, and what it is made of; medians over the pairs of blocks."""
+    """The ratio of the times with and without saves, and its components; medians over the pairs of blocks."""
 
     def median(kind: str, name: str) -> float:
         return statistics.median(pair[kind][name] for pair in pairs)
@@ -117,12 +117,12 @@ def summary(pairs: list[dict[str, Any]], steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures the pairs that the output does not hold yet, and writes it after each."""
+    """Measures the pairs of blocks that the output does not have yet, and writes it after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--workdir", type=Path, required=True, help="checkpoints go to a new folder in it, 3 GB")
-    parser.add_argument("--output", type=Path, required=True, help="JSON; one that is there is continued")
+    parser.add_argument("--workdir", type=Path, required=True, help="checkpoints go to a new folder in it; 3 GB")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file; an existing one is continued")
     parser.add_argument("--pairs", type=int, default=5, help="pairs of blocks, without and with a save (default 5)")
-    parser.add_argument("--steps", type=int, default=100, help="steps of a block (default 100)")
+    parser.add_argument("--steps", type=int, default=100, help="steps per block (default 100)")
     parser.add_argument("--batch_size", type=int, default=2, help="default 2")
     parser.add_argument("--image_size", type=int, default=75, help="in pixels; default 75, the smallest")
     flags = parser.parse_args()
@@ -134,19 +134,21 @@ def main() -> None:
     }
     result = json.loads(flags.output.read_text()) if flags.output.exists() else {"setting": setting, "pairs": []}
     if result["setting"] != setting:
-        parser.error(f"{flags.output} was measured otherwise: {result['setting']}; choose another file")
+        parser.error(f"{flags.output} was measured with other settings: {result['setting']}; name another file")
     pairs = result["pairs"]
     if len(pairs) < flags.pairs:
         parallel.enable_compilation_cache()
         flags.workdir.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(dir=flags.workdir))
-        trainer = Trainer(flags.batch_size, flags.image_size, directory)
-        result["state_bytes"] = trainer.bytes
-        with trainer.checkpoints:
-            for save in (False, True):  # the first of each kind opens files and fills caches
-                trainer.block(2, save)
+        benchmark = SaveBenchmark(flags.batch_size, flags.image_size, directory)
+        result["state_bytes"] = benchmark.bytes
+        with benchmark.checkpoints:
+            for save in (False, True):  # warm-up: the first block of each kind opens files and fills caches
+                benchmark.block(2, save)
             while len(pairs) < flags.pairs:
-                pairs.append({"none": trainer.block(flags.steps, False), "saving": trainer.block(flags.steps, True)})
+                pairs.append(
+                    {"none": benchmark.block(flags.steps, False), "saving": benchmark.block(flags.steps, True)}
+                )
                 result["summary"] = summary(pairs, flags.steps)
                 flags.output.write_text(json.dumps(result, indent=1) + "\n")
         shutil.rmtree(directory)

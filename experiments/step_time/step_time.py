@@ -1,4 +1,4 @@
-"""Step times of GoogLeNet and Inception-v4 on this machine, alone and beside PyTorch, and a table of them.
+"""Measures step times of GoogLeNet and Inception-v4 on this machine, alone and beside PyTorch, and makes a table.
 
     python experiments/step_time/step_time.py --output=DIR [--torch_python=PATH] [--minutes=9.5]
 
@@ -20,13 +20,13 @@ from inception_jax.runs.tables import format_markdown
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """One call of `benchmark`.
+class BenchmarkCall:
+    """One call of `python -m inception_jax.benchmark`.
 
     Attributes:
-      name: of its JSON file.
-      arguments: of the command.
-      versus: whether it is beside PyTorch.
+      name: name of its files, without suffix.
+      arguments: arguments of the command.
+      versus: whether it compares with PyTorch.
     """
 
     name: str
@@ -34,62 +34,63 @@ class Part:
     versus: bool = False
 
 
-def cpu_parts() -> list[Part]:
-    """What fits a CPU: small batches in float32; the machine's limits are measured, for no table knows them."""
+def cpu_calls() -> list[BenchmarkCall]:
+    """The calls on a CPU: small batches in float32; limits are measured, because the table of chips has no CPUs."""
     alone = ("--dtype=float32", "--seconds=20", "--peak_tflops=measure", "--bandwidth_gbs=measure")
     beside = ("--dtype=float32", "--vs=torch", "--rounds=8", "--steps=2")
     networks = [("inception_v1", 224, 8), ("inception_v1_bn", 224, 8), ("inception_v4", 299, 2)]
     return [
-        Part(f"{model}_vs_torch", (*_network(model, size, batch), *beside), True) for model, size, batch in networks
-    ] + [Part(model, (*_network(model, size, batch), *alone)) for model, size, batch in networks]
+        BenchmarkCall(f"{model}_vs_torch", (*_network(model, size, batch), *beside), True)
+        for model, size, batch in networks
+    ] + [BenchmarkCall(model, (*_network(model, size, batch), *alone)) for model, size, batch in networks]
 
 
-def accelerator_parts(gpu: bool) -> list[Part]:
-    """What an accelerator is asked: large batches in bfloat16, the two papers' networks first."""
-    parts = []
+def accelerator_calls(gpu: bool) -> list[BenchmarkCall]:
+    """The calls on an accelerator: large batches in bfloat16, the networks of the two papers first."""
+    calls = []
     for model, size in (("inception_v1", 224), ("inception_v4", 299), ("inception_v1_bn", 224)):
-        words = (*_network(model, size, 256), "--dtype=bfloat16")
+        command = (*_network(model, size, 256), "--dtype=bfloat16")
         quick = () if model == "inception_v1" else ("--no_compile_times",)
-        parts.append(Part(model, (*words, "--seconds=5", *quick)))
+        calls.append(BenchmarkCall(model, (*command, "--seconds=5", *quick)))
         if gpu:
             beside = ("--vs=torch", "--rounds=10", "--steps=10", "--torch_variants=eager,channels_last,compile")
-            parts.append(Part(f"{model}_vs_torch", (*words, *beside), True))
-    return parts
+            calls.append(BenchmarkCall(f"{model}_vs_torch", (*command, *beside), True))
+    return calls
 
 
 def _network(model: str, size: int, batch: int) -> tuple[str, ...]:
     return f"--model={model}", f"--image_size={size}", f"--batch_size={batch}"
 
 
-def run(part: Part, output: Path, torch_python: str | None, deadline: float) -> str:
-    """Runs one part, and says how it ended; its files are `NAME.json`, `NAME.txt` and, alone, `NAME.png`."""
+def run(call: BenchmarkCall, output: Path, torch_python: str | None, deadline: float) -> str:
+    """Runs one call and returns how it ended; its files are `NAME.json`, `NAME.txt` and, alone, `NAME.png`."""
     left = deadline - time.monotonic()
     if left < 30:
-        return "left out: no time left"
-    words = [sys.executable, "-m", "inception_jax.benchmark", *part.arguments, f"--json={output / part.name}.json"]
-    if part.versus:
-        words += [f"--torch_python={torch_python}"] if torch_python else []
+        return "skipped: no time left"
+    command = [sys.executable, "-m", "inception_jax.benchmark", *call.arguments, f"--json={output / call.name}.json"]
+    if call.versus:
+        command += [f"--torch_python={torch_python}"] if torch_python else []
     else:
-        words.append(f"--plot={output / part.name}.png")
+        command.append(f"--plot={output / call.name}.png")
     start = time.monotonic()
-    with open(output / f"{part.name}.txt", "w", encoding="utf-8") as file:
+    with open(output / f"{call.name}.txt", "w", encoding="utf-8") as file:
         try:
-            code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, timeout=left).returncode
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=left).returncode
         except subprocess.TimeoutExpired:
-            return f"stopped: no time left (see {part.name}.txt)"
+            return f"stopped: no time left (see {call.name}.txt)"
     took = f"{time.monotonic() - start:.0f} s"
-    return f"done in {took}" if code == 0 else f"ended with exit code {code} after {took} (see {part.name}.txt)"
+    return f"done in {took}" if code == 0 else f"ended with exit code {code} after {took} (see {call.name}.txt)"
 
 
 def table(output: Path) -> str:
-    """Everything that was measured, as Markdown."""
+    """Formats all measurements in the directory as two Markdown tables."""
     alone, beside = [], []
     for path in sorted(output.glob("*.json")):
         content = json.loads(path.read_text())
         if "sides" in content:
-            beside += _beside(content)
+            beside += _comparison_rows(content)
         else:
-            alone += _alone(content)
+            alone += _measurement_rows(content)
     head = (
         "network",
         "step",
@@ -108,26 +109,26 @@ def table(output: Path) -> str:
     return "\n".join([*lines, *format_markdown(head, beside, "llrlrrrr")]) + "\n"
 
 
-def _alone(content: dict[str, Any]) -> list[tuple[str, ...]]:
+def _measurement_rows(content: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = []
     for kind in ("train", "inference"):
         if kind in content:
-            part, task = content[kind], content["task"]
-            seconds, work = part["step_seconds"], part["flops"]
-            share = work["utilization"]
-            compiled = part.get("compile")
+            step, workload = content[kind], content["task"]
+            seconds, work = step["step_seconds"], step["flops"]
+            utilization = work["utilization"]
+            compiled = step.get("compile")
             rows.append(
                 (
-                    f"{task['model']}@{task['image_size']} {task['dtype']}",
+                    f"{workload['model']}@{workload['image_size']} {workload['dtype']}",
                     kind,
-                    task["batch_size"],
+                    workload["batch_size"],
                     f"{1e3 * seconds['median']:.4g}",
                     f"{1e3 * seconds['p10']:.4g}–{1e3 * seconds['p90']:.4g}",
-                    f"{part['images_per_second']:.4g}",
+                    f"{step['images_per_second']:.4g}",
                     f"{work['per_second_per_device'] / 1e9:,.4g}",
-                    f"{100 * share:.0f} %" if share is not None else "",
-                    f"{100 * part['roofline']['fraction']:.0f} %" if part["roofline"] else "",
-                    f"{part['memory']['program']['total'] / 2**20:,.0f} MiB" if part["memory"]["program"] else "",
+                    f"{100 * utilization:.0f} %" if utilization is not None else "",
+                    f"{100 * step['roofline']['fraction']:.0f} %" if step["roofline"] else "",
+                    f"{step['memory']['program']['total'] / 2**20:,.0f} MiB" if step["memory"]["program"] else "",
                     f"{compiled['lowering'] + compiled['cold']:.0f}; cached {compiled['cached']:.0f}"
                     if compiled
                     else "",
@@ -136,17 +137,17 @@ def _alone(content: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _beside(content: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows, task = [], content["task"]
-    for kind in task["kinds"]:
+def _comparison_rows(content: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows, workload = [], content["task"]
+    for kind in workload["kinds"]:
         for name, side in content["sides"].items():
             if kind in side:
                 ratio = side[kind]["ratio"]
                 rows.append(
                     (
-                        f"{task['model']}@{task['image_size']} {task['dtype']}",
+                        f"{workload['model']}@{workload['image_size']} {workload['dtype']}",
                         kind,
-                        task["batch_size"],
+                        workload["batch_size"],
                         name,
                         f"{1e3 * side[kind]['step_seconds']['median']:.4g}",
                         f"{ratio['median']:.2f}",
@@ -158,11 +159,15 @@ def _beside(content: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def main() -> None:
-    """Runs what there is time for, and writes table.md."""
+    """Runs the calls for which there is time, and writes table.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--output", type=Path, required=True, help="a directory; parts that are there are kept")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="a directory; measurements that it has are not repeated"
+    )
     parser.add_argument("--torch_python", help="an interpreter with PyTorch, torchvision and timm (default: this one)")
-    parser.add_argument("--minutes", type=float, help="for everything (default: 9.5 on an accelerator, 60 on a CPU)")
+    parser.add_argument(
+        "--minutes", type=float, help="time limit for all (default: 9.5 on an accelerator, 60 on a CPU)"
+    )
     flags = parser.parse_args()
     asked = subprocess.run(
         [sys.executable, "-c", "import jax; print(jax.default_backend())"],
@@ -171,13 +176,13 @@ def main() -> None:
         check=True,
     )
     backend = asked.stdout.split()[-1]
-    parts = cpu_parts() if backend == "cpu" else accelerator_parts(backend == "gpu")
+    calls = cpu_calls() if backend == "cpu" else accelerator_calls(backend == "gpu")
     minutes = flags.minutes or (60.0 if backend == "cpu" else 9.5)
     deadline = time.monotonic() + 60 * minutes
     flags.output.mkdir(parents=True, exist_ok=True)
-    for part in parts:
-        if not (flags.output / f"{part.name}.json").exists():
-            print(f"{part.name}: {run(part, flags.output, flags.torch_python, deadline)}", flush=True)
+    for call in calls:
+        if not (flags.output / f"{call.name}.json").exists():
+            print(f"{call.name}: {run(call, flags.output, flags.torch_python, deadline)}", flush=True)
     text = table(flags.output)
     (flags.output / "table.md").write_text(text, encoding="utf-8")
     print(text)

@@ -162,6 +162,8 @@ class Worker:
             raise SideError(name, f"cannot start {command[0]}: {error.strerror}", "unavailable") from None
         finally:
             os.close(write_end)  # only the worker has it now, so that we read EOF when it ends
+        assert self._process.stdin is not None  # stdin=PIPE
+        self._requests = self._process.stdin
 
     def __enter__(self) -> Worker:
         return self
@@ -197,7 +199,7 @@ class Worker:
         if self._log.closed:
             return
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._requests.close()
         try:
             self._process.wait(_CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -210,8 +212,8 @@ class Worker:
         if self._log.closed:
             raise SideError(self.name, "its worker was closed")
         with contextlib.suppress(BrokenPipeError):  # the worker has died: reading its answer raises
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
         answer = json.loads(self._read_line(self._timeout if timeout is None else timeout, request["ask"]))
         if "error" in answer:
             error = SideError(self.name, answer["error"], answer["kind"])
