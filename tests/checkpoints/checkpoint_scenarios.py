@@ -119,7 +119,9 @@ def full(directory: Path) -> None:
     ballast.unlink()
     leave(1_020_000)
     message = refused(3)
-    assert "no checkpoint of step 3" in message and "\n" not in message and "stand: 1, 2" in message, message
+    assert "no checkpoint of step 3" in message and "\n" not in message and "existing checkpoints: 1, 2" in message, (
+        message
+    )
     assert sorted(path.name for path in checkpoints.directory.iterdir() if path.name != "deleted") == ["1", "2"]
     # The same object goes on when there is room again.
     ballast.unlink()
