@@ -1,7 +1,7 @@
 """Reads the pickles of PyTorch without executing anything that they name.
 
 A pickle is a program for a stack machine, and Python's own machine calls whatever the program names. This one knows the
-forty instructions that a state dict needs, and `pickle_names` lists the names that may occur and what they stand for.
+47 instructions that a state dict needs, and `pickle_names` lists the names that may occur and what they stand for.
 Everything else is refused, and the refusal names what the pickle asked for.
 
 Source: Lib/pickletools.py, which describes every instruction.
