@@ -70,7 +70,7 @@ class Graph:
       initializers: arrays by name.
     """
 
-    def __init__(self, dtype: np.dtype):
+    def __init__(self, dtype: np.dtype) -> None:
         """Starts with an empty graph.
 
         Args:

@@ -45,7 +45,7 @@ class Converter:
       graph: the graph so far.
     """
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph) -> None:
         """Starts with a graph, to which the nodes are added."""
         self.graph = graph
         self._pools = Pools(graph)

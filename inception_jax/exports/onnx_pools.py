@@ -22,7 +22,7 @@ def graph_axis(axis: int, rank: int) -> int:
 class Pools:
     """Turns each `Windows` into nodes, once."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph) -> None:
         """Starts with a graph, to which the nodes are added."""
         self._graph = graph
         self._made: dict[int, tuple[Windows, Tensor]] = {}

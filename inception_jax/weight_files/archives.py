@@ -28,7 +28,7 @@ _TAR_ERRORS = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, s
 class Archive:
     """The files in an archive by name, read one at a time. Folders are not listed."""
 
-    def __init__(self, budget: ReadBudget):
+    def __init__(self, budget: ReadBudget) -> None:
         """Starts with an empty listing.
 
         Args:
@@ -42,6 +42,7 @@ class Archive:
         return list(self._sizes)
 
     def __contains__(self, name: str) -> bool:
+        """Whether the archive has a member of this name."""
         return name in self._sizes
 
     def read(self, name: str) -> memoryview:
@@ -76,7 +77,7 @@ class Archive:
 class ZipArchive(Archive):
     """A zip archive."""
 
-    def __init__(self, data: memoryview, budget: ReadBudget):
+    def __init__(self, data: memoryview, budget: ReadBudget) -> None:
         """Lists the members.
 
         Args:
@@ -118,7 +119,7 @@ class ZipArchive(Archive):
 class TarArchive(Archive):
     """A tar archive, gzipped or not. One link, device or path outside of it makes the whole archive refused."""
 
-    def __init__(self, data: memoryview, budget: ReadBudget):
+    def __init__(self, data: memoryview, budget: ReadBudget) -> None:
         """Lists the members; arguments and errors as in `ZipArchive`."""
         super().__init__(budget)
         if bytes(data[:2]) == b"\x1f\x8b":

@@ -62,7 +62,7 @@ class _File:
       steps: members read so far, which are limited.
     """
 
-    def __init__(self, file: h5py.File, budget: ReadBudget):
+    def __init__(self, file: h5py.File, budget: ReadBudget) -> None:
         """Starts at the top of the file; arguments as the attributes."""
         self.file, self.budget = file, budget
         self.steps = 0

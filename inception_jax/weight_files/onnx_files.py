@@ -129,7 +129,8 @@ def _attributes(node: Message) -> Iterator[tuple[str, Any]]:
 class _Tensors:
     """Makes arrays of TensorProtos, and keeps the external files that it has read."""
 
-    def __init__(self, source: InputFile, budget: ReadBudget):
+    def __init__(self, source: InputFile, budget: ReadBudget) -> None:
+        """Starts without external files; arguments as in `read`."""
         self._source, self._budget = source, budget
         self.files: dict[str, memoryview] = {}
 

@@ -43,7 +43,7 @@ class PickleMachine:
       steps: instructions so far, of all pickles.
     """
 
-    def __init__(self, data: memoryview, persistent_load: Callable[[Any], Any]):
+    def __init__(self, data: memoryview, persistent_load: Callable[[Any], Any]) -> None:
         """Starts at the first byte; arguments as the attributes."""
         self.data, self.persistent_load, self.position, self.steps = data, persistent_load, 0, 0
 

@@ -120,7 +120,7 @@ class Message:
       what: what the message is, for error messages.
     """
 
-    def __init__(self, data: memoryview, what: str):
+    def __init__(self, data: memoryview, what: str) -> None:
         """Parses a message.
 
         Args:

@@ -148,7 +148,7 @@ class _DataFiles:
       budget: to which the arrays are charged.
     """
 
-    def __init__(self, count: int, shard: Callable[[int, int], memoryview], budget: ReadBudget):
+    def __init__(self, count: int, shard: Callable[[int, int], memoryview], budget: ReadBudget) -> None:
         """Starts with no data file read; arguments as in `read_v2`, and how many data files there are."""
         self.budget = budget
         self._count, self._shard = count, shard

@@ -46,7 +46,7 @@ class Storage:
       big_endian: the byte order.
     """
 
-    def __init__(self, key: str, dtype: np.dtype, count: int):
+    def __init__(self, key: str, dtype: np.dtype, count: int) -> None:
         """Starts without bytes; arguments as the attributes."""
         self.key, self.dtype, self.count = key, dtype, count
         self.offset = 0

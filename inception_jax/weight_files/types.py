@@ -77,7 +77,7 @@ class ReadBudget:
       file_size: bytes of the files read so far.
     """
 
-    def __init__(self, limit: int, file_size: int):
+    def __init__(self, limit: int, file_size: int) -> None:
         """Starts with one file.
 
         Args:
