@@ -1,16 +1,18 @@
-"""The recipe that the sweep varies: a narrow GoogLeNet with batch norm on the digits, a minute on one x86-64 core.
+"""The base recipe of the sweep: a narrow GoogLeNet with batch norm on the digits, one minute on one x86-64 core.
 
     python -m inception_jax.sweep --config=experiments/learning_rate/config.py \
         --space=experiments/learning_rate/space.py --study=runs/learning_rate --trials=24 --workers=2
 
-Forked from configs/digits.py: a quarter of the width, 32 pixels and batch norm, so that 24 trials are a coffee break.
+A variant of configs/digits.py with a quarter of the width, 32 pixels and batch norm, so that 24 trials take minutes.
 """
+
+from ml_collections import ConfigDict
 
 import inception_jax.config
 
 
-def get_config():
-    """The recipe, ready for overrides."""
+def get_config() -> ConfigDict:
+    """Returns the config, ready for overrides."""
     config = inception_jax.config.default()
     config.seed = 0
     config.batch_size = 32
@@ -18,7 +20,9 @@ def get_config():
 
     config.model.name = "inception_v1_bn"
     config.model.width_multiplier = 0.25
-    config.model.options.bn_momentum = 0.95  # 900 steps: the papers' 0.9997 would never leave its start
+    config.model.options.bn_momentum = (
+        0.95  # 900 steps: with the papers' 0.9997 the running statistics would stay near their initial values
+    )
 
     config.data.name = "digits"
     config.data.image_size = 32

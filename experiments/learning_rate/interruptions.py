@@ -1,15 +1,16 @@
-"""A sweep whose driver and trials are killed on the way: is every trial there in the end, and none run twice?
+"""Runs a sweep while its driver and its trials are killed, and checks that every trial is present exactly once.
 
     python experiments/learning_rate/interruptions.py --study=runs/learning_rate --output=results.json
 
-Runs the sweep of README.md beside this file; further flags of `sweep` are handed on. SIGKILL strikes the driver twice
-and a trial's process three times, at different points of the study; after each death of the driver the same command is
-started again. Then everything that the study left on disk is audited.
+It is the sweep of the README.md beside this file; further flags are passed on to `sweep`. SIGKILL strikes the driver
+twice and a training process three times, at different points of the study; after each death of the driver, the same
+command is started again. Then all files of the study are checked.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import signal
@@ -21,63 +22,75 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-# (trials that have ended, whom SIGKILL strikes then): in turn.
+# (number of ended trials, target of the SIGKILL at that point), in order.
 KILLS = ((2, "trial"), (5, "driver"), (8, "trial"), (12, "driver"), (15, "trial"))
 ENDED = ("finished", "pruned", "diverged", "failed")
 KEPT = ("number", "status", "params", "value", "message", "pruned_at", "seconds")
 
 
 def records(study: Path) -> list[dict[str, Any]]:
-    """trial.json of every trial, in order."""
-    found = []
-    for path in sorted(study.glob("trials/*/trial.json")):
-        found.append(json.loads(path.read_text()))
-    return found
+    """Reads trial.json of every trial, in order."""
+    return [json.loads(path.read_text()) for path in sorted(study.glob("trials/*/trial.json"))]
 
 
-def wait_for(what: Callable[[], Any], driver: subprocess.Popen, seconds: float) -> Any:
-    """What is first not None or false; None when the driver ends before.
+def wait_for(condition: Callable[[], Any], driver: subprocess.Popen[bytes], seconds: float) -> Any:
+    """Waits until a condition is true.
+
+    Args:
+      condition: called every 0.2 s.
+      driver: process of the sweep.
+      seconds: limit.
+
+    Returns:
+      The first true result of the condition; None where the driver exits before.
 
     Raises:
-      TimeoutError: neither happened.
+      TimeoutError: neither happened within the limit.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = what()
+        found = condition()
         if found:
             return found
         if driver.poll() is not None:
             return None
         time.sleep(0.2)
-    raise TimeoutError(f"nothing within {seconds:.0f} s")
+    raise TimeoutError(f"the condition did not become true within {seconds:.0f} s")
+
+
+def have_ended(study: Path, count: int) -> bool:
+    """Whether at least `count` trials have ended."""
+    return sum(record["status"] in ENDED for record in records(study)) >= count
 
 
 def running_trial(study: Path) -> int | None:
-    """The process of a trial that has already saved something, and has more to do."""
+    """Process id of a running trial that has a checkpoint; None where there is none."""
     for record in records(study):
         start = record["starts"][-1] if record["starts"] else None
         workdir = study / "trials" / f"{record['number']:04d}"
         if record["status"] == "running" and start and start["ended"] is None and any(workdir.glob("checkpoints/*")):
-            return start["pid"]
+            return int(start["pid"])
     return None
 
 
-def run(study: Path, words: list[str]) -> list[dict[str, Any]]:
-    """Runs the sweep to its end, with its deaths.
+def run(study: Path, arguments: list[str]) -> list[dict[str, Any]]:
+    """Runs the sweep to its end, and kills its processes as `KILLS` says.
+
+    Args:
+      study: directory of the study.
+      arguments: of `sweep`.
 
     Returns:
-      [{"ended": trials that had ended, "whom": "driver" or "trial", "pid", "seconds" since the start}].
+      [{"ended": number of ended trials, "whom": "driver" or "trial", "pid", "seconds" since the start}].
     """
     deaths, began = [], time.monotonic()
     pending = list(KILLS)
-    command = [sys.executable, "-m", "inception_jax.sweep", *words]
+    command = [sys.executable, "-m", "inception_jax.sweep", *arguments]
     driver = subprocess.Popen(command)
     while True:
         if pending:
             after, whom = pending[0]
-            reached = wait_for(
-                lambda after=after: sum(r["status"] in ENDED for r in records(study)) >= after, driver, 3600
-            )
+            reached = wait_for(functools.partial(have_ended, study, after), driver, 3600)
             pid = reached and wait_for(lambda: running_trial(study), driver, 600)
             if pid:
                 pending.pop(0)
@@ -102,7 +115,15 @@ def run(study: Path, words: list[str]) -> list[dict[str, Any]]:
 
 
 def audit(study: Path, trials: int) -> dict[str, Any]:
-    """What the study left, and what is wrong with it ("complaints", to be empty)."""
+    """Checks the files of a study.
+
+    Args:
+      study: its directory.
+      trials: expected number of trials.
+
+    Returns:
+      The content of results.json without "seconds" and "deaths"; the list "complaints" has every fault found.
+    """
     found, complaints = records(study), []
     if [record["number"] for record in found] != list(range(trials)):
         complaints.append(f"numbers {[record['number'] for record in found]} are not 0 to {trials - 1}")
@@ -118,7 +139,7 @@ def audit(study: Path, trials: int) -> dict[str, Any]:
         if record["status"] == "finished" and json.loads((workdir / "result.json").read_text())["status"] != "finished":
             complaints.append(f"{name}: its run has not finished")
         if record["status"] == "pruned" and record["pruned_at"] is None:
-            complaints.append(f"{name}: nobody decided to prune it")
+            complaints.append(f"{name}: it has no decision to prune it")
     journal = [json.loads(line) for line in (study / "journal.log").read_text().splitlines()]
     told = [entry["trial_id"] for entry in journal if entry.get("op_code") == 6]  # 6: a trial's new state and value
     counts = {status: sum(record["status"] == status for record in found) for status in ENDED}
@@ -139,15 +160,15 @@ def audit(study: Path, trials: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs and audits; exit code 1 where there is a complaint."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    """Runs the sweep and checks its files; exits with 1 where a check fails."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--study", type=Path, required=True, help="a new directory")
-    parser.add_argument("--output", type=Path, required=True, help="JSON")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file for the results")
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--workers", type=int, default=2)
     flags, more = parser.parse_known_args()
-    here = os.path.relpath(HERE)  # as a person would type it: the study keeps it
-    words = [
+    here = os.path.relpath(HERE)  # as a user would type it: study.json records it
+    arguments = [
         f"--config={here}/config.py",
         f"--space={here}/space.py",
         f"--study={flags.study}",
@@ -156,7 +177,7 @@ def main() -> None:
         *more,
     ]
     began = time.monotonic()
-    deaths = run(flags.study, words)
+    deaths = run(flags.study, arguments)
     result = {"seconds": time.monotonic() - began, "deaths": deaths, **audit(flags.study, flags.trials)}
     flags.output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({key: value for key, value in result.items() if key != "trials"}, indent=2))

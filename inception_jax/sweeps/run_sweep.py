@@ -17,7 +17,14 @@ from inception_jax.sweeps.driver import Driver
 from inception_jax.sweeps.lease import StudyLock
 from inception_jax.sweeps.running_trial import CommandBuilder, TrialTiming, make_workdir
 from inception_jax.sweeps.study import Study
-from inception_jax.sweeps.study_config import FILE, StudyConfig, check_new_directory, read, write_or_compare
+from inception_jax.sweeps.study_config import (
+    FILE,
+    StudyConfig,
+    check_new_directory,
+    read,
+    without_password,
+    write_or_compare,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -112,7 +119,8 @@ def _open_directory(directory: Path, study_config: StudyConfig) -> tuple[StudyLo
     make_workdir(directory)
     lock = StudyLock(directory / LOCK)
     with lock:
-        return lock, write_or_compare(directory, study_config, sys.orig_argv)
+        command = [without_password(argument) if "://" in argument else argument for argument in sys.orig_argv]
+        return lock, write_or_compare(directory, study_config, command)
 
 
 def _report_results(directory: Path, study: Study, display: SweepDisplay) -> None:

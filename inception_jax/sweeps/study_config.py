@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from inception_jax.errors import UserError
 from inception_jax.runs.manifest import CONFIG, config_differences, read_json_object, replace_text, versions
@@ -175,6 +175,10 @@ def read(directory: Path) -> dict[str, Any] | None:
     return content
 
 
+@overload
+def without_password(url: str) -> str: ...
+@overload
+def without_password(url: None) -> None: ...
 def without_password(url: str | None) -> str | None:
     """The URL of a database without its password, for display: `postgresql://user@host/name`."""
     return None if url is None else re.sub(r"(//[^/@:]*):[^/]*@", r"\1@", url)

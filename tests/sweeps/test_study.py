@@ -239,7 +239,8 @@ def test_two_drivers_share_a_database(study, drivers, tmp_path):
         ("sqlite:////proc/none/x.db", "the storage sqlite:////proc/none/x.db: "),
     ],
 )
-def test_a_database_that_is_none(study, sweep, url, message):
+def test_a_database_that_is_none(study, sweep, monkeypatch, url, message):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "inception_jax.sweep", f"--storage={url}"])
     with pytest.raises(UserError, match=re.escape(message)) as error:
         sweep("--trials=1", f"--storage={url}")
     assert "secret" not in str(error.value) and "\n" not in str(error.value)
