@@ -75,7 +75,9 @@ def measure_fed_step(bench: Bench, seconds: float) -> dict[str, float]:
     with contextlib.closing(feed):
         window, clock = TrainMetrics(), Clock()
         for number in range(1, 4):  # prefetched batches, which say nothing of the pipeline's speed
-            window.add(number, bench.step("train", feed.next_batch()))
+            batch = feed.next_batch()
+            assert batch is not None  # None needs `should_stop`
+            window.add(number, bench.step("train", batch))
         window.pop_row()
         feed.pop_wait_seconds()
         clock.start_lap()
@@ -83,6 +85,7 @@ def measure_fed_step(bench: Bench, seconds: float) -> dict[str, float]:
         with no_compilation():
             while time.perf_counter() - start < seconds or steps < 3:
                 batch = feed.next_batch()
+                assert batch is not None
                 clock.add("data_wait", feed.pop_wait_seconds())
                 steps += 1
                 window.add(steps, bench.step("train", batch))

@@ -40,6 +40,7 @@ class JaxSide:
             self._bench.compile(kind)
         device = setup.devices.mesh.devices.flat[0]
         stats = device.memory_stats() or {}
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # JAX makes it at run time
         return {
             "versions": {name: manifest.versions()[name] for name in ("python", "jax", "jaxlib", "flax")},
             "device": device.device_kind,
@@ -48,7 +49,7 @@ class JaxSide:
                 "dtype": workload["dtype"],
                 "threads": len(os.sched_getaffinity(0)),
                 "options": workload["options"],
-                "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+                "matmul_precision": precision or "default",
                 "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
             },
             "parameters": self._bench.num_parameters,

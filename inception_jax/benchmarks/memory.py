@@ -25,7 +25,8 @@ def program_memory(compiled: Compiled) -> dict[str, int] | None:
       "arguments" (state and batch), "outputs" (without those written over an argument), "temporary" (activations and
       workspace), "code", and "total", their sum.
     """
-    analysis = compiled.call.memory_analysis()
+    executable: Any = compiled.call  # a jax.stages.Compiled
+    analysis = executable.memory_analysis()
     if analysis is None:
         return None
     parts = {
@@ -96,6 +97,7 @@ def make_training_fits(config: Any, report: Callable[[str], None]) -> Callable[[
         setup = workload.build_setup(config)
         device = setup.devices.mesh.devices.flat[0]
         available = memory_limit(device) or 0
+        bench: Bench | None = None
         try:
             with workload.translate_out_of_memory(setup):
                 bench = Bench(setup, batches=1)

@@ -209,6 +209,6 @@ def _summary(results: _SideResults, baseline: _SideResults, workload: dict[str, 
         first, last = quarter_means(results.losses)
         summary["falling"] = all(map(math.isfinite, results.losses)) and last < first
         # JSON has no NaN.
-        first, last = (value if math.isfinite(value) else None for value in (first, last))
-        summary["losses"] = {"steps": len(results.losses), "first_quarter": first, "last_quarter": last}
+        means = [value if math.isfinite(value) else None for value in (first, last)]
+        summary["losses"] = {"steps": len(results.losses), "first_quarter": means[0], "last_quarter": means[1]}
     return summary

@@ -216,8 +216,8 @@ def _rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple
     for name, path, factor, unit in _FIGURES:
         one, two = _at(first, path), _at(second, path)
         if one is not None and two is not None:
-            cells = (f"{factor * value:,.4g} {unit}".rstrip() for value in (one, two))
-            yield (name, *cells, f"{two / one:.3f}" if one else "")
+            texts = [f"{factor * value:,.4g} {unit}".rstrip() for value in (one, two)]
+            yield name, texts[0], texts[1], f"{two / one:.3f}" if one else ""
 
 
 def _at(content: Any, path: str) -> float | None:

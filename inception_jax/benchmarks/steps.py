@@ -89,6 +89,7 @@ class Bench:
         """Compiles a step and stores it in `compiled`, in place of an earlier one."""
         setup, devices = self.setup, self.setup.devices
         batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size)
+        step: Callable[..., Any]
         if kind == "train":
             step = make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count)
             self.compiled[kind] = devices.compile_train(step, self._state, batch)
@@ -124,10 +125,10 @@ class Bench:
         """
         setup, size = self.setup, self.setup.config.batch_size
         devices = Devices("jit", setup.devices.count)
+        step: Callable[..., Any]
         if kind == "train":
-            objective = dataclasses.replace(
-                setup.objective, accumulation=1
-            )  # the same FLOPs, without a loop over micro-batches
+            # The same FLOPs, without a loop over micro-batches.
+            objective = dataclasses.replace(setup.objective, accumulation=1)
             step = make_train_step(setup.model, setup.optimizer, objective, devices=devices.count)
             state = _shapes(self._state)
         else:
@@ -184,7 +185,8 @@ def make_inference_step(
 
     def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[dict, dict[str, jax.Array]]:
         images = preprocess.preprocess(batch["image"], normalization=normalization, dtype=dtype)
-        return {}, {"logits": model.apply(variables, images, train=False).logits}
+        output: Any = model.apply(variables, images, train=False)
+        return {}, {"logits": output.logits}
 
     return step
 
@@ -223,13 +225,13 @@ def _empty_compilation_cache() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _record_events(event: str) -> Iterator[list[str]]:
+def _record_events(name: str) -> Iterator[list[str]]:
     """Within the context, every occurrence of a `jax.monitoring` event is added to the list."""
     events: list[str] = []
 
-    def record(name: str, **details: Any) -> None:
-        if name == event:
-            events.append(name)
+    def record(event: str, **details: str | int) -> None:
+        if event == name:
+            events.append(event)
 
     jax.monitoring.register_event_listener(record)
     try:

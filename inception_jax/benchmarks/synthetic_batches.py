@@ -49,7 +49,7 @@ def fingerprint(batches: Iterable[Batch]) -> str:
     for batch in batches:
         for name, leaf in sorted(batch.items()):
             digest.update(f"{name} {leaf.dtype} {leaf.shape};".encode())
-            digest.update(np.ascontiguousarray(leaf))
+            digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()
 
 

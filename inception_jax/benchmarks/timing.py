@@ -125,7 +125,7 @@ class CpuLoadMonitor:
     def stop(self) -> None:
         """Ends the interval; it is discarded if the process has exited, since its processor time is then unknown."""
         after = self._read_busy_seconds(self._pid)
-        if self._before is not None and after is not None:
+        if self.seconds_of_others is not None and self._before is not None and after is not None:
             self.seconds_of_others += max(after - self._before, 0.0)
             self.wall_seconds += time.monotonic() - self._began
 
