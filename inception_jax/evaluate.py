@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Evaluates, prints the result as JSON and leaves it with its pictures in the workdir."""
+    """Evaluates, prints the result as JSON and leaves it with its images in the workdir."""
     arguments = command_line.parser("evaluate", "Evaluate a run, or a checkpoint on a recipe's data.")
     command_line.add_config(arguments)
     command_line.add_processes(arguments)
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
 
 
 def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
-    """Evaluates on all processes; process 0 leaves result and pictures in the workdir."""
+    """Evaluates on all processes; process 0 leaves result and images in the workdir."""
     from inception_jax.data import datasets
     from inception_jax.errors import write_error
     from inception_jax.evaluation import trained_network

@@ -1,4 +1,4 @@
-"""`python -m inception_jax.extract`: a network's features of a data set or of picture files, and FID."""
+"""`python -m inception_jax.extract`: a network's features of a data set or of image files, and FID."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def main(argv: list[str]) -> int:
     for name in ("workdir", "output"):
         if getattr(flags, name) is None:
             raise UserError(f"--{name} is missing")
-    if flags.pictures and (flags.data or flags.split):
-        raise UserError("--data and --split, or picture files: not both")
+    if flags.images and (flags.data or flags.split):
+        raise UserError("--data and --split, or image files: not both")
     if flags.statistics and ("," in (flags.endpoints or "") or flags.pool or flags.dtype != "float32"):
         raise UserError("--statistics are of one endpoint, pooled, in float32: --pool and --dtype do not go with it")
     for name in ("batch_size", "image_size"):
@@ -60,7 +60,7 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--data", help="a data set; default: the run's")
     arguments.add_argument("--split", help="default: the run's evaluation split")
     arguments.add_argument("--image_size", type=int, help="in pixels; default: the run's")
-    arguments.add_argument("--batch_size", type=int, help="default: the run's; 32 for picture files")
+    arguments.add_argument("--batch_size", type=int, help="default: the run's; 32 for image files")
     arguments.add_argument("--pool", action="store_true", help="means over maps, not the maps")
     arguments.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the features")
     arguments.add_argument(
@@ -71,7 +71,7 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--fid", nargs=2, metavar="FILE.npz", help="the Fréchet distance between two files of statistics"
     )
-    arguments.add_argument("pictures", nargs="*", metavar="PICTURE", help="instead of a data set: JPEG, PNG, WebP …")
+    arguments.add_argument("images", nargs="*", metavar="IMAGE", help="instead of a data set: JPEG, PNG, WebP …")
     return arguments
 
 
@@ -117,11 +117,11 @@ def _batches(flags: argparse.Namespace, trained: TrainedNetwork) -> tuple[Iterab
     from inception_jax.features import extraction
     from inception_jax.training import setup
 
-    if flags.pictures:
-        count, devices = len(flags.pictures), trained.devices.count
+    if flags.images:
+        count, devices = len(flags.images), trained.devices.count
         size = -(-min(flags.batch_size or 32, count) // devices) * devices
-        pictures = (images.decode_image_file(path) for path in flags.pictures)
-        return extraction.image_batches(pictures, size, trained.image_size, trained.crop), size, count
+        decoded = (images.decode_image_file(path) for path in flags.images)
+        return extraction.image_batches(decoded, size, trained.image_size, trained.crop), size, count
     config = trained.config
     source = datasets.load(flags.data or config.data.name, flags.split or config.data.eval_split, config.data.data_dir)
     data = setup.build_eval_data(config, source, trained.input, trained.devices)
@@ -160,7 +160,7 @@ def _write_statistics(flags: argparse.Namespace, rows: Iterable[dict[str, Any]],
             moments = moments or Moments(batch[endpoint].shape[1])
             moments.add(batch[endpoint])
         if moments is None:
-            raise UserError("statistics of no picture: a mean needs two or more")
+            raise UserError("statistics of no image: a mean needs two or more")
         archive.close(mu=moments.mean, sigma=moments.covariance(), count=moments.count)
     return moments.count
 

@@ -1,4 +1,4 @@
-"""`python -m inception_jax.predict`: what a trained network sees in picture files."""
+"""`python -m inception_jax.predict`: what a trained network sees in image files."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _WEIGHTS = ("raw", "ema")
 
 
 def main(argv: list[str]) -> int:
-    """Prints the most probable classes of each picture."""
-    arguments = command_line.parser("predict", "Classify picture files with a run's network, or a publisher's.")
+    """Prints the most probable classes of each image."""
+    arguments = command_line.parser("predict", "Classify image files with a run's network, or a publisher's.")
     arguments.add_argument("--workdir", help="the run; or give --weights=FILE")
     arguments.add_argument(
         "--weights",
@@ -29,9 +29,9 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--model", metavar="NAME", help="with a file: the network; default: what it looks like")
     arguments.add_argument("--source", metavar="NAME", help="with a file: the publisher; default: likewise")
     arguments.add_argument("--record", metavar="NAME", help="with a file: which published one (convert --list)")
-    arguments.add_argument("--top", type=int, default=5, metavar="K", help="classes per picture (default 5)")
-    arguments.add_argument("--json", action="store_true", help="one JSON object per picture and line")
-    arguments.add_argument("pictures", nargs="+", metavar="PICTURE", help="JPEG, PNG, WebP, GIF, BMP …")
+    arguments.add_argument("--top", type=int, default=5, metavar="K", help="classes per image (default 5)")
+    arguments.add_argument("--json", action="store_true", help="one JSON object per image and line")
+    arguments.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG, WebP, GIF, BMP …")
     flags = arguments.parse_args(argv)
     if flags.top < 1:
         raise UserError(f"--top={flags.top}: 1 or more")
@@ -40,12 +40,12 @@ def main(argv: list[str]) -> int:
     from inception_jax.data import images
     from inception_jax.training import parallel
 
-    # All files are read before the network is: a file that is no picture costs no waiting, and prints nothing half.
-    pictures = [images.decode_image_file(path) for path in flags.pictures]
+    # All files are read before the network is: a file that is no image costs no waiting, and prints nothing half.
+    decoded = [images.decode_image_file(path) for path in flags.images]
     parallel.enable_compilation_cache()
     trained = _of_run(flags) if flags.workdir else _of_file(flags)
-    found = trained.predict(pictures, min(flags.top, len(trained.class_names)))
-    for path, classes, probabilities in zip(flags.pictures, found["classes"], found["probabilities"], strict=True):
+    found = trained.predict(decoded, min(flags.top, len(trained.class_names)))
+    for path, classes, probabilities in zip(flags.images, found["classes"], found["probabilities"], strict=True):
         named = [(trained.class_names[k], float(p)) for k, p in zip(classes, probabilities, strict=True)]
         if flags.json:
             print(json.dumps({"picture": path, "classes": [{"name": n, "probability": p} for n, p in named]}))

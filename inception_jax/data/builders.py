@@ -24,13 +24,13 @@ from inception_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """One split, of which everything but the pictures is known.
+    """One split, of which everything but the images is known.
 
     Attributes:
       keys: unique name or number of each example.
-      sizes: bytes of each picture, about.
+      sizes: bytes of each image, about.
       read: makes example `i`, as the builder's features ask for it; called from several threads.
-      offsets: where each picture lies on the disk, so that they can be read in that order; None where it does not
+      offsets: where each image lies on the disk, so that they can be read in that order; None where it does not
         matter.
     """
 
@@ -157,7 +157,7 @@ class FashionMnist(SourceBuilder, skip_registration=True):
         ]
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Fashion-MNIST: 28 x 28 grey pictures of clothes, 60,000 for training and 10,000 for testing.",
+            description="Fashion-MNIST: 28 x 28 grey images of clothes, 60,000 for training and 10,000 for testing.",
             homepage="https://github.com/zalandoresearch/fashion-mnist",
             features=tfds.features.FeaturesDict(
                 {
@@ -200,7 +200,7 @@ def check_sha256(path: Path, found: str, expected: str) -> None:
 
 
 class ImageFolder(SourceBuilder, skip_registration=True):
-    """A folder of pictures (see `folders.scan`) as a prepared data set under a name of one's own."""
+    """A folder of images (see `folders.scan`) as a prepared data set under a name of one's own."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -212,7 +212,7 @@ class ImageFolder(SourceBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"{self.name}: a folder of pictures, one subfolder per class.",
+            description=f"{self.name}: a folder of images, one subfolder per class.",
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(),

@@ -1,4 +1,4 @@
-"""The crops of evaluation: what a network is shown of a picture, as the publishers of weights each do it."""
+"""The crops of evaluation: what a network is shown of an image, as the publishers of weights each do it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def check_choice(field: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class EvalCrop:
-    """How an evaluation picture is cropped: one centre crop.
+    """How an evaluation image is cropped: one centre crop.
 
     "center": the short side is resized to `resize`, ratio kept, and the centre taken (256 for 224, as GoogLeNet's
     paper). "torchvision": the same with the offsets of torchvision's and timm's CenterCrop, which rounds halves to the
     even pixel where "center" rounds down. "squash": both sides are resized to `resize`, ratio not kept, and the centre
-    taken (Caffe's tools/convert_imageset.cpp, then data_transformer.cpp: 256 for 224; pytorch-fid: the whole picture).
+    taken (Caffe's tools/convert_imageset.cpp, then data_transformer.cpp: 256 for 224; pytorch-fid: the whole image).
     "central_fraction": the central `fraction` of each side is cut out and both sides are resized to the network's size,
     ratio not kept (TF-slim's `central_crop`, inception_preprocessing.py: 0.875).
 

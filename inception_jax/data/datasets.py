@@ -36,7 +36,7 @@ PREPARABLE = {
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """One split of a data set: labelled pictures by index. Pickles, and any thread may read from it.
+    """One split of a data set: labelled images by index. Pickles, and any thread may read from it.
 
     Attributes:
       name: as given to `load`.
@@ -59,15 +59,15 @@ class Dataset:
         return len(self.class_names)
 
     def record(self, index: int) -> tuple[bytes | np.ndarray, int]:
-        """The picture, as a file's bytes or as uint8 [height, width, 3], and its label, 0 <= label < num_classes.
+        """The image, as a file's bytes or as uint8 [height, width, 3], and its label, 0 <= label < num_classes.
 
         Raises:
           UserError: the record cannot be read, or has no label.
         """
-        picture, label = self.source[index]
+        image, label = self.source[index]
         if not 0 <= label < self.num_classes:
             raise UserError(f"{self.record_name(index)}: label {label}; the classes are 0 to {self.num_classes - 1}")
-        return picture, label
+        return image, label
 
     def record_name(self, index: int) -> str:
         """What to call a record in an error."""
@@ -84,7 +84,7 @@ def load(name: str, split: str, data_dir: str | None = None) -> Dataset:
 
     Args:
       name: "digits" (embedded, nothing to prepare); "fashion_mnist", "imagenet2012" or any other data set that lies as
-        ArrayRecord in `data_dir`, also "name/config:1.2.3"; "folder:PATH" (pictures in class folders, see
+        ArrayRecord in `data_dir`, also "name/config:1.2.3"; "folder:PATH" (images in class folders, see
         `folders.scan`, or a prepared data set's own folder); "synthetic", "synthetic:CLASSES" or
         "synthetic:CLASSES:SIDE" (noise: 1000 classes, 256 pixels).
       split: a name, or TFDS's syntax for parts and sums: "train[:90%]", "train[5000:]", "train+test".
@@ -179,7 +179,7 @@ def _prepared(name: str, split: str, open_builder: Callable[[], tfds.core.Datase
 
 
 def _features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str, list[str]]:
-    """The features that hold the picture and the label, and the class names."""
+    """The features that hold the image and the label, and the class names."""
     features = _tfds().features
     found = {}
     for role, kind in (("image", features.Image), ("label", features.ClassLabel)):
@@ -187,11 +187,11 @@ def _features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str, list[st
         if len(keys) > 1:
             keys = [key for key in info.supervised_keys or () if key in keys]
         if len(keys) != 1:
-            raise UserError(f"data set {name!r}: one picture and one class label are needed; it has {info.features}")
+            raise UserError(f"data set {name!r}: one image and one class label are needed; it has {info.features}")
         found[role] = keys[0]
     image = info.features[found["image"]]
     if image.np_dtype != np.uint8:
-        raise UserError(f"data set {name!r}: pictures of {image.np_dtype}; uint8 is needed")
+        raise UserError(f"data set {name!r}: images of {image.np_dtype}; uint8 is needed")
     label = info.features[found["label"]]
     return found["image"], found["label"], [label.int2str(i) for i in range(label.num_classes)]
 

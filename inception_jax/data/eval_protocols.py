@@ -1,4 +1,4 @@
-"""Evaluation protocols: which crops of a picture are looked at, and how their predictions become one."""
+"""Evaluation protocols: which crops of an image are looked at, and how their predictions become one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from inception_jax.errors import UserError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How one picture is judged.
+    """How one image is judged.
 
     Attributes:
       name: as `evaluation.protocol` and `--protocol` have it.
-      views: the crops of a picture, in order. "center" is the run's own evaluation crop
+      views: the crops of an image, in order. "center" is the run's own evaluation crop
         (`evaluation.crop`, `evaluation.crop_fraction`).
       source: where the protocol is published.
     """

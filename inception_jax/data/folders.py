@@ -1,4 +1,4 @@
-"""Folders of pictures: a subfolder per class, in `train/` and `test/`, `val/` or `validation/`, or in one folder
+"""Folders of images: a subfolder per class, in `train/` and `test/`, `val/` or `validation/`, or in one folder
 alone."""
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 @dataclasses.dataclass(frozen=True)
 class FolderSplit:
-    """The pictures of one split.
+    """The images of one split.
 
     Attributes:
-      keys: "class/file name" of each picture.
+      keys: "class/file name" of each image.
       paths: where they lie.
       labels: indices into the folder's class names.
     """
@@ -52,7 +52,7 @@ def hash_order(keys: list, split: str) -> list[int]:
 
 
 def scan(root: str | os.PathLike) -> tuple[list[str], dict[str, FolderSplit]]:
-    """What a folder of pictures holds. Files with other suffixes than `SUFFIXES`, and hidden ones, are left out.
+    """What a folder of images holds. Files with other suffixes than `SUFFIXES`, and hidden ones, are left out.
 
     Args:
       root: folder with split folders of class folders, or with class folders (then all is "train").
@@ -61,7 +61,7 @@ def scan(root: str | os.PathLike) -> tuple[list[str], dict[str, FolderSplit]]:
       The class names in alphabetical order, and the splits, each in `hash_order`.
 
     Raises:
-      UserError: no folder, no classes, no pictures, or a class that is tested but not trained.
+      UserError: no folder, no classes, no images, or a class that is tested but not trained.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -83,7 +83,7 @@ def scan(root: str | os.PathLike) -> tuple[list[str], dict[str, FolderSplit]]:
 
 
 def _class_files(folder: Path) -> dict[str, list[str]]:
-    """The pictures of each class folder, at any depth: their paths below `folder`, with forward slashes."""
+    """The images of each class folder, at any depth: their paths below `folder`, with forward slashes."""
     classes = {}
     for name in sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         files = [
@@ -93,8 +93,8 @@ def _class_files(folder: Path) -> dict[str, list[str]]:
             if file.lower().endswith(SUFFIXES) and not file.startswith(".")
         ]
         if not files:
-            raise UserError(f"{folder / name}: a class folder without pictures ({', '.join(SUFFIXES)})")
+            raise UserError(f"{folder / name}: a class folder without images ({', '.join(SUFFIXES)})")
         classes[name] = sorted(files)
     if not classes:
-        raise UserError(f"{folder}: no class folders; a folder per class, with its pictures in it, is needed")
+        raise UserError(f"{folder}: no class folders; a folder per class, with its images in it, is needed")
     return classes

@@ -15,7 +15,7 @@ from inception_jax.errors import UserError
 
 
 class Imagenet2012(SourceBuilder, skip_registration=True):
-    """ILSVRC 2012 from the two official tars, read where they lie; pictures are kept byte for byte.
+    """ILSVRC 2012 from the two official tars, read where they lie; images are kept byte for byte.
 
     The stock builder re-encodes 22 CMYK JPEGs and one PNG; here they stay as they are, and decoding handles them. Class
     order and validation labels are those of the files that TFDS ships (`datasets/imagenet2012`).
@@ -35,7 +35,7 @@ class Imagenet2012(SourceBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="ILSVRC 2012: 1,281,167 training and 50,000 validation pictures of 1,000 classes.",
+            description="ILSVRC 2012: 1,281,167 training and 50,000 validation images of 1,000 classes.",
             homepage="https://image-net.org",
             features=tfds.features.FeaturesDict(
                 {
@@ -53,24 +53,24 @@ class Imagenet2012(SourceBuilder, skip_registration=True):
     def examples(self) -> dict[str, Examples]:
         train, validation = self.source_files()
         names = set(self.info.features["label"].names)
-        pictures, labels = [], []
+        members, labels = [], []
         for inner in raw_files.tar_members(train):
             synset = inner.name.removesuffix(".tar")
             if synset not in names:
                 raise UserError(f"{train}: holds {inner.name!r}; a tar per synset, such as n01440764.tar, is expected")
-            members = raw_files.tar_members(train, inner.offset, inner.size)
-            pictures += members
-            labels += [synset] * len(members)
-        found = {"train": _tar_examples(train, pictures, labels)}
-        pictures = sorted(raw_files.tar_members(validation), key=lambda member: member.name)
-        labels = self.validation_labels()  # one line per picture, in the order of the picture's names
-        if len(pictures) != len(labels):
-            raise UserError(f"{validation}: {len(pictures)} pictures; {len(labels)} are expected")
-        found["validation"] = _tar_examples(validation, pictures, labels)
+            inner_members = raw_files.tar_members(train, inner.offset, inner.size)
+            members += inner_members
+            labels += [synset] * len(inner_members)
+        found = {"train": _tar_examples(train, members, labels)}
+        members = sorted(raw_files.tar_members(validation), key=lambda member: member.name)
+        labels = self.validation_labels()  # one line per image, in the order of the image's names
+        if len(members) != len(labels):
+            raise UserError(f"{validation}: {len(members)} images; {len(labels)} are expected")
+        found["validation"] = _tar_examples(validation, members, labels)
         return found
 
     def validation_labels(self) -> list[str]:
-        """Synsets of the validation pictures in the order of their names."""
+        """Synsets of the validation images in the order of their names."""
         return _read_tfds_file("validation_labels.txt")
 
     def verify(self, progress: Callable[[int, int], None]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures on the host: decoding, and the random crops of training. uint8 throughout.
+"""Images on the host: decoding, and the random crops of training. uint8 throughout.
 
 Colour distortions and normalisation are done on the device: on the host they would cost more than decoding.
 """
@@ -26,7 +26,7 @@ from inception_jax.errors import UserError, nearest
 cv2.setNumThreads(0)
 
 # Colour whatever the file holds (grey, CMYK, alpha, palette, 16 bits), and pixels as stored: the papers' pipelines
-# never turned pictures by their EXIF orientation.
+# never turned images by their EXIF orientation.
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 # Of training's crops: OpenCV's, the fastest.
@@ -39,8 +39,8 @@ _FLIP, _INTERPOLATION, _WINDOW = 0, 1, 2
 _MAX_ATTEMPTS = (UNIFORMS_PER_EXAMPLE - _WINDOW) // 4
 
 
-def decode(encoded: bytes, where: str = "picture") -> np.ndarray:
-    """Decodes a picture file's bytes.
+def decode(encoded: bytes, where: str = "image") -> np.ndarray:
+    """Decodes an image file's bytes.
 
     Args:
       encoded: JPEG (also grey, CMYK, progressive), PNG (also with alpha, palette, 16 bits), WebP, GIF (first frame),
@@ -51,14 +51,14 @@ def decode(encoded: bytes, where: str = "picture") -> np.ndarray:
       uint8 [height, width, 3], red first. Alpha is dropped, 16 bits are cut to 8, the EXIF orientation is not applied.
 
     Raises:
-      UserError: the bytes are not a whole picture.
+      UserError: the bytes are not a whole image.
     """
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS) if encoded else None
     except cv2.error as error:
-        raise UserError(f"{where}: not a readable picture ({len(encoded)} bytes): {error.err}") from None
+        raise UserError(f"{where}: not a readable image ({len(encoded)} bytes): {error.err}") from None
     if image is None:
-        raise UserError(f"{where}: not a readable picture ({len(encoded)} bytes): cut short, or of no known format")
+        raise UserError(f"{where}: not a readable image ({len(encoded)} bytes): cut short, or of no known format")
     return image
 
 
@@ -66,7 +66,7 @@ def decode_image_file(source: str | os.PathLike | bytes) -> np.ndarray:
     """`decode` for a path or for bytes: uint8 [height, width, 3].
 
     Raises:
-      UserError: the file cannot be read, or is not a whole picture.
+      UserError: the file cannot be read, or is not a whole image.
     """
     if isinstance(source, bytes):
         return decode(source)
@@ -87,22 +87,22 @@ def _check_range(field: str, value: Any, upper: float) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How a training picture is cropped.
+    """How a training image is cropped.
 
     `rule="area_aspect"`, GoogLeNet's (arXiv:1409.4842, section 6): a window whose area is spread evenly over `area` (in
-    parts of the picture) and whose aspect ratio (width over height) lies in `aspect`, resized to the network's size.
+    parts of the image) and whose aspect ratio (width over height) lies in `aspect`, resized to the network's size.
     The paper does not say how the ratio is drawn; here its logarithm is uniform, so that wide and tall are equally
     likely. A window that does not fit is drawn again, `attempts` times in all; then the largest central window of an
-    allowed ratio is taken. A picture whose short side is below the network's size is enlarged to it first, so that
-    windows of small pictures do not jump by whole pixels of the original.
+    allowed ratio is taken. An image whose short side is below the network's size is enlarged to it first, so that
+    windows of small images do not jump by whole pixels of the original.
 
-    `rule="random_crop"`, after Caffe's (bvlc_googlenet/train_val.prototxt: crop_size 224, mirror, of pictures stored at
+    `rule="random_crop"`, after Caffe's (bvlc_googlenet/train_val.prototxt: crop_size 224, mirror, of images stored at
     256 pixels): the short side is resized to `resize` pixels, ratio kept, and a square of the network's size is taken
     at a random place.
 
     Attributes:
       rule: one of `AUGMENTATION_RULES`.
-      area: least and largest part of the picture's area; the paper's 8 % to 100 %. For "area_aspect" only.
+      area: least and largest part of the image's area; the paper's 8 % to 100 %. For "area_aspect" only.
       aspect: least and largest width over height; the paper's 3/4 to 4/3. For "area_aspect" only.
       attempts: 1 to 15. For "area_aspect" only.
       resize: short side before the crop, in pixels, at least the network's size. For "random_crop" only.
@@ -157,7 +157,7 @@ def from_fields(kind: type, fields: Any, name: str) -> Any:
 def augment(
     image: np.ndarray, image_size: int, uniforms: np.ndarray, augmentation: Augmentation, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """One random view of a picture, a function of the picture and of its position's random numbers.
+    """One random view of an image, a function of the image and of its position's random numbers.
 
     Args:
       image: uint8 [height, width, 3].
@@ -195,7 +195,7 @@ def augment(
 def random_window(
     height: int, width: int, uniforms: np.ndarray, augmentation: Augmentation
 ) -> tuple[int, int, int, int]:
-    """The window of rule "area_aspect" in a picture of `height` x `width` pixels: (top, left, height, width)."""
+    """The window of rule "area_aspect" in an image of `height` x `width` pixels: (top, left, height, width)."""
     low, high = augmentation.area
     log_low, log_high = (math.log(ratio) for ratio in augmentation.aspect)
     for attempt in range(augmentation.attempts):
@@ -212,7 +212,7 @@ def random_window(
 
 
 def _resize_short_side(image: np.ndarray, side: int, interpolation: int) -> np.ndarray:
-    """The picture with its short side resized to `side` pixels, ratio kept."""
+    """The image with its short side resized to `side` pixels, ratio kept."""
     if min(image.shape[:2]) == side:
         return image
     height, width = short_side_to(side, *image.shape[:2])

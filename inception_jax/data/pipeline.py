@@ -1,4 +1,4 @@
-"""Batches of uint8 pictures, each a function of its number: `batch(k)` for training, and every example once for
+"""Batches of uint8 images, each a function of its number: `batch(k)` for training, and every example once for
 evaluation.
 
 `batch(k)` is the one way in which a batch is made. It is called ahead of the consumer, in threads or in Grain's worker
@@ -88,28 +88,28 @@ class _Pipeline:
             "mask": np.zeros(b, np.bool_),
         }
 
-    def _view(self, picture: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
-        """Writes what the network is to see of a picture to `out`; `numbers` are its position's random ones."""
+    def _view(self, image: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
+        """Writes what the network is to see of an image to `out`; `numbers` are its position's random ones."""
         raise NotImplementedError
 
     def _fill(self, batch: Batch, row: int, index: int, numbers: np.ndarray = _NO_NUMBERS) -> None:
         """Puts record `index` into a row of `batch`, or leaves the row black and masked where it is corrupt."""
         activity.update(row, index)
         try:
-            picture, label = self._read_image(index)
+            image, label = self._read_image(index)
         except UserError as error:
             if not self.skip_corrupt:
                 raise
             activity.warn_once(self.dataset.record_name(index), f"left out: {error}")
             return
-        self._view(picture, numbers, batch["image"][row])
+        self._view(image, numbers, batch["image"][row])
         batch["label"][row], batch["mask"][row] = label, True
 
     def _read_image(self, index: int) -> tuple[np.ndarray, int]:
-        picture, label = self.dataset.record(index)
-        if isinstance(picture, bytes):
-            picture = images.decode(picture, self.dataset.record_name(index))
-        return picture, label
+        image, label = self.dataset.record(index)
+        if isinstance(image, bytes):
+            image = images.decode(image, self.dataset.record_name(index))
+        return image, label
 
     def _data_loader(self, start: int, stop: int) -> DataLoader:
         record_name = self.dataset.record_name
@@ -157,7 +157,7 @@ class TrainPipeline(_Pipeline):
         """Args:
           dataset: to train on.
           batch_size: examples per step over all processes; a multiple of `process_count`.
-          image_size: side of the pictures handed out, in pixels.
+          image_size: side of the images handed out, in pixels.
           seed: of the order and of the augmentation, 0 to 2**32 - 1.
           augmentation: an `images.Augmentation` or its fields; an `images.EvalCrop` to train on the centre crop.
           process_index: which contiguous share of each batch is ours.
@@ -215,11 +215,11 @@ class TrainPipeline(_Pipeline):
             self._fill(batch, row, index, numbers[row])
         return batch
 
-    def _view(self, picture: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
+    def _view(self, image: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
         if isinstance(self.augmentation, images.Augmentation):
-            images.augment(picture, self.image_size, numbers, self.augmentation, out=out)
+            images.augment(image, self.image_size, numbers, self.augmentation, out=out)
         else:
-            images.center_crop(picture, self.image_size, self.augmentation, out=out)
+            images.center_crop(image, self.image_size, self.augmentation, out=out)
 
     def batches(self, start: int = 0) -> DataLoader:
         """Batches `start`, `start + 1`, … without end, made ahead. Costs the same for any start. Close it after use."""
@@ -277,7 +277,7 @@ class EvalPipeline(_Pipeline):
         """This process's share of global batch `k`, 0 <= k < num_batches: examples `k * batch_size` and on.
 
         Returns:
-          As `TrainPipeline.batch`. Past the last example: black pictures of label 0, mask False.
+          As `TrainPipeline.batch`. Past the last example: black images of label 0, mask False.
 
         Raises:
           UserError: a record that cannot be read or decoded, named; not with `skip_corrupt`.
@@ -290,9 +290,9 @@ class EvalPipeline(_Pipeline):
             self._fill(batch, row, start + row)
         return batch
 
-    def _view(self, picture: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
+    def _view(self, image: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
         del numbers
-        images.center_crop(picture, self.image_size, self.crop, out=out)
+        images.center_crop(image, self.image_size, self.crop, out=out)
 
     def batches(self) -> DataLoader:
         """All batches in order, made ahead. Close it after use."""

@@ -46,7 +46,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--check",
         choices=("full", "counts"),
         default="full",
-        help="full: published checksums, and every picture is decoded; counts: only the numbers of examples",
+        help="full: published checksums, and every image is decoded; counts: only the numbers of examples",
     )
     parser.add_argument(
         "--num_shards", type=int, help="files per split; else TFDS's rule, at most 2,048 records in a file"

@@ -1,7 +1,7 @@
-"""Records by index: prepared ArrayRecord files, arrays in memory, picture files, made-up pictures.
+"""Records by index: prepared ArrayRecord files, arrays in memory, image files, made-up images.
 
-Each source has `len(source)`, `source[i] -> (picture, label)` and `record_name(i)`, the record's name for an error. A
-picture is either a picture file's bytes or uint8 [height, width, 3]. All of them pickle, and any thread may read from
+Each source has `len(source)`, `source[i] -> (image, label)` and `record_name(i)`, the record's name for an error. A
+image is either an image file's bytes or uint8 [height, width, 3]. All of them pickle, and any thread may read from
 them.
 """
 
@@ -55,7 +55,7 @@ class MemoryRecords:
 
 @dataclasses.dataclass(frozen=True)
 class FileRecords:
-    """Picture files, read when asked for."""
+    """Image files, read when asked for."""
 
     paths: Sequence[str]
     labels: Sequence[int]
@@ -79,7 +79,7 @@ class FileRecords:
 class SyntheticRecords:
     """Noise with labels in turn, for timing a pipeline or a step without any data.
 
-    Every picture is a window of one block of random bytes, so that making one costs a memory access and no more.
+    Every image is a window of one block of random bytes, so that making one costs a memory access and no more.
     """
 
     num_examples: int

@@ -1,4 +1,4 @@
-"""Resizing uint8 pictures as the publishers of weights do it, to the bit where they work on bytes themselves."""
+"""Resizing uint8 images as the publishers of weights do it, to the bit where they work on bytes themselves."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ OPENCV = {
     "nearest": cv2.INTER_NEAREST,
     "cubic": cv2.INTER_CUBIC,
 }
-# Pillow widens its filters when it makes a picture smaller, which OpenCV's bilinear and cubic do not: the picture is
-# smoother, and its networks' accuracy is that of these pictures.
+# Pillow widens its filters when it makes an image smaller, which OpenCV's bilinear and cubic do not: the image is
+# smoother, and its networks' accuracy is that of these images.
 PILLOW = {"pil_bilinear": Image.Resampling.BILINEAR, "pil_bicubic": Image.Resampling.BICUBIC}
 
 Resize = Callable[[np.ndarray, int, int], np.ndarray]

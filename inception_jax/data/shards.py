@@ -31,9 +31,9 @@ from inception_jax.data.builders import Examples, SourceBuilder
 from inception_jax.data.folders import hash_order
 from inception_jax.errors import UserError
 
-_RECORD_OVERHEAD = 100  # bytes of a record beside its picture, about
+_RECORD_OVERHEAD = 100  # bytes of a record beside its image, about
 # ArrayRecord's reader takes a time per record that grows with the records of the file: array_record 0.8.6 needs 20 us
-# in a file of 2,000, 310 us in one of 60,000. TFDS's rule looks at bytes alone and would put 60,000 small pictures
+# in a file of 2,000, 310 us in one of 60,000. TFDS's rule looks at bytes alone and would put 60,000 small images
 # into one.
 _MAX_RECORDS_PER_SHARD = 2048
 
@@ -85,7 +85,7 @@ def write(
 
     Args:
       builder: of the data set, with its `data_dir`.
-      full_check: compare the original files with the published checksums and decode every picture, beside the counts.
+      full_check: compare the original files with the published checksums and decode every image, beside the counts.
       num_shards: files per split; None: TFDS's rule, but at most 2,048 records in a file.
       threads: that read and decode.
       stream: for the progress; None: standard error.
@@ -94,7 +94,7 @@ def write(
       The folder of the whole data set, `data_dir/name/version`.
 
     Raises:
-      UserError: original files that are wrong, an unreadable picture, no room, a folder that cannot be written, or
+      UserError: original files that are wrong, an unreadable image, no room, a folder that cannot be written, or
         another process that prepares the same data set. What was written stays, for the next attempt.
     """
     folder, progress = Path(builder.data_dir), PreparationProgress(stream)

@@ -1,1 +1,1 @@
-"""How a network is judged: protocols (which crops of a picture, averaged how) and metrics as sums and counts."""
+"""How a network is judged: protocols (which crops of an image, averaged how) and metrics as sums and counts."""

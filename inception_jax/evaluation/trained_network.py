@@ -115,29 +115,29 @@ class TrainedNetwork:
             run_length.read_fault_limits(self.config),
         )
 
-    def predict(self, pictures: Sequence[np.ndarray], top_k: int = 5, batch_size: int = 32) -> dict[str, np.ndarray]:
-        """The most probable classes of pictures of any size.
+    def predict(self, inputs: Sequence[np.ndarray], top_k: int = 5, batch_size: int = 32) -> dict[str, np.ndarray]:
+        """The most probable classes of images of any size.
 
         Args:
-          pictures: uint8 [height, width, 3] each, red first.
-          top_k: classes per picture.
-          batch_size: pictures at a time; rounded up to a multiple of the devices.
+          inputs: uint8 [height, width, 3] each, red first.
+          top_k: classes per image.
+          batch_size: images at a time; rounded up to a multiple of the devices.
 
         Returns:
           "classes" int32 [n, k] and "probabilities" [n, k], the most probable first.
         """
-        batch_size = -(-min(batch_size, len(pictures)) // self.devices.count) * self.devices.count
+        batch_size = -(-min(batch_size, len(inputs)) // self.devices.count) * self.devices.count
         step = self.compile(batch_size, top_k)
         found: list[dict[str, np.ndarray]] = []
-        for start in range(0, len(pictures), batch_size):
-            part = pictures[start : start + batch_size]
+        for start in range(0, len(inputs), batch_size):
+            part = inputs[start : start + batch_size]
             batch = {
                 "image": np.zeros((batch_size, self.image_size, self.image_size, 3), np.uint8),
                 "label": np.zeros(batch_size, np.int32),
                 "mask": np.arange(batch_size) < len(part),
             }
-            for row, picture in enumerate(part):
-                images.center_crop(picture, self.image_size, self.crop, out=batch["image"][row])
+            for row, image in enumerate(part):
+                images.center_crop(image, self.image_size, self.crop, out=batch["image"][row])
             _, rows = step(self.variables, self.devices.put(batch))
             found.append({name: values[: len(part)] for name, values in self.devices.get(rows).items()})
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}

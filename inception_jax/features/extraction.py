@@ -37,16 +37,16 @@ def last_endpoint(network: TrainedNetwork) -> str:
     """The name of the last endpoint before the classifier; for most networks the global average pool, [features]."""
     names: list[str] = []
 
-    def run(variables: Any, pictures: jax.Array) -> jax.Array:
-        output = network.model.apply(variables, pictures, train=False)
+    def run(variables: Any, images: jax.Array) -> jax.Array:
+        output = network.model.apply(variables, images, train=False)
         names.extend(output.endpoints)  # here, in order: what leaves the trace is sorted
         return output.logits
 
-    jax.eval_shape(run, network.variables, _pictures(network))
+    jax.eval_shape(run, network.variables, _abstract_images(network))
     return names[-1]
 
 
-def _pictures(network: TrainedNetwork) -> jax.ShapeDtypeStruct:
+def _abstract_images(network: TrainedNetwork) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, network.image_size, network.image_size, 3), np.dtype(network.model.dtype))
 
 
@@ -63,7 +63,9 @@ def feature_shapes(
         raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if not endpoints:
         raise UserError("endpoints: none is named")
-    output = jax.eval_shape(lambda v, x: network.model.apply(v, x, train=False), network.variables, _pictures(network))
+    output = jax.eval_shape(
+        lambda v, x: network.model.apply(v, x, train=False), network.variables, _abstract_images(network)
+    )
     own: dict[str, str] = {}
     for name in endpoints:
         meant = output.aliases.get(name, name)
@@ -131,19 +133,19 @@ def features(
 
 
 def image_batches(
-    pictures: Iterable[np.ndarray], batch_size: int, image_size: int, crop: images.EvalCrop
+    inputs: Iterable[np.ndarray], batch_size: int, image_size: int, crop: images.EvalCrop
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Pictures of any size as batches for `features`; labels are -1.
+    """Images of any size as batches for `features`; labels are -1.
 
     Args:
-      pictures: uint8 [height, width, 3] each, red first; read one by one.
+      inputs: uint8 [height, width, 3] each, red first; read one by one.
       batch_size: rows of each batch; the last one is filled up with black, and its mask says where.
       image_size: height and width of the result, in pixels.
-      crop: what of each picture is looked at.
+      crop: what of each image is looked at.
     """
     batch, filled = _empty(batch_size, image_size), 0
-    for picture in pictures:
-        images.center_crop(picture, image_size, crop, out=batch["image"][filled])
+    for image in inputs:
+        images.center_crop(image, image_size, crop, out=batch["image"][filled])
         batch["mask"][filled] = True
         filled += 1
         if filled == batch_size:

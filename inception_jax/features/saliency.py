@@ -1,4 +1,4 @@
-"""Which pixels a feature depends on: the gradient of a channel with respect to the picture."""
+"""Which pixels a feature depends on: the gradient of a channel with respect to the image."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from inception_jax.errors import UserError
 def saliency(
     model: nn.Module, variables: Mapping[str, Any], images: jax.Array, endpoint: str, channel: int
 ) -> jax.Array:
-    """The gradient of one channel of an endpoint, summed over its map, with respect to each picture.
+    """The gradient of one channel of an endpoint, summed over its map, with respect to each image.
 
-    Of "logits" it is the saliency map of arXiv:1312.6034, section 3 (whose picture is the largest absolute value over
+    Of "logits" it is the saliency map of arXiv:1312.6034, section 3 (whose image is the largest absolute value over
     the colours). Where elements of a max pool's window are equal, the first one takes all.
 
     Args:

@@ -41,7 +41,7 @@ class Moments:
         if rows.ndim != 2 or rows.shape[1] != len(self.mean):
             raise ValueError(f"rows {rows.shape}: want [n, {len(self.mean)}]")
         if not np.isfinite(rows).all():
-            raise UserError("the features of a picture are not finite: they have no mean")
+            raise UserError("the features of an image are not finite: they have no mean")
         if not len(rows):
             return
         mean = rows.mean(0)
@@ -57,7 +57,7 @@ class Moments:
           UserError: fewer than two rows.
         """
         if self.count < 2:
-            raise UserError(f"statistics of {self.count} picture(s): a covariance needs two or more")
+            raise UserError(f"statistics of {self.count} image(s): a covariance needs two or more")
         return self._squares / (self.count - 1)
 
 
@@ -66,7 +66,7 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
 
     Dowson & Landau, "The Fréchet distance between multivariate normal distributions", 1982, eq. 4. The trace of the
     root is the sum of the roots of the eigenvalues of S1^½ S2 S1^½, which is symmetric where S1 S2 is not: covariances
-    of fewer pictures than features, which are singular, need no offset on the diagonal.
+    of fewer images than features, which are singular, need no offset on the diagonal.
 
     Args:
       mu1: [C], a mean. `mu2`: the other.

@@ -14,8 +14,8 @@ from inception_jax.data.datasets import load
 
 
 @pytest.fixture
-def picture():
-    """A function that makes an encoded picture: `picture(seed, height, width, suffix)`."""
+def encoded_image():
+    """A function that makes an encoded image: `encoded_image(seed, height, width, suffix)`."""
 
     def make(seed: int = 0, height: int = 20, width: int = 24, suffix: str = ".png") -> bytes:
         image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -25,9 +25,9 @@ def picture():
 
 
 @pytest.fixture
-def image_folder(tmp_path, picture):
-    """A folder of 3 classes: 14 pictures for training, 7 for testing; one file is no picture and is to be left out."""
-    root = tmp_path / "pictures"
+def image_folder(tmp_path, encoded_image):
+    """A folder of 3 classes: 14 images for training, 7 for testing; one file is no image and is to be left out."""
+    root = tmp_path / "images"
     number = 0
     for split, counts in (("train", {"cat": 6, "dog": 5, "eel": 3}), ("test", {"cat": 3, "dog": 2, "eel": 2})):
         for name, count in counts.items():
@@ -35,9 +35,9 @@ def image_folder(tmp_path, picture):
             folder.mkdir(parents=True)
             for i in range(count):
                 suffix = ".jpg" if i % 2 else ".png"
-                (folder / f"{i}{suffix}").write_bytes(picture(number, suffix=suffix))
+                (folder / f"{i}{suffix}").write_bytes(encoded_image(number, suffix=suffix))
                 number += 1
-    (root / "train" / "cat" / "notes.txt").write_text("not a picture")
+    (root / "train" / "cat" / "notes.txt").write_text("not an image")
     return root
 
 
@@ -65,7 +65,7 @@ def idx_folder(tmp_path):
 
 @pytest.fixture
 def small(monkeypatch, idx_folder):
-    """Lets a Fashion-MNIST of 60 and 10 pictures pass for the whole one; gives its folder and arrays."""
+    """Lets a Fashion-MNIST of 60 and 10 images pass for the whole one; gives its folder and arrays."""
     folder, arrays = idx_folder()
     monkeypatch.setattr(builders.FashionMnist, "EXPECTED", {"train": 60, "test": 10})
     sums = {stem: raw_files.read_idx(folder / f"{stem}.gz")[1] for stem in arrays}

@@ -1,4 +1,4 @@
-"""Makes crops.npz: small pictures as the publishers' own code crops them.
+"""Makes crops.npz: small images as the publishers' own code crops them.
 
     python tests/data/make_crops.py --only=torch     (needs torchvision and timm)
     python tests/data/make_crops.py --only=tf        (needs tensorflow)
@@ -17,7 +17,7 @@ SIZES = ((37, 53), (61, 40), (100, 83), (19, 33), (50, 27))
 CROP = 24
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def sample_image(height: int, width: int) -> np.ndarray:
     """Noise over a gradient: steep and flat places."""
     random = np.random.RandomState(height)
     rows, columns = np.mgrid[0:height, 0:width]
@@ -35,7 +35,7 @@ def torch_crops() -> dict[str, np.ndarray]:
     found = {"versions/torch": np.array(f"torchvision {torchvision.__version__}, timm {timm.__version__}")}
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     for height, width in SIZES:
-        image = Image.fromarray(picture(height, width))
+        image = Image.fromarray(sample_image(height, width))
         for resize in (27, 28):
             pixels = ImageClassification(crop_size=CROP, resize_size=resize)(image).numpy().transpose(1, 2, 0)
             found[f"torchvision/{resize}/{height}x{width}"] = np.rint((pixels * std + mean) * 255).astype(np.uint8)
@@ -53,7 +53,7 @@ def tensorflow_crops() -> dict[str, np.ndarray]:
 
     found = {"versions/tf": np.array(f"tensorflow {tf.__version__}")}
     for height, width in SIZES:
-        image = tf.image.convert_image_dtype(picture(height, width), tf.float32)
+        image = tf.image.convert_image_dtype(sample_image(height, width), tf.float32)
         middle = tf.image.central_crop(image, 0.875)
         pixels = tf.compat.v1.image.resize_bilinear(middle[None], [CROP, CROP], align_corners=False)[0]
         found[f"slim/0.875/{height}x{width}"] = (pixels.numpy() * 255).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Pictures that cannot be used: left out of their batch, masked, named once; everything else is as without them."""
+"""Images that cannot be used: left out of their batch, masked, named once; everything else is as without them."""
 
 import re
 
@@ -60,9 +60,9 @@ def test_training_leaves_them_out_and_names_each_once(intact, damaged, capfd):
         for _ in range(3):
             assert next(batches)["mask"].sum() == 11
     lines = capfd.readouterr().err.splitlines()
-    lines = [line for line in lines if not line.startswith("libpng")]  # its own words on the same picture
+    lines = [line for line in lines if not line.startswith("libpng")]  # its own words on the same image
     assert len(lines) == 3
-    for path, reason in zip(paths, ("not a readable picture", "not a readable picture", "No such file"), strict=True):
+    for path, reason in zip(paths, ("not a readable image", "not a readable image", "No such file"), strict=True):
         (line,) = (line for line in lines if path in line)
         assert line.startswith("warning: left out: ") and reason in line
 

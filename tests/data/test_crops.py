@@ -1,4 +1,4 @@
-"""The crops of evaluation against what the publishers' own code makes of the same pictures (crops.npz)."""
+"""The crops of evaluation against what the publishers' own code makes of the same images (crops.npz)."""
 
 import importlib.util
 import io
@@ -28,7 +28,7 @@ def goldens():
 @pytest.mark.parametrize("size", make_crops.SIZES)
 def test_torchvisions_pictures_to_the_bit(goldens, size, resize):
     crop = EvalCrop("torchvision", interpolation="pil_bilinear", resize=resize)
-    found = center_crop(make_crops.picture(*size), make_crops.CROP, crop)
+    found = center_crop(make_crops.sample_image(*size), make_crops.CROP, crop)
     np.testing.assert_array_equal(found, goldens[f"torchvision/{resize}/{size[0]}x{size[1]}"])
 
 
@@ -36,21 +36,21 @@ def test_torchvisions_pictures_to_the_bit(goldens, size, resize):
 @pytest.mark.parametrize("size", make_crops.SIZES)
 def test_timms_pictures_to_the_bit(goldens, size, fraction, resize):
     crop = EvalCrop("torchvision", interpolation="pil_bicubic", resize=resize)
-    found = center_crop(make_crops.picture(*size), make_crops.CROP, crop)
+    found = center_crop(make_crops.sample_image(*size), make_crops.CROP, crop)
     np.testing.assert_array_equal(found, goldens[f"timm/{fraction}/{size[0]}x{size[1]}"])
 
 
 @pytest.mark.parametrize("size", make_crops.SIZES)
 def test_slims_pictures_up_to_the_rounding_to_bytes(goldens, size):
     crop = EvalCrop("central_fraction", interpolation="tf_bilinear")
-    found = center_crop(make_crops.picture(*size), make_crops.CROP, crop).astype(np.float64)
+    found = center_crop(make_crops.sample_image(*size), make_crops.CROP, crop).astype(np.float64)
     theirs = goldens[f"slim/0.875/{size[0]}x{size[1]}"]
     # Not 0.5: TensorFlow's pixels went through a division by 255, which moves an exact half to either side.
     assert np.abs(found - theirs).max() < 0.5 + 1e-4
 
 
 def test_tf_bilinear_keeps_a_picture_of_the_size_and_repeats_the_last_pixel():
-    image = make_crops.picture(9, 7)
+    image = make_crops.sample_image(9, 7)
     assert np.array_equal(resampling.tf_bilinear(image, 9, 7), image)
     ramp = np.repeat(np.array([0, 100], np.uint8)[None, :, None], 3, axis=2)
     # Without half-pixel centres: 0, 1/2, 1, 3/2 of a pixel, and nothing after the last.
@@ -59,7 +59,7 @@ def test_tf_bilinear_keeps_a_picture_of_the_size_and_repeats_the_last_pixel():
 
 def test_squash_is_caffes_way():
     """cv::resize of both sides, then the middle with offsets rounded down; 27 - 24 is odd."""
-    image = make_crops.picture(37, 53)
+    image = make_crops.sample_image(37, 53)
     found = center_crop(image, 24, EvalCrop("squash", resize=27))
     assert np.array_equal(found, cv2.resize(image, (27, 27), interpolation=cv2.INTER_LINEAR)[1:25, 1:25])
     assert np.array_equal(center_crop(image, 24, EvalCrop("squash", resize=24)), cv2.resize(image, (24, 24)))
@@ -67,14 +67,14 @@ def test_squash_is_caffes_way():
 
 def test_center_and_torchvision_differ_in_how_halves_are_rounded():
     """3 pixels too many: the first leaves out 1 at the top, the second 2."""
-    image = make_crops.picture(27, 27)
+    image = make_crops.sample_image(27, 27)
     assert np.array_equal(center_crop(image, 24, EvalCrop("center", resize=27)), image[1:25, 1:25])
     assert np.array_equal(center_crop(image, 24, EvalCrop("torchvision", resize=27)), image[2:26, 2:26])
     assert np.array_equal(center_crop(image, 26, EvalCrop("torchvision", resize=27)), image[:26, :26])
 
 
 def test_a_side_in_pixels_takes_the_place_of_the_fraction():
-    image = make_crops.picture(100, 83)
+    image = make_crops.sample_image(100, 83)
     by_fraction = center_crop(image, 24, EvalCrop(fraction=0.75))
     assert np.array_equal(by_fraction, center_crop(image, 24, EvalCrop(resize=32)))
     assert not np.array_equal(by_fraction, center_crop(image, 24, EvalCrop(resize=33)))
@@ -83,17 +83,17 @@ def test_a_side_in_pixels_takes_the_place_of_the_fraction():
 def test_writes_where_it_is_told_and_leaves_the_picture():
     for interpolation in resampling.RESIZES:
         for rule in ("center", "torchvision", "squash", "central_fraction"):
-            image = make_crops.picture(37, 53)
+            image = make_crops.sample_image(37, 53)
             out = np.zeros((24, 24, 3), np.uint8)
             assert center_crop(image, 24, EvalCrop(rule, interpolation=interpolation), out) is out
-            assert out.any() and np.array_equal(image, make_crops.picture(37, 53))
+            assert out.any() and np.array_equal(image, make_crops.sample_image(37, 53))
 
 
 def test_both_decoders_give_the_same_pixels():
     """The publishers decode with Pillow, this package with OpenCV: both with libjpeg-turbo."""
     for subsampling in (0, 2):
         file = io.BytesIO()
-        Image.fromarray(make_crops.picture(100, 83)).save(file, "JPEG", quality=90, subsampling=subsampling)
+        Image.fromarray(make_crops.sample_image(100, 83)).save(file, "JPEG", quality=90, subsampling=subsampling)
         theirs = np.asarray(Image.open(io.BytesIO(file.getvalue())).convert("RGB"))
         assert np.array_equal(images.decode(file.getvalue()), theirs)
 
@@ -117,4 +117,4 @@ def test_refuses_crops_that_cannot_be(fields, message):
 
 def test_refuses_a_side_below_the_crop():
     with pytest.raises(UserError, match=r"crop\.resize: 20; at least the image size, 24"):
-        center_crop(make_crops.picture(37, 53), 24, EvalCrop(resize=20))
+        center_crop(make_crops.sample_image(37, 53), 24, EvalCrop(resize=20))

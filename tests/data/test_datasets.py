@@ -120,11 +120,11 @@ def test_folder_of_pictures(image_folder):
         assert path in data.record_name(i)
 
 
-def test_folder_is_read_mixed_so_that_a_part_is_a_fair_sample(tmp_path, picture):
+def test_folder_is_read_mixed_so_that_a_part_is_a_fair_sample(tmp_path, encoded_image):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for i in range(50):
-            (tmp_path / name / f"{i}.png").write_bytes(picture(i, 2, 2))
+            (tmp_path / name / f"{i}.png").write_bytes(encoded_image(i, 2, 2))
     drawn = labels(load(f"folder:{tmp_path}", "train[:50%]"))
     assert 15 < sum(drawn) < 35
     with pytest.raises(UserError, match=r"unknown split 'test'.*train .100."):
@@ -139,14 +139,14 @@ def test_folder_order_is_tfds_own():
     assert folders.hash_order(keys, "train") == sorted(range(70), key=lambda i: hasher.hash_key(keys[i]))
 
 
-def test_refuses_folders_that_are_no_data_set(image_folder, tmp_path, picture):
+def test_refuses_folders_that_are_no_data_set(image_folder, tmp_path, encoded_image):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no class folders"):
         load(f"folder:{tmp_path / 'empty'}", "train")
     (image_folder / "test" / "cow").mkdir()
-    with pytest.raises(UserError, match="cow: a class folder without pictures"):
+    with pytest.raises(UserError, match="cow: a class folder without images"):
         load(f"folder:{image_folder}", "train")
-    (image_folder / "test" / "cow" / "1.png").write_bytes(picture())
+    (image_folder / "test" / "cow" / "1.png").write_bytes(encoded_image())
     with pytest.raises(UserError, match=r"test/cow: class 'cow' is not in .*/train"):
         load(f"folder:{image_folder}", "train")
 

@@ -23,29 +23,29 @@ def tar(path: Path, members: list[tuple[str, bytes]]) -> bytes:
 
 
 @pytest.fixture
-def imagenet(tmp_path, picture, monkeypatch):
-    """Two tars of ImageNet's form: 3 + 2 pictures of two synsets, and 4 for validation, not in order of their names."""
+def imagenet(tmp_path, encoded_image, monkeypatch):
+    """Two tars of ImageNet's form: 3 + 2 images of two synsets, and 4 for validation, not in order of their names."""
     folder = tmp_path / "tars"
     folder.mkdir()
-    pictures = {}
+    images = {}
     inner = []
     for synset, count in (("n01443537", 3), ("n01440764", 2)):
-        members = [(f"{synset}_{i}.JPEG", picture(len(pictures) + i, suffix=".jpg")) for i in range(count)]
-        pictures.update(members)
+        members = [(f"{synset}_{i}.JPEG", encoded_image(len(images) + i, suffix=".jpg")) for i in range(count)]
+        images.update(members)
         inner.append((f"{synset}.tar", tar(folder / "inner", members)))
     (folder / "inner").unlink()
     tar(folder / "ILSVRC2012_img_train.tar", inner)
-    validation = [(f"ILSVRC2012_val_{i:08d}.JPEG", picture(100 + i, suffix=".jpg")) for i in (3, 1, 2, 4)]
+    validation = [(f"ILSVRC2012_val_{i:08d}.JPEG", encoded_image(100 + i, suffix=".jpg")) for i in (3, 1, 2, 4)]
     tar(folder / "ILSVRC2012_img_val.tar", validation)
     monkeypatch.setattr(imagenet2012.Imagenet2012, "EXPECTED", {"train": 5, "validation": 4})
     synsets = ["n01751748", "n09193705", "n02105855", "n04263257"]  # the first lines of TFDS's file
     assert imagenet2012._read_tfds_file("validation_labels.txt")[:4] == synsets
     monkeypatch.setattr(imagenet2012.Imagenet2012, "validation_labels", lambda self: synsets)
-    return folder, pictures | dict(validation), synsets
+    return folder, images | dict(validation), synsets
 
 
 def test_imagenet_from_its_tars(imagenet, tmp_path, run):
-    folder, pictures, synsets = imagenet
+    folder, images, synsets = imagenet
     arguments = ["imagenet2012", f"--source={folder}", f"--data_dir={tmp_path}", "--num_shards=2", "--check=counts"]
     assert run(*arguments) == 0
     for split, count in (("train", 5), ("validation", 4)):
@@ -54,10 +54,10 @@ def test_imagenet_from_its_tars(imagenet, tmp_path, run):
         builder = tfds.builder_from_directory(tmp_path / "imagenet2012" / "5.1.0")
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         names = [source[i]["file_name"].decode() for i in range(count)]
-        assert sorted(names) == sorted(n for n in pictures if n.startswith("n0" if split == "train" else "ILSVRC"))
+        assert sorted(names) == sorted(n for n in images if n.startswith("n0" if split == "train" else "ILSVRC"))
         for i, name in enumerate(names):
             encoded, label = data.record(i)
-            assert encoded == pictures[name]
+            assert encoded == images[name]
             number = int(name[-13:-5]) - 1 if split == "validation" else None
             assert data.class_names[label] == (name.split("_")[0] if number is None else synsets[number])
 
@@ -89,7 +89,7 @@ def test_imagenet_checks_its_tars(imagenet, tmp_path, capsys, run):
     tar(path, [("n01440764.tar", inner[:3000]), ("n01443537.tar", inner)])
     assert run(*arguments) == 2
     assert "ILSVRC2012_img_train.tar: cut short inside n01440764_0.JPEG" in capsys.readouterr().err
-    tar(path, [("pictures.tar", b"")])
+    tar(path, [("images.tar", b"")])
     assert run(*arguments) == 2
     assert "a tar per synset" in capsys.readouterr().err
 

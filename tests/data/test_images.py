@@ -1,4 +1,4 @@
-"""Decoding of what pictures come as, and the crops: their statistics, their pixels, their errors."""
+"""Decoding of what images come as, and the crops: their statistics, their pixels, their errors."""
 
 import base64
 import struct
@@ -20,7 +20,7 @@ CMYK = base64.b85decode(
 
 @pytest.fixture
 def gradient():
-    """A smooth picture, 48 x 64, red first: red grows downward, green to the right, blue is 200."""
+    """A smooth image, 48 x 64, red first: red grows downward, green to the right, blue is 200."""
     rows, columns = np.mgrid[0:48, 0:64]
     return np.stack([rows * 5, columns * 4, np.full_like(rows, 200)], axis=-1).astype(np.uint8)
 
@@ -80,7 +80,7 @@ def test_does_not_turn_pictures_by_their_exif(gradient):
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_names_a_picture_that_is_cut_short(gradient, suffix, tmp_path):
     encoded = encode(np.tile(gradient, (4, 4, 1)), suffix)
-    with pytest.raises(UserError, match=r"record 7: not a readable picture .* cut short"):
+    with pytest.raises(UserError, match=r"record 7: not a readable image .* cut short"):
         images.decode(encoded[: len(encoded) // 2], "record 7")
     path = tmp_path / f"half{suffix}"
     path.write_bytes(encoded[: len(encoded) // 2])
@@ -90,7 +90,7 @@ def test_names_a_picture_that_is_cut_short(gradient, suffix, tmp_path):
 
 def test_names_what_is_no_picture(tmp_path):
     for junk in (b"", b"hello", b"\xff\xd8"):
-        with pytest.raises(UserError, match="not a readable picture"):
+        with pytest.raises(UserError, match="not a readable image"):
             images.decode(junk)
     with pytest.raises(UserError, match=r"none.png: No such file"):
         images.decode_image_file(tmp_path / "none.png")
@@ -164,7 +164,7 @@ def test_flip_mirrors_every_second_view(gradient):
 
 
 def test_view_is_the_window_resized(gradient):
-    """Nearest neighbours of a picture that tells its own coordinates: they all lie in the window, and fill it."""
+    """Nearest neighbours of an image that tells its own coordinates: they all lie in the window, and fill it."""
     fields = {"interpolation": "nearest", "flip": False, "area": (0.3, 0.9)}
     for number in range(50):
         numbers = sampling.uniforms(0, number, 1)[0]
@@ -200,27 +200,27 @@ def test_random_interpolation_is_each_in_turn(gradient):
 
 
 def test_small_pictures_are_enlarged_before_the_window_is_chosen():
-    """Otherwise an 8 x 8 picture would have a handful of different views."""
+    """Otherwise an 8 x 8 image would have a handful of different views."""
     digit = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     fields = {"area": (0.6, 1.0), "flip": False}
     assert len({view(digit, 64, number, **fields).tobytes() for number in range(100)}) > 95
 
 
 def test_center_crop_of_the_short_side(gradient):
-    """256 for 224, as in the papers: here 64 for 56, and the picture is 64 pixels already."""
-    picture = cv2.copyMakeBorder(gradient, 8, 8, 10, 0, cv2.BORDER_REPLICATE)  # 64 x 74
-    got = images.center_crop(picture, 56, images.EvalCrop(fraction=0.875))
-    assert np.array_equal(got, picture[4:60, 9:65])
-    small = images.center_crop(np.repeat(np.repeat(picture, 2, 0), 2, 1), 56, images.EvalCrop(interpolation="area"))
+    """256 for 224, as in the papers: here 64 for 56, and the image is 64 pixels already."""
+    image = cv2.copyMakeBorder(gradient, 8, 8, 10, 0, cv2.BORDER_REPLICATE)  # 64 x 74
+    got = images.center_crop(image, 56, images.EvalCrop(fraction=0.875))
+    assert np.array_equal(got, image[4:60, 9:65])
+    small = images.center_crop(np.repeat(np.repeat(image, 2, 0), 2, 1), 56, images.EvalCrop(interpolation="area"))
     assert np.array_equal(small, got)  # halving by areas undoes the doubling
 
 
 def test_central_fraction_cuts_each_side_and_ignores_the_ratio():
     """TF's offsets: int((side - side * 0.875) / 2)."""
     rows, columns = np.mgrid[0:257, 0:128]
-    picture = np.stack([rows % 256, columns, rows // 256], axis=-1).astype(np.uint8)
+    image = np.stack([rows % 256, columns, rows // 256], axis=-1).astype(np.uint8)
     crop = images.EvalCrop(rule="central_fraction", interpolation="nearest")
-    got = images.center_crop(picture, 450, crop)
+    got = images.center_crop(image, 450, crop)
     assert got.shape == (450, 450, 3)
     assert got[0, 0].tolist() == [16, 8, 0] and got[-1, -1].tolist() == [240, 119, 0]
 

@@ -217,7 +217,7 @@ def test_an_unreadable_record_is_named_in_threads_and_closes(image_folder):
     data = load(f"folder:{image_folder}", "train")
     pipeline = train_pipeline(data, batch_size=14)
     for make in (lambda: pipeline.batch(0), lambda: next(pipeline.batches(0))):
-        with pytest.raises(UserError, match=r"folder:.* \[train\], .*train/dog/1.jpg: not a readable picture"):
+        with pytest.raises(UserError, match=r"folder:.* \[train\], .*train/dog/1.jpg: not a readable image"):
             make()
 
 

@@ -128,7 +128,7 @@ def test_unreadable_picture_is_named_and_nothing_is_left_half(image_folder, tmp_
     broken.write_bytes(content[: len(content) // 2])
     arguments = ["folder", "--name=beasts", f"--source={image_folder}", f"--data_dir={tmp_path}"]
     assert run(*arguments) == 2
-    assert "error: beasts, train, dog/1.jpg: not a readable picture" in capsys.readouterr().err
+    assert "error: beasts, train, dog/1.jpg: not a readable image" in capsys.readouterr().err
     with pytest.raises(UserError, match="unknown data set 'beasts'"):
         load("beasts", "train", str(tmp_path))
     broken.write_bytes(content)
@@ -176,10 +176,10 @@ def test_wrong_file_format_is_said(tmp_path, monkeypatch, run):
 
 
 def test_pictures_of_any_kind_pass_the_decoding_check(tmp_path, run, records):
-    folder = tmp_path / "pictures" / "grey"
+    folder = tmp_path / "images" / "grey"
     folder.mkdir(parents=True)
     cv2.imwrite(str(folder / "1.jpg"), np.zeros((9, 9), np.uint8))
     cv2.imwrite(str(folder / "2.png"), np.zeros((9, 9, 4), np.uint8))
-    arguments = ("folder", "--name=odd", f"--source={tmp_path / 'pictures'}", f"--data_dir={tmp_path}")
+    arguments = ("folder", "--name=odd", f"--source={tmp_path / 'images'}", f"--data_dir={tmp_path}")
     assert run(*arguments) == 0
     assert len(records("odd", "train", tmp_path)) == 2

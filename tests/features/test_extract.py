@@ -33,12 +33,12 @@ def trained(small_run):
 
 @pytest.fixture(scope="module")
 def by_hand(trained):
-    """The outputs for uint8 pictures, all at once."""
+    """The outputs for uint8 images, all at once."""
     model, variables = trained.model, jax.tree.map(np.asarray, trained.variables)
 
-    def run(pictures):
-        images = preprocess.preprocess(pictures, normalization=trained.input.normalization, dtype=trained.input.dtype)
-        return model.apply(variables, images)
+    def run(images):
+        inputs = preprocess.preprocess(images, normalization=trained.input.normalization, dtype=trained.input.dtype)
+        return model.apply(variables, inputs)
 
     return jax.jit(run)
 

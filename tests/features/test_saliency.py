@@ -1,4 +1,4 @@
-"""The gradient of a feature with respect to the picture, through every layer's own gradient."""
+"""The gradient of a feature with respect to the image, through every layer's own gradient."""
 
 import jax
 import jax.numpy as jnp

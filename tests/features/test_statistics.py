@@ -37,7 +37,7 @@ def test_moments_take_half_precision_without_its_rounding():
 def test_what_has_no_moments():
     moments = Moments(2)
     moments.add(np.ones((1, 2)))
-    with pytest.raises(UserError, match=r"1 picture\(s\): a covariance needs two"):
+    with pytest.raises(UserError, match=r"1 image\(s\): a covariance needs two"):
         moments.covariance()
     with pytest.raises(UserError, match="not finite"):
         moments.add(np.array([[np.inf, 1.0]]))
@@ -66,7 +66,7 @@ def test_the_distance_by_the_matrix_root():
 
 
 def test_singular_covariances():
-    # Fewer pictures than features: of rank 4 in 12 dimensions.
+    # Fewer images than features: of rank 4 in 12 dimensions.
     (mu1, sigma1), (mu2, sigma2) = gaussian(3, 12, 5), gaussian(4, 12, 5)
     distance = frechet_distance(mu1, sigma1, mu2, sigma2)
     offset = 1e-7 * np.eye(12)
