@@ -1,4 +1,4 @@
-"""`python -m inception_jax.evaluate`: a run's accuracy on a split, every example exactly once."""
+"""`python -m inception_jax.evaluate`: evaluates a run on a split, every example exactly once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Evaluates, prints the result as JSON and leaves it with its images in the workdir."""
-    arguments = command_line.parser("evaluate", "Evaluate a run, or a checkpoint on a recipe's data.")
+    """Evaluates, prints the result as JSON, and writes it and its plots to the workdir."""
+    arguments = command_line.parser("evaluate", "Evaluate a run, or a checkpoint on the data of a config.")
     command_line.add_config(arguments)
     command_line.add_processes(arguments)
-    arguments.add_argument("--workdir", help="the run; with --config: where the results go")
-    arguments.add_argument("--checkpoint", help="with --config: a checkpoint's directory (or a workdir) to take")
+    arguments.add_argument("--workdir", help="the run; with --config: where the results are written")
+    arguments.add_argument("--checkpoint", help="with --config: the checkpoint's directory, or a workdir")
     arguments.add_argument(
         "--weights",
         metavar="raw|ema",
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
             "and classes, by: python -m inception_jax.convert --weights=FILE --output=DIR"
         )
     if bool(recipe) != bool(flags.checkpoint):
-        raise UserError("--config and --checkpoint go together: whose data, and which weights")
+        raise UserError("--config (the data) and --checkpoint (the weights) are only allowed together")
 
     from inception_jax.evaluation import trained_network
     from inception_jax.multihost import processes
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
 
 
 def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
-    """Evaluates on all processes; process 0 leaves result and images in the workdir."""
+    """Evaluates on all processes; process 0 writes the result and the plots to the workdir."""
     from inception_jax.data import datasets
     from inception_jax.errors import write_error
     from inception_jax.evaluation import trained_network

@@ -1,4 +1,4 @@
-"""`python -m inception_jax.extract`: a network's features of a data set or of image files, and FID."""
+"""`python -m inception_jax.extract`: extracts features of a data set or of image files, and computes the FID."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Writes features, or their statistics, as an .npz file; or prints the distance between two files of statistics."""
+    """Writes features or their statistics to an .npz file, or prints the FID between two files of statistics."""
     arguments = _arguments()
     flags = arguments.parse_args(argv)
     if flags.fid:
@@ -26,12 +26,12 @@ def main(argv: list[str]) -> int:
         if getattr(flags, name) is None:
             raise UserError(f"--{name} is missing")
     if flags.images and (flags.data or flags.split):
-        raise UserError("--data and --split, or image files: not both")
+        raise UserError("--data and --split are not allowed with image files")
     if flags.statistics and ("," in (flags.endpoints or "") or flags.pool or flags.dtype != "float32"):
-        raise UserError("--statistics are of one endpoint, pooled, in float32: --pool and --dtype do not go with it")
+        raise UserError("--statistics: takes one endpoint, pooled and in float32, without --pool and --dtype")
     for name in ("batch_size", "image_size"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
-            raise UserError(f"--{name}={getattr(flags, name)}: 1 or more")
+            raise UserError(f"--{name}={getattr(flags, name)}: 1 or more is needed")
 
     from inception_jax.evaluation import trained_network
     from inception_jax.training import parallel
@@ -46,27 +46,29 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    arguments = command_line.parser("extract", "Write a network's features, or their statistics, which FID compares.")
-    arguments.add_argument("--workdir", help="the run, or what convert made of published weights")
+    arguments = command_line.parser("extract", "Write the features of a network, or their statistics for FID.")
+    arguments.add_argument("--workdir", help="the run, or the output of convert")
     arguments.add_argument("--weights", choices=("raw", "ema"), help="default: ema where the run keeps it")
     arguments.add_argument("--step", help="'best' or a step; default: the newest checkpoint")
     arguments.add_argument(
         "--endpoints",
         metavar="NAME,NAME",
-        help="the network's own names or slim's, and logits; "
-        "default: the last before the classifier (global_pool, or what it is called)",
+        help="the network's own names or TF-slim's, and logits; "
+        "default: the last one before the classifier (global_pool in most networks)",
     )
-    arguments.add_argument("--output", metavar="FILE.npz", help="index, label and one array per endpoint, by rows")
+    arguments.add_argument(
+        "--output", metavar="FILE.npz", help="output: index, label and one array per endpoint, a row per example"
+    )
     arguments.add_argument("--data", help="a data set; default: the run's")
     arguments.add_argument("--split", help="default: the run's evaluation split")
     arguments.add_argument("--image_size", type=int, help="in pixels; default: the run's")
     arguments.add_argument("--batch_size", type=int, help="default: the run's; 32 for image files")
-    arguments.add_argument("--pool", action="store_true", help="means over maps, not the maps")
+    arguments.add_argument("--pool", action="store_true", help="average maps over height and width")
     arguments.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the features")
     arguments.add_argument(
         "--statistics",
         action="store_true",
-        help="mean and covariance of one endpoint (mu, sigma; pytorch-fid reads the file)",
+        help="write mean and covariance of one endpoint (mu, sigma; pytorch-fid reads the file)",
     )
     arguments.add_argument(
         "--fid", nargs=2, metavar="FILE.npz", help="the Fréchet distance between two files of statistics"
@@ -79,7 +81,7 @@ def _fid(flags: argparse.Namespace, argv: list[str]) -> int:
     from inception_jax.features.statistics import frechet_distance, read_statistics
 
     if len(argv) != 3:
-        raise UserError("--fid takes two files of statistics, and nothing beside them")
+        raise UserError("--fid takes two files of statistics and no other argument")
     distance = frechet_distance(*read_statistics(flags.fid[0]), *read_statistics(flags.fid[1]))
     print(json.dumps({"fid": distance}))
     return 0
@@ -112,7 +114,7 @@ def _extract(flags: argparse.Namespace, trained: TrainedNetwork) -> int:
 
 
 def _batches(flags: argparse.Namespace, trained: TrainedNetwork) -> tuple[Iterable[dict[str, Any]], int, int]:
-    """(batches, rows of each, examples)."""
+    """Returns (batches, rows of each, number of examples)."""
     from inception_jax.data import datasets, images
     from inception_jax.features import extraction
     from inception_jax.training import setup
@@ -129,7 +131,7 @@ def _batches(flags: argparse.Namespace, trained: TrainedNetwork) -> tuple[Iterab
 
 
 def _counted(rows: Iterable[dict[str, Any]], total: int) -> Iterable[dict[str, Any]]:
-    """Hands the rows on and says on standard error how far they are."""
+    """Yields the rows and reports the progress on standard error."""
     done = 0
     for batch in rows:
         done += len(batch["index"])
@@ -160,7 +162,7 @@ def _write_statistics(flags: argparse.Namespace, rows: Iterable[dict[str, Any]],
             moments = moments or Moments(batch[endpoint].shape[1])
             moments.add(batch[endpoint])
         if moments is None:
-            raise UserError("statistics of no image: a mean needs two or more")
+            raise UserError("statistics of 0 images: a covariance needs two or more")
         archive.close(mu=moments.mean, sigma=moments.covariance(), count=moments.count)
     return moments.count
 

@@ -1,4 +1,4 @@
-"""`python -m inception_jax.predict`: what a trained network sees in image files."""
+"""`python -m inception_jax.predict`: classifies image files with a trained network."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ _WEIGHTS = ("raw", "ema")
 
 def main(argv: list[str]) -> int:
     """Prints the most probable classes of each image."""
-    arguments = command_line.parser("predict", "Classify image files with a run's network, or a publisher's.")
-    arguments.add_argument("--workdir", help="the run; or give --weights=FILE")
+    arguments = command_line.parser(
+        "predict", "Classify image files with the network of a run, or with published weights."
+    )
+    arguments.add_argument("--workdir", help="the run; or use --weights=FILE")
     arguments.add_argument(
         "--weights",
         metavar="raw|ema|FILE",
         help="with --workdir: raw or ema (default: ema where "
-        "the run keeps it); without: a publisher's file (one named raw or ema: ./raw)",
+        "the run keeps it); without: a file of published weights (one named raw or ema: ./raw)",
     )
     arguments.add_argument("--step", help="'best' or a step; default: the newest checkpoint")
-    arguments.add_argument("--model", metavar="NAME", help="with a file: the network; default: what it looks like")
-    arguments.add_argument("--source", metavar="NAME", help="with a file: the publisher; default: likewise")
-    arguments.add_argument("--record", metavar="NAME", help="with a file: which published one (convert --list)")
+    arguments.add_argument("--model", metavar="NAME", help="with a file: the network; default: detected")
+    arguments.add_argument("--source", metavar="NAME", help="with a file: the publisher; default: detected")
+    arguments.add_argument("--record", metavar="NAME", help="with a file: its record (convert --list)")
     arguments.add_argument("--top", type=int, default=5, metavar="K", help="classes per image (default 5)")
-    arguments.add_argument("--json", action="store_true", help="one JSON object per image and line")
+    arguments.add_argument("--json", action="store_true", help="one JSON object per image, one per line")
     arguments.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG, WebP, GIF, BMP …")
     flags = arguments.parse_args(argv)
     if flags.top < 1:
-        raise UserError(f"--top={flags.top}: 1 or more")
+        raise UserError(f"--top={flags.top}: 1 or more is needed")
     _check(flags)
 
     from inception_jax.data import images
     from inception_jax.training import parallel
 
-    # All files are read before the network is: a file that is no image costs no waiting, and prints nothing half.
+    # All files are read before the network is: an unreadable one is reported at once, and nothing is printed before.
     decoded = [images.decode_image_file(path) for path in flags.images]
     parallel.enable_compilation_cache()
     trained = _of_run(flags) if flags.workdir else _of_file(flags)
@@ -57,24 +59,26 @@ def main(argv: list[str]) -> int:
 
 
 def _check(flags: argparse.Namespace) -> None:
-    """Raises UserError unless the flags say, in one way, which network is meant."""
+    """Raises UserError unless the flags name exactly one network."""
     if flags.workdir:
         unread = [name for name in ("model", "source", "record") if getattr(flags, name)]
         if unread:
-            raise UserError(f"--{unread[0]}: goes with a publisher's file (--weights=FILE), not with --workdir")
+            raise UserError(
+                f"--{unread[0]}: only with a file of published weights (--weights=FILE), not with --workdir"
+            )
         if flags.weights not in (None, *_WEIGHTS):
             raise UserError(
-                f"--weights={flags.weights}: with --workdir, 'raw' or 'ema'; a publisher's file goes without --workdir"
+                f"--weights={flags.weights}: with --workdir, 'raw' or 'ema'; use a file of weights without --workdir"
             )
     elif flags.weights is None:
-        raise UserError("--workdir is missing (a run), or --weights (a publisher's file)")
+        raise UserError("--workdir (a run) or --weights (a file of published weights) is missing")
     elif flags.weights in _WEIGHTS:
         raise UserError(
-            f"--weights={flags.weights}: of which run? --workdir is missing (a file of that name: "
+            f"--weights={flags.weights}: --workdir, the run, is missing (a file of that name: "
             f"--weights=./{flags.weights})"
         )
     elif flags.step:
-        raise UserError("--step: goes with --workdir; a file has no steps")
+        raise UserError("--step: only with --workdir; a file of weights has no steps")
 
 
 def _of_run(flags: argparse.Namespace) -> TrainedNetwork:

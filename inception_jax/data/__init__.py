@@ -1,1 +1,1 @@
-"""Data sets to batches of uint8 images on the host. Knows no model, and imports no jax: workers import it again."""
+"""Data sets as batches of uint8 images on the host. Knows no model and imports no jax: worker processes import it."""

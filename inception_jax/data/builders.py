@@ -1,9 +1,10 @@
-"""TFDS builders that prepare without TensorFlow: `Digits`, `FashionMnist`, `ImageFolder`, and `Imagenet2012` next door.
+"""TFDS builders that prepare data sets without TensorFlow: `Digits`, `FashionMnist`, `ImageFolder`.
 
-They are ordinary TFDS builders (`Digits(data_dir=…, file_format="array_record").download_and_prepare()` works), but
-they know the key of every example before they read the first one. `inception_jax.data.shards` uses that to write shard
-by shard, in TFDS's order, and to go on after an interruption. The data sets that have a stock builder of the same name
-carry its version and features, and their records come in the same order.
+`imagenet2012` has the one for ImageNet. They are ordinary TFDS builders (`Digits(data_dir=…,
+file_format="array_record").download_and_prepare()` works), but they know the key of every example before they read the
+first one. `inception_jax.data.shards` uses that to write shard by shard, in TFDS's order, and to continue after an
+interruption. Where TFDS has a builder of the same name, these have its version and features, and give the records in
+the same order.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from inception_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """One split, of which everything but the images is known.
+    """One split before its images are read.
 
     Attributes:
       keys: unique name or number of each example.
       sizes: bytes of each image, about.
-      read: makes example `i`, as the builder's features ask for it; called from several threads.
-      offsets: where each image lies on the disk, so that they can be read in that order; None where it does not
+      read: returns example `i` as a dict of the builder's features; several threads call it.
+      offsets: position of each image in its file, so that they can be read in that order; None where it does not
         matter.
     """
 
@@ -41,16 +42,25 @@ class Examples:
 
 
 class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """What the builders below share.
+    """The base class of the builders.
 
     Attributes:
-      EXPECTED: examples per split of the data set as published; None where any number will do.
+      EXPECTED: examples per split of the published data set; None where any number is accepted.
       source: folder of the original files, or None where there are none.
     """
 
     EXPECTED: ClassVar[dict[str, int] | None] = None
 
     def __init__(self, *, source: str | os.PathLike | None = None, **kwargs: Any):
+        """Makes a builder.
+
+        Args:
+          source: folder of the original files.
+          **kwargs: as in `tfds.core.GeneratorBasedBuilder`: data_dir, file_format.
+
+        Raises:
+          UserError: there is no such folder.
+        """
         self.source = None if source is None else Path(source).expanduser()
         if self.source is not None and not self.source.is_dir():
             raise UserError(f"{self.source}: no such folder")
@@ -61,12 +71,18 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return []
 
     def examples(self) -> dict[str, Examples]:
-        """The splits. Raises `UserError` if the original files are not what they should be."""
+        """The splits by name; raises `UserError` if the original files are not as expected."""
         raise NotImplementedError
 
     def verify(self, progress: Callable[[int, int], None]) -> None:
-        """Compares the original files with the publisher's checksums, where there are any; `UserError` if they
-        differ."""
+        """Compares the original files with the publisher's checksums, where there are any.
+
+        Args:
+          progress: called with (done, total) on the way.
+
+        Raises:
+          UserError: a file differs.
+        """
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # nothing is downloaded
@@ -82,7 +98,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 class Digits(SourceBuilder):
-    """The embedded digits as a prepared data set: the same records in the same order as `load("digits", …)` gives."""
+    """The embedded digits as a prepared data set, with the records of `datasets.load("digits", …)` in their order."""
 
     VERSION = tfds.core.Version("1.0.0")
     EXPECTED: ClassVar = digits.NUM_EXAMPLES
@@ -119,12 +135,12 @@ class FashionMnist(SourceBuilder, skip_registration=True):
     """Fashion-MNIST (arXiv:1708.07747) from the four original idx files, gzipped or not."""
 
     name = "fashion_mnist"
-    VERSION = tfds.core.Version("3.0.1")  # the stock builder's
+    VERSION = tfds.core.Version("3.0.1")  # of TFDS's own builder
     EXPECTED: ClassVar = {"train": 60_000, "test": 10_000}
-    DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fashion-mnist puts them
+    DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
     FILES: ClassVar = {"train": "train", "test": "t10k"}
-    # Of the unzipped files; Debian's package 0.0~git20200523.55506a9-1. Debian re-packs the gzip files, so their own
-    # sums, which the stock builder compares, do not hold for them.
+    # Of the unzipped files; Debian's package 0.0~git20200523.55506a9-1. Debian compresses the files anew, so the sums
+    # of the gzip files, which TFDS's own builder compares, do not hold for them.
     SHA256: ClassVar = {
         "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
         "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -138,7 +154,7 @@ class FashionMnist(SourceBuilder, skip_registration=True):
             if not source.is_dir():
                 raise UserError(
                     f"fashion_mnist: --source=FOLDER is needed: the folder of the four idx files"
-                    f" (Debian's package dataset-fashion-mnist puts them into {self.DEBIAN})"
+                    f" (Debian's package dataset-fashion-mnist installs them in {self.DEBIAN})"
                 )
         super().__init__(source=source, **kwargs)
 
@@ -194,13 +210,19 @@ class FashionMnist(SourceBuilder, skip_registration=True):
 
 
 def check_sha256(path: Path, found: str, expected: str) -> None:
-    """Raises `UserError` if a file's checksum is not the expected one."""
+    """Raises `UserError` if a file's checksum is not the expected one.
+
+    Args:
+      path: of the file, for the message.
+      found: its SHA-256, in hexadecimal.
+      expected: what it should be.
+    """
     if found != expected:
         raise UserError(f"{path}: SHA-256 {found}; {expected} is expected: another file, or a damaged one")
 
 
 class ImageFolder(SourceBuilder, skip_registration=True):
-    """A folder of images (see `folders.scan`) as a prepared data set under a name of one's own."""
+    """A folder of images (see `folders.scan`) as a prepared data set with a name of the user's choice."""
 
     VERSION = tfds.core.Version("1.0.0")
 

@@ -1,4 +1,4 @@
-"""The crops of evaluation: what a network is shown of an image, as the publishers of weights each do it."""
+"""Evaluation crops, as each publisher of weights defines them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ CROP_RULES = ("center", "torchvision", "squash", "central_fraction")
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number, and not True or False."""
+    """Whether a value is a number other than True and False."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_choice(field: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Raises `UserError` unless the value is one of those allowed."""
+    """Raises `UserError`, with the nearest allowed value, unless `value` is allowed."""
     if value not in allowed:
         raise UserError(f"{field}: {value!r}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalCrop:
-    """How an evaluation image is cropped: one centre crop.
+    """The centre crop of an evaluation image.
 
-    "center": the short side is resized to `resize`, ratio kept, and the centre taken (256 for 224, as GoogLeNet's
+    "center": the short side is resized to `resize`, ratio kept, and the centre taken (256 for 224, as in GoogLeNet's
     paper). "torchvision": the same with the offsets of torchvision's and timm's CenterCrop, which rounds halves to the
     even pixel where "center" rounds down. "squash": both sides are resized to `resize`, ratio not kept, and the centre
     taken (Caffe's tools/convert_imageset.cpp, then data_transformer.cpp: 256 for 224; pytorch-fid: the whole image).
@@ -40,7 +40,7 @@ class EvalCrop:
       fraction: 0 < fraction <= 1.
       interpolation: one of `resampling.RESIZES`.
       resize: side before the crop, in pixels, at least the network's size; None: `round(image_size / fraction)`.
-        timm rounds that down, and its sizes are therefore given in pixels. Not for "central_fraction".
+        timm rounds that down, so its sizes are given in pixels. Not for "central_fraction".
     """
 
     rule: str = "center"
@@ -63,10 +63,10 @@ class EvalCrop:
             raise UserError(f"crop.fraction: {self.fraction!r} has no meaning where crop.resize is set ({self.resize})")
 
     def side(self, image_size: int) -> int:
-        """The side in pixels before the crop of `image_size` pixels is cut out.
+        """The side to resize to, in pixels, before a crop of `image_size` pixels is cut out.
 
         Raises:
-          UserError: it is less than that crop.
+          UserError: it is smaller than that crop.
         """
         side = self.resize or round(image_size / self.fraction)
         if side < image_size:
@@ -80,13 +80,13 @@ CENTER_CROP = EvalCrop()
 def center_crop(
     image: np.ndarray, image_size: int, crop: EvalCrop = CENTER_CROP, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """The one centre crop of evaluation.
+    """Crops an image for evaluation.
 
     Args:
       image: uint8 [height, width, 3].
-      image_size: side of the crop, in pixels.
+      image_size: height and width of the crop, in pixels.
       crop: the rule.
-      out: where to write, uint8 [image_size, image_size, 3] contiguous; made here if None.
+      out: uint8 [image_size, image_size, 3] contiguous, to write to; allocated if None.
 
     Returns:
       `out`.
@@ -120,6 +120,6 @@ def _half_to_even(pixels: int) -> int:
 
 
 def short_side_to(side: int, height: int, width: int) -> tuple[int, int]:
-    """Height and width with the shorter one at `side`, ratio kept and the longer one rounded down."""
+    """(height, width) with the shorter one set to `side`, aspect ratio kept and the longer one rounded down."""
     short = min(height, width)
     return max(side, height * side // short), max(side, width * side // short)

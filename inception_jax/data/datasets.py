@@ -1,4 +1,4 @@
-"""Data sets by name: `load(name, split, data_dir)`."""
+"""Loads one split of a data set by its name: `load(name, split, data_dir)`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from inception_jax.errors import UserError, nearest
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-# What `prepare` can make, and what it needs.
+# The data sets that `data.prepare` makes by name, and the arguments it needs.
 PREPARABLE = {
     "digits": "",
     "fashion_mnist": " --source=FOLDER_OF_THE_FOUR_FILES (Debian has them: apt-get install dataset-fashion-mnist)",
@@ -36,13 +36,13 @@ PREPARABLE = {
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """One split of a data set: labelled images by index. Pickles, and any thread may read from it.
+    """One split of a data set: labelled images by index. It pickles, and any thread may read from it.
 
     Attributes:
       name: as given to `load`.
       split: as given to `load`.
       class_names: one per class, in the order of the labels.
-      source: where the records are read from.
+      source: reads the records.
     """
 
     name: str
@@ -52,14 +52,19 @@ class Dataset:
 
     @property
     def num_examples(self) -> int:
+        """Examples of the split."""
         return len(self.source)
 
     @property
     def num_classes(self) -> int:
+        """Classes of the data set."""
         return len(self.class_names)
 
     def record(self, index: int) -> tuple[bytes | np.ndarray, int]:
-        """The image, as a file's bytes or as uint8 [height, width, 3], and its label, 0 <= label < num_classes.
+        """Reads one record.
+
+        Returns:
+          The image, as the bytes of a file or as uint8 [height, width, 3], and its label, 0 <= label < num_classes.
 
         Raises:
           UserError: the record cannot be read, or has no label.
@@ -70,28 +75,29 @@ class Dataset:
         return image, label
 
     def record_name(self, index: int) -> str:
-        """What to call a record in an error."""
+        """The name of a record in messages."""
         return f"{self.name} [{self.split}], {self.source.record_name(index)}"
 
 
 def default_data_dir(data_dir: str | os.PathLike | None = None) -> Path:
-    """The folder of prepared data sets: as given, else TFDS_DATA_DIR, else ~/tensorflow_datasets (as TFDS itself)."""
+    """The folder of prepared data sets: as given, else TFDS_DATA_DIR, else ~/tensorflow_datasets (as in TFDS)."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def load(name: str, split: str, data_dir: str | None = None) -> Dataset:
-    """One split of a data set, ready to read.
+    """Opens one split of a data set.
 
     Args:
-      name: "digits" (embedded, nothing to prepare); "fashion_mnist", "imagenet2012" or any other data set that lies as
-        ArrayRecord in `data_dir`, also "name/config:1.2.3"; "folder:PATH" (images in class folders, see
+      name: "digits" (embedded, nothing to prepare); "fashion_mnist", "imagenet2012" or any other data set that is
+        prepared as ArrayRecord in `data_dir`, also "name/config:1.2.3"; "folder:PATH" (images in class folders, see
         `folders.scan`, or a prepared data set's own folder); "synthetic", "synthetic:CLASSES" or
         "synthetic:CLASSES:SIDE" (noise: 1000 classes, 256 pixels).
-      split: a name, or TFDS's syntax for parts and sums: "train[:90%]", "train[5000:]", "train+test".
+      split: a name, or TFDS's syntax for slices and sums: "train[:90%]", "train[5000:]", "train+test".
       data_dir: folder of prepared data sets; see `default_data_dir`.
 
     Raises:
-      UserError: unknown name or split, or a data set that is not prepared; says what is there, or the command to run.
+      UserError: unknown name or split, or a data set that is not prepared; the message lists what exists, or gives the
+        command to run.
     """
     kind, _, rest = name.partition(":")
     if name == "digits":
@@ -115,7 +121,7 @@ def _digits(split: str) -> MemoryRecords:
 def _synthetic(name: str, split: str, sizes: str) -> Dataset:
     fields = sizes.split(":") if sizes else []
     if len(fields) > 2 or not all(field.isdigit() and int(field) > 0 for field in fields):
-        raise UserError(f"data set {name!r}: synthetic, synthetic:CLASSES or synthetic:CLASSES:SIDE is meant")
+        raise UserError(f"data set {name!r}: synthetic, synthetic:CLASSES or synthetic:CLASSES:SIDE is allowed")
     classes, side = [int(value) for value in fields] + [1000, 256][len(fields) :]
     counts = {"train": 1_281_167, "validation": 50_000, "test": 50_000}  # as many as ImageNet has
     sources = {s: SyntheticRecords(count, classes, side) for s, count in counts.items()}
@@ -123,7 +129,7 @@ def _synthetic(name: str, split: str, sizes: str) -> Dataset:
 
 
 def _from_splits(name: str, split: str, class_names: list[str], sources: dict[str, RecordSource]) -> Dataset:
-    """A data set of ours, with TFDS's syntax for parts and sums of splits."""
+    """A data set that is not prepared, with TFDS's syntax for slices and sums of splits."""
     if split in sources:
         return Dataset(name, split, class_names, sources[split])
     from tensorflow_datasets.core import splits
@@ -137,7 +143,7 @@ def _from_splits(name: str, split: str, class_names: list[str], sources: dict[st
 
 
 def _read_split(name: str, split: str, infos: Any) -> list[Any]:
-    """TFDS's reading of a split: its absolute instructions (splitname, from_, to)."""
+    """Parses a split with TFDS: its absolute instructions (splitname, from_, to)."""
     from tensorflow_datasets.core import splits
 
     try:
@@ -151,17 +157,17 @@ def _read_split(name: str, split: str, infos: Any) -> list[Any]:
 
 def _not_empty(dataset: Dataset) -> Dataset:
     if not dataset.num_examples:
-        raise UserError(f"split {dataset.split!r} of {dataset.name}: holds no example")
+        raise UserError(f"split {dataset.split!r} of {dataset.name}: has no examples")
     return dataset
 
 
 def _prepared(name: str, split: str, open_builder: Callable[[], tfds.core.DatasetBuilder]) -> Dataset:
-    """A split of a data set that lies prepared on disk."""
+    """A split of a data set that is prepared on disk."""
     try:
         builder = open_builder()
     except UserError:
         raise
-    except Exception as error:  # TFDS raises whatever its parsers do
+    except Exception as error:  # whatever TFDS's parsers raise
         raise UserError(f"data set {name!r}: cannot be opened ({type(error).__name__}: {error})") from None
     file_format = builder.info.file_format
     if file_format is None or file_format.file_suffix != "array_record":
@@ -179,7 +185,7 @@ def _prepared(name: str, split: str, open_builder: Callable[[], tfds.core.Datase
 
 
 def _features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str, list[str]]:
-    """The features that hold the image and the label, and the class names."""
+    """The names of the image feature and of the label feature, and the class names."""
     features = _tfds().features
     found = {}
     for role, kind in (("image", features.Image), ("label", features.ClassLabel)):
@@ -197,13 +203,13 @@ def _features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str, list[st
 
 
 def _find_prepared(name: str, data_dir: Path) -> tfds.core.DatasetBuilder:
-    """The data set as it lies prepared in `data_dir`, or a `UserError` with what to do about it."""
+    """Finds a prepared data set in `data_dir`; raises `UserError` with the remedy if there is none."""
     from tensorflow_datasets.core import naming, read_only_builder, registered
 
     try:
         base = naming.parse_builder_name_kwargs(name)[0].name
     except ValueError:
-        raise UserError(f"data set {name!r}: not a name; NAME, NAME/CONFIG or NAME:1.2.3 is meant") from None
+        raise UserError(f"data set {name!r}: not a name; NAME, NAME/CONFIG or NAME:1.2.3 is allowed") from None
     try:
         return read_only_builder.builder_from_files(name, data_dir=os.fspath(data_dir))
     except registered.DatasetNotFoundError:
@@ -224,7 +230,7 @@ def _find_prepared(name: str, data_dir: Path) -> tfds.core.DatasetBuilder:
 
 
 def _tfds() -> Any:
-    """TFDS, imported when a data set needs it: two thirds of a second that the embedded digits never wait for."""
+    """Imports TFDS, for the data sets that need it: it takes two thirds of a second, which the digits do without."""
     import tensorflow_datasets
 
     return tensorflow_datasets

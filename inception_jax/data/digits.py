@@ -1,7 +1,7 @@
-"""The embedded data set: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, for a first run without any download.
+"""The embedded data set `digits`: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels. Nothing is downloaded.
 
 Source: the test half of UCI's "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998), as
-`sklearn.datasets.load_digits` hands it out: grey values 0 to 16. `tests/data/make_digits.py` writes the file beside
+`sklearn.datasets.load_digits` returns it: grey values 0 to 16. `tests/data/make_digits.py` writes the file beside
 this one.
 """
 
@@ -18,10 +18,10 @@ NUM_EXAMPLES = {"train": 1437, "test": 360}
 
 
 def split_indices(labels: np.ndarray, test_examples: int) -> dict[str, np.ndarray]:
-    """The fixed stratified split: which examples are for training and which for testing.
+    """The fixed stratified split into training and test examples.
 
-    Class `c` with `n_c` of `n` examples gives `t_c` to the test split, `t_c` being `test_examples * n_c / n` rounded by
-    largest remainder (ties: the smaller class first). They stand evenly spaced among the class's examples in the order
+    Class `c` with `n_c` of `n` examples has `t_c` in the test split: `test_examples * n_c / n`, rounded by the
+    largest remainder (ties: the smaller class first). They are evenly spaced among the class's examples in the order
     of the file: those numbered `floor((j + 1/2) * n_c / t_c)`, `j = 0 … t_c - 1`. The file is ordered by writer, so
     every writer is in both splits. Both splits keep the order of the file.
 
@@ -45,9 +45,10 @@ def split_indices(labels: np.ndarray, test_examples: int) -> dict[str, np.ndarra
 
 @functools.cache
 def load(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One split from the embedded file.
+    """Reads one split from the embedded file.
 
-    Grey values are scaled to bytes as `floor((255 v + 8) / 16)`: 0 stays 0, 16 becomes 255, and no two values meet.
+    Grey values are scaled to bytes as `floor((255 v + 8) / 16)`: 0 stays 0, 16 becomes 255, different values stay
+    different.
 
     Args:
       split: "train" or "test".

@@ -1,4 +1,4 @@
-"""Evaluation protocols: which crops of an image are looked at, and how their predictions become one."""
+"""Evaluation protocols: which crops of an image are classified, and how their predictions are averaged."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from inception_jax.errors import UserError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How one image is judged.
+    """The crops of an image to classify, and the average of their predictions.
 
     Attributes:
-      name: as `evaluation.protocol` and `--protocol` have it.
+      name: the value of `evaluation.protocol` and `--protocol`.
       views: the crops of an image, in order. "center" is the run's own evaluation crop
         (`evaluation.crop`, `evaluation.crop_fraction`).
       source: where the protocol is published.
@@ -26,7 +26,7 @@ class Protocol:
     source: str
 
     def crops(self, center: EvalCrop) -> tuple[EvalCrop, ...]:
-        """The crops to evaluate, one pass over the split for each.
+        """The crops to evaluate; each takes one pass over the split.
 
         Args:
           center: the run's own evaluation crop.
@@ -34,7 +34,7 @@ class Protocol:
         return tuple({"center": center}[view] for view in self.views)
 
     def average(self, probabilities: np.ndarray) -> np.ndarray:
-        """One prediction from those of all crops: the arithmetic mean of the softmax probabilities.
+        """Averages the predictions of all crops: the arithmetic mean of the softmax probabilities.
 
         Section 7 of arXiv:1409.4842: "The softmax probabilities are averaged over multiple crops and over all the
         individual classifiers to obtain the final prediction", which they found better than a maximum over crops.
@@ -46,7 +46,7 @@ class Protocol:
           float64 [..., num_classes].
 
         Raises:
-          ValueError: another number of crops than the protocol has.
+          ValueError: the number of crops is not the protocol's.
         """
         if len(probabilities) != len(self.views):
             raise ValueError(f"protocol {self.name!r} has {len(self.views)} crops, not {len(probabilities)}")
@@ -60,10 +60,10 @@ PROTOCOLS = {
 
 
 def get_protocol(name: str) -> Protocol:
-    """The protocol of a name.
+    """Returns the protocol called `name`.
 
     Raises:
-      UserError: there is no such protocol; the message lists those that there are.
+      UserError: there is no such protocol; the message lists all.
     """
     if name not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)

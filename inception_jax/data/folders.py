@@ -1,5 +1,4 @@
-"""Folders of images: a subfolder per class, in `train/` and `test/`, `val/` or `validation/`, or in one folder
-alone."""
+"""Class folders: images in a subfolder per class, below `train/`, `test/`, `val/` and `validation/` or one folder."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ class FolderSplit:
 
     Attributes:
       keys: "class/file name" of each image.
-      paths: where they lie.
+      paths: their paths.
       labels: indices into the folder's class names.
     """
 
@@ -32,8 +31,8 @@ class FolderSplit:
 def hash_order(keys: list, split: str) -> list[int]:
     """The order in which TFDS writes the examples of a split: by the MD5 of the split's name and the key.
 
-    A folder that is read directly uses it too. So it gives the same examples in the same order as once prepared, and a
-    part such as `train[:90%]` is a fair sample rather than the first classes of the alphabet.
+    A folder that is read directly uses it too. So it gives the same examples in the same order as when it is prepared,
+    and `train[:90%]` is a sample of all classes rather than the first classes of the alphabet.
 
     Args:
       keys: unique str or int, one per example.
@@ -52,16 +51,16 @@ def hash_order(keys: list, split: str) -> list[int]:
 
 
 def scan(root: str | os.PathLike) -> tuple[list[str], dict[str, FolderSplit]]:
-    """What a folder of images holds. Files with other suffixes than `SUFFIXES`, and hidden ones, are left out.
+    """Lists the images of a folder. Hidden files, and files with other suffixes than `SUFFIXES`, are left out.
 
     Args:
-      root: folder with split folders of class folders, or with class folders (then all is "train").
+      root: folder with split folders of class folders, or with class folders (then all images are "train").
 
     Returns:
       The class names in alphabetical order, and the splits, each in `hash_order`.
 
     Raises:
-      UserError: no folder, no classes, no images, or a class that is tested but not trained.
+      UserError: no folder, no classes, no images, or a class that is in another split but not in "train".
     """
     root = Path(root).expanduser()
     if not root.is_dir():

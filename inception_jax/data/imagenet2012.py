@@ -1,4 +1,4 @@
-"""ImageNet as a TFDS builder that needs no TensorFlow, no network and no room beside the tars: `Imagenet2012`."""
+"""`Imagenet2012`: the TFDS builder of ImageNet, without TensorFlow, network access or unpacking of the tars."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from inception_jax.errors import UserError
 
 
 class Imagenet2012(SourceBuilder, skip_registration=True):
-    """ILSVRC 2012 from the two official tars, read where they lie; images are kept byte for byte.
+    """ILSVRC 2012 from the two official tars, read in place; images are kept byte for byte.
 
-    The stock builder re-encodes 22 CMYK JPEGs and one PNG; here they stay as they are, and decoding handles them. Class
-    order and validation labels are those of the files that TFDS ships (`datasets/imagenet2012`).
+    TFDS's own builder re-encodes 22 CMYK JPEGs and one PNG; here they stay as they are, and decoding handles them.
+    Class order and validation labels are those of the files that TFDS includes (`datasets/imagenet2012`).
     """
 
     name = "imagenet2012"
-    VERSION = tfds.core.Version("5.1.0")  # the stock builder's
+    VERSION = tfds.core.Version("5.1.0")  # of TFDS's own builder
     EXPECTED: ClassVar = {"train": 1_281_167, "validation": 50_000}
     TARS: ClassVar = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
 
@@ -57,7 +57,9 @@ class Imagenet2012(SourceBuilder, skip_registration=True):
         for inner in raw_files.tar_members(train):
             synset = inner.name.removesuffix(".tar")
             if synset not in names:
-                raise UserError(f"{train}: holds {inner.name!r}; a tar per synset, such as n01440764.tar, is expected")
+                raise UserError(
+                    f"{train}: contains {inner.name!r}; a tar per synset, such as n01440764.tar, is expected"
+                )
             inner_members = raw_files.tar_members(train, inner.offset, inner.size)
             members += inner_members
             labels += [synset] * len(inner_members)
@@ -85,7 +87,7 @@ def synsets() -> list[str]:
 
 
 def _read_tfds_file(file: str) -> list[str]:
-    """The lines of a file that TFDS ships with its own imagenet2012."""
+    """The lines of a file that TFDS includes for its own imagenet2012."""
     return (tfds.core.tfds_path("datasets/imagenet2012") / file).read_text().split("\n")[:-1]
 
 

@@ -1,6 +1,6 @@
-"""Images on the host: decoding, and the random crops of training. uint8 throughout.
+"""Decoding and random cropping of images on the host (data augmentation), in uint8.
 
-Colour distortions and normalisation are done on the device: on the host they would cost more than decoding.
+Colour distortions and normalisation run on the device: on the host they would cost more than decoding.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -26,47 +26,53 @@ from inception_jax.errors import UserError, nearest
 cv2.setNumThreads(0)
 
 # Colour whatever the file holds (grey, CMYK, alpha, palette, 16 bits), and pixels as stored: the papers' pipelines
-# never turned images by their EXIF orientation.
+# never rotated images by their EXIF orientation.
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
-# Of training's crops: OpenCV's, the fastest.
+# Interpolations of the training crops: OpenCV's, which are the fastest.
 INTERPOLATIONS = resampling.OPENCV
 _METHODS = list(INTERPOLATIONS)
 AUGMENTATION_RULES = ("area_aspect", "random_crop")
 
-# Which of a position's uniform numbers serves what. Frozen: a new use takes new slots, at the end.
+# The use of each of a position's uniform random numbers. Fixed: a new use takes new numbers, at the end.
 _FLIP, _INTERPOLATION, _WINDOW = 0, 1, 2
 _MAX_ATTEMPTS = (UNIFORMS_PER_EXAMPLE - _WINDOW) // 4
 
 
-def decode(encoded: bytes, where: str = "image") -> np.ndarray:
-    """Decodes an image file's bytes.
+def decode(encoded: bytes, name: str = "image") -> np.ndarray:
+    """Decodes the bytes of an image file.
 
     Args:
       encoded: JPEG (also grey, CMYK, progressive), PNG (also with alpha, palette, 16 bits), WebP, GIF (first frame),
-      BMP.
-      where: what to call it in an error: the file, or the record of the data set.
+        BMP.
+      name: of the file, or of the record in the data set, for errors.
 
     Returns:
-      uint8 [height, width, 3], red first. Alpha is dropped, 16 bits are cut to 8, the EXIF orientation is not applied.
+      uint8 [height, width, 3], RGB. Alpha is dropped, 16 bits are cut to 8, the EXIF orientation is not applied.
 
     Raises:
-      UserError: the bytes are not a whole image.
+      UserError: the bytes are not a complete image.
     """
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS) if encoded else None
     except cv2.error as error:
-        raise UserError(f"{where}: not a readable image ({len(encoded)} bytes): {error.err}") from None
+        raise UserError(f"{name}: not a readable image ({len(encoded)} bytes): {error.err}") from None
     if image is None:
-        raise UserError(f"{where}: not a readable image ({len(encoded)} bytes): cut short, or of no known format")
+        raise UserError(f"{name}: not a readable image ({len(encoded)} bytes): cut short, or of no known format")
     return image
 
 
 def decode_image_file(source: str | os.PathLike | bytes) -> np.ndarray:
-    """`decode` for a path or for bytes: uint8 [height, width, 3].
+    """Reads and decodes an image file.
+
+    Args:
+      source: its path, or its bytes.
+
+    Returns:
+      uint8 [height, width, 3], as `decode`.
 
     Raises:
-      UserError: the file cannot be read, or is not a whole image.
+      UserError: the file cannot be read, or is not a complete image.
     """
     if isinstance(source, bytes):
         return decode(source)
@@ -75,6 +81,9 @@ def decode_image_file(source: str | os.PathLike | bytes) -> np.ndarray:
             return decode(file.read(), os.fspath(source))
     except OSError as error:
         raise UserError(f"{os.fspath(source)}: {error.strerror or error}") from None
+
+
+_Fields = TypeVar("_Fields")
 
 
 def _check_range(field: str, value: Any, upper: float) -> tuple[float, float]:
@@ -87,26 +96,26 @@ def _check_range(field: str, value: Any, upper: float) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How a training image is cropped.
+    """The random crop and flip of a training image.
 
-    `rule="area_aspect"`, GoogLeNet's (arXiv:1409.4842, section 6): a window whose area is spread evenly over `area` (in
-    parts of the image) and whose aspect ratio (width over height) lies in `aspect`, resized to the network's size.
-    The paper does not say how the ratio is drawn; here its logarithm is uniform, so that wide and tall are equally
-    likely. A window that does not fit is drawn again, `attempts` times in all; then the largest central window of an
-    allowed ratio is taken. An image whose short side is below the network's size is enlarged to it first, so that
-    windows of small images do not jump by whole pixels of the original.
+    `rule="area_aspect"`, GoogLeNet's (arXiv:1409.4842, section 6; "random resized crop" in other libraries): a window
+    whose area is uniform over `area` (as fractions of the image) and whose aspect ratio (width over height) lies in
+    `aspect`, resized to the network's size. The paper does not say how the ratio is drawn; here its logarithm is
+    uniform, so that wide and tall are equally likely. A window that does not fit is drawn again, `attempts` times in
+    all; then the largest central window of an allowed ratio is taken. An image whose short side is below the network's
+    size is enlarged to it first, so that windows of small images do not jump by whole pixels of the original.
 
     `rule="random_crop"`, after Caffe's (bvlc_googlenet/train_val.prototxt: crop_size 224, mirror, of images stored at
-    256 pixels): the short side is resized to `resize` pixels, ratio kept, and a square of the network's size is taken
-    at a random place.
+    256 pixels): the short side is resized to `resize` pixels, aspect ratio kept, and a square of the network's size is
+    cut out at a random position.
 
     Attributes:
       rule: one of `AUGMENTATION_RULES`.
-      area: least and largest part of the image's area; the paper's 8 % to 100 %. For "area_aspect" only.
+      area: least and largest fraction of the image's area; the paper's 8 % to 100 %. For "area_aspect" only.
       aspect: least and largest width over height; the paper's 3/4 to 4/3. For "area_aspect" only.
       attempts: 1 to 15. For "area_aspect" only.
       resize: short side before the crop, in pixels, at least the network's size. For "random_crop" only.
-      flip: mirror left and right with probability 1/2.
+      flip: horizontal flip with probability 1/2.
       interpolation: one of `INTERPOLATIONS`, or "random": each equally likely (GoogLeNet paper, section 6).
     """
 
@@ -119,7 +128,7 @@ class Augmentation:
     interpolation: str = "bilinear"
 
     def check_size(self, image_size: int) -> None:
-        """Raises `UserError` where a crop of `image_size` pixels cannot be had."""
+        """Raises `UserError` if a crop of `image_size` pixels is impossible."""
         if self.rule == "random_crop" and self.resize < image_size:
             raise UserError(f"augmentation.resize: {self.resize}; at least the image size, {image_size}, is needed")
 
@@ -141,13 +150,22 @@ class Augmentation:
                 raise UserError(f"augmentation.{field.name}: has no meaning with rule {self.rule!r}")
 
 
-def from_fields(kind: type, fields: Any, name: str) -> Any:
-    """`fields` as a `kind` (Augmentation or EvalCrop): itself, or made of a mapping whose every name must be known."""
+def from_fields(kind: type[_Fields], fields: Any, name: str) -> _Fields:
+    """Makes an `Augmentation` or an `EvalCrop` from a mapping of fields.
+
+    Args:
+      kind: the class to make.
+      fields: an instance, which is returned, or a mapping.
+      name: of the config field, for errors.
+
+    Raises:
+      UserError: no mapping, an unknown field, or a value out of range.
+    """
     if isinstance(fields, kind):
         return fields
     if not isinstance(fields, Mapping):
         raise UserError(f"{name}: {fields!r}; a mapping of fields is needed")
-    known = [field.name for field in dataclasses.fields(kind)]
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # both kinds are dataclasses
     for field in fields:
         if field not in known:
             raise UserError(f"unknown field {name}.{field}{nearest(field, known)}; fields: {', '.join(known)}")
@@ -157,14 +175,14 @@ def from_fields(kind: type, fields: Any, name: str) -> Any:
 def augment(
     image: np.ndarray, image_size: int, uniforms: np.ndarray, augmentation: Augmentation, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """One random view of an image, a function of the image and of its position's random numbers.
+    """Crops and flips an image: a function of the image and of its position's random numbers.
 
     Args:
       image: uint8 [height, width, 3].
-      image_size: side of the view, in pixels.
-      uniforms: float64 [64] in [0, 1), from `order.uniforms`.
+      image_size: height and width of the result, in pixels.
+      uniforms: float64 [64] in [0, 1), from `sampling.uniforms`.
       augmentation: the rule.
-      out: where to write, uint8 [image_size, image_size, 3] contiguous; made here if None.
+      out: uint8 [image_size, image_size, 3] contiguous, to write to; allocated if None.
 
     Returns:
       `out`.
@@ -195,7 +213,17 @@ def augment(
 def random_window(
     height: int, width: int, uniforms: np.ndarray, augmentation: Augmentation
 ) -> tuple[int, int, int, int]:
-    """The window of rule "area_aspect" in an image of `height` x `width` pixels: (top, left, height, width)."""
+    """The window of rule "area_aspect".
+
+    Args:
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+      uniforms: float64 [64] in [0, 1), from `sampling.uniforms`.
+      augmentation: the rule.
+
+    Returns:
+      (top, left, height, width) of the window, in pixels.
+    """
     low, high = augmentation.area
     log_low, log_high = (math.log(ratio) for ratio in augmentation.aspect)
     for attempt in range(augmentation.attempts):
@@ -212,7 +240,7 @@ def random_window(
 
 
 def _resize_short_side(image: np.ndarray, side: int, interpolation: int) -> np.ndarray:
-    """The image with its short side resized to `side` pixels, ratio kept."""
+    """Resizes the short side to `side` pixels, aspect ratio kept."""
     if min(image.shape[:2]) == side:
         return image
     height, width = short_side_to(side, *image.shape[:2])

@@ -1,9 +1,8 @@
-"""Batches of uint8 images, each a function of its number: `batch(k)` for training, and every example once for
-evaluation.
+"""Input pipelines of uint8 images: `TrainPipeline`, shuffled and augmented, and `EvalPipeline`, every example once.
 
-`batch(k)` is the one way in which a batch is made. It is called ahead of the consumer, in threads or in Grain's worker
-processes, which hand the results on in order; nothing else shuffles or slices examples, and no iterator's state is ever
-saved: who wants to go on from step `k` asks for `batches(k)`.
+A batch is a function of the seed and its number, and `batch(k)` is the only code that makes one. Threads or Grain's
+worker processes call it ahead of the consumer and return the results in order. Nothing else shuffles or slices
+examples, and no iterator's state is ever saved: to resume at step `k` is to ask for `batches(k)`.
 """
 
 from __future__ import annotations
@@ -27,19 +26,18 @@ _NO_NUMBERS = np.empty(0)
 
 
 def default_threads() -> int:
-    """min(8, cores): from 8 on, one process decodes no faster, because its threads wait for the interpreter's lock."""
+    """min(8, cores): with more threads one process decodes no faster, because they wait for the interpreter's lock."""
     return min(8, len(os.sched_getaffinity(0)))
 
 
 def default_workers(dataset: Dataset) -> int:
-    """0 up to 8 cores, and for data in memory; else one worker process per 4 cores, 2 cores being left to the
-    trainer."""
+    """0 up to 8 cores, and for data in memory; else one worker process per 4 cores, after 2 cores for the trainer."""
     cores = len(os.sched_getaffinity(0))
     return 0 if cores <= 8 or dataset.source.in_memory else math.ceil((cores - 2) / 4)
 
 
 class _Pipeline:
-    """What training and evaluation share: sizes, this process's share, and reading ahead."""
+    """The base of both pipelines: sizes, the rows of this process, one row of a batch, and the data loader."""
 
     def __init__(
         self,
@@ -77,7 +75,7 @@ class _Pipeline:
         self._first_row = process_index * self.local_batch_size
 
     def batch(self, k: int) -> Batch:
-        """This process's share of global batch `k`; the same for the same `k`, always."""
+        """This process's rows of global batch `k`; always the same for the same `k`."""
         raise NotImplementedError
 
     def _empty_batch(self) -> Batch:
@@ -89,7 +87,7 @@ class _Pipeline:
         }
 
     def _view(self, image: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
-        """Writes what the network is to see of an image to `out`; `numbers` are its position's random ones."""
+        """Writes the network's view of an image to `out`; `numbers` are the random numbers of its position."""
         raise NotImplementedError
 
     def _fill(self, batch: Batch, row: int, index: int, numbers: np.ndarray = _NO_NUMBERS) -> None:
@@ -112,11 +110,12 @@ class _Pipeline:
         return image, label
 
     def _data_loader(self, start: int, stop: int) -> DataLoader:
+        """Makes batches `start … stop - 1` ahead: in threads of this process, or in worker processes."""
         record_name = self.dataset.record_name
         if not self.workers:
-            producer, ahead = ThreadProducer(self.batch, self.threads), self.threads + self.prefetch
-            return DataLoader(producer, start, stop, ahead, record_name)
-        producer = WorkerProducer(
+            ahead = self.threads + self.prefetch
+            return DataLoader(ThreadProducer(self.batch, self.threads), start, stop, ahead, record_name)
+        workers = WorkerProducer(
             self.batch,
             start,
             stop,
@@ -126,11 +125,11 @@ class _Pipeline:
             nbytes=sum(array.nbytes for array in self._empty_batch().values()),
             record_name=record_name,
         )
-        return DataLoader(producer, start, stop, 1, record_name)
+        return DataLoader(workers, start, stop, 1, record_name)
 
 
 class TrainPipeline(_Pipeline):
-    """Shuffled and augmented batches without end, crossing from epoch to epoch without a gap or a short batch.
+    """Endless shuffled and augmented batches, which cross from epoch to epoch without a gap or a short batch.
 
     Row `r` of global batch `k` is the example at position `k * batch_size + r`; see `inception_jax.data.sampling`.
 
@@ -154,19 +153,21 @@ class TrainPipeline(_Pipeline):
         prefetch: int = 2,
         skip_corrupt: bool = False,
     ):
-        """Args:
+        """Makes a pipeline; nothing is read yet.
+
+        Args:
           dataset: to train on.
           batch_size: examples per step over all processes; a multiple of `process_count`.
-          image_size: side of the images handed out, in pixels.
+          image_size: height and width of the images in a batch, in pixels.
           seed: of the order and of the augmentation, 0 to 2**32 - 1.
           augmentation: an `images.Augmentation` or its fields; an `images.EvalCrop` to train on the centre crop.
-          process_index: which contiguous share of each batch is ours.
-          process_count: how many processes share each batch.
-          threads: that decode, per process or per worker; None: min(8, cores), 4 in workers.
+          process_index: which contiguous block of each batch this process makes.
+          process_count: processes that each make a block of each batch.
+          threads: decoding threads, per process or per worker; None: min(8, cores), 4 in workers.
           workers: decoding processes; 0: none, the threads are this process's; None: see `default_workers`.
-          prefetch: batches that are made ahead, at least.
-          skip_corrupt: what a record does that cannot be read or decoded, or has no label. False: it raises. True: its
-            row is black, of label 0 and mask False, and one line on standard error names it, once in each process.
+          prefetch: finished batches that the data loader holds ahead of the consumer, at least.
+          skip_corrupt: for a record that cannot be read or decoded, or has no label. False: it raises. True: its row is
+            black, with label 0 and mask False, and one line on standard error names it, once in each process.
 
         Raises:
           UserError: a value out of range, named.
@@ -191,17 +192,18 @@ class TrainPipeline(_Pipeline):
 
     @property
     def steps_per_epoch(self) -> float:
+        """Steps of one epoch, not rounded."""
         return self.dataset.num_examples / self.batch_size
 
     def batch(self, k: int) -> Batch:
-        """This process's share of global batch `k`, a function of the seed and `k`.
+        """This process's rows of global batch `k`, a function of the seed and `k`.
 
         Args:
           k: >= 0; the step that trains on it, counted from 0.
 
         Returns:
           "image" uint8 [local_batch_size, image_size, image_size, 3], "label" int32 [local_batch_size], "mask" bool
-          [local_batch_size], True but for the records that `skip_corrupt` leaves out.
+          [local_batch_size], False for the records that `skip_corrupt` leaves out.
 
         Raises:
           UserError: a record that cannot be read or decoded, named; not with `skip_corrupt`.
@@ -222,15 +224,15 @@ class TrainPipeline(_Pipeline):
             images.center_crop(image, self.image_size, self.augmentation, out=out)
 
     def batches(self, start: int = 0) -> DataLoader:
-        """Batches `start`, `start + 1`, … without end, made ahead. Costs the same for any start. Close it after use."""
+        """A data loader of batches `start`, `start + 1`, … without end, as quick from any start. Close it after use."""
         return self._data_loader(_check_whole("start", start, 0), 1 << 48)
 
 
 class EvalPipeline(_Pipeline):
-    """Every example exactly once, in the order of the split; the last batch is padded, and its mask says where.
+    """Batches of every example exactly once, in the order of the split; the last is padded, and its mask says where.
 
     Attributes:
-      num_batches: how many global batches there are; the same for every process.
+      num_batches: number of global batches; the same for every process.
       local_batch_size: rows per batch of this process.
     """
 
@@ -248,10 +250,19 @@ class EvalPipeline(_Pipeline):
         prefetch: int = 2,
         skip_corrupt: bool = False,
     ):
-        """Args:
-          crop: an `images.EvalCrop` or its fields.
+        """Makes a pipeline; nothing is read yet.
 
-        The others are as in `TrainPipeline`.
+        Args:
+          dataset: to evaluate on.
+          batch_size: examples per batch over all processes; a multiple of `process_count`.
+          image_size: height and width of the images in a batch, in pixels.
+          crop: an `images.EvalCrop` or its fields.
+          process_index: as in `TrainPipeline`, like all that follow.
+          process_count: see there.
+          threads: see there.
+          workers: see there.
+          prefetch: see there.
+          skip_corrupt: see there.
 
         Raises:
           UserError: a value out of range, named.
@@ -271,10 +282,14 @@ class EvalPipeline(_Pipeline):
 
     @property
     def num_batches(self) -> int:
+        """Number of global batches, the padded one included."""
         return math.ceil(self.dataset.num_examples / self.batch_size)
 
     def batch(self, k: int) -> Batch:
-        """This process's share of global batch `k`, 0 <= k < num_batches: examples `k * batch_size` and on.
+        """This process's rows of global batch `k`: examples from `k * batch_size` on.
+
+        Args:
+          k: 0 <= k < num_batches.
 
         Returns:
           As `TrainPipeline.batch`. Past the last example: black images of label 0, mask False.
@@ -295,7 +310,7 @@ class EvalPipeline(_Pipeline):
         images.center_crop(image, self.image_size, self.crop, out=out)
 
     def batches(self) -> DataLoader:
-        """All batches in order, made ahead. Close it after use."""
+        """A data loader of all batches in order. Close it after use."""
         return self._data_loader(0, self.num_batches)
 
 

@@ -1,13 +1,12 @@
-"""`python -m inception_jax.data.prepare NAME`: makes a data set that TFDS and this package can read, without
-TensorFlow.
+"""`python -m inception_jax.data.prepare NAME`: prepares a data set for TFDS and this package, without TensorFlow.
 
   python -m inception_jax.data.prepare fashion_mnist                                (Debian: dataset-fashion-mnist)
   python -m inception_jax.data.prepare fashion_mnist --source=FOLDER_OF_THE_FOUR_IDX_FILES
   python -m inception_jax.data.prepare imagenet2012 --source=FOLDER_OF_THE_TWO_TARS
   python -m inception_jax.data.prepare folder --name=flowers --source=FOLDER_OF_CLASS_FOLDERS
-  python -m inception_jax.data.prepare digits                                       (needless: they are embedded)
+  python -m inception_jax.data.prepare digits                                       (optional: they are embedded)
 
-Nothing is downloaded. Interrupted, the same command goes on where it stopped.
+Nothing is downloaded. After an interruption, the same command continues where it stopped.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from inception_jax.data.datasets import default_data_dir
 from inception_jax.errors import UserError, nearest
@@ -25,10 +25,10 @@ NAMES = ("digits", "fashion_mnist", "imagenet2012", "folder")
 
 
 class _PrepareParser(argparse.ArgumentParser):
-    """argparse, with its errors said as all the others are."""
+    """An argument parser that raises `UserError`, so that its errors look like all others."""
 
-    def error(self, message: str) -> None:
-        raise UserError(f"{message}; {self.prog} --help shows how it is used")
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.prog} --help shows the arguments")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -39,26 +39,30 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("data_set", metavar="NAME", help=f"one of: {', '.join(NAMES)}")
-    parser.add_argument("--data_dir", help="where it is put; else TFDS_DATA_DIR, else ~/tensorflow_datasets")
+    parser.add_argument("--data_dir", help="output folder; default: TFDS_DATA_DIR, else ~/tensorflow_datasets")
     parser.add_argument("--source", help="folder of the original files")
-    parser.add_argument("--name", help="folder: the name under which the data set will be known")
+    parser.add_argument("--name", help="with folder: the name of the new data set")
     parser.add_argument(
         "--check",
         choices=("full", "counts"),
         default="full",
-        help="full: published checksums, and every image is decoded; counts: only the numbers of examples",
+        help="full: compare the published checksums and decode every image; counts: only count the examples",
     )
     parser.add_argument(
-        "--num_shards", type=int, help="files per split; else TFDS's rule, at most 2,048 records in a file"
+        "--num_shards", type=int, help="files per split; default: TFDS's rule, at most 2,048 records per file"
     )
     parser.add_argument(
-        "--threads", type=int, default=min(8, len(os.sched_getaffinity(0))), help="that read and decode"
+        "--threads", type=int, default=min(8, len(os.sched_getaffinity(0))), help="threads that read and decode"
     )
     return parser.parse_args(arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Carries out a parsed command line. Raises `UserError`."""
+    """Prepares the data set of a parsed command line.
+
+    Raises:
+      UserError: arguments that do not go together, or as `shards.write`.
+    """
     if options.data_set not in NAMES:
         near = nearest(options.data_set, NAMES)
         raise UserError(f"unknown data set {options.data_set!r}{near}; can be prepared: {', '.join(NAMES)}")
@@ -66,15 +70,15 @@ def prepare(options: argparse.Namespace) -> None:
         if getattr(options, field) is not None and getattr(options, field) < 1:
             raise UserError(f"--{field}: {getattr(options, field)}; 1 or more is needed")
     if (options.name is not None) != (options.data_set == "folder"):
-        raise UserError("--name=NAME belongs to `folder`, and to it alone")
+        raise UserError("--name=NAME: required with `folder`, and not allowed with any other data set")
     if options.source is not None and options.data_set == "digits":
         raise UserError("--source: digits are embedded, there is nothing to read")
-    from inception_jax.data import builders, imagenet2012, shards  # two seconds: not for a wrong command line
+    from inception_jax.data import builders, imagenet2012, shards  # two seconds: after the arguments are checked
 
     fields = {"data_dir": os.fspath(default_data_dir(options.data_dir)), "file_format": "array_record"}
     if options.data_set == "folder":
         if options.source is None or not re.fullmatch(r"[a-z][a-z0-9_]*", options.name):
-            raise UserError("folder: --source=FOLDER and --name=NAME are needed; a name is of a-z, 0-9 and _")
+            raise UserError("folder: --source=FOLDER and --name=NAME are needed; a name consists of a-z, 0-9 and _")
         builder = builders.ImageFolder(name=options.name, source=options.source, **fields)
     else:
         kind = {
@@ -87,14 +91,14 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit code: 0; 2 after a mistake that was said in one line; 130 when interrupted."""
+    """Runs the command; returns its exit code: 0; 2 after an error, printed in one line; 130 after Ctrl-C."""
     try:
         prepare(_parse(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        print("\ninterrupted; the same command continues from here", file=sys.stderr)
         return 130
     return 0
 

@@ -1,4 +1,4 @@
-"""Readers of data sets as their publishers hand them out: idx files, and tars that are read where they lie."""
+"""Reads the files in which data sets are published: idx files, and tar archives, which are read without unpacking."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ from inception_jax.errors import UserError
 
 
 def find_file(folder: Path, *names: str) -> Path:
-    """The first of `names` that is in `folder`."""
+    """Returns the first of `names` that is a file in `folder`.
+
+    Args:
+      folder: to look in.
+      *names: file names.
+
+    Raises:
+      UserError: none is there.
+    """
     for name in names:
         if (folder / name).is_file():
             return folder / name
@@ -26,7 +34,7 @@ def find_file(folder: Path, *names: str) -> Path:
 
 
 def read_idx(path: Path) -> tuple[np.ndarray, str]:
-    """An idx file of bytes, as MNIST and its kin come in, gzipped or not.
+    """Reads an idx file of bytes, the format of MNIST and Fashion-MNIST, gzipped or not.
 
     The format (http://yann.lecun.com/exdb/mnist): two zero bytes, the type (8: unsigned bytes), the number of axes,
     their lengths as big-endian 32-bit numbers, then the values.
@@ -55,7 +63,13 @@ def read_idx(path: Path) -> tuple[np.ndarray, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A file inside a tar: its name without folders, and where its bytes lie in the outermost tar."""
+    """A file inside a tar.
+
+    Attributes:
+      name: without folders.
+      offset: of its first byte in the outermost tar.
+      size: in bytes.
+    """
 
     name: str
     offset: int
@@ -63,12 +77,12 @@ class Member:
 
 
 def tar_members(path: Path, offset: int = 0, size: int | None = None) -> list[Member]:
-    """The regular files of an uncompressed tar, found by its headers alone; nothing is extracted.
+    """Lists the regular files of an uncompressed tar from its headers alone; nothing is extracted.
 
     Args:
-      path: the tar, or the tar that holds it.
-      offset: where it begins in `path`.
-      size: its size; None for up to the end of `path`.
+      path: the tar, or the tar that contains it.
+      offset: of its first byte in `path`.
+      size: in bytes; None: up to the end of `path`.
 
     Raises:
       UserError: not a tar, or cut short.
@@ -80,7 +94,7 @@ def tar_members(path: Path, offset: int = 0, size: int | None = None) -> list[Me
             file.seek(offset)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
-                    tar.members = []  # or the headers of a million files pile up
+                    tar.members = []  # or the headers of a million files stay in memory
                     if member.offset_data + member.size > end:
                         raise UserError(f"{path}: cut short inside {member.name}")
                     if member.isreg():
@@ -91,7 +105,7 @@ def tar_members(path: Path, offset: int = 0, size: int | None = None) -> list[Me
 
 
 def read_at(path: Path) -> Callable[[Member], bytes]:
-    """A function that reads members of a tar, from any thread."""
+    """Returns a function that reads members of a tar, from any thread."""
     descriptor = os.open(path, os.O_RDONLY)
 
     def read(member: Member) -> bytes:
@@ -104,7 +118,7 @@ def read_at(path: Path) -> Callable[[Member], bytes]:
 
 
 def sha256(path: Path, progress: Callable[[int, int], None]) -> str:
-    """SHA-256 of a file, in hexadecimal; `progress(bytes done, bytes in all)` is called on the way."""
+    """SHA-256 of a file, in hexadecimal; calls `progress(bytes done, total bytes)` on the way."""
     digest, done, total = hashlib.sha256(), 0, os.path.getsize(path)
     with open(path, "rb") as file:
         while block := file.read(1 << 24):

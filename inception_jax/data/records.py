@@ -1,7 +1,7 @@
-"""Records by index: prepared ArrayRecord files, arrays in memory, image files, made-up images.
+"""Record sources, read by index: prepared ArrayRecord files, arrays in memory, image files, synthetic images.
 
-Each source has `len(source)`, `source[i] -> (image, label)` and `record_name(i)`, the record's name for an error. A
-image is either an image file's bytes or uint8 [height, width, 3]. All of them pickle, and any thread may read from
+Each source has `len(source)`, `source[i] -> (image, label)` and `record_name(i)`, the record's name in messages. An
+image is either the bytes of an image file or uint8 [height, width, 3]. All sources pickle, and any thread may read from
 them.
 """
 
@@ -19,9 +19,14 @@ from inception_jax.errors import UserError
 
 
 class RecordSource(Protocol):
-    """What a data set reads from."""
+    """The interface of a record source.
 
-    in_memory: bool  # whether reading is so cheap that worker processes would only cost
+    Attributes:
+      in_memory: whether reading is so cheap that worker processes would only add cost.
+    """
+
+    @property
+    def in_memory(self) -> bool: ...
 
     def __len__(self) -> int: ...
 
@@ -55,7 +60,12 @@ class MemoryRecords:
 
 @dataclasses.dataclass(frozen=True)
 class FileRecords:
-    """Image files, read when asked for."""
+    """Image files, read on demand.
+
+    Attributes:
+      paths: of the files.
+      labels: of the images.
+    """
 
     paths: Sequence[str]
     labels: Sequence[int]
@@ -77,9 +87,14 @@ class FileRecords:
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticRecords:
-    """Noise with labels in turn, for timing a pipeline or a step without any data.
+    """Noise with labels 0, 1, 2, … in turn, to time a pipeline or a step without data.
 
-    Every image is a window of one block of random bytes, so that making one costs a memory access and no more.
+    Every image is a window of one block of random bytes, so that making one costs no more than a memory access.
+
+    Attributes:
+      num_examples: length of the source.
+      num_classes: labels are below it.
+      side: height and width of the images, in pixels.
     """
 
     num_examples: int
@@ -93,7 +108,7 @@ class SyntheticRecords:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         size = self.side * self.side * 3
         block = _noise(2 * size)
-        start = index * 7919 % size  # a prime stride: neighbours differ
+        start = index * 7919 % size  # a prime stride: successive images differ
         return block[start : start + size].reshape(self.side, self.side, 3), index % self.num_classes
 
     def record_name(self, index: int) -> str:
@@ -107,7 +122,7 @@ def _noise(size: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class FileInstruction:
-    """Records `skip … skip + take - 1` of one ArrayRecord file, in the words of its reader."""
+    """Records `skip … skip + take - 1` of one ArrayRecord file, with the field names that its reader asks for."""
 
     filename: str
     skip: int
@@ -118,12 +133,19 @@ class FileInstruction:
 class ArrayRecords:
     """Records of a prepared TFDS data set: `tf.train.Example` messages in ArrayRecord files.
 
-    Opens nothing until it is read from, and again in each process that it is sent to.
+    The files are opened at the first read, in each process.
     """
 
     in_memory = False
 
     def __init__(self, parts: Sequence[FileInstruction], image_key: str, label_key: str):
+        """Makes a source; opens nothing.
+
+        Args:
+          parts: the ranges of the files, in order.
+          image_key: the feature that holds the bytes of the image.
+          label_key: the feature that holds the label.
+        """
         self.parts = tuple(parts)
         self.image_key, self.label_key = image_key, label_key
 
@@ -147,7 +169,7 @@ class ArrayRecords:
         try:
             features = message.FromString(reader[int(index)]).features.feature
             return features[self.image_key].bytes_list.value[0], features[self.label_key].int64_list.value[0]
-        except Exception as error:  # the reader's and the message's own kinds, which they do not share with anyone
+        except Exception as error:  # the reader's and the message's own types, which have no common base
             raise UserError(
                 f"{self.record_name(index)}: damaged ({type(error).__name__}: {error}); prepare it again"
             ) from None
@@ -162,7 +184,7 @@ class ArrayRecords:
 
 @functools.cache
 def _example_message() -> Any:
-    """The protocol message of TFDS records; a third of a second, so not before a record is read."""
+    """The protobuf message of TFDS records; importing it takes a third of a second, so not before the first read."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2.Example
@@ -178,9 +200,14 @@ class RecordRange:
 
 
 class ConcatenatedRecords:
-    """Parts of other sources, one after the other: `train[:90%]`, `train+test`."""
+    """Ranges of other sources, one after the other: `train[:90%]`, `train+test`."""
 
     def __init__(self, parts: Sequence[RecordRange]):
+        """Makes a source.
+
+        Args:
+          parts: the ranges; an empty one is allowed.
+        """
         self.parts = tuple(parts)
         self.in_memory = all(part.source.in_memory for part in parts)
 

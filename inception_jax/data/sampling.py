@@ -1,11 +1,11 @@
-"""Which example stands at a position, and the random numbers that belong to it: index arithmetic, no state to save.
+"""Global shuffle and per-example random numbers, computed from the seed and the position: no state to save.
 
-A *position* counts training examples from the first of the run: position `p` lies in epoch `p // n` of a data set of
-`n` examples. Both functions here depend on the seed and the position alone, so that resuming costs nothing and no
-number of workers, processes or devices can change what is drawn.
+A *position* counts training examples from the first one of the run: position `p` is in epoch `p // n` of a data set of
+`n` examples. Order and random numbers depend on the seed and the position alone. So resuming costs nothing, and the
+number of workers, processes or devices does not change what is drawn.
 
 Only raw Philox bits are used, never `numpy.random.Generator`: NumPy promises that the bits of a bit generator stay as
-they are, and reserves the right to change what its distributions make of them (NEP 19).
+they are, and reserves the right to change the numbers that its distributions make of them (NEP 19).
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ import numpy as np
 
 from inception_jax.errors import UserError
 
-# Uniform numbers that each position owns. 64 are 16 Philox counters of four words; 62 serve 15 attempts at a crop.
+# Uniform random numbers per position. 64 are 16 Philox counters of four words; 62 serve 15 attempts at a crop.
 UNIFORMS_PER_EXAMPLE = 64
 _COUNTERS_PER_EXAMPLE = UNIFORMS_PER_EXAMPLE // 4
 # Apart from the shuffle: a spawn key never equals the plain entropy `[seed, epoch]`, whatever the epoch.
 _EXAMPLE_STREAM = (1,)
-# Below this many examples an epoch is sorted in a few milliseconds, and a thread would cost more than it hides.
-_AHEAD_FROM = 1 << 16
+# Below this many examples an epoch is sorted in a few milliseconds, and a thread would cost more than it saves.
+_SORT_AHEAD_FROM = 1 << 16
 
 
 def check_seed(seed: int) -> int:
-    """The seed as an int, or a `UserError`: it must be a whole number from 0 to 2**32 - 1.
+    """Returns the seed as an int.
 
-    A larger one would take two words of `SeedSequence`, and then `[seed, epoch]` no longer names one stream only.
+    A larger one than 2**32 - 1 would take two words of `SeedSequence`, and `[seed, epoch]` would no longer be unique.
+
+    Raises:
+      UserError: it is not a whole number from 0 to 2**32 - 1.
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
         raise UserError(f"seed: {seed!r}; a whole number from 0 to {2**32 - 1} is needed")
@@ -36,7 +39,7 @@ def check_seed(seed: int) -> int:
 
 
 def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """The order of one epoch: the ranks of `num_examples` raw Philox words keyed by `SeedSequence([seed, epoch])`.
+    """The order of one epoch: the argsort of `num_examples` raw Philox words keyed by `SeedSequence([seed, epoch])`.
 
     Args:
       seed: of the run, 0 <= seed < 2**32.
@@ -53,8 +56,13 @@ def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 def uniforms(seed: int, start: int, count: int) -> np.ndarray:
     """The random numbers of the positions `start … start + count - 1`.
 
-    Position `p` owns the Philox counters from `16 p` on, under a key drawn from the seed, so a block of positions is
-    one call and equals the positions asked for one by one.
+    Position `p` has the Philox counters from `16 p` on, under a key drawn from the seed. So one call for a block of
+    positions gives the same numbers as a call for each.
+
+    Args:
+      seed: of the run, 0 <= seed < 2**32.
+      start: the first position.
+      count: number of positions.
 
     Returns:
       float64 [count, 64] in [0, 1): the upper 53 bits of each word.
@@ -67,13 +75,22 @@ def uniforms(seed: int, start: int, count: int) -> np.ndarray:
 
 
 class ShuffledOrder:
-    """Position to index, epoch after epoch; thread-safe and picklable.
+    """Maps positions to indices of examples, epoch after epoch; thread-safe and picklable.
 
-    The last epochs asked for are kept, and for large data sets the next one is sorted in a thread while this one is
+    The three latest epochs are cached, and for large data sets the next one is sorted in a thread while this one is
     read: 1.28 million examples take about 0.3 s.
     """
 
     def __init__(self, seed: int, num_examples: int):
+        """Makes an order; nothing is sorted yet.
+
+        Args:
+          seed: of the run, 0 <= seed < 2**32.
+          num_examples: of the split, at least 1.
+
+        Raises:
+          UserError: a value out of range.
+        """
         if num_examples < 1:
             raise UserError(f"a data set of {num_examples} examples cannot be trained on")
         self.seed = check_seed(seed)
@@ -98,9 +115,9 @@ class ShuffledOrder:
             order = self._epochs.get(epoch)
             if order is None:
                 order = self._epochs[epoch] = permutation(self.seed, epoch, self.num_examples)
-                for old in sorted(self._epochs)[:-3]:  # this one, perhaps: batches may be asked for in any order
+                for old in sorted(self._epochs)[:-3]:  # perhaps this one: batches may be requested in any order
                     del self._epochs[old]
-            start_ahead = self.num_examples >= _AHEAD_FROM and self._ahead != epoch + 1
+            start_ahead = self.num_examples >= _SORT_AHEAD_FROM and self._ahead != epoch + 1
             start_ahead = start_ahead and epoch + 1 not in self._epochs
             if start_ahead:
                 self._ahead = epoch + 1

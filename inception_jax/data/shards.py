@@ -1,8 +1,8 @@
-"""A data set written to ArrayRecord shard by shard: interrupted anywhere, the same command goes on; never a half one.
+"""Writes a data set to ArrayRecord shard by shard; after an interruption anywhere, the same command continues.
 
-Shards are written into `incomplete.VERSION` beside the place where the data set will stand, each under a passing name
-until it is whole, and the folder takes its final name last of all. The file format, the names, the number of shards
-and the order of the records are TFDS's.
+Shards are written into `incomplete.VERSION` beside the final folder, each under a temporary name until it is complete,
+and the folder is renamed last of all: no partial data set is ever visible. The file format, the names, the number of
+shards and the order of the records are TFDS's.
 """
 
 from __future__ import annotations
@@ -31,17 +31,22 @@ from inception_jax.data.builders import Examples, SourceBuilder
 from inception_jax.data.folders import hash_order
 from inception_jax.errors import UserError
 
-_RECORD_OVERHEAD = 100  # bytes of a record beside its image, about
-# ArrayRecord's reader takes a time per record that grows with the records of the file: array_record 0.8.6 needs 20 us
-# in a file of 2,000, 310 us in one of 60,000. TFDS's rule looks at bytes alone and would put 60,000 small images
-# into one.
+_RECORD_OVERHEAD = 100  # bytes of a record besides its image, about
+# The time that ArrayRecord's reader takes per record grows with the records of the file: array_record 0.8.6 needs 20 us
+# in a file of 2,000, 310 us in one of 60,000. TFDS's rule considers bytes alone and would put 60,000 small images into
+# one file.
 _MAX_RECORDS_PER_SHARD = 2048
 
 
 class PreparationProgress:
-    """Says how far a preparation is: one line that is rewritten in a terminal, else a line every ten seconds."""
+    """Reports the progress of a preparation: one line, rewritten, in a terminal; else a line every ten seconds."""
 
     def __init__(self, stream: TextIO | None = None):
+        """Makes a reporter.
+
+        Args:
+          stream: to write to; None: standard error.
+        """
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
         self._last = 0.0
@@ -56,17 +61,25 @@ class PreparationProgress:
         self._stream.flush()
 
     def log(self, line: str) -> None:
+        """Writes a whole line."""
         print(line, file=self._stream, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class _SplitPlan:
-    """One split, and where its records go: record `order[i]` of the source is the `i`-th that is written."""
+    """The order and the shards of one split.
+
+    Attributes:
+      name: of the split.
+      examples: its examples.
+      order: example `order[i]` is the `i`-th record to be written.
+      bounds: shard `s` has the records from `bounds[s]` up to `bounds[s + 1]`.
+    """
 
     name: str
     examples: Examples
     order: list[int]
-    bounds: list[int]  # shard s holds the records from bounds[s] to bounds[s + 1]
+    bounds: list[int]
 
     @property
     def num_shards(self) -> int:
@@ -81,31 +94,33 @@ def write(
     threads: int = 1,
     stream: Any = None,
 ) -> Path:
-    """Prepares a data set, or goes on preparing it.
+    """Prepares a data set, or continues an interrupted preparation.
 
     Args:
       builder: of the data set, with its `data_dir`.
-      full_check: compare the original files with the published checksums and decode every image, beside the counts.
-      num_shards: files per split; None: TFDS's rule, but at most 2,048 records in a file.
+      full_check: besides counting, compare the original files with the published checksums and decode every image.
+      num_shards: files per split; None: TFDS's rule, but at most 2,048 records per file.
       threads: that read and decode.
-      stream: for the progress; None: standard error.
+      stream: for progress; None: standard error.
 
     Returns:
-      The folder of the whole data set, `data_dir/name/version`.
+      The folder of the data set, `data_dir/name/version`.
 
     Raises:
-      UserError: original files that are wrong, an unreadable image, no room, a folder that cannot be written, or
-        another process that prepares the same data set. What was written stays, for the next attempt.
+      UserError: original files that are wrong, an unreadable image, no disk space, a folder that cannot be written, or
+        another process that prepares the same data set. Shards that were written are kept for the next attempt.
     """
     folder, progress = Path(builder.data_dir), PreparationProgress(stream)
     staging = folder.with_name(f"incomplete.{folder.name}")
     try:
         with _locked(folder):
             if folder.exists():
-                (folder / "plan.json").unlink(missing_ok=True)  # of a run killed right after it was done
+                (folder / "plan.json").unlink(
+                    missing_ok=True
+                )  # left by a process that was killed right after the last rename
                 progress.log(f"{folder}: already prepared; remove this folder to prepare it again")
                 return folder
-            progress.log(f"{builder.name}: looking through the original files")
+            progress.log(f"{builder.name}: listing the original files")
             parts = [_plan_split(name, found, builder, num_shards) for name, found in builder.examples().items()]
             _check_counts(builder, parts)
             state = _open_staging(staging, builder, parts, full_check, progress)
@@ -125,7 +140,7 @@ def write(
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds the data set for this process; the lock goes with the process, however it ends."""
+    """Locks the data set for this process; the lock ends with the process, however that ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_name(f"incomplete.{folder.name}.lock")
     with open(path, "a") as file:
@@ -136,14 +151,14 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _plan_split(name: str, examples: Examples, builder: SourceBuilder, num_shards: int | None) -> _SplitPlan:
-    """Order and shards of a split, by TFDS's rules."""
+    """Plans the order and the shards of a split, by TFDS's rules."""
     count = len(examples.keys)
     if not count:
-        raise UserError(f"{builder.name}: the split {name!r} holds no example")
+        raise UserError(f"{builder.name}: the split {name!r} has no examples")
     if len(set(examples.keys)) != count:
         seen: set = set()
         twice = next(key for key in examples.keys if key in seen or seen.add(key))
-        raise UserError(f"{builder.name}: the split {name!r} holds {twice!r} twice")
+        raise UserError(f"{builder.name}: the split {name!r} has {twice!r} twice")
     order = list(range(count)) if builder.info.disable_shuffling else hash_order(list(examples.keys), name)
     size = sum(examples.sizes) + count * _RECORD_OVERHEAD
     tfds_rule = shard_utils.ShardConfig().get_number_shards(size, count)
@@ -154,13 +169,13 @@ def _plan_split(name: str, examples: Examples, builder: SourceBuilder, num_shard
 def _check_counts(builder: SourceBuilder, parts: list[_SplitPlan]) -> None:
     found = {part.name: len(part.order) for part in parts}
     if builder.EXPECTED is not None and found != builder.EXPECTED:
-        raise UserError(f"{builder.source}: holds {found} examples; {builder.EXPECTED} are expected")
+        raise UserError(f"{builder.source}: {found} examples; {builder.EXPECTED} are expected")
 
 
 def _open_staging(
     staging: Path, builder: SourceBuilder, parts: list[_SplitPlan], full_check: bool, progress: PreparationProgress
 ) -> dict[str, Any]:
-    """The state of an earlier attempt at the same thing, checked as fully, or a fresh start where there is none."""
+    """Opens the folder of an earlier attempt with the same files and checks, or an empty one; returns its state."""
     files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in builder.source_files()]
     keys = [[part.name, part.bounds, [str(part.examples.keys[i]) for i in part.order]] for part in parts]
     digest = hashlib.sha256(json.dumps([files, keys]).encode()).hexdigest()
@@ -169,7 +184,7 @@ def _open_staging(
     except (OSError, ValueError):
         state = None
     if isinstance(state, dict) and state.get("digest") == digest and state.get("full_check", False) >= full_check:
-        progress.log(f"{staging}: going on where an earlier run stopped")
+        progress.log(f"{staging}: continuing where an earlier run stopped")
         return state
     if staging.exists():
         shutil.rmtree(staging)
@@ -180,9 +195,9 @@ def _open_staging(
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    passing = path.with_suffix(".part")
-    passing.write_text(json.dumps(content))
-    _rename_durably(passing, path)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(content))
+    _rename_durably(temporary, path)
 
 
 def _check_room(staging: Path, parts: list[_SplitPlan]) -> None:
@@ -201,7 +216,7 @@ def _write_split(
     threads: int,
     progress: PreparationProgress,
 ) -> splits.SplitInfo:
-    """Writes the shards of a split that are not there yet."""
+    """Writes the shards of a split that are missing."""
     template = naming.ShardedFileTemplate(
         dataset_name=builder.name, split=part.name, data_dir=staging, filetype_suffix="array_record"
     )
@@ -231,7 +246,7 @@ def _write_shard(
     pool: ThreadPoolExecutor,
     advance: Callable[[int], None],
 ) -> None:
-    """Writes one shard under a passing name, looks whether it is whole, and gives it its name."""
+    """Writes one shard under a temporary name, checks that it is complete, and renames it."""
     serializer = example_serializer.ExampleSerializer(builder.info.features.get_serialized_info())
 
     def record(number: int) -> bytes:
@@ -241,20 +256,22 @@ def _write_shard(
         return serializer.serialize_example(encoded)
 
     offsets = part.examples.offsets
-    reading = numbers if offsets is None else sorted(numbers, key=offsets.__getitem__)  # as the disk turns
+    reading = numbers if offsets is None else sorted(numbers, key=offsets.__getitem__)  # sequential reads
     records = {}
     for number, content in zip(reading, pool.map(record, reading), strict=True):
         records[number] = content
         if len(records) < len(numbers):
             advance(len(records))
-    passing = path.with_name(f"{path.name}.part")
-    writer = ArrayRecordWriter(os.fspath(passing), "group_size:1")
+    temporary = path.with_name(f"{path.name}.part")
+    writer = ArrayRecordWriter(os.fspath(temporary), "group_size:1")
     for number in numbers:
         writer.write(records[number])
     writer.close()
-    if _num_records(passing) != len(numbers):
-        raise UserError(f"{passing}: {_num_records(passing)} records after writing {len(numbers)}; is the disk full?")
-    _rename_durably(passing, path)
+    if _num_records(temporary) != len(numbers):
+        raise UserError(
+            f"{temporary}: {_num_records(temporary)} records after writing {len(numbers)}; is the disk full?"
+        )
+    _rename_durably(temporary, path)
 
 
 def _num_records(path: Path) -> int:
@@ -269,18 +286,18 @@ def _num_records(path: Path) -> int:
 
 
 def _write_info(builder: SourceBuilder, staging: Path, lengths: list[splits.SplitInfo]) -> None:
-    """TFDS's description of the data set: features.json, the label names, dataset_info.json."""
+    """Writes TFDS's description of the data set: features.json, the label names, dataset_info.json."""
     builder.info.set_file_format("array_record", override=True)
     builder.info.set_splits(splits.SplitDict(lengths))
     builder.info.write_to_directory(staging)
 
 
-def _rename_durably(passing: Path, final: Path) -> None:
-    """Renames what is whole: it appears at once, and is on the disk before its name is."""
-    for path in [*passing.iterdir(), passing] if passing.is_dir() else [passing]:
+def _rename_durably(temporary: Path, final: Path) -> None:
+    """Renames a complete file or folder atomically; its content is on the disk (fsync) before its name is."""
+    for path in [*temporary.iterdir(), temporary] if temporary.is_dir() else [temporary]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    os.rename(passing, final)
+    os.rename(temporary, final)

@@ -1,1 +1,1 @@
-"""How a network is judged: protocols (which crops of an image, averaged how) and metrics as sums and counts."""
+"""Loads a trained network from a workdir or a checkpoint, to evaluate it and to predict with it."""

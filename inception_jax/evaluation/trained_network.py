@@ -1,4 +1,4 @@
-"""A trained network, from a workdir or a checkpoint, ready to be asked."""
+"""`TrainedNetwork`: a network with its weights, loaded from a workdir or a checkpoint for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Step = int | Literal["best"] | None
 
 
 def load_config(workdir: str | Path) -> ConfigDict:
-    """The recipe that a workdir's run was started with.
+    """Reads the config that a workdir's run was started with.
 
     Raises:
       UserError: there is no run there.
@@ -42,10 +42,10 @@ def load_config(workdir: str | Path) -> ConfigDict:
 
 
 def load_class_names(workdir: str | Path) -> list[str]:
-    """The classes that a workdir's run tells apart; the data set itself need not be on this machine.
+    """Reads the class names of a workdir's run; the data set itself need not be on this machine.
 
     Raises:
-      UserError: the run did not get as far as to write them.
+      UserError: the run ended before it wrote them.
     """
     record = manifest.read_json_object(Path(workdir) / CLASSES)
     if record is None:
@@ -53,9 +53,9 @@ def load_class_names(workdir: str | Path) -> list[str]:
     return record["names"]
 
 
-def default_weights(recipe: ConfigDict) -> Literal["raw", "ema"]:
-    """The running averages where the run keeps them, as the papers evaluate; else the trained weights."""
-    return "ema" if recipe.ema.decay else "raw"
+def default_weights(config_dict: ConfigDict) -> Literal["raw", "ema"]:
+    """Returns "ema" where the run keeps an EMA of the weights, with which the papers evaluate; else "raw"."""
+    return "ema" if config_dict.ema.decay else "raw"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +63,11 @@ class TrainedNetwork:
     """A network with its weights on the devices.
 
     Attributes:
-      config: of the run that it comes from.
+      config: of its run.
+      devices: that have its weights.
       model: its definition.
       variables: "params" and "batch_stats", replicated over the devices.
-      step: training steps behind the weights.
+      step: the training step of the weights.
       weights: "raw" or "ema".
       class_names: one per class.
       input: how images become its input, with the run's evaluation crop.
@@ -92,7 +93,11 @@ class TrainedNetwork:
         return self.input.eval_crop
 
     def compile(self, batch_size: int, top_k: int = 5) -> Compiled:
-        """The evaluation step, for batches of `batch_size` over all devices.
+        """Compiles the evaluation step.
+
+        Args:
+          batch_size: over all devices.
+          top_k: classes per image in the step's result.
 
         Raises:
           UserError: the network has no classifier.
@@ -105,7 +110,11 @@ class TrainedNetwork:
         return self.devices.compile_eval(step, self.variables, self.devices.abstract_batch(batch_size, self.image_size))
 
     def evaluate(self, data: EvalPipeline) -> Accumulator:
-        """Evaluates a split, every example once."""
+        """Evaluates a split, every example once.
+
+        Returns:
+          Sums over the whole split and the predictions of all its examples.
+        """
         return evaluate(
             self.compile(data.batch_size),
             self.devices,
@@ -116,12 +125,12 @@ class TrainedNetwork:
         )
 
     def predict(self, inputs: Sequence[np.ndarray], top_k: int = 5, batch_size: int = 32) -> dict[str, np.ndarray]:
-        """The most probable classes of images of any size.
+        """Predicts the most probable classes of images of any size.
 
         Args:
-          inputs: uint8 [height, width, 3] each, red first.
+          inputs: uint8 [height, width, 3] each, RGB.
           top_k: classes per image.
-          batch_size: images at a time; rounded up to a multiple of the devices.
+          batch_size: images per step; rounded up to a multiple of the devices.
 
         Returns:
           "classes" int32 [n, k] and "probabilities" [n, k], the most probable first.
@@ -144,49 +153,54 @@ class TrainedNetwork:
 
 
 def load(
-    recipe: ConfigDict,
+    config_dict: ConfigDict,
     checkpoint: str | Path,
     class_names: list[str],
     *,
     weights: str | None = None,
     step: Step = None,
 ) -> TrainedNetwork:
-    """Loads a network of a run.
+    """Loads a network from a checkpoint of a run.
 
     Args:
-      recipe: the run's config.
+      config_dict: the run's config.
       checkpoint: its workdir, or one checkpoint's directory.
       class_names: one per class.
-      weights: "raw" or "ema"; None for the running averages where there are any.
+      weights: "raw" or "ema"; None: "ema" where the run keeps it.
       step: None for the newest checkpoint, "best", or a step.
 
     Raises:
       UserError: no such checkpoint or weights, or weights that do not fit the config's network.
     """
-    weights = weights or default_weights(recipe)
+    weights = weights or default_weights(config_dict)
     variables = load_variables(checkpoint, weights, step)
     return build(
-        recipe, variables, class_names, weights=weights, step=load_record(checkpoint, step)["step"], where=checkpoint
+        config_dict,
+        variables,
+        class_names,
+        weights=weights,
+        step=load_record(checkpoint, step)["step"],
+        where=checkpoint,
     )
 
 
 def build(
-    recipe: ConfigDict, variables: Any, class_names: list[str], *, weights: str, step: int, where: str | Path
+    config_dict: ConfigDict, variables: Any, class_names: list[str], *, weights: str, step: int, where: str | Path
 ) -> TrainedNetwork:
-    """A network of a recipe with variables that are in memory.
+    """Builds a network from a config and variables in memory.
 
     Args:
-      recipe: the config of a run that would have them.
+      config_dict: the config of a run with such variables.
       variables: {"params": …, "batch_stats": …}.
       class_names: one per class.
-      weights: what to call them: "raw" or "ema".
-      step: training steps behind them.
-      where: they come from, for messages.
+      weights: what they are: "raw" or "ema".
+      step: their training step.
+      where: their origin, for messages.
 
     Raises:
-      UserError: they are not those of the recipe's network.
+      UserError: they do not fit the config's network.
     """
-    config = Config(recipe)
+    config = Config(config_dict)
     if config.model.num_classes == 0 and class_names:
         raise _no_classifier(where)
     devices = Devices(config.parallel.mode, min(config.parallel.devices or jax.device_count(), jax.device_count()))

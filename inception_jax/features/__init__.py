@@ -1,1 +1,1 @@
-"""What a network sees inside: features of its endpoints, their statistics and distances, and saliency."""
+"""Features of a network's endpoints, their statistics and the Fréchet distance (FID), and saliency maps."""

@@ -1,4 +1,4 @@
-"""An .npz file that grows row by row: no array is ever whole in memory."""
+"""Writes an .npz file row by row: no array is ever whole in memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,56 +19,68 @@ _CHUNK = 1 << 24  # bytes copied at a time
 
 
 class RowArchive(contextlib.AbstractContextManager):
-    """Writes arrays by rows; inside `with`. The file appears, whole, when `close` has run without an error.
+    """Writes arrays by rows, inside a `with` block. The file appears, complete, when `close` has run without an error.
 
-    The rows of each array wait in a file of its own beside the result, since a zip archive takes one member after
-    another: on the way twice the space of the result is needed.
+    The rows of each array are collected in a temporary file beside the result, because a zip archive takes one member
+    after another: during the work twice the space of the result is needed.
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Args:
-          path: the .npz file; another one of that name is replaced at the end.
+        """Creates the temporary folder.
+
+        Args:
+          path: the .npz file; an existing file of that name is replaced at the end.
 
         Raises:
-          UserError: its folder cannot be written to.
+          UserError: another suffix than .npz, or a folder that cannot be written to.
         """
         self.path = Path(path)
         if self.path.suffix != ".npz":
-            raise UserError(f"{self.path}: the name of a NumPy archive ends in .npz")
+            raise UserError(f"{self.path}: the file name must end in .npz")
         try:
             self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error})") from None
         self._files: dict[str, IO[bytes]] = {}
-        self._forms: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+        self._row_types: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Appends rows [n, ...] to each array named; an array's first rows say its dtype and shape.
+        """Appends rows to arrays.
+
+        Args:
+          rows: name -> [n, ...]; an array's first rows determine its dtype and shape.
 
         Raises:
           ValueError: rows of another dtype or shape than the first ones.
           UserError: the disk is full.
         """
         for name, values in rows.items():
-            form = values.dtype, values.shape[1:]
+            row_type = values.dtype, values.shape[1:]
             if name not in self._files:
                 self._files[name] = (self._folder / str(len(self._files))).open("wb")
-                self._forms[name], self._counts[name] = form, 0
-            if form != self._forms[name]:
-                raise ValueError(f"{name}: rows of {form}, the first ones are of {self._forms[name]}")
+                self._row_types[name], self._counts[name] = row_type, 0
+            if row_type != self._row_types[name]:
+                raise ValueError(f"{name}: rows of {row_type}, the first ones are of {self._row_types[name]}")
             with self._user_errors():
                 self._files[name].write(np.ascontiguousarray(values).data)
             self._counts[name] += len(values)
 
     def close(self, **whole: Any) -> None:
-        """Puts the archive together; `whole`: further arrays, small ones."""
+        """Writes the archive.
+
+        Args:
+          **whole: further arrays, small ones.
+
+        Raises:
+          UserError: the disk is full.
+        """
         part = self._folder / "archive"
         with self._user_errors():
             with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
                 for name, file in self._files.items():
                     file.close()
-                    dtype, shape = self._forms[name]
+                    dtype, shape = self._row_types[name]
                     header = {
                         "descr": np.lib.format.dtype_to_descr(dtype),
                         "fortran_order": False,
@@ -90,7 +102,8 @@ class RowArchive(contextlib.AbstractContextManager):
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextlib.contextmanager
-    def _user_errors(self):
+    def _user_errors(self) -> Iterator[None]:
+        """Turns an OSError into a UserError."""
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The endpoints of a network, example by example: what is asked for is computed, and nothing else."""
+"""Extracts the features of a network's endpoints, example by example; only the endpoints named are computed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LOGITS = "logits"
 
 @dataclasses.dataclass(frozen=True)
 class FeatureShape:
-    """What an endpoint gives for one example.
+    """Shape and dtype of the features of one example at one endpoint.
 
     Attributes:
-      shape: of one example's features.
+      shape: without the batch axis.
       dtype: "float32" or "float16".
     """
 
@@ -39,7 +39,7 @@ def last_endpoint(network: TrainedNetwork) -> str:
 
     def run(variables: Any, images: jax.Array) -> jax.Array:
         output = network.model.apply(variables, images, train=False)
-        names.extend(output.endpoints)  # here, in order: what leaves the trace is sorted
+        names.extend(output.endpoints)  # here, where they are in order: jax sorts the keys of what is returned
         return output.logits
 
     jax.eval_shape(run, network.variables, _abstract_images(network))
@@ -53,16 +53,22 @@ def _abstract_images(network: TrainedNetwork) -> jax.ShapeDtypeStruct:
 def feature_shapes(
     network: TrainedNetwork, endpoints: Sequence[str], *, pool: bool = False, dtype: str = "float32"
 ) -> dict[str, FeatureShape]:
-    """What `features` will give, by endpoint; nothing is computed.
+    """Shapes and dtypes of what `features` yields, by endpoint; nothing is computed.
+
+    Args:
+      network: from `trained_network.load`.
+      endpoints: as in `features`.
+      pool: as in `features`.
+      dtype: as in `features`.
 
     Raises:
-      UserError: an unknown dtype, or an endpoint that the network has not (the message has the nearest name), or two
-        that are one.
+      UserError: an unknown dtype, or an endpoint that the network does not have (the message has the nearest name), or
+        the same endpoint twice.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if not endpoints:
-        raise UserError("endpoints: none is named")
+        raise UserError("endpoints: at least one name is needed")
     output = jax.eval_shape(
         lambda v, x: network.model.apply(v, x, train=False), network.variables, _abstract_images(network)
     )
@@ -76,7 +82,7 @@ def feature_shapes(
                 f"{', '.join([*output.endpoints, LOGITS])}"
             )
         if meant in own:
-            raise UserError(f"endpoint {name!r} is {own[meant]!r} under another name: name it once")
+            raise UserError(f"endpoint {name!r} is another name of {own[meant]!r}: name it once")
         own[meant] = name
     found = {name: output.logits if meant == LOGITS else output.endpoints[meant] for meant, name in own.items()}
     return {name: FeatureShape(leaf.shape[-1:] if pool else leaf.shape[1:], dtype) for name, leaf in found.items()}
@@ -94,17 +100,17 @@ def features(
     """Features of every example, batch by batch, in the order of the batches.
 
     Args:
-      network: from `evaluation.network.load`.
-      batches: as `data.pipeline.EvalPipeline` gives them: "image" uint8 [B, H, W, 3] of the network's size, "label"
+      network: from `trained_network.load`.
+      batches: as from `data.pipeline.EvalPipeline`: "image" uint8 [B, H, W, 3] of the network's size, "label"
         [B], "mask" [B].
-      endpoints: names, the network's own or slim's, and "logits".
+      endpoints: names, the network's own or TF-slim's, and "logits".
       batch_size: B, a multiple of the devices.
-      pool: whether maps [H, W, C] become their means [C].
+      pool: whether to average maps [H, W, C] over H and W, to [C].
       dtype: "float32" or "float16", of the result; float16 gives infinity above 65,504.
 
     Yields:
       For each batch with an example in it: {"index": int64 [b], the example's position; "label": int32 [b];
-      endpoint: [b, ...]} of the examples that the mask lets through.
+      endpoint: [b, ...]} of the examples whose mask is True.
 
     Raises:
       UserError: as `feature_shapes`, or a batch size that does not divide over the devices.
@@ -113,10 +119,10 @@ def features(
     network.devices.check_batch("evaluation.batch_size", batch_size)
 
     def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[dict, dict[str, jax.Array]]:
-        given = preprocess.preprocess(
+        inputs = preprocess.preprocess(
             batch["image"], normalization=network.input.normalization, dtype=network.input.dtype
         )
-        output = network.model.apply(variables, given, train=False)
+        output = network.model.apply(variables, inputs, train=False)
         rows = {name: output.logits if name == LOGITS else output.endpoint(name) for name in endpoints}
         return {}, {name: _shaped(value, pool).astype(dtype) for name, value in rows.items()}
 
@@ -127,7 +133,7 @@ def features(
         placed = compiled(network.variables, network.devices.put(batch))
         if waiting is not None:
             yield from _rows(network, endpoints, *waiting)
-        waiting = k * batch_size, batch, placed  # read one late: the devices work on it meanwhile
+        waiting = k * batch_size, batch, placed  # read one batch late, so that the devices are busy meanwhile
     if waiting is not None:
         yield from _rows(network, endpoints, *waiting)
 
@@ -135,13 +141,13 @@ def features(
 def image_batches(
     inputs: Iterable[np.ndarray], batch_size: int, image_size: int, crop: images.EvalCrop
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Images of any size as batches for `features`; labels are -1.
+    """Makes batches for `features` from images of any size; labels are -1.
 
     Args:
-      inputs: uint8 [height, width, 3] each, red first; read one by one.
-      batch_size: rows of each batch; the last one is filled up with black, and its mask says where.
+      inputs: uint8 [height, width, 3] each, RGB; read one by one.
+      batch_size: rows of each batch; the last one is padded with black images, whose mask is False.
       image_size: height and width of the result, in pixels.
-      crop: what of each image is looked at.
+      crop: the evaluation crop.
     """
     batch, filled = _empty(batch_size, image_size), 0
     for image in inputs:
@@ -164,7 +170,7 @@ def _empty(batch_size: int, image_size: int) -> dict[str, np.ndarray]:
 
 
 def _shaped(x: jax.Array, pool: bool) -> jax.Array:
-    """In at least float32, and pooled where a map is to be."""
+    """Converts to at least float32, and averages maps over height and width if `pool`."""
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     return wide.mean((1, 2)) if pool and x.ndim == 4 else wide
 
@@ -178,5 +184,5 @@ def _rows(
         yield {
             "index": first + np.flatnonzero(mask).astype(np.int64),
             "label": batch["label"][mask].astype(np.int32),
-            **{name: rows[name][mask] for name in endpoints},  # compiled functions sort the names of what they return
+            **{name: rows[name][mask] for name in endpoints},  # compiled functions sort the keys of what they return
         }

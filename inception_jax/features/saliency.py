@@ -1,4 +1,4 @@
-"""Which pixels a feature depends on: the gradient of a channel with respect to the image."""
+"""Saliency maps: the gradient of a feature channel with respect to the image."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def saliency(
 ) -> jax.Array:
     """The gradient of one channel of an endpoint, summed over its map, with respect to each image.
 
-    Of "logits" it is the saliency map of arXiv:1312.6034, section 3 (whose image is the largest absolute value over
-    the colours). Where elements of a max pool's window are equal, the first one takes all.
+    For "logits" it is the saliency map of arXiv:1312.6034, section 3 (which displays the largest absolute value over
+    the colours). Where elements of a max-pool window are equal, the first one receives the whole gradient.
 
     Args:
       model: the network.
       variables: its weights.
       images: float [B, H, W, 3], normalised.
-      endpoint: its name, or slim's, or "logits".
-      channel: from 0; below 0 from the end.
+      endpoint: its name, or TF-slim's, or "logits".
+      channel: from 0; negative: from the end.
 
     Returns:
-      Like `images`; an example's gradient depends on that example alone.
+      float [B, H, W, 3], the dtype of `images`; an example's gradient depends on that example alone.
 
     Raises:
       UserError: the endpoint has no such channel.
@@ -39,7 +39,7 @@ def saliency(
         output = model.apply(variables, images, train=False)
         maps = output.logits if endpoint == "logits" else output.endpoint(endpoint)
         if not -maps.shape[-1] <= channel < maps.shape[-1]:
-            raise UserError(f"channel: {channel}; {endpoint} has {maps.shape[-1]}, from 0")
+            raise UserError(f"channel: {channel}; {endpoint} has channels 0 to {maps.shape[-1] - 1}")
         wide = maps[..., channel]
         return wide.astype(np.promote_types(wide.dtype, np.float32)).sum()
 

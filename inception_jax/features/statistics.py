@@ -13,35 +13,41 @@ from inception_jax.errors import UserError
 
 
 class Moments:
-    """Mean and covariance of rows that come batch by batch, in float64.
+    """Mean and covariance of rows that are added batch by batch, in float64.
 
-    Two parts are joined by their means and their sums of squares about them (Chan, Golub & LeVeque, "Updating formulae
-    and a pairwise algorithm for computing sample variances", 1979): nothing large is subtracted from its like.
+    Two sets are merged by their means and their sums of squares about them (Chan, Golub & LeVeque, "Updating formulae
+    and a pairwise algorithm for computing sample variances", 1979), which avoids cancellation of large numbers.
 
     Attributes:
-      count: rows so far.
+      count: rows added so far.
       mean: float64 [C].
     """
 
     def __init__(self, features: int):
-        """Args:
-        features: C, numbers per row.
+        """Starts with no rows.
+
+        Args:
+          features: C, numbers per row.
         """
         self.count = 0
         self.mean = np.zeros(features)
         self._squares = np.zeros((features, features))
 
     def add(self, rows: np.ndarray) -> None:
-        """Takes rows [n, C] of any floating dtype.
+        """Adds rows.
+
+        Args:
+          rows: [n, C] of any floating dtype.
 
         Raises:
           UserError: a value that is not finite.
+          ValueError: another shape.
         """
         rows = np.asarray(rows, np.float64)
         if rows.ndim != 2 or rows.shape[1] != len(self.mean):
-            raise ValueError(f"rows {rows.shape}: want [n, {len(self.mean)}]")
+            raise ValueError(f"rows: shape {rows.shape}; [n, {len(self.mean)}] is needed")
         if not np.isfinite(rows).all():
-            raise UserError("the features of an image are not finite: they have no mean")
+            raise UserError("the features of an image are not finite: statistics of them do not exist")
         if not len(rows):
             return
         mean = rows.mean(0)
@@ -51,7 +57,10 @@ class Moments:
         self.count = total
 
     def covariance(self) -> np.ndarray:
-        """[C, C], of a sample: divided by count - 1, as NumPy's `cov` and pytorch-fid have it.
+        """The sample covariance, divided by count - 1 as in NumPy's `cov` and pytorch-fid.
+
+        Returns:
+          float64 [C, C].
 
         Raises:
           UserError: fewer than two rows.
@@ -62,21 +71,23 @@ class Moments:
 
 
 def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
-    """The squared Fréchet distance of two Gaussians, |mu1 - mu2|² + tr(S1 + S2 - 2 (S1 S2)^½): FID for pool features.
+    """The squared Fréchet distance of two Gaussians, |mu1 - mu2|² + tr(S1 + S2 - 2 (S1 S2)^½): FID of pool features.
 
     Dowson & Landau, "The Fréchet distance between multivariate normal distributions", 1982, eq. 4. The trace of the
     root is the sum of the roots of the eigenvalues of S1^½ S2 S1^½, which is symmetric where S1 S2 is not: covariances
     of fewer images than features, which are singular, need no offset on the diagonal.
 
     Args:
-      mu1: [C], a mean. `mu2`: the other.
-      sigma1: [C, C], a covariance. `sigma2`: the other.
+      mu1: [C], the mean of the first set.
+      sigma1: [C, C], its covariance.
+      mu2: [C], the mean of the second set.
+      sigma2: [C, C], its covariance.
 
     Returns:
-      At least 0 but for rounding.
+      The distance, at least 0 apart from rounding.
 
     Raises:
-      UserError: shapes that do not belong together, values that are not finite, or a matrix that is no covariance.
+      UserError: shapes that do not fit together, values that are not finite, or a matrix that is not a covariance.
     """
     mu1, mu2, sigma1, sigma2 = (np.asarray(a, np.float64) for a in (mu1, mu2, sigma1, sigma2))
     size = mu1.size
@@ -87,12 +98,14 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
         ("sigma2", sigma2, (size, size)),
     ):
         if array.shape != shape:
-            raise UserError(f"{name}: shape {array.shape}, {shape} is wanted: features of the same network")
+            raise UserError(
+                f"{name}: shape {array.shape}, {shape} is needed: both sets must be features of the same endpoint"
+            )
         if not np.isfinite(array).all():
             raise UserError(f"{name}: {int((~np.isfinite(array)).sum())} values are not finite")
     values, vectors = _eigen("sigma1", sigma1)
     root = vectors * np.sqrt(values) @ vectors.T
-    _eigen("sigma2", sigma2)  # is it a covariance?
+    _eigen("sigma2", sigma2)  # only to check it
     product = root @ (sigma2 + sigma2.T) / 2 @ root
     crossed = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0)).sum()
     gap = mu1 - mu2
@@ -100,35 +113,41 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
 
 
 def _eigen(name: str, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, those that rounding made negative as 0, and eigenvectors of a covariance."""
+    """Eigenvalues of a covariance, with those that rounding made negative set to 0, and its eigenvectors."""
     scale = np.abs(sigma).max(initial=0.0)
     if np.abs(sigma - sigma.T).max(initial=0.0) > 1e-6 * scale:
-        raise UserError(f"{name}: not symmetric: no covariance")
+        raise UserError(f"{name}: not symmetric, so not a covariance")
     values, vectors = np.linalg.eigh((sigma + sigma.T) / 2)
     # Files of other programs hold float32 products, whose rounding is relative to the largest eigenvalue.
     if values.size and values[0] < -1e-3 * max(values[-1], 0.0):
-        raise UserError(f"{name}: an eigenvalue of {values[0]:g} beside {values[-1]:g}: no covariance")
+        raise UserError(f"{name}: eigenvalues from {values[0]:g} to {values[-1]:g}, so not a covariance")
     return np.maximum(values, 0), vectors
 
 
 def read_statistics(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """(mu, sigma) of a file that `extract --statistics` or pytorch-fid wrote.
+    """Reads a file that `extract --statistics` or pytorch-fid wrote.
+
+    Args:
+      path: the .npz file.
+
+    Returns:
+      (mu, sigma).
 
     Raises:
       UserError: there is no such file, or it has no mu and sigma.
     """
     path = Path(path)
     try:
-        # A file that `np.load` opens by itself stays open where it is no archive.
+        # `np.load` does not close a file that it opened itself and that is not an archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = archive["mu"], archive["sigma"]
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except KeyError as error:
-        raise UserError(f"{path}: no statistics ({str(error).strip(chr(34))})") from None
+        raise UserError(f"{path}: not a file of statistics ({str(error).strip(chr(34))})") from None
     except (OSError, EOFError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        # A damaged header speaks of encryption or of compression that zipfile has not: a RuntimeError.
-        raise UserError(f"{path}: no NumPy archive ({error})") from None
+        # A damaged header can claim encryption, or a compression that zipfile does not have: a RuntimeError.
+        raise UserError(f"{path}: not a NumPy archive ({error})") from None
     if not all(isinstance(array, np.ndarray) and array.dtype.kind in "iuf" for array in found):
-        raise UserError(f"{path}: no statistics (mu and sigma are not both arrays of real numbers)")
+        raise UserError(f"{path}: not a file of statistics (mu and sigma must both be arrays of real numbers)")
     return found

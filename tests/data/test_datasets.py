@@ -61,7 +61,7 @@ def test_parts_and_sums_of_splits():
         ("validation", "unknown split 'validation' of digits; splits: train"),
         ("train[:200%]", "should be in .-100, 100"),
         ("train[", "Unrecognized split format|Error parsing"),
-        ("train[5:5]", "holds no example"),
+        ("train[5:5]", "has no examples"),
         ("", "split '' of digits"),
     ],
 )

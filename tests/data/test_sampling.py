@@ -109,7 +109,7 @@ def test_the_next_epoch_is_sorted_ahead(monkeypatch):
     sorts = []
     real = sampling.permutation
     monkeypatch.setattr(sampling, "permutation", lambda *arguments: sorts.append(arguments[1]) or real(*arguments))
-    monkeypatch.setattr(sampling, "_AHEAD_FROM", 10)
+    monkeypatch.setattr(sampling, "_SORT_AHEAD_FROM", 10)
     shared = sampling.ShuffledOrder(2, 100)
     for start, epochs in ((0, [0, 1]), (99, [0, 1]), (100, [0, 1, 2])):
         shared.indices(start, 1)

@@ -44,7 +44,7 @@ def test_killed_anywhere_the_same_command_makes_it_whole(publish, small, tmp_pat
             load("fashion_mnist", "train", str(tmp_path / "killed"))
     assert run(*arguments) == 0
     said = capsys.readouterr().err
-    assert ("going on where" in said) == (1 < publish < 8)
+    assert ("continuing where" in said) == (1 < publish < 8)
     assert run("fashion_mnist", f"--source={folder}", f"--data_dir={tmp_path / 'whole'}", "--num_shards=2") == 0
     killed, whole = (sorted(os.listdir(tmp_path / name / "fashion_mnist" / "3.0.1")) for name in ("killed", "whole"))
     assert killed == whole and len(whole) == 7
@@ -76,7 +76,7 @@ def test_other_files_start_afresh(small, tmp_path, monkeypatch, capsys, run):
         assert run(*arguments) == 130
     os.utime(folder / "t10k-labels-idx1-ubyte.gz", (1, 1))
     assert run(*arguments) == 0
-    assert "going on" not in capsys.readouterr().err
+    assert "continuing where" not in capsys.readouterr().err
 
 
 def test_two_processes_do_not_prepare_the_same(small, tmp_path, capsys, run):
@@ -135,7 +135,7 @@ def test_a_full_check_does_not_trust_shards_that_were_only_counted(small, tmp_pa
         patch.setattr(shards, "_write_info", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run(*arguments, "--check=counts") == 130
         assert run(*arguments, "--check=counts") == 130
-        assert "going on" in capsys.readouterr().err
+        assert "continuing where" in capsys.readouterr().err
     assert run(*arguments) == 0
     said = capsys.readouterr().err
-    assert "going on" not in said and "checksums" in said
+    assert "continuing where" not in said and "checksums" in said

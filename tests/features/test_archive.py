@@ -37,7 +37,7 @@ def test_what_ends_early_leaves_what_was_there(tmp_path):
 
 
 def test_names_and_places(tmp_path):
-    with pytest.raises(UserError, match=r"ends in \.npz"):
+    with pytest.raises(UserError, match=r"must end in \.npz"):
         RowArchive(tmp_path / "a.npy")
     with pytest.raises(UserError, match="cannot be written"):
         RowArchive(tmp_path / "no" / "a.npz")

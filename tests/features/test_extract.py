@@ -192,11 +192,13 @@ def test_what_is_refused(small_run, trained, tmp_path):
         return str(caught.value)
 
     assert "endpoint 'inception_4x' is unknown; did you mean 'inception_4" in refused("--endpoints=inception_4x")
-    assert "is 'pool5' under another name" in refused("--endpoints=pool5,AvgPool_0a_7x7")
-    assert "statistics are of one endpoint" in refused("--endpoints=pool5,logits", "--statistics")
+    assert "is another name of 'pool5'" in refused("--endpoints=pool5,AvgPool_0a_7x7")
+    assert "--statistics: takes one endpoint" in refused("--endpoints=pool5,logits", "--statistics")
     assert "do not go with it" in refused("--endpoints=pool5", "--statistics", "--pool")
-    assert "not both" in refused("--endpoints=pool5", "--data=digits", "a.png")
-    assert "ends in .npz" in refused("--endpoints=pool5", output="a.npy")
+    assert "--data and --split are not allowed with image files" in refused(
+        "--endpoints=pool5", "--data=digits", "a.png"
+    )
+    assert "must end in .npz" in refused("--endpoints=pool5", output="a.npy")
     assert "a.png" in refused("--endpoints=pool5", "a.png")
     assert "--batch_size=0: 1 or more" in refused("--batch_size=0")
     assert "unknown argument '--endpoint'; did you mean '--endpoints'?" in refused("--endpoint=pool5")

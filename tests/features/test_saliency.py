@@ -52,7 +52,7 @@ def test_it_is_the_slope_of_the_channel(endpoint, channel, network, x64):
 def test_what_is_refused(network, x64):
     model, variables = network
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float64)
-    with pytest.raises(UserError, match="channel: 3; logits has 3, from 0"):
+    with pytest.raises(UserError, match="channel: 3; logits has channels 0 to 2"):
         jax.eval_shape(lambda x: saliency(model, variables, x, "logits", 3), images)
     with pytest.raises(ModelError, match="no endpoint 'pool6'; did you mean 'pool"):
         jax.eval_shape(lambda x: saliency(model, variables, x, "pool6", 0), images)

@@ -271,11 +271,11 @@ def test_a_run_with_other_switches_is_not_the_publishers(converted, fails, tmp_p
         (convert.main, ["--list", "--source=torchvison"], "did you mean 'torchvision'"),
         (convert.main, ["--download=slim/inception_v1_2016_08_28"], "--output is missing"),
         (evaluate.main, ["--workdir=a", "--weights=b.pth"], "becomes a run, with its crops and classes, by: python -m"),
-        (predict.main, ["a.png"], "--workdir is missing (a run), or --weights"),
-        (predict.main, ["--weights=ema", "a.png"], "--weights=ema: of which run?"),
-        (predict.main, ["--workdir=a", "--weights=b.pth", "a.png"], "a publisher's file goes without --workdir"),
-        (predict.main, ["--workdir=a", "--source=timm", "a.png"], "--source: goes with a publisher's file"),
-        (predict.main, ["--weights=b.pth", "--step=best", "a.png"], "--step: goes with --workdir"),
+        (predict.main, ["a.png"], "--workdir (a run) or --weights (a file of published weights) is missing"),
+        (predict.main, ["--weights=ema", "a.png"], "--weights=ema: --workdir, the run, is missing"),
+        (predict.main, ["--workdir=a", "--weights=b.pth", "a.png"], "use a file of weights without --workdir"),
+        (predict.main, ["--workdir=a", "--source=timm", "a.png"], "--source: only with a file of published weights"),
+        (predict.main, ["--weights=b.pth", "--step=best", "a.png"], "--step: only with --workdir"),
     ],
 )
 def test_mistakes_are_one_line(main, words, message, fails, tmp_path, monkeypatch):
