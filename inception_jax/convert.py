@@ -1,4 +1,4 @@
-"""`python -m inception_jax.convert`: published weights into a workdir, a run's weights into a publisher's file."""
+"""`python -m inception_jax.convert`: imports published weights as a workdir, exports a run's to a publisher's file."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from inception_jax import command_line
 from inception_jax.errors import UserError
 
 _EXAMPLES = """\
-    --list --model=inception_v3                               what is published
-    --download=timm/inception_v4.tf_in1k --output=FILE        fetch a file (needs a network; nothing else does)
-    --weights=FILE --output=DIR                               import it: DIR is a workdir then, for evaluate, predict,
+    --list --model=inception_v3                               list the published files
+    --download=timm/inception_v4.tf_in1k --output=FILE        download a file (needs a network; nothing else does)
+    --weights=FILE --output=DIR                               import a file as a workdir for evaluate, predict,
                                                               compare, and train --config.initialize.checkpoint=DIR
-    --workdir=RUN --to=torchvision --output=FILE.safetensors  the other way: a run for the publisher's own code
-    --verify                                                  our networks against the publishers', number by number
+    --workdir=RUN --to=torchvision --output=FILE.safetensors  export a run as a file that the publisher's code loads
+    --verify                                                  compare our networks with the publishers' own code
                                                               (with --weights=FILE: the file's own weights)
 """
 
-# What each way of calling reads.
+# The flags that each mode of the command reads.
 _READS = {
     "list": {"model", "source", "json"},
     "download": {"output"},
@@ -32,31 +32,35 @@ _READS = {
 
 
 def main(argv: list[str]) -> int:
-    """Does what the flags say, and prints what was found out on the way."""
+    """Runs the mode that the flags select, and prints the result and what was inferred."""
     arguments = _arguments()
     flags = arguments.parse_args(argv)
-    way = next((name for name in ("list", "download", "to", "verify") if getattr(flags, name)), "import")
+    mode = next((name for name in ("list", "download", "to", "verify") if getattr(flags, name)), "import")
     given = {name for name, value in vars(flags).items() if value != arguments.get_default(name)}
-    if unread := sorted(given - _READS[way] - {way}):
-        other = f"--{way} does not read it" if way != "import" else "only another way of calling reads it; see --help"
+    if unread := sorted(given - _READS[mode] - {mode}):
+        other = f"--{mode} does not read it" if mode != "import" else "an import does not read it; see --help"
         raise UserError(f"--{unread[0]}: {other}")
-    return {"list": _list, "download": _download, "to": _publish, "verify": _verify, "import": _import}[way](flags)
+    return {"list": _list, "download": _download, "to": _export, "verify": _verify, "import": _import}[mode](flags)
 
 
 def _arguments() -> argparse.ArgumentParser:
-    arguments = command_line.parser("convert", "Bring published weights in, or a run's weights out.")
+    arguments = command_line.parser("convert", "Imports published weights, exports a run's weights, and verifies both.")
     arguments.formatter_class = argparse.RawDescriptionHelpFormatter
-    arguments.epilog = f"ways of calling:\n{_EXAMPLES}"
-    arguments.add_argument("--weights", metavar="FILE", help="a publisher's file, in any of their formats")
-    arguments.add_argument("--output", metavar="PATH", help="the workdir to make; with --to, --download: the file")
-    arguments.add_argument("--model", metavar="NAME", help="the network; default: what the file's arrays look like")
-    arguments.add_argument("--source", metavar="NAME", help="the publisher; default: likewise")
-    arguments.add_argument("--record", metavar="NAME", help="which published file it is (--list); its hash is checked")
+    arguments.epilog = f"modes:\n{_EXAMPLES}"
+    arguments.add_argument("--weights", metavar="FILE", help="a publisher's file of weights, in any of their formats")
+    arguments.add_argument("--output", metavar="PATH", help="the workdir to write; with --to and --download: the file")
+    arguments.add_argument(
+        "--model", metavar="NAME", help="the network; default: inferred from the names and shapes of the arrays"
+    )
+    arguments.add_argument("--source", metavar="NAME", help="the publisher; default: inferred likewise")
+    arguments.add_argument(
+        "--record", metavar="NAME", help="the record of the published file (--list); its hash is checked"
+    )
     arguments.add_argument(
         "--background",
         choices=("drop", "keep"),
-        help="class 0 of 1001, 'background': drop it, so that the classes are ImageNet's 1000 and labels fit (default "
-        "where the publisher has it), or keep it",
+        help="class 0 of 1001, 'background': drop it, so that classes and labels are ImageNet's 1000 (default where "
+        "the publisher has it), or keep it",
     )
     arguments.add_argument(
         "--set",
@@ -64,36 +68,39 @@ def _arguments() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="OPTION=VALUE",
-        help="an option of create_model, for weights of another variant than was published, such as "
+        help="an option of create_model, for weights that differ from the published variant, such as "
         "width_multiplier=0.5; needs --model and --source; may be repeated",
     )
-    arguments.add_argument("--image_size", type=int, metavar="PIXELS", help="default: the publisher's")
-    arguments.add_argument("--data", metavar="NAME", help="the data set of its classes; default for 1000: imagenet2012")
     arguments.add_argument(
-        "--classes", metavar="FILE", help="names of the classes, one a line; default for 1000: ImageNet's synsets"
+        "--image_size", type=int, metavar="PIXELS", help="height and width of the images; default: the publisher's"
     )
-    arguments.add_argument("--to", metavar="SOURCE", help="write the run's weights as this publisher's")
-    arguments.add_argument("--workdir", metavar="RUN", help="with --to: the run")
-    arguments.add_argument("--run_weights", choices=("raw", "ema"), help="with --to; default: ema where there is one")
+    arguments.add_argument("--data", metavar="NAME", help="the data set of the classes; default for 1000: imagenet2012")
+    arguments.add_argument(
+        "--classes", metavar="FILE", help="file of class names, one a line; default for 1000: ImageNet's synsets"
+    )
+    arguments.add_argument("--to", metavar="SOURCE", help="export the run's weights under this publisher's names")
+    arguments.add_argument("--workdir", metavar="RUN", help="with --to: the run's workdir")
+    arguments.add_argument(
+        "--run_weights", choices=("raw", "ema"), help="with --to; default: ema where the run has one"
+    )
     arguments.add_argument("--step", help="with --to: 'best' or a step; default: the newest checkpoint")
-    arguments.add_argument("--list", action="store_true", help="show the records of published files, and do nothing")
-    arguments.add_argument(
-        "--download", metavar="RECORD", help="fetch a published file; the only thing that needs a network"
-    )
+    arguments.add_argument("--list", action="store_true", help="list the records of published files")
+    arguments.add_argument("--download", metavar="RECORD", help="download a published file (needs a network)")
     arguments.add_argument("--verify", action="store_true", help="compare with the publishers' own code")
     arguments.add_argument(
         "--torch_python",
         metavar="PATH",
-        help="--verify: the interpreter that has the PyTorch "
-        "publishers' packages; default: INCEPTION_JAX_TORCH_PYTHON, then this one",
+        help="--verify: the interpreter that has the PyTorch publishers' packages; default: "
+        "INCEPTION_JAX_TORCH_PYTHON, then this one",
     )
     arguments.add_argument("--tf_python", metavar="PATH", help="--verify: likewise for TensorFlow, Keras, slim, ONNX")
     arguments.add_argument(
         "--write_ledger",
-        metavar="README",
-        help="--verify: keep what was measured and the goldens, and renew the README's table",
+        metavar="PAGE",
+        help="--verify: save live results and goldens in the package, and update the table between the markers of "
+        "this page, inception_jax/parity/README.md",
     )
-    arguments.add_argument("--json", action="store_true", help="one JSON object in place of words")
+    arguments.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return arguments
 
 
@@ -105,7 +112,7 @@ def _list(flags: argparse.Namespace) -> int:
     if flags.model:
         get_spec(flags.model)
     if flags.source and not catalog.select_records(source=flags.source):
-        registry.variants_of(flags.source)  # an unknown one is an error with the nearest name
+        registry.variants_of(flags.source)  # raises for an unknown name, with the nearest one
     found = catalog.select_records(flags.model, flags.source)
     if flags.json:
         print(json.dumps([record.to_json() for record in found], indent=2))
@@ -125,55 +132,61 @@ def _download(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _publish(flags: argparse.Namespace) -> int:
+def _export(flags: argparse.Namespace) -> int:
     for name in ("workdir", "output"):
         if not getattr(flags, name):
             raise UserError(f"--{name} is missing: --to needs a run (--workdir) and a file to write (--output)")
     from inception_jax.pretrained import exporting
 
     step = command_line.step(flags.step)
-    said = exporting.export_run(flags.workdir, flags.to, flags.output, weights=flags.run_weights, step=step)
+    result = exporting.export_run(flags.workdir, flags.to, flags.output, weights=flags.run_weights, step=step)
     print(
-        json.dumps(said)
+        json.dumps(result)
         if flags.json
-        else f"{said['file']}: {said['arrays']} arrays of {said['model']}, step "
-        f"{said['step']} ({said['weights']}), as {said['source']} names them"
+        else f"{result['file']}: {result['arrays']} arrays of {result['model']}, step {result['step']} "
+        f"({result['weights']}), under {result['source']}'s names"
     )
     return 0
 
 
 def _verify(flags: argparse.Namespace) -> int:
-    # Two hundred networks' worth of compilation: what it makes runs once, and need not run fast.
+    # Many networks are compiled and each runs once: compile fast, run slowly.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     from inception_jax.parity import ledger, runs
     from inception_jax.pretrained import loading
 
     if not flags.weights:
         if flags.set:
-            raise UserError("--set: with --verify it needs --weights; the ledger is of the published variants")
+            raise UserError(
+                "--set: with --verify it needs --weights; without a file the published variants are compared"
+            )
         return ledger.verify_variants(flags)
     if flags.write_ledger:
-        raise UserError("--write_ledger: the ledger is of seeded weights; leave --weights out")
+        raise UserError("--write_ledger: the ledger is of seeded weights; omit --weights")
     loaded = loading.load_weights(flags.weights, model=flags.model, source=flags.source, options=_options(flags))
     for finding in loaded.findings:
         print(finding)
     variant = loaded.imported.variant
-    side = runs.framework_of(variant.source)
-    python = ledger.find_python(side, getattr(flags, f"{side}_python"))
+    framework = runs.framework_of(variant.source)
+    python = ledger.find_python(framework, getattr(flags, f"{framework}_python"))
     return 0 if ledger.verify_file(variant, loaded.weights.arrays, python, _options(flags)) else 1
 
 
 def _options(flags: argparse.Namespace) -> dict[str, Any]:
     """The options of `create_model` that --set gives."""
     if flags.set and not (flags.record or (flags.model and flags.source)):
-        raise UserError("--set: needs --model and --source, for a network of another variant looks like nobody's")
+        raise UserError(
+            "--set: needs --model and --source; weights that differ from the published variant are not identified"
+        )
     return dict(flags.set)
 
 
 def _import(flags: argparse.Namespace) -> int:
     for name in ("weights", "output"):
         if not getattr(flags, name):
-            raise UserError(f"--{name} is missing: --weights=FILE --output=DIR imports a file; --help shows the rest")
+            raise UserError(
+                f"--{name} is missing: --weights=FILE --output=DIR imports a file; see --help for the other modes"
+            )
     from inception_jax.pretrained import loading, workdir
 
     loaded = loading.load_weights(
@@ -184,10 +197,10 @@ def _import(flags: argparse.Namespace) -> int:
         background=flags.background,
         options=_options(flags),
     )
-    recipe = workdir.config_of(loaded, image_size=flags.image_size, data=flags.data)
+    config = workdir.config_of(loaded, image_size=flags.image_size, data=flags.data)
     count = loaded.imported.num_classes
     names = workdir.read_class_names(flags.classes, count) if flags.classes else workdir.class_names_of(loaded)
-    new = workdir.write(flags.output, loaded, recipe, names)
+    new = workdir.write(flags.output, loaded, config, names)
     if flags.json:
         print(
             json.dumps(
@@ -198,9 +211,9 @@ def _import(flags: argparse.Namespace) -> int:
     for finding in loaded.findings:
         print(finding)
     dropped = ", background dropped" if loaded.imported.background_dropped else ""
-    print(f"pictures: {loaded.preprocessing.summary()}")
+    print(f"images: {loaded.preprocessing.summary()}")
     classes = f"{count} classes{dropped}" if count else "no classifier"
-    print(f"{flags.output}: {recipe.model.name}, {classes}{'' if new else '; was there already'}")
+    print(f"{flags.output}: {config.model.name}, {classes}{'' if new else '; it was there already'}")
     return 0
 
 

@@ -1,1 +1,1 @@
-"""Our networks beside the publishers' own code: seeded weights, both executed, differences in a ledger."""
+"""Numerical parity with the publishers' own code: the same weights and images through both, and a ledger of results."""

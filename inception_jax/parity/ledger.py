@@ -1,4 +1,4 @@
-"""The ledger: what the live comparisons measured, for the README, for the tests, and for `convert --verify`."""
+"""The ledger of parity: results of the live comparisons, their table, and the command `convert --verify`."""
 
 from __future__ import annotations
 
@@ -23,46 +23,54 @@ from inception_jax.runs.tables import format_table
 LEDGER = Path(__file__).with_name("ledger.json")
 BEGIN, END = "<!-- ledger -->", "<!-- end of ledger -->"
 
-# The package by which one knows that a side's programs can run in an environment.
+# A package that shows whether the programs of a framework can run in an environment.
 _PACKAGES = {"torch": "torch", "tf": "tensorflow"}
 
 
 def read_ledger(path: Path = LEDGER) -> list[dict[str, Any]]:
-    """The rows that were measured live, one per variant and case."""
+    """Reads the rows that were measured live, one per variant and case."""
     return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
 
 
 def read_open_cases(path: Path = LEDGER) -> set[tuple[str, str, str]]:
-    """The cases that nobody has compared live yet: (source, network, case); the README's table leaves them empty."""
+    """Reads the cases not yet compared live, as (source, model, case name); their cells in the table are empty."""
     return {tuple(case) for case in json.loads(path.read_text(encoding="utf-8"))["open"]} if path.exists() else set()
 
 
 def write_ledger(rows: Iterable[Mapping[str, Any]], path: Path = LEDGER) -> None:
-    """Puts rows in the place of those of the same variant and case, and lists the cases that have none."""
-    kept = {_key(row): row for row in [*read_ledger(path), *rows]}
-    left = sorted(
+    """Replaces the rows of the same variant and case, and updates the list of cases that have none.
+
+    Args:
+      rows: measured live.
+      path: of the ledger.
+    """
+    merged = {_key(row): row for row in [*read_ledger(path), *rows]}
+    missing = sorted(
         (variant.source, variant.model, case.name)
         for variant in registry.all_variants()
         for case in verification.cases_of(variant)
-        if (variant.model, variant.source, case.mode, case.dtype, case.size) not in kept
+        if (variant.model, variant.source, case.mode, case.dtype, case.size) not in merged
     )
-    lines = ",\n".join(json.dumps(kept[key]) for key in sorted(kept))
-    open_cases = ",\n".join(json.dumps(case) for case in left)
+    lines = ",\n".join(json.dumps(merged[key]) for key in sorted(merged))
+    open_cases = ",\n".join(json.dumps(case) for case in missing)
     manifest.replace_text(path, f'{{"rows": [\n{lines}\n],\n"open": [\n{open_cases}\n]}}\n')
 
 
 def update_table(path: Path) -> None:
-    """Renews the table between the README's two marks.
+    """Replaces the table between the two comment markers of a Markdown file by that of the ledger.
+
+    Args:
+      path: of the file, such as this package's README.md.
 
     Raises:
-      UserError: the marks are not there.
+      UserError: the file has no such markers.
     """
     text = path.read_text(encoding="utf-8")
-    before, begun, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not (begun and ended):
-        raise UserError(f"{path}: no {BEGIN} … {END}")
-    manifest.replace_text(path, f"{before}{BEGIN}\n\n{table(read_ledger(), markdown=True)}\n\n{END}{after}")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UserError(f"{path}: has no lines {BEGIN} and {END}; give --write_ledger the file that has the table")
+    manifest.replace_text(path, f"{before}{BEGIN}\n\n{format_ledger(read_ledger(), markdown=True)}\n\n{END}{after}")
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -83,21 +91,34 @@ def _row(variant: Variant, case: Case, against: str, version: str, found: Mappin
     }
 
 
-def find_python(side: str, given: str | None) -> str | None:
-    """The interpreter of a side: `given`, that of INCEPTION_JAX_TORCH_PYTHON or …_TF_PYTHON, this one, or None.
+def find_python(framework: str, given: str | None) -> str | None:
+    """Finds the interpreter that runs the publishers' code of a framework.
 
     Args:
-      side: "torch" or "tf".
-      given: by a flag.
+      framework: "torch" or "tf".
+      given: by a flag; it comes first.
+
+    Returns:
+      `given`, that of INCEPTION_JAX_TORCH_PYTHON or INCEPTION_JAX_TF_PYTHON, this one where the framework is installed,
+      or None.
     """
-    chosen = given or os.environ.get(f"INCEPTION_JAX_{side.upper()}_PYTHON")
+    chosen = given or os.environ.get(f"INCEPTION_JAX_{framework.upper()}_PYTHON")
     if chosen:
         return chosen
-    return runs.default_python() if importlib.util.find_spec(_PACKAGES[side]) else None
+    return runs.default_python() if importlib.util.find_spec(_PACKAGES[framework]) else None
 
 
 def verify_case(variant: Variant, case: Case, python: str | None, *, keep_goldens: bool = False) -> dict[str, Any]:
-    """One row: against the publisher's code in `python`, or against the goldens where that is None.
+    """Compares one case with the publisher's code, or with the goldens where `python` is None.
+
+    Args:
+      variant: the publisher's variant.
+      case: the comparison.
+      python: the interpreter of the environment where the publisher's code is installed, or None.
+      keep_goldens: whether to store the publisher's outputs as goldens.
+
+    Returns:
+      The row of the ledger.
 
     Raises:
       UserError: the publisher's code fails there, or there are no goldens.
@@ -112,20 +133,24 @@ def verify_case(variant: Variant, case: Case, python: str | None, *, keep_golden
 
 
 def verify_variants(flags: argparse.Namespace) -> int:
-    """`convert --verify` without a file: compares, prints a line per case and the ledger; 0 if everything is equal.
+    """Runs `convert --verify` without a file: compares, prints a line per case and the table.
 
     Args:
-      flags: `model`, `source` (None: all), `torch_python`, `tf_python`, `write_ledger` (the README to renew, or None).
+      flags: `model`, `source` (None: all), `torch_python`, `tf_python`, `write_ledger` (the Markdown file whose table
+        is to be replaced, or None).
+
+    Returns:
+      The exit code: 0 if everything is equal, 1 otherwise.
     """
     variants = [
         f for f in registry.all_variants() if flags.model in (None, f.model) and flags.source in (None, f.source)
     ]
     if not variants:
-        registry.get_variant(flags.model, flags.source)  # says what is wrong with the names
+        registry.get_variant(flags.model, flags.source)  # raises, and names what is wrong
     rows, equal = [], True
     for variant in variants:
-        side = runs.framework_of(variant.source)
-        python = find_python(side, getattr(flags, f"{side}_python"))
+        framework = runs.framework_of(variant.source)
+        python = find_python(framework, getattr(flags, f"{framework}_python"))
         for case in verification.cases_of(variant):
             try:
                 row = verify_case(variant, case, python, keep_goldens=bool(flags.write_ledger))
@@ -134,17 +159,11 @@ def verify_variants(flags: argparse.Namespace) -> int:
                 equal = False
                 continue
             rows.append(row)
-            good = verification.is_equal(row, case.dtype)
-            equal = equal and good
-            numbers = ", ".join(f"{name} {_number(value)}" for name, value in _differences(row))
-            print(
-                f"{variant.model} of {variant.source}, {case.name}: {'equal' if good else 'DIFFERENT'} ({numbers}) "
-                f"against {row['against']} ({row['version']})",
-                flush=True,
-            )
+            equal = equal and verification.is_equal(row, case.dtype)
+            print(f"{_summary(variant, case, row)} against {row['against']} ({row['version']})", flush=True)
             if flags.write_ledger and row["against"] != "goldens":
                 write_ledger([row])
-    print(f"\n{table(rows)}")
+    print(f"\n{format_ledger(rows)}")
     if flags.write_ledger:
         update_table(Path(flags.write_ledger))
     return 0 if equal else 1
@@ -153,9 +172,16 @@ def verify_variants(flags: argparse.Namespace) -> int:
 def verify_file(
     variant: Variant, arrays: Mapping[str, Any], python: str | None, options: Mapping[str, Any] | None = None
 ) -> bool:
-    """`convert --verify` with a file: its weights through the publisher's code, or the variant against the goldens.
+    """Runs `convert --verify` with a file: compares its own weights, or seeded ones with a golden.
 
-    Prints a line per comparison. `options` of `create_model` are for our side; the publisher's code has its own.
+    Prints a line per comparison.
+
+    Args:
+      variant: the publisher's variant.
+      arrays: {publisher's name: array}, as in the file.
+      python: the interpreter of the environment where the publisher's code is installed, or None: compare with the
+        goldens, which are of seeded weights.
+      options: of `create_model`, for our side; the publisher's code has its own.
 
     Returns:
       Whether everything is equal.
@@ -168,33 +194,31 @@ def verify_file(
                 break
             case = verification.cases_of(variant)[0]
             row, version = verification.verify_golden(variant, case)
-            what = "seeded weights (the publisher's code is not here to run the file's own) against goldens of"
+            what = "seeded weights (the publisher's code to run the file's own is not installed) against goldens of"
         else:
             row, version = verification.verify_weights(variant, arrays, python, dtype, options)
             what = "these weights against"
-        good = verification.is_equal(row, dtype)
-        equal = equal and good
-        numbers = ", ".join(f"{name} {_number(value)}" for name, value in _differences(row))
-        print(
-            f"{variant.model} of {variant.source}, {case.name}: {'equal' if good else 'DIFFERENT'} ({numbers}): "
-            f"{what} {version}",
-            flush=True,
-        )
+        equal = equal and verification.is_equal(row, case.dtype)
+        print(f"{_summary(variant, case, row)}: {what} {version}", flush=True)
     return equal
 
 
-def _differences(row: Mapping[str, Any]) -> list[tuple[str, float]]:
-    found = [("logits", row["logits"]["rms"])]
-    found += [(f"aux{i + 1}", aux["rms"]) for i, aux in enumerate(row.get("aux", []))]
-    return found + ([("gradients", row["gradients"]["rms"])] if "gradients" in row else [])
+def _summary(variant: Variant, case: Case, row: Mapping[str, Any]) -> str:
+    """Such as "inception_v3 of timm, eval_299_float64: equal (logits 1e-15, gradients 4e-13)"."""
+    differences = [("logits", row["logits"]["rms"])]
+    differences += [(f"aux{i + 1}", aux["rms"]) for i, aux in enumerate(row.get("aux", []))]
+    differences += [("gradients", row["gradients"]["rms"])] if "gradients" in row else []
+    numbers = ", ".join(f"{name} {_number(value)}" for name, value in differences)
+    result = "equal" if verification.is_equal(row, case.dtype) else "DIFFERENT"
+    return f"{variant.model} of {variant.source}, {case.name}: {result} ({numbers})"
 
 
-def table(rows: Iterable[Mapping[str, Any]], *, markdown: bool = False) -> str:
-    """The ledger for a person: one line per variant.
+def format_ledger(rows: Iterable[Mapping[str, Any]], *, markdown: bool = False) -> str:
+    """Formats rows of the ledger as a table, one line per variant.
 
     Args:
       rows: of the ledger.
-      markdown: as Markdown, for the README; else aligned for a terminal.
+      markdown: as Markdown, for this package's README.md; else aligned for a terminal.
     """
     lines = [["network", "weights of", "evaluation", "max", "other size", "batch statistics", "gradients", "float32"]]
     variants: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
@@ -209,8 +233,8 @@ def table(rows: Iterable[Mapping[str, Any]], *, markdown: bool = False) -> str:
             [
                 model,
                 source,
-                _number(plain and plain["logits"]["rms"]),
-                _number(plain and plain["logits"]["max"]),
+                _number(plain["logits"]["rms"] if plain else None),
+                _number(plain["logits"]["max"] if plain else None),
                 _number(cells["other"]["logits"]["rms"] if "other" in cells else None),
                 _number(max([train["logits"]["rms"], *heads]) if train else None),
                 _number(max(gradients) if gradients else None),
@@ -224,6 +248,7 @@ def table(rows: Iterable[Mapping[str, Any]], *, markdown: bool = False) -> str:
 
 
 def _column(row: Mapping[str, Any]) -> str:
+    """The column group of a row: "eval", "train", "other" (size) or "float32"."""
     if row["dtype"] == "float32":
         return "float32"
     variant = registry.get_variant(row["model"], row["source"])

@@ -1,4 +1,4 @@
-"""The same weights and pictures through our network and through the publisher's own code."""
+"""Runs the same weights and images through our network and through the publisher's own code."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from inception_jax.errors import UserError
+from inception_jax.models.base import BaseNetwork
+from inception_jax.models.outputs import InceptionOutput
 from inception_jax.parity import references
 from inception_jax.parity.seeded_weights import seeded_arrays, seeded_images, seeded_probe
 from inception_jax.pretrained.importing import ImportedWeights, has_classifier, import_variant
 from inception_jax.pretrained.variants import Variant
 
-_SIDES = {
+_FRAMEWORKS = {
     "torch": ("torchvision", "timm", "cadene", "pytorchcv", "facenet-pytorch", "pytorch-fid"),
     "tf": ("slim", "keras", "caffe", "onnx", "facenet", "inception5h"),
 }
-_LONGEST_RUN = 3600  # seconds
+_TIMEOUT = 3600  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +36,11 @@ class Case:
     """One comparison.
 
     Attributes:
-      mode: "eval" (running statistics, no heads), or "train" (statistics of the batch, the heads, no dropout).
-      size: height and width of the pictures, in pixels.
-      gradients: whether those of a random combination of all logits are compared, too.
-      dtype: in which both compute.
-      batch: pictures.
+      mode: "eval" (running statistics, no auxiliary heads), or "train" (batch statistics, auxiliary heads, no dropout).
+      size: height and width of the images, in pixels.
+      gradients: whether the gradients of a random combination of all logits are compared too.
+      dtype: "float64" or "float32", in which both sides compute.
+      batch: number of images.
     """
 
     mode: str
@@ -49,17 +51,18 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Such as "train_299_float64"."""
+        """A name such as "train_299_float64"."""
         return f"{self.mode}_{self.size}_{self.dtype}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What a network computed in one case.
+    """The outputs of a network in one case.
 
     Attributes:
-      logits: [B, classes]; `aux`: likewise, the head nearest the input first.
-      gradients: {publisher's name: array}, of the trained arrays; empty where the case asks for none.
+      logits: [B, classes].
+      aux: auxiliary logits, [B, classes] each, the head nearest the input first.
+      gradients: {publisher's name: array}, of the trained arrays; empty where the case compares none.
       version: of the implementation.
     """
 
@@ -70,12 +73,12 @@ class Outputs:
 
 
 def runs_aux_heads(variant: Variant, case: Case) -> bool:
-    """Whether a case runs auxiliary heads."""
+    """Whether a case runs the variant's auxiliary heads."""
     return case.mode == "train" and variant.aux_heads
 
 
 def case_arrays(variant: Variant, case: Case) -> dict[str, np.ndarray]:
-    """The seeded weights of a case under the publisher's names; the heads' only where they run."""
+    """Draws the seeded weights of a case under the publisher's names; the auxiliary heads' only where they run."""
     return seeded_arrays(variant, aux_heads=runs_aux_heads(variant, case), dtype=np.dtype(case.dtype))
 
 
@@ -85,13 +88,13 @@ def _probes(variant: Variant, case: Case, classes: int, heads: int) -> tuple[np.
 
 
 def run_ours(variant: Variant, case: Case, arrays: Mapping[str, np.ndarray], **options: Any) -> Outputs:
-    """Our network on the seeded pictures.
+    """Runs our network on the seeded images.
 
     Args:
       variant: the publisher's variant.
-      case: what is computed.
+      case: the comparison.
       arrays: weights under the publisher's names.
-      **options: of `create_model`, where they are not of the published variant.
+      **options: of `create_model`, where they differ from the published variant.
     """
     with jax.enable_x64(case.dtype == "float64"):
         imported = import_variant(variant, arrays, dtype=np.dtype(case.dtype), **options)
@@ -129,27 +132,31 @@ def _forward(imported: ImportedWeights, case: Case) -> tuple[jax.Array, tuple[ja
     return logits, aux, {}
 
 
-def _apply(model: Any, params: Any, stats: Any, images: jax.Array, train: bool) -> Any:
+def _apply(model: BaseNetwork, params: Any, stats: Any, images: jax.Array, train: bool) -> InceptionOutput:
     variables = {"params": params} | ({"batch_stats": stats} if stats else {})
     return model.apply(variables, images, train=train, mutable=["batch_stats"])[0]
 
 
 def framework_of(source: str) -> str:
-    """ "torch" or "tf": which program executes a publisher's code."""
-    return next(side for side, names in _SIDES.items() if source in names)
+    """Returns "torch" or "tf": the framework of a publisher's code, and the program that runs it.
+
+    Args:
+      source: a name of `registry.source_names()`.
+    """
+    return next(side for side, names in _FRAMEWORKS.items() if source in names)
 
 
 def run_theirs(variant: Variant, case: Case, arrays: Mapping[str, np.ndarray], python: str) -> Outputs:
-    """The publisher's own code on the seeded pictures, in the environment where it is installed.
+    """Runs the publisher's own code on the seeded images, in the environment where it is installed.
 
     Args:
       variant: the publisher's variant.
-      case: what is computed.
-      arrays: weights under the publisher's names; Keras and timm build their networks without a classifier, too.
+      case: the comparison.
+      arrays: weights under the publisher's names; for Keras and timm also without a classifier.
       python: the interpreter of that environment.
 
     Raises:
-      UserError: it is not installed there, or it failed; the message has its last line.
+      UserError: it is not installed there, or it failed; the message ends with its last line of stderr.
     """
     program = Path(references.__file__).with_name(f"{framework_of(variant.source)}_side.py")
     bias = variant.source_array("params/classifier/bias", (variant.num_classes,)).name
@@ -168,20 +175,20 @@ def run_theirs(variant: Variant, case: Case, arrays: Mapping[str, np.ndarray], p
         probe, probe_aux = _probes(variant, case, classes, 2)
         request |= {"probe": probe, "probe_aux/0": probe_aux[0], "probe_aux/1": probe_aux[1]}
     with tempfile.TemporaryDirectory() as folder:
-        asked, answered = Path(folder) / "request.npz", Path(folder) / "result.npz"
-        np.savez(asked, **request)
-        # The publisher's packages print what they like; the last line of stderr tells why one fails.
+        request_path, result_path = Path(folder) / "request.npz", Path(folder) / "result.npz"
+        np.savez(request_path, **request)
+        # The publishers' packages print a lot; the last line of stderr has the reason of a failure.
         done = subprocess.run(
-            [python, str(program), str(asked), str(answered)],
+            [python, str(program), str(request_path), str(result_path)],
             capture_output=True,
             text=True,
-            timeout=_LONGEST_RUN,
+            timeout=_TIMEOUT,
             env={k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "XLA_", "JAX_"))},
         )
-        if done.returncode or not answered.exists():
+        if done.returncode or not result_path.exists():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"{variant.source}'s {variant.model} in {python}: {last}")
-        with np.load(answered, allow_pickle=False) as result:
+        with np.load(result_path, allow_pickle=False) as result:
             found = dict(result)
     return Outputs(
         logits=found["logits"],
@@ -192,5 +199,5 @@ def run_theirs(variant: Variant, case: Case, arrays: Mapping[str, np.ndarray], p
 
 
 def default_python() -> str:
-    """This interpreter: where the publisher's package is installed beside ours."""
+    """Returns this interpreter, for where the publisher's package is installed beside ours."""
     return sys.executable

@@ -1,4 +1,4 @@
-"""Weights and pictures drawn from their names: the same wherever they are drawn, so that nobody has to store them."""
+"""Random weights and images that depend on their names alone, so that they can be drawn again instead of stored."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from inception_jax.pretrained.variants import Variant
 def seeded_arrays(
     variant: Variant, *, aux_heads: bool, dtype: Any = np.float64, **options: Any
 ) -> dict[str, np.ndarray]:
-    """A publisher's arrays, full of numbers of a size that keeps every map of a deep network alive.
+    """Draws a publisher's arrays, scaled so that activations neither vanish nor explode in a deep network.
 
-    Each array depends on its own name and shape alone: kernels are normal with variance 2 / fan_in, factors and
-    variances uniform in [0.5, 1.5], everything else normal with deviation 0.1.
+    Each array depends on its own name and shape alone: kernels are normal with variance 2 / fan_in, scales and
+    variances uniform in [0.5, 1.5], everything else normal with standard deviation 0.1.
 
     Args:
-      variant: whose names and layouts.
+      variant: gives names, shapes and layouts.
       aux_heads: whether with the auxiliary heads, where the variant has any.
       dtype: of the arrays.
       **options: further options of `create_model`, such as num_classes; unset: the variant's own.
@@ -46,17 +46,28 @@ def seeded_arrays(
 
 
 def seeded_images(batch: int, size: int, dtype: Any = np.float64) -> np.ndarray:
-    """[batch, size, size, 3]: smooth shapes and noise in [-1, 1], as normalised pictures are."""
+    """Draws images [batch, size, size, 3]: smooth patterns and noise in [-1, 1], the range of normalized images.
+
+    Args:
+      batch: number of images.
+      size: height and width in pixels; also the seed.
+      dtype: of the result.
+    """
     random = np.random.RandomState(size)
     rows, columns = np.mgrid[:size, :size] / size
-    pictures = np.empty((batch, size, size, 3))
+    images = np.empty((batch, size, size, 3))
     for k in range(batch):
         for c in range(3):
             fx, fy, phase = random.uniform(1, 6, 3)
-            pictures[k, :, :, c] = np.sin(6.28 * (fx * columns + fy * rows) + phase)
-    return np.clip(0.7 * pictures + 0.2 * random.standard_normal(pictures.shape), -1, 1).astype(dtype)
+            images[k, :, :, c] = np.sin(6.28 * (fx * columns + fy * rows) + phase)
+    return np.clip(0.7 * images + 0.2 * random.standard_normal(images.shape), -1, 1).astype(dtype)
 
 
 def seeded_probe(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Signs, float64: what an output is multiplied with before its gradient is taken."""
+    """Draws random signs, float64: gradients are those of the sum of an output times these.
+
+    Args:
+      name: the seed.
+      shape: of the output.
+    """
     return np.where(np.random.RandomState(zlib.crc32(name.encode())).uniform(size=shape) < 0.5, -1.0, 1.0)

@@ -1,8 +1,8 @@
-"""The proof: our networks with a publisher's weights compute what the publisher's own code computes.
+"""Verifies that our networks with a publisher's weights compute the same as the publisher's own code.
 
-Every variant is compared in the cases of `cases_of` with seeded weights at full size: live where the publisher's code
-is installed, and against the goldens that such a live run left (`goldens/`), where it is not. `ledger.json` keeps what
-the live runs measured; the README's table is made of it (`ledger.py`).
+Every variant is compared in the cases of `cases_of` with seeded weights at full size: live, where the publisher's code
+is installed, otherwise with the goldens (`goldens/`) that such a live run has written. `ledger.json` holds what live
+runs measured; the table in this package's README.md is made from it (`ledger.py`).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from inception_jax.pretrained.variants import FileArrays, Variant
 
 GOLDENS = Path(__file__).parent / "goldens"
 
-# What counts as equal: relative rms differences.
+# Limits below which outputs count as equal: relative rms differences.
 LOGITS_FLOAT64, LOGITS_FLOAT32, GRADIENTS_FLOAT64 = 1e-9, 2e-6, 1e-5
 
-# A golden keeps every eighth class, and of each array's gradient its norm and its product with random signs.
-_KEPT_CLASSES = slice(None, None, 8)
-# Arrays whose gradient is smaller than this part of the whole gradient's norm hold rounding noise alone (the bias of a
-# convolution under batch statistics has none).
+# A golden stores every eighth class, and of each array's gradient its norm and its product with random signs.
+_GOLDEN_CLASSES = slice(None, None, 8)
+# An array whose gradient is below this fraction of the total gradient norm holds rounding noise alone (the bias of a
+# convolution before batch norm under batch statistics has gradient zero).
 _NEGLIGIBLE = 1e-9
 
 
 def cases_of(variant: Variant) -> tuple[Case, ...]:
-    """Evaluation at the publisher's size and at one of the other parity, and training with batch statistics."""
+    """Returns a variant's cases: evaluation at the publisher's size and at an odd or even one, and batch statistics."""
     inference_only = (variant.source, variant.model) in _INFERENCE_ONLY
     size = variant.image_size
     other = variant.other_size or max(get_spec(variant.model).min_image_size, size - 43 if size % 2 else size - 31)
@@ -46,17 +46,17 @@ def cases_of(variant: Variant) -> tuple[Case, ...]:
     return evaluation if inference_only else (*evaluation, Case("train", size, gradients=True))
 
 
-# Runtimes that evaluate and do nothing else.
+# Implementations that can only evaluate.
 _INFERENCE_ONLY = {("onnx", "inception_v1")}
 
 
 @dataclasses.dataclass(frozen=True)
 class RelativeDifference:
-    """How far apart two results are, relative to theirs.
+    """The difference of two arrays, relative to the publisher's.
 
     Attributes:
-      rms: the norm of the difference over the norm of theirs.
-      max: the largest difference over the largest of theirs.
+      rms: norm of the difference divided by the norm of the publisher's array.
+      max: largest absolute difference divided by the publisher's largest absolute value.
     """
 
     rms: float
@@ -64,21 +64,25 @@ class RelativeDifference:
 
 
 def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> RelativeDifference:
-    """The difference of two arrays.
+    """Computes the difference of two arrays, relative to `theirs`.
 
     Raises:
-      ValueError: other shapes.
+      ValueError: the shapes differ.
     """
     if ours.shape != theirs.shape:
         raise ValueError(f"shapes {ours.shape} and {theirs.shape}")
-    apart, wide = ours.astype(np.float64) - theirs, theirs.astype(np.float64)
+    error, wide = ours.astype(np.float64) - theirs, theirs.astype(np.float64)
     return RelativeDifference(
-        float(np.linalg.norm(apart) / np.linalg.norm(wide)), float(np.abs(apart).max() / np.abs(wide).max())
+        float(np.linalg.norm(error) / np.linalg.norm(wide)), float(np.abs(error).max() / np.abs(wide).max())
     )
 
 
 def compare_outputs(ours: Outputs, theirs: Outputs) -> dict[str, Any]:
-    """One case of the ledger: {"logits": {rms, max}, "aux": [...], "gradients": {rms, worst}}."""
+    """Compares two outputs: a row of the ledger, {"logits": {rms, max}, "aux": [...], "gradients": {rms, worst}}.
+
+    Raises:
+      ValueError: the numbers of auxiliary heads differ, or the arrays.
+    """
     if len(ours.aux) != len(theirs.aux):
         raise ValueError(f"{len(ours.aux)} auxiliary heads here, {len(theirs.aux)} there")
     row: dict[str, Any] = {"logits": dataclasses.asdict(relative_difference(ours.logits, theirs.logits))}
@@ -90,22 +94,29 @@ def compare_outputs(ours: Outputs, theirs: Outputs) -> dict[str, Any]:
 
 
 def compare_gradients(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """{"rms": of all arrays as one vector, "worst": the largest of one array's, "array": its name}.
+    """Compares gradients by array.
+
+    Args:
+      ours: {publisher's name: gradient} of our network.
+      theirs: {publisher's name: gradient} of the publisher's code.
+
+    Returns:
+      {"rms": of all arrays as one vector, "worst": the largest relative difference of one array, "array": its name}.
 
     Raises:
-      ValueError: other arrays.
+      ValueError: the names differ.
     """
-    # What evaluation does not reach has a gradient of zero here and none there.
+    # Arrays that evaluation does not use have a gradient of zero here and none there.
     if wrong := [name for name in theirs if name not in ours] + [n for n in ours if n not in theirs and ours[n].any()]:
-        raise ValueError(f"gradients differ in their arrays: {wrong[:3]}")
+        raise ValueError(f"gradients of different arrays: {wrong[:3]}")
     squares = {name: float(np.sum(np.square(array, dtype=np.float64))) for name, array in theirs.items()}
     total = sum(squares.values()) ** 0.5
-    apart = {name: float(np.linalg.norm(ours[name].astype(np.float64) - array)) for name, array in theirs.items()}
+    errors = {name: float(np.linalg.norm(ours[name].astype(np.float64) - array)) for name, array in theirs.items()}
     relative = {
-        name: apart[name] / square**0.5 for name, square in squares.items() if square**0.5 > _NEGLIGIBLE * total
+        name: errors[name] / square**0.5 for name, square in squares.items() if square**0.5 > _NEGLIGIBLE * total
     }
     worst = max(relative, key=relative.__getitem__)
-    rms = sum(value**2 for value in apart.values()) ** 0.5 / total
+    rms = sum(value**2 for value in errors.values()) ** 0.5 / total
     return {"rms": rms, "worst": relative[worst], "array": worst}
 
 
@@ -113,14 +124,14 @@ def compare_gradients(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.nd
 
 
 def golden_path(variant: Variant) -> Path:
-    """Where a variant's goldens lie."""
+    """Returns the path of a variant's goldens."""
     return GOLDENS / f"{variant.source}_{variant.model}.npz"
 
 
 def make_golden(outputs: Outputs) -> dict[str, np.ndarray]:
-    """The part of a publisher's outputs that is kept."""
-    kept = {"logits": outputs.logits[:, _KEPT_CLASSES]}
-    kept |= {f"aux/{i}": aux[:, _KEPT_CLASSES] for i, aux in enumerate(outputs.aux)}
+    """Returns the part of a publisher's outputs that a golden stores."""
+    kept = {"logits": outputs.logits[:, _GOLDEN_CLASSES]}
+    kept |= {f"aux/{i}": aux[:, _GOLDEN_CLASSES] for i, aux in enumerate(outputs.aux)}
     if outputs.gradients:
         kept["gradients"] = _fingerprints(outputs.gradients)
         kept["gradient_names"] = np.array(sorted(outputs.gradients))
@@ -128,7 +139,7 @@ def make_golden(outputs: Outputs) -> dict[str, np.ndarray]:
 
 
 def _fingerprints(gradients: Mapping[str, np.ndarray]) -> np.ndarray:
-    """[arrays, 2]: norm, and product with random signs over the square root of the size; in the order of the names."""
+    """[arrays, 2], sorted by name: norm, and product with random signs divided by the square root of the size."""
     rows = []
     for name in sorted(gradients):
         array = gradients[name].astype(np.float64)
@@ -138,16 +149,16 @@ def _fingerprints(gradients: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def compare_golden(ours: Outputs, golden: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """As `compare_outputs`, with what was kept; the gradients' difference is that of the fingerprints."""
+    """Compares outputs with a golden, as `compare_outputs` does; of gradients it compares the fingerprints."""
     row: dict[str, Any] = {
-        "logits": dataclasses.asdict(relative_difference(ours.logits[:, _KEPT_CLASSES], golden["logits"]))
+        "logits": dataclasses.asdict(relative_difference(ours.logits[:, _GOLDEN_CLASSES], golden["logits"]))
     }
     heads = sum(name.startswith("aux/") for name in golden)
     if heads != len(ours.aux):
         raise ValueError(f"{len(ours.aux)} auxiliary heads here, {heads} there")
     if heads:
         row["aux"] = [
-            dataclasses.asdict(relative_difference(aux[:, _KEPT_CLASSES], golden[f"aux/{i}"]))
+            dataclasses.asdict(relative_difference(aux[:, _GOLDEN_CLASSES], golden[f"aux/{i}"]))
             for i, aux in enumerate(ours.aux)
         ]
     if ours.gradients and "gradients" in golden:
@@ -158,7 +169,7 @@ def compare_golden(ours: Outputs, golden: Mapping[str, np.ndarray]) -> dict[str,
 
 
 def write_golden(variant: Variant, case: Case, outputs: Outputs) -> None:
-    """Keeps a publisher's outputs of one case beside those of the others."""
+    """Stores a publisher's outputs of one case in the variant's file of goldens, beside those of other cases."""
     path = golden_path(variant)
     path.parent.mkdir(exist_ok=True)
     kept: dict[str, np.ndarray] = {}
@@ -166,14 +177,22 @@ def write_golden(variant: Variant, case: Case, outputs: Outputs) -> None:
         with np.load(path, allow_pickle=False) as file:
             kept = {name: file[name] for name in file.files if not name.startswith(f"{case.name}/")}
     kept |= {f"{case.name}/{name}": array for name, array in make_golden(outputs).items()}
-    np.savez_compressed(path, **kept)
+    np.savez_compressed(path, **kept)  # type: ignore[arg-type]  # a name of ours is never `allow_pickle`
 
 
 # --- One case --------------------------------------------------------------------------------------------------------
 
 
 def verify_live(variant: Variant, case: Case, python: str) -> tuple[dict[str, Any], Outputs]:
-    """One case against the publisher's code: the row, and what the publisher's code gave.
+    """Compares one case with the publisher's code.
+
+    Args:
+      variant: the publisher's variant.
+      case: the comparison.
+      python: the interpreter of the environment where the publisher's code is installed.
+
+    Returns:
+      The row of the ledger, and the outputs of the publisher's code.
 
     Raises:
       UserError: the publisher's code cannot be run there.
@@ -184,17 +203,24 @@ def verify_live(variant: Variant, case: Case, python: str) -> tuple[dict[str, An
 
 
 def verify_golden(variant: Variant, case: Case) -> tuple[dict[str, Any], str]:
-    """One case against the goldens: the row, and the version of the publisher's code that they are of.
+    """Compares one case with the goldens.
+
+    Args:
+      variant: the publisher's variant.
+      case: the comparison.
+
+    Returns:
+      The row, and the version of the publisher's code that the goldens were made with.
 
     Raises:
-      UserError: there are none.
+      UserError: there are no goldens of this case.
     """
     golden = {}
     if golden_path(variant).exists():
         with np.load(golden_path(variant), allow_pickle=False) as file:
             golden = {n.removeprefix(f"{case.name}/"): file[n] for n in file.files if n.startswith(f"{case.name}/")}
     if not golden:
-        raise UserError(f"no goldens of {variant.source}'s {variant.model} in {case.name}")
+        raise UserError(f"no goldens of {variant.source}'s {variant.model} for {case.name}")
     ours = runs.run_ours(variant, case, runs.case_arrays(variant, case))
     return compare_golden(ours, golden), str(golden["version"])
 
@@ -206,20 +232,30 @@ def verify_weights(
     dtype: str,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """A file's own weights through the publisher's code and ours, evaluation on seeded pictures: row and version.
+    """Compares the publisher's code and ours in evaluation with a file's own weights, on seeded images.
+
+    Args:
+      variant: the publisher's variant.
+      arrays: {publisher's name: array}, as in the file.
+      python: the interpreter of the environment where the publisher's code is installed.
+      dtype: "float64" or "float32".
+      options: of `create_model`, for our side.
+
+    Returns:
+      The row, and the version of the publisher's code.
 
     Raises:
       UserError: the publisher's code cannot be run there.
     """
     case = Case("eval", variant.image_size, dtype=dtype)
-    kept = {name: np.asarray(array, dtype) for name, array in FileArrays.of(arrays).weights(variant).items()}
-    theirs = runs.run_theirs(variant, case, kept, python)
+    weights = {name: np.asarray(array, dtype) for name, array in FileArrays.of(arrays).weights(variant).items()}
+    theirs = runs.run_theirs(variant, case, weights, python)
     options = dict(options or {}) if has_classifier(variant, arrays) else {"num_classes": 0, **(options or {})}
-    return compare_outputs(runs.run_ours(variant, case, kept, **options), theirs), theirs.version
+    return compare_outputs(runs.run_ours(variant, case, weights, **options), theirs), theirs.version
 
 
 def is_equal(row: Mapping[str, Any], dtype: str) -> bool:
-    """Whether every difference of a row is within what counts as equal."""
+    """Whether every difference of a row is within the limits of its dtype."""
     limit = LOGITS_FLOAT64 if dtype == "float64" else LOGITS_FLOAT32
     outputs = [row["logits"], *row.get("aux", [])]
     gradients = row.get("gradients", {"rms": 0.0})["rms"]

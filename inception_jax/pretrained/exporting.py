@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -15,7 +15,9 @@ from inception_jax.checkpoints.reading import load_record, load_variables
 from inception_jax.config import Config
 from inception_jax.errors import UserError, nearest
 from inception_jax.evaluation.trained_network import default_weights, load_class_names, load_config
+from inception_jax.models.base import BaseNetwork
 from inception_jax.pretrained.publishers import registry
+from inception_jax.pretrained.variants import Variant
 from inception_jax.training import network_setup
 
 SUFFIXES = (".safetensors", ".npz", ".pth")
@@ -32,7 +34,7 @@ def export_run(
     source: str,
     output: str | os.PathLike,
     *,
-    weights: str | None = None,
+    weights: Literal["raw", "ema"] | None = None,
     step: Any = None,
 ) -> dict[str, Any]:
     """Writes a run's weights as a file of a publisher's arrays.
@@ -71,12 +73,12 @@ def export_run(
     variables = {name: tree for name, tree in variables.items() if tree}
     same = {name: getattr(model, name) for name in ("num_classes", "width_multiplier", "min_width")}
     arrays = export_weights(config.model.name, variables, source=source, **same)
-    said = {"model": config.model.name, "source": source, "step": found, "weights": weights}
-    _write(output, arrays, said)
-    return {"file": str(output), **said, "arrays": len(arrays)}
+    content = {"model": config.model.name, "source": source, "step": found, "weights": weights}
+    _write(output, arrays, content)
+    return {"file": str(output), **content, "arrays": len(arrays)}
 
 
-def _check_network(model: Any, variant: Any, workdir: str | os.PathLike) -> None:
+def _check_network(model: BaseNetwork, variant: Variant, workdir: Path) -> None:
     """Raises UserError where the run's network computes another function than the publisher's, by its fields."""
     same = {"num_classes", "width_multiplier", "min_width"}
     theirs = variant.create(aux_heads=model.aux_heads, **{name: getattr(model, name) for name in same})
@@ -95,15 +97,17 @@ def _check_network(model: Any, variant: Any, workdir: str | os.PathLike) -> None
         )
 
 
-def _write(output: Path, arrays: dict[str, np.ndarray], said: dict[str, Any]) -> None:
+def _write(output: Path, arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
+    """Writes a file, complete or not at all; only .safetensors files have metadata."""
     part = output.with_name(f".{output.name}.{os.getpid()}.part{output.suffix}")
     try:
         if output.suffix == ".safetensors":
             from inception_jax.weight_files.safetensors_writer import save_arrays
 
-            save_arrays(part, arrays, {name: str(value) for name, value in said.items()})
+            save_arrays(part, arrays, {name: str(value) for name, value in metadata.items()})
         elif output.suffix == ".npz":
-            np.savez(part, **{name: _without_bfloat16(array) for name, array in arrays.items()})
+            widened = {name: _without_bfloat16(array) for name, array in arrays.items()}
+            np.savez(part, **widened)  # type: ignore[arg-type]  # no array is called `allow_pickle`
         else:
             _torch_save(part, arrays)
         part.rename(output)

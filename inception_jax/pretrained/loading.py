@@ -85,7 +85,8 @@ def load_weights(
     if found is None:
         found, how = catalog.find_record(path.name, weights.sha256, variant.model, variant.source)
         if found and (wrong := _digest_mismatch(found, path, weights.sha256)):
-            found, how = None, f"the file is named like {found.name}, but {wrong}"
+            how = f"the file is named like {found.name}, but {wrong}"
+            found = None
         findings.append(f"record: {found.name} ({how})" if found else f"record: none, {how}")
     options = dict(options or {})
     if found and found.classes == 0:

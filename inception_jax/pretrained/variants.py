@@ -19,6 +19,7 @@ import numpy as np
 
 from inception_jax.errors import UserError
 from inception_jax.models import parameters
+from inception_jax.models.base import BaseNetwork
 from inception_jax.models.registry import create_model, get_spec
 
 Shapes = dict[str, tuple[int, ...]]
@@ -97,7 +98,7 @@ class Variant:
     aux_heads: bool = False
     naming: NamingRules = NamingRules()
 
-    def create(self, *, aux_heads: bool, **options: Any) -> Any:
+    def create(self, *, aux_heads: bool, **options: Any) -> BaseNetwork:
         """Creates our network with this variant's options.
 
         Args:

@@ -1,4 +1,4 @@
-"""The proof itself: what it calls equal, what it notices, and that the ledger and the README say what was measured."""
+"""Verification against the publishers' code: limits of equality, sensitivity, the ledger and its page."""
 
 import argparse
 import dataclasses
@@ -14,7 +14,7 @@ from inception_jax.parity.runs import Case, Outputs
 from inception_jax.parity.seeded_weights import seeded_arrays, seeded_images
 from inception_jax.pretrained.publishers import registry
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(ledger.__file__).with_name("README.md")
 
 
 def outputs(shift=0.0, gradients=()):
@@ -87,7 +87,7 @@ def test_goldens_keep_enough_to_see_a_change(tmp_path, monkeypatch):
     for wrong in (flipped, {**gradients, "array0": gradients["array1"], "array1": gradients["array0"]}):
         ours["found"] = outputs(gradients=wrong)
         assert verification.verify_golden(variant, case)[0]["gradients"]["rms"] > 1e-3
-    with pytest.raises(UserError, match="no goldens of timm's inception_v4 in eval_77_float64"):
+    with pytest.raises(UserError, match="no goldens of timm's inception_v4 for eval_77_float64"):
         verification.verify_golden(variant, Case("eval", 77))
 
 
@@ -101,8 +101,8 @@ def test_seeded_weights_belong_to_their_names():
     assert all((again[name] == array.astype(np.float32)).all() for name, array in arrays.items())
     kernels = [array for name, array in arrays.items() if name.endswith("conv.weight")]
     assert not np.array_equal(kernels[4].ravel()[:9], kernels[5].ravel()[:9])
-    pictures = seeded_images(2, 31)
-    assert np.abs(pictures).max() <= 1 and pictures.std() > 0.3 and not np.allclose(pictures[0], pictures[1])
+    images = seeded_images(2, 31)
+    assert np.abs(images).max() <= 1 and images.std() > 0.3 and not np.allclose(images[0], images[1])
 
 
 def test_a_wrong_switch_is_seen():
@@ -146,15 +146,15 @@ def test_the_ledger_has_every_case_that_is_not_named_as_open_and_all_are_equal()
         assert bool(row.get("aux")) == (row["mode"] == "train" and variant.aux_heads), key
 
 
-def test_the_readme_has_the_ledger(tmp_path):
-    table = ledger.table(ledger.read_ledger(), markdown=True)
-    assert f"{ledger.BEGIN}\n\n{table}\n\n{ledger.END}" in README.read_text(encoding="utf-8")
+def test_the_page_has_the_ledger(tmp_path):
+    table = ledger.format_ledger(ledger.read_ledger(), markdown=True)
+    assert f"{ledger.BEGIN}\n\n{table}\n\n{ledger.END}" in PAGE.read_text(encoding="utf-8")
     page = tmp_path / "page.md"
     page.write_text(f"a\n{ledger.BEGIN}\nold\n{ledger.END}\nz\n", encoding="utf-8")
     ledger.update_table(page)
     assert page.read_text(encoding="utf-8") == f"a\n{ledger.BEGIN}\n\n{table}\n\n{ledger.END}\nz\n"
     page.write_text("nothing", encoding="utf-8")
-    with pytest.raises(UserError, match="no <!-- ledger -->"):
+    with pytest.raises(UserError, match="has no lines <!-- ledger --> and <!-- end of ledger -->"):
         ledger.update_table(page)
 
 

@@ -249,7 +249,7 @@ def test_a_run_with_other_switches_is_not_the_publishers(converted, fails, tmp_p
             "--output=a.h5: the suffix must be .safetensors, .npz, .pth",
         ),
         (convert.main, ["--list", "--weights=a"], "--weights: --list does not read it"),
-        (convert.main, ["--weights=a", "--output=b", "--step=3"], "--step: only another way of calling reads it"),
+        (convert.main, ["--weights=a", "--output=b", "--step=3"], "--step: an import does not read it; see --help"),
         (convert.main, ["--weights=a", "--output=b", "--set=min_width=4"], "--set: needs --model and --source"),
         (convert.main, ["--weights=none.pth", "--output=b"], "none.pth"),
         (

@@ -182,7 +182,7 @@ def test_a_hash_of_two_records_decides_nothing(monkeypatch):
 
 def test_common_preprocessing_only_where_there_is_one():
     assert catalog.common_preprocessing("inception_resnet_v2", "timm") == preprocessing.timm(333)
-    with pytest.raises(UserError, match=r"depends on the file: --record=\{timm/inception_v3.tv_in1k, "):
+    with pytest.raises(UserError, match=r"depends on the file; name it: --record=\{timm/inception_v3.tv_in1k, "):
         catalog.common_preprocessing("inception_v3", "timm")  # gluon's tag has another normalisation
-    with pytest.raises(UserError, match="give --record=NAME"):
+    with pytest.raises(UserError, match="no record has the preprocessing of slim's xception; name one with --record"):
         catalog.common_preprocessing("xception", "slim")

@@ -1,4 +1,4 @@
-"""GoogLeNets that no package builds: Caffe's, the ONNX model zoo's and Google's inception5h; for `tf_side.py`.
+"""Runs GoogLeNets that no package builds, for `tf_side.py`: Caffe's, the ONNX model zoo's, Google's inception5h.
 
 Caffe's and inception5h are executed layer by layer with TensorFlow's operations, the zoo's as a graph in ONNX's
 runtimes. Sources: BVLC/caffe, models/bvlc_googlenet/train_val.prototxt; onnx/models, googlenet; listings of the nodes
@@ -14,16 +14,25 @@ import numpy as np
 from strictness import check_names, versions
 
 Arrays = Mapping[str, np.ndarray]
-# Takes ({name: variable}, pictures [B, H, W, 3], whether in training), gives (logits, auxiliary logits).
+# Takes ({name: variable}, images [B, H, W, 3], whether in training), returns (logits, auxiliary logits).
 Network = Callable[[Mapping[str, Any], Any, bool], tuple[Any, list[Any]]]
 
 MODULES = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
-HEADS = ("4a", "4d")  # modules that the first and the second auxiliary head read
+HEADS = ("4a", "4d")  # modules whose output the first and the second auxiliary head read
 POOLED = ("3b", "4e")  # modules followed by a max pool with stride 2
 
 
 def run_network(network: Network, request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
-    """The logits, and the gradients where the request has probes, of a network executed operation by operation."""
+    """Runs a network operation by operation: logits, and gradients where the request has probes.
+
+    Args:
+      network: the function of the network.
+      request: as in the package's docstring.
+      weights: {name: array}.
+
+    Returns:
+      The arrays of the result, but for `version`.
+    """
     import tensorflow as tf
 
     dtype, train = str(request["dtype"]), str(request["mode"]) == "train"
@@ -48,39 +57,40 @@ CAFFE_UNITS = ("1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj")
 
 
 class CaffeOps:
-    """Caffe's layers, each of TensorFlow's elementary operations; maps are [B, H, W, C]."""
+    """Caffe's layers in TensorFlow's elementary operations; feature maps are [B, H, W, C]."""
 
     def __init__(self, weights: Mapping[str, Any]) -> None:
+        """Keeps the variables, {name: variable}."""
         import tensorflow as tf
 
         self.tf, self.weights = tf, weights
 
     def convolution(self, x: Any, name: str, stride: int = 1) -> Any:
-        """Convolution and ReLU; every one of the network pads half its window."""
+        """Convolution and ReLU, padded by half the window on every side."""
         tf, kernel = self.tf, self.tf.transpose(self.weights[f"{name}/0"], (2, 3, 1, 0))
         pad = kernel.shape[0] // 2
         x = tf.pad(x, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
         return tf.nn.relu(tf.nn.conv2d(x, kernel, stride, "VALID") + self.weights[f"{name}/1"])
 
     def max_pool(self, x: Any, stride: int, pad: int) -> Any:
-        """3x3; the output's size rounds up."""
+        """3x3 max pool; the output's size is rounded up."""
         tf, low = self.tf, x.dtype.min
         after = [_ceil_pad(size, 3, stride, pad) for size in x.shape[1:3]]
         x = tf.pad(x, [[0, 0], [pad, after[0]], [pad, after[1]], [0, 0]], constant_values=low)
         return tf.nn.max_pool2d(x, 3, stride, "VALID")
 
     def lrn(self, x: Any) -> Any:
-        """local_size 5, alpha 1e-4, beta 0.75, k 1, across channels; alpha is divided by the window."""
+        """Local response normalization: size 5, alpha 1e-4 (divided by the size), beta 0.75, k 1, across channels."""
         return response_norm(self.tf, x, radius=2, bias=1.0, alpha=1e-4 / 5, beta=0.75)
 
     def inner_product(self, x: Any, name: str) -> Any:
-        """A fully connected layer on a map flattened channels first."""
+        """A fully connected layer on a feature map flattened channels first."""
         tf = self.tf
         x = tf.reshape(tf.transpose(x, (0, 3, 1, 2)), (x.shape[0], -1)) if len(x.shape) == 4 else x
         return tf.matmul(x, self.weights[f"{name}/0"], transpose_b=True) + self.weights[f"{name}/1"]
 
     def inception(self, x: Any, name: str) -> Any:
-        """One module."""
+        """One Inception module."""
         return self.tf.concat(
             [
                 self.convolution(x, f"{name}/1x1"),
@@ -92,14 +102,14 @@ class CaffeOps:
         )
 
     def head(self, x: Any, name: str) -> Any:
-        """An auxiliary classifier; its 5x5 average pool with stride 3 fits a 14x14 map exactly."""
+        """An auxiliary classifier; its 5x5 average pool with stride 3 fits a 14x14 feature map exactly."""
         x = self.convolution(self.tf.nn.avg_pool2d(x, 5, 3, "VALID"), f"{name}/conv")
         x = self.tf.nn.relu(self.inner_product(x, f"{name}/fc"))
         return self.inner_product(x, f"{name}/classifier")
 
 
 def _ceil_pad(size: int, window: int, stride: int, pad: int) -> int:
-    """Padding after the map with which the window's last place, rounded up, is full."""
+    """Padding after the feature map that fills the last window where the output size is rounded up."""
     out = -(-(size + 2 * pad - window) // stride) + 1
     if (out - 1) * stride >= size + pad:
         out -= 1
@@ -107,7 +117,7 @@ def _ceil_pad(size: int, window: int, stride: int, pad: int) -> int:
 
 
 def response_norm(tf: Any, x: Any, *, radius: int, bias: float, alpha: float, beta: float) -> Any:
-    """TensorFlow's local response normalisation; written out in float64, which its operation does not know."""
+    """TensorFlow's local response normalization; spelled out in float64, which its operation does not support."""
     if x.dtype == tf.float32:
         return tf.nn.local_response_normalization(x, radius, bias, alpha, beta)
     channels = x.shape[3]
@@ -117,7 +127,7 @@ def response_norm(tf: Any, x: Any, *, radius: int, bias: float, alpha: float, be
 
 
 def caffe_network(weights: Mapping[str, Any], x: Any, train: bool) -> tuple[Any, list[Any]]:
-    """bvlc_googlenet, from the picture to the three classifiers."""
+    """bvlc_googlenet, from the image to the three classifiers."""
     ops, heads = CaffeOps(weights), []
     x = ops.lrn(ops.max_pool(ops.convolution(x, "conv1/7x7_s2", 2), 2, 0))
     x = ops.convolution(ops.convolution(x, "conv2/3x3_reduce"), "conv2/3x3")
@@ -132,7 +142,7 @@ def caffe_network(weights: Mapping[str, Any], x: Any, train: bool) -> tuple[Any,
 
 
 def run_caffe(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
-    """What the result file holds, of bvlc_googlenet executed operation by operation."""
+    """Runs bvlc_googlenet operation by operation; returns the arrays of the result."""
     layers = ["conv1/7x7_s2", "conv2/3x3_reduce", "conv2/3x3", "loss3/classifier"]
     layers += [f"inception_{module}/{unit}" for module in MODULES for unit in CAFFE_UNITS]
     if any(name.startswith("loss1/") for name in weights):
@@ -148,9 +158,10 @@ INCEPTION5H_UNITS = ("1x1", "3x3_bottleneck", "3x3", "5x5_bottleneck", "5x5", "p
 
 
 class Inception5hOps:
-    """The graph's layers; each pads as TensorFlow's SAME."""
+    """The graph's layers; all have TensorFlow's padding SAME."""
 
     def __init__(self, weights: Mapping[str, Any]) -> None:
+        """Keeps the variables, {name: variable}."""
         import tensorflow as tf
 
         self.tf, self.weights = tf, weights
@@ -161,7 +172,7 @@ class Inception5hOps:
         return tf.nn.relu(tf.nn.conv2d(x, self.weights[f"{name}_w"], stride, "SAME") + self.weights[f"{name}_b"])
 
     def max_pool(self, x: Any, stride: int) -> Any:
-        """3x3."""
+        """3x3 max pool."""
         return self.tf.nn.max_pool2d(x, 3, stride, "SAME")
 
     def lrn(self, x: Any) -> Any:
@@ -169,12 +180,12 @@ class Inception5hOps:
         return response_norm(self.tf, x, radius=5, bias=2.0, alpha=1e-4, beta=0.5)
 
     def dense(self, x: Any, name: str) -> Any:
-        """A fully connected layer on a map flattened as it lies in memory: rows, columns, channels."""
+        """A fully connected layer on a feature map flattened in the order rows, columns, channels."""
         x = self.tf.reshape(x, (x.shape[0], -1))
         return self.tf.matmul(x, self.weights[f"{name}_w"]) + self.weights[f"{name}_b"]
 
     def inception(self, x: Any, name: str) -> Any:
-        """One module."""
+        """One Inception module."""
         return self.tf.concat(
             [
                 self.convolution(x, f"{name}_1x1"),
@@ -192,7 +203,7 @@ class Inception5hOps:
 
 
 def inception5h_network(weights: Mapping[str, Any], x: Any, train: bool) -> tuple[Any, list[Any]]:
-    """The graph, from the picture to the three pre-activations of its softmaxes."""
+    """The graph, from the image to the three pre-activations of its softmaxes."""
     ops, heads = Inception5hOps(weights), []
     x = ops.lrn(ops.max_pool(ops.convolution(x, "conv2d0", 2), 2))
     x = ops.convolution(ops.convolution(x, "conv2d1"), "conv2d2")
@@ -207,7 +218,7 @@ def inception5h_network(weights: Mapping[str, Any], x: Any, train: bool) -> tupl
 
 
 def run_inception5h(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
-    """What the result file holds, of inception5h executed operation by operation."""
+    """Runs inception5h operation by operation; returns the arrays of the result."""
     layers = ["conv2d0", "conv2d1", "conv2d2", "softmax2"]
     layers += [f"mixed{module}_{unit}" for module in MODULES for unit in INCEPTION5H_UNITS]
     if any(name.startswith("nn0_") for name in weights):
@@ -221,11 +232,11 @@ def run_inception5h(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
 
 
 def zoo_graph(weights: Arrays, shape: tuple[int, ...]) -> Any:
-    """The zoo's graph, but for the softmax at its end, with given weights; its pools pad where Caffe's round up.
+    """Builds the zoo's graph with given weights, without the final softmax; its pools pad where Caffe's round up.
 
     Args:
       weights: {name of the initializer: array}.
-      shape: of the pictures, [B, 3, H, W].
+      shape: of the images, [B, 3, H, W].
     """
     from onnx import helper, numpy_helper
 
@@ -283,7 +294,7 @@ def zoo_graph(weights: Arrays, shape: tuple[int, ...]) -> Any:
 
 
 def run_onnx(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
-    """What the result file holds: of ONNX Runtime, or, in float64, which it lacks, of ONNX's reference evaluator."""
+    """Runs the zoo's graph in ONNX Runtime, or in float64, which it lacks, in ONNX's reference evaluator."""
     dtype = str(request["dtype"])
     images = np.ascontiguousarray(request["images"].astype(dtype).transpose(0, 3, 1, 2))
     model = zoo_graph({name: array.astype(dtype) for name, array in weights.items()}, images.shape)
@@ -305,4 +316,4 @@ def run_onnx(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
 
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         (logits,), version = session.run(None, {"data_0": images}), versions("onnxruntime", "onnx")
-    return {"logits": logits, "version": np.array(version)}
+    return {"logits": np.asarray(logits), "version": np.array(version)}

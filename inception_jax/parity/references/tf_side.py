@@ -1,12 +1,12 @@
-"""The TensorFlow publishers' networks with given weights: see the package's docstring for what goes in and out.
+"""Runs the TensorFlow publishers' networks with given weights; the package's docstring has the format of the files.
 
     python tf_side.py REQUEST.npz RESULT.npz
 
 Needs TensorFlow and the publisher's package (tf_slim with tf_keras; keras; onnx and onnxruntime), and nothing of
 inception_jax. Three networks are in no package: SLIM_NETS names a directory with inception_v4.py and
 inception_resnet_v2.py of tensorflow/models, research/slim/nets, and inception_resnet_v1.py of davidsandberg/facenet,
-src/models. GoogLeNets without batch norm are executed layer by layer (googlenets.py). Every array of the request must
-have its variable, and every variable its array.
+src/models. GoogLeNets without batch norm are executed layer by layer (googlenets.py). The arrays of
+the request and the variables of the network must have the same names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Arrays = Mapping[str, np.ndarray]
 
 # --- slim: graphs of TensorFlow 1 ------------------------------------------------------------------------------------
 
-# slim's own names of the functions.
+# model -> slim's name of its function.
 _SLIM = {
     "inception_v1_bn": "inception_v1",
     "inception_v2": "inception_v2",
@@ -37,12 +37,12 @@ _SLIM = {
     "inception_resnet_v2": "inception_resnet_v2",
 }
 _IN_PACKAGE = ("inception_v1", "inception_v2", "inception_v3")
-# These have dropout and auxiliary heads of their own signature.
+# Functions with the argument create_aux_logits.
 _WITH_AUX = ("inception_v3", "inception_v4", "inception_resnet_v2")
 
 
 def import_slim() -> Any:
-    """tf_slim, in a TensorFlow that has no layers of version 1 any more: tf_keras has them."""
+    """Imports tf_slim in a TensorFlow without the layers of version 1, which tf_keras has."""
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     from tf_keras.src import legacy_tf_layers
 
@@ -54,14 +54,14 @@ def import_slim() -> Any:
     import tf_slim
     from tensorflow.python.framework import ops
 
-    # tf_slim looks for the class where it was.
+    # tf_slim looks for the class in its old place.
     if not hasattr(ops, "Tensor"):
         ops.Tensor = tf.Tensor
     return tf_slim
 
 
 def slim_function(name: str, slim: Any) -> Any:
-    """slim's function of a network: of the package, or of the file in SLIM_NETS, told where its imports are now."""
+    """Returns slim's function of a network, from the package or from the file in SLIM_NETS."""
     if name in _IN_PACKAGE:
         module = importlib.import_module(f"tf_slim.nets.{name}")
         return getattr(module, name)
@@ -69,13 +69,13 @@ def slim_function(name: str, slim: Any) -> Any:
 
 
 def load_nets(name: str, slim: Any) -> Any:
-    """The module of a file in SLIM_NETS."""
+    """Loads a file in SLIM_NETS as a module, with its imports replaced by today's."""
     folder = os.environ.get("SLIM_NETS")
     if not folder or not (Path(folder) / f"{name}.py").exists():
-        raise SystemExit(f"SLIM_NETS = {folder!r}: a directory with the publisher's {name}.py is wanted")
+        raise SystemExit(f"SLIM_NETS = {folder!r}: must name a directory with the publisher's {name}.py")
     import tensorflow as tf
 
-    # The files import the TensorFlow 1 of their day; nothing inside the functions changes.
+    # The files import the TensorFlow 1 of their time; the functions stay unchanged.
     source = (Path(folder) / f"{name}.py").read_text()
     for old in (
         "import tensorflow.compat.v1 as tf",
@@ -92,14 +92,14 @@ def load_nets(name: str, slim: Any) -> Any:
     compat = tf.compat.v1
     if not hasattr(compat, "compat"):
         compat.compat = tf.compat
-    utils = types.SimpleNamespace(inception_arg_scope=None)  # named outside of the functions only
+    utils = types.SimpleNamespace(inception_arg_scope=None)  # used outside of the functions only
     module.__dict__.update(tf=compat, slim=slim, inception_utils=utils)
     exec(compile(source, name, "exec"), module.__dict__)
     return module
 
 
 def slim_scope(dtype: str) -> Any:
-    """slim's argument scope of all Inception networks; its fused batch norm knows no float64."""
+    """Returns slim's argument scope of all Inception networks; its fused batch norm does not support float64."""
     scope = importlib.import_module("tf_slim.nets.inception_v3").inception_v3_arg_scope()
     if dtype == "float64":
         for arguments in scope.values():
@@ -109,7 +109,7 @@ def slim_scope(dtype: str) -> Any:
 
 
 def run_slim(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
-    """What the result file holds, of a network of slim's."""
+    """Runs a network of slim's; returns the arrays of the result."""
     slim = import_slim()
     import tensorflow as tf
 
@@ -135,7 +135,15 @@ def run_slim(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
 
 
 def run_graph(session: Any, what: str, weights: Arrays, wanted: dict[str, Any], total: Any) -> dict[str, np.ndarray]:
-    """The values of `wanted` with the given weights, and the gradients of `total` unless it is None."""
+    """Evaluates `wanted` with the given weights, and the gradients of `total` unless it is None.
+
+    Args:
+      session: of TensorFlow 1.
+      what: the network, for messages.
+      weights: {name of the variable: array}.
+      wanted: {name in the result: tensor}.
+      total: a scalar tensor, or None.
+    """
     import tensorflow as tf
 
     v1 = tf.compat.v1
@@ -145,7 +153,7 @@ def run_graph(session: Any, what: str, weights: Arrays, wanted: dict[str, Any], 
         initial = variable.initializer.inputs[1]
         session.run(variable.initializer, {initial: weights[array].astype(initial.dtype.as_numpy_dtype)})
     if total is not None:
-        # facenet counts its running statistics among the trained variables.
+        # facenet's running statistics are among the trainable variables.
         trained = [variable for variable in variables.values() if "/moving_" not in variable.op.name]
         pairs = zip(trained, tf.gradients(total, trained), strict=True)
         wanted |= {f"g/{variable.op.name}": found for variable, found in pairs if found is not None}
@@ -153,7 +161,7 @@ def run_graph(session: Any, what: str, weights: Arrays, wanted: dict[str, Any], 
 
 
 def run_facenet(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
-    """What the result file holds, of facenet's Inception-ResNet-v1 with the classifier of its train_softmax.py."""
+    """Runs facenet's Inception-ResNet-v1 with its train_softmax.py's classifier; returns the arrays of the result."""
     slim = import_slim()
     import tensorflow as tf
 
@@ -178,7 +186,7 @@ _KERAS = {"inception_v3": "InceptionV3", "inception_resnet_v2": "InceptionResNet
 
 
 def run_keras(request: Arrays, weights: Arrays) -> dict[str, np.ndarray]:
-    """What the result file holds, of one of keras.applications."""
+    """Runs a network of keras.applications; returns the arrays of the result."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
     import tensorflow as tf

@@ -1,10 +1,10 @@
-"""The PyTorch publishers' networks with given weights: see the package's docstring for what goes in and out.
+"""Runs the PyTorch publishers' networks with given weights; the package's docstring has the format of the files.
 
     python torch_side.py REQUEST.npz RESULT.npz
 
 Needs torch and the publisher's package (torchvision, timm, pretrainedmodels, pytorchcv, facenet-pytorch, pytorch-fid),
-and nothing of inception_jax. Every array of the request must have its place in the publisher's state dict, and every
-one of the state dict's must be in the request, but for counters of batches.
+and nothing of inception_jax. The names of the request's arrays must be those of the publisher's state dict, but for
+its counters of batches.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def cadene_network(model: str, classes: int, _: Mapping[str, Any]) -> Any:
 
 
 def pytorchcv_network(model: str, classes: int, _: Mapping[str, Any]) -> Any:
-    """pytorchcv's networks by their own names."""
+    """pytorchcv's networks, by pytorchcv's names."""
     from pytorchcv.model_provider import get_model
 
     name = {"inception_v2": "bninception"}.get(model, model.replace("_", ""))
@@ -90,11 +90,16 @@ BUILDERS: dict[str, Callable[[str, int, Mapping[str, Any]], Any]] = {
 
 
 def prepare(network: Any, mode: str) -> None:
-    """Evaluation, or batch statistics without dropout."""
+    """Sets a network to evaluation, or to batch statistics without dropout.
+
+    Args:
+      network: the PyTorch module.
+      mode: "eval" or "train".
+    """
     import torch
 
     network.train(mode == "train")
-    # Cadene's Inception-ResNet-v2 calls the function.
+    # Cadene's Inception-ResNet-v2 calls the function instead of a module.
     torch.nn.functional.dropout = lambda x, *_, **__: x
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -105,7 +110,7 @@ def prepare(network: Any, mode: str) -> None:
 
 
 def split_outputs(source: str, output: Any) -> tuple[Any, list[Any]]:
-    """(logits, auxiliary logits with the head nearest the input first) of what a network returned."""
+    """Splits a network's output into logits and auxiliary logits, the head nearest the input first."""
     if not isinstance(output, tuple):
         return output, []
     logits, *heads = output
@@ -114,13 +119,13 @@ def split_outputs(source: str, output: Any) -> tuple[Any, list[Any]]:
 
 
 def run_request(request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the result file holds."""
+    """Runs the network of a request; returns the arrays of the result."""
     import torch
 
     source, model, mode = (str(request[name]) for name in ("source", "model", "mode"))
     dtype = {"float32": torch.float32, "float64": torch.float64}[str(request["dtype"])]
     state = {name[2:]: torch.from_numpy(np.array(request[name])).to(dtype) for name in request if name[:2] == "w/"}
-    # Constructors take the number of classes; every publisher's classifier is the last array.
+    # Constructors need the number of classes; every publisher's classifier is the last array.
     classes = next(reversed(state.values())).shape[0] if "classes" not in request else int(request["classes"])
     torch.set_default_dtype(dtype)
     network = BUILDERS[source](model, classes, state)
@@ -153,8 +158,8 @@ def _version(source: str) -> str:
 def main(request: str, result: str) -> None:
     """Reads a request and writes its result."""
     with np.load(request, allow_pickle=False) as arrays:
-        found = run_request(dict(arrays))
-    np.savez(result, **found)
+        outputs = run_request(dict(arrays))
+    np.savez(result, **outputs)  # type: ignore[arg-type]  # no output is called `allow_pickle`
 
 
 if __name__ == "__main__":
