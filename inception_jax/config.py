@@ -1,8 +1,8 @@
-"""The config of a run, checked against its schema (`schema.py`), and what of it was read.
+"""The config of a run: checked against its schema (`schema.py`), with a record of which fields were read.
 
-A recipe in `configs/` starts from `default()` and sets what its source gives. `Config(recipe)` checks it, and from then
-on remembers which fields were read: `refuse_unread()` turns a field that was set but that nothing used into an error
-before the first step. A field left at its default may stay unread (an unused default misleads nobody).
+A recipe, a file in `configs/`, starts from `default()` and sets fields. `Config(config)` checks the result and records
+which fields are read: `refuse_unread()` turns a field that was set but never read into an error before the first step.
+A field with its default may stay unread.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from inception_jax.errors import UserError, nearest
 
 
 class ConfigError(UserError):
-    """A field of the config that is unknown, out of range, or that nothing reads."""
+    """A field of the config is unknown, out of range, or never read."""
 
 
 def default() -> ConfigDict:
-    """The schema with every default filled in, for a recipe to start from."""
+    """The config with the default of every field, for a recipe to start from."""
     config = _fill(schema.SCHEMA)
     config.model.options = ConfigDict(
         {name: config_dict.placeholder(kind) for name, kind in sorted(_model_options().items())}
@@ -44,7 +44,7 @@ def _fill(section: Mapping[str, Any]) -> ConfigDict:
 
 
 def _model_options() -> dict[str, type]:
-    """Every switch of every model ({name: type}), beyond the fields that the schema has of its own."""
+    """{name: type} of the options of all models that are not fields of the schema themselves."""
     from inception_jax.models import registry
 
     own = {*schema.SCHEMA["model"], "bn_axis_name", "bn_axis_index_groups"}
@@ -66,10 +66,10 @@ def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Compares a recipe with the schema.
+    """Checks a config against the schema.
 
     Raises:
-      ConfigError: a field that the schema does not have, that is missing, of another type, or out of its range.
+      ConfigError: a field is unknown, missing, of another type, or out of its range.
     """
     fields = dict(schema.fields())
     values = dict(_leaves(config))
@@ -79,7 +79,7 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"config.{path}: no such field{nearest(path, [*fields, *options])}")
     for path, field in fields.items():
         if path not in values:
-            raise ConfigError(f"config.{path} is missing: start the recipe from inception_jax.config.default()")
+            raise ConfigError(f"config.{path} is missing; a recipe starts from inception_jax.config.default()")
         _check_value(path, field, values[path])
 
 
@@ -95,21 +95,23 @@ def _check_value(path: str, field: schema.Field, value: Any) -> None:
         value = tuple(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"config.{path} = {value!r}: it takes a {kind.__name__} ({field.doc})")
-    if kind is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"config.{path} = {value!r}: it takes a finite number ({field.doc})")
     if field.allowed and not field.allowed[0](value):
         raise ConfigError(f"config.{path} = {value!r}: it must be {field.allowed[1]} ({field.doc})")
 
 
 class Config:
-    """A checked config, read-only, that remembers which of its fields were read.
+    """A checked, read-only config that records which of its fields were read.
 
-    Reads as the `ConfigDict` does (`config.optimizer.momentum`); a placeholder that nobody set reads as None.
+    Fields are attributes, as in a `ConfigDict` (`config.optimizer.momentum`); a field that is unset is None.
     """
 
     def __init__(self, config: ConfigDict):
-        """Args:
-          config: a recipe.
+        """Checks a config.
+
+        Args:
+          config: from a recipe.
 
         Raises:
           ConfigError: as `check`.
@@ -122,6 +124,7 @@ class Config:
         return self
 
     def __getattr__(self, name: str) -> Any:
+        """Reads a field, or returns a section."""
         if name.startswith("__"):
             raise AttributeError(name)
         path = self._prefix + name
@@ -134,18 +137,18 @@ class Config:
         return value
 
     def read(self, *names: str) -> dict[str, Any]:
-        """{name: value} of these fields, each marked as read."""
+        """Returns {name: value} of these fields, and marks them as read."""
         return {name: getattr(self, name) for name in names}
 
     def given(self) -> dict[str, Any]:
-        """{name: value} of this level's fields that somebody set (placeholders left empty are absent), all read."""
+        """Returns {name: value} of the fields of this section that are not None, and marks them as read."""
         return {name: getattr(self, name) for name in self._config if self._config[name] is not None}
 
     def refuse_unread(self) -> None:
-        """Ends the setting-up of a run: from here on, every field that matters has been read.
+        """Refuses fields without effect, after everything has been built from the config.
 
         Raises:
-          ConfigError: fields that differ from their default and that nothing has read.
+          ConfigError: fields differ from their default, but were not read.
         """
         defaults = dict(_leaves(default()))
         unread = [
@@ -161,11 +164,11 @@ class Config:
             )
 
     def _why(self, path: str) -> str:
-        doc = dict(schema.fields()).get(path, schema.Field(None, "a switch of another model")).doc
-        return f"its meaning is: {doc}"
+        doc = dict(schema.fields()).get(path, schema.Field(None, "an option of another model")).doc
+        return f"meaning: {doc}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole config as plain JSON values, as `config.json` holds it."""
+        """The whole config as plain JSON values, as in `config.json`."""
         return json.loads(self.to_json())
 
     def to_json(self) -> str:
@@ -174,10 +177,10 @@ class Config:
 
 
 def from_dict(values: Mapping[str, Any]) -> ConfigDict:
-    """A recipe from what `config.json` holds: JSON's lists become the schema's tuples again.
+    """Makes a config from the content of `config.json`: lists become the tuples of the schema.
 
     Raises:
-      ConfigError: a field that this version does not have.
+      ConfigError: a field is unknown in this version.
     """
     config = default()
     known = dict(_leaves(config))

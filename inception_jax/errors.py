@@ -1,19 +1,19 @@
-"""Errors that a command shows as one line, and the exit codes of the commands.
+"""Errors that a command prints as one line, and the exit codes of the commands.
 
-The codes, for whoever starts runs (a shell, a sweep, a scheduler):
+The codes, for a shell, a sweep or a job scheduler:
 
-| code | meaning | start the same command again? |
+| code | meaning | run the same command again? |
 |---|---|---|
-| 0 | done | nothing left to do |
-| 2 | the user's error, one line on stderr | after mending it |
+| 0 | done | not needed |
+| 2 | an error of the user, one line on stderr | after correcting it |
 | 3 | the loss became NaN or infinite | after changing the recipe |
-| 4 | another process holds the workdir | when that has ended |
+| 4 | another process holds the lock of the workdir | when that has ended |
 | 5 | checkpoints exist, none is usable | after looking at them |
-| 6 | the disk is full | after making room |
+| 6 | the disk is full | after freeing space |
 | 7 | no batch came for too long | when the storage answers again |
-| 8 | another process of the run has ended | yes, all of them: it goes on |
-| 134 | process 0 was killed, and JAX's client in this one aborted (`peers`) | yes, all of them: it goes on |
-| 128 + n | stopped by signal n (130 SIGINT, 143 SIGTERM), after the first one with its state saved | yes: it goes on |
+| 8 | another process of the run has ended | yes, all processes: they resume |
+| 134 | process 0 was killed, and JAX's client in this one aborted (`heartbeat`) | yes, all processes: they resume |
+| 128 + n | stopped by signal n (130 SIGINT, 143 SIGTERM); the first one saves a checkpoint | yes: it resumes |
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from collections.abc import Iterable
 
 
 class ExitCode(enum.IntEnum):
-    """How a command ended; a run that a signal stopped ends with `signal_exit_code`."""
+    """Exit codes of the commands; that of a run stopped by a signal is `signal_exit_code`."""
 
     DONE = 0
     USER_ERROR = 2
@@ -49,7 +49,7 @@ def signal_exit_code(name: str) -> int:
 
 
 class UserError(Exception):
-    """A mistake of the caller's, or a fault of their machine, said in one clear line.
+    """A mistake of the caller, or a fault of their machine, described in one line.
 
     Commands print the message and exit with `exit_code`; from Python it is an ordinary exception.
     """
@@ -58,13 +58,13 @@ class UserError(Exception):
 
 
 class NonFiniteLoss(UserError):
-    """The loss or a gradient became NaN or infinite: the steps after it would be wasted."""
+    """The loss or a gradient became NaN or infinite, or the loss exceeded its limit; further steps would be wasted."""
 
     exit_code = ExitCode.NON_FINITE
 
 
 class DiskFull(UserError):
-    """There is no room (or no quota) left where the run writes."""
+    """No space (or quota) is left on the file system that the run writes to."""
 
     exit_code = ExitCode.DISK_FULL
 
@@ -74,10 +74,10 @@ NO_SPACE_MESSAGES = tuple(os.strerror(number) for number in _NO_SPACE)
 
 
 def write_error(path: object, error: OSError) -> UserError:
-    """The one line for a file or directory that cannot be written: `DiskFull` where there is no room."""
+    """Makes the error for a file or directory that cannot be written: `DiskFull` where no space is left."""
     reason = error.strerror or str(error)
     if error.errno in _NO_SPACE:
-        return DiskFull(f"cannot write {path}: {reason}; make room and run the same command again")
+        return DiskFull(f"cannot write {path}: {reason}; free some space and run the same command again")
     return UserError(f"cannot write {path}: {reason}")
 
 

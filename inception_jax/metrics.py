@@ -1,4 +1,4 @@
-"""What an evaluation adds up: sums and counts, so that batches, devices and their order leave the result alone."""
+"""Accumulates evaluation metrics as sums and counts, so that batches, devices and their order do not matter."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MAX_CONFUSION_CLASSES = 2000  # a matrix of int64: 32 MB
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What was predicted for each example, in the order of the split.
+    """The predictions of each example, in the order of the split.
 
     Attributes:
-      index: int64 [n], the example's position in the split; increasing, none twice.
+      index: int64 [n], the example's position in the split; strictly increasing.
       labels: int32 [n], the true class.
       classes: int32 [n, k], the most probable classes, most probable first.
       probabilities: float32 [n, k], their probabilities.
@@ -31,12 +31,14 @@ class Predictions:
 
 
 class Accumulator:
-    """Adds up the evaluation of a split, batch by batch."""
+    """Accumulates the evaluation of a split, batch by batch."""
 
     def __init__(self, num_classes: int, *, max_confusion_classes: int = MAX_CONFUSION_CLASSES):
-        """Args:
-        num_classes: of the classifier.
-        max_confusion_classes: with more classes than this, no confusion matrix is kept.
+        """Starts without examples.
+
+        Args:
+          num_classes: of the classifier.
+          max_confusion_classes: with more classes than this, no confusion matrix is kept.
         """
         self.num_classes = num_classes
         self._sums = dict.fromkeys(SUMS, 0.0)
@@ -59,16 +61,16 @@ class Accumulator:
 
         Args:
           sums: scalars over the unmasked examples: "loss" (nats), "top1", "top5" and "count".
-          classes: int [b, k], each example's most probable classes, first the most probable. With it come
-            `probabilities` and `labels`; without it only the sums are added.
+          classes: int [b, k], each example's most probable classes, most probable first; needs `probabilities` and
+            `labels`. None: only the sums are added.
           probabilities: float [b, k], of `classes`.
           labels: int [b].
-          mask: bool [b], False for padding; None where there is none.
-          index: int [b], each example's position in the split; None numbers the unmasked examples as they come, which
-            is their position where one process reads the split in order.
+          mask: bool [b], False for padding; None: no padding.
+          index: int [b], each example's position in the split; None: unmasked examples are numbered in the order of
+            the calls, which is their position if one process reads the split in order.
 
         Raises:
-          ValueError: arrays that do not fit together, a sum that is missing, or a label that is no class.
+          ValueError: shapes do not match, a sum is missing, or a label is not a class.
         """
         if missing := [name for name in SUMS if name not in sums]:
             raise ValueError(f"sums lack {missing}; {list(SUMS)} are needed")
@@ -77,7 +79,14 @@ class Accumulator:
         for name in SUMS:
             self._sums[name] += float(sums[name])
 
-    def _add_rows(self, classes, probabilities, labels, mask, index) -> None:
+    def _add_rows(
+        self,
+        classes: np.ndarray,
+        probabilities: np.ndarray | None,
+        labels: np.ndarray | None,
+        mask: np.ndarray | None,
+        index: np.ndarray | None,
+    ) -> None:
         if labels is None or probabilities is None:
             raise ValueError("classes come with probabilities and labels")
         classes, probabilities, labels = np.asarray(classes), np.asarray(probabilities), np.asarray(labels)
@@ -109,18 +118,18 @@ class Accumulator:
         self._num_rows += count
 
     def merge(self, other: Accumulator, *, shared_sums: bool = False) -> Accumulator:
-        """Adds what another accumulator has seen to this one.
+        """Adds the content of another accumulator to this one.
 
         Args:
-          other: of other examples and the same classes; it is left as it is.
-          shared_sums: both were given the same sums, over the batch of all processes (as the evaluation step's are,
-            after its all-reduce), and each the rows of its own process: then the sums are kept once.
+          other: of other examples and the same classes; it is not changed.
+          shared_sums: both have the same sums, over the examples of all processes (as from the evaluation step, after
+            its all-reduce), and each the rows of its own process: the sums are not added.
 
         Returns:
           This accumulator.
 
         Raises:
-          ValueError: another number of classes, or "shared" sums that differ.
+          ValueError: the number of classes differs, or the shared sums do.
         """
         if self.num_classes != other.num_classes or (self._confusion is None) != (other._confusion is None):
             raise ValueError(f"{self.num_classes} and {other.num_classes} classes do not merge")
@@ -128,7 +137,7 @@ class Accumulator:
             raise ValueError(f"the sums are not shared: {self._sums} and {other._sums}")
         if not shared_sums:
             self._sums = {name: total + other._sums[name] for name, total in self._sums.items()}
-        if self._confusion is not None:
+        if self._confusion is not None and other._confusion is not None:
             self._confusion = self._confusion + other._confusion
         self._rows = self._rows + other._rows
         self._num_rows += other._num_rows
@@ -136,19 +145,19 @@ class Accumulator:
 
     @property
     def sums(self) -> dict[str, float]:
-        """The sums added so far, by the names of `SUMS`."""
+        """The sums so far, by the names of `SUMS`."""
         return dict(self._sums)
 
     @property
     def count(self) -> int:
-        """Examples in the sums."""
+        """Number of examples in the sums."""
         return round(self._sums["count"])
 
     def result(self) -> dict[str, float | int]:
         """{"loss": mean in nats, "top1" and "top5": fractions, "count": examples}.
 
         Raises:
-          ValueError: no example, or more predictions than examples (rows that were added twice).
+          ValueError: there is no example, or there are more predictions than examples (rows were added twice).
         """
         if self.count == 0:
             raise ValueError("no example was evaluated")
@@ -158,22 +167,22 @@ class Accumulator:
         return means | {"count": self.count}
 
     def top1_interval(self) -> tuple[float, float]:
-        """95 % interval of the top-1 accuracy (`wilson_interval`)."""
+        """95 % confidence interval of the top-1 accuracy (`wilson_interval`)."""
         return wilson_interval(round(self._sums["top1"]), self.count)
 
     @property
     def confusion(self) -> np.ndarray | None:
-        """int64 [C, C], examples of the true class (row) that were taken for a class (column); None: not kept.
+        """Confusion matrix, int64 [C, C]: true class by row, predicted class by column; None: not kept.
 
-        It counts the rows added here: where several processes share a split, merge theirs first.
+        It counts the rows added here: with several processes, merge their accumulators first.
         """
         return self._confusion
 
     def per_class_accuracy(self) -> np.ndarray:
-        """float64 [C], the part of each class's examples that was right; NaN where it had none.
+        """Top-1 accuracy of each class, float64 [C]; NaN for a class without examples.
 
         Raises:
-          ValueError: no confusion matrix is kept for so many classes.
+          ValueError: no confusion matrix was kept, because there are too many classes.
         """
         if self._confusion is None:
             raise ValueError(f"no confusion matrix is kept for {self.num_classes} classes")
@@ -184,7 +193,7 @@ class Accumulator:
         """The predictions of every example added here, in the order of the split.
 
         Raises:
-          ValueError: none were added, or those of one example twice.
+          ValueError: none were added, or those of an example twice.
         """
         if not self._rows:
             raise ValueError("no predictions were added")
@@ -197,7 +206,7 @@ class Accumulator:
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, which keeps its coverage near 0 and 1, where accuracies lie.
+    """Wilson's score interval of a proportion; its coverage is right also near 0 and 1, where accuracies lie.
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal of the American
     Statistical Association 22 (1927) 209-212; without continuity correction.
@@ -211,7 +220,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -
       (lower, upper), within [0, 1].
 
     Raises:
-      ValueError: counts that are not possible.
+      ValueError: the counts are not possible.
     """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} of {trials} is not a proportion")

@@ -1,4 +1,4 @@
-"""`python -m inception_jax.train`: trains a recipe, or goes on where it stopped."""
+"""`python -m inception_jax.train`: trains a network from a recipe, or resumes a run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from inception_jax import command_line
 
 def main(argv: list[str]) -> int:
     """Trains, prints the result and returns the exit code."""
-    arguments = command_line.parser("train", "Train a network, or go on where an earlier run stopped.")
+    arguments = command_line.parser("train", "Train a network, or resume a run.")
     command_line.add_config(arguments)
     command_line.add_processes(arguments)
-    arguments.add_argument("--workdir", required=True, help="where the run lives; the same command continues it")
-    flags, recipe, _ = command_line.parse_with_config(arguments, argv)
+    arguments.add_argument("--workdir", required=True, help="directory of the run; the same command resumes it")
+    flags, config, _ = command_line.parse_with_config(arguments, argv)
 
     from inception_jax.multihost import processes
     from inception_jax.training import parallel
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
 
     parallel.enable_compilation_cache()
     with processes.initialize(processes.find_launch(flags)):
-        result, exit_code = train(recipe, flags.workdir)
+        result, exit_code = train(config, flags.workdir)
         if processes.is_first():
             print(json.dumps(result, indent=2))
     return exit_code

@@ -1,1 +1,1 @@
-"""Training: state, step, compilation, checkpoints and the loop that tells their story."""
+"""Training: the state, the step, its compilation on many devices, and the loop (start with `loop.py`)."""

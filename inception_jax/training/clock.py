@@ -1,4 +1,4 @@
-"""Where the time of a run goes, over all the times that it was started."""
+"""Measures the wall seconds of a run by phase, over all its starts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ PHASES = ("compile", "data_wait", "evaluation", "checkpoint")
 
 
 class Clock:
-    """Wall seconds of a run by phase; what is in no phase is stepping.
+    """Wall seconds of a run by phase; time in no phase is that of training steps.
 
-    A checkpoint carries `totals()`, so that the clock of a continued run goes on from there.
+    A checkpoint holds `totals()`, from which the clock of a resumed run continues.
     """
 
     def __init__(self, previous: dict[str, float] | None = None):
-        """Args:
-        previous: `totals()` of the run that is continued.
+        """Starts the clock.
+
+        Args:
+          previous: `totals()` in the checkpoint of a resumed run.
         """
         self._before = previous or {}
         self._spent = dict.fromkeys(PHASES, 0.0)
@@ -26,7 +28,7 @@ class Clock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts what happens inside as one of `PHASES`."""
+        """Adds the duration of the `with` block to one of `PHASES`."""
         start = time.perf_counter()
         try:
             yield
@@ -34,24 +36,28 @@ class Clock:
             self.add(name, time.perf_counter() - start)
 
     def add(self, name: str, seconds: float) -> None:
-        """Counts seconds that were measured elsewhere."""
+        """Adds seconds that were measured elsewhere to a phase."""
         self._spent[name] += seconds
 
     def totals(self) -> dict[str, float]:
-        """{"wall_seconds", "compile_seconds", "data_wait_seconds", "evaluation_seconds", "checkpoint_seconds"}."""
+        """Seconds since the first start of the run, as JSON.
+
+        Returns:
+          {"wall_seconds", "compile_seconds", "data_wait_seconds", "evaluation_seconds", "checkpoint_seconds"}.
+        """
         spent = {f"{name}_seconds": seconds for name, seconds in self._spent.items()}
         spent["wall_seconds"] = time.perf_counter() - self._start
         return {name: seconds + self._before.get(name, 0.0) for name, seconds in spent.items()}
 
     def start_lap(self) -> None:
-        """Begins the first lap now: what came before, such as compiling, belongs to none."""
+        """Starts a lap now; time before it, such as compilation, belongs to no lap."""
         self._lap_start, self._lap_spent = time.perf_counter(), dict(self._spent)
 
     def lap(self, steps: int, batch_size: int) -> dict[str, float]:
-        """Speed since the last lap, compilation, evaluation and saving left out.
+        """Ends a lap and returns its speed, without compilation, evaluation and checkpoints.
 
         Args:
-          steps: steps since then.
+          steps: training steps of the lap.
           batch_size: examples per step, over all devices.
 
         Returns:

@@ -1,4 +1,4 @@
-"""The guard against compiling while the steps run."""
+"""Guards against recompilation during training, and sets up the persistent compilation cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 
@@ -17,24 +16,24 @@ _COMPILATION = "/jax/core/compile/backend_compile_duration"  # jax/_src/dispatch
 
 
 class Recompiled(UserError):
-    """Something was compiled while the steps ran, which would cost a run minutes each time; never the user's fault."""
+    """A program was compiled after the first step, which costs minutes each time; always a fault of this package."""
 
 
 @contextlib.contextmanager
 def no_compilation() -> Iterator[None]:
-    """Inside, nothing may be compiled by the thread that entered: put around every step after the first.
+    """Raises if the calling thread compiles anything inside the `with` block: around every step after the first.
 
-    A step that is compiled again is slow, not wrong, and so would go unseen. Programs that come out of the persistent
-    cache count, too. Other threads (checkpoints, data) are left alone.
+    A recompiled step is slow, not wrong, and so would stay unnoticed. Programs from the persistent cache count as
+    compiled. Other threads (checkpoints, data) are not watched.
 
     Raises:
-      Recompiled: at the end, if anything was compiled; names it and the line that called it.
+      Recompiled: at the end of the block; names the compiled function and the line that called it.
     """
     thread, found = threading.get_ident(), []
 
-    def note(event: str, seconds: float, **details: Any) -> None:
+    def note(event: str, duration_secs: float, **details: str | int) -> None:
         if event == _COMPILATION and threading.get_ident() == thread:
-            found.append(f"{details.get('fun_name', 'a function')} ({_caller()}, {seconds:.1f} s)")
+            found.append(f"{details.get('fun_name', 'a function')} ({_caller()}, {duration_secs:.1f} s)")
 
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
@@ -43,13 +42,13 @@ def no_compilation() -> Iterator[None]:
         jax.monitoring.unregister_event_duration_listener(note)
     if found:
         raise Recompiled(
-            f"compiled while the steps ran: {', '.join(found)}; after the first step nothing may be. This "
-            "is a fault of the program, not of the config"
+            f"compiled after the first step: {', '.join(found)}; every program must be compiled before. This "
+            "is a fault of inception_jax, not of the config"
         )
 
 
 def _caller() -> str:
-    """`file:line` of the innermost frame that is neither here nor in JAX or the standard library's decorators."""
+    """`file:line` of the innermost frame that is outside this module, JAX and the standard library's decorators."""
     frame = sys._getframe(2)
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("jax", "contextlib", "functools"):
         frame = frame.f_back
@@ -57,10 +56,10 @@ def _caller() -> str:
 
 
 def enable_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that a run that is started again compiles in a second or two.
+    """Enables the persistent compilation cache: a run that is started again compiles in a second or two.
 
-    `JAX_COMPILATION_CACHE_DIR` says where; without it, `inception_jax` under the user's cache directory. An empty value
-    turns it off.
+    Its directory is `JAX_COMPILATION_CACHE_DIR`, or else `inception_jax/xla` in the user's cache directory; an empty
+    value disables it.
     """
     directory = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if directory is None:

@@ -1,8 +1,8 @@
-"""Exponential moving averages of parameters and batch statistics, for evaluation on the averaged weights.
+"""Exponential moving averages (EMA) of parameters and batch statistics, for evaluation with the EMA weights.
 
 The papers evaluate on averaged parameters (arXiv:1409.4842 section 6, arXiv:1512.00567 section 8); Google's v3 trainer
-averages the batch-norm moving statistics with the same decay (0.9999). Averages are kept in at least float32, also of
-bfloat16 parameters: an increment of 1e-4 of the difference is below bfloat16's resolution, and would never arrive.
+averages the batch-norm moving statistics with the same decay (0.9999). The EMA is at least float32, also of bfloat16
+parameters: an increment of 1e-4 of the difference is below the resolution of bfloat16 and would be rounded away.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Tree = Any
 
 
 def init(params: Tree, batch_stats: Tree) -> dict[str, Tree]:
-    """Averages that start at the given values (as TF's: the variable's initial value).
+    """Starts the averages at the given values (as TF does: the variable's initial value).
 
     Args:
-        params: tree of floating arrays.
-        batch_stats: tree of floating arrays; empty for a network without batch norm.
+      params: tree of floating arrays.
+      batch_stats: tree of floating arrays; empty for a network without batch norm.
 
     Returns:
-        {"params": ..., "batch_stats": ...}: copies, in at least float32. Copies, because the step donates both the
-        parameters and the averages, and one buffer cannot be donated twice.
+      {"params": ..., "batch_stats": ...}: copies, in at least float32. Copies, because the step donates both the
+      parameters and the averages, and one buffer cannot be donated twice.
     """
     copy = lambda x: jnp.array(x, dtype=np.promote_types(x.dtype, jnp.float32), copy=True)  # noqa: E731
     return jax.tree.map(copy, {"params": params, "batch_stats": batch_stats})
@@ -42,25 +42,25 @@ def update(
     step: jax.Array | int,
     num_updates_rule: bool,
 ) -> dict[str, Tree]:
-    """One step of the averages: `ema - (1 - decay_t) * (ema - value)`, TF's form of it.
+    """Updates the averages once: `ema - (1 - decay_t) * (ema - value)`, as TF computes it.
 
-    With `num_updates_rule`, decay_t = min(decay, (1 + t) / (10 + t)), so that the start values are soon forgotten
+    With `num_updates_rule`, decay_t = min(decay, (1 + t) / (10 + t)), so that the start values soon lose their weight
     (`tf.train.ExponentialMovingAverage(decay, num_updates=t)`); without it decay_t = decay.
 
     Args:
-        ema: from `init` or `update`.
-        params: tree of new parameters, as `ema["params"]`; may be of a lower precision.
-        batch_stats: tree of new batch statistics, as `ema["batch_stats"]`.
-        decay: 0 <= decay < 1.
-        step: t, an integer scalar: the number of updates that `params` has had, the newest included (Google's TPU
-            trainer applies the average after `global_step` was advanced). Read by `num_updates_rule` only.
-        num_updates_rule: see above.
+      ema: from `init` or `update`.
+      params: tree of new parameters, as `ema["params"]`; may be of a lower precision.
+      batch_stats: tree of new batch statistics, as `ema["batch_stats"]`.
+      decay: 0 <= decay < 1.
+      step: t, an integer scalar: the number of updates that `params` has had, the newest included (Google's TPU
+        trainer applies the average after `global_step` was advanced). Read by `num_updates_rule` only.
+      num_updates_rule: whether decay_t depends on the step, see above.
 
     Returns:
-        The new averages, in the types of `ema`.
+      The new averages, in the types of `ema`.
 
     Raises:
-        UserError: `decay` out of range.
+      UserError: `decay` out of range.
     """
     if not 0.0 <= decay < 1.0:
         raise UserError(f"config.ema.decay = {decay}; allowed: 0 <= decay < 1")

@@ -1,14 +1,13 @@
-"""Which parameters a run leaves as they are, and what becomes of the batch norms that they belong to.
+"""Freezes parameters by regular expressions, and the running statistics of frozen batch norm layers.
 
-A frozen parameter is no variable of the loss: the step differentiates the others only, so that nothing of the backward
-pass before the first of them is computed, and neither gradient norm, clipping, decay nor the optimizer's state knows
-of it.
+The loss is differentiated by the other parameters only: the backward pass ends at the first of them, and the gradient
+norm, clipping, weight decay and the optimizer state do not include frozen parameters.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optax
@@ -23,12 +22,12 @@ FIELD = "optimizer.freeze"
 
 @dataclasses.dataclass(frozen=True)
 class Freezing:
-    """What stays as it is.
+    """The frozen parameters and batch statistics of a network.
 
     Attributes:
       params: paths of the frozen parameters.
       batch_norms: paths of the batch norm layers all of whose parameters are frozen.
-      frozen_statistics: those of `batch_norms` that normalise by their running statistics and do not move them.
+      frozen_statistics: those of `batch_norms` that normalize with their running statistics, without updating them.
     """
 
     params: frozenset[str] = frozenset()
@@ -36,57 +35,57 @@ class Freezing:
     frozen_statistics: tuple[str, ...] = ()
 
     def split(self, params: Tree) -> tuple[Tree, Tree]:
-        """(parameters that are trained, parameters that are frozen): two trees without each other's leaves."""
+        """Splits parameters into (trained, frozen): two trees without each other's leaves."""
         return _split(params, self.params.__contains__) if self.params else (params, {})
 
     def split_statistics(self, batch_stats: Tree) -> tuple[Tree, Tree]:
-        """(running statistics that move, those that rest): two trees without each other's leaves."""
-        resting = set(self.frozen_statistics)
-        return _split(batch_stats, lambda path: path.rpartition("/")[0] in resting) if resting else (batch_stats, {})
+        """Splits running statistics into (updated, frozen): two trees without each other's leaves."""
+        frozen = set(self.frozen_statistics)
+        return _split(batch_stats, lambda path: path.rpartition("/")[0] in frozen) if frozen else (batch_stats, {})
 
     def optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-        """As `optimizer`, with no state for what is frozen; its `update` gets the trained part of each tree."""
+        """Wraps an optimizer: no state for frozen parameters; its `update` takes trees of the trained ones only."""
         return optax.GradientTransformation(lambda params: optimizer.init(self.split(params)[0]), optimizer.update)
 
 
 def find_frozen(patterns: Sequence[str], variables: Tree, frozen_batch_norm: str) -> Freezing:
-    """What a recipe freezes.
+    """Finds the parameters and batch norm layers that patterns freeze.
 
     Args:
-      patterns: regular expressions, searched for in a parameter's path.
+      patterns: regular expressions, searched for in the path of each parameter.
       variables: {"params": …, "batch_stats": …} of the network, or their shapes.
-      frozen_batch_norm: "running": a batch norm layer all of whose parameters are frozen rests; "batch": it goes on
-        taking the batch's statistics in training.
+      frozen_batch_norm: of a layer all of whose parameters are frozen; "running": it normalizes with its running
+        statistics, which are frozen too; "batch": with the batch's statistics, as in training.
 
     Raises:
-      UserError: a pattern that is found in no path, or nothing is left to train.
+      UserError: a pattern matches no path, or nothing is left to train.
     """
     params = tree_paths.flatten(variables["params"])
     frozen = frozenset(paths.find(FIELD, patterns, params))
     if len(frozen) == len(params):
         raise UserError(f"config.{FIELD} = {tuple(patterns)!r}: every parameter is frozen; nothing is left to train")
     layers: dict[str, list[str]] = {}
-    normalised = {path.rpartition("/")[0] for path in tree_paths.flatten(variables.get("batch_stats", {}))}
+    normalized = {path.rpartition("/")[0] for path in tree_paths.flatten(variables.get("batch_stats", {}))}
     for path in params:
         layer = path.rpartition("/")[0]
-        if layer in normalised:
+        if layer in normalized:
             layers.setdefault(layer, []).append(path)
     whole = tuple(layer for layer, members in layers.items() if frozen.issuperset(members))
     return Freezing(frozen, whole, whole if frozen_batch_norm == "running" else ())
 
 
 def merge(one: Tree, other: Tree) -> Tree:
-    """The tree that `Freezing.split` or `split_statistics` took apart."""
+    """Merges the two trees of `Freezing.split` or `split_statistics`."""
     return tree_paths.nest(tree_paths.flatten(one) | tree_paths.flatten(other)) if other else one
 
 
 def format_lines(freezing: Freezing, params: Tree, multipliers: Sequence[tuple[str, float]]) -> list[str]:
-    """Lines for a log: how many parameters train, and at which part of the learning rate; none where all train alike.
+    """Formats log lines: the number of frozen parameters, and learning-rate multipliers; [] where there are none.
 
     Args:
       freezing: what is frozen.
       params: the whole tree.
-      multipliers: (pattern, factor) pairs of the recipe.
+      multipliers: (pattern, multiplier) pairs of the config.
     """
     sizes = {path: leaf.size for path, leaf in tree_paths.flatten(params).items()}
     trained = {path: size for path, size in sizes.items() if path not in freezing.params}
@@ -98,7 +97,7 @@ def format_lines(freezing: Freezing, params: Tree, multipliers: Sequence[tuple[s
         )
     if freezing.batch_norms:
         rule = "running statistics" if freezing.frozen_statistics else "the batch's statistics"
-        lines.append(f"{len(freezing.batch_norms)} frozen batch norm layer(s) normalise by {rule}")
+        lines.append(f"{len(freezing.batch_norms)} frozen batch norm layer(s) normalize with {rule}")
     found = paths.find("optimizer.learning_rate_multipliers", [pattern for pattern, _ in multipliers], trained)
     for pattern, factor in multipliers:
         members = [path for path, first in found.items() if first == pattern]
@@ -107,7 +106,7 @@ def format_lines(freezing: Freezing, params: Tree, multipliers: Sequence[tuple[s
     return lines
 
 
-def _split(tree: Tree, is_apart: Any) -> tuple[Tree, Tree]:
+def _split(tree: Tree, in_second: Callable[[str], bool]) -> tuple[Tree, Tree]:
     leaves = tree_paths.flatten(tree)
-    apart = {path: leaf for path, leaf in leaves.items() if is_apart(path)}
-    return tree_paths.nest({path: leaf for path, leaf in leaves.items() if path not in apart}), tree_paths.nest(apart)
+    second = {path: leaf for path, leaf in leaves.items() if in_second(path)}
+    return tree_paths.nest({path: leaf for path, leaf in leaves.items() if path not in second}), tree_paths.nest(second)

@@ -1,4 +1,4 @@
-"""Signals that end a run: the first one saves and stops, the second one stops at once."""
+"""Handles SIGTERM and SIGINT: the first signal saves a checkpoint and stops, the second ends the process at once."""
 
 from __future__ import annotations
 
@@ -10,45 +10,46 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 
 class Interrupts:
-    """Turns the first SIGTERM or SIGINT into a flag for the loop to poll; the second ends the process at once.
+    """Turns the first SIGTERM or SIGINT into a flag that the loop polls; the second ends the process at once.
 
-    The interpreter runs signal handlers in the main thread between two bytecodes, so a handler alone stays silent for
-    as long as XLA compiles (minutes, for a large network). Here the C-level handler wakes a thread through a socket:
-    it says what will happen, or exits, while the main thread is still compiling. (A thread in `sigwait` would need the
+    The interpreter runs signal handlers in the main thread between two bytecodes, so a handler alone does nothing while
+    XLA compiles (minutes, for a large network). Here the C-level handler wakes a thread through a socket: the thread
+    reports the signal, or exits, while the main thread is still compiling. (A thread in `sigwait` would need the
     signals blocked in all threads, and every child process would inherit that.)
 
     A signal that the parent set to be ignored (`nohup`, a shell's background job and SIGINT) stays ignored. Outside
     the main thread Python cannot catch signals: then nothing is caught and `requested()` stays None.
 
-    `with Interrupts() as interrupts:` puts the previous handlers back at its end.
+    The previous handlers are restored at the end of `with Interrupts() as interrupts:`.
     """
 
     REPEAT_SECONDS = 0.2
-    """Signals this close after the first are the same one: `timeout` and some schedulers signal a process twice, once
-    by itself and once with its group."""
+    """Signals within this time after the first count as the same one: `timeout` and some schedulers signal a process
+    twice, once by itself and once with its group."""
 
     def __init__(
         self,
         report: Callable[[str], None] | None = None,
         signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
     ):
-        """Nothing is caught before the `with`.
+        """Stores the options; signals are caught only inside the `with` block.
 
         Args:
-          report: gets one line when the first signal comes, from another thread; default: a line on stderr.
-          signals: what to catch.
+          report: called with one line at the first signal, from another thread; default: a line on stderr.
+          signals: to catch.
         """
         self._report = report or (lambda text: print(text, file=sys.stderr, flush=True))
         self._signals = tuple(signals)
-        self._previous: dict[signal.Signals, object] = {}
+        self._previous: dict[int, Any] = {}
         self._name: str | None = None
         self._time = 0.0
 
     def requested(self) -> str | None:
-        """The name of the first signal that came ("SIGTERM"), or None: run on."""
+        """The name of the first signal received, such as "SIGTERM"; None: no signal."""
         return self._name
 
     def __enter__(self) -> Interrupts:
@@ -61,7 +62,7 @@ class Interrupts:
         self._thread.start()
         for number in self._signals:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, _leave_to_the_thread)
+                self._previous[number] = signal.signal(number, _handled_by_thread)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -85,13 +86,15 @@ class Interrupts:
     def _receive(self, number: signal.Signals) -> None:
         if self._name is None:
             self._name, self._time = number.name, time.monotonic()
-            with contextlib.suppress(Exception):  # a terminal that has gone must not stop the watch
-                self._report(f"{number.name}: finishing this step and saving; a second signal stops without saving")
+            with contextlib.suppress(Exception):  # a closed terminal must not end this thread
+                self._report(
+                    f"{number.name}: finishing this step and saving a checkpoint; a second signal stops without saving"
+                )
         elif time.monotonic() - self._time > self.REPEAT_SECONDS:
             with contextlib.suppress(OSError):
                 os.write(2, f"{number.name} again: stopped at once\n".encode())
             os._exit(128 + number.value)
 
 
-def _leave_to_the_thread(number: int, frame: object) -> None:
-    """The handler in the main thread: a Python function, or else the C-level one would not be installed."""
+def _handled_by_thread(number: int, frame: object) -> None:
+    """Does nothing: a Python handler is needed so that the C-level one is installed, which wakes the thread."""

@@ -1,9 +1,9 @@
-"""Losses and accuracies, one value per example.
+"""Cross-entropy and top-k accuracy, one value per example, and the weighted sum over all heads.
 
-Nothing here reduces over the batch: the step does that once, with the mask of the padded rows and over all devices.
-Logits may come in any floating type; losses are computed in at least float32 (log-softmax on bfloat16 logits loses
-accuracy), and in float64 where the logits are float64. Weight decay is no part of a loss here: `optimizers` adds its
-gradient.
+Nothing here reduces over the batch: the step does that once, with the mask of padded rows and over all devices.
+Logits may have any floating dtype; losses are computed in at least float32 (log-softmax on bfloat16 logits loses
+accuracy), and in float64 where the logits are float64. Weight decay is not part of a loss here: `optimizers` adds
+its gradient.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from inception_jax.errors import UserError
 
 
 class HasLogits(Protocol):
-    """What a loss needs of a model's output."""
+    """The attributes of a model's output that `inception_loss` reads."""
 
     logits: jax.Array
     aux_logits: tuple[jax.Array, ...]
@@ -33,16 +33,16 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing:
     `tf.losses.softmax_cross_entropy`, which TF-Slim trains with).
 
     Args:
-        logits: [..., num_classes], floating.
-        labels: [...], integer class indices.
-        label_smoothing: share of the target that is spread, 0 <= label_smoothing < 1.
+      logits: [..., num_classes], floating.
+      labels: [...], integer class indices.
+      label_smoothing: probability mass of the target that is spread, 0 <= label_smoothing < 1.
 
     Returns:
-        [...] losses in nats, at least float32. A label outside [0, num_classes) gives NaN: an annotation that does
-        not fit the classifier must not pass for a small loss.
+      [...] losses in nats, at least float32. A label outside [0, num_classes) gives NaN: a label that does
+      not fit the classifier must not look like a small loss.
 
     Raises:
-        UserError: `label_smoothing` out of range.
+      UserError: `label_smoothing` out of range.
     """
     if not 0.0 <= label_smoothing < 1.0:
         raise UserError(f"config.loss.label_smoothing = {label_smoothing}; allowed: 0 <= label_smoothing < 1")
@@ -54,7 +54,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing:
     log_normalizer = jnp.log(jnp.sum(jnp.exp(shifted), axis=-1))
     # A comparison instead of a gather: its backward pass is elementwise, a gather's is a scatter-add.
     label_logit = jnp.sum(jnp.where(_is_label(labels, num_classes), shifted, 0.0), axis=-1)
-    if label_smoothing:  # Not folded into one formula: 0 * -inf would be NaN for a class that the caller has ruled out.
+    if label_smoothing:  # Not one formula for both cases: 0 * -inf would be NaN for a class that the caller has masked.
         target_logit = (1.0 - label_smoothing) * label_logit + label_smoothing * jnp.mean(shifted, axis=-1)
     else:
         target_logit = label_logit
@@ -68,12 +68,12 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     lower index: exactly k classes are ever "in the top k", and equal logits give no credit that argmax would not give.
 
     Args:
-        logits: [..., num_classes], floating.
-        labels: [...], integer class indices.
-        k: at least 1; where it is num_classes or more, every finite row is correct.
+      logits: [..., num_classes], floating.
+      labels: [...], integer class indices.
+      k: at least 1; where it is num_classes or more, every finite row is correct.
 
     Returns:
-        [...] bool. False for a row that holds a NaN and for a label outside [0, num_classes).
+      [...] bool. False for a row that holds a NaN and for a label outside [0, num_classes).
     """
     if k < 1:
         raise ValueError(f"k = {k}; allowed: 1 or more")
@@ -88,22 +88,22 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
 def inception_loss(
     output: HasLogits, labels: jax.Array, aux_weights: Sequence[float], label_smoothing: float = 0.0
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The main loss plus the weighted losses of the auxiliary heads.
+    """Adds the weighted losses of the auxiliary heads to the main loss.
 
     Every head is trained on the same smoothed labels (arXiv:1409.4842 section 5: weights 0.3; TF-Slim for v3 and v4:
     weight 0.4).
 
     Args:
-        output: `.logits` [B, num_classes]; `.aux_logits`, one [B, num_classes] per head, first head first.
-        labels: [B], integer class indices.
-        aux_weights: one weight per head, in the same order.
-        label_smoothing: see `softmax_cross_entropy`.
+      output: `.logits` [B, num_classes]; `.aux_logits`, one [B, num_classes] per head, first head first.
+      labels: [B], integer class indices.
+      aux_weights: one weight per head, in the same order.
+      label_smoothing: see `softmax_cross_entropy`.
 
     Returns:
-        The total [B], and its unweighted parts [B] by name: "main", "aux1", "aux2", ...
+      The total [B], and the unweighted loss [B] of each head by name: "main", "aux1", "aux2", ...
 
     Raises:
-        UserError: the number of weights is not the number of heads.
+      UserError: the number of weights is not the number of heads.
     """
     if len(aux_weights) != len(output.aux_logits):
         raise UserError(
@@ -111,11 +111,11 @@ def inception_loss(
             f"{len(output.aux_logits)} auxiliary heads; allowed: one weight per head"
         )
     total = softmax_cross_entropy(output.logits, labels, label_smoothing)
-    parts = {"main": total}
+    heads = {"main": total}
     for number, (logits, weight) in enumerate(zip(output.aux_logits, aux_weights, strict=True), start=1):
-        parts[f"aux{number}"] = softmax_cross_entropy(logits, labels, label_smoothing)
-        total = total + float(weight) * parts[f"aux{number}"]
-    return total, parts
+        heads[f"aux{number}"] = softmax_cross_entropy(logits, labels, label_smoothing)
+        total = total + float(weight) * heads[f"aux{number}"]
+    return total, heads
 
 
 def _is_label(labels: jax.Array, num_classes: int) -> jax.Array:

@@ -4,16 +4,16 @@ One order for all: cast to at least float32 -> L2 weight decay (SGD, RMSProp) ->
 [RMS or Adam scaling] -> [decoupled weight decay, AdamW] -> learning rate and per-parameter multipliers -> [momentum].
 
 * **The velocity holds the learning rate**: v = momentum * v + learning_rate * gradient, w = w - v. So do Caffe's
-  SGDSolver (`ComputeUpdateValue`) and TF's `ApplyRMSProp`; when the learning rate drops, old gradients keep the rate
-  that they came with. `optax.sgd`, `torch.optim.SGD` and `tf.train.MomentumOptimizer` multiply the velocity by the
-  learning rate instead; at a constant rate the two are equal.
+  SGDSolver (`ComputeUpdateValue`) and TF's `ApplyRMSProp`; when the learning rate drops, old gradients keep the
+  learning rate of their own step. `optax.sgd`, `torch.optim.SGD` and `tf.train.MomentumOptimizer` multiply the
+  velocity by the learning rate instead; at a constant rate the two are equal.
 * **L2 weight decay** adds weight_decay * w to the gradient, which is the gradient of weight_decay * |w|^2 / 2 (Caffe's
   `decay_mult`, TF-Slim's `l2_regularizer`), on the kernels of convolutions and fully connected layers only. It comes
   before clipping: TF clips the gradient of the whole loss, regularisation included. (Caffe clips first and then adds
   the decay; its GoogLeNet solvers do not clip.) AdamW's is decoupled (arXiv:1711.05101), and is never clipped.
 * **State** is named tuples of trees, in at least float32 whatever the parameters' type. It is not packed into vectors:
-  that would save host dispatch time (milliseconds at thousands of leaves, hidden behind the device's step), but could
-  not be read in a checkpoint.
+  that would save host dispatch time (milliseconds at thousands of leaves, hidden behind the device's step), but a
+  checkpoint would not show which parameter a value belongs to.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ Multipliers = Mapping[str, float] | Sequence[tuple[str, float]]
 
 
 class LearningRateState(NamedTuple):
-    """The schedule's clock."""
+    """The step count of the learning-rate schedule."""
 
-    count: jax.Array  # int32 scalar: updates so far
+    # int32 scalar: updates so far. Its name hides tuple.count, and is that of earlier checkpoints.
+    count: jax.Array  # type: ignore[assignment]
 
 
 def make_optimizer(
@@ -69,7 +70,7 @@ def make_optimizer(
     b1: float | None = None,
     b2: float | None = None,
 ) -> optax.GradientTransformation:
-    """An optimizer for a tree of parameters.
+    """Makes an optimizer for a tree of parameters.
 
     * "sgd": v = momentum * v + lr * g; w -= v (nesterov: w -= momentum * v + lr * g with the new v, as Caffe's).
     * "rmsprop", TF's: ms = decay * ms + (1 - decay) * g^2, ms starting at ones;
@@ -80,28 +81,28 @@ def make_optimizer(
     Options left at None take the defaults in this module.
 
     Args:
-        name: one of `OPTIONS`.
-        learning_rate: a number, or a schedule of the int32 number of updates so far.
-        weight_decay: strength of the L2 (sgd, rmsprop) or decoupled (adamw) decay; 0: none.
-        weight_decay_mask: pattern of the parameters that decay.
-        clip_norm: largest global norm of the gradients, all parameters together (arXiv:1512.00567 section 8: 2.0);
-            None or 0: no clipping. A norm that is not finite makes every update NaN, as TF's `clip_by_global_norm`.
-        learning_rate_multipliers: pattern -> factor on everything that the parameter receives, decay included
-            (Caffe's `lr_mult`: {"(^|/)bias$": 2.0}; 0 freezes), or pairs, since a ConfigDict takes no dots in its keys.
-            The first pattern that matches counts; parameters that match none have 1.
-        momentum: 0 <= momentum < 1; 0 keeps no velocity.
-        nesterov: Nesterov's momentum.
-        decay: decay of RMSProp's mean square.
-        epsilon: added to the mean square under the root (rmsprop), or to the root (adamw).
-        b1: decay of Adam's first moment.
-        b2: decay of Adam's second moment.
+      name: one of `OPTIONS`.
+      learning_rate: a number, or a schedule of the int32 number of updates so far.
+      weight_decay: strength of the L2 (sgd, rmsprop) or decoupled (adamw) decay; 0: none.
+      weight_decay_mask: pattern of the parameters that decay.
+      clip_norm: largest global norm of the gradients, all parameters together (arXiv:1512.00567 section 8: 2.0);
+        None or 0: no clipping. A norm that is not finite makes every update NaN, as TF's `clip_by_global_norm`.
+      learning_rate_multipliers: pattern -> factor on everything that the parameter receives, decay included
+        (Caffe's `lr_mult`: {"(^|/)bias$": 2.0}; 0 freezes), or pairs, since a ConfigDict takes no dots in its keys.
+        The first pattern that matches counts; parameters that match none have 1.
+      momentum: 0 <= momentum < 1; 0 keeps no velocity.
+      nesterov: Nesterov's momentum.
+      decay: decay of RMSProp's mean square.
+      epsilon: added to the mean square under the root (rmsprop), or to the root (adamw).
+      b1: decay of Adam's first moment.
+      b2: decay of Adam's second moment.
 
     Returns:
-        A transformation whose `update` needs the parameters; its updates have their types, for `optax.apply_updates`.
-        `init` raises UserError for a pattern that matches no parameter (or that earlier patterns leave none).
+      A transformation whose `update` needs the parameters; its updates have their types, for `optax.apply_updates`.
+      `init` raises UserError for a pattern that matches no parameter (or that earlier patterns leave none).
 
     Raises:
-        UserError: an unknown name, an option that this optimizer does not read, or a value out of range.
+      UserError: an unknown name, an option that this optimizer does not read, or a value out of range.
     """
     given = {"momentum": momentum, "nesterov": nesterov, "decay": decay, "epsilon": epsilon, "b1": b1, "b2": b2}
     options = _options(name, {option: value for option, value in given.items() if value is not None})
@@ -140,7 +141,7 @@ def global_norm(tree: Tree) -> jax.Array:
 
 
 def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options of optimizer `name`: its defaults, replaced by what was given, checked."""
+    """The options of optimizer `name`: its defaults, overridden by the given ones, checked."""
     if name not in _DEFAULTS:
         raise UserError(
             f"config.optimizer.name = {name!r} is unknown{nearest(name, _DEFAULTS)}; optimizers: {', '.join(_DEFAULTS)}"
@@ -164,8 +165,8 @@ def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
 def _rule(
     options: dict[str, Any], decoupled_decay: float, mask: re.Pattern[str], learning_rate: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """From clipped gradients to updates: scaling, decoupled decay, learning rate, momentum; what `options` ask for."""
-    chain = []
+    """From clipped gradients to updates: scaling, decoupled decay, learning rate and momentum, as `options` say."""
+    chain: list[optax.GradientTransformation] = []
     if "decay" in options:
         # TF's slot starts at ones and its epsilon is under the root.
         chain.append(optax.scale_by_rms(options["decay"], options["epsilon"], initial_scale=1.0, eps_in_sqrt=True))
@@ -200,8 +201,8 @@ def _compile_multipliers(multipliers: Multipliers) -> list[tuple[re.Pattern[str]
 
 def _no_match(field: str, pattern: re.Pattern[str], paths: Tree) -> UserError:
     return UserError(
-        f"config.optimizer.{field}: {pattern.pattern!r} is found in no trained parameter's path (that an earlier "
-        f"pattern has not taken); the paths are such as {jax.tree.leaves(paths)[0]!r}"
+        f"config.optimizer.{field}: {pattern.pattern!r} matches no path of a trained parameter (that no earlier "
+        f"pattern matches); an example of a path: {jax.tree.leaves(paths)[0]!r}"
     )
 
 
@@ -271,7 +272,9 @@ def _scale_by_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransf
         first, second = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
         return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=first, nu=second)
 
-    def update(gradients: Tree, state: optax.ScaleByAdamState, params: Tree | None = None):
+    def update(
+        gradients: Tree, state: optax.ScaleByAdamState, params: Tree | None = None
+    ) -> tuple[Tree, optax.ScaleByAdamState]:
         count = optax.safe_increment(state.count)
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, gradients)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.nu, gradients)
@@ -289,7 +292,7 @@ def _scale_by_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransf
 
 def _clip(updates: Tree, clip_norm: float) -> Tree:
     norm = global_norm(updates)
-    # An infinite norm would give a factor of 0: a silent step of nothing. NaN is seen.
+    # An infinite norm would give a factor of 0, an update of zero that nobody notices; NaN is noticed.
     factor = jnp.where(jnp.isfinite(norm), clip_norm / jnp.maximum(norm, clip_norm), jnp.nan)
     return jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
 

@@ -1,14 +1,15 @@
-"""The one place that compiles: the mesh of devices, the two modes, donation, and the guard against compiling twice.
+"""Compiles the steps over a mesh of devices, in mode "jit" or "pmap", with donation of the state (data parallelism).
 
-State is replicated over the mesh and lives in global arrays in either mode; a batch is split over it by rows. Both
-modes compile the same function of one device's share, so they give the same numbers. With several processes, each
-holds one contiguous block of the mesh, in the order of the processes, and so one contiguous block of a batch's rows.
+The state is replicated over the mesh, as global arrays in either mode; a batch is split over it by rows. Both modes
+compile the same function of a per-device batch, so they give the same numbers. With several processes, each has one
+contiguous block of the mesh, in the order of the processes, and so one contiguous block of the rows of a batch.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,12 +28,12 @@ _REPLICATED, _SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A compiled step. It takes arrays of the shapes that it was compiled for and refuses any other: it never retraces.
+    """A compiled step. It takes arrays of the shapes that it was compiled for and rejects others: it never retraces.
 
     Attributes:
       call: the executable.
-      seconds: what tracing, lowering and compiling took, wall time.
-      lowering_seconds: the part of it before the compiler: tracing and lowering, which no cache saves.
+      seconds: wall time of tracing, lowering and compiling.
+      lowering_seconds: of these, tracing and lowering, which the compilation cache does not save.
     """
 
     call: Callable[..., Any]
@@ -40,26 +41,30 @@ class Compiled:
     lowering_seconds: float = 0.0
 
     def __call__(self, *arguments: Any) -> Any:
+        """Calls the executable."""
         return self.call(*arguments)
 
 
 class Devices:
-    """The devices of a run, as one data axis.
+    """The devices of a run, as a mesh with one data axis.
 
     Attributes:
       mode: "jit" (`jax.jit` of `jax.shard_map`) or "pmap".
-      count: how many devices there are, over all processes.
-      process_count: how many processes share them, equally.
-      local_count: how many of them are this process's.
+      mesh: the devices, over all processes.
+      count: number of devices, over all processes.
+      process_count: number of processes; each has as many devices.
+      local_count: number of this process's devices.
     """
 
     def __init__(self, mode: str = "jit", count: int | None = None):
-        """Args:
+        """Makes the mesh.
+
+        Args:
           mode: "jit" or "pmap".
-          count: how many of the devices to use, over all processes, the first ones of each; None for all.
+          count: number of devices to use, over all processes, the first ones of each; None: all.
 
         Raises:
-          UserError: more devices than there are, or not as many for one process as for another.
+          UserError: there are fewer devices, or the processes would not have equally many.
         """
         self.mode = mode
         self.mesh = Mesh(np.asarray(choose_devices(jax.devices(), count)), (AXIS,), axis_types=(AxisType.Auto,))
@@ -69,14 +74,14 @@ class Devices:
         self._flags: dict[bool, jax.Array] = {}
 
     def describe(self) -> str:
-        """For the first line of a log: how many devices, of what kind, of how many processes, in which mode."""
+        """Formats number and kind of the devices, the number of processes and the mode, for a log."""
         device = self.mesh.devices.flat[0]
         plural = "s" if self.count > 1 else ""
         processes = f" of {self.process_count} processes" if self.process_count > 1 else ""
         return f"{self.count} {device.platform} device{plural}{processes} ({device.device_kind}), mode {self.mode}"
 
     def check_batch(self, field: str, size: int, micro_batches: int = 1) -> int:
-        """The per-device batch size.
+        """Checks that a batch divides over the devices.
 
         Args:
           field: the config field that gave the size, for the message.
@@ -97,7 +102,7 @@ class Devices:
         return size // self.count
 
     def replicate(self, tree: Any) -> Any:
-        """Copies a tree of host or device arrays to every device, as global arrays; aliases none of them."""
+        """Copies a tree of host or device arrays to every device, as global arrays; never aliases them."""
         local = NamedSharding(self.mesh.local_mesh, _REPLICATED)
         tree = jax.device_put(jax.tree.map(np.asarray, tree), local, may_alias=False)
         if self.process_count == 1:
@@ -113,7 +118,7 @@ class Devices:
 
     @property
     def replicated(self) -> NamedSharding:
-        """The sharding of state: the whole of it on every device."""
+        """The sharding of the state: replicated on every device."""
         return NamedSharding(self.mesh, _REPLICATED)
 
     @property
@@ -122,31 +127,31 @@ class Devices:
         return NamedSharding(self.mesh, _SPLIT)
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's rows of a batch, onto the devices: a global array split by rows ([D, b/D, …] under pmap)."""
+        """Transfers this process's rows of a batch, to global arrays split by rows ([D, b/D, …] with pmap)."""
         if self.mode == "pmap":
             batch = {name: rows.reshape(self.local_count, -1, *rows.shape[1:]) for name, rows in batch.items()}
         return {name: jax.make_array_from_process_local_data(self.split, rows) for name, rows in batch.items()}
 
     def flag(self, value: bool) -> jax.Array:
-        """This process's word on a question that all must agree on, as the leaf "stop" of a training batch.
+        """Makes the leaf "stop" of a training batch: whether this process requests to stop.
 
-        The step adds up the words of all devices: whoever reads the sum knows whether any process said yes. Made once
-        for each value, so that it costs a step nothing.
+        The step sums it over all devices, so that every process reads whether any process requested it. The array of
+        each value is made once and reused.
 
         Returns:
-          bool [D], one per device ([D, 1] under pmap).
+          bool [D], one per device ([D, 1] with pmap).
         """
         if value not in self._flags:
             self._flags[value] = self.put({"stop": np.full(self.local_count, value)})["stop"]
         return self._flags[value]
 
     def abstract_batch(self, batch_size: int, image_size: int, flag: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes of a batch on the devices, to compile for before there is one.
+        """The shapes, dtypes and shardings of a batch on the devices, to compile for.
 
         Args:
-          batch_size: of the global batch.
+          batch_size: examples in the global batch.
           image_size: height and width in pixels.
-          flag: whether the batch has the leaf "stop" of `flag`.
+          flag: whether the batch has the leaf "stop".
         """
         leaves = {
             "image": ((batch_size, image_size, image_size, 3), np.uint8),
@@ -163,7 +168,7 @@ class Devices:
         }
 
     def get(self, tree: Any) -> Any:
-        """Row-split arrays of a step back on the host, this process's rows in order (undoes `put`)."""
+        """Copies row-split arrays of a step to the host: this process's rows, in order (the inverse of `put`)."""
 
         def fetch(x: jax.Array) -> np.ndarray:
             shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
@@ -176,8 +181,8 @@ class Devices:
         """Compiles `(state, batch) -> (state, metrics)`; the state is donated.
 
         Args:
-          step: one device's step, from `step.make_train_step`.
-          state: arrays (or their shapes, with shardings) as the step will be called with.
+          step: for one device, from `step.make_train_step`.
+          state: as the step will be called with; arrays, or shapes with shardings.
           batch: likewise.
         """
         if self.mode == "pmap":
@@ -195,11 +200,11 @@ class Devices:
         return _compile(wrapped, state, batch)
 
     def compile_eval(self, step: Callable, variables: Any, batch: dict[str, Any]) -> Compiled:
-        """Compiles `(variables, batch) -> (sums, predictions by row)`; nothing is donated.
+        """Compiles `(variables, batch) -> (sums, predictions by row)`, without donation.
 
         Args:
-          step: one device's step, from `step.make_eval_step`.
-          variables: arrays as the step will be called with.
+          step: for one device, from `step.make_eval_step`.
+          variables: as the step will be called with; arrays.
           batch: likewise.
         """
         if self.mode == "pmap":
@@ -210,29 +215,29 @@ class Devices:
         return _compile(wrapped, variables, batch)
 
     def count_flops(self, step: Callable, state: Any, batch: dict[str, Any]) -> float:
-        """Floating-point operations of one call of a step on all devices, as XLA counts them in its program.
+        """FLOPs of one call of a step on all devices, by XLA's cost analysis of its program.
 
-        Counted before optimisation, and on a CPU in the program that an accelerator would get: XLA takes the body of a
-        loop for one pass of it, and our forms of convolution for CPUs are loops.
+        Counted before optimization, and on a CPU in the program for an accelerator: XLA counts the body of a loop once,
+        and the convolution algorithms of this package for CPUs are loops.
 
         Args:
-          step: one device's training or evaluation step; without gradient accumulation, which is a loop.
-          state: shapes (or arrays) as the step will be called with.
-          batch: of the whole batch, rows first, as `abstract_batch` gives it in mode "jit".
+          step: for one device; without gradient accumulation, which is a loop.
+          state: shapes or arrays, as the step will be called with.
+          batch: shapes of the global batch, as `abstract_batch` gives them in mode "jit".
         """
         wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _REPLICATED)))
-        platform = "tpu" if self.mesh.devices.flat[0].platform == "tpu" else "cuda"  # of which none need be here
+        platform = "tpu" if self.mesh.devices.flat[0].platform == "tpu" else "cuda"  # none needs to be present
         lowered = wrapped.trace(state, batch).lower(lowering_platforms=(platform,))
         return self.count * lowered.cost_analysis()["flops"]  # the program is one device's
 
     def _concrete(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """With several processes, zeros in the place of shapes: `pmap` then takes shapes for one process's share."""
+        """With several processes, replaces shapes by zeros: `pmap` would take the shapes for those of one process."""
         if self.process_count == 1:
             return batch
         return {
             name: x
             if isinstance(x, jax.Array)
-            else jax.make_array_from_callback(x.shape, x.sharding, lambda rows, x=x: np.zeros(x.shape, x.dtype)[rows])
+            else jax.make_array_from_callback(x.shape, x.sharding, functools.partial(_zeros, x))
             for name, x in batch.items()
         }
 
@@ -243,10 +248,10 @@ class Devices:
 
 
 def choose_devices(devices: list[Any], count: int | None) -> list[Any]:
-    """The first `count` of the devices (None: all), as many of each process, one process after another.
+    """Chooses the first `count` devices (None: all), equally many of each process, in the order of the processes.
 
     Raises:
-      UserError: more than there are, or not as many for one process as for another; names the numbers that would do.
+      UserError: there are fewer, or the processes would not have equally many; names the counts that are possible.
     """
     processes: dict[int, list[Any]] = collections.defaultdict(list)
     for device in sorted(devices, key=lambda device: (device.process_index, device.id)):
@@ -255,16 +260,20 @@ def choose_devices(devices: list[Any], count: int | None) -> list[Any]:
         count = len(devices)
     elif count > len(devices):
         raise UserError(f"config.parallel.devices = {count}: there are {len(devices)} ({devices[0].platform})")
-    share, rest = divmod(count, len(processes))
+    per_process, rest = divmod(count, len(processes))
     fewest = min(map(len, processes.values()))
-    if rest or share > fewest:
+    if rest or per_process > fewest:
         held = ", ".join(str(len(block)) for block in processes.values())
         sizes = ", ".join(str(each * len(processes)) for each in range(1, fewest + 1))
         raise UserError(
-            f"config.parallel.devices = {count} does not give each of {len(processes)} processes as many "
-            f"(they have {held}): {sizes} would"
+            f"config.parallel.devices = {count} does not divide over {len(processes)} processes "
+            f"(they have {held} devices): {sizes} would"
         )
-    return [device for block in processes.values() for device in block[:share]]
+    return [device for block in processes.values() for device in block[:per_process]]
+
+
+def _zeros(like: jax.ShapeDtypeStruct, rows: Any) -> np.ndarray:
+    return np.zeros(like.shape, like.dtype)[rows]
 
 
 def _compile(function: Any, *arguments: Any) -> Compiled:

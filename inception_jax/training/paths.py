@@ -10,22 +10,22 @@ from inception_jax.errors import UserError, nearest
 HEAD = "classifier"
 """The name of the last layer of every head (`models.heads.classifier`)."""
 
-_MOST_WORDS = 12  # names in a summary; a log line, not a list
+_MAX_NAMES = 12  # in a summary, which is part of a log line
 
 
 def find(field: str, patterns: Sequence[str], paths: Collection[str]) -> dict[str, str]:
-    """Which paths some pattern is found in.
+    """Finds the paths that match regular expressions.
 
     Args:
-      field: the config field that the patterns are from, for the messages.
+      field: the config field of the patterns, for messages.
       patterns: regular expressions, searched for anywhere in a path.
       paths: of the leaves.
 
     Returns:
-      {path: the first pattern that is found in it}, without the paths that none is found in.
+      {path: the first pattern that matches}; paths without a match are absent.
 
     Raises:
-      UserError: no regular expression, or a pattern that is found in no path.
+      UserError: a pattern is not a regular expression or matches no path.
     """
     found: dict[str, str] = {}
     for pattern in patterns:
@@ -42,7 +42,7 @@ def find(field: str, patterns: Sequence[str], paths: Collection[str]) -> dict[st
             }
             hint = nearest(re.sub(r"[^\w/]", "", pattern).strip("/"), sorted(modules))
             raise UserError(
-                f"config.{field}: {pattern!r} is found in no path{hint}; the paths are such as "
+                f"config.{field}: {pattern!r} matches no path{hint}; an example of a path: "
                 f"{next(iter(paths), 'none')!r}"
             )
         for path in hits:
@@ -51,16 +51,17 @@ def find(field: str, patterns: Sequence[str], paths: Collection[str]) -> dict[st
 
 
 def summarise(chosen: Iterable[str], universe: Collection[str]) -> str:
-    """Some of a network's leaves in few words: `conv1 … inception_5b, aux1/fc`.
+    """Summarizes a subset of a network's leaves: `conv1 … inception_5b, aux1/fc`.
 
-    A module stands for its leaves where all of them are chosen; a row of neighbours by its first and its last. Heads
-    come last, since they lie between the modules of the trunk.
+    A module whose leaves are all chosen appears by its name; consecutive modules as first … last. Heads come last,
+    since they lie between the modules of the trunk.
 
     Args:
-      chosen: paths.
+      chosen: paths of the subset.
       universe: all paths, in the order of the network.
     """
-    chosen, modules = set(chosen), {}
+    chosen = set(chosen)
+    modules: dict[str, list[str]] = {}
     for path in universe:
         modules.setdefault(path.split("/")[0], []).append(path)
     order = sorted(modules, key=lambda name: any(HEAD in path.split("/") for path in modules[name]))
@@ -70,18 +71,19 @@ def summarise(chosen: Iterable[str], universe: Collection[str]) -> str:
             parts.append((place, name))
         else:
             parts += [(-1, prefix) for prefix in _prefixes(chosen, modules[name])]
-    words, row = [], []
+    names: list[str] = []
+    row: list[tuple[int, str]] = []
     for place, name in [*parts, (-1, "")]:
         if place >= 0 and (not row or row[-1][0] == place - 1):
             row.append((place, name))
             continue
-        names = [name for _, name in row]
-        words += [f"{names[0]} … {names[-1]}"] if len(names) > 2 else names
+        run = [name for _, name in row]
+        names += [f"{run[0]} … {run[-1]}"] if len(run) > 2 else run
         row = [(place, name)] if place >= 0 else []
-        words += [name] if place < 0 and name else []
-    if len(words) > _MOST_WORDS:
-        words[_MOST_WORDS - 1 :] = [f"and {len(words) - _MOST_WORDS + 1} more"]
-    return ", ".join(words)
+        names += [name] if place < 0 and name else []
+    if len(names) > _MAX_NAMES:
+        names[_MAX_NAMES - 1 :] = [f"and {len(names) - _MAX_NAMES + 1} more"]
+    return ", ".join(names)
 
 
 def _prefixes(chosen: set[str], paths: Sequence[str], depth: int = 2) -> list[str]:

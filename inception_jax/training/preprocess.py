@@ -1,8 +1,8 @@
-"""From uint8 pictures to a network's input, on the device.
+"""Normalizes uint8 images to the network's input, on the device.
 
-The host sends bytes (a quarter of float32's traffic); normalisation runs inside the compiled step and fuses into one
-elementwise kernel. Augmentations that are cheaper on the device than on the host (colour distortions, mixing) belong
-here, between the conversion to floating point and the normalisation.
+The host sends uint8 (a quarter of the traffic of float32); normalization runs inside the compiled step and fuses into
+one elementwise kernel. Augmentations that are cheaper on the device than on the host (color distortion, mixup) belong
+here, between the conversion to floating point and the normalization.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Channels = tuple[float, float, float]
 class Normalization:
     """`output = (x - mean) * scale`, x in 0..255, per channel.
 
-    A subtraction and then a multiplication, because no compiler contracts that order into a fused multiply-add: the
-    result has the same bits on every back end.
+    Subtraction before multiplication, because no compiler contracts that order into a fused multiply-add: the result
+    has the same bits on every backend.
 
     Attributes:
-        mean: subtracted, per channel, in the order of `channel_order`.
-        scale: multiplied, likewise.
-        channel_order: "RGB", or "BGR" where the network's input is reversed. Pictures are always RGB before this.
+      mean: subtracted, per channel, in the order of `channel_order`.
+      scale: multiplied, likewise.
+      channel_order: "RGB", or "BGR" if the network takes reversed channels. Images are always RGB before this.
     """
 
     mean: Channels
@@ -43,7 +43,8 @@ class Normalization:
 def _from_unit_range(mean: Channels, std: Channels) -> Normalization:
     """(x / 255 - mean) / std, as PyTorch writes it."""
     return Normalization(
-        mean=tuple(255.0 * value for value in mean), scale=tuple(1.0 / (255.0 * value) for value in std)
+        mean=(255.0 * mean[0], 255.0 * mean[1], 255.0 * mean[2]),
+        scale=(1.0 / (255.0 * std[0]), 1.0 / (255.0 * std[1]), 1.0 / (255.0 * std[2])),
     )
 
 
@@ -52,11 +53,11 @@ NORMALIZATIONS: dict[str, Normalization] = {
     "inception": Normalization(mean=(127.5, 127.5, 127.5), scale=(1 / 127.5, 1 / 127.5, 1 / 127.5)),
     # Caffe's bvlc_googlenet train_val.prototxt: mean_value 104, 117, 123 in its BGR order, no scaling; here for RGB.
     "caffe": Normalization(mean=(123.0, 117.0, 104.0), scale=(1.0, 1.0, 1.0)),
-    # The same with the channels reversed, for weights that were trained on BGR and are loaded as they are.
+    # The same with the channels reversed, for weights that were trained on BGR and are loaded unchanged.
     "caffe_bgr": Normalization(mean=(104.0, 117.0, 123.0), scale=(1.0, 1.0, 1.0), channel_order="BGR"),
     # torchvision's classification transforms: ImageNet's mean and standard deviation.
     "imagenet": _from_unit_range(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    # Cadene's bninception.py: BGR in 0..255 less 104, 117, 128 (Caffe's mean of the reds is 123).
+    # Cadene's bninception.py: BGR in 0..255 minus 104, 117, 128 (Caffe's mean of the red channel is 123).
     "cadene_bgr": Normalization(mean=(104.0, 117.0, 128.0), scale=(1.0, 1.0, 1.0), channel_order="BGR"),
     # The graph of inception5h.zip: x - 117, in every channel (TensorFlow's example for it, LabelImage.java: mean 117).
     "inception5h": Normalization(mean=(117.0, 117.0, 117.0), scale=(1.0, 1.0, 1.0)),
@@ -68,10 +69,10 @@ NORMALIZATIONS: dict[str, Normalization] = {
 
 
 def get_normalization(name: str) -> Normalization:
-    """The record of that name.
+    """Looks up a normalization by name.
 
     Raises:
-        UserError: no such record.
+      UserError: the name is unknown.
     """
     if name not in NORMALIZATIONS:
         raise UserError(
@@ -82,15 +83,15 @@ def get_normalization(name: str) -> Normalization:
 
 
 def preprocess(images: jax.Array, *, normalization: Normalization, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """Normalised pictures in the network's compute type.
+    """Normalizes images and casts them to the network's compute dtype.
 
     Args:
-        images: [B, H, W, 3] uint8, RGB.
-        normalization: see `Normalization`, `get_normalization`.
-        dtype: of the result; the arithmetic is in at least float32 and rounded once at the end.
+      images: [B, H, W, 3] uint8, RGB.
+      normalization: see `Normalization`, `get_normalization`.
+      dtype: of the result; the arithmetic is in at least float32 and rounded once at the end.
 
     Returns:
-        [B, H, W, 3] `dtype`, in the channel order of `normalization`.
+      [B, H, W, 3] `dtype`, in the channel order of `normalization`.
     """
     if images.dtype != jnp.uint8 or images.shape[-1] != 3:
         raise ValueError(f"images are {images.dtype}{list(images.shape)}; allowed: uint8 [..., 3]")

@@ -1,4 +1,4 @@
-"""How long a run is, when it does what, and what it bears before it ends."""
+"""Run length, intervals of logging, evaluation and checkpoints, and fault-tolerance limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from inception_jax.config import Config, ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class RunLength:
-    """How long a run is, and when it does what; all in steps.
+    """The length of a run and the intervals of what it does repeatedly; all in steps.
 
     Attributes:
       steps_per_epoch: examples of the training split over the batch size; not rounded.
@@ -26,17 +26,25 @@ class RunLength:
     log_every: int
 
     def is_due(self, step: int, every: int) -> bool:
-        """Whether a thing that happens every so many steps happens after `step`; everything happens at the end."""
+        """Whether an action with the interval `every` is due after `step`; all are due after the last step."""
         return step % every == 0 or step == self.total
 
     def epoch(self, step: int) -> float:
-        """Passes over the training split that `step` steps make."""
+        """The number of passes over the training split after `step` steps."""
         return step / self.steps_per_epoch
 
 
 @dataclasses.dataclass(frozen=True)
 class FaultLimits:
-    """What a run bears before it ends; the fields are those of the config's section."""
+    """Limits of fault tolerance.
+
+    Attributes:
+      max_skipped_steps: consecutive steps that may be skipped; 0: the first bad loss ends the run.
+      loss_limit: mean loss above which a step counts as diverged; None: no limit.
+      max_corrupt: undecodable images that may be masked.
+      stall_warning_seconds: without a batch, until a warning.
+      stall_limit_seconds: without a batch, until the run ends.
+    """
 
     max_skipped_steps: int
     loss_limit: float | None
@@ -46,18 +54,18 @@ class FaultLimits:
 
 
 def compute_run_length(config: Config, steps_per_epoch: float) -> RunLength:
-    """The length that a config asks for.
+    """Computes the length and the intervals of a run from its config.
 
     Args:
-      config: its lengths and intervals are read.
+      config: its length and interval fields are read.
       steps_per_epoch: examples of the training split over the batch size.
 
     Raises:
-      ConfigError: it has no length.
+      ConfigError: neither num_epochs nor num_steps is set.
     """
     num_epochs, num_steps = config.num_epochs, config.num_steps
     if num_epochs is None and num_steps is None:
-        raise ConfigError("config.num_epochs and config.num_steps are both unset: one gives the length of the run")
+        raise ConfigError("config.num_epochs and config.num_steps are both unset: set one of them")
     total = num_steps or max(1, round(num_epochs * steps_per_epoch))
 
     def steps(epochs: float) -> int:
@@ -73,10 +81,10 @@ def compute_run_length(config: Config, steps_per_epoch: float) -> RunLength:
 
 
 def is_extendable(config: Config) -> bool:
-    """Whether a finished run may go on with more steps: its learning rate so far must not depend on its length."""
+    """Whether a finished run may be extended: its learning rate so far must not depend on its length."""
     return config.schedule.name in ("constant", "exponential")
 
 
 def read_fault_limits(config: Config) -> FaultLimits:
-    """The config's section `faults`."""
+    """Reads the config's section `faults`."""
     return FaultLimits(**config.faults.read(*(field.name for field in dataclasses.fields(FaultLimits))))

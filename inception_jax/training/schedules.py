@@ -1,18 +1,17 @@
-"""Learning rates as functions of the step, after the papers and their code.
+"""Learning-rate schedules as functions of the step, as in the papers and their code.
 
-Every schedule's clock runs from step 0, whether or not there is a warm-up: that is how Caffe's and TF's count
-(`iter_`, `global_step`), so that decay boundaries do not move when a warm-up is added. The warm-up multiplies: with
-W = warmup_epochs * steps_per_epoch,
+Every schedule counts from step 0, with or without a warm-up, as Caffe and TF do (`iter_`, `global_step`): decay
+boundaries do not move when a warm-up is added. The warm-up is a multiplier: with W = warmup_epochs * steps_per_epoch,
 
     learning_rate(step) = shape(step) * (warmup_start + (1 - warmup_start) * min(1, step / W)).
 
 The papers and Caffe's solvers have no warm-up. Google's TPU recipe starts at 0.1 of the learning rate that the decay
-has when the warm-up ends (tensorflow/tpu, `inception_v3.py`: `wlr`, `adj_initial_learning_rate`) and climbs epoch by
-epoch; 0.1 is our default `warmup_start`, and we climb step by step.
+has when the warm-up ends (tensorflow/tpu, `inception_v3.py`: `wlr`, `adj_initial_learning_rate`) and rises epoch by
+epoch; 0.1 is the default `warmup_start` here, and the rate rises step by step.
 
-The step is an int32 inside `jit`. float32 cannot tell neighbouring steps apart where a ratio of steps is large or close
-to 1, so staircases compare integers with a table made in float64, and polynomial and cosine count the steps that
-remain: within 5e-7 of exact arithmetic, relatively, at every step tried of a run of 10^7.
+The step is an int32 inside `jit`. float32 cannot distinguish neighbouring steps where a ratio of steps is large or
+close to 1, so staircases compare integers with a table made in float64, and polynomial and cosine use the number of
+remaining steps: relative error below 5e-7 at every step tried of a run of 10^7.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def make_schedule(
     warmup_epochs: float = 0.0,
     warmup_start: float = 0.1,
 ) -> Schedule:
-    """The learning rate as a function of the step.
+    """Makes a learning-rate schedule.
 
     * "constant": base.
     * "exponential": max(end, base * decay_rate ^ (step / decay_steps)), the exponent floored if `staircase`.
@@ -68,28 +67,28 @@ def make_schedule(
     * "polynomial": end + (base - end) * (1 - step / total_steps) ^ power. Caffe's `poly`, TF's `polynomial_decay`.
     * "cosine": end + (base - end) * (1 + cos(pi * step / total_steps)) / 2. arXiv:1608.03983 equation 5, one period.
 
-    After `total_steps` polynomial and cosine stay at their end, and a staircase on its last stair.
+    After `total_steps`, polynomial and cosine stay at their end value, and a staircase at its last stair.
     Options left at None take the defaults in this module.
 
     Args:
-        name: one of `OPTIONS`.
-        base_learning_rate: the learning rate at step 0 without warm-up.
-        steps_per_epoch: examples / batch size; need not be whole.
-        total_steps: steps of the whole run (Caffe's max_iter).
-        decay_rate: factor per decay period, 0 < decay_rate <= 1.
-        decay_epochs: length of a decay period, in epochs.
-        staircase: decay in jumps rather than smoothly.
-        power: exponent of the polynomial, > 0 (1: linear).
-        end_learning_rate: a learning rate (not a fraction of the base, as in TF-Slim's flag of this name).
-        warmup_epochs: length of the linear warm-up, in epochs; 0: none.
-        warmup_start: fraction of the learning rate that step 0 has.
+      name: one of `OPTIONS`.
+      base_learning_rate: the learning rate at step 0 without warm-up.
+      steps_per_epoch: examples / batch size; need not be whole.
+      total_steps: steps of the whole run (Caffe's max_iter).
+      decay_rate: factor per decay period, 0 < decay_rate <= 1.
+      decay_epochs: length of a decay period, in epochs.
+      staircase: decay in jumps rather than smoothly.
+      power: exponent of the polynomial, > 0 (1: linear).
+      end_learning_rate: a learning rate (not a fraction of the base, as in TF-Slim's flag of this name).
+      warmup_epochs: length of the linear warm-up, in epochs; 0: none.
+      warmup_start: fraction of the learning rate that step 0 has.
 
     Returns:
-        A function of an integer step (scalar or array; int32 under `jit`, or a Python int) to the learning rate, in
-        float32 (float64 under x64).
+      A function of an integer step (scalar or array; int32 under `jit`, or a Python int) to the learning rate, in
+      float32 (float64 under x64).
 
     Raises:
-        UserError: an unknown name, an option that this schedule does not read, or a value out of range.
+      UserError: an unknown name, an option that this schedule does not read, or a value out of range.
     """
     given = {
         "decay_rate": decay_rate,
@@ -126,7 +125,7 @@ def make_schedule(
 
 
 def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options of schedule `name`: its defaults, replaced by what was given."""
+    """The options of schedule `name`: its defaults, overridden by the given ones."""
     if name not in _DEFAULTS:
         raise UserError(
             f"config.schedule.name = {name!r} is unknown{nearest(name, _DEFAULTS)}; schedules: {', '.join(_DEFAULTS)}"

@@ -1,4 +1,4 @@
-"""All that a training run is made of between two steps."""
+"""The training state: params, batch_stats, optimizer state, EMA."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class TrainState:
     """The state of a run after `step` updates. A checkpoint holds exactly this, and the next batch follows from `step`.
 
     Attributes:
-      step: int32 scalar, updates done so far; the index of the next batch.
+      step: int32 scalar, the number of updates so far; the index of the next batch.
       params: the network's parameters, in `param_dtype`.
       batch_stats: batch-norm running statistics, at least float32; `{}` for a network without batch norm.
-      opt_state: Optax's state.
-      ema: running averages `{"params": …, "batch_stats": …}`, or None where none is kept.
+      opt_state: the optimizer's state.
+      ema: exponential moving averages `{"params": …, "batch_stats": …}`; None without EMA.
     """
 
     step: jax.Array
@@ -31,10 +31,10 @@ class TrainState:
     ema: Any
 
     def variables(self, weights: str = "raw") -> dict[str, Any]:
-        """What `model.apply` takes.
+        """The variables for `model.apply`.
 
         Args:
-          weights: "raw" for the trained parameters, "ema" for their running average.
+          weights: "raw" for the trained parameters, "ema" for their exponential moving average.
         """
         if weights == "ema":
             return dict(self.ema)
@@ -42,12 +42,12 @@ class TrainState:
 
 
 def create(variables: dict[str, Any], optimizer: optax.GradientTransformation, *, keep_ema: bool) -> TrainState:
-    """The state before the first step.
+    """Makes the state before the first step.
 
     Args:
-      variables: "params" and, with batch norm, "batch_stats", as the model's initialisation gives them.
+      variables: "params" and, with batch norm, "batch_stats", from the initialization of the model.
       optimizer: the Optax transformation that will update them.
-      keep_ema: whether running averages are kept.
+      keep_ema: whether the state has an EMA.
     """
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(

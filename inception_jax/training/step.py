@@ -1,8 +1,8 @@
-"""One training step and one evaluation step, as pure functions of one device's share of the batch.
+"""The training step and the evaluation step, as pure functions of a per-device batch.
 
-Nothing here knows how many devices there are, or how it will be compiled: `parallel.py` does. Collectives name their
-axis. All keys come from (seed, step, row of the global batch), so that the numbers do not depend on how the rows are
-spread over devices, or on how many parts a device takes them in.
+`parallel.py` compiles them over the devices; here collectives only name their axis. All PRNG keys come from (seed,
+step, row of the global batch), so that the numbers do not depend on how the rows are split over devices, or on the
+number of micro-batches.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What a step optimises, apart from the optimizer itself.
+    """The options of a training step, apart from model and optimizer.
 
     Attributes:
-      normalization: how uint8 pixels become the network's input.
+      normalization: of uint8 pixels, to the network's input.
       dtype: the network's compute dtype.
-      aux_weights: weight of each auxiliary head's loss, first head first.
-      label_smoothing: probability spread evenly over all classes.
+      aux_weights: loss weight of each auxiliary head, first head first.
+      label_smoothing: probability that is spread evenly over all classes.
       seed: of the dropout masks.
-      accumulation: parts that a device's share is taken in.
-      ema_decay: of the running averages; unused where the state keeps none.
-      ema_num_updates: TensorFlow's rule for the first updates.
-      skip_non_finite: whether a step whose loss or gradient is not finite leaves everything as it was but the step and
-        the schedule's clock; otherwise it does its damage, and its metrics say so.
-      loss_limit: with `skip_non_finite`, a mean loss above which a step is skipped, too; None for no limit.
-      freezing: the parameters and batch statistics that stay as they are.
+      accumulation: micro-batches per device and step (gradient accumulation).
+      ema_decay: decay of the EMA; unused if the state has none.
+      ema_num_updates: TensorFlow's num_updates rule, see `ema.update`.
+      skip_non_finite: whether a step whose loss or gradient is not finite changes nothing but the step and the count of
+        the schedule; otherwise it updates the state, and its metrics are not finite.
+      loss_limit: with `skip_non_finite`, the mean loss above which a step is skipped, too; None: no limit.
+      freezing: the frozen parameters and batch statistics.
     """
 
     normalization: preprocess.Normalization
@@ -60,7 +60,7 @@ class Objective:
 
 
 def example_keys(seed: int, step: jax.Array, rows: jax.Array) -> jax.Array:
-    """One PRNG key per example, a function of (seed, step, row of the global batch) alone.
+    """Makes one PRNG key per example, a function of (seed, step, row of the global batch) alone.
 
     Args:
       seed: the run's seed.
@@ -77,20 +77,20 @@ def example_keys(seed: int, step: jax.Array, rows: jax.Array) -> jax.Array:
 def make_train_step(
     model: nn.Module, optimizer: optax.GradientTransformation, objective: Objective, *, devices: int
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Builds the training step for one device's share of the batch.
+    """Builds the training step for a per-device batch.
 
     The step maps (state, batch) to (next state, metrics). `batch` holds "image" uint8 [b, H, W, 3], "label" int32 [b]
-    and "mask" bool [b]; rows whose mask is False count for neither loss nor gradient. Metrics are float scalars,
+    and "mask" bool [b]; rows whose mask is False are left out of loss and gradient. Metrics are float scalars,
     already reduced over all devices: sums over the masked examples of the global batch under their names ("loss",
     "loss_main", "loss_aux1", …, "top1_main", "top5_main", …), "count", and "gradient_norm", the global norm of the mean
     gradient before weight decay and clipping. With a leaf "stop" (bool or float [1], `parallel.Devices.flag`) in the
-    batch there is "stop", its sum over all devices; with `objective.skip_non_finite` there is "skipped", 1 for a step
-    that was, whose other sums are 0.
+    batch there is "stop", its sum over all devices; with `objective.skip_non_finite` there is "skipped": 1 for a
+    skipped step, whose other sums are 0.
 
     Args:
-      model: a network of ours; a batch-norm network must carry the axis name that its statistics are shared over.
+      model: a network; with batch norm, its axis name and groups must be set.
       optimizer: its updates are added to the parameters.
-      objective: losses, keys, averages.
+      objective: options of the step.
       devices: size of the axis `AXIS` that the step will be compiled over.
     """
 
@@ -106,39 +106,40 @@ def make_train_step(
 
     gradients_and_sums = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def gradients_of(state: TrainState, batch: Batch, keys: jax.Array):
-        """(gradient of the summed loss, new batch statistics, metric sums), in `accumulation` parts."""
+    def gradients_of(state: TrainState, batch: Batch, keys: jax.Array) -> tuple[Any, Any, Metrics]:
+        """(gradient of the summed loss, new batch statistics, metric sums), over all micro-batches."""
         params = freezing.split(state.params)
         if objective.accumulation == 1:
             (_, (batch_stats, metrics)), gradients = gradients_and_sums(*params, state.batch_stats, batch, keys)
             return gradients, batch_stats, metrics
 
-        def add_part(carry, part):
+        def add_micro_batch(carry, micro_batch):
             gradients, batch_stats, metrics = carry
-            (_, (batch_stats, part_metrics)), part_gradients = gradients_and_sums(*params, batch_stats, *part)
-            return (_add(gradients, part_gradients), batch_stats, _add(metrics, part_metrics)), None
+            (_, (batch_stats, new_metrics)), new_gradients = gradients_and_sums(*params, batch_stats, *micro_batch)
+            return (_add(gradients, new_gradients), batch_stats, _add(metrics, new_metrics)), None
 
-        parts = jax.tree.map(lambda x: x.reshape(objective.accumulation, -1, *x.shape[1:]), (batch, keys))
-        first = jax.tree.map(lambda x: x[0], parts)
+        micro_batches = jax.tree.map(lambda x: x.reshape(objective.accumulation, -1, *x.shape[1:]), (batch, keys))
+        first = jax.tree.map(lambda x: x[0], micro_batches)
         metric_shapes = jax.eval_shape(loss_fn, *params, state.batch_stats, *first)[1][1]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (params[0], metric_shapes))
-        (gradients, batch_stats, metrics), _ = lax.scan(add_part, (zeros[0], state.batch_stats, zeros[1]), parts)
+        start = (zeros[0], state.batch_stats, zeros[1])
+        (gradients, batch_stats, metrics), _ = lax.scan(add_micro_batch, start, micro_batches)
         return gradients, batch_stats, metrics
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        share = batch["label"].shape[0]
-        rows = lax.axis_index(AXIS) * share + jnp.arange(share, dtype=jnp.int32)
+        per_device = batch["label"].shape[0]
+        rows = lax.axis_index(AXIS) * per_device + jnp.arange(per_device, dtype=jnp.int32)
         keys = example_keys(objective.seed, state.step, rows)
-        rest = {name: leaf for name, leaf in batch.items() if name != "stop"}
-        gradients, batch_stats, metrics = gradients_of(state, rest, keys)
-        batch_stats, resting = freezing.split_statistics(batch_stats)  # those that rest are the same on all devices
+        examples = {name: leaf for name, leaf in batch.items() if name != "stop"}
+        gradients, batch_stats, metrics = gradients_of(state, examples, keys)
+        batch_stats, frozen_stats = freezing.split_statistics(batch_stats)  # frozen ones are equal on all devices
         if "stop" in batch:
             metrics["stop"] = jnp.sum(batch["stop"].astype(metrics["loss"].dtype))
         gradients, batch_stats, metrics = sum_over_devices((gradients, batch_stats, metrics), devices)
-        # A batch of padding alone has a gradient of zero, not of 0 / 0.
+        # A batch of padding alone must have a gradient of zero, not 0 / 0.
         count = jnp.maximum(metrics["count"], 1)
         gradients = jax.tree.map(lambda g: g / count.astype(g.dtype), gradients)
-        batch_stats = merge(jax.tree.map(lambda s: s / devices, batch_stats), resting)
+        batch_stats = merge(jax.tree.map(lambda s: s / devices, batch_stats), frozen_stats)
         metrics["gradient_norm"] = optimizers.global_norm(gradients)
 
         trained, frozen = freezing.split(state.params)
@@ -160,23 +161,24 @@ def make_train_step(
 def make_eval_step(
     model: nn.Module, normalization: preprocess.Normalization, dtype: Any, *, devices: int, top_k: int = 5
 ) -> Callable[[Any, Batch], tuple[Metrics, Batch]]:
-    """Builds the evaluation step for one device's share of the batch.
+    """Builds the evaluation step for a per-device batch.
 
     The step maps (variables, batch) to (sums, predictions): sums over the masked examples of the global batch of "loss"
-    (cross-entropy in nats, without smoothing), "top1", "top5" and "count"; and, for the device's own rows, "classes"
-    int32 [b, k] and "probabilities" [b, k], the most probable first.
+    (cross-entropy in nats, without label smoothing), "top1", "top5" and "count"; and, for the device's own rows,
+    "classes" int32 [b, k] and "probabilities" [b, k], the most probable first.
 
     Args:
-      model: a network of ours.
-      normalization: how uint8 pixels become the network's input.
+      model: a network of this package.
+      normalization: of uint8 pixels, to the network's input.
       dtype: the network's compute dtype.
       devices: size of the axis `AXIS` that the step will be compiled over.
-      top_k: how many classes are kept per example; at most all.
+      top_k: number of classes per example in "classes"; at most all.
     """
 
     def eval_step(variables: Any, batch: Batch) -> tuple[Metrics, Batch]:
         images = preprocess.preprocess(batch["image"], normalization=normalization, dtype=dtype)
-        logits = model.apply(variables, images, train=False).logits
+        output: Any = model.apply(variables, images, train=False)
+        logits = output.logits
         loss = losses.softmax_cross_entropy(logits, batch["label"], 0.0)
         sums = {
             "loss": loss,
@@ -192,13 +194,13 @@ def make_eval_step(
 
 
 def sum_over_devices(tree: Any, devices: int) -> Any:
-    """The sum of every leaf over the axis `AXIS`, in one all-reduce per dtype.
+    """Sums every leaf over the axis `AXIS`, in one all-reduce per dtype.
 
-    All leaves of a dtype travel as one vector: hundreds of small reductions would cost their latency each.
+    All leaves of a dtype are reduced as one vector: hundreds of small all-reduces would each cost their latency.
 
     Args:
-      tree: arrays, one device's part of the sum.
-      devices: size of the axis; with 1 there is nothing to add.
+      tree: arrays, one device's summands.
+      devices: size of the axis; with 1 the tree is returned unchanged.
     """
     if devices == 1:
         return tree
@@ -219,12 +221,12 @@ def sum_over_devices(tree: Any, devices: int) -> Any:
 def _skip_if_bad(
     before: TrainState, after: TrainState, metrics: Metrics, loss_limit: float | None
 ) -> tuple[TrainState, Metrics]:
-    """The step's outcome, or that of a step that did nothing but let the time go on.
+    """Selects the state after the step, or, if that is bad, the state before it with the next step number.
 
     Args:
-      before: the state that the step began with.
-      after: the state that it would end with.
-      metrics: reduced, so that all devices decide alike.
+      before: the state before the step.
+      after: the state after it.
+      metrics: already reduced over all devices, so that all decide the same.
       loss_limit: as in `Objective`.
     """
     loss = metrics["loss"]
@@ -234,7 +236,7 @@ def _skip_if_bad(
 
     def keep(new: Any, old: Any) -> Any:
         if isinstance(new, optimizers.LearningRateState):
-            return new  # the schedule is a function of the step, whatever became of it
+            return new  # the schedule is a function of the step, skipped or not
         return jnp.where(good, new, old)
 
     is_clock = lambda node: isinstance(node, optimizers.LearningRateState)  # noqa: E731
@@ -245,7 +247,7 @@ def _skip_if_bad(
 
 
 def _sums(output: Any, total: jax.Array, heads: dict[str, jax.Array], batch: Batch) -> Metrics:
-    """The training metrics of one part of the batch, as sums over its masked examples."""
+    """The training metrics of a micro-batch, as sums over its masked examples."""
     logits = dict(zip(heads, (output.logits, *output.aux_logits), strict=True))
     values = {"loss": total}
     for head, loss in heads.items():

@@ -1,8 +1,8 @@
-"""Training metrics between two rows of the log: added up as sums, so that an interruption loses none of them.
+"""Accumulates the metrics of training steps between two log rows, and detects what must end a run.
 
-What must end a run is seen here too, since this is where the host reads what the steps did: a loss that is not finite
-or has diverged, too many steps skipped in a row, too many corrupt pictures, a wish to stop. Every process reads the
-same sums, two steps late, and so comes to the same answer after the same step.
+Here the host reads the results of the steps, so here it detects: a loss that is not finite or has diverged, too many
+consecutive skipped steps, too many undecodable images, a request to stop. Every process reads the same sums, two steps
+late, and so decides the same after the same step. The sums are part of a checkpoint: an interruption loses none.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import jax
 
 from inception_jax.errors import NonFiniteLoss, UserError
 
-_IN_FLIGHT = 2  # steps that the devices may be behind the host: enough to keep them busy, few enough to stop quickly
-# What `state` holds beside the sums of the window: counters that go on from one window to the next.
+_IN_FLIGHT = 2  # steps that may be queued on the devices: enough to keep them busy, few enough to stop quickly
+# Counters in `state` beside the sums: they are not reset by a log row. Their names are those in checkpoints.
 _IN_A_ROW, _CORRUPT = "skipped_in_a_row", "corrupt_in_all"
 
 
 class CorruptImages(UserError):
-    """More pictures could not be decoded than the config allows."""
+    """More images could not be decoded than `config.faults.max_corrupt`."""
 
 
 class TrainMetrics:
-    """Sums of the step's metrics since the last row, and the counters of a run's faults.
+    """Sums of the steps' metrics since the last log row, and the counters of a run's faults.
 
     Reading a metric waits for its step. `add` therefore reads those of two steps ago: the devices always have work
-    queued, and the host never runs away from them.
+    queued, and the host is never more than that ahead.
 
     Attributes:
-      stop_requested: whether a step that was read carried the word of some process to stop (`Devices.flag`).
+      stop_requested: whether some process requested to stop, in a step that was read (`Devices.flag`).
     """
 
     def __init__(
@@ -42,23 +42,27 @@ class TrainMetrics:
         batch_size: int | None = None,
         max_corrupt: int = 0,
     ):
-        """Args:
-          sums: what `state` returned when the run was interrupted; None for a new window.
-          max_skipped: steps that may be skipped in a row; 0: the first bad one ends the run. Above 0 the step must have
-            been made with `Objective.skip_non_finite`.
+        """Starts with no steps, or with the sums of an interrupted run.
+
+        Args:
+          sums: from `state`, in the checkpoint of a resumed run; None for a new run.
+          max_skipped: consecutive steps that may be skipped; 0: the first bad one ends the run. Above 0 the step must
+            have been made with `Objective.skip_non_finite`.
           loss_limit: with `max_skipped` 0, a mean loss above it ends the run. (Otherwise the step skips itself by
             `Objective.loss_limit`, and this is for the message.)
           batch_size: examples in the global batch; needed with `max_corrupt`.
-          max_corrupt: pictures of the whole run that may be masked out of the batches, because they cannot be decoded;
-            0: masks say nothing about pictures.
+          max_corrupt: undecodable images of the whole run that may be masked out of the batches; 0: masked rows are not
+            counted.
 
         Raises:
           ValueError: `max_corrupt` without `batch_size`.
         """
         if max_corrupt and batch_size is None:
-            raise ValueError("max_corrupt needs batch_size: a masked picture is seen as one that the sums do not count")
+            raise ValueError(
+                "max_corrupt needs batch_size: masked images are counted as batch_size minus the sum 'count'"
+            )
         self._max_skipped, self._loss_limit = max_skipped, loss_limit
-        self._batch_size, self._max_corrupt = batch_size, max_corrupt
+        self._batch_size, self._max_corrupt = batch_size or 0, max_corrupt
         self._sums: collections.Counter[str] = collections.Counter(sums or {})
         self._skipped_in_a_row = int(self._sums.pop(_IN_A_ROW, 0))
         self._corrupt = int(self._sums.pop(_CORRUPT, 0))
@@ -75,30 +79,30 @@ class TrainMetrics:
 
         Raises:
           NonFiniteLoss: the loss or the gradient of a step was NaN or infinite, or the loss above the limit; or more
-            steps were skipped in a row than may be.
-          CorruptImages: more pictures were masked out than may be.
+            than `max_skipped` consecutive steps were skipped.
+          CorruptImages: more than `max_corrupt` images were masked.
         """
         self._in_flight.append((step, metrics))
         while len(self._in_flight) > _IN_FLIGHT:
             self._read_oldest()
 
     def state(self) -> dict[str, float]:
-        """The sums so far, all steps included, and the run's counters, as JSON can hold them exactly.
+        """The sums, all steps included, and the run's counters, as numbers that JSON holds exactly.
 
         Raises:
           NonFiniteLoss, CorruptImages: as `add`.
         """
         self._read_all()
         counters = {_IN_A_ROW: self._skipped_in_a_row, _CORRUPT: self._corrupt}
-        return dict(self._sums) | {name: count for name, count in counters.items() if count}
+        return {**self._sums, **{name: count for name, count in counters.items() if count}}
 
     def pop_row(self) -> dict[str, float]:
-        """The row of the log since the last one, and starts a new window.
+        """Returns the metrics since the last log row, and resets the sums.
 
         Returns:
-          Means per counted example ("gradient_norm": per step that was not skipped), none where nothing was counted;
-          "skipped", how many steps were, with `max_skipped`; "corrupt", how many pictures were masked out of the steps
-          that were not skipped, with `max_corrupt`.
+          Means per counted example ("gradient_norm": per step that was not skipped), absent where nothing was counted;
+          with `max_skipped`, "skipped": the number of skipped steps; with `max_corrupt`, "corrupt": the number of
+          images masked in the steps that were not skipped.
 
         Raises:
           NonFiniteLoss, CorruptImages: as `add`.
@@ -137,12 +141,12 @@ class TrainMetrics:
             self._corrupt += round(self._batch_size - values["count"])
             if self._corrupt > self._max_corrupt:
                 raise CorruptImages(
-                    f"{self._corrupt} pictures could not be decoded by step {step}; config.faults.max_corrupt = "
-                    f"{self._max_corrupt}. Lines on standard error, each at the first time, name their records"
+                    f"{self._corrupt} images could not be decoded by step {step}; config.faults.max_corrupt = "
+                    f"{self._max_corrupt}. Lines on standard error name their records, each once"
                 )
 
     def _refuse_bad(self, step: int, values: dict[str, float]) -> None:
-        """Raises NonFiniteLoss for sums that must not be trained on."""
+        """Raises NonFiniteLoss if the loss or gradient norm of a step is not finite, or the loss above its limit."""
         loss, count, norm = values["loss"], values["count"], values["gradient_norm"]
         if math.isfinite(loss) and math.isfinite(norm):
             if self._loss_limit is None or loss <= self._loss_limit * count:
@@ -154,7 +158,7 @@ class TrainMetrics:
             f"{name} {value / max(count, 1):g}" for name, value in sorted(values.items()) if name.startswith("loss")
         )
         raise NonFiniteLoss(
-            f"step {step} {what} ({heads}, gradient norm {norm:g}); the newest checkpoint is from before. A lower "
+            f"step {step} {what} ({heads}, gradient norm {norm:g}); the newest checkpoint is from before it. A lower "
             "config.optimizer.learning_rate, a longer warm-up or config.optimizer.clip_norm may help"
         )
 
@@ -165,6 +169,6 @@ class TrainMetrics:
         above = "" if limit is None else f", or the loss above config.faults.loss_limit = {limit:g}"
         return NonFiniteLoss(
             f"{steps} skipped: loss or gradient not finite{above}; config.faults.max_skipped_steps = "
-            f"{self._max_skipped} in a row. A lower config.optimizer.learning_rate, a longer warm-up or "
+            f"{self._max_skipped} (consecutive). A lower config.optimizer.learning_rate, a longer warm-up or "
             "config.optimizer.clip_norm may help"
         )

@@ -1,8 +1,8 @@
-"""A run that begins with the weights of another: what is taken, what is new, and what is left.
+"""Warm start: a new run starts from the weights of a checkpoint (fine-tuning, transfer learning).
 
-Names decide: an array of the new network takes the values of the source's array of the same path. A classifier of
-another number of classes begins at random by itself; everything else that does not fit is an error, unless the recipe
-says that it shall be new. So a run never begins, unnoticed, with less of its source than its recipe says.
+Arrays are matched by their paths. A classifier of another number of classes is initialized at random; everything else
+that does not fit is an error, unless `config.initialize.new` names it. So a run never starts, unnoticed, with fewer
+weights of its source than its config says.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,50 +30,58 @@ _COLLECTIONS = ("params", "batch_stats")
 
 @dataclasses.dataclass(frozen=True)
 class RestoreReport:
-    """What became of each array. Paths are without their collection: a parameter and a statistic never share one.
+    """Which arrays were restored. Paths are without their collection: a parameter and a statistic never have the same.
 
     Attributes:
-      restored: paths whose values are the source's.
-      new: {path: why it is not}.
-      skipped: paths of the source that the new network has no place for.
-      universe: all paths of the new network, in its order.
+      restored: paths whose values are those of the checkpoint.
+      new: {path that was initialized at random: reason}.
+      skipped: paths of the checkpoint that the new network does not have.
+      all_paths: of the new network, in its order.
     """
 
     restored: tuple[str, ...]
     new: dict[str, str]
     skipped: tuple[str, ...]
-    universe: tuple[str, ...]
+    all_paths: tuple[str, ...]
 
     def summary(self) -> str:
-        """One line: `taken: conv1 … inception_5b (114 arrays); new: classifier (other number of classes); left: …`."""
-        parts = [f"taken: {paths.summarise(self.restored, self.universe) or 'nothing'} ({len(self.restored)} arrays)"]
+        """Formats one line: `restored: conv1 … inception_5b (114 arrays); new: classifier (other number of …)`."""
+        texts = [
+            f"restored: {paths.summarise(self.restored, self.all_paths) or 'nothing'} ({len(self.restored)} arrays)"
+        ]
         for why in dict.fromkeys(self.new.values()):
             names = [path for path, reason in self.new.items() if reason == why]
-            parts.append(f"new: {paths.summarise(names, self.universe)} ({why})")
+            texts.append(f"new: {paths.summarise(names, self.all_paths)} ({why})")
         if self.skipped:
-            parts.append(f"left: {paths.summarise(self.skipped, self.skipped)}")
-        return "; ".join(parts)
+            texts.append(f"skipped: {paths.summarise(self.skipped, self.skipped)}")
+        return "; ".join(texts)
 
 
 class WarmStart:
-    """Where the weights of a new run come from; once it has begun, also what it took from there.
+    """The checkpoint whose weights a new run starts from, and, after `restore_into`, what was restored.
 
     Attributes:
       report: None until `restore_into`.
-      workdir: of the run that left the checkpoint; None until `restore_into`, and where there is none.
+      workdir: of the run that the checkpoint is from; None until `restore_into`, or if it is in no workdir.
     """
 
-    def __init__(self, checkpoint: str, weights: str | None = None, step: str | None = None, new: Sequence[str] = ()):
-        """Reads nothing yet: a run that is continued does not need its source, which may be gone.
+    def __init__(
+        self,
+        checkpoint: str,
+        weights: Literal["raw", "ema"] | None = None,
+        step: str | None = None,
+        new: Sequence[str] = (),
+    ):
+        """Stores the options; reads no file: a resumed run does not need its source, which may have been deleted.
 
         Args:
-          checkpoint: a workdir, its directory of checkpoints, or one step's directory.
-          weights: "raw" or "ema"; None: "ema" where the checkpoint has it.
+          checkpoint: a workdir, its directory of checkpoints, or the directory of one step.
+          weights: "raw" or "ema"; None: "ema" if the checkpoint has it.
           step: "newest", "best" or a number; None: "newest".
-          new: patterns of the paths that begin at random all the same.
+          new: regular expressions for paths that are initialized at random nevertheless.
 
         Raises:
-          UserError: a step that is none of these.
+          UserError: `step` is none of these.
         """
         self._step: Any = int(step) if step is not None and step.isdecimal() else step
         if isinstance(self._step, str) and step not in ("newest", "best"):
@@ -85,21 +93,22 @@ class WarmStart:
         self.workdir: Path | None = None
 
     def restore_into(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """The new run's variables, with what there is of them in the source.
+        """Replaces the variables of a new run by those of the checkpoint.
 
         Args:
-          variables: "params" and "batch_stats" as the network's initialisation gives them.
+          variables: "params" and "batch_stats", from the initialization of the network.
 
         Raises:
           UserError: there is no such checkpoint, or it does not fit.
-          CheckpointError: it is damaged. An older one is never taken in its place: that would be another experiment.
+          CheckpointError: it is damaged. An older one is never used instead: that would be another experiment.
         """
         record = reading.load_record(self._checkpoint, self._step)
         has_ema = any(name.startswith("ema/") for name in record["leaves"])
-        weights = self._weights or ("ema" if has_ema else "raw")
+        weights: Literal["raw", "ema"] = self._weights or ("ema" if has_ema else "raw")
         source = reading.load_variables(self._checkpoint, weights, record["step"])
         self.workdir = _workdir_of(Path(self._checkpoint))
-        network = manifest.read_config(self.workdir).get("model", {}).get("name") if self.workdir else None
+        config = manifest.read_config(self.workdir) if self.workdir else None
+        network = config.get("model", {}).get("name") if config else None
         self._record = {
             "checkpoint": str(Path(self._checkpoint).absolute()),
             "network": network,
@@ -111,17 +120,25 @@ class WarmStart:
         return variables
 
     def summary(self) -> str:
-        """For the log: the source and what was taken; only after `restore_into`."""
+        """Formats the source and what was restored, for the log; only after `restore_into`."""
+        report = self._finished_report()
         network = f", {self._record['network']}" if self._record["network"] else ""
         return (
-            f"begins with {self._record['checkpoint']} (step {self._record['step']:,}, {self._record['weights']}"
-            f"{network}); {self.report.summary()}"
+            f"starts from {self._record['checkpoint']} (step {self._record['step']:,}, {self._record['weights']}"
+            f"{network}); {report.summary()}"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What `initialization.json` holds: the source and the whole lists; only after `restore_into`."""
-        lists = {"taken": list(self.report.restored), "new": self.report.new, "left": list(self.report.skipped)}
+        """The content of `initialization.json`: the source and the complete lists; only after `restore_into`."""
+        report = self._finished_report()
+        # The names in the file are those of earlier versions.
+        lists = {"taken": list(report.restored), "new": report.new, "left": list(report.skipped)}
         return {**self._record, **lists}
+
+    def _finished_report(self) -> RestoreReport:
+        if self.report is None:
+            raise ValueError("nothing has been restored yet: call restore_into first")
+        return self.report
 
 
 def restore_matching(
@@ -130,20 +147,20 @@ def restore_matching(
     new_patterns: Sequence[str] = (),
     source: str = "the checkpoint",
 ) -> tuple[dict[str, Any], RestoreReport]:
-    """Variables whose arrays are the source's wherever they are to be.
+    """Replaces arrays by those of the same path in the source.
 
     Args:
-      variables: {"params": …, "batch_stats": …} of the new network; the second may be absent.
-      source_variables: the same of the source. Values are cast to the new network's dtypes.
+      variables: {"params": …, "batch_stats": …} of the new network; "batch_stats" may be absent.
+      source_variables: those of the source. Values are cast to the new network's dtypes.
       new_patterns: regular expressions; an array in whose path one is found keeps its value in `variables`.
-      source: what the messages call the source.
+      source: its name in messages.
 
     Returns:
-      (the variables, what became of each array).
+      (the variables, the report of what was restored).
 
     Raises:
-      UserError: an array that the source lacks or has in another shape, and that no pattern makes new (a classifier's
-        number of classes aside); a pattern that is found nowhere; nothing that fits; values that are not finite.
+      UserError: the source lacks an array or has it in another shape (a classifier's number of classes excepted), and
+        no pattern names it; a pattern matches no path; nothing fits; values are not finite.
     """
     wanted, offered = _by_path(variables), _by_path(source_variables)
     forced = paths.find("initialize.new", new_patterns, wanted)
@@ -152,44 +169,46 @@ def restore_matching(
             f"config.initialize.checkpoint: {source} is another network: none of its {len(offered)} arrays (such as "
             f"{next(iter(offered), None)!r}) has the name of one of this network's (such as {next(iter(wanted))!r})"
         )
-    taken, new, result = [], {}, {}
+    restored: list[str] = []
+    new: dict[str, str] = {}
+    result: dict[str, Any] = {}
     for path, (collection, leaf) in wanted.items():
         why = f"pattern {forced[path]!r}" if path in forced else _why_new(path, wanted, offered, source)
         if why:
             new[path] = why
         else:
-            taken.append(path)
+            restored.append(path)
             leaf = _cast(offered[path][1], leaf.dtype, path, source)
         result[f"{collection}/{path}"] = leaf
-    if not taken:
+    if not restored:
         raise UserError(
-            f"config.initialize.new = {tuple(new_patterns)!r}: nothing of {source} would be taken; leave "
-            "config.initialize.checkpoint unset to begin at random"
+            f"config.initialize.new = {tuple(new_patterns)!r}: nothing of {source} would be restored; leave "
+            "config.initialize.checkpoint unset to initialize at random"
         )
-    left = tuple(path for path in offered if path not in wanted)
-    begun = {collection: {} for collection in variables} | tree_paths.nest(result)
-    return begun, RestoreReport(tuple(taken), new, left, tuple(wanted))
+    skipped = tuple(path for path in offered if path not in wanted)
+    merged: dict[str, Any] = {collection: {} for collection in variables} | tree_paths.nest(result)
+    return merged, RestoreReport(tuple(restored), new, skipped, tuple(wanted))
 
 
 def _why_new(path: str, wanted: Mapping[str, Any], offered: Mapping[str, Any], source: str) -> str | None:
-    """Why an array that no pattern makes new is new all the same; None where it is to be taken.
+    """Why an array that no pattern names is initialized at random; None: it is to be restored.
 
     Raises:
-      UserError: it should be taken and cannot be.
+      UserError: it should be restored, but cannot be.
     """
     shape = tuple(wanted[path][1].shape)
     if path not in offered:
         names = path.split("/")
         prefixes = ("/".join(names[:depth]) + "/" for depth in range(1, len(names)))
         module = next((prefix for prefix in prefixes if not any(other.startswith(prefix) for other in offered)), path)
-        allow = f'config.initialize.new = ("^{module}",) begins it at random'
+        allow = f'config.initialize.new = ("^{module}",) initializes it at random'
         raise UserError(f"config.initialize.checkpoint: {source} has no {path} (here {list(shape)}); {allow}")
     found = tuple(offered[path][1].shape)
     if found == shape:
         return None
     if _is_of_classifier(path) and found[:-1] == shape[:-1]:
         return OTHER_CLASSES
-    allow = f'config.initialize.new = ("^{path.rpartition("/")[0]}/",) begins it at random'
+    allow = f'config.initialize.new = ("^{path.rpartition("/")[0]}/",) initializes it at random'
     raise UserError(f"config.initialize.checkpoint: {source} has {path} as {list(found)} (here {list(shape)}); {allow}")
 
 
@@ -214,18 +233,18 @@ def _is_of_classifier(path: str) -> bool:
 
 
 def _workdir_of(path: Path) -> Path | None:
-    """The workdir that a checkpoint, a directory of checkpoints or a workdir belongs to: the one with a config."""
+    """The workdir of a checkpoint, of a directory of checkpoints, or the path itself: the one that has a config."""
     candidates = (path, *path.absolute().parents[:2])
     return next((directory for directory in candidates if (directory / manifest.CONFIG).is_file()), None)
 
 
 def read_warm_start(config: Config) -> WarmStart | None:
-    """Where the weights of a new run come from; None: random ones.
+    """Reads the config's section `initialize`; None: random initialization.
 
     Raises:
-      UserError: a step that is no step.
+      UserError: `initialize.step` is not a step.
     """
     fields = config.initialize
     if fields.checkpoint is None:
-        return None  # whatever else the section says is then never read, and refused
+        return None  # the other fields of the section stay unread, so that `Config.refuse_unread` reports them
     return WarmStart(**fields.read("checkpoint", "weights", "step", "new"))

@@ -80,7 +80,8 @@ def test_a_run_begins_with_anothers_weights_and_then_needs_it_no_more(
     assert len(said["taken"]) == 114 and len(said["left"]) == 12
     log = (workdir / "train.log").read_text()
     assert (
-        "taken: conv1 … inception_5b (114 arrays); new: classifier (other number of classes); left: aux1, aux2" in log
+        "restored: conv1 … inception_5b (114 arrays); new: classifier (other number of classes); skipped: aux1, aux2"
+        in log
     )
     assert "parameters train; frozen: conv1 … inception_4e" in log
     assert "learning rate × 0.1 for " in log

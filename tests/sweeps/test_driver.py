@@ -64,7 +64,7 @@ def test_a_locked_workdir_is_waited_for(study, sweep):
 def test_a_full_disk_stops_all_and_the_same_command_continues(study, sweep):
     study.space(LIST.format(rates=[0.01, 0.02, 0.03]))
     study.behaviour(epochs=300, trial_1=[["exit", 2, 6]])
-    with pytest.raises(DiskFull, match="make room"):
+    with pytest.raises(DiskFull, match="free some space"):
         sweep("--workers=2", "--pruner=none")
     assert study.statuses() == ["interrupted", "interrupted"]
     trained = study.epochs_trained(0)

@@ -255,7 +255,7 @@ def test_mistakes_name_the_field(name, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learning_rate_multipliers": {"biases": 2.0}}, r"learning_rate_multipliers: 'biases' is found in no "),
+        ({"learning_rate_multipliers": {"biases": 2.0}}, r"multipliers: 'biases' matches no path of a trained "),
         ({"learning_rate_multipliers": (("bias", 2.0), ("bn/bias", 1.0))}, r"multipliers: 'bn/bias' .*earlier pattern"),
         ({"weight_decay": 1e-4, "weight_decay_mask": "weights"}, r"weight_decay_mask: 'weights' .*'aux1/fc/bias'"),
     ],

@@ -56,7 +56,9 @@ def test_each_process_owns_one_block_of_as_many_devices():
     assert ids(4, 3, 3) == [0, 1, 10, 11]
     assert ids(2, 3, 2) == [0, 10]
     for count, counts in ((3, (3, 3)), (None, (3, 2)), (6, (4, 2))):
-        with pytest.raises(UserError, match=r"config.parallel.devices = .* processes as many .*: 2, 4(, 6)? would"):
+        with pytest.raises(
+            UserError, match=r"config.parallel.devices = .* does not divide over \d processes .*: 2, 4(, 6)? would"
+        ):
             ids(count, *counts)
 
 

@@ -29,10 +29,10 @@ class SmallNetwork(BaseNetwork):
 
     @nn.compact
     def __call__(self, images, *, train=False, example_keys=None):
-        style = self.style(slim_variance_scaling, slim_variance_scaling)
-        x = ConvUnit(6, (3, 3), style, name="conv1")(images, train=train)
-        x = ConvUnit(7, (3, 3), style, name="conv2")(x, train=train)
-        return InceptionOutput(classifier(self.num_classes, style)(x.mean((1, 2))), (), {})
+        options = self.layer_options(slim_variance_scaling, slim_variance_scaling)
+        x = ConvUnit(6, (3, 3), options, name="conv1")(images, train=train)
+        x = ConvUnit(7, (3, 3), options, name="conv2")(x, train=train)
+        return InceptionOutput(classifier(self.num_classes, options)(x.mean((1, 2))), (), {})
 
 
 def batch(seed, size=BATCH):
@@ -168,7 +168,7 @@ def test_what_trains_is_told():
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
-        (("^conv1/", "^conv_2/"), r"config\.optimizer\.freeze: '\^conv_2/' is found in no path; did you mean 'conv2'"),
+        (("^conv1/", "^conv_2/"), r"config\.optimizer\.freeze: '\^conv_2/' matches no path; did you mean 'conv2'"),
         (("(",), r"config\.optimizer\.freeze: '\(' is not a regular expression"),
         (("",), r"config\.optimizer\.freeze = \('',\): every parameter is frozen; nothing is left to train"),
     ],

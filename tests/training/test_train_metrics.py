@@ -133,7 +133,7 @@ def test_corrupt_pictures_are_counted_over_the_whole_run():
     second = TrainMetrics(json.loads(json.dumps(first.state())), **options)
     assert second.pop_row()["corrupt"] == 2
     second.add(4, good(1.0))
-    with pytest.raises(CorruptImages, match=r"6 pictures could not be decoded by step 4; .*max_corrupt = 5"):
+    with pytest.raises(CorruptImages, match=r"6 images could not be decoded by step 4; .*max_corrupt = 5"):
         second.state()
     with pytest.raises(ValueError, match="needs batch_size"):
         TrainMetrics(max_corrupt=1)

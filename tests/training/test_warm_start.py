@@ -28,7 +28,7 @@ def values(tree):
 def test_everything_is_taken_where_everything_fits():
     begun, report = warm_start.restore_matching(variables(1.0), variables(2.0))
     assert set(values(begun).values()) == {2.0}
-    assert report.summary() == "taken: conv1 … classifier (11 arrays)"
+    assert report.summary() == "restored: conv1 … classifier (11 arrays)"
     assert report.new == {} and report.skipped == ()
 
 
@@ -39,7 +39,7 @@ def test_another_number_of_classes_begins_its_classifiers_anew_and_nothing_else(
     assert ones == {f"params/{head}/{leaf}" for head in heads for leaf in ("kernel", "bias")}
     assert begun["params"]["classifier"]["kernel"].shape == (4, 3)
     assert report.summary() == (
-        "taken: conv1 … conv3, aux1/fc (7 arrays); new: aux1/classifier, classifier (other number of classes)"
+        "restored: conv1 … conv3, aux1/fc (7 arrays); new: aux1/classifier, classifier (other number of classes)"
     )
 
 
@@ -54,14 +54,14 @@ def test_patterns_begin_parameters_and_statistics_anew():
         "batch_stats/conv1/bn/var",
     }
     assert report.summary() == (
-        "taken: conv3 … classifier (6 arrays); new: conv1 (pattern '^conv1/'); new: conv2 (pattern '^conv2/')"
+        "restored: conv3 … classifier (6 arrays); new: conv1 (pattern '^conv1/'); new: conv2 (pattern '^conv2/')"
     )
 
 
 def test_what_of_the_source_is_left_is_told():
     begun, report = warm_start.restore_matching(variables(1.0, aux=False), variables(2.0))
     assert set(values(begun).values()) == {2.0}
-    assert report.summary() == "taken: conv1 … classifier (8 arrays); left: aux1"
+    assert report.summary() == "restored: conv1 … classifier (8 arrays); skipped: aux1"
     assert report.skipped == ("aux1/fc/kernel", "aux1/classifier/kernel", "aux1/classifier/bias")
 
 
@@ -78,12 +78,12 @@ def test_values_are_cast_to_the_new_networks_type():
             {"aux": False},
             (),
             r"the checkpoint has no aux1/fc/kernel \(here \[2\]\); config.initialize.new = "
-            r'\("\^aux1/",\) begins it at random',
+            r'\("\^aux1/",\) initializes it at random',
         ),
-        ({"width": 5}, {}, (), r'has conv1/kernel as \[3, 4\] \(here \[3, 5\]\); .* \("\^conv1/",\) begins'),
+        ({"width": 5}, {}, (), r'has conv1/kernel as \[3, 4\] \(here \[3, 5\]\); .* \("\^conv1/",\) initializes'),
         ({}, {"value": np.nan}, (), r"conv1/kernel of the checkpoint has values that are not finite"),
-        ({}, {}, ("^conv_1/",), r"config.initialize.new: '\^conv_1/' is found in no path; did you mean 'conv1'"),
-        ({}, {}, ("",), r"config.initialize.new = \('',\): nothing of the checkpoint would be taken"),
+        ({}, {}, ("^conv_1/",), r"config.initialize.new: '\^conv_1/' matches no path; did you mean 'conv1'"),
+        ({}, {}, ("",), r"config.initialize.new = \('',\): nothing of the checkpoint would be restored"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(wanted, offered, patterns, message):
