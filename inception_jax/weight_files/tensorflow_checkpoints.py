@@ -16,9 +16,8 @@ import numpy as np
 from inception_jax.weight_files import leveldb_table, tensorflow_tensors
 from inception_jax.weight_files.crc32c import crc32c, unmask
 from inception_jax.weight_files.protobuf_wire import Message
+from inception_jax.weight_files.tensorflow_tensors import Extents
 from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, add_array, decode_utf8
-
-Extents = tuple[tuple[int, int], ...]
 
 
 def read_v1(source: InputFile, budget: ReadBudget) -> ParsedFile:

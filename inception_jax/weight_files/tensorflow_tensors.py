@@ -13,6 +13,8 @@ import numpy as np
 from inception_jax.weight_files.protobuf_wire import Message, to_int64
 from inception_jax.weight_files.types import ReadBudget, ReadError
 
+Extents = tuple[tuple[int, int], ...]  # (start, length) of a slice in each dimension; a length of -1 means all
+
 # types.proto, DataType. The others (strings, resources, quantized types) are not arrays of weights.
 DTYPES = {
     1: np.dtype(np.float32), 2: np.dtype(np.float64), 3: np.dtype(np.int32), 4: np.dtype(np.uint8),
@@ -52,7 +54,7 @@ def read_shape(message: Message) -> tuple[int, ...]:
     return tuple(to_int64(dimension.integer(1)) for dimension in message.messages(2, message.what))
 
 
-def read_slice(message: Message, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def read_slice(message: Message, shape: tuple[int, ...]) -> Extents:
     """Returns the (start, length) of a TensorSliceProto in each dimension; a length of -1 means all.
 
     Args:
@@ -75,13 +77,13 @@ def read_slice(message: Message, shape: tuple[int, ...]) -> tuple[tuple[int, int
     return tuple(extents)
 
 
-def slice_shape(extents: tuple[tuple[int, int], ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+def slice_shape(extents: Extents, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the shape of a slice of an array of `shape`."""
     return tuple(size if length < 0 else length for (_, length), size in zip(extents, shape, strict=True))
 
 
 def assemble_slices(
-    name: str, shape: tuple[int, ...], dtype: np.dtype, parts: list[tuple[tuple[tuple[int, int], ...], np.ndarray]]
+    name: str, shape: tuple[int, ...], dtype: np.dtype, parts: list[tuple[Extents, np.ndarray]]
 ) -> np.ndarray:
     """Puts an array together from its slices. Charge its bytes to the budget first.
 
