@@ -150,11 +150,11 @@ def test_the_output_and_the_tree(name, sizes, endpoints):
     assert output.aux_logits == ()
     assert sorted(output.endpoints) == endpoints
     assert set(variables) == {"params"}
-    assert variables == shapes(model, get_spec(name).image_size)[1]  # whatever the picture
+    assert variables == shapes(model, get_spec(name).image_size)[1]  # whatever the image
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_smallest_picture(name):
+def test_the_smallest_image(name):
     least = get_spec(name).min_image_size
     assert shapes(create_model(name, num_classes=3), least)[0].logits.shape == (2, 3)
     with pytest.raises(ModelError, match=f"{name}: at least {least}x{least}"):
@@ -181,7 +181,7 @@ def test_the_logits_are_numpys(name, size, x64):
     ours = jax.jit(lambda v, x: model.apply(v, x).logits)(variables, jnp.asarray(images))
     theirs = getattr(numpy_networks, name)(variables, images)
     np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
-    assert np.ptp(theirs, axis=0).max() > 1e-3  # the pictures arrive at the logits
+    assert np.ptp(theirs, axis=0).max() > 1e-3  # the images arrive at the logits
 
 
 @pytest.mark.parametrize(

@@ -160,8 +160,8 @@ def test_inside_scan_and_shard_map(x64, monkeypatch):
 def test_mistakes():
     x, kernel = jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 2))
     for arguments, message in (
-        ((x, kernel[:, :, :2]), "do not fit"),
-        ((x[0], kernel), "do not fit"),
+        ((x, kernel[:, :, :2]), r"and kernel \(3, 3, 2, 2\): expected \[B,H,W,C\]"),
+        ((x[0], kernel), r"images \(4, 4, 3\) and kernel"),
         ((x, kernel.astype(jnp.bfloat16)), "cast one"),
         ((x, kernel, 1, "REFLECT"), "padding 'REFLECT'"),
         ((x, kernel, 1, -1), "none negative"),

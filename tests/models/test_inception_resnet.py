@@ -243,7 +243,7 @@ def test_the_counts_of_blocks_are_switches():
 
 
 @pytest.mark.parametrize("options", [{}, {"form": "paper"}, {"align_feature_maps": True}])
-def test_the_variables_do_not_depend_on_the_picture(options):
+def test_the_variables_do_not_depend_on_the_image(options):
     model = create_model("inception_resnet_v2", num_classes=7, **FEW, **options)
     assert shapes(model, 75, 331)[1] == shapes(model, 299)[1]
 
@@ -347,7 +347,7 @@ def test_mistakes(name, options, message):
 
 
 @pytest.mark.parametrize("name", ["inception_resnet_v1", "inception_resnet_v2"])
-def test_small_pictures_are_refused(name):
+def test_small_images_are_refused(name):
     with pytest.raises(ModelError, match=f"too few for {name}: at least 75x75"):
         shapes(create_model(name, **FEW), 74, 107)
 
@@ -359,7 +359,7 @@ def tiny(name, **options):
     return create_model(name, num_classes=5, width_multiplier=0.01, min_width=4, **FEW | options)
 
 
-def pictures():
+def make_images():
     return jax.random.normal(KEY, (2, 75, 75, 3))
 
 
@@ -367,7 +367,7 @@ def test_a_scale_of_zero_leaves_the_trunk_as_it_is():
     """Each of the three scales acts on its own blocks, and in version 2 not on the last one."""
     model = tiny("inception_resnet_v2", block35_scale=0.0, block8_scale=0.0)
     variables = init_variables(model, KEY, 75)
-    ends = jax.jit(model.apply)(variables, pictures()).endpoints
+    ends = jax.jit(model.apply)(variables, make_images()).endpoints
     assert np.array_equal(ends["block35_1"], ends["mixed_5b"])
     assert not np.allclose(ends["block17_1"], ends["mixed_6a"])
     assert np.array_equal(ends["block8_1"], ends["mixed_7a"])
@@ -386,7 +386,7 @@ def test_the_embedding_is_what_the_classifier_reads_and_dropout_comes_before():
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(train):
-        return model.apply(variables, pictures(), train=train, example_keys=keys, mutable=["batch_stats"])[0]
+        return model.apply(variables, make_images(), train=train, example_keys=keys, mutable=["batch_stats"])[0]
 
     def embedded(pooled):
         features = np.asarray(pooled) @ variables["params"]["bottleneck"]["kernel"]
@@ -408,7 +408,7 @@ def training_loss(model):
 
     def loss(params, statistics):
         given = {"params": params, "batch_stats": statistics}
-        out, state = model.apply(given, pictures(), train=True, example_keys=keys, mutable=["batch_stats"])
+        out, state = model.apply(given, make_images(), train=True, example_keys=keys, mutable=["batch_stats"])
         return out.logits.sum() + out.aux_logits[0].sum(), state
 
     return loss

@@ -23,7 +23,7 @@ ENDPOINTS = [
 ]  # fmt: skip
 
 
-def pictures(batch, height, width=None, dtype=jnp.float32):
+def make_images(batch, height, width=None, dtype=jnp.float32):
     return jax.ShapeDtypeStruct((batch, height, width or height, 3), dtype)
 
 
@@ -49,7 +49,7 @@ def test_the_output():
         seen.extend(output.endpoints)
         return output, variables
 
-    output, variables = jax.eval_shape(run, pictures(2, 96, 64))
+    output, variables = jax.eval_shape(run, make_images(2, 96, 64))
     assert seen == ENDPOINTS
     assert output.logits.shape == (2, 7)
     assert output.aux_logits == ()
@@ -67,39 +67,41 @@ def test_the_output():
         "pool_proj",
     }
     assert set(variables["params"]["aux1"]) == {"conv", "fc", "classifier"}
-    trained, _ = shapes(model, pictures(2, 96, 64), train=True)
+    trained, _ = shapes(model, make_images(2, 96, 64), train=True)
     assert [head.shape for head in trained.aux_logits] == [(2, 7), (2, 7)]
 
 
-def test_the_variables_do_not_depend_on_the_picture():
+def test_the_variables_do_not_depend_on_the_image():
     model = create_model("inception_v1", num_classes=7)
-    _, expected = shapes(model, pictures(1, 224))
-    assert shapes(model, pictures(1, 32))[1] == expected
-    assert shapes(model, pictures(3, 33, 71), train=True)[1] == expected
+    _, expected = shapes(model, make_images(1, 224))
+    assert shapes(model, make_images(1, 32))[1] == expected
+    assert shapes(model, make_images(3, 33, 71), train=True)[1] == expected
 
 
 def test_without_heads():
     model = create_model("inception_v1", aux_heads=False, modules=FEW)
-    output, variables = shapes(model, pictures(2, 64), train=True)
+    output, variables = shapes(model, make_images(2, 64), train=True)
     assert output.aux_logits == ()
     assert not {"aux1", "aux2"} & set(variables["params"])
 
 
 def test_batch_norm_for_biases():
-    _, variables = shapes(create_model("inception_v1_bn", modules=FEW), pictures(1, 32))
+    _, variables = shapes(create_model("inception_v1_bn", modules=FEW), make_images(1, 32))
     unit = variables["params"]["inception_4d"]["conv_5x5"]
     assert set(unit) == {"kernel", "bn"}
     assert set(unit["bn"]) == {"scale", "bias"}
     assert set(variables["params"]["aux1"]["conv"]) == {"kernel", "bn"}
     assert set(variables["params"]["aux1"]["fc"]) == {"kernel", "bias"}
     assert set(variables["batch_stats"]["inception_4d"]["conv_5x5"]["bn"]) == {"mean", "var"}
-    _, plain = shapes(create_model("inception_v1_bn", bn_scale=False, modules=FEW), pictures(1, 32))
+    _, plain = shapes(create_model("inception_v1_bn", bn_scale=False, modules=FEW), make_images(1, 32))
     assert set(plain["params"]["conv1"]["bn"]) == {"bias"}
 
 
 def test_switches_change_what_they_say():
     def build(size, **options):
-        return shapes(create_model("inception_v1", **{"modules": FEW, "aux_heads": False} | options), pictures(1, size))
+        return shapes(
+            create_model("inception_v1", **{"modules": FEW, "aux_heads": False} | options), make_images(1, size)
+        )
 
     def kernel(block, layer, **options):
         return build(64, **options)[1]["params"][block][layer]["kernel"].shape
@@ -126,7 +128,7 @@ def test_switches_change_what_they_say():
 def test_float64_throughout(name, x64):
     rates = {"dropout_rate": 0.0, "aux_dropout_rate": 0.0}
     model = create_model(name, dtype=jnp.float64, param_dtype=jnp.float64, modules=FEW, **rates)
-    images = pictures(1, 64, dtype=jnp.float64)
+    images = make_images(1, 64, dtype=jnp.float64)
     output, variables = shapes(model, images, train=True)
     assert {leaf.dtype for leaf in jax.tree.leaves((output, variables))} == {jnp.dtype(jnp.float64)}
     traced = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))(variables, images)
@@ -135,7 +137,7 @@ def test_float64_throughout(name, x64):
 
 def test_bfloat16_maps_and_float32_logits():
     model = create_model("inception_v1_bn", dtype=jnp.bfloat16, modules=FEW)
-    output, variables = shapes(model, pictures(1, 64), train=True, example_keys=jax.random.split(KEY, 1))
+    output, variables = shapes(model, make_images(1, 64), train=True, example_keys=jax.random.split(KEY, 1))
     assert {x.dtype for x in output.endpoints.values()} == {jnp.dtype(jnp.bfloat16)}
     assert {x.dtype for x in (output.logits, *output.aux_logits)} == {jnp.dtype(jnp.float32)}
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
@@ -143,10 +145,10 @@ def test_bfloat16_maps_and_float32_logits():
 
 def test_keys_for_dropout():
     model = create_model("inception_v1", num_classes=3, modules=FEW)
-    _, variables = shapes(model, pictures(2, 32))
+    _, variables = shapes(model, make_images(2, 32))
 
     def run(**arguments):
-        return jax.eval_shape(lambda v, x: model.apply(v, x, **arguments).logits, variables, pictures(2, 32))
+        return jax.eval_shape(lambda v, x: model.apply(v, x, **arguments).logits, variables, make_images(2, 32))
 
     assert run(train=True, rngs={"dropout": KEY}).shape == (2, 3)
     assert run(train=True, example_keys=jax.random.split(KEY, 2)).shape == (2, 3)
@@ -169,7 +171,7 @@ def test_a_stream_of_keys_gives_each_row_its_own():
 
 @pytest.fixture(scope="module")
 def training():
-    """A compiled function of (pictures, keys): all logits, and the gradient of the sum of all heads' losses."""
+    """A compiled function of (images, keys): all logits, and the gradient of the sum of all heads' losses."""
     model = create_model("inception_v1", width_multiplier=0.25, num_classes=5)
     params = init_variables(model, KEY, 64)["params"]
 
@@ -200,7 +202,7 @@ def test_an_examples_output_depends_on_neither_its_row_nor_its_company(training)
     order = np.array([2, 0, 3, 1])
     _, moved = run(images[order], keys[order])
     np.testing.assert_allclose(moved, heads[:, order], rtol=1e-4, atol=1e-5)
-    # Two of the four among other pictures, as on another device.
+    # Two of the four among other images, as on another device.
     others = jnp.concatenate([images[:2] * 0.5, images[2:]])
     _, company = run(others, keys)
     np.testing.assert_allclose(company[:, 2:], heads[:, 2:], rtol=1e-4, atol=1e-5)

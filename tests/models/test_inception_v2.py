@@ -150,7 +150,7 @@ def test_the_output_and_the_tree():
     assert leaves["aux1/fc/kernel"] == (4 * 4 * 128, 1024)
 
 
-def test_the_variables_do_not_depend_on_the_picture():
+def test_the_variables_do_not_depend_on_the_image():
     for options in ({}, CAFFE):  # in Caffe's form odd maps, too: 33 and 71 pixels have them
         model = create_model("inception_v2", num_classes=7, modules=HALVING, **options)
         expected = shapes(model, 224)[1]
@@ -262,7 +262,7 @@ def test_where_it_starts():
 
 @pytest.fixture(scope="module")
 def small():
-    """A network of two modules in float64: (create, variables, pictures, keys)."""
+    """A network of two modules in float64: (create, variables, images, keys)."""
     with jax.enable_x64(True):
         modules = {name: PAPER_MODULES[name] for name in ("3c", "5b")}
         options = {"modules": modules, "width_multiplier": 0.1, "min_width": 6, "num_classes": 5, "dtype": jnp.float64}

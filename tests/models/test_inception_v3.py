@@ -156,7 +156,7 @@ def test_the_maps_that_the_fid_is_measured_on():
     assert output.logits.shape == (2, 1008)
 
 
-def test_the_variables_do_not_depend_on_the_picture():
+def test_the_variables_do_not_depend_on_the_image():
     model = create_model("inception_v3", num_classes=7)
     expected = shapes(model, 299)[1]
     assert shapes(model, 75, 448, train=True)[1] == expected

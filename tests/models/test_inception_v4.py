@@ -50,7 +50,7 @@ def test_the_output_and_the_tree():
     }
 
 
-def test_the_variables_do_not_depend_on_the_picture():
+def test_the_variables_do_not_depend_on_the_image():
     model = create_model("inception_v4", num_classes=7)
     assert shapes(model, 75, 331)[1] == shapes(model, 299)[1]
 

@@ -76,7 +76,7 @@ def reference_mean(x, window, stride, padding, include_pad):
         count = math.prod(high - low for low, high in spans)
         if include_pad and padding == "SAME":
             count = window * window
-        elif include_pad:  # Caffe's AVE: the window, cut off where the padded picture ends
+        elif include_pad:  # Caffe's AVE: the window, cut off where the padded image ends
             count = math.prod(
                 min(high, size + symmetric) - max(low, -symmetric)
                 for (low, high), size in zip((rows[i], columns[j]), x.shape[1:3], strict=True)
@@ -196,7 +196,7 @@ def test_avg_pool_gradient(x64):
     gradient = np.random.default_rng(3).normal(size=(1, 3, 4, 2))
     _, got = with_gradient(lambda x: avg_pool(x, 3, 2, "SAME"), x, gradient)
     want = np.zeros_like(x)
-    for place in np.ndindex(x.shape):  # linear: the gradient is the answer to every unit picture
+    for place in np.ndindex(x.shape):  # linear: the gradient is the answer to every unit image
         unit = np.zeros_like(x)
         unit[place] = 1.0
         want[place] = (reference_mean(unit, 3, 2, "SAME", False) * gradient).sum()

@@ -74,7 +74,7 @@ def test_the_counts(name, classes, options, expected):
 
 
 @pytest.mark.parametrize("name", model_names())
-def test_the_smallest_picture(name):
+def test_the_smallest_image(name):
     spec, model = get_spec(name), create_model(name, num_classes=3)
     run = lambda size: jax.eval_shape(  # noqa: E731
         lambda x: model.init_with_output(jax.random.key(0), x)[0].logits, jnp.zeros((2, size, size, 3))
@@ -137,7 +137,7 @@ def test_what_is_refused(name, options, message):
         ((2, 64, 31, 3), jnp.float32, "images: 64x31 pixels are too few for inception_v1: at least 32x32"),
     ],
 )
-def test_pictures_that_are_refused(shape, dtype, message):
+def test_images_that_are_refused(shape, dtype, message):
     model = create_model("inception_v1")
     with pytest.raises(ModelError, match=message):
         jax.eval_shape(lambda x: model.init(jax.random.key(0), x), jax.ShapeDtypeStruct(shape, dtype))

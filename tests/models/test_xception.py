@@ -99,7 +99,7 @@ def test_the_output_and_the_tree():
     assert params["block13"]["shortcut"]["kernel"].shape == (1, 1, 728, 1024)
 
 
-def test_the_variables_do_not_depend_on_the_picture_nor_on_heads():
+def test_the_variables_do_not_depend_on_the_image_nor_on_heads():
     model = create_model("xception", num_classes=7)
     assert shapes(model, 71, 331)[1] == shapes(model, 299)[1]
     assert shapes(create_model("xception", num_classes=7, aux_heads=False), 71)[1] == shapes(model, 71)[1]
@@ -180,6 +180,6 @@ def test_what_is_refused(options, message):
         create_model("xception", **options)
 
 
-def test_pictures_that_are_too_small():
+def test_images_that_are_too_small():
     with pytest.raises(ModelError, match="xception: at least 71x71"):
         shapes(create_model("xception"), 71, 70)

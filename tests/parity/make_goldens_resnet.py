@@ -7,7 +7,7 @@
 
 The networks below are written from slim's inception_resnet_v2.py, from facenet's inception_resnet_v1.py and, for the
 form "paper", from the paper's figures, layer by layer. They share nothing with the package but the names of the
-parameters. Weights and pictures are not stored: make_goldens_v1_v4.py says how each is drawn from its name.
+parameters. Weights and images are not stored: make_goldens_v1_v4.py says how each is drawn from its name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 FILE = pathlib.Path(__file__).with_name("goldens_resnet.npz")
 _LAYERS = runpy.run_path(str(pathlib.Path(__file__).with_name("make_goldens_v2_v3.py")))
-seeded, pictures, NUM_CLASSES = _LAYERS["seeded"], _LAYERS["pictures"], _LAYERS["NUM_CLASSES"]
+seeded, make_images, NUM_CLASSES = _LAYERS["seeded"], _LAYERS["make_images"], _LAYERS["NUM_CLASSES"]
 
 FACENET = {"extra_block8": True, "bottleneck": 48, "aux_heads": False}
 # name of the case -> what is built. `train`: batch statistics and auxiliary logits, without dropout. `counts`: blocks
@@ -211,7 +211,7 @@ class Reference(_LAYERS["Reference"]):
         """Logits of the classifier, then of the auxiliary head."""
         import torch
 
-        x, heads = self.trunk(torch.from_numpy(pictures(self.case["batch"], self.case["size"])).permute(0, 3, 1, 2))
+        x, heads = self.trunk(torch.from_numpy(make_images(self.case["batch"], self.case["size"])).permute(0, 3, 1, 2))
         x = x.mean((2, 3))
         if features := self.options.get("bottleneck"):
             x = self.normalised(x @ self.variable("params/bottleneck/kernel", (x.shape[1], features)), "bottleneck")
@@ -242,7 +242,7 @@ def check_publishers() -> None:
         expected = reference.run()[0]
         _LAYERS["hand_over"](reference, network.double())
         with torch.no_grad():
-            given = network(torch.from_numpy(pictures(case["batch"], case["size"])).permute(0, 3, 1, 2)).numpy()
+            given = network(torch.from_numpy(make_images(case["batch"], case["size"])).permute(0, 3, 1, 2)).numpy()
         print(name, "relative distance", np.abs(given - expected).max() / np.abs(expected).max())
 
 

@@ -4,7 +4,7 @@
     python tests/parity/make_goldens_v1_v4.py --check-timm  first holds the Inception-v4 written here beside timm's
 
 The networks below are written from the prototxt (BVLC models/bvlc_googlenet) and from slim's inception_v4.py, layer by
-layer, and share nothing with the package but the names of the parameters. Weights and pictures are not stored: each is
+layer, and share nothing with the package but the names of the parameters. Weights and images are not stored: each is
 drawn by NumPy from a seed made of its name, here and in test_goldens.py alike.
 """
 
@@ -55,7 +55,7 @@ def seeded(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return random.standard_normal(shape) * 0.1
 
 
-def pictures(batch: int, size: int) -> np.ndarray:
+def make_images(batch: int, size: int) -> np.ndarray:
     """[batch, size, size, 3], values of about ±30: large enough that response normalisation does something."""
     return np.random.RandomState(2).standard_normal((batch, size, size, 3)) * 30
 
@@ -256,7 +256,7 @@ class Reference:
         """Logits of the classifier, then of the auxiliary heads."""
         import torch
 
-        x = torch.from_numpy(pictures(self.case["batch"], self.case["size"])).permute(0, 3, 1, 2)
+        x = torch.from_numpy(make_images(self.case["batch"], self.case["size"])).permute(0, 3, 1, 2)
         outputs = self.inception_v4(x) if self.case["model"] == "inception_v4" else self.googlenet(x)
         return [output.numpy() for output in outputs]
 
@@ -286,7 +286,7 @@ def check_timm(reference: Reference, logits: np.ndarray) -> None:
         array = torch.from_numpy(seeded(mine, tuple(reference.shapes[mine])))
         value.copy_(array.permute(3, 2, 0, 1) if array.ndim == 4 else array.T if array.ndim == 2 else array)
     assert not any(ours.values()), ours
-    x = torch.from_numpy(pictures(1, 299)).permute(0, 3, 1, 2)
+    x = torch.from_numpy(make_images(1, 299)).permute(0, 3, 1, 2)
     theirs = network(x).detach().numpy()
     print("timm", timm.__version__, "relative distance", np.abs(theirs - logits).max() / np.abs(logits).max())
 

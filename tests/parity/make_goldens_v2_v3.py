@@ -7,7 +7,7 @@
 
 The networks below are written from slim's inception_v2.py and inception_v3.py and from caffe-googlenet-bn's
 train_val.prototxt, layer by layer, and share nothing with the package but the names of the parameters. Weights and
-pictures are not stored: make_goldens_v1_v4.py says how each is drawn from its name.
+images are not stored: make_goldens_v1_v4.py says how each is drawn from its name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 FILE = pathlib.Path(__file__).with_name("goldens_v2_v3.npz")
 _DRAWN = runpy.run_path(str(pathlib.Path(__file__).with_name("make_goldens_v1_v4.py")))
-seeded, pictures, NUM_CLASSES = _DRAWN["seeded"], _DRAWN["pictures"], _DRAWN["NUM_CLASSES"]
+seeded, make_images, NUM_CLASSES = _DRAWN["seeded"], _DRAWN["make_images"], _DRAWN["NUM_CLASSES"]
 
 CADENE = {
     "table": "paper", "stem": "dense", "conv_bias": True, "bn_epsilon": 1e-5, "count_include_pad": True,
@@ -272,7 +272,7 @@ class Reference:
         """Logits of the classifier, then of the auxiliary heads."""
         import torch
 
-        x = torch.from_numpy(pictures(self.case["batch"], self.case["size"])).permute(0, 3, 1, 2)
+        x = torch.from_numpy(make_images(self.case["batch"], self.case["size"])).permute(0, 3, 1, 2)
         outputs = self.inception_v3(x) if self.case["model"] == "inception_v3" else self.bn_inception(x)
         return [output.numpy() for output in outputs]
 
@@ -348,7 +348,7 @@ def check_publishers() -> None:
         expected = reference.run()
         hand_over(reference, network.double())
         with torch.no_grad():
-            given = network(torch.from_numpy(pictures(case["batch"], case["size"])).permute(0, 3, 1, 2))
+            given = network(torch.from_numpy(make_images(case["batch"], case["size"])).permute(0, 3, 1, 2))
         for ours, theirs in zip(expected, given if isinstance(given, tuple) else (given,), strict=True):
             print(name, "relative distance", np.abs(theirs.numpy() - ours).max() / np.abs(ours).max())
 

@@ -15,7 +15,7 @@ from inception_jax.models.inception_v1 import MODULES
 
 MAKER = runpy.run_path(str(pathlib.Path(__file__).with_name("make_goldens_v1_v4.py")))
 CASES, FILE, NUM_CLASSES = MAKER["CASES"], MAKER["FILE"], MAKER["NUM_CLASSES"]
-pictures, seeded = MAKER["pictures"], MAKER["seeded"]
+make_images, seeded = MAKER["make_images"], MAKER["seeded"]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_logits_equal_the_golden_ones(name, x64):
         **no_dropout,
         **options,
     )
-    images = pictures(case["batch"], case["size"])
+    images = make_images(case["batch"], case["size"])
 
     # The reference names every variable that it used: our tree is the same, but for the heads that it did not run.
     tree = flatten_dict(jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images), sep="/")

@@ -17,7 +17,7 @@ from inception_jax import create_model
 
 MAKER = runpy.run_path(str(pathlib.Path(__file__).with_name("make_goldens_resnet.py")))
 CASES, FILE, NUM_CLASSES = MAKER["CASES"], MAKER["FILE"], MAKER["NUM_CLASSES"]
-pictures, seeded = MAKER["pictures"], MAKER["seeded"]
+make_images, seeded = MAKER["make_images"], MAKER["seeded"]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_logits_equal_the_golden_ones(name, x64):
         **counts,
         **case.get("options", {}),
     )
-    images = pictures(case["batch"], case["size"])
+    images = make_images(case["batch"], case["size"])
 
     # The reference names every variable that it used: our tree is the same.
     tree = flatten_dict(jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images), sep="/")
