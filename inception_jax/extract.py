@@ -95,8 +95,8 @@ def _extract(flags: argparse.Namespace, trained: TrainedNetwork) -> int:
     pool = flags.pool or flags.statistics
     found = extraction.feature_shapes(trained, endpoints, pool=pool, dtype=flags.dtype)
     batches, batch_size, total = _batches(flags, trained)
-    rows = extraction.features(trained, batches, endpoints, batch_size=batch_size, pool=pool, dtype=flags.dtype)
-    rows = _counted(rows, total)
+    found_rows = extraction.features(trained, batches, endpoints, batch_size=batch_size, pool=pool, dtype=flags.dtype)
+    rows = _counted(found_rows, total)
     count = _write_statistics(flags, rows, endpoints[0]) if flags.statistics else _write_features(flags, rows)
     shapes = {name: [count, *shape.shape] for name, shape in found.items()}
     print(

@@ -41,7 +41,7 @@ class Examples:
     offsets: Sequence[int] | None = None
 
 
-class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # of TFDS's base class
     """The base class of the builders.
 
     Attributes:
@@ -65,6 +65,11 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if self.source is not None and not self.source.is_dir():
             raise UserError(f"{self.source}: no such folder")
         super().__init__(**kwargs)
+
+    def source_folder(self) -> Path:
+        """The folder of the original files, of a builder that has one."""
+        assert self.source is not None
+        return self.source
 
     def source_files(self) -> list[Path]:
         """The original files."""
@@ -131,7 +136,7 @@ def _array_reader(images: np.ndarray, labels: np.ndarray) -> Callable[[int], dic
     return lambda index: {"image": _png(images[index]), "label": int(labels[index])}
 
 
-class FashionMnist(SourceBuilder, skip_registration=True):
+class FashionMnist(SourceBuilder, skip_registration=True):  # type: ignore[call-arg]  # of TFDS's base class
     """Fashion-MNIST (arXiv:1708.07747) from the four original idx files, gzipped or not."""
 
     name = "fashion_mnist"
@@ -185,7 +190,7 @@ class FashionMnist(SourceBuilder, skip_registration=True):
         )
 
     def _file(self, stem: str) -> Path:
-        return raw_files.find_file(self.source, f"{stem}.gz", stem)
+        return raw_files.find_file(self.source_folder(), f"{stem}.gz", stem)
 
     def source_files(self) -> list[Path]:
         return [self._file(stem) for stem in self.SHA256]
@@ -221,7 +226,7 @@ def check_sha256(path: Path, found: str, expected: str) -> None:
         raise UserError(f"{path}: SHA-256 {found}; {expected} is expected: another file, or a damaged one")
 
 
-class ImageFolder(SourceBuilder, skip_registration=True):
+class ImageFolder(SourceBuilder, skip_registration=True):  # type: ignore[call-arg]  # of TFDS's base class
     """A folder of images (see `folders.scan`) as a prepared data set with a name of the user's choice."""
 
     VERSION = tfds.core.Version("1.0.0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ def _synthetic(name: str, split: str, sizes: str) -> Dataset:
     return _from_splits(name, split, [str(label) for label in range(classes)], sources)
 
 
-def _from_splits(name: str, split: str, class_names: list[str], sources: dict[str, RecordSource]) -> Dataset:
+def _from_splits(name: str, split: str, class_names: list[str], sources: Mapping[str, RecordSource]) -> Dataset:
     """A data set that is not prepared, with TFDS's syntax for slices and sums of splits."""
     if split in sources:
         return Dataset(name, split, class_names, sources[split])

@@ -14,7 +14,7 @@ from inception_jax.data.builders import Examples, SourceBuilder, check_sha256
 from inception_jax.errors import UserError
 
 
-class Imagenet2012(SourceBuilder, skip_registration=True):
+class Imagenet2012(SourceBuilder, skip_registration=True):  # type: ignore[call-arg]  # of TFDS's base class
     """ILSVRC 2012 from the two official tars, read in place; images are kept byte for byte.
 
     TFDS's own builder re-encodes 22 CMYK JPEGs and one PNG; here they stay as they are, and decoding handles them.
@@ -48,7 +48,7 @@ class Imagenet2012(SourceBuilder, skip_registration=True):
         )
 
     def source_files(self) -> list[Path]:
-        return [raw_files.find_file(self.source, name) for name in self.TARS.values()]
+        return [raw_files.find_file(self.source_folder(), name) for name in self.TARS.values()]
 
     def examples(self) -> dict[str, Examples]:
         train, validation = self.source_files()

@@ -201,7 +201,7 @@ def augment(
     else:
         if min(image.shape[:2]) < image_size:
             image = _resize_short_side(image, image_size, interpolation)
-        top, left, height, width = random_window(*image.shape[:2], uniforms, augmentation)
+        top, left, height, width = random_window(image.shape[0], image.shape[1], uniforms, augmentation)
     view = image[top : top + height, left : left + width]
     if augmentation.flip and uniforms[_FLIP] < 0.5:
         cv2.flip(cv2.resize(view, (image_size, image_size), interpolation=interpolation), 1, dst=out)

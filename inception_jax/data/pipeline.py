@@ -183,10 +183,12 @@ class TrainPipeline(_Pipeline):
             prefetch=prefetch,
             skip_corrupt=skip_corrupt,
         )
-        if not isinstance(augmentation, images.EvalCrop):
-            augmentation = images.from_fields(images.Augmentation, augmentation, "augmentation")
-            augmentation.check_size(image_size)
-        self.augmentation = augmentation
+        self.augmentation: images.Augmentation | images.EvalCrop
+        if isinstance(augmentation, images.EvalCrop):
+            self.augmentation = augmentation
+        else:
+            self.augmentation = images.from_fields(images.Augmentation, augmentation, "augmentation")
+            self.augmentation.check_size(image_size)
         self.seed = seed
         self._order = ShuffledOrder(seed, dataset.num_examples)
 

@@ -94,7 +94,7 @@ def tar_members(path: Path, offset: int = 0, size: int | None = None) -> list[Me
             file.seek(offset)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
-                    tar.members = []  # or the headers of a million files stay in memory
+                    tar.members = []  # type: ignore[attr-defined]  # or the headers of a million files stay in memory
                     if member.offset_data + member.size > end:
                         raise UserError(f"{path}: cut short inside {member.name}")
                     if member.isreg():

@@ -7,6 +7,7 @@ shards and the order of the records are TFDS's.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -156,8 +157,7 @@ def _plan_split(name: str, examples: Examples, builder: SourceBuilder, num_shard
     if not count:
         raise UserError(f"{builder.name}: the split {name!r} has no examples")
     if len(set(examples.keys)) != count:
-        seen: set = set()
-        twice = next(key for key in examples.keys if key in seen or seen.add(key))
+        twice = collections.Counter(examples.keys).most_common(1)[0][0]
         raise UserError(f"{builder.name}: the split {name!r} has {twice!r} twice")
     order = list(range(count)) if builder.info.disable_shuffling else hash_order(list(examples.keys), name)
     size = sum(examples.sizes) + count * _RECORD_OVERHEAD

@@ -70,9 +70,10 @@ def _read_shared_values_without_locks() -> None:
     The result is the same: a semaphore's value and a C integer are each read in one piece, and this process, which
     never resets the trainer's iterator, does not write them.
     """
-    synchronize.Event.is_set = lambda event: not event._flag._semlock._is_zero()
-    with_lock = sharedctypes.Synchronized.value
-    sharedctypes.Synchronized.value = property(lambda number: number.get_obj().value, with_lock.fset)
+    event: Any = synchronize.Event
+    event.is_set = lambda self: not self._flag._semlock._is_zero()
+    number: Any = sharedctypes.Synchronized
+    number.value = property(lambda self: self.get_obj().value, number.value.fset)
 
 
 def _in_background(function: Callable[..., None], *arguments: Any) -> None:

@@ -140,7 +140,7 @@ class TrainedNetwork:
         found: list[dict[str, np.ndarray]] = []
         for start in range(0, len(inputs), batch_size):
             part = inputs[start : start + batch_size]
-            batch = {
+            batch: dict[str, np.ndarray] = {
                 "image": np.zeros((batch_size, self.image_size, self.image_size, 3), np.uint8),
                 "label": np.zeros(batch_size, np.int32),
                 "mask": np.arange(batch_size) < len(part),
