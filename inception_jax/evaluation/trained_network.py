@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,8 @@ from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.restore import CLASSES
 from inception_jax.training.step import make_eval_step
 
-Step = int | Literal["best"] | None
+Step = int | str | None  # a str is "best"; checkpoints.reading refuses any other
+Weights = Literal["raw", "ema"]
 
 
 def load_config(workdir: str | Path) -> ConfigDict:
@@ -173,13 +174,14 @@ def load(
       UserError: no such checkpoint or weights, or weights that do not fit the config's network.
     """
     weights = weights or default_weights(config_dict)
-    variables = load_variables(checkpoint, weights, step)
+    chosen = cast(int | Literal["best"] | None, step)
+    variables = load_variables(checkpoint, cast(Weights, weights), chosen)
     return build(
         config_dict,
         variables,
         class_names,
         weights=weights,
-        step=load_record(checkpoint, step)["step"],
+        step=load_record(checkpoint, chosen)["step"],
         where=checkpoint,
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import numpy as np
 
 from inception_jax.data import images
 from inception_jax.errors import UserError, nearest
+from inception_jax.models.outputs import InceptionOutput
 from inception_jax.training import preprocess
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def last_endpoint(network: TrainedNetwork) -> str:
     names: list[str] = []
 
     def run(variables: Any, images: jax.Array) -> jax.Array:
-        output = network.model.apply(variables, images, train=False)
+        output = cast(InceptionOutput, network.model.apply(variables, images, train=False))
         names.extend(output.endpoints)  # here, where they are in order: jax sorts the keys of what is returned
         return output.logits
 
@@ -122,7 +123,7 @@ def features(
         inputs = preprocess.preprocess(
             batch["image"], normalization=network.input.normalization, dtype=network.input.dtype
         )
-        output = network.model.apply(variables, inputs, train=False)
+        output = cast(InceptionOutput, network.model.apply(variables, inputs, train=False))
         rows = {name: output.logits if name == LOGITS else output.endpoint(name) for name in endpoints}
         return {}, {name: _shaped(value, pool).astype(dtype) for name, value in rows.items()}
 

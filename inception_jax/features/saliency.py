@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import numpy as np
 
 from inception_jax.errors import UserError
+from inception_jax.models.outputs import InceptionOutput
 
 
 def saliency(
@@ -36,7 +37,7 @@ def saliency(
     """
 
     def value(images: jax.Array) -> jax.Array:
-        output = model.apply(variables, images, train=False)
+        output = cast(InceptionOutput, model.apply(variables, images, train=False))
         maps = output.logits if endpoint == "logits" else output.endpoint(endpoint)
         if not -maps.shape[-1] <= channel < maps.shape[-1]:
             raise UserError(f"channel: {channel}; {endpoint} has channels 0 to {maps.shape[-1] - 1}")

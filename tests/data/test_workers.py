@@ -7,10 +7,11 @@ import threading
 import time
 from multiprocessing import active_children
 
+import grain
 import numpy as np
 import pytest
 
-from inception_jax.data import workers
+from inception_jax.data import worker_process, workers
 from inception_jax.data.datasets import load
 from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.errors import UserError
@@ -53,25 +54,60 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_doubled_or_changed(cou
     assert_none_left()
 
 
+def grain_iterator():
+    """Grain's iterator over its one running worker process."""
+    (running,) = [
+        found
+        for found in gc.get_objects()
+        if type(found).__name__ == "ProcessPrefetchDatasetIterator"
+        and found._prefetch_process is not None
+        and found._prefetch_process.is_alive()
+    ]
+    return running
+
+
+def draw_while_locked(batches, count, seconds):
+    """Batches that come while this process holds both locks that it shares with the worker, and the drawing thread."""
+    drawn, iterator = [], grain_iterator()
+    drawing = threading.Thread(target=lambda: drawn.extend(next(batches) for _ in range(count)), daemon=True)
+    with iterator._prefetch_should_stop._cond, iterator._set_state_request_count.get_lock():
+        drawing.start()
+        drawing.join(timeout=seconds)
+        return len(drawn), drawing
+
+
 def test_a_worker_holds_no_lock_that_the_trainer_needs_to_stop_it():
     """Killed while it holds one, it would keep it, and the trainer wait for ever: so batches come without the locks."""
     with pipeline(workers=1).batches(5) as batches:
         next(batches)
-        grains = [
-            found
-            for found in gc.get_objects()
-            if type(found).__name__ == "ProcessPrefetchDatasetIterator"
-            and found._prefetch_process is not None
-            and found._prefetch_process.is_alive()
-        ]
-        assert len(grains) == 1
-        drawn = []
-        drawing = threading.Thread(target=lambda: drawn.extend(next(batches) for _ in range(20)), daemon=True)
-        with grains[0]._prefetch_should_stop._cond, grains[0]._set_state_request_count.get_lock():
-            drawing.start()
-            drawing.join(timeout=60)
-            assert len(drawn) == 20
+        assert draw_while_locked(batches, 20, seconds=60)[0] == 20
     assert_none_left()
+
+
+def test_a_worker_of_grain_alone_does_need_these_locks():
+    """If this fails with a newer Grain, `worker_process` need no longer read the shared values without locks."""
+    workers._mark_flags_parsed()
+    dataset = grain.MapDataset.range(1000).to_iter_dataset()
+    batches = iter(dataset.mp_prefetch(grain.MultiprocessingOptions(1, 1)))
+    next(batches)
+    count, drawing = draw_while_locked(batches, 20, seconds=2)
+    assert count < 20  # those that had been made before
+    drawing.join(60)
+    assert not drawing.is_alive()
+    batches.close()
+    assert_none_left()
+
+
+def test_a_grain_newer_than_the_one_that_was_checked_is_warned_of_once(monkeypatch, capfd):
+    worker_process.warn_of_newer_grain.cache_clear()
+    worker_process.warn_of_newer_grain()
+    assert capfd.readouterr().err == ""  # the installed one was checked
+    monkeypatch.setattr(worker_process, "GRAIN_CHECKED", "0.1.99")
+    worker_process.warn_of_newer_grain.cache_clear()
+    for _ in range(2):
+        worker_process.warn_of_newer_grain()
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "is newer than 0.1.99" in err and "grain==0.1.99" in err
 
 
 def test_workers_that_die_three_times_without_a_batch_end_it_with_their_exit_code(image_folder, stalled_file, capfd):
