@@ -30,7 +30,7 @@ class SweepBudget:
         """Whether another trial may begin.
 
         Args:
-          study: the study; its lock is held.
+          study: inside `study.exclusive()`.
           seconds: time that drivers have worked on it.
         """
         return (
@@ -44,7 +44,7 @@ class SweepBudget:
 
         Args:
           name: of the study.
-          study: the study; its lock is held.
+          study: inside `study.exclusive()`.
           seconds: time that drivers have worked on it; the ETA is extrapolated from it.
         """
         counts = study.status_counts()

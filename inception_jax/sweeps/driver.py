@@ -137,12 +137,12 @@ class Driver:
                 continue
             workdir = trials.workdir(self._directory, number)
             make_workdir(workdir)
-            held = lease.acquire(workdir, self._name, self._timing.stale)
-            if held is None:
+            trial_lease = lease.acquire(workdir, self._name, self._timing.stale)
+            if trial_lease is None:
                 continue
             trial, record = self._study.resume_trial(number), trials.load_record(workdir)
             self._study.set_workdir(trial, workdir)
-            running = self._add(trial, record or trials.TrialRecord(number), held, workdir)
+            running = self._add(trial, record or trials.TrialRecord(number), trial_lease, workdir)
             outcome = running.earlier_outcome()
             if outcome is not None:
                 self._finish(running, outcome)
@@ -163,26 +163,26 @@ class Driver:
                 "restore the storage that belongs to these trials, or choose another --study"
             )
         make_workdir(workdir)
-        held = lease.acquire(workdir, self._name, self._timing.stale)
-        if held is None:
+        trial_lease = lease.acquire(workdir, self._name, self._timing.stale)
+        if trial_lease is None:
             raise UserError(f"{workdir} is in use by another process, but its trial has only now begun")
         self._study.set_workdir(trial, workdir)
-        running = self._add(trial, trials.TrialRecord(trial.number), held, workdir)
+        running = self._add(trial, trials.TrialRecord(trial.number), trial_lease, workdir)
         running.save()
         self._display.log(f"trial {trial.number}: begun on {running.slot.name}; {_format_trial(trial)}")
         return True
 
-    def _add(self, trial: Trial, record: trials.TrialRecord, held: lease.Lease, workdir: Path) -> RunningTrial:
+    def _add(self, trial: Trial, record: trials.TrialRecord, trial_lease: lease.Lease, workdir: Path) -> RunningTrial:
         used = [running.slot for running in self._trials]
         slot = next(slot for slot in self._slots if not any(slot is other for other in used))
-        running = RunningTrial(trial, record, held, slot, workdir, self._study_config)
+        running = RunningTrial(trial, record, trial_lease, slot, workdir, self._study_config)
         self._trials.append(running)
         row = TrialRow(trial.number, "waiting", slot.name, format_params(trial.fields), started=running.began)
         self._display.rows[trial.number] = row
         return running
 
     def _watch(self) -> None:
-        """Looks once at every trial of this driver."""
+        """Renews the lease of every trial of this driver once, starts its process or polls it."""
         for running in list(self._trials):
             if not running.heartbeat(self._timing.heartbeat):
                 self._display.log(

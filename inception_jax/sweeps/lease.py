@@ -157,7 +157,7 @@ def acquire(workdir: Path, driver: str, stale: float) -> Lease | None:
     try:
         locked = file_locks.try_lock(descriptor)
     except file_locks.LocksUnsupported:
-        locked = True  # the heartbeat alone tells
+        locked = True  # the heartbeat alone decides
     except OSError as error:
         os.close(descriptor)
         raise write_error(workdir / LOCK, error) from None

@@ -138,8 +138,8 @@ def time_spent(study: StoredStudy) -> Iterator[str]:
         saved = sum(max(0.0, whole - trial.seconds) for trial in pruned)
         yield ""
         yield (
-            f"Pruning saved about {format_duration(saved)}: an estimate of the further run time of the {len(pruned)} "
-            f"pruned trials if each had taken as long as the median finished one ({format_duration(whole)})."
+            f"Pruning saved about {format_duration(saved)} (estimate: each of the {len(pruned)} pruned trials would "
+            f"have taken as long as the median finished one, {format_duration(whole)})."
         )
 
 

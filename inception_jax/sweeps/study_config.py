@@ -186,7 +186,7 @@ def without_password(url: str | None) -> str | None:
 
 def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of study.json that must not change, with the names that an error message shows."""
-    kept = {
+    fields = {
         name: content.get(name)
         for name in (
             "config",
@@ -201,11 +201,11 @@ def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
             "storage",
         )
     }
-    kept["space"] = {
+    fields["space"] = {
         entry["field"]: {name: value for name, value in entry.items() if name != "field"} for entry in content["space"]
     }
-    kept["get_trials()"] = {f"[{index}]": trial for index, trial in enumerate(content.get("listed", []))}
-    return kept
+    fields["get_trials()"] = {f"[{index}]": trial for index, trial in enumerate(content.get("listed", []))}
+    return fields
 
 
 def check_new_directory(directory: Path) -> None:

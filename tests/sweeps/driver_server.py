@@ -46,7 +46,7 @@ def timing(**seconds):
 
 
 def die_at(name, count):
-    """Has this process kill itself when it comes to one of `MOMENTS` for the given time; or ("answer", N) when the
+    """Makes this process kill itself at the given call of a function of `MOMENTS`; or ("answer", N) when the
     pruner has answered for evaluation N of trial 1, and nobody has written it down."""
     import importlib
 
@@ -113,7 +113,10 @@ def serve():
 
     def reap(*_):
         for process in list(outputs):
-            done, status = os.waitpid(process, os.WNOHANG)
+            try:
+                done, status = os.waitpid(process, os.WNOHANG)
+            except ChildProcessError:
+                continue  # this handler ran again within itself, and has seen to that process
             if done:
                 code = Path(outputs.pop(process)).with_suffix(".code")
                 code.with_suffix(".new").write_text(str(os.waitstatus_to_exitcode(status)))

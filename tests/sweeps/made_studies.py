@@ -1,4 +1,4 @@
-"""Studies without training: the files that a sweep leaves, with values by a formula."""
+"""Studies without training: the files of a sweep, with values from a formula."""
 
 import json
 import math
@@ -65,7 +65,7 @@ def accuracy(values, epoch):
 class MadeStudy:
     """A study in a directory; `add` makes its trials."""
 
-    def __init__(self, path, space=None, **said):
+    def __init__(self, path, space=None, **fields):
         self.path, self.space = path, Space(SPACE if space is None else space)
         (path / "trials").mkdir(parents=True)
         content = {
@@ -74,12 +74,12 @@ class MadeStudy:
             "seed": 0, "pruner": "halving", "min_evaluations": 2, "reduction_factor": 3, "metric": "top1",
             "weights": "raw", "objective": "final", "direction": "maximize", "storage": None,
             "created": "2026-01-01T00:00:00+0000",
-            "command": ["/usr/bin/python3", "-m", "inception_jax.sweep", f"--study={path}"], "versions": {}, **said,
+            "command": ["/usr/bin/python3", "-m", "inception_jax.sweep", f"--study={path}"], "versions": {}, **fields,
         }  # fmt: skip
         (path / "study.json").write_text(json.dumps(content))
         self.metric, self.number = content["metric"], 0
 
-    def add(self, status="finished", values=None, right=None, epochs=4, with_run=True, **said):
+    def add(self, status="finished", values=None, right=None, epochs=4, with_run=True, **fields):
         """One more trial.
 
         Args:
@@ -88,7 +88,7 @@ class MadeStudy:
           right: right answers at each evaluation; by `accuracy` where None.
           epochs: evaluations, where `right` is None.
           with_run: whether its run's own files are there.
-          said: more of trial.json.
+          fields: further fields of trial.json.
         """
         number, self.number = self.number, self.number + 1
         values = sample(self.space, np.random.default_rng(number)) if values is None else values
@@ -97,7 +97,7 @@ class MadeStudy:
         workdir.mkdir()
         shown = [1 - n / COUNT if self.metric == "loss" else n / COUNT for n in right]
         if with_run:
-            manifest.write(workdir, config_with({**said.get("overrides", {}), **values}), command=["python", "train"])
+            manifest.write(workdir, config_with({**fields.get("overrides", {}), **values}), command=["python", "train"])
             with metric_files.MetricWriter(workdir, tensorboard=False) as writer:
                 for epoch, (count, value) in enumerate(zip(right, shown, strict=True), 1):
                     writer.write(
@@ -121,7 +121,7 @@ class MadeStudy:
             "starts": [{"time": 0.0, "host": "here", "pid": 1, "slot": "0", "ended": 100.0, "exit": 0}],
             "evaluations": [{"index": epoch, "epoch": float(epoch), "step": 45 * epoch, "value": value}
                             for epoch, value in enumerate(shown, 1)],
-            "seconds": 25.0 * len(right), **said,
+            "seconds": 25.0 * len(right), **fields,
         }  # fmt: skip
         (workdir / "trial.json").write_text(json.dumps(content))
         return workdir

@@ -1,4 +1,4 @@
-"""Drivers and trials killed at any moment, and two drivers on one study: every trial accounted for, none run twice."""
+"""Kills drivers and trials at any moment, also with two drivers: no trial is lost, none runs twice."""
 
 import json
 import random
@@ -19,8 +19,8 @@ def get_trials():
 """
 
 
-def accounted_for(study, count, epochs):
-    """All numbers are there, each with an ending that disk and storage agree on, and no epoch was trained twice."""
+def assert_complete(study, count, epochs):
+    """Checks that all trials are present, that trial.json and storage agree, and that no epoch was trained twice."""
     records, stored = study.trials(), study.stored()
     assert [record["number"] for record in records] == list(range(count))
     states = {"finished": "COMPLETE", "pruned": "PRUNED", "diverged": "PRUNED", "failed": "FAIL"}
@@ -38,28 +38,28 @@ def accounted_for(study, count, epochs):
     assert len({json.dumps(record["params"]) for record in records}) == count
 
 
-def die_and_go_on(study, drivers, moment, count):
-    """A driver that dies when it does a thing for the given time, and the same command again."""
+def kill_and_restart(study, drivers, moment, count):
+    """Kills a driver at the given call of a function of `MOMENTS`, then runs the same command again."""
     study.space(LISTED)
     study.behaviour(epochs=8, seconds=0.03)
     flags = ["--trials=4", "--workers=1", "--min_evaluations=1", "--reduction_factor=4"]
     assert drivers.start(study, *flags, die_at=[moment, count]).wait() == -signal.SIGKILL
     finished = drivers.start(study, *flags)
     assert finished.wait() == 0, finished.output()
-    accounted_for(study, 4, 8)
+    assert_complete(study, 4, 8)
     assert study.statuses() == ["finished", "pruned", "pruned", "pruned"]
 
 
 @pytest.mark.parametrize(("moment", "count"), [("suggest", 2), ("record", 1), ("note", 1), ("write", 2), ("finish", 1)])
 def test_a_driver_may_die_at_these_moments(study, drivers, moment, count):
-    die_and_go_on(study, drivers, moment, count)
+    kill_and_restart(study, drivers, moment, count)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_driver_may_die_at_any_moment(study, drivers, moment, count):
-    die_and_go_on(study, drivers, moment, count)
+    kill_and_restart(study, drivers, moment, count)
 
 
 def test_a_decision_to_prune_is_carried_out_by_the_next_driver(study, drivers):
@@ -72,7 +72,7 @@ def test_a_decision_to_prune_is_carried_out_by_the_next_driver(study, drivers):
     assert drivers.start(study, *flags).wait() == 0
     record = study.trial(decided.number)
     assert record["status"] == "pruned" and len(record["starts"]) == starts, "it is not trained any further"
-    accounted_for(study, 4, 40)
+    assert_complete(study, 4, 40)
 
 
 def test_halving_decides_once_however_often_it_is_asked(study, drivers):
@@ -102,14 +102,14 @@ def test_two_drivers_share_a_study(study, drivers):
     flags = ["--trials=20", "--workers=2"]
     both = [drivers.start(study, *flags) for _ in range(2)]
     assert [driver.wait() for driver in both] == [0, 0], [driver.output() for driver in both]
-    accounted_for(study, 20, 5)
+    assert_complete(study, 20, 5)
     hosts = {(start["host"], start["pid"]) for record in study.trials() for start in record["starts"]}
     assert len(hosts) == 20, "one process a trial"
     assert all(driver.output().count(": begun on") > 2 for driver in both), "neither kept all for itself"
 
 
-def test_a_sweep_in_a_storm(study, drivers):
-    """Two drivers and their trials, killed at random again and again."""
+def test_random_kills_of_drivers_and_trials(study, drivers):
+    """Kills two drivers and their trials at random, many times."""
     study.behaviour(epochs=6, seconds=0.03)
     flags, chance = ["--trials=40", "--workers=3"], random.Random(0)
     running = [drivers.start(study, *flags) for _ in range(2)]
@@ -149,7 +149,7 @@ def test_a_sweep_in_a_storm(study, drivers):
 
 
 def kill_one(study, chance):
-    """SIGKILL to the process of a running trial; whether there was one."""
+    """Kills the process of a running trial; returns whether there was one."""
     import os
 
     running = [
@@ -166,8 +166,8 @@ def kill_one(study, chance):
     return True
 
 
-def test_a_driver_that_was_taken_for_dead_lets_go(study, drivers):
-    """Where machines do not see each other's locks, a machine that wakes up finds its trial in other hands."""
+def test_a_suspended_driver_releases_a_trial_that_was_taken_over(study, drivers):
+    """Where machines do not share locks, a resumed machine finds that another driver has its trial."""
     study.behaviour(epochs=60, seconds=0.02)
     driver = drivers.start(study, "--trials=1", "--pruner=none", stale=0.5)
     wait_for(lambda: len(study.epochs_trained(0)) > 3)
@@ -178,8 +178,8 @@ def test_a_driver_that_was_taken_for_dead_lets_go(study, drivers):
     assert study.statuses() == ["finished"] and study.log().count("taken over;") == 1
 
 
-def test_what_a_stopped_machine_did_not_say(study, drivers):
-    """A trial's process killed together with its driver: the next driver starts it again from its checkpoint."""
+def test_a_process_that_died_with_its_driver_is_restarted(study, drivers):
+    """A process killed together with its driver: the next driver starts it again from its checkpoint."""
     study.behaviour(epochs=40, seconds=0.02)
     flags = ["--trials=1", "--pruner=none"]
     driver = drivers.start(study, *flags)

@@ -1,4 +1,4 @@
-"""The table in a terminal, the lines elsewhere, and the log."""
+"""The live table in a terminal, one line per event elsewhere, and the log."""
 
 import io
 import re
@@ -31,7 +31,7 @@ def shown(terminal):
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_table_gives_way_in_its_values_only(tmp_path, terminal, monkeypatch, width):
+def test_only_the_values_are_shortened(tmp_path, terminal, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     display = SweepDisplay(tmp_path, "top1", terminal)
     display.progress = SweepProgress("digits", 12, "24", {"finished": 7, "pruned": 3, "failed": 1}, (4, 0.9917), 150)
@@ -64,7 +64,7 @@ def test_elsewhere_it_is_lines(tmp_path):
     assert all(re.match(r"\d{4}-\d\d-\d\dT", line) for line in lines)
 
 
-def test_a_reader_that_has_gone_ends_nothing(tmp_path):
+def test_a_closed_stream_does_not_end_the_sweep(tmp_path):
     stream = io.StringIO()
     display = SweepDisplay(tmp_path, "loss", stream)
     stream.close = None
@@ -74,7 +74,7 @@ def test_a_reader_that_has_gone_ends_nothing(tmp_path):
     assert "nobody hears it" in (tmp_path / "sweep.log").read_text()
 
 
-def test_values_in_few_words(tmp_path):
+def test_formats_of_values_and_lines(tmp_path):
     values = {
         "optimizer.learning_rate": 0.0123456,
         "optimizer.name": "sgd",

@@ -1,4 +1,4 @@
-"""A driver from begin to end: what becomes of each trial, and of each way in which its process may end."""
+"""A driver from start to end: the outcome of a trial for each exit of its process, pruning, budgets, signals."""
 
 import json
 import math
@@ -182,7 +182,7 @@ def test_a_second_signal_stops_at_once(study, drivers):
     assert driver.wait(1.5) == 130
 
 
-def test_failing_for_ever_is_not_a_sweep(study, sweep):
+def test_too_many_failed_trials_end_the_sweep(study, sweep):
     study.behaviour(default=[["exit", 1, 2]])
     with pytest.raises(UserError, match="8 trials in a row have failed"):
         sweep("--hours=10")

@@ -1,4 +1,4 @@
-"""Locks and leases: who may have a trial, whatever its last driver died of and wherever that was."""
+"""Locks and leases: which driver may run a trial, after the death of another one on this or another machine."""
 
 import fcntl
 import json
@@ -36,7 +36,7 @@ def test_a_dead_driver_of_this_machine_is_followed_at_once(tmp_path):
     assert take(tmp_path) is not None
 
 
-def test_another_machine_is_given_its_time(tmp_path):
+def test_a_driver_of_another_machine_has_time_for_its_heartbeat(tmp_path):
     left_behind(tmp_path, "another machine", 50)
     assert take(tmp_path) is None
     left_behind(tmp_path, "another machine", 70)
@@ -53,7 +53,7 @@ def test_clocks_of_machines_need_not_agree(tmp_path, monkeypatch):
     assert take(tmp_path) is not None, "the file system's clock is what counts"
 
 
-def test_a_driver_finds_out_that_it_was_taken_for_dead(tmp_path):
+def test_a_driver_notices_that_its_lease_was_taken_over(tmp_path):
     held = take(tmp_path)
     assert held.renew()
     left_behind(tmp_path, "another machine", 0)
@@ -111,12 +111,12 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    said = []
-    lock = StudyLock(tmp_path / "lock", said.append)
+    messages = []
+    lock = StudyLock(tmp_path / "lock", messages.append)
     with lock:
         pass
     with lock:
         pass
-    [line] = said
+    [line] = messages
     assert "has no locks" in line and "run only one driver" in line
     assert take(tmp_path) is not None

@@ -1,4 +1,4 @@
-"""Where trials run: a device or a block of cores for each worker, and none twice if it can be helped."""
+"""Slots: a device or a block of cores for each worker, shared only where there are too few."""
 
 import contextlib
 
@@ -59,24 +59,24 @@ def test_workers_on_a_cpu_have_their_own_cores():
         (CPU, 0, None, "--workers=0"),
     ],
 )
-def test_what_cannot_be_had(machine, workers, devices, message):
+def test_unavailable_resources_are_errors(machine, workers, devices, message):
     with pytest.raises(UserError, match=message):
         resources.make_slots(machine, workers, devices)
 
 
 def test_two_drivers_of_one_machine_take_different_slots(tmp_path):
     made, _ = resources.make_slots(GPUS, None, None)
-    said = []
+    messages = []
     with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
-        one = resources.claim_slots(tmp_path, made, 1, first, said.append)
-        other = resources.claim_slots(tmp_path, made, 1, second, said.append)
-        assert [slot.name for slot in one + other] == ["gpu 0", "gpu 1"] and not said
+        one = resources.claim_slots(tmp_path, made, 1, first, messages.append)
+        other = resources.claim_slots(tmp_path, made, 1, second, messages.append)
+        assert [slot.name for slot in one + other] == ["gpu 0", "gpu 1"] and not messages
         with contextlib.ExitStack() as third:
-            assert len(resources.claim_slots(tmp_path, made, 2, third, said.append)) == 2
-        assert len(said) == 1 and "gpu 0, gpu 1" in said[0] and "share" in said[0]
+            assert len(resources.claim_slots(tmp_path, made, 2, third, messages.append)) == 2
+        assert len(messages) == 1 and "gpu 0, gpu 1" in messages[0] and "share" in messages[0]
     with contextlib.ExitStack() as again:
-        assert [slot.name for slot in resources.claim_slots(tmp_path, made, 1, again, said.append)] == ["gpu 0"]
-    assert len(said) == 1
+        assert [slot.name for slot in resources.claim_slots(tmp_path, made, 1, again, messages.append)] == ["gpu 0"]
+    assert len(messages) == 1
 
 
 def test_the_devices_are_found_without_jax(monkeypatch):

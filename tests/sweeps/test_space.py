@@ -1,4 +1,4 @@
-"""Search spaces: what a file may say, what of it is refused, and the grid."""
+"""Search spaces: space files, their errors, values on a command line, and grids."""
 
 import json
 
@@ -134,7 +134,7 @@ def test_a_value_that_would_come_back_as_another_is_refused():
         overrides.check(BASE, {"num_epochs": None})
 
 
-def test_the_words_of_a_command_line():
+def test_config_arguments_of_a_command_line():
     argv = ["--space=s.py", "--config", "a.py", "--config.seed=3", "-config.batch_size", "8", "--study=x"]
     assert overrides.config_arguments(argv) == ["--config=a.py", "--config.seed=3", "--config.batch_size=8"]
 

@@ -1,4 +1,4 @@
-"""What a study's directory and its storage may look like, and what of it is refused."""
+"""A study's directory and storage: grids, lists, samplers, resuming, damaged files, errors of flags."""
 
 import json
 import re
@@ -144,7 +144,7 @@ def test_another_study_in_the_same_directory_is_refused(study, sweep, tmp_path):
     assert len(study.trials()) == 2
 
 
-def test_directories_that_are_no_studies(study, sweep):
+def test_directories_that_are_not_studies(study, sweep):
     study.directory.mkdir()
     (study.directory / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match=r"is not empty and is not a study: it has 'thesis.tex'"):

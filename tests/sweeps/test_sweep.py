@@ -51,7 +51,7 @@ def swept(tmp_path_factory, command_environment, small_arguments, small_run):
 
 
 def test_a_sweep_of_real_runs(swept, small_arguments):
-    study, said = swept
+    study, stderr = swept
     records = [json.loads((study / "trials" / f"{number:04d}" / "trial.json").read_text()) for number in range(3)]
     assert [record["status"] for record in records] == ["finished", "failed", "finished"]
     assert "config.optimizer.b2 = 0.5: nothing reads it" in records[1]["message"]
@@ -69,9 +69,9 @@ def test_a_sweep_of_real_runs(swept, small_arguments):
         command = json.loads((workdir / "manifest.json").read_text())["command"]
         assert command[1:4] == ["-m", "inception_jax.train", "--config=configs/digits.py"]
         assert command[-1] == f"--workdir={workdir}"
-    assert "3/3 begun, 2 finished, 1 failed, best" in said
+    assert "3/3 begun, 2 finished, 1 failed, best" in stderr
     assert {"report.md", "best.py"} <= {path.name for path in study.iterdir()}
-    assert f"report: {study / 'report.md'}" in said
+    assert f"report: {study / 'report.md'}" in stderr
 
 
 def test_a_trial_can_be_continued_without_the_sweep(swept, run_command):

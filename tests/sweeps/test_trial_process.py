@@ -1,4 +1,4 @@
-"""The training process: the real one, tied to its driver, without Optuna; and what a driver reads of it."""
+"""The training process: the real one, without Optuna, tied to its driver; its exit codes, metrics and record."""
 
 import json
 import os
@@ -108,13 +108,13 @@ def test_it_leaves_where_its_driver_has_gone_already(tmp_path):
         (-11, "died"),
     ],
 )
-def test_what_an_exit_code_means(code, meaning):
+def test_exit_codes_are_classified(code, meaning):
     assert trial_process.classify_exit(code) == meaning
     assert set(map(int, ExitCode)) <= {0, 2, 3, 4, 5, 6, 7, 8}, "a new code needs a meaning here"
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "text"),
     [
         (-9, "signal SIGKILL"),
         (143, "signal SIGTERM"),
@@ -123,8 +123,8 @@ def test_what_an_exit_code_means(code, meaning):
         (255, "exit code 255"),
     ],
 )
-def test_an_exit_code_in_words(code, words):
-    assert trial_process.format_exit_code(code) == words
+def test_format_of_an_exit_code(code, text):
+    assert trial_process.format_exit_code(code) == text
 
 
 def row(step, value, weights="ema", kind="evaluation"):
