@@ -1,6 +1,6 @@
-"""A side without a network: it says what it is told to, as JSON on its command line, and misbehaves when asked to.
+"""A side without a network: it answers what its command line, as JSON, says, and fails in a chosen way.
 
-{"prepared": {…}, "seconds": {kind: [of each block, in order]}, "losses": [of each step], "misdeed": name,
+{"prepared": {…}, "seconds": {kind: [of each block, in order]}, "losses": [of each step], "fault": name,
  "before": "prepare" or the number of a block, "path": of a file}
 """
 
@@ -53,12 +53,12 @@ class FakeSide:
         return answer
 
     def _act(self, moment):
-        misdeed = self.script.get("misdeed")
-        if misdeed is None or self.script.get("before", 0) != moment:
+        fault = self.script.get("fault")
+        if fault is None or self.script.get("before", 0) != moment:
             return
-        if misdeed in ERRORS:
-            raise ERRORS[misdeed]
-        getattr(self, misdeed)()
+        if fault in ERRORS:
+            raise ERRORS[fault]
+        getattr(self, fault)()
 
     def print_everywhere(self):
         print('{"seconds": "not an answer"}')
@@ -89,5 +89,5 @@ if __name__ == "__main__":
     script = json.loads(sys.argv[1])
     print("printed before anything else")
     worker.serve(FakeSide(script))
-    if script.get("misdeed") == "end_in_peace":
+    if script.get("fault") == "end_normally":
         Path(script["path"]).write_text("ended")

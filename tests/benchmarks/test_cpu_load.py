@@ -1,4 +1,4 @@
-"""Whether a machine was free for a comparison."""
+"""`CpuLoadMonitor`: how much of the cores other processes used."""
 
 import os
 import subprocess
@@ -10,40 +10,40 @@ import pytest
 
 from inception_jax.benchmarks.timing import CpuLoadMonitor
 
-pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells")
+pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs /proc/stat of Linux")
 # Works for a second of processor time, and waits for the end of its input before and after.
 WORK = (
     "import sys, time\nsys.stdin.readline()\nwhile time.process_time() < 1: pass\nprint(flush=True)\nsys.stdin.read()"
 )
 
 
-def test_a_neighbour_is_seen_and_the_own_work_is_not_one():
-    """One process works: who watches over it sees a second less of others' work than who watches over this one."""
+def test_work_of_others_is_counted_and_that_of_the_process_is_not():
+    """One process works for a second: its own monitor counts a second less of others' work than a second monitor."""
     with subprocess.Popen([sys.executable, "-c", WORK], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
-        own, neighbours = CpuLoadMonitor(), CpuLoadMonitor()
+        own, others = CpuLoadMonitor(), CpuLoadMonitor()
         began = time.monotonic()
         own.start(worker.pid)
-        neighbours.start(os.getpid())
+        others.start(os.getpid())
         worker.stdin.write(b"\n")
         worker.stdin.flush()
         worker.stdout.readline()
-        neighbours.stop()
+        others.stop()
         own.stop()
         took = time.monotonic() - began
         worker.stdin.close()
-    assert neighbours.seconds_of_others - own.seconds_of_others == pytest.approx(
+    assert others.seconds_of_others - own.seconds_of_others == pytest.approx(
         1.0, abs=0.15
     )  # the clock ticks every 0.01 s
-    assert neighbours.seconds_of_others > 0.85
+    assert others.seconds_of_others > 0.85
     assert own.wall_seconds == pytest.approx(took, abs=0.1)
     assert own.cores_of_others() == own.seconds_of_others / own.wall_seconds
 
 
-def test_what_is_not_known_is_not_said():
-    watch = CpuLoadMonitor()
-    assert watch.cores_of_others() is None
+def test_an_unknown_load_is_none():
+    monitor = CpuLoadMonitor()
+    assert monitor.cores_of_others() is None
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    watch.start(process.pid)
-    watch.stop()
-    assert watch.cores_of_others() is None
+    monitor.start(process.pid)
+    monitor.stop()
+    assert monitor.cores_of_others() is None

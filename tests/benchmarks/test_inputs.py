@@ -1,4 +1,4 @@
-"""The input's own speed, and what a step that is fed by it waits."""
+"""The speed of the input pipeline alone, and the data wait of a step that it feeds."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The search for the largest batch: what it finds, and how often it asks."""
+"""The search for the largest batch: its result, and the sizes that it tries."""
 
 import jax
 import pytest
@@ -30,7 +30,7 @@ def test_a_search_ends():
     assert memory.largest_batch(lambda size: True, 2) >= 2**20
 
 
-def test_bytes_in_words():
+def test_format_bytes():
     assert memory.format_bytes(3 * 2**30) == "3.00 GiB"
     assert memory.format_bytes(2.5 * 2**20) == "2.5 MiB"
 

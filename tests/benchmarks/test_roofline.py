@@ -1,6 +1,7 @@
 """FLOPs, bytes and bounds: counted by hand, and held against the compiler's count."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import pytest
@@ -83,7 +84,7 @@ def test_training_is_three_passes_but_for_the_first_layer():
     assert roofline.inside_flops([first, CONV], "train") == 10 * 100_352
 
 
-def test_googlenets_work():
+def test_flops_of_googlenet_and_inception_v4():
     """FINDINGS' figures: 1.591 GMAC forward with heads, 9.3 GFLOP per training image; Inception-v4 73.5."""
     counted = count_cost(create_model("inception_v1"), 224)
     assert roofline.model_flops(roofline.layers_of(counted, "train"), "train") == pytest.approx(9.31e9, rel=1e-3)
@@ -190,6 +191,14 @@ def test_unknown_chips_have_no_limits_and_overrides_win():
     with pytest.raises(UserError, match="--peak_tflops"):
         hardware.device_limits("cpu", "float32", flops=0.0)
     assert all(chip.source and 0 < chip.flops["float32"] <= chip.flops["bfloat16"] for chip in hardware.CHIPS)
+
+
+def test_the_readme_has_the_table_of_chips():
+    readme = Path(hardware.__file__).with_name("README.md").read_text()
+    for chip in hardware.CHIPS:
+        numbers = (chip.flops["bfloat16"] / 1e12, chip.flops["float32"] / 1e12, chip.bandwidth / 1e9)
+        cells = (chip.name, *(f"{number:,.6g}" for number in numbers), chip.source)
+        assert f"| {' | '.join(cells)} |" in readme
 
 
 def test_frozen_layers_are_refused():

@@ -1,4 +1,4 @@
-"""The benchmark's speed is the speed that training has: held against what a real run logs, row by row."""
+"""The benchmark's speed is that of a real training run: compared with each row of its log."""
 
 import json
 import statistics
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow  # a machine that does little else: the tolerance is the claim
+@pytest.mark.slow  # needs a quiet machine, because of the tolerance
 def test_the_benchmark_and_the_log_of_train_agree_within_a_tenth(command_environment, tmp_path):
     environment = command_environment | {"XLA_FLAGS": ""}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The bytes that all sides of a comparison work on."""
+"""The synthetic batches that all sides of a comparison use."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def test_a_batch_is_a_function_of_seed_and_number():
     prints = [fingerprint([make_batch(seed, number, 4, 32, 10)]) for seed in (0, 1) for number in (0, 1, 2)]
     assert len(set(prints)) == 6
     assert prints == [fingerprint([make_batch(seed, number, 4, 32, 10)]) for seed in (0, 1) for number in (0, 1, 2)]
-    # The bytes of today: a NumPy or a machine that makes others would compare sides on different pictures.
+    # The bytes of today: a NumPy or a machine that makes others would compare sides on different images.
     assert prints[0] == "188b91075caa48a6424bbc84a187e76d01c1e5a28d3140f836709ff2dd223ff5"
 
 
@@ -35,7 +35,7 @@ def test_a_fingerprint_sees_every_leaf():
     assert len(prints) == 7
 
 
-def test_pictures_carry_their_label_faintly():
+def test_images_carry_a_weak_pattern_of_their_class():
     batches = [make_batch(3, number, 64, 64, 10) for number in (0, 1)]
     images = np.concatenate([batch["image"] for batch in batches]).astype(np.float64)
     labels = np.concatenate([batch["label"] for batch in batches])
@@ -46,5 +46,5 @@ def test_pictures_carry_their_label_faintly():
     closeness = np.corrcoef(patches)
     assert closeness[alike].min() > 0.9 > closeness[~alike].max()
     assert pixels[alike & ~np.eye(128, dtype=bool)].max() < 0.4
-    assert images.min() >= 0 and images.max() <= 254  # the sum of noise and mark has not wrapped round
+    assert images.min() >= 0 and images.max() <= 254  # the sum of noise and pattern has not wrapped around
     assert 20 < images.std() < 80

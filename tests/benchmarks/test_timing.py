@@ -1,4 +1,4 @@
-"""Times of completed work: nothing of compilation, nothing recompiled, the spread as it is."""
+"""Times of blocks: warm-up is not counted, a recompilation is an error, percentiles lie between blocks."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""PyTorch's side: the same bytes and the same work as ours, in an interpreter that may have nothing else of ours.
+"""The PyTorch side: the same bytes and the same work as ours, in an interpreter without JAX.
 
 Most of it needs one with torch, torchvision and timm: this one, or that which INCEPTION_JAX_TORCH_PYTHON names.
 """
@@ -133,7 +133,7 @@ def test_a_gpu_that_is_not_there_is_unavailable(torch_python):
 
 
 @pytest.mark.slow
-def test_a_true_comparison_is_believed(torch_python):
+def test_a_real_comparison_is_valid(torch_python):
     asked = workload("inception_v1_bn", 32, batch_size=8)
     sides = [versus.jax_side("cpu"), *versus.torch_sides("cpu", torch_python)]
     result = versus.compare(asked, sides, rounds=3, steps=4)

@@ -1,4 +1,4 @@
-"""A comparison of sides: equal networks, turns, ratios within rounds, and doubts."""
+"""A comparison of sides: equal networks, interleaved blocks, ratios within rounds, and checks of the result."""
 
 import copy
 import json
@@ -35,7 +35,7 @@ FALLING = [5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.25, 0.1]
 
 
 def fake(name, train, inference=None, losses=FALLING, **script):
-    """A side that says these seconds per step, the first of each being the warm-up's."""
+    """A side that reports these seconds per step; the first of each kind is the warm-up's."""
     script |= {"name": name, "losses": losses, "seconds": {"train": train, "inference": inference or train}}
     return versus.Side(name, (sys.executable, str(FAKE), json.dumps(script)), {"PYTHONPATH": str(ROOT)})
 
@@ -55,7 +55,7 @@ def test_our_network_has_the_parameters_of_pytorchs(model):
         assert workload["options"].get(name) == getattr(create_model(model), name, None)
 
 
-def test_a_task_is_of_json_values_and_knows_the_heads():
+def test_a_workload_is_of_json_values_and_knows_the_heads():
     workload = versus.make_workload("inception_v1", batch_size=2, image_size=96, backend="cpu", aux_weights=(0.3, 0.3))
     assert json.loads(json.dumps(workload)) == workload
     assert workload["aux_weights"] == [0.3, 0.3]
@@ -96,7 +96,7 @@ def test_a_task_is_of_json_values_and_knows_the_heads():
         ("inception_v4", {"dtype": "float16"}, r"--dtype='float16': --vs=torch compares float32, bfloat16"),
     ],
 )
-def test_what_pytorch_cannot_follow_is_refused(model, changes, message):
+def test_an_option_that_pytorch_has_not_is_refused(model, changes, message):
     with pytest.raises(UserError, match=message):
         versus.make_workload(model, batch_size=2, image_size=96, aux_weights=(), **{"backend": "cpu"} | changes)
 
@@ -160,7 +160,7 @@ def test_losses_are_judged_from_the_first_step():
 
 
 @pytest.mark.parametrize(
-    "changes, complaint",
+    "changes, problem",
     [
         (
             {"losses": FALLING[::-1]},
@@ -179,13 +179,13 @@ def test_losses_are_judged_from_the_first_step():
         ({"prepared": {"flags": {"threads": 1}}}, "B: its threads are 1, those of A 2"),
     ],
 )
-def test_a_result_that_must_not_be_believed_says_why(changes, complaint):
+def test_an_invalid_result_gives_its_reasons(changes, problem):
     result = compare(
         fake("A", [1.0] * 4, prepared={"macs": 4, "flags": {"threads": 2}}), fake("B", [1.0] * 4, **changes)
     )
-    assert versus.find_problems(result) == [complaint]
-    assert f"! {complaint}" in versus.table(result).splitlines()
-    assert f"- **{complaint}**" in versus.markdown(result).splitlines()
+    assert versus.find_problems(result) == [problem]
+    assert f"! {problem}" in versus.table(result).splitlines()
+    assert f"- **{problem}**" in versus.markdown(result).splitlines()
     json.dumps(result, allow_nan=False)  # not a number: not JSON
 
 
@@ -197,9 +197,9 @@ def test_a_side_without_training_is_not_asked_to_learn():
 
 
 @pytest.mark.parametrize("moment", ["prepare", 0, 4])  # 0: the warm-up; 4: the first block of the second round
-def test_a_side_that_fails_is_left_out_and_named(moment):
+def test_a_side_that_fails_is_excluded_and_named(moment):
     said = []
-    sides = [fake("A", [1.0] * 4), fake("B", [2.0] * 4, misdeed="cuda", before=moment), fake("C", [3.0] * 4)]
+    sides = [fake("A", [1.0] * 4), fake("B", [2.0] * 4, fault="cuda", before=moment), fake("C", [3.0] * 4)]
     result = compare(*sides, log=said.append)
     why = (
         "B: RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB.; all sides hold their memory at the same "
@@ -213,9 +213,9 @@ def test_a_side_that_fails_is_left_out_and_named(moment):
 
 def test_nothing_is_left_to_compare():
     with pytest.raises(UserError, match=r"^B: no torch here$"):
-        compare(fake("A", [1.0] * 4), fake("B", [1.0] * 4, misdeed="unavailable", before="prepare"))
+        compare(fake("A", [1.0] * 4), fake("B", [1.0] * 4, fault="unavailable", before="prepare"))
     with pytest.raises(UserError, match=r"^A: its worker died with exit code 3 in 'block'"):
-        compare(fake("A", [1.0] * 4, misdeed="die"), fake("B", [1.0] * 4), fake("C", [1.0] * 4))
+        compare(fake("A", [1.0] * 4, fault="die"), fake("B", [1.0] * 4), fake("C", [1.0] * 4))
     with pytest.raises(UserError, match=r"^--rounds=0: must be 1 or more$"):
         compare(fake("A", []), rounds=0)
 
@@ -241,7 +241,7 @@ def test_tables_show_every_side_and_kind():
     assert rows[5] == "| bee | train | 100 | 100 | 100 | 40 | 0.500 | 0.500 | 0.500 | 4.500 to 0.175 |"
 
 
-def test_a_busy_machine_is_told():
+def test_a_busy_machine_is_reported():
     result = compare(fake("A", [1.0] * 4), fake("B", [1.0] * 4))
     assert result["cores"] >= 1 and (result["cores_of_others"] is None or result["cores_of_others"] >= 0)
     for others, told in ((None, False), (0.1, False), (0.11, True)):

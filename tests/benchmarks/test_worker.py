@@ -23,7 +23,7 @@ def worker(timeout=60.0, **script):
 
 
 def test_answers_cross_whatever_is_printed():
-    with worker(misdeed="print_everywhere", losses=[1.5, float("nan")], before=0) as side:
+    with worker(fault="print_everywhere", losses=[1.5, float("nan")], before=0) as side:
         assert side.pid != os.getpid()
         assert side.prepare({"model": "é"})["task"] == {"model": "é"}
         answer = side.block("train", 2)
@@ -32,7 +32,7 @@ def test_answers_cross_whatever_is_printed():
 
 
 def test_the_error_of_a_dead_worker_quotes_the_end_of_its_log():
-    with worker(misdeed="die") as side:
+    with worker(fault="die") as side:
         side.prepare({})
         with pytest.raises(
             SideError, match=r"^fake: its worker died with exit code 3 in 'block'; the end of its log: .*\| last words$"
@@ -43,12 +43,12 @@ def test_the_error_of_a_dead_worker_quotes_the_end_of_its_log():
 
 
 def test_a_kill_is_explained_as_out_of_memory():
-    with worker(misdeed="be_killed") as side, pytest.raises(SideError, match=r"by SIGKILL \(is the machine out of mem"):
+    with worker(fault="be_killed") as side, pytest.raises(SideError, match=r"by SIGKILL \(is the machine out of mem"):
         side.block("train", 1)
 
 
 def test_a_hanging_worker_is_given_up_and_killed(tmp_path):
-    with worker(misdeed="hang", path=str(tmp_path / "pid")) as side:
+    with worker(fault="hang", path=str(tmp_path / "pid")) as side:
         side.prepare({})
         with pytest.raises(SideError, match=r"^fake: gave no answer to 'block' within 0.5 s"):
             side.block("train", 1, timeout=0.5)
@@ -56,7 +56,7 @@ def test_a_hanging_worker_is_given_up_and_killed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "misdeed, kind, message",
+    "fault, kind, message",
     [
         ("memory", "out_of_memory", "fake: MemoryError"),
         ("xla", "out_of_memory", "fake: RuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes."),
@@ -69,8 +69,8 @@ def test_a_hanging_worker_is_given_up_and_killed(tmp_path):
         ("say_no_json", "failed", "fake: TypeError: Object of type object is not JSON serializable"),
     ],
 )
-def test_errors_cross_as_one_line_and_a_kind(misdeed, kind, message):
-    with worker(misdeed=misdeed, before="prepare") as side:
+def test_errors_cross_as_one_line_and_a_kind(fault, kind, message):
+    with worker(fault=fault, before="prepare") as side:
         with pytest.raises(SideError) as caught:
             side.prepare({})
         with pytest.raises(SideError, match="was closed"):  # its memory is given back at once
@@ -86,7 +86,7 @@ def test_a_program_that_is_not_there_is_unavailable(tmp_path):
 
 
 def test_a_closed_worker_ends_by_itself(tmp_path):
-    side = worker(misdeed="end_in_peace", path=str(tmp_path / "end"))
+    side = worker(fault="end_normally", path=str(tmp_path / "end"))
     side.prepare({})
     side.close()
     assert (tmp_path / "end").read_text() == "ended"
@@ -95,7 +95,7 @@ def test_a_closed_worker_ends_by_itself(tmp_path):
 
 def test_a_child_of_a_dead_worker_does_not_keep_its_pipe_open(tmp_path):
     try:
-        with worker(misdeed="leave_a_child", path=str(tmp_path / "release")) as side:
+        with worker(fault="leave_a_child", path=str(tmp_path / "release")) as side:
             with pytest.raises(SideError, match="died with exit code 4"):
                 side.block("train", 1)
     finally:
@@ -104,7 +104,7 @@ def test_a_child_of_a_dead_worker_does_not_keep_its_pipe_open(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker sees its parent's end after its block")
 def test_a_worker_does_not_outlive_a_parent_that_is_killed(tmp_path):
-    script = {"misdeed": "hang", "before": "prepare", "path": str(tmp_path / "pid")}
+    script = {"fault": "hang", "before": "prepare", "path": str(tmp_path / "pid")}
     program = (
         "import json, sys; from inception_jax.benchmarks.worker import Worker; "
         "Worker('fake', [sys.executable, *sys.argv[1:]]).prepare({})"

@@ -1,4 +1,4 @@
-"""Trains for real; after every row of its log, a block of the benchmark's steps. Prints both speeds of each pair.
+"""Trains, and after every row of the log runs a block of the benchmark's steps. Prints both speeds of each pair.
 
     python tests/benchmarks/train_beside_benchmark.py WORKDIR
 
