@@ -1,18 +1,21 @@
-"""GoogLeNet with batch norm on Fashion-MNIST (60,000 pictures of clothes).
+"""GoogLeNet with batch norm on Fashion-MNIST (60,000 images of clothes).
 
     apt-get install dataset-fashion-mnist      # Debian; or --source=FOLDER_OF_THE_FOUR_IDX_FILES below
     python -m inception_jax.data.prepare fashion_mnist
     python -m inception_jax.train --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
-Hardware: one accelerator; two cores take hours. Result: not yet run to the end.
-The recipe is a small-picture form of the batch-norm network's; numbers without a source are unmeasured choices.
+Hardware: one accelerator; two cores take hours. Result: not yet run to its end.
+The batch-norm network's recipe for ImageNet, changed for small images; numbers without a source are choices that were
+not measured.
 """
+
+from ml_collections import ConfigDict
 
 import inception_jax.config
 
 
-def get_config():
-    """The recipe, ready for overrides."""
+def get_config() -> ConfigDict:
+    """Returns the config, ready for overrides."""
     config = inception_jax.config.default()
     config.seed = 0
     config.batch_size = 128

@@ -1,22 +1,24 @@
-"""GoogLeNet with batch norm, trained on ImageNet, on pictures of one's own: a folder with one subfolder per class.
+"""Fine-tunes GoogLeNet with batch norm, trained on ImageNet, on your own images: a folder with one subfolder per class.
 
-    python -m inception_jax.train --config=configs/fine_tuning.py:PICTURES --workdir=runs/mine \
+    python -m inception_jax.train --config=configs/fine_tuning.py:IMAGES --workdir=runs/mine \
         --config.initialize.checkpoint=runs/v1_bn
 
-PICTURES holds train/CLASS/*.jpg and test/CLASS/*.jpg. The classifiers of another number of classes begin anew by
-themselves; where there happen to be as many classes, `--config.initialize.new="('(^|/)classifier/',)"` makes them. The
-stem and the modules up to 4e stay as they are, batch norm included; 5a and 5b train at a tenth of the rate that the new
-classifier trains at. What was taken is in the log and in initialization.json.
+IMAGES holds train/CLASS/*.jpg and test/CLASS/*.jpg. A classifier of another number of classes is initialized at random;
+if the number is the same, `--config.initialize.new="('(^|/)classifier/',)"` does it. The stem and the modules up to 4e
+are frozen, batch norm included; 5a and 5b train with a tenth of the new classifier's learning rate. The log and
+initialization.json list what was restored.
 
-Hardware: one accelerator, or some patience. Result: not yet run.
-The numbers are unmeasured choices, to start from.
+Hardware: one accelerator. Result: not yet run.
+The numbers are choices to start from; they were not measured.
 """
+
+from ml_collections import ConfigDict
 
 import inception_jax.config
 
 
-def get_config(folder: str = "pictures"):
-    """The recipe, ready for overrides.
+def get_config(folder: str = "images") -> ConfigDict:
+    """Returns the config, ready for overrides.
 
     Args:
       folder: holds train/ and test/, each with one folder per class.
@@ -26,13 +28,13 @@ def get_config(folder: str = "pictures"):
     config.batch_size = 32
     config.num_epochs = 20.0
 
-    config.model.name = "inception_v1_bn"  # as the run that it begins with
-    config.model.options.bn_momentum = 0.99  # slim's 0.9997 would keep ImageNet's statistics for thousands of steps
-    config.model.aux_heads = False  # they are there for the modules that are frozen here
+    config.model.name = "inception_v1_bn"  # as in the run of the checkpoint
+    config.model.options.bn_momentum = 0.99  # TF-Slim's 0.9997 would keep ImageNet's statistics for thousands of steps
+    config.model.aux_heads = False  # they help to train modules that are frozen here
 
     config.data.name = f"folder:{folder}"
     config.data.image_size = 224
-    config.data.normalization = "inception"  # as the run that it begins with
+    config.data.normalization = "inception"  # as in the run of the checkpoint
 
     config.initialize.checkpoint = "runs/v1_bn"
     config.optimizer.freeze = ("^conv", "^inception_[34]")

@@ -3,16 +3,18 @@
     python -m inception_jax.data.prepare imagenet2012 --source=DIRECTORY_OF_THE_TWO_TARS
     python -m inception_jax.train --config=configs/inception_v1_bn_imagenet.py --workdir=runs/v1_bn
 
-Nobody published a recipe for this very network: the numbers are BN-x30's of arXiv:1502.03167 where it gives them, and
-otherwise those of TensorFlow's slim, which trained its own batch-norm GoogLeNet to 69.8 % top-1 (theirs).
+There is no published recipe for exactly this network: the numbers are BN-x30's of arXiv:1502.03167 where it gives
+them, otherwise those of TF-Slim, whose batch-norm GoogLeNet reached 69.8 % top-1 (published, not reproduced here).
 Hardware: one accelerator. Result: not yet run.
 """
+
+from ml_collections import ConfigDict
 
 import inception_jax.config
 
 
-def get_config():
-    """The recipe, ready for overrides."""
+def get_config() -> ConfigDict:
+    """Returns the config, ready for overrides."""
     config = inception_jax.config.default()
     config.seed = 0
     config.batch_size = 32  # arXiv:1502.03167, section 4.2

@@ -1,4 +1,4 @@
-"""GoogLeNet on ImageNet, as Caffe trained it and as the paper says it was trained.
+"""GoogLeNet on ImageNet, as in Caffe's solvers and as in the paper.
 
     python -m inception_jax.data.prepare imagenet2012 --source=DIRECTORY_OF_THE_TWO_TARS
     python -m inception_jax.train --config=configs/inception_v1_imagenet.py --workdir=runs/v1
@@ -7,17 +7,19 @@
 
 caffe  bvlc_googlenet's solver.prototxt: x0.96 every 320,000 iterations, which are 8.0 epochs of batch 32.
 quick  quick_solver.prototxt, which gave the released model: polynomial decay, 2.4 million iterations (60 epochs);
-       published accuracy 68.7 % top-1, 88.9 % top-5 (theirs, one centre crop).
-paper  arXiv:1409.4842, section 6, where it differs: crops of 8 to 100 % of the area, an average of the weights at
-       evaluation. The paper gives neither learning rate, weight decay, batch size nor length: those stay Caffe's.
+       published accuracy 68.7 % top-1, 88.9 % top-5 (one center crop; not reproduced here).
+paper  arXiv:1409.4842, section 6, where it differs: crops of 8 to 100 % of the area, averaged weights (EMA) at
+       evaluation. The paper gives neither learning rate, weight decay, batch size nor length: these are Caffe's.
 Hardware: one accelerator. Result: not yet run.
 """
+
+from ml_collections import ConfigDict
 
 import inception_jax.config
 
 
-def get_config(recipe: str = "caffe"):
-    """The recipe, ready for overrides."""
+def get_config(recipe: str = "caffe") -> ConfigDict:
+    """Returns the config, ready for overrides."""
     if recipe not in ("caffe", "quick", "paper"):
         raise ValueError(f"inception_v1_imagenet.py:{recipe}: the recipes are caffe, quick and paper")
     config = inception_jax.config.default()

@@ -1,19 +1,21 @@
-"""Inception-v4 on ImageNet, as arXiv:1602.07261 and Google's code have it.
+"""Inception-v4 on ImageNet, with the numbers of arXiv:1602.07261 and Google's code.
 
     python -m inception_jax.data.prepare imagenet2012 --source=DIRECTORY_OF_THE_TWO_TARS
     python -m inception_jax.train --config=configs/inception_v4_imagenet.py --workdir=runs/v4
 
-Published: 20.0 % top-1 and 5.0 % top-5 error, one crop (theirs); slim's checkpoint 80.2 % top-1.
+Published, not reproduced here: 20.0 % top-1 and 5.0 % top-5 error, one crop; TF-Slim's checkpoint 80.2 % top-1.
 The paper gives neither batch size nor length: 20 replicas (section 5) are taken to have 32 examples each, as
 arXiv:1512.00567 had, and the length is that paper's 100 epochs.
 Hardware: several accelerators, or one with config.optimizer.accumulation. Result: not yet run.
 """
 
+from ml_collections import ConfigDict
+
 import inception_jax.config
 
 
-def get_config():
-    """The recipe, ready for overrides."""
+def get_config() -> ConfigDict:
+    """Returns the config, ready for overrides."""
     config = inception_jax.config.default()
     config.seed = 0
     config.batch_size = 640  # see above

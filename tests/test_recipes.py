@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RECIPES = [
     ("digits", None, "inception_v1", 539, 0.001),  # a tenth: the warm-up's first step
     ("fashion_mnist", None, "inception_v1_bn", 300_274, 0.0045),
-    ("fine_tuning", "pictures", "inception_v1_bn", 800_729, 0.002),
+    ("fine_tuning", "images", "inception_v1_bn", 800_729, 0.002),
     ("inception_v1_imagenet", "caffe", "inception_v1", 10_009_117, 0.01),
     ("inception_v1_imagenet", "quick", "inception_v1", 2_402_188, 0.01),
     ("inception_v1_imagenet", "paper", "inception_v1", 10_009_117, 0.01),
