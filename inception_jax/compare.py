@@ -73,7 +73,7 @@ def _compare(flags: argparse.Namespace) -> int:
 
     paths = listing.expand_paths(flags.paths)
     found = comparison.compare(paths, metric=flags.metric or "top1", weights=flags.weights)
-    print(comparison_report.format_text(found, room=shutil.get_terminal_size((160, 24)).columns))
+    print(comparison_report.format_text(found, width=shutil.get_terminal_size((160, 24)).columns))
     folder = Path(flags.output) if flags.output else listing.common_folder(paths) / "comparison"
     try:
         written = comparison_report.write(found, folder, x=flags.x or "epoch")

@@ -127,7 +127,7 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def check_disk_space(
-    directory: Path, leaves: Mapping[str, Any], step: int, steps: Sequence[int], make_room: Callable[[], Any]
+    directory: Path, leaves: Mapping[str, Any], step: int, steps: Sequence[int], free_space: Callable[[], Any]
 ) -> None:
     """Raises before a save that cannot succeed: Orbax leaves threads behind when a save fails.
 
@@ -136,26 +136,26 @@ def check_disk_space(
       leaves: the arrays to be saved.
       step: of the checkpoint.
       steps: of the existing checkpoints.
-      make_room: called where the disk is too full; it may free space.
+      free_space: called where the disk is too full; it may free space.
 
     Raises:
       DiskFull: the file system has too little free space. (A quota is noticed only when it is exceeded.)
       UserError: the directory cannot be written. Both are raised on every process where process 0 has the problem.
     """
-    problem = _find_problem(directory, leaves, step, steps, make_room) if processes.is_first() else None
+    problem = _find_problem(directory, leaves, step, steps, free_space) if processes.is_first() else None
     if processes.max_over_processes(int(problem is not None)):
         raise problem or UserError(f"process 0 cannot save the checkpoint of step {step} in {directory}")
 
 
 def _find_problem(
-    directory: Path, leaves: Mapping[str, Any], step: int, steps: Sequence[int], make_room: Callable[[], Any]
+    directory: Path, leaves: Mapping[str, Any], step: int, steps: Sequence[int], free_space: Callable[[], Any]
 ) -> UserError | None:
     needed = sum(leaf.nbytes for leaf in leaves.values()) + len(leaves) * 1024  # and its name, shape, checksum
     try:
         with tempfile.TemporaryFile(dir=directory):
             pass
         if shutil.disk_usage(directory).free < needed:
-            make_room()
+            free_space()
         free = shutil.disk_usage(directory).free
     except OSError as error:
         return write_error(directory, error)
@@ -193,7 +193,7 @@ def _format_kept_steps(steps: Sequence[int]) -> str:
 def _is_disk_full(error: BaseException | None) -> bool:
     """Whether the disk or a quota is full, by this error or its causes; TensorStore reports it only in its message."""
     while error is not None:
-        if any(words in str(error) for words in NO_SPACE_MESSAGES):
+        if any(message in str(error) for message in NO_SPACE_MESSAGES):
             return True
         error = error.__cause__ or error.__context__
     return False

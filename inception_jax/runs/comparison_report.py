@@ -31,20 +31,20 @@ class _Table:
     align: str
 
 
-def format_text(comparison: Comparison, *, room: int = 160) -> str:
+def format_text(comparison: Comparison, *, width: int = 160) -> str:
     """Formats the comparison for a terminal.
 
     Args:
       comparison: from `comparison.compare`.
-      room: width of the terminal in columns; wider tables are split.
+      width: width of the terminal in columns; wider tables are split.
     """
     parts = [f"WARNING: {warning}" for warning in comparison.warnings]
     for table in _tables(comparison):
         rows = [[plot_style.shorten(cell, _LONGEST) for cell in row] for row in table.rows]
-        whole = tables.format_table([table.head, *rows], table.align)
-        if max(map(tables.text_width, whole.splitlines())) > room:
-            whole = "\n\n".join(tables.split_table(table.head, rows, room, table.align))
-        parts.append(f"{table.title}\n{whole}")
+        formatted = tables.format_table([table.head, *rows], table.align)
+        if max(map(tables.text_width, formatted.splitlines())) > width:
+            formatted = "\n\n".join(tables.split_table(table.head, rows, width, table.align))
+        parts.append(f"{table.title}\n{formatted}")
     parts += [*_remarks(comparison), *(f"note: {note}" for run in comparison.runs for note in run.notes)]
     return "\n\n".join(parts)
 

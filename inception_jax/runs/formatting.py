@@ -115,11 +115,11 @@ def format_rate(value: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """Formats seconds: `42 s`, `3:05` (minutes), `2:03:45` (hours), `1 d 02:03`."""
-    whole = math.ceil(seconds) if math.isfinite(seconds) else 0
-    minutes, second = divmod(whole, 60)
+    rounded = math.ceil(seconds) if math.isfinite(seconds) else 0
+    minutes, second = divmod(rounded, 60)
     hours, minute = divmod(minutes, 60)
-    if whole < 60:
-        return f"{whole} s"
+    if rounded < 60:
+        return f"{rounded} s"
     if hours == 0:
         return f"{minutes}:{second:02d}"
     return f"{hours}:{minute:02d}:{second:02d}" if hours < 24 else f"{hours // 24} d {hours % 24:02d}:{minute:02d}"

@@ -116,7 +116,7 @@ def common_folder(paths: Sequence[Path]) -> Path:
 
 def read_entry(path: Path) -> RunEntry:
     """Reads the listing's line of one run; reads only the ends of its metric files."""
-    return make_entry(run_state.read(path, whole=False))
+    return make_entry(run_state.read(path, all_rows=False))
 
 
 def make_entry(run: RunState) -> RunEntry:
@@ -218,9 +218,9 @@ def _children(folder: Path) -> list[Path]:
 def _no_run(path: Path) -> str:
     """Describes in one line a path that is not a run, with the nearest runs above, below and beside it."""
     if not path.exists():
-        beside = [child.name for child in _children(path.parent) if run_state.is_run(child)]
-        near = nearest(path.name, beside)
-        some = f"; runs there: {_few(beside)}" if beside and not near else ""
+        siblings = [child.name for child in _children(path.parent) if run_state.is_run(child)]
+        near = nearest(path.name, siblings)
+        some = f"; runs there: {_few(siblings)}" if siblings and not near else ""
         return f"{path}: there is no such directory{near}{some}"
     above = next((parent for parent in path.absolute().parents if run_state.is_run(parent)), None)
     if above is not None:

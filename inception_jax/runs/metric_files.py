@@ -227,7 +227,7 @@ def _scalar(key: str, value: Any) -> str | int | float | bool | None:
 
 
 def _encode_row(row: Mapping[str, Any]) -> bytes:
-    def encoded(value):
+    def encoded(value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
         return value
@@ -268,7 +268,7 @@ def _filter_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
     if not path.exists():
         return 0
     before = path.stat().st_size
-    lines, torn = _parse_lines(path)
+    lines, incomplete = _parse_lines(path)
     kept = [line for line, row in lines if keep(row)]
     content = b"".join(kept)
     if len(content) == before:
@@ -279,7 +279,7 @@ def _filter_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
         file.flush()
         os.fsync(file.fileno())
     os.replace(new, path)
-    return len(lines) - len(kept) + torn
+    return len(lines) - len(kept) + incomplete
 
 
 def _cannot_read(path: Any, error: OSError) -> UserError:

@@ -201,6 +201,7 @@ class _SafeStream:
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
+        """Writes a text; replaces characters that the stream cannot encode."""
         try:
             return self._stream.write(text)
         except UnicodeEncodeError:
@@ -209,14 +210,17 @@ class _SafeStream:
             return len(text)
 
     def flush(self) -> None:
+        """Flushes the stream, where it is still open."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
     def isatty(self) -> bool:
+        """Whether the stream is an open terminal."""
         try:
             return self._stream.isatty()
         except (AttributeError, ValueError):
             return False
 
     def fileno(self) -> int:
+        """Returns the stream's file descriptor."""
         return self._stream.fileno()

@@ -130,33 +130,33 @@ def is_run(path: Path) -> bool:
     return any((path / name).is_file() for name in _RUN_FILES) or bool(lock.read_holder(path))
 
 
-def read(path: Path, *, whole: bool = True) -> RunState:
+def read(path: Path, *, all_rows: bool = True) -> RunState:
     """Reads a workdir.
 
     Args:
       path: of a run.
-      whole: read all rows; otherwise only so many of the newest that one of each kind is among them.
+      all_rows: read all rows; otherwise only so many of the newest that one of each kind is among them.
     """
     notes: list[str] = []
     # Before the files: if the run ends meanwhile, its result is then either missing or of this start.
-    held = lock.is_locked(path)
+    running = lock.is_locked(path)
     config = _read_or_note(manifest.read_config, path / manifest.CONFIG, notes)
     manifest_ = _read_or_note(manifest.read, path / manifest.MANIFEST, notes)
     outcome = _read_or_note(result.read_result, path / result.FILE, notes)
     trial = _read_or_note(lambda workdir: manifest.read_json_object(workdir / TRIAL), path / TRIAL, notes)
-    rows, timing = (_rows(path / name, notes, whole) for name in (metric_files.METRICS, metric_files.TIMING))
+    rows, timing = (_rows(path / name, notes, all_rows) for name in (metric_files.METRICS, metric_files.TIMING))
     age = _age(path)
     if outcome and _is_stale(path, outcome, manifest_, rows):
         outcome = {}
-    if held is None:
-        held = age is not None and age < _ALIVE_SECONDS
+    if running is None:
+        running = age is not None and age < _ALIVE_SECONDS
         notes.append(f"{path}: its file system has no locks; the age of the last row decides whether the run is alive")
-    status, why = _status(held, outcome, trial, bool(rows) or _has_checkpoint(path))
+    status, why = _status(running, outcome, trial, bool(rows) or _has_checkpoint(path))
     return RunState(path, status, why, config, manifest_, outcome, trial, rows, timing, age, tuple(notes))
 
 
-def _status(held: bool, outcome: Mapping, trial: Mapping, has_trained: bool) -> tuple[RunStatus, str]:
-    if held:
+def _status(running: bool, outcome: Mapping, trial: Mapping, has_trained: bool) -> tuple[RunStatus, str]:
+    if running:
         return RunStatus.RUNNING, ""
     # The sweep's file comes first: the trial itself records a pruning as a signal that stopped it.
     recorded = trial.get("status")
@@ -209,11 +209,11 @@ def _age(path: Path) -> float | None:
     return max(0.0, time.time() - max(times)) if times else None
 
 
-def _rows(path: Path, notes: list[str], whole: bool) -> list[dict[str, Any]]:
+def _rows(path: Path, notes: list[str], all_rows: bool) -> list[dict[str, Any]]:
     """Returns the rows of a metric file; skips invalid lines, with a note where a crash does not explain them."""
     try:
         size = path.stat().st_size
-        length = size if whole else min(size, _TAIL_BYTES)
+        length = size if all_rows else min(size, _TAIL_BYTES)
         while True:
             with open(path, "rb") as file:
                 file.seek(size - length)

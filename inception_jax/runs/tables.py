@@ -48,13 +48,13 @@ def format_markdown(head: Sequence[Any], rows: Sequence[Sequence[Any]], align: s
             yield _markdown_line(row)
 
 
-def split_table(head: Sequence[str], rows: Sequence[Sequence[str]], room: int, align: str = "") -> Iterator[str]:
+def split_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, align: str = "") -> Iterator[str]:
     """Splits a table that is too wide into several aligned ones that fit; each repeats the first column.
 
     Args:
       head: names of the columns.
       rows: cells.
-      room: width of the terminal in columns; each part has at least one column beside the first, however wide.
+      width: width of the terminal in columns; each part has at least one column beside the first, however wide.
       align: as in `format_table`.
     """
     table = [list(head), *map(list, rows)]
@@ -62,7 +62,7 @@ def split_table(head: Sequence[str], rows: Sequence[Sequence[str]], room: int, a
     first, align = 1, align or "l" * len(head)
     while first < len(head):
         end, used = first + 1, widths[0] + len(GAP) + widths[first]
-        while end < len(head) and used + len(GAP) + widths[end] <= room:
+        while end < len(head) and used + len(GAP) + widths[end] <= width:
             used += len(GAP) + widths[end]
             end += 1
         yield format_table([[row[0], *row[first:end]] for row in table], align[0] + align[first:end])
@@ -72,8 +72,8 @@ def split_table(head: Sequence[str], rows: Sequence[Sequence[str]], room: int, a
 def format_values(values: Sequence[Any]) -> list[str]:
     """Formats the values of one field; numbers with six digits, or with all where six do not distinguish them."""
     short = [format_value(value, digits=6) for value in values]
-    whole = [format_value(value) for value in values]
-    return short if len(set(short)) == len(set(whole)) else whole
+    exact = [format_value(value) for value in values]
+    return short if len(set(short)) == len(set(exact)) else exact
 
 
 def format_value(value: Any, digits: int | None = None) -> str:
@@ -93,8 +93,8 @@ def text_width(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def _padded(cell: str, room: int, side: str) -> str:
-    space = " " * (room - text_width(cell))
+def _padded(cell: str, width: int, side: str) -> str:
+    space = " " * (width - text_width(cell))
     return space + cell if side == "r" else cell + space
 
 

@@ -93,20 +93,20 @@ class _RunDisplay:
 
 
 def _bar_line(status: ProgressStatus, console: Console, options: ConsoleOptions) -> Iterator[Any]:
-    room = 0
+    columns = 0
     for before, after in _bar_layouts(status):
         text = _GAP.join(filter(None, (*before, *after)))
-        room = options.max_width - len(text) - len(_GAP)
-        if room >= _MIN_BAR:
+        columns = options.max_width - len(text) - len(_GAP)
+        if columns >= _MIN_BAR:
             break
-    if room < _MIN_BAR:
+    if columns < _MIN_BAR:
         yield _cropped(Text(text), options.max_width)
         return
     yield from console.render(Text("".join(part + _GAP for part in before), end="", style="bold"), options)
     bar = ProgressBar(
         total=max(1, status.total_steps or 0),
         completed=status.step,
-        width=min(room, _MAX_BAR),
+        width=min(columns, _MAX_BAR),
         complete_style="cyan",
         finished_style="green",
     )

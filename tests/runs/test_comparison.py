@@ -228,7 +228,7 @@ def test_labels_are_what_tells_the_paths_apart(paths, labels):
 
 def test_wide_tables_are_broken_and_keep_their_first_column(tmp_path):
     paths = [make_run(tmp_path / f"run_{number:02d}", seed=number) for number in range(20)]
-    text = comparison_report.format_text(compare(paths), room=80)
+    text = comparison_report.format_text(compare(paths), width=80)
     part = text.split("Config differences\n")[1].split("\n\nconfigs:")[0]
     assert part.count("seed") == part.count("field") > 1
     assert max(map(len, part.splitlines())) <= 80

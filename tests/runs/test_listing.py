@@ -213,7 +213,7 @@ def test_the_end_of_a_long_file_is_enough(tmp_path, monkeypatch):
     whole = listing.make_entry(run_state.read(workdir))
     for size in (150, 900):  # less than a row, and less than the file
         monkeypatch.setattr(run_state, "_TAIL_BYTES", size)
-        found = run_state.read(workdir, whole=False)
+        found = run_state.read(workdir, all_rows=False)
         assert 0 < len(found.rows) < len(run_state.read(workdir).rows) and not found.notes
         short = listing.make_entry(found)
         assert short.top1 == whole.top1 == 320 / 360
