@@ -88,7 +88,7 @@ class BaseNetwork(nn.Module):
             self.check_unused("bn_axis_name is None", "bn_axis_index_groups")
         elif size is not None:
             raise checks.ModelError(
-                "bn_group_size, bn_axis_name: set one of them: statistics are per group of examples or over devices"
+                "bn_group_size and bn_axis_name: set only one: statistics are of a group of examples or over devices"
             )
 
     def runs_heads(self, train: bool) -> bool:

@@ -108,7 +108,7 @@ def test_the_smallest_image(name):
         ("inception_v1", {"aux_heads": False, "aux_dropout_rate": 0.5}, "aux_dropout_rate: 0.5 has no effect"),
         ("inception_v4", {"bn_axis_index_groups": ((0,),)}, "bn_axis_index_groups: .* has no effect"),
         ("inception_v4", {"bn_group_size": 0}, "bn_group_size: 0 is not a whole number of at least 1"),
-        ("inception_v4", {"bn_group_size": 4, "bn_axis_name": "data"}, "bn_group_size and bn_axis_name: a group lies"),
+        ("inception_v4", {"bn_group_size": 4, "bn_axis_name": "data"}, "bn_group_size and bn_axis_name: set only one"),
         ("inception_v1", {"bn_group_size": 4}, "bn_group_size: 4 has no effect: there is no batch norm"),
         ("inception_v1", {"bn_frozen": ("conv1/bn",)}, "bn_frozen: .* has no effect: there is no batch norm"),
         ("inception_v4", {"num_classes": -1}, "num_classes: -1 is not 0 or more"),
