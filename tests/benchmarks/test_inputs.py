@@ -1,6 +1,7 @@
 """The speed of the input pipeline alone, and the data wait of a step that it feeds."""
 
 import time
+import types
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_a_step_that_waits_for_its_input_says_so(pipeline):
         class devices:
             put = staticmethod(lambda batch: batch)
 
-        train_data, prefetch = pipeline, 2
+        data = types.SimpleNamespace(train=pipeline, prefetch=2)
 
     class Bench:
         setup = Setup
