@@ -48,7 +48,7 @@ def update(row: int, record: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ThreadActivity:
-    """What one thread is doing.
+    """The batch, row and record that one thread is at.
 
     Attributes:
       worker: number of its worker process, or None in the trainer.
@@ -158,7 +158,7 @@ class ActivityTable:
         _ENTRY.pack_into(buffer, offset, *_IDLE)
 
     def activities(self) -> list[ThreadActivity]:
-        """What each thread that makes a batch is doing; the one that has been at its record the longest is first."""
+        """The activity of each thread that makes a batch; the one that has been at its record the longest is first."""
         now, pids, active = time.monotonic(), self.worker_pids(), []
         for worker in range(max(1, self._workers)):
             for slot in range(self._slots):

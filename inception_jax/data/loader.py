@@ -35,7 +35,7 @@ class Producer(abc.ABC):
     @property
     @abc.abstractmethod
     def activity(self) -> ActivityTable:
-        """What the threads that make the batches are doing now."""
+        """The activity of the threads that make the batches."""
 
     @abc.abstractmethod
     def make(self, number: int, slot: int) -> Any:

@@ -222,7 +222,7 @@ def check_shared_memory(needed: int, workers: int, path: str = _SHARED_MEMORY) -
 
 
 def _describe_exit(exit_code: int) -> str:
-    """How a process ended: "was killed by SIGKILL (exit code -9)", "ended with exit code 1"."""
+    """Describes how a process ended: "was killed by SIGKILL (exit code -9)", "ended with exit code 1"."""
     if exit_code < 0:
         with contextlib.suppress(ValueError):
             return f"was killed by {signal.Signals(-exit_code).name} (exit code {exit_code})"
