@@ -146,7 +146,7 @@ def googlenet_table(model: InceptionV1, cost: NetworkCost) -> str:
     """Formats GoogLeNet with the columns of Table 1 of arXiv:1409.4842: our numbers, then the paper's.
 
     Parameters are in thousands, operations in millions. As in the paper, conv2 and its reduction are one row, and
-    response normalisation has none; the auxiliary heads, which the paper's table does not contain, are in brackets.
+    response normalization has none; the auxiliary heads, which the paper's table does not contain, are in brackets.
     """
     rows = [["type", "patch/stride", "output", "depth", *_COLUMNS, "params", "ops", "paper: params", "ops"]]
     blocks = {block.name: block for block in cost.blocks}

@@ -120,7 +120,7 @@ def _log_start(start: RunStart) -> None:
 
 
 def summary(run: InterruptedRun, seconds: float) -> dict[str, Any]:
-    """Summarises a finished run as JSON values."""
+    """Summarizes a finished run as JSON values."""
     hits = collections.Counter(start.hit for start in run.starts if start.hit)
     return {
         "signals": run.hits(),
@@ -202,7 +202,7 @@ def _write_result(output: Path | None, setting: dict[str, Any], name: str, resul
 
 
 def _interrupt_and_finish(run: InterruptedRun, interrupt: Callable[[], None]) -> dict[str, Any]:
-    """Interrupts a run, lets it finish, and summarises it."""
+    """Interrupts a run, lets it finish, and summarizes it."""
     start, problem = time.monotonic(), None
     try:
         interrupt()

@@ -37,7 +37,7 @@ class Equivalent:
 EQUIVALENTS: dict[str, Equivalent] = {
     "inception_v1": Equivalent(
         torch="a plain definition in inception_jax/benchmarks/torch_models.py, because torchvision and timm have no "
-        "GoogLeNet with local response normalisation",
+        "GoogLeNet with local response normalization",
         packages=(),
         options={},
         dropout={"dropout_rate": 0.4, "aux_dropout_rate": 0.7},

@@ -186,7 +186,7 @@ class _PairedRun:
 
 
 def _summary(results: _SideResults, baseline: _SideResults, workload: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Summarises the results of a side as JSON values.
+    """Summarizes the results of a side as JSON values.
 
     Returns:
       "prepared", its answer; per kind of step {"step_seconds": median, p10 and p90 over the blocks,

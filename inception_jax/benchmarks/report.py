@@ -53,7 +53,7 @@ def _head(result: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield (
             f"peak FLOP/s or bandwidth not known ({limits['source']}), so there is no "
-            + ("roofline" if limits["flops"] else "utilisation and no roofline")
+            + ("roofline" if limits["flops"] else "utilization and no roofline")
             + "; --peak_tflops and --bandwidth_gbs give them (a number, or 'measure' to measure them now)"
         )
 
@@ -81,7 +81,7 @@ def _kind(result: Mapping[str, Any], kind: str) -> Iterator[str]:
         "with activations, batch norm and pools)"
     )
     used = f", {100 * work['utilization']:.1f} % of the peak" if work["utilization"] is not None else ""
-    yield f"  utilisation  {work['per_second_per_device'] / 1e12:,.4g} TFLOP/s per device{used}"
+    yield f"  utilization  {work['per_second_per_device'] / 1e12:,.4g} TFLOP/s per device{used}"
     yield f"  memory       {_memory(content['memory'])}"
     if "losses" in content:
         losses = content["losses"]
@@ -159,7 +159,7 @@ _FIGURES = (
     ("step, p10", "step_seconds.p10", 1e3, "ms"),
     ("step, p90", "step_seconds.p90", 1e3, "ms"),
     ("images/s", "images_per_second", 1.0, ""),
-    ("utilisation", "flops.utilization", 100.0, "%"),
+    ("utilization", "flops.utilization", 100.0, "%"),
     ("of the roofline", "roofline.fraction", 100.0, "%"),
     ("memory planned", "memory.program.total", 1 / 2**20, "MiB"),
     ("memory peak", "memory.device.peak", 1 / 2**20, "MiB"),

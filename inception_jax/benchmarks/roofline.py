@@ -23,7 +23,7 @@ TOLERANCE = 0.10  # activations, batch norm and pools are in the compiler's coun
 
 
 class FlopsDisagree(UserError):
-    """Our count of a step's FLOPs and the compiler's differ too much for a utilisation to mean anything."""
+    """Our count of a step's FLOPs and the compiler's differ too much for a utilization to mean anything."""
 
 
 def layers_of(cost: NetworkCost, kind: str, aux_heads: bool = True) -> list[LayerCost]:
@@ -54,7 +54,7 @@ def passes(layer: LayerCost, kind: str) -> int:
 def model_flops(layers: Iterable[LayerCost], kind: str) -> int:
     """FLOPs per image by the papers' count: two per multiply-add, those on the padding included.
 
-    This is the numerator of "model FLOP/s utilisation" (arXiv:2204.02311, appendix B, for another kind of network): no
+    This is the numerator of "model FLOP/s utilization" (arXiv:2204.02311, appendix B, for another kind of network): no
     recomputation, no activation, no optimizer.
     """
     return sum(2 * layer.macs * passes(layer, kind) for layer in layers)

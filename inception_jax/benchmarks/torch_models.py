@@ -49,7 +49,7 @@ def build(model: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module
             transform_input=False,
             dropout=options["dropout_rate"],
             dropout_aux=options.get("aux_dropout_rate", 0.0),
-            # Batch norm makes the kernels' scale irrelevant, and torchvision's initialisation takes seconds.
+            # Batch norm makes the kernels' scale irrelevant, and torchvision's initialization takes seconds.
             init_weights=False,
         )
     if model == "inception_v3":
@@ -176,7 +176,7 @@ class _AuxHead(nn.Module):
 
 
 def _initialize_as_caffe(model: nn.Module) -> None:
-    """Initialises as bvlc_googlenet does: Caffe's xavier, biases of 0.2, and of 0 in the classifiers."""
+    """Initializes as bvlc_googlenet does: Caffe's xavier, biases of 0.2, and of 0 in the classifiers."""
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = math.sqrt(3 / layer.weight[0].numel())

@@ -1,6 +1,6 @@
 """Decoding and random cropping of images on the host (data augmentation), in uint8.
 
-Colour distortions and normalisation run on the device: on the host they would cost more than decoding.
+Colour distortions and normalization run on the device: on the host they would cost more than decoding.
 """
 
 from __future__ import annotations

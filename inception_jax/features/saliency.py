@@ -24,7 +24,7 @@ def saliency(
     Args:
       model: the network.
       variables: its weights.
-      images: float [B, H, W, 3], normalised.
+      images: float [B, H, W, 3], normalized.
       endpoint: its name, or TF-slim's, or "logits".
       channel: from 0; negative: from the end.
 

@@ -32,11 +32,11 @@ class BaseNetwork(nn.Module):
       dtype: computation dtype (bfloat16, float32, float64 under 64-bit JAX); statistics and logits are in at least
         float32.
       param_dtype: dtype of the parameters; batch statistics are in at least float32.
-      remat: rematerialisation (`jax.checkpoint`): the modules of the trunk recompute their activations in the backward
+      remat: rematerialization (`jax.checkpoint`): the modules of the trunk recompute their activations in the backward
         pass instead of storing them. Less memory for one more forward pass; the numbers are the same.
       batch_norm: whether batch norm follows the convolutions, which then have no bias.
       bn_scale, bn_epsilon, bn_momentum, bn_unbiased_variance, bn_axis_name, bn_axis_index_groups, bn_group_size,
-        bn_frozen: see `normalization.BatchNormOptions`; axis and group size are ignored during initialisation.
+        bn_frozen: see `normalization.BatchNormOptions`; axis and group size are ignored during initialization.
     """
 
     num_classes: int = 1000
@@ -92,7 +92,7 @@ class BaseNetwork(nn.Module):
             )
 
     def runs_heads(self, train: bool) -> bool:
-        """Whether the auxiliary heads run: in training and during initialisation only."""
+        """Whether the auxiliary heads run: in training and during initialization only."""
         return self.aux_heads and self.num_classes > 0 and (train or self.is_initializing())
 
     def check_rates(self, *fields: str) -> None:
@@ -113,8 +113,8 @@ class BaseNetwork(nn.Module):
         """The options that this network's layers share.
 
         Args:
-          kernel_init: initialiser of convolution kernels.
-          linear_init: initialiser of the kernels of fully connected layers.
+          kernel_init: initializer of convolution kernels.
+          linear_init: initializer of the kernels of fully connected layers.
           bias: initial value of biases.
           conv_bias: see `LayerOptions`.
         """

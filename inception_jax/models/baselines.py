@@ -72,8 +72,8 @@ class AlexNet(BaseNetwork):
     """AlexNet (Krizhevsky, Sutskever and Hinton, NIPS 2012), as Caffe trained it (BVLC models/bvlc_alexnet).
 
     conv2, conv4 and conv5 are grouped convolutions of two groups, as in the paper (two GPUs): 60,965,224 parameters.
-    LRN is Caffe's, as in GoogLeNet (alpha / size, k = 1; the paper: alpha, k = 2), and biases that are not initialised
-    to 0 are initialised to 0.1 (the paper: 1). Maps that are not 6x6 after pool5 are averaged to 6x6, so that every
+    LRN is Caffe's, as in GoogLeNet (alpha / size, k = 1; the paper: alpha, k = 2), and biases that are not initialized
+    to 0 are initialized to 0.1 (the paper: 1). Maps that are not 6x6 after pool5 are averaged to 6x6, so that every
     image size works; 227 pixels give 6x6.
     """
 
@@ -87,7 +87,7 @@ class AlexNet(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalised; H and W at least 67 pixels (Caffe: 227).
+          images: [B, H, W, 3], floating-point, normalized; H and W at least 67 pixels (Caffe: 227).
           train: whether dropout (and batch statistics, with batch norm) is on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -131,7 +131,7 @@ VGG16_BLOCKS = {
 class VGG16(BaseNetwork):
     """VGG-16 (arXiv:1409.1556, configuration D of Table 1).
 
-    Kernels are initialised by Glorot's uniform initialiser, with which the authors found no pre-training of a smaller
+    Kernels are initialized by Glorot's uniform initializer, with which the authors found no pre-training of a smaller
     network necessary (section 3.1). Maps that are not 7x7 after the last pool are averaged to 7x7; 224 pixels give 7x7.
     """
 
@@ -145,7 +145,7 @@ class VGG16(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalised; H and W at least 32 pixels (the paper: 224).
+          images: [B, H, W, 3], floating-point, normalized; H and W at least 32 pixels (the paper: 224).
           train: whether dropout (and batch statistics, with batch norm) is on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -168,7 +168,7 @@ class VGG16(BaseNetwork):
         return InceptionOutput(classifier(self.num_classes, options)(x), (), ends)
 
 
-# Caffe's nin_imagenet: a convolution and 1x1 convolutions after it ("cccp"), with an initialiser where its standard
+# Caffe's nin_imagenet: a convolution and 1x1 convolutions after it ("cccp"), with an initializer where its standard
 # deviation is not 0.05. The fourth block ends with the classifier.
 MLP_CONVS = {
     "mlpconv1": (
@@ -203,7 +203,7 @@ class NetworkInNetwork(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalised; H and W at least 67 pixels (Caffe: 224).
+          images: [B, H, W, 3], floating-point, normalized; H and W at least 67 pixels (Caffe: 224).
           train: whether dropout (and batch statistics, with batch norm) is on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -228,7 +228,7 @@ class NetworkInNetwork(BaseNetwork):
             return InceptionOutput(global_avg_pool(x).astype(at_least_float32(self.dtype)), (), ends)
         # One filter per class whatever the width multiplier, and in float32, as every classifier here.
         exact = dataclasses.replace(options, width_multiplier=1.0, dtype=at_least_float32(self.dtype))
-        last = ConvUnit(self.num_classes, (1, 1), exact, normalise=False, kernel_init=Normal(0.01), name="classifier")
+        last = ConvUnit(self.num_classes, (1, 1), exact, normalize=False, kernel_init=Normal(0.01), name="classifier")
         return InceptionOutput(global_avg_pool(last(x, train=train)), (), ends)
 
 

@@ -22,7 +22,7 @@ class Conv:
       features: filters in the paper's network, before the width multiplier.
       kernel: (height, width) in pixels.
       stride, padding, dilation: as of `ConvUnit`.
-      init: initialiser of the kernel where the source sets one for this layer; None: the network's.
+      init: initializer of the kernel where the source sets one for this layer; None: the network's.
     """
 
     name: str
@@ -130,7 +130,7 @@ class Residual(Mixed):
         """The input plus the scaled residual."""
         # The input's channels are scaled already: the width multiplier must not apply again.
         unscaled = dataclasses.replace(self.options, width_multiplier=1.0)
-        up = ConvUnit(x.shape[-1], (1, 1), unscaled, normalise=False, relu=False, name="up")
+        up = ConvUnit(x.shape[-1], (1, 1), unscaled, normalize=False, relu=False, name="up")
         x = x + float(self.scale) * up(self.concatenate_branches(x, train), train=train)
         return nn.relu(x) if self.relu else x
 

@@ -72,7 +72,7 @@ def check_images(images: jax.Array, minimum: int, model: str) -> None:
     if len(shape) != 4 or shape[3] != 3:
         raise ModelError(f"images: shape {shape} is not [batch, height, width, 3]")
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ModelError(f"images: {images.dtype} pixels; the network takes normalised floating-point pixels")
+        raise ModelError(f"images: {images.dtype} pixels; the network takes normalized floating-point pixels")
     if min(shape[1:3]) < minimum:
         raise ModelError(f"images: {shape[1]}x{shape[2]} pixels are too few for {model}: at least {minimum}x{minimum}")
 

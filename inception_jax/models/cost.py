@@ -128,7 +128,7 @@ def count_cost(model: BaseNetwork, image_size: int) -> NetworkCost:
             layers.extend(_layers(module, args[0].shape[1:], output.shape[1:], first=not layers))
         return output
 
-    def initialise(key: jax.Array, images: jax.Array) -> Any:
+    def initialize(key: jax.Array, images: jax.Array) -> Any:
         with nn.intercept_methods(count):
             output, variables = model.init_with_output(key, images)
         # Recorded here, in order: the dict that `jax.eval_shape` returns is sorted by name.
@@ -136,7 +136,7 @@ def count_cost(model: BaseNetwork, image_size: int) -> NetworkCost:
         return variables
 
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    variables = jax.eval_shape(initialise, jax.eval_shape(lambda: jax.random.key(0)), images)
+    variables = jax.eval_shape(initialize, jax.eval_shape(lambda: jax.random.key(0)), images)
     blocks = []
     for name, shape in _shapes_in_order(endpoints, layers).items():
         leaves = jax.tree.leaves(variables["params"].get(name, {}))

@@ -61,7 +61,7 @@ class AuxHeadV1(nn.Module):
 
     Average pool 5x5/3 to 4x4, 1x1 convolution to 128, fully connected 1024, dropout, classifier. On maps where the
     5x5/3 pool does not give 4x4, sixteen evenly spaced windows do (`pooling.even_avg_pool`), so that the parameters do
-    not depend on the image size. With batch norm the convolution is normalised and the fully connected layer keeps
+    not depend on the image size. With batch norm the convolution is normalized and the fully connected layer keeps
     its bias, as torchvision has it.
 
     Attributes:
@@ -94,14 +94,14 @@ class AuxHeadV2(nn.Module):
     """BN-Inception's auxiliary head, as caffe-googlenet-bn has it (train_val.prototxt; the paper describes none).
 
     Average pool 5x5/3, 1x1 convolution to 128, fully connected 1024, classifier; no dropout. Batch norm follows the
-    fully connected layer, too. Kernels are initialised by Caffe's xavier filler. Caffe's pool rounds up: 7x7 becomes
+    fully connected layer, too. Kernels are initialized by Caffe's xavier filler. Caffe's pool rounds up: 7x7 becomes
     2x2, the last windows cut by the edge. On maps where it does not give `output` windows per axis, evenly spaced
     windows do (`pooling.even_avg_pool`).
 
     Attributes:
       num_classes: outputs of the classifier.
       output: height and width of the pooled map: 4 on 14x14, 2 on 7x7.
-      options: the network's layer options; the initialisers are replaced.
+      options: the network's layer options; the initializers are replaced.
     """
 
     num_classes: int
@@ -138,7 +138,7 @@ class AuxHeadV4(nn.Module):
     Attributes:
       num_classes: outputs of the classifier.
       options: the network's layer options.
-      conv_init, classifier_init: initialisers of the kernels of the 5x5 convolution and of the classifier; None: those
+      conv_init, classifier_init: initializers of the kernels of the 5x5 convolution and of the classifier; None: those
         of `options`.
     """
 

@@ -1,8 +1,8 @@
 """GoogLeNet, the Inception network of "Going Deeper with Convolutions" (arXiv:1409.4842).
 
 The defaults are the paper's network; where the paper says nothing, as Caffe trained it (BVLC
-models/bvlc_googlenet/train_val.prototxt): true 5x5 branches, a ReLU after every convolution, biases initialised to 0.2,
-local response normalisation, max pools that round up, dropout 40 %, two auxiliary heads with dropout 70 %. The
+models/bvlc_googlenet/train_val.prototxt): true 5x5 branches, a ReLU after every convolution, biases initialized to 0.2,
+local response normalization, max pools that round up, dropout 40 %, two auxiliary heads with dropout 70 %. The
 switches make the other published variants.
 """
 
@@ -118,7 +118,7 @@ def naive_module(widths: GoogLeNetWidths, five_by_five: int) -> tuple[Branch, ..
 
 
 class InceptionV1(BaseNetwork):
-    """GoogLeNet; with `batch_norm=True, lrn=False` its batch-normalised variant.
+    """GoogLeNet; with `batch_norm=True, lrn=False` its batch-normalized variant.
 
     Attributes (and those of `BaseNetwork`):
       aux_dropout_rate: dropout inside the auxiliary heads.
@@ -132,7 +132,7 @@ class InceptionV1(BaseNetwork):
       conv1_padding: "caffe" (3 pixels on every side) or "same" (TensorFlow's: 2 before and 3 after at 224).
       pool_rounding: "caffe" (output sizes round up, nothing padded before) or "same" (TensorFlow's); they agree on
         maps of even size.
-      lrn: whether local response normalisation follows pool1 and conv2.
+      lrn: whether local response normalization follows pool1 and conv2.
       aux_pool: the average pool of the heads: "paper" (5x5/3), or "adaptive" (torchvision's), whose windows on 14x14
         are 4x4 at 0, 3, 7 and 10: another function. It is part of a published variant and allowed without heads.
       lrn_size, lrn_alpha, lrn_beta, lrn_k: constants of LRN in Caffe's definition, x · (k + alpha / size · Σ x²)^-beta.
@@ -187,7 +187,7 @@ class InceptionV1(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalised; H and W at least 32 pixels (the paper: 224).
+          images: [B, H, W, 3], floating-point, normalized; H and W at least 32 pixels (the paper: 224).
           train: whether dropout, batch statistics and auxiliary heads are on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -230,17 +230,17 @@ class InceptionV1(BaseNetwork):
         x = ends["conv1"] = ConvUnit(64, (7, 7), options, 2, padding, name="conv1")(x, train=train)
         x = ends["pool1"] = self._pool(x, 3)
         if self.lrn:
-            x = ends["norm1"] = self._normalise(x)
+            x = ends["norm1"] = self._normalize(x)
         if self.conv2_reduce:
             x = ends["conv2_reduce"] = ConvUnit(64, (1, 1), options, name="conv2_reduce")(x, train=train)
         x = ends["conv2"] = ConvUnit(192, (3, 3), options, name="conv2")(x, train=train)
         if self.lrn:
-            x = ends["norm2"] = self._normalise(x)
+            x = ends["norm2"] = self._normalize(x)
         x = ends["pool2"] = self._pool(x, 3)
         return x
 
     def _pool(self, x: jax.Array, window: int) -> jax.Array:
         return MaxPool(window, 2, "CEIL" if self.pool_rounding == "caffe" else "SAME")(x)
 
-    def _normalise(self, x: jax.Array) -> jax.Array:
+    def _normalize(self, x: jax.Array) -> jax.Array:
         return local_response_norm(x, self.lrn_size, self.lrn_alpha, self.lrn_beta, self.lrn_k)

@@ -65,7 +65,7 @@ TABLES = {
 MAX_POOLED = "5b"  # the only module whose projection follows a max pool
 AUX_HEADS = {"3c": ("aux1", 4), "4e": ("aux2", 2)}  # module -> the head that reads it, and the size of its pooled map
 
-# slim's standard deviations (inception_v2.py); its other convolutions are initialised by variance scaling.
+# slim's standard deviations (inception_v2.py); its other convolutions are initialized by variance scaling.
 STEM_INIT, REDUCE_INIT, PROJECTION_INIT = TruncatedNormal(1.0), TruncatedNormal(0.09), TruncatedNormal(0.1)
 
 # slim counts a module that halves the map among those after it: its 4a is the paper's 3c.
@@ -187,7 +187,7 @@ class InceptionV2(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalised; H and W at least 32 pixels (the paper: 224).
+          images: [B, H, W, 3], floating-point, normalized; H and W at least 32 pixels (the paper: 224).
           train: whether dropout, batch statistics and auxiliary heads are on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -200,7 +200,7 @@ class InceptionV2(BaseNetwork):
         """
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_v2")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
-        # slim's classifier is a 1x1 convolution, and is initialised as one.
+        # slim's classifier is a 1x1 convolution, and is initialized as one.
         options = self.layer_options(slim_variance_scaling, slim_variance_scaling, conv_bias=self.conv_bias)
         ends: dict[str, jax.Array] = {}
         x = self._stem(images.astype(self.dtype), options, train, ends)
@@ -222,7 +222,7 @@ class InceptionV2(BaseNetwork):
         conv1: ConvUnit | SeparableConvUnit
         if self.stem == "dense":
             conv1 = ConvUnit(
-                64, (7, 7), options, 2, padding, normalise=self.stem_batch_norm, kernel_init=STEM_INIT, name="conv1"
+                64, (7, 7), options, 2, padding, normalize=self.stem_batch_norm, kernel_init=STEM_INIT, name="conv1"
             )
         else:
             # slim's rule: at most as many channels between the two convolutions as after the second.
@@ -233,7 +233,7 @@ class InceptionV2(BaseNetwork):
                 options,
                 2,
                 padding,
-                normalise=self.stem_batch_norm,
+                normalize=self.stem_batch_norm,
                 multiplier=maps,
                 depthwise_init=STEM_INIT,
                 pointwise_init=STEM_INIT,

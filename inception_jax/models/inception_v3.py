@@ -67,7 +67,7 @@ def inception_a(pool_proj: int, pool: AvgPool) -> tuple[Branch, ...]:
 
 
 def inception_b(width: int, pool: AvgPool) -> tuple[Branch, ...]:
-    """Figure 6 with n = 7: 17x17x768 to the same, `width` filters inside the factorised branches."""
+    """Figure 6 with n = 7: 17x17x768 to the same, `width` filters inside the factorized branches."""
     return (
         (Conv("conv_1x1", 192, (1, 1)),),
         (Conv("conv_7x7_reduce", width, (1, 1)), Conv("conv_1x7", width, (1, 7)), Conv("conv_7x1", 192, (7, 1))),
@@ -178,7 +178,7 @@ class InceptionV3(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalised; H and W at least 75 pixels (the paper: 299).
+          images: [B, H, W, 3], floating-point, normalized; H and W at least 75 pixels (the paper: 299).
           train: whether dropout, batch statistics and the auxiliary head are on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -192,7 +192,7 @@ class InceptionV3(BaseNetwork):
         """
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_v3")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
-        # slim's classifier is a 1x1 convolution, and is initialised as one.
+        # slim's classifier is a 1x1 convolution, and is initialized as one.
         options = self.layer_options(slim_variance_scaling, slim_variance_scaling)
         ends: dict[str, jax.Array] = {}
         aux_logits: list[jax.Array] = []

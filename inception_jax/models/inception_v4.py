@@ -155,7 +155,7 @@ class InceptionV4(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalised; H and W at least 75 pixels (the paper: 299).
+          images: [B, H, W, 3], floating-point, normalized; H and W at least 75 pixels (the paper: 299).
           train: whether dropout, batch statistics and the auxiliary head are on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 

@@ -1,4 +1,4 @@
-"""Initialisers, and `init_variables`: a network's variables without compiling the network.
+"""Initializers, and `init_variables`: a network's variables without compiling the network.
 
 `model.init` runs the whole forward pass to find the shapes: eagerly it compiles several hundred operations, and under
 `jax.jit` one random generator per parameter. `init_variables` takes the shapes from `jax.eval_shape` and fills every
@@ -168,7 +168,7 @@ def _offset_threefry() -> Any:
 
 
 def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[str, Any]:
-    """Initialises a network: the tree and values of `model.init(key, zeros)`, without compiling the forward pass.
+    """Initializes a network: the tree and values of `model.init(key, zeros)`, without compiling the forward pass.
 
     Args:
       model: a network of this package.

@@ -22,8 +22,8 @@ class LayerOptions:
     """Options that all layers of one network share.
 
     Attributes:
-      kernel_init: initialiser of convolution kernels.
-      linear_init: initialiser of the kernels of fully connected layers.
+      kernel_init: initializer of convolution kernels.
+      linear_init: initializer of the kernels of fully connected layers.
       bias: initial value of biases, except the classifiers' (0).
       batch_norm: options of the batch norm between convolution and ReLU; None: convolutions have a bias instead.
       dtype: computation dtype.
@@ -67,9 +67,9 @@ class ConvUnit(nn.Module):
       strides: stride along rows and columns.
       padding: "SAME", "VALID", or a number of pixels on every side.
       dilation: distance in pixels between neighbouring taps of the kernel.
-      normalise: whether batch norm follows, if `options` has it; otherwise a bias follows.
+      normalize: whether batch norm follows, if `options` has it; otherwise a bias follows.
       relu: whether a ReLU follows.
-      kernel_init: initialiser of the kernel; None: that of `options`.
+      kernel_init: initializer of the kernel; None: that of `options`.
     """
 
     features: int
@@ -78,7 +78,7 @@ class ConvUnit(nn.Module):
     strides: int = 1
     padding: str | int = "SAME"
     dilation: int = 1
-    normalise: bool = True
+    normalize: bool = True
     relu: bool = True
     kernel_init: Initializer | None = None
 
@@ -108,10 +108,10 @@ class SeparableConvUnit(nn.Module):
     Parameters: `depthwise_kernel` [height, width, in, multiplier], `pointwise_kernel` [1, 1, in * multiplier, out].
 
     Attributes:
-      features, kernel_size, options, strides, padding, dilation, normalise, relu: as of `ConvUnit`; stride, padding and
+      features, kernel_size, options, strides, padding, dilation, normalize, relu: as of `ConvUnit`; stride, padding and
         dilation are the depthwise convolution's.
       multiplier: output channels of the depthwise convolution per input channel.
-      depthwise_init, pointwise_init: initialisers of the kernels; None: that of `options`.
+      depthwise_init, pointwise_init: initializers of the kernels; None: that of `options`.
     """
 
     features: int
@@ -120,7 +120,7 @@ class SeparableConvUnit(nn.Module):
     strides: int = 1
     padding: str | int = "SAME"
     dilation: int = 1
-    normalise: bool = True
+    normalize: bool = True
     relu: bool = True
     multiplier: int = 1
     depthwise_init: Initializer | None = None
@@ -152,7 +152,7 @@ class SeparableConvUnit(nn.Module):
 def _finish(unit: ConvUnit | SeparableConvUnit, x: jax.Array, train: bool) -> jax.Array:
     """Applies what follows a unit's convolution: bias, batch norm and ReLU, where it has them."""
     options = unit.options
-    batch_norm = options.batch_norm if unit.normalise else None
+    batch_norm = options.batch_norm if unit.normalize else None
     if batch_norm is None or options.conv_bias:
         bias = parameter(unit, "bias", Constant(options.bias), x.shape[-1:], options.param_dtype)
         x = x + bias.astype(options.dtype)
@@ -166,7 +166,7 @@ class Linear(nn.Module):
 
     Attributes:
       features: number of outputs; the width multiplier is not applied here.
-      kernel_init: initialiser of the kernel.
+      kernel_init: initializer of the kernel.
       bias: initial value of the bias; None: no bias.
       dtype: computation dtype.
       param_dtype: dtype of the parameters.

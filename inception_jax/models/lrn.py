@@ -1,4 +1,4 @@
-"""Local response normalisation (LRN) across channels, as Caffe defines it, with a hand-written gradient.
+"""Local response normalization (LRN) across channels, as Caffe defines it, with a hand-written gradient.
 
 The gradient is two sums over a few neighbouring channels, and powers made of square roots. CPU time of forward and
 backward together relative to `x * (k + alpha / size * reduce_window(x * x)) ** -beta` and its automatic
@@ -18,7 +18,7 @@ from jax import lax
 def local_response_norm(
     x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> jax.Array:
-    """Normalises x by its neighbouring channels: x * (k + alpha / size * S) ** -beta.
+    """Normalizes x by its neighbouring channels: x * (k + alpha / size * S) ** -beta.
 
     S is the sum of x squared over the `size` channels centred on each one. Definition (`lrn_layer.cpp`,
     ACROSS_CHANNELS) and defaults are Caffe's, and those of GoogLeNet's prototxt: alpha is divided by the window size,
@@ -43,20 +43,20 @@ def local_response_norm(
         raise ValueError(f"local_response_norm: size {size}: expected an odd number of channels")
     if k <= 0:
         raise ValueError(f"local_response_norm: k {k}: expected a number above 0")
-    return _normalise(x, size, alpha, beta, k)
+    return _normalize(x, size, alpha, beta, k)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _normalise(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> jax.Array:
+def _normalize(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> jax.Array:
     wide = _widen(x)
     return (wide * _powers(wide, size, alpha, beta, k)[0]).astype(x.dtype)
 
 
-def _normalise_forward(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> tuple[jax.Array, jax.Array]:
-    return _normalise(x, size, alpha, beta, k), x
+def _normalize_forward(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> tuple[jax.Array, jax.Array]:
+    return _normalize(x, size, alpha, beta, k), x
 
 
-def _normalise_backward(
+def _normalize_backward(
     size: int, alpha: float, beta: float, k: float, x: jax.Array, gradient: jax.Array
 ) -> tuple[jax.Array]:
     # With d the bracket: dL/dx_i = g_i d_i^-beta - 2 alpha beta / size * x_i * sum of g_j x_j d_j^(-beta-1) over the
@@ -69,7 +69,7 @@ def _normalise_backward(
     return ((gradient * power - (2 * alpha * beta / size) * wide * crossed).astype(x.dtype),)
 
 
-_normalise.defvjp(_normalise_forward, _normalise_backward)
+_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _powers(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> tuple[jax.Array, jax.Array]:

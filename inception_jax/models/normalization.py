@@ -1,4 +1,4 @@
-"""Batch normalisation (arXiv:1502.03167) with the switches in which published networks differ."""
+"""Batch normalization (arXiv:1502.03167) with the switches in which published networks differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from inception_jax.models.parameters import parameter, statistic
 
 @dataclasses.dataclass(frozen=True)
 class BatchNormOptions:
-    """Options of batch normalisation.
+    """Options of batch normalization.
 
     Attributes:
       use_scale: whether there is a scale (gamma) beside the shift (beta); slim's networks have none, since the next
@@ -26,11 +26,11 @@ class BatchNormOptions:
       momentum: weight of the old value when running statistics are updated (slim's "decay" 0.9997; PyTorch's 0.1 is
         0.9 here).
       unbiased_variance: whether the running variance is the unbiased one, N/(N-1) times the batch's, as in slim's
-        fused kernel and in PyTorch; the batch itself is always normalised by its biased variance.
+        fused kernel and in PyTorch; the batch itself is always normalized by its biased variance.
       axis_name: the mapped axis (pmap, shard_map or vmap) over which batch statistics are averaged; None: each device
-        normalises by the statistics of its per-device batch, as in the papers.
+        normalizes by the statistics of its per-device batch, as in the papers.
       axis_index_groups: groups of devices that share their statistics, as `jax.lax.pmean` takes them.
-      group_size: number of neighbouring examples of the batch that are normalised together ("ghost batch norm",
+      group_size: number of neighbouring examples of the batch that are normalized together ("ghost batch norm",
         arXiv:1705.08741); running statistics are updated with the mean over the groups. None: the whole batch.
       frozen: paths of layers ("conv1/bn") that use their running statistics in training as well and do not update
         them; a path that the network does not have is ignored.
@@ -47,10 +47,10 @@ class BatchNormOptions:
 
 
 class BatchNorm(nn.Module):
-    """Normalises each channel by batch statistics in training and by running statistics otherwise.
+    """Normalizes each channel by batch statistics in training and by running statistics otherwise.
 
     Parameters: `scale` (with `options.use_scale`) and `bias`; `mean` and `var` in the collection `batch_stats`.
-    Statistics and normalisation are computed in at least float32, and in float64 for float64 inputs.
+    Statistics and normalization are computed in at least float32, and in float64 for float64 inputs.
 
     Attributes:
       options: see `BatchNormOptions`.
@@ -62,7 +62,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalises `x` [B, ..., C] over all axes but the last; returns the same shape and dtype.
+        """Normalizes `x` [B, ..., C] over all axes but the last; returns the same shape and dtype.
 
         Raises:
           ModelError: the batch size is not a multiple of `options.group_size`.
@@ -100,7 +100,7 @@ def at_least_float32(dtype: Any) -> Any:
 def _batch_statistics(x: jax.Array, options: BatchNormOptions | None) -> tuple[jax.Array, jax.Array, int]:
     """Computes mean and biased variance, over devices too with `options.axis_name`, and how many values they are of.
 
-    Both are [C], or [groups, C] with `options.group_size`. `options` is None during initialisation.
+    Both are [C], or [groups, C] with `options.group_size`. `options` is None during initialization.
     """
     count = x.size // x.shape[-1]
     if options is not None and options.group_size is not None:

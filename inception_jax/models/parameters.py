@@ -40,7 +40,7 @@ def record_declarations() -> Iterator[list[ArrayDeclaration]]:
 
 
 def _declare(module: nn.Module, collection: str, name: str, initializer: Initializer, shape: Any, dtype: Any) -> Any:
-    """Records the leaf inside `record_declarations`, and then returns an initialiser of zeros instead of its own."""
+    """Records the leaf inside `record_declarations`, and then returns an initializer of zeros instead of its own."""
     declarations = _record.get()
     if declarations is None:
         return initializer

@@ -72,12 +72,12 @@ _SPECS = {
         ),
         ModelSpec(
             name="inception_v1_bn",
-            # Dropout 0.2 as slim (keep 0.8) and torchvision have it in their batch-normalised GoogLeNets.
+            # Dropout 0.2 as slim (keep 0.8) and torchvision have it in their batch-normalized GoogLeNets.
             constructor=functools.partial(InceptionV1, batch_norm=True, lrn=False, dropout_rate=0.2),
             image_size=224,
             min_image_size=inception_v1.MIN_IMAGE_SIZE,
             aux_weights=(0.3, 0.3),
-            paper="arXiv:1409.4842, Table 1, with batch norm (arXiv:1502.03167) for biases and response normalisation",
+            paper="arXiv:1409.4842, Table 1, with batch norm (arXiv:1502.03167) for biases and response normalization",
             parameters=7_005_832,
             parameters_with_aux=13_385_816,
             macs=1_582_671_872,

@@ -102,7 +102,7 @@ class SeparableBlock(nn.Module):
 
 
 class Xception(BaseNetwork):
-    """Xception. Batch norm and initialisers (Glorot's uniform) are Keras's, from which the published weights come.
+    """Xception. Batch norm and initializers (Glorot's uniform) are Keras's, from which the published weights come.
 
     The defaults differ from Keras's in two places that do not affect the weights' use: dropout of 0.5 before the
     classifier is the paper's for ImageNet (section 4.2; Keras has none), and `bn_momentum` is that of the other
@@ -132,7 +132,7 @@ class Xception(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalised; H and W at least 71 pixels (the paper: 299).
+          images: [B, H, W, 3], floating-point, normalized; H and W at least 71 pixels (the paper: 299).
           train: whether dropout and batch statistics are on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 

@@ -55,7 +55,7 @@ SLIM = (
 )  # fmt: skip
 
 _PT = "https://download.pytorch.org/models"
-_QUANTISED = "quantised to 8 bits (PyTorch's fbgemm): other arithmetic, not weights of this network"
+_QUANTIZED = "quantized to 8 bits (PyTorch's fbgemm): other arithmetic, not weights of this network"
 
 
 def _torchvision(
@@ -86,8 +86,8 @@ TORCHVISION = (
                  "the auxiliary heads are untrained", "3x3 convolutions where the paper has 5x5"),
     _torchvision("inception_v3_google-0cc3c7bd.pth", "inception_v3", 77.294, 93.450,
                  "trained by Google; its average pools count the padding, which those of its training did not"),
-    _torchvision("googlenet_fbgemm-c81f6644.pth", "inception_v1_bn", 69.826, 89.404, unusable=_QUANTISED),
-    _torchvision("inception_v3_google_fbgemm-a2837893.pth", "inception_v3", 77.176, 93.354, unusable=_QUANTISED),
+    _torchvision("googlenet_fbgemm-c81f6644.pth", "inception_v1_bn", 69.826, 89.404, unusable=_QUANTIZED),
+    _torchvision("inception_v3_google_fbgemm-a2837893.pth", "inception_v3", 77.176, 93.354, unusable=_QUANTIZED),
 )  # fmt: skip
 
 
@@ -304,7 +304,7 @@ INCEPTION5H = (
         aux_heads=True,
         notes=(
             "1008 outputs in an order of its own, not ImageNet's",
-            "the constants of its response normalisation stand in the graph itself; ports disagree about them",
+            "the constants of its response normalization stand in the graph itself; ports disagree about them",
         ),
     ),
 )

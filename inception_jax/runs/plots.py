@@ -288,6 +288,6 @@ def first_layer_filters(kernel: np.ndarray, path: str | os.PathLike, *, title: s
         axes = figure.add_axes(place)
         axes.imshow(sheet[..., 0] if channels == 1 else sheet, cmap="gray", interpolation="nearest")
         plot_style.hide_axes(axes)
-        text = f"{title}: {count} filters of {height}×{width}×{channels}, each min–max normalised"
+        text = f"{title}: {count} filters of {height}×{width}×{channels}, each min–max normalized"
         axes.set_title(text, fontsize=9 if total_width > 6 else 7)
     return figure

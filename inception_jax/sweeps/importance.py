@@ -88,7 +88,7 @@ def _rebuild_study(stored: StoredStudy) -> optuna.Study:
     quiet = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.create_study(direction="maximize" if stored.maximise else "minimize")
+        study = optuna.create_study(direction="maximize" if stored.maximize else "minimize")
     finally:
         optuna.logging.set_verbosity(quiet)
     space = {parameter.field: parameter for parameter in stored.space}

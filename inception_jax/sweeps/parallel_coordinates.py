@@ -75,7 +75,7 @@ def _lines(
     alpha = 0.85 if len(drawn) <= 40 else 0.5 if len(drawn) <= 120 else 0.3
     # By rank: by value, a few bad trials would use the whole scale, and all good ones would have one colour.
     _, ranks = np.unique(np.array([-trial.shown_value for trial in ranked])[::-1], return_inverse=True)
-    colours = _colours(1 - ranks / max(1, ranks.max()) if study.maximise else ranks / max(1, ranks.max()))
+    colours = _colours(1 - ranks / max(1, ranks.max()) if study.maximize else ranks / max(1, ranks.max()))
     for index, (trial, line) in enumerate(zip(drawn, heights, strict=True)):
         is_best = trial.number == ranked[0].number
         colour = ORANGE if is_best else PALE if index < pale else colours[index - pale]
@@ -135,7 +135,7 @@ def _value_ticks(study: StoredStudy, drawn: Sequence[StoredTrial]) -> list[tuple
     from matplotlib.ticker import MaxNLocator
 
     values = sorted(trial.shown_value for trial in drawn)
-    best_first = [values[-1], values[0]] if study.maximise else [values[0], values[-1]]
+    best_first = [values[-1], values[0]] if study.maximize else [values[0], values[-1]]
     wanted = [*best_first, *(v / 100 for v in (99.5, 99, 98, 95, 90, 80, 50, 20))]
     if study.metric == "loss":
         wanted = [*best_first, *(factor * 10.0**power for power in range(-4, 3) for factor in (1, 2, 5))]

@@ -137,7 +137,7 @@ def _integer_ticks(axis: Axis) -> None:
 def _best_so_far(axes: Axes, study: StoredStudy) -> None:
     finished = [trial for trial in study.with_status("finished") if trial.value is not None]
     numbers = [trial.number for trial in finished]
-    accumulate = np.maximum.accumulate if study.maximise else np.minimum.accumulate
+    accumulate = np.maximum.accumulate if study.maximize else np.minimum.accumulate
     best = accumulate([study.unit * trial.shown_value for trial in finished])
     last = max(trial.number for trial in study.trials)
     axes.step(

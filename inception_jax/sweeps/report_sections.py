@@ -54,7 +54,7 @@ def setup(study: StoredStudy) -> Iterator[str]:
     parts = [
         f"{varied}{best}{of_recipe}" + (f" (with {overrides})" if overrides else "") + "?",
         f"The objective is {scales.METRIC_NAMES[study.metric]} ({counted}{weights}); "
-        f"{'more' if study.maximise else 'less'} is better.",
+        f"{'more' if study.maximize else 'less'} is better.",
         f"The values were chosen by {_SAMPLERS.get(sampler, sampler)}"
         + (f", seed {content['seed']}" if "seed" in content else "")
         + (f", after {listed} listed configs" if listed and sampler != "list" else "")

@@ -125,7 +125,7 @@ class StoredStudy:
       space: the parameters, in the order of the file.
       metric: "top1", "top5" or "loss".
       objective: "final" or "best": the evaluation of a trial that counts.
-      maximise: whether a larger value is better.
+      maximize: whether a larger value is better.
       trials: all trials, by number.
       notes: one line per unreadable file.
     """
@@ -136,7 +136,7 @@ class StoredStudy:
     space: tuple[StoredParameter, ...]
     metric: str
     objective: str
-    maximise: bool
+    maximize: bool
     trials: tuple[StoredTrial, ...]
     notes: tuple[str, ...]
 
@@ -156,7 +156,7 @@ class StoredStudy:
 
     def ranked(self) -> list[StoredTrial]:
         """The finished trials that have a value, the best first; of equal ones the earlier first."""
-        sign = -1 if self.maximise else 1
+        sign = -1 if self.maximize else 1
         finished = [trial for trial in self.with_status("finished") if trial.value is not None]
         return sorted(finished, key=lambda trial: (sign * trial.shown_value, trial.number))
 
@@ -192,7 +192,7 @@ def read(path: Path) -> StoredStudy:
         space=tuple(map(_parameter, _objects(content.get("space")))),
         metric=metric,
         objective=content.get("objective") or "final",
-        maximise=(content.get("direction") or ("minimize" if metric == "loss" else "maximize")) == "maximize",
+        maximize=(content.get("direction") or ("minimize" if metric == "loss" else "maximize")) == "maximize",
         trials=tuple(trials),
         notes=tuple(notes),
     )

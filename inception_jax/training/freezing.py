@@ -93,7 +93,7 @@ def format_lines(freezing: Freezing, params: Tree, multipliers: Sequence[tuple[s
     if freezing.params:
         lines.append(
             f"{sum(trained.values()):,} of {sum(sizes.values()):,} parameters train; frozen: "
-            f"{paths.summarise(freezing.params, sizes)}"
+            f"{paths.summarize(freezing.params, sizes)}"
         )
     if freezing.batch_norms:
         rule = "running statistics" if freezing.frozen_statistics else "the batch's statistics"

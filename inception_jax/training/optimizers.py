@@ -9,7 +9,7 @@ One order for all: cast to at least float32 -> L2 weight decay (SGD, RMSProp) ->
   velocity by the learning rate instead; at a constant rate the two are equal.
 * **L2 weight decay** adds weight_decay * w to the gradient, which is the gradient of weight_decay * |w|^2 / 2 (Caffe's
   `decay_mult`, TF-Slim's `l2_regularizer`), on the kernels of convolutions and fully connected layers only. It comes
-  before clipping: TF clips the gradient of the whole loss, regularisation included. (Caffe clips first and then adds
+  before clipping: TF clips the gradient of the whole loss, regularization included. (Caffe clips first and then adds
   the decay; its GoogLeNet solvers do not clip.) AdamW's is decoupled (arXiv:1711.05101), and is never clipped.
 * **State** is named tuples of trees, in at least float32 whatever the parameters' type. It is not packed into vectors:
   that would save host dispatch time (milliseconds at thousands of leaves, hidden behind the device's step), but a

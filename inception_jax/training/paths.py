@@ -50,7 +50,7 @@ def find(field: str, patterns: Sequence[str], paths: Collection[str]) -> dict[st
     return found
 
 
-def summarise(chosen: Iterable[str], universe: Collection[str]) -> str:
+def summarize(chosen: Iterable[str], universe: Collection[str]) -> str:
     """Summarizes a subset of a network's leaves: `conv1 … inception_5b, aux1/fc`.
 
     A module whose leaves are all chosen appears by its name; consecutive modules as first … last. Heads come last,

@@ -47,13 +47,13 @@ class RestoreReport:
     def summary(self) -> str:
         """Formats one line: `restored: conv1 … inception_5b (114 arrays); new: classifier (other number of …)`."""
         texts = [
-            f"restored: {paths.summarise(self.restored, self.all_paths) or 'nothing'} ({len(self.restored)} arrays)"
+            f"restored: {paths.summarize(self.restored, self.all_paths) or 'nothing'} ({len(self.restored)} arrays)"
         ]
         for why in dict.fromkeys(self.new.values()):
             names = [path for path, reason in self.new.items() if reason == why]
-            texts.append(f"new: {paths.summarise(names, self.all_paths)} ({why})")
+            texts.append(f"new: {paths.summarize(names, self.all_paths)} ({why})")
         if self.skipped:
-            texts.append(f"skipped: {paths.summarise(self.skipped, self.skipped)}")
+            texts.append(f"skipped: {paths.summarize(self.skipped, self.skipped)}")
         return "; ".join(texts)
 
 

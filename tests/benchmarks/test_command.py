@@ -78,13 +78,13 @@ def test_the_report_has_the_numbers(measured):
     assert "FLOP/s as given" in text
 
 
-def test_a_chip_without_limits_has_no_utilisation_and_says_how_to_give_them(measured, tmp_path):
+def test_a_chip_without_limits_has_no_utilization_and_says_how_to_give_them(measured, tmp_path):
     content = json.loads(json.dumps(measured[0]))
     content["limits"] = {"flops": None, "bandwidth": None, "source": "'cpu' is not in the table of chips"}
     for kind in ("train", "inference"):
         content[kind]["roofline"] = content[kind]["flops"]["utilization"] = None
     text = report.format_measurement(content)
-    assert "no utilisation and no roofline; --peak_tflops and --bandwidth_gbs give them" in text
+    assert "no utilization and no roofline; --peak_tflops and --bandwidth_gbs give them" in text
     assert "roofline  " not in text and "of the peak" not in text
     assert len(plot.draw(content, tmp_path / "plot.png").axes) == 2
 

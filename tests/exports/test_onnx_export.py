@@ -68,7 +68,7 @@ def test_every_network_in_another_runtime(name, network_of, outputs, make_images
             for ours, theirs in zip(found, expected, strict=True):
                 assert difference(ours, theirs) < CLOSE
         ops = operators(tmp_path / "a.onnx")
-        # Pools and normalisations are whole: nothing is left of the slices that they are written with. AlexNet's halves
+        # Pools and normalizations are whole: nothing is left of the slices that they are written with. AlexNet's halves
         # are slices of channels, and ONNX has no adaptive pool.
         own = {"Slice"} if name == "alexnet" else set()
         assert {"Slice", "Pad", "Max", "Sqrt", "Pow", "Reciprocal"} & set(ops) == own
@@ -229,7 +229,7 @@ def test_pools_that_are_no_pool_operator(make_images, tmp_path):
         (1, 1.0, 0.6, 1.5),
     ],
 )
-def test_response_normalisation_is_one_operator(size, alpha, beta, k, make_images, tmp_path):
+def test_response_normalization_is_one_operator(size, alpha, beta, k, make_images, tmp_path):
     def layer(x):
         return local_response_norm(jnp.concatenate([3 * x, x, 2 * x], -1), size, alpha, beta, k)
 

@@ -1,4 +1,4 @@
-"""Writes goldens/ops.npz: pooling, normalisation and convolution as PyTorch computes them, in float64.
+"""Writes goldens/ops.npz: pooling, normalization and convolution as PyTorch computes them, in float64.
 
 Run with PyTorch installed (2.13 made the file); the tests read the file and need none:
     python tests/models/make_goldens_ops.py

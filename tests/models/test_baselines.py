@@ -187,7 +187,7 @@ def test_the_logits_are_numpys(name, size, x64):
 @pytest.mark.parametrize(
     ("name", "size"), [("alexnet", 67), ("vgg16", 32), pytest.param("network_in_network", 67, marks=pytest.mark.slow)]
 )
-def test_gradients_with_and_without_rematerialisation(name, size, x64):
+def test_gradients_with_and_without_rematerialization(name, size, x64):
     images, keys = jnp.asarray(np.random.default_rng(0).normal(size=(2, size, size, 3))), jax.random.split(KEY, 2)
     options = {"dtype": jnp.float64, "param_dtype": jnp.float64, **NARROW}
     params = random_variables(create_model(name, **options), size)
@@ -252,8 +252,8 @@ def test_two_towers_need_two_channels():
 
 def test_batch_norm_takes_the_place_of_the_biases():
     for name, channels in (("alexnet", 1376), ("vgg16", 4224), ("network_in_network", 4256)):
-        plain, normalised = (count_cost(create_model(name, batch_norm=on), 75) for on in (False, True))
-        assert normalised.parameters - plain.parameters == channels
+        plain, normalized = (count_cost(create_model(name, batch_norm=on), 75) for on in (False, True))
+        assert normalized.parameters - plain.parameters == channels
         assert "batch_stats" in shapes(create_model(name, batch_norm=True), 75, train=True)[1]
 
 

@@ -27,7 +27,7 @@ def random_variables(module, x, **arguments):
     return variables | {"batch_stats": jax.tree.map(jnp.abs, variables["batch_stats"])}
 
 
-def normalised(x, unit, statistics):
+def normalized(x, unit, statistics):
     scaled = (x - statistics["bn"]["mean"]) / np.sqrt(statistics["bn"]["var"] + 1e-3)
     return scaled * unit["bn"]["scale"] + unit["bn"]["bias"]
 
@@ -36,9 +36,9 @@ def head_of(pooled, variables, names):
     """What a head makes of its pooled map: 1x1 convolution, a layer over the whole map, classifier."""
     params, stats = variables["params"], variables["batch_stats"]
     conv, whole = names
-    x = np.maximum(normalised(pooled @ params[conv]["kernel"][0, 0], params[conv], stats[conv]), 0)
+    x = np.maximum(normalized(pooled @ params[conv]["kernel"][0, 0], params[conv], stats[conv]), 0)
     kernel = params[whole]["kernel"].reshape(-1, params[whole]["kernel"].shape[-1])
-    x = np.maximum(normalised(x.reshape(x.shape[0], -1) @ kernel, params[whole], stats[whole]), 0)
+    x = np.maximum(normalized(x.reshape(x.shape[0], -1) @ kernel, params[whole], stats[whole]), 0)
     return x @ params["classifier"]["kernel"] + params["classifier"]["bias"]
 
 
@@ -84,7 +84,7 @@ def test_the_v3_head(x64):
     np.testing.assert_allclose(head.apply(variables, x, train=False), expected, rtol=1e-10)
 
 
-def test_the_v3_heads_own_initialisers(x64):
+def test_the_v3_heads_own_initializers(x64):
     x = jnp.zeros((1, 5, 5, 6))
     plain = AuxHeadV4(3, style()).init(KEY, x, train=False)["params"]
     assert {float(np.unique(unit["kernel"]).item()) for unit in plain.values()} == {0.1}
@@ -111,7 +111,7 @@ def test_a_fully_connected_layer_under_batch_norm(x64):
     variables = random_variables(layer, x, train=False)
     params = variables["params"]
     assert set(params) == {"kernel", "bn"}
-    expected = normalised(x @ params["kernel"], params, variables["batch_stats"])
+    expected = normalized(x @ params["kernel"], params, variables["batch_stats"])
     np.testing.assert_allclose(layer.apply(variables, x, train=False), expected, rtol=1e-12)
     biased = Linear(4, Constant(0.1), 0.5, **DOUBLE, batch_norm=BatchNormOptions(use_scale=False))
     variables = random_variables(biased, x, train=False)
@@ -119,7 +119,7 @@ def test_a_fully_connected_layer_under_batch_norm(x64):
     assert set(params) == {"kernel", "bias", "bn"}
     assert (biased.init(KEY, x, train=False)["params"]["bias"] == 0.5).all()
     params["bn"]["scale"] = 1.0
-    expected = normalised(x @ params["kernel"] + params["bias"], params, variables["batch_stats"])
+    expected = normalized(x @ params["kernel"] + params["bias"], params, variables["batch_stats"])
     np.testing.assert_allclose(biased.apply(variables, x, train=False), expected, rtol=1e-12)
 
 

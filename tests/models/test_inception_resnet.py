@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 FACENET = {"extra_block8": True, "bottleneck": 512, "aux_heads": False}
 FEW = {"block35_count": 1, "block17_count": 1, "block8_count": 2}  # blocks, where a few show as much as all
 
-# At 299 pixels; blocks of one kind together: output, numbers in the kernels, biases, channels that are normalised,
+# At 299 pixels; blocks of one kind together: output, numbers in the kernels, biases, channels that are normalized,
 # multiply-adds. Counted from facenet's inception_resnet_v1.py and the paper's figures, ...
 V1 = """
 conv2d_1a_3x3  149 149 32       864     0   32   19181664

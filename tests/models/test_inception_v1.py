@@ -182,7 +182,7 @@ def training():
 
     gradient = jax.jit(jax.grad(loss, has_aux=True))
     images, keys = jax.random.normal(KEY, (4, 64, 64, 3)), jax.random.split(KEY, 4)
-    # One call or two of a big program: unoptimised code is ready sooner than it is slower.
+    # One call or two of a big program: unoptimized code is ready sooner than it is slower.
     compiled = gradient.lower(params, images, keys).compile({"xla_backend_optimization_level": 0})
     return lambda images, keys: compiled(params, images, keys), images, keys
 

@@ -22,7 +22,7 @@ SLIM = {"stem_batch_norm": False, "bn_scale": False, "aux_heads": False}
 CAFFE = {"conv1_padding": "caffe", "reduction_padding": "caffe", "pool_rounding": "caffe", "count_include_pad": True}
 CADENE = CAFFE | {"table": "paper", "stem": "dense", "conv_bias": True, "bn_epsilon": 1e-5, "aux_heads": False}
 
-# slim's network at 224 pixels: block, output, numbers in the kernels, channels that are normalised, multiply-adds.
+# slim's network at 224 pixels: block, output, numbers in the kernels, channels that are normalized, multiply-adds.
 CODE = """
 conv1         112 112 64      2712   64  34019328
 pool1          56  56 64         0    0         0
@@ -105,7 +105,7 @@ def test_the_published_forms(options, parameters, macs):
 def test_the_heads():
     total, spec = counted(), get_spec("inception_v2")
     heads = {b.name: (b.parameters, b.macs) for b in total.blocks if b.auxiliary}
-    # Kernels and two numbers per normalised channel of convolution and hidden layer, then the classifier with biases.
+    # Kernels and two numbers per normalized channel of convolution and hidden layer, then the classifier with biases.
     assert heads == {
         "aux1": (576 * 128 + 256 + 2048 * 1024 + 2048 + 1_025_000, 16 * 576 * 128 + 2048 * 1024 + 1_024_000),
         "aux2": (1024 * 128 + 256 + 512 * 1024 + 2048 + 1_025_000, 4 * 1024 * 128 + 512 * 1024 + 1_024_000),

@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 FID = {"last_pool": "max", "num_classes": 1008, "aux_heads": False}
 
 # slim's inception_v3.py at 299 pixels: block, output, numbers in the kernels (and the classifiers' biases), channels
-# that are normalised, multiply-adds.
+# that are normalized, multiply-adds.
 V3 = """
 conv2d_1a_3x3  149 149 32      864   32  19181664
 conv2d_2a_3x3  147 147 32     9216   32 199148544

@@ -1,4 +1,4 @@
-"""Initialisers beside JAX's, and variables made leaf by leaf beside those of `model.init`."""
+"""Initializers beside JAX's, and variables made leaf by leaf beside those of `model.init`."""
 
 import jax
 import jax.numpy as jnp

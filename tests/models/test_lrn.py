@@ -1,4 +1,4 @@
-"""Local response normalisation against loops in NumPy and against differences, in float64."""
+"""Local response normalization against loops in NumPy and against differences, in float64."""
 
 from pathlib import Path
 

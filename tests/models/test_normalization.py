@@ -26,19 +26,19 @@ def layer(**changes):
     return BatchNorm(BatchNormOptions(**{"momentum": 0.9} | changes), jnp.float64)
 
 
-def normalised(x, mean, var, params, epsilon=1e-3):
+def normalized(x, mean, var, params, epsilon=1e-3):
     return (x - mean) / np.sqrt(var + epsilon) * params.get("scale", 1.0) + params["bias"]
 
 
 @pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("unbiased", [False, True])
-def test_in_training_the_batch_is_normalised_and_remembered(scale, unbiased, x64):
+def test_in_training_the_batch_is_normalized_and_remembered(scale, unbiased, x64):
     x = normal(0, *SHAPE) * 3 + 1
     v = variables(scale=scale)
     module = layer(use_scale=scale, unbiased_variance=unbiased)
     out, updated = module.apply(v, x, train=True, mutable=["batch_stats"])
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    np.testing.assert_allclose(out, normalised(x, mean, var, v["params"]), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(out, normalized(x, mean, var, v["params"]), rtol=1e-10, atol=1e-12)
     old = v["batch_stats"]
     seen = x.var((0, 1, 2), ddof=1) if unbiased else var
     np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.9 * old["mean"] + 0.1 * mean, rtol=1e-12)
@@ -49,7 +49,7 @@ def test_in_evaluation_the_running_statistics_serve(x64):
     x, v = normal(0, *SHAPE), variables()
     out, updated = layer(epsilon=0.5).apply(v, x, train=False, mutable=["batch_stats"])
     old = v["batch_stats"]
-    np.testing.assert_allclose(out, normalised(x, old["mean"], old["var"], v["params"], 0.5), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(out, normalized(x, old["mean"], old["var"], v["params"], 0.5), rtol=1e-12, atol=1e-12)
     assert np.array_equal(updated["batch_stats"]["mean"], old["mean"])
 
 
@@ -113,7 +113,7 @@ def test_groups_of_devices_share_their_statistics(x64):
             np.testing.assert_allclose(stats["var"][device], updated["batch_stats"]["var"], rtol=1e-12)
 
 
-def test_groups_of_examples_are_normalised_apart_and_remembered_together(x64):
+def test_groups_of_examples_are_normalized_apart_and_remembered_together(x64):
     x, v, weights = normal(0, *SHAPE) * 3 + 1, variables(), normal(1, *SHAPE)
 
     def run(module, x, weights):
@@ -137,7 +137,7 @@ def test_a_batch_that_does_not_divide_into_groups_is_refused():
         layer(group_size=3).apply(variables(), jnp.zeros(SHAPE), train=True, mutable=["batch_stats"])
 
 
-def test_a_frozen_layer_normalises_by_its_running_statistics_in_training_too(x64):
+def test_a_frozen_layer_normalizes_by_its_running_statistics_in_training_too(x64):
     class Two(nn.Module):
         @nn.compact
         def __call__(self, x, train):
@@ -154,15 +154,15 @@ def test_a_frozen_layer_normalises_by_its_running_statistics_in_training_too(x64
     (one, two), updated = Outer().apply(v, x, True, mutable=["batch_stats"])
     before, after = variables(), updated["batch_stats"]["inner"]
     mean, var = before["batch_stats"]["mean"], before["batch_stats"]["var"]
-    np.testing.assert_allclose(one, normalised(x, mean, var, before["params"]), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(one, normalized(x, mean, var, before["params"]), rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(after["one"]["var"], var)
-    expected = normalised(x, x.mean((0, 1, 2)), x.var((0, 1, 2)), before["params"])
+    expected = normalized(x, x.mean((0, 1, 2)), x.var((0, 1, 2)), before["params"])
     np.testing.assert_allclose(two, expected, rtol=1e-10, atol=1e-12)
     assert not np.array_equal(after["two"]["var"], var)
 
 
 @pytest.mark.parametrize("options", [{"axis_name": "data"}, {"group_size": 3}])
-def test_initialising_ignores_axis_and_groups_and_keeps_the_statistics_at_rest(options):
+def test_initializing_ignores_axis_and_groups_and_keeps_the_statistics_at_rest(options):
     module = BatchNorm(BatchNormOptions(**options))
     v = module.init(jax.random.key(0), jnp.full(SHAPE, 7.0), train=True)
     assert np.array_equal(v["batch_stats"]["mean"], np.zeros(4))

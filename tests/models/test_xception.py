@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 NARROW = {"num_classes": 5, "width_multiplier": 0.01, "min_width": 4}
 
 # Keras's xception.py at 299 pixels: block, output, numbers in the kernels (and the classifier's biases), channels that
-# are normalised, multiply-adds.
+# are normalized, multiply-adds.
 XCEPTION = """
 block1_conv1  149 149 32       864    32   19181664
 block1_conv2  147 147 64     18432    64  398297088
@@ -131,7 +131,7 @@ def test_the_logits_are_numpys(size, pool, x64):
 
 
 @pytest.mark.slow
-def test_rematerialisation_changes_no_gradient(x64, monkeypatch):
+def test_rematerialization_changes_no_gradient(x64, monkeypatch):
     blocks = {name: xception.BLOCKS[name] for name in ("block2", "block5", "block14")}  # one of every kind
     blocks["block5"] = blocks["block5"]._replace(features=(128,) * 3)  # as many as it is given
     monkeypatch.setattr(xception, "BLOCKS", blocks)

@@ -214,7 +214,7 @@ class Reference(_LAYERS["Reference"]):
         x, heads = self.trunk(torch.from_numpy(make_images(self.case["batch"], self.case["size"])).permute(0, 3, 1, 2))
         x = x.mean((2, 3))
         if features := self.options.get("bottleneck"):
-            x = self.normalised(x @ self.variable("params/bottleneck/kernel", (x.shape[1], features)), "bottleneck")
+            x = self.normalized(x @ self.variable("params/bottleneck/kernel", (x.shape[1], features)), "bottleneck")
         return [output.numpy() for output in (self.linear(x, "classifier", NUM_CLASSES), *heads)]
 
 

@@ -56,7 +56,7 @@ def seeded(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def make_images(batch: int, size: int) -> np.ndarray:
-    """[batch, size, size, 3], values of about ±30: large enough that response normalisation does something."""
+    """[batch, size, size, 3], values of about ±30: large enough that response normalization does something."""
     return np.random.RandomState(2).standard_normal((batch, size, size, 3)) * 30
 
 

@@ -78,9 +78,9 @@ class Reference:
             x, pad = F.pad(x, [*_tf_pad(x.shape[3], wide, stride), *_tf_pad(x.shape[2], high, stride)]), 0
         elif pad == "same":
             pad = (high // 2, wide // 2)
-        return F.relu(self.normalised(F.conv2d(x, weight, bias, stride, pad), name))
+        return F.relu(self.normalized(F.conv2d(x, weight, bias, stride, pad), name))
 
-    def normalised(self, x: Any, name: str) -> Any:
+    def normalized(self, x: Any, name: str) -> Any:
         import torch.nn.functional as F
 
         shape = (x.shape[1],)
@@ -171,7 +171,7 @@ class Reference:
         x = F.conv2d(F.pad(x, pads), depthwise.reshape(3 * maps, 1, 7, 7), stride=2, groups=3)
         x = F.conv2d(x, pointwise)
         if self.options.get("stem_batch_norm", True):
-            return F.relu(self.normalised(x, "conv1"))
+            return F.relu(self.normalized(x, "conv1"))
         return F.relu(x + self.variable("params/conv1/bias", (out,))[:, None, None])
 
     def v2_head(self, x: Any, name: str) -> Any:
@@ -180,7 +180,7 @@ class Reference:
         x = self.conv(F.avg_pool2d(x, 5, 3, ceil_mode=True), f"{name}/conv", 128, 1)
         x = x.permute(0, 2, 3, 1).flatten(1)
         x = x @ self.variable(f"params/{name}/fc/kernel", (x.shape[1], self.width(1024)))
-        x = F.relu(self.normalised(x, f"{name}/fc"))
+        x = F.relu(self.normalized(x, f"{name}/fc"))
         return self.linear(x, f"{name}/classifier", NUM_CLASSES)
 
     # Inception-v3 ----------------------------------------------------------------------------------------------
@@ -298,8 +298,8 @@ def hand_over(reference: Reference, network: Any) -> None:
         owner, _, leaf = name.rpartition(".")
         if leaf == "num_batches_tracked":
             continue
-        normalises = isinstance(modules[owner], torch.nn.BatchNorm1d | torch.nn.BatchNorm2d)
-        plain = {"weight": "scale/bn" if normalises else "kernel", "bias": "bias/bn" if normalises else "bias"}
+        normalizes = isinstance(modules[owner], torch.nn.BatchNorm1d | torch.nn.BatchNorm2d)
+        plain = {"weight": "scale/bn" if normalizes else "kernel", "bias": "bias/bn" if normalizes else "bias"}
         mine = ours[kinds.get(leaf) or plain[leaf]].pop(0)
         array = torch.from_numpy(seeded(mine, tuple(reference.shapes[mine])))
         value.copy_(array.permute(3, 2, 0, 1) if array.ndim == 4 else array.T if array.ndim == 2 else array)

@@ -260,7 +260,7 @@ def test_a_run_with_other_switches_is_not_the_publishers(converted, fails, tmp_p
         (
             convert.main,
             ["--weights=a", "--output=b", "--record=torchvision/googlenet_fbgemm"],
-            "cannot be used: quantised",
+            "cannot be used: quantized",
         ),
         (
             convert.main,

@@ -131,7 +131,7 @@ def test_inception5h_has_the_response_norm_of_its_graph_and_ignores_its_other_co
     squares = np.pad(x.astype(np.float64) ** 2, ((0, 0), (0, 0), (0, 0), (5, 5)))
     window = sum(squares[..., i : i + 24] for i in range(11))
     # lucent's pull request 51: depth_radius 5, bias 2, alpha 1e-4, beta 0.5; TensorFlow does not divide alpha.
-    np.testing.assert_allclose(model._normalise(x), x / np.sqrt(2 + 1e-4 * window), rtol=1e-6)
+    np.testing.assert_allclose(model._normalize(x), x / np.sqrt(2 + 1e-4 * window), rtol=1e-6)
     filed = {**arrays, "mixed3a/concat_dim": np.int32(3), "nn0/reshape/shape": np.array([-1, 1024], np.int32)}
     options = {"source": "inception5h", **NARROW}
     assert_same(import_weights("inception_v1", filed, **options), import_weights("inception_v1", arrays, **options))

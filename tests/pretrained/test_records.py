@@ -15,7 +15,7 @@ from inception_jax.training.preprocess import NORMALIZATIONS
 ALL = catalog.all_records()
 USABLE = [record for record in ALL if not record.unusable]
 
-# Top-1 and top-5 accuracy, pixels, side before the crop (or the fraction), interpolation, normalisation: typed once
+# Top-1 and top-5 accuracy, pixels, side before the crop (or the fraction), interpolation, normalization: typed once
 # more from the publishers' tables and code.
 PUBLISHED = {
     "slim/inception_v1_2016_08_28": (69.8, 89.6, 224, 0.875, "tf_bilinear", "inception"),
@@ -150,7 +150,7 @@ def test_an_unknown_record_has_a_nearest():
         catalog.get_record("timm/inception_v4.tf_in1")
 
 
-def test_a_file_is_recognised_by_hash_and_by_name():
+def test_a_file_is_recognized_by_hash_and_by_name():
     full = "1378be20" + "0" * 56
     found, how = catalog.find_record("renamed.pth", full, "inception_v1_bn", "torchvision")
     assert found.name == "torchvision/googlenet" and how == "by its hash"
@@ -183,6 +183,6 @@ def test_a_hash_of_two_records_decides_nothing(monkeypatch):
 def test_common_preprocessing_only_where_there_is_one():
     assert catalog.common_preprocessing("inception_resnet_v2", "timm") == preprocessing.timm(333)
     with pytest.raises(UserError, match=r"depends on the file; name it: --record=\{timm/inception_v3.tv_in1k, "):
-        catalog.common_preprocessing("inception_v3", "timm")  # gluon's tag has another normalisation
+        catalog.common_preprocessing("inception_v3", "timm")  # gluon's tag has another normalization
     with pytest.raises(UserError, match="no record has the preprocessing of slim's xception; name one with --record"):
         catalog.common_preprocessing("xception", "slim")

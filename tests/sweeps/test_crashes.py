@@ -9,7 +9,7 @@ import pytest
 from .conftest import wait_for
 from .driver_server import MOMENTS
 
-# The first is the best, and the others are pruned at their first evaluation; the optimiser is the sampler's choice.
+# The first is the best, and the others are pruned at their first evaluation; the optimizer is the sampler's choice.
 LISTED = """
 from inception_jax.sweeps.space import choice, real
 def get_space():

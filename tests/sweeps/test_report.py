@@ -196,7 +196,7 @@ def test_values_of_another_kind_are_damage_and_not_a_traceback(study):
             report.write(study.path)
 
 
-def test_a_loss_is_minimised_and_has_no_interval(tmp_path):
+def test_a_loss_is_minimized_and_has_no_interval(tmp_path):
     made = MadeStudy(tmp_path / "study", RATE, metric="loss", direction="minimize")
     for right in ([100, 340], [200, 350], [200, 330]):
         made.add(values=at(0.01), right=right)

@@ -1,4 +1,4 @@
-"""Normalisations against their publishers' formulas, in NumPy."""
+"""Normalizations against their publishers' formulas, in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ def test_mistakes():
     with pytest.raises(UserError, match=r"config\.data\.normalization = 'imagnet'.*did you mean 'imagenet'"):
         preprocess.get_normalization("imagnet")
     normalization = preprocess.get_normalization("inception")
-    with pytest.raises(ValueError, match=r"float32\[1, 2, 2, 3\]; allowed: uint8"):  # normalised twice
+    with pytest.raises(ValueError, match=r"float32\[1, 2, 2, 3\]; allowed: uint8"):  # normalized twice
         preprocess.preprocess(jnp.zeros((1, 2, 2, 3)), normalization=normalization, dtype=jnp.float32)
     with pytest.raises(ValueError, match="allowed: uint8"):
         preprocess.preprocess(jnp.zeros((1, 2, 2, 1), jnp.uint8), normalization=normalization, dtype=jnp.float32)
@@ -81,8 +81,8 @@ def test_mistakes():
         preprocess.Normalization((0.0,) * 3, (1.0,) * 3, "GRB")
 
 
-def test_torchvisions_transform_input_undoes_its_normalisation(x64):
-    """torchvision normalises by ImageNet's mean and deviation, and its GoogLeNet and Inception-v3 with
+def test_torchvisions_transform_input_undoes_its_normalization(x64):
+    """torchvision normalizes by ImageNet's mean and deviation, and its GoogLeNet and Inception-v3 with
     transform_input=True first multiply by std / 0.5 and add (mean - 0.5) / 0.5: together that is "inception"."""
     images = jnp.asarray(pictures())
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -153,7 +153,7 @@ def test_accumulation_gives_the_update_of_the_large_batch(x64, devices):
     assert difference(reference(), run(devices, accumulation=4)) < 1e-12
 
 
-def test_accumulated_batch_norm_normalises_each_part_by_itself(x64):
+def test_accumulated_batch_norm_normalizes_each_part_by_itself(x64):
     """Each part is what a device is with local statistics; the running ones are updated once per part."""
     parts, log = run(accumulation=4, batch_norm="local")
     devices, devices_log = run(4, batch_norm="local")

@@ -22,7 +22,7 @@ CLASSES, SIZE, BATCH = 5, 6, 16
 
 
 class SmallNetwork(BaseNetwork):
-    """Two convolutions, batch-normalised, and a classifier."""
+    """Two convolutions, batch-normalized, and a classifier."""
 
     num_classes: int = CLASSES
     bn_momentum: float = 0.9
@@ -144,7 +144,7 @@ def test_the_backward_pass_of_frozen_layers_is_not_computed():
     assert convolutions(()) - convolutions(("^conv1/",)) >= 2
 
 
-def test_a_resting_batch_norm_normalises_by_its_running_statistics(x64):
+def test_a_resting_batch_norm_normalizes_by_its_running_statistics(x64):
     """With every batch norm at rest, a step in two parts is the step in one: no example sees another."""
     one, split = (run(freeze=("/bn/",), accumulation=parts) for parts in (1, 2))
     assert difference(one, split) < 1e-12

@@ -113,6 +113,6 @@ def test_a_step_is_a_word_or_a_number():
 def test_a_summary_names_rows_of_neighbours_and_no_more_than_a_line_holds():
     universe = [f"conv{module}/{leaf}" for module in range(40) for leaf in ("kernel", "bias")]
     kernels = [path for path in universe if path.endswith("kernel")]
-    assert paths.summarise(universe[:6] + universe[8:12], universe) == "conv0 … conv2, conv4, conv5"
-    assert paths.summarise(kernels, universe).endswith("conv10/kernel, and 29 more")
-    assert paths.summarise([], universe) == ""
+    assert paths.summarize(universe[:6] + universe[8:12], universe) == "conv0 … conv2, conv4, conv5"
+    assert paths.summarize(kernels, universe).endswith("conv10/kernel, and 29 more")
+    assert paths.summarize([], universe) == ""

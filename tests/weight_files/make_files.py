@@ -194,7 +194,7 @@ def make_tf_keras() -> None:
 
 
 def make_onnx() -> None:
-    """A model with initialisers of every type and place, and one whose values lie in a second file."""
+    """A model with initializers of every type and place, and one whose values lie in a second file."""
     import ml_dtypes
     import onnx
     from onnx import TensorProto, helper, numpy_helper
