@@ -27,7 +27,7 @@ KIND_NAMES = {"train": "training step", "inference": "forward pass"}
 
 @dataclasses.dataclass(frozen=True)
 class MeasurementPlan:
-    """What is measured and for how long.
+    """The measurements to make, and their duration.
 
     Attributes:
       kinds: kinds of steps, of "train" and "inference".
@@ -88,7 +88,7 @@ def find_limits(setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None
     """
     device, dtype = setup.devices.mesh.devices.flat[0], setup.config.model.dtype
 
-    def number(flag: str, text: str | None, unit: float, measured: Callable[[], float]) -> float | None:
+    def parse_limit(flag: str, text: str | None, unit: float, measured: Callable[[], float]) -> float | None:
         if text == "measure":
             log(f"measuring the limit of the device ({flag}=measure)")
             return measured()
@@ -97,8 +97,8 @@ def find_limits(setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None
         except ValueError:
             raise UserError(f"{flag}={text!r}: must be a number above 0, or 'measure'") from None
 
-    peak_flops = number("--peak_tflops", peak_tflops, 1e12, lambda: hardware.measure_flops(dtype, device))
-    bandwidth = number("--bandwidth_gbs", bandwidth_gbs, 1e9, lambda: hardware.measure_bandwidth(device))
+    peak_flops = parse_limit("--peak_tflops", peak_tflops, 1e12, lambda: hardware.measure_flops(dtype, device))
+    bandwidth = parse_limit("--bandwidth_gbs", bandwidth_gbs, 1e9, lambda: hardware.measure_bandwidth(device))
     limits = hardware.device_limits(device.device_kind, dtype, peak_flops, bandwidth)
     source = limits.source
     if peak_tflops == "measure":
@@ -113,9 +113,9 @@ def measure(setup: Setup, plan: MeasurementPlan, limits: Limits, log: Callable[[
 
     Args:
       setup: from `workload.build_setup`.
-      plan: what is measured and for how long.
+      plan: the measurements to make.
       limits: from `find_limits`.
-      log: called with a line before each part.
+      log: called with a line before each measurement.
 
     Returns:
       The content of the JSON file: `describe`'s, "limits", "parameters", "pictures", and per kind of step "compile",

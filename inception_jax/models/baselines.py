@@ -102,20 +102,20 @@ class AlexNet(BaseNetwork):
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(Normal(0.01), Normal(0.01))
         biased = dataclasses.replace(options, linear_init=Normal(0.005), bias=0.1)
-        ends: dict[str, jax.Array] = {}
+        endpoints: dict[str, jax.Array] = {}
         x = images.astype(self.dtype)
-        x = ends["conv1"] = ConvUnit(96, (11, 11), options, 4, "VALID", name="conv1")(x, train=train)
-        x = ends["norm1"] = local_response_norm(x)
-        x = ends["pool1"] = _CAFFE_POOL(x)
-        x = ends["conv2"] = GroupedConv(256, (5, 5), biased, name="conv2")(x, train=train)
-        x = ends["norm2"] = local_response_norm(x)
-        x = ends["pool2"] = _CAFFE_POOL(x)
-        x = ends["conv3"] = ConvUnit(384, (3, 3), options, name="conv3")(x, train=train)
-        x = ends["conv4"] = GroupedConv(384, (3, 3), biased, name="conv4")(x, train=train)
-        x = ends["conv5"] = GroupedConv(256, (3, 3), biased, name="conv5")(x, train=train)
-        x = ends["pool5"] = _CAFFE_POOL(x)
-        x = _two_wide_layers(adaptive_avg_pool(x, 6), biased, self.dropout_rate, keys, ends)
-        return InceptionOutput(classifier(self.num_classes, options)(x), (), ends)
+        x = endpoints["conv1"] = ConvUnit(96, (11, 11), options, 4, "VALID", name="conv1")(x, train=train)
+        x = endpoints["norm1"] = local_response_norm(x)
+        x = endpoints["pool1"] = _CAFFE_POOL(x)
+        x = endpoints["conv2"] = GroupedConv(256, (5, 5), biased, name="conv2")(x, train=train)
+        x = endpoints["norm2"] = local_response_norm(x)
+        x = endpoints["pool2"] = _CAFFE_POOL(x)
+        x = endpoints["conv3"] = ConvUnit(384, (3, 3), options, name="conv3")(x, train=train)
+        x = endpoints["conv4"] = GroupedConv(384, (3, 3), biased, name="conv4")(x, train=train)
+        x = endpoints["conv5"] = GroupedConv(256, (3, 3), biased, name="conv5")(x, train=train)
+        x = endpoints["pool5"] = _CAFFE_POOL(x)
+        x = _two_wide_layers(adaptive_avg_pool(x, 6), biased, self.dropout_rate, keys, endpoints)
+        return InceptionOutput(classifier(self.num_classes, options)(x), (), endpoints)
 
 
 # Configuration D of Table 1 of arXiv:1409.1556: filters of the 3x3 convolutions between two pools.
@@ -158,14 +158,14 @@ class VGG16(BaseNetwork):
         checks.check_images(images, VGG16_MIN_IMAGE_SIZE, "vgg16")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_xavier, slim_xavier)
-        ends: dict[str, jax.Array] = {}
+        endpoints: dict[str, jax.Array] = {}
         x = images.astype(self.dtype)
         for number, (name, filters) in enumerate(VGG16_BLOCKS.items(), 1):
             row = tuple(Conv(f"conv{i}", features, (3, 3)) for i, features in enumerate(filters, 1))
-            x = ends[name] = Mixed((row,), options, name=name)(x, train=train)
-            x = ends[f"pool{number}"] = MaxPool(2, 2, "VALID")(x)
-        x = _two_wide_layers(adaptive_avg_pool(x, 7), options, self.dropout_rate, keys, ends)
-        return InceptionOutput(classifier(self.num_classes, options)(x), (), ends)
+            x = endpoints[name] = Mixed((row,), options, name=name)(x, train=train)
+            x = endpoints[f"pool{number}"] = MaxPool(2, 2, "VALID")(x)
+        x = _two_wide_layers(adaptive_avg_pool(x, 7), options, self.dropout_rate, keys, endpoints)
+        return InceptionOutput(classifier(self.num_classes, options)(x), (), endpoints)
 
 
 # Caffe's nin_imagenet: a convolution and 1x1 convolutions after it ("cccp"), with an initializer where its standard
@@ -216,31 +216,31 @@ class NetworkInNetwork(BaseNetwork):
         checks.check_images(images, NETWORK_IN_NETWORK_MIN_IMAGE_SIZE, "network_in_network")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(Normal(0.05), Normal(0.05))
-        ends: dict[str, jax.Array] = {}
+        endpoints: dict[str, jax.Array] = {}
         x = images.astype(self.dtype)
         for number, (name, row) in enumerate(MLP_CONVS.items(), 1):
             if name == "mlpconv4":
                 x = dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE)
-            x = ends[name] = Mixed((row,), options, name=name)(x, train=train)
+            x = endpoints[name] = Mixed((row,), options, name=name)(x, train=train)
             if name != "mlpconv4":
-                x = ends[f"pool{number}"] = _CAFFE_POOL(x)
+                x = endpoints[f"pool{number}"] = _CAFFE_POOL(x)
         if self.num_classes == 0:
-            return InceptionOutput(global_avg_pool(x).astype(at_least_float32(self.dtype)), (), ends)
+            return InceptionOutput(global_avg_pool(x).astype(at_least_float32(self.dtype)), (), endpoints)
         # One filter per class whatever the width multiplier, and in float32, as every classifier here.
         exact = dataclasses.replace(options, width_multiplier=1.0, dtype=at_least_float32(self.dtype))
         last = ConvUnit(self.num_classes, (1, 1), exact, normalize=False, kernel_init=Normal(0.01), name="classifier")
-        return InceptionOutput(global_avg_pool(last(x, train=train)), (), ends)
+        return InceptionOutput(global_avg_pool(last(x, train=train)), (), endpoints)
 
 
 def _two_wide_layers(
-    x: jax.Array, options: LayerOptions, rate: float, keys: jax.Array | None, ends: dict[str, jax.Array]
+    x: jax.Array, options: LayerOptions, rate: float, keys: jax.Array | None, endpoints: dict[str, jax.Array]
 ) -> jax.Array:
-    """fc6 and fc7, each with ReLU and dropout: [B, H, W, C] to [B, 4096]; stores both, before dropout, in `ends`."""
+    """fc6 and fc7 with ReLU and dropout: [B, H, W, C] to [B, 4096]; stores both, before dropout, in `endpoints`."""
     x = x.reshape(x.shape[0], -1)
     for name, site in (("fc6", _FC6_SITE), ("fc7", CLASSIFIER_SITE)):
         layer = Linear(
             options.width(4096), options.linear_init, options.bias, options.dtype, options.param_dtype, name=name
         )
-        x = ends[name] = nn.relu(layer(x))
+        x = endpoints[name] = nn.relu(layer(x))
         x = dropout(x, rate, keys, site)
     return x

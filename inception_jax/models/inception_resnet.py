@@ -181,21 +181,21 @@ class InceptionResnet(BaseNetwork):
         Returns:
           The last map, every block's map by name, and in training the logits of the auxiliary head (else `()`).
         """
-        ends: dict[str, jax.Array] = {}
+        endpoints: dict[str, jax.Array] = {}
         aux_logits: tuple[jax.Array, ...] = ()
         last_block17 = f"block17_{self.block_counts()[1]}"
         for name, block in atrous(self.blocks(), self.output_stride).items():
-            x = ends[name] = self._run(name, block, x, train, options)
+            x = endpoints[name] = self._run(name, block, x, train, options)
             if name == last_block17 and self.runs_heads(train):
                 head = AuxHeadV4(self.num_classes, options, name="aux")
                 aux_logits = (head(stride_32_pixels(x, AUX_STRIDE, self.output_stride), train=train),)
-        return x, ends, aux_logits if train else ()
+        return x, endpoints, aux_logits if train else ()
 
-    def slim_names(self, ends: Mapping[str, jax.Array]) -> flax.core.FrozenDict:
+    def slim_names(self, endpoints: Mapping[str, jax.Array]) -> flax.core.FrozenDict:
         """Maps slim's or facenet's names to ours, for the endpoints of this network."""
         *_, last = self.blocks()
         names = SLIM_NAMES | {"PreAuxLogits": f"block17_{self.block_counts()[1]}", "PrePool": last}
-        return flax.core.FrozenDict({alias: name for alias, name in names.items() if name in ends})
+        return flax.core.FrozenDict({alias: name for alias, name in names.items() if name in endpoints})
 
     def _run(self, name: str, block: Block, x: jax.Array, train: bool, options: LayerOptions) -> jax.Array:
         """Runs one block of the trunk."""

@@ -83,7 +83,7 @@ class InceptionResnetV1(InceptionResnet):
         """The name of the block without ReLU, or None."""
         return f"block8_{self.block_counts()[2] + 1}" if self.extra_block8 else None
 
-    def slim_names(self, ends: Mapping[str, jax.Array]) -> flax.core.FrozenDict:
+    def slim_names(self, endpoints: Mapping[str, jax.Array]) -> flax.core.FrozenDict:
         """Adds facenet's names of the last block of each kind; its Mixed_8b is the block without ReLU."""
         block35s, block17s, block8s = self.block_counts()
         names = {
@@ -92,7 +92,7 @@ class InceptionResnetV1(InceptionResnet):
             "Mixed_8a": f"block8_{block8s}",
             "Mixed_8b": f"block8_{block8s + 1}",
         }
-        return super().slim_names(ends).copy({alias: name for alias, name in names.items() if name in ends})
+        return super().slim_names(endpoints).copy({alias: name for alias, name in names.items() if name in endpoints})
 
     @nn.compact
     def __call__(
@@ -116,8 +116,8 @@ class InceptionResnetV1(InceptionResnet):
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_resnet_v1")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_variance_scaling, slim_xavier)
-        x, ends, aux_logits = self.run_trunk(images.astype(self.dtype), train, options)
-        x = ends["global_pool"] = global_avg_pool(x)
+        x, endpoints, aux_logits = self.run_trunk(images.astype(self.dtype), train, options)
+        x = endpoints["global_pool"] = global_avg_pool(x)
         x = dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE)
         if self.bottleneck:
             layer = Linear(
@@ -129,6 +129,6 @@ class InceptionResnetV1(InceptionResnet):
                 options.batch_norm,
                 name="bottleneck",
             )
-            x = ends["embedding"] = layer(x, train=train)
+            x = endpoints["embedding"] = layer(x, train=train)
         logits = classifier(self.num_classes, options)(x)
-        return InceptionOutput(logits, aux_logits, ends, self.slim_names(ends))
+        return InceptionOutput(logits, aux_logits, endpoints, self.slim_names(endpoints))

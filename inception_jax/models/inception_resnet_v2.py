@@ -119,10 +119,10 @@ class InceptionResnetV2(InceptionResnet):
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_resnet_v2")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_variance_scaling, slim_xavier)
-        x, ends, aux_logits = self.run_trunk(images.astype(self.dtype), train, options)
-        x = ends["global_pool"] = global_avg_pool(x)
+        x, endpoints, aux_logits = self.run_trunk(images.astype(self.dtype), train, options)
+        x = endpoints["global_pool"] = global_avg_pool(x)
         logits = classifier(self.num_classes, options)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
-        return InceptionOutput(logits, aux_logits, ends, self.slim_names(ends))
+        return InceptionOutput(logits, aux_logits, endpoints, self.slim_names(endpoints))
 
 
 def _same(block: Block) -> Block:

@@ -204,14 +204,14 @@ class InceptionV1(BaseNetwork):
         # With batch norm the scale of a kernel does not matter; slim's variance scaling gives maps of variance one.
         init = slim_variance_scaling if self.batch_norm else caffe_xavier
         options = self.layer_options(init, caffe_xavier, 0.0 if self.batch_norm else CONV_BIAS)
-        ends: dict[str, jax.Array] = {}
-        x = self._stem(images.astype(self.dtype), options, train, ends)
+        endpoints: dict[str, jax.Array] = {}
+        x = self._stem(images.astype(self.dtype), options, train, endpoints)
         aux_logits: list[jax.Array] = []
         build = {"reduced": reduced_module, "naive": naive_module}[self.module]
         for module, widths in self.widths.items():
             name = f"inception_{module}"
             branches = build(GoogLeNetWidths(*widths), self.five_by_five)
-            x = ends[name] = Mixed(branches, options, name=name)(x, train=train)
+            x = endpoints[name] = Mixed(branches, options, name=name)(x, train=train)
             head = AUX_HEADS.get(module)
             if head and self.runs_heads(train):
                 adaptive = self.aux_pool == "adaptive"
@@ -219,24 +219,24 @@ class InceptionV1(BaseNetwork):
                 aux_logits.append(aux(x, train=train, example_keys=keys, site=AUX_SITES[len(aux_logits)]))
             if module in POOLED:
                 pool = f"pool{3 + POOLED.index(module)}"
-                x = ends[pool] = self._pool(x, self.pool4_window if pool == "pool4" else 3)
-        x = ends["pool5"] = global_avg_pool(x)
+                x = endpoints[pool] = self._pool(x, self.pool4_window if pool == "pool4" else 3)
+        x = endpoints["pool5"] = global_avg_pool(x)
         logits = classifier(self.num_classes, options)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
-        return InceptionOutput(logits, tuple(aux_logits) if train else (), ends, SLIM_NAMES)
+        return InceptionOutput(logits, tuple(aux_logits) if train else (), endpoints, SLIM_NAMES)
 
-    def _stem(self, x: jax.Array, options: LayerOptions, train: bool, ends: dict[str, jax.Array]) -> jax.Array:
-        """conv1 to pool2: [B, H, W, 3] to [B, H/8, W/8, 192]; writes its endpoints into `ends`."""
+    def _stem(self, x: jax.Array, options: LayerOptions, train: bool, endpoints: dict[str, jax.Array]) -> jax.Array:
+        """conv1 to pool2: [B, H, W, 3] to [B, H/8, W/8, 192]; writes its endpoints into `endpoints`."""
         padding = 3 if self.conv1_padding == "caffe" else "SAME"
-        x = ends["conv1"] = ConvUnit(64, (7, 7), options, 2, padding, name="conv1")(x, train=train)
-        x = ends["pool1"] = self._pool(x, 3)
+        x = endpoints["conv1"] = ConvUnit(64, (7, 7), options, 2, padding, name="conv1")(x, train=train)
+        x = endpoints["pool1"] = self._pool(x, 3)
         if self.lrn:
-            x = ends["norm1"] = self._normalize(x)
+            x = endpoints["norm1"] = self._normalize(x)
         if self.conv2_reduce:
-            x = ends["conv2_reduce"] = ConvUnit(64, (1, 1), options, name="conv2_reduce")(x, train=train)
-        x = ends["conv2"] = ConvUnit(192, (3, 3), options, name="conv2")(x, train=train)
+            x = endpoints["conv2_reduce"] = ConvUnit(64, (1, 1), options, name="conv2_reduce")(x, train=train)
+        x = endpoints["conv2"] = ConvUnit(192, (3, 3), options, name="conv2")(x, train=train)
         if self.lrn:
-            x = ends["norm2"] = self._normalize(x)
-        x = ends["pool2"] = self._pool(x, 3)
+            x = endpoints["norm2"] = self._normalize(x)
+        x = endpoints["pool2"] = self._pool(x, 3)
         return x
 
     def _pool(self, x: jax.Array, window: int) -> jax.Array:

@@ -202,22 +202,22 @@ class InceptionV2(BaseNetwork):
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         # slim's classifier is a 1x1 convolution, and is initialized as one.
         options = self.layer_options(slim_variance_scaling, slim_variance_scaling, conv_bias=self.conv_bias)
-        ends: dict[str, jax.Array] = {}
-        x = self._stem(images.astype(self.dtype), options, train, ends)
+        endpoints: dict[str, jax.Array] = {}
+        x = self._stem(images.astype(self.dtype), options, train, endpoints)
         aux_logits: list[jax.Array] = []
         for module, widths in (TABLES[self.table] if self.modules is None else self.modules).items():
             name = f"inception_{module}"
             branches = self._branches(module, InceptionV2Widths(*widths))
-            x = ends[name] = Mixed(branches, options, name=name)(x, train=train)
+            x = endpoints[name] = Mixed(branches, options, name=name)(x, train=train)
             if module in AUX_HEADS and self.runs_heads(train):
                 head, side = AUX_HEADS[module]
                 aux_logits.append(AuxHeadV2(self.num_classes, side, options, name=head)(x, train=train))
-        x = ends["global_pool"] = global_avg_pool(x)
+        x = endpoints["global_pool"] = global_avg_pool(x)
         logits = classifier(self.num_classes, options)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
-        return InceptionOutput(logits, tuple(aux_logits) if train else (), ends, SLIM_NAMES)
+        return InceptionOutput(logits, tuple(aux_logits) if train else (), endpoints, SLIM_NAMES)
 
-    def _stem(self, x: jax.Array, options: LayerOptions, train: bool, ends: dict[str, jax.Array]) -> jax.Array:
-        """conv1 to pool2: [B, H, W, 3] to [B, H/8, W/8, 192]; writes its endpoints into `ends`."""
+    def _stem(self, x: jax.Array, options: LayerOptions, train: bool, endpoints: dict[str, jax.Array]) -> jax.Array:
+        """conv1 to pool2: [B, H, W, 3] to [B, H/8, W/8, 192]; writes its endpoints into `endpoints`."""
         padding = 3 if self.conv1_padding == "caffe" else "SAME"
         conv1: ConvUnit | SeparableConvUnit
         if self.stem == "dense":
@@ -239,13 +239,13 @@ class InceptionV2(BaseNetwork):
                 pointwise_init=STEM_INIT,
                 name="conv1",
             )
-        x = ends["conv1"] = conv1(x, train=train)
+        x = endpoints["conv1"] = conv1(x, train=train)
         pool = MaxPool(3, 2, "CEIL" if self.pool_rounding == "caffe" else "SAME")
-        x = ends["pool1"] = pool(x)
+        x = endpoints["pool1"] = pool(x)
         reduce = ConvUnit(64, (1, 1), options, kernel_init=PROJECTION_INIT, name="conv2_reduce")
-        x = ends["conv2_reduce"] = reduce(x, train=train)
-        x = ends["conv2"] = ConvUnit(192, (3, 3), options, name="conv2")(x, train=train)
-        x = ends["pool2"] = pool(x)
+        x = endpoints["conv2_reduce"] = reduce(x, train=train)
+        x = endpoints["conv2"] = ConvUnit(192, (3, 3), options, name="conv2")(x, train=train)
+        x = endpoints["pool2"] = pool(x)
         return x
 
     def _branches(self, module: str, widths: InceptionV2Widths) -> tuple[Branch, ...]:

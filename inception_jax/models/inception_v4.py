@@ -169,14 +169,14 @@ class InceptionV4(BaseNetwork):
         checks.check_images(images, MIN_IMAGE_SIZE, "inception_v4")
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_variance_scaling, slim_xavier)
-        ends: dict[str, jax.Array] = {}
+        endpoints: dict[str, jax.Array] = {}
         aux_logits: list[jax.Array] = []
         x = images.astype(self.dtype)
         for name, block in atrous(STEM | MODULES, self.output_stride).items():
-            x = ends[name] = run_block(name, block, options, x, train)
+            x = endpoints[name] = run_block(name, block, options, x, train)
             if name == AUX_HEAD[0] and self.runs_heads(train):
                 head = AuxHeadV4(self.num_classes, options, name=AUX_HEAD[1])
                 aux_logits.append(head(stride_32_pixels(x, AUX_STRIDE, self.output_stride), train=train))
-        x = ends["global_pool"] = global_avg_pool(x)
+        x = endpoints["global_pool"] = global_avg_pool(x)
         logits = classifier(self.num_classes, options)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
-        return InceptionOutput(logits, tuple(aux_logits) if train else (), ends, SLIM_NAMES)
+        return InceptionOutput(logits, tuple(aux_logits) if train else (), endpoints, SLIM_NAMES)

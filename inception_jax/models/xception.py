@@ -147,15 +147,15 @@ class Xception(BaseNetwork):
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_xavier, slim_xavier)
         padding = "SAME" if self.pool_padding == "same" else 1
-        ends: dict[str, jax.Array] = {}
+        endpoints: dict[str, jax.Array] = {}
         x = images.astype(self.dtype)
         for name, (features, stride) in STEM.items():
-            x = ends[name] = ConvUnit(features, (3, 3), options, stride, "VALID", name=name)(x, train=train)
+            x = endpoints[name] = ConvUnit(features, (3, 3), options, stride, "VALID", name=name)(x, train=train)
         strides = {name: stride for name, (_, stride) in STEM.items()}
         strides |= {name: row.stride for name, row in BLOCKS.items()}
         dilated = dilation_schedule(strides, self.output_stride)
         for name, row in BLOCKS.items():
-            x = ends[name] = SeparableBlock(row, padding, options, *dilated[name], name=name)(x, train=train)
-        x = ends["global_pool"] = global_avg_pool(x)
+            x = endpoints[name] = SeparableBlock(row, padding, options, *dilated[name], name=name)(x, train=train)
+        x = endpoints["global_pool"] = global_avg_pool(x)
         logits = classifier(self.num_classes, options)(dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE))
-        return InceptionOutput(logits, (), ends)
+        return InceptionOutput(logits, (), endpoints)

@@ -65,7 +65,7 @@ def import_weights(
 
     Raises:
       UserError: an unknown source or one without this network; arrays that are unexpected, missing, or of another
-        shape (the message names them, and the network and source that would fit); values that are no weights.
+        shape (the message names them, and the network and source that would fit); values that cannot be weights.
 
     Example:
       Here the arrays come from a network of this package under Caffe's names.
@@ -89,7 +89,7 @@ def import_weights(
 
 
 def variant_options(model_name: str, source: str) -> dict[str, Any]:
-    """Gives the options of `create_model` with which our network computes the same function as the publisher's.
+    """Returns the options of `create_model` with which our network computes the same function as the publisher's.
 
     The number of classes is not among them. A publisher without auxiliary heads has `aux_heads=False`.
 
@@ -112,7 +112,7 @@ def import_variant(
     dtype: Any = np.float32,
     **options: Any,
 ) -> ImportedWeights:
-    """Does what `import_weights` does, for a variant, and returns all that is known about the result.
+    """Imports weights like `import_weights`, for a variant; returns them with their options and classes.
 
     Args:
       variant: the publisher's variant.
@@ -133,7 +133,7 @@ def import_variant(
     options = dict(options)
     num_classes, aux_heads = options.pop("num_classes", None), options.pop("aux_heads", None)
     if num_classes == 0:
-        weights, aux_heads = _without_classifier(variant, weights, drop), _no_heads(aux_heads)
+        weights, aux_heads = _without_classifier(variant, weights, drop), _refuse_heads(aux_heads)
     else:
         num_classes = _count_classes(variant, arrays, drop, num_classes)
     aux_heads, weights = _choose_heads(variant, weights, aux_heads, options)
@@ -163,7 +163,7 @@ def is_classifier_leaf(path: str) -> bool:
 def identify(arrays: Mapping[str, np.ndarray]) -> list[tuple[float, Variant]]:
     """Finds the variants that a file's arrays may belong to.
 
-    Where the arrays have some variant's classifier, only such variants are scored: others would cost a trace each.
+    Where the arrays have some variant's classifier, only such variants are scored: each further one costs a trace.
 
     Args:
       arrays: {publisher's name: array}, as in the file.
@@ -208,10 +208,10 @@ def _count_classes(variant: Variant, arrays: FileArrays, drop: bool, num_classes
       variant: the publisher's variant.
       arrays: of the file.
       drop: whether the background class is to be cut off.
-      num_classes: what the caller asked for, after the background is gone; None: any.
+      num_classes: the number that the caller requests, without the background class; None: any.
 
     Raises:
-      UserError: there is no classifier, it is no fully connected layer, or it has another number of classes.
+      UserError: there is no classifier, it is not a fully connected layer, or it has another number of classes.
     """
     theirs, weights = classifier_kernel(variant), arrays.weights(variant)
     if theirs.name not in weights:
@@ -222,7 +222,7 @@ def _count_classes(variant: Variant, arrays: FileArrays, drop: bool, num_classes
     try:
         found = theirs.layout.to_ours(array).shape[-1]
     except ValueError:
-        raise UserError(f"{theirs.name}: shape {array.shape} is no {theirs.layout.name}") from None
+        raise UserError(f"{theirs.name}: shape {array.shape} is not a {theirs.layout.name}") from None
     if found == 0:
         raise UserError(f"{theirs.name}: shape {array.shape}, a classifier without classes")
     if drop and found != 1001:
@@ -246,7 +246,8 @@ def _without_classifier(variant: Variant, weights: Mapping[str, Any], drop: bool
     return {name: array for name, array in weights.items() if name not in names}
 
 
-def _no_heads(aux_heads: bool | None) -> bool:
+def _refuse_heads(aux_heads: bool | None) -> bool:
+    """Returns False; raises UserError where auxiliary heads were requested."""
     if aux_heads:
         raise UserError("num_classes = 0 and aux_heads = True: without classes there are no auxiliary heads")
     return False

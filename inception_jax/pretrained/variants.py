@@ -46,7 +46,7 @@ class NamingRules:
     """Which arrays of a publisher's files are weights, and how their names are made uniform.
 
     Attributes:
-      ignored: regular expressions; a match is no weight (counters of batches or steps, optimizer slots).
+      ignored: regular expressions; a match is not a weight (counters of batches or steps, optimizer slots).
       aliases: {name in some of the files: name that `Variant.source_array` gives}.
       prepare: renames or reshapes the arrays of a file whose names or shapes depend on when it was written.
     """

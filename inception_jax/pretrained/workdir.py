@@ -45,7 +45,7 @@ def config_of(loaded: LoadedWeights, *, image_size: int | None = None, data: str
       data: name of a data set with the weights' classes; None: `imagenet2012` for ImageNet's 1000.
 
     Raises:
-      UserError: an option that is no field of the config, or an image size below the network's minimum.
+      UserError: an option that is not a field of the config, or an image size below the network's minimum.
     """
     imported = loaded.imported
     config = configs.default()
@@ -179,7 +179,7 @@ def write(directory: str | os.PathLike, loaded: LoadedWeights, config: ConfigDic
 def _check_same(directory: Path, files: dict[str, Any], config: ConfigDict) -> None:
     """Raises UserError unless the directory already holds what would be written into it."""
     if not directory.is_dir() or not (directory / FILE).is_file():
-        raise UserError(f"--output={directory}: exists and is no workdir of imported weights; name a new directory")
+        raise UserError(f"--output={directory}: exists and is not a workdir of imported weights; name a new directory")
     wanted = json.loads(json.dumps({**files, manifest.CONFIG: Config(config).to_dict()}))
     wanted[FILE].pop("versions")
     for name, content in wanted.items():

@@ -100,7 +100,7 @@ class RunState:
 
     @property
     def total_steps(self) -> int | None:
-        """Steps of the whole run, counted as `training.run_length.make_length` does; None where that is unknown."""
+        """Steps of the whole run, counted as by `training.run_length.compute_run_length`; None where unknown."""
         if self.status == RunStatus.FINISHED and "steps" in self.result:
             return self.result["steps"]
         steps, epochs = self.config.get("num_steps"), self.config.get("num_epochs")
@@ -135,7 +135,7 @@ def read(path: Path, *, all_rows: bool = True) -> RunState:
 
     Args:
       path: of a run.
-      all_rows: read all rows; otherwise only so many of the newest that one of each kind is among them.
+      all_rows: whether to read all rows; otherwise only the newest ones, enough to have one of each kind.
     """
     notes: list[str] = []
     # Before the files: if the run ends meanwhile, its result is then either missing or of this start.
@@ -264,15 +264,15 @@ def keep_valid_fields(path: Path, content: Mapping[str, Any], notes: list[str]) 
       content: of the file.
       notes: gets a line for each value of a wrong type.
     """
-    shape = _EXPECTED_TYPES[path.name]
+    types = _EXPECTED_TYPES[path.name]
     kept = {}
     for name, value in content.items():
-        if name not in shape:
+        if name not in types:
             kept[name] = value
-        elif has_type(value, shape[name]):
+        elif has_type(value, types[name]):
             kept[name] = value
         elif value is not None:
-            notes.append(f"{path}: {name!r} = {str(value)[:40]!r} is not {_TYPE_NAMES[shape[name]]}, and is ignored")
+            notes.append(f"{path}: {name!r} = {str(value)[:40]!r} is not {_TYPE_NAMES[types[name]]}, and is ignored")
     return kept
 
 

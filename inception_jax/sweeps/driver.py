@@ -337,4 +337,4 @@ class Driver:
 
 
 def _format_trial(trial: Trial) -> str:
-    return format_params(trial.fields) or "the recipe as it is"
+    return format_params(trial.fields) or "the unchanged recipe"

@@ -49,7 +49,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
       NonFiniteLoss: the loss became NaN or infinite, or exceeded its limit; the last checkpoint is from before that.
       CorruptImages, InputStalled, DiskFull, PeerLost: see `config.faults` and the exit codes in `errors.py`.
     """
-    # Every part that can hold a mistake is built and checked before anything is written.
+    # Everything that a wrong config or wrong data can break is built and checked before anything is written.
     config = Config(recipe)
     processes.check_equal("the config", config.to_dict())
     with processes.fail_together():

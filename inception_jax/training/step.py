@@ -81,11 +81,11 @@ def make_train_step(
 
     The step maps (state, batch) to (next state, metrics). `batch` holds "image" uint8 [b, H, W, 3], "label" int32 [b]
     and "mask" bool [b]; rows whose mask is False are left out of loss and gradient. Metrics are float scalars,
-    already reduced over all devices: sums over the masked examples of the global batch under their names ("loss",
+    already reduced over all devices: sums over the unmasked examples of the global batch under their names ("loss",
     "loss_main", "loss_aux1", …, "top1_main", "top5_main", …), "count", and "gradient_norm", the global norm of the mean
-    gradient before weight decay and clipping. With a leaf "stop" (bool or float [1], `parallel.Devices.flag`) in the
-    batch there is "stop", its sum over all devices; with `objective.skip_non_finite` there is "skipped": 1 for a
-    skipped step, whose other sums are 0.
+    gradient before weight decay and clipping. With a leaf "stop" in the batch (bool or float [1], whether this process
+    got a signal; `parallel.Devices.flag`) there is "stop", its sum over all devices. With `objective.skip_non_finite`
+    there is "skipped": 1 for a skipped step, whose other sums are 0.
 
     Args:
       model: a network; with batch norm, its axis name and groups must be set.
@@ -150,10 +150,10 @@ def make_train_step(
             ema = ema_lib.update(
                 ema, params, batch_stats, objective.ema_decay, state.step + 1, objective.ema_num_updates
             )
-        following = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        next_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         if objective.skip_non_finite:
-            following, metrics = _skip_if_bad(state, following, metrics, objective.loss_limit)
-        return following, metrics
+            next_state, metrics = _skip_if_bad(state, next_state, metrics, objective.loss_limit)
+        return next_state, metrics
 
     return train_step
 
@@ -163,7 +163,7 @@ def make_eval_step(
 ) -> Callable[[Any, Batch], tuple[Metrics, Batch]]:
     """Builds the evaluation step for a per-device batch.
 
-    The step maps (variables, batch) to (sums, predictions): sums over the masked examples of the global batch of "loss"
+    The step maps (variables, batch) to (sums, predictions): sums over the unmasked examples of the global batch: "loss"
     (cross-entropy in nats, without label smoothing), "top1", "top5" and "count"; and, for the device's own rows,
     "classes" int32 [b, k] and "probabilities" [b, k], the most probable first.
 
@@ -234,20 +234,20 @@ def _skip_if_bad(
     if loss_limit is not None:
         good &= loss <= loss_limit * metrics["count"]
 
-    def keep(new: Any, old: Any) -> Any:
+    def select(new: Any, old: Any) -> Any:
         if isinstance(new, optimizers.LearningRateState):
             return new  # the schedule is a function of the step, skipped or not
         return jnp.where(good, new, old)
 
-    is_clock = lambda node: isinstance(node, optimizers.LearningRateState)  # noqa: E731
-    kept = jax.tree.map(keep, after, before, is_leaf=is_clock).replace(step=after.step)
+    is_schedule = lambda node: isinstance(node, optimizers.LearningRateState)  # noqa: E731
+    selected = jax.tree.map(select, after, before, is_leaf=is_schedule).replace(step=after.step)
     metrics = {name: value if name == "stop" else jnp.where(good, value, 0) for name, value in metrics.items()}
     metrics["skipped"] = 1 - good.astype(loss.dtype)
-    return kept, metrics
+    return selected, metrics
 
 
 def _sums(output: Any, total: jax.Array, heads: dict[str, jax.Array], batch: Batch) -> Metrics:
-    """The training metrics of a micro-batch, as sums over its masked examples."""
+    """The training metrics of a micro-batch, as sums over its unmasked examples."""
     logits = dict(zip(heads, (output.logits, *output.aux_logits), strict=True))
     values = {"loss": total}
     for head, loss in heads.items():

@@ -79,7 +79,7 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, Any]:
     foreign = [name for name in arrays if name.split("/")[0] not in ("params", "batch_stats")]
     if foreign or not arrays:
         raise UserError(
-            f"{path}: {f'{foreign[0]!r} is' if foreign else 'the file holds'} no variable of this package's "
+            f"{path}: {f'{foreign[0]!r} is not a' if foreign else 'the file holds no'} variable of this package's "
             "networks (params/…, batch_stats/…); read a publisher's file with import_weights"
         )
     return unflatten_dict(arrays, sep="/")

@@ -1,6 +1,6 @@
 """Faults that need a process of their own: `python checkpoint_scenarios.py kill|full|devices DIRECTORY`.
 
-Each prints `ok` as its last line, or ends with a traceback. `test_checkpoint.py` runs them.
+Each prints `ok` as its last line, or ends with a traceback. `test_saving.py` runs them.
 """
 
 # ruff: noqa: E402  (JAX reads the environment when it is imported)

@@ -186,7 +186,7 @@ def test_a_second_time_is_fine_and_something_else_is_not(converted, file, fails,
     other.mkdir()
     (other / "thesis.tex").write_text("years")
     err = fails(convert.main, *words[:3], f"--output={other}", *SET)
-    assert "exists and is no workdir of imported weights; name a new directory" in err and [
+    assert "exists and is not a workdir of imported weights; name a new directory" in err and [
         p.name for p in other.iterdir()
     ] == ["thesis.tex"]
     assert [path.name for path in tmp_path.iterdir()] == ["other"]  # nothing half made beside it

@@ -193,7 +193,7 @@ def test_a_missing_classifier(arrays):
 def test_a_classifier_that_is_no_layer(arrays):
     arrays[CLASSIFIER] = arrays[CLASSIFIER][None, None]
     shape = arrays[CLASSIFIER].shape
-    assert refused(arrays, **NARROW) == f"fc.weight: shape {shape} is no fully connected [out, in]"
+    assert refused(arrays, **NARROW) == f"fc.weight: shape {shape} is not a fully connected [out, in]"
 
 
 def test_another_shape_names_both(arrays):

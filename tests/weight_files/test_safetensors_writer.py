@@ -49,7 +49,7 @@ def test_any_named_arrays(tmp_path):
     arrays = library.load_file(tmp_path / "a")
     assert arrays["fc.weight"].sum() == 6
     assert arrays["num_batches_tracked"] == 5
-    with pytest.raises(UserError, match=r"' is no variable of this package's networks"):
+    with pytest.raises(UserError, match=r"' is not a variable of this package's networks"):
         load_safetensors(tmp_path / "a")
 
 
