@@ -246,7 +246,7 @@ class InterruptedRun:
         return "end" if self._last_step() == self.reference.last else "steps"
 
     def _evaluates(self) -> bool:
-        """Whether the last step is one that is evaluated, and not all of its evaluations are written."""
+        """Returns whether the last step is one that is evaluated, and not all of its evaluations are written."""
         lines = self._read_log().split(b"\n")[:-1]
         step = json.loads(lines[-1])["step"] if lines else 0
         written = sum(row["step"] == step and row["kind"] == "evaluation" for row in map(json.loads, lines[-4:]))
@@ -269,7 +269,7 @@ def _count_rows(stderr: str) -> int:
 
 
 def _any_since(directory: Path, pattern: str, began: float) -> bool:
-    """Whether a path that matches the pattern was created, or renamed to match, after a time."""
+    """Returns whether a path that matches the pattern was created, or renamed to match, after a time."""
     with contextlib.suppress(OSError):  # it has been deleted meanwhile
         return any(path.stat().st_ctime >= began for path in directory.glob(pattern))
     return False

@@ -59,7 +59,7 @@ def wait_for(condition: Callable[[], Any], driver: subprocess.Popen[bytes], seco
 
 
 def have_ended(study: Path, count: int) -> bool:
-    """Whether at least `count` trials have ended."""
+    """Returns whether at least `count` trials have ended."""
     return sum(record["status"] in ENDED for record in records(study)) >= count
 
 

@@ -191,7 +191,7 @@ def _format_kept_steps(steps: Sequence[int]) -> str:
 
 
 def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether the disk or a quota is full, by this error or its causes; TensorStore reports it only in its message."""
+    """Returns whether an error or its causes mean a full disk or quota; TensorStore has this only in its message."""
     while error is not None:
         if any(message in str(error) for message in NO_SPACE_MESSAGES):
             return True
@@ -208,7 +208,7 @@ class _OrbaxLogFilter(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is shown."""
+        """Returns whether the record is shown."""
         if self._is_redundant(record):
             logger.debug("Orbax: %s", record.getMessage(), exc_info=record.exc_info)
             return False
@@ -226,7 +226,7 @@ _IN_ORBAX = f"{os.sep}orbax{os.sep}"
 
 
 def _is_from_orbax(error: BaseException | None) -> bool:
-    """Whether Orbax's code is in an exception's traceback."""
+    """Returns whether Orbax's code is in an exception's traceback."""
     frames = traceback.walk_tb(error.__traceback__ if error else None)
     return any(_IN_ORBAX in frame.f_code.co_filename for frame, _ in frames)
 

@@ -263,7 +263,7 @@ def _best(directory: Path, steps: Sequence[int]) -> list[int]:
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether reading failed for a reason that does not mean a damaged file."""
+    """Returns whether reading failed for a reason that does not mean a damaged file."""
     if isinstance(error, MemoryError):
         return True
     numbers = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EINTR, errno.ESTALE)

@@ -14,7 +14,7 @@ CROP_RULES = ("center", "torchvision", "squash", "central_fraction")
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number other than True and False."""
+    """Returns whether a value is a number other than True and False."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -170,5 +170,5 @@ class Graph:
 
 
 def _per_channel(values: np.ndarray, rank: int, channels: int) -> bool:
-    """Whether there is one value per channel, in a shape that broadcasts over `rank` axes."""
+    """Returns whether there is one value per channel, in a shape that broadcasts over `rank` axes."""
     return values.ndim == rank and values.size == values.shape[1] == channels

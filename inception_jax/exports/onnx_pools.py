@@ -183,7 +183,7 @@ def _geometry(value: Windows) -> tuple[Any, dict[int, Extent], dict[int, Windows
 
 
 def _too_wide(extents: dict[int, Extent]) -> bool:
-    """Whether the padding is more than a pool operator allows, which is fewer than its taps."""
+    """Returns whether the padding is more than a pool operator allows, which is fewer than its taps."""
     return any(max(e.low, e.high) >= e.taps for e in extents.values())
 
 

@@ -175,5 +175,5 @@ def pool_extent(windows: Windows) -> Extent | None:
 
 
 def _is_view(source: Any, axis: int) -> bool:
-    """Whether a value is a view along this axis."""
+    """Returns whether a value is a view along this axis."""
     return isinstance(source, Windows) and source.axis == axis and source.join is None

@@ -92,7 +92,7 @@ class BaseNetwork(nn.Module):
             )
 
     def runs_heads(self, train: bool) -> bool:
-        """Whether the auxiliary heads run: in training and during initialization only."""
+        """Returns whether the auxiliary heads run: in training and during initialization only."""
         return self.aux_heads and self.num_classes > 0 and (train or self.is_initializing())
 
     def check_rates(self, *fields: str) -> None:

@@ -117,7 +117,7 @@ def _draw(key: jax.Array, distribution: str, shape: tuple[int, ...], dtype: Any)
 
 
 def _can_chunk(key: jax.Array) -> bool:
-    """Whether value i of a draw depends on (key, i) only, not on the shape: true of partitionable threefry."""
+    """Returns whether value i of a draw depends on (key, i) only, not on the shape: true of partitionable threefry."""
     return (
         jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         and str(jax.random.key_impl(key)) == "threefry2x32"

@@ -63,7 +63,7 @@ class PeerHeartbeats:
         return None
 
     def all_left(self, heartbeats: Mapping[int, str]) -> bool:
-        """Whether every other process has written that it leaves."""
+        """Returns whether every other process has written that it leaves."""
         return all(heartbeats.get(other) in (_DONE, _FAILED) for other in self._last)
 
 

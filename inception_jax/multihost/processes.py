@@ -210,7 +210,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which writes the workdir."""
+    """Returns whether this is process 0, which writes the workdir."""
     return jax.process_index() == 0
 
 

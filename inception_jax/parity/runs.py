@@ -73,7 +73,7 @@ class Outputs:
 
 
 def runs_aux_heads(variant: Variant, case: Case) -> bool:
-    """Whether a case runs the variant's auxiliary heads."""
+    """Returns whether a case runs the variant's auxiliary heads."""
     return case.mode == "train" and variant.aux_heads
 
 

@@ -255,7 +255,7 @@ def verify_weights(
 
 
 def is_equal(row: Mapping[str, Any], dtype: str) -> bool:
-    """Whether every difference of a row is within the limits of its dtype."""
+    """Returns whether every difference of a row is within the limits of its dtype."""
     limit = LOGITS_FLOAT64 if dtype == "float64" else LOGITS_FLOAT32
     outputs = [row["logits"], *row.get("aux", [])]
     gradients = row.get("gradients", {"rms": 0.0})["rms"]

@@ -156,7 +156,7 @@ def import_variant(
 
 
 def is_classifier_leaf(path: str) -> bool:
-    """Whether a leaf belongs to a classifier, the network's or an auxiliary head's: its last axis is the classes."""
+    """Returns whether a leaf belongs to a classifier, also an auxiliary head's: its last axis is the classes."""
     return path.split("/")[-2] == "classifier"
 
 
@@ -233,7 +233,7 @@ def _count_classes(variant: Variant, arrays: FileArrays, drop: bool, num_classes
 
 
 def has_classifier(variant: Variant, arrays: Mapping[str, Any]) -> bool:
-    """Whether a file's arrays have a classifier under the variant's name, of whatever shape."""
+    """Returns whether a file's arrays have a classifier under the variant's name, of whatever shape."""
     return classifier_kernel(variant).name in FileArrays.of(arrays).weights(variant)
 
 
@@ -256,7 +256,7 @@ def _refuse_heads(aux_heads: bool | None) -> bool:
 def _choose_heads(
     variant: Variant, weights: Mapping[str, Any], aux_heads: bool | None, options: Mapping[str, Any]
 ) -> tuple[bool, Mapping[str, Any]]:
-    """Whether to import auxiliary heads (None: if the weights have any), and the weights without skipped heads."""
+    """Returns whether to import auxiliary heads (None: if there are any), and the weights without skipped heads."""
     if aux_heads and not variant.aux_heads:
         raise UserError(f"aux_heads = True: {variant.source}'s {variant.model} has no auxiliary heads")
     if not variant.aux_heads:

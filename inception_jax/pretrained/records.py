@@ -27,7 +27,7 @@ class Digest:
     of: str
 
     def matches(self, algorithm: str, digest: str) -> bool:
-        """Whether a whole hex digest equals this one, in the digits that are published."""
+        """Returns whether a whole hex digest equals this one, in the digits that are published."""
         return algorithm == self.algorithm and digest.lower().startswith(self.hex)
 
     def __str__(self) -> str:

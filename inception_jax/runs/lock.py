@@ -72,7 +72,7 @@ def read_holder(workdir: str | os.PathLike) -> str | None:
 
 
 def is_locked(workdir: str | os.PathLike) -> bool | None:
-    """Whether a run has locked the workdir, found without disturbing one that is about to lock it.
+    """Returns whether a run has locked the workdir, found without disturbing one that is about to lock it.
 
     A workdir whose lock file is empty is not touched. Otherwise a shared lock is taken for an instant, which
     `lock_workdir` waits for.
@@ -98,7 +98,7 @@ def is_locked(workdir: str | os.PathLike) -> bool | None:
 
 
 def _runs_on_this_host(name: str) -> bool | None:
-    """Whether the process that a lock file names runs on this host; None where it names another host."""
+    """Returns whether the process that a lock file names runs on this host; None where it names another host."""
     try:
         content = json.loads(name)
         return _is_alive(int(content["pid"])) if content["host"] == socket.gethostname() else None

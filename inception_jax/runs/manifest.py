@@ -216,7 +216,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def same_value(a: Any, b: Any) -> bool:
-    """Whether two config values are equal; a tuple equals the list that JSON makes of it, but 1 is not True."""
+    """Returns whether two config values are equal; a tuple equals the list that JSON makes of it, but 1 is not True."""
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(same_value, a, b))
     if isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b):

@@ -215,7 +215,7 @@ class _SafeStream:
             self._stream.flush()
 
     def isatty(self) -> bool:
-        """Whether the stream is an open terminal."""
+        """Returns whether the stream is an open terminal."""
         try:
             return self._stream.isatty()
         except (AttributeError, ValueError):

@@ -124,7 +124,7 @@ class RunState:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a directory is the workdir of a run that has begun or is starting."""
+    """Returns whether a directory is the workdir of a run that has begun or is starting."""
     if (path / STUDY).exists():
         return False
     return any((path / name).is_file() for name in _RUN_FILES) or bool(lock.read_holder(path))
@@ -169,7 +169,7 @@ def _status(running: bool, outcome: Mapping, trial: Mapping, has_trained: bool) 
 
 
 def _is_stale(path: Path, outcome: Mapping, starts: Mapping, rows: Sequence[Mapping]) -> bool:
-    """Whether a result is of an earlier start than the newest.
+    """Returns whether a result is of an earlier start than the newest.
 
     Decided by the rows, or, where the run was killed before it wrote one, by the times of the files: the result must be
     older than the newest start and than the manifest that records it. (Neither alone is enough: a copy may have changed
@@ -282,7 +282,7 @@ def keep_valid_values(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_type(value: Any, kind: type) -> bool:
-    """Whether a value has a type; a boolean is not a number, and a string not a list."""
+    """Returns whether a value has a type; a boolean is not a number, and a string not a list."""
     if kind is NUMBER:
         return isinstance(value, NUMBER) and not isinstance(value, bool)
     return isinstance(value, kind) and not (kind is LIST and isinstance(value, str))

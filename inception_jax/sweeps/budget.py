@@ -27,7 +27,7 @@ class SweepBudget:
     hours: float | None = None
 
     def allows(self, study: Study, seconds: float) -> bool:
-        """Whether another trial may begin.
+        """Returns whether another trial may begin.
 
         Args:
           study: inside `study.exclusive()`.

@@ -221,7 +221,7 @@ def boot_id() -> str:
 
 
 def _is_alive_elsewhere(workdir: Path, stale: float) -> bool:
-    """Whether a driver of another machine may be alive; an unreadable lease counts as one of another machine."""
+    """Returns whether another machine's driver may be alive; an unreadable lease counts as another machine's."""
     heartbeat = last_heartbeat(workdir)
     if heartbeat is None:
         return False

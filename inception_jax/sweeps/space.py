@@ -126,7 +126,7 @@ class Space:
         self.parameters = _in_dependency_order(parameters)
 
     def is_active(self, field: str, values: Mapping[str, Any]) -> bool:
-        """Whether the condition of a parameter holds.
+        """Returns whether the condition of a parameter holds.
 
         Args:
           field: of the parameter.

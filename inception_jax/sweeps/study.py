@@ -145,7 +145,7 @@ class Study:
         return sorted(finished, key=lambda trial: (sign * trial[1], trial[0]))
 
     def has_next(self) -> bool:
-        """Whether there is another trial to begin; False after the last one of a grid or a list."""
+        """Returns whether there is another trial to begin; False after the last one of a grid or a list."""
         return self._study_config.is_endless or self._waiting() or self._next_listed() is not None
 
     def begin_trial(self) -> Trial:

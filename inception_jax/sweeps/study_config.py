@@ -83,7 +83,7 @@ class StudyConfig:
         return "ema" if fields.get("ema.decay", self.config["ema"]["decay"]) > 0 else "raw"
 
     def is_final_evaluation(self, fields: Mapping[str, Any], evaluation: Mapping[str, Any]) -> bool:
-        """Whether an evaluation is the last one of a trial.
+        """Returns whether an evaluation is the last one of a trial.
 
         Args:
           fields: {field: value} that the trial sets.

@@ -62,7 +62,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing:
 
 
 def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
-    """Whether the label is among the k largest logits.
+    """Returns whether the label is among the k largest logits.
 
     The rank of the label is the number of classes with a strictly greater logit, plus those with an equal logit and a
     lower index: exactly k classes are ever "in the top k", and equal logits give no credit that argmax would not give.

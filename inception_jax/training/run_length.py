@@ -26,7 +26,7 @@ class RunLength:
     log_every: int
 
     def is_due(self, step: int, every: int) -> bool:
-        """Whether an action with the interval `every` is due after `step`; all are due after the last step."""
+        """Returns whether an action with the interval `every` is due after `step`; all are due after the last step."""
         return step % every == 0 or step == self.total
 
     def epoch(self, step: int) -> float:
@@ -81,7 +81,7 @@ def compute_run_length(config: Config, steps_per_epoch: float) -> RunLength:
 
 
 def is_extendable(config: Config) -> bool:
-    """Whether a finished run may be extended: its learning rate so far must not depend on its length."""
+    """Returns whether a finished run may be extended: its learning rate so far must not depend on its length."""
     return config.schedule.name in ("constant", "exponential")
 
 

@@ -42,7 +42,7 @@ class Archive:
         return list(self._sizes)
 
     def __contains__(self, name: str) -> bool:
-        """Whether the archive has a member of this name."""
+        """Returns whether the archive has a member of this name."""
         return name in self._sizes
 
     def read(self, name: str) -> memoryview:

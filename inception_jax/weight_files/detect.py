@@ -117,7 +117,7 @@ def _protobuf(name: str, data: memoryview) -> str:
 
 
 def _is_caffe_v1(value: int | memoryview | None) -> bool:
-    """Whether bytes look like a Caffe layer of 2014 (field 4, a name) or of 2013 (field 1, the layer inside)."""
+    """Returns whether bytes look like a layer of Caffe 2014 (field 4, a name) or 2013 (field 1, the layer inside)."""
     try:
         return isinstance(value, memoryview) and any(number in Message(value, "a layer") for number in (4, 1))
     except ReadError:

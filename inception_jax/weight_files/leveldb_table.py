@@ -17,7 +17,7 @@ _TRAILER = 5  # a block's compression type, and its masked CRC-32C
 
 
 def is_table(data: memoryview) -> bool:
-    """Whether the bytes end with the footer of a table."""
+    """Returns whether the bytes end with the footer of a table."""
     return len(data) >= _FOOTER and bytes(data[-8:]) == MAGIC
 
 

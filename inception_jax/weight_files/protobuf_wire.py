@@ -136,7 +136,7 @@ class Message:
             self._fields.setdefault(number, []).append((wire, value))
 
     def __contains__(self, number: int) -> bool:
-        """Whether the message has a field of this number."""
+        """Returns whether the message has a field of this number."""
         return number in self._fields
 
     def _values(self, number: int, wire: int) -> list[Any]:

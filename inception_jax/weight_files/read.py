@@ -122,7 +122,7 @@ def _read_input(source: InputFile, budget: ReadBudget, limit: int, nested: bool)
 
 
 def _is_torch(names: list[str]) -> bool:
-    """Whether torch.save wrote a zip with these members; ReadError for PyTorch's other zip files."""
+    """Returns whether torch.save wrote a zip with these members; ReadError for PyTorch's other zip files."""
     last = [name.rpartition("/")[2] for name in names]
     if "constants.pkl" in last or any("/code/" in f"/{name}" for name in names):
         raise ReadError(
@@ -164,7 +164,7 @@ def _read_member(source: InputFile, members: Archive, budget: ReadBudget, limit:
 
 
 def _is_v1_name(name: str) -> bool:
-    """Whether a name is that of a V1 checkpoint with a step, such as model.ckpt-157585."""
+    """Returns whether a name is that of a V1 checkpoint with a step, such as model.ckpt-157585."""
     return re.search(r"\.ckpt-\d+$", name) is not None
 
 

@@ -27,7 +27,7 @@ _DTYPES = {
 
 
 def is_safetensors(data: memoryview) -> bool:
-    """Whether the bytes begin as a safetensors file: the length of a header, then a JSON object."""
+    """Returns whether the bytes begin as a safetensors file: the length of a header, then a JSON object."""
     return len(data) > 8 and 2 <= int.from_bytes(data[:8], "little") <= _MAX_HEADER and data[8] == ord("{")
 
 

@@ -64,5 +64,5 @@ def _kind(value: Any) -> str:
 
 
 def _has_tensors(table: Any) -> bool:
-    """Whether a value is a dictionary with tensors in it."""
+    """Returns whether a value is a dictionary with tensors in it."""
     return isinstance(table, dict) and any(isinstance(value, TensorSpec) for value in table.values())

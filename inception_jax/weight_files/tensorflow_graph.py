@@ -55,7 +55,7 @@ def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
 
 
 def is_node(data: memoryview) -> bool:
-    """Whether bytes look like a NodeDef, with a name and an operation."""
+    """Returns whether bytes look like a NodeDef, with a name and an operation."""
     try:
         node = Message(data, "a node")
         return bool(node.text(1)) and node.text(2).isidentifier()
