@@ -1,4 +1,4 @@
-"""Shared by the commands: `--config` with overrides, the flags of several processes, errors as one line."""
+"""Common code of the commands: `--config` with overrides, the flags of several processes, errors as one line."""
 
 from __future__ import annotations
 

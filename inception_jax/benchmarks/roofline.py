@@ -38,9 +38,10 @@ def layers_of(cost: NetworkCost, kind: str, aux_heads: bool = True) -> list[Laye
 
 
 def passes(layer: LayerCost, kind: str) -> int:
-    """How often a layer's multiply-adds are computed: forward, and in training for the gradients of input and kernel.
+    """Number of times that a step computes a layer's multiply-adds: forward; in training also for two gradients.
 
-    The gradient with respect to the images is not computed, so the layer that reads them has one pass fewer.
+    The gradients are those of input and kernel. The gradient with respect to the images is not computed, so the layer
+    that reads them has one pass fewer.
 
     Args:
       layer: of `NetworkCost.layers`.

@@ -20,7 +20,7 @@ from inception_jax.benchmarks.worker import Unavailable
 
 @dataclasses.dataclass(frozen=True)
 class TorchVariant:
-    """How PyTorch runs.
+    """Memory layout and execution mode of PyTorch.
 
     Attributes:
       channels_last: whether the memory layout is NHWC, in place of NCHW.

@@ -263,7 +263,7 @@ def _format_loss(value: float | None) -> str:
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
-    """Returns whether the machine was busy, versions and settings of each side, and how the networks differ."""
+    """Notes below the table: load of the machine, versions and settings of each side, differences of the networks."""
     notes, others, cores = [], result["cores_of_others"], result["cores"]
     if others is not None and others > _MAX_LOAD_OF_OTHERS * cores:
         notes.append(

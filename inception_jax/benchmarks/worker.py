@@ -255,7 +255,7 @@ class Worker:
 
 
 def _format_exit(code: int) -> str:
-    """How a process ended, for a message; `code` as `Popen.returncode`."""
+    """Formats how a process ended; `code` as `Popen.returncode`."""
     if code != -signal.SIGKILL:
         return f"by signal {-code}" if code < 0 else f"with exit code {code}"
     return "by SIGKILL (is the machine out of memory? then try a smaller batch)"

@@ -125,8 +125,10 @@ class WorkerProducer(Producer):
         return f"no thread of the {self._workers} worker processes is making one{processes}"
 
     def close(self) -> None:
-        """Ends the workers. A thread that waits in `make` for workers that hang may be left waiting: Grain empties the
-        queue under it without a message. The loader's threads are daemons.
+        """Ends the workers.
+
+        A thread that waits in `make` for workers that hang may wait for ever, since Grain empties its queue without a
+        message. The loader's threads are daemons.
         """
         with self._lock:
             self._closed.set()
@@ -152,7 +154,7 @@ class _WorkerGroup:
     def close(self) -> None:
         """Asks the workers to end, and kills those that do not.
 
-        Grain asks one after another, and waits 25 seconds for each; for a worker that hangs in a read, in vain.
+        Grain asks one after another, and waits 25 seconds for each; for a worker that hangs in a read, without success.
         """
         self.activity.cancel()
         asking = threading.Thread(target=self.iterator.close, name="close-workers", daemon=True)

@@ -1,6 +1,6 @@
 """Runs of several processes (multi-host): launch detection, `jax.distributed`, agreement between processes, shutdown.
 
-Every process runs the same program on its own devices and its own part of each global batch. Process 0 alone writes the
+Every process runs the same program on its own devices and its own rows of each global batch. Process 0 alone writes the
 workdir, which all of them must see. Where processes could come to different answers (whether the workdir is free, which
 checkpoint is the newest, whether to stop), they exchange them: a process that goes on alone waits for ever in the next
 collective.
@@ -42,7 +42,7 @@ class PeerLost(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """How this process joins the others; `jax.distributed` finds out what is None.
+    """Arguments of `jax.distributed.initialize`, which finds those that are None by itself, and their origin.
 
     Attributes:
       coordinator_address: host:port of process 0.

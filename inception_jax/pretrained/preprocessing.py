@@ -10,12 +10,12 @@ from inception_jax.data.crops import EvalCrop
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How a publisher's evaluation turns an image into the network's input.
+    """The preprocessing of images in a publisher's own evaluation.
 
     Attributes:
       normalization: a name of `training.preprocess.NORMALIZATIONS`; the channel order is part of it.
       image_size: height and width of the network's input, in pixels.
-      crop: which part of the image the network gets, and the interpolation.
+      crop: the part of the image that the network gets, and the interpolation.
       source: the publisher's file or function that defines it.
       published: whether the publisher gives the crop at all; otherwise `source` names where it is taken from.
     """

@@ -32,7 +32,8 @@ class SourceArray:
     Attributes:
       name: the publisher's name of the array.
       layout: the publisher's order of axes.
-      optional: whether a file without the array is complete too; then the leaf takes `default`, a constant.
+      optional: whether a file without the array is complete too.
+      default: value of all elements of the leaf where an optional array is missing.
     """
 
     name: str
@@ -43,7 +44,7 @@ class SourceArray:
 
 @dataclasses.dataclass(frozen=True)
 class NamingRules:
-    """Which arrays of a publisher's files are weights, and how their names are made uniform.
+    """Rules that select the weights among the arrays of a publisher's files, and make their names uniform.
 
     Attributes:
       ignored: regular expressions; a match is not a weight (counters of batches or steps, optimizer slots).
@@ -56,7 +57,7 @@ class NamingRules:
     prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     def apply(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """{uniform name: array} of those arrays that are weights."""
+        """Returns {uniform name: array} of those arrays that are weights."""
         arrays = self.prepare(arrays) if self.prepare else arrays
         aliases = dict(self.aliases)
         weights = {}
@@ -111,7 +112,7 @@ class Variant:
         return create_model(self.model, **{**self.options, "aux_heads": aux_heads and self.aux_heads, **options})
 
     def leaves(self, *, aux_heads: bool, **options: Any) -> Shapes:
-        """Gives {path: shape} of our variables for this variant, in the order of declaration; makes no array.
+        """Returns {path: shape} of our variables for this variant, in the order of declaration; makes no array.
 
         Args:
           aux_heads: as for `create`.
@@ -224,7 +225,7 @@ class Layout:
         return ours.transpose(np.argsort(self.axes))
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        """Gives the publisher's shape of an array whose shape here is `ours`."""
+        """Returns the publisher's shape of an array whose shape here is `ours`."""
         if self.flattened is not None:
             return (ours[1], ours[0])
         if self.window is not None:

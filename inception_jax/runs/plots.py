@@ -22,7 +22,7 @@ __all__ = ["confusion_matrix", "first_layer_filters", "learning_curves", "predic
 
 _NUMBERED = 20  # with at most so many classes every cell has room for a number …
 _NAMED = 60  # … and with at most so many, every class for its name
-_MAX_CELLS = 250  # per side; of more classes, neighbours share a cell
+_MAX_CELLS = 250  # per side; of more classes, adjacent ones share a cell
 _LISTED = 28  # most frequent confusions that are listed where cells have no numbers
 
 _SMALL, _LARGE = (5.8, 5.4), (10.4, 6.4)  # inches
@@ -46,7 +46,7 @@ def confusion_matrix(
     """Draws a confusion matrix.
 
     Up to 20 classes: counts in the cells, and each class's accuracy. More: colours, and a list of the most frequent
-    confusions; of more than 250 classes neighbours share a cell, which shows the largest fraction among them.
+    confusions; of more than 250 classes adjacent ones share a cell, which shows the largest fraction among them.
 
     Args:
       matrix: int [C, C], examples of the true class (row) that were predicted as a class (column).

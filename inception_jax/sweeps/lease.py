@@ -91,7 +91,7 @@ class Lease:
     """This driver's lease of one running trial; made by the function `acquire`."""
 
     def __init__(self, workdir: Path, descriptor: int, driver: str):
-        """Writes lease.json, whole or not at all.
+        """Writes lease.json, completely or not at all.
 
         Args:
           workdir: of the trial.

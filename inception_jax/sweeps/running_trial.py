@@ -49,10 +49,10 @@ class TrialTiming:
 
 @dataclasses.dataclass(frozen=True)
 class TrialOutcome:
-    """How a trial ended, or stopped.
+    """The outcome of a trial that has ended, or has been interrupted.
 
     Attributes:
-      status: one of `trials.ENDED`, or "interrupted": to be continued.
+      status: one of `trials.ENDED`, or "interrupted": it can be continued.
       message: the reason, in one line.
       value: the objective of a finished trial.
     """

@@ -61,7 +61,7 @@ class TrialRecord:
     checkpoint: int = -1
 
     def save(self, directory: Path) -> None:
-        """Writes trial.json, whole or not at all.
+        """Writes trial.json, completely or not at all.
 
         Args:
           directory: the trial's workdir.

@@ -14,7 +14,7 @@ FIELD = "config.parallel.batch_norm"
 
 @dataclasses.dataclass(frozen=True)
 class BatchNormGroups:
-    """Which examples are normalized with common statistics in training.
+    """The groups of examples that batch norm normalizes with common statistics in training.
 
     Attributes:
       kind: "local" (those of one device), "global" (all), "groups" (those of `size` neighbouring devices) or "examples"

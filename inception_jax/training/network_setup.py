@@ -19,7 +19,7 @@ from inception_jax.training.batch_norm import FIELD, BatchNormGroups
 
 @dataclasses.dataclass(frozen=True)
 class NetworkInput:
-    """How images become the network's input.
+    """Size, preprocessing and dtype of the network's input.
 
     Attributes:
       image_size: height and width, in pixels.

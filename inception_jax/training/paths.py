@@ -1,4 +1,4 @@
-"""The leaves of a network's variables by their paths, `inception_3a/conv_1x1/kernel`: found, and told in few words."""
+"""Paths of a network's leaves, such as `inception_3a/conv_1x1/kernel`: finds them by patterns, and summarizes them."""
 
 from __future__ import annotations
 

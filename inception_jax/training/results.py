@@ -20,7 +20,7 @@ from inception_jax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class RunOutput:
-    """Where a run reports to.
+    """The outputs of a run: files, log, progress bar, and the clock whose times they show.
 
     Attributes:
       workdir: of the run.

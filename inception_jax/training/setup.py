@@ -42,7 +42,7 @@ class RunData:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointOptions:
-    """Which checkpoints are kept.
+    """Options of checkpoints: how many latest ones are kept, and the metric of the best one.
 
     Attributes:
       keep: number of latest checkpoints.
@@ -60,7 +60,7 @@ class CheckpointOptions:
 
 @dataclasses.dataclass(frozen=True)
 class LoggingOptions:
-    """What a run writes beside metrics.jsonl and its log.
+    """Options of what a run writes beside metrics.jsonl and its log.
 
     Attributes:
       tensorboard: TensorBoard events.
@@ -73,7 +73,7 @@ class LoggingOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """The parts of a run, built and checked; nothing has been started or written yet.
+    """The objects of a run, built and checked; nothing has been started or written yet.
 
     Attributes:
       config: that they were built from.
@@ -111,7 +111,7 @@ class Setup:
 
 
 def build(config: Config) -> Setup:
-    """Builds every part of a training run.
+    """Builds all objects of a training run.
 
     Raises:
       UserError: an unknown name, a value that does not fit the data or the devices, or missing data.
@@ -195,7 +195,7 @@ def _build_data(
 
 
 def _reading_options(config: Config) -> dict[str, Any]:
-    """The options of both pipelines: threads and workers, this process's part of a batch, undecodable images."""
+    """The options of both pipelines: threads and workers, this process's rows of a batch, undecodable images."""
     return {
         **config.data.read("threads", "workers"),
         "process_index": jax.process_index(),

@@ -30,7 +30,9 @@ _COLLECTIONS = ("params", "batch_stats")
 
 @dataclasses.dataclass(frozen=True)
 class RestoreReport:
-    """Which arrays were restored. Paths are without their collection: a parameter and a statistic never have the same.
+    """The arrays that a warm start restored, initialized and skipped, by path.
+
+    Paths are without their collection: a parameter and a statistic never have the same path.
 
     Attributes:
       restored: paths whose values are those of the checkpoint.

@@ -1,4 +1,4 @@
-"""Detects the format of a weight file by its content; the file's name only helps to word a refusal."""
+"""Detects the format of a weight file by its content; the file's name is only used in error messages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def detect_format(name: str, data: memoryview) -> str:
     """Detects the format of a file that is not an archive.
 
     Args:
-      name: the file's name, used only to word a refusal.
+      name: the file's name, used only in error messages.
       data: the whole file.
 
     Returns:

@@ -93,7 +93,7 @@ def _header(text: str) -> dict[str, Any]:
 
 
 def _entry(name: str, entry: Any) -> tuple[np.dtype, list[int], list[int]]:
-    """The type, shape and place of one tensor, checked one by one: the header is the file's word, not ours."""
+    """The type, shape and place of one tensor, checked one by one: the header may claim anything."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ReadError(f"tensor {name!r} is not described by dtype, shape and data_offsets")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
