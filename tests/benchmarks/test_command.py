@@ -189,7 +189,7 @@ def test_out_of_memory_is_one_clear_line():
 
 @pytest.mark.slow  # about 12 compilations
 def test_the_largest_batch(monkeypatch, capsys):
-    """Real compilations, a made-up machine: what the compiler plans for the state and a few pictures fits, no more."""
+    """Real compilations, a made-up machine: what the compiler plans for the state and a few images fits, no more."""
     from inception_jax.benchmarks import memory
 
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")

@@ -108,11 +108,9 @@ def test_flops_of_googlenet_and_inception_v4():
 def test_the_compiler_counts_what_we_count(kind, name, width, pixels, batch):
     measured = bench(name, width, pixels, batch)
     ours = roofline.inside_flops(measured.layers(kind), kind)
-    per_picture, beside = measured.count_flops(kind)
-    assert (
-        1.0 < roofline.check_flops(ours, per_picture, kind) < 1.06
-    )  # the rest: activations, batch norm, pools, losses
-    assert (beside > measured.num_parameters) if kind == "train" else (beside < 1e-3 * batch * per_picture)
+    per_image, beside = measured.count_flops(kind)
+    assert 1.0 < roofline.check_flops(ours, per_image, kind) < 1.06  # the rest: activations, batch norm, pools, losses
+    assert (beside > measured.num_parameters) if kind == "train" else (beside < 1e-3 * batch * per_image)
 
 
 def test_the_count_is_of_the_whole_batch_on_any_number_of_devices():
@@ -122,18 +120,18 @@ def test_the_count_is_of_the_whole_batch_on_any_number_of_devices():
 
 def test_a_layer_that_the_program_does_not_run_is_noticed(monkeypatch):
     measured = bench("inception_v1", 0.25, 32, 2)
-    per_picture, _ = measured.count_flops("inference")
+    per_image, _ = measured.count_flops("inference")
     layers = measured.layers("inference")
     largest = max(layers, key=lambda layer: layer.inside_macs)
     assert largest.inside_macs > 0.15 * sum(layer.inside_macs for layer in layers)
     with pytest.raises(roofline.FlopsDisagree, match=r"forward: the compiler counts .* \+\d\d\.\d %"):
         roofline.check_flops(
             roofline.inside_flops([layer for layer in layers if layer is not largest], "inference"),
-            per_picture,
+            per_image,
             "forward",
         )
     with pytest.raises(roofline.FlopsDisagree, match=r"-\d\d\.\d %"):
-        roofline.check_flops(roofline.inside_flops([*layers, largest], "inference"), per_picture, "forward")
+        roofline.check_flops(roofline.inside_flops([*layers, largest], "inference"), per_image, "forward")
 
 
 def test_bounds_by_hand():

@@ -26,7 +26,7 @@ def goldens():
 
 @pytest.mark.parametrize("resize", [27, 28])
 @pytest.mark.parametrize("size", make_crops.SIZES)
-def test_torchvisions_pictures_to_the_bit(goldens, size, resize):
+def test_torchvisions_images_to_the_bit(goldens, size, resize):
     crop = EvalCrop("torchvision", interpolation="pil_bilinear", resize=resize)
     found = center_crop(make_crops.sample_image(*size), make_crops.CROP, crop)
     np.testing.assert_array_equal(found, goldens[f"torchvision/{resize}/{size[0]}x{size[1]}"])
@@ -34,14 +34,14 @@ def test_torchvisions_pictures_to_the_bit(goldens, size, resize):
 
 @pytest.mark.parametrize(("fraction", "resize"), [(0.875, 27), (0.8975, 26)])
 @pytest.mark.parametrize("size", make_crops.SIZES)
-def test_timms_pictures_to_the_bit(goldens, size, fraction, resize):
+def test_timms_images_to_the_bit(goldens, size, fraction, resize):
     crop = EvalCrop("torchvision", interpolation="pil_bicubic", resize=resize)
     found = center_crop(make_crops.sample_image(*size), make_crops.CROP, crop)
     np.testing.assert_array_equal(found, goldens[f"timm/{fraction}/{size[0]}x{size[1]}"])
 
 
 @pytest.mark.parametrize("size", make_crops.SIZES)
-def test_slims_pictures_up_to_the_rounding_to_bytes(goldens, size):
+def test_slims_images_up_to_the_rounding_to_bytes(goldens, size):
     crop = EvalCrop("central_fraction", interpolation="tf_bilinear")
     found = center_crop(make_crops.sample_image(*size), make_crops.CROP, crop).astype(np.float64)
     theirs = goldens[f"slim/0.875/{size[0]}x{size[1]}"]
@@ -49,7 +49,7 @@ def test_slims_pictures_up_to_the_rounding_to_bytes(goldens, size):
     assert np.abs(found - theirs).max() < 0.5 + 1e-4
 
 
-def test_tf_bilinear_keeps_a_picture_of_the_size_and_repeats_the_last_pixel():
+def test_tf_bilinear_keeps_an_image_of_the_size_and_repeats_the_last_pixel():
     image = make_crops.sample_image(9, 7)
     assert np.array_equal(resampling.tf_bilinear(image, 9, 7), image)
     ramp = np.repeat(np.array([0, 100], np.uint8)[None, :, None], 3, axis=2)
@@ -80,7 +80,7 @@ def test_a_side_in_pixels_takes_the_place_of_the_fraction():
     assert not np.array_equal(by_fraction, center_crop(image, 24, EvalCrop(resize=33)))
 
 
-def test_writes_where_it_is_told_and_leaves_the_picture():
+def test_writes_where_it_is_told_and_leaves_the_image():
     for interpolation in resampling.RESIZES:
         for rule in ("center", "torchvision", "squash", "central_fraction"):
             image = make_crops.sample_image(37, 53)

@@ -98,7 +98,7 @@ def test_data_dir_is_the_argument_then_the_environment_then_home(monkeypatch, tm
     assert str(datasets.default_data_dir()) == "/home/of/mine/tensorflow_datasets"
 
 
-def test_synthetic_pictures_differ_and_stay_the_same():
+def test_synthetic_images_differ_and_stay_the_same():
     data = load("synthetic:10:32", "train")
     assert data.num_classes == 10 and data.num_examples == 1_281_167
     first, label = data.record(3)
@@ -108,7 +108,7 @@ def test_synthetic_pictures_differ_and_stay_the_same():
     assert load("synthetic", "validation").record(0)[0].shape == (256, 256, 3)
 
 
-def test_folder_of_pictures(image_folder):
+def test_folder_of_images(image_folder):
     data = load(f"folder:{image_folder}", "train")
     assert data.class_names == ["cat", "dog", "eel"] and data.num_examples == 14
     assert sorted(labels(data)) == [0] * 6 + [1] * 5 + [2] * 3

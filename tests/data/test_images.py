@@ -67,7 +67,7 @@ def test_decodes_progressive_jpeg_and_png_named_jpeg(gradient, tmp_path):
     assert np.array_equal(images.decode_image_file(path), gradient)
 
 
-def test_does_not_turn_pictures_by_their_exif(gradient):
+def test_does_not_turn_images_by_their_exif(gradient):
     """An EXIF orientation of 6 (turn right) would make 64 x 48 of 48 x 64."""
     jpeg = encode(gradient, ".jpg")
     tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
@@ -78,7 +78,7 @@ def test_does_not_turn_pictures_by_their_exif(gradient):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_names_a_picture_that_is_cut_short(gradient, suffix, tmp_path):
+def test_names_an_image_that_is_cut_short(gradient, suffix, tmp_path):
     encoded = encode(np.tile(gradient, (4, 4, 1)), suffix)
     with pytest.raises(UserError, match=r"record 7: not a readable image .* cut short"):
         images.decode(encoded[: len(encoded) // 2], "record 7")
@@ -88,7 +88,7 @@ def test_names_a_picture_that_is_cut_short(gradient, suffix, tmp_path):
         images.decode_image_file(path)
 
 
-def test_names_what_is_no_picture(tmp_path):
+def test_names_what_is_no_image(tmp_path):
     for junk in (b"", b"hello", b"\xff\xd8"):
         with pytest.raises(UserError, match="not a readable image"):
             images.decode(junk)
@@ -176,7 +176,7 @@ def test_view_is_the_window_resized(gradient):
         assert rows.max() - rows.min() >= height - 3 and columns.max() - columns.min() >= width - 3
 
 
-def test_random_crop_is_a_square_of_the_resized_picture(gradient):
+def test_random_crop_is_a_square_of_the_resized_image(gradient):
     fields = {"rule": "random_crop", "resize": 48, "flip": False}
     seen = set()
     for number in range(300):
@@ -199,7 +199,7 @@ def test_random_interpolation_is_each_in_turn(gradient):
     assert all(60 < count < 140 for count in counts.values()), counts
 
 
-def test_small_pictures_are_enlarged_before_the_window_is_chosen():
+def test_small_images_are_enlarged_before_the_window_is_chosen():
     """Otherwise an 8 x 8 image would have a handful of different views."""
     digit = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     fields = {"area": (0.6, 1.0), "flip": False}
@@ -225,7 +225,7 @@ def test_central_fraction_cuts_each_side_and_ignores_the_ratio():
     assert got[0, 0].tolist() == [16, 8, 0] and got[-1, -1].tolist() == [240, 119, 0]
 
 
-def test_crop_fraction_of_one_is_the_whole_picture(gradient):
+def test_crop_fraction_of_one_is_the_whole_image(gradient):
     square = gradient[:, :48]
     assert np.array_equal(images.center_crop(square, 48, images.EvalCrop(fraction=1.0)), square)
     assert images.center_crop(gradient, 100).shape == (100, 100, 3)

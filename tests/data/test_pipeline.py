@@ -221,7 +221,7 @@ def test_an_unreadable_record_is_named_in_threads_and_closes(image_folder):
             make()
 
 
-def test_folder_pictures_of_all_sizes_make_batches(image_folder):
+def test_folder_images_of_all_sizes_make_batches(image_folder):
     data = load(f"folder:{image_folder}", "train")
     for augmentation in ({}, {"rule": "random_crop", "resize": 20}):
         batch = train_pipeline(data, augmentation=augmentation).batch(1)

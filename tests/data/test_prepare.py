@@ -122,7 +122,7 @@ def test_folder_prepared_is_the_folder_read_directly(image_folder, tmp_path, run
         load("beast", "train", str(tmp_path))
 
 
-def test_unreadable_picture_is_named_and_nothing_is_left_half(image_folder, tmp_path, capsys, run):
+def test_unreadable_image_is_named_and_nothing_is_left_half(image_folder, tmp_path, capsys, run):
     broken = image_folder / "train" / "dog" / "1.jpg"
     content = broken.read_bytes()
     broken.write_bytes(content[: len(content) // 2])
@@ -175,7 +175,7 @@ def test_wrong_file_format_is_said(tmp_path, monkeypatch, run):
         load("digits:1.0.0", "train", str(tmp_path))
 
 
-def test_pictures_of_any_kind_pass_the_decoding_check(tmp_path, run, records):
+def test_images_of_any_kind_pass_the_decoding_check(tmp_path, run, records):
     folder = tmp_path / "images" / "grey"
     folder.mkdir(parents=True)
     cv2.imwrite(str(folder / "1.jpg"), np.zeros((9, 9), np.uint8))

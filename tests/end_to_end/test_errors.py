@@ -12,7 +12,7 @@ MISTAKES = {
     "unread field": (["--config.optimizer.b1=0.5"], r"config.optimizer.b1 = 0.5: nothing reads it"),
     "switch of another kind": (["--config.model.options.module=naif"], r"naif"),
     "switch without effect": (["--config.model.options.bn_momentum=0.5"], r"bn_momentum"),
-    "small picture": (["--config.data.image_size=16"], r"config.data.image_size = 16: inception_v1 needs at least 32"),
+    "small image": (["--config.data.image_size=16"], r"config.data.image_size = 16: inception_v1 needs at least 32"),
     "class count": (["--config.model.num_classes=11"], r"config.model.num_classes = 11: the data set 'digits' has 10"),
     "out of range": (["--config.optimizer.momentum=2.0"], r"config.optimizer.momentum = 2.0: it must be"),
     "batch of parts": (["--config.optimizer.accumulation=7"], r"config.batch_size = \d+ does not divide"),
@@ -52,8 +52,8 @@ def test_a_workdir_that_is_a_file(run_command, small_arguments, tmp_path):
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_a_picture_that_is_none(small_run, run_command, tmp_path):
-    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+def test_an_image_that_is_none(small_run, run_command, tmp_path):
+    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 not an image")
     code, out, err = run_command("predict", f"--workdir={small_run}", tmp_path / "torn.jpg")
     assert (code, out) == (2, "")
     assert err.count("\n") == 1 and "torn.jpg" in err

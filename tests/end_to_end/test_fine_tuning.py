@@ -31,14 +31,14 @@ ARGUMENTS = (
 
 @pytest.fixture(scope="module")
 def three_kinds(tmp_path_factory):
-    """A folder of pictures of three classes, whose names are not the digits'."""
+    """A folder of images of three classes, whose names are not the digits'."""
     root, digits = tmp_path_factory.mktemp("pictures"), datasets.load("digits", "train[:120]")
     for index in range(120):
-        picture, label = digits.record(index)
+        image, label = digits.record(index)
         folder = root / ("train" if index % 4 else "test") / f"kind_{label}"
         if label < 3:
             folder.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / f"{index}.png"), np.asarray(picture))
+            cv2.imwrite(str(folder / f"{index}.png"), np.asarray(image))
     return root
 
 

@@ -39,7 +39,7 @@ def test_inception_v4_steps_at_full_width(run_command, tmp_path):
     assert code == 0, err
     result = json.loads(out)
     assert result["steps"] == 1
-    # No bound from above: batch norm over the 1x1 maps of four pictures makes gradients of 1e6 at the start (they are
+    # No bound from above: batch norm over the 1x1 maps of four images makes gradients of 1e6 at the start (they are
     # right: tests/models/test_inception_v4.py compares them with differences).
     train = result["metrics"]["train"]
     assert train["gradient_norm"] > 0 and all(math.isfinite(value) for value in train.values())

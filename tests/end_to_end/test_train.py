@@ -80,9 +80,9 @@ def test_predict_names_classes_of_files_of_any_size(small_run, run_command, tmp_
     digits = datasets.load("digits", "test[:40]")
     paths = []
     for index in range(3):
-        picture, _ = digits.record(index)
+        image, _ = digits.record(index)
         paths.append(tmp_path / f"{index}.png")
-        cv2.imwrite(str(paths[-1]), cv2.resize(np.asarray(picture), (40 + 30 * index, 50))[..., ::-1])
+        cv2.imwrite(str(paths[-1]), cv2.resize(np.asarray(image), (40 + 30 * index, 50))[..., ::-1])
     workdir = shutil.copytree(small_run, tmp_path / "copy")
     config = json.loads((workdir / "config.json").read_text())
     config["data"]["name"] = "folder:/nowhere"  # who asks a network need not have the data that it was trained on
@@ -131,7 +131,7 @@ def test_a_loss_above_its_limit_ends_the_run_and_says_so(run_command, small_argu
 
 
 def test_inception_v4_learns(run_command, tmp_path):
-    """Narrow, at its smallest size: real steps on 32 real pictures, and the loss of either head falls."""
+    """Narrow, at its smallest size: real steps on 32 real images, and the loss of either head falls."""
     overrides = {
         "model.name": "inception_v4", "model.width_multiplier": 0.125, "model.options.min_width": 8,
         "model.options.bn_momentum": 0.9, "data.image_size": 75, "batch_size": 32, "num_steps": 32,

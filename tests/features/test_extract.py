@@ -43,7 +43,7 @@ def by_hand(trained):
     return jax.jit(run)
 
 
-def pictures_of(trained, split="test[:40]"):
+def images_of(trained, split="test[:40]"):
     data = EvalPipeline(datasets.load("digits", split), batch_size=40, image_size=32, crop=trained.crop)
     return data.batch(0)
 
@@ -61,7 +61,7 @@ def test_every_example_in_order_by_the_command(trained, by_hand, small_run, run_
     assert "extract: 40 of 40" in err
     said = json.loads(out)
     assert said["examples"] == 40
-    batch = pictures_of(trained)
+    batch = images_of(trained)
     expected = by_hand(batch["image"])
     with np.load(output, allow_pickle=False) as found:
         assert list(found) == ["index", "label", "Mixed_3b", "pool5", "logits"]
@@ -88,7 +88,7 @@ def test_pooled_half_precision_and_padding_from_python(trained, by_hand):
     assert parts[1]["index"].tolist() == list(range(16, 21))
     found = np.concatenate([part["inception_4a"] for part in parts])
     assert found.dtype == np.float16
-    expected = by_hand(pictures_of(trained)["image"][:21]).endpoints["inception_4a"].mean((1, 2))
+    expected = by_hand(images_of(trained)["image"][:21]).endpoints["inception_4a"].mean((1, 2))
     np.testing.assert_allclose(found, expected, 1e-3, 1e-4)
     assert extraction.feature_shapes(trained, ["inception_4a"], pool=True)["inception_4a"].shape == found.shape[1:]
 
@@ -121,7 +121,7 @@ def test_only_what_is_asked_for_is_computed(trained, monkeypatch):
     assert early < whole / 3
 
 
-def test_picture_files_of_any_size(trained, by_hand, small_run, tmp_path, capsys):
+def test_image_files_of_any_size(trained, by_hand, small_run, tmp_path, capsys):
     random = np.random.RandomState(0)
     files = []
     for number, shape in enumerate(((50, 40, 3), (33, 90, 3), (32, 32, 3))):
@@ -137,7 +137,7 @@ def test_picture_files_of_any_size(trained, by_hand, small_run, tmp_path, capsys
     assert "3 of 3" in capsys.readouterr().err
 
 
-def test_another_picture_size(small_run, tmp_path):
+def test_another_image_size(small_run, tmp_path):
     output = tmp_path / "a.npz"
     extract.main(
         [
@@ -168,7 +168,7 @@ def test_statistics_and_their_distance(trained, by_hand, small_run, tmp_path, ca
             ]
         )
     rows = [
-        np.asarray(by_hand(pictures_of(trained, split)["image"]).endpoints["pool5"], np.float64)
+        np.asarray(by_hand(images_of(trained, split)["image"]).endpoints["pool5"], np.float64)
         for split in ("test[:40]", "train[:40]")
     ]
     for file, values in zip(files, rows, strict=True):

@@ -60,13 +60,13 @@ def converted(file, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def image_files(tmp_path_factory):
     """Three digits of other sizes as files: (paths, arrays)."""
-    folder, digits = tmp_path_factory.mktemp("pictures"), datasets.load("digits", "test[:3]")
+    folder, digits = tmp_path_factory.mktemp("images"), datasets.load("digits", "test[:3]")
     paths, arrays = [], []
     for index in range(3):
-        picture, _ = digits.record(index)
-        arrays.append(cv2.resize(np.asarray(picture), (90 + 30 * index, 80)))
+        image, _ = digits.record(index)
+        arrays.append(cv2.resize(np.asarray(image), (90 + 30 * index, 80)))
         paths.append(folder / f"{index}.png")
         cv2.imwrite(str(paths[-1]), arrays[-1][..., ::-1])
     return paths, arrays
@@ -87,11 +87,11 @@ def fails(capsys):
     return run
 
 
-def expected(network, pictures):
-    """Probabilities by the model itself, with torchvision's pictures made by hand: 64 of 256 * 64 / 224 pixels."""
+def expected(network, image_files):
+    """Probabilities by the model itself, with torchvision's images made by hand: 64 of 256 * 64 / 224 pixels."""
     model, variables = network
     crop = crops.EvalCrop("torchvision", interpolation="pil_bilinear", resize=73)
-    batch = np.stack([crops.center_crop(picture, SIZE, crop) for picture in pictures])
+    batch = np.stack([crops.center_crop(image, SIZE, crop) for image in image_files])
     images = preprocess(batch, normalization=get_normalization("inception"), dtype=np.float32)
     return jax.nn.softmax(model.apply(variables, images, train=False).logits)
 
@@ -119,9 +119,9 @@ def test_the_workdir_says_what_it_is(converted, file):
     assert json.loads((converted / "classes.json").read_text())["names"][3] == "class 3"
 
 
-def test_predict_gives_the_probabilities_of_the_model_itself(network, converted, pictures, capsys, monkeypatch):
+def test_predict_gives_the_probabilities_of_the_model_itself(network, converted, image_files, capsys, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    paths, arrays = pictures
+    paths, arrays = image_files
     probabilities = expected(network, arrays)
     assert predict.main([f"--workdir={converted}", "--json", "--top=10", *map(str, paths)]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -131,7 +131,7 @@ def test_predict_gives_the_probabilities_of_the_model_itself(network, converted,
 
 
 def test_predict_of_a_file_asks_the_network_of_the_workdir(converted, file, monkeypatch):
-    """Compared without compiling it again: definition, weights and pictures are the same."""
+    """Compared without compiling it again: definition, weights and images are the same."""
     options = {"width_multiplier": 0.125}
     monkeypatch.setattr(loading, "load_weights", functools.partial(loading.load_weights, options=options))
     monkeypatch.setattr(workdir, "config_of", functools.partial(workdir.config_of, image_size=SIZE))
@@ -319,9 +319,9 @@ def headless(network, file, tmp_path_factory):
     return directory
 
 
-def test_features_of_weights_without_a_classifier(network, headless, pictures, tmp_path):
+def test_features_of_weights_without_a_classifier(network, headless, image_files, tmp_path):
     _, variables = network
-    paths, arrays = pictures
+    paths, arrays = image_files
     words = [f"--workdir={headless}", "--endpoints=logits,pool5", f"--output={tmp_path / 'features.npz'}"]
     assert extract.main([*words, *map(str, paths)]) == 0
     with np.load(tmp_path / "features.npz") as found:
@@ -332,9 +332,9 @@ def test_features_of_weights_without_a_classifier(network, headless, pictures, t
         )
 
 
-def test_what_needs_a_classifier_says_so(headless, pictures, fails):
+def test_what_needs_a_classifier_says_so(headless, image_files, fails):
     for words in (
-        fails(predict.main, f"--workdir={headless}", pictures[0][0]),
+        fails(predict.main, f"--workdir={headless}", image_files[0][0]),
         fails(evaluate.main, f"--workdir={headless}"),
     ):
         assert "has no classifier (num_classes = 0): `extract` gives its features" in words

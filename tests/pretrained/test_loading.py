@@ -121,7 +121,7 @@ def test_every_forms_recipe_makes_the_forms_network(variant):
 
 
 @pytest.mark.parametrize("record", catalog.all_records(), ids=lambda record: record.name)
-def test_every_records_pictures_pass_through_a_recipe(record):
+def test_every_records_images_pass_through_a_recipe(record):
     if record.unusable:
         pytest.skip(f"not usable: {record.unusable}")
     variant = registry.get_variant(record.model, record.source)

@@ -107,9 +107,9 @@ def test_a_full_disk(small_run, command_environment, small_arguments, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def image_folder(tmp_path_factory):
     """Digits as PNG files in class folders: a data set that faults can be put into, for the small run's network."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for split, count in (("train", 100), ("test", 40)):
         images, labels, _ = digits.load(split)
         for index in range(count):
@@ -120,9 +120,9 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def arguments(pictures, small_arguments, tmp_path):
-    """Of a small run on a copy of the pictures; the last is the workdir."""
-    folder = shutil.copytree(pictures, tmp_path / "pictures")
+def arguments(image_folder, small_arguments, tmp_path):
+    """Of a small run on a copy of the images; the last is the workdir."""
+    folder = shutil.copytree(image_folder, tmp_path / "images")
     return [
         *small_arguments,
         f"--config.data.name=folder:{folder}",
@@ -135,7 +135,7 @@ def arguments(pictures, small_arguments, tmp_path):
 @pytest.mark.slow
 def test_a_stalled_input(arguments, start_command, run_command, tmp_path):
     """Opening a FIFO hangs, as a dead file server does. The log says where, SIGTERM is obeyed, the limit ends it."""
-    picture, workdir = next((tmp_path / "pictures" / "train").glob("*/005.png")), tmp_path / "run"
+    image, workdir = next((tmp_path / "images" / "train").glob("*/005.png")), tmp_path / "run"
     aside = tmp_path / "aside.png"
     code, _, err = run_command("train", *arguments[:-1], f"--workdir={tmp_path / 'whole'}")
     assert code == 0, err
@@ -143,8 +143,8 @@ def test_a_stalled_input(arguments, start_command, run_command, tmp_path):
     slow = ["--config.logging.every_steps=1", "--config.faults.stall_warning_seconds=0.5"]
     run = start_command("train", *arguments, *slow)
     wait_for(lambda: (workdir / "metrics.jsonl").exists() and (workdir / "metrics.jsonl").stat().st_size, run)
-    picture.rename(aside)
-    os.mkfifo(picture)
+    image.rename(aside)
+    os.mkfifo(image)
     wait_for(lambda: "005.png" in (workdir / "train.log").read_text(), run)
     assert "the input has stalled" in (workdir / "train.log").read_text()
 
@@ -161,8 +161,8 @@ def test_a_stalled_input(arguments, start_command, run_command, tmp_path):
     assert (code, out) == (7, "") and "005.png" in err and "Traceback" not in err
     assert f"continued from step {stopped}" in err
 
-    picture.unlink()
-    aside.rename(picture)
+    image.unlink()
+    aside.rename(image)
     code, _, err = run_command("train", *arguments)
     assert code == 0, err
     result, whole = (json.loads((path / "result.json").read_text()) for path in (workdir, tmp_path / "whole"))
@@ -170,9 +170,9 @@ def test_a_stalled_input(arguments, start_command, run_command, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_corrupt_picture(arguments, run_command, tmp_path):
-    picture = next((tmp_path / "pictures" / "train").glob("*/005.png"))
-    os.truncate(picture, picture.stat().st_size // 2)
+def test_a_corrupt_image(arguments, run_command, tmp_path):
+    image = next((tmp_path / "images" / "train").glob("*/005.png"))
+    os.truncate(image, image.stat().st_size // 2)
     code, _, err = run_command("train", *arguments)
     assert code == 2 and "005.png" in err and "Traceback" not in err
 
@@ -180,7 +180,7 @@ def test_a_corrupt_picture(arguments, run_command, tmp_path):
     assert code == 0, err
     assert err.count("005.png") >= 1
     train = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]
-    assert sum(row["corrupt"] for row in train) in (2, 3)  # 14 steps of 16: every picture twice, and 24 once more
+    assert sum(row["corrupt"] for row in train) in (2, 3)  # 14 steps of 16: every image twice, and 24 once more
     shutil.rmtree(tmp_path / "run")
 
     code, _, err = run_command("train", *arguments, "--config.faults.max_corrupt=1")

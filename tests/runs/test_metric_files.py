@@ -261,11 +261,11 @@ def test_a_resumed_run_tells_tensorboard_where_to_purge(tmp_path):
 
 def test_images_go_into_the_events_byte_for_byte(tmp_path):
     cv2 = pytest.importorskip("cv2")
-    picture = tmp_path / "curves.png"
-    cv2.imwrite(str(picture), np.zeros((20, 30, 3), np.uint8))
+    png = tmp_path / "curves.png"
+    cv2.imwrite(str(png), np.zeros((20, 30, 3), np.uint8))
     (tmp_path / "not.png").write_text("text")
     with metric_files.MetricWriter(tmp_path) as writer:
-        writer.write_images(40, {"learning_curves": picture})
+        writer.write_images(40, {"learning_curves": png})
         with pytest.raises(ValueError, match="not a PNG"):
             writer.write_images(41, {"other": tmp_path / "not.png"})
         with pytest.raises(UserError, match=r"cannot read .*gone\.png"):
@@ -274,6 +274,6 @@ def test_images_go_into_the_events_byte_for_byte(tmp_path):
     (value,) = event.summary.value
     assert (event.step, value.tag) == (40, "pictures/learning_curves")
     assert (value.image.height, value.image.width) == (20, 30)
-    assert value.image.encoded_image_string == picture.read_bytes()
+    assert value.image.encoded_image_string == png.read_bytes()
     with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
-        writer.write_images(40, {"learning_curves": picture})  # no events: nothing to do
+        writer.write_images(40, {"learning_curves": png})  # no events: nothing to do

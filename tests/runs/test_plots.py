@@ -1,4 +1,4 @@
-"""Pictures, by what is in them: the data of the axes, the words, and the pixels of the file."""
+"""Images, by what is in them: the data of the axes, the words, and the pixels of the file."""
 
 import os
 import re
@@ -179,7 +179,7 @@ def test_confusion_matrix_of_a_wrong_shape_is_refused(tmp_path):
 
 
 class Asked:
-    """Pictures of one grey each, 3 times their index, that remembers which were asked for."""
+    """Images of one grey each, 3 times their index, that remembers which were asked for."""
 
     def __init__(self):
         self.indices = []

@@ -295,9 +295,9 @@ def test_a_study_of_any_size_has_all_plots(tmp_path, count):
     names = re.findall(r"!\[.*\]\((.*)\)", text)
     assert names == [f"{name}.png" for name in report.PLOTS]
     for name in names:
-        picture = cv2.imread(str(made.path / name))
-        assert picture is not None and picture.std() > 5
-        edge = np.concatenate([picture[:2].ravel(), picture[:, :2].ravel(), picture[-2:].ravel()])
+        image = cv2.imread(str(made.path / name))
+        assert image is not None and image.std() > 5
+        edge = np.concatenate([image[:2].ravel(), image[:, :2].ravel(), image[-2:].ravel()])
         assert (edge == 255).all(), f"{name}: something is cut off"
 
 

@@ -1,4 +1,4 @@
-"""The fields of `config.evaluation` that say how a picture is cropped: what they make, and what they refuse."""
+"""The fields of `config.evaluation` that say how an image is cropped: what they make, and what they refuse."""
 
 import pytest
 

@@ -21,7 +21,7 @@ FORMULAS = {
 }
 
 
-def pictures():
+def all_values():
     """All 256 values in every channel, the channels different."""
     ramp = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     return np.concatenate([ramp, ramp[:, ::-1], ramp[:, :, ::-1]], axis=-1)
@@ -33,7 +33,7 @@ def test_every_record_has_a_formula():
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_float64(x64, name):
-    images = pictures()
+    images = all_values()
     output = preprocess.preprocess(
         jnp.asarray(images), normalization=preprocess.get_normalization(name), dtype=jnp.float64
     )
@@ -43,7 +43,7 @@ def test_float64(x64, name):
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_float32_has_the_same_bits_compiled_or_not(name):
-    images = jnp.asarray(pictures())
+    images = jnp.asarray(all_values())
     run = lambda x: preprocess.preprocess(  # noqa: E731
         x, normalization=preprocess.get_normalization(name), dtype=jnp.float32
     )
@@ -53,7 +53,7 @@ def test_float32_has_the_same_bits_compiled_or_not(name):
 
 
 def test_bfloat16_is_rounded_once_from_float32():
-    images = jnp.asarray(pictures())
+    images = jnp.asarray(all_values())
     normalization = preprocess.get_normalization("imagenet")
     precise = preprocess.preprocess(images, normalization=normalization, dtype=jnp.float32)
     output = preprocess.preprocess(images, normalization=normalization, dtype=jnp.bfloat16)
@@ -84,7 +84,7 @@ def test_mistakes():
 def test_torchvisions_transform_input_undoes_its_normalization(x64):
     """torchvision normalizes by ImageNet's mean and deviation, and its GoogLeNet and Inception-v3 with
     transform_input=True first multiply by std / 0.5 and add (mean - 0.5) / 0.5: together that is "inception"."""
-    images = jnp.asarray(pictures())
+    images = jnp.asarray(all_values())
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     theirs = preprocess.preprocess(images, normalization=preprocess.get_normalization("imagenet"), dtype=jnp.float64)
     theirs = np.asarray(theirs) * (std / 0.5) + (mean - 0.5) / 0.5

@@ -123,7 +123,7 @@ def test_a_loss_above_the_limit_has_diverged():
         window.state()
 
 
-def test_corrupt_pictures_are_counted_over_the_whole_run():
+def test_corrupt_images_are_counted_over_the_whole_run():
     options = {"batch_size": 6, "max_corrupt": 5, "max_skipped": 1}
     first = TrainMetrics(**options)
     first.add(1, good(1.0))  # four of six were counted
