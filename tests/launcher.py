@@ -173,7 +173,7 @@ class Command:
     def _line(self) -> bytes:
         line = self._status.readline()
         if not line:
-            raise RuntimeError("the fork server has ended; its last words are on stderr")
+            raise RuntimeError("the fork server has ended; its last output is on stderr")
         return line
 
 

@@ -1,4 +1,4 @@
-"""Recipes and overrides on the command line: every mistake is one line that names the nearest right word."""
+"""Recipes and overrides on the command line: every mistake is one line that names the nearest correct name."""
 
 import pytest
 
@@ -25,11 +25,11 @@ def recipe(tmp_path):
     return path
 
 
-def parse(*words):
+def parse(*flags):
     arguments = command_line.parser("train", "Trains.")
     command_line.add_config(arguments)
     arguments.add_argument("--workdir", required=True)
-    return command_line.parse_with_config(arguments, list(words))
+    return command_line.parse_with_config(arguments, list(flags))
 
 
 def test_overrides_of_every_kind(recipe):
@@ -53,13 +53,13 @@ def test_overrides_of_every_kind(recipe):
     assert overrides["optimizer.momentum"] == 0.5
 
 
-def test_a_separate_word_for_the_value(recipe):
+def test_a_separate_argument_for_the_value(recipe):
     _, config, _ = parse("--config", str(recipe), "--workdir", "w", "--config.seed", "3")
     assert config.seed == 3
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("flags", "message"),
     [
         (["--config.optimzer.momentum=1"], r"config.optimzer.momentum: no field 'optimzer'; did you mean 'optimizer'"),
         (["--config.optimizer.momentun=1"], r"no field 'momentun'; did you mean 'momentum'\?"),
@@ -68,9 +68,9 @@ def test_a_separate_word_for_the_value(recipe):
         (["stray"], r"unknown argument 'stray'"),
     ],
 )
-def test_mistakes_are_one_line(recipe, words, message):
+def test_mistakes_are_one_line(recipe, flags, message):
     with pytest.raises(UserError, match=message) as error:
-        parse(f"--config={recipe}", "--workdir=w", *words)
+        parse(f"--config={recipe}", "--workdir=w", *flags)
     assert "\n" not in str(error.value)
 
 

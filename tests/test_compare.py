@@ -14,8 +14,8 @@ from .conftest import ROOT
 from .runs.made_runs import make_run
 
 
-def printed(capsys, *words):
-    assert compare.main([str(word) for word in words]) == 0
+def printed(capsys, *arguments):
+    assert compare.main([str(word) for word in arguments]) == 0
     return capsys.readouterr().out
 
 
@@ -45,7 +45,7 @@ def test_flags(tmp_path, capsys):
     assert (tmp_path / "deep" / "out" / "comparison.png").exists() and not (tmp_path / "comparison").exists()
 
 
-def test_where_nothing_can_be_written_the_words_are_still_said(tmp_path, capsys):
+def test_where_nothing_can_be_written_the_text_is_still_printed(tmp_path, capsys):
     paths = [make_run(tmp_path / name) for name in ("a", "b")]
     (tmp_path / "comparison").write_text("in the way")
     assert compare.main([str(path) for path in paths]) == 0
@@ -76,7 +76,7 @@ def test_list(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ([], "name the runs to compare, or --list and a folder"),
         (["absent"], "absent: there is no such directory"),
@@ -88,10 +88,10 @@ def test_list(tmp_path, capsys, monkeypatch):
         (["a", "--metric=top2"], "invalid choice: 'top2'"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, monkeypatch, words, message):
+def test_mistakes_are_one_line(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
-        compare.main(words)
+        compare.main(arguments)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

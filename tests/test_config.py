@@ -1,4 +1,4 @@
-"""The schema: what is refused, in which words, and that nothing is accepted and ignored."""
+"""The schema: what is refused, with which message, and that nothing is accepted and ignored."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def test_the_default_is_valid_and_round_trips():
     assert again.augmentation.area == (0.08, 1.0)  # JSON's list is a tuple again
 
 
-def test_every_field_has_words():
+def test_every_field_has_a_description():
     for path, field in schema.fields():
         assert len(field.doc) > 10, path
 

@@ -12,11 +12,11 @@ from .conftest import ROOT
 from .launcher import Launcher
 
 
-def test_the_same_words_and_exit_code_as_python_m(start_command, command_environment):
-    for words, code in ((["summary", "inception_v1", "--image_size=64"], 0), (["train", "--wrokdir=a"], 2)):
-        command = [sys.executable, "-m", f"inception_jax.{words[0]}", *words[1:]]
+def test_the_same_output_and_exit_code_as_python_m(start_command, command_environment):
+    for arguments, code in ((["summary", "inception_v1", "--image_size=64"], 0), (["train", "--wrokdir=a"], 2)):
+        command = [sys.executable, "-m", f"inception_jax.{arguments[0]}", *arguments[1:]]
         true = subprocess.run(command, cwd=ROOT, env=command_environment, capture_output=True, text=True)
-        process = start_command(*words)
+        process = start_command(*arguments)
         assert process.communicate(timeout=60) == (true.stdout, true.stderr)
         assert process.returncode == true.returncode == code
 

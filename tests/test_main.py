@@ -14,18 +14,23 @@ from inception_jax import __main__ as console
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(*words, cwd=None, **variables):
+def run(*arguments, cwd=None, **variables):
     """Runs the console command as its installed script does, in a process of its own."""
     script = "import sys; sys.argv[0] = 'inception-jax'; from inception_jax.__main__ import main; sys.exit(main())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     return subprocess.run(
-        [sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=500, cwd=cwd, env=environment
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        cwd=cwd,
+        env=environment,
     )
 
 
-@pytest.mark.parametrize("words", [(), ("--help",), ("help",)])
-def test_the_verbs_are_listed(words, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["inception-jax", *words])
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("help",)])
+def test_the_verbs_are_listed(arguments, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["inception-jax", *arguments])
     assert console.main() == 0
     printed = capsys.readouterr().out
     assert [match[1] for match in re.finditer(r"^  (\w+) +\w", printed, re.MULTILINE)] == list(console.VERBS)

@@ -1,4 +1,4 @@
-"""Every recipe in configs/: it builds all its parts, reads all its fields, and says where its numbers are from."""
+"""Every recipe in configs/: it builds everything, reads all its fields, and says where its numbers are from."""
 
 import importlib.util
 import inspect
@@ -58,10 +58,10 @@ def test_a_recipe_builds_and_reads_every_field(name, argument, model, steps, rat
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in RECIPES}))
 def test_a_recipe_says_how_it_is_run_and_what_came_of_it(name):
-    words = inspect.getdoc(module(name))
-    assert f"--config=configs/{name}.py" in words
-    assert "Hardware:" in words
-    assert "Result:" in words
+    docstring = inspect.getdoc(module(name))
+    assert f"--config=configs/{name}.py" in docstring
+    assert "Hardware:" in docstring
+    assert "Result:" in docstring
 
 
 def test_an_unknown_variant_lists_those_that_there_are():

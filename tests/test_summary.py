@@ -10,8 +10,8 @@ from inception_jax.models.inception_v1 import PAPER_PARAMS_AND_OPS
 from inception_jax.models.registry import ModelError
 
 
-def printed(capsys, *words):
-    assert summary.main(list(words)) == 0
+def printed(capsys, *arguments):
+    assert summary.main(list(arguments)) == 0
     return capsys.readouterr().out
 
 
@@ -44,7 +44,7 @@ def test_json(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("arguments", "expected"),
     [
         (["inception_v1", "--set", "conv2_reduce=False"], {"parameters": 6_994_392}),
         (["inception_v1", "--set", "lrn=false", "--set", "batch_norm=True"], {"parameters": 7_005_832}),
@@ -52,8 +52,8 @@ def test_json(capsys):
         (["inception_v4", "--num_classes=1001"], {"parameters": 42_681_353, "parameters_with_aux": 46_041_586}),
     ],
 )
-def test_options(words, expected, capsys):
-    assert expected.items() <= json.loads(printed(capsys, *words, "--json")).items()
+def test_options(arguments, expected, capsys):
+    assert expected.items() <= json.loads(printed(capsys, *arguments, "--json")).items()
 
 
 def test_googlenet_is_laid_out_as_table_1(capsys):
@@ -78,7 +78,7 @@ def test_other_networks_are_one_line_per_block(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "error", "message"),
+    ("arguments", "error", "message"),
     [
         (["inception_v5"], ModelError, "did you mean 'inception_v4'"),
         (["inception_v1", "--set", "modul=naive"], ModelError, "did you mean 'module'"),
@@ -89,9 +89,9 @@ def test_other_networks_are_one_line_per_block(capsys):
         (["inception_v1", "--compare", "vgg16", "--set", "lrn=False"], UserError, "--set: not allowed with --compare"),
     ],
 )
-def test_mistakes(words, error, message):
+def test_mistakes(arguments, error, message):
     with pytest.raises(error, match=message):
-        summary.main(words)
+        summary.main(arguments)
 
 
 def test_networks_side_by_side(capsys):

@@ -36,7 +36,7 @@ def test_format_bytes():
 
 
 class FakeBench:
-    """A network whose plan is a MiB per example, and whose device has room for 50 examples."""
+    """A network whose plan is a MiB per example, and whose device has memory for 50 examples."""
 
     def __init__(self, setup, batches):
         self.size = setup.config.batch_size

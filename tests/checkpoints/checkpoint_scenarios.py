@@ -46,7 +46,7 @@ def same(a, b) -> bool:
 
 
 def _train_for_ever(directory: Path, pipe: int) -> None:
-    """Restores, tells what came back, and saves step after step, with a word for each, until somebody kills it."""
+    """Restores, prints what was restored, and saves step after step, with a line for each, until it is killed."""
     with jax.enable_x64(True):
         told = []
         checkpoints = Checkpoints(directory, best_metric="sine", warn=told.append)

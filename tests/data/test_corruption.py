@@ -60,7 +60,7 @@ def test_training_leaves_them_out_and_names_each_once(intact, damaged, capfd):
         for _ in range(3):
             assert next(batches)["mask"].sum() == 11
     lines = capfd.readouterr().err.splitlines()
-    lines = [line for line in lines if not line.startswith("libpng")]  # its own words on the same image
+    lines = [line for line in lines if not line.startswith("libpng")]  # its own message about the same image
     assert len(lines) == 3
     for path, reason in zip(paths, ("not a readable image", "not a readable image", "No such file"), strict=True):
         (line,) = (line for line in lines if path in line)

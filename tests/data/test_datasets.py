@@ -44,7 +44,7 @@ def labels(data) -> list[int]:
     return [data.record(i)[1] for i in range(data.num_examples)]
 
 
-def test_parts_and_sums_of_splits():
+def test_slices_and_sums_of_splits():
     train, test = labels(load("digits", "train")), labels(load("digits", "test"))
     assert labels(load("digits", "train[:90%]")) == train[:1293]
     assert labels(load("digits", "train[90%:]")) == train[1293:]

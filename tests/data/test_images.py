@@ -164,7 +164,7 @@ def test_flip_mirrors_every_second_view(gradient):
 
 
 def test_view_is_the_window_resized(gradient):
-    """Nearest neighbours of an image that tells its own coordinates: they all lie in the window, and fill it."""
+    """Nearest neighbours of an image whose values are its coordinates: they all lie in the window, and fill it."""
     fields = {"interpolation": "nearest", "flip": False, "area": (0.3, 0.9)}
     for number in range(50):
         numbers = sampling.uniforms(0, number, 1)[0]

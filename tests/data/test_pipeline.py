@@ -1,5 +1,4 @@
-"""Batches: a function of their number, whoever makes them; shares that make the whole; every example once in
-evaluation."""
+"""Batches: functions of their number; blocks that make the global batch; every example once in evaluation."""
 
 import hashlib
 import os
@@ -46,7 +45,7 @@ def test_batch_has_the_promised_form():
 
 
 def test_rows_are_the_examples_of_the_positions():
-    """Against the parts, put together by hand: order, record, numbers of the position, window."""
+    """Against the components, combined by hand: order, record, numbers of the position, window."""
     data = load("digits", "train")
     pipeline = train_pipeline(data)
     batch = pipeline.batch(400)  # in the third epoch
@@ -109,7 +108,7 @@ def test_a_new_process_makes_the_same_batches():
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_shares_of_the_processes_make_the_whole_batch(count):
+def test_blocks_of_the_processes_make_the_global_batch(count):
     for k in (0, 179, 5000):  # 179: across the end of an epoch
         whole = train_pipeline().batch(k)
         shares = [train_pipeline(process_index=i, process_count=count).batch(k) for i in range(count)]

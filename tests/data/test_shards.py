@@ -87,7 +87,7 @@ def test_two_processes_do_not_prepare_the_same(small, tmp_path, capsys, run):
     assert "another process is preparing" in capsys.readouterr().err
 
 
-def test_no_room_is_said_before_anything_is_written(small, tmp_path, monkeypatch, capsys, run):
+def test_a_full_disk_is_reported_before_anything_is_written(small, tmp_path, monkeypatch, capsys, run):
     folder, _ = small
     monkeypatch.setattr(shards.shutil, "disk_usage", lambda _: argparse.Namespace(free=1000))
     assert run("fashion_mnist", f"--source={folder}", f"--data_dir={tmp_path}") == 2

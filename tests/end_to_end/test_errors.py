@@ -27,12 +27,12 @@ def test_a_mistake_in_the_config_is_one_line(mistake, tmp_path, monkeypatch, cap
     """In this process, for speed: what the command prints and how it ends is `command_line.run`'s."""
     from inception_jax import command_line, train
 
-    words, message = MISTAKES[mistake]
+    flags, message = MISTAKES[mistake]
     workdir = tmp_path / "run"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     monkeypatch.setattr(
         "sys.argv",
-        ["train", "--config=configs/digits.py", f"--workdir={workdir}", "--config.parallel.devices=1", *words],
+        ["train", "--config=configs/digits.py", f"--workdir={workdir}", "--config.parallel.devices=1", *flags],
     )
     with pytest.raises(SystemExit) as stop:
         command_line.run(train.main)

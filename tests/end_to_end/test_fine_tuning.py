@@ -15,7 +15,7 @@ from inception_jax.data import datasets
 from inception_jax.errors import UserError
 from inception_jax.training import setup
 
-# Most of the network rests and there are no auxiliary heads, so that the program is small and compiles quickly.
+# Most of the network is frozen and there are no auxiliary heads, so that the program is small and compiles quickly.
 ARGUMENTS = (
     "--config.num_steps=2",
     "--config.schedule.name=constant",
@@ -148,7 +148,7 @@ def test_a_multiplier_stands_in_for_that_of_the_biases():
     }
 
 
-def test_frozen_batch_norms_of_a_real_network_rest():
+def test_frozen_batch_norms_of_a_real_network_do_not_change():
     overrides = {
         "model__name": "inception_v1_bn",
         "optimizer__freeze": ("^conv", "^inception_3a/"),

@@ -33,8 +33,8 @@ def test_inception_v4_steps_at_full_width(run_command, tmp_path):
         "optimizer.bias_learning_rate": 1.0,
         "logging.pictures": False,
     }
-    words = [f"--config.{name}={value}" for name, value in overrides.items()]
-    arguments = ["--config=configs/digits.py", *words, f"--workdir={tmp_path / 'run'}"]
+    flags = [f"--config.{name}={value}" for name, value in overrides.items()]
+    arguments = ["--config=configs/digits.py", *flags, f"--workdir={tmp_path / 'run'}"]
     code, out, err = run_command("train", *arguments, timeout=3500)
     assert code == 0, err
     result = json.loads(out)

@@ -1,4 +1,4 @@
-"""The commands as a person runs them: train, look at what is left, evaluate, predict."""
+"""The commands as a user runs them: train, inspect the workdir, evaluate, predict."""
 
 import json
 import re
@@ -141,8 +141,8 @@ def test_inception_v4_learns(run_command, tmp_path):
         "optimizer.bias_learning_rate": 1.0, "ema.decay": 0.0,
         "schedule.name": "constant", "schedule.warmup_epochs": 0.0,
     }  # fmt: skip
-    words = [f"--config.{name}={value}" for name, value in overrides.items()]
-    code, out, err = run_command("train", "--config=configs/digits.py", *words, f"--workdir={tmp_path / 'run'}")
+    flags = [f"--config.{name}={value}" for name, value in overrides.items()]
+    code, out, err = run_command("train", "--config=configs/digits.py", *flags, f"--workdir={tmp_path / 'run'}")
     assert code == 0, err
     train = rows(tmp_path / "run", "train")
     for loss in ("loss_main", "loss_aux1"):

@@ -161,7 +161,7 @@ class TestDropout:
         """`dropout` at rate 0.7, compiled once per dtype."""
         return jax.jit(lambda x, positions, site: dropout(x, 0.7, keys_of(positions), site))
 
-    def test_zeroes_that_share_and_keeps_the_mean(self):
+    def test_zeroes_that_fraction_and_keeps_the_mean(self):
         dropped = np.asarray(self.drop()(jnp.ones((self.rows, self.features)), jnp.arange(self.rows), 0))
         kept = dropped > 0
         assert abs(kept.mean() - 0.3) < 0.02  # 8,000 draws: a standard deviation of 0.005

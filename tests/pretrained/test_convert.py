@@ -54,8 +54,8 @@ def file(network, tmp_path_factory):
 def converted(file, tmp_path_factory):
     """The workdir that `convert` makes of the file."""
     directory = tmp_path_factory.mktemp("converted") / "run"
-    words = [f"--weights={file}", f"--model={MODEL}", f"--source={SOURCE}", f"--output={directory}", *SET]
-    assert convert.main(words) == 0
+    flags = [f"--weights={file}", f"--model={MODEL}", f"--source={SOURCE}", f"--output={directory}", *SET]
+    assert convert.main(flags) == 0
     return directory
 
 
@@ -175,17 +175,17 @@ def test_fine_tuning_takes_it(converted, run_command, tmp_path):
 
 
 def test_a_second_time_is_fine_and_something_else_is_not(converted, file, fails, capsys, tmp_path):
-    words = [f"--weights={file}", f"--model={MODEL}", f"--source={SOURCE}", f"--output={converted}", *SET]
+    flags = [f"--weights={file}", f"--model={MODEL}", f"--source={SOURCE}", f"--output={converted}", *SET]
     before = {path: path.read_bytes() for path in converted.rglob("*") if path.is_file()}
-    assert convert.main(words) == 0
+    assert convert.main(flags) == 0
     assert "was there already" in capsys.readouterr().out
     assert before == {path: path.read_bytes() for path in converted.rglob("*") if path.is_file()}
-    err = fails(convert.main, *(word.replace("image_size=64", "image_size=96") for word in words))
+    err = fails(convert.main, *(flag.replace("image_size=64", "image_size=96") for flag in flags))
     assert "holds weights imported with data.image_size = 64 (config.json), now it is 96; name a new directory" in err
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("years")
-    err = fails(convert.main, *words[:3], f"--output={other}", *SET)
+    err = fails(convert.main, *flags[:3], f"--output={other}", *SET)
     assert "exists and is not a workdir of imported weights; name a new directory" in err and [
         p.name for p in other.iterdir()
     ] == ["thesis.tex"]
@@ -197,8 +197,8 @@ def test_a_write_that_fails_leaves_nothing(file, fails, tmp_path, monkeypatch):
         raise OSError(5, "Input/output error", str(path))
 
     monkeypatch.setattr(workdir.manifest, "replace_text", broken)
-    words = [f"--weights={file}", f"--model={MODEL}", f"--source={SOURCE}", f"--output={tmp_path / 'run'}", *SET]
-    fails(convert.main, *words)
+    flags = [f"--weights={file}", f"--model={MODEL}", f"--source={SOURCE}", f"--output={tmp_path / 'run'}", *SET]
+    fails(convert.main, *flags)
     assert not list(tmp_path.iterdir())
 
 
@@ -238,7 +238,7 @@ def test_a_run_with_other_switches_is_not_the_publishers(converted, fails, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("main", "words", "message"),
+    ("main", "flags", "message"),
     [
         (convert.main, [], "--weights is missing"),
         (convert.main, ["--weights=a.npz"], "--output is missing"),
@@ -278,9 +278,9 @@ def test_a_run_with_other_switches_is_not_the_publishers(converted, fails, tmp_p
         (predict.main, ["--weights=b.pth", "--step=best", "a.png"], "--step: only with --workdir"),
     ],
 )
-def test_mistakes_are_one_line(main, words, message, fails, tmp_path, monkeypatch):
+def test_mistakes_are_one_line(main, flags, message, fails, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert message in fails(main, *words)
+    assert message in fails(main, *flags)
     assert not list(tmp_path.iterdir())
 
 
@@ -314,16 +314,16 @@ def test_only_convert_can_drop_the_background():
 def headless(network, file, tmp_path_factory):
     """The workdir of the same weights, without the classifier that the file has."""
     directory = tmp_path_factory.mktemp("headless") / "run"
-    words = [f"--weights={file}", f"--model={MODEL}", f"--source={SOURCE}", f"--output={directory}", *SET]
-    assert convert.main([*words, "--set=num_classes=0"]) == 0
+    flags = [f"--weights={file}", f"--model={MODEL}", f"--source={SOURCE}", f"--output={directory}", *SET]
+    assert convert.main([*flags, "--set=num_classes=0"]) == 0
     return directory
 
 
 def test_features_of_weights_without_a_classifier(network, headless, image_files, tmp_path):
     _, variables = network
     paths, arrays = image_files
-    words = [f"--workdir={headless}", "--endpoints=logits,pool5", f"--output={tmp_path / 'features.npz'}"]
-    assert extract.main([*words, *map(str, paths)]) == 0
+    flags = [f"--workdir={headless}", "--endpoints=logits,pool5", f"--output={tmp_path / 'features.npz'}"]
+    assert extract.main([*flags, *map(str, paths)]) == 0
     with np.load(tmp_path / "features.npz") as found:
         np.testing.assert_array_equal(found["logits"], found["pool5"])
         kernel, bias = (variables["params"]["classifier"][name] for name in ("kernel", "bias"))
@@ -333,15 +333,15 @@ def test_features_of_weights_without_a_classifier(network, headless, image_files
 
 
 def test_what_needs_a_classifier_says_so(headless, image_files, fails):
-    for words in (
+    for message in (
         fails(predict.main, f"--workdir={headless}", image_files[0][0]),
         fails(evaluate.main, f"--workdir={headless}"),
     ):
-        assert "has no classifier (num_classes = 0): `extract` gives its features" in words
+        assert "has no classifier (num_classes = 0): `extract` gives its features" in message
 
 
 def test_weights_without_a_classifier_begin_a_run(network, headless):
-    """The trunk is taken, the classifier is new, and the recipe has to say so."""
+    """The trunk is restored, the classifier is new, and the recipe has to say so."""
     recipe = network_module.load_config(headless)
     with pytest.raises(UserError, match="num_classes = 0: there is no classifier to train"):
         network_setup.count_classes(Config(recipe), datasets.load("digits", "train[:5]"))

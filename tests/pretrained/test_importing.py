@@ -202,8 +202,8 @@ def test_another_shape_names_both(arrays):
     assert f"wrong shapes: {STEM} is {arrays[STEM].shape}, expected {(*arrays[STEM].shape[:2], 7, 7)}" in message
 
 
-def test_names_and_shapes_are_told_together(arrays):
-    """So that a person who mends the names does not meet the shapes afterwards."""
+def test_names_and_shapes_are_reported_together(arrays):
+    """So that a user who fixes the names does not find the shapes afterwards."""
     arrays["fc.bia"] = arrays.pop("fc.bias")
     arrays[STEM] = arrays[STEM][:, :, :5, :5]
     message = refused(arrays, **NARROW)
@@ -285,7 +285,7 @@ def test_heads_are_there_if_the_arrays_have_them(arrays):
     assert "missing: aux1.conv.conv.weight, " in message
 
 
-def test_heads_can_be_left_aside(arrays):
+def test_heads_can_be_skipped(arrays):
     without = {name: array for name, array in arrays.items() if not name.startswith("aux")}
     expected = imported(without)
     found = imported(arrays, aux_heads=False)
@@ -381,7 +381,7 @@ def test_a_file_without_a_classifier_gives_the_trunk(keras_arrays):
     assert all((back[name] == keras_arrays[name]).all() for name in back)
 
 
-def test_a_classifier_that_is_not_wanted_is_left_aside(keras_arrays, arrays):
+def test_a_classifier_that_is_not_wanted_is_skipped(keras_arrays, arrays):
     found = import_weights("xception", keras_arrays, source="keras", num_classes=0, **NARROW)
     assert "classifier" not in found["params"]
     found = import_weights(MODEL, arrays, source=SOURCE, num_classes=0, **NARROW)  # with the heads' classifiers

@@ -76,7 +76,7 @@ def test_damaged_everywhere_is_refused(small_run, run_command, small_arguments, 
 
 @pytest.mark.slow
 def test_a_full_disk(small_run, command_environment, small_arguments, tmp_path):
-    """A file system with room for two checkpoints and no third; then it grows, and the same command goes on."""
+    """A file system with space for two checkpoints and no third; then it grows, and the same command continues."""
     namespace = ["unshare", "--map-root-user", "--mount"]
     probe = [*namespace, "mount", "-t", "tmpfs", "none", str(tmp_path)]
     if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode:

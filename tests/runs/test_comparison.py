@@ -33,7 +33,7 @@ def cells(text, title):
     return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in (*rows[:1], *rows[2:])]
 
 
-def test_only_what_differs_is_told_and_the_rest_counted(two, tmp_path):
+def test_only_what_differs_is_listed_and_the_rest_counted(two, tmp_path):
     found = compare(two)
     assert [(one.name, one.values) for one in found.config] == [("optimizer.learning_rate", (0.01, 0.02))]
     fields = len(dict(comparison_report.manifest.flatten(found.runs[0].config)))

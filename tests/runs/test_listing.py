@@ -281,7 +281,7 @@ def test_a_path_that_is_no_run_names_the_nearest(tmp_path):
     (tmp_path / "runs" / "digits" / "tensorboard").mkdir()
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "empty").mkdir()
-    for path, words in {
+    for path, message in {
         "runs/digit": "runs/digit: there is no such directory; did you mean 'digits'?",
         "runs/zzz": "no such directory; runs there: digits, imagenet",
         "runs/digits/tensorboard": f": not a run, but inside one: {tmp_path}/runs/digits",
@@ -291,7 +291,7 @@ def test_a_path_that_is_no_run_names_the_nearest(tmp_path):
     }.items():
         with pytest.raises(UserError) as caught:
             listing.expand_paths([tmp_path / path])
-        assert words in str(caught.value) and "\n" not in str(caught.value)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_what_runs_have_in_common(tmp_path):

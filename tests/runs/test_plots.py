@@ -1,4 +1,4 @@
-"""Images, by what is in them: the data of the axes, the words, and the pixels of the file."""
+"""Plots, by their content: the data of the axes, the texts, and the pixels of the file."""
 
 import os
 import re
@@ -20,7 +20,7 @@ def png(path):
     return cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
 
 
-def words(axes):
+def texts(axes):
     return [text.get_text() for text in axes.texts]
 
 
@@ -122,7 +122,7 @@ def test_a_diverged_run_is_drawn_up_to_there_and_says_so(tmp_path):
         row["loss"] = row["loss_main"] = float("nan")
     loss = plots.learning_curves(rows, tmp_path / "curves.png").axes[0]
     assert len(lines(loss)["train, main"][0]) == 6
-    assert words(loss) == ["not finite"] and loss.lines[-1].get_xdata()[0] == rows[6]["epoch"]
+    assert texts(loss) == ["not finite"] and loss.lines[-1].get_xdata()[0] == rows[6]["epoch"]
 
 
 def test_scales_follow_the_values(tmp_path):
@@ -165,7 +165,7 @@ def test_confusion_matrix_of_a_thousand_classes_loses_no_confusion_and_lists_the
     assert shares.shape == (250, 250)
     assert shares[123 // 4, 877 // 4] == pytest.approx(7 / 57)
     assert (shares > 0).sum() == 250 + 1  # the diagonal and the lonely one; 5 and 6 lie on the diagonal's blocks
-    (listed,) = words(side)
+    (listed,) = texts(side)
     assert [line.split("  ")[-1] for line in listed.splitlines()] == ["class 5 → class 6", "class 123 → class 877"]
     x, y = axes.transData.transform((877.5, 121.5)).round().astype(int)  # the middle of its cell
     pixels = png(path)

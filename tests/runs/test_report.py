@@ -144,7 +144,7 @@ def test_a_run_that_was_killed_is_told_from_its_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("outcome", "words"),
+    ("outcome", "message"),
     [
         (
             {"status": "interrupted", "signal": "SIGTERM", "steps": 150},
@@ -156,10 +156,10 @@ def test_a_run_that_was_killed_is_told_from_its_rows(tmp_path):
         ),
     ],
 )
-def test_a_run_that_did_not_finish_says_why(tmp_path, outcome, words):
+def test_a_run_that_did_not_finish_says_why(tmp_path, outcome, message):
     workdir = make_run(tmp_path / "run", finished=False)
     result.write_result(workdir, outcome)
-    assert words in report.write(workdir).read_text()
+    assert message in report.write(workdir).read_text()
 
 
 def test_an_empty_workdir_and_a_damaged_one_still_get_a_report(tmp_path):

@@ -94,7 +94,7 @@ def drive(request):
     if request["die_at"]:
         die_at(*request["die_at"])
     sys.argv = ["sweep", *request["arguments"]]
-    command_line.run(lambda words: sweep.main(words, command=fake_command, timing=timing(**request["timing"])))
+    command_line.run(lambda argv: sweep.main(argv, command=fake_command, timing=timing(**request["timing"])))
 
 
 def serve():

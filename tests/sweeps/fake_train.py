@@ -29,15 +29,15 @@ def quality(values, epoch, epochs):
     return max(0.0, 0.99 - 0.2 * distance**2) * (0.5 + 0.5 * epoch / epochs)
 
 
-def main(words):
-    split = words.index("--")
-    parent = int(words[0].partition("=")[2])
+def main(arguments):
+    split = arguments.index("--")
+    parent = int(arguments[0].partition("=")[2])
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit(143)
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-    given = dict(word.removeprefix("--").removeprefix("config.").split("=", 1) for word in words[split + 1 :])
+    given = dict(word.removeprefix("--").removeprefix("config.").split("=", 1) for word in arguments[split + 1 :])
     workdir = Path(given["workdir"])
     behaviour = json.loads(Path(os.environ["FAKE_TRAIN"]).read_text())
     held = open(workdir / "lock", "a+")

@@ -190,9 +190,9 @@ def test_values_of_another_kind_are_damage_and_not_a_traceback(study):
     assert table(text, "Ten best trials")[1][1:4] == ["0", "150.00 %", "–"]
     assert table(text, "Restarts")[1:] == [["0", "finished", "2", "still running, still running"]]
     content = json.loads((study.path / "study.json").read_text())
-    for change, words in (({"metric": "f1"}, "none of top1, top5, loss"), ({"space": {}}, "'space' .* not a list")):
+    for change, expected in (({"metric": "f1"}, "none of top1, top5, loss"), ({"space": {}}, "'space' .* not a list")):
         (study.path / "study.json").write_text(json.dumps(content | change))
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=expected):
             report.write(study.path)
 
 
@@ -357,8 +357,8 @@ def test_parallel_coordinates_have_gaps_and_the_best_on_top(tmp_path):
     assert (pruned[5], best[5]) == (0.0, 1.0) and 0 < worse[5] < 1
     by_order = sorted((line for line in axes.lines if len(line.get_xdata()) == 6), key=lambda line: line.get_zorder())
     assert to_hex(by_order[-1].get_color()).upper() == plot_style.ORANGE
-    words = [text.get_text() for text in axes.texts]
-    assert {"learning_rate (log)", "sgd", "rmsprop", "(0.3, 0.3)", "unset", "97.22", "8.333"} <= set(words)
+    texts = [text.get_text() for text in axes.texts]
+    assert {"learning_rate (log)", "sgd", "rmsprop", "(0.3, 0.3)", "unset", "97.22", "8.333"} <= set(texts)
 
 
 def test_slices_put_each_value_where_its_parameter_is(study, tmp_path):
@@ -378,9 +378,9 @@ def test_axes_of_parameters():
 
     log = scale(real(1e-4, 0.3, log=True))
     assert log.position(1e-4) == 0 and log.position(0.3) == pytest.approx(1) and math.isnan(log.position("sgd"))
-    assert [words for _, words in log.ticks()] == ["0.0001", "0.001", "0.01", "0.1"]
-    assert [words for _, words in scale(integer(16, 128, log=True)).ticks()] == ["20", "50", "100"]
-    assert [words for _, words in scale(real(0.8, 0.99)).ticks()] == ["0.8", "0.85", "0.9", "0.95"]
+    assert [label for _, label in log.ticks()] == ["0.0001", "0.001", "0.01", "0.1"]
+    assert [label for _, label in scale(integer(16, 128, log=True)).ticks()] == ["20", "50", "100"]
+    assert [label for _, label in scale(real(0.8, 0.99)).ticks()] == ["0.8", "0.85", "0.9", "0.95"]
     assert scale(real(0.5, 0.5)).position(0.5) == 0.5
     assert scale(real(0.1, 0.5), [0.9]).position(0.9) == 1.0  # a listed config may lie outside of the space
     kinds = scale(choice(True, 1, None, (1, 2)), ["other"])

@@ -36,7 +36,7 @@ def test_a_grid_runs_each_combination_once(study, sweep):
     assert len(study.trials()) == 12
 
 
-def test_a_grid_may_be_begun_in_part(study, sweep):
+def test_a_part_of_a_grid_may_be_run(study, sweep):
     study.space(CONDITIONAL)
     study.behaviour(epochs=1, seconds=0)
     assert sweep("--sampler=grid", "--trials=5") == 0

@@ -77,8 +77,8 @@ def test_a_sweep_of_real_runs(swept, small_arguments):
 def test_a_trial_can_be_continued_without_the_sweep(swept, run_command):
     """Its manifest shows the command; typed by a person, it finds the run finished."""
     study, _ = swept
-    words = json.loads((study / "trials" / "0000" / "manifest.json").read_text())["command"]
-    code, out, err = run_command("train", *words[3:])
+    command = json.loads((study / "trials" / "0000" / "manifest.json").read_text())["command"]
+    code, out, err = run_command("train", *command[3:])
     assert code == 0, err
     assert json.loads(out) == json.loads((study / "trials" / "0000" / "result.json").read_text())
 

@@ -1,4 +1,4 @@
-"""Running averages against NumPy's recursion."""
+"""EMA against NumPy's recursion."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Devices, batch shares and batch-norm groups: what is refused, and in which words."""
+"""Devices, per-device batches and batch-norm groups: what is refused, and with which message."""
 
 import contextlib
 import threading

@@ -1,4 +1,4 @@
-"""The training step on a small network with dropout: devices, modes and parts must not change the numbers."""
+"""The training step on a small network with dropout: devices, modes and micro-batches must not change the numbers."""
 
 import functools
 
@@ -153,8 +153,8 @@ def test_accumulation_gives_the_update_of_the_large_batch(x64, devices):
     assert difference(reference(), run(devices, accumulation=4)) < 1e-12
 
 
-def test_accumulated_batch_norm_normalizes_each_part_by_itself(x64):
-    """Each part is what a device is with local statistics; the running ones are updated once per part."""
+def test_accumulated_batch_norm_normalizes_each_micro_batch_by_itself(x64):
+    """A micro-batch is what a device is with local statistics; the running ones are updated once per micro-batch."""
     parts, log = run(accumulation=4, batch_norm="local")
     devices, devices_log = run(4, batch_norm="local")
     assert difference((parts.params, parts.opt_state, log), (devices.params, devices.opt_state, devices_log)) < 1e-12

@@ -1,4 +1,4 @@
-"""What a recipe may ask of a step: frozen parameters, resting batch norms, batch norm over N examples."""
+"""Options of a step: frozen parameters, frozen batch norm, batch norm over N examples."""
 
 import re
 
@@ -128,7 +128,7 @@ def test_what_is_frozen_keeps_its_bits_and_the_rest_trains():
     assert set(trained) == {"conv2/kernel", "conv2/bn/scale", "classifier/kernel", "classifier/bias"}
     for path, leaf in trained.items():
         assert not np.array_equal(leaf, leaves(before.params, path)[path]), path
-    # conv1's batch norm rests; conv2's, of which only the offset is frozen, goes on.
+    # conv1's batch norm is frozen; conv2's, of which only the offset is frozen, goes on.
     for tree in (after.batch_stats, after.ema["batch_stats"]):
         assert_same_bits(leaves(before.batch_stats, "conv1"), leaves(tree, "conv1"))
         assert not np.array_equal(tree["conv2"]["bn"]["mean"], before.batch_stats["conv2"]["bn"]["mean"])
@@ -144,8 +144,8 @@ def test_the_backward_pass_of_frozen_layers_is_not_computed():
     assert convolutions(()) - convolutions(("^conv1/",)) >= 2
 
 
-def test_a_resting_batch_norm_normalizes_by_its_running_statistics(x64):
-    """With every batch norm at rest, a step in two parts is the step in one: no example sees another."""
+def test_a_frozen_batch_norm_normalizes_by_its_running_statistics(x64):
+    """With every batch norm frozen, a step in two micro-batches is the step in one: no example sees another."""
     one, split = (run(freeze=("/bn/",), accumulation=parts) for parts in (1, 2))
     assert difference(one, split) < 1e-12
     # "batch" takes the batch's statistics, and moves the running ones, though the parameters stay.
@@ -180,7 +180,7 @@ def test_patterns_that_cannot_be_meant(patterns, message):
 
 
 def test_batch_norm_over_examples_is_the_same_on_any_number_of_devices(x64):
-    """Four of 16 examples: within a share of 1 or 2 devices, the share of each of 4, the shares of 2 of 8."""
+    """Four of 16 examples: within the per-device batch of 1 or 2 devices, that of each of 4, those of 2 of 8."""
     reference = run(batch_norm="examples:4")
     for devices in (2, 4, 8):
         assert difference(reference, run(devices, batch_norm="examples:4")) < 1e-12, devices

@@ -25,7 +25,7 @@ def values(tree):
     return {path: float(np.asarray(leaf).ravel()[0]) for path, leaf in tree_paths.flatten(tree).items()}
 
 
-def test_everything_is_taken_where_everything_fits():
+def test_everything_is_restored_where_everything_fits():
     begun, report = warm_start.restore_matching(variables(1.0), variables(2.0))
     assert set(values(begun).values()) == {2.0}
     assert report.summary() == "restored: conv1 … classifier (11 arrays)"
@@ -58,7 +58,7 @@ def test_patterns_begin_parameters_and_statistics_anew():
     )
 
 
-def test_what_of_the_source_is_left_is_told():
+def test_skipped_arrays_of_the_source_are_listed():
     begun, report = warm_start.restore_matching(variables(1.0, aux=False), variables(2.0))
     assert set(values(begun).values()) == {2.0}
     assert report.summary() == "restored: conv1 … classifier (8 arrays); skipped: aux1"
@@ -86,7 +86,7 @@ def test_values_are_cast_to_the_new_networks_type():
         ({}, {}, ("",), r"config.initialize.new = \('',\): nothing of the checkpoint would be restored"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_words(wanted, offered, patterns, message):
+def test_what_does_not_fit_is_refused_with_a_message(wanted, offered, patterns, message):
     offered = {"value": 2.0, **offered}
     with pytest.raises(UserError, match=message):
         warm_start.restore_matching(variables(1.0, **wanted), variables(**offered), patterns)
@@ -105,12 +105,12 @@ def test_another_network_is_told_as_such():
         warm_start.restore_matching(variables(1.0), source, (), "runs/v4")
 
 
-def test_a_step_is_a_word_or_a_number():
+def test_a_step_is_a_name_or_a_number():
     with pytest.raises(UserError, match=r"config.initialize.step = 'latest'; allowed: 'newest', 'best' or a step"):
         warm_start.WarmStart("runs/a", step="latest")
 
 
-def test_a_summary_names_rows_of_neighbours_and_no_more_than_a_line_holds():
+def test_a_summary_names_ranges_and_no_more_than_a_line_holds():
     universe = [f"conv{module}/{leaf}" for module in range(40) for leaf in ("kernel", "bias")]
     kernels = [path for path in universe if path.endswith("kernel")]
     assert paths.summarize(universe[:6] + universe[8:12], universe) == "conv0 … conv2, conv4, conv5"

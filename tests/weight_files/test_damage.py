@@ -111,7 +111,7 @@ def test_a_crash_of_the_library_is_a_refusal(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "script,words",
+    "script,message",
     [
         ("kill -SEGV $$", r"HDF5 crashed on it \(signal 11\)"),
         ("echo a problem >&2; exit 3", "files failed: a problem"),
@@ -121,12 +121,12 @@ def test_a_crash_of_the_library_is_a_refusal(tmp_path):
         ('cat > /dev/null; echo \'{"names": ["a"]}\'', "cannot be read"),
     ],
 )
-def test_whatever_becomes_of_the_process_that_reads_hdf5(tmp_path, monkeypatch, script, words):
+def test_whatever_becomes_of_the_process_that_reads_hdf5(tmp_path, monkeypatch, script, message):
     data = keras_golden("keras2.h5")
     written(tmp_path / "python", f"#!/bin/sh\n{script}\n".encode()).chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr(keras_process, "_SECONDS", 0.5 if "sleep" in script else 60)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         read_weights(written(tmp_path / "a.h5", data))
 
 

@@ -17,8 +17,8 @@ from .test_reading import ARRAYS, same, written
 from .writers import field, packed
 
 
-def refused(tmp_path, data: bytes, words: str, name="a.bin") -> None:
-    with pytest.raises(UserError, match=words):
+def refused(tmp_path, data: bytes, message: str, name="a.bin") -> None:
+    with pytest.raises(UserError, match=message):
         read_weights(written(tmp_path / name, data))
 
 
@@ -28,7 +28,7 @@ A = np.arange(4, dtype=np.float32)
 
 
 @pytest.mark.parametrize(
-    "changes,words",
+    "changes,message",
     [
         ({"data_offsets": [0, 12]}, "at bytes 0 to 12"),
         ({"data_offsets": [4, 20]}, "overlap or leave bytes"),
@@ -48,9 +48,9 @@ A = np.arange(4, dtype=np.float32)
         ({"dtype": "F64"}, "float64 of shape"),
     ],
 )
-def test_headers_of_safetensors_that_lie(tmp_path, changes, words):
+def test_headers_of_safetensors_that_lie(tmp_path, changes, message):
     data = writers.safetensors({"a": A, "b": A}, a=changes)
-    refused(tmp_path, data, words)
+    refused(tmp_path, data, message)
 
 
 def test_damaged_safetensors(tmp_path):
@@ -60,12 +60,12 @@ def test_damaged_safetensors(tmp_path):
     refused(tmp_path, good[:20], "the header declares .* truncated")
     hole = writers.safetensors({"a": A, "b": A}, b={"data_offsets": [20, 36]})
     refused(tmp_path, hole + bytes(4), "overlap or leave bytes between them at byte 16")
-    for size, words in (
+    for size, message in (
         (100_000_000, "the header declares .* truncated"),
         (100_000_001, "unknown format, with the first bytes"),
     ):
-        refused(tmp_path, struct.pack("<Q", size) + b"{" + b"\x90" * 90, words)
-    for header, words in (
+        refused(tmp_path, struct.pack("<Q", size) + b"{" + b"\x90" * 90, message)
+    for header, message in (
         (b'{"a": ', "not JSON"),
         (b'{"a": 1}', "not described"),
         (b'{"a": {}, "a": {}}', "occurs twice"),
@@ -75,7 +75,7 @@ def test_damaged_safetensors(tmp_path):
         (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not JSON|not described"),
         (b'{"a":' + b"9" * 5000 + b"}", "not JSON|not described"),
     ):
-        refused(tmp_path, struct.pack("<Q", len(header)) + header, words)
+        refused(tmp_path, struct.pack("<Q", len(header)) + header, message)
     metadata = json.dumps({"__metadata__": {"format": "pt"}}).encode()
     weights = read_weights(written(tmp_path / "a", struct.pack("<Q", len(metadata)) + metadata))
     assert (weights.arrays, weights.metadata) == ({}, {"safetensors": {"format": "pt"}})
@@ -151,7 +151,7 @@ def test_external_data_stays_in_the_folder(tmp_path):
     for location in ("link.bin", "up/outside.bin"):
         with pytest.raises(UserError, match="a link out of the model's folder: it is not opened"):
             of(location)
-    for location, more, words in (
+    for location, more, message in (
         ("none.bin", {}, "which is not beside the model"),
         ("inside", {}, "which is not beside"),
         ("inside/w.bin", {"offset": "5"}, "24 bytes at 5"),
@@ -159,7 +159,7 @@ def test_external_data_stays_in_the_folder(tmp_path):
         ("inside/w.bin", {"length": "4"}, "4 bytes at 0"),
         ("inside/w.bin", {"offset": "x"}, "offset or length in .* is not a number"),
     ):
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=message):
             of(location, **more)
     data = writers.onnx_model({"w": values}, {"w": {"location": "inside/w.bin"}})
     refused(tmp_path, writers.zipped({"m.onnx": data}), r"lies in another file.*unpack the archive")
@@ -193,14 +193,14 @@ def test_what_onnx_may_not_say(tmp_path):
         return field(1, 8) + field(7, node + field(5, tensor))
 
     floats = numbers("w", (2,)).tobytes()
-    for tensor, words in (
+    for tensor, message in (
         (packed(1, (3,)) + field(2, 1) + field(8, "w") + field(9, floats), r"'w': 8 bytes for float32 of shape \[3\]"),
         (packed(1, (3,)) + field(2, 1) + field(8, "w") + field(4, floats), r"2 values for the shape \[3\]"),
         (packed(1, (2,)) + field(2, 14) + field(8, "w"), "ONNX's type 14"),
         (packed(1, (-2,)) + field(2, 1), "impossible shape"),
         (packed(1, (2,)) + field(2, 1) + field(3, b"") + field(9, floats), "segments"),
     ):
-        refused(tmp_path, of(tensor), words)
+        refused(tmp_path, of(tensor), message)
     good = packed(1, (2,)) + field(2, 1) + field(8, "w") + field(9, floats)
     refused(tmp_path, field(1, 8) + field(7, field(5, good) * 2), "'w' occurs twice")
     refused(tmp_path, field(1, 8) + field(7, b""), "without a graph")
@@ -225,7 +225,7 @@ def test_npz_of_every_kind(tmp_path):
 
 
 def test_npz_of_python_2(tmp_path):
-    """Whose long integers have an L; not a word is said of it."""
+    """Whose long integers have an L; there is no warning."""
     header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 1L), }\n"
     data = writers.zipped({"a.npy": npy(header, numbers("a", (2, 1)).tobytes())})
     same(read_weights(written(tmp_path / "a.npz", data)).arrays, {"a": numbers("a", (2, 1))})
@@ -237,7 +237,7 @@ def npy(header: str, body: bytes = b"", version=(1, 0)) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "member,words",
+    "member,message",
     [
         (npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b"\x80\x02N."), "holds object, not numbers"),
         (npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", bytes(4)), "not numbers"),
@@ -254,9 +254,9 @@ def npy(header: str, body: bytes = b"", version=(1, 0)) -> bytes:
         (b"junk", "no valid NumPy header"),
     ],
 )
-def test_members_of_npz_that_are_not_read(tmp_path, monkeypatch, member, words):
+def test_members_of_npz_that_are_not_read(tmp_path, monkeypatch, member, message):
     monkeypatch.chdir(tmp_path)
-    refused(tmp_path, writers.zipped({"a.npy": member}), f"array 'a.npy'.*{words}", "a.npz")
+    refused(tmp_path, writers.zipped({"a.npy": member}), f"array 'a.npy'.*{message}", "a.npz")
     assert not (tmp_path / "SENTINEL").exists()
 
 

@@ -183,8 +183,8 @@ def test_twenty_layers_come_by_number_and_not_by_the_alphabet(tmp_path):
 GOOD = {"a": {"a/kernel:0": np.ones(3, np.float32)}}
 
 
-def refused(path, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def refused(path, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         read_weights(path)
 
 
@@ -208,7 +208,7 @@ def test_nothing_outside_of_the_file_is_followed(tmp_path):
     def virtual(group):
         group.create_virtual_dataset("a/kernel:0", layout)
 
-    for make, words in (
+    for make, message in (
         (linked, "ExternalLink.*not followed"),
         (soft, "SoftLink.*not followed"),
         (external, "lies in other files"),
@@ -218,7 +218,7 @@ def test_nothing_outside_of_the_file_is_followed(tmp_path):
         with h5py.File(path, "a") as file:
             file["a"].attrs["weight_names"] = ["a/kernel:0"]
             make(file["a"])
-        refused(path, words)
+        refused(path, message)
     with h5py.File(path, "w") as file:
         file["model_weights"] = h5py.ExternalLink("other.h5", "/")
     refused(path, "ExternalLink.*not followed")
@@ -284,8 +284,8 @@ def test_keras_archives(tmp_path):
     names = ("odd/gamma", "odd/moving_mean", "odd/moving_variance")
     same(weights.arrays, {name: numbers(str(place), (2,)) for place, name in enumerate(names)})
     deep = b"[" * 100_000
-    for text, words in ((b"[]", "not a JSON object"), (b"{", "not JSON"), (b"\xff", "not text"), (deep, "not JSON")):
-        refused(written(tmp_path / "a.keras", zipped({**members, "config.json": text})), f"config.json is {words}")
+    for text, message in ((b"[]", "not a JSON object"), (b"{", "not JSON"), (b"\xff", "not text"), (deep, "not JSON")):
+        refused(written(tmp_path / "a.keras", zipped({**members, "config.json": text})), f"config.json is {message}")
 
 
 def test_a_configuration_that_can_be_read_but_not_handed_on():

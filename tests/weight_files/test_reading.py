@@ -93,15 +93,15 @@ def test_a_state_dict_inside_of_a_training_state(name):
 
 
 @pytest.mark.parametrize(
-    "name,words",
+    "name,message",
     [
         ("torch_module.pth", "torch.nn.modules.container.Sequential.*nothing was executed.*state_dict"),
         ("torch_quantised.pth", "quantized weights.*int8"),
         ("torch_script.pt", "TorchScript.*state_dict"),
     ],
 )
-def test_files_of_torch_that_are_no_state_dicts(name, words):
-    with pytest.raises(UserError, match=f"{name}: .*{words}"):
+def test_files_of_torch_that_are_no_state_dicts(name, message):
+    with pytest.raises(UserError, match=f"{name}: .*{message}"):
         read_weights(GOLDENS / name)
 
 
@@ -213,8 +213,8 @@ OTHER_FILES = {
 
 @pytest.mark.parametrize("name", OTHER_FILES)
 def test_other_files(tmp_path, name):
-    data, words = OTHER_FILES[name]
-    with pytest.raises(UserError, match=f"{name}: .*({words})"):
+    data, message = OTHER_FILES[name]
+    with pytest.raises(UserError, match=f"{name}: .*({message})"):
         read_weights(written(tmp_path / name, data))
 
 
@@ -357,7 +357,7 @@ def test_archives_that_hold_a_graph_beside_a_checkpoint_or_too_much(tmp_path):
     same(weights.arrays, ARRAYS)
     assert list(read_weights(written(tmp_path / "5h.zip", writers.zipped(graph))).arrays) == ["other"]
     del checkpoint["20180402/model.ckpt-275.data-00000-of-00001"]
-    for members, words in (
+    for members, message in (
         (checkpoint, "has no '20180402/model.ckpt-275.data-00000-of-00001'"),
         ({"a.pth": b"", "b.pth": b""}, "2 weight files .a.pth, b.pth., not one"),
         ({"a.txt": b""}, "no weight file, not one; it holds a.txt"),
@@ -365,7 +365,7 @@ def test_archives_that_hold_a_graph_beside_a_checkpoint_or_too_much(tmp_path):
         ({"a.pth": writers.zipped({"b.pth": b""})}, "archive in an archive"),
         ({"a.pth": b"<html>"}, "web page"),
     ):
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=message):
             read_weights(written(tmp_path / "a.zip", writers.zipped(members)))
 
 

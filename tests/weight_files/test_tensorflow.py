@@ -20,8 +20,8 @@ from .test_reading import ARRAYS, same, written
 from .writers import field, graph_node, packed, table, tensor_shape, tensor_slice, varint, zipped
 
 
-def refused(tmp_path, data: bytes, words: str, name="a.ckpt") -> None:
-    with pytest.raises(UserError, match=words):
+def refused(tmp_path, data: bytes, expected: str, name="a.ckpt") -> None:
+    with pytest.raises(UserError, match=expected):
         read_weights(written(tmp_path / name, data))
 
 
@@ -52,11 +52,11 @@ def test_checksums_chunk_by_chunk(monkeypatch, size):
 
 def test_without_google_crc32c(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "google_crc32c", None)
-    words = r"TensorFlow checkpoints need google-crc32c .*: pip install 'inception_jax\[convert\]'"
-    refused(tmp_path, writers.checkpoint_v1(ARRAYS), words)
+    expected = r"TensorFlow checkpoints need google-crc32c .*: pip install 'inception_jax\[convert\]'"
+    refused(tmp_path, writers.checkpoint_v1(ARRAYS), expected)
     index, (data,) = writers.checkpoint_v2(ARRAYS)
     written(tmp_path / "b.data-00000-of-00001", data)
-    refused(tmp_path, index, words, "b.index")
+    refused(tmp_path, index, expected, "b.index")
     assert read_weights(written(tmp_path / "a.pb", writers.graph_constant("w", numbers("w", (2,))))).arrays
 
 
@@ -85,7 +85,7 @@ def test_repeated_numbers_packed_alone_and_mixed():
 
 
 @pytest.mark.parametrize(
-    "data,words",
+    "data,expected",
     [
         (b"\x0a\x05abc", "declares 5 bytes where 3 are left"),
         (b"\x0d\x00", "cut off"),
@@ -95,8 +95,8 @@ def test_repeated_numbers_packed_alone_and_mixed():
         (b"\x08", "cut off"),
     ],
 )
-def test_damaged_messages(data, words):
-    with pytest.raises(ReadError, match=words):
+def test_damaged_messages(data, expected):
+    with pytest.raises(ReadError, match=expected):
         Message(memoryview(data), "test")
 
 
@@ -106,8 +106,12 @@ def test_packed_numbers_are_taken_apart_piece_by_piece(monkeypatch):
     for size in range(1, 40):
         monkeypatch.setattr(protobuf_wire, "_PIECE", size)
         assert Message(memoryview(packed(1, values)), "test").integers(1).tolist() == values
-        for tail, words in ((b"\x80", "cut off"), (b"\x80" * 11 + b"\0", "64 bits"), (b"\xff" * 99 + b"\0", "64 bits")):
-            with pytest.raises(ReadError, match=words):
+        for tail, expected in (
+            (b"\x80", "cut off"),
+            (b"\x80" * 11 + b"\0", "64 bits"),
+            (b"\xff" * 99 + b"\0", "64 bits"),
+        ):
+            with pytest.raises(ReadError, match=expected):
                 Message(memoryview(field(1, b"".join(map(varint, values)) + tail)), "test").integers(1)
 
 
@@ -120,7 +124,7 @@ def test_messages_of_too_many_fields(tmp_path):
 
 def test_fields_of_another_type():
     message = Message(memoryview(field(1, 5) + field(2, b"\xff\xfe") + field(3, b"abc")), "the test")
-    for call, words in (
+    for call, expected in (
         (lambda: message.text(1), "the test: field 1 has an unexpected wire type"),
         (lambda: message.text(2), "field 2 is not text"),
         (lambda: message.integer(2), "unexpected wire type"),
@@ -128,7 +132,7 @@ def test_fields_of_another_type():
         (lambda: message.fixed(1, "<f4"), "whole numbers"),
         (lambda: Message(memoryview(b"\x0d1234"), "x").integers(1), "unexpected wire type"),
     ):
-        with pytest.raises(ReadError, match=words):
+        with pytest.raises(ReadError, match=expected):
             call()
 
 
@@ -153,11 +157,11 @@ def test_tables_of_several_blocks(tmp_path):
 
 def test_compressed_tables_are_refused(tmp_path):
     """No writer of TensorFlow's compresses them (tensor_bundle.cc and tensor_slice_writer.cc: kNoCompression)."""
-    words = r"the block at byte 0 is compressed with Snappy, .*: it is not read; restore .* and save it again"
-    refused(tmp_path, writers.checkpoint_v1(ARRAYS, kind=1), words)
+    expected = r"the block at byte 0 is compressed with Snappy, .*: it is not read; restore .* and save it again"
+    refused(tmp_path, writers.checkpoint_v1(ARRAYS, kind=1), expected)
     index, (data,) = writers.checkpoint_v2(ARRAYS, kind=1)
     written(tmp_path / "b.data-00000-of-00001", data)
-    refused(tmp_path, index, words, "b.index")
+    refused(tmp_path, index, expected, "b.index")
 
 
 def test_damaged_tables(tmp_path):
@@ -167,7 +171,7 @@ def test_damaged_tables(tmp_path):
     flipped[3] ^= 1
     refused(tmp_path, bytes(flipped), "checksum of the block at byte 0 is wrong")
     twice = writers.block([(b"a", b"1"), (b"a", b"1")])
-    for piece, words in (
+    for piece, expected in (
         (twice, "do not ascend"),
         (writers.block([(b"b", b"1"), (b"a", b"1")]), "do not ascend"),
         (_with_sum(b"\0\0\0\0\xff\xff\0\0" + b"\0"), "more restart points than bytes"),
@@ -179,7 +183,7 @@ def test_damaged_tables(tmp_path):
         index = writers.block([(b"x", varint(0) + varint(len(piece) - 5))])
         handles = varint(0) + varint(0) + varint(len(piece)) + varint(len(index) - 5)
         footer = handles.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
-        refused(tmp_path, piece + index + footer, words)
+        refused(tmp_path, piece + index + footer, expected)
     handles = varint(0) + varint(0) + varint(1 << 40) + varint(5)
     refused(tmp_path, handles.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57), "outside of the table")
 
@@ -282,7 +286,7 @@ def test_what_version_2_may_not_say(tmp_path):
 
     kind, shape, size = field(1, 1), field(2, tensor_shape((2,))), field(5, 8)
     assert list(of(kind, shape, size).arrays) == ["w"]
-    for pieces, options, words in (
+    for pieces, options, expected in (
         ((kind, shape, size), {"header": field(1, 1) + field(2, 1)}, "big-endian"),
         ((kind, shape, size), {"total": b"1234"}, "checksum of variable 'w' is wrong"),
         ((kind, shape, size, field(3, 1)), {}, "lies in data file 1 of 1"),
@@ -292,7 +296,7 @@ def test_what_version_2_may_not_say(tmp_path):
         ((kind, shape, size, field(7, tensor_slice([(0, 1)]))), {}, "one of its slices is missing"),
         ((kind, field(2, tensor_shape((-2,))), size), {}, "impossible shape"),
     ):
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=expected):
             of(*pieces, **options)
 
 

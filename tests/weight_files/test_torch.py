@@ -143,8 +143,8 @@ def test_the_attacks_would_work(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attacks(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    data, words = ATTACKS[name]
-    with pytest.raises(UserError, match=words):
+    data, message = ATTACKS[name]
+    with pytest.raises(UserError, match=message):
         read_weights(written(tmp_path / "a.pth", zipped({"a/data.pkl": data, "a/data/0": VALUES.tobytes()})))
     for place in range(5):
         # In a file of old PyTorch, as each of its five pickles.
@@ -155,8 +155,8 @@ def test_attacks(tmp_path, monkeypatch, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "old.pth"]
 
 
-def refused(tmp_path, data: bytes, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def refused(tmp_path, data: bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         read_weights(written(tmp_path / "a.pth", data))
 
 
@@ -278,8 +278,8 @@ IMPOSSIBLE = {
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_impossible_tensors(tmp_path, name):
-    tensor, words = IMPOSSIBLE[name]
-    refused(tmp_path, zip_of(tensor), words)
+    tensor, message = IMPOSSIBLE[name]
+    refused(tmp_path, zip_of(tensor), message)
 
 
 def test_one_storage_in_two_ways(tmp_path):

@@ -93,7 +93,7 @@ def tensor_slice(extents) -> bytes:
 
 
 def block(entries: list[tuple[bytes, bytes]], kind=0) -> bytes:
-    """A block of a sorted table with its trailer; keys share what they have in common, every third one starts anew."""
+    """A block of a sorted table with its trailer; keys share what they have in common, every third one is complete."""
     body, restarts, previous = bytearray(), [], b""
     for number, (key, value) in enumerate(entries):
         shared = 0
