@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
       UserError: the flags or the config are wrong, or the measurement is not valid.
     """
     arguments = _arguments()
-    if any(word.startswith("--config") for word in argv):
+    if any(argument.startswith("--config") for argument in argv):
         flags, config, _ = command_line.parse_with_config(arguments, argv)
     else:
         flags, config = arguments.parse_args(argv), None

@@ -140,7 +140,7 @@ class Config:
         """Returns {name: value} of these fields, and marks them as read."""
         return {name: getattr(self, name) for name in names}
 
-    def given(self) -> dict[str, Any]:
+    def read_specified(self) -> dict[str, Any]:
         """Returns {name: value} of the fields of this section that are not None, and marks them as read."""
         return {name: getattr(self, name) for name in self._config if self._config[name] is not None}
 

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--split", help="default: the config's evaluation split")
     arguments.add_argument("--protocol", help="default: the config's, 'single'")
     arguments.add_argument("--batch_size", type=int, help="default: the config's")
-    if any(word.startswith("--config") for word in argv):
+    if any(argument.startswith("--config") for argument in argv):
         flags, recipe, _ = command_line.parse_with_config(arguments, argv)
     else:
         flags, recipe = arguments.parse_args(argv), None

@@ -81,4 +81,4 @@ def test_unset_placeholders_read_as_none():
     config = Config(configs.default())
     assert config.num_steps is None
     assert config.model.dropout_rate is None
-    assert config.model.options.given() == {}
+    assert config.model.options.read_specified() == {}

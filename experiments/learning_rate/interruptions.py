@@ -141,14 +141,16 @@ def audit(study: Path, trials: int) -> dict[str, Any]:
         if record["status"] == "pruned" and record["pruned_at"] is None:
             complaints.append(f"{name}: it has no decision to prune it")
     journal = [json.loads(line) for line in (study / "journal.log").read_text().splitlines()]
-    told = [entry["trial_id"] for entry in journal if entry.get("op_code") == 6]  # 6: a trial's new state and value
+    state_changes = [
+        entry["trial_id"] for entry in journal if entry.get("op_code") == 6
+    ]  # 6: a trial's new state and value
     counts = {status: sum(record["status"] == status for record in found) for status in ENDED}
     best = max((record for record in found if record["value"] is not None), key=lambda record: record["value"])
     return {
         "counts": counts,
         "starts": sum(len(record["starts"]) for record in found),
         "most_starts_of_a_trial": max(len(record["starts"]) for record in found),
-        "states_told": len(told),
+        "states_told": len(state_changes),
         "best": {"number": best["number"], "value": best["value"], "params": best["params"]},
         "trial_seconds": sum(record["seconds"] for record in found),
         "complaints": complaints,

@@ -154,17 +154,17 @@ def main() -> int:
     parser.add_argument("--devices", default="1,2,4,8", help="its device counts (default 1,2,4,8)")
     parser.add_argument("--seed", type=int, default=0, help="seed of moments and delays (default 0)")
     parser.add_argument("--output", type=Path, help="JSON file to which each result is added")
-    flags, words = parser.parse_known_args()
-    if not any(word.startswith("--config=") for word in words):
-        words = [
+    flags, train_flags = parser.parse_known_args()
+    if not any(flag.startswith("--config=") for flag in train_flags):
+        train_flags = [
             "--config=configs/digits.py",
             *(f"--config.{name}={value}" for name, value in SHORT_DIGITS_RUN.items()),
-            *words,
+            *train_flags,
         ]
-    soak = Soak(flags.workdir.absolute(), words, flags.seed)
+    soak = Soak(flags.workdir.absolute(), train_flags, flags.seed)
 
     setting = {
-        "recipe": words,
+        "recipe": train_flags,
         "seed": flags.seed,
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "orbax-checkpoint")},
     }

@@ -74,7 +74,7 @@ class JaxSide:
             seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         answer: dict[str, Any] = {"seconds": seconds, "cpu_seconds": cpu}
         if kind == "train":
-            return answer | {"losses": self._bench.take_losses()}
+            return answer | {"losses": self._bench.pop_losses()}
         return answer | {"finite": bool(np.isfinite(np.asarray(output[1]["logits"])).all())}
 
 

@@ -65,7 +65,7 @@ def describe(setup: Setup) -> dict[str, Any]:
             "accumulation": setup.objective.accumulation,
             "ema": setup.objective.ema_decay > 0,
             "width_multiplier": config.model.width_multiplier,
-            "options": config.model.options.given(),
+            "options": config.model.options.read_specified(),
         },
         "device": {"kind": device.device_kind, "platform": device.platform, "count": setup.devices.count},
         "host": {"cores": len(os.sched_getaffinity(0)), "processor": _processor(), "platform": platform.platform()},
@@ -177,7 +177,7 @@ def _measure_kind(
     }
     content["roofline"] = _roofline(bench, kind, limits, times.median)
     if kind == "train":
-        first, last = steps.quarter_means(bench.take_losses())
+        first, last = steps.quarter_means(bench.pop_losses())
         content["losses"] = {"first_quarter": first, "last_quarter": last}
     if plan.trace:
         log(f"tracing {TRACED_STEPS} steps into {plan.trace}")

@@ -161,7 +161,7 @@ class Bench:
         self._state, metrics = step(self._state, batch)
         return metrics
 
-    def take_losses(self) -> list[float]:
+    def pop_losses(self) -> list[float]:
         """The mean loss of every training step since the last call, in order; waits for the devices."""
         losses, self._losses = self._losses, []
         return [float(row["loss"]) / float(row["count"]) for row in jax.device_get(losses)]

@@ -58,7 +58,7 @@ def decode(encoded: bytes, name: str = "image") -> np.ndarray:
     except cv2.error as error:
         raise UserError(f"{name}: not a readable image ({len(encoded)} bytes): {error.err}") from None
     if image is None:
-        raise UserError(f"{name}: not a readable image ({len(encoded)} bytes): cut short, or of no known format")
+        raise UserError(f"{name}: not a readable image ({len(encoded)} bytes): truncated, or of an unknown format")
     return image
 
 

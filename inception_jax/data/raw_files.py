@@ -43,7 +43,7 @@ def read_idx(path: Path) -> tuple[np.ndarray, str]:
       uint8 array, and the SHA-256 of the content after unzipping (gzip headers differ from one publisher to the next).
 
     Raises:
-      UserError: unreadable, cut short, or not such a file.
+      UserError: unreadable, truncated, or not an idx file.
     """
     try:
         content = path.read_bytes()
@@ -56,7 +56,7 @@ def read_idx(path: Path) -> tuple[np.ndarray, str]:
     axes = content[3]
     shape = tuple(int(n) for n in np.frombuffer(content[4 : 4 + 4 * axes], ">u4"))
     if len(shape) != axes or len(content) != 4 + 4 * axes + math.prod(shape):
-        raise UserError(f"{path}: {len(content)} bytes do not hold an array of shape {shape}; cut short?")
+        raise UserError(f"{path}: {len(content)} bytes do not hold an array of shape {shape}; is the file truncated?")
     values = np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
     return values, hashlib.sha256(content).hexdigest()
 
@@ -85,7 +85,7 @@ def tar_members(path: Path, offset: int = 0, size: int | None = None) -> list[Me
       size: in bytes; None: up to the end of `path`.
 
     Raises:
-      UserError: not a tar, or cut short.
+      UserError: not a tar, or truncated.
     """
     members = []
     try:
@@ -96,11 +96,11 @@ def tar_members(path: Path, offset: int = 0, size: int | None = None) -> list[Me
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # or the headers of a million files stay in memory
                     if member.offset_data + member.size > end:
-                        raise UserError(f"{path}: cut short inside {member.name}")
+                        raise UserError(f"{path}: truncated inside {member.name}")
                     if member.isreg():
                         members.append(Member(os.path.basename(member.name), member.offset_data, member.size))
     except (OSError, tarfile.TarError) as error:
-        raise UserError(f"{path}: not a whole tar: {error}") from None
+        raise UserError(f"{path}: not a complete tar archive: {error}") from None
     return members
 
 
@@ -111,7 +111,7 @@ def read_at(path: Path) -> Callable[[Member], bytes]:
     def read(member: Member) -> bytes:
         content = os.pread(descriptor, member.size, member.offset)
         if len(content) != member.size:
-            raise UserError(f"{path}: cut short inside {member.name}")
+            raise UserError(f"{path}: truncated inside {member.name}")
         return content
 
     return read

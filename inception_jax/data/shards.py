@@ -128,7 +128,7 @@ def write(
             if full_check and not state.get("verified"):
                 builder.verify(lambda done, total: progress("checksums", done, total))
                 _write_json(staging / "plan.json", {**state, "verified": True})
-            _check_room(staging, parts)
+            _check_disk_space(staging, parts)
             lengths = [_write_split(builder, part, staging, full_check, threads, progress) for part in parts]
             _write_info(builder, staging, lengths)
             _rename_durably(staging, folder)
@@ -200,7 +200,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     _rename_durably(temporary, path)
 
 
-def _check_room(staging: Path, parts: list[_SplitPlan]) -> None:
+def _check_disk_space(staging: Path, parts: list[_SplitPlan]) -> None:
     needed = sum(sum(part.examples.sizes) + len(part.order) * _RECORD_OVERHEAD for part in parts)
     needed -= sum(file.stat().st_size for file in staging.iterdir())
     free = shutil.disk_usage(staging).free

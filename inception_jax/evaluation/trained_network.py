@@ -236,7 +236,7 @@ def _check_shapes(model: nn.Module, variables: Any, image_size: int, checkpoint:
     for path in sorted({*want, *have}):
         if want.get(path) != have.get(path):
             raise UserError(
-                f"{checkpoint}: {path} is {have.get(path, 'not there')}, the config's network has "
+                f"{checkpoint}: {path} is {have.get(path, 'missing')}, the config's network has "
                 f"{want.get(path, 'none')}"
             )
 

@@ -62,7 +62,7 @@ class PeerHeartbeats:
                 return f"process {other} of this run has sent no heartbeat for {now - since:.0f} s"
         return None
 
-    def all_left(self, heartbeats: Mapping[int, str]) -> bool:
+    def all_leaving(self, heartbeats: Mapping[int, str]) -> bool:
         """Returns whether every other process has written that it leaves."""
         return all(heartbeats.get(other) in (_DONE, _FAILED) for other in self._last)
 
@@ -138,7 +138,9 @@ class HeartbeatMonitor:
             self._stopped.wait(self._interval)
         limit = time.monotonic() + 8 * self._interval  # the others need 4: to read it, to check, and their grace
         while (
-            self._exchange(self._last_value) and self._waits_for_others and not self._peers.all_left(self._heartbeats)
+            self._exchange(self._last_value)
+            and self._waits_for_others
+            and not self._peers.all_leaving(self._heartbeats)
         ):
             if time.monotonic() > limit:
                 break

@@ -160,7 +160,7 @@ def export_weights(
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(variables, sep="/").items()}
     kernel = flat.get("params/classifier/kernel")
     if kernel is None and options.get("num_classes") != 0:
-        raise UserError("variables: no params/classifier/kernel; a whole network is needed, or num_classes=0")
+        raise UserError("variables: no params/classifier/kernel; the complete network is needed, or num_classes=0")
     found = {
         "num_classes": 0 if kernel is None else kernel.shape[-1],
         "aux_heads": any(path.split("/")[1].startswith("aux") for path in flat),
@@ -171,10 +171,10 @@ def export_weights(
     leaves = variant.leaves(**options)
     wrong = [path for path in {**leaves, **flat} if path not in leaves or path not in flat]
     if wrong:
-        whose = "the variables have" if wrong[0] in flat else f"{source}'s variant has"
+        whose = "only the variables have" if wrong[0] in flat else f"only {source}'s variant has"
         raise UserError(
-            f"variables: {len(wrong)} leaves differ from {source}'s {model_name}: {whose} {wrong[0]}, "
-            f"the other has not; create the network with variant_options({model_name!r}, {source!r})"
+            f"variables: {len(wrong)} leaves differ from {source}'s {model_name}: {whose} {wrong[0]}; "
+            f"create the network with variant_options({model_name!r}, {source!r})"
         )
     arrays = {}
     for path, shape in leaves.items():

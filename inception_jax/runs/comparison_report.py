@@ -221,8 +221,8 @@ def _steps(one: Outcome) -> str:
     return f"{one.step:,}" + (f"/{one.total_steps:,}" if one.total_steps not in (None, one.step) else "")
 
 
-def _format_or_unknown(value: Any, form: str) -> str:
-    return UNKNOWN if value is None else form.format(value)
+def _format_or_unknown(value: Any, template: str) -> str:
+    return UNKNOWN if value is None else template.format(value)
 
 
 def _section(table: _Table) -> str:

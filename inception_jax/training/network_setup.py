@@ -107,7 +107,7 @@ def build_model(config: Config, num_classes: int) -> BaseNetwork:
         dtype=jnp.dtype(model.dtype),
         param_dtype=jnp.dtype(model.param_dtype),
         **options,
-        **model.options.given(),
+        **model.options.read_specified(),
     )
 
 

@@ -74,8 +74,8 @@ def test_a_cache_that_is_not_hit_is_noticed(bench, monkeypatch):
 def test_the_step_is_trains_and_learns(bench):
     bench.compile("train")
     bench.run("train", 12)
-    losses = bench.take_losses()
-    assert len(losses) == 12 and bench.take_losses() == []
+    losses = bench.pop_losses()
+    assert len(losses) == 12 and bench.pop_losses() == []
     first, last = steps.quarter_means(losses)
     assert last < first
     assert int(bench._state.step) == 12

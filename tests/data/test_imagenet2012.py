@@ -88,7 +88,7 @@ def test_imagenet_checks_its_tars(imagenet, tmp_path, capsys, run):
     inner = tar(folder / "inner", [("n01440764_0.JPEG", bytes(5000))])
     tar(path, [("n01440764.tar", inner[:3000]), ("n01443537.tar", inner)])
     assert run(*arguments) == 2
-    assert "ILSVRC2012_img_train.tar: cut short inside n01440764_0.JPEG" in capsys.readouterr().err
+    assert "ILSVRC2012_img_train.tar: truncated inside n01440764_0.JPEG" in capsys.readouterr().err
     tar(path, [("images.tar", b"")])
     assert run(*arguments) == 2
     assert "a tar per synset" in capsys.readouterr().err

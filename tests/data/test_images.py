@@ -80,7 +80,7 @@ def test_does_not_turn_images_by_their_exif(gradient):
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_names_an_image_that_is_cut_short(gradient, suffix, tmp_path):
     encoded = encode(np.tile(gradient, (4, 4, 1)), suffix)
-    with pytest.raises(UserError, match=r"record 7: not a readable image .* cut short"):
+    with pytest.raises(UserError, match=r"record 7: not a readable image .* truncated"):
         images.decode(encoded[: len(encoded) // 2], "record 7")
     path = tmp_path / f"half{suffix}"
     path.write_bytes(encoded[: len(encoded) // 2])

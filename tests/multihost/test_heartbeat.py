@@ -108,7 +108,7 @@ def test_peer_heartbeats():
     assert peers.find_lost({0: "4", 2: "2"}, now=20) is None
     assert peers.find_lost({0: "done", 2: "3"}, now=21) is None
     assert peers.find_lost({0: "done", 2: "4"}, now=40) is None
-    assert not peers.all_left({0: "done", 2: "4"}) and peers.all_left({0: "done", 2: "failed"})
+    assert not peers.all_leaving({0: "done", 2: "4"}) and peers.all_leaving({0: "done", 2: "failed"})
     assert "process 2 of this run has ended with an error" == peers.find_lost({0: "done", 2: "failed"}, now=41)
 
 
