@@ -52,8 +52,8 @@ class DevicePrefetcher:
           put: starts the transfer of a batch and returns its device arrays.
           prefetch: >= 1; batches that are being transferred or wait on the devices at any time, as far as the host has
             them ready.
-          warn_after: seconds without a batch until `report` is told what the input is waiting for; again after 2, 4, …
-            times that.
+          warn_after: seconds without a batch until `report` gets a line on what the input is waiting for; again after
+            2, 4, … times that.
           give_up_after: seconds without a batch until `next_batch` raises `InputStalled`.
           report: receives one line; default: a line on standard error.
           should_stop: called while `next_batch` waits; a true result ends the wait.

@@ -84,7 +84,7 @@ class Devices:
         """Checks that a batch divides over the devices.
 
         Args:
-          field: the config field that gave the size, for the message.
+          field: the config field with the size, for the message.
           size: examples in the global batch.
           micro_batches: per device and step (gradient accumulation).
 

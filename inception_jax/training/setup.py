@@ -80,7 +80,7 @@ class Setup:
       devices: mesh and parallel mode.
       spec: of the network: name, paper, defaults.
       model: the Flax module, with frozen parameters and batch-norm groups set.
-      input: how images become the network's input.
+      input: size, preprocessing and dtype of the network's input.
       batch_norm: which examples share batch-norm statistics; None for a network without batch norm.
       data: input pipelines.
       length: steps of the run, and its intervals.
@@ -89,7 +89,7 @@ class Setup:
       objective: losses, EMA and the other options of the training step.
       warm_start: the checkpoint whose weights a new run starts from; None: random initialization.
       faults: limits of fault tolerance.
-      checkpoints: which checkpoints are kept.
+      checkpoints: options of checkpoints.
       logging: what is written beside metrics and log.
     """
 

@@ -1,8 +1,8 @@
 """Warm start: a new run starts from the weights of a checkpoint (fine-tuning, transfer learning).
 
 Arrays are matched by their paths. A classifier of another number of classes is initialized at random; everything else
-that does not fit is an error, unless `config.initialize.new` names it. So a run never starts, unnoticed, with fewer
-weights of its source than its config says.
+that does not fit is an error, unless `config.initialize.new` names it. So a run never starts without notice with
+fewer weights of its source than its config says.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def restore_matching(
 
 
 def _why_new(path: str, wanted: Mapping[str, Any], offered: Mapping[str, Any], source: str) -> str | None:
-    """Why an array that no pattern names is initialized at random; None: it is to be restored.
+    """Returns the reason why an array that no pattern names is initialized at random; None: it is restored.
 
     Raises:
       UserError: it should be restored, but cannot be.
