@@ -227,5 +227,5 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -
     p, square = successes / trials, z * z / trials
     centre = (p + square / 2) / (1 + square)
     half = z * math.sqrt(p * (1 - p) / trials + square / (4 * trials)) / (1 + square)
-    # At the ends the formula gives exactly 0 or 1, but for rounding.
+    # At the ends the formula gives exactly 0 or 1, except for rounding.
     return (0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half)

@@ -100,7 +100,7 @@ def _take_pipes() -> tuple[Any, Any]:
 
 
 def _die_with_parent(parent: int) -> None:
-    """Lets the kernel kill this process when its parent dies, even within a block (Linux; elsewhere EOF ends it)."""
+    """Makes the kernel kill this process when its parent dies, even within a block (Linux; elsewhere EOF ends it)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent died before
@@ -179,7 +179,7 @@ class Worker:
         return self._process.pid
 
     def prepare(self, workload: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
-        """Lets the side build and compile what the workload needs, and returns its answer.
+        """Makes the side build and compile what the workload needs, and returns its answer.
 
         Args:
           workload: from `versus.make_workload`.
@@ -191,7 +191,7 @@ class Worker:
         return self._ask(timeout, ask="prepare", arguments={"workload": workload})
 
     def block(self, kind: str, steps: int, timeout: float | None = None) -> dict[str, Any]:
-        """Lets the side take steps; arguments and errors as for `SideProtocol.block` and `prepare`."""
+        """Makes the side take steps; arguments and errors as for `SideProtocol.block` and `prepare`."""
         return self._ask(timeout, ask="block", arguments={"kind": kind, "steps": steps})
 
     def close(self) -> None:

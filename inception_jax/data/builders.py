@@ -144,7 +144,7 @@ class FashionMnist(SourceBuilder, skip_registration=True):  # type: ignore[call-
     EXPECTED: ClassVar = {"train": 60_000, "test": 10_000}
     DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
     FILES: ClassVar = {"train": "train", "test": "t10k"}
-    # Of the unzipped files; Debian's package 0.0~git20200523.55506a9-1. Debian compresses the files anew, so the sums
+    # Of the unzipped files; Debian's package 0.0~git20200523.55506a9-1. Debian compresses the files again, so the sums
     # of the gzip files, which TFDS's own builder compares, do not hold for them.
     SHA256: ClassVar = {
         "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",

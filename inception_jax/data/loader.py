@@ -182,7 +182,7 @@ class _Buffer:
             made: tuple[Any, BaseException | None]
             try:
                 made = self.producer.make(number, slot), None
-            except BaseException as error:  # of any kind: the consumer would wait for ever for a thread that ended
+            except BaseException as error:  # of any kind: the consumer would wait forever for a thread that ended
                 made = None, error
             with self._changed:
                 if not self._closed:
@@ -219,7 +219,7 @@ class _Buffer:
         return batch
 
     def close(self) -> None:
-        """Lets no thread begin another batch, and ends the wait of whoever waits for one."""
+        """Ends all waits; after it, no thread begins another batch."""
         with self._changed:
             self._closed = True
             self._made.clear()

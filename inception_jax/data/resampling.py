@@ -62,7 +62,7 @@ def tf_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _source_pixels(before: int, after: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Along one side: the pixel at or before each new one, the pixel after it, and the fraction between them."""
+    """Returns, along one side, the pixel at or before each new one, the pixel after it, and the fraction between."""
     where = np.arange(after, dtype=np.float32) * (np.float32(before) / np.float32(after))
     first = np.minimum(where.astype(np.int64), before - 1)
     return first, np.minimum(first + 1, before - 1), where - first.astype(np.float32)

@@ -1,7 +1,7 @@
 """Runs inside each of Grain's worker processes: signals, the end of the trainer, shared values read without locks.
 
 Grain checks a stop flag and a counter, both shared with the trainer, through `multiprocessing`'s locks, before every
-batch and while a batch waits to be handed over. A worker that is killed while it holds such a lock keeps it for ever,
+batch and while a batch waits to be handed over. A worker that is killed while it holds such a lock keeps it forever,
 and the trainer, which needs both locks to stop its workers, then hangs in `close()`. README.md beside this file has the
 text of an issue for Grain, with a program that reproduces it.
 """
@@ -82,7 +82,7 @@ def _in_background(function: Callable[..., None], *arguments: Any) -> None:
 
 def _exit_later() -> None:
     time.sleep(_TERM_GRACE_SECONDS)
-    os._exit(128 + signal.SIGTERM)  # not 0: Grain would wait for ever for a worker that exits with 0
+    os._exit(128 + signal.SIGTERM)  # not 0: Grain would wait forever for a worker that exits with 0
 
 
 def _exit_with_trainer(trainer: int) -> None:

@@ -127,7 +127,7 @@ class WorkerProducer(Producer):
     def close(self) -> None:
         """Ends the workers.
 
-        A thread that waits in `make` for workers that hang may wait for ever, since Grain empties its queue without a
+        A thread that waits in `make` for workers that hang may wait forever, since Grain empties its queue without a
         message. The loader's threads are daemons.
         """
         with self._lock:

@@ -203,7 +203,7 @@ def _taps_inside_map(
 
 
 def _taps_inside(size: int, taps: int, dilation: int, stride: int, low: int, count: int) -> int:
-    """Along one axis: the number of taps that lie inside the map, summed over `count` window positions."""
+    """The number of taps along one axis that lie inside the map, summed over `count` window positions."""
     return sum(0 <= index * stride - low + tap * dilation < size for index in range(count) for tap in range(taps))
 
 

@@ -137,7 +137,9 @@ def repeated(kind: str, branches: tuple[Branch, ...], count: int) -> dict[str, B
 class InceptionResnet(BaseNetwork):
     """Base class of both versions: three kinds of residual blocks, a reduction after each of the first two.
 
-    Attributes (and those of `BaseNetwork`):
+    The options of all networks are in `BaseNetwork`.
+
+    Attributes:
       block35_count, block17_count, block8_count: number of blocks of each kind; 0: the number in the network's source.
       block35_scale, block17_scale, block8_scale: factors on the residuals before they are added (section 3.3).
       output_stride: 32, or 16 or 8: see atrous.py. The auxiliary head reads only the pixels of the stride-32 network;

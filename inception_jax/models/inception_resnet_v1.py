@@ -45,7 +45,9 @@ class InceptionResnetV1(InceptionResnet):
 
     The paper shows no auxiliary head; this one is version 2's, on the last block17.
 
-    Attributes (and those of `InceptionResnet`):
+    The options of both versions are in `InceptionResnet`, those of all networks in `BaseNetwork`.
+
+    Attributes:
       extra_block8: whether facenet's additional block8, with scale 1 and without ReLU, follows the others.
       bottleneck: features of a fully connected layer, with batch norm instead of a bias and no ReLU, between the global
         pool (after dropout) and the classifier; 0: none. Its output is the endpoint `embedding`; divided by its length

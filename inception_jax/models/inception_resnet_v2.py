@@ -60,7 +60,9 @@ class InceptionResnetV2(InceptionResnet):
     One switch differs: with `bn_scale=True` every batch norm has a scale and a shift, as in the ports of the weights to
     PyTorch (55,843,464 parameters); slim has only the shift (`bn_scale=False`: 55,813,192).
 
-    Attributes (and those of `InceptionResnet`):
+    The options of both versions are in `InceptionResnet`, those of all networks in `BaseNetwork`.
+
+    Attributes:
       form: "code" (the released network) or "paper" (the network of the figures): see the top of this file. With "code"
         the last block8 has scale 1 and no ReLU.
       align_feature_maps: pads with "SAME" where the network has "VALID" (slim's switch of that name): the pixels of

@@ -120,7 +120,9 @@ def naive_module(widths: GoogLeNetWidths, five_by_five: int) -> tuple[Branch, ..
 class InceptionV1(BaseNetwork):
     """GoogLeNet; with `batch_norm=True, lrn=False` its batch-normalized variant.
 
-    Attributes (and those of `BaseNetwork`):
+    The options of all networks are in `BaseNetwork`.
+
+    Attributes:
       aux_dropout_rate: dropout inside the auxiliary heads.
       table: "paper" (Table 1) or "inception5h" (Google's released graph, which differs in two numbers).
       modules: filters by module that replace the table; None: the table's.

@@ -142,7 +142,9 @@ class InceptionV2(BaseNetwork):
     reduction_padding="caffe", pool_rounding="caffe", aux_heads=False` (11,295,240); caffe-googlenet-bn is
     `stem="dense", count_include_pad=True` with the same three paddings (11,194,984 and its heads).
 
-    Attributes (and those of `BaseNetwork`):
+    The options of all networks are in `BaseNetwork`.
+
+    Attributes:
       table: "code" (576 channels) or "paper" (608).
       modules: filters by module that replace the table; None: the table's.
       stem: "separable" (7x7 depthwise, 8 channels per colour, then 1x1 to 64; the paper's appendix) or "dense" (7x7).

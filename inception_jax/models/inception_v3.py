@@ -153,7 +153,9 @@ class InceptionV3(BaseNetwork):
     `last_pool="max", num_classes=1008, aux_heads=False`; it is measured on the endpoints maxpool_3a (64 channels),
     maxpool_5a (192), mixed_6e (768) and global_pool (2048).
 
-    Attributes (and those of `BaseNetwork`):
+    The options of all networks are in `BaseNetwork`.
+
+    Attributes:
       count_include_pad: whether the modules' average pools count padding and divide by 9 at the border, too, as in
         torchvision and timm; TensorFlow's divide by the number of pixels inside the map.
       last_pool: pool of the last module, mixed_7c: "avg", or "max" as in the network of the FID.

@@ -136,7 +136,9 @@ class InceptionV4(BaseNetwork):
     change slowly: for runs of fewer than about 10,000 steps use a lower `bn_momentum`. Average pools do not count
     padding.
 
-    Attributes (and those of `BaseNetwork`):
+    The options of all networks are in `BaseNetwork`.
+
+    Attributes:
       output_stride: 32, or 16 or 8: see atrous.py. The auxiliary head reads only the pixels of the stride-32 network;
         the global pool averages all pixels.
     """

@@ -109,7 +109,9 @@ class Xception(BaseNetwork):
     networks (Keras: 0.99). There is no auxiliary head: the paper trains without one (section 4.2), so `aux_heads` has
     no effect.
 
-    Attributes (and those of `BaseNetwork`):
+    The options of all networks are in `BaseNetwork`.
+
+    Attributes:
       pool_padding: of the max pools: "same" (TensorFlow's), or "torch" (one pixel on every side) as the ports of the
         weights to PyTorch have it. They differ on maps of even size: at 299 pixels in the pool from 74x74 to 37x37.
       output_stride: 32, or 16 or 8: see atrous.py. With "same" pools its statement holds if the maps whose pools lose

@@ -80,7 +80,7 @@ def longest_detection_seconds(timeout: float) -> float:
 class HeartbeatMonitor:
     """Sends this process's heartbeats, reads the others', and ends this process when one of them is lost.
 
-    One thread exchanges heartbeats with the store, which may block for ever; another checks what was read, and when.
+    One thread exchanges heartbeats with the store, which may block forever; another checks what was read, and when.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 Every process runs the same program on its own devices and its own rows of each global batch. Process 0 alone writes the
 workdir, which all of them must see. Where processes could come to different answers (whether the workdir is free, which
-checkpoint is the newest, whether to stop), they exchange them: a process that goes on alone waits for ever in the next
+checkpoint is the newest, whether to stop), they exchange them: a process that goes on alone waits forever in the next
 collective.
 """
 

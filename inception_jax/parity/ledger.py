@@ -204,7 +204,7 @@ def verify_file(
 
 
 def _summary(variant: Variant, case: Case, row: Mapping[str, Any]) -> str:
-    """Such as "inception_v3 of timm, eval_299_float64: equal (logits 1e-15, gradients 4e-13)"."""
+    """Formats a row, such as "inception_v3 of timm, eval_299_float64: equal (logits 1e-15, gradients 4e-13)"."""
     differences = [("logits", row["logits"]["rms"])]
     differences += [(f"aux{i + 1}", aux["rms"]) for i, aux in enumerate(row.get("aux", []))]
     differences += [("gradients", row["gradients"]["rms"])] if "gradients" in row else []

@@ -153,7 +153,7 @@ def _check_record(record: WeightRecord, model: str | None, source: str | None) -
 
 
 def _digest_mismatch(record: WeightRecord, path: Path, sha256: str) -> str | None:
-    """Why the file is not the record's, by its hash; None: it is, or the hash is not known."""
+    """Returns why the file is not the record's, by its hash; None: it is, or the hash is not known."""
     digest = record.digest
     if digest is None or (digest.of != record.file and digest.of != path.name) or not path.is_file():
         return None

@@ -31,7 +31,7 @@ class Digest:
         return algorithm == self.algorithm and digest.lower().startswith(self.hex)
 
     def __str__(self) -> str:
-        """Such as `sha256 1378be20…`; the dots stand for digits that are not published."""
+        """Formats the digest, such as `sha256 1378be20…`; the dots stand for digits that are not published."""
         digits = {"sha256": 64, "sha1": 40, "md5": 32}[self.algorithm]
         return f"{self.algorithm} {self.hex}" + ("…" if len(self.hex) < digits else "")
 

@@ -97,4 +97,4 @@ class Interrupts:
 
 
 def _handled_by_thread(number: int, frame: object) -> None:
-    """Does nothing: a Python handler is needed so that the C-level one is installed, which wakes the thread."""
+    """Does nothing. With a Python handler, the C-level one is installed, too, which wakes the thread."""

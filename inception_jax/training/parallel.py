@@ -231,7 +231,7 @@ class Devices:
         return self.count * lowered.cost_analysis()["flops"]  # the program is one device's
 
     def _concrete(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """With several processes, replaces shapes by zeros: `pmap` would take the shapes for those of one process."""
+        """Replaces shapes by zeros if there are several processes: `pmap` would take them for those of one process."""
         if self.process_count == 1:
             return batch
         return {

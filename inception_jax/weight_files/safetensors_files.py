@@ -1,7 +1,7 @@
 """Reads safetensors files.
 
 Source: huggingface/safetensors, README.md ("Format") and safetensors/src/tensor.rs, whose limits and refusals these
-are. `safetensors.deserialize` (0.8.0) was tried in the place of this parser: it copies every tensor (peak memory 1,014
+are. `safetensors.deserialize` (0.8.0) was tried instead of this parser: it copies every tensor (peak memory 1,014
 MB instead of 525 MB for a file of 500 MB), before a budget could be charged; of a name that occurs twice it keeps one
 in silence; it drops `__metadata__`; and its errors name no tensor, no bytes and no dtype.
 """

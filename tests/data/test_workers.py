@@ -77,7 +77,7 @@ def draw_while_locked(batches, count, seconds):
 
 
 def test_a_worker_holds_no_lock_that_the_trainer_needs_to_stop_it():
-    """Killed while it holds one, it would keep it, and the trainer wait for ever: so batches come without the locks."""
+    """Killed while it holds one, it would keep it, and the trainer wait forever: so batches come without the locks."""
     with pipeline(workers=1).batches(5) as batches:
         next(batches)
         assert draw_while_locked(batches, 20, seconds=60)[0] == 20

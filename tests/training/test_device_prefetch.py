@@ -215,7 +215,7 @@ command_line.run(main)
 
 
 def test_a_process_whose_storage_hangs_ends_with_its_own_exit_code(tmp_path):
-    """Python waits for ordinary threads when it ends; one that hangs in a read would hold the process for ever."""
+    """Python waits for ordinary threads when it ends; one that hangs in a read would hold the process forever."""
     done = subprocess.run(
         [sys.executable, "-c", STALLED, str(tmp_path)],
         capture_output=True,

@@ -31,7 +31,7 @@ def run_network(network: Network, request: Arrays, weights: Arrays) -> dict[str,
       weights: {name: array}.
 
     Returns:
-      The arrays of the result, but for `version`.
+      The arrays of the result, except `version`.
     """
     import tensorflow as tf
 

@@ -3,7 +3,7 @@
     python torch_side.py REQUEST.npz RESULT.npz
 
 Needs torch and the publisher's package (torchvision, timm, pretrainedmodels, pytorchcv, facenet-pytorch, pytorch-fid),
-and nothing of inception_jax. The names of the request's arrays must be those of the publisher's state dict, but for
+and nothing of inception_jax. The names of the request's arrays must be those of the publisher's state dict, except for
 its counters of batches.
 """
 

@@ -115,7 +115,7 @@ VARIANTS = {
     "inception_v1_bn": Variant(
         source="torchvision",
         model="inception_v1_bn",
-        # The 3x3 in the place of the 5x5 is torchvision's own known bug (its issue 906), the 2x2 pool is slim's.
+        # The 3x3 instead of the 5x5 is torchvision's own known bug (its issue 906), the 2x2 pool is slim's.
         options={
             "five_by_five": 3,
             "pool4_window": 2,
