@@ -1,4 +1,4 @@
-"""Writes an .npz file row by row: no array is ever whole in memory."""
+"""Writes an .npz file row by row: no array is ever completely in memory."""
 
 from __future__ import annotations
 
