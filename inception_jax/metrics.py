@@ -225,7 +225,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} of {trials} is not a proportion")
     p, square = successes / trials, z * z / trials
-    centre = (p + square / 2) / (1 + square)
+    center = (p + square / 2) / (1 + square)
     half = z * math.sqrt(p * (1 - p) / trials + square / (4 * trials)) / (1 + square)
     # At the ends the formula gives exactly 0 or 1, except for rounding.
-    return (0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half)
+    return (0.0 if successes == 0 else center - half, 1.0 if successes == trials else center + half)

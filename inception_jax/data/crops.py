@@ -26,11 +26,11 @@ def check_choice(field: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class EvalCrop:
-    """The centre crop of an evaluation image.
+    """The center crop of an evaluation image.
 
-    "center": the short side is resized to `resize`, ratio kept, and the centre taken (256 for 224, as in GoogLeNet's
+    "center": the short side is resized to `resize`, ratio kept, and the center taken (256 for 224, as in GoogLeNet's
     paper). "torchvision": the same with the offsets of torchvision's and timm's CenterCrop, which rounds halves to the
-    even pixel where "center" rounds down. "squash": both sides are resized to `resize`, ratio not kept, and the centre
+    even pixel where "center" rounds down. "squash": both sides are resized to `resize`, ratio not kept, and the center
     taken (Caffe's tools/convert_imageset.cpp, then data_transformer.cpp: 256 for 224; pytorch-fid: the whole image).
     "central_fraction": the central `fraction` of each side is cut out and both sides are resized to the network's size,
     ratio not kept (TF-slim's `central_crop`, inception_preprocessing.py: 0.875).

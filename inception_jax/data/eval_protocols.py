@@ -55,7 +55,7 @@ class Protocol:
 
 PROTOCOLS = {
     protocol.name: protocol
-    for protocol in (Protocol("single", ("center",), "one centre crop: first row of Table 3 of arXiv:1409.4842"),)
+    for protocol in (Protocol("single", ("center",), "one center crop: first row of Table 3 of arXiv:1409.4842"),)
 }
 
 

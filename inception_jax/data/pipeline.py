@@ -160,7 +160,7 @@ class TrainPipeline(_Pipeline):
           batch_size: examples per step over all processes; a multiple of `process_count`.
           image_size: height and width of the images in a batch, in pixels.
           seed: of the order and of the augmentation, 0 to 2**32 - 1.
-          augmentation: an `images.Augmentation` or its fields; an `images.EvalCrop` to train on the centre crop.
+          augmentation: an `images.Augmentation` or its fields; an `images.EvalCrop` to train on the center crop.
           process_index: which contiguous block of each batch this process makes.
           process_count: processes that each make a block of each batch.
           threads: decoding threads, per process or per worker; None: min(8, cores), 4 in workers.

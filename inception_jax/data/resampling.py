@@ -38,7 +38,7 @@ def _pillow(filter: Image.Resampling) -> Resize:
 
 
 def tf_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """TensorFlow 1's bilinear resize: no half-pixel centres, no corners aligned, no smoothing.
+    """TensorFlow 1's bilinear resize: no half-pixel centers, no corners aligned, no smoothing.
 
     The source is `tf.compat.v1.image.resize_bilinear`'s kernel (tensorflow/core/kernels/image/resize_bilinear_op.cc),
     arithmetic in float32 in its order. It gives floating-point pixels, which TF-slim passes to the network as they are;

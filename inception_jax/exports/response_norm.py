@@ -13,7 +13,7 @@ from inception_jax.exports.windows import Windows
 
 @dataclasses.dataclass(frozen=True)
 class ResponseNorm:
-    """x * (k + alpha / size * S) ** -beta, where S is the sum of x squared over `size` channels centred on each.
+    """x * (k + alpha / size * S) ** -beta, where S is the sum of x squared over `size` channels centered on each.
 
     Attributes:
       size: channels per window.
@@ -131,11 +131,11 @@ def _power(name: str, values: list[Any]) -> _Power | None:
 
 
 def _response_norm(power: _Power) -> ResponseNorm | None:
-    """Returns the normalization of x times this power; None where its windows are not centred on each channel."""
+    """Returns the normalization of x times this power; None where its windows are not centered on each channel."""
     found = power.base.windows
     source, size = found.source, len(found.offsets)
-    centred = found.offsets == tuple(range(-(size // 2), size // 2 + 1))
+    centered = found.offsets == tuple(range(-(size // 2), size // 2 + 1))
     channels = source.shape[-1]
-    if not isinstance(source, _Map) or not centred or (found.stride, found.count) != (1, channels):
+    if not isinstance(source, _Map) or not centered or (found.stride, found.count) != (1, channels):
         return None
     return ResponseNorm(size, float(np.float64(power.base.factor) * size), -power.exponent, power.base.k)

@@ -51,8 +51,8 @@ class Moments:
         if not len(rows):
             return
         mean = rows.mean(0)
-        centred, gap, total = rows - mean, mean - self.mean, self.count + len(rows)
-        self._squares += centred.T @ centred + np.outer(gap, gap) * (self.count * len(rows) / total)
+        centered, gap, total = rows - mean, mean - self.mean, self.count + len(rows)
+        self._squares += centered.T @ centered + np.outer(gap, gap) * (self.count * len(rows) / total)
         self.mean = self.mean + gap * (len(rows) / total)
         self.count = total
 

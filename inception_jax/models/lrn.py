@@ -20,7 +20,7 @@ def local_response_norm(
 ) -> jax.Array:
     """Normalizes x by its neighbouring channels: x * (k + alpha / size * S) ** -beta.
 
-    S is the sum of x squared over the `size` channels centred on each one. Definition (`lrn_layer.cpp`,
+    S is the sum of x squared over the `size` channels centered on each one. Definition (`lrn_layer.cpp`,
     ACROSS_CHANNELS) and defaults are Caffe's, and those of GoogLeNet's prototxt: alpha is divided by the window size,
     as in PyTorch's `local_response_norm`; TensorFlow's `lrn` takes alpha / size as its alpha. Channels before the
     first and after the last count as zero. Differentiable in reverse mode, also twice; forward mode (`jax.jvp`)

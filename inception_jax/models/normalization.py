@@ -88,7 +88,7 @@ class BatchNorm(nn.Module):
         shift = parameter(self, "bias", zeros, channels, self.param_dtype).astype(wide) - mean * factor
         if factor.ndim > 1:
             factor, shift = (_spread(values, x.shape) for values in (factor, shift))
-        # One factor and one shift per channel: the output is written once, without a centred copy before it.
+        # One factor and one shift per channel: the output is written once, without a centered copy before it.
         return (x.astype(wide) * factor + shift).astype(x.dtype)
 
 

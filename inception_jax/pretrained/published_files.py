@@ -369,7 +369,7 @@ def _fid(publisher: str, file: str, url: str, rule: rules.Preprocessing, note: s
 FID = (
     _fid("pytorch-fid", "pt_inception-2015-12-05-6726825d.pth",
          "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
-         rules.PYTORCH_FID, "resizes with half-pixel centres, unlike the original graph"),
+         rules.PYTORCH_FID, "resizes with half-pixel centers, unlike the original graph"),
     _fid("torch-fidelity", "weights-inception-2015-12-05-6726825d.pth",
          "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
          rules.TENSORFLOW_FID, "resizes as the original graph: TensorFlow 1's bilinear"),

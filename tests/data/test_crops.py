@@ -53,7 +53,7 @@ def test_tf_bilinear_keeps_an_image_of_the_size_and_repeats_the_last_pixel():
     image = make_crops.sample_image(9, 7)
     assert np.array_equal(resampling.tf_bilinear(image, 9, 7), image)
     ramp = np.repeat(np.array([0, 100], np.uint8)[None, :, None], 3, axis=2)
-    # Without half-pixel centres: 0, 1/2, 1, 3/2 of a pixel, and nothing after the last.
+    # Without half-pixel centers: 0, 1/2, 1, 3/2 of a pixel, and nothing after the last.
     assert resampling.tf_bilinear(ramp, 1, 4)[0, :, 0].tolist() == [0, 50, 100, 100]
 
 

@@ -211,8 +211,8 @@ def test_prediction_sheet_shows_the_most_probable_first_and_reads_only_what_it_s
     pixels = png(path)
     for axes, index in zip(fig.axes, images.indices, strict=True):
         box = axes.get_window_extent()
-        centre = pixels[round(pixels.shape[0] - (box.y0 + box.y1) / 2), round((box.x0 + box.x1) / 2)]
-        assert tuple(centre) == (3 * index,) * 3
+        center = pixels[round(pixels.shape[0] - (box.y0 + box.y1) / 2), round((box.x0 + box.x1) / 2)]
+        assert tuple(center) == (3 * index,) * 3
 
 
 @pytest.mark.parametrize(
