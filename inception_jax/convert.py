@@ -52,7 +52,7 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--model", metavar="NAME", help="the network; default: inferred from the names and shapes of the arrays"
     )
-    arguments.add_argument("--source", metavar="NAME", help="the publisher; default: inferred likewise")
+    arguments.add_argument("--source", metavar="NAME", help="the publisher; default: inferred in the same way")
     arguments.add_argument(
         "--record", metavar="NAME", help="the record of the published file (--list); its hash is checked"
     )
@@ -93,7 +93,7 @@ def _arguments() -> argparse.ArgumentParser:
         help="--verify: the interpreter that has the PyTorch publishers' packages; default: "
         "INCEPTION_JAX_TORCH_PYTHON, then this one",
     )
-    arguments.add_argument("--tf_python", metavar="PATH", help="--verify: likewise for TensorFlow, Keras, slim, ONNX")
+    arguments.add_argument("--tf_python", metavar="PATH", help="--verify: the same for TensorFlow, Keras, slim, ONNX")
     arguments.add_argument(
         "--write_ledger",
         metavar="PAGE",

@@ -80,7 +80,7 @@ def find_limits(setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None
     Args:
       setup: names the devices and the compute dtype.
       peak_tflops: value of the flag: a number, "measure", or None for the table of chips.
-      bandwidth_gbs: likewise, in GB/s.
+      bandwidth_gbs: as `peak_tflops`, in GB/s.
       log: called with a line before each measurement.
 
     Raises:

@@ -191,7 +191,7 @@ def format_difference(first: Mapping[str, Any], second: Mapping[str, Any], names
 
     Args:
       first: from `read_measurement`.
-      second: likewise.
+      second: as `first`.
       names: names of the two, for the heads of the columns.
 
     Raises:

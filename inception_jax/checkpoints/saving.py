@@ -117,7 +117,7 @@ class Checkpoints:
 
         Raises:
           DiskFull: the disk is too full for this save, or was for the previous one; earlier checkpoints are kept.
-          UserError: this save or the previous one failed for another reason; likewise.
+          UserError: this save or the previous one failed for another reason; earlier checkpoints are kept.
         """
         if processes.broadcast_from_first(step == self._pending_step or step in self.steps()):
             return False

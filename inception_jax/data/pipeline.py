@@ -259,12 +259,12 @@ class EvalPipeline(_Pipeline):
           batch_size: examples per batch over all processes; a multiple of `process_count`.
           image_size: height and width of the images in a batch, in pixels.
           crop: an `images.EvalCrop` or its fields.
-          process_index: as in `TrainPipeline`, like all that follow.
-          process_count: see there.
-          threads: see there.
-          workers: see there.
-          prefetch: see there.
-          skip_corrupt: see there.
+          process_index: as in `TrainPipeline`.
+          process_count: as in `TrainPipeline`.
+          threads: as in `TrainPipeline`.
+          workers: as in `TrainPipeline`.
+          prefetch: as in `TrainPipeline`.
+          skip_corrupt: as in `TrainPipeline`.
 
         Raises:
           UserError: a value out of range, named.

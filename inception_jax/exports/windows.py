@@ -108,8 +108,8 @@ def join_windows(a: Any, b: Any, join: str) -> Windows | None:
     """Joins two views or windows.
 
     Args:
-      a: views, windows, or the map of which `b` is a view.
-      b: likewise.
+      a: a view, windows, or the map that is the source of `b`.
+      b: as `a`, the other way round.
       join: "max" or "add".
 
     Returns:

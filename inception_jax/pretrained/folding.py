@@ -33,7 +33,7 @@ def fold_input(
     Args:
       variables: {"params": …, "batch_stats": …}; not changed.
       scale: for each of the three channels, or one for all.
-      shift: likewise.
+      shift: as `scale`.
       conv: name of the first convolution.
 
     Returns:

@@ -56,7 +56,7 @@ def load_weights(
     Args:
       path: the file, in any format of `inception_jax.weight_files`.
       model: a name of `model_names()`; None: inferred from the names and shapes of the arrays.
-      source: the publisher; None: inferred likewise.
+      source: the publisher; None: inferred in the same way.
       record: the name of a published file that this is; its hash is checked where it is known.
       background: "keep" or "drop" class 0 of 1001; None: dropped where class 0 is the background.
       options: of `create_model`, for weights that differ from the published variant.

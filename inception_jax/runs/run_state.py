@@ -63,7 +63,7 @@ class RunState:
       status: inferred from the lock, the result, the trial file and the rows.
       why: what ended the run (a signal, an error message); "" where nothing did or it is not known.
       config: content of config.json; {} where there is none.
-      manifest: content of manifest.json; {} likewise.
+      manifest: content of manifest.json; {} where there is none.
       result: content of result.json; {} also where it is of an earlier start than the newest.
       trial: content of trial.json, where the run is a trial of a sweep.
       rows: of metrics.jsonl.

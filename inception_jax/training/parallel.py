@@ -183,7 +183,7 @@ class Devices:
         Args:
           step: for one device, from `step.make_train_step`.
           state: as the step will be called with; arrays, or shapes with shardings.
-          batch: likewise.
+          batch: as `state`.
         """
         if self.mode == "pmap":
             wrapped = jax.pmap(
@@ -205,7 +205,7 @@ class Devices:
         Args:
           step: for one device, from `step.make_eval_step`.
           variables: as the step will be called with; arrays.
-          batch: likewise.
+          batch: as `variables`; or shapes with shardings.
         """
         if self.mode == "pmap":
             wrapped = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, 0), devices=list(self.mesh.devices.flat))

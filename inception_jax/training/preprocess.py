@@ -27,7 +27,7 @@ class Normalization:
 
     Attributes:
       mean: subtracted, per channel, in the order of `channel_order`.
-      scale: multiplied, likewise.
+      scale: multiplied, per channel, in the same order.
       channel_order: "RGB", or "BGR" if the network takes reversed channels. Images are always RGB before this.
     """
 

@@ -78,7 +78,7 @@ def read(data: memoryview, budget: ReadBudget, config: Any) -> ParsedFile:
 
 
 def main() -> None:
-    """Runs the process: reads the question (one line of JSON) and the file from stdin, writes the answer likewise."""
+    """Runs the process: reads the question (one line of JSON) and the file from stdin, writes the answer to stdout."""
     from inception_jax.weight_files import keras_hdf5
 
     first, data = sys.stdin.buffer.readline(), sys.stdin.buffer.read()

@@ -117,7 +117,7 @@ def read_values(message: Message, number: int, shape: tuple[int, ...], budget: R
     Args:
       message: the TensorProto.
       number: its DataType: the TensorProto's own, or that in the checkpoint's list of variables.
-      shape: its shape, likewise.
+      shape: its shape, from the same place as `number`.
       budget: to which the array is charged.
 
     Raises:
