@@ -125,7 +125,7 @@ class _Pipeline:
             nbytes=sum(array.nbytes for array in self._empty_batch().values()),
             record_name=record_name,
         )
-        return DataLoader(workers, start, stop, 1, record_name)
+        return DataLoader(workers, start, stop, self.prefetch, record_name)
 
 
 class TrainPipeline(_Pipeline):

@@ -36,7 +36,7 @@ class WorkerProducer(Producer):
     them are replaced by new ones that begin at the batch that is due: none is lost, made twice or changed.
 
     Grain keeps the order and buffers batches in the workers. Its iterator has no timeout, which is why one thread of
-    the loader draws from it, one batch ahead.
+    the loader draws from it, as many batches ahead as the devices are to get at once.
     """
 
     threads = 1
@@ -72,8 +72,8 @@ class WorkerProducer(Producer):
         self._worker_threads, self._workers = threads, workers
         self._per_worker = -(-prefetch // workers)
         # Grain has for each worker its queue and another one in the trainer, and one batch waiting to enter either. The
-        # loader holds one; `prefetch` are on the devices (which may read them where they are), and one is in use.
-        check_shared_memory((workers * (2 * self._per_worker + 2) + prefetch + 2) * nbytes, workers)
+        # loader holds `prefetch`, as many are on the devices (which may read them where they are), and one is in use.
+        check_shared_memory((workers * (2 * self._per_worker + 2) + 2 * prefetch + 1) * nbytes, workers)
         worker_process.warn_of_newer_grain()
         self._deaths = 0
         self._closed = threading.Event()

@@ -54,6 +54,18 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_doubled_or_changed(cou
     assert_none_left()
 
 
+def test_as_many_finished_batches_wait_in_the_trainer_as_are_to_be_transferred_ahead():
+    """With only one, the next is not there yet when the device prefetcher asks for it, and it never gets ahead."""
+    with pipeline(workers=1, prefetch=3).batches() as batches:
+        end = time.monotonic() + 60
+        while (count := len(batches._buffer._made)) < 3:
+            assert time.monotonic() < end, f"{count} batch(es)"
+            time.sleep(0.05)
+        time.sleep(0.2)
+        assert len(batches._buffer._made) == 3
+    assert_none_left()
+
+
 def grain_iterator():
     """Grain's iterator over its one running worker process."""
     (running,) = [
