@@ -244,7 +244,7 @@ def _versus(flags: argparse.Namespace, config: ConfigDict) -> int:
     variants = flags.torch_variants.split(",") if flags.torch_variants else None
     sides = [versus.jax_side(backend), *versus.torch_sides(backend, flags.torch_python, variants)]
     result = versus.compare(workload, sides, rounds=flags.rounds, steps=flags.steps, log=_log)
-    print(versus.table(result))
+    print(versus.format_text(result))
     _write_json(flags, result)
     problems = versus.find_problems(result)
     if problems:

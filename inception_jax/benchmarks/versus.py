@@ -21,11 +21,11 @@ __all__ = [
     "Side",
     "compare",
     "find_problems",
+    "format_markdown",
+    "format_text",
     "get_equivalent",
     "jax_side",
     "make_workload",
-    "markdown",
-    "table",
     "torch_sides",
 ]  # fmt: skip
 
@@ -200,7 +200,7 @@ def _reported(side: dict[str, Any]) -> dict[str, Any]:
     return {**side["prepared"].get("flags", {}), **side["prepared"]}
 
 
-def table(result: dict[str, Any]) -> str:
+def format_text(result: dict[str, Any]) -> str:
     """Formats a comparison as aligned text: title, table, notes and problems."""
     rows = [_HEADER, *_rows(result)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -214,7 +214,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([_title(result), *lines, *_notes(result), *(f"! {line}" for line in find_problems(result))])
 
 
-def markdown(result: dict[str, Any]) -> str:
+def format_markdown(result: dict[str, Any]) -> str:
     """Formats a comparison as Markdown: title, table, notes and problems."""
     rows = [_HEADER, ("---", "---", *("---:",) * (len(_HEADER) - 2)), *_rows(result)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]

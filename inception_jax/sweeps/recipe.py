@@ -14,8 +14,8 @@ from inception_jax.sweeps.study_files import to_tuples
 _WIDTH = 120
 
 
-def source(config: Mapping[str, Any], docstring: str) -> str:
-    """Generates the source of a recipe file.
+def format_recipe(config: Mapping[str, Any], docstring: str) -> str:
+    """Formats a config as the source of a recipe file.
 
     Args:
       config: all fields, as config.json has them.

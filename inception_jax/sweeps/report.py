@@ -95,7 +95,7 @@ def _write_best(study: StoredStudy) -> str:
     try:
         if not ranked:
             raise UserError("no trial has finished")
-        text = recipe.source(_config(study, ranked[0]), _docstring(study, ranked[0]))
+        text = recipe.format_recipe(_config(study, ranked[0]), _docstring(study, ranked[0]))
     except UserError as error:
         path.unlink(missing_ok=True)
         return str(error)

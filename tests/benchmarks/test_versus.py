@@ -184,8 +184,8 @@ def test_an_invalid_result_gives_its_reasons(changes, problem):
         fake("A", [1.0] * 4, prepared={"macs": 4, "flags": {"threads": 2}}), fake("B", [1.0] * 4, **changes)
     )
     assert versus.find_problems(result) == [problem]
-    assert f"! {problem}" in versus.table(result).splitlines()
-    assert f"- **{problem}**" in versus.markdown(result).splitlines()
+    assert f"! {problem}" in versus.format_text(result).splitlines()
+    assert f"- **{problem}**" in versus.format_markdown(result).splitlines()
     json.dumps(result, allow_nan=False)  # not a number: not JSON
 
 
@@ -226,7 +226,7 @@ def test_tables_show_every_side_and_kind():
         fake("bee", [0.1] * 4, [0.3] * 4, prepared={"flags": {"threads": 2, "amp": None}}),
     )
     result["cores_of_others"] = 0.05 * result["cores"]  # as much as a quiet machine has
-    lines = versus.table(result).splitlines()
+    lines = versus.format_text(result).splitlines()
     assert lines[0].startswith("fake, 8 px, batch 4, float32, on chip: 3 rounds of 2 steps; ")
     assert lines[1].split() == "side step ms/step p10 p90 images/s time p10 p90 loss".split()
     assert [line.split() for line in lines[2:6]] == [
@@ -236,7 +236,7 @@ def test_tables_show_every_side_and_kind():
         "bee inference 300 300 300 13.33 3.000 3.000 3.000".split(),
     ]
     assert lines[6:] == ["A: jax 1.2", "bee: threads 2"]
-    rows = versus.markdown(result).splitlines()
+    rows = versus.format_markdown(result).splitlines()
     assert rows[2].count("|") == rows[3].count("|") == rows[4].count("|") == 11
     assert rows[5] == "| bee | train | 100 | 100 | 100 | 40 | 0.500 | 0.500 | 0.500 | 4.500 to 0.175 |"
 
@@ -246,12 +246,12 @@ def test_a_busy_machine_is_reported():
     assert result["cores"] >= 1 and (result["cores_of_others"] is None or result["cores_of_others"] >= 0)
     for others, told in ((None, False), (0.1, False), (0.11, True)):
         result |= {"cores_of_others": others, "cores": 2}
-        assert ("the machine was busy: other processes used 0.11 of 2 cores" in versus.table(result)) is told
-        assert ("the machine was busy" in versus.markdown(result)) is told
+        assert ("the machine was busy: other processes used 0.11 of 2 cores" in versus.format_text(result)) is told
+        assert ("the machine was busy" in versus.format_markdown(result)) is told
 
 
 def test_a_table_says_where_the_networks_differ():
     result = compare(fake("A", [1.0] * 4), fake("B", [1.0] * 4))
     result = copy.deepcopy(result) | {"task": TASK | {"model": "inception_v4", "dtype": "bfloat16"}}
-    assert "timm.create_model('inception_v4')" in versus.table(result)
-    assert "gradient norm" in versus.table(result) and "autocast" in versus.table(result)
+    assert "timm.create_model('inception_v4')" in versus.format_text(result)
+    assert "gradient norm" in versus.format_text(result) and "autocast" in versus.format_text(result)

@@ -251,7 +251,7 @@ def test_the_best_config_comes_back_exactly(study):
 def test_every_kind_of_value_survives_the_recipe(tmp_path, values):
     config = json.loads(config_with(values))
     path = tmp_path / "recipe.py"
-    path.write_text(recipe.source(config, 'A "quoted" \\ name""".\n\nMore.'))
+    path.write_text(recipe.format_recipe(config, 'A "quoted" \\ name""".\n\nMore.'))
     loaded, _ = load_config([f"--config={path}"])
     assert configs.Config(loaded).to_dict() == config
     flat = dict(leaves(loaded))
