@@ -48,3 +48,9 @@ def test_the_package_is_marked_as_typed():
     assert (Path(inception_jax.__file__).parent / "py.typed").is_file()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "py.typed" in project["tool"]["setuptools"]["package-data"]["inception_jax"]
+
+
+def test_every_package_is_in_the_wheel():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "inception_jax").rglob("__init__.py")}
+    assert set(listed) == folders | {"inception_jax.configs"}
