@@ -5,7 +5,6 @@ import importlib
 import re
 import shlex
 import unicodedata
-from pathlib import Path
 
 import pytest
 

@@ -1,6 +1,6 @@
 """A run that an earlier revision began continues: the golden workdir is one that revision f31d39a left at step 6 of 14.
 
-It was started as below, by that revision's `train`, and got SIGTERM after step 6; paths and the host's name were replaced.
+Started as below by that revision's `train`, it got SIGTERM after step 6; paths and the host name were replaced.
 """
 
 import json
