@@ -22,7 +22,7 @@ PAGES = sorted(
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^()\s]+)\)|^\[[^\]]+\]: (\S+)", re.MULTILINE)
-COMMAND = re.compile(r"(?:python3? -m inception_jax\.|inception-jax )([a-z_.]+)((?:[ ]+[^\s#&;>`]+)*)")
+COMMAND = re.compile(r"(?:python3? -m inception_jax\.|inception-jax )([a-z_.]+)((?:[ ]+(?:[^\s#&;>`']+|'[^']*')+)*)")
 
 
 def prose(text):
@@ -108,7 +108,7 @@ def parse_only(monkeypatch):
         own = [word for word in argv if not word.startswith(("--config=", "--config."))]
         parse_args(parser, own)
         of_config = [word for word in argv if word not in own]
-        if of_config and not re.search(r"[A-Z…]{3}", of_config[0]):
+        if of_config and not re.search(r"[A-Z…]{3}|…|=runs/", of_config[0]):
             command_line.load_config(of_config)
         raise Accepted
 
@@ -130,7 +130,7 @@ def test_a_command_is_accepted(name, verb, rest, parse_only):
     main = importlib.import_module("inception_jax." + {"prepare": "data.prepare"}.get(verb, verb)).main
     try:
         main(words_of(rest))
-    except Accepted:
+    except (Accepted, SystemExit):  # --help exits
         return
     except UserError as error:
         required = re.match(r"the following arguments are required", str(error))
