@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.errors import ScopeParamShapeError
 
 Initializer = Callable[..., jax.Array]
 
@@ -53,7 +55,19 @@ def _zeros(key: jax.Array | None, shape: tuple[int, ...], dtype: Any) -> jax.Arr
 
 
 def parameter(module: nn.Module, name: str, initializer: Initializer, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Declares a trainable parameter by `module.param`; recorded inside `record_declarations`."""
+    """Declares a trainable parameter by `module.param`; recorded inside `record_declarations`.
+
+    In `apply`, where the parameter exists, its shape is compared here: `module.param` would trace the initializer of
+    every parameter to learn that shape, a third of the time that tracing Inception-v4 takes.
+
+    Raises:
+      ScopeParamShapeError: the parameter that was given has another shape, as from `module.param`.
+    """
+    if module.has_variable("params", name) and not module.is_mutable_collection("params"):
+        value = nn.meta.unbox(module.get_variable("params", name))
+        if np.shape(value) != tuple(shape):
+            raise ScopeParamShapeError(name, "/" + "/".join(module.path), np.shape(value), tuple(shape))
+        return value
     return module.param(name, _declare(module, "params", name, initializer, shape, dtype), shape, dtype)
 
 

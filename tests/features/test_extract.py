@@ -194,7 +194,7 @@ def test_what_is_refused(small_run, trained, tmp_path):
     assert "endpoint 'inception_4x' is unknown; did you mean 'inception_4" in refused("--endpoints=inception_4x")
     assert "is another name of 'pool5'" in refused("--endpoints=pool5,AvgPool_0a_7x7")
     assert "--statistics: takes one endpoint" in refused("--endpoints=pool5,logits", "--statistics")
-    assert "do not go with it" in refused("--endpoints=pool5", "--statistics", "--pool")
+    assert "without --pool and --dtype" in refused("--endpoints=pool5", "--statistics", "--pool")
     assert "--data and --split are not allowed with image files" in refused(
         "--endpoints=pool5", "--data=digits", "a.png"
     )
