@@ -34,6 +34,22 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Tests that show on another network, size or setting what the default suite shows; `.ci/run` runs them, too.
+EXTENDED = frozenset(
+    line for line in (ROOT / "tests" / "extended.txt").read_text().splitlines() if line.startswith("tests/")
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(config, items):
+    """Marks the tests of extended.txt; refuses names there that are no test, where all tests are collected."""
+    for item in items:
+        if item.nodeid in EXTENDED:
+            item.add_marker("extended")
+    if config.args == config.getini("testpaths") and (unknown := EXTENDED - {item.nodeid for item in items}):
+        raise pytest.UsageError(f"tests/extended.txt: there is no test {min(unknown)}")
+
+
 # GoogLeNet with both heads, LRN, dropout, random crops and EMA, small enough to be run many times. Not a whole number
 # of steps per epoch, so that epochs end inside batches and inside rows of the log.
 SMALL_RUN = {
