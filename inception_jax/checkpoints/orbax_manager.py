@@ -163,7 +163,7 @@ def _find_problem(
         return None
     return DiskFull(
         f"the disk is full: the checkpoint of step {step} needs {needed / 1e6:,.1f} MB in {directory}, "
-        f"{free / 1e6:,.1f} MB are free; {_format_kept_steps(steps)}; make room and run the same command again"
+        f"{free / 1e6:,.1f} MB are free; {_format_kept_steps(steps)}; free some space and run the same command again"
     )
 
 
@@ -178,8 +178,8 @@ def save_error(error: BaseException, directory: Path, step: int | None, steps: S
     """
     if _is_disk_full(error):
         return DiskFull(
-            f"the disk is full: no checkpoint of step {step} in {directory}; {_format_kept_steps(steps)}; make room "
-            "and run the same command again"
+            f"the disk is full: no checkpoint of step {step} in {directory}; {_format_kept_steps(steps)}; free "
+            "some space and run the same command again"
         )
     return UserError(
         f"no checkpoint of step {step} in {directory}: {reading.one_line(error)}; {_format_kept_steps(steps)}"

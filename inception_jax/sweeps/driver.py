@@ -94,7 +94,7 @@ class Driver:
     def _raise_if_hopeless(self) -> None:
         """Ends a sweep that cannot succeed: the disk is full, or every trial fails."""
         if self._disk_full:
-            raise DiskFull("the disk is full: make room, then run the same command to continue the study")
+            raise DiskFull("the disk is full: free some space, then run the same command to continue the study")
         if self._study_config.is_endless and self._failures >= _MAX_FAILURES:
             raise UserError(
                 f"{self._failures} trials in a row have failed; {self._directory / LOG} has the reasons. The "
