@@ -78,7 +78,7 @@ def main(argv: list[str], **injected: Any) -> int:
     arguments.add_argument(
         "--report",
         action="store_true",
-        help="only write the report of the study in its current state; other flags are ignored",
+        help="only write the report of the study in its current state; reads --study and --storage",
     )
     if "--report" in argv:
         known, _ = arguments.parse_known_args(argv)
