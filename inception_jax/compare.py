@@ -29,7 +29,9 @@ def main(argv: list[str]) -> int:
         help="where the curves and the Markdown are written; default: `comparison` in the runs' common folder",
     )
     arguments.add_argument(
-        "--metric", choices=("top1", "top5", "loss"), help="for the curves and the ranking; default: top1"
+        "--metric",
+        metavar="NAME",
+        help="metric of the evaluations for the curves and the ranking, such as loss or macro_f1; default: top1",
     )
     arguments.add_argument(
         "--weights", choices=("raw", "ema"), help="evaluated weights; default: ema where a run has an EMA"

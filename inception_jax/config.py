@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_dict
 
 from inception_jax import schema
 from inception_jax.errors import UserError, nearest
+from inception_jax.metric_definitions import METRICS
 
 
 class ConfigError(UserError):
@@ -71,6 +72,7 @@ def check(config: ConfigDict) -> None:
     Raises:
       ConfigError: a field is unknown, missing, of another type, or out of its range.
     """
+    _tuples_for_mappings(config)
     fields = dict(schema.fields())
     values = dict(_leaves(config))
     options = {f"model.options.{name}" for name in _model_options()}
@@ -81,6 +83,24 @@ def check(config: ConfigDict) -> None:
         if path not in values:
             raise ConfigError(f"config.{path} is missing; a recipe starts from inception_jax.config.default()")
         _check_value(path, field, values[path])
+    _check_registered(values)
+
+
+def _tuples_for_mappings(config: ConfigDict) -> None:
+    """Replaces a mapping that a recipe gave a field by pairs, so that config.json has one form of it."""
+    loss = config.get("loss")
+    if isinstance(loss, ConfigDict) and isinstance(loss.get("class_weights"), Mapping):
+        loss.class_weights = tuple(loss.class_weights.items())
+
+
+def _check_registered(values: Mapping[str, Any]) -> None:
+    """Checks the fields whose values are names that a recipe may register."""
+    metric = values["checkpoint.best_metric"]
+    if metric not in METRICS:
+        raise ConfigError(
+            f"config.checkpoint.best_metric = {metric!r}: no such metric{nearest(metric, METRICS)}; metrics: "
+            f"{', '.join(METRICS)}"
+        )
 
 
 def _check_value(path: str, field: schema.Field, value: Any) -> None:
@@ -194,5 +214,11 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
         section = config
         for part in filter(None, parent.split(".")):
             section = section[part]
+        if kind is object:
+            value = _to_tuples(value)
         section[name] = tuple(value) if is_tuple and value is not None else value
     return config
+
+
+def _to_tuples(value: Any) -> Any:
+    return tuple(map(_to_tuples, value)) if isinstance(value, list | tuple) else value

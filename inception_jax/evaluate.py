@@ -65,7 +65,7 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
     from inception_jax.errors import write_error
     from inception_jax.evaluation import trained_network
     from inception_jax.multihost import processes
-    from inception_jax.runs import report
+    from inception_jax.runs import class_tables, report
     from inception_jax.runs.result import write_result
     from inception_jax.training import setup
 
@@ -93,6 +93,7 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
         folder = Path(flags.workdir) / "evaluations" / name.replace("/", "_")
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            result["tables"] = class_tables.write(folder, evaluation, trained.class_names)
             report.draw_plots(folder, evaluation, data, trained.class_names)
         except OSError as error:
             raise write_error(folder, error) from None

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-SUMS = ("loss", "top1", "top5", "count")
+from inception_jax.errors import UserError
+from inception_jax.metric_definitions import METRICS, SUMMED, ClassMetrics, Metric, Predictions, class_metrics
+
+SUMS = (*SUMMED, "count")
 MAX_CONFUSION_CLASSES = 2000  # a matrix of int64: 32 MB
 
 
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """The predictions of each example, in the order of the split.
-
-    Attributes:
-      index: int64 [n], the example's position in the split; strictly increasing.
-      labels: int32 [n], the true class.
-      classes: int32 [n, k], the most probable classes, most probable first.
-      probabilities: float32 [n, k], their probabilities.
-    """
-
-    index: np.ndarray
-    labels: np.ndarray
-    classes: np.ndarray
-    probabilities: np.ndarray
-
-
 class Accumulator:
-    """Accumulates the evaluation of a split, batch by batch."""
+    """Accumulates the evaluation of a split, batch by batch, on the host.
+
+    The devices give sums and the most probable classes; the confusion matrix is counted here from those (1000 classes:
+    8 MB), so it costs the evaluation step nothing.
+    """
 
     def __init__(self, num_classes: int, *, max_confusion_classes: int = MAX_CONFUSION_CLASSES):
         """Starts without examples.
@@ -44,6 +33,8 @@ class Accumulator:
         self._sums = dict.fromkeys(SUMS, 0.0)
         self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
         self._num_rows = 0
+        self._predictions: Predictions | None = None
+        self._result: dict[str, float | int] | None = None
         kept = num_classes <= max_confusion_classes
         self._confusion = np.zeros((num_classes, num_classes), np.int64) if kept else None
 
@@ -76,6 +67,7 @@ class Accumulator:
             raise ValueError(f"sums lack {missing}; {list(SUMS)} are needed")
         if classes is not None:
             self._add_rows(classes, probabilities, labels, mask, index)
+        self._predictions = self._result = None
         for name in SUMS:
             self._sums[name] += float(sums[name])
 
@@ -112,7 +104,7 @@ class Accumulator:
                 index.astype(np.int64),
                 labels.astype(np.int32),
                 classes.astype(np.int32),
-                probabilities.astype(np.float32),
+                probabilities.astype(np.promote_types(probabilities.dtype, np.float32)),
             )
         )
         self._num_rows += count
@@ -139,6 +131,7 @@ class Accumulator:
             self._sums = {name: total + other._sums[name] for name, total in self._sums.items()}
         if self._confusion is not None and other._confusion is not None:
             self._confusion = self._confusion + other._confusion
+        self._predictions = self._result = None
         self._rows = self._rows + other._rows
         self._num_rows += other._num_rows
         return self
@@ -154,7 +147,11 @@ class Accumulator:
         return round(self._sums["count"])
 
     def result(self) -> dict[str, float | int]:
-        """{"loss": mean in nats, "top1" and "top5": fractions, "count": examples}.
+        """The value of every metric of `METRICS`, and "count", the number of examples.
+
+        The metrics that need the predictions are left out where this accumulator has not those of all examples (sums
+        alone, or one of several processes before `merge`). They are NaN where a probability is NaN: such an example has
+        no predicted class.
 
         Raises:
           ValueError: there is no example, or there are more predictions than examples (rows were added twice).
@@ -163,8 +160,21 @@ class Accumulator:
             raise ValueError("no example was evaluated")
         if self._num_rows > self.count:
             raise ValueError(f"{self._num_rows} predictions for {self.count} examples: some were added twice")
-        means: dict[str, float | int] = {name: self._sums[name] / self.count for name in ("loss", "top1", "top5")}
-        return means | {"count": self.count}
+        if self._result is None:
+            values: dict[str, float | int] = {}
+            is_whole = self._num_rows == self.count
+            broken = is_whole and bool(np.isnan(self.predictions().probabilities).any())
+            for name, metric in METRICS.items():
+                if metric.compute is None:
+                    values[name] = self._sums[name] / self.count
+                elif is_whole:
+                    values[name] = math.nan if broken else _compute(metric, self.predictions())
+            self._result = values | {"count": self.count}
+        return dict(self._result)
+
+    def class_metrics(self) -> ClassMetrics:
+        """Precision, recall and F1 of every class; raises as `predictions`."""
+        return class_metrics(self.predictions(), self.num_classes)
 
     def top1_interval(self) -> tuple[float, float]:
         """95 % confidence interval of the top-1 accuracy (`wilson_interval`)."""
@@ -178,17 +188,6 @@ class Accumulator:
         """
         return self._confusion
 
-    def per_class_accuracy(self) -> np.ndarray:
-        """Top-1 accuracy of each class, float64 [C]; NaN for a class without examples.
-
-        Raises:
-          ValueError: no confusion matrix was kept, because there are too many classes.
-        """
-        if self._confusion is None:
-            raise ValueError(f"no confusion matrix is kept for {self.num_classes} classes")
-        totals = self._confusion.sum(axis=1)
-        return np.divide(np.diagonal(self._confusion), totals, out=np.full(len(totals), np.nan), where=totals > 0)
-
     def predictions(self) -> Predictions:
         """The predictions of every example added here, in the order of the split.
 
@@ -197,12 +196,30 @@ class Accumulator:
         """
         if not self._rows:
             raise ValueError("no predictions were added")
+        if self._predictions is None:
+            self._predictions = self._sorted_rows()
+        return self._predictions
+
+    def _sorted_rows(self) -> Predictions:
         index, labels, classes, probabilities = (np.concatenate(parts) for parts in zip(*self._rows, strict=True))
         order = np.argsort(index, kind="stable")
         index = index[order]
         if (repeated := index[1:][index[1:] == index[:-1]]).size:
             raise ValueError(f"example {repeated[0]} was evaluated more than once ({repeated.size} repetitions in all)")
         return Predictions(index, labels[order], classes[order], probabilities[order])
+
+
+def _compute(metric: Metric, predictions: Predictions) -> float:
+    """The value of a metric, as a float; an error inside a registered one becomes a line with its name.
+
+    Raises:
+      UserError: it raises, or returns no number.
+    """
+    assert metric.compute is not None
+    try:
+        return float(metric.compute(predictions))
+    except Exception as error:  # whatever a user's function raises
+        raise UserError(f"metric {metric.name!r}: {type(error).__name__}: {error}") from error
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:

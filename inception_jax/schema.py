@@ -61,6 +61,22 @@ def _is_pattern(value: Any) -> bool:
     return True
 
 
+def _are_class_weights(value: Any) -> bool:
+    return value == "balanced" or (
+        isinstance(value, tuple)
+        and len(value) > 0
+        and all(
+            isinstance(pair, tuple | list)
+            and len(pair) == 2
+            and isinstance(pair[0], str)
+            and isinstance(pair[1], int | float)
+            and not isinstance(pair[1], bool)
+            and 0 <= pair[1] < math.inf
+            for pair in value
+        )
+    )
+
+
 def _are_multipliers(value: tuple) -> bool:
     return all(
         isinstance(pair, tuple | list)
@@ -110,6 +126,12 @@ SCHEMA: dict[str, Any] = {
         "name": Field("digits", "digits, fashion_mnist, imagenet2012, folder:PATH, synthetic, or a prepared TFDS name"),
         "data_dir": Field(str, "directory of prepared data sets; unset: TFDS_DATA_DIR, then ~/tensorflow_datasets"),
         "train_split": Field("train", "training split, such as train or train[:90%]"),
+        "sampling": Field(
+            "uniform",
+            "training examples of a batch; uniform: each example once per epoch; balanced: each class equally often, "
+            "the examples of a class in turn",
+            _one_of("uniform", "balanced"),
+        ),
         "eval_split": Field("test", "evaluation split, such as test or validation"),
         "image_size": Field(
             int, "height and width of the network's input, in pixels; unset: the model's default", _POSITIVE
@@ -197,6 +219,13 @@ SCHEMA: dict[str, Any] = {
     },
     "loss": {
         "label_smoothing": Field(0.0, "label smoothing: probability that is spread evenly over all classes", _FRACTION),
+        "class_weights": Field(
+            object,
+            "factors of the loss of an example by its class; balanced: training examples / (classes * training "
+            "examples of the class), whose mean over the examples is 1; or (class, factor) pairs or a mapping, as "
+            "they are, 1 for the other classes; unset: 1 for all",
+            (_are_class_weights, "'balanced', or pairs of a class name and a number of 0 or greater"),
+        ),
         "aux_weights": Field(tuple, "loss weight of each auxiliary head; unset: the paper's", _WEIGHTS),
     },
     "ema": {
@@ -296,7 +325,20 @@ SCHEMA: dict[str, Any] = {
             (lambda value: value >= 2, "2 or more"),
         ),
         "best_metric": Field(
-            "top1", "evaluation metric by which the best checkpoint is chosen", _one_of("top1", "top5", "loss")
+            "top1",
+            "evaluation metric by which the best checkpoint is chosen: loss, top1, top5, balanced_accuracy, macro_f1, "
+            "expected_calibration_error, or one that is registered",
+        ),
+    },
+    "stop": {
+        "patience": Field(
+            int,
+            "evaluations in a row without a better checkpoint.best_metric (of the EMA weights where there are any) "
+            "after which the run ends, finished; unset: it never ends early",
+            _POSITIVE,
+        ),
+        "min_improvement": Field(
+            0.0, "difference from the best value that counts as better, in the metric's own unit", _NOT_NEGATIVE
         ),
     },
     "logging": {

@@ -8,7 +8,7 @@ from typing import Any
 from inception_jax import command_line
 from inception_jax.sweeps import run_sweep, settings
 from inception_jax.sweeps import storage as storages
-from inception_jax.sweeps.study_config import METRICS, OBJECTIVES, PRUNERS, SAMPLERS
+from inception_jax.sweeps.study_config import OBJECTIVES, PRUNERS, SAMPLERS
 
 
 def main(argv: list[str], **injected: Any) -> int:
@@ -56,7 +56,12 @@ def main(argv: list[str], **injected: Any) -> int:
         metavar="N",
         help="halving: one of N trials continues at each rung; default: 3",
     )
-    arguments.add_argument("--metric", choices=METRICS, help="metric of the objective; default: checkpoint.best_metric")
+    arguments.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="metric of the evaluations that is the objective, such as loss or macro_f1; default: "
+        "checkpoint.best_metric",
+    )
     arguments.add_argument(
         "--objective",
         choices=OBJECTIVES,

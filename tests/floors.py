@@ -12,8 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (  # the lowest first
-    ("errors", "file_locks", "metrics", "models", "schema", "tree_paths"),
-    ("command_line", "config", "data", "multihost", "weight_files"),
+    ("errors", "file_locks", "metric_definitions", "models", "schema", "tree_paths"),
+    ("command_line", "config", "data", "metrics", "multihost", "weight_files"),
     ("checkpoints",),
     ("fault_injection", "runs"),
     ("compare", "summary", "training"),

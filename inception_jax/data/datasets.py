@@ -20,6 +20,7 @@ from inception_jax.data.records import (
     RecordRange,
     RecordSource,
     SyntheticRecords,
+    read_labels,
 )
 from inception_jax.errors import UserError, nearest
 
@@ -59,6 +60,16 @@ class Dataset:
     def num_classes(self) -> int:
         """Classes of the data set."""
         return len(self.class_names)
+
+    def labels(self) -> np.ndarray:
+        """The label of every example, int64 [num_examples]; -1 where there is none. It may have to read all records."""
+        labels = read_labels(self.source)
+        return np.where((labels >= 0) & (labels < self.num_classes), labels, -1)
+
+    def class_counts(self) -> np.ndarray:
+        """Examples of each class: int64 [num_classes]."""
+        labels = self.labels()
+        return np.bincount(labels[labels >= 0], minlength=self.num_classes)
 
     def record(self, index: int) -> tuple[bytes | np.ndarray, int]:
         """Reads one record.

@@ -17,7 +17,7 @@ import numpy as np
 from inception_jax.data import activity, images
 from inception_jax.data.datasets import Dataset
 from inception_jax.data.loader import DataLoader, ThreadProducer
-from inception_jax.data.sampling import ShuffledOrder, uniforms
+from inception_jax.data.sampling import BalancedOrder, ShuffledOrder, uniforms
 from inception_jax.data.workers import WorkerProducer
 from inception_jax.errors import UserError
 
@@ -146,6 +146,7 @@ class TrainPipeline(_Pipeline):
         image_size: int,
         seed: int,
         augmentation: Mapping[str, Any] | images.Augmentation | images.EvalCrop,
+        sampling: str = "uniform",
         process_index: int = 0,
         process_count: int = 1,
         threads: int | None = None,
@@ -161,6 +162,8 @@ class TrainPipeline(_Pipeline):
           image_size: height and width of the images in a batch, in pixels.
           seed: of the order and of the augmentation, 0 to 2**32 - 1.
           augmentation: an `images.Augmentation` or its fields; an `images.EvalCrop` to train on the center crop.
+          sampling: "uniform": every example once per epoch (`ShuffledOrder`); "balanced": every class equally often
+            (`BalancedOrder`).
           process_index: which contiguous block of each batch this process makes.
           process_count: processes that each make a block of each batch.
           threads: decoding threads, per process or per worker; None: min(8, cores), 4 in workers.
@@ -190,7 +193,13 @@ class TrainPipeline(_Pipeline):
             self.augmentation = images.from_fields(images.Augmentation, augmentation, "augmentation")
             self.augmentation.check_size(image_size)
         self.seed = seed
-        self._order = ShuffledOrder(seed, dataset.num_examples)
+        self._order: ShuffledOrder | BalancedOrder
+        if sampling not in ("uniform", "balanced"):
+            raise UserError(f"sampling: {sampling!r}; 'uniform' or 'balanced' is allowed")
+        if sampling == "balanced":
+            self._order = BalancedOrder(seed, dataset.labels())
+        else:
+            self._order = ShuffledOrder(seed, dataset.num_examples)
 
     @property
     def steps_per_epoch(self) -> float:

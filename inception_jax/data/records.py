@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -20,6 +21,8 @@ from inception_jax.errors import UserError
 
 class RecordSource(Protocol):
     """The interface of a record source.
+
+    A source that has all labels without reading an image has them as the attribute `labels` (`read_labels`).
 
     Attributes:
       in_memory: whether reading is so cheap that worker processes would only add cost.
@@ -111,8 +114,30 @@ class SyntheticRecords:
         start = index * 7919 % size  # a prime stride: successive images differ
         return block[start : start + size].reshape(self.side, self.side, 3), index % self.num_classes
 
+    @property
+    def labels(self) -> np.ndarray:
+        return np.arange(self.num_examples) % self.num_classes
+
     def record_name(self, index: int) -> str:
         return f"record {index}"
+
+
+def read_labels(source: RecordSource) -> np.ndarray:
+    """The label of every record: int64 [n]; -1 where a record cannot be read.
+
+    Sources that hold their labels give them at once; of the others every record is read.
+    """
+    if isinstance(source, ConcatenatedRecords):
+        parts = [read_labels(part.source)[part.start : part.stop] for part in source.parts]
+        return np.concatenate([*parts, np.empty(0, np.int64)])
+    labels = getattr(source, "labels", None)
+    if labels is not None:
+        return np.asarray(labels, np.int64)
+    found = np.full(len(source), -1, np.int64)
+    for index in range(len(source)):
+        with contextlib.suppress(UserError):
+            found[index] = source[index][1]
+    return found
 
 
 @functools.lru_cache(maxsize=1)

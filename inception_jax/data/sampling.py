@@ -21,6 +21,8 @@ UNIFORMS_PER_EXAMPLE = 64
 _COUNTERS_PER_EXAMPLE = UNIFORMS_PER_EXAMPLE // 4
 # Apart from the shuffle: a spawn key never equals the plain entropy `[seed, epoch]`, whatever the epoch.
 _EXAMPLE_STREAM = (1,)
+# The orders of balanced sampling, likewise: (2, 0) of the classes in a block, (2, 1 + class) of a class's examples.
+_BALANCED_STREAM = 2
 # Below this many examples an epoch is sorted in a few milliseconds, and a thread would cost more than it saves.
 _SORT_AHEAD_FROM = 1 << 16
 
@@ -49,7 +51,11 @@ def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     Returns:
       int64 [num_examples], a permutation of `range(num_examples)`.
     """
-    words = np.random.Philox(np.random.SeedSequence([check_seed(seed), int(epoch)])).random_raw(num_examples)
+    return _permutation(np.random.SeedSequence([check_seed(seed), int(epoch)]), num_examples)
+
+
+def _permutation(seed: np.random.SeedSequence, count: int) -> np.ndarray:
+    words = np.random.Philox(seed).random_raw(count)
     return np.argsort(words, kind="stable")  # stable: equal words, however rare, have one order on every machine
 
 
@@ -139,3 +145,71 @@ class ShuffledOrder:
             parts.append(part)
             start, count = start + len(part), count - len(part)
         return np.concatenate(parts)
+
+
+class BalancedOrder:
+    """Maps positions to indices of examples such that all classes are equally frequent; thread-safe and picklable.
+
+    Positions are counted in blocks of as many as there are classes with examples. A block has one example of each, in
+    an order of its own; block `b` has the `b`-th draw of every class, and the draws of a class go through all its
+    examples in a new order each time, none twice before all were drawn once. So the index is a function of the seed and
+    the position alone, as in `ShuffledOrder`. An epoch is still as many positions as the data set has examples.
+    """
+
+    def __init__(self, seed: int, labels: np.ndarray):
+        """Makes an order.
+
+        Args:
+          seed: of the run, 0 <= seed < 2**32.
+          labels: int [n], the class of each example; an example with -1 is never drawn.
+
+        Raises:
+          UserError: a value out of range, or no example has a label.
+        """
+        self.seed = check_seed(seed)
+        by_class = np.argsort(labels, kind="stable")
+        first = int(np.sum(labels < 0))
+        if first == len(labels):
+            raise UserError(f"a data set of {len(labels)} examples without labels cannot be sampled by class")
+        classes, starts = np.unique(labels[by_class[first:]], return_index=True)
+        self._classes = classes.astype(np.int64)
+        self._examples = np.split(by_class[first:], starts[1:])
+        self._start_empty()
+
+    def _start_empty(self) -> None:
+        self._lock = threading.Lock()
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"seed": self.seed, "_classes": self._classes, "_examples": self._examples}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._start_empty()
+
+    def indices(self, start: int, count: int) -> np.ndarray:
+        """Indices of the examples at positions `start … start + count - 1`: int64 [count]."""
+        found = np.empty(count, np.int64)
+        block, order = -1, np.empty(0, np.int64)
+        for row in range(count):
+            now, place = divmod(int(start) + row, len(self._classes))
+            if now != block:
+                block = now
+                order = _permutation(self._stream(0, block), len(self._classes))
+            found[row] = self._draw(int(order[place]), block)
+        return found
+
+    def _draw(self, which: int, draw: int) -> int:
+        """The example of a draw of the class number `which`, counted among the classes that have examples."""
+        examples = self._examples[which]
+        turn, place = divmod(draw, len(examples))
+        with self._lock:
+            known = self._orders.get(which)
+        if known is None or known[0] != turn:
+            known = turn, _permutation(self._stream(1 + int(self._classes[which]), turn), len(examples))
+            with self._lock:
+                self._orders[which] = known
+        return int(examples[known[1][place]])
+
+    def _stream(self, stream: int, turn: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence([self.seed, turn], spawn_key=(_BALANCED_STREAM, stream))

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from inception_jax.errors import UserError, nearest
+from inception_jax.metric_definitions import METRICS, Metric, describe
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import listing, run_state
 from inception_jax.runs.formatting import per_head
 from inception_jax.runs.manifest import ABSENT, flatten, same_value
-from inception_jax.runs.run_state import NUMBER, RunState, has_type
+from inception_jax.runs.run_state import NUMBER, OBJECT, RunState, has_type
 
-METRICS = ("top1", "top5", "loss")
 _LOG_HEAD_BYTES = 1 << 14  # bytes of train.log in which the first start logs the number of parameters
 
 # The fields that decide which images an accuracy is of, and which part of each image the network sees.
@@ -41,6 +42,7 @@ class Outcome:
       top1, top5: accuracies, 0 to 1.
       top1_interval: (low, high) of the accuracy, 95 %, by Wilson's score.
       loss: of the evaluation.
+      value: of the comparison's metric.
       count: examples evaluated.
       best: (value, epoch) of the best evaluation by the comparison's metric.
       train_losses: {head: loss} of the newest training row; "total" is the weighted sum.
@@ -62,6 +64,7 @@ class Outcome:
     top5: float | None
     top1_interval: tuple[float, float] | None
     loss: float | None
+    value: float | None
     count: int | None
     best: tuple[float, float] | None
     train_losses: Mapping[str, float]
@@ -88,7 +91,7 @@ class Comparison:
     Attributes:
       runs: the contents of their workdirs.
       labels: short, distinct names, per run.
-      metric: of `METRICS`; it ranks the runs.
+      metric: it ranks the runs.
       weights: "raw", "ema", or None: the EMA of each run that has one, and the raw weights of the others.
       outcomes: results, per run.
       config: the config fields that differ.
@@ -100,7 +103,7 @@ class Comparison:
 
     runs: tuple[RunState, ...]
     labels: tuple[str, ...]
-    metric: str
+    metric: Metric
     weights: str | None
     outcomes: tuple[Outcome, ...]
     config: tuple[FieldDifference, ...]
@@ -111,11 +114,11 @@ class Comparison:
 
     def ranked(self) -> list[int]:
         """Returns the indices of the runs, best first: by the metric of the evaluation, then by the training loss."""
-        sign = 1 if self.metric == "loss" else -1
+        sign = 1 if self.metric.better == "lower" else -1
 
         def key(index: int) -> tuple:
             outcome = self.outcomes[index]
-            value, loss = getattr(outcome, self.metric), outcome.train_losses.get("total")
+            value, loss = outcome.value, outcome.train_losses.get("total")
             return _last_unless_finite(value, sign), _last_unless_finite(loss, 1), index
 
         return sorted(range(len(self.runs)), key=key)
@@ -126,16 +129,20 @@ def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None 
 
     Args:
       paths: workdirs, at least one.
-      metric: of `METRICS`.
+      metric: name of a metric of the evaluations.
       weights: "raw" or "ema", for all runs; None: the EMA of each run that has one, and the raw weights of the others.
 
     Returns:
       The comparison.
+
+    Raises:
+      UserError: no run has evaluated that metric.
     """
     runs = tuple(run_state.read(path) for path in paths)
+    found = _find_metric(runs, metric)
     labels = short_labels([run.path for run in runs])
     config, same = _differences([run.config for run in runs])
-    outcomes = tuple(outcome(run, metric, weights) for run in runs)
+    outcomes = tuple(outcome(run, found, weights) for run in runs)
     by_fingerprint: dict[str, list[str]] = {}
     for label, one in zip(labels, outcomes, strict=True):
         if one.fingerprint:
@@ -143,7 +150,7 @@ def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None 
     return Comparison(
         runs=runs,
         labels=labels,
-        metric=metric,
+        metric=found,
         weights=weights,
         outcomes=outcomes,
         config=config,
@@ -154,8 +161,21 @@ def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None 
     )
 
 
-def outcome(run: RunState, metric: str = "top1", weights: str | None = None) -> Outcome:
-    """Returns the results of one run; the arguments are those of `compare`."""
+def _find_metric(runs: Sequence[RunState], name: str) -> Metric:
+    """The metric of a name: one of this package, or one that a recipe registered and a run's manifest describes."""
+    recorded = {}
+    for run in runs:
+        recorded |= {
+            key: value for key, value in (run.manifest.get("metrics") or {}).items() if has_type(value, OBJECT)
+        }
+    if name not in METRICS and name not in recorded:
+        known = [*METRICS, *recorded]
+        raise UserError(f"--metric={name}: no such metric{nearest(name, known)}; metrics: {', '.join(known)}")
+    return describe(name, recorded.get(name))
+
+
+def outcome(run: RunState, metric: Metric = METRICS["top1"], weights: str | None = None) -> Outcome:
+    """Returns the results of one run by a metric; `weights` as in `compare`."""
     line, evaluations = listing.make_entry(run), run.evaluations(weights)
     final = evaluations[-1] if evaluations else _of_result(run.result, weights)
     count = final.get("count")
@@ -174,6 +194,7 @@ def outcome(run: RunState, metric: str = "top1", weights: str | None = None) -> 
         top1=final.get("top1"),
         top5=final.get("top5"),
         loss=final.get("loss"),
+        value=final.get(metric.name),
         count=count,
         top1_interval=_interval(final.get("top1"), count),
         best=_best(evaluations, metric),
@@ -263,12 +284,12 @@ def _interval(accuracy: float | None, count: int | None) -> tuple[float, float] 
     return wilson_interval(round(accuracy * count), int(count))
 
 
-def _best(evaluations: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, float] | None:
-    rows = [row for row in evaluations if math.isfinite(row.get(metric, math.nan))]
+def _best(evaluations: Sequence[Mapping[str, Any]], metric: Metric) -> tuple[float, float] | None:
+    rows = [row for row in evaluations if math.isfinite(row.get(metric.name, math.nan))]
     if not rows:
         return None
-    row = (min if metric == "loss" else max)(rows, key=lambda row: row[metric])
-    return row[metric], row.get("epoch", math.nan)
+    row = (min if metric.better == "lower" else max)(rows, key=lambda row: row[metric.name])
+    return row[metric.name], row.get("epoch", math.nan)
 
 
 def _of_result(result: Mapping[str, Any], weights: str | None) -> Mapping[str, Any]:

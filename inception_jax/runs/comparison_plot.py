@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from inception_jax.metric_definitions import METRICS, Metric
 from inception_jax.runs import curves, plot_style
 from inception_jax.runs.comparison import Comparison
-from inception_jax.runs.formatting import format_number
+from inception_jax.runs.formatting import format_metric
 from inception_jax.runs.manifest import ABSENT
 from inception_jax.runs.plot_style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from inception_jax.runs.run_state import RunState
@@ -35,8 +36,6 @@ _LEGEND_LINE = 0.17  # inches
 _LONGEST = 60  # characters of a name in the legend
 _NAMED_FIELDS, _LONGEST_FIELD = 2, 24  # at most so many differing fields are named there, with so many characters
 
-_TITLES = {"loss": "loss", "top1": "top-1 accuracy", "top5": "top-5 accuracy"}
-
 
 @dataclasses.dataclass(frozen=True)
 class _LineStyle:
@@ -59,8 +58,8 @@ def draw(comparison: Comparison, path: str | os.PathLike, *, x: str = "epoch") -
       x: "epoch", "step" or "seconds" (the run's own clock, without the time between two starts).
 
     Returns:
-      The figure, with an axes for the training loss, one for the evaluation loss, and one for the accuracy unless the
-      metric is the loss; None where no run has a row to draw; no file is written then.
+      The figure, with an axes for the training loss, one for the evaluation loss, and one for the metric unless it is
+      the loss; None where no run has a row to draw; no file is written then.
 
     Raises:
       ValueError: an unknown `x`.
@@ -71,8 +70,9 @@ def draw(comparison: Comparison, path: str | os.PathLike, *, x: str = "epoch") -
     if not any(run.rows for run in comparison.runs):
         return None
     styles = _line_styles(comparison)
-    panels = [("train", "loss"), ("evaluation", "loss")]
-    panels += [("evaluation", comparison.metric)] if comparison.metric != "loss" else []
+    loss = METRICS["loss"]
+    panels = [("train", loss), ("evaluation", loss)]
+    panels += [("evaluation", comparison.metric)] if comparison.metric.name != "loss" else []
     named = [
         styles[run] for run in (comparison.ranked() if len(styles) > _MANY else range(len(styles))) if styles[run].name
     ]
@@ -117,10 +117,8 @@ def _name(comparison: Comparison, run: int) -> str:
             if one.values[run] != ABSENT
         ]
         name += f" ({', '.join(fields)})" if fields else ""
-    value = getattr(comparison.outcomes[run], comparison.metric)
-    if value is None:
-        return name
-    return f"{name}  " + (format_number(value) if comparison.metric == "loss" else f"{100 * value:.2f} %")
+    value = comparison.outcomes[run].value
+    return name if value is None else f"{name}  {format_metric(comparison.metric, value)}"
 
 
 def _shorten_middle(name: str) -> str:
@@ -134,10 +132,10 @@ def _legend_columns(names: Sequence[str]) -> int:
     return max(1, min(4, 150 // (max(map(len, names), default=1) + 10)))
 
 
-def _evaluation_title(comparison: Comparison, metric: str) -> str:
+def _evaluation_title(comparison: Comparison, metric: Metric) -> str:
     """Returns the title of an evaluation panel, with split and weights where they are the same for all runs."""
     kinds = {(one.split, one.weights) for one in comparison.outcomes if one.split and one.weights}
-    return f"evaluation, {_TITLES[metric]}" + (f" ({', '.join(kinds.pop())})" if len(kinds) == 1 else "")
+    return f"evaluation, {metric.title}" + (f" ({', '.join(kinds.pop())})" if len(kinds) == 1 else "")
 
 
 def _handles(named: Sequence[_LineStyle], faded: int, has_broken: bool) -> list[Any]:
@@ -155,12 +153,12 @@ def _handles(named: Sequence[_LineStyle], faded: int, has_broken: bool) -> list[
 
 
 def _curve(
-    axes: Axes, run: RunState, rows: Sequence[Mapping[str, Any]], metric: str, x: str, style: _LineStyle
+    axes: Axes, run: RunState, rows: Sequence[Mapping[str, Any]], metric: Metric, x: str, style: _LineStyle
 ) -> bool:
     """Draws one run's curve, with a cross where its values stop being finite; returns whether there is a cross."""
-    rows = [row for row in rows if metric in row]
+    rows = [row for row in rows if metric.name in row]
     xs = _x_coordinates(run, rows, x)
-    values = np.array([row[metric] for row in rows], np.float64) * (1 if metric == "loss" else 100)
+    values = metric.unit * np.array([row[metric.name] for row in rows], np.float64)
     good = np.isfinite(values) & np.isfinite(xs)
     broken = len(values) > 0 and not np.isfinite(values[-1])  # a skipped update in between is a gap
     xs, values = xs[good], values[good]
@@ -204,7 +202,7 @@ def _x_coordinates(run: RunState, rows: Sequence[Mapping[str, Any]], x: str) -> 
     return np.interp(np.array([row["step"] for row in rows]), steps, seconds, left=np.nan, right=np.nan)
 
 
-def _finish_axes(axes: Axes, metric: str, x: str) -> None:
+def _finish_axes(axes: Axes, metric: Metric, x: str) -> None:
     axes.set_xlabel(X_AXES[x])
     axes.grid(True)
     if not axes.lines:
@@ -212,8 +210,10 @@ def _finish_axes(axes: Axes, metric: str, x: str) -> None:
         plot_style.hide_axes(axes)
         return
     axes.set_xlim(left=0)
-    if metric == "loss":
+    if metric.name == "loss":
         curves.log_where_sensible(axes)
+        return
+    if not metric.percent:
         return
     values = np.concatenate([line.get_ydata() for line in axes.lines])
     axes.set_ylabel("%")

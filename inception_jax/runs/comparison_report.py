@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import write_error
+from inception_jax.metric_definitions import SUMMED
 from inception_jax.runs import comparison_plot, listing, manifest, plot_style, tables
 from inception_jax.runs.comparison import Comparison, Outcome
-from inception_jax.runs.formatting import format_duration, format_number, format_rate
+from inception_jax.runs.formatting import format_duration, format_metric, format_number, format_rate
 from inception_jax.runs.tables import UNKNOWN
 
 FILE = listing.COMPARISON_FILE
 PLOT_FILE = "comparison.png"
 
 _LONGEST = 44  # characters of a value in the terminal; the Markdown has all of it
-_METRIC_NAMES = {"top1": "top-1", "top5": "top-5", "loss": "loss"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,20 +99,10 @@ def _without_unknown(table: _Table) -> _Table:
 
 
 def _result(comparison: Comparison) -> _Table:
-    head = [
-        "run",
-        "status",
-        "steps",
-        "epochs",
-        "split",
-        "weights",
-        "top-1",
-        "95 % interval",
-        "top-5",
-        "loss",
-        f"best {_METRIC_NAMES[comparison.metric]}",
-        "at epoch",
-    ]
+    metric = comparison.metric
+    own = () if metric.name in SUMMED else (metric.column,)  # the others have a column already
+    head = ["run", "status", "steps", "epochs", "split", "weights", "top-1", "95 % interval", "top-5", "loss", *own]
+    head += [f"best {metric.column}", "at epoch"]
     rows = []
     for label, one in zip(comparison.labels, comparison.outcomes, strict=True):
         interval = one.top1_interval
@@ -128,11 +118,12 @@ def _result(comparison: Comparison) -> _Table:
                 f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f} %" if interval else UNKNOWN,
                 format_percent(one.top5),
                 UNKNOWN if one.loss is None else format_number(one.loss),
-                format_metric_value(comparison.metric, one.best[0]) if one.best else UNKNOWN,
+                *(format_metric(metric, one.value) for _ in own),
+                format_metric(metric, one.best[0]) if one.best else UNKNOWN,
                 f"{one.best[1]:.4g}" if one.best else UNKNOWN,
             ]
         )
-    return _Table("Result", head, rows, "llrrllrrrrrr")
+    return _Table("Result", head, rows, "llrrllrrrrrr" + "r" * len(own))
 
 
 def _losses(comparison: Comparison) -> _Table:
@@ -173,11 +164,6 @@ def _remarks(comparison: Comparison) -> Iterator[str]:
     ended = [one for one in comparison.outcomes if one.status == "finished" and one.fingerprint]
     if len(ended) > 1 and not comparison.equal and not comparison.config:
         yield "the configs are equal, but no two of the runs ended in the same state"
-
-
-def format_metric_value(metric: str, value: float) -> str:
-    """Formats a value of a metric: accuracies in per cent."""
-    return format_number(value) if metric == "loss" else format_percent(value)
 
 
 def format_percent(value: float | None) -> str:

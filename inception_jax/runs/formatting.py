@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from inception_jax.metric_definitions import Metric
+
 INPUT_BOUND = 0.2  # a run that waits for data for a larger fraction of the time is called input-bound
 
 
@@ -106,6 +108,13 @@ def per_head(values: Mapping[str, Any], name: str) -> list[tuple[str, float]]:
 def format_number(value: float) -> str:
     """Formats a loss or a norm: with four decimals, or in scientific notation below 0.001 and from 10,000 on."""
     return f"{value:.4f}" if not math.isfinite(value) or value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
+
+
+def format_metric(metric: Metric, value: float | None) -> str:
+    """Formats a value of a metric: `98.61 %`, or `0.0521` where it is not shown in per cent; None as unknown."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.2f} %" if metric.percent else format_number(value)
 
 
 def format_rate(value: float) -> str:

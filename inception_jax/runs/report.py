@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import statistics
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inception_jax import metric_definitions
 from inception_jax.data import images
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import manifest, metric_files, plots, result, tables
-from inception_jax.runs.formatting import format_number, per_head
+from inception_jax.runs import class_tables, manifest, metric_files, plots, result, tables
+from inception_jax.runs.formatting import format_metric, format_number, per_head
 
 if TYPE_CHECKING:
     from inception_jax.data.pipeline import EvalPipeline
@@ -35,7 +37,8 @@ _HIGHLIGHTS = (
     "seed", "batch_size", "num_epochs", "num_steps", "model.name", "model.width_multiplier", "model.aux_heads",
     "model.dtype", "data.name", "data.image_size", "augmentation.rule", "optimizer.name", "optimizer.learning_rate",
     "optimizer.momentum", "optimizer.weight_decay", "optimizer.clip_norm", "schedule.name", "schedule.warmup_epochs",
-    "loss.label_smoothing", "loss.aux_weights", "ema.decay", "parallel.mode", "parallel.batch_norm",
+    "loss.label_smoothing", "loss.class_weights", "loss.aux_weights", "data.sampling", "ema.decay", "parallel.mode",
+    "parallel.batch_norm", "checkpoint.best_metric", "stop.patience",
 )  # fmt: skip
 _SECONDS = {
     "wall_seconds": "wall clock, all starts together",
@@ -141,7 +144,8 @@ def write(workdir: str | os.PathLike) -> Path:
     sections = [
         _heading(config, outcome, rows),
         "\n".join(f"> {note}" for note in notes),
-        _section("Result", _evaluations(outcome, rows)),
+        _section("Result", _evaluations(outcome, rows, config, starts)),
+        _section("Classes", iter(_read_or_note(class_tables.report_lines, workdir, notes) or [])),
         _section("Training", _heads(rows)),
         _section("Time", _times(outcome, timing)),
         *(
@@ -184,7 +188,7 @@ def _heading(config: Mapping[str, Any], outcome: Mapping[str, Any], rows: list[d
     if "epochs" in outcome:
         where += f" ({outcome['epochs']:.4g} epochs)"
     summaries = {
-        "finished": f"Finished{where}.",
+        "finished": f"Finished{where}.{_early_end(outcome)}",
         "interrupted": f"Stopped by {outcome.get('signal', 'a signal')}{where}; the same command continues.",
         "diverged": f"Ended{where}: {outcome.get('message', 'the loss was not finite')}",
         "failed": f"Ended{where}: {outcome.get('message', 'an error')}",
@@ -194,12 +198,26 @@ def _heading(config: Mapping[str, Any], outcome: Mapping[str, Any], rows: list[d
     return f"# {name}{f' on {dataset}' if dataset else ''}\n\n{summaries.get(status, f'{status}{where}.')}"
 
 
-def _evaluations(outcome: Mapping[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
+def _early_end(outcome: Mapping[str, Any]) -> str:
+    ended = str(outcome.get("ended") or "")
+    return f" It ended by {ended}." if ended.startswith("early stopping") else ""
+
+
+def _evaluations(
+    outcome: Mapping[str, Any], rows: list[dict[str, Any]], config: Mapping[str, Any], starts: Mapping[str, Any]
+) -> Iterator[str]:
     """Yields the final evaluation per split and weights: of result.json, otherwise the last rows of metrics.jsonl."""
+    recorded = starts.get("metrics") or {}
     evaluations = [row for row in rows if row.get("kind") == "evaluation"]
     final = {(row["split"], row["weights"]): row for row in evaluations}
     for split, by_weights in outcome.get("metrics", {}).items():  # beside them is "train": {metric: value}
         final |= {(split, kind): values for kind, values in by_weights.items() if isinstance(values, Mapping)}
+    others = [
+        metric_definitions.describe(name, recorded.get(name))
+        for name in (*metric_definitions.METRICS, *recorded)
+        if name not in metric_definitions.SUMMED and any(name in values for values in final.values())
+    ]
+    others = list({metric.name: metric for metric in others}.values())
     table = []
     for (split, weights), values in final.items():
         count = values["count"]
@@ -212,17 +230,22 @@ def _evaluations(outcome: Mapping[str, Any], rows: list[dict[str, Any]]) -> Iter
                 f"{100 * low:.2f}–{100 * high:.2f} %",
                 f"{100 * values['top5']:.2f} %",
                 format_number(values["loss"]),
+                *(format_metric(metric, values.get(metric.name)) for metric in others),
                 f"{count:,}",
             )
         )
-    head = ("split", "weights", "top-1", "95 % interval", "top-5", "loss", "examples")
-    yield from tables.format_markdown(head, table, "llrrrrr")
-    if evaluations:
-        best = max(evaluations, key=lambda row: row["top1"])
+    names = [metric.column for metric in others]
+    head = ("split", "weights", "top-1", "95 % interval", "top-5", "loss", *names, "examples")
+    yield from tables.format_markdown(head, table, "llrrrrr" + "r" * len(names))
+    name = _field(config, "checkpoint.best_metric") or "top1"
+    metric = metric_definitions.describe(name, recorded.get(name))
+    known = [row for row in evaluations if not math.isnan(row.get(name, math.nan))]
+    if known:
+        best = (max if metric.better == "higher" else min)(known, key=lambda row: row[name])
         yield ""
         yield (
-            f"Best top-1 of all evaluations: {100 * best['top1']:.2f} % ({best['split']}, {best['weights']}) "
-            f"at step {best['step']:,}, epoch {best['epoch']:.4g}."
+            f"Best {metric.column} of all evaluations: {format_metric(metric, best[name])} ({best['split']}, "
+            f"{best['weights']}) at step {best['step']:,}, epoch {best['epoch']:.4g}."
         )
     if "fingerprint" in outcome:
         yield ""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from inception_jax.errors import write_error
+from inception_jax.metric_definitions import describe
 from inception_jax.runs.formatting import format_duration
 
 LOG = "sweep.log"
@@ -73,7 +74,7 @@ class SweepDisplay:
 
         Args:
           directory: of the study.
-          metric: "top1", "top5" or "loss"; accuracies are shown in percent.
+          metric: name of a metric of the evaluations.
           stream: default: sys.stderr.
 
         Raises:
@@ -121,7 +122,7 @@ class SweepDisplay:
             return ""
         if not math.isfinite(value):
             return str(value)
-        return f"{value:.4f}" if self.metric == "loss" else f"{100 * value:.2f} %"
+        return f"{100 * value:.2f} %" if describe(self.metric).percent else f"{value:.4f}"
 
     def close(self) -> None:
         """Stops the live table, whose last state stays, and closes the log; a second call does nothing."""

@@ -53,8 +53,7 @@ def parallel_coordinates(study: StoredStudy, path: str | os.PathLike) -> Figure 
                 parameter, [t.params[parameter.field] for t in drawn if parameter.field in t.params]
             )
             _axis(axes, place, parameter.field, scale.ticks(), "log" if scale.log else "")
-        name = scales.METRIC_NAMES[study.metric] + ("" if study.metric == "loss" else ", %")
-        _axis(axes, count - 1, name, _value_ticks(study, drawn), "")
+        _axis(axes, count - 1, study.metric.axis_label, _value_ticks(study, drawn), "")
         axes.set_xlim(-0.55, count - 1 + 0.45)
         axes.set_ylim(-0.04, 1.2)
         handles = [axes.plot([], [], color=ORANGE, linewidth=2.4, label=f"best: trial {ranked[0].number}")[0]]
@@ -137,7 +136,7 @@ def _value_ticks(study: StoredStudy, drawn: Sequence[StoredTrial]) -> list[tuple
     values = sorted(trial.shown_value for trial in drawn)
     best_first = [values[-1], values[0]] if study.maximize else [values[0], values[-1]]
     wanted = [*best_first, *(v / 100 for v in (99.5, 99, 98, 95, 90, 80, 50, 20))]
-    if study.metric == "loss":
+    if not study.metric.percent:
         wanted = [*best_first, *(factor * 10.0**power for power in range(-4, 3) for factor in (1, 2, 5))]
     even = np.asarray(MaxNLocator(5).tick_values(study.unit * values[0], study.unit * values[-1])) / study.unit
     ticks: list[tuple[float, str]] = []

@@ -9,11 +9,9 @@ from typing import Any
 
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import manifest, run_state
-from inception_jax.runs.comparison_report import format_metric_value
+from inception_jax.runs import formatting, manifest, run_state
 from inception_jax.runs.formatting import format_duration
 from inception_jax.runs.tables import format_markdown, format_value
-from inception_jax.sweeps import scales
 from inception_jax.sweeps.study_files import UNKNOWN, StoredParameter, StoredStudy, StoredTrial
 
 _MEANINGS = {
@@ -53,7 +51,7 @@ def setup(study: StoredStudy) -> Iterator[str]:
     sampler, pruner = str(content.get("sampler")), str(content.get("pruner") or "none")
     parts = [
         f"{varied}{best}{of_recipe}" + (f" (with {overrides})" if overrides else "") + "?",
-        f"The objective is {scales.METRIC_NAMES[study.metric]} ({counted}{weights}); "
+        f"The objective is {study.metric.title} ({counted}{weights}); "
         f"{'more' if study.maximize else 'less'} is better.",
         f"The values were chosen by {_SAMPLERS.get(sampler, sampler)}"
         + (f", seed {content['seed']}" if "seed" in content else "")
@@ -239,32 +237,32 @@ def top_trials(study: StoredStudy, count: int) -> Iterator[str]:
             [
                 place,
                 trial.number,
-                format_metric_value(study.metric, trial.shown_value),
+                formatting.format_metric(study.metric, trial.shown_value),
                 interval or "–",
                 *(format_value(values[field], digits=4) if field in values else "–" for field in fields),
                 format_duration(trial.seconds),
             ]
         )
     names = [f"`{field}`" for field in fields]
-    head = ["", "trial", scales.METRIC_NAMES[study.metric], "95 % interval", *names, "time"]
+    head = ["", "trial", study.metric.title, "95 % interval", *names, "time"]
     yield from format_markdown(head, rows, "rrrr" + "r" * len(fields) + "r")
 
 
 def format_metric(study: StoredStudy, value: float) -> str:
     """Formats a value with its metric: `98.61 % top-1 accuracy`."""
-    return f"{format_metric_value(study.metric, value)} {scales.METRIC_NAMES[study.metric]}"
+    return f"{formatting.format_metric(study.metric, value)} {study.metric.title}"
 
 
 def _evaluation(study: StoredStudy, trial: StoredTrial) -> Mapping[str, Any]:
     """The evaluation row that has the trial's value; {} where its metrics.jsonl is lost."""
     rows = run_state.read(trial.workdir).evaluations(study.content.get("weights"))
-    return next((row for row in reversed(rows) if row.get(study.metric) == trial.value), rows[-1] if rows else {})
+    return next((row for row in reversed(rows) if row.get(study.metric.name) == trial.value), rows[-1] if rows else {})
 
 
 def _interval(study: StoredStudy, trial: StoredTrial, row: Mapping[str, Any]) -> str:
-    """The 95 % interval of an accuracy; "" for a loss, and where the number of examples is unknown."""
+    """The 95 % interval of an accuracy; "" for another metric, and where the number of examples is unknown."""
     count, value = row.get("count"), trial.shown_value
-    if study.metric == "loss" or not count or not 0 <= value <= 1 <= count:
+    if not study.metric.is_proportion or not count or not 0 <= value <= 1 <= count:
         return ""
     low, high = wilson_interval(round(value * count), int(count))
     return f"95 % interval {100 * low:.2f}–{100 * high:.2f} %"

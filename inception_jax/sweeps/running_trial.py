@@ -92,7 +92,10 @@ class RunningTrial:
         self.logged_waiting = False  # for another process to leave the workdir
         self._lease, self._study_config = lease, study_config
         self._evaluations = trials.EvaluationReader(
-            workdir, study_config.evaluated_weights(trial.fields), study_config.metric
+            workdir,
+            study_config.evaluated_weights(trial.fields),
+            study_config.metric,
+            lambda: study_config.best_evaluation(trial.fields),
         )
         self._last_heartbeat = 0.0
         if record.starts and record.starts[-1]["ended"] is None:  # its driver died
@@ -223,7 +226,8 @@ class RunningTrial:
             self.read_evaluations(), self._study_config.objective, self._study_config.direction
         )
         if value is not None:
-            return TrialOutcome("finished", "", value)
+            ended = str(self._result().get("ended") or "")
+            return TrialOutcome("finished", ended if ended.startswith("early stopping") else "", value)
         if self.record.evaluations:
             return TrialOutcome(
                 "diverged", f"its evaluation gave {self._study_config.metric} = {self.record.evaluations[-1]['value']}"

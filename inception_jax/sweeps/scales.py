@@ -15,7 +15,6 @@ from inception_jax.sweeps.study_files import StoredParameter, StoredStudy
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-METRIC_NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "loss": "loss"}
 _GOLDEN = 0.6180339887498949  # the fractional parts of its multiples fill [0, 1) evenly, however many there are
 _FEW_TICKS, _MOST_TICKS = 3, 6
 
@@ -102,7 +101,7 @@ def metric_to_axis(values: Sequence[float], study: StoredStudy) -> np.ndarray:
       float64, one per value, increasing with the value.
     """
     shown = study.unit * np.asarray(values, np.float64)
-    if study.metric != "loss":
+    if study.metric.percent:
         return -np.log(np.maximum(100 - shown, 0) + 0.25) if _near_100(shown) else shown
     is_wide = len(shown) and np.nanmin(shown) > 0 and np.nanmax(shown) > 5 * np.nanmin(shown)
     return np.log(shown) if is_wide else shown
@@ -119,8 +118,8 @@ def set_metric_axis(axes: Axes, values: Sequence[float], study: StoredStudy) -> 
     shown = study.unit * np.asarray([value for value in values if math.isfinite(value)], np.float64)
     low, high = shown.min(), shown.max()
     margin = 0.06 * (high - low) or 0.02 * abs(high) or 0.1
-    axes.set_ylabel(METRIC_NAMES[study.metric] + ("" if study.metric == "loss" else ", %"))
-    if study.metric == "loss":
+    axes.set_ylabel(study.metric.axis_label)
+    if not study.metric.percent:
         if low > 0 and high > 5 * low:
             axes.set_yscale("log", nonpositive="mask")
             curves.plain_log_ticks(axes, low, high)
@@ -129,7 +128,7 @@ def set_metric_axis(axes: Axes, values: Sequence[float], study: StoredStudy) -> 
             axes.set_ylim(low - margin, high + margin)
     elif _near_100(shown):
         curves.spread_near_100(axes, low)
-        axes.set_ylabel(f"{METRIC_NAMES[study.metric]}, %, by the logarithm of the error")
+        axes.set_ylabel(f"{study.metric.axis_label}, by the logarithm of the error")
     else:
         axes.set_ylim(max(0.0, low - margin), min(100.0, high + margin))
 

@@ -10,7 +10,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from inception_jax.config import Config
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, nearest
+from inception_jax.metric_definitions import METRICS
 from inception_jax.sweeps import overrides, space_file
 from inception_jax.sweeps.budget import SweepBudget
 from inception_jax.sweeps.study_config import StudyConfig, without_password
@@ -58,7 +59,7 @@ def make_study_config(
         pruner=flags.pruner,
         min_evaluations=min_evaluations,
         reduction_factor=reduction_factor,
-        metric=flags.metric or config.checkpoint.best_metric,
+        metric=_metric(flags.metric, config),
         weights="ema" if config.ema.decay > 0 else "raw",
         objective=flags.objective,
         storage=without_password(flags.storage),
@@ -88,6 +89,13 @@ def make_budget(flags: argparse.Namespace, study_config: StudyConfig) -> SweepBu
         return SweepBudget(flags.trials, flags.hours)
     count = len(study_config.listed)
     return SweepBudget(count if flags.trials is None else min(flags.trials, count), flags.hours)
+
+
+def _metric(name: str | None, config: Config) -> str:
+    name = name or config.checkpoint.best_metric
+    if name not in METRICS:
+        raise UserError(f"--metric={name}: no such metric{nearest(name, METRICS)}; metrics: {', '.join(METRICS)}")
+    return name
 
 
 def _pruning(flags: argparse.Namespace) -> tuple[int, int]:

@@ -12,16 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, overload
 
+from inception_jax.config import Config, from_dict
 from inception_jax.errors import UserError
+from inception_jax.metric_definitions import METRICS
 from inception_jax.runs.manifest import CONFIG, config_differences, read_json_object, replace_text, versions
 from inception_jax.sweeps import trials
 from inception_jax.sweeps.space import Space
+from inception_jax.training.early_stopping import BestEvaluation
 
 FILE = "study.json"
 
 SAMPLERS = ("tpe", "random", "quasi", "grid")
 PRUNERS = ("halving", "median", "none")
-METRICS = ("top1", "top5", "loss")
 OBJECTIVES = ("final", "best")
 
 # Fields that may differ between machines that share a study, and between starts: no result depends on them.
@@ -43,7 +45,7 @@ class StudyConfig:
       pruner: one of `PRUNERS`.
       min_evaluations: number of evaluations of a trial before it may be pruned.
       reduction_factor: of successive halving: one of this many trials continues at each rung.
-      metric: one of `METRICS`.
+      metric: name of a metric of the evaluations.
       weights: "ema" or "raw": the weights whose evaluations count, unless a trial sets `ema.decay`.
       objective: one of `OBJECTIVES`: the evaluation of a trial that counts.
       storage: URL of a database, without its password; None: the journal file.
@@ -67,7 +69,7 @@ class StudyConfig:
     @property
     def direction(self) -> str:
         """Direction of the optimization, as Optuna spells it."""
-        return "minimize" if self.metric == "loss" else "maximize"
+        return "maximize" if METRICS[self.metric].better == "higher" else "minimize"
 
     @property
     def is_endless(self) -> bool:
@@ -82,13 +84,28 @@ class StudyConfig:
         """
         return "ema" if fields.get("ema.decay", self.config["ema"]["decay"]) > 0 else "raw"
 
+    def best_evaluation(self, fields: Mapping[str, Any]) -> BestEvaluation:
+        """Starts to follow the evaluations of a trial as its own run does, for early stopping.
+
+        Args:
+          fields: {field: value} that the trial sets.
+        """
+
+        def value(section: str, name: str) -> Any:
+            return fields.get(f"{section}.{name}", self.config[section][name])
+
+        metric = METRICS[value("checkpoint", "best_metric")]
+        return BestEvaluation(metric, value("stop", "patience"), value("stop", "min_improvement"))
+
     def is_final_evaluation(self, fields: Mapping[str, Any], evaluation: Mapping[str, Any]) -> bool:
         """Returns whether an evaluation is the last one of a trial.
 
         Args:
           fields: {field: value} that the trial sets.
-          evaluation: {"step", "epoch", …} of the evaluation.
+          evaluation: {"step", "epoch", …} of the evaluation, as `trials.EvaluationReader` gives it.
         """
+        if evaluation.get("last"):
+            return True
         num_steps = fields.get("num_steps", self.config["num_steps"])
         if num_steps is not None:
             return evaluation["step"] >= num_steps
@@ -110,6 +127,7 @@ class StudyConfig:
             "min_evaluations": self.min_evaluations,
             "reduction_factor": self.reduction_factor,
             "metric": self.metric,
+            "metric_properties": METRICS[self.metric].to_json(),
             "weights": self.weights,
             "objective": self.objective,
             "direction": self.direction,
@@ -185,7 +203,10 @@ def without_password(url: str | None) -> str | None:
 
 
 def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of study.json that must not change, with the names that an error message shows."""
+    """The fields of study.json that must not change, with the names that an error message shows.
+
+    A config field that is missing because an earlier version did not have it counts as its default.
+    """
     fields = {
         name: content.get(name)
         for name in (
@@ -201,6 +222,7 @@ def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
             "storage",
         )
     }
+    fields["config"] = Config(from_dict(content["config"])).to_dict()
     fields["space"] = {
         entry["field"]: {name: value for name, value in entry.items() if name != "field"} for entry in content["space"]
     }

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError
+from inception_jax.metric_definitions import METRICS, Metric, describe
 from inception_jax.runs.manifest import read_json_object, replace_text
 from inception_jax.runs.run_state import STUDY, TRIAL
 
 TRIALS = "trials"
 TABLE = "trials.csv"
 
-METRICS = ("top1", "top5", "loss")
 _FIELD_TYPES = (
     ("config", dict, "an object"),
     ("overrides", dict, "an object"),
@@ -123,7 +123,7 @@ class StoredStudy:
       content: the whole content of study.json.
       config: the config that all trials start from.
       space: the parameters, in the order of the file.
-      metric: "top1", "top5" or "loss".
+      metric: of the evaluations.
       objective: "final" or "best": the evaluation of a trial that counts.
       maximize: whether a larger value is better.
       trials: all trials, by number.
@@ -134,7 +134,7 @@ class StoredStudy:
     content: Mapping[str, Any]
     config: Mapping[str, Any]
     space: tuple[StoredParameter, ...]
-    metric: str
+    metric: Metric
     objective: str
     maximize: bool
     trials: tuple[StoredTrial, ...]
@@ -147,8 +147,8 @@ class StoredStudy:
 
     @property
     def unit(self) -> float:
-        """The factor by which values are shown: 100 for accuracies (percent), 1 for a loss."""
-        return 1.0 if self.metric == "loss" else 100.0
+        """The factor by which values are shown: 100 for per cent."""
+        return self.metric.unit
 
     def with_status(self, *statuses: str) -> list[StoredTrial]:
         """The trials that have one of these statuses, by number."""
@@ -179,12 +179,13 @@ def read(path: Path) -> StoredStudy:
     for name, kind, kind_name in _FIELD_TYPES:
         if content.get(name) is not None and not isinstance(content[name], kind):
             raise UserError(f"{path / STUDY} is damaged: {name!r} = {str(content[name])[:40]!r} is not {kind_name}")
-    if content.get("metric") not in (None, *METRICS):
-        raise UserError(f"{path / STUDY} is damaged: 'metric' = {content['metric']!r} is none of {', '.join(METRICS)}")
+    name, recorded = content.get("metric") or "top1", content.get("metric_properties")
+    if name not in METRICS and recorded is None:
+        raise UserError(f"{path / STUDY} is damaged: 'metric' = {name!r} is none of {', '.join(METRICS)}")
     notes: list[str] = []
     folders = [folder for folder in (path / TRIALS).glob("*") if folder.name.isdigit() and folder.is_dir()]
     trials = [_trial(folder, notes) for folder in sorted(folders, key=lambda folder: int(folder.name))]
-    metric = content.get("metric") or "top1"
+    metric = describe(name, recorded)
     return StoredStudy(
         path=path,
         content=content,
@@ -192,7 +193,7 @@ def read(path: Path) -> StoredStudy:
         space=tuple(map(_parameter, _objects(content.get("space")))),
         metric=metric,
         objective=content.get("objective") or "final",
-        maximize=(content.get("direction") or ("minimize" if metric == "loss" else "maximize")) == "maximize",
+        maximize=metric.better == "higher" if not content.get("direction") else content["direction"] == "maximize",
         trials=tuple(trials),
         notes=tuple(notes),
     )

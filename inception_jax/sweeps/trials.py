@@ -7,12 +7,14 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError
 from inception_jax.runs.manifest import read_json_object, replace_text
 from inception_jax.runs.metric_files import METRICS
+from inception_jax.training.early_stopping import BestEvaluation
 
 FILE = "trial.json"
 FOLDER = "trials"
@@ -127,24 +129,29 @@ class EvaluationReader:
     its beginning, too.
     """
 
-    def __init__(self, directory: Path, weights: str, metric: str):
+    def __init__(self, directory: Path, weights: str, metric: str, start: Callable[[], BestEvaluation] | None = None):
         """Starts at the beginning of the file, which need not exist yet.
 
         Args:
           directory: the trial's workdir.
           weights: "raw" or "ema": the rows that are read.
           metric: key of the value in a row.
+          start: starts to follow the evaluations for early stopping; None: the run has none.
         """
-        self._path, self._weights, self._metric = directory / METRICS, weights, metric
+        self._path, self._weights, self._metric, self._start = directory / METRICS, weights, metric, start
         self._reset()
 
     def _reset(self) -> None:
         self._inode: int | None = None
         self._offset = 0
         self._evaluations: list[dict[str, Any]] = []
+        self._best = self._start() if self._start else None
 
     def read(self) -> list[dict[str, Any]]:
-        """Returns all evaluations so far: [{"index", "epoch", "step", "value"}], index from 1."""
+        """Returns all evaluations so far: [{"index", "epoch", "step", "value"}], index from 1.
+
+        The evaluation at which early stopping ends the run has the key "last", too.
+        """
         try:
             status = os.stat(self._path)
             if status.st_size < self._offset or status.st_ino != self._inode:
@@ -174,6 +181,10 @@ class EvaluationReader:
                         "value": float(row[self._metric]),
                     }
                 )
+                if self._best is not None:
+                    self._best.add(row["step"], float(row[self._best.metric.name]))
+                    if self._best.is_exhausted:
+                        self._evaluations[-1]["last"] = True
         except (ValueError, KeyError, TypeError):
             return  # an incomplete line; the run truncates it when it is restored
 

@@ -21,6 +21,7 @@ from inception_jax.training import restore, results
 from inception_jax.training import setup as setups
 from inception_jax.training.clock import Clock
 from inception_jax.training.device_prefetch import DevicePrefetcher, InputStalled
+from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.interrupts import Interrupts
 from inception_jax.training.parallel import Compiled, no_compilation
@@ -66,14 +67,15 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
             Checkpoints(
                 workdir / SUBDIRECTORY,
                 keep_latest=setup.checkpoints.keep,
-                best_metric=setup.checkpoints.best_metric,
-                best_mode=setup.checkpoints.best_mode,
+                best_metric=setup.checkpoints.best_metric.name,
+                best_mode=setup.checkpoints.best_metric.mode,
                 warn=lambda text: print(text, file=sys.stderr),
             )
         )
         state, host_state = restore.restore_or_start(setup, checkpoints)
         start = int(state.step)
-        if start == length.total and (result := results.read_finished(workdir, start)):
+        best = restore.restore_best(setup, workdir, start, host_state.get("best"))
+        if (start == length.total or best.is_exhausted) and (result := results.read_finished(workdir, start)):
             return result, 0
         clock = Clock(host_state.get("clock"))
         metrics = TrainMetrics(
@@ -119,7 +121,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         with clock.phase("compile"), progress.phase("compiling the training and evaluation steps"):
             steps = _compile(setup, state)
 
-        run = _Run(setup, steps, batches, metrics, checkpoints, interrupts, output)
+        run = _Run(setup, steps, batches, metrics, best, checkpoints, interrupts, output)
         state, evaluations, signal = _take_steps(run, state, start)
         with clock.phase("checkpoint"):
             checkpoints.wait()
@@ -128,7 +130,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
             return results.write_interrupted(setup, output, state, signal), signal_exit_code(signal)
         if not evaluations:  # an earlier start of this run saved the last step, but ended before it wrote the result
             evaluations = _evaluate(run, state)
-        return results.write_finished(setup, output, state, evaluations), 0
+        return results.write_finished(setup, output, state, evaluations, best), 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,13 +165,14 @@ class _Run:
     steps: _Steps
     batches: DevicePrefetcher
     metrics: TrainMetrics
+    best: BestEvaluation
     checkpoints: Checkpoints
     interrupts: Interrupts
     output: results.RunOutput
 
 
 def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, Evaluations, str | None]:
-    """Takes the steps after `start`, to the last one or until a signal.
+    """Takes the steps after `start`, to the last one, until early stopping or until a signal.
 
     Each iteration draws a batch, takes the step, and then, where it is due: logs a row, evaluates, saves a checkpoint,
     in this order and before the next batch is drawn. So all rows of a step are written before its checkpoint.
@@ -177,10 +180,12 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
     Returns:
       (state, the evaluations of the last step, the name of the signal that stopped the run).
     """
-    config, length, devices, output = run.setup.config, run.setup.length, run.setup.devices, run.output
+    length, devices, output = run.setup.length, run.setup.devices, run.output
     evaluations: Evaluations = {}
     output.clock.start_lap()
     logged = start
+    if run.best.is_exhausted:  # an earlier start of this run saved its last step
+        return state, evaluations, None
     for step in range(start + 1, length.total + 1):
         try:
             with no_compilation() if step > start + 1 else contextlib.nullcontext():
@@ -197,31 +202,43 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
         output.progress.advance(step)
 
         if length.is_due(step, length.log_every):
-            row = {
-                "kind": "train",
-                "step": step,
-                "epoch": length.epoch(step),
-                "learning_rate": float(run.setup.schedule(step - 1)),
-                **run.metrics.pop_row(),
-            }
-            timing = output.clock.lap(step - logged, config.batch_size)
+            _log(run, step, logged)
             logged = step
-            output.writer.write(row)
-            output.writer.write_timing({"step": step, **timing})
-            output.progress.update(step, row | timing)
 
         evaluations = {}
         if length.is_due(step, length.evaluate_every):
             evaluations = _evaluate(run, state)
             for row in results.metric_rows(run.setup, evaluations, step):
                 output.writer.write(row)
+            run.best.add(step, results.best_value(run.setup, evaluations))
+            if run.best.is_exhausted and logged < step:
+                _log(run, step, logged)
 
         signal = _requested_signal(run)
-        if length.is_due(step, length.save_every) or signal:
+        if length.is_due(step, length.save_every) or run.best.is_exhausted or signal:
             _save(run, step, state, evaluations)
         if signal:
             return state, evaluations, signal
+        if run.best.is_exhausted:
+            output.progress.message(f"{run.best.summary()}; the run ends")
+            return state, evaluations, None
     return state, evaluations, None
+
+
+def _log(run: _Run, step: int, logged: int) -> None:
+    """Writes the row of the steps after `logged`."""
+    setup, output = run.setup, run.output
+    row = {
+        "kind": "train",
+        "step": step,
+        "epoch": setup.length.epoch(step),
+        "learning_rate": float(setup.schedule(step - 1)),
+        **run.metrics.pop_row(),
+    }
+    timing = output.clock.lap(step - logged, setup.config.batch_size)
+    output.writer.write(row)
+    output.writer.write_timing({"step": step, **timing})
+    output.progress.update(step, row | timing)
 
 
 def _take_step(run: _Run, step: int, state: TrainState, batch: dict[str, Any]) -> TrainState:
@@ -251,6 +268,7 @@ def _save(run: _Run, step: int, state: TrainState, evaluations: Evaluations) -> 
         "window": run.metrics.state(),
         "clock": run.output.clock.totals(),
         "devices": run.setup.devices.count,
+        "best": run.best.state(),
     }
     with run.output.clock.phase("checkpoint"):
         run.checkpoints.save(step, state, host_state, results.checkpoint_metrics(evaluations))

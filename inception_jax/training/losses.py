@@ -86,7 +86,11 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
 
 
 def inception_loss(
-    output: HasLogits, labels: jax.Array, aux_weights: Sequence[float], label_smoothing: float = 0.0
+    output: HasLogits,
+    labels: jax.Array,
+    aux_weights: Sequence[float],
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Adds the weighted losses of the auxiliary heads to the main loss.
 
@@ -98,9 +102,11 @@ def inception_loss(
       labels: [B], integer class indices.
       aux_weights: one weight per head, in the same order.
       label_smoothing: see `softmax_cross_entropy`.
+      class_weights: [num_classes]; the loss of an example, in every head and with its smoothed labels, is multiplied by
+        the weight of its class. None: not multiplied.
 
     Returns:
-      The total [B], and the unweighted loss [B] of each head by name: "main", "aux1", "aux2", ...
+      The total [B], and the loss [B] of each head by name, without the head's weight: "main", "aux1", "aux2", ...
 
     Raises:
       UserError: the number of weights is not the number of heads.
@@ -110,10 +116,16 @@ def inception_loss(
             f"config.loss.aux_weights = {tuple(aux_weights)}: {len(aux_weights)} weights, but the model gives "
             f"{len(output.aux_logits)} auxiliary heads; allowed: one weight per head"
         )
-    total = softmax_cross_entropy(output.logits, labels, label_smoothing)
+
+    def head_loss(logits: jax.Array) -> jax.Array:
+        loss = softmax_cross_entropy(logits, labels, label_smoothing)
+        # A label outside the classes keeps its NaN: the gather clips it to a class, and NaN times any weight is NaN.
+        return loss if class_weights is None else loss * jnp.asarray(class_weights, loss.dtype)[labels]
+
+    total = head_loss(output.logits)
     heads = {"main": total}
     for number, (logits, weight) in enumerate(zip(output.aux_logits, aux_weights, strict=True), start=1):
-        heads[f"aux{number}"] = softmax_cross_entropy(logits, labels, label_smoothing)
+        heads[f"aux{number}"] = head_loss(logits)
         total = total + float(weight) * heads[f"aux{number}"]
     return total, heads
 

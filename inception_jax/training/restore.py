@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,17 @@ from inception_jax.errors import UserError
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import init_variables
 from inception_jax.multihost import processes
-from inception_jax.runs import lock, manifest
+from inception_jax.runs import lock, manifest, metric_files
 from inception_jax.training import freezing, run_length, warm_start
 from inception_jax.training import state as states
+from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
 
 # Fields that may differ between two starts of a run: none of them changes a number of the steps already taken.
 MAY_CHANGE = (
     "checkpoint.", "data.data_dir", "data.prefetch", "data.threads", "data.workers", "evaluation.", "faults.",
-    "logging.", "parallel.devices", "parallel.mode",
+    "logging.", "parallel.devices", "parallel.mode", "stop.",
 )  # fmt: skip
 LENGTH = ("num_epochs", "num_steps")
 CLASSES = "classes.json"
@@ -128,6 +129,32 @@ def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState
     return restored.state, restored.host
 
 
+def restore_best(setup: Setup, workdir: Path, step: int, saved: Mapping[str, Any] | None) -> BestEvaluation:
+    """Restores the best evaluation so far, on which early stopping depends.
+
+    Args:
+      setup: of the run.
+      workdir: of the run; its metrics.jsonl is read where the checkpoint does not say.
+      step: of the restored checkpoint.
+      saved: `BestEvaluation.state` of the checkpoint; None in one of an earlier version, and for a new run.
+    """
+    weights = "ema" if setup.objective.ema_decay > 0 else "raw"
+    best, path = setup.checkpoints.best_evaluation(), workdir / metric_files.METRICS
+    if not step or best.restore(saved):
+        return best
+    values: list[tuple[int, float]] = []
+    with processes.fail_together():
+        if processes.is_first() and path.exists():
+            values = [
+                (row["step"], row[best.metric.name])
+                for row in metric_files.read_rows(path)
+                if row["step"] <= step and row.get("weights") == weights and best.metric.name in row
+            ]
+    for at, value in processes.broadcast_from_first(values):
+        best.add(at, value)
+    return best
+
+
 def format_header(setup: Setup, state: TrainState, start: int, devices_before: int | None = None) -> str:
     """Formats the first lines of a log: network, parameters, data, devices, steps, and what is unusual.
 
@@ -153,9 +180,25 @@ def format_header(setup: Setup, state: TrainState, start: int, devices_before: i
         + (f", continued from step {start:,}" if start else ""),
         *_device_count_note(setup, devices_before),
         *freezing.format_lines(setup.objective.freezing, state.params, config.optimizer.learning_rate_multipliers),
+        *_format_balance(setup),
         *_format_warm_start(setup),
     ]
     return "\n".join(lines)
+
+
+def _format_balance(setup: Setup) -> list[str]:
+    """A line each for class weights, balanced sampling and early stopping, where the config sets them."""
+    lines, options = [], setup.checkpoints
+    if weights := setup.objective.class_weights:
+        low, high = (weights.index(pick(weights)) for pick in (min, max))
+        names = setup.data.class_names
+        lines.append(f"class weights from {weights[low]:.4g} ({names[low]}) to {weights[high]:.4g} ({names[high]})")
+    if setup.config.data.sampling != "uniform":
+        lines.append("every class is sampled equally often")
+    if options.patience:
+        count = f"{options.patience} evaluation{'s' * (options.patience > 1)}"
+        lines.append(f"ends early after {count} without a better {options.best_metric.title}")
+    return lines
 
 
 def _format_warm_start(setup: Setup) -> list[str]:

@@ -11,9 +11,10 @@ from typing import Any
 from inception_jax.errors import NonFiniteLoss, UserError
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
-from inception_jax.runs import metric_files, report, result
+from inception_jax.runs import class_tables, metric_files, report, result
 from inception_jax.runs.progress import Progress
 from inception_jax.training.clock import Clock
+from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
 
@@ -58,6 +59,13 @@ def checkpoint_metrics(evaluations: Mapping[str, Accumulator]) -> dict[str, floa
     return evaluation.result() if evaluation else None
 
 
+def best_value(setup: Setup, evaluations: Mapping[str, Accumulator]) -> float:
+    """The value by which the best evaluation is chosen, of the EMA weights if there are any."""
+    values = checkpoint_metrics(evaluations)
+    assert values is not None  # called where something was evaluated
+    return values[setup.checkpoints.best_metric.name]
+
+
 def format_evaluations(evaluations: Mapping[str, Accumulator]) -> str:
     """Formats an evaluation as one line: `raw: loss 0.0512, top-1 98.61 % (355/360) | ema: …`."""
     texts = []
@@ -71,15 +79,20 @@ def format_evaluations(evaluations: Mapping[str, Accumulator]) -> str:
 
 
 def write_finished(
-    setup: Setup, output: RunOutput, state: TrainState, evaluations: Mapping[str, Accumulator]
+    setup: Setup,
+    output: RunOutput,
+    state: TrainState,
+    evaluations: Mapping[str, Accumulator],
+    best: BestEvaluation,
 ) -> dict[str, Any]:
-    """Draws the plots and writes result.json and report.md of a finished run, on process 0.
+    """Draws the plots and writes the tables, result.json and report.md of a finished run, on process 0.
 
     Args:
       setup: of the run.
       output: of the run.
       state: after the last step.
       evaluations: of the last step, by weights.
+      best: the best evaluation of the run.
 
     Returns:
       The content of result.json; {} on the other processes.
@@ -88,12 +101,13 @@ def write_finished(
     plots: dict[str, Path] = {}
     if not processes.is_first():
         return {}
+    shown = evaluations.get("ema") or evaluations["raw"]
+    tables = class_tables.write(output.workdir, shown, setup.data.class_names)
     if setup.logging.pictures:
         with output.progress.phase("drawing plots"):
-            best = evaluations.get("ema") or evaluations["raw"]
             plots = report.draw_plots(
                 output.workdir,
-                best,
+                shown,
                 setup.data.eval,
                 setup.data.class_names,
                 first_layer=first_kernel(state.params),
@@ -104,6 +118,11 @@ def write_finished(
         weights: evaluation.result() for weights, evaluation in evaluations.items()
     }
     content["pictures"] = sorted(path.name for path in plots.values())
+    content["tables"] = tables
+    content["best"] = best.to_json()
+    content["ended"] = best.summary() if best.is_exhausted and step < setup.length.total else "all steps are done"
+    if setup.objective.class_weights:
+        content["class_weights"] = dict(zip(setup.data.class_names, setup.objective.class_weights, strict=True))
     result.write_result(output.workdir, content)
     report.write(output.workdir)
     return content

@@ -6,7 +6,7 @@ The config is read here, in `network_setup.py`, `run_length.py` and `warm_start.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import optax
@@ -14,10 +14,12 @@ import optax
 from inception_jax.config import Config, ConfigError
 from inception_jax.data import datasets, eval_protocols, images
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
+from inception_jax.metric_definitions import METRICS, Metric
 from inception_jax.models import registry
 from inception_jax.models.base import BaseNetwork
-from inception_jax.training import network_setup, optimizers, run_length, schedules, warm_start
+from inception_jax.training import class_balance, network_setup, optimizers, run_length, schedules, warm_start
 from inception_jax.training.batch_norm import BatchNormGroups
+from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.network_setup import NetworkInput
 from inception_jax.training.parallel import Devices
 from inception_jax.training.step import Objective
@@ -42,20 +44,23 @@ class RunData:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointOptions:
-    """Options of checkpoints: how many latest ones are kept, and the metric of the best one.
+    """Options of checkpoints: how many latest ones are kept, and the metric of the best one; and of early stopping.
 
     Attributes:
       keep: number of latest checkpoints.
       best_metric: of the evaluation, by which the best checkpoint is chosen.
+      patience: evaluations without a better one after which the run ends; None: it never ends early.
+      min_improvement: difference from the best value that counts as better.
     """
 
     keep: int
-    best_metric: str
+    best_metric: Metric
+    patience: int | None
+    min_improvement: float
 
-    @property
-    def best_mode(self) -> Literal["min", "max"]:
-        """Whether the best checkpoint has the lowest ("min") or the highest ("max") metric."""
-        return "min" if self.best_metric == "loss" else "max"
+    def best_evaluation(self) -> BestEvaluation:
+        """Starts to follow the evaluations of a run."""
+        return BestEvaluation(self.best_metric, self.patience, self.min_improvement)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +148,7 @@ def build(config: Config) -> Setup:
             dtype=network_input.dtype,
             aux_weights=_aux_weights(config, spec),
             label_smoothing=config.loss.label_smoothing,
+            class_weights=class_balance.read_class_weights(config, train_split),
             seed=config.seed,
             accumulation=accumulation,
             ema_decay=config.ema.decay,
@@ -153,7 +159,12 @@ def build(config: Config) -> Setup:
         ),
         warm_start=warm_start.read_warm_start(config),
         faults=run_length.read_fault_limits(config),
-        checkpoints=CheckpointOptions(**config.checkpoint.read("keep", "best_metric")),
+        checkpoints=CheckpointOptions(
+            config.checkpoint.keep,
+            METRICS[config.checkpoint.best_metric],
+            patience=config.stop.patience,
+            min_improvement=config.stop.min_improvement if config.stop.patience else 0.0,
+        ),
         logging=LoggingOptions(**config.logging.read("tensorboard", "pictures")),
     )
 
@@ -183,6 +194,7 @@ def _build_data(
         image_size=network_input.image_size,
         seed=config.seed,
         augmentation=_augmentation(config, network_input.eval_crop),
+        sampling=config.data.sampling,
         **_reading_options(config),
     )
     eval_split = datasets.load(config.data.name, config.data.eval_split, config.data.data_dir)

@@ -36,6 +36,8 @@ class Objective:
       dtype: the network's compute dtype.
       aux_weights: loss weight of each auxiliary head, first head first.
       label_smoothing: probability that is spread evenly over all classes.
+      class_weights: factor of the loss of an example, by its class [num_classes]; None: 1 for all. The mean is over the
+        number of examples, not over the sum of their weights.
       seed: of the dropout masks.
       accumulation: micro-batches per device and step (gradient accumulation).
       ema_decay: decay of the EMA; unused if the state has none.
@@ -50,6 +52,7 @@ class Objective:
     dtype: Any
     aux_weights: Sequence[float]
     label_smoothing: float = 0.0
+    class_weights: Sequence[float] | None = None
     seed: int = 0
     accumulation: int = 1
     ema_decay: float = 0.0
@@ -100,7 +103,9 @@ def make_train_step(
         images = preprocess.preprocess(batch["image"], normalization=objective.normalization, dtype=objective.dtype)
         variables = {"params": merge(trained, frozen), "batch_stats": batch_stats}
         output, updates = model.apply(variables, images, train=True, example_keys=keys, mutable=["batch_stats"])
-        total, heads = losses.inception_loss(output, batch["label"], objective.aux_weights, objective.label_smoothing)
+        total, heads = losses.inception_loss(
+            output, batch["label"], objective.aux_weights, objective.label_smoothing, objective.class_weights
+        )
         metrics = _sums(output, total, heads, batch)
         return metrics["loss"], (updates.get("batch_stats", {}), metrics)
 
@@ -187,7 +192,9 @@ def make_eval_step(
             "count": batch["mask"],
         }
         sums = {name: _masked_sum(values, batch["mask"], loss.dtype) for name, values in sums.items()}
-        probabilities, classes = lax.top_k(jax.nn.softmax(logits), min(top_k, logits.shape[-1]))
+        # By the logits: two of them may have one probability, and "top1" would then count another class.
+        _, classes = lax.top_k(logits, min(top_k, logits.shape[-1]))
+        probabilities = jnp.take_along_axis(jax.nn.softmax(logits), classes, axis=-1)
         return sum_over_devices(sums, devices), {"classes": classes, "probabilities": probabilities}
 
     return eval_step

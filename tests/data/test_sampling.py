@@ -125,3 +125,51 @@ def test_pickles_without_its_cache():
     again = pickle.loads(pickle.dumps(first))
     assert again._epochs == {}
     assert np.array_equal(again.indices(45, 20), first.indices(45, 20))
+
+
+def balanced_labels():
+    """50 examples: 40 of class 0, 7 of class 2, 2 of class 3; class 1 has none, and one example has no label."""
+    labels = np.array([0] * 40 + [2] * 7 + [3] * 2 + [-1])
+    return labels[np.random.default_rng(0).permutation(len(labels))]
+
+
+def test_balanced_order_is_frozen():
+    """Golden values, as of the permutation."""
+    order = sampling.BalancedOrder(7, np.array([0, 0, 0, 1, 1, 2]))
+    assert order.indices(0, 12).tolist() == [5, 2, 3, 1, 4, 5, 4, 0, 5, 1, 3, 5]
+
+
+def test_every_class_is_equally_frequent_and_every_example_has_its_turn():
+    labels = balanced_labels()
+    drawn = sampling.BalancedOrder(3, labels).indices(0, 3 * 280)
+    for block in labels[drawn].reshape(-1, 3):
+        assert sorted(block) == [0, 2, 3]
+    assert len({tuple(block) for block in labels[drawn].reshape(-1, 3)}) == 6  # in every order
+    for label, size in ((0, 40), (2, 7), (3, 2)):
+        turns = drawn[labels[drawn] == label].reshape(-1, size)
+        assert all(sorted(turn) == np.flatnonzero(labels == label).tolist() for turn in turns)
+        assert len({tuple(turn) for turn in turns}) > 1  # in a new order each time
+    assert not np.array_equal(drawn, sampling.BalancedOrder(4, labels).indices(0, 3 * 280))
+
+
+def test_a_balanced_index_is_a_function_of_seed_and_position():
+    """Whatever was asked before: from the middle, by another host, after pickling, from many threads at once."""
+    labels = balanced_labels()
+    expected = sampling.BalancedOrder(3, labels).indices(0, 200)
+    shared = pickle.loads(pickle.dumps(sampling.BalancedOrder(3, labels)))
+    starts = [(start, 8) for start in range(0, 192, 8)][::-1]
+    found = {}
+
+    def take(start, count):
+        found[start] = shared.indices(start, count)
+
+    threads = [threading.Thread(target=take, args=arguments) for arguments in starts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for start, count in starts:
+        assert np.array_equal(found[start], expected[start : start + count])
+    assert len(sampling.BalancedOrder(3, labels).indices(10**12, 5)) == 5
+    with pytest.raises(UserError, match="without labels"):
+        sampling.BalancedOrder(0, np.array([-1, -1]))

@@ -202,6 +202,25 @@ def test_values_of_another_kind_are_damage_and_not_a_traceback(tmp_path):
     comparison_plot.draw(found, tmp_path / "plot.png")
 
 
+def test_any_metric_of_the_evaluations_ranks(two, tmp_path):
+    """Also one that a recipe registered: the manifest says what it is."""
+    for workdir, value in zip(two, (0.2, 0.4), strict=True):
+        path = workdir / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [row | {"macro_f1": value, "regret": 10 * value} if row["kind"] == "evaluation" else row for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        known = json.loads((workdir / "manifest.json").read_text())
+        known["metrics"] = {"regret": {"title": "mean regret", "better": "lower", "percent": False}}
+        (workdir / "manifest.json").write_text(json.dumps(known))
+    assert compare(two, metric="macro_f1").ranked() == [1, 0] and compare(two, metric="regret").ranked() == [0, 1]
+    text = comparison_report.format_text(compare(two, metric="macro_f1"))
+    assert "best macro F1" in text and "20.00 %" in text and "40.00 %" in text
+    assert "best mean regret" in comparison_report.format_text(compare(two, metric="regret"))
+    comparison_plot.draw(compare(two, metric="regret"), tmp_path / "plot.png")
+    with pytest.raises(UserError, match=r"--metric=top2: no such metric; did you mean 'top.*; metrics: loss, .*regret"):
+        compare(two, metric="top2")
+
+
 def test_a_result_stands_in_for_lost_rows(tmp_path):
     metrics = {"train": {"step": 180}, "test": {"raw": {"top1": 0.75, "top5": 1.0, "loss": 0.5, "count": 360}}}
     workdir = make_run(tmp_path / "run", outcome={"metrics": metrics})

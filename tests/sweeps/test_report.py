@@ -190,7 +190,10 @@ def test_values_of_another_kind_are_damage_and_not_a_traceback(study):
     assert table(text, "Ten best trials")[1][1:4] == ["0", "150.00 %", "–"]
     assert table(text, "Restarts")[1:] == [["0", "finished", "2", "still running, still running"]]
     content = json.loads((study.path / "study.json").read_text())
-    for change, expected in (({"metric": "f1"}, "none of top1, top5, loss"), ({"space": {}}, "'space' .* not a list")):
+    for change, expected in (
+        ({"metric": "f1"}, "none of loss, top1"),
+        ({"space": {}}, "'space' .* not a list"),
+    ):
         (study.path / "study.json").write_text(json.dumps(content | change))
         with pytest.raises(UserError, match=expected):
             report.write(study.path)

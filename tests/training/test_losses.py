@@ -116,6 +116,20 @@ def test_inception_loss_adds_the_weighted_heads(x64):
     np.testing.assert_allclose(total, expected[0] + 0.3 * expected[1] + 0.5 * expected[2], rtol=1e-12)
 
 
+def test_class_weights_multiply_every_head_and_the_smoothed_labels(x64):
+    main, labels = example(0)
+    head = example(1)[0]
+    output = types.SimpleNamespace(logits=jnp.asarray(main), aux_logits=(jnp.asarray(head),))
+    weights = np.random.default_rng(5).uniform(0, 3, main.shape[1])
+    total, parts = losses.inception_loss(output, jnp.asarray(labels), (0.3,), 0.1, tuple(weights))
+    expected = [weights[labels] * reference(logits, labels, 0.1)[0] for logits in (main, head)]
+    for part, value in zip(parts.values(), expected, strict=True):
+        np.testing.assert_allclose(part, value, rtol=1e-12)
+    np.testing.assert_allclose(total, expected[0] + 0.3 * expected[1], rtol=1e-12)
+    outside, _ = losses.inception_loss(output, jnp.full(len(labels), -1), (0.3,), 0.1, (0.0,) * main.shape[1])
+    assert np.isnan(outside).all()  # a label that is no class is loud whatever its weight
+
+
 def test_inception_loss_without_heads_is_the_main_loss():
     main, labels = example()
     output = types.SimpleNamespace(logits=jnp.asarray(main, jnp.float32), aux_logits=())

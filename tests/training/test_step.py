@@ -108,6 +108,34 @@ def difference(a, b):
     )
 
 
+def test_class_weights_are_weights_of_the_examples_in_a_mean_over_their_number(x64):
+    """By hand: the weighted gradient is the sum of the classes' own gradients times their weights.
+
+    Over micro-batches and devices with uneven masks, too: a mean over the sum of the weights would differ there.
+    """
+    weights = (0.0, 2.0, 0.5, 1.0, 3.0)
+    one = batch()
+    one["mask"][[0, 5, 6, 7]] = False
+    mesh, before, train_step = start(optimizer=optax.sgd(1.0))
+    train_step, before = mesh.compile_train(train_step, before, mesh.put(one)), jax.device_get(before)
+    by_hand = jax.tree.map(np.zeros_like, before.params)
+    for label, weight in enumerate(weights):
+        part = {**one, "mask": one["mask"] & (one["label"] == label)}
+        after, metrics = train_step(mesh.replicate(before), mesh.put(part))
+        share = weight * float(metrics["count"]) / 12
+        by_hand = jax.tree.map(
+            lambda s, a, b, w=share: s + w * (a - np.asarray(b)), by_hand, before.params, after.params
+        )
+    for devices, accumulation in ((1, 1), (2, 2)):
+        after, log = run(
+            devices, accumulation=accumulation, batches=[one], optimizer=optax.sgd(1.0), class_weights=weights
+        )
+        change = jax.tree.map(np.subtract, before.params, after.params)
+        assert difference(by_hand, change) < 1e-9
+        assert log[0]["count"] == 12
+        assert log[0]["loss"] == pytest.approx(log[0]["loss_main"] + 0.3 * log[0]["loss_aux1"], rel=1e-12)
+
+
 reference = functools.cache(run)  # under x64 only
 
 

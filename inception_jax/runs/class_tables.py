@@ -1,0 +1,107 @@
+"""Writes and reads the tables of an evaluation: confusion_matrix.csv and per_class.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inception_jax.errors import UserError
+from inception_jax.runs import tables
+from inception_jax.runs.manifest import replace_text
+
+if TYPE_CHECKING:
+    from inception_jax.metrics import Accumulator
+
+CONFUSION = "confusion_matrix.csv"
+PER_CLASS = "per_class.csv"
+
+_COLUMNS = ("class", "precision", "recall", "f1", "support", "predicted")
+_LISTED, _WORST = 30, 20  # with at most so many classes the report lists all; of more, so many with the lowest F1
+
+
+def write(workdir: str | os.PathLike, evaluation: Accumulator, class_names: Sequence[str]) -> list[str]:
+    """Writes per_class.csv, and confusion_matrix.csv where a confusion matrix was kept.
+
+    per_class.csv has a line per class: precision, recall and F1 (empty where they are not defined: no prediction, no
+    example, neither), the number of its examples and of its predictions. confusion_matrix.csv has a line per true class
+    and a column per predicted class.
+
+    Args:
+      workdir: where they are written.
+      evaluation: with its predictions.
+      class_names: one per class.
+
+    Returns:
+      The names of the files.
+
+    Raises:
+      UserError: a file cannot be written.
+    """
+    found = evaluation.class_metrics()
+    rows = zip(class_names, found.precision, found.recall, found.f1, found.support, found.predicted, strict=True)
+    written = [PER_CLASS]
+    replace_text(Path(workdir) / PER_CLASS, _format_csv([_COLUMNS, *rows]))
+    if evaluation.confusion is not None:
+        head = ("true class", *class_names)
+        lines = ([name, *counts] for name, counts in zip(class_names, evaluation.confusion, strict=True))
+        replace_text(Path(workdir) / CONFUSION, _format_csv([head, *lines]))
+        written.append(CONFUSION)
+    return sorted(written)
+
+
+def _format_csv(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float | np.floating):
+        return "" if math.isnan(value) else repr(float(value))
+    return value
+
+
+def report_lines(workdir: Path) -> list[str]:
+    """The lines of the report on per_class.csv; none where there is no such file.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = workdir / PER_CLASS
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        known = [
+            (
+                row["class"],
+                *(float(row[name]) if row[name] else math.nan for name in ("precision", "recall", "f1")),
+                int(row["support"]),
+                int(row["predicted"]),
+            )
+            for row in rows
+        ]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, csv.Error):
+        raise UserError(f"{path} is damaged: not a table of classes") from None
+    shown, lines = known, []
+    if len(known) > _LISTED:
+        shown = sorted(known, key=lambda row: (math.isnan(row[3]), row[3]))[:_WORST]
+        lines = [f"The {_WORST} of {len(known):,} classes with the lowest F1.", ""]
+    cells = [
+        (row[0], *("–" if math.isnan(value) else f"{100 * value:.2f} %" for value in row[1:4]), *row[4:])
+        for row in shown
+    ]
+    head = ("class", "precision", "recall", "F1", "examples", "predictions")
+    files = [name for name in (PER_CLASS, CONFUSION) if (workdir / name).exists()]
+    links = ", ".join(f"[{name}]({name})" for name in files)
+    return [*lines, *tables.format_markdown(head, cells, "lrrrrr"), "", f"All classes: {links}."]
