@@ -10,6 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inception_jax.extensions import register_augmentation as register_augmentation
+    from inception_jax.extensions import register_dataset as register_dataset
+    from inception_jax.extensions import register_metric as register_metric
+    from inception_jax.extensions import register_model as register_model
+    from inception_jax.extensions import register_optimizer as register_optimizer
     from inception_jax.models.initialization import init_variables as init_variables
     from inception_jax.models.outputs import InceptionOutput as InceptionOutput
     from inception_jax.models.registry import create_model as create_model
@@ -24,9 +29,17 @@ _MODULES = {
     "import_weights": "inception_jax.pretrained.importing",
     "init_variables": "inception_jax.models.initialization",
     "model_names": "inception_jax.models.registry",
+    "register_augmentation": "inception_jax.extensions",
+    "register_dataset": "inception_jax.extensions",
+    "register_metric": "inception_jax.extensions",
+    "register_model": "inception_jax.extensions",
+    "register_optimizer": "inception_jax.extensions",
 }
 
-__all__ = ["InceptionOutput", "__version__", "create_model", "import_weights", "init_variables", "model_names"]
+__all__ = [
+    "InceptionOutput", "__version__", "create_model", "import_weights", "init_variables", "model_names",
+    "register_augmentation", "register_dataset", "register_metric", "register_model", "register_optimizer",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from inception_jax import extensions as extension
 from inception_jax import schema
+from inception_jax.data import images
 from inception_jax.errors import UserError, nearest
 from inception_jax.metric_definitions import METRICS
 
@@ -23,9 +27,20 @@ class ConfigError(UserError):
     """A field of the config is unknown, out of range, or never read."""
 
 
-def default() -> ConfigDict:
-    """The config with the default of every field, for a recipe to start from."""
+def default(extensions: Sequence[str] = ()) -> ConfigDict:
+    """The config with the default of every field, for a recipe to start from.
+
+    Args:
+      extensions: Python files or modules that register what the recipe names; `(__file__,)` where it does so itself.
+        Their paths are made absolute, because other commands read them from config.json.
+
+    Raises:
+      UserError: one cannot be imported.
+    """
+    names = tuple(os.path.abspath(name) if name.endswith(".py") else name for name in extensions)
+    extension.load(names)
     config = _fill(schema.SCHEMA)
+    config.extensions = names
     config.model.options = ConfigDict(
         {name: config_dict.placeholder(kind) for name, kind in sorted(_model_options().items())}
     )
@@ -88,19 +103,26 @@ def check(config: ConfigDict) -> None:
 
 def _tuples_for_mappings(config: ConfigDict) -> None:
     """Replaces a mapping that a recipe gave a field by pairs, so that config.json has one form of it."""
-    loss = config.get("loss")
-    if isinstance(loss, ConfigDict) and isinstance(loss.get("class_weights"), Mapping):
-        loss.class_weights = tuple(loss.class_weights.items())
+    for path, field in schema.fields():
+        section, _, name = path.partition(".")
+        if field.default is object and isinstance(config.get(section), ConfigDict):
+            value = config[section].get(name)
+            if isinstance(value, Mapping):
+                value = value.items()
+            if isinstance(value, Iterable) and not isinstance(value, str):
+                config[section][name] = _to_tuples(tuple(value))
 
 
 def _check_registered(values: Mapping[str, Any]) -> None:
     """Checks the fields whose values are names that a recipe may register."""
-    metric = values["checkpoint.best_metric"]
-    if metric not in METRICS:
-        raise ConfigError(
-            f"config.checkpoint.best_metric = {metric!r}: no such metric{nearest(metric, METRICS)}; metrics: "
-            f"{', '.join(METRICS)}"
-        )
+    for path, kind, known in (
+        ("checkpoint.best_metric", "metric", [*METRICS]),
+        ("augmentation.rule", "augmentation", [*images.BUILT_IN, *images.CUSTOM]),
+        ("optimizer.name", "optimizer", [*extension.BUILT_IN_OPTIMIZERS, *extension.OPTIMIZERS, "optax.NAME"]),
+    ):
+        name = values[path]
+        if name not in known and not (kind == "optimizer" and name.startswith("optax.")):
+            raise ConfigError(f"config.{path} = {name!r} is unknown{extension.unknown(kind, name, known)}")
 
 
 def _check_value(path: str, field: schema.Field, value: Any) -> None:
@@ -127,15 +149,19 @@ class Config:
     Fields are attributes, as in a `ConfigDict` (`config.optimizer.momentum`); a field that is unset is None.
     """
 
-    def __init__(self, config: ConfigDict):
-        """Checks a config.
+    def __init__(self, config: ConfigDict, *, load: bool = True):
+        """Imports the config's extensions, and checks the config.
 
         Args:
           config: from a recipe.
+          load: whether its extensions are imported; without them, the names that they register are not known.
 
         Raises:
           ConfigError: as `check`.
+          UserError: an extension cannot be imported.
         """
+        if load:
+            extension.load(_extension_names(config))
         check(config)
         self._enter(config, "", set())
 
@@ -196,12 +222,20 @@ class Config:
         return json.dumps(json.loads(self._config.to_json_best_effort()), indent=2, sort_keys=True) + "\n"
 
 
-def from_dict(values: Mapping[str, Any]) -> ConfigDict:
+def from_dict(values: Mapping[str, Any], *, copies: Path | None = None, load: bool = True) -> ConfigDict:
     """Makes a config from the content of `config.json`: lists become the tuples of the schema.
+
+    Args:
+      values: the content.
+      copies: the run's directory `extensions`, whose copies of the extensions are imported.
+      load: whether the extensions are imported.
 
     Raises:
       ConfigError: a field is unknown in this version.
+      UserError: an extension cannot be imported.
     """
+    if load:
+        extension.load(values.get("extensions") or (), copies)
     config = default()
     known = dict(_leaves(config))
     fields = dict(schema.fields())
@@ -218,6 +252,12 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
             value = _to_tuples(value)
         section[name] = tuple(value) if is_tuple and value is not None else value
     return config
+
+
+def _extension_names(config: ConfigDict) -> tuple[str, ...]:
+    """The names in `config.extensions`; () where the field is missing or wrong, which `check` reports."""
+    names = config.get("extensions")
+    return tuple(names) if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names) else ()
 
 
 def _to_tuples(value: Any) -> Any:

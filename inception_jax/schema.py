@@ -77,6 +77,18 @@ def _are_class_weights(value: Any) -> bool:
     )
 
 
+def _are_options(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and _is_plain(pair[1]) for pair in value
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str | None) or (
+        isinstance(value, tuple | list) and all(map(_is_plain, value))
+    )
+
+
 def _are_multipliers(value: tuple) -> bool:
     return all(
         isinstance(pair, tuple | list)
@@ -103,6 +115,12 @@ SCHEMA: dict[str, Any] = {
         "seed of the initial parameters, the data order, all augmentations and all dropout masks",
         _NOT_NEGATIVE,
     ),
+    "extensions": Field(
+        (),
+        "Python files (or modules) that are imported before anything is built: they register networks, data sets, "
+        "optimizers, augmentations or metrics of your own",
+        (lambda value: all(isinstance(name, str) and name for name in value), "paths of Python files or module names"),
+    ),
     "batch_size": Field(64, "examples per step, over all devices and processes (global batch size)", _POSITIVE),
     "num_epochs": Field(float, "length of the run, in passes over the training split", _POSITIVE),
     "num_steps": Field(int, "length of the run, in steps; overrides num_epochs", _POSITIVE),
@@ -123,7 +141,10 @@ SCHEMA: dict[str, Any] = {
         "options": {},  # filled with the options of the models by `default()`
     },
     "data": {
-        "name": Field("digits", "digits, fashion_mnist, imagenet2012, folder:PATH, synthetic, or a prepared TFDS name"),
+        "name": Field(
+            "digits",
+            "digits, fashion_mnist, imagenet2012, folder:PATH, synthetic, a prepared TFDS name, or a registered one",
+        ),
         "data_dir": Field(str, "directory of prepared data sets; unset: TFDS_DATA_DIR, then ~/tensorflow_datasets"),
         "train_split": Field("train", "training split, such as train or train[:90%]"),
         "sampling": Field(
@@ -151,8 +172,7 @@ SCHEMA: dict[str, Any] = {
         "rule": Field(
             "area_aspect",
             "training crop; area_aspect: of random area and aspect ratio; random_crop: a square at a random "
-            "position, after the shorter side was resized; none: the evaluation crop",
-            _one_of("area_aspect", "random_crop", "none"),
+            "position, after the shorter side was resized; none: the evaluation crop; or one that is registered",
         ),
         "area": Field((0.08, 1.0), "area_aspect: smallest and largest fraction of the image's area", _AREA),
         "aspect": Field((3 / 4, 4 / 3), "area_aspect: smallest and largest aspect ratio, width / height", _INTERVAL),
@@ -163,7 +183,15 @@ SCHEMA: dict[str, Any] = {
         ),
     },
     "optimizer": {
-        "name": Field("sgd", "sgd with momentum, rmsprop (TensorFlow's) or adamw", _one_of("sgd", "rmsprop", "adamw")),
+        "name": Field(
+            "sgd", "sgd with momentum, rmsprop (TensorFlow's), adamw, any of Optax's as optax.NAME, or a registered one"
+        ),
+        "options": Field(
+            object,
+            "optax.NAME or a registered optimizer: its own options by keyword, a mapping such as {'b1': 0.95}; unset: "
+            "its defaults",
+            (_are_options, "a mapping of option names to numbers, strings, booleans or tuples"),
+        ),
         "learning_rate": Field(0.01, "base learning rate of the schedule", _NOT_NEGATIVE),
         "momentum": Field(0.9, "sgd, rmsprop: decay of the velocity", _FRACTION),
         "nesterov": Field(False, "sgd: Nesterov momentum"),

@@ -66,6 +66,24 @@ def x64():
         yield
 
 
+@pytest.fixture
+def registrations():
+    """Forgets after the test what it has registered."""
+    from inception_jax import extensions, metric_definitions
+    from inception_jax.data import datasets, images
+    from inception_jax.models import registry
+
+    tables = (
+        extensions.OPTIMIZERS, extensions._ORIGINS, extensions._FILES, metric_definitions.METRICS, datasets._ADDED,
+        images.CUSTOM, registry._SPECS,
+    )  # fmt: skip
+    before = [dict(table) for table in tables]
+    yield
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)
+
+
 @pytest.fixture(scope="session")
 def command_environment(tmp_path_factory):
     """The environment of a command: one device, strict promotion, quick compilation, kept for the next command."""

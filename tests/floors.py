@@ -13,9 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (  # the lowest first
     ("errors", "file_locks", "metric_definitions", "models", "schema", "tree_paths"),
-    ("command_line", "config", "data", "metrics", "multihost", "weight_files"),
-    ("checkpoints",),
-    ("fault_injection", "runs"),
+    ("command_line", "data", "metrics", "multihost", "weight_files"),
+    ("checkpoints", "extensions"),
+    ("config", "fault_injection", "runs"),
     ("compare", "summary", "training"),
     ("benchmarks", "evaluation", "sweeps", "train"),
     ("benchmark", "evaluate", "features", "pretrained", "sweep"),

@@ -12,7 +12,10 @@ import pytest
 import inception_jax
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLIC = ["InceptionOutput", "__version__", "create_model", "import_weights", "init_variables", "model_names"]
+PUBLIC = [
+    "InceptionOutput", "__version__", "create_model", "import_weights", "init_variables", "model_names",
+    "register_augmentation", "register_dataset", "register_metric", "register_model", "register_optimizer",
+]  # fmt: skip
 
 
 def test_the_public_names():
@@ -25,7 +28,7 @@ def test_the_public_names():
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name != "__version__"])
-def test_the_example_in_the_docstring_runs(name):
+def test_the_example_in_the_docstring_runs(name, registrations):
     value = getattr(inception_jax, name)
     assert "\nExample:\n" in inspect.cleandoc(value.__doc__)
     [test] = [test for test in doctest.DocTestFinder(recurse=False).find(value, name, globs={}) if test.examples]

@@ -17,6 +17,7 @@ from inception_jax.data.records import (
     FileInstruction,
     FileRecords,
     MemoryRecords,
+    OwnRecords,
     RecordRange,
     RecordSource,
     SyntheticRecords,
@@ -33,6 +34,12 @@ PREPARABLE = {
     "fashion_mnist": " --source=FOLDER_OF_THE_FOUR_FILES (Debian has them: apt-get install dataset-fashion-mnist)",
     "imagenet2012": " --source=FOLDER_OF_THE_TWO_TARS",
 }
+
+
+BUILT_IN = ("digits", "synthetic", "folder", *PREPARABLE)
+
+# {name: (function that returns {split: data}, class names)} of the data sets that were added.
+_ADDED: dict[str, tuple[Callable[[], Mapping[str, Any]], list[str]]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +109,7 @@ def load(name: str, split: str, data_dir: str | None = None) -> Dataset:
       name: "digits" (embedded, nothing to prepare); "fashion_mnist", "imagenet2012" or any other data set that is
         prepared as ArrayRecord in `data_dir`, also "name/config:1.2.3"; "folder:PATH" (images in class folders, see
         `folders.scan`, or a prepared data set's own folder); "synthetic", "synthetic:CLASSES" or
-        "synthetic:CLASSES:SIDE" (noise: 1000 classes, 256 pixels).
+        "synthetic:CLASSES:SIDE" (noise: 1000 classes, 256 pixels); or a name that was added.
       split: a name, or TFDS's syntax for slices and sums: "train[:90%]", "train[5000:]", "train+test".
       data_dir: folder of prepared data sets; see `default_data_dir`.
 
@@ -111,6 +118,8 @@ def load(name: str, split: str, data_dir: str | None = None) -> Dataset:
         command to run.
     """
     kind, _, rest = name.partition(":")
+    if name in _ADDED:
+        return _added(name, split)
     if name == "digits":
         return _from_splits(name, split, digits.CLASS_NAMES, {s: _digits(s) for s in digits.NUM_EXAMPLES})
     if kind == "synthetic":
@@ -122,6 +131,43 @@ def load(name: str, split: str, data_dir: str | None = None) -> Dataset:
         class_names, parts = folders.scan(path)
         return _from_splits(name, split, class_names, {s: FileRecords(p.paths, p.labels) for s, p in parts.items()})
     return _prepared(name, split, lambda: _find_prepared(name, default_data_dir(data_dir)))
+
+
+def add(name: str, splits: Callable[[], Mapping[str, Any]], class_names: list[str]) -> None:
+    """Adds a data set, or replaces one that was added under its name (`inception_jax.register_dataset`)."""
+    _ADDED[name] = splits, class_names
+
+
+def _added(name: str, split: str) -> Dataset:
+    load_splits, class_names = _ADDED[name]
+    try:
+        splits = dict(load_splits())
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's function raises
+        raise UserError(f"data set {name!r}: {type(error).__name__}: {error}") from error
+    sources = {key: _own_source(f"{name} [{key}]", data, len(class_names)) for key, data in splits.items()}
+    return _not_empty(_from_splits(name, split, class_names, sources))
+
+
+def _own_source(name: str, data: Any, num_classes: int) -> RecordSource:
+    """The source of a split that was added, from arrays or from an object with a length and items; checks both."""
+    if not isinstance(data, tuple):
+        if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+            raise UserError(f"{name}: {type(data).__name__}; (images, labels), or an object with a length and items")
+        return OwnRecords(name, data)
+    if len(data) != 2:
+        raise UserError(f"{name}: a tuple of {len(data)}; (images, labels) is needed")
+    images, labels = (np.asarray(array) for array in data)
+    if images.ndim == 3:
+        images = np.repeat(images[..., None], 3, axis=-1)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise UserError(f"{name}: images {images.dtype}{list(images.shape)}; uint8 [n, height, width, 3] is needed")
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"{name}: labels {labels.dtype}{list(labels.shape)}; integers [{len(images)}] are needed")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise UserError(f"{name}: labels from {labels.min()} to {labels.max()}; the classes are 0 to {num_classes - 1}")
+    return MemoryRecords(images, labels)
 
 
 def _digits(split: str) -> MemoryRecords:
@@ -233,7 +279,7 @@ def _find_prepared(name: str, data_dir: Path) -> tfds.core.DatasetBuilder:
         command = f"tfds build {name} --data_dir={data_dir} --file_format=array_record"
         raise UserError(f"data set {name!r} is not prepared in {data_dir}; run once, with tensorflow-cpu: {command}")
     here = sorted(path.parent.parent.name for path in data_dir.glob("*/*/dataset_info.json"))
-    names = [*PREPARABLE, "folder:PATH", "synthetic", *here]
+    names = [*PREPARABLE, "folder:PATH", "synthetic", *_ADDED, *here]
     raise UserError(
         f"unknown data set {name!r}{nearest(base, [*names, *stock])}; data sets: {', '.join(dict.fromkeys(names))}, or"
         f" any of TFDS's prepared in {data_dir}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import cv2
@@ -33,6 +33,8 @@ _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 INTERPOLATIONS = resampling.OPENCV
 _METHODS = list(INTERPOLATIONS)
 AUGMENTATION_RULES = ("area_aspect", "random_crop")
+BUILT_IN = (*AUGMENTATION_RULES, "none")
+"""The values of `config.augmentation.rule` that are this package's."""
 
 # The use of each of a position's uniform random numbers. Fixed: a new use takes new numbers, at the end.
 _FLIP, _INTERPOLATION, _WINDOW = 0, 1, 2
@@ -148,6 +150,43 @@ class Augmentation:
         for field in dataclasses.fields(self):
             if field.name in unused and getattr(self, field.name) != field.default:
                 raise UserError(f"augmentation.{field.name}: has no meaning with rule {self.rule!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CustomAugmentation:
+    """An augmentation of a user.
+
+    Attributes:
+      name: `augmentation.rule`.
+      function: takes (image uint8 [height, width, 3], image_size, float64 [64] in [0, 1)) and returns uint8
+        [image_size, image_size, 3].
+    """
+
+    name: str
+    function: Callable[[np.ndarray, int, np.ndarray], np.ndarray]
+
+    def __call__(self, image: np.ndarray, image_size: int, uniforms: np.ndarray, out: np.ndarray) -> None:
+        """Augments an image; writes to `out`, uint8 [image_size, image_size, 3].
+
+        Raises:
+          UserError: the function raises, or returns another shape or dtype.
+        """
+        try:
+            result = np.asarray(self.function(image, image_size, uniforms))
+        except UserError:
+            raise
+        except Exception as error:  # whatever a user's function raises
+            raise UserError(f"augmentation {self.name!r}: {type(error).__name__}: {error}") from error
+        if result.shape != out.shape or result.dtype != np.uint8:
+            raise UserError(
+                f"augmentation {self.name!r} returned {result.dtype}{list(result.shape)}; uint8{list(out.shape)} is "
+                "needed"
+            )
+        out[...] = result
+
+
+CUSTOM: dict[str, CustomAugmentation] = {}
+"""{name: augmentation} of those that were added (`inception_jax.register_augmentation`)."""
 
 
 def from_fields(kind: type[_Fields], fields: Any, name: str) -> _Fields:

@@ -145,7 +145,7 @@ class TrainPipeline(_Pipeline):
         batch_size: int,
         image_size: int,
         seed: int,
-        augmentation: Mapping[str, Any] | images.Augmentation | images.EvalCrop,
+        augmentation: Mapping[str, Any] | images.Augmentation | images.CustomAugmentation | images.EvalCrop,
         sampling: str = "uniform",
         process_index: int = 0,
         process_count: int = 1,
@@ -161,7 +161,8 @@ class TrainPipeline(_Pipeline):
           batch_size: examples per step over all processes; a multiple of `process_count`.
           image_size: height and width of the images in a batch, in pixels.
           seed: of the order and of the augmentation, 0 to 2**32 - 1.
-          augmentation: an `images.Augmentation` or its fields; an `images.EvalCrop` to train on the center crop.
+          augmentation: an `images.Augmentation` or its fields; a user's own; an `images.EvalCrop` to train on the
+            center crop.
           sampling: "uniform": every example once per epoch (`ShuffledOrder`); "balanced": every class equally often
             (`BalancedOrder`).
           process_index: which contiguous block of each batch this process makes.
@@ -186,8 +187,8 @@ class TrainPipeline(_Pipeline):
             prefetch=prefetch,
             skip_corrupt=skip_corrupt,
         )
-        self.augmentation: images.Augmentation | images.EvalCrop
-        if isinstance(augmentation, images.EvalCrop):
+        self.augmentation: images.Augmentation | images.CustomAugmentation | images.EvalCrop
+        if isinstance(augmentation, images.EvalCrop | images.CustomAugmentation):
             self.augmentation = augmentation
         else:
             self.augmentation = images.from_fields(images.Augmentation, augmentation, "augmentation")
@@ -222,7 +223,7 @@ class TrainPipeline(_Pipeline):
         batch = self._empty_batch()
         start = int(k) * self.batch_size + self._first_row
         numbers = np.empty((self.local_batch_size, 0))
-        if isinstance(self.augmentation, images.Augmentation):
+        if not isinstance(self.augmentation, images.EvalCrop):
             numbers = uniforms(self.seed, start, self.local_batch_size)
         for row, index in enumerate(self._order.indices(start, self.local_batch_size).tolist()):
             self._fill(batch, row, index, numbers[row])
@@ -231,6 +232,8 @@ class TrainPipeline(_Pipeline):
     def _view(self, image: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
         if isinstance(self.augmentation, images.Augmentation):
             images.augment(image, self.image_size, numbers, self.augmentation, out=out)
+        elif isinstance(self.augmentation, images.CustomAugmentation):
+            self.augmentation(image, self.image_size, numbers, out)
         else:
             images.center_crop(image, self.image_size, self.augmentation, out=out)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import operator
 import os
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -86,6 +87,41 @@ class FileRecords:
 
     def record_name(self, index: int) -> str:
         return os.fspath(self.paths[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnRecords:
+    """A user's own object with a length and items; what it raises or returns wrong becomes an error of one line.
+
+    Attributes:
+      name: of the data set and split.
+      items: item i is (image, label).
+    """
+
+    name: str
+    items: Any
+    in_memory = False
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
+        try:
+            image, label = self.items[index]
+            label = operator.index(label)
+        except Exception as error:  # whatever a user's object raises
+            raise UserError(f"{self.name}, item {index}: {type(error).__name__}: {error}") from error
+        if not isinstance(image, bytes):
+            image = np.asarray(image)
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise UserError(
+                    f"{self.name}, item {index}: an image {image.dtype}{list(image.shape)}; uint8 [height, width, 3], "
+                    "or the bytes of an image file, is needed"
+                )
+        return image, label
+
+    def record_name(self, index: int) -> str:
+        return f"item {index}"
 
 
 @dataclasses.dataclass(frozen=True)

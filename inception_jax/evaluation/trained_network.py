@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception_jax import config as configs
+from inception_jax import extensions
 from inception_jax.checkpoints.reading import load_record, load_variables
 from inception_jax.config import Config
 from inception_jax.data import images
@@ -39,7 +40,7 @@ def load_config(workdir: str | Path) -> ConfigDict:
     values = manifest.read_config(workdir)
     if values is None:
         raise UserError(f"--workdir={workdir}: there is no run there (no {manifest.CONFIG})")
-    return configs.from_dict(values)
+    return configs.from_dict(values, copies=Path(workdir) / extensions.DIRECTORY)
 
 
 def load_class_names(workdir: str | Path) -> list[str]:

@@ -171,7 +171,7 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[st
     """Initializes a network: the tree and values of `model.init(key, zeros)`, without compiling the forward pass.
 
     Args:
-      model: a network of this package.
+      model: a network of this package, or one with layers of its own, whose `init` is then compiled.
       key: a PRNG key.
       image_size: height and width in pixels; every size that the network accepts gives the same variables.
 
@@ -195,7 +195,10 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[st
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     with parameters.record_declarations() as declarations:
         # A new function each time: a cached trace would declare nothing.
-        jax.eval_shape(lambda key, images: model.init(key, images), key, images)
+        shapes = jax.eval_shape(lambda key, images: model.init(key, images), key, images)
+    if len(jax.tree.leaves(shapes)) > len(declarations):  # some are declared by layers that are not this package's
+        compiled = jax.jit(lambda key: model.init(key, jnp.zeros(images.shape, images.dtype)))
+        return flax.core.unfreeze(compiled(key))
 
     def declare_again(root: flax.core.Scope) -> None:
         # Flax derives a parameter's key from its path and its position in its layer: the same scopes, the same keys.

@@ -41,8 +41,10 @@ class ModelSpec:
       min_image_size: the smallest height and width in pixels that it accepts.
       aux_weights: the loss weight of each auxiliary head, first head first; the main loss has weight 1.
       paper: the source of the network.
-      parameters, parameters_with_aux: trainable parameters at 1000 classes, without and with the auxiliary heads.
-      macs: multiply-adds of convolutions and fully connected layers for one image of `image_size`, without heads.
+      parameters, parameters_with_aux: trainable parameters at 1000 classes, without and with the auxiliary heads; 0 of
+        a network that was added.
+      macs: multiply-adds of convolutions and fully connected layers for one image of `image_size`, without heads; 0 of
+        a network that was added.
     """
 
     name: str
@@ -183,6 +185,15 @@ _SPECS = {
         ),
     )
 }
+
+
+BUILT_IN = frozenset(_SPECS)
+"""The names of this package's networks."""
+
+
+def add(spec: ModelSpec) -> None:
+    """Adds a network, or replaces one that was added under its name (`inception_jax.register_model`)."""
+    _SPECS[spec.name] = spec
 
 
 def model_names() -> tuple[str, ...]:

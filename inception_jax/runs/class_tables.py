@@ -78,7 +78,7 @@ def report_lines(workdir: Path) -> list[str]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        known = [
+        known: list[tuple[Any, ...]] = [
             (
                 row["class"],
                 *(float(row[name]) if row[name] else math.nan for name in ("precision", "recall", "f1")),
@@ -93,7 +93,7 @@ def report_lines(workdir: Path) -> list[str]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, csv.Error):
         raise UserError(f"{path} is damaged: not a table of classes") from None
-    shown, lines = known, []
+    shown, lines = known, list[str]()
     if len(known) > _LISTED:
         shown = sorted(known, key=lambda row: (math.isnan(row[3]), row[3]))[:_WORST]
         lines = [f"The {_WORST} of {len(known):,} classes with the lowest F1.", ""]

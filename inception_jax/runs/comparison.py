@@ -163,7 +163,7 @@ def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None 
 
 def _find_metric(runs: Sequence[RunState], name: str) -> Metric:
     """The metric of a name: one of this package, or one that a recipe registered and a run's manifest describes."""
-    recorded = {}
+    recorded: dict[str, Any] = {}
     for run in runs:
         recorded |= {
             key: value for key, value in (run.manifest.get("metrics") or {}).items() if has_type(value, OBJECT)

@@ -31,6 +31,8 @@ def format_recipe(config: Mapping[str, Any], docstring: str) -> str:
     configs.check(recipe)
     defaults = dict(flatten(configs.default().to_dict()))
     differing = [(path, value) for path, value in flatten(recipe.to_dict()) if not same_value(value, defaults[path])]
+    # Before anything else: they register the options of their networks.
+    extensions = f"extensions={_literal(recipe.extensions)}" if recipe.extensions else ""
     text = docstring.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     lines = [
         f'"""{text}',
@@ -41,9 +43,9 @@ def format_recipe(config: Mapping[str, Any], docstring: str) -> str:
         "",
         "def get_config():",
         '    """The recipe, ready for overrides."""',
-        "    config = inception_jax.config.default()",
+        f"    config = inception_jax.config.default({extensions})",
     ]
-    lines += _assignments(differing)
+    lines += _assignments([field for field in differing if field[0] != "extensions"])
     return "\n".join([*lines, "    return config", ""])
 
 

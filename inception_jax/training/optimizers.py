@@ -111,14 +111,33 @@ def make_optimizer(
     _check(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
     _check(clip_norm is None or clip_norm >= 0, "clip_norm", clip_norm, "more than 0, or 0 for none")
     mask = _compile(weight_decay_mask, "weight_decay_mask")
-    multipliers = _compile_multipliers(learning_rate_multipliers)
+    multipliers = compile_multipliers(learning_rate_multipliers)
 
     l2 = 0.0 if name == "adamw" else weight_decay
     rule = _rule(options, weight_decay - l2, mask, _scale_by_learning_rate(learning_rate, multipliers))
+    return in_float32(rule, l2=l2, clip_norm=clip_norm, decayed=mask if weight_decay else None)
+
+
+def in_float32(
+    rule: optax.GradientTransformation,
+    *,
+    l2: float = 0.0,
+    clip_norm: float | None = None,
+    decayed: re.Pattern[str] | None = None,
+) -> optax.GradientTransformation:
+    """Puts what comes first before a rule: at least float32, L2 weight decay, clipping by the global norm.
+
+    Args:
+      rule: from clipped gradients to updates.
+      l2: strength of the L2 decay.
+      clip_norm: as in `make_optimizer`.
+      decayed: pattern of the parameters that decay, by L2 or in the rule; None: none do.
+    """
+    mask = decayed or _compile(KERNELS, "weight_decay_mask")
 
     def init(params: Tree) -> optax.OptState:
-        if weight_decay:
-            _decayed(params, mask)
+        if decayed:
+            decayed_parameters(params, decayed)
         return rule.init(_at_least_float32(params))
 
     def update(gradients: Tree, state: optax.OptState, params: Tree | None = None) -> tuple[Tree, optax.OptState]:
@@ -192,7 +211,8 @@ def _compile(pattern: str, field: str) -> re.Pattern[str]:
         raise UserError(f"config.optimizer.{field}: {pattern!r} is not a regular expression: {error}") from None
 
 
-def _compile_multipliers(multipliers: Multipliers) -> list[tuple[re.Pattern[str], float]]:
+def compile_multipliers(multipliers: Multipliers) -> list[tuple[re.Pattern[str], float]]:
+    """The patterns and factors of `learning_rate_multipliers`, checked; raises UserError."""
     pairs = multipliers.items() if isinstance(multipliers, Mapping) else multipliers
     for _, factor in pairs:
         _check(0 <= factor < math.inf, "learning_rate_multipliers", factor, "factors of 0 or more")
@@ -206,7 +226,7 @@ def _no_match(field: str, pattern: re.Pattern[str], paths: Tree) -> UserError:
     )
 
 
-def _decayed(params: Tree, mask: re.Pattern[str]) -> Tree:
+def decayed_parameters(params: Tree, mask: re.Pattern[str]) -> Tree:
     """Tree of bool: the parameters that weight decay acts on."""
     paths = leaf_paths(params)
     decayed = jax.tree.map(lambda path: mask.search(path) is not None, paths)
@@ -220,11 +240,11 @@ def _add_decay(updates: Tree, params: Tree, weight_decay: float, mask: re.Patter
         lambda update, parameter, decays: update + weight_decay * parameter if decays else update,
         updates,
         params,
-        _decayed(params, mask),
+        decayed_parameters(params, mask),
     )
 
 
-def _factors(params: Tree, multipliers: list[tuple[re.Pattern[str], float]]) -> Tree:
+def factors(params: Tree, multipliers: list[tuple[re.Pattern[str], float]]) -> Tree:
     """Tree of float: each parameter's factor on the learning rate."""
     paths = leaf_paths(params)
     unused = set(range(len(multipliers)))
@@ -234,10 +254,10 @@ def _factors(params: Tree, multipliers: list[tuple[re.Pattern[str], float]]) -> 
         unused.discard(index)
         return 1.0 if index is None else multipliers[index][1]
 
-    factors = jax.tree.map(factor, paths)
+    found = jax.tree.map(factor, paths)
     if unused:
         raise _no_match("learning_rate_multipliers", multipliers[min(unused)][0], paths)
-    return factors
+    return found
 
 
 def _scale_by_learning_rate(
@@ -246,7 +266,7 @@ def _scale_by_learning_rate(
     """`update -> -learning_rate(count) * factor * update`."""
 
     def init(params: Tree) -> LearningRateState:
-        _factors(params, multipliers)
+        factors(params, multipliers)
         return LearningRateState(count=jnp.zeros((), jnp.int32))
 
     def update(updates: Tree, state: LearningRateState, params: Tree | None = None) -> tuple[Tree, LearningRateState]:
@@ -254,7 +274,7 @@ def _scale_by_learning_rate(
         scaled = jax.tree.map(
             lambda update, factor: -jnp.asarray(rate, update.dtype) * factor * update,
             updates,
-            _factors(params, multipliers),
+            factors(params, multipliers),
         )
         return scaled, LearningRateState(count=optax.safe_increment(state.count))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 
+from inception_jax import extensions
 from inception_jax.checkpoints.saving import Checkpoints
 from inception_jax.config import Config, ConfigError, from_dict
 from inception_jax.errors import UserError
@@ -26,8 +28,8 @@ from inception_jax.training.state import TrainState
 
 # Fields that may differ between two starts of a run: none of them changes a number of the steps already taken.
 MAY_CHANGE = (
-    "checkpoint.", "data.data_dir", "data.prefetch", "data.threads", "data.workers", "evaluation.", "faults.",
-    "logging.", "parallel.devices", "parallel.mode", "stop.",
+    "checkpoint.", "data.data_dir", "data.prefetch", "data.threads", "data.workers", "evaluation.", "extensions",
+    "faults.", "logging.", "parallel.devices", "parallel.mode", "stop.",
 )  # fmt: skip
 LENGTH = ("num_epochs", "num_steps")
 CLASSES = "classes.json"
@@ -68,7 +70,7 @@ def refuse_changed_config(workdir: Path, config: Config) -> None:
     if before is None:
         return
     # A field that is missing because an earlier version did not have it counts as its default.
-    before = Config(from_dict(before)).to_dict()
+    before = json.loads(from_dict(before, load=False).to_json_best_effort())
     for path, old, new in manifest.config_differences(before, config.to_dict()):
         if path.startswith(MAY_CHANGE) or (path in LENGTH and run_length.is_extendable(config)):
             continue
@@ -90,7 +92,14 @@ def write_run_files(setup: Setup, workdir: Path) -> None:
     classes = {"dataset": setup.data.train.dataset.name, "names": setup.data.class_names}
     with processes.fail_together():
         if processes.is_first():
-            manifest.write(workdir, setup.config.to_json(), devices=[setup.devices.describe()])
+            for name in extensions.copy_files(setup.config.extensions, workdir):
+                print(f"note: {name} has changed since the run began; its copy is replaced", file=sys.stderr)
+            manifest.write(
+                workdir,
+                setup.config.to_json(),
+                devices=[setup.devices.describe()],
+                metrics=extensions.recorded_metrics(),
+            )
             manifest.replace_text(workdir / CLASSES, json.dumps(classes, indent=2) + "\n")
             if setup.warm_start and setup.warm_start.report:
                 text = json.dumps(setup.warm_start.to_json(), indent=2) + "\n"
@@ -181,6 +190,7 @@ def format_header(setup: Setup, state: TrainState, start: int, devices_before: i
         *_device_count_note(setup, devices_before),
         *freezing.format_lines(setup.objective.freezing, state.params, config.optimizer.learning_rate_multipliers),
         *_format_balance(setup),
+        *([f"warning: {setup.notice}"] if setup.notice else []),
         *_format_warm_start(setup),
     ]
     return "\n".join(lines)

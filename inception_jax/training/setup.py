@@ -11,13 +11,22 @@ from typing import Any
 import jax
 import optax
 
+from inception_jax import extensions
 from inception_jax.config import Config, ConfigError
 from inception_jax.data import datasets, eval_protocols, images
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.metric_definitions import METRICS, Metric
 from inception_jax.models import registry
 from inception_jax.models.base import BaseNetwork
-from inception_jax.training import class_balance, network_setup, optimizers, run_length, schedules, warm_start
+from inception_jax.training import (
+    class_balance,
+    network_setup,
+    optax_optimizers,
+    optimizers,
+    run_length,
+    schedules,
+    warm_start,
+)
 from inception_jax.training.batch_norm import BatchNormGroups
 from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.network_setup import NetworkInput
@@ -96,6 +105,7 @@ class Setup:
       faults: limits of fault tolerance.
       checkpoints: options of checkpoints.
       logging: what is written beside metrics and log.
+      notice: a line for the log's header; None: none.
     """
 
     config: Config
@@ -113,6 +123,7 @@ class Setup:
     faults: run_length.FaultLimits
     checkpoints: CheckpointOptions
     logging: LoggingOptions
+    notice: str | None = None
 
 
 def build(config: Config) -> Setup:
@@ -121,6 +132,7 @@ def build(config: Config) -> Setup:
     Raises:
       UserError: an unknown name, a value that does not fit the data or the devices, or missing data.
     """
+    notice = extensions.check_named(config.extensions, _registered_names(config))
     devices = Devices(config.parallel.mode, config.parallel.devices)
     spec, network_input = registry.get_spec(config.model.name), network_setup.read_input(config)
     train_split = datasets.load(config.data.name, config.data.train_split, config.data.data_dir)
@@ -166,7 +178,18 @@ def build(config: Config) -> Setup:
             min_improvement=config.stop.min_improvement if config.stop.patience else 0.0,
         ),
         logging=LoggingOptions(**config.logging.read("tensorboard", "pictures")),
+        notice=notice,
     )
+
+
+def _registered_names(config: Config) -> list[tuple[str, str]]:
+    """(kind, name) of what the config uses and a recipe may have registered."""
+    return [
+        ("model", config.model.name),
+        ("data set", config.data.name),
+        ("optimizer", config.optimizer.name),
+        ("augmentation", config.augmentation.rule),
+    ]
 
 
 def build_eval_data(
@@ -216,9 +239,13 @@ def _reading_options(config: Config) -> dict[str, Any]:
     }
 
 
-def _augmentation(config: Config, eval_crop: images.EvalCrop) -> images.Augmentation | images.EvalCrop:
-    """The training crop and flip; without augmentation the evaluation crop."""
+def _augmentation(
+    config: Config, eval_crop: images.EvalCrop
+) -> images.Augmentation | images.CustomAugmentation | images.EvalCrop:
+    """The training crop and flip, or a registered augmentation; without augmentation the evaluation crop."""
     fields = config.augmentation
+    if fields.rule in images.CUSTOM:
+        return images.CUSTOM[fields.rule]
     if fields.rule == "none":
         return eval_crop
     options = ("area", "aspect") if fields.rule == "area_aspect" else ("resize",)
@@ -241,10 +268,19 @@ def _schedule(config: Config, length: run_length.RunLength) -> optax.Schedule:
 
 def _optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
     fields = config.optimizer
-    options = fields.read(*optimizers.OPTIONS[fields.name])
     multipliers = [*fields.learning_rate_multipliers]
     if fields.bias_learning_rate != 1:
         multipliers.append((r"(^|/)bias$", fields.bias_learning_rate))
+    if fields.name not in optimizers.OPTIONS:
+        return optax_optimizers.make_optimizer(
+            fields.name,
+            learning_rate=schedule,
+            options=dict(fields.options or ()),
+            weight_decay=fields.weight_decay,
+            clip_norm=fields.clip_norm,
+            learning_rate_multipliers=multipliers,
+        )
+    options = fields.read(*optimizers.OPTIONS[fields.name])
     return optimizers.make_optimizer(
         fields.name,
         learning_rate=schedule,

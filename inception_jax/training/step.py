@@ -242,11 +242,12 @@ def _skip_if_bad(
         good &= loss <= loss_limit * metrics["count"]
 
     def select(new: Any, old: Any) -> Any:
-        if isinstance(new, optimizers.LearningRateState):
+        if isinstance(new, schedule_states):
             return new  # the schedule is a function of the step, skipped or not
         return jnp.where(good, new, old)
 
-    is_schedule = lambda node: isinstance(node, optimizers.LearningRateState)  # noqa: E731
+    schedule_states = (optimizers.LearningRateState, optax.ScaleByScheduleState)
+    is_schedule = lambda node: isinstance(node, schedule_states)  # noqa: E731
     selected = jax.tree.map(select, after, before, is_leaf=is_schedule).replace(step=after.step)
     metrics = {name: value if name == "stop" else jnp.where(good, value, 0) for name, value in metrics.items()}
     metrics["skipped"] = 1 - good.astype(loss.dtype)

@@ -1,0 +1,400 @@
+"""Extension from a recipe: registers networks, data sets, optimizers, augmentations and metrics under a name.
+
+A config names what is registered, and in `extensions` the Python files (or modules) that register it. Every command
+imports those before it builds anything: `train` from the recipe, `evaluate`, `predict` and `extract` from config.json.
+A run keeps a copy of each file in its workdir, and those commands use it: a run is evaluated by the code that trained
+it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+
+from inception_jax import metric_definitions
+from inception_jax.data import datasets, images
+from inception_jax.errors import UserError, nearest
+
+DIRECTORY = "extensions"
+"""Directory of the copies in a workdir."""
+
+OPTIMIZERS: dict[str, Callable[..., Any]] = {}
+"""{name: factory} of the registered optimizers; `training.optimizers` calls them."""
+
+# {(kind, name): where it was registered: the real path of a file, or None (a notebook, an interactive session)}
+_ORIGINS: dict[tuple[str, str], str | None] = {}
+# {real path: SHA-256} of the files that were imported here, also as a recipe, and {path as given} of their copies
+_FILES: dict[str, str] = {}
+
+
+_MODULE = "inception_jax_extension_"  # begins the names of the modules that are imported from files
+
+
+def register_model(
+    name: str,
+    constructor: Callable[..., Any],
+    *,
+    image_size: int,
+    min_image_size: int = 1,
+    aux_weights: Sequence[float] = (),
+    source: str = "registered by a recipe",
+) -> None:
+    """Registers a network: `config.model.name`, and `create_model(name)`.
+
+    Args:
+      name: letters, digits and underscores.
+      constructor: a subclass of `inception_jax.models.base.BaseNetwork`, or a `functools.partial` of one. It is called
+        without arguments to learn its options, which become fields of `config.model.options`. Its call takes (images
+        [B, H, W, 3], train, example_keys) and returns an `InceptionOutput`.
+      image_size: default height and width of its input, in pixels.
+      min_image_size: the smallest that it accepts.
+      aux_weights: loss weight of each auxiliary head, first head first.
+      source: the paper or code that it is from, for the log.
+
+    Raises:
+      UserError: the name is taken, or the constructor makes no `BaseNetwork`.
+
+    Example:
+      >>> import functools
+      >>> import inception_jax
+      >>> from inception_jax.models.inception_v1 import InceptionV1
+      >>> wide_stem = functools.partial(InceptionV1, conv2_reduce=False, aux_heads=False)
+      >>> inception_jax.register_model("v1_wide_stem", wide_stem, image_size=224, min_image_size=32)
+      >>> inception_jax.create_model("v1_wide_stem", num_classes=3).conv2_reduce
+      False
+    """
+    from inception_jax.models import registry
+    from inception_jax.models.base import BaseNetwork
+
+    _claim("model", name, registry.BUILT_IN)
+    try:
+        model = constructor()
+    except Exception as error:
+        raise UserError(f"model {name!r}: its constructor needs no argument, but raises {_describe(error)}") from error
+    if not isinstance(model, BaseNetwork):
+        raise UserError(
+            f"model {name!r}: {type(model).__name__} is no subclass of inception_jax.models.base.BaseNetwork"
+        )
+    registry.add(registry.ModelSpec(name, constructor, image_size, min_image_size, tuple(aux_weights), source, 0, 0, 0))
+
+
+def register_dataset(
+    name: str,
+    splits: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    *,
+    class_names: Sequence[str],
+) -> None:
+    """Registers a data set: `config.data.name`. Slices and sums of its splits work as of any other: "train[:90%]".
+
+    Args:
+      name: letters, digits and underscores.
+      splits: {split: data}, or a function without arguments that returns it, which is called when the data set is used
+        first. Data is a pair of arrays, images uint8 [n, height, width, 3] (or [n, height, width], grey) and labels int
+        [n]; or an object with a length whose item i is (image, label), the image as uint8 [height, width, 3] or as the
+        bytes of an image file. With worker processes the object is pickled, with its class.
+      class_names: one per class, in the order of the labels.
+
+    Raises:
+      UserError: the name is taken, there are fewer than two classes, or names are repeated.
+
+    Example:
+      >>> import numpy as np
+      >>> import inception_jax
+      >>> images, labels = np.zeros((6, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1, 0, 1])
+      >>> splits = {"train": (images[:4], labels[:4]), "test": (images[4:], labels[4:])}
+      >>> inception_jax.register_dataset("two_shades", splits, class_names=["dark", "light"])
+      >>> from inception_jax.data import datasets
+      >>> datasets.load("two_shades", "train[:50%]").num_examples
+      2
+    """
+    names = [str(one) for one in class_names]
+    if len(names) < 2 or len({*names}) < len(names):
+        raise UserError(f"data set {name!r}: class_names = {names}; two or more different names are needed")
+    _claim("data set", name, datasets.BUILT_IN)
+    datasets.add(name, splits if callable(splits) else lambda: splits, names)
+
+
+def register_optimizer(name: str, factory: Callable[..., Any]) -> None:
+    """Registers an optimizer: `config.optimizer.name`. Those of Optax need not be registered: "optax.lamb".
+
+    Args:
+      name: letters, digits and underscores.
+      factory: takes `learning_rate`, a function of the step (int32 scalar), and its own options by keyword, which
+        `config.optimizer.options` sets; returns an `optax.GradientTransformation`. Where it takes `weight_decay` and
+        `mask`, it gets `config.optimizer.weight_decay` for the kernels; otherwise that is added to the gradient.
+
+    Raises:
+      UserError: the name is taken.
+
+    Example:
+      >>> import optax
+      >>> import inception_jax
+      >>> def signed(learning_rate, scale=1.0):
+      ...     return optax.chain(optax.sign_sgd(learning_rate), optax.scale(scale))
+      >>> inception_jax.register_optimizer("signed", signed)
+    """
+    _claim("optimizer", name, BUILT_IN_OPTIMIZERS)
+    OPTIMIZERS[name] = factory
+
+
+BUILT_IN_OPTIMIZERS = ("sgd", "rmsprop", "adamw")
+
+
+def register_augmentation(name: str, function: Callable[[np.ndarray, int, np.ndarray], np.ndarray]) -> None:
+    """Registers a training augmentation: `config.augmentation.rule`.
+
+    Args:
+      name: letters, digits and underscores.
+      function: takes (image uint8 [height, width, 3], RGB; image_size; float64 [64], uniform in [0, 1)) and returns
+        uint8 [image_size, image_size, 3]. All its randomness is in the 64 numbers, which belong to the example's
+        position in the run: so a resumed run, and any number of workers and hosts, give the same images.
+        `inception_jax.data.images.augment` is the package's own crop and flip, with the same numbers. With worker
+        processes the function is pickled.
+
+    Raises:
+      UserError: the name is taken.
+
+    Example:
+      >>> import cv2
+      >>> import inception_jax
+      >>> def shrink_and_dim(image, image_size, uniforms):
+      ...     small = cv2.resize(image, (image_size, image_size), interpolation=cv2.INTER_AREA)
+      ...     return cv2.convertScaleAbs(small, alpha=0.5 + 0.5 * uniforms[0])
+      >>> inception_jax.register_augmentation("shrink_and_dim", shrink_and_dim)
+    """
+    _claim("augmentation", name, images.BUILT_IN)
+    images.CUSTOM[name] = images.CustomAugmentation(name, function)
+
+
+def register_metric(
+    name: str,
+    compute: Callable[[metric_definitions.Predictions], float],
+    *,
+    better: Literal["higher", "lower"] = "higher",
+    title: str | None = None,
+    percent: bool = False,
+) -> None:
+    """Registers a metric: every evaluation computes it, and `config.checkpoint.best_metric` may name it.
+
+    Args:
+      name: letters, digits and underscores; its key in metrics.jsonl and result.json.
+      compute: takes the `Predictions` of a whole split (labels [n]; the classes [n, k] and probabilities [n, k] of the
+        k = min(5, classes) most probable ones) and returns a number; the same for the same predictions, or early
+        stopping and the processes of a run could disagree.
+      better: the direction in which a network improves.
+      title: in texts and plots; default: the name.
+      percent: whether it is a fraction that is shown in per cent.
+
+    Raises:
+      UserError: the name is taken, or `better` is neither "higher" nor "lower".
+
+    Example:
+      >>> import inception_jax
+      >>> def doubtful(predictions):
+      ...     return (predictions.probabilities[:, 0] < 0.5).mean()
+      >>> inception_jax.register_metric("doubtful", doubtful, better="lower", percent=True)
+    """
+    if better not in ("higher", "lower"):
+        raise UserError(f"metric {name!r}: better = {better!r}; 'higher' or 'lower' is allowed")
+    _claim("metric", name, {*metric_definitions.BUILT_IN, *_ROW_KEYS})
+    metric = metric_definitions.Metric(name, title or name, better, percent, compute=compute)
+    metric_definitions.METRICS[name] = metric
+
+
+# Other keys of an evaluation row.
+_ROW_KEYS = ("kind", "step", "epoch", "split", "weights", "count")
+
+
+def load(names: Iterable[str], copies: Path | None = None) -> None:
+    """Imports the extensions of a config, each once.
+
+    Args:
+      names: `config.extensions`: paths of Python files, or names of modules.
+      copies: the directory of a run's copies, of which the file of that name is imported instead.
+
+    Raises:
+      UserError: one does not exist, or raises; or a copy differs from the file that was imported here already.
+    """
+    for name in names:
+        if not name.endswith(".py"):
+            try:
+                importlib.import_module(name)
+            except Exception as error:
+                raise UserError(f"config.extensions: module {name!r}: {_describe(error)}") from error
+            continue
+        path = Path(name).expanduser()
+        copy = copies / path.name if copies else None
+        is_copied = copy is not None and copy.is_file()
+        _load_file(os.path.realpath(path), copy if copy and is_copied else path, is_copied)
+
+
+def _load_file(key: str, path: Path, is_copy: bool) -> None:
+    if key in _FILES and not is_copy:
+        return  # as of any module: an edit counts in the next process
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"config.extensions: cannot read {path}: {error.strerror or error}; it registers what the config names"
+        ) from None
+    if key in _FILES:
+        if _FILES[key] != digest:
+            raise UserError(
+                f"config.extensions: {path} is not the {Path(key).name} that this process has imported; load the run "
+                "in another process"
+            )
+        return
+    name = f"{_MODULE}{path.stem}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # of a file that ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    _FILES[key] = digest
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name], _FILES[key]
+        raise UserError(f"config.extensions: {path}: {_describe(error, path)}") from error
+    for where in [where for where, origin in _ORIGINS.items() if origin == os.path.realpath(path)]:
+        _ORIGINS[where] = key  # of a copy: as if the file itself had registered it
+    _pickle_by_value(module)
+
+
+def check_named(names: Iterable[str], used: Iterable[tuple[str, str]]) -> str | None:
+    """Checks that a config names the files of all that it uses, without which no other command could load the run.
+
+    Args:
+      names: `config.extensions`.
+      used: (kind, name) of what the config uses: "model", "data set", "optimizer", "augmentation"; all metrics are.
+
+    Returns:
+      A warning where something was registered in no file (a notebook); None where there is nothing to say.
+
+    Raises:
+      UserError: a file is missing in `names`; the message has the remedy.
+    """
+    named = {os.path.realpath(Path(name).expanduser()) for name in names if name.endswith(".py")}
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in names]
+    modules = {os.path.realpath(file) for file in files if file is not None}
+    metrics = [where for where in _ORIGINS if where[0] == "metric"]
+    warning = None
+    for kind, name in [*(where for where in used if where in _ORIGINS), *metrics]:
+        origin = _ORIGINS[kind, name]
+        if origin is None:
+            warning = f"{kind} {name!r} is registered in no file: no other command or process can load this run"
+        elif origin not in named and not any(origin.startswith(_package_root(module)) for module in modules):
+            raise UserError(
+                f"{kind} {name!r} is registered in {origin}, which config.extensions does not name; in that file: "
+                "config = inception_jax.config.default(extensions=(__file__,))"
+            )
+    return warning
+
+
+def copy_files(names: Iterable[str], workdir: Path) -> list[str]:
+    """Copies the files of `config.extensions` to a workdir, as they were imported.
+
+    Returns:
+      The names of the copies that replaced another content: the run began with other code.
+
+    Raises:
+      UserError: two files have one name, or a copy cannot be written.
+    """
+    from inception_jax.errors import write_error
+
+    files = [Path(name).expanduser() for name in names if name.endswith(".py")]
+    changed = []
+    for path in files:
+        if [other.name for other in files].count(path.name) > 1:
+            raise UserError(f"config.extensions: two files are named {path.name}; a workdir keeps one of a name")
+        copy = workdir / DIRECTORY / path.name
+        try:
+            content = path.read_bytes()
+            if copy.exists() and copy.read_bytes() == content:
+                continue
+            if copy.exists():
+                changed.append(path.name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            new = copy.with_name(f".{copy.name}.new")
+            new.write_bytes(content)
+            os.replace(new, copy)
+        except OSError as error:
+            raise write_error(copy, error) from None
+    return changed
+
+
+def recorded_metrics() -> dict[str, Any]:
+    """What manifest.json says of the registered metrics, so that a report need not import them."""
+    return {
+        name: metric.to_json()
+        for name, metric in metric_definitions.METRICS.items()
+        if name not in metric_definitions.BUILT_IN
+    }
+
+
+def _claim(kind: str, name: str, taken: Iterable[str]) -> None:
+    """Records where a name is registered; the same file may register it again, as a notebook does.
+
+    Raises:
+      UserError: it is no name, the package has it, or another file has registered it.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise UserError(f"{kind} {name!r}: a name of letters, digits and underscores is needed")
+    if name in taken:
+        raise UserError(f"{kind} {name!r}: the package has one of that name; choose another")
+    module = _calling_module()
+    file = module.get("__file__")
+    origin = os.path.realpath(file) if file and os.path.isfile(file) else None
+    earlier = _ORIGINS.get((kind, name), origin)
+    if earlier != origin:
+        raise UserError(f"{kind} {name!r}: registered by {earlier or 'an interactive session'} already")
+    if origin is not None and not str(module.get("__name__")).startswith(_MODULE):
+        _FILES[origin] = hashlib.sha256(Path(origin).read_bytes()).hexdigest()
+        if found := sys.modules.get(str(module.get("__name__"))):
+            _pickle_by_value(found)
+    _ORIGINS[kind, name] = origin
+
+
+def _calling_module() -> dict[str, Any]:
+    """The globals of the first caller outside this module."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals is globals():
+        frame = frame.f_back
+    return frame.f_globals if frame else {}
+
+
+def _pickle_by_value(module: ModuleType) -> None:
+    """Lets worker processes get the module's classes and functions, where they could not import it by its name."""
+    top = module.__name__.partition(".")[0]
+    if top != "__main__" and importlib.machinery.PathFinder.find_spec(top) is None:
+        import cloudpickle
+
+        cloudpickle.register_pickle_by_value(module)
+
+
+def _package_root(file: str) -> str:
+    """The directory of a package's `__init__.py`, whose modules count as named with it; of a module, its own file."""
+    return os.path.dirname(file) + os.sep if os.path.basename(file) == "__init__.py" else file
+
+
+def _describe(error: Exception, path: Path | None = None) -> str:
+    """The type and message of an error, in one line, with the last line of the file that it passed."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if path and frame.filename == str(path)]
+    where = f" (line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest, all names, and how a recipe's own becomes one."""
+    known = [*known]
+    return f"{nearest(name, known)}; {kind}s: {', '.join(known)}; one of your own needs its file in config.extensions"

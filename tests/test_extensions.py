@@ -1,0 +1,193 @@
+"""What a recipe registers, and the error where that is wrong, missing, or not named in the config."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import inception_jax
+from inception_jax import config as configs
+from inception_jax import extensions
+from inception_jax.config import Config, ConfigError
+from inception_jax.data import datasets, images
+from inception_jax.data.pipeline import TrainPipeline
+from inception_jax.errors import UserError
+from inception_jax.metric_definitions import METRICS
+from inception_jax.models.inception_v1 import InceptionV1
+
+pytestmark = pytest.mark.usefixtures("registrations")
+IMAGES, LABELS = np.zeros((6, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1, 0, 1])
+NAMES = ["dark", "light"]
+
+
+def own(splits, class_names=NAMES):
+    inception_jax.register_dataset("mine", splits, class_names=class_names)
+
+
+class Items:
+    def __init__(self, *items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+def test_a_data_set_from_arrays_a_function_or_an_object():
+    own({"train": (IMAGES, LABELS), "test": (IMAGES[:2, ..., 0], LABELS[:2])})
+    assert [datasets.load("mine", split).num_examples for split in ("train", "train[:50%]", "test+train")] == [6, 3, 8]
+    assert datasets.load("mine", "test").record(1)[0].shape == (8, 8, 3)
+    np.testing.assert_array_equal(datasets.load("mine", "train[1:]").class_counts(), [2, 3])
+    own(lambda: {"train": Items((IMAGES[0], np.int64(1)), (b"", 0))})
+    dataset = datasets.load("mine", "train")
+    assert dataset.record(0)[1] == 1 and dataset.record(1)[0] == b""
+    np.testing.assert_array_equal(dataset.labels(), [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((IMAGES.astype(np.float32), LABELS), r"mine \[train\]: images float32\[6, 8, 8, 3\]; uint8"),
+        ((IMAGES, LABELS[:3]), r"mine \[train\]: labels int64\[3\]; integers \[6\] are needed"),
+        ((IMAGES, LABELS + 1), r"mine \[train\]: labels from 1 to 2; the classes are 0 to 1"),
+        ((IMAGES,), r"a tuple of 1; \(images, labels\) is needed"),
+        (3, r"int; \(images, labels\), or an object with a length and items"),
+        (Items((IMAGES[0] / 2, 0)), r"mine \[train\], item 0: an image float64\[8, 8, 3\]; uint8"),
+        (Items((IMAGES[0], "a")), r"mine \[train\], item 0: TypeError"),
+        (Items((IMAGES[0], 2)), r"item 0: label 2; the classes are 0 to 1"),
+    ],
+)
+def test_wrong_data_is_named(data, message):
+    own({"train": data})
+    with pytest.raises(UserError, match=message):
+        datasets.load("mine", "train").record(0)
+
+
+def test_an_augmentation_gets_the_numbers_of_the_position():
+    seen = []
+
+    def note(image, image_size, uniforms):
+        seen.append(uniforms[0])
+        return image[:image_size, :image_size]
+
+    inception_jax.register_augmentation("note", note)
+    own({"train": (IMAGES, LABELS)})
+    pipeline = TrainPipeline(
+        datasets.load("mine", "train"), batch_size=2, image_size=4, seed=3, augmentation=images.CUSTOM["note"]
+    )
+    pipeline.batch(1), pipeline.batch(1), pipeline.batch(2)
+    assert seen[:2] == seen[2:4] and len({*seen}) == 4
+    inception_jax.register_augmentation("note", lambda image, size, uniforms: image)
+    wrong = TrainPipeline(pipeline.dataset, batch_size=2, image_size=4, seed=3, augmentation=images.CUSTOM["note"])
+    with pytest.raises(UserError, match=r"augmentation 'note' returned uint8\[8, 8, 3\]; uint8\[4, 4, 3\] is needed"):
+        wrong.batch(0)
+
+
+def test_names_that_are_refused(tmp_path):
+    for register, name, message in (
+        (lambda name: inception_jax.register_metric(name, len), "top1", "metric 'top1': the package has one"),
+        (lambda name: inception_jax.register_metric(name, len), "count", "metric 'count': the package has one"),
+        (lambda name: inception_jax.register_optimizer(name, len), "sgd", "optimizer 'sgd': the package has one"),
+        (lambda name: inception_jax.register_augmentation(name, len), "a-b", "'a-b': a name of letters, digits"),
+        (lambda name: inception_jax.register_dataset(name, {}, class_names=["a", "a"]), "x", "different names"),
+        (
+            lambda name: inception_jax.register_model(name, int, image_size=9),
+            "x",
+            "int is no subclass of .*BaseNetwork",
+        ),
+        (lambda name: inception_jax.register_model(name, ord, image_size=9), "x", "constructor .* TypeError"),
+    ):
+        with pytest.raises(UserError, match=message):
+            register(name)
+    inception_jax.register_metric("mine", len)
+    other = tmp_path / "other.py"
+    other.write_text("import inception_jax\ninception_jax.register_metric('mine', len)\n")
+    with pytest.raises(UserError, match=r"other\.py: UserError: metric 'mine': registered by .*test_extensions\.py"):
+        extensions.load([str(other)])
+
+
+def test_a_config_names_the_file_of_what_it_uses(tmp_path):
+    inception_jax.register_model("mine", InceptionV1, image_size=32, min_image_size=32)
+    with pytest.raises(
+        UserError, match=r"model 'mine' is registered in .*test_extensions\.py, which config\.extensions"
+    ):
+        extensions.check_named((), [("model", "mine")])
+    assert extensions.check_named((__file__,), [("model", "mine")]) is None
+    assert extensions.check_named((), [("model", "inception_v1")]) is None
+    inception_jax.register_metric("doubt", len)  # every evaluation computes it
+    with pytest.raises(UserError, match="metric 'doubt' is registered in"):
+        extensions.check_named((), [])
+    exec("import inception_jax; inception_jax.register_model('typed', Net, image_size=9)", {"Net": InceptionV1})
+    assert "is registered in no file" in extensions.check_named((__file__,), [("model", "typed")])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("checkpoint.best_metric", "top2", "no such|is unknown; did you mean 'top.'.*config.extensions"),
+        ("augmentation.rule", "area", "is unknown; did you mean 'area_aspect'.*augmentations: area_aspect"),
+        ("optimizer.name", "sdg", "is unknown; did you mean 'sgd'.*optax.NAME"),
+        ("extensions", (3,), "must be paths of Python files or module names"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_ones_there_are(field, value, message):
+    recipe = configs.default()
+    section, _, name = field.rpartition(".")
+    (recipe[section] if section else recipe)[name] = value
+    with pytest.raises(ConfigError, match=message):
+        Config(recipe)
+
+
+def test_a_file_is_imported_once_and_its_copy_instead_of_it(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import inception_jax\ninception_jax.register_metric('size', lambda p: len(p.labels))\n")
+    recipe = configs.default(extensions=(str(file),))
+    recipe.checkpoint.best_metric = "size"
+    first = METRICS["size"]
+    stored = json.loads(Config(recipe).to_json())
+    assert METRICS["size"] is first and stored["extensions"] == [str(file)]
+    assert extensions.copy_files(recipe.extensions, tmp_path / "run") == []
+    copies = tmp_path / "run" / extensions.DIRECTORY
+    assert (copies / "mine.py").read_bytes() == file.read_bytes()
+
+    file.write_text(file.read_text() + "\n")  # another content: the run's copy is what this process has
+    configs.from_dict(stored, copies=copies)
+    configs.from_dict(stored)
+    assert extensions.copy_files(recipe.extensions, tmp_path / "run") == ["mine.py"]
+    with pytest.raises(UserError, match=r"run/extensions/mine\.py is not the mine\.py that this process has imported"):
+        configs.from_dict(stored, copies=copies)
+
+    extensions._FILES.clear(), extensions._ORIGINS.clear(), METRICS.pop("size")  # as in another process
+    file.unlink()
+    assert configs.from_dict(stored, copies=copies).checkpoint.best_metric == "size"
+    assert extensions.check_named([str(file)], []) is None  # as if the file itself had registered it
+    with pytest.raises(UserError, match=r"config\.extensions: cannot read .*mine\.py: No such file"):
+        configs.from_dict({**stored, "extensions": [str(tmp_path / "other" / "mine.py")]})
+
+
+def test_an_extension_that_fails_is_one_line(tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("import inception_jax\n\nraise RuntimeError('two\\nlines')\n")
+    with pytest.raises(UserError, match=r"broken\.py: RuntimeError: two lines \(line 3\)$"):
+        configs.default(extensions=(str(file),))
+    with pytest.raises(UserError, match=r"module 'no_such_module': ModuleNotFoundError"):
+        configs.default(extensions=("no_such_module",))
+    assert not any(name.startswith("inception_jax_extension_broken") for name in sys.modules)
+
+
+def test_the_best_config_of_a_sweep_names_the_extensions(tmp_path):
+    from inception_jax.sweeps.recipe import format_recipe
+
+    file = tmp_path / "mine.py"
+    file.write_text("import inception_jax\ninception_jax.register_metric('size', lambda p: len(p.labels))\n")
+    recipe = configs.default(extensions=(str(file),))
+    recipe.checkpoint.best_metric = "size"
+    recipe.optimizer.name, recipe.optimizer.options = "optax.lamb", {"b1": 0.8}
+    text = format_recipe(Config(recipe).to_dict(), "Best.")
+    assert "    config = inception_jax.config.default(extensions=(" in text
+    space: dict = {}
+    exec(text, space)
+    assert Config(space["get_config"]()).to_dict() == Config(recipe).to_dict()
