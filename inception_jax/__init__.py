@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inception_jax.evaluation.trained_network import TrainedNetwork as TrainedNetwork
+    from inception_jax.evaluation.trained_network import load_run as load_run
     from inception_jax.extensions import register_augmentation as register_augmentation
     from inception_jax.extensions import register_dataset as register_dataset
     from inception_jax.extensions import register_metric as register_metric
@@ -20,25 +22,34 @@ if TYPE_CHECKING:
     from inception_jax.models.registry import create_model as create_model
     from inception_jax.models.registry import model_names as model_names
     from inception_jax.pretrained.importing import import_weights as import_weights
+    from inception_jax.pretrained.importing import variant_options as variant_options
+    from inception_jax.pretrained.networks import load_pretrained as load_pretrained
+    from inception_jax.training.from_config import from_config as from_config
 
 __version__ = "0.1.0"  # the only place; pyproject.toml reads it from here without running this file
 
 _MODULES = {
     "InceptionOutput": "inception_jax.models.outputs",
+    "TrainedNetwork": "inception_jax.evaluation.trained_network",
     "create_model": "inception_jax.models.registry",
+    "from_config": "inception_jax.training.from_config",
     "import_weights": "inception_jax.pretrained.importing",
     "init_variables": "inception_jax.models.initialization",
+    "load_pretrained": "inception_jax.pretrained.networks",
+    "load_run": "inception_jax.evaluation.trained_network",
     "model_names": "inception_jax.models.registry",
     "register_augmentation": "inception_jax.extensions",
     "register_dataset": "inception_jax.extensions",
     "register_metric": "inception_jax.extensions",
     "register_model": "inception_jax.extensions",
     "register_optimizer": "inception_jax.extensions",
+    "variant_options": "inception_jax.pretrained.importing",
 }
 
 __all__ = [
-    "InceptionOutput", "__version__", "create_model", "import_weights", "init_variables", "model_names",
-    "register_augmentation", "register_dataset", "register_metric", "register_model", "register_optimizer",
+    "InceptionOutput", "TrainedNetwork", "__version__", "create_model", "from_config", "import_weights",
+    "init_variables", "load_pretrained", "load_run", "model_names", "register_augmentation", "register_dataset",
+    "register_metric", "register_model", "register_optimizer", "variant_options",
 ]  # fmt: skip
 
 

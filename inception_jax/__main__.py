@@ -15,7 +15,8 @@ VERBS = {
     "benchmark": ("inception_jax.benchmark", "measure the speed and memory of a training step or of inference"),
     "sweep": ("inception_jax.sweep", "search hyperparameters with many runs"),
     "compare": ("inception_jax.compare", "compare runs, or list the runs below a folder"),
-    "convert": ("inception_jax.convert", "import published weights into a workdir, or export a run's weights"),
+    "convert": ("inception_jax.convert", "import published weights into a workdir"),
+    "export": ("inception_jax.export", "export a run's network: ONNX, StableHLO, a publisher's file, a hub"),
     "extract": ("inception_jax.extract", "write features, their statistics or the Fréchet distance"),
     "prepare": ("inception_jax.data.prepare", "prepare a data set"),
 }

@@ -82,6 +82,11 @@ def add_processes(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def report(line: str) -> None:
+    """Prints a line on stderr that says what a command does: its result alone goes to stdout."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def step(text: str | None) -> int | str | None:
     """Converts the value of `--step`: the step of a checkpoint as a number, or a name such as "best"."""
     return int(text) if text and text.isdecimal() else text

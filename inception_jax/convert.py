@@ -16,6 +16,7 @@ _EXAMPLES = """\
     --weights=FILE --output=DIR                               import a file as a workdir for evaluate, predict,
                                                               compare, and train --config.initialize.checkpoint=DIR
     --workdir=RUN --to=torchvision --output=FILE.safetensors  export a run as a file that the publisher's code loads
+                                                              (inception_jax.export: other targets, too)
     --verify                                                  compare our networks with the publishers' own code
                                                               (with --weights=FILE: the file's own weights)
 """
@@ -25,9 +26,9 @@ _READS = {
     "list": {"model", "source", "json"},
     "download": {"output"},
     "to": {"workdir", "output", "run_weights", "step", "json"},
-    "verify": {"model", "source", "weights", "set", "torch_python", "tf_python", "write_ledger"},
-    "import": {"model", "source", "record", "weights", "output", "background", "set", "image_size", "data", "classes",
-               "json"},
+    "verify": {"model", "source", "weights", "set", "ignore", "torch_python", "tf_python", "write_ledger"},
+    "import": {"model", "source", "record", "weights", "output", "background", "set", "ignore", "image_size", "data",
+               "classes", "json"},
 }  # fmt: skip
 
 
@@ -69,7 +70,15 @@ def _arguments() -> argparse.ArgumentParser:
         default=[],
         metavar="OPTION=VALUE",
         help="an option of create_model, for weights that differ from the published variant, such as "
-        "width_multiplier=0.5; needs --model and --source; may be repeated",
+        "width_multiplier=0.5; needs --model and --source, but for num_classes=0: no classifier; may be repeated",
+    )
+    arguments.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="a regular expression, searched for in the names of the file's arrays: a match is left out, such as a "
+        "layer that was added for fine-tuning; may be repeated",
     )
     arguments.add_argument(
         "--image_size", type=int, metavar="PIXELS", help="height and width of the images; default: the publisher's"
@@ -163,18 +172,27 @@ def _verify(flags: argparse.Namespace) -> int:
         return ledger.verify_variants(flags)
     if flags.write_ledger:
         raise UserError("--write_ledger: the ledger is of seeded weights; omit --weights")
-    loaded = loading.load_weights(flags.weights, model=flags.model, source=flags.source, options=_options(flags))
+    loaded = loading.load_weights(
+        flags.weights,
+        model=flags.model,
+        source=flags.source,
+        options=_options(flags),
+        ignore=flags.ignore,
+        report=command_line.report,
+    )
     for finding in loaded.findings:
         print(finding)
     variant = loaded.imported.variant
     framework = runs.framework_of(variant.source)
     python = ledger.find_python(framework, getattr(flags, f"{framework}_python"))
-    return 0 if ledger.verify_file(variant, loaded.weights.arrays, python, _options(flags)) else 1
+    arrays = {name: array for name, array in loaded.weights.arrays.items() if name not in loaded.ignored}
+    return 0 if ledger.verify_file(variant, arrays, python, _options(flags)) else 1
 
 
 def _options(flags: argparse.Namespace) -> dict[str, Any]:
     """The options of `create_model` that --set gives."""
-    if flags.set and not (flags.record or (flags.model and flags.source)):
+    differing = [name for name, value in flags.set if (name, value) != ("num_classes", 0)]
+    if differing and not (flags.record or (flags.model and flags.source)):
         raise UserError(
             "--set: needs --model and --source; weights that differ from the published variant are not identified"
         )
@@ -196,6 +214,8 @@ def _import(flags: argparse.Namespace) -> int:
         record=flags.record,
         background=flags.background,
         options=_options(flags),
+        ignore=flags.ignore,
+        report=command_line.report,
     )
     config = workdir.config_of(loaded, image_size=flags.image_size, data=flags.data)
     count = loaded.imported.num_classes

@@ -88,7 +88,7 @@ def _fid(flags: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _extract(flags: argparse.Namespace, trained: TrainedNetwork) -> int:
-    from inception_jax.features import extraction
+    from inception_jax.evaluation import extraction
 
     named = flags.endpoints if flags.endpoints is not None else extraction.last_endpoint(trained)
     endpoints = [name for name in named.split(",") if name]
@@ -116,7 +116,7 @@ def _extract(flags: argparse.Namespace, trained: TrainedNetwork) -> int:
 def _batches(flags: argparse.Namespace, trained: TrainedNetwork) -> tuple[Iterable[dict[str, Any]], int, int]:
     """Returns (batches, rows of each, number of examples)."""
     from inception_jax.data import datasets, images
-    from inception_jax.features import extraction
+    from inception_jax.evaluation import extraction
     from inception_jax.training import setup
 
     if flags.images:

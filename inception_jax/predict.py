@@ -93,7 +93,13 @@ def _of_file(flags: argparse.Namespace) -> TrainedNetwork:
     from inception_jax.pretrained import loading, workdir
 
     return workdir.build_network(
-        loading.load_weights(flags.weights, model=flags.model, source=flags.source, record=flags.record)
+        loading.load_weights(
+            flags.weights,
+            model=flags.model,
+            source=flags.source,
+            record=flags.record,
+            report=command_line.report,
+        )
     )
 
 

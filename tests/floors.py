@@ -21,6 +21,7 @@ FLOORS = (  # the lowest first
     ("benchmark", "evaluate", "features", "pretrained", "sweep"),
     ("__init__", "extract", "parity", "predict"),
     ("__main__", "convert", "exports"),
+    ("export",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS, 1) for name in names}
 

@@ -13,8 +13,9 @@ import inception_jax
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLIC = [
-    "InceptionOutput", "__version__", "create_model", "import_weights", "init_variables", "model_names",
-    "register_augmentation", "register_dataset", "register_metric", "register_model", "register_optimizer",
+    "InceptionOutput", "TrainedNetwork", "__version__", "create_model", "from_config", "import_weights",
+    "init_variables", "load_pretrained", "load_run", "model_names", "register_augmentation", "register_dataset",
+    "register_metric", "register_model", "register_optimizer", "variant_options",
 ]  # fmt: skip
 
 
@@ -28,7 +29,10 @@ def test_the_public_names():
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name != "__version__"])
-def test_the_example_in_the_docstring_runs(name, registrations):
+def test_the_example_in_the_docstring_runs(name, registrations, small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/digits").symlink_to(small_run)  # the run that some examples load
     value = getattr(inception_jax, name)
     assert "\nExample:\n" in inspect.cleandoc(value.__doc__)
     [test] = [test for test in doctest.DocTestFinder(recurse=False).find(value, name, globs={}) if test.examples]

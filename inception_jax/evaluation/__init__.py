@@ -1,1 +1,1 @@
-"""Loads a trained network from a workdir or a checkpoint, to evaluate it and to predict with it."""
+"""Loads a trained network from a workdir or a checkpoint, to evaluate it, to predict, and to extract features."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -19,7 +19,9 @@ from inception_jax.config import Config
 from inception_jax.data import images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
+from inception_jax.evaluation import extraction
 from inception_jax.metrics import Accumulator
+from inception_jax.models.base import BaseNetwork
 from inception_jax.runs import manifest
 from inception_jax.training import network_setup, run_length
 from inception_jax.training.eval_loop import evaluate
@@ -31,7 +33,7 @@ Step = int | str | None  # a str is "best"; checkpoints.reading refuses any othe
 Weights = Literal["raw", "ema"]
 
 
-def load_config(workdir: str | Path) -> ConfigDict:
+def load_config(workdir: str | os.PathLike) -> ConfigDict:
     """Reads the config that a workdir's run was started with.
 
     Raises:
@@ -43,7 +45,7 @@ def load_config(workdir: str | Path) -> ConfigDict:
     return configs.from_dict(values, copies=Path(workdir) / extensions.DIRECTORY)
 
 
-def load_class_names(workdir: str | Path) -> list[str]:
+def load_class_names(workdir: str | os.PathLike) -> list[str]:
     """Reads the class names of a workdir's run; the data set itself need not be on this machine.
 
     Raises:
@@ -62,7 +64,9 @@ def default_weights(config_dict: ConfigDict) -> Literal["raw", "ema"]:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with its weights on the devices.
+    """A network with its weights on the devices: from `load_run` or `load_pretrained`.
+
+    `model` is a Flax Linen module and `variables` are its variables, for everything that is not here.
 
     Attributes:
       config: of its run.
@@ -73,16 +77,26 @@ class TrainedNetwork:
       weights: "raw" or "ema".
       class_names: one per class.
       input: how images become its input, with the run's evaluation crop.
+
+    Example:
+      `runs/digits` is the run of `configs/digits.py`.
+
+      >>> import numpy as np
+      >>> from inception_jax import TrainedNetwork, load_run
+      >>> network: TrainedNetwork = load_run("runs/digits")
+      >>> sorted(network.features(np.zeros((2, 8, 8, 3), np.uint8), ["inception_5b", "logits"]))
+      ['inception_5b', 'logits']
     """
 
     config: Config
     devices: Devices
-    model: nn.Module
+    model: BaseNetwork
     variables: Any
     step: int
     weights: str
     class_names: list[str]
     input: network_setup.NetworkInput
+    _compiled: dict[Hashable, Compiled] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def image_size(self) -> int:
@@ -95,7 +109,7 @@ class TrainedNetwork:
         return self.input.eval_crop
 
     def compile(self, batch_size: int, top_k: int = 5) -> Compiled:
-        """Compiles the evaluation step.
+        """Compiles the evaluation step; the same arguments a second time give the same step.
 
         Args:
           batch_size: over all devices.
@@ -106,10 +120,14 @@ class TrainedNetwork:
         """
         if not self.class_names:
             raise _no_classifier("the network")
-        step = make_eval_step(
-            self.model, self.input.normalization, self.input.dtype, devices=self.devices.count, top_k=top_k
-        )
-        return self.devices.compile_eval(step, self.variables, self.devices.abstract_batch(batch_size, self.image_size))
+        key = batch_size, top_k
+        if key not in self._compiled:
+            step = make_eval_step(
+                self.model, self.input.normalization, self.input.dtype, devices=self.devices.count, top_k=top_k
+            )
+            batch = self.devices.abstract_batch(batch_size, self.image_size)
+            self._compiled[key] = self.devices.compile_eval(step, self.variables, batch)
+        return self._compiled[key]
 
     def evaluate(self, data: EvalPipeline) -> Accumulator:
         """Evaluates a split, every example once.
@@ -126,37 +144,133 @@ class TrainedNetwork:
             run_length.read_fault_limits(self.config),
         )
 
-    def predict(self, inputs: Sequence[np.ndarray], top_k: int = 5, batch_size: int = 32) -> dict[str, np.ndarray]:
+    def predict(self, inputs: Images, top_k: int = 5, batch_size: int = 32) -> dict[str, np.ndarray]:
         """Predicts the most probable classes of images of any size.
 
         Args:
-          inputs: uint8 [height, width, 3] each, RGB.
-          top_k: classes per image.
+          inputs: images uint8 [height, width, 3], RGB, or paths of image files; one or several.
+          top_k: classes per image, at most; `class_names` has their names.
           batch_size: images per step; rounded up to a multiple of the devices.
 
         Returns:
           "classes" int32 [n, k] and "probabilities" [n, k], the most probable first.
+
+        Raises:
+          UserError: the network has no classifier, a file cannot be decoded, or an image is none.
         """
-        batch_size = -(-min(batch_size, len(inputs)) // self.devices.count) * self.devices.count
-        step = self.compile(batch_size, top_k)
+        listed = _as_list(inputs)
+        batch_size = self._round(min(batch_size, len(listed)))
+        step = self.compile(batch_size, min(top_k, max(1, len(self.class_names))))
         found: list[dict[str, np.ndarray]] = []
-        for start in range(0, len(inputs), batch_size):
-            part = inputs[start : start + batch_size]
-            batch: dict[str, np.ndarray] = {
-                "image": np.zeros((batch_size, self.image_size, self.image_size, 3), np.uint8),
-                "label": np.zeros(batch_size, np.int32),
-                "mask": np.arange(batch_size) < len(part),
-            }
-            for row, image in enumerate(part):
-                images.center_crop(image, self.image_size, self.crop, out=batch["image"][row])
-            _, rows = step(self.variables, self.devices.put(batch))
-            found.append({name: values[: len(part)] for name, values in self.devices.get(rows).items()})
+        for batch in extraction.image_batches(_decode(listed), batch_size, self.image_size, self.crop):
+            # A label below 0 is no class: the loss, which is not read here, needs one.
+            _, rows = step(self.variables, self.devices.put(batch | {"label": np.zeros_like(batch["label"])}))
+            count = int(batch["mask"].sum())
+            found.append({name: values[:count] for name, values in self.devices.get(rows).items()})
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+    def features(
+        self,
+        inputs: Images,
+        endpoints: str | Sequence[str] | None = None,
+        *,
+        pool: bool = False,
+        batch_size: int = 32,
+    ) -> dict[str, np.ndarray]:
+        """Computes endpoints of the network for images of any size.
+
+        Args:
+          inputs: as in `predict`.
+          endpoints: names, the network's own or TF-slim's, and "logits"; None: the last one before the classifier.
+          pool: whether to average maps [H, W, C] over H and W, to [C].
+          batch_size: images per step; rounded up to a multiple of the devices.
+
+        Returns:
+          {endpoint: float32 [n, ...]}, in the order of the images.
+
+        Raises:
+          UserError: an unknown endpoint (the message has the nearest name), a file that cannot be decoded, or an image
+            that is none.
+        """
+        listed = _as_list(inputs)
+        if endpoints is None:
+            endpoints = extraction.last_endpoint(self)
+        names = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
+        batch_size = self._round(min(batch_size, len(listed)))
+        key = names, pool, batch_size
+        if key not in self._compiled:
+            self._compiled[key] = extraction.compile_step(self, names, batch_size=batch_size, pool=pool)
+        batches = extraction.image_batches(_decode(listed), batch_size, self.image_size, self.crop)
+        rows = extraction.features(self, batches, names, batch_size=batch_size, pool=pool, step=self._compiled[key])
+        parts = list(rows)
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def _round(self, batch_size: int) -> int:
+        """Rounds up to a multiple of the devices."""
+        return -(-max(1, batch_size) // self.devices.count) * self.devices.count
+
+
+Images = str | os.PathLike | np.ndarray | Sequence[str | os.PathLike | np.ndarray]
+
+
+def _as_list(inputs: Images) -> list[Any]:
+    """Returns images, or paths of image files, as a list; raises UserError where it is empty."""
+    if isinstance(inputs, str | os.PathLike) or (isinstance(inputs, np.ndarray) and inputs.ndim == 3):
+        return [inputs]
+    found = list(inputs)
+    if not found:
+        raise UserError("images: at least one is needed")
+    return found
+
+
+def _decode(inputs: Sequence[Any]) -> Iterator[np.ndarray]:
+    """Yields images uint8 [height, width, 3] of arrays or paths.
+
+    Raises:
+      UserError: a file cannot be decoded, or an array is no image.
+    """
+    for position, given in enumerate(inputs):
+        image = images.decode_image_file(given) if isinstance(given, str | os.PathLike) else np.asarray(given)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise UserError(
+                f"image {position}: {image.dtype} {image.shape}; an image is uint8 [height, width, 3], RGB, not yet "
+                "normalized, or the path of a file"
+            )
+        yield image
+
+
+def load_run(workdir: str | os.PathLike, *, weights: str | None = None, step: Step = None) -> TrainedNetwork:
+    """Loads the network of a run, or one that `python -m inception_jax.convert` has imported.
+
+    Args:
+      workdir: of the run.
+      weights: "raw" or "ema"; None: "ema" where the run keeps it.
+      step: None for the newest checkpoint, "best", or a step.
+
+    Returns:
+      The network with its weights; `predict`, `features`, `class_names` and `config` are what is most often needed.
+
+    Raises:
+      UserError: there is no run, no such checkpoint, or no such weights.
+
+    Example:
+      `runs/digits` is the run of `configs/digits.py`.
+
+      >>> import numpy as np
+      >>> from inception_jax import load_run
+      >>> network = load_run("runs/digits")
+      >>> network.class_names[7]
+      '7'
+      >>> images = np.zeros((2, 8, 8, 3), np.uint8)  # of any size; paths of image files are fine, too
+      >>> network.predict(images, top_k=3)["classes"].shape
+      (2, 3)
+    """
+    return load(load_config(workdir), workdir, load_class_names(workdir), weights=weights, step=step)
 
 
 def load(
     config_dict: ConfigDict,
-    checkpoint: str | Path,
+    checkpoint: str | os.PathLike,
     class_names: list[str],
     *,
     weights: str | None = None,
@@ -176,6 +290,7 @@ def load(
     """
     weights = weights or default_weights(config_dict)
     chosen = cast(int | Literal["best"] | None, step)
+    checkpoint = Path(checkpoint)
     variables = load_variables(checkpoint, cast(Weights, weights), chosen)
     return build(
         config_dict,
@@ -229,7 +344,7 @@ def _no_classifier(what: str | Path) -> UserError:
     )
 
 
-def _check_shapes(model: nn.Module, variables: Any, image_size: int, checkpoint: str | Path) -> None:
+def _check_shapes(model: BaseNetwork, variables: Any, image_size: int, checkpoint: str | Path) -> None:
     """Raises UserError where the weights are not this network's: names the first leaf that differs."""
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
     wanted = jax.eval_shape(model.init, jax.random.key(0), image)

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, write_error
 
 _CHUNK = 1 << 24  # bytes copied at a time
 
@@ -40,7 +40,7 @@ class RowArchive(contextlib.AbstractContextManager):
         try:
             self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error})") from None
+            raise write_error(self.path, error) from None
         self._files: dict[str, IO[bytes]] = {}
         self._row_types: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
         self._counts: dict[str, int] = {}
@@ -107,4 +107,4 @@ class RowArchive(contextlib.AbstractContextManager):
         try:
             yield
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error})") from None
+            raise write_error(self.path, error) from None

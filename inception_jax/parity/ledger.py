@@ -21,6 +21,7 @@ from inception_jax.runs import manifest
 from inception_jax.runs.tables import format_table
 
 LEDGER = Path(__file__).with_name("ledger.json")
+PAGE = "inception_jax/parity/README.md"
 BEGIN, END = "<!-- ledger -->", "<!-- end of ledger -->"
 
 # A package that shows whether the programs of a framework can run in an environment.
@@ -63,14 +64,24 @@ def update_table(path: Path) -> None:
       path: of the file, such as this package's README.md.
 
     Raises:
-      UserError: the file has no such markers.
+      UserError: the file cannot be read, or has no such markers.
     """
-    text = path.read_text(encoding="utf-8")
+    before, after = _around_table(path)
+    manifest.replace_text(path, f"{before}{BEGIN}\n\n{format_ledger(read_ledger(), markdown=True)}\n\n{END}{after}")
+
+
+def _around_table(path: Path) -> tuple[str, str]:
+    """Returns the text of a page before and after the table; raises UserError as `update_table`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--write_ledger={path}: cannot be read ({reason}); give it {PAGE}") from None
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise UserError(f"{path}: has no lines {BEGIN} and {END}; give --write_ledger the file that has the table")
-    manifest.replace_text(path, f"{before}{BEGIN}\n\n{format_ledger(read_ledger(), markdown=True)}\n\n{END}{after}")
+        raise UserError(f"--write_ledger={path}: has no lines {BEGIN} and {END}; give it {PAGE}")
+    return before, after
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -147,6 +158,8 @@ def verify_variants(flags: argparse.Namespace) -> int:
     ]
     if not variants:
         registry.get_variant(flags.model, flags.source)  # raises, and names what is wrong
+    if flags.write_ledger:
+        _around_table(Path(flags.write_ledger))  # refused now rather than after all comparisons
     rows, equal = [], True
     for variant in variants:
         framework = runs.framework_of(variant.source)

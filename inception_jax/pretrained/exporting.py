@@ -19,6 +19,8 @@ from inception_jax.models.base import BaseNetwork
 from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.variants import Variant
 from inception_jax.training import network_setup
+from inception_jax.weight_files.atomic_write import atomic_write
+from inception_jax.weight_files.safetensors_writer import save_arrays
 
 SUFFIXES = (".safetensors", ".npz", ".pth")
 
@@ -99,22 +101,15 @@ def _check_network(model: BaseNetwork, variant: Variant, workdir: Path) -> None:
 
 def _write(output: Path, arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
     """Writes a file, complete or not at all; only .safetensors files have metadata."""
-    part = output.with_name(f".{output.name}.{os.getpid()}.part{output.suffix}")
-    try:
+    with atomic_write(output) as part:
         if output.suffix == ".safetensors":
-            from inception_jax.weight_files.safetensors_writer import save_arrays
-
             save_arrays(part, arrays, {name: str(value) for name, value in metadata.items()})
         elif output.suffix == ".npz":
             widened = {name: _without_bfloat16(array) for name, array in arrays.items()}
-            np.savez(part, **widened)  # type: ignore[arg-type]  # no array is called `allow_pickle`
+            with open(part, "wb") as file:
+                np.savez(file, **widened)  # type: ignore[arg-type]  # no array is called `allow_pickle`
         else:
             _torch_save(part, arrays)
-        part.rename(output)
-    except OSError as error:
-        raise UserError(f"--output={output}: cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _without_bfloat16(array: np.ndarray) -> np.ndarray:
@@ -126,7 +121,7 @@ def _torch_save(path: Path, arrays: dict[str, np.ndarray]) -> None:
         import torch
     except ModuleNotFoundError:
         raise UserError(
-            f"--output: a {path.suffix} file is written by PyTorch, which is not installed; a .safetensors file holds "
+            "--output: a .pth file is written by PyTorch, which is not installed; a .safetensors file holds "
             "the same (safetensors.torch.load_file reads it)"
         ) from None
 

@@ -11,10 +11,11 @@ from flax.traverse_util import unflatten_dict
 
 from inception_jax.errors import UserError, nearest
 from inception_jax.pretrained.publishers import registry
-from inception_jax.pretrained.variants import FileArrays, SourceArray, Variant
+from inception_jax.pretrained.variants import FileArrays, SourceArray, Variant, is_aux_leaf, is_classifier_leaf
 
 Background = Literal["keep", "drop"]
 _MAX_NAMES = 5  # of a longer list, a message shows this many names
+_MIN_SCORE = 0.1  # arrays that fit less than this are another network's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,13 @@ def variant_options(model_name: str, source: str) -> dict[str, Any]:
 
     Raises:
       UserError: as `registry.get_variant`.
+
+    Example:
+      >>> from inception_jax import create_model, variant_options
+      >>> options = variant_options("inception_v3", "torchvision")
+      >>> options["count_include_pad"]
+      True
+      >>> model = create_model("inception_v3", **options)
     """
     variant = registry.get_variant(model_name, source)
     return dict(variant.options) | ({} if variant.aux_heads else {"aux_heads": False})
@@ -155,27 +163,39 @@ def import_variant(
     return ImportedWeights(variant, options, unflatten_dict(flat, sep="/"), num_classes, drop, tuple(defaulted))
 
 
-def is_classifier_leaf(path: str) -> bool:
-    """Returns whether a leaf belongs to a classifier, also an auxiliary head's: its last axis is the classes."""
-    return path.split("/")[-2] == "classifier"
-
-
-def identify(arrays: Mapping[str, np.ndarray]) -> list[tuple[float, Variant]]:
+def identify(
+    arrays: Mapping[str, np.ndarray], variants: Iterable[Variant] | None = None
+) -> list[tuple[float, Variant]]:
     """Finds the variants that a file's arrays may belong to.
 
-    Where the arrays have some variant's classifier, only such variants are scored: each further one costs a trace.
+    A variant's names alone give the largest fraction that can fit. Shapes, for which a network is traced, are compared
+    in the order of these bounds, and only as long as a variant may still be as good as the best one before it.
 
     Args:
       arrays: {publisher's name: array}, as in the file.
+      variants: that are compared; None: all.
 
     Returns:
-      (fraction of the names that fit, with the right shape; variant), best first; none with a fraction below 0.1.
+      (fraction of the names that fit, with the right shape; variant) of the variants whose shapes were compared, best
+      first; none with a fraction below 0.1.
     """
     arrays = FileArrays.of(arrays)
-    variants = registry.all_variants()
-    likely = [variant for variant in variants if has_classifier(variant, arrays)]
-    scores = [(_score(variant, arrays), variant) for variant in likely or variants]
-    return sorted(((score, variant) for score, variant in scores if score > 0.1), key=lambda pair: -pair[0])
+    variants = registry.all_variants() if variants is None else variants
+    bounds = sorted(((_bound(variant, arrays), variant) for variant in variants), key=lambda pair: -pair[0])
+    scores: list[tuple[float, Variant]] = []
+    for bound, variant in bounds:
+        if bound <= _MIN_SCORE or (scores and bound < max(score for score, _ in scores)):
+            break
+        scores.append((_score(variant, arrays), variant))
+    return sorted((pair for pair in scores if pair[0] > _MIN_SCORE), key=lambda pair: -pair[0])
+
+
+def _bound(variant: Variant, arrays: FileArrays) -> float:
+    """The largest `_score` that a variant can have, from the names alone."""
+    weights, layers = arrays.weights(variant), variant.possible_names()
+    known = frozenset().union(*layers.values())
+    missing = sum(names.isdisjoint(weights) for layer, names in layers.items() if not layer.startswith("aux"))
+    return sum(name in known for name in weights) / max(1, len(weights) + missing)
 
 
 def _score(variant: Variant, arrays: FileArrays) -> float:
@@ -186,13 +206,9 @@ def _score(variant: Variant, arrays: FileArrays) -> float:
     for path, shape in variant.leaves(aux_heads=True, num_classes=variant.num_classes).items():
         theirs = variant.source_array(path, shape)
         shapes[theirs.name] = None if is_classifier_leaf(path) else theirs.layout.shape(shape)
-        missing += theirs.name not in weights and not _is_aux_leaf(path)
+        missing += theirs.name not in weights and not is_aux_leaf(path)
     fitting = sum(name in shapes and shapes[name] in (None, np.shape(array)) for name, array in weights.items())
     return fitting / max(1, len(weights) + missing)
-
-
-def _is_aux_leaf(path: str) -> bool:
-    return path.split("/")[1].startswith("aux")
 
 
 def classifier_kernel(variant: Variant) -> SourceArray:
@@ -215,8 +231,15 @@ def _count_classes(variant: Variant, arrays: FileArrays, drop: bool, num_classes
     """
     theirs, weights = classifier_kernel(variant), arrays.weights(variant)
     if theirs.name not in weights:
+        known = frozenset().union(*variant.possible_names().values())
+        foreign = [name for name in weights if name not in known]
+        others = f", and {_format_names(foreign)} {'are' if len(foreign) > 1 else 'is'} not its own" if foreign else ""
+        flags = "--set=num_classes=0" + (" and --ignore=PATTERN" if foreign else "")
         raise _mismatch_error(
-            variant, arrays, f"the classifier {theirs.name!r} is missing (num_classes=0 imports without one)"
+            variant,
+            arrays,
+            f"the classifier {theirs.name!r} is missing{others}; num_classes=0 imports without a classifier "
+            f"(convert: {flags})",
         )
     array = np.asarray(weights[theirs.name])
     try:
@@ -262,7 +285,7 @@ def _choose_heads(
     if not variant.aux_heads:
         return False, weights
     leaves = variant.leaves(aux_heads=True, num_classes=variant.num_classes, **options)
-    names = {variant.source_array(path, shape).name for path, shape in leaves.items() if _is_aux_leaf(path)}
+    names = {variant.source_array(path, shape).name for path, shape in leaves.items() if is_aux_leaf(path)}
     if aux_heads is False:
         return False, {name: array for name, array in weights.items() if name not in names}
     return aux_heads or any(name in names for name in weights), weights
@@ -272,7 +295,7 @@ def _name_problems(expected: Mapping[str, tuple[SourceArray, Any]], weights: Map
     names = {theirs.name for theirs, _ in expected.values()}
     missing = [theirs.name for theirs, _ in expected.values() if theirs.name not in weights and not theirs.optional]
     unexpected = [name for name in weights if name not in names]
-    hint = nearest(unexpected[0], missing) if unexpected else ""
+    hint = nearest(unexpected[0], missing) if missing and unexpected else "; leave them out (convert: --ignore=PATTERN)"
     return [f"missing: {_format_names(missing)}"] * bool(missing) + [
         f"unexpected: {_format_names(unexpected)}{hint}"
     ] * bool(unexpected)
@@ -295,7 +318,7 @@ def _mismatch_error(variant: Variant, arrays: FileArrays, why: str) -> UserError
     # Some publishers' arrays are the same (timm's are Cadene's or torchvision's): then the publisher is not the fault.
     if best and best[0][0] > _score(variant, arrays):
         score, other = best[0]
-        message += f". They look like {other.source}'s {other.model} ({100 * score:.0f} % of the names and shapes fit)"
+        message += f". They look like {other.source}'s {other.model} ({int(100 * score)} % of the names and shapes fit)"
     return UserError(message)
 
 

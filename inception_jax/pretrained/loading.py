@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from inception_jax.errors import UserError
+from inception_jax.models.registry import get_spec
 from inception_jax.pretrained import catalog, importing
 from inception_jax.pretrained.importing import Background, ImportedWeights
 from inception_jax.pretrained.preprocessing import Preprocessing
@@ -32,6 +34,7 @@ class LoadedWeights:
       record: of the published file that this is; None: it is none, or which one is unknown.
       preprocessing: the publisher's preprocessing of an image.
       findings: one line for each thing that was inferred rather than given.
+      ignored: names of the file's arrays that were left out on request.
     """
 
     path: Path
@@ -40,6 +43,7 @@ class LoadedWeights:
     record: WeightRecord | None
     preprocessing: Preprocessing
     findings: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
 
 
 def load_weights(
@@ -50,6 +54,8 @@ def load_weights(
     record: str | None = None,
     background: Background | None = None,
     options: Mapping[str, Any] | None = None,
+    ignore: Sequence[str] = (),
+    report: Callable[[str], None] = lambda line: None,
 ) -> LoadedWeights:
     """Reads a file of weights and imports it.
 
@@ -60,6 +66,9 @@ def load_weights(
       record: the name of a published file that this is; its hash is checked where it is known.
       background: "keep" or "drop" class 0 of 1001; None: dropped where class 0 is the background.
       options: of `create_model`, for weights that differ from the published variant.
+      ignore: regular expressions, searched for in the names of the file's arrays; a match is left out, such as a layer
+        that was added for fine-tuning.
+      report: is called with a line before each thing that takes time.
 
     Raises:
       UserError: no such file, no weights, no known publisher's, those of several publishers with different
@@ -69,15 +78,17 @@ def load_weights(
     given = catalog.get_record(record) if record else None
     if given:
         model, source = _check_record(given, model, source)
+    report(f"{path}: reading")
     weights = read_weights(path)
     if given and (wrong := _digest_mismatch(given, path, weights.sha256)):
         raise UserError(
             f"{path} is not {given.name}: {wrong}; to import it anyway, replace --record by --model and --source"
         )
-    arrays = FileArrays(weights.arrays)
-    findings = []
+    kept, ignored = _without_ignored(weights.arrays, ignore, path)
+    arrays = FileArrays(kept)
+    findings = [f"ignored: {', '.join(ignored)}"] if ignored else []
     if model is None or source is None:
-        variant, finding = find_variant(arrays, path, weights.sha256, model, source)
+        variant, finding = find_variant(arrays, path, weights.sha256, model, source, report=report)
         findings.append(finding)
     else:
         variant = registry.get_variant(model, source)
@@ -92,15 +103,45 @@ def load_weights(
     if found and found.classes == 0:
         options.setdefault("num_classes", 0)
     background = background or _default_background(variant, arrays)
+    report(f"{path}: importing {len(arrays.weights(variant)):,} arrays")
     imported = importing.import_variant(variant, arrays, background=background, **options)
     preprocessing = found.preprocessing if found else catalog.common_preprocessing(variant.model, variant.source)
     if imported.defaulted:
         findings.append(f"not in the file, set to the default: {', '.join(imported.defaulted)}")
-    return LoadedWeights(path, weights, imported, found, preprocessing, tuple(findings))
+    return LoadedWeights(path, weights, imported, found, preprocessing, tuple(findings), tuple(ignored))
+
+
+def _without_ignored(
+    arrays: Mapping[str, Any], patterns: Sequence[str], path: Path
+) -> tuple[Mapping[str, Any], list[str]]:
+    """Returns the arrays whose names match no pattern, and the names of the others.
+
+    Raises:
+      UserError: a pattern is no regular expression, or matches nothing.
+    """
+    ignored: set[str] = set()
+    for pattern in patterns:
+        try:
+            found = [name for name in arrays if re.search(pattern, name)]
+        except re.error as error:
+            raise UserError(f"--ignore={pattern}: not a regular expression ({error})") from None
+        if not found:
+            raise UserError(
+                f"--ignore={pattern}: no array of {path} has such a name; names: {', '.join(list(arrays)[:3])}, …"
+            )
+        ignored.update(found)
+    kept = {name: array for name, array in arrays.items() if name not in ignored}
+    return (kept if ignored else arrays), [name for name in arrays if name in ignored]
 
 
 def find_variant(
-    arrays: Mapping[str, np.ndarray], path: Path, sha256: str, model: str | None, source: str | None
+    arrays: Mapping[str, np.ndarray],
+    path: Path,
+    sha256: str,
+    model: str | None,
+    source: str | None,
+    *,
+    report: Callable[[str], None] = lambda line: None,
 ) -> tuple[Variant, str]:
     """Identifies network and publisher by the names and shapes of the arrays.
 
@@ -112,6 +153,7 @@ def find_variant(
       sha256: hex digest of the file.
       model: a name of `model_names()`, or None for any.
       source: a name of `registry.source_names()`, or None for any.
+      report: is called with a line before the comparison, and with one that lists the nearest variants.
 
     Returns:
       The variant, and a sentence that names it and the fraction of names that fit.
@@ -120,18 +162,28 @@ def find_variant(
       UserError: the arrays fit no variant, or several equally well.
     """
     arrays = FileArrays.of(arrays)
-    scores = [
-        (score, variant)
-        for score, variant in importing.identify(arrays)
+    asked = " ".join(filter(None, (source, model)))
+    if model:
+        get_spec(model)
+    if source:
+        registry.variants_of(source)
+    variants = [
+        variant
+        for variant in registry.all_variants()
         if model in (None, variant.model) and source in (None, variant.source)
     ]
-    asked = " ".join(filter(None, (source, model)))
+    report(
+        f"{path}: comparing the names and shapes of {len(arrays):,} arrays with {len(variants)} published variants"
+        f"{f' of {asked}' if asked else ''}"
+    )
+    scores = importing.identify(arrays, variants)
     if not scores:
         names = ", ".join(list(arrays)[:3])
         raise UserError(
             f"{path}: the arrays ({names}, …) fit no known variant{f' of {asked}' if asked else ''}; name network and "
             "publisher with --model and --source"
         )
+    report(f"{path}: looks like {', '.join(_format_score(*pair) for pair in scores[:_NEAREST])}")
     best = [variant for score, variant in scores if score == scores[0][0]]
     recorded = [v for v in best if catalog.find_record(path.name, sha256, v.model, v.source)[0]]
     alike = recorded or [v for v in best if v.num_classes == _count_classes(v, arrays)] or best
@@ -139,7 +191,14 @@ def find_variant(
         choices = " or ".join(f"--model={variant.model} --source={variant.source}" for variant in alike)
         raise UserError(f"{path}: the names and shapes fit several variants: {choices}")
     (variant,) = alike
-    return variant, f"{variant.source}'s {variant.model} ({100 * scores[0][0]:.0f} % of the names and shapes fit)"
+    return variant, f"{_format_score(scores[0][0], variant)[:-1]} of the names and shapes fit)"
+
+
+_NEAREST = 3
+
+
+def _format_score(score: float, variant: Variant) -> str:
+    return f"{variant.source}'s {variant.model} ({int(100 * score)} %)"
 
 
 def _check_record(record: WeightRecord, model: str | None, source: str | None) -> tuple[str, str]:

@@ -292,6 +292,21 @@ CAFFE = (
     ),
 )
 
+ONNX_V2 = WeightRecord(
+    name="onnx/inception_v2",
+    model="inception_v2",
+    source="onnx",
+    file="inception-v2-9.onnx",
+    preprocessing=rules.CAFFE,
+    digest=Digest("sha256", "37ed4aa93f817fd0d1cc19bda045ebd70f18d0887a5f51e66ecd0ed8fd5a65c2", "inception-v2-9.onnx"),
+    licence="MIT",
+    licence_checked=True,
+    notes=(
+        "the table with 576 channels, a dense stem, and batch norm whose own scale is 1, before a scale and a bias",
+    ),
+    unusable="neither the order of its classes nor its preprocessing is published: its README has none",
+)
+
 INCEPTION5H = (
     WeightRecord(
         name="inception5h/inception5h",
@@ -376,5 +391,5 @@ FID = (
 )  # fmt: skip
 
 PUBLISHED: tuple[WeightRecord, ...] = (
-    *SLIM, *TORCHVISION, *TIMM, *KERAS, *CADENE, *PYTORCHCV, *CAFFE, *INCEPTION5H, *FACENET, *FID,
+    *SLIM, *TORCHVISION, *TIMM, *KERAS, *CADENE, *PYTORCHCV, *CAFFE, ONNX_V2, *INCEPTION5H, *FACENET, *FID,
 )  # fmt: skip

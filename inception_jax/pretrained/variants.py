@@ -6,12 +6,13 @@ as the publisher's; its name map gives for each leaf of our variables the publis
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,17 @@ class SourceArray:
     layout: Layout
     optional: bool = False
     default: float = 0.0
+
+
+class NameMap(Protocol):
+    """A publisher's names of the arrays of one network."""
+
+    @property
+    def layers(self) -> Mapping[str, Any]:
+        """{path of our layer: the publisher's name of it}."""
+
+    def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
+        """Returns the publisher's array for a leaf ("params/mixed_5b/conv_1x1/bn/bias") of this shape."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +89,7 @@ class Variant:
       source: the publisher, a name of `registry.source_names()`.
       model: a name of `model_names()`.
       options: options of `create_model` with which our network computes the same function as the publisher's.
-      source_array: maps a leaf's path ("params/mixed_5b/conv_1x1/bn/bias") and shape to the publisher's array.
+      source_array: the name map.
       implementation: the publisher's code that the variant was read from and is verified against.
       image_size: height and width in pixels of the publisher's own evaluation.
       other_size: a second size for the verification where the publisher's code does not accept any; 0: it does.
@@ -90,7 +102,7 @@ class Variant:
     source: str
     model: str
     options: Mapping[str, Any]
-    source_array: Callable[[str, tuple[int, ...]], SourceArray]
+    source_array: NameMap
     implementation: str
     image_size: int
     other_size: int = 0
@@ -118,7 +130,49 @@ class Variant:
           aux_heads: as for `create`.
           **options: as for `create`.
         """
-        return _leaves(self, aux_heads, tuple(sorted(options.items())))
+        options = {name: value for name, value in options.items() if name not in ("dtype", "param_dtype")}
+        network = self.create(aux_heads=aux_heads, **options)  # an unknown option or value is an error here
+        heads = network.aux_heads and network.num_classes > 0
+        every = {**self.options, **options}
+        traced = {name: value for name, value in every.items() if name not in _SAME_SHAPES}
+        return {
+            path: (*shape[:-1], network.num_classes) if is_classifier_leaf(path) else shape
+            for path, shape in _trace_leaves(self.model, tuple(sorted(traced.items()))).items()
+            if (heads or not is_aux_leaf(path))
+            and (network.num_classes or not is_classifier_leaf(path))
+            and (network.bn_scale or not path.endswith("/bn/scale"))
+        }
+
+    def possible_names(self) -> dict[str, frozenset[str]]:
+        """Returns {path of a layer: every name that its arrays may have in the publisher's files}.
+
+        Which of these arrays the network has, and their shapes, only `leaves` knows, which traces the network.
+        """
+        names: dict[str, frozenset[str]] = {}
+        for layer in self.source_array.layers:
+            found = set()
+            for collection, leaf in _LEAVES_OF_A_LAYER:
+                with contextlib.suppress(UserError):  # the publisher's layer has no such array
+                    found.add(self.source_array(f"{collection}/{layer}/{leaf}", (1,)).name)
+            names[layer] = frozenset(found)
+        return names
+
+
+_LEAVES_OF_A_LAYER = (
+    *(("params", leaf) for leaf in ("kernel", "depthwise_kernel", "pointwise_kernel", "bias", "bn/scale", "bn/bias")),
+    ("batch_stats", "bn/mean"),
+    ("batch_stats", "bn/var"),
+)
+
+
+def is_classifier_leaf(path: str) -> bool:
+    """Returns whether a leaf belongs to a classifier, also an auxiliary head's: its last axis is the classes."""
+    return path.split("/")[-2] == "classifier"
+
+
+def is_aux_leaf(path: str) -> bool:
+    """Returns whether a leaf belongs to an auxiliary head."""
+    return path.split("/")[1].startswith("aux")
 
 
 class FileArrays(Mapping[str, Any]):
@@ -162,8 +216,21 @@ class FileArrays(Mapping[str, Any]):
         return self._weights[rules]
 
 
+# Options that change no shape, or only which leaves there are (aux_heads, bn_scale) or how many classes they have:
+# the publishers' variants differ in little else, so that most of them share one trace.
+_SAME_SHAPES = frozenset(
+    {
+        "num_classes", "aux_heads", "dropout_rate", "aux_dropout_rate", "dtype", "param_dtype", "remat", "bn_scale",
+        "bn_epsilon", "bn_momentum", "bn_unbiased_variance", "count_include_pad", "conv1_padding", "reduction_padding",
+        "pool_rounding", "pool_padding", "pool4_window", "last_pool", "aux_pool", "lrn_size", "lrn_alpha", "lrn_beta",
+        "lrn_k",
+    }
+)  # fmt: skip
+
+
 @functools.lru_cache(maxsize=256)
-def _leaves_of(model: str, options: tuple[tuple[str, Any], ...]) -> Shapes:
+def _trace_leaves(model: str, options: tuple[tuple[str, Any], ...]) -> Shapes:
+    """Returns {path: shape} of a network with 1000 classes, and with everything that `_SAME_SHAPES` can leave out."""
     network = create_model(model, **dict(options))
     size = get_spec(model).min_image_size
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
@@ -171,12 +238,6 @@ def _leaves_of(model: str, options: tuple[tuple[str, Any], ...]) -> Shapes:
         # A new function each time: for a function that it has traced before, JAX would declare nothing.
         jax.eval_shape(lambda images: network.init(jax.random.key(0), images), images)
     return {"/".join([leaf.collection, *leaf.path, leaf.name]): leaf.shape for leaf in declarations}
-
-
-def _leaves(variant: Variant, aux_heads: bool, options: tuple[tuple[str, Any], ...]) -> Shapes:
-    every = {**variant.options, "aux_heads": aux_heads and variant.aux_heads, **dict(options)}
-    shapes = {name: value for name, value in every.items() if name not in ("dtype", "param_dtype")}
-    return dict(_leaves_of(variant.model, tuple(sorted(shapes.items()))))
 
 
 def split_leaf(path: str) -> tuple[str, tuple[str, ...], str]:

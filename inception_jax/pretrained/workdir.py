@@ -130,6 +130,7 @@ def provenance(loaded: LoadedWeights) -> dict[str, Any]:
         "num_classes": imported.num_classes,
         "background": "drop" if imported.background_dropped else "keep",
         "defaulted": list(imported.defaulted),
+        **({"ignored": list(loaded.ignored)} if loaded.ignored else {}),
         "versions": manifest.versions(),
     }
 

@@ -1,7 +1,8 @@
 """Shows the progress of a run on a terminal or stream, and writes train.log.
 
-In a terminal: a progress bar with the values of the last row below it (`terminal.py`), and messages above it. Anywhere
-else (a file, a pipe, a notebook): one plain line per update. In the log file: the plain lines, each with date and time.
+In a terminal and in a notebook: a progress bar with the values of the last row below it (`terminal.py`, `notebook.py`),
+and messages above it. Anywhere else (a file, a pipe): one plain line per update. In the log file: the plain lines, each
+with date and time.
 
 A phase is a period in which no training step ends: compilation, evaluation, plotting. It is shown with its own seconds,
 which do not count in the step time that the remaining time is computed from.
@@ -17,10 +18,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from inception_jax.errors import write_error
 from inception_jax.runs.formatting import Phase, ProgressStatus, format_progress
+
+if TYPE_CHECKING:
+    from inception_jax.runs.notebook import NotebookDisplay
+    from inception_jax.runs.terminal import TerminalDisplay
 
 _WINDOW = 20  # updates over which the step time is averaged
 
@@ -40,7 +45,7 @@ class Progress:
         quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """Opens the log file (to append), and starts the progress bar where the stream is a terminal.
+        """Opens the log file (to append), and starts the progress bar in a terminal or a notebook.
 
         Args:
           total_steps: the step at which the run ends; None for a command that does not train.
@@ -61,7 +66,7 @@ class Progress:
         self._recurring = 0.0  # … these were in recurring phases
         self._log: TextIO | None = None
         self._stream = _SafeStream(stream or sys.stderr)
-        self._terminal = None
+        self._terminal: TerminalDisplay | NotebookDisplay | None = None
         self._quiet = quiet
         if quiet:
             return
@@ -74,6 +79,10 @@ class Progress:
             from inception_jax.runs.terminal import TerminalDisplay
 
             self._terminal = TerminalDisplay(self._status, self._stream)
+        elif stream is None and _is_notebook():
+            from inception_jax.runs.notebook import NotebookDisplay
+
+            self._terminal = NotebookDisplay(self._status)
 
     def advance(self, step: int) -> None:
         """Moves the bar to a step and writes no line; cheap enough for every step."""
@@ -82,6 +91,8 @@ class Progress:
         if status.total_steps is not None:
             recurring = self._recurring / max(1, step - self._step_time.start)
             status.eta = self._step_time.remaining(status.total_steps - step, recurring)
+        if self._terminal is not None:
+            self._terminal.refresh()
 
     def update(self, step: int, values: Mapping[str, Any]) -> None:
         """Shows a row of metrics.
@@ -129,6 +140,8 @@ class Progress:
             if self._terminal is None:
                 self._to_stream(f"{text} ...")
         status.phases.append(phase)
+        if self._terminal is not None:
+            self._terminal.refresh()
         ended = "stopped after "
         try:
             yield phase
@@ -172,6 +185,12 @@ class Progress:
         if not self._quiet:
             self._stream.write(text + "\n")
             self._stream.flush()
+
+
+def _is_notebook() -> bool:
+    """Returns whether this process is the kernel of a notebook: IPython is loaded, and its shell has a kernel."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 class _StepTime:

@@ -162,6 +162,31 @@ def write(workdir: str | os.PathLike) -> Path:
     return path
 
 
+def format_results(workdir: str | os.PathLike) -> str:
+    """Formats the parts of report.md that belong to the network rather than to this machine: results and config.
+
+    Args:
+      workdir: of a run; its files may be missing or damaged, as for `write`.
+
+    Returns:
+      Markdown: the heading, notes, and the sections Result, Training and Config.
+    """
+    workdir = Path(workdir)
+    notes: list[str] = []
+    config = _read_or_note(manifest.read_config, workdir, notes) or {}
+    starts = _read_or_note(manifest.read, workdir, notes) or {}
+    outcome = _read_or_note(result.read_result, workdir, notes) or {}
+    rows = _rows(workdir / metric_files.METRICS, notes)
+    sections = [
+        _heading(config, outcome, rows),
+        "\n".join(f"> {note}" for note in notes),
+        _section("Result", _evaluations(outcome, rows, config, starts)),
+        _section("Training", _heads(rows)),
+        _section("Config", _config(config)),
+    ]
+    return "\n\n".join(filter(None, sections))
+
+
 def _read_or_note(read: Callable[[Any], Any], path: Path, notes: list[str]) -> Any:
     try:
         return read(path)

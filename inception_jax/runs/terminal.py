@@ -41,7 +41,7 @@ class TerminalDisplay:
         """
         self._console = Console(file=stream, force_terminal=True, force_jupyter=False, highlight=False, markup=False)
         self._live = Live(
-            _RunDisplay(status),
+            RunDisplay(status),
             console=self._console,
             refresh_per_second=4,
             # Only streams that are this terminal: `> file` must still write to the file.
@@ -54,6 +54,9 @@ class TerminalDisplay:
         self._handlers = [(handler, handler.stream) for handler in _log_handlers() if handler.stream.isatty()]
         for handler, _ in self._handlers:
             handler.setStream(sys.stderr)
+
+    def refresh(self) -> None:
+        """Does nothing: a thread draws the current values four times a second."""
 
     def print(self, text: str) -> None:
         """Writes a text above the bar."""
@@ -75,10 +78,11 @@ def _log_handlers() -> Iterator[logging.StreamHandler]:
                 yield handler
 
 
-class _RunDisplay:
+class RunDisplay:
     """Renders the two lines for the current width of the terminal."""
 
     def __init__(self, status: ProgressStatus):
+        """Stores the status, which is read at each rendering."""
         self._status = status
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from inception_jax.errors import UserError
+from inception_jax.errors import write_error
 
 
 @contextlib.contextmanager
@@ -18,7 +18,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
       path: the file to write.
 
     Raises:
-      UserError: it cannot be written (the block raised an OSError); an older file at `path` stays as it was.
+      UserError: it cannot be written (the block raised an OSError; `DiskFull` where no space is left); an older file at
+        `path` stays as it was.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -26,7 +27,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         yield part
         part.replace(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error})") from None
+        raise write_error(path, error) from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, write_error
 from inception_jax.weight_files import read_weights
 from inception_jax.weight_files.atomic_write import atomic_write
 
@@ -60,7 +61,9 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, Any], metadata: Ma
         try:
             save_file(contiguous, part, about or None)  # empty metadata without arrays would make an unreadable file
         except SafetensorError as error:
-            raise UserError(f"{path}: cannot be written ({error})") from None
+            code = re.search(r"\(os error (\d+)\)", str(error))  # of the system, such as a full disk
+            reason = OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(str(error))
+            raise write_error(path, reason) from None
 
 
 def load_safetensors(path: str | os.PathLike) -> dict[str, Any]:

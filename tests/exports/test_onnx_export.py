@@ -306,7 +306,7 @@ def test_what_is_refused(network_of, tmp_path, monkeypatch):
         export_onnx(Toy(layer=jnp.sin), {}, 8, tmp_path / "a.onnx")
     with pytest.raises(UserError, match="of the batch"):
         export_onnx(Toy(layer=lambda x: x[:1]), {}, 8, tmp_path / "a.onnx", batch=2)
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot write"):
         export_onnx(model, variables, 32, tmp_path / "nowhere" / "a.onnx")
     with monkeypatch.context() as patch, pytest.raises(UserError, match="bytes of weights; a file holds 100,000 at"):
         patch.setattr(onnx_file, "_MOST_BYTES", 100_000)

@@ -39,5 +39,5 @@ def test_what_ends_early_leaves_what_was_there(tmp_path):
 def test_names_and_places(tmp_path):
     with pytest.raises(UserError, match=r"must end in \.npz"):
         RowArchive(tmp_path / "a.npy")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot write"):
         RowArchive(tmp_path / "no" / "a.npz")

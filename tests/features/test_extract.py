@@ -12,8 +12,7 @@ from inception_jax import extract
 from inception_jax.data import datasets, images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
-from inception_jax.evaluation import trained_network
-from inception_jax.features import extraction
+from inception_jax.evaluation import extraction, trained_network
 from inception_jax.features.statistics import frechet_distance
 from inception_jax.training import parallel, preprocess
 

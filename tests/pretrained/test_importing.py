@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict
 from inception_jax.errors import UserError
 from inception_jax.models.checks import ModelError
 from inception_jax.parity.seeded_weights import seeded_arrays
+from inception_jax.pretrained import variants
 from inception_jax.pretrained.exporting import export_weights
 from inception_jax.pretrained.importing import identify, import_variant, import_weights, variant_options
 from inception_jax.pretrained.publishers import registry
@@ -180,6 +181,23 @@ def test_whose_arrays_they_are():
     assert all(score < 0.2 for score, _ in identify(tenth))
     # Names alone are not enough: nobody's arrays are all of one shape.
     assert identify({name: np.zeros(5) for name in whole("timm", "inception_v4")}) == []
+
+
+def test_one_trace_finds_a_file_with_foreign_layers():
+    """A fine-tuned file of Keras: the names of all variants are compared, the shapes of the likely ones alone."""
+    arrays = {n: a for n, a in whole("keras", "inception_v3").items() if not n.startswith("predictions/")}
+    arrays |= {"dense/kernel": np.zeros((2048, 256), np.float32), "dense_1/kernel": np.zeros((256, 5), np.float32)}
+    variants._trace_leaves.cache_clear()
+    (score, variant), *_ = identify(arrays)
+    assert variants._trace_leaves.cache_info().misses == 1
+    assert (variant.source, variant.model) == ("keras", "inception_v3") and 0.98 < score < 1
+    message = refused(arrays, "inception_v3", "keras")
+    assert message == (
+        "these arrays are not keras's inception_v3: the classifier 'predictions/kernel' is missing, and dense/kernel, "
+        "dense_1/kernel are not its own; num_classes=0 imports without a classifier (convert: --set=num_classes=0 and "
+        "--ignore=PATTERN)"
+    )
+    assert variants._trace_leaves.cache_info().misses == 1
 
 
 def test_a_missing_classifier(arrays):
@@ -390,13 +408,14 @@ def test_a_classifier_that_is_not_wanted_is_skipped(keras_arrays, arrays):
 
 def test_what_does_not_go_without_a_classifier(keras_arrays, arrays):
     message = refused(without_top(keras_arrays), "xception", "keras", **NARROW)
-    assert "the classifier 'predictions/kernel' is missing (num_classes=0 imports without one)" in message
+    assert "the classifier 'predictions/kernel' is missing; num_classes=0 imports without a classifier (" in message
     assert "without classes there are no auxiliary heads" in refused(arrays, num_classes=0, aux_heads=True, **NARROW)
     assert "without a classifier there is no background class" in refused(
         arrays, num_classes=0, background="drop", **NARROW
     )
     arrays = without_top(keras_arrays) | {"predictions_1/kernel": np.zeros((3, 3), np.float32)}
-    assert "unexpected: predictions_1/kernel" in refused(arrays, "xception", "keras", num_classes=0, **NARROW)
+    message = refused(arrays, "xception", "keras", num_classes=0, **NARROW)
+    assert "unexpected: predictions_1/kernel; leave them out (convert: --ignore=PATTERN)" in message
     kept = without_top(keras_arrays)
     del kept["block1_conv1/kernel"]
     assert "missing: block1_conv1/kernel" in refused(kept, "xception", "keras", num_classes=0, **NARROW)

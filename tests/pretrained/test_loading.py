@@ -8,6 +8,7 @@ import pytest
 
 from inception_jax.config import Config
 from inception_jax.errors import UserError
+from inception_jax.parity.seeded_weights import seeded_arrays
 from inception_jax.pretrained import catalog, loading, preprocessing, records, workdir
 from inception_jax.pretrained.importing import ImportedWeights
 from inception_jax.pretrained.publishers import registry
@@ -52,6 +53,34 @@ def test_several_publishers_alike_are_named(tmp_path):
     assert variant.source == "torchvision"
     variant, _ = loading.find_variant(arrays, tmp_path / "x.pth", "0" * 64, None, "timm")
     assert variant.source == "timm"
+
+
+def test_what_is_done_is_said_and_foreign_layers_can_be_ignored(tmp_path):
+    """A fine-tuned file, as small as it can be: named, refused with the remedy, and imported with it."""
+    narrow = {"width_multiplier": 0.05, "min_width": 4}
+    variant = registry.get_variant("xception", "keras")
+    arrays = seeded_arrays(variant, aux_heads=False, dtype=np.float32, **narrow)
+    arrays = {name: array for name, array in arrays.items() if not name.startswith("predictions/")}
+    np.savez(tmp_path / "mine.npz", **arrays, **{"dense/kernel": np.zeros((2, 3), np.float32)})
+    given = {"model": "xception", "source": "keras", "options": {"num_classes": 0, **narrow}}
+    path, lines = tmp_path / "mine.npz", []
+    with pytest.raises(UserError, match=r"unexpected: dense/kernel; leave them out \(convert: --ignore=PATTERN\)"):
+        loading.load_weights(path, **given)
+    loaded = loading.load_weights(path, **given, ignore=["^dense"], report=lines.append)
+    assert loaded.ignored == ("dense/kernel",) and loaded.findings[0] == "ignored: dense/kernel"
+    assert workdir.provenance(loaded)["ignored"] == ["dense/kernel"]
+    assert lines == [f"{path}: reading", f"{path}: importing {len(arrays)} arrays"]
+    for pattern, message in (
+        ("^dens3", "no array of .* has such a name; names: block1_conv1/kernel, "),
+        ("(", "not a"),
+    ):
+        with pytest.raises(UserError, match=f"--ignore=.*: {message}"):
+            loading.load_weights(path, **given, ignore=[pattern])
+    lines.clear()
+    whole = arrays_of("inception_v4", "timm")
+    loading.find_variant(whole, path, "0" * 64, None, None, report=lines.append)
+    assert lines[0].startswith(f"{path}: comparing the names and shapes of 747 arrays with ")
+    assert lines[1] == f"{path}: looks like timm's inception_v4 (100 %), cadene's inception_v4 (100 %)"
 
 
 def test_arrays_that_fit_no_variant(tmp_path):
@@ -191,7 +220,7 @@ def test_a_record_without_a_classifier(tmp_path, monkeypatch):
                 group.create_dataset(f"{name}:0", data=arrays[name], compression="gzip")
         file.attrs["layer_names"] = [layer.encode() for layer in dict.fromkeys(n.rpartition("/")[0] for n in arrays)]
         file.attrs["keras_version"] = b"2.0.4"
-    with pytest.raises(UserError, match=r"'predictions/kernel' is missing \(num_classes=0 imports without one\)"):
+    with pytest.raises(UserError, match=r"'predictions/kernel' is missing; num_classes=0 imports without a classifier"):
         loading.load_weights(path)
     given = {"model": "xception", "source": "keras", "options": {"num_classes": 0}}
     loaded = loading.load_weights(path, **given)

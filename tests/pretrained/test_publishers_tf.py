@@ -10,10 +10,12 @@ from flax.traverse_util import flatten_dict
 
 from inception_jax.errors import UserError
 from inception_jax.parity.seeded_weights import seeded_arrays
+from inception_jax.pretrained import importing
 from inception_jax.pretrained.exporting import export_weights
 from inception_jax.pretrained.importing import import_variant, import_weights
 from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.publishers.keras import renumber
+from inception_jax.pretrained.variants import FileArrays
 
 NAMES = Path(__file__).with_name("names") / "tensorflow.txt.gz"
 NARROW = {"width_multiplier": 0.1, "min_width": 4}
@@ -53,6 +55,12 @@ def assert_same(first, second):
     assert all(first[path].tobytes() == second[path].tobytes() for path in first)
 
 
+def assert_names_bound_the_score(variant, shapes):
+    """Of the publisher's own arrays, names alone promise what names and shapes give: all of them fit."""
+    arrays = FileArrays({name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()})
+    assert importing._bound(variant, arrays) == importing._score(variant, arrays) == 1
+
+
 @pytest.mark.parametrize("source", ["slim", "facenet", "keras"])
 def test_every_form_has_its_publishers_names(source):
     assert {(variant.source, variant.model) for variant in registry.variants_of(source).values()} == {
@@ -68,6 +76,7 @@ def test_names_and_shapes_are_the_publishers_and_all_of_them(source, model):
     # A list, since two leaves may not share an array.
     assert sorted(names_of(variant)) == sorted((name, shape, False) for name, shape in theirs.items())
     assert variant.naming.apply(theirs) == theirs
+    assert_names_bound_the_score(variant, theirs)
 
 
 def test_caffes_names_and_shapes():
@@ -87,6 +96,7 @@ def test_caffes_names_and_shapes():
         "loss3/classifier/1": (1000,),
     }.items():
         assert found[name] == shape
+    assert_names_bound_the_score(registry.get_variant("inception_v1", "caffe"), found)
     onnx = {name: shape for name, shape, _ in names_of(registry.get_variant("inception_v1", "onnx"))}
     assert onnx == {
         name.removesuffix("/0") + "_w_0" if name.endswith("/0") else name.removesuffix("/1") + "_b_0": shape
@@ -99,6 +109,7 @@ def test_inception5hs_names_and_shapes():
     found = {name: shape for name, shape, _ in names_of(registry.get_variant("inception_v1", "inception5h"))}
     assert len(found) == 128
     assert sum(math.prod(shape) for shape in found.values()) == 13_461_996
+    assert_names_bound_the_score(registry.get_variant("inception_v1", "inception5h"), found)
     # Widths as users' listings of the graph's nodes have them; 204, 508 and 48 are not the paper's.
     for name, shape in {
         "conv2d0_w": (7, 7, 3, 64),

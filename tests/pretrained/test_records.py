@@ -56,6 +56,7 @@ PUBLISHED = {
     "caffe/bvlc_googlenet": (68.7, 88.9, 224, 256, "bilinear", "caffe_bgr"),
     "onnx/googlenet": (67.78, 88.34, 224, 256, "bilinear", "caffe_bgr"),
     "caffe/googlenet_bn": (72.05, 90.87, 224, 256, "bilinear", "caffe_bgr"),
+    "onnx/inception_v2": (None, None, 224, 256, "bilinear", "caffe_bgr"),
     "inception5h/inception5h": (None, None, 224, 1.0, "bilinear", "inception5h"),
     "facenet/20180402-114759": (None, None, 160, 160, "bilinear", "facenet"),
     "facenet/20180408-102900": (None, None, 160, 160, "bilinear", "facenet"),
@@ -86,6 +87,7 @@ DIGESTS = {
     "pytorchcv/inceptionresnetv2": "sha1 19f51781f8a454803207e319289f404d50e252cb",
     "pytorchcv/xception": "sha1 a75b50eceb5fdfb1e1bfaada6820a448ce40e593",
     "caffe/bvlc_googlenet": "sha1 405fc5acd08a3bb12de8ee5e23a96bec22f08204",
+    "onnx/inception_v2": "sha256 37ed4aa93f817fd0d1cc19bda045ebd70f18d0887a5f51e66ecd0ed8fd5a65c2",
     "pytorch-fid/inception-2015-12-05": "sha256 6726825d…",
     "torch-fidelity/inception-2015-12-05": "sha256 6726825d…",
 }
@@ -146,7 +148,7 @@ def test_what_is_not_known_says_so():
 
 
 def test_an_unknown_record_has_a_nearest():
-    with pytest.raises(UserError, match=r"did you mean 'timm/inception_v4.tf_in1k'.*shows all 45"):
+    with pytest.raises(UserError, match=r"did you mean 'timm/inception_v4.tf_in1k'.*shows all 46"):
         catalog.get_record("timm/inception_v4.tf_in1")
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -388,3 +389,48 @@ def test_the_bar_moves_by_itself_and_costs_a_step_little(terminal):
         while "9,999/100,000" not in screen.getvalue() + "".join(screen.lines) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert "9,999/100,000" in "".join(screen.lines)
+
+
+class Kernel:
+    """Stands for IPython in a notebook: `display` gives a handle, and each drawing is kept."""
+
+    def __init__(self):
+        self.drawn = []
+        self.kernel = object()
+
+    def display(self, bundle, *, raw, display_id):
+        assert raw and display_id
+        self.drawn.append(bundle)
+        return self
+
+    def update(self, bundle, *, raw):
+        assert raw
+        self.drawn.append(bundle)
+
+
+def test_in_a_notebook_one_output_is_replaced(monkeypatch, capsys, tmp_path):
+    kernel, clock = Kernel(), Clock()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=kernel.display))
+    with Progress(20, 0, 5, tmp_path / "log.txt", title="inception_v1", clock=clock) as progress:
+        progress.message("epoch <1>")
+        with progress.phase("compiling", recurs=True):
+            clock.now += 1
+            progress.advance(1)
+        assert "compiling" in kernel.drawn[-2]["text/plain"]
+        for step in range(2, 12):  # two drawings a second, however quick the steps are
+            clock.now += 0.1
+            progress.advance(step)
+        count = len(kernel.drawn)
+        clock.now += 1
+        progress.update(12, ROW)
+    bundle = kernel.drawn[-1]
+    assert count <= 7 and "12/20" in bundle["text/plain"] and "loss 0.4321" in bundle["text/plain"]
+    assert bundle["text/html"] == f"<pre>{bundle['text/plain']}</pre>" and "━" in bundle["text/plain"]
+    printed = capsys.readouterr()
+    assert printed.out.startswith("epoch <1>\n") and printed.err == ""
+    assert "epoch <1>" in (tmp_path / "log.txt").read_text()
+    # A stream that was given, and IPython without a notebook, get lines.
+    del kernel.kernel
+    Progress(20, log_path=None).message("lines")
+    assert capsys.readouterr().err == "lines\n"

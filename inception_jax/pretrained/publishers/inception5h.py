@@ -8,6 +8,9 @@ with a window of 9 and a bias of 1 compute another function.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
 from inception_jax.pretrained.variants import (
     CONV_HWIO,
     LINEAR_IO,
@@ -48,23 +51,33 @@ LAYERS = {
 RESPONSE_NORM = {"lrn_size": 11, "lrn_alpha": 11 * 1e-4, "lrn_beta": 0.5, "lrn_k": 2.0}
 
 
-def source_array(path: str, shape: tuple[int, ...]) -> SourceArray:
-    """Returns the Const node for a leaf.
+@dataclasses.dataclass(frozen=True)
+class NodeMap:
+    """Name map of the graph.
 
-    Args:
-      path: of the leaf, such as "params/inception_3a/conv_1x1/kernel".
-      shape: of the leaf.
-
-    Raises:
-      UserError: the graph has no such node.
+    Attributes:
+      layers: {path of our layer: beginning of the names of its nodes}.
     """
-    collection, units, leaf = split_leaf(path)
-    layer = LAYERS.get("/".join(units))
-    if collection != "params" or not layer or leaf not in ("kernel", "bias"):
-        raise unknown_leaf_error(path, "inception5h", "inception_v1")
-    if leaf == "bias":
-        return SourceArray(f"{layer}_b", VECTOR)
-    return SourceArray(f"{layer}_w", CONV_HWIO if len(shape) == 4 else LINEAR_IO)
+
+    layers: Mapping[str, str]
+
+    def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
+        """Returns the Const node for a leaf.
+
+        Args:
+          path: of the leaf, such as "params/inception_3a/conv_1x1/kernel".
+          shape: of the leaf.
+
+        Raises:
+          UserError: the graph has no such node.
+        """
+        collection, units, leaf = split_leaf(path)
+        layer = self.layers.get("/".join(units))
+        if collection != "params" or not layer or leaf not in ("kernel", "bias"):
+            raise unknown_leaf_error(path, "inception5h", "inception_v1")
+        if leaf == "bias":
+            return SourceArray(f"{layer}_b", VECTOR)
+        return SourceArray(f"{layer}_w", CONV_HWIO if len(shape) == 4 else LINEAR_IO)
 
 
 VARIANTS = {
@@ -79,7 +92,7 @@ VARIANTS = {
             "dropout_rate": 0.4,
             "aux_dropout_rate": 0.7,
         },
-        source_array=source_array,
+        source_array=NodeMap(LAYERS),
         implementation="tensorflow_inception_graph.pb",
         image_size=224,
         num_classes=1008,

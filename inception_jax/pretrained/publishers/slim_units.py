@@ -66,14 +66,14 @@ class ScopeMap:
       source: of the variant.
       model: of the variant.
       root: the scope of the whole network.
-      scopes: {path of our layer: scope under the root}.
+      layers: {path of our layer: scope under the root}.
       dense: those of our layers that are fully connected in slim too; its other classifiers are 1x1 convolutions.
     """
 
     source: str
     model: str
     root: str
-    scopes: Table
+    layers: Table
     dense: tuple[str, ...] = ()
 
     def __call__(self, path: str, shape: tuple[int, ...]) -> SourceArray:
@@ -90,10 +90,10 @@ class ScopeMap:
         if units[-1] == "bn":
             units, leaf = units[:-1], f"bn/{leaf}"
         layer = "/".join(units)
-        if layer not in self.scopes or (collection, leaf) not in _LEAVES:
+        if layer not in self.layers or (collection, leaf) not in _LEAVES:
             raise unknown_leaf_error(path, self.source, self.model)
         name, layout = _LEAVES[collection, leaf]
         if leaf == "kernel" and len(shape) == 2:
             layout = LINEAR_IO if layer in self.dense else LINEAR_HWIO
-        scope = "/".join(filter(None, (self.root, self.scopes[layer])))
+        scope = "/".join(filter(None, (self.root, self.layers[layer])))
         return SourceArray(f"{scope}/{name}", layout)

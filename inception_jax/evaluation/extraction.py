@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import jax
 import numpy as np
 
 from inception_jax.data import images
 from inception_jax.errors import UserError, nearest
+from inception_jax.models.base import BaseNetwork
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.training import preprocess
-
-if TYPE_CHECKING:
-    from inception_jax.evaluation.trained_network import TrainedNetwork
+from inception_jax.training.network_setup import NetworkInput
+from inception_jax.training.parallel import Compiled, Devices
 
 DTYPES = ("float32", "float16")
 LOGITS = "logits"
+
+
+class Network(Protocol):
+    """The members of `trained_network.TrainedNetwork` that are read here; its method `features` calls this module."""
+
+    @property
+    def model(self) -> BaseNetwork:
+        """Its definition."""
+
+    @property
+    def variables(self) -> Any:
+        """Its weights."""
+
+    @property
+    def devices(self) -> Devices:
+        """That have its weights."""
+
+    @property
+    def input(self) -> NetworkInput:
+        """How images become its input."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +54,7 @@ class FeatureShape:
     dtype: str
 
 
-def last_endpoint(network: TrainedNetwork) -> str:
+def last_endpoint(network: Network) -> str:
     """The name of the last endpoint before the classifier; for most networks the global average pool, [features]."""
     names: list[str] = []
 
@@ -47,12 +67,13 @@ def last_endpoint(network: TrainedNetwork) -> str:
     return names[-1]
 
 
-def _abstract_images(network: TrainedNetwork) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, network.image_size, network.image_size, 3), np.dtype(network.model.dtype))
+def _abstract_images(network: Network) -> jax.ShapeDtypeStruct:
+    size = network.input.image_size
+    return jax.ShapeDtypeStruct((1, size, size, 3), np.dtype(network.model.dtype))
 
 
 def feature_shapes(
-    network: TrainedNetwork, endpoints: Sequence[str], *, pool: bool = False, dtype: str = "float32"
+    network: Network, endpoints: Sequence[str], *, pool: bool = False, dtype: str = "float32"
 ) -> dict[str, FeatureShape]:
     """Shapes and dtypes of what `features` yields, by endpoint; nothing is computed.
 
@@ -89,32 +110,20 @@ def feature_shapes(
     return {name: FeatureShape(leaf.shape[-1:] if pool else leaf.shape[1:], dtype) for name, leaf in found.items()}
 
 
-def features(
-    network: TrainedNetwork,
-    batches: Iterable[dict[str, np.ndarray]],
-    endpoints: Sequence[str],
-    *,
-    batch_size: int,
-    pool: bool = False,
-    dtype: str = "float32",
-) -> Iterator[dict[str, np.ndarray]]:
-    """Features of every example, batch by batch, in the order of the batches.
+def compile_step(
+    network: Network, endpoints: Sequence[str], *, batch_size: int, pool: bool = False, dtype: str = "float32"
+) -> Compiled:
+    """Compiles the step that computes the endpoints of a batch.
 
     Args:
       network: from `trained_network.load`.
-      batches: as from `data.pipeline.EvalPipeline`: "image" uint8 [B, H, W, 3] of the network's size, "label"
-        [B], "mask" [B].
-      endpoints: names, the network's own or TF-slim's, and "logits".
-      batch_size: B, a multiple of the devices.
-      pool: whether to average maps [H, W, C] over H and W, to [C].
-      dtype: "float32" or "float16", of the result; float16 gives infinity above 65,504.
-
-    Yields:
-      For each batch with an example in it: {"index": int64 [b], the example's position; "label": int32 [b];
-      endpoint: [b, ...]} of the examples whose mask is True.
+      endpoints: as in `features`.
+      batch_size: as in `features`.
+      pool: as in `features`.
+      dtype: as in `features`.
 
     Raises:
-      UserError: as `feature_shapes`, or a batch size that does not divide over the devices.
+      UserError: as `features`.
     """
     feature_shapes(network, endpoints, pool=pool, dtype=dtype)
     network.devices.check_batch("evaluation.batch_size", batch_size)
@@ -127,11 +136,43 @@ def features(
         rows = {name: output.logits if name == LOGITS else output.endpoint(name) for name in endpoints}
         return {}, {name: _shaped(value, pool).astype(dtype) for name, value in rows.items()}
 
-    shape = network.devices.abstract_batch(batch_size, network.image_size)
-    compiled = network.devices.compile_eval(step, network.variables, shape)
+    shape = network.devices.abstract_batch(batch_size, network.input.image_size)
+    return network.devices.compile_eval(step, network.variables, shape)
+
+
+def features(
+    network: Network,
+    batches: Iterable[dict[str, np.ndarray]],
+    endpoints: Sequence[str],
+    *,
+    batch_size: int,
+    pool: bool = False,
+    dtype: str = "float32",
+    step: Compiled | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Features of every example, batch by batch, in the order of the batches.
+
+    Args:
+      network: from `trained_network.load`.
+      batches: as from `data.pipeline.EvalPipeline`: "image" uint8 [B, H, W, 3] of the network's size, "label"
+        [B], "mask" [B].
+      endpoints: names, the network's own or TF-slim's, and "logits".
+      batch_size: B, a multiple of the devices.
+      pool: whether to average maps [H, W, C] over H and W, to [C].
+      dtype: "float32" or "float16", of the result; float16 gives infinity above 65,504.
+      step: from `compile_step` with the same arguments; None: it is compiled here.
+
+    Yields:
+      For each batch with an example in it: {"index": int64 [b], the example's position; "label": int32 [b];
+      endpoint: [b, ...]} of the examples whose mask is True.
+
+    Raises:
+      UserError: as `feature_shapes`, or a batch size that does not divide over the devices.
+    """
+    step = step or compile_step(network, endpoints, batch_size=batch_size, pool=pool, dtype=dtype)
     waiting = None
     for k, batch in enumerate(batches):
-        placed = compiled(network.variables, network.devices.put(batch))
+        placed = step(network.variables, network.devices.put(batch))
         if waiting is not None:
             yield from _rows(network, endpoints, *waiting)
         waiting = k * batch_size, batch, placed  # read one batch late, so that the devices are busy meanwhile
@@ -177,7 +218,7 @@ def _shaped(x: jax.Array, pool: bool) -> jax.Array:
 
 
 def _rows(
-    network: TrainedNetwork, endpoints: Sequence[str], first: int, batch: dict, outputs: Any
+    network: Network, endpoints: Sequence[str], first: int, batch: dict, outputs: Any
 ) -> Iterator[dict[str, np.ndarray]]:
     mask = batch["mask"]
     if mask.any():
