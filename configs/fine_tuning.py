@@ -8,8 +8,13 @@ if the number is the same, `--config.initialize.new="('(^|/)classifier/',)"` doe
 are frozen, batch norm included; 5a and 5b train with a tenth of the new classifier's learning rate. The log and
 initialization.json list what was restored.
 
-Hardware: one accelerator. Result: not yet run.
-The numbers are choices to start from; they were not measured.
+Hardware: two x86-64 cores, for the result; 224 pixels need an accelerator.
+Result: 77.5 % of 80 held-out crops (training 83.8 %) on 160 crops of four photographs at 64 pixels, 60 steps from a
+short digits run; from the same weights in torchvision's file format, the same bits (experiments/fine_tuning). With
+momentum 0.99, which keeps 55 % of the source's batch-norm statistics over 60 steps, 71.3 %; the run that led here had
+ended at 96 % of the training and 25 % of the test images. With nothing frozen (`--config.optimizer.freeze="()"`) it is
+92.5 %, and 68.8 % with momentum 0.99: weights of digits need to change. Not yet run from weights of ImageNet: the
+learning rates are choices to start from.
 """
 
 from ml_collections import ConfigDict
@@ -29,7 +34,10 @@ def get_config(folder: str = "images") -> ConfigDict:
     config.num_epochs = 20.0
 
     config.model.name = "inception_v1_bn"  # as in the run of the checkpoint
-    config.model.options.bn_momentum = 0.99  # TF-Slim's 0.9997 would keep ImageNet's statistics for thousands of steps
+    # TF-Slim's 0.9997 would keep ImageNet's statistics for thousands of steps. In a run of less than 460 steps the
+    # momentum is lower, so that 1 % of them remains at the end.
+    config.model.options.bn_momentum = 0.99
+    config.model.bn_initial_fraction = 0.01
     config.model.aux_heads = False  # they help to train modules that are frozen here
 
     config.data.name = f"folder:{folder}"

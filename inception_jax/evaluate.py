@@ -30,6 +30,13 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--split", help="default: the config's evaluation split")
     arguments.add_argument("--protocol", help="default: the config's, 'single'")
     arguments.add_argument("--batch_size", type=int, help="default: the config's")
+    arguments.add_argument(
+        "--batch_norm_images",
+        type=int,
+        metavar="N",
+        help="estimate the batch-norm statistics from N training images first; 0: the running statistics; default: "
+        "the config's evaluation.batch_norm_images",
+    )
     if any(argument.startswith("--config") for argument in argv):
         flags, recipe, _ = command_line.parse_with_config(arguments, argv)
     else:
@@ -51,6 +58,8 @@ def main(argv: list[str]) -> int:
     recipe = recipe or trained_network.load_config(flags.workdir)
     recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
     recipe.evaluation.protocol = flags.protocol or recipe.evaluation.protocol
+    if flags.batch_norm_images is not None:
+        recipe.evaluation.batch_norm_images = flags.batch_norm_images or None
     parallel.enable_compilation_cache()
     with processes.initialize(processes.find_launch(flags)):
         result = _evaluate(flags, recipe)
@@ -77,7 +86,7 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
         )
         data = setup.build_eval_data(trained.config, source, trained.input, trained.devices)
     processes.check_equal("the step of the checkpoint", trained.step)
-    evaluation = trained.evaluate(data)
+    evaluation, images = trained.evaluate(data), recipe.evaluation.batch_norm_images
     result = {
         "model": trained.config.model.name,
         "dataset": data.dataset.name,
@@ -85,11 +94,13 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
         "weights": trained.weights,
         "step": trained.step,
         "protocol": recipe.evaluation.protocol,
+        **({"batch_norm_images": images} if images else {}),
         **evaluation.result(),
         "top1_interval_95": list(evaluation.top1_interval()),
     }
     if processes.is_first():
         name = f"{data.dataset.split}_{trained.weights}_{trained.step}_{recipe.evaluation.protocol}"
+        name += f"_batch_norm_{images}" if images else ""
         folder = Path(flags.workdir) / "evaluations" / name.replace("/", "_")
         try:
             folder.mkdir(parents=True, exist_ok=True)

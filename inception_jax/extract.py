@@ -41,6 +41,7 @@ def main(argv: list[str]) -> int:
     recipe, class_names = trained_network.load_config(flags.workdir), trained_network.load_class_names(flags.workdir)
     recipe.data.image_size = flags.image_size or recipe.data.image_size
     recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
+    trained_network.warn_of_running_statistics(recipe)
     trained = trained_network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
     return _extract(flags, trained)
 

@@ -86,6 +86,7 @@ def _of_run(flags: argparse.Namespace) -> TrainedNetwork:
 
     step = command_line.step(flags.step)
     recipe, class_names = trained_network.load_config(flags.workdir), trained_network.load_class_names(flags.workdir)
+    trained_network.warn_of_running_statistics(recipe)
     return trained_network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
 
 

@@ -138,6 +138,13 @@ SCHEMA: dict[str, Any] = {
         "aux_heads": Field(True, "whether the auxiliary heads are built and trained"),
         "dropout_rate": Field(float, "dropout before the classifier; unset: the paper's", _FRACTION),
         "aux_dropout_rate": Field(float, "dropout inside the auxiliary heads; unset: the paper's", _FRACTION),
+        "bn_initial_fraction": Field(
+            float,
+            "batch norm: fraction of the initial running statistics that may remain after the last step; lowers "
+            "options.bn_momentum to fraction ** (1 / number of updates) where the run is short; unset: bn_momentum as "
+            "it is",
+            (lambda value: 0 < value < 1, "greater than 0 and less than 1"),
+        ),
         "options": {},  # filled with the options of the models by `default()`
     },
     "data": {
@@ -316,6 +323,12 @@ SCHEMA: dict[str, Any] = {
     "evaluation": {
         "every_epochs": Field(1.0, "epochs between evaluations; the last step is always evaluated", _POSITIVE),
         "batch_size": Field(int, "examples per evaluation step; unset: batch_size", _POSITIVE),
+        "batch_norm_images": Field(
+            int,
+            "training images from which the batch-norm statistics are estimated before every evaluation, rounded up to "
+            "whole batches; unset: the running statistics",
+            _POSITIVE,
+        ),
         "protocol": Field("single", "number of crops of an image, whose predictions are averaged"),
         "crop": Field(
             "center",

@@ -237,9 +237,15 @@ class TrainPipeline(_Pipeline):
         else:
             images.center_crop(image, self.image_size, self.augmentation, out=out)
 
-    def batches(self, start: int = 0) -> DataLoader:
-        """A data loader of batches `start`, `start + 1`, … without end, as quick from any start. Close it after use."""
-        return self._data_loader(_check_whole("start", start, 0), 1 << 48)
+    def batches(self, start: int = 0, count: int | None = None) -> DataLoader:
+        """A data loader of batches `start`, `start + 1`, …, as quick from any start. Close it after use.
+
+        Args:
+          start: number of the first batch.
+          count: number of batches; None: without end.
+        """
+        stop = 1 << 48 if count is None else start + count
+        return self._data_loader(_check_whole("start", start, 0), stop)
 
 
 class EvalPipeline(_Pipeline):

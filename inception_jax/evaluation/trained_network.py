@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,14 +17,14 @@ from inception_jax import config as configs
 from inception_jax import extensions
 from inception_jax.checkpoints.reading import load_record, load_variables
 from inception_jax.config import Config
-from inception_jax.data import images
+from inception_jax.data import datasets, images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
 from inception_jax.evaluation import extraction
 from inception_jax.metrics import Accumulator
 from inception_jax.models.base import BaseNetwork
 from inception_jax.runs import manifest
-from inception_jax.training import network_setup, run_length
+from inception_jax.training import network_setup, precise_batch_norm, run_length, setup
 from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.restore import CLASSES
@@ -60,6 +61,16 @@ def load_class_names(workdir: str | os.PathLike) -> list[str]:
 def default_weights(config_dict: ConfigDict) -> Literal["raw", "ema"]:
     """Returns "ema" where the run keeps an EMA of the weights, with which the papers evaluate; else "raw"."""
     return "ema" if config_dict.ema.decay else "raw"
+
+
+def warn_of_running_statistics(config_dict: ConfigDict) -> None:
+    """Prints a warning where a run evaluates with batch-norm statistics of training images: only evaluations do."""
+    if images := config_dict.evaluation.batch_norm_images:
+        print(
+            f"warning: config.evaluation.batch_norm_images = {images} is for evaluations only: the batch-norm "
+            "statistics used here are the running statistics of the checkpoint",
+            file=sys.stderr,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,19 +141,47 @@ class TrainedNetwork:
         return self._compiled[key]
 
     def evaluate(self, data: EvalPipeline) -> Accumulator:
-        """Evaluates a split, every example once.
+        """Evaluates a split, every example once, as training does.
+
+        With `config.evaluation.batch_norm_images`, the batch-norm statistics are first estimated from training images.
 
         Returns:
           Sums over the whole split and the predictions of all its examples.
+
+        Raises:
+          UserError: the training split is missing, the network has no batch norm, or its batch does not divide over the
+            devices.
         """
         return evaluate(
             self.compile(data.batch_size),
             self.devices,
             data,
-            self.variables,
+            self._variables_of_evaluation(),
             len(self.class_names),
             run_length.read_fault_limits(self.config),
         )
+
+    def _variables_of_evaluation(self) -> Any:
+        """The variables, with batch-norm statistics of training images where the config asks for them."""
+        config, size = self.config, self.image_size
+        if config.evaluation.batch_norm_images is None:
+            return self.variables
+        model, freezing = network_setup.freeze(config, cast(BaseNetwork, self.model), size)
+        images = network_setup.read_batch_norm_images(config, model, freezing, size)
+        assert images is not None
+        self.devices.check_batch("batch_size", config.batch_size)
+        source = datasets.load(config.data.name, config.data.train_split, config.data.data_dir)
+        estimator = precise_batch_norm.build(
+            model,
+            self.variables,
+            self.devices,
+            setup.build_train_data(config, source, self.input),
+            images,
+            self.input.normalization,
+            freezing,
+            run_length.read_fault_limits(config),
+        )
+        return estimator.replace_statistics(self.variables, self.step)
 
     def predict(self, inputs: Images, top_k: int = 5, batch_size: int = 32) -> dict[str, np.ndarray]:
         """Predicts the most probable classes of images of any size.

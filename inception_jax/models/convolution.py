@@ -142,8 +142,14 @@ def match_varying_axes(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return x, kernel
-    # The sum of no elements is zero and varies as its operand does.
-    return x + kernel[:0].sum(), kernel + x[:0].sum()
+    return x + _varying_zero(kernel), kernel + _varying_zero(x)
+
+
+def _varying_zero(operand: jax.Array) -> jax.Array:
+    """The sum of no elements: zero, and varies as its operand does."""
+    zero = operand[:0].sum()
+    # In 16 bits without its gradient, which would be a sum in 16 bits, and is never used.
+    return zero if jnp.finfo(operand.dtype).bits >= 32 else lax.stop_gradient(zero)
 
 
 def select_by_platform(

@@ -155,7 +155,7 @@ def _finish(unit: ConvUnit | SeparableConvUnit, x: jax.Array, train: bool) -> ja
     batch_norm = options.batch_norm if unit.normalize else None
     if batch_norm is None or options.conv_bias:
         bias = parameter(unit, "bias", Constant(options.bias), x.shape[-1:], options.param_dtype)
-        x = x + bias.astype(options.dtype)
+        x = add_bias(x, bias)
     if batch_norm is not None:
         x = BatchNorm(batch_norm, options.param_dtype, name="bn")(x, train=train)
     return nn.relu(x) if unit.relu else x
@@ -187,8 +187,27 @@ class Linear(nn.Module):
         x = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.bias is not None:
             bias = parameter(self, "bias", Constant(self.bias), (self.features,), self.param_dtype)
-            x = x + bias.astype(self.dtype)
+            x = add_bias(x, bias)
         return x if self.batch_norm is None else BatchNorm(self.batch_norm, self.param_dtype, name="bn")(x, train=train)
+
+
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds a bias to every position of `x`, in the dtype of `x`; its gradient is summed in at least float32.
+
+    JAX sums the gradient of a broadcast in the dtype of the broadcast. In bfloat16 the sum over the positions of a
+    batch (25,000 for 8 maps of 56x56) is wrong by 10 to 60 %. So for 16-bit maps the bias is broadcast in float32 and
+    rounded afterwards: the same values, in one fused pass.
+
+    Args:
+      x: [..., C], floating-point.
+      bias: [C].
+
+    Returns:
+      The shape and dtype of `x`.
+    """
+    if jnp.finfo(x.dtype).bits >= 32:
+        return x + bias.astype(x.dtype)
+    return x + jnp.broadcast_to(bias.astype(jnp.float32), x.shape).astype(x.dtype)
 
 
 def apply_remat(

@@ -262,6 +262,9 @@ def _evaluations(
     names = [metric.column for metric in others]
     head = ("split", "weights", "top-1", "95 % interval", "top-5", "loss", *names, "examples")
     yield from tables.format_markdown(head, table, "llrrrrr" + "r" * len(names))
+    if final and (images := _field(config, "evaluation.batch_norm_images")):
+        yield ""
+        yield f"Evaluated with batch-norm statistics of {images:,} training images, not with the running statistics."
     name = _field(config, "checkpoint.best_metric") or "top1"
     metric = metric_definitions.describe(name, recorded.get(name))
     known = [row for row in evaluations if not math.isnan(row.get(name, math.nan))]

@@ -43,6 +43,16 @@ class BatchNormGroups:
         """Whether the same batch has other statistics on another number of devices."""
         return self.kind in ("local", "groups")
 
+    def shared_examples(self, devices: int, micro_batch: int) -> int:
+        """Returns the number of examples that are normalized together.
+
+        Args:
+          devices: over which the batch is split.
+          micro_batch: examples that one device takes at once.
+        """
+        sizes = {"local": micro_batch, "global": micro_batch * devices, "groups": micro_batch * (self.size or 1)}
+        return sizes[self.kind] if self.kind in sizes else self._checked_size()
+
     def model_options(self, devices: int, per_device_examples: int | None = None) -> dict[str, Any]:
         """The batch-norm options of the model.
 

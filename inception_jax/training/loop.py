@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
@@ -17,7 +18,7 @@ from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
 from inception_jax.runs import metric_files
 from inception_jax.runs.progress import Progress
-from inception_jax.training import restore, results
+from inception_jax.training import precise_batch_norm, restore, results
 from inception_jax.training import setup as setups
 from inception_jax.training.clock import Clock
 from inception_jax.training.device_prefetch import DevicePrefetcher, InputStalled
@@ -56,6 +57,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
     with processes.fail_together():
         setup = setups.build(config)
         config.refuse_unread()
+        restore.refuse_single_values(workdir, setup)
     devices, length, faults, first = setup.devices, setup.length, setup.faults, processes.is_first()
 
     with contextlib.ExitStack() as stack:
@@ -134,27 +136,54 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
 
 
 @dataclasses.dataclass(frozen=True)
+class _EvalSteps:
+    """The compiled evaluation step, and the estimator of batch-norm statistics; None: the running ones are used."""
+
+    eval: Compiled
+    batch_norm: precise_batch_norm.Estimator | None
+
+
+@dataclasses.dataclass(frozen=True)
 class _Steps:
-    """The compiled training step and evaluation step."""
+    """The compiled training step, and those of evaluation by kind of weights: "raw" and, where there is one, "ema"."""
 
     train: Compiled
-    eval: Compiled
+    evaluation: dict[str, _EvalSteps]
 
 
 def _compile(setup: setups.Setup, state: TrainState) -> _Steps:
-    devices, model_input = setup.devices, setup.input
-    return _Steps(
-        train=devices.compile_train(
-            make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count),
-            state,
-            devices.abstract_batch(setup.config.batch_size, model_input.image_size, flag=devices.process_count > 1),
-        ),
-        eval=devices.compile_eval(
-            make_eval_step(setup.model, model_input.normalization, model_input.dtype, devices=devices.count),
-            state.variables(),
-            devices.abstract_batch(setup.data.eval.batch_size, model_input.image_size),
-        ),
+    devices = setup.devices
+    train = devices.compile_train(
+        make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count),
+        state,
+        devices.abstract_batch(setup.config.batch_size, setup.input.image_size, flag=devices.process_count > 1),
     )
+    raw = state.variables()
+    evaluation = {"raw": _compile_evaluation(setup, raw)}
+    if state.ema is not None:
+        averages = state.variables("ema")  # in float32, also where the parameters have 16 bits: another program
+        same = all(a.dtype == b.dtype for a, b in zip(jax.tree.leaves(raw), jax.tree.leaves(averages), strict=True))
+        evaluation["ema"] = evaluation["raw"] if same else _compile_evaluation(setup, averages)
+    return _Steps(train, evaluation)
+
+
+def _compile_evaluation(setup: setups.Setup, variables: dict[str, Any]) -> _EvalSteps:
+    devices, model_input = setup.devices, setup.input
+    step = make_eval_step(setup.model, model_input.normalization, model_input.dtype, devices=devices.count)
+    batch = devices.abstract_batch(setup.data.eval.batch_size, model_input.image_size)
+    estimator = None
+    if setup.batch_norm_images:
+        estimator = precise_batch_norm.build(
+            setup.model,
+            variables,
+            devices,
+            setup.data.train,
+            setup.batch_norm_images,
+            model_input.normalization,
+            setup.objective.freezing,
+            setup.faults,
+        )
+    return _EvalSteps(devices.compile_eval(step, variables, batch), estimator)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,17 +306,14 @@ def _save(run: _Run, step: int, state: TrainState, evaluations: Evaluations) -> 
 def _evaluate(run: _Run, state: TrainState) -> Evaluations:
     """Evaluates the trained weights and, where there are any, the EMA weights."""
     setup = run.setup
+    evaluations: Evaluations = {}
     with run.output.clock.phase("evaluation"), run.output.progress.phase("evaluating", recurs=True) as phase:
-        evaluations = {
-            weights: evaluate(
-                run.steps.eval,
-                setup.devices,
-                setup.data.eval,
-                state.variables(weights),
-                len(setup.data.class_names),
-                setup.faults,
+        for weights, steps in run.steps.evaluation.items():
+            variables = state.variables(weights)
+            if steps.batch_norm:
+                variables = steps.batch_norm.replace_statistics(variables, int(state.step))
+            evaluations[weights] = evaluate(
+                steps.eval, setup.devices, setup.data.eval, variables, len(setup.data.class_names), setup.faults
             )
-            for weights in (("raw", "ema") if state.ema is not None else ("raw",))
-        }
         phase.note = results.format_evaluations(evaluations)
     return evaluations

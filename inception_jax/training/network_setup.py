@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -166,3 +167,48 @@ def group_batch_norm(
         )
     options = groups.model_options(devices, micro_batch)
     return (model.clone(**options) if options else model), groups
+
+
+def limit_momentum(config: Config, model: BaseNetwork, updates: int) -> BaseNetwork:
+    """Lowers the momentum of batch norm where the run is too short for it, as `model.bn_initial_fraction` says.
+
+    Args:
+      config: `model.bn_initial_fraction` is read, if the network has batch norm.
+      model: from `build_model`.
+      updates: of the running statistics, over the whole run.
+    """
+    fraction = config.model.bn_initial_fraction if model.batch_norm else None
+    if fraction is None:
+        return model
+    momentum = math.floor(1e6 * fraction ** (1 / updates)) / 1e6
+    return model.clone(bn_momentum=min(model.bn_momentum, momentum))
+
+
+def read_batch_norm_images(
+    config: Config, model: BaseNetwork, frozen: freezing.Freezing, image_size: int
+) -> int | None:
+    """Reads `evaluation.batch_norm_images`.
+
+    Args:
+      config: of the run.
+      model: from `build_model`.
+      frozen: what is frozen.
+      image_size: height and width, in pixels.
+
+    Returns:
+      The number of images; None: evaluation uses the running statistics.
+
+    Raises:
+      ConfigError: the field is set, but there are no batch-norm statistics, or all of them are frozen.
+    """
+    images = config.evaluation.batch_norm_images
+    if images is None:
+        return None
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    statistics = jax.eval_shape(model.init, jax.random.key(0), image).get("batch_stats", {})
+    if not frozen.split_statistics(statistics)[0]:
+        raise ConfigError(
+            f"config.evaluation.batch_norm_images = {images}: {config.model.name} has no batch norm whose statistics "
+            "are not frozen; leave the field unset"
+        )
+    return images

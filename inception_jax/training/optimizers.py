@@ -138,12 +138,12 @@ def in_float32(
     def init(params: Tree) -> optax.OptState:
         if decayed:
             decayed_parameters(params, decayed)
-        return rule.init(_at_least_float32(params))
+        return rule.init(at_least_float32(params))
 
     def update(gradients: Tree, state: optax.OptState, params: Tree | None = None) -> tuple[Tree, optax.OptState]:
         if params is None:
             raise ValueError("update needs the parameters: optimizer.update(gradients, state, params)")
-        updates, precise = _at_least_float32(gradients), _at_least_float32(params)
+        updates, precise = at_least_float32(gradients), at_least_float32(params)
         if l2:
             updates = _add_decay(updates, precise, l2, mask)
         if clip_norm:
@@ -154,9 +154,14 @@ def in_float32(
     return optax.GradientTransformation(init, update)
 
 
+def at_least_float32(tree: Tree) -> Tree:
+    """Casts 16-bit leaves to float32; the others stay as they are."""
+    return jax.tree.map(lambda leaf: leaf.astype(np.promote_types(leaf.dtype, jnp.float32)), tree)
+
+
 def global_norm(tree: Tree) -> jax.Array:
     """Euclidean norm of all entries of all leaves, summed in at least float32."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(_at_least_float32(tree))))
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(at_least_float32(tree))))
 
 
 def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -315,7 +320,3 @@ def _clip(updates: Tree, clip_norm: float) -> Tree:
     # An infinite norm would give a factor of 0, an update of zero that nobody notices; NaN is noticed.
     factor = jnp.where(jnp.isfinite(norm), clip_norm / jnp.maximum(norm, clip_norm), jnp.nan)
     return jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
-
-
-def _at_least_float32(tree: Tree) -> Tree:
-    return jax.tree.map(lambda leaf: leaf.astype(np.promote_types(leaf.dtype, jnp.float32)), tree)

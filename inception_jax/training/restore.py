@@ -20,7 +20,7 @@ from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import init_variables
 from inception_jax.multihost import processes
 from inception_jax.runs import lock, manifest, metric_files
-from inception_jax.training import freezing, run_length, warm_start
+from inception_jax.training import batch_norm_checks, freezing, run_length, warm_start
 from inception_jax.training import state as states
 from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.setup import Setup
@@ -72,13 +72,26 @@ def refuse_changed_config(workdir: Path, config: Config) -> None:
     # A field that is missing because an earlier version did not have it counts as its default.
     before = json.loads(from_dict(before, load=False).to_json_best_effort())
     for path, old, new in manifest.config_differences(before, config.to_dict()):
-        if path.startswith(MAY_CHANGE) or (path in LENGTH and run_length.is_extendable(config)):
+        dependent = run_length.what_depends_on_length(config)
+        if path.startswith(MAY_CHANGE) or (path in LENGTH and not dependent):
             continue
-        why = "; its learning rate depends on its length" if path in LENGTH else ""
+        why = f"; {dependent} depends on its length" if path in LENGTH else ""
         raise ConfigError(
             f"config.{path} = {new!r}: the run in {workdir} began with {old!r}{why}; continue it with "
             "that, or choose another workdir"
         )
+
+
+def refuse_single_values(workdir: str | Path, setup: Setup) -> None:
+    """Refuses a new run some of whose batch-norm layers would normalize single values, and so learn nothing.
+
+    A run that an earlier version began continues, with a warning in its log.
+
+    Raises:
+      ConfigError: names the layers, and the values of fields that would do.
+    """
+    if setup.single_values and manifest.read_config(workdir) is None:
+        raise ConfigError(setup.single_values)
 
 
 def write_run_files(setup: Setup, workdir: Path) -> None:
@@ -188,6 +201,7 @@ def format_header(setup: Setup, state: TrainState, start: int, devices_before: i
         f"{length.total:,} steps of {config.batch_size} ({length.epoch(length.total):.4g} epochs)"
         + (f", continued from step {start:,}" if start else ""),
         *_device_count_note(setup, devices_before),
+        *_format_batch_norm(setup, state),
         *freezing.format_lines(setup.objective.freezing, state.params, config.optimizer.learning_rate_multipliers),
         *_format_balance(setup),
         *([f"warning: {setup.notice}"] if setup.notice else []),
@@ -208,6 +222,24 @@ def _format_balance(setup: Setup) -> list[str]:
     if options.patience:
         count = f"{options.patience} evaluation{'s' * (options.patience > 1)}"
         lines.append(f"ends early after {count} without a better {options.best_metric.title}")
+    return lines
+
+
+def _format_batch_norm(setup: Setup, state: TrainState) -> list[str]:
+    """Warnings where batch-norm statistics or the EMA will not catch up, and what estimates the statistics anew."""
+    objective, length = setup.objective, setup.length
+    lines = [f"warning: {setup.single_values}"] if setup.single_values else []
+    if setup.batch_norm_images:
+        batches = -(-setup.batch_norm_images // setup.config.batch_size)
+        lines.append(
+            f"each evaluation first estimates the batch norm statistics from {batches * setup.config.batch_size:,} "
+            f"training images ({batches:,} batches)"
+        )
+    elif setup.batch_norm and objective.freezing.split_statistics(state.batch_stats)[0]:
+        updates = length.total * objective.accumulation
+        lines += batch_norm_checks.format_momentum(setup.model.bn_momentum, updates, setup.config.batch_size)
+    if state.ema is not None and not objective.ema_num_updates:
+        lines += batch_norm_checks.format_ema(objective.ema_decay, length.total)
     return lines
 
 

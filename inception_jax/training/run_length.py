@@ -80,9 +80,11 @@ def compute_run_length(config: Config, steps_per_epoch: float) -> RunLength:
     )
 
 
-def is_extendable(config: Config) -> bool:
-    """Returns whether a finished run may be extended: its learning rate so far must not depend on its length."""
-    return config.schedule.name in ("constant", "exponential")
+def what_depends_on_length(config: Config) -> str | None:
+    """Names what depends on the length of the run, so that it cannot be extended; None: it can be."""
+    if config.schedule.name not in ("constant", "exponential"):
+        return "its learning rate"
+    return "its batch-norm momentum" if config.model.bn_initial_fraction is not None else None
 
 
 def read_fault_limits(config: Config) -> FaultLimits:

@@ -19,6 +19,7 @@ from inception_jax.metric_definitions import METRICS, Metric
 from inception_jax.models import registry
 from inception_jax.models.base import BaseNetwork
 from inception_jax.training import (
+    batch_norm_checks,
     class_balance,
     network_setup,
     optax_optimizers,
@@ -96,6 +97,9 @@ class Setup:
       model: the Flax module, with frozen parameters and batch-norm groups set.
       input: size, preprocessing and dtype of the network's input.
       batch_norm: which examples share batch-norm statistics; None for a network without batch norm.
+      single_values: why some batch norm layers would normalize single values; None: there are none.
+      batch_norm_images: training images from which batch-norm statistics are estimated before every evaluation; None:
+        the running statistics are used.
       data: input pipelines.
       length: steps of the run, and its intervals.
       schedule: learning rate by step.
@@ -114,6 +118,8 @@ class Setup:
     model: BaseNetwork
     input: NetworkInput
     batch_norm: BatchNormGroups | None
+    single_values: str | None
+    batch_norm_images: int | None
     data: RunData
     length: run_length.RunLength
     schedule: optax.Schedule
@@ -140,9 +146,14 @@ def build(config: Config) -> Setup:
     micro_batch = devices.check_batch("batch_size", config.batch_size, accumulation) // accumulation
     model = network_setup.build_model(config, network_setup.count_classes(config, train_split))
     model, freezing = network_setup.freeze(config, model, network_input.image_size)
+    image_size, single_values = network_input.image_size, None
     model, batch_norm = network_setup.group_batch_norm(config, model, devices.count, micro_batch)
+    if batch_norm:
+        batch = batch_norm_checks.Batch(config.batch_size, devices.count, accumulation, batch_norm)
+        single_values = batch_norm_checks.find_single_values(model, image_size, batch)
     data = _build_data(config, train_split, network_input, devices)
     length = run_length.compute_run_length(config, data.train.steps_per_epoch)
+    model = network_setup.limit_momentum(config, model, length.total * accumulation)
     schedule = _schedule(config, length)
     return Setup(
         config=config,
@@ -151,6 +162,8 @@ def build(config: Config) -> Setup:
         model=model,
         input=network_input,
         batch_norm=batch_norm,
+        single_values=single_values,
+        batch_norm_images=network_setup.read_batch_norm_images(config, model, freezing, image_size),
         data=data,
         length=length,
         schedule=schedule,
@@ -192,6 +205,23 @@ def _registered_names(config: Config) -> list[tuple[str, str]]:
     ]
 
 
+def build_train_data(config: Config, dataset: datasets.Dataset, network_input: NetworkInput) -> TrainPipeline:
+    """Builds the pipeline of a training split.
+
+    Raises:
+      UserError: a value of the augmentation that does not fit.
+    """
+    return TrainPipeline(
+        dataset,
+        batch_size=config.batch_size,
+        image_size=network_input.image_size,
+        seed=config.seed,
+        augmentation=_augmentation(config, network_input.eval_crop),
+        sampling=config.data.sampling,
+        **_reading_options(config),
+    )
+
+
 def build_eval_data(
     config: Config, dataset: datasets.Dataset, network_input: NetworkInput, devices: Devices
 ) -> EvalPipeline:
@@ -211,15 +241,7 @@ def build_eval_data(
 def _build_data(
     config: Config, train_split: datasets.Dataset, network_input: NetworkInput, devices: Devices
 ) -> RunData:
-    train = TrainPipeline(
-        train_split,
-        batch_size=config.batch_size,
-        image_size=network_input.image_size,
-        seed=config.seed,
-        augmentation=_augmentation(config, network_input.eval_crop),
-        sampling=config.data.sampling,
-        **_reading_options(config),
-    )
+    train = build_train_data(config, train_split, network_input)
     eval_split = datasets.load(config.data.name, config.data.eval_split, config.data.data_dir)
     if eval_split.class_names != train_split.class_names:
         raise ConfigError(

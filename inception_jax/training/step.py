@@ -109,7 +109,10 @@ def make_train_step(
         metrics = _sums(output, total, heads, batch)
         return metrics["loss"], (updates.get("batch_stats", {}), metrics)
 
-    gradients_and_sums = jax.value_and_grad(loss_fn, has_aux=True)
+    def gradients_and_sums(*arguments):
+        # Of parameters in 16 bits, too: gradients are added over micro-batches and devices.
+        sums, gradients = jax.value_and_grad(loss_fn, has_aux=True)(*arguments)
+        return sums, optimizers.at_least_float32(gradients)
 
     def gradients_of(state: TrainState, batch: Batch, keys: jax.Array) -> tuple[Any, Any, Metrics]:
         """(gradient of the summed loss, new batch statistics, metric sums), over all micro-batches."""
@@ -127,7 +130,7 @@ def make_train_step(
         first = jax.tree.map(lambda x: x[0], micro_batches)
         metric_shapes = jax.eval_shape(loss_fn, *params, state.batch_stats, *first)[1][1]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (params[0], metric_shapes))
-        start = (zeros[0], state.batch_stats, zeros[1])
+        start = (optimizers.at_least_float32(zeros[0]), state.batch_stats, zeros[1])
         (gradients, batch_stats, metrics), _ = lax.scan(add_micro_batch, start, micro_batches)
         return gradients, batch_stats, metrics
 
