@@ -333,6 +333,12 @@ def copy_files(names: Iterable[str], workdir: Path) -> list[str]:
     return changed
 
 
+def digests(names: Iterable[str]) -> list[str]:
+    """SHA-256 of the files of `config.extensions` as they were imported, by which processes compare them."""
+    files = [os.path.realpath(Path(name).expanduser()) for name in names if name.endswith(".py")]
+    return [_FILES.get(file, "") for file in files]
+
+
 def recorded_metrics() -> dict[str, Any]:
     """What manifest.json says of the registered metrics, so that a report need not import them."""
     return {

@@ -178,6 +178,29 @@ def test_an_extension_that_fails_is_one_line(tmp_path):
     assert not any(name.startswith("inception_jax_extension_broken") for name in sys.modules)
 
 
+def test_workers_get_classes_and_functions_of_a_file_by_value(tmp_path):
+    """A worker process cannot import the file's module by its name."""
+    import cloudpickle
+
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import inception_jax\nimport numpy as np\n"
+        "class Items:\n"
+        "    def __len__(self):\n        return 4\n"
+        "    def __getitem__(self, index):\n        return np.full((8, 8, 3), index, np.uint8), index % 2\n"
+        "inception_jax.register_dataset('mine', {'train': Items()}, class_names=['a', 'b'])\n"
+        "inception_jax.register_augmentation('dim', lambda image, size, uniforms: image[:size, :size] // 2)\n"
+    )
+    extensions.load([str(file)])
+    pipeline = TrainPipeline(
+        datasets.load("mine", "train[:3]"), batch_size=2, image_size=4, seed=3, augmentation=images.CUSTOM["dim"]
+    )
+    sent = cloudpickle.dumps(pipeline.batch)
+    for name in [name for name in sys.modules if name.startswith("inception_jax_extension_mine")]:
+        del sys.modules[name]
+    np.testing.assert_array_equal(cloudpickle.loads(sent)(5)["image"], pipeline.batch(5)["image"])
+
+
 def test_the_best_config_of_a_sweep_names_the_extensions(tmp_path):
     from inception_jax.sweeps.recipe import format_recipe
 

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +68,12 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def report_lines(workdir: Path) -> list[str]:
+def report_lines(workdir: Path, weights: Mapping[str, float] | None = None) -> list[str]:
     """The lines of the report on per_class.csv; none where there is no such file.
+
+    Args:
+      workdir: of a run.
+      weights: {class: factor of its loss}, where the run had class weights.
 
     Raises:
       UserError: the file is damaged.
@@ -98,10 +102,15 @@ def report_lines(workdir: Path) -> list[str]:
         shown = sorted(known, key=lambda row: (math.isnan(row[3]), row[3]))[:_WORST]
         lines = [f"The {_WORST} of {len(known):,} classes with the lowest F1.", ""]
     cells = [
-        (row[0], *("–" if math.isnan(value) else f"{100 * value:.2f} %" for value in row[1:4]), *row[4:])
+        (
+            row[0],
+            *("–" if math.isnan(value) else f"{100 * value:.2f} %" for value in row[1:4]),
+            *row[4:],
+            *([f"{weights[row[0]]:.4g}" if row[0] in weights else "–"] if weights else []),
+        )
         for row in shown
     ]
-    head = ("class", "precision", "recall", "F1", "examples", "predictions")
+    head = ("class", "precision", "recall", "F1", "examples", "predictions", *(["weight"] if weights else []))
     files = [name for name in (PER_CLASS, CONFUSION) if (workdir / name).exists()]
     links = ", ".join(f"[{name}]({name})" for name in files)
-    return [*lines, *tables.format_markdown(head, cells, "lrrrrr"), "", f"All classes: {links}."]
+    return [*lines, *tables.format_markdown(head, cells, "lrrrrrr"[: len(head)]), "", f"All classes: {links}."]

@@ -145,7 +145,7 @@ def write(workdir: str | os.PathLike) -> Path:
         _heading(config, outcome, rows),
         "\n".join(f"> {note}" for note in notes),
         _section("Result", _evaluations(outcome, rows, config, starts)),
-        _section("Classes", iter(_read_or_note(class_tables.report_lines, workdir, notes) or [])),
+        _section("Classes", _classes(workdir, outcome, notes)),
         _section("Training", _heads(rows)),
         _section("Time", _times(outcome, timing)),
         *(
@@ -278,6 +278,13 @@ def _evaluations(
     if "fingerprint" in outcome:
         yield ""
         yield f"Fingerprint of the final state: `{outcome['fingerprint']}`"
+
+
+def _classes(workdir: Path, outcome: Mapping[str, Any], notes: list[str]) -> Iterator[str]:
+    """Yields the table of the classes, with the weights of their losses where result.json has them."""
+    weights = outcome.get("class_weights")
+    known = {name: value for name, value in weights.items() if isinstance(value, float)} if weights else None
+    yield from _read_or_note(lambda path: class_tables.report_lines(path, known), workdir, notes) or []
 
 
 def _heads(rows: list[dict[str, Any]]) -> Iterator[str]:

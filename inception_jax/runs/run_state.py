@@ -250,7 +250,7 @@ _EXPECTED_TYPES: dict[str, dict[str, type]] = {
                         "platform": TEXT, "metrics": OBJECT},
     result.FILE: {"status": TEXT, "message": TEXT, "signal": TEXT, "steps": NUMBER, "epochs": NUMBER,
                   "metrics": OBJECT, "wall_seconds": NUMBER, "compile_seconds": NUMBER, "data_wait_seconds": NUMBER,
-                  "fingerprint": TEXT},
+                  "fingerprint": TEXT, "class_weights": OBJECT},
     TRIAL: {"status": TEXT, "message": TEXT, "value": NUMBER},
 }  # fmt: skip
 _TEXTS_OF_ROWS = ("kind", "split", "weights")

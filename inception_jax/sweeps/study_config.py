@@ -27,7 +27,7 @@ PRUNERS = ("halving", "median", "none")
 OBJECTIVES = ("final", "best")
 
 # Fields that may differ between machines that share a study, and between starts: no result depends on them.
-MAY_CHANGE = ("data.data_dir", "data.prefetch", "data.threads", "data.workers", "faults.stall_")
+MAY_CHANGE = ("data.data_dir", "data.prefetch", "data.threads", "data.workers", "extensions", "faults.stall_")
 
 
 @dataclasses.dataclass(frozen=True)

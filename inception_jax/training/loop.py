@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from inception_jax import extensions
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config
 from inception_jax.errors import signal_exit_code
@@ -54,6 +55,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
     # Everything that a wrong config or wrong data can break is built and checked before anything is written.
     config = Config(recipe)
     processes.check_equal("the config", config.to_dict())
+    processes.check_equal("the files of config.extensions", extensions.digests(config.extensions))
     with processes.fail_together():
         setup = setups.build(config)
         config.refuse_unread()
@@ -315,5 +317,5 @@ def _evaluate(run: _Run, state: TrainState) -> Evaluations:
             evaluations[weights] = evaluate(
                 steps.eval, setup.devices, setup.data.eval, variables, len(setup.data.class_names), setup.faults
             )
-        phase.note = results.format_evaluations(evaluations)
+        phase.note = results.format_evaluations(evaluations, setup.checkpoints.best_metric)
     return evaluations

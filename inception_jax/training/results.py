@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import NonFiniteLoss, UserError
+from inception_jax.metric_definitions import Metric
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
 from inception_jax.runs import class_tables, metric_files, report, result
+from inception_jax.runs.formatting import format_metric
 from inception_jax.runs.progress import Progress
 from inception_jax.training.clock import Clock
 from inception_jax.training.early_stopping import BestEvaluation
@@ -66,14 +68,19 @@ def best_value(setup: Setup, evaluations: Mapping[str, Accumulator]) -> float:
     return values[setup.checkpoints.best_metric.name]
 
 
-def format_evaluations(evaluations: Mapping[str, Accumulator]) -> str:
-    """Formats an evaluation as one line: `raw: loss 0.0512, top-1 98.61 % (355/360) | ema: …`."""
-    texts = []
+def format_evaluations(evaluations: Mapping[str, Accumulator], best_metric: Metric) -> str:
+    """Formats an evaluation as one line: `raw: loss 0.0512, top-1 98.61 % (355/360) | ema: …`.
+
+    The metric by which the best one is chosen is added where it is neither of these.
+    """
+    texts, name = [], best_metric.name
     for weights, evaluation in evaluations.items():
         means = evaluation.result()
         correct = round(means["top1"] * means["count"])
+        other = "" if name in ("loss", "top1") else f", {best_metric.column} {format_metric(best_metric, means[name])}"
         texts.append(
-            f"{weights}: loss {means['loss']:.4f}, top-1 {100 * means['top1']:.2f} % ({correct:,}/{means['count']:,})"
+            f"{weights}: loss {means['loss']:.4f}, top-1 {100 * means['top1']:.2f} % "
+            f"({correct:,}/{means['count']:,}){other}"
         )
     return " | ".join(texts)
 

@@ -1,6 +1,7 @@
 """A run that early stopping ends: finished, with the same bits however often it was interrupted."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -29,6 +30,7 @@ def stopped(run_command, arguments, tmp_path_factory):
     assert code == 0, err
     assert "class weights from 0.5 (7) to 2 (3)" in err and "every class is sampled equally often" in err
     assert "early stopping: 2 evaluations without a better macro F1 than" in err
+    assert re.search(r"ema: loss [\d.]+, top-1 [\d.]+ % \(\d+/40\), macro F1 [\d.]+ %", err)
     return workdir
 
 
@@ -53,7 +55,11 @@ def test_it_is_finished_and_says_why(stopped):
     assert (stopped / "checkpoints" / "6").is_dir()
     report = (stopped / "report.md").read_text()
     assert "It ended by early stopping: 2 evaluations" in report and "## Classes" in report
-    assert "Best macro F1 of all evaluations" in report and "| balanced |" in report
+    assert (
+        "Best macro F1 of all evaluations" in report
+        and "| balanced |" in report
+        and "| predictions | weight |" in report
+    )
 
 
 def test_it_ends_alike_after_an_interruption(stopped, run_command, arguments, tmp_path):

@@ -44,6 +44,7 @@ def test_all_of_it_is_used_and_recorded(run, recipe):
     assert (run / "extensions" / "mine.py").read_text() == recipe.read_text()
     result = json.loads((run / "result.json").read_text())
     assert result["model"] == "strider" and result["best"]["metric"] == "mean_confidence"
+    assert result["metrics"]["test"]["raw"]["top5"] == 1  # of two classes
     assert 0.5 <= result["metrics"]["test"]["raw"]["mean_confidence"] <= 1
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["metrics"] == {"mean_confidence": {"title": "mean confidence", "better": "higher", "percent": True}}

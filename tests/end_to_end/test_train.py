@@ -73,6 +73,13 @@ def test_evaluate_says_what_the_run_said(small_run, run_command, tmp_path):
         assert said["top1"] == run["top1"]
         assert said["loss"] == pytest.approx(run["loss"], rel=1e-6)
         assert said["step"] == 14
+        for name in ("balanced_accuracy", "macro_f1", "expected_calibration_error"):
+            assert said[name] == pytest.approx(run[name], abs=1e-6), name
+        assert said["tables"] == ["confusion_matrix.csv", "per_class.csv"]
+    for name in said["tables"]:
+        assert len(list((workdir / "evaluations").rglob(name))) == 2
+        shown = next((workdir / "evaluations").glob(f"*ema*/{name}")).read_text()
+        assert shown == (workdir / name).read_text()  # the run wrote those of the EMA weights
     assert list((workdir / "evaluations").rglob("confusion_matrix.png"))
 
 

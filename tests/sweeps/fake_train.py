@@ -8,8 +8,8 @@ saves on SIGTERM, and ends with its parent. What it shall do beside comes from t
     {"epochs": 6, "seconds": 0.01, "linger": 0, "default": [], "3": [["exit", 2, 7], ["kill", 4], …]}
 
 An epoch takes `seconds`, and what comes after the last one `linger`. The list of a trial's number has an entry for each
-of its starts: ["exit", EPOCH, CODE], ["kill", EPOCH] (by itself, SIGKILL), ["nan", EPOCH], ["deaf"] (to SIGTERM), or
-null: nothing special. `epochs.log` in the workdir tells which epochs were trained.
+of its starts: ["exit", EPOCH, CODE], ["kill", EPOCH] (by itself, SIGKILL), ["nan", EPOCH], ["early", EPOCH] (early
+stopping), ["deaf"] (to SIGTERM), or null: nothing special. `epochs.log` in the workdir tells which epochs were trained.
 """
 
 import ctypes
@@ -95,6 +95,9 @@ def train(workdir, given, behaviour, act, stopped):
                 }
                 file.write(json.dumps(row) + "\n")
         (workdir / "checkpoints" / str(epoch)).mkdir()
+        if act[:2] == ["early", epoch]:
+            time.sleep(behaviour["linger"])
+            return write_result(workdir, status="finished", ended="early stopping: 1 evaluation")
         if stopped and epoch < epochs and act != ["deaf"]:
             write_result(workdir, status="interrupted")
             sys.exit(143)

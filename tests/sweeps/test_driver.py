@@ -96,6 +96,18 @@ def test_a_trial_is_not_pruned_at_its_end(study, sweep):
     assert study.statuses() == ["finished", "finished"]
 
 
+def test_a_trial_that_early_stopping_ends_has_finished(study, sweep):
+    """Its last evaluation, the second without a better top-5 than the first, is not one to prune it at."""
+    study.space(LIST.format(rates=[0.01, 0.001]))
+    study.behaviour(epochs=9, seconds=0.03, linger=0.15, default=[["early", 2]])
+    stop = ["--config.checkpoint.best_metric=top5", "--config.stop.patience=1", "--metric=top1"]
+    assert sweep("--min_evaluations=2", "--reduction_factor=2", *stop) == 0
+    assert study.statuses() == ["finished", "finished"]
+    assert [len(trial["evaluations"]) for trial in study.trials()] == [2, 2]
+    assert study.trial(0)["value"] == pytest.approx(0.99 * (0.5 + 0.5 * 2 / 9))
+    assert study.trial(0)["message"] == "early stopping: 1 evaluation" and "early stopping" in study.log()
+
+
 def test_the_first_decision_to_prune_stands(study, sweep):
     """A run that takes long to stop writes more evaluations, and might even finish."""
     study.space(LIST.format(rates=[0.01, 0.001]))

@@ -144,6 +144,18 @@ def test_another_study_in_the_same_directory_is_refused(study, sweep, tmp_path):
     assert len(study.trials()) == 2
 
 
+def test_a_study_of_an_earlier_version_continues(study, sweep):
+    """Its study.json has neither the newer fields of the config nor the properties of the metric."""
+    assert sweep("--trials=1") == 0
+    path = study.directory / "study.json"
+    content = json.loads(path.read_text())
+    del content["metric_properties"], content["config"]["stop"], content["config"]["loss"]["class_weights"]
+    path.write_text(json.dumps(content))
+    assert sweep("--trials=2") == 0
+    with pytest.raises(UserError, match=r"config.stop.patience = 3, but .* began with None"):
+        sweep("--trials=2", "--config.stop.patience=3")
+
+
 def test_directories_that_are_not_studies(study, sweep):
     study.directory.mkdir()
     (study.directory / "thesis.tex").write_text("mine")

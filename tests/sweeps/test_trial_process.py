@@ -1,5 +1,6 @@
 """The training process: the real one, without Optuna, tied to its driver; its exit codes, metrics and record."""
 
+import functools
 import json
 import os
 import signal
@@ -10,7 +11,9 @@ import time
 import pytest
 
 from inception_jax.errors import ExitCode
+from inception_jax.metric_definitions import METRICS
 from inception_jax.sweeps import trial_process, trials
+from inception_jax.training.early_stopping import BestEvaluation
 
 from .conftest import ROOT, wait_for
 
@@ -141,6 +144,13 @@ def test_metrics_are_read_as_they_grow(tmp_path):
         file.write(row(20, 0.3)[20:] + row(30, "NaN"))
     assert [found["value"] for found in evaluations.read()[:2]] == [0.2, 0.3]
     assert str(evaluations.read()[2]["value"]) == "nan"
+
+
+def test_the_evaluation_that_early_stopping_ends_at_is_marked(tmp_path):
+    start = functools.partial(BestEvaluation, METRICS["top1"], 2)
+    evaluations = trials.EvaluationReader(tmp_path, "ema", "top1", start)
+    (tmp_path / "metrics.jsonl").write_text("".join(row(10 * n, value) for n, value in enumerate((0.3, 0.2, 0.1), 1)))
+    assert ["last" in found for found in evaluations.read()] == [False, False, True]
 
 
 def test_metrics_that_were_cut_back_are_read_anew(tmp_path):

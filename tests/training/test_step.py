@@ -346,3 +346,18 @@ def test_evaluation_counts_each_masked_example_once_and_keeps_row_order(x64, mod
     correct = (rows["classes"][:, 0] == one["label"]) & one["mask"]
     assert sums["top1"] == correct.sum()
     assert rows["probabilities"].sum(axis=1) == pytest.approx(1.0)
+
+
+def test_the_predicted_classes_are_those_that_the_accuracy_counts():
+    """By the logits, whose probabilities are equal where they underflow to 0 or are rounded to 1."""
+
+    class Constant(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            return InceptionOutput(logits=jnp.tile(jnp.array([0.0, 1e-9, 1e-8, -900.0, -800.0]), (x.shape[0], 1)))
+
+    one = batch(size=1) | {"label": np.array([2], np.int32)}
+    mesh = parallel.Devices("jit", 1)
+    eval_step = step.make_eval_step(Constant(), preprocess.get_normalization("inception"), jnp.float32, devices=1)
+    sums, rows = mesh.compile_eval(eval_step, {}, mesh.put(one))({}, mesh.put(one))
+    assert mesh.get(rows)["classes"].tolist() == [[2, 1, 0, 4, 3]] and float(sums["top1"]) == 1
