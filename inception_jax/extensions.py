@@ -339,13 +339,16 @@ def digests(names: Iterable[str]) -> list[str]:
     return [_FILES.get(file, "") for file in files]
 
 
-def recorded_metrics() -> dict[str, Any]:
-    """What manifest.json says of the registered metrics, so that a report need not import them."""
-    return {
+def describe(names: Sequence[str]) -> dict[str, Any]:
+    """What manifest.json says: the registered metrics, which a report need not import then, and the SHA-256 of files."""
+    metrics = {
         name: metric.to_json()
         for name, metric in metric_definitions.METRICS.items()
         if name not in metric_definitions.BUILT_IN
     }
+    files = [Path(name).name for name in names if name.endswith(".py")]
+    digested = dict(zip(files, digests(names), strict=True))
+    return {name: value for name, value in (("metrics", metrics), ("extensions", digested)) if value}
 
 
 def _claim(kind: str, name: str, taken: Iterable[str]) -> None:

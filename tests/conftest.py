@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,6 +137,18 @@ def small_arguments():
         "--config=configs/digits.py",
         *(f"--config.{path}={value}" for path, value in SMALL_RUN.items() if value is not None),
     ]
+
+
+@pytest.fixture(scope="session")
+def own_recipe(tmp_path_factory):
+    """The recipe of configs/README.md with a network and data of its own, in a file outside the package.
+
+    Its network compiles in a fraction of a second: for what depends on no network of the package.
+    """
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "configs" / "README.md").read_text(), re.DOTALL)
+    file = tmp_path_factory.mktemp("elsewhere") / "mine.py"
+    file.write_text(next(block for block in blocks if "register_model" in block))
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,15 @@ import dataclasses
 import functools
 import operator
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from inception_jax.errors import UserError
+
+_MANY = 10_000  # records whose labels take so long to read that a line says so
 
 
 class RecordSource(Protocol):
@@ -169,6 +172,8 @@ def read_labels(source: RecordSource) -> np.ndarray:
     labels = getattr(source, "labels", None)
     if labels is not None:
         return np.asarray(labels, np.int64)
+    if len(source) >= _MANY:
+        print(f"reading the labels of {len(source):,} records", file=sys.stderr)
     found = np.full(len(source), -1, np.int64)
     for index in range(len(source)):
         with contextlib.suppress(UserError):

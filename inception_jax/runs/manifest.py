@@ -37,7 +37,7 @@ def write(
     *,
     devices: Sequence[str] = (),
     command: Sequence[str] | None = None,
-    metrics: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes config.json, and adds this start to manifest.json. Each file is replaced atomically.
 
@@ -49,7 +49,8 @@ def write(
       config_json: the config as JSON, from ConfigDict's `to_json_best_effort`.
       devices: one string per device or kind of device, written as given.
       command: the command line; default: this process's.
-      metrics: {name: title, direction and unit} of the metrics that a recipe registered.
+      more: further entries: "metrics", {name: title, direction and unit} of those that a recipe registered, and
+        "extensions", {file: SHA-256}.
 
     Returns:
       The manifest.
@@ -74,8 +75,7 @@ def write(
         "command": now["command"],
         "changes": {path: [old, new] for path, old, new in changes},
     }
-    if metrics:
-        now["metrics"] = dict(metrics)
+    now |= more or {}
     manifest = {**now, "starts": [*before.get("starts", []), start]}
     # In this order: after a crash between the two, the next start finds the same differences and records them again.
     replace_text(workdir / MANIFEST, json.dumps(manifest, indent=2) + "\n")

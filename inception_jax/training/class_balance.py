@@ -38,7 +38,12 @@ def read_class_weights(config: Config, dataset: Dataset) -> tuple[float, ...] | 
             )
         return balanced_weights(dataset.class_counts())
     weights = dict.fromkeys(dataset.class_names, 1.0)
+    names = [name for name, _ in value]
     for name, weight in value:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"config.loss.class_weights: class {name!r} has {names.count(name)} weights; one is needed"
+            )
         if name not in weights:
             raise ConfigError(
                 f"config.loss.class_weights: {dataset.name!r} has no class {name!r}{nearest(name, weights)}; "

@@ -111,7 +111,7 @@ def write_run_files(setup: Setup, workdir: Path) -> None:
                 workdir,
                 setup.config.to_json(),
                 devices=[setup.devices.describe()],
-                metrics=extensions.recorded_metrics(),
+                more=extensions.describe(setup.config.extensions),
             )
             manifest.replace_text(workdir / CLASSES, json.dumps(classes, indent=2) + "\n")
             if setup.warm_start and setup.warm_start.report:

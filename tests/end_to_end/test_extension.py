@@ -1,29 +1,18 @@
 """A recipe outside the package: the one of configs/README.md, trained, resumed, evaluated, used without its file."""
 
+import hashlib
 import json
-import re
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "configs" / "README.md").read_text(), re.DOTALL)
-    file = tmp_path_factory.mktemp("elsewhere") / "mine.py"
-    file.write_text(next(block for block in blocks if "register_model" in block))
-    return file
-
-
-@pytest.fixture(scope="module")
-def arguments(recipe):
+def arguments(own_recipe):
     fields = ["evaluation.every_epochs=0.5", "checkpoint.every_epochs=0.5", "logging.every_steps=2", "data.threads=1"]
-    return [f"--config={recipe}", *(f"--config.{field}" for field in fields)]
+    return [f"--config={own_recipe}", *(f"--config.{field}" for field in fields)]
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +27,17 @@ def outcome(workdir):
     return json.loads((workdir / "result.json").read_text())["fingerprint"], (workdir / "metrics.jsonl").read_bytes()
 
 
-def test_all_of_it_is_used_and_recorded(run, recipe):
+def test_all_of_it_is_used_and_recorded(run, own_recipe):
     config = json.loads((run / "config.json").read_text())
-    assert config["extensions"] == [str(recipe)] and config["optimizer"]["options"] == [["b1", 0.8]]
-    assert (run / "extensions" / "mine.py").read_text() == recipe.read_text()
+    assert config["extensions"] == [str(own_recipe)] and config["optimizer"]["options"] == [["b1", 0.8]]
+    assert (run / "extensions" / "mine.py").read_text() == own_recipe.read_text()
     result = json.loads((run / "result.json").read_text())
     assert result["model"] == "strider" and result["best"]["metric"] == "mean_confidence"
     assert result["metrics"]["test"]["raw"]["top5"] == 1  # of two classes
     assert 0.5 <= result["metrics"]["test"]["raw"]["mean_confidence"] <= 1
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["metrics"] == {"mean_confidence": {"title": "mean confidence", "better": "higher", "percent": True}}
+    assert manifest["extensions"] == {"mine.py": hashlib.sha256(own_recipe.read_bytes()).hexdigest()}
     report = (run / "report.md").read_text()
     assert "Best mean confidence of all evaluations" in report and "| mean confidence |" in report
 
@@ -56,16 +46,18 @@ def test_it_resumes_to_the_same_bits_also_in_worker_processes(run, run_command, 
     workdir = shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "12")
     (workdir / "result.json").unlink()
+    (workdir / "extensions" / "mine.py").write_text("# as if the run had begun with another file\n")
     code, _, err = run_command("train", *arguments, "--config.data.workers=1", f"--workdir={workdir}")
     assert code == 0 and "continued from step 8" in err, err
     assert outcome(workdir) == outcome(run)
+    assert "note: mine.py has changed since the run began" in err
 
 
-def test_the_run_needs_no_recipe(run, run_command, recipe, tmp_path):
+def test_the_run_needs_no_recipe(run, run_command, own_recipe, tmp_path):
     """evaluate, predict and compare where the file is not: by the copy in the workdir."""
     workdir = shutil.copytree(run, tmp_path / "run")
     config = (workdir / "config.json").read_text()
-    (workdir / "config.json").write_text(config.replace(str(recipe), "/nowhere/mine.py"))
+    (workdir / "config.json").write_text(config.replace(str(own_recipe), "/nowhere/mine.py"))
     code, out, err = run_command("evaluate", f"--workdir={workdir}")
     assert code == 0, err
     found, expected = json.loads(out), json.loads((run / "result.json").read_text())["metrics"]["test"]["raw"]
@@ -82,9 +74,9 @@ def test_the_run_needs_no_recipe(run, run_command, recipe, tmp_path):
     assert code == 2 and "error: config.extensions: cannot read /nowhere/mine.py" in err and "Traceback" not in err
 
 
-def test_a_recipe_that_does_not_name_its_file_is_refused(run_command, arguments, recipe, tmp_path):
+def test_a_recipe_that_does_not_name_its_file_is_refused(run_command, arguments, own_recipe, tmp_path):
     code, _, err = run_command("train", *arguments, "--config.extensions=()", f"--workdir={tmp_path / 'run'}")
-    assert code == 2 and f"model 'strider' is registered in {recipe}, which config.extensions does not name" in err
+    assert code == 2 and f"model 'strider' is registered in {own_recipe}, which config.extensions does not name" in err
     assert not (tmp_path / "run").exists()
     code, _, err = run_command(
         "train", *arguments, "--config.optimizer.options={'eps_rot': 1}", f"--workdir={tmp_path / 'run'}"

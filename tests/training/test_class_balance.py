@@ -52,6 +52,7 @@ def test_the_config_has_one_form_of_a_mapping():
         ({"bb": 1.0}, {}, "'mine' has no class 'bb'.*did you mean 'b'"),
         (dict.fromkeys([*"abcdef", "v1.5"], 0.0), {}, "every class has weight 0"),
         ("balanced", {"sampling": "balanced"}, "twice; set one of the two"),
+        ((("a", 1.0), ("a", 2.0)), {}, "class 'a' has 2 weights; one is needed"),
         ("even", {}, "class_weights = 'even': it must be 'balanced', or pairs"),
         ({"a": -1.0}, {}, "must be 'balanced', or pairs"),
         (3.0, {}, "must be 'balanced', or pairs"),
