@@ -340,7 +340,7 @@ def digests(names: Iterable[str]) -> list[str]:
 
 
 def describe(names: Sequence[str]) -> dict[str, Any]:
-    """What manifest.json says: the registered metrics, which a report need not import then, and the SHA-256 of files."""
+    """What manifest.json says: the registered metrics, which a report then need not import, and the files' SHA-256."""
     metrics = {
         name: metric.to_json()
         for name, metric in metric_definitions.METRICS.items()
