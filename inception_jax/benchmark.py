@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inception_jax import command_line
-from inception_jax.errors import UserError
+from inception_jax import command_line, recipe_files
+from inception_jax.errors import ArgumentParser, UserError
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     """
     arguments = _arguments()
     if any(argument.startswith("--config") for argument in argv):
-        flags, config, _ = command_line.parse_with_config(arguments, argv)
+        flags, config, _ = recipe_files.parse_with_config(arguments, argv)
     else:
         flags, config = arguments.parse_args(argv), None
     _refuse_unread(arguments, flags)
@@ -49,11 +49,11 @@ def main(argv: list[str]) -> int:
     return _measure(flags, config)
 
 
-def _arguments() -> argparse.ArgumentParser:
+def _arguments() -> ArgumentParser:
     arguments = command_line.parser("benchmark", "Measure training step, forward pass and input pipeline of a network.")
     add = arguments.add_argument
     add("--model", help="a network, with SGD on synthetic images; or --config for the step of a recipe")
-    command_line.add_config(arguments)
+    recipe_files.add_config(arguments)
     add(
         "--set",
         type=command_line.option,
@@ -102,7 +102,7 @@ def _arguments() -> argparse.ArgumentParser:
     return arguments
 
 
-_WORKLOAD = {"model", "set", "batch_size", "image_size", "num_classes", "dtype", "json"}
+_WORKLOAD = {"config", "model", "set", "batch_size", "image_size", "num_classes", "dtype", "json"}
 _READ = {  # {action: flags that it reads}
     "--difference": {"difference"},
     "--vs": _WORKLOAD | {"vs", "what", "torch_python", "torch_variants", "rounds", "steps"},
@@ -113,13 +113,11 @@ _READ = {  # {action: flags that it reads}
 }  # fmt: skip
 
 
-def _refuse_unread(arguments: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+def _refuse_unread(arguments: ArgumentParser, flags: argparse.Namespace) -> None:
     """Raises UserError for a flag that has no effect under the others."""
     action = next((name for name in _READ if name and getattr(flags, name.removeprefix("--"))), "")
-    given = {name for name, value in vars(flags).items() if name != "_" and value != arguments.get_default(name)}
-    if unread := sorted(given - _READ[action] - {"config"}):
-        reason = f"has no effect with {action}" if action else "has an effect only with --vs=torch"
-        raise UserError(f"--{unread[0]}: {reason}; leave it out")
+    reason = f"has no effect with {action}" if action else "has an effect only with --vs=torch"
+    arguments.refuse_unread(_READ[action], reason)
 
 
 def _build_config(flags: argparse.Namespace, config: ConfigDict | None) -> ConfigDict:

@@ -38,20 +38,13 @@ def main(argv: list[str]) -> int:
     )
     arguments.add_argument("--x", choices=("epoch", "step", "seconds"), help="x axis of the curves; default: epoch")
     flags = arguments.parse_args(argv)
-    _refuse_unread(flags)
     if flags.list:
+        arguments.refuse_unread({"paths", "list", "json"}, "has no effect with --list")
         return _list(flags)
+    arguments.refuse_unread({"paths", "output", "metric", "weights", "x"}, "has an effect only with --list")
     if not flags.paths:
         raise UserError("name the runs to compare, or --list and a folder")
     return _compare(flags)
-
-
-def _refuse_unread(flags: argparse.Namespace) -> None:
-    of_comparison = [name for name in ("output", "metric", "weights", "x") if getattr(flags, name)]
-    if flags.list and of_comparison:
-        raise UserError(f"--{of_comparison[0]} belongs to a comparison; --list does not read it")
-    if flags.json and not flags.list:
-        raise UserError("--json belongs to --list")
 
 
 def _list(flags: argparse.Namespace) -> int:

@@ -72,6 +72,13 @@ def _model_options() -> dict[str, type]:
     }
 
 
+def field_types() -> dict[str, type]:
+    """Returns {dotted path: type} of every field, the options of the models included."""
+    kinds = {path: field.default for path, field in schema.fields()}
+    types = {path: kind if isinstance(kind, type) else type(kind) for path, kind in kinds.items()}
+    return types | {f"model.options.{name}": kind for name, kind in sorted(_model_options().items())}
+
+
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name in config:
         value = config[name]

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from inception_jax import command_line
-from inception_jax.errors import UserError
+from inception_jax.errors import ArgumentParser, UserError
 
 _EXAMPLES = """\
     --list --model=inception_v3                               list the published files
@@ -37,14 +37,13 @@ def main(argv: list[str]) -> int:
     arguments = _arguments()
     flags = arguments.parse_args(argv)
     mode = next((name for name in ("list", "download", "to", "verify") if getattr(flags, name)), "import")
-    given = {name for name, value in vars(flags).items() if value != arguments.get_default(name)}
-    if unread := sorted(given - _READS[mode] - {mode}):
-        other = f"--{mode} does not read it" if mode != "import" else "an import does not read it; see --help"
-        raise UserError(f"--{unread[0]}: {other}")
+    arguments.refuse_unread(
+        _READS[mode] | {mode}, f"has no effect with --{mode}" if mode != "import" else "an import does not read it"
+    )
     return {"list": _list, "download": _download, "to": _export, "verify": _verify, "import": _import}[mode](flags)
 
 
-def _arguments() -> argparse.ArgumentParser:
+def _arguments() -> ArgumentParser:
     arguments = command_line.parser("convert", "Imports published weights, exports a run's weights, and verifies both.")
     arguments.formatter_class = argparse.RawDescriptionHelpFormatter
     arguments.epilog = f"modes:\n{_EXAMPLES}"

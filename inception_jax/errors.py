@@ -1,4 +1,4 @@
-"""Errors that a command prints as one line, and the exit codes of the commands.
+"""Errors that a command prints as one line, the exit codes of the commands, and their argument parser.
 
 The codes, for a shell, a sweep or a job scheduler:
 
@@ -18,12 +18,16 @@ The codes, for a shell, a sweep or a job scheduler:
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import enum
 import errno
 import os
+import re
 import signal
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, NoReturn
 
 
 class ExitCode(enum.IntEnum):
@@ -85,3 +89,69 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """A ` did you mean '…'?` clause for an unknown name, or `""` where nothing is near."""
     matches = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser, without abbreviations and without empty values; its errors are `UserError`s of one line.
+
+    Attributes:
+      given: the names (`dest`) of the arguments that the last command line held, also those with their default value.
+      suggest: takes the name of an unknown flag, without dashes, and returns a hint ("" for none), which comes before
+        the nearest flag.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any):
+        """Makes a parser; takes what argparse's takes."""
+        super().__init__(*arguments, allow_abbrev=False, **options)
+        self.given: set[str] = set()
+        self.suggest: Callable[[str], str] = lambda name: ""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parses as argparse does, and refuses empty values: they come from shell variables that are not set."""
+        words = sys.argv[1:] if args is None else args
+        namespace, rest = super().parse_known_args(words, namespace)
+        flags = {word.partition("=")[0] for word in words}
+        self.given = set()
+        for action in self._actions:
+            value = getattr(namespace, action.dest, None)
+            named = flags.intersection(action.option_strings)
+            if named or (not action.option_strings and value):
+                self.given.add(action.dest)
+            for word in value if isinstance(value, list) else [value]:
+                if action.dest in self.given and isinstance(word, str) and not word.strip():
+                    refuse_empty(action.option_strings[-1] if named else action.metavar or action.dest)
+        return namespace, rest
+
+    def refuse_unread(self, read: Collection[str], reason: str) -> None:
+        """Refuses the flags of the last command line that the chosen action does not read.
+
+        Args:
+          read: the names (`dest`) of those that it reads.
+          reason: follows the flag's name: "--seed: has no effect with --report; leave it out".
+
+        Raises:
+          UserError: there is one.
+        """
+        self.refuse(self.given.difference(read), reason)
+
+    def refuse(self, names: Collection[str], reason: str) -> None:
+        """As `refuse_unread`, with the names of the flags that must not be there."""
+        if unread := sorted(self.given.intersection(names)):
+            raise UserError(f"--{unread[0]}: {reason}; leave it out")
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError; argparse would print the usage and exit."""
+        unknown = re.match(r"unrecognized arguments: (\S+)", message)
+        if unknown:
+            flag = unknown[1].partition("=")[0]
+            flags = [name.lstrip("-") for action in self._actions for name in action.option_strings]
+            near = self.suggest(flag.lstrip("-")) if flag.startswith("-") else ""
+            if not near and (found := nearest(flag.lstrip("-"), flags)):
+                near = found.replace("'", "'--", 1)
+            message = f"unknown argument {flag!r}{near}; --help lists them"
+        raise UserError(message)
+
+
+def refuse_empty(flag: Any) -> NoReturn:
+    """Raises the error for a flag with an empty value."""
+    raise UserError(f"{flag}: its value is empty (a shell variable that is not set?); give a value, or leave it out")

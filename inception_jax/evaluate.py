@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inception_jax import command_line
+from inception_jax import command_line, recipe_files
 from inception_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Evaluates, prints the result as JSON, and writes it and its plots to the workdir."""
+    """Evaluates, prints the metrics (`--json`: all of the result), and writes result and plots to the workdir."""
     arguments = command_line.parser("evaluate", "Evaluate a run, or a checkpoint on the data of a config.")
-    command_line.add_config(arguments)
+    recipe_files.add_config(arguments)
     command_line.add_processes(arguments)
     arguments.add_argument("--workdir", help="the run; with --config: where the results are written")
     arguments.add_argument("--checkpoint", help="with --config: the checkpoint's directory, or a workdir")
@@ -37,8 +37,9 @@ def main(argv: list[str]) -> int:
         help="estimate the batch-norm statistics from N training images first; 0: the running statistics; default: "
         "the config's evaluation.batch_norm_images",
     )
+    arguments.add_argument("--json", action="store_true", help="print the content of result.json, not two lines")
     if any(argument.startswith("--config") for argument in argv):
-        flags, recipe, _ = command_line.parse_with_config(arguments, argv)
+        flags, recipe, _ = recipe_files.parse_with_config(arguments, argv)
     else:
         flags, recipe = arguments.parse_args(argv), None
     if not flags.workdir:
@@ -53,6 +54,8 @@ def main(argv: list[str]) -> int:
 
     from inception_jax.evaluation import trained_network
     from inception_jax.multihost import processes
+    from inception_jax.runs import conclusion
+    from inception_jax.runs.result import to_json_values
     from inception_jax.training import parallel
 
     recipe = recipe or trained_network.load_config(flags.workdir)
@@ -62,14 +65,19 @@ def main(argv: list[str]) -> int:
         recipe.evaluation.batch_norm_images = flags.batch_norm_images or None
     parallel.enable_compilation_cache()
     with processes.initialize(processes.find_launch(flags)):
-        result = _evaluate(flags, recipe)
+        result, folder = _evaluate(flags, recipe)
         if processes.is_first():
-            print(json.dumps(result, indent=2))
+            text = conclusion.format_evaluation(result, folder)
+            print(json.dumps(to_json_values(result), indent=2) if flags.json else text)
     return 0
 
 
-def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
-    """Evaluates on all processes; process 0 writes the result and the plots to the workdir."""
+def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> tuple[dict[str, Any], Path]:
+    """Evaluates on all processes; process 0 writes the result and the plots to the workdir.
+
+    Returns:
+      (the result, the folder of its files).
+    """
     from inception_jax.data import datasets
     from inception_jax.errors import write_error
     from inception_jax.evaluation import trained_network
@@ -98,10 +106,10 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
         **evaluation.result(),
         "top1_interval_95": list(evaluation.top1_interval()),
     }
+    name = f"{data.dataset.split}_{trained.weights}_{trained.step}_{recipe.evaluation.protocol}"
+    name += f"_batch_norm_{images}" if images else ""
+    folder = Path(flags.workdir) / "evaluations" / name.replace("/", "_")
     if processes.is_first():
-        name = f"{data.dataset.split}_{trained.weights}_{trained.step}_{recipe.evaluation.protocol}"
-        name += f"_batch_norm_{images}" if images else ""
-        folder = Path(flags.workdir) / "evaluations" / name.replace("/", "_")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             result["tables"] = class_tables.write(folder, evaluation, trained.class_names)
@@ -109,7 +117,7 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> dict[str, Any]:
         except OSError as error:
             raise write_error(folder, error) from None
         write_result(folder, result)
-    return result
+    return result, folder
 
 
 if __name__ == "__main__":

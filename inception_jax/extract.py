@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line
-from inception_jax.errors import UserError
+from inception_jax.errors import ArgumentParser, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,14 +21,17 @@ def main(argv: list[str]) -> int:
     arguments = _arguments()
     flags = arguments.parse_args(argv)
     if flags.fid:
-        return _fid(flags, argv)
+        arguments.refuse_unread({"fid", "json"}, "has no effect with --fid")
+        return _fid(flags)
     for name in ("workdir", "output"):
         if getattr(flags, name) is None:
             raise UserError(f"--{name} is missing")
-    if flags.images and (flags.data or flags.split):
-        raise UserError("--data and --split are not allowed with image files")
-    if flags.statistics and ("," in (flags.endpoints or "") or flags.pool or flags.dtype != "float32"):
-        raise UserError("--statistics: takes one endpoint, pooled and in float32, without --pool and --dtype")
+    if flags.images:
+        arguments.refuse({"data", "split"}, "has no effect with image files")
+    if flags.statistics:
+        arguments.refuse({"pool", "dtype"}, "has no effect with --statistics, which are of pooled float32 features")
+        if "," in (flags.endpoints or ""):
+            raise UserError(f"--endpoints={flags.endpoints}: --statistics takes one endpoint")
     for name in ("batch_size", "image_size"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             raise UserError(f"--{name}={getattr(flags, name)}: 1 or more is needed")
@@ -46,7 +49,7 @@ def main(argv: list[str]) -> int:
     return _extract(flags, trained)
 
 
-def _arguments() -> argparse.ArgumentParser:
+def _arguments() -> ArgumentParser:
     arguments = command_line.parser("extract", "Write the features of a network, or their statistics for FID.")
     arguments.add_argument("--workdir", help="the run, or the output of convert")
     arguments.add_argument("--weights", choices=("raw", "ema"), help="default: ema where the run keeps it")
@@ -74,17 +77,16 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--fid", nargs=2, metavar="FILE.npz", help="the Fréchet distance between two files of statistics"
     )
+    arguments.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     arguments.add_argument("images", nargs="*", metavar="IMAGE", help="instead of a data set: JPEG, PNG, WebP …")
     return arguments
 
 
-def _fid(flags: argparse.Namespace, argv: list[str]) -> int:
+def _fid(flags: argparse.Namespace) -> int:
     from inception_jax.features.statistics import frechet_distance, read_statistics
 
-    if len(argv) != 3:
-        raise UserError("--fid takes two files of statistics and no other argument")
     distance = frechet_distance(*read_statistics(flags.fid[0]), *read_statistics(flags.fid[1]))
-    print(json.dumps({"fid": distance}))
+    print(json.dumps({"fid": distance}) if flags.json else f"Fréchet distance: {distance:.6g}")
     return 0
 
 
@@ -100,17 +102,13 @@ def _extract(flags: argparse.Namespace, trained: TrainedNetwork) -> int:
     rows = _counted(found_rows, total)
     count = _write_statistics(flags, rows, endpoints[0]) if flags.statistics else _write_features(flags, rows)
     shapes = {name: [count, *shape.shape] for name, shape in found.items()}
-    print(
-        json.dumps(
-            {
-                "output": flags.output,
-                "weights": trained.weights,
-                "step": trained.step,
-                "examples": count,
-                "features": shapes,
-            }
-        )
-    )
+    if flags.json:
+        said = {"output": flags.output, "weights": trained.weights, "step": trained.step}
+        print(json.dumps(said | {"examples": count, "features": shapes}))
+        return 0
+    named = ", ".join(f"{name} {'x'.join(map(str, shape.shape))}" for name, shape in found.items())
+    what = "mean and covariance of" if flags.statistics else "features"
+    print(f"{flags.output}: {count:,} examples, {what} {named} ({trained.weights} weights of step {trained.step:,})")
     return 0
 
 

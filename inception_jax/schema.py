@@ -386,7 +386,8 @@ SCHEMA: dict[str, Any] = {
         "every_steps": Field(10, "steps between rows of metrics.jsonl", _POSITIVE),
         "tensorboard": Field(True, "also write TensorBoard events"),
         "pictures": Field(
-            True, "draw plots at the end: learning curves, confusion matrix, predictions, first-layer filters"
+            True,
+            "draw plots at the end: learning curves, confusion matrix, predictions, activations, first-layer filters",
         ),
     },
 }

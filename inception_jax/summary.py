@@ -5,22 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line
 from inception_jax.errors import UserError
-from inception_jax.models import inception_v1
-from inception_jax.models.cost import NetworkCost, count_cost
-from inception_jax.models.inception_v1 import InceptionV1
-from inception_jax.models.layers import scaled_width
-from inception_jax.models.registry import create_model, get_spec, model_names
 from inception_jax.runs.tables import UNKNOWN, format_table
+
+if TYPE_CHECKING:
+    from inception_jax.models.cost import NetworkCost
+    from inception_jax.models.inception_v1 import InceptionV1
 
 
 def main(argv: list[str]) -> int:
     """Prints the summary of a network; no array is allocated, so it takes seconds at any size."""
     arguments = command_line.parser("summary", "A network block by block: output shapes, parameters, multiply-adds.")
-    arguments.add_argument("name", help=f"one of {', '.join(model_names())}")
+    arguments.add_argument("name", help="a network, such as inception_v3; an unknown name lists them")
     arguments.add_argument(
         "--image_size", type=int, metavar="PIXELS", help="height and width (default: the network's own)"
     )
@@ -45,6 +44,11 @@ def main(argv: list[str]) -> int:
     flags = arguments.parse_args(argv)
     if flags.compare is not None:
         return _compare(flags)
+
+    from inception_jax.models.cost import count_cost
+    from inception_jax.models.inception_v1 import InceptionV1
+    from inception_jax.models.registry import create_model, get_spec
+
     spec = get_spec(flags.name)
     model = create_model(flags.name, **{"num_classes": flags.num_classes, **dict(flags.set)})
     cost = count_cost(model, spec.image_size if flags.image_size is None else flags.image_size)
@@ -81,6 +85,10 @@ def as_json(name: str, cost: NetworkCost) -> dict[str, Any]:
 def _compare(flags: argparse.Namespace) -> int:
     if flags.set:
         raise UserError("--set: not allowed with --compare, which takes every network with its default options")
+
+    from inception_jax.models.cost import count_cost
+    from inception_jax.models.registry import create_model, get_spec, model_names
+
     names = list(dict.fromkeys([flags.name, *(flags.compare or model_names())]))
     specs = {name: get_spec(name) for name in names}  # an unknown name is an error before anything is counted
     costs = {
@@ -148,6 +156,8 @@ def googlenet_table(model: InceptionV1, cost: NetworkCost) -> str:
     Parameters are in thousands, operations in millions. As in the paper, conv2 and its reduction are one row, and
     response normalization has none; the auxiliary heads, which the paper's table does not contain, are in brackets.
     """
+    from inception_jax.models import inception_v1
+
     rows = [["type", "patch/stride", "output", "depth", *_COLUMNS, "params", "ops", "paper: params", "ops"]]
     blocks = {block.name: block for block in cost.blocks}
     for name, block in blocks.items():
@@ -172,6 +182,8 @@ _COLUMNS = ("#1x1", "#3x3 reduce", "#3x3", "#5x5 reduce", "#5x5", "pool proj")
 
 def _width(model: InceptionV1, filters: int) -> int:
     """Filters after the width multiplier."""
+    from inception_jax.models.layers import scaled_width
+
     return scaled_width(filters, model.width_multiplier, model.min_width)
 
 

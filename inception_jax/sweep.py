@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from inception_jax import command_line
-from inception_jax.sweeps import run_sweep, settings
-from inception_jax.sweeps import storage as storages
+from inception_jax import command_line, recipe_files
 from inception_jax.sweeps.study_config import OBJECTIVES, PRUNERS, SAMPLERS
 
 
@@ -21,7 +19,7 @@ def main(argv: list[str], **injected: Any) -> int:
     arguments = command_line.parser(
         "sweep", "Search hyperparameters: fields of a recipe's config. Begins a study, or continues one."
     )
-    command_line.add_config(arguments)
+    recipe_files.add_config(arguments)
     arguments.add_argument(
         "--space",
         metavar="FILE.py",
@@ -85,10 +83,15 @@ def main(argv: list[str], **injected: Any) -> int:
         action="store_true",
         help="only write the report of the study in its current state; reads --study and --storage",
     )
-    if "--report" in argv:
-        known, _ = arguments.parse_known_args(argv)
-        return run_sweep.write_report(Path(known.study), known.storage)
-    flags, recipe, overrides = command_line.parse_with_config(arguments, argv)
+    flags, of_config = recipe_files.parse(arguments, argv)
+
+    from inception_jax.sweeps import run_sweep, settings
+    from inception_jax.sweeps import storage as storages
+
+    if flags.report:
+        arguments.refuse_unread({"report", "study", "storage"}, "has no effect with --report")
+        return run_sweep.write_report(Path(flags.study), flags.storage)
+    recipe, overrides = recipe_files.load_config(of_config)
     storages.import_optuna()
     study_config = settings.make_study_config(flags, recipe, overrides, argv)
     return run_sweep.run(flags, study_config, settings.make_budget(flags, study_config), **injected)

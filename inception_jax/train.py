@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 
-from inception_jax import command_line
+from inception_jax import command_line, recipe_files
 
 
 def main(argv: list[str]) -> int:
-    """Trains, prints the result and returns the exit code."""
+    """Trains, prints the end of the run in three lines (`--json`: its result), and returns the exit code."""
     arguments = command_line.parser("train", "Train a network, or resume a run.")
-    command_line.add_config(arguments)
+    recipe_files.add_config(arguments)
     command_line.add_processes(arguments)
     arguments.add_argument("--workdir", required=True, help="directory of the run; the same command resumes it")
-    flags, config, _ = command_line.parse_with_config(arguments, argv)
+    arguments.add_argument("--json", action="store_true", help="print the content of result.json, not the summary")
+    flags, config, _ = recipe_files.parse_with_config(arguments, argv)
 
     from inception_jax.multihost import processes
+    from inception_jax.runs import conclusion
+    from inception_jax.runs.result import to_json_values
     from inception_jax.training import parallel
     from inception_jax.training.loop import train
 
     parallel.enable_compilation_cache()
     with processes.initialize(processes.find_launch(flags)):
         result, exit_code = train(config, flags.workdir)
-        if processes.is_first():
-            print(json.dumps(result, indent=2))
+        if processes.is_first() and flags.json:
+            print(json.dumps(to_json_values(result), indent=2))
+        elif processes.is_first() and (text := conclusion.format_conclusion(flags.workdir, result)):
+            print(text)
     return exit_code
 
 

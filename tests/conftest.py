@@ -1,6 +1,5 @@
 """What every test stands on: the CPU, strict dtype promotion, no display; and small runs of the real commands."""
 
-import json
 import os
 import re
 import signal
@@ -168,5 +167,5 @@ def small_run(tmp_path_factory, command_environment, small_arguments):
         timeout=400,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == json.loads((workdir / "result.json").read_text())
+    assert done.stdout.splitlines()[-1] == f"next: python -m inception_jax.predict --workdir={workdir} IMAGE …"
     return workdir

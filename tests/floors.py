@@ -16,6 +16,7 @@ FLOORS = (  # the lowest first
     ("command_line", "data", "metrics", "multihost", "weight_files"),
     ("checkpoints", "extensions"),
     ("config", "fault_injection", "runs"),
+    ("recipe_files",),
     ("compare", "summary", "training"),
     ("benchmarks", "evaluation", "sweeps", "train"),
     ("benchmark", "evaluate", "features", "pretrained", "sweep"),

@@ -1,9 +1,21 @@
 """Recipes and overrides on the command line: every mistake is one line that names the nearest correct name."""
 
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 
-from inception_jax import command_line
+from inception_jax import command_line, recipe_files
+from inception_jax.__main__ import VERBS
+from inception_jax.config import Config
 from inception_jax.errors import UserError
+
+from .conftest import ROOT
 
 RECIPE = """
 import inception_jax.config
@@ -27,9 +39,9 @@ def recipe(tmp_path):
 
 def parse(*flags):
     arguments = command_line.parser("train", "Trains.")
-    command_line.add_config(arguments)
+    recipe_files.add_config(arguments)
     arguments.add_argument("--workdir", required=True)
-    return command_line.parse_with_config(arguments, list(flags))
+    return recipe_files.parse_with_config(arguments, list(flags))
 
 
 def test_overrides_of_every_kind(recipe):
@@ -63,8 +75,26 @@ def test_a_separate_argument_for_the_value(recipe):
     [
         (["--config.optimzer.momentum=1"], r"config.optimzer.momentum: no field 'optimzer'; did you mean 'optimizer'"),
         (["--config.optimizer.momentun=1"], r"no field 'momentun'; did you mean 'momentum'\?"),
-        (["--config.batch_size=many"], r"--config.batch_size=many: invalid literal for int"),
+        (["--config.batch_size=many"], r"--config.batch_size=many: not a whole number$"),
+        (["--config.num_steps=1.5e0"], r"--config.num_steps=1.5e0: not a whole number; such as 1000 or 1e3"),
+        (
+            ["--config.optimizer.learning-rate=1"],
+            r"config.optimizer.learning-rate: no field 'learning-rate'; did you me"
+            r"an 'learning_rate'\?",
+        ),
+        (["--config.lr=1"], r"config.lr: no field 'lr'; did you mean --config.optimizer.learning_rate=…\?"),
+        (["--config.qqqqq=1"], r"config.qqqqq: no field 'qqqqq' in the config$"),
+        (["--config.optimizer=sgd"], r"--config.optimizer: a section, not a field; set one of its fields, such as"),
+        (["--config.augmentation.flip", "--workdir=w"], r"--config.augmentation.flip: its value is missing"),
+        (
+            ["--config.data.data_dir="],
+            r"--config.data.data_dir: its value is empty \(a shell variable that is not set\?",
+        ),
         (["--wrkdir=x"], r"unknown argument '--wrkdir'; did you mean '--workdir'"),
+        (["--epochs=3"], r"unknown argument '--epochs'; did you mean --config.num_epochs=…\?"),
+        (["--batch-size=3"], r"unknown argument '--batch-size'; did you mean --config.batch_size=…\?"),
+        (["--model", "x"], r"unknown argument '--model'; did you mean --config.model.name=…\?"),
+        (["--learning_rate=3"], r"unknown argument '--learning_rate'; did you mean --config.optimizer.learning_rate=…"),
         (["stray"], r"unknown argument 'stray'"),
     ],
 )
@@ -84,6 +114,96 @@ def test_a_recipe_that_is_not_there_or_does_not_load(recipe):
         parse("--workdir=w")
     with pytest.raises(UserError, match="workdir"):
         parse(f"--config={recipe}")
+    with pytest.raises(UserError, match="--workdir: its value is empty"):
+        parse(f"--config={recipe}", "--workdir=")
+
+
+def test_whole_numbers_may_be_written_as_floats(recipe):
+    _, config, overrides = parse(f"--config={recipe}", "--workdir=w", "--config.num_steps=1e3", "--config.seed=2.0")
+    assert (config.num_steps, config.seed, overrides["num_steps"]) == (1000, 2, 1000)
+    assert isinstance(config.num_steps, int)
+
+
+def test_a_run_begins_with_the_config_that_another_left(recipe, tmp_path):
+    _, before, _ = parse(f"--config={recipe}:fast", "--workdir=w", "--config.model.options.module=naive")
+    left = json.loads(Config(before).to_json())
+    del left["faults"]["max_corrupt"]  # as an earlier version, which did not have the field
+    (tmp_path / "config.json").write_text(json.dumps(left))
+    _, config, overrides = parse(f"--config={tmp_path}/config.json", "--workdir=w", "--config.num_steps=7")
+    assert overrides == {"num_steps": 7} and config.num_steps == 7
+    config.num_steps = None
+    assert Config(config).to_json() == Config(before).to_json()
+    with pytest.raises(UserError, match=r"a run's workdir; name its config, --config=.*/config.json"):
+        parse(f"--config={tmp_path}", "--workdir=w")
+    for content, message in {"{": "not the config.json of a run", "{}": "it has no 'model'"}.items():
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(UserError, match=message) as error:
+            parse(f"--config={tmp_path}/config.json", "--workdir=w")
+        assert "\n" not in str(error.value)
+
+
+def parser_of(verb, module):
+    """The parser that a verb's `main` makes."""
+    made = []
+
+    class Made(Exception):
+        pass
+
+    def stop(parser, args=None, namespace=None):
+        made.append(parser)
+        raise Made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        with contextlib.suppress(Made):
+            importlib.import_module(module).main([])
+    return made[0]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_takes_an_empty_value(verb):
+    """`--workdir=$RUN` of a variable that is not set once trained into the current directory."""
+    module = VERBS[verb][0]
+    parser = parser_of(verb, module)
+    required = [f"{a.option_strings[-1]}=x" if a.option_strings else "x" for a in parser._actions if a.required]
+    texts = [a for a in parser._actions if a.nargs is None and a.type is None and not a.choices and a.dest != "_"]
+    assert texts
+    for action in texts:
+        words = [f"{action.option_strings[-1]}="] if action.option_strings else [" "]
+        with pytest.raises(UserError, match=r"its value is empty|--config is missing"):
+            parser.parse_args([*(required if action.option_strings else required[:-1]), *words])
+
+
+def test_flags_that_an_action_does_not_read(recipe):
+    """Also one that is given with its default value; a program cannot know whether that was meant."""
+    parser = command_line.parser("train", "Trains.")
+    recipe_files.add_config(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", action="store_true")
+    recipe_files.parse(parser, ["--report", "--seed=0"])
+    with pytest.raises(UserError, match=r"^--seed: has no effect with --report; leave it out$"):
+        parser.refuse_unread({"report"}, "has no effect with --report")
+    recipe_files.parse(parser, ["--report", f"--config={recipe}"])
+    with pytest.raises(UserError, match=r"^--config: has no effect"):
+        parser.refuse_unread({"report"}, "has no effect with --report")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_that_is_not_there_is_one_line(platform):
+    code = (
+        "import sys; from inception_jax import command_line; sys.argv = ['x']\n"
+        "def main(argv):\n  import jax\n  jax.process_count()\n"
+        "command_line.run(main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"JAX_PLATFORMS": platform},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert f"error: JAX_PLATFORMS={platform}: no device can be used on this machine: " in done.stderr
 
 
 @pytest.mark.parametrize(("raised", "code"), [(UserError("a clear line"), 2), (KeyboardInterrupt(), 130)])
@@ -110,22 +230,22 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
 @pytest.mark.parametrize("name", ["configs/digits.py", "digits.py", "digits"])
 def test_an_installed_recipe_is_found_by_its_name(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    command_line._log_once.cache_clear()
-    config, overrides = command_line.load_config([f"--config={name}", "--config.seed=3"])
+    recipe_files._log_once.cache_clear()
+    config, overrides = recipe_files.load_config([f"--config={name}", "--config.seed=3"])
     assert (config.data.name, config.seed, overrides["seed"]) == ("digits", 3, 3)
-    assert capsys.readouterr().err == f"recipe {name}: {command_line.recipes_directory() / 'digits.py'}\n"
+    assert capsys.readouterr().err == f"recipe {name}: {recipe_files.recipes_directory() / 'digits.py'}\n"
 
 
 def test_an_installed_recipe_with_an_argument(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config, _ = command_line.load_config(["--config", "inception_v1_imagenet:quick"])
+    config, _ = recipe_files.load_config(["--config", "inception_v1_imagenet:quick"])
     assert config.schedule.name == "polynomial"
 
 
 def test_a_file_comes_before_an_installed_recipe(recipe, monkeypatch):
     monkeypatch.chdir(recipe.parent)
     recipe.rename(recipe.parent / "digits.py")
-    config, _ = command_line.load_config(["--config=digits.py:fast"])
+    config, _ = recipe_files.load_config(["--config=digits.py:fast"])
     assert config.optimizer.learning_rate == 0.5
 
 
@@ -134,4 +254,4 @@ def test_an_unknown_recipe_lists_those_there_are(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"no recipe 'digit'; did you mean 'digits'\?; recipes: digits, fashion_mnist, "
     ):
-        command_line.load_config(["--config=digit"])
+        recipe_files.load_config(["--config=digit"])

@@ -82,8 +82,8 @@ def test_list(tmp_path, capsys, monkeypatch):
         (["absent"], "absent: there is no such directory"),
         (["--list", "absent"], "absent: there is no such directory"),
         (["--list", ".", "."], "--list takes one folder, not 2"),
-        (["--list", "--metric=top1"], "--metric belongs to a comparison"),
-        (["a", "--json"], "--json belongs to --list"),
+        (["--list", "--metric=top1"], "--metric: has no effect with --list"),
+        (["a", "--json"], "--json: has an effect only with --list"),
         (["a", "--metrics=top1"], "unknown argument '--metrics'; did you mean '--metric'?"),
     ],
 )

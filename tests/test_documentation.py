@@ -8,7 +8,7 @@ import unicodedata
 
 import pytest
 
-from inception_jax import command_line
+from inception_jax import recipe_files
 from inception_jax.errors import UserError
 
 from .conftest import ROOT
@@ -109,11 +109,11 @@ def parse_only(monkeypatch):
         parse_args(parser, own)
         of_config = [word for word in argv if word not in own]
         if of_config and not re.search(r"[A-Z…]{3}|…|=runs/", of_config[0]):
-            command_line.load_config(of_config)
+            recipe_files.load_config(of_config)
         raise Accepted
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    monkeypatch.setattr(command_line, "parse_with_config", parse_recipe_and_stop)
+    monkeypatch.setattr(recipe_files, "parse", parse_recipe_and_stop)
     monkeypatch.chdir(ROOT)
 
 

@@ -49,6 +49,24 @@ def test_the_list_needs_no_jax():
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
 
 
+def test_help_and_a_list_of_runs_import_neither_jax_nor_optuna(tmp_path):
+    """`summary --help` and `sweep --help` took 1.5 seconds, of which argparse needs none."""
+    script = f"""if True:
+        import contextlib, importlib, sys
+        from inception_jax.__main__ import VERBS
+        for verb, (module, _) in VERBS.items():
+            with contextlib.suppress(SystemExit):
+                importlib.import_module(module).main(["--help"])
+            heavy = {{"jax", "flax", "optuna", "cv2", "grain", "matplotlib"}} & set(sys.modules)
+            assert not heavy, (verb, heavy)
+        from inception_jax import compare
+        compare.main(["--list", {str(tmp_path)!r}])
+        assert "jax" not in sys.modules
+    """
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_unknown_verb_names_the_nearest(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["inception-jax", "trian", "--workdir=x"])
     assert console.main() == 2

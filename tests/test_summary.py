@@ -107,7 +107,7 @@ def test_networks_side_by_side(capsys):
 
 def test_side_by_side_with_all_the_others_as_json(capsys, monkeypatch):
     every = ("inception_v1", "vgg16", "network_in_network")
-    monkeypatch.setattr(summary, "model_names", lambda: every)
+    monkeypatch.setattr("inception_jax.models.registry.model_names", lambda: every)
     found = json.loads(printed(capsys, "vgg16", "--compare", "--json", "--num_classes=10", "--image_size=96"))
     names = [network["model"] for network in found["networks"]]
     assert found["reference"] == names[0] == "vgg16"

@@ -16,27 +16,18 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from inception_jax.data.datasets import default_data_dir
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import ArgumentParser, UserError, nearest
 
 NAMES = ("digits", "fashion_mnist", "imagenet2012", "folder")
 
 
-class _PrepareParser(argparse.ArgumentParser):
-    """An argument parser that raises `UserError`, so that its errors look like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; {self.prog} --help shows the arguments")
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _PrepareParser(
+    parser = ArgumentParser(
         prog="python -m inception_jax.data.prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("data_set", metavar="NAME", help=f"one of: {', '.join(NAMES)}")
     parser.add_argument("--data_dir", help="output folder; default: TFDS_DATA_DIR, else ~/tensorflow_datasets")

@@ -9,6 +9,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable
+from multiprocessing import spawn
 from typing import Any
 
 from inception_jax.data import worker_process
@@ -20,6 +21,7 @@ _SHARED_MEMORY = "/dev/shm"
 # When none of the workers has ended for so long after all were asked to, they hang in a read, and are killed.
 _CLOSE_SECONDS = 5.0
 _MAX_DEATHS = 3
+_GRAIN_PROCESS = "grain-process-prefetch-"  # how the name of Grain's worker processes begins (process_prefetch.py)
 # Grain's message (process_prefetch.py) where a worker has ended with another exit code than 0.
 _DEATH = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
 _REMEDIES = {
@@ -143,6 +145,7 @@ class _WorkerGroup:
         import grain  # two seconds, and it imports jax where there is one: not before it is needed
 
         _mark_flags_parsed()
+        _start_without_main_module()
         # Grain has one more batch under way than its buffer holds: the one that its consumer waits for.
         self.activity = ActivityTable(threads + 1, workers)
         source = grain.MapDataset.source(_BatchSource(make, start, stop, workers, threads + 1, self.activity))
@@ -237,6 +240,27 @@ def _is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+@functools.cache
+def _start_without_main_module() -> None:
+    """Makes Grain's worker processes start without the program's main module; they need nothing of it.
+
+    `multiprocessing` imports that module in each process that it spawns. A script without `if __name__ == "__main__"`
+    would train once more in each worker, and one that Python reads from standard input has no file to import. Grain
+    sends its workers what they need by cloudpickle, with what the main module defines by value. Other processes that
+    the program spawns are not affected: Grain names its own.
+    """
+    original = spawn.get_preparation_data
+
+    def without_main_module(name: str) -> dict[str, Any]:
+        data = original(name)
+        if name.startswith(_GRAIN_PROCESS):
+            data.pop("init_main_from_name", None)
+            data.pop("init_main_from_path", None)
+        return data
+
+    spawn.get_preparation_data = without_main_module
 
 
 def _mark_flags_parsed() -> None:

@@ -33,7 +33,7 @@ class BatchNormOptions:
       group_size: number of neighbouring examples of the batch that are normalized together ("ghost batch norm",
         arXiv:1705.08741); running statistics are updated with the mean over the groups. None: the whole batch.
       frozen: paths of layers ("conv1/bn") that use their running statistics in training as well and do not update
-        them; a path that the network does not have is ignored.
+        them. `create_model` refuses a path that the network does not have.
     """
 
     use_scale: bool = True

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
 
 from inception_jax.models import (
     baselines,
@@ -214,9 +219,27 @@ def get_spec(name: str) -> ModelSpec:
       ModelError: there is no network of that name.
     """
     if name not in _SPECS:
-        hint = nearest(name, _SPECS)
+        squeezed = _squeeze(name)
+        known = _OTHER_NAMES.get(squeezed) or next((one for one in _SPECS if _squeeze(one) == squeezed), None)
+        hint = f"; did you mean {known!r}?" if known else nearest(name, _SPECS)
         raise ModelError(f"unknown model {name!r}{hint}; models: {', '.join(_SPECS)}")
     return _SPECS[name]
+
+
+def _squeeze(name: str) -> str:
+    """A name without what its spellings differ in: case, `_`, `-`, and the prefixes of publishers' weights."""
+    squeezed = re.sub(r"[^a-z0-9]", "", str(name).lower())
+    return re.sub(r"^(tf|gluon|adv|ensadv|legacy|bvlc|caffe|slim|timm|torchvision|keras)+(?=[a-z])", "", squeezed)
+
+
+# Names by which other programs and the papers' readers call these networks, as `_squeeze` gives them.
+_OTHER_NAMES = {
+    "inception": "inception_v1", "googlenet": "inception_v1", "inception1": "inception_v1",
+    "inception5h": "inception_v1", "googlenetbn": "inception_v1_bn", "bngooglenet": "inception_v1_bn",
+    "bninception": "inception_v2", "inceptionbn": "inception_v2", "inception2": "inception_v2",
+    "inception3": "inception_v3", "inception4": "inception_v4", "inceptionresnet": "inception_resnet_v2",
+    "facenet": "inception_resnet_v1", "vgg": "vgg16", "vgg16d": "vgg16", "nin": "network_in_network",
+}  # fmt: skip
 
 
 def model_options(name: str) -> dict[str, Any]:
@@ -261,7 +284,25 @@ def create_model(name: str, **options: Any) -> BaseNetwork:
         if option not in allowed:
             hint = nearest(option, allowed)
             raise ModelError(f"unknown option {option!r} of {name}{hint}; options: {', '.join(allowed)}")
-    return spec.constructor(**options)
+    model = spec.constructor(**options)
+    if model.bn_frozen:
+        _check_frozen_layers(model, spec.min_image_size)
+    return model
+
+
+def _check_frozen_layers(model: BaseNetwork, image_size: int) -> None:
+    """Raises ModelError unless each path of `bn_frozen` is one of the network's batch norm layers."""
+    if isinstance(model.bn_frozen, str):
+        raise ModelError(f"bn_frozen: {model.bn_frozen!r} is a string; give a tuple of paths: ({model.bn_frozen!r},)")
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)["batch_stats"]
+    layers = {path.rpartition("/")[0] for path in traverse_util.flatten_dict(shapes, sep="/")}
+    for path in model.bn_frozen:
+        if path not in layers:
+            raise ModelError(
+                f"bn_frozen: {path!r} is not a batch norm layer of this network{nearest(path, layers)}; an example: "
+                f"{sorted(layers)[0]!r}"
+            )
 
 
 _FLAX_FIELDS = ("parent", "name")

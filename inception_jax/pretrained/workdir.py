@@ -24,10 +24,10 @@ from inception_jax.errors import UserError, write_error
 from inception_jax.evaluation import trained_network
 from inception_jax.evaluation.trained_network import TrainedNetwork
 from inception_jax.pretrained.loading import LoadedWeights
-from inception_jax.runs import manifest
+from inception_jax.runs import manifest, run_state
 from inception_jax.training.restore import CLASSES
 
-FILE = "pretrained.json"
+FILE = run_state.IMPORTED
 IMAGENET = "imagenet2012"
 BACKGROUND = "background"
 

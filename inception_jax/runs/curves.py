@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 11.0, 3.6  # inches
+WIDTH, HEIGHT = 11.0, 4.1  # inches
 _MAX_TRAIN, _MAX_EVALUATIONS = 80, 400  # points of a curve; of more, neighbouring points are drawn as mean and spread
 _PER_POINT = 3  # rows in such a mean, at least
 _FEW = 30  # curves of at most so many points have markers
@@ -210,4 +210,6 @@ def spread_near_100(axes: Axes, lowest: float = 0.0) -> None:
 
 def _legend(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none", handlelength=1.8, borderpad=0.3)
+        # Below the axes: inside them it would cover a curve of most runs.
+        place = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.16), "borderaxespad": 0.0}
+        axes.legend(**place, ncols=2, fontsize=7, handlelength=1.6, columnspacing=1.0)

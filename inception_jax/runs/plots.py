@@ -252,6 +252,9 @@ def _draw_prediction(
 def first_layer_filters(kernel: np.ndarray, path: str | os.PathLike, *, title: str = "first layer") -> Figure:
     """Draws the filters of the first convolution, each scaled to its own range.
 
+    The title has the correlation of neighbouring weights, which tells trained filters from noise: it is 0 on average
+    where all weights are independent, as after random initialization, and near 1 for smooth filters.
+
     Args:
       kernel: float [kh, kw, channels, n] with 3 channels (red, green, blue) or 1.
       path: of the PNG file.
@@ -282,12 +285,27 @@ def first_layer_filters(kernel: np.ndarray, path: str | os.PathLike, *, title: s
         sheet[top : top + height * zoom, left : left + width * zoom] = scaled[..., index]
     # Every pixel of the sheet becomes 2x2 pixels of the file: all weights are drawn with the same size.
     sheet_height, sheet_width = (2 * side / plot_style.DPI for side in sheet.shape[:2])
-    total_width, total_height = max(sheet_width + 0.2, 4.6), sheet_height + 0.45
+    total_width, total_height = max(sheet_width + 0.2, 4.6), sheet_height + 0.6
     with plot_style.saved_figure(path, total_width, total_height, layout="none") as figure:
         place = (0.1 / total_width, 0.1 / total_height, sheet_width / total_width, sheet_height / total_height)
         axes = figure.add_axes(place)
         axes.imshow(sheet[..., 0] if channels == 1 else sheet, cmap="gray", interpolation="nearest")
         plot_style.hide_axes(axes)
         text = f"{title}: {count} filters of {height}×{width}×{channels}, each min–max normalized"
+        if height > 1 and width > 1:
+            text += f"\nneighbouring weights correlate by {neighbour_correlation(kernel):.2f} (independent ones: 0)"
         axes.set_title(text, fontsize=9 if total_width > 6 else 7)
     return figure
+
+
+def neighbour_correlation(kernel: np.ndarray) -> float:
+    """The correlation of horizontally and vertically neighbouring weights of a kernel, over all filters and channels.
+
+    Args:
+      kernel: float [kh, kw, channels, n] with kh and kw of at least 2.
+    """
+    centered = np.asarray(kernel, np.float64) - np.mean(kernel)
+    pairs = (centered[1:], centered[:-1]), (centered[:, 1:], centered[:, :-1])
+    products = sum(float((a * b).sum()) for a, b in pairs)
+    squares = sum(float((a * a).sum() + (b * b).sum()) / 2 for a, b in pairs)
+    return products / squares if squares else 0.0

@@ -16,7 +16,16 @@ from inception_jax import metric_definitions
 from inception_jax.data import images
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import class_tables, manifest, metric_files, plots, result, tables
+from inception_jax.runs import (
+    activation_plot,
+    class_tables,
+    manifest,
+    metric_files,
+    plot_style,
+    plots,
+    result,
+    tables,
+)
 from inception_jax.runs.formatting import format_metric, format_number, per_head
 
 if TYPE_CHECKING:
@@ -29,6 +38,7 @@ PLOTS = {
     "learning_curves": "Learning curves",
     "confusion_matrix": "Confusion matrix",
     "predictions": "Right and wrong predictions",
+    "activations": "Activations of one image",
     "first_layer": "Filters of the first layer",
 }
 """{name: caption}; each plot is `name`.png in the workdir."""
@@ -56,6 +66,7 @@ def draw_plots(
     class_names: Sequence[str],
     *,
     first_layer: Any = None,
+    blocks: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None,
 ) -> dict[str, Path]:
     """Draws the plots of a run or of an evaluation.
 
@@ -65,6 +76,8 @@ def draw_plots(
       data: the evaluated split; its images are shown decoded and cropped, as the network sees them.
       class_names: one per class.
       first_layer: kernel [kh, kw, 3, n] of the first convolution; None: it is not drawn.
+      blocks: takes an image, uint8 [h, w, 3] as the network sees it, and returns {block: its output [h, w, channels]};
+        None: activations are not drawn.
 
     Returns:
       {name of `PLOTS`: path}, of those that were drawn.
@@ -85,8 +98,9 @@ def draw_plots(
         plots.confusion_matrix(evaluation.confusion, class_names, paths["confusion_matrix"], title=split)
         drawn.append("confusion_matrix")
     found = evaluation.predictions()
+    shown = _PreprocessedImages(data, found.index)
     plots.prediction_sheet(
-        _PreprocessedImages(data, found.index),
+        shown,
         found.labels,
         found.classes[:, 0],
         found.probabilities[:, 0],
@@ -94,6 +108,12 @@ def draw_plots(
         paths["predictions"],
     )
     drawn.append("predictions")
+    if blocks is not None:
+        right = np.flatnonzero(found.labels == found.classes[:, 0])
+        row = int(right[0]) if len(right) else 0
+        image, name = shown[row], plot_style.shorten(str(class_names[found.labels[row]]), 30)
+        activation_plot.activations(image, blocks(image), paths["activations"], title=f"{split}: {name}")
+        drawn.append("activations")
     if first_layer is not None:
         plots.first_layer_filters(np.asarray(first_layer), paths["first_layer"])
         drawn.append("first_layer")
@@ -344,6 +364,7 @@ def _commands(workdir: Path, starts: Mapping[str, Any], outcome: Mapping[str, An
     yield f"python -m inception_jax.evaluate --workdir={here}"
     yield f"python -m inception_jax.predict --workdir={here} image.jpg"
     if (workdir / metric_files.EVENTS).is_dir():
+        yield "# with TensorBoard, the extra: pip install '.[tensorboard]'"
         yield f"tensorboard --logdir={here}"
     yield "```"
 

@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.checkpoints.checksums import array_bytes, host_arrays
 from inception_jax.runs.manifest import read_json_object, replace_text
-from inception_jax.tree_paths import named_leaves
 
 FILE = "result.json"
 
@@ -33,6 +31,9 @@ def fingerprint(tree: Any) -> str:
     Returns:
       64 hex digits.
     """
+    from inception_jax.checkpoints.checksums import array_bytes, host_arrays  # with jax, which no reader needs
+    from inception_jax.tree_paths import named_leaves
+
     arrays = host_arrays(named_leaves(tree))
     digest = hashlib.sha256()
     for name in sorted(arrays):

@@ -19,6 +19,8 @@ from inception_jax.runs import lock, manifest, metric_files, result
 
 TRIAL = "trial.json"
 STUDY = "study.json"
+IMPORTED = "pretrained.json"
+"""The file of a workdir that `convert` made: where its weights are from."""
 
 _RUN_FILES = (manifest.MANIFEST, metric_files.METRICS, "train.log", TRIAL)  # a directory with one of them is a workdir
 _TAIL_BYTES = 1 << 16  # bytes of a metric file that are read first, where only its newest rows are wanted
@@ -36,6 +38,8 @@ class RunStatus(enum.StrEnum):
     """Stopped by a signal, or killed; the same command continues it."""
     PRUNED = "pruned"
     """A trial that its sweep stopped early."""
+    IMPORTED = "imported"
+    """Published weights, imported by `convert`."""
     NEW = "new"
     """Nothing has been trained."""
 
@@ -152,6 +156,8 @@ def read(path: Path, *, all_rows: bool = True) -> RunState:
         running = age is not None and age < _ALIVE_SECONDS
         notes.append(f"{path}: its file system has no locks; the age of the last row decides whether the run is alive")
     status, why = _status(running, outcome, trial, bool(rows) or _has_checkpoint(path))
+    if why == "killed" and not rows and (path / IMPORTED).is_file():
+        status, why = RunStatus.IMPORTED, ""
     return RunState(path, status, why, config, manifest_, outcome, trial, rows, timing, age, tuple(notes))
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from inception_jax import command_line, config
+from inception_jax import config, recipe_files
 from inception_jax.errors import UserError
 
 
@@ -16,17 +15,12 @@ def config_arguments(argv: Sequence[str]) -> list[str]:
     """Extracts the recipe and its overrides from a command line.
 
     Args:
-      argv: a command line that `command_line.parse_with_config` takes.
+      argv: a command line that `recipe_files.parse_with_config` takes.
 
     Returns:
       The arguments `--config=…` and `--config.FIELD=…`, each as one string.
     """
-    arguments, found = iter(argv), []
-    for argument in arguments:
-        if re.match(r"--?config[.=]|--?config$", argument):
-            name, equals, value = argument.partition("=")
-            found.append(f"--{name.lstrip('-')}={value if equals else next(arguments, '')}")
-    return found
+    return recipe_files.split_arguments(argv)[0]
 
 
 def override_arguments(values: Mapping[str, Any]) -> list[str]:
@@ -52,7 +46,7 @@ def check(config_arguments: Sequence[str], values: Mapping[str, Any]) -> None:
     Raises:
       UserError: a value that the field does not accept, or that a command line cannot express.
     """
-    recipe, _ = command_line.load_config([*config_arguments, *override_arguments(values)])
+    recipe, _ = recipe_files.load_config([*config_arguments, *override_arguments(values)])
     found = dict(leaves(recipe))
     for field, value in values.items():
         if not _same(found[field], value):

@@ -27,8 +27,8 @@ def make_study_config(
 
     Args:
       flags: of the command, without `--config`.
-      recipe: config, as `command_line.parse_with_config` gives it.
-      recipe_overrides: {field: value}, as `command_line.parse_with_config` gives them.
+      recipe: config, as `recipe_files.parse_with_config` gives it.
+      recipe_overrides: {field: value}, as `recipe_files.parse_with_config` gives them.
       argv: the command line.
 
     Returns:

@@ -99,6 +99,10 @@ class Study:
                 sampler=self._optuna.samplers.RandomSampler(study_config.seed),
                 pruner=self._pruner(),
             )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
+                if self.optuna_study.metric_names is None:  # Optuna's dashboard would show "Objective 0"
+                    self.optuna_study.set_metric_names([f"{study_config.objective} {study_config.metric}"])
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:

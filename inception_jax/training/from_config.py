@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from inception_jax import command_line
+from inception_jax import recipe_files
 from inception_jax.config import Config
 from inception_jax.errors import UserError, nearest, signal_exit_code
 from inception_jax.training import parallel
@@ -77,7 +77,7 @@ def from_config(config: str | os.PathLike | ConfigDict, overrides: Mapping[str, 
     if isinstance(config, ConfigDict):
         loaded = config.copy_and_resolve_references()
     else:
-        loaded, _ = command_line.load_config([f"--config={os.fspath(config)}"])
+        loaded, _ = recipe_files.load_config([f"--config={os.fspath(config)}"])
     for path, value in (overrides or {}).items():
         _override(loaded, path, value)
     Config(loaded)

@@ -78,6 +78,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         )
         state, host_state = restore.restore_or_start(setup, checkpoints)
         start = int(state.step)
+        restore.refuse_fewer_steps(workdir, config, length, start)
         best = restore.restore_best(setup, workdir, start, host_state.get("best"))
         if (start == length.total or best.is_exhausted) and (result := results.read_finished(workdir, start)):
             return result, 0

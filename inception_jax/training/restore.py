@@ -94,6 +94,29 @@ def refuse_single_values(workdir: str | Path, setup: Setup) -> None:
         raise ConfigError(setup.single_values)
 
 
+def refuse_fewer_steps(workdir: Path, config: Config, length: run_length.RunLength, start: int) -> None:
+    """Refuses a length that the run has exceeded already: its result would not be that of its config.
+
+    Args:
+      workdir: of the run.
+      config: of this start.
+      length: that follows from the config.
+      start: the restored step.
+
+    Raises:
+      ConfigError: `start` is beyond the last step.
+    """
+    if start > length.total:
+        field = "num_epochs" if config.num_steps is None else "num_steps"
+        given = f"config.{field} = {getattr(config, field)!r}" + (
+            "" if field == "num_steps" else f" ({length.total:,} steps)"
+        )
+        raise ConfigError(
+            f"{given}: the run in {workdir} is at step {start:,} already, and a run can only be made longer; "
+            "choose another workdir for a shorter one"
+        )
+
+
 def write_run_files(setup: Setup, workdir: Path) -> None:
     """Writes config.json, manifest.json, classes.json and, after a warm start, initialization.json, on process 0.
 

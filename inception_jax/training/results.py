@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 from inception_jax.errors import NonFiniteLoss, UserError
 from inception_jax.metric_definitions import Metric
@@ -15,6 +18,7 @@ from inception_jax.multihost import processes
 from inception_jax.runs import class_tables, metric_files, report, result
 from inception_jax.runs.formatting import format_metric
 from inception_jax.runs.progress import Progress
+from inception_jax.training import preprocess
 from inception_jax.training.clock import Clock
 from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.setup import Setup
@@ -118,6 +122,7 @@ def write_finished(
                 setup.data.eval,
                 setup.data.class_names,
                 first_layer=first_kernel(state.params),
+                blocks=_blocks(setup, state.variables("ema" if "ema" in evaluations else "raw")),
             )
             output.writer.write_images(step, plots)
     content = _result("finished", setup, output, state)
@@ -198,6 +203,22 @@ def first_kernel(params: Mapping[str, Any]) -> Any:
         elif child.ndim == 4 and child.shape[2] == 3:
             return child
     return None
+
+
+def _blocks(setup: Setup, variables: Any) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """The function from an image [h, w, 3] to {block: its output [h, w, channels]}, on this process's first device."""
+
+    def run(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+        inputs = preprocess.preprocess(images, normalization=setup.input.normalization, dtype=setup.input.dtype)
+        output: Any = setup.model.apply(variables, inputs, train=False)
+        return {name: maps for name, maps in output.endpoints.items() if maps.ndim == 4 and maps.shape[1] > 1}
+
+    def blocks(image: np.ndarray) -> dict[str, np.ndarray]:
+        # A copy in host memory: with several processes the variables' arrays are not of this one alone.
+        maps = jax.jit(run)(jax.device_get(variables), image[None])
+        return {name: np.asarray(values[0], np.float32) for name, values in maps.items()}
+
+    return blocks
 
 
 def _result(status: str, setup: Setup, output: RunOutput, state: TrainState) -> dict[str, Any]:

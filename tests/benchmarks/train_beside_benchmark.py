@@ -10,7 +10,7 @@ import json
 import sys
 import time
 
-from inception_jax import command_line
+from inception_jax import recipe_files
 from inception_jax.benchmarks import steps, workload
 from inception_jax.training import loop
 
@@ -28,7 +28,7 @@ RECIPE = [
 
 
 def main(workdir):
-    recipe, _ = command_line.load_config(RECIPE)
+    recipe, _ = recipe_files.load_config(RECIPE)
     bench = steps.Bench(workload.build_setup(recipe))
     bench.compile("train")
     bench.run("train", 3)

@@ -3,9 +3,11 @@
 import gc
 import os
 import signal
+import sys
 import threading
 import time
-from multiprocessing import active_children
+import types
+from multiprocessing import active_children, spawn
 
 import grain
 import numpy as np
@@ -51,6 +53,24 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_doubled_or_changed(cou
     assert err.count("\n") == 1 and err.startswith(
         "warning: a worker process that decodes images was killed by SIGKILL (exit code -9) before batch "
     ), err
+    assert_none_left()
+
+
+def test_workers_do_not_run_the_main_module_again(tmp_path, monkeypatch):
+    """Neither a script without `if __name__ == "__main__"`, nor one from standard input, which is no file."""
+    script = tmp_path / "script.py"
+    script.write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nraise SystemExit(1)\n")
+    main = types.ModuleType("__main__")
+    main.__file__, main.__spec__ = str(script), None
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    expected = pipeline().batch(5)
+    with pipeline(workers=1).batches(5) as batches:
+        found = next(batches)
+    assert all(np.array_equal(found[key], expected[key]) for key in expected)
+    assert not (tmp_path / "ran").exists()
+    assert spawn.get_preparation_data("another")["init_main_from_path"] == str(script)  # other processes are as ever
+    main.__file__ = "<stdin>"
+    assert "init_main_from_path" not in spawn.get_preparation_data("grain-process-prefetch-x")
     assert_none_left()
 
 

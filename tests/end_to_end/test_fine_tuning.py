@@ -98,6 +98,14 @@ def test_a_run_begins_with_anothers_weights_and_then_needs_it_no_more(
     assert "continued from step 2" in err
     assert differing(load_variables(workdir)["params"], now) == {"inception_5a", "inception_5b", "classifier"}
 
+    # Fewer steps than it has done: result, config and metrics would contradict each other.
+    files = {name: (workdir / name).read_bytes() for name in ("config.json", "metrics.jsonl", "result.json")}
+    code, out, err = run_command("train", *arguments, "--config.num_steps=2")
+    assert (code, out) == (2, "")
+    message = f"error: config.num_steps = 2: the run in {workdir} is at step 3 already, and a run can only be made long"
+    assert err.splitlines()[-1].startswith(message), err
+    assert all((workdir / name).read_bytes() == content for name, content in files.items())
+
 
 def recipe(**overrides):
     config = configs.default()

@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 def test_googlenet_learns_the_digits(run_command, tmp_path):
     """configs/digits.py as it stands: LRN and both auxiliary heads, accuracy of at least 98.5 %, every loss falls."""
-    arguments = ["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}"]
+    arguments = ["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}", "--json"]
     code, out, err = run_command("train", *arguments, timeout=3500, optimize=True)
     assert code == 0, err
     result = json.loads(out)
@@ -34,7 +34,7 @@ def test_inception_v4_steps_at_full_width(run_command, tmp_path):
         "logging.pictures": False,
     }
     flags = [f"--config.{name}={value}" for name, value in overrides.items()]
-    arguments = ["--config=configs/digits.py", *flags, f"--workdir={tmp_path / 'run'}"]
+    arguments = ["--config=configs/digits.py", *flags, f"--workdir={tmp_path / 'run'}", "--json"]
     code, out, err = run_command("train", *arguments, timeout=3500)
     assert code == 0, err
     result = json.loads(out)

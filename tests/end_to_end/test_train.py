@@ -33,7 +33,8 @@ def test_what_a_run_leaves_behind(small_run):
     assert "14/14" in (small_run / "train.log").read_text()
     assert (small_run / "report.md").exists()
     names = {path.name for path in small_run.rglob("*.png")}
-    assert {"learning_curves.png", "confusion_matrix.png", "predictions.png", "first_layer.png"} <= names
+    assert {"learning_curves.png", "confusion_matrix.png", "predictions.png"} <= names
+    assert {"activations.png", "first_layer.png"} <= names
 
 
 def test_metric_rows(small_run):
@@ -65,7 +66,7 @@ def test_evaluate_says_what_the_run_said(small_run, run_command, tmp_path):
     workdir = shutil.copytree(small_run, tmp_path / "copy")
     result = json.loads((workdir / "result.json").read_text())
     for weights in ("raw", "ema"):
-        code, out, err = run_command("evaluate", f"--workdir={workdir}", f"--weights={weights}")
+        code, out, err = run_command("evaluate", f"--workdir={workdir}", f"--weights={weights}", "--json")
         assert code == 0, err
         said = json.loads(out)
         run = result["metrics"]["test[:40]"][weights]
@@ -107,7 +108,9 @@ def test_predict_names_classes_of_files_of_any_size(small_run, run_command, tmp_
 def test_a_finished_run_is_not_run_again(small_run, run_command, small_arguments, tmp_path):
     workdir = shutil.copytree(small_run, tmp_path / "copy")
     before = (workdir / "metrics.jsonl").read_bytes()
-    code, out, err = run_command("train", *small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}")
+    code, out, err = run_command(
+        "train", *small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}", "--json"
+    )
     assert code == 0, err
     assert json.loads(out) == json.loads((small_run / "result.json").read_text())
     assert (workdir / "metrics.jsonl").read_bytes() == before
@@ -149,7 +152,9 @@ def test_inception_v4_learns(run_command, tmp_path):
         "schedule.name": "constant", "schedule.warmup_epochs": 0.0,
     }  # fmt: skip
     flags = [f"--config.{name}={value}" for name, value in overrides.items()]
-    code, out, err = run_command("train", "--config=configs/digits.py", *flags, f"--workdir={tmp_path / 'run'}")
+    code, out, err = run_command(
+        "train", "--config=configs/digits.py", *flags, f"--workdir={tmp_path / 'run'}", "--json"
+    )
     assert code == 0, err
     train = rows(tmp_path / "run", "train")
     for loss in ("loss_main", "loss_aux1"):

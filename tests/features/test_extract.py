@@ -55,6 +55,7 @@ def test_every_example_in_order_by_the_command(trained, by_hand, small_run, run_
         "--endpoints=Mixed_3b,pool5,logits",
         f"--output={output}",
         "--batch_size=16",
+        "--json",
     )
     assert code == 0, err
     assert "extract: 40 of 40" in err
@@ -177,11 +178,13 @@ def test_statistics_and_their_distance(trained, by_hand, small_run, tmp_path, ca
             np.testing.assert_allclose(found["mu"], values.mean(0), 1e-5, 1e-6)
             np.testing.assert_allclose(found["sigma"], np.cov(values, rowvar=False), 1e-4, 1e-6)
     capsys.readouterr()
-    assert extract.main(["--fid", *files]) == 0
+    assert extract.main(["--fid", *files, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)["fid"]
     expected = frechet_distance(*(f(values) for values in rows for f in (lambda v: v.mean(0), lambda v: np.cov(v.T))))
     assert said == pytest.approx(expected, rel=1e-3)
     assert said > 0
+    assert extract.main(["--fid", *files]) == 0
+    assert capsys.readouterr().out == f"Fréchet distance: {said:.6g}\n"
 
 
 def test_what_is_refused(small_run, trained, tmp_path):
@@ -192,16 +195,15 @@ def test_what_is_refused(small_run, trained, tmp_path):
 
     assert "endpoint 'inception_4x' is unknown; did you mean 'inception_4" in refused("--endpoints=inception_4x")
     assert "is another name of 'pool5'" in refused("--endpoints=pool5,AvgPool_0a_7x7")
-    assert "--statistics: takes one endpoint" in refused("--endpoints=pool5,logits", "--statistics")
-    assert "without --pool and --dtype" in refused("--endpoints=pool5", "--statistics", "--pool")
-    assert "--data and --split are not allowed with image files" in refused(
-        "--endpoints=pool5", "--data=digits", "a.png"
-    )
+    assert "--statistics takes one endpoint" in refused("--endpoints=pool5,logits", "--statistics")
+    for flag in ("--pool", "--dtype=float32"):  # also the default, which is named for nothing
+        assert "has no effect with --statistics" in refused("--endpoints=pool5", "--statistics", flag)
+    assert "--data: has no effect with image files" in refused("--endpoints=pool5", "--data=digits", "a.png")
     assert "must end in .npz" in refused("--endpoints=pool5", output="a.npy")
     assert "a.png" in refused("--endpoints=pool5", "a.png")
     assert "--batch_size=0: 1 or more" in refused("--batch_size=0")
     assert "unknown argument '--endpoint'; did you mean '--endpoints'?" in refused("--endpoint=pool5")
-    assert "no other argument" in refused("--fid", "a.npz", "b.npz")
+    assert "--output: has no effect with --fid" in refused("--fid", "a.npz", "b.npz")
     with pytest.raises(UserError, match="--output is missing"):
         extract.main([f"--workdir={small_run}"])
     with pytest.raises(UserError, match="does not divide over"):
@@ -214,4 +216,5 @@ def test_the_default_is_the_last_endpoint(trained, small_run, run_command, tmp_p
     output = tmp_path / "features.npz"
     code, out, err = run_command("extract", f"--workdir={small_run}", "--split=test[:3]", f"--output={output}")
     assert code == 0, err
-    assert json.loads(out)["features"] == {"pool5": [3, trained.variables["params"]["classifier"]["kernel"].shape[0]]}
+    width = trained.variables["params"]["classifier"]["kernel"].shape[0]
+    assert out == f"{output}: 3 examples, features pool5 {width} (ema weights of step 14)\n"

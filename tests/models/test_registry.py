@@ -111,6 +111,12 @@ def test_the_smallest_image(name):
         ("inception_v4", {"bn_group_size": 4, "bn_axis_name": "data"}, "bn_group_size and bn_axis_name: set only one"),
         ("inception_v1", {"bn_group_size": 4}, "bn_group_size: 4 has no effect: there is no batch norm"),
         ("inception_v1", {"bn_frozen": ("conv1/bn",)}, "bn_frozen: .* has no effect: there is no batch norm"),
+        (
+            "inception_v1_bn",
+            {"bn_frozen": ("conv1/bn", "conv2/batch_norm")},
+            r"bn_frozen: 'conv2/batch_norm' is not a batch norm layer of this network; did you mean 'conv2/bn'\?",
+        ),
+        ("inception_v1_bn", {"bn_frozen": "conv1/bn"}, r"bn_frozen: 'conv1/bn' is a string; give a tuple of paths"),
         ("inception_v4", {"num_classes": -1}, "num_classes: -1 is not 0 or more"),
         ("inception_v4", {"num_classes": 10.0}, "num_classes: 10.0 is not a whole number"),
         ("inception_v4", {"width_multiplier": 0}, "width_multiplier: 0 is not above 0"),
@@ -200,3 +206,28 @@ def test_the_package_hands_its_names_on_without_importing_jax():
 def test_modules_and_numbers_that_are_none(name, options, message):
     with pytest.raises(ModelError, match=message):
         create_model(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("googlenet", "inception_v1"),
+        ("GoogLeNet", "inception_v1"),
+        ("bvlc_googlenet", "inception_v1"),
+        ("googlenet-bn", "inception_v1_bn"),
+        ("bn_inception", "inception_v2"),
+        ("inception_bn", "inception_v2"),
+        ("inceptionv3", "inception_v3"),
+        ("Inception3", "inception_v3"),
+        ("tf_inception_v3", "inception_v3"),
+        ("InceptionV4", "inception_v4"),
+        ("inception_resnetv2", "inception_resnet_v2"),
+        ("ens_adv_inception_resnet_v2", "inception_resnet_v2"),
+        ("legacy_xception", "xception"),
+        ("nin", "network_in_network"),
+        ("alexnt", "alexnet"),
+    ],
+)
+def test_the_names_that_others_use_lead_to_ours(name, meant):
+    with pytest.raises(ModelError, match=rf"unknown model '{name}'; did you mean '{meant}'\?; models: "):
+        create_model(name)

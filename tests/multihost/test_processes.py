@@ -101,7 +101,7 @@ def test_killed_stopped_and_continued_alone(alone, start_pair, start_command, sm
     lost = ("a collective failed: another process of this run has ended", "process 1 of this run has sent no heartbeat")
     assert any(f"error: {message}" in err for message in lost) and "Traceback" not in err
 
-    first, second = start_pair(workdir)
+    first, second = start_pair(workdir, "--json")
     wait_for(lambda: "compiling" in first.written()[1], first, second)
     second.send_signal(signal.SIGTERM)
     out, err = first.communicate(timeout=120)
@@ -159,6 +159,7 @@ def test_slurm_starts_an_evaluation(alone, start_command):
             "evaluate",
             f"--workdir={alone}",
             "--weights=raw",
+            "--json",
             environment=environment(1, **variables, SLURM_PROCID=str(index), SLURM_LOCALID=str(index)),
         )
         for index in range(2)

@@ -149,12 +149,14 @@ def test_predict_of_a_file_asks_the_network_of_the_workdir(converted, file, monk
 
 def test_evaluate_and_compare_take_it(network, converted, run_command, tmp_path):
     run = shutil.copytree(converted, tmp_path / "run")
-    code, out, err = run_command("evaluate", f"--workdir={run}", "--split=test[:20]", "--batch_size=20")
+    code, out, err = run_command("evaluate", f"--workdir={run}", "--split=test[:20]", "--batch_size=20", "--json")
     assert code == 0, err
     digits = datasets.load("digits", "test[:20]")
     probabilities = expected(network, [np.asarray(digits.record(i)[0]) for i in range(20)])
     hits = sum(int(np.argmax(row)) == digits.record(i)[1] for i, row in enumerate(probabilities))
     assert json.loads(out)["top1"] == hits / 20 and json.loads(out)["step"] == 0
+    code, out, err = run_command("compare", "--list", run)
+    assert code == 0 and "imported" in out and "preempted" not in out, out
     code, out, err = run_command("compare", run)
     assert code == 0 and out.startswith("Result"), err
 
@@ -249,8 +251,8 @@ def test_a_run_with_other_switches_is_not_the_publishers(converted, fails, tmp_p
             ["--to=timm", "--output=a.h5", "--workdir=b"],
             "--output=a.h5: the suffix must be .safetensors, .npz, .pth",
         ),
-        (convert.main, ["--list", "--weights=a"], "--weights: --list does not read it"),
-        (convert.main, ["--weights=a", "--output=b", "--step=3"], "--step: an import does not read it; see --help"),
+        (convert.main, ["--list", "--weights=a"], "--weights: has no effect with --list"),
+        (convert.main, ["--weights=a", "--output=b", "--step=3"], "--step: an import does not read it; leave it out"),
         (convert.main, ["--weights=a", "--output=b", "--set=min_width=4"], "--set: needs --model and --source"),
         (convert.main, ["--weights=none.pth", "--output=b"], "none.pth"),
         (

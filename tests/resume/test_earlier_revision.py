@@ -39,7 +39,7 @@ def test_a_run_of_an_earlier_revision_continues(run_command, tmp_path):
     with tarfile.open(GOLDEN) as archive:
         archive.extractall(tmp_path / "run", filter="data")
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
-    code, out, err = run_command("train", *ARGUMENTS, f"--workdir={tmp_path / 'run'}")
+    code, out, err = run_command("train", *ARGUMENTS, f"--workdir={tmp_path / 'run'}", "--json")
     assert code == 0, err
     assert "continued from step 6" in err
     result = json.loads(out)

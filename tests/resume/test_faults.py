@@ -141,7 +141,7 @@ def test_a_stalled_input(arguments, start_command, run_command, tmp_path):
     assert code == 0, err
 
     slow = ["--config.logging.every_steps=1", "--config.faults.stall_warning_seconds=0.5"]
-    run = start_command("train", *arguments, *slow)
+    run = start_command("train", *arguments, *slow, "--json")
     wait_for(lambda: (workdir / "metrics.jsonl").exists() and (workdir / "metrics.jsonl").stat().st_size, run)
     image.rename(aside)
     os.mkfifo(image)

@@ -77,7 +77,7 @@ def test_interrupted_often(run_command, start_command, tmp_path_factory, tmp_pat
 def test_a_signal_saves_and_says_so(small_run, start_command, run_command, small_arguments, tmp_path, number):
     workdir = tmp_path / "run"
     arguments = [*small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}"]
-    process = start_command("train", *arguments)
+    process = start_command("train", *arguments, "--json")
     log = workdir / "metrics.jsonl"
     assert wait_for(lambda: log.exists() and log.stat().st_size, process)
     process.send_signal(number)

@@ -257,6 +257,26 @@ def test_every_filter_is_drawn_from_black_to_white_weight_by_weight(tmp_path, sh
     assert row == rows - 1
 
 
+def test_smooth_filters_are_told_from_noise(tmp_path):
+    noise = np.random.default_rng(0).normal(size=(7, 7, 3, 64))
+    assert abs(plots.neighbour_correlation(noise)) < 0.03
+    y, x = np.mgrid[:7, :7]
+    wave = np.sin((x + 2 * y) / 4)[..., None, None] * np.ones((1, 1, 3, 4))
+    assert plots.neighbour_correlation(wave) > 0.7
+    assert plots.neighbour_correlation(np.ones((3, 3, 3, 4))) == 0
+    (axes,) = plots.first_layer_filters(wave, tmp_path / "filters.png").axes
+    assert "neighbouring weights correlate by 0." in axes.get_title(loc="left")
+
+
+def test_no_legend_covers_a_curve(tmp_path):
+    figure = plots.learning_curves([*train_rows(60), *evaluation_rows(8)], tmp_path / "curves.png")
+    for axes in figure.axes[:2]:
+        legend, inside = axes.get_legend().get_window_extent(), axes.get_window_extent()
+        assert legend.y1 < inside.y0 and legend.y0 >= 0 and legend.x1 <= figure.bbox.x1
+    loss, top1, _ = figure.axes
+    assert loss.get_legend().get_window_extent().x1 <= top1.get_legend().get_window_extent().x0
+
+
 def test_a_kernel_that_takes_no_image_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\(1, 1, 64, 64\)"):
         plots.first_layer_filters(np.zeros((1, 1, 64, 64)), tmp_path / "filters.png")

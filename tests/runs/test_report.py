@@ -131,6 +131,7 @@ def test_the_commands_can_be_pasted(tmp_path):
         "python -m inception_jax.train --config=configs/digits.py '--workdir=a b'",
         f"python -m inception_jax.evaluate --workdir='{workdir}'",
         f"python -m inception_jax.predict --workdir='{workdir}' image.jpg",
+        "# with TensorBoard, the extra: pip install '.[tensorboard]'",
         f"tensorboard --logdir='{workdir}'",
     ]
 
@@ -214,7 +215,10 @@ def test_images_are_of_the_evaluated_split_as_the_network_saw_it(tmp_path, monke
     monkeypatch.setattr(plots, "learning_curves", lambda rows, path, title: calls.update(rows=rows, title=title))
     kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 8))
     names = data.dataset.class_names
-    paths = report.draw_plots(workdir, evaluation, data, names, first_layer=kernel)
+    shown = []
+    blocks = lambda image: shown.append(image) or {"conv1": np.ones((4, 4, 2))}  # noqa: E731
+    paths = report.draw_plots(workdir, evaluation, data, names, first_layer=kernel, blocks=blocks)
+    np.testing.assert_array_equal(shown, data.batch(0)["image"][1:2])  # the first right one: every third is wrong
     assert paths == {name: workdir / f"{name}.png" for name in report.PLOTS}
     images, labels, predictions, probabilities, class_names, path = calls["sheet"]
     assert class_names == names and path == paths["predictions"]
@@ -227,7 +231,7 @@ def test_images_are_of_the_evaluated_split_as_the_network_saw_it(tmp_path, monke
         calls["rows"] == metric_files.read_rows(workdir / "metrics.jsonl")
         and calls["title"] == "inception_v1 on digits"
     )
-    for name in ("confusion_matrix", "first_layer"):
+    for name in ("confusion_matrix", "activations", "first_layer"):
         assert cv2.imread(str(paths[name])) is not None
 
 

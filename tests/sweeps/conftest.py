@@ -76,12 +76,12 @@ class FakeStudy:
         return (self.directory / "sweep.log").read_text()
 
     def stored(self):
-        """The trials in Optuna's storage."""
+        """The study in Optuna's storage."""
         import optuna
 
         backend = optuna.storages.journal.JournalFileBackend(str(self.directory / "journal.log"))
         name = json.loads((self.directory / "study.json").read_text())["name"]
-        return optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(backend)).trials
+        return optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(backend))
 
 
 @pytest.fixture

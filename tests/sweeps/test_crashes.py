@@ -21,7 +21,7 @@ def get_trials():
 
 def assert_complete(study, count, epochs):
     """Checks that all trials are present, that trial.json and storage agree, and that no epoch was trained twice."""
-    records, stored = study.trials(), study.stored()
+    records, stored = study.trials(), study.stored().trials
     assert [record["number"] for record in records] == list(range(count))
     states = {"finished": "COMPLETE", "pruned": "PRUNED", "diverged": "PRUNED", "failed": "FAIL"}
     assert [trial.state.name for trial in stored] == [states[record["status"]] for record in records]
@@ -66,7 +66,7 @@ def test_a_decision_to_prune_is_carried_out_by_the_next_driver(study, drivers):
     study.behaviour(epochs=40, seconds=0.02)
     flags = ["--trials=4", "--workers=1", "--min_evaluations=1", "--reduction_factor=4"]
     assert drivers.start(study, *flags, die_at=["prune", 1]).wait() == -signal.SIGKILL
-    [decided] = [trial for trial in study.stored() if "pruned_at" in trial.user_attrs]
+    [decided] = [trial for trial in study.stored().trials if "pruned_at" in trial.user_attrs]
     assert decided.state.name == "RUNNING"
     starts = len(study.trial(decided.number)["starts"])
     assert drivers.start(study, *flags).wait() == 0
@@ -91,9 +91,9 @@ def test_a_failed_trial_is_not_tried_again(study, drivers):
     study.space("def get_trials():\n    return [{'optimizer.learning_rate': r} for r in (0.01, 0.02)]")
     study.behaviour(trial_0=[["exit", 2, 2]])
     assert drivers.start(study, die_at=["finish", 1]).wait() == -signal.SIGKILL
-    assert [trial.state.name for trial in study.stored()] == ["RUNNING"]
+    assert [trial.state.name for trial in study.stored().trials] == ["RUNNING"]
     assert drivers.start(study).wait() == 0
-    assert study.statuses() == ["failed", "finished"] and study.stored()[0].state.name == "FAIL"
+    assert study.statuses() == ["failed", "finished"] and study.stored().trials[0].state.name == "FAIL"
     assert len(study.trial(0)["starts"]) == 1 and study.trial(0)["message"] == "it left with 2"
 
 
@@ -137,7 +137,7 @@ def test_random_kills_of_drivers_and_trials(study, drivers):
     records = study.trials()
     assert [record["number"] for record in records] == list(range(40))
     assert set(study.statuses()) <= {"finished", "pruned"}
-    for record, trial in zip(records, study.stored(), strict=True):
+    for record, trial in zip(records, study.stored().trials, strict=True):
         assert trial.state.name == {"finished": "COMPLETE", "pruned": "PRUNED"}[record["status"]]
         lost = sum(start["exit"] == -signal.SIGKILL for start in record["starts"])
         trained = study.epochs_trained(record["number"])

@@ -21,9 +21,9 @@ def test_every_trial_is_what_its_process_came_to(study, sweep):
     assert study.statuses() == ["finished", "failed", "diverged", "failed", "diverged"]
     assert [trial["message"] for trial in study.trials()[1:4]] == [f"it left with {code}" for code in (2, 3, 5)]
     assert study.trial(4)["message"] == "its evaluation gave top1 = nan"
-    assert [trial.state.name for trial in study.stored()] == ["COMPLETE", "FAIL", "PRUNED", "FAIL", "PRUNED"]
-    assert [trial.user_attrs["status"] for trial in study.stored()] == study.statuses()
-    assert all(trial.user_attrs["workdir"].endswith(f"{trial.number:04d}") for trial in study.stored())
+    assert [trial.state.name for trial in study.stored().trials] == ["COMPLETE", "FAIL", "PRUNED", "FAIL", "PRUNED"]
+    assert [trial.user_attrs["status"] for trial in study.stored().trials] == study.statuses()
+    assert all(trial.user_attrs["workdir"].endswith(f"{trial.number:04d}") for trial in study.stored().trials)
     assert [len(trial["starts"]) for trial in study.trials()] == [1] * 5, "none of these is worth a second try"
     assert [trial["starts"][0]["exit"] for trial in study.trials()] == [0, 2, 3, 5, 0]
 
@@ -83,7 +83,7 @@ def test_values_and_pruning(study, sweep):
     for trial in study.trials()[1:]:
         assert trial["pruned_at"] == 1 and "at evaluation 1" in trial["message"]
         assert trial["starts"][0]["exit"] == 143 and len(study.epochs_trained(trial["number"])) < 200
-    stored = study.stored()
+    stored = study.stored().trials
     assert [trial.state.name for trial in stored] == ["COMPLETE"] + ["PRUNED"] * 4
     assert stored[0].value == study.trial(0)["value"] == pytest.approx(0.99)
     assert sorted(stored[0].intermediate_values) == list(range(1, 201))
@@ -113,7 +113,7 @@ def test_the_first_decision_to_prune_stands(study, sweep):
     study.space(LIST.format(rates=[0.01, 0.001]))
     study.behaviour(epochs=9, seconds=0.03, trial_1=[["deaf"]])
     assert sweep("--min_evaluations=2", "--reduction_factor=2") == 0
-    record, stored = study.trial(1), study.stored()[1]
+    record, stored = study.trial(1), study.stored().trials[1]
     assert record["status"] == "pruned" and record["starts"][0]["exit"] == 0 and len(record["evaluations"]) == 9
     assert record["pruned_at"] == stored.user_attrs["pruned_at"] == stored.user_attrs["judged"]["evaluation"] == 2
     assert sorted(stored.intermediate_values) == list(range(1, 10))
@@ -171,7 +171,7 @@ def test_a_stopped_driver_leaves_trials_to_be_continued(study, drivers, number):
     assert driver.wait() == 128 + number
     assert "the same command continues" in driver.output()
     assert study.statuses() == ["interrupted"] * 2
-    assert [trial.state.name for trial in study.stored()] == ["RUNNING"] * 2
+    assert [trial.state.name for trial in study.stored().trials] == ["RUNNING"] * 2
     study.behaviour(epochs=150, seconds=0)
     assert drivers.start(study, "--trials=2", "--workers=2", "--pruner=none").wait() == 0
     assert study.statuses() == ["finished"] * 2

@@ -11,9 +11,9 @@ import pytest
 from matplotlib.colors import to_hex
 
 from inception_jax import config as configs
-from inception_jax.command_line import load_config
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
+from inception_jax.recipe_files import load_config
 from inception_jax.runs import plot_style
 from inception_jax.sweeps import importance, parallel_coordinates, plots, recipe, report, study_files
 from inception_jax.sweeps.overrides import leaves

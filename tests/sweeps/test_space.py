@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from inception_jax import command_line
+from inception_jax import recipe_files
 from inception_jax.errors import UserError
 from inception_jax.sweeps import overrides, space_file
 from inception_jax.sweeps.space import Space, choice, integer, real
@@ -18,7 +18,7 @@ def load(tmp_path):
 
     def loaded(text, base=BASE):
         (tmp_path / "space.py").write_text("from inception_jax.sweeps.space import choice, integer, real\n" + text)
-        recipe, _ = command_line.load_config(list(base))
+        recipe, _ = recipe_files.load_config(list(base))
         return space_file.load(str(tmp_path / "space.py"), recipe, base)
 
     return loaded
@@ -99,7 +99,7 @@ def test_a_mistake_is_one_line_that_names_the_file(load, mistake):
 
 def test_a_file_that_is_not_there(tmp_path):
     (tmp_path / "space.py").write_text("")
-    recipe, _ = command_line.load_config(BASE)
+    recipe, _ = recipe_files.load_config(BASE)
     with pytest.raises(UserError, match=r"the file does not exist; did you mean 'space.py'"):
         space_file.load(str(tmp_path / "spce.py"), recipe, BASE)
 
@@ -124,7 +124,7 @@ VALUES = {
 @pytest.mark.parametrize("field", VALUES)
 def test_every_value_reaches_the_training_process_exactly(field):
     for value in VALUES[field]:
-        recipe, _ = command_line.load_config([*BASE, *overrides.override_arguments({field: value})])
+        recipe, _ = recipe_files.load_config([*BASE, *overrides.override_arguments({field: value})])
         found = dict(overrides.leaves(recipe))[field]
         assert found == value and isinstance(found, str) == isinstance(value, str)
         assert isinstance(found, bool) == isinstance(value, bool)

@@ -67,7 +67,7 @@ def get_trials():
 
 
 def test_the_training_process_gets_the_values(study, monkeypatch):
-    from inception_jax import command_line, sweep
+    from inception_jax import recipe_files, sweep
     from inception_jax.sweeps import overrides
 
     from . import driver_server
@@ -84,7 +84,7 @@ def test_the_training_process_gets_the_values(study, monkeypatch):
     assert sweep.main(flags, command=command, timing=driver_server.timing()) == 0
     for (arguments, cores), trial in zip(given, study.trials(), strict=True):
         assert arguments[-1] == f"--workdir={study.directory}/trials/{trial['number']:04d}" and cores is None
-        recipe, _ = command_line.load_config(arguments[:-1])
+        recipe, _ = recipe_files.load_config(arguments[:-1])
         fields = dict(overrides.leaves(recipe))
         assert fields["optimizer.momentum"] == 0.8 and fields["num_epochs"] == 4
         for field, value in trial["params"].items():
@@ -199,7 +199,7 @@ def test_a_torn_last_line_of_the_journal_is_cut_off(study, sweep):
     assert journal.read_bytes().startswith(whole + b'{"op_code"') and b'"study_{' not in journal.read_bytes()
     assert f"{journal}: its last line was incomplete (36 bytes) and was cut off" in study.log()
     assert study.statuses() == ["finished"] * 3 or "pruned" in study.statuses()
-    assert [trial.number for trial in study.stored()] == [0, 1, 2]
+    assert [trial.number for trial in study.stored().trials] == [0, 1, 2]
 
 
 def test_a_journal_that_is_damaged_in_the_middle(study, sweep):
@@ -304,8 +304,16 @@ def test_without_optuna_it_is_one_line():
 
 
 def test_only_the_report(study, sweep):
+    from inception_jax import sweep as command
+
+    arguments = [f"--study={study.directory}", "--report"]
     with pytest.raises(UserError, match="this directory has no study"):
-        sweep("--report")
+        command.main(arguments)
     assert sweep("--trials=1") == 0
-    assert sweep("--report") == 0
+    assert command.main(arguments) == 0
     assert len(study.trials()) == 1
+    assert study.stored().metric_names == ["final top1"]  # Optuna's dashboard shows it
+    for flag in ("--config=configs/digits.py", "--config.seed=1", "--trials=2", "--sampler=tpe", "--space=x.py"):
+        name = flag.partition("=")[0].removesuffix(".seed")
+        with pytest.raises(UserError, match=f"^{name}: has no effect with --report; leave it out$"):
+            command.main([*arguments, flag])

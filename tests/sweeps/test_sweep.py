@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from inception_jax import command_line
+from inception_jax import recipe_files
 from inception_jax.sweeps import overrides
 
 from .conftest import ROOT
@@ -61,7 +61,7 @@ def test_a_sweep_of_real_runs(swept, small_arguments):
         assert record["value"] == result["metrics"]["test[:40]"]["ema"]["top1"]
         assert [evaluation["step"] for evaluation in record["evaluations"]] == [5, 10, 14]
         config = json.loads((workdir / "config.json").read_text())
-        recipe, _ = command_line.load_config([*small_arguments, *overrides.override_arguments(record["params"])])
+        recipe, _ = recipe_files.load_config([*small_arguments, *overrides.override_arguments(record["params"])])
         wanted = {
             field: list(value) if isinstance(value, tuple) else value for field, value in overrides.leaves(recipe)
         }
@@ -78,7 +78,7 @@ def test_a_trial_can_be_continued_without_the_sweep(swept, run_command):
     """Its manifest shows the command; typed by a person, it finds the run finished."""
     study, _ = swept
     command = json.loads((study / "trials" / "0000" / "manifest.json").read_text())["command"]
-    code, out, err = run_command("train", *command[3:])
+    code, out, err = run_command("train", *command[3:], "--json")
     assert code == 0, err
     assert json.loads(out) == json.loads((study / "trials" / "0000" / "result.json").read_text())
 

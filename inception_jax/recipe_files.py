@@ -1,0 +1,316 @@
+"""Loads `--config=RECIPE`, a recipe file or a run's config.json, with its overrides `--config.FIELD=VALUE`."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inception_jax.errors import ArgumentParser, UserError, nearest, refuse_empty
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+_OF_CONFIG = re.compile(r"--?config(?=[.=]|$)")
+_SECTION = None  # the type of a section in `_types`
+
+# Names of other programs' flags, for fields that have another name here.
+_OTHER_NAMES = {
+    "bs": "batch_size", "data_path": "data.name", "dataset": "data.name", "epoch": "num_epochs", "epochs": "num_epochs",
+    "arch": "model.name", "lr": "optimizer.learning_rate", "max_epochs": "num_epochs", "max_steps": "num_steps",
+    "opt": "optimizer.name", "precision": "model.dtype", "resume": "initialize.checkpoint",
+    "smoothing": "loss.label_smoothing", "steps": "num_steps", "val_split": "data.eval_split",
+    "warmup": "schedule.warmup_epochs", "wd": "optimizer.weight_decay",
+}  # fmt: skip
+
+
+def add_config(arguments: ArgumentParser) -> None:
+    """Adds `--config` to the help text; `parse_with_config` reads it."""
+    arguments.add_argument(
+        "--config",
+        metavar="RECIPE[:ARGUMENT]",
+        help="a recipe: a Python file, the name of one that is installed, such as configs/digits.py or digits, or the "
+        "config.json of a run",
+    )
+    arguments.add_argument("--config.FIELD", metavar="VALUE", dest="_", help="overrides a field of the config")
+    arguments.suggest = suggest_field
+
+
+def parse(arguments: ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parses a command's own flags, and splits off its recipe.
+
+    Args:
+      arguments: a parser with the command's own flags, made by `command_line.parser`.
+      argv: arguments after the program's name.
+
+    Returns:
+      (namespace of the command's own flags; `--config=…` and its overrides, which `load_config` takes).
+    """
+    of_config, own = split_arguments(argv)
+    namespace = arguments.parse_args(own)
+    arguments.given |= {"config"} if of_config else set()
+    return namespace, of_config
+
+
+def parse_with_config(
+    arguments: ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, ConfigDict, dict[str, Any]]:
+    """Parses a command line that has a `--config`.
+
+    Args:
+      arguments: as for `parse`.
+      argv: as for `parse`.
+
+    Returns:
+      (namespace of the command's own flags, the config, {overridden field: value}).
+
+    Raises:
+      UserError: no recipe, a recipe that does not load, an unknown field, or a value of the wrong type.
+    """
+    namespace, of_config = parse(arguments, argv)
+    config, overrides = load_config(of_config)
+    return namespace, config, overrides
+
+
+def is_config_argument(argument: str) -> bool:
+    """Returns whether an argument is `--config`, `--config=…` or `--config.FIELD…`."""
+    return _OF_CONFIG.match(argument) is not None
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits a command line.
+
+    Args:
+      argv: arguments after the program's name.
+
+    Returns:
+      (the recipe and its overrides, each as one argument `--config=…` or `--config.FIELD=…`; all other arguments).
+
+    Raises:
+      UserError: a value is missing.
+    """
+    of_config, others = [], []
+    rest = iter(argv)
+    for argument in rest:
+        if not is_config_argument(argument):
+            others.append(argument)
+            continue
+        name, equals, value = argument.partition("=")
+        if not equals:
+            value = next(rest, "--")
+            if value.startswith("--"):
+                raise UserError(f"{name}: its value is missing; give {name}=VALUE")
+        if name.endswith("config") and not value.strip():
+            raise _missing()
+        of_config.append(f"--{name.lstrip('-')}={value}")
+    return of_config, others
+
+
+def load_config(arguments: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
+    """Loads `--config=RECIPE[:ARGUMENT]` and its overrides `--config.FIELD=VALUE`.
+
+    RECIPE is a Python file, or the config.json of a run. Where there is no such file, NAME, NAME.py and configs/NAME.py
+    are the recipe NAME that is installed with the package.
+
+    Args:
+      arguments: the arguments of a command line that begin with `--config`, and their values.
+
+    Returns:
+      (config, {overridden field: value}).
+
+    Raises:
+      UserError: no recipe, a recipe that does not load, an unknown field, or a value of the wrong type.
+    """
+    from absl import flags
+    from ml_collections import ConfigDict, config_flags
+
+    arguments, _ = split_arguments(arguments)
+    given = next((argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")), None)
+    if given is None:
+        raise _missing()
+    types = _types()
+    overrides = [_override(argument, types) for argument in arguments if argument.startswith("--config.")]
+    found = _find_recipe(given)
+    values = flags.FlagValues()
+    try:
+        if found.endswith(".json"):
+            config = _read_json(Path(found))
+            holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=overrides)
+            values(["inception_jax", *overrides])
+        else:
+            words = [f"--config={found}", *overrides]
+            holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
+            values(["inception_jax", *words])
+        config = holder.value
+        overridden = config_flags.get_override_values(values["config"])
+    except flags.Error as error:
+        raise UserError(_last_line(error, given)) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        for path in (_path(argument) for argument in overrides):
+            if path not in types:
+                raise _unknown_field(path, types) from error
+        raise
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={given}: get_config() returned {type(config).__name__}, not a ConfigDict")
+    return config, overridden
+
+
+def suggest_field(name: str) -> str:
+    """Returns a hint for a flag that is the name of a config field: "; did you mean --config.num_epochs=…?"
+
+    Args:
+      name: of the unknown flag, without dashes.
+    """
+    name = name.replace("-", "_")
+    paths = [path for path, kind in _types().items() if kind is not _SECTION]
+    path = name if name in paths else f"{name}.name" if f"{name}.name" in paths else _OTHER_NAMES.get(name)
+    path = path or next((path for path in paths if path.rpartition(".")[2] == name), None)
+    return f"; did you mean --config.{path}=…?" if path else ""
+
+
+def recipes_directory() -> Path:
+    """The directory of the recipes that belong to this package: configs/ of a wheel, or of a clone."""
+    package = Path(__file__).resolve().parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _missing() -> UserError:
+    return UserError("--config is missing: name a recipe, such as --config=configs/digits.py")
+
+
+def _types() -> dict[str, type | None]:
+    """{dotted path: type} of all fields, and of the sections, whose type is `_SECTION`."""
+    from inception_jax import config as configs  # with jax: not before a command line has a config
+
+    fields = configs.field_types()
+    sections = {path[:end] for path in fields for end, letter in enumerate(path) if letter == "."}
+    return dict.fromkeys(sections, _SECTION) | fields
+
+
+def _override(argument: str, types: Mapping[str, type | None]) -> str:
+    """Checks an override, and writes the value of a whole number as digits ("1e3" is 1000).
+
+    Raises:
+      UserError: a name that no field can have, a section, an empty value, or a number that is not whole.
+    """
+    flag, _, value = argument.partition("=")
+    path = _path(argument)
+    if not value.strip():
+        refuse_empty(flag)
+    if path not in types:
+        if all(name.isidentifier() for name in path.split(".")):
+            return argument  # the recipe may have fields of its own
+        raise _unknown_field(path, types)
+    if types[path] is _SECTION:
+        inside = [name for name in types if name.startswith(f"{path}.")]
+        raise UserError(f"{flag}: a section, not a field; set one of its fields, such as --config.{inside[0]}=…")
+    if types[path] is int:
+        value = _whole_number(flag, value)
+    return f"{flag}={value}"
+
+
+def _whole_number(flag: str, value: str) -> str:
+    try:
+        return str(int(value))
+    except ValueError:
+        pass
+    try:
+        number = float(value)
+    except ValueError:
+        raise UserError(f"{flag}={value}: not a whole number") from None
+    if not number.is_integer():
+        raise UserError(f"{flag}={value}: not a whole number; such as 1000 or 1e3")
+    return str(int(number))
+
+
+def _path(argument: str) -> str:
+    """The dotted path of an override `--config.PATH=VALUE`."""
+    return argument.partition("=")[0].removeprefix("--config.")
+
+
+def _unknown_field(path: str, types: Mapping[str, type | None]) -> UserError:
+    """The error for an override without a field; names the first part of its path that is wrong."""
+    parent = ""
+    for name in path.split("."):
+        if f"{parent}{name}" not in types:
+            break
+        parent += f"{name}."
+    siblings = [other.removeprefix(parent) for other in types if other.startswith(parent)]
+    near = nearest(name, [sibling for sibling in siblings if "." not in sibling])
+    near = near or suggest_field(name) or f" in {'the config' if not parent else f'config.{parent[:-1]}'}"
+    return UserError(f"config.{path}: no field {name!r}{near}")
+
+
+def _find_recipe(given: str) -> str:
+    """PATH[:ARGUMENT] of a recipe file, from the value of `--config`.
+
+    Raises:
+      UserError: there is neither such a file nor such an installed recipe; lists those.
+    """
+    text, colon, argument = given.partition(":")
+    file = Path(text)
+    if file.is_file():
+        return given
+    if (file / "config.json").is_file():
+        raise UserError(f"--config={given}: a run's workdir; name its config, --config={file / 'config.json'}")
+    directory = recipes_directory()
+    names = sorted(path.stem for path in directory.glob("*.py"))
+    stem = file.stem if file.suffix in ("", ".py") else file.name
+    if file in (Path(stem), Path(f"{stem}.py"), Path("configs", f"{stem}.py")):
+        if stem in names:
+            shipped = directory / f"{stem}.py"
+            _log_once(f"recipe {text}: {shipped}")
+            return f"{shipped}{colon}{argument}"
+        raise UserError(
+            f"--config={given}: there is no file {text!r} and no recipe {stem!r}{nearest(stem, names)}; "
+            f"recipes: {', '.join(names)}"
+        )
+    others = [*file.parent.glob("*.py"), *file.parent.glob("*.json")] if file.parent.is_dir() else []
+    near = nearest(file.name, [other.name for other in others])
+    raise UserError(f"--config={given}: there is no file {text!r}{near}; recipes by name: {', '.join(names)}")
+
+
+def _read_json(path: Path) -> ConfigDict:
+    """Reads the config.json of a run; a field that an earlier version did not have gets its default.
+
+    Raises:
+      UserError: the file is not a config.
+    """
+    from inception_jax import config as configs
+    from inception_jax.extensions import DIRECTORY
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config={path}: not the config.json of a run: {error}") from None
+    if not isinstance(content, dict) or "model" not in content:
+        raise UserError(f"--config={path}: not the config.json of a run: it has no 'model'")
+    try:
+        return configs.from_dict(content, copies=path.parent / DIRECTORY)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--config={path}: {_first_line(error)}") from None
+
+
+@functools.cache
+def _log_once(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an error's text; ml_collections raises errors of errors of a text."""
+    text: Any = error
+    while isinstance(text, BaseException) and text.args:
+        text = text.args[0]
+    return str(text).partition("\n")[0]
+
+
+def _last_line(error: Exception, recipe: str) -> str:
+    """The last line of an error whose message holds a traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if len(lines) == 1 else f"--config={recipe}: {lines[-1]}"

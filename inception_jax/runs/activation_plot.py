@@ -1,0 +1,70 @@
+"""Plots the activations of one image, block by block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inception_jax.runs import plot_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CHANNELS, _MAX_BLOCKS = 8, 14
+_CELL, _LABEL, _HEAD = 0.62, 1.35, 0.62  # inches: a map with its margin, the names, the line above with the image
+
+
+def activations(
+    image: np.ndarray, maps: Mapping[str, np.ndarray], path: str | os.PathLike, *, title: str = ""
+) -> Figure:
+    """Draws, for each block, the channels that respond most strongly to an image.
+
+    A row per block, from the input to the output; of more than 14 blocks, 14 that are evenly spread. In a row the 8
+    channels with the largest maxima, each map scaled to its own range: white is its largest value.
+
+    Args:
+      image: uint8 [h, w, 3], as the network sees it.
+      maps: {name of the block: float [h, w, channels]}, in the order of the network.
+      path: of the PNG file.
+      title: e.g. the data set and the class of the image.
+
+    Returns:
+      The figure; its first axes hold the image, and each other one a map.
+
+    Raises:
+      ValueError: there is no map.
+      UserError: the file cannot be written.
+    """
+    if not maps:
+        raise ValueError("no activations to draw")
+    names = list(maps)
+    names = [names[index] for index in np.unique(np.linspace(0, len(names) - 1, _MAX_BLOCKS).round().astype(int))]
+    width, height = _LABEL + _CHANNELS * _CELL + 0.1, _HEAD + len(names) * _CELL + 0.1
+    inner = _CELL - 0.06
+
+    with plot_style.saved_figure(path, width, height, layout="none") as figure:
+
+        def place(left: float, top: float, size: float) -> tuple[float, float, float, float]:
+            return left / width, (height - top - size) / height, size / width, size / height
+
+        axes = figure.add_axes(place(0.08, 0.05, _HEAD - 0.1))
+        axes.imshow(image)
+        plot_style.hide_axes(axes)
+        text = f"activations of each block: its {_CHANNELS} channels with the largest maxima, each scaled to its range"
+        figure.text((_HEAD + 0.08) / width, 1 - 0.2 / height, title, fontsize=9, fontweight="bold", va="center")
+        figure.text((_HEAD + 0.08) / width, 1 - 0.42 / height, text, fontsize=6.5, va="center")
+        for row, name in enumerate(names):
+            values = np.asarray(maps[name], np.float32)
+            top = _HEAD + row * _CELL
+            shape = "×".join(map(str, values.shape))
+            label = f"{plot_style.shorten(name, 22)}\n{shape}"
+            figure.text(0.08 / width, 1 - (top + _CELL / 2) / height, label, fontsize=6.5, va="center")
+            strongest = np.argsort(-values.max(axis=(0, 1)), kind="stable")[:_CHANNELS]
+            for column, channel in enumerate(strongest):
+                axes = figure.add_axes(place(_LABEL + column * _CELL, top, inner))
+                axes.imshow(values[..., channel], cmap="gray", interpolation="nearest")
+                plot_style.hide_axes(axes)
+    return figure

@@ -1,0 +1,72 @@
+"""The lines that a command prints for a person when a run or an evaluation has ended."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from inception_jax.metric_definitions import describe
+from inception_jax.metrics import wilson_interval
+from inception_jax.runs import report, result
+from inception_jax.runs.formatting import format_metric, format_number
+
+_WEIGHTS = {"ema": "EMA weights", "raw": "raw weights"}
+
+
+def format_conclusion(workdir: str | os.PathLike, content: Mapping[str, Any]) -> str:
+    """Formats the end of a run: accuracy and best step, where the files are, what to do next.
+
+    Args:
+      workdir: of the run.
+      content: of its result.json.
+
+    Returns:
+      Three lines for a finished run, a fourth after early stopping; "" for any other, whose log has said why it ended.
+    """
+    if content.get("status") != "finished":
+        return ""
+    here = shlex.quote(str(workdir))
+    lines = []
+    for split, by_weights in content["metrics"].items():
+        weights = next((name for name in _WEIGHTS if isinstance(by_weights.get(name), Mapping)), None)
+        if weights:  # "train" beside the splits is {metric: value}
+            best = _format_best(content.get("best") or {}, content["steps"])
+            lines.append(f"{split}: {format_accuracy(by_weights[weights])}, {_WEIGHTS[weights]}{best}")
+    if str(content.get("ended")).startswith("early"):
+        lines.append(content["ended"])
+    plots = len(content.get("pictures", ()))
+    files = f"{report.FILE}, {result.FILE}" + (f" and {plots} plots" if plots else "")
+    return "\n".join([*lines, f"{files}: {here}", f"next: python -m inception_jax.predict --workdir={here} IMAGE …"])
+
+
+def format_evaluation(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
+    """Formats the result of `evaluate` as two lines: the metrics, and where the files are.
+
+    Args:
+      content: of its result.json.
+      folder: that the files were written to.
+    """
+    what = f"{content['dataset']} {content['split']}, {_WEIGHTS[content['weights']]} of step {content['step']:,}"
+    values = f"top-5 {100 * content['top5']:.2f} %, loss {format_number(content['loss'])}"
+    return f"{what}: {format_accuracy(content)}, {values}\n{result.FILE} and plots: {shlex.quote(str(folder))}"
+
+
+def format_accuracy(values: Mapping[str, Any]) -> str:
+    """Formats top-1 of an evaluation: `top-1 98.61 % (95 % interval 96.77 to 99.41 %; 355 of 360)`."""
+    count = values["count"]
+    right = round(values["top1"] * count)
+    low, high = wilson_interval(right, count)
+    interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f} %; {right:,} of {count:,}"
+    return f"top-1 {100 * values['top1']:.2f} % ({interval})"
+
+
+def _format_best(best: Mapping[str, Any], last: int) -> str:
+    """Formats the evaluation by which the best checkpoint was chosen; "" where there is none."""
+    if best.get("step") is None:
+        return ""
+    if best["step"] == last:
+        return "; no evaluation before was better"
+    metric = describe(best["metric"], best)
+    return f"; best at step {best['step']:,} of {last:,}: {metric.column} {format_metric(metric, best['value'])}"

@@ -1,0 +1,32 @@
+"""The plot of one image's activations: which channels it shows, of which blocks."""
+
+import numpy as np
+import pytest
+
+from inception_jax.runs import activation_plot
+
+IMAGE = np.zeros((16, 16, 3), np.uint8)
+
+
+def test_the_strongest_channels_of_each_block(tmp_path):
+    random = np.random.default_rng(0)
+    maps = {"conv1": random.normal(size=(8, 8, 20)), "inception_3a": random.normal(size=(4, 4, 3))}
+    maps["conv1"][2, 3, 17] = 50.0
+    path = tmp_path / "activations.png"
+    image, *axes = activation_plot.activations(IMAGE, maps, path, title="digits, test: 3").axes
+    assert image.images[0].get_array().shape == (16, 16, 3) and path.stat().st_size > 1000
+    assert len(axes) == 8 + 3  # a block with fewer channels shows all
+    np.testing.assert_allclose(axes[0].images[0].get_array(), maps["conv1"][..., 17], rtol=1e-6)
+    maxima = [one.images[0].get_array().max() for one in axes]
+    assert maxima[:8] == sorted(maxima[:8], reverse=True) and maxima[8:] == sorted(maxima[8:], reverse=True)
+    texts = [text.get_text() for text in axes[0].figure.texts]
+    assert "digits, test: 3" in texts and "conv1\n8×8×20" in texts and "inception_3a\n4×4×3" in texts
+
+
+def test_of_many_blocks_some_are_shown_the_first_and_the_last_among_them(tmp_path):
+    maps = {f"block{number}": np.ones((2, 2, 1)) for number in range(40)}
+    figure = activation_plot.activations(IMAGE, maps, tmp_path / "a.png")
+    names = [text.get_text().partition("\n")[0] for text in figure.texts if "\n" in text.get_text()]
+    assert len(names) == 14 and (names[0], names[-1]) == ("block0", "block39")
+    with pytest.raises(ValueError, match="no activations"):
+        activation_plot.activations(IMAGE, {}, tmp_path / "b.png")

@@ -1,0 +1,59 @@
+"""What a person reads when a run or an evaluation has ended."""
+
+import pytest
+
+from inception_jax.metrics import wilson_interval
+from inception_jax.runs import conclusion
+
+WORKDIR = "my runs/digits"
+HERE = "'my runs/digits'"
+
+
+def finished(**more):
+    evaluation = {"top1": 0.95, "top5": 1.0, "loss": 0.1, "count": 40}
+    metrics = {"train": {"loss": 1.0}, "test": {"raw": evaluation | {"top1": 1.0}, "ema": evaluation}}
+    best = {"metric": "top1", "value": 0.975, "step": 200}
+    return {"status": "finished", "steps": 300, "metrics": metrics, "pictures": ["a.png"] * 2, "best": best} | more
+
+
+def test_accuracy_best_step_files_and_what_to_do_next():
+    low, high = (f"{100 * bound:.2f}" for bound in wilson_interval(38, 40))
+    assert conclusion.format_conclusion(WORKDIR, finished()).splitlines() == [
+        f"test: top-1 95.00 % (95 % interval {low} to {high} %; 38 of 40), EMA weights; best at step 200 of 300: "
+        "top-1 97.50 %",
+        f"report.md, result.json and 2 plots: {HERE}",
+        f"next: python -m inception_jax.predict --workdir={HERE} IMAGE …",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        ({"metric": "loss", "value": 0.05, "step": 100}, "EMA weights; best at step 100 of 300: loss 0.0500"),
+        ({"metric": "top1", "value": 0.95, "step": 300}, "EMA weights; no evaluation before was better"),
+        ({"metric": "top1", "value": None, "step": None}, "EMA weights"),
+        (None, "EMA weights"),  # of an earlier version
+    ],
+)
+def test_the_best_evaluation(best, expected):
+    assert conclusion.format_conclusion(WORKDIR, finished(best=best)).splitlines()[0].endswith(expected)
+
+
+def test_why_a_run_ended_early():
+    why = "early stopping: 3 evaluations without a better top-1 accuracy than 97.5 % at step 200"
+    assert conclusion.format_conclusion(WORKDIR, finished(ended=why)).splitlines()[1] == why
+    assert len(conclusion.format_conclusion(WORKDIR, finished(ended="all steps are done")).splitlines()) == 3
+
+
+def test_a_run_that_did_not_finish_has_said_why():
+    assert conclusion.format_conclusion(WORKDIR, {"status": "interrupted", "signal": "SIGTERM", "steps": 3}) == ""
+
+
+def test_an_evaluation():
+    content = {"dataset": "digits", "split": "test", "weights": "raw", "step": 1200, "top1": 0.5, "top5": 1.0}
+    content |= {"loss": 0.25, "count": 4}
+    assert conclusion.format_evaluation(content, "runs/a/evaluations/b").splitlines() == [
+        "digits test, raw weights of step 1,200: top-1 50.00 % (95 % interval 15.00 to 85.00 %; 2 of 4), "
+        "top-5 100.00 %, loss 0.2500",
+        "result.json and plots: runs/a/evaluations/b",
+    ]
