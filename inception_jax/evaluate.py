@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,22 +79,31 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> tuple[dict[str, 
     Returns:
       (the result, the folder of its files).
     """
-    from inception_jax.data import datasets
     from inception_jax.errors import write_error
     from inception_jax.evaluation import trained_network
     from inception_jax.multihost import processes
-    from inception_jax.runs import class_tables, report
+    from inception_jax.runs import class_tables, data_record, report
     from inception_jax.runs.result import write_result
-    from inception_jax.training import setup
+    from inception_jax.training import setup, warm_start
 
     step = command_line.step(flags.step)
     with processes.fail_together():
-        source = datasets.load(recipe.data.name, flags.split or recipe.data.eval_split, recipe.data.data_dir)
+        (source,) = setup.load_splits(recipe, flags.split or recipe.data.eval_split)
+        run = warm_start.find_workdir(Path(flags.checkpoint or flags.workdir))
+        if run is not None:
+            remedy = "evaluate on data with the same classes in the same order"
+            data_record.refuse_other_classes(run, source, remedy)
+        examples = data_record.describe_split(source)
         trained = trained_network.load(
             recipe, flags.checkpoint or flags.workdir, source.class_names, weights=flags.weights, step=step
         )
         data = setup.build_eval_data(trained.config, source, trained.input, trained.devices)
     processes.check_equal("the step of the checkpoint", trained.step)
+    processes.check_equal("the data", [source.class_names, examples], "all processes need the same files")
+    if processes.is_first():
+        notes = data_record.note_other_examples(run, source) if run is not None else []
+        for line in [*source.account, *notes]:
+            print(line, file=sys.stderr)
     evaluation, images = trained.evaluate(data), recipe.evaluation.batch_norm_images
     result = {
         "model": trained.config.model.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line
@@ -114,8 +115,9 @@ def _extract(flags: argparse.Namespace, trained: TrainedNetwork) -> int:
 
 def _batches(flags: argparse.Namespace, trained: TrainedNetwork) -> tuple[Iterable[dict[str, Any]], int, int]:
     """Returns (batches, rows of each, number of examples)."""
-    from inception_jax.data import datasets, images
+    from inception_jax.data import images
     from inception_jax.evaluation import extraction
+    from inception_jax.runs import data_record
     from inception_jax.training import setup
 
     if flags.images:
@@ -124,7 +126,13 @@ def _batches(flags: argparse.Namespace, trained: TrainedNetwork) -> tuple[Iterab
         decoded = (images.decode_image_file(path) for path in flags.images)
         return extraction.image_batches(decoded, size, trained.image_size, trained.crop), size, count
     config = trained.config
-    source = datasets.load(flags.data or config.data.name, flags.split or config.data.eval_split, config.data.data_dir)
+    (source,) = setup.load_splits(config, flags.split or config.data.eval_split, data=flags.data)
+    workdir = Path(flags.workdir)
+    if not flags.data:
+        remedy = f"--data={config.data.name} extracts the features of the new classes nevertheless"
+        data_record.refuse_other_classes(workdir, source, remedy)
+    for line in [*source.account, *data_record.note_other_examples(workdir, source)]:
+        print(line, file=sys.stderr)
     data = setup.build_eval_data(config, source, trained.input, trained.devices)
     return data.batches(), data.batch_size, source.num_examples
 

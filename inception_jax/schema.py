@@ -153,6 +153,9 @@ SCHEMA: dict[str, Any] = {
             "digits, fashion_mnist, imagenet2012, folder:PATH, synthetic, a prepared TFDS name, or a registered one",
         ),
         "data_dir": Field(str, "directory of prepared data sets; unset: TFDS_DATA_DIR, then ~/tensorflow_datasets"),
+        "class_names": Field(
+            str, "folder:PATH: file with a class folder per line, in the order of the labels; unset: alphabetical order"
+        ),
         "train_split": Field("train", "training split, such as train or train[:90%]"),
         "sampling": Field(
             "uniform",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +20,8 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from inception_jax.data import digits, folders, raw_files
+from inception_jax.data import digits, folder_account, folders, raw_files
+from inception_jax.data.names import printable
 from inception_jax.errors import UserError
 
 
@@ -227,13 +229,40 @@ def check_sha256(path: Path, found: str, expected: str) -> None:
 
 
 class ImageFolder(SourceBuilder, skip_registration=True):  # type: ignore[call-arg]  # of TFDS's base class
-    """A folder of images (see `folders.scan`) as a prepared data set with a name of the user's choice."""
+    """A folder of images (see `folders.scan`) as a prepared data set with a name of the user's choice.
+
+    A split without labels is left out, with a line on standard error; any other that cannot be used is an error.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, *, name: str, source: str | os.PathLike, **kwargs: Any):
+    def __init__(
+        self, *, name: str, source: str | os.PathLike, class_names: str | os.PathLike | None = None, **kwargs: Any
+    ):
+        """Makes a builder.
+
+        Args:
+          name: of the new data set.
+          source: the folder.
+          class_names: file with the order and the names of the classes (`folders.read_class_file`).
+          **kwargs: as in `SourceBuilder`.
+
+        Raises:
+          UserError: as `folders.scan`; a single class, or a split that cannot be used.
+        """
         self.name = name
-        self._class_names, self._splits = folders.scan(source)
+        found = folders.scan(source, None if class_names is None else os.fspath(class_names))
+        for line in folder_account.format_account(found):
+            print(line, file=sys.stderr)
+        self._class_names = found.class_names
+        self._splits = {split: files for split, files in found.splits.items() if not files.unlabelled}
+        for problem in [files.problem for files in self._splits.values() if files.problem]:
+            raise UserError(problem)
+        if len(found.class_names) < 2:
+            raise UserError(
+                f"{source}: a single class, {found.class_names[0]!r}; two or more are needed"
+                + folders.single_class_hint(found)
+            )
         super().__init__(source=source, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -251,7 +280,7 @@ class ImageFolder(SourceBuilder, skip_registration=True):  # type: ignore[call-a
         )
 
     def source_files(self) -> list[Path]:
-        return [Path(path) for split in self._splits.values() for path in split.paths]
+        return [Path(files.path(index)) for files in self._splits.values() for index in range(len(files.keys))]
 
     def examples(self) -> dict[str, Examples]:
         return {name: _file_examples(split) for name, split in self._splits.items()}
@@ -259,10 +288,11 @@ class ImageFolder(SourceBuilder, skip_registration=True):  # type: ignore[call-a
 
 def _file_examples(split: folders.FolderSplit) -> Examples:
     def example(index: int) -> dict[str, Any]:
+        path = split.path(index)
         try:
-            image = Path(split.paths[index]).read_bytes()
+            image = Path(path).read_bytes()
         except OSError as error:
-            raise UserError(f"{split.paths[index]}: {error.strerror or error}") from None
-        return {"image": image, "label": split.labels[index], "file_name": split.keys[index]}
+            raise UserError(f"{printable(path)}: {error.strerror or error}") from None
+        return {"image": image, "label": int(split.labels[index]), "file_name": printable(split.keys[index])}
 
-    return Examples(split.keys, [os.path.getsize(path) for path in split.paths], example)
+    return Examples(split.keys, split.sizes.tolist(), example)

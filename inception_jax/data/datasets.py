@@ -1,16 +1,18 @@
-"""Loads one split of a data set by its name: `load(name, split, data_dir)`."""
+"""Loads splits of a data set by its name: `load(name, split, data_dir)`, `load_splits(name, splits, data_dir)`."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inception_jax.data import digits, folders
+from inception_jax.data import digits, folder_account, folders, prepared_sets
+from inception_jax.data.names import printable
 from inception_jax.data.records import (
     ArrayRecords,
     ConcatenatedRecords,
@@ -28,15 +30,12 @@ from inception_jax.errors import UserError, nearest
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-# The data sets that `data.prepare` makes by name, and the arguments it needs.
-PREPARABLE = {
-    "digits": "",
-    "fashion_mnist": " --source=FOLDER_OF_THE_FOUR_FILES (Debian has them: apt-get install dataset-fashion-mnist)",
-    "imagenet2012": " --source=FOLDER_OF_THE_TWO_TARS",
-}
+_HOLD_OUT = (
+    "; to hold out a part of train: --config.data.train_split='train[:90%]' --config.data.eval_split='train[90%:]'"
+)
 
 
-BUILT_IN = ("digits", "synthetic", "folder", *PREPARABLE)
+BUILT_IN = ("digits", "synthetic", "folder", *prepared_sets.PREPARABLE)
 
 # {name: (function that returns {split: data}, class names)} of the data sets that were added.
 _ADDED: dict[str, tuple[Callable[[], Mapping[str, Any]], list[str]]] = {}
@@ -51,12 +50,16 @@ class Dataset:
       split: as given to `load`.
       class_names: one per class, in the order of the labels.
       source: reads the records.
+      account: of class folders, lines for the log: images per class, and what was left out.
+      class_hint: what may be meant instead, where there is only one class.
     """
 
     name: str
     split: str
     class_names: list[str] = dataclasses.field(repr=False)
     source: RecordSource = dataclasses.field(repr=False)
+    account: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    class_hint: str = dataclasses.field(default="", repr=False)
 
     @property
     def num_examples(self) -> int:
@@ -97,12 +100,7 @@ class Dataset:
         return f"{self.name} [{self.split}], {self.source.record_name(index)}"
 
 
-def default_data_dir(data_dir: str | os.PathLike | None = None) -> Path:
-    """The folder of prepared data sets: as given, else TFDS_DATA_DIR, else ~/tensorflow_datasets (as in TFDS)."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def load(name: str, split: str, data_dir: str | None = None) -> Dataset:
+def load(name: str, split: str, data_dir: str | None = None, class_names: str | None = None) -> Dataset:
     """Opens one split of a data set.
 
     Args:
@@ -111,13 +109,47 @@ def load(name: str, split: str, data_dir: str | None = None) -> Dataset:
         `folders.scan`, or a prepared data set's own folder); "synthetic", "synthetic:CLASSES" or
         "synthetic:CLASSES:SIDE" (noise: 1000 classes, 256 pixels); or a name that was added.
       split: a name, or TFDS's syntax for slices and sums: "train[:90%]", "train[5000:]", "train+test".
-      data_dir: folder of prepared data sets; see `default_data_dir`.
+      data_dir: folder of prepared data sets; see `prepared_sets.default_data_dir`.
+      class_names: of class folders: a file with their order and names; see `folders.read_class_file`.
 
     Raises:
       UserError: unknown name or split, or a data set that is not prepared; the message lists what exists, or gives the
         command to run.
     """
+    return load_splits(name, [split], data_dir, class_names)[0]
+
+
+def load_splits(
+    name: str, splits: Sequence[str], data_dir: str | None = None, class_names: str | None = None
+) -> list[Dataset]:
+    """Opens several splits of a data set, for the price of one: class folders are listed once.
+
+    Args:
+      name: as in `load`.
+      splits: as in `load`.
+      data_dir: as in `load`.
+      class_names: as in `load`.
+
+    Raises:
+      UserError: as `load`.
+    """
     kind, _, rest = name.partition(":")
+    if kind == "folder" and name not in _ADDED:
+        if not rest.strip():
+            raise UserError(f"data set {name!r}: folder:PATH is needed; is a variable of the shell unset?")
+        path = Path(rest).expanduser()
+        if not (path / "dataset_info.json").is_file():
+            found = folders.scan(path, class_names)
+            return [_from_folder(printable(name), split, found) for split in splits]
+    if class_names is not None:
+        raise UserError(
+            f"data.class_names = {class_names!r}: {name} has its own class names and order; only class folders "
+            "(folder:PATH) take them from a file"
+        )
+    return [_load(name, kind, rest, split, data_dir) for split in splits]
+
+
+def _load(name: str, kind: str, rest: str, split: str, data_dir: str | None) -> Dataset:
     if name in _ADDED:
         return _added(name, split)
     if name == "digits":
@@ -125,12 +157,24 @@ def load(name: str, split: str, data_dir: str | None = None) -> Dataset:
     if kind == "synthetic":
         return _synthetic(name, split, rest)
     if kind == "folder":
-        path = Path(rest).expanduser()
-        if (path / "dataset_info.json").is_file():
-            return _prepared(name, split, lambda: _tfds().builder_from_directory(path))
-        class_names, parts = folders.scan(path)
-        return _from_splits(name, split, class_names, {s: FileRecords(p.paths, p.labels) for s, p in parts.items()})
-    return _prepared(name, split, lambda: _find_prepared(name, default_data_dir(data_dir)))
+        return _prepared(name, split, lambda: prepared_sets.load_tfds().builder_from_directory(Path(rest).expanduser()))
+    return _prepared(
+        name, split, lambda: prepared_sets.find_prepared(name, prepared_sets.default_data_dir(data_dir), [*_ADDED])
+    )
+
+
+def _from_folder(name: str, split: str, found: folders.FolderScan) -> Dataset:
+    """A split of class folders, by any spelling of its name."""
+    sources = {s: FileRecords(part.folder, part.keys, part.labels, part.sizes) for s, part in found.splits.items()}
+    problems = {s: part.problem for s, part in found.splits.items() if part.problem}
+    others = set(found.splits) - {"train", *problems}
+    held_out = _HOLD_OUT if "train" in found.splits and "train" not in problems and not others else ""
+    try:
+        dataset = _from_splits(name, split, found.class_names, sources, found.spellings(), problems)
+    except UserError as error:
+        raise UserError(f"{error}{held_out}") from None
+    hint = folders.single_class_hint(found) if len(found.class_names) == 1 else ""
+    return dataclasses.replace(dataset, account=tuple(folder_account.format_account(found)), class_hint=hint)
 
 
 def add(name: str, splits: Callable[[], Mapping[str, Any]], class_names: list[str]) -> None:
@@ -139,9 +183,9 @@ def add(name: str, splits: Callable[[], Mapping[str, Any]], class_names: list[st
 
 
 def _added(name: str, split: str) -> Dataset:
-    load_splits, class_names = _ADDED[name]
+    load_data, class_names = _ADDED[name]
     try:
-        splits = dict(load_splits())
+        splits = dict(load_data())
     except UserError:
         raise
     except Exception as error:  # whatever a user's function raises
@@ -185,28 +229,52 @@ def _synthetic(name: str, split: str, sizes: str) -> Dataset:
     return _from_splits(name, split, [str(label) for label in range(classes)], sources)
 
 
-def _from_splits(name: str, split: str, class_names: list[str], sources: Mapping[str, RecordSource]) -> Dataset:
-    """A data set that is not prepared, with TFDS's syntax for slices and sums of splits."""
-    if split in sources:
-        return Dataset(name, split, class_names, sources[split])
+def _from_splits(
+    name: str,
+    split: str,
+    class_names: list[str],
+    sources: Mapping[str, RecordSource],
+    spellings: Mapping[str, str] = MappingProxyType({}),
+    problems: Mapping[str, str] = MappingProxyType({}),
+) -> Dataset:
+    """A data set that is not prepared, with TFDS's syntax for slices and sums of splits.
+
+    Args:
+      name: of the data set.
+      split: as in `load`.
+      class_names: one per class.
+      sources: of the splits.
+      spellings: {another name of a split: its name}.
+      problems: {split: why it cannot be used}.
+    """
+    if split in sources and split not in problems:
+        return _not_empty(Dataset(name, split, class_names, sources[split]))
     from tensorflow_datasets.core import splits
 
-    infos = {s: splits.SplitInfo(name=s, shard_lengths=[len(source)], num_bytes=0) for s, source in sources.items()}
+    own_names = {**{s: s for s in sources}, **spellings}
+    infos = {
+        s: splits.SplitInfo(name=s, shard_lengths=[len(sources[own])], num_bytes=0) for s, own in own_names.items()
+    }
     parts = []
-    for part in _read_split(name, split, infos):
-        source = sources[part.splitname]
+    for part in _read_split(name, split, infos, list(sources)):
+        own = own_names[part.splitname]
+        if own in problems:
+            raise UserError(f"split {split!r} of {name}: {problems[own]}")
+        source = sources[own]
         parts.append(RecordRange(source, part.from_ or 0, len(source) if part.to is None else part.to))
+    if len(parts) == 1 and (parts[0].start, parts[0].stop) == (0, len(parts[0].source)):
+        return _not_empty(Dataset(name, split, class_names, parts[0].source))
     return _not_empty(Dataset(name, split, class_names, ConcatenatedRecords(parts)))
 
 
-def _read_split(name: str, split: str, infos: Any) -> list[Any]:
-    """Parses a split with TFDS: its absolute instructions (splitname, from_, to)."""
+def _read_split(name: str, split: str, infos: Any, names: Sequence[str] | None = None) -> list[Any]:
+    """Parses a split with TFDS: its absolute instructions (splitname, from_, to); errors list `names`, or else all."""
     from tensorflow_datasets.core import splits
 
     try:
         return splits.AbstractSplit.from_spec(split).to_absolute(infos)
     except (ValueError, NotImplementedError) as error:
-        known = ", ".join(f"{s} ({info.num_examples})" for s, info in infos.items())
+        known = ", ".join(f"{s} ({infos[s].num_examples})" for s in names or infos)
         unknown = "Unknown split" in str(error)
         reason = nearest(split, infos) if unknown else f": {str(error).splitlines()[-1]}"
         raise UserError(f"{'unknown ' * unknown}split {split!r} of {name}{reason}; splits: {known}") from None
@@ -232,62 +300,10 @@ def _prepared(name: str, split: str, open_builder: Callable[[], tfds.core.Datase
             f"{builder.data_dir}: prepared as {file_format and file_format.file_suffix}; array_record is needed: move"
             f" it away and prepare it again with --file_format=array_record"
         )
-    image_key, label_key, class_names = _features(name, builder.info)
+    image_key, label_key, class_names = prepared_sets.read_features(name, builder.info)
     _read_split(name, split, dict(builder.info.splits.items()))
     parts = [
         FileInstruction(os.fspath(part.filename), part.skip, part.take, part.examples_in_shard)
         for part in builder.info.splits[split].file_instructions
     ]
     return _not_empty(Dataset(name, split, class_names, ArrayRecords(parts, image_key, label_key)))
-
-
-def _features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str, list[str]]:
-    """The names of the image feature and of the label feature, and the class names."""
-    features = _tfds().features
-    found = {}
-    for role, kind in (("image", features.Image), ("label", features.ClassLabel)):
-        keys = [key for key, feature in info.features.items() if type(feature) is kind]
-        if len(keys) > 1:
-            keys = [key for key in info.supervised_keys or () if key in keys]
-        if len(keys) != 1:
-            raise UserError(f"data set {name!r}: one image and one class label are needed; it has {info.features}")
-        found[role] = keys[0]
-    image = info.features[found["image"]]
-    if image.np_dtype != np.uint8:
-        raise UserError(f"data set {name!r}: images of {image.np_dtype}; uint8 is needed")
-    label = info.features[found["label"]]
-    return found["image"], found["label"], [label.int2str(i) for i in range(label.num_classes)]
-
-
-def _find_prepared(name: str, data_dir: Path) -> tfds.core.DatasetBuilder:
-    """Finds a prepared data set in `data_dir`; raises `UserError` with the remedy if there is none."""
-    from tensorflow_datasets.core import naming, read_only_builder, registered
-
-    try:
-        base = naming.parse_builder_name_kwargs(name)[0].name
-    except ValueError:
-        raise UserError(f"data set {name!r}: not a name; NAME, NAME/CONFIG or NAME:1.2.3 is allowed") from None
-    try:
-        return read_only_builder.builder_from_files(name, data_dir=os.fspath(data_dir))
-    except registered.DatasetNotFoundError:
-        pass
-    if base in PREPARABLE:
-        command = f"python -m inception_jax.data.prepare {base} --data_dir={data_dir}{PREPARABLE[base]}"
-        raise UserError(f"data set {name!r} is not prepared in {data_dir}; run: {command}")
-    stock = _tfds().list_builders(with_community_datasets=False)
-    if base in stock:
-        command = f"tfds build {name} --data_dir={data_dir} --file_format=array_record"
-        raise UserError(f"data set {name!r} is not prepared in {data_dir}; run once, with tensorflow-cpu: {command}")
-    here = sorted(path.parent.parent.name for path in data_dir.glob("*/*/dataset_info.json"))
-    names = [*PREPARABLE, "folder:PATH", "synthetic", *_ADDED, *here]
-    raise UserError(
-        f"unknown data set {name!r}{nearest(base, [*names, *stock])}; data sets: {', '.join(dict.fromkeys(names))}, or"
-        f" any of TFDS's prepared in {data_dir}"
-    )
-
-
-def _tfds() -> Any:
-    """Imports TFDS, for the data sets that need it: it takes two thirds of a second, which the digits do without."""
-    import tensorflow_datasets
-
-    return tensorflow_datasets

@@ -1,16 +1,29 @@
-"""Class folders: images in a subfolder per class, below `train/`, `test/`, `val/` and `validation/` or one folder."""
+"""Class folders: images in a subfolder per class, below split folders (`train/`, `test/`, …) or below one folder."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from inception_jax.errors import UserError
+import numpy as np
 
-SPLIT_NAMES = ("train", "test", "val", "validation")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+from inception_jax.data import folder_index
+from inception_jax.data.folder_files import SUFFIXES, LeftOut, SplitFiles, is_hidden
+from inception_jax.data.folder_index import FolderFiles
+from inception_jax.data.folder_walk import FolderWalker, count_images
+from inception_jax.data.names import PackedNames, printable
+from inception_jax.errors import UserError, nearest
+
+# The names of split folders by split, without regard to case. A folder with one of `OWN_NAMES` is a split of its name.
+SPELLINGS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+OWN_NAMES = ("train", "val", "validation", "test")
+_KIND = {spelling: kind for kind, spellings in SPELLINGS.items() for spelling in spellings}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,82 +31,265 @@ class FolderSplit:
     """The images of one split.
 
     Attributes:
+      folder: of the split.
       keys: "class/file name" of each image.
-      paths: their paths.
-      labels: indices into the folder's class names.
+      labels: int32 [n], indices into the folder's class names.
+      sizes: int64 [n], bytes of each file.
+      problem: why the split cannot be used, or "".
+      unlabelled: whether it has images, but no class folders.
     """
 
-    keys: list[str]
-    paths: list[str]
-    labels: list[int]
+    folder: str
+    keys: PackedNames
+    labels: np.ndarray
+    sizes: np.ndarray
+    problem: str
+    unlabelled: bool
+
+    def path(self, index: int) -> str:
+        """The path of an image."""
+        return os.path.join(self.folder, self.keys[index])
 
 
-def hash_order(keys: list, split: str) -> list[int]:
-    """The order in which TFDS writes the examples of a split: by the MD5 of the split's name and the key.
+@dataclasses.dataclass(frozen=True)
+class FolderScan:
+    """The class names and the splits of a folder of images.
 
-    A folder that is read directly uses it too. So it gives the same examples in the same order as when it is prepared,
-    and `train[:90%]` is a sample of all classes rather than the first classes of the alphabet.
-
-    Args:
-      keys: unique str or int, one per example.
-      split: name of the split.
-
-    Returns:
-      Indices into `keys`, in the order of writing.
+    Attributes:
+      root: the folder.
+      class_names: in the order of the labels.
+      splits: by name. One that cannot be used has its `problem`, which concerns only who asks for it.
+      left_out: what the scan did not take.
+      notes: lines about the splits for the account.
     """
-    salt = hashlib.md5(split.encode())
-    digests = []
-    for key in keys:
-        digest = salt.copy()
-        digest.update(str(key).replace("\\", "/").encode())
-        digests.append(digest.digest())
-    return sorted(range(len(keys)), key=digests.__getitem__)
+
+    root: str
+    class_names: list[str]
+    splits: Mapping[str, FolderSplit]
+    left_out: LeftOut
+    notes: Sequence[str]
+
+    def spellings(self) -> dict[str, str]:
+        """{another name of a split: its name}, where that is clear: `val` is `validation` where there is only one."""
+        found: dict[str, str] = {}
+        for kind, spellings in SPELLINGS.items():
+            names = [name for name in self.splits if _KIND[name] == kind]
+            if len(names) == 1:
+                found |= {spelling: names[0] for spelling in spellings if spelling not in self.splits}
+        return found
 
 
-def scan(root: str | os.PathLike) -> tuple[list[str], dict[str, FolderSplit]]:
-    """Lists the images of a folder. Hidden files, and files with other suffixes than `SUFFIXES`, are left out.
+def scan(root: str | os.PathLike, classes_file: str | None = None) -> FolderScan:
+    """Lists the images of a folder, or reads its index.
 
     Args:
       root: folder with split folders of class folders, or with class folders (then all images are "train").
+      classes_file: see `read_class_file`; None: the class folders in alphabetical order.
 
     Returns:
-      The class names in alphabetical order, and the splits, each in `hash_order`.
+      The class names and the splits, each in `hash_order`.
 
     Raises:
-      UserError: no folder, no classes, no images, or a class that is in another split but not in "train".
+      UserError: no folder, no class folders, names that leave open whether a folder is a split or a class, or a wrong
+        class file.
     """
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
-    folders = {name: root / name for name in SPLIT_NAMES if (root / name).is_dir()} or {"train": root}
-    found = {split: _class_files(folder) for split, folder in folders.items()}
-    names = sorted(found["train"] if "train" in found else {name for classes in found.values() for name in classes})
+    root = os.path.expanduser(root)
+    if not os.path.isdir(root):
+        raise UserError(f"{printable(root)}: no such folder")
+    chosen = read_class_file(classes_file) if classes_file else None
+    as_classes = bool(chosen) and any(name.lower() in _KIND for name in chosen or ())
+    files = None if as_classes else folder_index.read(root)
+    if files is None:
+        files = _list_files(root, as_classes)
+        if not as_classes:
+            folder_index.write(root, files)
+    return _with_class_names(root, files, chosen, str(classes_file))
+
+
+def read_class_file(path: str) -> dict[str, str]:
+    """Reads the order and the names of classes from a text file.
+
+    Each line is the name of a class folder, in the order of the labels; after a tab, a name for tables and plots may
+    follow. Empty lines are skipped.
+
+    Args:
+      path: of the file, in UTF-8.
+
+    Returns:
+      {class folder: name}, in the order of the labels.
+
+    Raises:
+      UserError: the file cannot be read, is empty, or has a folder or a name twice.
+    """
+    try:
+        lines = [line.strip() for line in Path(path).expanduser().read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.class_names: cannot read {path}: {error}") from None
+    found: dict[str, str] = {}
+    for line in filter(None, lines):
+        folder, _, name = (part.strip() for part in line.partition("\t"))
+        if folder in found or (name or folder) in found.values():
+            raise UserError(f"data.class_names: {path} has {line!r} twice; a line per class is needed")
+        found[folder] = name or folder
+    if not found:
+        raise UserError(f"data.class_names: {path} is empty; a line per class folder is needed")
+    return found
+
+
+def _list_files(root: str, as_classes: bool) -> FolderFiles:
+    """Lists a folder: decides which of its subfolders are splits, and walks through their class folders."""
+    walker = FolderWalker(root)
+    top = walker.read("")
+    names = sorted([*top.folders, *top.links])
+    folders, empty = ({}, []) if as_classes else _split_folders(root, names)
+    if folders:
+        walker.left_out.others += [name for name in names if name not in folders.values()]
+        listings = {folder: walker.read(folder) for folder in folders.values()}
+    else:
+        folders, listings = {"train": ""}, {"": top}
+        walker.left_out.others += empty
+    classes = {
+        folder: sorted(name for name in [*listing.folders, *listing.links] if name not in (empty if not folder else ()))
+        for folder, listing in listings.items()
+    }
+    if not any(classes.values()):
+        raise UserError(_no_class_folders(root, bool(count_images(listings[next(iter(listings))]))))
+    walker.fix(classes)
+    splits = [
+        walker.split(split, folder, classes[folder], len(walker.images(listings[folder])))
+        for split, folder in folders.items()
+    ]
+    return FolderFiles(splits, walker.left_out, walker.stamps)
+
+
+def _split_folders(root: str, names: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Finds the split folders among the subfolders of the root.
+
+    They are splits where one with a split's name has folders itself. Where none has, all of them hold images at most.
+
+    Returns:
+      ({split: folder}, {} where the subfolders are classes; empty folders with a split's name, which are no classes).
+    """
+    peek = FolderWalker(root)
+    listings = {name: peek.read(name) for name in names if name.lower() in _KIND}
+    if any(listing.folders or listing.links for listing in listings.values()):
+        return _name_splits(root, list(listings)), []
+    full = [name for name, listing in listings.items() if count_images(listing)]
+    if full and len(listings) == len(names):
+        raise UserError(
+            f"{printable(root)}: {' and '.join(full)} without class folders; {full[0]}/CLASS/IMAGE.jpg is needed"
+        )
+    unclear = [name for name in full if name.lower() in OWN_NAMES]
+    if unclear:
+        beside = next(name for name in names if name not in listings)
+        raise UserError(
+            f"{printable(root)}: {unclear[0]} has the name of a split, but no class folders, and {printable(beside)!r} "
+            "is beside it; move it away if its images have no labels; if it is a class, list all classes in a file "
+            "(config.data.class_names)"
+        )
+    return {}, [name for name in listings if name not in full]
+
+
+def _name_splits(root: str, folders: Sequence[str]) -> dict[str, str]:
+    """{split: folder}, train first: `Testing` is the split "test"; with `test` beside it, each is one of its own."""
+    splits: dict[str, str] = {}
+    for kind in SPELLINGS:
+        of_kind = [folder for folder in folders if _KIND[folder.lower()] == kind]
+        for folder in of_kind:
+            split = folder.lower()
+            if len(of_kind) == 1 and split not in OWN_NAMES:
+                split = kind
+            if split in splits or (kind == "train" and len(of_kind) > 1):
+                raise UserError(
+                    f"{printable(root)}: {' and '.join(of_kind)} are names of one split; rename one, or move it away"
+                )
+            splits[split] = folder
+    return splits
+
+
+def _with_class_names(root: str, files: FolderFiles, chosen: dict[str, str] | None, classes_file: str) -> FolderScan:
+    """Numbers the classes, and finds out which splits can be used."""
+    found = {split.name: split for split in files.splits}
+    train = found.get("train")
+    reference = train if train is not None and train.classes else None
+    if reference is not None:
+        folders = reference.classes
+    else:
+        folders = sorted({name for split in files.splits for name in split.classes})
+    if chosen is not None:
+        _check_class_file(classes_file, chosen, folders)
+        folders = list(chosen)
+    labels = {name: label for label, name in enumerate(folders)}
     splits = {}
-    for split, classes in found.items():
-        for name in classes:
-            if name not in names:
-                raise UserError(f"{folders[split] / name}: class {name!r} is not in {folders['train']}")
-        keys = [key for name in classes for key in classes[name]]
-        labels = [names.index(name) for name in classes for _ in classes[name]]
-        order = hash_order(keys, split)
-        keys = [keys[i] for i in order]
-        splits[split] = FolderSplit(keys, [str(folders[split] / key) for key in keys], [labels[i] for i in order])
-    return names, splits
+    for name, split in found.items():
+        problem = split.problem or _problem(root, split, labels, reference)
+        numbers = np.array([labels.get(folder, -1) for folder in split.classes] or [-1], np.int32)
+        splits[name] = FolderSplit(
+            os.path.join(root, split.folder) if split.folder else root,
+            split.keys,
+            numbers[split.labels],
+            split.sizes,
+            problem,
+            not split.classes,
+        )
+    notes = [note for split in files.splits for note in split.notes]
+    notes += [
+        f"left out: {split.loose:,} image(s) in {splits[split.name].folder}, in no class folder"
+        for split in files.splits
+        if split.loose and split.classes
+    ]
+    names = list(chosen.values()) if chosen is not None else [printable(name) for name in folders]
+    return FolderScan(root, names, splits, files.left_out, notes)
 
 
-def _class_files(folder: Path) -> dict[str, list[str]]:
-    """The images of each class folder, at any depth: their paths below `folder`, with forward slashes."""
-    classes = {}
-    for name in sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
-        files = [
-            (Path(parent) / file).relative_to(folder).as_posix()
-            for parent, _, names in os.walk(folder / name, followlinks=True)
-            for file in names
-            if file.lower().endswith(SUFFIXES) and not file.startswith(".")
-        ]
-        if not files:
-            raise UserError(f"{folder / name}: a class folder without images ({', '.join(SUFFIXES)})")
-        classes[name] = sorted(files)
-    if not classes:
-        raise UserError(f"{folder}: no class folders; a folder per class, with its images in it, is needed")
-    return classes
+def _check_class_file(path: str, chosen: Mapping[str, str], folders: Sequence[str]) -> None:
+    for name in folders:
+        if name not in chosen:
+            near = nearest(name, chosen)
+            raise UserError(f"data.class_names: the class folder {printable(name)!r} is not in {path}{near}")
+    for name in chosen:
+        if name not in folders:
+            raise UserError(f"data.class_names: {path} has {name!r}, but there is no such class folder")
+
+
+def _problem(root: str, split: SplitFiles, labels: Mapping[str, int], reference: SplitFiles | None) -> str:
+    """Why a split cannot be used, in one line; "" if it can."""
+    folder = printable(os.path.join(root, split.folder) if split.folder else root)
+    if not split.classes:
+        if split.loose:
+            return f"{folder}: {split.loose:,} image(s) without class folders: they have no labels"
+        return _no_class_folders(folder, False)
+    for name in split.classes:
+        if name not in labels and reference is not None:
+            of = printable(os.path.join(root, reference.folder) if reference.folder else root)
+            return f"{folder}/{printable(name)}: class {printable(name)!r} is not in {of}"
+    counts = np.bincount(split.labels, minlength=len(split.classes))
+    for name, count in zip(split.classes, counts, strict=True):
+        if not count:
+            return f"{folder}/{printable(name)}: a class folder without images ({', '.join(SUFFIXES)})"
+    return ""
+
+
+def _no_class_folders(folder: str, has_images: bool) -> str:
+    above = f"; do you mean the folder above it, {Path(folder).absolute().parent}?" if has_images else ""
+    return f"{printable(folder)}: no class folders; a folder per class, with its images in it, is needed{above}"
+
+
+def single_class_hint(found: FolderScan) -> str:
+    """What may be meant by a folder with a single class: the nearest folder below with several folders; "" for none."""
+    split = next(iter(found.splits.values()))
+    root = os.path.join(split.folder, split.keys[0].partition("/")[0]) if len(split.keys) else split.folder
+    while True:
+        try:
+            names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name))
+        except OSError:
+            return ""
+        if len(names) > 1:
+            break
+        if not names:
+            return ""
+        root = os.path.join(root, names[0])
+    shown = ", ".join(printable(name) for name in names[:3]) + (", …" if len(names) > 3 else "")
+    if split.folder == found.root:
+        return f"; one level too high? {printable(root)} holds {shown}: data.name=folder:{printable(root)}"
+    return f"; {printable(root)} holds {shown}: if these are the classes, move them to {printable(split.folder)}"

@@ -46,7 +46,7 @@ def decode(encoded: bytes, name: str = "image") -> np.ndarray:
 
     Args:
       encoded: JPEG (also grey, CMYK, progressive), PNG (also with alpha, palette, 16 bits), WebP, GIF (first frame),
-        BMP.
+        BMP, TIFF (first page), AVIF, JPEG 2000, PPM and its relatives, Sun raster.
       name: of the file, or of the record in the data set, for errors.
 
     Returns:

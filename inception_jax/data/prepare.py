@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from inception_jax.data.datasets import default_data_dir
+from inception_jax.data.prepared_sets import default_data_dir
 from inception_jax.errors import ArgumentParser, UserError, nearest
 
 NAMES = ("digits", "fashion_mnist", "imagenet2012", "folder")
@@ -33,6 +33,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", help="output folder; default: TFDS_DATA_DIR, else ~/tensorflow_datasets")
     parser.add_argument("--source", help="folder of the original files")
     parser.add_argument("--name", help="with folder: the name of the new data set")
+    parser.add_argument(
+        "--class_names",
+        metavar="FILE",
+        help="with folder: a class folder per line, in the order of the labels; default: alphabetical order",
+    )
     parser.add_argument(
         "--check",
         choices=("full", "counts"),
@@ -62,6 +67,8 @@ def prepare(options: argparse.Namespace) -> None:
             raise UserError(f"--{field}: {getattr(options, field)}; 1 or more is needed")
     if (options.name is not None) != (options.data_set == "folder"):
         raise UserError("--name=NAME: required with `folder`, and not allowed with any other data set")
+    if options.class_names is not None and options.data_set != "folder":
+        raise UserError("--class_names: only with `folder`; the other data sets have an order of their own")
     if options.source is not None and options.data_set == "digits":
         raise UserError("--source: digits are embedded, there is nothing to read")
     from inception_jax.data import builders, imagenet2012, shards  # two seconds: after the arguments are checked
@@ -70,7 +77,9 @@ def prepare(options: argparse.Namespace) -> None:
     if options.data_set == "folder":
         if options.source is None or not re.fullmatch(r"[a-z][a-z0-9_]*", options.name):
             raise UserError("folder: --source=FOLDER and --name=NAME are needed; a name consists of a-z, 0-9 and _")
-        builder = builders.ImageFolder(name=options.name, source=options.source, **fields)
+        builder = builders.ImageFolder(
+            name=options.name, source=options.source, class_names=options.class_names, **fields
+        )
     else:
         kind = {
             "digits": builders.Digits,

@@ -1,8 +1,8 @@
 """Record sources, read by index: prepared ArrayRecord files, arrays in memory, image files, synthetic images.
 
-Each source has `len(source)`, `source[i] -> (image, label)` and `record_name(i)`, the record's name in messages. An
-image is either the bytes of an image file or uint8 [height, width, 3]. All sources pickle, and any thread may read from
-them.
+Each source has `len(source)`, `source[i] -> (image, label)`, `record_name(i)`, the record's name in messages, and
+`digest()`, by which a run knows its data again. An image is either the bytes of an image file or uint8 [height, width,
+3]. All sources pickle, and any thread may read from them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import operator
 import os
 import sys
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from inception_jax.data.names import PackedNames, encode, printable
 from inception_jax.errors import UserError
 
 _MANY = 10_000  # records whose labels take so long to read that a line says so
@@ -40,6 +42,29 @@ class RecordSource(Protocol):
     def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]: ...
 
     def record_name(self, index: int) -> str: ...
+
+    def digest(self) -> str:
+        """SHA-256 of the names, sizes and labels of the records, in order; never of their contents."""
+        ...
+
+
+def _sha256(*parts: object) -> str:
+    """SHA-256 of bytes, arrays, numbers and strings, each with its length."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = np.ascontiguousarray(part).tobytes() if isinstance(part, np.ndarray) else part
+        content = content if isinstance(content, bytes) else encode(str(content))
+        digest.update(b"%d:" % len(content))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def label_counts(source: RecordSource, num_classes: int) -> list[int] | None:
+    """Examples of each class, where the labels are known without reading records; else None."""
+    labels = getattr(source, "labels", None)
+    if labels is None:
+        return None
+    return np.bincount(np.asarray(labels, np.int64), minlength=num_classes).tolist()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,32 +89,47 @@ class MemoryRecords:
     def record_name(self, index: int) -> str:
         return f"record {index}"
 
+    def digest(self) -> str:
+        return _sha256("arrays", self.images.shape, self.images.dtype, np.asarray(self.labels, "<i8"))
+
 
 @dataclasses.dataclass(frozen=True)
 class FileRecords:
     """Image files, read on demand.
 
     Attributes:
-      paths: of the files.
-      labels: of the images.
+      folder: that the keys are below.
+      keys: paths of the files below `folder`.
+      labels: int [n], of the images.
+      sizes: int64 [n], bytes of the files when they were listed.
     """
 
-    paths: Sequence[str]
-    labels: Sequence[int]
+    folder: str
+    keys: PackedNames
+    labels: np.ndarray
+    sizes: np.ndarray
     in_memory = False
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.labels)
+
+    def path(self, index: int) -> str:
+        """The path of a file."""
+        return os.path.join(self.folder, self.keys[index])
 
     def __getitem__(self, index: int) -> tuple[bytes, int]:
+        path = self.path(index)
         try:
-            with open(self.paths[index], "rb") as file:
+            with open(path, "rb") as file:
                 return file.read(), int(self.labels[index])
         except OSError as error:
-            raise UserError(f"{self.paths[index]}: {error.strerror or error}") from None
+            raise UserError(f"{printable(path)}: {error.strerror or error}") from None
 
     def record_name(self, index: int) -> str:
-        return os.fspath(self.paths[index])
+        return printable(self.path(index))
+
+    def digest(self) -> str:
+        return _sha256("files", self.keys.packed, self.sizes.astype("<i8"), self.labels.astype("<i8"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +166,10 @@ class OwnRecords:
     def record_name(self, index: int) -> str:
         return f"item {index}"
 
+    def digest(self) -> str:
+        """SHA-256 of the number of items: they have no names."""
+        return _sha256("items", len(self))
+
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticRecords:
@@ -159,6 +203,9 @@ class SyntheticRecords:
 
     def record_name(self, index: int) -> str:
         return f"record {index}"
+
+    def digest(self) -> str:
+        return _sha256("synthetic", self.num_examples, self.num_classes, self.side)
 
 
 def read_labels(source: RecordSource) -> np.ndarray:
@@ -225,9 +272,7 @@ class ArrayRecords:
     def _reader(self) -> Any:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        for part in self.parts:
-            if not os.path.exists(part.filename):
-                raise UserError(f"{part.filename}: this file of the prepared data set is missing; prepare it again")
+        self.digest()  # raises for a file that is missing
         return ArrayRecordDataSource(self.parts)
 
     def __getitem__(self, index: int) -> tuple[bytes, int]:
@@ -246,6 +291,22 @@ class ArrayRecords:
                 return f"record {part.skip + index} of {part.filename}"
             index -= part.take
         raise IndexError(index)
+
+    def digest(self) -> str:
+        """SHA-256 of the files' names and sizes and the ranges of records: they may be moved, but not made anew.
+
+        Raises:
+          UserError: a file is missing.
+        """
+        found: list[object] = ["array_record", self.image_key, self.label_key]
+        for part in self.parts:
+            try:
+                size = os.path.getsize(part.filename)
+            except OSError:
+                message = f"{part.filename}: this file of the prepared data set is missing; prepare it again"
+                raise UserError(message) from None
+            found += [os.path.basename(part.filename), size, part.skip, part.take, part.examples_in_shard]
+        return _sha256(*found)
 
 
 @functools.cache
@@ -294,3 +355,21 @@ class ConcatenatedRecords:
     def record_name(self, index: int) -> str:
         source, index = self._find(int(index))
         return source.record_name(index)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The labels of all records, where every part has its own at hand."""
+        found = [np.empty(0, np.int64)]
+        for part in self.parts:
+            labels = getattr(part.source, "labels", None)
+            if labels is None:
+                return None
+            found.append(np.asarray(labels)[part.start : part.stop])
+        return np.concatenate(found)
+
+    def digest(self) -> str:
+        digests = {id(part.source): "" for part in self.parts}
+        for part in self.parts:
+            digests[id(part.source)] = digests[id(part.source)] or part.source.digest()
+        ranges = [(digests[id(part.source)], part.start, part.stop) for part in self.parts]
+        return _sha256("ranges", *(value for each in ranges for value in each))

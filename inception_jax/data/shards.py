@@ -29,7 +29,7 @@ from tensorflow_datasets.core.utils import shard_utils
 from inception_jax import file_locks
 from inception_jax.data import images
 from inception_jax.data.builders import Examples, SourceBuilder
-from inception_jax.data.folders import hash_order
+from inception_jax.data.folder_files import hash_order
 from inception_jax.errors import UserError
 
 _RECORD_OVERHEAD = 100  # bytes of a record besides its image, about

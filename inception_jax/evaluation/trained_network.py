@@ -17,7 +17,7 @@ from inception_jax import config as configs
 from inception_jax import extensions
 from inception_jax.checkpoints.reading import load_record, load_variables
 from inception_jax.config import Config
-from inception_jax.data import datasets, images
+from inception_jax.data import images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
 from inception_jax.evaluation import extraction
@@ -170,7 +170,7 @@ class TrainedNetwork:
         images = network_setup.read_batch_norm_images(config, model, freezing, size)
         assert images is not None
         self.devices.check_batch("batch_size", config.batch_size)
-        source = datasets.load(config.data.name, config.data.train_split, config.data.data_dir)
+        (source,) = setup.load_splits(config, config.data.train_split)
         estimator = precise_batch_norm.build(
             model,
             self.variables,

@@ -265,12 +265,13 @@ def fail_together() -> Iterator[None]:
         raise other
 
 
-def check_equal(what: str, value: Any) -> None:
+def check_equal(what: str, value: Any, remedy: str = "start all processes with the same arguments") -> None:
     """Checks that a value is the same on all processes.
 
     Args:
       what: names the value in the error.
       value: of JSON's types.
+      remedy: for the error.
 
     Raises:
       UserError: it differs on some process.
@@ -278,9 +279,7 @@ def check_equal(what: str, value: Any) -> None:
     values = gather_bytes(json.dumps(value, sort_keys=True).encode())
     odd = [index for index, other in enumerate(values) if other != values[0]]
     if odd:
-        raise UserError(
-            f"{what} of process {odd[0]} differs from that of process 0: start all processes with the same arguments"
-        )
+        raise UserError(f"{what} of process {odd[0]} differs from that of process 0: {remedy}")
 
 
 def _gather_ints(number: int) -> list[int]:

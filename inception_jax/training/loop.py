@@ -17,7 +17,7 @@ from inception_jax.config import Config
 from inception_jax.errors import signal_exit_code
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
-from inception_jax.runs import metric_files
+from inception_jax.runs import data_record, metric_files
 from inception_jax.runs.progress import Progress
 from inception_jax.training import precise_batch_norm, restore, results
 from inception_jax.training import setup as setups
@@ -60,6 +60,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         setup = setups.build(config)
         config.refuse_unread()
         restore.refuse_single_values(workdir, setup)
+    processes.check_equal("the data", setup.data.identity, "all processes need the same files")
     devices, length, faults, first = setup.devices, setup.length, setup.faults, processes.is_first()
 
     with contextlib.ExitStack() as stack:
@@ -67,6 +68,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         interrupts = stack.enter_context(Interrupts())
         with processes.fail_together():
             restore.refuse_changed_config(workdir, config)
+            notes = data_record.refuse_changed(workdir, setup.data.identity)
         checkpoints = stack.enter_context(
             Checkpoints(
                 workdir / SUBDIRECTORY,
@@ -110,7 +112,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
                 )
             )
         output = results.RunOutput(workdir, writer, progress, clock)
-        progress.message(restore.format_header(setup, state, start, host_state.get("devices")))
+        progress.message(restore.format_header(setup, state, start, host_state.get("devices"), notes))
 
         # The pipeline begins to decode while the steps compile.
         batches = DevicePrefetcher(

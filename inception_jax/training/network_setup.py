@@ -79,6 +79,11 @@ def count_classes(config: Config, dataset: datasets.Dataset) -> int:
             "config.model.num_classes = 0: there is no classifier to train; leave the field unset "
             "(config.initialize.checkpoint may name weights without a classifier)"
         )
+    if dataset.num_classes < 2:
+        raise ConfigError(
+            f"config.data.name = {dataset.name!r}: a single class, {dataset.class_names[0]!r}; two or more are needed"
+            f"{dataset.class_hint}"
+        )
     if num_classes is None:
         return dataset.num_classes
     if num_classes != dataset.num_classes:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from inception_jax.errors import UserError
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import init_variables
 from inception_jax.multihost import processes
-from inception_jax.runs import lock, manifest, metric_files
-from inception_jax.training import batch_norm_checks, freezing, run_length, warm_start
+from inception_jax.runs import data_record, lock, manifest, metric_files
+from inception_jax.runs.data_record import CLASSES as CLASSES
+from inception_jax.training import batch_norm_checks, freezing, paths, run_length, warm_start
 from inception_jax.training import state as states
 from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.setup import Setup
@@ -32,7 +33,6 @@ MAY_CHANGE = (
     "faults.", "logging.", "parallel.devices", "parallel.mode", "stop.",
 )  # fmt: skip
 LENGTH = ("num_epochs", "num_steps")
-CLASSES = "classes.json"
 _VISIBLE_WITHIN = 60.0  # seconds; an NFS client may cache for half a minute that a file does not exist
 
 
@@ -118,14 +118,15 @@ def refuse_fewer_steps(workdir: Path, config: Config, length: run_length.RunLeng
 
 
 def write_run_files(setup: Setup, workdir: Path) -> None:
-    """Writes config.json, manifest.json, classes.json and, after a warm start, initialization.json, on process 0.
+    """Writes config.json, manifest.json, data.json, classes.json and, after a warm start, initialization.json.
+
+    Process 0 writes them.
 
     With the class names in the workdir, `predict` needs no data set.
 
     Raises:
       UserError: a file cannot be written.
     """
-    classes = {"dataset": setup.data.train.dataset.name, "names": setup.data.class_names}
     with processes.fail_together():
         if processes.is_first():
             for name in extensions.copy_files(setup.config.extensions, workdir):
@@ -136,7 +137,7 @@ def write_run_files(setup: Setup, workdir: Path) -> None:
                 devices=[setup.devices.describe()],
                 more=extensions.describe(setup.config.extensions),
             )
-            manifest.replace_text(workdir / CLASSES, json.dumps(classes, indent=2) + "\n")
+            data_record.write(workdir, setup.data.identity)
             if setup.warm_start and setup.warm_start.report:
                 text = json.dumps(setup.warm_start.to_json(), indent=2) + "\n"
                 manifest.replace_text(workdir / warm_start.FILE, text)
@@ -158,6 +159,7 @@ def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState
         variables = init_variables(setup.model, key, setup.input.image_size)
         if source:
             variables = source.restore_into(variables)
+            _refuse_other_classes(source, setup)
         return states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
 
     shapes = jax.eval_shape(create) if processes.broadcast_from_first(checkpoints.steps()) else None
@@ -200,7 +202,21 @@ def restore_best(setup: Setup, workdir: Path, step: int, saved: Mapping[str, Any
     return best
 
 
-def format_header(setup: Setup, state: TrainState, start: int, devices_before: int | None = None) -> str:
+def _refuse_other_classes(source: warm_start.WarmStart, setup: Setup) -> None:
+    """Raises UserError where a classifier was restored that was trained on other classes, as many as the data has."""
+    report = source.report
+    if source.workdir and report and any(paths.HEAD in path.split("/") for path in report.restored):
+        data_record.refuse_other_classes(
+            source.workdir,
+            setup.data.train.dataset,
+            f"so its classifier in {source.workdir} does not fit; config.initialize.new = "
+            '("(^|/)classifier/",) initializes it at random',
+        )
+
+
+def format_header(
+    setup: Setup, state: TrainState, start: int, devices_before: int | None = None, notes: Sequence[str] = ()
+) -> str:
     """Formats the first lines of a log: network, parameters, data, devices, steps, and what is unusual.
 
     Args:
@@ -208,6 +224,7 @@ def format_header(setup: Setup, state: TrainState, start: int, devices_before: i
       state: that the run starts or continues with.
       start: its step.
       devices_before: number of devices at the previous start of the run; None for a new run.
+      notes: lines about the data.
     """
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     config, length, data = setup.config, setup.length, setup.data
@@ -220,6 +237,8 @@ def format_header(setup: Setup, state: TrainState, start: int, devices_before: i
         f"{data.train.dataset.name}: {data.train.dataset.num_examples:,} training and "
         f"{data.eval.dataset.num_examples:,} evaluation examples, {len(data.class_names)} classes, "
         f"{setup.input.image_size} pixels",
+        *data.train.dataset.account,
+        *notes,
         setup.devices.describe() + statistics,
         f"{length.total:,} steps of {config.batch_size} ({length.epoch(length.total):.4g} epochs)"
         + (f", continued from step {start:,}" if start else ""),
@@ -267,16 +286,16 @@ def _format_batch_norm(setup: Setup, state: TrainState) -> list[str]:
 
 
 def _format_warm_start(setup: Setup) -> list[str]:
-    """The source of the weights, with a warning if a classifier of as many, but other, classes was restored."""
+    """The source of the weights, with a warning if the names of the classes of a restored classifier are not known."""
     source = setup.warm_start
     if not (source and source.report):
         return []
     lines = [source.summary()]
-    classes = manifest.read_json_object(source.workdir / CLASSES) if source.workdir else None
-    if classes and classes["names"] != setup.data.class_names and "classifier/kernel" in source.report.restored:
+    known = source.workdir and data_record.read_class_names(source.workdir)
+    if not known and "classifier/kernel" in source.report.restored:
         lines.append(
-            "warning: the classifier was restored, but its classes are others; config.initialize.new = "
-            '("(^|/)classifier/",) initializes it at random'
+            "warning: the classifier was restored, but the names of its classes are not known; if they are others, "
+            'config.initialize.new = ("(^|/)classifier/",) initializes it at random'
         )
     return lines
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import optax
+from ml_collections import ConfigDict
 
 from inception_jax import extensions
 from inception_jax.config import Config, ConfigError
@@ -18,6 +19,7 @@ from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.metric_definitions import METRICS, Metric
 from inception_jax.models import registry
 from inception_jax.models.base import BaseNetwork
+from inception_jax.runs import data_record
 from inception_jax.training import (
     batch_norm_checks,
     class_balance,
@@ -43,12 +45,14 @@ class RunData:
       train: batches of the training split.
       eval: one pass over the evaluation split.
       class_names: one per class.
+      identity: of the data, as it is recorded in data.json.
       prefetch: batches that are transferred to the devices ahead of the step.
     """
 
     train: TrainPipeline
     eval: EvalPipeline
     class_names: list[str]
+    identity: dict[str, Any]
     prefetch: int
 
 
@@ -141,7 +145,7 @@ def build(config: Config) -> Setup:
     notice = extensions.check_named(config.extensions, _registered_names(config))
     devices = Devices(config.parallel.mode, config.parallel.devices)
     spec, network_input = registry.get_spec(config.model.name), network_setup.read_input(config)
-    train_split = datasets.load(config.data.name, config.data.train_split, config.data.data_dir)
+    train_split, eval_split = load_splits(config, config.data.train_split, config.data.eval_split)
     accumulation = config.optimizer.accumulation
     micro_batch = devices.check_batch("batch_size", config.batch_size, accumulation) // accumulation
     model = network_setup.build_model(config, network_setup.count_classes(config, train_split))
@@ -151,7 +155,7 @@ def build(config: Config) -> Setup:
     if batch_norm:
         batch = batch_norm_checks.Batch(config.batch_size, devices.count, accumulation, batch_norm)
         single_values = batch_norm_checks.find_single_values(model, image_size, batch)
-    data = _build_data(config, train_split, network_input, devices)
+    data = _build_data(config, train_split, eval_split, network_input, devices)
     length = run_length.compute_run_length(config, data.train.steps_per_epoch)
     model = network_setup.limit_momentum(config, model, length.total * accumulation)
     schedule = _schedule(config, length)
@@ -222,6 +226,23 @@ def build_train_data(config: Config, dataset: datasets.Dataset, network_input: N
     )
 
 
+def load_splits(config: Config | ConfigDict, *splits: str, data: str | None = None) -> list[datasets.Dataset]:
+    """Opens splits of the config's data set, or of another one.
+
+    Args:
+      config: its section `data` is read.
+      *splits: as in `datasets.load`.
+      data: name of another data set.
+
+    Raises:
+      UserError: as `datasets.load`.
+    """
+    fields = config.data
+    if data is not None and data != fields.name:
+        return datasets.load_splits(data, splits, fields.data_dir)
+    return datasets.load_splits(fields.name, splits, fields.data_dir, fields.class_names)
+
+
 def build_eval_data(
     config: Config, dataset: datasets.Dataset, network_input: NetworkInput, devices: Devices
 ) -> EvalPipeline:
@@ -239,16 +260,20 @@ def build_eval_data(
 
 
 def _build_data(
-    config: Config, train_split: datasets.Dataset, network_input: NetworkInput, devices: Devices
+    config: Config,
+    train_split: datasets.Dataset,
+    eval_split: datasets.Dataset,
+    network_input: NetworkInput,
+    devices: Devices,
 ) -> RunData:
     train = build_train_data(config, train_split, network_input)
-    eval_split = datasets.load(config.data.name, config.data.eval_split, config.data.data_dir)
     if eval_split.class_names != train_split.class_names:
         raise ConfigError(
             f"config.data.eval_split = {eval_split.split!r}: its classes are not those of {train_split.split!r}"
         )
     evaluation = build_eval_data(config, eval_split, network_input, devices)
-    return RunData(train, evaluation, train_split.class_names, config.data.prefetch)
+    identity = data_record.describe(train_split, eval_split)
+    return RunData(train, evaluation, train_split.class_names, identity, config.data.prefetch)
 
 
 def _reading_options(config: Config) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class WarmStart:
         has_ema = any(name.startswith("ema/") for name in record["leaves"])
         weights: Literal["raw", "ema"] = self._weights or ("ema" if has_ema else "raw")
         source = reading.load_variables(self._checkpoint, weights, record["step"])
-        self.workdir = _workdir_of(Path(self._checkpoint))
+        self.workdir = find_workdir(Path(self._checkpoint))
         config = manifest.read_config(self.workdir) if self.workdir else None
         network = config.get("model", {}).get("name") if config else None
         self._record = {
@@ -234,7 +234,7 @@ def _is_of_classifier(path: str) -> bool:
     return paths.HEAD in path.split("/")
 
 
-def _workdir_of(path: Path) -> Path | None:
+def find_workdir(path: Path) -> Path | None:
     """The workdir of a checkpoint, of a directory of checkpoints, or the path itself: the one that has a config."""
     candidates = (path, *path.absolute().parents[:2])
     return next((directory for directory in candidates if (directory / manifest.CONFIG).is_file()), None)

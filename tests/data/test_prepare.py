@@ -141,11 +141,12 @@ def test_unreadable_image_is_named_and_nothing_is_left_half(image_folder, tmp_pa
         ([], "the following arguments are required: NAME"),
         (["mnits"], "unknown data set 'mnits'"),
         (["fashion"], "did you mean 'fashion_mnist'"),
-        (["digits", "--sauce=x"], "unrecognized arguments: --sauce=x"),
+        (["digits", "--sauce=x"], "unknown argument '--sauce'; did you mean '--source'"),
         (["digits", "--source=x"], "digits are embedded"),
         (["digits", "--threads=0"], "--threads: 0"),
         (["digits", "--name=a"], "--name=NAME: required with `folder`"),
         (["folder", "--source=x"], "--name=NAME: required with `folder`"),
+        (["digits", "--class_names=x"], "--class_names: only with `folder`"),
         (["folder", "--name=a"], "--source=FOLDER and --name=NAME are needed"),
         (["folder", "--name=A b", "--source=x"], "a name consists of a-z, 0-9 and _"),
         (["fashion_mnist", "--source=nowhere"], "nowhere: no such folder"),
@@ -176,10 +177,36 @@ def test_wrong_file_format_is_said(tmp_path, monkeypatch, run):
 
 
 def test_images_of_any_kind_pass_the_decoding_check(tmp_path, run, records):
-    folder = tmp_path / "images" / "grey"
-    folder.mkdir(parents=True)
-    cv2.imwrite(str(folder / "1.jpg"), np.zeros((9, 9), np.uint8))
-    cv2.imwrite(str(folder / "2.png"), np.zeros((9, 9, 4), np.uint8))
+    for name, image in (("grey/1.jpg", np.zeros((9, 9), np.uint8)), ("alpha/2.png", np.zeros((9, 9, 4), np.uint8))):
+        (tmp_path / "images" / name).parent.mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "images" / name), image)
     arguments = ("folder", "--name=odd", f"--source={tmp_path / 'images'}", f"--data_dir={tmp_path}")
     assert run(*arguments) == 0
     assert len(records("odd", "train", tmp_path)) == 2
+
+
+def test_a_folder_is_accounted_for_and_what_leaves_labels_open_is_refused(tmp_path, run, encoded_image, capsys):
+    """An unlabelled test split is left out; a single class or an empty one ends the preparation."""
+    source = tmp_path / "images"
+    for name in ("train/cat/1.png", "train/dog/2.png", "test/3.png"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(encoded_image())
+    arguments = ("folder", f"--source={source}", f"--data_dir={tmp_path}")
+    assert run(*arguments, "--name=pets") == 0
+    told = capsys.readouterr().err
+    assert "split 'test' cannot be used: " in told and "prepared, train 2\n" in told and "  cat        1" in told
+    (source / "train" / "eel").mkdir()
+    assert run(*arguments, "--name=empty") == 2
+    assert "train/eel: a class folder without images" in capsys.readouterr().err
+    assert run("folder", "--name=one", f"--source={source / 'train' / 'cat'}", f"--data_dir={tmp_path}") == 2
+    assert f"do you mean the folder above it, {source / 'train'}?" in capsys.readouterr().err
+    (source / "train").rename(tmp_path / "deep")
+    (tmp_path / "deep" / "eel").rmdir()
+    (source / "all").mkdir()
+    (tmp_path / "deep").rename(source / "all" / "pets")
+    (source / "test" / "3.png").unlink()
+    assert run(*arguments, "--name=one") == 2
+    told = capsys.readouterr().err
+    assert (
+        "a single class, 'all'; two or more are needed; one level too high?" in told and "pets holds cat, dog" in told
+    )

@@ -145,6 +145,35 @@ def test_started_differently_they_do_not_begin(start_pair, start_command, small_
     assert not (tmp_path / "run").exists()
 
 
+def test_processes_that_see_other_data_do_not_begin(start_command, small_arguments, tmp_path):
+    """The same command, but one of them has an image more in its folder."""
+    address = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
+    pair = []
+    for index in range(2):
+        for name in ("cat", "dog"):
+            folder = tmp_path / str(index) / "pets" / name
+            folder.mkdir(parents=True)
+            for image in range(8 + index):
+                (folder / f"{image}.png").write_bytes(b"1234")
+        data = ["--config.data.name=folder:~/pets", "--config.data.train_split=train", "--config.data.eval_split=train"]
+        pair.append(
+            start_command(
+                "train",
+                *small_arguments,
+                *data,
+                f"--workdir={tmp_path / 'run'}",
+                *address,
+                f"--process_id={index}",
+                environment=environment(1, HOME=str(tmp_path / str(index))),
+            )
+        )
+    for command in pair:
+        _, err = command.communicate(timeout=120)
+        message = "the data of process 1 differs from that of process 0: all processes need the same files"
+        assert command.returncode == 2 and message in err, err
+    assert not (tmp_path / "run").exists()
+
+
 def test_slurm_starts_an_evaluation(alone, start_command):
     """No flags: two tasks of `srun` find each other, and give what one process gives."""
     job = free_port() % 4096  # JAX takes the port from the job's number

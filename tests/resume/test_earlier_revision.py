@@ -42,6 +42,8 @@ def test_a_run_of_an_earlier_revision_continues(run_command, tmp_path):
     code, out, err = run_command("train", *ARGUMENTS, f"--workdir={tmp_path / 'run'}", "--json")
     assert code == 0, err
     assert "continued from step 6" in err
+    assert err.count("this run began with a version that did not record its data; recorded from now on") == 1
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["train_split"]["examples"] == 100
     result = json.loads(out)
     assert (result["status"], result["steps"]) == ("finished", 14)
     for weights, loss in LOSS.items():

@@ -1,0 +1,62 @@
+"""File names: a million of them in one array, and as text that can be printed whatever their encoding."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+import numpy as np
+
+
+def encode(name: str) -> bytes:
+    """The bytes of a name as the operating system has them; a name that is not UTF-8 keeps its own bytes."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def printable(name: str) -> str:
+    r"""A name as text for messages and files: a byte that is not UTF-8 is written as `\xe9`."""
+    return encode(name).decode("utf-8", "backslashreplace")
+
+
+class PackedNames(Sequence[str]):
+    """A sequence of strings without a Python object for each; it pickles, and is made from one array, quickly."""
+
+    def __init__(self, packed: np.ndarray):
+        """Makes the sequence.
+
+        Args:
+          packed: uint8 [bytes]; each name as UTF-8, with a zero byte after it.
+        """
+        self.packed = packed
+
+    @classmethod
+    def pack(cls, names: Iterable[str]) -> PackedNames:
+        """Packs strings without zero bytes, such as file names."""
+        return cls(np.frombuffer(b"".join([encode(name) + b"\0" for name in names]), np.uint8))
+
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        return np.flatnonzero(self.packed == 0)
+
+    def __getstate__(self) -> dict[str, np.ndarray]:
+        return {"packed": self.packed}
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]  # negative ones, and the IndexError of a sequence
+        start = int(self._ends[position - 1]) + 1 if position else 0
+        return self.packed[start : int(self._ends[position])].tobytes().decode("utf-8", "surrogateescape")
+
+    def take(self, order: Sequence[int] | np.ndarray) -> PackedNames:
+        """The names at these positions, in this order."""
+        names = self.packed.tobytes().split(b"\0")
+        return PackedNames(np.frombuffer(b"".join([names[i] + b"\0" for i in order]), np.uint8))

@@ -1,0 +1,116 @@
+"""Finds the data sets that are prepared on disk in TFDS's format, or says how to prepare them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inception_jax.data.names import printable
+from inception_jax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+# The data sets that `data.prepare` makes by name, and the arguments it needs.
+PREPARABLE = {
+    "digits": "",
+    "fashion_mnist": " --source=FOLDER_OF_THE_FOUR_FILES (Debian has them: apt-get install dataset-fashion-mnist)",
+    "imagenet2012": " --source=FOLDER_OF_THE_TWO_TARS",
+}
+# What people call them, without regard to case, dashes and underscores.
+_OTHER_NAMES = {
+    "imagenet2012": ("imagenet", "imagenet1k", "ilsvrc", "ilsvrc2012", "ilsvrc12"),
+    "fashion_mnist": ("fashionmnist", "fmnist"),
+}
+
+
+def default_data_dir(data_dir: str | os.PathLike | None = None) -> Path:
+    """The folder of prepared data sets: as given, else TFDS_DATA_DIR, else ~/tensorflow_datasets (as in TFDS)."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def find_prepared(name: str, data_dir: Path, others: Sequence[str] = ()) -> tfds.core.DatasetBuilder:
+    """Finds a prepared data set.
+
+    Args:
+      name: of the data set.
+      data_dir: folder of prepared data sets.
+      others: names of further data sets, for the message.
+
+    Raises:
+      UserError: there is none; with the remedy.
+    """
+    from tensorflow_datasets.core import naming, read_only_builder, registered
+
+    try:
+        base = naming.parse_builder_name_kwargs(name)[0].name
+    except ValueError:
+        _refuse_path(name)
+        _refuse_other_name(name)
+        raise UserError(f"data set {name!r}: not a name; NAME, NAME/CONFIG or NAME:1.2.3 is allowed") from None
+    try:
+        return read_only_builder.builder_from_files(name, data_dir=os.fspath(data_dir))
+    except registered.DatasetNotFoundError:
+        _refuse_other_name(name)
+    if base in PREPARABLE:
+        command = f"python -m inception_jax.data.prepare {base} --data_dir={data_dir}{PREPARABLE[base]}"
+        raise UserError(f"data set {name!r} is not prepared in {data_dir}; run: {command}")
+    _refuse_path(name)
+    stock = load_tfds().list_builders(with_community_datasets=False)
+    if base in stock:
+        command = f"tfds build {name} --data_dir={data_dir} --file_format=array_record"
+        raise UserError(f"data set {name!r} is not prepared in {data_dir}; run once, with tensorflow-cpu: {command}")
+    here = sorted(path.parent.parent.name for path in data_dir.glob("*/*/dataset_info.json"))
+    names = [*PREPARABLE, "folder:PATH", "synthetic", *others, *here]
+    raise UserError(
+        f"unknown data set {name!r}{nearest(base, [*names, *stock])}; data sets: {', '.join(dict.fromkeys(names))}, or"
+        f" any of TFDS's prepared in {data_dir}"
+    )
+
+
+def _refuse_path(name: str) -> None:
+    """Raises `UserError` for a name that is a path: the kind of the data set is missing before it."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        raise UserError(f"data set {name!r}: a folder; class folders are named with their kind: folder:{name}")
+    if name.startswith(("/", "./", "../", "~")):
+        raise UserError(
+            f"data set {name!r}: {printable(str(path))} is not there; class folders are named folder:PATH, prepared "
+            "data sets NAME, NAME/CONFIG or NAME:1.2.3"
+        )
+
+
+def _refuse_other_name(name: str) -> None:
+    """Raises `UserError` for a name that people use for a data set that has another one here."""
+    for own, others in _OTHER_NAMES.items():
+        if name != own and name.lower().replace("-", "").replace("_", "") in others:
+            raise UserError(f"unknown data set {name!r}; did you mean {own!r}?")
+
+
+def load_tfds() -> Any:
+    """Imports TFDS, for the data sets that need it: it takes two thirds of a second, which the digits do without."""
+    import tensorflow_datasets
+
+    return tensorflow_datasets
+
+
+def read_features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str, list[str]]:
+    """The names of the image feature and of the label feature, and the class names."""
+    features = load_tfds().features
+    found = {}
+    for role, kind in (("image", features.Image), ("label", features.ClassLabel)):
+        keys = [key for key, feature in info.features.items() if type(feature) is kind]
+        if len(keys) > 1:
+            keys = [key for key in info.supervised_keys or () if key in keys]
+        if len(keys) != 1:
+            raise UserError(f"data set {name!r}: one image and one class label are needed; it has {info.features}")
+        found[role] = keys[0]
+    image = info.features[found["image"]]
+    if image.np_dtype != np.uint8:
+        raise UserError(f"data set {name!r}: images of {image.np_dtype}; uint8 is needed")
+    label = info.features[found["label"]]
+    return found["image"], found["label"], [label.int2str(i) for i in range(label.num_classes)]

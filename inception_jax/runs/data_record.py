@@ -1,0 +1,185 @@
+"""Writes data.json, the identity of a run's data, and compares it with the data of a later start.
+
+The identity: the class names in their order, and for the training and the evaluation split the number of examples and a
+digest of the records' names, sizes and labels. The contents of images are not read: an image that was replaced by
+another one of the same name and size is not noticed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inception_jax.data.datasets import Dataset
+from inception_jax.data.records import label_counts
+from inception_jax.errors import UserError
+from inception_jax.runs import manifest
+
+FILE = "data.json"
+CLASSES = "classes.json"
+_ROLES = {"train_split": "training", "eval_split": "evaluation"}
+_MAX_NAMES = 6
+
+
+def describe(train: Dataset, evaluation: Dataset) -> dict[str, Any]:
+    """Describes the data of a run: the content of data.json.
+
+    Args:
+      train: the training split.
+      evaluation: the evaluation split.
+
+    Raises:
+      UserError: a file of a prepared data set is missing.
+    """
+    return {
+        "dataset": train.name,
+        "classes": list(train.class_names),
+        "train_split": describe_split(train),
+        "eval_split": describe_split(evaluation),
+    }
+
+
+def describe_split(dataset: Dataset) -> dict[str, Any]:
+    """Describes the examples of a split: number, number per class where that is known, and digest.
+
+    Raises:
+      UserError: as `describe`.
+    """
+    return {
+        "split": dataset.split,
+        "examples": dataset.num_examples,
+        "class_counts": label_counts(dataset.source, dataset.num_classes),
+        "digest": dataset.source.digest(),
+    }
+
+
+def write(workdir: Path, identity: Mapping[str, Any]) -> None:
+    """Writes data.json and classes.json, each atomically.
+
+    Raises:
+      UserError: a file cannot be written.
+    """
+    manifest.replace_text(workdir / FILE, json.dumps(identity, indent=2) + "\n")
+    classes = {"dataset": identity["dataset"], "names": identity["classes"]}
+    manifest.replace_text(workdir / CLASSES, json.dumps(classes, indent=2) + "\n")
+
+
+def refuse_changed(workdir: Path, identity: Mapping[str, Any]) -> list[str]:
+    """Compares the data with that of the run in a workdir.
+
+    Args:
+      workdir: of the run; of an earlier version it has no data.json.
+      identity: from `describe`.
+
+    Returns:
+      Lines for the log: where the data was not recorded yet.
+
+    Raises:
+      UserError: other classes or other examples.
+    """
+    classes = read_class_names(workdir)
+    if classes is not None and (differing := class_difference(classes, identity["classes"])):
+        raise UserError(
+            f"data {identity['dataset']}: {differing}; put the data back as it was, or choose another workdir "
+            f"than {workdir} (config.initialize.checkpoint={workdir} starts from its weights)"
+        )
+    before = manifest.read_json_object(workdir / FILE)
+    if before is None:
+        if classes is None:
+            return []
+        counts = [f"{identity[role]['examples']:,} {name}" for role, name in _ROLES.items()]
+        return [
+            f"note: this run began with a version that did not record its data; recorded from now on in {FILE}: "
+            f"{len(identity['classes']):,} classes, {' and '.join(counts)} examples"
+        ]
+    for role, name in _ROLES.items():
+        if differing := _split_difference(before.get(role), identity[role], identity["classes"]):
+            raise UserError(
+                f"data {identity['dataset']}, {name} split {identity[role]['split']!r}: {differing}; put the data back "
+                f"as it was, or choose another workdir than {workdir} (if these are the same examples in the same "
+                f"order, prepared or stored anew: remove {workdir / FILE}, and the next start records them)"
+            )
+    return []
+
+
+def refuse_other_classes(workdir: Path, dataset: Dataset, remedy: str) -> None:
+    """Compares the classes of a data set with those of a run that is to be used on it.
+
+    Args:
+      workdir: of the run.
+      dataset: whose labels the network's classes are compared with.
+      remedy: for the message.
+
+    Raises:
+      UserError: they differ.
+    """
+    classes = read_class_names(workdir)
+    if classes is not None and (differing := class_difference(classes, dataset.class_names)):
+        raise UserError(f"data {dataset.name}: {differing}{dataset.class_hint}; {remedy}")
+
+
+def note_other_examples(workdir: Path, dataset: Dataset) -> list[str]:
+    """Compares the examples of a split with those that a run had in it.
+
+    Returns:
+      A line for the log where the run trained or evaluated on this split and it has other examples now; [] otherwise.
+    """
+    before = manifest.read_json_object(workdir / FILE)
+    if before is None or before.get("dataset") != dataset.name:
+        return []
+    for role, name in _ROLES.items():
+        split = before.get(role)
+        if isinstance(split, Mapping) and split.get("split") == dataset.split:
+            differing = _split_difference(split, describe_split(dataset), dataset.class_names)
+            return [f"note: {name} split {dataset.split!r} of the run: {differing}"] if differing else []
+    return []
+
+
+def read_class_names(workdir: Path) -> list[str] | None:
+    """Reads the class names of a run; None where it has none, or names them only by their numbers (`convert`)."""
+    record = manifest.read_json_object(workdir / CLASSES)
+    names = record.get("names") if record else None
+    if not isinstance(names, list) or names == [f"class {index}" for index in range(len(names))]:
+        return None
+    return names
+
+
+def class_difference(before: Sequence[str], now: Sequence[str]) -> str:
+    """Says how the classes of a run and of data differ: "the run was trained on cat, dog; the data has ant, cat"."""
+    if list(before) == list(now):
+        return ""
+    text = f"the run was trained on {_format_names(before)}; the data has {_format_names(now)}"
+    old_names, new_names = set(before), set(now)
+    gone, new = [name for name in before if name not in new_names], [name for name in now if name not in old_names]
+    if not gone and not new:
+        label = next(i for i, (old, name) in enumerate(zip(before, now, strict=True)) if old != name)
+        return f"{text}: in another order (class {label} was {before[label]!r} and is {now[label]!r})"
+    if max(len(before), len(now)) > _MAX_NAMES:
+        changes = [f"without {_quote(gone)}"] * bool(gone) + [f"with {_quote(new)}"] * bool(new)
+        text += f" ({', '.join(changes)})"
+    return text
+
+
+def _format_names(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= _MAX_NAMES else f"{len(names):,} classes"
+
+
+def _quote(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(repr(name) for name in names[:3]) + more
+
+
+def _split_difference(before: Any, now: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """Says how the examples of a split differ, or ""; `before` is from a file."""
+    if not isinstance(before, Mapping) or before.get("digest") == now["digest"]:
+        return ""
+    if before.get("examples") == now["examples"] and before.get("class_counts") == now["class_counts"]:
+        return f"{now['examples']:,} examples as before, but other names or sizes of their files"
+    text = f"{now['examples']:,} examples, and {before.get('examples'):,} when the run began"
+    old, new = before.get("class_counts"), now["class_counts"]
+    if isinstance(old, list) and new and len(old) == len(new):
+        changed = [f"{name!r} {b:,}, was {a:,}" for name, a, b in zip(classes, old, new, strict=True) if a != b]
+        text += f" ({'; '.join(changed[:3])}{'; …' if len(changed) > 3 else ''})"
+    return text
