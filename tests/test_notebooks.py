@@ -1,6 +1,7 @@
 """The notebooks: their cells are executed in order, with small settings, and what they leave is looked at."""
 
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -91,3 +92,15 @@ def test_overrides_of_a_config(tmp_path):
             from_config(Path("configs/digits.py"), {path: value})
     with pytest.raises(UserError, match="did you mean 'digits'"):
         from_config("digit")
+
+
+def test_a_run_that_was_stopped_is_saved_and_says_so(monkeypatch, tmp_path):
+    module, codes = sys.modules[from_config.__module__], iter((130, 143))
+    monkeypatch.setattr(module, "train", lambda config, workdir: ({"status": "interrupted"}, next(codes)))
+    monkeypatch.setattr(parallel, "enable_compilation_cache", lambda: None)
+    run = from_config("digits")
+    with pytest.raises(KeyboardInterrupt, match=r"the run is saved in .*; the same call continues it"):
+        run.train(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        run.train(tmp_path)
+    assert stopped.value.code == 143

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,7 +20,8 @@ from inception_jax.config import Config
 from inception_jax.data import images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
-from inception_jax.evaluation import extraction
+from inception_jax.evaluation import extraction, image_inputs
+from inception_jax.evaluation.image_inputs import Images
 from inception_jax.metrics import Accumulator
 from inception_jax.models.base import BaseNetwork
 from inception_jax.runs import manifest
@@ -29,6 +30,7 @@ from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.restore import CLASSES
 from inception_jax.training.step import make_eval_step
+from inception_jax.tree_paths import named_leaves
 
 Step = int | str | None  # a str is "best"; checkpoints.reading refuses any other
 Weights = Literal["raw", "ema"]
@@ -197,11 +199,11 @@ class TrainedNetwork:
         Raises:
           UserError: the network has no classifier, a file cannot be decoded, or an image is none.
         """
-        listed = _as_list(inputs)
+        listed = image_inputs.as_list(inputs)
         batch_size = self._round(min(batch_size, len(listed)))
         step = self.compile(batch_size, min(top_k, max(1, len(self.class_names))))
         found: list[dict[str, np.ndarray]] = []
-        for batch in extraction.image_batches(_decode(listed), batch_size, self.image_size, self.crop):
+        for batch in extraction.image_batches(image_inputs.decode(listed), batch_size, self.image_size, self.crop):
             # A label below 0 is no class: the loss, which is not read here, needs one.
             _, rows = step(self.variables, self.devices.put(batch | {"label": np.zeros_like(batch["label"])}))
             count = int(batch["mask"].sum())
@@ -231,7 +233,7 @@ class TrainedNetwork:
           UserError: an unknown endpoint (the message has the nearest name), a file that cannot be decoded, or an image
             that is none.
         """
-        listed = _as_list(inputs)
+        listed = image_inputs.as_list(inputs)
         if endpoints is None:
             endpoints = extraction.last_endpoint(self)
         names = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
@@ -239,7 +241,7 @@ class TrainedNetwork:
         key = names, pool, batch_size
         if key not in self._compiled:
             self._compiled[key] = extraction.compile_step(self, names, batch_size=batch_size, pool=pool)
-        batches = extraction.image_batches(_decode(listed), batch_size, self.image_size, self.crop)
+        batches = extraction.image_batches(image_inputs.decode(listed), batch_size, self.image_size, self.crop)
         rows = extraction.features(self, batches, names, batch_size=batch_size, pool=pool, step=self._compiled[key])
         parts = list(rows)
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
@@ -247,35 +249,6 @@ class TrainedNetwork:
     def _round(self, batch_size: int) -> int:
         """Rounds up to a multiple of the devices."""
         return -(-max(1, batch_size) // self.devices.count) * self.devices.count
-
-
-Images = str | os.PathLike | np.ndarray | Sequence[str | os.PathLike | np.ndarray]
-
-
-def _as_list(inputs: Images) -> list[Any]:
-    """Returns images, or paths of image files, as a list; raises UserError where it is empty."""
-    if isinstance(inputs, str | os.PathLike) or (isinstance(inputs, np.ndarray) and inputs.ndim == 3):
-        return [inputs]
-    found = list(inputs)
-    if not found:
-        raise UserError("images: at least one is needed")
-    return found
-
-
-def _decode(inputs: Sequence[Any]) -> Iterator[np.ndarray]:
-    """Yields images uint8 [height, width, 3] of arrays or paths.
-
-    Raises:
-      UserError: a file cannot be decoded, or an array is no image.
-    """
-    for position, given in enumerate(inputs):
-        image = images.decode_image_file(given) if isinstance(given, str | os.PathLike) else np.asarray(given)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise UserError(
-                f"image {position}: {image.dtype} {image.shape}; an image is uint8 [height, width, 3], RGB, not yet "
-                "normalized, or the path of a file"
-            )
-        yield image
 
 
 def load_run(workdir: str | os.PathLike, *, weights: str | None = None, step: Step = None) -> TrainedNetwork:
@@ -387,15 +360,10 @@ def _check_shapes(model: BaseNetwork, variables: Any, image_size: int, checkpoin
     """Raises UserError where the weights are not this network's: names the first leaf that differs."""
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
     wanted = jax.eval_shape(model.init, jax.random.key(0), image)
-    want, have = (dict(_shapes(tree)) for tree in (wanted, variables))
+    want, have = ({name: leaf.shape for name, leaf in named_leaves(tree).items()} for tree in (wanted, variables))
     for path in sorted({*want, *have}):
         if want.get(path) != have.get(path):
             raise UserError(
                 f"{checkpoint}: {path} is {have.get(path, 'missing')}, the config's network has "
                 f"{want.get(path, 'none')}"
             )
-
-
-def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [("/".join(str(part.key) for part in path), leaf.shape) for path, leaf in leaves]

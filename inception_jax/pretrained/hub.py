@@ -167,8 +167,9 @@ def _metadata(network: TrainedNetwork, workdir: Path) -> Iterator[str]:
     yield f"model-index:\n- name: {json.dumps(network.config.model.name)}\n  results:"
     dataset = json.dumps(str(outcome.get("dataset")))
     for split, values in evaluations.items():
-        yield f"  - task: {{type: image-classification}}\n    dataset: {{name: {dataset}, type: {dataset}, split: "
-        yield f"      {json.dumps(split)}}}\n    metrics:\n    - {{type: accuracy, value: {values['top1']:.6g}}}"
+        yield "  - task: {type: image-classification}"
+        yield f"    dataset: {{name: {dataset}, type: {dataset}, split: {json.dumps(split)}}}"
+        yield f"    metrics: [{{type: accuracy, value: {values['top1']:.6g}}}]"
 
 
 def _origin(workdir: Path) -> Iterator[str]:

@@ -10,12 +10,12 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from inception_jax.errors import UserError, nearest
+from inception_jax.pretrained import identification
 from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.variants import FileArrays, SourceArray, Variant, is_aux_leaf, is_classifier_leaf
 
 Background = Literal["keep", "drop"]
 _MAX_NAMES = 5  # of a longer list, a message shows this many names
-_MIN_SCORE = 0.1  # arrays that fit less than this are another network's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,54 +163,6 @@ def import_variant(
     return ImportedWeights(variant, options, unflatten_dict(flat, sep="/"), num_classes, drop, tuple(defaulted))
 
 
-def identify(
-    arrays: Mapping[str, np.ndarray], variants: Iterable[Variant] | None = None
-) -> list[tuple[float, Variant]]:
-    """Finds the variants that a file's arrays may belong to.
-
-    A variant's names alone give the largest fraction that can fit. Shapes, for which a network is traced, are compared
-    in the order of these bounds, and only as long as a variant may still be as good as the best one before it.
-
-    Args:
-      arrays: {publisher's name: array}, as in the file.
-      variants: that are compared; None: all.
-
-    Returns:
-      (fraction of the names that fit, with the right shape; variant) of the variants whose shapes were compared, best
-      first; none with a fraction below 0.1.
-    """
-    arrays = FileArrays.of(arrays)
-    variants = registry.all_variants() if variants is None else variants
-    bounds = sorted(((_bound(variant, arrays), variant) for variant in variants), key=lambda pair: -pair[0])
-    scores: list[tuple[float, Variant]] = []
-    for bound, variant in bounds:
-        if bound <= _MIN_SCORE or (scores and bound < max(score for score, _ in scores)):
-            break
-        scores.append((_score(variant, arrays), variant))
-    return sorted((pair for pair in scores if pair[0] > _MIN_SCORE), key=lambda pair: -pair[0])
-
-
-def _bound(variant: Variant, arrays: FileArrays) -> float:
-    """The largest `_score` that a variant can have, from the names alone."""
-    weights, layers = arrays.weights(variant), variant.possible_names()
-    known = frozenset().union(*layers.values())
-    missing = sum(names.isdisjoint(weights) for layer, names in layers.items() if not layer.startswith("aux"))
-    return sum(name in known for name in weights) / max(1, len(weights) + missing)
-
-
-def _score(variant: Variant, arrays: FileArrays) -> float:
-    """The fraction of names that fit, of those in the file and those of the variant's trunk that the file lacks."""
-    weights = arrays.weights(variant)
-    shapes: dict[str, tuple[int, ...] | None] = {}
-    missing = 0
-    for path, shape in variant.leaves(aux_heads=True, num_classes=variant.num_classes).items():
-        theirs = variant.source_array(path, shape)
-        shapes[theirs.name] = None if is_classifier_leaf(path) else theirs.layout.shape(shape)
-        missing += theirs.name not in weights and not is_aux_leaf(path)
-    fitting = sum(name in shapes and shapes[name] in (None, np.shape(array)) for name, array in weights.items())
-    return fitting / max(1, len(weights) + missing)
-
-
 def classifier_kernel(variant: Variant) -> SourceArray:
     """The publisher's array with the classifier's kernel."""
     # Its name and layout do not depend on the number of features, so that any number does.
@@ -231,7 +183,7 @@ def _count_classes(variant: Variant, arrays: FileArrays, drop: bool, num_classes
     """
     theirs, weights = classifier_kernel(variant), arrays.weights(variant)
     if theirs.name not in weights:
-        known = frozenset().union(*variant.possible_names().values())
+        known = frozenset().union(*identification.possible_names(variant).values())
         foreign = [name for name in weights if name not in known]
         others = f", and {_format_names(foreign)} {'are' if len(foreign) > 1 else 'is'} not its own" if foreign else ""
         flags = "--set=num_classes=0" + (" and --ignore=PATTERN" if foreign else "")
@@ -314,9 +266,9 @@ def _shape_problems(
 
 def _mismatch_error(variant: Variant, arrays: FileArrays, why: str) -> UserError:
     message = f"these arrays are not {variant.source}'s {variant.model}: {why}"
-    best = identify(arrays)
+    best = identification.identify(arrays)
     # Some publishers' arrays are the same (timm's are Cadene's or torchvision's): then the publisher is not the fault.
-    if best and best[0][0] > _score(variant, arrays):
+    if best and best[0][0] > identification.score(variant, arrays):
         score, other = best[0]
         message += f". They look like {other.source}'s {other.model} ({int(100 * score)} % of the names and shapes fit)"
     return UserError(message)

@@ -14,7 +14,7 @@ import numpy as np
 
 from inception_jax.errors import UserError
 from inception_jax.models.registry import get_spec
-from inception_jax.pretrained import catalog, importing
+from inception_jax.pretrained import catalog, identification, importing
 from inception_jax.pretrained.importing import Background, ImportedWeights
 from inception_jax.pretrained.preprocessing import Preprocessing
 from inception_jax.pretrained.publishers import registry
@@ -176,14 +176,14 @@ def find_variant(
         f"{path}: comparing the names and shapes of {len(arrays):,} arrays with {len(variants)} published variants"
         f"{f' of {asked}' if asked else ''}"
     )
-    scores = importing.identify(arrays, variants)
+    scores = identification.identify(arrays, variants)
     if not scores:
         names = ", ".join(list(arrays)[:3])
         raise UserError(
             f"{path}: the arrays ({names}, …) fit no known variant{f' of {asked}' if asked else ''}; name network and "
             "publisher with --model and --source"
         )
-    report(f"{path}: looks like {', '.join(_format_score(*pair) for pair in scores[:_NEAREST])}")
+    report(f"{path}: looks like {_format_nearest(arrays, variants, scores)}")
     best = [variant for score, variant in scores if score == scores[0][0]]
     recorded = [v for v in best if catalog.find_record(path.name, sha256, v.model, v.source)[0]]
     alike = recorded or [v for v in best if v.num_classes == _count_classes(v, arrays)] or best
@@ -194,7 +194,17 @@ def find_variant(
     return variant, f"{_format_score(scores[0][0], variant)[:-1]} of the names and shapes fit)"
 
 
-_NEAREST = 3
+_NEAREST = 2  # further variants that are listed where none fits completely
+
+
+def _format_nearest(arrays: FileArrays, variants: list[Variant], scores: list[tuple[float, Variant]]) -> str:
+    """Formats the best variants, and the nearest others where these do not fit completely."""
+    best = [pair for pair in scores if pair[0] == scores[0][0]]
+    named = ", ".join(_format_score(*pair) for pair in best)
+    others = [pair for pair in identification.bounds(arrays, variants) if all(pair[1] is not v for _, v in best)]
+    if best[0][0] == 1 or not others:
+        return named
+    return f"{named}; next by their names: {', '.join(_format_score(*pair) for pair in others[:_NEAREST])}"
 
 
 def _format_score(score: float, variant: Variant) -> str:

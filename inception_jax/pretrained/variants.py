@@ -6,7 +6,6 @@ as the publisher's; its name map gives for each leaf of our variables the publis
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -142,27 +141,6 @@ class Variant:
             and (network.num_classes or not is_classifier_leaf(path))
             and (network.bn_scale or not path.endswith("/bn/scale"))
         }
-
-    def possible_names(self) -> dict[str, frozenset[str]]:
-        """Returns {path of a layer: every name that its arrays may have in the publisher's files}.
-
-        Which of these arrays the network has, and their shapes, only `leaves` knows, which traces the network.
-        """
-        names: dict[str, frozenset[str]] = {}
-        for layer in self.source_array.layers:
-            found = set()
-            for collection, leaf in _LEAVES_OF_A_LAYER:
-                with contextlib.suppress(UserError):  # the publisher's layer has no such array
-                    found.add(self.source_array(f"{collection}/{layer}/{leaf}", (1,)).name)
-            names[layer] = frozenset(found)
-        return names
-
-
-_LEAVES_OF_A_LAYER = (
-    *(("params", leaf) for leaf in ("kernel", "depthwise_kernel", "pointwise_kernel", "bias", "bn/scale", "bn/bias")),
-    ("batch_stats", "bn/mean"),
-    ("batch_stats", "bn/var"),
-)
 
 
 def is_classifier_leaf(path: str) -> bool:

@@ -17,7 +17,7 @@ from inception_jax.data import crops, datasets
 from inception_jax.errors import UserError
 from inception_jax.evaluation import trained_network as network_module
 from inception_jax.models.initialization import init_variables
-from inception_jax.pretrained import exporting, importing, loading, workdir
+from inception_jax.pretrained import exporting, hub, importing, loading, workdir
 from inception_jax.pretrained.publishers import registry
 from inception_jax.training import network_setup
 from inception_jax.training.preprocess import get_normalization, preprocess
@@ -215,6 +215,19 @@ def test_back_to_the_publisher_bit_for_bit(converted, file, tmp_path):
         assert set(before) == set(after)
         for name, array in before.items():
             np.testing.assert_array_equal(after[name], array, err_msg=name)
+
+
+def test_the_card_of_imported_weights_says_where_they_are_from(converted, network, tmp_path):
+    hub.write(tmp_path / "hub", network_module.load_run(converted), converted)
+    card = (tmp_path / "hub" / "README.md").read_text()
+    origin = json.loads((converted / workdir.FILE).read_text())
+    assert f"Imported from `mine.npz` (sha256 {origin['sha256']}), torchvision's inception_v1_bn." in card
+    assert "model-index" not in card and "64 x 64 pixels, torchvision crop of 73 pixels (pil_bilinear)" in card
+    loaded = hub.load(tmp_path / "hub")
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, network[1])
+    (tmp_path / "hub" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors: there is no such file"):
+        hub.load(tmp_path / "hub")
 
 
 @pytest.mark.parametrize("suffix", exporting.SUFFIXES)

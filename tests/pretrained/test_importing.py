@@ -10,7 +10,8 @@ from inception_jax.models.checks import ModelError
 from inception_jax.parity.seeded_weights import seeded_arrays
 from inception_jax.pretrained import variants
 from inception_jax.pretrained.exporting import export_weights
-from inception_jax.pretrained.importing import identify, import_variant, import_weights, variant_options
+from inception_jax.pretrained.identification import identify
+from inception_jax.pretrained.importing import import_variant, import_weights, variant_options
 from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.variants import SourceArray
 

@@ -81,6 +81,9 @@ def test_what_is_done_is_said_and_foreign_layers_can_be_ignored(tmp_path):
     loading.find_variant(whole, path, "0" * 64, None, None, report=lines.append)
     assert lines[0].startswith(f"{path}: comparing the names and shapes of 747 arrays with ")
     assert lines[1] == f"{path}: looks like timm's inception_v4 (100 %), cadene's inception_v4 (100 %)"
+    del whole["features.0.conv.weight"]
+    loading.find_variant(whole, path, "0" * 64, None, "timm", report=lines.append)
+    assert lines[3].startswith(f"{path}: looks like timm's inception_v4 (99 %); next by their names: timm's ")
 
 
 def test_arrays_that_fit_no_variant(tmp_path):

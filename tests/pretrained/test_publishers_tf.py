@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from inception_jax.errors import UserError
 from inception_jax.parity.seeded_weights import seeded_arrays
-from inception_jax.pretrained import importing
+from inception_jax.pretrained import identification
 from inception_jax.pretrained.exporting import export_weights
 from inception_jax.pretrained.importing import import_variant, import_weights
 from inception_jax.pretrained.publishers import registry
@@ -58,7 +58,7 @@ def assert_same(first, second):
 def assert_names_bound_the_score(variant, shapes):
     """Of the publisher's own arrays, names alone promise what names and shapes give: all of them fit."""
     arrays = FileArrays({name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()})
-    assert importing._bound(variant, arrays) == importing._score(variant, arrays) == 1
+    assert identification.bound(variant, arrays) == identification.score(variant, arrays) == 1
 
 
 @pytest.mark.parametrize("source", ["slim", "facenet", "keras"])

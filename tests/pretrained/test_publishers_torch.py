@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from inception_jax.errors import UserError
 from inception_jax.parity.seeded_weights import seeded_arrays
-from inception_jax.pretrained import importing
+from inception_jax.pretrained import identification
 from inception_jax.pretrained.exporting import export_weights
 from inception_jax.pretrained.importing import import_variant, import_weights
 from inception_jax.pretrained.publishers import registry
@@ -59,7 +59,7 @@ def test_names_and_shapes_are_the_publishers_and_all_of_them(source, model):
     assert sorted(ours) == sorted((name, shape, False) for name, shape in weights.items())
     assert variant.naming.apply(theirs) == weights
     arrays = FileArrays({name: np.broadcast_to(np.float32(0), shape) for name, shape in weights.items()})
-    assert importing._bound(variant, arrays) == importing._score(variant, arrays) == 1
+    assert identification.bound(variant, arrays) == identification.score(variant, arrays) == 1
 
 
 # What the publishers print or their own code counts, with the heads that they have.
