@@ -168,6 +168,17 @@ def test_a_file_is_imported_once_and_its_copy_instead_of_it(tmp_path):
         configs.from_dict({**stored, "extensions": [str(tmp_path / "other" / "mine.py")]})
 
 
+def test_a_published_folder_imports_nothing(tmp_path):
+    from inception_jax.pretrained import hub
+
+    config = {"extensions": [str(tmp_path / "theirs.py")]}
+    about = {"library_name": "inception_jax", "config": config, "class_names": NAMES, "weights": "raw", "step": 1}
+    (tmp_path / "theirs.py").write_text("raise SystemExit('imported')\n")
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"config\.extensions = .*theirs\.py.*a published folder has none"):
+        hub.load(tmp_path)
+
+
 def test_an_extension_that_fails_is_one_line(tmp_path):
     file = tmp_path / "broken.py"
     file.write_text("import inception_jax\n\nraise RuntimeError('two\\nlines')\n")

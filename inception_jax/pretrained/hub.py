@@ -47,6 +47,10 @@ def load(folder: str | os.PathLike) -> TrainedNetwork:
     missing = [name for name in ("config", "class_names", "weights", "step") if name not in about]
     if missing:
         raise UserError(f"{folder / CONFIG}: no {missing[0]!r}; write the folder again with inception_jax.export")
+    if about["config"].get("extensions"):  # such a folder may come from anybody: it must not say what is imported
+        raise UserError(
+            f"{folder / CONFIG}: config.extensions = {about['config']['extensions']}; a published folder has none"
+        )
     return trained_network.build(
         configs.from_dict(about["config"]),
         load_safetensors(folder / WEIGHTS),
