@@ -64,11 +64,11 @@ def test_every_metric_is_scikit_learns(cut):
 def test_bins_of_the_calibration_error_end_on_the_right():
     """Guo et al.: bin m is ((m - 1) / M, m / M]: a confidence of exactly 0.5 is in the bin that ends there."""
     predictions = Predictions(
-        np.arange(4), np.array([0, 1, 0, 0]), np.zeros((4, 1), int), np.array([[0.5], [0.5], [0.75], [1.0]])
+        np.arange(4), np.array([1, 1, 0, 0]), np.zeros((4, 1), int), np.array([[0.5], [0.5], [0.75], [1.0]])
     )
-    # Of two bins: 0.5 and 0.5, one right: no gap; 0.75 and 1.0, both right: a gap of 0.125 for half of the examples.
-    assert metric_definitions.expected_calibration_error(predictions, bins=2) == pytest.approx(0.0625)
-    assert metric_definitions.expected_calibration_error(predictions, bins=1) == pytest.approx(0.0625)
+    # Of two bins: 0.5 and 0.5, both wrong: a gap of 0.5; 0.75 and 1.0, both right: a gap of 0.125.
+    assert metric_definitions.expected_calibration_error(predictions, bins=2) == pytest.approx((0.5 + 0.125) / 2)
+    assert metric_definitions.expected_calibration_error(predictions, bins=1) == pytest.approx(abs(0.5 - 0.6875))
 
 
 def test_a_network_that_gives_nan_has_no_metric():
