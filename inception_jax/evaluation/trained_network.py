@@ -24,6 +24,7 @@ from inception_jax.evaluation import extraction, image_inputs
 from inception_jax.evaluation.image_inputs import Images
 from inception_jax.metrics import Accumulator
 from inception_jax.models.base import BaseNetwork
+from inception_jax.models.initialization import variable_shapes
 from inception_jax.runs import manifest
 from inception_jax.training import network_setup, precise_batch_norm, run_length, setup
 from inception_jax.training.eval_loop import evaluate
@@ -358,8 +359,7 @@ def _no_classifier(what: str | Path) -> UserError:
 
 def _check_shapes(model: BaseNetwork, variables: Any, image_size: int, checkpoint: str | Path) -> None:
     """Raises UserError where the weights are not this network's: names the first leaf that differs."""
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
-    wanted = jax.eval_shape(model.init, jax.random.key(0), image)
+    wanted = variable_shapes(model, image_size)
     want, have = ({name: leaf.shape for name, leaf in named_leaves(tree).items()} for tree in (wanted, variables))
     for path in sorted({*want, *have}):
         if want.get(path) != have.get(path):

@@ -18,7 +18,7 @@ from inception_jax.models.base import BaseNetwork
 from inception_jax.models.blocks import Conv, MaxPool, Mixed
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
 from inception_jax.models.initialization import Normal, slim_xavier
-from inception_jax.models.layers import ConvUnit, LayerOptions, Linear, apply_remat
+from inception_jax.models.layers import ConvUnit, LayerOptions, Linear, apply_remat, relu
 from inception_jax.models.lrn import local_response_norm
 from inception_jax.models.normalization import at_least_float32
 from inception_jax.models.outputs import InceptionOutput
@@ -241,6 +241,6 @@ def _two_wide_layers(
         layer = Linear(
             options.width(4096), options.linear_init, options.bias, options.dtype, options.param_dtype, name=name
         )
-        x = endpoints[name] = nn.relu(layer(x))
+        x = endpoints[name] = relu(layer(x))
         x = dropout(x, rate, keys, site)
     return x

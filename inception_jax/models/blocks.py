@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from inception_jax.models.layers import ConvUnit, LayerOptions, apply_remat
+from inception_jax.models.layers import ConvUnit, LayerOptions, apply_remat, relu
 from inception_jax.models.parameters import Initializer
 from inception_jax.models.pooling import avg_pool, max_pool
 
@@ -132,7 +132,7 @@ class Residual(Mixed):
         unscaled = dataclasses.replace(self.options, width_multiplier=1.0)
         up = ConvUnit(x.shape[-1], (1, 1), unscaled, normalize=False, relu=False, name="up")
         x = x + float(self.scale) * up(self.concatenate_branches(x, train), train=train)
-        return nn.relu(x) if self.relu else x
+        return relu(x) if self.relu else x
 
 
 def run_block(name: str, block: Block, options: LayerOptions, x: jax.Array, train: bool) -> jax.Array:

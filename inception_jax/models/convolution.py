@@ -28,6 +28,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from inception_jax.models.tracing import trace_once
+
 Pads = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)) in pixels
 Strides = tuple[int, int]  # (rows, columns)
 Lowering = Callable[..., jax.Array]
@@ -75,7 +77,7 @@ def conv2d(
         return lax.conv_general_dilated(
             x, kernel, strides, pads, rhs_dilation=(dilation, dilation), dimension_numbers=_DIMENSIONS
         )
-    return _conv(*match_varying_axes(x, kernel), strides, pads)
+    return _conv_once(*match_varying_axes(x, kernel), strides, pads)
 
 
 def explicit_padding(
@@ -132,6 +134,7 @@ def _conv_backward(
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
+_conv_once = trace_once("strides", "pads")(_conv)
 
 
 def match_varying_axes(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -152,6 +155,7 @@ def _varying_zero(operand: jax.Array) -> jax.Array:
     return zero if jnp.finfo(operand.dtype).bits >= 32 else lax.stop_gradient(zero)
 
 
+@trace_once("cpu", "default", "strides", "pads")
 def select_by_platform(
     cpu: Lowering, default: Lowering, strides: tuple[int, int], pads: Pads, *operands: jax.Array
 ) -> jax.Array:

@@ -9,10 +9,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.convolution import explicit_padding
+from inception_jax.models.initialization import variable_shapes
 from inception_jax.models.layers import ConvUnit, Linear, SeparableConvUnit
 
 Shape = tuple[int, ...]
@@ -110,7 +110,7 @@ class NetworkCost:
 
 
 def count_cost(model: BaseNetwork, image_size: int) -> NetworkCost:
-    """Counts shapes, parameters and multiply-adds of a network, by `jax.eval_shape`.
+    """Counts shapes, parameters and multiply-adds of a network; no array is computed.
 
     Args:
       model: the network.
@@ -126,21 +126,16 @@ def count_cost(model: BaseNetwork, image_size: int) -> NetworkCost:
         module, output = context.module, run(*args, **kwargs)
         if isinstance(module, ConvUnit | SeparableConvUnit | Linear) and context.method_name == "__call__":
             layers.extend(_layers(module, args[0].shape[1:], output.shape[1:], first=not layers))
+        elif isinstance(module, BaseNetwork) and context.method_name == "__call__":
+            endpoints.update({name: x.shape[1:] for name, x in output.endpoints.items()})
         return output
 
-    def initialize(key: jax.Array, images: jax.Array) -> Any:
-        with nn.intercept_methods(count):
-            output, variables = model.init_with_output(key, images)
-        # Recorded here, in order: the dict that `jax.eval_shape` returns is sorted by name.
-        endpoints.update({name: x.shape[1:] for name, x in output.endpoints.items()})
-        return variables
-
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    variables = jax.eval_shape(initialize, jax.eval_shape(lambda: jax.random.key(0)), images)
+    with nn.intercept_methods(count):
+        shapes = variable_shapes(model, image_size)
     blocks = []
     for name, shape in _shapes_in_order(endpoints, layers).items():
-        leaves = jax.tree.leaves(variables["params"].get(name, {}))
         macs = sum(layer.macs for layer in layers if layer.block == name)
+        leaves = jax.tree.leaves(shapes["params"].get(name, {}))
         blocks.append(BlockCost(name, _grid(shape), sum(math.prod(leaf.shape) for leaf in leaves), macs))
     return NetworkCost(image_size, model.num_classes, tuple(blocks), tuple(layers))
 
@@ -150,19 +145,19 @@ def _layers(
 ) -> list[LayerCost]:
     """Costs of a unit with input shape `input_shape` and output shape `output_shape`, without the batch."""
     name = "/".join(module.path)
+    kernel: Kernel
     if isinstance(module, Linear):
-        kernel = (1, 1, *module.get_variable("params", "kernel").shape)
+        kernel = (1, 1, input_shape[-1], module.features)
         return [_layer(module, name, kernel, input_shape, output_shape, first, 1)]
     if isinstance(module, ConvUnit):
-        kernel = module.get_variable("params", "kernel").shape
+        kernel = (*module.kernel_size, input_shape[-1], output_shape[-1])
         inside = _taps_inside_map(module, kernel, input_shape, output_shape)
         return [_layer(module, name, kernel, input_shape, output_shape, first, inside)]
-    shape: Shape = module.get_variable("params", "depthwise_kernel").shape
-    kernel = (shape[0], shape[1], 1, shape[2] * shape[3])
+    kernel = (*module.kernel_size, 1, input_shape[-1] * module.multiplier)
     between = (*output_shape[:2], kernel[3])
     inside = _taps_inside_map(module, kernel, input_shape, output_shape)
     depthwise = _layer(module, f"{name}/depthwise", kernel, input_shape, between, first, inside)
-    kernel = module.get_variable("params", "pointwise_kernel").shape
+    kernel = (1, 1, kernel[3], output_shape[-1])
     inside = math.prod(output_shape[:2])
     return [depthwise, _layer(module, f"{name}/pointwise", kernel, between, output_shape, False, inside)]
 

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models.convolution import Pads, explicit_padding, match_varying_axes, select_by_platform
+from inception_jax.models.tracing import trace_once
 
 
 def depthwise_conv2d(
@@ -60,7 +61,7 @@ def depthwise_conv2d(
         raise ValueError(f"depthwise_conv2d: images are {x.dtype}, the kernel is {kernel.dtype}: cast one of them")
     reach = [(taps - 1) * dilation + 1 for taps in kernel.shape[:2]]
     pads = explicit_padding(x.shape[1:3], reach, (stride, stride), padding)
-    return _depthwise(*match_varying_axes(x, kernel), (stride, dilation), pads)
+    return _depthwise_once(*match_varying_axes(x, kernel), (stride, dilation), pads)
 
 
 # (stride, dilation), the same along rows and columns.
@@ -89,6 +90,7 @@ def _depthwise_backward(
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+_depthwise_once = trace_once("stride_dilation", "pads")(_depthwise)
 
 
 # --- XLA's own lowering, for accelerators ----------------------------------------------------------------------------

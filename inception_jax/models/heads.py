@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from inception_jax.models.initialization import caffe_xavier
-from inception_jax.models.layers import ConvUnit, LayerOptions, Linear
+from inception_jax.models.layers import ConvUnit, LayerOptions, Linear, relu
 from inception_jax.models.normalization import at_least_float32
 from inception_jax.models.parameters import Initializer
 from inception_jax.models.pooling import adaptive_avg_pool, avg_pool, even_avg_pool
@@ -86,7 +86,7 @@ class AuxHeadV1(nn.Module):
         fc = Linear(
             options.width(1024), options.linear_init, options.bias, options.dtype, options.param_dtype, name="fc"
         )
-        x = dropout(nn.relu(fc(x)), self.dropout_rate, example_keys, site)
+        x = dropout(relu(fc(x)), self.dropout_rate, example_keys, site)
         return classifier(self.num_classes, options)(x)
 
 
@@ -124,7 +124,7 @@ class AuxHeadV2(nn.Module):
             options.batch_norm,
             name="fc",
         )
-        x = nn.relu(fc(x.reshape(x.shape[0], -1), train=train))
+        x = relu(fc(x.reshape(x.shape[0], -1), train=train))
         return classifier(self.num_classes, options)(x)
 
 

@@ -15,6 +15,9 @@ from inception_jax.models.depthwise import depthwise_conv2d
 from inception_jax.models.initialization import Constant
 from inception_jax.models.normalization import BatchNorm, BatchNormOptions
 from inception_jax.models.parameters import Initializer, parameter
+from inception_jax.models.tracing import trace_once
+
+relu = trace_once()(nn.relu)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +161,7 @@ def _finish(unit: ConvUnit | SeparableConvUnit, x: jax.Array, train: bool) -> ja
         x = add_bias(x, bias)
     if batch_norm is not None:
         x = BatchNorm(batch_norm, options.param_dtype, name="bn")(x, train=train)
-    return nn.relu(x) if unit.relu else x
+    return relu(x) if unit.relu else x
 
 
 class Linear(nn.Module):

@@ -14,7 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from inception_jax.models.tracing import trace_once
 
+
+@trace_once("size", "alpha", "beta", "k")
 def local_response_norm(
     x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> jax.Array:

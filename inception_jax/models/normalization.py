@@ -13,6 +13,7 @@ from jax import lax
 from inception_jax.models.checks import ModelError
 from inception_jax.models.initialization import Constant
 from inception_jax.models.parameters import parameter, statistic
+from inception_jax.models.tracing import trace_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,22 +75,15 @@ class BatchNorm(nn.Module):
         running_mean = statistic(self, "mean", zeros, channels, kept)
         running_var = statistic(self, "var", ones, channels, kept)
         if train and "/".join(self.path) not in options.frozen:
-            mean, var, count = _batch_statistics(x.astype(wide), None if self.is_initializing() else options)
+            mean, var, observed_var = _batch_statistics(x.astype(wide), None if self.is_initializing() else options)
             if not self.is_initializing():
-                seen = var * (count / max(count - 1, 1)) if options.unbiased_variance else var
-                for running, new in ((running_mean, mean), (running_var, seen)):
-                    new = new.mean(0) if new.ndim > 1 else new  # over the groups
-                    running.value = options.momentum * running.value + (1 - options.momentum) * new.astype(kept)
+                running_mean.value = _updated(running_mean.value, mean, options.momentum)
+                running_var.value = _updated(running_var.value, observed_var, options.momentum)
         else:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
-        factor = lax.rsqrt(var + options.epsilon)
-        if options.use_scale:
-            factor = factor * parameter(self, "scale", ones, channels, self.param_dtype).astype(wide)
-        shift = parameter(self, "bias", zeros, channels, self.param_dtype).astype(wide) - mean * factor
-        if factor.ndim > 1:
-            factor, shift = (_spread(values, x.shape) for values in (factor, shift))
-        # One factor and one shift per channel: the output is written once, without a centered copy before it.
-        return (x.astype(wide) * factor + shift).astype(x.dtype)
+        scale = parameter(self, "scale", ones, channels, self.param_dtype) if options.use_scale else None
+        bias = parameter(self, "bias", zeros, channels, self.param_dtype)
+        return _normalize(x, mean, var, scale, bias, options.epsilon)
 
 
 def at_least_float32(dtype: Any) -> Any:
@@ -97,10 +91,35 @@ def at_least_float32(dtype: Any) -> Any:
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
-def _batch_statistics(x: jax.Array, options: BatchNormOptions | None) -> tuple[jax.Array, jax.Array, int]:
-    """Computes mean and biased variance, over devices too with `options.axis_name`, and how many values they are of.
+@trace_once("epsilon")
+def _normalize(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array | None, bias: jax.Array, epsilon: float
+) -> jax.Array:
+    """Returns `x` normalized by `mean` and `var`, [C] or [groups, C], and scaled and shifted; in the dtype of `x`."""
+    wide = at_least_float32(x.dtype)
+    factor = lax.rsqrt(var + epsilon)
+    if scale is not None:
+        factor = factor * scale.astype(wide)
+    shift = bias.astype(wide) - mean * factor
+    if factor.ndim > 1:
+        factor, shift = (_spread(values, x.shape) for values in (factor, shift))
+    # One factor and one shift per channel: the output is written once, without a centered copy before it.
+    return (x.astype(wide) * factor + shift).astype(x.dtype)
 
-    Both are [C], or [groups, C] with `options.group_size`. `options` is None during initialization.
+
+@trace_once("momentum")
+def _updated(running: jax.Array, new: jax.Array, momentum: float) -> jax.Array:
+    """Returns a running statistic [C] moved towards `new`, [C] or [groups, C]: the mean over the groups."""
+    new = new.mean(0) if new.ndim > 1 else new
+    return momentum * running + (1 - momentum) * new.astype(running.dtype)
+
+
+@trace_once("options")
+def _batch_statistics(x: jax.Array, options: BatchNormOptions | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Computes mean and biased variance, over devices too with `options.axis_name`, and the variance to keep.
+
+    The last is the unbiased one with `options.unbiased_variance`, and the biased one otherwise. All are [C], or
+    [groups, C] with `options.group_size`. `options` is None during initialization.
     """
     count = x.size // x.shape[-1]
     if options is not None and options.group_size is not None:
@@ -120,7 +139,9 @@ def _batch_statistics(x: jax.Array, options: BatchNormOptions | None) -> tuple[j
         mean, mean_square = both[0], both[1]
         device_groups = options.axis_index_groups
         count *= lax.axis_size(options.axis_name) if device_groups is None else len(device_groups[0])
-    return mean, jnp.maximum(mean_square - mean * mean, 0), count
+    var = jnp.maximum(mean_square - mean * mean, 0)
+    unbiased = options is not None and options.unbiased_variance
+    return mean, var, var * (count / max(count - 1, 1)) if unbiased else var
 
 
 def _spread(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:

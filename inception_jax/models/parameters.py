@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -41,19 +42,6 @@ def record_declarations() -> Iterator[list[ArrayDeclaration]]:
         _record.reset(token)
 
 
-def _declare(module: nn.Module, collection: str, name: str, initializer: Initializer, shape: Any, dtype: Any) -> Any:
-    """Records the leaf inside `record_declarations`, and then returns an initializer of zeros instead of its own."""
-    declarations = _record.get()
-    if declarations is None:
-        return initializer
-    declarations.append(ArrayDeclaration(collection, tuple(module.path), name, initializer, tuple(shape), dtype))
-    return _zeros
-
-
-def _zeros(key: jax.Array | None, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    return jnp.zeros(shape, dtype)
-
-
 def parameter(module: nn.Module, name: str, initializer: Initializer, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """Declares a trainable parameter by `module.param`; recorded inside `record_declarations`.
 
@@ -63,12 +51,14 @@ def parameter(module: nn.Module, name: str, initializer: Initializer, shape: tup
     Raises:
       ScopeParamShapeError: the parameter that was given has another shape, as from `module.param`.
     """
+    if (declarations := _record.get()) is not None:
+        return _declare(declarations, module, "params", name, initializer, shape, dtype)
     if module.has_variable("params", name) and not module.is_mutable_collection("params"):
         value = nn.meta.unbox(module.get_variable("params", name))
         if np.shape(value) != tuple(shape):
             raise ScopeParamShapeError(name, "/" + "/".join(module.path), np.shape(value), tuple(shape))
         return value
-    return module.param(name, _declare(module, "params", name, initializer, shape, dtype), shape, dtype)
+    return module.param(name, initializer, shape, dtype)
 
 
 def statistic(
@@ -78,5 +68,21 @@ def statistic(
 
     `initializer` is called with None as its key.
     """
-    initializer = _declare(module, "batch_stats", name, initializer, shape, dtype)
+    if (declarations := _record.get()) is not None:
+        initializer = partial(_declare, declarations, module, "batch_stats", name, initializer, shape, dtype)
+        return module.variable("batch_stats", name, initializer)
     return module.variable("batch_stats", name, initializer, None, shape, dtype)
+
+
+def _declare(
+    declarations: list[ArrayDeclaration],
+    module: nn.Module,
+    collection: str,
+    name: str,
+    initializer: Initializer,
+    shape: tuple[int, ...],
+    dtype: Any,
+) -> jax.Array:
+    """Records a leaf; returns zeros in its place, without Flax's random key and the initializer's random numbers."""
+    declarations.append(ArrayDeclaration(collection, tuple(module.path), name, initializer, tuple(shape), dtype))
+    return jnp.zeros(shape, dtype)

@@ -20,9 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from inception_jax.models.tracing import trace_once
+
 Padding = str | int
 
 
+@trace_once("window", "stride", "padding", "dilation")
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "SAME", dilation: int = 1) -> jax.Array:
     """Max pooling: the largest value in each window.
 
@@ -51,6 +54,7 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "SAME", 
     return _max_pool(x, window, stride, padding, dilation)
 
 
+@trace_once("window", "stride", "padding", "count_include_pad", "dilation")
 def avg_pool(
     x: jax.Array,
     window: int,
@@ -101,6 +105,7 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
     return jnp.mean(x, (1, 2), dtype=_accumulator(x.dtype)).astype(x.dtype)
 
 
+@trace_once("output", "window", "stride")
 def even_avg_pool(x: jax.Array, output: int, window: int, stride: int) -> jax.Array:
     """Average pooling of a map of any size to `output` x `output`, so that later layers do not depend on image size.
 
@@ -129,6 +134,7 @@ def even_avg_pool(x: jax.Array, output: int, window: int, stride: int) -> jax.Ar
     return (total / float(divisor)).astype(x.dtype)
 
 
+@trace_once("output")
 def adaptive_avg_pool(x: jax.Array, output: int) -> jax.Array:
     """Average pooling of a map of any size to `output` x `output`, as `torch.nn.functional.adaptive_avg_pool2d`.
 

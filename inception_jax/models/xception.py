@@ -18,7 +18,7 @@ from inception_jax.models.base import BaseNetwork
 from inception_jax.models.blocks import MaxPool
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
 from inception_jax.models.initialization import slim_xavier
-from inception_jax.models.layers import ConvUnit, LayerOptions, SeparableConvUnit, apply_remat
+from inception_jax.models.layers import ConvUnit, LayerOptions, SeparableConvUnit, apply_remat, relu
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.pooling import global_avg_pool
 
@@ -89,10 +89,10 @@ class SeparableBlock(nn.Module):
             shortcut = projection(x, train=train)
         for number, features in enumerate(spec.features, 1):
             if spec.relu_first:
-                x = nn.relu(x)
-            relu = not spec.relu_first and (number < last or spec.relu_last)
+                x = relu(x)
+            relu_after = not spec.relu_first and (number < last or spec.relu_last)
             unit = SeparableConvUnit(
-                features, (3, 3), self.options, dilation=self.dilation, relu=relu, name=f"sepconv{number}"
+                features, (3, 3), self.options, dilation=self.dilation, relu=relu_after, name=f"sepconv{number}"
             )
             x = unit(x, train=train)
         if spec.stride > 1:

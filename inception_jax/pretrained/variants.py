@@ -13,13 +13,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from inception_jax.errors import UserError
-from inception_jax.models import parameters
 from inception_jax.models.base import BaseNetwork
+from inception_jax.models.initialization import trace_variables
 from inception_jax.models.registry import create_model, get_spec
 
 Shapes = dict[str, tuple[int, ...]]
@@ -210,11 +208,7 @@ _SAME_SHAPES = frozenset(
 def _trace_leaves(model: str, options: tuple[tuple[str, Any], ...]) -> Shapes:
     """Returns {path: shape} of a network with 1000 classes, and with everything that `_SAME_SHAPES` can leave out."""
     network = create_model(model, **dict(options))
-    size = get_spec(model).min_image_size
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    with parameters.record_declarations() as declarations:
-        # A new function each time: for a function that it has traced before, JAX would declare nothing.
-        jax.eval_shape(lambda images: network.init(jax.random.key(0), images), images)
+    declarations, _ = trace_variables(network, get_spec(model).min_image_size)
     return {"/".join([leaf.collection, *leaf.path, leaf.name]): leaf.shape for leaf in declarations}
 
 

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
 from inception_jax.models.base import BaseNetwork
+from inception_jax.models.initialization import trace_variables
 from inception_jax.models.normalization import BatchNorm
 from inception_jax.training.batch_norm import FIELD, BatchNormGroups
 
@@ -91,9 +90,8 @@ def map_sizes(model: BaseNetwork, image_size: int) -> dict[str, int]:
             sizes[path] = math.prod(arguments[0].shape[1:-1])
         return call(*arguments, **options)
 
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     with nn.intercept_methods(record):  # initialization runs the auxiliary heads, too
-        jax.eval_shape(lambda key, image: model.init(key, image), jax.random.key(0), image)
+        trace_variables(model, image_size)
     return sizes
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from inception_jax.config import Config, ConfigError
@@ -14,6 +13,7 @@ from inception_jax.data import datasets, images
 from inception_jax.errors import UserError
 from inception_jax.models import registry
 from inception_jax.models.base import BaseNetwork
+from inception_jax.models.initialization import variable_shapes
 from inception_jax.training import freezing, preprocess
 from inception_jax.training.batch_norm import FIELD, BatchNormGroups
 
@@ -134,9 +134,7 @@ def freeze(config: Config, model: BaseNetwork, image_size: int) -> tuple[BaseNet
     patterns = config.optimizer.freeze
     if not patterns:
         return model, freezing.Freezing()
-    variables = jax.eval_shape(
-        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    )
+    variables = variable_shapes(model, image_size)
     rule = config.optimizer.frozen_batch_norm if model.batch_norm else "running"
     frozen = freezing.find_frozen(patterns, variables, rule)
     return (model.clone(bn_frozen=frozen.frozen_statistics) if frozen.frozen_statistics else model), frozen
@@ -209,8 +207,7 @@ def read_batch_norm_images(
     images = config.evaluation.batch_norm_images
     if images is None:
         return None
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    statistics = jax.eval_shape(model.init, jax.random.key(0), image).get("batch_stats", {})
+    statistics = variable_shapes(model, image_size).get("batch_stats", {})
     if not frozen.split_statistics(statistics)[0]:
         raise ConfigError(
             f"config.evaluation.batch_norm_images = {images}: {config.model.name} has no batch norm whose statistics "

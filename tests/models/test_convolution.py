@@ -34,6 +34,21 @@ def xla(x, kernel, strides, padding):
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
+@pytest.fixture
+def set_block_elements(monkeypatch):
+    """Sets the size of the weight gradient's blocks; traces made with another size are forgotten, before and after."""
+    traced = (convolution._conv_once, convolution.select_by_platform)
+
+    def set_elements(elements):
+        monkeypatch.setattr(convolution, "_BLOCK_ELEMENTS", elements)
+        for function in traced:
+            function.clear_cache()
+
+    yield set_elements
+    for function in traced:
+        function.clear_cache()
+
+
 def operands(images, window, dtype=np.float64):
     rng = np.random.default_rng(0)
     return jnp.asarray(rng.normal(size=images), dtype), jnp.asarray(rng.normal(size=window), dtype)
@@ -53,8 +68,8 @@ def with_gradients(function, x, kernel, strides, padding):
 
 @pytest.mark.parametrize("block", [2**18, 40])  # 40: every weight gradient but the smallest is cut, into uneven parts
 @pytest.mark.parametrize("case", CASES)
-def test_equal_to_xlas_own(x64, monkeypatch, case, block):
-    monkeypatch.setattr(convolution, "_BLOCK_ELEMENTS", block)
+def test_equal_to_xlas_own(x64, set_block_elements, case, block):
+    set_block_elements(block)
     images, window, strides, padding = CASES[case]
     arguments = (*operands(images, window), strides, padding)
     for got, want in zip(with_gradients(conv2d, *arguments), with_gradients(xla, *arguments), strict=True):
@@ -77,9 +92,9 @@ def test_equal_to_pytorchs(x64, name, strides, padding):
 
 
 @pytest.mark.parametrize("strides", [1, 2])
-def test_the_blocks_cover_every_image_and_row_once(x64, monkeypatch, strides):
+def test_the_blocks_cover_every_image_and_row_once(x64, set_block_elements, strides):
     """All-ones operands count: each weight's gradient is the number of output positions that use it."""
-    monkeypatch.setattr(convolution, "_BLOCK_ELEMENTS", 30)
+    set_block_elements(30)
     x, kernel = jnp.ones((5, 13, 7, 1)), jnp.ones((3, 3, 1, 1))
     count = jax.jit(jax.grad(lambda kernel: conv2d(x, kernel, strides, "VALID").sum()))(kernel)
     rows, columns = (13 - 3) // strides + 1, (7 - 3) // strides + 1
@@ -99,12 +114,12 @@ def test_accelerators_get_xlas_own_three_convolutions():
         assert "optimization_barrier" not in text and "stablehlo.while" not in text and "dot_general" not in text
 
 
-def test_what_cpus_get(monkeypatch):
+def test_what_cpus_get(set_block_elements):
     assert lowered("cpu", (2, 4, 4, 3), (1, 1, 3, 4)).count("stablehlo.dot_general") == 3
     assert "stablehlo.pad" not in lowered("cpu", (2, 5, 5, 3), (5, 5, 3, 4))
     assert lowered("cpu", (2, 4, 4, 3), (5, 5, 3, 4)).count("stablehlo.pad") == 2  # forward and input gradient
     assert "stablehlo.while" not in lowered("cpu", (2, 4, 4, 3), (3, 3, 3, 4))
-    monkeypatch.setattr(convolution, "_BLOCK_ELEMENTS", 64)
+    set_block_elements(64)
     assert "stablehlo.while" in lowered("cpu", (2, 4, 4, 3), (3, 3, 3, 4))
 
 
@@ -118,8 +133,8 @@ def test_the_first_layer_pays_for_no_input_gradient():
 
 
 @pytest.mark.parametrize("window", [(1, 1, 8, 4), (3, 3, 8, 4)])
-def test_bfloat16_is_accumulated_in_float32(monkeypatch, window):
-    monkeypatch.setattr(convolution, "_BLOCK_ELEMENTS", 512)  # several blocks: their sum must be float32 as well
+def test_bfloat16_is_accumulated_in_float32(set_block_elements, window):
+    set_block_elements(512)  # several blocks: their sum must be float32 as well
     x, kernel = operands((16, 8, 8, 8), window, jnp.bfloat16)
     got = with_gradients(conv2d, x, kernel, 1, "SAME")
     want = with_gradients(xla, x.astype(jnp.float32), kernel.astype(jnp.float32), 1, "SAME")
@@ -140,9 +155,9 @@ def test_twice_differentiable(x64):
     np.testing.assert_allclose(penalty(conv2d)(kernel), penalty(xla)(kernel), rtol=1e-11)
 
 
-def test_inside_scan_and_shard_map(x64, monkeypatch):
+def test_inside_scan_and_shard_map(x64, set_block_elements):
     """Accumulation over a scan, and a replicated kernel whose gradient shard_map sums, with its types checked."""
-    monkeypatch.setattr(convolution, "_BLOCK_ELEMENTS", 64)
+    set_block_elements(64)
     x, kernel = operands((4, 5, 5, 2), (3, 3, 2, 3))
 
     def gradient(function, kernel, x):

@@ -13,8 +13,9 @@ from inception_jax.models.initialization import (
     init_variables,
     slim_variance_scaling,
     slim_xavier,
+    variable_shapes,
 )
-from inception_jax.models.registry import create_model
+from inception_jax.models.registry import create_model, get_spec
 
 KEY = jax.random.key(3)
 
@@ -118,3 +119,12 @@ def test_variables_without_heads():
     assert not any(
         "aux" in name for name in init_variables(create_model("inception_v1", aux_heads=False), KEY, 32)["params"]
     )
+
+
+@pytest.mark.parametrize("name", ["inception_v1", "inception_v3", "inception_resnet_v2", "xception", "vgg16"])
+def test_shapes_are_those_of_init(name):
+    model = create_model(name, width_multiplier=0.1, num_classes=3, param_dtype=jnp.bfloat16)
+    size = get_spec(name).min_image_size
+    theirs = jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+    assert jax.tree.structure(variable_shapes(model, size)) == jax.tree.structure(theirs)
+    assert variable_shapes(model, size) == theirs
