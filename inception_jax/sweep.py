@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax import command_line, recipe_files
-from inception_jax.sweeps.study_config import OBJECTIVES, PRUNERS, SAMPLERS
+from inception_jax.sweeps.choices import OBJECTIVES, PRUNERS, SAMPLERS
 
 
 def main(argv: list[str], **injected: Any) -> int:

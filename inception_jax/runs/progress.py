@@ -84,6 +84,11 @@ class Progress:
 
             self._terminal = NotebookDisplay(self._status)
 
+    @property
+    def on_terminal(self) -> bool:
+        """Whether a progress bar is drawn on a terminal."""
+        return self._terminal is not None
+
     def advance(self, step: int) -> None:
         """Moves the bar to a step and writes no line; cheap enough for every step."""
         status = self._status

@@ -22,9 +22,6 @@ from inception_jax.training.early_stopping import BestEvaluation
 
 FILE = "study.json"
 
-SAMPLERS = ("tpe", "random", "quasi", "grid")
-PRUNERS = ("halving", "median", "none")
-OBJECTIVES = ("final", "best")
 
 # Fields that may differ between machines that share a study, and between starts: no result depends on them.
 MAY_CHANGE = ("data.data_dir", "data.prefetch", "data.threads", "data.workers", "extensions", "faults.stall_")
@@ -40,14 +37,14 @@ class StudyConfig:
       config: the whole config of the recipe, as plain values.
       space: None where only the listed trials run.
       listed: configs that are tried first, {field: value} each; with the sampler "grid", followed by the grid points.
-      sampler: one of `SAMPLERS`, or "list" where there is no space.
+      sampler: one of `choices.SAMPLERS`, or "list" where there is no space.
       seed: of the sampler.
-      pruner: one of `PRUNERS`.
+      pruner: one of `choices.PRUNERS`.
       min_evaluations: number of evaluations of a trial before it may be pruned.
       reduction_factor: of successive halving: one of this many trials continues at each rung.
       metric: name of a metric of the evaluations.
       weights: "ema" or "raw": the weights whose evaluations count, unless a trial sets `ema.decay`.
-      objective: one of `OBJECTIVES`: the evaluation of a trial that counts.
+      objective: one of `choices.OBJECTIVES`: the evaluation of a trial that counts.
       storage: URL of a database, without its password; None: the journal file.
     """
 

@@ -9,9 +9,11 @@ import threading
 from collections.abc import Iterator
 
 import jax
+from jax._src.lib import utils  # jax_logging_level sets that of Python, too
 
 from inception_jax.errors import UserError
 
+_FATAL = 3  # absl::LogSeverity
 _COMPILATION = "/jax/core/compile/backend_compile_duration"  # jax/_src/dispatch.py: BACKEND_COMPILE_EVENT
 
 
@@ -53,6 +55,29 @@ def _caller() -> str:
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("jax", "contextlib", "functools"):
         frame = frame.f_back
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+@contextlib.contextmanager
+def quiet_compiler(quiet: bool) -> Iterator[None]:
+    """Silences XLA's log while it compiles, where a progress bar is drawn on the same terminal.
+
+    After two minutes XLA writes a banner of four lines to the terminal ("Very slow compile?", slow_operation_alarm.cc)
+    and offers no switch for it. Its severity is that of an error: so only fatal messages are shown. An error that ends
+    the compilation is raised as an exception as well.
+
+    Args:
+      quiet: whether to do so; not done either where JAX's log level was chosen (JAX_LOGGING_LEVEL).
+    """
+    chosen = jax.config.jax_logging_level  # type: ignore[attr-defined]  # jax declares no types for it
+    if not quiet or chosen not in (None, "NOTSET"):
+        yield
+        return
+    utils.absl_set_min_log_level(_FATAL)
+    try:
+        yield
+    finally:
+        usual = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")  # jax sets it to 1 where it is not set
+        utils.absl_set_min_log_level(int(usual) if usual.isdigit() else 1)
 
 
 def enable_compilation_cache() -> None:

@@ -22,6 +22,7 @@ from inception_jax.runs.progress import Progress
 from inception_jax.training import precise_batch_norm, restore, results
 from inception_jax.training import setup as setups
 from inception_jax.training.clock import Clock
+from inception_jax.training.compilation import quiet_compiler
 from inception_jax.training.device_prefetch import DevicePrefetcher, InputStalled
 from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.eval_loop import evaluate
@@ -69,6 +70,9 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         with processes.fail_together():
             restore.refuse_changed_config(workdir, config)
             notes = data_record.refuse_changed(workdir, setup.data.identity)
+        # A run that has taken all its steps needs no state: tracing and restoring one takes most of such a start.
+        if restore.newest_step(workdir) == length.total and (result := results.read_finished(workdir, length.total)):
+            return result, 0
         checkpoints = stack.enter_context(
             Checkpoints(
                 workdir / SUBDIRECTORY,
@@ -126,7 +130,8 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         )
         stack.enter_context(contextlib.closing(batches))
         with clock.phase("compile"), progress.phase("compiling the training and evaluation steps"):
-            steps = _compile(setup, state)
+            with quiet_compiler(progress.on_terminal):
+                steps = _compile(setup, state)
 
         run = _Run(setup, steps, batches, metrics, best, checkpoints, interrupts, output)
         state, evaluations, signal = _take_steps(run, state, start)

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 
 from inception_jax import extensions
-from inception_jax.checkpoints.saving import Checkpoints
+from inception_jax.checkpoints import reading
+from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config, ConfigError, from_dict
 from inception_jax.errors import UserError
 from inception_jax.models.base import BaseNetwork
@@ -92,6 +93,13 @@ def refuse_single_values(workdir: str | Path, setup: Setup) -> None:
     """
     if setup.single_values and manifest.read_config(workdir) is None:
         raise ConfigError(setup.single_values)
+
+
+def newest_step(workdir: Path) -> int | None:
+    """The step of the newest checkpoint, as process 0 sees it; None: there is none. Its content is not looked at."""
+    with processes.fail_together():
+        steps = reading.list_steps(workdir / SUBDIRECTORY) if processes.is_first() else None
+    return max(processes.broadcast_from_first(steps), default=None)
 
 
 def refuse_fewer_steps(workdir: Path, config: Config, length: run_length.RunLength, start: int) -> None:

@@ -206,17 +206,22 @@ def first_kernel(params: Mapping[str, Any]) -> Any:
 
 
 def _blocks(setup: Setup, variables: Any) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """The function from an image [h, w, 3] to {block: its output [h, w, channels]}, on this process's first device."""
+    """The function from an image [h, w, 3] to {block: its output [h, w, channels]}, on this process's first device.
 
-    def run(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+    The blocks are in the order of the network; JAX sorts the keys of a dictionary that a compiled function returns.
+    """
+    names: list[str] = []
+
+    def run(variables: Any, images: jax.Array) -> list[jax.Array]:
         inputs = preprocess.preprocess(images, normalization=setup.input.normalization, dtype=setup.input.dtype)
         output: Any = setup.model.apply(variables, inputs, train=False)
-        return {name: maps for name, maps in output.endpoints.items() if maps.ndim == 4 and maps.shape[1] > 1}
+        names[:] = [name for name, maps in output.endpoints.items() if maps.ndim == 4 and maps.shape[1] > 1]
+        return [output.endpoints[name] for name in names]
 
     def blocks(image: np.ndarray) -> dict[str, np.ndarray]:
         # A copy in host memory: with several processes the variables' arrays are not of this one alone.
         maps = jax.jit(run)(jax.device_get(variables), image[None])
-        return {name: np.asarray(values[0], np.float32) for name, values in maps.items()}
+        return {name: np.asarray(values[0], np.float32) for name, values in zip(names, maps, strict=True)}
 
     return blocks
 

@@ -116,6 +116,20 @@ def test_a_finished_run_is_not_run_again(small_run, run_command, small_arguments
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
+def test_the_result_of_a_finished_run_is_shown_without_restoring_its_state(
+    small_run, small_arguments, tmp_path, monkeypatch
+):
+    """Tracing and restoring it took most of the seconds of such a start."""
+    from inception_jax import recipe_files
+    from inception_jax.training import loop
+
+    monkeypatch.setattr(loop.restore, "restore_or_start", None)
+    recipe, _ = recipe_files.load_config([*small_arguments, "--config.logging.pictures=True"])
+    recipe.parallel.devices = 1
+    result, code = loop.train(recipe, shutil.copytree(small_run, tmp_path / "copy"))
+    assert code == 0 and result == json.loads((small_run / "result.json").read_text())
+
+
 @pytest.mark.slow  # tests/parallel shows it in float64
 def test_pmap_trains_as_jit_does(small_run, run_command, small_arguments, tmp_path):
     arguments = [*small_arguments, "--config.parallel.mode=pmap", f"--workdir={tmp_path / 'run'}"]

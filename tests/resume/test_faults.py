@@ -64,6 +64,7 @@ def test_a_flipped_bit_costs_one_checkpoint_and_nothing_else(small_run, run_comm
 
 def test_damaged_everywhere_is_refused(small_run, run_command, small_arguments, tmp_path):
     workdir = shutil.copytree(small_run, tmp_path / "run")
+    finished = (workdir / "result.json").rename(tmp_path / "result.json")  # with it, no checkpoint would be read
     steps = sorted(path for path in (workdir / "checkpoints").glob("[0-9]*"))
     for step in steps:
         os.truncate(payload(step), payload(step).stat().st_size // 2)
@@ -71,6 +72,7 @@ def test_damaged_everywhere_is_refused(small_run, run_command, small_arguments, 
     assert (code, out) == (5, "")
     assert "error: no usable checkpoint" in err and "Traceback" not in err
     assert sorted(path for path in (workdir / "checkpoints").glob("[0-9]*")) == steps
+    finished.rename(workdir / "result.json")
     assert outcome(workdir) == outcome(small_run)  # what was there before stands
 
 

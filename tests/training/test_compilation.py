@@ -1,0 +1,36 @@
+"""XLA's own log while it compiles: silent where it would break the progress bar, and only there."""
+
+import subprocess
+import sys
+
+import pytest
+
+from inception_jax.training import compilation
+
+# XLA's alarm for slow operations, which has no switch: constant folding sounds it after 1 s, compiling after 120 s.
+SLOW = """
+import sys
+import jax, jax.numpy as jnp
+from inception_jax.training.compilation import quiet_compiler
+with quiet_compiler(sys.argv[1] == "quiet"):
+    jax.jit(lambda: jax.lax.reduce_window(jnp.ones((1, 1700, 1700)), 0.0, jax.lax.add, (1, 9, 9), (1, 1, 1), "SAME"))()
+"""
+
+
+@pytest.mark.slow  # seconds, of a compiler's version
+@pytest.mark.parametrize("mode", ["quiet", "loud"])
+def test_the_alarm_of_xla_is_silent(mode):
+    done = subprocess.run([sys.executable, "-c", SLOW, mode], capture_output=True, text=True, check=True)
+    assert ("slow_operation_alarm" in done.stderr) == (mode == "loud"), done.stderr
+
+
+def test_the_level_is_set_while_a_bar_is_drawn_and_reset_after(monkeypatch):
+    levels = []
+    monkeypatch.setattr(compilation.utils, "absl_set_min_log_level", levels.append)
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    with compilation.quiet_compiler(False):
+        assert levels == []
+    with pytest.raises(RuntimeError), compilation.quiet_compiler(True):
+        assert levels == [3]
+        raise RuntimeError
+    assert levels == [3, 1]
