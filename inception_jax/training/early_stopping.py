@@ -74,8 +74,8 @@ class BestEvaluation:
         return True
 
     def to_json(self) -> dict[str, Any]:
-        """The best evaluation, for result.json."""
-        return {"metric": self.metric.name, "value": self.value, "step": self.step}
+        """The best evaluation, for result.json, whose reader need not have the metric registered."""
+        return {"metric": self.metric.name, "value": self.value, "step": self.step, **self.metric.to_json()}
 
     def summary(self) -> str:
         """Why the run ends early, in one line."""

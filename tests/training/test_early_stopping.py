@@ -28,7 +28,9 @@ def test_it_ends_after_so_many_evaluations_without_a_better_one(patience, min_im
     followed = BestEvaluation(METRICS["top1"], patience, min_improvement)
     assert follow(followed, VALUES) == end
     assert followed.value == best
-    assert followed.to_json() == {"metric": "top1", "value": best, "step": {0.6: 20, 0.61: 50}[best]}
+    found = followed.to_json()
+    assert (found["metric"], found["value"], found["step"]) == ("top1", best, {0.6: 20, 0.61: 50}[best])
+    assert (found["title"], found["better"], found["percent"]) == ("top-1 accuracy", "higher", True)
 
 
 def test_of_a_loss_less_is_better():
