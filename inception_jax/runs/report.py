@@ -112,8 +112,9 @@ def draw_plots(
         right = np.flatnonzero(found.labels == found.classes[:, 0])
         row = int(right[0]) if len(right) else 0
         image, name = shown[row], plot_style.shorten(str(class_names[found.labels[row]]), 30)
-        activation_plot.activations(image, blocks(image), paths["activations"], title=f"{split}: {name}")
-        drawn.append("activations")
+        if maps := blocks(image):  # a network that a recipe registered may have no endpoints
+            activation_plot.activations(image, maps, paths["activations"], title=f"{split}: {name}")
+            drawn.append("activations")
     if first_layer is not None:
         plots.first_layer_filters(np.asarray(first_layer), paths["first_layer"])
         drawn.append("first_layer")
