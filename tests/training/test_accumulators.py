@@ -43,6 +43,10 @@ def summands(equation):
     return max(operand.size, LIMIT + 1)
 
 
+def line_of(equation):
+    return jax._src.source_info_util.summarize(equation.source_info)
+
+
 def sums_in_half_precision(jaxpr):
     """Yields (primitive, summands, line) of every sum of more than `LIMIT` values whose accumulator has 16 bits.
 
@@ -54,13 +58,12 @@ def sums_in_half_precision(jaxpr):
     """
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        line = jax._src.source_info_util.summarize(equation.source_info)
         if name in SUMS and any(map(is_half, equation.outvars)) and summands(equation) > LIMIT:
-            yield name, summands(equation), line
+            yield name, summands(equation), line_of(equation)
         if name == "scan":
             first = equation.params["num_consts"]
             carry = equation.invars[first : first + equation.params["num_carry"]]
-            yield from (("scan", equation.params["length"], line) for variable in carry if is_half(variable))
+            yield from (("scan", equation.params["length"], line_of(equation)) for one in carry if is_half(one))
         for value in equation.params.values():
             for inner in sub_jaxprs(value):
                 yield from sums_in_half_precision(inner)
