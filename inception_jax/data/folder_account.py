@@ -23,7 +23,9 @@ def format_account(found: FolderScan) -> list[str]:
         for name, split in found.splits.items()
         if not split.problem
     }
-    lines = [*(_table if len(found.class_names) <= _MAX_ROWS else _ranges)(found.class_names, counts)]
+    lines: list[str] = []
+    if counts:
+        lines += (_table if len(found.class_names) <= _MAX_ROWS else _ranges)(found.class_names, counts)
     for name, values in counts.items():
         largest, smallest = int(values.argmax()), int(values.argmin())
         if values[largest] >= _IMBALANCE * values[smallest] and values[smallest]:

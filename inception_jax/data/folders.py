@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from inception_jax.data import folder_index
-from inception_jax.data.folder_files import SUFFIXES, LeftOut, SplitFiles, is_hidden
+from inception_jax.data.folder_files import LeftOut, SplitFiles, is_hidden
 from inception_jax.data.folder_index import FolderFiles
 from inception_jax.data.folder_walk import FolderWalker, count_images
 from inception_jax.data.names import PackedNames, printable
@@ -266,7 +266,7 @@ def _problem(root: str, split: SplitFiles, labels: Mapping[str, int], reference:
     counts = np.bincount(split.labels, minlength=len(split.classes))
     for name, count in zip(split.classes, counts, strict=True):
         if not count:
-            return f"{folder}/{printable(name)}: a class folder without images ({', '.join(SUFFIXES)})"
+            return f"{folder}/{printable(name)}: a class folder without images; remove it, or put some into it"
     return ""
 
 
@@ -291,5 +291,5 @@ def single_class_hint(found: FolderScan) -> str:
         root = os.path.join(root, names[0])
     shown = ", ".join(printable(name) for name in names[:3]) + (", …" if len(names) > 3 else "")
     if split.folder == found.root:
-        return f"; one level too high? {printable(root)} holds {shown}: data.name=folder:{printable(root)}"
+        return f"; one level too high? {printable(root)} holds {shown}: name that folder"
     return f"; {printable(root)} holds {shown}: if these are the classes, move them to {printable(split.folder)}"
