@@ -26,7 +26,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NoReturn
 
 
@@ -102,13 +102,13 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, *arguments: Any, **options: Any):
         """Makes a parser; takes what argparse's takes."""
-        super().__init__(*arguments, allow_abbrev=False, **options)
+        super().__init__(*arguments, **{**options, "allow_abbrev": False})
         self.given: set[str] = set()
         self.suggest: Callable[[str], str] = lambda name: ""
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         """Parses as argparse does, and refuses empty values: they come from shell variables that are not set."""
-        words = sys.argv[1:] if args is None else args
+        words = sys.argv[1:] if args is None else list(args)
         namespace, rest = super().parse_known_args(words, namespace)
         flags = {word.partition("=")[0] for word in words}
         self.given = set()

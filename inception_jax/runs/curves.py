@@ -211,5 +211,12 @@ def spread_near_100(axes: Axes, lowest: float = 0.0) -> None:
 def _legend(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
         # Below the axes: inside them it would cover a curve of most runs.
-        place = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.16), "borderaxespad": 0.0}
-        axes.legend(**place, ncols=2, fontsize=7, handlelength=1.6, columnspacing=1.0)
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(0.0, -0.16),
+            borderaxespad=0.0,
+            ncols=2,
+            fontsize=7,
+            handlelength=1.6,
+            columnspacing=1.0,
+        )

@@ -98,7 +98,7 @@ def refuse_single_values(workdir: str | Path, setup: Setup) -> None:
 def newest_step(workdir: Path) -> int | None:
     """The step of the newest checkpoint, as process 0 sees it; None: there is none. Its content is not looked at."""
     with processes.fail_together():
-        steps = reading.list_steps(workdir / SUBDIRECTORY) if processes.is_first() else None
+        steps = reading.list_steps(workdir / SUBDIRECTORY) if processes.is_first() else []
     return max(processes.broadcast_from_first(steps), default=None)
 
 
