@@ -58,7 +58,7 @@ def test_the_run_needs_no_recipe(run, run_command, own_recipe, tmp_path):
     workdir = shutil.copytree(run, tmp_path / "run")
     config = (workdir / "config.json").read_text()
     (workdir / "config.json").write_text(config.replace(str(own_recipe), "/nowhere/mine.py"))
-    code, out, err = run_command("evaluate", f"--workdir={workdir}")
+    code, out, err = run_command("evaluate", f"--workdir={workdir}", "--json")
     assert code == 0, err
     found, expected = json.loads(out), json.loads((run / "result.json").read_text())["metrics"]["test"]["raw"]
     assert {name: found[name] for name in expected} == pytest.approx(expected)
