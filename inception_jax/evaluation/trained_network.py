@@ -169,7 +169,7 @@ class TrainedNetwork:
         config, size = self.config, self.image_size
         if config.evaluation.batch_norm_images is None:
             return self.variables
-        model, freezing = network_setup.freeze(config, cast(BaseNetwork, self.model), size)
+        model, freezing = network_setup.freeze(config, self.model, size)
         images = network_setup.read_batch_norm_images(config, model, freezing, size)
         assert images is not None
         self.devices.check_batch("batch_size", config.batch_size)
