@@ -4,6 +4,11 @@ One process imports what the commands import, and starts nothing: no JAX backend
 a child, which sets its environment and its outputs and then does what `python -m inception_jax.<name>` does, to the
 end of the interpreter. What a child has that `python -m` has not is modules that are imported already.
 
+The `forkserver` of `multiprocessing` is not used: its children share one resource tracker, so the shared memory of a
+command that was killed stays until the server ends, and only private attributes change that. It is also one server per
+process, and ends its children by `os._exit`: a process that relays requests and an end of the interpreter by hand
+would take as many lines as are here.
+
     with Launcher(environment, directory) as launcher:
         command = launcher.start("train", "--config=configs/digits.py", "--workdir=runs/digits")
         out, err = command.communicate(timeout=60)
