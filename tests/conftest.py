@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,8 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 import jax
 import pytest
+
+from inception_jax.file_locks import open_lock_file, wait_for_lock
 
 from .launcher import Launcher
 
@@ -156,16 +159,28 @@ def small_run(tmp_path_factory, command_environment, small_arguments):
 
     By the true `python -m`: what the other commands are compared with does not come from the fork server.
     """
-    workdir = tmp_path_factory.mktemp("run") / "small"
-    arguments = [*small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "inception_jax.train", *arguments],
-        cwd=ROOT,
-        env=command_environment,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"next: python -m inception_jax.predict --workdir={workdir} IMAGE …"
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all workers of this session: the first makes the run, with what was compiled for it
+    workdir, compiled = shared / "small_run", shared / "small_run_xla"
+    cache = command_environment["JAX_COMPILATION_CACHE_DIR"]
+    with os.fdopen(open_lock_file(shared / "small_run.lock")) as lock:
+        wait_for_lock(lock)
+        if compiled.exists():
+            shutil.copytree(compiled, cache, dirs_exist_ok=True)
+            return workdir
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "inception_jax.train"),
+                *(*small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}"),
+            ],
+            cwd=ROOT,
+            env=command_environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == f"next: python -m inception_jax.predict --workdir={workdir} IMAGE …"
+        shutil.copytree(cache, compiled)  # last: it says that the run is there
     return workdir

@@ -19,6 +19,7 @@ from typing import Protocol
 _PREFIX = "inception_jax/heartbeats/"
 _DONE = "done"
 _FAILED = "failed"
+_GONE = "gone"  # failed, has printed its error, and ends now
 
 
 class KeyValueStore(Protocol):
@@ -54,7 +55,7 @@ class PeerHeartbeats:
         """
         for other, (before, since) in self._last.items():
             value = heartbeats.get(other)
-            if value == _FAILED:
+            if value in (_FAILED, _GONE):
                 return f"process {other} of this run has ended with an error"
             if value != before:
                 self._last[other] = (value, now)
@@ -63,8 +64,8 @@ class PeerHeartbeats:
         return None
 
     def all_leaving(self, heartbeats: Mapping[int, str]) -> bool:
-        """Returns whether every other process has written that it leaves."""
-        return all(heartbeats.get(other) in (_DONE, _FAILED) for other in self._last)
+        """Returns whether every other process has written that it has nothing left to do."""
+        return all(heartbeats.get(other) in (_DONE, _GONE) for other in self._last)
 
 
 def _heartbeat_interval(timeout: float) -> float:
@@ -130,6 +131,15 @@ class HeartbeatMonitor:
             # Where process 0 is gone, the store may not answer.
             self._exchanger.join(timeout=(10 if self._waits_for_others else 5) * self._interval)
 
+    def leave(self) -> None:
+        """Tells process 0 that this process, which failed, ends in the next instant.
+
+        When process 0 ends, JAX ends by SIGABRT whoever is still printing an error then: it waits for this.
+        """
+        last_exchange = threading.Thread(target=self._exchange, args=[_GONE], daemon=True)
+        last_exchange.start()
+        last_exchange.join(timeout=self._interval)
+
     def _exchange_loop(self) -> None:
         count = 0
         while not self._stopped.is_set():
@@ -153,9 +163,7 @@ class HeartbeatMonitor:
             if lost := self._find_lost():  # still
                 sys.stdout.flush()
                 print(f"error: {lost}; {self._advice}", file=sys.stderr, flush=True)
-                last_exchange = threading.Thread(target=self._exchange, args=[_FAILED], daemon=True)
-                last_exchange.start()
-                last_exchange.join(timeout=self._interval)
+                self.leave()
                 os._exit(self._exit_code)
 
     def _find_lost(self) -> str | None:

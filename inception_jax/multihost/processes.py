@@ -176,7 +176,7 @@ def initialize(launch: Launch | None) -> Iterator[None]:
         monitor.stop(failed=True, wait_for_others=lost is None and not isinstance(error, KeyboardInterrupt))
         # Registered last, so it runs first: before JAX's own handler, which would wait.
         stopped = 130 if isinstance(error, KeyboardInterrupt) else 1
-        atexit.register(_exit_now, getattr(lost or error, "exit_code", stopped))
+        atexit.register(_exit_now, getattr(lost or error, "exit_code", stopped), None if lost else monitor)
         if lost:
             raise lost from error
         raise
@@ -198,9 +198,11 @@ def _as_peer_lost(error: BaseException) -> PeerLost | None:
     return PeerLost(f"a collective failed: another process of this run has ended ({_one_line(error)}); {_ADVICE}")
 
 
-def _exit_now(code: int) -> None:
+def _exit_now(code: int, monitor: heartbeat.HeartbeatMonitor | None) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
+    if monitor:
+        monitor.leave()
     os._exit(code)
 
 
