@@ -50,14 +50,11 @@ STATISTICS: dict[str, dict[str, Any]] = {
 FREEZING: dict[str, dict[str, Any]] = {"up to 4e (the recipe)": {}, "nothing": {"optimizer.freeze": "()"}}
 
 
-def run(verb: str, *arguments: str) -> dict[str, Any]:
-    """Runs a command; returns the JSON that it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"inception_jax.{verb}", *arguments], stdout=subprocess.PIPE, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"{verb} {' '.join(arguments)}: exit code {done.returncode}")
-    return json.loads(done.stdout[done.stdout.index("{") :])
+def run(verb: str, *arguments: str) -> None:
+    """Runs a command to its end."""
+    command = [sys.executable, "-m", f"inception_jax.{verb}", *arguments]
+    if code := subprocess.run(command, stdout=sys.stderr).returncode:
+        raise SystemExit(f"{verb} {' '.join(arguments)}: exit code {code}")
 
 
 def train(recipe: str, workdir: Path, fields: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +68,7 @@ def make_sources(workdir: Path) -> dict[str, Path]:
     digits, file, imported = workdir / "digits", workdir / "torchvision.safetensors", workdir / "imported"
     train("configs/digits.py", digits, DIGITS)
     if not file.exists():
-        run("convert", f"--workdir={digits}", "--to=torchvision", f"--output={file}", "--json")
+        run("convert", f"--workdir={digits}", "--to=torchvision", f"--output={file}")
     if not imported.exists():
         run(
             "convert",
@@ -82,7 +79,6 @@ def make_sources(workdir: Path) -> dict[str, Path]:
             "--set=num_classes=10",
             "--data=digits",
             f"--output={imported}",
-            "--json",
         )
     return {"digits run": digits, "imported file": imported}
 

@@ -38,14 +38,14 @@ def test_training_evaluates_with_them_and_evaluate_and_a_resumed_run_give_the_sa
     result = json.loads((workdir / "result.json").read_text())
     assert "Evaluated with batch-norm statistics of 20 training images" in (workdir / "report.md").read_text()
 
-    code, out, err = run_command("evaluate", f"--workdir={workdir}")
+    code, out, err = run_command("evaluate", f"--workdir={workdir}", "--json")
     assert code == 0, err
     found = json.loads(out)
     assert found["batch_norm_images"] == 20
     means = result["metrics"]["test[:20]"]["ema"]
     assert {name: found[name] for name in means} == means
     assert (workdir / "evaluations" / "test[:20]_ema_4_single_batch_norm_20" / "result.json").exists()
-    code, out, err = run_command("evaluate", f"--workdir={workdir}", "--batch_norm_images=0")
+    code, out, err = run_command("evaluate", f"--workdir={workdir}", "--batch_norm_images=0", "--json")
     assert code == 0, err
     running = json.loads(out)
     assert "batch_norm_images" not in running and abs(running["loss"] - found["loss"]) > 1e-3
