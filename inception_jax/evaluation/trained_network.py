@@ -278,7 +278,9 @@ def load_run(workdir: str | os.PathLike, *, weights: str | None = None, step: St
       >>> network.predict(images, top_k=3)["classes"].shape
       (2, 3)
     """
-    return load(load_config(workdir), workdir, load_class_names(workdir), weights=weights, step=step)
+    config = load_config(workdir)
+    warn_of_running_statistics(config)
+    return load(config, workdir, load_class_names(workdir), weights=weights, step=step)
 
 
 def load(

@@ -14,7 +14,12 @@ from flax.traverse_util import flatten_dict
 from inception_jax.checkpoints.reading import load_record, load_variables
 from inception_jax.config import Config
 from inception_jax.errors import UserError, nearest
-from inception_jax.evaluation.trained_network import default_weights, load_class_names, load_config
+from inception_jax.evaluation.trained_network import (
+    default_weights,
+    load_class_names,
+    load_config,
+    warn_of_running_statistics,
+)
 from inception_jax.models.base import BaseNetwork
 from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.variants import Variant
@@ -65,6 +70,7 @@ def export_run(
         raise UserError(f"--output={output}: the file exists already; name a new one")
     workdir = Path(workdir)
     raw_config, classes = load_config(workdir), load_class_names(workdir)
+    warn_of_running_statistics(raw_config)
     config = Config(raw_config)
     variant = registry.get_variant(config.model.name, source)
     model = network_setup.build_model(config, len(classes))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -100,6 +101,18 @@ def test_weights_under_our_names_and_a_publishers(network, exported, small_run):
     path, _ = exported("caffe", "b.npz")
     bias = read_weights(path).arrays["loss3/classifier/1"]
     np.testing.assert_array_equal(bias, network.variables["params"]["classifier"]["bias"])
+
+
+def test_a_run_that_evaluates_with_other_statistics_is_named(small_run, tmp_path, capsys):
+    """Its network has here what the checkpoint has: other numbers than its evaluations."""
+    run = shutil.copytree(small_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["evaluation"]["batch_norm_images"] = 20
+    (run / "config.json").write_text(json.dumps(config))
+    warning = "warning: config.evaluation.batch_norm_images = 20 is for evaluations only"
+    for to in ("safetensors", "caffe"):
+        assert export.main([f"--workdir={run}", f"--to={to}", f"--output={tmp_path / to}.safetensors"]) == 0
+        assert capsys.readouterr().err.count(warning) == 1
 
 
 def test_where_and_what_is_refused(small_run, tmp_path, monkeypatch):
