@@ -23,7 +23,8 @@ def activations(
     """Draws, for each block, the channels that respond most strongly to an image.
 
     A row per block, from the input to the output; of more than 14 blocks, 14 that are evenly spread. In a row the 8
-    channels with the largest maxima, each map scaled to its own range: white is its largest value.
+    channels with the largest maxima, each map scaled by itself: white is its largest value, black is 0, or its smallest
+    value where that is negative.
 
     Args:
       image: uint8 [h, w, 3], as the network sees it.
@@ -53,7 +54,9 @@ def activations(
         axes = figure.add_axes(place(0.08, 0.05, _HEAD - 0.1))
         axes.imshow(image)
         plot_style.hide_axes(axes)
-        text = f"activations of each block: its {_CHANNELS} channels with the largest maxima, each scaled to its range"
+        text = (
+            f"activations of each block: its {_CHANNELS} channels with the largest maxima, each from 0 to its maximum"
+        )
         figure.text((_HEAD + 0.08) / width, 1 - 0.2 / height, title, fontsize=9, fontweight="bold", va="center")
         figure.text((_HEAD + 0.08) / width, 1 - 0.42 / height, text, fontsize=6.5, va="center")
         for row, name in enumerate(names):
@@ -65,6 +68,8 @@ def activations(
             strongest = np.argsort(-values.max(axis=(0, 1)), kind="stable")[:_CHANNELS]
             for column, channel in enumerate(strongest):
                 axes = figure.add_axes(place(_LABEL + column * _CELL, top, inner))
-                axes.imshow(values[..., channel], cmap="gray", interpolation="nearest")
+                low, high = min(0.0, values[..., channel].min()), values[..., channel].max()
+                scale = {"vmin": low, "vmax": high if high > low else low + 1}  # a map of zeros is black
+                axes.imshow(values[..., channel], cmap="gray", interpolation="nearest", **scale)
                 plot_style.hide_axes(axes)
     return figure

@@ -30,3 +30,10 @@ def test_of_many_blocks_some_are_shown_the_first_and_the_last_among_them(tmp_pat
     assert len(names) == 14 and (names[0], names[-1]) == ("block0", "block39")
     with pytest.raises(ValueError, match="no activations"):
         activation_plot.activations(IMAGE, {}, tmp_path / "b.png")
+
+
+def test_a_map_of_one_value_is_not_black(tmp_path):
+    """The strongest channels of a small map often have one value everywhere."""
+    maps = {"conv1": np.full((2, 2, 1), 3.0), "conv2": np.zeros((2, 2, 1)), "logits": np.array([[[-1.0], [2.0]]])}
+    _, *axes = activation_plot.activations(IMAGE, maps, tmp_path / "a.png").axes
+    assert [axis.images[0].get_clim() for axis in axes] == [(0, 3), (0, 1), (-1, 2)]
