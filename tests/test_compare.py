@@ -25,8 +25,8 @@ def test_two_runs(tmp_path, capsys):
     assert out.startswith("Result\nrun  status ")
     assert "\nseed   0  1\n" in out
     folder = tmp_path / "comparison"
-    assert out.endswith(f"\nwritten: {folder}/comparison.md, {folder}/comparison.png\n")
-    assert "![Curves](comparison.png)" in (folder / "comparison.md").read_text()
+    assert out.endswith(f"\nwritten: {folder}/comparison.md, {folder}/comparison.html, {folder}/comparison.png\n")
+    assert "![Loss and accuracy of each run](comparison.png)" in (folder / "comparison.md").read_text()
     assert printed(capsys, *paths) == out  # again, over the first one
 
 

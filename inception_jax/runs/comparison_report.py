@@ -10,10 +10,10 @@ from typing import Any
 
 from inception_jax.errors import write_error
 from inception_jax.metric_definitions import SUMMED
-from inception_jax.runs import comparison_plot, listing, manifest, plot_style, tables
+from inception_jax.runs import comparison_plot, html_page, listing, plot_style, tables
 from inception_jax.runs.comparison import Comparison, Outcome
 from inception_jax.runs.formatting import format_duration, format_metric, format_number, format_rate
-from inception_jax.runs.tables import UNKNOWN
+from inception_jax.runs.tables import UNKNOWN, code, escape
 
 FILE = listing.COMPARISON_FILE
 PLOT_FILE = "comparison.png"
@@ -57,17 +57,17 @@ def format_markdown(comparison: Comparison, *, plot: str | None = None) -> str:
       plot: path of the image of the curves, as the document links to it; None: there is none.
     """
     runs = "\n".join(
-        f"- **{label}**: `{run.path}`" + (f": {run.why}" if run.why else "")
+        f"- **{escape(label)}**: {code(run.path)}" + (f": {escape(run.why)}" if run.why else "")
         for label, run in zip(comparison.labels, comparison.runs, strict=True)
     )
     parts = ["# Runs side by side", runs]
-    parts += [f"> **{_sentence(warning)}**" for warning in comparison.warnings]
-    parts += [f"> {note}" for run in comparison.runs for note in run.notes]
+    parts += [f"> **{escape(_sentence(warning))}**" for warning in comparison.warnings]
+    parts += [f"> {escape(note)}" for run in comparison.runs for note in run.notes]
     result, *others = _tables(comparison)
     parts.append(_section(result))
-    parts += [_sentence(remark) for remark in _remarks(comparison)]
+    parts += [escape(_sentence(remark)) for remark in _remarks(comparison)]
     if plot:
-        parts.append(f"## Curves\n\n![Curves]({plot})")
+        parts.append(f"## Curves\n\n![Loss and accuracy of each run]({plot})")
     parts += map(_section, others)
     return "\n\n".join(parts) + "\n"
 
@@ -172,7 +172,7 @@ def format_percent(value: float | None) -> str:
 
 
 def write(comparison: Comparison, folder: str | os.PathLike, *, x: str = "epoch") -> list[Path]:
-    """Writes comparison.md, and comparison.png where there are rows to draw.
+    """Writes comparison.md, the same as comparison.html, and comparison.png where there are rows to draw.
 
     Args:
       comparison: from `comparison.compare`.
@@ -193,8 +193,9 @@ def write(comparison: Comparison, folder: str | os.PathLike, *, x: str = "epoch"
     except OSError as error:
         raise write_error(error.filename or folder, error) from None
     drawn = comparison_plot.draw(comparison, plot, x=x) is not None
-    manifest.replace_text(report, format_markdown(comparison, plot=PLOT_FILE if drawn else None))
-    return [report, plot] if drawn else [report]
+    html_page.write_report(report, format_markdown(comparison, plot=PLOT_FILE if drawn else None))
+    files = [report, html_page.page_path(report), plot]
+    return [path for path in files if path.exists()]
 
 
 def _status(one: Outcome) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from inception_jax.metric_definitions import describe
@@ -37,7 +38,8 @@ def format_conclusion(workdir: str | os.PathLike, content: Mapping[str, Any]) ->
     if str(content.get("ended")).startswith("early"):
         lines.append(content["ended"])
     plots = len(content.get("pictures", ()))
-    files = f"{report.FILE}, {result.FILE}" + (f" and {plots} plots" if plots else "")
+    page = f"{report.PAGE}, " if (Path(workdir) / report.PAGE).exists() else ""  # runs of earlier versions have none
+    files = f"{page}{report.FILE}, {result.FILE}" + (f" and {plots} plots" if plots else "")
     return "\n".join([*lines, f"{files}: {here}", f"next: python -m inception_jax.predict --workdir={here} IMAGE …"])
 
 

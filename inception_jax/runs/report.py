@@ -1,4 +1,4 @@
-"""Writes the plots of a run and report.md: results, times, config, and the commands that continue or use the run."""
+"""Writes the plots of a run and its report: results, times, config, and the commands that continue or use the run."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from inception_jax.metrics import wilson_interval
 from inception_jax.runs import (
     activation_plot,
     class_tables,
+    html_page,
     manifest,
     metric_files,
     plot_style,
@@ -26,13 +27,16 @@ from inception_jax.runs import (
     result,
     tables,
 )
-from inception_jax.runs.formatting import format_metric, format_number, per_head
+from inception_jax.runs.formatting import format_duration, format_metric, format_number, per_head
+from inception_jax.runs.tables import code, escape
 
 if TYPE_CHECKING:
     from inception_jax.data.pipeline import EvalPipeline
     from inception_jax.metrics import Accumulator
 
 FILE = "report.md"
+PAGE = "report.html"
+"""The same as `FILE`, as one file that holds the plots."""
 
 PLOTS = {
     "learning_curves": "Learning curves",
@@ -43,6 +47,14 @@ PLOTS = {
 }
 """{name: caption}; each plot is `name`.png in the workdir."""
 
+_DESCRIPTIONS = {
+    "learning_curves": "Loss and accuracy of every head by epoch, in training and in evaluations",
+    "confusion_matrix": "Number of examples by true class (rows) and predicted class (columns)",
+    "predictions": "Images with true class, predicted class and probability",
+    "activations": "An image, and the activations of each block of the network on it",
+    "first_layer": "The filters of the first convolution as images",
+}
+
 _HIGHLIGHTS = (
     "seed", "batch_size", "num_epochs", "num_steps", "model.name", "model.width_multiplier", "model.aux_heads",
     "model.dtype", "data.name", "data.image_size", "augmentation.rule", "optimizer.name", "optimizer.learning_rate",
@@ -50,6 +62,7 @@ _HIGHLIGHTS = (
     "loss.label_smoothing", "loss.class_weights", "loss.aux_weights", "data.sampling", "ema.decay", "parallel.mode",
     "parallel.batch_norm", "checkpoint.best_metric", "stop.patience",
 )  # fmt: skip
+_WEIGHTS = {"ema": "EMA weights", "raw": "raw weights"}
 _SECONDS = {
     "wall_seconds": "wall clock, all starts together",
     "compile_seconds": "compiling",
@@ -142,19 +155,19 @@ class _PreprocessedImages:
 
 
 def write(workdir: str | os.PathLike) -> Path:
-    """Writes report.md from the files of the workdir: config, manifest, metrics, timing, result and plots.
+    """Writes the report from the files of the workdir: config, manifest, metrics, timing, result and plots.
 
     Each of these may be missing or damaged (the run may have been stopped anywhere); the report then says so, and shows
-    the rest.
+    the rest. report.html is rendered from report.md, and holds the plots.
 
     Args:
       workdir: of a run.
 
     Returns:
-      The report's path.
+      Path of report.md.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: report.md cannot be written; for report.html, see `html_page.write_report`.
     """
     workdir = Path(workdir)
     notes: list[str] = []
@@ -162,24 +175,28 @@ def write(workdir: str | os.PathLike) -> Path:
     starts = _read_or_note(manifest.read, workdir, notes) or {}
     outcome = _read_or_note(result.read_result, workdir, notes) or {}
     rows, timing = (_rows(workdir / name, notes) for name in (metric_files.METRICS, metric_files.TIMING))
+    classes = _section("Classes", _classes(workdir, outcome, notes))
+    plots = {
+        name: f"## {caption}\n\n![{_DESCRIPTIONS[name]}]({name}.png)"
+        for name, caption in PLOTS.items()
+        if (workdir / f"{name}.png").exists()
+    }
     sections = [
         _heading(config, outcome, rows),
-        "\n".join(f"> {note}" for note in notes),
+        "\n".join(_facts(outcome, rows, timing, config, starts)),
+        _format_notes(notes),
         _section("Result", _evaluations(outcome, rows, config, starts)),
-        _section("Classes", _classes(workdir, outcome, notes)),
+        plots.pop("learning_curves", ""),
         _section("Training", _heads(rows)),
+        classes,
+        *plots.values(),
         _section("Time", _times(outcome, timing)),
-        *(
-            f"## {caption}\n\n![{caption}]({name}.png)"
-            for name, caption in PLOTS.items()
-            if (workdir / f"{name}.png").exists()
-        ),
         _section("Next commands", _commands(workdir, starts, outcome)),
         _section("Config", _config(config)),
         _section("Versions", _versions(starts)),
     ]
     path = workdir / FILE
-    manifest.replace_text(path, "\n\n".join(filter(None, sections)) + "\n")
+    html_page.write_report(path, "\n\n".join(filter(None, sections)) + "\n")
     return path
 
 
@@ -200,7 +217,7 @@ def format_results(workdir: str | os.PathLike) -> str:
     rows = _rows(workdir / metric_files.METRICS, notes)
     sections = [
         _heading(config, outcome, rows),
-        "\n".join(f"> {note}" for note in notes),
+        _format_notes(notes),
         _section("Result", _evaluations(outcome, rows, config, starts)),
         _section("Training", _heads(rows)),
         _section("Config", _config(config)),
@@ -218,6 +235,10 @@ def _read_or_note(read: Callable[[Any], Any], path: Path, notes: list[str]) -> A
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return _read_or_note(metric_files.read_rows, path, notes) or [] if path.exists() else []
+
+
+def _format_notes(notes: Sequence[str]) -> str:
+    return "\n>\n".join(f"> {escape(note)}" for note in notes)
 
 
 def _section(title: str, lines: Iterator[str]) -> str:
@@ -241,7 +262,8 @@ def _heading(config: Mapping[str, Any], outcome: Mapping[str, Any], rows: list[d
         None: f"Not finished; the newest row of its metrics is of step {last:,}." if rows else "Not finished.",
     }
     status = outcome.get("status")
-    return f"# {name}{f' on {dataset}' if dataset else ''}\n\n{summaries.get(status, f'{status}{where}.')}"
+    title = f"{name} on {dataset}" if dataset else name
+    return f"# {escape(title)}\n\n{escape(summaries.get(status, f'{status}{where}.'))}"
 
 
 def _early_end(outcome: Mapping[str, Any]) -> str:
@@ -249,15 +271,76 @@ def _early_end(outcome: Mapping[str, Any]) -> str:
     return f" It ended by {ended}." if ended.startswith("early stopping") else ""
 
 
+def _facts(
+    outcome: Mapping[str, Any],
+    rows: list[dict[str, Any]],
+    timing: list[dict[str, Any]],
+    config: Mapping[str, Any],
+    starts: Mapping[str, Any],
+) -> Iterator[str]:
+    """Yields what is read first, a line each: the accuracy, the step of the best evaluation, the time."""
+    final = _final_evaluations(outcome, rows)
+    for split in dict.fromkeys(split for split, _ in final):
+        weights = "ema" if (split, "ema") in final else "raw"
+        if values := final.get((split, weights)):
+            right, low, high = _interval(values)
+            yield (
+                f"- **{100 * values['top1']:.2f} %** top-1 on {escape(split)}, {_WEIGHTS[weights]}: {right:,} of "
+                f"{values['count']:,}, 95 % interval {100 * low:.2f}–{100 * high:.2f} %"
+            )
+    best = outcome.get("best") or {}
+    if best.get("step") is not None:
+        metric = metric_definitions.describe(best["metric"], best)
+        weights = "ema" if any(kind == "ema" for _, kind in final) else "raw"
+        yield (
+            f"- **step {best['step']:,}** has the best checkpoint, by {escape(metric.column)}: "
+            f"{format_metric(metric, best['value'])}, {_WEIGHTS[weights]}"
+        )
+    if wall := _wall_seconds(outcome, timing):
+        unit = "" if wall <= 59 or wall > 86_399 else " min" if wall <= 3_599 else " h"
+        parts = [
+            f"{100 * outcome[name] / wall:.0f} % {_SECONDS[name]}"
+            for name in ("compile_seconds", "evaluation_seconds", "data_wait_seconds")
+            if outcome.get(name) is not None
+        ]
+        yield f"- **{format_duration(wall)}{unit}** wall clock" + (f": {', '.join(parts)}" if parts else "")
+
+
+def _final_evaluations(
+    outcome: Mapping[str, Any], rows: list[dict[str, Any]]
+) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """{(split, weights): final evaluation}: of result.json, otherwise the last rows of metrics.jsonl."""
+    final: dict[tuple[str, str], Mapping[str, Any]] = {
+        (row["split"], row["weights"]): row for row in rows if row.get("kind") == "evaluation"
+    }
+    for split, by_weights in outcome.get("metrics", {}).items():  # beside them is "train": {metric: value}
+        final |= {(split, kind): values for kind, values in by_weights.items() if isinstance(values, Mapping)}
+    return final
+
+
+def _interval(values: Mapping[str, Any]) -> tuple[int, float, float]:
+    """(number of right answers, lower and upper end of the 95 % interval of the accuracy) of an evaluation."""
+    right = round(values["top1"] * values["count"])
+    return right, *wilson_interval(right, values["count"])
+
+
+def _best_evaluation(
+    rows: list[dict[str, Any]], config: Mapping[str, Any], starts: Mapping[str, Any]
+) -> tuple[metric_definitions.Metric, dict[str, Any] | None]:
+    """(the metric that chooses the best checkpoint, the row of the best evaluation by it; None: there is none)."""
+    name = _field(config, "checkpoint.best_metric") or "top1"
+    metric = metric_definitions.describe(name, (starts.get("metrics") or {}).get(name))
+    known = [row for row in rows if row.get("kind") == "evaluation" and not math.isnan(row.get(name, math.nan))]
+    better = max if metric.better == "higher" else min
+    return metric, better(known, key=lambda row: row[name]) if known else None
+
+
 def _evaluations(
     outcome: Mapping[str, Any], rows: list[dict[str, Any]], config: Mapping[str, Any], starts: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yields the final evaluation per split and weights: of result.json, otherwise the last rows of metrics.jsonl."""
+    """Yields the final evaluation per split and weights, the best one, and the fingerprint of the state."""
     recorded = starts.get("metrics") or {}
-    evaluations = [row for row in rows if row.get("kind") == "evaluation"]
-    final = {(row["split"], row["weights"]): row for row in evaluations}
-    for split, by_weights in outcome.get("metrics", {}).items():  # beside them is "train": {metric: value}
-        final |= {(split, kind): values for kind, values in by_weights.items() if isinstance(values, Mapping)}
+    final = _final_evaluations(outcome, rows)
     others = [
         metric_definitions.describe(name, recorded.get(name))
         for name in (*metric_definitions.METRICS, *recorded)
@@ -266,8 +349,7 @@ def _evaluations(
     others = list({metric.name: metric for metric in others}.values())
     table = []
     for (split, weights), values in final.items():
-        count = values["count"]
-        low, high = wilson_interval(round(values["top1"] * count), count)
+        _, low, high = _interval(values)
         table.append(
             (
                 split,
@@ -277,7 +359,7 @@ def _evaluations(
                 f"{100 * values['top5']:.2f} %",
                 format_number(values["loss"]),
                 *(format_metric(metric, values.get(metric.name)) for metric in others),
-                f"{count:,}",
+                f"{values['count']:,}",
             )
         )
     names = [metric.column for metric in others]
@@ -286,15 +368,12 @@ def _evaluations(
     if final and (images := _field(config, "evaluation.batch_norm_images")):
         yield ""
         yield f"Evaluated with batch-norm statistics of {images:,} training images, not with the running statistics."
-    name = _field(config, "checkpoint.best_metric") or "top1"
-    metric = metric_definitions.describe(name, recorded.get(name))
-    known = [row for row in evaluations if not math.isnan(row.get(name, math.nan))]
-    if known:
-        best = (max if metric.better == "higher" else min)(known, key=lambda row: row[name])
+    metric, best = _best_evaluation(rows, config, starts)
+    if best:
         yield ""
         yield (
-            f"Best {metric.column} of all evaluations: {format_metric(metric, best[name])} ({best['split']}, "
-            f"{best['weights']}) at step {best['step']:,}, epoch {best['epoch']:.4g}."
+            f"Best {escape(metric.column)} of all evaluations: {format_metric(metric, best[metric.name])} "
+            f"({escape(best['split'])}, {best['weights']}) at step {best['step']:,}, epoch {best['epoch']:.4g}."
         )
     if "fingerprint" in outcome:
         yield ""
@@ -329,7 +408,7 @@ def _heads(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _times(outcome: Mapping[str, Any], timing: list[dict[str, Any]]) -> Iterator[str]:
-    wall = outcome.get("wall_seconds") or (timing[-1].get("wall_seconds") if timing else None)
+    wall = _wall_seconds(outcome, timing)
     known = {**outcome, "wall_seconds": wall}
     yield from tables.format_markdown(
         ("", "h:min:s", "fraction"),
@@ -348,6 +427,10 @@ def _times(outcome: Mapping[str, Any], timing: list[dict[str, Any]]) -> Iterator
             f"Median of {len(speeds):,} rows: {statistics.median(speeds):,.1f} images/s, "
             f"{100 * statistics.median(waits):.0f} % of the time between steps spent waiting for data."
         )
+
+
+def _wall_seconds(outcome: Mapping[str, Any], timing: list[dict[str, Any]]) -> float | None:
+    return outcome.get("wall_seconds") or (timing[-1].get("wall_seconds") if timing else None)
 
 
 def _clock_time(seconds: float) -> str:
@@ -372,7 +455,7 @@ def _commands(workdir: Path, starts: Mapping[str, Any], outcome: Mapping[str, An
 
 def _config(config: Mapping[str, Any]) -> Iterator[str]:
     values = [(path, _field(config, path)) for path in _HIGHLIGHTS]
-    rows = [(f"`{path}`", value) for path, value in values if value is not None]
+    rows = [(code(path), value) for path, value in values if value is not None]
     yield from tables.format_markdown(("field", "value"), rows)
     if config:
         yield ""

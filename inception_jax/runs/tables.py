@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inception_jax.runs.manifest import ABSENT
 
+# What begins markup in the middle of a line. An underscore inside a word begins none.
+_MARKUP = re.compile(r"\\(?=[!-/:-@\[-`{-~])|[*<`~]|\](?=[(:\[])|!(?=\[)|&(?=[#\w]+;)|(?<![^\W_])_|_(?![^\W_])")
 GAP = "  "
 UNKNOWN = "–"
 """The cell for a value that is unknown or absent."""
+
+
+class Markdown(str):
+    """Text that is Markdown already; `format_markdown` escapes every other cell."""
+
+
+def escape(text: Any) -> Markdown:
+    """Escapes a text, of any origin, so that Markdown and HTML show it as it is, on one line."""
+    if isinstance(text, Markdown):
+        return text
+    return Markdown(_MARKUP.sub(r"\\\g<0>", " ".join(str(text).splitlines())))
+
+
+def code(text: Any) -> Markdown:
+    """Formats a text as a code span."""
+    line = " ".join(str(text).splitlines())
+    ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    space = " " if line.startswith("`") or line.endswith("`") else ""
+    return Markdown(f"{ticks}{space}{line}{space}{ticks}")
 
 
 def format_table(rows: Sequence[Sequence[Any]], align: str = "") -> str:
@@ -37,8 +59,8 @@ def format_markdown(head: Sequence[Any], rows: Sequence[Sequence[Any]], align: s
     """Yields the lines of a Markdown table; none where there are no rows.
 
     Args:
-      head: names of the columns.
-      rows: cells.
+      head: names of the columns; escaped as the cells are.
+      rows: cells; what is not `Markdown` is escaped.
       align: "l" or "r" per column.
     """
     if rows:
@@ -99,4 +121,4 @@ def _padded(cell: str, width: int, side: str) -> str:
 
 
 def _markdown_line(row: Sequence[Any]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+    return "| " + " | ".join(escape(cell).replace("|", "\\|") for cell in row) + " |"

@@ -1,4 +1,4 @@
-"""Writes the report of a study, running or ended: report.md, the best config as a recipe, plots, trials.csv."""
+"""Writes the report of a study, running or ended: report.md and .html, the best config as a recipe, plots, a table."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_jax.errors import UserError
-from inception_jax.runs import manifest
-from inception_jax.runs.tables import format_value
+from inception_jax.runs import html_page, manifest
+from inception_jax.runs.tables import code, escape, format_value
 from inception_jax.sweeps import importance, parallel_coordinates, plots, recipe, report_sections, study_files
 from inception_jax.sweeps.importance import Importance
 from inception_jax.sweeps.study_files import StoredStudy, StoredTrial
@@ -30,9 +30,17 @@ PLOTS = {
 }
 """{name: caption}; the file of each is `name`.png in the study's directory."""
 
+_DESCRIPTIONS = {
+    "history": "Value of every trial in the order of the trials, and the best so far",
+    "learning_curves": "Metric of every trial by epoch",
+    "parallel_coordinates": "A line per trial through the values of its parameters",
+    "slices": "Value of every trial against each parameter",
+    "importance": "Share of the variance that each parameter explains",
+}
+
 
 def write(study_dir: Path, study: optuna.Study | None = None) -> Path:
-    """Writes the report of a study in its current state: report.md, best.py, trials.csv and the plots.
+    """Writes the report of a study in its current state: report.md and .html, best.py, trials.csv and the plots.
 
     Each file is replaced whole; a plot or recipe without data is removed. Damaged trials are listed as notes.
 
@@ -53,8 +61,8 @@ def write(study_dir: Path, study: optuna.Study | None = None) -> Path:
     drawn = _draw_plots(found, estimate)
     why_no_recipe = _write_best(found)
     sections = [
-        f"# Sweep: {found.name}",
-        "\n".join(f"> {note}" for note in found.notes),
+        f"# Sweep: {escape(found.name)}",
+        "\n>\n".join(f"> {escape(note)}" for note in found.notes),
         "\n".join(report_sections.setup(found)),
         _section("Space", report_sections.space(found)),
         _section("Trials", report_sections.counts(found)),
@@ -64,11 +72,11 @@ def write(study_dir: Path, study: optuna.Study | None = None) -> Path:
         _section("Restarts", report_sections.restarts(found)),
         _section("Time", report_sections.time_spent(found)),
         *(_section(PLOTS[name], _plot_section(name, estimate)) for name in PLOTS if name in drawn),
-        "" if estimate.shares else _section("Importance", iter([f"Not estimated: {estimate.reason}."])),
+        "" if estimate.shares else _section("Importance", iter([f"Not estimated: {escape(estimate.reason)}."])),
         _section("Next steps", _commands(found, why_no_recipe)),
     ]
     path = study_dir / FILE
-    manifest.replace_text(path, "\n\n".join(filter(None, sections)) + "\n")
+    html_page.write_report(path, "\n\n".join(filter(None, sections)) + "\n")
     return path
 
 
@@ -142,7 +150,7 @@ def _docstring(study: StoredStudy, trial: StoredTrial) -> str:
 
 
 def _plot_section(name: str, estimate: Importance) -> Iterator[str]:
-    yield f"![{PLOTS[name]}]({name}.png)"
+    yield f"![{_DESCRIPTIONS[name]}]({name}.png)"
     if name == "importance":
         yield ""
         yield (
@@ -154,7 +162,7 @@ def _plot_section(name: str, estimate: Importance) -> Iterator[str]:
             yield ""
             yield (
                 "Without an estimate, because not every finished trial has them or they never varied: "
-                + ", ".join(f"`{field}`" for field in estimate.left_out)
+                + ", ".join(code(field) for field in estimate.left_out)
                 + "."
             )
     if name == "parallel_coordinates":
@@ -165,7 +173,7 @@ def _plot_section(name: str, estimate: Importance) -> Iterator[str]:
 def _commands(study: StoredStudy, why_no_recipe: str) -> Iterator[str]:
     here = shlex.quote(str(study.path))
     if why_no_recipe:
-        yield f"There is no {BEST}: {why_no_recipe}."
+        yield f"There is no {BEST}: {escape(why_no_recipe)}."
         yield ""
     yield "```"
     if not why_no_recipe:

@@ -11,7 +11,7 @@ from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import formatting, manifest, run_state
 from inception_jax.runs.formatting import format_duration
-from inception_jax.runs.tables import format_markdown, format_value
+from inception_jax.runs.tables import Markdown, code, escape, format_markdown, format_value
 from inception_jax.sweeps.study_files import UNKNOWN, StoredParameter, StoredStudy, StoredTrial
 
 _MEANINGS = {
@@ -38,13 +38,13 @@ _LONGEST = 300  # characters of a message
 def setup(study: StoredStudy) -> Iterator[str]:
     """The question, the objective, the sampler and the pruner, in one paragraph."""
     content = study.content
-    names = [f"`{parameter.field}`" for parameter in study.space]
+    names = [code(parameter.field) for parameter in study.space]
     listed = len(content.get("listed") or ())
     varied = f"Which {_join_names(names)} " if names else "Which of the listed configs "
     best = "is best" if len(names) <= 1 else "are best"
-    of_recipe = f" for the recipe `{content['recipe']}`" if content.get("recipe") else ""
+    of_recipe = f" for the recipe {code(content['recipe'])}" if content.get("recipe") else ""
     overrides = ", ".join(
-        f"`{field}` = {format_value(value)}" for field, value in (content.get("overrides") or {}).items()
+        f"{code(field)} = {escape(format_value(value))}" for field, value in (content.get("overrides") or {}).items()
     )
     counted = "the final evaluation" if study.objective == "final" else "the best of its evaluations"
     weights = {"ema": ", of EMA weights", "raw": ", of raw weights"}.get(str(content.get("weights")), "")
@@ -69,7 +69,7 @@ def setup(study: StoredStudy) -> Iterator[str]:
 
 def space(study: StoredStudy) -> Iterator[str]:
     """The search space as a table."""
-    rows = [[f"`{one.field}`", one.kind, _range(one), _condition(one)] for one in study.space]
+    rows = [[code(one.field), one.kind, _range(one), _condition(one)] for one in study.space]
     yield from format_markdown(("field", "kind", "values", "condition"), rows)
 
 
@@ -158,11 +158,12 @@ def _range(one: StoredParameter) -> str:
     )
 
 
-def _condition(one: StoredParameter) -> str:
-    return ", ".join(
-        f"`{field}` is " + " or ".join(map(format_value, wanted if isinstance(wanted, list) else [wanted]))
-        for field, wanted in one.when.items()
-    )
+def _condition(one: StoredParameter) -> Markdown:
+    conditions = []
+    for field, wanted in one.when.items():
+        values = map(format_value, wanted if isinstance(wanted, list) else [wanted])
+        conditions.append(f"{code(field)} is {escape(' or '.join(values))}")
+    return Markdown(", ".join(conditions))
 
 
 def _format_exit(start: Mapping[str, Any]) -> str:
@@ -196,14 +197,14 @@ def best_trial(study: StoredStudy) -> Iterator[str]:
     yield (
         f"Trial {first.number}: **{format_metric(study, first.shown_value)}**"
         + (f", {interval}" if interval else "")
-        + f"; its run is in `{first.workdir.relative_to(study.path)}`."
+        + f"; its run is in {code(first.workdir.relative_to(study.path))}."
     )
     if equal := [trial for trial in ranked[1:] if trial.value == first.value]:
         yield ""
         yield f"Equally good: {', '.join(f'trial {trial.number}' for trial in equal)}; the earliest is shown."
     yield ""
     split = counted.get("split")
-    on = f"`{split}`, the split" if split else "the split"
+    on = f"{code(split)}, the split" if split else "the split"
     chosen = "" if study.objective == "final" else ", and the best of each trial's evaluations"
     yield (
         f"**This value is optimistic.** It is the best of {len(ranked)} finished trials{chosen}, selected on {on} "
@@ -243,7 +244,7 @@ def top_trials(study: StoredStudy, count: int) -> Iterator[str]:
                 format_duration(trial.seconds),
             ]
         )
-    names = [f"`{field}`" for field in fields]
+    names = [code(field) for field in fields]
     head = ["", "trial", study.metric.title, "95 % interval", *names, "time"]
     yield from format_markdown(head, rows, "rrrr" + "r" * len(fields) + "r")
 
@@ -279,5 +280,5 @@ def _differences(study: StoredStudy, trial: StoredTrial) -> Iterator[str]:
         pairs = [(field, manifest.ABSENT, set_here[field]) for field in sorted(set_here)]
     else:
         pairs = manifest.config_differences(study.config, config)
-    rows = [[f"`{field}`", format_value(old), format_value(new)] for field, old, new in pairs]
+    rows = [[code(field), format_value(old), format_value(new)] for field, old, new in pairs]
     yield from format_markdown(("field", "recipe", f"trial {trial.number}"), rows)

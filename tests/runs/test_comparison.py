@@ -14,7 +14,7 @@ from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import comparison_plot, comparison_report, plot_style, tables
 from inception_jax.runs.comparison import compare, short_labels
-from inception_jax.runs.manifest import ABSENT
+from inception_jax.runs.manifest import ABSENT, flatten
 
 from .made_runs import make_run
 
@@ -36,7 +36,7 @@ def cells(text, title):
 def test_only_what_differs_is_listed_and_the_rest_counted(two, tmp_path):
     found = compare(two)
     assert [(one.name, one.values) for one in found.config] == [("optimizer.learning_rate", (0.01, 0.02))]
-    fields = len(dict(comparison_report.manifest.flatten(found.runs[0].config)))
+    fields = len(dict(flatten(found.runs[0].config)))
     assert found.same_fields == fields - 1
     assert f"configs: the same otherwise: {fields - 1} fields" in comparison_report.format_text(found)
     assert found.circumstances == () and found.warnings == () and found.equal == ()
@@ -178,6 +178,7 @@ def test_runs_at_every_stage_are_told_as_what_they_are(tmp_path):
     assert text.count("note: ") == 3 and "damaged/config.json is damaged" in text
     assert comparison_report.write(found, tmp_path / "out") == [
         tmp_path / "out" / "comparison.md",
+        tmp_path / "out" / "comparison.html",
         tmp_path / "out" / "comparison.png",
     ]
 
@@ -349,7 +350,8 @@ def test_nothing_to_draw_leaves_no_earlier_plot(two, tmp_path):
     comparison_report.write(compare(two), tmp_path / "out")
     assert (tmp_path / "out" / "comparison.png").exists()
     new = make_run(tmp_path / "new", right=(), losses=(), status=None)
-    assert comparison_report.write(compare([new]), tmp_path / "out") == [tmp_path / "out" / "comparison.md"]
+    written = comparison_report.write(compare([new]), tmp_path / "out")
+    assert [path.name for path in written] == ["comparison.md", "comparison.html"]
     assert not (tmp_path / "out" / "comparison.png").exists()
     assert "Curves" not in (tmp_path / "out" / "comparison.md").read_text()
 

@@ -39,6 +39,13 @@ def test_the_best_evaluation(best, expected):
     assert conclusion.format_conclusion(WORKDIR, finished(best=best)).splitlines()[0].endswith(expected)
 
 
+def test_the_page_is_named_where_there_is_one(tmp_path):
+    (tmp_path / "report.html").write_text("")
+    assert conclusion.format_conclusion(tmp_path, finished()).splitlines()[1] == (
+        f"report.html, report.md, result.json and 2 plots: {tmp_path}"
+    )
+
+
 def test_why_a_run_ended_early():
     why = "early stopping: 3 evaluations without a better top-1 accuracy than 97.5 % at step 200"
     assert conclusion.format_conclusion(WORKDIR, finished(ended=why)).splitlines()[1] == why

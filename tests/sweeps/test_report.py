@@ -139,7 +139,9 @@ def test_a_study_in_which_nothing_has_finished(tmp_path):
     text = report.write(made.path).read_text()
     assert "0 trials have begun" in text and "There is no best.py: no trial has finished." in text
     assert "Not estimated: 0 finished trials are too few; 4 are needed." in text
-    assert {path.name for path in made.path.iterdir()} == {"study.json", "trials", "report.md", "trials.csv"}
+    assert {path.name for path in made.path.iterdir()} == {
+        "study.json", "trials", "report.md", "report.html", "trials.csv"
+    }  # fmt: skip
     made.add("running", values=at(0.01), right=[])
     made.add("diverged", values=at(0.3), right=[36])
     report.write(made.path)
