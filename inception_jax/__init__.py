@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from inception_jax.extensions import register_metric as register_metric
     from inception_jax.extensions import register_model as register_model
     from inception_jax.extensions import register_optimizer as register_optimizer
+    from inception_jax.extensions import register_sink as register_sink
     from inception_jax.models.initialization import init_variables as init_variables
     from inception_jax.models.outputs import InceptionOutput as InceptionOutput
     from inception_jax.models.registry import create_model as create_model
@@ -43,13 +44,14 @@ _MODULES = {
     "register_metric": "inception_jax.extensions",
     "register_model": "inception_jax.extensions",
     "register_optimizer": "inception_jax.extensions",
+    "register_sink": "inception_jax.extensions",
     "variant_options": "inception_jax.pretrained.importing",
 }
 
 __all__ = [
     "InceptionOutput", "TrainedNetwork", "__version__", "create_model", "from_config", "import_weights",
     "init_variables", "load_pretrained", "load_run", "model_names", "register_augmentation", "register_dataset",
-    "register_metric", "register_model", "register_optimizer", "variant_options",
+    "register_metric", "register_model", "register_optimizer", "register_sink", "variant_options",
 ]  # fmt: skip
 
 

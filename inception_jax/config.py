@@ -126,10 +126,12 @@ def _check_registered(values: Mapping[str, Any]) -> None:
         ("checkpoint.best_metric", "metric", [*METRICS]),
         ("augmentation.rule", "augmentation", [*images.BUILT_IN, *images.CUSTOM]),
         ("optimizer.name", "optimizer", [*extension.BUILT_IN_OPTIMIZERS, *extension.OPTIMIZERS, "optax.NAME"]),
+        ("logging.sinks", "sink", [*extension.BUILT_IN_SINKS, *extension.SINKS]),
     ):
-        name = values[path]
-        if name not in known and not (kind == "optimizer" and name.startswith("optax.")):
-            raise ConfigError(f"config.{path} = {name!r} is unknown{extension.unknown(kind, name, known)}")
+        value = values[path]
+        for name in (value,) if isinstance(value, str) else value:
+            if name not in known and not (kind == "optimizer" and name.startswith("optax.")):
+                raise ConfigError(f"config.{path} = {value!r} is unknown{extension.unknown(kind, name, known)}")
 
 
 def _check_value(path: str, field: schema.Field, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Extension from a recipe: registers networks, data sets, optimizers, augmentations and metrics under a name.
+"""Extension from a recipe: registers networks, data sets, optimizers, augmentations, metrics and sinks under a name.
 
 A config names what is registered, and in `extensions` the Python files (or modules) that register it. Every command
 imports those before it builds anything: `train` from the recipe, `evaluate`, `predict` and `extract` from config.json.
@@ -31,6 +31,12 @@ DIRECTORY = "extensions"
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {}
 """{name: factory} of the registered optimizers; `training.optimizers` calls them."""
+
+SINKS: dict[str, Callable[..., Any]] = {}
+"""{name: factory} of the registered sinks; `runs.sinks` calls them."""
+
+TENSORBOARD = "tensorboard"
+BUILT_IN_SINKS = (TENSORBOARD, "wandb", "mlflow")
 
 # {(kind, name): where it was registered: the real path of a file, or None (a notebook, an interactive session)}
 _ORIGINS: dict[tuple[str, str], str | None] = {}
@@ -212,6 +218,29 @@ def register_metric(
     metric_definitions.METRICS[name] = metric
 
 
+def register_sink(name: str, factory: Callable[..., Any]) -> None:
+    """Registers a sink, to which the rows of a run are copied while it trains: `config.logging.sinks`.
+
+    Args:
+      name: letters, digits and underscores.
+      factory: takes an `inception_jax.runs.sinks.SinkRun` and returns an `inception_jax.runs.sinks.Sink`, on process 0
+        of a run. It is called, and works, in a thread of its own: what it raises ends the sink, not the run.
+
+    Raises:
+      UserError: the name is taken.
+
+    Example:
+      >>> import inception_jax
+      >>> from inception_jax.runs.sinks import Sink
+      >>> class Printer(Sink):
+      ...     def write(self, step, values):
+      ...         print(step, values.get("train/loss"))
+      >>> inception_jax.register_sink("printer", lambda run: Printer())
+    """
+    _claim("sink", name, BUILT_IN_SINKS)
+    SINKS[name] = factory
+
+
 # Other keys of an evaluation row.
 _ROW_KEYS = ("kind", "step", "epoch", "split", "weights", "count")
 
@@ -276,7 +305,8 @@ def check_named(names: Iterable[str], used: Iterable[tuple[str, str]]) -> str | 
 
     Args:
       names: `config.extensions`.
-      used: (kind, name) of what the config uses: "model", "data set", "optimizer", "augmentation"; all metrics are.
+      used: (kind, name) of what the config uses: "model", "data set", "optimizer", "augmentation", "sink"; all metrics
+        are.
 
     Returns:
       A warning where something was registered in no file (a notebook); None where there is nothing to say.

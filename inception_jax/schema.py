@@ -388,6 +388,12 @@ SCHEMA: dict[str, Any] = {
     "logging": {
         "every_steps": Field(10, "steps between rows of metrics.jsonl", _POSITIVE),
         "tensorboard": Field(True, "also write TensorBoard events"),
+        "sinks": Field(
+            (),
+            "services to which rows, config, plots and result are copied as well: wandb, mlflow, tensorboard, or ones "
+            "that are registered",
+            (lambda value: all(isinstance(name, str) for name in value), "names"),
+        ),
         "pictures": Field(
             True,
             "draw plots at the end: learning curves, confusion matrix, predictions, activations, first-layer filters",

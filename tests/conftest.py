@@ -77,8 +77,8 @@ def registrations():
     from inception_jax.models import registry
 
     tables = (
-        extensions.OPTIMIZERS, extensions._ORIGINS, extensions._FILES, metric_definitions.METRICS, datasets._ADDED,
-        images.CUSTOM, registry._SPECS,
+        extensions.OPTIMIZERS, extensions.SINKS, extensions._ORIGINS, extensions._FILES, metric_definitions.METRICS,
+        datasets._ADDED, images.CUSTOM, registry._SPECS,
     )  # fmt: skip
     before = [dict(table) for table in tables]
     yield

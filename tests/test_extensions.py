@@ -91,6 +91,7 @@ def test_names_that_are_refused(tmp_path):
         (lambda name: inception_jax.register_metric(name, len), "top1", "metric 'top1': the package has one"),
         (lambda name: inception_jax.register_metric(name, len), "count", "metric 'count': the package has one"),
         (lambda name: inception_jax.register_optimizer(name, len), "sgd", "optimizer 'sgd': the package has one"),
+        (lambda name: inception_jax.register_sink(name, len), "mlflow", "sink 'mlflow': the package has one"),
         (lambda name: inception_jax.register_augmentation(name, len), "a-b", "'a-b': a name of letters, digits"),
         (lambda name: inception_jax.register_dataset(name, {}, class_names=["a", "a"]), "x", "different names"),
         (
@@ -130,6 +131,11 @@ def test_a_config_names_the_file_of_what_it_uses(tmp_path):
         ("checkpoint.best_metric", "top2", "no such|is unknown; did you mean 'top.'.*config.extensions"),
         ("augmentation.rule", "area", "is unknown; did you mean 'area_aspect'.*augmentations: area_aspect"),
         ("optimizer.name", "sdg", "is unknown; did you mean 'sgd'.*optax.NAME"),
+        (
+            "logging.sinks",
+            ("wandbb",),
+            "= .'wandbb',. is unknown; did you mean 'wandb'.*sinks: tensorboard, wandb, mlflow",
+        ),
         ("extensions", (3,), "must be paths of Python files or module names"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Metric files: JSON lines, the record of a run, and TensorBoard events, a copy for viewing.
+"""Metric files: JSON lines, the record of a run, and TensorBoard events, a copy for viewing (others: `sinks.py`).
 
 `metrics.jsonl` holds the computed values, `timing.jsonl` the measured times: two runs of the same arithmetic have the
 same bytes in the first. One row is one line, written with one system call and not buffered here, so that a killed
@@ -12,6 +12,7 @@ them back as numbers. (null would be read as a missing value, and some tools cou
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import numbers
@@ -25,6 +26,7 @@ from inception_jax.runs.tensorboard import AppendedFile, EventFile
 
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
+FILES = (METRICS, TIMING)
 EVENTS = "tensorboard"
 
 _FROM_TEXT = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -43,6 +45,7 @@ class MetricWriter:
         *,
         purge_step: int | None = None,
         quiet: bool = False,
+        notify: Callable[[], None] | None = None,
     ):
         """Opens the files, and drops an incomplete last line that a killed process left.
 
@@ -52,20 +55,24 @@ class MetricWriter:
           purge_step: the first step that this process may write again (the restored step + 1): TensorBoard hides the
             events of earlier processes from there on. None where there are none.
           quiet: check the rows and write nothing (every process but process 0).
+          notify: called after each row, when the file has it.
 
         Raises:
           UserError: a file cannot be opened.
         """
         workdir = Path(workdir)
         self._files: dict[str, Any] = {}
-        self._events = None
+        self._events: EventFile | None = None
         self._quiet = quiet
+        self._notify = notify or (lambda: None)
+        self.tensorboard_error: str | None = None
+        """Why the TensorBoard events are incomplete; None: they are not."""
         if quiet:
             return
         try:
-            for name in (METRICS, TIMING):
+            for name in FILES:
                 _filter_rows(workdir / name, keep=lambda row: True)
-            for name in (METRICS, TIMING):
+            for name in FILES:
                 self._files[name] = AppendedFile(workdir / name)
             if tensorboard:
                 self._events = EventFile(workdir / EVENTS, purge_step)
@@ -84,15 +91,11 @@ class MetricWriter:
           ValueError: a row without a step, or a value that is not a scalar.
           UserError: the file cannot be written; `DiskFull` where the disk is full.
         """
-        row = self._append(METRICS, row)
-        group = row.get("kind", "metrics")
-        if group == "evaluation":
-            group = f"{row.get('split', group)}_{row.get('weights', 'raw')}"
-        self._to_tensorboard(group, row)
+        self._append(METRICS, row)
 
     def write_timing(self, row: Mapping[str, Any]) -> None:
         """Appends one row to timing.jsonl; in TensorBoard it is under `timing/`. Otherwise as `write`."""
-        self._to_tensorboard("timing", self._append(TIMING, row))
+        self._append(TIMING, row)
 
     def write_images(self, step: int, images: Mapping[str, str | os.PathLike]) -> None:
         """Copies PNG files into the TensorBoard events, byte for byte; does nothing where there are no events.
@@ -103,7 +106,7 @@ class MetricWriter:
 
         Raises:
           ValueError: a file is not a PNG.
-          UserError: a file cannot be read, or the events cannot be written.
+          UserError: a file cannot be read.
         """
         if self._events is None:
             return
@@ -111,16 +114,16 @@ class MetricWriter:
             contents = {f"pictures/{name}": Path(path).read_bytes() for name, path in images.items()}
         except OSError as error:
             raise _cannot_read(error.filename, error) from None
-        try:
-            self._events.add(step, images=contents)
-        except OSError as error:
-            raise write_error(self._events.name, error) from None
+        self._to_tensorboard(step, images=contents)
 
     def close(self) -> None:
         """Writes everything to disk (fsync) and closes the files; a second call does nothing."""
-        files = [file for file in (*self._files.values(), self._events) if file is not None]
+        files, events = self._files, self._events
         self._files, self._events = {}, None
-        for file in files:
+        if events is not None:
+            with contextlib.suppress(OSError):  # a copy; the files below are the record
+                events.close()
+        for file in files.values():
             try:
                 file.close()
             except OSError as error:
@@ -132,31 +135,75 @@ class MetricWriter:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _append(self, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
         row = {key: _scalar(key, value) for key, value in row.items()}
         if type(row.get("step")) is not int:
             raise ValueError(f"a row of {name} needs an integer 'step', not {row.get('step')!r}")
         if self._quiet:
-            return row
+            return
         file = self._files[name]
         try:
             file.append(_encode_row(row))
         except OSError as error:
             raise write_error(file.name, error) from None
-        return row
+        _, step, scalars = to_scalars(name, row)
+        self._to_tensorboard(step, scalars=scalars)
+        self._notify()
 
-    def _to_tensorboard(self, group: str, row: dict[str, Any]) -> None:
+    def _to_tensorboard(self, step: int, **content: Mapping[str, Any]) -> None:
+        """Writes to the events; where that fails, they end: the run does not."""
         if self._events is None:
             return
-        scalars = {
-            f"{group}/{key}": float(value)
-            for key, value in row.items()
-            if key != "step" and isinstance(value, numbers.Real) and not isinstance(value, bool)
-        }
         try:
-            self._events.add(row["step"], scalars=scalars)
+            self._events.add(step, **content)
         except OSError as error:
-            raise write_error(self._events.name, error) from None
+            self.tensorboard_error = f"failed at step {step:,}: {write_error(self._events.name, error)}"
+            with contextlib.suppress(OSError):
+                self._events.close()
+            self._events = None
+
+
+Scalars = tuple[str, int, dict[str, float]]
+"""Group of a row ("train", "test_ema", "timing"), its step, and its numbers by name ("train/loss")."""
+
+
+def to_scalars(file: str, row: Mapping[str, Any]) -> Scalars:
+    """The numbers of a row, for programs that show curves.
+
+    Args:
+      file: `METRICS` or `TIMING`, which the row is of.
+      row: with NaN and infinities as floats.
+    """
+    group = "timing" if file == TIMING else row.get("kind", "metrics")
+    if group == "evaluation":
+        group = f"{row.get('split', group)}_{row.get('weights', 'raw')}"
+    scalars = {
+        f"{group}/{key}": float(value)
+        for key, value in row.items()
+        if key != "step" and isinstance(value, numbers.Real) and not isinstance(value, bool)
+    }
+    return group, row["step"], scalars
+
+
+class FollowedFile:
+    """Reads the rows of a metric file that a run is writing, each once."""
+
+    def __init__(self, path: str | os.PathLike):
+        """Starts before the first row of a file, which may be missing."""
+        self._path, self._offset = Path(path), 0
+
+    def new_rows(self) -> list[Scalars]:
+        """The rows that were added since the last call. Raises OSError where the file cannot be read."""
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._offset)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        complete = content[: content.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        rows = (parse_row(line) for line in complete.split(b"\n"))
+        return [to_scalars(self._path.name, row) for row in rows if row is not None]
 
 
 def truncate(workdir: str | os.PathLike, step: int) -> int:
@@ -176,7 +223,7 @@ def truncate(workdir: str | os.PathLike, step: int) -> int:
       UserError: a line before the last is not a row, or a file cannot be replaced.
     """
     dropped = 0
-    for name in (METRICS, TIMING):
+    for name in FILES:
         path = Path(workdir) / name
         try:
             dropped += _filter_rows(path, keep=lambda row: row["step"] <= step)

@@ -19,6 +19,7 @@ from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
 from inception_jax.runs import data_record, metric_files
 from inception_jax.runs.progress import Progress
+from inception_jax.runs.sinks import Sinks
 from inception_jax.training import precise_batch_norm, restore, results
 from inception_jax.training import setup as setups
 from inception_jax.training.clock import Clock
@@ -98,13 +99,17 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         )
 
         restore.write_run_files(setup, workdir)
-        stack.enter_context(results.failure_recorded(setup, workdir))
+        sinks = stack.enter_context(Sinks(setup.logging.sinks if first else (), workdir, config.to_dict()))
+        stack.enter_context(results.failure_recorded(setup, workdir, sinks))
         with processes.fail_together():
             if first:
                 metric_files.truncate(workdir, start)
             writer = stack.enter_context(
-                metric_files.MetricWriter(workdir, setup.logging.tensorboard, purge_step=start + 1, quiet=not first)
+                metric_files.MetricWriter(
+                    workdir, setup.logging.tensorboard, purge_step=start + 1, quiet=not first, notify=sinks.notify
+                )
             )
+            sinks.start()
             progress = stack.enter_context(
                 Progress(
                     length.total,
@@ -115,7 +120,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
                     quiet=not first,
                 )
             )
-        output = results.RunOutput(workdir, writer, progress, clock)
+        output = results.RunOutput(workdir, writer, sinks, progress, clock)
         progress.message(restore.format_header(setup, state, start, host_state.get("devices"), notes))
 
         # The pipeline begins to decode while the steps compile.
@@ -278,6 +283,7 @@ def _log(run: _Run, step: int, logged: int) -> None:
     output.writer.write(row)
     output.writer.write_timing({"step": step, **timing})
     output.progress.update(step, row | timing)
+    output.log_news()
 
 
 def _take_step(run: _Run, step: int, state: TrainState, batch: dict[str, Any]) -> TrainState:

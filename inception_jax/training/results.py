@@ -18,6 +18,7 @@ from inception_jax.multihost import processes
 from inception_jax.runs import class_tables, metric_files, report, result
 from inception_jax.runs.formatting import format_metric
 from inception_jax.runs.progress import Progress
+from inception_jax.runs.sinks import Sinks
 from inception_jax.training import preprocess
 from inception_jax.training.clock import Clock
 from inception_jax.training.early_stopping import BestEvaluation
@@ -32,14 +33,21 @@ class RunOutput:
     Attributes:
       workdir: of the run.
       writer: of metrics.jsonl, timing.jsonl and TensorBoard events.
+      sinks: to which all of it is copied.
       progress: of the log and the progress bar.
       clock: seconds by phase.
     """
 
     workdir: Path
     writer: metric_files.MetricWriter
+    sinks: Sinks
     progress: Progress
     clock: Clock
+
+    def log_news(self) -> None:
+        """Logs what there is to say about the sinks."""
+        for line in self.sinks.pop_news():
+            self.progress.message(line)
 
 
 def metric_rows(setup: Setup, evaluations: Mapping[str, Accumulator], step: int) -> Iterator[dict[str, Any]]:
@@ -135,8 +143,7 @@ def write_finished(
     content["ended"] = best.summary() if best.is_exhausted and step < setup.length.total else "all steps are done"
     if setup.objective.class_weights:
         content["class_weights"] = dict(zip(setup.data.class_names, setup.objective.class_weights, strict=True))
-    result.write_result(output.workdir, content)
-    report.write(output.workdir)
+    _write(output, step, content, plots)
     return content
 
 
@@ -155,13 +162,25 @@ def write_interrupted(setup: Setup, output: RunOutput, state: TrainState, signal
     if not processes.is_first():
         return {}
     content = _result("interrupted", setup, output, state) | {"signal": signal}
-    result.write_result(output.workdir, content)
-    report.write(output.workdir)
+    _write(output, int(state.step), content)
     return content
 
 
+def _write(output: RunOutput, step: int, content: dict[str, Any], plots: Mapping[str, Path] | None = None) -> None:
+    """Writes result.json and report.md, passes them to the sinks, and adds to `content` and file what those say."""
+    path = result.write_result(output.workdir, content)
+    report.write(output.workdir)
+    statuses = output.sinks.finish(step, content, [output.workdir / report.FILE, path], plots)
+    if output.writer.tensorboard_error:
+        statuses = {"tensorboard": output.writer.tensorboard_error, **statuses}
+    if statuses:
+        content["sinks"] = statuses
+        result.write_result(output.workdir, content)
+    output.log_news()
+
+
 @contextlib.contextmanager
-def failure_recorded(setup: Setup, workdir: Path) -> Iterator[None]:
+def failure_recorded(setup: Setup, workdir: Path, sinks: Sinks) -> Iterator[None]:
     """Writes result.json and report.md, where that is possible, if a `UserError` is raised inside; reraises it."""
     try:
         yield
@@ -170,17 +189,18 @@ def failure_recorded(setup: Setup, workdir: Path) -> Iterator[None]:
         # A second error here (such as a full disk) must not hide the one that ended the run.
         with contextlib.suppress(UserError):
             if processes.is_first():
-                result.write_result(
-                    workdir,
-                    {
-                        "status": status,
-                        "model": setup.spec.name,
-                        "message": str(error),
-                        "exit_code": int(error.exit_code),
-                        "metrics": {"train": _last_train_row(workdir)},
-                    },
-                )
+                row = _last_train_row(workdir)
+                content = {
+                    "status": status,
+                    "model": setup.spec.name,
+                    "message": str(error),
+                    "exit_code": int(error.exit_code),
+                    "metrics": {"train": row},
+                }
+                path = result.write_result(workdir, content)
                 report.write(workdir)
+                if statuses := sinks.finish(int(row.get("step", 0)), content, [workdir / report.FILE, path]):
+                    result.write_result(workdir, content | {"sinks": statuses})
         raise
 
 

@@ -19,7 +19,8 @@ from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.metric_definitions import METRICS, Metric
 from inception_jax.models import registry
 from inception_jax.models.base import BaseNetwork
-from inception_jax.runs import data_record
+from inception_jax.multihost import processes
+from inception_jax.runs import data_record, sinks
 from inception_jax.training import (
     batch_norm_checks,
     class_balance,
@@ -84,10 +85,12 @@ class LoggingOptions:
     Attributes:
       tensorboard: TensorBoard events.
       pictures: plots, at the end of the run.
+      sinks: names of the services to which all of it is copied.
     """
 
     tensorboard: bool
     pictures: bool
+    sinks: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +197,7 @@ def build(config: Config) -> Setup:
             patience=config.stop.patience,
             min_improvement=config.stop.min_improvement if config.stop.patience else 0.0,
         ),
-        logging=LoggingOptions(**config.logging.read("tensorboard", "pictures")),
+        logging=_read_logging(config),
         notice=notice,
     )
 
@@ -206,7 +209,21 @@ def _registered_names(config: Config) -> list[tuple[str, str]]:
         ("data set", config.data.name),
         ("optimizer", config.optimizer.name),
         ("augmentation", config.augmentation.rule),
+        *(("sink", name) for name in config.logging.sinks),
     ]
+
+
+def _read_logging(config: Config) -> LoggingOptions:
+    """Reads `config.logging`; process 0, which alone writes, checks that the sinks can be opened.
+
+    Raises:
+      UserError: one cannot.
+    """
+    names = tuple(config.logging.sinks)
+    if processes.is_first():
+        sinks.check(names)
+    tensorboard = config.logging.tensorboard or extensions.TENSORBOARD in names
+    return LoggingOptions(tensorboard, config.logging.pictures, names)
 
 
 def build_train_data(config: Config, dataset: datasets.Dataset, network_input: NetworkInput) -> TrainPipeline:

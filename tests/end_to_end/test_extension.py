@@ -53,6 +53,53 @@ def test_it_resumes_to_the_same_bits_also_in_worker_processes(run, run_command, 
     assert "note: mine.py has changed since the run began" in err
 
 
+SINK = """
+import json
+from inception_jax.runs.sinks import Sink
+
+
+class File(Sink):
+    def __init__(self, run):
+        self.run_id, self.fails = "first", run.run_id is None
+        self.path = run.workdir / f"sink_{run.run_id}.jsonl"
+
+    def write(self, step, values):
+        if self.fails and step == 6 and "train/loss" in values:
+            raise OSError("no network")
+        with open(self.path, "a") as file:
+            file.write(json.dumps([step, *values]) + "\\n")
+
+
+inception_jax.register_sink("file", File)
+"""
+
+
+def test_a_sink_changes_no_bit_and_fails_alone(run, run_command, arguments, own_recipe, tmp_path):
+    recipe, workdir = tmp_path / "mine.py", tmp_path / "run"
+    recipe.write_text(own_recipe.read_text() + SINK)
+    arguments = [f"--config={recipe}", *arguments[1:], "--config.logging.pictures=False"]
+    arguments += ["--config.logging.sinks=('file',)", f"--workdir={workdir}"]
+    code, out, err = run_command("train", *arguments, "--json")
+    assert code == 0 and "warning: sink file failed at step 6: OSError: no network" in err, err
+    assert outcome(workdir) == outcome(run)
+    assert json.loads(out)["sinks"] == {"file": "failed at step 6: OSError: no network"}
+    assert json.loads((workdir / "result.json").read_text())["sinks"] == json.loads(out)["sinks"]
+
+    shutil.rmtree(workdir / "checkpoints" / "12")  # a start that continues writes what the sink has not got
+    (workdir / "result.json").unlink()
+    code, out, err = run_command("train", *arguments, "--json")
+    assert code == 0 and json.loads(out)["sinks"] == {"file": "complete"}, err
+    assert outcome(workdir) == outcome(run)
+    files = [workdir / f"sink_{name}.jsonl" for name in ("None", "first")]
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert sorted(row[0] for row in rows if "train/loss" in row) == [2, 4, 6, 8, 10, 12]
+    assert sorted(row[0] for row in rows if "test_raw/top1" in row) == [4, 8, 12]
+    code, _, err = run_command(
+        "train", *arguments[:-2], "--config.logging.sinks=('fle',)", f"--workdir={tmp_path / 'a'}"
+    )
+    assert code == 2 and "config.logging.sinks = ('fle',) is unknown; did you mean 'file'?" in err, err
+
+
 def test_the_run_needs_no_recipe(run, run_command, own_recipe, tmp_path):
     """evaluate, predict and compare where the file is not: by the copy in the workdir."""
     workdir = shutil.copytree(run, tmp_path / "run")
