@@ -82,11 +82,12 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> tuple[dict[str, 
     from inception_jax.errors import write_error
     from inception_jax.evaluation import trained_network
     from inception_jax.multihost import processes
-    from inception_jax.runs import class_tables, data_record, report
+    from inception_jax.runs import class_tables, data_record, environment, manifest, report
     from inception_jax.runs.result import write_result
-    from inception_jax.training import setup, warm_start
+    from inception_jax.training import restore, setup, warm_start
 
     step = command_line.step(flags.step)
+    restore.refuse_unequal_settings()
     with processes.fail_together():
         (source,) = setup.load_splits(recipe, flags.split or recipe.data.eval_split)
         run = warm_start.find_workdir(Path(flags.checkpoint or flags.workdir))
@@ -102,6 +103,7 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> tuple[dict[str, 
     processes.check_equal("the data", [source.class_names, examples], "all processes need the same files")
     if processes.is_first():
         notes = data_record.note_other_examples(run, source) if run is not None else []
+        notes += environment.note_changed_settings((manifest.read(run) if run is not None else None) or {})
         for line in [*source.account, *notes]:
             print(line, file=sys.stderr)
     evaluation, images = trained.evaluate(data), recipe.evaluation.batch_norm_images
@@ -115,6 +117,7 @@ def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> tuple[dict[str, 
         **({"batch_norm_images": images} if images else {}),
         **evaluation.result(),
         "top1_interval_95": list(evaluation.top1_interval()),
+        "environment": environment.describe(),
     }
     name = f"{data.dataset.split}_{trained.weights}_{trained.step}_{recipe.evaluation.protocol}"
     name += f"_batch_norm_{images}" if images else ""

@@ -14,7 +14,7 @@ import numpy as np
 import tensorstore as ts
 
 from inception_jax import tree_paths
-from inception_jax.checkpoints import checksums
+from inception_jax.checkpoints import checksums, identity
 from inception_jax.errors import ExitCode, UserError, nearest
 
 SUBDIRECTORY = "checkpoints"
@@ -41,6 +41,14 @@ class CheckpointError(UserError):
 class CheckpointDamaged(CheckpointError):
     """A checkpoint is damaged: it is not what was saved."""
 
+    kind = "damaged checkpoint"
+
+
+class CheckpointForeign(CheckpointDamaged):
+    """A checkpoint in the wrong place: of another step than its directory's name, or of another run."""
+
+    kind = "foreign checkpoint"
+
 
 class CheckpointMismatch(UserError):
     """An undamaged checkpoint, but of another state than requested."""
@@ -60,14 +68,17 @@ def list_steps(directory: Path) -> list[int]:
         raise UserError(f"cannot read {directory}: {error.strerror}") from None
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """Reads the record of one step: "format", "step", "host", "metrics", "best" and "leaves".
+def read_record(path: Path, run_id: str | None = None, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Reads the record of one step: "format", "step", "run", "host", "metrics", "best" and "leaves".
 
     Args:
-      path: the step's directory.
+      path: the step's directory, named after the step.
+      run_id: of the run that it must be of; None: of any.
+      config: fields with which it must have been trained, as in `identity.RunIdentity`; None: with any.
 
     Raises:
       CheckpointDamaged: the record is missing or damaged.
+      CheckpointForeign: it is of another step or run.
       CheckpointMismatch: a later version of this package wrote it.
     """
     file = path / HOST / RECORD_FILE
@@ -84,6 +95,8 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{path} was written by a later version of this package (format {record['format']}, "
             f"this one reads up to {FORMAT})"
         )
+    if mismatch := identity.find_mismatch(record, int(path.name), run_id, config):
+        raise CheckpointForeign(f"{path} {mismatch}")
     return record
 
 
@@ -147,10 +160,10 @@ def score(metrics: Mapping[str, float] | None, rule: Mapping[str, str] | None) -
     return -math.inf if math.isnan(value) else value
 
 
-def read_score(path: Path, rule: Mapping[str, str] | None) -> float | None:
+def read_score(path: Path, rule: Mapping[str, str] | None, run_id: str | None = None) -> float | None:
     """Reads the `score` of one step; None also where it is damaged, which is reported when this step is requested."""
     try:
-        return score(read_record(path)["metrics"], rule)
+        return score(read_record(path, run_id)["metrics"], rule)
     except UserError:
         return None
 
@@ -161,20 +174,21 @@ def best_first(scores: Mapping[int, float | None]) -> list[int]:
     return sorted(known, key=lambda step: (known[step], step), reverse=True)
 
 
-def first_usable(steps: Sequence[int], read: Callable[[int], T]) -> tuple[T, dict[int, str]]:
-    """Reads the first step that is not damaged; returns what `read` returned, and {damaged step: reason}.
+def first_usable(steps: Sequence[int], read: Callable[[int], T]) -> tuple[T, dict[int, CheckpointDamaged]]:
+    """Reads the first step that is usable; returns what `read` returned, and {damaged or foreign step: its error}.
 
     Raises:
-      CheckpointError: all are damaged.
+      CheckpointError: none is usable.
     """
-    damages: dict[int, str] = {}
+    problems: dict[int, CheckpointDamaged] = {}
     for step in steps:
         try:
-            return read(step), damages
+            return read(step), problems
         except CheckpointDamaged as error:
-            damages[step] = str(error)
-    how_many = f"all {len(damages)} are damaged; " if len(damages) > 1 else ""
-    raise CheckpointError(f"no usable checkpoint: {how_many}{next(iter(damages.values()))}")
+            problems[step] = error
+    first, *others = problems.values()
+    how = "damaged, or of another step or run" if CheckpointForeign in map(type, problems.values()) else "damaged"
+    raise CheckpointError(f"no usable checkpoint: {f'all {len(problems)} are {how}; ' if others else ''}{first}")
 
 
 def load_variables(
@@ -182,6 +196,7 @@ def load_variables(
     weights: Literal["raw", "ema"] = "raw",
     step: int | Literal["best"] | None = None,
     warn: Warn = logger.warning,
+    run_id: str | None = None,
 ) -> dict[str, Any]:
     """Loads the network's variables from a checkpoint, of any optimizer. Changes nothing on disk.
 
@@ -189,25 +204,46 @@ def load_variables(
       path: a workdir, its directory of checkpoints, or one step's directory.
       weights: "raw" for the trained parameters, "ema" for their exponential moving average.
       step: None for the newest undamaged checkpoint, "best", or one step.
-      warn: gets one line for every damaged checkpoint that is skipped.
+      warn: gets one line for every damaged or foreign checkpoint that is skipped.
+      run_id: of the run that the checkpoint must be of; None: of any.
 
     Returns:
       {"params": …, "batch_stats": … ({} where the network has none)}: nested dictionaries of NumPy arrays.
 
     Raises:
       UserError: no checkpoints there, no such step, or no EMA weights.
-      CheckpointError: checkpoints exist, but all are damaged.
+      CheckpointError: checkpoints exist, but none is usable.
     """
+    return load_variables_and_step(path, weights, step, warn, run_id)[0]
+
+
+def load_variables_and_step(
+    path: str | Path,
+    weights: Literal["raw", "ema"] = "raw",
+    step: int | Literal["best"] | None = None,
+    warn: Warn = logger.warning,
+    run_id: str | None = None,
+) -> tuple[dict[str, Any], int]:
+    """As `load_variables`; returns them and their step, which is not the newest where that one is damaged."""
     if weights not in ("raw", "ema"):
         raise UserError(f"weights {weights!r}: 'raw' or 'ema'{nearest(weights, ('raw', 'ema'))}")
-    return _read_first_usable(path, step, lambda directory: _variables(directory, weights), warn)
+    return _read_first_usable(
+        path, step, lambda directory: (_variables(directory, weights, run_id), int(directory.name)), warn, run_id
+    )
 
 
 def load_record(
-    path: str | Path, step: int | Literal["best"] | None = None, warn: Warn = logger.warning
+    path: str | Path,
+    step: int | Literal["best"] | None = None,
+    warn: Warn = logger.warning,
+    run_id: str | None = None,
 ) -> dict[str, Any]:
-    """Reads the record of the checkpoint that `load_variables` would load, with the same arguments."""
-    return _read_first_usable(path, step, read_record, warn)
+    """Reads the record of the newest, best or given checkpoint, whose arrays it does not read, so may be damaged.
+
+    The arguments are those of `load_variables`, which skips a checkpoint with damaged arrays: for these variables and
+    their step, give it a step, or call `load_variables_and_step`.
+    """
+    return _read_first_usable(path, step, lambda directory: read_record(directory, run_id), warn, run_id)
 
 
 def one_line(error: BaseException) -> str:
@@ -217,8 +253,8 @@ def one_line(error: BaseException) -> str:
     return line if len(line) <= 300 else f"{line[:80]} … {line[-217:]}"
 
 
-def _variables(directory: Path, weights: str) -> dict[str, Any]:
-    record = read_record(directory)
+def _variables(directory: Path, weights: str, run_id: str | None) -> dict[str, Any]:
+    record = read_record(directory, run_id)
     prefix = "ema/" if weights == "ema" else ""
     names = [name for name in record["leaves"] if name.startswith((f"{prefix}params/", f"{prefix}batch_stats/"))]
     if not names:
@@ -227,15 +263,17 @@ def _variables(directory: Path, weights: str) -> dict[str, Any]:
     return {"batch_stats": {}, **tree_paths.nest({name.removeprefix(prefix): leaf for name, leaf in leaves.items()})}
 
 
-def _read_first_usable(path: str | Path, step: int | str | None, read: Callable[[Path], T], warn: Warn) -> T:
-    directory, steps = _candidates(Path(path), step)
-    found, damages = first_usable(steps, lambda step: read(directory / str(step)))
-    for reason in damages.values():
-        warn(f"damaged checkpoint skipped: {reason}")
+def _read_first_usable(
+    path: str | Path, step: int | str | None, read: Callable[[Path], T], warn: Warn, run_id: str | None
+) -> T:
+    directory, steps = _candidates(Path(path), step, run_id)
+    found, problems = first_usable(steps, lambda step: read(directory / str(step)))
+    for problem in problems.values():
+        warn(f"{problem.kind} skipped: {problem}")
     return found
 
 
-def _candidates(path: Path, step: int | str | None) -> tuple[Path, Sequence[int]]:
+def _candidates(path: Path, step: int | str | None, run_id: str | None) -> tuple[Path, Sequence[int]]:
     """Returns the directory of checkpoints, and its steps that fit the request, the preferred first."""
     directory = path / SUBDIRECTORY if (path / SUBDIRECTORY).is_dir() else path
     steps = list_steps(directory)
@@ -246,15 +284,15 @@ def _candidates(path: Path, step: int | str | None) -> tuple[Path, Sequence[int]
     if step is None:
         return directory, steps[::-1]
     if step == "best":
-        return directory, _best(directory, steps)
+        return directory, _best(directory, steps, run_id)
     if step not in steps:
         raise UserError(f"no checkpoint of step {step} in {directory}; there are {', '.join(map(str, steps))}")
     return directory, [int(step)]
 
 
-def _best(directory: Path, steps: Sequence[int]) -> list[int]:
-    newest, _ = first_usable(steps[::-1], lambda step: read_record(directory / str(step)))
-    found = best_first({step: read_score(directory / str(step), newest["best"]) for step in steps})
+def _best(directory: Path, steps: Sequence[int], run_id: str | None) -> list[int]:
+    newest, _ = first_usable(steps[::-1], lambda step: read_record(directory / str(step), run_id))
+    found = best_first({step: read_score(directory / str(step), newest["best"], run_id) for step in steps})
     if not found:
         raise UserError(
             f"no checkpoint in {directory} has a score, so there is no best one; leave out 'best' for the newest"

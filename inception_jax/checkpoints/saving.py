@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 
 from inception_jax import tree_paths
 from inception_jax.checkpoints import checksums, orbax_manager, reading
+from inception_jax.checkpoints.identity import RunIdentity
 from inception_jax.checkpoints.reading import SUBDIRECTORY as SUBDIRECTORY
 from inception_jax.checkpoints.reading import CheckpointDamaged, CheckpointError, CheckpointMismatch
 from inception_jax.checkpoints.reading import load_record as load_record
@@ -59,6 +60,7 @@ class Checkpoints:
         keep_best: int = 1,
         best_metric: str | None = None,
         best_mode: Literal["max", "min"] = "max",
+        run: RunIdentity | None = None,
         warn: Callable[[str], None] = logger.warning,
     ):
         """Makes the directory, and removes unfinished checkpoints of a killed process.
@@ -70,6 +72,7 @@ class Checkpoints:
           keep_best: number of best checkpoints to keep in addition; 0 for none.
           best_metric: the name in `metrics` that decides which is best; None: there is no best.
           best_mode: whether a higher or a lower value is better. NaN is worse than everything.
+          run: that the checkpoints belong to: recorded in each, and compared when one is restored; None: neither.
           warn: gets one line for each warning, such as a damaged checkpoint.
 
         Raises:
@@ -81,7 +84,7 @@ class Checkpoints:
             raise UserError(f"best_mode = {best_mode!r}: 'max' or 'min'{nearest(best_mode, ('max', 'min'))}")
         self.directory = Path(directory).absolute()
         self._best = {"name": best_metric, "mode": best_mode} if best_metric else None
-        self._warn = warn
+        self._run, self._warn = run, warn
         self._manager: ocp.CheckpointManager | None = None
         self._pending_step: int | None = None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -93,7 +96,10 @@ class Checkpoints:
                 orbax_manager.remove_leftovers(self.directory)
             except OSError as error:
                 raise write_error(self.directory, error) from None
-        self._scores = {step: reading.read_score(self.directory / str(step), self._best) for step in self.steps()}
+        run_id = run and run.id
+        self._scores = {
+            step: reading.read_score(self.directory / str(step), self._best, run_id) for step in self.steps()
+        }
         self._preservation = orbax_manager.LatestAndBest(keep_latest, keep_best, self._scores)
 
     def steps(self) -> list[int]:
@@ -136,6 +142,8 @@ class Checkpoints:
         leaves = checksums.arrays_to_save(tree_paths.named_leaves(state))
         orbax_manager.check_disk_space(self.directory, leaves, step, self.steps(), self._deletion.result)
         record = {"format": reading.FORMAT, "step": step, "host": host, "metrics": metrics, "best": self._best}
+        if self._run:
+            record["run"] = self._run.to_json()
         record = json.loads(json.dumps(record))  # a copy; and values that JSON cannot hold fail here, not later
         # Views or copies in host memory: the checksums are computed from them after this call has returned.
         text = self._worker.submit(checksums.dump_record, record, checksums.host_arrays(leaves))
@@ -149,7 +157,9 @@ class Checkpoints:
         return True
 
     def restore_latest(self, abstract_state: Any) -> Restored | None:
-        """Restores the newest undamaged checkpoint; moves newer, damaged ones to `damaged/`, with a warning.
+        """Restores the newest usable checkpoint of this run.
+
+        Moves newer ones that are damaged, or of another step or run, to `damaged/`, with a warning.
 
         Args:
           abstract_state: the tree to restore, of `jax.ShapeDtypeStruct` with shardings, or of arrays. A leaf without a
@@ -182,7 +192,7 @@ class Checkpoints:
         return self._first_usable(steps, abstract_state)
 
     def restore(self, step: int, abstract_state: Any) -> Restored:
-        """Restores the checkpoint of one step; does not move a damaged one.
+        """Restores the checkpoint of one step; does not move one that is damaged, or of another step or run.
 
         Raises:
           UserError: there is none of this step.
@@ -226,9 +236,9 @@ class Checkpoints:
             self._warn(str(error))  # the error that ended the run is the one to raise
 
     def _first_usable(self, steps: list[int], abstract_state: Any) -> Restored:
-        restored, damages = reading.first_usable(steps, lambda step: self._read(step, abstract_state))
-        for step, reason in damages.items():
-            self._move_to_damaged(step, reason)
+        restored, problems = reading.first_usable(steps, lambda step: self._read(step, abstract_state))
+        for step, problem in problems.items():
+            self._move_to_damaged(step, problem)
         return restored
 
     def _read(self, step: int, abstract_state: Any) -> Restored:
@@ -236,7 +246,7 @@ class Checkpoints:
         path = self.directory / str(step)
         problem: UserError | None = None
         try:
-            record = reading.read_record(path)
+            record = reading.read_record(path, self._run and self._run.id, self._run and self._run.config)
             wanted = tree_paths.named_leaves(abstract_state)
             difference = checksums.first_difference(record["leaves"], checksums.dtypes_and_shapes(wanted))
             if difference:
@@ -284,8 +294,8 @@ class Checkpoints:
             with contextlib.suppress(Exception):  # it raises the failure of its last save again
                 manager.close()
 
-    def _move_to_damaged(self, step: int, reason: str) -> None:
-        """Moves a damaged step to `damaged/`; deletes nothing."""
+    def _move_to_damaged(self, step: int, problem: CheckpointDamaged) -> None:
+        """Moves a step that cannot be used to `damaged/`; deletes nothing."""
         self._close_manager()  # it would count the step among those to keep
         self._scores.pop(step, None)
         target = self.directory / DAMAGED / str(step)
@@ -296,4 +306,4 @@ class Checkpoints:
             with contextlib.suppress(FileNotFoundError):
                 (self.directory / str(step)).rename(target)
         processes.barrier(f"checkpoint {step} set aside")
-        self._warn(f"damaged checkpoint moved to {target}: {reason}")
+        self._warn(f"{problem.kind} moved to {target}: {problem}")

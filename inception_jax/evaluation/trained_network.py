@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from inception_jax import config as configs
 from inception_jax import extensions
-from inception_jax.checkpoints.reading import load_record, load_variables
+from inception_jax.checkpoints.reading import load_variables_and_step
 from inception_jax.config import Config
 from inception_jax.data import images
 from inception_jax.data.pipeline import EvalPipeline
@@ -26,7 +26,7 @@ from inception_jax.metrics import Accumulator
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import variable_shapes
 from inception_jax.runs import manifest
-from inception_jax.training import network_setup, precise_batch_norm, run_length, setup
+from inception_jax.training import network_setup, precise_batch_norm, run_length, setup, warm_start
 from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.restore import CLASSES
@@ -306,13 +306,14 @@ def load(
     weights = weights or default_weights(config_dict)
     chosen = cast(int | Literal["best"] | None, step)
     checkpoint = Path(checkpoint)
-    variables = load_variables(checkpoint, cast(Weights, weights), chosen)
+    run_id = manifest.read_run_id(warm_start.find_workdir(checkpoint))
+    variables, found = load_variables_and_step(checkpoint, cast(Weights, weights), chosen, run_id=run_id)
     return build(
         config_dict,
         variables,
         class_names,
         weights=weights,
-        step=load_record(checkpoint, chosen)["step"],
+        step=found,
         where=checkpoint,
     )
 

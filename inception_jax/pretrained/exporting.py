@@ -23,6 +23,7 @@ from inception_jax.evaluation.trained_network import (
 from inception_jax.models.base import BaseNetwork
 from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.variants import Variant
+from inception_jax.runs import manifest
 from inception_jax.training import network_setup
 from inception_jax.weight_files.atomic_write import atomic_write
 from inception_jax.weight_files.safetensors_writer import save_arrays
@@ -76,8 +77,9 @@ def export_run(
     model = network_setup.build_model(config, len(classes))
     _check_network(model, variant, workdir)
     weights = weights or default_weights(raw_config)
-    found = load_record(workdir, step)["step"]
-    variables = load_variables(workdir, weights, found)
+    run_id = manifest.read_run_id(workdir)
+    found = load_record(workdir, step, run_id=run_id)["step"]
+    variables = load_variables(workdir, weights, found, run_id=run_id)
     variables = {name: tree for name, tree in variables.items() if tree}
     same = {name: getattr(model, name) for name in ("num_classes", "width_multiplier", "min_width")}
     arrays = export_weights(config.model.name, variables, source=source, **same)

@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception_jax import config as configs
+from inception_jax.checkpoints.identity import RunIdentity, new_run_id
 from inception_jax.checkpoints.reading import load_variables
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config
@@ -162,9 +163,10 @@ def write(directory: str | os.PathLike, loaded: LoadedWeights, config: ConfigDic
     try:
         new.mkdir(parents=True)
         state = {"step": np.zeros((), np.int32), **loaded.imported.variables}
-        with Checkpoints(new / SUBDIRECTORY) as checkpoints:
+        run_id = new_run_id()
+        with Checkpoints(new / SUBDIRECTORY, run=RunIdentity(run_id)) as checkpoints:
             checkpoints.save(0, state, host={})
-        manifest.write(new, Config(config).to_json())
+        manifest.write(new, Config(config).to_json(), run_id=run_id)
         for name, content in files.items():
             manifest.replace_text(new / name, json.dumps(content, indent=2) + "\n")
         if directory.is_dir():

@@ -16,7 +16,7 @@ from typing import Any
 from inception_jax.errors import UserError, nearest
 from inception_jax.metric_definitions import METRICS, Metric, describe
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import listing, run_state
+from inception_jax.runs import environment, listing, run_state
 from inception_jax.runs.formatting import per_head
 from inception_jax.runs.manifest import ABSENT, flatten, same_value
 from inception_jax.runs.run_state import NUMBER, OBJECT, RunState, has_type
@@ -96,7 +96,7 @@ class Comparison:
       outcomes: results, per run.
       config: the config fields that differ.
       same_fields: number of config fields that are equal.
-      circumstances: differences of revision, versions, devices and host.
+      circumstances: differences of revision, versions, devices, host and environment.
       warnings: what makes the numbers incomparable, one sentence each.
       equal: groups of labels whose final states are equal, bit for bit.
     """
@@ -142,6 +142,8 @@ def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None 
     found = _find_metric(runs, metric)
     labels = short_labels([run.path for run in runs])
     config, same = _differences([run.config for run in runs])
+    circumstances = _differences([_circumstances(run.manifest) for run in runs])[0]
+    circumstances += _differences([environment.rows(run.manifest) for run in runs])[0]
     outcomes = tuple(outcome(run, found, weights) for run in runs)
     by_fingerprint: dict[str, list[str]] = {}
     for label, one in zip(labels, outcomes, strict=True):
@@ -155,7 +157,7 @@ def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None 
         outcomes=outcomes,
         config=config,
         same_fields=same,
-        circumstances=_differences([_circumstances(run.manifest) for run in runs])[0],
+        circumstances=circumstances,
         warnings=tuple(_warnings(runs, labels, outcomes)),
         equal=tuple(tuple(group) for group in by_fingerprint.values() if len(group) > 1),
     )
@@ -240,7 +242,7 @@ def _circumstances(manifest: Mapping[str, Any]) -> dict[str, Any]:
     revision = str(git.get("revision") or "unknown")[:10] + (" + changes" if git.get("dirty") else "")
     return {
         "revision": revision,
-        **(manifest.get("versions") or {}),
+        **{name: version for name, version in (manifest.get("versions") or {}).items() if version is not None},
         "devices": ", ".join(map(str, manifest.get("devices") or [])),
         "host": manifest.get("hostname"),
         "platform": manifest.get("platform"),

@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 
 PACKAGES = (
     "inception_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain",
-    "ml_collections", "numpy", "opencv-python-headless",
+    "ml_collections", "numpy", "opencv-python-headless", "pillow", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu",
 )  # fmt: skip
 """Distributions whose versions are recorded: those that can change a number. One that is not installed is null."""
 
@@ -37,6 +37,8 @@ def write(
     *,
     devices: Sequence[str] = (),
     command: Sequence[str] | None = None,
+    run_id: str | None = None,
+    environment: Mapping[str, Any] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes config.json, and adds this start to manifest.json. Each file is replaced atomically.
@@ -49,6 +51,8 @@ def write(
       config_json: the config as JSON, from ConfigDict's `to_json_best_effort`.
       devices: one string per device or kind of device, written as given.
       command: the command line; default: this process's.
+      run_id: of the run; None: that of the manifest.
+      environment: from `environment.describe`, of this start.
       more: further entries: "metrics", {name: title, direction and unit} of those that a recipe registered, and
         "extensions", {file: SHA-256}.
 
@@ -61,12 +65,15 @@ def write(
     workdir = Path(workdir)
     config = json.loads(config_json)
     before, now = read(workdir) or {}, _describe(devices, sys.orig_argv if command is None else command)
+    if environment is not None:
+        now["environment"] = dict(environment)
     changes = []
     if before:
         changes = config_differences({"config": read_config(workdir) or {}}, {"config": config})
+        # A start that is the first to record its environment has not changed it.
+        compared = [name for name in now if name != "command" and (name != "environment" or name in before)]
         changes += config_differences(
-            {name: before.get(name) for name in now if name != "command"},
-            {name: now[name] for name in now if name != "command"},
+            {name: before.get(name) for name in compared}, {name: now[name] for name in compared}
         )
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -76,6 +83,8 @@ def write(
         "changes": {path: [old, new] for path, old, new in changes},
     }
     now |= more or {}
+    if run_id := run_id or before.get("run_id"):
+        now["run_id"] = run_id
     manifest = {**now, "starts": [*before.get("starts", []), start]}
     # In this order: after a crash between the two, the next start finds the same differences and records them again.
     replace_text(workdir / MANIFEST, json.dumps(manifest, indent=2) + "\n")
@@ -90,6 +99,18 @@ def read(workdir: str | os.PathLike) -> dict[str, Any] | None:
       UserError: the file is not a JSON object.
     """
     return read_json_object(Path(workdir) / MANIFEST)
+
+
+def read_run_id(workdir: str | os.PathLike | None) -> str | None:
+    """Reads the run id of a workdir; None where it has none: an earlier version wrote it, or there is no run.
+
+    Raises:
+      UserError: manifest.json is damaged.
+    """
+    run_id = (read(workdir) or {}).get("run_id") if workdir is not None else None
+    if run_id is not None and not isinstance(run_id, str):
+        raise UserError(f"{Path(str(workdir)) / MANIFEST} is damaged: run_id = {str(run_id)[:40]!r} is not a string")
+    return run_id
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any] | None:

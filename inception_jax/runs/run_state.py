@@ -253,7 +253,7 @@ _TYPE_NAMES: dict[type, str] = {NUMBER: "a number", TEXT: "a string", OBJECT: "a
 _EXPECTED_TYPES: dict[str, dict[str, type]] = {
     manifest.CONFIG: {"model": OBJECT, "data": OBJECT, "num_steps": NUMBER, "num_epochs": NUMBER},
     manifest.MANIFEST: {"versions": OBJECT, "git": OBJECT, "devices": LIST, "starts": LIST, "hostname": TEXT,
-                        "platform": TEXT, "metrics": OBJECT},
+                        "platform": TEXT, "metrics": OBJECT, "environment": OBJECT},
     result.FILE: {"status": TEXT, "message": TEXT, "signal": TEXT, "steps": NUMBER, "epochs": NUMBER,
                   "metrics": OBJECT, "wall_seconds": NUMBER, "compile_seconds": NUMBER, "data_wait_seconds": NUMBER,
                   "fingerprint": TEXT, "class_weights": OBJECT},

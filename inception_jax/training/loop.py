@@ -17,7 +17,7 @@ from inception_jax.config import Config
 from inception_jax.errors import signal_exit_code
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
-from inception_jax.runs import data_record, metric_files
+from inception_jax.runs import data_record, environment, metric_files
 from inception_jax.runs.progress import Progress
 from inception_jax.runs.sinks import Sinks
 from inception_jax.training import precise_batch_norm, restore, results
@@ -58,6 +58,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
     config = Config(recipe)
     processes.check_equal("the config", config.to_dict())
     processes.check_equal("the files of config.extensions", extensions.digests(config.extensions))
+    restore.refuse_unequal_settings()
     with processes.fail_together():
         setup = setups.build(config)
         config.refuse_unread()
@@ -70,16 +71,19 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         interrupts = stack.enter_context(Interrupts())
         with processes.fail_together():
             restore.refuse_changed_config(workdir, config)
+            environment.refuse_changed_settings(workdir)
             notes = data_record.refuse_changed(workdir, setup.data.identity)
         # A run that has taken all its steps needs no state: tracing and restoring one takes most of such a start.
         if restore.newest_step(workdir) == length.total and (result := results.read_finished(workdir, length.total)):
             return result, 0
+        identity = restore.identify_run(workdir, config)
         checkpoints = stack.enter_context(
             Checkpoints(
                 workdir / SUBDIRECTORY,
                 keep_latest=setup.checkpoints.keep,
                 best_metric=setup.checkpoints.best_metric.name,
                 best_mode=setup.checkpoints.best_metric.mode,
+                run=identity,
                 warn=lambda text: print(text, file=sys.stderr),
             )
         )
@@ -98,9 +102,9 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
             max_corrupt=faults.max_corrupt,
         )
 
-        restore.write_run_files(setup, workdir)
+        recorded, changes = restore.write_run_files(setup, workdir, identity.id)
         sinks = stack.enter_context(Sinks(setup.logging.sinks if first else (), workdir, config.to_dict()))
-        stack.enter_context(results.failure_recorded(setup, workdir, sinks))
+        stack.enter_context(results.failure_recorded(setup, workdir, recorded, sinks))
         with processes.fail_together():
             if first:
                 metric_files.truncate(workdir, start)
@@ -120,8 +124,8 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
                     quiet=not first,
                 )
             )
-        output = results.RunOutput(workdir, writer, sinks, progress, clock)
-        progress.message(restore.format_header(setup, state, start, host_state.get("devices"), notes))
+        output = results.RunOutput(workdir, recorded, writer, sinks, progress, clock)
+        progress.message(restore.format_header(setup, state, start, host_state.get("devices"), [*notes, *changes]))
 
         # The pipeline begins to decode while the steps compile.
         batches = DevicePrefetcher(

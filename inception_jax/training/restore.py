@@ -13,14 +13,14 @@ from typing import Any
 import jax
 
 from inception_jax import extensions
-from inception_jax.checkpoints import reading
+from inception_jax.checkpoints import identity, reading
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
-from inception_jax.config import Config, ConfigError, from_dict
+from inception_jax.config import Config, ConfigError, default, from_dict
 from inception_jax.errors import UserError
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import init_variables
 from inception_jax.multihost import processes
-from inception_jax.runs import data_record, lock, manifest, metric_files
+from inception_jax.runs import data_record, environment, lock, manifest, metric_files
 from inception_jax.runs.data_record import CLASSES as CLASSES
 from inception_jax.training import batch_norm_checks, freezing, paths, run_length, warm_start
 from inception_jax.training import state as states
@@ -61,6 +61,17 @@ def lock_workdir(workdir: str | Path) -> Iterator[Path]:
         yield Path(workdir)
 
 
+def refuse_unequal_settings() -> None:
+    """Refuses processes of one run that have another version of JAX, or other settings of it, than process 0.
+
+    Raises:
+      UserError: they would compute other numbers, or wait for each other forever.
+    """
+    settings = [jax.__version__, environment.deciding_settings()]
+    remedy = "start all with the same versions and the same environment variables JAX_…"
+    processes.check_equal("JAX's version or settings", settings, remedy)
+
+
 def refuse_changed_config(workdir: Path, config: Config) -> None:
     """Compares the config with the one that the run in the workdir was started with.
 
@@ -81,6 +92,34 @@ def refuse_changed_config(workdir: Path, config: Config) -> None:
             f"config.{path} = {new!r}: the run in {workdir} began with {old!r}{why}; continue it with "
             "that, or choose another workdir"
         )
+
+
+def identify_run(workdir: Path, config: Config) -> identity.RunIdentity:
+    """Returns the identity of the run in a workdir, the same on all processes.
+
+    The id is that of the manifest; without one, that of the newest checkpoint; in a new workdir a random one.
+
+    Raises:
+      UserError: the manifest is damaged.
+    """
+    run_id = None
+    with processes.fail_together():
+        if processes.is_first():
+            run_id = manifest.read_run_id(workdir) or _newest_run_id(workdir / SUBDIRECTORY) or identity.new_run_id()
+    defaults = dict(manifest.flatten(json.loads(default().to_json_best_effort())))
+    fields = {
+        path: value
+        for path, value in manifest.flatten(config.to_dict())
+        if not path.startswith(MAY_CHANGE) and path not in LENGTH and value != defaults.get(path)
+    }
+    return identity.RunIdentity(processes.broadcast_from_first(run_id), fields)
+
+
+def _newest_run_id(directory: Path) -> str | None:
+    for step in reversed(reading.list_steps(directory)):
+        with contextlib.suppress(UserError):
+            return identity.recorded_run_id(reading.read_record(directory / str(step)))
+    return None
 
 
 def refuse_single_values(workdir: str | Path, setup: Setup) -> None:
@@ -125,30 +164,44 @@ def refuse_fewer_steps(workdir: Path, config: Config, length: run_length.RunLeng
         )
 
 
-def write_run_files(setup: Setup, workdir: Path) -> None:
+def write_run_files(setup: Setup, workdir: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
     """Writes config.json, manifest.json, data.json, classes.json and, after a warm start, initialization.json.
 
     Process 0 writes them.
 
     With the class names in the workdir, `predict` needs no data set.
 
+    Args:
+      setup: of the run.
+      workdir: of the run.
+      run_id: from `identify_run`.
+
+    Returns:
+      ({"run_id", "environment"}, which result.json has, too; notes on what has changed since the previous start, which
+      process 0 has).
+
     Raises:
       UserError: a file cannot be written.
     """
+    start, notes = {"run_id": run_id, "environment": environment.describe()}, []
     with processes.fail_together():
         if processes.is_first():
+            before = manifest.read(workdir) or {}
             for name in extensions.copy_files(setup.config.extensions, workdir):
                 print(f"note: {name} has changed since the run began; its copy is replaced", file=sys.stderr)
-            manifest.write(
+            now = manifest.write(
                 workdir,
                 setup.config.to_json(),
                 devices=[setup.devices.describe()],
                 more=extensions.describe(setup.config.extensions),
+                **start,
             )
+            notes = environment.format_changes(before, now)
             data_record.write(workdir, setup.data.identity)
             if setup.warm_start and setup.warm_start.report:
                 text = json.dumps(setup.warm_start.to_json(), indent=2) + "\n"
                 manifest.replace_text(workdir / warm_start.FILE, text)
+    return start, notes
 
 
 def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:

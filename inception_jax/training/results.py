@@ -32,6 +32,7 @@ class RunOutput:
 
     Attributes:
       workdir: of the run.
+      recorded: "run_id" and "environment" of this start.
       writer: of metrics.jsonl, timing.jsonl and TensorBoard events.
       sinks: to which all of it is copied.
       progress: of the log and the progress bar.
@@ -39,6 +40,7 @@ class RunOutput:
     """
 
     workdir: Path
+    recorded: Mapping[str, Any]
     writer: metric_files.MetricWriter
     sinks: Sinks
     progress: Progress
@@ -180,8 +182,15 @@ def _write(output: RunOutput, step: int, content: dict[str, Any], plots: Mapping
 
 
 @contextlib.contextmanager
-def failure_recorded(setup: Setup, workdir: Path, sinks: Sinks) -> Iterator[None]:
-    """Writes result.json and report.md, where that is possible, if a `UserError` is raised inside; reraises it."""
+def failure_recorded(setup: Setup, workdir: Path, recorded: Mapping[str, Any], sinks: Sinks) -> Iterator[None]:
+    """Writes result.json and report.md, where that is possible, if a `UserError` is raised inside; reraises it.
+
+    Args:
+      setup: of the run.
+      workdir: of the run.
+      recorded: as in `RunOutput`.
+      sinks: of the run.
+    """
     try:
         yield
     except UserError as error:
@@ -196,6 +205,7 @@ def failure_recorded(setup: Setup, workdir: Path, sinks: Sinks) -> Iterator[None
                     "message": str(error),
                     "exit_code": int(error.exit_code),
                     "metrics": {"train": row},
+                    **recorded,
                 }
                 path = result.write_result(workdir, content)
                 report.write(workdir)
@@ -257,6 +267,7 @@ def _result(status: str, setup: Setup, output: RunOutput, state: TrainState) -> 
         "metrics": {"train": _last_train_row(output.workdir)},
         **output.clock.totals(),
         "fingerprint": result.fingerprint(state),
+        **output.recorded,
     }
 
 

@@ -104,11 +104,12 @@ class WarmStart:
           UserError: there is no such checkpoint, or it does not fit.
           CheckpointError: it is damaged. An older one is never used instead: that would be another experiment.
         """
-        record = reading.load_record(self._checkpoint, self._step)
+        self.workdir = find_workdir(Path(self._checkpoint))
+        run_id = manifest.read_run_id(self.workdir)
+        record = reading.load_record(self._checkpoint, self._step, run_id=run_id)
         has_ema = any(name.startswith("ema/") for name in record["leaves"])
         weights: Literal["raw", "ema"] = self._weights or ("ema" if has_ema else "raw")
-        source = reading.load_variables(self._checkpoint, weights, record["step"])
-        self.workdir = find_workdir(Path(self._checkpoint))
+        source = reading.load_variables(self._checkpoint, weights, record["step"], run_id=run_id)
         config = manifest.read_config(self.workdir) if self.workdir else None
         network = config.get("model", {}).get("name") if config else None
         self._record = {

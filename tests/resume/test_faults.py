@@ -51,12 +51,15 @@ def flip(file):
 
 
 def test_a_flipped_bit_costs_one_checkpoint_and_nothing_else(small_run, run_command, small_arguments, tmp_path):
+    """So does a checkpoint that was copied under a higher number."""
     workdir = shutil.copytree(small_run, tmp_path / "run")
     (workdir / "result.json").unlink()
     *before, last = sorted((workdir / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
     flip(payload(last))
+    shutil.copytree(before[-1], workdir / "checkpoints" / "99")
     code, _, err = run_command("train", *small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}")
     assert code == 0, err
+    assert "foreign checkpoint moved to" in err and f"/99 holds the checkpoint of step {before[-1].name}: it" in err
     assert "damaged checkpoint moved to" in err and f"continued from step {before[-1].name}" in err
     assert (workdir / "checkpoints" / "damaged" / last.name).is_dir()
     assert outcome(workdir) == outcome(small_run)
@@ -74,6 +77,16 @@ def test_damaged_everywhere_is_refused(small_run, run_command, small_arguments, 
     assert sorted(path for path in (workdir / "checkpoints").glob("[0-9]*")) == steps
     finished.rename(workdir / "result.json")
     assert outcome(workdir) == outcome(small_run)  # what was there before stands
+
+
+def test_another_precision_is_refused(small_run, start_command, small_arguments, tmp_path):
+    workdir = shutil.copytree(small_run, tmp_path / "run")
+    arguments = [*small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}"]
+    command = start_command("train", *arguments, environment={"JAX_ENABLE_X64": "1"})
+    out, err = command.communicate(timeout=200)
+    assert (command.returncode, out) == (2, ""), err
+    assert "error: JAX_ENABLE_X64: JAX's setting is True" in err and "set JAX_ENABLE_X64=0, or choose another" in err
+    assert "Traceback" not in err and outcome(workdir) == outcome(small_run)
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 import json
 
+import jax.numpy as jnp
 import pytest
 
 import inception_jax.config
+from inception_jax.checkpoints.saving import Checkpoints
 from inception_jax.config import Config, ConfigError
 from inception_jax.runs import manifest
 from inception_jax.training import restore, setup
@@ -82,3 +84,17 @@ def test_a_run_of_a_version_with_fewer_fields_goes_on(tmp_path):
     restore.refuse_changed_config(tmp_path, config())
     with pytest.raises(ConfigError, match=r"config\.optimizer\.freeze = .* began with \[\]"):
         restore.refuse_changed_config(tmp_path, config(**{"optimizer.freeze": ("^conv1",)}))
+
+
+def test_the_identity_of_a_run(tmp_path):
+    """The manifest's id, or that of the newest checkpoint, or a new one; the config without what may change."""
+    first, again = restore.identify_run(tmp_path, config(seed=3)), restore.identify_run(tmp_path, config())
+    assert first.id != again.id  # nothing was written
+    assert first.config["seed"] == 3 and first.config["model.width_multiplier"] == 0.25
+    assert not {"parallel.devices", "num_steps", "data.name"} & first.config.keys()
+    assert {**again.config, "seed": 3} == first.config
+    with Checkpoints(tmp_path / "checkpoints", run=first) as checkpoints:
+        checkpoints.save(1, {"w": jnp.zeros(2)}, {})
+    assert restore.identify_run(tmp_path, config()).id == first.id
+    manifest.write(tmp_path, config().to_json(), run_id="1234")
+    assert restore.identify_run(tmp_path, config()).id == "1234"
