@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from inception_jax import standard_streams
 from inception_jax.errors import ExitCode, nearest
 
 VERBS = {
@@ -32,9 +33,9 @@ def main() -> int:
     Returns:
       The exit code, where there is nothing to run: 0 after the list of verbs, 2 for an unknown verb.
     """
+    standard_streams.prepare()
     verb, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     if verb in VERBS:
-        sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", VERBS[verb][0], *arguments])
     if verb in ("-h", "--help", "help"):
         print(_format_help())

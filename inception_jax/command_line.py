@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from inception_jax.errors import ArgumentParser, UserError
+from inception_jax import standard_streams
+from inception_jax.errors import ArgumentParser, UserError, write_error
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -19,14 +19,14 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     Args:
       main: takes the arguments after the program's name and returns an exit code; None is 0.
     """
+    standard_streams.prepare()
     try:
         code = main(sys.argv[1:]) or 0
-        sys.stdout.flush()
     except UserError as error:
         code = _print_error(error, error.exit_code)
-    except BrokenPipeError:
-        # The reader (`| head`) has closed the pipe; without this, Python would report that again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:
+        if not standard_streams.stdout_failure():
+            raise
         code = 0
     except KeyboardInterrupt:
         code = _print_error("interrupted", 130)
@@ -38,6 +38,12 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         if (problem := _device_problem()) is None:
             raise
         code = _print_error(problem, UserError.exit_code)
+    if failure := standard_streams.stdout_failure():
+        standard_streams.discard_stdout()
+        # The reader may have closed the pipe (`| head`); and the code of a run that was stopped or failed stays.
+        if not code and not isinstance(failure, BrokenPipeError):
+            unwritten = write_error("standard output", failure)
+            code = _print_error(unwritten, unwritten.exit_code)
     sys.exit(code)
 
 

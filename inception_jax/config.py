@@ -243,12 +243,20 @@ def from_dict(values: Mapping[str, Any], *, copies: Path | None = None, load: bo
       ConfigError: a field is unknown in this version.
       UserError: an extension cannot be imported.
     """
+    damaged = ": the config of the run is damaged; restore a copy of its config.json"
+    names = values.get("extensions") or ()
+    if not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
+        raise ConfigError(f"config.extensions = {str(names)[:40]!r}: not a list of names{damaged}")
     if load:
-        extension.load(values.get("extensions") or (), copies)
+        extension.load(names, copies)
     config = default()
     known = dict(_leaves(config))
     fields = dict(schema.fields())
-    for path, value in _leaves(ConfigDict(values)):
+    try:
+        leaves = list(_leaves(ConfigDict(values)))
+    except ValueError as error:  # a key with a dot
+        raise ConfigError(f"{error}{damaged}") from None
+    for path, value in leaves:
         if path not in known:
             raise ConfigError(f"config.{path}: no such field in this version{nearest(path, known)}")
         kind = fields[path].default if path in fields else None
@@ -259,7 +267,10 @@ def from_dict(values: Mapping[str, Any], *, copies: Path | None = None, load: bo
             section = section[part]
         if kind is object:
             value = _to_tuples(value)
-        section[name] = tuple(value) if is_tuple and value is not None else value
+        try:
+            section[name] = tuple(value) if is_tuple and value is not None else value
+        except (TypeError, ValueError, OverflowError):
+            raise ConfigError(f"config.{path} = {str(value)[:40]!r}: this field has another type{damaged}") from None
     return config
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from inception_jax import command_line, recipe_files
+from inception_jax.standard_streams import print_result
 
 
 def main(argv: list[str]) -> int:
@@ -26,9 +27,9 @@ def main(argv: list[str]) -> int:
     with processes.initialize(processes.find_launch(flags)):
         result, exit_code = train(config, flags.workdir)
         if processes.is_first() and flags.json:
-            print(json.dumps(to_json_values(result), indent=2))
+            print_result(json.dumps(to_json_values(result), indent=2))
         elif processes.is_first() and (text := conclusion.format_conclusion(flags.workdir, result)):
-            print(text)
+            print_result(text)
     return exit_code
 
 

@@ -218,6 +218,47 @@ def test_errors_leave_one_line_and_their_exit_code(monkeypatch, capsys, raised, 
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def run_in_shell(redirection, body, **options):
+    """Runs a command whose main has this body, under bash's redirections; returns the finished process."""
+    code = f"import sys\nfrom inception_jax import command_line\ndef main(argv):\n  {body}\ncommand_line.run(main)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "CODE": code}
+    shell = ["bash", "-c", f'"$PYTHON" -c "$CODE" {redirection}']
+    return subprocess.run(shell, env=environment, capture_output=True, text=True, **options)
+
+
+FULL = "error: cannot write standard output: No space left on device; free some space and run the same command again\n"
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("redirection", "body", "code", "out", "err"),
+    [
+        (">&-", "print('result')", 0, "", ""),
+        (">/dev/full", "print('result')", 6, "", FULL),
+        (">/dev/full", "print('result' * 9999)", 6, "", FULL),
+        (">/dev/full", "standard_streams.print_result('result'); return 143", 143, "", ""),
+        (
+            ">/dev/full",
+            "standard_streams.print_result('x'); raise command_line.UserError('wrong')",
+            2,
+            "",
+            "error: wrong\n",
+        ),
+        ("| true", "import time; time.sleep(0.2); standard_streams.print_result('x' * 99999); return 143", 143, "", ""),
+        ("2>&-", "print('result'); command_line.report('a note')", 0, "result\n", ""),
+        (">&2", "sys.stdout.reconfigure(encoding='ascii'); print('IMAGE \u2026')", 0, "", "IMAGE ?\n"),
+        ("2>/dev/full", "print('result'); command_line.report('a note'); print('more')", 0, "result\nmore\n", ""),
+        ("2>&-", "open('/proc/self/comm', 'w').fileno() == 2 and print('taken')", 0, "", ""),
+        ("<&- >&- 2>&-", "import os; sys.exit(os.open('/', os.O_RDONLY) - 3)", 0, "", ""),
+        (">&- 2>&-", "raise OSError(5, 'ours')", 1, "", ""),
+    ],
+)
+def test_streams_that_are_closed_or_full(redirection, body, code, out, err):
+    body = body.replace("standard_streams", "command_line.standard_streams")
+    done = run_in_shell(f"{redirection}; exit ${{PIPESTATUS[0]}}", body)
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
+
+
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
     def main(argv):
         raise ValueError("a defect, not the user's mistake")

@@ -23,6 +23,9 @@ from inception_jax.multihost import processes
 DELETED = "deleted"
 """Subdirectory of steps that are being deleted."""
 
+_FILES = 32
+"""Files and directories of a checkpoint beside those of its arrays: 18, counted in one of one process."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -154,17 +157,29 @@ def _find_problem(
     try:
         with tempfile.TemporaryFile(dir=directory):
             pass
-        if shutil.disk_usage(directory).free < needed:
+        if shutil.disk_usage(directory).free < needed or not _has_inodes(directory, len(leaves)):
             free_space()
-        free = shutil.disk_usage(directory).free
+        free, has_inodes = shutil.disk_usage(directory).free, _has_inodes(directory, len(leaves))
     except OSError as error:
         return write_error(directory, error)
+    if not has_inodes:
+        return DiskFull(
+            f"the disk is full: the checkpoint of step {step} needs up to {len(leaves) + _FILES} files in {directory}, "
+            f"and the file system has no inodes for them; {_format_kept_steps(steps)}; remove files and run the same "
+            "command again"
+        )
     if free >= needed:
         return None
     return DiskFull(
         f"the disk is full: the checkpoint of step {step} needs {needed / 1e6:,.1f} MB in {directory}, "
         f"{free / 1e6:,.1f} MB are free; {_format_kept_steps(steps)}; free some space and run the same command again"
     )
+
+
+def _has_inodes(directory: Path, count: int) -> bool:
+    """Returns whether a checkpoint of `count` arrays fits: TensorStore writes up to one file for each."""
+    stat = os.statvfs(directory)
+    return stat.f_files == 0 or stat.f_favail >= count + _FILES  # 0: the file system does not count them
 
 
 def save_error(error: BaseException, directory: Path, step: int | None, steps: Sequence[int]) -> UserError:

@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+from inception_jax import standard_streams
 from inception_jax.data.prepared_sets import default_data_dir
 from inception_jax.errors import ArgumentParser, UserError, nearest
 
@@ -104,4 +105,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    standard_streams.prepare()
     sys.exit(main())

@@ -21,8 +21,8 @@ from typing import Any
 
 from inception_jax.data.activity import ActivityTable, warn
 
-# How long a worker goes on after SIGTERM. The signal of a preemption reaches the whole process group; the trainer then
-# saves and closes its workers itself, and must not lose them before.
+# How long a worker goes on after SIGTERM or SIGHUP. The signal of a preemption, or of a closed terminal, reaches the
+# whole process group; the trainer then saves and closes its workers itself, and must not lose them before.
 _TERM_GRACE_SECONDS = 30.0
 # The newest Grain whose worker loop (`_put_dataset_elements_in_buffer`) was read and tested for what
 # `_read_shared_values_without_locks` relies on: a worker reads these two values and never writes them here.
@@ -60,7 +60,9 @@ def start(trainer: int, activity: ActivityTable, worker: int, workers: int) -> N
     _read_shared_values_without_locks()
     activity.register_worker(worker)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: _in_background(_exit_later))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda *_: _in_background(_exit_later))
     _in_background(_exit_with_trainer, trainer)
 
 

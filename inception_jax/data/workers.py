@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from multiprocessing import spawn
@@ -207,7 +208,9 @@ class _BatchSource:
 
 
 def check_shared_memory(needed: int, workers: int, path: str = _SHARED_MEMORY) -> None:
-    """Raises `UserError` if the workers' batches do not fit; without this check they die of SIGBUS with no message.
+    """Raises `UserError` if the workers' batches do not fit, or nothing can be written there.
+
+    Without this check, workers die of SIGBUS with no message, and their semaphores end in a traceback.
 
     Args:
       needed: bytes.
@@ -218,6 +221,14 @@ def check_shared_memory(needed: int, workers: int, path: str = _SHARED_MEMORY) -
         stat = os.statvfs(path)
     except OSError:
         return  # no such file system here: then this is not where they go
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}), and worker processes share memory there; make it writable, "
+            "or set data.workers=0"
+        ) from None
     free = stat.f_bavail * stat.f_frsize
     if free < needed:
         raise UserError(

@@ -25,7 +25,7 @@ from inception_jax.evaluation.image_inputs import Images
 from inception_jax.metrics import Accumulator
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import variable_shapes
-from inception_jax.runs import manifest
+from inception_jax.runs import data_record, manifest
 from inception_jax.training import network_setup, precise_batch_norm, run_length, setup, warm_start
 from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.parallel import Compiled, Devices
@@ -55,10 +55,10 @@ def load_class_names(workdir: str | os.PathLike) -> list[str]:
     Raises:
       UserError: the run ended before it wrote them.
     """
-    record = manifest.read_json_object(Path(workdir) / CLASSES)
-    if record is None:
+    names = data_record.read_all_class_names(Path(workdir))
+    if names is None:
         raise UserError(f"--workdir={workdir}: the run has not begun (no {CLASSES})")
-    return record["names"]
+    return names
 
 
 def default_weights(config_dict: ConfigDict) -> Literal["raw", "ema"]:

@@ -37,7 +37,7 @@ def format_conclusion(workdir: str | os.PathLike, content: Mapping[str, Any]) ->
             lines.append(f"{split}: {format_accuracy(by_weights[weights])}, {_WEIGHTS[weights]}{best}")
     if str(content.get("ended")).startswith("early"):
         lines.append(content["ended"])
-    plots = len(content.get("pictures", ()))
+    plots = len(content.get("pictures") or ())
     page = f"{report.PAGE}, " if (Path(workdir) / report.PAGE).exists() else ""  # runs of earlier versions have none
     files = f"{page}{report.FILE}, {result.FILE}" + (f" and {plots} plots" if plots else "")
     return "\n".join([*lines, f"{files}: {here}", f"next: python -m inception_jax.predict --workdir={here} IMAGE …"])

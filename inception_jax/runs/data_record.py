@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from inception_jax.data.datasets import Dataset
 from inception_jax.data.records import label_counts
@@ -85,7 +85,8 @@ def refuse_changed(workdir: Path, identity: Mapping[str, Any]) -> list[str]:
             f"data {identity['dataset']}: {differing}; put the data back as it was, or choose another workdir "
             f"than {workdir} (config.initialize.checkpoint={workdir} starts from its weights)"
         )
-    before = manifest.read_json_object(workdir / FILE)
+    remedy = "restore a copy, or remove it: the next start records the data"
+    before = manifest.read_json_object(workdir / FILE, remedy)
     if before is None:
         if classes is None:
             return []
@@ -95,7 +96,10 @@ def refuse_changed(workdir: Path, identity: Mapping[str, Any]) -> list[str]:
             f"{len(identity['classes']):,} classes, {' and '.join(counts)} examples"
         ]
     for role, name in _ROLES.items():
-        if differing := _split_difference(before.get(role), identity[role], identity["classes"]):
+        if not _is_split(before.get(role)):
+            reason = f"{role!r} = {str(before.get(role))[:40]!r} is not the number and the digest of its examples"
+            raise manifest.damaged(workdir / FILE, reason, remedy)
+        if differing := _split_difference(before[role], identity[role], identity["classes"]):
             raise UserError(
                 f"data {identity['dataset']}, {name} split {identity[role]['split']!r}: {differing}; put the data back "
                 f"as it was, or choose another workdir than {workdir} (if these are the same examples in the same "
@@ -131,7 +135,7 @@ def note_other_examples(workdir: Path, dataset: Dataset) -> list[str]:
         return []
     for role, name in _ROLES.items():
         split = before.get(role)
-        if isinstance(split, Mapping) and split.get("split") == dataset.split:
+        if _is_split(split) and split.get("split") == dataset.split:
             differing = _split_difference(split, describe_split(dataset), dataset.class_names)
             return [f"note: {name} split {dataset.split!r} of the run: {differing}"] if differing else []
     return []
@@ -139,10 +143,23 @@ def note_other_examples(workdir: Path, dataset: Dataset) -> list[str]:
 
 def read_class_names(workdir: Path) -> list[str] | None:
     """Reads the class names of a run; None where it has none, or names them only by their numbers (`convert`)."""
+    names = read_all_class_names(workdir)
+    return None if names is None or names == [f"class {index}" for index in range(len(names))] else names
+
+
+def read_all_class_names(workdir: Path) -> list[str] | None:
+    """Reads the class names in classes.json; None where there is no such file.
+
+    Raises:
+      UserError: it is damaged.
+    """
     record = manifest.read_json_object(workdir / CLASSES)
-    names = record.get("names") if record else None
-    if not isinstance(names, list) or names == [f"class {index}" for index in range(len(names))]:
+    if record is None:
         return None
+    names = record.get("names")
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        reason = f"'names' = {str(names)[:40]!r} is not a list of names"
+        raise manifest.damaged(workdir / CLASSES, reason, "restore a copy")
     return names
 
 
@@ -171,15 +188,22 @@ def _quote(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names[:3]) + more
 
 
-def _split_difference(before: Any, now: Mapping[str, Any], classes: Sequence[str]) -> str:
-    """Says how the examples of a split differ, or ""; `before` is from a file."""
-    if not isinstance(before, Mapping) or before.get("digest") == now["digest"]:
+def _is_split(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Returns whether a value of a file is what `describe_split` gives."""
+    return (
+        isinstance(value, Mapping) and isinstance(value.get("digest"), str) and isinstance(value.get("examples"), int)
+    )
+
+
+def _split_difference(before: Mapping[str, Any], now: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """Says how the examples of a split differ, or ""; `before` is from a file, and `_is_split`."""
+    if before["digest"] == now["digest"]:
         return ""
-    if before.get("examples") == now["examples"] and before.get("class_counts") == now["class_counts"]:
+    if before["examples"] == now["examples"] and before.get("class_counts") == now["class_counts"]:
         return f"{now['examples']:,} examples as before, but other names or sizes of their files"
-    text = f"{now['examples']:,} examples, and {before.get('examples'):,} when the run began"
+    text = f"{now['examples']:,} examples, and {before['examples']:,} when the run began"
     old, new = before.get("class_counts"), now["class_counts"]
-    if isinstance(old, list) and new and len(old) == len(new):
+    if isinstance(old, list) and all(isinstance(count, int) for count in old) and new and len(old) == len(new):
         changed = [f"{name!r} {b:,}, was {a:,}" for name, a, b in zip(classes, old, new, strict=True) if a != b]
         text += f" ({'; '.join(changed[:3])}{'; …' if len(changed) > 3 else ''})"
     return text

@@ -27,6 +27,8 @@ PACKAGES = (
 )  # fmt: skip
 """Distributions whose versions are recorded: those that can change a number. One that is not installed is null."""
 
+_REMEDY = "restore a copy, or remove it: the next start writes a new one, without the earlier starts"
+
 ABSENT = "(not set)"
 """Stands in `config_differences` for a field that one of the two does not have."""
 
@@ -67,6 +69,9 @@ def write(
     before, now = read(workdir) or {}, _describe(devices, sys.orig_argv if command is None else command)
     if environment is not None:
         now["environment"] = dict(environment)
+    starts = before.get("starts", [])
+    if not (isinstance(starts, list) and all(isinstance(start, dict) for start in starts)):
+        raise damaged(workdir / MANIFEST, f"'starts' = {str(starts)[:40]!r} is not a list of objects", _REMEDY)
     changes = []
     if before:
         changes = config_differences({"config": read_config(workdir) or {}}, {"config": config})
@@ -85,7 +90,7 @@ def write(
     now |= more or {}
     if run_id := run_id or before.get("run_id"):
         now["run_id"] = run_id
-    manifest = {**now, "starts": [*before.get("starts", []), start]}
+    manifest = {**now, "starts": [*starts, start]}
     # In this order: after a crash between the two, the next start finds the same differences and records them again.
     replace_text(workdir / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     replace_text(workdir / CONFIG, json.dumps(config, indent=2) + "\n")
@@ -98,7 +103,7 @@ def read(workdir: str | os.PathLike) -> dict[str, Any] | None:
     Raises:
       UserError: the file is not a JSON object.
     """
-    return read_json_object(Path(workdir) / MANIFEST)
+    return read_json_object(Path(workdir) / MANIFEST, _REMEDY)
 
 
 def read_run_id(workdir: str | os.PathLike | None) -> str | None:
@@ -162,8 +167,12 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
         raise write_error(path, error) from None
 
 
-def read_json_object(path: str | os.PathLike) -> dict[str, Any] | None:
+def read_json_object(path: str | os.PathLike, remedy: str = "restore a copy") -> dict[str, Any] | None:
     """Reads the JSON object in a file; None where there is no file.
+
+    Args:
+      path: of the file.
+      remedy: what the error advises where the file is damaged.
 
     Raises:
       UserError: the file cannot be read, or holds something else.
@@ -174,11 +183,16 @@ def read_json_object(path: str | os.PathLike) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error), remedy) from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: not a JSON object")
+        raise damaged(path, "not a JSON object", remedy)
     return content
+
+
+def damaged(path: str | os.PathLike, reason: str, remedy: str) -> UserError:
+    """Makes the error for a file that has another content than this package writes."""
+    return UserError(f"{path} is damaged: {reason}; {remedy}")
 
 
 def _describe(devices: Sequence[str], command: Sequence[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import json
 import math
 import numbers
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ class MetricWriter:
     """Appends rows to the metric files of a workdir, and copies their numbers to TensorBoard.
 
     On a resumed run, call `truncate` first and give `purge_step`.
+
+    Attributes:
+      written: `describe_rows` of the content of metrics.jsonl; of no rows where the writer is quiet.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class MetricWriter:
           UserError: a file cannot be opened.
         """
         workdir = Path(workdir)
+        self.written = describe_rows(b"")
         self._files: dict[str, Any] = {}
         self._events: EventFile | None = None
         self._quiet = quiet
@@ -74,6 +79,7 @@ class MetricWriter:
                 _filter_rows(workdir / name, keep=lambda row: True)
             for name in FILES:
                 self._files[name] = AppendedFile(workdir / name)
+            self.written = describe_rows((workdir / METRICS).read_bytes())
             if tensorboard:
                 self._events = EventFile(workdir / EVENTS, purge_step)
         except OSError as error:
@@ -143,9 +149,11 @@ class MetricWriter:
             return
         file = self._files[name]
         try:
-            file.append(_encode_row(row))
+            file.append(content := _encode_row(row))
         except OSError as error:
             raise write_error(file.name, error) from None
+        if name == METRICS:
+            self.written = describe_rows(content, self.written)
         _, step, scalars = to_scalars(name, row)
         self._to_tensorboard(step, scalars=scalars)
         self._notify()
@@ -204,6 +212,49 @@ class FollowedFile:
         self._offset += len(complete)
         rows = (parse_row(line) for line in complete.split(b"\n"))
         return [to_scalars(self._path.name, row) for row in rows if row is not None]
+
+
+def describe_rows(content: bytes, before: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Describes rows: their number, and a checksum, by which a checkpoint knows those that were written before it.
+
+    Args:
+      content: whole rows.
+      before: the description of the rows before them; None: there are none.
+
+    Returns:
+      {"rows": number, "crc32": checksum}.
+    """
+    rows, checksum = (before["rows"], before["crc32"]) if before else (0, 0)
+    return {"rows": rows + content.count(b"\n"), "crc32": zlib.crc32(content, checksum)}
+
+
+def note_missing_rows(workdir: str | os.PathLike, recorded: Any) -> list[str]:
+    """Compares metrics.jsonl, truncated to a checkpoint, with what that checkpoint recorded of it.
+
+    Args:
+      workdir: of the run.
+      recorded: `describe_rows` of the checkpoint; None in one of an earlier version, and for a new run.
+
+    Returns:
+      A warning where rows were removed, added or changed; they are in no other file.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    path = Path(workdir) / METRICS
+    try:
+        found = describe_rows(path.read_bytes() if path.exists() else b"")
+    except OSError as error:
+        raise _cannot_read(path, error) from None
+    if not isinstance(recorded, Mapping) or recorded == found:
+        return []
+    number = f"{found['rows']:,} rows up to the checkpoint, which was saved with {recorded.get('rows'):,}"
+    if recorded.get("rows") == found["rows"]:
+        number = "other rows than those with which the checkpoint was saved"
+    return [
+        f"warning: {path} has {number}: it was changed since. Curves and report lack what is missing; the training "
+        "does not depend on it"
+    ]
 
 
 def truncate(workdir: str | os.PathLike, step: int) -> int:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from inception_jax.errors import write_error
 from inception_jax.runs.formatting import Phase, ProgressStatus, format_progress
+from inception_jax.standard_streams import SafeStream
 
 if TYPE_CHECKING:
     from inception_jax.runs.notebook import NotebookDisplay
@@ -65,7 +66,7 @@ class Progress:
         self._paused = 0.0  # seconds in phases so far, of which …
         self._recurring = 0.0  # … these were in recurring phases
         self._log: TextIO | None = None
-        self._stream = _SafeStream(stream or sys.stderr)
+        self._stream = SafeStream(stream or sys.stderr)
         self._terminal: TerminalDisplay | NotebookDisplay | None = None
         self._quiet = quiet
         if quiet:
@@ -215,36 +216,3 @@ class _StepTime:
         if last <= first:
             return None
         return max(0, steps) * ((ended - began) / (last - first) + extra)
-
-
-class _SafeStream:
-    """A stream that ignores write errors: a terminal that was closed must not end the run."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-        self.encoding = getattr(stream, "encoding", None) or "utf-8"
-
-    def write(self, text: str) -> int:
-        """Writes a text; replaces characters that the stream cannot encode."""
-        try:
-            return self._stream.write(text)
-        except UnicodeEncodeError:
-            return self._stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
-        except (OSError, ValueError):  # ValueError: closed
-            return len(text)
-
-    def flush(self) -> None:
-        """Flushes the stream, where it is still open."""
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
-
-    def isatty(self) -> bool:
-        """Returns whether the stream is an open terminal."""
-        try:
-            return self._stream.isatty()
-        except (AttributeError, ValueError):
-            return False
-
-    def fileno(self) -> int:
-        """Returns the stream's file descriptor."""
-        return self._stream.fileno()

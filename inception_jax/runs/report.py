@@ -27,6 +27,7 @@ from inception_jax.runs import (
     result,
     tables,
 )
+from inception_jax.runs.file_forms import keep_valid_fields
 from inception_jax.runs.formatting import format_duration, format_metric, format_number, per_head
 from inception_jax.runs.tables import code, escape
 
@@ -171,9 +172,9 @@ def write(workdir: str | os.PathLike) -> Path:
     """
     workdir = Path(workdir)
     notes: list[str] = []
-    config = _read_or_note(manifest.read_config, workdir, notes) or {}
-    starts = _read_or_note(manifest.read, workdir, notes) or {}
-    outcome = _read_or_note(result.read_result, workdir, notes) or {}
+    config = _read_valid(manifest.read_config, workdir / manifest.CONFIG, notes)
+    starts = _read_valid(manifest.read, workdir / manifest.MANIFEST, notes)
+    outcome = _read_valid(result.read_result, workdir / result.FILE, notes)
     rows, timing = (_rows(workdir / name, notes) for name in (metric_files.METRICS, metric_files.TIMING))
     classes = _section("Classes", _classes(workdir, outcome, notes))
     plots = {
@@ -211,9 +212,9 @@ def format_results(workdir: str | os.PathLike) -> str:
     """
     workdir = Path(workdir)
     notes: list[str] = []
-    config = _read_or_note(manifest.read_config, workdir, notes) or {}
-    starts = _read_or_note(manifest.read, workdir, notes) or {}
-    outcome = _read_or_note(result.read_result, workdir, notes) or {}
+    config = _read_valid(manifest.read_config, workdir / manifest.CONFIG, notes)
+    starts = _read_valid(manifest.read, workdir / manifest.MANIFEST, notes)
+    outcome = _read_valid(result.read_result, workdir / result.FILE, notes)
     rows = _rows(workdir / metric_files.METRICS, notes)
     sections = [
         _heading(config, outcome, rows),
@@ -231,6 +232,11 @@ def _read_or_note(read: Callable[[Any], Any], path: Path, notes: list[str]) -> A
     except UserError as error:
         notes.append(str(error))
         return None
+
+
+def _read_valid(read: Callable[[Path], Any], path: Path, notes: list[str]) -> dict[str, Any]:
+    """The fields of a JSON file that have the form which this package writes; `read` takes the workdir."""
+    return keep_valid_fields(path, _read_or_note(read, path.parent, notes) or {}, notes)
 
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
@@ -289,7 +295,7 @@ def _facts(
                 f"{values['count']:,}, 95 % interval {100 * low:.2f}–{100 * high:.2f} %"
             )
     best = outcome.get("best") or {}
-    if best.get("step") is not None:
+    if best.keys() >= {"metric", "value", "step"}:
         metric = metric_definitions.describe(best["metric"], best)
         weights = "ema" if any(kind == "ema" for _, kind in final) else "raw"
         yield (
@@ -311,11 +317,14 @@ def _final_evaluations(
 ) -> dict[tuple[str, str], Mapping[str, Any]]:
     """{(split, weights): final evaluation}: of result.json, otherwise the last rows of metrics.jsonl."""
     final: dict[tuple[str, str], Mapping[str, Any]] = {
-        (row["split"], row["weights"]): row for row in rows if row.get("kind") == "evaluation"
+        (row["split"], row["weights"]): row
+        for row in rows
+        if row.get("kind") == "evaluation" and row.keys() >= {"split", "weights"}
     }
     for split, by_weights in outcome.get("metrics", {}).items():  # beside them is "train": {metric: value}
         final |= {(split, kind): values for kind, values in by_weights.items() if isinstance(values, Mapping)}
-    return final
+    needed = {"count", "top1", "top5", "loss"}
+    return {key: values for key, values in final.items() if values.keys() >= needed and key[1] in _WEIGHTS}
 
 
 def _interval(values: Mapping[str, Any]) -> tuple[int, float, float]:

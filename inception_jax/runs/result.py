@@ -72,7 +72,7 @@ def read_result(workdir: str | os.PathLike) -> dict[str, Any] | None:
     Raises:
       UserError: the file is not a JSON object.
     """
-    content = read_json_object(Path(workdir) / FILE)
+    content = read_json_object(Path(workdir) / FILE, "remove it: the command of the run writes it again")
     return None if content is None else _from_json_values(content)
 
 

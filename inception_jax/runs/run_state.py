@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
-import numbers
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,12 @@ from typing import Any
 
 from inception_jax.errors import UserError
 from inception_jax.runs import lock, manifest, metric_files, result
+from inception_jax.runs.file_forms import NUMBER as NUMBER
+from inception_jax.runs.file_forms import OBJECT as OBJECT
+from inception_jax.runs.file_forms import TEXT, keep_valid_fields
+from inception_jax.runs.file_forms import TRIAL as TRIAL
+from inception_jax.runs.file_forms import has_type as has_type
 
-TRIAL = "trial.json"
 STUDY = "study.json"
 IMPORTED = "pretrained.json"
 """The file of a workdir that `convert` made: where its weights are from."""
@@ -245,50 +248,9 @@ def _rows(path: Path, notes: list[str], all_rows: bool) -> list[dict[str, Any]]:
     return found
 
 
-NUMBER, TEXT, OBJECT, LIST = numbers.Real, str, Mapping, Sequence
-_TYPE_NAMES: dict[type, str] = {NUMBER: "a number", TEXT: "a string", OBJECT: "an object", LIST: "a list"}
-
-
-# Only the fields that are used; others may have any type.
-_EXPECTED_TYPES: dict[str, dict[str, type]] = {
-    manifest.CONFIG: {"model": OBJECT, "data": OBJECT, "num_steps": NUMBER, "num_epochs": NUMBER},
-    manifest.MANIFEST: {"versions": OBJECT, "git": OBJECT, "devices": LIST, "starts": LIST, "hostname": TEXT,
-                        "platform": TEXT, "metrics": OBJECT, "environment": OBJECT},
-    result.FILE: {"status": TEXT, "message": TEXT, "signal": TEXT, "steps": NUMBER, "epochs": NUMBER,
-                  "metrics": OBJECT, "wall_seconds": NUMBER, "compile_seconds": NUMBER, "data_wait_seconds": NUMBER,
-                  "fingerprint": TEXT, "class_weights": OBJECT},
-    TRIAL: {"status": TEXT, "message": TEXT, "value": NUMBER},
-}  # fmt: skip
 _TEXTS_OF_ROWS = ("kind", "split", "weights")
-
-
-def keep_valid_fields(path: Path, content: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Drops the values of a file that have another type than this package writes; null counts as absent.
-
-    Args:
-      path: of the file; its name selects the expected types.
-      content: of the file.
-      notes: gets a line for each value of a wrong type.
-    """
-    types = _EXPECTED_TYPES[path.name]
-    kept = {}
-    for name, value in content.items():
-        if name not in types:
-            kept[name] = value
-        elif has_type(value, types[name]):
-            kept[name] = value
-        elif value is not None:
-            notes.append(f"{path}: {name!r} = {str(value)[:40]!r} is not {_TYPE_NAMES[types[name]]}, and is ignored")
-    return kept
 
 
 def keep_valid_values(row: Mapping[str, Any]) -> dict[str, Any]:
     """Drops the values of a metric row that have a wrong type: all but three are numbers."""
     return {name: value for name, value in row.items() if has_type(value, TEXT if name in _TEXTS_OF_ROWS else NUMBER)}
-
-
-def has_type(value: Any, kind: type) -> bool:
-    """Returns whether a value has a type; a boolean is not a number, and a string not a list."""
-    if kind is NUMBER:
-        return isinstance(value, NUMBER) and not isinstance(value, bool)
-    return isinstance(value, kind) and not (kind is LIST and isinstance(value, str))

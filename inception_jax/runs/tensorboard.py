@@ -59,9 +59,10 @@ class EventFile:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads the files of a directory in the order of their names, which begin with whole seconds: the
-        # count keeps two starts within one second apart, and in order.
-        count = sum(1 for _ in directory.glob("events.out.tfevents.*"))
-        seconds = int(time.time())
+        # count keeps two starts within one second apart, and in order; so does the maximum where a clock was set back.
+        before = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
+        count = len(before)
+        seconds = max([int(time.time()), *(int(text) for text in before if text.isdecimal())])
         self._file = AppendedFile(directory / f"events.out.tfevents.{seconds}.{count:04d}.{socket.gethostname()}")
         self.name = self._file.name
         self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))

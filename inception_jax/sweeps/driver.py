@@ -141,6 +141,7 @@ class Driver:
             if trial_lease is None:
                 continue
             trial, record = self._study.resume_trial(number), trials.load_record(workdir)
+            trials.refuse_other_params(workdir, record, trial.values)
             self._study.set_workdir(trial, workdir)
             running = self._add(trial, record or trials.TrialRecord(number), trial_lease, workdir)
             outcome = running.earlier_outcome()

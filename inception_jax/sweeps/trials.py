@@ -7,12 +7,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError
-from inception_jax.runs.manifest import read_json_object, replace_text
+from inception_jax.runs.manifest import config_differences, read_json_object, replace_text
 from inception_jax.runs.metric_files import METRICS
 from inception_jax.training.early_stopping import BestEvaluation
 
@@ -120,6 +120,25 @@ def load_record(directory: Path) -> TrialRecord | None:
     except (UserError, TypeError, KeyError, ValueError):
         return None
     return record
+
+
+def refuse_other_params(directory: Path, record: TrialRecord | None, values: Mapping[str, Any]) -> None:
+    """Compares the parameters of a trial that is continued with those that it began with.
+
+    Args:
+      directory: the trial's workdir.
+      record: of the trial; None, or without parameters: there is nothing to compare with.
+      values: {field: value}, of the storage.
+
+    Raises:
+      UserError: they differ.
+    """
+    if record and record.params and (differences := config_differences(record.params, values)):
+        field, began, now = differences[0]
+        raise UserError(
+            f"{directory / FILE}: trial {record.number} began with {field} = {began!r}, and the storage of the study "
+            f"has {now!r}: restore the storage that belongs to these trials, or begin another study"
+        )
 
 
 class EvaluationReader:

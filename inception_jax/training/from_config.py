@@ -42,7 +42,7 @@ class TrainingRun:
         Raises:
           UserError: a mistake in the config, the data or the workdir, or a run that cannot go on; one line says what.
           KeyboardInterrupt: the run was interrupted, after its checkpoint is saved.
-          SystemExit: it was stopped by SIGTERM, after its checkpoint is saved.
+          SystemExit: it was stopped by SIGTERM or SIGHUP, after its checkpoint is saved.
         """
         parallel.enable_compilation_cache()
         result, code = train(self.config, os.fspath(workdir))

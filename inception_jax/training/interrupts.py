@@ -1,4 +1,4 @@
-"""Handles SIGTERM and SIGINT: the first signal saves a checkpoint and stops, the second ends the process at once."""
+"""Handles SIGTERM, SIGINT and SIGHUP: the first saves a checkpoint and stops, a second ends the process at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any
 
 
 class Interrupts:
-    """Turns the first SIGTERM or SIGINT into a flag that the loop polls; the second ends the process at once.
+    """Turns the first SIGTERM, SIGINT or SIGHUP into a flag that the loop polls; a second ends the process at once.
+
+    (Not a second SIGHUP: where a terminal is closed, both the kernel and the shell may send one.)
 
     The interpreter runs signal handlers in the main thread between two bytecodes, so a handler alone does nothing while
     XLA compiles (minutes, for a large network). Here the C-level handler wakes a thread through a socket: the thread
@@ -34,7 +36,7 @@ class Interrupts:
     def __init__(
         self,
         report: Callable[[str], None] | None = None,
-        signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+        signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
     ):
         """Stores the options; signals are caught only inside the `with` block.
 
@@ -90,7 +92,7 @@ class Interrupts:
                 self._report(
                     f"{number.name}: finishing this step and saving a checkpoint; a second signal stops without saving"
                 )
-        elif time.monotonic() - self._time > self.REPEAT_SECONDS:
+        elif number != signal.SIGHUP and time.monotonic() - self._time > self.REPEAT_SECONDS:
             with contextlib.suppress(OSError):
                 os.write(2, f"{number.name} again: stopped at once\n".encode())
             os._exit(128 + number.value)

@@ -108,6 +108,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
         with processes.fail_together():
             if first:
                 metric_files.truncate(workdir, start)
+                notes += metric_files.note_missing_rows(workdir, host_state.get("metrics_jsonl"))
             writer = stack.enter_context(
                 metric_files.MetricWriter(
                     workdir, setup.logging.tensorboard, purge_step=start + 1, quiet=not first, notify=sinks.notify
@@ -318,6 +319,7 @@ def _save(run: _Run, step: int, state: TrainState, evaluations: Evaluations) -> 
         "clock": run.output.clock.totals(),
         "devices": run.setup.devices.count,
         "best": run.best.state(),
+        "metrics_jsonl": run.output.writer.written,
     }
     with run.output.clock.phase("checkpoint"):
         run.checkpoints.save(step, state, host_state, results.checkpoint_metrics(evaluations))

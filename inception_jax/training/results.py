@@ -16,6 +16,7 @@ from inception_jax.metric_definitions import Metric
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
 from inception_jax.runs import class_tables, metric_files, report, result
+from inception_jax.runs.file_forms import keep_valid_fields
 from inception_jax.runs.formatting import format_metric
 from inception_jax.runs.progress import Progress
 from inception_jax.runs.sinks import Sinks
@@ -221,7 +222,11 @@ def read_finished(workdir: Path, step: int) -> dict[str, Any] | None:
       The content of result.json; None if the run was stopped before it wrote that, or has another status or step.
     """
     content = processes.broadcast_from_first(result.read_result(workdir) if processes.is_first() else None)
-    return content if content and content["status"] == "finished" and content["steps"] == step else None
+    wrong: list[str] = []
+    if not content or (content.get("status"), content.get("steps")) != ("finished", step) or not content.get("metrics"):
+        return None
+    keep_valid_fields(workdir / result.FILE, content, wrong)
+    return None if wrong else content  # one of another form than this package writes is written anew
 
 
 def first_kernel(params: Mapping[str, Any]) -> Any:

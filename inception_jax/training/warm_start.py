@@ -111,7 +111,7 @@ class WarmStart:
         weights: Literal["raw", "ema"] = self._weights or ("ema" if has_ema else "raw")
         source = reading.load_variables(self._checkpoint, weights, record["step"], run_id=run_id)
         config = manifest.read_config(self.workdir) if self.workdir else None
-        network = config.get("model", {}).get("name") if config else None
+        network = config["model"].get("name") if config and isinstance(config.get("model"), Mapping) else None
         self._record = {
             "checkpoint": str(Path(self._checkpoint).absolute()),
             "network": network,

@@ -232,6 +232,10 @@ def test_shared_memory_is_checked_before_workers_start(tmp_path):
     with pytest.raises(UserError, match=r"MiB free, but the batches of 2 workers need 1099511627776 MiB.*workers=0"):
         check_shared_memory(1 << 60, 2, str(tmp_path))
     check_shared_memory(1 << 60, 2, str(tmp_path / "none"))
+    with pytest.raises(
+        UserError, match=r"/proc/self cannot be written \(.*\), and worker .*; make it writable, or set d"
+    ):
+        check_shared_memory(0, 2, "/proc/self")
     huge = EvalPipeline(load("synthetic", "test"), batch_size=1 << 14, image_size=1 << 10, workers=2)
     huge._empty_batch = lambda: {"image": np.broadcast_to(np.uint8(0), (1 << 20, 1 << 20, 3))}
     with pytest.raises(UserError, match="/dev/shm"):

@@ -199,7 +199,7 @@ def test_values_of_another_kind_are_damage_and_not_a_traceback(tmp_path):
     one = found.outcomes[0]
     assert (one.status, one.step, one.total_steps, one.top1, one.best) == ("finished", 90, None, None, (100 / 360, 1.0))
     text = comparison_report.format_text(found)
-    assert "'num_epochs' = 'four' is not a number, and is ignored" in text and text.count("note: ") == 6
+    assert "'num_epochs' = 'four' is not a number, and is ignored" in text and text.count("note: ") == 8
     comparison_plot.draw(found, tmp_path / "plot.png")
 
 

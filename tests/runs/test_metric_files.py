@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -17,6 +18,7 @@ from tensorboardX.proto import event_pb2
 
 from inception_jax.errors import UserError
 from inception_jax.runs import metric_files
+from inception_jax.runs.tensorboard import EventFile
 
 
 def train_row(step, **values):
@@ -277,3 +279,40 @@ def test_images_go_into_the_events_byte_for_byte(tmp_path):
     assert value.image.encoded_image_string == png.read_bytes()
     with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
         writer.write_images(40, {"learning_curves": png})  # no events: nothing to do
+
+
+@pytest.mark.attack
+def test_a_later_start_has_the_later_event_file_though_the_clock_was_set_back(tmp_path, monkeypatch):
+    """TensorBoard reads the files of a folder in the order of their names, which begin with the time."""
+    names = []
+    for now in (1_700_000_000.0, 1_600_000_000.0, 1_700_000_000.0, 1_800_000_000.0):
+        monkeypatch.setattr("inception_jax.runs.tensorboard.time.time", lambda now=now: now)
+        before = set(tmp_path.glob("*"))
+        EventFile(tmp_path).close()
+        names += [path.name for path in set(tmp_path.glob("*")) - before]
+    assert names == sorted(names) and len(names) == 4
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.unlink(), r"has 0 rows up to the checkpoint, which was saved with 3"),
+        (lambda path: path.write_bytes(path.read_bytes().split(b"\n", 1)[1]), r"has 2 rows up to .* saved with 3"),
+        (lambda path: path.write_text(path.read_text().replace("1.0", "0.5", 1)), r"other rows than those with which"),
+    ],
+)
+def test_rows_that_were_removed_or_changed_between_two_starts_are_noticed(tmp_path, change, message):
+    with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
+        for step in (0, 1, 2):
+            writer.write(train_row(step))
+        recorded = json.loads(json.dumps(writer.written))
+        writer.write(train_row(3))
+    with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
+        assert writer.written["rows"] == 4  # a later start counts on
+    metric_files.truncate(tmp_path, 2)
+    assert metric_files.note_missing_rows(tmp_path, recorded) == []
+    assert metric_files.note_missing_rows(tmp_path, None) == []  # a checkpoint of an earlier version
+    change(tmp_path / "metrics.jsonl")
+    (note,) = metric_files.note_missing_rows(tmp_path, recorded)
+    assert re.search(message, note) and "metrics.jsonl" in note

@@ -211,6 +211,71 @@ def test_a_journal_that_is_damaged_in_the_middle(study, sweep):
         sweep("--trials=3")
 
 
+@pytest.mark.attack
+def test_lines_of_the_journal_that_were_removed_or_changed(study, sweep):
+    """Optuna replays the lines that are there: a trial would silently get other parameters, or another number."""
+    study.behaviour(epochs=1, seconds=0)
+    assert sweep("--trials=3", "--pruner=none") == 0
+    journal = study.directory / "journal.log"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    rate = next(i for i, line in enumerate(lines) if b'"param_name":"optimizer.learning_rate"' in line)
+    changes = {
+        "removed": [lines[:i] + lines[i + 1 :] for i in range(len(lines) - 1)],
+        "swapped": [[*lines[:i], lines[i + 1], lines[i], *lines[i + 2 :]] for i in range(0, len(lines) - 2, 5)],
+        "doubled": [[*lines[: i + 1], *lines[i:]] for i in range(0, len(lines) - 1, 5)],
+        "changed": [
+            [*lines[:rate], lines[rate].replace(b'_value_internal":0.', b'_value_internal":0.1'), *lines[rate + 1 :]]
+        ],
+        "unknown": [[*lines, b'{"op_code":99,"worker_id":"x"}\n'], [*lines, b"[]\n"], [*lines, b'{"op_code":4}\n']],
+    }
+    for change, journals in changes.items():
+        for content in journals:
+            assert content != lines, change
+            journal.write_bytes(b"".join(content))
+            with pytest.raises(UserError, match=r"journal.log is damaged.*; restore a copy, or begin another") as error:
+                sweep("--trials=4", "--pruner=none")
+            assert "\n" not in str(error.value)
+    journal.write_bytes(b"".join(lines))
+    assert sweep("--trials=4", "--pruner=none") == 0
+    assert len(study.stored().trials) == 4  # Optuna's own reader ignores the additional key
+
+
+@pytest.mark.attack
+def test_lines_without_a_checksum_are_accepted(study, sweep):
+    """An earlier version wrote none, and Optuna's dashboard appends lines of its own."""
+    study.behaviour(epochs=1, seconds=0)
+    assert sweep("--trials=2", "--pruner=none") == 0
+    journal = study.directory / "journal.log"
+    plain = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert all(isinstance(line.pop("previous"), int) for line in plain)
+    journal.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in plain))
+    assert sweep("--trials=3", "--pruner=none") == 0
+    note = {"op_code": 2, "worker_id": "dashboard", "study_id": 0, "user_attr": {"note": "fine"}}
+    with open(journal, "a") as file:
+        file.write(json.dumps(note) + "\n")
+    assert sweep("--trials=4", "--pruner=none") == 0
+    assert study.stored().user_attrs["note"] == "fine"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if "dashboard" not in line))
+    with pytest.raises(UserError, match="a line was removed, added or changed"):
+        sweep("--trials=4", "--pruner=none")
+
+
+@pytest.mark.attack
+def test_a_trial_that_is_continued_has_the_parameters_that_it_began_with(study, sweep, drivers):
+    """Lines that are missing at the journal's end, as after a loss of power: the sampler would choose anew."""
+    study.behaviour(epochs=5, seconds=0.01)
+    assert drivers.start(study, "--trials=1", "--workers=1", die_at=["write", 1]).wait() < 0
+    path = study.directory / "trials" / "0000" / "trial.json"
+    record = json.loads(path.read_text())
+    record["params"]["optimizer.learning_rate"] = 0.123
+    path.write_text(json.dumps(record))
+    with pytest.raises(
+        UserError, match=r"trial.json: trial 0 began with optimizer.learning_rate = 0.123, and the stor"
+    ):
+        sweep("--trials=1", "--workers=1")
+
+
 def test_a_damaged_record_is_made_anew(study, sweep, drivers):
     study.behaviour(epochs=5, seconds=0.01)
     assert drivers.start(study, "--trials=1", "--workers=1", die_at=["write", 1]).wait() < 0

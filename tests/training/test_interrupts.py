@@ -64,7 +64,7 @@ with Interrupts() as interrupts:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_lets_the_loop_save(number):
     process = start(LOOP)
     process.send_signal(number)
@@ -95,6 +95,17 @@ def test_one_signal_that_comes_twice_is_one():
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=20)
     assert out == "saved after SIGTERM\nend\n"
+
+
+def test_hanging_up_twice_still_saves():
+    """Where a terminal is closed, its shell and the kernel may send a signal each, one later than the other."""
+    process = start(LOOP.replace("sys.exit", "time.sleep(0.6); print('end'); sys.exit"))
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout.readline() == "saved after SIGHUP\n"
+    time.sleep(Interrupts.REPEAT_SECONDS + 0.1)
+    process.send_signal(signal.SIGHUP)
+    out, _ = process.communicate(timeout=20)
+    assert out == "end\n" and process.returncode == 129
 
 
 def test_a_report_that_fails_does_not_end_the_watch():
