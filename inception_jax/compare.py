@@ -48,8 +48,10 @@ def main(argv: list[str]) -> int:
 
 
 def _list(flags: argparse.Namespace) -> int:
-    from inception_jax.runs import listing
+    from inception_jax.runs import listing, remote_workdir
 
+    for path in flags.paths:
+        remote_workdir.refuse_address("--list", path, "name the runs without --list, to compare them")
     if len(flags.paths) > 1:
         raise UserError(f"--list takes one folder, not {len(flags.paths)}")
     folder = Path(flags.paths[0] if flags.paths else ".")
@@ -64,9 +66,14 @@ def _list(flags: argparse.Namespace) -> int:
 
 
 def _compare(flags: argparse.Namespace) -> int:
-    from inception_jax.runs import comparison, comparison_report, listing
+    from inception_jax import storage
+    from inception_jax.runs import comparison, comparison_report, listing, remote_workdir
 
-    paths = listing.expand_paths(flags.paths)
+    if flags.output:
+        remote_workdir.refuse_address("--output", flags.output, "name a local folder")
+    elif any(map(storage.is_remote, flags.paths)):
+        flags.output = "comparison"
+    paths = listing.expand_paths([remote_workdir.local_copy(path, checkpoints=False) for path in flags.paths])
     found = comparison.compare(paths, metric=flags.metric or "top1", weights=flags.weights)
     print(comparison_report.format_text(found, width=shutil.get_terminal_size((160, 24)).columns))
     folder = Path(flags.output) if flags.output else listing.common_folder(paths) / "comparison"

@@ -145,9 +145,11 @@ def _export(flags: argparse.Namespace) -> int:
         if not getattr(flags, name):
             raise UserError(f"--{name} is missing: --to needs a run (--workdir) and a file to write (--output)")
     from inception_jax.pretrained import exporting
+    from inception_jax.runs import remote_workdir
 
-    step = command_line.step(flags.step)
-    result = exporting.export_run(flags.workdir, flags.to, flags.output, weights=flags.run_weights, step=step)
+    remote_workdir.refuse_address("--output", flags.output, "name a local file")
+    step, workdir = command_line.step(flags.step), remote_workdir.local_copy(flags.workdir)
+    result = exporting.export_run(workdir, flags.to, flags.output, weights=flags.run_weights, step=step)
     print(
         json.dumps(result)
         if flags.json
@@ -205,7 +207,9 @@ def _import(flags: argparse.Namespace) -> int:
                 f"--{name} is missing: --weights=FILE --output=DIR imports a file; see --help for the other modes"
             )
     from inception_jax.pretrained import loading, workdir
+    from inception_jax.runs import remote_workdir
 
+    remote_workdir.refuse_address("--output", flags.output, "name a local directory, and copy it to the address")
     loaded = loading.load_weights(
         flags.weights,
         model=flags.model,

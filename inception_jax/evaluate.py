@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     arguments = command_line.parser("evaluate", "Evaluate a run, or a checkpoint on the data of a config.")
     recipe_files.add_config(arguments)
     command_line.add_processes(arguments)
-    arguments.add_argument("--workdir", help="the run; with --config: where the results are written")
+    arguments.add_argument("--workdir", help="the run, also an address; with --config: where the results are written")
     arguments.add_argument("--checkpoint", help="with --config: the checkpoint's directory, or a workdir")
     arguments.add_argument(
         "--weights",
@@ -55,10 +55,12 @@ def main(argv: list[str]) -> int:
 
     from inception_jax.evaluation import trained_network
     from inception_jax.multihost import processes
-    from inception_jax.runs import conclusion
+    from inception_jax.runs import conclusion, remote_workdir
     from inception_jax.runs.result import to_json_values
     from inception_jax.training import parallel
 
+    given, flags.workdir = flags.workdir, remote_workdir.local_copy(flags.workdir)
+    flags.checkpoint = flags.checkpoint and remote_workdir.local_copy(flags.checkpoint)
     recipe = recipe or trained_network.load_config(flags.workdir)
     recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
     recipe.evaluation.protocol = flags.protocol or recipe.evaluation.protocol
@@ -68,7 +70,8 @@ def main(argv: list[str]) -> int:
     with processes.initialize(processes.find_launch(flags)):
         result, folder = _evaluate(flags, recipe)
         if processes.is_first():
-            text = conclusion.format_evaluation(result, folder)
+            remote_workdir.upload_results(given, folder)
+            text = conclusion.format_evaluation(result, remote_workdir.display_name(folder))
             print(json.dumps(to_json_values(result), indent=2) if flags.json else text)
     return 0
 

@@ -38,10 +38,11 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name}={getattr(flags, name)}: 1 or more is needed")
 
     from inception_jax.evaluation import trained_network
+    from inception_jax.runs import remote_workdir
     from inception_jax.training import parallel
 
     parallel.enable_compilation_cache()
-    step = command_line.step(flags.step)
+    step, flags.workdir = command_line.step(flags.step), remote_workdir.local_copy(flags.workdir)
     recipe, class_names = trained_network.load_config(flags.workdir), trained_network.load_class_names(flags.workdir)
     recipe.data.image_size = flags.image_size or recipe.data.image_size
     recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     arguments = command_line.parser(
         "predict", "Classify image files with the network of a run, or with published weights."
     )
-    arguments.add_argument("--workdir", help="the run; or use --weights=FILE")
+    arguments.add_argument("--workdir", help="the run, also an address such as gs://bucket/run; or use --weights=FILE")
     arguments.add_argument(
         "--weights",
         metavar="raw|ema|FILE",
@@ -83,8 +83,9 @@ def _check(flags: argparse.Namespace) -> None:
 
 def _of_run(flags: argparse.Namespace) -> TrainedNetwork:
     from inception_jax.evaluation import trained_network
+    from inception_jax.runs import remote_workdir
 
-    step = command_line.step(flags.step)
+    step, flags.workdir = command_line.step(flags.step), remote_workdir.local_copy(flags.workdir)
     recipe, class_names = trained_network.load_config(flags.workdir), trained_network.load_class_names(flags.workdir)
     trained_network.warn_of_running_statistics(recipe)
     return trained_network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)

@@ -85,9 +85,11 @@ def main(argv: list[str], **injected: Any) -> int:
     )
     flags, of_config = recipe_files.parse(arguments, argv)
 
+    from inception_jax.runs import remote_workdir
     from inception_jax.sweeps import run_sweep, settings
     from inception_jax.sweeps import storage as storages
 
+    remote_workdir.refuse_address("--study", flags.study, "the locks and leases of a study need a file system")
     if flags.report:
         arguments.refuse_unread({"report", "study", "storage"}, "has no effect with --report")
         return run_sweep.write_report(Path(flags.study), flags.storage)

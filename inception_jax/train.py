@@ -13,7 +13,11 @@ def main(argv: list[str]) -> int:
     arguments = command_line.parser("train", "Train a network, or resume a run.")
     recipe_files.add_config(arguments)
     command_line.add_processes(arguments)
-    arguments.add_argument("--workdir", required=True, help="directory of the run; the same command resumes it")
+    arguments.add_argument(
+        "--workdir",
+        required=True,
+        help="directory of the run, or an address such as gs://bucket/run; the same command resumes it",
+    )
     arguments.add_argument("--json", action="store_true", help="print the content of result.json, not the summary")
     flags, config, _ = recipe_files.parse_with_config(arguments, argv)
 

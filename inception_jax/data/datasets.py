@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inception_jax import storage
 from inception_jax.data import digits, folder_account, folders, prepared_sets
 from inception_jax.data.names import printable
 from inception_jax.data.records import (
@@ -137,6 +138,9 @@ def load_splits(
     if kind == "folder" and name not in _ADDED:
         if not rest.strip():
             raise UserError(f"data set {name!r}: folder:PATH is needed; is a variable of the shell unset?")
+        if storage.is_remote(rest):
+            found = folders.scan(rest, class_names)
+            return [_from_folder(printable(name), split, found) for split in splits]
         path = Path(rest).expanduser()
         if not (path / "dataset_info.json").is_file():
             found = folders.scan(path, class_names)

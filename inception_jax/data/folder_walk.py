@@ -6,9 +6,11 @@ import collections
 import dataclasses
 import os
 import stat
+from collections.abc import Sequence
 
 import numpy as np
 
+from inception_jax import storage
 from inception_jax.data.folder_files import (
     INDEX,
     SUFFIXES,
@@ -23,13 +25,27 @@ from inception_jax.data.names import PackedNames, printable
 from inception_jax.errors import UserError
 
 
+@dataclasses.dataclass(frozen=True)
+class StoredFile:
+    """An object of a storage, with what is asked of an `os.DirEntry`."""
+
+    name: str
+    size: int
+
+    def stat(self) -> os.stat_result:
+        return os.stat_result((stat.S_IFREG, 0, 0, 1, 0, 0, self.size, 0, 0, 0))
+
+    def is_symlink(self) -> bool:
+        return False
+
+
 @dataclasses.dataclass
 class Listing:
     """The entries of one folder that are not hidden; symbolic links to folders are apart."""
 
     folders: list[str]
     links: list[str]
-    files: list[os.DirEntry[str]]
+    files: Sequence[os.DirEntry[str] | StoredFile]
 
 
 def count_images(listing: Listing) -> int:
@@ -52,38 +68,49 @@ class FolderWalker:
         self.left_out = LeftOut()
         self._fixed: dict[tuple[int, int], str] = {}  # (device, inode): the root, split folders and class folders
 
+    def fresh(self) -> FolderWalker:
+        """A walker through the same folder that has counted nothing."""
+        return FolderWalker(self.root)
+
     def read(self, path: str) -> Listing:
         """Lists a folder below the root; "" is the root itself.
 
         Raises:
           UserError: the folder cannot be read.
         """
-        listing = Listing([], [], [])
+        folders: list[str] = []
+        links: list[str] = []
+        files: list[os.DirEntry[str]] = []
         full = os.path.join(self.root, path)
         try:
             if path:
                 self.stamps[path] = stamp(full)
             with os.scandir(full) as entries:
                 for entry in entries:
-                    if is_hidden(entry.name):
-                        if not entry.name.startswith(INDEX):
-                            self.left_out.hidden[_group(entry.name)] += 1
-                    elif not entry.is_dir():
-                        listing.files.append(entry)
+                    if self._leave_out(entry.name):
+                        continue
+                    if not entry.is_dir():
+                        files.append(entry)
                     elif entry.is_symlink():
-                        listing.links.append(entry.name)
+                        links.append(entry.name)
                     else:
-                        listing.folders.append(entry.name)
+                        folders.append(entry.name)
         except OSError as error:
             raise UserError(f"{printable(full)}: {error.strerror or error}") from None
-        return listing
+        return Listing(folders, links, files)
+
+    def _leave_out(self, name: str) -> bool:
+        """Whether an entry is hidden; counts it."""
+        if is_hidden(name) and not name.startswith(INDEX):
+            self.left_out.hidden[_group(name)] += 1
+        return is_hidden(name)
 
     def identity(self, path: str) -> tuple[int, int]:
         """Device and inode of a folder below the root: the same for all paths that lead to it."""
         found = os.stat(os.path.join(self.root, path))
         return found.st_dev, found.st_ino
 
-    def images(self, listing: Listing) -> list[os.DirEntry[str]]:
+    def images(self, listing: Listing) -> list[os.DirEntry[str] | StoredFile]:
         """The image files of a listing; counts the others."""
         found = []
         for entry in listing.files:
@@ -115,6 +142,50 @@ class FolderWalker:
           loose: images in `folder` itself.
         """
         return _SplitWalk(self, self._fixed, name, folder).run(classes, loose)
+
+
+class StoredFolderWalker(FolderWalker):
+    """Lists "folders" of an object storage, which has only the paths of objects; it has no links."""
+
+    def __init__(self, address: str, sizes: dict[str, int] | None = None):
+        """Lists all objects below an address.
+
+        Args:
+          address: of the folder of the data set.
+          sizes: what `storage.list_sizes` has found there.
+
+        Raises:
+          UserError: the address cannot be opened or listed, or nothing is there.
+        """
+        super().__init__(address.rstrip("/"))
+        self._sizes = storage.list_sizes(self.root) if sizes is None else sizes
+        if not self._sizes:
+            raise UserError(f"{self.root}: no such folder")
+        if "dataset_info.json" in self._sizes:
+            raise UserError(
+                f"{self.root}: a prepared data set; ArrayRecord files are read from a file system: mount the storage"
+            )
+        self._entries: dict[str, dict[str, int | None]] = {"": {}}  # {folder: {entry: bytes; None: a folder}}
+        for path, size in self._sizes.items():
+            folder, _, name = path.rpartition("/")
+            if name:  # some programs store an empty object "folder/"
+                self._entries.setdefault(folder, {})[name] = size
+            while folder:
+                above, _, own = folder.rpartition("/")
+                self._entries.setdefault(above, {})[own] = None
+                folder = above
+        self._numbers = {folder: number for number, folder in enumerate(self._entries)}
+
+    def fresh(self) -> FolderWalker:
+        return StoredFolderWalker(self.root, self._sizes)
+
+    def read(self, path: str) -> Listing:
+        entries = [(name, size) for name, size in sorted(self._entries[path].items()) if not self._leave_out(name)]
+        files = [StoredFile(name, size) for name, size in entries if size is not None]
+        return Listing([name for name, size in entries if size is None], [], files)
+
+    def identity(self, path: str) -> tuple[int, int]:
+        return 0, self._numbers[path]
 
 
 class _SplitWalk:
@@ -196,7 +267,7 @@ class _SplitWalk:
             for entry in self._walker.images(listing):
                 self._take(label, f"{path}/{entry.name}", entry)
 
-    def _take(self, label: int, key: str, entry: os.DirEntry[str]) -> None:
+    def _take(self, label: int, key: str, entry: os.DirEntry[str] | StoredFile) -> None:
         try:
             found = entry.stat()
         except OSError:

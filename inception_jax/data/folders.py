@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from inception_jax import storage
 from inception_jax.data import folder_index
 from inception_jax.data.folder_files import LeftOut, SplitFiles, is_hidden
 from inception_jax.data.folder_index import FolderFiles
-from inception_jax.data.folder_walk import FolderWalker, count_images
+from inception_jax.data.folder_walk import FolderWalker, StoredFolderWalker, count_images
 from inception_jax.data.names import PackedNames, printable
 from inception_jax.errors import UserError, nearest
 
@@ -83,7 +84,8 @@ def scan(root: str | os.PathLike, classes_file: str | None = None) -> FolderScan
     """Lists the images of a folder, or reads its index.
 
     Args:
-      root: folder with split folders of class folders, or with class folders (then all images are "train").
+      root: folder with split folders of class folders, or with class folders (then all images are "train"); or the
+        address of one, whose objects are listed at every call.
       classes_file: see `read_class_file`; None: the class folders in alphabetical order.
 
     Returns:
@@ -93,15 +95,16 @@ def scan(root: str | os.PathLike, classes_file: str | None = None) -> FolderScan
       UserError: no folder, no class folders, names that leave open whether a folder is a split or a class, or a wrong
         class file.
     """
-    root = os.path.expanduser(root)
-    if not os.path.isdir(root):
+    is_remote = storage.is_remote(root)
+    root = os.fspath(root) if is_remote else os.path.expanduser(root)
+    if not is_remote and not os.path.isdir(root):
         raise UserError(f"{printable(root)}: no such folder")
     chosen = read_class_file(classes_file) if classes_file else None
     as_classes = bool(chosen) and any(name.lower() in _KIND for name in chosen or ())
-    files = None if as_classes else folder_index.read(root)
+    files = None if as_classes or is_remote else folder_index.read(root)
     if files is None:
-        files = _list_files(root, as_classes)
-        if not as_classes:
+        files = _list_files(StoredFolderWalker(root) if is_remote else FolderWalker(root), as_classes)
+        if not as_classes and not is_remote:
             folder_index.write(root, files)
     return _with_class_names(root, files, chosen, str(classes_file))
 
@@ -136,12 +139,11 @@ def read_class_file(path: str) -> dict[str, str]:
     return found
 
 
-def _list_files(root: str, as_classes: bool) -> FolderFiles:
+def _list_files(walker: FolderWalker, as_classes: bool) -> FolderFiles:
     """Lists a folder: decides which of its subfolders are splits, and walks through their class folders."""
-    walker = FolderWalker(root)
-    top = walker.read("")
+    root, top = walker.root, walker.read("")
     names = sorted([*top.folders, *top.links])
-    folders, empty = ({}, []) if as_classes else _split_folders(root, names)
+    folders, empty = ({}, []) if as_classes else _split_folders(walker.fresh(), names)
     if folders:
         walker.left_out.others += [name for name in names if name not in folders.values()]
         listings = {folder: walker.read(folder) for folder in folders.values()}
@@ -162,7 +164,7 @@ def _list_files(root: str, as_classes: bool) -> FolderFiles:
     return FolderFiles(splits, walker.left_out, walker.stamps)
 
 
-def _split_folders(root: str, names: list[str]) -> tuple[dict[str, str], list[str]]:
+def _split_folders(peek: FolderWalker, names: list[str]) -> tuple[dict[str, str], list[str]]:
     """Finds the split folders among the subfolders of the root.
 
     They are splits where one with a split's name has folders itself. Where none has, all of them hold images at most.
@@ -170,7 +172,7 @@ def _split_folders(root: str, names: list[str]) -> tuple[dict[str, str], list[st
     Returns:
       ({split: folder}, {} where the subfolders are classes; empty folders with a split's name, which are no classes).
     """
-    peek = FolderWalker(root)
+    root = peek.root
     listings = {name: peek.read(name) for name in names if name.lower() in _KIND}
     if any(listing.folders or listing.links for listing in listings.values()):
         return _name_splits(root, list(listings)), []

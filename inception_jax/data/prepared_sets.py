@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inception_jax import storage
 from inception_jax.data.names import printable
 from inception_jax.errors import UserError, nearest
 
@@ -30,6 +31,11 @@ _OTHER_NAMES = {
 
 def default_data_dir(data_dir: str | os.PathLike | None = None) -> Path:
     """The folder of prepared data sets: as given, else TFDS_DATA_DIR, else ~/tensorflow_datasets (as in TFDS)."""
+    if data_dir is not None and storage.is_remote(data_dir):
+        raise UserError(
+            f"data.data_dir = {os.fspath(data_dir)!r}: ArrayRecord files are read from a file system; mount the "
+            "storage as one, or use class folders (data.name=folder:gs://…)"
+        )
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 

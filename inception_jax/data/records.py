@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from inception_jax import storage
 from inception_jax.data.names import PackedNames, encode, printable
 from inception_jax.errors import UserError
 
@@ -98,7 +99,7 @@ class FileRecords:
     """Image files, read on demand.
 
     Attributes:
-      folder: that the keys are below.
+      folder: that the keys are below, or its address.
       keys: paths of the files below `folder`.
       labels: int [n], of the images.
       sizes: int64 [n], bytes of the files when they were listed.
@@ -119,6 +120,8 @@ class FileRecords:
 
     def __getitem__(self, index: int) -> tuple[bytes, int]:
         path = self.path(index)
+        if storage.is_remote(self.folder):
+            return storage.read_bytes(path), int(self.labels[index])
         try:
             with open(path, "rb") as file:
                 return file.read(), int(self.labels[index])

@@ -25,7 +25,7 @@ from inception_jax.evaluation.image_inputs import Images
 from inception_jax.metrics import Accumulator
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import variable_shapes
-from inception_jax.runs import data_record, manifest
+from inception_jax.runs import data_record, manifest, remote_workdir
 from inception_jax.training import network_setup, precise_batch_norm, run_length, setup, warm_start
 from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.parallel import Compiled, Devices
@@ -45,7 +45,9 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
     """
     values = manifest.read_config(workdir)
     if values is None:
-        raise UserError(f"--workdir={workdir}: there is no run there (no {manifest.CONFIG})")
+        raise UserError(
+            f"--workdir={remote_workdir.display_name(workdir)}: there is no run there (no {manifest.CONFIG})"
+        )
     return configs.from_dict(values, copies=Path(workdir) / extensions.DIRECTORY)
 
 
@@ -57,7 +59,7 @@ def load_class_names(workdir: str | os.PathLike) -> list[str]:
     """
     names = data_record.read_all_class_names(Path(workdir))
     if names is None:
-        raise UserError(f"--workdir={workdir}: the run has not begun (no {CLASSES})")
+        raise UserError(f"--workdir={remote_workdir.display_name(workdir)}: the run has not begun (no {CLASSES})")
     return names
 
 
@@ -256,7 +258,7 @@ def load_run(workdir: str | os.PathLike, *, weights: str | None = None, step: St
     """Loads the network of a run, or one that `python -m inception_jax.convert` has imported.
 
     Args:
-      workdir: of the run.
+      workdir: of the run; also an address, such as "gs://bucket/runs/a".
       weights: "raw" or "ema"; None: "ema" where the run keeps it.
       step: None for the newest checkpoint, "best", or a step.
 
@@ -278,6 +280,7 @@ def load_run(workdir: str | os.PathLike, *, weights: str | None = None, step: St
       >>> network.predict(images, top_k=3)["classes"].shape
       (2, 3)
     """
+    workdir = remote_workdir.local_copy(workdir)
     config = load_config(workdir)
     warn_of_running_statistics(config)
     return load(config, workdir, load_class_names(workdir), weights=weights, step=step)

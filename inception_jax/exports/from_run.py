@@ -18,6 +18,7 @@ from inception_jax.evaluation.trained_network import TrainedNetwork
 from inception_jax.exports import onnx_file, stablehlo
 from inception_jax.pretrained import exporting, hub
 from inception_jax.pretrained.publishers import registry
+from inception_jax.runs import remote_workdir
 from inception_jax.weight_files.safetensors_writer import save_safetensors
 
 PROGRAMS = {"onnx": ".onnx", "stablehlo": ".stablehlo"}
@@ -63,7 +64,11 @@ def export(
         raise UserError(f"--to={to}: unknown{nearest(to, targets())}; targets: {', '.join(targets())}")
     if endpoints and to not in PROGRAMS:
         raise UserError(f"--endpoints: only with --to={' or '.join(PROGRAMS)}")
-    workdir = Path(workdir)
+    if output is None:
+        remote_workdir.refuse_address("--workdir", workdir, "or name a local --output")
+    else:
+        remote_workdir.refuse_address("--output", output, "name a local file or folder")
+    workdir = remote_workdir.local_copy(workdir)
     name = trained_network.load_config(workdir).model.name
     path = Path(output) if output is not None else workdir / "exports" / _default_name(to, name)
     if path.exists():

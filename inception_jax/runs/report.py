@@ -24,6 +24,7 @@ from inception_jax.runs import (
     metric_files,
     plot_style,
     plots,
+    remote_workdir,
     result,
     tables,
 )
@@ -453,7 +454,7 @@ def _commands(workdir: Path, starts: Mapping[str, Any], outcome: Mapping[str, An
         finished = outcome.get("status") == "finished"
         yield "# " + ("shows the result again: the run has finished" if finished else "continues the run")
         yield shlex.join(["python", *command[1:]])
-    here = shlex.quote(str(workdir))
+    here = shlex.quote(remote_workdir.display_name(workdir))
     yield f"python -m inception_jax.evaluate --workdir={here}"
     yield f"python -m inception_jax.predict --workdir={here} image.jpg"
     if (workdir / metric_files.EVENTS).is_dir():

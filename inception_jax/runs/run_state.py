@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError
-from inception_jax.runs import lock, manifest, metric_files, result
+from inception_jax.runs import lock, manifest, metric_files, remote_workdir, result
 from inception_jax.runs.file_forms import NUMBER as NUMBER
 from inception_jax.runs.file_forms import OBJECT as OBJECT
 from inception_jax.runs.file_forms import TEXT, keep_valid_fields
@@ -146,7 +146,7 @@ def read(path: Path, *, all_rows: bool = True) -> RunState:
     """
     notes: list[str] = []
     # Before the files: if the run ends meanwhile, its result is then either missing or of this start.
-    running = lock.is_locked(path)
+    running = None if remote_workdir.is_copy(path) else lock.is_locked(path)
     config = _read_or_note(manifest.read_config, path / manifest.CONFIG, notes)
     manifest_ = _read_or_note(manifest.read, path / manifest.MANIFEST, notes)
     outcome = _read_or_note(result.read_result, path / result.FILE, notes)
@@ -157,7 +157,8 @@ def read(path: Path, *, all_rows: bool = True) -> RunState:
         outcome = {}
     if running is None:
         running = age is not None and age < _ALIVE_SECONDS
-        notes.append(f"{path}: its file system has no locks; the age of the last row decides whether the run is alive")
+        where = remote_workdir.display_name(path)
+        notes.append(f"{where}: its file system has no locks; the age of the last row decides whether the run is alive")
     status, why = _status(running, outcome, trial, bool(rows) or _has_checkpoint(path))
     if why == "killed" and not rows and (path / IMPORTED).is_file():
         status, why = RunStatus.IMPORTED, ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from inception_jax import extensions
+from inception_jax import extensions, storage
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config
-from inception_jax.errors import signal_exit_code
+from inception_jax.errors import UserError, signal_exit_code
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
-from inception_jax.runs import data_record, environment, metric_files
+from inception_jax.runs import data_record, environment, metric_files, remote_workdir
 from inception_jax.runs.progress import Progress
 from inception_jax.runs.sinks import Sinks
 from inception_jax.training import precise_batch_norm, restore, results
@@ -44,7 +45,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
 
     Args:
       recipe: a config, from a recipe or `inception_jax.config.default()`.
-      workdir: of the run; made if it does not exist.
+      workdir: of the run; made if it does not exist. Also an address, such as "gs://bucket/runs/a".
 
     Returns:
       The content of `result.json`, and the exit code: 0, or 128 + the number of the signal that stopped the run.
@@ -54,6 +55,17 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
       NonFiniteLoss: the loss became NaN or infinite, or exceeded its limit; the last checkpoint is from before that.
       CorruptImages, InputStalled, DiskFull, PeerLost: see `config.faults` and the exit codes in `errors.py`.
     """
+    if storage.is_remote(workdir) and jax.process_count() > 1:
+        raise UserError(
+            f"workdir {workdir}: {jax.process_count()} processes need a directory of a file system that all of them "
+            "see; mount the storage as one"
+        )
+    with remote_workdir.opened(workdir) as folder:
+        return _train(recipe, folder)
+
+
+def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, Any], int]:
+    """`train`, in a local workdir."""
     # Everything that a wrong config or wrong data can break is built and checked before anything is written.
     config = Config(recipe)
     processes.check_equal("the config", config.to_dict())

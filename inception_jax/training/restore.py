@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ _VISIBLE_WITHIN = 60.0  # seconds; an NFS client may cache for half a minute tha
 
 
 @contextlib.contextmanager
-def lock_workdir(workdir: str | Path) -> Iterator[Path]:
+def lock_workdir(workdir: str | os.PathLike) -> Iterator[Path]:
     """Locks the workdir on process 0; the other processes check that they see the same directory.
 
     Raises:
@@ -122,7 +123,7 @@ def _newest_run_id(directory: Path) -> str | None:
     return None
 
 
-def refuse_single_values(workdir: str | Path, setup: Setup) -> None:
+def refuse_single_values(workdir: str | os.PathLike, setup: Setup) -> None:
     """Refuses a new run some of whose batch-norm layers would normalize single values, and so learn nothing.
 
     A run that an earlier version began continues, with a warning in its log.

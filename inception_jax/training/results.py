@@ -173,7 +173,9 @@ def _write(output: RunOutput, step: int, content: dict[str, Any], plots: Mapping
     """Writes result.json and report.md, passes them to the sinks, and adds to `content` and file what those say."""
     path = result.write_result(output.workdir, content)
     report.write(output.workdir)
-    statuses = output.sinks.finish(step, content, [output.workdir / report.FILE, path], plots)
+    statuses = output.sinks.finish(
+        step, content, [output.workdir / report.FILE, output.workdir / report.PAGE, path], plots
+    )
     if output.writer.tensorboard_error:
         statuses = {"tensorboard": output.writer.tensorboard_error, **statuses}
     if statuses:
@@ -210,7 +212,9 @@ def failure_recorded(setup: Setup, workdir: Path, recorded: Mapping[str, Any], s
                 }
                 path = result.write_result(workdir, content)
                 report.write(workdir)
-                if statuses := sinks.finish(int(row.get("step", 0)), content, [workdir / report.FILE, path]):
+                if statuses := sinks.finish(
+                    int(row.get("step", 0)), content, [workdir / report.FILE, workdir / report.PAGE, path]
+                ):
                     result.write_result(workdir, content | {"sinks": statuses})
         raise
 

@@ -19,7 +19,7 @@ from inception_jax import tree_paths
 from inception_jax.checkpoints import reading
 from inception_jax.config import Config
 from inception_jax.errors import UserError
-from inception_jax.runs import manifest
+from inception_jax.runs import manifest, remote_workdir
 from inception_jax.training import paths
 
 FILE = "initialization.json"
@@ -104,16 +104,17 @@ class WarmStart:
           UserError: there is no such checkpoint, or it does not fit.
           CheckpointError: it is damaged. An older one is never used instead: that would be another experiment.
         """
-        self.workdir = find_workdir(Path(self._checkpoint))
+        checkpoint = remote_workdir.local_copy(self._checkpoint)
+        self.workdir = find_workdir(checkpoint)
         run_id = manifest.read_run_id(self.workdir)
-        record = reading.load_record(self._checkpoint, self._step, run_id=run_id)
+        record = reading.load_record(checkpoint, self._step, run_id=run_id)
         has_ema = any(name.startswith("ema/") for name in record["leaves"])
         weights: Literal["raw", "ema"] = self._weights or ("ema" if has_ema else "raw")
-        source = reading.load_variables(self._checkpoint, weights, record["step"], run_id=run_id)
+        source = reading.load_variables(checkpoint, weights, record["step"], run_id=run_id)
         config = manifest.read_config(self.workdir) if self.workdir else None
         network = config["model"].get("name") if config and isinstance(config.get("model"), Mapping) else None
         self._record = {
-            "checkpoint": str(Path(self._checkpoint).absolute()),
+            "checkpoint": remote_workdir.display_name(str(checkpoint.absolute())),
             "network": network,
             "step": record["step"],
             "weights": weights,
