@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from inception_jax import storage
+from inception_jax.data import label_index
 from inception_jax.data.names import PackedNames, encode, printable
 from inception_jax.errors import UserError
 
@@ -214,7 +215,8 @@ class SyntheticRecords:
 def read_labels(source: RecordSource) -> np.ndarray:
     """The label of every record: int64 [n]; -1 where a record cannot be read.
 
-    Sources that hold their labels give them at once; of the others every record is read.
+    Sources that hold their labels give them at once; of the others every record is read. Those of a large prepared set
+    are kept in the user's cache (`label_index`).
     """
     if isinstance(source, ConcatenatedRecords):
         parts = [read_labels(part.source)[part.start : part.stop] for part in source.parts]
@@ -222,12 +224,19 @@ def read_labels(source: RecordSource) -> np.ndarray:
     labels = getattr(source, "labels", None)
     if labels is not None:
         return np.asarray(labels, np.int64)
+    kept = None
     if len(source) >= _MANY:
+        if isinstance(source, ArrayRecords):
+            kept = label_index.path(source.digest(), [part.filename for part in source.parts])
+        if kept is not None and (known := label_index.read(kept, len(source))) is not None:
+            return known
         print(f"reading the labels of {len(source):,} records", file=sys.stderr)
     found = np.full(len(source), -1, np.int64)
     for index in range(len(source)):
         with contextlib.suppress(UserError):
             found[index] = source[index][1]
+    if kept is not None:
+        label_index.write(kept, found)
     return found
 
 

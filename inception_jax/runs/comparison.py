@@ -16,7 +16,7 @@ from typing import Any
 from inception_jax.errors import UserError, nearest
 from inception_jax.metric_definitions import METRICS, Metric, describe
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import environment, listing, run_state
+from inception_jax.runs import environment, listing, remote_workdir, run_state
 from inception_jax.runs.formatting import per_head
 from inception_jax.runs.manifest import ABSENT, flatten, same_value
 from inception_jax.runs.run_state import NUMBER, OBJECT, RunState, has_type
@@ -140,7 +140,7 @@ def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None 
     """
     runs = tuple(run_state.read(path) for path in paths)
     found = _find_metric(runs, metric)
-    labels = short_labels([run.path for run in runs])
+    labels = short_labels([Path(remote_workdir.display_name(run.path)) for run in runs])
     config, same = _differences([run.config for run in runs])
     circumstances = _differences([_circumstances(run.manifest) for run in runs])[0]
     circumstances += _differences([environment.rows(run.manifest) for run in runs])[0]
@@ -272,6 +272,9 @@ def _warnings(runs: Sequence[RunState], labels: Sequence[str], outcomes: Sequenc
     if len(counts) > 1 and not found:
         details = ", ".join(f"{label} {one.count:,}" for label, one in zip(labels, outcomes, strict=True) if one.count)
         found.append(f"evaluated on different numbers of examples of a split of the same name: {details}")
+    from inception_jax.runs import data_record  # with the data sets, which a listing does not need
+
+    found += data_record.differences({label: run.path for run, label in zip(runs, labels, strict=True)})
     kinds = {one.weights for one in outcomes if one.weights}
     if len(kinds) > 1:
         found.append(

@@ -10,7 +10,7 @@ from typing import Any
 
 from inception_jax.errors import write_error
 from inception_jax.metric_definitions import SUMMED
-from inception_jax.runs import comparison_plot, html_page, listing, plot_style, tables
+from inception_jax.runs import comparison_plot, html_page, listing, plot_style, remote_workdir, tables
 from inception_jax.runs.comparison import Comparison, Outcome
 from inception_jax.runs.formatting import format_duration, format_metric, format_number, format_rate
 from inception_jax.runs.tables import UNKNOWN, code, escape
@@ -57,7 +57,8 @@ def format_markdown(comparison: Comparison, *, plot: str | None = None) -> str:
       plot: path of the image of the curves, as the document links to it; None: there is none.
     """
     runs = "\n".join(
-        f"- **{escape(label)}**: {code(run.path)}" + (f": {escape(run.why)}" if run.why else "")
+        f"- **{escape(label)}**: {code(remote_workdir.display_name(run.path))}"
+        + (f": {escape(run.why)}" if run.why else "")
         for label, run in zip(comparison.labels, comparison.runs, strict=True)
     )
     parts = ["# Runs side by side", runs]

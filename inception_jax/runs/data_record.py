@@ -8,7 +8,7 @@ another one of the same name and size is not noticed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -139,6 +139,31 @@ def note_other_examples(workdir: Path, dataset: Dataset) -> list[str]:
             differing = _split_difference(split, describe_split(dataset), dataset.class_names)
             return [f"note: {name} split {dataset.split!r} of the run: {differing}"] if differing else []
     return []
+
+
+def differences(workdirs: Mapping[str, Path]) -> Iterator[str]:
+    """Yields, for splits of the same name in which runs had other examples, which run had which.
+
+    Args:
+      workdirs: by the name of the run; one of an earlier version, without a record, is left out.
+    """
+    for role, what in _ROLES.items():
+        found: dict[str, dict[str, list[str]]] = {}  # {data set and split: {examples and digest: runs}}
+        for name, workdir in workdirs.items():
+            try:
+                record = manifest.read_json_object(workdir / FILE) or {}
+            except UserError:
+                continue  # damaged
+            split = record.get(role)
+            if isinstance(split, Mapping) and split.get("digest"):
+                examples = f"{split.get('examples')} of digest {str(split['digest'])[:8]}"
+                found.setdefault(f"{record.get('dataset')}, {split.get('split')}", {}).setdefault(examples, []).append(
+                    name
+                )
+        for where, by_examples in found.items():
+            if len(by_examples) > 1:
+                details = "; ".join(f"{examples}: {', '.join(names)}" for examples, names in by_examples.items())
+                yield f"other {what} examples in a split of the same name ({where}: {details})"
 
 
 def read_class_names(workdir: Path) -> list[str] | None:

@@ -49,7 +49,9 @@ def lock_workdir(workdir: str | os.PathLike, warn: Callable[[str], None] | None 
     """
     workdir = Path(workdir)
     if re.match(r"[a-z][a-z0-9]+:/", str(workdir)):
-        raise UserError(f"workdir {str(workdir)!r}: an address, where a directory is needed; train takes one as a text")
+        raise UserError(
+            f"workdir {str(workdir)!r}: a directory of a mounted file system is needed; train takes an address as text"
+        )
     descriptor = _open(workdir)
     try:
         _lock(workdir, descriptor, warn)

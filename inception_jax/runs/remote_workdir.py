@@ -198,9 +198,10 @@ class _Copy:
         for attempt in range(3):  # a run may delete a checkpoint while it is being read
             with self._as_user_error("read"):
                 objects, times = self._list()
-            if not checkpoints:
+            if not checkpoints:  # those of the copy stay as they are
                 objects = {name: version for name, version in objects.items() if not _STEP.match(name)}
-            elif objects == self._remote:
+                objects |= {name: version for name, version in self._remote.items() if _STEP.match(name)}
+            if objects == self._remote:
                 return
             try:
                 with self._as_user_error("read", but=FileNotFoundError):
@@ -309,7 +310,8 @@ class _Copy:
         return {
             name: version
             for name, version in objects.items()
-            if not (match := _STEP.match(name)) or f"{match[0]}{HOST}/{RECORD_FILE}" in objects
+            if not name.endswith("/")  # some programs store an empty object for a folder
+            and (not (match := _STEP.match(name)) or f"{match[0]}{HOST}/{RECORD_FILE}" in objects)
         }, times
 
     def _walk(self) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import formatting, manifest, run_state
+from inception_jax.runs import data_record, formatting, manifest, run_state
 from inception_jax.runs.formatting import format_duration
 from inception_jax.runs.tables import Markdown, code, escape, format_markdown, format_value
 from inception_jax.sweeps.study_files import UNKNOWN, StoredParameter, StoredStudy, StoredTrial
@@ -79,6 +79,9 @@ def counts(study: StoredStudy) -> Iterator[str]:
     order = [*_MEANINGS, *sorted(set(statuses) - {*_MEANINGS})]
     rows = [[status, statuses.count(status), _MEANINGS.get(status, "")] for status in order if status in statuses]
     yield from format_markdown(("status", "trials", ""), rows, "lrl")
+    for difference in data_record.differences({f"trial {trial.number}": trial.workdir for trial in study.trials}):
+        yield ""
+        yield f"**Not all trials are comparable: {escape(difference)}.**"
 
 
 def failures(study: StoredStudy) -> Iterator[str]:

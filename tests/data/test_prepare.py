@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from inception_jax.data import builders, digits, images
+from inception_jax.data import builders, digits, images, records
 from inception_jax.data.datasets import load
 from inception_jax.errors import UserError
 
@@ -25,6 +25,35 @@ def test_prepared_digits_are_the_embedded_ones(tmp_path, run, records):
         assert_same(records("digits:1.0.0", split, tmp_path), expected)
     assert load("digits:1.0.0", "train", str(tmp_path)).class_names == digits.CLASS_NAMES
     assert load(f"folder:{tmp_path}/digits/1.0.0", "test").num_examples == 360
+
+
+def test_the_labels_of_a_large_set_are_read_once(tmp_path, run, monkeypatch, capsys):
+    assert run("digits", f"--data_dir={tmp_path}") == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(records, "_MANY", 300)
+    capsys.readouterr()
+
+    def labels(split="test"):
+        return load("digits:1.0.0", split, str(tmp_path)).labels()
+
+    first = labels()
+    assert "reading the labels of 360 records" in capsys.readouterr().err
+    np.testing.assert_array_equal(labels(), first)
+    assert capsys.readouterr().err == "" and len([*(tmp_path / "cache").rglob("*.npy")]) == 1
+    np.testing.assert_array_equal(labels("test[:350]"), first[:350])
+    assert "reading the labels of 350 records" in capsys.readouterr().err  # other records of the same shards
+    (shard,) = (tmp_path / "digits" / "1.0.0").glob("*test*")
+    os.utime(shard, (1e9, 1e9))
+    np.testing.assert_array_equal(labels(), first)
+    assert "reading the labels of 360 records" in capsys.readouterr().err  # prepared anew: other times
+    for file in (tmp_path / "cache").rglob("*.npy"):
+        file.write_bytes(b"damaged")
+    np.testing.assert_array_equal(labels(), first)
+    monkeypatch.setattr(
+        records.ArrayRecords, "__getitem__", lambda self, index: (_ for _ in ()).throw(UserError("gone"))
+    )
+    np.testing.assert_array_equal(labels(), first)
+    assert (labels("test[:340]") == -1).all() and len([*(tmp_path / "cache").rglob("*.npy")]) == 3
 
 
 def test_fashion_mnist_holds_the_original_arrays(small, tmp_path, capsys, run, records):

@@ -139,6 +139,24 @@ def test_other_data_is_said_above_the_tables(tmp_path):
     )
 
 
+def write_data(workdir, digest, split="train"):
+    record = {"dataset": "digits", "train_split": {"split": split, "examples": 9, "digest": digest}, "eval_split": None}
+    (workdir / "data.json").write_text(json.dumps(record))
+    return workdir
+
+
+def test_other_examples_of_the_same_split_are_said(tmp_path):
+    paths = [write_data(make_run(tmp_path / name), digest * 64) for name, digest in zip("abc", "112", strict=True)]
+    paths.append(write_data(make_run(tmp_path / "d"), "3" * 64, split="train[:50%]"))
+    paths.append(make_run(tmp_path / "e"))  # of a version that did not record its data
+    (make_run(tmp_path / "f") / "data.json").write_text("[")
+    assert compare([*paths, tmp_path / "f"]).warnings == (
+        "other training examples in a split of the same name "
+        "(digits, train: 9 of digest 11111111: a, b; 9 of digest 22222222: c)",
+    )
+    assert compare(paths[:2]).warnings == ()
+
+
 def test_runs_at_every_stage_are_told_as_what_they_are(tmp_path):
     paths = [
         make_run(tmp_path / "whole"),

@@ -123,6 +123,9 @@ def test_a_checkpoint_that_is_not_complete_is_not_there(bucket):
     files.pipe_file(f"/bucket/runs/a/checkpoints/4/{RECORD}", b"record")
     assert not (local_copy(bucket, checkpoints=False) / "checkpoints").exists()
     assert (local_copy(bucket) / "checkpoints/4/state/d/0").read_bytes() == b"arrays"
+    files.pipe_file("/bucket/runs/a/config.json", b"{ }")
+    copy = local_copy(bucket, checkpoints=False)  # another command, which needs none, leaves them there
+    assert (copy / "config.json").read_text() == "{ }" and (copy / "checkpoints/4/state/d/0").exists()
 
 
 def test_a_storage_that_fails_stops_no_run_and_loses_nothing(bucket, monkeypatch, capsys):

@@ -15,7 +15,7 @@ from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
 from inception_jax.recipe_files import load_config
 from inception_jax.runs import plot_style
-from inception_jax.sweeps import importance, parallel_coordinates, plots, recipe, report, study_files
+from inception_jax.sweeps import importance, parallel_coordinates, plots, recipe, report, report_sections, study_files
 from inception_jax.sweeps.overrides import leaves
 from inception_jax.sweeps.scales import AxisScale
 from inception_jax.sweeps.space import choice, integer, real
@@ -96,6 +96,18 @@ def test_the_best_trial_is_told_by_what_it_changed(tmp_path):
         ["`optimizer.learning_rate`", "0.01", "0.02"],
         ["`seed`", "0", "7"],
     ]
+
+
+def test_trials_with_other_data_are_marked(tmp_path):
+    study = MadeStudy(tmp_path / "study")
+    for digest in ("a", "a", "b"):
+        record = {"dataset": "folder:x", "train_split": {"split": "train", "examples": 9, "digest": digest * 64}}
+        (study.add() / "data.json").write_text(json.dumps(record))
+    found = "\n".join(report_sections.counts(study_files.read(study.path)))
+    assert (
+        "**Not all trials are comparable: other training examples in a split of the same name (folder:x, train" in found
+    )
+    assert "trial 0, trial 1; 9 of digest bbbbbbbb: trial 2" in found
 
 
 def test_deaths_and_time(tmp_path):

@@ -1,0 +1,58 @@
+"""Keeps the labels of a large prepared data set in the user's cache, so that only the first start reads all records.
+
+The file is used only for the same shards: their names, sizes, times of the last change and ranges of records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def path(digest: str, files: Sequence[str]) -> Path | None:
+    """The file of the labels of a source.
+
+    Args:
+      digest: of the source: names and sizes of its files, and the ranges of records.
+      files: the paths of its files.
+
+    Returns:
+      None where a file is missing.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        times = [os.stat(file).st_mtime_ns for file in files]
+    except OSError:
+        return None
+    name = hashlib.sha256(f"{digest} {times}".encode()).hexdigest()[:32]
+    return cache / "inception_jax" / "labels" / f"{name}.npy"
+
+
+def read(file: Path, count: int) -> np.ndarray | None:
+    """Reads labels, int64 [count]; None where the file is missing or is not one of so many labels."""
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        labels = np.load(file, allow_pickle=False)
+        if labels.shape == (count,) and labels.dtype == np.int32:
+            return labels.astype(np.int64)
+    return None
+
+
+def write(file: Path, labels: np.ndarray) -> None:
+    """Writes labels, atomically; does nothing where some are unknown (-1), or there is no place."""
+    if (labels < 0).any():
+        return
+    part = file.with_name(f"{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as out:
+            np.save(out, labels.astype(np.int32))
+        os.replace(part, file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
