@@ -66,7 +66,7 @@ def _list(flags: argparse.Namespace) -> int:
 
 
 def _compare(flags: argparse.Namespace) -> int:
-    from inception_jax import storage
+    from inception_jax.data import storage
     from inception_jax.runs import comparison, comparison_report, listing, remote_workdir
 
     if flags.output:

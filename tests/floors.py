@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (  # the lowest first
-    ("errors", "file_locks", "metric_definitions", "models", "schema", "standard_streams", "storage", "tree_paths"),
+    ("errors", "file_locks", "metric_definitions", "models", "schema", "standard_streams", "tree_paths"),
     ("command_line", "data", "metrics", "multihost", "weight_files"),
     ("checkpoints", "extensions"),
     ("config", "fault_injection", "runs"),

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inception_jax import storage
-from inception_jax.data import digits, folder_account, folders, prepared_sets
+from inception_jax.data import digits, folder_account, folders, prepared_sets, storage
 from inception_jax.data.names import printable
 from inception_jax.data.records import (
     ArrayRecords,

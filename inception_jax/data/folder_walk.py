@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from inception_jax import storage
+from inception_jax.data import storage
 from inception_jax.data.folder_files import (
     INDEX,
     SUFFIXES,

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inception_jax import storage
-from inception_jax.data import folder_index
+from inception_jax.data import folder_index, storage
 from inception_jax.data.folder_files import LeftOut, SplitFiles, is_hidden
 from inception_jax.data.folder_index import FolderFiles
 from inception_jax.data.folder_walk import FolderWalker, StoredFolderWalker, count_images

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inception_jax import storage
+from inception_jax.data import storage
 from inception_jax.data.names import printable
 from inception_jax.errors import UserError, nearest
 

@@ -19,8 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from inception_jax import storage
-from inception_jax.data import label_index
+from inception_jax.data import label_index, storage
 from inception_jax.data.names import PackedNames, encode, printable
 from inception_jax.errors import UserError
 

@@ -25,11 +25,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inception_jax import file_locks, storage
+from inception_jax import file_locks
 from inception_jax.checkpoints.reading import HOST, RECORD_FILE, SUBDIRECTORY
+from inception_jax.data import storage
+from inception_jax.data.storage import is_remote
 from inception_jax.errors import UserError
 from inception_jax.runs import lock
-from inception_jax.storage import is_remote
 
 UPLOAD_SECONDS = 30.0
 """Seconds between two uploads of a run."""

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from inception_jax import extensions, storage
+from inception_jax import extensions
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config
+from inception_jax.data import storage
 from inception_jax.errors import UserError, signal_exit_code
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes

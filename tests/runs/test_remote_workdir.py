@@ -7,7 +7,7 @@ import time
 import fsspec
 import pytest
 
-from inception_jax import storage
+from inception_jax.data import storage
 from inception_jax.errors import UserError
 from inception_jax.runs import lock, metric_files, remote_workdir, run_state
 from inception_jax.runs.remote_workdir import display_name, local_copy, opened
