@@ -127,6 +127,7 @@ def _build_config(flags: argparse.Namespace, config: ConfigDict | None) -> Confi
 
     options = dict(flags.set)
     if config is None:
+        recipe_files.check_model(flags.model)
         config = workload.config_of_model(flags.model, 1000 if flags.num_classes is None else flags.num_classes)
         registry.create_model(flags.model, **options)  # an unknown option or value is an error here
         workload.set_fields(

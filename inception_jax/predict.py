@@ -3,59 +3,128 @@
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from inception_jax import command_line
-from inception_jax.errors import UserError
+from inception_jax.errors import ArgumentParser, UserError
 
 if TYPE_CHECKING:
+    from inception_jax.data.image_files import Unreadable
     from inception_jax.evaluation.trained_network import TrainedNetwork
 
 _WEIGHTS = ("raw", "ema")
 
 
 def main(argv: list[str]) -> int:
-    """Prints the most probable classes of each image."""
+    """Prints the most probable classes of each image, and writes them to the files that are asked for.
+
+    Raises:
+      UserError: the flags are wrong, nothing was found, an output cannot be written, or, at the end, images were
+        skipped.
+    """
+    flags = _arguments().parse_args(_with_values(argv))
+    for name in ("top_k", "batch_size"):
+        if (value := getattr(flags, name)) is not None and value < 1:
+            raise UserError(f"--{name}={value}: 1 or more is needed")
+    if flags.explain == _BARE and not flags.sheet:
+        raise UserError(
+            "--explain: the saliency maps need a place; add --sheet=FILE.png, or name a folder: --explain=DIR"
+        )
+    _check(flags)
+
+    from inception_jax.evaluation.prediction_writer import PredictionWriter
+    from inception_jax.training import parallel
+
+    folder = None if flags.explain == _BARE else flags.explain
+    files = _find(flags, exclude=[path for path in (flags.sheet, folder) if path])
+    parallel.enable_compilation_cache()
+    title = flags.workdir or flags.weights
+    trained = _of_run(flags) if flags.workdir else _of_file(flags)
+    top_k = _check_top_k(flags.top_k, trained)
+    predictions = trained.predict_files(files, top_k, flags.batch_size, keep_images=bool(flags.sheet or flags.explain))
+    if flags.explain:
+        from inception_jax.features.explanation import explain
+
+        predictions = explain(trained, predictions, batch_size=flags.batch_size)
+    with PredictionWriter(
+        top_k, json_file=flags.json, csv_file=flags.csv, sheet=flags.sheet, explanations=folder
+    ) as writer:
+        for prediction in predictions:
+            writer.add(prediction)
+        for line in writer.finish(f"{trained.config.model.name}, {title}"):
+            command_line.report(line)
+    if not writer.total:
+        raise UserError(f"--files={flags.files}: no name in this list")
+    if writer.skipped:
+        raise UserError(f"{writer.skipped:,} of {writer.total:,} images were skipped: the lines above name them")
+    return 0
+
+
+def _arguments() -> ArgumentParser:
     arguments = command_line.parser(
         "predict", "Classify image files with the network of a run, or with published weights."
     )
-    arguments.add_argument("--workdir", help="the run, also an address such as gs://bucket/run; or use --weights=FILE")
-    arguments.add_argument(
+    add = arguments.add_argument
+    add("--workdir", help="the run, also an address such as gs://bucket/run; or use --weights=FILE")
+    add(
         "--weights",
         metavar="raw|ema|FILE",
         help="with --workdir: raw or ema (default: ema where "
         "the run keeps it); without: a file of published weights (one named raw or ema: ./raw)",
     )
-    arguments.add_argument("--step", help="'best' or a step; default: the newest checkpoint")
-    arguments.add_argument("--model", metavar="NAME", help="with a file: the network; default: detected")
-    arguments.add_argument("--source", metavar="NAME", help="with a file: the publisher; default: detected")
-    arguments.add_argument("--record", metavar="NAME", help="with a file: its record (convert --list)")
-    arguments.add_argument("--top", type=int, default=5, metavar="K", help="classes per image (default 5)")
-    arguments.add_argument("--json", action="store_true", help="one JSON object per image, one per line")
-    arguments.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG, WebP, GIF, BMP …")
-    flags = arguments.parse_args(argv)
-    if flags.top < 1:
-        raise UserError(f"--top={flags.top}: 1 or more is needed")
-    _check(flags)
+    add("--step", help="'best' or a step; default: the newest checkpoint")
+    add("--model", metavar="NAME", help="with a file: the network; default: detected")
+    add("--source", metavar="NAME", help="with a file: the publisher; default: detected")
+    add("--record", metavar="NAME", help="with a file: its record (convert --list)")
+    add("--top_k", "--top", type=int, metavar="K", help="classes per image (default: 5, or all of fewer)")
+    add("--batch_size", type=int, default=32, metavar="N", help="images per step (default 32)")
+    add(
+        "--files", metavar="LIST", help="also the files named in LIST, one a line or after each a zero byte; - is stdin"
+    )
+    add("--json", nargs="?", metavar="FILE", help="one JSON object per image and line, instead of text; or in FILE")
+    add("--csv", metavar="FILE", help="also a table, one row per image; - is stdout")
+    add("--sheet", metavar="FILE.png", help="also a contact sheet: images, their classes and names")
+    add(
+        "--explain",
+        nargs="?",
+        metavar="DIR",
+        help="saliency maps: beside the images of the sheet, or also as PNG files in DIR",
+    )
+    add("images", nargs="*", metavar="IMAGE", help="files, folders, and patterns in quotes, such as 'photos/**/*.jpg'")
+    return arguments
 
-    from inception_jax.data import images
-    from inception_jax.training import parallel
 
-    # All files are read before the network is: an unreadable one is reported at once, and nothing is printed before.
-    decoded = [images.decode_image_file(path) for path in flags.images]
-    parallel.enable_compilation_cache()
-    trained = _of_run(flags) if flags.workdir else _of_file(flags)
-    found = trained.predict(decoded, min(flags.top, len(trained.class_names)))
-    for path, classes, probabilities in zip(flags.images, found["classes"], found["probabilities"], strict=True):
-        named = [(trained.class_names[k], float(p)) for k, p in zip(classes, probabilities, strict=True)]
-        if flags.json:
-            print(json.dumps({"picture": path, "classes": [{"name": n, "probability": p} for n, p in named]}))
-        else:
-            print(path)
-            for name, probability in named:
-                print(f"  {100 * probability:6.2f} %  {name}")
-    return 0
+_BARE = "-"  # the value of a flag that is given without one
+
+
+def _with_values(argv: list[str]) -> list[str]:
+    """Gives a value to the flags that need none: argparse would take the first image for it."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    return [f"{word}={_BARE}" if word in ("--json", "--explain") else word for word in argv[:end]] + argv[end:]
+
+
+def _find(flags: argparse.Namespace, exclude: list[str]) -> Iterator[str | Unreadable]:
+    """The images that the flags name.
+
+    Raises:
+      UserError: there are none, or a list cannot be read.
+    """
+    from inception_jax.data import image_files
+
+    if not flags.images and not flags.files:
+        raise UserError("no image: name files, folders or patterns, or a list of them with --files=LIST")
+    listed = image_files.read_list(flags.files) if flags.files else ()
+    return itertools.chain(image_files.find(flags.images, exclude), listed)
+
+
+def _check_top_k(top_k: int | None, trained: TrainedNetwork) -> int:
+    """Raises UserError where more classes are asked for than there are; the default is 5, or all of fewer."""
+    count = len(trained.class_names)
+    if top_k is not None and top_k > count > 0:
+        raise UserError(f"--top_k={top_k}: the network has {count} classes; give {count} or less")
+    return top_k or min(5, count)
 
 
 def _check(flags: argparse.Namespace) -> None:

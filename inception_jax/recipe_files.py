@@ -77,6 +77,20 @@ def parse_with_config(
     return namespace, config, overrides
 
 
+def check_model(name: str) -> None:
+    """Checks the name of a network on a command line without a recipe.
+
+    Raises:
+      ModelError: there is none of that name; the message says how one that a recipe registers is given.
+    """
+    from inception_jax.models.registry import ModelError, get_spec
+
+    try:
+        get_spec(name)
+    except ModelError as error:
+        raise ModelError(f"{error}; a network that a recipe registers needs the recipe: --config=RECIPE.py") from None
+
+
 def is_config_argument(argument: str) -> bool:
     """Returns whether an argument is `--config`, `--config=…` or `--config.FIELD…`."""
     return _OF_CONFIG.match(argument) is not None

@@ -7,11 +7,13 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from inception_jax import command_line
+from inception_jax import command_line, recipe_files
 from inception_jax.errors import UserError
 from inception_jax.runs.tables import UNKNOWN, format_table
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from inception_jax.models.cost import NetworkCost
     from inception_jax.models.inception_v1 import InceptionV1
 
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Prints the summary of a network; no array is allocated, so it takes seconds at any size."""
     arguments = command_line.parser("summary", "A network block by block: output shapes, parameters, multiply-adds.")
-    arguments.add_argument("name", help="a network, such as inception_v3; an unknown name lists them")
+    arguments.add_argument(
+        "name",
+        nargs="?",
+        help="a network, such as inception_v3, or one that the recipe registers; default: the recipe's",
+    )
+    recipe_files.add_config(arguments)
     arguments.add_argument(
         "--image_size", type=int, metavar="PIXELS", help="height and width (default: the network's own)"
     )
@@ -41,16 +48,27 @@ def main(argv: list[str]) -> int:
         metavar="NAME",
         help="print one line for the network and for each NAME instead of its blocks (default: every other network)",
     )
-    flags = arguments.parse_args(argv)
+    if any(argument.startswith("--config") for argument in argv):
+        flags, recipe, _ = recipe_files.parse_with_config(arguments, argv)
+    else:
+        flags, recipe = arguments.parse_args(argv), None
+    options: dict[str, Any] = {}
+    if recipe is None:
+        if flags.name is None:
+            raise UserError("no network: name one, such as inception_v3, or give a recipe with --config=FILE.py")
+        for name in [flags.name, *(flags.compare or [])]:
+            recipe_files.check_model(name)
+    elif flags.name is None:
+        flags.name, options = _of_recipe(flags, recipe)
     if flags.compare is not None:
-        return _compare(flags)
+        return _compare(flags, options)
 
     from inception_jax.models.cost import count_cost
     from inception_jax.models.inception_v1 import InceptionV1
     from inception_jax.models.registry import create_model, get_spec
 
     spec = get_spec(flags.name)
-    model = create_model(flags.name, **{"num_classes": flags.num_classes, **dict(flags.set)})
+    model = create_model(flags.name, **{**options, "num_classes": flags.num_classes, **dict(flags.set)})
     cost = count_cost(model, spec.image_size if flags.image_size is None else flags.image_size)
     if flags.json:
         print(json.dumps(as_json(flags.name, cost), indent=2))
@@ -64,7 +82,24 @@ def main(argv: list[str]) -> int:
     )
     print(f"\nparameters  {cost.parameters:>14,}   with auxiliary heads {cost.parameters_with_aux:>14,}")
     print(f"MACs        {cost.macs:>14,}   with auxiliary heads {cost.macs_with_aux:>14,}")
+    if cost.uncounted:
+        print(f"MACs without those of {', '.join(cost.uncounted)}: of other layers than convolutions and dense ones")
     return 0
+
+
+def _of_recipe(flags: argparse.Namespace, recipe: ConfigDict) -> tuple[str, dict[str, Any]]:
+    """The network of a recipe and its options; sets the image size that the recipe trains at, unless a flag gives one.
+
+    Without the data, the number of classes is not known.
+    """
+    from inception_jax.config import Config
+
+    config = Config(recipe)
+    model = config.model
+    flags.image_size = flags.image_size or config.data.image_size
+    rates = model.read("dropout_rate", "aux_dropout_rate")
+    options = model.read("width_multiplier", "aux_heads") | model.options.read_specified()
+    return model.name, options | {name: rate for name, rate in rates.items() if rate is not None}
 
 
 def as_json(name: str, cost: NetworkCost) -> dict[str, Any]:
@@ -76,13 +111,14 @@ def as_json(name: str, cost: NetworkCost) -> dict[str, Any]:
         "parameters": cost.parameters,
         "parameters_with_aux": cost.parameters_with_aux,
         "macs": cost.macs,
+        **({"uncounted": list(cost.uncounted)} if cost.uncounted else {}),
         "blocks": [
             {"name": b.name, "output": list(b.output), "parameters": b.parameters, "macs": b.macs} for b in cost.blocks
         ],
     }
 
 
-def _compare(flags: argparse.Namespace) -> int:
+def _compare(flags: argparse.Namespace, options: dict[str, Any]) -> int:
     if flags.set:
         raise UserError("--set: not allowed with --compare, which takes every network with its default options")
 
@@ -93,7 +129,7 @@ def _compare(flags: argparse.Namespace) -> int:
     specs = {name: get_spec(name) for name in names}  # an unknown name is an error before anything is counted
     costs = {
         name: count_cost(
-            create_model(name, num_classes=flags.num_classes),
+            create_model(name, num_classes=flags.num_classes, **(options if name == flags.name else {})),
             spec.image_size if flags.image_size is None else flags.image_size,
         )
         for name, spec in specs.items()

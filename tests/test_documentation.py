@@ -41,7 +41,7 @@ def anchors(page):
 
 
 def test_the_packages_have_pages():
-    packages = "training multihost data pretrained parity sweeps benchmarks features exports".split()
+    packages = "training evaluation multihost data pretrained parity sweeps benchmarks features exports".split()
     expected = {f"inception_jax/{name}/README.md" for name in packages}
     assert expected | {"README.md", "configs/README.md", "experiments/README.md", "tests/README.md"} <= set(NAMES)
 

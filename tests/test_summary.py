@@ -132,3 +132,32 @@ def test_side_by_side_with_all_the_others_as_json(capsys, monkeypatch):
     assert v1["macs_with_aux"] > v1["macs"]
     assert v1["macs_ratio"] == v1["macs"] / first["macs"]
     assert v1["parameters_ratio"] == v1["parameters"] / first["parameters"]
+
+
+def test_a_network_that_a_recipe_registers(own_recipe, registrations, capsys):
+    """With all its options, and named; the numbers by hand: a 3x3 convolution with stride 2, and a dense layer."""
+    found = json.loads(printed(capsys, f"--config={own_recipe}", "--num_classes=2", "--json"))
+    assert found == {
+        "model": "strider", "image_size": 12, "num_classes": 2, "parameters": 112 + 10, "parameters_with_aux": 122,
+        "macs": 36 * 27 * 4 + 8,
+        "blocks": [
+            {"name": "conv1", "output": [6, 6, 4], "parameters": 27 * 4 + 4, "macs": 36 * 27 * 4},
+            {"name": "classifier", "output": [1, 1, 2], "parameters": 10, "macs": 8},
+        ],
+    }  # fmt: skip
+    by_name = printed(capsys, "strider", f"--config={own_recipe}", "--image_size=20", "--set=features=16")
+    assert "strider: registered by a recipe" in by_name and "10x10x16" in by_name and "conv1" in by_name
+    options = ["--config.model.options.features=2", "--config.data.image_size=24"]
+    overridden = json.loads(printed(capsys, f"--config={own_recipe}", *options, "--json"))
+    assert overridden["blocks"][0]["output"] == [12, 12, 2]
+    table = printed(capsys, f"--config={own_recipe}", "--compare", "inception_v1").splitlines()
+    assert [line.split()[0] for line in table[-2:]] == ["strider", "inception_v1"]
+    assert "inception_v1_bn" in printed(capsys, "--config=configs/fine_tuning.py:images")
+
+
+@pytest.mark.parametrize("arguments", [["strideer"], ["inception_v1", "--compare", "strideer"]])
+def test_an_unknown_name_says_how_a_registered_network_is_given(arguments):
+    with pytest.raises(ModelError, match=r"unknown model 'strideer'.*registers needs the recipe: --config=RECIPE.py"):
+        summary.main(arguments)
+    with pytest.raises(UserError, match="no network: name one, such as inception_v3, or give a recipe"):
+        summary.main([])

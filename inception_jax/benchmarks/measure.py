@@ -17,6 +17,7 @@ from inception_jax.benchmarks import hardware, inputs, memory, roofline, steps, 
 from inception_jax.benchmarks.hardware import Limits
 from inception_jax.benchmarks.steps import Bench
 from inception_jax.errors import UserError
+from inception_jax.models import registry
 from inception_jax.runs import manifest
 from inception_jax.training.setup import Setup
 
@@ -123,7 +124,8 @@ def measure(setup: Setup, plan: MeasurementPlan, limits: Limits, log: Callable[[
       (beside the kinds) "input".
 
     Raises:
-      FlopsDisagree: the compiler counts other FLOPs than we do, by more than 10 %.
+      FlopsDisagree: the compiler counts other FLOPs than we do, by more than 10 %; of a network that a recipe registers
+        that is logged.
       Recompiled: a step was compiled again while it was timed.
       JaxRuntimeError: the device ran out of memory, among others; see `workload.translate_out_of_memory`.
       UserError: the setup has several processes, or the compilation cache was not hit.
@@ -156,7 +158,7 @@ def _measure_kind(
         bench.compile(kind)
     per_image, per_step = bench.count_flops(kind)
     layers = bench.layers(kind)
-    ratio = roofline.check_flops(roofline.inside_flops(layers, kind), per_image, KIND_NAMES[kind])
+    ratio = _compare_flops(bench, kind, per_image, log)
     log(f"timing the {KIND_NAMES[kind]}")
     times = timing.time_steps(lambda steps: bench.run(kind, steps), seconds=plan.seconds, blocks=plan.blocks)
     content |= times.to_json(config.batch_size)
@@ -184,6 +186,30 @@ def _measure_kind(
         with jax.profiler.trace(str(Path(plan.trace) / kind)):
             bench.run(kind, TRACED_STEPS)
     return content
+
+
+def _compare_flops(bench: Bench, kind: str, per_image: float, log: Callable[[str], None]) -> float:
+    """The compiler's count of FLOPs divided by ours.
+
+    Raises:
+      FlopsDisagree: they differ by more than 10 %, of a network of this package.
+      UserError: no layer of a registered network can be counted.
+    """
+    ours, name = roofline.inside_flops(bench.layers(kind), kind), bench.setup.spec.name
+    if name in registry.BUILT_IN:
+        return roofline.check_flops(ours, per_image, KIND_NAMES[kind])
+    if not ours:
+        raise UserError(
+            f"{name}: none of its layers is one whose FLOPs are counted: nn.Conv, nn.Dense, or this package's"
+        )
+    ratio = per_image / ours
+    if abs(ratio - 1) > roofline.TOLERANCE:
+        others = f", such as {', '.join(bench.cost.uncounted)}" if bench.cost.uncounted else ""
+        log(
+            f"{name}: the compiler counts {ratio:.2f} times the FLOPs of its convolutions and dense layers; "
+            f"utilization and roofline leave out the rest{others}"
+        )
+    return ratio
 
 
 def _roofline(bench: Bench, kind: str, limits: Limits, median: float) -> dict[str, Any] | None:

@@ -89,7 +89,7 @@ class FolderWalker:
                 for entry in entries:
                     if self._leave_out(entry.name):
                         continue
-                    if not entry.is_dir():
+                    if not _is_folder(entry):
                         files.append(entry)
                     elif entry.is_symlink():
                         links.append(entry.name)
@@ -314,6 +314,13 @@ class _SplitWalk:
                         f"{self._full(self._keys[first])}, in another class"
                     )
         return np.flatnonzero(keep)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that may not be read
+        return False
 
 
 def _group(name: str) -> str:

@@ -19,6 +19,13 @@ def printable(name: str) -> str:
     return encode(name).decode("utf-8", "backslashreplace")
 
 
+def one_line(name: str) -> str:
+    r"""A name as text of one line: as `printable`, and line breaks and other control characters as `\n`, `\x1b`."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in printable(name)
+    )
+
+
 class PackedNames(Sequence[str]):
     """A sequence of strings without a Python object for each; it pickles, and is made from one array, quickly."""
 

@@ -40,11 +40,23 @@ def decode(inputs: Sequence[Any]) -> Iterator[np.ndarray]:
     Raises:
       UserError: a file cannot be decoded, or an array is no image.
     """
-    for position, given in enumerate(inputs):
-        image = images.decode_image_file(given) if isinstance(given, str | os.PathLike) else np.asarray(given)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise UserError(
-                f"image {position}: {image.dtype} {image.shape}; an image is uint8 [height, width, 3], RGB, not yet "
-                "normalized, or the path of a file"
-            )
-        yield image
+    return map(decode_one, range(len(inputs)), inputs)
+
+
+def decode_one(position: int, given: Any) -> np.ndarray:
+    """Returns an image uint8 [height, width, 3].
+
+    Args:
+      position: of the image among others, for the message.
+      given: an array, or the path of an image file.
+
+    Raises:
+      UserError: as `decode`.
+    """
+    image = images.decode_image_file(given) if isinstance(given, str | os.PathLike) else np.asarray(given)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise UserError(
+            f"image {position}: {image.dtype} {image.shape}; an image is uint8 [height, width, 3], RGB, not yet "
+            "normalized, or the path of a file"
+        )
+    return image

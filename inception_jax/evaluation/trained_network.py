@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,7 +20,7 @@ from inception_jax.config import Config
 from inception_jax.data import images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
-from inception_jax.evaluation import extraction, image_inputs
+from inception_jax.evaluation import extraction, image_inputs, prediction
 from inception_jax.evaluation.image_inputs import Images
 from inception_jax.metrics import Accumulator
 from inception_jax.models.base import BaseNetwork
@@ -202,16 +202,27 @@ class TrainedNetwork:
         Raises:
           UserError: the network has no classifier, a file cannot be decoded, or an image is none.
         """
-        listed = image_inputs.as_list(inputs)
-        batch_size = self._round(min(batch_size, len(listed)))
-        step = self.compile(batch_size, min(top_k, max(1, len(self.class_names))))
-        found: list[dict[str, np.ndarray]] = []
-        for batch in extraction.image_batches(image_inputs.decode(listed), batch_size, self.image_size, self.crop):
-            # A label below 0 is no class: the loss, which is not read here, needs one.
-            _, rows = step(self.variables, self.devices.put(batch | {"label": np.zeros_like(batch["label"])}))
-            count = int(batch["mask"].sum())
-            found.append({name: values[:count] for name, values in self.devices.get(rows).items()})
-        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        return prediction.predict(self, inputs, top_k, batch_size)
+
+    def predict_files(
+        self, files: prediction.Files, top_k: int = 5, batch_size: int = 32, *, keep_images: bool = False
+    ) -> Iterator[prediction.Prediction]:
+        """Predicts the most probable classes of image files, however many there are: memory does not grow with them.
+
+        Args:
+          files: paths of image files, folders, which are walked, and patterns ("photos/**/*.jpg"), as
+            `data.image_files.find` takes them; one or several. Or an iterator of the paths of files.
+          top_k: classes per image, at most.
+          batch_size: images per step; rounded up to a multiple of the devices. Fewer files make it smaller.
+          keep_images: whether each result has the crop that the network sees.
+
+        Returns:
+          An iterator of the predictions, in the order of the files. A file that cannot be read has an `error`.
+
+        Raises:
+          UserError: a folder or a pattern without an image; when it is iterated: the network has no classifier.
+        """
+        return prediction.predict_files(self, files, top_k, batch_size, keep_images)
 
     def features(
         self,
@@ -240,7 +251,7 @@ class TrainedNetwork:
         if endpoints is None:
             endpoints = extraction.last_endpoint(self)
         names = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
-        batch_size = self._round(min(batch_size, len(listed)))
+        batch_size = self.devices.round_up(min(batch_size, len(listed)))
         key = names, pool, batch_size
         if key not in self._compiled:
             self._compiled[key] = extraction.compile_step(self, names, batch_size=batch_size, pool=pool)
@@ -248,10 +259,6 @@ class TrainedNetwork:
         rows = extraction.features(self, batches, names, batch_size=batch_size, pool=pool, step=self._compiled[key])
         parts = list(rows)
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
-
-    def _round(self, batch_size: int) -> int:
-        """Rounds up to a multiple of the devices."""
-        return -(-max(1, batch_size) // self.devices.count) * self.devices.count
 
 
 def load_run(workdir: str | os.PathLike, *, weights: str | None = None, step: Step = None) -> TrainedNetwork:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from inception_jax.errors import UserError
@@ -45,3 +46,24 @@ def saliency(
         return wide.astype(np.promote_types(wide.dtype, np.float32)).sum()
 
     return jax.grad(value)(images)
+
+
+def class_saliency(model: nn.Module, variables: Mapping[str, Any], images: jax.Array, classes: jax.Array) -> jax.Array:
+    """The saliency map of a class for each image, as in arXiv:1312.6034, section 3.
+
+    Args:
+      model: the network.
+      variables: its weights.
+      images: float [B, H, W, 3], normalized.
+      classes: int [B], the class of each image whose logit is differentiated.
+
+    Returns:
+      float [B, H, W]: the largest absolute value, over the colours, of the gradient of the logit.
+    """
+
+    def value(images: jax.Array) -> jax.Array:
+        logits = cast(InceptionOutput, model.apply(variables, images, train=False)).logits
+        chosen = jnp.take_along_axis(logits, classes[:, None], axis=-1)
+        return chosen.astype(np.promote_types(chosen.dtype, np.float32)).sum()
+
+    return jnp.abs(jax.grad(value)(images)).max(axis=-1)

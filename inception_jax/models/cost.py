@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+from flax.traverse_util import flatten_dict
 
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.convolution import explicit_padding
@@ -17,6 +18,7 @@ from inception_jax.models.layers import ConvUnit, Linear, SeparableConvUnit
 
 Shape = tuple[int, ...]
 Kernel = tuple[int, int, int, int]  # (height, width, in, out)
+Layer = ConvUnit | SeparableConvUnit | Linear | nn.Conv | nn.Dense
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +83,15 @@ class NetworkCost:
       num_classes: outputs of the classifier.
       blocks: in the order in which they run, an auxiliary head right after the block that it reads.
       layers: convolutions and fully connected layers in the order in which they run.
+      uncounted: paths of parameters, of two or more axes, of other layers: their multiply-adds are not counted. No
+        network of this package has one.
     """
 
     image_size: int
     num_classes: int
     blocks: tuple[BlockCost, ...]
     layers: tuple[LayerCost, ...]
+    uncounted: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -112,6 +117,10 @@ class NetworkCost:
 def count_cost(model: BaseNetwork, image_size: int) -> NetworkCost:
     """Counts shapes, parameters and multiply-adds of a network; no array is computed.
 
+    Counted are the layers of this package, and Flax's `nn.Conv` and `nn.Dense`, which a network may use that a recipe
+    registers. Where a network has no endpoint of a layer's block, the block is the child of the network that the layer
+    is in.
+
     Args:
       model: the network.
       image_size: height and width in pixels.
@@ -121,34 +130,51 @@ def count_cost(model: BaseNetwork, image_size: int) -> NetworkCost:
     """
     layers: list[LayerCost] = []
     endpoints: dict[str, Shape] = {}
+    children: dict[str, Shape] = {}  # output shapes of the network's own children
+    counted: set[str] = set()  # paths of the layers
 
     def count(run: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module, output = context.module, run(*args, **kwargs)
-        if isinstance(module, ConvUnit | SeparableConvUnit | Linear) and context.method_name == "__call__":
+        if isinstance(module, Layer) and context.method_name == "__call__":
             layers.extend(_layers(module, args[0].shape[1:], output.shape[1:], first=not layers))
+            counted.add("/".join(module.path))
         elif isinstance(module, BaseNetwork) and context.method_name == "__call__":
             endpoints.update({name: x.shape[1:] for name, x in output.endpoints.items()})
+        if len(module.path) == 1 and isinstance(output, jax.Array):
+            children[module.path[0]] = output.shape[1:]
         return output
 
     with nn.intercept_methods(count):
         shapes = variable_shapes(model, image_size)
+    ordered = _shapes_in_order(endpoints, layers)
+    ordered = {name: children.get(name, ()) for name in shapes["params"] if name not in ordered} | ordered
     blocks = []
-    for name, shape in _shapes_in_order(endpoints, layers).items():
+    for name, shape in ordered.items():
         macs = sum(layer.macs for layer in layers if layer.block == name)
         leaves = jax.tree.leaves(shapes["params"].get(name, {}))
         blocks.append(BlockCost(name, _grid(shape), sum(math.prod(leaf.shape) for leaf in leaves), macs))
-    return NetworkCost(image_size, model.num_classes, tuple(blocks), tuple(layers))
+    parameters = flatten_dict(shapes["params"], sep="/")
+    uncounted = tuple(
+        path for path, leaf in parameters.items() if leaf.ndim > 1 and path.rpartition("/")[0] not in counted
+    )
+    return NetworkCost(image_size, model.num_classes, tuple(blocks), tuple(layers), uncounted)
 
 
-def _layers(
-    module: ConvUnit | SeparableConvUnit | Linear, input_shape: Shape, output_shape: Shape, first: bool
-) -> list[LayerCost]:
+def _layers(module: Layer, input_shape: Shape, output_shape: Shape, first: bool) -> list[LayerCost]:
     """Costs of a unit with input shape `input_shape` and output shape `output_shape`, without the batch."""
     name = "/".join(module.path)
     kernel: Kernel
-    if isinstance(module, Linear):
+    if isinstance(module, Linear | nn.Dense):
         kernel = (1, 1, input_shape[-1], module.features)
-        return [_layer(module, name, kernel, input_shape, output_shape, first, 1)]
+        positions = math.prod(output_shape[:-1])  # of a dense layer over a map
+        return [_layer(module, name, kernel, input_shape, output_shape, first, positions)]
+    if isinstance(module, nn.Conv):
+        sides = tuple(module.kernel_size) if isinstance(module.kernel_size, Sequence) else (module.kernel_size,)
+        height, width = (1,) * (2 - len(sides)) + sides
+        kernel = (height, width, input_shape[-1] // module.feature_group_count, output_shape[-1])
+        # All taps: where Flax pads is not looked at. What lies on the padding is counted as inside.
+        inside = height * width * math.prod(output_shape[:-1])
+        return [_layer(module, name, kernel, input_shape, output_shape, first, inside)]
     if isinstance(module, ConvUnit):
         kernel = (*module.kernel_size, input_shape[-1], output_shape[-1])
         inside = _taps_inside_map(module, kernel, input_shape, output_shape)
@@ -163,7 +189,7 @@ def _layers(
 
 
 def _layer(
-    module: ConvUnit | SeparableConvUnit | Linear,
+    module: Layer,
     name: str,
     kernel: Kernel,
     input_shape: Shape,
@@ -209,7 +235,10 @@ def _grid(shape: Shape) -> tuple[int, int, int]:
 
 
 def _shapes_in_order(endpoints: dict[str, Shape], layers: list[LayerCost]) -> dict[str, Shape]:
-    """Output shapes by block: the endpoints, each auxiliary head right after the endpoint that it reads."""
+    """Output shapes by block: the endpoints, each other block right after the endpoint that it reads.
+
+    Of this package's networks the other blocks are the auxiliary heads and the classifier, which is the last.
+    """
     heads: dict[str, tuple[str, Shape]] = {}  # head -> that endpoint, and the head's own output
     latest = ""
     for layer in layers:
@@ -217,9 +246,9 @@ def _shapes_in_order(endpoints: dict[str, Shape], layers: list[LayerCost]) -> di
             latest = layer.block
         else:
             heads[layer.block] = (latest, layer.output)
-    _, logits = heads.pop("classifier")
-    ordered = {}
+    classifier = heads.pop("classifier", None)
+    ordered = {head: output for head, (before, output) in heads.items() if not before}
     for name, shape in endpoints.items():
         ordered[name] = shape
         ordered.update({head: output for head, (before, output) in heads.items() if before == name})
-    return {**ordered, "classifier": logits}
+    return ordered | ({"classifier": classifier[1]} if classifier else {})

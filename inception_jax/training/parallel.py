@@ -101,6 +101,10 @@ class Devices:
             )
         return size // self.count
 
+    def round_up(self, size: int) -> int:
+        """Rounds a batch size up to a multiple of the devices."""
+        return -(-max(1, size) // self.count) * self.count
+
     def replicate(self, tree: Any) -> Any:
         """Copies a tree of host or device arrays to every device, as global arrays; never aliases them."""
         local = NamedSharding(self.mesh.local_mesh, _REPLICATED)

@@ -8,6 +8,7 @@ import pytest
 from inception_jax import benchmark, command_line
 from inception_jax.benchmarks import measure, plot, report, roofline
 from inception_jax.errors import UserError
+from inception_jax.models.registry import ModelError
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +202,20 @@ def test_the_largest_batch(monkeypatch, capsys):
     fits = [int(n.replace(",", "")) for n in re.findall(r"batch ([\d,]+): fits", captured.err)]
     refused = [int(n.replace(",", "")) for n in re.findall(r"batch ([\d,]+): .* planned, .*: no", captured.err)]
     assert found == max(fits) < min(refused)
+
+
+def test_a_network_that_a_recipe_registers(own_recipe, registrations, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    arguments = ["--what=inference", "--seconds=0.1", "--blocks=2", "--no_compile_times", "--config.parallel.devices=1"]
+    output = tmp_path / "own.json"
+    limits = ["--peak_tflops=1", "--bandwidth_gbs=10"]
+    assert benchmark.main([f"--config={own_recipe}", *arguments, *limits, f"--json={output}"]) == 0
+    found = json.loads(output.read_text())
+    assert found["task"]["model"] == "strider" and found["task"]["options"] == {"features": 4}
+    assert found["inference"]["flops"]["per_image"] == 2 * (36 * 27 * 4 + 8)
+    assert [bound["block"] for bound in found["inference"]["roofline"]["blocks"]] == ["conv1", "classifier"]
+    ratio = found["inference"]["flops"]["compiler_over_inside"]
+    said = "strider: the compiler counts" in capsys.readouterr().err
+    assert ratio > 0 and said == (abs(ratio - 1) > roofline.TOLERANCE)
+    with pytest.raises(ModelError, match=r"unknown model 'strideer'.*registers needs the recipe: --config=RECIPE.py"):
+        benchmark.main(["--model=strideer"])

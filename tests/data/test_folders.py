@@ -101,6 +101,7 @@ def test_links_lead_to_every_real_folder_once(tree, tmp_path):
     [
         ({"cat/2.png": "../dog/1.png"}, "cat/2.png: a link to the same image as .*dog/1.png, in another class"),
         ({"dog/gone.png": "nowhere"}, "dog/gone.png: a link to a file that is not there"),
+        ({"dog/self.png": "self.png"}, "dog/self.png: a link to a file that is not there"),
         ({"kitty": "cat"}, "kitty: the same folder as .*/cat, by a link"),
         ({"cat/x": "../../out", "dog/x": "../../out"}, "dog/x: a link to a folder to which a link in another class"),
     ],

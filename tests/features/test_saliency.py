@@ -1,14 +1,16 @@
 """The gradient of a feature with respect to the image, through every layer's own gradient."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.features.saliency import saliency
+from inception_jax.features.saliency import class_saliency, saliency
 from inception_jax.models.checks import ModelError
 from inception_jax.models.initialization import init_variables
+from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.registry import create_model
 
 
@@ -56,3 +58,16 @@ def test_what_is_refused(network, x64):
         jax.eval_shape(lambda x: saliency(model, variables, x, "logits", 3), images)
     with pytest.raises(ModelError, match="no endpoint 'pool6'; did you mean 'pool"):
         jax.eval_shape(lambda x: saliency(model, variables, x, "pool6", 0), images)
+
+
+def test_the_map_of_a_class_is_the_largest_absolute_gradient_over_the_colours():
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train=False):
+            return InceptionOutput(nn.Dense(4)(images.reshape(len(images), -1)))
+
+    model, images = Linear(), jnp.zeros((3, 5, 2, 3))
+    variables = model.init(jax.random.key(0), images)
+    found = class_saliency(model, variables, images, jnp.array([2, 0, 3]))
+    kernel = np.asarray(variables["params"]["Dense_0"]["kernel"]).reshape(5, 2, 3, 4)
+    np.testing.assert_array_equal(found, np.abs(kernel).max(2).transpose(2, 0, 1)[[2, 0, 3]])

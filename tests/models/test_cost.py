@@ -132,3 +132,43 @@ def test_sizes_and_widths():
     naive = {b.name: b.output for b in counted("inception_v1", 64, module="naive").blocks}
     assert naive["inception_3a"] == (8, 8, 64 + 128 + 32 + 192)
     assert naive["inception_3b"] == (8, 8, 128 + 192 + 96 + 416)
+
+
+def test_layers_of_flax_and_what_is_not_counted(registrations):
+    """A registered network may use any layer: those with a kernel that is not counted are named."""
+    import flax.linen as nn
+    import jax.numpy as jnp
+
+    from inception_jax import InceptionOutput, register_model
+    from inception_jax.models.base import BaseNetwork
+
+    class Mixed(BaseNetwork):
+        batch_norm: bool = False
+
+        @nn.compact
+        def __call__(self, images, *, train=False, example_keys=None):
+            x = nn.Conv(6, (3, 3), feature_group_count=3, name="grouped")(images)
+            x = nn.BatchNorm(use_running_average=True, name="norm")(x)
+            y = nn.Dense(4, name="per_pixel")(x)
+            x = nn.ConvTranspose(6, (2, 2), name="up")(x).mean((1, 2))
+            scale = self.param("scale", nn.initializers.ones, (6,))
+            return InceptionOutput(
+                nn.Dense(self.num_classes, name="out")(x * scale + jnp.pad(y.mean((1, 2)), ((0, 0), (0, 2))))
+            )
+
+    register_model("mixed", Mixed, image_size=10)
+    cost = count_cost(create_model("mixed", num_classes=5), 10)
+    assert {block.name: (block.output, block.parameters, block.macs) for block in cost.blocks} == {
+        "grouped": ((10, 10, 6), 9 * 6 + 6, 100 * 9 * 6),
+        "norm": ((10, 10, 6), 12, 0),
+        "per_pixel": ((10, 10, 4), 28, 100 * 24),
+        "up": ((10, 10, 6), 4 * 36 + 6, 0),
+        "scale": ((1, 1, 1), 6, 0),
+        "out": ((1, 1, 5), 35, 30),
+    }
+    assert cost.uncounted == ("up/kernel",)
+
+
+@pytest.mark.parametrize("name", ["inception_v1", "inception_v1_bn", "xception", "alexnet"])
+def test_of_the_packages_networks_everything_is_counted(name):
+    assert count_cost(create_model(name), get_spec(name).image_size).uncounted == ()

@@ -1,0 +1,246 @@
+"""Writes predictions as they come: text, JSON lines, CSV, saliency maps as PNG files; a contact sheet at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import cv2
+import numpy as np
+
+from inception_jax.data.folder_files import SUFFIXES
+from inception_jax.data.names import one_line, printable
+from inception_jax.errors import UserError, write_error
+from inception_jax.evaluation.prediction import Prediction
+from inception_jax.runs import contact_sheet
+from inception_jax.runs.contact_sheet import MAX_IMAGES, Thumbnail
+
+STDOUT = "-"
+_SIDE = 224  # pixels: smaller images are enlarged in the files of explanations
+_PNG_OF_OURS = b"Matplotlib version"  # in the first bytes of every sheet
+
+
+class PredictionWriter:
+    """Writes predictions to the places that are given; a context manager, which closes its files.
+
+    What is written nowhere else is printed as text. A file that cannot be read is reported on standard error, has an
+    `error` in JSON and CSV, and is counted.
+
+    Attributes:
+      total: predictions that were added.
+      skipped: of these, those of files that cannot be read.
+    """
+
+    def __init__(
+        self,
+        top_k: int,
+        *,
+        json_file: str | os.PathLike | None = None,
+        csv_file: str | os.PathLike | None = None,
+        sheet: str | os.PathLike | None = None,
+        explanations: str | os.PathLike | None = None,
+    ):
+        """Opens the files, and makes folders that are missing.
+
+        Args:
+          top_k: classes per prediction: columns of the CSV file.
+          json_file: a file of one JSON object per line; "-" is standard output.
+          csv_file: a file of one row per image; "-" is standard output.
+          sheet: a PNG file, of the first `MAX_IMAGES` images; `finish` draws it.
+          explanations: a folder, new or empty, of a PNG file for each image: the image, and its saliency map.
+
+        Raises:
+          UserError: one cannot be written, or would replace an image.
+        """
+        self.total = self.skipped = 0
+        self._thumbnails: list[Thumbnail] = []
+        self._sheet, self._explanations = sheet and Path(sheet), explanations and Path(explanations)
+        if STDOUT == json_file == csv_file:
+            raise UserError("--json and --csv=-: only one of them can go to standard output; name a file for the other")
+        self._prints_text = STDOUT not in (json_file, csv_file)
+        with contextlib.ExitStack() as stack:
+            self._json = self._open(stack, "--json", json_file)
+            self._csv = self._open(stack, "--csv", csv_file)
+            if self._sheet:
+                _check_sheet(self._sheet)
+            if self._explanations:
+                _make_empty(self._explanations)
+            if self._csv:
+                columns = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("class", "probability")]
+                self._top_k = top_k
+                self._write_row(["file", *columns, "error"])
+            self._files = stack.pop_all()  # what was opened stays open
+
+    def __enter__(self) -> PredictionWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._files.close()
+
+    @staticmethod
+    def _open(stack: contextlib.ExitStack, flag: str, path: str | os.PathLike | None) -> IO[str] | None:
+        if path is None:
+            return None
+        if path == STDOUT:
+            return sys.stdout
+        if os.fspath(path).lower().endswith(SUFFIXES):
+            raise UserError(f"{flag}={path}: is the name of an image; name the file to write, {flag}=FILE")
+        with _translated(path):
+            _make_parent(Path(path))
+            return stack.enter_context(open(path, "w", encoding="utf-8", newline=""))
+
+    def add(self, prediction: Prediction) -> None:
+        """Writes a prediction.
+
+        Raises:
+          UserError: a file cannot be written (`DiskFull` where no space is left).
+        """
+        self.total += 1
+        self.skipped += bool(prediction.error)
+        path = one_line(prediction.path)
+        if prediction.error:
+            print(f"skipped: {path}: {prediction.error}", file=sys.stderr, flush=True)
+        elif self._prints_text:
+            lines = [
+                f"  {100 * probability:6.2f} %  {name}"
+                for name, probability in zip(prediction.names, prediction.probabilities, strict=True)
+            ]
+            print("\n".join([path, *lines]), flush=True)
+        explanation = self._write_explanation(prediction)
+        if self._json:
+            with self._writing(self._json):
+                self._json.write(json.dumps(as_json(prediction, explanation)) + "\n")
+        if self._csv:
+            shown = zip(prediction.names, (f"{value:.6g}" for value in prediction.probabilities), strict=True)
+            cells = [cell for pair in shown for cell in pair]
+            cells += [""] * (2 * self._top_k - len(cells))
+            self._write_row([printable(prediction.path), *cells, prediction.error])
+        if self._sheet and prediction.image is not None and len(self._thumbnails) < MAX_IMAGES:
+            saliency = None if prediction.saliency is None else contact_sheet.shrink(prediction.saliency)
+            image = contact_sheet.shrink(prediction.image)
+            probability = float(prediction.probabilities[0])
+            self._thumbnails.append(Thumbnail(image, path, prediction.names[0], probability, saliency))
+
+    def finish(self, title: str) -> list[str]:
+        """Draws the sheet.
+
+        Args:
+          title: above the images.
+
+        Returns:
+          Lines that say what was written.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        lines = []
+        if self._sheet and self._thumbnails:
+            drawn, readable = len(self._thumbnails), self.total - self.skipped
+            count = f"the first {drawn:,} of {readable:,} images" if drawn < readable else f"{drawn:,} image(s)"
+            contact_sheet.contact_sheet(self._thumbnails, self._sheet, title=f"{title}: {count}")
+            lines.append(f"{self._sheet}: {count}")
+        if self._explanations:
+            lines.append(f"{self._explanations}: {self.total - self.skipped:,} saliency maps")
+        return lines
+
+    def _write_row(self, cells: list[str]) -> None:
+        assert self._csv is not None
+        with self._writing(self._csv):
+            csv.writer(self._csv, lineterminator="\n").writerow(cells)
+
+    @contextlib.contextmanager
+    def _writing(self, file: IO[str]) -> Iterator[None]:
+        """Flushes what the block has written: a reader sees every image at once."""
+        try:
+            yield
+            file.flush()
+        except OSError as error:
+            if file is sys.stdout:
+                raise
+            with contextlib.suppress(OSError):
+                file.close()  # writes what is left, which fails again
+            raise write_error(file.name, error) from None
+
+    def _write_explanation(self, prediction: Prediction) -> str | None:
+        """Writes image and saliency map beside each other; returns the file's path."""
+        if not self._explanations or prediction.image is None or prediction.saliency is None:
+            return None
+        grey = (255 * prediction.saliency).round().astype(np.uint8)
+        zoom = max(1, _SIDE // len(grey))
+        sides = [side.repeat(zoom, 0).repeat(zoom, 1) for side in (prediction.image[..., ::-1], _grey_to_bgr(grey))]
+        border = np.full((len(sides[0]), 4, 3), 255, np.uint8)
+        stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(printable(prediction.path)))[0])[:80]
+        path = self._explanations / f"{self.total:06d}_{stem}.png"
+        with _translated(path):
+            path.write_bytes(cv2.imencode(".png", np.concatenate([sides[0], border, sides[1]], axis=1))[1].tobytes())
+        return str(path)
+
+
+def as_json(prediction: Prediction, explanation: str | None = None) -> dict[str, Any]:
+    """Converts a prediction to a JSON object: "picture" is its path, as the operating system has it.
+
+    Args:
+      prediction: of an image file.
+      explanation: the path of its saliency map.
+    """
+    rows = zip(prediction.names, prediction.probabilities, prediction.classes, strict=True)
+    return {
+        "picture": prediction.path,
+        "classes": [{"name": name, "probability": float(p), "index": int(label)} for name, p, label in rows],
+        **({"error": prediction.error} if prediction.error else {}),
+        **({"explanation": explanation} if explanation else {}),
+    }
+
+
+def _grey_to_bgr(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+@contextlib.contextmanager
+def _translated(path: Any) -> Iterator[None]:
+    """Within the context, an OSError becomes the error for a path that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from None
+
+
+def _check_sheet(path: Path) -> None:
+    """Raises UserError where a sheet cannot be written, or would replace a PNG file that is none of ours."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--sheet={path}: name a PNG file, --sheet=FILE.png")
+    with _translated(path):
+        _make_parent(path)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists():
+            with open(path, "rb") as file:
+                if _PNG_OF_OURS not in file.read(1000):
+                    raise UserError(f"--sheet={path}: exists and is no contact sheet; name another file")
+        trial = path.with_name(f".{path.name}.new")
+        trial.write_bytes(b"")
+        trial.unlink()
+
+
+def _make_parent(path: Path) -> None:
+    with contextlib.suppress(FileExistsError):  # a file in the way: opening the path says so
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _make_empty(folder: Path) -> None:
+    """Makes a folder; raises UserError unless it is new or empty, and can be written."""
+    with _translated(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(f"--explain={folder}: exists and is not empty; name a new folder")
+        trial = folder / ".new"
+        trial.write_bytes(b"")
+        trial.unlink()

@@ -1,0 +1,219 @@
+"""`python -m inception_jax.predict`: what it prints and writes, and its messages; the network is a fake."""
+
+import csv
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from inception_jax import command_line, predict
+from inception_jax.evaluation import prediction_writer
+from inception_jax.features import explanation
+from inception_jax.runs import contact_sheet
+
+from .evaluation.fake_network import FakeNetwork
+from .evaluation.test_prediction import COLOURS, write
+
+
+@pytest.fixture
+def network(monkeypatch):
+    network = FakeNetwork()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    monkeypatch.setattr(predict, "_of_run", lambda flags: network)
+    return network
+
+
+@pytest.fixture
+def run(network, tmp_path, monkeypatch, capsys):
+    """Runs the command on the working directory's files; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["predict", "--workdir=run", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            command_line.run(predict.main)
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three images and a broken one in a folder."""
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    for name, colour in (("a.png", "red"), ("b.png", "green"), ("deep/c.png", "blue")):
+        write(tmp_path / "photos" / name, colour)
+    (tmp_path / "photos" / "b2.jpg").write_bytes(b"")
+    return ["photos/a.png", "photos/b.png", "photos/b2.jpg", "photos/deep/c.png"]
+
+
+def table_of(path):
+    return list(csv.reader(Path(path).read_text().splitlines(keepends=True)))
+
+
+def test_text_and_what_is_skipped(run, photos):
+    code, out, err = run("--top_k=2", "photos", "absent.png", "photos/deep/*.png")
+    assert code == 2
+    lines = out.splitlines()
+    assert lines[:3] == ["photos/a.png", "   78.43 %  red", "    0.00 %  green"]
+    assert lines[::3] == ["photos/a.png", "photos/b.png", "photos/deep/c.png", "photos/deep/c.png"]
+    assert err.splitlines() == [
+        "skipped: photos/b2.jpg: an empty file",
+        "skipped: absent.png: No such file or directory",
+        "error: 2 of 6 images were skipped: the lines above name them",
+    ]
+    code, out, err = run("photos/a.png")
+    assert (code, err, len(out.splitlines())) == (0, "", 4)  # all three classes
+
+
+def test_json_lines_and_csv(run, photos):
+    code, out, _ = run("--json", "photos", "--top=2")
+    assert code == 2
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["picture"] for row in rows] == photos
+    assert rows[1]["classes"][0] == {"name": "green", "probability": pytest.approx(200 / 255), "index": 1}
+    assert rows[2] == {"picture": photos[2], "classes": [], "error": "an empty file"}
+    code, text, _ = run("photos", "--csv=out/table.csv", "--json=out/rows.jsonl", "--top_k=2")
+    assert Path("out/rows.jsonl").read_text() == out and text.startswith("photos/a.png\n   78.43 %  red\n")
+    table = table_of("out/table.csv")
+    assert table[0] == ["file", "class_1", "probability_1", "class_2", "probability_2", "error"]
+    assert table[1] == ["photos/a.png", "red", "0.784314", "green", "0", ""]
+    assert table[3] == [photos[2], "", "", "", "", "an empty file"] and len(table) == 5
+    assert run("photos/a.png", "--csv=-", "--top_k=1")[1] == (
+        "file,class_1,probability_1,error\nphotos/a.png,red,0.784314,\n"
+    )
+
+
+def test_results_are_written_as_they_come(run, network, photos, monkeypatch):
+    """After an interrupt they are there, and nothing is replaced by a sheet of a part."""
+    add = prediction_writer.PredictionWriter.add
+
+    def interrupt(self, prediction):
+        if self.total == 1:
+            assert (
+                len(Path("t.csv").read_text().splitlines()) == 2 and len(Path("r.json").read_text().splitlines()) == 1
+            )
+            raise KeyboardInterrupt
+        add(self, prediction)
+
+    monkeypatch.setattr(prediction_writer.PredictionWriter, "add", interrupt)
+    code, out, err = run("photos", "--csv=t.csv", "--json=r.json", "--sheet=s.png", "--batch_size=1")
+    assert (code, err) == (130, "error: interrupted\n") and out.startswith("photos/a.png")
+    assert not os.path.exists("s.png")
+
+
+def test_a_list_of_files(run, photos, monkeypatch):
+    Path("list.txt").write_text("photos/deep/c.png\nphotos\n")
+    code, out, err = run("--files=list.txt", "--json", "photos/a.png", "--top_k=1")
+    assert [json.loads(line)["classes"] != [] for line in out.splitlines()] == [True, True, False]
+    assert code == 2 and "skipped: photos: Is a directory" in err
+    Path("list.txt").write_text("")
+    assert run("--files=list.txt")[::2] == (2, "error: --files=list.txt: no name in this list\n")
+
+
+def test_names_that_are_no_text(run, tmp_path):
+    name = os.fsdecode(b"caf\xe9\n.png")
+    write(tmp_path / "a.png", "red")
+    os.rename("a.png", name)
+    code, out, err = run(".", "--csv=t.csv", "--json=r.json", "--sheet=s.png")
+    assert code == 0 and out.splitlines()[0] == r"./caf\xe9\n.png", err
+    assert json.loads(Path("r.json").read_text())["picture"] == os.path.join(".", name)
+    assert table_of("t.csv")[1][0] == "./caf\\xe9\n.png"
+
+
+def test_sheet_and_explanations(run, photos, monkeypatch):
+    """A second run into the same folder does not take the sheet for an image."""
+
+    def explain(network, predictions, *, batch_size):
+        for one in predictions:
+            yield one if one.image is None else dataclasses.replace(one, saliency=np.eye(32, dtype=np.float32))
+
+    monkeypatch.setattr(explanation, "explain", explain)
+    drawn = []
+    draw = contact_sheet.contact_sheet
+    monkeypatch.setattr(contact_sheet, "contact_sheet", lambda *a, **k: drawn.append((a, k)) or draw(*a, **k))
+    monkeypatch.setattr(prediction_writer, "MAX_IMAGES", 2)
+    for maps in ("photos/maps", "photos/deep/maps"):
+        code, out, err = run("photos", "--sheet=photos/sheet.png", f"--explain={maps}", "--json")
+        rows = [json.loads(line) for line in out.splitlines()]
+        written = sorted(os.listdir(maps))
+        assert written == ["000001_a.png", "000002_b.png", "000004_c.png"]
+        assert [row.get("explanation") for row in rows] == [
+            f"{maps}/{written[0]}",
+            f"{maps}/{written[1]}",
+            None,
+            f"{maps}/{written[2]}",
+        ]
+        assert code == 2 and "photos/sheet.png: the first 2 of 3 images" in err and f"{maps}: 3 saliency maps" in err
+        (thumbnails, path), options = drawn.pop()
+        assert str(path) == "photos/sheet.png" and options["title"] == "inception_v1, run: the first 2 of 3 images"
+        assert [(one.name, one.prediction) for one in thumbnails] == [(photos[0], "red"), (photos[1], "green")]
+        assert cv2.imread("photos/sheet.png").shape[1] > 600
+        pair = cv2.imread(f"{maps}/000001_a.png")
+        assert pair.shape == (224, 452, 3)  # enlarged; the image, a border, the map
+        assert pair[0, 0].tolist() == [0, 0, 200] and pair[0, 228].tolist() == [255] * 3 and not pair[0, 451].any()
+        for name in written:
+            os.remove(f"{maps}/{name}")
+        os.rmdir(maps)
+    code, _, err = run("photos/a.png", "--sheet=one.png", "--explain")
+    assert code == 0 and "one.png: 1 image(s)" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no image: name files, folders or patterns, or a list of them with --files=LIST"),
+        (["empty"], r"empty: no image in this folder (it is empty)"),
+        (["photos/*.tif"], "photos/*.tif: no such file, and as a pattern it matches no image"),
+        (["--files=absent", "photos"], "--files=absent: No such file or directory"),
+        (["--top_k=4", "photos"], "--top_k=4: the network has 3 classes; give 3 or less"),
+        (["--top_k=0", "photos"], "--top_k=0: 1 or more is needed"),
+        (["--batch_size=0", "photos"], "--batch_size=0: 1 or more is needed"),
+        (["--explain", "photos"], "--explain: the saliency maps need a place; add --sheet=FILE.png"),
+        (["--explain=photos", "photos"], "--explain=photos: exists and is not empty; name a new folder"),
+        (["--explain=file/maps", "photos"], "cannot write file/maps: Not a directory"),
+        (["--csv=file/t.csv", "photos"], "cannot write file/t.csv: Not a directory"),
+        (["--json=empty", "photos"], "cannot write empty: Is a directory"),
+        (["--csv", "photos/a.png", "photos"], "--csv=photos/a.png: is the name of an image; name the file to write"),
+        (["--sheet", "photos/a.png", "photos"], "--sheet=photos/a.png: exists and is no contact sheet"),
+        (["--sheet=a.pdf", "photos"], "--sheet=a.pdf: name a PNG file, --sheet=FILE.png"),
+        (["--sheet=file/a.png", "photos"], "cannot write file/a.png: Not a directory"),
+        (["--json", "--csv=-", "photos"], "--json and --csv=-: only one of them can go to standard output"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_before_the_first_image_is_decoded(arguments, message, run, network, photos):
+    os.mkdir("empty")
+    Path("file").write_text("")
+    before = Path("photos/a.png").read_bytes()
+    code, out, err = run(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(f"error: {message}"), err
+    assert network.batches == [] and Path("photos/a.png").read_bytes() == before
+
+
+def test_an_output_that_cannot_be_written_any_more(run, photos, monkeypatch):
+    """/dev/full is a disk without space."""
+    code, _, err = run("photos/a.png", "--csv=/dev/full")
+    assert code == 6 and err.startswith("error: cannot write /dev/full: No space left on device"), err
+
+
+def test_images_of_all_kinds_are_predicted(run, tmp_path):
+    from PIL import Image
+
+    red = Image.fromarray(np.full((30, 20, 3), (200, 0, 0), np.uint8))
+    red.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    red.quantize(4).save(tmp_path / "palette.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    red.save(tmp_path / "rotated.jpg", exif=exif)
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((30, 20, 3), (0, 0, 50000), np.uint16))
+    cv2.imwrite(str(tmp_path / "alpha.png"), np.full((30, 20, 4), (0, 0, 200, 9), np.uint8))
+    cv2.imwrite(str(tmp_path / "a.webp"), np.full((30, 20, 3), (0, 0, 200), np.uint8))
+    code, out, err = run("--json", "--top_k=1", ".")
+    assert code == 0, err
+    found = {row["picture"]: row["classes"][0]["name"] for row in map(json.loads, out.splitlines())}
+    assert len(found) == 6 and set(found.values()) == {COLOURS[0]}
