@@ -12,7 +12,7 @@ The codes, for a shell, a sweep or a job scheduler:
 | 6 | the disk is full | after freeing space |
 | 7 | no batch came for too long | when the storage answers again |
 | 8 | another process of the run has ended | yes, all processes: they resume |
-| 134 | process 0 was killed, and JAX's client in this one aborted (`heartbeat`) | yes, all processes: they resume |
+| 134 | process 0 has gone, and JAX's client in this one aborted (`heartbeat`) | yes, all processes: they resume |
 | 128 + n | stopped by signal n (129 SIGHUP, 130 SIGINT, 143 SIGTERM); the first saves a checkpoint | yes: it resumes |
 """
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+
+from inception_jax.multihost import processes
 
 
 def arrays_to_save(leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def host_array(leaf: Any) -> np.ndarray:
     Where no process holds all of a sharded array, the processes gather it: all must then call this in the same order.
     """
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        return processes.gather(leaf, tiled=True)
     return np.asarray(leaf)
 
 

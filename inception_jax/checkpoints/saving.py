@@ -96,7 +96,7 @@ class Checkpoints:
                 orbax_manager.remove_leftovers(self.directory)
             except OSError as error:
                 raise write_error(self.directory, error) from None
-        run_id = run and run.id
+        run_id = run.id if run else None
         self._scores = {
             step: reading.read_score(self.directory / str(step), self._best, run_id) for step in self.steps()
         }
@@ -228,6 +228,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is not None and issubclass(kind, processes.PeerLost):
+            return  # a save in progress waits for the process that has gone, for minutes
         try:
             self.close()
         except UserError as error:
@@ -246,7 +248,8 @@ class Checkpoints:
         path = self.directory / str(step)
         problem: UserError | None = None
         try:
-            record = reading.read_record(path, self._run and self._run.id, self._run and self._run.config)
+            run = self._run
+            record = reading.read_record(path, run.id, run.config) if run else reading.read_record(path)
             wanted = tree_paths.named_leaves(abstract_state)
             difference = checksums.first_difference(record["leaves"], checksums.dtypes_and_shapes(wanted))
             if difference:
@@ -275,9 +278,16 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _as_user_error(self) -> Iterator[None]:
-        """Converts any exception of a save to one `UserError`; the next save may be tried after it."""
+        """Converts any exception of a save to one `UserError`; the next save may be tried after it.
+
+        Raises:
+          PeerLost: it failed because another process has ended.
+        """
         try:
-            yield
+            with processes.lost_peers():
+                yield
+        except processes.PeerLost:
+            raise
         except Exception as error:  # Orbax, TensorStore and the file system raise different types
             logger.debug("saving step %s", self._pending_step, exc_info=True)
             step, self._pending_step, self._deletion = self._pending_step, None, None

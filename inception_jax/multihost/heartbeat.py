@@ -13,11 +13,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 _PREFIX = "inception_jax/heartbeats/"
-_DONE = "done"
+_DONE = "done"  # and a number, which goes on to change
 _FAILED = "failed"
 _GONE = "gone"  # failed, has printed its error, and ends now
 
@@ -53,19 +53,27 @@ class PeerHeartbeats:
           heartbeats: the newest value of each process.
           now: seconds, of the same clock.
         """
-        for other, (before, since) in self._last.items():
-            value = heartbeats.get(other)
+        self._note(heartbeats, now)
+        for other, (value, since) in self._last.items():
             if value in (_FAILED, _GONE):
                 return f"process {other} of this run has ended with an error"
-            if value != before:
-                self._last[other] = (value, now)
-            elif value != _DONE and now - since > self._timeout:
+            if not _is_done(value) and now - since > self._timeout:
                 return f"process {other} of this run has sent no heartbeat for {now - since:.0f} s"
         return None
 
-    def all_leaving(self, heartbeats: Mapping[int, str]) -> bool:
-        """Returns whether every other process has written that it has nothing left to do."""
-        return all(heartbeats.get(other) in (_DONE, _GONE) for other in self._last)
+    def all_gone(self, heartbeats: Mapping[int, str], now: float, silence: float) -> bool:
+        """Returns whether every other process has written that it ends, or has sent no heartbeat for `silence` s."""
+        self._note(heartbeats, now)
+        return all(value == _GONE or now - since > silence for value, since in self._last.values())
+
+    def _note(self, heartbeats: Mapping[int, str], now: float) -> None:
+        for other, (before, _) in self._last.items():
+            if (value := heartbeats.get(other)) != before:
+                self._last[other] = (value, now)
+
+
+def _is_done(value: str | None) -> bool:
+    return value is not None and value.startswith(_DONE)
 
 
 def _heartbeat_interval(timeout: float) -> float:
@@ -107,7 +115,8 @@ class HeartbeatMonitor:
         self._heartbeats: dict[int, str] = {}
         self._answered = time.monotonic()
         self._last_value, self._waits_for_others = _DONE, False
-        self._stopped = threading.Event()
+        self._stopped, self._done = threading.Event(), threading.Event()
+        self._before_exit: Callable[[str], None] | None = None
         self._exchanger = threading.Thread(target=self._exchange_loop, name="heartbeat: exchange", daemon=True)
         self._checker = threading.Thread(target=self._check_loop, name="heartbeat: check", daemon=True)
 
@@ -116,25 +125,50 @@ class HeartbeatMonitor:
         self._exchanger.start()
         self._checker.start()
 
+    def call_before_exit(self, action: Callable[[str], None] | None) -> None:
+        """Sets what is called, with the reason, before this monitor ends the process; it gets a few seconds."""
+        self._before_exit = action
+
+    def finish(self) -> str | None:
+        """Tells the others that this process has done its work, and waits until it may end without disturbing them.
+
+        Process 0 waits for all that live, as its store, and with it JAX's clients of the others, end with it. They wait
+        for process 0 alone, because JAX takes a client that leaves for one that has crashed.
+
+        Returns:
+          None; or, not on process 0, why that one will never have done its work, as the beginning of a sentence.
+        """
+        self._done.set()
+        while True:
+            if self._process == 0:
+                if self._peers.all_gone(self._heartbeats, time.monotonic(), 3 * self._interval):
+                    return None
+            elif _is_done(self._heartbeats.get(0)):
+                return None
+            elif lost := self._find_lost():
+                return lost
+            time.sleep(self._interval / 20)
+
     def stop(self, *, failed: bool, wait_for_others: bool = False) -> None:
         """Tells the others that this process leaves, and stops checking them.
 
         Args:
           failed: by an error, so that they must leave too.
           wait_for_others: process 0 returns when the others have left, or have had the time to: they read this in its
-            store.
+            store. It does not wait for those whose heartbeats have ended.
         """
         self._last_value = _FAILED if failed else _DONE
         self._waits_for_others = wait_for_others and self._process == 0
         self._stopped.set()
+        self._done.set()
         if self._exchanger.is_alive():
             # Where process 0 is gone, the store may not answer.
             self._exchanger.join(timeout=(10 if self._waits_for_others else 5) * self._interval)
 
     def leave(self) -> None:
-        """Tells process 0 that this process, which failed, ends in the next instant.
+        """Tells process 0 that this process ends in the next instant.
 
-        When process 0 ends, JAX ends by SIGABRT whoever is still printing an error then: it waits for this.
+        When process 0 ends, JAX ends by SIGABRT whoever is still printing then: it waits for this.
         """
         last_exchange = threading.Thread(target=self._exchange, args=[_GONE], daemon=True)
         last_exchange.start()
@@ -142,29 +176,43 @@ class HeartbeatMonitor:
 
     def _exchange_loop(self) -> None:
         count = 0
-        while not self._stopped.is_set():
+        while not self._done.is_set():
             count += 1
             self._exchange(str(count))
-            self._stopped.wait(self._interval)
+            self._done.wait(self._interval)
+        while not self._stopped.is_set():
+            count += 1
+            self._exchange(f"{_DONE} {count}")
+            self._stopped.wait(self._interval / 10)
         limit = time.monotonic() + 8 * self._interval  # the others need 4: to read it, to check, and their grace
         while (
             self._exchange(self._last_value)
             and self._waits_for_others
-            and not self._peers.all_leaving(self._heartbeats)
+            and not self._peers.all_gone(self._heartbeats, time.monotonic(), 5 * self._interval)
         ):
             if time.monotonic() > limit:
                 break
             time.sleep(self._interval / 10)
 
     def _check_loop(self) -> None:
-        while not self._stopped.wait(self._interval):
-            if not self._find_lost() or self._stopped.wait(self._grace):
+        while not self._done.wait(self._interval):
+            if not self._find_lost() or self._done.wait(self._grace):
                 continue
             if lost := self._find_lost():  # still
-                sys.stdout.flush()
-                print(f"error: {lost}; {self._advice}", file=sys.stderr, flush=True)
-                self.leave()
-                os._exit(self._exit_code)
+                self._end(f"{lost}; {self._advice}")
+
+    def _end(self, reason: str) -> None:
+        """Ends this process, whose main thread waits in a collective."""
+        sys.stdout.flush()
+        print(f"error: {reason}", file=sys.stderr, flush=True)
+        if action := self._before_exit:
+            call = threading.Thread(target=action, args=[reason], daemon=True)
+            call.start()
+            call.join(timeout=2 * self._interval)
+        if self._process == 0:
+            self.stop(failed=True, wait_for_others=True)
+        self.leave()
+        os._exit(self._exit_code)
 
     def _find_lost(self) -> str | None:
         now = time.monotonic()

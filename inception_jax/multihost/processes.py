@@ -18,7 +18,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -32,6 +33,16 @@ from inception_jax.multihost import heartbeat
 T = TypeVar("T")
 
 _ADVICE = "start all of them again, and the run continues from its newest checkpoint"
+_EXIT_SECONDS = 10.0  # after a lost process, for printing the error; Orbax's threads would wait 300 s for it
+
+# Texts in errors of JAX, Gloo, NCCL, the coordination service and Orbax's barriers: another process has gone.
+_LOST_SIGNS = (
+    "gloo", "nccl", "by peer", "socket closed", "barrier", "coordination", "heartbeat", "another task", "preempted",
+)  # fmt: skip
+# Status codes of an error that JAX raises for a reason of this process; all others come from a lost process, too.
+_OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "OUT_OF_RANGE")
+
+_monitor: heartbeat.HeartbeatMonitor | None = None  # of this process, within `initialize`
 
 
 class PeerLost(UserError):
@@ -123,15 +134,29 @@ def _detect_launcher(environment: Mapping[str, str]) -> Launch | None:
     return None
 
 
+@dataclasses.dataclass
+class Ending:
+    """The exit code of a process whose work is done, for `initialize` to end it with; the command sets it."""
+
+    exit_code: int = 0
+
+
 @contextlib.contextmanager
-def initialize(launch: Launch | None) -> Iterator[None]:
-    """Initializes `jax.distributed` before any array is made, and shuts it down on leaving.
+def initialize(launch: Launch | None) -> Iterator[Ending]:
+    """Initializes `jax.distributed` before any array is made; on leaving, waits until this process may end.
 
     A process that ends with an error skips JAX's ordinary shutdown, which waits for the others for minutes while they
     wait for it. Process 0, the coordinator, ends when the others have read that it failed, or after 50 s. The others
     end in their next collective with `PeerLost`, or, where the collective does not notice (NCCL, TPU), by
     `heartbeat.HeartbeatMonitor` with the same exit code: within seconds of an error, within `heartbeat_timeout_seconds`
-    and 25 s of a kill. When process 0 is killed, JAX itself ends them by SIGABRT.
+    and 25 s of a kill. When process 0 is killed, JAX itself ends them by SIGABRT: its client takes a callback instead,
+    but that of jaxlib 0.10.2 cannot be written in Python (std::bad_cast).
+
+    A process that has done its work waits for process 0, which writes the results, and process 0 for all that live.
+    Then each ends when the interpreter does, without JAX's shutdown.
+
+    Yields:
+      The command sets the exit code of a process whose work is done.
 
     Args:
       launch: from `find_launch`; None does nothing.
@@ -140,8 +165,9 @@ def initialize(launch: Launch | None) -> Iterator[None]:
       UserError: the others cannot be reached.
       PeerLost: a collective failed inside.
     """
+    ending = Ending()
     if launch is None:
-        yield
+        yield ending
         return
     _redirect_stdout_of_libraries()
     try:
@@ -158,9 +184,10 @@ def initialize(launch: Launch | None) -> Iterator[None]:
         raise UserError(
             f"the processes of the run (found by {launch.found_by}) did not connect: {_one_line(error)}"
         ) from None
+    global _monitor
     client = distributed.global_state.client
     assert client is not None  # `initialize` made it
-    monitor = heartbeat.HeartbeatMonitor(
+    monitor = _monitor = heartbeat.HeartbeatMonitor(
         client,
         jax.process_index(),
         jax.process_count(),
@@ -170,18 +197,25 @@ def initialize(launch: Launch | None) -> Iterator[None]:
     )
     monitor.start()
     try:
-        yield
+        yield ending
+        why = monitor.finish()
+        if why:
+            raise PeerLost(f"{why}; {_ADVICE}")
     except BaseException as error:
-        lost = _as_peer_lost(error)
-        monitor.stop(failed=True, wait_for_others=lost is None and not isinstance(error, KeyboardInterrupt))
-        # Registered last, so it runs first: before JAX's own handler, which would wait.
+        lost = as_peer_lost(error)
+        # Of two processes, nobody is there to wait for.
+        alone = lost is not None and jax.process_count() == 2
+        monitor.stop(failed=True, wait_for_others=not alone and not isinstance(error, KeyboardInterrupt))
         stopped = 130 if isinstance(error, KeyboardInterrupt) else 1
-        atexit.register(_exit_now, getattr(lost or error, "exit_code", stopped), None if lost else monitor)
-        if lost:
+        _exit_soon(getattr(lost or error, "exit_code", stopped), monitor)
+        if lost and lost is not error:
             raise lost from error
         raise
+    finally:
+        _monitor = None
+    # Not by `jax.distributed.shutdown`: where another process has gone, its barrier ends this one by SIGABRT.
     monitor.stop(failed=False)
-    jax.distributed.shutdown()
+    atexit.register(_exit_now, ending.exit_code, monitor)
 
 
 def _redirect_stdout_of_libraries() -> None:
@@ -192,17 +226,69 @@ def _redirect_stdout_of_libraries() -> None:
     sys.stdout = os.fdopen(original, "w", encoding=sys.stdout.encoding)
 
 
-def _as_peer_lost(error: BaseException) -> PeerLost | None:
-    if not isinstance(error, jax.errors.JaxRuntimeError) or jax.process_count() == 1 or "EXHAUSTED" in str(error):
+def as_peer_lost(error: BaseException) -> PeerLost | None:
+    """Returns the error for a lost process where that is what an exception means; None: it means something else.
+
+    A collective of the host or of a compiled step, a barrier, and the coordination service raise different types, with
+    the reason in their text: `JaxRuntimeError`, `ValueError` (where an array is read that a collective did not make),
+    `TimeoutError` (Orbax's barriers).
+    """
+    if isinstance(error, UserError):
+        return error if isinstance(error, PeerLost) else None
+    if jax.process_count() == 1:
         return None
-    return PeerLost(f"a collective failed: another process of this run has ended ({_one_line(error)}); {_ADVICE}")
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
+        named = any(sign in text.lower() for sign in _LOST_SIGNS)
+        of_jax = isinstance(cause, jax.errors.JaxRuntimeError)
+        if (of_jax and not text.startswith(_OWN_FAULTS)) or (
+            named and isinstance(cause, RuntimeError | ValueError | TimeoutError)
+        ):
+            return PeerLost(
+                f"a collective failed: another process of this run has ended ({_one_line(cause)}); {_ADVICE}"
+            )
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return None
 
 
-def _exit_now(code: int, monitor: heartbeat.HeartbeatMonitor | None) -> None:
+@contextlib.contextmanager
+def lost_peers() -> Iterator[None]:
+    """Raises `PeerLost` where the block, which waits for the others, fails because one of them has ended."""
+    try:
+        yield
+    except Exception as error:
+        if (lost := as_peer_lost(error)) is None or lost is error:
+            raise
+        raise lost from error
+
+
+@contextlib.contextmanager
+def called_before_exit(action: Callable[[PeerLost], None]) -> Iterator[None]:
+    """Has `action` called where another process is lost while this one waits for it in the block, and is ended."""
+    monitor = _monitor
+    if monitor:
+        monitor.call_before_exit(lambda reason: action(PeerLost(reason)))
+    try:
+        yield
+    finally:
+        if monitor:
+            monitor.call_before_exit(None)
+
+
+def _exit_soon(code: int, monitor: heartbeat.HeartbeatMonitor) -> None:
+    """Ends this process with a code when the interpreter does, before what would wait for the others."""
+    # Registered last, so it runs first: before JAX's own handler. But threads are joined before that.
+    atexit.register(_exit_now, code, monitor)
+    timer = threading.Timer(_EXIT_SECONDS, _exit_now, [code, monitor])
+    timer.daemon = True
+    timer.start()
+
+
+def _exit_now(code: int, monitor: heartbeat.HeartbeatMonitor) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    if monitor:
-        monitor.leave()
+    monitor.leave()
     os._exit(code)
 
 
@@ -239,7 +325,7 @@ def gather_bytes(content: bytes) -> list[bytes]:
     lengths = _gather_ints(len(content))
     padded = np.zeros(max(1, *lengths), np.uint8)
     padded[: len(content)] = np.frombuffer(content, np.uint8)
-    rows = multihost_utils.process_allgather(padded)
+    rows = gather(padded)
     return [bytes(row[:length]) for row, length in zip(np.asarray(rows), lengths, strict=True)]
 
 
@@ -257,7 +343,12 @@ def fail_together() -> Iterator[None]:
         yield
     except UserError as error:
         problem = error
-    codes = _gather_ints(problem.exit_code if problem else 0)
+    try:
+        codes = _gather_ints(problem.exit_code if problem else 0)
+    except PeerLost:
+        if problem is None:
+            raise
+        codes = []
     if problem:
         raise problem
     if any(codes):
@@ -287,10 +378,25 @@ def check_equal(what: str, value: Any, remedy: str = "start all processes with t
 def _gather_ints(number: int) -> list[int]:
     if jax.process_count() == 1:
         return [number]
-    return np.asarray(multihost_utils.process_allgather(np.int32(number))).tolist()
+    return gather(np.int32(number)).tolist()
+
+
+def gather(values: Any, tiled: bool = False) -> np.ndarray:
+    """`jax.experimental.multihost_utils.process_allgather` of an array.
+
+    Raises:
+      PeerLost: another process has ended.
+    """
+    with lost_peers():
+        return np.asarray(multihost_utils.process_allgather(values, tiled=tiled))
 
 
 def barrier(name: str) -> None:
-    """Returns when every process has called it."""
+    """Returns when every process has called it.
+
+    Raises:
+      PeerLost: another process has ended.
+    """
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        with lost_peers():
+            multihost_utils.sync_global_devices(name)

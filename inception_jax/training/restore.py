@@ -103,7 +103,7 @@ def identify_run(workdir: Path, config: Config) -> identity.RunIdentity:
     Raises:
       UserError: the manifest is damaged.
     """
-    run_id = None
+    run_id = ""
     with processes.fail_together():
         if processes.is_first():
             run_id = manifest.read_run_id(workdir) or _newest_run_id(workdir / SUBDIRECTORY) or identity.new_run_id()
@@ -184,7 +184,8 @@ def write_run_files(setup: Setup, workdir: Path, run_id: str) -> tuple[dict[str,
     Raises:
       UserError: a file cannot be written.
     """
-    start, notes = {"run_id": run_id, "environment": environment.describe()}, []
+    start: dict[str, Any] = {"run_id": run_id, "environment": environment.describe()}
+    notes: list[str] = []
     with processes.fail_together():
         if processes.is_first():
             before = manifest.read(workdir) or {}

@@ -188,22 +188,22 @@ def _write(output: RunOutput, step: int, content: dict[str, Any], plots: Mapping
 def failure_recorded(setup: Setup, workdir: Path, recorded: Mapping[str, Any], sinks: Sinks) -> Iterator[None]:
     """Writes result.json and report.md, where that is possible, if a `UserError` is raised inside; reraises it.
 
+    Where another process is lost and no collective raises an error, only result.json is written.
+
     Args:
       setup: of the run.
       workdir: of the run.
       recorded: as in `RunOutput`.
       sinks: of the run.
     """
-    try:
-        yield
-    except UserError as error:
-        status = "diverged" if isinstance(error, NonFiniteLoss) else "failed"
+
+    def write(error: UserError, complete: bool = False) -> None:
         # A second error here (such as a full disk) must not hide the one that ended the run.
         with contextlib.suppress(UserError):
             if processes.is_first():
                 row = _last_train_row(workdir)
                 content = {
-                    "status": status,
+                    "status": "diverged" if isinstance(error, NonFiniteLoss) else "failed",
                     "model": setup.spec.name,
                     "message": str(error),
                     "exit_code": int(error.exit_code),
@@ -211,11 +211,19 @@ def failure_recorded(setup: Setup, workdir: Path, recorded: Mapping[str, Any], s
                     **recorded,
                 }
                 path = result.write_result(workdir, content)
+                if not complete:
+                    return
                 report.write(workdir)
                 if statuses := sinks.finish(
                     int(row.get("step", 0)), content, [workdir / report.FILE, workdir / report.PAGE, path]
                 ):
                     result.write_result(workdir, content | {"sinks": statuses})
+
+    try:
+        with processes.called_before_exit(write), processes.lost_peers():
+            yield
+    except UserError as error:
+        write(error, complete=True)
         raise
 
 
