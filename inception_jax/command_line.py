@@ -44,6 +44,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         if not code and not isinstance(failure, BrokenPipeError):
             unwritten = write_error("standard output", failure)
             code = _print_error(unwritten, unwritten.exit_code)
+    if processes := sys.modules.get("inception_jax.multihost.processes"):
+        processes.set_exit_code(code)  # one of several processes does not end by the interpreter alone
     sys.exit(code)
 
 

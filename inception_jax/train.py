@@ -28,13 +28,13 @@ def main(argv: list[str]) -> int:
     from inception_jax.training.loop import train
 
     parallel.enable_compilation_cache()
-    with processes.initialize(processes.find_launch(flags)) as ending:
-        result, ending.exit_code = train(config, flags.workdir)
+    with processes.initialize(processes.find_launch(flags)):
+        result, exit_code = train(config, flags.workdir)
         if processes.is_first() and flags.json:
             print_result(json.dumps(to_json_values(result), indent=2))
         elif processes.is_first() and (text := conclusion.format_conclusion(flags.workdir, result)):
             print_result(text)
-    return ending.exit_code
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ _LOST_SIGNS = (
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "OUT_OF_RANGE")
 
 _monitor: heartbeat.HeartbeatMonitor | None = None  # of this process, within `initialize`
+_exit_code = 0
 
 
 class PeerLost(UserError):
@@ -134,15 +135,8 @@ def _detect_launcher(environment: Mapping[str, str]) -> Launch | None:
     return None
 
 
-@dataclasses.dataclass
-class Ending:
-    """The exit code of a process whose work is done, for `initialize` to end it with; the command sets it."""
-
-    exit_code: int = 0
-
-
 @contextlib.contextmanager
-def initialize(launch: Launch | None) -> Iterator[Ending]:
+def initialize(launch: Launch | None) -> Iterator[None]:
     """Initializes `jax.distributed` before any array is made; on leaving, waits until this process may end.
 
     A process that ends with an error skips JAX's ordinary shutdown, which waits for the others for minutes while they
@@ -153,10 +147,7 @@ def initialize(launch: Launch | None) -> Iterator[Ending]:
     but that of jaxlib 0.10.2 cannot be written in Python (std::bad_cast).
 
     A process that has done its work waits for process 0, which writes the results, and process 0 for all that live.
-    Then each ends when the interpreter does, without JAX's shutdown.
-
-    Yields:
-      The command sets the exit code of a process whose work is done.
+    Then each ends when the interpreter does, without JAX's shutdown, with the code of `set_exit_code`.
 
     Args:
       launch: from `find_launch`; None does nothing.
@@ -165,9 +156,8 @@ def initialize(launch: Launch | None) -> Iterator[Ending]:
       UserError: the others cannot be reached.
       PeerLost: a collective failed inside.
     """
-    ending = Ending()
     if launch is None:
-        yield ending
+        yield
         return
     _redirect_stdout_of_libraries()
     try:
@@ -184,7 +174,8 @@ def initialize(launch: Launch | None) -> Iterator[Ending]:
         raise UserError(
             f"the processes of the run (found by {launch.found_by}) did not connect: {_one_line(error)}"
         ) from None
-    global _monitor
+    global _monitor, _exit_code
+    _exit_code = 0
     client = distributed.global_state.client
     assert client is not None  # `initialize` made it
     monitor = _monitor = heartbeat.HeartbeatMonitor(
@@ -197,7 +188,7 @@ def initialize(launch: Launch | None) -> Iterator[Ending]:
     )
     monitor.start()
     try:
-        yield ending
+        yield
         why = monitor.finish()
         if why:
             raise PeerLost(f"{why}; {_ADVICE}")
@@ -207,7 +198,8 @@ def initialize(launch: Launch | None) -> Iterator[Ending]:
         alone = lost is not None and jax.process_count() == 2
         monitor.stop(failed=True, wait_for_others=not alone and not isinstance(error, KeyboardInterrupt))
         stopped = 130 if isinstance(error, KeyboardInterrupt) else 1
-        _exit_soon(getattr(lost or error, "exit_code", stopped), monitor)
+        _exit_code = getattr(lost or error, "exit_code", stopped)
+        _exit_soon(monitor)
         if lost and lost is not error:
             raise lost from error
         raise
@@ -215,7 +207,7 @@ def initialize(launch: Launch | None) -> Iterator[Ending]:
         _monitor = None
     # Not by `jax.distributed.shutdown`: where another process has gone, its barrier ends this one by SIGABRT.
     monitor.stop(failed=False)
-    atexit.register(_exit_now, ending.exit_code, monitor)
+    atexit.register(_exit_now, monitor)
 
 
 def _redirect_stdout_of_libraries() -> None:
@@ -276,20 +268,27 @@ def called_before_exit(action: Callable[[PeerLost], None]) -> Iterator[None]:
             monitor.call_before_exit(None)
 
 
-def _exit_soon(code: int, monitor: heartbeat.HeartbeatMonitor) -> None:
-    """Ends this process with a code when the interpreter does, before what would wait for the others."""
+def set_exit_code(code: int) -> None:
+    """Sets the code with which a process of several ends; default: that of the error that was raised, or 0."""
+    global _exit_code
+    _exit_code = code
+
+
+def _exit_soon(monitor: heartbeat.HeartbeatMonitor) -> None:
+    """Ends this process when the interpreter does, before what would wait for the others."""
     # Registered last, so it runs first: before JAX's own handler. But threads are joined before that.
-    atexit.register(_exit_now, code, monitor)
-    timer = threading.Timer(_EXIT_SECONDS, _exit_now, [code, monitor])
+    atexit.register(_exit_now, monitor)
+    timer = threading.Timer(_EXIT_SECONDS, _exit_now, [monitor])
     timer.daemon = True
     timer.start()
 
 
-def _exit_now(code: int, monitor: heartbeat.HeartbeatMonitor) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+def _exit_now(monitor: heartbeat.HeartbeatMonitor) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
     monitor.leave()
-    os._exit(code)
+    os._exit(_exit_code)
 
 
 def _one_line(error: BaseException) -> str:
