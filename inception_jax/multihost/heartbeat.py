@@ -203,14 +203,14 @@ class HeartbeatMonitor:
 
     def _end(self, reason: str) -> None:
         """Ends this process, whose main thread waits in a collective."""
-        sys.stdout.flush()
-        print(f"error: {reason}", file=sys.stderr, flush=True)
         if action := self._before_exit:
             call = threading.Thread(target=action, args=[reason], daemon=True)
             call.start()
             call.join(timeout=2 * self._interval)
         if self._process == 0:
             self.stop(failed=True, wait_for_others=True)
+        sys.stdout.flush()
+        print(f"error: {reason}", file=sys.stderr, flush=True)  # last: the main thread may have logged meanwhile
         self.leave()
         os._exit(self._exit_code)
 

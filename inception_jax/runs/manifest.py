@@ -114,7 +114,7 @@ def read_run_id(workdir: str | os.PathLike | None) -> str | None:
     """
     run_id = (read(workdir) or {}).get("run_id") if workdir is not None else None
     if run_id is not None and not isinstance(run_id, str):
-        raise UserError(f"{Path(str(workdir)) / MANIFEST} is damaged: run_id = {str(run_id)[:40]!r} is not a string")
+        raise damaged(Path(str(workdir)) / MANIFEST, f"run_id = {str(run_id)[:40]!r} is not a string", _REMEDY)
     return run_id
 
 
