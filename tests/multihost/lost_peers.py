@@ -82,9 +82,9 @@ class AttackedRun:
         if aim != "start":
             time.sleep(delay)
         self._hit(commands, victim, action)
-        codes = tuple(command.wait(timeout=240) for command in commands)
+        codes = tuple(command.wait(timeout=400) for command in commands)
         step = self._last_row().get("step", 0)
-        fault = self._find_fault(action, victim, codes, [command.written()[1] for command in commands], began)
+        fault = self._find_fault(aim, action, victim, codes, [command.written()[1] for command in commands], began)
         self.rounds.append(Round(aim, action, victim, codes, step, round(time.monotonic() - clock, 1), fault))
         print(self.rounds[-1], flush=True)
         if fault and self.workdir.exists():
@@ -166,9 +166,11 @@ class AttackedRun:
             return done >= rows and any(_changed(path) >= began for path in saving)
         if aim == "evaluation":
             return done >= rows and self._last_row().get("step") in self._evaluated
-        return self._last_row().get("step") == FIELDS["num_steps"]
+        return done > 0 and self._last_row().get("step") == FIELDS["num_steps"]
 
-    def _find_fault(self, action: str, victim: int, codes: Sequence[int], stderrs: Sequence[str], began: float) -> str:
+    def _find_fault(
+        self, aim: str, action: str, victim: int, codes: Sequence[int], stderrs: Sequence[str], began: float
+    ) -> str:
         """Describes what is wrong with the end of a round; "" where nothing is."""
         result = self._result(self.workdir)
         # The work of a process may be done when another is lost.
@@ -178,6 +180,8 @@ class AttackedRun:
                 continue
             if "Traceback" in stderr:
                 return f"process {index}: a traceback: {stderr[-1500:]}"
+            if code == 2 and "did not connect" in stderr and aim == "start":
+                continue  # the others were hit before they had joined; JAX waits 300 s for them
             # Process 0 was hit, or it ended, rightly, while this one was stopped.
             coordinator_gone = victim == 0 or (index == victim and action == "stop")
             if code not in allowed and not (coordinator_gone and index != 0 and code in ABORTED):
