@@ -9,7 +9,7 @@ import pytest
 
 from inception_jax.data import storage
 from inception_jax.errors import UserError
-from inception_jax.runs import lock, metric_files, remote_workdir, run_state
+from inception_jax.runs import lock, metric_files, remote_copy, remote_workdir, run_state
 from inception_jax.runs.remote_workdir import display_name, local_copy, opened
 
 RECORD = "host/metadata"
@@ -130,7 +130,7 @@ def test_a_checkpoint_that_is_not_complete_is_not_there(bucket):
 
 def test_a_storage_that_fails_stops_no_run_and_loses_nothing(bucket, monkeypatch, capsys):
     monkeypatch.setattr(remote_workdir, "UPLOAD_SECONDS", 0.01)
-    monkeypatch.setattr(remote_workdir, "_ATTEMPTS", (0.0, 0.0))
+    monkeypatch.setattr(remote_copy, "_ATTEMPTS", (0.0, 0.0))
     files = type(fsspec.filesystem("memory"))
 
     def refuse(self, *paths, **options):
@@ -159,6 +159,7 @@ def test_what_cannot_be_opened_is_one_line(monkeypatch, tmp_path):
     for address, message in (
         ("nope://b/x", "^nope://b/x: Protocol not known: nope; schemes are gs, s3, az"),
         ("s3://b/x", "^s3://b/x: Install s3fs to access S3$"),
+        ("memory://", "^memory://: name a folder in a bucket"),
     ):
         with pytest.raises(UserError, match=message):
             local_copy(address)
@@ -176,6 +177,13 @@ def test_the_status_of_a_remote_run_follows_from_its_age(bucket):
     path = local_copy(bucket) / "metrics.jsonl"
     os.utime(path, (time.time() - 5000,) * 2)
     assert run_state.read(path.parent).status == run_state.RunStatus.PREEMPTED
+
+
+def test_what_is_no_run_is_not_downloaded(bucket):
+    fsspec.filesystem("memory").pipe_file("/bucket/runs/a/photographs/1.jpg", b"x")
+    for use in (local_copy, lambda address: opened(address).__enter__()):
+        with pytest.raises(UserError, match=f"{bucket}: 1 objects, but no run; name the address of a run"):
+            use(bucket)
 
 
 def test_a_damaged_state_file_counts_as_none(bucket):
