@@ -83,7 +83,8 @@ class RemoteCopy:
                 return
             try:
                 with self._as_user_error("read", but=FileNotFoundError):
-                    return self._download(objects, times)
+                    self._download(objects, times)
+                return
             except FileNotFoundError:
                 if attempt == 2:
                     raise UserError(f"cannot read {self.address}: it changes while it is read") from None
@@ -155,7 +156,8 @@ class RemoteCopy:
         for attempt, seconds in enumerate(_ATTEMPTS, 1):
             time.sleep(seconds)
             try:
-                return self.upload()
+                self.upload()
+                return
             except UserError as error:
                 if attempt == len(_ATTEMPTS):
                     raise UserError(
