@@ -6,11 +6,13 @@ import dataclasses
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -252,3 +254,24 @@ def quiet_logs() -> None:
         log = logging.getLogger(name)
         if not any(isinstance(known, _OrbaxLogFilter) for known in log.filters):
             log.addFilter(_OrbaxLogFilter())
+    if not isinstance(sys.excepthook, _AbandonedWrites):
+        sys.excepthook = _AbandonedWrites(sys.excepthook)
+
+
+class _AbandonedWrites:
+    """An `sys.excepthook` that does not print what TensorStore's threads report of a save that has failed.
+
+    Where one write of a save fails (no space, no inodes), Orbax closes the event loop; each write that ends later prints
+    a traceback "Event loop is closed" after the one line that says what was wrong.
+    """
+
+    def __init__(self, previous: Callable[..., Any]):
+        self._previous = previous
+
+    def __call__(self, kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
+        # A call from C++: there is no Python frame before asyncio's.
+        called = tb is not None and tb.tb_frame.f_code.co_name == "call_soon_threadsafe"
+        if called and isinstance(error, RuntimeError) and "Event loop is closed" in str(error):
+            logger.debug("a write was abandoned", exc_info=error)
+        else:
+            self._previous(kind, error, tb)

@@ -67,7 +67,6 @@ def test_kills(way, own_recipe, start_command, tmp_path):
     run.kill(25, aims={"start": 3, "steps": 5, "save": 7, "deletion": 3, "evaluation": 3})
     run.finish()
     assert run.hits() >= 25
-    assert all("Traceback" not in command.written()[1] for command in [reference])
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import jax
@@ -21,7 +22,7 @@ import pytest
 from inception_jax.checkpoints import reading, saving
 from inception_jax.checkpoints.reading import CheckpointDamaged, CheckpointError, CheckpointMismatch
 from inception_jax.checkpoints.saving import Checkpoints, load_variables
-from inception_jax.errors import UserError
+from inception_jax.errors import DiskFull, UserError
 from inception_jax.training.state import TrainState
 
 SCENARIOS = Path(__file__).with_name("checkpoint_scenarios.py")
@@ -452,3 +453,36 @@ def test_failed_writes_that_the_garbage_collector_meets(caplog, module, shown):
 
 def test_other_devices_and_shardings(tmp_path):
     run_scenario("devices", tmp_path)
+
+
+def test_writes_that_end_after_a_failed_save_print_no_traceback(tmp_path, capsys):
+    """TensorStore's threads call a closed event loop; an exception of ours is printed as ever."""
+    Checkpoints(tmp_path).close()
+    loop = asyncio.new_event_loop()
+    loop.close()
+    with pytest.raises(RuntimeError) as error:
+        loop.call_soon_threadsafe(print)
+    sys.excepthook(RuntimeError, error.value, error.value.__traceback__.tb_next)
+    assert capsys.readouterr().err == ""
+    sys.excepthook(RuntimeError, error.value, error.value.__traceback__)
+    assert "Event loop is closed" in capsys.readouterr().err
+
+
+def test_a_file_system_without_inodes(tmp_path, monkeypatch):
+    real = os.statvfs
+    counts = {"f_files": 1000, "f_favail": 20}
+
+    def statvfs(path):
+        found = real(path)
+        values = {name: getattr(found, name) for name in dir(found) if name.startswith("f_")}
+        return types.SimpleNamespace(**(values | counts))
+
+    monkeypatch.setattr("inception_jax.checkpoints.orbax_manager.os.statvfs", statvfs)
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(DiskFull, match=r"up to 33 files in .* no inodes for them"),
+    ):
+        checkpoints.save(1, {"a": np.zeros(3)}, {})
+    counts.update(f_files=0, f_favail=0)  # a file system that does not count them
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.save(1, {"a": np.zeros(3)}, {})
