@@ -259,10 +259,10 @@ def quiet_logs() -> None:
 
 
 class _AbandonedWrites:
-    """An `sys.excepthook` that does not print what TensorStore's threads report of a save that has failed.
+    """A `sys.excepthook` that does not print what TensorStore's threads report of a save that has failed.
 
-    Where one write of a save fails (no space, no inodes), Orbax closes the event loop; each write that ends later prints
-    a traceback "Event loop is closed" after the one line that says what was wrong.
+    Where one write of a save fails (no space, no inodes), Orbax closes the event loop; each write that ends later
+    prints a traceback "Event loop is closed", beside the one line that says what was wrong.
     """
 
     def __init__(self, previous: Callable[..., Any]):
