@@ -94,10 +94,11 @@ def prepare() -> None:
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)
     # Not what a test or a notebook has put there.
-    if sys.stdout is sys.__stdout__:
-        sys.stdout = RecordingStream(sys.stdout)  # type: ignore[assignment]
-    if sys.stderr is sys.__stderr__:
-        sys.stderr = SafeStream(sys.stderr)  # type: ignore[assignment]
+    own_stdout, own_stderr = sys.stdout is sys.__stdout__, sys.stderr is sys.__stderr__
+    if own_stdout:
+        sys.stdout = RecordingStream(sys.stdout)
+    if own_stderr:
+        sys.stderr = SafeStream(sys.stderr)
 
 
 def print_result(text: str) -> None:
