@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line, recipe_files
 from inception_jax.errors import ArgumentParser, UserError
+from inception_jax.ranges import MAX_BATCH, MAX_SIDE
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -62,15 +63,30 @@ def _arguments() -> ArgumentParser:
         metavar="OPTION=VALUE",
         help="with --model: an option of create_model, such as width_multiplier=0.5; may be repeated",
     )
-    add("--batch_size", type=int, metavar="N", help="over all devices (default: 32, or the config's)")
-    add("--image_size", type=int, metavar="PIXELS", help="default: the network's, or the config's")
-    add("--num_classes", type=int, metavar="N", help="with --model (default 1000)")
+    add(
+        "--batch_size",
+        type=command_line.whole(1, MAX_BATCH),
+        metavar="N",
+        help="over all devices (default: 32, or the config's)",
+    )
+    add(
+        "--image_size",
+        type=command_line.whole(1, MAX_SIDE),
+        metavar="PIXELS",
+        help="default: the network's, or the config's",
+    )
+    add("--num_classes", type=command_line.whole(0, MAX_BATCH), metavar="N", help="with --model (default 1000)")
     add("--dtype", choices=("float32", "bfloat16", "float64"), help="compute dtype of the network")
     add("--mode", choices=("jit", "pmap"), help="default: jit, or the config's")
-    add("--devices", type=int, metavar="N", help="number of devices (default: all)")
+    add("--devices", type=command_line.whole(), metavar="N", help="number of devices (default: all)")
     add("--what", choices=("train", "inference", "both"), default="both", help="kind of steps (default: both)")
-    add("--seconds", type=float, default=10.0, help="total time of the timed steps of each kind (default 10)")
-    add("--blocks", type=int, default=10, help="minimum number of blocks of timed steps (default 10)")
+    add(
+        "--seconds",
+        type=command_line.real(0, 1e9),
+        default=10.0,
+        help="total time of the timed steps of each kind (default 10)",
+    )
+    add("--blocks", type=command_line.whole(), default=10, help="minimum number of blocks of timed steps (default 10)")
     add(
         "--no_compile_times",
         action="store_true",
@@ -97,8 +113,10 @@ def _arguments() -> ArgumentParser:
         metavar="A,B",
         help="default: eager,channels_last; on a GPU also compile,compile_max_autotune",
     )
-    group.add_argument("--rounds", type=int, default=10, help="rounds of one block per side and kind (default 10)")
-    group.add_argument("--steps", type=int, default=5, help="steps per block (default 5)")
+    group.add_argument(
+        "--rounds", type=command_line.whole(), default=10, help="rounds of one block per side and kind (default 10)"
+    )
+    group.add_argument("--steps", type=command_line.whole(), default=5, help="steps per block (default 5)")
     return arguments
 
 

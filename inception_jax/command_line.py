@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import errno
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from inception_jax import standard_streams
-from inception_jax.errors import ArgumentParser, UserError, write_error
+from inception_jax.errors import ArgumentParser, UserError, shorten, shorten_message, write_error
+from inception_jax.ranges import INT32_MAX, Range
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -24,10 +27,13 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         code = main(sys.argv[1:]) or 0
     except UserError as error:
         code = _print_error(error, error.exit_code)
-    except OSError:
-        if not standard_streams.stdout_failure():
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            code = _print_error(f"{error.filename}: {error.strerror}", UserError.exit_code)
+        elif standard_streams.stdout_failure():
+            code = 0
+        else:
             raise
-        code = 0
     except KeyboardInterrupt:
         code = _print_error("interrupted", 130)
     except ValueError as error:
@@ -61,11 +67,11 @@ def add_processes(arguments: argparse.ArgumentParser) -> None:
     """
     group = arguments.add_argument_group("several processes (SLURM, Open MPI and TPU slices need no flags)")
     group.add_argument("--coordinator_address", metavar="HOST:PORT", help="where process 0 listens")
-    group.add_argument("--num_processes", type=int, metavar="N", help="how many processes the run has")
-    group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0")
+    group.add_argument("--num_processes", type=whole(), metavar="N", help="how many processes the run has")
+    group.add_argument("--process_id", type=whole(0), metavar="I", help="which of them this is, from 0")
     group.add_argument(
         "--heartbeat_timeout_seconds",
-        type=int,
+        type=whole(),
         metavar="S",
         default=100,
         help="a process without a heartbeat for so long counts as lost (100)",
@@ -85,17 +91,56 @@ def report(line: str) -> None:
 
 def step(text: str | None) -> int | str | None:
     """Converts the value of `--step`: the step of a checkpoint as a number, or a name such as "best"."""
-    return int(text) if text and text.isdecimal() else text
+    return int(text) if text and text.isdecimal() and len(text) < 20 else text
+
+
+def whole(low: int = 1, high: int = INT32_MAX) -> Callable[[str], int]:
+    """The argparse type of a whole number.
+
+    Args:
+      low: the smallest number.
+      high: the largest number.
+    """
+    allowed = Range(low, high)
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"={shorten(text)}: not a whole number") from None
+        if value not in allowed:
+            raise argparse.ArgumentTypeError(f"={shorten(text)}: it must be {allowed}")
+        return value
+
+    return parse
+
+
+def real(low: float, high: float) -> Callable[[str], float]:
+    """The argparse type of a number greater than `low` and up to `high`."""
+    allowed = Range(low, high, open_low=True)
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if math.isnan(value):
+            raise argparse.ArgumentTypeError(f"={shorten(text)}: not a number")
+        if value not in allowed:
+            raise argparse.ArgumentTypeError(f"={shorten(text)}: it must be {allowed}")
+        return value
+
+    return parse
 
 
 def option(text: str) -> tuple[str, Any]:
     """The argparse type of OPTION=VALUE: (name, value); the value is a Python literal, or else a string."""
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not OPTION=VALUE")
+        raise argparse.ArgumentTypeError(f"{shorten(text)!r} is not OPTION=VALUE")
     try:
         return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return name, {"true": True, "false": False}.get(value.lower(), value)
 
 
@@ -125,5 +170,5 @@ def _device_problem() -> str | None:
 
 def _print_error(error: object, code: int) -> int:
     with contextlib.suppress(BrokenPipeError):
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shorten_message(str(error))}", file=sys.stderr)
     return code

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_dict
 from inception_jax import extensions as extension
 from inception_jax import schema
 from inception_jax.data import images
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, nearest, shorten
 from inception_jax.metric_definitions import METRICS
 
 
@@ -74,8 +74,7 @@ def _model_options() -> dict[str, type]:
 
 def field_types() -> dict[str, type]:
     """Returns {dotted path: type} of every field, the options of the models included."""
-    kinds = {path: field.default for path, field in schema.fields()}
-    types = {path: kind if isinstance(kind, type) else type(kind) for path, kind in kinds.items()}
+    types = {path: field.kind for path, field in schema.fields()}
     return types | {f"model.options.{name}": kind for name, kind in sorted(_model_options().items())}
 
 
@@ -131,25 +130,26 @@ def _check_registered(values: Mapping[str, Any]) -> None:
         value = values[path]
         for name in (value,) if isinstance(value, str) else value:
             if name not in known and not (kind == "optimizer" and name.startswith("optax.")):
-                raise ConfigError(f"config.{path} = {value!r} is unknown{extension.unknown(kind, name, known)}")
+                given = f"config.{path} = {shorten(repr(value))}"
+                raise ConfigError(f"{given} is unknown{extension.unknown(kind, name, known)}")
 
 
 def _check_value(path: str, field: schema.Field, value: Any) -> None:
-    kind = field.default if isinstance(field.default, type) else type(field.default)
+    kind = field.kind
     if value is None:
         if isinstance(field.default, type):
             return
         raise ConfigError(f"config.{path} = None: it needs a value ({field.doc})")
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    given = f"config.{path} = {shorten(repr(value))}"
     if kind is tuple and isinstance(value, list):
         value = tuple(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"config.{path} = {value!r}: it takes a {kind.__name__} ({field.doc})")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole if kind is int else isinstance(value, kind) or (whole and kind is float)):
+        raise ConfigError(f"{given}: it takes a {kind.__name__} ({field.doc})")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"config.{path} = {value!r}: it takes a finite number ({field.doc})")
-    if field.allowed and not field.allowed[0](value):
-        raise ConfigError(f"config.{path} = {value!r}: it must be {field.allowed[1]} ({field.doc})")
+        raise ConfigError(f"{given}: it takes a finite number ({field.doc})")
+    if (needed := field.refusal(value)) is not None:
+        raise ConfigError(f"{given}: it must be {needed} ({field.doc})")
 
 
 class Config:
@@ -212,7 +212,8 @@ class Config:
             if self._prefix + path not in self._reads and value != defaults[self._prefix + path]
         ]
         if unread:
-            named = ", ".join(f"config.{path} = {dict(_leaves(self._config))[path]!r}" for path in unread)
+            values = dict(_leaves(self._config))
+            named = ", ".join(f"config.{path} = {shorten(repr(values[path]))}" for path in unread)
             raise ConfigError(
                 f"{named}: nothing reads {'it' if len(unread) == 1 else 'them'} with these settings; "
                 f"{self._why(unread[0])}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from inception_jax import command_line
 from inception_jax.errors import ArgumentParser, UserError
+from inception_jax.ranges import MAX_SIDE
 
 _EXAMPLES = """\
     --list --model=inception_v3                               list the published files
@@ -80,7 +81,10 @@ def _arguments() -> ArgumentParser:
         "layer that was added for fine-tuning; may be repeated",
     )
     arguments.add_argument(
-        "--image_size", type=int, metavar="PIXELS", help="height and width of the images; default: the publisher's"
+        "--image_size",
+        type=command_line.whole(1, MAX_SIDE),
+        metavar="PIXELS",
+        help="height and width of the images; default: the publisher's",
     )
     arguments.add_argument("--data", metavar="NAME", help="the data set of the classes; default for 1000: imagenet2012")
     arguments.add_argument(

@@ -52,13 +52,43 @@ def signal_exit_code(name: str) -> int:
     return 128 + signal.Signals[name].value
 
 
+_MAX_WORD = 255  # letters: the longest name of a file
+_MAX_MESSAGE = 2000
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """Cuts a value that an error quotes: its beginning, "…" and its end.
+
+    Args:
+      text: the value, or its `repr`.
+      most: the largest length that is not cut.
+    """
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-(most // 4) :]} ({len(text):,} characters)"
+
+
+def shorten_message(text: str) -> str:
+    """Cuts what a message quotes: words without a slash of more than 255 letters, and the message itself."""
+    text = text if len(text) <= 10 * _MAX_MESSAGE else shorten(text, _MAX_MESSAGE)
+    text = re.sub(rf"[^\s/]{{{_MAX_WORD + 1},}}", lambda word: shorten(word[0]), text)
+    return shorten(text, _MAX_MESSAGE)
+
+
 class UserError(Exception):
     """A mistake of the caller, or a fault of their machine, described in one line.
 
-    Commands print the message and exit with `exit_code`; from Python it is an ordinary exception.
+    Commands print the message and exit with `exit_code`; from Python it is an ordinary exception. Every message passes
+    `shorten_message`: an error that quotes a value of any length stays a line that can be read.
     """
 
     exit_code = 2
+
+    def __init__(self, message: object = ""):
+        """Makes an error.
+
+        Args:
+          message: what is wrong, what is allowed, and the remedy.
+        """
+        super().__init__(shorten_message(str(message)))
 
 
 class NonFiniteLoss(UserError):
@@ -87,6 +117,8 @@ def write_error(path: object, error: OSError) -> UserError:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """A ` did you mean '…'?` clause for an unknown name, or `""` where nothing is near."""
+    if len(str(name)) > _MAX_WORD:  # comparing takes time that grows with the length
+        return ""
     matches = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
@@ -141,6 +173,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError; argparse would print the usage and exit."""
+        # argparse writes "argument --seed: " before what the type of a flag says, which is "=-1: it must be …" here.
+        message = re.sub(r"^argument (--\w+): =", r"\1=", message)
         unknown = re.match(r"unrecognized arguments: (\S+)", message)
         if unknown:
             flag = unknown[1].partition("=")[0]

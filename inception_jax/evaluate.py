@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line, recipe_files
 from inception_jax.errors import UserError
+from inception_jax.ranges import MAX_BATCH
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -30,10 +31,10 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--step", help="'best' or a step; default: the newest checkpoint")
     arguments.add_argument("--split", help="default: the config's evaluation split")
     arguments.add_argument("--protocol", help="default: the config's, 'single'")
-    arguments.add_argument("--batch_size", type=int, help="default: the config's")
+    arguments.add_argument("--batch_size", type=command_line.whole(1, MAX_BATCH), help="default: the config's")
     arguments.add_argument(
         "--batch_norm_images",
-        type=int,
+        type=command_line.whole(0),
         metavar="N",
         help="estimate the batch-norm statistics from N training images first; 0: the running statistics; default: "
         "the config's evaluation.batch_norm_images",

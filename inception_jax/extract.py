@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line
 from inception_jax.errors import ArgumentParser, UserError
+from inception_jax.ranges import MAX_BATCH, MAX_SIDE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,9 +34,6 @@ def main(argv: list[str]) -> int:
         arguments.refuse({"pool", "dtype"}, "has no effect with --statistics, which are of pooled float32 features")
         if "," in (flags.endpoints or ""):
             raise UserError(f"--endpoints={flags.endpoints}: --statistics takes one endpoint")
-    for name in ("batch_size", "image_size"):
-        if getattr(flags, name) is not None and getattr(flags, name) < 1:
-            raise UserError(f"--{name}={getattr(flags, name)}: 1 or more is needed")
 
     from inception_jax.evaluation import trained_network
     from inception_jax.runs import remote_workdir
@@ -67,8 +65,10 @@ def _arguments() -> ArgumentParser:
     )
     arguments.add_argument("--data", help="a data set; default: the run's")
     arguments.add_argument("--split", help="default: the run's evaluation split")
-    arguments.add_argument("--image_size", type=int, help="in pixels; default: the run's")
-    arguments.add_argument("--batch_size", type=int, help="default: the run's; 32 for image files")
+    arguments.add_argument("--image_size", type=command_line.whole(1, MAX_SIDE), help="in pixels; default: the run's")
+    arguments.add_argument(
+        "--batch_size", type=command_line.whole(1, MAX_BATCH), help="default: the run's; 32 for image files"
+    )
     arguments.add_argument("--pool", action="store_true", help="average maps over height and width")
     arguments.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the features")
     arguments.add_argument(

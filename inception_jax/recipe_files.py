@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inception_jax.errors import ArgumentParser, UserError, nearest, refuse_empty
+from inception_jax.errors import ArgumentParser, UserError, nearest, refuse_empty, shorten
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -234,12 +234,13 @@ def _whole_number(flag: str, value: str) -> str:
         return str(int(value))
     except ValueError:
         pass
+    given = f"{flag}={shorten(value)}"
     try:
         number = float(value)
     except ValueError:
-        raise UserError(f"{flag}={value}: not a whole number") from None
+        raise UserError(f"{given}: not a whole number") from None
     if not number.is_integer():
-        raise UserError(f"{flag}={value}: not a whole number; such as 1000 or 1e3")
+        raise UserError(f"{given}: not a whole number; such as 1000 or 1e3")
     return str(int(number))
 
 
@@ -269,6 +270,8 @@ def _find_recipe(given: str) -> str:
     """
     text, colon, argument = given.partition(":")
     file = Path(text)
+    if len(file.name) > 255:  # the longest name that a file can have
+        raise UserError(f"--config={given}: there is no such file: its name has {len(file.name):,} characters")
     if file.is_file():
         return given
     if (file / "config.json").is_file():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from inception_jax import patterns
+from inception_jax.ranges import FLOAT32_MAX, FLOAT32_TINY, INT32_MAX, MAX_BATCH, MAX_SIDE, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,12 +17,24 @@ class Field:
     Attributes:
       default: the value where a recipe sets none; a type instead of a value means "unset, and of that type".
       doc: meaning, with its unit.
-      allowed: (predicate that a value must satisfy, its description); None: any value of the type.
+      allowed: the range of a number, which every field of a number has; (predicate that a value must satisfy, its
+        description); None: any value of the type.
     """
 
     default: Any
     doc: str
-    allowed: tuple[Callable[[Any], bool], str] | None = None
+    allowed: Range | tuple[Callable[[Any], bool], str] | None = None
+
+    @property
+    def kind(self) -> type:
+        """The type of the field's values."""
+        return self.default if isinstance(self.default, type) else type(self.default)
+
+    def refusal(self, value: Any) -> str | None:
+        """What a value of the field's type must be, as it is not; None: it is allowed."""
+        if isinstance(self.allowed, Range):
+            return None if value in self.allowed else str(self.allowed)
+        return None if self.allowed is None or self.allowed[0](value) else self.allowed[1]
 
 
 def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
@@ -53,27 +66,11 @@ def _is_batch_norm(value: str) -> bool:
     return True
 
 
-def _is_pattern(value: Any) -> bool:
-    try:
-        re.compile(value)
-    except (re.error, TypeError):
-        return False
-    return True
-
-
 def _are_class_weights(value: Any) -> bool:
     return value == "balanced" or (
         isinstance(value, tuple)
         and len(value) > 0
-        and all(
-            isinstance(pair, tuple | list)
-            and len(pair) == 2
-            and isinstance(pair[0], str)
-            and isinstance(pair[1], int | float)
-            and not isinstance(pair[1], bool)
-            and 0 <= pair[1] < math.inf
-            for pair in value
-        )
+        and all(_is_pair(pair) and isinstance(pair[0], str) and pair[1] in _DEVICE_NUMBER for pair in value)
     )
 
 
@@ -84,36 +81,54 @@ def _are_options(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str | None) or (
-        isinstance(value, tuple | list) and all(map(_is_plain, value))
-    )
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    if isinstance(value, bool | str | None):
+        return True
+    return value in Range(-FLOAT32_MAX, FLOAT32_MAX)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
 
 
 def _are_multipliers(value: tuple) -> bool:
-    return all(
-        isinstance(pair, tuple | list)
-        and len(pair) == 2
-        and _is_pattern(pair[0])
-        and isinstance(pair[1], int | float)
-        and 0 <= pair[1] < math.inf
-        for pair in value
-    )
+    return all(_is_pair(pair) and patterns.is_pattern(pair[0]) and pair[1] in _DEVICE_NUMBER for pair in value)
 
 
-_POSITIVE = (lambda value: value > 0), "greater than 0"
-_NOT_NEGATIVE = (lambda value: value >= 0), "0 or greater"
-_FRACTION = (lambda value: 0 <= value < 1), "at least 0 and less than 1"
-_INTERVAL = (lambda value: len(value) == 2 and 0 < value[0] <= value[1]), "two numbers, 0 < low <= high"
-_AREA = (lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1), "two numbers, 0 < low <= high <= 1"
-_WEIGHTS = (lambda value: all(weight >= 0 for weight in value)), "numbers of 0 or greater"
-_PATTERNS = (lambda value: all(map(_is_pattern, value))), "regular expressions"
+def _ordered_pair(allowed: Range, words: str) -> tuple[Callable[[Any], bool], str]:
+    def is_allowed(value: Any) -> bool:
+        return _is_pair(value) and value[0] in allowed and value[1] in allowed and value[0] <= value[1]
+
+    return is_allowed, f"two numbers, {words}"
+
+
+def _up_to(high: float) -> Range:
+    return Range(0, high, open_low=True)
+
+
+# The ranges end where a number has no meaning any more, far above every value that was ever trained with.
+_BATCH = _up_to(MAX_BATCH)
+_SIDE = _up_to(MAX_SIDE)
+_THREADS = 1024
+_EPOCHS = 1e9
+_COUNT = Range(0, INT32_MAX)
+_POSITIVE_COUNT = _up_to(INT32_MAX)
+_SECONDS = _up_to(1e9)  # threads wait at most 9.2e9
+_DEVICE_NUMBER = Range(0, FLOAT32_MAX)
+_POSITIVE_DEVICE_NUMBER = Range(FLOAT32_TINY, FLOAT32_MAX)
+_FRACTION = Range(0, 1, open_high=True)
+_AREA = _ordered_pair(Range(0, 1, open_low=True), "0 < low <= high <= 1")
+_ASPECT = _ordered_pair(Range(1e-3, 1e3), "0.001 <= low <= high <= 1,000")
+_WEIGHTS = (lambda value: all(weight in _DEVICE_NUMBER for weight in value)), f"numbers, each {_DEVICE_NUMBER}"
+_PATTERNS = (lambda value: all(map(patterns.is_pattern, value))), f"regular expressions {patterns.LIMIT}"
 _DTYPE = _one_of("float32", "bfloat16", "float64")
 
 SCHEMA: dict[str, Any] = {
     "seed": Field(
         0,
         "seed of the initial parameters, the data order, all augmentations and all dropout masks",
-        _NOT_NEGATIVE,
+        Range(0, 2**32 - 1),
     ),
     "extensions": Field(
         (),
@@ -121,20 +136,20 @@ SCHEMA: dict[str, Any] = {
         "optimizers, augmentations or metrics of your own",
         (lambda value: all(isinstance(name, str) and name for name in value), "paths of Python files or module names"),
     ),
-    "batch_size": Field(64, "examples per step, over all devices and processes (global batch size)", _POSITIVE),
-    "num_epochs": Field(float, "length of the run, in passes over the training split", _POSITIVE),
-    "num_steps": Field(int, "length of the run, in steps; overrides num_epochs", _POSITIVE),
+    "batch_size": Field(64, "examples per step, over all devices and processes (global batch size)", _BATCH),
+    "num_epochs": Field(float, "length of the run, in passes over the training split", _up_to(_EPOCHS)),
+    "num_steps": Field(int, "length of the run, in steps; overrides num_epochs", _POSITIVE_COUNT),
     "model": {
         "name": Field("inception_v1", "a name of inception_jax.model_names()"),
         "num_classes": Field(
             int,
             "classes of the classifier; unset: as many as the data set has; 0: no classifier (a workdir that "
             "convert made from weights without one)",
-            _NOT_NEGATIVE,
+            Range(0, MAX_BATCH),
         ),
         "dtype": Field("float32", "compute dtype: activations", _DTYPE),
         "param_dtype": Field("float32", "dtype of the parameters", _DTYPE),
-        "width_multiplier": Field(1.0, "scales the number of filters of every layer", _POSITIVE),
+        "width_multiplier": Field(1.0, "scales the number of filters of every layer", _up_to(1000)),
         "aux_heads": Field(True, "whether the auxiliary heads are built and trained"),
         "dropout_rate": Field(float, "dropout before the classifier; unset: the paper's", _FRACTION),
         "aux_dropout_rate": Field(float, "dropout inside the auxiliary heads; unset: the paper's", _FRACTION),
@@ -143,7 +158,7 @@ SCHEMA: dict[str, Any] = {
             "batch norm: fraction of the initial running statistics that may remain after the last step; lowers "
             "options.bn_momentum to fraction ** (1 / number of updates) where the run is short; unset: bn_momentum as "
             "it is",
-            (lambda value: 0 < value < 1, "greater than 0 and less than 1"),
+            Range(0, 1, open_low=True, open_high=True),
         ),
         "options": {},  # filled with the options of the models by `default()`
     },
@@ -165,18 +180,25 @@ SCHEMA: dict[str, Any] = {
         ),
         "eval_split": Field("test", "evaluation split, such as test or validation"),
         "image_size": Field(
-            int, "height and width of the network's input, in pixels; unset: the model's default", _POSITIVE
+            int, "height and width of the network's input, in pixels; unset: the model's default", _SIDE
         ),
         "normalization": Field(
             "inception", "normalization of uint8 pixels, on the device; a name of training/preprocess.py"
         ),
-        "threads": Field(int, "decoding threads per worker process; unset: the number of cores, at most 8", _POSITIVE),
+        "threads": Field(
+            int, "decoding threads per worker process; unset: the number of cores, at most 8", _up_to(_THREADS)
+        ),
         "workers": Field(
             int,
             "worker processes of the data loader; 0: threads only; unset: 0 up to 8 cores, then one per 4",
-            _NOT_NEGATIVE,
+            Range(0, _THREADS),
         ),
-        "prefetch": Field(2, "batches that are transferred to the devices ahead of the step", _POSITIVE),
+        "max_pixels": Field(
+            178_956_970,
+            "largest image that is decoded, height times width in pixels; the default is that of Pillow, 537 MB",
+            _up_to(2**30),  # OpenCV's own limit
+        ),
+        "prefetch": Field(2, "batches that are transferred to the devices ahead of the step", _up_to(_THREADS)),
     },
     "augmentation": {
         "rule": Field(
@@ -185,8 +207,8 @@ SCHEMA: dict[str, Any] = {
             "position, after the shorter side was resized; none: the evaluation crop; or one that is registered",
         ),
         "area": Field((0.08, 1.0), "area_aspect: smallest and largest fraction of the image's area", _AREA),
-        "aspect": Field((3 / 4, 4 / 3), "area_aspect: smallest and largest aspect ratio, width / height", _INTERVAL),
-        "resize": Field(256, "random_crop: the shorter side before the crop, in pixels", _POSITIVE),
+        "aspect": Field((3 / 4, 4 / 3), "area_aspect: smallest and largest aspect ratio, width / height", _ASPECT),
+        "resize": Field(256, "random_crop: the shorter side before the crop, in pixels", _SIDE),
         "flip": Field(True, "random horizontal flip, with probability 1/2"),
         "interpolation": Field(
             "bilinear", "of the training resize", _one_of("bilinear", "area", "nearest", "cubic", "random")
@@ -202,23 +224,27 @@ SCHEMA: dict[str, Any] = {
             "its defaults",
             (_are_options, "a mapping of option names to numbers, strings, booleans or tuples"),
         ),
-        "learning_rate": Field(0.01, "base learning rate of the schedule", _NOT_NEGATIVE),
+        "learning_rate": Field(0.01, "base learning rate of the schedule", _DEVICE_NUMBER),
         "momentum": Field(0.9, "sgd, rmsprop: decay of the velocity", _FRACTION),
         "nesterov": Field(False, "sgd: Nesterov momentum"),
         "decay": Field(0.9, "rmsprop: decay of the mean square", _FRACTION),
         "epsilon": Field(
-            float, "rmsprop: inside the square root, unset: 1.0; adamw: outside it, unset: 1e-8", _POSITIVE
+            float,
+            "rmsprop: inside the square root, unset: 1.0; adamw: outside it, unset: 1e-8",
+            _POSITIVE_DEVICE_NUMBER,
         ),
         "b1": Field(0.9, "adamw: decay of the first moment", _FRACTION),
         "b2": Field(0.999, "adamw: decay of the second moment", _FRACTION),
         "weight_decay": Field(
-            0.0, "w in ½·w·‖kernel‖² (sgd, rmsprop) or decoupled (adamw); kernels only", _NOT_NEGATIVE
+            0.0, "w in ½·w·‖kernel‖² (sgd, rmsprop) or decoupled (adamw); kernels only", _DEVICE_NUMBER
         ),
         "clip_norm": Field(
-            float, "clipping by global norm: the largest norm, weight decay included; unset: no clipping", _POSITIVE
+            float,
+            "clipping by global norm: the largest norm, weight decay included; unset: no clipping",
+            _POSITIVE_DEVICE_NUMBER,
         ),
         "bias_learning_rate": Field(
-            1.0, "multiplier of the learning rate of biases (Caffe's GoogLeNet: 2)", _NOT_NEGATIVE
+            1.0, "multiplier of the learning rate of biases (Caffe's GoogLeNet: 2)", _DEVICE_NUMBER
         ),
         "freeze": Field(
             (), "regular expressions for paths of frozen parameters, such as ('^conv1/', '^inception_3')", _PATTERNS
@@ -235,7 +261,7 @@ SCHEMA: dict[str, Any] = {
             "its learning rate; bias_learning_rate applies only where none is found",
             (_are_multipliers, "pairs of a regular expression and a number of 0 or greater"),
         ),
-        "accumulation": Field(1, "micro-batches per device and step (gradient accumulation)", _POSITIVE),
+        "accumulation": Field(1, "micro-batches per device and step (gradient accumulation)", _BATCH),
     },
     "schedule": {
         "name": Field(
@@ -243,15 +269,15 @@ SCHEMA: dict[str, Any] = {
             "learning-rate schedule",
             _one_of("constant", "exponential", "polynomial", "cosine"),
         ),
-        "decay_rate": Field(0.94, "exponential: factor per decay_epochs", (lambda v: 0 < v <= 1, "in (0, 1]")),
-        "decay_epochs": Field(2.0, "exponential: epochs per decay_rate", _POSITIVE),
+        "decay_rate": Field(0.94, "exponential: factor per decay_epochs", Range(0, 1, open_low=True)),
+        "decay_epochs": Field(2.0, "exponential: epochs per decay_rate", Range(1e-6, _EPOCHS)),
         "staircase": Field(True, "exponential: decay at whole multiples of decay_epochs, instead of continuously"),
-        "power": Field(0.5, "polynomial: (1 - step / steps) ** power", _POSITIVE),
+        "power": Field(0.5, "polynomial: (1 - step / steps) ** power", _POSITIVE_DEVICE_NUMBER),
         "end_learning_rate": Field(
-            0.0, "learning rate; exponential: the smallest; polynomial, cosine: the last", _NOT_NEGATIVE
+            0.0, "learning rate; exponential: the smallest; polynomial, cosine: the last", _DEVICE_NUMBER
         ),
         "warmup_epochs": Field(
-            0.0, "length of the linear warm-up, in epochs: a multiplier of the schedule grows to 1", _NOT_NEGATIVE
+            0.0, "length of the linear warm-up, in epochs: a multiplier of the schedule grows to 1", Range(0, _EPOCHS)
         ),
         "warmup_start": Field(0.1, "multiplier of the schedule at step 0 of the warm-up", _FRACTION),
     },
@@ -294,27 +320,29 @@ SCHEMA: dict[str, Any] = {
             0,
             "consecutive steps that may be skipped (no update) because the loss or gradient is not finite "
             "or the loss is above loss_limit; one more ends the run",
-            _NOT_NEGATIVE,
+            _COUNT,
         ),
-        "loss_limit": Field(float, "mean loss of a step above which it counts as diverged; unset: no limit", _POSITIVE),
+        "loss_limit": Field(
+            float, "mean loss of a step above which it counts as diverged; unset: no limit", _POSITIVE_DEVICE_NUMBER
+        ),
         "max_corrupt": Field(
             0,
             "undecodable images per run that are masked out of loss and metrics, counted per draw; one more "
             "ends the run",
-            _NOT_NEGATIVE,
+            _COUNT,
         ),
         "stall_warning_seconds": Field(
-            60.0, "seconds without a batch until the log says what the input is waiting for", _POSITIVE
+            60.0, "seconds without a batch until the log says what the input is waiting for", _SECONDS
         ),
         "stall_limit_seconds": Field(
-            1800.0, "seconds without a batch until the run saves a checkpoint and ends with exit code 7", _POSITIVE
+            1800.0, "seconds without a batch until the run saves a checkpoint and ends with exit code 7", _SECONDS
         ),
     },
     "parallel": {
         "mode": Field(
             "jit", "jit (jax.jit of jax.shard_map) or pmap (jax.pmap); the numbers are the same", _one_of("jit", "pmap")
         ),
-        "devices": Field(int, "number of devices to use, over all processes; unset: all", _POSITIVE),
+        "devices": Field(int, "number of devices to use, over all processes; unset: all", _POSITIVE_COUNT),
         "batch_norm": Field(
             "local",
             "examples that share batch-norm statistics: local (those of a device, as in the papers), global (all), "
@@ -324,13 +352,13 @@ SCHEMA: dict[str, Any] = {
         ),
     },
     "evaluation": {
-        "every_epochs": Field(1.0, "epochs between evaluations; the last step is always evaluated", _POSITIVE),
-        "batch_size": Field(int, "examples per evaluation step; unset: batch_size", _POSITIVE),
+        "every_epochs": Field(1.0, "epochs between evaluations; the last step is always evaluated", _up_to(_EPOCHS)),
+        "batch_size": Field(int, "examples per evaluation step; unset: batch_size", _BATCH),
         "batch_norm_images": Field(
             int,
             "training images from which the batch-norm statistics are estimated before every evaluation, rounded up to "
             "whole batches; unset: the running statistics",
-            _POSITIVE,
+            _POSITIVE_COUNT,
         ),
         "protocol": Field("single", "number of crops of an image, whose predictions are averaged"),
         "crop": Field(
@@ -345,13 +373,13 @@ SCHEMA: dict[str, Any] = {
             0.875,
             "fraction of each side that the evaluation crop keeps; sides are resized to "
             "image_size / crop_fraction, unless resize is set",
-            (lambda value: 0 < value <= 1, "in (0, 1]"),
+            Range(0, 1, open_low=True),
         ),
         "resize": Field(
             int,
             "center, torchvision, squash: the side before the crop, in pixels, instead of "
             "crop_fraction; unset: image_size / crop_fraction",
-            _POSITIVE,
+            _SIDE,
         ),
         "interpolation": Field(
             "bilinear",
@@ -362,11 +390,11 @@ SCHEMA: dict[str, Any] = {
         ),
     },
     "checkpoint": {
-        "every_epochs": Field(1.0, "epochs between checkpoints; the last step is always saved", _POSITIVE),
+        "every_epochs": Field(1.0, "epochs between checkpoints; the last step is always saved", _up_to(_EPOCHS)),
         "keep": Field(
             2,
             "number of latest checkpoints that are kept, beside the best one",
-            (lambda value: value >= 2, "2 or more"),
+            Range(2, INT32_MAX),
         ),
         "best_metric": Field(
             "top1",
@@ -379,14 +407,14 @@ SCHEMA: dict[str, Any] = {
             int,
             "evaluations in a row without a better checkpoint.best_metric (of the EMA weights where there are any) "
             "after which the run ends, finished; unset: it never ends early",
-            _POSITIVE,
+            _POSITIVE_COUNT,
         ),
         "min_improvement": Field(
-            0.0, "difference from the best value that counts as better, in the metric's own unit", _NOT_NEGATIVE
+            0.0, "difference from the best value that counts as better, in the metric's own unit", _DEVICE_NUMBER
         ),
     },
     "logging": {
-        "every_steps": Field(10, "steps between rows of metrics.jsonl", _POSITIVE),
+        "every_steps": Field(10, "steps between rows of metrics.jsonl", _POSITIVE_COUNT),
         "tensorboard": Field(True, "also write TensorBoard events"),
         "sinks": Field(
             (),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line, recipe_files
 from inception_jax.errors import UserError
+from inception_jax.ranges import MAX_BATCH, MAX_SIDE
 from inception_jax.runs.tables import UNKNOWN, format_table
 
 if TYPE_CHECKING:
@@ -28,10 +29,17 @@ def main(argv: list[str]) -> int:
     )
     recipe_files.add_config(arguments)
     arguments.add_argument(
-        "--image_size", type=int, metavar="PIXELS", help="height and width (default: the network's own)"
+        "--image_size",
+        type=command_line.whole(1, MAX_SIDE),
+        metavar="PIXELS",
+        help="height and width (default: the network's own)",
     )
     arguments.add_argument(
-        "--num_classes", type=int, default=1000, metavar="N", help="outputs of the classifier (default 1000)"
+        "--num_classes",
+        type=command_line.whole(0, MAX_BATCH),
+        default=1000,
+        metavar="N",
+        help="outputs of the classifier (default 1000)",
     )
     arguments.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     arguments.add_argument(

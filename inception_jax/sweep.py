@@ -31,26 +31,35 @@ def main(argv: list[str], **injected: Any) -> int:
         metavar="DIR",
         help="directory of the study; the same command, also on another machine that sees it, continues it",
     )
-    arguments.add_argument("--trials", type=int, metavar="N", help="begin at most N trials, all drivers together")
-    arguments.add_argument("--hours", type=float, metavar="H", help="begin no trial after H hours of work")
     arguments.add_argument(
-        "--workers", type=int, metavar="N", help="trials to run at once; default: one per accelerator, else 1"
+        "--trials", type=command_line.whole(), metavar="N", help="begin at most N trials, all drivers together"
+    )
+    arguments.add_argument(
+        "--hours", type=command_line.real(0, 1e6), metavar="H", help="begin no trial after H hours of work"
+    )
+    arguments.add_argument(
+        "--workers",
+        type=command_line.whole(1, 1024),
+        metavar="N",
+        help="trials to run at once; default: one per accelerator, else 1",
     )
     arguments.add_argument("--devices", metavar="0,1,…", help="ids of the accelerators to use; default: all")
     arguments.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="how values are chosen; default: tpe")
-    arguments.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampler; default: 0")
+    arguments.add_argument(
+        "--seed", type=command_line.whole(0, 2**32 - 1), default=0, metavar="N", help="seed of the sampler; default: 0"
+    )
     arguments.add_argument(
         "--pruner", choices=PRUNERS, default="halving", help="how trials are stopped early; default: halving"
     )
     arguments.add_argument(
         "--min_evaluations",
-        type=int,
+        type=command_line.whole(),
         metavar="N",
         help="number of evaluations before a trial may be pruned; default: 2",
     )
     arguments.add_argument(
         "--reduction_factor",
-        type=int,
+        type=command_line.whole(2),
         metavar="N",
         help="halving: one of N trials continues at each rung; default: 3",
     )
@@ -73,7 +82,7 @@ def main(argv: list[str], **injected: Any) -> int:
     )
     arguments.add_argument(
         "--retries",
-        type=int,
+        type=command_line.whole(0),
         default=3,
         metavar="N",
         help="allowed number of consecutive deaths of a trial's process without a newer checkpoint; default: 3",

@@ -32,7 +32,7 @@ def test_every_field_has_a_description():
         ("optimizer.learning_rate_multipliers", (("bias",),), r"it must be pairs of a regular expression and a number"),
         ("augmentation.area", (0.5, 0.1), r"0 < low <= high <= 1"),
         ("model.dtype", "float16", r"one of 'float32', 'bfloat16', 'float64'"),
-        ("checkpoint.keep", 1, r"2 or more"),
+        ("checkpoint.keep", 1, r"at least 2"),
     ],
 )
 def test_values_out_of_range_name_the_field_and_what_is_allowed(path, value, message):

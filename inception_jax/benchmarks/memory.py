@@ -12,6 +12,7 @@ import jax
 
 from inception_jax.benchmarks import workload
 from inception_jax.benchmarks.steps import Bench
+from inception_jax.training.memory_check import TooLarge
 from inception_jax.training.parallel import Compiled
 
 _MAX_EXAMPLES = 2**20  # per device; ends a search in which everything fits
@@ -94,7 +95,11 @@ def make_training_fits(config: Any, report: Callable[[str], None]) -> Callable[[
     def fits(size: int) -> bool:
         config.batch_size = size
         config.evaluation.batch_size = None
-        setup = workload.build_setup(config)
+        try:
+            setup = workload.build_setup(config)
+        except TooLarge as error:
+            report(f"batch {size:,}: {error}")
+            return False
         device = setup.devices.mesh.devices.flat[0]
         available = memory_limit(device) or 0
         bench: Bench | None = None

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
 from inception_jax.data import resampling
 from inception_jax.errors import UserError, nearest
+from inception_jax.ranges import MAX_SIDE
+
+MAX_PIXELS = 178_956_970
+"""The default of `data.max_pixels`: above it Pillow refuses an image, too (twice its `MAX_IMAGE_PIXELS`); 537 MB."""
 
 CROP_RULES = ("center", "torchvision", "squash", "central_fraction")
 
@@ -22,6 +27,10 @@ def check_choice(field: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Raises `UserError`, with the nearest allowed value, unless `value` is allowed."""
     if value not in allowed:
         raise UserError(f"{field}: {value!r}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")
+
+
+class ImageTooLarge(UserError):
+    """A very long image would become too large when it is resized."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +75,14 @@ class EvalCrop:
         """The side to resize to, in pixels, before a crop of `image_size` pixels is cut out.
 
         Raises:
-          UserError: it is smaller than that crop.
+          UserError: it is smaller than that crop, or above `MAX_SIDE`.
         """
+        if self.resize is None and image_size / self.fraction > MAX_SIDE:
+            least = math.ceil(1e4 * image_size / MAX_SIDE) / 1e4
+            raise UserError(
+                f"crop.fraction: {self.fraction!r}; the image would be resized to more than {MAX_SIDE:,} pixels before "
+                f"a crop of {image_size:,} is cut out; at least {least} is needed"
+            )
         side = self.resize or round(image_size / self.fraction)
         if side < image_size:
             raise UserError(f"crop.resize: {self.resize}; at least the image size, {image_size}, is needed")
@@ -120,6 +135,16 @@ def _half_to_even(pixels: int) -> int:
 
 
 def short_side_to(side: int, height: int, width: int) -> tuple[int, int]:
-    """(height, width) with the shorter one set to `side`, aspect ratio kept and the longer one rounded down."""
+    """(height, width) with the shorter one set to `side`, aspect ratio kept and the longer one rounded down.
+
+    Raises:
+      ImageTooLarge: a very long image, which would have more than `MAX_PIXELS` pixels (and more than 4 side²).
+    """
     short = min(height, width)
-    return max(side, height * side // short), max(side, width * side // short)
+    new = max(side, height * side // short), max(side, width * side // short)
+    if new[0] * new[1] > max(MAX_PIXELS, 4 * side * side):
+        raise ImageTooLarge(
+            f"an image of {width:,} x {height:,} pixels would have {new[1]:,} x {new[0]:,} when its shorter side is "
+            f"resized to {side:,}: too many"
+        )
+    return new

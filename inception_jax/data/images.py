@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from inception_jax.data import resampling
+from inception_jax.data import image_headers, resampling
 from inception_jax.data.crops import CENTER_CROP as CENTER_CROP
+from inception_jax.data.crops import MAX_PIXELS as MAX_PIXELS
 from inception_jax.data.crops import EvalCrop as EvalCrop
+from inception_jax.data.crops import ImageTooLarge as ImageTooLarge
 from inception_jax.data.crops import center_crop as center_crop
 from inception_jax.data.crops import check_choice, is_number, short_side_to
 from inception_jax.data.sampling import UNIFORMS_PER_EXAMPLE
@@ -41,20 +43,27 @@ _FLIP, _INTERPOLATION, _WINDOW = 0, 1, 2
 _MAX_ATTEMPTS = (UNIFORMS_PER_EXAMPLE - _WINDOW) // 4
 
 
-def decode(encoded: bytes, name: str = "image") -> np.ndarray:
+def decode(encoded: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes the bytes of an image file.
 
     Args:
       encoded: JPEG (also grey, CMYK, progressive), PNG (also with alpha, palette, 16 bits), WebP, GIF (first frame),
         BMP, TIFF (first page), AVIF, JPEG 2000, PPM and its relatives, Sun raster.
       name: of the file, or of the record in the data set, for errors.
+      max_pixels: the largest height times width; a larger image is refused before anything is allocated for it.
 
     Returns:
       uint8 [height, width, 3], RGB. Alpha is dropped, 16 bits are cut to 8, the EXIF orientation is not applied.
 
     Raises:
-      UserError: the bytes are not a complete image.
+      UserError: the bytes are not a complete image, or the image is too large.
     """
+    size = image_headers.read_size(encoded)
+    if size is not None and size[0] * size[1] > max_pixels:
+        raise UserError(
+            f"{name}: an image of {size[0]:,} x {size[1]:,} pixels in {len(encoded):,} bytes, above the limit of "
+            f"{max_pixels:,} pixels (config.data.max_pixels)"
+        )
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS) if encoded else None
     except cv2.error as error:
@@ -64,23 +73,24 @@ def decode(encoded: bytes, name: str = "image") -> np.ndarray:
     return image
 
 
-def decode_image_file(source: str | os.PathLike | bytes) -> np.ndarray:
+def decode_image_file(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads and decodes an image file.
 
     Args:
       source: its path, or its bytes.
+      max_pixels: as in `decode`.
 
     Returns:
       uint8 [height, width, 3], as `decode`.
 
     Raises:
-      UserError: the file cannot be read, or is not a complete image.
+      UserError: the file cannot be read, is not a complete image, or holds one that is too large.
     """
     if isinstance(source, bytes):
-        return decode(source)
+        return decode(source, max_pixels=max_pixels)
     try:
         with open(source, "rb") as file:
-            return decode(file.read(), os.fspath(source))
+            return decode(file.read(), os.fspath(source), max_pixels)
     except OSError as error:
         raise UserError(f"{os.fspath(source)}: {error.strerror or error}") from None
 

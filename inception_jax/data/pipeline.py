@@ -51,6 +51,7 @@ class _Pipeline:
         workers: int | None = None,
         prefetch: int = 2,
         skip_corrupt: bool = False,
+        max_pixels: int = images.MAX_PIXELS,
     ):
         _check_whole("batch_size", batch_size, 1)
         _check_whole("image_size", image_size, 1)
@@ -64,7 +65,7 @@ class _Pipeline:
         self.process_index, self.process_count, self.prefetch = process_index, process_count, prefetch
         if not isinstance(skip_corrupt, bool):
             raise UserError(f"skip_corrupt: {skip_corrupt!r}; True or False is needed")
-        self.skip_corrupt = skip_corrupt
+        self.skip_corrupt, self.max_pixels = skip_corrupt, _check_whole("max_pixels", max_pixels, 1)
         self.workers = default_workers(dataset) if workers is None else _check_whole("workers", workers, 0)
         if threads is None:
             threads = 4 if self.workers else default_threads()
@@ -96,17 +97,24 @@ class _Pipeline:
         try:
             image, label = self._read_image(index)
         except UserError as error:
-            if not self.skip_corrupt:
-                raise
-            activity.warn_once(self.dataset.record_name(index), f"left out: {error}")
+            self._leave_out(index, error)
             return
-        self._view(image, numbers, batch["image"][row])
+        try:
+            self._view(image, numbers, batch["image"][row])
+        except images.ImageTooLarge as error:
+            self._leave_out(index, UserError(f"{self.dataset.record_name(index)}: {error}"))
+            return
         batch["label"][row], batch["mask"][row] = label, True
+
+    def _leave_out(self, index: int, error: UserError) -> None:
+        if not self.skip_corrupt:
+            raise error
+        activity.warn_once(self.dataset.record_name(index), f"left out: {error}")
 
     def _read_image(self, index: int) -> tuple[np.ndarray, int]:
         image, label = self.dataset.record(index)
         if isinstance(image, bytes):
-            image = images.decode(image, self.dataset.record_name(index))
+            image = images.decode(image, self.dataset.record_name(index), self.max_pixels)
         return image, label
 
     def _data_loader(self, start: int, stop: int) -> DataLoader:
@@ -153,6 +161,7 @@ class TrainPipeline(_Pipeline):
         workers: int | None = None,
         prefetch: int = 2,
         skip_corrupt: bool = False,
+        max_pixels: int = images.MAX_PIXELS,
     ):
         """Makes a pipeline; nothing is read yet.
 
@@ -172,6 +181,7 @@ class TrainPipeline(_Pipeline):
           prefetch: finished batches that the data loader holds ahead of the consumer, at least.
           skip_corrupt: for a record that cannot be read or decoded, or has no label. False: it raises. True: its row is
             black, with label 0 and mask False, and one line on standard error names it, once in each process.
+          max_pixels: the largest image that is decoded, height times width.
 
         Raises:
           UserError: a value out of range, named.
@@ -186,6 +196,7 @@ class TrainPipeline(_Pipeline):
             workers=workers,
             prefetch=prefetch,
             skip_corrupt=skip_corrupt,
+            max_pixels=max_pixels,
         )
         self.augmentation: images.Augmentation | images.CustomAugmentation | images.EvalCrop
         if isinstance(augmentation, images.EvalCrop | images.CustomAugmentation):
@@ -269,6 +280,7 @@ class EvalPipeline(_Pipeline):
         workers: int | None = None,
         prefetch: int = 2,
         skip_corrupt: bool = False,
+        max_pixels: int = images.MAX_PIXELS,
     ):
         """Makes a pipeline; nothing is read yet.
 
@@ -283,6 +295,7 @@ class EvalPipeline(_Pipeline):
           workers: as in `TrainPipeline`.
           prefetch: as in `TrainPipeline`.
           skip_corrupt: as in `TrainPipeline`.
+          max_pixels: as in `TrainPipeline`.
 
         Raises:
           UserError: a value out of range, named.
@@ -297,6 +310,7 @@ class EvalPipeline(_Pipeline):
             workers=workers,
             prefetch=prefetch,
             skip_corrupt=skip_corrupt,
+            max_pixels=max_pixels,
         )
         self.crop = images.from_fields(images.EvalCrop, crop, "crop")
 

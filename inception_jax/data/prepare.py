@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from inception_jax import standard_streams
 from inception_jax.data.prepared_sets import default_data_dir
 from inception_jax.errors import ArgumentParser, UserError, nearest
+from inception_jax.ranges import Range
 
 NAMES = ("digits", "fashion_mnist", "imagenet2012", "folder")
 
@@ -63,9 +64,9 @@ def prepare(options: argparse.Namespace) -> None:
     if options.data_set not in NAMES:
         near = nearest(options.data_set, NAMES)
         raise UserError(f"unknown data set {options.data_set!r}{near}; can be prepared: {', '.join(NAMES)}")
-    for field in ("num_shards", "threads"):
-        if getattr(options, field) is not None and getattr(options, field) < 1:
-            raise UserError(f"--{field}: {getattr(options, field)}; 1 or more is needed")
+    for field, allowed in (("num_shards", Range(1, 100_000)), ("threads", Range(1, 1024))):
+        if (value := getattr(options, field)) is not None and value not in allowed:
+            raise UserError(f"--{field}: {value}; it must be {allowed}")
     if (options.name is not None) != (options.data_set == "folder"):
         raise UserError("--name=NAME: required with `folder`, and not allowed with any other data set")
     if options.class_names is not None and options.data_set != "folder":

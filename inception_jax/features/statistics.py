@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from inception_jax.errors import UserError
+from inception_jax.weight_files import npz_files
+from inception_jax.weight_files.archives import ZipArchive
+from inception_jax.weight_files.types import DEFAULT_LIMIT, ReadBudget, ReadError
+
+_MAX_FEATURES = 8192  # four times the widest endpoint; eigenvalues of that many take minutes
 
 
 class Moments:
@@ -125,7 +128,7 @@ def _eigen(name: str, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_statistics(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a file that `extract --statistics` or pytorch-fid wrote.
+    """Reads a file that `extract --statistics` or pytorch-fid wrote, with the limits of `weight_files`.
 
     Args:
       path: the .npz file.
@@ -134,20 +137,24 @@ def read_statistics(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
       (mu, sigma).
 
     Raises:
-      UserError: there is no such file, or it has no mu and sigma.
+      UserError: there is no such file, it has no mu and sigma, or they are larger than such a file can make them.
     """
     path = Path(path)
     try:
-        # `np.load` does not close a file that it opened itself and that is not an archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = archive["mu"], archive["sigma"]
+        data = memoryview(path.read_bytes())
+        # What is decompressed has a budget of its own, because the arrays made of it are charged again.
+        budget = ReadBudget(DEFAULT_LIMIT, len(data))
+        members = ZipArchive(data, ReadBudget(DEFAULT_LIMIT, len(data)))
+        for name in ("mu", "sigma"):
+            if f"{name}.npy" not in members:
+                raise UserError(f"{path}: not a file of statistics ({name} is not in the archive)")
+        mu, sigma = (npz_files.read_array(members.read(f"{name}.npy"), name, budget) for name in ("mu", "sigma"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
-    except KeyError as error:
-        raise UserError(f"{path}: not a file of statistics ({str(error).strip(chr(34))})") from None
-    except (OSError, EOFError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        # A damaged header can claim encryption, or a compression that zipfile does not have: a RuntimeError.
+    except (OSError, ReadError) as error:
         raise UserError(f"{path}: not a NumPy archive ({error})") from None
-    if not all(isinstance(array, np.ndarray) and array.dtype.kind in "iuf" for array in found):
+    if mu.dtype.kind not in "iuf" or sigma.dtype.kind not in "iuf":
         raise UserError(f"{path}: not a file of statistics (mu and sigma must both be arrays of real numbers)")
-    return found
+    if mu.size > _MAX_FEATURES:
+        raise UserError(f"{path}: statistics of {mu.size:,} features; at most {_MAX_FEATURES:,} are compared")
+    return mu, sigma

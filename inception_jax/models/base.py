@@ -63,9 +63,10 @@ class BaseNetwork(nn.Module):
             checks.check_kind(field.name, getattr(self, field.name), field.default)
         checks.check_number("num_classes", self.num_classes, "0 or more", self.num_classes >= 0)
         checks.check_number("min_width", self.min_width, "at least 1", self.min_width >= 1)
-        for name in ("width_multiplier", "bn_epsilon"):
-            value = getattr(self, name)
-            checks.check_number(name, value, "above 0 and finite", 0 < value < math.inf)
+        checks.check_number(
+            "width_multiplier", self.width_multiplier, "above 0, up to 1000", 0 < self.width_multiplier <= 1000
+        )
+        checks.check_number("bn_epsilon", self.bn_epsilon, "above 0 and finite", 0 < self.bn_epsilon < math.inf)
         checks.check_number("bn_momentum", self.bn_momentum, "in [0, 1]", 0 <= self.bn_momentum <= 1)
         self.check_rates("dropout_rate")
         checks.check_float_dtype("dtype", self.dtype)

@@ -28,14 +28,24 @@ def check_choice(field: str, value: Any, allowed: Sequence[Any]) -> None:
         raise ModelError(f"{field}: {value!r} is not one of {', '.join(repr(a) for a in allowed)}{hint}")
 
 
+_MOST_FLOAT, _MOST_INT = 3.4028234e38, 2**31 - 1
 _KINDS = {bool: (bool, "True or False"), int: (numbers.Integral, "a whole number"), float: (numbers.Real, "a number")}
 
 
 def check_kind(field: str, value: Any, default: Any) -> None:
-    """Raises ModelError if the default is a bool or a number and the value is not: the string "False" is truthy."""
+    """Raises ModelError if the default is a bool or a number and the value is not, or the device does not hold it.
+
+    The string "False" is truthy, and NaN is not in any range.
+    """
     kind, what = _KINDS.get(type(default), (object, ""))
+    number: Any = value
     if not isinstance(value, kind) or (isinstance(value, bool) and type(default) in (int, float)):
         raise ModelError(f"{field}: {value!r} is not {what}")
+    # Both comparisons hold for whole numbers of any size, and for NaN neither does.
+    if type(default) is float and not abs(number) <= _MOST_FLOAT:
+        raise ModelError(f"{field}: {value!r} is not a finite float32")
+    if type(default) is int and not abs(number) <= _MOST_INT:
+        raise ModelError(f"{field}: {value!r} is not an int32")
 
 
 def check_modules(modules: Mapping[str, Sequence[int]], names: Iterable[str], widths: int) -> None:

@@ -159,7 +159,9 @@ class InceptionResnet(BaseNetwork):
         super().__post_init__()
         for field in ("block35_count", "block17_count", "block8_count"):
             count = getattr(self, field)
-            checks.check_number(field, count, "a number of blocks, or 0 for the network's own", count >= 0)
+            checks.check_number(
+                field, count, "a number of blocks up to 1000, or 0 for the network's own", 0 <= count <= 1000
+            )
         for field in ("block35_scale", "block17_scale", "block8_scale"):
             checks.check_number(field, getattr(self, field), "a finite number", math.isfinite(getattr(self, field)))
         checks.check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)

@@ -168,7 +168,10 @@ class InceptionV1(BaseNetwork):
         checks.check_choice("pool4_window", self.pool4_window, (3, 2))
         checks.check_choice("conv1_padding", self.conv1_padding, ("caffe", "same"))
         checks.check_choice("pool_rounding", self.pool_rounding, ("caffe", "same"))
-        checks.check_number("lrn_size", self.lrn_size, "an odd number of channels", self.lrn_size % 2 == 1)
+        odd = self.lrn_size % 2 == 1 and 0 < self.lrn_size < 2**16
+        checks.check_number("lrn_size", self.lrn_size, "an odd number of channels, below 65,536", odd)
+        checks.check_number("lrn_alpha", self.lrn_alpha, "0 or greater", self.lrn_alpha >= 0)
+        checks.check_number("lrn_k", self.lrn_k, "greater than 0", self.lrn_k > 0)
         if not self.lrn:
             self.check_unused("lrn is False", "lrn_size", "lrn_alpha", "lrn_beta", "lrn_k")
         if not (self.aux_heads and self.num_classes):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from inception_jax import patterns as regular_expressions
 from inception_jax.errors import UserError
 from inception_jax.models.registry import get_spec
 from inception_jax.pretrained import catalog, identification, importing
@@ -121,10 +121,7 @@ def _without_ignored(
     """
     ignored: set[str] = set()
     for pattern in patterns:
-        try:
-            found = [name for name in arrays if re.search(pattern, name)]
-        except re.error as error:
-            raise UserError(f"--ignore={pattern}: not a regular expression ({error})") from None
+        found = regular_expressions.search(regular_expressions.compile_pattern(pattern, "--ignore"), arrays, "--ignore")
         if not found:
             raise UserError(
                 f"--ignore={pattern}: no array of {path} has such a name; names: {', '.join(list(arrays)[:3])}, …"

@@ -152,7 +152,7 @@ class _PreprocessedImages:
         index, dataset = int(self._index[row]), self._data.dataset
         image, _ = dataset.record(index)
         if isinstance(image, bytes):
-            image = images.decode(image, dataset.record_name(index))
+            image = images.decode(image, dataset.record_name(index), self._data.max_pixels)
         return images.center_crop(image, self._data.image_size, self._data.crop)
 
 

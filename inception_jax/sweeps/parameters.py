@@ -48,6 +48,10 @@ class Range:
             return list(range(int(self.low), int(self.high) + 1))
         return None
 
+    def count_points(self) -> int:
+        """The number of grid points where a step determines them, without making them; else 0."""
+        return 0 if self.step is None else math.floor((self.high - self.low) / self.step + 1e-9) + 1
+
     def _spread(self, count: int) -> list[Any]:
         inner = [i / (count - 1) for i in range(1, count - 1)]
         if self.log:
@@ -119,6 +123,10 @@ class Choice:
         kinds = {type(value) for value in self.values}
         as_it_is = len(kinds) == 1 and kinds <= {str, int, float, bool}
         return [value if as_it_is else repr(value) for value in self.values]
+
+    def count_points(self) -> int:
+        """The number of grid points."""
+        return len(self.values)
 
     def points(self) -> list[Any]:
         """The grid points: all values."""

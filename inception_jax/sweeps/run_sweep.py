@@ -59,9 +59,6 @@ def run(
       UserError: a directory, a storage or a device cannot be used.
     """
     directory = Path(flags.study)
-    retries = flags.retries
-    if retries < 0:
-        raise UserError(f"--retries={retries}: it must be 0 or more")
     devices = [device.strip() for device in flags.devices.split(",")] if flags.devices is not None else None
     places, wanted = resources.make_slots(resources.detect(), flags.workers, devices)
     with contextlib.ExitStack() as stack:
@@ -77,7 +74,15 @@ def run(
             f"of the {study_config.weights} weights, {len(claimed)} worker(s)"
         )
         driver = Driver(
-            directory, study_config, study, claimed, budget, display, retries=retries, timing=timing, command=command
+            directory,
+            study_config,
+            study,
+            claimed,
+            budget,
+            display,
+            retries=flags.retries,
+            timing=timing,
+            command=command,
         )
         code = driver.run()
         if code == ExitCode.DONE:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,7 +54,7 @@ def make_study_config(
         space=found.space,
         listed=listed,
         sampler=flags.sampler if found.space else "list",
-        seed=_at_least("seed", flags.seed, 0),
+        seed=flags.seed,
         pruner=flags.pruner,
         min_evaluations=min_evaluations,
         reduction_factor=reduction_factor,
@@ -77,12 +76,8 @@ def make_budget(flags: argparse.Namespace, study_config: StudyConfig) -> SweepBu
       The budget; a grid or a list also ends after its last config.
 
     Raises:
-      UserError: the budget is missing, or not positive.
+      UserError: the budget is missing.
     """
-    if flags.trials is not None:
-        _at_least("trials", flags.trials, 1)
-    if flags.hours is not None and not (math.isfinite(flags.hours) and flags.hours > 0):
-        raise UserError(f"--hours={flags.hours}: it must be greater than 0")
     if flags.trials is None and flags.hours is None and study_config.is_endless:
         raise UserError(f"--sampler={study_config.sampler} never ends; give a budget: --trials=N or --hours=H")
     if study_config.is_endless:
@@ -106,10 +101,4 @@ def _pruning(flags: argparse.Namespace) -> tuple[int, int]:
         raise UserError(f"--reduction_factor={flags.reduction_factor}: only --pruner=halving reads it")
     least = MIN_EVALUATIONS if flags.min_evaluations is None else flags.min_evaluations
     factor = REDUCTION_FACTOR if flags.reduction_factor is None else flags.reduction_factor
-    return _at_least("min_evaluations", least, 1), _at_least("reduction_factor", factor, 2)
-
-
-def _at_least(flag: str, value: int, least: int) -> int:
-    if value < least:
-        raise UserError(f"--{flag}={value}: it must be {least} or more")
-    return value
+    return least, factor

@@ -18,11 +18,14 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, nearest, shorten
 from inception_jax.sweeps.parameters import Choice, Parameter, Range, When, alternatives, index_of
 
 MAX_GRID = 100_000
 """Largest number of grid points; a larger grid is refused as a mistake."""
+MAX_CHOICES = 1000
+"""Most values of a choice: each is compared with the others, and checked against the schema."""
+_LARGEST = 2.0**63  # of the numbers of a range: Optuna samples in int64 and float64
 
 
 def real(
@@ -73,24 +76,31 @@ def choice(*values: Any, when: When | None = None) -> Choice:
     Raises:
       UserError: no value, or a value given twice.
     """
-    call = f"choice({', '.join(map(repr, values))})"
     if not values:
         raise UserError("choice() has no values")
+    if len(values) > MAX_CHOICES:
+        raise UserError(
+            f"choice() of {len(values):,} values; at most {MAX_CHOICES:,} are allowed: numbers in a range are "
+            "integer(low, high) or real(low, high)"
+        )
+    call = shorten(f"choice({', '.join(map(repr, values))})")
     values = tuple(tuple(value) if isinstance(value, list) else value for value in values)
     for index, value in enumerate(values):
         if index_of(values[:index], value) is not None:
-            raise UserError(f"{call}: {value!r} is given twice")
+            raise UserError(f"{call}: {shorten(repr(value))} is given twice")
     return Choice(values, dict(when or {}))
 
 
 def _range(kind: str, low: Any, high: Any, log: bool, step: Any, grid: Any, when: When | None) -> Range:
     number = float if kind == "real" else int
-    call = f"{kind}({low!r}, {high!r})"
+    call = f"{kind}({shorten(repr(low))}, {shorten(repr(high))})"
     for name, value in (("low", low), ("high", high), ("step", step)):
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not (whole or (kind == "real" and isinstance(value, float) and math.isfinite(value))):
             allowed = "a finite number" if kind == "real" else "an int"
             raise UserError(f"{call}: {name} = {value!r}; it must be {allowed}")
+        if kind == "integer" and value is not None and abs(value) >= _LARGEST:
+            raise UserError(f"{call}: {name} is not an int64")
     if low is None or high is None or low > high:
         raise UserError(f"{call}: the first number must be the smallest value, the second the largest")
     if log and low <= 0:
@@ -101,6 +111,10 @@ def _range(kind: str, low: Any, high: Any, log: bool, step: Any, grid: Any, when
         raise UserError(f"{call}: step = {step!r}; it must be greater than 0")
     if grid is not None and not (isinstance(grid, int) and not isinstance(grid, bool) and grid >= 2):
         raise UserError(f"{call}: grid = {grid!r}; it is the number of points and must be 2 or more")
+    if grid is not None and grid > MAX_GRID:
+        raise UserError(f"{call}: grid = {shorten(repr(grid))}; at most {MAX_GRID:,} points are allowed")
+    if step is not None and (high - low) / step >= _LARGEST:
+        raise UserError(f"{call}: step = {step!r} gives more steps than an int64 counts")
     if grid is not None and step is not None:
         raise UserError(f"{call}: grid and step exclude each other: with a step, the grid has all steps")
     if step is not None:  # move high to the last step inside the range: Optuna would warn about it in every trial
@@ -144,6 +158,8 @@ class Space:
           UserError: a range does not determine its grid points, or there are more than `MAX_GRID` combinations.
         """
         for field, parameter in self.parameters.items():
+            if parameter.count_points() > MAX_GRID:
+                raise UserError(f"--sampler=grid: {field} has more than {MAX_GRID:,} values; use fewer points")
             if parameter.points() is None:
                 raise UserError(
                     f"--sampler=grid: {field} ({parameter.summary()}) has infinitely many values; give the "

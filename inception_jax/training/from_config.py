@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from inception_jax import recipe_files
 from inception_jax.config import Config
-from inception_jax.errors import UserError, nearest, signal_exit_code
+from inception_jax.errors import UserError, nearest, shorten, signal_exit_code
 from inception_jax.training import parallel
 from inception_jax.training.loop import train
 
@@ -97,5 +97,5 @@ def _override(config: ConfigDict, path: str, value: Any) -> None:
             place = place[section]
     try:
         place[name] = value
-    except TypeError as error:
-        raise UserError(f"config.{path} = {value!r}: {error}") from None
+    except (TypeError, OverflowError) as error:
+        raise UserError(f"config.{path} = {shorten(repr(value))}: {error}") from None

@@ -64,6 +64,11 @@ def _eval_crop(config: Config, image_size: int) -> images.EvalCrop:
         raise ConfigError(
             f"config.evaluation.resize = {crop.resize}: it must be at least the network's image size, {image_size}"
         )
+    if crop.rule != "central_fraction":
+        try:
+            crop.side(image_size)
+        except UserError as error:
+            raise ConfigError(f"config.evaluation.crop_fraction = {fields.crop_fraction!r}: {error}") from None
     return crop
 
 

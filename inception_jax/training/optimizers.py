@@ -28,11 +28,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from inception_jax import patterns
 from inception_jax.errors import UserError, nearest
 from inception_jax.tree_paths import leaf_paths
 
 KERNELS = r"(^|/)kernel$"
 """Paths of convolution and fully connected kernels: not biases, nor batch norm's scale and offset."""
+
+BIASES = r"(^|/)bias$"
+"""Paths of biases, on which `optimizer.bias_learning_rate` acts."""
+
+# {pattern that no field holds: (the field that stands for it, what it acts on, the value without it)}
+_OWN_PATTERNS = {BIASES: ("bias_learning_rate", "bias", 1), KERNELS: ("weight_decay", "kernel", 0)}
 
 # name -> {option: its default}. "sgd": Caffe's solvers of bvlc_googlenet. "rmsprop": arXiv:1512.00567 section 8 (decay
 # 0.9, epsilon 1.0) and Google's inception_train.py (momentum 0.9). "adamw": arXiv:1412.6980 section 2.
@@ -210,10 +217,7 @@ def _check(holds: bool, field: str, value: object, allowed: str) -> None:
 
 
 def _compile(pattern: str, field: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"config.optimizer.{field}: {pattern!r} is not a regular expression: {error}") from None
+    return patterns.compile_pattern(pattern, f"config.optimizer.{field}")
 
 
 def compile_multipliers(multipliers: Multipliers) -> list[tuple[re.Pattern[str], float]]:
@@ -225,6 +229,12 @@ def compile_multipliers(multipliers: Multipliers) -> list[tuple[re.Pattern[str],
 
 
 def _no_match(field: str, pattern: re.Pattern[str], paths: Tree) -> UserError:
+    if pattern.pattern in _OWN_PATTERNS:
+        field, what, without = _OWN_PATTERNS[pattern.pattern]
+        return UserError(
+            f"config.optimizer.{field}: no {what} is trained that no earlier pattern matches (all are frozen, or the "
+            f"network has none); set it to {without}"
+        )
     return UserError(
         f"config.optimizer.{field}: {pattern.pattern!r} matches no path of a trained parameter (that no earlier "
         f"pattern matches); an example of a path: {jax.tree.leaves(paths)[0]!r}"
@@ -234,7 +244,8 @@ def _no_match(field: str, pattern: re.Pattern[str], paths: Tree) -> UserError:
 def decayed_parameters(params: Tree, mask: re.Pattern[str]) -> Tree:
     """Tree of bool: the parameters that weight decay acts on."""
     paths = leaf_paths(params)
-    decayed = jax.tree.map(lambda path: mask.search(path) is not None, paths)
+    found = set(patterns.search(mask, jax.tree.leaves(paths), "config.optimizer.weight_decay_mask"))
+    decayed = jax.tree.map(lambda path: path in found, paths)
     if not any(jax.tree.leaves(decayed)):
         raise _no_match("weight_decay_mask", mask, paths)
     return decayed
@@ -252,17 +263,14 @@ def _add_decay(updates: Tree, params: Tree, weight_decay: float, mask: re.Patter
 def factors(params: Tree, multipliers: list[tuple[re.Pattern[str], float]]) -> Tree:
     """Tree of float: each parameter's factor on the learning rate."""
     paths = leaf_paths(params)
-    unused = set(range(len(multipliers)))
-
-    def factor(path: str) -> float:
-        index = next((index for index, (pattern, _) in enumerate(multipliers) if pattern.search(path)), None)
-        unused.discard(index)
-        return 1.0 if index is None else multipliers[index][1]
-
-    found = jax.tree.map(factor, paths)
-    if unused:
-        raise _no_match("learning_rate_multipliers", multipliers[min(unused)][0], paths)
-    return found
+    found: dict[str, float] = {}
+    for pattern, factor in multipliers:
+        others = [path for path in jax.tree.leaves(paths) if path not in found]
+        matches = patterns.search(pattern, others, "config.optimizer.learning_rate_multipliers")
+        if not matches:
+            raise _no_match("learning_rate_multipliers", pattern, paths)
+        found |= dict.fromkeys(matches, factor)
+    return jax.tree.map(lambda path: found.get(path, 1.0), paths)
 
 
 def _scale_by_learning_rate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 
+from inception_jax import patterns as regular_expressions
 from inception_jax.errors import UserError, nearest
 
 HEAD = "classifier"
@@ -29,11 +30,8 @@ def find(field: str, patterns: Sequence[str], paths: Collection[str]) -> dict[st
     """
     found: dict[str, str] = {}
     for pattern in patterns:
-        try:
-            compiled = re.compile(pattern)
-        except re.error as error:
-            raise UserError(f"config.{field}: {pattern!r} is not a regular expression: {error}") from None
-        hits = [path for path in paths if compiled.search(path)]
+        compiled = regular_expressions.compile_pattern(pattern, f"config.{field}")
+        hits = regular_expressions.search(compiled, paths, f"config.{field}")
         if not hits:
             modules = {
                 "/".join(parts[:depth])

@@ -31,8 +31,8 @@ from inception_jax.training.state import TrainState
 
 # Fields that may differ between two starts of a run: none of them changes a number of the steps already taken.
 MAY_CHANGE = (
-    "checkpoint.", "data.data_dir", "data.prefetch", "data.threads", "data.workers", "evaluation.", "extensions",
-    "faults.", "logging.", "parallel.devices", "parallel.mode", "stop.",
+    "checkpoint.", "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads", "data.workers", "evaluation.",
+    "extensions", "faults.", "logging.", "parallel.devices", "parallel.mode", "stop.",
 )  # fmt: skip
 LENGTH = ("num_epochs", "num_steps")
 _VISIBLE_WITHIN = 60.0  # seconds; an NFS client may cache for half a minute that a file does not exist

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from inception_jax.config import Config, ConfigError
+from inception_jax.ranges import INT32_MAX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +62,16 @@ def compute_run_length(config: Config, steps_per_epoch: float) -> RunLength:
       steps_per_epoch: examples of the training split over the batch size.
 
     Raises:
-      ConfigError: neither num_epochs nor num_steps is set.
+      ConfigError: neither num_epochs nor num_steps is set, or there are more steps than an int32 counts.
     """
     num_epochs, num_steps = config.num_epochs, config.num_steps
     if num_epochs is None and num_steps is None:
         raise ConfigError("config.num_epochs and config.num_steps are both unset: set one of them")
     total = num_steps or max(1, round(num_epochs * steps_per_epoch))
+    if total > INT32_MAX:  # which the step and the updates are counted in
+        raise ConfigError(
+            f"config.num_epochs = {num_epochs:g}: {total:,} steps; a run has at most {INT32_MAX:,}; lower num_epochs"
+        )
 
     def steps(epochs: float) -> int:
         return min(total, max(1, round(epochs * steps_per_epoch)))

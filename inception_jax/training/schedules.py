@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inception_jax.errors import UserError, nearest
+from inception_jax.ranges import FLOAT32_TINY
 
 # name -> {option: its default}. Defaults of "exponential": TF-Slim's train_image_classifier.py (x0.94 every 2 epochs).
 # "polynomial": power 0.5 and end 0 is Caffe's quick_solver of bvlc_googlenet.
@@ -190,6 +191,9 @@ def _cosine(base: float, end: float, total_steps: int) -> Schedule:
 
 
 def _with_warmup(shape: Schedule, warmup_steps: float, start: float) -> Schedule:
+    # In float32 a shorter warm-up would be one of 0 steps: step 0 divided by it is NaN.
+    warmup_steps = max(warmup_steps, FLOAT32_TINY) if warmup_steps else 0.0
+
     def schedule(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.int32)
         if warmup_steps == 0:

@@ -24,6 +24,7 @@ from inception_jax.runs import data_record, sinks
 from inception_jax.training import (
     batch_norm_checks,
     class_balance,
+    memory_check,
     network_setup,
     optax_optimizers,
     optimizers,
@@ -152,6 +153,7 @@ def build(config: Config) -> Setup:
     accumulation = config.optimizer.accumulation
     micro_batch = devices.check_batch("batch_size", config.batch_size, accumulation) // accumulation
     model = network_setup.build_model(config, network_setup.count_classes(config, train_split))
+    memory_check.refuse_too_large(config, spec, model, network_input, devices)
     model, freezing = network_setup.freeze(config, model, network_input.image_size)
     image_size, single_values = network_input.image_size, None
     model, batch_norm = network_setup.group_batch_norm(config, model, devices.count, micro_batch)
@@ -230,9 +232,9 @@ def build_train_data(config: Config, dataset: datasets.Dataset, network_input: N
     """Builds the pipeline of a training split.
 
     Raises:
-      UserError: a value of the augmentation that does not fit.
+      UserError: a value of the augmentation that does not fit, or more batches than the memory holds.
     """
-    return TrainPipeline(
+    pipeline = TrainPipeline(
         dataset,
         batch_size=config.batch_size,
         image_size=network_input.image_size,
@@ -241,6 +243,8 @@ def build_train_data(config: Config, dataset: datasets.Dataset, network_input: N
         sampling=config.data.sampling,
         **_reading_options(config),
     )
+    memory_check.refuse_many_batches(pipeline)
+    return pipeline
 
 
 def load_splits(config: Config | ConfigDict, *splits: str, data: str | None = None) -> list[datasets.Dataset]:
@@ -266,14 +270,17 @@ def build_eval_data(
     """Builds the pipeline of an evaluation split, every example once.
 
     Raises:
-      UserError: an unknown protocol, or a batch size that does not divide over the devices.
+      UserError: an unknown protocol, a batch size that does not divide over the devices, or more batches than the
+        memory holds.
     """
     (crop,) = eval_protocols.get_protocol(config.evaluation.protocol).crops(network_input.eval_crop)
     batch_size = config.evaluation.batch_size or config.batch_size
     devices.check_batch("evaluation.batch_size" if config.evaluation.batch_size else "batch_size", batch_size)
-    return EvalPipeline(
+    pipeline = EvalPipeline(
         dataset, batch_size=batch_size, image_size=network_input.image_size, crop=crop, **_reading_options(config)
     )
+    memory_check.refuse_many_batches(pipeline)
+    return pipeline
 
 
 def _build_data(
@@ -296,7 +303,7 @@ def _build_data(
 def _reading_options(config: Config) -> dict[str, Any]:
     """The options of both pipelines: threads and workers, this process's rows of a batch, undecodable images."""
     return {
-        **config.data.read("threads", "workers"),
+        **config.data.read("threads", "workers", "max_pixels"),
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
         "skip_corrupt": config.faults.max_corrupt > 0,
@@ -334,7 +341,7 @@ def _optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransf
     fields = config.optimizer
     multipliers = [*fields.learning_rate_multipliers]
     if fields.bias_learning_rate != 1:
-        multipliers.append((r"(^|/)bias$", fields.bias_learning_rate))
+        multipliers.append((optimizers.BIASES, fields.bias_learning_rate))
     if fields.name not in optimizers.OPTIONS:
         return optax_optimizers.make_optimizer(
             fields.name,

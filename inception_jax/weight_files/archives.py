@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from pathlib import PurePosixPath
 
-from inception_jax.weight_files.types import ReadBudget, ReadError
+from inception_jax.weight_files.types import Cost, ReadBudget, ReadError
 
 _CHUNK = 1 << 20  # bytes decompressed at a time
 # Exceptions of the standard library for a damaged archive.
@@ -22,7 +22,12 @@ _ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, OverflowError, NotImplementedError,
     RuntimeError, struct.error, IndexError,
 )  # fmt: skip
-_TAR_ERRORS = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, struct.error, IndexError)
+# tarfile reads the headers of one member (long names, extended headers) by calling itself.
+_TAR_ERRORS = (
+    tarfile.TarError, EOFError, OSError, ValueError, OverflowError, struct.error, IndexError, RecursionError,
+)  # fmt: skip
+_ENTRY = 46  # bytes of an entry in a zip's directory, at least
+_END, _END_64 = b"PK\x05\x06", b"PK\x06\x06"
 
 
 class Archive:
@@ -88,6 +93,7 @@ class ZipArchive(Archive):
           ReadError: the archive is damaged or has a forbidden member.
         """
         super().__init__(budget)
+        budget.charge_objects(Cost.MEMBER * _directory_size(data) // _ENTRY, "the archive's directory")
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(data))
         except _ZIP_ERRORS as error:
@@ -126,7 +132,10 @@ class TarArchive(Archive):
             data = _gunzip(data, budget)
         try:
             self._tar = tarfile.open(fileobj=io.BytesIO(data), mode="r:")
-            members = self._tar.getmembers()
+            members = []
+            for member in self._tar:
+                budget.charge_objects(Cost.MEMBER, "an archive of many members")
+                members.append(member)
         except _TAR_ERRORS as error:
             raise ReadError(f"a tar archive that cannot be read ({error}): it is truncated or damaged") from None
         self._infos: dict[str, tarfile.TarInfo] = {}
@@ -149,6 +158,19 @@ class TarArchive(Archive):
                 return member.read()
         except _TAR_ERRORS as error:
             raise ReadError(f"{name!r} in the archive cannot be read ({error}): it is damaged") from None
+
+
+def _directory_size(data: memoryview) -> int:
+    """Returns how many bytes a zip says that its directory has, which is what the library parses (APPNOTE, 4.3)."""
+    end = bytes(data[-(1 << 17) :])  # of the file: its last record, before a comment of at most 64 KiB
+    place = end.rfind(_END)
+    if place < 0 or place + 16 > len(end):
+        return 0  # not a zip: the library says so
+    (size,) = struct.unpack_from("<I", end, place + 12)
+    place = end.rfind(_END_64)
+    if place >= 0 and place + 48 <= len(end):
+        size = max(size if size < 0xFFFFFFFF else 0, *struct.unpack_from("<Q", end, place + 40))
+    return min(size, len(data))
 
 
 def _gunzip(data: memoryview, budget: ReadBudget) -> memoryview:

@@ -47,13 +47,13 @@ def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
     arrays: dict[str, np.ndarray] = {}
     layers: list[dict[str, Any]] = []
     net = ""
-    for number, wire, value in fields(source.data):
+    for number, wire, value in fields(source.data, budget):
         if wire != LENGTH or isinstance(value, int):
             continue
         if number == 1:
             net = bytes(value).decode("utf-8", "replace")
         elif number in (LAYER, LAYERS_V1):
-            layer, blobs = _layer(value) if number == LAYER else _layer_v1(value)
+            layer, blobs = _layer(value, budget) if number == LAYER else _layer_v1(value, budget)
             layers.append(layer)
             for place, blob in enumerate(blobs):
                 name = f"{layer['name']}/{place}"
@@ -63,17 +63,17 @@ def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
     return ParsedFile(arrays, {"net": net, "layers": layers})
 
 
-def _layer(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
+def _layer(data: memoryview, budget: ReadBudget) -> tuple[dict[str, Any], Iterable[Message]]:
     """Returns the description of a LayerParameter, and its blobs."""
-    layer = Message(data, "a layer")
+    layer = Message(data, "a layer", budget)
     name = layer.text(1)
     about = {"name": name, "type": layer.text(2), "bottoms": layer.texts(3), "tops": layer.texts(4)}
     return about, layer.messages(7, f"layer {name!r}")
 
 
-def _layer_v1(data: memoryview) -> tuple[dict[str, Any], Iterable[Message]]:
+def _layer_v1(data: memoryview, budget: ReadBudget) -> tuple[dict[str, Any], Iterable[Message]]:
     """Returns the description of a V1LayerParameter, and its blobs."""
-    layer = Message(data, "a layer")
+    layer = Message(data, "a layer", budget)
     if 1 in layer:
         raise ReadError(
             "a Caffe network of 2013, with another layout of layers: convert it with Caffe's upgrade_net_proto_binary"

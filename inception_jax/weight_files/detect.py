@@ -9,7 +9,7 @@ from inception_jax.weight_files.keras_files import MAGIC as HDF5_MAGIC
 from inception_jax.weight_files.protobuf_wire import LENGTH, VARINT, Message, fields
 from inception_jax.weight_files.safetensors_files import is_safetensors
 from inception_jax.weight_files.torch_files import LEGACY_START
-from inception_jax.weight_files.types import ReadError
+from inception_jax.weight_files.types import BudgetError, ReadBudget, ReadError
 
 FORMATS = (
     "torch", "torch_legacy", "safetensors", "keras_h5", "keras", "tensorflow_v1", "tensorflow_v2", "tensorflow_graph",
@@ -43,12 +43,13 @@ def archive_type(data: memoryview) -> str | None:
     return None
 
 
-def detect_format(name: str, data: memoryview) -> str:
+def detect_format(name: str, data: memoryview, budget: ReadBudget) -> str:
     """Detects the format of a file that is not an archive.
 
     Args:
       name: the file's name, used only in error messages.
       data: the whole file.
+      budget: to which the fields of a protobuf message are charged.
 
     Returns:
       One of `FORMATS`.
@@ -68,7 +69,7 @@ def detect_format(name: str, data: memoryview) -> str:
     other = _other_format(data)
     if other is not None:
         raise ReadError(f"this is {other}; readable formats: {READABLE_FORMATS}")
-    return _protobuf(name, data)
+    return _protobuf(name, data, budget)
 
 
 def _other_format(data: memoryview) -> str | None:
@@ -91,21 +92,23 @@ def _other_format(data: memoryview) -> str | None:
     return None
 
 
-def _protobuf(name: str, data: memoryview) -> str:
+def _protobuf(name: str, data: memoryview, budget: ReadBudget) -> str:
     """Detects which protobuf message the bytes are by their fields: protobuf has no magic number."""
     seen: dict[tuple[int, int], int | memoryview] = {}
     damage: ReadError | None = None
     try:
-        for number, wire, value in fields(data):
+        for number, wire, value in fields(data, budget):
             seen.setdefault((number, wire), value)
+    except BudgetError:
+        raise
     except ReadError as error:
         damage = error
     if damage is None and (1, VARINT) in seen and (7, LENGTH) in seen:
         return "onnx"
     node = seen.get((1, LENGTH))
-    if isinstance(node, memoryview) and tensorflow_graph.is_node(node):
+    if isinstance(node, memoryview) and tensorflow_graph.is_node(node, budget):
         return "tensorflow_graph"
-    if (caffe_files.LAYER, LENGTH) in seen or _is_caffe_v1(seen.get((caffe_files.LAYERS_V1, LENGTH))):
+    if (caffe_files.LAYER, LENGTH) in seen or _is_caffe_v1(seen.get((caffe_files.LAYERS_V1, LENGTH)), budget):
         return "caffe"
     suffix = PurePath(name).suffix.lower()
     if suffix in _PROTOBUF_NAMES:
@@ -116,9 +119,11 @@ def _protobuf(name: str, data: memoryview) -> str:
     raise ReadError(f"unknown format, with the first bytes {start}; readable formats: {READABLE_FORMATS}")
 
 
-def _is_caffe_v1(value: int | memoryview | None) -> bool:
+def _is_caffe_v1(value: int | memoryview | None, budget: ReadBudget) -> bool:
     """Returns whether bytes look like a layer of Caffe 2014 (field 4, a name) or 2013 (field 1, the layer inside)."""
     try:
-        return isinstance(value, memoryview) and any(number in Message(value, "a layer") for number in (4, 1))
+        return isinstance(value, memoryview) and any(number in Message(value, "a layer", budget) for number in (4, 1))
+    except BudgetError:
+        raise
     except ReadError:
         return False

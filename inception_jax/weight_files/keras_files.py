@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from typing import Any
 
 from inception_jax.weight_files import keras_process
 from inception_jax.weight_files.archives import ZipArchive
-from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, decode_utf8
+from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, decode_utf8, parse_json
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 # Where a superblock of each version stores the address of the file's end (HDF5 File Format Specification, II.A), with
@@ -47,18 +46,15 @@ def read_archive(members: ZipArchive, budget: ReadBudget) -> ParsedFile:
     Raises:
       ReadError: as in `read_h5`.
     """
-    config = _json(members, "config.json")
-    version = _json(members, "metadata.json").get("keras_version", "") if "metadata.json" in members else ""
+    config = _json(members, "config.json", budget)
+    version = _json(members, "metadata.json", budget).get("keras_version", "") if "metadata.json" in members else ""
     content = _read(members.read("model.weights.h5"), budget, config.get("config", {}))
     return ParsedFile(content.arrays, {**content.metadata, "keras_version": version})
 
 
-def _json(members: ZipArchive, name: str) -> dict[str, Any]:
+def _json(members: ZipArchive, name: str, budget: ReadBudget) -> dict[str, Any]:
     """Reads a JSON object from the archive."""
-    try:
-        table = json.loads(decode_utf8(members.read(name), name))
-    except (ValueError, RecursionError) as error:
-        raise ReadError(f"{name} is not JSON ({error!s:.80}): the file is damaged") from None
+    table = parse_json(decode_utf8(members.read(name), name), name, budget)
     if not isinstance(table, dict):
         raise ReadError(f"{name} is not a JSON object")
     return table

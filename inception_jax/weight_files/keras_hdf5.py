@@ -6,6 +6,7 @@ anything is read.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ import h5py
 import numpy as np
 
 from inception_jax.weight_files import keras_names
-from inception_jax.weight_files.types import ParsedFile, ReadBudget, ReadError, add_array, decode_utf8
+from inception_jax.weight_files.types import Cost, ParsedFile, ReadBudget, ReadError, add_array, decode_utf8
 
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32"}  # those that are part of HDF5 and that Keras may use
 _KINDS = "biuf"
@@ -58,14 +59,12 @@ class _File:
 
     Attributes:
       file: the file.
-      budget: to which the arrays are charged.
-      steps: members read so far, which are limited.
+      budget: to which groups, names and arrays are charged.
     """
 
     def __init__(self, file: h5py.File, budget: ReadBudget) -> None:
         """Starts at the top of the file; arguments as the attributes."""
         self.file, self.budget = file, budget
-        self.steps = 0
 
     def content(self, config: Any) -> ParsedFile:
         """Reads the weights, by the layout of the file."""
@@ -87,28 +86,26 @@ class _File:
             raise ReadError(
                 f"{name!r} is a link ({type(link).__name__}), not an object in the file: it is not followed"
             )
-        self.steps += 1
-        if self.steps > 200_000:
-            raise ReadError("more than 200,000 groups: not a weight file")
+        self.budget.charge_objects(Cost.GROUP, "a file of many groups")
         return group[name]
 
     def strings(self, group: Any, name: str) -> list[str] | None:
         """Returns an attribute that is a list of strings, or None. Keras splits a long one into name0, name1 …"""
-        if name in group.attrs:
-            pieces = [group.attrs[name]]
-        elif f"{name}0" in group.attrs:
-            pieces = []
-            while f"{name}{len(pieces)}" in group.attrs:
-                pieces.append(group.attrs[f"{name}{len(pieces)}"])
-        else:
-            return None
+        names = [name] if name in group.attrs else []
+        while not names[:1] == [name] and f"{name}{len(names)}" in group.attrs:
+            names.append(f"{name}{len(names)}")
         found = []
-        for piece in pieces:
-            for value in np.atleast_1d(piece):
+        for piece in names:
+            about = group.attrs.get_id(piece)
+            # Strings of variable length say only how many they are: `keras_process` limits the memory that they take.
+            self.budget.charge_objects(1 + Cost.ENTRY * math.prod(about.shape or ()), f"the attribute {name!r}")
+            self.budget.charge_array(about.shape or (), about.dtype, f"the attribute {name!r}")
+            for value in np.atleast_1d(group.attrs[piece]):
                 if not isinstance(value, bytes | str):
                     raise ReadError(f"the attribute {name!r} of {group.name!r} does not hold strings")
+                self.budget.charge(len(value), f"the attribute {name!r}")
                 found.append(decode_utf8(value, name) if isinstance(value, bytes) else str(value))
-        return found
+        return found if names else None
 
     def array(self, dataset: Any, what: str) -> np.ndarray:
         """Reads the numbers of a dataset, which must lie in this file as a whole."""
@@ -159,6 +156,7 @@ class _File:
         arrays: dict[str, np.ndarray] = {}
         layers = []
         for path in used:
+            self.budget.charge_objects(Cost.ENTRY * len(found[path]), "a file of many variables")
             numbers = sorted(found[path], key=_natural)
             if numbers != [str(number) for number in range(len(numbers))]:
                 raise ReadError(f"the variables of {path!r} are {', '.join(map(repr, numbers[:6]))}, not 0, 1, ...")
@@ -177,6 +175,7 @@ class _File:
         """Yields the groups of variables, each with the path of its layer."""
         if depth > 20:
             raise ReadError(f"the groups at {path!r} lie more than 20 deep: not a weight file")
+        self.budget.charge_objects(len(group), "a file of many groups")
         for name in group:
             child = self.child(group, name)
             if not isinstance(child, h5py.Group):

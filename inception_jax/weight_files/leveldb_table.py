@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from inception_jax.weight_files.crc32c import crc32c, unmask
 from inception_jax.weight_files.protobuf_wire import read_varint
-from inception_jax.weight_files.types import ReadBudget, ReadError
+from inception_jax.weight_files.types import Cost, ReadBudget, ReadError
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")  # the last eight bytes of a table
 _FOOTER = 48  # two block handles, padding, magic
@@ -92,6 +92,7 @@ def _block_entries(block: memoryview, budget: ReadBudget) -> Iterator[tuple[byte
             raise ReadError("an entry reaches out of its block: the file is damaged")
         # A few bytes can declare a key as long as the one before.
         budget.charge(shared + own, "a key of the table")
+        budget.charge_objects(Cost.ENTRY, "a table of many entries")
         key = key[:shared] + bytes(body[position : position + own])
         position += own
         yield key, body[position : position + size]

@@ -46,12 +46,21 @@ def read(members: ZipArchive, budget: ReadBudget) -> ParsedFile:
     for name in members.names():
         if not name.endswith(".npy"):
             raise ReadError(f"the archive holds {name!r} among NumPy arrays")
-        add_array(arrays, name.removesuffix(".npy"), _array(members.read(name), name, budget))
+        add_array(arrays, name.removesuffix(".npy"), read_array(members.read(name), name, budget))
     return ParsedFile(arrays, {})
 
 
-def _array(data: memoryview, name: str, budget: ReadBudget) -> np.ndarray:
-    """Reads one `.npy` file: its header first, then the numbers."""
+def read_array(data: memoryview, name: str, budget: ReadBudget) -> np.ndarray:
+    """Reads one `.npy` file: its header first, then the numbers.
+
+    Args:
+      data: the file.
+      name: of the file, for messages.
+      budget: to which the array is charged.
+
+    Raises:
+      ReadError: the file is damaged, or holds anything but numbers.
+    """
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)

@@ -45,7 +45,7 @@ def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
     Raises:
       ReadError: the file is damaged, or its external data lies outside of its folder.
     """
-    model = Message(source.data, "the model")
+    model = Message(source.data, "the model", budget)
     graph = model.message(7, "the graph")
     reader = _Tensors(source, budget)
     arrays: dict[str, np.ndarray] = {}

@@ -22,11 +22,9 @@ from inception_jax.weight_files.pickle_names import (
     describe_value,
     resolve_global,
 )
-from inception_jax.weight_files.types import ReadError, decode_utf8
+from inception_jax.weight_files.types import ReadBudget, ReadError, decode_utf8
 
 MAX_PICKLE = 32 << 20  # bytes; that of a state dict has some 100 kB
-# Instructions, and items passed to calls, which copy them; a training state with its optimizer takes some 200,000.
-MAX_STEPS = 2_000_000
 _MAX_LONG = 16  # bytes of an integer; sizes take eight, and the magic number of old files ten
 
 _OPCODE_NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
@@ -39,13 +37,13 @@ class PickleMachine:
     Attributes:
       data: the bytes.
       persistent_load: makes an object of a persistent id, by which a pickle refers to a storage.
+      budget: to which the instructions are charged.
       position: of the next byte.
-      steps: instructions so far, of all pickles.
     """
 
-    def __init__(self, data: memoryview, persistent_load: Callable[[Any], Any]) -> None:
+    def __init__(self, data: memoryview, persistent_load: Callable[[Any], Any], budget: ReadBudget) -> None:
         """Starts at the first byte; arguments as the attributes."""
-        self.data, self.persistent_load, self.position, self.steps = data, persistent_load, 0, 0
+        self.data, self.persistent_load, self.budget, self.position = data, persistent_load, budget, 0
 
     def load(self) -> Any:
         """Returns the object of the next pickle; `position` is then behind it.
@@ -73,10 +71,8 @@ class PickleMachine:
             instruction(self)
 
     def count_steps(self, steps: int) -> None:
-        """Counts steps against their limit: a few bytes of a pickle could otherwise ask for any number of objects."""
-        self.steps += steps
-        if self.steps > MAX_STEPS:
-            raise ReadError(f"a pickle of more than {MAX_STEPS:,} steps, which no state dict needs")
+        """Charges instructions, and items passed to calls, which copy them: a few bytes could ask for any number."""
+        self.budget.charge_objects(steps, "a pickle of many steps")
 
     def read_bytes(self, count: int) -> memoryview:
         """Reads the next bytes."""

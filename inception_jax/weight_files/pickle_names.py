@@ -165,3 +165,6 @@ def check_dict_key(key: Any) -> None:
     """Refuses a dictionary's key that is not a plain value, whose hash runs no code of ours or of the file's."""
     if not isinstance(key, str | int | float | bool | None):
         raise ReadError(f"a dictionary has a key of the type {type(key).__name__}, not a string or a number")
+    # Python's hash of a whole number is itself below 2**61: larger ones can all have the same.
+    if isinstance(key, int) and abs(key) >= 1 << 61:
+        raise ReadError(f"a dictionary has the key {key:,}, which no state dict has")

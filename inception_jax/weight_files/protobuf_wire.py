@@ -12,13 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.weight_files.types import ReadError, decode_utf8
+from inception_jax.weight_files.types import Cost, ReadBudget, ReadError, decode_utf8
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _FIXED_SIZE = {FIXED64: 8, FIXED32: 4}
-# Of one message. A graph has some thousand nodes, and a run of numbers counts once; parsed, a field of two bytes takes
-# a hundred.
-MAX_FIELDS = 1_000_000
 _PIECE = 1 << 20  # bytes of packed numbers decoded at a time, which takes thirty times as many
 
 
@@ -53,7 +50,7 @@ def to_int64(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+def fields(data: memoryview, budget: ReadBudget) -> Iterator[tuple[int, int, int | memoryview]]:
     """Yields the fields of one message as (number, wire type, value), in the order of the file.
 
     The value is an int for a varint, and bytes for every other wire type. A run of the same fixed-size field (repeated
@@ -61,15 +58,14 @@ def fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
 
     Args:
       data: the message.
+      budget: to which the fields are charged; a run counts once.
 
     Raises:
       ReadError: a field is truncated or invalid (groups, which no format uses, too), or there are too many fields.
     """
-    position = count = 0
+    position = 0
     while position < len(data):
-        count += 1
-        if count > MAX_FIELDS:
-            raise ReadError(f"a message of more than {MAX_FIELDS:,} fields, which no file of weights has")
+        budget.charge_objects(Cost.FIELD, "a message of many fields")
         start = position
         key, position = read_varint(data, position)
         number, wire = key >> 3, key & 7
@@ -85,6 +81,7 @@ def fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
             yield number, wire, data[position : position + size]
             position += size
         elif wire in _FIXED_SIZE:
+            budget.charge_objects(Cost.RUN, "a message of many numbers")
             size = _FIXED_SIZE[wire]
             if size > len(data) - position:
                 raise ReadError(f"field {number} is cut off: the file is truncated or damaged")
@@ -118,21 +115,24 @@ class Message:
 
     Attributes:
       what: what the message is, for error messages.
+      budget: to which it is charged, with the messages inside of it.
     """
 
-    def __init__(self, data: memoryview, what: str) -> None:
+    def __init__(self, data: memoryview, what: str, budget: ReadBudget) -> None:
         """Parses a message.
 
         Args:
           data: its bytes.
           what: what it is, for error messages.
+          budget: as the attribute.
 
         Raises:
           ReadError: as `fields`.
         """
-        self.what = what
+        self.what, self.budget = what, budget
+        budget.charge_objects(Cost.MESSAGE, "many messages")
         self._fields: dict[int, list[tuple[int, int | memoryview]]] = {}
-        for number, wire, value in fields(data):
+        for number, wire, value in fields(data, budget):
             self._fields.setdefault(number, []).append((wire, value))
 
     def __contains__(self, number: int) -> bool:
@@ -178,11 +178,11 @@ class Message:
 
     def messages(self, number: int, what: str) -> Iterator[Message]:
         """Yields each occurrence as a message, one at a time: all of them take many times their bytes."""
-        return (Message(value, what) for value in self.blobs(number))
+        return (Message(value, what, self.budget) for value in self.blobs(number))
 
     def message(self, number: int, what: str) -> Message:
         """Returns the last occurrence as a message; an empty one where it is absent."""
-        return Message(self.blob(number), what)
+        return Message(self.blob(number), what, self.budget)
 
     def fixed(self, number: int, dtype: str) -> np.ndarray:
         """Returns a repeated float or double (`dtype` "<f4" or "<f8"), packed or not: [n]."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, shorten
 from inception_jax.weight_files import (
     caffe_files,
     keras_files,
@@ -71,6 +71,8 @@ def read_weights(path: str | os.PathLike[str], *, limit: int = DEFAULT_LIMIT) ->
         )
     except ReadError as error:
         raise UserError(f"{path}: {_single_line(str(error))}") from None
+    except MemoryError:
+        raise UserError(f"{path}: this process has not enough memory to read it") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     return Weights(content.arrays, kind, hashlib.sha256(data).hexdigest(), content.metadata)
@@ -78,7 +80,7 @@ def read_weights(path: str | os.PathLike[str], *, limit: int = DEFAULT_LIMIT) ->
 
 def _single_line(text: str) -> str:
     """Makes a message one printable line: text quoted from the file may hold line ends, escape codes or megabytes."""
-    text = text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE // 2] + " … " + text[-_MAX_MESSAGE // 2 :]
+    text = shorten(text, _MAX_MESSAGE)
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
@@ -101,7 +103,7 @@ def _read_input(source: InputFile, budget: ReadBudget, limit: int, nested: bool)
     """Returns (format, content) of one file, or of the one weight file in an archive."""
     kind = archive_type(source.data)
     if kind is None:
-        kind = detect_format(source.name, source.data)
+        kind = detect_format(source.name, source.data, budget)
         return kind, _READERS[kind](source, budget)
     # Archive members have a budget of their own, because the arrays made of their bytes are charged again.
     inflation = ReadBudget(limit, len(source.data))

@@ -8,14 +8,21 @@ in silence; it drops `__metadata__`; and its errors name no tensor, no bytes and
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, add_array, decode_utf8
+from inception_jax.weight_files.types import (
+    InputFile,
+    ParsedFile,
+    ReadBudget,
+    ReadError,
+    add_array,
+    decode_utf8,
+    parse_json,
+)
 
 _MAX_HEADER = 100_000_000  # bytes; the reference's limit
 _DTYPES = {
@@ -47,7 +54,7 @@ def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
     size = int.from_bytes(source.data[:8], "little")
     if 8 + size > len(source.data):
         raise ReadError(f"the header declares {size:,} bytes, and the file has {len(source.data):,}: it is truncated")
-    header = _header(decode_utf8(source.data[8 : 8 + size], "the header"))
+    header = _header(decode_utf8(source.data[8 : 8 + size], "the header"), budget)
     body = source.data[8 + size :]
     about = header.pop("__metadata__", {})
     if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
@@ -81,12 +88,9 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _header(text: str) -> dict[str, Any]:
+def _header(text: str, budget: ReadBudget) -> dict[str, Any]:
     """Parses the header; ReadError where it is not a JSON object."""
-    try:
-        header = json.loads(text, object_pairs_hook=_no_repeats)
-    except (ValueError, RecursionError) as error:
-        raise ReadError(f"the header is not JSON ({error}): the file is damaged") from None
+    header = parse_json(text, "the header", budget, object_pairs_hook=_no_repeats)
     if not isinstance(header, dict):
         raise ReadError("the header is not a JSON object")
     return header

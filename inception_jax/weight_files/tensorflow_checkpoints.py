@@ -36,10 +36,10 @@ def read_v1(source: InputFile, budget: ReadBudget) -> ParsedFile:
     table = dict(leveldb_table.entries(source.data, budget))
     if b"" not in table:
         raise ReadError("the table has no entry that lists the variables: it is not a TensorFlow checkpoint")
-    listed, left_out = _read_variable_list(Message(table.pop(b""), "the list of variables"))
+    listed, left_out = _read_variable_list(Message(table.pop(b""), "the list of variables", budget))
     parts: dict[tuple[str, Extents], np.ndarray] = {}
     for value in table.values():
-        stored = Message(value, "a stored slice").message(2, "a stored slice")
+        stored = Message(value, "a stored slice", budget).message(2, "a stored slice")
         name = stored.text(1)
         if name in left_out:
             continue
@@ -100,7 +100,7 @@ def read_v2(index: InputFile, shard: Callable[[int, int], memoryview], budget: R
     table = dict(leveldb_table.entries(index.data, budget))
     if b"" not in table:
         raise ReadError("the index has no header: it is not a TensorFlow checkpoint")
-    header = Message(table.pop(b""), "the header")
+    header = Message(table.pop(b""), "the header", budget)
     if header.integer(2):
         raise ReadError("the checkpoint was written on a big-endian machine; save it again on a little-endian one")
     data = _DataFiles(header.integer(1), shard, budget)
@@ -110,7 +110,7 @@ def read_v2(index: InputFile, shard: Callable[[int, int], memoryview], budget: R
         if key.startswith(b"\0"):  # a slice, which is read with its variable
             continue
         name = decode_utf8(key, "a key of the index")
-        entry = Message(value, f"variable {name!r}")
+        entry = Message(value, f"variable {name!r}", budget)
         if entry.integer(1) not in tensorflow_tensors.DTYPES:
             left_out[name] = f"TensorFlow's type {entry.integer(1)}"
             continue
@@ -133,7 +133,9 @@ def _read_partitioned(
         value = table.get(slice_key(name, extents))
         if value is None:
             raise ReadError(f"{entry.what}: one of its slices is missing from the index")
-        part = data.array(Message(value, f"a slice of {entry.what}"), tensorflow_tensors.slice_shape(extents, shape))
+        part = data.array(
+            Message(value, f"a slice of {entry.what}", data.budget), tensorflow_tensors.slice_shape(extents, shape)
+        )
         if part.dtype != dtype:
             raise ReadError(f"{entry.what}: one of its slices is {part.dtype.name}, not {dtype.name}")
         parts.append((extents, part))

@@ -12,7 +12,15 @@ import numpy as np
 
 from inception_jax.weight_files import tensorflow_tensors
 from inception_jax.weight_files.protobuf_wire import Message, fields, to_int64
-from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, add_array, decode_utf8
+from inception_jax.weight_files.types import (
+    BudgetError,
+    InputFile,
+    ParsedFile,
+    ReadBudget,
+    ReadError,
+    add_array,
+    decode_utf8,
+)
 
 
 def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
@@ -32,10 +40,10 @@ def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
     """
     arrays: dict[str, np.ndarray] = {}
     nodes, left_out = [], []
-    for number, _, value in fields(source.data):
+    for number, _, value in fields(source.data, budget):
         if number != 1 or isinstance(value, int):
             continue
-        node = Message(value, "a node")
+        node = Message(value, "a node", budget)
         name = node.text(1)
         node.what = f"node {name!r}"
         op, attributes = node.text(2), _attributes(node)
@@ -54,11 +62,13 @@ def read(source: InputFile, budget: ReadBudget) -> ParsedFile:
     return ParsedFile(arrays, {"nodes": nodes, "left_out": left_out})
 
 
-def is_node(data: memoryview) -> bool:
+def is_node(data: memoryview, budget: ReadBudget) -> bool:
     """Returns whether bytes look like a NodeDef, with a name and an operation."""
     try:
-        node = Message(data, "a node")
+        node = Message(data, "a node", budget)
         return bool(node.text(1)) and node.text(2).isidentifier()
+    except BudgetError:
+        raise
     except ReadError:
         return False
 

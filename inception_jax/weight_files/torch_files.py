@@ -54,12 +54,14 @@ class Storage:
         self.big_endian = False
 
     def values(self, dtype: np.dtype) -> np.ndarray:
-        """Returns the bytes as numbers of a dtype, which is the storage's own unless the storage is untyped."""
+        """Returns the bytes as numbers of a dtype, which is the storage's own unless the storage is untyped.
+
+        Big-endian ones are whole numbers of its size, in that order: of tensors alone are bytes copied, which are
+        charged, and not of the storage for each tensor.
+        """
         size = dtype.itemsize
         raw = np.frombuffer(self.data, np.uint8, len(self.data) // size * size)
-        if self.big_endian:
-            raw = np.ascontiguousarray(raw.reshape(-1, size)[:, ::-1]).reshape(-1)
-        return raw.view(dtype)
+        return raw.view(np.dtype(f">u{size}") if self.big_endian else dtype)
 
 
 def read_zip(members: Archive, budget: ReadBudget) -> ParsedFile:
@@ -82,7 +84,7 @@ def read_zip(members: Archive, budget: ReadBudget) -> ParsedFile:
         raise ReadError(f"the record `byteorder` is {order!r:.40}, not little or big")
     storages: dict[str, Storage] = {}
     found = PickleMachine(
-        _check_pickle_size(members.read(pickle_name)), lambda identity: _storage(identity, storages)
+        _check_pickle_size(members.read(pickle_name)), lambda identity: _storage(identity, storages), budget
     ).load()
     for storage in storages.values():
         name = f"{prefix}data/{storage.key}"
@@ -114,7 +116,7 @@ def read_legacy(source: InputFile, budget: ReadBudget) -> ParsedFile:
       ReadError: the file is not a state dict, asks for something that a state dict does not need, or is damaged.
     """
     storages: dict[str, Storage] = {}
-    machine = PickleMachine(source.data, lambda identity: _legacy_storage(identity, storages))
+    machine = PickleMachine(source.data, lambda identity: _legacy_storage(identity, storages), budget)
     if machine.load() != _MAGIC or machine.load() != _LEGACY_PROTOCOL:
         raise ReadError("a file of PyTorch before 1.6 with an unknown magic number, or another protocol than 1001")
     system = machine.load()
@@ -212,4 +214,9 @@ def _array(spec: TensorSpec, name: str, budget: ReadBudget) -> np.ndarray:
     if last >= len(values):
         raise ReadError(f"tensor {name!r} reaches to value {last:,} of a storage of {len(values):,}")
     steps = [stride * dtype.itemsize for stride in strides]
-    return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
+    array = np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
+    if not storage.big_endian:
+        return array
+    array = array.astype(array.dtype.newbyteorder("="), order="C").view(dtype)
+    array.flags.writeable = False
+    return array

@@ -1,13 +1,15 @@
 """Decoding of what images come as, and the crops: their statistics, their pixels, their errors."""
 
 import base64
+import io
 import struct
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from inception_jax.data import images, sampling
+from inception_jax.data import image_headers, images, sampling
 from inception_jax.errors import UserError
 
 # 8 x 8 pixels of cyan 0, magenta 255, yellow 255, black 0 (pure red), a JPEG with four components as Adobe's programs
@@ -263,3 +265,41 @@ def test_refuses_augmentations_that_cannot_be(fields, message):
 def test_refuses_crops_that_cannot_be(fields):
     with pytest.raises(UserError, match=f"crop.{next(iter(fields))}"):
         images.from_fields(images.EvalCrop, fields, "crop")
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    ["jpg", "png", "webp", "bmp", "tif", "jp2", "avif", "gif", "ppm", "pgm", "pbm", "pam", "pfm", "ras", "hdr"],
+)
+def test_the_size_is_read_from_the_header_of_every_format(suffix):
+    image = np.random.RandomState(0).randint(0, 256, (97, 131, 3), np.uint8)
+    given = {"pfm": np.float32(image), "hdr": np.float32(image), "pgm": image[..., 0], "pbm": image[..., 0]}
+    try:
+        written, data = cv2.imencode(f".{suffix}", given.get(suffix, image))
+    except cv2.error:
+        written = False
+    if not written:
+        pytest.skip(f"this OpenCV does not write {suffix}")
+    encoded = data.tobytes()
+    assert image_headers.read_size(encoded) == (131, 97)
+    # A damaged header is a size, none, or one of another format: never an error of another kind.
+    random = np.random.RandomState(1)
+    for _ in range(200):
+        damaged = bytearray(encoded[: random.randint(1, len(encoded))])
+        damaged[random.randint(len(damaged))] = random.randint(256)
+        found = image_headers.read_size(bytes(damaged))
+        assert found is None or (len(found) == 2 and min(found) >= 0)
+
+
+@pytest.mark.parametrize("kind", ["VP8L", "VP8X", "MM", "CMYK"])
+def test_the_size_in_other_forms_of_a_format(kind):
+    stream, image = io.BytesIO(), Image.new("RGB", (300, 41))
+    if kind == "VP8L":
+        image.save(stream, "webp", lossless=True)
+    elif kind == "VP8X":
+        image.save(stream, "webp", save_all=True, append_images=[Image.new("RGB", (300, 41), "red")])
+    elif kind == "MM":
+        image.save(stream, "tiff", big_tiff=True)
+    else:
+        image.convert("CMYK").save(stream, "jpeg", comment=b"\xff" * 500)
+    assert image_headers.read_size(stream.getvalue()) == (300, 41)

@@ -1,5 +1,7 @@
 """Mean, covariance and the Fréchet distance, against NumPy, SciPy and what is known in closed form."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -102,8 +104,21 @@ def test_files_of_statistics(tmp_path):
             read_statistics(tmp_path / "c.npz")
     for mu in (np.array(["a"]), np.array([1j])):
         np.savez(tmp_path / "d.npz", mu=mu, sigma=np.eye(1))
-        with pytest.raises(UserError, match="must both be arrays of real numbers"):
+        with pytest.raises(UserError, match=r"not numbers: it is not read|must both be arrays of real numbers"):
             read_statistics(tmp_path / "d.npz")
+
+
+def test_a_small_file_of_much_is_refused_before_it_is_decompressed(tmp_path):
+    """150 MB of zeros in 150 kB; and statistics whose eigenvalues would take an hour."""
+    np.savez_compressed(tmp_path / "a.npz", mu=np.zeros(4300), sigma=np.zeros((4300, 4300)))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="more than 100 times as much is not read"):
+        read_statistics(tmp_path / "a.npz")
+    assert tracemalloc.get_traced_memory()[1] < 2e6
+    tracemalloc.stop()
+    np.savez(tmp_path / "b.npz", mu=np.zeros(8193), sigma=np.zeros((2, 2)))
+    with pytest.raises(UserError, match="statistics of 8,193 features; at most 8,192"):
+        read_statistics(tmp_path / "b.npz")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])  # pytorch-fid's are compressed

@@ -199,8 +199,8 @@ def test_the_package_hands_its_names_on_without_importing_jax():
         ("inception_v2", {"modules": {}}, "modules: {} has none; give at least one module, or None"),
         ("inception_v2", {"modules": {"3d": (1,) * 6}}, "'3d' is not one of"),
         ("inception_v1", {"modules": {"3a": (1, 2)}}, r"'3a' has \(1, 2\); expected 6 numbers of filters"),
-        ("inception_v3", {"width_multiplier": float("inf")}, "width_multiplier: inf is not above 0 and finite"),
-        ("inception_v3", {"bn_epsilon": float("nan")}, "bn_epsilon: nan is not above 0 and finite"),
+        ("inception_v3", {"width_multiplier": float("inf")}, "width_multiplier: inf is not a finite float32"),
+        ("inception_v3", {"bn_epsilon": float("nan")}, "bn_epsilon: nan is not a finite float32"),
     ],
 )
 def test_modules_and_numbers_that_are_none(name, options, message):

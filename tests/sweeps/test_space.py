@@ -1,6 +1,7 @@
 """Search spaces: space files, their errors, values on a command line, and grids."""
 
 import json
+import time
 
 import pytest
 
@@ -187,6 +188,22 @@ def test_a_grid_has_each_active_combination_once():
 def test_the_points_of_a_grid(parameter, points):
     assert parameter.points() == points
     assert all(parameter.encode(point) is not None for point in parameter.points() or [])
+
+
+def test_spaces_of_too_many_values_are_refused_at_once():
+    started = time.process_time()
+    for make, message in (
+        (lambda: choice(*range(100_000)), r"choice\(\) of 100,000 values; at most 1,000"),
+        (lambda: real(0.0, 1.0, grid=10**9), "grid = 1000000000; at most 100,000 points"),
+        (lambda: real(0.0, 1.0, step=1e-300), "more steps than an int64 counts"),
+        (lambda: integer(0, 10**400), "high is not an int64"),
+        (lambda: choice("a" * 10_000, "a" * 10_000), r"\(10,0.. characters\) is given twice"),
+        (lambda: next(Space({"a": real(0.0, 1.0, step=1e-9)}).grid()), "a has more than 100,000 values"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            make()
+        assert len(str(error.value)) < 1000
+    assert time.process_time() - started < 1
 
 
 def test_a_grid_that_has_no_end_is_refused():

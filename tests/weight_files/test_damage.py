@@ -14,6 +14,7 @@ import pytest
 from inception_jax.errors import UserError
 from inception_jax.weight_files import keras_process, read_weights
 
+from ..limits import limited
 from .make_files import GOLDENS
 from .test_reading import every_format, expected_of, same, written
 
@@ -40,6 +41,7 @@ def outcome(path) -> dict | None:
         return read_weights(path).arrays
     except UserError as error:
         assert str(path) in str(error)
+        assert "not enough memory" not in str(error)
         return None
 
 
@@ -140,3 +142,16 @@ def test_bytes_dropped_doubled_and_shuffled(tmp_path, name):
         outcome(written(tmp_path / name, data[:stop] + data[start:]))
         noise = random.bytes(int(random.integers(1, 9)))
         outcome(written(tmp_path / name, data[:start] + noise + data[start + len(noise) :]))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("tries", [1, pytest.param(30, marks=(pytest.mark.slow, pytest.mark.attack))])
+def test_pieces_that_are_repeated_very_often(tmp_path, name, tries):
+    """A few bytes of a file, again and again up to a megabyte: what a parser makes of each of them adds up."""
+    data, random = FILES[name], np.random.default_rng(zlib.crc32(name.encode()) + tries)
+    for _ in range(tries):
+        start, size = int(random.integers(0, len(data))), int(random.choice([1, 2, 3, 8, 64, 512]))
+        piece = data[start : start + size]
+        broken = data[:start] + piece * (1_000_000 // len(piece)) + data[start:]
+        with limited(600, 6.0):
+            outcome(written(tmp_path / name, broken))

@@ -185,14 +185,14 @@ NAMES = {np.dtype(np.float32): "F32", np.dtype(np.int64): "I64"}
 
 
 def safetensors(arrays: dict[str, np.ndarray], **changes) -> bytes:
-    header, body = {}, b""
+    header, start = {}, 0
     for name, array in arrays.items():
-        end = len(body) + array.nbytes
-        header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [len(body), end]}
+        end = start + array.nbytes
+        header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [start, end]}
         header[name] |= changes.get(name, {})
-        body += array.tobytes()
+        start = end
     text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + body
+    return b"".join([struct.pack("<Q", len(text)), text, *(array.tobytes() for array in arrays.values())])
 
 
 def zipped(members: dict[str, bytes], compression=zipfile.ZIP_STORED) -> bytes:
