@@ -174,7 +174,7 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises UserError; argparse would print the usage and exit."""
         # argparse writes "argument --seed: " before what the type of a flag says, which is "=-1: it must be …" here.
-        message = re.sub(r"^argument (--\w+): =", r"\1=", message)
+        message = re.sub(r"^argument (--\w+)(?:/--\w+)*: =", r"\1=", message)
         unknown = re.match(r"unrecognized arguments: (\S+)", message)
         if unknown:
             flag = unknown[1].partition("=")[0]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from inception_jax import command_line
 from inception_jax.errors import ArgumentParser, UserError
+from inception_jax.ranges import MAX_BATCH
 
 if TYPE_CHECKING:
     from inception_jax.data.image_files import Unreadable
@@ -25,9 +26,6 @@ def main(argv: list[str]) -> int:
         skipped.
     """
     flags = _arguments().parse_args(_with_values(argv))
-    for name in ("top_k", "batch_size"):
-        if (value := getattr(flags, name)) is not None and value < 1:
-            raise UserError(f"--{name}={value}: 1 or more is needed")
     if flags.explain == _BARE and not flags.sheet:
         raise UserError(
             "--explain: the saliency maps need a place; add --sheet=FILE.png, or name a folder: --explain=DIR"
@@ -35,7 +33,7 @@ def main(argv: list[str]) -> int:
     _check(flags)
 
     from inception_jax.evaluation.prediction_writer import PredictionWriter
-    from inception_jax.training import parallel
+    from inception_jax.training import memory_check, parallel
 
     folder = None if flags.explain == _BARE else flags.explain
     files = _find(flags, exclude=[path for path in (flags.sheet, folder) if path])
@@ -43,6 +41,7 @@ def main(argv: list[str]) -> int:
     title = flags.workdir or flags.weights
     trained = _of_run(flags) if flags.workdir else _of_file(flags)
     top_k = _check_top_k(flags.top_k, trained)
+    memory_check.refuse_batch("--batch_size", flags.batch_size, trained.input.image_size)
     predictions = trained.predict_files(files, top_k, flags.batch_size, keep_images=bool(flags.sheet or flags.explain))
     if flags.explain:
         from inception_jax.features.explanation import explain
@@ -78,8 +77,20 @@ def _arguments() -> ArgumentParser:
     add("--model", metavar="NAME", help="with a file: the network; default: detected")
     add("--source", metavar="NAME", help="with a file: the publisher; default: detected")
     add("--record", metavar="NAME", help="with a file: its record (convert --list)")
-    add("--top_k", "--top", type=int, metavar="K", help="classes per image (default: 5, or all of fewer)")
-    add("--batch_size", type=int, default=32, metavar="N", help="images per step (default 32)")
+    add(
+        "--top_k",
+        "--top",
+        type=command_line.whole(),
+        metavar="K",
+        help="classes per image (default: 5, or all of fewer)",
+    )
+    add(
+        "--batch_size",
+        type=command_line.whole(1, MAX_BATCH),
+        default=32,
+        metavar="N",
+        help="images per step (default 32)",
+    )
     add(
         "--files", metavar="LIST", help="also the files named in LIST, one a line or after each a zero byte; - is stdin"
     )

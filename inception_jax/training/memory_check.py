@@ -101,6 +101,21 @@ def _endpoint_bytes(model: BaseNetwork, side: int, rows: int) -> int:
     return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(shapes))
 
 
+def refuse_batch(field: str, batch_size: int, image_size: int) -> None:
+    """Refuses a batch of uint8 images and its float32 that the machine's memory cannot hold.
+
+    Args:
+      field: the flag of the batch size, for the message.
+      batch_size: images.
+      image_size: height and width, in pixels.
+
+    Raises:
+      TooLarge: it needs more memory than there is.
+    """
+    need = batch_size * 3 * image_size**2 * (1 + 4)
+    _refuse(need, machine_memory(), f"{field}={batch_size:,}", f"images of {image_size:,} pixels in uint8 and float32")
+
+
 def refuse_many_batches(pipeline: TrainPipeline | EvalPipeline) -> None:
     """As `refuse_too_large`, with the numbers of threads and workers that a pipeline chose itself."""
     batch = 3 * pipeline.local_batch_size * pipeline.image_size**2
