@@ -88,6 +88,9 @@ def test_files_that_cannot_be_read_stand_in_their_places(files, tmp_path):
         "" if one in files else reasons.get(one, "Permission denied") for one in given
     ]
     assert all(bool(one.names) != bool(one.error) for one in found) and network.batches == [2, 2, 1]
+    endless = FakeNetwork().predict_files(itertools.repeat(torn), batch_size=2)
+    assert next(endless).path == torn  # though no batch will ever be full
+    endless.close()
 
 
 def test_an_image_like_a_line_is_not_enlarged_to_gigabytes(tmp_path):
