@@ -31,7 +31,7 @@ from inception_jax.checkpoints.reading import CheckpointDamaged, CheckpointError
 from inception_jax.checkpoints.reading import load_record as load_record
 from inception_jax.checkpoints.reading import load_variables as load_variables
 from inception_jax.errors import UserError, nearest, write_error
-from inception_jax.multihost import processes
+from inception_jax.multihost import peer_loss, processes
 
 DAMAGED = "damaged"
 
@@ -228,7 +228,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        if kind is not None and issubclass(kind, processes.PeerLost):
+        if kind is not None and issubclass(kind, peer_loss.PeerLost):
             return  # a save in progress waits for the process that has gone, for minutes
         try:
             self.close()
@@ -284,9 +284,9 @@ class Checkpoints:
           PeerLost: it failed because another process has ended.
         """
         try:
-            with processes.lost_peers():
+            with peer_loss.lost_peers():
                 yield
-        except processes.PeerLost:
+        except peer_loss.PeerLost:
             raise
         except Exception as error:  # Orbax, TensorStore and the file system raise different types
             logger.debug("saving step %s", self._pending_step, exc_info=True)

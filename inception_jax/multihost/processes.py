@@ -27,29 +27,17 @@ import numpy as np
 from jax._src import distributed  # its client has no public name
 from jax.experimental import multihost_utils
 
-from inception_jax.errors import ExitCode, UserError
+from inception_jax.errors import UserError
 from inception_jax.multihost import heartbeat
+from inception_jax.multihost.peer_loss import ADVICE, as_peer_lost, lost_peers, one_line
+from inception_jax.multihost.peer_loss import PeerLost as PeerLost
 
 T = TypeVar("T")
 
-_ADVICE = "start all of them again, and the run continues from its newest checkpoint"
 _EXIT_SECONDS = 10.0  # after a lost process, for printing the error; Orbax's threads would wait 300 s for it
-
-# Texts in errors of JAX, Gloo, NCCL, the coordination service and Orbax's barriers: another process has gone.
-_LOST_SIGNS = (
-    "gloo", "nccl", "by peer", "socket closed", "barrier", "coordination", "heartbeat", "another task", "preempted",
-)  # fmt: skip
-# Status codes of an error that JAX raises for a reason of this process; all others come from a lost process, too.
-_OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "OUT_OF_RANGE")
 
 _monitor: heartbeat.HeartbeatMonitor | None = None  # of this process, within `initialize`
 _exit_code = 0
-
-
-class PeerLost(UserError):
-    """Another process of the run has ended, and no step is possible without it."""
-
-    exit_code = ExitCode.PEER_LOST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +160,7 @@ def initialize(launch: Launch | None) -> Iterator[None]:
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"the processes of the run (found by {launch.found_by}) did not connect: {_one_line(error)}"
+            f"the processes of the run (found by {launch.found_by}) did not connect: {one_line(error)}"
         ) from None
     global _monitor, _exit_code
     _exit_code = 0
@@ -184,14 +172,14 @@ def initialize(launch: Launch | None) -> Iterator[None]:
         jax.process_count(),
         timeout=launch.heartbeat_timeout_seconds,
         exit_code=PeerLost.exit_code,
-        advice=_ADVICE,
+        advice=ADVICE,
     )
     monitor.start()
     try:
         yield
         why = monitor.finish()
         if why:
-            raise PeerLost(f"{why}; {_ADVICE}")
+            raise PeerLost(f"{why}; {ADVICE}")
     except BaseException as error:
         lost = as_peer_lost(error)
         # Of two processes, nobody is there to wait for.
@@ -216,43 +204,6 @@ def _redirect_stdout_of_libraries() -> None:
     original = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = os.fdopen(original, "w", encoding=sys.stdout.encoding)
-
-
-def as_peer_lost(error: BaseException) -> PeerLost | None:
-    """Returns the error for a lost process where that is what an exception means; None: it means something else.
-
-    A collective of the host or of a compiled step, a barrier, and the coordination service raise different types, with
-    the reason in their text: `JaxRuntimeError`, `ValueError` (where an array is read that a collective did not make),
-    `TimeoutError` (Orbax's barriers).
-    """
-    if isinstance(error, UserError):
-        return error if isinstance(error, PeerLost) else None
-    if jax.process_count() == 1:
-        return None
-    cause: BaseException | None = error
-    while cause is not None:
-        text = str(cause)
-        named = any(sign in text.lower() for sign in _LOST_SIGNS)
-        of_jax = isinstance(cause, jax.errors.JaxRuntimeError)
-        if (of_jax and not text.startswith(_OWN_FAULTS)) or (
-            named and isinstance(cause, RuntimeError | ValueError | TimeoutError)
-        ):
-            return PeerLost(
-                f"a collective failed: another process of this run has ended ({_one_line(cause)}); {_ADVICE}"
-            )
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    return None
-
-
-@contextlib.contextmanager
-def lost_peers() -> Iterator[None]:
-    """Raises `PeerLost` where the block, which waits for the others, fails because one of them has ended."""
-    try:
-        yield
-    except Exception as error:
-        if (lost := as_peer_lost(error)) is None or lost is error:
-            raise
-        raise lost from error
 
 
 @contextlib.contextmanager
@@ -289,11 +240,6 @@ def _exit_now(monitor: heartbeat.HeartbeatMonitor) -> None:
             stream.flush()
     monitor.leave()
     os._exit(_exit_code)
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
 
 
 def is_first() -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from inception_jax.errors import NonFiniteLoss, UserError
 from inception_jax.metric_definitions import Metric
 from inception_jax.metrics import Accumulator
-from inception_jax.multihost import processes
+from inception_jax.multihost import peer_loss, processes
 from inception_jax.runs import class_tables, metric_files, report, result
 from inception_jax.runs.file_forms import keep_valid_fields
 from inception_jax.runs.formatting import format_metric
@@ -220,7 +220,7 @@ def failure_recorded(setup: Setup, workdir: Path, recorded: Mapping[str, Any], s
                     result.write_result(workdir, content | {"sinks": statuses})
 
     try:
-        with processes.called_before_exit(write), processes.lost_peers():
+        with processes.called_before_exit(write), peer_loss.lost_peers():
             yield
     except UserError as error:
         write(error, complete=True)

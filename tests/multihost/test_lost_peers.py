@@ -8,8 +8,8 @@ import pytest
 
 from inception_jax.checkpoints.saving import Checkpoints
 from inception_jax.errors import UserError
-from inception_jax.multihost import processes
-from inception_jax.multihost.processes import PeerLost
+from inception_jax.multihost import peer_loss, processes
+from inception_jax.multihost.peer_loss import PeerLost
 
 from .lost_peers import AttackedRun
 
@@ -40,6 +40,7 @@ def caused(error, cause):
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes"), False),
         (jax.errors.JaxRuntimeError("INVALID_ARGUMENT: a wrong program"), False),
         (ValueError("NOT_FOUND: Error opening zarr driver"), False),
+        (ValueError("/data/gloomy/a.png is no image"), False),
         (OSError(5, "Input/output error"), False),
         (caused(UserError("no space left"), ValueError(GLOO)), False),
         (KeyboardInterrupt(), False),
@@ -47,12 +48,12 @@ def caused(error, cause):
 )
 def test_what_means_a_lost_process(monkeypatch, error, lost):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    found = processes.as_peer_lost(error)
+    found = peer_loss.as_peer_lost(error)
     assert (found is not None) == lost
     if found:
         assert found.exit_code == 8 and "\n" not in str(found)
     monkeypatch.setattr(jax, "process_count", lambda: 1)
-    assert processes.as_peer_lost(error) is (error if isinstance(error, PeerLost) else None)
+    assert peer_loss.as_peer_lost(error) is (error if isinstance(error, PeerLost) else None)
 
 
 def test_a_save_that_another_process_left_is_not_a_mistake_of_the_user(monkeypatch, tmp_path):
