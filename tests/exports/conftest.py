@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from inception_jax.models.initialization import variable_shapes
 from inception_jax.models.registry import create_model, get_spec
 
 
@@ -13,8 +14,7 @@ def network_of():
 
     def make(name, weights=np.float32, **options):
         model = create_model(name, **{"num_classes": 7, "width_multiplier": 0.1, "aux_heads": False, **options})
-        image = jax.ShapeDtypeStruct((1, get_spec(name).min_image_size, get_spec(name).min_image_size, 3), np.float32)
-        return model, filled(jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image), weights)
+        return model, filled(variable_shapes(model, get_spec(name).min_image_size), weights)
 
     return make
 

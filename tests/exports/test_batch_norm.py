@@ -6,6 +6,7 @@ import pytest
 
 from inception_jax.errors import UserError
 from inception_jax.exports.batch_norm import fold_batch_norm
+from inception_jax.models.initialization import variable_shapes
 from inception_jax.models.registry import get_spec, model_names
 
 
@@ -39,9 +40,7 @@ def test_the_same_logits_and_endpoints_in_float64(name, options, network_of, mak
 def test_every_networks_tree(name, network_of):
     model, variables = network_of(name, aux_heads=True)
     plain, folded = fold_batch_norm(model, variables)
-    size = get_spec(name).min_image_size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
-    wanted = jax.eval_shape(lambda x: plain.init(jax.random.key(0), x), image)
+    wanted = variable_shapes(plain, get_spec(name).min_image_size)
     assert jax.tree.map(np.shape, folded) == jax.tree.map(np.shape, wanted)
 
 

@@ -9,6 +9,7 @@ import pytest
 from inception_jax.errors import UserError
 from inception_jax.features.saliency import class_saliency, saliency
 from inception_jax.models.checks import ModelError
+from inception_jax.models.inception_v1 import MODULES
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.registry import create_model
@@ -22,6 +23,7 @@ def network():
             num_classes=3,
             width_multiplier=0.1,
             min_width=4,
+            modules={name: MODULES[name] for name in ("3a", "3b", "4a")},
             aux_heads=False,
             dtype="float64",
             param_dtype="float64",
@@ -33,7 +35,8 @@ def network():
 def test_it_is_the_slope_of_the_channel(endpoint, channel, network, x64):
     model, variables = network
     images = np.random.RandomState(0).uniform(-1, 1, (2, 37, 32, 3))
-    found = np.asarray(jax.jit(lambda x: saliency(model, variables, x, endpoint, channel))(images))
+    gradient = jax.jit(lambda x: saliency(model, variables, x, endpoint, channel))
+    found = np.asarray(gradient(images))
     assert found.shape == images.shape
 
     @jax.jit
@@ -47,8 +50,9 @@ def test_it_is_the_slope_of_the_channel(endpoint, channel, network, x64):
     np.testing.assert_allclose((found * step).sum((1, 2, 3)), slope, 1e-5)
     assert np.abs(slope).min() > 1e-4
     # An example's gradient is its own.
-    alone = jax.jit(lambda x: saliency(model, variables, x, endpoint, channel))(images[1:])
-    np.testing.assert_allclose(alone[0], found[1], 1e-10, 1e-14)
+    beside_another = gradient(np.stack([images[1], images[0]]))
+    np.testing.assert_allclose(beside_another[0], found[1], 1e-10, 1e-14)
+    np.testing.assert_allclose(gradient(np.stack([images[1] + 1, images[1]]))[1], found[1], 1e-10, 1e-14)
 
 
 def test_what_is_refused(network, x64):

@@ -10,6 +10,7 @@ from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import ModelError, create_model, get_spec
 
 from . import numpy_networks
+from .traced import shapes
 
 KEY = jax.random.key(0)
 NAMES = ("alexnet", "vgg16", "network_in_network")
@@ -64,12 +65,6 @@ mlpconv4/cccp1  6  1 1024 1024
 classifier      6  1 1024 1000
 """
 TABLES = {"alexnet": ALEXNET, "vgg16": VGG16, "network_in_network": NETWORK_IN_NETWORK}
-
-
-def shapes(model, height, width=None, dtype=jnp.float32, **arguments):
-    """(output, variables) by tracing alone."""
-    images = jax.ShapeDtypeStruct((2, height, width or height, 3), dtype)
-    return jax.eval_shape(lambda x: model.init_with_output(KEY, x, **arguments), images)
 
 
 def random_variables(model, size):

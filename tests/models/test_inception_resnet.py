@@ -12,6 +12,8 @@ from inception_jax.models.cost import count_cost
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import ModelError, create_model
 
+from .traced import shapes
+
 KEY = jax.random.key(0)
 FACENET = {"extra_block8": True, "bottleneck": 512, "aux_heads": False}
 FEW = {"block35_count": 1, "block17_count": 1, "block8_count": 2}  # blocks, where a few show as much as all
@@ -100,60 +102,6 @@ def test_every_block(name, options, table):
         expected[kind] = (tuple(output), kernels + biases + 2 * channels, macs)
     assert ours == expected
     assert list(ours) == list(expected)  # in the order in which they run
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "parameters", "with_aux", "macs", "macs_with_aux"),
-    [
-        ("inception_resnet_v1", {}, 22_756_328, 26_099_408, 6_206_361_696, 6_212_454_496),
-        ("inception_resnet_v1", {"bn_scale": False}, 22_742_808, 26_084_992, 6_206_361_696, 6_212_454_496),
-        ("inception_resnet_v1", FACENET, 23_995_624, 23_995_624, 6_308_235_360, 6_308_235_360),  # pytorchcv's
-        ("inception_resnet_v2", {}, 55_843_464, 59_211_120, 13_155_794_016, 13_162_501_216),
-        ("inception_resnet_v2", {"num_classes": 1001}, 55_845_001, 59_213_426, 13_155_795_552, 13_162_503_520),
-        ("inception_resnet_v2", {"bn_scale": False}, 55_813_192, 59_179_952, 13_155_794_016, 13_162_501_216),
-        (
-            "inception_resnet_v2",
-            {"bn_scale": False, "num_classes": 1001},
-            55_814_729,
-            59_182_258,
-            13_155_795_552,
-            13_162_503_520,
-        ),
-        ("inception_resnet_v2", {"form": "paper"}, 32_433_928, 35_809_776, 9_257_953_632, 9_264_865_632),
-    ],
-)
-def test_published_counts(name, options, parameters, with_aux, macs, macs_with_aux):
-    total = counted(name, **options)
-    assert (total.parameters, total.parameters_with_aux) == (parameters, with_aux)
-    assert (total.macs, total.macs_with_aux) == (macs, macs_with_aux)
-
-
-def test_facenets_trunk():
-    """Without a classifier: 23,482,624 parameters in facenet-pytorch, 23,467,824 in TensorFlow, without scales."""
-    for bn_scale, parameters in ((True, 23_482_624), (False, 23_467_824)):
-        total = counted("inception_resnet_v1", 160, **FACENET, bn_scale=bn_scale)
-        classifier = total.blocks[-1]
-        assert classifier.name == "classifier"
-        assert total.parameters - classifier.parameters == parameters
-        assert total.macs - classifier.macs == 1_417_662_304
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "layers"),
-    [
-        ("inception_resnet_v1", {}, 128),
-        ("inception_resnet_v2", {}, 245),
-        ("inception_resnet_v2", {"form": "paper"}, 133),
-    ],
-)
-def test_numbers_of_layers(name, options, layers):
-    assert sum(not layer.auxiliary for layer in counted(name, **options).layers) == layers
-
-
-def shapes(model, height, width=None, dtype=jnp.float32, **arguments):
-    """(output, variables) by tracing alone."""
-    images = jax.ShapeDtypeStruct((2, height, width or height, 3), dtype)
-    return jax.eval_shape(lambda x: model.init_with_output(KEY, x, **arguments), images)
 
 
 def kernels(unit):

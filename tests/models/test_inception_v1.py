@@ -13,6 +13,8 @@ from inception_jax.models.inception_v1 import MODULES
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import ModelError, create_model
 
+from .traced import shapes
+
 KEY = jax.random.key(0)
 # Three modules of nine: every kind of layer and both heads, traced in a third of the time.
 FEW = {name: MODULES[name] for name in ("3a", "4a", "4d")}
@@ -25,11 +27,6 @@ ENDPOINTS = [
 
 def make_images(batch, height, width=None, dtype=jnp.float32):
     return jax.ShapeDtypeStruct((batch, height, width or height, 3), dtype)
-
-
-def shapes(model, images, **arguments):
-    """(output, variables) by tracing alone."""
-    return jax.eval_shape(lambda x: model.init_with_output(KEY, x, **arguments), images)
 
 
 def jaxpr_dtypes(jaxpr):
@@ -67,41 +64,39 @@ def test_the_output():
         "pool_proj",
     }
     assert set(variables["params"]["aux1"]) == {"conv", "fc", "classifier"}
-    trained, _ = shapes(model, make_images(2, 96, 64), train=True)
+    trained, _ = shapes(model, 96, 64, train=True)
     assert [head.shape for head in trained.aux_logits] == [(2, 7), (2, 7)]
 
 
 def test_the_variables_do_not_depend_on_the_image():
     model = create_model("inception_v1", num_classes=7)
-    _, expected = shapes(model, make_images(1, 224))
-    assert shapes(model, make_images(1, 32))[1] == expected
-    assert shapes(model, make_images(3, 33, 71), train=True)[1] == expected
+    _, expected = shapes(model, 224, batch=1)
+    assert shapes(model, 32, batch=1)[1] == expected
+    assert shapes(model, 33, 71, batch=3, train=True)[1] == expected
 
 
 def test_without_heads():
     model = create_model("inception_v1", aux_heads=False, modules=FEW)
-    output, variables = shapes(model, make_images(2, 64), train=True)
+    output, variables = shapes(model, 64, train=True)
     assert output.aux_logits == ()
     assert not {"aux1", "aux2"} & set(variables["params"])
 
 
 def test_batch_norm_for_biases():
-    _, variables = shapes(create_model("inception_v1_bn", modules=FEW), make_images(1, 32))
+    _, variables = shapes(create_model("inception_v1_bn", modules=FEW), 32, batch=1)
     unit = variables["params"]["inception_4d"]["conv_5x5"]
     assert set(unit) == {"kernel", "bn"}
     assert set(unit["bn"]) == {"scale", "bias"}
     assert set(variables["params"]["aux1"]["conv"]) == {"kernel", "bn"}
     assert set(variables["params"]["aux1"]["fc"]) == {"kernel", "bias"}
     assert set(variables["batch_stats"]["inception_4d"]["conv_5x5"]["bn"]) == {"mean", "var"}
-    _, plain = shapes(create_model("inception_v1_bn", bn_scale=False, modules=FEW), make_images(1, 32))
+    _, plain = shapes(create_model("inception_v1_bn", bn_scale=False, modules=FEW), 32, batch=1)
     assert set(plain["params"]["conv1"]["bn"]) == {"bias"}
 
 
 def test_switches_change_what_they_say():
     def build(size, **options):
-        return shapes(
-            create_model("inception_v1", **{"modules": FEW, "aux_heads": False} | options), make_images(1, size)
-        )
+        return shapes(create_model("inception_v1", **{"modules": FEW, "aux_heads": False} | options), size, batch=1)
 
     def kernel(block, layer, **options):
         return build(64, **options)[1]["params"][block][layer]["kernel"].shape
@@ -129,7 +124,7 @@ def test_float64_throughout(name, x64):
     rates = {"dropout_rate": 0.0, "aux_dropout_rate": 0.0}
     model = create_model(name, dtype=jnp.float64, param_dtype=jnp.float64, modules=FEW, **rates)
     images = make_images(1, 64, dtype=jnp.float64)
-    output, variables = shapes(model, images, train=True)
+    output, variables = shapes(model, 64, dtype=jnp.float64, batch=1, train=True)
     assert {leaf.dtype for leaf in jax.tree.leaves((output, variables))} == {jnp.dtype(jnp.float64)}
     traced = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))(variables, images)
     assert not {str(d) for d in jaxpr_dtypes(traced.jaxpr)} & {"float32", "bfloat16", "float16"}
@@ -137,7 +132,7 @@ def test_float64_throughout(name, x64):
 
 def test_bfloat16_maps_and_float32_logits():
     model = create_model("inception_v1_bn", dtype=jnp.bfloat16, modules=FEW)
-    output, variables = shapes(model, make_images(1, 64), train=True, example_keys=jax.random.split(KEY, 1))
+    output, variables = shapes(model, 64, batch=1, train=True, example_keys=jax.random.split(KEY, 1))
     assert {x.dtype for x in output.endpoints.values()} == {jnp.dtype(jnp.bfloat16)}
     assert {x.dtype for x in (output.logits, *output.aux_logits)} == {jnp.dtype(jnp.float32)}
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
@@ -145,7 +140,7 @@ def test_bfloat16_maps_and_float32_logits():
 
 def test_keys_for_dropout():
     model = create_model("inception_v1", num_classes=3, modules=FEW)
-    _, variables = shapes(model, make_images(2, 32))
+    _, variables = shapes(model, 32)
 
     def run(**arguments):
         return jax.eval_shape(lambda v, x: model.apply(v, x, **arguments).logits, variables, make_images(2, 32))
@@ -214,9 +209,7 @@ def test_an_examples_output_depends_on_neither_its_row_nor_its_company(training)
 def test_the_table_of_the_released_graph_and_the_adaptive_pool_of_torchvision():
     """inception5h: 4a has 204 filters of 3x3 and so 508 channels, 5a reduces to 48 before its 5x5."""
     model = create_model("inception_v1", table="inception5h")
-    output, variables = jax.eval_shape(
-        lambda x: model.init_with_output(jax.random.key(0), x), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    )
+    output, variables = shapes(model, 224, batch=1)
     assert output.endpoints["inception_4a"].shape == (1, 14, 14, 508)
     assert variables["params"]["inception_5a"]["conv_5x5_reduce"]["kernel"].shape == (1, 1, 832, 48)
     with pytest.raises(ModelError, match="table: 'inception5h' has no effect: modules are given"):

@@ -10,7 +10,9 @@ from flax.traverse_util import flatten_dict
 
 from inception_jax.models.cost import count_cost
 from inception_jax.models.initialization import init_variables
-from inception_jax.models.registry import ModelError, create_model, get_spec
+from inception_jax.models.registry import ModelError, create_model
+
+from .traced import shapes
 
 KEY = jax.random.key(0)
 FID = {"last_pool": "max", "num_classes": 1008, "aux_heads": False}
@@ -47,12 +49,6 @@ def counted(**options):
     return count_cost(create_model("inception_v3", **options), 299)
 
 
-def shapes(model, height, width=None, dtype=jnp.float32, **arguments):
-    """(output, variables) by tracing alone."""
-    images = jax.ShapeDtypeStruct((2, height, width or height, 3), dtype)
-    return jax.eval_shape(lambda x: model.init_with_output(KEY, x, **arguments), images)
-
-
 @pytest.mark.parametrize(("options", "per_channel"), [({}, 2), ({"bn_scale": False}, 1)])
 def test_every_block(options, per_channel):
     expected = []
@@ -60,31 +56,6 @@ def test_every_block(options, per_channel):
         *output, kernels, channels, macs = map(int, numbers)
         expected.append((name, (*output, kernels + per_channel * channels, macs)))
     assert [(b.name, (*b.output, b.parameters, b.macs)) for b in counted(**options).blocks] == expected
-
-
-# Counted from the published definitions: parameters without and with the head, multiply-adds without and with it.
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, (23_834_568, 27_161_264, 5_713_216_096, 5_718_899_296)),  # torchvision, timm
-        ({"bn_scale": False}, (23_817_352, 27_143_152, 5_713_216_096, 5_718_899_296)),  # slim, Keras
-        ({"bn_scale": False, "num_classes": 1001}, (23_819_401, 27_145_970, 5_713_218_144, 5_718_902_112)),
-        # 8 classes more of 2048 weights and a bias.
-        (FID, (23_834_568 + 8 * 2049,) * 2 + (5_713_216_096 + 8 * 2048,) * 2),
-    ],
-)
-def test_the_published_forms(options, expected):
-    total = counted(**options)
-    assert (total.parameters, total.parameters_with_aux, total.macs, total.macs_with_aux) == expected
-
-
-def test_the_statistics_are_as_many_as_slims():
-    _, variables = shapes(create_model("inception_v3"), 75)
-    statistics = variables["batch_stats"]
-    everywhere, in_the_head = (sum(leaf.size for leaf in jax.tree.leaves(t)) for t in (statistics, statistics["aux"]))
-    assert everywhere == 36_224
-    assert everywhere - in_the_head == 34_432
-    assert get_spec("inception_v3").aux_weights == (0.4,)
 
 
 def test_the_output_and_the_tree():
@@ -205,7 +176,7 @@ def test_remat_is_of_every_module():
     def marks(**options):
         model = create_model("inception_v3", width_multiplier=0.1, dropout_rate=0.0, **options)
         images = jnp.zeros((2, 75, 75, 3))
-        variables = jax.eval_shape(lambda x: model.init(KEY, x), images)
+        variables = shapes(model, 75)[1]
         run = lambda v: model.apply(v, images, train=True, mutable=["batch_stats"])[0].logits.sum()  # noqa: E731
         jaxpr = jax.make_jaxpr(run)(variables).jaxpr
         return sum("remat" in equation.primitive.name for equation in jaxpr.eqns)

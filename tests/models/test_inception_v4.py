@@ -8,13 +8,9 @@ import pytest
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import create_model
 
+from .traced import shapes
+
 KEY = jax.random.key(0)
-
-
-def shapes(model, height, width=None, dtype=jnp.float32, **arguments):
-    """(output, variables) by tracing alone."""
-    images = jax.ShapeDtypeStruct((2, height, width or height, 3), dtype)
-    return jax.eval_shape(lambda x: model.init_with_output(KEY, x, **arguments), images)
 
 
 def test_the_output_and_the_tree():

@@ -16,7 +16,7 @@ from inception_jax.models.blocks import AvgPool, Conv, MaxPool, ParallelConvs
 from inception_jax.models.convolution import conv2d
 from inception_jax.models.cost import count_cost
 from inception_jax.models.depthwise import depthwise_conv2d
-from inception_jax.models.initialization import init_variables
+from inception_jax.models.initialization import init_variables, variable_shapes
 from inception_jax.models.pooling import avg_pool, max_pool
 from inception_jax.models.registry import ModelError, create_model, get_spec
 
@@ -250,7 +250,7 @@ def small(name, **options):
 
 def variables_of(model):
     """Every leaf at random, from its name."""
-    shapes = jax.eval_shape(lambda x: model.init(KEY, x), jax.ShapeDtypeStruct((1, 107, 107, 3), jnp.float64))
+    shapes = variable_shapes(model, 107)
 
     def draw(path, leaf):
         rng = np.random.default_rng(zlib.crc32(jax.tree_util.keystr(path).encode()))
@@ -341,9 +341,7 @@ def test_sides_and_parameters(name, x64):
         model = small(name, output_stride=stride)
         blocks = count_cost(model, 299).blocks
         sides.append(next(block.output[0] for block in reversed(blocks) if block.output[0] > 1))
-        least = get_spec(name).min_image_size
-        images = jax.ShapeDtypeStruct((1, least, least, 3), jnp.float64)
-        trees.append(jax.eval_shape(functools.partial(model.init, KEY), images))
+        trees.append(variable_shapes(model, get_spec(name).min_image_size))
     assert tuple(sides) == SIDES[name]
     assert trees[0] == trees[1] == trees[2]
 

@@ -15,6 +15,8 @@ import inception_jax
 from inception_jax.models import registry
 from inception_jax.models.registry import ModelError, create_model, get_spec, model_names, model_options
 
+from .traced import shapes
+
 ROOT = pathlib.Path(inception_jax.__file__).parent
 
 
@@ -45,43 +47,12 @@ def test_the_names():
     assert all(get_spec(name).name == name for name in model_names())
 
 
-# Counted from the published definitions, at 1000 and at 1001 classes.
-@pytest.mark.parametrize(
-    ("name", "classes", "options", "expected"),
-    [
-        ("inception_v1", 1000, {}, (6_998_552, 13_378_280)),
-        ("inception_v1", 1001, {}, (6_999_577, 13_381_355)),
-        ("inception_v1", 1000, {"conv2_reduce": False}, (6_994_392, 13_374_120)),
-        ("inception_v1", 1000, {"aux_heads": False}, (6_998_552, 6_998_552)),
-        ("inception_v1_bn", 1000, {}, (7_005_832, 13_385_816)),
-        ("inception_v1_bn", 1000, {"five_by_five": 3}, (6_624_904, 13_004_888)),  # torchvision's
-        (
-            "inception_v1_bn",
-            1001,
-            {"five_by_five": 3, "bn_scale": False, "aux_heads": False},
-            (6_618_649,) * 2,
-        ),  # slim's
-        ("inception_v1_bn", 1000, {"five_by_five": 3, "bn_scale": False, "aux_heads": False}, (6_617_624,) * 2),
-        ("inception_v1", 1008, {"table": "inception5h"}, (7_066_380, 13_461_996)),
-        ("inception_v1", 1000, {"table": "inception5h"}, (7_058_180, 13_437_396)),
-        ("inception_v4", 1000, {}, (42_679_816, 46_039_280)),
-        ("inception_v4", 1001, {}, (42_681_353, 46_041_586)),
-        ("inception_v4", 1000, {"bn_scale": False}, (42_648_232, 46_006_800)),  # slim's
-    ],
-)
-def test_the_counts(name, classes, options, expected):
-    assert counts(create_model(name, num_classes=classes, **options), get_spec(name).image_size) == expected
-
-
 @pytest.mark.parametrize("name", model_names())
 def test_the_smallest_image(name):
     spec, model = get_spec(name), create_model(name, num_classes=3)
-    run = lambda size: jax.eval_shape(  # noqa: E731
-        lambda x: model.init_with_output(jax.random.key(0), x)[0].logits, jnp.zeros((2, size, size, 3))
-    )
-    assert run(spec.min_image_size).shape == (2, 3)
+    assert shapes(model, spec.min_image_size)[0].logits.shape == (2, 3)
     with pytest.raises(ModelError, match=f"at least {spec.min_image_size}x{spec.min_image_size}"):
-        run(spec.min_image_size - 1)
+        shapes(model, spec.min_image_size - 1)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
+from inception_jax.models.initialization import variable_shapes
 from inception_jax.models.registry import create_model
 from inception_jax.models.tracing import trace_once
 
@@ -37,7 +38,7 @@ def test_operations_bear_the_names_of_their_layers():
     """Profilers show these names: each copy has that of its own layer, not of the layer that was traced."""
     model = create_model("inception_v4", width_multiplier=0.1, num_classes=3, aux_heads=False)
     images = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = variable_shapes(model, 75)
     text = jax.jit(model.apply).lower(variables, images).as_text(debug_info=True)
     names = re.findall(r'/InceptionV4/(\S+)/cond/branch_0_fun/(?:conv_general_dilated|dot_general)"', text)
     named = {"/".join(part for part in name.split("/") if "." not in part) for name in names}  # without methods

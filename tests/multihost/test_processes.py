@@ -15,12 +15,14 @@ from inception_jax.errors import UserError
 from inception_jax.multihost import heartbeat, processes
 from inception_jax.runs.metric_files import read_rows
 
+from ..conftest import QUICK_COMPILATION
+
 # In float64, where a wrong number cannot pass for a rounding.
 DOUBLE = ["--config.model.dtype=float64", "--config.model.param_dtype=float64"]
 
 
 def environment(devices, **variables):
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    flags = f"{QUICK_COMPILATION} --xla_force_host_platform_device_count={devices}"
     return {"XLA_FLAGS": flags, "JAX_ENABLE_X64": "1"} | variables
 
 

@@ -1,0 +1,22 @@
+"""What a network gives and holds, as shapes: it is traced, and nothing is computed."""
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from inception_jax.models import parameters
+
+
+def shapes(model, height, width=None, dtype=jnp.float32, batch=2, **arguments):
+    """(output, variables) as `jax.eval_shape` gives them of `model.init_with_output`, in half of the time.
+
+    What takes the other half, the initializers, is not traced; test_initialization.py holds the variables against
+    those of `init`.
+    """
+    images = jax.ShapeDtypeStruct((batch, height, width or height, 3), dtype)
+    with parameters.record_declarations() as declarations:
+        output, others = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, **arguments), images)
+    variables = flatten_dict(others)
+    for leaf in declarations:
+        variables[leaf.collection, *leaf.path, leaf.name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return output, unflatten_dict(variables)
