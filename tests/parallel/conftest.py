@@ -10,7 +10,7 @@ import pytest
 
 from inception_jax.data import datasets, images
 from inception_jax.data.pipeline import TrainPipeline
-from inception_jax.models import registry
+from inception_jax.models import inception_v1, registry
 from inception_jax.models.initialization import init_variables
 from inception_jax.training import optimizers, parallel, preprocess, state, step
 from inception_jax.training.batch_norm import BatchNormGroups
@@ -66,11 +66,14 @@ def batches():
 
 @pytest.fixture(scope="session")
 def train(batches):
-    """`train(network, dtype, devices, mode, batch_norm, accumulation)`; the same call gives the same object."""
+    """`train(network, dtype, devices, mode, batch_norm, accumulation, modules)`; the same call gives the same object.
+
+    `modules`: the names of those that the network has; None: all nine.
+    """
     made = {}
 
-    def once(network, dtype="float64", devices=1, mode="jit", batch_norm="local", accumulation=1):
-        key = network, dtype, devices, mode, batch_norm, accumulation
+    def once(network, dtype="float64", devices=1, mode="jit", batch_norm="local", accumulation=1, modules=None):
+        key = network, dtype, devices, mode, batch_norm, accumulation, modules
         if key not in made:
             jax.config.update("jax_disable_most_optimizations", True)  # quicker to compile; the same mathematics
             try:
@@ -83,10 +86,12 @@ def train(batches):
     return once
 
 
-def _train(batches, network, dtype, devices, mode, batch_norm, accumulation):
+def _train(batches, network, dtype, devices, mode, batch_norm, accumulation, modules):
     dtype = jnp.dtype(dtype)
     share = BATCH // devices // accumulation
     options = BatchNormGroups.parse(batch_norm).model_options(devices, share) if batch_norm != "local" else {}
+    if modules:
+        options["modules"] = {name: inception_v1.MODULES[name] for name in modules}
     model = registry.create_model(
         network, num_classes=CLASSES, width_multiplier=0.25, min_width=4, dtype=dtype, param_dtype=dtype, **options
     )

@@ -1,6 +1,6 @@
 """What XLA makes of the training step of a real network: one reduction, everything in place, nothing through the host.
 
-The programs are those that `test_devices.py` runs, compiled once for both.
+Three modules of nine, with both heads; the slow tests take the whole networks, whose programs `test_devices.py` runs.
 """
 
 import jax
@@ -15,6 +15,11 @@ def nbytes(tree):
 
 
 @pytest.fixture
+def few(train):
+    return train(LRN, "float64", 2, "pmap", modules=("3a", "4a", "4d"))
+
+
+@pytest.fixture
 def lrn(train):
     return train(LRN, "float64", 8, "pmap")
 
@@ -24,8 +29,15 @@ def bn(train):
     return train(BN, "float64", 8, "jit", "global")
 
 
-def test_gradients_and_metrics_travel_in_one_all_reduce(lrn):
-    assert lrn.all_reduces() == [nbytes(lrn.state.params) + 8 * len(METRICS)]
+networks = pytest.mark.parametrize(
+    "network", ["few", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lrn", "bn"))]
+)
+
+
+@pytest.mark.parametrize("network", ["few", pytest.param("lrn", marks=pytest.mark.slow)])
+def test_gradients_and_metrics_travel_in_one_all_reduce(network, request):
+    trained = request.getfixturevalue(network)
+    assert trained.all_reduces() == [nbytes(trained.state.params) + 8 * len(METRICS)]
 
 
 @pytest.mark.slow
@@ -37,13 +49,13 @@ def test_global_batch_norm_adds_at_most_one_all_reduce_per_layer_and_direction(b
     assert sum(layers) == 2 * nbytes(bn.state.batch_stats)
 
 
-@pytest.mark.parametrize("network", ["lrn", pytest.param("bn", marks=pytest.mark.slow)])
+@networks
 def test_the_whole_state_is_updated_in_place(network, request):
     trained = request.getfixturevalue(network)
     assert trained.aliased == nbytes(trained.state)
 
 
-@pytest.mark.parametrize("network", ["lrn", pytest.param("bn", marks=pytest.mark.slow)])
+@networks
 def test_nothing_goes_through_the_host(network, request):
     text = request.getfixturevalue(network).text
     assert "custom-call" in text or "convolution" in text  # it is the program

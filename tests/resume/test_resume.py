@@ -41,8 +41,7 @@ def interrupted(start_command, arguments, workdir, reference):
 
 def test_killed_at_random_moments(small_run, start_command, small_arguments, tmp_path):
     """SIGKILL three times, while it steps and saves; the bits and the log are those of the other run."""
-    arguments = [*small_arguments, "--config.logging.pictures=True"]
-    run = interrupted(start_command, arguments, tmp_path / "run", small_run)
+    run = interrupted(start_command, small_arguments, tmp_path / "run", small_run)
     run.kill(3, aims={"steps": 1, "save": 2})
     run.finish()
     print(run.starts)
@@ -76,7 +75,7 @@ def test_interrupted_often(run_command, start_command, tmp_path_factory, tmp_pat
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_says_so(small_run, start_command, run_command, small_arguments, tmp_path, number):
     workdir = tmp_path / "run"
-    arguments = [*small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}"]
+    arguments = [*small_arguments, f"--workdir={workdir}"]
     process = start_command("train", *arguments, "--json")
     log = workdir / "metrics.jsonl"
     assert wait_for(lambda: log.exists() and log.stat().st_size, process)
