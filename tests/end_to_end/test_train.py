@@ -146,13 +146,13 @@ def test_pmap_trains_as_jit_does(small_run, run_command, small_arguments, tmp_pa
     assert not list((tmp_path / "run").glob("*.png"))  # logging.pictures is off
 
 
-def test_a_loss_above_its_limit_ends_the_run_and_says_so(run_command, small_arguments, tmp_path):
+def test_a_loss_above_its_limit_ends_the_run_and_says_so(run_command, own_recipe, tmp_path):
     """One that is not finite: tests/resume/test_faults.py."""
-    arguments = [*small_arguments, "--config.faults.loss_limit=0.5", f"--workdir={tmp_path / 'run'}"]
+    arguments = [f"--config={own_recipe}", "--config.faults.loss_limit=0.01", f"--workdir={tmp_path / 'run'}"]
     code, out, err = run_command("train", *arguments)
     assert code == 3
     assert out == ""
-    assert re.search(r"error: step 1 has diverged: above config.faults.loss_limit = 0.5 \(loss .*gradient norm", err)
+    assert re.search(r"error: step 1 has diverged: above config.faults.loss_limit = 0.01 \(loss .*gradient norm", err)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "diverged"
     assert "Traceback" not in err
