@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from inception_jax import config as configs
 from inception_jax import recipe_files
 from inception_jax.sweeps import overrides
 
@@ -71,6 +72,7 @@ def test_a_sweep_of_real_runs(swept, recipe, registrations):
         assert [evaluation["step"] for evaluation in record["evaluations"]] == [4, 8, 12]
         config = json.loads((workdir / "config.json").read_text())
         loaded, _ = recipe_files.load_config([*recipe, *overrides.override_arguments(record["params"])])
+        configs.check(loaded)  # as `train` does: mappings become pairs
         wanted = {field: json.loads(json.dumps(value)) for field, value in overrides.leaves(loaded)}
         assert wanted == {field: value for field, value in flat(config)}
         command = json.loads((workdir / "manifest.json").read_text())["command"]
