@@ -10,6 +10,7 @@ from inception_jax.errors import ExitCode, nearest
 
 VERBS = {
     "train": ("inception_jax.train", "train a network, or continue a run"),
+    "doctor": ("inception_jax.doctor", "check installation, machine, recipe, data and workdir before a run"),
     "evaluate": ("inception_jax.evaluate", "evaluate a run's network on a split"),
     "predict": ("inception_jax.predict", "classify image files with a run's network"),
     "summary": ("inception_jax.summary", "show a network's layers, parameters and multiply-adds"),

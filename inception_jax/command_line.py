@@ -41,7 +41,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             raise
         code = _print_error(error, UserError.exit_code)
     except (AssertionError, RuntimeError):
-        if (problem := _device_problem()) is None:
+        if (problem := device_problem()) is None:
             raise
         code = _print_error(problem, UserError.exit_code)
     if failure := standard_streams.stdout_failure():
@@ -149,7 +149,7 @@ def _is_model_error(error: ValueError) -> bool:
     return registry is not None and isinstance(error, registry.ModelError)
 
 
-def _device_problem() -> str | None:
+def device_problem() -> str | None:
     """Why JAX has no device to compute on; None: it has one, or nothing has imported it.
 
     With JAX_PLATFORMS=cuda and no GPU, jax 0.10 fails an assertion without a text.

@@ -19,8 +19,8 @@ FLOORS = (  # the lowest first
     ("recipe_files",),
     ("compare", "summary", "training"),
     ("benchmarks", "evaluation", "sweeps", "train"),
-    ("benchmark", "evaluate", "features", "pretrained", "sweep"),
-    ("__init__", "extract", "parity", "predict"),
+    ("benchmark", "diagnostics", "evaluate", "features", "pretrained", "sweep"),
+    ("__init__", "doctor", "extract", "parity", "predict"),
     ("__main__", "convert", "exports"),
     ("export",),
 )

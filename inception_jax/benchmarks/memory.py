@@ -53,10 +53,13 @@ def memory_limit(device: jax.Device) -> int | None:
     counters = device_memory(device)
     if counters:
         return counters.get("limit")
-    if device.platform == "cpu":
-        match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
-        return int(match[1]) * 1024 if match else None
-    return None
+    return available_host_memory() if device.platform == "cpu" else None
+
+
+def available_host_memory() -> int | None:
+    """Bytes of host memory that are available now; None: unknown."""
+    match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+    return int(match[1]) * 1024 if match else None
 
 
 def largest_batch(fits: Callable[[int], bool], unit: int = 1) -> int:

@@ -100,6 +100,27 @@ def read_record(path: Path, run_id: str | None = None, config: Mapping[str, Any]
     return record
 
 
+def read_matching_record(
+    path: Path, wanted: Mapping[str, Any], run: identity.RunIdentity | None = None
+) -> dict[str, Any]:
+    """Reads the record of one step, which must be of a run and have the leaves that are wanted; reads no array.
+
+    Args:
+      path: the step's directory.
+      wanted: {name: leaf with dtype and shape}.
+      run: that it must be of; None: any.
+
+    Raises:
+      CheckpointDamaged, CheckpointForeign: as `read_record`.
+      CheckpointMismatch: names, shapes or dtypes differ.
+    """
+    record = read_record(path, run.id, run.config) if run else read_record(path)
+    difference = checksums.first_difference(record["leaves"], checksums.dtypes_and_shapes(wanted))
+    if difference:
+        raise CheckpointMismatch(f"{path} is of another state: {difference}")
+    return record
+
+
 def read_leaves(path: Path, record: Mapping[str, Any], names: Iterable[str]) -> dict[str, np.ndarray]:
     """Reads some or all arrays of one step, and checks them against the record.
 

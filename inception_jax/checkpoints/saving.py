@@ -27,7 +27,7 @@ from inception_jax import tree_paths
 from inception_jax.checkpoints import checksums, orbax_manager, reading
 from inception_jax.checkpoints.identity import RunIdentity
 from inception_jax.checkpoints.reading import SUBDIRECTORY as SUBDIRECTORY
-from inception_jax.checkpoints.reading import CheckpointDamaged, CheckpointError, CheckpointMismatch
+from inception_jax.checkpoints.reading import CheckpointDamaged, CheckpointError
 from inception_jax.checkpoints.reading import load_record as load_record
 from inception_jax.checkpoints.reading import load_variables as load_variables
 from inception_jax.errors import UserError, nearest, write_error
@@ -248,12 +248,8 @@ class Checkpoints:
         path = self.directory / str(step)
         problem: UserError | None = None
         try:
-            run = self._run
-            record = reading.read_record(path, run.id, run.config) if run else reading.read_record(path)
             wanted = tree_paths.named_leaves(abstract_state)
-            difference = checksums.first_difference(record["leaves"], checksums.dtypes_and_shapes(wanted))
-            if difference:
-                raise CheckpointMismatch(f"{path} is of another state: {difference}")
+            record = reading.read_matching_record(path, wanted, self._run)
             leaves = reading.read_leaves(path, record, wanted)
         except UserError as error:
             problem = error

@@ -18,7 +18,7 @@ from inception_jax.data import activity, images
 from inception_jax.data.datasets import Dataset
 from inception_jax.data.loader import DataLoader, ThreadProducer
 from inception_jax.data.sampling import BalancedOrder, ShuffledOrder, uniforms
-from inception_jax.data.workers import WorkerProducer
+from inception_jax.data.workers import WorkerProducer, check_shared_memory, needed_shared_memory
 from inception_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -117,6 +117,18 @@ class _Pipeline:
             image = images.decode(image, self.dataset.record_name(index), self.max_pixels)
         return image, label
 
+    def check_shared_memory(self) -> None:
+        """Checks that shared memory can hold the batches of the worker processes, where there are any.
+
+        Raises:
+          UserError: it cannot.
+        """
+        if self.workers:
+            check_shared_memory(needed_shared_memory(self.workers, self.prefetch, self._batch_bytes()), self.workers)
+
+    def _batch_bytes(self) -> int:
+        return sum(array.nbytes for array in self._empty_batch().values())
+
     def _data_loader(self, start: int, stop: int) -> DataLoader:
         """Makes batches `start … stop - 1` ahead: in threads of this process, or in worker processes."""
         record_name = self.dataset.record_name
@@ -130,7 +142,7 @@ class _Pipeline:
             threads=self.threads,
             workers=self.workers,
             prefetch=self.prefetch,
-            nbytes=sum(array.nbytes for array in self._empty_batch().values()),
+            nbytes=self._batch_bytes(),
             record_name=record_name,
         )
         return DataLoader(workers, start, stop, self.prefetch, record_name)

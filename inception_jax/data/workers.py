@@ -74,9 +74,7 @@ class WorkerProducer(Producer):
         self._make, self._stop, self._record_name = make, stop, record_name
         self._worker_threads, self._workers = threads, workers
         self._per_worker = -(-prefetch // workers)
-        # Grain has for each worker its queue and another one in the trainer, and one batch waiting to enter either. The
-        # loader holds `prefetch`, as many are on the devices (which may read them where they are), and one is in use.
-        check_shared_memory((workers * (2 * self._per_worker + 2) + 2 * prefetch + 1) * nbytes, workers)
+        check_shared_memory(needed_shared_memory(workers, prefetch, nbytes), workers)
         worker_process.warn_of_newer_grain()
         self._deaths = 0
         self._closed = threading.Event()
@@ -205,6 +203,15 @@ class _BatchSource:
 
     def __repr__(self) -> str:
         return f"batches {self._start} to {self._stop}"
+
+
+def needed_shared_memory(workers: int, prefetch: int, nbytes: int) -> int:
+    """Bytes of shared memory that the batches of workers take; the arguments are those of `WorkerProducer`.
+
+    Grain has for each worker its queue and another one in the trainer, and one batch waiting to enter either. The
+    loader holds `prefetch`, as many are on the devices (which may read them where they are), and one is in use.
+    """
+    return (workers * (2 * -(-prefetch // workers) + 2) + 2 * prefetch + 1) * nbytes
 
 
 def check_shared_memory(needed: int, workers: int, path: str = _SHARED_MEMORY) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import re
@@ -48,10 +49,7 @@ def lock_workdir(workdir: str | os.PathLike, warn: Callable[[str], None] | None 
       UserError: it cannot be made or written; nothing was.
     """
     workdir = Path(workdir)
-    if re.match(r"[a-z][a-z0-9]+:/", str(workdir)):
-        raise UserError(
-            f"workdir {str(workdir)!r}: a directory of a mounted file system is needed; train takes an address as text"
-        )
+    _refuse_address(workdir)
     descriptor = _open(workdir)
     try:
         _lock(workdir, descriptor, warn)
@@ -63,6 +61,25 @@ def lock_workdir(workdir: str | os.PathLike, warn: Callable[[str], None] | None 
                 os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def refuse_unusable(workdir: str | os.PathLike) -> None:
+    """Refuses a workdir that `lock_workdir` would refuse; makes and writes nothing.
+
+    Raises:
+      WorkdirLocked: another process has locked it.
+      UserError: it cannot be made or written.
+    """
+    workdir = Path(workdir)
+    _refuse_address(workdir)
+    existing = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise _cannot_use(workdir, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(existing).f_flag & os.ST_RDONLY else errno.EACCES
+        raise _cannot_use(workdir, OSError(number, os.strerror(number)))
+    if is_locked(workdir):
+        raise _in_use(workdir, read_holder(workdir) or "")
 
 
 def read_holder(workdir: str | os.PathLike) -> str | None:
@@ -137,10 +154,7 @@ def _lock(workdir: Path, descriptor: int, warn: Callable[[str], None] | None) ->
     try:
         while not file_locks.try_lock(descriptor):
             if time.monotonic() > deadline:
-                raise WorkdirLocked(
-                    f"workdir {workdir} is in use by {_describe_holder(descriptor)}; stop that run, "
-                    "or choose another workdir"
-                )
+                raise _in_use(workdir, _read(descriptor))
             time.sleep(_QUERY_SECONDS / 20)
     except file_locks.LocksUnsupported as error:
         warn = warn or (lambda text: print(text, file=sys.stderr))
@@ -154,13 +168,33 @@ def _own_record() -> dict[str, str | int]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "started": now}
 
 
-def _describe_holder(descriptor: int) -> str:
-    """Describes the holder by the lock file, which it may not have written yet."""
+def _refuse_address(workdir: Path) -> None:
+    if re.match(r"[a-z][a-z0-9]+:/", str(workdir)):
+        raise UserError(
+            f"workdir {str(workdir)!r}: a directory of a mounted file system is needed; train takes an address as text"
+        )
+
+
+def _in_use(workdir: Path, holder: str) -> WorkdirLocked:
+    return WorkdirLocked(
+        f"workdir {workdir} is in use by {_describe_holder(holder)}; stop that run, or choose another workdir"
+    )
+
+
+def _read(descriptor: int) -> str:
     try:
-        content = json.loads(os.pread(descriptor, 4096, 0))
+        return os.pread(descriptor, 4096, 0).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _describe_holder(holder: str) -> str:
+    """Describes the holder by the content of the lock file, which it may not have written yet."""
+    try:
+        content = json.loads(holder)
         description = f"process {content['pid']} on {content['host']}, started {content['started']}"
         pid, here = int(content["pid"]), content["host"] == socket.gethostname()
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError):
         return "another process"
     if here and not _is_alive(pid):
         return f"a process that was left behind by {description}, which has ended"

@@ -62,11 +62,12 @@ def write(study_dir: Path, study: optuna.Study | None = None) -> Path:
     why_no_recipe = _write_best(found)
     sections = [
         f"# Sweep: {escape(found.name)}",
-        "\n>\n".join(f"> {escape(note)}" for note in found.notes),
         "\n".join(report_sections.setup(found)),
+        "\n".join(report_sections.facts(found)),
+        "\n>\n".join(f"> {escape(note)}" for note in found.notes),
+        _section("Best trial", report_sections.best_trial(found)),
         _section("Space", report_sections.space(found)),
         _section("Trials", report_sections.counts(found)),
-        _section("Best trial", report_sections.best_trial(found)),
         _section("Ten best trials", report_sections.top_trials(found, 10)),
         _section("Failed and diverged trials", report_sections.failures(found)),
         _section("Restarts", report_sections.restarts(found)),

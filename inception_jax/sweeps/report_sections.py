@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from inception_jax.errors import UserError
@@ -184,8 +184,23 @@ def _format_exit(start: Mapping[str, Any]) -> str:
     return "done" if code == 0 else f"exit code {code}"
 
 
-def _join_names(names: list[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def facts(study: StoredStudy) -> Iterator[str]:
+    """What is read first, an item each: the best value, the trials, the run time."""
+    finished = len(study.with_status("finished"))
+    if ranked := study.ranked():
+        first = ranked[0]
+        interval = _interval(study, first, _evaluation(study, first))
+        value = formatting.format_metric(study.metric, first.shown_value)
+        yield f"- **{value}** {escape(study.metric.title)} of the best trial, number {first.number}" + (
+            f"; {interval}" if interval else ""
+        )
+    yield f"- **{finished:,} of {len(study.trials):,}** trials finished"
+    if seconds := sum(trial.seconds for trial in study.trials):
+        yield f"- **{format_duration(seconds)}** run time of all processes"
 
 
 def best_trial(study: StoredStudy) -> Iterator[str]:

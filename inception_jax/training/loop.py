@@ -19,10 +19,10 @@ from inception_jax.data import storage
 from inception_jax.errors import UserError, signal_exit_code
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
-from inception_jax.runs import data_record, environment, metric_files, remote_workdir
+from inception_jax.runs import metric_files, remote_workdir
 from inception_jax.runs.progress import Progress
 from inception_jax.runs.sinks import Sinks
-from inception_jax.training import precise_batch_norm, restore, results
+from inception_jax.training import precise_batch_norm, preflight, restore, results
 from inception_jax.training import setup as setups
 from inception_jax.training.clock import Clock
 from inception_jax.training.compilation import quiet_compiler
@@ -73,9 +73,7 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
     processes.check_equal("the files of config.extensions", extensions.digests(config.extensions))
     restore.refuse_unequal_settings()
     with processes.fail_together():
-        setup = setups.build(config)
-        config.refuse_unread()
-        restore.refuse_single_values(workdir, setup)
+        setup = preflight.build_setup(config, workdir)
     processes.check_equal("the data", setup.data.identity, "all processes need the same files")
     devices, length, faults, first = setup.devices, setup.length, setup.faults, processes.is_first()
 
@@ -83,9 +81,7 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
         workdir = stack.enter_context(restore.lock_workdir(workdir))
         interrupts = stack.enter_context(Interrupts())
         with processes.fail_together():
-            restore.refuse_changed_config(workdir, config)
-            environment.refuse_changed_settings(workdir)
-            notes = data_record.refuse_changed(workdir, setup.data.identity)
+            notes = preflight.refuse_other_run(workdir, setup)
         # A run that has taken all its steps needs no state: tracing and restoring one takes most of such a start.
         if restore.newest_step(workdir) == length.total and (result := results.read_finished(workdir, length.total)):
             return result, 0

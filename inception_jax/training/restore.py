@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config, ConfigError, default, from_dict
 from inception_jax.errors import UserError
 from inception_jax.models.base import BaseNetwork
-from inception_jax.models.initialization import init_variables
+from inception_jax.models.initialization import init_variables, variable_shapes
 from inception_jax.multihost import processes
 from inception_jax.runs import data_record, environment, lock, manifest, metric_files
 from inception_jax.runs.data_record import CLASSES as CLASSES
@@ -216,31 +217,45 @@ def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState
       CheckpointError: there are checkpoints, but none can be used.
       UserError: a new run cannot start from the weights that `config.initialize` names.
     """
-    key = jax.random.key(setup.objective.seed)
-
-    def create(source: warm_start.WarmStart | None = None) -> TrainState:
-        variables = init_variables(setup.model, key, setup.input.image_size)
-        if source:
-            variables = source.restore_into(variables)
-            _refuse_other_classes(source, setup)
-        # One program: the arrays of the optimizer and the EMA, one by one, take twice as long to compile.
-        make = jax.jit(
-            lambda variables: states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
-        )
-        return make(variables)
-
-    shapes = jax.eval_shape(create) if processes.broadcast_from_first(checkpoints.steps()) else None
+    shapes = state_shapes(setup) if processes.broadcast_from_first(checkpoints.steps()) else None
     restored = checkpoints.restore_latest(
         jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=setup.devices.replicated), shapes)
     )
     if restored is None:
         with processes.fail_together():
-            state = create(setup.warm_start)
+            variables = init_variables(setup.model, jax.random.key(setup.objective.seed), setup.input.image_size)
+            # One program: the arrays of the optimizer and the EMA, one by one, take twice as long to compile.
+            state = jax.jit(functools.partial(_create_state, setup))(restore_weights(setup, variables))
         if setup.warm_start:
             # The source may itself be in training: two processes may have read different checkpoints of it.
             processes.check_equal("the weights of config.initialize", setup.warm_start.to_json())
         return setup.devices.replicate(state), {}
     return restored.state, restored.host
+
+
+def state_shapes(setup: Setup) -> TrainState:
+    """The shapes of the state, as `jax.ShapeDtypeStruct` in the place of arrays; nothing is computed or compiled."""
+    return jax.eval_shape(functools.partial(_create_state, setup), variable_shapes(setup.model, setup.input.image_size))
+
+
+def _create_state(setup: Setup, variables: dict[str, Any]) -> TrainState:
+    return states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
+
+
+def restore_weights(setup: Setup, variables: dict[str, Any]) -> dict[str, Any]:
+    """Replaces the variables of a new run by those that `config.initialize` names; without that, returns them.
+
+    Args:
+      setup: of the run.
+      variables: "params" and "batch_stats" of its initialization, or their shapes.
+
+    Raises:
+      UserError: the source is not there, does not fit, or its classifier is of other classes.
+    """
+    if setup.warm_start:
+        variables = setup.warm_start.restore_into(variables)
+        _refuse_other_classes(setup.warm_start, setup)
+    return variables
 
 
 def restore_best(setup: Setup, workdir: Path, step: int, saved: Mapping[str, Any] | None) -> BestEvaluation:
@@ -310,7 +325,7 @@ def format_header(
         f"{length.total:,} steps of {config.batch_size} ({length.epoch(length.total):.4g} epochs)"
         + (f", continued from step {start:,}" if start else ""),
         *_device_count_note(setup, devices_before),
-        *_format_batch_norm(setup, state),
+        *format_batch_norm(setup, state),
         *freezing.format_lines(setup.objective.freezing, state.params, config.optimizer.learning_rate_multipliers),
         *_format_balance(setup),
         *([f"warning: {setup.notice}"] if setup.notice else []),
@@ -334,8 +349,13 @@ def _format_balance(setup: Setup) -> list[str]:
     return lines
 
 
-def _format_batch_norm(setup: Setup, state: TrainState) -> list[str]:
-    """Warnings where batch-norm statistics or the EMA will not catch up, and what estimates the statistics anew."""
+def format_batch_norm(setup: Setup, state: TrainState) -> list[str]:
+    """Warnings where batch-norm statistics or the EMA will not catch up, and what estimates the statistics anew.
+
+    Args:
+      setup: of the run.
+      state: of the run, or its shapes.
+    """
     objective, length = setup.objective, setup.length
     lines = [f"warning: {setup.single_values}"] if setup.single_values else []
     if setup.batch_norm_images:

@@ -2,14 +2,17 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 import inception_jax.config
 from inception_jax.checkpoints.saving import Checkpoints
 from inception_jax.config import Config, ConfigError
+from inception_jax.models.initialization import init_variables
 from inception_jax.runs import manifest
 from inception_jax.training import restore, setup
+from inception_jax.training import state as states
 from inception_jax.training.state import TrainState
 
 
@@ -98,3 +101,15 @@ def test_the_identity_of_a_run(tmp_path):
     assert restore.identify_run(tmp_path, config()).id == first.id
     manifest.write(tmp_path, config().to_json(), run_id="1234")
     assert restore.identify_run(tmp_path, config()).id == "1234"
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_state_shapes_are_those_of_the_state(ema):
+    """From the declared shapes of the variables: `doctor` and a run that continues use them."""
+    built = setup.build(config(**{"ema.decay": ema}))
+    variables = init_variables(built.model, jax.random.key(0), built.input.image_size)
+    state = states.create(variables, built.optimizer, keep_ema=ema > 0)
+    shapes = restore.state_shapes(built)
+    assert jax.tree.structure(shapes) == jax.tree.structure(state)
+    pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(state), strict=True)
+    assert all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in pairs)

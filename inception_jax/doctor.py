@@ -1,0 +1,38 @@
+"""`python -m inception_jax.doctor`: says what of a run will fail, before it does; writes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from inception_jax import command_line, recipe_files
+
+
+def main(argv: list[str]) -> int:
+    """Prints a line for each check: ok, warn or fail, with what to do. Returns 0, or 2 after a failed check."""
+    arguments = command_line.parser("doctor", "Check installation, machine, recipe, data and workdir before a run.")
+    recipe_files.add_config(arguments)
+    command_line.add_processes(arguments)
+    arguments.add_argument("--workdir", help="directory of the run; without --config, its config.json is the recipe")
+    arguments.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    flags, of_config = recipe_files.parse(arguments, argv)
+
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # another program may be using the GPU
+    from inception_jax.diagnostics import examination, findings
+
+    if not of_config and flags.workdir and (Path(flags.workdir) / "config.json").is_file():
+        of_config = [f"--config={Path(flags.workdir) / 'config.json'}"]
+    load = (lambda: recipe_files.load_config(of_config)[0]) if of_config else None
+    found = []
+    for one in examination.examine(flags, load):
+        found.append(one)
+        if not flags.json:
+            print(findings.format_text([one]), flush=True)
+    if flags.json:
+        print(json.dumps(findings.to_json(found), indent=2))
+    return findings.exit_code(found)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
