@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from inception_jax.config import Config
@@ -11,7 +12,7 @@ from inception_jax.training import setup as setups
 from inception_jax.training.setup import Setup
 
 
-def build_setup(config: Config, workdir: str | Path) -> Setup:
+def build_setup(config: Config, workdir: str | os.PathLike) -> Setup:
     """Builds and checks everything that a run needs; reads the data's files, and writes nothing.
 
     Args:
