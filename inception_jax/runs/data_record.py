@@ -182,7 +182,8 @@ def read_all_class_names(workdir: Path) -> list[str] | None:
     if record is None:
         return None
     names = record.get("names")
-    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+    # A network without a classifier, as `convert` imports one, has no classes: [].
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         reason = f"'names' = {str(names)[:40]!r} is not a list of names"
         raise manifest.damaged(workdir / CLASSES, reason, "restore a copy")
     return names
