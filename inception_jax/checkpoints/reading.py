@@ -15,13 +15,8 @@ import tensorstore as ts
 
 from inception_jax import tree_paths
 from inception_jax.checkpoints import checksums, identity
+from inception_jax.checkpoints.layout import HOST, RECORD_FILE, STATE, SUBDIRECTORY
 from inception_jax.errors import ExitCode, UserError, nearest
-
-SUBDIRECTORY = "checkpoints"
-"""The directory of checkpoints in a workdir."""
-
-STATE, HOST, RECORD_FILE = "state", "host", "metadata"
-"""The two items of a step's directory, and the file in the second (the name that Orbax's JsonRestore expects)."""
 
 FORMAT = 1
 """Version of the record; incremented when older readers cannot read it."""

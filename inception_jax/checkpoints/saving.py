@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from inception_jax import tree_paths
 from inception_jax.checkpoints import checksums, orbax_manager, reading
 from inception_jax.checkpoints.identity import RunIdentity
-from inception_jax.checkpoints.reading import SUBDIRECTORY as SUBDIRECTORY
+from inception_jax.checkpoints.layout import SUBDIRECTORY as SUBDIRECTORY
 from inception_jax.checkpoints.reading import CheckpointDamaged, CheckpointError
 from inception_jax.checkpoints.reading import load_record as load_record
 from inception_jax.checkpoints.reading import load_variables as load_variables

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from inception_jax import file_locks, tree_paths
 from inception_jax.benchmarks.memory import format_bytes
-from inception_jax.checkpoints import reading
+from inception_jax.checkpoints import layout, reading
 from inception_jax.diagnostics import memory_estimate
 from inception_jax.diagnostics.findings import Finding, fail, ok, warn
 from inception_jax.runs import lock, run_state
@@ -83,7 +83,7 @@ def check_checkpoints(workdir: Path, setup: Setup, state: TrainState) -> int | N
     Raises:
       UserError: none fits; the arrays are not read.
     """
-    folder = workdir / reading.SUBDIRECTORY
+    folder = workdir / layout.SUBDIRECTORY
     steps = reading.list_steps(folder)[::-1]
     if not steps:
         return None
@@ -97,7 +97,7 @@ def check_disk(workdir: Path, setup: Setup, state: TrainState) -> Finding:
     existing = existing_folder(workdir)
     each = memory_estimate.count_bytes(state)
     kept = setup.checkpoints.keep + 2  # the best one, and the one that is being written
-    there = sum(path.stat().st_size for path in (workdir / reading.SUBDIRECTORY).rglob("*") if path.is_file())
+    there = sum(path.stat().st_size for path in (workdir / layout.SUBDIRECTORY).rglob("*") if path.is_file())
     needed = max(0, kept * each + _REST - there)
     free = shutil.disk_usage(existing).free
     text = (

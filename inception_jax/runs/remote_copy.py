@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inception_jax.checkpoints.reading import HOST, RECORD_FILE, SUBDIRECTORY
+from inception_jax.checkpoints.layout import HOST, RECORD_FILE, SUBDIRECTORY
 from inception_jax.data import storage
 from inception_jax.errors import UserError
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inception_jax.checkpoints import checksums, reading
+from inception_jax.checkpoints import checksums, layout, reading
 from inception_jax.checkpoints.identity import RunIdentity, new_run_id
 from inception_jax.checkpoints.reading import CheckpointDamaged, CheckpointError, CheckpointForeign
 from inception_jax.checkpoints.saving import Checkpoints, load_record, load_variables
@@ -122,7 +122,7 @@ def test_what_was_saved_without_an_identity_is_accepted(directory, tmp_path):
 
 def test_variables_are_named_by_the_step_that_they_are_of(directory):
     """Where the arrays of the newest are damaged, those of the step before are loaded, and called so."""
-    file = directory / "20" / reading.HOST / reading.RECORD_FILE
+    file = directory / "20" / layout.HOST / layout.RECORD_FILE
     record = load_record(directory)
     record["leaves"]["params/w"]["crc32"] ^= 1
     file.write_text(checksums.dump_with_crc(record))
