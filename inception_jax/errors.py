@@ -115,6 +115,11 @@ def write_error(path: object, error: OSError) -> UserError:
     return UserError(f"cannot write {path}: {reason}")
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun: "1 image", "2,000 images"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """A ` did you mean '…'?` clause for an unknown name, or `""` where nothing is near."""
     if len(str(name)) > _MAX_WORD:  # comparing takes time that grows with the length
@@ -151,7 +156,7 @@ class ArgumentParser(argparse.ArgumentParser):
                 self.given.add(action.dest)
             for word in value if isinstance(value, list) else [value]:
                 if action.dest in self.given and isinstance(word, str) and not word.strip():
-                    refuse_empty(action.option_strings[-1] if named else action.metavar or action.dest)
+                    refuse_empty(action.option_strings[-1] if named else action.metavar or action.dest, action.required)
         return namespace, rest
 
     def refuse_unread(self, read: Collection[str], reason: str) -> None:
@@ -186,6 +191,7 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def refuse_empty(flag: Any) -> NoReturn:
+def refuse_empty(flag: Any, required: bool = False) -> NoReturn:
     """Raises the error for a flag with an empty value."""
-    raise UserError(f"{flag}: its value is empty (a shell variable that is not set?); give a value, or leave it out")
+    remedy = "give a value" if required else "give a value, or leave it out"
+    raise UserError(f"{flag}: its value is empty (a shell variable that is not set?); {remedy}")

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     if not writer.total:
         raise UserError(f"--files={flags.files}: no name in this list")
     if writer.skipped:
-        raise UserError(f"{writer.skipped:,} of {writer.total:,} images were skipped: the lines above name them")
+        raise UserError(writer.describe_skipped())
     return 0
 
 
@@ -127,7 +127,8 @@ def _find(flags: argparse.Namespace, exclude: list[str]) -> Iterator[str | Unrea
     if not flags.images and not flags.files:
         raise UserError("no image: name files, folders or patterns, or a list of them with --files=LIST")
     listed = image_files.read_list(flags.files) if flags.files else ()
-    return itertools.chain(image_files.find(flags.images, exclude), listed)
+    found = itertools.chain(image_files.find(flags.images, exclude), listed)
+    return image_files.drop_repeated(found) if flags.files else found
 
 
 def _check_top_k(top_k: int | None, trained: TrainedNetwork) -> int:

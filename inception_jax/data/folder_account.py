@@ -10,6 +10,7 @@ import numpy as np
 from inception_jax.data.folder_files import UNDECODED
 from inception_jax.data.folders import FolderScan
 from inception_jax.data.names import printable
+from inception_jax.errors import counted
 
 _MAX_ROWS = 20  # of the table of classes; more classes are told as a range
 _IMBALANCE = 2.0
@@ -71,7 +72,7 @@ def _left_out(found: FolderScan) -> Iterator[str]:
     if left.hidden:
         yield f"left out: {_counts(left.hidden)}: hidden or of the system"
     if left.links:
-        yield f"left out: {_names(left.links)}: {len(left.links):,} link(s) to what counts already"
+        yield f"left out: {_names(left.links)}: {counted(len(left.links), 'link')} to what counts already"
     if left.others:
         yield f"left out: {_names(left.others)}: beside the split folders, or empty"
 

@@ -14,7 +14,7 @@ from inception_jax.data.folder_files import LeftOut, SplitFiles, is_hidden
 from inception_jax.data.folder_index import FolderFiles
 from inception_jax.data.folder_walk import FolderWalker, StoredFolderWalker, count_images
 from inception_jax.data.names import PackedNames, printable
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, counted, nearest
 
 # The names of split folders by split, without regard to case. A folder with one of `OWN_NAMES` is a split of its name.
 SPELLINGS = {
@@ -235,7 +235,7 @@ def _with_class_names(root: str, files: FolderFiles, chosen: dict[str, str] | No
         )
     notes = [note for split in files.splits for note in split.notes]
     notes += [
-        f"left out: {split.loose:,} image(s) in {splits[split.name].folder}, in no class folder"
+        f"left out: {counted(split.loose, 'image')} in {splits[split.name].folder}, in no class folder"
         for split in files.splits
         if split.loose and split.classes
     ]
@@ -258,7 +258,7 @@ def _problem(root: str, split: SplitFiles, labels: Mapping[str, int], reference:
     folder = printable(os.path.join(root, split.folder) if split.folder else root)
     if not split.classes:
         if split.loose:
-            return f"{folder}: {split.loose:,} image(s) without class folders: they have no labels"
+            return f"{folder}: {counted(split.loose, 'image')} without class folders: they have no labels"
         return _no_class_folders(folder, False)
     for name in split.classes:
         if name not in labels and reference is not None:

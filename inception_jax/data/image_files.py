@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import glob
 import itertools
@@ -46,7 +47,7 @@ def find(named: Iterable[str | os.PathLike], exclude: Iterable[str | os.PathLike
     a name where there is such a file.
 
     The order is that of `named`; within a folder that of the names: its files, then the folders inside it, then, at the
-    end of the walk, what only links lead to.
+    end of the walk, what only links lead to. A file that several of them name is taken once, at its first place.
 
     Args:
       named: paths and patterns.
@@ -57,11 +58,23 @@ def find(named: Iterable[str | os.PathLike], exclude: Iterable[str | os.PathLike
       image; the rest is read while the result is iterated.
 
     Raises:
-      UserError: a folder or a pattern without an image.
+      UserError: a file that is not there; a folder or a pattern without an image.
     """
     left_out = frozenset(os.path.realpath(path) for path in exclude)
     parts = [_expand(os.fsdecode(os.fspath(name)), left_out) for name in named]
-    return itertools.chain.from_iterable(parts)
+    found = itertools.chain.from_iterable(parts)
+    return found if len(parts) < 2 else drop_repeated(found)
+
+
+def drop_repeated(files: Iterable[str | Unreadable]) -> Iterator[str | Unreadable]:
+    """Yields each real file once, at its first place, whatever links and spellings name it; remembers their paths."""
+    seen = set()
+    for file in files:
+        path = file.path if isinstance(file, Unreadable) else file
+        real = path if "\0" in path else os.path.realpath(path)
+        if real not in seen:
+            seen.add(real)
+            yield file
 
 
 def _expand(name: str, exclude: frozenset[str]) -> Iterable[str | Unreadable]:
@@ -69,6 +82,11 @@ def _expand(name: str, exclude: frozenset[str]) -> Iterable[str | Unreadable]:
         walk = _Walk(name, name, (_ANY_DEPTH,), exclude)
         return _started(walk, lambda: f"{printable(name)}: no image in this folder ({walk.describe_left_out()})")
     if os.path.lexists(name) or not glob.has_magic(name):
+        with contextlib.suppress(ValueError):  # a zero byte in the name: who reads it says so
+            try:
+                os.stat(name)
+            except OSError as error:
+                raise UserError(f"{printable(name)}: {error.strerror or error}") from None
         return [name]
     names = name.split("/")
     first = next(position for position, part in enumerate(names) if glob.has_magic(part))

@@ -26,6 +26,9 @@ from inception_jax.errors import UserError, nearest
 
 # The pipeline has its own threads; OpenCV's pool on top of them only makes them wait for each other.
 cv2.setNumThreads(0)
+# Errors say in words of the caller what cannot be decoded; OpenCV's own lines would stand among a command's results.
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 # Colour whatever the file holds (grey, CMYK, alpha, palette, 16 bits), and pixels as stored: the papers' pipelines
 # never rotated images by their EXIF orientation.

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from inception_jax.data import crops, image_files, images
+from inception_jax.data import image_files, images
 from inception_jax.data.image_files import Unreadable
 from inception_jax.data.loader import DataLoader, ThreadProducer
 from inception_jax.data.pipeline import default_threads
@@ -28,8 +28,6 @@ from inception_jax.training.parallel import Compiled, Devices
 Files = str | os.PathLike | Iterable[str | os.PathLike | Unreadable]
 
 _GROUP = 8  # batches: so many files that cannot be read are held back, at most, until a batch of images is full
-
-_MAX_PIXELS = 1 << 27  # of an image that is resized for the crop
 
 _T = TypeVar("_T")
 
@@ -97,9 +95,10 @@ def predict(network: Network, inputs: Images, top_k: int, batch_size: int) -> di
       UserError: the network has no classifier, a file cannot be decoded, or an image is none.
     """
     listed = image_inputs.as_list(inputs)
+    frame = network.input.image_size, network.input.eval_crop
 
     def load(numbered: tuple[int, Any]) -> _Crop[tuple[int, Any]]:
-        return _Crop(numbered, _crop(network, image_inputs.decode_one(*numbered)))
+        return _Crop(numbered, images.center_crop(image_inputs.decode_one(*numbered), *frame))
 
     batch_size = network.devices.round_up(min(batch_size, len(listed)))
     found = [rows for _, rows in _predict(network, iter(enumerate(listed)), load, top_k, batch_size)]
@@ -112,7 +111,8 @@ def predict_files(
     """Predicts the classes of image files, one by one; see `TrainedNetwork.predict_files`.
 
     Raises:
-      UserError: a folder or a pattern without an image; at the first file: the network has no classifier.
+      UserError: a file that is not there, a folder or a pattern without an image; at the first file: the network has
+        no classifier.
     """
     if isinstance(files, str | os.PathLike | Sequence):
         files = image_files.find([files] if isinstance(files, str | os.PathLike) else files)
@@ -126,12 +126,14 @@ def _predict_files(
     batch_size: int,
     keep_images: bool,
 ) -> Iterator[Prediction]:
+    frame = network.input.image_size, network.input.eval_crop
+
     def load(file: str | os.PathLike | Unreadable) -> _Crop[str]:
         if isinstance(file, Unreadable):
             return _Crop(file.path, None, file.reason)
         path = os.fsdecode(file)
         try:
-            return _Crop(path, _crop(network, image_files.read_image(path)))
+            return _Crop(path, images.center_crop(image_files.read_image(path), *frame))
         except UserError as error:
             return _Crop(path, None, str(error))
 
@@ -142,21 +144,6 @@ def _predict_files(
         names = tuple(network.class_names[label] for label in classes)
         image = crop.image if keep_images else None
         yield Prediction(crop.given, names, classes, rows["probabilities"], crop.reason, image)
-
-
-def _crop(network: Network, image: np.ndarray) -> np.ndarray:
-    """The evaluation crop of an image.
-
-    Raises:
-      UserError: an image so narrow that it would become too large when its short side is resized.
-    """
-    size, crop = network.input.image_size, network.input.eval_crop
-    if crop.rule in ("center", "torchvision"):
-        height, width = crops.short_side_to(crop.side(size), *image.shape[:2])
-        if height * width > _MAX_PIXELS:
-            given = f"{image.shape[1]}x{image.shape[0]}"
-            raise UserError(f"{given} pixels: too narrow; resized for the crop it would have {width}x{height}")
-    return images.center_crop(image, size, crop)
 
 
 def _predict(

@@ -18,12 +18,13 @@ import numpy as np
 
 from inception_jax.data.folder_files import SUFFIXES
 from inception_jax.data.names import one_line, printable
-from inception_jax.errors import UserError, write_error
+from inception_jax.errors import UserError, counted, write_error
 from inception_jax.evaluation.prediction import Prediction
 from inception_jax.runs import contact_sheet
 from inception_jax.runs.contact_sheet import MAX_IMAGES, Thumbnail
 
 STDOUT = "-"
+_NAMED = 3  # skipped files that the last line names
 _SIDE = 224  # pixels: smaller images are enlarged in the files of explanations
 _PNG_OF_OURS = b"Matplotlib version"  # in the first bytes of every sheet
 
@@ -61,6 +62,7 @@ class PredictionWriter:
           UserError: one cannot be written, or would replace an image.
         """
         self.total = self.skipped = 0
+        self._first_skipped: list[str] = []
         self._thumbnails: list[Thumbnail] = []
         self._sheet, self._explanations = sheet and Path(sheet), explanations and Path(explanations)
         if STDOUT == json_file == csv_file:
@@ -107,7 +109,8 @@ class PredictionWriter:
         self.skipped += bool(prediction.error)
         path = one_line(prediction.path)
         if prediction.error:
-            print(f"skipped: {path}: {prediction.error}", file=sys.stderr, flush=True)
+            self._first_skipped = [*self._first_skipped, path][:_NAMED]
+            print(f"warning: skipped {path}: {prediction.error}", file=sys.stderr, flush=True)
         elif self._prints_text:
             lines = [
                 f"  {100 * probability:6.2f} %  {name}"
@@ -129,6 +132,13 @@ class PredictionWriter:
             probability = float(prediction.probabilities[0])
             self._thumbnails.append(Thumbnail(image, path, prediction.names[0], probability, saliency))
 
+    def describe_skipped(self) -> str:
+        """How many files were skipped, of how many, and the names of the first ones."""
+        more = self.skipped - len(self._first_skipped)
+        names = ", ".join(self._first_skipped) + (f" and {more:,} more" if more else "")
+        were = "was" if self.skipped == 1 else "were"
+        return f"{self.skipped:,} of {counted(self.total, 'file')} {were} skipped: {names}"
+
     def finish(self, title: str) -> list[str]:
         """Draws the sheet.
 
@@ -144,11 +154,11 @@ class PredictionWriter:
         lines = []
         if self._sheet and self._thumbnails:
             drawn, readable = len(self._thumbnails), self.total - self.skipped
-            count = f"the first {drawn:,} of {readable:,} images" if drawn < readable else f"{drawn:,} image(s)"
+            count = f"the first {drawn:,} of {readable:,} images" if drawn < readable else counted(drawn, "image")
             contact_sheet.contact_sheet(self._thumbnails, self._sheet, title=f"{title}: {count}")
             lines.append(f"{self._sheet}: {count}")
         if self._explanations:
-            lines.append(f"{self._explanations}: {self.total - self.skipped:,} saliency maps")
+            lines.append(f"{self._explanations}: {counted(self.total - self.skipped, 'saliency map')}")
         return lines
 
     def _write_row(self, cells: list[str]) -> None:

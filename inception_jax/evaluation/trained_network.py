@@ -220,7 +220,8 @@ class TrainedNetwork:
           An iterator of the predictions, in the order of the files. A file that cannot be read has an `error`.
 
         Raises:
-          UserError: a folder or a pattern without an image; when it is iterated: the network has no classifier.
+          UserError: a file that is not there, a folder or a pattern without an image; when it is iterated: the network
+            has no classifier.
         """
         return prediction.predict_files(self, files, top_k, batch_size, keep_images)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, counted
 from inception_jax.weight_files import npz_files
 from inception_jax.weight_files.archives import ZipArchive
 from inception_jax.weight_files.types import DEFAULT_LIMIT, ReadBudget, ReadError
@@ -69,7 +69,7 @@ class Moments:
           UserError: fewer than two rows.
         """
         if self.count < 2:
-            raise UserError(f"statistics of {self.count} image(s): a covariance needs two or more")
+            raise UserError(f"statistics of {counted(self.count, 'image')}: a covariance needs two or more")
         return self._squares / (self.count - 1)
 
 

@@ -21,6 +21,7 @@ MAX_IMAGES = 48
 _WIDTH = 10.4  # inches, of a full row
 _COLUMNS = {False: 8, True: 4}  # without and with saliency maps
 _IMAGE, _GAP, _HEAD, _CAPTION = 1.22, 0.08, 0.36, 0.38  # inches
+_NOTE = 0.14  # inches, of the line below the title that says what the maps are
 _SHARPEST = 320  # pixels of a side; more are not drawn
 
 
@@ -49,7 +50,7 @@ def shrink(image: np.ndarray) -> np.ndarray:
 
 
 def contact_sheet(thumbnails: Sequence[Thumbnail], path: str | os.PathLike, *, title: str = "") -> Figure:
-    """Draws images in rows; beside each its saliency map, where the first one has a map.
+    """Draws images in rows; beside each its saliency map, where the first one has a map, and a line that says so.
 
     Args:
       thumbnails: the images, at least one; those after `MAX_IMAGES` are left out.
@@ -68,14 +69,18 @@ def contact_sheet(thumbnails: Sequence[Thumbnail], path: str | os.PathLike, *, t
     cell = (_WIDTH - _GAP) / _COLUMNS[with_maps]
     width = _GAP + columns * cell
     row_height = _IMAGE + _CAPTION
-    height = _HEAD + math.ceil(len(thumbnails) / columns) * row_height + _GAP
+    head = _HEAD + _NOTE * with_maps
+    height = head + math.ceil(len(thumbnails) / columns) * row_height + _GAP
     letters = int(cell * 13.5)  # that fit below an image, in the size of the captions
     with plot_style.saved_figure(path, width, height, layout="none") as figure:
         heading = plot_style.shorten(title, int(width * 14))
         figure.text(_GAP / width, 1 - _HEAD / 2 / height, heading, fontsize=8, fontweight="bold", va="center")
+        if with_maps:
+            note = "beside each image: the saliency map of the class that is named below it"
+            figure.text(_GAP / width, 1 - (head - 0.12) / height, note, fontsize=5.5, color=GREY, va="center")
         for place, one in enumerate(thumbnails):
             row, column = divmod(place, columns)
-            left, bottom = _GAP + column * cell, height - _HEAD - row * row_height - _IMAGE
+            left, bottom = _GAP + column * cell, height - head - row * row_height - _IMAGE
             pictures = [one.image] if one.saliency is None else [one.image, one.saliency]
             for number, picture in enumerate(pictures):
                 x = left + number * (_IMAGE + 0.03)

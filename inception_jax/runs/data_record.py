@@ -190,7 +190,7 @@ def read_all_class_names(workdir: Path) -> list[str] | None:
 
 
 def class_difference(before: Sequence[str], now: Sequence[str]) -> str:
-    """Says how the classes of a run and of data differ: "the run was trained on cat, dog; the data has ant, cat"."""
+    """Says how the classes of a run and of data differ: "the run was trained on 'cat', 'dog'; the data has 'ant'"."""
     if list(before) == list(now):
         return ""
     text = f"the run was trained on {_format_names(before)}; the data has {_format_names(now)}"
@@ -206,7 +206,7 @@ def class_difference(before: Sequence[str], now: Sequence[str]) -> str:
 
 
 def _format_names(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= _MAX_NAMES else f"{len(names):,} classes"
+    return ", ".join(map(repr, names)) if len(names) <= _MAX_NAMES else f"{len(names):,} classes"
 
 
 def _quote(names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
 
-from inception_jax.errors import DiskFull, ExitCode, UserError, signal_exit_code
+from inception_jax.errors import DiskFull, ExitCode, UserError, counted, signal_exit_code
 from inception_jax.runs import lock
 from inception_jax.sweeps import lease, trial_process, trials
 from inception_jax.sweeps.budget import SweepBudget, WorkedTime
@@ -103,8 +103,8 @@ class Driver:
 
     def _log_stopping(self, text: str) -> None:
         self._display.log(
-            f"{text.partition(':')[0]}: {len(self._trials)} running trial(s) save a checkpoint and stop; a second "
-            "signal stops at once"
+            f"{text.partition(':')[0]}: saves a checkpoint of {counted(len(self._trials), 'running trial')} and stops; "
+            "a second signal stops at once"
         )
 
     def _schedule(self) -> None:
@@ -126,7 +126,7 @@ class Driver:
         if len(self._trials) < len(self._slots) and others and not mine and not self._logged_waiting:
             self._logged_waiting = True
             self._display.log(
-                f"waiting for {len(others)} trial(s) of other drivers; a trial whose driver dies is taken over"
+                f"waiting for {counted(len(others), 'trial')} of other drivers; a trial whose driver dies is taken over"
             )
 
     def _adopt(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inception_jax.errors import ExitCode, UserError
+from inception_jax.errors import ExitCode, UserError, counted
 from inception_jax.sweeps import resources, trial_process, trials
 from inception_jax.sweeps.budget import SweepBudget
 from inception_jax.sweeps.display import SweepDisplay, format_best_table, format_params, format_status_line
@@ -71,7 +71,7 @@ def run(
         display.log(
             f"study {content['name']} in {directory}: {study_config.sampler}, "
             f"pruner {study_config.pruner}, {study_config.objective} {study_config.metric} "
-            f"of the {study_config.weights} weights, {len(claimed)} worker(s)"
+            f"of the {study_config.weights} weights, {counted(len(claimed), 'worker')}"
         )
         driver = Driver(
             directory,

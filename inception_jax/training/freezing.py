@@ -13,7 +13,7 @@ from typing import Any
 import optax
 
 from inception_jax import tree_paths
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, counted
 from inception_jax.training import paths
 
 Tree = Any
@@ -97,7 +97,7 @@ def format_lines(freezing: Freezing, params: Tree, multipliers: Sequence[tuple[s
         )
     if freezing.batch_norms:
         rule = "running statistics" if freezing.frozen_statistics else "the batch's statistics"
-        lines.append(f"{len(freezing.batch_norms)} frozen batch norm layer(s) normalize with {rule}")
+        lines.append(f"{counted(len(freezing.batch_norms), 'frozen batch norm layer')}, normalized with {rule}")
     found = paths.find("optimizer.learning_rate_multipliers", [pattern for pattern, _ in multipliers], trained)
     for pattern, factor in multipliers:
         members = [path for path, first in found.items() if first == pattern]

@@ -61,7 +61,7 @@ def test_the_log_accounts_for_the_folder(trained):
 def test_other_classes(data, run_command, tmp_path):
     root, workdir, arguments = data
     other_classes(root)
-    words = "the run was trained on cat, dog; the data has ant, cat; "
+    words = "the run was trained on 'cat', 'dog'; the data has 'ant', 'cat'; "
     before = (workdir / "classes.json").read_text()
     err = one_line(*run_command("train", *arguments, "--config.num_steps=2", f"--workdir={workdir}"))
     assert words + "put the data back as it was, or choose another workdir" in err

@@ -98,7 +98,7 @@ def test_predict_names_classes_of_files_of_any_size(small_run, run_command, tmp_
     outputs = [f"--csv={tmp_path / 'table.csv'}", f"--sheet={tmp_path / 'sheet.png'}", f"--explain={tmp_path / 'maps'}"]
     code, out, err = run_command("predict", f"--workdir={workdir}", "--json", "--top_k=3", *outputs, *paths)
     assert code == 0, err
-    assert "sheet.png: 3 image(s)" in err and len((tmp_path / "table.csv").read_text().splitlines()) == 4
+    assert "sheet.png: 3 images" in err and len((tmp_path / "table.csv").read_text().splitlines()) == 4
     maps = [cv2.imread(str(path))[:, 228:] for path in sorted((tmp_path / "maps").iterdir())]
     assert len(maps) == 3 and all(one.std() > 5 for one in maps)
     found = [json.loads(line) for line in out.splitlines()]

@@ -39,7 +39,7 @@ def test_moments_take_half_precision_without_its_rounding():
 def test_what_has_no_moments():
     moments = Moments(2)
     moments.add(np.ones((1, 2)))
-    with pytest.raises(UserError, match=r"1 image\(s\): a covariance needs two"):
+    with pytest.raises(UserError, match=r"1 image: a covariance needs two"):
         moments.covariance()
     with pytest.raises(UserError, match="not finite"):
         moments.add(np.array([[np.inf, 1.0]]))

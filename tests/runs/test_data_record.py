@@ -54,7 +54,9 @@ def test_the_same_data_goes_on(run, pets):
 def test_other_classes_are_refused_in_words_of_classes(run, pets, tmp_path):
     (tmp_path / "pets" / "train" / "dog").rename(tmp_path / "pets" / "train" / "ant")
     (tmp_path / "pets" / "test" / "dog").rename(tmp_path / "pets" / "test" / "ant")
-    message = "the run was trained on cat, dog; the data has ant, cat; put the data back as it was, or choose another"
+    message = (
+        "the run was trained on 'cat', 'dog'; the data has 'ant', 'cat'; put the data back as it was, or choose another"
+    )
     with pytest.raises(UserError, match=message) as caught:
         data_record.refuse_changed(
             run, data_record.describe(*load_splits(f"folder:{tmp_path / 'pets'}", ["train"] * 2))
@@ -109,8 +111,8 @@ def test_a_run_of_an_earlier_version_gets_its_record_with_one_line(run, pets):
     ("before", "now", "message"),
     [
         (["a", "b"], ["a", "b"], ""),
-        (["a", "b"], ["b", "a"], "on a, b; the data has b, a: in another order (class 0 was 'a' and is 'b')"),
-        (["a", "b"], ["a", "b", "c"], "on a, b; the data has a, b, c"),
+        (["a", "b"], ["b", "a"], "on 'a', 'b'; the data has 'b', 'a': in another order (class 0 was 'a' and is 'b')"),
+        (["a", "b"], ["a", "b", "c"], "on 'a', 'b'; the data has 'a', 'b', 'c'"),
         (
             [str(i) for i in range(1000)],
             [str(i) for i in range(1, 1000)] + ["x"],
@@ -135,7 +137,7 @@ def test_evaluating_on_purpose_on_other_examples_is_a_note(run, pets, tmp_path):
     assert note.startswith("note: training split 'train' of the run: 18 examples, and 5 when the run began")
     assert data_record.note_other_examples(run, test) == []
     assert data_record.note_other_examples(run, load(train.name, "train[:50%]")) == []
-    with pytest.raises(UserError, match="the run was trained on cat, dog; the data has 10 classes"):
+    with pytest.raises(UserError, match="the run was trained on 'cat', 'dog'; the data has 10 classes"):
         data_record.refuse_other_classes(run, load("digits", "test"), "")
 
 
