@@ -113,4 +113,9 @@ def report_lines(workdir: Path, weights: Mapping[str, float] | None = None) -> l
     head = ("class", "precision", "recall", "F1", "examples", "predictions", *(["weight"] if weights else []))
     files = [name for name in (PER_CLASS, CONFUSION) if (workdir / name).exists()]
     links = ", ".join(f"[{name}]({name})" for name in files)
-    return [*lines, *tables.format_markdown(head, cells, "lrrrrrr"[: len(head)]), "", f"All classes: {links}."]
+    return [
+        *lines,
+        *tables.format_markdown(head, cells, "lrrrrrr"[: len(head)]),
+        "",
+        f"{'All classes' if lines else 'As files'}: {links}.",
+    ]

@@ -33,7 +33,7 @@ def format_conclusion(workdir: str | os.PathLike, content: Mapping[str, Any]) ->
     for split, by_weights in content["metrics"].items():
         weights = next((name for name in _WEIGHTS if isinstance(by_weights.get(name), Mapping)), None)
         if weights:  # "train" beside the splits is {metric: value}
-            best = _format_best(content.get("best") or {}, content["steps"])
+            best = _format_best(content.get("best") or {}, content["steps"], by_weights[weights])
             lines.append(f"{split}: {format_accuracy(by_weights[weights])}, {_WEIGHTS[weights]}{best}")
     if str(content.get("ended")).startswith("early"):
         lines.append(content["ended"])
@@ -64,11 +64,13 @@ def format_accuracy(values: Mapping[str, Any]) -> str:
     return f"top-1 {100 * values['top1']:.2f} % ({interval})"
 
 
-def _format_best(best: Mapping[str, Any], last: int) -> str:
-    """Formats the evaluation by which the best checkpoint was chosen; "" where there is none."""
-    if best.get("step") is None:
+def _format_best(best: Mapping[str, Any], last: int, final: Mapping[str, Any]) -> str:
+    """Formats the best evaluation, beside the final one; "" where there is none, or no other than the final one."""
+    if best.get("step") is None or best.get("evaluations") == 1:
         return ""
-    if best["step"] == last:
-        return "; no evaluation before was better"
     metric = describe(best["metric"], best)
-    return f"; best at step {best['step']:,} of {last:,}: {metric.column} {format_metric(metric, best['value'])}"
+    value = format_metric(metric, best["value"])
+    if best["step"] == last or final.get(metric.name) == best["value"]:  # of equal evaluations the first is recorded
+        shown = "" if metric.name == "top1" else f" ({value})"  # the line begins with top-1
+        return f"; no evaluation before had a better {metric.title}{shown}"
+    return f"; best at step {best['step']:,} of {last:,}: {metric.column} {value}"

@@ -32,9 +32,11 @@ _FORMS: dict[str, dict[str, Any]] = {
     result.FILE: {"status": TEXT, "model": TEXT, "dataset": TEXT, "message": TEXT, "signal": TEXT, "steps": NUMBER,
                   "epochs": NUMBER, "metrics": Each((Each((NUMBER, _VALUES)),)), "wall_seconds": NUMBER,
                   "compile_seconds": NUMBER, "data_wait_seconds": NUMBER, "evaluation_seconds": NUMBER,
-                  "checkpoint_seconds": NUMBER, "fingerprint": TEXT, "class_weights": _VALUES, "pictures": [TEXT],
+                  "checkpoint_seconds": NUMBER, "plots_seconds": NUMBER, "fingerprint": TEXT,
+                  "class_weights": _VALUES, "pictures": [TEXT],
                   "tables": [TEXT], "ended": TEXT,
-                  "best": {"metric": TEXT, "value": NUMBER, "step": NUMBER, "title": TEXT, "better": TEXT}},
+                  "best": {"metric": TEXT, "value": NUMBER, "step": NUMBER, "title": TEXT, "better": TEXT,
+                           "evaluations": NUMBER}},
     TRIAL: {"status": TEXT, "message": TEXT, "value": NUMBER},
 }  # fmt: skip
 _NAMES: dict[Any, str] = {NUMBER: "a number", TEXT: "a string", OBJECT: "an object", LIST: "a list"}

@@ -110,7 +110,10 @@ def _mark_facts(tokens: Sequence[Token]) -> None:
 
 
 def _page_tokens(tokens: Sequence[Token], title: str, folder: Path) -> Iterator[Token]:
-    """Yields the tokens with tables, code and images in boxes that scroll by themselves."""
+    """Yields the tokens with tables, code and images in boxes that scroll by themselves.
+
+    A link to another file becomes text: the page may have been sent without that file.
+    """
     section = title
     for index, token in enumerate(tokens):
         if token.type == "heading_open":
@@ -127,7 +130,23 @@ def _page_tokens(tokens: Sequence[Token], title: str, folder: Path) -> Iterator[
             for place, child in enumerate(token.children or ()):
                 if child.type == "image":
                     token.children[place] = _raw(_image(child, folder), "html_inline")  # type: ignore[index]
+            _unlink_files(token)
             yield token
+
+
+def _unlink_files(token: Token) -> None:
+    """Replaces links to files of the report's folder by their texts, and says where the files are."""
+    local = [False]
+    children: list[Token] = []
+    for child in token.children or ():
+        if child.type == "link_open":
+            local.append(not re.match(r"#|[a-z][a-z0-9+.-]*:", str(child.attrs.get("href", ""))))
+        if child.type not in ("link_open", "link_close") or not local[-1]:
+            children.append(child)
+        if child.type == "link_close" and local.pop():
+            children.append(_raw(" (in the workdir)", "html_inline"))
+    if token.children is not None:
+        token.children = children
 
 
 def _box(tag: str, label: str) -> str:

@@ -71,7 +71,9 @@ _SECONDS = {
     "data_wait_seconds": "waiting for data",
     "evaluation_seconds": "evaluating",
     "checkpoint_seconds": "saving checkpoints",
+    "plots_seconds": "drawing plots",
 }
+_REST = "training steps and everything else"
 
 
 def draw_plots(
@@ -300,17 +302,19 @@ def _facts(
         metric = metric_definitions.describe(best["metric"], best)
         weights = "ema" if any(kind == "ema" for _, kind in final) else "raw"
         yield (
-            f"- **step {best['step']:,}** has the best checkpoint, by {escape(metric.column)}: "
+            f"- **step {best['step']:,}** has the best {escape(metric.title)}: "
             f"{format_metric(metric, best['value'])}, {_WEIGHTS[weights]}"
         )
     if wall := _wall_seconds(outcome, timing):
-        unit = "" if wall <= 59 or wall > 86_399 else " min" if wall <= 3_599 else " h"
+        whole = round(wall)
+        unit = "" if whole < 60 or whole >= 86_400 else " min" if whole < 3_600 else " h"
+        shares = {name: share for name, _, share in _parts_of_time(outcome, wall)}
         parts = [
-            f"{100 * outcome[name] / wall:.0f} % {_SECONDS[name]}"
+            f"{shares[name]} % {_SECONDS[name]}"
             for name in ("compile_seconds", "evaluation_seconds", "data_wait_seconds")
-            if outcome.get(name) is not None
+            if name in shares
         ]
-        yield f"- **{format_duration(wall)}{unit}** wall clock" + (f": {', '.join(parts)}" if parts else "")
+        yield f"- **{format_duration(whole)}{unit}** wall clock" + (f": {', '.join(parts)}" if parts else "")
 
 
 def _final_evaluations(
@@ -336,13 +340,18 @@ def _interval(values: Mapping[str, Any]) -> tuple[int, float, float]:
 
 def _best_evaluation(
     rows: list[dict[str, Any]], config: Mapping[str, Any], starts: Mapping[str, Any]
-) -> tuple[metric_definitions.Metric, dict[str, Any] | None]:
-    """(the metric that chooses the best checkpoint, the row of the best evaluation by it; None: there is none)."""
+) -> tuple[metric_definitions.Metric, list[dict[str, Any]]]:
+    """(the metric that chooses the best checkpoint, the rows of the best evaluations by it: several where equal).
+
+    They are of the EMA weights where there are any, as the best checkpoint is.
+    """
     name = _field(config, "checkpoint.best_metric") or "top1"
     metric = metric_definitions.describe(name, (starts.get("metrics") or {}).get(name))
     known = [row for row in rows if row.get("kind") == "evaluation" and not math.isnan(row.get(name, math.nan))]
-    better = max if metric.better == "higher" else min
-    return metric, better(known, key=lambda row: row[name]) if known else None
+    kind = "ema" if any(row.get("weights") == "ema" for row in known) else "raw"
+    known = [row for row in known if row.get("weights") == kind]
+    value = (max if metric.better == "higher" else min)((row[name] for row in known), default=None)
+    return metric, [row for row in known if row[name] == value]
 
 
 def _evaluations(
@@ -378,12 +387,14 @@ def _evaluations(
     if final and (images := _field(config, "evaluation.batch_norm_images")):
         yield ""
         yield f"Evaluated with batch-norm statistics of {images:,} training images, not with the running statistics."
-    metric, best = _best_evaluation(rows, config, starts)
-    if best:
+    metric, equal = _best_evaluation(rows, config, starts)
+    if equal:
+        best, later = equal[0], len(equal) - 1
+        also = f"; {later:,} later evaluation{'s are' if later > 1 else ' is'} equal" if later else ""
         yield ""
         yield (
             f"Best {escape(metric.column)} of all evaluations: {format_metric(metric, best[metric.name])} "
-            f"({escape(best['split'])}, {best['weights']}) at step {best['step']:,}, epoch {best['epoch']:.4g}."
+            f"({escape(best['split'])}, {best['weights']}) at step {best['step']:,}, epoch {best['epoch']:.4g}{also}."
         )
     if "fingerprint" in outcome:
         yield ""
@@ -418,17 +429,11 @@ def _heads(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _times(outcome: Mapping[str, Any], timing: list[dict[str, Any]]) -> Iterator[str]:
-    wall = _wall_seconds(outcome, timing)
-    known = {**outcome, "wall_seconds": wall}
-    yield from tables.format_markdown(
-        ("", "h:min:s", "fraction"),
-        [
-            (text, _clock_time(known[name]), f"{100 * known[name] / wall:.0f} %" if wall else "")
-            for name, text in _SECONDS.items()
-            if known.get(name) is not None
-        ],
-        "lrr",
-    )
+    if wall := _wall_seconds(outcome, timing):
+        table = [(_SECONDS["wall_seconds"], _clock_time(round(10 * wall)), "100 %")]
+        parts = _parts_of_time(outcome, wall)
+        table += [(_SECONDS.get(name, _REST), _clock_time(tenths), f"{share} %") for name, tenths, share in parts]
+        yield from tables.format_markdown(("", "h:min:s", "fraction"), table, "lrr")
     speeds = [row["images_per_second"] for row in timing if "images_per_second" in row]
     if speeds:
         waits = [row.get("data_wait_fraction", 0.0) for row in timing]
@@ -443,8 +448,26 @@ def _wall_seconds(outcome: Mapping[str, Any], timing: list[dict[str, Any]]) -> f
     return outcome.get("wall_seconds") or (timing[-1].get("wall_seconds") if timing else None)
 
 
-def _clock_time(seconds: float) -> str:
-    tenths = round(10 * seconds)
+def _parts_of_time(outcome: Mapping[str, Any], wall: float) -> list[tuple[str, int, int]]:
+    """The phases of a run and what remains: (name, tenths of a second, per cent of `wall`); [] where none is known.
+
+    The tenths add up to those of `wall` and the percentages to 100: the largest fractions are rounded up.
+    """
+    tenths = {name: round(10 * outcome[name]) for name in _SECONDS if outcome.get(name) is not None}
+    tenths.pop("wall_seconds", None)
+    if not tenths:
+        return []
+    total = round(10 * wall)
+    tenths["rest"] = max(0, total - sum(tenths.values()))
+    exact = {name: 100 * part / max(1, total) for name, part in tenths.items()}
+    shares = {name: math.floor(share) for name, share in exact.items()}
+    missing = 100 - sum(shares.values())
+    for name in sorted(exact, key=lambda name: shares[name] - exact[name])[: max(0, missing)]:
+        shares[name] += 1
+    return [(name, part, shares[name]) for name, part in tenths.items()]
+
+
+def _clock_time(tenths: int) -> str:
     return f"{tenths // 36_000}:{tenths // 600 % 60:02d}:{tenths % 600 / 10:04.1f}"
 
 
@@ -464,7 +487,8 @@ def _commands(workdir: Path, starts: Mapping[str, Any], outcome: Mapping[str, An
 
 
 def _config(config: Mapping[str, Any]) -> Iterator[str]:
-    values = [(path, _field(config, path)) for path in _HIGHLIGHTS]
+    unused = "num_epochs" if config.get("num_steps") else "num_steps"
+    values = [(path, _field(config, path)) for path in _HIGHLIGHTS if path != unused]
     rows = [(code(path), value) for path, value in values if value is not None]
     yield from tables.format_markdown(("field", "value"), rows)
     if config:

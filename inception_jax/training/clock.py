@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-PHASES = ("compile", "data_wait", "evaluation", "checkpoint")
+PHASES = ("compile", "data_wait", "evaluation", "checkpoint", "plots")
 
 
 class Clock:
@@ -43,7 +43,8 @@ class Clock:
         """Seconds since the first start of the run, as JSON.
 
         Returns:
-          {"wall_seconds", "compile_seconds", "data_wait_seconds", "evaluation_seconds", "checkpoint_seconds"}.
+          {"wall_seconds", "compile_seconds", "data_wait_seconds", "evaluation_seconds", "checkpoint_seconds",
+          "plots_seconds"}.
         """
         spent = {f"{name}_seconds": seconds for name, seconds in self._spent.items()}
         spent["wall_seconds"] = time.perf_counter() - self._start

@@ -126,7 +126,7 @@ def write_finished(
     shown = evaluations.get("ema") or evaluations["raw"]
     tables = class_tables.write(output.workdir, shown, setup.data.class_names)
     if setup.logging.pictures:
-        with output.progress.phase("drawing plots"):
+        with output.clock.phase("plots"), output.progress.phase("drawing plots"):
             plots = report.draw_plots(
                 output.workdir,
                 shown,
@@ -142,7 +142,7 @@ def write_finished(
     }
     content["pictures"] = sorted(path.name for path in plots.values())
     content["tables"] = tables
-    content["best"] = best.to_json()
+    content["best"] = best.to_json() | {"evaluations": _count_evaluations(output.workdir)}
     content["ended"] = best.summary() if best.is_exhausted and step < setup.length.total else "all steps are done"
     if setup.objective.class_weights:
         content["class_weights"] = dict(zip(setup.data.class_names, setup.objective.class_weights, strict=True))
@@ -286,6 +286,13 @@ def _result(status: str, setup: Setup, output: RunOutput, state: TrainState) -> 
         "fingerprint": result.fingerprint(state),
         **output.recorded,
     }
+
+
+def _count_evaluations(workdir: Path) -> int:
+    """The number of evaluations in metrics.jsonl; one of raw and of EMA weights is one."""
+    path = workdir / metric_files.METRICS
+    rows = metric_files.read_rows(path) if path.exists() else []
+    return len({row["step"] for row in rows if row["kind"] == "evaluation"})
 
 
 def _last_train_row(workdir: Path) -> dict[str, float]:

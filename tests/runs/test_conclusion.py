@@ -30,7 +30,19 @@ def test_accuracy_best_step_files_and_what_to_do_next():
     ("best", "expected"),
     [
         ({"metric": "loss", "value": 0.05, "step": 100}, "EMA weights; best at step 100 of 300: loss 0.0500"),
-        ({"metric": "top1", "value": 0.95, "step": 300}, "EMA weights; no evaluation before was better"),
+        (
+            {"metric": "top1", "value": 0.95, "step": 300},
+            "EMA weights; no evaluation before had a better top-1 accuracy",
+        ),
+        (  # the final evaluation has the same value
+            {"metric": "loss", "value": 0.1, "step": 100},
+            "EMA weights; no evaluation before had a better loss (0.1000)",
+        ),
+        (  # of a recipe; top-1 may have been better before
+            {"metric": "confidence", "title": "mean confidence", "percent": True, "value": 0.5222, "step": 300},
+            "EMA weights; no evaluation before had a better mean confidence (52.22 %)",
+        ),
+        ({"metric": "top1", "value": 0.95, "step": 300, "evaluations": 1}, "EMA weights"),
         ({"metric": "top1", "value": None, "step": None}, "EMA weights"),
         (None, "EMA weights"),  # of an earlier version
     ],

@@ -102,6 +102,11 @@ def test_the_page_has_what_the_report_has_and_asks_for_nothing(run):
     assert policy.startswith("default-src 'none'; img-src data:;") and f"script-src 'sha256-{digest}'" in policy
     assert not any(name.startswith("on") for element in page.elements for name in element)
     assert not re.search(r"url\(|@import|fetch\(|XMLHttp|innerHTML", (run / report.PAGE).read_text())
+    # Files do not travel with the page: it names them.
+    assert f"[{class_tables.PER_CLASS}]({class_tables.PER_CLASS})" in text
+    assert "As files: per_class.csv (in the workdir)." in page.one("main")["text"]
+    assert "All fields: config.json (in the workdir)." in page.one("main")["text"]
+    assert all(element["href"].startswith("#") for element in page.all("a"))
     # The facts: accuracy with its interval, the time.
     facts = [e for e in page.all("ul") if e.get("class") == "facts"]
     assert "98.61 % top-1 on test, EMA weights: 355 of 360, 95 % interval 96.79–99.41 %" in facts[0]["text"]

@@ -101,6 +101,7 @@ def test_a_finished_run_says_what_came_out(tmp_path):
         ["test", "ema", "98.61 %", f"{100 * low:.2f}–{100 * high:.2f} %", "100.00 %", "0.0500", "360"],
     ]
     assert "Best top-1 of all evaluations: 99.44 % (test, raw) at step 100, epoch 2.222." in text
+    assert "- **1:03:20 h** wall clock: 25 % compiling, 6 % evaluating, 2 % waiting for data\n" in text
     assert f"`{'ab' * 32}`" in text
     assert table(text, "Training") == [
         ["head", "loss, step 10", "loss, step 200", "top-1, step 10", "top-1, step 200"],
@@ -114,6 +115,7 @@ def test_a_finished_run_says_what_came_out(tmp_path):
         ["waiting for data", "0:01:16.0", "2 %"],
         ["evaluating", "0:03:48.0", "6 %"],
         ["saving checkpoints", "0:00:59.9", "2 %"],
+        ["training steps and everything else", "0:41:26.1", "65 %"],
     ]
     assert "Median of 3 rows: 200.0 images/s" in text
     assert ["`optimizer.learning_rate`", "0.01"] in table(text, "Config")
@@ -121,6 +123,39 @@ def test_a_finished_run_says_what_came_out(tmp_path):
     assert not any("num_steps" in row[0] for row in table(text, "Config"))  # unset: nothing to tell
     assert re.findall(r"!\[.*\]\((.*)\)", text) == ["learning_curves.png"]  # only what is there
     assert ["devices", "2 CPU cores"] in table(text, "Versions")
+
+
+def test_equal_evaluations_and_one_rule_for_their_weights(tmp_path):
+    workdir = make_run(tmp_path / "run")
+    best = {"metric": "top1", "value": 0.9, "step": 300}
+    result.write_result(workdir, RESULT | {"best": best, "wall_seconds": 165.075})
+    with metric_files.MetricWriter(workdir) as writer:
+        for step in (300, 400):
+            writer.write(evaluation_row(step, "raw", 0.9))
+            writer.write(evaluation_row(step, "ema", 0.9))
+    text = report.write(workdir).read_text()
+    assert "- **step 300** has the best top-1 accuracy: 90.00 %, EMA weights\n" in text
+    # Raw weights were better at step 100; the best checkpoint is that of the EMA.
+    line = "of all evaluations: 90.00 % (test, ema) at step 300, epoch 6.667; 1 later evaluation is equal."
+    assert line in text
+    assert "- **2:45 min** wall clock" in text and "| 0:02:45.1 |" in text
+
+
+@pytest.mark.parametrize("parts", [(1, 1, 1), (0.4, 0.4, 0.4), (33.35, 33.35, 33.2), (0, 0, 0), (14.5, 24.5, 60.96)])
+def test_the_parts_of_the_time_add_up(tmp_path, parts):
+    names = ("compile_seconds", "data_wait_seconds", "plots_seconds")
+    result.write_result(tmp_path, {"status": "finished", "wall_seconds": 100.0} | dict(zip(names, parts, strict=True)))
+    rows = table(report.write(tmp_path).read_text(), "Time")[2:]
+    assert [row[0] for row in rows[2:]] == ["drawing plots", "training steps and everything else"]
+    assert sum(int(row[2].removesuffix(" %")) for row in rows) == 100
+    assert sum(round(10 * float(row[1].split(":")[2])) + 600 * int(row[1].split(":")[1]) for row in rows) == 1000
+
+
+def test_the_length_that_is_not_used_is_left_out(tmp_path):
+    workdir = make_run(tmp_path / "run")
+    manifest.replace_text(workdir / manifest.CONFIG, json.dumps(CONFIG | {"num_steps": 30}))
+    fields = [row[0] for row in table(report.write(workdir).read_text(), "Config")]
+    assert "`num_steps`" in fields and "`num_epochs`" not in fields
 
 
 def test_the_commands_can_be_pasted(tmp_path):
