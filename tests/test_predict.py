@@ -219,3 +219,11 @@ def test_images_of_all_kinds_are_predicted(run, tmp_path):
     assert code == 0, err
     found = {row["picture"]: row["classes"][0]["name"] for row in map(json.loads, out.splitlines())}
     assert len(found) == 6 and set(found.values()) == {COLOURS[0]}
+
+
+def test_a_sheet_says_what_its_maps_are(tmp_path):
+    image = np.zeros((8, 8, 3), np.uint8)
+    for saliency, expected in ((None, False), (np.ones((8, 8)), True)):
+        thumbnail = contact_sheet.Thumbnail(image, "a.png", "red", 0.5, saliency)
+        figure = contact_sheet.contact_sheet([thumbnail], tmp_path / "sheet.png", title="mine")
+        assert any("saliency map" in text.get_text() for text in figure.texts) is expected

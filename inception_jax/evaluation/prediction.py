@@ -1,5 +1,7 @@
 """Predicts the classes of images, one after another: threads decode ahead, the network takes batches of one size.
 
+That size is the smaller of what is asked for and the number of inputs: another number of them can change the last bits.
+
 Memory holds two batches of crops and, per thread, one decoded image, however many images there are.
 """
 
