@@ -31,7 +31,8 @@ def main(argv: list[str]) -> int:
     arguments.add_argument(
         "--metric",
         metavar="NAME",
-        help="metric of the evaluations for the curves and the ranking, such as loss or macro_f1; default: top1",
+        help="metric of the evaluations for the curves and the ranking, such as loss or macro_f1; "
+        "default: the checkpoint.best_metric that all runs have, otherwise top1",
     )
     arguments.add_argument(
         "--weights", choices=("raw", "ema"), help="evaluated weights; default: ema where a run has an EMA"
@@ -74,7 +75,7 @@ def _compare(flags: argparse.Namespace) -> int:
     elif any(map(storage.is_remote, flags.paths)):
         flags.output = "comparison"
     paths = listing.expand_paths([remote_workdir.local_copy(path, checkpoints=False) for path in flags.paths])
-    found = comparison.compare(paths, metric=flags.metric or "top1", weights=flags.weights)
+    found = comparison.compare(paths, metric=flags.metric, weights=flags.weights)
     print(comparison_report.format_text(found, width=shutil.get_terminal_size((160, 24)).columns))
     folder = Path(flags.output) if flags.output else listing.common_folder(paths) / "comparison"
     try:

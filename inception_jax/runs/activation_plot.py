@@ -13,7 +13,7 @@ from inception_jax.runs import plot_style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CHANNELS, _MAX_BLOCKS = 8, 14
+_CHANNELS, _MAX_BLOCKS = 8, 24
 _CELL, _LABEL, _HEAD = 0.62, 1.35, 0.62  # inches: a map with its margin, the names, the line above with the image
 
 
@@ -22,9 +22,8 @@ def activations(
 ) -> Figure:
     """Draws, for each block, the channels that respond most strongly to an image.
 
-    A row per block, from the input to the output; of more than 14 blocks, 14 that are evenly spread. In a row the 8
-    channels with the largest maxima, each map scaled by itself: white is its largest value, black is 0, or its smallest
-    value where that is negative.
+    A row per block, from the input to the output; of more than 24 blocks, 24 that are evenly spread. In a row the 8
+    channels with the largest maxima, each map coloured by itself from its smallest value (dark) to its largest.
 
     Args:
       image: uint8 [h, w, 3], as the network sees it.
@@ -41,8 +40,10 @@ def activations(
     """
     if not maps:
         raise ValueError("no activations to draw")
-    names = list(maps)
-    names = [names[index] for index in np.unique(np.linspace(0, len(names) - 1, _MAX_BLOCKS).round().astype(int))]
+    names, shown = list(maps), "each block"
+    if len(maps) > _MAX_BLOCKS:
+        names = [names[index] for index in np.linspace(0, len(names) - 1, _MAX_BLOCKS).round().astype(int)]
+        shown = f"{_MAX_BLOCKS} of {len(maps)} blocks"
     width, height = _LABEL + _CHANNELS * _CELL + 0.1, _HEAD + len(names) * _CELL + 0.1
     inner = _CELL - 0.06
 
@@ -55,7 +56,8 @@ def activations(
         axes.imshow(image)
         plot_style.hide_axes(axes)
         text = (
-            f"activations of each block: its {_CHANNELS} channels with the largest maxima, each from 0 to its maximum"
+            f"activations of {shown}: the {_CHANNELS} channels with the largest maxima, each from its minimum (dark) "
+            "to its maximum"
         )
         figure.text((_HEAD + 0.08) / width, 1 - 0.2 / height, title, fontsize=9, fontweight="bold", va="center")
         figure.text((_HEAD + 0.08) / width, 1 - 0.42 / height, text, fontsize=6.5, va="center")
@@ -68,8 +70,11 @@ def activations(
             strongest = np.argsort(-values.max(axis=(0, 1)), kind="stable")[:_CHANNELS]
             for column, channel in enumerate(strongest):
                 axes = figure.add_axes(place(_LABEL + column * _CELL, top, inner))
-                low, high = min(0.0, values[..., channel].min()), values[..., channel].max()
-                scale = {"vmin": low, "vmax": high if high > low else low + 1}  # a map of zeros is black
-                axes.imshow(values[..., channel], cmap="gray", interpolation="nearest", **scale)
+                low, high = values[..., channel].min(), values[..., channel].max()
+                if low == high:  # one value everywhere: between it and 0
+                    low, high = min(0.0, low), max(0.0, high) if high else 1.0
+                axes.imshow(values[..., channel], cmap="viridis", interpolation="nearest", vmin=low, vmax=high)
                 plot_style.hide_axes(axes)
+                for spine in axes.spines.values():  # a thin frame
+                    spine.set(visible=True, linewidth=0.4, edgecolor=plot_style.GREY)
     return figure

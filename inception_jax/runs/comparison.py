@@ -124,12 +124,13 @@ class Comparison:
         return sorted(range(len(self.runs)), key=key)
 
 
-def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None = None) -> Comparison:
+def compare(paths: Sequence[Path], *, metric: str | None = None, weights: str | None = None) -> Comparison:
     """Compares runs, finished or not.
 
     Args:
       paths: workdirs, at least one.
-      metric: name of a metric of the evaluations.
+      metric: name of a metric of the evaluations; None: the one that chose the best checkpoint of all runs, or top-1
+        where that differs.
       weights: "raw" or "ema", for all runs; None: the EMA of each run that has one, and the raw weights of the others.
 
     Returns:
@@ -139,7 +140,7 @@ def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None 
       UserError: no run has evaluated that metric.
     """
     runs = tuple(run_state.read(path) for path in paths)
-    found = _find_metric(runs, metric)
+    found = _find_metric(runs, metric) if metric else _common_metric(runs)
     labels = short_labels([Path(remote_workdir.display_name(run.path)) for run in runs])
     config, same = _differences([run.config for run in runs])
     circumstances = _differences([_circumstances(run.manifest) for run in runs])[0]
@@ -161,6 +162,15 @@ def compare(paths: Sequence[Path], *, metric: str = "top1", weights: str | None 
         warnings=tuple(_warnings(runs, labels, outcomes)),
         equal=tuple(tuple(group) for group in by_fingerprint.values() if len(group) > 1),
     )
+
+
+def _common_metric(runs: Sequence[RunState]) -> Metric:
+    """The metric that chose the best checkpoint of every run; top-1 where they differ, or do not describe it."""
+    names = {run.config.get("checkpoint", {}).get("best_metric") or "top1" for run in runs}
+    try:
+        return _find_metric(runs, *names) if len(names) == 1 else METRICS["top1"]
+    except UserError:
+        return METRICS["top1"]
 
 
 def _find_metric(runs: Sequence[RunState], name: str) -> Metric:

@@ -53,7 +53,7 @@ _DESCRIPTIONS = {
     "learning_curves": "Loss and accuracy of every head by epoch, in training and in evaluations",
     "confusion_matrix": "Number of examples by true class (rows) and predicted class (columns)",
     "predictions": "Images with true class, predicted class and probability",
-    "activations": "An image, and the activations of each block of the network on it",
+    "activations": "An image, and the activations of the network's blocks on it",
     "first_layer": "The filters of the first convolution as images",
 }
 

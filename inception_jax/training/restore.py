@@ -324,6 +324,7 @@ def format_header(
         setup.devices.describe() + statistics,
         f"{length.total:,} steps of {config.batch_size} ({length.epoch(length.total):.4g} epochs)"
         + (f", continued from step {start:,}" if start else ""),
+        *_format_warmup(config, length),
         *_device_count_note(setup, devices_before),
         *format_batch_norm(setup, state),
         *freezing.format_lines(setup.objective.freezing, state.params, config.optimizer.learning_rate_multipliers),
@@ -332,6 +333,18 @@ def format_header(
         *_format_warm_start(setup),
     ]
     return "\n".join(lines)
+
+
+def _format_warmup(config: Config, length: run_length.RunLength) -> list[str]:
+    """A warning where the run ends before its warm-up does."""
+    epochs, rate = config.schedule.warmup_epochs, config.optimizer.learning_rate
+    if epochs * length.steps_per_epoch <= length.total:
+        return []
+    unit = "epoch" if epochs == 1 else "epochs"
+    return [
+        f"warning: the warm-up of {epochs:.4g} {unit} is longer than the run of {length.epoch(length.total):.4g}: the "
+        f"learning rate never reaches that of the schedule, which begins at {rate:.4g} (config.schedule.warmup_epochs)"
+    ]
 
 
 def _format_balance(setup: Setup) -> list[str]:

@@ -27,13 +27,19 @@ def test_of_many_blocks_some_are_shown_the_first_and_the_last_among_them(tmp_pat
     maps = {f"block{number}": np.ones((2, 2, 1)) for number in range(40)}
     figure = activation_plot.activations(IMAGE, maps, tmp_path / "a.png")
     names = [text.get_text().partition("\n")[0] for text in figure.texts if "\n" in text.get_text()]
-    assert len(names) == 14 and (names[0], names[-1]) == ("block0", "block39")
+    assert len(names) == 24 and (names[0], names[-1]) == ("block0", "block39")
+    assert any("activations of 24 of 40 blocks" in text.get_text() for text in figure.texts)
+    figure = activation_plot.activations(IMAGE, dict(list(maps.items())[:15]), tmp_path / "all.png")  # as of GoogLeNet
+    names = [text.get_text().partition("\n")[0] for text in figure.texts if "\n" in text.get_text()]
+    assert names == list(maps)[:15]
+    assert any("activations of each block" in text.get_text() for text in figure.texts)
     with pytest.raises(ValueError, match="no activations"):
         activation_plot.activations(IMAGE, {}, tmp_path / "b.png")
 
 
-def test_a_map_of_one_value_is_not_black(tmp_path):
-    """The strongest channels of a small map often have one value everywhere."""
+def test_colours_span_a_map_and_one_value_is_not_dark(tmp_path):
+    """The strongest channels of a small map often have one value everywhere, or values far from 0."""
     maps = {"conv1": np.full((2, 2, 1), 3.0), "conv2": np.zeros((2, 2, 1)), "logits": np.array([[[-1.0], [2.0]]])}
+    maps |= {"conv3": np.array([[[8.0], [9.0]]]), "conv4": np.full((2, 2, 1), -2.0)}
     _, *axes = activation_plot.activations(IMAGE, maps, tmp_path / "a.png").axes
-    assert [axis.images[0].get_clim() for axis in axes] == [(0, 3), (0, 1), (-1, 2)]
+    assert [axis.images[0].get_clim() for axis in axes] == [(0, 3), (0, 1), (-1, 2), (8, 9), (-2, 0)]

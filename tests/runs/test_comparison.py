@@ -95,6 +95,17 @@ def test_the_final_table(two):
     assert found.ranked() == [1, 0] and compare(two, metric="loss").ranked() == [1, 0]
 
 
+def test_the_metric_that_all_runs_chose_ranks_them(tmp_path):
+    paths = [
+        make_run(tmp_path / name, checkpoint__best_metric=metric)
+        for name, metric in (("a", "loss"), ("b", "loss"), ("c", "top1"), ("d", "top5"))
+    ]
+    (paths[3] / "config.json").write_text(json.dumps({"checkpoint": {"best_metric": "of_a_recipe"}}))
+    assert compare(paths[:2]).metric.name == "loss" and compare(paths[:2], metric="top5").metric.name == "top5"
+    assert compare(paths[:3]).metric.name == "top1"  # they differ
+    assert compare(paths[3:]).metric.name == "top1"  # its files do not describe it
+
+
 def test_the_kind_of_weights_is_of_each_run_or_one_for_all(tmp_path):
     paths = [make_run(tmp_path / "raw", right=(100, 300)), make_run(tmp_path / "ema", right=(1, 2), ema=(200, 310))]
     found = compare(paths)

@@ -51,6 +51,17 @@ def test_other_devices_are_told_where_batch_norm_depends_on_them(fields, told):
     assert note not in restore.format_header(built, state, 0)
 
 
+def test_a_warm_up_that_is_longer_than_the_run_is_told():
+    """The run of 4 steps of 16 is 0.04454 epochs of the 1,437 digits."""
+    for epochs, told in ((1, True), (0.045, True), (0.04, False), (0, False)):
+        built = setup.build(config(**{"model.name": "inception_v1", "schedule.warmup_epochs": float(epochs)}))
+        lines = restore.format_header(built, TrainState(0, {}, {}, (), None), 0).splitlines()
+        found = [line for line in lines if "warm-up" in line]
+        assert len(found) == told, epochs
+        if epochs == 1:
+            assert "the warm-up of 1 epoch is longer than the run of 0.04454: the learning rate never rea" in found[0]
+
+
 def test_what_may_change_and_what_may_not(tmp_path):
     manifest.write(tmp_path, config().to_json())
     may = {
