@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, counted
 from inception_jax.runs import lock, manifest, metric_files, remote_workdir, result
 from inception_jax.runs.file_forms import NUMBER as NUMBER
 from inception_jax.runs.file_forms import OBJECT as OBJECT
@@ -245,7 +245,7 @@ def _rows(path: Path, notes: list[str], all_rows: bool) -> list[dict[str, Any]]:
         return []
     bad = sum(row is None for row in rows[:-1])  # the last is empty, or incomplete: being written, or cut by a kill
     if bad:
-        notes.append(f"{path}: {bad} line(s) are not rows and are skipped")
+        notes.append(f"{path}: skips {counted(bad, 'line')} without a row")
     return found
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from inception_jax import schema
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, counted
 from inception_jax.training.step import AXIS
 
 FIELD = "config.parallel.batch_norm"
@@ -98,7 +98,8 @@ class BatchNormGroups:
             within = [n for n in range(1, per_device + 1) if per_device % n == 0]
             across = [per_device * n for n in range(2, devices + 1) if devices % n == 0]
             raise UserError(
-                f"{FIELD} = {str(self)!r}: {devices} device(s) with {per_device} examples each do not "
+                f"{FIELD} = {str(self)!r}: {counted(devices, 'device')} with "
+                f"{counted(per_device, 'example')} each do not "
                 f"divide into groups of {size}; sizes that do: {', '.join(map(str, within + across))}"
             )
         return self._device_groups(devices, size // per_device)

@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from inception_jax.errors import counted
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import trace_variables
 from inception_jax.models.normalization import BatchNorm
@@ -69,8 +70,9 @@ def find_single_values(model: BaseNetwork, image_size: int, batch: Batch) -> str
     per_device = batch.size // batch.devices
     return (
         f"config.batch_size = {batch.size}: batch norm layer {layers[0]}{others} would normalize a single value per "
-        f"channel ({FIELD} = {str(batch.groups)!r}, {batch.devices} device(s) with {per_device} example(s) in "
-        f"{batch.micro_batches} micro-batch(es), a map of 1x1 pixels at config.data.image_size = {image_size}): its "
+        f"channel ({FIELD} = {str(batch.groups)!r}, {counted(batch.devices, 'device')} with "
+        f"{counted(per_device, 'example')} in {batch.micro_batches} micro-batch{'es' * (batch.micro_batches > 1)}, "
+        f"a map of 1x1 pixels at config.data.image_size = {image_size}): its "
         f"output would be the same for every image. What would do: {'; or '.join(remedies)}"
     )
 

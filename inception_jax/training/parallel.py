@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, counted
 from inception_jax.training.compilation import enable_compilation_cache as enable_compilation_cache
 from inception_jax.training.compilation import no_compilation as no_compilation
 from inception_jax.training.step import AXIS
@@ -96,8 +96,8 @@ class Devices:
             below, above = size // unit * unit, -(-size // unit) * unit
             sizes = f"{below} or {above}" if below else str(above)
             raise UserError(
-                f"config.{field} = {size} does not divide over {self.count} device(s) with {micro_batches} "
-                f"micro-batch(es) each: {sizes} would"
+                f"config.{field} = {size} does not divide over {counted(self.count, 'device')} with {micro_batches} "
+                f"micro-batch{'es' * (micro_batches > 1)} each: {sizes} would"
             )
         return size // self.count
 

@@ -18,7 +18,7 @@ from inception_jax import extensions
 from inception_jax.checkpoints import identity, reading
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config, ConfigError, default, from_dict
-from inception_jax.errors import UserError
+from inception_jax.errors import UserError, counted
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import init_variables, variable_shapes
 from inception_jax.multihost import processes
@@ -406,7 +406,7 @@ def _device_count_note(setup: Setup, devices_before: int | None) -> list[str]:
     if not (setup.batch_norm and setup.batch_norm.depends_on_devices) or devices_before in (None, now):
         return []
     return [
-        f"note: the run was on {devices_before} device(s) before and is on {now} now; batch norm statistics "
+        f"note: the run was on {counted(devices_before, 'device')} before and is on {now} now; batch norm statistics "
         f"{str(setup.batch_norm)!r} depend on that, and so do the numbers from here on (those of 'global' and "
         "'examples:N' do not)"
     ]

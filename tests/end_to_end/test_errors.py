@@ -54,14 +54,17 @@ def test_a_workdir_that_is_a_file(run_command, small_arguments, tmp_path):
 
 def test_images_that_are_none(small_run, run_command, tmp_path):
     (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 not an image")
-    torn, absent = tmp_path / "torn.jpg", tmp_path / "absent.jpg"
-    code, out, err = run_command("predict", f"--workdir={small_run}", torn, absent)
+    torn, absent, names = tmp_path / "torn.jpg", tmp_path / "absent.jpg", tmp_path / "names.txt"
+    names.write_text(str(absent))
+    code, out, err = run_command("predict", f"--workdir={small_run}", f"--files={names}", torn)
     assert (code, out) == (2, "")
     assert err.splitlines() == [
-        f"skipped: {torn}: not a readable image (17 bytes): truncated, or of an unknown format",
-        f"skipped: {absent}: No such file or directory",
-        "error: 2 of 2 images were skipped: the lines above name them",
+        f"warning: skipped {torn}: not a readable image (17 bytes): truncated, or of an unknown format",
+        f"warning: skipped {absent}: No such file or directory",
+        f"error: 2 of 2 files were skipped: {torn}, {absent}",
     ]
+    code, out, err = run_command("predict", f"--workdir={small_run}", torn, absent)
+    assert (code, out, err) == (2, "", f"error: {absent}: No such file or directory\n")
 
 
 def test_a_workdir_without_a_run(run_command, tmp_path):

@@ -130,7 +130,7 @@ def recipe(**overrides):
         ({"parallel__batch_norm": "examples:4"}, r"config.parallel.batch_norm: inception_v1 has no batch norm"),
         (
             {"model__name": "inception_v1_bn", "parallel__devices": 1, "parallel__batch_norm": "examples:3"},
-            r"1 device\(s\) with 8 examples each do not divide into groups of 3; sizes that do: 1, 2, 4, 8",
+            r"1 device with 8 examples each do not divide into groups of 3; sizes that do: 1, 2, 4, 8",
         ),
     ],
 )

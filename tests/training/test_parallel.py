@@ -18,7 +18,7 @@ def test_a_batch_that_does_not_divide_names_the_sizes_that_do():
     mesh = parallel.Devices("jit", 4)
     assert mesh.check_batch("batch_size", 12) == 3
     with pytest.raises(
-        UserError, match=r"config.batch_size = 30 .* 4 device\(s\) with 2 micro-batch\(es\) each: 24 or 32 would"
+        UserError, match=r"config.batch_size = 30 .* 4 devices with 2 micro-batches each: 24 or 32 would"
     ):
         mesh.check_batch("batch_size", 30, micro_batches=2)
     with pytest.raises(UserError, match=r": 4 would"):

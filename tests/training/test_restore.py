@@ -45,7 +45,7 @@ def config(**fields):
 def test_other_devices_are_told_where_batch_norm_depends_on_them(fields, told):
     built = setup.build(config(**fields))
     state = TrainState(0, {}, {}, (), None)
-    note = "the run was on 8 device(s) before and is on 2 now"
+    note = "the run was on 8 devices before and is on 2 now"
     assert (note in restore.format_header(built, state, 0, 8)) is told
     assert note not in restore.format_header(built, state, 0, 2)
     assert note not in restore.format_header(built, state, 0)

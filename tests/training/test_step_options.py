@@ -196,7 +196,7 @@ def test_the_options_of_batch_norm_over_examples():
     for size in (3, 24):  # neither parts of a share of 8, nor whole shares that divide four devices
         with pytest.raises(
             UserError,
-            match=r"'examples:\d+': 4 device\(s\) with 8 examples each do not divide into "
+            match=r"'examples:\d+': 4 devices with 8 examples each do not divide into "
             r"groups of \d+; sizes that do: 1, 2, 4, 8, 16, 32$",
         ):
             options(f"examples:{size}", 4, 8)
