@@ -16,7 +16,11 @@ class _Stream:
 
     def __init__(self, stream: TextIO):
         self._stream = stream
-        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of the stream."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

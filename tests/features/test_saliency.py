@@ -28,7 +28,7 @@ def network():
             dtype="float64",
             param_dtype="float64",
         )
-        yield model, jax.tree.map(np.asarray, init_variables(model, jax.random.key(0), 32))
+        return model, jax.tree.map(np.asarray, init_variables(model, jax.random.key(0), 32))
 
 
 @pytest.mark.parametrize(("endpoint", "channel"), [("Mixed_3c", 4), ("logits", -3)])
