@@ -16,6 +16,7 @@ from inception_jax import extensions
 from inception_jax.config import Config, ConfigError
 from inception_jax.data import datasets, eval_protocols, images
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
+from inception_jax.errors import counted
 from inception_jax.metric_definitions import METRICS, Metric
 from inception_jax.models import registry
 from inception_jax.models.base import BaseNetwork
@@ -370,7 +371,7 @@ def _aux_weights(config: Config, spec: registry.ModelSpec) -> tuple[float, ...]:
         return spec.aux_weights
     if len(weights) != len(spec.aux_weights):
         raise ConfigError(
-            f"config.loss.aux_weights = {weights!r}: {spec.name} has {len(spec.aux_weights)} auxiliary "
-            f"head(s), the paper's weights are {spec.aux_weights}"
+            f"config.loss.aux_weights = {weights!r}: {spec.name} has "
+            f"{counted(len(spec.aux_weights), 'auxiliary head')}, the paper's weights are {spec.aux_weights}"
         )
     return tuple(weights)

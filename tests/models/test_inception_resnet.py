@@ -281,12 +281,12 @@ def test_without_batch_norm_every_layer_has_a_bias():
     ("name", "options", "message"),
     [
         ("inception_resnet_v2", {"form": "papers"}, "form: 'papers' is not one of 'code', 'paper'; did you mean"),
-        ("inception_resnet_v2", {"block35_count": -1}, "block35_count: -1 is not a number of blocks, or 0"),
+        ("inception_resnet_v2", {"block35_count": -1}, "block35_count: -1 is not a number of blocks up to 1000, or 0"),
         ("inception_resnet_v1", {"bottleneck": -5}, "bottleneck: -5 is not a number of features, or 0 for none"),
         ("inception_resnet_v1", {"extra_block8": 1}, "extra_block8: 1 is not True or False"),
         ("inception_resnet_v1", {"form": "code"}, "unknown option 'form' of inception_resnet_v1"),
         ("inception_resnet_v2", {"block17_scale": "0.1"}, "block17_scale: '0.1' is not a number"),
-        ("inception_resnet_v1", {"block8_scale": float("nan")}, "block8_scale: nan is not a finite number"),
+        ("inception_resnet_v1", {"block8_scale": float("nan")}, "block8_scale: nan is not a finite float32"),
     ],
 )
 def test_mistakes(name, options, message):
