@@ -13,7 +13,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Eight devices of one processor: what a test on several devices needs, and no cost to a test on one. And quick
 # compilation, because most tests compile more than they compute: without LLVM's optimization and without the fusions of
-# the CPU, GoogLeNet's gradient takes 1.6 processor seconds, with these fusions 7.5, with both 12.6 (jaxlib 0.10.2).
+# the CPU, GoogLeNet's gradient takes 1.8 processor seconds, with these fusions 7.3, with both 16.6 (jaxlib 0.10.2).
 # The older fusions compute a value anew where it is used, once with a fused multiply-add and once without: then an
 # element of a pool's window did not equal the maximum that it is, and a gradient in float64 was wrong by 2e-4. AVX has
 # no such instruction.

@@ -9,6 +9,7 @@ quicker in one case only: process 0 is killed and its machine closes the connect
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -209,7 +210,8 @@ class HeartbeatMonitor:
             call.join(timeout=2 * self._interval)
         if self._process == 0:
             self.stop(failed=True, wait_for_others=True)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):  # full or closed: the exit code must not be lost
+            sys.stdout.flush()
         print(f"error: {reason}", file=sys.stderr, flush=True)  # last: the main thread may have logged meanwhile
         self.leave()
         os._exit(self._exit_code)
