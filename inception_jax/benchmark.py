@@ -92,6 +92,7 @@ def _arguments() -> ArgumentParser:
         action="store_true",
         help="compile once, with the usual compilation cache, and do not time it",
     )
+    add("--no_input", action="store_true", help="do not measure the input pipeline")
     add("--peak_tflops", metavar="NUMBER|measure", help="peak of one device in this dtype (default: table of chips)")
     add("--bandwidth_gbs", metavar="NUMBER|measure", help="memory bandwidth of one device (default: table of chips)")
     add("--data", action="store_true", help="measure only the input pipeline; compile nothing")
@@ -126,8 +127,8 @@ _READ = {  # {action: flags that it reads}
     "--vs": _WORKLOAD | {"vs", "what", "torch_python", "torch_variants", "rounds", "steps"},
     "--data": _WORKLOAD | {"data", "mode", "devices", "seconds"},
     "--largest_batch": _WORKLOAD - {"batch_size"} | {"largest_batch", "mode", "devices"},
-    "": _WORKLOAD | {"mode", "devices", "what", "seconds", "blocks", "no_compile_times", "peak_tflops", "bandwidth_gbs",
-                 "trace", "plot"},
+    "": _WORKLOAD | {"mode", "devices", "what", "seconds", "blocks", "no_compile_times", "no_input", "peak_tflops",
+                 "bandwidth_gbs", "trace", "plot"},
 }  # fmt: skip
 
 
@@ -188,7 +189,14 @@ def _measure(flags: argparse.Namespace, config: ConfigDict) -> int:
         )
     parallel.enable_compilation_cache()
     setup = workload.build_setup(config)
-    plan = measure.MeasurementPlan(_kinds(flags), flags.seconds, flags.blocks, not flags.no_compile_times, flags.trace)
+    plan = measure.MeasurementPlan(
+        kinds=_kinds(flags),
+        seconds=flags.seconds,
+        blocks=flags.blocks,
+        compile_times=not flags.no_compile_times,
+        trace=flags.trace,
+        input_seconds=0.0 if flags.no_input else measure.MeasurementPlan.input_seconds,
+    )
     with workload.translate_out_of_memory(setup):
         limits = measure.find_limits(setup, flags.peak_tflops, flags.bandwidth_gbs, _log)
         result = measure.measure(setup, plan, limits, _log)

@@ -1,4 +1,4 @@
-"""Measures step times of GoogLeNet and Inception-v4 on this machine, alone and beside PyTorch, and makes a table.
+"""Measures step times of Inception networks on this machine, alone and beside PyTorch, and makes a table.
 
     python experiments/step_time/step_time.py --output=DIR [--torch_python=PATH] [--minutes=9.5]
 
@@ -12,6 +12,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,13 @@ class BenchmarkCall:
       name: name of its files, without suffix.
       arguments: arguments of the command.
       versus: whether it compares with PyTorch.
+      trace: whether it also writes a profiler trace.
     """
 
     name: str
     arguments: tuple[str, ...]
     versus: bool = False
+    trace: bool = False
 
 
 def cpu_calls() -> list[BenchmarkCall]:
@@ -45,17 +48,29 @@ def cpu_calls() -> list[BenchmarkCall]:
     ] + [BenchmarkCall(model, (*_network(model, size, batch), *alone)) for model, size, batch in networks]
 
 
-def accelerator_calls(gpu: bool) -> list[BenchmarkCall]:
-    """The calls on an accelerator: large batches in bfloat16, the networks of the two papers first."""
+def accelerator_calls(gpu: bool, tiny: bool = False) -> list[BenchmarkCall]:
+    """The calls on an accelerator: large batches in bfloat16, the networks of the two papers first, compile times last.
+
+    Every network is measured alone and traced, then (on a GPU) beside PyTorch; the second call finds the first one's
+    program in the compilation cache.
+
+    Args:
+      gpu: whether PyTorch is compared.
+      tiny: batches of 2 and short measurements, to try the calls on a CPU.
+    """
     calls = []
-    for model, size in (("inception_v1", 224), ("inception_v4", 299), ("inception_v1_bn", 224)):
-        command = (*_network(model, size, 256), "--dtype=bfloat16")
-        quick = () if model == "inception_v1" else ("--no_compile_times",)
-        calls.append(BenchmarkCall(model, (*command, "--seconds=5", *quick)))
+    networks = (("inception_v1", 224), ("inception_v4", 299), ("inception_v3", 299), ("inception_resnet_v2", 299))
+    batch, seconds, rounds, steps = (2, 1, 2, 2) if tiny else (256, 5, 10, 10)
+    for model, size in networks:
+        command = (*_network(model, size, batch), "--dtype=bfloat16")
+        alone = (f"--seconds={seconds}", "--no_compile_times", "--no_input")
+        calls.append(BenchmarkCall(model, (*command, *alone), trace=True))
         if gpu:
-            beside = ("--vs=torch", "--rounds=10", "--steps=10", "--torch_variants=eager,channels_last,compile")
-            calls.append(BenchmarkCall(f"{model}_vs_torch", (*command, *beside), True))
-    return calls
+            beside = ("--vs=torch", f"--rounds={rounds}", f"--steps={steps}")
+            variants = "--torch_variants=eager,channels_last,compile"
+            calls.append(BenchmarkCall(f"{model}_vs_torch", (*command, *beside, variants), True))
+    command = (*_network("inception_v1", 224, batch), "--dtype=bfloat16", f"--seconds={seconds}")
+    return [*calls, BenchmarkCall("inception_v1_compile_times", command)]
 
 
 def _network(model: str, size: int, batch: int) -> tuple[str, ...]:
@@ -72,6 +87,8 @@ def run(call: BenchmarkCall, output: Path, torch_python: str | None, deadline: f
         command += [f"--torch_python={torch_python}"] if torch_python else []
     else:
         command.append(f"--plot={output / call.name}.png")
+    if call.trace:
+        command.append(f"--trace={output / call.name}.trace")
     start = time.monotonic()
     with open(output / f"{call.name}.txt", "w", encoding="utf-8") as file:
         try:
@@ -168,6 +185,11 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, help="time limit for all (default: 9.5 on an accelerator, 60 on a CPU)"
     )
+    parser.add_argument(
+        "--accelerator_calls",
+        action="store_true",
+        help="make the calls of a GPU whatever the device is, with batches of 2: a trial of this script on a CPU",
+    )
     flags = parser.parse_args()
     asked = subprocess.run(
         [sys.executable, "-c", "import jax; print(jax.default_backend())"],
@@ -176,7 +198,10 @@ def main() -> None:
         check=True,
     )
     backend = asked.stdout.split()[-1]
-    calls = cpu_calls() if backend == "cpu" else accelerator_calls(backend == "gpu")
+    if flags.accelerator_calls:
+        calls = accelerator_calls(gpu=True, tiny=True)
+    else:
+        calls = cpu_calls() if backend == "cpu" else accelerator_calls(backend == "gpu")
     minutes = flags.minutes or (60.0 if backend == "cpu" else 9.5)
     deadline = time.monotonic() + 60 * minutes
     flags.output.mkdir(parents=True, exist_ok=True)
@@ -186,6 +211,12 @@ def main() -> None:
     text = table(flags.output)
     (flags.output / "table.md").write_text(text, encoding="utf-8")
     print(text)
+    packed = flags.output / "results.tar.gz"
+    with tarfile.open(packed, "w:gz") as archive:
+        for path in sorted(flags.output.iterdir()):
+            if path != packed:
+                archive.add(path, path.name)
+    print(f"all files: {packed}")
 
 
 if __name__ == "__main__":
