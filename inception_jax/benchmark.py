@@ -118,13 +118,20 @@ def _arguments() -> ArgumentParser:
         "--rounds", type=command_line.whole(), default=10, help="rounds of one block per side and kind (default 10)"
     )
     group.add_argument("--steps", type=command_line.whole(), default=5, help="steps per block (default 5)")
+    group.add_argument(
+        "--time_limit",
+        type=command_line.real(0, 1e9),
+        default=1e9,
+        metavar="SECONDS",
+        help="begin no further round after this time, preparation included (default: no limit)",
+    )
     return arguments
 
 
 _WORKLOAD = {"config", "model", "set", "batch_size", "image_size", "num_classes", "dtype", "json"}
 _READ = {  # {action: flags that it reads}
     "--difference": {"difference"},
-    "--vs": _WORKLOAD | {"vs", "what", "torch_python", "torch_variants", "rounds", "steps"},
+    "--vs": _WORKLOAD | {"vs", "what", "torch_python", "torch_variants", "rounds", "steps", "time_limit"},
     "--data": _WORKLOAD | {"data", "mode", "devices", "seconds"},
     "--largest_batch": _WORKLOAD - {"batch_size"} | {"largest_batch", "mode", "devices"},
     "": _WORKLOAD | {"mode", "devices", "what", "seconds", "blocks", "no_compile_times", "no_input", "peak_tflops",
@@ -268,7 +275,9 @@ def _versus(flags: argparse.Namespace, config: ConfigDict) -> int:
     )
     variants = flags.torch_variants.split(",") if flags.torch_variants else None
     sides = [versus.jax_side(backend), *versus.torch_sides(backend, flags.torch_python, variants)]
-    result = versus.compare(workload, sides, rounds=flags.rounds, steps=flags.steps, log=_log)
+    result = versus.compare(
+        workload, sides, rounds=flags.rounds, steps=flags.steps, time_limit=flags.time_limit, log=_log
+    )
     print(versus.format_text(result))
     _write_json(flags, result)
     problems = versus.find_problems(result)

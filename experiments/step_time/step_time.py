@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,29 +49,39 @@ def cpu_calls() -> list[BenchmarkCall]:
     ] + [BenchmarkCall(model, (*_network(model, size, batch), *alone)) for model, size, batch in networks]
 
 
-def accelerator_calls(gpu: bool, tiny: bool = False) -> list[BenchmarkCall]:
-    """The calls on an accelerator: large batches in bfloat16, the networks of the two papers first, compile times last.
+# Networks on an accelerator, the papers' first, with image sizes in pixels.
+ACCELERATOR_NETWORKS = {
+    "inception_v1": 224,
+    "inception_v4": 299,
+    "inception_v3": 299,
+    "inception_resnet_v2": 299,
+    "inception_v1_bn": 224,
+}
+
+
+def accelerator_calls(gpu: bool, names: Sequence[str], tiny: bool = False) -> list[BenchmarkCall]:
+    """The calls on an accelerator: large batches in bfloat16; the compile times of the first network come last.
 
     Every network is measured alone and traced, then (on a GPU) beside PyTorch; the second call finds the first one's
     program in the compilation cache.
 
     Args:
       gpu: whether PyTorch is compared.
+      names: networks of `ACCELERATOR_NETWORKS`, in order.
       tiny: batches of 2 and short measurements, to try the calls on a CPU.
     """
     calls = []
-    networks = (("inception_v1", 224), ("inception_v4", 299), ("inception_v3", 299), ("inception_resnet_v2", 299))
     batch, seconds, rounds, steps = (2, 1, 2, 2) if tiny else (256, 5, 10, 10)
-    for model, size in networks:
-        command = (*_network(model, size, batch), "--dtype=bfloat16")
+    for model in names:
+        command = (*_network(model, ACCELERATOR_NETWORKS[model], batch), "--dtype=bfloat16")
         alone = (f"--seconds={seconds}", "--no_compile_times", "--no_input")
         calls.append(BenchmarkCall(model, (*command, *alone), trace=True))
         if gpu:
             beside = ("--vs=torch", f"--rounds={rounds}", f"--steps={steps}")
             variants = "--torch_variants=eager,channels_last,compile"
             calls.append(BenchmarkCall(f"{model}_vs_torch", (*command, *beside, variants), True))
-    command = (*_network("inception_v1", 224, batch), "--dtype=bfloat16", f"--seconds={seconds}")
-    return [*calls, BenchmarkCall("inception_v1_compile_times", command)]
+    command = (*_network(names[0], ACCELERATOR_NETWORKS[names[0]], batch), "--dtype=bfloat16", f"--seconds={seconds}")
+    return [*calls, BenchmarkCall(f"{names[0]}_compile_times", command)]
 
 
 def _network(model: str, size: int, batch: int) -> tuple[str, ...]:
@@ -84,6 +95,7 @@ def run(call: BenchmarkCall, output: Path, torch_python: str | None, deadline: f
         return "skipped: no time left"
     command = [sys.executable, "-m", "inception_jax.benchmark", *call.arguments, f"--json={output / call.name}.json"]
     if call.versus:
+        command.append(f"--time_limit={left - 20:.0f}")  # 20 s for the round in progress and the table
         command += [f"--torch_python={torch_python}"] if torch_python else []
     else:
         command.append(f"--plot={output / call.name}.png")
@@ -186,11 +198,20 @@ def main() -> None:
         "--minutes", type=float, help="time limit for all (default: 9.5 on an accelerator, 60 on a CPU)"
     )
     parser.add_argument(
+        "--networks",
+        default=",".join(ACCELERATOR_NETWORKS),
+        metavar="A,B",
+        help="networks on an accelerator, in this order (default: %(default)s)",
+    )
+    parser.add_argument(
         "--accelerator_calls",
         action="store_true",
         help="make the calls of a GPU whatever the device is, with batches of 2: a trial of this script on a CPU",
     )
     flags = parser.parse_args()
+    names = flags.networks.split(",")
+    if unknown := set(names) - set(ACCELERATOR_NETWORKS):
+        parser.error(f"--networks: {', '.join(sorted(unknown))}: must be of {', '.join(ACCELERATOR_NETWORKS)}")
     asked = subprocess.run(
         [sys.executable, "-c", "import jax; print(jax.default_backend())"],
         stdout=subprocess.PIPE,
@@ -199,9 +220,9 @@ def main() -> None:
     )
     backend = asked.stdout.split()[-1]
     if flags.accelerator_calls:
-        calls = accelerator_calls(gpu=True, tiny=True)
+        calls = accelerator_calls(True, names, tiny=True)
     else:
-        calls = cpu_calls() if backend == "cpu" else accelerator_calls(backend == "gpu")
+        calls = cpu_calls() if backend == "cpu" else accelerator_calls(backend == "gpu", names)
     minutes = flags.minutes or (60.0 if backend == "cpu" else 9.5)
     deadline = time.monotonic() + 60 * minutes
     flags.output.mkdir(parents=True, exist_ok=True)

@@ -47,6 +47,7 @@ def compare(
     warmup: int = 2,
     settle_seconds: float = SETTLE_SECONDS,
     timeout: float = 1800.0,
+    time_limit: float = math.inf,
     log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Runs the comparison: all sides take blocks of steps in turn.
@@ -61,12 +62,14 @@ def compare(
       warmup: steps of every kind before the first round, beside those of `prepare`.
       settle_seconds: pause before every block, until the threads of the previous side sleep.
       timeout: seconds that a side may take to prepare, or for a block.
+      time_limit: seconds, preparation included, after which no further round begins; there is always one round.
       log: called with a line on progress.
 
     Returns:
-      JSON values: "task", "baseline", "rounds", "steps", "warmup", "settle_seconds", "order" (names of every round),
-      "cores" that this process may use, "cores_of_others" (how many of them other processes kept busy meanwhile, or
-      None), and "sides", by name: see `_summary`; for an excluded side {"error": a line, "kind": see `SideError`}.
+      JSON values: "task", "baseline", "rounds" that were made, "steps", "warmup", "settle_seconds", "order" (names of
+      every round), "cores" that this process may use, "cores_of_others" (how many of them other processes kept busy
+      meanwhile, or None), and "sides", by name: see `_summary`; for an excluded side {"error": a line, "kind": see
+      `SideError`}.
 
     Raises:
       UserError: the first side failed, or all others did; or `rounds` or `steps` is below 1.
@@ -75,12 +78,16 @@ def compare(
         if value < 1:
             raise UserError(f"--{name}={value}: must be 1 or more")
     run = _PairedRun(workload, sides, settle_seconds, log or (lambda line: None))
+    began = time.monotonic()
     with contextlib.ExitStack() as stack:
         run.start(stack, timeout)
         for kind in workload["kinds"] if warmup else ():
             run.run_blocks(run.names(), kind, warmup, keep=False)
         order = []
         for number in range(rounds):
+            if number and time.monotonic() - began > time_limit:
+                run.log(f"time limit of {time_limit:g} s reached: {number} of {rounds} rounds are made")
+                break
             names = run.names()
             order.append(names[number % len(names) :] + names[: number % len(names)])
             for kind in workload["kinds"]:
@@ -90,7 +97,7 @@ def compare(
     return {
         "task": workload,
         "baseline": baseline,
-        "rounds": rounds,
+        "rounds": len(order),
         "steps": steps,
         "warmup": warmup,
         "settle_seconds": settle_seconds,

@@ -189,6 +189,14 @@ def test_an_invalid_result_gives_its_reasons(changes, problem):
     json.dumps(result, allow_nan=False)  # not a number: not JSON
 
 
+def test_a_time_limit_keeps_the_rounds_that_were_made():
+    said = []
+    result = compare(fake("A", [1.0] * 4), fake("B", [2.0] * 4), time_limit=0.0, log=said.append)
+    assert result["rounds"] == 1 and result["order"] == [["A", "B"]]
+    assert result["sides"]["B"]["train"]["ratio"]["rounds"] == [2.0]
+    assert "time limit of 0 s reached: 1 of 3 rounds are made" in said
+
+
 def test_a_side_without_training_is_not_asked_to_learn():
     sides = [fake(name, [1.0] * 4, losses=[]) for name in "AB"]
     result = compare(*sides, workload=TASK | {"kinds": ["inference"]})
