@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from inception_jax.models import space_to_depth
 from inception_jax.models.layers import add_bias
 from inception_jax.models.lrn import local_response_norm
 from inception_jax.models.pooling import max_pool
@@ -56,25 +57,25 @@ def pieces(batch: int, dtype: Any) -> Iterator[Piece]:
     def normalize(images: jax.Array) -> jax.Array:
         return (images.astype(jnp.float32) * (1 / 127.5) - 1).astype(dtype)
 
-    def stem(channels: int) -> Callable[..., jax.Array]:
+    def stem(channels: int, pads: Any) -> Callable[..., jax.Array]:
         def run(images: jax.Array, kernel: jax.Array) -> jax.Array:
             more = (0, channels - 3)
             x = jnp.pad(normalize(images), ((0, 0), (0, 0), (0, 0), more))
             kernel = jnp.pad(kernel, ((0, 0), (0, 0), more, (0, 0)))
-            return jax.nn.relu(conv(x, kernel, 2, ((2, 3), (2, 3))))
+            return jax.nn.relu(conv(x, kernel, 2, pads))
 
         return run
 
-    def stem_space_to_depth(images: jax.Array, kernel: jax.Array) -> jax.Array:
-        x = jnp.pad(normalize(images), ((0, 0), (2, 4), (2, 4), (0, 0)))
-        half = x.shape[1] // 2
-        x = x.reshape(batch, half, 2, half, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(batch, half, half, 12)
-        kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0))).reshape(4, 2, 4, 2, 3, 64)
-        return jax.nn.relu(conv(x, kernel.transpose(0, 2, 1, 3, 4, 5).reshape(4, 4, 12, 64), 1, "VALID"))
+    def rearranged_stem(pads: Any) -> Callable[..., jax.Array]:
+        return lambda images, kernel: jax.nn.relu(
+            space_to_depth.forward((2, 2), pads, normalize(images), kernel.astype(dtype))
+        )
 
-    for channels in (3, 4, 8):
-        yield Piece("stem 7x7/2 @224, 3 -> 64", f"{channels} channels", stem(channels), ((7, 7, 3, 64),), images=True)
-    yield Piece("stem 7x7/2 @224, 3 -> 64", "space to depth", stem_space_to_depth, ((7, 7, 3, 64),), images=True)
+    for window, outputs, pads in ((7, 64, ((2, 3), (2, 3))), (3, 32, ((0, 0), (0, 0)))):
+        name, shape = f"stem {window}x{window}/2 @224, 3 -> {outputs}", (window, window, 3, outputs)
+        for channels in (3, 4, 8):
+            yield Piece(name, f"{channels} channels", stem(channels, pads), (shape,), images=True)
+        yield Piece(name, "space to depth", rearranged_stem(pads), (shape,), images=True)
 
     for stride, shape in ((2, (batch, 112, 112, 64)), (1, (batch, 28, 28, 256))):
         name = f"max pool 3x3/{stride} of {shape[1]}x{shape[2]}x{shape[3]}"
@@ -89,8 +90,8 @@ def pieces(batch: int, dtype: Any) -> Iterator[Piece]:
             (shape,),
         )
 
-    channels = np.arange(192)
-    band = (abs(channels[:, None] - channels) <= 2).astype(np.float32)
+    index = np.arange(192)
+    band = (abs(index[:, None] - index) <= 2).astype(np.float32)
 
     def lrn_band(x: jax.Array) -> jax.Array:
         total = jnp.einsum("bhwc,cd->bhwd", x * x, band.astype(x.dtype), preferred_element_type=jnp.float32)

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from inception_jax.models import space_to_depth
 from inception_jax.models.tracing import trace_once
 
 Pads = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)) in pixels
@@ -114,7 +115,8 @@ def explicit_padding(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> jax.Array:
-    return select_by_platform(_cpu_forward, _xla_forward, strides, pads, x, kernel)
+    cuda = space_to_depth.forward if space_to_depth.applies(x, kernel, strides) else None
+    return select_by_platform(_cpu_forward, _xla_forward, strides, pads, x, kernel, cuda=cuda)
 
 
 def _conv_forward(
@@ -128,8 +130,11 @@ def _conv_backward(
 ) -> tuple[jax.Array, jax.Array]:
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
     operands = (*residuals, gradient)
+    cuda = space_to_depth.kernel_gradient if space_to_depth.applies(*residuals, strides) else None
     input_gradient = select_by_platform(_cpu_input_gradient, _xla_input_gradient, strides, pads, *operands)
-    kernel_gradient = select_by_platform(_cpu_kernel_gradient, _xla_kernel_gradient, strides, pads, *operands)
+    kernel_gradient = select_by_platform(
+        _cpu_kernel_gradient, _xla_kernel_gradient, strides, pads, *operands, cuda=cuda
+    )
     return input_gradient, kernel_gradient
 
 
@@ -155,16 +160,24 @@ def _varying_zero(operand: jax.Array) -> jax.Array:
     return zero if jnp.finfo(operand.dtype).bits >= 32 else lax.stop_gradient(zero)
 
 
-@trace_once("cpu", "default", "strides", "pads")
+@trace_once("cpu", "default", "strides", "pads", "cuda")
 def select_by_platform(
-    cpu: Lowering, default: Lowering, strides: tuple[int, int], pads: Pads, *operands: jax.Array
+    cpu: Lowering,
+    default: Lowering,
+    strides: tuple[int, int],
+    pads: Pads,
+    *operands: jax.Array,
+    cuda: Lowering | None = None,
 ) -> jax.Array:
-    """Calls `cpu` on CPUs and `default` elsewhere; the choice is made when the program is lowered, not when traced.
+    """Calls `cpu` on CPUs, `cuda` (if given) on NVIDIA's GPUs and `default` elsewhere.
 
-    Both take the two static arguments, then the operands; on CPUs 16-bit operands are computed in float32.
+    The choice is made when the program is lowered, not when it is traced. All take the two static arguments, then the
+    operands; on CPUs 16-bit operands are computed in float32.
     """
-    on_cpu = partial(_in_float32, cpu, strides, pads)
-    return lax.platform_dependent(*operands, cpu=on_cpu, default=partial(default, strides, pads))
+    forms = {"cpu": partial(_in_float32, cpu, strides, pads)}
+    if cuda is not None:
+        forms["cuda"] = partial(cuda, strides, pads)
+    return lax.platform_dependent(*operands, default=partial(default, strides, pads), **forms)
 
 
 def _in_float32(function: Lowering, strides: tuple[int, int], pads: Pads, *operands: jax.Array) -> jax.Array:
