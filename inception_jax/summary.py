@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line, recipe_files
-from inception_jax.errors import UserError
+from inception_jax.errors import ArgumentParser, UserError
 from inception_jax.ranges import MAX_BATCH, MAX_SIDE
 from inception_jax.runs.tables import UNKNOWN, format_table
 
@@ -21,6 +21,37 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Prints the summary of a network; no array is allocated, so it takes seconds at any size."""
+    arguments = _arguments()
+    if any(argument.startswith("--config") for argument in argv):
+        flags, recipe, _ = recipe_files.parse_with_config(arguments, argv)
+    else:
+        flags, recipe = arguments.parse_args(argv), None
+    options: dict[str, Any] = {}
+    if recipe is None:
+        if flags.name is None:
+            raise UserError("no network: name one, such as inception_v3, or give a recipe with --config=FILE.py")
+        for name in [flags.name, *(flags.compare or [])]:
+            recipe_files.check_model(name)
+    elif flags.name is None:
+        flags.name, options = _of_recipe(flags, recipe)
+    if flags.compare is not None:
+        return _compare(flags, options)
+
+    from inception_jax.models.cost import count_cost
+    from inception_jax.models.registry import create_model, get_spec
+
+    spec = get_spec(flags.name)
+    model = create_model(flags.name, **{**options, "num_classes": flags.num_classes, **dict(flags.set)})
+    cost = count_cost(model, spec.image_size if flags.image_size is None else flags.image_size)
+    if flags.json:
+        print(json.dumps(as_json(flags.name, cost), indent=2))
+        return 0
+    _print_table(flags.name, spec.paper, model, cost)
+    return 0
+
+
+def _arguments() -> ArgumentParser:
+    """The flags of the command."""
     arguments = command_line.parser("summary", "A network block by block: output shapes, parameters, multiply-adds.")
     arguments.add_argument(
         "name",
@@ -56,32 +87,14 @@ def main(argv: list[str]) -> int:
         metavar="NAME",
         help="print one line for the network and for each NAME instead of its blocks (default: every other network)",
     )
-    if any(argument.startswith("--config") for argument in argv):
-        flags, recipe, _ = recipe_files.parse_with_config(arguments, argv)
-    else:
-        flags, recipe = arguments.parse_args(argv), None
-    options: dict[str, Any] = {}
-    if recipe is None:
-        if flags.name is None:
-            raise UserError("no network: name one, such as inception_v3, or give a recipe with --config=FILE.py")
-        for name in [flags.name, *(flags.compare or [])]:
-            recipe_files.check_model(name)
-    elif flags.name is None:
-        flags.name, options = _of_recipe(flags, recipe)
-    if flags.compare is not None:
-        return _compare(flags, options)
+    return arguments
 
-    from inception_jax.models.cost import count_cost
+
+def _print_table(name: str, paper: str, model: Any, cost: NetworkCost) -> None:
+    """Prints the network block by block, and its sums."""
     from inception_jax.models.inception_v1 import InceptionV1
-    from inception_jax.models.registry import create_model, get_spec
 
-    spec = get_spec(flags.name)
-    model = create_model(flags.name, **{**options, "num_classes": flags.num_classes, **dict(flags.set)})
-    cost = count_cost(model, spec.image_size if flags.image_size is None else flags.image_size)
-    if flags.json:
-        print(json.dumps(as_json(flags.name, cost), indent=2))
-        return 0
-    print(f"{flags.name}: {spec.paper}")
+    print(f"{name}: {paper}")
     print(f"{cost.image_size}x{cost.image_size} pixels, {cost.num_classes} classes\n")
     print(
         googlenet_table(model, cost)
@@ -92,7 +105,6 @@ def main(argv: list[str]) -> int:
     print(f"MACs        {cost.macs:>14,}   with auxiliary heads {cost.macs_with_aux:>14,}")
     if cost.uncounted:
         print(f"MACs without those of {', '.join(cost.uncounted)}: of other layers than convolutions and dense ones")
-    return 0
 
 
 def _of_recipe(flags: argparse.Namespace, recipe: ConfigDict) -> tuple[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax import command_line, recipe_files
+from inception_jax.errors import ArgumentParser
 from inception_jax.sweeps.choices import OBJECTIVES, PRUNERS, SAMPLERS
 
 
@@ -16,6 +17,25 @@ def main(argv: list[str], **injected: Any) -> int:
       argv: arguments after the program's name.
       injected: keyword arguments of `run_sweep.run`, for tests.
     """
+    arguments = _arguments()
+    flags, of_config = recipe_files.parse(arguments, argv)
+
+    from inception_jax.runs import remote_workdir
+    from inception_jax.sweeps import run_sweep, settings
+    from inception_jax.sweeps import storage as storages
+
+    remote_workdir.refuse_address("--study", flags.study, "the locks and leases of a study need a file system")
+    if flags.report:
+        arguments.refuse_unread({"report", "study", "storage"}, "has no effect with --report")
+        return run_sweep.write_report(Path(flags.study), flags.storage)
+    recipe, overrides = recipe_files.load_config(of_config)
+    storages.import_optuna()
+    study_config = settings.make_study_config(flags, recipe, overrides, argv)
+    return run_sweep.run(flags, study_config, settings.make_budget(flags, study_config), **injected)
+
+
+def _arguments() -> ArgumentParser:
+    """The flags of the command."""
     arguments = command_line.parser(
         "sweep", "Search hyperparameters: fields of a recipe's config. Begins a study, or continues one."
     )
@@ -92,20 +112,7 @@ def main(argv: list[str], **injected: Any) -> int:
         action="store_true",
         help="only write the report of the study in its current state; reads --study and --storage",
     )
-    flags, of_config = recipe_files.parse(arguments, argv)
-
-    from inception_jax.runs import remote_workdir
-    from inception_jax.sweeps import run_sweep, settings
-    from inception_jax.sweeps import storage as storages
-
-    remote_workdir.refuse_address("--study", flags.study, "the locks and leases of a study need a file system")
-    if flags.report:
-        arguments.refuse_unread({"report", "study", "storage"}, "has no effect with --report")
-        return run_sweep.write_report(Path(flags.study), flags.storage)
-    recipe, overrides = recipe_files.load_config(of_config)
-    storages.import_optuna()
-    study_config = settings.make_study_config(flags, recipe, overrides, argv)
-    return run_sweep.run(flags, study_config, settings.make_budget(flags, study_config), **injected)
+    return arguments
 
 
 if __name__ == "__main__":
