@@ -12,14 +12,14 @@ from inception_jax.models.registry import ModelError
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory, three_modules):
+def measured(tmp_path_factory, two_modules):
     """(content of the JSON file, its path, path of the plot) of one measurement."""
     directory = tmp_path_factory.mktemp("benchmark")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", "")
         code = benchmark.main(
             [
-                f"--model={three_modules}",
+                f"--model={two_modules}",
                 "--set",
                 "width_multiplier=0.25",
                 "--num_classes=10",
@@ -39,10 +39,10 @@ def measured(tmp_path_factory, three_modules):
     return json.loads((directory / "a" / "b.json").read_text()), directory / "a" / "b.json", directory / "b.png"
 
 
-def test_what_is_written(measured, three_modules):
+def test_what_is_written(measured, two_modules):
     content, _, plot_path = measured
     assert content["format"] == measure.FORMAT
-    assert content["task"]["model"] == three_modules and content["task"]["width_multiplier"] == 0.25
+    assert content["task"]["model"] == two_modules and content["task"]["width_multiplier"] == 0.25
     assert content["versions"]["jax"] and content["host"]["cores"] >= 1
     for kind in ("train", "inference"):
         part = content[kind]

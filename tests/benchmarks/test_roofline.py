@@ -113,13 +113,13 @@ def test_the_compiler_counts_what_we_count(kind, name, width, pixels, batch):
     assert (beside > measured.num_parameters) if kind == "train" else (beside < 1e-3 * batch * per_image)
 
 
-def test_the_count_is_of_the_whole_batch_on_any_number_of_devices(three_modules):
-    one, two = (bench(three_modules, 0.25, 32, 4, devices).count_flops("inference")[0] for devices in (1, 2))
+def test_the_count_is_of_the_whole_batch_on_any_number_of_devices(two_modules):
+    one, two = (bench(two_modules, 0.25, 32, 4, devices).count_flops("inference")[0] for devices in (1, 2))
     assert two == pytest.approx(one, rel=1e-3)
 
 
-def test_a_layer_that_the_program_does_not_run_is_noticed(three_modules):
-    measured = bench(three_modules, 0.25, 32, 2)
+def test_a_layer_that_the_program_does_not_run_is_noticed(two_modules):
+    measured = bench(two_modules, 0.25, 32, 2)
     per_image, _ = measured.count_flops("inference")
     layers = measured.layers("inference")
     largest = max(layers, key=lambda layer: layer.inside_macs)
@@ -206,9 +206,9 @@ def test_frozen_layers_are_refused():
         workload.build_setup(recipe)
 
 
-def test_the_compiler_is_asked_with_the_real_step(monkeypatch, three_modules):
+def test_the_compiler_is_asked_with_the_real_step(monkeypatch, two_modules):
     """A step that does its work twice is told from one that does it once."""
-    measured = bench(three_modules, 0.25, 32, 2)
+    measured = bench(two_modules, 0.25, 32, 2)
     once = measured.count_flops("inference")[0]
     make = steps.make_inference_step
 

@@ -9,8 +9,8 @@ from inception_jax.training.parallel import Compiled
 
 
 @pytest.fixture(scope="module")
-def bench(three_modules):
-    recipe = workload.config_of_model(three_modules, 10)
+def bench(two_modules):
+    recipe = workload.config_of_model(two_modules, 10)
     workload.set_fields(
         recipe,
         {

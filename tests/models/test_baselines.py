@@ -253,7 +253,8 @@ def test_batch_norm_takes_the_place_of_the_biases():
 
 
 def test_where_parameters_start():
-    params = init_variables(create_model("alexnet", num_classes=9, width_multiplier=0.25), KEY, 67)["params"]
+    model = create_model("alexnet", num_classes=9, width_multiplier=0.25)
+    params = jax.tree.map(np.asarray, init_variables(model, KEY, 67)["params"])
     biases = {
         name: {
             float(leaf)

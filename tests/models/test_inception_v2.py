@@ -219,7 +219,8 @@ def test_bfloat16_maps_and_float32_logits():
 
 def test_where_it_starts():
     """slim's standard deviations before the cut: 1 in the stem, 0.09 reductions, 0.1 projections; the heads Caffe's."""
-    params = jax.tree.map(np.asarray, init_variables(create_model("inception_v2"), KEY, 32)["params"])
+    model = create_model("inception_v2", num_classes=200, width_multiplier=0.5)
+    params = jax.tree.map(np.asarray, init_variables(model, KEY, 32)["params"])
     for path, leaf in flatten_dict(params, sep="/").items():
         block, unit, name = ("/" + path).rsplit("/", 2)
         if not name.endswith("kernel"):

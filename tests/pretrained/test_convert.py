@@ -26,6 +26,7 @@ from inception_jax.training.warm_start import WarmStart
 SOURCE, MODEL = "torchvision", "inception_v1_bn"
 SMALL = {"width_multiplier": 0.125, "num_classes": 10}
 SIZE = 64
+EXAMPLES = 20
 SET = ("--set=width_multiplier=0.125", f"--image_size={SIZE}", "--data=digits")
 
 
@@ -88,13 +89,21 @@ def fails(capsys):
     return run
 
 
-def expected(network, image_files):
-    """Probabilities by the model itself, with torchvision's images made by hand: 64 of 256 * 64 / 224 pixels."""
+@pytest.fixture(scope="module")
+def forward(network):
+    """The model itself: logits of images, compiled for one number of them."""
     model, variables = network
+    return jax.jit(lambda images: model.apply(variables, images, train=False).logits)
+
+
+def expected(forward, image_files):
+    """Probabilities by the model itself, with torchvision's images made by hand: 64 of 256 * 64 / 224 pixels."""
     crop = crops.EvalCrop("torchvision", interpolation="pil_bilinear", resize=73)
     batch = np.stack([crops.center_crop(image, SIZE, crop) for image in image_files])
     images = preprocess(batch, normalization=get_normalization("inception"), dtype=np.float32)
-    return jax.nn.softmax(model.apply(variables, images, train=False).logits)
+    rows = np.zeros((EXAMPLES, *images.shape[1:]), np.float32)
+    rows[: len(images)] = images
+    return jax.nn.softmax(forward(rows))[: len(images)]
 
 
 def test_the_workdir_holds_the_very_weights(network, converted):
@@ -120,10 +129,10 @@ def test_the_workdir_says_what_it_is(converted, file):
     assert json.loads((converted / "classes.json").read_text())["names"][3] == "class 3"
 
 
-def test_predict_gives_the_probabilities_of_the_model_itself(network, converted, image_files, capsys, monkeypatch):
+def test_predict_gives_the_probabilities_of_the_model_itself(forward, converted, image_files, capsys, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     paths, arrays = image_files
-    probabilities = expected(network, arrays)
+    probabilities = expected(forward, arrays)
     assert predict.main([f"--workdir={converted}", "--json", "--top=10", *map(str, paths)]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for row, theirs in zip(rows, probabilities, strict=True):
@@ -147,12 +156,12 @@ def test_predict_of_a_file_asks_the_network_of_the_workdir(converted, file, monk
     jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
 
 
-def test_evaluate_and_compare_take_it(network, converted, run_command, tmp_path):
+def test_evaluate_and_compare_take_it(forward, converted, run_command, tmp_path):
     run = shutil.copytree(converted, tmp_path / "run")
     code, out, err = run_command("evaluate", f"--workdir={run}", "--split=test[:20]", "--batch_size=20", "--json")
     assert code == 0, err
     digits = datasets.load("digits", "test[:20]")
-    probabilities = expected(network, [np.asarray(digits.record(i)[0]) for i in range(20)])
+    probabilities = expected(forward, [np.asarray(digits.record(i)[0]) for i in range(EXAMPLES)])
     hits = sum(int(np.argmax(row)) == digits.record(i)[1] for i, row in enumerate(probabilities))
     assert json.loads(out)["top1"] == hits / 20 and json.loads(out)["step"] == 0
     code, out, err = run_command("compare", "--list", run)
@@ -340,7 +349,7 @@ def headless(network, file, tmp_path_factory):
     return directory
 
 
-def test_features_of_weights_without_a_classifier(network, headless, image_files, tmp_path):
+def test_features_of_weights_without_a_classifier(network, forward, headless, image_files, tmp_path):
     _, variables = network
     paths, arrays = image_files
     flags = [f"--workdir={headless}", "--endpoints=logits,pool5", f"--output={tmp_path / 'features.npz'}"]
@@ -349,7 +358,7 @@ def test_features_of_weights_without_a_classifier(network, headless, image_files
         np.testing.assert_array_equal(found["logits"], found["pool5"])
         kernel, bias = (variables["params"]["classifier"][name] for name in ("kernel", "bias"))
         np.testing.assert_allclose(
-            jax.nn.softmax(found["logits"] @ kernel + bias), expected(network, arrays), rtol=2e-5, atol=1e-7
+            jax.nn.softmax(found["logits"] @ kernel + bias), expected(forward, arrays), rtol=2e-5, atol=1e-7
         )
 
 
