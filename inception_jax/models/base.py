@@ -34,6 +34,8 @@ class BaseNetwork(nn.Module):
       param_dtype: dtype of the parameters; batch statistics are in at least float32.
       remat: rematerialization (`jax.checkpoint`): the modules of the trunk recompute their activations in the backward
         pass instead of storing them. Less memory for one more forward pass; the numbers are the same.
+      fuse_siblings: whether the 1x1 convolutions that read an Inception module's input run as one: fewer, larger
+        kernels on an accelerator. The same sums, in another order in the input's gradient.
       batch_norm: whether batch norm follows the convolutions, which then have no bias.
       bn_scale, bn_epsilon, bn_momentum, bn_unbiased_variance, bn_axis_name, bn_axis_index_groups, bn_group_size,
         bn_frozen: see `normalization.BatchNormOptions`; axis and group size are ignored during initialization.
@@ -47,6 +49,7 @@ class BaseNetwork(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False
+    fuse_siblings: bool = False
     batch_norm: bool = True
     bn_scale: bool = True
     bn_epsilon: float = 1e-3
@@ -140,6 +143,7 @@ class BaseNetwork(nn.Module):
             self.min_width,
             conv_bias,
             self.remat,
+            self.fuse_siblings,
         )
 
     def dropout_keys(self, train: bool, example_keys: jax.Array | None, batch: int) -> jax.Array | None:

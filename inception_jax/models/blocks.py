@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from inception_jax.models.convolution import conv2d
 from inception_jax.models.layers import ConvUnit, LayerOptions, apply_remat, relu
 from inception_jax.models.parameters import Initializer
 from inception_jax.models.pooling import avg_pool, max_pool
@@ -91,20 +93,48 @@ class Mixed(nn.Module):
 
     def concatenate_branches(self, x: jax.Array, train: bool) -> jax.Array:
         """The outputs of the branches, concatenated along the channels."""
-        return jnp.concatenate([self._branch(steps, x, train) for steps in self.branches], axis=-1)
+        convolved = self._convolve_siblings(x)
+        return jnp.concatenate([self._branch(steps, x, train, convolved) for steps in self.branches], axis=-1)
 
-    def _branch(self, steps: Branch, x: jax.Array, train: bool) -> jax.Array:
+    def _convolve_siblings(self, x: jax.Array) -> dict[str, jax.Array]:
+        """{name: output} of the 1x1 convolutions on the module's input, computed as one, if the options ask for it."""
+        if not self.options.fuse_siblings or self.is_initializing():
+            return {}
+        firsts = [steps[1] if _defers(*steps[:2]) else steps[0] for steps in self.branches]
+        names = [step.name for step in firsts if isinstance(step, Conv) and _is_pointwise(step)]
+        kernels = [nn.meta.unbox(self.get_variable("params", name))["kernel"] for name in names]
+        if len(kernels) < 2:
+            return {}
+        kernel = jnp.concatenate(kernels, axis=-1).astype(self.options.dtype)
+        outputs = jnp.split(
+            conv2d(x.astype(self.options.dtype), kernel),
+            list(itertools.accumulate(kernel.shape[-1] for kernel in kernels[:-1])),
+            axis=-1,
+        )
+        return dict(zip(names, outputs, strict=True))
+
+    def _branch(self, steps: Branch, x: jax.Array, train: bool, convolved: dict[str, jax.Array]) -> jax.Array:
         deferred = None  # an average pool that the next 1x1 convolution applies to its output: see `ConvUnit`
         for step, after in zip(steps, (*steps[1:], None), strict=True):
             if isinstance(step, Conv):
-                x, deferred = _conv_unit(step, self.options)(x, train=train, average=deferred), None
+                unit, ready = _conv_unit(step, self.options), convolved.get(step.name)
+                x, deferred = unit(x, train=train, average=deferred, convolved=ready), None
             elif isinstance(step, ParallelConvs):
                 x = jnp.concatenate([_conv_unit(conv, self.options)(x, train=train) for conv in step.convs], axis=-1)
-            elif isinstance(step, AvgPool) and isinstance(after, Conv) and after.kernel == (1, 1) and after.stride == 1:
+            elif _defers(step, after):
                 deferred = step
             else:
                 x = step(x)
         return x
+
+
+def _is_pointwise(step: Operation | None) -> bool:
+    return isinstance(step, Conv) and step.kernel == (1, 1) and step.stride == 1
+
+
+def _defers(step: Operation, after: Operation | None = None) -> bool:
+    """Whether `step` is an average pool that is applied after the 1x1 convolution `after`: see `ConvUnit`."""
+    return isinstance(step, AvgPool) and _is_pointwise(after)
 
 
 class Residual(Mixed):

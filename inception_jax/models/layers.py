@@ -35,6 +35,7 @@ class LayerOptions:
       conv_bias: whether convolutions have a bias even with batch norm (it adds parameters and changes nothing else;
         some Caffe and PyTorch ports of BN-Inception have it).
       remat: whether modules recompute their activations in the backward pass (`jax.checkpoint`).
+      fuse_siblings: whether a module's 1x1 convolutions of its input run as one convolution.
     """
 
     kernel_init: Initializer
@@ -47,6 +48,7 @@ class LayerOptions:
     min_width: int = 16
     conv_bias: bool = False
     remat: bool = False
+    fuse_siblings: bool = False
 
     def width(self, features: int) -> int:
         """The number of filters of a layer that has `features` in the paper's network."""
@@ -86,7 +88,14 @@ class ConvUnit(nn.Module):
     kernel_init: Initializer | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, average: Callable[..., jax.Array] | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        train: bool,
+        average: Callable[..., jax.Array] | None = None,
+        convolved: jax.Array | None = None,
+    ) -> jax.Array:
         """[B, H, W, C] to [B, H', W', features] in `options.dtype`.
 
         Args:
@@ -95,14 +104,15 @@ class ConvUnit(nn.Module):
           average: an average pool that the network's definition has before this 1x1 convolution. Both are linear, and
             one acts on pixels, the other on channels, so they commute; after the convolution there are fewer channels
             to pool.
+          convolved: the convolution's output, where the caller has computed it.
         """
         options = self.options
         shape = (*self.kernel_size, x.shape[-1], options.width(self.features))
         kernel = parameter(self, "kernel", self.kernel_init or options.kernel_init, shape, options.param_dtype)
-        x = conv2d(x.astype(options.dtype), kernel.astype(options.dtype), self.strides, self.padding, self.dilation)
-        if average is not None:
-            x = average(x)
-        return _finish(self, x, train)
+        if convolved is None:
+            x, kernel = x.astype(options.dtype), kernel.astype(options.dtype)
+            convolved = conv2d(x, kernel, self.strides, self.padding, self.dilation)
+        return _finish(self, convolved if average is None else average(convolved), train)
 
 
 class SeparableConvUnit(nn.Module):
