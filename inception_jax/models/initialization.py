@@ -1,8 +1,9 @@
 """Initializers, and `init_variables`: a network's variables without compiling the network.
 
 `model.init` runs the whole forward pass to find the shapes: eagerly it compiles several hundred operations, and under
-`jax.jit` one random generator per parameter. `init_variables` takes the shapes from `jax.eval_shape` and fills every
-kernel by one generator of fixed size that is compiled once; the values are those of `model.init`, bit for bit.
+`jax.jit` one random generator per parameter. `init_variables` takes the shapes from `jax.eval_shape`, draws the bits of
+every kernel in NumPy, and turns them into values by one small program of fixed size; the values are those of
+`model.init`, bit for bit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import jax.extend.random as jex_random
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax import lax
 
 from inception_jax.models import parameters
 
@@ -127,28 +127,55 @@ def _can_chunk(key: jax.Array) -> bool:
 
 
 def _draw_in_chunks(key: jax.Array, distribution: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """`_draw` by one compiled function for all shapes (threefry takes a CPU-second per shape to compile)."""
-    size = int(np.prod(shape))
-    data = np.asarray(jax.random.key_data(key))
-    starts = np.arange(0, size, _CHUNK, dtype=np.uint32)
-    chunks = [_chunk(np.append(data, start), distribution, dtype) for start in starts]
-    return np.concatenate([np.asarray(c) for c in chunks])[:size].reshape(shape)
+    """`_draw` by one compiled function for all shapes, without compiling threefry (a CPU-second for each shape)."""
+    size, words = int(np.prod(shape)), np.asarray(jax.random.key_data(key))
+    values = np.empty(-(-size // _CHUNK) * _CHUNK, dtype)
+    for start in range(0, size, _CHUNK):
+        index = np.arange(start, min(size, start + _CHUNK), dtype=np.uint32)
+        bits = np.zeros((2, _CHUNK), np.uint32)
+        bits[:, : len(index)] = _threefry(words, np.zeros_like(index), index)
+        values[start : start + _CHUNK] = _chunk(bits, distribution, dtype)
+    return values[:size].reshape(shape)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _chunk(key_and_start: jax.Array, distribution: str, dtype: Any) -> jax.Array:
-    key = jax.random.wrap_key_data(key_and_start, impl=_offset_threefry())
-    return _draw(key, distribution, (_CHUNK,), dtype)
+def _chunk(bits: jax.Array, distribution: str, dtype: Any) -> jax.Array:
+    return _draw(jax.random.wrap_key_data(bits, impl=_drawn_bits()), distribution, (_CHUNK,), dtype)
+
+
+def _threefry(key: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Threefry-2x32 with 20 rounds (J. Salmon et al., SC 2011), in NumPy.
+
+    Args:
+      key: uint32 [2].
+      first: uint32 [n], the first word of each counter; overwritten.
+      second: uint32 [n], the second word.
+
+    Returns:
+      The words of each result, uint32 [n].
+    """
+    schedule = (key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA))
+    a, b, high = first, second + schedule[1], np.empty_like(second)
+    a += schedule[0]
+    for group in range(5):
+        for rotation in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            a += b
+            np.left_shift(b, np.uint32(rotation), out=high)
+            b >>= np.uint32(32 - rotation)
+            b |= high
+            b ^= a
+        a += schedule[(group + 1) % 3]
+        b += schedule[(group + 2) % 3]
+        b += np.uint32(group + 1)
+    return a, b
 
 
 @functools.cache
-def _offset_threefry() -> Any:
-    """A PRNG implementation: partitionable threefry from position `key[2]` on, so that jax.random draws one chunk."""
+def _drawn_bits() -> Any:
+    """A PRNG implementation whose key is the words that partitionable threefry has drawn for one chunk."""
 
     def random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
-        index = lax.iota(np.uint32, int(np.prod(shape))) + key[2]
-        first, second = (jnp.broadcast_to(word, index.shape) for word in (key[0], key[1]))
-        high, low = jex_random.threefry2x32_p.bind(first, second, jnp.zeros_like(index), index)
+        high, low = key
         if bit_width == 64:
             return ((high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64)).reshape(shape)
         bits = high ^ low
@@ -158,13 +185,13 @@ def _offset_threefry() -> Any:
         raise NotImplementedError("this generator only draws bits: it has no seed, split or fold_in")
 
     return jex_random.define_prng_impl(
-        key_shape=(3,),
+        key_shape=(2, _CHUNK),
         seed=unsupported,
         split=unsupported,
         random_bits=random_bits,
         fold_in=unsupported,
-        name="inception_jax_offset_threefry",
-        tag="ijo",
+        name="inception_jax_drawn_bits",
+        tag="ijb",
     )
 
 

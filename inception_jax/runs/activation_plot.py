@@ -32,7 +32,7 @@ def activations(
       title: e.g. the data set and the class of the image.
 
     Returns:
-      The figure; its first axes hold the image, and each other one a map.
+      The figure, with one axes; its first image is the image, and each other one a map.
 
     Raises:
       ValueError: there is no map.
@@ -48,13 +48,8 @@ def activations(
     inner = _CELL - 0.06
 
     with plot_style.saved_figure(path, width, height, layout="none") as figure:
-
-        def place(left: float, top: float, size: float) -> tuple[float, float, float, float]:
-            return left / width, (height - top - size) / height, size / width, size / height
-
-        axes = figure.add_axes(place(0.08, 0.05, _HEAD - 0.1))
-        axes.imshow(image)
-        plot_style.hide_axes(axes)
+        axes, frame = plot_style.inch_axes(figure), plot_style.GREY
+        plot_style.draw_image(axes, image, 0.08, 0.05, _HEAD - 0.1, color=frame, linewidth=0)
         text = (
             f"activations of {shown}: the {_CHANNELS} channels with the largest maxima, each from its minimum (dark) "
             "to its maximum"
@@ -69,12 +64,19 @@ def activations(
             figure.text(0.08 / width, 1 - (top + _CELL / 2) / height, label, fontsize=6.5, va="center")
             strongest = np.argsort(-values.max(axis=(0, 1)), kind="stable")[:_CHANNELS]
             for column, channel in enumerate(strongest):
-                axes = figure.add_axes(place(_LABEL + column * _CELL, top, inner))
-                low, high = values[..., channel].min(), values[..., channel].max()
+                low, high = float(values[..., channel].min()), float(values[..., channel].max())
                 if low == high:  # one value everywhere: between it and 0
                     low, high = min(0.0, low), max(0.0, high) if high else 1.0
-                axes.imshow(values[..., channel], cmap="viridis", interpolation="nearest", vmin=low, vmax=high)
-                plot_style.hide_axes(axes)
-                for spine in axes.spines.values():  # a thin frame
-                    spine.set(visible=True, linewidth=0.4, edgecolor=plot_style.GREY)
+                plot_style.draw_image(
+                    axes,
+                    values[..., channel],
+                    _LABEL + column * _CELL,
+                    top,
+                    inner,
+                    color=frame,
+                    linewidth=0.4,
+                    cmap="viridis",
+                    limits=(low, high),
+                    interpolation="nearest",
+                )
     return figure

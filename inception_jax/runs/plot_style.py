@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from inception_jax.errors import UserError, write_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 DPI = 160
 
@@ -96,6 +99,62 @@ def saved_figure(
         except OSError as error:
             new.unlink(missing_ok=True)
             raise write_error(path, error) from None
+
+
+def inch_axes(figure: Figure) -> Axes:
+    """Adds invisible axes over a whole figure, in inches from its upper left corner, for `draw_image`.
+
+    Many images in one axes take a third of the time of as many axes.
+    """
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    return axes
+
+
+def draw_image(
+    axes: Axes,
+    image: np.ndarray,
+    left: float,
+    top: float,
+    size: float,
+    *,
+    color: str,
+    linewidth: float,
+    cmap: str = "gray",
+    limits: tuple[float, float] = (0, 255),
+    interpolation: str | None = None,
+) -> AxesImage:
+    """Draws an image with a frame, centred in a square.
+
+    Args:
+      axes: from `inch_axes`.
+      image: [h, w], or [h, w, 3].
+      left: of the square, in inches.
+      top: of the square.
+      size: of the square.
+      color: of the frame.
+      linewidth: of the frame, in points; 0: none.
+      cmap: colours of [h, w].
+      limits: values of [h, w] with the first and the last colour.
+      interpolation: as in matplotlib.
+    """
+    from matplotlib.image import AxesImage
+    from matplotlib.patches import Rectangle
+
+    height, width = (size * side / max(image.shape[:2]) for side in image.shape[:2])
+    x, y = left + (size - width) / 2, top + (size - height) / 2
+    drawn = AxesImage(
+        axes, cmap=cmap, interpolation=interpolation, origin="upper", extent=(x, x + width, y + height, y)
+    )
+    drawn.set_data(image)
+    drawn.set_clim(*limits)
+    axes.add_image(drawn)
+    if linewidth:
+        axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=color, linewidth=linewidth))
+    return drawn
 
 
 def hide_axes(axes: Axes) -> None:

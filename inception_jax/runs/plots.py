@@ -187,7 +187,7 @@ def prediction_sheet(
       path: of the PNG file.
 
     Returns:
-      The figure, with one axes per image, the right predictions first.
+      The figure, with one axes that holds the images and their captions, the right predictions first.
 
     Raises:
       ValueError: the arrays differ in length, or are empty.
@@ -207,7 +207,7 @@ def prediction_sheet(
     }
     width, height = _COLUMNS * _CELL + 0.1, sum(heights.values()) + 0.1
     with plot_style.saved_figure(path, width, height, layout="none") as figure:
-        top = height
+        axes, top = plot_style.inch_axes(figure), height
         for name, (everything, shown, color) in halves.items():
             text = (
                 f"{name}: {len(everything):,} of {len(labels):,}{_format_selection(name, len(shown), len(everything))}"
@@ -217,9 +217,14 @@ def prediction_sheet(
                 row, column = divmod(place, _COLUMNS)
                 bottom = top - _HEAD - row * (_IMAGE + _CAPTIONS[name]) - _IMAGE
                 left = 0.05 + column * _CELL + (_CELL - _IMAGE) / 2
-                axes = figure.add_axes((left / width, bottom / height, _IMAGE / width, _IMAGE / height))
                 classes = class_names[labels[index]], class_names[predictions[index]]
-                _draw_prediction(axes, images[int(index)], *classes, float(probabilities[index]), color)
+                image = np.asarray(images[int(index)])
+                image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
+                above = height - bottom - _IMAGE
+                plot_style.draw_image(axes, image, left, above, _IMAGE, color=color, linewidth=1.2)
+                caption = _format_prediction(*classes, float(probabilities[index]))
+                place = {"ha": "center", "va": "top", "linespacing": 1.15}
+                axes.text(left + _IMAGE / 2, above + _IMAGE + 0.03, caption, fontsize=6.5, color=BLACK, **place)
             top -= heights[name]
     return figure
 
@@ -234,19 +239,9 @@ def _format_selection(half: str, shown: int, everything: int) -> str:
     )
 
 
-def _draw_prediction(
-    axes: Axes, image: np.ndarray, label: str, prediction: str, probability: float, color: str
-) -> None:
-    image = np.asarray(image)
-    image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set(visible=True, color=color, linewidth=1.2)
+def _format_prediction(label: str, prediction: str, probability: float) -> str:
     text = f"{plot_style.shorten(str(prediction), 12)} ({100 * probability:.1f} %)"
-    if label != prediction:
-        text += f"\ntrue: {plot_style.shorten(str(label), 15)}"
-    axes.set_xlabel(text, fontsize=6.5, color=BLACK, labelpad=2, linespacing=1.15)
+    return text if label == prediction else f"{text}\ntrue: {plot_style.shorten(str(label), 15)}"
 
 
 def first_layer_filters(kernel: np.ndarray, path: str | os.PathLike, *, title: str = "first layer") -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from inception_jax.multihost import processes
 from inception_jax.runs import metric_files, remote_workdir
 from inception_jax.runs.progress import Progress
 from inception_jax.runs.sinks import Sinks
-from inception_jax.training import precise_batch_norm, preflight, restore, results
+from inception_jax.training import executables, precise_batch_norm, preflight, restore, results
 from inception_jax.training import setup as setups
 from inception_jax.training.clock import Clock
 from inception_jax.training.compilation import quiet_compiler
@@ -148,9 +149,9 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
             should_stop=interrupts.requested if devices.process_count == 1 else None,
         )
         stack.enter_context(contextlib.closing(batches))
-        with clock.phase("compile"), progress.phase("compiling the training and evaluation steps"):
+        with clock.phase("compile"), progress.phase("compiling the training step"):
             with quiet_compiler(progress.on_terminal):
-                steps = _compile(setup, state)
+                steps = _Steps(setup, state)
 
         run = _Run(setup, steps, batches, metrics, best, checkpoints, interrupts, output)
         state, evaluations, signal = _take_steps(run, state, start)
@@ -172,47 +173,60 @@ class _EvalSteps:
     batch_norm: precise_batch_norm.Estimator | None
 
 
-@dataclasses.dataclass(frozen=True)
 class _Steps:
     """The compiled training step, and those of evaluation by kind of weights: "raw" and, where there is one, "ema"."""
 
-    train: Compiled
-    evaluation: dict[str, _EvalSteps]
-
-
-def _compile(setup: setups.Setup, state: TrainState) -> _Steps:
-    devices = setup.devices
-    train = devices.compile_train(
-        make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count),
-        state,
-        devices.abstract_batch(setup.config.batch_size, setup.input.image_size, flag=devices.process_count > 1),
-    )
-    raw = state.variables()
-    evaluation = {"raw": _compile_evaluation(setup, raw)}
-    if state.ema is not None:
-        averages = state.variables("ema")  # in float32, also where the parameters have 16 bits: another program
-        same = all(a.dtype == b.dtype for a, b in zip(jax.tree.leaves(raw), jax.tree.leaves(averages), strict=True))
-        evaluation["ema"] = evaluation["raw"] if same else _compile_evaluation(setup, averages)
-    return _Steps(train, evaluation)
-
-
-def _compile_evaluation(setup: setups.Setup, variables: dict[str, Any]) -> _EvalSteps:
-    devices, model_input = setup.devices, setup.input
-    step = make_eval_step(setup.model, model_input.normalization, model_input.dtype, devices=devices.count)
-    batch = devices.abstract_batch(setup.data.eval.batch_size, model_input.image_size)
-    estimator = None
-    if setup.batch_norm_images:
-        estimator = precise_batch_norm.build(
-            setup.model,
-            variables,
-            devices,
-            setup.data.train,
-            setup.batch_norm_images,
-            model_input.normalization,
-            setup.objective.freezing,
-            setup.faults,
+    def __init__(self, setup: setups.Setup, state: TrainState):
+        """Compiles the training step, or loads it."""
+        self._setup, self._store = setup, executables.open_store()
+        self._evaluation: dict[str, _EvalSteps] = {}
+        devices = setup.devices
+        batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size, flag=devices.process_count > 1)
+        step = make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count)
+        self.train = executables.load_or_compile(
+            self._store, "train", setup, (state, batch), functools.partial(devices.compile_train, step)
         )
-    return _EvalSteps(devices.compile_eval(step, variables, batch), estimator)
+
+    @property
+    def has_evaluation(self) -> bool:
+        """Whether the evaluation steps are compiled."""
+        return bool(self._evaluation)
+
+    def evaluation(self, state: TrainState) -> dict[str, _EvalSteps]:
+        """The evaluation steps; the first call compiles or loads them."""
+        if not self._evaluation:
+            raw = state.variables()
+            self._evaluation["raw"] = self._compile_evaluation(raw)
+            if state.ema is not None:
+                averages = state.variables("ema")  # in float32, also where the parameters have 16 bits
+                same = _dtypes(raw) == _dtypes(averages)
+                self._evaluation["ema"] = self._evaluation["raw"] if same else self._compile_evaluation(averages)
+        return self._evaluation
+
+    def _compile_evaluation(self, variables: dict[str, Any]) -> _EvalSteps:
+        setup, devices, model_input = self._setup, self._setup.devices, self._setup.input
+        step = make_eval_step(setup.model, model_input.normalization, model_input.dtype, devices=devices.count)
+        batch = devices.abstract_batch(setup.data.eval.batch_size, model_input.image_size)
+        estimator = None
+        if setup.batch_norm_images:
+            estimator = precise_batch_norm.build(
+                setup.model,
+                variables,
+                devices,
+                setup.data.train,
+                setup.batch_norm_images,
+                model_input.normalization,
+                setup.objective.freezing,
+                setup.faults,
+            )
+        compiled = executables.load_or_compile(
+            self._store, "evaluation", setup, (variables, batch), functools.partial(devices.compile_eval, step)
+        )
+        return _EvalSteps(compiled, estimator)
+
+
+def _dtypes(tree: Any) -> list[Any]:
+    return [leaf.dtype for leaf in jax.tree.leaves(tree)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,10 +350,14 @@ def _save(run: _Run, step: int, state: TrainState, evaluations: Evaluations) -> 
 
 def _evaluate(run: _Run, state: TrainState) -> Evaluations:
     """Evaluates the trained weights and, where there are any, the EMA weights."""
-    setup = run.setup
+    setup, progress = run.setup, run.output.progress
     evaluations: Evaluations = {}
-    with run.output.clock.phase("evaluation"), run.output.progress.phase("evaluating", recurs=True) as phase:
-        for weights, steps in run.steps.evaluation.items():
+    if not run.steps.has_evaluation:
+        with run.output.clock.phase("compile"), progress.phase("compiling the evaluation step"):
+            with quiet_compiler(progress.on_terminal):
+                run.steps.evaluation(state)
+    with run.output.clock.phase("evaluation"), progress.phase("evaluating", recurs=True) as phase:
+        for weights, steps in run.steps.evaluation(state).items():
             variables = state.variables(weights)
             if steps.batch_norm:
                 variables = steps.batch_norm.replace_statistics(variables, int(state.step))

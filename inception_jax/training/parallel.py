@@ -23,6 +23,8 @@ from inception_jax.training.compilation import enable_compilation_cache as enabl
 from inception_jax.training.compilation import no_compilation as no_compilation
 from inception_jax.training.step import AXIS
 
+Program = Callable[[jax.stages.Lowered], jax.stages.Compiled]
+
 _REPLICATED, _SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
 
@@ -181,13 +183,21 @@ class Devices:
 
         return jax.tree.map(fetch, tree)
 
-    def compile_train(self, step: Callable, state: Any, batch: dict[str, Any]) -> Compiled:
+    def compile_train(
+        self,
+        step: Callable,
+        state: Any,
+        batch: dict[str, Any],
+        *,
+        compile_program: Program = jax.stages.Lowered.compile,
+    ) -> Compiled:
         """Compiles `(state, batch) -> (state, metrics)`; the state is donated.
 
         Args:
           step: for one device, from `step.make_train_step`.
           state: as the step will be called with; arrays, or shapes with shardings.
           batch: as `state`.
+          compile_program: from the lowered program to the executable.
         """
         if self.mode == "pmap":
             wrapped = jax.pmap(
@@ -201,22 +211,30 @@ class Devices:
             batch = self._concrete(batch)
         else:
             wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _REPLICATED)), donate_argnums=0)
-        return _compile(wrapped, state, batch)
+        return _compile(compile_program, wrapped, state, batch)
 
-    def compile_eval(self, step: Callable, variables: Any, batch: dict[str, Any]) -> Compiled:
+    def compile_eval(
+        self,
+        step: Callable,
+        variables: Any,
+        batch: dict[str, Any],
+        *,
+        compile_program: Program = jax.stages.Lowered.compile,
+    ) -> Compiled:
         """Compiles `(variables, batch) -> (sums, predictions by row)`, without donation.
 
         Args:
           step: for one device, from `step.make_eval_step`.
           variables: as the step will be called with; arrays.
           batch: as `variables`; or shapes with shardings.
+          compile_program: as in `compile_train`.
         """
         if self.mode == "pmap":
             wrapped = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, 0), devices=list(self.mesh.devices.flat))
             batch = self._concrete(batch)
         else:
             wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _SPLIT)))
-        return _compile(wrapped, variables, batch)
+        return _compile(compile_program, wrapped, variables, batch)
 
     def count_flops(self, step: Callable, state: Any, batch: dict[str, Any]) -> float:
         """FLOPs of one call of a step on all devices, by XLA's cost analysis of its program.
@@ -280,9 +298,9 @@ def _zeros(like: jax.ShapeDtypeStruct, rows: Any) -> np.ndarray:
     return np.zeros(like.shape, like.dtype)[rows]
 
 
-def _compile(function: Any, *arguments: Any) -> Compiled:
+def _compile(compile_program: Program, function: Any, *arguments: Any) -> Compiled:
     start = time.perf_counter()
     lowered = function.lower(*arguments)
     lowering = time.perf_counter() - start
-    executable = lowered.compile()
+    executable = compile_program(lowered)
     return Compiled(executable, time.perf_counter() - start, lowering)

@@ -224,8 +224,8 @@ def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState
     if restored is None:
         with processes.fail_together():
             variables = init_variables(setup.model, jax.random.key(setup.objective.seed), setup.input.image_size)
-            # One program: the arrays of the optimizer and the EMA, one by one, take twice as long to compile.
-            state = jax.jit(functools.partial(_create_state, setup))(restore_weights(setup, variables))
+            keep_ema = setup.objective.ema_decay > 0
+            state = states.create_on_host(restore_weights(setup, variables), setup.optimizer, keep_ema=keep_ema)
         if setup.warm_start:
             # The source may itself be in training: two processes may have read different checkpoints of it.
             processes.check_equal("the weights of config.initialize", setup.warm_start.to_json())

@@ -197,7 +197,8 @@ def test_prediction_sheet_shows_the_most_probable_first_and_reads_only_what_it_s
     predictions[wrong] = (labels[wrong] + 1) % 4
     images, path = Asked(), tmp_path / "sheet.png"
     fig = plots.prediction_sheet(images, labels, predictions, probabilities, ["ape", "bee", "cow", "dog"], path)
-    assert len(images.indices) == len(fig.axes) == 24 + 3
+    (axes,) = fig.axes
+    assert len(images.indices) == len(axes.images) == 24 + 3
     right = images.indices[:24]
     assert right[0] == 79 and right[-1] == 0 and right == sorted(right, reverse=True) and not set(wrong) & set(right)
     assert images.indices[24:] == [71, 40, 2]
@@ -205,12 +206,12 @@ def test_prediction_sheet_shows_the_most_probable_first_and_reads_only_what_it_s
         "right: 77 of 80; 24 of them, from the most to the least probable",
         "wrong: 3 of 80, the most probable first",
     ]
-    captions = [axes.get_xlabel() for axes in fig.axes]
+    captions = [text.get_text() for text in axes.texts]
     assert captions[0] == "dog (100.0 %)"
     assert captions[24] == f"ape ({100 * probabilities[71]:.1f} %)\ntrue: dog"
     pixels = png(path)
-    for axes, index in zip(fig.axes, images.indices, strict=True):
-        box = axes.get_window_extent()
+    for image, index in zip(axes.images, images.indices, strict=True):
+        box = image.get_window_extent()
         center = pixels[round(pixels.shape[0] - (box.y0 + box.y1) / 2), round((box.x0 + box.x1) / 2)]
         assert tuple(center) == (3 * index,) * 3
 
@@ -226,7 +227,7 @@ def test_prediction_sheet_without_right_or_wrong_ones(tmp_path, accuracy, heads)
     predictions = np.zeros(2, int) if accuracy else np.ones(2, int)
     images = np.zeros((2, 5, 9, 1), np.uint8)
     fig = plots.prediction_sheet(images, np.zeros(2, int), predictions, np.ones(2), ["a", "b"], tmp_path / "sheet.png")
-    assert [text.get_text() for text in fig.texts] == heads and len(fig.axes) == 2
+    assert [text.get_text() for text in fig.texts] == heads and len(fig.axes[0].images) == 2
 
 
 def test_prediction_sheet_refuses_arrays_that_do_not_fit(tmp_path):

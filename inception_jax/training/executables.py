@@ -1,0 +1,303 @@
+"""Keeps compiled steps as files: a start of the same run on the same machine does not trace, lower or compile them.
+
+JAX's compilation cache saves XLA's compilation, not the tracing and lowering before it. Here a file with the executable
+is found by the lowered program, and the program's digest by what decided the program: the package's source, the config
+and the shapes. Both hold only with the same versions, settings of JAX, flags of XLA, processor and devices. All of that
+is the key of the file, and stands in it.
+
+An executable is unpickled and its machine code is run, so a file is read only if it and its folder belong to this user
+and nobody else can write them; its header holds the digests of the key and of the content, both compared before
+anything is unpickled. A file that fails a check is not used, and the step is compiled as without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pickle
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
+
+from inception_jax import extensions
+from inception_jax.runs import environment, manifest
+from inception_jax.training.parallel import Compiled
+from inception_jax.training.setup import Setup
+
+FOLDER = "executables"
+"""Below the directory of the compilation cache."""
+
+MAX_BYTES = 512 << 20
+"""Of all files; the ones that were not used for the longest time are removed."""
+
+# Fields that decide nothing of a step but the shapes of its arguments, which are part of the key themselves.
+_OUTSIDE = (
+    "augmentation.", "checkpoint.", "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads",
+    "data.workers", "evaluation.", "initialize.", "logging.", "stop.",
+)  # fmt: skip
+
+Key = Mapping[str, Any]
+"""JSON values."""
+
+_MAGIC = b"inception_jax executable 1\n"
+_DIGEST = hashlib.sha256().digest_size
+# JAX's settings that name a place or what is printed, and so change no program.
+_PLACES = ("cache", "dump", "log", "traceback", "profiler")
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """A folder of executables.
+
+    Attributes:
+      folder: made when the first executable is written.
+      common: what the keys of this process have in common; JSON values.
+    """
+
+    folder: Path
+    common: Mapping[str, Any]
+
+    def load(self, key: Key, arguments: Sequence[Any]) -> jax.stages.Compiled | None:
+        """Loads an executable; None: there is none, or it cannot be used.
+
+        Args:
+          key: what decided it, beside what all have in common.
+          arguments: that it will be called with, or their shapes; the key must decide them.
+        """
+        if (content := self.read(key)) is None:
+            return None
+        try:
+            serialized, outputs = pickle.loads(content)
+            inputs = jax.tree.structure((tuple(arguments), {}))
+            output = jax.tree.structure(tuple(arguments[0] if part is None else part for part in outputs))
+            return serialize_executable.deserialize_and_load(
+                serialized, inputs, output, execution_devices=_devices(arguments)
+            )
+        except Exception:  # whatever a JAX raises for what it cannot load: the step is compiled
+            return None
+
+    def save(self, key: Key, arguments: Sequence[Any], executable: jax.stages.Compiled) -> bool:
+        """Writes an executable, whose result is a tuple; where that fails, nothing is kept.
+
+        Args:
+          key: as in `load`.
+          arguments: as in `load`.
+          executable: compiled by this process: XLA writes one that it has loaded without its machine code.
+
+        Returns:
+          Whether it was written.
+        """
+        state = jax.tree.structure(arguments[0])
+        try:
+            serialized, _, output = serialize_executable.serialize(executable)
+            # In the place of the state, whose classes need not be pickled, `load` takes the argument.
+            parts = output.children()
+            outputs = [None if part == state else part.unflatten([0] * part.num_leaves) for part in parts]
+            content = pickle.dumps((serialized, outputs))
+        except Exception:  # it cannot be serialized: the next start compiles
+            return False
+        return self.write(key, content)
+
+    def read(self, key: Key) -> bytes | None:
+        """The content of a file; None: there is none, it is not of this key, or others may have written it."""
+        path, digest = self._place(key)
+        start = len(_MAGIC) + 2 * _DIGEST
+        found = _read_private(path) or b""
+        content = found[start:]
+        if found[:start] != _MAGIC + digest + hashlib.sha256(content).digest():
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return content
+
+    def write(self, key: Key, content: bytes) -> bool:
+        """Writes a file; False: it could not be written, or others could write the folder."""
+        path, digest = self._place(key)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_private(os.stat(self.folder)):
+                return False
+            _replace(path, _MAGIC + digest + hashlib.sha256(content).digest() + content)
+            self._remove_oldest()
+        except OSError:
+            return False
+        return True
+
+    def _place(self, key: Key) -> tuple[Path, bytes]:
+        digest = hashlib.sha256(json.dumps([self.common, key], sort_keys=True).encode())
+        return self.folder / f"{digest.hexdigest()[:32]}.step", digest.digest()
+
+    def _remove_oldest(self) -> None:
+        files = sorted(((file.stat(), file) for file in self.folder.iterdir()), key=lambda pair: -pair[0].st_mtime)
+        size = 0
+        for status, file in files:
+            size += status.st_size
+            if size > MAX_BYTES:
+                file.unlink(missing_ok=True)
+
+
+def open_store() -> Store | None:
+    """The executables below the directory of the compilation cache; None: it is not set, or not of this machine."""
+    directory = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # jax declares no types for it
+    enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    if not directory or not enabled or "://" in directory or jax.process_count() > 1 or not hasattr(os, "geteuid"):
+        return None
+    return Store(Path(directory) / FOLDER, describe_process())
+
+
+def load_or_compile(
+    store: Store | None, kind: str, setup: Setup, arguments: Sequence[Any], compile_step: Callable[..., Compiled]
+) -> Compiled:
+    """Loads a step of a run, or compiles it and keeps it.
+
+    Args:
+      store: from `open_store`.
+      kind: of the step: each kind has one program in a run.
+      setup: of the run.
+      arguments: of the step, or their shapes with shardings.
+      compile_step: `Devices.compile_train` or `compile_eval` of the step; called with the arguments where there is no
+        executable.
+    """
+    if store is None or not _is_described(setup):
+        return compile_step(*arguments)
+    start, step = time.perf_counter(), describe_step(kind, setup, arguments)
+    program = store.read(step)
+    if program and (loaded := store.load({"program": program.hex()}, arguments)):
+        return Compiled(loaded, time.perf_counter() - start)
+
+    def compile_program(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        text = "\n".join([lowered.as_text(), *describe_arguments(arguments)])
+        digest = hashlib.sha256(text.encode()).digest()
+        key = {"program": digest.hex()}
+        if (executable := store.load(key, arguments)) is None:
+            with _without_compilation_cache():
+                executable = lowered.compile()
+            if not store.save(key, arguments, executable):
+                return executable
+        store.write(step, digest)
+        return executable
+
+    return compile_step(*arguments, compile_program=compile_program)
+
+
+@contextlib.contextmanager
+def _without_compilation_cache() -> Iterator[None]:
+    """Within the context JAX compiles what is in its cache, too: what it loads from there cannot be written again."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX reads the setting only once otherwise
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
+
+
+def describe_step(kind: str, setup: Setup, arguments: Sequence[Any]) -> dict[str, Any]:
+    """Describes what decides the program of a step, as a key of the store."""
+    config = dict(manifest.flatten(setup.config.to_dict()))
+    return {
+        "kind": kind,
+        "config": {path: value for path, value in config.items() if not path.startswith(_OUTSIDE)},
+        "model": repr(setup.model),
+        "length": [setup.length.steps_per_epoch, setup.length.total],
+        "class_weights": setup.objective.class_weights,
+        "arguments": describe_arguments(arguments),
+    }
+
+
+def _is_described(setup: Setup) -> bool:
+    """Whether package and config tell all of the code of a step: not where a recipe or a script registered some."""
+    return (
+        setup.devices.mode == "jit"
+        and not setup.config.extensions
+        and type(setup.model).__module__.startswith("inception_jax.")
+        and setup.config.optimizer.name not in extensions.OPTIMIZERS
+    )
+
+
+def describe_process() -> dict[str, Any]:
+    """Describes what decides an executable beside the step: source, versions, settings, flags, processor, devices."""
+    return {
+        "source": _source_digest(),
+        "versions": manifest.versions(),
+        "environment": environment.describe(),
+        "settings": {
+            name: str(value)
+            for name, value in sorted(jax.config.values.items())
+            if not any(word in name for word in _PLACES)
+        },
+        "processor": _processor(),
+    }
+
+
+def describe_arguments(arguments: Sequence[Any]) -> list[str]:
+    """Formats tree, shapes, dtypes and shardings of the arguments of a step, for a key."""
+    leaves, structure = jax.tree.flatten(arguments)
+    avals = [f"{x.dtype}{list(x.shape)} {getattr(x, 'weak_type', False)} {x.sharding}" for x in leaves]
+    return [str(structure), *avals]
+
+
+@functools.cache
+def _source_digest() -> str:
+    """The SHA-256 of all Python files of this package, with their paths."""
+    digest, root = hashlib.sha256(), Path(__file__).parents[1]
+    for file in sorted(root.rglob("*.py")):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(root)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _processor() -> str:
+    """Model and all features of the first processor: code is generated for both."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").partition("\n\n")[0].splitlines()
+    except OSError:
+        return ""
+    names = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU ")
+    return "\n".join(line for line in lines if line.startswith(names))
+
+
+def _devices(arguments: Sequence[Any]) -> list[Any]:
+    """The devices that the arguments are on, in the order of their mesh."""
+    return list(jax.tree.leaves(arguments)[0].sharding.mesh.devices.flat)
+
+
+def _is_private(status: os.stat_result) -> bool:
+    """Whether a file or folder is this user's, and nobody else can write it."""
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _read_private(path: Path) -> bytes | None:
+    """The content of a regular file; None: there is none, or another user can write it or its folder."""
+    try:
+        if not _is_private(os.stat(path.parent)):
+            return None
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            return file.read() if stat.S_ISREG(status.st_mode) and _is_private(status) else None
+    except OSError:
+        return None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Replaces a file atomically; readable and writable by this user alone."""
+    number, new = tempfile.mkstemp(dir=path.parent, prefix=".new")
+    try:
+        with open(number, "wb") as file:
+            file.write(content)
+        os.replace(new, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        raise

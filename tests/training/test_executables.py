@@ -1,0 +1,220 @@
+"""Compiled steps in files: used where all of the key is the same, and never unpickled where it is not."""
+
+import os
+import pickle
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import struct
+
+from inception_jax import extensions, recipe_files
+from inception_jax.config import Config
+from inception_jax.models.registry import create_model
+from inception_jax.training import executables
+from inception_jax.training import setup as setups
+from inception_jax.training.executables import Store, describe_arguments
+from inception_jax.training.parallel import Devices
+
+
+@struct.dataclass
+class State:
+    """A node of a class of its own, as the state of a run is."""
+
+    step: jax.Array
+
+
+def train_step(state, batch):
+    return State(state.step + batch["x"].sum()), {"loss": state.step * 2, "count": state.step}
+
+
+DEVICES = Devices(count=2)
+ARGUMENTS = (
+    DEVICES.replicate(State(jnp.ones(()))),
+    {"x": jax.ShapeDtypeStruct((4,), jnp.float32, sharding=DEVICES.split)},
+)
+KEY = {"kind": "train", "config": {"optimizer.name": "sgd"}, "arguments": describe_arguments(ARGUMENTS)}
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return DEVICES.compile_train(train_step, *ARGUMENTS).call
+
+
+@pytest.fixture(scope="module")
+def process():
+    return executables.describe_process()
+
+
+@pytest.fixture
+def run_config(small_arguments):
+    """Makes the config of the small run, with other values of some fields."""
+
+    def make(**changes):
+        config, _ = recipe_files.load_config([*small_arguments, *(f"--config.{k}={v}" for k, v in changes.items())])
+        return config
+
+    return make
+
+
+@pytest.fixture
+def store(tmp_path, process):
+    return Store(tmp_path / "cache" / "executables", process)
+
+
+def only_file(store):
+    (path,) = store.folder.iterdir()
+    return path
+
+
+def test_a_kept_step_is_the_compiled_one(store, compiled):
+    assert store.load(KEY, ARGUMENTS) is None  # there is no folder yet
+    assert store.save(KEY, ARGUMENTS, compiled)
+    assert (only_file(store).stat().st_mode & 0o777, store.folder.stat().st_mode & 0o777) == (0o600, 0o700)
+    loaded = store.load(KEY, ARGUMENTS)
+    batch = DEVICES.put({"x": jnp.arange(4.0)})
+    results = [call(DEVICES.replicate(State(jnp.ones(()))), batch) for call in (loaded, compiled)]
+    assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
+    assert jax.tree.leaves(jax.device_get(results[0])) == jax.tree.leaves(jax.device_get(results[1])) == [2, 1, 2]
+
+
+def changed(value):
+    """Yields copies of nested JSON values, each with one leaf that differs, and its path."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from ((f"{name}.{path}", {**value, name: other}) for path, other in changed(part))
+    elif isinstance(value, list):
+        for k, part in enumerate(value):
+            yield from ((f"{k}.{path}", [*value[:k], other, *value[k + 1 :]]) for path, other in changed(part))
+    else:
+        yield "", f"{value} "
+
+
+def test_whatever_part_of_the_key_differs_it_is_not_used(store, compiled, monkeypatch):
+    assert store.save(KEY, ARGUMENTS, compiled)
+    monkeypatch.setattr(pickle, "loads", lambda *_: pytest.fail("unpickled before its key held"))
+    content = only_file(store).read_bytes()
+    keys = [(path, KEY, common) for path, common in changed(store.common)]
+    keys += [(path, key, store.common) for path, key in changed(KEY)]
+    assert {path.split(".")[0] for path, *_ in keys} == {
+        "source", "versions", "environment", "settings", "processor", "kind", "config", "arguments",
+    }  # fmt: skip
+    for path, key, common in keys:
+        other = Store(store.folder, common)
+        assert other.load(key, ARGUMENTS) is None, path
+        place, _ = other._place(key)
+        place.write_bytes(content)  # under the other key's name, too: the key stands inside the file
+        place.chmod(0o600)
+        assert other.load(key, ARGUMENTS) is None, path
+        place.unlink()
+
+
+def test_a_file_that_others_may_have_written_is_never_unpickled(store, compiled, monkeypatch):
+    assert store.save(KEY, ARGUMENTS, compiled)
+    path = only_file(store)
+    content = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(pickle, "loads", lambda *_: pytest.fail("unpickled"))
+
+        def refused():
+            return store.load(KEY, ARGUMENTS) is None
+
+        for mode in (0o660, 0o606):
+            path.chmod(mode)
+            assert refused()
+        path.chmod(0o600)
+        for mode in (0o770, 0o707):
+            store.folder.chmod(mode)
+            assert refused() and not store.save(KEY, ARGUMENTS, compiled)
+        store.folder.chmod(0o700)
+        patch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+        assert refused()
+        patch.undo()
+    monkeypatch.setattr(pickle, "loads", lambda *_: pytest.fail("unpickled"))
+    for damaged in (b"", content[:-1], content[:-1] + bytes([content[-1] ^ 1]), content + b"x", b"x" + content):
+        path.write_bytes(damaged)
+        assert store.load(KEY, ARGUMENTS) is None
+    (elsewhere := store.folder.parent / "file").write_bytes(content)
+    path.unlink()
+    path.symlink_to(elsewhere)
+    assert store.load(KEY, ARGUMENTS) is None
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    assert store.load(KEY, ARGUMENTS) is None
+
+
+def test_the_size_of_the_folder_is_limited(store, compiled, monkeypatch):
+    for k in range(3):
+        assert store.save(KEY | {"kind": str(k)}, ARGUMENTS, compiled)
+        os.utime(store._place(KEY | {"kind": str(k)})[0], (k, k))
+    assert store.load(KEY | {"kind": "0"}, ARGUMENTS)  # now the newest
+    monkeypatch.setattr(executables, "MAX_BYTES", int(3.5 * only(store)))
+    assert store.save(KEY | {"kind": "3"}, ARGUMENTS, compiled)
+    kept = {k for k in range(4) if store.load(KEY | {"kind": str(k)}, ARGUMENTS)}
+    assert kept == {0, 2, 3}
+
+
+def only(store):
+    """The size of one file."""
+    return max(path.stat().st_size for path in store.folder.iterdir())
+
+
+def test_a_full_disk_and_what_cannot_be_serialized_cost_nothing(store, compiled, monkeypatch):
+    assert not store.save(KEY, ARGUMENTS, lambda: None) and not store.folder.exists()
+    monkeypatch.setattr(executables.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    assert not store.save(KEY, ARGUMENTS, compiled)
+    assert not list(store.folder.iterdir())
+
+
+def test_what_decides_a_step_is_in_its_key(run_config):
+    """Of the config: all but what changes only shapes, which are in the key themselves, and what no step sees."""
+
+    def key(**changes):
+        setup = setups.build(Config(run_config(**changes)))
+        return executables.describe_step("train", setup, ARGUMENTS)
+
+    usual = key()
+    for changes in (
+        {"seed": 1},
+        {"optimizer.learning_rate": 0.02},
+        {"optimizer.momentum": 0.8},
+        {"schedule.name": "constant"},
+        {"num_steps": 15},
+        {"ema.decay": 0.98},
+        {"loss.label_smoothing": 0.1},
+        {"faults.max_skipped_steps": 1},
+        {"data.normalization": "inception"},
+        {"model.dropout_rate": 0.5},
+        {"model.bn_initial_fraction": 0.1, "model.name": "inception_v1_bn"},
+    ):
+        assert key(**changes) != usual, changes
+    for changes in ({"logging.every_steps": 4}, {"checkpoint.keep": 3}, {"data.threads": 1}, {"stop.patience": 2}):
+        assert key(**changes) == usual, changes
+
+
+def test_code_that_the_package_does_not_have_is_compiled_anew(monkeypatch, store):
+    """A recipe's network, optimizer or extension: neither its source nor what that imports is in the key."""
+    monkeypatch.setitem(extensions.OPTIMIZERS, "mine", None)
+    monkeypatch.setattr(executables, "describe_step", lambda *_: {})
+
+    def load(mode="jit", names=(), optimizer="sgd", model=None):
+        config = SimpleNamespace(extensions=names, optimizer=SimpleNamespace(name=optimizer))
+        model = model or create_model("inception_v1")
+        setup = SimpleNamespace(devices=SimpleNamespace(mode=mode), config=config, model=model)
+        return executables.load_or_compile(store, "train", setup, ARGUMENTS, lambda *_, **options: [*options])
+
+    assert load() == ["compile_program"]
+    for options in ({"mode": "pmap"}, {"names": ("mine.py",)}, {"optimizer": "mine"}, {"model": State(0)}):
+        assert load(**options) == [], options
+
+
+def test_where_there_is_no_cache_there_is_no_store(tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        for value, folder in ((str(tmp_path), tmp_path / "executables"), ("", None), ("gs://bucket/cache", None)):
+            jax.config.update("jax_compilation_cache_dir", value)
+            store = executables.open_store()
+            assert (store.folder if store else None) == folder
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
