@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line, recipe_files
-from inception_jax.errors import ArgumentParser, UserError
+from inception_jax.errors import ArgumentParser, UserError, nearest
 from inception_jax.ranges import MAX_BATCH, MAX_SIDE
 
 if TYPE_CHECKING:
@@ -106,8 +106,10 @@ def _arguments() -> ArgumentParser:
         metavar=("A.json", "B.json"),
         help="compare two files written by --json; measures nothing",
     )
-    group = arguments.add_argument_group("comparison with PyTorch")
-    group.add_argument("--vs", choices=("torch",), help="time the same step in PyTorch, interleaved with ours")
+    group = arguments.add_argument_group("comparison with PyTorch and ONNX Runtime")
+    group.add_argument(
+        "--vs", metavar="A,B", help="time the same step in torch, onnxruntime (inference only) or both, interleaved"
+    )
     group.add_argument("--torch_python", metavar="PATH", help="interpreter that has PyTorch (default: this one)")
     group.add_argument(
         "--torch_variants",
@@ -259,11 +261,18 @@ def _versus(flags: argparse.Namespace, config: ConfigDict) -> int:
     from inception_jax.models import registry
 
     if not flags.model:
-        raise UserError("--vs=torch goes with --model: PyTorch cannot take the step of a config")
+        raise UserError(f"--vs={flags.vs} goes with --model: other frameworks cannot take the step of a config")
+    peers = tuple(dict.fromkeys(flags.vs.split(",")))
+    if unknown := [name for name in peers if name not in versus.PEERS]:
+        hint = nearest(unknown[0], versus.PEERS)
+        raise UserError(f"--vs: unknown {unknown[0]!r}{hint}; allowed: {', '.join(versus.PEERS)}")
+    if "torch" not in peers and (flags.torch_python or flags.torch_variants):
+        raise UserError("--torch_python and --torch_variants have an effect only with --vs=torch")
     spec = registry.get_spec(flags.model)
     backend = _backend()
     workload = versus.make_workload(
         flags.model,
+        peers=peers,
         batch_size=config.batch_size,
         image_size=config.data.image_size or spec.image_size,
         backend=backend,
@@ -274,7 +283,11 @@ def _versus(flags: argparse.Namespace, config: ConfigDict) -> int:
         kinds=_kinds(flags),
     )
     variants = flags.torch_variants.split(",") if flags.torch_variants else None
-    sides = [versus.jax_side(backend), *versus.torch_sides(backend, flags.torch_python, variants)]
+    sides = [versus.jax_side(backend)]
+    if "torch" in peers:
+        sides += versus.torch_sides(backend, flags.torch_python, variants)
+    if "onnxruntime" in peers:
+        sides.append(versus.onnx_side())
     result = versus.compare(
         workload, sides, rounds=flags.rounds, steps=flags.steps, time_limit=flags.time_limit, log=_log
     )

@@ -38,13 +38,22 @@ class BenchmarkCall:
     trace: bool = False
 
 
-def cpu_calls() -> list[BenchmarkCall]:
-    """The calls on a CPU: small batches in float32; limits are measured, because the table of chips has no CPUs."""
+def cpu_calls(variants: str) -> list[BenchmarkCall]:
+    """The calls on a CPU: small batches in float32; limits are measured, because the table of chips has no CPUs.
+
+    Args:
+      variants: of PyTorch, as `benchmark --torch_variants` takes them.
+    """
     alone = ("--dtype=float32", "--seconds=20", "--peak_tflops=measure", "--bandwidth_gbs=measure")
-    beside = ("--dtype=float32", "--vs=torch", "--rounds=8", "--steps=2")
-    networks = [("inception_v1", 224, 8), ("inception_v1_bn", 224, 8), ("inception_v4", 299, 2)]
+    beside = ("--dtype=float32", "--vs=torch,onnxruntime", f"--torch_variants={variants}", "--rounds=8", "--steps=2")
+    networks = [
+        ("inception_v1", 224, 8),
+        ("inception_v1_bn", 224, 8),
+        ("inception_v3", 299, 4),
+        ("inception_v4", 299, 2),
+    ]
     return [
-        BenchmarkCall(f"{model}_vs_torch", (*_network(model, size, batch), *beside), True)
+        BenchmarkCall(f"{model}_beside", (*_network(model, size, batch), *beside), True)
         for model, size, batch in networks
     ] + [BenchmarkCall(model, (*_network(model, size, batch), *alone)) for model, size, batch in networks]
 
@@ -198,6 +207,12 @@ def main() -> None:
         "--minutes", type=float, help="time limit for all (default: 9.5 on an accelerator, 60 on a CPU)"
     )
     parser.add_argument(
+        "--cpu_torch_variants",
+        default="eager,channels_last",
+        metavar="A,B",
+        help="PyTorch's variants on a CPU (default: %(default)s; compile takes minutes per network)",
+    )
+    parser.add_argument(
         "--networks",
         default=",".join(ACCELERATOR_NETWORKS),
         metavar="A,B",
@@ -222,7 +237,7 @@ def main() -> None:
     if flags.accelerator_calls:
         calls = accelerator_calls(True, names, tiny=True)
     else:
-        calls = cpu_calls() if backend == "cpu" else accelerator_calls(backend == "gpu", names)
+        calls = cpu_calls(flags.cpu_torch_variants) if backend == "cpu" else accelerator_calls(backend == "gpu", names)
     minutes = flags.minutes or (60.0 if backend == "cpu" else 9.5)
     deadline = time.monotonic() + 60 * minutes
     flags.output.mkdir(parents=True, exist_ok=True)

@@ -31,11 +31,19 @@ _OUT_OF_MEMORY_HINT = "; all sides hold their memory at the same time: use a sma
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One side of a comparison: its name, its worker's command, and variables added to the worker's environment."""
+    """One side of a comparison.
+
+    Attributes:
+      name: its name.
+      command: the command of its worker.
+      environment: variables added to the worker's environment.
+      kinds: the kinds of steps that it can take.
+    """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    kinds: tuple[str, ...] = ("train", "inference")
 
 
 def compare(
@@ -155,15 +163,17 @@ class _PairedRun:
         for side in reversed(self._sides):
             with self._excluding_on_error(side.name):
                 worker = stack.enter_context(Worker(side.name, side.command, side.environment, timeout))
-                prepared = worker.prepare(self._workload)
+                kinds = [kind for kind in self._workload["kinds"] if kind in side.kinds]
+                prepared = worker.prepare(self._workload | {"kinds": kinds})
                 self._workers[side.name] = worker
                 self.results[side.name] = _SideResults(prepared, list(prepared.get("losses", [])))
                 self.log(f"{side.name}: ready after {prepared['prepare_seconds']:.1f} s")
 
     def run_blocks(self, names: Sequence[str], kind: str, steps: int, keep: bool = True) -> None:
         """Runs one block on each side, in the order of `names`; times are kept only with `keep`."""
+        takers = [side.name for side in self._sides if kind in side.kinds]
         for name in names:
-            if name not in self.errors:
+            if name in takers and name not in self.errors:
                 time.sleep(self._settle)
                 with self._excluding_on_error(name):
                     self.cpu_load.start(self._workers[name].pid)

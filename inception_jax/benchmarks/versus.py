@@ -1,7 +1,7 @@
-"""Compares our steps with PyTorch's (`benchmark --vs=torch`): workload, sides, checks of the result, tables.
+"""Compares our steps with other frameworks' (`benchmark --vs=torch,onnxruntime`): workload, sides, checks, tables.
 
-`make_workload` describes the steps, `jax_side` and `torch_sides` the processes that take them; `compare` (paired.py)
-runs them, `find_problems` checks that the result is valid, `table` and `markdown` format it.
+`make_workload` describes the steps, `jax_side`, `torch_sides` and `onnx_side` the processes that take them; `compare`
+(paired.py) runs them, `find_problems` checks that the result is valid, `format_text` and `format_markdown` format it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ __all__ = [
     "get_equivalent",
     "jax_side",
     "make_workload",
+    "onnx_side",
     "torch_sides",
 ]  # fmt: skip
 
 BASELINE = "jax"
+PEERS = ("torch", "onnxruntime")
 KINDS = ("train", "inference")
 # Default variants by backend; compiling PyTorch's step for a CPU takes minutes, so that is done on request only.
 TORCH_VARIANTS = {
@@ -89,9 +91,16 @@ def torch_sides(backend: str, python: str | None = None, variants: Sequence[str]
     ]
 
 
+def onnx_side() -> Side:
+    """ONNX Runtime's side, in this interpreter: our network, exported; inference only."""
+    command = (sys.executable, "-m", "inception_jax.exports.onnx_side")
+    return Side("onnxruntime", command, {"JAX_PLATFORMS": "cpu"}, kinds=("inference",))
+
+
 def make_workload(
     model: str,
     *,
+    peers: Sequence[str] = ("torch",),
     batch_size: int,
     image_size: int,
     backend: str,
@@ -110,7 +119,8 @@ def make_workload(
     """Describes the steps that every side takes, as JSON values.
 
     Args:
-      model: one of `EQUIVALENTS`.
+      model: one of `EQUIVALENTS`; without "torch" any of ours.
+      peers: of `PEERS`: the frameworks that ours is compared with.
       batch_size: images per step.
       image_size: height and width in pixels.
       backend: "cpu" or "gpu".
@@ -131,9 +141,11 @@ def make_workload(
     """
     if backend not in TORCH_VARIANTS:
         raise UserError(f"backend {backend!r}: --vs=torch compares on {', '.join(TORCH_VARIANTS)}")
-    chosen = matching_options(model, options or {})
+    chosen = matching_options(model, options or {}) if "torch" in peers else dict(options or {})
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"--dtype={dtype!r}: --vs=torch compares float32, bfloat16")
+    if "train" in kinds and tuple(peers) == ("onnxruntime",):
+        raise UserError("--vs=onnxruntime compares inference only: add --what=inference")
     return {
         "model": model,
         "options": chosen,
@@ -147,6 +159,7 @@ def make_workload(
         "learning_rate": learning_rate,
         "momentum": momentum,
         "aux_weights": list(aux_weights) if chosen.get("aux_heads", True) else [],
+        "peers": list(peers),
         "label_smoothing": label_smoothing,
         "threads": threads,
         "backend": backend,
@@ -276,7 +289,14 @@ def _notes(result: dict[str, Any]) -> list[str]:
         settings = [*prepared.get("versions", {}).items(), *flags.items()]
         if settings:
             notes.append(f"{name}: " + ", ".join(f"{key} {value}" for key, value in settings))
+    if "onnxruntime" in result["sides"]:
+        notes.append(
+            "ONNX Runtime runs our network, exported with batch norm folded into the convolutions; NumPy normalizes "
+            "the images, within the time"
+        )
     equivalent, differences = EQUIVALENTS.get(result["task"]["model"]), []
+    if "torch" not in result["task"].get("peers", ("torch",)):
+        return notes
     if "train" in result["task"]["kinds"]:
         differences.append("our training step also computes top-1 and top-5 accuracy and the gradient norm")
     if result["task"]["dtype"] != "float32":

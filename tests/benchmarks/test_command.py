@@ -129,6 +129,11 @@ MISTAKES = {
         r"--peak_tflops='fast': must be a number above 0, or 'measure'",
     ),
     "options of a recipe": (["--config=configs/digits.py", "--set", "module=naive"], r"go with --model"),
+    "a framework that is none": (["--model=inception_v1", "--vs=torch,onxruntime"], r"did you mean 'onnxruntime'"),
+    "a flag of torch without it": (
+        ["--model=inception_v1", "--vs=onnxruntime", "--torch_python=p"],
+        r"have an effect only with --vs=torch",
+    ),
     "torch of a recipe": (["--config=configs/digits.py", "--vs=torch"], r"--vs=torch goes with --model"),
     "a flag that torch has not": (
         ["--model=inception_v1", "--vs=torch", "--mode=pmap"],

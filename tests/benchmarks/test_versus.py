@@ -1,6 +1,7 @@
 """A comparison of sides: equal networks, interleaved blocks, ratios within rounds, and checks of the result."""
 
 import copy
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 
 from inception_jax import create_model
 from inception_jax.benchmarks import versus
+from inception_jax.benchmarks.worker import Unavailable
 from inception_jax.errors import UserError
+from inception_jax.exports.onnx_side import OnnxSide
 from inception_jax.models.cost import count_cost
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,6 +198,48 @@ def test_a_time_limit_keeps_the_rounds_that_were_made():
     assert result["rounds"] == 1 and result["order"] == [["A", "B"]]
     assert result["sides"]["B"]["train"]["ratio"]["rounds"] == [2.0]
     assert "time limit of 0 s reached: 1 of 3 rounds are made" in said
+
+
+def test_a_side_takes_its_own_kinds_of_steps():
+    forward = dataclasses.replace(fake("B", [2.0] * 4, losses=[]), kinds=("inference",))
+    result = compare(fake("A", [1.0] * 4), forward)
+    side = result["sides"]["B"]
+    assert "train" not in side and side["losses"] is None and side["inference"]["ratio"]["rounds"] == [2.0] * 3
+    assert side["prepared"]["task"]["kinds"] == ["inference"]
+    assert len(result["sides"]["A"]["train"]["blocks"]) == 3 and versus.find_problems(result) == []
+
+
+def test_onnxruntime_compares_inference():
+    given = {"batch_size": 2, "image_size": 96, "backend": "cpu", "aux_weights": ()}
+    workload = versus.make_workload("inception_v2", peers=("onnxruntime",), kinds=("inference",), **given)
+    assert workload["peers"] == ["onnxruntime"] and workload["options"] == {}
+    with pytest.raises(UserError, match="--vs=onnxruntime compares inference only: add --what=inference"):
+        versus.make_workload("inception_v2", peers=("onnxruntime",), **given)
+    assert versus.onnx_side().kinds == ("inference",)
+
+
+def test_the_onnxruntime_side_runs_our_network():
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    workload = versus.make_workload(
+        "inception_v1",
+        peers=("onnxruntime",),
+        kinds=("inference",),
+        batch_size=2,
+        image_size=32,
+        backend="cpu",
+        aux_weights=(),
+        options={"width_multiplier": 0.1, "min_width": 2},
+        num_classes=3,
+    )
+    side = OnnxSide()
+    prepared = side.prepare(workload)
+    block = side.block("inference", 2)
+    assert block["finite"] and block["seconds"] > 0 and set(prepared["versions"]) == {"onnx", "onnxruntime"}
+    cost = count_cost(create_model("inception_v1", num_classes=3, **workload["options"]), 32)
+    assert (prepared["parameters"], prepared["macs"]) == (cost.parameters_with_aux, cost.macs_with_aux)
+    with pytest.raises(Unavailable, match="on a CPU in float32 only"):
+        side.prepare(workload | {"dtype": "bfloat16"})
 
 
 def test_a_side_without_training_is_not_asked_to_learn():
