@@ -77,12 +77,16 @@ class Launcher:
         self._outputs.cleanup()
 
     def start(
-        self, name: str, *arguments: object, environment: Mapping[str, str] | None = None, new_session: bool = False
+        self,
+        name: str | Path,
+        *arguments: object,
+        environment: Mapping[str, str] | None = None,
+        new_session: bool = False,
     ) -> Command:
-        """Starts `python -m inception_jax.<name> arguments…`.
+        """Starts `python -m inception_jax.<name> arguments…`, or `python <name> arguments…`.
 
         Args:
-          name: of the command.
+          name: of the command, or of a Python file.
           arguments: after the name; made into text.
           environment: variables that differ from the server's.
           new_session: makes the command the leader of a session and a process group, as `subprocess.Popen` does.
@@ -95,7 +99,7 @@ class Launcher:
             raise ValueError(f"{fixed[0]}: the server has read it already; give it to Launcher, or start python -m")
         outputs = [Path(self._outputs.name, f"{len(self._commands)}.{stream}") for stream in ("out", "err")]
         request = {
-            "name": name,
+            "name": str(name),
             "arguments": [*map(str, arguments)],
             "environment": environment,
             "new_session": new_session,
@@ -109,7 +113,7 @@ class Launcher:
                 raise RuntimeError(f"the fork server has ended with exit code {self._server.wait()}") from None
             finally:
                 os.close(writer)
-        self._commands.append(Command([name, *request["arguments"]], outputs, reader))
+        self._commands.append(Command([str(name), *request["arguments"]], outputs, reader))
         return self._commands[-1]
 
 
@@ -283,7 +287,7 @@ def _become(request: dict, descriptors: list[int]) -> None:
             jax.config.update(option, int(value) if type(known) is int else value)
 
 
-def _run(module: str) -> None:
+def _run(name: str) -> None:
     """Does what `python -m` does: the module, threads, exit functions. Then the process ends, and frees nothing.
 
     That takes Python a third of a second, of every module that is imported. What is no plain exit code (an exception, a
@@ -291,7 +295,10 @@ def _run(module: str) -> None:
     """
     code = 0
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if name.endswith(".py"):
+            runpy.run_path(name, run_name="__main__")
+        else:
+            runpy.run_module(f"inception_jax.{name}", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         if not isinstance(end.code, int | None):
             raise
@@ -308,4 +315,4 @@ if __name__ == "__main__":
     _import_everything()
     if _request := _serve(socket.socket(fileno=int(sys.argv[1]))):
         sys.argv = [_request["name"], *_request["arguments"]]
-        _run(f"inception_jax.{_request['name']}")
+        _run(_request["name"])

@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,87 +15,77 @@ SCENARIOS = Path(__file__).with_name("heartbeat_scenarios.py")
 
 
 @pytest.fixture
-def start_pair(request, tmp_path):
+def start_pair(start_command):
+    started = []
+
     def start(*actions):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        environment = {**os.environ, "PYTHONPATH": str(request.config.rootpath), "JAX_PLATFORMS": "cpu"}
-        pair = []
-        for index, action in enumerate(actions):
-            with open(tmp_path / f"{index}.err", "w") as err, open(tmp_path / f"{index}.out", "w") as out:
-                pair.append(
-                    subprocess.Popen(
-                        [sys.executable, str(SCENARIOS), str(port), str(index), *map(str, action)],
-                        stdout=out,
-                        stderr=err,
-                        env=environment,
-                    )
-                )
-            request.addfinalizer(lambda process=pair[-1]: (process.kill(), process.wait()))
-        return pair
+        started.extend(start_command(SCENARIOS, port, index, *action) for index, action in enumerate(actions))
+        return started[-2:]
 
-    return start
+    yield start
+    for process in started:
+        process.kill()
 
 
-def said(tmp_path, index):
-    return (tmp_path / f"{index}.err").read_text()
+def said(process):
+    return process.written()[1]
 
 
-def wait_until_joined(tmp_path, index):
+def wait_until_joined(process):
     deadline = time.monotonic() + 60
-    while "joined" not in (tmp_path / f"{index}.out").read_text():
-        assert time.monotonic() < deadline, said(tmp_path, index)
+    while "joined" not in process.written()[0]:
+        assert time.monotonic() < deadline, said(process)
         time.sleep(0.05)
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
-def test_one_stops_answering(start_pair, tmp_path, signal_number):
+def test_one_stops_answering(start_pair, signal_number):
     first, second = start_pair(["work", 300], ["work", 300])
-    wait_until_joined(tmp_path, 0)
-    wait_until_joined(tmp_path, 1)
+    wait_until_joined(first)
+    wait_until_joined(second)
     second.send_signal(signal_number)
-    assert first.wait(timeout=60) == 8, said(tmp_path, 0)
-    assert "error: process 1 of this run has sent no heartbeat for " in said(tmp_path, 0)
-    assert "start all of them again" in said(tmp_path, 0)
+    assert first.wait(timeout=60) == 8, said(first)
+    assert "error: process 1 of this run has sent no heartbeat for " in said(first)
+    assert "start all of them again" in said(first)
 
 
-def test_the_coordinator_stops_answering(start_pair, tmp_path):
+def test_the_coordinator_stops_answering(start_pair):
     first, second = start_pair(["work", 300], ["work", 300])
-    wait_until_joined(tmp_path, 0)
-    wait_until_joined(tmp_path, 1)
+    wait_until_joined(first)
+    wait_until_joined(second)
     first.send_signal(signal.SIGSTOP)
-    assert second.wait(timeout=60) == 8, said(tmp_path, 1)
-    assert "error: process 0 of this run, the coordinator, has not answered for " in said(tmp_path, 1)
+    assert second.wait(timeout=60) == 8, said(second)
+    assert "error: process 0 of this run, the coordinator, has not answered for " in said(second)
 
 
 @pytest.mark.parametrize("who", [0, 1])
-def test_one_fails(start_pair, tmp_path, who):
+def test_one_fails(start_pair, who):
     actions = [["work", 300], ["work", 300]]
     actions[who] = ["fail"]
     pair = start_pair(*actions)
-    wait_until_joined(tmp_path, 1 - who)
+    wait_until_joined(pair[1 - who])
     start = time.monotonic()
-    assert pair[1 - who].wait(timeout=60) == 8, said(tmp_path, 1 - who)
-    assert f"error: process {who} of this run has ended with an error; start all of them" in said(tmp_path, 1 - who)
+    assert pair[1 - who].wait(timeout=60) == 8, said(pair[1 - who])
+    assert f"error: process {who} of this run has ended with an error; start all of them" in said(pair[1 - who])
     assert pair[who].wait(timeout=60) == 2
-    assert said(tmp_path, who).endswith("error: the input is bad\n")
+    assert said(pair[who]).endswith("error: the input is bad\n")
     assert time.monotonic() - start < 30
 
 
-def test_both_fail_alike_at_once(start_pair, tmp_path):
+def test_both_fail_alike_at_once(start_pair):
     pair = start_pair(["fail"], ["fail"])
     assert [process.wait(timeout=60) for process in pair] == [2, 2]
-    assert all(
-        "the input is bad" in said(tmp_path, index) and "this run" not in said(tmp_path, index) for index in range(2)
-    )
+    assert all("the input is bad" in said(process) and "this run" not in said(process) for process in pair)
 
 
 @pytest.mark.parametrize("actions", [[["work", 0], ["work", 9]], [["work", 9], ["work", 0]]])
-def test_one_has_done_its_work_long_before_the_other(start_pair, tmp_path, actions):
+def test_one_has_done_its_work_long_before_the_other(start_pair, actions):
     pair = start_pair(*actions)
-    assert [process.wait(timeout=90) for process in pair] == [0, 0], said(tmp_path, 0) + said(tmp_path, 1)
-    assert all((tmp_path / f"{index}.out").read_text().endswith("done\n") for index in range(2))
+    assert [process.wait(timeout=90) for process in pair] == [0, 0], said(pair[0]) + said(pair[1])
+    assert all(process.written()[0].endswith("done\n") for process in pair)
 
 
 def test_peer_heartbeats():
