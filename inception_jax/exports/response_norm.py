@@ -10,6 +10,8 @@ import numpy as np
 from inception_jax.exports import windows
 from inception_jax.exports.windows import Windows
 
+_PLATFORM = object()  # the value of `platform_index`, by which `cond` chooses the variant of a function for a platform
+
 
 @dataclasses.dataclass(frozen=True)
 class ResponseNorm:
@@ -65,19 +67,29 @@ def find_response_norm(jaxpr: Any) -> ResponseNorm | None:
     """
     if len(jaxpr.invars) != 1 or len(jaxpr.outvars) != 1 or jaxpr.constvars:
         return None
-    x = _Map(jaxpr.invars[0].aval.shape)
-    known: dict[Any, Any] = {jaxpr.invars[0]: x}
+    found = _evaluate(jaxpr, [_Map(jaxpr.invars[0].aval.shape)])
+    return found if isinstance(found, ResponseNorm) else None
+
+
+def _evaluate(jaxpr: Any, arguments: list[Any]) -> Any:
+    """Returns the symbolic value of a jaxpr's first output; None where it is not part of a response normalization."""
+    known: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
     for equation in jaxpr.eqns:
         values = [float(v.val) if hasattr(v, "val") else known.get(v) for v in equation.invars]
         found = None if None in values else _apply(equation, values)
         if len(equation.outvars) == 1:
             known[equation.outvars[0]] = found
-    return known.get(jaxpr.outvars[0]) if isinstance(known.get(jaxpr.outvars[0]), ResponseNorm) else None
+    return known.get(jaxpr.outvars[0])
 
 
 def _apply(equation: Any, values: list[Any]) -> Any:
     """Returns the symbolic value of an equation; None where it is not part of a response normalization."""
     name, params = equation.primitive.name, equation.params
+    if name == "platform_index":
+        return _PLATFORM
+    if name == "cond" and values[0] is _PLATFORM:
+        default = params["branches"][-1]  # the variant for platforms without one of their own
+        return None if default.consts else _evaluate(default.jaxpr, values[1:])
     match (name, *values):
         case ("mul", _Map(square=False) as a, _Map(square=False)):
             return _Map(a.shape, square=True) if values[0] is values[1] else None

@@ -1,6 +1,7 @@
 """Local response normalization (LRN) across channels, as Caffe defines it, with a hand-written gradient.
 
-The gradient is two sums over a few neighbouring channels, and powers made of square roots. CPU time of forward and
+The gradient is two sums over a few neighbouring channels, and powers made of square roots. The sums are shifted
+slices; on TPUs, where channels lie in the lanes of a register, a product with a band of ones. CPU time of forward and
 backward together relative to `x * (k + alpha / size * reduce_window(x * x)) ** -beta` and its automatic
 gradient, medians of interleaved runs on two x86-64 cores, float32: 64 maps of 16x16 with 64 channels 0.22, with 192
 0.23; 8 maps of 56x56 with 64 channels 0.24, with 192 0.25; forward alone 0.2.
@@ -9,6 +10,7 @@ gradient, medians of interleaved runs on two x86-64 cores, float32: 64 maps of 1
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +95,22 @@ def _powers(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> tup
 
 
 def _window_sum(x: jax.Array, size: int) -> jax.Array:
-    """The sum over `size` neighbouring channels by shifted slices (differences of a cumulative sum lose precision)."""
+    """The sum over `size` neighbouring channels."""
+    by_band, by_slices = (partial(form, size=size) for form in (_sum_by_band, _sum_by_slices))
+    return cast(jax.Array, lax.platform_dependent(x, tpu=by_band, default=by_slices))
+
+
+def _sum_by_band(x: jax.Array, size: int) -> jax.Array:
+    """As a matrix product, for TPUs: shifted slices cross the lanes, and are written to memory."""
+    # No NumPy constant: it would become an argument of every platform's form.
+    row, column = (lax.broadcasted_iota(jnp.int32, (x.shape[-1],) * 2, axis) for axis in (0, 1))
+    band = (lax.abs(row - column) <= size // 2).astype(x.dtype)
+    # A TPU would round both factors to bfloat16 otherwise. The ones of the band lose nothing.
+    return lax.dot_general(x, band, (((x.ndim - 1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
+
+
+def _sum_by_slices(x: jax.Array, size: int) -> jax.Array:
+    """By shifted slices: differences of a cumulative sum lose precision."""
     half, channels = size // 2, x.shape[-1]
     edges = [(0, 0, 0)] * (x.ndim - 1) + [(half, half, 0)]
     padded = lax.pad(x, jnp.zeros((), x.dtype), edges)

@@ -139,7 +139,9 @@ def _batch_statistics(x: jax.Array, options: BatchNormOptions | None) -> tuple[j
         mean, mean_square = both[0], both[1]
         device_groups = options.axis_index_groups
         count *= lax.axis_size(options.axis_name) if device_groups is None else len(device_groups[0])
-    var = jnp.maximum(mean_square - mean * mean, 0)
+    # Not `jnp.maximum`: its gradient compares the difference with the maximum, and is zero where the compiler computes
+    # the one with a fused multiply-add and the other without.
+    var = nn.relu(mean_square - mean * mean)
     unbiased = options is not None and options.unbiased_variance
     return mean, var, var * (count / max(count - 1, 1)) if unbiased else var
 

@@ -1,9 +1,10 @@
 """Max and average pooling of NHWC maps, separable: along the rows of a map, then across them.
 
 The gradient of XLA's own max pool is a select-and-scatter, which CPUs run as a scalar loop and GPUs with atomic
-additions. Here forward and backward pass are slices, comparisons and additions that fuse. CPU time of forward and
-backward together relative to `lax.reduce_window` and its gradient, medians of interleaved runs on two x86-64 cores,
-float32:
+additions. Here forward and backward pass are slices, comparisons and additions that fuse. TPUs have both operations in
+hardware, and there XLA writes the slices to memory: they use `lax.reduce_window` and its gradient, which give the same
+numbers. CPU time of forward and backward together relative to `lax.reduce_window` and its gradient, medians of
+interleaved runs on two x86-64 cores, float32:
 
 * max 3x3/2: 64 maps of 32x32x64 0.16, 64 of 16x16x192 0.11, 8 of 112x112x64 0.20, 2 of 147x147x64 0.10;
 * max 3x3/1: 64 maps of 8x8x256 0.12, 8 of 28x28x256 0.12, 8 of 14x14x512 0.12; forward alone 0.2 to 0.4;
@@ -12,6 +13,7 @@ float32:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -93,7 +95,7 @@ def avg_pool(
             low = -elements[0, 0]
             first, end = -low, max(size + low, elements[-1, -1] + 1)
         counts.append(((first <= elements) & (elements < end)).sum(1))
-        total = cast(jax.Array, sum(_taps(total, axis, window, stride, padding, dilation, 0.0)))  # never empty
+    total = _select_form(_sum_by_slices, _sum_by_window, (window, stride, padding, dilation), total)
     divisor = np.outer(counts[1], counts[0])
     if (divisor == divisor[0, 0]).all():
         return (total / float(divisor[0, 0])).astype(x.dtype)
@@ -127,10 +129,7 @@ def even_avg_pool(x: jax.Array, output: int, window: int, stride: int) -> jax.Ar
     total, divisor = x.astype(_accumulator(x.dtype)), 1
     for axis in (2, 1):
         width, starts = _even_windows(x.shape[axis], output, window, stride)
-        sums = [
-            sum(lax.slice_in_dim(total, start + i, start + i + 1, axis=axis) for i in range(width)) for start in starts
-        ]
-        total, divisor = jnp.concatenate(sums, axis), divisor * width
+        total, divisor = _sum_windows(total, axis, width, tuple(starts)), divisor * width
     return (total / float(divisor)).astype(x.dtype)
 
 
@@ -158,6 +157,35 @@ def adaptive_avg_pool(x: jax.Array, output: int) -> jax.Array:
         ]
         total = jnp.concatenate(means, axis)
     return total.astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _sum_windows(x: jax.Array, axis: int, width: int, starts: tuple[int, ...]) -> jax.Array:
+    """The sums of a few windows along one axis, each `width` pixels wide, from the pixels `starts` on."""
+    sums = [sum(lax.slice_in_dim(x, start + i, start + i + 1, axis=axis) for i in range(width)) for start in starts]
+    return jnp.concatenate(sums, axis)
+
+
+def _sum_windows_forward(x: jax.Array, axis: int, width: int, starts: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    return _sum_windows(x, axis, width, starts), jnp.arange(x.shape[axis], dtype=jnp.int32)
+
+
+def _sum_windows_backward(
+    axis: int, width: int, starts: tuple[int, ...], pixels: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array]:
+    # A pixel's gradient is the sum of those of its windows, added in JAX's order. JAX itself would pad the gradient of
+    # every pixel of every window to the whole map, and add these maps.
+    shape = _with_size(gradient.shape, axis, pixels.size)
+    pixels = pixels.reshape(_with_size((1,) * gradient.ndim, axis, pixels.size))
+    parts = []
+    for i, start in reversed(list(enumerate(starts))):
+        inside = jnp.broadcast_to((start <= pixels) & (pixels < start + width), shape)
+        row = jnp.broadcast_to(lax.slice_in_dim(gradient, i, i + 1, axis=axis), shape)
+        parts.append(jnp.where(inside, row, jnp.zeros_like(row)))
+    return (sum(parts[1:], parts[0]),)
+
+
+_sum_windows.defvjp(_sum_windows_forward, _sum_windows_backward)
 
 
 def _even_windows(size: int, output: int, window: int, stride: int) -> tuple[int, list[int]]:
@@ -246,6 +274,52 @@ def _with_size(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
     return (*shape[:axis], size, *shape[axis + 1 :])
 
 
+def _select_form(
+    slices: Callable[..., jax.Array], window: Callable[..., jax.Array], geometry: Any, *operands: jax.Array
+) -> jax.Array:
+    """Calls `window` on TPUs and `slices` elsewhere, with the operands, then window, stride, padding and dilation."""
+    by_slices, by_window = (lambda *arrays, form=form: form(*arrays, *geometry) for form in (slices, window))
+    if geometry[-1] != 1:  # XLA's gradient of a max pool knows no dilation
+        return by_slices(*operands)
+    return cast(jax.Array, lax.platform_dependent(*operands, tpu=by_window, default=by_slices))
+
+
+def _reduce_window(
+    x: jax.Array,
+    start: float,
+    reduction: Callable[..., jax.Array],
+    window: int,
+    stride: int,
+    padding: Padding,
+    dilation: int,
+) -> jax.Array:
+    """XLA's own reduction over windows of NHWC maps; `start` is the value of the padding."""
+    pads = []
+    for size in x.shape[1:3]:
+        count, low = _windows(size, _reach(window, dilation), stride, padding)
+        # Pixels behind the last window, fewer than a stride, need no padding.
+        pads.append((low, max((count - 1) * stride + _reach(window, dilation) - low - size, 0)))
+    return lax.reduce_window(
+        x,
+        np.asarray(start, x.dtype),
+        reduction,
+        (1, window, window, 1),
+        (1, stride, stride, 1),
+        ((0, 0), *pads, (0, 0)),
+        window_dilation=(1, dilation, dilation, 1),
+    )
+
+
+def _sum_by_slices(x: jax.Array, *geometry: Any) -> jax.Array:
+    for axis in (2, 1):
+        x = cast(jax.Array, sum(_taps(x, axis, *geometry, 0.0)))  # never empty
+    return x
+
+
+def _sum_by_window(x: jax.Array, *geometry: Any) -> jax.Array:
+    return _reduce_window(x, 0.0, lax.add, *geometry)
+
+
 def _accumulator(dtype: Any) -> Any:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
@@ -256,25 +330,40 @@ def _accumulator(dtype: Any) -> Any:
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _max_pool(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
     geometry = (window, stride, padding, dilation)
-    return _max_along(_max_along(x, 2, *geometry), 1, *geometry)
+    return _select_form(_max_by_slices, _max_by_window, geometry, x)
 
 
-def _max_pool_forward(x: jax.Array, *geometry: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    pooled = _max_pool(x, *geometry)
-    return pooled, (x, pooled)
+def _max_pool_forward(x: jax.Array, *geometry: Any) -> tuple[jax.Array, jax.Array]:
+    return _max_pool(x, *geometry), x
 
 
-def _max_pool_backward(*geometry_residuals_and_gradient: Any) -> tuple[jax.Array]:
-    *geometry, residuals, gradient = geometry_residuals_and_gradient
-    # The barrier makes the backward pass pool the rows again instead of storing them in the forward pass, and compare
-    # values that are rounded to the dtype of `x`, where the compiler may compute in a wider one.
-    x, pooled = lax.optimization_barrier(residuals)
-    rows = _max_along(x, 2, *geometry)
-    gradient = _unpool_along(rows, pooled, gradient, 1, *geometry)
-    return (_unpool_along(x, rows, gradient, 2, *geometry),)
+def _max_pool_backward(*geometry_map_and_gradient: Any) -> tuple[jax.Array]:
+    *geometry, x, gradient = geometry_map_and_gradient
+    return (_select_form(_max_gradient_by_slices, _max_gradient_by_window, tuple(geometry), x, gradient),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _max_by_slices(x: jax.Array, *geometry: Any) -> jax.Array:
+    return _max_along(_max_along(x, 2, *geometry), 1, *geometry)
+
+
+def _max_gradient_by_slices(x: jax.Array, gradient: jax.Array, *geometry: Any) -> jax.Array:
+    # The barrier makes the backward pass pool the rows again instead of storing them in the forward pass, and on
+    # accelerators compare values that are rounded to the dtype of `x`, where the compiler may compute in a wider one.
+    x = lax.optimization_barrier(x)
+    rows = _max_along(x, 2, *geometry)
+    gradient = _unpool_along(rows, gradient, 1, *geometry)
+    return _unpool_along(x, gradient, 2, *geometry)
+
+
+def _max_by_window(x: jax.Array, *geometry: Any) -> jax.Array:
+    return _reduce_window(x, -np.inf, lax.max, *geometry)
+
+
+def _max_gradient_by_window(x: jax.Array, gradient: jax.Array, *geometry: Any) -> jax.Array:
+    return cast(jax.Array, jax.vjp(lambda x: _max_by_window(x, *geometry), x)[1](gradient)[0])
 
 
 def _max_along(x: jax.Array, axis: int, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
@@ -285,26 +374,29 @@ def _max_along(x: jax.Array, axis: int, window: int, stride: int, padding: Paddi
 
 
 def _unpool_along(
-    x: jax.Array,
-    pooled: jax.Array,
-    gradient: jax.Array,
-    axis: int,
-    window: int,
-    stride: int,
-    padding: Padding,
-    dilation: int,
+    x: jax.Array, gradient: jax.Array, axis: int, window: int, stride: int, padding: Padding, dilation: int
 ) -> jax.Array:
-    """Sends each window's gradient to the first of its elements that equals the maximum, along one axis."""
-    size, count = x.shape[axis], pooled.shape[axis]
+    """Sends each window's gradient to the first of its largest elements, along one axis.
+
+    The elements of a window are compared with each other, never with the maximum of the forward pass. On CPUs XLA
+    ignores barriers when it fuses, and computes an element anew where it is used, here with a fused multiply-add and
+    there without: the stored maximum then equals none of the elements.
+    """
+    size, count = x.shape[axis], gradient.shape[axis]
     reach = _reach(window, dilation)
     low = _windows(size, reach, stride, padding)[1]
     zeros = jnp.zeros_like(gradient)
-    gradients, rest = [], gradient  # of the elements of the windows; what no earlier element has received
-    for tap in _taps(x, axis, window, stride, padding, dilation, -np.inf)[:-1]:
-        hit = tap == pooled
-        gradients.append(jnp.where(hit, rest, zeros))
-        rest = jnp.where(hit, zeros, rest)
-    gradients.append(rest)  # the last element needs no comparison: it is the only one left
+    best, *others = _taps(x, axis, window, stride, padding, dilation, -np.inf)
+    larger = []  # whether an element is larger than all before it; the last such one is the first of the largest
+    for tap in others:
+        larger.append(tap > best)
+        best = lax.max(best, tap)
+    gradients, rest = [], gradient  # of the elements from the last to the first; what no later element has received
+    for wins in reversed(larger):
+        gradients.append(jnp.where(wins, rest, zeros))
+        rest = jnp.where(wins, zeros, rest)
+    gradients.append(rest)
+    gradients.reverse()
     # Pixels i, i + stride, ... of the padded map belong to one residue class; within a class the elements' gradients
     # are added, shifted by whole windows. The classes are then interleaved.
     length = max(-(-(size + low) // stride), count + (reach - 1) // stride)

@@ -1,5 +1,6 @@
 """Local response normalization against loops in NumPy and against differences, in float64."""
 
+import re
 from pathlib import Path
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from inception_jax.models import lrn
 from inception_jax.models.lrn import local_response_norm
 
 
@@ -101,6 +103,16 @@ def test_bfloat16_in_and_out_computed_in_float32():
     want = reference(np.asarray(narrow, np.float64), 5, 1e-4, 0.75, 1.0)
     np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=2**-8)  # one rounding, at the end
     assert jax.grad(lambda x: local_response_norm(x).astype(jnp.float32).sum())(narrow).dtype == jnp.bfloat16
+
+
+def test_tpus_sum_channels_by_a_band(x64):
+    x = jnp.asarray(np.random.default_rng(10).normal(size=(2, 3, 2, 11)))
+    for size in (1, 5, 9):
+        np.testing.assert_allclose(lrn._sum_by_band(x, size), lrn._sum_by_slices(x, size), rtol=1e-12, atol=1e-13)
+    traced = jax.jit(jax.grad(lambda x: local_response_norm(x).sum())).trace(jnp.zeros((1, 2, 2, 8), jnp.bfloat16))
+    texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda", "tpu")}
+    products = {name: re.findall(r"dot_general.*precision = \[(\w+), (\w+)\]", text) for name, text in texts.items()}
+    assert products == {"cpu": [], "cuda": [], "tpu": [("HIGHEST", "HIGHEST")] * 2}
 
 
 def test_no_power_is_computed_for_the_papers_exponent():

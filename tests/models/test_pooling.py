@@ -1,5 +1,6 @@
 """Pools against loops in NumPy, forward and gradient, with ties, at sizes where the paddings differ."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from inception_jax.models import pooling
 from inception_jax.models.pooling import adaptive_avg_pool, avg_pool, even_avg_pool, global_avg_pool, max_pool
 
 PADDINGS = [
@@ -130,6 +132,52 @@ def test_equal_to_pytorchs(x64, name, pool):
     np.testing.assert_allclose(towards_x.transpose(0, 3, 1, 2), goldens[f"{name}/dx"], rtol=1e-13, atol=1e-15)
 
 
+@pytest.mark.parametrize("padding", ["CEIL", "SAME", "VALID", 1])
+def test_the_form_of_tpus_gives_the_numbers_of_the_other(x64, padding):
+    """XLA's own windows and their gradients, of maxima with ties and of sums."""
+    rng = np.random.default_rng(10)
+    maps = jnp.asarray(rng.integers(0, 3, (2, 8, 9, 2)).astype(np.float64))
+    geometries = [(3, 2, padding, 1), (3, 1, padding, 1), (2, 3, padding, 1), (5, 3, padding, 1)]
+    forms = [(pooling._sum_by_slices, pooling._sum_by_window), (pooling._max_by_slices, pooling._max_by_window)]
+
+    def results(x):
+        for geometry, (by_slices, by_window) in itertools.product(geometries, forms):
+            out, pull = jax.vjp(lambda x: by_window(x, *geometry), x)  # noqa: B023
+            weights = jnp.asarray(rng.normal(size=out.shape))
+            if by_slices is pooling._max_by_slices:
+                gradient = pooling._max_gradient_by_slices(x, weights, *geometry)
+            else:
+                gradient = jax.vjp(lambda x: by_slices(x, *geometry), x)[1](weights)[0]  # noqa: B023
+            yield by_slices(x, *geometry), out, gradient, pull(weights)[0]
+
+    for by_slices, by_window, gradient, of_window in jax.jit(lambda x: list(results(x)))(maps):
+        np.testing.assert_array_equal(by_slices, by_window)
+        np.testing.assert_allclose(gradient, of_window, rtol=1e-12, atol=1e-13)
+
+
+def test_each_platform_has_its_form_alone():
+    """One form is left in a program for one platform; TPUs have XLA's windows, unless they are dilated."""
+
+    def loss(x, dilation):
+        return (max_pool(x, 3, 2, "SAME", dilation) ** 2).sum() + (avg_pool(x, 3, 1, dilation=dilation) ** 2).sum()
+
+    traced = jax.jit(jax.grad(loss), static_argnums=1)
+    maps = jax.ShapeDtypeStruct((1, 8, 8, 2), jnp.bfloat16)
+    found = {}
+    for platform, dilation in (("cpu", 1), ("cuda", 1), ("tpu", 1), ("tpu", 2)):
+        lowered = traced.trace(maps, dilation).lower(lowering_platforms=(platform,))
+        text = lowered.as_text()
+        if platform == "cpu":
+            assert " conditional(" not in lowered.compile().as_text()  # the choice costs nothing
+        found[platform, dilation] = {
+            name: text.count(f"stablehlo.{name}") for name in ("reduce_window", "select_and_scatter", "compare")
+        }
+    assert found["cpu", 1] == found["cuda", 1]
+    assert found["cpu", 1]["reduce_window"] == found["cpu", 1]["select_and_scatter"] == 0
+    assert found["tpu", 1]["reduce_window"] >= 3 and found["tpu", 1]["select_and_scatter"] == 1
+    assert found["tpu", 2]["reduce_window"] == 0 and found["tpu", 2]["select_and_scatter"] == 0
+
+
 def test_a_bfloat16_gradient_reaches_the_rounded_maximum():
     """Whatever precision the compiler carries in between: the sum of the gradient arrives, at the first of the ties."""
     x = np.random.default_rng(7).normal(size=(2, 8, 8, 4)).astype(np.float32)
@@ -231,6 +279,24 @@ def test_even_avg_pool_scales_its_windows_elsewhere(x64, size, width, starts):
     for i, j in np.ndindex(4, 4):
         part = x[:, starts[i] : starts[i] + width, starts[j] : starts[j] + width]
         np.testing.assert_allclose(got[:, i, j], part.mean((1, 2)), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("size", "output"), [(14, 4), (7, 2), (19, 4), (2, 4), (1, 4)])
+def test_even_avg_pools_gradient_is_that_of_its_slices(size, output):
+    """In float32 to the last bit: what JAX makes of the slices themselves is the reference."""
+    x, gradient = (np.random.default_rng(11).normal(size=(2, n, n, 3)).astype(np.float32) for n in (size, output))
+    width, starts = pooling._even_windows(size, output, 5, 3)
+
+    def plain(x):
+        for axis in (2, 1):
+            x = pooling._sum_windows.fun(x, axis, width, tuple(starts))
+        return x / float(width * width)
+
+    (out, got), (plain_out, want) = (
+        with_gradient(f, x, gradient) for f in (lambda x: even_avg_pool(x, output, 5, 3), plain)
+    )
+    np.testing.assert_array_equal(out, plain_out)
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize(("window", "padding"), [(9, "VALID"), (3, "ROUND"), (3, 3), (3, -1)])
