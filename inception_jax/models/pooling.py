@@ -1,9 +1,11 @@
 """Max and average pooling of NHWC maps, separable: along the rows of a map, then across them.
 
 The gradient of XLA's own max pool is a select-and-scatter, which CPUs run as a scalar loop and GPUs with atomic
-additions. Here forward and backward pass are slices, comparisons and additions that fuse. TPUs have both operations in
-hardware, and there XLA writes the slices to memory: they use `lax.reduce_window` and its gradient, which give the same
-numbers. CPU time of forward and backward together relative to `lax.reduce_window` and its gradient, medians of
+additions. Here forward and backward pass are slices, comparisons and additions that fuse. XLA's compiler for TPUs
+writes the slices to memory, and reads and writes a map once for its own pools: there they are `lax.reduce_window` and
+its gradient, which give the same numbers. Bytes of forward and backward in programs compiled for a TPU v5e, bfloat16,
+256 maps, relative to the slices: max 3x3/1 on 28x28x256 0.12, max 3x3/2 on 112x112x64 0.15, average 3x3/1 on
+17x17x128 0.13. CPU time of forward and backward together relative to `lax.reduce_window` and its gradient, medians of
 interleaved runs on two x86-64 cores, float32:
 
 * max 3x3/2: 64 maps of 32x32x64 0.16, 64 of 16x16x192 0.11, 8 of 112x112x64 0.20, 2 of 147x147x64 0.10;
