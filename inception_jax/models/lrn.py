@@ -2,10 +2,10 @@
 
 The gradient is two sums over a few neighbouring channels, and powers made of square roots. The sums are shifted
 slices; on TPUs a product with a band of ones (0.60 of the bytes in a program for a TPU v5e, 256 maps of 56x56x192 in
-bfloat16). CPU time of forward and
-backward together relative to `x * (k + alpha / size * reduce_window(x * x)) ** -beta` and its automatic
-gradient, medians of interleaved runs on two x86-64 cores, float32: 64 maps of 16x16 with 64 channels 0.22, with 192
-0.23; 8 maps of 56x56 with 64 channels 0.24, with 192 0.25; forward alone 0.2.
+bfloat16). CPU time of forward and backward together relative to
+`x * (k + alpha / size * reduce_window(x * x)) ** -beta` and its automatic gradient, medians of interleaved runs on two
+x86-64 cores, float32: 64 maps of 16x16 with 64 channels 0.22, with 192 0.23; 8 maps of 56x56 with 64 channels 0.24,
+with 192 0.25; forward alone 0.2.
 """
 
 from __future__ import annotations
