@@ -232,13 +232,17 @@ class Config:
         return json.dumps(json.loads(self._config.to_json_best_effort()), indent=2, sort_keys=True) + "\n"
 
 
-def from_dict(values: Mapping[str, Any], *, copies: Path | None = None, load: bool = True) -> ConfigDict:
+def from_dict(
+    values: Mapping[str, Any], *, copies: Path | None = None, load: bool = True, as_earlier: bool = True
+) -> ConfigDict:
     """Makes a config from the content of `config.json`: lists become the tuples of the schema.
 
     Args:
       values: the content.
       copies: the run's directory `extensions`, whose copies of the extensions are imported.
       load: whether the extensions are imported.
+      as_earlier: whether a field that is missing, because an earlier version did not have it, gets the value that this
+        version worked with (`Field.earlier`); otherwise it gets its default.
 
     Raises:
       ConfigError: a field is unknown in this version.
@@ -257,7 +261,8 @@ def from_dict(values: Mapping[str, Any], *, copies: Path | None = None, load: bo
         leaves = list(_leaves(ConfigDict(values)))
     except ValueError as error:  # a key with a dot
         raise ConfigError(f"{error}{damaged}") from None
-    for path, value in leaves:
+    earlier = [(path, field.earlier) for path, field in fields.items() if as_earlier and field.earlier is not None]
+    for path, value in [*earlier, *leaves]:
         if path not in known:
             raise ConfigError(f"config.{path}: no such field in this version{nearest(path, known)}")
         kind = fields[path].default if path in fields else None

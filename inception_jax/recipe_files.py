@@ -294,7 +294,7 @@ def _find_recipe(given: str) -> str:
 
 
 def _read_json(path: Path) -> ConfigDict:
-    """Reads the config.json of a run; a field that an earlier version did not have gets its default.
+    """Reads the config.json of a run.
 
     Raises:
       UserError: the file is not a config.

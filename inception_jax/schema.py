@@ -19,11 +19,14 @@ class Field:
       doc: meaning, with its unit.
       allowed: the range of a number, which every field of a number has; (predicate that a value must satisfy, its
         description); None: any value of the type.
+      earlier: the value that a config.json without this field stands for, which an earlier version wrote; None: the
+        default.
     """
 
     default: Any
     doc: str
     allowed: Range | tuple[Callable[[Any], bool], str] | None = None
+    earlier: Any = None
 
     @property
     def kind(self) -> type:
@@ -149,6 +152,13 @@ SCHEMA: dict[str, Any] = {
         ),
         "dtype": Field("float32", "compute dtype: activations", _DTYPE),
         "param_dtype": Field("float32", "dtype of the parameters", _DTYPE),
+        "convolution": Field(
+            str,
+            "algorithm of the convolutions' weight gradients on CPUs; exact: direct sums; fast: also Winograd's "
+            "filtering, which rounds otherwise; unset: what the run in the workdir began with, fast in a new one",
+            _one_of("fast", "exact"),
+            earlier="exact",
+        ),
         "width_multiplier": Field(1.0, "scales the number of filters of every layer", _up_to(1000)),
         "aux_heads": Field(True, "whether the auxiliary heads are built and trained"),
         "dropout_rate": Field(float, "dropout before the classifier; unset: the paper's", _FRACTION),

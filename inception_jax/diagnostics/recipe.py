@@ -33,7 +33,8 @@ def build(recipe: ConfigDict, workdir: Path | None) -> Setup:
     Raises:
       UserError: as `preflight.build_setup`.
     """
-    return preflight.build_setup(Config(recipe), workdir or Path("/nonexistent"))
+    workdir = workdir or Path("/nonexistent")
+    return preflight.build_setup(Config(restore.choose_convolution(recipe, workdir)), workdir)
 
 
 def check_recipe(setup: Setup, processes: int) -> Finding:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from inception_jax.models import checks
+from inception_jax.models.convolution import ALGORITHMS
 from inception_jax.models.layers import LayerOptions
 from inception_jax.models.normalization import BatchNormOptions
 from inception_jax.models.parameters import Initializer
@@ -36,6 +37,8 @@ class BaseNetwork(nn.Module):
         pass instead of storing them. Less memory for one more forward pass; the numbers are the same.
       fuse_siblings: whether the 1x1 convolutions that read an Inception module's input run as one: fewer, larger
         kernels on an accelerator. The same sums, in another order in the input's gradient.
+      convolution: algorithm of the convolutions' weight gradients on CPUs: "fast" or "exact" (direct sums). Outputs and
+        other platforms do not depend on it.
       batch_norm: whether batch norm follows the convolutions, which then have no bias.
       bn_scale, bn_epsilon, bn_momentum, bn_unbiased_variance, bn_axis_name, bn_axis_index_groups, bn_group_size,
         bn_frozen: see `normalization.BatchNormOptions`; axis and group size are ignored during initialization.
@@ -50,6 +53,7 @@ class BaseNetwork(nn.Module):
     param_dtype: Any = jnp.float32
     remat: bool = False
     fuse_siblings: bool = False
+    convolution: str = "fast"
     batch_norm: bool = True
     bn_scale: bool = True
     bn_epsilon: float = 1e-3
@@ -72,6 +76,7 @@ class BaseNetwork(nn.Module):
         checks.check_number("bn_epsilon", self.bn_epsilon, "above 0 and finite", 0 < self.bn_epsilon < math.inf)
         checks.check_number("bn_momentum", self.bn_momentum, "in [0, 1]", 0 <= self.bn_momentum <= 1)
         self.check_rates("dropout_rate")
+        checks.check_choice("convolution", self.convolution, tuple(ALGORITHMS))
         checks.check_float_dtype("dtype", self.dtype)
         checks.check_float_dtype("param_dtype", self.param_dtype)
         if self.width_multiplier == 1:
@@ -144,6 +149,7 @@ class BaseNetwork(nn.Module):
             conv_bias,
             self.remat,
             self.fuse_siblings,
+            self.convolution,
         )
 
     def dropout_keys(self, train: bool, example_keys: jax.Array | None, batch: int) -> jax.Array | None:

@@ -1,14 +1,10 @@
 """Two-dimensional convolution, rewritten on CPUs where XLA is slow; other platforms use XLA's own lowering.
 
 `conv2d` computes what `jax.lax.conv_general_dilated` computes. On a CPU three of XLA's lowerings are slow, and each is
-avoided by writing the same sum in another way (never by approximating). Ratios are CPU time relative to XLA's own
-lowering, medians of interleaved runs on two x86-64 cores, float32:
+avoided by computing the same in another way. Ratios are CPU time relative to XLA's own lowering, medians of interleaved
+runs on two x86-64 cores, float32:
 
-* A weight gradient contracts over every position of every image. If the output's gradient is larger than the L2
-  cache, XLA's single pass reads it from memory repeatedly. Here it is summed over blocks of images (or rows) whose
-  output gradient fits into the cache. The weight gradient alone: 7x7/2 stem on 64 images of 64x64 0.19, on 8 of
-  224x224 0.29; 3x3 64->192 on 64 maps of 16x16 0.30, on 8 of 56x56 0.31; 3x3 96->128 on 8 of 28x28 0.35;
-  1.0 where everything fits anyway.
+* The weight gradient, a sum over every position of every image: see `weight_gradient.py`.
 * A 1x1 convolution is a matrix product. Forward and both gradients: 0.3 to 0.6.
 * For a kernel larger than the map (5x5 on 4x4, 3x3 on 2x2: GoogLeNet on 64x64 images) XLA uses a scalar loop, unless
   the map is padded beforehand. Forward and both gradients: 5x5 32->128 on 64 maps of 4x4 0.10, 3x3 192->384 on 64 of
@@ -29,17 +25,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models import space_to_depth
+from inception_jax.models.checks import check_choice
 from inception_jax.models.tracing import trace_once
+from inception_jax.models.weight_gradient import Pads, Strides, exact_weight_gradient, fast_weight_gradient
 
-Pads = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)) in pixels
-Strides = tuple[int, int]  # (rows, columns)
 Lowering = Callable[..., jax.Array]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-
-# Elements of the output gradient that one block of the weight gradient reads: 1 MiB in float32, half of a common
-# L2 cache. 2**17 took the same time, 2**19 took 1.5 times as long for the stem.
-_BLOCK_ELEMENTS = 2**18
 
 
 def conv2d(
@@ -48,6 +40,7 @@ def conv2d(
     strides: int | Sequence[int] = 1,
     padding: str | int | Sequence[tuple[int, int]] = "SAME",
     dilation: int = 1,
+    algorithm: str = "fast",
 ) -> jax.Array:
     """Convolves images with a kernel (cross-correlation, as in every deep-learning library).
 
@@ -60,13 +53,17 @@ def conv2d(
       padding: "SAME" (TensorFlow's: an odd pixel of padding goes below and to the right), "VALID", a number of pixels
         on every side, or ((top, bottom), (left, right)).
       dilation: distance in pixels between neighbouring taps of the kernel; above 1 the convolution is "atrous".
+      algorithm: of the weight gradient on a CPU, where its last bits depend on it: "fast" or "exact" (one of
+        `ALGORITHMS`; see `weight_gradient.py`). Other platforms have one algorithm.
 
     Returns:
       [B, H', W', C_out] in the dtype of `x`; sums are accumulated in at least float32.
 
     Raises:
       ValueError: shapes, dtypes or padding are not as above, or a map is smaller than the kernel.
+      ModelError: an unknown algorithm.
     """
+    check_choice("algorithm", algorithm, tuple(ALGORITHMS))
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
         raise ValueError(f"conv2d: images {x.shape} and kernel {kernel.shape}: expected [B,H,W,C] and [kh,kw,C,N]")
     if x.dtype != kernel.dtype:
@@ -78,7 +75,7 @@ def conv2d(
         return lax.conv_general_dilated(
             x, kernel, strides, pads, rhs_dilation=(dilation, dilation), dimension_numbers=_DIMENSIONS
         )
-    return _conv_once(*match_varying_axes(x, kernel), strides, pads)
+    return _conv_once(*match_varying_axes(x, kernel), strides, pads, algorithm)
 
 
 def explicit_padding(
@@ -113,33 +110,33 @@ def explicit_padding(
     return pads
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _conv(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, algorithm: str) -> jax.Array:
     cuda = space_to_depth.forward if space_to_depth.applies(x, kernel, strides) else None
     return select_by_platform(_cpu_forward, _xla_forward, strides, pads, x, kernel, cuda=cuda)
 
 
 def _conv_forward(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads
+    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, algorithm: str
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv(x, kernel, strides, pads), (x, kernel)
+    return _conv(x, kernel, strides, pads, algorithm), (x, kernel)
 
 
 def _conv_backward(
-    strides: Strides, pads: Pads, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+    strides: Strides, pads: Pads, algorithm: str, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
     operands = (*residuals, gradient)
     cuda = space_to_depth.kernel_gradient if space_to_depth.applies(*residuals, strides) else None
     input_gradient = select_by_platform(_cpu_input_gradient, _xla_input_gradient, strides, pads, *operands)
     kernel_gradient = select_by_platform(
-        _cpu_kernel_gradient, _xla_kernel_gradient, strides, pads, *operands, cuda=cuda
+        ALGORITHMS[algorithm], _xla_kernel_gradient, strides, pads, *operands, cuda=cuda
     )
     return input_gradient, kernel_gradient
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
-_conv_once = trace_once("strides", "pads")(_conv)
+_conv_once = trace_once("strides", "pads", "algorithm")(_conv)
 
 
 def match_varying_axes(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -257,63 +254,18 @@ def _plain_conv(
 
 
 def _cpu_kernel_gradient(
-    strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+    general: Lowering, strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
 ) -> jax.Array:
-    height, width, inputs, outputs = kernel.shape
-    if _is_matrix_product(kernel, pads):
-        # Two-dimensional operands: with three contracted axes XLA would transpose both in memory first.
-        values = x[:, :: strides[0], :: strides[1]].reshape(-1, inputs)
-        product = lax.dot_general(values, gradient.reshape(-1, outputs), (((0,), (0,)), ((), ())))
-        return product.reshape(kernel.shape)
-    batch, rows, columns, _ = gradient.shape
-    images = _even_block(batch, _BLOCK_ELEMENTS // (rows * columns * outputs))
-    block_rows = _even_block(rows, _BLOCK_ELEMENTS // (columns * outputs)) if images == 1 else rows
-    if (images, block_rows) == (batch, rows):
-        return _block_gradient(x, gradient, (height, width), strides, pads)
-    image_blocks, row_blocks = -(-batch // images), -(-rows // block_rows)
-    more_images, more_rows = image_blocks * images - batch, row_blocks * block_rows - rows
-    input_rows = x.shape[1]
-    if row_blocks > 1:  # blocks of rows overlap by the kernel's height: pad once, then slice
-        input_rows = (block_rows - 1) * strides[0] + height
-        needed = (row_blocks * block_rows - 1) * strides[0] + height
-        x = lax.pad(x, jnp.zeros((), x.dtype), _edges(1, pads[0][0], needed - x.shape[1] - pads[0][0]))
-        pads = ((0, 0), pads[1])
-    if more_images or more_rows:  # all blocks have one size: the padding of the last one has a gradient of zero
-        x = lax.pad(x, jnp.zeros((), x.dtype), _edges(0, 0, more_images))
-        gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), _edges(0, 0, more_images))
-        gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), _edges(1, 0, more_rows))
-
-    def add_block(total: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
-        image, row = index // row_blocks * images, index % row_blocks * block_rows
-        block = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(x, image, images), row * strides[0], input_rows, 1)
-        its_gradient = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(gradient, image, images), row, block_rows, 1)
-        return total + _block_gradient(block, its_gradient, (height, width), strides, pads), None
-
-    # These zeros vary over the same shard_map axes as the gradient, as the scan's carry must.
-    zeros = jnp.zeros(kernel.shape, kernel.dtype) + gradient[:0].sum()
-    return lax.scan(add_block, zeros, jnp.arange(image_blocks * row_blocks, dtype=jnp.int32))[0]
+    if not _is_matrix_product(kernel, pads):
+        return general(strides, pads, x, kernel, gradient)
+    # Two-dimensional operands: with three contracted axes XLA would transpose both in memory first.
+    values = x[:, :: strides[0], :: strides[1]].reshape(-1, kernel.shape[2])
+    product = lax.dot_general(values, gradient.reshape(-1, kernel.shape[3]), (((0,), (0,)), ((), ())))
+    return product.reshape(kernel.shape)
 
 
-def _block_gradient(
-    x: jax.Array, gradient: jax.Array, window: tuple[int, int], strides: Strides, pads: Pads
-) -> jax.Array:
-    """The weight gradient of a block as one NHWC convolution over [channels, H, W, images]."""
-    padding = []
-    for axis, stride in enumerate(strides):
-        spread = (gradient.shape[axis + 1] - 1) * stride + 1
-        low = pads[axis][0]
-        padding.append((low, window[axis] - 1 + spread - x.shape[axis + 1] - low))  # negative: pixels no window reaches
-    # The barriers keep the transpositions out of the convolution: see the last paragraph of the module's docstring.
-    x, gradient = lax.optimization_barrier((x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)))
-    result = lax.conv_general_dilated(x, gradient, (1, 1), padding, rhs_dilation=strides, dimension_numbers=_DIMENSIONS)
-    return lax.optimization_barrier(result).transpose(1, 2, 0, 3)
-
-
-def _even_block(total: int, limit: int) -> int:
-    """The block size that divides `total` most evenly into the fewest blocks of at most `limit`."""
-    return -(-total // -(-total // max(1, limit)))
-
-
-def _edges(axis: int, low: int, high: int) -> list[tuple[int, int, int]]:
-    """The padding configuration of `lax.pad` that pads one of four axes."""
-    return [(low, high, 0) if i == axis else (0, 0, 0) for i in range(4)]
+ALGORITHMS = {
+    "fast": partial(_cpu_kernel_gradient, fast_weight_gradient),
+    "exact": partial(_cpu_kernel_gradient, exact_weight_gradient),
+}
+"""The weight gradient on CPUs by each algorithm."""

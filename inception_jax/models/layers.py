@@ -36,6 +36,7 @@ class LayerOptions:
         some Caffe and PyTorch ports of BN-Inception have it).
       remat: whether modules recompute their activations in the backward pass (`jax.checkpoint`).
       fuse_siblings: whether a module's 1x1 convolutions of its input run as one convolution.
+      convolution: the algorithm of the convolutions' weight gradients, see `conv2d`.
     """
 
     kernel_init: Initializer
@@ -49,6 +50,7 @@ class LayerOptions:
     conv_bias: bool = False
     remat: bool = False
     fuse_siblings: bool = False
+    convolution: str = "fast"
 
     def width(self, features: int) -> int:
         """The number of filters of a layer that has `features` in the paper's network."""
@@ -111,7 +113,7 @@ class ConvUnit(nn.Module):
         kernel = parameter(self, "kernel", self.kernel_init or options.kernel_init, shape, options.param_dtype)
         if convolved is None:
             x, kernel = x.astype(options.dtype), kernel.astype(options.dtype)
-            convolved = conv2d(x, kernel, self.strides, self.padding, self.dilation)
+            convolved = conv2d(x, kernel, self.strides, self.padding, self.dilation, options.convolution)
         return _finish(self, convolved if average is None else average(convolved), train)
 
 

@@ -188,6 +188,8 @@ def _check_same(directory: Path, files: dict[str, Any], config: ConfigDict) -> N
     for name, content in wanted.items():
         found = manifest.read_json_object(directory / name) or {}
         found.pop("versions", None)
+        if name == manifest.CONFIG:  # an earlier version may not have had all fields
+            found = json.loads(configs.from_dict(found, load=False, as_earlier=False).to_json_best_effort())
         differences = manifest.config_differences(found, content)
         if differences:
             field, old, new = differences[0]

@@ -219,7 +219,7 @@ def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
             "storage",
         )
     }
-    fields["config"] = Config(from_dict(content["config"])).to_dict()
+    fields["config"] = Config(from_dict(content["config"], as_earlier=False)).to_dict()
     fields["space"] = {
         entry["field"]: {name: value for name, value in entry.items() if name != "field"} for entry in content["space"]
     }

@@ -69,7 +69,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
 def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, Any], int]:
     """`train`, in a local workdir."""
     # Everything that a wrong config or wrong data can break is built and checked before anything is written.
-    config = Config(recipe)
+    config = Config(restore.choose_convolution(recipe, workdir))
     processes.check_equal("the config", config.to_dict())
     processes.check_equal("the files of config.extensions", extensions.digests(config.extensions))
     restore.refuse_unequal_settings()

@@ -111,7 +111,8 @@ def build_model(config: Config, num_classes: int) -> BaseNetwork:
     """
     model = config.model
     options = model.read("width_multiplier", "aux_heads")
-    options |= {name: rate for name, rate in model.read("dropout_rate", "aux_dropout_rate").items() if rate is not None}
+    unset = model.read("dropout_rate", "aux_dropout_rate", "convolution")
+    options |= {name: value for name, value in unset.items() if value is not None}
     return registry.create_model(
         model.name,
         num_classes=num_classes,

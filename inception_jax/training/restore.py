@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from inception_jax import extensions
 from inception_jax.checkpoints import identity, reading
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
-from inception_jax.config import Config, ConfigError, default, from_dict
+from inception_jax.config import Config, ConfigError, from_dict
 from inception_jax.errors import UserError, counted
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import init_variables, variable_shapes
@@ -74,6 +75,27 @@ def refuse_unequal_settings() -> None:
     processes.check_equal("JAX's version or settings", settings, remedy)
 
 
+def choose_convolution(recipe: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
+    """Sets `model.convolution`, where a recipe leaves it unset, to what the run in the workdir began with.
+
+    Args:
+      recipe: of this start; it is not changed.
+      workdir: of the run; it may be missing.
+
+    Returns:
+      The config to train with: "fast" for a new run.
+
+    Raises:
+      UserError: config.json is damaged.
+    """
+    recipe = recipe.copy_and_resolve_references()
+    # Anything else than a config is refused with its reason when it is checked.
+    if isinstance(recipe.get("model"), ConfigDict) and recipe.model.get("convolution", "") is None:
+        before = manifest.read_config(workdir)
+        recipe.model.convolution = (before and from_dict(before, load=False).model.convolution) or "fast"
+    return recipe
+
+
 def refuse_changed_config(workdir: Path, config: Config) -> None:
     """Compares the config with the one that the run in the workdir was started with.
 
@@ -83,7 +105,6 @@ def refuse_changed_config(workdir: Path, config: Config) -> None:
     before = manifest.read_config(workdir)
     if before is None:
         return
-    # A field that is missing because an earlier version did not have it counts as its default.
     before = json.loads(from_dict(before, load=False).to_json_best_effort())
     for path, old, new in manifest.config_differences(before, config.to_dict()):
         dependent = run_length.what_depends_on_length(config)
@@ -108,7 +129,7 @@ def identify_run(workdir: Path, config: Config) -> identity.RunIdentity:
     with processes.fail_together():
         if processes.is_first():
             run_id = manifest.read_run_id(workdir) or _newest_run_id(workdir / SUBDIRECTORY) or identity.new_run_id()
-    defaults = dict(manifest.flatten(json.loads(default().to_json_best_effort())))
+    defaults = dict(manifest.flatten(json.loads(from_dict({}, load=False).to_json_best_effort())))
     fields = {
         path: value
         for path, value in manifest.flatten(config.to_dict())

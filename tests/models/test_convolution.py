@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from inception_jax.models import convolution
+from inception_jax.models import convolution, weight_gradient, winograd
 from inception_jax.models.convolution import conv2d
 
 CASES = {  # name: images, kernel, strides, padding
@@ -40,7 +40,7 @@ def set_block_elements(monkeypatch):
     traced = (convolution._conv_once, convolution.select_by_platform)
 
     def set_elements(elements):
-        monkeypatch.setattr(convolution, "_BLOCK_ELEMENTS", elements)
+        monkeypatch.setattr(weight_gradient, "_BLOCK_ELEMENTS", elements)
         for function in traced:
             function.clear_cache()
 
@@ -52,6 +52,21 @@ def set_block_elements(monkeypatch):
 def operands(images, window, dtype=np.float64):
     rng = np.random.default_rng(0)
     return jnp.asarray(rng.normal(size=images), dtype), jnp.asarray(rng.normal(size=window), dtype)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_algorithm_of_the_weight_gradient_is_equal_to_xlas_own(x64, case):
+    images, window, strides, padding = CASES[case]
+    x, kernel = operands(images, window)
+    out, pull = jax.vjp(lambda kernel: xla(x, kernel, strides, padding), kernel)
+    gradient = jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)
+    strides = (strides, strides) if isinstance(strides, int) else strides
+    pads = convolution.explicit_padding(images[1:3], window[:2], strides, padding)
+    algorithms = [jax.jit(lambda x, gradient: weight_gradient.tap_gradient(strides, pads, x, kernel, gradient))]
+    if window[:2] == (3, 3) and strides == (1, 1):
+        algorithms.append(jax.jit(lambda x, gradient: winograd.weight_gradient(pads, x, gradient)))
+    for algorithm in algorithms:
+        np.testing.assert_allclose(algorithm(x, gradient), pull(gradient)[0], rtol=1e-12, atol=1e-12)
 
 
 def with_gradients(function, x, kernel, strides, padding):
@@ -101,15 +116,16 @@ def test_the_blocks_cover_every_image_and_row_once(x64, set_block_elements, stri
     np.testing.assert_array_equal(count, np.full((3, 3, 1, 1), 5 * rows * columns))
 
 
-def lowered(platform, images, window, strides=1):
+def lowered(platform, images, window, strides=1, **options):
     x, kernel = operands(images, window, np.float32)
-    step = jax.jit(jax.grad(lambda x, kernel: (conv2d(x, kernel, strides) ** 2).sum(), (0, 1)))
+    step = jax.jit(jax.grad(lambda x, kernel: (conv2d(x, kernel, strides, **options) ** 2).sum(), (0, 1)))
     return step.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_accelerators_get_xlas_own_three_convolutions():
-    for platform in ("cuda", "tpu"):
-        text = lowered(platform, (2, 2, 2, 3), (3, 3, 3, 4))
+    for platform, size, channels in (("cuda", 2, 3), ("tpu", 2, 3), ("cuda", 48, 64), ("tpu", 48, 64)):
+        text = lowered(platform, (2, size, size, channels), (3, 3, channels, 64))
+        assert text == lowered(platform, (2, size, size, channels), (3, 3, channels, 64), algorithm="exact")
         assert text.count("stablehlo.convolution") == 3
         assert "optimization_barrier" not in text and "stablehlo.while" not in text and "dot_general" not in text
 
@@ -121,6 +137,30 @@ def test_what_cpus_get(set_block_elements):
     assert "stablehlo.while" not in lowered("cpu", (2, 4, 4, 3), (3, 3, 3, 4))
     set_block_elements(64)
     assert "stablehlo.while" in lowered("cpu", (2, 4, 4, 3), (3, 3, 3, 4))
+
+
+def test_the_layers_shape_chooses_the_algorithm_of_the_weight_gradient():
+    """Of forward and both gradients only Winograd's and the taps' weight gradient are matrix products."""
+    for images, window, products in (
+        ((8, 16, 16, 64), (3, 3, 64, 64), 36),
+        ((8, 16, 16, 48), (3, 3, 48, 64), 0),  # too few channels
+        ((7, 16, 16, 64), (3, 3, 64, 64), 9),  # too few tiles
+        ((2, 4, 4, 32), (7, 1, 32, 32), 7),
+        ((2, 4, 4, 32), (1, 7, 32, 32), 0),
+    ):
+        found = lowered("cpu", images, window).count("stablehlo.dot_general")
+        assert found == products, (images, window)
+        assert "stablehlo.dot_general" not in lowered("cpu", images, window, algorithm="exact")
+
+
+def test_winograds_rounding(x64):
+    """In float32 less than 2e-5 of the gradient's largest value, in float64 1e-14."""
+    x, kernel = operands((4, 24, 24, 64), (3, 3, 64, 64))
+    want = np.asarray(jax.jit(jax.grad(lambda kernel: (conv2d(x, kernel, algorithm="exact") ** 2).sum()))(kernel))
+    for dtype, limit in ((jnp.float32, 2e-5), (jnp.float64, 1e-14)):
+        low = x.astype(dtype)
+        got = jax.jit(jax.grad(lambda kernel, low=low: (conv2d(low, kernel) ** 2).sum()))(kernel.astype(dtype))
+        assert 0 < np.abs(np.asarray(got) - want).max() < limit * np.abs(want).max()
 
 
 def test_the_first_layer_pays_for_no_input_gradient():
@@ -180,6 +220,7 @@ def test_mistakes():
         ((x, kernel.astype(jnp.bfloat16)), "cast one"),
         ((x, kernel, 1, "REFLECT"), "padding 'REFLECT'"),
         ((x, kernel, 1, -1), "none negative"),
+        ((x, kernel, 1, "SAME", 1, "quick"), "algorithm: 'quick' is not one of 'fast', 'exact'"),
         ((x, jnp.zeros((5, 5, 3, 2)), 1, "VALID"), "smaller than"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -192,6 +192,11 @@ def test_a_second_time_is_fine_and_something_else_is_not(converted, file, fails,
     assert convert.main(flags) == 0
     assert "was there already" in capsys.readouterr().out
     assert before == {path: path.read_bytes() for path in converted.rglob("*") if path.is_file()}
+    config = json.loads(before[converted / "config.json"])
+    del config["model"]["convolution"]  # a version that did not have this field wrote it
+    (converted / "config.json").write_text(json.dumps(config))
+    assert convert.main(flags) == 0
+    (converted / "config.json").write_bytes(before[converted / "config.json"])
     err = fails(convert.main, *(flag.replace("image_size=64", "image_size=96") for flag in flags))
     assert "holds weights imported with data.image_size = 64 (config.json), now it is 96; name a new directory" in err
     other = tmp_path / "other"

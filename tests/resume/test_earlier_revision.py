@@ -50,6 +50,8 @@ def test_a_run_of_an_earlier_revision_continues(run_command, tmp_path):
         assert result["metrics"]["test[:40]"][weights]["loss"] == pytest.approx(loss, rel=1e-5)
     assert {name: result["metrics"]["train"][name] for name in LAST_ROW} == pytest.approx(LAST_ROW, rel=1e-4)
     assert (tmp_path / "run" / "metrics.jsonl").read_text().startswith(before)
+    # Its convolutions stay those of that revision, whose config had no such field.
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["convolution"] == "exact"
 
 
 def test_another_config_is_still_refused(run_command, tmp_path):

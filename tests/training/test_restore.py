@@ -124,3 +124,27 @@ def test_state_shapes_are_those_of_the_state(ema):
     assert jax.tree.structure(shapes) == jax.tree.structure(state)
     pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(state), strict=True)
     assert all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in pairs)
+
+
+def test_a_run_keeps_the_convolutions_that_it_began_with(tmp_path):
+    recipe = inception_jax.config.default()
+
+    def choose():
+        chosen = Config(restore.choose_convolution(recipe, tmp_path))
+        restore.refuse_changed_config(tmp_path, chosen)
+        return chosen
+
+    new = choose()
+    assert (new.model.convolution, recipe.model.convolution) == ("fast", None)
+    values = new.to_dict()
+    manifest.write(tmp_path, new.to_json())
+    assert choose().model.convolution == "fast"
+    del values["model"]["convolution"]  # as an earlier version wrote it
+    (tmp_path / manifest.CONFIG).write_text(json.dumps(values))
+    old = choose()
+    assert old.model.convolution == "exact"
+    assert "model.convolution" not in restore.identify_run(tmp_path, old).config  # nor in that version's checkpoints
+    assert restore.identify_run(tmp_path, new).config["model.convolution"] == "fast"
+    recipe.model.convolution = "fast"
+    with pytest.raises(ConfigError, match=r"config.model.convolution = 'fast': .* began with 'exact'"):
+        choose()

@@ -1,0 +1,72 @@
+"""Compares training steps of one network under values of a config field, by processor seconds.
+
+    python experiments/step_time/levers.py --model=inception_v4 --batch_size=2 --field=model.convolution \
+        --values=exact,fast [--rounds=8] [--json=FILE]
+
+All steps are compiled first and then run in turn (A B A B), in one process. Processor seconds (user and system, of all
+threads) mean something on a machine that others use, too. See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from inception_jax.benchmarks.steps import Bench
+from inception_jax.benchmarks.workload import build_setup, config_of_model, set_fields
+
+
+def main() -> None:
+    """Measures, prints a line per value and writes all numbers."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="name of a network")
+    parser.add_argument("--image_size", type=int, help="in pixels; default: the network's")
+    parser.add_argument("--batch_size", type=int, required=True, help="examples per step")
+    parser.add_argument("--field", required=True, help="a field of the config, such as model.convolution")
+    parser.add_argument("--values", required=True, help="its values, separated by commas; the first is the baseline")
+    parser.add_argument("--rounds", type=int, default=8, help="steps per value")
+    parser.add_argument("--json", type=Path, help="file for all numbers")
+    flags = parser.parse_args()
+    values = flags.values.split(",")
+    benches = {}
+    for value in values:
+        config = config_of_model(flags.model)
+        fields = {"batch_size": flags.batch_size, "data.image_size": flags.image_size, flags.field: value}
+        set_fields(config, fields | {"parallel.devices": 1})
+        benches[value] = Bench(build_setup(config))
+        benches[value].compile("train")
+        benches[value].run("train", 1)
+    seconds: dict[str, list[float]] = {value: [] for value in values}
+    for _ in range(flags.rounds):
+        for value, bench in benches.items():
+            start = time.process_time()
+            bench.run("train", 1)
+            seconds[value].append(time.process_time() - start)
+    losses = {value: bench.pop_losses() for value, bench in benches.items()}
+    for value in values:
+        ratios = np.divide(seconds[value], seconds[values[0]])
+        low, middle, high = np.quantile(ratios, (0.1, 0.5, 0.9))
+        print(
+            f"{flags.model} batch {flags.batch_size}, {flags.field}={value}: {1e3 * np.median(seconds[value]):,.0f} ms "
+            f"of processor time, {middle:.3f} ({low:.3f}–{high:.3f}) of {values[0]}; loss {losses[value][-1]:.6f}"
+        )
+    if flags.json:
+        content = {
+            "model": flags.model,
+            "image_size": flags.image_size,
+            "batch_size": flags.batch_size,
+            "field": flags.field,
+            "jax": jax.__version__,
+            "processor_seconds": seconds,
+            "losses": losses,
+        }
+        flags.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
