@@ -33,13 +33,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for all numbers")
     flags = parser.parse_args()
     values = flags.values.split(",")
-    benches = {}
+    benches, compilation = {}, {}
     for value in values:
         config = config_of_model(flags.model)
         fields = {"batch_size": flags.batch_size, "data.image_size": flags.image_size, flags.field: value}
         set_fields(config, fields | {"parallel.devices": 1})
         benches[value] = Bench(build_setup(config))
+        start = time.process_time()
         benches[value].compile("train")
+        compilation[value] = time.process_time() - start
         benches[value].run("train", 1)
     seconds: dict[str, list[float]] = {value: [] for value in values}
     for _ in range(flags.rounds):
@@ -53,7 +55,8 @@ def main() -> None:
         low, middle, high = np.quantile(ratios, (0.1, 0.5, 0.9))
         print(
             f"{flags.model} batch {flags.batch_size}, {flags.field}={value}: {1e3 * np.median(seconds[value]):,.0f} ms "
-            f"of processor time, {middle:.3f} ({low:.3f}–{high:.3f}) of {values[0]}; loss {losses[value][-1]:.6f}"
+            f"of processor time, {middle:.3f} ({low:.3f}–{high:.3f}) of {values[0]}; "
+            f"compiled in {compilation[value]:.0f} s of it; loss {losses[value][-1]:.6f}"
         )
     if flags.json:
         content = {
@@ -63,6 +66,7 @@ def main() -> None:
             "field": flags.field,
             "jax": jax.__version__,
             "processor_seconds": seconds,
+            "processor_seconds_of_compilation": compilation,
             "losses": losses,
         }
         flags.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
