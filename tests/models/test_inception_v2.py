@@ -200,7 +200,8 @@ def jaxpr_dtypes(jaxpr):
 
 
 def test_float64_throughout(x64):
-    model = create_model("inception_v2", dtype=jnp.float64, param_dtype=jnp.float64, dropout_rate=0.0, **CAFFE)
+    options = {"dtype": jnp.float64, "param_dtype": jnp.float64, "dropout_rate": 0.0, "modules": FEW}
+    model = create_model("inception_v2", **options, **CAFFE)
     images = jax.ShapeDtypeStruct((2, 33, 33, 3), jnp.float64)
     output, variables = shapes(model, 33, dtype=jnp.float64, train=True)
     assert {leaf.dtype for leaf in jax.tree.leaves((output, variables))} == {jnp.dtype(jnp.float64)}
