@@ -106,10 +106,13 @@ def _arguments() -> ArgumentParser:
         metavar=("A.json", "B.json"),
         help="compare two files written by --json; measures nothing",
     )
-    group = arguments.add_argument_group("comparison with PyTorch and ONNX Runtime")
+    group = arguments.add_argument_group("comparison with other frameworks")
     group.add_argument(
-        "--vs", metavar="A,B", help="time the same step in torch, onnxruntime (inference only) or both, interleaved"
+        "--vs",
+        metavar="A,B",
+        help="time the same step in torch or keras, and in onnxruntime (inference only), interleaved",
     )
+    group.add_argument("--keras_python", metavar="PATH", help="interpreter that has Keras and JAX (default: this one)")
     group.add_argument("--torch_python", metavar="PATH", help="interpreter that has PyTorch (default: this one)")
     group.add_argument(
         "--torch_variants",
@@ -133,7 +136,8 @@ def _arguments() -> ArgumentParser:
 _WORKLOAD = {"config", "model", "set", "batch_size", "image_size", "num_classes", "dtype", "json"}
 _READ = {  # {action: flags that it reads}
     "--difference": {"difference"},
-    "--vs": _WORKLOAD | {"vs", "what", "torch_python", "torch_variants", "rounds", "steps", "time_limit"},
+    "--vs": _WORKLOAD | {"vs", "what", "torch_python", "torch_variants", "keras_python", "rounds", "steps",
+                         "time_limit"},
     "--data": _WORKLOAD | {"data", "mode", "devices", "seconds"},
     "--largest_batch": _WORKLOAD - {"batch_size"} | {"largest_batch", "mode", "devices"},
     "": _WORKLOAD | {"mode", "devices", "what", "seconds", "blocks", "no_compile_times", "no_input", "peak_tflops",
@@ -268,6 +272,8 @@ def _versus(flags: argparse.Namespace, config: ConfigDict) -> int:
         raise UserError(f"--vs: unknown {unknown[0]!r}{hint}; allowed: {', '.join(versus.PEERS)}")
     if "torch" not in peers and (flags.torch_python or flags.torch_variants):
         raise UserError("--torch_python and --torch_variants have an effect only with --vs=torch")
+    if "keras" not in peers and flags.keras_python:
+        raise UserError("--keras_python has an effect only with --vs=keras")
     spec = registry.get_spec(flags.model)
     backend = _backend()
     workload = versus.make_workload(
@@ -286,6 +292,8 @@ def _versus(flags: argparse.Namespace, config: ConfigDict) -> int:
     sides = [versus.jax_side(backend)]
     if "torch" in peers:
         sides += versus.torch_sides(backend, flags.torch_python, variants)
+    if "keras" in peers:
+        sides.append(versus.keras_side(backend, flags.keras_python))
     if "onnxruntime" in peers:
         sides.append(versus.onnx_side())
     result = versus.compare(

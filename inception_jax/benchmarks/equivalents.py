@@ -1,4 +1,4 @@
-"""The table of equivalent networks in PyTorch: their constructors, the options that make ours equal, known differences.
+"""Equivalent networks in PyTorch and Keras: their constructors, the options that make ours equal, known differences.
 
 Imports neither JAX nor PyTorch, because both sides of a comparison and their parent import it.
 """
@@ -84,6 +84,41 @@ EQUIVALENTS: dict[str, Equivalent] = {
         ),
     ),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class KerasEquivalent:
+    """A network of `keras.applications` that does the same work as one of ours.
+
+    Attributes:
+      name: its constructor.
+      options: options of `create_model` that make our network the same; Keras has neither dropout nor heads.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+
+
+KERAS = {
+    "inception_v3": KerasEquivalent("InceptionV3", {"aux_heads": False, "bn_scale": False, "dropout_rate": 0.0}),
+    "inception_resnet_v2": KerasEquivalent(
+        "InceptionResNetV2", {"aux_heads": False, "bn_scale": False, "dropout_rate": 0.0}
+    ),
+    "xception": KerasEquivalent("Xception", {"dropout_rate": 0.0}),
+}
+
+
+def keras_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `create_model` with which our network equals Keras's.
+
+    Raises:
+      UserError: Keras has no such network, or the user gives an option.
+    """
+    if model not in KERAS:
+        raise UserError(f"--model={model!r}: --vs=keras compares: {', '.join(KERAS)}{nearest(model, KERAS)}")
+    if options:
+        raise UserError(f"--set {next(iter(options))}: keras.applications has no options; leave it out with --vs=keras")
+    return dict(KERAS[model].options)
 
 
 def get_equivalent(model: str) -> Equivalent:

@@ -1,4 +1,4 @@
-"""Compares our steps with other frameworks' (`benchmark --vs=torch,onnxruntime`): workload, sides, checks, tables.
+"""Compares our steps with other frameworks' (`benchmark --vs=torch,onnxruntime`, or keras): workload, sides, checks.
 
 `make_workload` describes the steps, `jax_side`, `torch_sides` and `onnx_side` the processes that take them; `compare`
 (paired.py) runs them, `find_problems` checks that the result is valid, `format_text` and `format_markdown` format it.
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inception_jax.benchmarks.equivalents import EQUIVALENTS, get_equivalent, matching_options
+from inception_jax.benchmarks.equivalents import EQUIVALENTS, KERAS, get_equivalent, keras_options, matching_options
 from inception_jax.benchmarks.paired import Side, compare
 from inception_jax.benchmarks.torch_side import VARIANTS
 from inception_jax.errors import UserError, nearest
@@ -25,13 +25,14 @@ __all__ = [
     "format_text",
     "get_equivalent",
     "jax_side",
+    "keras_side",
     "make_workload",
     "onnx_side",
     "torch_sides",
 ]  # fmt: skip
 
 BASELINE = "jax"
-PEERS = ("torch", "onnxruntime")
+PEERS = ("torch", "keras", "onnxruntime")
 KINDS = ("train", "inference")
 # Default variants by backend; compiling PyTorch's step for a CPU takes minutes, so that is done on request only.
 TORCH_VARIANTS = {
@@ -41,14 +42,14 @@ TORCH_VARIANTS = {
 
 # Loads this package alone from its folder: PYTHONPATH would make everything that is installed beside it importable,
 # for another interpreter.
-_RUN_TORCH_SIDE = """
+_RUN_SIDE = """
 import importlib.util, runpy, sys
-folder = sys.argv.pop(1)
+folder, side = sys.argv.pop(1), sys.argv.pop(1)
 spec = importlib.util.spec_from_file_location(
     "inception_jax", folder + "/__init__.py", submodule_search_locations=[folder])
 sys.modules["inception_jax"] = package = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
-runpy.run_module("inception_jax.benchmarks.torch_side", run_name="__main__", alter_sys=True)
+runpy.run_module("inception_jax.benchmarks." + side, run_name="__main__", alter_sys=True)
 """
 
 
@@ -84,7 +85,7 @@ def torch_sides(backend: str, python: str | None = None, variants: Sequence[str]
     return [
         Side(
             f"torch-{variant}",
-            (python or sys.executable, "-c", _RUN_TORCH_SIDE, folder, f"--variant={variant}"),
+            (python or sys.executable, "-c", _RUN_SIDE, folder, "torch_side", f"--variant={variant}"),
             environment,
         )
         for variant in variants or TORCH_VARIANTS[backend]
@@ -95,6 +96,18 @@ def onnx_side() -> Side:
     """ONNX Runtime's side, in this interpreter: our network, exported; inference only."""
     command = (sys.executable, "-m", "inception_jax.exports.onnx_side")
     return Side("onnxruntime", command, {"JAX_PLATFORMS": "cpu"}, kinds=("inference",))
+
+
+def keras_side(backend: str, python: str | None = None) -> Side:
+    """The side of Keras on JAX.
+
+    Args:
+      backend: "cpu" or "gpu".
+      python: path of the interpreter that has Keras and JAX; None for this one.
+    """
+    folder = str(Path(__file__).resolve().parents[1])
+    command = (python or sys.executable, "-c", _RUN_SIDE, folder, "keras_side")
+    return Side("keras", command, jax_side(backend).environment)
 
 
 def make_workload(
@@ -141,7 +154,15 @@ def make_workload(
     """
     if backend not in TORCH_VARIANTS:
         raise UserError(f"backend {backend!r}: --vs=torch compares on {', '.join(TORCH_VARIANTS)}")
-    chosen = matching_options(model, options or {}) if "torch" in peers else dict(options or {})
+    if {"torch", "keras"} <= set(peers):
+        raise UserError(
+            "--vs=torch,keras: their networks differ (batch norm's scale, the heads); compare one at a time"
+        )
+    chosen = dict(options or {})
+    if "torch" in peers:
+        chosen = matching_options(model, chosen)
+    elif "keras" in peers:
+        chosen = keras_options(model, chosen)
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"--dtype={dtype!r}: --vs=torch compares float32, bfloat16")
     if "train" in kinds and tuple(peers) == ("onnxruntime",):
@@ -293,6 +314,12 @@ def _notes(result: dict[str, Any]) -> list[str]:
         notes.append(
             "ONNX Runtime runs our network, exported with batch norm folded into the convolutions; NumPy normalizes "
             "the images, within the time"
+        )
+    if "keras" in result["sides"]:
+        name = KERAS[result["task"]["model"]].name
+        notes.append(
+            f"in Keras: keras.applications.{name} in the stateless step of its guide for JAX; our training step also "
+            "computes top-1 and top-5 accuracy and the gradient norm"
         )
     equivalent, differences = EQUIVALENTS.get(result["task"]["model"]), []
     if "torch" not in result["task"].get("peers", ("torch",)):

@@ -218,6 +218,38 @@ def test_onnxruntime_compares_inference():
     assert versus.onnx_side().kinds == ("inference",)
 
 
+# Trainable parameters of keras.applications 3.15 at 10 classes.
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [("inception_v3", 21_788_842), ("inception_resnet_v2", 54_291_562), ("xception", 20_827_442)],
+)
+def test_our_network_has_the_parameters_of_kerass(model, parameters):
+    given = {"batch_size": 2, "image_size": 96, "backend": "cpu", "aux_weights": (0.3,), "num_classes": 10}
+    workload = versus.make_workload(model, peers=("keras",), **given)
+    network = create_model(model, num_classes=10, **workload["options"])
+    assert count_cost(network, 96).parameters_with_aux == parameters
+    with pytest.raises(UserError, match=r"--set bn_scale: keras\.applications has no options"):
+        versus.make_workload(model, peers=("keras",), options={"bn_scale": True}, **given)
+
+
+def test_keras_has_some_networks_and_not_those_of_pytorch():
+    given = {"batch_size": 2, "image_size": 96, "backend": "cpu", "aux_weights": ()}
+    with pytest.raises(UserError, match="--model='inception_v4': --vs=keras compares: inception_v3, inception_resnet"):
+        versus.make_workload("inception_v4", peers=("keras",), **given)
+    with pytest.raises(UserError, match="compare one at a time"):
+        versus.make_workload("inception_v3", peers=("torch", "keras"), **given)
+    assert versus.keras_side("cpu", "python9").command[0] == "python9"
+
+
+@pytest.mark.slow
+def test_a_comparison_with_keras_is_valid():
+    pytest.importorskip("keras", reason="Keras is not installed: pip install keras")
+    given = {"batch_size": 2, "image_size": 75, "backend": "cpu", "aux_weights": (), "num_classes": 5}
+    workload = versus.make_workload("xception", peers=("keras",), **given)
+    result = versus.compare(workload, [versus.jax_side("cpu"), versus.keras_side("cpu")], rounds=3, steps=4)
+    assert versus.find_problems(result) == []
+
+
 def test_the_onnxruntime_side_runs_our_network():
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
