@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from inception_jax import standard_streams
 from inception_jax.errors import ArgumentParser, UserError, shorten, shorten_message, write_error
-from inception_jax.ranges import INT32_MAX, Range
+from inception_jax.ranges import INT32_MAX, MAX_IMAGE_PIXELS, Range
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -81,6 +81,16 @@ def add_processes(arguments: argparse.ArgumentParser) -> None:
         choices=("auto", "on", "off"),
         default="auto",
         help="auto: join the others if a launcher started several; on: call jax.distributed; off: one process",
+    )
+
+
+def add_max_pixels(arguments: argparse.ArgumentParser, default: str) -> None:
+    """Adds `--max_pixels`, whose default is described by `default`."""
+    arguments.add_argument(
+        "--max_pixels",
+        type=whole(1, MAX_IMAGE_PIXELS),
+        metavar="N",
+        help=f"largest image file that is decoded, height times width; default: {default}",
     )
 
 

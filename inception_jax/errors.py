@@ -141,12 +141,22 @@ class ArgumentParser(argparse.ArgumentParser):
         """Makes a parser; takes what argparse's takes."""
         super().__init__(*arguments, **{**options, "allow_abbrev": False})
         self.given: set[str] = set()
+        self._intermixing = False
         self.suggest: Callable[[str], str] = lambda name: ""
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
-        """Parses as argparse does, and refuses empty values: they come from shell variables that are not set."""
+        """Parses as argparse does, also flags among a list of files; refuses empty values: shell variables not set."""
         words = sys.argv[1:] if args is None else list(args)
-        namespace, rest = super().parse_known_args(words, namespace)
+        if self._intermixing:  # argparse parses the flags first, then the files, each by this method
+            return super().parse_known_args(words, namespace)
+        if any(action.nargs == "*" and not action.option_strings for action in self._actions):
+            self._intermixing = True
+            try:
+                namespace, rest = super().parse_known_intermixed_args(words, namespace)
+            finally:
+                self._intermixing = False
+        else:
+            namespace, rest = super().parse_known_args(words, namespace)
         flags = {word.partition("=")[0] for word in words}
         self.given = set()
         for action in self._actions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> int:
     for name in ("workdir", "output"):
         if getattr(flags, name) is None:
             raise UserError(f"--{name} is missing")
-    if flags.images:
+    if flags.images or flags.files:
         arguments.refuse({"data", "split"}, "has no effect with image files")
     if flags.statistics:
         arguments.refuse({"pool", "dtype"}, "has no effect with --statistics, which are of pooled float32 features")
@@ -39,14 +40,16 @@ def main(argv: list[str]) -> int:
     from inception_jax.runs import remote_workdir
     from inception_jax.training import parallel
 
+    files = _find_files(flags)
     parallel.enable_compilation_cache()
     step, flags.workdir = command_line.step(flags.step), remote_workdir.local_copy(flags.workdir)
     recipe, class_names = trained_network.load_config(flags.workdir), trained_network.load_class_names(flags.workdir)
     recipe.data.image_size = flags.image_size or recipe.data.image_size
     recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
+    recipe.data.max_pixels = flags.max_pixels or recipe.data.max_pixels
     trained_network.warn_of_running_statistics(recipe)
     trained = trained_network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
-    return _extract(flags, trained)
+    return _extract(flags, trained, files)
 
 
 def _arguments() -> ArgumentParser:
@@ -80,7 +83,16 @@ def _arguments() -> ArgumentParser:
         "--fid", nargs=2, metavar="FILE.npz", help="the Fréchet distance between two files of statistics"
     )
     arguments.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    arguments.add_argument("images", nargs="*", metavar="IMAGE", help="instead of a data set: JPEG, PNG, WebP …")
+    command_line.add_max_pixels(arguments, "the run's data.max_pixels")
+    arguments.add_argument(
+        "--files", metavar="LIST", help="also the image files named in LIST, one a line; - is standard input"
+    )
+    arguments.add_argument(
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help="instead of a data set: files, folders, and patterns in quotes, such as 'photos/**/*.jpg'",
+    )
     return arguments
 
 
@@ -92,17 +104,17 @@ def _fid(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _extract(flags: argparse.Namespace, trained: TrainedNetwork) -> int:
+def _extract(flags: argparse.Namespace, trained: TrainedNetwork, files: list[str]) -> int:
     from inception_jax.evaluation import extraction
 
     named = flags.endpoints if flags.endpoints is not None else extraction.last_endpoint(trained)
     endpoints = [name for name in named.split(",") if name]
     pool = flags.pool or flags.statistics
     found = extraction.feature_shapes(trained, endpoints, pool=pool, dtype=flags.dtype)
-    batches, batch_size, total = _batches(flags, trained)
+    batches, batch_size, total = _batches(flags, trained, files)
     found_rows = extraction.features(trained, batches, endpoints, batch_size=batch_size, pool=pool, dtype=flags.dtype)
     rows = _counted(found_rows, total)
-    count = _write_statistics(flags, rows, endpoints[0]) if flags.statistics else _write_features(flags, rows)
+    count = _write_statistics(flags, rows, endpoints[0]) if flags.statistics else _write_features(flags, rows, files)
     shapes = {name: [count, *shape.shape] for name, shape in found.items()}
     if flags.json:
         said = {"output": flags.output, "weights": trained.weights, "step": trained.step}
@@ -114,17 +126,19 @@ def _extract(flags: argparse.Namespace, trained: TrainedNetwork) -> int:
     return 0
 
 
-def _batches(flags: argparse.Namespace, trained: TrainedNetwork) -> tuple[Iterable[dict[str, Any]], int, int]:
+def _batches(
+    flags: argparse.Namespace, trained: TrainedNetwork, files: list[str]
+) -> tuple[Iterable[dict[str, Any]], int, int]:
     """Returns (batches, rows of each, number of examples)."""
     from inception_jax.data import images
     from inception_jax.evaluation import extraction
     from inception_jax.runs import data_record
     from inception_jax.training import setup
 
-    if flags.images:
-        count, devices = len(flags.images), trained.devices.count
+    if files:
+        count, devices = len(files), trained.devices.count
         size = -(-min(flags.batch_size or 32, count) // devices) * devices
-        decoded = (images.decode_image_file(path) for path in flags.images)
+        decoded = (images.decode_image_file(path, trained.config.data.max_pixels) for path in files)
         return extraction.image_batches(decoded, size, trained.image_size, trained.crop), size, count
     config = trained.config
     (source,) = setup.load_splits(config, flags.split or config.data.eval_split, data=flags.data)
@@ -138,6 +152,28 @@ def _batches(flags: argparse.Namespace, trained: TrainedNetwork) -> tuple[Iterab
     return data.batches(), data.batch_size, source.num_examples
 
 
+def _find_files(flags: argparse.Namespace) -> list[str]:
+    """The image files that the flags name, as `predict` finds them; an empty list: none are asked for.
+
+    Raises:
+      UserError: a name leads to no image, or a list names none; a folder cannot be read.
+    """
+    from inception_jax.data import image_files
+    from inception_jax.data.names import printable
+
+    if not flags.images and not flags.files:
+        return []
+    listed = image_files.read_list(flags.files) if flags.files else ()
+    found = []
+    for file in image_files.drop_repeated(itertools.chain(image_files.find(flags.images), listed)):
+        if isinstance(file, image_files.Unreadable):
+            raise UserError(f"{printable(file.path)}: {file.reason}")
+        found.append(file)
+    if not found:
+        raise UserError(f"--files={flags.files}: no name in this list")
+    return found
+
+
 def _counted(rows: Iterable[dict[str, Any]], total: int) -> Iterable[dict[str, Any]]:
     """Yields the rows and reports the progress on standard error."""
     done = 0
@@ -148,7 +184,8 @@ def _counted(rows: Iterable[dict[str, Any]], total: int) -> Iterable[dict[str, A
     print(file=sys.stderr)
 
 
-def _write_features(flags: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> int:
+def _write_features(flags: argparse.Namespace, rows: Iterable[dict[str, Any]], files: list[str]) -> int:
+    from inception_jax.data.names import printable
     from inception_jax.features.archive import RowArchive
 
     count = 0
@@ -156,7 +193,7 @@ def _write_features(flags: argparse.Namespace, rows: Iterable[dict[str, Any]]) -
         for batch in rows:
             archive.add(batch)
             count += len(batch["index"])
-        archive.close()
+        archive.close(**({"file": [printable(path) for path in files]} if files else {}))
     return count
 
 

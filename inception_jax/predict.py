@@ -42,7 +42,9 @@ def main(argv: list[str]) -> int:
     trained = _of_run(flags) if flags.workdir else _of_file(flags)
     top_k = _check_top_k(flags.top_k, trained)
     memory_check.refuse_batch("--batch_size", flags.batch_size, trained.input.image_size)
-    predictions = trained.predict_files(files, top_k, flags.batch_size, keep_images=bool(flags.sheet or flags.explain))
+    predictions = trained.predict_files(
+        files, top_k, flags.batch_size, keep_images=bool(flags.sheet or flags.explain), max_pixels=flags.max_pixels
+    )
     if flags.explain:
         from inception_jax.features.explanation import explain
 
@@ -91,6 +93,7 @@ def _arguments() -> ArgumentParser:
         metavar="N",
         help="images per step (default 32)",
     )
+    command_line.add_max_pixels(arguments, "the run's data.max_pixels")
     add(
         "--files", metavar="LIST", help="also the files named in LIST, one a line or after each a zero byte; - is stdin"
     )

@@ -17,6 +17,9 @@ MAX_BATCH = 2**24
 MAX_SIDE = 2**14
 """The largest side of the network's input, in pixels: an image of it takes 805 MB."""
 
+MAX_IMAGE_PIXELS = 2**30
+"""The most pixels that OpenCV decodes."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:

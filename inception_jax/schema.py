@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from inception_jax import patterns
-from inception_jax.ranges import FLOAT32_MAX, FLOAT32_TINY, INT32_MAX, MAX_BATCH, MAX_SIDE, Range
+from inception_jax.ranges import FLOAT32_MAX, FLOAT32_TINY, INT32_MAX, MAX_BATCH, MAX_IMAGE_PIXELS, MAX_SIDE, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +206,7 @@ SCHEMA: dict[str, Any] = {
         "max_pixels": Field(
             178_956_970,
             "largest image that is decoded, height times width in pixels; the default is that of Pillow, 537 MB",
-            _up_to(2**30),  # OpenCV's own limit
+            _up_to(MAX_IMAGE_PIXELS),
         ),
         "prefetch": Field(2, "batches that are transferred to the devices ahead of the step", _up_to(_THREADS)),
     },

@@ -72,6 +72,18 @@ def test_text_and_what_is_skipped(run, photos):
     assert (code, err, len(out.splitlines())) == (0, "", 4)  # all three classes
 
 
+def test_flags_among_the_files_and_a_limit_of_pixels(run, photos, network):
+    code, out, err = run("photos/a.png", "--top_k=1", "photos/b.png", "--json", "--", "photos/deep/c.png")
+    assert (code, err) == (0, "")
+    assert [json.loads(line)["picture"] for line in out.splitlines()] == [photos[0], photos[1], photos[3]]
+    code, _, err = run("photos/a.png", "--max_pixels=2")
+    assert code == 2 and "skipped photos/a.png: an image of " in err and "limit of 2 pixels" in err
+    assert run("--top_k", "photos/a.png")[::2] == (2, "error: --top_k=photos/a.png: not a whole number\n")
+    assert "unknown argument '--top'" not in run("photos/a.png", "--top=1")[2]
+    assert run("photos/a.png", "--tip_k=1", "b.png")[2].startswith("error: unknown argument '--tip_k'; did you mean")
+    assert run("photos/a.png", "--csv=", "b.png")[2].startswith("error: --csv: its value is empty")
+
+
 def test_json_lines_and_csv(run, photos):
     code, out, _ = run("--json", "photos", "--top=2")
     assert code == 2

@@ -146,9 +146,10 @@ def _input(result: Mapping[str, Any]) -> Iterator[str]:
 def format_input(content: Mapping[str, Any]) -> str:
     """Formats the speed of the input pipeline alone."""
     how = f"{content['workers']} workers of {content['threads']}" if content["workers"] else f"{content['threads']}"
+    cpu = format_rate(content["images_per_cpu_second"])
     return (
         f"input\n  alone        {format_rate(content['images_per_second'])} images/s of {content['dataset']} "
-        f"with {how} threads on {content['cores']} cores"
+        f"with {how} threads on {content['cores']} cores, {cpu} per CPU-second"
     )
 
 

@@ -19,6 +19,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 import zipfile
@@ -37,7 +38,17 @@ MIN_IMAGES = 10_000
 _VERSION = 1
 _SETTLED_SECONDS = 2.0
 _SAMPLES = 64
+# What reading a file raises that is not, or no longer, an index.
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile)
 _COLUMNS = ("keys", "labels", "sizes")
+# The header of a .npy file, of version 1.0, for a one-dimensional array of integers (numpy.lib.format).
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\0..{'descr': '(?P<dtype>[|<][ui][1248])', 'fortran_order': False, 'shape': "
+    rb"\((?P<length>\d{1,12}),\), } *\n",
+    re.DOTALL,
+)
+# In names with a zero byte before the first and after each: an absolute path, and a part "..".
+_LEADS_OUT = re.compile(rb"\0/|(?:^|[/\0])\.\.(?=[/\0])|^/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,18 +74,22 @@ def paths(root: str) -> list[Path]:
 
 
 def read(root: str) -> FolderFiles | None:
-    """Reads the index of a folder; None where there is none, or where the folder has changed since."""
+    """Reads the index of a folder; None where there is none, or where the folder has changed since.
+
+    The file may be anybody's: it came with the folder, perhaps from elsewhere. One that this module would not have
+    written is not used, and takes no more memory than its own size.
+    """
     for path in paths(root):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                content = json.loads(arrays["content"].tobytes())
-                if content["version"] == _VERSION and _is_current(root, content):
-                    splits = [
-                        _split(fields, [arrays[f"{column}{number}"] for column in _COLUMNS])
-                        for number, fields in enumerate(content["splits"])
-                    ]
-                    if _sizes_match(root, splits):
-                        return FolderFiles(splits, _left_out(content["left_out"]), {})
+        with contextlib.suppress(*_DAMAGED):
+            arrays = _read_arrays(path)
+            content = json.loads(arrays["content"].tobytes())
+            if content["version"] == _VERSION and _is_current(root, content):
+                splits = [
+                    _split(fields, [arrays[f"{column}{number}"] for column in _COLUMNS])
+                    for number, fields in enumerate(content["splits"])
+                ]
+                if splits and _sizes_match(root, splits):
+                    return FolderFiles(splits, _left_out(content["left_out"]), {})
     return None
 
 
@@ -117,6 +132,30 @@ def write(root: str, files: FolderFiles) -> Path | None:
     return None
 
 
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads an .npz file of one-dimensional arrays of integers, as `write` makes them.
+
+    Raises:
+      ValueError: it is another one: compressed, or with an array of another kind or length than its bytes.
+      OSError: it cannot be read.
+      zipfile.BadZipFile: it is damaged.
+    """
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                raise ValueError(f"{member.filename}: compressed")
+            stored = archive.read(member)
+            header = _HEADER.match(stored)
+            if header is None:
+                raise ValueError(f"{member.filename}: no array of integers")
+            values = np.frombuffer(stored, header["dtype"].decode(), offset=header.end())
+            if len(values) != int(header["length"]):
+                raise ValueError(f"{member.filename}: {len(values)} values, not {int(header['length'])}")
+            arrays[member.filename.removesuffix(".npy")] = values
+    return arrays
+
+
 def _is_current(root: str, content: dict[str, Any]) -> bool:
     return content["root"] == _root_digest(root) and all(
         stamp(os.path.join(root, path)) == tuple(before) for path, before in content["stamps"].items()
@@ -145,8 +184,26 @@ def _root_digest(root: str) -> str:
 
 
 def _split(fields: dict[str, Any], columns: list[np.ndarray]) -> SplitFiles:
+    """Makes a split of what an index says.
+
+    Raises:
+      ValueError: its columns do not belong together, a label is of no class, or a path leads out of the folder.
+    """
     keys, labels, sizes = columns
-    return SplitFiles(**fields, keys=PackedNames(keys), labels=labels, sizes=sizes)
+    split = SplitFiles(**fields, keys=PackedNames(keys), labels=labels, sizes=sizes)
+    texts = (split.name, split.folder, split.problem, *split.classes, *split.notes)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(split.loose, int):
+        raise ValueError("fields of other types")
+    count = len(split.keys)
+    if (keys.size and keys[-1]) or len(labels) != count or len(sizes) != count:
+        raise ValueError("columns of different lengths")
+    if (labels.dtype, sizes.dtype, keys.dtype) != (np.int32, np.int64, np.uint8):
+        raise ValueError("columns of other types")
+    if count and not (0 <= labels.min() and labels.max() < len(split.classes) and sizes.min() >= 0):
+        raise ValueError("a label of no class, or a size below zero")
+    if _LEADS_OUT.search(encode(split.folder) + b"\0" + keys.tobytes()):
+        raise ValueError("a path that leads out of the folder")
+    return split
 
 
 def _left_out(fields: dict[str, Any]) -> LeftOut:

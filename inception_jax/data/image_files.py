@@ -283,11 +283,12 @@ def _decode_name(line: bytes) -> str:
     return os.fsdecode(line.removesuffix(b"\r"))
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(path: str | os.PathLike, max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
     """Reads one image file, of which it is clear what image is meant.
 
     Args:
       path: of the file.
+      max_pixels: as in `images.decode`.
 
     Returns:
       uint8 [height, width, 3], as `images.decode`.
@@ -306,6 +307,6 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         raise UserError("an animation: which of its frames is meant? Save that one as an image")
     name = "image"
     try:
-        return images.decode(encoded, name)
+        return images.decode(encoded, name, max_pixels)
     except UserError as error:
         raise UserError(str(error).removeprefix(f"{name}: ")) from None

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Container
 
 _STANDALONE = (0x01, *range(0xD0, 0xD9))  # JPEG's markers without a length: TEM, RST0 to RST7, SOI
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF; the others are tables, and reserved
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF; the others are tables, and reserved
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _NUMBER = rb"(?:\s|#[^\n]*\n)+(\d{1,12})"
 _NETPBM = re.compile(rb"P[1-6Ff]" + _NUMBER + _NUMBER)
@@ -65,16 +66,36 @@ def _read(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _jpeg(data: bytes) -> tuple[int, int] | None:
-    position = 2
+def find_jpeg_segment(data: bytes, markers: Container[int], position: int | None = None) -> int | None:
+    """Finds a segment in the headers of a JPEG.
+
+    Args:
+      data: the file, which begins with `FF D8`.
+      markers: the second bytes of the markers of which the first one is looked for.
+      position: of a segment that was found before; the search begins behind it. None: at the beginning.
+
+    Returns:
+      Where the segment's length stands, behind its marker; None: there is none.
+
+    Raises:
+      struct.error: the file ends inside a segment.
+    """
+    position = 2 if position is None else position + struct.unpack_from(">H", data, position)[0]
     while found := _MARKER.search(data, position):  # libjpeg skips what lies between two markers, too
         marker, position = found[1][0], found.end()
-        if marker in _FRAMES:
-            height, width = struct.unpack_from(">HH", data, position + 3)
-            return width, height
+        if marker in markers:
+            return position
         if marker not in _STANDALONE:
             position += struct.unpack_from(">H", data, position)[0]
     return None
+
+
+def _jpeg(data: bytes) -> tuple[int, int] | None:
+    position = find_jpeg_segment(data, JPEG_FRAMES)
+    if position is None:
+        return None
+    height, width = struct.unpack_from(">HH", data, position + 3)
+    return width, height
 
 
 def _webp(data: bytes) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Decoding and random cropping of images on the host (data augmentation), in uint8.
+"""Random cropping of images on the host (data augmentation), in uint8; decoding is that of `decoding`.
 
 Colour distortions and normalization run on the device: on the host they would cost more than decoding.
 """
@@ -7,95 +7,38 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 
-from inception_jax.data import image_headers, resampling
+from inception_jax.data import jpeg_rows, resampling
 from inception_jax.data.crops import CENTER_CROP as CENTER_CROP
 from inception_jax.data.crops import MAX_PIXELS as MAX_PIXELS
 from inception_jax.data.crops import EvalCrop as EvalCrop
 from inception_jax.data.crops import ImageTooLarge as ImageTooLarge
 from inception_jax.data.crops import center_crop as center_crop
 from inception_jax.data.crops import check_choice, is_number, short_side_to
+from inception_jax.data.decoding import FLAGS as FLAGS
+from inception_jax.data.decoding import UndecodableImage as UndecodableImage
+from inception_jax.data.decoding import decode as decode
+from inception_jax.data.decoding import decode_image_file as decode_image_file
+from inception_jax.data.decoding import read_size
 from inception_jax.data.sampling import UNIFORMS_PER_EXAMPLE
 from inception_jax.errors import UserError, nearest
-
-# The pipeline has its own threads; OpenCV's pool on top of them only makes them wait for each other.
-cv2.setNumThreads(0)
-# Errors say in words of the caller what cannot be decoded; OpenCV's own lines would stand among a command's results.
-if "OPENCV_LOG_LEVEL" not in os.environ:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-# Colour whatever the file holds (grey, CMYK, alpha, palette, 16 bits), and pixels as stored: the papers' pipelines
-# never rotated images by their EXIF orientation.
-_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 # Interpolations of the training crops: OpenCV's, which are the fastest.
 INTERPOLATIONS = resampling.OPENCV
 _METHODS = list(INTERPOLATIONS)
 AUGMENTATION_RULES = ("area_aspect", "random_crop")
+_JPEG = b"\xff\xd8"
 BUILT_IN = (*AUGMENTATION_RULES, "none")
 """The values of `config.augmentation.rule` that are this package's."""
 
 # The use of each of a position's uniform random numbers. Fixed: a new use takes new numbers, at the end.
 _FLIP, _INTERPOLATION, _WINDOW = 0, 1, 2
 _MAX_ATTEMPTS = (UNIFORMS_PER_EXAMPLE - _WINDOW) // 4
-
-
-def decode(encoded: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes the bytes of an image file.
-
-    Args:
-      encoded: JPEG (also grey, CMYK, progressive), PNG (also with alpha, palette, 16 bits), WebP, GIF (first frame),
-        BMP, TIFF (first page), AVIF, JPEG 2000, PPM and its relatives, Sun raster.
-      name: of the file, or of the record in the data set, for errors.
-      max_pixels: the largest height times width; a larger image is refused before anything is allocated for it.
-
-    Returns:
-      uint8 [height, width, 3], RGB. Alpha is dropped, 16 bits are cut to 8, the EXIF orientation is not applied.
-
-    Raises:
-      UserError: the bytes are not a complete image, or the image is too large.
-    """
-    size = image_headers.read_size(encoded)
-    if size is not None and size[0] * size[1] > max_pixels:
-        raise UserError(
-            f"{name}: an image of {size[0]:,} x {size[1]:,} pixels in {len(encoded):,} bytes, above the limit of "
-            f"{max_pixels:,} pixels (config.data.max_pixels)"
-        )
-    try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS) if encoded else None
-    except cv2.error as error:
-        raise UserError(f"{name}: not a readable image ({len(encoded)} bytes): {error.err}") from None
-    if image is None:
-        raise UserError(f"{name}: not a readable image ({len(encoded)} bytes): truncated, or of an unknown format")
-    return image
-
-
-def decode_image_file(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Reads and decodes an image file.
-
-    Args:
-      source: its path, or its bytes.
-      max_pixels: as in `decode`.
-
-    Returns:
-      uint8 [height, width, 3], as `decode`.
-
-    Raises:
-      UserError: the file cannot be read, is not a complete image, or holds one that is too large.
-    """
-    if isinstance(source, bytes):
-        return decode(source, max_pixels=max_pixels)
-    try:
-        with open(source, "rb") as file:
-            return decode(file.read(), os.fspath(source), max_pixels)
-    except OSError as error:
-        raise UserError(f"{os.fspath(source)}: {error.strerror or error}") from None
 
 
 _Fields = TypeVar("_Fields")
@@ -241,24 +184,78 @@ def augment(
     """
     if out is None:
         out = np.empty((image_size, image_size, 3), np.uint8)
-    method = augmentation.interpolation
-    if method == "random":
-        method = _METHODS[int(uniforms[_INTERPOLATION] * len(_METHODS))]
-    interpolation = INTERPOLATIONS[method]
+    interpolation = _interpolation(augmentation, uniforms)
     if augmentation.rule == "random_crop":
         image = _resize_short_side(image, augmentation.resize, interpolation)
-        height = width = image_size
-        top = int(uniforms[_WINDOW + 2] * (image.shape[0] - height + 1))
-        left = int(uniforms[_WINDOW + 3] * (image.shape[1] - width + 1))
+        top = int(uniforms[_WINDOW + 2] * (image.shape[0] - image_size + 1))
+        left = int(uniforms[_WINDOW + 3] * (image.shape[1] - image_size + 1))
+        window = top, left, image_size, image_size
     else:
         if min(image.shape[:2]) < image_size:
             image = _resize_short_side(image, image_size, interpolation)
-        top, left, height, width = random_window(image.shape[0], image.shape[1], uniforms, augmentation)
+        window = random_window(image.shape[0], image.shape[1], uniforms, augmentation)
+    return _resize_and_flip(image, window, uniforms, augmentation, out)
+
+
+def decode_and_augment(
+    encoded: bytes,
+    image_size: int,
+    uniforms: np.ndarray,
+    augmentation: Augmentation,
+    out: np.ndarray,
+    name: str | Callable[[], str] = "image",
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Does what `decode` and `augment` do, to the same pixels; of a JPEG, the rows below the crop are not decoded.
+
+    Args:
+      encoded: as in `decode`.
+      image_size: as in `augment`.
+      uniforms: as in `augment`.
+      augmentation: as in `augment`.
+      out: as in `augment`.
+      name: as in `decode`.
+      max_pixels: as in `decode`.
+
+    Returns:
+      `out`.
+
+    Raises:
+      UndecodableImage: as in `decode`.
+    """
+    if augmentation.rule == "area_aspect" and encoded.startswith(_JPEG):
+        size = read_size(encoded, name, max_pixels)
+        if size is not None and min(size) >= image_size:  # a smaller image is enlarged first, all of it
+            width, height = size
+            window = random_window(height, width, uniforms, augmentation)
+            upper = jpeg_rows.decode(encoded, window[0] + window[2], FLAGS)
+            if upper is not None:
+                return _resize_and_flip(upper, window, uniforms, augmentation, out)
+    return augment(decode(encoded, name, max_pixels), image_size, uniforms, augmentation, out)
+
+
+def _interpolation(augmentation: Augmentation, uniforms: np.ndarray) -> int:
+    method = augmentation.interpolation
+    if method == "random":
+        method = _METHODS[int(uniforms[_INTERPOLATION] * len(_METHODS))]
+    return INTERPOLATIONS[method]
+
+
+def _resize_and_flip(
+    image: np.ndarray,
+    window: tuple[int, int, int, int],
+    uniforms: np.ndarray,
+    augmentation: Augmentation,
+    out: np.ndarray,
+) -> np.ndarray:
+    """Resizes a window, (top, left, height, width), to the size of `out`, and flips it where its numbers say so."""
+    top, left, height, width = window
     view = image[top : top + height, left : left + width]
+    interpolation = _interpolation(augmentation, uniforms)
     if augmentation.flip and uniforms[_FLIP] < 0.5:
-        cv2.flip(cv2.resize(view, (image_size, image_size), interpolation=interpolation), 1, dst=out)
+        cv2.flip(cv2.resize(view, out.shape[:2], interpolation=interpolation), 1, dst=out)
     else:
-        cv2.resize(view, (image_size, image_size), dst=out, interpolation=interpolation)
+        cv2.resize(view, out.shape[:2], dst=out, interpolation=interpolation)
     return out
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -87,20 +87,30 @@ class _Pipeline:
             "mask": np.zeros(b, np.bool_),
         }
 
-    def _view(self, image: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
-        """Writes the network's view of an image to `out`; `numbers` are the random numbers of its position."""
+    def _view(self, image: bytes | np.ndarray, numbers: np.ndarray, out: np.ndarray, name: Callable[[], str]) -> None:
+        """Writes the network's view of a record's image to `out`.
+
+        Args:
+          image: the record's: a file, or uint8 [height, width, 3].
+          numbers: the random numbers of its position.
+          out: uint8 [image_size, image_size, 3].
+          name: returns the name of the record.
+        """
         raise NotImplementedError
 
     def _fill(self, batch: Batch, row: int, index: int, numbers: np.ndarray = _NO_NUMBERS) -> None:
         """Puts record `index` into a row of `batch`, or leaves the row black and masked where it is corrupt."""
         activity.update(row, index)
         try:
-            image, label = self._read_image(index)
+            image, label = self.dataset.record(index)
         except UserError as error:
             self._leave_out(index, error)
             return
         try:
-            self._view(image, numbers, batch["image"][row])
+            self._view(image, numbers, batch["image"][row], lambda: self.dataset.record_name(index))
+        except images.UndecodableImage as error:
+            self._leave_out(index, error)
+            return
         except images.ImageTooLarge as error:
             self._leave_out(index, UserError(f"{self.dataset.record_name(index)}: {error}"))
             return
@@ -111,11 +121,8 @@ class _Pipeline:
             raise error
         activity.warn_once(self.dataset.record_name(index), f"left out: {error}")
 
-    def _read_image(self, index: int) -> tuple[np.ndarray, int]:
-        image, label = self.dataset.record(index)
-        if isinstance(image, bytes):
-            image = images.decode(image, self.dataset.record_name(index), self.max_pixels)
-        return image, label
+    def _decode(self, image: bytes | np.ndarray, name: Callable[[], str]) -> np.ndarray:
+        return images.decode(image, name, self.max_pixels) if isinstance(image, bytes) else image
 
     def check_shared_memory(self) -> None:
         """Checks that shared memory can hold the batches of the worker processes, where there are any.
@@ -252,13 +259,17 @@ class TrainPipeline(_Pipeline):
             self._fill(batch, row, index, numbers[row])
         return batch
 
-    def _view(self, image: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
-        if isinstance(self.augmentation, images.Augmentation):
-            images.augment(image, self.image_size, numbers, self.augmentation, out=out)
-        elif isinstance(self.augmentation, images.CustomAugmentation):
-            self.augmentation(image, self.image_size, numbers, out)
+    def _view(self, image: bytes | np.ndarray, numbers: np.ndarray, out: np.ndarray, name: Callable[[], str]) -> None:
+        augmentation, size = self.augmentation, self.image_size
+        if isinstance(augmentation, images.Augmentation):
+            if isinstance(image, bytes):
+                images.decode_and_augment(image, size, numbers, augmentation, out, name, self.max_pixels)
+            else:
+                images.augment(image, size, numbers, augmentation, out=out)
+        elif isinstance(augmentation, images.CustomAugmentation):
+            augmentation(self._decode(image, name), size, numbers, out)
         else:
-            images.center_crop(image, self.image_size, self.augmentation, out=out)
+            images.center_crop(self._decode(image, name), size, augmentation, out=out)
 
     def batches(self, start: int = 0, count: int | None = None) -> DataLoader:
         """A data loader of batches `start`, `start + 1`, …, as quick from any start. Close it after use.
@@ -351,9 +362,9 @@ class EvalPipeline(_Pipeline):
             self._fill(batch, row, start + row)
         return batch
 
-    def _view(self, image: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
+    def _view(self, image: bytes | np.ndarray, numbers: np.ndarray, out: np.ndarray, name: Callable[[], str]) -> None:
         del numbers
-        images.center_crop(image, self.image_size, self.crop, out=out)
+        images.center_crop(self._decode(image, name), self.image_size, self.crop, out=out)
 
     def batches(self) -> DataLoader:
         """A data loader of all batches in order. Close it after use."""

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from inception_jax import standard_streams
 from inception_jax.data.prepared_sets import default_data_dir
 from inception_jax.errors import ArgumentParser, UserError, nearest
-from inception_jax.ranges import Range
+from inception_jax.ranges import MAX_IMAGE_PIXELS, Range
 
 NAMES = ("digits", "fashion_mnist", "imagenet2012", "folder")
 
@@ -47,6 +47,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="full: compare the published checksums and decode every image; counts: only count the examples",
     )
     parser.add_argument(
+        "--max_pixels",
+        type=int,
+        metavar="N",
+        help="with --check=full: an image of more pixels is an error (default 178,956,970, as in Pillow)",
+    )
+    parser.add_argument(
         "--num_shards", type=int, help="files per split; default: TFDS's rule, at most 2,048 records per file"
     )
     parser.add_argument(
@@ -64,7 +70,11 @@ def prepare(options: argparse.Namespace) -> None:
     if options.data_set not in NAMES:
         near = nearest(options.data_set, NAMES)
         raise UserError(f"unknown data set {options.data_set!r}{near}; can be prepared: {', '.join(NAMES)}")
-    for field, allowed in (("num_shards", Range(1, 100_000)), ("threads", Range(1, 1024))):
+    for field, allowed in (
+        ("num_shards", Range(1, 100_000)),
+        ("threads", Range(1, 1024)),
+        ("max_pixels", Range(1, MAX_IMAGE_PIXELS)),
+    ):
         if (value := getattr(options, field)) is not None and value not in allowed:
             raise UserError(f"--{field}: {value}; it must be {allowed}")
     if (options.name is not None) != (options.data_set == "folder"):
@@ -73,7 +83,12 @@ def prepare(options: argparse.Namespace) -> None:
         raise UserError("--class_names: only with `folder`; the other data sets have an order of their own")
     if options.source is not None and options.data_set == "digits":
         raise UserError("--source: digits are embedded, there is nothing to read")
+    if options.max_pixels is not None and options.check != "full":
+        raise UserError(
+            f"--max_pixels: has no effect with --check={options.check}, which decodes no image; leave it out"
+        )
     from inception_jax.data import builders, imagenet2012, shards  # two seconds: after the arguments are checked
+    from inception_jax.data.crops import MAX_PIXELS
 
     fields = {"data_dir": os.fspath(default_data_dir(options.data_dir)), "file_format": "array_record"}
     if options.data_set == "folder":
@@ -89,7 +104,13 @@ def prepare(options: argparse.Namespace) -> None:
             "imagenet2012": imagenet2012.Imagenet2012,
         }[options.data_set]
         builder = kind(source=options.source, **fields)
-    shards.write(builder, full_check=options.check == "full", num_shards=options.num_shards, threads=options.threads)
+    shards.write(
+        builder,
+        full_check=options.check == "full",
+        max_pixels=options.max_pixels or MAX_PIXELS,
+        num_shards=options.num_shards,
+        threads=options.threads,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -91,6 +91,7 @@ def write(
     builder: SourceBuilder,
     *,
     full_check: bool = True,
+    max_pixels: int = images.MAX_PIXELS,
     num_shards: int | None = None,
     threads: int = 1,
     stream: Any = None,
@@ -100,6 +101,7 @@ def write(
     Args:
       builder: of the data set, with its `data_dir`.
       full_check: besides counting, compare the original files with the published checksums and decode every image.
+      max_pixels: the largest image that is decoded, height times width; a larger one is an error.
       num_shards: files per split; None: TFDS's rule, but at most 2,048 records per file.
       threads: that read and decode.
       stream: for progress; None: standard error.
@@ -129,7 +131,8 @@ def write(
                 builder.verify(lambda done, total: progress("checksums", done, total))
                 _write_json(staging / "plan.json", {**state, "verified": True})
             _check_disk_space(staging, parts)
-            lengths = [_write_split(builder, part, staging, full_check, threads, progress) for part in parts]
+            limit = max_pixels if full_check else None
+            lengths = [_write_split(builder, part, staging, limit, threads, progress) for part in parts]
             _write_info(builder, staging, lengths)
             _rename_durably(staging, folder)
             (folder / "plan.json").unlink()
@@ -212,11 +215,11 @@ def _write_split(
     builder: SourceBuilder,
     part: _SplitPlan,
     staging: Path,
-    full_check: bool,
+    max_pixels: int | None,
     threads: int,
     progress: PreparationProgress,
 ) -> splits.SplitInfo:
-    """Writes the shards of a split that are missing."""
+    """Writes the shards of a split that are missing; `max_pixels`: None where no image is decoded."""
     template = naming.ShardedFileTemplate(
         dataset_name=builder.name, split=part.name, data_dir=staging, filetype_suffix="array_record"
     )
@@ -230,7 +233,7 @@ def _write_split(
                 progress(f"{builder.name}, {part.name}", start + done, len(part.order))
 
             if not path.exists() or _num_records(path) != len(numbers):
-                _write_shard(builder, part, numbers, path, full_check, pool, advance)
+                _write_shard(builder, part, numbers, path, max_pixels, pool, advance)
             advance(len(numbers))
             nbytes += path.stat().st_size
             counts.append(len(numbers))
@@ -242,7 +245,7 @@ def _write_shard(
     part: _SplitPlan,
     numbers: list[int],
     path: Path,
-    full_check: bool,
+    max_pixels: int | None,
     pool: ThreadPoolExecutor,
     advance: Callable[[int], None],
 ) -> None:
@@ -251,8 +254,8 @@ def _write_shard(
 
     def record(number: int) -> bytes:
         encoded = builder.info.features.encode_example(part.examples.read(number))
-        if full_check:
-            images.decode(encoded["image"], f"{builder.name}, {part.name}, {part.examples.keys[number]}")
+        if max_pixels is not None:
+            images.decode(encoded["image"], f"{builder.name}, {part.name}, {part.examples.keys[number]}", max_pixels)
         return serializer.serialize_example(encoded)
 
     offsets = part.examples.offsets

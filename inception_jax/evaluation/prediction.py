@@ -90,7 +90,9 @@ class _Crop(Generic[_T]):
     reason: str = ""
 
 
-def predict(network: Network, inputs: Images, top_k: int, batch_size: int) -> dict[str, np.ndarray]:
+def predict(
+    network: Network, inputs: Images, top_k: int, batch_size: int, max_pixels: int = images.MAX_PIXELS
+) -> dict[str, np.ndarray]:
     """Predicts the classes of images; see `TrainedNetwork.predict`.
 
     Raises:
@@ -100,7 +102,7 @@ def predict(network: Network, inputs: Images, top_k: int, batch_size: int) -> di
     frame = network.input.image_size, network.input.eval_crop
 
     def load(numbered: tuple[int, Any]) -> _Crop[tuple[int, Any]]:
-        return _Crop(numbered, images.center_crop(image_inputs.decode_one(*numbered), *frame))
+        return _Crop(numbered, images.center_crop(image_inputs.decode_one(*numbered, max_pixels), *frame))
 
     batch_size = network.devices.round_up(min(batch_size, len(listed)))
     found = [rows for _, rows in _predict(network, iter(enumerate(listed)), load, top_k, batch_size)]
@@ -108,7 +110,12 @@ def predict(network: Network, inputs: Images, top_k: int, batch_size: int) -> di
 
 
 def predict_files(
-    network: Network, files: Files, top_k: int, batch_size: int, keep_images: bool
+    network: Network,
+    files: Files,
+    top_k: int,
+    batch_size: int,
+    keep_images: bool,
+    max_pixels: int = images.MAX_PIXELS,
 ) -> Iterator[Prediction]:
     """Predicts the classes of image files, one by one; see `TrainedNetwork.predict_files`.
 
@@ -118,7 +125,7 @@ def predict_files(
     """
     if isinstance(files, str | os.PathLike | Sequence):
         files = image_files.find([files] if isinstance(files, str | os.PathLike) else files)
-    return _predict_files(network, iter(files), top_k, batch_size, keep_images)
+    return _predict_files(network, iter(files), top_k, batch_size, keep_images, max_pixels)
 
 
 def _predict_files(
@@ -127,6 +134,7 @@ def _predict_files(
     top_k: int,
     batch_size: int,
     keep_images: bool,
+    max_pixels: int,
 ) -> Iterator[Prediction]:
     frame = network.input.image_size, network.input.eval_crop
 
@@ -135,7 +143,7 @@ def _predict_files(
             return _Crop(file.path, None, file.reason)
         path = os.fsdecode(file)
         try:
-            return _Crop(path, images.center_crop(image_files.read_image(path), *frame))
+            return _Crop(path, images.center_crop(image_files.read_image(path, max_pixels), *frame))
         except UserError as error:
             return _Crop(path, None, str(error))
 

@@ -202,10 +202,16 @@ class TrainedNetwork:
         Raises:
           UserError: the network has no classifier, a file cannot be decoded, or an image is none.
         """
-        return prediction.predict(self, inputs, top_k, batch_size)
+        return prediction.predict(self, inputs, top_k, batch_size, self.config.data.max_pixels)
 
     def predict_files(
-        self, files: prediction.Files, top_k: int = 5, batch_size: int = 32, *, keep_images: bool = False
+        self,
+        files: prediction.Files,
+        top_k: int = 5,
+        batch_size: int = 32,
+        *,
+        keep_images: bool = False,
+        max_pixels: int | None = None,
     ) -> Iterator[prediction.Prediction]:
         """Predicts the most probable classes of image files, however many there are: memory does not grow with them.
 
@@ -215,6 +221,7 @@ class TrainedNetwork:
           top_k: classes per image, at most.
           batch_size: images per step; rounded up to a multiple of the devices. Fewer files make it smaller.
           keep_images: whether each result has the crop that the network sees.
+          max_pixels: the largest image that is decoded, height times width; None: `config.data.max_pixels`.
 
         Returns:
           An iterator of the predictions, in the order of the files. A file that cannot be read has an `error`.
@@ -223,7 +230,8 @@ class TrainedNetwork:
           UserError: a file that is not there, a folder or a pattern without an image; when it is iterated: the network
             has no classifier.
         """
-        return prediction.predict_files(self, files, top_k, batch_size, keep_images)
+        limit = self.config.data.max_pixels if max_pixels is None else max_pixels
+        return prediction.predict_files(self, files, top_k, batch_size, keep_images, limit)
 
     def features(
         self,
@@ -256,7 +264,8 @@ class TrainedNetwork:
         key = names, pool, batch_size
         if key not in self._compiled:
             self._compiled[key] = extraction.compile_step(self, names, batch_size=batch_size, pool=pool)
-        batches = extraction.image_batches(image_inputs.decode(listed), batch_size, self.image_size, self.crop)
+        decoded = image_inputs.decode(listed, self.config.data.max_pixels)
+        batches = extraction.image_batches(decoded, batch_size, self.image_size, self.crop)
         rows = extraction.features(self, batches, names, batch_size=batch_size, pool=pool, step=self._compiled[key])
         parts = list(rows)
         return {name: np.concatenate([part[name] for part in parts]) for name in names}

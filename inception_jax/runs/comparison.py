@@ -303,7 +303,8 @@ def _best(evaluations: Sequence[Mapping[str, Any]], metric: Metric) -> tuple[flo
     rows = [row for row in evaluations if math.isfinite(row.get(metric.name, math.nan))]
     if not rows:
         return None
-    row = (min if metric.better == "lower" else max)(rows, key=lambda row: row[metric.name])
+    # Of equal ones the last, as the best checkpoint is.
+    row = (min if metric.better == "lower" else max)(reversed(rows), key=lambda row: row[metric.name])
     return row[metric.name], row.get("epoch", math.nan)
 
 

@@ -70,7 +70,7 @@ def _format_best(best: Mapping[str, Any], last: int, final: Mapping[str, Any]) -
         return ""
     metric = describe(best["metric"], best)
     value = format_metric(metric, best["value"])
-    if best["step"] == last or final.get(metric.name) == best["value"]:  # of equal evaluations the first is recorded
+    if best["step"] == last or final.get(metric.name) == best["value"]:  # earlier versions: the first of equal ones
         shown = "" if metric.name == "top1" else f" ({value})"  # the line begins with top-1
         return f"; no evaluation before had a better {metric.title}{shown}"
     return f"; best at step {best['step']:,} of {last:,}: {metric.column} {value}"

@@ -141,6 +141,24 @@ def note_other_examples(workdir: Path, dataset: Dataset) -> list[str]:
     return []
 
 
+def find_difference(before: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    """How data differs from a record of it; "" where it does not.
+
+    Args:
+      before: the content of data.json.
+      identity: from `describe`.
+    """
+    classes = before.get("classes")
+    if isinstance(classes, list) and (differing := class_difference(classes, identity["classes"])):
+        return differing
+    for role, name in _ROLES.items():
+        if _is_split(before.get(role)) and (
+            differing := _split_difference(before[role], identity[role], identity["classes"])
+        ):
+            return f"{name} split {identity[role]['split']!r}: {differing}"
+    return ""
+
+
 def differences(workdirs: Mapping[str, Path]) -> Iterator[str]:
     """Yields, for splits of the same name in which runs had other examples, which run had which.
 

@@ -169,8 +169,10 @@ def evaluations(
         yield f"Evaluated with batch-norm statistics of {images:,} training images, not with the running statistics."
     metric, equal = _best_evaluation(rows, config, starts)
     if equal:
-        best, later = equal[0], len(equal) - 1
-        also = f"; {later:,} later evaluation{'s are' if later > 1 else ' is'} equal" if later else ""
+        recorded_step = (outcome.get("best") or {}).get("step")  # in runs of earlier versions the first of equal ones
+        best = next((row for row in equal if row["step"] == recorded_step), equal[-1])
+        as_good = len(equal) - 1
+        also = f"; {as_good:,} other evaluation{'s are' if as_good > 1 else ' is'} equal" if as_good else ""
         yield ""
         yield (
             f"Best {escape(metric.column)} of all evaluations: {format_metric(metric, best[metric.name])} "

@@ -79,7 +79,8 @@ def counts(study: StoredStudy) -> Iterator[str]:
     order = [*_MEANINGS, *sorted(set(statuses) - {*_MEANINGS})]
     rows = [[status, statuses.count(status), _MEANINGS.get(status, "")] for status in order if status in statuses]
     yield from format_markdown(("status", "trials", ""), rows, "lrl")
-    for difference in data_record.differences({f"trial {trial.number}": trial.workdir for trial in study.trials}):
+    workdirs = {"the study": study.path} | {f"trial {trial.number}": trial.workdir for trial in study.trials}
+    for difference in data_record.differences(workdirs):
         yield ""
         yield f"**Not all trials are comparable: {escape(difference)}.**"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_jax.errors import ExitCode, UserError, counted
-from inception_jax.sweeps import resources, trial_process, trials
+from inception_jax.sweeps import resources, study_data, trial_process, trials
 from inception_jax.sweeps.budget import SweepBudget
 from inception_jax.sweeps.display import SweepDisplay, format_best_table, format_params, format_status_line
 from inception_jax.sweeps.driver import Driver
@@ -66,6 +66,7 @@ def run(
         display = SweepDisplay(directory, study_config.metric)
         stack.callback(display.close)
         with lock:
+            study_data.record(directory, study_config, display.log)
             study = Study(directory, study_config, content["name"], lock, display.log, flags.storage)
         claimed = resources.claim_slots(directory, places, wanted, stack, display.log)
         display.log(

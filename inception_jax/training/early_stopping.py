@@ -19,7 +19,7 @@ class BestEvaluation:
       patience: evaluations without an improvement after which the run ends; None: it never ends early.
       min_improvement: the smallest difference from the best value that counts as an improvement.
       value: the best value; None before the first evaluation that is not NaN.
-      step: of the best value.
+      step: of the best value; of equal ones the latest.
       since: evaluations since the last improvement.
       reference: the value that the next one must improve on.
     """
@@ -33,8 +33,8 @@ class BestEvaluation:
     reference: float | None = None
 
     def add(self, step: int, value: float) -> None:
-        """Adds an evaluation; NaN is no improvement."""
-        if self.metric.is_better(value, self.value):
+        """Adds an evaluation; NaN is no improvement. Of equal values the later is the best one, as for checkpoints."""
+        if self.metric.is_better(value, self.value) or value == self.value:
             self.value, self.step = value, step
         needed = self.reference
         if needed is not None and math.isfinite(needed):

@@ -232,6 +232,34 @@ def test_read_only_mounts(whole, environment, own_recipe, namespace, tmp_path):
         assert done.returncode == 0 and "Traceback" not in done.stderr, (variable, done.stderr)
 
 
+def test_read_only_data(environment, own_recipe, namespace, tmp_path):
+    """Class folders that cannot be written, an index of theirs included: trained on, evaluated and predicted."""
+    import cv2
+    import numpy as np
+
+    data, here = tmp_path / "data", f"--workdir={tmp_path / 'run'}"
+    random = np.random.default_rng(0)
+    for split, count in (("train", 16), ("test", 8)):
+        for name in ("across", "down"):
+            (data / split / name).mkdir(parents=True)
+            for number in range(count):
+                cv2.imwrite(str(data / split / name / f"{number}.jpg"), random.integers(0, 256, (20, 20, 3), np.uint8))
+    fields = [f"--config.data.name=folder:{data}", "--config.num_steps=4", "--config.logging.pictures=False"]
+    commands = {
+        "train": [f"--config={own_recipe}", here, *fields, "--config.augmentation.rule=none"],
+        "evaluate": [here],
+        "extract": [here, f"--output={tmp_path / 'features.npz'}"],
+        "predict": [here, data],
+    }
+    before = sorted(data.rglob("*"))
+    for verb, flags in commands.items():
+        script = f'{READ_ONLY.format(data)} && exec "$0" -m inception_jax.{verb} "$@"'
+        command = [*NAMESPACE, "sh", "-c", script, sys.executable, *map(str, flags)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, (verb, done.stderr)
+    assert sorted(data.rglob("*")) == before
+
+
 def test_ports_and_processes_that_do_not_match(environment, own_recipe, start_command, tmp_path):
     """A coordinator's port that is in use; three processes with three configs: one line each, and nothing is begun."""
     with socket.socket() as taken:

@@ -171,9 +171,12 @@ def test_the_input_alone(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("inception_jax.benchmarks.inputs._WARMUP_SECONDS", 0.0)
     arguments = ["--config=configs/digits.py", "--data", "--seconds=0.3", f"--json={tmp_path / 'data.json'}"]
     assert benchmark.main([*arguments, "--devices=1"]) == 0
-    assert re.search(r"images/s of digits with \d+ threads on \d+ cores", capsys.readouterr().out)
+    assert re.search(
+        r"images/s of digits with \d+ threads on \d+ cores, [\d,.]+ per CPU-second", capsys.readouterr().out
+    )
     content = json.loads((tmp_path / "data.json").read_text())
     assert content["input"]["images_per_second"] > 0 and content["input"]["dataset"] == "digits"
+    assert content["input"]["images_per_cpu_second"] > 0
 
 
 def test_out_of_memory_is_one_clear_line():

@@ -92,7 +92,7 @@ def test_without_the_option_the_first_of_them_ends_it_in_a_worker_as_here(damage
         for _ in range(2):  # and again: the batch is never passed over
             with pytest.raises(UserError, match=named) as there:
                 next(batches)
-    assert type(there.value) is type(here.value) is UserError
+    assert type(there.value) is type(here.value) is images.UndecodableImage
 
 
 def test_the_centre_crop_masks_alike(damaged):

@@ -1,5 +1,6 @@
 """Class folders as people have them: what is a split, a class, an image, and what the scan says about the rest."""
 
+import json
 import os
 
 import cv2
@@ -31,6 +32,10 @@ def tree(tmp_path):
         return f"folder:{tmp_path / 'data'}"
 
     return make
+
+
+def _packed(*names):
+    return np.frombuffer("".join(f"{name}\0" for name in names).encode(), np.uint8)
 
 
 def keys(data):
@@ -358,6 +363,54 @@ def test_the_index_is_used_only_while_nothing_has_changed(change, indexed, tmp_p
     assert listed() > 0 and (now == before) == (change in ("root", "damaged"))
     load(name, "train")
     assert listed() == 0  # written anew
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays, content: {"compressed": True},
+        lambda arrays, content: {"labels0": np.array([0, 0, 1, 2], np.int32)},
+        lambda arrays, content: {"labels0": np.array([0, 0, 1, -1], np.int32)},
+        lambda arrays, content: {"labels0": arrays["labels0"][:3]},
+        lambda arrays, content: {"labels0": arrays["labels0"].astype(np.float32)},
+        lambda arrays, content: {"labels0": np.array([{}] * 4, object)},
+        lambda arrays, content: {"sizes0": arrays["sizes0"].reshape(2, 2)},
+        lambda arrays, content: {"keys0": arrays["keys0"][:-1]},
+        lambda arrays, content: {"keys0": _packed("a/1.png", "a/2.png", "b/1.png", "../x/1.png")},
+        lambda arrays, content: {"keys0": _packed("/a/1.png", "a/2.png", "b/1.png", "b/c.png")},
+        lambda arrays, content: content["splits"][0].update(folder=".."),
+        lambda arrays, content: content["splits"][0].update(classes=["a", 2]),
+        lambda arrays, content: content["splits"][0].update(unknown=1),
+        lambda arrays, content: content.update(stamps=[]),
+        lambda arrays, content: content.update(splits={}),
+        lambda arrays, content: {"content": np.frombuffer(b"[" * 100_000, np.uint8)},
+    ],
+)
+def test_an_index_that_was_not_written_here_is_not_used(change, indexed, tmp_path):
+    """The file may have come with the folder: nothing in it is believed that this package would not have written."""
+    name, listed = indexed
+    before = load(name, "train")
+    index = tmp_path / "data" / folder_files.INDEX
+    with np.load(index) as file:
+        arrays = dict(file)
+    content = json.loads(arrays["content"].tobytes())
+    changed = change(arrays, content) or {}
+    save = np.savez_compressed if changed.pop("compressed", False) else np.savez
+    save(index, **{**arrays, "content": np.frombuffer(json.dumps(content).encode(), np.uint8), **changed})
+    listed()
+    again = load(name, "train")
+    assert listed() > 0 and keys(again) == keys(before) and again.source.digest() == before.source.digest()
+
+
+def test_an_index_that_declares_more_than_it_holds_is_not_used(indexed, tmp_path):
+    name, listed = indexed
+    load(name, "train")
+    index = tmp_path / "data" / folder_files.INDEX
+    content = index.read_bytes()
+    assert content.count(b"(4,), }") == 2  # labels and sizes of train
+    index.write_bytes(content.replace(b"(4,), }            ", b"(400000000000,), } "))
+    listed()
+    assert load(name, "train").num_examples == 4 and listed() > 0
 
 
 def test_an_index_is_not_written_for_a_small_folder_or_one_that_just_changed(indexed, tmp_path, monkeypatch):

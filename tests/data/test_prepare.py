@@ -164,6 +164,14 @@ def test_unreadable_image_is_named_and_nothing_is_left_half(image_folder, tmp_pa
     assert run(*arguments) == 0
 
 
+def test_a_limit_of_pixels(image_folder, tmp_path, capsys, run):
+    """The images are of 24 x 20 pixels."""
+    arguments = ["folder", "--name=small", f"--source={image_folder}", f"--data_dir={tmp_path / 'out'}"]
+    assert run(*arguments, "--max_pixels=479") == 2
+    assert "an image of 24 x 20 pixels" in (error := capsys.readouterr().err) and "limit of 479 pixels" in error
+    assert run(*arguments, "--max_pixels=480") == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -173,6 +181,8 @@ def test_unreadable_image_is_named_and_nothing_is_left_half(image_folder, tmp_pa
         (["digits", "--sauce=x"], "unknown argument '--sauce'; did you mean '--source'"),
         (["digits", "--source=x"], "digits are embedded"),
         (["digits", "--threads=0"], "--threads: 0"),
+        (["digits", "--max_pixels=0"], "--max_pixels: 0; it must be at least 1"),
+        (["digits", "--max_pixels=9", "--check=counts"], "--max_pixels: has no effect with --check=counts"),
         (["digits", "--name=a"], "--name=NAME: required with `folder`"),
         (["folder", "--source=x"], "--name=NAME: required with `folder`"),
         (["digits", "--class_names=x"], "--class_names: only with `folder`"),

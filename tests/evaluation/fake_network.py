@@ -50,5 +50,6 @@ class FakeNetwork:
 
         return step
 
-    def predict_files(self, files, top_k=5, batch_size=32, *, keep_images=False):
-        return prediction.predict_files(self, files, top_k, batch_size, keep_images)
+    def predict_files(self, files, top_k=5, batch_size=32, *, keep_images=False, max_pixels=None):
+        limit = max_pixels or self.config.data.max_pixels
+        return prediction.predict_files(self, files, top_k, batch_size, keep_images, limit)

@@ -39,7 +39,7 @@ def test_the_order_is_that_of_the_files_and_there_is_one_compilation(files, monk
     """Whichever thread is the first: here later files are read sooner."""
     read_image, read = image_files.read_image, []
 
-    def slow(path):
+    def slow(path, *limit):
         if path == files[0]:
             while len(read) < 5:
                 threading.Event().wait(0.001)

@@ -1,5 +1,6 @@
 """Features of a run's network, from Python and by the command: against the network applied by hand."""
 
+import dataclasses
 import json
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from inception_jax import extract
+from inception_jax.config import Config
 from inception_jax.data import datasets, images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
@@ -121,20 +123,45 @@ def test_only_what_is_asked_for_is_computed(trained, monkeypatch):
     assert early < whole / 3
 
 
-def test_image_files_of_any_size(trained, by_hand, small_run, tmp_path, capsys):
+def test_image_files_folders_patterns_and_lists(trained, by_hand, small_run, tmp_path, capsys):
     random = np.random.RandomState(0)
     files = []
-    for number, shape in enumerate(((50, 40, 3), (33, 90, 3), (32, 32, 3))):
-        files.append(str(tmp_path / f"{number}.png"))
-        cv2.imwrite(files[-1], random.randint(0, 256, shape, np.uint8))
-    output = tmp_path / "a.npz"
-    assert extract.main([f"--workdir={small_run}", f"--output={output}", "--endpoints=global_pool", *files]) == 0
+    for name, shape in (("a/0.png", (50, 40, 3)), ("a/1.png", (33, 90, 3)), ("b/2.png", (32, 32, 3)), ("3", (9, 9, 3))):
+        files.append(str(tmp_path / name))
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        content = cv2.imencode(".png", random.randint(0, 256, shape, np.uint8))[1]
+        (tmp_path / name).write_bytes(content.tobytes())
+    output, listed = tmp_path / "a.npz", tmp_path / "list"
+    listed.write_text(f"{tmp_path}/a/../a/0.png\n{files[3]}\n")
+    named = [str(tmp_path / "a"), f"--output={output}", f"{tmp_path}/b/*.png", f"--files={listed}"]  # flags among them
+    assert extract.main([f"--workdir={small_run}", "--endpoints=global_pool", *named]) == 0
     views = [images.center_crop(images.decode_image_file(file), 32, trained.crop) for file in files]
     expected = by_hand(np.stack(views)).endpoints["pool5"]
     with np.load(output) as found:
         np.testing.assert_allclose(found["global_pool"], expected, 1e-5, 1e-5)
-        assert found["label"].tolist() == [-1, -1, -1]
-    assert "3 of 3" in capsys.readouterr().err
+        assert found["label"].tolist() == [-1] * 4 and found["file"].tolist() == files
+    assert "4 of 4" in capsys.readouterr().err
+    for flags, message in (
+        (["--max_pixels=1999"], r"0\.png: an image of 40 x 50 pixels in .* limit of 1,999 pixels"),
+        (["--max_pixels=0"], "--max_pixels=0: it must be at least 1"),
+        ([f"{tmp_path}/c"], "c: No such file or directory"),
+        (["--data=digits"], "--data: has no effect with image files"),
+    ):
+        with pytest.raises(UserError, match=message):
+            extract.main([f"--workdir={small_run}", f"--output={output}", "--endpoints=conv1", files[0], *flags])
+
+
+def test_from_python_the_runs_limit_of_pixels_holds(small_run, trained, tmp_path):
+    limited = trained_network.load_config(small_run)
+    limited.data.max_pixels = 99
+    network = dataclasses.replace(trained, config=Config(limited))
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), np.zeros((10, 10, 3), np.uint8))
+    for use in (network.predict, network.features):
+        with pytest.raises(UserError, match=r"image\.png: an image of 10 x 10 pixels .* limit of 99 pixels"):
+            use([path])
+    assert next(network.predict_files([path])).error.startswith("an image of 10 x 10 pixels")
+    assert next(network.predict_files([path], max_pixels=100)).error == ""
 
 
 def test_another_image_size(small_run, tmp_path):

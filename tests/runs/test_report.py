@@ -136,7 +136,7 @@ def test_equal_evaluations_and_one_rule_for_their_weights(tmp_path):
     text = report.write(workdir).read_text()
     assert "- **step 300** has the best top-1 accuracy: 90.00 %, EMA weights\n" in text
     # Raw weights were better at step 100; the best checkpoint is that of the EMA.
-    line = "of all evaluations: 90.00 % (test, ema) at step 300, epoch 6.667; 1 later evaluation is equal."
+    line = "of all evaluations: 90.00 % (test, ema) at step 300, epoch 6.667; 1 other evaluation is equal."
     assert line in text
     assert "- **2:45 min** wall clock" in text and "| 0:02:45.1 |" in text
 

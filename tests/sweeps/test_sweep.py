@@ -78,6 +78,7 @@ def test_a_sweep_of_real_runs(swept, recipe, registrations):
         command = json.loads((workdir / "manifest.json").read_text())["command"]
         assert command[1:4] == ["-m", "inception_jax.train", recipe[0]]
         assert command[-1] == f"--workdir={workdir}"
+        assert (workdir / "data.json").read_text() == (study / "data.json").read_text()
     assert "3/3 begun, 2 finished, 1 failed, best" in stderr
     assert {"report.md", "best.py"} <= {path.name for path in study.iterdir()}
     assert f"report: {study / 'report.md'}" in stderr

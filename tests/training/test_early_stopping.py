@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from inception_jax.checkpoints.reading import best_first, score
 from inception_jax.metric_definitions import METRICS
 from inception_jax.training.early_stopping import BestEvaluation
 
@@ -29,8 +30,18 @@ def test_it_ends_after_so_many_evaluations_without_a_better_one(patience, min_im
     assert follow(followed, VALUES) == end
     assert followed.value == best
     found = followed.to_json()
-    assert (found["metric"], found["value"], found["step"]) == ("top1", best, {0.6: 20, 0.61: 50}[best])
+    assert (found["metric"], found["value"], found["step"]) == ("top1", best, {0.6: 30, 0.61: 50}[best])
     assert (found["title"], found["better"], found["percent"]) == ("top-1 accuracy", "higher", True)
+
+
+@pytest.mark.parametrize("metric", ["top1", "loss"])
+def test_of_equal_evaluations_it_names_the_step_of_the_best_checkpoint(metric):
+    values = [0.5, 0.6, 0.4, 0.6, 0.4, 0.5, math.nan]
+    followed = BestEvaluation(METRICS[metric])
+    follow(followed, values)
+    rule = {"name": metric, "mode": {"higher": "max", "lower": "min"}[METRICS[metric].better]}
+    scores = {10 * number: score({metric: value}, rule) for number, value in enumerate(values, 1)}
+    assert followed.step == best_first(scores)[0] == {"top1": 40, "loss": 50}[metric]
 
 
 def test_of_a_loss_less_is_better():

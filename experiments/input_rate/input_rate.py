@@ -1,0 +1,96 @@
+"""Measures the input pipeline beside tf.data and PyTorch's DataLoader, each in turn, in rounds; writes raw JSON.
+
+    python experiments/input_rate/input_rate.py --images=runs/jpegs --output=experiments/input_rate/results.json \
+        [--tf_python=PATH] [--torch_python=PATH]
+
+See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PACKAGES = ("opencv-python-headless", "numpy", "grain", "jax")
+
+
+def run(command: list[str]) -> str:
+    """Runs a command to its end; returns its standard output."""
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def ours(images: Path, workers: int, seconds: float) -> dict[str, float]:
+    """`benchmark --data` with two threads, or with two workers of one thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "data.json"
+        fields = {
+            "data.name": f"folder:{images}",
+            "data.eval_split": "train",
+            "data.workers": workers,
+            "data.threads": 1 if workers else 2,
+            "data.image_size": 224,
+            "batch_size": 64,
+        }
+        command = [sys.executable, "-m", "inception_jax.benchmark", "--config=configs/inception_v1_imagenet.py"]
+        command += ["--data", f"--seconds={seconds}", f"--json={file}", "--devices=1"]
+        run(command + [f"--config.{name}={value}" for name, value in fields.items()])
+        measured = json.loads(file.read_text())["input"]
+    return {name: measured[name] for name in ("images_per_second", "images_per_cpu_second")}
+
+
+def peer(python: str, name: str, images: Path, seconds: float) -> dict[str, float]:
+    """One measurement of peers.py."""
+    arguments = [name, f"--images={images / 'train'}", f"--seconds={seconds}"]
+    return json.loads(run([python, str(HERE / "peers.py"), *arguments]).splitlines()[-1])
+
+
+def main() -> None:
+    """Measures all sides in rounds, in an order that rotates."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--images", type=Path, required=True, help="what corpus.py made")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--tf_python", help="an interpreter with TensorFlow")
+    parser.add_argument("--torch_python", help="an interpreter with PyTorch, torchvision and Pillow")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    flags = parser.parse_args()
+    sides = {
+        "ours, 2 threads": lambda: ours(flags.images, 0, flags.seconds),
+        "ours, 2 workers": lambda: ours(flags.images, 2, flags.seconds),
+    }
+    if flags.tf_python:
+        sides["tf.data, 2 threads"] = lambda: peer(flags.tf_python, "tf.data", flags.images, flags.seconds)
+    if flags.torch_python:
+        sides["PyTorch, 2 workers"] = lambda: peer(flags.torch_python, "PyTorch", flags.images, flags.seconds)
+    names, rounds = list(sides), []
+    for number in range(flags.rounds):
+        turn = number % len(names)
+        rounds.append({name: sides[name]() for name in names[turn:] + names[:turn]})
+        print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
+        result = {
+            "rounds": rounds,
+            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+            "python": platform.python_version(),
+            "versions": {package: metadata.version(package) for package in PACKAGES},
+        }
+        flags.output.write_text(json.dumps(result, indent=1) + "\n")
+    for name in names:
+        rates = [row[name]["images_per_cpu_second"] for row in rounds]
+        ratios = [row[name]["images_per_cpu_second"] / row[names[0]]["images_per_cpu_second"] for row in rounds]
+        print(
+            f"{name:20s} {statistics.median(rates):6.0f} images per CPU-second ({min(rates):.0f} to {max(rates):.0f}), "
+            f"{statistics.median(ratios):.2f} of the first row's"
+        )
+
+
+if __name__ == "__main__":
+    main()

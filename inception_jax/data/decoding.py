@@ -1,0 +1,95 @@
+"""Decodes image files on the host, to uint8."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from inception_jax.data import image_headers
+from inception_jax.data.crops import MAX_PIXELS
+from inception_jax.errors import UserError
+
+# The pipeline has its own threads; OpenCV's pool on top of them only makes them wait for each other.
+cv2.setNumThreads(0)
+# Errors say in words of the caller what cannot be decoded; OpenCV's own lines would stand among a command's results.
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+# Colour whatever the file holds (grey, CMYK, alpha, palette, 16 bits), and pixels as stored: the papers' pipelines
+# never rotated images by their EXIF orientation.
+FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+class UndecodableImage(UserError):
+    """The bytes are not a complete image, or hold one that is too large."""
+
+
+def decode(encoded: bytes, name: str | Callable[[], str] = "image", max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decodes the bytes of an image file.
+
+    Args:
+      encoded: JPEG (also grey, CMYK, progressive), PNG (also with alpha, palette, 16 bits), WebP, GIF (first frame),
+        BMP, TIFF (first page), AVIF, JPEG 2000, PPM and its relatives, Sun raster.
+      name: of the file, or of the record in the data set, for errors; or a function that returns it.
+      max_pixels: the largest height times width; a larger image is refused before anything is allocated for it.
+
+    Returns:
+      uint8 [height, width, 3], RGB. Alpha is dropped, 16 bits are cut to 8, the EXIF orientation is not applied.
+
+    Raises:
+      UndecodableImage: the bytes are not a complete image, or the image is too large.
+    """
+    read_size(encoded, name, max_pixels)
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), FLAGS) if encoded else None
+    except cv2.error as error:
+        raise UndecodableImage(f"{_text(name)}: not a readable image ({len(encoded)} bytes): {error.err}") from None
+    if image is None:
+        raise UndecodableImage(
+            f"{_text(name)}: not a readable image ({len(encoded)} bytes): truncated, or of an unknown format"
+        )
+    return image
+
+
+def read_size(encoded: bytes, name: str | Callable[[], str], max_pixels: int) -> tuple[int, int] | None:
+    """Returns the width and height that a file declares, as `image_headers.read_size`.
+
+    Raises:
+      UndecodableImage: more than `max_pixels` pixels.
+    """
+    size = image_headers.read_size(encoded)
+    if size is not None and size[0] * size[1] > max_pixels:
+        raise UndecodableImage(
+            f"{_text(name)}: an image of {size[0]:,} x {size[1]:,} pixels in {len(encoded):,} bytes, above the limit "
+            f"of {max_pixels:,} pixels (data.max_pixels in the config, --max_pixels)"
+        )
+    return size
+
+
+def _text(name: str | Callable[[], str]) -> str:
+    return name if isinstance(name, str) else name()
+
+
+def decode_image_file(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads and decodes an image file.
+
+    Args:
+      source: its path, or its bytes.
+      max_pixels: as in `decode`.
+
+    Returns:
+      uint8 [height, width, 3], as `decode`.
+
+    Raises:
+      UserError: the file cannot be read, is not a complete image, or holds one that is too large.
+    """
+    if isinstance(source, bytes):
+        return decode(source, max_pixels=max_pixels)
+    try:
+        with open(source, "rb") as file:
+            return decode(file.read(), os.fspath(source), max_pixels)
+    except OSError as error:
+        raise UserError(f"{os.fspath(source)}: {error.strerror or error}") from None
