@@ -188,6 +188,12 @@ SCHEMA: dict[str, Any] = {
             "the examples of a class in turn",
             _one_of("uniform", "balanced"),
         ),
+        "decode": Field(
+            "exact",
+            "of training JPEGs; scaled: one whose crop is at least twice the network's size is decoded at 1/2, 1/4 or "
+            "1/8 of its size by its DCT, in less time, to other pixels (with rule area_aspect)",
+            _one_of("exact", "scaled"),
+        ),
         "eval_split": Field("test", "evaluation split, such as test or validation"),
         "image_size": Field(
             int, "height and width of the network's input, in pixels; unset: the model's default", _SIDE

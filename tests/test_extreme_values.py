@@ -319,7 +319,9 @@ def test_an_image_that_declares_too_many_pixels():
     with pytest.raises(UserError, match=r"bomb\.png: an image of 14,000 x 14,000 pixels in [\d,]+ bytes, above"):
         images.decode(png_of_zeros(14_000), "bomb.png")
     assert images.decode(png_of_zeros(64), max_pixels=4096).shape == (64, 64, 3)
-    with pytest.raises(UserError, match=r"above the limit of 4,095 pixels \(config\.data\.max_pixels\)"):
+    with pytest.raises(
+        UserError, match=r"above the limit of 4,095 pixels \(config\.data\.max_pixels, or --max_pixels\)"
+    ):
         images.decode(png_of_zeros(64), max_pixels=4095)
     with pytest.raises(UserError, match="30,000 x 1 pixels would have 7,680,000 x 256"):
         images.center_crop(np.zeros((1, 30_000, 3), np.uint8), 224, images.EvalCrop(resize=256))

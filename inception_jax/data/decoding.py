@@ -21,13 +21,27 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 # Colour whatever the file holds (grey, CMYK, alpha, palette, 16 bits), and pixels as stored: the papers' pipelines
 # never rotated images by their EXIF orientation.
 FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+# {reduction: OpenCV's flag, without its colour mode}.
+REDUCTIONS = {
+    1: 0,
+    **{
+        by: flag & ~cv2.IMREAD_COLOR
+        for by, flag in (
+            (2, cv2.IMREAD_REDUCED_COLOR_2),
+            (4, cv2.IMREAD_REDUCED_COLOR_4),
+            (8, cv2.IMREAD_REDUCED_COLOR_8),
+        )
+    },
+}
 
 
 class UndecodableImage(UserError):
     """The bytes are not a complete image, or hold one that is too large."""
 
 
-def decode(encoded: bytes, name: str | Callable[[], str] = "image", max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(
+    encoded: bytes, name: str | Callable[[], str] = "image", max_pixels: int = MAX_PIXELS, reduction: int = 1
+) -> np.ndarray:
     """Decodes the bytes of an image file.
 
     Args:
@@ -35,6 +49,7 @@ def decode(encoded: bytes, name: str | Callable[[], str] = "image", max_pixels: 
         BMP, TIFF (first page), AVIF, JPEG 2000, PPM and its relatives, Sun raster.
       name: of the file, or of the record in the data set, for errors; or a function that returns it.
       max_pixels: the largest height times width; a larger image is refused before anything is allocated for it.
+      reduction: for a JPEG, one of `REDUCTIONS`: height and width are divided by it, by a smaller inverse DCT.
 
     Returns:
       uint8 [height, width, 3], RGB. Alpha is dropped, 16 bits are cut to 8, the EXIF orientation is not applied.
@@ -44,7 +59,7 @@ def decode(encoded: bytes, name: str | Callable[[], str] = "image", max_pixels: 
     """
     read_size(encoded, name, max_pixels)
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), FLAGS) if encoded else None
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), FLAGS | REDUCTIONS[reduction]) if encoded else None
     except cv2.error as error:
         raise UndecodableImage(f"{_text(name)}: not a readable image ({len(encoded)} bytes): {error.err}") from None
     if image is None:
@@ -64,7 +79,7 @@ def read_size(encoded: bytes, name: str | Callable[[], str], max_pixels: int) ->
     if size is not None and size[0] * size[1] > max_pixels:
         raise UndecodableImage(
             f"{_text(name)}: an image of {size[0]:,} x {size[1]:,} pixels in {len(encoded):,} bytes, above the limit "
-            f"of {max_pixels:,} pixels (data.max_pixels in the config, --max_pixels)"
+            f"of {max_pixels:,} pixels (config.data.max_pixels, or --max_pixels)"
         )
     return size
 

@@ -21,10 +21,10 @@ from inception_jax.data.crops import ImageTooLarge as ImageTooLarge
 from inception_jax.data.crops import center_crop as center_crop
 from inception_jax.data.crops import check_choice, is_number, short_side_to
 from inception_jax.data.decoding import FLAGS as FLAGS
+from inception_jax.data.decoding import REDUCTIONS, read_size
 from inception_jax.data.decoding import UndecodableImage as UndecodableImage
 from inception_jax.data.decoding import decode as decode
 from inception_jax.data.decoding import decode_image_file as decode_image_file
-from inception_jax.data.decoding import read_size
 from inception_jax.data.sampling import UNIFORMS_PER_EXAMPLE
 from inception_jax.errors import UserError, nearest
 
@@ -205,6 +205,7 @@ def decode_and_augment(
     out: np.ndarray,
     name: str | Callable[[], str] = "image",
     max_pixels: int = MAX_PIXELS,
+    scaled: bool = False,
 ) -> np.ndarray:
     """Does what `decode` and `augment` do, to the same pixels; of a JPEG, the rows below the crop are not decoded.
 
@@ -216,6 +217,9 @@ def decode_and_augment(
       out: as in `augment`.
       name: as in `decode`.
       max_pixels: as in `decode`.
+      scaled: whether a JPEG whose window has twice (4, 8 times) the size that is needed is decoded at 1/2 (1/4, 1/8):
+        in less time, to other pixels, because an inverse DCT of fewer coefficients averages where `interpolation` does
+        not.
 
     Returns:
       `out`.
@@ -228,10 +232,25 @@ def decode_and_augment(
         if size is not None and min(size) >= image_size:  # a smaller image is enlarged first, all of it
             width, height = size
             window = random_window(height, width, uniforms, augmentation)
-            upper = jpeg_rows.decode(encoded, window[0] + window[2], FLAGS)
+            reduction = _reduction(window, image_size) if scaled else 1
+            upper = jpeg_rows.decode(encoded, window[0] + window[2], FLAGS | REDUCTIONS[reduction], reduction)
+            if upper is None and reduction > 1:
+                upper = decode(encoded, name, max_pixels, reduction)
             if upper is not None:
-                return _resize_and_flip(upper, window, uniforms, augmentation, out)
+                return _resize_and_flip(upper, _reduced(window, reduction), uniforms, augmentation, out)
     return augment(decode(encoded, name, max_pixels), image_size, uniforms, augmentation, out)
+
+
+def _reduction(window: tuple[int, int, int, int], image_size: int) -> int:
+    """The largest reduction that leaves a window at least `image_size` pixels high and wide."""
+    return max(by for by in REDUCTIONS if by == 1 or min(window[2:]) >= by * image_size)
+
+
+def _reduced(window: tuple[int, int, int, int], reduction: int) -> tuple[int, int, int, int]:
+    """The same window in an image whose sides are divided by `reduction`."""
+    top, left, height, width = window
+    top, bottom, left, right = (round(edge / reduction) for edge in (top, top + height, left, left + width))
+    return top, left, bottom - top, right - left
 
 
 def _interpolation(augmentation: Augmentation, uniforms: np.ndarray) -> int:

@@ -24,18 +24,19 @@ _MARGIN = 2
 _LEAST = 16
 
 
-def decode(encoded: bytes, rows: int, flags: int) -> np.ndarray | None:
+def decode(encoded: bytes, rows: int, flags: int, reduction: int = 1) -> np.ndarray | None:
     """Decodes the upper rows of a JPEG.
 
     Args:
       encoded: the file.
       rows: how many are needed.
       flags: of `cv2.imdecode`; a colour mode.
+      reduction: by which the flags reduce height and width.
 
     Returns:
-      uint8 [at least `rows`, width, 3], whose first `rows` rows are those of the whole image. None where the whole
-      image is to be decoded instead: it is no sequential JPEG of one scan without restart markers, it is truncated, or
-      nearly all of its rows are needed.
+      uint8 [at least `rows` / reduction, width / reduction, 3], whose first rows are those of the whole image. None
+      where the whole image is to be decoded instead: it is no sequential JPEG of one scan without restart markers, it
+      is truncated, or nearly all of its rows are needed.
     """
     try:
         frame, scan = _find_headers(encoded)
@@ -43,7 +44,7 @@ def decode(encoded: bytes, rows: int, flags: int) -> np.ndarray | None:
         scan_components = encoded[scan + 2]
     except (ValueError, IndexError, struct.error):  # damaged headers: decoding all of it says so
         return None
-    rows += _MARGIN
+    rows += _MARGIN * reduction
     # With fewer components there are other scans after this one.
     if rows + _LEAST > height or scan_components != components:
         return None
@@ -57,7 +58,8 @@ def decode(encoded: bytes, rows: int, flags: int) -> np.ndarray | None:
         image = cv2.imdecode(upper, flags)
     except cv2.error:
         return None
-    return image if image is not None and image.shape == (rows, width, 3) else None
+    shape = -(-rows // reduction), -(-width // reduction), 3
+    return image if image is not None and image.shape == shape else None
 
 
 def _find_headers(encoded: bytes) -> tuple[int, int]:

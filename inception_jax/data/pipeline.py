@@ -174,6 +174,7 @@ class TrainPipeline(_Pipeline):
         seed: int,
         augmentation: Mapping[str, Any] | images.Augmentation | images.CustomAugmentation | images.EvalCrop,
         sampling: str = "uniform",
+        decode: str = "exact",
         process_index: int = 0,
         process_count: int = 1,
         threads: int | None = None,
@@ -193,6 +194,8 @@ class TrainPipeline(_Pipeline):
             center crop.
           sampling: "uniform": every example once per epoch (`ShuffledOrder`); "balanced": every class equally often
             (`BalancedOrder`).
+          decode: "scaled": large JPEGs are decoded at a fraction of their size, see `images.decode_and_augment`; only
+            with the rule "area_aspect".
           process_index: which contiguous block of each batch this process makes.
           process_count: processes that each make a block of each batch.
           threads: decoding threads, per process or per worker; None: min(8, cores), 4 in workers.
@@ -223,6 +226,16 @@ class TrainPipeline(_Pipeline):
         else:
             self.augmentation = images.from_fields(images.Augmentation, augmentation, "augmentation")
             self.augmentation.check_size(image_size)
+        images.check_choice("data.decode", decode, ("exact", "scaled"))
+        self._scaled = decode == "scaled"
+        if self._scaled and getattr(self.augmentation, "rule", "none") != "area_aspect":
+            raise UserError(
+                "data.decode: 'scaled' has no effect without augmentation.rule 'area_aspect'; leave it 'exact'"
+            )
+        if self._scaled and dataset.source.in_memory:
+            raise UserError(
+                f"data.decode: 'scaled' has no effect on {dataset.name}, which has no files; leave it 'exact'"
+            )
         self.seed = seed
         self._order: ShuffledOrder | BalancedOrder
         if sampling not in ("uniform", "balanced"):
@@ -263,7 +276,9 @@ class TrainPipeline(_Pipeline):
         augmentation, size = self.augmentation, self.image_size
         if isinstance(augmentation, images.Augmentation):
             if isinstance(image, bytes):
-                images.decode_and_augment(image, size, numbers, augmentation, out, name, self.max_pixels)
+                images.decode_and_augment(
+                    image, size, numbers, augmentation, out, name, self.max_pixels, scaled=self._scaled
+                )
             else:
                 images.augment(image, size, numbers, augmentation, out=out)
         elif isinstance(augmentation, images.CustomAugmentation):

@@ -16,7 +16,7 @@ from inception_jax.runs import data_record, manifest
 from inception_jax.sweeps.study_config import MAY_CHANGE, StudyConfig
 
 # Fields that do not choose examples.
-_READING = (*MAY_CHANGE, "data.image_size", "data.max_pixels", "data.normalization", "data.sampling")
+_READING = (*MAY_CHANGE, "data.decode", "data.image_size", "data.max_pixels", "data.normalization", "data.sampling")
 
 
 def record(directory: Path, study_config: StudyConfig, log: Callable[[str], None]) -> None:

@@ -242,6 +242,7 @@ def build_train_data(config: Config, dataset: datasets.Dataset, network_input: N
         seed=config.seed,
         augmentation=_augmentation(config, network_input.eval_crop),
         sampling=config.data.sampling,
+        decode=config.data.decode,
         **_reading_options(config),
     )
     memory_check.refuse_many_batches(pipeline)

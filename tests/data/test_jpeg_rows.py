@@ -123,3 +123,25 @@ def test_segments_are_found_in_order():
     assert image_headers.find_jpeg_segment(encoded, (0xDA,), frame) > frame
     with pytest.raises(struct.error):  # behind the last segment
         image_headers.find_jpeg_segment(encoded, (0xC2,))
+
+
+@pytest.mark.parametrize(("side", "reduction"), [(32, 2), (16, 4), (8, 8), (33, 1)])
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_scaled_decoding_is_close_to_averaging_and_does_not_depend_on_the_rows(side, reduction, progressive):
+    smooth = cv2.GaussianBlur(_noise(120, 200), (0, 0), 12)
+    image = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX)
+    encoded = _encode(image, cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
+    area = 64 * 64 / (120 * 200)  # all windows have 64 x 64 pixels
+    rule = images.Augmentation(area=(area, area), aspect=(1.0, 1.0), interpolation="area", flip=False)
+    assert images._reduction((0, 0, 64, 64), side) == reduction
+    out = np.empty((side, side, 3), np.uint8)
+    for uniforms in sampling.uniforms(0, 0, 12):
+        exact = images.augment(images.decode(encoded), side, uniforms, rule)
+        images.decode_and_augment(encoded, side, uniforms, rule, out, scaled=True)
+        assert (reduction > 1) != np.array_equal(out, exact)
+        assert np.abs(out.astype(int) - exact).mean() < 8
+        whole = images.decode(encoded, reduction=reduction)
+        assert whole.shape == (-(-120 // reduction), -(-200 // reduction), 3)
+        window = images._reduced(images.random_window(120, 200, uniforms, rule), reduction)
+        view = whole[window[0] : window[0] + window[2], window[1] : window[1] + window[3]]
+        assert np.array_equal(out, cv2.resize(view, (side, side), interpolation=cv2.INTER_AREA))

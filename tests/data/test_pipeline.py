@@ -281,3 +281,18 @@ def test_refuses_options_that_cannot_be(options, message):
 def test_pipelines_pickle():
     pipeline = train_pipeline()
     assert_same(pickle.loads(pickle.dumps(pipeline)).batch(7), pipeline.batch(7))
+
+
+def test_scaled_decoding_is_for_crops_of_files(image_folder):
+    data = load(f"folder:{image_folder}", "train")
+    fields = {"batch_size": 2, "image_size": 8, "seed": 0, "threads": 1, "workers": 0}
+    exact, scaled = (TrainPipeline(data, augmentation={}, decode=how, **fields) for how in ("exact", "scaled"))
+    differ = [not np.array_equal(exact.batch(k)["image"], scaled.batch(k)["image"]) for k in range(20)]
+    assert any(differ) and not all(differ)  # PNG files, and small crops of JPEGs, are the same
+    for augmentation in ({"rule": "random_crop", "resize": 20}, images.EvalCrop()):
+        with pytest.raises(UserError, match=r"data\.decode: 'scaled' has no effect without augmentation\.rule"):
+            TrainPipeline(data, augmentation=augmentation, decode="scaled", **fields)
+    with pytest.raises(UserError, match=r"data\.decode: 'scaled' has no effect on digits, which has no files"):
+        TrainPipeline(load("digits", "train"), augmentation={}, decode="scaled", **fields)
+    with pytest.raises(UserError, match=r"data\.decode: 'scale'; did you mean 'scaled'"):
+        TrainPipeline(data, augmentation={}, decode="scale", **fields)
