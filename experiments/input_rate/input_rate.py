@@ -1,7 +1,7 @@
-"""Measures the input pipeline beside tf.data and PyTorch's DataLoader, each in turn, in rounds; writes raw JSON.
+"""Measures the input pipeline beside tf.data, each in turn, in rounds; writes raw JSON.
 
     python experiments/input_rate/input_rate.py --images=runs/jpegs --output=experiments/input_rate/results.json \
-        [--tf_python=PATH] [--torch_python=PATH]
+        [--tf_python=PATH]
 
 See README.md beside this file.
 """
@@ -40,17 +40,17 @@ def ours(images: Path, workers: int, seconds: float) -> dict[str, float]:
             "data.image_size": 224,
             "batch_size": 64,
         }
-        command = [sys.executable, "-m", "inception_jax.benchmark", "--config=configs/inception_v1_imagenet.py"]
+        command = [sys.executable, "-m", "inception_jax.benchmark", "--config=configs/inception_v1_bn_imagenet.py"]
         command += ["--data", f"--seconds={seconds}", f"--json={file}", "--devices=1"]
         run(command + [f"--config.{name}={value}" for name, value in fields.items()])
         measured = json.loads(file.read_text())["input"]
     return {name: measured[name] for name in ("images_per_second", "images_per_cpu_second")}
 
 
-def peer(python: str, name: str, images: Path, seconds: float) -> dict[str, float]:
-    """One measurement of peers.py."""
-    arguments = [name, f"--images={images / 'train'}", f"--seconds={seconds}"]
-    return json.loads(run([python, str(HERE / "peers.py"), *arguments]).splitlines()[-1])
+def tf_data(python: str, images: Path, seconds: float) -> dict[str, float]:
+    """One measurement of tf_data.py."""
+    command = [python, str(HERE / "tf_data.py"), f"--images={images / 'train'}", f"--seconds={seconds}"]
+    return json.loads(run(command).splitlines()[-1])
 
 
 def main() -> None:
@@ -59,7 +59,6 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="what corpus.py made")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--tf_python", help="an interpreter with TensorFlow")
-    parser.add_argument("--torch_python", help="an interpreter with PyTorch, torchvision and Pillow")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0)
     flags = parser.parse_args()
@@ -68,9 +67,7 @@ def main() -> None:
         "ours, 2 workers": lambda: ours(flags.images, 2, flags.seconds),
     }
     if flags.tf_python:
-        sides["tf.data, 2 threads"] = lambda: peer(flags.tf_python, "tf.data", flags.images, flags.seconds)
-    if flags.torch_python:
-        sides["PyTorch, 2 workers"] = lambda: peer(flags.torch_python, "PyTorch", flags.images, flags.seconds)
+        sides["tf.data, 2 threads"] = lambda: tf_data(flags.tf_python, flags.images, flags.seconds)
     names, rounds = list(sides), []
     for number in range(flags.rounds):
         turn = number % len(names)

@@ -57,9 +57,12 @@ def test_other_files_are_decoded_as_a_whole(encoded):
     assert jpeg_rows.decode(encoded, 20, images.FLAGS) is None
 
 
-def test_a_second_image_behind_the_first_is_not_read(capfd):
-    first, whole = _encode(_noise(83, 41)), images.decode(_encode(_noise(83, 41)))
-    upper = jpeg_rows.decode(first + _encode(_noise(60, 30)), 20, images.FLAGS)
+@pytest.mark.parametrize("trailer", [b"\0" * 100, b"video", _encode(_noise(60, 30))], ids=["zeros", "video", "image"])
+def test_what_stands_behind_the_image_is_not_read(trailer, capfd):
+    """As phones write it: a video, or, announced in the header, another image, which ends as the first one does."""
+    encoded = _encode(_noise(83, 41))
+    whole, announced = images.decode(encoded), b"\xff\xe2\0\x06MPF\0"
+    upper = jpeg_rows.decode(encoded[:2] + announced + encoded[2:] + trailer, 20, images.FLAGS)
     assert np.array_equal(upper[:20], whole[:20])
     assert capfd.readouterr().err == ""
 

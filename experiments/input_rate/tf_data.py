@@ -1,17 +1,15 @@
-"""Measures the input of tf.data or of PyTorch's DataLoader: images per second, and per CPU-second. Prints JSON.
+"""Measures the input of tf.data: images per second, and per CPU-second. Prints JSON.
 
-    python experiments/input_rate/peers.py tf.data --images=runs/jpegs/train --seconds=8
+    python experiments/input_rate/tf_data.py --images=runs/jpegs/train --seconds=8
 
 Imports nothing of this repository. The same work as ours: random resized crop (8 to 100 % of the area) to 224 pixels,
-random flip, batches of 64, uint8, two threads or processes.
+random flip, batches of 64, uint8, two threads.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,45 +49,20 @@ def tf_data(folder: Path) -> Iterator[Any]:
     return iter(dataset.as_numpy_iterator())
 
 
-def torch_pillow(folder: Path) -> Iterator[Any]:
-    """PyTorch's DataLoader with torchvision's folder and transforms, which decode with Pillow; worker processes."""
-    import torch
-    from torchvision import datasets, transforms
-
-    steps = [transforms.RandomResizedCrop(SIDE), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
-    dataset = datasets.ImageFolder(str(folder), transforms.Compose(steps))
-    loader = torch.utils.data.DataLoader(dataset, BATCH, shuffle=True, num_workers=PARALLEL, persistent_workers=True)
-    return itertools.chain.from_iterable(iter(loader) for _ in itertools.count())
-
-
-PEERS = {"tf.data": tf_data, "PyTorch": torch_pillow}
-
-
-def cpu_seconds() -> float:
-    """Processor seconds of this process and of the processes that it started and that run."""
-    total = time.process_time()
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    for pid in children:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return total
-
-
 def main() -> None:
-    """Measures one peer."""
+    """Measures tf.data."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("peer", choices=PEERS)
     parser.add_argument("--images", type=Path, required=True, help="class folders")
     parser.add_argument("--seconds", type=float, default=8.0)
     flags = parser.parse_args()
-    batches = PEERS[flags.peer](flags.images)
+    batches = tf_data(flags.images)
     for _ in range(WARMUP_BATCHES):
         next(batches)
-    start, cpu, count = time.perf_counter(), cpu_seconds(), 0
+    start, cpu, count = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < flags.seconds:
         next(batches)
         count += BATCH
-    passed, cpu = time.perf_counter() - start, cpu_seconds() - cpu
+    passed, cpu = time.perf_counter() - start, time.process_time() - cpu
     print(json.dumps({"images_per_second": count / passed, "images_per_cpu_second": count / cpu}))
 
 
