@@ -55,7 +55,11 @@ class FeatureShape:
 
 
 def last_endpoint(network: Network) -> str:
-    """The name of the last endpoint before the classifier; for most networks the global average pool, [features]."""
+    """The name of the last endpoint before the classifier; for most networks the global average pool, [features].
+
+    Raises:
+      UserError: the network, one of a user's own, names no endpoint.
+    """
     names: list[str] = []
 
     def run(variables: Any, images: jax.Array) -> jax.Array:
@@ -64,6 +68,8 @@ def last_endpoint(network: Network) -> str:
         return output.logits
 
     jax.eval_shape(run, network.variables, _abstract_images(network))
+    if not names:
+        raise UserError("the network names no endpoint; --endpoints=logits is what it has")
     return names[-1]
 
 

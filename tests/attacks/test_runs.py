@@ -248,7 +248,7 @@ def test_read_only_data(environment, own_recipe, namespace, tmp_path):
     commands = {
         "train": [f"--config={own_recipe}", here, *fields, "--config.augmentation.rule=none"],
         "evaluate": [here],
-        "extract": [here, f"--output={tmp_path / 'features.npz'}"],
+        "extract": [here, f"--output={tmp_path / 'features.npz'}", "--endpoints=logits"],
         "predict": [here, data],
     }
     before = sorted(data.rglob("*"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import cv2
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inception_jax import extract
+from inception_jax import InceptionOutput, extract
 from inception_jax.config import Config
 from inception_jax.data import datasets, images
 from inception_jax.data.pipeline import EvalPipeline
@@ -162,6 +163,13 @@ def test_from_python_the_runs_limit_of_pixels_holds(small_run, trained, tmp_path
             use([path])
     assert next(network.predict_files([path])).error.startswith("an image of 10 x 10 pixels")
     assert next(network.predict_files([path], max_pixels=100)).error == ""
+
+
+def test_a_network_without_endpoints_has_logits():
+    model = types.SimpleNamespace(dtype="float32", apply=lambda variables, x, train: InceptionOutput(x.mean((1, 2))))
+    network = types.SimpleNamespace(model=model, variables={}, input=types.SimpleNamespace(image_size=8))
+    with pytest.raises(UserError, match="the network names no endpoint; --endpoints=logits"):
+        extraction.last_endpoint(network)
 
 
 def test_another_image_size(small_run, tmp_path):
