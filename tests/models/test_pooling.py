@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -153,6 +156,40 @@ def test_the_form_of_tpus_gives_the_numbers_of_the_other(x64, padding):
     for by_slices, by_window, gradient, of_window in jax.jit(lambda x: list(results(x)))(maps):
         np.testing.assert_array_equal(by_slices, by_window)
         np.testing.assert_allclose(gradient, of_window, rtol=1e-12, atol=1e-13)
+
+
+GRADIENT = """
+import sys, jax, jax.numpy as jnp, numpy as np
+from inception_jax.models.inception_v1 import MODULES
+from inception_jax.models.registry import create_model
+
+jax.config.update("jax_enable_x64", True)
+options = {"modules": {"3a": MODULES["3a"]}, "width_multiplier": 0.1, "num_classes": 3, "aux_heads": False}
+precision = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+model = create_model("inception_v1_bn", dropout_rate=0.0, **options, **precision)
+images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)) * 60)
+variables = model.init(jax.random.key(0), images, train=False)
+
+def loss(params):
+    output, _ = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
+    return (output.logits**2).sum()
+
+np.savez(sys.argv[1], *jax.tree.leaves(jax.jit(jax.grad(loss))(variables["params"])))
+"""
+
+
+@pytest.mark.slow
+def test_maps_that_are_computed_twice_with_different_rounding(tmp_path):
+    """With fused multiply-adds, XLA's older fusions compute a map here with one and there without (on x86-64)."""
+    gradients = []
+    for isa in ("", "--xla_cpu_max_isa=AVX"):  # AVX has no fused multiply-add
+        flags = f"--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false {isa}"
+        file = tmp_path / f"gradient{isa}.npz"
+        subprocess.run([sys.executable, "-c", GRADIENT, file], env={**os.environ, "XLA_FLAGS": flags}, check=True)
+        gradients.append(np.load(file))
+    got, want = gradients
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-9, atol=1e-12 * abs(want[name]).max(), err_msg=name)
 
 
 def test_each_platform_has_its_form_alone():
