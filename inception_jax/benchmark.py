@@ -41,6 +41,8 @@ def main(argv: list[str]) -> int:
     if bool(flags.model) == (config is not None):
         raise UserError("give either --model=NAME or --config=FILE.py, to say what is measured")
     config = _build_config(flags, config)
+    if flags.topology:
+        return _topology(flags, config)
     if flags.vs:
         return _versus(flags, config)
     if flags.data:
@@ -67,7 +69,7 @@ def _arguments() -> ArgumentParser:
         "--batch_size",
         type=command_line.whole(1, MAX_BATCH),
         metavar="N",
-        help="over all devices (default: 32, or the config's)",
+        help="over all devices (default: 32, or the config's; with --topology and --model 32 per device)",
     )
     add(
         "--image_size",
@@ -97,6 +99,11 @@ def _arguments() -> ArgumentParser:
     add("--bandwidth_gbs", metavar="NUMBER|measure", help="memory bandwidth of one device (default: table of chips)")
     add("--data", action="store_true", help="measure only the input pipeline; compile nothing")
     add("--largest_batch", action="store_true", help="find the largest batch whose training step fits into memory")
+    add(
+        "--topology",
+        metavar="NAME",
+        help="compile for hardware that is not here and read the programs: h200, h100:8, a100, v5e:16x16, v6e:2x4, …",
+    )
     add("--trace", metavar="DIR", help="also write a profiler trace, for TensorBoard or Perfetto")
     add("--json", metavar="FILE", help="also write all measured numbers")
     add("--plot", metavar="FILE.png", help="also plot the measurement")
@@ -136,6 +143,7 @@ def _arguments() -> ArgumentParser:
 _WORKLOAD = {"config", "model", "set", "batch_size", "image_size", "num_classes", "dtype", "json"}
 _READ = {  # {action: flags that it reads}
     "--difference": {"difference"},
+    "--topology": _WORKLOAD | {"topology", "what", "peak_tflops", "bandwidth_gbs"},
     "--vs": _WORKLOAD | {"vs", "what", "torch_python", "torch_variants", "keras_python", "rounds", "steps",
                          "time_limit"},
     "--data": _WORKLOAD | {"data", "mode", "devices", "seconds"},
@@ -258,6 +266,27 @@ def _build_smallest_setup(config: ConfigDict) -> Setup:
     devices = Devices(config.parallel.mode, config.parallel.devices).count
     config.batch_size = devices * config.optimizer.accumulation
     return workload.build_setup(config)
+
+
+def _topology(flags: argparse.Namespace, config: ConfigDict) -> int:
+    import jax
+
+    from inception_jax.benchmarks import compile_only, measure, program_report, topologies, workload
+
+    if "measure" in (flags.peak_tflops, flags.bandwidth_gbs):
+        raise UserError("--topology: nothing can be measured on hardware that is not here; give a number")
+    jax.config.update("jax_platforms", "cpu")  # a plugin would look for its devices, and wait
+    topology = topologies.describe(flags.topology)
+    workload.set_fields(config, {"parallel.mode": "jit", "parallel.devices": None})
+    if flags.model and flags.batch_size is None:
+        config.batch_size *= len(topology.devices)
+    setup = workload.build_setup(config, topology.devices)
+    with workload.translate_out_of_memory(setup):
+        limits = measure.find_limits(setup, flags.peak_tflops, flags.bandwidth_gbs, _log)
+        result = compile_only.compile_steps(setup, topology, _kinds(flags), limits, _log)
+    print(program_report.format_programs(result))
+    _write_json(flags, result)
+    return 0
 
 
 def _versus(flags: argparse.Namespace, config: ConfigDict) -> int:

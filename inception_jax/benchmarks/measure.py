@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from inception_jax.benchmarks import hardware, inputs, memory, roofline, steps, timing
+from inception_jax.benchmarks import hardware, inputs, memory, program_summary, roofline, steps, timing
 from inception_jax.benchmarks.hardware import Limits
-from inception_jax.benchmarks.steps import Bench
+from inception_jax.benchmarks.steps import Bench, StepPrograms
 from inception_jax.errors import UserError
 from inception_jax.models import registry
 from inception_jax.runs import manifest
@@ -156,28 +156,27 @@ def _measure_kind(
         content["compile"] = dataclasses.asdict(bench.time_compilation(kind))
     else:
         bench.compile(kind)
-    per_image, per_step = bench.count_flops(kind)
     layers = bench.layers(kind)
-    ratio = _compare_flops(bench, kind, per_image, log)
+    flops = count_flops(bench, kind, log)
     log(f"timing the {KIND_NAMES[kind]}")
     times = timing.time_steps(lambda steps: bench.run(kind, steps), seconds=plan.seconds, blocks=plan.blocks)
     content |= times.to_json(config.batch_size)
     work = config.batch_size * roofline.model_flops(layers, kind)
     rate = work / times.median / devices.count
-    content["flops"] = {
-        "per_image": roofline.model_flops(layers, kind),
-        "inside_per_image": roofline.inside_flops(layers, kind),
-        "compiler_per_image": per_image,
-        "compiler_per_step_beside": per_step,
-        "compiler_over_inside": ratio,
+    content["flops"] = flops | {
         "per_second_per_device": rate,
         "utilization": rate / limits.flops if limits.flops else None,
     }
+    device = devices.mesh.devices.flat[0]
     content["memory"] = {
-        "program": memory.program_memory(bench.compiled[kind]),
-        "device": memory.device_memory(devices.mesh.devices.flat[0]),
+        "program": memory.program_memory(bench.compiled[kind], accelerator=device.platform != "cpu"),
+        "device": memory.device_memory(device),
     }
-    content["roofline"] = _roofline(bench, kind, limits, times.median)
+    if device.platform != "cpu":  # on a CPU the text hides most of the program in calls of libraries
+        content["program"] = program_summary.summarize(bench.compiled[kind], limits, bench.block_names)
+    content["roofline"] = layer_roofline(bench, kind, limits)
+    if content["roofline"]:
+        content["roofline"]["fraction"] = content["roofline"]["seconds"] / times.median
     if kind == "train":
         first, last = steps.quarter_means(bench.pop_losses())
         content["losses"] = {"first_quarter": first, "last_quarter": last}
@@ -188,7 +187,28 @@ def _measure_kind(
     return content
 
 
-def _compare_flops(bench: Bench, kind: str, per_image: float, log: Callable[[str], None]) -> float:
+def count_flops(programs: StepPrograms, kind: str, log: Callable[[str], None]) -> dict[str, float | None]:
+    """Counts a step's FLOPs: ours, and the compiler's, which must agree.
+
+    Returns:
+      "per_image" and "inside_per_image", ours with and without multiply-adds on padding; "compiler_per_image",
+      "compiler_per_step_beside" and "compiler_over_inside", None where no compiler of the process counts.
+
+    Raises:
+      FlopsDisagree, UserError: as `measure`.
+    """
+    layers, counted = programs.layers(kind), programs.count_flops(kind)
+    per_image, beside = counted or (None, None)
+    return {
+        "per_image": roofline.model_flops(layers, kind),
+        "inside_per_image": roofline.inside_flops(layers, kind),
+        "compiler_per_image": per_image,
+        "compiler_per_step_beside": beside,
+        "compiler_over_inside": None if per_image is None else _compare_flops(programs, kind, per_image, log),
+    }
+
+
+def _compare_flops(bench: StepPrograms, kind: str, per_image: float, log: Callable[[str], None]) -> float:
     """The compiler's count of FLOPs divided by ours.
 
     Raises:
@@ -212,8 +232,8 @@ def _compare_flops(bench: Bench, kind: str, per_image: float, log: Callable[[str
     return ratio
 
 
-def _roofline(bench: Bench, kind: str, limits: Limits, median: float) -> dict[str, Any] | None:
-    """The roofline bounds of all blocks; None where the device's limits are not known."""
+def layer_roofline(bench: StepPrograms, kind: str, limits: Limits) -> dict[str, Any] | None:
+    """The roofline bounds of all layers, by block; None where the device's limits are not known."""
     if not (limits.flops and limits.bandwidth):
         return None
     setup = bench.setup
@@ -229,7 +249,6 @@ def _roofline(bench: Bench, kind: str, limits: Limits, median: float) -> dict[st
     total = sum(bound.seconds for bound in bounds)
     return {
         "seconds": total,
-        "fraction": total / median,
         "blocks": [dataclasses.asdict(bound) | {"side": bound.limited_by} for bound in bounds],
     }
 

@@ -19,12 +19,16 @@ _MAX_EXAMPLES = 2**20  # per device; ends a search in which everything fits
 _RESOLUTION = 16  # the search ends when the bounds are within a sixteenth of each other
 
 
-def program_memory(compiled: Compiled) -> dict[str, int] | None:
+def program_memory(compiled: Compiled, accelerator: bool = False) -> dict[str, int] | None:
     """Bytes on one device as the compiler plans them; None where it does not report them.
+
+    Args:
+      compiled: the step.
+      accelerator: whether the device is no CPU.
 
     Returns:
       "arguments" (state and batch), "outputs" (without those written over an argument), "temporary" (activations and
-      workspace), "code", and "total", their sum.
+      workspace), "code", and "total", their sum; for accelerators also "peak", the most that is in use at once.
     """
     executable: Any = compiled.call  # a jax.stages.Compiled
     analysis = executable.memory_analysis()
@@ -36,7 +40,8 @@ def program_memory(compiled: Compiled) -> dict[str, int] | None:
         "temporary": analysis.temp_size_in_bytes,
         "code": analysis.generated_code_size_in_bytes,
     }
-    return parts | {"total": sum(parts.values())}
+    peak = getattr(analysis, "peak_memory_in_bytes", 0)  # of CPUs it is not that of a step
+    return parts | {"total": sum(parts.values())} | ({"peak": peak} if peak and accelerator else {})
 
 
 def device_memory(device: jax.Device) -> dict[str, int] | None:

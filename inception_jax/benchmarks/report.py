@@ -20,7 +20,7 @@ def format_measurement(result: Mapping[str, Any]) -> str:
     Args:
       result: from `measure.measure` or `read_measurement`.
     """
-    sections = ["\n".join(_head(result))]
+    sections = ["\n".join(format_head(result))]
     sections += ["\n".join(_kind(result, kind)) for kind in KIND_NAMES if kind in result]
     if "input" in result:
         sections.append("\n".join(_input(result)))
@@ -32,7 +32,7 @@ def format_milliseconds(seconds: float) -> str:
     return f"{1e3 * seconds:,.3g} ms" if seconds < 1 else f"{1e3 * seconds:,.0f} ms"
 
 
-def _head(result: Mapping[str, Any]) -> Iterator[str]:
+def format_head(result: Mapping[str, Any]) -> Iterator[str]:
     """The lines on network, devices and their limits."""
     workload, device, host = result["task"], result["device"], result["host"]
     heads = "with auxiliary heads" if workload["aux_heads"] else "without auxiliary heads"
@@ -74,12 +74,7 @@ def _kind(result: Mapping[str, Any], kind: str) -> Iterator[str]:
             f"  compilation  {times['lowering']:.1f} s tracing and lowering, {times['cold']:.1f} s compiler; "
             f"{times['cached']:.1f} s for both from the cache"
         )
-    yield (
-        f"  work         {work['per_image'] / 1e9:,.4g} GFLOP per image, of which "
-        f"{work['inside_per_image'] / 1e9:,.4g} not on padding; the compiler counts "
-        f"{work['compiler_per_image'] / 1e9:,.4g} ({100 * (work['compiler_over_inside'] - 1):+.1f} %, "
-        "with activations, batch norm and pools)"
-    )
+    yield f"  work         {format_work(work)}"
     used = f", {100 * work['utilization']:.1f} % of the peak" if work["utilization"] is not None else ""
     yield f"  utilization  {work['per_second_per_device'] / 1e12:,.4g} TFLOP/s per device{used}"
     yield f"  memory       {_memory(content['memory'])}"
@@ -90,7 +85,20 @@ def _kind(result: Mapping[str, Any], kind: str) -> Iterator[str]:
             f"{losses['last_quarter']:.4f} in the last"
         )
     if content["roofline"]:
-        yield from _roofline(content["roofline"])
+        yield from format_roofline(content["roofline"])
+
+
+def format_work(work: Mapping[str, Any]) -> str:
+    """Formats the FLOPs of an image: ours, and the compiler's where it counts."""
+    text = (
+        f"{work['per_image'] / 1e9:,.4g} GFLOP per image, of which {work['inside_per_image'] / 1e9:,.4g} not on padding"
+    )
+    if work["compiler_per_image"] is None:
+        return f"{text}; the compiler does not count"
+    return (
+        f"{text}; the compiler counts {work['compiler_per_image'] / 1e9:,.4g} "
+        f"({100 * (work['compiler_over_inside'] - 1):+.1f} %, with activations, batch norm and pools)"
+    )
 
 
 def _memory(content: Mapping[str, Any]) -> str:
@@ -108,12 +116,10 @@ def _memory(content: Mapping[str, Any]) -> str:
     return "; ".join(texts) or "reported by neither compiler nor device"
 
 
-def _roofline(content: Mapping[str, Any]) -> Iterator[str]:
+def format_roofline(content: Mapping[str, Any]) -> Iterator[str]:
     """The sum of the bounds, and a table of them."""
-    yield (
-        f"  roofline     at least {format_milliseconds(content['seconds'])}, layer by layer; measured "
-        f"{1 / content['fraction']:.2f} times that"
-    )
+    measured = f"; measured {1 / content['fraction']:.2f} times that" if "fraction" in content else ""
+    yield f"  roofline     at least {format_milliseconds(content['seconds'])}, layer by layer{measured}"
     rows = [("    block", "GFLOP", "MB", "compute ms", "memory ms", "bound ms", "limited by")]
     for bound in content["blocks"]:
         times = (bound[name] for name in ("compute_seconds", "memory_seconds", "seconds"))
@@ -162,7 +168,14 @@ _FIGURES = (
     ("images/s", "images_per_second", 1.0, ""),
     ("utilization", "flops.utilization", 100.0, "%"),
     ("of the roofline", "roofline.fraction", 100.0, "%"),
+    ("layers' bound", "roofline.seconds", 1e3, "ms"),
+    ("kernels' bound", "program.seconds", 1e3, "ms"),
+    ("kernels", "program.kernels", 1.0, ""),
+    ("kernels < 2 MB", "program.small_kernels", 1.0, ""),
+    ("bytes", "program.bytes", 1e-9, "GB"),
+    ("FLOPs", "program.flops", 1e-12, "TFLOP"),
     ("memory planned", "memory.program.total", 1 / 2**20, "MiB"),
+    ("memory, peak plan", "memory.program.peak", 1 / 2**20, "MiB"),
     ("memory peak", "memory.device.peak", 1 / 2**20, "MiB"),
     ("tracing, lowering", "compile.lowering", 1.0, "s"),
     ("compiler, cold", "compile.cold", 1.0, "s"),
@@ -214,11 +227,24 @@ def format_difference(first: Mapping[str, Any], second: Mapping[str, Any], names
 
 def _rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """(name, first, second, ratio) of every number that both have."""
+    yield from _bound_beside_time(first, second)
     for name, path, factor, unit in _FIGURES:
         one, two = _at(first, path), _at(second, path)
         if one is not None and two is not None:
             texts = [f"{factor * value:,.4g} {unit}".rstrip() for value in (one, two)]
             yield name, texts[0], texts[1], f"{two / one:.3f}" if one else ""
+
+
+def _bound_beside_time(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """The time of a measured step beside the bound of one that was compiled for described hardware."""
+    times = [_at(content, "step_seconds.median") for content in (first, second)]
+    bounds = [_at(content, "program.seconds") for content in (first, second)]
+    if (times[0] is None) == (times[1] is None) or (bounds[0] is None) == (bounds[1] is None):
+        return
+    one, two = (bound if time is None else time for time, bound in zip(times, bounds, strict=True))
+    if one and two:
+        words = ["bound" if time is None else "median" for time in times]
+        yield f"step, {words[0]} / {words[1]}", f"{1e3 * one:,.4g} ms", f"{1e3 * two:,.4g} ms", f"{two / one:.3f}"
 
 
 def _at(content: Any, path: str) -> float | None:

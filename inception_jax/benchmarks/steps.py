@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,9 +17,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from inception_jax.benchmarks import roofline, synthetic_batches
 from inception_jax.errors import UserError
 from inception_jax.models.cost import NetworkCost, count_cost
-from inception_jax.models.initialization import init_variables
+from inception_jax.models.initialization import init_variables, variable_shapes
 from inception_jax.training import preprocess
 from inception_jax.training import state as states
+from inception_jax.training.batch_norm import BatchNormGroups
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.setup import Setup
 from inception_jax.training.step import make_train_step
@@ -41,14 +43,118 @@ class CompileTimes:
     cached: float
 
 
-class Bench:
-    """State, batches and compiled steps of one setup. A kind of step must be compiled before it runs.
+class StepPrograms:
+    """The compiled steps of one setup, of shapes alone: no array is made, so the devices need not be present.
 
     Attributes:
       setup: the setup that is measured.
-      fingerprint: SHA-256 of the batches.
       cost: parameters and layers of the network.
       compiled: {kind: compiled step}.
+    """
+
+    _state: Any  # a TrainState of arrays, or of shapes with shardings
+
+    def __init__(self, setup: Setup):
+        """Traces the shapes of the state.
+
+        Args:
+          setup: from `workload.build_setup`.
+        """
+        self.setup = setup
+        self.cost: NetworkCost = count_cost(setup.model, setup.input.image_size)
+        self.compiled: dict[str, Compiled] = {}
+        create = functools.partial(states.create, optimizer=setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
+        shapes = jax.eval_shape(create, variable_shapes(setup.model, setup.input.image_size))
+        replicated = setup.devices.replicated
+        self._state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
+
+    def layers(self, kind: str) -> list[Any]:
+        """The convolutions and fully connected layers that a step of this kind runs."""
+        return roofline.layers_of(self.cost, kind, bool(self.setup.objective.aux_weights))
+
+    def compile(self, kind: str) -> Compiled:
+        """Compiles a step and stores it in `compiled`, in place of an earlier one."""
+        setup, devices = self.setup, self.setup.devices
+        batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size)
+        step: Callable[..., Any]
+        if kind == "train":
+            self.compiled[kind] = devices.compile_train(self._train_step(), self._state, batch)
+        else:
+            step = make_inference_step(setup.model, setup.input.normalization, setup.input.dtype)
+            self.compiled[kind] = devices.compile_eval(step, self._state.variables(), batch)
+        return self.compiled[kind]
+
+    def trace_train(self) -> jax.stages.Traced:
+        """Traces the training step, to lower it for platforms that need not be present."""
+        setup, devices = self.setup, self.setup.devices
+        batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size)
+        return devices.trace_train(self._train_step(), self._state, batch)
+
+    def _train_step(self) -> Callable[..., Any]:
+        setup = self.setup
+        return make_train_step(setup.model, setup.optimizer, setup.objective, devices=setup.devices.count)
+
+    def count_flops(self, kind: str) -> tuple[float, float] | None:
+        """The compiler's count of a step's FLOPs over all devices: (FLOPs per image, FLOPs per step beside the images).
+
+        The second are those on parameters: gradient norm, optimizer, EMA. The step is counted for the batch and for one
+        of twice its size; the difference is due to the images (`Devices.count_flops` says how one step is counted).
+        JAX's plugin for GPUs does not count: the compiler for CPUs, which is in every JAX, counts one device's program.
+
+        Returns:
+          Both numbers; None: no compiler of this process counts (JAX_PLATFORMS=cuda leaves none), or batch-norm groups
+          span devices.
+        """
+        setup, size = self.setup, self.setup.config.batch_size
+        platform = setup.devices.mesh.devices.flat[0].platform
+        share = 1 if platform == "cpu" else setup.devices.count  # number of devices that one counts for
+        if share > 1 and setup.batch_norm not in (None, BatchNormGroups("local")):
+            return None  # its groups name devices that the counting program has not
+        devices = Devices("jit", setup.devices.count) if platform == "cpu" else _counting_devices(setup.devices)
+        step: Callable[..., Any]
+        if kind == "train":
+            # The same FLOPs, without a loop over micro-batches.
+            objective = dataclasses.replace(setup.objective, accumulation=1)
+            step = make_train_step(setup.model, setup.optimizer, objective, devices=devices.count)
+            state = _shapes(self._state)
+        else:
+            step = make_inference_step(setup.model, setup.input.normalization, setup.input.dtype)
+            state = _shapes(self._state.variables())
+        target, pixels = "tpu" if platform == "tpu" else "cuda", setup.input.image_size
+        one, two = (
+            devices.count_flops(step, state, devices.abstract_batch(number * size // share, pixels), target)
+            for number in (1, 2)
+        )
+        if one is None or two is None:
+            return None
+        return share * (two - one) / size, share * (2 * one - two)
+
+    @property
+    def state_leaves(self) -> int:
+        """Number of arrays of the training state."""
+        return len(jax.tree.leaves(self._state))
+
+    @property
+    def block_names(self) -> set[str]:
+        """Names of the network's blocks, as they are in the names of its operations."""
+        return {layer.block for layer in self.cost.layers} | {block.name for block in self.cost.blocks}
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the training state on one device: parameters, statistics, optimizer, EMA."""
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self._state))
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trained parameters, auxiliary heads included."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
+
+
+class Bench(StepPrograms):
+    """State, batches and compiled steps of one setup. A kind of step must be compiled before it runs.
+
+    Attributes:
+      fingerprint: SHA-256 of the batches.
     """
 
     def __init__(self, setup: Setup, *, batches: int = 3, seed: int = 0):
@@ -62,7 +168,6 @@ class Bench:
         Raises:
           UserError: there are several processes.
         """
-        self.setup = setup
         config, devices = setup.config, setup.devices
         if devices.process_count > 1:
             raise UserError(f"the benchmark runs in one process, not in {devices.process_count}; start it alone")
@@ -72,31 +177,13 @@ class Bench:
             )
             for number in range(batches)
         ]
+        super().__init__(setup)
         self.fingerprint = synthetic_batches.fingerprint(host)
-        self.cost: NetworkCost = count_cost(setup.model, setup.input.image_size)
-        self.compiled: dict[str, Compiled] = {}
         variables = init_variables(setup.model, jax.random.key(config.seed), setup.input.image_size)
         state = states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
         self._state = devices.replicate(state)
         self._batches = [devices.put(batch) for batch in host]
         self._losses: list[dict[str, jax.Array]] = []
-
-    def layers(self, kind: str) -> list[Any]:
-        """The convolutions and fully connected layers that a step of this kind runs."""
-        return roofline.layers_of(self.cost, kind, bool(self.setup.objective.aux_weights))
-
-    def compile(self, kind: str) -> Compiled:
-        """Compiles a step and stores it in `compiled`, in place of an earlier one."""
-        setup, devices = self.setup, self.setup.devices
-        batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size)
-        step: Callable[..., Any]
-        if kind == "train":
-            step = make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count)
-            self.compiled[kind] = devices.compile_train(step, self._state, batch)
-        else:
-            step = make_inference_step(setup.model, setup.input.normalization, setup.input.dtype)
-            self.compiled[kind] = devices.compile_eval(step, self._state.variables(), batch)
-        return self.compiled[kind]
 
     def time_compilation(self, kind: str) -> CompileTimes:
         """Compiles a step twice: with an empty persistent cache, and then from that cache, as a new process would.
@@ -116,29 +203,6 @@ class Bench:
                 "measure without it: --no_compile_times"
             )
         return CompileTimes(cold.lowering_seconds, cold.seconds - cold.lowering_seconds, cached.seconds)
-
-    def count_flops(self, kind: str) -> tuple[float, float]:
-        """The compiler's count of a step's FLOPs over all devices: (FLOPs per image, FLOPs per step beside the images).
-
-        The second are those on parameters: gradient norm, optimizer, EMA. The step is counted for the batch and for one
-        of twice its size; the difference is due to the images (`Devices.count_flops` says how one step is counted).
-        """
-        setup, size = self.setup, self.setup.config.batch_size
-        devices = Devices("jit", setup.devices.count)
-        step: Callable[..., Any]
-        if kind == "train":
-            # The same FLOPs, without a loop over micro-batches.
-            objective = dataclasses.replace(setup.objective, accumulation=1)
-            step = make_train_step(setup.model, setup.optimizer, objective, devices=devices.count)
-            state = _shapes(self._state)
-        else:
-            step = make_inference_step(setup.model, setup.input.normalization, setup.input.dtype)
-            state = _shapes(self._state.variables())
-        one, two = (
-            devices.count_flops(step, state, devices.abstract_batch(number * size, setup.input.image_size))
-            for number in (1, 2)
-        )
-        return (two - one) / size, 2 * one - two
 
     def run(self, kind: str, steps: int) -> Any:
         """Takes steps, using the batches in turn; waits for the devices and returns the output of the last step."""
@@ -166,11 +230,6 @@ class Bench:
         losses, self._losses = self._losses, []
         return [float(row["loss"]) / float(row["count"]) for row in jax.device_get(losses)]
 
-    @property
-    def num_parameters(self) -> int:
-        """Number of trained parameters, auxiliary heads included."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
-
 
 def make_inference_step(
     model: nn.Module, normalization: preprocess.Normalization, dtype: Any
@@ -189,6 +248,14 @@ def make_inference_step(
         return {}, {"logits": output.logits}
 
     return step
+
+
+def _counting_devices(devices: Devices) -> Devices:
+    """One device of the process's CPU, whose compiler counts FLOPs; the first of the run's own where there is none."""
+    try:
+        return Devices("jit", described=jax.devices("cpu")[:1])
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+        return Devices("jit", described=devices.mesh.devices.flat[:1])
 
 
 def quarter_means(losses: Sequence[float]) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -83,14 +83,18 @@ def config_of_workload(workload: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
-def build_setup(config: ConfigDict) -> Setup:
+def build_setup(config: ConfigDict, described: Sequence[Any] | None = None) -> Setup:
     """Builds the setup that a config describes.
+
+    Args:
+      config: of the run.
+      described: devices of a described topology, in place of JAX's; see `setup.build`.
 
     Raises:
       UserError: as `setup.build`; a field has no effect (`Config.refuse_unread`); or layers are frozen.
     """
     checked = Config(config)
-    setup = setups.build(checked)
+    setup = setups.build(checked, described)
     checked.refuse_unread()
     if setup.config.optimizer.freeze:
         raise UserError(

@@ -11,7 +11,7 @@ import collections
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -56,22 +56,28 @@ class Devices:
       count: number of devices, over all processes.
       process_count: number of processes; each has as many devices.
       local_count: number of this process's devices.
+      described: whether the devices are described and not present: steps can be compiled for them, not run. They count
+        as one process's.
     """
 
-    def __init__(self, mode: str = "jit", count: int | None = None):
+    def __init__(self, mode: str = "jit", count: int | None = None, *, described: Sequence[Any] | None = None):
         """Makes the mesh.
 
         Args:
           mode: "jit" or "pmap".
           count: number of devices to use, over all processes, the first ones of each; None: all.
+          described: devices of a described topology (`jax.experimental.topologies`), for which programs are compiled
+            and cannot run; `count` is not read. None: those of JAX's backend.
 
         Raises:
           UserError: there are fewer devices, or the processes would not have equally many.
         """
         self.mode = mode
-        self.mesh = Mesh(np.asarray(choose_devices(jax.devices(), count)), (AXIS,), axis_types=(AxisType.Auto,))
+        devices = choose_devices(jax.devices(), count) if described is None else list(described)
+        self.described = described is not None
+        self.mesh = Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
         self.count = self.mesh.size
-        self.local_count = len(self.mesh.local_devices)
+        self.local_count = self.count if self.described else len(self.mesh.local_devices)
         self.process_count = self.count // self.local_count
         self._flags: dict[bool, jax.Array] = {}
 
@@ -210,8 +216,21 @@ class Devices:
             )
             batch = self._concrete(batch)
         else:
-            wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _REPLICATED)), donate_argnums=0)
+            wrapped = self._jit_train(step)
         return _compile(compile_program, wrapped, state, batch)
+
+    def trace_train(self, step: Callable, state: Any, batch: dict[str, Any]) -> jax.stages.Traced:
+        """Traces the training step of mode "jit", to lower it for platforms that need not be present.
+
+        Args:
+          step: as in `compile_train`.
+          state: as in `compile_train`.
+          batch: as in `compile_train`.
+        """
+        return self._jit_train(step).trace(state, batch)
+
+    def _jit_train(self, step: Callable) -> Any:
+        return jax.jit(self._shard(step, out=(_REPLICATED, _REPLICATED)), donate_argnums=0)
 
     def compile_eval(
         self,
@@ -236,7 +255,7 @@ class Devices:
             wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _SPLIT)))
         return _compile(compile_program, wrapped, variables, batch)
 
-    def count_flops(self, step: Callable, state: Any, batch: dict[str, Any]) -> float:
+    def count_flops(self, step: Callable, state: Any, batch: dict[str, Any], platform: str = "cuda") -> float | None:
         """FLOPs of one call of a step on all devices, by XLA's cost analysis of its program.
 
         Counted before optimization, and on a CPU in the program for an accelerator: XLA counts the body of a loop once,
@@ -246,11 +265,18 @@ class Devices:
           step: for one device; without gradient accumulation, which is a loop.
           state: shapes or arrays, as the step will be called with.
           batch: shapes of the global batch, as `abstract_batch` gives them in mode "jit".
+          platform: of the accelerator for whose program it is counted; none needs to be present.
+
+        Returns:
+          The FLOPs; None: the devices' compiler does not count, as JAX's plugin for GPUs.
         """
         wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _REPLICATED)))
-        platform = "tpu" if self.mesh.devices.flat[0].platform == "tpu" else "cuda"  # none needs to be present
         lowered = wrapped.trace(state, batch).lower(lowering_platforms=(platform,))
-        return self.count * lowered.cost_analysis()["flops"]  # the program is one device's
+        try:
+            analysis = lowered.cost_analysis()
+        except jax.errors.JaxRuntimeError:  # of devices that are described, jax 0.11
+            analysis = None
+        return self.count * analysis["flops"] if analysis else None  # the program is one device's
 
     def _concrete(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Replaces shapes by zeros if there are several processes: `pmap` would take them for those of one process."""

@@ -6,6 +6,7 @@ The config is read here, in `network_setup.py`, `run_length.py` and `warm_start.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -141,20 +142,26 @@ class Setup:
     notice: str | None = None
 
 
-def build(config: Config) -> Setup:
+def build(config: Config, described: Sequence[Any] | None = None) -> Setup:
     """Builds all objects of a training run.
+
+    Args:
+      config: of the run.
+      described: devices that are described and not present (`Devices`): for programs that are compiled and do not run.
+        `parallel.devices` is not read, and nothing is compared with this machine's memory. None: JAX's devices.
 
     Raises:
       UserError: an unknown name, a value that does not fit the data or the devices, or missing data.
     """
     notice = extensions.check_named(config.extensions, _registered_names(config))
-    devices = Devices(config.parallel.mode, config.parallel.devices)
+    devices = Devices(config.parallel.mode, config.parallel.devices, described=described)
     spec, network_input = registry.get_spec(config.model.name), network_setup.read_input(config)
     train_split, eval_split = load_splits(config, config.data.train_split, config.data.eval_split)
     accumulation = config.optimizer.accumulation
     micro_batch = devices.check_batch("batch_size", config.batch_size, accumulation) // accumulation
     model = network_setup.build_model(config, network_setup.count_classes(config, train_split))
-    memory_check.refuse_too_large(config, spec, model, network_input, devices)
+    if described is None:
+        memory_check.refuse_too_large(config, spec, model, network_input, devices)
     model, freezing = network_setup.freeze(config, model, network_input.image_size)
     image_size, single_values = network_input.image_size, None
     model, batch_norm = network_setup.group_batch_norm(config, model, devices.count, micro_batch)
@@ -229,8 +236,16 @@ def _read_logging(config: Config) -> LoggingOptions:
     return LoggingOptions(tensorboard, config.logging.pictures, names)
 
 
-def build_train_data(config: Config, dataset: datasets.Dataset, network_input: NetworkInput) -> TrainPipeline:
+def build_train_data(
+    config: Config, dataset: datasets.Dataset, network_input: NetworkInput, devices: Devices | None = None
+) -> TrainPipeline:
     """Builds the pipeline of a training split.
+
+    Args:
+      config: of the run.
+      dataset: the split.
+      network_input: of the network.
+      devices: of the run; for described ones this machine's memory is not checked.
 
     Raises:
       UserError: a value of the augmentation that does not fit, or more batches than the memory holds.
@@ -245,7 +260,8 @@ def build_train_data(config: Config, dataset: datasets.Dataset, network_input: N
         decode=config.data.decode,
         **_reading_options(config),
     )
-    memory_check.refuse_many_batches(pipeline)
+    if not (devices and devices.described):
+        memory_check.refuse_many_batches(pipeline)
     return pipeline
 
 
@@ -281,7 +297,8 @@ def build_eval_data(
     pipeline = EvalPipeline(
         dataset, batch_size=batch_size, image_size=network_input.image_size, crop=crop, **_reading_options(config)
     )
-    memory_check.refuse_many_batches(pipeline)
+    if not devices.described:
+        memory_check.refuse_many_batches(pipeline)
     return pipeline
 
 
@@ -292,7 +309,7 @@ def _build_data(
     network_input: NetworkInput,
     devices: Devices,
 ) -> RunData:
-    train = build_train_data(config, train_split, network_input)
+    train = build_train_data(config, train_split, network_input, devices)
     if eval_split.class_names != train_split.class_names:
         raise ConfigError(
             f"config.data.eval_split = {eval_split.split!r}: its classes are not those of {train_split.split!r}"

@@ -1,0 +1,196 @@
+"""`--topology`: names, descriptions of chips, missing compilers; the programs where the compilers are installed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import pytest
+
+from inception_jax import benchmark
+from inception_jax.benchmarks import compile_only, gpu_targets, hardware, program_report, report, topologies, workload
+from inception_jax.errors import UserError
+from inception_jax.training.parallel import Devices
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "experiments" / "accelerator_programs" / "accelerator_programs.py"
+
+
+@pytest.mark.parametrize("name", ["h300", "", "h200:0", "h200:2x2", "h200:12", "v5e:", "v5e:2x", "v5e:axb", "tpu"])
+def test_a_name_that_is_none_is_one_line(name):
+    with pytest.raises(UserError, match=r"--topology='.*': (must be one of h200, h100, a100 .*|give the number)"):
+        topologies.describe(name)
+
+
+@pytest.mark.parametrize(("name", "wheel"), [("h200", "jax-cuda13-plugin"), ("v5e:2x2", "libtpu")])
+def test_a_missing_compiler_is_one_line_that_installs_it(name, wheel, monkeypatch):
+    monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError) as error:
+        benchmark.main([f"--topology={name}", "--model=inception_v1"])
+    extra = {"h200": "cuda13", "v5e:2x2": "tpu"}[name]
+    assert f"wheel {wheel}" in str(error.value) and "\n" not in str(error.value)
+    assert f"pip install 'jax[{extra}]=={jax.__version__}'" in str(error.value)
+
+
+def test_what_a_compiler_refuses_is_one_line(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("INVALID_ARGUMENT: no such slice\nand more")
+
+    monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(topologies.topologies, "get_topology_desc", refuse)
+    with pytest.raises(
+        UserError, match=r"--topology=v5e:1x9: the compiler does not take it: INVALID_ARGUMENT: no such sl"
+    ):
+        topologies.describe("v5e:1x9")
+
+
+def test_flags_that_need_a_device():
+    for flag in ("--largest_batch", "--vs=torch", "--data"):
+        with pytest.raises(UserError, match=r"has no effect with --topology"):
+            benchmark.main(["--topology=h200", "--model=inception_v1", flag])
+    with pytest.raises(UserError, match="nothing can be measured on hardware that is not here"):
+        benchmark.main(["--topology=h200", "--model=inception_v1", "--peak_tflops=measure"])
+
+
+@pytest.mark.parametrize("name", gpu_targets.GPU_TARGETS)
+def test_the_text_of_a_gpu(name):
+    target = gpu_targets.GPU_TARGETS[name]
+    text = target.text((9, 12, 1))
+    assert text.count("{") == text.count("}")
+    assert 'dnn_version: "9.12.1"' in text and "major: 9 minor: 12 patch: 1" in text
+    chip = hardware.find_chip(target.device_kind)
+    assert chip is not None and chip.bandwidth == target.bandwidth
+    shared = int(re.search(r"shared_memory_per_core: (\d+)", text)[1])
+    assert int(re.search(r"shared_memory_per_block_optin: (\d+)", text)[1]) == shared - 1024
+
+
+def test_a_setup_for_described_devices_asks_nothing_of_this_machine(monkeypatch):
+    """Batches that this machine could not hold, on devices that are as good as not here."""
+    described = jax.devices()[:4]
+    recipe = workload.config_of_model("inception_v1", 10)
+    workload.set_fields(recipe, {"batch_size": 4 * 65536, "data.image_size": 224})
+    setup = workload.build_setup(recipe, described)
+    assert setup.devices.described and setup.devices.count == setup.devices.local_count == 4
+    assert setup.devices.process_count == 1 and not Devices("jit", 2).described
+    with pytest.raises(UserError, match="need at least"):
+        workload.build_setup(recipe)
+
+
+@pytest.fixture(scope="module")
+def described(two_modules):
+    """The content of the JSON file of a training step for two CPU devices, as if described."""
+    recipe = workload.config_of_model(two_modules, 10)
+    workload.set_fields(recipe, {"batch_size": 4, "data.image_size": 32, "model.width_multiplier": 0.25})
+    devices = tuple(jax.devices()[:2])
+    topology = topologies.Topology("h200:2", "h200", (2,), devices, 10**9, "made up 1.0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(compile_only.MEMORY_FRACTION, "cpu", 1.0)
+        limits = hardware.Limits(1e12, 1e10, "given")
+        setup = workload.build_setup(recipe, devices)
+        return compile_only.compile_steps(setup, topology, ("train",), limits, lambda line: None)
+
+
+def test_what_is_read_from_the_programs(described):
+    train = described["train"]
+    assert train["program"]["properties"]["aliased"] == train["program"]["properties"]["arguments"] - 3
+    ((reduction),) = train["program"]["collectives"]
+    assert reduction["opcode"] == "all-reduce" and reduction["bytes"] > 4 * described["parameters"]
+    assert train["weak_scaling"]["rows"][0]["devices"] == 8
+    assert train["memory"]["largest_batch"] > 4 and train["memory"]["largest_batch"] % 2 == 0
+    assert {"conv1", "inception_4a", "aux1", "the rest"} <= {row["block"] for row in train["program"]["blocks"]}
+    assert train["flops"]["per_image"] > train["flops"]["inside_per_image"] > 0
+    assert train["program"]["small_kernels"] <= train["program"]["kernels"]
+
+
+def test_the_report_and_the_difference_from_a_measurement(described):
+    text = program_report.format_programs(described)
+    for words in (
+        "compiled by made up 1.0 for h200:2; nothing ran",
+        "a batch of about",
+        "1 x all-reduce of",
+        "kernel by",
+    ):
+        assert words in text
+    assert re.search(r"\n +1,024 .* %", text)
+    measured = json.loads(json.dumps(described))
+    del measured["topology"]
+    measured["train"]["step_seconds"] = {"median": 2 * measured["train"].pop("program")["seconds"]}
+    lines = report.format_difference(described, measured, ("a", "b")).splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith("step, bound / median")] == ["2.000"]
+
+
+# --- With the compilers ----------------------------------------------------------------------------------------------
+
+PLUGINS = {"h200": ("jax_cuda13_plugin", "INCEPTION_JAX_GPU_PYTHON"), "v5e": ("libtpu", "INCEPTION_JAX_TPU_PYTHON")}
+
+
+@pytest.fixture(scope="session")
+def run_compiler(tmp_path_factory):
+    """`run_compiler(topology, *command)`: runs a Python that has the compiler; returns the folder of its files.
+
+    In the command `{}` stands for the folder.
+    """
+
+    def run(topology, *command):
+        plugin, variable = PLUGINS[topology.partition(":")[0]]
+        python = os.environ.get(variable) or (sys.executable if find_spec(plugin) else None)
+        if python is None:
+            pytest.skip(
+                f"no compiler for {topology}: {plugin} is not installed, and {variable} names no Python with it"
+            )
+        output = tmp_path_factory.mktemp("programs")
+        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+        command = [python, *(part.format(output) for part in command), f"--topology={topology}"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return output
+
+    return run
+
+
+def pieces_of(file):
+    return {row["piece"]: row["program"] for row in json.loads(file.read_text())["pieces"]}
+
+
+@pytest.mark.slow  # a compiler for accelerators takes a CPU-minute or two for all pieces
+@pytest.mark.parametrize("topology", ["h200", "v5e"])
+def test_pieces(topology, run_compiler):
+    """Kernels and bytes are at most those of the files in experiments/accelerator_programs, which the table shows."""
+    output = run_compiler(topology, str(SCRIPT), "--output={}")
+    found = pieces_of(output / f"{topology}_pieces.json")
+    kept = pieces_of(SCRIPT.parent / f"{topology}_pieces.json")
+    assert found.keys() == kept.keys()
+    for name, program in found.items():
+        properties = program["properties"]
+        assert properties["half_precision_sums"] == [] and set(properties["convolution_dtypes"]) <= {"bf16"}, name
+        assert topology == "v5e" or properties["scatters"] == 0, name
+        assert program["kernels"] <= 1.05 * kept[name]["kernels"], name
+        assert program["bytes"] <= 1.02 * kept[name]["bytes"], name
+    assert "| max pool 3x3/1 " in (output / "table.md").read_text()
+
+
+WHOLE, ONE_MODULE = (), ("--set=modules={{'3a': (64, 96, 128, 16, 32, 32)}}", "--image_size=64")
+
+
+@pytest.mark.slow  # GoogLeNet takes one and a half CPU-minutes for a GPU, and more than eight for a TPU
+@pytest.mark.parametrize(("topology", "options"), [("h200:8", WHOLE), ("v5e:2x2", ONE_MODULE)])
+def test_a_training_step(topology, options, run_compiler):
+    """One all-reduce, of all gradients; every leaf of the state written over; nothing in 16 bits that must not be."""
+    command = ["-m", "inception_jax.benchmark", "--model=inception_v1", "--dtype=bfloat16", "--what=train", *options]
+    content = json.loads((run_compiler(topology, *command, "--json={}/step.json") / "step.json").read_text())
+    program = content["train"]["program"]
+    (reduction,) = program["collectives"]
+    assert reduction["opcode"] == "all-reduce" and reduction["runs"] == 1
+    assert reduction["bytes"] == pytest.approx(4 * content["parameters"], rel=1e-4)
+    properties = program["properties"]
+    assert properties["convolution_dtypes"] == ["bf16"] and properties["half_precision_sums"] == []
+    assert properties["aliased"] == properties["arguments"] - len(("image", "label", "mask"))
+    assert topology.startswith("v5e") or properties["scatters"] == 0
+    work = content["train"]["flops"]["inside_per_image"] * content["task"]["batch_size"] / content["task"]["devices"]
+    assert program["flops"] == pytest.approx(work, rel=0.01)
+    assert content["train"]["memory"]["largest_batch"] > content["task"]["batch_size"]
