@@ -8,8 +8,10 @@ every kernel in NumPy, and turns them into values by one small program of fixed 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
+import hashlib
 from typing import Any
 
 import flax.core
@@ -254,18 +256,25 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[st
         compiled = jax.jit(lambda key: model.init(key, jnp.zeros((1, image_size, image_size, 3), jnp.float32)))
         return flax.core.unfreeze(compiled(key))
 
-    def declare_again(root: flax.core.Scope) -> None:
-        # Flax derives a parameter's key from its path and its position in its layer: the same scopes, the same keys.
-        scopes: dict[tuple[str, ...], flax.core.Scope] = {(): root}
-        for leaf in declarations:
-            for depth in range(1, len(leaf.path) + 1):
-                if leaf.path[:depth] not in scopes:
-                    scopes[leaf.path[:depth]] = scopes[leaf.path[: depth - 1]].push(leaf.path[depth - 1])
-            scope = scopes[leaf.path]
-            if leaf.collection == "params":
-                scope.param(leaf.name, leaf.initializer, leaf.shape, leaf.dtype)
-            else:
-                scope.variable(leaf.collection, leaf.name, leaf.initializer, None, leaf.shape, leaf.dtype)
+    counts: collections.Counter[tuple[str, ...]] = collections.Counter()
+    variables = {}
+    for leaf in declarations:
+        own = None
+        if leaf.collection == "params":
+            counts[leaf.path] += 1
+            own = _fold_in_position(key, leaf.path, counts[leaf.path])
+        variables[leaf.collection, *leaf.path, leaf.name] = leaf.initializer(own, leaf.shape, leaf.dtype)
+    return unflatten_dict(variables)
 
-    _, variables = flax.core.init(declare_again)(key)
-    return flax.core.unfreeze(variables)
+
+def _fold_in_position(key: jax.Array, path: tuple[str, ...], number: int) -> jax.Array:
+    """Flax's key of a parameter: from the SHA-1 of its layer's path and its number in the layer, from 1 on."""
+    digest = hashlib.sha1()
+    for part in (*(name.encode() for name in path), number.to_bytes((number.bit_length() + 7) // 8, "big")):
+        digest.update(b"\0" * flax.config.flax_fix_rng_separator + part)
+    position = np.frombuffer(digest.digest()[:4], ">u4").astype(np.uint32)
+    if isinstance(key, jax.core.Tracer) or not _can_chunk(key):
+        return jax.random.fold_in(key, position[0])
+    # The same in NumPy, without compiling it.
+    words = _threefry(np.asarray(jax.random.key_data(key)), np.zeros(1, np.uint32), position)
+    return jax.random.wrap_key_data(np.concatenate(words), impl=jax.random.key_impl(key))

@@ -62,11 +62,30 @@ def update(
     Raises:
       UserError: `decay` out of range.
     """
+    return update_by(ema, params, batch_stats, new_weight(decay), step, num_updates_rule)
+
+
+def new_weight(decay: float) -> float:
+    """The weight of the new values: 1 - decay, formed in Python, because 1 - 0.9999 in float32 is off by 1e-4.
+
+    Raises:
+      UserError: `decay` out of range.
+    """
     if not 0.0 <= decay < 1.0:
         raise UserError(f"config.ema.decay = {decay}; allowed: 0 <= decay < 1")
-    # 1 - decay is formed in Python, and 1 - (1 + t) / (10 + t) as 9 / (10 + t): 1 - 0.9999 in float32 is off by 1e-4.
-    weight: float | jax.Array = 1.0 - decay
-    if num_updates_rule:
+    return 1.0 - decay
+
+
+def update_by(
+    ema: Mapping[str, Tree],
+    params: Tree,
+    batch_stats: Tree,
+    weight: float | jax.Array,
+    step: jax.Array | int,
+    num_updates_rule: bool,
+) -> dict[str, Tree]:
+    """As `update`, with `new_weight(decay)`, or an argument of a compiled step, in the place of `decay`."""
+    if num_updates_rule:  # 1 - (1 + t) / (10 + t) = 9 / (10 + t)
         updates = jnp.asarray(step).astype(jnp.result_type(float))
         weight = jnp.maximum(9.0 / (10.0 + updates), weight)
 

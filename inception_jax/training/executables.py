@@ -32,6 +32,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from inception_jax import extensions
 from inception_jax.runs import environment, manifest
+from inception_jax.training import step_numbers
 from inception_jax.training.parallel import Compiled
 from inception_jax.training.setup import Setup
 
@@ -42,7 +43,7 @@ MAX_BYTES = 512 << 20
 """Of all files; the ones that were not used for the longest time are removed."""
 
 # Fields that decide nothing of a step but the shapes of its arguments, which are part of the key themselves.
-_OUTSIDE = (
+_OUTSIDE: tuple[str, ...] = (
     "augmentation.", "checkpoint.", "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads",
     "data.workers", "evaluation.", "initialize.", "logging.", "stop.",
 )  # fmt: skip
@@ -206,12 +207,14 @@ def _without_compilation_cache() -> Iterator[None]:
 def describe_step(kind: str, setup: Setup, arguments: Sequence[Any]) -> dict[str, Any]:
     """Describes what decides the program of a step, as a key of the store."""
     config = dict(manifest.flatten(setup.config.to_dict()))
+    constants = kind == "train" and len(arguments) == 2  # the numbers of the run, not arguments of the step
+    excluded = _OUTSIDE if constants else _OUTSIDE + step_numbers.fields(setup)
     return {
         "kind": kind,
-        "config": {path: value for path, value in config.items() if not path.startswith(_OUTSIDE)},
+        "config": {path: value for path, value in config.items() if not path.startswith(excluded)},
         "model": repr(setup.model),
         "length": [setup.length.steps_per_epoch, setup.length.total],
-        "class_weights": setup.objective.class_weights,
+        "class_weights": setup.objective.class_weights if constants else None,  # may be those of the data
         "arguments": describe_arguments(arguments),
     }
 
@@ -244,8 +247,13 @@ def describe_process() -> dict[str, Any]:
 def describe_arguments(arguments: Sequence[Any]) -> list[str]:
     """Formats tree, shapes, dtypes and shardings of the arguments of a step, for a key."""
     leaves, structure = jax.tree.flatten(arguments)
-    avals = [f"{x.dtype}{list(x.shape)} {getattr(x, 'weak_type', False)} {x.sharding}" for x in leaves]
-    return [str(structure), *avals]
+    return [str(structure), *map(_describe_leaf, leaves)]
+
+
+def _describe_leaf(leaf: Any) -> str:
+    if isinstance(leaf, float):
+        return "float"
+    return f"{leaf.dtype}{list(leaf.shape)} {getattr(leaf, 'weak_type', False)} {getattr(leaf, 'sharding', '')}"
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from inception_jax.multihost import processes
 from inception_jax.runs import metric_files, remote_workdir
 from inception_jax.runs.progress import Progress
 from inception_jax.runs.sinks import Sinks
-from inception_jax.training import executables, precise_batch_norm, preflight, restore, results
+from inception_jax.training import executables, precise_batch_norm, preflight, restore, results, step_numbers
 from inception_jax.training import setup as setups
 from inception_jax.training.clock import Clock
 from inception_jax.training.compilation import quiet_compiler
@@ -182,10 +183,15 @@ class _Steps:
         self._evaluation: dict[str, _EvalSteps] = {}
         devices = setup.devices
         batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size, flag=devices.process_count > 1)
-        step = make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count)
-        self.train = executables.load_or_compile(
-            self._store, "train", setup, (state, batch), functools.partial(devices.compile_train, step)
-        )
+        self.numbers: tuple[step_numbers.Numbers, ...] = ()  # further arguments of the training step
+        if devices.mode == "jit" and devices.count == 1:
+            step: Callable[..., Any] = step_numbers.make_step(setup)
+            self.numbers = (step_numbers.read_numbers(setup),)
+        else:
+            step = make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count)
+        arguments = (state, batch, *self.numbers)
+        compile_step = functools.partial(devices.compile_train, step)
+        self.train = executables.load_or_compile(self._store, "train", setup, arguments, compile_step)
 
     @property
     def has_evaluation(self) -> bool:
@@ -318,7 +324,7 @@ def _take_step(run: _Run, step: int, state: TrainState, batch: dict[str, Any]) -
     run.output.clock.add("data_wait", run.batches.pop_wait_seconds())
     if run.setup.devices.process_count > 1:
         batch["stop"] = run.setup.devices.flag(run.interrupts.requested() is not None)
-    state, metrics = run.steps.train(state, batch)
+    state, metrics = run.steps.train(state, batch, *run.steps.numbers)
     run.metrics.add(step, metrics)
     return state
 

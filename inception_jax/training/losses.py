@@ -127,7 +127,8 @@ def inception_loss(
     heads = {"main": total}
     for number, (logits, weight) in enumerate(zip(output.aux_logits, aux_weights, strict=True), start=1):
         heads[f"aux{number}"] = head_loss(logits)
-        total = total + float(weight) * heads[f"aux{number}"]
+        factor = weight if isinstance(weight, jax.Array) else float(weight)
+        total = total + factor * heads[f"aux{number}"]
     return total, heads
 
 

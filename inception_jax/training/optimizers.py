@@ -18,6 +18,7 @@ One order for all: cast to at least float32 -> L2 weight decay (SGD, RMSProp) ->
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -111,33 +112,109 @@ def make_optimizer(
     Raises:
       UserError: an unknown name, an option that this optimizer does not read, or a value out of range.
     """
-    given = {"momentum": momentum, "nesterov": nesterov, "decay": decay, "epsilon": epsilon, "b1": b1, "b2": b2}
-    options = _options(name, {option: value for option, value in given.items() if value is not None})
     if not callable(learning_rate):
         _check(learning_rate >= 0, "learning_rate", learning_rate, "0 or more")
+    options = {"momentum": momentum, "nesterov": nesterov, "decay": decay, "epsilon": epsilon, "b1": b1, "b2": b2}
+    return specify(
+        name,
+        weight_decay=weight_decay,
+        weight_decay_mask=weight_decay_mask,
+        clip_norm=clip_norm,
+        learning_rate_multipliers=learning_rate_multipliers,
+        **options,
+    ).build(learning_rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An optimizer whose numbers may be arguments of a compiled step.
+
+    Attributes:
+      name: one of `OPTIONS`.
+      numbers: {name: value} of what its arithmetic uses. A number that is not in use (a momentum of 0) is absent: the
+        names decide the program, the values do not.
+      nesterov: as in `make_optimizer`.
+      mask: pattern of the parameters that decay.
+      multipliers: of the learning rate, by pattern.
+    """
+
+    name: str
+    numbers: Mapping[str, float]
+    nesterov: bool
+    mask: re.Pattern[str]
+    multipliers: list[tuple[re.Pattern[str], float]]
+
+    def build(
+        self, learning_rate: float | Callable[[jax.Array], jax.Array], numbers: Mapping[str, Any] | None = None
+    ) -> optax.GradientTransformation:
+        """Makes the transformation.
+
+        Args:
+          learning_rate: as in `make_optimizer`.
+          numbers: values in the place of `numbers`, such as the arguments of a traced function.
+        """
+        numbers = self.numbers if numbers is None else numbers
+        l2, decoupled = numbers.get("weight_decay"), None
+        if self.name == "adamw":
+            l2, decoupled = None, l2
+        rate = _scale_by_learning_rate(learning_rate, self.multipliers)
+        return in_float32(
+            _rule(self.name, numbers, self.nesterov, decoupled, self.mask, rate),
+            l2=l2,
+            clip_norm=numbers.get("clip_norm"),
+            decayed=self.mask if "weight_decay" in numbers else None,
+        )
+
+
+def specify(
+    name: str,
+    *,
+    weight_decay: float = 0.0,
+    weight_decay_mask: str = KERNELS,
+    clip_norm: float | None = None,
+    learning_rate_multipliers: Multipliers = (),
+    **options: float | bool | None,
+) -> Optimizer:
+    """Checks the options of `make_optimizer`, all but the learning rate, and computes an optimizer's numbers.
+
+    Raises:
+      UserError: as `make_optimizer`.
+    """
+    values = _options(name, {option: value for option, value in options.items() if value is not None})
     _check(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
     _check(clip_norm is None or clip_norm >= 0, "clip_norm", clip_norm, "more than 0, or 0 for none")
-    mask = _compile(weight_decay_mask, "weight_decay_mask")
-    multipliers = compile_multipliers(learning_rate_multipliers)
-
-    l2 = 0.0 if name == "adamw" else weight_decay
-    rule = _rule(options, weight_decay - l2, mask, _scale_by_learning_rate(learning_rate, multipliers))
-    return in_float32(rule, l2=l2, clip_norm=clip_norm, decayed=mask if weight_decay else None)
+    numbers = {"weight_decay": weight_decay, "clip_norm": clip_norm or 0.0, "momentum": values.get("momentum", 0.0)}
+    numbers = {option: value for option, value in numbers.items() if value}
+    if "epsilon" in values:
+        numbers["epsilon"] = values["epsilon"]
+    for option in ("decay", "b1", "b2"):
+        if option in values:  # in Python: in float32, 1 - 0.999 is off by 5e-5 of itself
+            value = values[option]
+            numbers |= {option: value, f"1 - {option}": 1 - value}
+            if option != "decay":
+                numbers[f"log {option}"] = math.log(value) if value else -math.inf
+    return Optimizer(
+        name,
+        {option: float(value) for option, value in numbers.items()},
+        bool(values.get("nesterov", False)),
+        _compile(weight_decay_mask, "weight_decay_mask"),
+        compile_multipliers(learning_rate_multipliers),
+    )
 
 
 def in_float32(
     rule: optax.GradientTransformation,
     *,
-    l2: float = 0.0,
-    clip_norm: float | None = None,
+    l2: Any = None,
+    clip_norm: Any = None,
     decayed: re.Pattern[str] | None = None,
 ) -> optax.GradientTransformation:
     """Puts what comes first before a rule: at least float32, L2 weight decay, clipping by the global norm.
 
     Args:
       rule: from clipped gradients to updates.
-      l2: strength of the L2 decay.
-      clip_norm: as in `make_optimizer`.
+      l2: strength of the L2 decay, a number or a scalar; None or the number 0: none.
+      clip_norm: as in `make_optimizer`, or a scalar.
       decayed: pattern of the parameters that decay, by L2 or in the rule; None: none do.
     """
     mask = decayed or _compile(KERNELS, "weight_decay_mask")
@@ -151,14 +228,19 @@ def in_float32(
         if params is None:
             raise ValueError("update needs the parameters: optimizer.update(gradients, state, params)")
         updates, precise = at_least_float32(gradients), at_least_float32(params)
-        if l2:
+        if _is_used(l2):
             updates = _add_decay(updates, precise, l2, mask)
-        if clip_norm:
+        if _is_used(clip_norm):
             updates = _clip(updates, clip_norm)
         updates, state = rule.update(updates, state, precise)
         return jax.tree.map(lambda update, parameter: update.astype(parameter.dtype), updates, params), state
 
     return optax.GradientTransformation(init, update)
+
+
+def _is_used(number: Any) -> bool:
+    """Whether a step computes with a number: a traced one always, None and 0 never."""
+    return number is not None and (isinstance(number, jax.Array) or bool(number))
 
 
 def at_least_float32(tree: Tree) -> Tree:
@@ -194,20 +276,24 @@ def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rule(
-    options: dict[str, Any], decoupled_decay: float, mask: re.Pattern[str], learning_rate: optax.GradientTransformation
+    name: str,
+    numbers: Mapping[str, Any],
+    nesterov: bool,
+    decoupled_decay: Any,
+    mask: re.Pattern[str],
+    learning_rate: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-    """From clipped gradients to updates: scaling, decoupled decay, learning rate and momentum, as `options` say."""
+    """From clipped gradients to updates: scaling, decoupled decay, learning rate and momentum."""
     chain: list[optax.GradientTransformation] = []
-    if "decay" in options:
-        # TF's slot starts at ones and its epsilon is under the root.
-        chain.append(optax.scale_by_rms(options["decay"], options["epsilon"], initial_scale=1.0, eps_in_sqrt=True))
-    if "b1" in options:
-        chain.append(_scale_by_adam(options["b1"], options["b2"], options["epsilon"]))
-    if decoupled_decay:
+    if name == "rmsprop":
+        chain.append(_scale_by_rms(numbers))
+    if name == "adamw":
+        chain.append(_scale_by_adam(numbers))
+    if decoupled_decay is not None:
         chain.append(optax.stateless(lambda updates, params: _add_decay(updates, params, decoupled_decay, mask)))
     chain.append(learning_rate)
-    if options.get("momentum"):
-        chain.append(optax.trace(options["momentum"], nesterov=options.get("nesterov", False)))
+    if "momentum" in numbers:
+        chain.append(optax.trace(numbers["momentum"], nesterov=nesterov))
     return optax.chain(*chain)
 
 
@@ -294,7 +380,26 @@ def _scale_by_learning_rate(
     return optax.GradientTransformation(init, update)
 
 
-def _scale_by_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
+def _scale_by_rms(numbers: Mapping[str, Any]) -> optax.GradientTransformation:
+    """TF's RMS scaling: the mean square starts at ones, and epsilon is under the root.
+
+    `optax.scale_by_rms` forms 1 - decay itself, in float32 where the decay is an argument of the step.
+    """
+
+    def init(params: Tree) -> optax.ScaleByRmsState:
+        return optax.ScaleByRmsState(nu=jax.tree.map(jnp.ones_like, params))
+
+    def update(
+        gradients: Tree, state: optax.ScaleByRmsState, params: Tree | None = None
+    ) -> tuple[Tree, optax.ScaleByRmsState]:
+        decay, complement, epsilon = (numbers[name] for name in ("decay", "1 - decay", "epsilon"))
+        nu = jax.tree.map(lambda g, v: complement * jnp.square(g) + decay * v, gradients, state.nu)
+        return jax.tree.map(lambda v, g: jax.lax.rsqrt(v + epsilon) * g, nu, gradients), optax.ScaleByRmsState(nu=nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _scale_by_adam(numbers: Mapping[str, Any]) -> optax.GradientTransformation:
     """Adam (arXiv:1412.6980 Algorithm 1) before its learning rate.
 
     `optax.scale_by_adam` fails under strict dtype promotion (float ** int32), and its 1 - 0.999^1 is off by 5e-5 of
@@ -309,14 +414,16 @@ def _scale_by_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransf
         gradients: Tree, state: optax.ScaleByAdamState, params: Tree | None = None
     ) -> tuple[Tree, optax.ScaleByAdamState]:
         count = optax.safe_increment(state.count)
-        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, gradients)
-        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.nu, gradients)
+        b1, b2, other1, other2 = (numbers[name] for name in ("b1", "b2", "1 - b1", "1 - b2"))
+        mu = jax.tree.map(lambda m, g: b1 * m + other1 * g, state.mu, gradients)
+        nu = jax.tree.map(lambda v, g: b2 * v + other2 * jnp.square(g), state.nu, gradients)
 
-        def bias_correction(decay: float, dtype: Any) -> jax.Array:  # 1 - decay ^ count
-            return -jnp.expm1(count.astype(dtype) * (math.log(decay) if decay else -math.inf))
+        def bias_correction(name: str, dtype: Any) -> jax.Array:  # 1 - decay ^ count
+            return -jnp.expm1(count.astype(dtype) * numbers[f"log {name}"])
 
         def scale(m: jax.Array, v: jax.Array) -> jax.Array:
-            return m / bias_correction(b1, m.dtype) / (jnp.sqrt(v / bias_correction(b2, v.dtype)) + epsilon)
+            root = jnp.sqrt(v / bias_correction("b2", v.dtype))
+            return m / bias_correction("b1", m.dtype) / (root + numbers["epsilon"])
 
         return jax.tree.map(scale, mu, nu), optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
 

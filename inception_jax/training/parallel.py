@@ -194,30 +194,31 @@ class Devices:
         step: Callable,
         state: Any,
         batch: dict[str, Any],
-        *,
+        *numbers: Any,
         compile_program: Program = jax.stages.Lowered.compile,
     ) -> Compiled:
-        """Compiles `(state, batch) -> (state, metrics)`; the state is donated.
+        """Compiles `(state, batch, *numbers) -> (state, metrics)`; the state is donated.
 
         Args:
-          step: for one device, from `step.make_train_step`.
+          step: for one device, from `step.make_train_step` or `step_numbers.make_step`.
           state: as the step will be called with; arrays, or shapes with shardings.
           batch: as `state`.
+          *numbers: trees of numbers and small arrays, the same on all devices.
           compile_program: from the lowered program to the executable.
         """
         if self.mode == "pmap":
             wrapped = jax.pmap(
                 step,
                 AXIS,
-                in_axes=(None, 0),
+                in_axes=(None, 0, *(None for _ in numbers)),
                 out_axes=(None, None),
                 donate_argnums=0,
                 devices=list(self.mesh.devices.flat),
             )
             batch = self._concrete(batch)
         else:
-            wrapped = self._jit_train(step)
-        return _compile(compile_program, wrapped, state, batch)
+            wrapped = self._jit_train(step, len(numbers))
+        return _compile(compile_program, wrapped, state, batch, *numbers)
 
     def trace_train(self, step: Callable, state: Any, batch: dict[str, Any]) -> jax.stages.Traced:
         """Traces the training step of mode "jit", to lower it for platforms that need not be present.
@@ -229,8 +230,8 @@ class Devices:
         """
         return self._jit_train(step).trace(state, batch)
 
-    def _jit_train(self, step: Callable) -> Any:
-        return jax.jit(self._shard(step, out=(_REPLICATED, _REPLICATED)), donate_argnums=0)
+    def _jit_train(self, step: Callable, numbers: int = 0) -> Any:
+        return jax.jit(self._shard(step, (_REPLICATED, _REPLICATED), numbers), donate_argnums=0)
 
     def compile_eval(
         self,
@@ -289,10 +290,11 @@ class Devices:
             for name, x in batch.items()
         }
 
-    def _shard(self, step: Callable, out: tuple) -> Callable:
+    def _shard(self, step: Callable, out: tuple, numbers: int = 0) -> Callable:
         # check_vma=False: the step reduces its gradients itself; with the check on, JAX would add a second reduction
         # when it transposes the replicated parameters, and the gradient would be N times too large.
-        return jax.shard_map(step, mesh=self.mesh, in_specs=(_REPLICATED, _SPLIT), out_specs=out, check_vma=False)
+        specs = (_REPLICATED, _SPLIT, *(_REPLICATED for _ in range(numbers)))
+        return jax.shard_map(step, mesh=self.mesh, in_specs=specs, out_specs=out, check_vma=False)
 
 
 def choose_devices(devices: list[Any], count: int | None) -> list[Any]:

@@ -16,8 +16,9 @@ remaining steps: relative error below 5e-7 at every step tried of a run of 10^7.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -40,7 +41,29 @@ OPTIONS: dict[str, tuple[str, ...]] = {name: tuple(defaults) for name, defaults 
 
 _MAX_STAIRS = 1 << 16  # The table becomes a constant of the compiled step.
 
-Schedule = Callable[[Any], jax.Array]
+Numbers = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """A function of an integer step to the learning rate, whose rates may be arguments of a compiled step.
+
+    Attributes:
+      numbers: {name: value} of the rates in it. Its lengths, in steps, are constants: XLA multiplies by the reciprocal
+        of a constant where it divides by an argument, which gives other bits.
+      function: (numbers, int32 step) -> learning rate.
+    """
+
+    numbers: Numbers
+    function: Callable[[Numbers, jax.Array], jax.Array]
+
+    def __call__(self, step: Any) -> jax.Array:
+        """The learning rate of an integer step, a scalar or an array, in float32 (float64 under x64)."""
+        return self.function(self.numbers, jnp.asarray(step, jnp.int32))
+
+    def replace_numbers(self, numbers: Numbers) -> Schedule:
+        """The schedule with values in the place of `numbers`, such as the arguments of a traced function."""
+        return Schedule(numbers, self.function)
 
 
 def make_schedule(
@@ -148,12 +171,14 @@ def _float(steps: jax.Array) -> jax.Array:
 
 
 def _constant(base: float) -> Schedule:
-    return lambda step: jnp.full_like(_float(step), base)
+    return Schedule({"base": base}, lambda numbers, step: jnp.full_like(_float(step), numbers["base"]))
 
 
 def _exponential(base: float, end: float, rate: float, decay_steps: float) -> Schedule:
-    log_decay = math.log(rate) / decay_steps
-    return lambda step: jnp.maximum(base * jnp.exp(_float(step) * log_decay), end)
+    def function(numbers: Numbers, step: jax.Array) -> jax.Array:
+        return jnp.maximum(numbers["base"] * jnp.exp(_float(step) * numbers["log decay"]), numbers["end"])
+
+    return Schedule({"base": base, "end": end, "log decay": math.log(rate) / decay_steps}, function)
 
 
 def _stairs(base: float, end: float, rate: float, decay_steps: float, total_steps: int) -> Schedule:
@@ -169,11 +194,11 @@ def _stairs(base: float, end: float, rate: float, decay_steps: float, total_step
     starts = starts[starts <= total_steps].astype(np.int32)
     rates = np.maximum(base * rate ** np.arange(len(starts) + 1, dtype=np.float64), end)
 
-    def shape(step: jax.Array) -> jax.Array:
+    def function(numbers: Numbers, step: jax.Array) -> jax.Array:
         reached = jnp.searchsorted(jnp.asarray(starts), step, side="right", method="compare_all")
-        return jnp.asarray(rates, jnp.result_type(float))[reached]
+        return jnp.asarray(numbers["rates"], jnp.result_type(float))[reached]
 
-    return shape
+    return Schedule({"rates": rates}, function)
 
 
 def _remaining(step: jax.Array, total_steps: int) -> jax.Array:
@@ -182,22 +207,27 @@ def _remaining(step: jax.Array, total_steps: int) -> jax.Array:
 
 
 def _polynomial(base: float, end: float, power: float, total_steps: int) -> Schedule:
-    return lambda step: end + (base - end) * _remaining(step, total_steps) ** power
+    def function(numbers: Numbers, step: jax.Array) -> jax.Array:
+        return numbers["end"] + numbers["base - end"] * _remaining(step, total_steps) ** power
+
+    return Schedule({"end": end, "base - end": base - end}, function)
 
 
 def _cosine(base: float, end: float, total_steps: int) -> Schedule:
-    # (1 + cos(pi t)) / 2 = sin(pi (1 - t) / 2)^2, without the cancellation of 1 + cos close to the end.
-    return lambda step: end + (base - end) * jnp.sin(0.5 * math.pi * _remaining(step, total_steps)) ** 2
+    def function(numbers: Numbers, step: jax.Array) -> jax.Array:
+        # (1 + cos(pi t)) / 2 = sin(pi (1 - t) / 2)^2, without the cancellation of 1 + cos close to the end.
+        return numbers["end"] + numbers["base - end"] * jnp.sin(0.5 * math.pi * _remaining(step, total_steps)) ** 2
+
+    return Schedule({"end": end, "base - end": base - end}, function)
 
 
 def _with_warmup(shape: Schedule, warmup_steps: float, start: float) -> Schedule:
+    if warmup_steps == 0:
+        return shape
     # In float32 a shorter warm-up would be one of 0 steps: step 0 divided by it is NaN.
-    warmup_steps = max(warmup_steps, FLOAT32_TINY) if warmup_steps else 0.0
+    warmup_steps = max(warmup_steps, FLOAT32_TINY)
 
-    def schedule(step: Any) -> jax.Array:
-        step = jnp.asarray(step, jnp.int32)
-        if warmup_steps == 0:
-            return shape(step)
-        return shape(step) * (start + (1.0 - start) * jnp.minimum(_float(step) / warmup_steps, 1.0))
+    def function(numbers: Numbers, step: jax.Array) -> jax.Array:
+        return shape.function(numbers, step) * (start + (1.0 - start) * jnp.minimum(_float(step) / warmup_steps, 1.0))
 
-    return schedule
+    return Schedule(shape.numbers, function)

@@ -6,7 +6,7 @@ The config is read here, in `network_setup.py`, `run_length.py` and `warm_start.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -114,6 +114,8 @@ class Setup:
       length: steps of the run, and its intervals.
       schedule: learning rate by step.
       optimizer: of the parameters that are not frozen.
+      build_optimizer: (learning rate, numbers) -> `optimizer` with a schedule and numbers in the place of its own.
+      optimizer_numbers: {name: value}; None: an optimizer of Optax or of a recipe, whose numbers are constants.
       objective: losses, EMA and the other options of the training step.
       warm_start: the checkpoint whose weights a new run starts from; None: random initialization.
       faults: limits of fault tolerance.
@@ -132,8 +134,10 @@ class Setup:
     batch_norm_images: int | None
     data: RunData
     length: run_length.RunLength
-    schedule: optax.Schedule
+    schedule: schedules.Schedule
     optimizer: optax.GradientTransformation
+    build_optimizer: Callable[[optax.Schedule, Mapping[str, Any]], optax.GradientTransformation]
+    optimizer_numbers: Mapping[str, float] | None
     objective: Objective
     warm_start: warm_start.WarmStart | None
     faults: run_length.FaultLimits
@@ -172,6 +176,7 @@ def build(config: Config, described: Sequence[Any] | None = None) -> Setup:
     length = run_length.compute_run_length(config, data.train.steps_per_epoch)
     model = network_setup.limit_momentum(config, model, length.total * accumulation)
     schedule = _schedule(config, length)
+    build_optimizer, optimizer_numbers = _optimizer(config)
     return Setup(
         config=config,
         devices=devices,
@@ -184,7 +189,9 @@ def build(config: Config, described: Sequence[Any] | None = None) -> Setup:
         data=data,
         length=length,
         schedule=schedule,
-        optimizer=freezing.optimizer(_optimizer(config, schedule)),
+        optimizer=freezing.optimizer(build_optimizer(schedule, optimizer_numbers or {})),
+        build_optimizer=build_optimizer,
+        optimizer_numbers=optimizer_numbers,
         objective=Objective(
             normalization=network_input.normalization,
             dtype=network_input.dtype,
@@ -342,7 +349,7 @@ def _augmentation(
     return images.Augmentation(**fields.read("rule", "flip", "interpolation", *options))
 
 
-def _schedule(config: Config, length: run_length.RunLength) -> optax.Schedule:
+def _schedule(config: Config, length: run_length.RunLength) -> schedules.Schedule:
     fields = config.schedule
     warmup = {"warmup_start": fields.warmup_start} if fields.warmup_epochs else {}
     return schedules.make_schedule(
@@ -356,29 +363,28 @@ def _schedule(config: Config, length: run_length.RunLength) -> optax.Schedule:
     )
 
 
-def _optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _optimizer(
+    config: Config,
+) -> tuple[Callable[[optax.Schedule, Mapping[str, Any]], optax.GradientTransformation], Mapping[str, float] | None]:
+    """`Setup.build_optimizer` and `Setup.optimizer_numbers`."""
     fields = config.optimizer
     multipliers = [*fields.learning_rate_multipliers]
     if fields.bias_learning_rate != 1:
         multipliers.append((optimizers.BIASES, fields.bias_learning_rate))
+    common: dict[str, Any] = {
+        "weight_decay": fields.weight_decay,
+        "clip_norm": fields.clip_norm,
+        "learning_rate_multipliers": multipliers,
+    }
     if fields.name not in optimizers.OPTIONS:
-        return optax_optimizers.make_optimizer(
-            fields.name,
-            learning_rate=schedule,
-            options=dict(fields.options or ()),
-            weight_decay=fields.weight_decay,
-            clip_norm=fields.clip_norm,
-            learning_rate_multipliers=multipliers,
-        )
-    options = fields.read(*optimizers.OPTIONS[fields.name])
-    return optimizers.make_optimizer(
-        fields.name,
-        learning_rate=schedule,
-        weight_decay=fields.weight_decay,
-        clip_norm=fields.clip_norm,
-        learning_rate_multipliers=multipliers,
-        **{name: value for name, value in options.items() if value is not None},
-    )
+        own = dict(fields.options or ())
+
+        def build(learning_rate: optax.Schedule, numbers: Mapping[str, Any]) -> optax.GradientTransformation:
+            return optax_optimizers.make_optimizer(fields.name, learning_rate=learning_rate, options=own, **common)
+
+        return build, None
+    optimizer = optimizers.specify(fields.name, **common, **fields.read(*optimizers.OPTIONS[fields.name]))
+    return optimizer.build, optimizer.numbers
 
 
 def _aux_weights(config: Config, spec: registry.ModelSpec) -> tuple[float, ...]:

@@ -38,10 +38,11 @@ class Objective:
       label_smoothing: probability that is spread evenly over all classes.
       class_weights: factor of the loss of an example, by its class [num_classes]; None: 1 for all. The mean is over the
         number of examples, not over the sum of their weights.
-      seed: of the dropout masks.
+      seed: of the dropout masks: an integer, or the words of its key.
       accumulation: micro-batches per device and step (gradient accumulation).
       ema_decay: decay of the EMA; unused if the state has none.
       ema_num_updates: TensorFlow's num_updates rule, see `ema.update`.
+      ema_new_weight: `ema.new_weight(ema_decay)`, as an argument of the step; None: it is computed.
       skip_non_finite: whether a step whose loss or gradient is not finite changes nothing but the step and the count of
         the schedule; otherwise it updates the state, and its metrics are not finite.
       loss_limit: with `skip_non_finite`, the mean loss above which a step is skipped, too; None: no limit.
@@ -53,27 +54,29 @@ class Objective:
     aux_weights: Sequence[float]
     label_smoothing: float = 0.0
     class_weights: Sequence[float] | None = None
-    seed: int = 0
+    seed: Any = 0
     accumulation: int = 1
     ema_decay: float = 0.0
     ema_num_updates: bool = True
+    ema_new_weight: Any = None
     skip_non_finite: bool = False
     loss_limit: float | None = None
     freezing: Freezing = dataclasses.field(default_factory=Freezing)
 
 
-def example_keys(seed: int, step: jax.Array, rows: jax.Array) -> jax.Array:
+def example_keys(seed: Any, step: jax.Array, rows: jax.Array) -> jax.Array:
     """Makes one PRNG key per example, a function of (seed, step, row of the global batch) alone.
 
     Args:
-      seed: the run's seed.
+      seed: the run's seed, or the words of its key, uint32.
       step: int32 scalar.
       rows: int [b], rows of the global batch.
 
     Returns:
       Typed keys [b].
     """
-    key = jax.random.fold_in(jax.random.key(seed), step)
+    key = jax.random.key(seed) if jnp.ndim(seed) == 0 else jax.random.wrap_key_data(seed)
+    key = jax.random.fold_in(key, step)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
@@ -155,9 +158,9 @@ def make_train_step(
         params = merge(optax.apply_updates(trained, updates), frozen)
         ema = state.ema
         if ema is not None:
-            ema = ema_lib.update(
-                ema, params, batch_stats, objective.ema_decay, state.step + 1, objective.ema_num_updates
-            )
+            weight = objective.ema_new_weight
+            weight = ema_lib.new_weight(objective.ema_decay) if weight is None else weight
+            ema = ema_lib.update_by(ema, params, batch_stats, weight, state.step + 1, objective.ema_num_updates)
         next_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         if objective.skip_non_finite:
             next_state, metrics = _skip_if_bad(state, next_state, metrics, objective.loss_limit)

@@ -99,3 +99,28 @@ def flat(config, prefix=""):
             yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+@pytest.mark.slow  # the counted compilation is shown in a second by tests/training/test_step_numbers.py
+def test_the_trials_of_a_study_compile_once(tmp_path, command_environment, small_arguments):
+    (tmp_path / "space.py").write_text(
+        "from inception_jax.sweeps.space import choice\n"
+        "def get_space():\n"
+        "    return {'optimizer.learning_rate': choice(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)}\n"
+    )
+    flags = [f"--space={tmp_path / 'space.py'}", f"--study={tmp_path / 'study'}", "--sampler=grid", "--workers=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "inception_jax.sweep", *small_arguments, *flags, "--metric=top1", "--pruner=none"],
+        cwd=ROOT,
+        env=command_environment | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(path.read_text()) for path in (tmp_path / "study" / "trials").glob("*/result.json")]
+    assert len({result["fingerprint"] for result in results}) == 8
+    # Of the training and the evaluation step, one executable each, and one file that finds it.
+    assert len(list((tmp_path / "cache" / "executables").iterdir())) == 4
+    first, *others = sorted(result["compile_seconds"] for result in results)[::-1]
+    assert max(others) < first / 3

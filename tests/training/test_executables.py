@@ -12,7 +12,7 @@ from flax import struct
 from inception_jax import extensions, recipe_files
 from inception_jax.config import Config
 from inception_jax.models.registry import create_model
-from inception_jax.training import executables
+from inception_jax.training import executables, step_numbers
 from inception_jax.training import setup as setups
 from inception_jax.training.executables import Store, describe_arguments
 from inception_jax.training.parallel import Devices
@@ -172,23 +172,33 @@ def test_what_decides_a_step_is_in_its_key(run_config):
 
     def key(**changes):
         setup = setups.build(Config(run_config(**changes)))
-        return executables.describe_step("train", setup, ARGUMENTS)
+        return executables.describe_step("train", setup, (*ARGUMENTS, step_numbers.read_numbers(setup)))
 
     usual = key()
     for changes in (
-        {"seed": 1},
-        {"optimizer.learning_rate": 0.02},
-        {"optimizer.momentum": 0.8},
         {"schedule.name": "constant"},
         {"num_steps": 15},
-        {"ema.decay": 0.98},
-        {"loss.label_smoothing": 0.1},
         {"faults.max_skipped_steps": 1},
         {"data.normalization": "inception"},
+        {"ema.decay": 0.0},
+        {"loss.label_smoothing": 0.1},
+        {"optimizer.momentum": 0.0},
+        {"optimizer.weight_decay": 0.0},
+        {"optimizer.clip_norm": 1.0},
+        {"optimizer.bias_learning_rate": 3.0},
+        {"schedule.warmup_epochs": 2.0},
+        {"optimizer.name": "optax.lamb", "optimizer.weight_decay": 0.1},
         {"model.dropout_rate": 0.5},
         {"model.bn_initial_fraction": 0.1, "model.name": "inception_v1_bn"},
     ):
         assert key(**changes) != usual, changes
+    constants = [
+        executables.describe_step(
+            "train", setups.build(Config(run_config(**{"optimizer.learning_rate": rate}))), ARGUMENTS
+        )
+        for rate in (0.01, 0.02)
+    ]
+    assert constants[0] != constants[1]  # a step whose numbers are no arguments
     for changes in ({"logging.every_steps": 4}, {"checkpoint.keep": 3}, {"data.threads": 1}, {"stop.patience": 2}):
         assert key(**changes) == usual, changes
 
