@@ -209,13 +209,13 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     if flags.topology:
         topology = topologies.describe(flags.topology)
-        rows = []
+        rows: list[dict[str, Any]] = []
+        content = {"topology": topology.name, "compiler": topology.compiler, "jax": jax.__version__, "pieces": rows}
+        file = flags.output / f"{flags.topology.replace(':', '_')}_pieces.json"
         for name in flags.piece or PIECES:
             print(f"… {name} for {topology.name}", file=sys.stderr, flush=True)
             rows.append(describe_piece(name, topology, flags.batch))
-        content = {"topology": topology.name, "compiler": topology.compiler, "jax": jax.__version__, "pieces": rows}
-        file = flags.output / f"{flags.topology.replace(':', '_')}_pieces.json"
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         for model, size, batch in STEPS if flags.steps else ():
             path = flags.output / f"{flags.topology.replace(':', '_')}_{model}_step.json"
             call = [f"--model={model}", f"--image_size={size}", f"--batch_size={batch * len(topology.devices)}"]
