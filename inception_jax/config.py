@@ -113,10 +113,11 @@ def _tuples_for_mappings(config: ConfigDict) -> None:
         section, _, name = path.partition(".")
         if field.default is object and isinstance(config.get(section), ConfigDict):
             value = config[section].get(name)
-            if isinstance(value, Mapping):
+            if isinstance(value, Mapping | ConfigDict):
                 value = value.items()
             if isinstance(value, Iterable) and not isinstance(value, str):
-                config[section][name] = _to_tuples(tuple(value))
+                with config[section].ignore_type():  # a copy of the config has a ConfigDict for the mapping
+                    config[section][name] = _to_tuples(tuple(value))
 
 
 def _check_registered(values: Mapping[str, Any]) -> None:

@@ -82,3 +82,11 @@ def test_unset_placeholders_read_as_none():
     assert config.num_steps is None
     assert config.model.dropout_rate is None
     assert config.model.options.read_specified() == {}
+
+
+def test_a_mapping_in_a_copy_of_a_config_becomes_pairs_too():
+    """A copy that resolves references has a ConfigDict for it."""
+    recipe = configs.default()
+    recipe.optimizer.name, recipe.optimizer.options = "optax.lamb", {"b1": 0.8}
+    for config in (recipe.copy_and_resolve_references(), recipe):
+        assert Config(config).optimizer.options == (("b1", 0.8),)
