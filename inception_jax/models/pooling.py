@@ -8,9 +8,13 @@ its gradient, which give the same numbers. Bytes of forward and backward in prog
 17x17x128 0.13. CPU time of forward and backward together relative to `lax.reduce_window` and its gradient, medians of
 interleaved runs on two x86-64 cores, float32:
 
-* max 3x3/2: 64 maps of 32x32x64 0.16, 64 of 16x16x192 0.11, 8 of 112x112x64 0.20, 2 of 147x147x64 0.10;
-* max 3x3/1: 64 maps of 8x8x256 0.12, 8 of 28x28x256 0.12, 8 of 14x14x512 0.12; forward alone 0.2 to 0.4;
+* max 3x3/2: 64 maps of 32x32x64 0.16, 64 of 16x16x192 0.11, 8 of 112x112x64 0.20, 2 of 147x147x64 0.07;
+* max 3x3/1: 64 maps of 8x8x256 0.14, 8 of 28x28x256 0.14, 8 of 14x14x512 0.14; forward alone 0.2 to 0.4;
 * average 3x3/1: 2 maps of 35x35x384 0.38, 64 of 8x8x256 0.36; 5x5/3 on 8 of 14x14x512 0.14.
+
+The few windows of `even_avg_pool` have a gradient of their own, too, the same to the last bit as JAX's of their slices:
+forward and backward with the ReLU before and the 1x1 convolution after it take 0.39 (8 maps of 14x14x512 to 4x4) and
+0.41 (2 of 17x17x1024 to 5x5) of the time.
 """
 
 from __future__ import annotations
