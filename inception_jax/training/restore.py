@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import json
 import os
@@ -88,10 +89,10 @@ def choose_convolution(recipe: ConfigDict, workdir: str | os.PathLike) -> Config
     Raises:
       UserError: config.json is damaged.
     """
-    recipe = recipe.copy_and_resolve_references()
+    recipe = copy.deepcopy(recipe)  # copy_and_resolve_references would fix the types of fields that may be of any
     # Anything else than a config is refused with its reason when it is checked.
     if isinstance(recipe.get("model"), ConfigDict) and recipe.model.get("convolution", "") is None:
-        before = manifest.read_config(workdir)
+        before = manifest.read_config(workdir) if Path(workdir, manifest.CONFIG).exists() else None
         recipe.model.convolution = (before and from_dict(before, load=False).model.convolution) or "fast"
     return recipe
 
