@@ -277,4 +277,4 @@ def _fold_in_position(key: jax.Array, path: tuple[str, ...], number: int) -> jax
         return jax.random.fold_in(key, position[0])
     # The same in NumPy, without compiling it.
     words = _threefry(np.asarray(jax.random.key_data(key)), np.zeros(1, np.uint32), position)
-    return jax.random.wrap_key_data(np.concatenate(words), impl=jax.random.key_impl(key))
+    return jax.random.wrap_key_data(jnp.asarray(np.concatenate(words)), impl=jax.random.key_impl(key))

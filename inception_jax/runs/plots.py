@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -223,8 +223,8 @@ def prediction_sheet(
                 above = height - bottom - _IMAGE
                 plot_style.draw_image(axes, image, left, above, _IMAGE, color=color, linewidth=1.2)
                 caption = _format_prediction(*classes, float(probabilities[index]))
-                place = {"ha": "center", "va": "top", "linespacing": 1.15}
-                axes.text(left + _IMAGE / 2, above + _IMAGE + 0.03, caption, fontsize=6.5, color=BLACK, **place)
+                style: dict[str, Any] = {"ha": "center", "va": "top", "linespacing": 1.15}
+                axes.text(left + _IMAGE / 2, above + _IMAGE + 0.03, caption, fontsize=6.5, color=BLACK, **style)
             top -= heights[name]
     return figure
 

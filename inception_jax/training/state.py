@@ -92,7 +92,8 @@ def _evaluate(program: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
         return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, core.Literal) else values[atom]
 
     for equation in jaxpr.eqns:
-        name, inputs, out = equation.primitive.name, list(map(read, equation.invars)), equation.outvars[0].aval
+        name, inputs = equation.primitive.name, list(map(read, equation.invars))
+        out: Any = equation.outvars[0].aval
         if name in ("jit", "pjit"):
             results = _evaluate(equation.params["jaxpr"], inputs)
         elif name == "broadcast_in_dim" and not np.ndim(inputs[0]):
