@@ -30,7 +30,10 @@ _ROUNDING = (
 )  # fmt: skip
 # They turn an error on or off, and change no number of a run that has none.
 _CHECKING = ("jax_debug_infs", "jax_debug_nans", "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion")
-_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG")
+_VARIABLES = (
+    "XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG",
+    "NPROC", "PJRT_NPROC",  # threads of XLA on CPUs, by which it divides a program
+)  # fmt: skip
 # Flags that change no number, or one that is recorded by itself: the number of devices.
 _HARMLESS_FLAGS = ("--xla_dump_", "--xla_force_host_platform_device_count")
 # XLA and the convolution libraries choose their code by these prefixes of a processor's features.

@@ -206,10 +206,10 @@ def _describe(devices: Sequence[str], command: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str | None]:
-    """Returns the versions of Python and of `PACKAGES`."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
+    """Returns the versions of Python and of distributions; None: it is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -3,7 +3,7 @@
 JAX's compilation cache saves XLA's compilation, not the tracing and lowering before it. Here a file with the executable
 is found by the lowered program, and the program's digest by what decided the program: the package's source, the config
 and the shapes. Both hold only with the same versions, settings of JAX, flags of XLA, processor and devices. All of that
-is the key of the file, and stands in it.
+is the key of the file, and stands in it. A program whose executable cannot be kept is left to JAX's cache.
 
 An executable is unpickled and its machine code is run, so a file is read only if it and its folder belong to this user
 and nobody else can write them; its header holds the digests of the key and of the content, both compared before
@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import stat
 import tempfile
 import time
@@ -26,11 +27,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax
 import jax
+import jaxlib
+import optax
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
 from inception_jax import extensions
+from inception_jax.models import registry
 from inception_jax.runs import environment, manifest
 from inception_jax.training import step_numbers
 from inception_jax.training.parallel import Compiled
@@ -42,19 +47,26 @@ FOLDER = "executables"
 MAX_BYTES = 512 << 20
 """Of all files; the ones that were not used for the longest time are removed."""
 
-# Fields that decide nothing of a step but the shapes of its arguments, which are part of the key themselves.
-_OUTSIDE: tuple[str, ...] = (
-    "augmentation.", "checkpoint.", "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads",
-    "data.workers", "evaluation.", "initialize.", "logging.", "stop.",
-)  # fmt: skip
+# Sections and fields that no step reads, except through the shapes of its arguments.
+_OUTSIDE_SECTIONS = ("augmentation", "checkpoint", "evaluation", "initialize", "logging", "stop")
+_OUTSIDE_FIELDS = ("data.data_dir", "data.max_pixels", "data.prefetch", "data.threads", "data.workers")
 
 Key = Mapping[str, Any]
 """JSON values."""
+
+_NOT_KEPT = b""
+"""Content in the place of an executable that could not be written or loaded: JAX's cache keeps this program."""
 
 _MAGIC = b"inception_jax executable 1\n"
 _DIGEST = hashlib.sha256().digest_size
 # JAX's settings that name a place or what is printed, and so change no program.
 _PLACES = ("cache", "dump", "log", "traceback", "profiler")
+# Beside `manifest.PACKAGES`: distributions whose code compiles for GPUs or runs on them.
+_GPU_PACKAGES = (
+    "jax-cuda12-pjrt", "jax-cuda13-pjrt", "nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cuda-nvcc",
+    "nvidia-cuda-nvcc-cu12", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13",
+)  # fmt: skip
+_MIN_FREE_BYTES = 128 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +86,7 @@ class Store:
 
         Args:
           key: what decided it, beside what all have in common.
-          arguments: that it will be called with, or their shapes; the key must decide them.
+          arguments: that it will be called with, or their shapes; the key must determine their shapes.
         """
         if (content := self.read(key)) is None:
             return None
@@ -122,12 +134,21 @@ class Store:
             os.utime(path)
         return content
 
+    def can_write(self) -> bool:
+        """Whether the folder, which is made, takes new files, and the disk has space for an executable."""
+        try:
+            if not self._has_folder():
+                return False
+            with tempfile.TemporaryFile(dir=self.folder):
+                return shutil.disk_usage(self.folder).free >= _MIN_FREE_BYTES
+        except OSError:
+            return False
+
     def write(self, key: Key, content: bytes) -> bool:
-        """Writes a file; False: it could not be written, or others could write the folder."""
+        """Writes a file; False: it could not be, takes over half of the space, or others can write the folder."""
         path, digest = self._place(key)
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not _is_private(os.stat(self.folder)):
+            if len(content) > MAX_BYTES // 2 or not self._has_folder():
                 return False
             _replace(path, _MAGIC + digest + hashlib.sha256(content).digest() + content)
             self._remove_oldest()
@@ -139,10 +160,18 @@ class Store:
         digest = hashlib.sha256(json.dumps([self.common, key], sort_keys=True).encode())
         return self.folder / f"{digest.hexdigest()[:32]}.step", digest.digest()
 
+    def _has_folder(self) -> bool:
+        """Makes the folder; returns whether nobody else can write it."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _is_private(os.stat(self.folder))
+
     def _remove_oldest(self) -> None:
-        files = sorted(((file.stat(), file) for file in self.folder.iterdir()), key=lambda pair: -pair[0].st_mtime)
+        files = []
+        for file in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process has removed it
+                files.append((file.stat(), file))
         size = 0
-        for status, file in files:
+        for status, file in sorted(files, key=lambda pair: -pair[0].st_mtime):
             size += status.st_size
             if size > MAX_BYTES:
                 file.unlink(missing_ok=True)
@@ -182,9 +211,15 @@ def load_or_compile(
         digest = hashlib.sha256(text.encode()).digest()
         key = {"program": digest.hex()}
         if (executable := store.load(key, arguments)) is None:
+            if store.read(key) is not None:  # an executable that cannot be loaded here, or _NOT_KEPT
+                store.write(key, _NOT_KEPT)
+                return lowered.compile()
+            if not store.can_write():
+                return lowered.compile()
             with _without_compilation_cache():
                 executable = lowered.compile()
             if not store.save(key, arguments, executable):
+                store.write(key, _NOT_KEPT)
                 return executable
         store.write(step, digest)
         return executable
@@ -208,13 +243,20 @@ def describe_step(kind: str, setup: Setup, arguments: Sequence[Any]) -> dict[str
     """Describes what decides the program of a step, as a key of the store."""
     config = dict(manifest.flatten(setup.config.to_dict()))
     constants = kind == "train" and len(arguments) == 2  # the numbers of the run, not arguments of the step
-    excluded = _OUTSIDE if constants else _OUTSIDE + step_numbers.fields(setup)
+    excluded = {*_OUTSIDE_FIELDS, *(() if constants else step_numbers.fields(setup))}
     return {
         "kind": kind,
-        "config": {path: value for path, value in config.items() if not path.startswith(excluded)},
+        "source": _source_digest(),
+        "config": {
+            path: value
+            for path, value in config.items()
+            if path.partition(".")[0] not in _OUTSIDE_SECTIONS and path not in excluded
+        },
         "model": repr(setup.model),
+        "normalization": repr(setup.input.normalization),
         "length": [setup.length.steps_per_epoch, setup.length.total],
         "class_weights": setup.objective.class_weights if constants else None,  # may be those of the data
+        "aux_weights": setup.objective.aux_weights if constants else None,
         "arguments": describe_arguments(arguments),
     }
 
@@ -224,16 +266,17 @@ def _is_described(setup: Setup) -> bool:
     return (
         setup.devices.mode == "jit"
         and not setup.config.extensions
+        and setup.config.model.name in registry.BUILT_IN
         and type(setup.model).__module__.startswith("inception_jax.")
         and setup.config.optimizer.name not in extensions.OPTIMIZERS
     )
 
 
 def describe_process() -> dict[str, Any]:
-    """Describes what decides an executable beside the step: source, versions, settings, flags, processor, devices."""
+    """Describes what decides an executable beside its program: versions, settings, flags, processor and devices."""
     return {
-        "source": _source_digest(),
-        "versions": manifest.versions(),
+        "versions": manifest.versions() | manifest.versions(_GPU_PACKAGES),
+        "libraries": _libraries_digest(),
         "environment": environment.describe(),
         "settings": {
             name: str(value)
@@ -263,6 +306,19 @@ def _source_digest() -> str:
     for file in sorted(root.rglob("*.py")):
         content = file.read_bytes()
         digest.update(f"{file.relative_to(root)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+@functools.cache
+def _libraries_digest() -> str:
+    """The SHA-256 of path, size and time of JAX's, Flax's and Optax's files: a checkout changes without its version."""
+    digest = hashlib.sha256()
+    for library in (jax, jaxlib, flax, optax):
+        for folder, _, names in sorted(os.walk(os.path.dirname(str(library.__file__)))):
+            for name in sorted(names):
+                if name.endswith((".py", ".so")):
+                    status = os.stat(path := os.path.join(folder, name))
+                    digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

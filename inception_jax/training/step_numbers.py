@@ -36,7 +36,7 @@ _OPTIMIZER_FIELDS = (
 
 
 def fields(setup: Setup) -> tuple[str, ...]:
-    """The config fields, as beginnings of their paths, whose values are arguments of the step."""
+    """The paths of the config fields whose values are arguments of the step."""
     return _FIELDS + (_OPTIMIZER_FIELDS if setup.optimizer_numbers is not None else ())
 
 

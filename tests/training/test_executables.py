@@ -1,7 +1,9 @@
 """Compiled steps in files: used where all of the key is the same, and never unpickled where it is not."""
 
+import dataclasses
 import os
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -9,13 +11,14 @@ import jax.numpy as jnp
 import pytest
 from flax import struct
 
-from inception_jax import extensions, recipe_files
+from inception_jax import extensions, recipe_files, schema
 from inception_jax.config import Config
 from inception_jax.models.registry import create_model
 from inception_jax.training import executables, step_numbers
 from inception_jax.training import setup as setups
 from inception_jax.training.executables import Store, describe_arguments
 from inception_jax.training.parallel import Devices
+from inception_jax.training.preprocess import get_normalization
 
 
 @struct.dataclass
@@ -98,7 +101,7 @@ def test_whatever_part_of_the_key_differs_it_is_not_used(store, compiled, monkey
     keys = [(path, KEY, common) for path, common in changed(store.common)]
     keys += [(path, key, store.common) for path, key in changed(KEY)]
     assert {path.split(".")[0] for path, *_ in keys} == {
-        "source", "versions", "environment", "settings", "processor", "kind", "config", "arguments",
+        "versions", "libraries", "environment", "settings", "processor", "kind", "config", "arguments",
     }  # fmt: skip
     for path, key, common in keys:
         other = Store(store.folder, common)
@@ -149,15 +152,15 @@ def test_the_size_of_the_folder_is_limited(store, compiled, monkeypatch):
         assert store.save(KEY | {"kind": str(k)}, ARGUMENTS, compiled)
         os.utime(store._place(KEY | {"kind": str(k)})[0], (k, k))
     assert store.load(KEY | {"kind": "0"}, ARGUMENTS)  # now the newest
-    monkeypatch.setattr(executables, "MAX_BYTES", int(3.5 * only(store)))
+    size = max(path.stat().st_size for path in store.folder.iterdir())
+    monkeypatch.setattr(executables, "MAX_BYTES", int(3.5 * size))
+    gone, iterdir = store.folder / "gone", Path.iterdir  # another process removes a file at the same time
+    monkeypatch.setattr(Path, "iterdir", lambda path: [*iterdir(path), gone])
     assert store.save(KEY | {"kind": "3"}, ARGUMENTS, compiled)
     kept = {k for k in range(4) if store.load(KEY | {"kind": str(k)}, ARGUMENTS)}
     assert kept == {0, 2, 3}
-
-
-def only(store):
-    """The size of one file."""
-    return max(path.stat().st_size for path in store.folder.iterdir())
+    monkeypatch.setattr(executables, "MAX_BYTES", size)
+    assert not store.save(KEY, ARGUMENTS, compiled)  # it would be removed at once
 
 
 def test_a_full_disk_and_what_cannot_be_serialized_cost_nothing(store, compiled, monkeypatch):
@@ -186,6 +189,8 @@ def test_what_decides_a_step_is_in_its_key(run_config):
         {"optimizer.weight_decay": 0.0},
         {"optimizer.clip_norm": 1.0},
         {"optimizer.bias_learning_rate": 3.0},
+        {"optimizer.learning_rate_multipliers": "(('^inception_5', 0.1),)"},
+        {"loss.class_weights": "balanced"},
         {"schedule.warmup_epochs": 2.0},
         {"optimizer.name": "optax.lamb", "optimizer.weight_decay": 0.1},
         {"model.dropout_rate": 0.5},
@@ -199,8 +204,70 @@ def test_what_decides_a_step_is_in_its_key(run_config):
         for rate in (0.01, 0.02)
     ]
     assert constants[0] != constants[1]  # a step whose numbers are no arguments
+    # What the config does not tell: the data, a network's own loss weights, a normalization that a script has changed.
+    setup = setups.build(Config(run_config()))
+    length, objective = setup.length, setup.objective
+    for changes in (
+        {"length": dataclasses.replace(length, steps_per_epoch=7.5)},
+        {"length": dataclasses.replace(length, total=15)},
+        {"objective": dataclasses.replace(objective, class_weights=(0.5,) * 10)},
+        {"objective": dataclasses.replace(objective, aux_weights=(0.3, 0.4))},
+        {"input": dataclasses.replace(setup.input, normalization=get_normalization("zero_one"))},
+    ):
+        other = dataclasses.replace(setup, **changes)
+        one, two = (executables.describe_step("train", each, ARGUMENTS) for each in (setup, other))
+        assert one != two, changes
     for changes in ({"logging.every_steps": 4}, {"checkpoint.keep": 3}, {"data.threads": 1}, {"stop.patience": 2}):
         assert key(**changes) == usual, changes
+
+
+# Of the config fields that are not in the key of a step: why its program does not depend on their values.
+OUTSIDE = {
+    "they decide the values of the images": (
+        "augmentation.area", "augmentation.aspect", "augmentation.flip", "augmentation.interpolation",
+        "augmentation.resize", "augmentation.rule", "evaluation.crop", "evaluation.crop_fraction",
+        "evaluation.interpolation", "evaluation.protocol", "evaluation.resize",
+    ),
+    "the host reads and transfers by them": (
+        "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads", "data.workers",
+    ),
+    "it is a shape of the arguments": ("evaluation.batch_size",),
+    "they decide the values of the first state": (
+        "initialize.checkpoint", "initialize.new", "initialize.step", "initialize.weights",
+    ),
+    "the loop asks them between steps": (
+        "checkpoint.best_metric", "checkpoint.every_epochs", "checkpoint.keep", "evaluation.every_epochs",
+        "logging.every_steps", "logging.pictures", "logging.sinks", "logging.tensorboard", "stop.min_improvement",
+        "stop.patience",
+    ),
+    "another program, which is not kept": ("evaluation.batch_norm_images",),
+}  # fmt: skip
+# Arguments of the step: values in the tree of `step_numbers.read_numbers`, whose structure is in the key.
+ARGUMENTS_OF_THE_STEP = {
+    "ema.decay", "faults.loss_limit", "loss.aux_weights", "loss.class_weights", "optimizer.learning_rate",
+    "schedule.end_learning_rate", "seed",
+}  # fmt: skip
+ARGUMENTS_OF_ITS_OPTIMIZER = {
+    "optimizer.b1", "optimizer.b2", "optimizer.clip_norm", "optimizer.decay", "optimizer.epsilon",
+    "optimizer.momentum", "optimizer.weight_decay",
+}  # fmt: skip
+
+
+def test_every_field_is_in_the_key_or_outside_for_a_reason(run_config):
+    every = {path for path, _ in schema.fields()}
+    outside = {path for paths in OUTSIDE.values() for path in paths}
+    assert outside | ARGUMENTS_OF_THE_STEP | ARGUMENTS_OF_ITS_OPTIMIZER <= every
+    setup = setups.build(Config(run_config()))
+    every |= {f"model.options.{name}" for name in setup.config.to_dict()["model"]["options"]}
+    optax = setups.build(Config(run_config(**{"optimizer.name": "optax.lamb", "optimizer.weight_decay": 0.1})))
+    numbers = (*ARGUMENTS, step_numbers.read_numbers(setup))
+
+    def absent(*arguments):
+        return every - set(executables.describe_step(*arguments)["config"])
+
+    assert absent("train", setup, ARGUMENTS) == outside  # constants of the program
+    assert absent("train", setup, numbers) == outside | ARGUMENTS_OF_THE_STEP | ARGUMENTS_OF_ITS_OPTIMIZER
+    assert absent("train", optax, (*ARGUMENTS, step_numbers.read_numbers(optax))) == outside | ARGUMENTS_OF_THE_STEP
 
 
 def test_code_that_the_package_does_not_have_is_compiled_anew(monkeypatch, store):
@@ -208,15 +275,79 @@ def test_code_that_the_package_does_not_have_is_compiled_anew(monkeypatch, store
     monkeypatch.setitem(extensions.OPTIMIZERS, "mine", None)
     monkeypatch.setattr(executables, "describe_step", lambda *_: {})
 
-    def load(mode="jit", names=(), optimizer="sgd", model=None):
-        config = SimpleNamespace(extensions=names, optimizer=SimpleNamespace(name=optimizer))
+    def load(mode="jit", names=(), optimizer="sgd", network="inception_v1", model=None):
+        config = SimpleNamespace(
+            extensions=names, optimizer=SimpleNamespace(name=optimizer), model=SimpleNamespace(name=network)
+        )
         model = model or create_model("inception_v1")
         setup = SimpleNamespace(devices=SimpleNamespace(mode=mode), config=config, model=model)
         return executables.load_or_compile(store, "train", setup, ARGUMENTS, lambda *_, **options: [*options])
 
     assert load() == ["compile_program"]
-    for options in ({"mode": "pmap"}, {"names": ("mine.py",)}, {"optimizer": "mine"}, {"model": State(0)}):
+    for options in (
+        {"mode": "pmap"},
+        {"names": ("mine.py",)},
+        {"optimizer": "mine"},
+        {"network": "mine"},  # of a class of this package, with functions of a script
+        {"model": State(0)},
+    ):
         assert load(**options) == [], options
+
+
+@pytest.fixture
+def start(monkeypatch, tmp_path, process):
+    """Starts a run of a step anew; returns which way it was compiled ("cache": JAX's may be used), or "loaded"."""
+    setting = jax.config.jax_enable_compilation_cache
+    monkeypatch.setattr(executables, "_is_described", lambda *_: True)
+    monkeypatch.setattr(executables, "describe_step", lambda *_: {"source": executables._source_digest()})
+
+    def compile_step(*arguments, compile_program):
+        lowered, ways = DEVICES._jit_train(train_step).lower(*arguments), []
+
+        def compile_now():
+            ways.append("cache" if jax.config.jax_enable_compilation_cache else "kept")
+            return lowered.compile()
+
+        compile_program(SimpleNamespace(as_text=lowered.as_text, compile=compile_now))
+        return ["traced", *ways]
+
+    def load():
+        store = Store(tmp_path / "executables", process)
+        result = executables.load_or_compile(store, "train", None, ARGUMENTS, compile_step)
+        return result if isinstance(result, list) else ["loaded"]
+
+    jax.config.update("jax_enable_compilation_cache", True)
+    yield load
+    jax.config.update("jax_enable_compilation_cache", setting)
+
+
+def test_other_source_is_traced_and_the_same_program_is_loaded(start, monkeypatch):
+    assert start() == ["traced", "kept"] and start() == ["loaded"]
+    monkeypatch.setattr(executables, "_source_digest", lambda: "edited")
+    assert start() == ["traced"] and start() == ["loaded"]
+    monkeypatch.setattr(Store, "load", lambda *_: None)  # what stands there cannot be loaded any more
+    assert start() == start() == ["traced", "cache"]
+    monkeypatch.undo()
+
+
+def test_what_cannot_be_kept_is_left_to_the_cache_of_jax(start, monkeypatch, tmp_path):
+    folder = tmp_path / "executables"
+    with monkeypatch.context() as patch:
+        patch.setattr(executables, "_MIN_FREE_BYTES", 1 << 60)
+        assert start() == start() == ["traced", "cache"]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            executables.tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(OSError(30, "Read-only"))
+        )
+        assert start() == start() == ["traced", "cache"]
+    folder.chmod(0o777)  # as another user's
+    assert start() == start() == ["traced", "cache"]
+    folder.chmod(0o700)
+    assert not list(folder.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(executables.serialize_executable, "serialize", lambda *_: None)
+        assert start() == ["traced", "kept"]  # once
+    assert start() == start() == ["traced", "cache"]
 
 
 def test_where_there_is_no_cache_there_is_no_store(tmp_path):
