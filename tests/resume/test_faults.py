@@ -50,17 +50,8 @@ def flip(file):
         content.write(bytes([byte ^ 1]))
 
 
-def kept_steps(environment):
-    """{file: (its inode, time of its last use)} of the compiled steps."""
-    folder = Path(environment["JAX_COMPILATION_CACHE_DIR"]) / "executables"
-    return {path.name: (status.st_ino, status.st_mtime_ns) for path in folder.iterdir() for status in [path.stat()]}
-
-
-def test_a_flipped_bit_costs_one_checkpoint_and_nothing_else(
-    small_run, run_command, small_arguments, tmp_path, command_environment
-):
-    """So does a checkpoint that was copied under a higher number. The run continues on the steps that were kept."""
-    steps = kept_steps(command_environment)
+def test_a_flipped_bit_costs_one_checkpoint_and_nothing_else(small_run, run_command, small_arguments, tmp_path):
+    """So does a checkpoint that was copied under a higher number."""
     workdir = shutil.copytree(small_run, tmp_path / "run")
     (workdir / "result.json").unlink()
     *before, last = sorted((workdir / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
@@ -68,9 +59,6 @@ def test_a_flipped_bit_costs_one_checkpoint_and_nothing_else(
     shutil.copytree(before[-1], workdir / "checkpoints" / "99")
     code, _, err = run_command("train", *small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}")
     assert code == 0, err
-    used = kept_steps(command_environment)
-    assert {name: inode for name, (inode, _) in used.items()} == {name: inode for name, (inode, _) in steps.items()}
-    assert sum(used[name] != steps[name] for name in used) == 4  # training and evaluation: key and executable of each
     assert "foreign checkpoint moved to" in err and f"/99 holds the checkpoint of step {before[-1].name}: it" in err
     assert "damaged checkpoint moved to" in err and f"continued from step {before[-1].name}" in err
     assert (workdir / "checkpoints" / "damaged" / last.name).is_dir()

@@ -110,6 +110,31 @@ def test_a_signal_saves_and_says_so(quick_run, start_command, run_command, quick
     assert outcome(workdir) == outcome(quick_run)
 
 
+def kept_steps(environment):
+    """{file: (its inode, the time of its last use)} of the compiled steps that were kept."""
+    folder = Path(environment["JAX_COMPILATION_CACHE_DIR"]) / "executables"
+    return {path.name: (status.st_ino, status.st_mtime_ns) for path in folder.iterdir() for status in [path.stat()]}
+
+
+def test_googlenet_continues_on_the_steps_that_its_first_start_compiled(
+    small_run, run_command, small_arguments, command_environment, tmp_path
+):
+    """With EMA, as killed between its last two checkpoints; a step of `two_modules.py`, a recipe's, is not kept."""
+    workdir = shutil.copytree(small_run, tmp_path / "killed")
+    *_, before, last = sorted((workdir / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    shutil.rmtree(last)
+    (workdir / "result.json").unlink()
+    steps = kept_steps(command_environment)
+    code, _, err = run_command("train", *small_arguments, f"--workdir={workdir}")
+    assert code == 0 and f"continued from step {before.name}" in err, err
+    used = kept_steps(command_environment)
+    assert {name: inode for name, (inode, _) in used.items()} == {name: inode for name, (inode, _) in steps.items()}
+    assert (
+        sum(used[name] != steps[name] for name in used) == 4
+    )  # training and evaluation: digest and executable of each
+    assert outcome(workdir) == outcome(small_run)
+
+
 def test_another_config_does_not_continue_a_run(small_run, run_command, small_arguments, tmp_path):
     workdir = shutil.copytree(small_run, tmp_path / "copy")
     code, _, err = run_command("train", *small_arguments, "--config.seed=1", f"--workdir={workdir}")
