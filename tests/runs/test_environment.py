@@ -28,10 +28,11 @@ def setting(name, value):
 
 def test_what_is_recorded(workdir, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", " --xla_a=1   --xla_b=2 ")
+    monkeypatch.setenv("NPROC", "1")
     found = json.loads(json.dumps(environment.describe()))
     assert set(environment.DECIDING) <= found["settings"].keys()
     assert found["settings"]["jax_enable_x64"] is False and found["settings"]["jax_numpy_dtype_promotion"] == "strict"
-    assert found["variables"]["XLA_FLAGS"] == "--xla_a=1 --xla_b=2"
+    assert found["variables"]["XLA_FLAGS"] == "--xla_a=1 --xla_b=2" and found["variables"]["NPROC"] == "1"
     assert found["device"] == {"platform": "cpu", "kind": "cpu", "count": 8, "processes": 1, "version": "cpu"}
     assert found["cpu"]["count"] >= 1 and found["cpu"]["machine"]
     assert manifest.read(workdir)["environment"]["settings"] == found["settings"]

@@ -14,9 +14,10 @@ from flax import struct
 from inception_jax import extensions, recipe_files, schema
 from inception_jax.config import Config
 from inception_jax.models.registry import create_model
-from inception_jax.training import executables, step_numbers
+from inception_jax.training import executable_files, executables, step_numbers
 from inception_jax.training import setup as setups
-from inception_jax.training.executables import Store, describe_arguments
+from inception_jax.training.executable_files import Store
+from inception_jax.training.executables import describe_arguments
 from inception_jax.training.parallel import Devices
 from inception_jax.training.preprocess import get_normalization
 
@@ -153,19 +154,19 @@ def test_the_size_of_the_folder_is_limited(store, compiled, monkeypatch):
         os.utime(store._place(KEY | {"kind": str(k)})[0], (k, k))
     assert store.load(KEY | {"kind": "0"}, ARGUMENTS)  # now the newest
     size = max(path.stat().st_size for path in store.folder.iterdir())
-    monkeypatch.setattr(executables, "MAX_BYTES", int(3.5 * size))
+    monkeypatch.setattr(executable_files, "MAX_BYTES", int(3.5 * size))
     gone, iterdir = store.folder / "gone", Path.iterdir  # another process removes a file at the same time
     monkeypatch.setattr(Path, "iterdir", lambda path: [*iterdir(path), gone])
     assert store.save(KEY | {"kind": "3"}, ARGUMENTS, compiled)
     kept = {k for k in range(4) if store.load(KEY | {"kind": str(k)}, ARGUMENTS)}
     assert kept == {0, 2, 3}
-    monkeypatch.setattr(executables, "MAX_BYTES", size)
+    monkeypatch.setattr(executable_files, "MAX_BYTES", size)
     assert not store.save(KEY, ARGUMENTS, compiled)  # it would be removed at once
 
 
 def test_a_full_disk_and_what_cannot_be_serialized_cost_nothing(store, compiled, monkeypatch):
     assert not store.save(KEY, ARGUMENTS, lambda: None) and not store.folder.exists()
-    monkeypatch.setattr(executables.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(executable_files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     assert not store.save(KEY, ARGUMENTS, compiled)
     assert not list(store.folder.iterdir())
 
@@ -294,6 +295,21 @@ def test_code_that_the_package_does_not_have_is_compiled_anew(monkeypatch, store
         assert load(**options) == [], options
 
 
+def test_an_edited_checkout_of_a_library_is_another_library(process, monkeypatch, tmp_path):
+    assert {"nvidia-cudnn-cu12", "jax-cuda13-pjrt", "jaxlib"} <= process["versions"].keys()
+    file = tmp_path / "flax" / "core" / "scope.py"
+    file.parent.mkdir(parents=True)
+    (tmp_path / "flax" / ".#a.py").symlink_to("nobody@nowhere")  # an editor's lock
+    monkeypatch.setattr(executables, "flax", SimpleNamespace(__file__=str(tmp_path / "flax" / "__init__.py")))
+    digests = [process["libraries"]]
+    for content in ("x = 1", "x = 10"):
+        file.write_text(content)
+        digests.append(executables._libraries_digest.__wrapped__())
+    os.utime(file, (1, 1))
+    digests.append(executables._libraries_digest.__wrapped__())
+    assert len(set(digests)) == 4 and digests[-1] == executables._libraries_digest.__wrapped__()
+
+
 @pytest.fixture
 def start(monkeypatch, tmp_path, process):
     """Starts a run of a step anew; returns which way it was compiled ("cache": JAX's may be used), or "loaded"."""
@@ -321,23 +337,25 @@ def start(monkeypatch, tmp_path, process):
     jax.config.update("jax_enable_compilation_cache", setting)
 
 
-def test_other_source_is_traced_and_the_same_program_is_loaded(start, monkeypatch):
+def test_other_source_is_traced_and_the_same_program_is_loaded(start, monkeypatch, tmp_path):
     assert start() == ["traced", "kept"] and start() == ["loaded"]
-    monkeypatch.setattr(executables, "_source_digest", lambda: "edited")
+    (tmp_path / ".#step.py").symlink_to("nobody@nowhere")
+    monkeypatch.setattr(executables, "__file__", str(tmp_path / "training" / "executables.py"))  # other source
+    executables._source_digest.cache_clear()
     assert start() == ["traced"] and start() == ["loaded"]
     monkeypatch.setattr(Store, "load", lambda *_: None)  # what stands there cannot be loaded any more
     assert start() == start() == ["traced", "cache"]
-    monkeypatch.undo()
+    executables._source_digest.cache_clear()
 
 
 def test_what_cannot_be_kept_is_left_to_the_cache_of_jax(start, monkeypatch, tmp_path):
     folder = tmp_path / "executables"
     with monkeypatch.context() as patch:
-        patch.setattr(executables, "_MIN_FREE_BYTES", 1 << 60)
+        patch.setattr(executable_files, "_MIN_FREE_BYTES", 1 << 60)
         assert start() == start() == ["traced", "cache"]
     with monkeypatch.context() as patch:
         patch.setattr(
-            executables.tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(OSError(30, "Read-only"))
+            executable_files.tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(OSError(30, "Read-only"))
         )
         assert start() == start() == ["traced", "cache"]
     folder.chmod(0o777)  # as another user's
@@ -345,7 +363,7 @@ def test_what_cannot_be_kept_is_left_to_the_cache_of_jax(start, monkeypatch, tmp
     folder.chmod(0o700)
     assert not list(folder.iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr(executables.serialize_executable, "serialize", lambda *_: None)
+        patch.setattr(executable_files.serialize_executable, "serialize", lambda *_: None)
         assert start() == ["traced", "kept"]  # once
     assert start() == start() == ["traced", "cache"]
 

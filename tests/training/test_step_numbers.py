@@ -11,6 +11,7 @@ import pytest
 from inception_jax import recipe_files
 from inception_jax.config import Config
 from inception_jax.training import (
+    executable_files,
     executables,
     optax_optimizers,
     optimizers,
@@ -135,7 +136,7 @@ def test_in_float64_too(x64):
 
 def test_a_study_compiles_once(small_arguments, tmp_path):
     """Eight learning rates, each with another seed and other numbers of optimizer, EMA and loss."""
-    store, compiled = executables.Store(tmp_path / "executables", {}), []
+    store, compiled = executable_files.Store(tmp_path / "executables", {}), []
     for number, rate in enumerate(RATES):
         changes = {
             "optimizer.learning_rate": rate,
