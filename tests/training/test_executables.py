@@ -179,6 +179,7 @@ def test_what_decides_a_step_is_in_its_key(run_config):
         return executables.describe_step("train", setup, (*ARGUMENTS, step_numbers.read_numbers(setup)))
 
     usual = key()
+    assert usual["source"] == executables._source_digest()
     for changes in (
         {"schedule.name": "constant"},
         {"num_steps": 15},
