@@ -35,7 +35,7 @@ def examine(flags: argparse.Namespace, load_recipe: Callable[[], ConfigDict] | N
     yield run_check("extras", environment.check_extras, remedy=_AGAIN)
     workdir = Path(flags.workdir) if flags.workdir and not storage.is_remote(flags.workdir) else None
     if workdir is not None:
-        yield run_check("workdir", lambda: _check_workdir(workdir), remedy="give another --workdir, or mend this one")
+        yield run_check("workdir", lambda: _check_workdir(workdir), remedy="give another --workdir, or repair this one")
     elif flags.workdir:
         remedy = "look whether this machine may write there; `train` says so at its start"
         yield warn("workdir", f"{flags.workdir}: an address, whose storage and run are not looked at", remedy)

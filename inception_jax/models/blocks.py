@@ -100,8 +100,8 @@ class Mixed(nn.Module):
         """{name: output} of the 1x1 convolutions on the module's input, computed as one, if the options ask for it."""
         if not self.options.fuse_siblings or self.is_initializing():
             return {}
-        firsts = [steps[1] if _defers(*steps[:2]) else steps[0] for steps in self.branches]
-        names = [step.name for step in firsts if isinstance(step, Conv) and _is_pointwise(step)]
+        first_convs = [steps[1] if _defers(*steps[:2]) else steps[0] for steps in self.branches]
+        names = [step.name for step in first_convs if isinstance(step, Conv) and _is_pointwise(step)]
         kernels = [nn.meta.unbox(self.get_variable("params", name))["kernel"] for name in names]
         if len(kernels) < 2:
             return {}
@@ -117,8 +117,8 @@ class Mixed(nn.Module):
         deferred = None  # an average pool that the next 1x1 convolution applies to its output: see `ConvUnit`
         for step, after in zip(steps, (*steps[1:], None), strict=True):
             if isinstance(step, Conv):
-                unit, ready = _conv_unit(step, self.options), convolved.get(step.name)
-                x, deferred = unit(x, train=train, average=deferred, convolved=ready), None
+                unit, precomputed = _conv_unit(step, self.options), convolved.get(step.name)
+                x, deferred = unit(x, train=train, average=deferred, convolved=precomputed), None
             elif isinstance(step, ParallelConvs):
                 x = jnp.concatenate([_conv_unit(conv, self.options)(x, train=train) for conv in step.convs], axis=-1)
             elif _defers(step, after):

@@ -19,7 +19,7 @@ _SMALLEST_WINDOW = 7
 
 
 def applies(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> bool:
-    """Whether the rearranged form is meant for this convolution: 7x7/2, at most four channels, 16 bits."""
+    """Whether this form is meant for a convolution: stride 2, a kernel of at least 7x7, at most 4 channels, 16 bits."""
     narrow = x.shape[3] <= _MOST_CHANNELS and jnp.finfo(x.dtype).bits == 16
     return strides == (2, 2) and narrow and min(kernel.shape[:2]) >= _SMALLEST_WINDOW
 

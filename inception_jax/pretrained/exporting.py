@@ -33,7 +33,8 @@ SUFFIXES = (".safetensors", ".npz", ".pth")
 # Fields of a network that do not change what it computes in evaluation: number formats, training, position in a tree.
 _TRAINING_FIELDS = {
     "dropout_rate", "aux_dropout_rate", "dtype", "param_dtype", "remat", "bn_momentum", "bn_unbiased_variance",
-    "bn_axis_name", "bn_axis_index_groups", "bn_group_size", "bn_frozen", "fuse_siblings", "parent", "name",
+    "bn_axis_name", "bn_axis_index_groups", "bn_group_size", "bn_frozen", "fuse_siblings", "convolution",
+    "parent", "name",
 }  # fmt: skip
 
 

@@ -199,7 +199,7 @@ _SAME_SHAPES = frozenset(
         "num_classes", "aux_heads", "dropout_rate", "aux_dropout_rate", "dtype", "param_dtype", "remat", "bn_scale",
         "bn_epsilon", "bn_momentum", "bn_unbiased_variance", "count_include_pad", "conv1_padding", "reduction_padding",
         "pool_rounding", "pool_padding", "pool4_window", "last_pool", "aux_pool", "lrn_size", "lrn_alpha", "lrn_beta",
-        "lrn_k", "fuse_siblings",
+        "lrn_k", "fuse_siblings", "convolution",
     }
 )  # fmt: skip
 

@@ -21,6 +21,7 @@ from inception_jax.sweeps.study_config import (
     FILE,
     StudyConfig,
     check_new_directory,
+    keep_earlier_values,
     read,
     without_password,
     write_or_compare,
@@ -63,6 +64,7 @@ def run(
     places, wanted = resources.make_slots(resources.detect(), flags.workers, devices)
     with contextlib.ExitStack() as stack:
         lock, content = _open_directory(directory, study_config)
+        study_config = keep_earlier_values(study_config, content)
         display = SweepDisplay(directory, study_config.metric)
         stack.callback(display.close)
         with lock:

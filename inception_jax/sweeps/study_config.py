@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import json
+import operator
 import os
 import re
 import secrets
@@ -12,11 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, overload
 
+from inception_jax import schema
 from inception_jax.config import Config, from_dict
 from inception_jax.errors import UserError
 from inception_jax.metric_definitions import METRICS
-from inception_jax.runs.manifest import CONFIG, config_differences, read_json_object, replace_text, versions
+from inception_jax.runs.manifest import CONFIG, config_differences, flatten, read_json_object, replace_text, versions
 from inception_jax.sweeps import trials
+from inception_jax.sweeps.overrides import override_arguments
 from inception_jax.sweeps.space import Space
 from inception_jax.training.early_stopping import BestEvaluation
 
@@ -162,7 +167,7 @@ def write_or_compare(directory: Path, study_config: StudyConfig, command: list[s
         }
         replace_text(directory / FILE, json.dumps(content, indent=2) + "\n")
         return content
-    new = json.loads(json.dumps(study_config.to_json()))
+    new = json.loads(json.dumps(keep_earlier_values(study_config, before).to_json()))
     for field, old, now in config_differences(_comparable(before), _comparable(new)):
         if not field.removeprefix("config.").startswith(MAY_CHANGE):
             raise UserError(
@@ -170,6 +175,31 @@ def write_or_compare(directory: Path, study_config: StudyConfig, command: list[s
                 "that, or choose another --study"
             )
     return before
+
+
+def keep_earlier_values(study_config: StudyConfig, content: Mapping[str, Any]) -> StudyConfig:
+    """Sets the fields by which an earlier version computed otherwise, so that a study's trials are of one kind.
+
+    Args:
+      study_config: of this start.
+      content: of study.json. What it does not have, an earlier version that began the study did not have.
+
+    Returns:
+      The study config whose trials get, in those of these fields that it leaves unset, the value that the earlier
+      version worked with (`Field.earlier`).
+    """
+    recorded, config = dict(flatten(content["config"])), dict(flatten(study_config.config))
+    earlier = {
+        path: field.earlier
+        for path, field in schema.fields()
+        if field.earlier is not None and path not in recorded and config[path] is None
+    }
+    changed = copy.deepcopy(dict(study_config.config))
+    for path, value in earlier.items():
+        *sections, name = path.split(".")
+        functools.reduce(operator.getitem, sections, changed)[name] = value
+    arguments = (*study_config.config_arguments, *override_arguments(earlier))
+    return dataclasses.replace(study_config, config=changed, config_arguments=arguments)
 
 
 def read(directory: Path) -> dict[str, Any] | None:
@@ -202,7 +232,7 @@ def without_password(url: str | None) -> str | None:
 def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of study.json that must not change, with the names that an error message shows.
 
-    A config field that is missing because an earlier version did not have it counts as its default.
+    A config field that is missing because an earlier version did not have it counts as what that version did.
     """
     fields = {
         name: content.get(name)
@@ -219,7 +249,7 @@ def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
             "storage",
         )
     }
-    fields["config"] = Config(from_dict(content["config"], as_earlier=False)).to_dict()
+    fields["config"] = Config(from_dict(content["config"])).to_dict()
     fields["space"] = {
         entry["field"]: {name: value for name, value in entry.items() if name != "field"} for entry in content["space"]
     }

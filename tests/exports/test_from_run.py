@@ -115,6 +115,18 @@ def test_a_run_that_evaluates_with_other_statistics_is_named(small_run, tmp_path
         assert capsys.readouterr().err.count(warning) == 1
 
 
+@pytest.mark.parametrize("convolution", [None, "exact", "fast"])
+def test_how_the_run_computed_its_convolutions_refuses_no_publisher(small_run, tmp_path, convolution):
+    """None: the run's config.json is of a version without the field."""
+    run = shutil.copytree(small_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["convolution"] = convolution
+    if convolution is None:
+        del config["model"]["convolution"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert export.main([f"--workdir={run}", "--to=caffe", f"--output={tmp_path}/a.npz"]) == 0
+
+
 def test_where_and_what_is_refused(small_run, tmp_path, monkeypatch):
     assert from_run._default_name("onnx", "inception_v1") == "inception_v1.onnx"
     assert from_run._default_name("caffe", "inception_v1") == "inception_v1-caffe.safetensors"

@@ -9,8 +9,11 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from inception_jax import create_model
 from inception_jax.models import convolution, weight_gradient, winograd
 from inception_jax.models.convolution import conv2d
+
+from .traced import shapes
 
 CASES = {  # name: images, kernel, strides, padding
     "stem": ((3, 9, 8, 3), (7, 7, 3, 4), 2, "SAME"),
@@ -153,6 +156,18 @@ def test_the_layers_shape_chooses_the_algorithm_of_the_weight_gradient():
         assert "stablehlo.dot_general" not in lowered("cpu", images, window, algorithm="exact")
 
 
+def test_a_networks_option_reaches_its_convolutions():
+    """AlexNet's five 3x3 convolutions, of which four are towers, take one product per tap."""
+    products = {}
+    for algorithm in ("fast", "exact"):
+        model = create_model("alexnet", num_classes=2, width_multiplier=0.5, convolution=algorithm)
+        gradients = jax.jit(jax.grad(lambda variables, x, model=model: model.apply(variables, x).logits.sum()))
+        arguments = (shapes(model, 67, batch=1)[1], jax.ShapeDtypeStruct((1, 67, 67, 3), jnp.float32))
+        text = gradients.trace(*arguments).lower(lowering_platforms=("cpu",)).as_text()
+        products[algorithm] = text.count("stablehlo.dot_general")
+    assert products["fast"] - products["exact"] == 5 * 9
+
+
 def test_winograds_rounding(x64):
     """In float32 less than 2e-5 of the gradient's largest value, in float64 1e-14."""
     x, kernel = operands((4, 24, 24, 64), (3, 3, 64, 64))
@@ -185,31 +200,55 @@ def test_bfloat16_is_accumulated_in_float32(set_block_elements, window):
     assert (out.shape, out.dtype) == ((16, 4, 4, 4), jnp.bfloat16)
 
 
-def test_twice_differentiable(x64):
-    x, kernel = operands((2, 4, 4, 2), (3, 3, 2, 2))
+# {algorithm: images and kernel of a layer that takes it}
+TAKEN = {
+    "blocks": ((2, 5, 5, 2), (3, 3, 2, 3)),
+    "Winograd": ((8, 16, 16, 64), (3, 3, 64, 64)),
+    "taps": ((2, 5, 4, 32), (3, 1, 32, 32)),
+}
+
+
+@pytest.mark.parametrize("algorithm", TAKEN)
+def test_twice_differentiable(x64, algorithm):
+    images, window = TAKEN[algorithm]
+    assert weight_gradient.fastest((1, 1), window, (*images[:3], window[3])) == algorithm
+    x, kernel = operands(images, window)
 
     def penalty(function):
         inner = jax.grad(lambda kernel: (function(x, kernel, 1, "SAME") ** 3).sum())
         return jax.jit(jax.grad(lambda kernel: (inner(kernel) ** 2).sum()))
 
-    np.testing.assert_allclose(penalty(conv2d)(kernel), penalty(xla)(kernel), rtol=1e-11)
+    got, want = penalty(conv2d)(kernel), penalty(xla)(kernel)
+    np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12 * np.abs(want).max())
 
 
-def test_inside_scan_and_shard_map(x64, set_block_elements):
+@pytest.mark.parametrize("algorithm", TAKEN)
+def test_inside_scan_and_shard_map(x64, set_block_elements, algorithm):
     """Accumulation over a scan, and a replicated kernel whose gradient shard_map sums, with its types checked."""
     set_block_elements(64)
-    x, kernel = operands((4, 5, 5, 2), (3, 3, 2, 3))
+    (count, *size), window = TAKEN[algorithm]
+    x, kernel = operands((2 * count, *size), window)
 
     def gradient(function, kernel, x):
         return jax.grad(lambda kernel: (function(x, kernel, 1, "SAME") ** 2).sum())(kernel)
 
     want = jax.jit(lambda kernel, x: gradient(xla, kernel, x))(kernel, x)
-    halves = jax.jit(lambda kernel, x: lax.map(lambda part: gradient(conv2d, kernel, part), x.reshape(2, 2, 5, 5, 2)))
-    np.testing.assert_allclose(halves(kernel, x).sum(0), want, rtol=1e-12, atol=1e-12)
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+    limits = {"rtol": 1e-12, "atol": 1e-12 * np.abs(want).max()}
+    halves = jax.jit(lambda kernel, x: lax.map(lambda part: gradient(conv2d, kernel, part), x.reshape(2, count, *size)))
+    np.testing.assert_allclose(halves(kernel, x).sum(0), want, **limits)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
     specs = {"in_specs": (PartitionSpec(), PartitionSpec("data")), "out_specs": PartitionSpec()}
     mapped = jax.shard_map(lambda kernel, x: gradient(conv2d, kernel, x), mesh=mesh, check_vma=True, **specs)
-    np.testing.assert_allclose(jax.jit(mapped)(kernel, x), want, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(jax.jit(mapped)(kernel, x), want, **limits)
+
+
+@pytest.mark.parametrize("algorithm", TAKEN)
+def test_gradients_in_vmap(x64, algorithm):
+    images, window = TAKEN[algorithm]
+    x, kernel = operands((2, *images), window)
+    got, want = (jax.grad(lambda kernel, x, f=f: (f(x, kernel, 1, "SAME") ** 2).sum()) for f in (conv2d, xla))
+    got, want = jax.jit(jax.vmap(got, (None, 0)))(kernel, x), np.stack([jax.jit(want)(kernel, part) for part in x])
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * np.abs(want).max())
 
 
 def test_mistakes():

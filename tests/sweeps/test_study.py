@@ -7,8 +7,11 @@ import sys
 
 import pytest
 
+from inception_jax import recipe_files
+from inception_jax import sweep as sweep_verb
 from inception_jax.errors import UserError
 
+from . import driver_server
 from .driver_server import fake_command
 
 LIST = "def get_trials():\n    return [{'optimizer.learning_rate': rate} for rate in (0.01, 0.02, 0.03)]\n"
@@ -150,8 +153,20 @@ def test_a_study_of_an_earlier_version_continues(study, sweep):
     path = study.directory / "study.json"
     content = json.loads(path.read_text())
     del content["metric_properties"], content["config"]["stop"], content["config"]["loss"]["class_weights"]
+    del content["config"]["model"]["convolution"]
     path.write_text(json.dumps(content))
-    assert sweep("--trials=2") == 0
+    given = []
+
+    def command(arguments, cores):
+        given.append(recipe_files.load_config([one for one in arguments if not one.startswith("--workdir")])[0])
+        return fake_command(arguments, cores)
+
+    for number, flags in ((2, ()), (3, ("--config.model.convolution=exact",))):
+        flags = study.arguments(f"--trials={number}", *flags)
+        assert sweep_verb.main(flags, command=command, timing=driver_server.timing()) == 0
+    assert [recipe.model.convolution for recipe in given] == ["exact", "exact"], "as the trials before them"
+    with pytest.raises(UserError, match=r"config.model.convolution = 'fast', but .* began with 'exact'"):
+        sweep("--trials=4", "--config.model.convolution=fast")
     with pytest.raises(UserError, match=r"config.stop.patience = 3, but .* began with None"):
         sweep("--trials=2", "--config.stop.patience=3")
 
