@@ -203,7 +203,7 @@ def test_bfloat16_is_accumulated_in_float32(set_block_elements, window):
 # {algorithm: images and kernel of a layer that takes it}
 TAKEN = {
     "blocks": ((2, 5, 5, 2), (3, 3, 2, 3)),
-    "Winograd": ((8, 16, 16, 64), (3, 3, 64, 64)),
+    "Winograd": ((32, 5, 5, 64), (3, 3, 64, 64)),
     "taps": ((2, 5, 4, 32), (3, 1, 32, 32)),
 }
 
