@@ -63,7 +63,7 @@ def _read_step(
     with quiet_compiler(True):  # it warns after two minutes
         compiled = programs.compile(kind)
     planned = memory.program_memory(compiled, accelerator=True)
-    content = {
+    content: dict[str, Any] = {
         "compile": {
             "lowering": compiled.lowering_seconds,
             "cold": compiled.seconds - compiled.lowering_seconds,

@@ -129,7 +129,8 @@ def _flops(program: Program, computation: str, instruction: Instruction) -> floa
     around = program.computations[computation]
     operands = [around[name].arrays[0] for name in instruction.operands if name in around and around[name].arrays]
     if instruction.opcode == "convolution":
-        return _convolution_flops(instruction, *operands[:2], instruction.arrays[0])
+        image, kernel = operands[:2]
+        return _convolution_flops(instruction, image, kernel, instruction.arrays[0])
     target = instruction.attribute("custom_call_target") or ""
     if "conv" in target.lower() and len(operands) >= 2:
         return _cudnn_flops(instruction, target, operands)

@@ -255,7 +255,7 @@ def _counting_devices(devices: Devices) -> Devices:
     try:
         return Devices("jit", described=jax.devices("cpu")[:1])
     except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
-        return Devices("jit", described=devices.mesh.devices.flat[:1])
+        return Devices("jit", described=list(devices.mesh.devices.flat[:1]))
 
 
 def quarter_means(losses: Sequence[float]) -> tuple[float, float]:

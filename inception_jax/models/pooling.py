@@ -316,9 +316,9 @@ def _reduce_window(
     )
 
 
-def _sum_by_slices(x: jax.Array, *geometry: Any) -> jax.Array:
+def _sum_by_slices(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
     for axis in (2, 1):
-        x = cast(jax.Array, sum(_taps(x, axis, *geometry, 0.0)))  # never empty
+        x = cast(jax.Array, sum(_taps(x, axis, window, stride, padding, dilation, 0.0)))  # never empty
     return x
 
 

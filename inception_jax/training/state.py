@@ -89,7 +89,10 @@ def _evaluate(program: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
     values: dict[Any, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*program.consts, *arguments), strict=True))
 
     def read(atom: Any) -> Any:
-        return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, core.Literal) else values[atom]
+        if not isinstance(atom, core.Literal):
+            return values[atom]
+        aval: Any = atom.aval
+        return np.asarray(atom.val, aval.dtype)
 
     for equation in jaxpr.eqns:
         name, inputs = equation.primitive.name, list(map(read, equation.invars))
