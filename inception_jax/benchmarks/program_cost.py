@@ -68,9 +68,7 @@ def _kernels(program: Program, computation: str, runs: int) -> Iterator[Kernel]:
         if instruction.opcode in _CALLS:
             count = runs * (trip_count(instruction) if instruction.opcode == "while" else 1)
             for name in instruction.called():
-                if instruction.opcode == "async-start" and name in program.computations:
-                    yield from _kernels(program, name, count)
-                elif name in program.computations:
+                if name in program.computations:
                     yield from _kernels(program, name, count)
         elif instruction.opcode not in _FREE:
             yield _kernel(program, computation, instruction, runs)

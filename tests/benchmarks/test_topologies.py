@@ -12,7 +12,16 @@ import jax
 import pytest
 
 from inception_jax import benchmark
-from inception_jax.benchmarks import compile_only, gpu_targets, hardware, program_report, report, topologies, workload
+from inception_jax.benchmarks import (
+    compile_only,
+    gpu_targets,
+    hardware,
+    program_report,
+    report,
+    topologies,
+    weak_scaling,
+    workload,
+)
 from inception_jax.errors import UserError
 from inception_jax.training.parallel import Devices
 
@@ -104,6 +113,21 @@ def test_what_is_read_from_the_programs(described):
     assert {"conv1", "inception_4a", "aux1", "the rest"} <= {row["block"] for row in train["program"]["blocks"]}
     assert train["flops"]["per_image"] > train["flops"]["inside_per_image"] > 0
     assert train["program"]["small_kernels"] <= train["program"]["kernels"]
+
+
+@pytest.mark.parametrize(
+    ("chip", "devices", "seconds"),
+    [
+        ("h200", 1, 0),
+        ("h200", 8, 2 * (7 / 8 * 54e6 / 450e9 + 7e-6)),
+        ("h200", 16, 2 * (7 / 8 * 54e6 / 450e9 + 7e-6) + 2 * (54e6 / 8 / 2 / 50e9 + 5e-6)),
+        ("v5e", 64, 2 * (63 / 64 * 54e6 / 100e9 + 14e-6)),  # no rings: half of the rate
+        ("v5e", 256, 2 * (255 / 256 * 54e6 / 200e9 + 30e-6)),
+    ],
+)
+def test_the_time_of_an_all_reduce(chip, devices, seconds):
+    """By hand, from the model in the module's docstring, of 54 MB."""
+    assert weak_scaling.all_reduce_seconds(54e6, devices, weak_scaling.LINKS[chip]) == pytest.approx(seconds)
 
 
 def test_the_report_and_the_difference_from_a_measurement(described):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from inception_jax import create_model
 from inception_jax.benchmarks import versus
 from inception_jax.benchmarks.worker import Unavailable
 from inception_jax.errors import UserError
+from inception_jax.exports import onnx_side
 from inception_jax.exports.onnx_side import OnnxSide
 from inception_jax.models.cost import count_cost
 
@@ -270,6 +272,10 @@ def test_the_onnxruntime_side_runs_our_network():
     assert block["finite"] and block["seconds"] > 0 and set(prepared["versions"]) == {"onnx", "onnxruntime"}
     cost = count_cost(create_model("inception_v1", num_classes=3, **workload["options"]), 32)
     assert (prepared["parameters"], prepared["macs"]) == (cost.parameters_with_aux, cost.macs_with_aux)
+    onnx = importlib.import_module("onnx")
+    normalized = onnx_side._export(workload | {"model": "inception_v1_bn"})[2]
+    operators = {node.op_type for node in onnx.load_model_from_string(normalized).graph.node}
+    assert "Conv" in operators and "Mul" not in operators  # batch norm is folded
     with pytest.raises(Unavailable, match="on a CPU in float32 only"):
         side.prepare(workload | {"dtype": "bfloat16"})
 

@@ -57,6 +57,19 @@ def test_other_files_are_decoded_as_a_whole(encoded):
     assert jpeg_rows.decode(encoded, 20, images.FLAGS) is None
 
 
+def test_components_in_scans_of_their_own_are_decoded_as_a_whole():
+    """A baseline file of three scans: each has all rows of one component, so the first rows are not in one place."""
+    grey = _encode(_noise(83, 41, 1))
+    frame, scan, end = grey.index(b"\xff\xc0"), grey.index(b"\xff\xda"), len(grey) - 2
+    header = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 83, 41, 3) + b"".join(bytes((n, 0x11, 0)) for n in (1, 2, 3))
+    after_frame = frame + 2 + struct.unpack_from(">H", grey, frame + 2)[0]
+    data = grey[scan + 10 : end]  # behind the header of a scan of one component
+    scans = [b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, n, 0, 0, 63, 0) + data for n in (1, 2, 3)]
+    encoded = grey[:frame] + header + grey[after_frame:scan] + b"".join(scans) + b"\xff\xd9"
+    assert images.decode(encoded).shape == (83, 41, 3)
+    assert jpeg_rows.decode(encoded, 20, images.FLAGS) is None
+
+
 @pytest.mark.parametrize("trailer", [b"\0" * 100, b"video", _encode(_noise(60, 30))], ids=["zeros", "video", "image"])
 def test_what_stands_behind_the_image_is_not_read(trailer, capfd):
     """As phones write it: a video, or, announced in the header, another image, which ends as the first one does."""

@@ -14,11 +14,9 @@ from inception_jax.models.normalization import BatchNormOptions
 BRANCHES = (
     (Conv("conv_1x1", 5, (1, 1)),),
     (Conv("conv_3x3_reduce", 3, (1, 1)), Conv("conv_3x3", 4, (3, 3))),
-    (Conv("conv_5x5_reduce", 2, (1, 1), stride=2), Conv("conv_5x5", 4, (3, 3), padding=1)),
     (MaxPool(3, 1, "SAME"), Conv("pool_proj", 3, (1, 1))),
     (AvgPool(3, 1, "SAME"), Conv("average_proj", 2, (1, 1))),
 )
-KEPT = tuple(branch for branch in BRANCHES if branch[0] != BRANCHES[2][0])
 
 
 def options(fuse, batch_norm):
@@ -32,7 +30,7 @@ def options(fuse, batch_norm):
 def test_values_gradients_and_statistics_are_the_same(block, batch_norm):
     with jax.enable_x64(True):
         x = jax.random.normal(jax.random.key(1), (2, 6, 6, 7), jnp.float64)
-        plain, fused = (block(KEPT, options(fuse, batch_norm)) for fuse in (False, True))
+        plain, fused = (block(BRANCHES, options(fuse, batch_norm)) for fuse in (False, True))
         variables = plain.init(jax.random.key(0), x, train=False)
         again = fused.init(jax.random.key(0), x, train=False)
         assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), variables, again))
@@ -48,6 +46,20 @@ def test_values_gradients_and_statistics_are_the_same(block, batch_norm):
         ]
         for one, two in zip(*map(jax.tree.leaves, results), strict=True):
             np.testing.assert_allclose(two, one, rtol=1e-12, atol=1e-12)
+
+
+def test_a_convolution_with_a_stride_is_no_sibling():
+    branches = (
+        (Conv("conv_1x1", 5, (1, 1), stride=2),),
+        (Conv("conv_3x3_reduce", 3, (1, 1)), Conv("conv_3x3", 4, (3, 3), stride=2)),
+        (Conv("conv_5x5_reduce", 2, (1, 1)), Conv("conv_5x5", 4, (3, 3), stride=2)),
+    )
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(1), (2, 6, 6, 7), jnp.float64)
+        plain, fused = (Mixed(branches, options(fuse, False)) for fuse in (False, True))
+        variables = plain.init(jax.random.key(0), x, train=False)
+        one, two = (model.apply(variables, x, train=False) for model in (plain, fused))
+    np.testing.assert_allclose(two, one, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("name", "size", "fewer"), [("inception_v1", 32, 18), ("inception_v3", 75, 28)])
@@ -67,7 +79,7 @@ def test_a_network_runs_fewer_convolutions(name, size, fewer):
 
 
 def test_a_kernel_of_another_shape_is_still_an_error():
-    model = Mixed(KEPT, options(True, False))
+    model = Mixed(BRANCHES, options(True, False))
     with jax.enable_x64(True):
         x = jnp.zeros((1, 6, 6, 7))
         variables = model.init(jax.random.key(0), x, train=False)
