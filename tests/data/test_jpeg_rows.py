@@ -57,7 +57,7 @@ def test_other_files_are_decoded_as_a_whole(encoded):
     assert jpeg_rows.decode(encoded, 20, images.FLAGS) is None
 
 
-def test_components_in_scans_of_their_own_are_decoded_as_a_whole():
+def test_components_in_scans_of_their_own_are_decoded_as_a_whole(capfd):
     """A baseline file of three scans: each has all rows of one component, so the first rows are not in one place."""
     grey = _encode(_noise(83, 41, 1))
     frame, scan, end = grey.index(b"\xff\xc0"), grey.index(b"\xff\xda"), len(grey) - 2
@@ -68,6 +68,7 @@ def test_components_in_scans_of_their_own_are_decoded_as_a_whole():
     encoded = grey[:frame] + header + grey[after_frame:scan] + b"".join(scans) + b"\xff\xd9"
     assert images.decode(encoded).shape == (83, 41, 3)
     assert jpeg_rows.decode(encoded, 20, images.FLAGS) is None
+    assert capfd.readouterr().err == ""  # libjpeg does not come to a scan that it would take for damaged
 
 
 @pytest.mark.parametrize("trailer", [b"\0" * 100, b"video", _encode(_noise(60, 30))], ids=["zeros", "video", "image"])

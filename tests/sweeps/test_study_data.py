@@ -51,4 +51,8 @@ def test_a_damaged_record_is_an_error_and_trials_may_choose_their_data(images, t
     study_data.record(tmp_path, config(images, space=chosen), print)
     study_data.record(tmp_path, config(images, listed=({"data.name": "digits"},)), print)
     with pytest.raises(UserError, match=r"data\.json"):
-        study_data.record(tmp_path, config(images, listed=({"data.image_size": 32, "data.threads": 1},)), print)
+        study_data.record(
+            tmp_path,
+            config(images, listed=({"data.image_size": 32, "data.decode": "scaled", "data.threads": 1},)),
+            print,
+        )
