@@ -17,7 +17,7 @@ from inception_jax.diagnostics import environment, memory_estimate
 from inception_jax.diagnostics.findings import Finding, fail, ok, warn
 from inception_jax.errors import UserError
 from inception_jax.models.initialization import variable_shapes
-from inception_jax.training import preflight, restore
+from inception_jax.training import log_header, preflight, restore
 from inception_jax.training import setup as setups
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
@@ -47,7 +47,7 @@ def check_recipe(setup: Setup, processes: int) -> Finding:
     config, devices, length = setup.config, setup.devices, setup.length
     each = config.batch_size // devices.count
     text = (
-        f"{setup.spec.name} at {setup.input.image_size} pixels, {restore.format_precision(setup.model)}; "
+        f"{setup.spec.name} at {setup.input.image_size} pixels, {log_header.format_precision(setup.model)}; "
         f"{length.total:,} steps ({length.epoch(length.total):.4g} epochs) of {config.batch_size}, {each} per device"
     )
     if config.batch_size % (devices.count * processes * setup.objective.accumulation):
@@ -123,7 +123,7 @@ def check_statistics(setup: Setup, state: TrainState) -> Finding:
     """Looks at batch norm and the EMA: single values per channel, and statistics that will not have caught up."""
     found = [
         line.removeprefix("warning: ")
-        for line in restore.format_batch_norm(setup, state)
+        for line in log_header.format_batch_norm(setup, state)
         if line.startswith("warning: ")
     ]
     if found:

@@ -24,7 +24,15 @@ from inception_jax.multihost import processes
 from inception_jax.runs import metric_files, remote_workdir
 from inception_jax.runs.progress import Progress
 from inception_jax.runs.sinks import Sinks
-from inception_jax.training import executables, precise_batch_norm, preflight, restore, results, step_numbers
+from inception_jax.training import (
+    executables,
+    log_header,
+    precise_batch_norm,
+    preflight,
+    restore,
+    results,
+    step_numbers,
+)
 from inception_jax.training import setup as setups
 from inception_jax.training.clock import Clock
 from inception_jax.training.compilation import quiet_compiler
@@ -137,7 +145,7 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
                 )
             )
         output = results.RunOutput(workdir, recorded, writer, sinks, progress, clock)
-        progress.message(restore.format_header(setup, state, start, host_state.get("devices"), [*notes, *changes]))
+        progress.message(log_header.format_header(setup, state, start, host_state.get("devices"), [*notes, *changes]))
 
         # The pipeline begins to decode while the steps compile.
         batches = DevicePrefetcher(

@@ -10,7 +10,7 @@ import pytest
 import inception_jax.config
 from inception_jax.config import Config, ConfigError
 from inception_jax.runs import manifest
-from inception_jax.training import batch_norm_checks, loop, restore, setup
+from inception_jax.training import batch_norm_checks, log_header, loop, restore, setup
 from inception_jax.training.state import TrainState
 
 WHOLE_RUN = {
@@ -114,7 +114,7 @@ def test_a_new_run_is_refused_before_its_workdir_is_made_and_an_earlier_one_goes
 
 def header(built, ema=None):
     statistics = {"conv1": {"bn": {"mean": jnp.zeros(1), "var": jnp.ones(1)}}}
-    return restore.format_header(built, TrainState(0, {}, statistics, (), ema), 0)
+    return log_header.format_header(built, TrainState(0, {}, statistics, (), ema), 0)
 
 
 def test_statistics_that_will_not_catch_up_are_told_with_what_remains():

@@ -1,4 +1,4 @@
-"""What a run says before its first step, and whose workdir it may go on in."""
+"""Whose workdir a run may go on in, and with what state."""
 
 import json
 
@@ -13,7 +13,6 @@ from inception_jax.models.initialization import init_variables
 from inception_jax.runs import manifest
 from inception_jax.training import restore, setup
 from inception_jax.training import state as states
-from inception_jax.training.state import TrainState
 
 
 def config(**fields):
@@ -30,36 +29,6 @@ def config(**fields):
         section, _, name = path.rpartition(".")
         (recipe[section] if section else recipe)[name] = value
     return Config(recipe)
-
-
-@pytest.mark.parametrize(
-    ("fields", "told"),
-    [
-        ({}, True),
-        ({"parallel.batch_norm": "groups:2"}, True),
-        ({"parallel.batch_norm": "global"}, False),
-        ({"parallel.batch_norm": "examples:4"}, False),
-        ({"model.name": "inception_v1"}, False),
-    ],
-)
-def test_other_devices_are_told_where_batch_norm_depends_on_them(fields, told):
-    built = setup.build(config(**fields))
-    state = TrainState(0, {}, {}, (), None)
-    note = "the run was on 8 devices before and is on 2 now"
-    assert (note in restore.format_header(built, state, 0, 8)) is told
-    assert note not in restore.format_header(built, state, 0, 2)
-    assert note not in restore.format_header(built, state, 0)
-
-
-def test_a_warm_up_that_is_longer_than_the_run_is_told():
-    """The run of 4 steps of 16 is 0.04454 epochs of the 1,437 digits."""
-    for epochs, told in ((1, True), (0.045, True), (0.04, False), (0, False)):
-        built = setup.build(config(**{"model.name": "inception_v1", "schedule.warmup_epochs": float(epochs)}))
-        lines = restore.format_header(built, TrainState(0, {}, {}, (), None), 0).splitlines()
-        found = [line for line in lines if "warm-up" in line]
-        assert len(found) == told, epochs
-        if epochs == 1:
-            assert "the warm-up of 1 epoch is longer than the run of 0.04454: the learning rate never rea" in found[0]
 
 
 def test_what_may_change_and_what_may_not(tmp_path):
