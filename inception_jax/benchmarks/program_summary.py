@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from inception_jax.benchmarks import hlo_text, program_cost
+from inception_jax.benchmarks import hlo_text, program_cost, program_properties
 from inception_jax.benchmarks.hardware import Limits
 from inception_jax.benchmarks.program_cost import Kernel
 from inception_jax.training.parallel import Compiled
@@ -37,7 +37,7 @@ def summarize(compiled: Compiled, limits: Limits, blocks: Iterable[str] = ()) ->
     program = hlo_text.parse(text)
     kernels = program_cost.find_kernels(program)
     names = set(blocks)
-    reductions = collections.Counter(program_cost.find_collectives(program))
+    reductions = collections.Counter(program_properties.find_collectives(program))
     small = sum(kernel.runs for kernel in kernels if kernel.nbytes < SMALL_BYTES)
     return {
         **_row(kernels, limits),
@@ -113,9 +113,9 @@ def find_properties(program: hlo_text.Program, text: str, executable: Any) -> di
     )
     return {
         "scatters": scatters,
-        "convolution_dtypes": sorted(program_cost.convolution_dtypes(program)),
-        "half_precision_sums": program_cost.half_precision_sums(program),
-        "aliased": program_cost.count_aliased(text),
+        "convolution_dtypes": sorted(program_properties.convolution_dtypes(program)),
+        "half_precision_sums": program_properties.half_precision_sums(program),
+        "aliased": program_properties.count_aliased(text),
         "arguments": len(jax.tree.leaves(executable.args_info)),
     }
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from inception_jax.benchmarks import hlo_text, program_cost, program_summary, weak_scaling
+from inception_jax.benchmarks import hlo_text, program_cost, program_properties, program_summary, weak_scaling
 from inception_jax.benchmarks.hardware import Limits
 from inception_jax.training.parallel import Compiled
 
@@ -91,11 +91,11 @@ def test_kernels_with_their_flops_and_bytes(program):
 
 
 def test_collectives_and_sums_in_16_bits(program):
-    assert program_cost.find_collectives(program) == [program_cost.Collective("all-reduce", 40, 1)]
-    assert program_cost.half_precision_sums(program) == ["start"]
-    assert program_cost.half_precision_sums(hlo_text.parse(GPU.replace("bf16[] ", "f32[] "))) == []
-    assert program_cost.convolution_dtypes(program) == {"bf16"}
-    assert program_cost.count_aliased(GPU) == 2
+    assert program_properties.find_collectives(program) == [program_properties.Collective("all-reduce", 40, 1)]
+    assert program_properties.half_precision_sums(program) == ["start"]
+    assert program_properties.half_precision_sums(hlo_text.parse(GPU.replace("bf16[] ", "f32[] "))) == []
+    assert program_properties.convolution_dtypes(program) == {"bf16"}
+    assert program_properties.count_aliased(GPU) == 2
 
 
 def test_layouts_of_a_tpu():
