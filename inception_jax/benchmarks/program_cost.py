@@ -27,7 +27,6 @@ _FREE = {
     "replica-id", "async-done", "async-update", "copy-done", "all-reduce-done", "all-gather-done",
     "collective-permute-done", "send-done", "recv-done", "add-dependency",
 }  # fmt: skip
-_VIEWS = {"bitcast", "get-tuple-element", "tuple", "copy", "reshape", "transpose", "convert"}
 _SLICES = {"slice", "dynamic-slice", "gather"}
 CALLS = {"call", "while", "conditional", "async-start"}
 

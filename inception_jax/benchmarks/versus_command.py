@@ -1,0 +1,111 @@
+"""The part of `benchmark` that compares with other frameworks: its flags, and the comparison that they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from inception_jax import command_line
+from inception_jax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+FLAGS = frozenset({"vs", "torch_python", "torch_variants", "keras_python", "rounds", "steps", "time_limit"})
+"""Names of the flags that `add_flags` adds."""
+
+
+def add_flags(arguments: argparse.ArgumentParser) -> None:
+    """Adds the flags of a comparison to those of `benchmark`."""
+    group = arguments.add_argument_group("comparison with other frameworks")
+    group.add_argument(
+        "--vs",
+        metavar="A,B",
+        help="time the same step in torch or keras, and in onnxruntime (inference only), interleaved",
+    )
+    group.add_argument("--keras_python", metavar="PATH", help="interpreter that has Keras and JAX (default: this one)")
+    group.add_argument("--torch_python", metavar="PATH", help="interpreter that has PyTorch (default: this one)")
+    group.add_argument(
+        "--torch_variants",
+        metavar="A,B",
+        help="default: eager,channels_last; on a GPU also compile,compile_max_autotune",
+    )
+    group.add_argument(
+        "--rounds", type=command_line.whole(), default=10, help="rounds of one block per side and kind (default 10)"
+    )
+    group.add_argument("--steps", type=command_line.whole(), default=5, help="steps per block (default 5)")
+    group.add_argument(
+        "--time_limit",
+        type=command_line.real(0, 1e9),
+        default=1e9,
+        metavar="SECONDS",
+        help="begin no further round after this time, preparation included (default: no limit)",
+    )
+
+
+def compare(
+    flags: argparse.Namespace, config: ConfigDict, kinds: Sequence[str], log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Times the step of --model here and in the frameworks of --vs.
+
+    Args:
+      flags: of the command.
+      config: of --model, with the values of the other flags.
+      kinds: of "train" and "inference".
+      log: takes a line on what happens.
+
+    Returns:
+      The result of `paired.compare`, not yet checked.
+
+    Raises:
+      UserError: flags that do not fit each other, a framework or a network that cannot be compared.
+    """
+    from inception_jax.benchmarks import versus
+    from inception_jax.models import registry
+
+    if not flags.model:
+        raise UserError(f"--vs={flags.vs} goes with --model: other frameworks cannot take the step of a config")
+    peers = tuple(dict.fromkeys(flags.vs.split(",")))
+    if unknown := [name for name in peers if name not in versus.PEERS]:
+        hint = nearest(unknown[0], versus.PEERS)
+        raise UserError(f"--vs: unknown {unknown[0]!r}{hint}; allowed: {', '.join(versus.PEERS)}")
+    if "torch" not in peers and (flags.torch_python or flags.torch_variants):
+        raise UserError("--torch_python and --torch_variants have an effect only with --vs=torch")
+    if "keras" not in peers and flags.keras_python:
+        raise UserError("--keras_python has an effect only with --vs=keras")
+    spec = registry.get_spec(flags.model)
+    backend = _backend()
+    workload = versus.make_workload(
+        flags.model,
+        peers=peers,
+        batch_size=config.batch_size,
+        image_size=config.data.image_size or spec.image_size,
+        backend=backend,
+        aux_weights=spec.aux_weights,
+        options=dict(flags.set),
+        dtype=config.model.dtype,
+        num_classes=1000 if flags.num_classes is None else flags.num_classes,
+        kinds=kinds,
+    )
+    variants = flags.torch_variants.split(",") if flags.torch_variants else None
+    sides = [versus.jax_side(backend)]
+    if "torch" in peers:
+        sides += versus.torch_sides(backend, flags.torch_python, variants)
+    if "keras" in peers:
+        sides.append(versus.keras_side(backend, flags.keras_python))
+    if "onnxruntime" in peers:
+        sides.append(versus.onnx_side())
+    return versus.compare(workload, sides, rounds=flags.rounds, steps=flags.steps, time_limit=flags.time_limit, log=log)
+
+
+def _backend() -> str:
+    """JAX's backend, asked in another process: this one must not allocate the GPU's memory."""
+    code = "import jax; print(jax.default_backend())"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    name = answer.stdout.strip().rpartition("\n")[2]
+    if name not in ("cpu", "gpu"):
+        raise UserError(f"--vs=torch compares on a CPU or a GPU; JAX's backend here is {name or 'not available'}")
+    return name
