@@ -286,6 +286,70 @@ def test_ports_and_processes_that_do_not_match(environment, own_recipe, start_co
     assert not (tmp_path / "three").exists()
 
 
+SLOW_SPLIT = """
+class Slow:
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, number):
+        import os, sys, time
+
+        if os.environ.get("READ_SLOWLY"):
+            print("an example is read", file=sys.stderr, flush=True)
+            time.sleep(0.2)
+        return self.images[number], int(self.labels[number])
+
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("count", "victim", "action"), [(2, 1, "kill"), (2, 0, "kill"), (3, 2, "kill"), (2, 1, "stop")]
+)
+def test_a_peer_that_is_lost_in_an_evaluation(count, victim, action, own_recipe, environment, start_command, tmp_path):
+    """`evaluate` in several processes, of which one goes: 8 and one line, no result; repeated, that of one process."""
+    recipe, run, json_file = tmp_path / "mine.py", tmp_path / "run", "evaluations/test_raw_12_single/result.json"
+    text = own_recipe.read_text().replace("def shift(", f"{SLOW_SPLIT}def shift(", 1)
+    recipe.write_text(text.replace('"test": stripes(20, seed=1)', '"test": Slow(*stripes(30, seed=1))'))
+    assert train(environment, recipe, run).returncode == 0
+    alone = start_command("evaluate", f"--workdir={shutil.copytree(run, tmp_path / 'alone')}", "--weights=raw")
+    assert alone.wait(timeout=120) == 0, alone.written()[1]
+
+    def start(**variables):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        shared = [f"--coordinator_address={address}", f"--num_processes={count}", "--heartbeat_timeout_seconds=10"]
+        shared += [f"--workdir={run}", "--weights=raw", f"--batch_size={2 * count}"]
+        return [
+            start_command("evaluate", *shared, f"--process_id={index}", environment=variables) for index in range(count)
+        ]
+
+    commands = start(READ_SLOWLY="1")
+    deadline = time.monotonic() + 200
+    while not all("an example is read" in command.written()[1] for command in commands):
+        assert all(command.poll() is None for command in commands) and time.monotonic() < deadline
+        time.sleep(0.02)
+    commands[victim].send_signal(signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+    for index, command in enumerate(commands):
+        if index != victim:
+            code, err = command.wait(timeout=120), command.written()[1]
+            # Where process 0 has gone, JAX's client may end the others with a text of its own.
+            assert code == 8 or (victim == 0 and code in (-signal.SIGABRT, 134)), err
+            assert "Traceback" not in err
+            assert code != 8 or err.rstrip().rsplit("\n", 1)[-1].startswith("error: "), err
+    commands[victim].kill()
+    assert not (run / json_file).exists()
+    for command in (again := start()):
+        assert command.wait(timeout=120) == 0, again[0].written()[1]
+    results = [json.loads((workdir / json_file).read_text()) for workdir in (run, tmp_path / "alone")]
+    for name in ("step", "count", "loss", "top1", "mean_confidence"):
+        assert results[0][name] == pytest.approx(results[1][name], rel=1e-6), name
+
+
 def test_a_closed_terminal(own_recipe, environment, whole, tmp_path):
     """The terminal of a run goes away: SIGHUP, and every write to it fails. The run is saved, 129."""
     workdir = tmp_path / "run"
