@@ -21,7 +21,7 @@ DTYPES = ("float32", "float16")
 LOGITS = "logits"
 
 
-class Network(Protocol):
+class FeatureExtractor(Protocol):
     """The members of `trained_network.TrainedNetwork` that are read here; its method `features` calls this module."""
 
     @property
@@ -54,7 +54,7 @@ class FeatureShape:
     dtype: str
 
 
-def last_endpoint(network: Network) -> str:
+def last_endpoint(network: FeatureExtractor) -> str:
     """The name of the last endpoint before the classifier; for most networks the global average pool, [features].
 
     Raises:
@@ -73,13 +73,13 @@ def last_endpoint(network: Network) -> str:
     return names[-1]
 
 
-def _abstract_images(network: Network) -> jax.ShapeDtypeStruct:
+def _abstract_images(network: FeatureExtractor) -> jax.ShapeDtypeStruct:
     size = network.input.image_size
     return jax.ShapeDtypeStruct((1, size, size, 3), np.dtype(network.model.dtype))
 
 
 def feature_shapes(
-    network: Network, endpoints: Sequence[str], *, pool: bool = False, dtype: str = "float32"
+    network: FeatureExtractor, endpoints: Sequence[str], *, pool: bool = False, dtype: str = "float32"
 ) -> dict[str, FeatureShape]:
     """Shapes and dtypes of what `features` yields, by endpoint; nothing is computed.
 
@@ -117,7 +117,7 @@ def feature_shapes(
 
 
 def compile_step(
-    network: Network, endpoints: Sequence[str], *, batch_size: int, pool: bool = False, dtype: str = "float32"
+    network: FeatureExtractor, endpoints: Sequence[str], *, batch_size: int, pool: bool = False, dtype: str = "float32"
 ) -> Compiled:
     """Compiles the step that computes the endpoints of a batch.
 
@@ -147,7 +147,7 @@ def compile_step(
 
 
 def features(
-    network: Network,
+    network: FeatureExtractor,
     batches: Iterable[dict[str, np.ndarray]],
     endpoints: Sequence[str],
     *,
@@ -224,7 +224,7 @@ def _shaped(x: jax.Array, pool: bool) -> jax.Array:
 
 
 def _rows(
-    network: Network, endpoints: Sequence[str], first: int, batch: dict, outputs: Any
+    network: FeatureExtractor, endpoints: Sequence[str], first: int, batch: dict, outputs: Any
 ) -> Iterator[dict[str, np.ndarray]]:
     mask = batch["mask"]
     if mask.any():

@@ -34,7 +34,7 @@ _GROUP = 8  # batches: so many files that cannot be read are held back, at most,
 _T = TypeVar("_T")
 
 
-class Network(Protocol):
+class Classifier(Protocol):
     """The members of `trained_network.TrainedNetwork` that are read here; its methods call this module."""
 
     @property
@@ -91,7 +91,7 @@ class _Crop(Generic[_T]):
 
 
 def predict(
-    network: Network, inputs: Images, top_k: int, batch_size: int, max_pixels: int = images.MAX_PIXELS
+    network: Classifier, inputs: Images, top_k: int, batch_size: int, max_pixels: int = images.MAX_PIXELS
 ) -> dict[str, np.ndarray]:
     """Predicts the classes of images; see `TrainedNetwork.predict`.
 
@@ -110,7 +110,7 @@ def predict(
 
 
 def predict_files(
-    network: Network,
+    network: Classifier,
     files: Files,
     top_k: int,
     batch_size: int,
@@ -129,7 +129,7 @@ def predict_files(
 
 
 def _predict_files(
-    network: Network,
+    network: Classifier,
     files: Iterator[str | os.PathLike | Unreadable],
     top_k: int,
     batch_size: int,
@@ -157,7 +157,7 @@ def _predict_files(
 
 
 def _predict(
-    network: Network, given: Iterator[Any], load: Callable[[Any], _Crop[_T]], top_k: int, batch_size: int
+    network: Classifier, given: Iterator[Any], load: Callable[[Any], _Crop[_T]], top_k: int, batch_size: int
 ) -> Iterator[tuple[_Crop[_T], dict[str, np.ndarray]]]:
     """Predicts the classes of the crops that `load` makes, in the order of what is given.
 

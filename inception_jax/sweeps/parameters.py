@@ -14,7 +14,7 @@ When = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Range:
+class Interval:
     """A range of real numbers or integers, with both ends.
 
     Attributes:
@@ -105,7 +105,7 @@ class Choice:
 
     Attributes:
       values: the alternatives, all different.
-      when: as `Range.when`.
+      when: as `Interval.when`.
     """
 
     values: tuple[Any, ...]
@@ -163,7 +163,7 @@ class Choice:
         return "one of " + ", ".join(map(repr, self.values))
 
 
-Parameter = Range | Choice
+Parameter = Interval | Choice
 
 
 def alternatives(wanted: Any) -> list[Any]:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from inception_jax.errors import UserError, nearest, shorten
-from inception_jax.sweeps.parameters import Choice, Parameter, Range, When, alternatives, index_of
+from inception_jax.sweeps.parameters import Choice, Interval, Parameter, When, alternatives, index_of
 
 MAX_GRID = 100_000
 """Largest number of grid points; a larger grid is refused as a mistake."""
@@ -36,7 +36,7 @@ def real(
     step: float | None = None,
     grid: int | None = None,
     when: When | None = None,
-) -> Range:
+) -> Interval:
     """A real number from `low` to `high`, both included.
 
     Args:
@@ -61,7 +61,7 @@ def integer(
     step: int | None = None,
     grid: int | None = None,
     when: When | None = None,
-) -> Range:
+) -> Interval:
     """An integer from `low` to `high`, both included; the arguments and errors are those of `real`."""
     return _range("integer", low, high, log, step, grid, when)
 
@@ -91,7 +91,7 @@ def choice(*values: Any, when: When | None = None) -> Choice:
     return Choice(values, dict(when or {}))
 
 
-def _range(kind: str, low: Any, high: Any, log: bool, step: Any, grid: Any, when: When | None) -> Range:
+def _range(kind: str, low: Any, high: Any, log: bool, step: Any, grid: Any, when: When | None) -> Interval:
     number = float if kind == "real" else int
     call = f"{kind}({shorten(repr(low))}, {shorten(repr(high))})"
     for name, value in (("low", low), ("high", high), ("step", step)):
@@ -119,7 +119,9 @@ def _range(kind: str, low: Any, high: Any, log: bool, step: Any, grid: Any, when
         raise UserError(f"{call}: grid and step exclude each other: with a step, the grid has all steps")
     if step is not None:  # move high to the last step inside the range: Optuna would warn about it in every trial
         high = low + math.floor((high - low) / step + 1e-9) * step
-    return Range(kind, number(low), number(high), log, None if step is None else number(step), grid, dict(when or {}))
+    return Interval(
+        kind, number(low), number(high), log, None if step is None else number(step), grid, dict(when or {})
+    )
 
 
 class Space:

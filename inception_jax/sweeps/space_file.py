@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from inception_jax.errors import UserError, nearest
 from inception_jax.sweeps import overrides
-from inception_jax.sweeps.parameters import Choice, Range
+from inception_jax.sweeps.parameters import Choice, Interval
 from inception_jax.sweeps.space import Space
 
 
@@ -97,7 +97,7 @@ def _space(given: Any, fields: Mapping[str, Any], config_arguments: Sequence[str
         )
     for field, parameter in given.items():
         _check_field(field, fields)
-        if not isinstance(parameter, Range | Choice):
+        if not isinstance(parameter, Interval | Choice):
             raise UserError(f"{field} = {_short(parameter)}: it must be real(…), integer(…) or choice(…)")
     space = Space(given)
     for field, parameter in space.parameters.items():

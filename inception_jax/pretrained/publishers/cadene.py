@@ -8,8 +8,8 @@ from inception_jax.pretrained.publishers.torch_units import (
     BATCH_NORM,
     NAMING,
     ModuleNames,
-    NameMap,
     Table,
+    TorchNameMap,
     conv,
     conv_without_norm,
     linear,
@@ -237,7 +237,7 @@ VARIANTS = {
             "dropout_rate": 0.0,
             **BATCH_NORM,
         },
-        source_array=NameMap("cadene", "inception_v2", BN_INCEPTION),
+        source_array=TorchNameMap("cadene", "inception_v2", BN_INCEPTION),
         implementation="pretrainedmodels.models.bninception.BNInception",
         image_size=224,
         other_size=227,  # its last pool needs 7x7 pixels, and its concatenations maps of even size before 3c and 4e
@@ -247,7 +247,7 @@ VARIANTS = {
         source="cadene",
         model="inception_v4",
         options={"dropout_rate": 0.0, **BATCH_NORM},
-        source_array=NameMap("cadene", "inception_v4", INCEPTION_V4),
+        source_array=TorchNameMap("cadene", "inception_v4", INCEPTION_V4),
         implementation="pretrainedmodels.models.inceptionv4.InceptionV4",
         image_size=299,
         other_size=300,  # its last pool needs 8x8 pixels
@@ -259,7 +259,9 @@ VARIANTS = {
         source="cadene",
         model="inception_resnet_v2",
         options={"dropout_rate": 0.5, **BATCH_NORM},
-        source_array=NameMap("cadene", "inception_resnet_v2", {**RESNET_V2_TRUNK, "classifier": linear("last_linear")}),
+        source_array=TorchNameMap(
+            "cadene", "inception_resnet_v2", {**RESNET_V2_TRUNK, "classifier": linear("last_linear")}
+        ),
         implementation="pretrainedmodels.models.inceptionresnetv2.InceptionResNetV2",
         image_size=299,
         other_size=300,  # its last pool needs 8x8 pixels
@@ -272,7 +274,7 @@ VARIANTS = {
         model="xception",
         # Not the network that Keras trained: it has PyTorch's own epsilon, and pools that pad on every side.
         options={"bn_epsilon": 1e-5, "pool_padding": "torch", "dropout_rate": 0.0, **BATCH_NORM},
-        source_array=NameMap("cadene", "xception", {**XCEPTION_TRUNK, "classifier": linear("last_linear")}),
+        source_array=TorchNameMap("cadene", "xception", {**XCEPTION_TRUNK, "classifier": linear("last_linear")}),
         implementation="pretrainedmodels.models.xception.Xception",
         image_size=299,
         # The published file was written before the network's classifier was renamed.

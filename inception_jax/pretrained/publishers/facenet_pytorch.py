@@ -11,7 +11,7 @@ from inception_jax.pretrained.publishers.cadene import (
     RESNET_STEM,
     repeated,
 )
-from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, NAMING, NameMap, Table, conv, linear, table
+from inception_jax.pretrained.publishers.torch_units import BATCH_NORM, NAMING, Table, TorchNameMap, conv, linear, table
 from inception_jax.pretrained.variants import Variant
 
 RESNET_V1: Table = {
@@ -35,7 +35,7 @@ VARIANTS = {
         model="inception_resnet_v1",
         # With classify=True; without it the network's result is the endpoint `embedding` divided by its length.
         options={"extra_block8": True, "bottleneck": 512, "dropout_rate": 0.6, **BATCH_NORM},
-        source_array=NameMap("facenet-pytorch", "inception_resnet_v1", RESNET_V1),
+        source_array=TorchNameMap("facenet-pytorch", "inception_resnet_v1", RESNET_V1),
         implementation="facenet_pytorch.models.inception_resnet_v1.InceptionResnetV1",
         image_size=160,
         num_classes=8631,  # of VGGFace2; CASIA-WebFace has 10575

@@ -109,7 +109,7 @@ def table(*blocks: tuple[str, str, Table]) -> dict[str, ModuleNames]:
 
 
 @dataclasses.dataclass(frozen=True)
-class NameMap:
+class TorchNameMap:
     """Name map of a variant, from a table.
 
     Attributes:
