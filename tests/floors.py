@@ -16,7 +16,7 @@ FLOORS = (  # the lowest first
     ("command_line", "data", "metrics", "multihost", "patterns", "weight_files"),
     ("checkpoints", "extensions", "schema"),
     ("config", "fault_injection", "runs"),
-    ("recipe_files",),
+    ("network_tables", "recipe_files"),
     ("compare", "summary", "training"),
     ("benchmarks", "evaluation", "sweeps", "train"),
     ("benchmark", "diagnostics", "evaluate", "features", "pretrained", "sweep"),

@@ -60,13 +60,108 @@ def test_googlenet_is_laid_out_as_table_1(capsys):
     lines = printed(capsys, "inception_v1").splitlines()
     table = {line.split("  ")[0]: line.split() for line in lines}
     # As the paper prints it: inception (3a) | 28x28x256 | 2 | 64 96 128 16 32 32 | 159K 128M, after our own counts.
-    assert table["inception (3a)"] == "inception (3a) 28x28x256 2 64 96 128 16 32 32 163.7K 128.0M 159K 128M".split()
-    assert table["inception (5b)"][-4:] == ["1,444.1K", "70.7M", "1388K", "71M"]
+    assert (
+        table["inception (3a)"]
+        == "inception (3a) 28x28x256 2 64 96 128 16 32 32 163.7K 128.0M 159.5K 159K 128M".split()
+    )
+    assert table["inception (5b)"][-5:] == ["1,444.1K", "70.7M", "1,409.0K", "1388K*", "71M"]
     conv2 = next(line for line in lines if "3x3/1" in line).split()
-    assert conv2 == "convolution 3x3/1 56x56x192 2 64 192 114.9K 359.7M 112K 360M".split()
+    assert conv2 == "convolution 3x3/1 56x56x192 2 64 192 114.9K 359.7M 112.0K 112K 360M".split()
     assert any(line.startswith("parameters") and "6,998,552" in line and "13,378,280" in line for line in lines)
-    rows = [line for line in lines if line.endswith("M")]
-    assert len(rows) == len(PAPER_PARAMS_AND_OPS) + 2  # and the two heads, of which the paper's table says nothing
+    rows = [line for line in lines if line.endswith(("M", "M*")) and not line.startswith(" ")]
+    assert len(rows) == len(PAPER_PARAMS_AND_OPS)
+    assert table["dropout (40%)"] == ["dropout", "(40%)", "1x1x1024", "0"]
+    assert table["softmax"] == ["softmax", "1x1x1000", "0"]
+    assert sum(line.startswith("(aux") for line in lines) == 2  # the paper's table has no heads
+
+
+def test_the_numbers_of_table_1_that_do_not_follow_from_it_are_named(capsys):
+    lines = printed(capsys, "inception_v1").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("* does not follow"))
+    named = [line.split(":")[0].split() for line in lines[start + 1 :] if line.startswith("  ")]
+    params = [name for name, field in named if field == "params"]
+    assert params == ["conv1", *(f"inception_{m}" for m in ("3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"))]
+    assert [name for name, field in named if field == "ops"] == ["conv1", "inception_5a"]
+    assert "  inception_5a ops: 54M, counted 51.1M; 48 filters of 5x5 reduce in place of 32 give 54.2M" in lines
+    # Google's released network has these filters: its own counts are those of the reasons.
+    other = json.loads(printed(capsys, "inception_v1", "--set", "table=inception5h", "--depth=2", "--json"))
+    blocks = {block["name"]: block for block in other["blocks"]}
+    weights = {
+        name: sum(step["weights"] for step in blocks[name]["steps"]) / 1024 for name in ("inception_4a", "inception_4b")
+    }
+    assert (round(weights["inception_4a"], 1), round(weights["inception_4b"], 1)) == (363.4, 436.6)
+    assert round(blocks["inception_5a"]["macs"] / 1e6, 1) == 54.2
+    assert "*" not in printed(capsys, "inception_v1", "--image_size=299")  # the paper's numbers are for 224 pixels
+
+
+def test_depth_2_shows_branches_and_steps(capsys):
+    lines = [line.rstrip() for line in printed(capsys, "inception_v1", "--depth=2").splitlines()]
+    rows = [" ".join(line.split()) for line in lines]
+    start = rows.index("inception_3a 28x28x256 163,328 163,696 128,049,152")
+    assert rows[start + 1 : start + 12] == [
+        "branch 1 12,288 12,352 9,633,792",
+        "conv_1x1 convolution 1x1/1 28x28x64 12,288 12,352 9,633,792",
+        "branch 2 129,024 129,248 101,154,816",
+        "conv_3x3_reduce convolution 1x1/1 28x28x96 18,432 18,528 14,450,688",
+        "conv_3x3 convolution 3x3/1 28x28x128 110,592 110,720 86,704,128",
+        "branch 3 15,872 15,920 12,443,648",
+        "conv_5x5_reduce convolution 1x1/1 28x28x16 3,072 3,088 2,408,448",
+        "conv_5x5 convolution 5x5/1 28x28x32 12,800 12,832 10,035,200",
+        "branch 4 6,144 6,176 4,816,896",
+        "max pool 3x3/1 28x28x192",
+        "pool_proj convolution 1x1/1 28x28x32 6,144 6,176 4,816,896",
+    ]
+    heads = [rows.index(next(row for row in rows if row.startswith(head))) for head in ("aux1", "aux2")]
+    assert [rows[at + 1] for at in heads] == ["average pool 4x4x512", "average pool 4x4x528"]
+    assert rows[heads[0] + 3 : heads[0] + 7] == [
+        "fc fully connected 1x1x1024 2,097,152 2,098,176 2,097,152",
+        "dropout 70 % 1x1x1024",
+        "classifier fully connected 1x1x1000 1,024,000 1,025,000 1,024,000",
+        "softmax 1x1x1000",
+    ]
+    last = rows.index("classifier 1x1x1000 1,024,000 1,025,000 1,024,000")
+    assert rows[last + 1] == "dropout 40 % 1x1x1024" and rows[last + 3] == "softmax 1x1x1000"
+
+
+@pytest.mark.parametrize(
+    "name", ["inception_v2", "inception_v4", "inception_resnet_v2", "xception", "alexnet", "network_in_network"]
+)
+def test_the_steps_of_a_block_have_all_of_its_cost(name, capsys):
+    found = json.loads(printed(capsys, name, "--depth=2", "--json"))
+    blocks = {block["name"]: block for block in found["blocks"]}
+    for block in blocks.values():
+        if steps := block.get("steps"):
+            assert sum(step["parameters"] for step in steps) == block["parameters"], block["name"]
+            assert sum(step["macs"] for step in steps) == block["macs"], block["name"]
+        else:
+            assert "pool" in block["name"] or "norm" in block["name"] or block["parameters"] or block["macs"] == 0
+    dropped = [
+        block["name"] for block in blocks.values() for step in block.get("steps", ()) if "dropout" in step["operation"]
+    ]
+    assert dropped == {"alexnet": ["fc7", "classifier"], "network_in_network": ["mlpconv4"]}.get(name, ["classifier"])
+    if name == "inception_v4":
+        stem = [(step["branch"], step["operation"], *step["output"]) for step in blocks["mixed_4a"]["steps"]]
+        assert stem == [
+            (1, "convolution 1x1/1", 73, 73, 64), (1, "convolution 3x3/1", 71, 71, 96),
+            (2, "convolution 1x1/1", 73, 73, 64), (2, "convolution 1x7/1", 73, 73, 64),
+            (2, "convolution 7x1/1", 73, 73, 64), (2, "convolution 3x3/1", 71, 71, 96),
+        ]  # fmt: skip
+        assert [step["output"] for step in blocks["mixed_5a"]["steps"]] == [[35, 35, 192], [35, 35, 192]]
+        assert blocks["aux"]["steps"][0] == {
+            "branch": 0, "name": "", "operation": "average pool", "output": [5, 5, 1024],
+            "weights": 0, "parameters": 0, "macs": 0,
+        }  # fmt: skip
+
+
+def test_what_a_reduction_saves(capsys):
+    rows = [line.split() for line in printed(capsys, "inception_v1", "--reduction").splitlines()]
+    row = "inception_4b conv_5x5 5x5 512 > 24 > 64 819,200 12,288 38,400 50,688 16.16".split()
+    assert row in rows
+    found = json.loads(printed(capsys, "inception_v4", "--reduction", "--json"))["reductions"]
+    assert found[0] == {
+        "block": "mixed_4a", "name": "conv_3x3", "kernel": [3, 3], "channels": [160, 64, 96],
+        "direct": 9 * 160 * 96, "reduce": 160 * 64, "convolve": 9 * 64 * 96, "reduced": 160 * 64 + 9 * 64 * 96,
+    }  # fmt: skip
 
 
 def test_other_networks_are_one_line_per_block(capsys):
@@ -87,6 +182,10 @@ def test_other_networks_are_one_line_per_block(capsys):
         (["inception_v1", "--jsn"], UserError, "did you mean '--json'"),
         (["inception_v1", "--compare", "alexnt"], ModelError, "did you mean 'alexnet'"),
         (["inception_v1", "--compare", "vgg16", "--set", "lrn=False"], UserError, "--set: not allowed with --compare"),
+        (["inception_v1", "--compare", "vgg16", "--depth=2"], UserError, "--depth: not allowed with --compare"),
+        (["inception_v1", "--depth=3"], UserError, "--depth"),
+        (["inception_v1", "--reduction", "--depth=2"], UserError, "--reduction: not allowed with --depth"),
+        (["vgg16", "--reduction"], UserError, "vgg16 has no module with a 1x1 convolution before a larger one"),
     ],
 )
 def test_mistakes(arguments, error, message):

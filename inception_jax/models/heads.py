@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,6 +22,18 @@ from inception_jax.models.pooling import adaptive_avg_pool, avg_pool, even_avg_p
 CLASSIFIER_SITE = 0
 AUX_SITES = (1, 2)
 
+_rates: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar("dropout_rates", default=None)
+
+
+@contextlib.contextmanager
+def record_dropout(rates: list[Any]) -> Iterator[None]:
+    """Appends the rate of every dropout layer that is called inside the `with` block, also where nothing is dropped."""
+    token = _rates.set(rates)
+    try:
+        yield
+    finally:
+        _rates.reset(token)
+
 
 def dropout(x: jax.Array, rate: float, example_keys: jax.Array | None, site: int) -> jax.Array:
     """Sets each feature to zero with probability `rate` and divides the rest by 1 - rate.
@@ -33,6 +48,8 @@ def dropout(x: jax.Array, rate: float, example_keys: jax.Array | None, site: int
     Returns:
       An array of the shape and dtype of `x`.
     """
+    if (rates := _rates.get()) is not None:
+        rates.append(rate)
     if example_keys is None or rate == 0:
         return x
 

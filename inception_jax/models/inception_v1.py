@@ -61,6 +61,7 @@ INCEPTION5H_MODULES = MODULES | {
 TABLES = {"paper": MODULES, "inception5h": INCEPTION5H_MODULES}
 AUX_HEADS = {"4a": "aux1", "4d": "aux2"}  # module -> the head that reads it (section 5 of the paper)
 POOLED = ("3b", "4e")  # modules followed by pool3 and pool4
+POOL_PADDINGS: dict[str, str | int] = {"caffe": "CEIL", "same": "SAME", "pad1": 1}  # of `pool_rounding`
 
 # The columns "params" (thousands) and "ops" (millions) of the paper's Table 1. Not all follow from its own filter
 # columns: conv1's are those of a separable convolution, and the ops of 4a and 5a those of 204 and 48 filters where it
@@ -132,8 +133,10 @@ class InceptionV1(BaseNetwork):
       five_by_five: kernel size of the 5x5 branches: 5, or 3 as in slim and torchvision (parameter names stay).
       pool4_window: 3, or 2 as in slim and torchvision; the stride is 2.
       conv1_padding: "caffe" (3 pixels on every side) or "same" (TensorFlow's: 2 before and 3 after at 224).
-      pool_rounding: "caffe" (output sizes round up, nothing padded before) or "same" (TensorFlow's); they agree on
-        maps of even size.
+      pool_rounding: of the stride-2 max pools: "caffe" (output sizes round up, nothing padded before), "same"
+        (TensorFlow's; the two agree on maps of even size), or "pad1" (one pixel of padding on every side, sizes round
+        down: `MaxPool2d(3, 2, padding=1)`, as PyTorch code in circulation has it). "pad1" gives the sizes of "same",
+        but each window begins one pixel earlier on maps of even size: another function. It needs `pool4_window=3`.
       lrn: whether local response normalization follows pool1 and conv2.
       aux_pool: the average pool of the heads: "paper" (5x5/3), or "adaptive" (torchvision's), whose windows on 14x14
         are 4x4 at 0, 3, 7 and 10: another function. It is part of a published variant and allowed without heads.
@@ -167,7 +170,9 @@ class InceptionV1(BaseNetwork):
         checks.check_choice("five_by_five", self.five_by_five, (5, 3))
         checks.check_choice("pool4_window", self.pool4_window, (3, 2))
         checks.check_choice("conv1_padding", self.conv1_padding, ("caffe", "same"))
-        checks.check_choice("pool_rounding", self.pool_rounding, ("caffe", "same"))
+        checks.check_choice("pool_rounding", self.pool_rounding, tuple(POOL_PADDINGS))
+        if self.pool_rounding == "pad1":
+            self.check_unused("pool_rounding is 'pad1', and its pools are 3x3", "pool4_window")
         odd = self.lrn_size % 2 == 1 and 0 < self.lrn_size < 2**16
         checks.check_number("lrn_size", self.lrn_size, "an odd number of channels, below 65,536", odd)
         checks.check_number("lrn_alpha", self.lrn_alpha, "0 or greater", self.lrn_alpha >= 0)
@@ -245,7 +250,7 @@ class InceptionV1(BaseNetwork):
         return x
 
     def _pool(self, x: jax.Array, window: int) -> jax.Array:
-        return MaxPool(window, 2, "CEIL" if self.pool_rounding == "caffe" else "SAME")(x)
+        return MaxPool(window, 2, POOL_PADDINGS[self.pool_rounding])(x)
 
     def _normalize(self, x: jax.Array) -> jax.Array:
         return local_response_norm(x, self.lrn_size, self.lrn_alpha, self.lrn_beta, self.lrn_k)

@@ -3,7 +3,7 @@
 Where the paper's figures and the code differ, this is the code, from which the published weights come: the last
 convolution of the stem has stride 2 (Figure 3 prints none, though its output is 35x35), Inception-B's middle branch
 is 1x7 then 7x1 (Figure 5 prints 1x7 twice), and an auxiliary head, which the paper does not show, reads the last
-Inception-B module.
+Inception-B module. The figures also transpose some 1x7 and 7x1: `order="paper_notes"` makes these.
 """
 
 from __future__ import annotations
@@ -118,6 +118,33 @@ MODULES: dict[str, Block] = {
     "mixed_7a": REDUCTION_B,
     **{f"mixed_7{letter}": INCEPTION_C for letter in "bcd"},
 }
+# What `order="paper_notes"` replaces: 7x1 comes before 1x7 in the stem, 1x7 is first in the long branch of Inception-B.
+NOTES_MIXED_4A: tuple[Branch, ...] = (
+    MIXED_4A[0],
+    (
+        Conv("conv_7x7_reduce", 64, (1, 1)),
+        Conv("conv_7x1", 64, (7, 1)),
+        Conv("conv_1x7", 64, (1, 7)),
+        Conv("conv_7x7_3x3", 96, (3, 3), 1, "VALID"),
+    ),
+)
+NOTES_INCEPTION_B: tuple[Branch, ...] = (
+    *INCEPTION_B[:2],
+    (
+        Conv("double_7x7_reduce", 192, (1, 1)),
+        Conv("double_1x7_1", 192, (1, 7)),
+        Conv("double_7x1_1", 224, (7, 1)),
+        Conv("double_1x7_2", 224, (1, 7)),
+        Conv("double_7x1_2", 256, (7, 1)),
+    ),
+    INCEPTION_B[3],
+)
+ORDERS: dict[str, dict[str, Block]] = {
+    "code": MODULES,
+    "paper_notes": MODULES
+    | {"mixed_4a": NOTES_MIXED_4A}
+    | {name: NOTES_INCEPTION_B for name, block in MODULES.items() if block is INCEPTION_B},
+}
 AUX_HEAD = ("mixed_6h", "aux")  # the head `aux` reads the last Inception-B
 AUX_STRIDE = 16  # distance in pixels of the image between neighbouring pixels of the map that the head reads
 
@@ -141,13 +168,21 @@ class InceptionV4(BaseNetwork):
     Attributes:
       output_stride: 32, or 16 or 8: see atrous.py. The auxiliary head reads only the pixels of the stride-32 network;
         the global pool averages all pixels.
+      order: of the 1x7 and 7x1 convolutions. "code": slim's, in which the weights were published: 1x7 before 7x1 in
+        the stem (mixed_4a); in Inception-B 1x7 then 7x1 in the middle branch, and 7x1, 1x7, 7x1, 1x7 in the long one.
+        "paper_notes": as notes on the paper list its figures: 7x1 before 1x7 in the stem, and 1x7, 7x1, 1x7, 7x1 in
+        Inception-B's long branch. The figure of Inception-B prints 1x7 twice in the middle branch; here it is 1x7 then
+        7x1 in both orders. Inception-C and the reductions are the code's in both, too. Output shapes, parameters and
+        multiply-adds are the same, the function is another one: weights are of one order.
     """
 
     dropout_rate: float = 0.2
     output_stride: int = 32
+    order: str = "code"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.check_choice("order", self.order, tuple(ORDERS))
         checks.check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)
 
     @nn.compact
@@ -174,7 +209,7 @@ class InceptionV4(BaseNetwork):
         endpoints: dict[str, jax.Array] = {}
         aux_logits: list[jax.Array] = []
         x = images.astype(self.dtype)
-        for name, block in atrous(STEM | MODULES, self.output_stride).items():
+        for name, block in atrous(STEM | ORDERS[self.order], self.output_stride).items():
             x = endpoints[name] = run_block(name, block, options, x, train)
             if name == AUX_HEAD[0] and self.runs_heads(train):
                 head = AuxHeadV4(self.num_classes, options, name=AUX_HEAD[1])

@@ -131,7 +131,7 @@ ALPHA = {"lrn_alpha": 2.0**-13}
     ("name", "options"),
     [
         ("inception_v1", ALPHA),
-        ("inception_v1", ALPHA | {"pool_rounding": "same", "conv1_padding": "same", "five_by_five": 3}),
+        ("inception_v1", ALPHA | {"pool_rounding": "pad1", "conv1_padding": "same", "five_by_five": 3}),
         pytest.param("inception_v3", {"min_width": 4}, marks=pytest.mark.slow),
         pytest.param("xception", {"min_width": 4}, marks=pytest.mark.slow),
     ],

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inception_jax.models.inception_v1 import MODULES
+from inception_jax.models.inception_v1 import MODULES, POOL_PADDINGS, InceptionV1
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import ModelError, create_model
 
@@ -115,8 +115,20 @@ def test_switches_change_what_they_say():
     assert side("conv1", 225) == side("conv1", 225, conv1_padding="same") == 113
     assert side("pool1", 225) == 56  # Caffe: ceil((113 - 3) / 2) + 1
     assert side("pool1", 225, pool_rounding="same") == 57
+    assert [side("pool1", size, pool_rounding="pad1") for size in (224, 225)] == [56, 57]  # MaxPool2d(3, 2, padding=1)
     assert "norm1" not in build(64, lrn=False)[0].endpoints
     assert "conv2_reduce" not in build(64, conv2_reduce=False)[0].endpoints
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_pad1_pools_are_those_of_pytorch_code_in_circulation(size):
+    """Windows of rows and columns 2i - 1 to 2i + 1, the map's edge cut off; on even maps no other rounding gives it."""
+    x = np.random.default_rng(0).normal(size=(1, size, size, 2)).astype(np.float32)
+    starts = range(0, size, 2)
+    expected = [[x[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].max((1, 2)) for j in starts] for i in starts]
+    pools = {name: InceptionV1(pool_rounding=name)._pool(jnp.asarray(x), 3) for name in POOL_PADDINGS}
+    np.testing.assert_array_equal(pools["pad1"], np.moveaxis(np.asarray(expected), 2, 0))
+    assert np.array_equal(pools["pad1"], pools["same"]) == (size % 2 == 1)
 
 
 @pytest.mark.parametrize("name", ["inception_v1", "inception_v1_bn"])

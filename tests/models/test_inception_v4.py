@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from inception_jax.errors import UserError
+from inception_jax.models.cost import count_cost
+from inception_jax.models.inception_v4 import ORDERS
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import create_model
+from inception_jax.pretrained.exporting import export_weights
 
 from .traced import shapes
 
@@ -44,6 +48,32 @@ def test_the_output_and_the_tree():
         "double_1x7_2": (1, 7, 224, 256),
         "pool_proj": (1, 1, 1024, 128),
     }
+
+
+def test_the_order_of_the_notes_is_another_function_of_the_same_size():
+    code, notes = (create_model("inception_v4", num_classes=7, order=order) for order in ORDERS)
+    costs = [count_cost(model, 299) for model in (code, notes)]
+    assert costs[0].blocks == costs[1].blocks  # shapes, parameters and multiply-adds, block by block
+    layers = [{layer.name: layer.kernel for layer in cost.layers} for cost in costs]
+
+    def order(layers, block):
+        return [(name.rpartition("/")[2], k[:2], k[3]) for name, k in layers.items() if name.startswith(block)]
+
+    assert [name for name, *_ in order(layers[0], "mixed_4a")][3:5] == ["conv_1x7", "conv_7x1"]
+    assert [name for name, *_ in order(layers[1], "mixed_4a")][3:5] == ["conv_7x1", "conv_1x7"]
+    for block in ("mixed_6b", "mixed_6h"):
+        assert order(layers[0], f"{block}/double")[1:] == [
+            ("double_7x1_1", (7, 1), 192), ("double_1x7_1", (1, 7), 224),
+            ("double_7x1_2", (7, 1), 224), ("double_1x7_2", (1, 7), 256),
+        ]  # fmt: skip
+        assert order(layers[1], f"{block}/double")[1:] == [
+            ("double_1x7_1", (1, 7), 192), ("double_7x1_1", (7, 1), 224),
+            ("double_1x7_2", (1, 7), 224), ("double_7x1_2", (7, 1), 256),
+        ]  # fmt: skip
+        assert order(layers[0], f"{block}/conv") == order(layers[1], f"{block}/conv")
+    variables = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes(notes, 75)[1])
+    with pytest.raises(UserError, match=r"mixed_6b/double_7x1_1/kernel is \(7, 1, 192, 224\), timm's inception_v4 has"):
+        export_weights("inception_v4", variables, source="timm", num_classes=7)
 
 
 def test_the_variables_do_not_depend_on_the_image():

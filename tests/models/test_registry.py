@@ -71,6 +71,12 @@ def test_the_smallest_image(name):
         ("inception_v1", {"pool4_window": 4}, "pool4_window: 4 is not one of 3, 2"),
         ("inception_v1", {"conv1_padding": "valid"}, "conv1_padding: 'valid' is not one of"),
         ("inception_v1", {"pool_rounding": "floor"}, "pool_rounding: 'floor' is not one of"),
+        (
+            "inception_v1",
+            {"pool_rounding": "pad1", "pool4_window": 2},
+            "pool4_window: 2 has no effect: pool_rounding is 'pad1', and its pools are 3x3",
+        ),
+        ("inception_v4", {"order": "paper"}, r"order: 'paper' is not one of 'code', 'paper_notes'; did you mean"),
         ("inception_v1", {"lrn": "False"}, "lrn: 'False' is not True or False"),
         ("inception_v1", {"lrn_size": 4}, "lrn_size: 4 is not an odd number"),
         ("inception_v1", {"lrn": False, "lrn_k": 2.0}, "lrn_k: 2.0 has no effect: lrn is False"),
