@@ -8,8 +8,12 @@
 caffe  bvlc_googlenet's solver.prototxt: x0.96 every 320,000 iterations, which are 8.0 epochs of batch 32.
 quick  quick_solver.prototxt, which gave the released model: polynomial decay, 2.4 million iterations (60 epochs);
        published accuracy 68.7 % top-1, 88.9 % top-5 (one center crop; not reproduced here).
-paper  arXiv:1409.4842, section 6, where it differs: crops of 8 to 100 % of the area, averaged weights (EMA) at
-       evaluation. The paper gives neither learning rate, weight decay, batch size nor length: these are Caffe's.
+paper  arXiv:1409.4842, section 6, where it differs: crops of 8 to 100 % of the area, random interpolation, the
+       photometric distortions of A. Howard, averaged weights (EMA) at evaluation. The paper gives neither learning
+       rate, weight decay, batch size nor length: these are Caffe's.
+Left out of caffe and quick: Caffe stores each image at 256x256 pixels, aspect ratio not kept, and crops that; here the
+shorter side becomes 256 pixels. Left out of paper: asynchronous updates by several replicas; interpolation is random
+from the first step, not "relatively late"; Howard's crops from larger images, because the paper has its own.
 Hardware: one accelerator. Result: not yet run.
 """
 
@@ -40,6 +44,9 @@ def get_config(recipe: str = "caffe") -> ConfigDict:
         config.augmentation.rule = "area_aspect"
         config.augmentation.area = (0.08, 1.0)  # arXiv:1409.4842, section 6
         config.augmentation.aspect = (3 / 4, 4 / 3)  # the same
+        config.augmentation.interpolation = "random"  # the same
+        config.augmentation.photometric = "howard"  # the same; arXiv:1312.5402, section 2
+        config.augmentation.lighting = 0.1  # Howard adds AlexNet's lighting noise, whose deviation this is
         config.ema.decay = 0.9999  # "Polyak averaging"; the paper gives no decay, TF's v3 trainer has this one
     else:
         config.augmentation.rule = "random_crop"

@@ -5,7 +5,10 @@
 
 Published, not reproduced here: 20.0 % top-1 and 5.0 % top-5 error, one crop; TF-Slim's checkpoint 80.2 % top-1.
 The paper gives neither batch size nor length: 20 replicas (section 5) are taken to have 32 examples each, as
-arXiv:1512.00567 had, and the length is that paper's 100 epochs.
+arXiv:1512.00567 had, and the length is that paper's 100 epochs. Colours are distorted and images resized as by slim's
+inception_preprocessing with fast_mode=False; its default is the fast mode
+(photometric = "slim_fast", bilinear). Left out: ImageNet's bounding boxes, of which that code has a crop cover 10 %
+(without them no crop has less than 10 % of the area), and the whole image where 100 attempts find no crop.
 Hardware: several accelerators, or one with config.optimizer.accumulation. Result: not yet run.
 """
 
@@ -36,6 +39,8 @@ def get_config() -> ConfigDict:
     config.augmentation.area = (0.05, 1.0)  # slim's inception_preprocessing
     config.augmentation.aspect = (3 / 4, 4 / 3)
     config.augmentation.flip = True
+    config.augmentation.interpolation = "random"  # the same: four methods
+    config.augmentation.photometric = "slim"  # the same
 
     config.optimizer.name = "rmsprop"
     config.optimizer.learning_rate = 0.045  # arXiv:1602.07261, section 5

@@ -21,6 +21,7 @@ VERBS = {
     "export": ("inception_jax.export", "export a run's network: ONNX, StableHLO, a publisher's file, a hub"),
     "extract": ("inception_jax.extract", "write features, their statistics or the Fréchet distance"),
     "prepare": ("inception_jax.data.prepare", "prepare a data set"),
+    "show": ("inception_jax.data.show", "draw a batch as the network sees it"),
 }
 """{verb: (module that `python -m` runs, description)}."""
 
@@ -54,7 +55,7 @@ def _format_help() -> str:
             *lines,
             "",
             "`inception-jax VERB --help` lists the options of a verb. `inception-jax VERB …` is",
-            "`python -m inception_jax.VERB …` (prepare: `python -m inception_jax.data.prepare …`).",
+            "`python -m inception_jax.VERB …` (prepare, show: `python -m inception_jax.data.prepare …`).",
         ]
     )
 

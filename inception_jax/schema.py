@@ -122,6 +122,7 @@ _DEVICE_NUMBER = Range(0, FLOAT32_MAX)
 _POSITIVE_DEVICE_NUMBER = Range(FLOAT32_TINY, FLOAT32_MAX)
 _FRACTION = Range(0, 1, open_high=True)
 _AREA = _ordered_pair(Range(0, 1, open_low=True), "0 < low <= high <= 1")
+_ALPHA = Range(0, 1000)
 _ASPECT = _ordered_pair(Range(1e-3, 1e3), "0.001 <= low <= high <= 1,000")
 _WEIGHTS = (lambda value: all(weight in _DEVICE_NUMBER for weight in value)), f"numbers, each {_DEVICE_NUMBER}"
 _PATTERNS = (lambda value: all(map(patterns.is_pattern, value))), f"regular expressions {patterns.LIMIT}"
@@ -227,8 +228,51 @@ SCHEMA: dict[str, Any] = {
         "resize": Field(256, "random_crop: the shorter side before the crop, in pixels", _SIDE),
         "flip": Field(True, "random horizontal flip, with probability 1/2"),
         "interpolation": Field(
-            "bilinear", "of the training resize", _one_of("bilinear", "area", "nearest", "cubic", "random")
+            "bilinear",
+            "of the training resize; random: bilinear, area, nearest or cubic, each equally likely",
+            _one_of("bilinear", "area", "nearest", "cubic", "random"),
         ),
+        "policy": Field(
+            "none",
+            "operations on the cropped image, with torchvision's magnitudes; randaugment: policy_operations of 14, at "
+            "one magnitude; trivialaugment_wide: one, at a random magnitude",
+            _one_of("none", "randaugment", "trivialaugment_wide"),
+        ),
+        "policy_operations": Field(2, "randaugment: operations per image", Range(1, 16)),
+        "policy_magnitude": Field(9, "randaugment: strength of the operations, of 30", Range(0, 30)),
+        "photometric": Field(
+            "none",
+            "distortion of colours, on the device; howard: brightness, contrast, colour by 0.5 to 1.5 in random order "
+            "(arXiv:1312.5402); slim: TF-Slim's four orders of brightness, saturation, hue, contrast; slim_fast: its "
+            "fast mode, brightness and saturation",
+            _one_of("none", "howard", "slim", "slim_fast"),
+        ),
+        "lighting": Field(
+            0.0,
+            "standard deviation of the noise along the principal components of ImageNet's colours, on the device "
+            "(AlexNet: 0.1); 0: none",
+            Range(0, 100),
+        ),
+        "erasing_probability": Field(
+            0.0, "random erasing, on the device: probability that a rectangle is replaced", Range(0, 1)
+        ),
+        "erasing_area": Field((0.02, 0.4), "of that rectangle, as a fraction of the image's", _AREA),
+        "erasing_aspect": Field((0.3, 1 / 0.3), "of that rectangle, height / width", _ASPECT),
+        "erasing_fill": Field(
+            "random",
+            "of that rectangle; random: a random byte per pixel and channel; zero: 0 after normalization",
+            _one_of("random", "zero"),
+        ),
+        "mixup_alpha": Field(
+            0.0,
+            "mixup with the neighbour in the batch, on the device: both parameters of the weight's beta distribution; "
+            "0: no mixup",
+            _ALPHA,
+        ),
+        "cutmix_alpha": Field(
+            0.0, "CutMix, likewise; with both, each image takes one of them, equally likely; 0: no CutMix", _ALPHA
+        ),
+        "mix_probability": Field(1.0, "mixup, CutMix: probability that an image is mixed", Range(0, 1, open_low=True)),
     },
     "optimizer": {
         "name": Field(
@@ -440,7 +484,8 @@ SCHEMA: dict[str, Any] = {
         ),
         "pictures": Field(
             True,
-            "draw plots at the end: learning curves, confusion matrix, predictions, activations, first-layer filters",
+            "draw images of the first batch, and at the end plots: learning curves, confusion matrix, predictions, "
+            "activations, first-layer filters",
         ),
     },
 }

@@ -1,6 +1,7 @@
 """The packages of inception_jax in floors, and what imports what: `python tests/floors.py` prints them.
 
-Imports run downward only. A package or module stands on the floor of its name below; lazy imports count as well.
+Imports run downward only. A package or module stands on the floor of its name below; lazy imports count as well. A
+module of a package that is named there stands on a floor of its own: a command.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ FLOORS = (  # the lowest first
     ("network_tables", "recipe_files"),
     ("compare", "summary", "training"),
     ("benchmarks", "evaluation", "sweeps", "train"),
-    ("benchmark", "diagnostics", "evaluate", "features", "pretrained", "sweep"),
+    ("benchmark", "data.show", "diagnostics", "evaluate", "features", "pretrained", "sweep"),
     ("__init__", "doctor", "extract", "parity", "predict"),
     ("__main__", "convert", "exports"),
     ("export",),
@@ -50,8 +51,8 @@ def module_imports() -> dict[str, set[str]]:
 
 
 def package(module: str) -> str:
-    """The package or top-level module that a module belongs to."""
-    return module.partition(".")[0]
+    """The package or top-level module that a module belongs to; a command in a package is by itself."""
+    return module if module in FLOOR else module.partition(".")[0]
 
 
 def upward(imports: dict[str, set[str]]) -> list[str]:

@@ -38,6 +38,7 @@ from pathlib import Path
 # What is left out: it needs PyTorch or TensorFlow, or brings Optuna into a process that trains.
 _LEFT_OUT = ("inception_jax.benchmarks.torch_", "inception_jax.sweeps.", "inception_jax.parity.references.")
 # What the commands import late, or only sometimes.
+_COMMANDS_IN_PACKAGES = ("inception_jax.data.prepare", "inception_jax.data.show")
 _LATE = ("cv2", "grain", "matplotlib.pyplot", "tensorboardX", "tensorflow_datasets", "jax.experimental.multihost_utils")
 
 
@@ -194,7 +195,7 @@ def _import_everything() -> None:
     for module in pkgutil.walk_packages(package.__path__, "inception_jax."):
         if module.name.startswith(_LEFT_OUT):
             continue
-        if module.ispkg or (module.name.count(".") > 1 and module.name != "inception_jax.data.prepare"):
+        if module.ispkg or (module.name.count(".") > 1 and module.name not in _COMMANDS_IN_PACKAGES):
             importlib.import_module(module.name)
     for name in _LATE:
         importlib.import_module(name)

@@ -127,7 +127,9 @@ def words_of(text):
 
 @pytest.mark.parametrize(("name", "verb", "rest"), COMMANDS)
 def test_a_command_is_accepted(name, verb, rest, parse_only):
-    main = importlib.import_module("inception_jax." + {"prepare": "data.prepare"}.get(verb, verb)).main
+    main = importlib.import_module(
+        "inception_jax." + {"prepare": "data.prepare", "show": "data.show"}.get(verb, verb)
+    ).main
     try:
         main(words_of(rest))
     except (Accepted, SystemExit):  # --help exits

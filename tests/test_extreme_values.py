@@ -201,6 +201,7 @@ VERBS = {
     "extract": ["--workdir=/proc/none", "--output=/proc/none.npz"],
     "export": ["--workdir=/proc/none", "--output=/proc/none"],
     "data.prepare": ["none"],
+    "data.show": ["--config=digits", "--output=/proc/none/sheet.png"],
 }
 TEXTS = (
     "0",

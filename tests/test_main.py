@@ -41,7 +41,7 @@ def test_every_verb_is_a_module_and_every_command_a_verb():
     commands = {
         path.stem for path in (ROOT / "inception_jax").glob("*.py") if "command_line.run(main)" in path.read_text()
     }
-    assert commands | {"prepare"} == set(console.VERBS)
+    assert commands | {"prepare", "show"} == set(console.VERBS)
 
 
 def test_the_list_needs_no_jax():

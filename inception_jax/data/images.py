@@ -1,6 +1,6 @@
 """Random cropping of images on the host (data augmentation), in uint8; decoding is that of `decoding`.
 
-Colour distortions and normalization run on the device: on the host they would cost more than decoding.
+Colour distortions and normalization run on the device.
 """
 
 from __future__ import annotations

@@ -17,7 +17,14 @@ import numpy as np
 from inception_jax.data import activity, images
 from inception_jax.data.datasets import Dataset
 from inception_jax.data.loader import DataLoader, ThreadProducer
-from inception_jax.data.sampling import BalancedOrder, ShuffledOrder, uniforms
+from inception_jax.data.policies import Policy
+from inception_jax.data.sampling import (
+    POLICY_STREAM,
+    UNIFORMS_PER_EXAMPLE,
+    BalancedOrder,
+    ShuffledOrder,
+    uniforms,
+)
 from inception_jax.data.workers import WorkerProducer, check_shared_memory, needed_shared_memory
 from inception_jax.errors import UserError
 
@@ -75,12 +82,12 @@ class _Pipeline:
         self.local_batch_size = batch_size // process_count
         self._first_row = process_index * self.local_batch_size
 
-    def batch(self, k: int) -> Batch:
-        """This process's rows of global batch `k`; always the same for the same `k`."""
+    def batch(self, k: int, rows: int | None = None) -> Batch:
+        """This process's rows of global batch `k`, or only the first ones; always the same for the same `k`."""
         raise NotImplementedError
 
-    def _empty_batch(self) -> Batch:
-        b, side = self.local_batch_size, self.image_size
+    def _empty_batch(self, rows: int | None = None) -> Batch:
+        b, side = self.local_batch_size if rows is None else min(rows, self.local_batch_size), self.image_size
         return {
             "image": np.zeros((b, side, side, 3), np.uint8),
             "label": np.zeros(b, np.int32),
@@ -173,6 +180,7 @@ class TrainPipeline(_Pipeline):
         image_size: int,
         seed: int,
         augmentation: Mapping[str, Any] | images.Augmentation | images.CustomAugmentation | images.EvalCrop,
+        policy: Policy | None = None,
         sampling: str = "uniform",
         decode: str = "exact",
         process_index: int = 0,
@@ -192,6 +200,7 @@ class TrainPipeline(_Pipeline):
           seed: of the order and of the augmentation, 0 to 2**32 - 1.
           augmentation: an `images.Augmentation` or its fields; a user's own; an `images.EvalCrop` to train on the
             center crop.
+          policy: further operations on each cropped image; None: none.
           sampling: "uniform": every example once per epoch (`ShuffledOrder`); "balanced": every class equally often
             (`BalancedOrder`).
           decode: "scaled": large JPEGs are decoded at a fraction of their size, see `images.decode_and_augment`; only
@@ -226,6 +235,7 @@ class TrainPipeline(_Pipeline):
         else:
             self.augmentation = images.from_fields(images.Augmentation, augmentation, "augmentation")
             self.augmentation.check_size(image_size)
+        self.policy = policy
         images.check_choice("data.decode", decode, ("exact", "scaled"))
         self._scaled = decode == "scaled"
         if self._scaled and getattr(self.augmentation, "rule", "none") != "area_aspect":
@@ -250,11 +260,12 @@ class TrainPipeline(_Pipeline):
         """Steps of one epoch, not rounded."""
         return self.dataset.num_examples / self.batch_size
 
-    def batch(self, k: int) -> Batch:
+    def batch(self, k: int, rows: int | None = None) -> Batch:
         """This process's rows of global batch `k`, a function of the seed and `k`.
 
         Args:
           k: >= 0; the step that trains on it, counted from 0.
+          rows: of them, the first ones; None: all.
 
         Returns:
           "image" uint8 [local_batch_size, image_size, image_size, 3], "label" int32 [local_batch_size], "mask" bool
@@ -263,28 +274,33 @@ class TrainPipeline(_Pipeline):
         Raises:
           UserError: a record that cannot be read or decoded, named; not with `skip_corrupt`.
         """
-        batch = self._empty_batch()
-        start = int(k) * self.batch_size + self._first_row
-        numbers = np.empty((self.local_batch_size, 0))
+        batch = self._empty_batch(rows)
+        start, count = int(k) * self.batch_size + self._first_row, len(batch["label"])
+        numbers = np.empty((count, 0))
         if not isinstance(self.augmentation, images.EvalCrop):
-            numbers = uniforms(self.seed, start, self.local_batch_size)
-        for row, index in enumerate(self._order.indices(start, self.local_batch_size).tolist()):
+            numbers = uniforms(self.seed, start, count)
+        if self.policy:
+            numbers = np.concatenate([numbers, uniforms(self.seed, start, count, POLICY_STREAM)], axis=1)
+        for row, index in enumerate(self._order.indices(start, count).tolist()):
             self._fill(batch, row, index, numbers[row])
         return batch
 
     def _view(self, image: bytes | np.ndarray, numbers: np.ndarray, out: np.ndarray, name: Callable[[], str]) -> None:
         augmentation, size = self.augmentation, self.image_size
+        crop_numbers = numbers[:UNIFORMS_PER_EXAMPLE]
         if isinstance(augmentation, images.Augmentation):
             if isinstance(image, bytes):
                 images.decode_and_augment(
-                    image, size, numbers, augmentation, out, name, self.max_pixels, scaled=self._scaled
+                    image, size, crop_numbers, augmentation, out, name, self.max_pixels, scaled=self._scaled
                 )
             else:
-                images.augment(image, size, numbers, augmentation, out=out)
+                images.augment(image, size, crop_numbers, augmentation, out=out)
         elif isinstance(augmentation, images.CustomAugmentation):
-            augmentation(self._decode(image, name), size, numbers, out)
+            augmentation(self._decode(image, name), size, crop_numbers, out)
         else:
             images.center_crop(self._decode(image, name), size, augmentation, out=out)
+        if self.policy:
+            out[...] = self.policy(out, numbers[-UNIFORMS_PER_EXAMPLE:])
 
     def batches(self, start: int = 0, count: int | None = None) -> DataLoader:
         """A data loader of batches `start`, `start + 1`, …, as quick from any start. Close it after use.
@@ -357,11 +373,12 @@ class EvalPipeline(_Pipeline):
         """Number of global batches, the padded one included."""
         return math.ceil(self.dataset.num_examples / self.batch_size)
 
-    def batch(self, k: int) -> Batch:
+    def batch(self, k: int, rows: int | None = None) -> Batch:
         """This process's rows of global batch `k`: examples from `k * batch_size` on.
 
         Args:
           k: 0 <= k < num_batches.
+          rows: as in `TrainPipeline.batch`.
 
         Returns:
           As `TrainPipeline.batch`. Past the last example: black images of label 0, mask False.
@@ -371,9 +388,9 @@ class EvalPipeline(_Pipeline):
         """
         if not 0 <= k < self.num_batches:
             raise IndexError(f"batch {k} of {self.num_batches}")
-        batch = self._empty_batch()
+        batch = self._empty_batch(rows)
         start = int(k) * self.batch_size + self._first_row
-        for row in range(max(0, min(self.local_batch_size, self.dataset.num_examples - start))):
+        for row in range(max(0, min(len(batch["label"]), self.dataset.num_examples - start))):
             self._fill(batch, row, start + row)
         return batch
 

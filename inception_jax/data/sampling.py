@@ -21,6 +21,8 @@ UNIFORMS_PER_EXAMPLE = 64
 _COUNTERS_PER_EXAMPLE = UNIFORMS_PER_EXAMPLE // 4
 # Apart from the shuffle: a spawn key never equals the plain entropy `[seed, epoch]`, whatever the epoch.
 _EXAMPLE_STREAM = (1,)
+POLICY_STREAM = (3,)
+"""`uniforms` of the operations of `policies`: apart from those of crops, which have nearly all of their 64 numbers."""
 # The orders of balanced sampling, likewise: (2, 0) of the classes in a block, (2, 1 + class) of a class's examples.
 _BALANCED_STREAM = 2
 # Below this many examples an epoch is sorted in a few milliseconds, and a thread would cost more than it saves.
@@ -59,7 +61,7 @@ def _permutation(seed: np.random.SeedSequence, count: int) -> np.ndarray:
     return np.argsort(words, kind="stable")  # stable: equal words, however rare, have one order on every machine
 
 
-def uniforms(seed: int, start: int, count: int) -> np.ndarray:
+def uniforms(seed: int, start: int, count: int, stream: tuple[int, ...] = _EXAMPLE_STREAM) -> np.ndarray:
     """The random numbers of the positions `start … start + count - 1`.
 
     Position `p` has the Philox counters from `16 p` on, under a key drawn from the seed. So one call for a block of
@@ -69,11 +71,12 @@ def uniforms(seed: int, start: int, count: int) -> np.ndarray:
       seed: of the run, 0 <= seed < 2**32.
       start: the first position.
       count: number of positions.
+      stream: which random numbers; the default is those of crop and flip.
 
     Returns:
       float64 [count, 64] in [0, 1): the upper 53 bits of each word.
     """
-    key = np.random.SeedSequence(check_seed(seed), spawn_key=_EXAMPLE_STREAM).generate_state(2, np.uint64)
+    key = np.random.SeedSequence(check_seed(seed), spawn_key=stream).generate_state(2, np.uint64)
     words = np.random.Philox(key=key, counter=int(start) * _COUNTERS_PER_EXAMPLE).random_raw(
         count * UNIFORMS_PER_EXAMPLE
     )

@@ -26,7 +26,7 @@ from inception_jax.metrics import Accumulator
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import variable_shapes
 from inception_jax.runs import data_record, manifest, remote_workdir
-from inception_jax.training import network_setup, precise_batch_norm, run_length, setup, warm_start
+from inception_jax.training import augmentation_setup, network_setup, precise_batch_norm, run_length, setup, warm_start
 from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.restore import CLASSES
@@ -174,7 +174,7 @@ class TrainedNetwork:
         model, freezing = network_setup.freeze(config, self.model, size)
         images = network_setup.read_batch_norm_images(config, model, freezing, size)
         assert images is not None
-        self.devices.check_batch("batch_size", config.batch_size)
+        per_device = self.devices.check_batch("batch_size", config.batch_size)
         (source,) = setup.load_splits(config, config.data.train_split)
         estimator = precise_batch_norm.build(
             model,
@@ -185,6 +185,8 @@ class TrainedNetwork:
             self.input.normalization,
             freezing,
             run_length.read_fault_limits(config),
+            augmentation_setup.read_device_augmentation(config, per_device),
+            config.seed,
         )
         return estimator.replace_statistics(self.variables, self.step)
 

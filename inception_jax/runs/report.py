@@ -39,8 +39,9 @@ PLOTS = {
     "predictions": "Right and wrong predictions",
     "activations": "Activations of one image",
     "first_layer": "Filters of the first layer",
+    "training_batch": "Training images",
 }
-"""{name: caption}; each plot is `name`.png in the workdir."""
+"""{name: caption}; each plot is `name`.png in the workdir. A run draws the training images at its first step."""
 
 _DESCRIPTIONS = {
     "learning_curves": "Loss and accuracy of every head by epoch, in training and in evaluations",
@@ -48,6 +49,7 @@ _DESCRIPTIONS = {
     "predictions": "Images with true class, predicted class and probability",
     "activations": "An image, and the activations of the network's blocks on it",
     "first_layer": "The filters of the first convolution as images",
+    "training_batch": "Images of the first batch as the network sees them, with their labels",
 }
 
 

@@ -35,8 +35,12 @@ FOLDER = "executables"
 """Below the directory of the compilation cache."""
 
 # Sections and fields that no step reads, except through the shapes of its arguments.
-_OUTSIDE_SECTIONS = ("augmentation", "checkpoint", "evaluation", "initialize", "logging", "stop")
-_OUTSIDE_FIELDS = ("data.data_dir", "data.max_pixels", "data.prefetch", "data.threads", "data.workers")
+_OUTSIDE_SECTIONS = ("checkpoint", "evaluation", "initialize", "logging", "stop")
+_OUTSIDE_FIELDS = (
+    "augmentation.area", "augmentation.aspect", "augmentation.flip", "augmentation.interpolation",
+    "augmentation.policy", "augmentation.policy_magnitude", "augmentation.policy_operations", "augmentation.resize",
+    "augmentation.rule", "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads", "data.workers",
+)  # fmt: skip
 
 _NOT_KEPT = b""
 """Content in the place of an executable that could not be written or loaded: JAX's cache keeps this program."""

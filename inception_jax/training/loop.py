@@ -232,6 +232,8 @@ class _Steps:
                 model_input.normalization,
                 setup.objective.freezing,
                 setup.faults,
+                setup.objective.augmentation,
+                setup.config.seed,
             )
         compiled = executables.load_or_compile(
             self._store, "evaluation", setup, (variables, batch), functools.partial(devices.compile_eval, step)
@@ -286,6 +288,8 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
             _save(run, step - 1, state, evaluations)
             return state, {}, run.interrupts.requested()
         output.progress.advance(step)
+        if step == 1 and run.setup.logging.pictures and processes.is_first():
+            results.draw_training_batch(run.setup, output, batch)
 
         if length.is_due(step, length.log_every):
             _log(run, step, logged)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inception_jax.errors import UserError
+from inception_jax.training.device_augmentation import Labels
 
 
 class HasLogits(Protocol):
@@ -86,9 +87,17 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     return in_top_k & jnp.any(is_label, axis=-1) & ~jnp.any(jnp.isnan(logits), axis=-1)
 
 
+def top_k_accuracy(logits: jax.Array, labels: jax.Array | Labels, k: int) -> jax.Array:
+    """`top_k_correct`; of mixed images the weights of those of their two labels that are in the top k, added."""
+    if not isinstance(labels, Labels):
+        return top_k_correct(logits, labels, k)
+    first, second = (top_k_correct(logits, label, k).astype(labels.weight.dtype) for label in labels[:2])
+    return labels.weight * first + (1.0 - labels.weight) * second
+
+
 def inception_loss(
     output: HasLogits,
-    labels: jax.Array,
+    labels: jax.Array | Labels,
     aux_weights: Sequence[float],
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] | None = None,
@@ -100,7 +109,8 @@ def inception_loss(
 
     Args:
       output: `.logits` [B, num_classes]; `.aux_logits`, one [B, num_classes] per head, first head first.
-      labels: [B], integer class indices.
+      labels: [B], integer class indices; of mixed images `Labels`: the target is the mean of the (smoothed) targets of
+        both labels, with their weights, and so is the loss.
       aux_weights: one weight per head, in the same order.
       label_smoothing: see `softmax_cross_entropy`.
       class_weights: [num_classes]; the loss of an example, in every head and with its smoothed labels, is multiplied by
@@ -119,6 +129,13 @@ def inception_loss(
         )
 
     def head_loss(logits: jax.Array) -> jax.Array:
+        if not isinstance(labels, Labels):
+            return one_label_loss(logits, labels)
+        first, second = one_label_loss(logits, labels.first), one_label_loss(logits, labels.second)
+        weight = labels.weight.astype(first.dtype)
+        return weight * first + (1.0 - weight) * second
+
+    def one_label_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         loss = softmax_cross_entropy(logits, labels, label_smoothing)
         # A label outside the classes keeps its NaN: the gather clips it to a class, and NaN times any weight is NaN.
         return loss if class_weights is None else loss * jnp.asarray(class_weights, loss.dtype)[labels]

@@ -189,6 +189,16 @@ class Devices:
 
         return jax.tree.map(fetch, tree)
 
+    def first_rows(self, batch: dict[str, jax.Array], count: int) -> dict[str, np.ndarray]:
+        """Copies the first rows of a batch to the host, at most those of this process's first device."""
+
+        def fetch(x: jax.Array) -> np.ndarray:
+            shard = min(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+            rows = np.asarray(shard.data)
+            return (rows[0] if self.mode == "pmap" else rows)[:count]
+
+        return {name: fetch(x) for name, x in batch.items()}
+
     def compile_train(
         self,
         step: Callable,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,11 +24,12 @@ from inception_jax import tree_paths
 from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.models.base import BaseNetwork
 from inception_jax.training import preprocess
+from inception_jax.training.device_augmentation import NO_AUGMENTATION, DeviceAugmentation
 from inception_jax.training.device_prefetch import DevicePrefetcher
 from inception_jax.training.freezing import Freezing, merge
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.run_length import FaultLimits
-from inception_jax.training.step import AXIS, Batch, example_keys
+from inception_jax.training.step import AXIS, Batch, example_keys, make_input
 
 _DROPOUT_SEED = 0  # no batch norm follows a dropout layer: the masks change nothing
 
@@ -43,6 +45,7 @@ class Estimator:
       num_batches: batches to average over.
       freezing: frozen statistics stay as they are.
       faults: how long to wait for a batch.
+      numbered: whether the batches of `moments` have the leaf "step".
     """
 
     moments: Compiled
@@ -51,6 +54,7 @@ class Estimator:
     num_batches: int
     freezing: Freezing
     faults: FaultLimits
+    numbered: bool = False
 
     def replace_statistics(self, variables: Mapping[str, Any], step: int) -> dict[str, Any]:
         """Replaces the batch-norm statistics by those of training images.
@@ -69,9 +73,15 @@ class Estimator:
           InputStalled: no batch came for too long.
         """
         totals: dict[str, np.ndarray] = {}
+        steps = itertools.count(step)
+
+        def put(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+            number = {"step": np.full_like(batch["label"], next(steps))} if self.numbered else {}
+            return self.devices.put({**batch, **number})
+
         batches = DevicePrefetcher(
             self.data.batches(step, self.num_batches),
-            self.devices.put,
+            put,
             self.data.prefetch,
             warn_after=self.faults.stall_warning_seconds,
             give_up_after=self.faults.stall_limit_seconds,
@@ -113,6 +123,8 @@ def build(
     normalization: preprocess.Normalization,
     freezing: Freezing,
     faults: FaultLimits,
+    augmentation: DeviceAugmentation = NO_AUGMENTATION,
+    seed: int = 0,
 ) -> Estimator:
     """Compiles an estimator.
 
@@ -125,14 +137,25 @@ def build(
       normalization: of uint8 pixels, to the network's input.
       freezing: what is frozen.
       faults: how long to wait for a batch.
+      augmentation: of training, on the device.
+      seed: of the run.
     """
     batch = devices.abstract_batch(data.batch_size, data.image_size)
-    compiled = devices.compile_eval(make_moments_step(model, normalization, devices=devices.count), variables, batch)
-    return Estimator(compiled, devices, data, -(-images // data.batch_size), freezing, faults)
+    numbered = bool(augmentation)
+    if numbered:
+        batch["step"] = batch["label"]  # a number for each example as well
+    step = make_moments_step(model, normalization, devices=devices.count, augmentation=augmentation, seed=seed)
+    compiled = devices.compile_eval(step, variables, batch)
+    return Estimator(compiled, devices, data, -(-images // data.batch_size), freezing, faults, numbered)
 
 
 def make_moments_step(
-    model: BaseNetwork, normalization: preprocess.Normalization, *, devices: int
+    model: BaseNetwork,
+    normalization: preprocess.Normalization,
+    *,
+    devices: int,
+    augmentation: DeviceAugmentation = NO_AUGMENTATION,
+    seed: int = 0,
 ) -> Callable[[Any, Batch], tuple[Any, dict]]:
     """Builds the step (variables, per-device batch) -> (means and biased variances of the global batch, {}).
 
@@ -140,6 +163,8 @@ def make_moments_step(
       model: a network with batch norm; its groups and its momentum are not used.
       normalization: of uint8 pixels, to the network's input.
       devices: size of the axis that the step will be compiled over.
+      augmentation: of training, on the device; with one, the batch has the leaf "step", int32 [b]: its number.
+      seed: of the run.
     """
     # With momentum 0 the running statistics after a batch are those of the batch.
     axis = AXIS if devices > 1 else None
@@ -152,9 +177,11 @@ def make_moments_step(
     )
 
     def moments(variables: Any, batch: Batch) -> tuple[Any, dict]:
-        images = preprocess.preprocess(batch["image"], normalization=normalization, dtype=model.dtype)
-        rows = lax.axis_index(AXIS) * images.shape[0] + jnp.arange(images.shape[0], dtype=jnp.int32)
+        count = batch["label"].shape[0]
+        rows = lax.axis_index(AXIS) * count + jnp.arange(count, dtype=jnp.int32)
         keys = example_keys(_DROPOUT_SEED, jnp.int32(0), rows)
+        input_keys = example_keys(seed, batch["step"][0], rows) if augmentation else keys
+        images, _ = make_input(batch, input_keys, augmentation, normalization, model.dtype)
         _, updates = model.apply(variables, images, train=True, example_keys=keys, mutable=["batch_stats"])
         return updates["batch_stats"], {}
 

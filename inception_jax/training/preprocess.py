@@ -1,8 +1,7 @@
 """Normalizes uint8 images to the network's input, on the device.
 
 The host sends uint8 (a quarter of the traffic of float32); normalization runs inside the compiled step and fuses into
-one elementwise kernel. Augmentations that are cheaper on the device than on the host (color distortion, mixup) belong
-here, between the conversion to floating point and the normalization.
+one elementwise kernel. `device_augmentation` may come between the conversion to floating point and the normalization.
 """
 
 from __future__ import annotations
@@ -38,6 +37,11 @@ class Normalization:
     def __post_init__(self) -> None:
         if self.channel_order not in ("RGB", "BGR"):
             raise ValueError(f"channel_order = {self.channel_order!r}; allowed: 'RGB', 'BGR'")
+
+    @property
+    def rgb_mean(self) -> Channels:
+        """The pixel, RGB, that becomes 0."""
+        return self.mean if self.channel_order == "RGB" else (self.mean[2], self.mean[1], self.mean[0])
 
 
 def _from_unit_range(mean: Channels, std: Channels) -> Normalization:
@@ -95,9 +99,23 @@ def preprocess(images: jax.Array, *, normalization: Normalization, dtype: jax.ty
     """
     if images.dtype != jnp.uint8 or images.shape[-1] != 3:
         raise ValueError(f"images are {images.dtype}{list(images.shape)}; allowed: uint8 [..., 3]")
+    return normalize(images, normalization=normalization, dtype=dtype)
+
+
+def normalize(pixels: jax.Array, *, normalization: Normalization, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Does what `preprocess` does, also to pixels that were augmented: floating, of the scale of uint8.
+
+    Args:
+      pixels: [B, H, W, 3], RGB, 0 to 255.
+      normalization: as in `preprocess`.
+      dtype: as in `preprocess`.
+
+    Returns:
+      As `preprocess`.
+    """
     if normalization.channel_order == "BGR":
-        images = images[..., ::-1]
+        pixels = pixels[..., ::-1]
     precision = np.promote_types(dtype, jnp.float32)
-    pixels = images.astype(precision)
+    pixels = pixels.astype(precision)
     pixels = (pixels - jnp.asarray(normalization.mean, precision)) * jnp.asarray(normalization.scale, precision)
     return pixels.astype(dtype)

@@ -15,16 +15,18 @@ from inception_jax.errors import NonFiniteLoss, UserError
 from inception_jax.metric_definitions import Metric
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import peer_loss, processes
-from inception_jax.runs import class_tables, metric_files, report, result
+from inception_jax.runs import batch_sheet, class_tables, metric_files, report, result
 from inception_jax.runs.file_forms import keep_valid_fields
 from inception_jax.runs.formatting import format_metric
 from inception_jax.runs.progress import Progress
 from inception_jax.runs.sinks import Sinks
-from inception_jax.training import preprocess
+from inception_jax.training import batch_views, preprocess
 from inception_jax.training.clock import Clock
 from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
+
+_IMAGES_OF_BATCH = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +150,27 @@ def write_finished(
         content["class_weights"] = dict(zip(setup.data.class_names, setup.objective.class_weights, strict=True))
     _write(output, step, content, plots)
     return content
+
+
+def draw_training_batch(setup: Setup, output: RunOutput, batch: dict[str, jax.Array]) -> None:
+    """Draws images of the first batch of a run to the workdir, as the network sees them.
+
+    From the devices: reading them again could meet a storage that hangs.
+
+    Args:
+      setup: of the run.
+      output: of the run.
+      batch: that the first step trains on, on the devices; this process is the first.
+    """
+    rows = setup.devices.first_rows({name: batch[name] for name in ("image", "label", "mask")}, _IMAGES_OF_BATCH)
+    augmentation, names = setup.objective.augmentation, setup.data.class_names
+    with output.clock.phase("plots"):
+        images, captions = batch_views.view_training_batch(
+            rows, 0, setup.objective.seed, augmentation, setup.input, names
+        )
+        dataset = setup.data.train.dataset
+        title = f"{dataset.name}, {dataset.split}: the first batch as the network sees it"
+        batch_sheet.draw(images, captions, output.workdir / batch_sheet.FILE, title=title)
 
 
 def write_interrupted(setup: Setup, output: RunOutput, state: TrainState, signal: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from inception_jax import extensions
 from inception_jax.config import Config, ConfigError
-from inception_jax.data import datasets, eval_protocols, images
+from inception_jax.data import datasets, eval_protocols
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.errors import counted
 from inception_jax.metric_definitions import METRICS, Metric
@@ -24,6 +24,7 @@ from inception_jax.models.base import BaseNetwork
 from inception_jax.multihost import processes
 from inception_jax.runs import data_record, sinks
 from inception_jax.training import (
+    augmentation_setup,
     batch_norm_checks,
     class_balance,
     memory_check,
@@ -205,6 +206,7 @@ def build(config: Config, described: Sequence[Any] | None = None) -> Setup:
             skip_non_finite=config.faults.max_skipped_steps > 0,
             loss_limit=config.faults.loss_limit,
             freezing=freezing,
+            augmentation=augmentation_setup.read_device_augmentation(config, micro_batch),
         ),
         warm_start=warm_start.read_warm_start(config),
         faults=run_length.read_fault_limits(config),
@@ -262,7 +264,8 @@ def build_train_data(
         batch_size=config.batch_size,
         image_size=network_input.image_size,
         seed=config.seed,
-        augmentation=_augmentation(config, network_input.eval_crop),
+        augmentation=augmentation_setup.read_crop(config, network_input.eval_crop),
+        policy=augmentation_setup.read_policy(config),
         sampling=config.data.sampling,
         decode=config.data.decode,
         **_reading_options(config),
@@ -334,19 +337,6 @@ def _reading_options(config: Config) -> dict[str, Any]:
         "process_count": jax.process_count(),
         "skip_corrupt": config.faults.max_corrupt > 0,
     }
-
-
-def _augmentation(
-    config: Config, eval_crop: images.EvalCrop
-) -> images.Augmentation | images.CustomAugmentation | images.EvalCrop:
-    """The training crop and flip, or a registered augmentation; without augmentation the evaluation crop."""
-    fields = config.augmentation
-    if fields.rule in images.CUSTOM:
-        return images.CUSTOM[fields.rule]
-    if fields.rule == "none":
-        return eval_crop
-    options = ("area", "aspect") if fields.rule == "area_aspect" else ("resize",)
-    return images.Augmentation(**fields.read("rule", "flip", "interpolation", *options))
 
 
 def _schedule(config: Config, length: run_length.RunLength) -> schedules.Schedule:

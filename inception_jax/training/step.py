@@ -14,11 +14,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
 from inception_jax.training import ema as ema_lib
 from inception_jax.training import losses, optimizers, preprocess
+from inception_jax.training.device_augmentation import NO_AUGMENTATION, DeviceAugmentation, Labels, augment
 from inception_jax.training.freezing import Freezing, merge
 from inception_jax.training.state import TrainState
 
@@ -47,6 +49,7 @@ class Objective:
         the schedule; otherwise it updates the state, and its metrics are not finite.
       loss_limit: with `skip_non_finite`, the mean loss above which a step is skipped, too; None: no limit.
       freezing: the frozen parameters and batch statistics.
+      augmentation: of a batch, on the device; where images are mixed, a micro-batch has an even number of rows.
     """
 
     normalization: preprocess.Normalization
@@ -62,6 +65,7 @@ class Objective:
     skip_non_finite: bool = False
     loss_limit: float | None = None
     freezing: Freezing = dataclasses.field(default_factory=Freezing)
+    augmentation: DeviceAugmentation = NO_AUGMENTATION
 
 
 def example_keys(seed: Any, step: jax.Array, rows: jax.Array) -> jax.Array:
@@ -80,6 +84,39 @@ def example_keys(seed: Any, step: jax.Array, rows: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
+def make_input(
+    batch: Batch,
+    keys: jax.Array,
+    augmentation: DeviceAugmentation,
+    normalization: preprocess.Normalization,
+    dtype: jax.typing.DTypeLike,
+) -> tuple[jax.Array, jax.Array | Labels]:
+    """Augments a micro-batch on the device and normalizes it.
+
+    Args:
+      batch: "image" uint8 [b, H, W, 3], "label" int [b], "mask" bool [b].
+      keys: typed keys [b], from `example_keys`.
+      augmentation: on the device.
+      normalization: of uint8 pixels, to the network's input.
+      dtype: of the network's input.
+
+    Returns:
+      The network's input [b, H, W, 3], and the labels; `Labels` where images are mixed.
+    """
+    if not augmentation:
+        return preprocess.preprocess(batch["image"], normalization=normalization, dtype=dtype), batch["label"]
+    pixels, labels = augment(
+        batch["image"],
+        batch["label"],
+        batch["mask"],
+        keys,
+        augmentation,
+        mean=normalization.rgb_mean,
+        dtype=np.promote_types(dtype, jnp.float32),
+    )
+    return preprocess.normalize(pixels, normalization=normalization, dtype=dtype), labels
+
+
 def make_train_step(
     model: nn.Module, optimizer: optax.GradientTransformation, objective: Objective, *, devices: int
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -88,10 +125,10 @@ def make_train_step(
     The step maps (state, batch) to (next state, metrics). `batch` holds "image" uint8 [b, H, W, 3], "label" int32 [b]
     and "mask" bool [b]; rows whose mask is False are left out of loss and gradient. Metrics are float scalars,
     already reduced over all devices: sums over the unmasked examples of the global batch under their names ("loss",
-    "loss_main", "loss_aux1", …, "top1_main", "top5_main", …), "count", and "gradient_norm", the global norm of the mean
-    gradient before weight decay and clipping. With a leaf "stop" in the batch (bool or float [1], whether this process
-    got a signal; `parallel.Devices.flag`) there is "stop", its sum over all devices. With `objective.skip_non_finite`
-    there is "skipped": 1 for a skipped step, whose other sums are 0.
+    "loss_main", "loss_aux1", …, "top1_main", "top5_main", …; of mixed images by their mixed labels), "count", and
+    "gradient_norm", the global norm of the mean gradient before weight decay and clipping. With a leaf "stop" in the
+    batch (bool or float [1], whether this process got a signal; `parallel.Devices.flag`) there is "stop", its sum over
+    all devices. With `objective.skip_non_finite` there is "skipped": 1 for a skipped step, whose other sums are 0.
 
     Args:
       model: a network; with batch norm, its axis name and groups must be set.
@@ -103,13 +140,13 @@ def make_train_step(
     freezing = objective.freezing
 
     def loss_fn(trained, frozen, batch_stats, batch, keys):
-        images = preprocess.preprocess(batch["image"], normalization=objective.normalization, dtype=objective.dtype)
+        images, labels = make_input(batch, keys, objective.augmentation, objective.normalization, objective.dtype)
         variables = {"params": merge(trained, frozen), "batch_stats": batch_stats}
         output, updates = model.apply(variables, images, train=True, example_keys=keys, mutable=["batch_stats"])
         total, heads = losses.inception_loss(
-            output, batch["label"], objective.aux_weights, objective.label_smoothing, objective.class_weights
+            output, labels, objective.aux_weights, objective.label_smoothing, objective.class_weights
         )
-        metrics = _sums(output, total, heads, batch)
+        metrics = _sums(output, total, heads, labels, batch["mask"])
         return metrics["loss"], (updates.get("batch_stats", {}), metrics)
 
     def gradients_and_sums(*arguments):
@@ -260,16 +297,18 @@ def _skip_if_bad(
     return selected, metrics
 
 
-def _sums(output: Any, total: jax.Array, heads: dict[str, jax.Array], batch: Batch) -> Metrics:
+def _sums(
+    output: Any, total: jax.Array, heads: dict[str, jax.Array], labels: jax.Array | Labels, mask: jax.Array
+) -> Metrics:
     """The training metrics of a micro-batch, as sums over its unmasked examples."""
     logits = dict(zip(heads, (output.logits, *output.aux_logits), strict=True))
     values = {"loss": total}
     for head, loss in heads.items():
         values[f"loss_{head}"] = loss
-        values[f"top1_{head}"] = losses.top_k_correct(logits[head], batch["label"], 1)
-    values["top5_main"] = losses.top_k_correct(output.logits, batch["label"], 5)
-    values["count"] = batch["mask"]
-    return {name: _masked_sum(value, batch["mask"], total.dtype) for name, value in values.items()}
+        values[f"top1_{head}"] = losses.top_k_accuracy(logits[head], labels, 1)
+    values["top5_main"] = losses.top_k_accuracy(output.logits, labels, 5)
+    values["count"] = mask
+    return {name: _masked_sum(value, mask, total.dtype) for name, value in values.items()}
 
 
 def _masked_sum(values: jax.Array, mask: jax.Array, dtype: Any) -> jax.Array:

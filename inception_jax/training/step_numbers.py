@@ -4,8 +4,8 @@ The rates of the schedule, the numbers of the built-in optimizers and the EMA, t
 seed's key are arguments of the step; which of them there are is part of its program. Python floats have weak types, as
 constants have: an argument gives the bits of a constant. Constants remain: the lengths of a schedule in steps, its
 warm-up, the exponent of a polynomial and the label smoothing, of which XLA makes other arithmetic; dropout rates, which
-are the network's; the factors of `optimizer.learning_rate_multipliers` and `bias_learning_rate`; and the options of
-Optax's optimizers.
+are the network's; the numbers of the augmentation; the factors of `optimizer.learning_rate_multipliers` and
+`bias_learning_rate`; and the options of Optax's optimizers.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ def test_what_a_run_leaves_behind(small_run):
     assert (small_run / "report.md").exists()
     names = {path.name for path in small_run.rglob("*.png")}
     assert {"learning_curves.png", "confusion_matrix.png", "predictions.png"} <= names
-    assert {"activations.png", "first_layer.png"} <= names
+    assert {"activations.png", "first_layer.png", "training_batch.png"} <= names
+    assert "](training_batch.png)" in (small_run / "report.md").read_text()
 
 
 def test_metric_rows(small_run):

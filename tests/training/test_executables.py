@@ -187,6 +187,8 @@ def test_what_decides_a_step_is_in_its_key(run_config):
         {"data.normalization": "inception"},
         {"ema.decay": 0.0},
         {"loss.label_smoothing": 0.1},
+        {"augmentation.lighting": 0.1},
+        {"augmentation.mixup_alpha": 0.2},
         {"optimizer.momentum": 0.0},
         {"optimizer.weight_decay": 0.0},
         {"optimizer.clip_norm": 1.0},
@@ -227,6 +229,7 @@ def test_what_decides_a_step_is_in_its_key(run_config):
 OUTSIDE = {
     "they decide the values of the images": (
         "augmentation.area", "augmentation.aspect", "augmentation.flip", "augmentation.interpolation",
+        "augmentation.policy", "augmentation.policy_magnitude", "augmentation.policy_operations",
         "augmentation.resize", "augmentation.rule", "evaluation.crop", "evaluation.crop_fraction",
         "evaluation.interpolation", "evaluation.protocol", "evaluation.resize",
     ),

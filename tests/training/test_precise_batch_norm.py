@@ -16,8 +16,11 @@ from inception_jax.models.initialization import slim_variance_scaling
 from inception_jax.models.layers import ConvUnit
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.training import parallel, precise_batch_norm, preprocess
+from inception_jax.training.device_augmentation import DeviceAugmentation
 from inception_jax.training.freezing import Freezing
+from inception_jax.training.mixing import Mixing
 from inception_jax.training.run_length import FaultLimits
+from inception_jax.training.step import example_keys, make_input
 
 BATCH, SIZE = 16, 8
 NORMALIZATION = preprocess.get_normalization("inception")
@@ -97,6 +100,25 @@ def test_they_are_the_moments_of_all_images(x64, data):
     kernel = variables()["params"]["conv1"]["kernel"]
     maps = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     assert_close(found["conv1"]["bn"], {"mean": maps.mean((0, 1, 2)), "var": maps.var((0, 1, 2))})
+
+
+def test_they_see_the_augmentation_of_training(x64, data):
+    """That of the same steps: each of the two batches has its own random numbers."""
+    augmentation = DeviceAugmentation(lighting=0.5, mixing=Mixing(cutmix_alpha=1.0))
+    mesh = parallel.Devices("jit", 2)
+    placed = mesh.replicate(variables())
+    estimator = precise_batch_norm.build(
+        network(), placed, mesh, data, 2 * BATCH, NORMALIZATION, NOTHING_FROZEN, FAULTS, augmentation, seed=7
+    )
+    found = jax.device_get(estimator.replace_statistics(placed, 3))["batch_stats"]["conv1"]["bn"]
+    rows = jnp.arange(BATCH, dtype=jnp.int32)
+    make = jax.jit(
+        functools.partial(make_input, augmentation=augmentation, normalization=NORMALIZATION, dtype="float64")
+    )
+    x = jnp.concatenate([make(data.batch(k), example_keys(7, jnp.int32(k), rows))[0] for k in (3, 4)])
+    kernel = variables()["params"]["conv1"]["kernel"]
+    maps = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    assert_close(found, {"mean": maps.mean((0, 1, 2)), "var": maps.var((0, 1, 2))}, rtol=1e-9)
 
 
 def test_they_are_a_function_of_the_step_and_leave_frozen_ones_alone(x64, data):
