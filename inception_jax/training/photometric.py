@@ -105,52 +105,57 @@ def _slim(pixels: jax.Array, numbers: jax.Array, fast: bool) -> jax.Array:
     turn = _MAX_HUE * (2.0 * numbers[:, 2] - 1.0)
     contrast = _FACTORS[0] + (_FACTORS[1] - _FACTORS[0]) * numbers[:, 3]
     order = _choose(numbers[:, 4], 4)
+    planes = [pixels[..., channel] for channel in range(3)]  # a last axis of three values is slow on a CPU
     if fast:
-        first, last = (jnp.where(place, brightness, 0.0)[:, None, None, None] for place in (order == 0, order > 0))
-        pixels = _saturate_or_turn(pixels + first, jnp.ones(len(pixels), bool), saturation, turn)
-        return jnp.clip(pixels + last, 0.0, 255.0)
+        first, last = (jnp.where(place, brightness, 0.0)[:, None, None] for place in (order == 0, order > 0))
+        planes = _saturate_or_turn([x + first for x in planes], jnp.ones(len(pixels), bool), saturation, turn)
+        return jnp.clip(jnp.stack([x + last for x in planes], axis=-1), 0.0, 255.0)
     saturation_first = jnp.asarray(_SATURATION_FIRST)[order]
     for step in range(3):
-        factor = jnp.where(jnp.asarray(_CONTRAST_IN[step])[order], contrast, 1.0)[:, None, None, None]
-        change = jnp.where(jnp.asarray(_BRIGHTNESS_IN[step])[order], brightness, 0.0)[:, None, None, None]
+        factor = jnp.where(jnp.asarray(_CONTRAST_IN[step])[order], contrast, 1.0)[:, None, None]
+        change = jnp.where(jnp.asarray(_BRIGHTNESS_IN[step])[order], brightness, 0.0)[:, None, None]
         # Brightness, which shifts the mean as well, may come before contrast or after it.
-        mean = jnp.mean(pixels, axis=(1, 2), keepdims=True)
-        pixels = (pixels - mean) * factor + (mean + change)
+        means = [jnp.mean(x, axis=(1, 2), keepdims=True) for x in planes]
+        planes = [(x - mean) * factor + (mean + change) for x, mean in zip(planes, means, strict=True)]
         if step < 2:
-            pixels = _saturate_or_turn(pixels, saturation_first == (step == 0), saturation, turn)
-    return jnp.clip(pixels, 0.0, 255.0)
+            planes = _saturate_or_turn(planes, saturation_first == (step == 0), saturation, turn)
+    return jnp.clip(jnp.stack(planes, axis=-1), 0.0, 255.0)
 
 
-def _saturate_or_turn(pixels: jax.Array, saturate: jax.Array, factor: jax.Array, turn: jax.Array) -> jax.Array:
+def _saturate_or_turn(
+    planes: list[jax.Array], saturate: jax.Array, factor: jax.Array, turn: jax.Array
+) -> list[jax.Array]:
     """Multiplies the saturation of some images, and turns the hue of the others; value in HSV stays.
 
     Also of pixels outside 0 to 255, as TensorFlow's kernels (adjust_saturation_op.cc, adjust_hue_op.cc): saturation is
     clipped to 1 where it is multiplied, and is 0 where the value is not positive.
 
     Args:
-      pixels: floating [B, H, W, 3].
+      planes: red, green and blue, floating [B, H, W].
       saturate: bool [B], which images are of the first kind.
       factor: [B], of the saturation.
       turn: [B], of the hue, in full turns.
 
     Returns:
-      As `pixels`.
+      As `planes`.
     """
     saturate, factor, turn = (x[:, None, None] for x in (saturate, factor, turn))
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
-    value, low = jnp.max(pixels, axis=-1), jnp.min(pixels, axis=-1)
+    red, green, blue = planes
+    value, low = jnp.maximum(jnp.maximum(red, green), blue), jnp.minimum(jnp.minimum(red, green), blue)
     spread = value - low
-    divisor = jnp.where(spread > 0, spread, 1.0)
-    sixths = jnp.where(value == green, 2.0 + (blue - red) / divisor, 4.0 + (red - green) / divisor)
-    sixths = jnp.where(value == red, (green - blue) / divisor, sixths)
-    sixths = jnp.where(saturate, sixths, sixths + 6.0 * turn)
-    saturation = jnp.where(value > 0, spread / jnp.where(value > 0, value, 1.0), 0.0)
-    spread = jnp.where(saturate, value * jnp.clip(saturation * factor, 0.0, 1.0), spread)
-    channels = []
+    per_spread = 1.0 / jnp.where(spread > 0, spread, 1.0)
+    sixths = jnp.where(value == green, 2.0 + (blue - red) * per_spread, 4.0 + (red - green) * per_spread)
+    sixths = jnp.where(value == red, (green - blue) * per_spread, sixths)
+    sixths = sixths + jnp.where(saturate, 0.0, 6.0 * turn)
+    # Saturation is spread / value: multiplied and clipped to 1, the new spread is at most the value.
+    scaled = jnp.clip(spread * factor, 0.0, jnp.maximum(value, 0.0))
+    spread = jnp.where(saturate, scaled, spread)
+    found = []
     for offset in (5.0, 3.0, 1.0):  # of red, green and blue
-        place = jnp.mod(sixths + offset, 6.0)
-        channels.append(value - spread * jnp.clip(jnp.minimum(place, 4.0 - place), 0.0, 1.0))
-    return jnp.stack(channels, axis=-1)
+        place = sixths + offset
+        place = place - 6.0 * jnp.floor(place * (1 / 6))
+        found.append(value - spread * jnp.clip(jnp.minimum(place, 4.0 - place), 0.0, 1.0))
+    return found
 
 
 def _grey(pixels: jax.Array) -> jax.Array:

@@ -105,6 +105,19 @@ def test_operations_signs_and_magnitudes_are_equally_likely():
     assert abs(np.corrcoef(pairs.T)[0, 1]) < 5 / np.sqrt(len(pairs))  # the second does not depend on the first
 
 
+def test_what_is_drawn_is_frozen_and_not_from_the_numbers_of_the_crop():
+    """A run resumes with it in another version."""
+    numbers = sampling.uniforms(0, 5, 2, sampling.POLICY_STREAM)
+    drawn = [("TranslateX", 48.33837), ("ShearX", -0.2), ("Color", 0.6)]
+    for (name, magnitude), (expected, strength) in zip(
+        Policy("randaugment", 3, 20).draw(numbers[0], 224, 160), drawn, strict=True
+    ):
+        assert name == expected and magnitude == pytest.approx(strength, rel=1e-6)
+    ((name, magnitude),) = Policy("trivialaugment_wide").draw(numbers[1], 224, 160)
+    assert name == "Contrast" and magnitude == pytest.approx(0.561, rel=1e-6)
+    assert not np.isin(numbers, sampling.uniforms(0, 0, 100)).any()
+
+
 def test_a_batch_has_the_policy_after_its_crop_and_its_own_numbers():
     fields = {"batch_size": 6, "image_size": 20, "seed": 3, "augmentation": {"area": (0.5, 1.0)}, "threads": 1}
     data, policy = load("digits", "train", None), Policy("randaugment", 3, 20)

@@ -1,11 +1,8 @@
-"""A run with every augmentation, and a rule of its own, resumes to the same bits, also with worker processes."""
+"""A run with augmentations of host and device, and a rule of its own, resumes to the same bits, also with worker processes."""
 
 import json
 import shutil
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 # The rule is a recipe's own; policy and device follow it.
 RECIPE = """
@@ -37,12 +34,12 @@ FIELDS = {
     "evaluation.every_epochs": 0.8, "checkpoint.every_epochs": 0.8, "logging.every_steps": 1,
     "logging.tensorboard": False, "logging.pictures": False, "optimizer.accumulation": 2,
     "loss.label_smoothing": 0.1, "augmentation.policy": "randaugment", "augmentation.policy_operations": 3,
-    "augmentation.photometric": "slim", "augmentation.lighting": 0.1, "augmentation.erasing_probability": 0.5,
-    "augmentation.mixup_alpha": 0.2, "augmentation.cutmix_alpha": 1.0, "augmentation.mix_probability": 0.8,
+    "augmentation.photometric": "howard", "augmentation.lighting": 0.1, "augmentation.erasing_probability": 0.5,
+    "augmentation.cutmix_alpha": 1.0, "augmentation.mix_probability": 0.8,
 }  # fmt: skip
 
 
-def test_every_augmentation_resumes_to_the_same_bits(run_command, tmp_path):
+def test_augmentations_resume_to_the_same_bits(run_command, tmp_path):
     recipe = tmp_path / "own.py"
     here = Path(__file__).resolve().parent.parent / "resume" / "two_modules.py"
     recipe.write_text(RECIPE.format(two_modules=str(here), own=str(recipe)))
@@ -59,13 +56,8 @@ def test_every_augmentation_resumes_to_the_same_bits(run_command, tmp_path):
     code, _, err = run_command("train", *arguments, "--config.data.workers=1", f"--workdir={again}")
     assert code == 0 and "continued from step 4" in err, err
     assert (again / "metrics.jsonl").read_bytes() == (workdir / "metrics.jsonl").read_bytes()
-    code, out, err = run_command("train", *arguments, "--config.augmentation.mixup_alpha=0.3", f"--workdir={again}")
-    assert code == 2 and "config.augmentation.mixup_alpha = 0.3: the run in" in err, (out, err)
-
-    code, out, err = run_command("data.show", *arguments, f"--output={tmp_path / 'sheet.png'}", "--images=8")
-    assert code == 0, err
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert np.asarray(sheet).std() > 20
+    code, out, err = run_command("train", *arguments, "--config.augmentation.cutmix_alpha=0.5", f"--workdir={again}")
+    assert code == 2 and "config.augmentation.cutmix_alpha = 0.5: the run in" in err, (out, err)
 
 
 def test_fields_without_effect_are_refused(run_command, tmp_path):
