@@ -1,4 +1,4 @@
-"""A run with augmentations of host and device, and a rule of its own, resumes to the same bits, also with worker processes."""
+"""Augmentations of host and device, and an own rule: a run resumes to the same bits, also with worker processes."""
 
 import json
 import shutil
