@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inception_jax.data import digits, folder_account, folders, prepared_sets, storage
+from inception_jax.data.example_records import FORMATS, FileInstruction
 from inception_jax.data.names import printable
 from inception_jax.data.records import (
-    ArrayRecords,
     ConcatenatedRecords,
-    FileInstruction,
     FileRecords,
     MemoryRecords,
     OwnRecords,
@@ -104,8 +103,8 @@ def load(name: str, split: str, data_dir: str | None = None, class_names: str | 
     """Opens one split of a data set.
 
     Args:
-      name: "digits" (embedded, nothing to prepare); "fashion_mnist", "imagenet2012" or any other data set that is
-        prepared as ArrayRecord in `data_dir`, also "name/config:1.2.3"; "folder:PATH" (images in class folders, see
+      name: "digits" (embedded, nothing to prepare); "fashion_mnist", "imagenet2012" or any other data set that TFDS has
+        prepared in `data_dir`, also "name/config:1.2.3"; "folder:PATH" (images in class folders, see
         `folders.scan`, or a prepared data set's own folder); "synthetic", "synthetic:CLASSES" or
         "synthetic:CLASSES:SIDE" (noise: 1000 classes, 256 pixels); or a name that was added.
       split: a name, or TFDS's syntax for slices and sums: "train[:90%]", "train[5000:]", "train+test".
@@ -297,16 +296,12 @@ def _prepared(name: str, split: str, open_builder: Callable[[], tfds.core.Datase
         raise
     except Exception as error:  # whatever TFDS's parsers raise
         raise UserError(f"data set {name!r}: cannot be opened ({type(error).__name__}: {error})") from None
-    file_format = builder.info.file_format
-    if file_format is None or file_format.file_suffix != "array_record":
-        raise UserError(
-            f"{builder.data_dir}: prepared as {file_format and file_format.file_suffix}; array_record is needed: move"
-            f" it away and prepare it again with --file_format=array_record"
-        )
+    file_format = prepared_sets.choose_format(builder, list(FORMATS))
     image_key, label_key, class_names = prepared_sets.read_features(name, builder.info)
     _read_split(name, split, dict(builder.info.splits.items()))
     parts = [
         FileInstruction(os.fspath(part.filename), part.skip, part.take, part.examples_in_shard)
         for part in builder.info.splits[split].file_instructions
     ]
-    return _not_empty(Dataset(name, split, class_names, ArrayRecords(parts, image_key, label_key)))
+    source = FORMATS[file_format](parts, image_key, label_key)
+    return _not_empty(Dataset(name, split, class_names, source))

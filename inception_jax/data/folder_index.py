@@ -20,15 +20,13 @@ import hashlib
 import json
 import os
 import re
-import secrets
-import time
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from inception_jax.data import index_files
 from inception_jax.data.folder_files import INDEX, LeftOut, SplitFiles, Stamp, is_hidden, stamp
 from inception_jax.data.names import PackedNames, encode
 
@@ -36,17 +34,8 @@ MIN_IMAGES = 10_000
 """A folder with fewer images is listed each time: that takes less than half a second."""
 
 _VERSION = 1
-_SETTLED_SECONDS = 2.0
 _SAMPLES = 64
-# What reading a file raises that is not, or no longer, an index.
-_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile)
 _COLUMNS = ("keys", "labels", "sizes")
-# The header of a .npy file, of version 1.0, for a one-dimensional array of integers (numpy.lib.format).
-_HEADER = re.compile(
-    rb"\x93NUMPY\x01\0..{'descr': '(?P<dtype>[|<][ui][1248])', 'fortran_order': False, 'shape': "
-    rb"\((?P<length>\d{1,12}),\), } *\n",
-    re.DOTALL,
-)
 # In names with a zero byte before the first and after each: an absolute path, and a part "..".
 _LEADS_OUT = re.compile(rb"\0/|(?:^|[/\0])\.\.(?=[/\0])|^/")
 
@@ -68,9 +57,7 @@ class FolderFiles:
 
 def paths(root: str) -> list[Path]:
     """Where the index of a folder may be: in the folder, or, where that is read-only, in the user's cache directory."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    name = hashlib.sha256(encode(os.path.realpath(root))).hexdigest()[:32]
-    return [Path(root, INDEX), Path(cache, "inception_jax", "folders", f"{name}.npz")]
+    return [Path(root, INDEX), index_files.cache_path("folders", root)]
 
 
 def read(root: str) -> FolderFiles | None:
@@ -80,8 +67,8 @@ def read(root: str) -> FolderFiles | None:
     written is not used, and takes no more memory than its own size.
     """
     for path in paths(root):
-        with contextlib.suppress(*_DAMAGED):
-            arrays = _read_arrays(path)
+        with contextlib.suppress(*index_files.DAMAGED):
+            arrays = index_files.read_arrays(path)
             content = json.loads(arrays["content"].tobytes())
             if content["version"] == _VERSION and _is_current(root, content):
                 splits = [
@@ -118,42 +105,7 @@ def write(root: str, files: FolderFiles) -> Path | None:
     arrays = {"content": np.frombuffer(json.dumps(content).encode(), np.uint8)}
     for number, split in enumerate(files.splits):
         arrays |= {f"keys{number}": split.keys.packed, f"labels{number}": split.labels, f"sizes{number}": split.sizes}
-    for path in paths(root):
-        part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes its own keyword for one of ours
-            os.replace(part, path)
-            return path
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-    return None
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads an .npz file of one-dimensional arrays of integers, as `write` makes them.
-
-    Raises:
-      ValueError: it is another one: compressed, or with an array of another kind or length than its bytes.
-      OSError: it cannot be read.
-      zipfile.BadZipFile: it is damaged.
-    """
-    arrays = {}
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-                raise ValueError(f"{member.filename}: compressed")
-            stored = archive.read(member)
-            header = _HEADER.match(stored)
-            if header is None:
-                raise ValueError(f"{member.filename}: no array of integers")
-            values = np.frombuffer(stored, header["dtype"].decode(), offset=header.end())
-            if len(values) != int(header["length"]):
-                raise ValueError(f"{member.filename}: {len(values)} values, not {int(header['length'])}")
-            arrays[member.filename.removesuffix(".npy")] = values
-    return arrays
+    return index_files.write_arrays(paths(root), arrays)
 
 
 def _is_current(root: str, content: dict[str, Any]) -> bool:
@@ -165,7 +117,7 @@ def _is_current(root: str, content: dict[str, Any]) -> bool:
 def _has_settled(files: FolderFiles) -> bool:
     """Whether every folder has a time of its last change, and that is old enough."""
     times = [time_ns for mtime, ctime, _ in files.stamps.values() for time_ns in (mtime, ctime)]
-    return bool(times) and min(times) > 0 and max(times) < time.time_ns() - _SETTLED_SECONDS * 1e9
+    return bool(times) and min(times) > 0 and index_files.has_settled(max(times))
 
 
 def _sizes_match(root: str, splits: list[SplitFiles]) -> bool:

@@ -162,9 +162,7 @@ class StoredFolderWalker(FolderWalker):
         if not self._sizes:
             raise UserError(f"{self.root}: no such folder")
         if "dataset_info.json" in self._sizes:
-            raise UserError(
-                f"{self.root}: a prepared data set; ArrayRecord files are read from a file system: mount the storage"
-            )
+            raise UserError(f"{self.root}: a prepared data set; these are read from a file system: mount the storage")
         self._entries: dict[str, dict[str, int | None]] = {"": {}}  # {folder: {entry: bytes; None: a folder}}
         for path, size in self._sizes.items():
             folder, _, name = path.rpartition("/")

@@ -5,6 +5,7 @@
   python -m inception_jax.data.prepare imagenet2012 --source=FOLDER_OF_THE_TWO_TARS
   python -m inception_jax.data.prepare folder --name=flowers --source=FOLDER_OF_CLASS_FOLDERS
   python -m inception_jax.data.prepare digits                                       (optional: they are embedded)
+  python -m inception_jax.data.prepare convert NAME --output=FOLDER        (TFDS's TFRecord or Parquet to ArrayRecord)
 
 Nothing is downloaded. After an interruption, the same command continues where it stopped.
 """
@@ -16,13 +17,16 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from inception_jax import standard_streams
 from inception_jax.data.prepared_sets import default_data_dir
 from inception_jax.errors import ArgumentParser, UserError, nearest
 from inception_jax.ranges import MAX_IMAGE_PIXELS, Range
 
-NAMES = ("digits", "fashion_mnist", "imagenet2012", "folder")
+NAMES = ("digits", "fashion_mnist", "imagenet2012", "folder", "convert")
+# The options that `convert` has no use for.
+_NOT_OF_CONVERT = ("source", "class_names", "check", "max_pixels", "threads")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -32,7 +36,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data_set", metavar="NAME", help=f"one of: {', '.join(NAMES)}")
-    parser.add_argument("--data_dir", help="output folder; default: TFDS_DATA_DIR, else ~/tensorflow_datasets")
+    parser.add_argument(
+        "prepared", metavar="PREPARED", nargs="?", help="with convert: the data set, as NAME or NAME/CONFIG:1.2.3"
+    )
+    parser.add_argument(
+        "--data_dir",
+        help="output folder (of convert: the folder that holds the data set); default: TFDS_DATA_DIR, else "
+        "~/tensorflow_datasets",
+    )
+    parser.add_argument("--output", metavar="FOLDER", help="with convert: the folder of data sets to write to")
     parser.add_argument("--source", help="folder of the original files")
     parser.add_argument("--name", help="with folder: the name of the new data set")
     parser.add_argument(
@@ -43,8 +55,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--check",
         choices=("full", "counts"),
-        default="full",
-        help="full: compare the published checksums and decode every image; counts: only count the examples",
+        help="full (default): compare the published checksums and decode every image; counts: only count examples",
     )
     parser.add_argument(
         "--max_pixels",
@@ -56,7 +67,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--num_shards", type=int, help="files per split; default: TFDS's rule, at most 2,048 records per file"
     )
     parser.add_argument(
-        "--threads", type=int, default=min(8, len(os.sched_getaffinity(0))), help="threads that read and decode"
+        "--threads", type=int, help="threads that read and decode; default: the number of cores, at most 8"
     )
     return parser.parse_args(arguments)
 
@@ -77,13 +88,21 @@ def prepare(options: argparse.Namespace) -> None:
     ):
         if (value := getattr(options, field)) is not None and value not in allowed:
             raise UserError(f"--{field}: {value}; it must be {allowed}")
+    for value, what in ((options.prepared, f"{options.prepared!r}"), (options.output, "--output")):
+        if value is None and options.data_set == "convert":
+            raise UserError("convert: the name of a prepared data set and --output=FOLDER are needed")
+        if value is not None and options.data_set != "convert":
+            raise UserError(f"{what}: only with `convert`")
+    if options.data_set == "convert":
+        _convert(options)
+        return
     if (options.name is not None) != (options.data_set == "folder"):
         raise UserError("--name=NAME: required with `folder`, and not allowed with any other data set")
     if options.class_names is not None and options.data_set != "folder":
         raise UserError("--class_names: only with `folder`; the other data sets have an order of their own")
     if options.source is not None and options.data_set == "digits":
         raise UserError("--source: digits are embedded, there is nothing to read")
-    if options.max_pixels is not None and options.check != "full":
+    if options.max_pixels is not None and options.check == "counts":
         raise UserError(
             f"--max_pixels: has no effect with --check={options.check}, which decodes no image; leave it out"
         )
@@ -106,11 +125,23 @@ def prepare(options: argparse.Namespace) -> None:
         builder = kind(source=options.source, **fields)
     shards.write(
         builder,
-        full_check=options.check == "full",
+        full_check=options.check != "counts",
         max_pixels=options.max_pixels or MAX_PIXELS,
         num_shards=options.num_shards,
-        threads=options.threads,
+        threads=options.threads or min(8, len(os.sched_getaffinity(0))),
     )
+
+
+def _convert(options: argparse.Namespace) -> None:
+    for field in _NOT_OF_CONVERT:
+        if getattr(options, field) is not None:
+            raise UserError(f"--{field}: has no effect with `convert`, which copies records; leave it out")
+    if options.name is not None:
+        raise UserError(f"--name: not with `convert`; the data set keeps its name, {options.prepared!r}")
+    from inception_jax.data import conversion  # TFDS: after the arguments are checked
+
+    output = Path(options.output).expanduser()
+    conversion.convert(options.prepared, default_data_dir(options.data_dir), output, num_shards=options.num_shards)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

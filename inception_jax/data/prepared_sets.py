@@ -1,4 +1,7 @@
-"""Finds the data sets that are prepared on disk in TFDS's format, or says how to prepare them."""
+"""Finds the data sets that TFDS has prepared on disk, in any file format, or says how to prepare them.
+
+TFDS's own `builder_from_files` and `builder_from_directory` find and describe them; they import no TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def default_data_dir(data_dir: str | os.PathLike | None = None) -> Path:
     """The folder of prepared data sets: as given, else TFDS_DATA_DIR, else ~/tensorflow_datasets (as in TFDS)."""
     if data_dir is not None and storage.is_remote(data_dir):
         raise UserError(
-            f"data.data_dir = {os.fspath(data_dir)!r}: ArrayRecord files are read from a file system; mount the "
+            f"data.data_dir = {os.fspath(data_dir)!r}: prepared data sets are read from a file system; mount the "
             "storage as one, or use class folders (data.name=folder:gs://…)"
         )
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
@@ -76,6 +79,39 @@ def find_prepared(name: str, data_dir: Path, others: Sequence[str] = ()) -> tfds
         f"unknown data set {name!r}{nearest(base, [*names, *stock])}; data sets: {', '.join(dict.fromkeys(names))}, or"
         f" any of TFDS's prepared in {data_dir}"
     )
+
+
+def choose_format(builder: tfds.core.DatasetBuilder, readable: Sequence[str]) -> str:
+    """Chooses the files to read: the set's own format, or else another that `tfds convert_format` has added.
+
+    Args:
+      builder: of a prepared data set; its splits then name the files of the chosen format.
+      readable: the formats that can be read.
+
+    Raises:
+      UserError: none of its formats can be read.
+    """
+    info = builder.info
+    own = info.file_format.file_suffix
+    formats = [own, *(other.file_suffix for other in info.alternative_file_formats)]
+    known = [name for name in formats if name in readable]
+    if not known:
+        raise UserError(
+            f"{builder.data_dir}: prepared as {' and '.join(formats)}; {', '.join(readable)} can be read: move it away "
+            "and prepare it again with --file_format=array_record"
+        )
+    template = next(iter(info.splits.values())).filename_template if info.splits else None
+
+    def has_files(name: str) -> bool:
+        files = template.replace(filetype_suffix=name).sharded_filepaths(next(iter(info.splits.values())).num_shards)
+        return any(file.exists() for file in files)
+
+    chosen = known[0]
+    if template is not None and not has_files(chosen):
+        chosen = next(filter(has_files, known), chosen)
+    if chosen != own:
+        info.set_file_format(chosen, override=True, override_if_initialized=True)
+    return chosen
 
 
 def _refuse_path(name: str) -> None:

@@ -1,4 +1,6 @@
-"""Record sources, read by index: prepared ArrayRecord files, arrays in memory, image files, synthetic images.
+"""Record sources, read by index: arrays in memory, image files, synthetic images, and parts of other sources.
+
+`example_records` has those of data sets that TFDS has prepared.
 
 Each source has `len(source)`, `source[i] -> (image, label)`, `record_name(i)`, the record's name in messages, and
 `digest()`, by which a run knows its data again. An image is either the bytes of an image file or uint8 [height, width,
@@ -29,7 +31,8 @@ _MANY = 10_000  # records whose labels take so long to read that a line says so
 class RecordSource(Protocol):
     """The interface of a record source.
 
-    A source that has all labels without reading an image has them as the attribute `labels` (`read_labels`).
+    A source that has all labels without reading an image has them as the attribute `labels` (`read_labels`); one whose
+    labels are worth keeping once they are read has the paths of its files as `files`.
 
     Attributes:
       in_memory: whether reading is so cheap that worker processes would only add cost.
@@ -49,7 +52,7 @@ class RecordSource(Protocol):
         ...
 
 
-def _sha256(*parts: object) -> str:
+def sha256(*parts: object) -> str:
     """SHA-256 of bytes, arrays, numbers and strings, each with its length."""
     digest = hashlib.sha256()
     for part in parts:
@@ -91,7 +94,7 @@ class MemoryRecords:
         return f"record {index}"
 
     def digest(self) -> str:
-        return _sha256("arrays", self.images.shape, self.images.dtype, np.asarray(self.labels, "<i8"))
+        return sha256("arrays", self.images.shape, self.images.dtype, np.asarray(self.labels, "<i8"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +135,7 @@ class FileRecords:
         return printable(self.path(index))
 
     def digest(self) -> str:
-        return _sha256("files", self.keys.packed, self.sizes.astype("<i8"), self.labels.astype("<i8"))
+        return sha256("files", self.keys.packed, self.sizes.astype("<i8"), self.labels.astype("<i8"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +174,7 @@ class OwnRecords:
 
     def digest(self) -> str:
         """SHA-256 of the number of items: they have no names."""
-        return _sha256("items", len(self))
+        return sha256("items", len(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +211,7 @@ class SyntheticRecords:
         return f"record {index}"
 
     def digest(self) -> str:
-        return _sha256("synthetic", self.num_examples, self.num_classes, self.side)
+        return sha256("synthetic", self.num_examples, self.num_classes, self.side)
 
 
 def read_labels(source: RecordSource) -> np.ndarray:
@@ -225,8 +228,8 @@ def read_labels(source: RecordSource) -> np.ndarray:
         return np.asarray(labels, np.int64)
     kept = None
     if len(source) >= _MANY:
-        if isinstance(source, ArrayRecords):
-            kept = label_index.path(source.digest(), [part.filename for part in source.parts])
+        if (files := getattr(source, "files", None)) is not None:
+            kept = label_index.path(source.digest(), files)
         if kept is not None and (known := label_index.read(kept, len(source))) is not None:
             return known
         print(f"reading the labels of {len(source):,} records", file=sys.stderr)
@@ -242,90 +245,6 @@ def read_labels(source: RecordSource) -> np.ndarray:
 @functools.lru_cache(maxsize=1)
 def _noise(size: int) -> np.ndarray:
     return np.frombuffer(np.random.Philox(0).random_raw(-(-size // 8)).tobytes(), np.uint8)[:size]
-
-
-@dataclasses.dataclass(frozen=True)
-class FileInstruction:
-    """Records `skip … skip + take - 1` of one ArrayRecord file, with the field names that its reader asks for."""
-
-    filename: str
-    skip: int
-    take: int
-    examples_in_shard: int
-
-
-class ArrayRecords:
-    """Records of a prepared TFDS data set: `tf.train.Example` messages in ArrayRecord files.
-
-    The files are opened at the first read, in each process.
-    """
-
-    in_memory = False
-
-    def __init__(self, parts: Sequence[FileInstruction], image_key: str, label_key: str):
-        """Makes a source; opens nothing.
-
-        Args:
-          parts: the ranges of the files, in order.
-          image_key: the feature that holds the bytes of the image.
-          label_key: the feature that holds the label.
-        """
-        self.parts = tuple(parts)
-        self.image_key, self.label_key = image_key, label_key
-
-    def __len__(self) -> int:
-        return sum(part.take for part in self.parts)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self.parts, "image_key": self.image_key, "label_key": self.label_key}
-
-    @functools.cached_property
-    def _reader(self) -> Any:
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-        self.digest()  # raises for a file that is missing
-        return ArrayRecordDataSource(self.parts)
-
-    def __getitem__(self, index: int) -> tuple[bytes, int]:
-        reader, message = self._reader, _example_message()
-        try:
-            features = message.FromString(reader[int(index)]).features.feature
-            return features[self.image_key].bytes_list.value[0], features[self.label_key].int64_list.value[0]
-        except Exception as error:  # the reader's and the message's own types, which have no common base
-            raise UserError(
-                f"{self.record_name(index)}: damaged ({type(error).__name__}: {error}); prepare it again"
-            ) from None
-
-    def record_name(self, index: int) -> str:
-        for part in self.parts:
-            if index < part.take:
-                return f"record {part.skip + index} of {part.filename}"
-            index -= part.take
-        raise IndexError(index)
-
-    def digest(self) -> str:
-        """SHA-256 of the files' names and sizes and the ranges of records: they may be moved, but not made anew.
-
-        Raises:
-          UserError: a file is missing.
-        """
-        found: list[object] = ["array_record", self.image_key, self.label_key]
-        for part in self.parts:
-            try:
-                size = os.path.getsize(part.filename)
-            except OSError:
-                message = f"{part.filename}: this file of the prepared data set is missing; prepare it again"
-                raise UserError(message) from None
-            found += [os.path.basename(part.filename), size, part.skip, part.take, part.examples_in_shard]
-        return _sha256(*found)
-
-
-@functools.cache
-def _example_message() -> Any:
-    """The protobuf message of TFDS records; importing it takes a third of a second, so not before the first read."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    return tf_example_pb2.Example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,4 +302,4 @@ class ConcatenatedRecords:
         for part in self.parts:
             digests[id(part.source)] = digests[id(part.source)] or part.source.digest()
         ranges = [(digests[id(part.source)], part.start, part.stop) for part in self.parts]
-        return _sha256("ranges", *(value for each in ranges for value in each))
+        return sha256("ranges", *(value for each in ranges for value in each))

@@ -36,7 +36,7 @@ _RECORD_OVERHEAD = 100  # bytes of a record besides its image, about
 # The time that ArrayRecord's reader takes per record grows with the records of the file: array_record 0.8.6 needs 20 us
 # in a file of 2,000, 310 us in one of 60,000. TFDS's rule considers bytes alone and would put 60,000 small images into
 # one file.
-_MAX_RECORDS_PER_SHARD = 2048
+MAX_RECORDS_PER_SHARD = 2048
 
 
 class PreparationProgress:
@@ -116,7 +116,7 @@ def write(
     folder, progress = Path(builder.data_dir), PreparationProgress(stream)
     staging = folder.with_name(f"incomplete.{folder.name}")
     try:
-        with _locked(folder):
+        with locked(folder):
             if folder.exists():
                 (folder / "plan.json").unlink(
                     missing_ok=True
@@ -129,12 +129,12 @@ def write(
             state = _open_staging(staging, builder, parts, full_check, progress)
             if full_check and not state.get("verified"):
                 builder.verify(lambda done, total: progress("checksums", done, total))
-                _write_json(staging / "plan.json", {**state, "verified": True})
+                write_json(staging / "plan.json", {**state, "verified": True})
             _check_disk_space(staging, parts)
             limit = max_pixels if full_check else None
             lengths = [_write_split(builder, part, staging, limit, threads, progress) for part in parts]
             _write_info(builder, staging, lengths)
-            _rename_durably(staging, folder)
+            rename_durably(staging, folder)
             (folder / "plan.json").unlink()
     except OSError as error:
         raise UserError(f"{error.filename or staging}: {error.strerror or error}") from None
@@ -143,7 +143,7 @@ def write(
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Locks the data set for this process; the lock ends with the process, however that ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_name(f"incomplete.{folder.name}.lock")
@@ -165,7 +165,7 @@ def _plan_split(name: str, examples: Examples, builder: SourceBuilder, num_shard
     order = list(range(count)) if builder.info.disable_shuffling else hash_order(list(examples.keys), name)
     size = sum(examples.sizes) + count * _RECORD_OVERHEAD
     tfds_rule = shard_utils.ShardConfig().get_number_shards(size, count)
-    wanted = num_shards or max(tfds_rule, math.ceil(count / _MAX_RECORDS_PER_SHARD))
+    wanted = num_shards or max(tfds_rule, math.ceil(count / MAX_RECORDS_PER_SHARD))
     return _SplitPlan(name, examples, order, [0, *shard_utils.get_shard_boundaries(count, min(wanted, count))])
 
 
@@ -178,10 +178,24 @@ def _check_counts(builder: SourceBuilder, parts: list[_SplitPlan]) -> None:
 def _open_staging(
     staging: Path, builder: SourceBuilder, parts: list[_SplitPlan], full_check: bool, progress: PreparationProgress
 ) -> dict[str, Any]:
-    """Opens the folder of an earlier attempt with the same files and checks, or an empty one; returns its state."""
+    """Opens the folder of this builder's files, keys and checks; returns its state."""
     files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in builder.source_files()]
     keys = [[part.name, part.bounds, [str(part.examples.keys[i]) for i in part.order]] for part in parts]
-    digest = hashlib.sha256(json.dumps([files, keys]).encode()).hexdigest()
+    return open_staging(staging, hashlib.sha256(json.dumps([files, keys]).encode()).hexdigest(), full_check, progress)
+
+
+def open_staging(staging: Path, digest: str, full_check: bool, progress: PreparationProgress) -> dict[str, Any]:
+    """Opens the folder of an earlier attempt, or an empty one.
+
+    Args:
+      staging: the folder.
+      digest: of what is to be written; an earlier attempt with another one is removed.
+      full_check: whether an earlier attempt must have checked everything, too.
+      progress: is told.
+
+    Returns:
+      The state of the attempt, as `plan.json` has it.
+    """
     try:
         state = json.loads((staging / "plan.json").read_text())
     except (OSError, ValueError):
@@ -193,14 +207,15 @@ def _open_staging(
         shutil.rmtree(staging)
     staging.mkdir(parents=True)
     state = {"digest": digest, "full_check": full_check}
-    _write_json(staging / "plan.json", state)
+    write_json(staging / "plan.json", state)
     return state
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file atomically."""
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps(content))
-    _rename_durably(temporary, path)
+    rename_durably(temporary, path)
 
 
 def _check_disk_space(staging: Path, parts: list[_SplitPlan]) -> None:
@@ -232,7 +247,7 @@ def _write_split(
             def advance(done: int, start: int = part.bounds[shard]) -> None:
                 progress(f"{builder.name}, {part.name}", start + done, len(part.order))
 
-            if not path.exists() or _num_records(path) != len(numbers):
+            if not path.exists() or num_records(path) != len(numbers):
                 _write_shard(builder, part, numbers, path, max_pixels, pool, advance)
             advance(len(numbers))
             nbytes += path.stat().st_size
@@ -270,14 +285,15 @@ def _write_shard(
     for number in numbers:
         writer.write(records[number])
     writer.close()
-    if _num_records(temporary) != len(numbers):
+    if num_records(temporary) != len(numbers):
         raise UserError(
-            f"{temporary}: {_num_records(temporary)} records after writing {len(numbers)}; is the disk full?"
+            f"{temporary}: {num_records(temporary)} records after writing {len(numbers)}; is the disk full?"
         )
-    _rename_durably(temporary, path)
+    rename_durably(temporary, path)
 
 
-def _num_records(path: Path) -> int:
+def num_records(path: Path) -> int:
+    """The records of an ArrayRecord file; -1 where it is missing or incomplete."""
     try:
         reader = ArrayRecordReader(os.fspath(path))
         try:
@@ -295,7 +311,7 @@ def _write_info(builder: SourceBuilder, staging: Path, lengths: list[splits.Spli
     builder.info.write_to_directory(staging)
 
 
-def _rename_durably(temporary: Path, final: Path) -> None:
+def rename_durably(temporary: Path, final: Path) -> None:
     """Renames a complete file or folder atomically; its content is on the disk (fsync) before its name is."""
     for path in [*temporary.iterdir(), temporary] if temporary.is_dir() else [temporary]:
         descriptor = os.open(path, os.O_RDONLY)

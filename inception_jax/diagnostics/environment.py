@@ -24,7 +24,7 @@ _EXTRAS = {
     "gpu": (("jax_cuda12_plugin",), "NVIDIA GPUs"),
     "tpu": (("libtpu",), "TPUs"),
     "sweep": (("optuna", "sklearn"), "sweep"),
-    "convert": (("h5py", "google_crc32c"), "Keras's and TensorFlow's weights"),
+    "convert": (("h5py",), "Keras's weights"),
     "onnx": (("onnx",), "export --to=onnx"),
     "tensorboard": (("tensorboard",), "shows a run's events"),
 }

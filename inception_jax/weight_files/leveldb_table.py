@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from inception_jax.weight_files.crc32c import crc32c, unmask
+from inception_jax.crc32c import crc32c, unmask
 from inception_jax.weight_files.protobuf_wire import read_varint
 from inception_jax.weight_files.types import Cost, ReadBudget, ReadError
 

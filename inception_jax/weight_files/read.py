@@ -46,7 +46,7 @@ def read_weights(path: str | os.PathLike[str], *, limit: int = DEFAULT_LIMIT) ->
 
     The content decides the format. Nothing is written, and no other file is opened, except the data files of a
     TensorFlow checkpoint and the external data of an ONNX model in the model's own folder. The publishers' frameworks
-    are not needed; Keras files need h5py, and TensorFlow checkpoints google-crc32c (the extra `convert`).
+    are not needed; Keras files need h5py (the extra `convert`).
 
     Args:
       path: the file; for a TensorFlow V2 checkpoint also its prefix, or the folder with its `checkpoint` file.

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from inception_jax.crc32c import crc32c, unmask
 from inception_jax.weight_files import leveldb_table, tensorflow_tensors
-from inception_jax.weight_files.crc32c import crc32c, unmask
 from inception_jax.weight_files.protobuf_wire import Message
 from inception_jax.weight_files.tensorflow_tensors import Extents
 from inception_jax.weight_files.types import InputFile, ParsedFile, ReadBudget, ReadError, add_array, decode_utf8
@@ -31,7 +31,7 @@ def read_v1(source: InputFile, budget: ReadBudget) -> ParsedFile:
       The arrays. Metadata: "left_out", {name: reason} of variables that are not arrays of numbers.
 
     Raises:
-      ReadError: the file is damaged or compressed, or google-crc32c is not installed.
+      ReadError: the file is damaged or compressed.
     """
     table = dict(leveldb_table.entries(source.data, budget))
     if b"" not in table:
@@ -95,7 +95,7 @@ def read_v2(index: InputFile, shard: Callable[[int, int], memoryview], budget: R
       The arrays. Metadata: "left_out", {name: reason} of entries that are not arrays of numbers.
 
     Raises:
-      ReadError: a file is damaged, missing or compressed, or google-crc32c is not installed.
+      ReadError: a file is damaged, missing or compressed.
     """
     table = dict(leveldb_table.entries(index.data, budget))
     if b"" not in table:

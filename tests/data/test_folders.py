@@ -9,7 +9,7 @@ import pytest
 
 from inception_jax.config import Config, ConfigError
 from inception_jax.config import default as default_config
-from inception_jax.data import folder_files, folder_index, folder_walk, folders, images
+from inception_jax.data import folder_files, folder_index, folder_walk, folders, images, index_files
 from inception_jax.data.datasets import load, load_splits
 from inception_jax.errors import UserError
 from inception_jax.training import network_setup
@@ -311,7 +311,7 @@ def test_both_splits_of_a_run_are_one_scan(tree, monkeypatch):
 def indexed(tree, tmp_path, monkeypatch):
     """A folder that is old and large enough for an index: (its name, a function that counts the folders listed)."""
     monkeypatch.setattr(folder_index, "MIN_IMAGES", 4)
-    monkeypatch.setattr(folder_index, "_SETTLED_SECONDS", -3600.0)
+    monkeypatch.setattr(index_files, "_SETTLED_SECONDS", -3600.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     name = tree("train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/caf\udce9.png", "test/a/1.png", "x/1.png")
     listed = []
@@ -415,9 +415,9 @@ def test_an_index_that_declares_more_than_it_holds_is_not_used(indexed, tmp_path
 
 def test_an_index_is_not_written_for_a_small_folder_or_one_that_just_changed(indexed, tmp_path, monkeypatch):
     name, _ = indexed
-    for setting, value in (("MIN_IMAGES", 10_000), ("_SETTLED_SECONDS", 3600.0)):
+    for module, setting, value in ((folder_index, "MIN_IMAGES", 10_000), (index_files, "_SETTLED_SECONDS", 3600.0)):
         with monkeypatch.context() as patch:
-            patch.setattr(folder_index, setting, value)
+            patch.setattr(module, setting, value)
             load(name, "train")
         assert os.listdir(tmp_path) == ["data"] and not (tmp_path / "data" / folder_files.INDEX).exists()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from inception_jax.data import builders, digits, images, records
+from inception_jax.data import builders, digits, example_records, images, records
 from inception_jax.data.datasets import load
 from inception_jax.errors import UserError
 
@@ -50,7 +50,7 @@ def test_the_labels_of_a_large_set_are_read_once(tmp_path, run, monkeypatch, cap
         file.write_bytes(b"damaged")
     np.testing.assert_array_equal(labels(), first)
     monkeypatch.setattr(
-        records.ArrayRecords, "__getitem__", lambda self, index: (_ for _ in ()).throw(UserError("gone"))
+        example_records.ArrayRecords, "__getitem__", lambda self, index: (_ for _ in ()).throw(UserError("gone"))
     )
     np.testing.assert_array_equal(labels(), first)
     assert (labels("test[:340]") == -1).all() and len([*(tmp_path / "cache").rglob("*.npy")]) == 3
@@ -207,8 +207,16 @@ def test_unwritable_data_dir_is_one_line(tmp_path, capsys, run):
 def test_wrong_file_format_is_said(tmp_path, monkeypatch, run):
     assert run("digits", f"--data_dir={tmp_path}") == 0
     info = tmp_path / "digits" / "1.0.0" / "dataset_info.json"
-    info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(UserError, match="prepared as tfrecord; array_record is needed"):
+    text = info.read_text()
+    info.write_text(text.replace("array_record", "riegeli"))
+    with pytest.raises(
+        UserError, match="prepared as riegeli; array_record, tfrecord, parquet can be read: move it away"
+    ):
+        load("digits:1.0.0", "train", str(tmp_path))
+    info.write_text(text.replace('"array_record"', '"riegeli", "alternativeFileFormats": ["array_record"]'))
+    assert load("digits:1.0.0", "test", str(tmp_path)).num_examples == 360
+    info.write_text(text.replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match=r"digits-train\.tfrecord-00000-of-00001: this file .* is missing"):
         load("digits:1.0.0", "train", str(tmp_path))
     info.write_text("{")
     with pytest.raises(UserError, match="cannot be opened"):

@@ -27,12 +27,12 @@ def test_killed_anywhere_the_same_command_makes_it_whole(publish, small, tmp_pat
         "kind = builders.FashionMnist\n"
         "kind.EXPECTED = {'train': 60, 'test': 10}\n"
         f"kind.SHA256 = {builders.FashionMnist.SHA256!r}\n"
-        "calls, publish = [], shards._rename_durably\n"
+        "calls, publish = [], shards.rename_durably\n"
         "def kill(*arguments):\n"
         "    calls.append(1)\n"
         f"    if len(calls) == {publish}: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    publish(*arguments)\n"
-        "shards._rename_durably = kill\n"
+        "shards.rename_durably = kill\n"
         f"sys.exit(prepare.main({arguments!r}))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -82,7 +82,7 @@ def test_other_files_start_afresh(small, tmp_path, monkeypatch, capsys, run):
 def test_two_processes_do_not_prepare_the_same(small, tmp_path, capsys, run):
     folder, _ = small
     builder = builders.FashionMnist(source=folder, data_dir=tmp_path, file_format="array_record")
-    with shards._locked(Path(builder.data_dir)):
+    with shards.locked(Path(builder.data_dir)):
         assert run("fashion_mnist", f"--source={folder}", f"--data_dir={tmp_path}") == 2
     assert "another process is preparing" in capsys.readouterr().err
 

@@ -54,13 +54,11 @@ def test_what_is_not_there_is_one_line(folder):
         datasets.load("folder:s3://bucket/none", "train")
 
 
-def test_array_records_are_refused(folder):
+def test_prepared_data_sets_are_refused(folder):
     with pytest.raises(
-        UserError, match=r"data\.data_dir = 'gs://b/sets': ArrayRecord files are read from a file system"
+        UserError, match=r"data\.data_dir = 'gs://b/sets': prepared data sets are read from a file system"
     ):
         prepared_sets.default_data_dir("gs://b/sets")
     fsspec.filesystem("memory").pipe_file("/bucket/pets/dataset_info.json", b"{}")
-    with pytest.raises(
-        UserError, match=f"{ADDRESS}: a prepared data set; ArrayRecord files are read from a file system"
-    ):
+    with pytest.raises(UserError, match=f"{ADDRESS}: a prepared data set; these are read from a file system"):
         datasets.load(f"folder:{ADDRESS}", "train")

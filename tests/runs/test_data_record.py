@@ -7,7 +7,8 @@ import pytest
 
 from inception_jax.data import digits
 from inception_jax.data.datasets import load, load_splits
-from inception_jax.data.records import ArrayRecords, FileInstruction, MemoryRecords
+from inception_jax.data.example_records import ArrayRecords, FileInstruction
+from inception_jax.data.records import MemoryRecords
 from inception_jax.errors import UserError
 from inception_jax.runs import data_record
 

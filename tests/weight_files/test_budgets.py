@@ -44,7 +44,6 @@ def check(tmp_path: Path, makers: dict, seed: int) -> None:
 
 def test_hostile_files(tmp_path):
     pytest.importorskip("h5py", reason="reading Keras's files needs h5py (the extra `convert`)")
-    pytest.importorskip("google_crc32c", reason="TensorFlow's checkpoints need it (the extra `convert`)")
     quick = (
         hostile.hdf5_strings_on_one_heap_object,
         hostile.torch_big_endian_storage,

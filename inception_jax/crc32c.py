@@ -1,11 +1,9 @@
-"""CRC-32C (Castagnoli), the checksum of TensorFlow's checkpoints, and the masked form in which LevelDB stores it.
+"""CRC-32C (Castagnoli), the checksum of TensorFlow's files, and the masked form in which they and LevelDB store it.
 
 Sources: RFC 3720, appendix B.4 (the polynomial); google/leveldb, util/crc32c.h (the mask).
 """
 
 from __future__ import annotations
-
-from inception_jax.weight_files.types import ReadError
 
 _MASK_DELTA = 0xA282EAD8
 _CHUNK = 1 << 20  # bytes per call: google-crc32c takes `bytes` alone, and a chunk is all that is copied at a time
@@ -19,16 +17,11 @@ def crc32c(data: bytes | memoryview) -> int:
 
     Returns:
       The checksum, an unsigned 32-bit number.
-
-    Raises:
-      ReadError: google-crc32c is not installed.
     """
-    try:
-        import google_crc32c
-    except ModuleNotFoundError:
-        raise ReadError(
-            "TensorFlow checkpoints need google-crc32c for their checksums: pip install 'inception_jax[convert]'"
-        ) from None
+    import google_crc32c
+
+    if isinstance(data, bytes):
+        return google_crc32c.value(data)
     checksum = 0
     for start in range(0, len(data), _CHUNK):
         checksum = google_crc32c.extend(checksum, bytes(data[start : start + _CHUNK]))

@@ -1,0 +1,295 @@
+"""Records of prepared TFDS data sets: `tf.train.Example` messages in ArrayRecord, TFRecord or Parquet files.
+
+The three formats hold the same messages in the same order, and give the same labels and the same bytes of images. What
+serves without TensorFlow is used: TFDS's builders for metadata and splits, its protobuf message, array_record's reader.
+`tfds.data_source` decodes images itself (a grey one to two axes), reads all of a Parquet set into memory and refuses
+TFRecord; so `tfrecords` and `ParquetRecords` are written here.
+"""
+
+from __future__ import annotations
+
+import abc
+import collections
+import contextlib
+import dataclasses
+import functools
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from inception_jax.data import tfrecords
+from inception_jax.data.names import printable
+from inception_jax.data.records import sha256
+from inception_jax.errors import UserError
+
+_OPEN_FILES = 256  # per source and process; a process may have 1,024 on many systems
+_PARQUET_CACHE = 256 << 20  # bytes of row groups that a source keeps, per process
+
+
+@dataclasses.dataclass(frozen=True)
+class FileInstruction:
+    """Records `skip … skip + take - 1` of one file, with the field names that array_record's reader asks for."""
+
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
+
+
+class ExampleRecords(abc.ABC):
+    """The base of the three formats. Files are opened at the first read, in each process.
+
+    Attributes:
+      FORMAT: the format's name in TFDS, the suffix of its files.
+    """
+
+    FORMAT: ClassVar[str]
+    in_memory = False
+
+    def __init__(self, parts: Sequence[FileInstruction], image_key: str, label_key: str):
+        """Makes a source.
+
+        Args:
+          parts: the ranges of the files, in order.
+          image_key: the feature that holds the bytes of the image.
+          label_key: the feature that holds the label.
+        """
+        self.parts = tuple(parts)
+        self.image_key, self.label_key = image_key, label_key
+        self._ends = np.cumsum([part.take for part in self.parts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of the files."""
+        return [part.filename for part in self.parts]
+
+    @abc.abstractmethod
+    def _read(self, index: int) -> bytes:
+        """Reads a serialized `tf.train.Example`; raises whatever the format's reader raises for a damaged file."""
+
+    def read_message(self, index: int) -> bytes:
+        """Reads a serialized `tf.train.Example`.
+
+        Raises:
+          UserError: it is damaged, or cannot be read.
+        """
+        with self._named(index):
+            return self._read(index)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int]:
+        index, message = int(index), _example_message()
+        with self._named(index):
+            features = message.FromString(self._read(index)).features.feature
+            return features[self.image_key].bytes_list.value[0], features[self.label_key].int64_list.value[0]
+
+    @contextlib.contextmanager
+    def _named(self, index: int) -> Iterator[None]:
+        """Turns an exception into a `UserError` that names the record."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # the readers' and the message's own types, which have no common base
+            raise UserError(
+                f"{self.record_name(index)}: damaged ({type(error).__name__}: {error}); prepare it again"
+            ) from None
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """The number of a record's part, and the record's number in the file."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        first = int(self._ends[part]) - self.parts[part].take
+        return part, self.parts[part].skip + index - first
+
+    def record_name(self, index: int) -> str:
+        part, number = self._find(int(index))
+        return f"record {number} of {printable(self.parts[part].filename)}"
+
+    def digest(self) -> str:
+        """SHA-256 of the files' names and sizes and the ranges of records: they may be moved, but not made anew.
+
+        Raises:
+          UserError: a file is missing.
+        """
+        found: list[object] = [self.FORMAT, self.image_key, self.label_key]
+        for part in self.parts:
+            try:
+                size = os.path.getsize(part.filename)
+            except OSError:
+                raise _missing(part.filename) from None
+            found += [os.path.basename(part.filename), size, part.skip, part.take, part.examples_in_shard]
+        return sha256(*found)
+
+    def _check_counts(self, counts: Sequence[int]) -> None:
+        """Compares the records of each file with what the data set's own description says."""
+        for part, count in zip(self.parts, counts, strict=True):
+            if count != part.examples_in_shard:
+                raise UserError(
+                    f"{printable(part.filename)}: {count:,} records; dataset_info.json says "
+                    f"{part.examples_in_shard:,}: truncated, or another file; copy it again, or prepare the data set "
+                    "again"
+                )
+
+
+def _missing(filename: str) -> UserError:
+    return UserError(f"{printable(filename)}: this file of the prepared data set is missing; prepare it again")
+
+
+class ArrayRecords(ExampleRecords):
+    """Records of ArrayRecord files, through array_record's reader."""
+
+    FORMAT = "array_record"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_reader"}
+
+    @functools.cached_property
+    def _reader(self) -> Any:
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self.digest()  # raises for a file that is missing
+        return ArrayRecordDataSource(self.parts)
+
+    def _read(self, index: int) -> bytes:
+        return self._reader[index]
+
+
+class TFRecords(ExampleRecords):
+    """Records of TFRecord files, by their offsets (`tfrecords`), which are found or read when the source is made."""
+
+    FORMAT = "tfrecord"
+
+    def __init__(self, parts: Sequence[FileInstruction], image_key: str, label_key: str):
+        """Makes a source; as `ExampleRecords`.
+
+        Raises:
+          UserError: a file is missing, truncated or damaged, or has another number of records.
+        """
+        super().__init__(parts, image_key, label_key)
+        for part in self.parts:
+            if not os.path.exists(part.filename):
+                raise _missing(part.filename)
+        self._offsets = tfrecords.load_offsets(self.files)
+        self._check_counts([len(offsets) - 1 for offsets in self._offsets])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_open"}
+
+    @functools.cached_property
+    def _open(self) -> Any:
+        return functools.lru_cache(_OPEN_FILES)(_OpenFile)
+
+    def _read(self, index: int) -> bytes:
+        part, number = self._find(index)
+        file = self._open(self.parts[part].filename)
+        start, stop = self._offsets[part][number : number + 2].tolist()
+        return tfrecords.read_record(file.descriptor, start, stop)
+
+
+class _OpenFile:
+    """An open file that is closed when the last thread that uses it lets it go."""
+
+    def __init__(self, path: str):
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+class ParquetRecords(ExampleRecords):
+    """Records of Parquet files as TFDS writes them: one column, `data`, of messages, in row groups of 100.
+
+    A row can only be read with its whole row group, so the last row groups are kept, up to 256 MB. pyarrow is one of
+    TFDS's own dependencies.
+    """
+
+    FORMAT = "parquet"
+
+    def __init__(self, parts: Sequence[FileInstruction], image_key: str, label_key: str):
+        """Makes a source; reads the footer of each file.
+
+        Raises:
+          UserError: a file is missing or damaged, or has another number of records or other columns.
+        """
+        import pyarrow.parquet
+
+        super().__init__(parts, image_key, label_key)
+        self._metadata = []
+        for part in self.parts:
+            if not os.path.exists(part.filename):
+                raise _missing(part.filename)
+            try:
+                metadata = pyarrow.parquet.read_metadata(part.filename)
+            except (OSError, pyarrow.ArrowException) as error:
+                reason = " ".join(str(error).split())
+                raise UserError(
+                    f"{printable(part.filename)}: cannot be read as Parquet ({reason}); truncated or damaged: copy it "
+                    "again, or prepare the data set again"
+                ) from None
+            names = metadata.schema.to_arrow_schema().names
+            if names != ["data"]:
+                raise UserError(f"{printable(part.filename)}: columns {names}; TFDS writes one, 'data'")
+            self._metadata.append(metadata)
+        self._check_counts([metadata.num_rows for metadata in self._metadata])
+        self._group_ends = [
+            np.cumsum([metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)])
+            for metadata in self._metadata
+        ]
+        self._make_cache()
+
+    def _make_cache(self) -> None:
+        self._groups: collections.OrderedDict[tuple[int, int], Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_groups", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._make_cache()
+
+    def _read(self, index: int) -> bytes:
+        part, number = self._find(index)
+        ends = self._group_ends[part]
+        group = int(np.searchsorted(ends, number, side="right"))
+        row = number - (int(ends[group - 1]) if group else 0)
+        return self._read_group(part, group)[row].as_py()
+
+    def _read_group(self, part: int, group: int) -> Any:
+        import pyarrow.parquet
+
+        key = (part, group)
+        with self._lock:
+            if key in self._groups:
+                self._groups.move_to_end(key)
+                return self._groups[key]
+        with pyarrow.parquet.ParquetFile(self.parts[part].filename, metadata=self._metadata[part]) as file:
+            column = file.read_row_group(group, use_threads=False).column(0)
+        with self._lock:
+            self._groups[key] = column
+            while len(self._groups) > 1 and sum(kept.nbytes for kept in self._groups.values()) > _PARQUET_CACHE:
+                self._groups.popitem(last=False)
+        return column
+
+
+FORMATS: dict[str, type[ExampleRecords]] = {
+    source.FORMAT: source for source in (ArrayRecords, TFRecords, ParquetRecords)
+}
+"""{name of a file format in TFDS: its source}."""
+
+
+@functools.cache
+def _example_message() -> Any:
+    """The protobuf message of TFDS records; importing it takes a third of a second, so not before the first read."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example
