@@ -176,11 +176,24 @@ SCHEMA: dict[str, Any] = {
     "data": {
         "name": Field(
             "digits",
-            "digits, fashion_mnist, imagenet2012, folder:PATH, synthetic, a prepared TFDS name, or a registered one",
+            "digits, fashion_mnist, imagenet2012, folder:PATH, list:FILE, webdataset:PATTERN, synthetic, a "
+            "prepared TFDS name, or a registered one",
         ),
         "data_dir": Field(str, "directory of prepared data sets; unset: TFDS_DATA_DIR, then ~/tensorflow_datasets"),
         "class_names": Field(
-            str, "folder:PATH: file with a class folder per line, in the order of the labels; unset: alphabetical order"
+            str,
+            "folder:PATH, list:FILE: file with a class folder (or label) per line, in the order of the labels; unset: "
+            "alphabetical order",
+        ),
+        "image_key": Field(
+            str,
+            "prepared data set with several images: the feature to read, nested as outer/inner; list:FILE: the column "
+            "of the paths; unset: the only one; path",
+        ),
+        "label_key": Field(
+            str,
+            "prepared data set with several class labels: the feature to read; list:FILE: the column of the labels; "
+            "webdataset: the field of .json; unset: the only one, or the set's own; label",
         ),
         "train_split": Field("train", "training split, such as train or train[:90%]"),
         "sampling": Field(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inception_jax.data import digits, folder_account, folders, prepared_sets, storage
+from inception_jax.data import digits, folder_account, folders, list_files, prepared_sets, storage, webdatasets
 from inception_jax.data.example_records import FORMATS, FileInstruction
 from inception_jax.data.names import printable
 from inception_jax.data.records import (
@@ -34,7 +34,7 @@ _HOLD_OUT = (
 )
 
 
-BUILT_IN = ("digits", "synthetic", "folder", *prepared_sets.PREPARABLE)
+BUILT_IN = ("digits", "synthetic", "folder", "list", "webdataset", *prepared_sets.PREPARABLE)
 
 # {name: (function that returns {split: data}, class names)} of the data sets that were added.
 _ADDED: dict[str, tuple[Callable[[], Mapping[str, Any]], list[str]]] = {}
@@ -99,27 +99,44 @@ class Dataset:
         return f"{self.name} [{self.split}], {self.source.record_name(index)}"
 
 
-def load(name: str, split: str, data_dir: str | None = None, class_names: str | None = None) -> Dataset:
+def load(
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    class_names: str | None = None,
+    image_key: str | None = None,
+    label_key: str | None = None,
+) -> Dataset:
     """Opens one split of a data set.
 
     Args:
       name: "digits" (embedded, nothing to prepare); "fashion_mnist", "imagenet2012" or any other data set that TFDS has
         prepared in `data_dir`, also "name/config:1.2.3"; "folder:PATH" (images in class folders, see
-        `folders.scan`, or a prepared data set's own folder); "synthetic", "synthetic:CLASSES" or
+        `folders.scan`, or a prepared data set's own folder); "list:FILE" (a CSV or Parquet file of paths and
+        labels, see `list_files.scan`); "webdataset:PATTERN" (tars, see `webdatasets.scan`); "synthetic",
+        "synthetic:CLASSES" or
         "synthetic:CLASSES:SIDE" (noise: 1000 classes, 256 pixels); or a name that was added.
       split: a name, or TFDS's syntax for slices and sums: "train[:90%]", "train[5000:]", "train+test".
       data_dir: folder of prepared data sets; see `prepared_sets.default_data_dir`.
-      class_names: of class folders: a file with their order and names; see `folders.read_class_file`.
+      class_names: of class folders and lists: a file with their order and names; see `folders.read_class_file`.
+      image_key: of a prepared data set with several images: the feature to read, nested ones as "outer/inner"; of a
+        list: the column of the paths.
+      label_key: of a prepared data set with several labels: the feature to read; of a list: the column of the labels.
 
     Raises:
       UserError: unknown name or split, or a data set that is not prepared; the message lists what exists, or gives the
         command to run.
     """
-    return load_splits(name, [split], data_dir, class_names)[0]
+    return load_splits(name, [split], data_dir, class_names, image_key, label_key)[0]
 
 
 def load_splits(
-    name: str, splits: Sequence[str], data_dir: str | None = None, class_names: str | None = None
+    name: str,
+    splits: Sequence[str],
+    data_dir: str | None = None,
+    class_names: str | None = None,
+    image_key: str | None = None,
+    label_key: str | None = None,
 ) -> list[Dataset]:
     """Opens several splits of a data set, for the price of one: class folders are listed once.
 
@@ -128,30 +145,47 @@ def load_splits(
       splits: as in `load`.
       data_dir: as in `load`.
       class_names: as in `load`.
+      image_key: as in `load`.
+      label_key: as in `load`.
 
     Raises:
       UserError: as `load`.
     """
+    if name not in _ADDED and name.startswith("list:"):
+        listed = list_files.scan(name.partition(":")[2], class_names, image_key, label_key)
+        return [_from_folder(printable(name), split, listed) for split in splits]
+    if name not in _ADDED and name.startswith("webdataset:"):
+        listed, tars = webdatasets.scan(name.partition(":")[2], class_names, image_key, label_key)
+        return [_from_folder(printable(name), split, listed, tars) for split in splits]
+    keys = prepared_sets.Keys(image_key, label_key)
     kind, _, rest = name.partition(":")
     if kind == "folder" and name not in _ADDED:
         if not rest.strip():
             raise UserError(f"data set {name!r}: folder:PATH is needed; is a variable of the shell unset?")
         if storage.is_remote(rest):
+            keys.refuse(name)
             found = folders.scan(rest, class_names)
             return [_from_folder(printable(name), split, found) for split in splits]
         path = Path(rest).expanduser()
         if not (path / "dataset_info.json").is_file():
+            if versions := sorted(path.glob("*/dataset_info.json")):
+                raise UserError(
+                    f"{name}: the folder above a prepared data set; name its own: folder:{versions[-1].parent}"
+                )
+            keys.refuse(name)
             found = folders.scan(path, class_names)
             return [_from_folder(printable(name), split, found) for split in splits]
     if class_names is not None:
         raise UserError(
             f"data.class_names = {class_names!r}: {name} has its own class names and order; only class folders "
-            "(folder:PATH) take them from a file"
+            "(folder:PATH), lists (list:FILE) and tars (webdataset:PATTERN) take them from a file"
         )
-    return [_load(name, kind, rest, split, data_dir) for split in splits]
+    return [_load(name, kind, rest, split, data_dir, keys) for split in splits]
 
 
-def _load(name: str, kind: str, rest: str, split: str, data_dir: str | None) -> Dataset:
+def _load(name: str, kind: str, rest: str, split: str, data_dir: str | None, keys: prepared_sets.Keys) -> Dataset:
+    if name in _ADDED or name == "digits" or kind == "synthetic":
+        keys.refuse(name)
     if name in _ADDED:
         return _added(name, split)
     if name == "digits":
@@ -159,15 +193,18 @@ def _load(name: str, kind: str, rest: str, split: str, data_dir: str | None) -> 
     if kind == "synthetic":
         return _synthetic(name, split, rest)
     if kind == "folder":
-        return _prepared(name, split, lambda: prepared_sets.load_tfds().builder_from_directory(Path(rest).expanduser()))
-    return _prepared(
-        name, split, lambda: prepared_sets.find_prepared(name, prepared_sets.default_data_dir(data_dir), [*_ADDED])
-    )
+        path = Path(rest).expanduser()
+        return _prepared(name, split, keys, lambda: prepared_sets.load_tfds().builder_from_directory(path))
+    root = prepared_sets.default_data_dir(data_dir)
+    return _prepared(name, split, keys, lambda: prepared_sets.find_prepared(name, root, [*_ADDED]))
 
 
-def _from_folder(name: str, split: str, found: folders.FolderScan) -> Dataset:
-    """A split of class folders, by any spelling of its name."""
-    sources = {s: FileRecords(part.folder, part.keys, part.labels, part.sizes) for s, part in found.splits.items()}
+def _from_folder(
+    name: str, split: str, found: folders.FolderScan, sources: Mapping[str, RecordSource] | None = None
+) -> Dataset:
+    """A split of class folders or the like, by any spelling of its name; of image files, if it has no other sources."""
+    if sources is None:
+        sources = {s: FileRecords(part.folder, part.keys, part.labels, part.sizes) for s, part in found.splits.items()}
     problems = {s: part.problem for s, part in found.splits.items() if part.problem}
     others = set(found.splits) - {"train", *problems}
     held_out = _HOLD_OUT if "train" in found.splits and "train" not in problems and not others else ""
@@ -175,7 +212,7 @@ def _from_folder(name: str, split: str, found: folders.FolderScan) -> Dataset:
         dataset = _from_splits(name, split, found.class_names, sources, found.spellings(), problems)
     except UserError as error:
         raise UserError(f"{error}{held_out}") from None
-    hint = folders.single_class_hint(found) if len(found.class_names) == 1 else ""
+    hint = folders.single_class_hint(found) if len(found.class_names) == 1 and name.startswith("folder:") else ""
     return dataclasses.replace(dataset, account=tuple(folder_account.format_account(found)), class_hint=hint)
 
 
@@ -288,7 +325,9 @@ def _not_empty(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _prepared(name: str, split: str, open_builder: Callable[[], tfds.core.DatasetBuilder]) -> Dataset:
+def _prepared(
+    name: str, split: str, keys: prepared_sets.Keys, open_builder: Callable[[], tfds.core.DatasetBuilder]
+) -> Dataset:
     """A split of a data set that is prepared on disk."""
     try:
         builder = open_builder()
@@ -297,7 +336,7 @@ def _prepared(name: str, split: str, open_builder: Callable[[], tfds.core.Datase
     except Exception as error:  # whatever TFDS's parsers raise
         raise UserError(f"data set {name!r}: cannot be opened ({type(error).__name__}: {error})") from None
     file_format = prepared_sets.choose_format(builder, list(FORMATS))
-    image_key, label_key, class_names = prepared_sets.read_features(name, builder.info)
+    image_key, label_key, class_names = prepared_sets.read_features(name, builder.info, keys)
     _read_split(name, split, dict(builder.info.splits.items()))
     parts = [
         FileInstruction(os.fspath(part.filename), part.skip, part.take, part.examples_in_shard)

@@ -22,10 +22,10 @@ import numpy as np
 
 from inception_jax.data import tfrecords
 from inception_jax.data.names import printable
+from inception_jax.data.open_files import OpenFiles
 from inception_jax.data.records import sha256
 from inception_jax.errors import UserError
 
-_OPEN_FILES = 256  # per source and process; a process may have 1,024 on many systems
 _PARQUET_CACHE = 256 << 20  # bytes of row groups that a source keeps, per process
 
 
@@ -178,31 +178,12 @@ class TFRecords(ExampleRecords):
                 raise _missing(part.filename)
         self._offsets = tfrecords.load_offsets(self.files)
         self._check_counts([len(offsets) - 1 for offsets in self._offsets])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_open"}
-
-    @functools.cached_property
-    def _open(self) -> Any:
-        return functools.lru_cache(_OPEN_FILES)(_OpenFile)
+        self._open = OpenFiles()
 
     def _read(self, index: int) -> bytes:
         part, number = self._find(index)
-        file = self._open(self.parts[part].filename)
         start, stop = self._offsets[part][number : number + 2].tolist()
-        return tfrecords.read_record(file.descriptor, start, stop)
-
-
-class _OpenFile:
-    """An open file that is closed when the last thread that uses it lets it go."""
-
-    def __init__(self, path: str):
-        self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
+        return tfrecords.parse_record(self._open.read(self.parts[part].filename, start, stop - start), stop - start)
 
 
 class ParquetRecords(ExampleRecords):

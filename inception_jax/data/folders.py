@@ -73,7 +73,7 @@ class FolderScan:
         """{another name of a split: its name}, where that is clear: `val` is `validation` where there is only one."""
         found: dict[str, str] = {}
         for kind, spellings in SPELLINGS.items():
-            names = [name for name in self.splits if _KIND[name] == kind]
+            names = [name for name in self.splits if _KIND.get(name) == kind]
             if len(names) == 1:
                 found |= {spelling: names[0] for spelling in spellings if spelling not in self.splits}
         return found

@@ -5,9 +5,11 @@
   python -m inception_jax.data.prepare imagenet2012 --source=FOLDER_OF_THE_TWO_TARS
   python -m inception_jax.data.prepare folder --name=flowers --source=FOLDER_OF_CLASS_FOLDERS
   python -m inception_jax.data.prepare digits                                       (optional: they are embedded)
-  python -m inception_jax.data.prepare convert NAME --output=FOLDER        (TFDS's TFRecord or Parquet to ArrayRecord)
+  python -m inception_jax.data.prepare convert NAME --output=FOLDER              (TFRecord or Parquet to ArrayRecord)
+  python -m inception_jax.data.prepare NAME --import=FILE.py                   (your own TFDS builder)
 
-Nothing is downloaded. After an interruption, the same command continues where it stopped.
+Nothing is downloaded, except by a builder of your own. After an interruption, the same command continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -44,6 +46,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="output folder (of convert: the folder that holds the data set); default: TFDS_DATA_DIR, else "
         "~/tensorflow_datasets",
     )
+    parser.add_argument(
+        "--import",
+        dest="module",
+        metavar="MODULE",
+        help="a Python file or module that defines the TFDS builder of NAME; arrays of images are encoded as PNG",
+    )
     parser.add_argument("--output", metavar="FOLDER", help="with convert: the folder of data sets to write to")
     parser.add_argument("--source", help="folder of the original files")
     parser.add_argument("--name", help="with folder: the name of the new data set")
@@ -78,9 +86,15 @@ def prepare(options: argparse.Namespace) -> None:
     Raises:
       UserError: arguments that do not go together, or as `shards.write`.
     """
+    if options.module is not None:
+        _prepare_own(options)
+        return
     if options.data_set not in NAMES:
         near = nearest(options.data_set, NAMES)
-        raise UserError(f"unknown data set {options.data_set!r}{near}; can be prepared: {', '.join(NAMES)}")
+        raise UserError(
+            f"unknown data set {options.data_set!r}{near}; can be prepared: {', '.join(NAMES)}; with --import what a "
+            "file defines"
+        )
     for field, allowed in (
         ("num_shards", Range(1, 100_000)),
         ("threads", Range(1, 1024)),
@@ -130,6 +144,19 @@ def prepare(options: argparse.Namespace) -> None:
         num_shards=options.num_shards,
         threads=options.threads or min(8, len(os.sched_getaffinity(0))),
     )
+
+
+def _prepare_own(options: argparse.Namespace) -> None:
+    if options.data_set in NAMES:
+        raise UserError(f"--import: not with {options.data_set!r}, which is prepared by this package")
+    for field in ("prepared", "output", "name", "num_shards", *_NOT_OF_CONVERT):
+        if (value := getattr(options, field)) is not None:
+            flag = repr(value) if field == "prepared" else f"--{field}"
+            raise UserError(f"{flag}: has no effect with --import, where the builder decides; leave it out")
+    from inception_jax.data import own_builders  # TFDS: after the arguments are checked
+
+    folder = own_builders.prepare(options.data_set, options.module, default_data_dir(options.data_dir))
+    print(f"{folder}: prepared", file=sys.stderr)
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -5,8 +5,9 @@ TFDS's own `builder_from_files` and `builder_from_directory` find and describe t
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def find_prepared(name: str, data_dir: Path, others: Sequence[str] = ()) -> tfds
         command = f"tfds build {name} --data_dir={data_dir} --file_format=array_record"
         raise UserError(f"data set {name!r} is not prepared in {data_dir}; run once, with tensorflow-cpu: {command}")
     here = sorted(path.parent.parent.name for path in data_dir.glob("*/*/dataset_info.json"))
-    names = [*PREPARABLE, "folder:PATH", "synthetic", *others, *here]
+    names = [*PREPARABLE, "folder:PATH", "list:FILE", "webdataset:PATTERN", "synthetic", *others, *here]
     raise UserError(
         f"unknown data set {name!r}{nearest(base, [*names, *stock])}; data sets: {', '.join(dict.fromkeys(names))}, or"
         f" any of TFDS's prepared in {data_dir}"
@@ -140,19 +141,87 @@ def load_tfds() -> Any:
     return tensorflow_datasets
 
 
-def read_features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str, list[str]]:
-    """The names of the image feature and of the label feature, and the class names."""
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """The features that hold image and label, where the user has chosen them.
+
+    Attributes:
+      image: `data.image_key`, or None.
+      label: `data.label_key`, or None.
+    """
+
+    image: str | None = None
+    label: str | None = None
+
+    def refuse(self, name: str) -> None:
+        """Raises `UserError` where a key is chosen: the data set `name` has no features."""
+        for role, key in (("image", self.image), ("label", self.label)):
+            if key is not None:
+                raise UserError(
+                    f"data.{role}_key = {key!r}: {name} has one image and one label per example; only data sets "
+                    "that TFDS has prepared, lists and tars take it; leave it out"
+                )
+
+
+def read_features(name: str, info: tfds.core.DatasetInfo, keys: Keys = Keys()) -> tuple[str, str, list[str]]:
+    """Chooses the features to read: by `keys`, else the only one, else that of the set's supervised keys.
+
+    Args:
+      name: of the data set, for messages.
+      info: of the data set.
+      keys: what the user has chosen.
+
+    Returns:
+      The key of the image, that of the label (both as in the records: "outer/inner" for a nested one), and the names of
+      the classes.
+
+    Raises:
+      UserError: there is no such feature, none, or more than one to choose from; with the keys.
+    """
     features = load_tfds().features
-    found = {}
-    for role, kind in (("image", features.Image), ("label", features.ClassLabel)):
-        keys = [key for key, feature in info.features.items() if type(feature) is kind]
-        if len(keys) > 1:
-            keys = [key for key in info.supervised_keys or () if key in keys]
-        if len(keys) != 1:
-            raise UserError(f"data set {name!r}: one image and one class label are needed; it has {info.features}")
-        found[role] = keys[0]
-    image = info.features[found["image"]]
+    flat = dict(_flatten(info.features))
+    image_key = _choose(name, info, flat, "image", features.Image, keys.image)
+    label_key = _choose(name, info, flat, "label", features.ClassLabel, keys.label)
+    image, label = flat[image_key], flat[label_key]
     if image.np_dtype != np.uint8:
-        raise UserError(f"data set {name!r}: images of {image.np_dtype}; uint8 is needed")
-    label = info.features[found["label"]]
-    return found["image"], found["label"], [label.int2str(i) for i in range(label.num_classes)]
+        raise UserError(f"data set {name!r}: images {image_key!r} of {image.np_dtype}; uint8 is needed")
+    return image_key, label_key, [label.int2str(i) for i in range(label.num_classes)]
+
+
+def _flatten(features: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (key, feature) of all features, with the keys of the records."""
+    for key, feature in features.items():
+        if isinstance(feature, load_tfds().features.FeaturesDict):
+            yield from _flatten(feature, f"{above}{key}/")
+        else:
+            yield f"{above}{key}", feature
+
+
+def _choose(
+    name: str, info: tfds.core.DatasetInfo, flat: dict[str, Any], role: str, kind: type, chosen: str | None
+) -> str:
+    """The key of the image or of the label; see `read_features`."""
+    keys = sorted(key for key, feature in flat.items() if type(feature) is kind)
+    field = f"config.data.{role}_key"
+    if chosen is not None:
+        if chosen in keys:
+            return chosen
+        what = f"a feature {flat[chosen]}" if chosen in flat else f"no feature{nearest(chosen, keys)}"
+        raise UserError(
+            f"data set {name!r}: {field} = {chosen!r}: {what}; one image and one class label per example are read"
+            + (f"; it has {', '.join(map(repr, keys))}" if keys else f"; it has {_one_line(info.features)}")
+        )
+    top = [key for key in keys if key in info.features] or keys
+    if len(top) > 1:
+        top = [key for key in info.supervised_keys or () if key in top]
+    if len(top) == 1:
+        return top[0]
+    if not keys:
+        raise UserError(
+            f"data set {name!r}: one image and one class label are needed; it has {_one_line(info.features)}"
+        )
+    raise UserError(f"data set {name!r}: {role}s {', '.join(map(repr, keys))}; choose one: --{field}={keys[0]}")
+
+
+def _one_line(features: Any) -> str:
+    return " ".join(str(features).split())

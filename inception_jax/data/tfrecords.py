@@ -94,23 +94,20 @@ def _find_records(path: str) -> file_index.Arrays:
     return {"offsets": np.array(offsets, np.int64)}
 
 
-def read_record(descriptor: int, start: int, stop: int) -> bytes:
-    """Reads the data of one record.
+def parse_record(content: bytes, size: int) -> bytes:
+    """Returns the data of one record.
 
     Args:
-      descriptor: of the open file.
-      start: the byte at which the record begins.
-      stop: the byte at which the next one begins.
+      content: the bytes of the record in its file.
+      size: how many there should be, by the index.
 
     Raises:
       ValueError: a length or a checksum does not match.
-      OSError: the file cannot be read.
     """
-    content = os.pread(descriptor, stop - start, start)
-    if len(content) != stop - start:
+    if len(content) != size:
         raise ValueError("the file is truncated")
     length, checksum = _HEADER.unpack_from(content)
-    if crc32c(content[:8]) != unmask(checksum) or length != stop - start - _OVERHEAD:
+    if crc32c(content[:8]) != unmask(checksum) or length != size - _OVERHEAD:
         raise ValueError("its length is not that of the index")
     data = content[_HEADER.size : -_CHECKSUM.size]
     if crc32c(data) != unmask(_CHECKSUM.unpack(content[-_CHECKSUM.size :])[0]):

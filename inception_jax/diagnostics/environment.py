@@ -25,6 +25,7 @@ _EXTRAS = {
     "tpu": (("libtpu",), "TPUs"),
     "sweep": (("optuna", "sklearn"), "sweep"),
     "convert": (("h5py",), "Keras's weights"),
+    "tf": (("tensorflow",), "tfds build"),
     "onnx": (("onnx",), "export --to=onnx"),
     "tensorboard": (("tensorboard",), "shows a run's events"),
 }

@@ -38,7 +38,12 @@ def record(directory: Path, study_config: StudyConfig, log: Callable[[str], None
         return
     fields = study_config.config["data"]
     splits = datasets.load_splits(
-        fields["name"], (fields["train_split"], fields["eval_split"]), fields["data_dir"], fields["class_names"]
+        fields["name"],
+        (fields["train_split"], fields["eval_split"]),
+        fields["data_dir"],
+        fields["class_names"],
+        fields.get("image_key"),
+        fields.get("label_key"),
     )
     identity = data_record.describe(*splits)
     before = manifest.read_json_object(directory / data_record.FILE, "remove it: the next start records the data")

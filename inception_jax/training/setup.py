@@ -289,7 +289,9 @@ def load_splits(config: Config | ConfigDict, *splits: str, data: str | None = No
     fields = config.data
     if data is not None and data != fields.name:
         return datasets.load_splits(data, splits, fields.data_dir)
-    return datasets.load_splits(fields.name, splits, fields.data_dir, fields.class_names)
+    return datasets.load_splits(
+        fields.name, splits, fields.data_dir, fields.class_names, fields.image_key, fields.label_key
+    )
 
 
 def build_eval_data(

@@ -35,7 +35,7 @@ def encoded(number: int) -> bytes:
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
-    """`plain` has one image and one label; `pairs` has two of each, one pair of them nested."""
+    """`plain` has one image and one label; `pairs` has several of each, one pair of them nested."""
 
     VERSION = tfds.core.Version("1.2.0")
     BUILDER_CONFIGS = (tfds.core.BuilderConfig(name="plain"), tfds.core.BuilderConfig(name="pairs"))
@@ -45,6 +45,8 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
         image = tfds.features.Image(shape=(None, None, 3))
         features = {"image": image, "label": tfds.features.ClassLabel(names=["round", "square", "flat"])}
         if self.builder_config.name == "pairs":
+            features |= {"other": image, "coarse": tfds.features.ClassLabel(num_classes=2)}
+            features["tags"] = tfds.features.Sequence(tfds.features.ClassLabel(num_classes=4))
             features["second"] = {
                 "view": tfds.features.Image(shape=(None, None, 1)),
                 "size": tfds.features.ClassLabel(names=["small", "large"]),
@@ -68,6 +70,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
         for number in range(start, stop):
             example = {"image": io.BytesIO(encoded(number)), "label": number % 3, "number": number}
             if self.builder_config.name == "pairs":
+                example |= {"other": io.BytesIO(encoded(number + 1)), "coarse": number % 2, "tags": [number % 4, 1]}
                 example["second"] = {"view": io.BytesIO(encoded(10 * number + 4)), "size": number % 2}
             yield f"key{number}", example
 

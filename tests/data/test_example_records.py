@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inception_jax.data import example_records, file_index, index_files, tfrecords
+from inception_jax.data import example_records, file_index, index_files, open_files, tfrecords
 from inception_jax.data.datasets import load
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.errors import UserError
@@ -57,6 +57,10 @@ def test_records_are_those_that_tensorflow_reads(golden, file_format):
     assert described(load("shapes", "train[25%:75%]", root)) == train[2:6]  # the default config, the newest version
     assert described(load("shapes/plain", "test+train[-1:]", root)) == test + train[-1:]
     assert described(load(f"folder:{root}/shapes/plain/1.2.0", "train[:1shard]", root)) == train[:4]
+    with pytest.raises(
+        UserError, match=rf"the folder above a prepared data set; .*folder:{root}/shapes/plain/1\.2\.0$"
+    ):
+        load(f"folder:{root}/shapes/plain", "train")
     assert "record 1 of " in load("shapes:1.*.*", "train[5:]", root).record_name(0)
 
 
@@ -258,7 +262,7 @@ def test_row_groups_are_kept_within_a_limit(golden, monkeypatch):
 
 
 def test_few_files_are_open_at_a_time(golden, monkeypatch):
-    monkeypatch.setattr(example_records, "_OPEN_FILES", 1)
+    monkeypatch.setattr(open_files, "MAX_OPEN", 1)
     data = load(NAME, "train", str(golden / "tfrecord"))
     before = len(os.listdir("/proc/self/fd"))
     assert described(data) == [(label, digest) for label, _, digest in EXPECTED["train"]]
@@ -277,3 +281,38 @@ def test_reading_imports_no_tensorflow(golden):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_one_of_several_images_and_labels(golden):
+    root = str(golden / "tfrecord")
+    with pytest.raises(UserError) as caught:
+        load("shapes/pairs", "train", root)
+    assert str(caught.value) == (
+        "data set 'shapes/pairs': images 'image', 'other', 'second/view'; choose one: --config.data.image_key=image"
+    )
+    with pytest.raises(
+        UserError, match=r"labels 'coarse', 'label', 'second/size'; choose .*--config\.data\.label_key="
+    ):
+        load("shapes/pairs", "train", root, image_key="image")
+    plain = load(NAME, "train", root)
+    chosen = load("shapes/pairs", "train", root, image_key="image", label_key="label")
+    assert described(chosen) == described(plain)
+    nested = load("shapes/pairs", "train", root, image_key="second/view", label_key="second/size")
+    assert nested.class_names == ["small", "large"]
+    assert nested.labels().tolist() == [number % 2 for _, number, _ in EXPECTED["train"]]
+    assert nested.source.digest() != chosen.source.digest()
+    images_of = [hashlib.sha256(data.record(0)[0]).hexdigest() for data in (chosen, nested)]
+    assert images_of[0] != images_of[1]
+    for keys, message in (
+        ({"image_key": "imag"}, "config.data.image_key = 'imag': no feature; did you mean 'image'"),
+        ({"image_key": "image", "label_key": "number"}, "config.data.label_key = 'number': a feature Tensor"),
+        ({"image_key": "image", "label_key": "tags"}, "config.data.label_key = 'tags': a feature "),
+    ):
+        with pytest.raises(UserError, match=message.replace(".", r"\.")):
+            load("shapes/pairs", "train", root, **keys)
+    for name in ("digits", "synthetic", f"folder:{golden}"):
+        with pytest.raises(
+            UserError,
+            match=r"data\.label_key = 'label': .* only data sets that TFDS has prepared, lists and tars take it",
+        ):
+            load(name, "train", label_key="label")

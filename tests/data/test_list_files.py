@@ -1,0 +1,130 @@
+"""Lists of (path, label): columns, classes, splits, and what is wrong with them."""
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from inception_jax.data.datasets import load, load_splits
+from inception_jax.errors import UserError
+
+ROWS = [("a/1.png", "dog", "train"), ("a/2.png", "cat", "train"), ("3.png", "cat", "val"), ("a/4.png", "dog", "train")]
+
+
+@pytest.fixture
+def listed(tmp_path, encoded_image):
+    """A function that writes a list beside its four images, and returns the name of the data set."""
+    (tmp_path / "a").mkdir()
+    for number, (path, _, _) in enumerate(ROWS):
+        (tmp_path / path).write_bytes(encoded_image(number, 4, 4))
+
+    def write(text: str, name: str = "list.csv") -> str:
+        (tmp_path / name).write_text(text)
+        return f"list:{tmp_path / name}"
+
+    return write
+
+
+def lines(rows, header="path,label,split") -> str:
+    return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"
+
+
+def test_paths_labels_and_splits(listed, tmp_path):
+    train, validation = load_splits(listed(lines(ROWS)), ["train", "validation"])  # by another spelling, as of folders
+    assert train.class_names == ["cat", "dog"] and train.labels().tolist() == [1, 0, 1]
+    assert [train.source.path(i) for i in range(3)] == [str(tmp_path / path) for path, _, s in ROWS if s == "train"]
+    assert train.record(0) == ((tmp_path / "a/1.png").read_bytes(), 1)
+    assert validation.num_examples == 1 and validation.labels().tolist() == [0]
+    assert train.account[:2] == ("  class  train  val", "  cat        1    1")
+    assert load(listed(lines(ROWS)), "train[1:]").labels().tolist() == [0, 1]
+    parquet = tmp_path / "list.parquet"
+    pyarrow.parquet.write_table(
+        pyarrow.table(dict(zip(("path", "label", "split"), zip(*ROWS, strict=True), strict=True))), parquet
+    )
+    tabs = listed(lines(ROWS).replace(",", "\t"), "list.tsv")
+    absolute = listed(lines([(tmp_path / path, *rest) for path, *rest in ROWS]), "absolute.csv")
+    for name in (f"list:{parquet}", tabs, absolute):
+        again = load(name, "train")
+        assert [again.record(i) for i in range(3)] == [train.record(i) for i in range(3)]
+    assert (
+        load(f"list:{parquet}", "train").source.digest() == load(tabs, "train").source.digest() == train.source.digest()
+    )
+    assert load(listed(lines([ROWS[1], ROWS[0], *ROWS[2:]])), "train").source.digest() != train.source.digest()
+
+
+def test_without_a_column_of_splits_all_is_train(listed):
+    name = listed(lines([row[:2] for row in ROWS], "path,label"))
+    assert load(name, "train").num_examples == 4
+    with pytest.raises(UserError, match=r"unknown split 'test' of list:.*; splits: train .4.; to hold out a part"):
+        load(name, "test")
+
+
+def test_integer_labels_and_a_file_of_class_names(listed, tmp_path):
+    numbers = listed(lines([(path, 2 * (label == "dog"), split) for path, label, split in ROWS]))
+    data = load(numbers, "train")
+    assert data.class_names == ["0", "1", "2"] and data.labels().tolist() == [2, 0, 2]
+    assert data.class_counts().tolist() == [1, 0, 2]
+    (tmp_path / "names.txt").write_text("katze\nmaus\nhund\n")
+    assert load(numbers, "train", class_names=str(tmp_path / "names.txt")).class_names == ["katze", "maus", "hund"]
+    (tmp_path / "names.txt").write_text("katze\n")
+    with pytest.raises(UserError, match=r"line 2: label '2' is not among the 1 of .*names\.txt"):
+        load(numbers, "train", class_names=str(tmp_path / "names.txt"))
+    (tmp_path / "names.txt").write_text("dog\tHund\ncat\tKatze\n")
+    data = load(listed(lines(ROWS)), "train", class_names=str(tmp_path / "names.txt"))
+    assert data.class_names == ["Hund", "Katze"] and data.labels().tolist() == [0, 1, 0]
+
+
+def test_other_columns(listed):
+    name = listed(lines([("x", *row) for row in ROWS], "id,file,kind,split"))
+    data = load(name, "train", image_key="file", label_key="kind")
+    np.testing.assert_array_equal(data.labels(), [1, 0, 1])
+    with pytest.raises(
+        UserError, match=r"no column 'path'; its columns are 'id', 'file', 'kind', 'split'; .*image_key="
+    ):
+        load(name, "train")
+    with pytest.raises(UserError, match=r"no column 'kid'; did you mean 'kind'.*label_key="):
+        load(name, "train", image_key="file", label_key="kid")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no column 'path'"),
+        ("path,label\n", "no rows; a row per image is needed"),
+        (lines([*ROWS, ("a/5.png", "dog", "train")]), r"line 6: /.*a/5\.png: no such file$"),
+        (lines([*ROWS, ("5", "dog", "train"), ("6", "cat", "train")]), r"line 6: .*\(2 of 5 files are missing\)"),
+        (lines([*ROWS, ("a/1.png", "cat", "train")]), r"line 6: 'a/1\.png' has another label in line 2"),
+        (lines([("a/1.png", "dog")]), "line 2: 2 values; the header has 3 columns"),
+        (lines([("a/1.png", "", "train")]), "line 2: label ''; a name or an integer"),
+        (lines([("", "cat", "train")]), "line 2: path ''; a text"),
+        (lines([("a/1.png", -1, "train")]), "line 2: label -1; the classes are numbered from 0"),
+        ("path,label,label\na,b,c\n", "'label' twice"),
+        ('path,label\n"a,b\n', "cannot be read as UTF-8 text with columns"),
+    ],
+)
+def test_what_is_wrong_is_named(listed, text, message):
+    name = listed(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load(name, "train")
+    assert "list.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_label_of_no_class_concerns_only_its_split(listed):
+    name = listed(lines([*ROWS[:2], ("3.png", "cow", "val")]))
+    assert load(name, "train").num_examples == 2
+    with pytest.raises(UserError, match=r"line 4: label 'cow' is not among the 2 of .*list\.csv .train."):
+        load(name, "val")
+
+
+def test_files_that_are_no_list(tmp_path):
+    for name, message in (
+        ("list:", "a list has the suffix"),
+        (f"list:{tmp_path}/none.csv", "none.csv: No such file"),
+        (f"list:{tmp_path}/list.txt", "list.txt: a list has the suffix .csv, .tsv or .parquet"),
+        ("list:gs://bucket/list.csv", "a list is read from a file system"),
+    ):
+        with pytest.raises(UserError, match=message.replace(".", r"\.")):
+            load(name, "train")
+    (tmp_path / "list.parquet").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"list\.parquet: cannot be read as Parquet"):
+        load(f"list:{tmp_path}/list.parquet", "train")
