@@ -13,6 +13,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import importlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from inception_jax.data.open_files import OpenFiles
 from inception_jax.data.records import sha256
 from inception_jax.errors import UserError
 
+_importing = threading.Lock()
 _PARQUET_CACHE = 256 << 20  # bytes of row groups that a source keeps, per process
 
 
@@ -152,10 +154,8 @@ class ArrayRecords(ExampleRecords):
 
     @functools.cached_property
     def _reader(self) -> Any:
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
         self.digest()  # raises for a file that is missing
-        return ArrayRecordDataSource(self.parts)
+        return _import("array_record.python.array_record_data_source").ArrayRecordDataSource(self.parts)
 
     def _read(self, index: int) -> bytes:
         return self._reader[index]
@@ -246,14 +246,12 @@ class ParquetRecords(ExampleRecords):
         return self._read_group(part, group)[row].as_py()
 
     def _read_group(self, part: int, group: int) -> Any:
-        import pyarrow.parquet
-
-        key = (part, group)
+        parquet, key = _import("pyarrow.parquet"), (part, group)
         with self._lock:
             if key in self._groups:
                 self._groups.move_to_end(key)
                 return self._groups[key]
-        with pyarrow.parquet.ParquetFile(self.parts[part].filename, metadata=self._metadata[part]) as file:
+        with parquet.ParquetFile(self.parts[part].filename, metadata=self._metadata[part]) as file:
             column = file.read_row_group(group, use_threads=False).column(0)
         with self._lock:
             self._groups[key] = column
@@ -271,6 +269,10 @@ FORMATS: dict[str, type[ExampleRecords]] = {
 @functools.cache
 def _example_message() -> Any:
     """The protobuf message of TFDS records; importing it takes a third of a second, so not before the first read."""
-    from tensorflow_datasets.proto import tf_example_pb2
+    return _import("tensorflow_datasets.proto.tf_example_pb2").Example
 
-    return tf_example_pb2.Example
+
+def _import(name: str) -> Any:
+    """Imports a module in one thread at a time: TFDS replaces `builtins.__import__` while it is imported."""
+    with _importing:
+        return importlib.import_module(name)
