@@ -269,7 +269,7 @@ FORMATS: dict[str, type[ExampleRecords]] = {
 @functools.cache
 def _example_message() -> Any:
     """The protobuf message of TFDS records; importing it takes a third of a second, so not before the first read."""
-    return _import("tensorflow_datasets.proto.tf_example_pb2").Example
+    return _import("tensorflow_datasets.proto").tf_example_pb2.Example
 
 
 def _import(name: str) -> Any:
