@@ -11,7 +11,7 @@ with 192 0.25; forward alone 0.2.
 from __future__ import annotations
 
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def _normalize_backward(
     x = lax.optimization_barrier(x)
     wide, gradient = _widen(x), _widen(gradient)
     power, next_power = _powers(wide, size, alpha, beta, k)
-    crossed = _window_sum(gradient * wide * next_power, size)
+    crossed = _window_sum_of_product(gradient, wide, next_power, size, x.dtype)
     return ((gradient * power - (2 * alpha * beta / size) * wide * crossed).astype(x.dtype),)
 
 
@@ -99,6 +99,26 @@ def _window_sum(x: jax.Array, size: int) -> jax.Array:
     """The sum over `size` neighbouring channels."""
     by_band, by_slices = (partial(form, size=size) for form in (_sum_by_band, _sum_by_slices))
     return cast(jax.Array, lax.platform_dependent(x, tpu=by_band, default=by_slices))
+
+
+def _window_sum_of_product(a: jax.Array, b: jax.Array, c: jax.Array, size: int, dtype: Any) -> jax.Array:
+    """The window sum of a * b * c in float32; on NVIDIA GPUs the product is stored in `dtype`, if that is bfloat16.
+
+    A window reads neighbours, so the compiler stores the product, a map of 32 bits otherwise: 2.77 GB in the place of
+    3.39 for forward and backward of 256 maps of 56x56x192 in a program for an H200. The gradient has the sum times
+    2 alpha beta / size, 3e-5 in GoogLeNet: rounding its terms adds 1 % to the error that rounding the gradient makes,
+    for maps of standard deviation 60. A program for a TPU v5e would move more (4.0 GB, not 3.1).
+    """
+    if dtype != jnp.bfloat16:
+        return _window_sum(a * b * c, size)
+
+    def rounded(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
+        return _window_sum(_widen(lax.optimization_barrier((a * b * c).astype(dtype))), size)
+
+    def wide(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
+        return _window_sum(a * b * c, size)
+
+    return cast(jax.Array, lax.platform_dependent(a, b, c, cuda=rounded, default=wide))
 
 
 def _sum_by_band(x: jax.Array, size: int) -> jax.Array:
