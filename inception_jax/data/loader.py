@@ -52,6 +52,9 @@ class Producer(abc.ABC):
     def close(self) -> None:
         """Cancels all batches that are being made, and ends the worker processes, if there are any."""
 
+    def finish(self) -> None:  # noqa: B027  # most have nothing to do
+        """Called after `close`, when no thread holds a batch any more."""
+
 
 class ThreadProducer(Producer):
     """Makes the batches in the threads of the loader."""
@@ -235,6 +238,7 @@ def _end(buffer: _Buffer, threads: list[threading.Thread]) -> None:
     _join(threads, _GRACE_SECONDS)
     buffer.producer.close()
     _join(threads, _JOIN_SECONDS)
+    buffer.producer.finish()
 
 
 def _join(threads: list[threading.Thread], seconds: float) -> None:

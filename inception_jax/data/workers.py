@@ -136,6 +136,18 @@ class WorkerProducer(Producer):
             group = self._group
         group.close()
 
+    def finish(self) -> None:
+        """Waits until Grain has removed the shared memory of batches that nobody has any more.
+
+        Grain removes it in a thread that ends with the interpreter: what still waited for it stayed until Python's
+        resource tracker removed it, with a warning.
+        """
+        from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+
+        pool = SharedMemoryArray._del_thread_pool
+        if pool is not None:
+            pool.apply(bool)  # it has one thread, which takes its work in order
+
 
 class _WorkerGroup:
     """Worker processes that were started together."""

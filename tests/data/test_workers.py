@@ -7,11 +7,12 @@ import sys
 import threading
 import time
 import types
-from multiprocessing import active_children, spawn
+from multiprocessing import active_children, resource_tracker, spawn
 
 import grain
 import numpy as np
 import pytest
+from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
 
 from inception_jax.data import worker_process, workers
 from inception_jax.data.datasets import load
@@ -33,6 +34,33 @@ def assert_none_left():
     while children():
         assert time.monotonic() < end, "a worker lives on"
         time.sleep(0.05)
+
+
+@pytest.fixture
+def shared_memory(monkeypatch):
+    """(names of all shared memory that this process has opened, of that which was not removed yet: that takes time)."""
+    opened, present = set(), set()
+
+    def register(name, kind):
+        if kind == "shared_memory":
+            opened.add(name)
+            present.add(name)
+        original[0](name, kind)
+
+    def unregister(name, kind):
+        present.discard(name)
+        original[1](name, kind)
+
+    def remove(memory, unlink):
+        time.sleep(0.05)
+        remove_at_once(memory, unlink)
+
+    remove_at_once = SharedMemoryArray.close_shm_async
+    monkeypatch.setattr(SharedMemoryArray, "close_shm_async", staticmethod(remove))
+    original = resource_tracker.register, resource_tracker.unregister
+    monkeypatch.setattr(resource_tracker, "register", register)
+    monkeypatch.setattr(resource_tracker, "unregister", unregister)
+    return opened, present
 
 
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -74,7 +102,7 @@ def test_workers_do_not_run_the_main_module_again(tmp_path, monkeypatch):
     assert_none_left()
 
 
-def test_as_many_finished_batches_wait_in_the_trainer_as_are_to_be_transferred_ahead():
+def test_as_many_finished_batches_wait_in_the_trainer_as_are_to_be_transferred_ahead(shared_memory):
     """With only one, the next is not there yet when the device prefetcher asks for it, and it never gets ahead."""
     with pipeline(workers=1, prefetch=3).batches() as batches:
         end = time.monotonic() + 60
@@ -83,6 +111,8 @@ def test_as_many_finished_batches_wait_in_the_trainer_as_are_to_be_transferred_a
             time.sleep(0.05)
         time.sleep(0.2)
         assert len(batches._buffer._made) == 3
+    opened, present = shared_memory
+    assert len(opened) >= 3 and not present, "Python would remove it, with a warning, when it ends"
     assert_none_left()
 
 
