@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from inception_jax import schema
 from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import data_record, formatting, manifest, run_state
@@ -33,6 +34,8 @@ _SAMPLERS = {
 }
 _PRUNERS = {"halving": "successive halving", "median": "the median rule"}
 _LONGEST = 300  # characters of a message
+# A run chooses these where its recipe leaves them unset: so do all trials alike.
+_CHOSEN_BY_RUNS = frozenset(path for path, field in schema.fields() if field.earlier is not None)
 
 
 def setup(study: StoredStudy) -> Iterator[str]:
@@ -294,10 +297,15 @@ def _differences(study: StoredStudy, trial: StoredTrial) -> Iterator[str]:
         config = manifest.read_config(trial.workdir)
     except UserError:
         config = None
+    set_here = {**trial.overrides, **trial.params}
     if config is None or not study.config:
-        set_here = {**trial.overrides, **trial.params}
         pairs = [(field, manifest.ABSENT, set_here[field]) for field in sorted(set_here)]
     else:
-        pairs = manifest.config_differences(study.config, config)
+        chosen_by_run = _CHOSEN_BY_RUNS - set_here.keys()
+        pairs = [
+            (field, old, new)
+            for field, old, new in manifest.config_differences(study.config, config)
+            if not (field in chosen_by_run and old in (None, manifest.ABSENT))
+        ]
     rows = [[code(field), format_value(old), format_value(new)] for field, old, new in pairs]
     yield from format_markdown(("field", "recipe", f"trial {trial.number}"), rows)

@@ -82,6 +82,8 @@ def test_a_sweep_of_real_runs(swept, recipe, registrations):
         assert (workdir / "data.json").read_text() == (study / "data.json").read_text()
     assert "3/3 begun, 2 finished, 1 failed, best" in stderr
     assert {"report.md", "best.py"} <= {path.name for path in study.iterdir()}
+    report = (study / "report.md").read_text()
+    assert "| field | recipe | trial" in report and "model.convolution" not in report  # no trial differs by it
     assert f"report: {study / 'report.md'}" in stderr
 
 
