@@ -104,8 +104,9 @@ def find_properties(program: hlo_text.Program, text: str, executable: Any) -> di
     Returns:
       "scatters": number of scatters and select-and-scatters; "convolution_dtypes": of their operands;
       "half_precision_sums": names of reductions that add in 16 bits; "aliased": number of results written over an
-      argument, "arguments": number of arguments.
+      argument, "arguments": number of arguments, "donated": of those that may be written over.
     """
+    arguments = jax.tree.leaves(executable.args_info, is_leaf=lambda node: hasattr(node, "donated"))
     scatters = sum(
         step.opcode in ("scatter", "select-and-scatter")
         for steps in program.computations.values()
@@ -116,7 +117,8 @@ def find_properties(program: hlo_text.Program, text: str, executable: Any) -> di
         "convolution_dtypes": sorted(program_properties.convolution_dtypes(program)),
         "half_precision_sums": program_properties.half_precision_sums(program),
         "aliased": program_properties.count_aliased(text),
-        "arguments": len(jax.tree.leaves(executable.args_info)),
+        "arguments": len(arguments),
+        "donated": sum(argument.donated for argument in arguments),
     }
 
 

@@ -33,6 +33,16 @@ entry_computation_layout={(f32[8]{0})->f32[8]{0}}
   ROOT %written = f32[1000]{0} dynamic-update-slice(%param_0.1, %param_1.1, %param_2)
 }
 
+%two (param_0.2: f32[1000], param_1.2: f32[10], param_2.2: s32[]) -> (f32[1000], f32[10]) {
+  %param_0.2 = f32[1000]{0} parameter(0)
+  %param_1.2 = f32[10]{0} parameter(1)
+  %param_2.2 = s32[] parameter(2)
+  %square = f32[10]{0} multiply(%param_1.2, %param_1.2)
+  %written.2 = f32[1000]{0} dynamic-update-slice(%param_0.2, %square, %param_2.2)
+  %same = f32[1000]{0} bitcast(%written.2)
+  ROOT %both = (f32[1000]{0}, f32[10]{0}) tuple(%same, %square)
+}
+
 %graph (p: f32[1000], q: f32[10]) -> f32[10] {
   %p = f32[1000]{0} parameter(0)
   %q = f32[10]{0} parameter(1)
@@ -62,6 +72,9 @@ dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward", metadata={
 dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter"
   %call = f32[10]{0} call(%arg, %arg.1), to_apply=%graph
   %fusion.2 = f32[1000]{0} fusion(%arg, %call, %arg.4), kind=kLoop, calls=%update
+  %whole = f32[1000]{0} dynamic-update-slice(%fusion.2, %call, %arg.4)
+  %part = f32[10]{0} dynamic-slice(%whole, %arg.4), dynamic_slice_sizes={10}
+  %fusion.3 = (f32[1000]{0}, f32[10]{0}) fusion(%whole, %part, %arg.4), kind=kLoop, calls=%two
   %loop = f32[10]{0} while(%call), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"7"}}
   %start = f32[10]{0} all-reduce-start(%loop), to_apply=%add.1
   %done = f32[10]{0} all-reduce-done(%start)
@@ -77,7 +90,7 @@ def program():
 
 def test_kernels_with_their_flops_and_bytes(program):
     kernels = {kernel.name: kernel for kernel in program_cost.find_kernels(program)}
-    assert list(kernels) == ["conv", "kernel", "fusion.1", "fusion.2", "twice", "start"]
+    assert list(kernels) == ["conv", "kernel", "fusion.1", "fusion.2", "whole", "part", "fusion.3", "twice", "start"]
     inside = (3 * 8 - 2) ** 2  # taps that do not lie on the padding, summed over a map
     for name in ("conv", "kernel"):
         assert kernels[name].kind == "convolution"
@@ -86,6 +99,9 @@ def test_kernels_with_their_flops_and_bytes(program):
     assert kernels["conv"].op_name == "jit(f)/conv (x)/conv"
     assert kernels["fusion.1"].nbytes == 4 * (10 + 10 + 10)  # of a thousand numbers ten are read
     assert kernels["fusion.2"].nbytes == 4 * (10 + 1 + 10)  # ten numbers are written, in place
+    assert kernels["whole"].nbytes == 4 * (10 + 10)  # the ten numbers are read, and written over those of the operand
+    assert kernels["part"].nbytes == 4 * (10 + 10)
+    assert kernels["fusion.3"].nbytes == 4 * (10 + 1 + 10 + 10)  # both results, of the first the ten that change
     assert kernels["twice"].runs == 7
     assert kernels["start"].kind == "collective"
 
@@ -139,7 +155,7 @@ def test_a_matrix_product_and_the_summary_of_a_compiled_program():
     assert summary["flops"] == 2 * 64**3
     assert summary["bytes"] >= 4 * (2 * 16 + 2 * 64**2)
     assert summary["side"] == "memory" and summary["seconds"] >= summary["bytes"] / 1e9
-    assert summary["properties"]["aliased"] == 1 and summary["properties"]["arguments"] == 2
+    assert [summary["properties"][name] for name in ("aliased", "donated", "arguments")] == [1, 1, 2]
     assert summary["collectives"] == []
     for rows in ("kinds", "blocks"):
         assert sum(row["bytes"] for row in summary[rows]) == pytest.approx(summary["bytes"])

@@ -23,6 +23,7 @@ from inception_jax.benchmarks import (
     workload,
 )
 from inception_jax.errors import UserError
+from inception_jax.training import step_numbers
 from inception_jax.training.parallel import Devices
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,22 +91,29 @@ def test_a_setup_for_described_devices_asks_nothing_of_this_machine(monkeypatch)
 
 
 @pytest.fixture(scope="module")
-def described(two_modules):
-    """The content of the JSON file of a training step for two CPU devices, as if described."""
+def setup(two_modules):
+    """A setup for two CPU devices, as if described."""
     recipe = workload.config_of_model(two_modules, 10)
     workload.set_fields(recipe, {"batch_size": 4, "data.image_size": 32, "model.width_multiplier": 0.25})
-    devices = tuple(jax.devices()[:2])
+    return workload.build_setup(recipe, tuple(jax.devices()[:2]))
+
+
+@pytest.fixture(scope="module")
+def described(setup):
+    """The content of the JSON file of a training step for these devices."""
+    devices = tuple(setup.devices.mesh.devices.flat)
     topology = topologies.Topology("h200:2", "h200", (2,), devices, 10**9, "made up 1.0")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(compile_only.MEMORY_FRACTION, "cpu", 1.0)
         limits = hardware.Limits(1e12, 1e10, "given")
-        setup = workload.build_setup(recipe, devices)
         return compile_only.compile_steps(setup, topology, ("train",), limits, lambda line: None)
 
 
-def test_what_is_read_from_the_programs(described):
+def test_what_is_read_from_the_programs(described, setup):
     train = described["train"]
-    assert train["program"]["properties"]["aliased"] == train["program"]["properties"]["arguments"] - 3
+    properties = train["program"]["properties"]
+    numbers = len(jax.tree.leaves(step_numbers.read_numbers(setup)))
+    assert properties["aliased"] == properties["donated"] == properties["arguments"] - numbers - 3 > 10
     ((reduction),) = train["program"]["collectives"]
     assert reduction["opcode"] == "all-reduce" and reduction["bytes"] > 4 * described["parameters"]
     assert train["weak_scaling"]["rows"][0]["devices"] == 8
@@ -204,23 +212,30 @@ def test_pieces(topology, run_compiler):
     assert "| max pool 3x3/1 " in (output / "table.md").read_text()
 
 
-WHOLE, ONE_MODULE = (), ("--set=modules={{'3a': (64, 96, 128, 16, 32, 32)}}", "--image_size=64")
+WHOLE = ("-m", "inception_jax.benchmark", "--model=inception_v1")
+TWO_MODULES = (str(Path(__file__).with_name("two_modules.py")), "--model=two_modules", "--image_size=64")
 
 
 @pytest.mark.slow  # GoogLeNet takes one and a half CPU-minutes for a GPU, and more than eight for a TPU
-@pytest.mark.parametrize(("topology", "options"), [("h200:8", WHOLE), ("v5e:2x2", ONE_MODULE)])
-def test_a_training_step(topology, options, run_compiler):
+@pytest.mark.parametrize(("topology", "network"), [("h200:8", WHOLE), ("v5e:2x2", TWO_MODULES)])
+def test_a_training_step(topology, network, run_compiler):
     """One all-reduce, of all gradients; every leaf of the state written over; nothing in 16 bits that must not be."""
-    command = ["-m", "inception_jax.benchmark", "--model=inception_v1", "--dtype=bfloat16", "--what=train", *options]
+    command = [*network, "--dtype=bfloat16", "--what=train"]
     content = json.loads((run_compiler(topology, *command, "--json={}/step.json") / "step.json").read_text())
     program = content["train"]["program"]
     (reduction,) = program["collectives"]
     assert reduction["opcode"] == "all-reduce" and reduction["runs"] == 1
     assert reduction["bytes"] == pytest.approx(4 * content["parameters"], rel=1e-4)
     properties = program["properties"]
-    assert properties["convolution_dtypes"] == ["bf16"] and properties["half_precision_sums"] == []
-    assert properties["aliased"] == properties["arguments"] - len(("image", "label", "mask"))
+    # On a TPU the products of LRN and of the classifiers, in float32, are convolutions, too.
+    dtypes = {"bf16", "f32", "pred"} if topology.startswith("v5e") else {"bf16"}
+    assert set(properties["convolution_dtypes"]) <= dtypes and properties["half_precision_sums"] == []
+    assert properties["aliased"] == properties["donated"] > 2 * 12  # parameters and momentum of twelve layers at least
     assert topology.startswith("v5e") or properties["scatters"] == 0
-    work = content["train"]["flops"]["inside_per_image"] * content["task"]["batch_size"] / content["task"]["devices"]
-    assert program["flops"] == pytest.approx(work, rel=0.01)
+    work = content["train"]["flops"]["inside_per_image"]
+    if topology.startswith("h200"):
+        # The stem sees 2x2 pixels as channels: 8x8 taps in the place of 7x7, forward and in the gradient of its kernel.
+        work += 2 * (2 * 112**2 * 64 * 3 * (8**2 - 7**2))
+    work *= content["task"]["batch_size"] / content["task"]["devices"]
+    assert program["flops"] == pytest.approx(work, rel=0.01) or (topology.startswith("v5e") and program["flops"] > work)
     assert content["train"]["memory"]["largest_batch"] > content["task"]["batch_size"]
