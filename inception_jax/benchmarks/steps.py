@@ -18,7 +18,7 @@ from inception_jax.benchmarks import roofline, synthetic_batches
 from inception_jax.errors import UserError
 from inception_jax.models.cost import NetworkCost, count_cost
 from inception_jax.models.initialization import init_variables, variable_shapes
-from inception_jax.training import preprocess
+from inception_jax.training import preprocess, step_numbers
 from inception_jax.training import state as states
 from inception_jax.training.batch_norm import BatchNormGroups
 from inception_jax.training.parallel import Compiled, Devices
@@ -67,6 +67,7 @@ class StepPrograms:
         shapes = jax.eval_shape(create, variable_shapes(setup.model, setup.input.image_size))
         replicated = setup.devices.replicated
         self._state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
+        self._numbers: step_numbers.Numbers = step_numbers.read_numbers(setup)
 
     def layers(self, kind: str) -> list[Any]:
         """The convolutions and fully connected layers that a step of this kind runs."""
@@ -78,7 +79,8 @@ class StepPrograms:
         batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size)
         step: Callable[..., Any]
         if kind == "train":
-            self.compiled[kind] = devices.compile_train(self._train_step(), self._state, batch)
+            step = step_numbers.make_step(setup)
+            self.compiled[kind] = devices.compile_train(step, self._state, batch, self._numbers)
         else:
             step = make_inference_step(setup.model, setup.input.normalization, setup.input.dtype)
             self.compiled[kind] = devices.compile_eval(step, self._state.variables(), batch)
@@ -88,11 +90,7 @@ class StepPrograms:
         """Traces the training step, to lower it for platforms that need not be present."""
         setup, devices = self.setup, self.setup.devices
         batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size)
-        return devices.trace_train(self._train_step(), self._state, batch)
-
-    def _train_step(self) -> Callable[..., Any]:
-        setup = self.setup
-        return make_train_step(setup.model, setup.optimizer, setup.objective, devices=setup.devices.count)
+        return devices.trace_train(step_numbers.make_step(setup), self._state, batch, self._numbers)
 
     def count_flops(self, kind: str) -> tuple[float, float] | None:
         """The compiler's count of a step's FLOPs over all devices: (FLOPs per image, FLOPs per step beside the images).
@@ -182,6 +180,7 @@ class Bench(StepPrograms):
         variables = init_variables(setup.model, jax.random.key(config.seed), setup.input.image_size)
         state = states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
         self._state = devices.replicate(state)
+        self._numbers = devices.place_numbers(self._numbers)
         self._batches = [devices.put(batch) for batch in host]
         self._losses: list[dict[str, jax.Array]] = []
 
@@ -222,7 +221,7 @@ class Bench(StepPrograms):
         step = self.compiled[kind]
         if kind == "inference":
             return step(self._state.variables(), batch)
-        self._state, metrics = step(self._state, batch)
+        self._state, metrics = step(self._state, batch, self._numbers)
         return metrics
 
     def pop_losses(self) -> list[float]:

@@ -24,6 +24,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception_jax.models import parameters
 
+Traced = tuple[list[parameters.ArrayDeclaration], dict[str, Any]]
+"""What `trace_variables` returns."""
+
 _CHUNK = 1 << 16  # values per call of the compiled generator
 _TRUNCATED_STDDEV = 0.87962566103423978  # of a standard normal distribution truncated at -2 and 2
 
@@ -197,7 +200,7 @@ def _drawn_bits() -> Any:
     )
 
 
-def trace_variables(model: nn.Module, image_size: int) -> tuple[list[parameters.ArrayDeclaration], dict[str, Any]]:
+def trace_variables(model: nn.Module, image_size: int) -> Traced:
     """Lists the variables of a network without their values; no random key is made and no initializer is traced.
 
     Args:
@@ -226,13 +229,14 @@ def variable_shapes(model: nn.Module, image_size: int) -> dict[str, Any]:
     return trace_variables(model, image_size)[1]
 
 
-def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[str, Any]:
+def init_variables(model: nn.Module, key: jax.Array, image_size: int, traced: Traced | None = None) -> dict[str, Any]:
     """Initializes a network: the tree and values of `model.init(key, zeros)`, without compiling the forward pass.
 
     Args:
       model: a network of this package, or one with layers of its own, whose `init` is then compiled.
       key: a PRNG key.
       image_size: height and width in pixels; every size that the network accepts gives the same variables.
+      traced: `trace_variables` of both, where the caller has it; None: it is traced here.
 
     Returns:
       {"params": ..., "batch_stats": ...}, the second only where the network has batch norm; arrays on the default
@@ -251,7 +255,7 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict[st
       >>> variables["params"]["conv1"]["kernel"].shape  # height, width, in, out
       (7, 7, 3, 16)
     """
-    declarations, shapes = trace_variables(model, image_size)
+    declarations, shapes = traced or trace_variables(model, image_size)
     if len(jax.tree.leaves(shapes)) > len(declarations):  # some are declared by layers that are not this package's
         compiled = jax.jit(lambda key: model.init(key, jnp.zeros((1, image_size, image_size, 3), jnp.float32)))
         return flax.core.unfreeze(compiled(key))

@@ -9,11 +9,13 @@ is the key of the file (`executable_files.py`). A program whose executable canno
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from inception_jax import extensions
 from inception_jax.models import registry
+from inception_jax.multihost import processes
 from inception_jax.runs import environment, manifest
 from inception_jax.training import step_numbers
 from inception_jax.training.executable_files import Store
@@ -55,18 +58,61 @@ _GPU_PACKAGES = (
 
 
 def open_store() -> Store | None:
-    """The executables below the directory of the compilation cache; None: it is not set, or not of this machine."""
+    """The executables below the directory of the compilation cache.
+
+    Returns:
+      None: it is not set or not of this machine, on this process or on another one of the run.
+    """
     directory = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # jax declares no types for it
     enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-    if not directory or not enabled or "://" in directory or jax.process_count() > 1 or not hasattr(os, "geteuid"):
+    usable = bool(directory) and enabled and "://" not in directory and hasattr(os, "geteuid")
+    return Store(Path(directory) / FOLDER, describe_process()) if _on_all(usable) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """A step that a thread of its own loads.
+
+    Attributes:
+      step: its description.
+      executable: the step; None: there is none, or it cannot be used.
+    """
+
+    step: dict[str, Any]
+    executable: Future[jax.stages.Compiled | None]
+
+
+def begin_loading(store: Store | None, kind: str, setup: Setup, arguments: Sequence[Any]) -> Loading | None:
+    """Begins to load a step, for `load_or_compile`, and does not wait; the arguments are those of that function.
+
+    Returns:
+      None: nothing is kept.
+    """
+    if store is None or not _is_described(setup):
         return None
-    return Store(Path(directory) / FOLDER, describe_process())
+    step = describe_step(kind, setup, arguments)
+    executor = ThreadPoolExecutor(1, "load-step")
+    executable = executor.submit(_load, store, step, arguments)
+    executor.shutdown(wait=False)
+    return Loading(step, executable)
+
+
+def _load(store: Store, step: dict[str, Any], arguments: Sequence[Any]) -> jax.stages.Compiled | None:
+    program = store.read(step)
+    return store.load({"program": program.hex()}, arguments) if program else None
 
 
 def load_or_compile(
-    store: Store | None, kind: str, setup: Setup, arguments: Sequence[Any], compile_step: Callable[..., Compiled]
+    store: Store | None,
+    kind: str,
+    setup: Setup,
+    arguments: Sequence[Any],
+    compile_step: Callable[..., Compiled],
+    loading: Loading | None = None,
 ) -> Compiled:
     """Loads a step of a run, or compiles it and keeps it.
+
+    Of several processes all load or all compile: compilers for GPUs divide their work and wait for one another.
 
     Args:
       store: from `open_store`.
@@ -75,29 +121,33 @@ def load_or_compile(
       arguments: of the step, or their shapes with shardings.
       compile_step: `Devices.compile_train` or `compile_eval` of the step; called with the arguments where there is no
         executable.
+      loading: of this step, begun before.
     """
     if store is None or not _is_described(setup):
         return compile_step(*arguments)
     start, step = time.perf_counter(), describe_step(kind, setup, arguments)
-    program = store.read(step)
-    if program and (loaded := store.load({"program": program.hex()}, arguments)):
+    loaded = loading.executable.result() if loading and loading.step == step else _load(store, step, arguments)
+    if _on_all(loaded is not None):
+        assert loaded is not None
         return Compiled(loaded, time.perf_counter() - start)
 
     def compile_program(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         text = "\n".join([lowered.as_text(), *describe_arguments(arguments)])
         digest = hashlib.sha256(text.encode()).digest()
         key = {"program": digest.hex()}
-        if (executable := store.load(key, arguments)) is None:
-            if store.read(key) is not None:  # an executable that cannot be loaded here, or _NOT_KEPT
+        executable = store.load(key, arguments)
+        if not _on_all(executable is not None):
+            absent = executable is None and store.read(key) is None
+            if executable is None and not absent:  # one that cannot be loaded here, or _NOT_KEPT
                 store.write(key, _NOT_KEPT)
-                return lowered.compile()
-            if not store.can_write():
+            if not _on_all(executable is not None or (absent and store.can_write())):
                 return lowered.compile()
             with _without_compilation_cache():
                 executable = lowered.compile()
             if not store.save(key, arguments, executable):
                 store.write(key, _NOT_KEPT)
                 return executable
+        assert executable is not None
         store.write(step, digest)
         return executable
 
@@ -138,11 +188,15 @@ def describe_step(kind: str, setup: Setup, arguments: Sequence[Any]) -> dict[str
     }
 
 
+def _on_all(value: bool) -> bool:
+    """Whether it is so on all processes."""
+    return not processes.max_over_processes(not value)
+
+
 def _is_described(setup: Setup) -> bool:
     """Whether package and config tell all of the code of a step: not where a recipe or a script registered some."""
     return (
-        setup.devices.mode == "jit"
-        and not setup.config.extensions
+        not setup.config.extensions
         and setup.config.model.name in registry.BUILT_IN
         and type(setup.model).__module__.startswith("inception_jax.")
         and setup.config.optimizer.name not in extensions.OPTIMIZERS
@@ -161,6 +215,7 @@ def describe_process() -> dict[str, Any]:
             if not any(word in name for word in _PLACES)
         },
         "processor": _processor(),
+        "process": jax.process_index(),
     }
 
 

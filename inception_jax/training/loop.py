@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.interrupts import Interrupts
 from inception_jax.training.parallel import Compiled, no_compilation
 from inception_jax.training.state import TrainState
-from inception_jax.training.step import make_eval_step, make_train_step
+from inception_jax.training.step import make_eval_step
 from inception_jax.training.train_metrics import TrainMetrics
 
 Evaluations = dict[str, Accumulator]  # by kind of weights: "raw", "ema"
@@ -106,7 +105,8 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
                 warn=lambda text: print(text, file=sys.stderr),
             )
         )
-        state, host_state = restore.restore_or_start(setup, checkpoints)
+        steps = _Steps(setup)
+        state, host_state = restore.restore_or_start(setup, checkpoints, steps.begin_loading)
         start = int(state.step)
         restore.refuse_fewer_steps(workdir, config, length, start)
         best = restore.restore_best(setup, workdir, start, host_state.get("best"))
@@ -160,18 +160,25 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
         stack.enter_context(contextlib.closing(batches))
         with clock.phase("compile"), progress.phase("compiling the training step"):
             with quiet_compiler(progress.on_terminal):
-                steps = _Steps(setup, state)
+                steps.compile_train(state)
 
         run = _Run(setup, steps, batches, metrics, best, checkpoints, interrupts, output)
         state, evaluations, signal = _take_steps(run, state, start)
-        with clock.phase("checkpoint"):
-            checkpoints.wait()
+
+        def finish_checkpoint() -> None:
+            with clock.phase("checkpoint"):
+                checkpoints.wait()
+
+        alone = devices.process_count == 1
+        if signal or not alone:  # a barrier: the other processes would wait for the plots there
+            finish_checkpoint()
         if signal:
             progress.message(f"stopped by {signal} after step {int(state.step)}; the same command continues the run")
             return results.write_interrupted(setup, output, state, signal), signal_exit_code(signal)
         if not evaluations:  # an earlier start of this run saved the last step, but ended before it wrote the result
             evaluations = _evaluate(run, state)
-        return results.write_finished(setup, output, state, evaluations, best), 0
+        finish = finish_checkpoint if alone else None
+        return results.write_finished(setup, output, state, evaluations, best, finish, steps.store), 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,21 +192,29 @@ class _EvalSteps:
 class _Steps:
     """The compiled training step, and those of evaluation by kind of weights: "raw" and, where there is one, "ema"."""
 
-    def __init__(self, setup: setups.Setup, state: TrainState):
-        """Compiles the training step, or loads it."""
-        self._setup, self._store = setup, executables.open_store()
+    train: Compiled
+
+    def __init__(self, setup: setups.Setup):
+        """Opens the store of kept steps; compiles nothing."""
+        self._setup, self.store = setup, executables.open_store()
         self._evaluation: dict[str, _EvalSteps] = {}
-        devices = setup.devices
-        batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size, flag=devices.process_count > 1)
-        self.numbers: tuple[step_numbers.Numbers, ...] = ()  # further arguments of the training step
-        if devices.mode == "jit" and devices.count == 1:
-            step: Callable[..., Any] = step_numbers.make_step(setup)
-            self.numbers = (step_numbers.read_numbers(setup),)
-        else:
-            step = make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count)
-        arguments = (state, batch, *self.numbers)
-        compile_step = functools.partial(devices.compile_train, step)
-        self.train = executables.load_or_compile(self._store, "train", setup, arguments, compile_step)
+        self._loading: executables.Loading | None = None
+        self.numbers = setup.devices.place_numbers(step_numbers.read_numbers(setup))
+
+    def begin_loading(self, state: TrainState) -> None:
+        """Begins to load the training step of a state of these shapes, where it was kept, in another thread."""
+        self._loading = executables.begin_loading(self.store, "train", self._setup, self._arguments(state))
+
+    def compile_train(self, state: TrainState) -> None:
+        """Compiles the training step, or loads it."""
+        step = functools.partial(self._setup.devices.compile_train, step_numbers.make_step(self._setup))
+        arguments = self._arguments(state)
+        self.train = executables.load_or_compile(self.store, "train", self._setup, arguments, step, self._loading)
+        self._loading = None
+
+    def _arguments(self, state: TrainState) -> tuple[Any, ...]:
+        devices, config, side = self._setup.devices, self._setup.config, self._setup.input.image_size
+        return state, devices.abstract_batch(config.batch_size, side, devices.process_count > 1), self.numbers
 
     @property
     def has_evaluation(self) -> bool:
@@ -236,7 +251,7 @@ class _Steps:
                 setup.config.seed,
             )
         compiled = executables.load_or_compile(
-            self._store, "evaluation", setup, (variables, batch), functools.partial(devices.compile_eval, step)
+            self.store, "evaluation", setup, (variables, batch), functools.partial(devices.compile_eval, step)
         )
         return _EvalSteps(compiled, estimator)
 
@@ -336,7 +351,7 @@ def _take_step(run: _Run, step: int, state: TrainState, batch: dict[str, Any]) -
     run.output.clock.add("data_wait", run.batches.pop_wait_seconds())
     if run.setup.devices.process_count > 1:
         batch["stop"] = run.setup.devices.flag(run.interrupts.requested() is not None)
-    state, metrics = run.steps.train(state, batch, *run.steps.numbers)
+    state, metrics = run.steps.train(state, batch, run.steps.numbers)
     run.metrics.add(step, metrics)
     return state
 

@@ -128,6 +128,16 @@ class Devices:
             tree,
         )
 
+    def place_numbers(self, numbers: Any) -> Any:
+        """Puts the numbers that a step takes as arguments on every device, as global arrays.
+
+        A Python number keeps its weak type, by which it is an operand like a constant; `replicate` would lose it.
+
+        Args:
+          numbers: a tree of Python numbers and small NumPy arrays, the same on all processes.
+        """
+        return jax.jit(lambda tree: tree, out_shardings=self.replicated)(numbers)
+
     @property
     def replicated(self) -> NamedSharding:
         """The sharding of the state: replicated on every device."""
@@ -213,7 +223,7 @@ class Devices:
           step: for one device, from `step.make_train_step` or `step_numbers.make_step`.
           state: as the step will be called with; arrays, or shapes with shardings.
           batch: as `state`.
-          *numbers: trees of numbers and small arrays, the same on all devices.
+          *numbers: trees of numbers and small arrays, the same on all devices; from `place_numbers` if the step runs.
           compile_program: from the lowered program to the executable.
         """
         if self.mode == "pmap":
@@ -230,15 +240,16 @@ class Devices:
             wrapped = self._jit_train(step, len(numbers))
         return _compile(compile_program, wrapped, state, batch, *numbers)
 
-    def trace_train(self, step: Callable, state: Any, batch: dict[str, Any]) -> jax.stages.Traced:
+    def trace_train(self, step: Callable, state: Any, batch: dict[str, Any], *numbers: Any) -> jax.stages.Traced:
         """Traces the training step of mode "jit", to lower it for platforms that need not be present.
 
         Args:
           step: as in `compile_train`.
           state: as in `compile_train`.
           batch: as in `compile_train`.
+          *numbers: as in `compile_train`.
         """
-        return self._jit_train(step).trace(state, batch)
+        return self._jit_train(step, len(numbers)).trace(state, batch, *numbers)
 
     def _jit_train(self, step: Callable, numbers: int = 0) -> Any:
         return jax.jit(self._shard(step, (_REPLICATED, _REPLICATED), numbers), donate_argnums=0)
@@ -265,6 +276,18 @@ class Devices:
         else:
             wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _SPLIT)))
         return _compile(compile_program, wrapped, variables, batch)
+
+    def compile_plain(
+        self, function: Callable, *arguments: Any, compile_program: Program = jax.stages.Lowered.compile
+    ) -> Compiled:
+        """Compiles a function of replicated arguments, without collectives or donation.
+
+        Args:
+          function: of arrays.
+          *arguments: as it will be called with; arrays, or shapes with shardings.
+          compile_program: as in `compile_train`.
+        """
+        return _compile(compile_program, jax.jit(function), *arguments)
 
     def count_flops(self, step: Callable, state: Any, batch: dict[str, Any], platform: str = "cuda") -> float | None:
         """FLOPs of one call of a step on all devices, by XLA's cost analysis of its program.

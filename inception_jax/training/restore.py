@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from inception_jax.checkpoints import identity, reading
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config, ConfigError, from_dict
 from inception_jax.errors import UserError
-from inception_jax.models.initialization import init_variables, variable_shapes
+from inception_jax.models.initialization import init_variables, trace_variables, variable_shapes
 from inception_jax.multihost import processes
 from inception_jax.runs import data_record, environment, lock, manifest, metric_files
 from inception_jax.runs.data_record import CLASSES as CLASSES
@@ -228,8 +228,15 @@ def write_run_files(setup: Setup, workdir: Path, run_id: str) -> tuple[dict[str,
     return start, notes
 
 
-def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+def restore_or_start(
+    setup: Setup, checkpoints: Checkpoints, on_shapes: Callable[[TrainState], None] | None = None
+) -> tuple[TrainState, dict[str, Any]]:
     """Restores the newest intact checkpoint, or makes the state before the first step.
+
+    Args:
+      setup: of the run.
+      checkpoints: of the run.
+      on_shapes: called with the shapes and shardings of the state, before any array is read or made.
 
     Returns:
       (state, replicated over the devices; the host state that the checkpoint holds beside it, `{}` for a new run).
@@ -238,13 +245,18 @@ def restore_or_start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState
       CheckpointError: there are checkpoints, but none can be used.
       UserError: a new run cannot start from the weights that `config.initialize` names.
     """
-    shapes = state_shapes(setup) if processes.broadcast_from_first(checkpoints.steps()) else None
-    restored = checkpoints.restore_latest(
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=setup.devices.replicated), shapes)
+    traced = trace_variables(setup.model, setup.input.image_size)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=setup.devices.replicated),
+        jax.eval_shape(functools.partial(_create_state, setup), traced[1]),
     )
+    if on_shapes:
+        on_shapes(shapes)
+    restored = checkpoints.restore_latest(shapes if processes.broadcast_from_first(checkpoints.steps()) else None)
     if restored is None:
         with processes.fail_together():
-            variables = init_variables(setup.model, jax.random.key(setup.objective.seed), setup.input.image_size)
+            key = jax.random.key(setup.objective.seed)
+            variables = init_variables(setup.model, key, setup.input.image_size, traced)
             keep_ema = setup.objective.ema_decay > 0
             state = states.create_on_host(restore_weights(setup, variables), setup.optimizer, keep_ema=keep_ema)
         if setup.warm_start:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from inception_jax.runs.file_forms import keep_valid_fields
 from inception_jax.runs.formatting import format_metric
 from inception_jax.runs.progress import Progress
 from inception_jax.runs.sinks import Sinks
-from inception_jax.training import batch_views, preprocess
+from inception_jax.training import batch_views, executables, preprocess
 from inception_jax.training.clock import Clock
 from inception_jax.training.early_stopping import BestEvaluation
+from inception_jax.training.executable_files import Store
+from inception_jax.training.parallel import Devices
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
 
@@ -108,8 +111,12 @@ def write_finished(
     state: TrainState,
     evaluations: Mapping[str, Accumulator],
     best: BestEvaluation,
+    finish_checkpoint: Callable[[], None] | None = None,
+    store: Store | None = None,
 ) -> dict[str, Any]:
     """Draws the plots and writes the tables, result.json and report.md of a finished run, on process 0.
+
+    The last checkpoint may still be written while the plots are drawn.
 
     Args:
       setup: of the run.
@@ -117,6 +124,9 @@ def write_finished(
       state: after the last step.
       evaluations: of the last step, by weights.
       best: the best evaluation of the run.
+      finish_checkpoint: waits until the last checkpoint is written, before result.json says that the run has finished;
+        None: it is written.
+      store: of kept programs, that of the activations among them; None: it is compiled.
 
     Returns:
       The content of result.json; {} on the other processes.
@@ -135,9 +145,11 @@ def write_finished(
                 setup.data.eval,
                 setup.data.class_names,
                 first_layer=first_kernel(state.params),
-                blocks=_blocks(setup, state.variables("ema" if "ema" in evaluations else "raw")),
+                blocks=_blocks(setup, state.variables("ema" if "ema" in evaluations else "raw"), store),
             )
             output.writer.write_images(step, plots)
+    if finish_checkpoint:
+        finish_checkpoint()
     content = _result("finished", setup, output, state)
     content["metrics"][setup.data.eval.dataset.split] = {
         weights: evaluation.result() for weights, evaluation in evaluations.items()
@@ -275,23 +287,25 @@ def first_kernel(params: Mapping[str, Any]) -> Any:
     return None
 
 
-def _blocks(setup: Setup, variables: Any) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def _blocks(setup: Setup, variables: Any, store: Store | None = None) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """The function from an image [h, w, 3] to {block: its output [h, w, channels]}, on this process's first device.
 
-    The blocks are in the order of the network; JAX sorts the keys of a dictionary that a compiled function returns.
+    The blocks are in the order of the network.
     """
-    names: list[str] = []
 
-    def run(variables: Any, images: jax.Array) -> list[jax.Array]:
+    def run(variables: Any, images: jax.Array) -> tuple[dict[str, jax.Array], ...]:
         inputs = preprocess.preprocess(images, normalization=setup.input.normalization, dtype=setup.input.dtype)
         output: Any = setup.model.apply(variables, inputs, train=False)
-        names[:] = [name for name, maps in output.endpoints.items() if maps.ndim == 4 and maps.shape[1] > 1]
-        return [output.endpoints[name] for name in names]
+        # A dictionary each: JAX sorts the keys of one.
+        return tuple({name: maps} for name, maps in output.endpoints.items() if maps.ndim == 4 and maps.shape[1] > 1)
 
     def blocks(image: np.ndarray) -> dict[str, np.ndarray]:
+        device = Devices("jit", described=setup.devices.mesh.local_devices[:1])
         # A copy in host memory: with several processes the variables' arrays are not of this one alone.
-        maps = jax.jit(run)(jax.device_get(variables), image[None])
-        return {name: np.asarray(values[0], np.float32) for name, values in zip(names, maps, strict=True)}
+        arguments = jax.device_put((jax.device_get(variables), image[None]), device.replicated)
+        kept = store if setup.devices.process_count == 1 else None  # all processes must ask for it, and one draws
+        compiled = executables.load_or_compile(kept, "blocks", setup, arguments, partial(device.compile_plain, run))
+        return {name: np.asarray(maps, np.float32)[0] for part in compiled(*arguments) for name, maps in part.items()}
 
     return blocks
 

@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +17,8 @@ from inception_jax.multihost import heartbeat, processes
 from inception_jax.runs.metric_files import read_rows
 
 from ..conftest import QUICK_COMPILATION
+
+SCENARIO = Path(__file__).with_name("step_scenario.py")
 
 # In float64, where a wrong number cannot pass for a rounding.
 DOUBLE = ["--config.model.dtype=float64", "--config.model.param_dtype=float64"]
@@ -125,6 +128,16 @@ def test_killed_stopped_and_continued_alone(alone, start_pair, start_command, sm
     assert last.returncode == 0, err
     assert f"continued from step {stopped['steps']}" in err
     assert_equal_runs(alone, workdir)
+
+
+def test_numbers_as_arguments_and_kept_steps_give_the_bits_of_constants(start_command, tmp_path):
+    port = free_port()
+    pair = [start_command(SCENARIO, port, index, tmp_path, environment=environment(2)) for index in range(2)]
+    wait_for(lambda: any(command.poll() is not None for command in pair))
+    for command in sorted(pair, key=lambda command: command.poll() != 1):  # one that failed first
+        out, err = command.communicate(timeout=60)
+        assert command.returncode == 0 and out.splitlines()[-1] == "jit pmap jit pmap", err  # after lines of Gloo
+    assert len([*tmp_path.iterdir()]) == 4  # each process has its own
 
 
 def test_started_differently_they_do_not_begin(start_pair, start_command, small_arguments, tmp_path):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import struct
 
@@ -83,6 +84,17 @@ def test_a_kept_step_is_the_compiled_one(store, compiled):
     assert jax.tree.leaves(jax.device_get(results[0])) == jax.tree.leaves(jax.device_get(results[1])) == [2, 1, 2]
 
 
+def test_a_kept_step_of_mode_pmap(store):
+    devices = Devices("pmap", 2)
+    batch = devices.put({"x": np.arange(4, dtype=np.float32)})
+    state = devices.replicate(State(np.ones((), np.float32)))
+    arguments = (state, batch)
+    compiled = devices.compile_train(train_step, *arguments).call
+    assert store.save(KEY, arguments, compiled)
+    loaded = store.load(KEY, arguments)
+    assert [float(leaf) for leaf in jax.tree.leaves(loaded(state, batch))] == [2, 1, 2]
+
+
 def changed(value):
     """Yields copies of nested JSON values, each with one leaf that differs, and its path."""
     if isinstance(value, dict):
@@ -102,7 +114,7 @@ def test_whatever_part_of_the_key_differs_it_is_not_used(store, compiled, monkey
     keys = [(path, KEY, common) for path, common in changed(store.common)]
     keys += [(path, key, store.common) for path, key in changed(KEY)]
     assert {path.split(".")[0] for path, *_ in keys} == {
-        "versions", "libraries", "environment", "settings", "processor", "kind", "config", "arguments",
+        "versions", "libraries", "environment", "settings", "processor", "process", "kind", "config", "arguments",
     }  # fmt: skip
     for path, key, common in keys:
         other = Store(store.folder, common)
@@ -280,17 +292,16 @@ def test_code_that_the_package_does_not_have_is_compiled_anew(monkeypatch, store
     monkeypatch.setitem(extensions.OPTIMIZERS, "mine", None)
     monkeypatch.setattr(executables, "describe_step", lambda *_: {})
 
-    def load(mode="jit", names=(), optimizer="sgd", network="inception_v1", model=None):
+    def load(names=(), optimizer="sgd", network="inception_v1", model=None):
         config = SimpleNamespace(
             extensions=names, optimizer=SimpleNamespace(name=optimizer), model=SimpleNamespace(name=network)
         )
         model = model or create_model("inception_v1")
-        setup = SimpleNamespace(devices=SimpleNamespace(mode=mode), config=config, model=model)
+        setup = SimpleNamespace(config=config, model=model)
         return executables.load_or_compile(store, "train", setup, ARGUMENTS, lambda *_, **options: [*options])
 
     assert load() == ["compile_program"]
     for options in (
-        {"mode": "pmap"},
         {"names": ("mine.py",)},
         {"optimizer": "mine"},
         {"network": "mine"},  # of a class of this package, with functions of a script
@@ -339,6 +350,55 @@ def start(monkeypatch, tmp_path, process):
     jax.config.update("jax_enable_compilation_cache", True)
     yield load
     jax.config.update("jax_enable_compilation_cache", setting)
+
+
+def test_a_step_that_was_begun_to_load_is_taken_only_where_it_is_the_one(store, compiled, monkeypatch):
+    monkeypatch.setattr(executables, "_is_described", lambda *_: True)
+    monkeypatch.setattr(executables, "describe_step", lambda kind, *_: {"kind": kind})
+    assert executables.begin_loading(None, "train", None, ARGUMENTS) is None
+    assert executables.begin_loading(store, "train", None, ARGUMENTS).executable.result() is None  # nothing is kept
+    digest = b"1" * 32
+    assert store.write({"kind": "train"}, digest) and store.save({"program": digest.hex()}, ARGUMENTS, compiled)
+    loading = executables.begin_loading(store, "train", None, ARGUMENTS)
+
+    def load(kind):
+        compile_step = lambda *_, **options: [*options]  # noqa: E731
+        return executables.load_or_compile(store, kind, None, ARGUMENTS, compile_step, loading)
+
+    assert load("train").call is loading.executable.result() is not None
+    assert load("evaluation") == ["compile_program"]
+
+
+def test_processes_load_together_or_compile_together(store, compiled, monkeypatch):
+    """Where another process lacks the step or cannot keep it, this one compiles, too."""
+    monkeypatch.setattr(executables, "_is_described", lambda *_: True)
+    monkeypatch.setattr(executables, "describe_step", lambda *_: {"kind": "train"})
+    others = []  # whether the others say "no" to each question
+    monkeypatch.setattr(executables.processes, "max_over_processes", lambda mine: max(mine, others.pop(0)))
+
+    def load(*answers):
+        others[:] = answers
+        ways = []
+
+        def compile_step(*arguments, compile_program):
+            lowered = DEVICES._jit_train(train_step).lower(*arguments)
+            compile_now = lambda: ways.append("compiled") or lowered.compile()  # noqa: E731
+            compile_program(SimpleNamespace(as_text=lowered.as_text, compile=compile_now))
+            return ways
+
+        result = executables.load_or_compile(store, "train", None, ARGUMENTS, compile_step)
+        assert not others
+        return result if isinstance(result, list) else ["loaded"]
+
+    setting = jax.config.jax_enable_compilation_cache
+    try:
+        assert load(0, 1, 1) == ["compiled"] and not [*store.folder.iterdir()]  # another one cannot write
+        assert load(0, 0, 0) == ["compiled"] and len([*store.folder.iterdir()]) == 2
+        assert load(0) == ["loaded"]
+        assert load(1, 1, 0) == ["compiled"]  # another one has lost its files: it writes them again
+        assert load(1, 0) == []  # … or only those that find the program without tracing
+    finally:
+        jax.config.update("jax_enable_compilation_cache", setting)
 
 
 def test_other_source_is_traced_and_the_same_program_is_loaded(start, monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import create_model
 from inception_jax.training import preprocess, results
+from inception_jax.training.parallel import Devices
 
 
 def test_activations_are_those_of_the_blocks_in_the_order_of_the_network():
@@ -16,7 +17,9 @@ def test_activations_are_those_of_the_blocks_in_the_order_of_the_network():
     variables = init_variables(model, jax.random.key(0), 64)
     normalization = preprocess.get_normalization("caffe")
     setup = types.SimpleNamespace(
-        model=model, input=types.SimpleNamespace(normalization=normalization, dtype=jnp.float32)
+        model=model,
+        input=types.SimpleNamespace(normalization=normalization, dtype=jnp.float32),
+        devices=Devices(count=2),
     )
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     maps = results._blocks(setup, variables)(image)

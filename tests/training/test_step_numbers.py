@@ -17,7 +17,6 @@ from inception_jax.training import (
     optimizers,
     parallel,
     preprocess,
-    restore,
     schedules,
     state,
     step,
@@ -54,7 +53,7 @@ CASES = {
 }  # fmt: skip
 
 
-def prepare(name, dtype=jnp.float32):
+def prepare(name, dtype=jnp.float32, devices=1, mode="jit"):
     optimizer, options, schedule, schedule_options, objective = CASES[name]
     schedule = schedules.make_schedule(schedule, **SCHEDULE, **schedule_options)
     if optimizer.startswith("optax."):
@@ -68,7 +67,7 @@ def prepare(name, dtype=jnp.float32):
         build, numbers = rule.build, rule.numbers
     return SimpleNamespace(
         model=Small(batch_norm=True, dtype=dtype),
-        devices=parallel.Devices(count=1),
+        devices=parallel.Devices(mode, devices),
         schedule=schedule,
         optimizer=build(schedule, numbers or {}),
         build_optimizer=build,
@@ -101,13 +100,13 @@ def train(setup, with_arguments, dtype):
     batches = [devices.put(batch(k % 3)) for k in range(STEPS)]
     current = devices.replicate(current)
     if with_arguments:
-        numbers, unlike = [step_numbers.read_numbers(setup)], other(setup)
-        made_for = step_numbers.read_numbers(unlike)
-        assert jax.tree.structure(made_for) == jax.tree.structure(numbers[0])
-        compiled = devices.compile_train(step_numbers.make_step(unlike), current, batches[0], made_for)
+        unlike = other(setup)
+        numbers, made_for = ([devices.place_numbers(step_numbers.read_numbers(each))] for each in (setup, unlike))
+        assert executables.describe_arguments(made_for) == executables.describe_arguments(numbers)
+        compiled = devices.compile_train(step_numbers.make_step(unlike), current, batches[0], *made_for)
     else:
         numbers = []
-        whole = step.make_train_step(setup.model, setup.optimizer, setup.objective, devices=1)
+        whole = step.make_train_step(setup.model, setup.optimizer, setup.objective, devices=devices.count)
         compiled = devices.compile_train(whole, current, batches[0])
     log = []
     for one in batches:
@@ -129,13 +128,40 @@ def test_arguments_give_the_bits_of_constants(name):
     assert np.isfinite(arguments[1][-1]["loss"]) and arguments[0].step == STEPS
 
 
+@pytest.mark.parametrize(("devices", "mode", "name"), [(2, "jit", "momentum"), (2, "pmap", "adamw")])
+def test_on_several_devices_too(devices, mode, name):
+    setup = prepare(name, jnp.float32, devices, mode)
+    assert_same_bits(*(train(setup, how, jnp.float32) for how in (True, False)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("name", CASES)
+def test_on_any_devices_in_any_mode(devices, mode, name):
+    test_on_several_devices_too(devices, mode, name)
+
+
+def test_a_number_on_the_devices_is_an_operand_like_a_constant():
+    """In bfloat16 a float32 array would make another product than a constant: weak types stay, as arguments are."""
+    half = jnp.full(3, 1.7, jnp.bfloat16)
+    for mode in ("jit", "pmap"):
+        devices = parallel.Devices(mode, 2)
+        placed = devices.place_numbers({"rate": 0.3, "weights": np.ones(2, np.float32)})
+        assert placed["rate"].weak_type and placed["rate"].sharding == devices.replicated
+        assert (half * placed["rate"]).dtype == jnp.bfloat16 and not placed["weights"].weak_type
+
+
 def test_in_float64_too(x64):
     setup = prepare("momentum", jnp.float64)
     assert_same_bits(*(train(setup, how, jnp.float64) for how in (True, False)))
 
 
 def test_a_study_compiles_once(small_arguments, tmp_path):
-    """Eight learning rates, each with another seed and other numbers of optimizer, EMA and loss."""
+    """Eight learning rates, each with another seed and other numbers of optimizer, EMA and loss.
+
+    The setups are real, and so their keys; the step is a small one that takes their numbers and ignores them.
+    """
     store, compiled = executable_files.Store(tmp_path / "executables", {}), []
     for number, rate in enumerate(RATES):
         changes = {
@@ -146,23 +172,17 @@ def test_a_study_compiles_once(small_arguments, tmp_path):
             "loss.aux_weights": f"({0.1 * (1 + number)}, 0.3)",
             "schedule.end_learning_rate": rate / 10,
             "seed": number,
-            "parallel.devices": 1,
-            "model.width_multiplier": 0.03125,
-            "model.options.min_width": 2,
+            "parallel.devices": 2,
         }
         config, _ = recipe_files.load_config([*small_arguments, *(f"--config.{k}={v}" for k, v in changes.items())])
         setup = setups.build(Config(config))
-        devices, sharding = setup.devices, setup.devices.replicated
-        if not number:  # the same for all
-            shapes = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),  # noqa: B023
-                restore.state_shapes(setup),
-            )
-        arguments = (shapes, devices.abstract_batch(16, 32), step_numbers.read_numbers(setup))
+        devices = setup.devices
+        current = devices.replicate({"step": np.zeros((), np.int32)})
+        arguments = (current, devices.abstract_batch(16, 32), devices.place_numbers(step_numbers.read_numbers(setup)))
 
         def compile_step(*arguments, **options):
             compiled.append(rate)  # noqa: B023
-            return devices.compile_train(step_numbers.make_step(setup), *arguments, **options)  # noqa: B023
+            return devices.compile_train(lambda state, batch, numbers: (state, {}), *arguments, **options)  # noqa: B023
 
         assert executables.load_or_compile(store, "train", setup, arguments, compile_step).call
     assert compiled == [RATES[0]] and len(list(store.folder.iterdir())) == 2
