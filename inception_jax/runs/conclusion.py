@@ -11,6 +11,7 @@ from typing import Any
 from inception_jax.metric_definitions import describe
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import report, result
+from inception_jax.runs.file_forms import NUMBER, has_type
 from inception_jax.runs.formatting import format_metric, format_number
 
 _WEIGHTS = {"ema": "EMA weights", "raw": "raw weights"}
@@ -31,7 +32,7 @@ def format_conclusion(workdir: str | os.PathLike, content: Mapping[str, Any]) ->
     here = shlex.quote(str(workdir))
     lines = []
     for split, by_weights in content["metrics"].items():
-        weights = next((name for name in _WEIGHTS if isinstance(by_weights.get(name), Mapping)), None)
+        weights = next((name for name in _WEIGHTS if _has_accuracy(by_weights, name)), None)
         if weights:  # "train" beside the splits is {metric: value}
             best = _format_best(content.get("best") or {}, content["steps"], by_weights[weights])
             lines.append(f"{split}: {format_accuracy(by_weights[weights])}, {_WEIGHTS[weights]}{best}")
@@ -41,6 +42,12 @@ def format_conclusion(workdir: str | os.PathLike, content: Mapping[str, Any]) ->
     page = f"{report.PAGE}, " if (Path(workdir) / report.PAGE).exists() else ""  # runs of earlier versions have none
     files = f"{page}{report.FILE}, {result.FILE}" + (f" and {plots} plots" if plots else "")
     return "\n".join([*lines, f"{files}: {here}", f"next: python -m inception_jax.predict --workdir={here} IMAGE …"])
+
+
+def _has_accuracy(by_weights: Any, weights: str) -> bool:
+    """Returns whether an entry of "metrics" holds an evaluation of these weights; a changed file may hold anything."""
+    values = by_weights.get(weights) if isinstance(by_weights, Mapping) else None
+    return isinstance(values, Mapping) and all(has_type(values.get(name), NUMBER) for name in ("count", "top1"))
 
 
 def format_evaluation(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
@@ -66,7 +73,7 @@ def format_accuracy(values: Mapping[str, Any]) -> str:
 
 def _format_best(best: Mapping[str, Any], last: int, final: Mapping[str, Any]) -> str:
     """Formats the best evaluation, beside the final one; "" where there is none, or no other than the final one."""
-    if best.get("step") is None or best.get("evaluations") == 1:
+    if any(best.get(name) is None for name in ("metric", "value", "step")) or best.get("evaluations") == 1:
         return ""
     metric = describe(best["metric"], best)
     value = format_metric(metric, best["value"])

@@ -64,6 +64,15 @@ def test_why_a_run_ended_early():
     assert len(conclusion.format_conclusion(WORKDIR, finished(ended="all steps are done")).splitlines()) == 3
 
 
+def test_entries_of_another_form_are_left_out():
+    """result.json may have been changed by hand, or by a program that writes null for what it does not know."""
+    whole = conclusion.format_conclusion(WORKDIR, finished(best={"step": 200}))
+    for entry in (None, 5, {}, {"ema": None}, {"raw": {}, "ema": {"top1": None, "count": 40}}):
+        content = finished(metrics=finished()["metrics"] | {"other": entry}, best={"step": 200})
+        assert conclusion.format_conclusion(WORKDIR, content) == whole
+    assert len(whole.splitlines()) == 3 and whole.splitlines()[0].endswith("EMA weights")
+
+
 def test_a_run_that_did_not_finish_has_said_why():
     assert conclusion.format_conclusion(WORKDIR, {"status": "interrupted", "signal": "SIGTERM", "steps": 3}) == ""
 

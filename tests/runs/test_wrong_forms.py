@@ -74,7 +74,7 @@ def test_wrong_forms(run, name, count):
     kept = {file: (run / file).read_bytes() for file in FILES}
     readers_of_run = readers(run)
     tries = [(reader, content) for reader in readers_of_run for content in forms(json.loads(kept[name]))]
-    problems = collections.Counter()
+    problems, refused = collections.Counter(), 0
     for reader, content in random.Random(0).sample(tries, count or len(tries)):
         for file, text in kept.items():
             (run / file).write_bytes(text)
@@ -83,9 +83,11 @@ def test_wrong_forms(run, name, count):
             readers_of_run[reader]()
         except UserError as error:
             assert "\n" not in str(error), (reader, content)
+            refused += 1
         except Exception as error:
             at = traceback.extract_tb(error.__traceback__)[-1]
             problems[reader, f"{at.filename}:{at.lineno}", repr(error)[:200], content[-80:]] += 1
+    print(f"{name}: {count or len(tries)} tries, {refused} refused")
     assert not problems, (len(tries), problems.most_common(20))
 
 
