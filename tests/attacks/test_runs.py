@@ -37,7 +37,7 @@ SLOW = """def shift(*arguments):
 pytestmark = [pytest.mark.attack, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 LONG = [
-    "--config.num_steps=3000", "--config.logging.every_steps=1", "--config.checkpoint.every_epochs=2.5",
+    "--config.num_steps=1000", "--config.logging.every_steps=1", "--config.checkpoint.every_epochs=2.5",
     "--config.evaluation.every_epochs=5.0", "--config.logging.pictures=False",
 ]  # fmt: skip
 WAYS = {
@@ -55,7 +55,7 @@ def test_kills(way, own_recipe, start_command, tmp_path):
         arguments = [f"--config={own_recipe}", *LONG, *flags, f"--workdir={workdir}"]
         return start_command("train", *arguments, environment=environment)
 
-    _, err = (reference := start(tmp_path / "whole")).communicate(timeout=300)
+    _, err = (reference := start(tmp_path / "whole")).communicate(timeout=900)
     assert reference.returncode == 0, err
     run = InterruptedRun(
         lambda: start(tmp_path / "run"),
