@@ -73,7 +73,7 @@ def pytest_collection_finish(session):
 # GoogLeNet with both heads, LRN, dropout, random crops and EMA, small enough to be run many times. Not a whole number
 # of steps per epoch, so that epochs end inside batches and inside rows of the log.
 SMALL_RUN = {
-    "batch_size": 16, "num_steps": 14, "data.image_size": 32, "model.width_multiplier": 0.25, "model.min_width": None,
+    "batch_size": 16, "num_steps": 14, "data.image_size": 32, "model.width_multiplier": 0.25,
     "data.train_split": "train[:100]", "data.eval_split": "test[:40]", "logging.every_steps": 3,
     "evaluation.every_epochs": 0.8, "checkpoint.every_epochs": 0.7, "logging.pictures": False, "data.threads": 2,
 }  # fmt: skip
@@ -154,7 +154,7 @@ def small_arguments():
     """The arguments of a small training run, without its workdir."""
     return [
         "--config=configs/digits.py",
-        *(f"--config.{path}={value}" for path, value in SMALL_RUN.items() if value is not None),
+        *(f"--config.{path}={value}" for path, value in SMALL_RUN.items()),
     ]
 
 

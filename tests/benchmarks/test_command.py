@@ -17,6 +17,8 @@ def measured(tmp_path_factory, two_modules):
     directory = tmp_path_factory.mktemp("benchmark")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+        patch.setattr(measure.MeasurementPlan, "input_seconds", 0.3)  # 5 s of all cores, twice, show no more
+        patch.setattr("inception_jax.benchmarks.inputs._WARMUP_SECONDS", 0.0)
         code = benchmark.main(
             [
                 f"--model={two_modules}",

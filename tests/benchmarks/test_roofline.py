@@ -122,6 +122,7 @@ def test_a_layer_that_the_program_does_not_run_is_noticed(two_modules):
     measured = bench(two_modules, 0.25, 32, 2)
     per_image, _ = measured.count_flops("inference")
     layers = measured.layers("inference")
+    assert 1.0 < roofline.check_flops(roofline.inside_flops(layers, "inference"), per_image, "forward") < 1.06
     largest = max(layers, key=lambda layer: layer.inside_macs)
     assert largest.inside_macs > 0.15 * sum(layer.inside_macs for layer in layers)
     with pytest.raises(roofline.FlopsDisagree, match=r"forward: the compiler counts .* \+\d\d\.\d %"):

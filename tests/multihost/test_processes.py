@@ -22,6 +22,7 @@ SCENARIO = Path(__file__).with_name("step_scenario.py")
 
 # In float64, where a wrong number cannot pass for a rounding.
 DOUBLE = ["--config.model.dtype=float64", "--config.model.param_dtype=float64"]
+STEPS = 24
 
 
 def environment(devices, **variables):
@@ -35,19 +36,26 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def wait_for(condition, *commands, seconds=300):
+def wait_for(condition, *commands, seconds=300, pause=0.05):
     deadline = time.monotonic() + seconds
     while not condition():
         assert all(command.poll() is None for command in commands), [command.communicate()[1] for command in commands]
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(pause)
+
+
+@pytest.fixture(scope="module")
+def arguments(small_arguments):
+    """Of the small run with a smaller network, which every start traces and compiles again, and more of its steps."""
+    recipe = Path(__file__).parents[1] / "resume" / "two_modules.py"
+    return [f"--config={recipe}", *small_arguments[1:], f"--config.num_steps={STEPS}"]
 
 
 @pytest.fixture
-def start_pair(start_command, small_arguments):
+def start_pair(start_command, arguments):
     """Starts two processes with two devices each."""
 
-    def start(workdir, *arguments):
+    def start(workdir, *more):
         shared = [
             f"--coordinator_address=127.0.0.1:{free_port()}",
             "--num_processes=2",
@@ -56,12 +64,12 @@ def start_pair(start_command, small_arguments):
         return [
             start_command(
                 "train",
-                *small_arguments,
+                *arguments,
                 *DOUBLE,
                 f"--workdir={workdir}",
                 *shared,
                 f"--process_id={index}",
-                *arguments,
+                *more,
                 environment=environment(2),
             )
             for index in range(2)
@@ -71,17 +79,17 @@ def start_pair(start_command, small_arguments):
 
 
 @pytest.fixture(scope="module")
-def alone(start_command, small_arguments, tmp_path_factory):
+def alone(start_command, arguments, tmp_path_factory):
     """The workdir of the same run of one process with one device."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    command = start_command("train", *small_arguments, *DOUBLE, f"--workdir={workdir}", environment=environment(1))
+    command = start_command("train", *arguments, *DOUBLE, f"--workdir={workdir}", environment=environment(1))
     _, err = command.communicate(timeout=400)
     assert command.returncode == 0, err
     return workdir
 
 
 def assert_equal_runs(one, other, tolerance=1e-10):
-    """Metrics and final weights; 14 steps let the last bit of float64 grow a little."""
+    """Metrics and final weights; the steps let the last bit of float64 grow a little."""
     rows = [read_rows(workdir / "metrics.jsonl") for workdir in (one, other)]
     for mine, theirs in zip(*rows, strict=True):
         assert mine.keys() == theirs.keys()
@@ -93,15 +101,18 @@ def assert_equal_runs(one, other, tolerance=1e-10):
             np.testing.assert_allclose(theirs, mine, rtol=0, atol=tolerance * max(1.0, np.abs(mine).max()))
 
 
-def test_killed_stopped_and_continued_alone(alone, start_pair, start_command, small_arguments, tmp_path):
-    """One run: two processes, of which one is killed; again two, of which one gets SIGTERM; then one, under pmap."""
+def test_killed_stopped_and_continued_alone(alone, start_pair, start_command, arguments, tmp_path):
+    """One run: of two processes one is killed in a save; of two more one gets SIGTERM; then one, under pmap."""
     workdir = tmp_path / "run"
     first, second = start_pair(workdir)
-    log = workdir / "metrics.jsonl"
+    log, checkpoints = workdir / "metrics.jsonl", workdir / "checkpoints"
     wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") >= 4, first, second)
+    wait_for(lambda: [*checkpoints.glob("*.orbax-checkpoint-tmp*")], first, second, pause=0.003)
     second.kill()
     out, err = first.communicate(timeout=240)
     assert first.returncode == 8 and out == "", err
+    result = json.loads((workdir / "result.json").read_text())
+    assert (result["status"], result["exit_code"]) == ("failed", 8)
     # Gloo notices at once where it reads from the other at that moment, and sometimes not at all.
     lost = ("a collective failed: another process of this run has ended", "process 1 of this run has sent no heartbeat")
     assert any(f"error: {message}" in err for message in lost) and "Traceback" not in err
@@ -114,11 +125,11 @@ def test_killed_stopped_and_continued_alone(alone, start_pair, start_command, sm
     assert (first.returncode, second.returncode) == (143, 143), err
     assert "4 cpu devices of 2 processes" in err and "continued from step" in err
     stopped = json.loads(out)
-    assert stopped["status"] == "interrupted" and stopped["steps"] < 14 and theirs == ""
+    assert stopped["status"] == "interrupted" and stopped["steps"] < STEPS and theirs == ""
 
     last = start_command(
         "train",
-        *small_arguments,
+        *arguments,
         *DOUBLE,
         "--config.parallel.mode=pmap",
         f"--workdir={workdir}",
@@ -140,12 +151,12 @@ def test_numbers_as_arguments_and_kept_steps_give_the_bits_of_constants(start_co
     assert len([*tmp_path.iterdir()]) == 4  # each process has its own
 
 
-def test_started_differently_they_do_not_begin(start_pair, start_command, small_arguments, tmp_path):
+def test_started_differently_they_do_not_begin(start_pair, start_command, arguments, tmp_path):
     address = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
     pair = [
         start_command(
             "train",
-            *small_arguments,
+            *arguments,
             f"--config.seed={index}",
             f"--workdir={tmp_path / 'run'}",
             *address,
@@ -160,7 +171,7 @@ def test_started_differently_they_do_not_begin(start_pair, start_command, small_
     assert not (tmp_path / "run").exists()
 
 
-def test_processes_that_see_other_data_do_not_begin(start_command, small_arguments, tmp_path):
+def test_processes_that_see_other_data_do_not_begin(start_command, arguments, tmp_path):
     """The same command, but one of them has an image more in its folder."""
     address = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
     pair = []
@@ -174,7 +185,7 @@ def test_processes_that_see_other_data_do_not_begin(start_command, small_argumen
         pair.append(
             start_command(
                 "train",
-                *small_arguments,
+                *arguments,
                 *data,
                 f"--workdir={tmp_path / 'run'}",
                 *address,
@@ -283,12 +294,12 @@ def test_our_heartbeat_acts_before_that_of_jax(monkeypatch, timeout):
 
 
 @pytest.mark.slow
-def test_processes_that_do_not_share_a_workdir(start_command, small_arguments, tmp_path):
+def test_processes_that_do_not_share_a_workdir(start_command, arguments, tmp_path):
     address = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
     pair = [
         start_command(
             "train",
-            *small_arguments,
+            *arguments,
             f"--workdir={tmp_path / f'run{index}'}",
             *address,
             f"--process_id={index}",

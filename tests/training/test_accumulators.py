@@ -8,11 +8,13 @@ from jax.extend import core
 from jax.sharding import PartitionSpec
 
 from inception_jax.models import registry
+from inception_jax.models.inception_v1 import MODULES
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.layers import add_bias
 from inception_jax.training import optimizers, parallel, preprocess, state, step
 
 BATCH, DEVICES = 16, 2
+HEADS = {name: MODULES[name] for name in ("4a", "4d")}  # the modules that have heads: every kind of layer
 LIMIT = 64  # values that may be added in 16 bits: the windows of pools, the branches of a module
 
 SUMS = {"reduce_sum", "reduce_prod", "reduce_window_sum", "cumsum", "cumprod", "scatter-add", "psum", "reduce"}
@@ -108,6 +110,8 @@ def training_step(network, dtype, param_dtype="float32", accumulation=1, **optio
 @pytest.mark.parametrize(
     ("network", "options"),
     [
+        ("inception_v1", {"modules": HEADS, "dtype": "bfloat16"}),
+        ("inception_v1_bn", {"modules": HEADS, "dtype": "bfloat16", "param_dtype": "bfloat16", "accumulation": 2}),
         ("inception_v1", {"dtype": "bfloat16"}),
         ("inception_v1_bn", {"dtype": "bfloat16", "param_dtype": "bfloat16", "accumulation": 2}),
         ("inception_v1", {"dtype": "float16", "param_dtype": "float16", "accumulation": 2, "remat": True}),
@@ -118,7 +122,11 @@ def training_step(network, dtype, param_dtype="float32", accumulation=1, **optio
             if network not in ("inception_v1", "inception_v1_bn", "inception_v2")
         ),
     ],
-    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
+    ids=lambda value: (
+        value
+        if isinstance(value, str)
+        else "-".join("two modules" if name == "modules" else str(one) for name, one in value.items())
+    ),
 )
 def test_a_step_adds_many_values_in_float32_only(network, options):
     found = list(sums_in_half_precision(training_step(network, **options)))
