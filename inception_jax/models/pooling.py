@@ -12,6 +12,12 @@ interleaved runs on two x86-64 cores, float32:
 * max 3x3/1: 64 maps of 8x8x256 0.14, 8 of 28x28x256 0.14, 8 of 14x14x512 0.14; forward alone 0.2 to 0.4;
 * average 3x3/1: 2 maps of 35x35x384 0.38, 64 of 8x8x256 0.36; 5x5/3 on 8 of 14x14x512 0.14.
 
+On CPUs XLA also writes padded slices to memory, and computes anew, for each of them, what it fuses them with. So there
+the windows at the edge of a max pool are computed apart from the others, which have no padding, and with a stride of 1
+the gradient's pixels at the edge, too: the same bits. CPU time relative to padded slices, with a ReLU before, 8 maps:
+forward 3/1 on 28x28x192 0.61 to 0.71, 3/2 on 56x56x192 0.89 to 0.94; forward and backward 3/1 on 28x28x192 0.45, on
+14x14x512 0.50.
+
 The few windows of `even_avg_pool` have a gradient of their own, too, the same to the last bit as JAX's of their slices:
 forward and backward with the ReLU before and the 1x1 convolution after it take 0.39 (8 maps of 14x14x512 to 4x4) and
 0.41 (2 of 17x17x1024 to 5x5) of the time.
@@ -19,6 +25,8 @@ forward and backward with the ReLU before and the 1x1 convolution after it take 
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -101,7 +109,7 @@ def avg_pool(
             low = -elements[0, 0]
             first, end = -low, max(size + low, elements[-1, -1] + 1)
         counts.append(((first <= elements) & (elements < end)).sum(1))
-    total = _select_form(_sum_by_slices, _sum_by_window, (window, stride, padding, dilation), total)
+    total = _select_form(_sum_by_slices, _sum_by_window, _sum_by_slices, (window, stride, padding, dilation), total)
     divisor = np.outer(counts[1], counts[0])
     if (divisor == divisor[0, 0]).all():
         return (total / float(divisor[0, 0])).astype(x.dtype)
@@ -235,6 +243,47 @@ def _elements(size: int, window: int, stride: int, padding: Padding, dilation: i
     return np.arange(count)[:, None] * stride - low + np.arange(window) * dilation
 
 
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """The windows along one axis of a map, or of a part of it.
+
+    Attributes:
+      size: pixels.
+      count: windows.
+      low: pixels of padding before the first pixel.
+      window, stride, dilation: as of `max_pool`.
+    """
+
+    size: int
+    count: int
+    low: int
+    window: int
+    stride: int
+    dilation: int
+
+    @classmethod
+    def of(cls, size: int, window: int, stride: int, padding: Padding, dilation: int) -> _Line:
+        return cls(size, *_windows(size, _reach(window, dilation), stride, padding), window, stride, dilation)
+
+    @property
+    def reach(self) -> int:
+        """Pixels that a window covers."""
+        return _reach(self.window, self.dilation)
+
+    @property
+    def complete(self) -> tuple[int, int]:
+        """The first and the last window without padding."""
+        return -(-self.low // self.stride), min(self.count - 1, (self.size - self.reach + self.low) // self.stride)
+
+    def part(self, first: int, end: int) -> tuple[int, int, _Line]:
+        """The pixels, from start up to stop, of the windows from `first` up to `end`, and these windows on them."""
+        if (first, end) == (0, self.count):
+            return 0, self.size, self
+        begin = first * self.stride - self.low
+        start, stop = max(0, begin), min(self.size, (end - 1) * self.stride - self.low + self.reach)
+        return start, stop, dataclasses.replace(self, size=stop - start, count=end - first, low=start - begin)
+
+
 def _output_size(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> tuple[int, int]:
     if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"pool: expected floating-point maps [B,H,W,C], got {x.dtype}{list(x.shape)}")
@@ -247,29 +296,36 @@ def _output_size(x: jax.Array, window: int, stride: int, padding: Padding, dilat
     return counts[0], counts[1]
 
 
-def _taps(
-    x: jax.Array, axis: int, window: int, stride: int, padding: Padding, dilation: int, fill: float
-) -> list[jax.Array]:
-    """The i-th elements of all windows along an axis, for each i: strided slices, with `fill` outside the map.
-
-    Each slice is padded separately: padding the map beforehand would write it to memory once more.
-    """
-    size = x.shape[axis]
-    count, low = _windows(size, _reach(window, dilation), stride, padding)
+def _taps(x: jax.Array, axis: int, line: _Line, fill: float) -> list[jax.Array]:
+    """The i-th elements of all windows along an axis, for each i: strided slices, with `fill` outside the map."""
     taps = []
-    for i in range(0, _reach(window, dilation), dilation):
-        first = max(0, -((i - low) // stride))  # the windows whose i-th element is inside the map
-        last = min(count - 1, (size - 1 + low - i) // stride)
+    for i in range(0, line.reach, line.dilation):
+        first = max(0, -((i - line.low) // line.stride))  # the windows whose i-th element is inside the map
+        last = min(line.count - 1, (line.size - 1 + line.low - i) // line.stride)
         if first > last:
-            taps.append(lax.full(_with_size(x.shape, axis, count), fill, x.dtype))
+            taps.append(lax.full(_with_size(x.shape, axis, line.count), fill, x.dtype))
             continue
-        start = first * stride + i - low
-        tap = lax.slice_in_dim(x, start, start + (last - first) * stride + 1, stride=stride, axis=axis)
-        taps.append(_pad_axis(tap, axis, first, count - 1 - last, fill))
+        start = first * line.stride + i - line.low
+        tap = lax.slice_in_dim(x, start, start + (last - first) * line.stride + 1, stride=line.stride, axis=axis)
+        taps.append(_pad_axis(tap, axis, first, line.count - 1 - last, fill))
     return taps
 
 
-def _pad_axis(x: jax.Array, axis: int, low: int, high: int, fill: float) -> jax.Array:
+def _split(low: int, high: int, end: int) -> list[tuple[int, int]]:
+    """The range from 0 up to `end` in three: below `low`, up to `high`, and the rest; without empty ones."""
+    bounds = (0, low, high, end) if low < high else (0, end)
+    return [(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop]
+
+
+def _slice(x: jax.Array, start: int, stop: int, axis: int) -> jax.Array:
+    return x if (start, stop) == (0, x.shape[axis]) else lax.slice_in_dim(x, start, stop, axis=axis)
+
+
+def _concatenate(parts: list[jax.Array], axis: int) -> jax.Array:
+    return parts[0] if len(parts) == 1 else lax.concatenate(parts, axis)
+
+
+def _pad_axis(x: jax.Array, axis: int, low: int, high: int, fill: float = 0.0) -> jax.Array:
     if low == high == 0:
         return x
     edges = [(low, high, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
@@ -281,13 +337,17 @@ def _with_size(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
 
 
 def _select_form(
-    slices: Callable[..., jax.Array], window: Callable[..., jax.Array], geometry: Any, *operands: jax.Array
+    cpu: Callable[..., jax.Array],
+    tpu: Callable[..., jax.Array],
+    default: Callable[..., jax.Array],
+    geometry: Any,
+    *operands: jax.Array,
 ) -> jax.Array:
-    """Calls `window` on TPUs and `slices` elsewhere, with the operands, then window, stride, padding and dilation."""
-    by_slices, by_window = (lambda *arrays, form=form: form(*arrays, *geometry) for form in (slices, window))
+    """Calls the platform's form with the operands, then window, stride, padding and dilation."""
+    forms = [lambda *arrays, form=form: form(*arrays, *geometry) for form in (cpu, tpu, default)]
     if geometry[-1] != 1:  # XLA's gradient of a max pool knows no dilation
-        return by_slices(*operands)
-    return cast(jax.Array, lax.platform_dependent(*operands, tpu=by_window, default=by_slices))
+        return forms[2](*operands)
+    return cast(jax.Array, lax.platform_dependent(*operands, cpu=forms[0], tpu=forms[1], default=forms[2]))
 
 
 def _reduce_window(
@@ -318,7 +378,8 @@ def _reduce_window(
 
 def _sum_by_slices(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
     for axis in (2, 1):
-        x = cast(jax.Array, sum(_taps(x, axis, window, stride, padding, dilation, 0.0)))  # never empty
+        line = _Line.of(x.shape[axis], window, stride, padding, dilation)
+        x = cast(jax.Array, sum(_taps(x, axis, line, 0.0)))  # never empty
     return x
 
 
@@ -336,7 +397,7 @@ def _accumulator(dtype: Any) -> Any:
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _max_pool(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
     geometry = (window, stride, padding, dilation)
-    return _select_form(_max_by_slices, _max_by_window, geometry, x)
+    return _select_form(_max_by_parts, _max_by_window, _max_by_slices, geometry, x)
 
 
 def _max_pool_forward(x: jax.Array, *geometry: Any) -> tuple[jax.Array, jax.Array]:
@@ -345,23 +406,28 @@ def _max_pool_forward(x: jax.Array, *geometry: Any) -> tuple[jax.Array, jax.Arra
 
 def _max_pool_backward(*geometry_map_and_gradient: Any) -> tuple[jax.Array]:
     *geometry, x, gradient = geometry_map_and_gradient
-    return (_select_form(_max_gradient_by_slices, _max_gradient_by_window, tuple(geometry), x, gradient),)
+    forms = (_max_gradient_by_parts, _max_gradient_by_window, _max_gradient_by_slices)
+    return (_select_form(*forms, tuple(geometry), x, gradient),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def _max_by_slices(x: jax.Array, *geometry: Any) -> jax.Array:
-    return _max_along(_max_along(x, 2, *geometry), 1, *geometry)
+def _max_by_slices(x: jax.Array, *geometry: Any, parts: bool = False) -> jax.Array:
+    return _max_along(_max_along(x, 2, *geometry, parts), 1, *geometry, parts)
 
 
-def _max_gradient_by_slices(x: jax.Array, gradient: jax.Array, *geometry: Any) -> jax.Array:
+def _max_gradient_by_slices(x: jax.Array, gradient: jax.Array, *geometry: Any, parts: bool = False) -> jax.Array:
     # The barrier makes the backward pass pool the rows again instead of storing them in the forward pass, and on
     # accelerators compare values that are rounded to the dtype of `x`, where the compiler may compute in a wider one.
     x = lax.optimization_barrier(x)
-    rows = _max_along(x, 2, *geometry)
-    gradient = _unpool_along(rows, gradient, 1, *geometry)
-    return _unpool_along(x, gradient, 2, *geometry)
+    rows = _max_along(x, 2, *geometry, parts)
+    gradient = _unpool_along(rows, gradient, 1, *geometry, parts)
+    return _unpool_along(x, gradient, 2, *geometry, parts)
+
+
+_max_by_parts = partial(_max_by_slices, parts=True)
+_max_gradient_by_parts = partial(_max_gradient_by_slices, parts=True)
 
 
 def _max_by_window(x: jax.Array, *geometry: Any) -> jax.Array:
@@ -372,27 +438,59 @@ def _max_gradient_by_window(x: jax.Array, gradient: jax.Array, *geometry: Any) -
     return cast(jax.Array, jax.vjp(lambda x: _max_by_window(x, *geometry), x)[1](gradient)[0])
 
 
-def _max_along(x: jax.Array, axis: int, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
-    first, *others = _taps(x, axis, window, stride, padding, dilation, -np.inf)
+def _max_along(
+    x: jax.Array, axis: int, window: int, stride: int, padding: Padding, dilation: int, parts: bool
+) -> jax.Array:
+    line = _Line.of(x.shape[axis], window, stride, padding, dilation)
+    first, last = line.complete
+    ranges = _split(first, last + 1, line.count) if parts else [(0, line.count)]
+    return _concatenate([_max_of_windows(x, axis, line, *ends) for ends in ranges], axis)
+
+
+def _max_of_windows(x: jax.Array, axis: int, line: _Line, first: int, end: int) -> jax.Array:
+    """The maxima of the windows from `first` up to `end`."""
+    start, stop, part = line.part(first, end)
+    best, *others = _taps(_slice(x, start, stop, axis), axis, part, -np.inf)
     for tap in others:
-        first = lax.max(first, tap)
-    return first
+        best = lax.max(best, tap)
+    return best
 
 
 def _unpool_along(
-    x: jax.Array, gradient: jax.Array, axis: int, window: int, stride: int, padding: Padding, dilation: int
+    x: jax.Array,
+    gradient: jax.Array,
+    axis: int,
+    window: int,
+    stride: int,
+    padding: Padding,
+    dilation: int,
+    parts: bool,
 ) -> jax.Array:
-    """Sends each window's gradient to the first of its largest elements, along one axis.
+    """Sends each window's gradient to the first of its largest elements, along one axis."""
+    line = _Line.of(x.shape[axis], window, stride, padding, dilation)
+    ranges = [(0, line.size)]
+    if parts and stride == 1:  # with a larger stride the parts took more time: the interleaved classes are fused, too
+        first, last = line.complete
+        # The pixels of which every window is complete.
+        ranges = _split(first + line.reach - 1 - line.low, last + 1 - line.low, line.size)
+    return _concatenate([_unpool_part(x, gradient, axis, line, *ends) for ends in ranges], axis)
+
+
+def _unpool_part(x: jax.Array, gradient: jax.Array, axis: int, line: _Line, start: int, stop: int) -> jax.Array:
+    """The gradient of the pixels from `start` up to `stop`.
 
     The elements of a window are compared with each other, never with the maximum of the forward pass. On CPUs XLA
     ignores barriers when it fuses, and computes an element anew where it is used, here with a fused multiply-add and
     there without: the stored maximum then equals none of the elements.
     """
-    size, count = x.shape[axis], gradient.shape[axis]
-    reach = _reach(window, dilation)
-    low = _windows(size, reach, stride, padding)[1]
+    first = max(0, -((line.reach - 1 - line.low - start) // line.stride))  # the windows that have one of the pixels
+    end = min(line.count, (stop - 1 + line.low) // line.stride + 1)
+    if first >= end:
+        return jnp.zeros(_with_size(x.shape, axis, stop - start), x.dtype)
+    before, after, part = line.part(first, end)
+    x, gradient = _slice(x, before, after, axis), _slice(gradient, first, end, axis)
     zeros = jnp.zeros_like(gradient)
-    best, *others = _taps(x, axis, window, stride, padding, dilation, -np.inf)
+    best, *others = _taps(x, axis, part, -np.inf)
     larger = []  # whether an element is larger than all before it; the last such one is the first of the largest
     for tap in others:
         larger.append(tap > best)
@@ -405,15 +503,17 @@ def _unpool_along(
     gradients.reverse()
     # Pixels i, i + stride, ... of the padded map belong to one residue class; within a class the elements' gradients
     # are added, shifted by whole windows. The classes are then interleaved.
-    length = max(-(-(size + low) // stride), count + (reach - 1) // stride)
+    begin = (start - before + part.low) // part.stride  # of the whole strides that have the pixels
+    length = -(-(stop - before + part.low) // part.stride) - begin
     classes = []
-    for residue in range(stride):
-        parts = [
-            _pad_axis(element, axis, offset // stride, length - count - offset // stride, 0.0)
-            for offset, element in zip(range(0, reach, dilation), gradients, strict=True)
-            if offset % stride == residue
+    for residue in range(part.stride):
+        shifted = [
+            _pad_axis(element, axis, offset // part.stride - begin, begin + length - part.count - offset // part.stride)
+            for offset, element in zip(range(0, part.reach, part.dilation), gradients, strict=True)
+            if offset % part.stride == residue
         ]
         empty = jnp.zeros(_with_size(gradient.shape, axis, length), gradient.dtype)
-        classes.append(sum(parts[1:], parts[0]) if parts else empty)
-    merged = jnp.stack(classes, axis + 1).reshape(_with_size(x.shape, axis, length * stride))
-    return lax.slice_in_dim(merged, low, low + size, axis=axis)
+        classes.append(sum(shifted[1:], shifted[0]) if shifted else empty)
+    merged = jnp.stack(classes, axis + 1).reshape(_with_size(x.shape, axis, length * part.stride))
+    at = start - before + part.low - begin * part.stride
+    return lax.slice_in_dim(merged, at, at + stop - start, axis=axis)

@@ -142,6 +142,26 @@ def test_what_cpus_get(set_block_elements):
     assert "stablehlo.while" in lowered("cpu", (2, 4, 4, 3), (3, 3, 3, 4))
 
 
+def test_a_row_of_zeros_below_a_map_without_padding(x64):
+    """Where it adds no row to the output, or to many: with it, the bits of the convolution without."""
+    for images, window, strides, added in (
+        ((2, 9, 7, 2), (3, 3, 2, 3), 2, True),
+        ((2, 8, 7, 2), (3, 3, 2, 3), 2, False),  # adds a row to three
+        ((1, 36, 5, 20), (3, 3, 20, 24), 1, True),
+        ((1, 9, 5, 2), (3, 3, 2, 3), 1, False),
+        ((1, 36, 5, 2), (1, 1, 2, 3), 1, False),
+    ):
+        x, kernel = operands(images, window, np.float32)
+        step = jax.jit(lambda x, kernel, strides=strides: conv2d(x, kernel, strides, "VALID"))
+        assert ("pad = [[0, 1], [0, 0]]" in step.lower(x, kernel).as_text()) == added, images
+        want = jax.jit(lambda x, kernel, strides=strides: xla(x, kernel, strides, "VALID"))(x, kernel)
+        np.testing.assert_allclose(step(x, kernel), want, rtol=1e-6, atol=1e-6)
+        for got, want in zip(
+            *(with_gradients(f, *operands(images, window), strides, "VALID") for f in (conv2d, xla)), strict=True
+        ):
+            np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
 def test_the_layers_shape_chooses_the_algorithm_of_the_weight_gradient():
     """Of forward and both gradients only Winograd's and the taps' weight gradient are matrix products."""
     for images, window, products in (

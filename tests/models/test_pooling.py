@@ -136,19 +136,23 @@ def test_equal_to_pytorchs(x64, name, pool):
 
 
 @pytest.mark.parametrize("padding", ["CEIL", "SAME", "VALID", 1])
-def test_the_form_of_tpus_gives_the_numbers_of_the_other(x64, padding):
+def test_the_form_of_tpus_gives_the_numbers_of_the_others(x64, padding):
     """XLA's own windows and their gradients, of maxima with ties and of sums."""
     rng = np.random.default_rng(10)
     maps = jnp.asarray(rng.integers(0, 3, (2, 8, 9, 2)).astype(np.float64))
     geometries = [(3, 2, padding, 1), (3, 1, padding, 1), (2, 3, padding, 1), (5, 3, padding, 1)]
-    forms = [(pooling._sum_by_slices, pooling._sum_by_window), (pooling._max_by_slices, pooling._max_by_window)]
+    forms = [
+        (pooling._sum_by_slices, pooling._sum_by_window, None),
+        (pooling._max_by_slices, pooling._max_by_window, pooling._max_gradient_by_slices),
+        (pooling._max_by_parts, pooling._max_by_window, pooling._max_gradient_by_parts),
+    ]
 
     def results(x):
-        for geometry, (by_slices, by_window) in itertools.product(geometries, forms):
+        for geometry, (by_slices, by_window, gradient_by_slices) in itertools.product(geometries, forms):
             out, pull = jax.vjp(lambda x: by_window(x, *geometry), x)  # noqa: B023
             weights = jnp.asarray(rng.normal(size=out.shape))
-            if by_slices is pooling._max_by_slices:
-                gradient = pooling._max_gradient_by_slices(x, weights, *geometry)
+            if gradient_by_slices:
+                gradient = gradient_by_slices(x, weights, *geometry)
             else:
                 gradient = jax.vjp(lambda x: by_slices(x, *geometry), x)[1](weights)[0]  # noqa: B023
             yield by_slices(x, *geometry), out, gradient, pull(weights)[0]
@@ -156,6 +160,25 @@ def test_the_form_of_tpus_gives_the_numbers_of_the_other(x64, padding):
     for by_slices, by_window, gradient, of_window in jax.jit(lambda x: list(results(x)))(maps):
         np.testing.assert_array_equal(by_slices, by_window)
         np.testing.assert_allclose(gradient, of_window, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [1, 4, 9])
+def test_the_form_of_cpus_has_the_bits_of_the_one_without_parts(size):
+    """With every number of windows between the edges: none, one, many."""
+    rng = np.random.default_rng(size)
+    x = jnp.asarray(rng.integers(0, 3, (1, size, size + 1, 2)).astype(np.float32))
+    geometries = [(3, 1, "SAME", 1), (3, 2, "CEIL", 1), (3, 2, 1, 1), (5, 3, "SAME", 1), (1, 2, "SAME", 1)]
+    dilated = [(3, 1, "SAME", 2), (3, 2, "SAME", 3)] if size > 3 else []
+
+    def results(x):
+        for geometry in [*geometries, *dilated]:
+            out, by_parts = pooling._max_by_slices(x, *geometry), pooling._max_by_parts(x, *geometry)
+            weights = jnp.asarray(rng.normal(size=out.shape).astype(np.float32))
+            forms = (pooling._max_gradient_by_slices, pooling._max_gradient_by_parts)
+            yield (out, by_parts), tuple(form(x, weights, *geometry) for form in forms)
+
+    for pair in itertools.chain.from_iterable(jax.jit(lambda x: list(results(x)))(x)):
+        np.testing.assert_array_equal(*pair)
 
 
 GRADIENT = """
@@ -193,7 +216,7 @@ def test_maps_that_are_computed_twice_with_different_rounding(tmp_path):
 
 
 def test_each_platform_has_its_form_alone():
-    """One form is left in a program for one platform; TPUs have XLA's windows, unless they are dilated."""
+    """One form is left in a program for one platform: parts on CPUs, XLA's windows on TPUs, unless they are dilated."""
 
     def loss(x, dilation):
         return (max_pool(x, 3, 2, "SAME", dilation) ** 2).sum() + (avg_pool(x, 3, 1, dilation=dilation) ** 2).sum()
@@ -207,9 +230,9 @@ def test_each_platform_has_its_form_alone():
         if platform == "cpu":
             assert " conditional(" not in lowered.compile().as_text()  # the choice costs nothing
         found[platform, dilation] = {
-            name: text.count(f"stablehlo.{name}") for name in ("reduce_window", "select_and_scatter", "compare")
+            name: text.count(f"stablehlo.{name}") for name in ("reduce_window", "select_and_scatter", "concatenate")
         }
-    assert found["cpu", 1] == found["cuda", 1]
+    assert found["cpu", 1]["concatenate"] > found["cuda", 1]["concatenate"] > 0
     assert found["cpu", 1]["reduce_window"] == found["cpu", 1]["select_and_scatter"] == 0
     assert found["tpu", 1]["reduce_window"] >= 3 and found["tpu", 1]["select_and_scatter"] == 1
     assert found["tpu", 2]["reduce_window"] == 0 and found["tpu", 2]["select_and_scatter"] == 0
