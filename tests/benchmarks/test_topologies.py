@@ -213,10 +213,14 @@ def test_pieces(topology, run_compiler):
 
 
 WHOLE = ("-m", "inception_jax.benchmark", "--model=inception_v1")
-TWO_MODULES = (str(Path(__file__).with_name("two_modules.py")), "--model=two_modules", "--image_size=64")
+TWO_MODULES = (
+    str(Path(__file__).with_name("two_modules.py")), "--model=two_modules", "--image_size=32",
+    "--set=width_multiplier=0.25",
+)  # fmt: skip
 
 
 @pytest.mark.slow  # GoogLeNet takes one and a half CPU-minutes for a GPU, and more than eight for a TPU
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("topology", "network"), [("h200:8", WHOLE), ("v5e:2x2", TWO_MODULES)])
 def test_a_training_step(topology, network, run_compiler):
     """One all-reduce, of all gradients; every leaf of the state written over; nothing in 16 bits that must not be."""
