@@ -84,6 +84,20 @@ def add_processes(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_devices(arguments: argparse.ArgumentParser) -> None:
+    """Adds `--mode` and `--devices`: how a finished run is computed, whatever it was trained with."""
+    arguments.add_argument("--mode", choices=("jit", "pmap"), help="of the parallel computation; default: the config's")
+    arguments.add_argument(
+        "--devices", type=whole(), metavar="N", help="number of devices; default: the config's, else all"
+    )
+
+
+def set_devices(config: Any, flags: argparse.Namespace) -> None:
+    """Sets a config's mode and number of devices by the flags of `add_devices`."""
+    config.parallel.mode = flags.mode or config.parallel.mode
+    config.parallel.devices = flags.devices or config.parallel.devices
+
+
 def add_max_pixels(arguments: argparse.ArgumentParser, default: str) -> None:
     """Adds `--max_pixels`, whose default is described by `default`."""
     arguments.add_argument(

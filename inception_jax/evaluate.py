@@ -1,51 +1,99 @@
-"""`python -m inception_jax.evaluate`: evaluates a run on a split, every example exactly once."""
+"""`python -m inception_jax.evaluate`: evaluates runs on a split, every example exactly once."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line, recipe_files
-from inception_jax.errors import UserError
-from inception_jax.ranges import MAX_BATCH
+from inception_jax.errors import ArgumentParser, UserError
+from inception_jax.ranges import MAX_BATCH, MAX_SIDE
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+    from inception_jax.evaluation.split_evaluation import Request
+
+_SOURCES = ("workdir", "ensemble", "saved", "all")
+
 
 def main(argv: list[str]) -> int:
     """Evaluates, prints the metrics (`--json`: all of the result), and writes result and plots to the workdir."""
+    arguments = _arguments()
+    if any(argument.startswith("--config") for argument in argv):
+        flags, recipe, _ = recipe_files.parse_with_config(arguments, argv)
+    else:
+        flags, recipe = arguments.parse_args(argv), None
+    _check(flags, recipe, arguments)
+
+    from inception_jax.evaluation import split_evaluation
+    from inception_jax.multihost import processes
+    from inception_jax.training import parallel
+
+    request = split_evaluation.Request(
+        flags.split, flags.weights, command_line.step(flags.step), flags.exclude, flags.labels, flags.save_predictions
+    )
+    split_evaluation.check_writable(flags.save_predictions)
+    parallel.enable_compilation_cache()
+    with processes.initialize(processes.find_launch(flags)):
+        if flags.workdir:
+            return _evaluate_run(flags, recipe, request)
+        if flags.all:
+            return _evaluate_all(flags, request)
+        return _evaluate_several(flags, request)
+
+
+def _arguments() -> ArgumentParser:
+    """The flags of the command."""
     arguments = command_line.parser("evaluate", "Evaluate a run, or a checkpoint on the data of a config.")
+    add = arguments.add_argument
     recipe_files.add_config(arguments)
     command_line.add_processes(arguments)
-    arguments.add_argument("--workdir", help="the run, also an address; with --config: where the results are written")
-    arguments.add_argument("--checkpoint", help="with --config: the checkpoint's directory, or a workdir")
-    arguments.add_argument(
+    command_line.add_devices(arguments)
+    add("--workdir", help="the run, also an address; with --config: where the results are written")
+    add("--checkpoint", help="with --config: the checkpoint's directory, or a workdir")
+    add(
         "--weights",
         metavar="raw|ema",
         help="default: ema where the run keeps it; a publisher's file becomes a run by python -m inception_jax.convert",
     )
-    arguments.add_argument("--step", help="'best' or a step; default: the newest checkpoint")
-    arguments.add_argument("--split", help="default: the config's evaluation split")
-    arguments.add_argument("--protocol", help="default: the config's, 'single'")
-    arguments.add_argument("--batch_size", type=command_line.whole(1, MAX_BATCH), help="default: the config's")
-    arguments.add_argument(
+    add("--step", help="'best' or a step; default: the newest checkpoint")
+    add("--split", help="default: the config's evaluation split")
+    add("--protocol", help="single, 10-crop, 12-crop or 144-crop; default: the config's")
+    add("--batch_size", type=command_line.whole(1, MAX_BATCH), help="crops per step; default: the config's")
+    add(
+        "--image_size",
+        type=command_line.whole(1, MAX_SIDE),
+        metavar="PIXELS",
+        help="height and width of the network's input; default: as in training",
+    )
+    add(
         "--batch_norm_images",
         type=command_line.whole(0),
         metavar="N",
         help="estimate the batch-norm statistics from N training images first; 0: the running statistics; default: "
         "the config's evaluation.batch_norm_images",
     )
-    arguments.add_argument("--json", action="store_true", help="print the content of result.json, not two lines")
-    if any(argument.startswith("--config") for argument in argv):
-        flags, recipe, _ = recipe_files.parse_with_config(arguments, argv)
-    else:
-        flags, recipe = arguments.parse_args(argv), None
-    if not flags.workdir:
+    add("--exclude", metavar="FILE", help="leave out the images of a list, such as ILSVRC's")
+    add("--labels", metavar="FILE.json", help="other labels: several right classes per image, or none")
+    add("--save_predictions", metavar="FILE.npz", help="also write the probabilities of all classes")
+    add("--ensemble", metavar="DIR,DIR", help="instead of --workdir: runs whose probabilities are averaged")
+    add("--from", dest="saved", metavar="FILE.npz,…", help="instead: files of --save_predictions, averaged")
+    add("--all", nargs="+", metavar="DIR", help="instead: runs, each by itself, into one table")
+    add("--output", metavar="PATH", help="with --ensemble, --from: a folder for result.json; with --all: a CSV file")
+    add("--json", action="store_true", help="print the content of result.json, not two lines")
+    return arguments
+
+
+def _check(flags: argparse.Namespace, recipe: ConfigDict | None, arguments: ArgumentParser) -> None:
+    given = [name for name in _SOURCES if getattr(flags, name)]
+    if not given:
         raise UserError("--workdir is missing")
+    flag = {"saved": "--from"}.get(given[0], f"--{given[0]}")
+    if len(given) > 1:
+        other = {"saved": "--from"}.get(given[1], f"--{given[1]}")
+        raise UserError(f"{other}: not allowed with {flag}; give one of --workdir, --ensemble, --from and --all")
     if flags.weights not in (None, "raw", "ema"):
         raise UserError(
             f"--weights={flags.weights}: 'raw' or 'ema'; a publisher's file becomes a run, with its crops "
@@ -53,88 +101,97 @@ def main(argv: list[str]) -> int:
         )
     if bool(recipe) != bool(flags.checkpoint):
         raise UserError("--config (the data) and --checkpoint (the weights) are only allowed together")
+    if given[0] != "workdir":
+        arguments.refuse({"config", "checkpoint", "batch_norm_images"}, f"not allowed with {flag}")
+    else:
+        arguments.refuse({"output"}, "has no effect with --workdir, where the results are written")
+    if given[0] == "saved":
+        network = {"weights", "step", "split", "protocol", "batch_size", "image_size", "mode", "devices"}
+        arguments.refuse(network, "has no effect with --from: the predictions are made already")
+    if given[0] == "all":
+        arguments.refuse({"step", "save_predictions", "json"}, "not allowed with --all")
 
-    from inception_jax.evaluation import trained_network
+
+def _evaluate_run(flags: argparse.Namespace, recipe: ConfigDict | None, request: Request) -> int:
+    from inception_jax.evaluation import split_evaluation, trained_network
     from inception_jax.multihost import processes
     from inception_jax.runs import conclusion, remote_workdir
-    from inception_jax.runs.result import to_json_values
-    from inception_jax.training import parallel
 
     given, flags.workdir = flags.workdir, remote_workdir.local_copy(flags.workdir)
     flags.checkpoint = flags.checkpoint and remote_workdir.local_copy(flags.checkpoint)
     recipe = recipe or trained_network.load_config(flags.workdir)
-    recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
-    recipe.evaluation.protocol = flags.protocol or recipe.evaluation.protocol
+    _set_fields(recipe, flags)
     if flags.batch_norm_images is not None:
         recipe.evaluation.batch_norm_images = flags.batch_norm_images or None
-    parallel.enable_compilation_cache()
-    with processes.initialize(processes.find_launch(flags)):
-        result, folder = _evaluate(flags, recipe)
-        if processes.is_first():
-            remote_workdir.upload_results(given, folder)
-            text = conclusion.format_evaluation(result, remote_workdir.display_name(folder))
-            print(json.dumps(to_json_values(result), indent=2) if flags.json else text)
+    suffix = f"_{flags.image_size}px" if flags.image_size else ""
+    result, folder = split_evaluation.evaluate_run(recipe, flags.workdir, flags.checkpoint, request, suffix)
+    if processes.is_first():
+        remote_workdir.upload_results(given, folder)
+        _print(flags, result, conclusion.format_evaluation(result, remote_workdir.display_name(folder)))
     return 0
 
 
-def _evaluate(flags: argparse.Namespace, recipe: ConfigDict) -> tuple[dict[str, Any], Path]:
-    """Evaluates on all processes; process 0 writes the result and the plots to the workdir.
-
-    Returns:
-      (the result, the folder of its files).
-    """
-    from inception_jax.errors import write_error
-    from inception_jax.evaluation import trained_network
+def _evaluate_several(flags: argparse.Namespace, request: Request) -> int:
+    """An ensemble of runs or of saved predictions."""
+    from inception_jax.evaluation import split_evaluation, split_predictions, trained_network
     from inception_jax.multihost import processes
-    from inception_jax.runs import class_tables, data_record, environment, manifest, report
-    from inception_jax.runs.result import write_result
-    from inception_jax.training import restore, setup, warm_start
+    from inception_jax.runs import conclusion, remote_workdir
 
-    step = command_line.step(flags.step)
-    restore.refuse_unequal_settings()
-    with processes.fail_together():
-        (source,) = setup.load_splits(recipe, flags.split or recipe.data.eval_split)
-        run = warm_start.find_workdir(Path(flags.checkpoint or flags.workdir))
-        if run is not None:
-            remedy = "evaluate on data with the same classes in the same order"
-            data_record.refuse_other_classes(run, source, remedy)
-        examples = data_record.describe_split(source)
-        trained = trained_network.load(
-            recipe, flags.checkpoint or flags.workdir, source.class_names, weights=flags.weights, step=step
-        )
-        data = setup.build_eval_data(trained.config, source, trained.input, trained.devices)
-    processes.check_equal("the step of the checkpoint", trained.step)
-    processes.check_equal("the data", [source.class_names, examples], "all processes need the same files")
+    names = [name for name in (flags.ensemble or flags.saved).split(",") if name]
+    if not names:
+        raise UserError(f"--{'ensemble' if flags.ensemble else 'from'}: no name")
+    if flags.ensemble:
+        recipes = {}
+        for name in names:
+            workdir = remote_workdir.local_copy(name)
+            if str(workdir) in recipes:
+                raise UserError(f"--ensemble: {name} is named twice")
+            recipes[str(workdir)] = trained_network.load_config(workdir)
+            _set_fields(recipes[str(workdir)], flags)
+        result = split_evaluation.evaluate_ensemble(recipes, request)
+    else:
+        parts = [split_predictions.load(name) for name in names]
+        result = split_evaluation.evaluate_predictions(parts, names, request)
+    if flags.output:
+        split_evaluation.write_ensemble(flags.output, result)
     if processes.is_first():
-        notes = data_record.note_other_examples(run, source) if run is not None else []
-        notes += environment.note_changed_settings((manifest.read(run) if run is not None else None) or {})
-        for line in [*source.account, *notes]:
-            print(line, file=sys.stderr)
-    evaluation, images = trained.evaluate(data), recipe.evaluation.batch_norm_images
-    result = {
-        "model": trained.config.model.name,
-        "dataset": data.dataset.name,
-        "split": data.dataset.split,
-        "weights": trained.weights,
-        "step": trained.step,
-        "protocol": recipe.evaluation.protocol,
-        **({"batch_norm_images": images} if images else {}),
-        **evaluation.result(),
-        "top1_interval_95": list(evaluation.top1_interval()),
-        "environment": environment.describe(),
-    }
-    name = f"{data.dataset.split}_{trained.weights}_{trained.step}_{recipe.evaluation.protocol}"
-    name += f"_batch_norm_{images}" if images else ""
-    folder = Path(flags.workdir) / "evaluations" / name.replace("/", "_")
-    if processes.is_first():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            result["tables"] = class_tables.write(folder, evaluation, trained.class_names)
-            report.draw_plots(folder, evaluation, data, trained.class_names)
-        except OSError as error:
-            raise write_error(folder, error) from None
-        write_result(folder, result)
-    return result, folder
+        _print(flags, result, conclusion.format_ensemble(result))
+    return 0
+
+
+def _evaluate_all(flags: argparse.Namespace, request: Request) -> int:
+    """Many runs, each by itself; a line per run."""
+    from inception_jax.evaluation import results_table
+
+    return results_table.evaluate_all(
+        flags.all, request, flags.output, lambda recipe: _set_fields(recipe, flags), command_line.report
+    )
+
+
+def _set_fields(recipe: ConfigDict, flags: argparse.Namespace) -> None:
+    """Sets the fields of a run's config to evaluate with."""
+    recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
+    recipe.evaluation.protocol = flags.protocol or recipe.evaluation.protocol
+    if flags.image_size:
+        _set_image_size(recipe, flags.image_size)
+    command_line.set_devices(recipe, flags)
+
+
+def _set_image_size(recipe: ConfigDict, image_size: int) -> None:
+    """Sets the image size of the evaluation; a side before the crop, in pixels, changes in proportion."""
+    from inception_jax.models import registry
+
+    fields, size = recipe.evaluation, recipe.evaluation.image_size or recipe.data.image_size
+    if fields.resize:
+        size = size or registry.get_spec(recipe.model.name).image_size
+        fields.resize = max(image_size, round(fields.resize * image_size / size))
+    fields.image_size = image_size
+
+
+def _print(flags: argparse.Namespace, result: dict[str, Any], text: str) -> None:
+    from inception_jax.runs.result import to_json_values
+
+    print(json.dumps(to_json_values(result), indent=2) if flags.json else text)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,10 @@ def main(argv: list[str]) -> int:
     parallel.enable_compilation_cache()
     step, flags.workdir = command_line.step(flags.step), remote_workdir.local_copy(flags.workdir)
     recipe, class_names = trained_network.load_config(flags.workdir), trained_network.load_class_names(flags.workdir)
-    recipe.data.image_size = flags.image_size or recipe.data.image_size
+    recipe.evaluation.image_size = flags.image_size or recipe.evaluation.image_size
+    command_line.set_devices(recipe, flags)
     recipe.evaluation.batch_size = flags.batch_size or recipe.evaluation.batch_size
+    recipe.evaluation.protocol = "single"  # features are of one crop
     recipe.data.max_pixels = flags.max_pixels or recipe.data.max_pixels
     trained_network.warn_of_running_statistics(recipe)
     trained = trained_network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
@@ -72,6 +74,7 @@ def _arguments() -> ArgumentParser:
     arguments.add_argument(
         "--batch_size", type=command_line.whole(1, MAX_BATCH), help="default: the run's; 32 for image files"
     )
+    command_line.add_devices(arguments)
     arguments.add_argument("--pool", action="store_true", help="average maps over height and width")
     arguments.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the features")
     arguments.add_argument(

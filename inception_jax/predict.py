@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     title = flags.workdir or flags.weights
     trained = _of_run(flags) if flags.workdir else _of_file(flags)
     top_k = _check_top_k(flags.top_k, trained)
-    memory_check.refuse_batch("--batch_size", flags.batch_size, trained.input.image_size)
+    memory_check.refuse_batch("--batch_size", flags.batch_size, trained.image_size)
     predictions = trained.predict_files(
         files, top_k, flags.batch_size, keep_images=bool(flags.sheet or flags.explain), max_pixels=flags.max_pixels
     )
@@ -93,6 +93,7 @@ def _arguments() -> ArgumentParser:
         metavar="N",
         help="images per step (default 32)",
     )
+    command_line.add_devices(arguments)
     command_line.add_max_pixels(arguments, "the run's data.max_pixels")
     add(
         "--files", metavar="LIST", help="also the files named in LIST, one a line or after each a zero byte; - is stdin"
@@ -161,6 +162,8 @@ def _check(flags: argparse.Namespace) -> None:
             f"--weights={flags.weights}: --workdir, the run, is missing (a file of that name: "
             f"--weights=./{flags.weights})"
         )
+    elif flags.mode or flags.devices:
+        raise UserError(f"--{'mode' if flags.mode else 'devices'}: only with --workdir")
     elif flags.step:
         raise UserError("--step: only with --workdir; a file of weights has no steps")
 
@@ -172,6 +175,7 @@ def _of_run(flags: argparse.Namespace) -> TrainedNetwork:
     step, flags.workdir = command_line.step(flags.step), remote_workdir.local_copy(flags.workdir)
     recipe, class_names = trained_network.load_config(flags.workdir), trained_network.load_class_names(flags.workdir)
     trained_network.warn_of_running_statistics(recipe)
+    command_line.set_devices(recipe, flags)
     return trained_network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
 
 

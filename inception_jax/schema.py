@@ -426,14 +426,20 @@ SCHEMA: dict[str, Any] = {
     },
     "evaluation": {
         "every_epochs": Field(1.0, "epochs between evaluations; the last step is always evaluated", _up_to(_EPOCHS)),
-        "batch_size": Field(int, "examples per evaluation step; unset: batch_size", _BATCH),
+        "batch_size": Field(int, "examples per evaluation step, of many crops the crops; unset: batch_size", _BATCH),
         "batch_norm_images": Field(
             int,
             "training images from which the batch-norm statistics are estimated before every evaluation, rounded up to "
             "whole batches; unset: the running statistics",
             _POSITIVE_COUNT,
         ),
-        "protocol": Field("single", "number of crops of an image, whose predictions are averaged"),
+        "image_size": Field(
+            int, "height and width of the network's input in evaluations, in pixels; unset: data.image_size", _SIDE
+        ),
+        "protocol": Field(
+            "single",
+            "crops of an image whose predictions are averaged: single (the crop below), 10-crop, 12-crop or 144-crop",
+        ),
         "crop": Field(
             "center",
             "center: the shorter side resized, then the center crop; torchvision: the same, with the offsets "

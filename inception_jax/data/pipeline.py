@@ -16,6 +16,7 @@ import numpy as np
 
 from inception_jax.data import activity, images
 from inception_jax.data.datasets import Dataset
+from inception_jax.data.eval_protocols import SINGLE, Protocol
 from inception_jax.data.loader import DataLoader, ThreadProducer
 from inception_jax.data.policies import Policy
 from inception_jax.data.sampling import (
@@ -316,6 +317,8 @@ class TrainPipeline(_Pipeline):
 class EvalPipeline(_Pipeline):
     """Batches of every example exactly once, in the order of the split; the last is padded, and its mask says where.
 
+    Each image is decoded once, and all of its crops are in one batch.
+
     Attributes:
       num_batches: number of global batches; the same for every process.
       local_batch_size: rows per batch of this process.
@@ -328,6 +331,7 @@ class EvalPipeline(_Pipeline):
         batch_size: int,
         image_size: int,
         crop: Mapping[str, Any] | images.EvalCrop = images.CENTER_CROP,
+        protocol: Protocol = SINGLE,
         process_index: int = 0,
         process_count: int = 1,
         threads: int | None = None,
@@ -343,6 +347,7 @@ class EvalPipeline(_Pipeline):
           batch_size: examples per batch over all processes; a multiple of `process_count`.
           image_size: height and width of the images in a batch, in pixels.
           crop: an `images.EvalCrop` or its fields.
+          protocol: which crops of an image are classified.
           process_index: as in `TrainPipeline`.
           process_count: as in `TrainPipeline`.
           threads: as in `TrainPipeline`.
@@ -367,6 +372,7 @@ class EvalPipeline(_Pipeline):
             max_pixels=max_pixels,
         )
         self.crop = images.from_fields(images.EvalCrop, crop, "crop")
+        self.protocol = protocol
 
     @property
     def num_batches(self) -> int:
@@ -381,7 +387,8 @@ class EvalPipeline(_Pipeline):
           rows: as in `TrainPipeline.batch`.
 
         Returns:
-          As `TrainPipeline.batch`. Past the last example: black images of label 0, mask False.
+          As `TrainPipeline.batch`; with several crops "image" is [local_batch_size, crops, image_size, image_size, 3].
+          Past the last example: black images of label 0, mask False.
 
         Raises:
           UserError: a record that cannot be read or decoded, named; not with `skip_corrupt`.
@@ -396,7 +403,13 @@ class EvalPipeline(_Pipeline):
 
     def _view(self, image: bytes | np.ndarray, numbers: np.ndarray, out: np.ndarray, name: Callable[[], str]) -> None:
         del numbers
-        images.center_crop(self._decode(image, name), self.image_size, self.crop, out=out)
+        self.protocol.cut(self._decode(image, name), self.image_size, self.crop, out)
+
+    def _empty_batch(self) -> Batch:
+        batch, crops = super()._empty_batch(), self.protocol.crops
+        if crops > 1:
+            batch["image"] = np.zeros((len(batch["image"]), crops, *batch["image"].shape[1:]), np.uint8)
+        return batch
 
     def batches(self) -> DataLoader:
         """A data loader of all batches in order. Close it after use."""

@@ -74,7 +74,7 @@ def last_endpoint(network: FeatureExtractor) -> str:
 
 
 def _abstract_images(network: FeatureExtractor) -> jax.ShapeDtypeStruct:
-    size = network.input.image_size
+    size = network.input.eval_image_size
     return jax.ShapeDtypeStruct((1, size, size, 3), np.dtype(network.model.dtype))
 
 
@@ -142,7 +142,7 @@ def compile_step(
         rows = {name: output.logits if name == LOGITS else output.endpoint(name) for name in endpoints}
         return {}, {name: _shaped(value, pool).astype(dtype) for name, value in rows.items()}
 
-    shape = network.devices.abstract_batch(batch_size, network.input.image_size)
+    shape = network.devices.abstract_batch(batch_size, network.input.eval_image_size)
     return network.devices.compile_eval(step, network.variables, shape)
 
 

@@ -99,7 +99,7 @@ def predict(
       UserError: the network has no classifier, a file cannot be decoded, or an image is none.
     """
     listed = image_inputs.as_list(inputs)
-    frame = network.input.image_size, network.input.eval_crop
+    frame = network.input.eval_image_size, network.input.eval_crop
 
     def load(numbered: tuple[int, Any]) -> _Crop[tuple[int, Any]]:
         return _Crop(numbered, images.center_crop(image_inputs.decode_one(*numbered, max_pixels), *frame))
@@ -136,7 +136,7 @@ def _predict_files(
     keep_images: bool,
     max_pixels: int,
 ) -> Iterator[Prediction]:
-    frame = network.input.image_size, network.input.eval_crop
+    frame = network.input.eval_image_size, network.input.eval_crop
 
     def load(file: str | os.PathLike | Unreadable) -> _Crop[str]:
         if isinstance(file, Unreadable):
@@ -166,7 +166,7 @@ def _predict(
     """
     top_k = min(top_k, max(1, len(network.class_names)))
     step = None if network.class_names else network.compile(batch_size, top_k)  # which raises
-    size = network.input.image_size
+    size = network.input.eval_image_size
     with _load_ahead(given, load, 2 * batch_size) as loaded:
         for group in _groups(loaded, batch_size):
             pixels = [crop.image for crop in group if crop.image is not None]

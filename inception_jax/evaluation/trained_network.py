@@ -117,38 +117,49 @@ class TrainedNetwork:
     @property
     def image_size(self) -> int:
         """Height and width of the input, in pixels."""
-        return self.input.image_size
+        return self.input.eval_image_size
 
     @property
     def crop(self) -> images.EvalCrop:
         """The run's evaluation crop."""
         return self.input.eval_crop
 
-    def compile(self, batch_size: int, top_k: int = 5) -> Compiled:
+    def compile(self, batch_size: int, top_k: int = 5, *, crops: int = 1, every_class: bool = False) -> Compiled:
         """Compiles the evaluation step; the same arguments a second time give the same step.
 
         Args:
-          batch_size: over all devices.
+          batch_size: examples over all devices.
           top_k: classes per image in the step's result.
+          crops: of each example; their predictions are averaged.
+          every_class: whether the step's result has the probabilities of all classes, too.
 
         Raises:
           UserError: the network has no classifier.
         """
         if not self.class_names:
             raise _no_classifier("the network")
-        key = batch_size, top_k
+        key = batch_size, top_k, crops, every_class
         if key not in self._compiled:
             step = make_eval_step(
-                self.model, self.input.normalization, self.input.dtype, devices=self.devices.count, top_k=top_k
+                self.model,
+                self.input.normalization,
+                self.input.dtype,
+                devices=self.devices.count,
+                top_k=top_k,
+                every_class=every_class,
             )
-            batch = self.devices.abstract_batch(batch_size, self.image_size)
+            batch = self.devices.abstract_batch(batch_size, self.image_size, crops=crops)
             self._compiled[key] = self.devices.compile_eval(step, self.variables, batch)
         return self._compiled[key]
 
-    def evaluate(self, data: EvalPipeline) -> Accumulator:
+    def evaluate(self, data: EvalPipeline, every_class: list[dict[str, np.ndarray]] | None = None) -> Accumulator:
         """Evaluates a split, every example once, as training does.
 
         With `config.evaluation.batch_norm_images`, the batch-norm statistics are first estimated from training images.
+
+        Args:
+          data: the split, with its protocol.
+          every_class: gets the probabilities of all classes, as `eval_loop.evaluate` adds them; None: not computed.
 
         Returns:
           Sums over the whole split and the predictions of all its examples.
@@ -158,12 +169,13 @@ class TrainedNetwork:
             devices.
         """
         return evaluate(
-            self.compile(data.batch_size),
+            self.compile(data.batch_size, crops=data.protocol.crops, every_class=every_class is not None),
             self.devices,
             data,
             self._variables_of_evaluation(),
             len(self.class_names),
             run_length.read_fault_limits(self.config),
+            every_class,
         )
 
     def _variables_of_evaluation(self) -> Any:

@@ -58,8 +58,31 @@ def format_evaluation(content: Mapping[str, Any], folder: str | os.PathLike) -> 
       folder: that the files were written to.
     """
     what = f"{content['dataset']} {content['split']}, {_WEIGHTS[content['weights']]} of step {content['step']:,}"
+    if content.get("crops", 1) > 1:
+        what += f", {content['protocol']}"
+    what += _format_left_out(content)
     values = f"top-5 {100 * content['top5']:.2f} %, loss {format_number(content['loss'])}"
     return f"{what}: {format_accuracy(content)}, {values}\n{result.FILE} and plots: {shlex.quote(str(folder))}"
+
+
+def format_ensemble(content: Mapping[str, Any]) -> str:
+    """Formats the result of `evaluate --ensemble` or `--from`: a line per member, and one for the mean of all.
+
+    Args:
+      content: the result.
+    """
+    lines = [
+        f"{member['name']}: top-1 {100 * member['top1']:.2f} %, top-5 {100 * member['top5']:.2f} %, "
+        f"loss {format_number(member['loss'])}"
+        for member in content["members"]
+    ]
+    what = f"{content['dataset']} {content['split']}, {content['model']}{_format_left_out(content)}"
+    values = f"top-5 {100 * content['top5']:.2f} %, loss {format_number(content['loss'])}"
+    return "\n".join([*(lines if len(lines) > 1 else []), f"{what}: {format_accuracy(content)}, {values}"])
+
+
+def _format_left_out(content: Mapping[str, Any]) -> str:
+    return f", {content['left_out']:,} examples left out" if content.get("left_out") else ""
 
 
 def format_accuracy(values: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ def evaluate(
     variables: Any,
     num_classes: int,
     faults: FaultLimits,
+    every_class: list[dict[str, np.ndarray]] | None = None,
 ) -> Accumulator:
     """Evaluates a network on a split.
 
@@ -37,6 +38,8 @@ def evaluate(
       variables: "params" and "batch_stats", on the devices.
       num_classes: rows and columns of the confusion matrix.
       faults: how many undecodable images may be masked, and how long to wait for a batch.
+      every_class: gets a mapping per batch of this process: "index" int64 [b], the position in the split, "labels"
+        int32 [b], and "log_probabilities" [b, num_classes]; the step must give them. None: they are not kept.
 
     Returns:
       Sums over the whole split and the predictions of all its examples, on every process.
@@ -59,10 +62,10 @@ def evaluate(
             outputs = eval_step(variables, on_devices)
             # Reading waits for the step: the batch before is read while the devices compute this one.
             if previous is not None:
-                _add(results, devices, data, *previous)
+                _add(results, devices, data, every_class, *previous)
             previous = k, batch, outputs
     if previous is not None:
-        _add(results, devices, data, *previous)
+        _add(results, devices, data, every_class, *previous)
     missing = data.dataset.num_examples - results.count
     if missing > faults.max_corrupt:
         raise CorruptImages(
@@ -76,6 +79,7 @@ def _add(
     results: Accumulator,
     devices: Devices,
     data: EvalPipeline,
+    every_class: list[dict[str, np.ndarray]] | None,
     k: int,
     batch: Mapping[str, np.ndarray],
     outputs: tuple[Any, Any],
@@ -84,13 +88,17 @@ def _add(
     sums, rows = outputs
     rows = devices.get(rows)
     first = k * data.batch_size + data.process_index * data.local_batch_size
+    index, mask = first + np.arange(data.local_batch_size), batch["mask"]
+    if every_class is not None:
+        labels = batch["label"][mask].astype(np.int32)
+        every_class.append({"index": index[mask], "labels": labels, "log_probabilities": rows["every_class"][mask]})
     results.add(
         jax.device_get(sums),
         classes=rows["classes"],
         probabilities=rows["probabilities"],
         labels=batch["label"],
-        mask=batch["mask"],
-        index=first + np.arange(data.local_batch_size),
+        mask=mask,
+        index=index,
     )
 
 

@@ -235,7 +235,9 @@ class _Steps:
     def _compile_evaluation(self, variables: dict[str, Any]) -> _EvalSteps:
         setup, devices, model_input = self._setup, self._setup.devices, self._setup.input
         step = make_eval_step(setup.model, model_input.normalization, model_input.dtype, devices=devices.count)
-        batch = devices.abstract_batch(setup.data.eval.batch_size, model_input.image_size)
+        batch = devices.abstract_batch(
+            setup.data.eval.batch_size, model_input.eval_image_size, crops=setup.data.eval.protocol.crops
+        )
         estimator = None
         if setup.batch_norm_images:
             estimator = precise_batch_norm.build(

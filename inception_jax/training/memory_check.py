@@ -61,15 +61,17 @@ def refuse_too_large(
     side, limit = network_input.image_size, machine_memory()
     sizes = f"config.data.image_size = {side:,}"
     threads = config.data.threads or 1
-    resized = network_input.eval_crop.side(side) if network_input.eval_crop.rule != "central_fraction" else side
+    eval_side, crop = network_input.eval_image_size, network_input.eval_crop
+    resized = crop.side(eval_side) if crop.rule != "central_fraction" else eval_side
     _refuse(threads * 3 * resized**2, limit, f"{sizes} and config.data.threads = {threads:,}", "images to crop")
     on_device = _device_memory(devices) or limit // devices.local_count
-    for field, batch in (
-        ("batch_size", config.batch_size),
-        ("evaluation.batch_size", config.evaluation.batch_size or config.batch_size),
+    for field, batch, side in (
+        ("batch_size", config.batch_size, network_input.image_size),
+        ("evaluation.batch_size", config.evaluation.batch_size or config.batch_size, eval_side),
     ):
         local = batch // devices.process_count
-        fields = f"config.{field} = {batch:,} and {sizes}"
+        own = side != network_input.image_size
+        fields = f"config.{field} = {batch:,} and " + (f"config.evaluation.image_size = {side:,}" if own else sizes)
         ahead = threads + max(2, config.data.prefetch)
         _refuse(ahead * local * 3 * side**2, limit, fields, f"{ahead:,} batches of uint8")
         rows = max(1, batch // devices.count // (config.optimizer.accumulation if field == "batch_size" else 1))
@@ -78,7 +80,7 @@ def refuse_too_large(
         if images > _NEAR * on_device:
             need = images + _endpoint_bytes(model, side, rows)
             _refuse(need, on_device, fields, "the batch and the network's endpoints, per device")
-    _refuse_parameters(config, spec, model, side, on_device)
+    _refuse_parameters(config, spec, model, network_input.image_size, on_device)
 
 
 def _refuse_parameters(config: Config, spec: ModelSpec, model: BaseNetwork, side: int, limit: int) -> None:
@@ -118,11 +120,12 @@ def refuse_batch(field: str, batch_size: int, image_size: int) -> None:
 
 def refuse_many_batches(pipeline: TrainPipeline | EvalPipeline) -> None:
     """As `refuse_too_large`, with the numbers of threads and workers that a pipeline chose itself."""
-    batch = 3 * pipeline.local_batch_size * pipeline.image_size**2
+    crops = pipeline.protocol.crops if isinstance(pipeline, EvalPipeline) else 1
+    batch = 3 * pipeline.local_batch_size * crops * pipeline.image_size**2
     ahead = max(1, pipeline.workers) * pipeline.threads + pipeline.prefetch
     fields = (
         f"config.data.threads = {pipeline.threads:,}, config.data.workers = {pipeline.workers:,} and a batch of "
-        f"{pipeline.local_batch_size:,} images of {pipeline.image_size:,} pixels"
+        f"{pipeline.local_batch_size * crops:,} images of {pipeline.image_size:,} pixels"
     )
     _refuse(ahead * batch, machine_memory(), fields, f"{ahead:,} batches of uint8")
 

@@ -23,13 +23,15 @@ class NetworkInput:
     """Size, preprocessing and dtype of the network's input.
 
     Attributes:
-      image_size: height and width, in pixels.
+      image_size: height and width in training, in pixels.
+      eval_image_size: height and width in evaluations and predictions.
       normalization: of uint8 pixels, on the device.
       dtype: the network's compute dtype.
       eval_crop: the crop and resize of an evaluation image, on the host.
     """
 
     image_size: int
+    eval_image_size: int
     normalization: preprocess.Normalization
     dtype: Any
     eval_crop: images.EvalCrop
@@ -46,11 +48,17 @@ def read_input(config: Config) -> NetworkInput:
     image_size = config.data.image_size or spec.image_size
     if image_size < spec.min_image_size:
         raise UserError(f"config.data.image_size = {image_size}: {spec.name} needs at least {spec.min_image_size}")
+    eval_image_size = config.evaluation.image_size or image_size
+    if eval_image_size < spec.min_image_size:
+        raise UserError(
+            f"config.evaluation.image_size = {eval_image_size}: {spec.name} needs at least {spec.min_image_size}"
+        )
     return NetworkInput(
         image_size=image_size,
+        eval_image_size=eval_image_size,
         normalization=preprocess.get_normalization(config.data.normalization),
         dtype=jnp.dtype(config.model.dtype),
-        eval_crop=_eval_crop(config, image_size),
+        eval_crop=_eval_crop(config, eval_image_size),
     )
 
 

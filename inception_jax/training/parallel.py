@@ -167,16 +167,20 @@ class Devices:
             self._flags[value] = self.put({"stop": np.full(self.local_count, value)})["stop"]
         return self._flags[value]
 
-    def abstract_batch(self, batch_size: int, image_size: int, flag: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
+    def abstract_batch(
+        self, batch_size: int, image_size: int, flag: bool = False, crops: int = 1
+    ) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes, dtypes and shardings of a batch on the devices, to compile for.
 
         Args:
           batch_size: examples in the global batch.
           image_size: height and width in pixels.
           flag: whether the batch has the leaf "stop".
+          crops: of each example; an axis of the images where there are several.
         """
+        several = (crops,) if crops > 1 else ()
         leaves = {
-            "image": ((batch_size, image_size, image_size, 3), np.uint8),
+            "image": ((batch_size, *several, image_size, image_size, 3), np.uint8),
             "label": ((batch_size,), np.int32),
             "mask": ((batch_size,), np.bool_),
         } | ({"stop": ((self.count,), np.bool_)} if flag else {})

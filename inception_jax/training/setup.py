@@ -27,6 +27,7 @@ from inception_jax.training import (
     augmentation_setup,
     batch_norm_checks,
     class_balance,
+    crop_averaging,
     memory_check,
     network_setup,
     optax_optimizers,
@@ -303,11 +304,18 @@ def build_eval_data(
       UserError: an unknown protocol, a batch size that does not divide over the devices, or more batches than the
         memory holds.
     """
-    (crop,) = eval_protocols.get_protocol(config.evaluation.protocol).crops(network_input.eval_crop)
+    protocol = eval_protocols.get_protocol(config.evaluation.protocol)
     batch_size = config.evaluation.batch_size or config.batch_size
     devices.check_batch("evaluation.batch_size" if config.evaluation.batch_size else "batch_size", batch_size)
+    # The batch size is that of the network: with several crops of an image a batch has fewer examples.
+    per_device = max(1, batch_size // devices.count // crop_averaging.crops_per_pass(protocol.crops))
     pipeline = EvalPipeline(
-        dataset, batch_size=batch_size, image_size=network_input.image_size, crop=crop, **_reading_options(config)
+        dataset,
+        batch_size=per_device * devices.count,
+        image_size=network_input.eval_image_size,
+        crop=network_input.eval_crop,
+        protocol=protocol,
+        **_reading_options(config),
     )
     if not devices.described:
         memory_check.refuse_many_batches(pipeline)

@@ -18,8 +18,8 @@ import numpy as np
 import optax
 from jax import lax
 
+from inception_jax.training import crop_averaging, losses, optimizers, preprocess
 from inception_jax.training import ema as ema_lib
-from inception_jax.training import losses, optimizers, preprocess
 from inception_jax.training.device_augmentation import NO_AUGMENTATION, DeviceAugmentation, Labels, augment
 from inception_jax.training.freezing import Freezing, merge
 from inception_jax.training.state import TrainState
@@ -207,13 +207,20 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: nn.Module, normalization: preprocess.Normalization, dtype: Any, *, devices: int, top_k: int = 5
+    model: nn.Module,
+    normalization: preprocess.Normalization,
+    dtype: Any,
+    *,
+    devices: int,
+    top_k: int = 5,
+    every_class: bool = False,
 ) -> Callable[[Any, Batch], tuple[Metrics, Batch]]:
     """Builds the evaluation step for a per-device batch.
 
     The step maps (variables, batch) to (sums, predictions): sums over the unmasked examples of the global batch: "loss"
     (cross-entropy in nats, without label smoothing), "top1", "top5" and "count"; and, for the device's own rows,
-    "classes" int32 [b, k] and "probabilities" [b, k], the most probable first.
+    "classes" int32 [b, k] and "probabilities" [b, k], the most probable first. Where the images of a batch are crops,
+    [b, crops, H, W, 3], all of this is of the mean of their softmax probabilities.
 
     Args:
       model: a network of this package.
@@ -221,12 +228,17 @@ def make_eval_step(
       dtype: the network's compute dtype.
       devices: size of the axis `AXIS` that the step will be compiled over.
       top_k: number of classes per example in "classes"; at most all.
+      every_class: whether the predictions also have "every_class", the log of all probabilities [b, num_classes].
     """
 
     def eval_step(variables: Any, batch: Batch) -> tuple[Metrics, Batch]:
-        images = preprocess.preprocess(batch["image"], normalization=normalization, dtype=dtype)
-        output: Any = model.apply(variables, images, train=False)
-        logits = output.logits
+        def classify(images: jax.Array) -> jax.Array:
+            images = preprocess.preprocess(images, normalization=normalization, dtype=dtype)
+            output: Any = model.apply(variables, images, train=False)
+            return output.logits
+
+        images = batch["image"]
+        logits = classify(images) if images.ndim == 4 else crop_averaging.classify_crops(classify, images)
         loss = losses.softmax_cross_entropy(logits, batch["label"], 0.0)
         sums = {
             "loss": loss,
@@ -238,7 +250,10 @@ def make_eval_step(
         # By the logits: two of them may have one probability, and "top1" would then count another class.
         _, classes = lax.top_k(logits, min(top_k, logits.shape[-1]))
         probabilities = jnp.take_along_axis(jax.nn.softmax(logits), classes, axis=-1)
-        return sum_over_devices(sums, devices), {"classes": classes, "probabilities": probabilities}
+        rows = {"classes": classes, "probabilities": probabilities}
+        if every_class:
+            rows["every_class"] = jax.nn.log_softmax(logits)
+        return sum_over_devices(sums, devices), rows
 
     return eval_step
 

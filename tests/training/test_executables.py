@@ -243,12 +243,12 @@ OUTSIDE = {
         "augmentation.area", "augmentation.aspect", "augmentation.flip", "augmentation.interpolation",
         "augmentation.policy", "augmentation.policy_magnitude", "augmentation.policy_operations",
         "augmentation.resize", "augmentation.rule", "evaluation.crop", "evaluation.crop_fraction",
-        "evaluation.interpolation", "evaluation.protocol", "evaluation.resize",
+        "evaluation.interpolation", "evaluation.resize",
     ),
     "the host reads and transfers by them": (
         "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads", "data.workers",
     ),
-    "it is a shape of the arguments": ("evaluation.batch_size",),
+    "they are shapes of the arguments": ("evaluation.batch_size", "evaluation.image_size", "evaluation.protocol"),
     "they decide the values of the first state": (
         "initialize.checkpoint", "initialize.new", "initialize.step", "initialize.weights",
     ),

@@ -1,0 +1,161 @@
+"""`SplitPredictions`: the probabilities of all classes for every example of a split; saved, averaged and relabelled."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from inception_jax.data.datasets import Dataset
+from inception_jax.errors import UserError
+from inception_jax.metrics import Accumulator
+from inception_jax.multihost import processes
+from inception_jax.runs import data_record
+from inception_jax.weight_files.atomic_write import atomic_write
+
+FORMAT = "inception_jax predictions 1"
+_SAME = ("dataset", "split", "digest")
+_ROWS_AT_A_TIME = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitPredictions:
+    """The predictions of a network, or of several, for the examples of a split.
+
+    Attributes:
+      about: "dataset", "split" and "digest" of the data, and "members": a list with, for each network, "model",
+        "weights", "step", "protocol" and "image_size".
+      class_names: one per class.
+      names: of the records, [n] strings.
+      index: int64 [n], positions in the split, ascending.
+      labels: int32 [n].
+      log_probabilities: float [n, num_classes].
+    """
+
+    about: Mapping[str, Any]
+    class_names: list[str]
+    names: np.ndarray
+    index: np.ndarray
+    labels: np.ndarray
+    log_probabilities: np.ndarray
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes an .npz file, complete or not at all.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        head = {"format": FORMAT, "about": self.about, "class_names": self.class_names}
+        arrays = {name: getattr(self, name) for name in ("names", "index", "labels", "log_probabilities")}
+        with atomic_write(path) as part, open(part, "wb") as file:
+            np.savez_compressed(file, head=np.array(json.dumps(head)), **arrays)  # type: ignore[arg-type]
+
+    def select(self, keep: np.ndarray) -> SplitPredictions:
+        """Keeps the examples where `keep`, bool [n], is True."""
+        fields = ("names", "index", "labels", "log_probabilities")
+        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in fields})
+
+    def accumulate(self) -> Accumulator:
+        """Sums the metrics; of two equally probable classes the first is taken."""
+        results = Accumulator(len(self.class_names))
+        for start in range(0, len(self.index), _ROWS_AT_A_TIME):
+            rows = slice(start, start + _ROWS_AT_A_TIME)
+            logs, labels = self.log_probabilities[rows], self.labels[rows]
+            classes = np.argsort(-logs, axis=1, kind="stable")[:, :5].astype(np.int32)
+            found = np.take_along_axis(logs, classes, 1)
+            right = classes == labels[:, None]
+            own = np.take_along_axis(logs, labels[:, None].astype(np.int64), 1).astype(np.float64)
+            sums = {"loss": -own.sum(), "top1": right[:, 0].sum(), "top5": right.sum(), "count": len(labels)}
+            probabilities = np.exp(found)
+            results.add(sums, classes=classes, probabilities=probabilities, labels=labels, index=self.index[rows])
+        return results
+
+
+def collect(parts: Sequence[Mapping[str, np.ndarray]], data: Dataset, **member: Any) -> SplitPredictions:
+    """Puts together what `eval_loop.evaluate` gave on all processes.
+
+    Args:
+      parts: of this process.
+      data: the split.
+      **member: the network, as in `SplitPredictions.about`.
+
+    Returns:
+      The predictions of every example, on every process.
+    """
+    packed = io.BytesIO()
+    own = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    np.savez(packed, **own)  # type: ignore[arg-type]  # no array is called `allow_pickle`
+    contents = processes.gather_bytes(packed.getvalue())
+    gathered = [np.load(io.BytesIO(content), allow_pickle=False) for content in contents]
+    whole = {name: np.concatenate([part[name] for part in gathered]) for name in own}
+    order = np.argsort(whole["index"], kind="stable")
+    index = whole["index"][order].astype(np.int64)
+    names = np.array([data.source.record_name(int(i)) for i in index])
+    record = data_record.describe_split(data)
+    about = {"dataset": data.name, "split": data.split, "digest": record["digest"], "members": [member]}
+    labels, logs = whole["labels"][order].astype(np.int32), whole["log_probabilities"][order]
+    return SplitPredictions(about, list(data.class_names), names, index, labels, logs)
+
+
+def load(path: str | os.PathLike) -> SplitPredictions:
+    """Reads a file that `save` wrote.
+
+    Raises:
+      UserError: there is no such file, or it is another one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            head = json.loads(str(file["head"]))
+            names, index, labels, logs = (file[name] for name in ("names", "index", "labels", "log_probabilities"))
+        if head["format"] != FORMAT:
+            raise ValueError(f"its format is {head['format']!r}")
+        found = SplitPredictions(head["about"], head["class_names"], names, index, labels, logs)
+        shape = len(index), len(found.class_names)
+        if not (logs.shape == shape and names.shape == labels.shape == index.shape == shape[:1]):
+            raise ValueError(f"its arrays have {names.shape}, {index.shape}, {labels.shape} and {logs.shape} elements")
+        if not {*_SAME, "members"} <= set(found.about):
+            raise ValueError("it does not say of which data it is")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: not predictions of evaluate --save_predictions ({error}); write the file anew"
+        ) from None
+    return found
+
+
+def average(parts: Sequence[SplitPredictions], names: Sequence[str]) -> SplitPredictions:
+    """Averages the probabilities of several networks on the same examples, each network with the same weight.
+
+    Args:
+      parts: of each network or file.
+      names: of the files or workdirs, for messages.
+
+    Raises:
+      UserError: they are of other data, other classes, or other examples.
+    """
+    first, total = parts[0], np.zeros(parts[0].log_probabilities.shape)
+    for part, name in zip(parts, names, strict=True):
+        for field in _SAME:
+            if part.about[field] != first.about[field]:
+                raise UserError(
+                    f"{name}: its {field} is {part.about[field]!r}, that of {names[0]} {first.about[field]!r}; "
+                    "an ensemble is of predictions for the same data"
+                )
+        if differing := data_record.class_difference(first.class_names, part.class_names):
+            raise UserError(f"{name}: other classes than {names[0]}: {differing}")
+        if not np.array_equal(part.index, first.index) or not np.array_equal(part.labels, first.labels):
+            raise UserError(
+                f"{name}: {len(part.index):,} examples that are not the {len(first.index):,} of {names[0]}, or other "
+                "labels; an ensemble is of predictions for the same examples"
+            )
+        total += np.exp(part.log_probabilities.astype(np.float64))
+    members = [member for part in parts for member in part.about["members"]]
+    mean = np.log(np.maximum(total / len(parts), np.finfo(np.float64).tiny))
+    return dataclasses.replace(first, about={**first.about, "members": members}, log_probabilities=mean)

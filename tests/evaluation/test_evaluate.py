@@ -1,0 +1,198 @@
+"""`evaluate` by its command: protocols, ensembles, saved predictions, other labels, tables of many runs, modes."""
+
+import csv
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from inception_jax import evaluate, load_run
+from inception_jax.data import datasets
+from inception_jax.data.eval_protocols import get_protocol
+from inception_jax.errors import UserError
+from inception_jax.evaluation import results_table, split_evaluation, split_predictions
+from inception_jax.training import preprocess
+
+EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"}
+METRICS = ("loss", "top1", "top5", "count", "balanced_accuracy", "expected_calibration_error")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, start_command, own_recipe):
+    """Workdirs of two small runs with other seeds; 20 test examples, two classes."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        process = start_command(
+            "train", f"--config={own_recipe}", f"--config.seed={seed}", "--config.num_steps=4",
+            "--config.logging.pictures=False", f"--workdir={folder / str(seed)}",
+        )  # fmt: skip
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    return [folder / "0", folder / "1"]
+
+
+@pytest.fixture
+def evaluated(start_command):
+    def run(*arguments, environment=None, code=0):
+        process = start_command("evaluate", *arguments, environment=environment)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == code, err
+        return json.loads(out) if "--json" in arguments and not code else (out, err)
+
+    return run
+
+
+def by_hand(network, protocol, split="test"):
+    """Mean probabilities [20, 2] and labels, one crop after another, in float64 on the host."""
+    data, size = datasets.load("stripes", split), network.image_size
+    means, labels = [], []
+    for index in range(data.num_examples):
+        image, label = data.record(index)
+        crops = np.zeros((protocol.crops, size, size, 3), np.uint8)
+        protocol.cut(image, size, network.crop, crops)
+        inputs = preprocess.preprocess(
+            jnp.asarray(crops), normalization=network.input.normalization, dtype=network.input.dtype
+        )
+        logits = np.asarray(network.model.apply(network.variables, inputs, train=False).logits, np.float64)
+        exponentials = np.exp(logits - logits.max(1, keepdims=True))
+        means.append((exponentials / exponentials.sum(1, keepdims=True)).mean(0))
+        labels.append(label)
+    return np.array(means), np.array(labels)
+
+
+def test_crops_are_averaged_on_any_number_of_devices_in_both_modes(runs, evaluated, registrations):
+    network = load_run(runs[0])
+    for name, batch in (("12-crop", 36), ("144-crop", 24)):  # batches of 3 and 2 examples; 20 in all
+        means, labels = by_hand(network, get_protocol(name))
+        flags = [f"--workdir={runs[0]}", f"--protocol={name}", "--json"]
+        one = evaluated(*flags, f"--batch_size={batch}")
+        assert (one["count"], one["crops"], one["protocol"]) == (20, get_protocol(name).crops, name)
+        assert one["top1"] == np.mean(means.argmax(1) == labels)
+        assert one["loss"] == pytest.approx(-np.log(means[range(20), labels]).mean(), rel=1e-5)
+        if name == "12-crop":
+            for mode in ("jit", "pmap"):  # 8 examples per batch: the last batch has 4
+                found = evaluated(*flags, "--batch_size=96", f"--mode={mode}", environment=EIGHT)
+                assert found["top1"] == one["top1"] and found["count"] == 20
+                assert found["loss"] == pytest.approx(one["loss"], rel=1e-6)
+    # The single crop is another one, and its results are beside these.
+    single = evaluated(f"--workdir={runs[0]}", "--json")
+    assert single["loss"] != one["loss"] and single["crops"] == 1
+    folders = {path.name for path in (runs[0] / "evaluations").iterdir()}
+    assert {f"test_raw_4_{name}" for name in ("single", "12-crop", "144-crop")} <= folders
+
+
+def test_an_ensemble_of_runs_is_that_of_their_saved_predictions(runs, evaluated, tmp_path):
+    files = []
+    for run in runs:
+        files.append(tmp_path / f"{run.name}.npz")
+        single = evaluated(f"--workdir={run}", f"--save_predictions={files[-1]}", "--json")
+        saved = evaluated(f"--from={files[-1]}", "--json")
+        assert {name: saved[name] for name in METRICS} == pytest.approx({name: single[name] for name in METRICS})
+    names = ",".join(map(str, runs))
+    ensemble = evaluated(f"--ensemble={names}", f"--output={tmp_path / 'both'}", "--json")
+    again = evaluated(f"--from={files[0]},{files[1]}", "--json")
+    assert {name: again[name] for name in METRICS} == {name: ensemble[name] for name in METRICS}
+    assert json.loads((tmp_path / "both" / "result.json").read_text())["loss"] == ensemble["loss"]
+    assert [member["name"] for member in ensemble["members"]] == [str(run) for run in runs]
+    parts = [split_predictions.load(file) for file in files]
+    mean = np.mean([np.exp(part.log_probabilities.astype(np.float64)) for part in parts], 0)
+    assert ensemble["loss"] == pytest.approx(-np.log(mean[range(20), parts[0].labels]).mean())
+    out, _ = evaluated(f"--from={files[0]},{files[1]}")
+    assert out.splitlines()[-1].startswith("stripes test, ensemble of 2: top-1 ") and " of 20)" in out
+
+    evaluated(f"--workdir={runs[1]}", "--split=train[:20]", f"--save_predictions={tmp_path / 'other.npz'}", "--json")
+    _, err = evaluated(f"--from={files[0]},{tmp_path / 'other.npz'}", code=2)
+    assert "other.npz: its split is 'train[:20]', that of " in err and "Traceback" not in err
+
+
+def test_a_table_of_many_runs(runs, evaluated, tmp_path):
+    broken = shutil.copytree(runs[0], tmp_path / "broken")
+    shutil.rmtree(broken / "checkpoints")
+    table = tmp_path / "results.csv"
+    _, err = evaluated("--all", str(runs[0]), str(broken), str(runs[1]), f"--output={table}", "--image_size=16", code=2)
+    assert err.splitlines()[-1].endswith(f"1 of 3 runs could not be evaluated: {broken}")
+    rows = list(csv.DictReader(table.open()))
+    assert [bool(row["error"]) for row in rows] == [False, False, True] and rows[2]["workdir"] == str(broken)
+    assert float(rows[0]["top1"]) >= float(rows[1]["top1"])
+    first = rows[0]
+    assert list(first)[:9] == "model top1 top1_err top5 top5_err param_count img_size crop_pct interpolation".split()
+    assert (first["model"], first["img_size"], first["crop_pct"], first["count"]) == ("strider", "16", "0.875", "20")
+    assert float(first["top1"]) + float(first["top1_err"]) == 100
+    assert (runs[0] / "evaluations" / "test_raw_4_single_16px").is_dir()
+
+
+def test_a_smaller_batch_where_memory_runs_out(runs, monkeypatch, capsys, registrations):
+    batches, real = [], split_evaluation.evaluate_run
+
+    def limited(recipe, *arguments):
+        batches.append(recipe.evaluation.batch_size or recipe.batch_size)
+        if batches[-1] > 16:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes")
+        return real(recipe, *arguments)
+
+    monkeypatch.setattr(split_evaluation, "evaluate_run", limited)
+    assert evaluate.main(["--all", str(runs[0]), "--batch_size=64", "--devices=1"]) == 0
+    assert batches == [64, 32, 16]
+    out, err = capsys.readouterr()
+    assert "out of memory with a batch of 64; again with 32" in err
+    assert next(csv.DictReader(out.splitlines()))["batch_size"] == "16"
+    assert not results_table.is_out_of_memory(RuntimeError("INTERNAL"))
+
+
+def test_predict_and_extract_under_pmap(runs, start_command, tmp_path, registrations):
+    load_run(runs[0])  # registers the data
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "a.png"), datasets.load("stripes", "test").record(3)[0])
+    results = []
+    for mode in ("jit", "pmap"):
+        flags = [f"--workdir={runs[0]}", f"--mode={mode}"]
+        process = start_command("predict", *flags, str(tmp_path / "a.png"), "--json", environment=EIGHT)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        output = tmp_path / f"{mode}.npz"
+        process = start_command("extract", *flags, "--endpoints=logits", f"--output={output}", environment=EIGHT)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        results.append((json.loads(out)["classes"], np.load(output)["logits"]))
+    assert [one["name"] for one in results[0][0]] == [one["name"] for one in results[1][0]]
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-6)
+    assert results[0][1].shape == (20, 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workdir=a", "--ensemble=a,b"], "--ensemble: not allowed with --workdir; give one of"),
+        (["--from=a.npz", "--protocol=12-crop"], "--protocol: has no effect with --from"),
+        (["--from=a.npz"], "cannot read a.npz: No such file"),
+        (["--ensemble=a,b", "--batch_norm_images=3"], "--batch_norm_images: not allowed with --ensemble"),
+        (["--all", "a", "--json"], "--json: not allowed with --all"),
+        (["--workdir=a", "--output=b"], "--output: has no effect with --workdir"),
+        (["--workdir=a", "--save_predictions=b.txt"], "the name must end with .npz"),
+        (["--workdir=a", "--save_predictions=/nowhere/b.npz"], "its folder is not there"),
+    ],
+)
+def test_flags_that_do_not_belong_together(flags, message):
+    with pytest.raises(UserError, match=message):
+        evaluate.main(flags)
+
+
+def test_crops_of_devices_do_not_change_the_mean():
+    """Many crops go through the network in several passes: the same mean as all at once."""
+    from inception_jax.training.crop_averaging import classify_crops, crops_per_pass
+
+    assert [crops_per_pass(crops) for crops in (1, 10, 12, 144, 13, 30)] == [1, 10, 12, 12, 1, 10]
+    images = jax.random.normal(jax.random.key(0), (3, 24, 4, 4, 3))
+    weights = jax.random.normal(jax.random.key(1), (3, 5)) * 30
+
+    def classify(x):
+        assert x.ndim == 4
+        return x.mean((1, 2)) @ weights
+
+    found = classify_crops(classify, images)
+    every = jax.nn.softmax(classify(images.reshape(-1, 4, 4, 3)).reshape(3, 24, 5))
+    np.testing.assert_allclose(np.exp(found), every.mean(1), rtol=1e-5)
