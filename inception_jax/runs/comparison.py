@@ -27,7 +27,7 @@ _LOG_HEAD_BYTES = 1 << 14  # bytes of train.log in which the first start logs th
 _DATA = ("data.name", "data.eval_split")
 _CROPS = ("evaluation.protocol", "evaluation.crop", "evaluation.crop_fraction")
 # Likewise, where the value is not the one that runs had before the field existed: {field: that value}.
-_RESIZES = {"evaluation.resize": None, "evaluation.interpolation": "bilinear"}
+_RESIZES = {"evaluation.resize": None, "evaluation.interpolation": "bilinear", "evaluation.image_size": None}
 
 
 @dataclasses.dataclass(frozen=True)
