@@ -123,8 +123,7 @@ def _evaluate_run(flags: argparse.Namespace, recipe: ConfigDict | None, request:
     _set_fields(recipe, flags)
     if flags.batch_norm_images is not None:
         recipe.evaluation.batch_norm_images = flags.batch_norm_images or None
-    suffix = f"_{flags.image_size}px" if flags.image_size else ""
-    result, folder = split_evaluation.evaluate_run(recipe, flags.workdir, flags.checkpoint, request, suffix)
+    result, folder = split_evaluation.evaluate_run(recipe, flags.workdir, flags.checkpoint, request)
     if processes.is_first():
         remote_workdir.upload_results(given, folder)
         _print(flags, result, conclusion.format_evaluation(result, remote_workdir.display_name(folder)))

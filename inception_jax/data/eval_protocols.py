@@ -114,8 +114,8 @@ class Protocol:
             center_crop(image, size, crop, out=out)
             return
         resize = resampling.RESIZES[crop.interpolation]
-        resized = image
-        for number, window in enumerate(self.list_windows(*image.shape[:2], size)):
+        resized, (height, width) = image, image.shape[:2]
+        for number, window in enumerate(self.list_windows(height, width, size)):
             if window.mirror:
                 out[number] = out[number - 1][:, ::-1]
                 continue

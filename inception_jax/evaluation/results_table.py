@@ -101,7 +101,7 @@ def _evaluate(
                 raise
             report(f"{workdir}: out of memory with a batch of {batch:,}; again with {smaller:,}")
             recipe.evaluation.batch_size = smaller
-        remote_workdir.upload_results(workdir, folder)
+    remote_workdir.upload_results(workdir, folder)
     report(conclusion.format_evaluation(result, remote_workdir.display_name(folder)).splitlines()[0])
     return _row(recipe, workdir, result, batch)
 
@@ -115,7 +115,7 @@ def _row(recipe: ConfigDict, workdir: str, result: dict[str, Any], batch: int) -
     fields = recipe.evaluation
     size = result["image_size"]
     kept = fields.crop_fraction if fields.resize is None else size / fields.resize
-    accuracies = {}
+    accuracies: dict[str, float] = {}
     for name in ("top1", "top5"):
         accuracies |= {name: round(100 * result[name], 3), f"{name}_err": round(100 * (1 - result[name]), 3)}
     return {

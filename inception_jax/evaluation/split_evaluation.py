@@ -45,7 +45,7 @@ class Request:
 
 
 def evaluate_run(
-    recipe: ConfigDict, workdir: str, checkpoint: str | None, request: Request, suffix: str = ""
+    recipe: ConfigDict, workdir: str, checkpoint: str | None, request: Request
 ) -> tuple[dict[str, Any], Path]:
     """Evaluates a run on all processes; process 0 writes the result and the plots to the workdir.
 
@@ -54,7 +54,6 @@ def evaluate_run(
       workdir: where the results are written; the run itself where there is no `checkpoint`.
       checkpoint: of another run, or its workdir.
       request: what is evaluated.
-      suffix: of the name of the results' folder.
 
     Returns:
       (the result, the folder of its files).
@@ -92,7 +91,8 @@ def evaluate_run(
         **changes,
         **_metrics(evaluation),
     }
-    name = f"{data.dataset.split}_{trained.weights}_{trained.step}_{recipe.evaluation.protocol}{suffix}"
+    name = f"{data.dataset.split}_{trained.weights}_{trained.step}_{recipe.evaluation.protocol}"
+    name += f"_{data.image_size}px" if data.image_size != trained.input.image_size else ""
     name += f"_batch_norm_{images}" if images else ""
     name += "".join(f"_{field}_{Path(str(path)).stem}" for field, path in changes.items() if field in _FILES)
     folder = Path(workdir) / "evaluations" / name.replace("/", "_")

@@ -54,7 +54,7 @@ class SplitPredictions:
         head = {"format": FORMAT, "about": self.about, "class_names": self.class_names}
         arrays = {name: getattr(self, name) for name in ("names", "index", "labels", "log_probabilities")}
         with atomic_write(path) as part, open(part, "wb") as file:
-            np.savez_compressed(file, head=np.array(json.dumps(head)), **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(file, head=np.array(json.dumps(head)), **arrays)
 
     def select(self, keep: np.ndarray) -> SplitPredictions:
         """Keeps the examples where `keep`, bool [n], is True."""

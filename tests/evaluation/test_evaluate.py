@@ -22,11 +22,12 @@ METRICS = ("loss", "top1", "top5", "count", "balanced_accuracy", "expected_calib
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, start_command, own_recipe):
-    """Workdirs of two small runs with other seeds; 20 test examples, two classes."""
+    """Workdirs of two small runs with other seeds; 20 test examples, two classes. The second evaluates 12 crops."""
     folder = tmp_path_factory.mktemp("runs")
-    for seed in (0, 1):
+    for seed, protocol in enumerate(("single", "12-crop")):
         process = start_command(
             "train", f"--config={own_recipe}", f"--config.seed={seed}", "--config.num_steps=4",
+            f"--config.evaluation.protocol={protocol}",
             "--config.logging.pictures=False", f"--workdir={folder / str(seed)}",
         )  # fmt: skip
         _, err = process.communicate(timeout=300)
@@ -77,6 +78,11 @@ def test_crops_are_averaged_on_any_number_of_devices_in_both_modes(runs, evaluat
                 found = evaluated(*flags, "--batch_size=96", f"--mode={mode}", environment=EIGHT)
                 assert found["top1"] == one["top1"] and found["count"] == 20
                 assert found["loss"] == pytest.approx(one["loss"], rel=1e-6)
+    # A run may evaluate by a protocol while it trains; the command does the same.
+    trained = json.loads((runs[1] / "result.json").read_text())["metrics"]["test"]["raw"]
+    found = evaluated(f"--workdir={runs[1]}", "--json")
+    assert found["protocol"] == "12-crop"
+    assert {name: found[name] for name in METRICS} == pytest.approx({name: trained[name] for name in METRICS})
     # The single crop is another one, and its results are beside these.
     single = evaluated(f"--workdir={runs[0]}", "--json")
     assert single["loss"] != one["loss"] and single["crops"] == 1
@@ -103,6 +109,17 @@ def test_an_ensemble_of_runs_is_that_of_their_saved_predictions(runs, evaluated,
     out, _ = evaluated(f"--from={files[0]},{files[1]}")
     assert out.splitlines()[-1].startswith("stripes test, ensemble of 2: top-1 ") and " of 20)" in out
 
+    (tmp_path / "left_out.txt").write_text(f"{parts[0].names[3]}\n{parts[0].names[7]}\n")
+    (tmp_path / "labels.json").write_text(json.dumps([["across", "down"]] * 19 + [[]]))
+    exclude, labels = f"--exclude={tmp_path / 'left_out.txt'}", f"--labels={tmp_path / 'labels.json'}"
+    found = evaluated(f"--workdir={runs[0]}", exclude, "--json")
+    assert (found["count"], found["left_out"], found["exclude"]) == (18, 2, str(tmp_path / "left_out.txt"))
+    again = evaluated(f"--from={files[0]}", exclude, "--json")
+    assert again["top1"] == found["top1"] and again["loss"] == pytest.approx(found["loss"])
+    assert (runs[0] / "evaluations" / "test_raw_4_single_exclude_left_out" / "per_class.csv").exists()
+    found = evaluated(f"--from={files[0]}", labels, "--json")
+    assert (found["top1"], found["count"], found["left_out"]) == (1.0, 19, 1)
+
     evaluated(f"--workdir={runs[1]}", "--split=train[:20]", f"--save_predictions={tmp_path / 'other.npz'}", "--json")
     _, err = evaluated(f"--from={files[0]},{tmp_path / 'other.npz'}", code=2)
     assert "other.npz: its split is 'train[:20]', that of " in err and "Traceback" not in err
@@ -114,7 +131,7 @@ def test_a_table_of_many_runs(runs, evaluated, tmp_path):
     table = tmp_path / "results.csv"
     _, err = evaluated("--all", str(runs[0]), str(broken), str(runs[1]), f"--output={table}", "--image_size=16", code=2)
     assert err.splitlines()[-1].endswith(f"1 of 3 runs could not be evaluated: {broken}")
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [bool(row["error"]) for row in rows] == [False, False, True] and rows[2]["workdir"] == str(broken)
     assert float(rows[0]["top1"]) >= float(rows[1]["top1"])
     first = rows[0]

@@ -6,6 +6,7 @@ from inception_jax import config as configs
 from inception_jax.config import Config, ConfigError
 from inception_jax.data import crops, resampling
 from inception_jax.data.crops import EvalCrop
+from inception_jax.errors import UserError
 from inception_jax.training import network_setup
 
 
@@ -59,6 +60,16 @@ def test_the_schema_allows_what_the_crops_know():
 def test_refuses(fields, message):
     with pytest.raises(ConfigError, match=message):
         network_setup.read_input(make(**fields))
+
+
+def test_an_image_size_of_the_evaluation():
+    found = network_setup.read_input(make(image_size=320, resize=366))
+    assert (found.image_size, found.eval_image_size, found.eval_crop.side(320)) == (224, 320, 366)
+    assert network_setup.read_input(make()).eval_image_size == 224
+    with pytest.raises(UserError, match=r"config\.evaluation\.image_size = 16: inception_v1 needs at least 32"):
+        network_setup.read_input(make(image_size=16))
+    with pytest.raises(ConfigError, match="resize = 256: it must be at least the network's image size, 320"):
+        network_setup.read_input(make(image_size=320, resize=256))
 
 
 def test_a_fraction_beside_a_size_is_read_by_nobody():
