@@ -119,7 +119,7 @@ def _read_parquet(file: str, name: str, path_key: str, label_key: str) -> Iterat
     except pyarrow.ArrowException as error:
         raise UserError(f"{name}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
     for number, values in enumerate(zip(*columns, strict=True)):
-        yield _row(name, f"row {number:,}", *values[:2], None if len(values) == 2 else values[2])
+        yield _row(name, f"row {number:,}", values[0], values[1], values[2] if len(values) > 2 else None)
 
 
 def _row(name: str, where: str, path: Any, label: Any, split: Any) -> Row:

@@ -56,7 +56,7 @@ def prepare(name: str, module: str, data_dir: Path) -> Path:
         reason = " ".join(str(error).split())
         hint = ""
         if "tensorflow" in reason.lower() and isinstance(error, (ImportError, AttributeError)):
-            hint = "; it needs TensorFlow: pip install 'inception_jax[tf]', then tfds build"
+            hint = "; it needs TensorFlow: pip install 'inception_jax[tf]'"
         raise UserError(f"--import={module}: {name}: {type(error).__name__}: {reason}{hint}") from error
     return Path(builder.data_dir)
 

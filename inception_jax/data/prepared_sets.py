@@ -72,8 +72,12 @@ def find_prepared(name: str, data_dir: Path, others: Sequence[str] = ()) -> tfds
     _refuse_path(name)
     stock = load_tfds().list_builders(with_community_datasets=False)
     if base in stock:
-        command = f"tfds build {name} --data_dir={data_dir} --file_format=array_record"
-        raise UserError(f"data set {name!r} is not prepared in {data_dir}; run once, with tensorflow-cpu: {command}")
+        # Not `tfds build`: that of TFDS 4.9.10 does not start without Apache Beam.
+        call = f"tfds.builder({name!r}, data_dir={os.fspath(data_dir)!r}).download_and_prepare()"
+        raise UserError(
+            f"data set {name!r} is not prepared in {data_dir}; run once, with tensorflow-cpu (pip install "
+            f"'inception_jax[tf]'): python -c \"import tensorflow_datasets as tfds; {call}\""
+        )
     here = sorted(path.parent.parent.name for path in data_dir.glob("*/*/dataset_info.json"))
     names = [*PREPARABLE, "folder:PATH", "list:FILE", "webdataset:PATTERN", "synthetic", *others, *here]
     raise UserError(
@@ -101,15 +105,15 @@ def choose_format(builder: tfds.core.DatasetBuilder, readable: Sequence[str]) ->
             f"{builder.data_dir}: prepared as {' and '.join(formats)}; {', '.join(readable)} can be read: move it away "
             "and prepare it again with --file_format=array_record"
         )
-    template = next(iter(info.splits.values())).filename_template if info.splits else None
 
     def has_files(name: str) -> bool:
-        files = template.replace(filetype_suffix=name).sharded_filepaths(next(iter(info.splits.values())).num_shards)
-        return any(file.exists() for file in files)
+        for split in info.splits.values():
+            files = split.filename_template.replace(filetype_suffix=name).sharded_filepaths(split.num_shards)
+            if any(file.exists() for file in files):
+                return True
+        return False
 
-    chosen = known[0]
-    if template is not None and not has_files(chosen):
-        chosen = next(filter(has_files, known), chosen)
+    chosen = next(filter(has_files, known), known[0])
     if chosen != own:
         info.set_file_format(chosen, override=True, override_if_initialized=True)
     return chosen

@@ -25,7 +25,7 @@ _EXTRAS = {
     "tpu": (("libtpu",), "TPUs"),
     "sweep": (("optuna", "sklearn"), "sweep"),
     "convert": (("h5py",), "Keras's weights"),
-    "tf": (("tensorflow",), "tfds build"),
+    "tf": (("tensorflow",), "TFDS's own builders"),
     "onnx": (("onnx",), "export --to=onnx"),
     "tensorboard": (("tensorboard",), "shows a run's events"),
 }

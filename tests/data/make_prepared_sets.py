@@ -89,9 +89,10 @@ def write(folder: Path, count: int, shards: int, formats: tuple[str, ...], confi
 def expected(folder: Path, config: str) -> dict[str, list[list]]:
     """What TensorFlow reads of the TFRecord files: [label, number, SHA-256 of the bytes of the image] per example."""
     builder = tfds.builder_from_directory(folder / "tfrecord" / "shapes" / config / "1.2.0")
-    found = {}
+    found, in_order = {}, tfds.ReadConfig(interleave_cycle_length=1)  # else 16 records of each file in turn
     for split in COUNTS:
-        dataset = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        dataset = builder.as_dataset(split=split, decoders=decoders, read_config=in_order)
         found[split] = [
             [int(e["label"]), int(e["number"]), hashlib.sha256(e["image"]).hexdigest()]
             for e in dataset.as_numpy_iterator()

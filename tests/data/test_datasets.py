@@ -75,7 +75,10 @@ def test_refuses_splits_that_are_not_there(split, message):
     [
         ("digitz", "unknown data set 'digitz'; did you mean 'digits'"),
         ("cifar", "unknown data set 'cifar'; did you mean 'cifar10'"),
-        ("cifar10", "run once, with tensorflow-cpu: tfds build cifar10 --data_dir=.* --file_format=array_record"),
+        (
+            "cifar10",
+            r"run once, with tensorflow-cpu .*: python -c .*tfds.builder\(.cifar10., data_dir=.*download_and_prepare",
+        ),
         ("fashion_mnist", "not prepared in .*; run: python -m inception_jax.data.prepare fashion_mnist --data_dir="),
         ("imagenet2012", "run: python -m inception_jax.data.prepare imagenet2012 --data_dir=.* --source="),
         ("synthetic:0", "synthetic:CLASSES"),
