@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 import threading
@@ -94,3 +95,14 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_enable_xla_caches", "xla_gpu_per_fusion_autotune_cache_dir")
+
+
+def return_freed_memory() -> None:
+    """Returns the memory that the compiler has freed to the system; another C library than glibc is left alone.
+
+    glibc keeps freed memory for the process. After the compilation of GoogLeNet's training step (batch norm, 224
+    pixels, batch 8) on a CPU that was 1.7 of 2.6 GB.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

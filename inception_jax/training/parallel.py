@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from inception_jax.errors import UserError, counted
 from inception_jax.training.compilation import enable_compilation_cache as enable_compilation_cache
 from inception_jax.training.compilation import no_compilation as no_compilation
+from inception_jax.training.compilation import return_freed_memory
 from inception_jax.training.step import AXIS
 
 Program = Callable[[jax.stages.Lowered], jax.stages.Compiled]
@@ -368,4 +369,5 @@ def _compile(compile_program: Program, function: Any, *arguments: Any) -> Compil
     lowered = function.lower(*arguments)
     lowering = time.perf_counter() - start
     executable = compile_program(lowered)
+    return_freed_memory()
     return Compiled(executable, time.perf_counter() - start, lowering)

@@ -1,7 +1,10 @@
-"""XLA's own log while it compiles: silent where it would break the progress bar, and only there."""
+"""XLA's own log while it compiles: silent where it would break the progress bar, and only there; memory after it."""
 
+import ctypes
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +37,15 @@ def test_the_level_is_set_while_a_bar_is_drawn_and_reset_after(monkeypatch):
         assert levels == [3]
         raise RuntimeError
     assert levels == [3, 1]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc's allocator")
+def test_freed_memory_goes_back_to_the_system():
+    """Of 100 MB in small pieces, below one that is still in use."""
+    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")  # noqa: E731
+    pieces = [bytes(2_000) for _ in range(50_000)]
+    kept = pieces.pop()
+    pieces.clear()
+    before = resident()
+    compilation.return_freed_memory()
+    assert before - resident() > 50e6 and len(kept) == 2_000
