@@ -405,8 +405,8 @@ class EvalPipeline(_Pipeline):
         del numbers
         self.protocol.cut(self._decode(image, name), self.image_size, self.crop, out)
 
-    def _empty_batch(self) -> Batch:
-        batch, crops = super()._empty_batch(), self.protocol.crops
+    def _empty_batch(self, rows: int | None = None) -> Batch:
+        batch, crops = super()._empty_batch(rows), self.protocol.crops
         if crops > 1:
             batch["image"] = np.zeros((len(batch["image"]), crops, *batch["image"].shape[1:]), np.uint8)
         return batch
