@@ -86,6 +86,7 @@ def enable_compilation_cache() -> None:
 
     Its directory is `JAX_COMPILATION_CACHE_DIR`, or else `inception_jax/xla` in the user's cache directory; an empty
     value disables it. Small programs are kept, too: a start of `train` has a dozen, each of which compiles in 0.05 s.
+    JAX removes nothing from it; the folder may be deleted at any time.
     """
     directory = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if directory is None:

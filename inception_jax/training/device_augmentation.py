@@ -23,10 +23,11 @@ _ATTEMPTS = 10  # at a rectangle that fits
 
 @dataclasses.dataclass(frozen=True)
 class Erasing:
-    """Random erasing (arXiv:1708.04896, algorithm 1): a rectangle of an image is replaced.
+    """Random erasing (arXiv:1708.04896): a rectangle of an image is replaced.
 
     The area is uniform over `area` and the aspect ratio over `aspect`, the position over those that fit. A rectangle
-    that does not fit is drawn again, up to ten times; then nothing is erased.
+    larger than the image is drawn again, up to ten times; then nothing is erased. Algorithm 1 of the paper draws the
+    position over the whole image, and everything again until it fits.
 
     Attributes:
       probability: that an image is erased.

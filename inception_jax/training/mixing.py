@@ -1,8 +1,8 @@
 """mixup and CutMix: each training image is mixed with its neighbour in the batch, and so are their labels.
 
-Rows 2 i and 2 i + 1 of the global batch are partners. Batches are shuffled, so a neighbour is a random example. Both
-are on one device and in one micro-batch where these have even sizes, so that nothing is exchanged between devices, and
-the mixture does not depend on their number.
+Rows 2 i and 2 i + 1 of the global batch are partners. Batches are shuffled, so a neighbour is a random example (with
+balanced sampling mostly one of another class). Both are on one device and in one micro-batch where these have even
+sizes, so that nothing is exchanged between devices, and the mixture does not depend on their number.
 """
 
 from __future__ import annotations

@@ -96,20 +96,20 @@ def _slim(pixels: jax.Array, numbers: jax.Array, fast: bool) -> jax.Array:
     """`distort_color` of TF-Slim's inception_preprocessing.py.
 
     Slow mode has four orders, each equally likely: brightness, saturation, hue, contrast; saturation, brightness,
-    contrast, hue; contrast, hue, brightness, saturation; hue, saturation, contrast, brightness. In fast mode the first
-    is brightness, then saturation, and the other three are saturation, then brightness. Pixels are clipped once, at
-    the end.
+    contrast, hue; contrast, hue, brightness, saturation; hue, saturation, contrast, brightness. Fast mode has one,
+    brightness and then saturation (`num_distort_cases = 1`; the first revisions had three more cases, saturation and
+    then brightness). Pixels are clipped once, at the end.
     """
     brightness = _MAX_BRIGHTNESS * (2.0 * numbers[:, 0] - 1.0)
     saturation = _FACTORS[0] + (_FACTORS[1] - _FACTORS[0]) * numbers[:, 1]
     turn = _MAX_HUE * (2.0 * numbers[:, 2] - 1.0)
     contrast = _FACTORS[0] + (_FACTORS[1] - _FACTORS[0]) * numbers[:, 3]
-    order = _choose(numbers[:, 4], 4)
     planes = [pixels[..., channel] for channel in range(3)]  # a last axis of three values is slow on a CPU
     if fast:
-        first, last = (jnp.where(place, brightness, 0.0)[:, None, None] for place in (order == 0, order > 0))
-        planes = _saturate_or_turn([x + first for x in planes], jnp.ones(len(pixels), bool), saturation, turn)
-        return jnp.clip(jnp.stack([x + last for x in planes], axis=-1), 0.0, 255.0)
+        planes = [x + brightness[:, None, None] for x in planes]
+        planes = _saturate_or_turn(planes, jnp.ones(len(pixels), bool), saturation, turn)
+        return jnp.clip(jnp.stack(planes, axis=-1), 0.0, 255.0)
+    order = _choose(numbers[:, 4], 4)
     saturation_first = jnp.asarray(_SATURATION_FIRST)[order]
     for step in range(3):
         factor = jnp.where(jnp.asarray(_CONTRAST_IN[step])[order], contrast, 1.0)[:, None, None]
