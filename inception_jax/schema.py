@@ -182,18 +182,20 @@ SCHEMA: dict[str, Any] = {
         "data_dir": Field(str, "directory of prepared data sets; unset: TFDS_DATA_DIR, then ~/tensorflow_datasets"),
         "class_names": Field(
             str,
-            "folder:PATH, list:FILE: file with a class folder (or label) per line, in the order of the labels; unset: "
-            "alphabetical order",
+            "folder:PATH, list:FILE, webdataset:PATTERN: file with a class folder (or label) per line, in the order of "
+            "the labels; for integer labels with other lines, line 1 names label 0; unset: alphabetical order, or the "
+            "integers",
         ),
         "image_key": Field(
             str,
             "prepared data set with several images: the feature to read, nested as outer/inner; list:FILE: the column "
-            "of the paths; unset: the only one; path",
+            "of the paths; webdataset:PATTERN: the suffix of the images, such as left.jpg; unset: the only one; path; "
+            "any image",
         ),
         "label_key": Field(
             str,
             "prepared data set with several class labels: the feature to read; list:FILE: the column of the labels; "
-            "webdataset: the field of .json; unset: the only one, or the set's own; label",
+            "webdataset:PATTERN: the field of .json; unset: the only one, or the set's own; label",
         ),
         "train_split": Field("train", "training split, such as train or train[:90%]"),
         "sampling": Field(

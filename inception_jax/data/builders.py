@@ -244,7 +244,7 @@ class ImageFolder(SourceBuilder, skip_registration=True):  # type: ignore[call-a
         Args:
           name: of the new data set.
           source: the folder.
-          class_names: file with the order and the names of the classes (`folders.read_class_file`).
+          class_names: file with the order and the names of the classes (`class_files.read_class_file`).
           **kwargs: as in `SourceBuilder`.
 
         Raises:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inception_jax.data import digits, folder_account, folders, list_files, prepared_sets, storage, webdatasets
+from inception_jax.data import (
+    digits,
+    folder_account,
+    folders,
+    list_files,
+    prepared_sets,
+    split_names,
+    storage,
+    webdatasets,
+)
 from inception_jax.data.example_records import FORMATS, FileInstruction
 from inception_jax.data.names import printable
 from inception_jax.data.records import (
@@ -114,14 +123,14 @@ def load(
         prepared in `data_dir`, also "name/config:1.2.3"; "folder:PATH" (images in class folders, see
         `folders.scan`, or a prepared data set's own folder); "list:FILE" (a CSV or Parquet file of paths and
         labels, see `list_files.scan`); "webdataset:PATTERN" (tars, see `webdatasets.scan`); "synthetic",
-        "synthetic:CLASSES" or
-        "synthetic:CLASSES:SIDE" (noise: 1000 classes, 256 pixels); or a name that was added.
+        "synthetic:CLASSES" or "synthetic:CLASSES:SIDE" (noise: 1000 classes, 256 pixels); or a name that was added.
       split: a name, or TFDS's syntax for slices and sums: "train[:90%]", "train[5000:]", "train+test".
       data_dir: folder of prepared data sets; see `prepared_sets.default_data_dir`.
-      class_names: of class folders and lists: a file with their order and names; see `folders.read_class_file`.
+      class_names: of class folders, lists and tars: a file of their order and names (`class_files.read_class_file`).
       image_key: of a prepared data set with several images: the feature to read, nested ones as "outer/inner"; of a
-        list: the column of the paths.
-      label_key: of a prepared data set with several labels: the feature to read; of a list: the column of the labels.
+        list: the column of the paths; of tars: the suffix of the images.
+      label_key: of a prepared data set with several labels: the feature to read; of a list: the column of the labels;
+        of tars: the field of `.json`.
 
     Raises:
       UserError: unknown name or split, or a data set that is not prepared; the message lists what exists, or gives the
@@ -206,8 +215,9 @@ def _from_folder(
     if sources is None:
         sources = {s: FileRecords(part.folder, part.keys, part.labels, part.sizes) for s, part in found.splits.items()}
     problems = {s: part.problem for s, part in found.splits.items() if part.problem}
-    others = set(found.splits) - {"train", *problems}
-    held_out = _HOLD_OUT if "train" in found.splits and "train" not in problems and not others else ""
+    train = split_names.training(found.splits)
+    others = set(found.splits) - {train, *problems}
+    held_out = _HOLD_OUT if train is not None and train not in problems and not others else ""
     try:
         dataset = _from_splits(name, split, found.class_names, sources, found.spellings(), problems)
     except UserError as error:

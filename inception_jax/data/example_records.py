@@ -189,8 +189,7 @@ class TFRecords(ExampleRecords):
 class ParquetRecords(ExampleRecords):
     """Records of Parquet files as TFDS writes them: one column, `data`, of messages, in row groups of 100.
 
-    A row can only be read with its whole row group, so the last row groups are kept, up to 256 MB. pyarrow is one of
-    TFDS's own dependencies.
+    A row can only be read with its whole row group, so each source keeps its last row groups, up to 256 MB.
     """
 
     FORMAT = "parquet"

@@ -24,11 +24,11 @@ _VERSION = 1
 Arrays = dict[str, np.ndarray]
 
 
-def paths(file: str) -> list[Path]:
-    """Where the index of a file may be: beside it, or in the user's cache directory."""
+def paths(file: str, variant: str = "") -> list[Path]:
+    """Where the index of a file may be: beside it, or in the user's cache directory; each variant has its own."""
     return [
-        Path(os.path.dirname(file), FOLDER, f"{os.path.basename(file)}.npz"),
-        index_files.cache_path("offsets", file),
+        Path(os.path.dirname(file), FOLDER, f"{os.path.basename(file)}{variant}.npz"),
+        index_files.cache_path("offsets", os.path.realpath(file) + variant),
     ]
 
 
@@ -37,18 +37,19 @@ def _stamp(file: str) -> np.ndarray:
     return np.array([_VERSION, found.st_size, found.st_mtime_ns, found.st_ctime_ns], np.int64)
 
 
-def read(file: str, is_valid: Callable[[Arrays, int], bool]) -> Arrays | None:
+def read(file: str, is_valid: Callable[[Arrays, int], bool], variant: str = "") -> Arrays | None:
     """Reads the index of a file; None where there is none, or where the file has changed since.
 
     Args:
       file: the indexed file.
       is_valid: whether arrays are an index of a file of so many bytes; the index may be anybody's.
+      variant: a part of the index's name, such as ".1f0c", where a file has several.
 
     Raises:
       OSError: the indexed file is missing or cannot be read.
     """
     stamp = _stamp(file)
-    for path in paths(file):
+    for path in paths(file, variant):
         with contextlib.suppress(*index_files.DAMAGED):
             arrays = index_files.read_arrays(path)
             if np.array_equal(arrays.pop("stamp"), stamp) and is_valid(arrays, int(stamp[1])):
@@ -56,15 +57,16 @@ def read(file: str, is_valid: Callable[[Arrays, int], bool]) -> Arrays | None:
     return None
 
 
-def build(file: str, make: Callable[[str], Arrays]) -> Arrays:
+def build(file: str, make: Callable[[str], Arrays], variant: str = "") -> Arrays:
     """Makes the index of a file and keeps it, where it can be kept.
 
     Args:
       file: to index.
       make: returns the arrays, one-dimensional and of integers.
+      variant: as in `read`.
     """
     stamp = _stamp(file)
     arrays = make(file)
     if index_files.has_settled(int(stamp[2:].max())) and np.array_equal(_stamp(file), stamp):
-        index_files.write_arrays(paths(file), {"stamp": stamp, **arrays})
+        index_files.write_arrays(paths(file, variant), {"stamp": stamp, **arrays})
     return arrays

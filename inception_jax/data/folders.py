@@ -9,21 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from inception_jax.data import folder_index, storage
+from inception_jax.data import folder_index, split_names, storage
+from inception_jax.data.class_files import read_class_file
 from inception_jax.data.folder_files import LeftOut, SplitFiles, is_hidden
 from inception_jax.data.folder_index import FolderFiles
 from inception_jax.data.folder_walk import FolderWalker, StoredFolderWalker, count_images
 from inception_jax.data.names import PackedNames, printable
+from inception_jax.data.split_names import KIND, OWN_NAMES, SPELLINGS
 from inception_jax.errors import UserError, counted, nearest
-
-# The names of split folders by split, without regard to case. A folder with one of `OWN_NAMES` is a split of its name.
-SPELLINGS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-OWN_NAMES = ("train", "val", "validation", "test")
-_KIND = {spelling: kind for kind, spellings in SPELLINGS.items() for spelling in spellings}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +64,7 @@ class FolderScan:
 
     def spellings(self) -> dict[str, str]:
         """{another name of a split: its name}, where that is clear: `val` is `validation` where there is only one."""
-        found: dict[str, str] = {}
-        for kind, spellings in SPELLINGS.items():
-            names = [name for name in self.splits if _KIND.get(name) == kind]
-            if len(names) == 1:
-                found |= {spelling: names[0] for spelling in spellings if spelling not in self.splits}
-        return found
+        return split_names.spellings(self.splits)
 
 
 def scan(root: str | os.PathLike, classes_file: str | None = None) -> FolderScan:
@@ -85,7 +73,7 @@ def scan(root: str | os.PathLike, classes_file: str | None = None) -> FolderScan
     Args:
       root: folder with split folders of class folders, or with class folders (then all images are "train"); or the
         address of one, whose objects are listed at every call.
-      classes_file: see `read_class_file`; None: the class folders in alphabetical order.
+      classes_file: see `class_files.read_class_file`; None: the class folders in alphabetical order.
 
     Returns:
       The class names and the splits, each in `hash_order`.
@@ -99,43 +87,13 @@ def scan(root: str | os.PathLike, classes_file: str | None = None) -> FolderScan
     if not is_remote and not os.path.isdir(root):
         raise UserError(f"{printable(root)}: no such folder")
     chosen = read_class_file(classes_file) if classes_file else None
-    as_classes = bool(chosen) and any(name.lower() in _KIND for name in chosen or ())
+    as_classes = bool(chosen) and any(name.lower() in KIND for name in chosen or ())
     files = None if as_classes or is_remote else folder_index.read(root)
     if files is None:
         files = _list_files(StoredFolderWalker(root) if is_remote else FolderWalker(root), as_classes)
         if not as_classes and not is_remote:
             folder_index.write(root, files)
     return _with_class_names(root, files, chosen, str(classes_file))
-
-
-def read_class_file(path: str) -> dict[str, str]:
-    """Reads the order and the names of classes from a text file.
-
-    Each line is the name of a class folder, in the order of the labels; after a tab, a name for tables and plots may
-    follow. Empty lines are skipped.
-
-    Args:
-      path: of the file, in UTF-8.
-
-    Returns:
-      {class folder: name}, in the order of the labels.
-
-    Raises:
-      UserError: the file cannot be read, is empty, or has a folder or a name twice.
-    """
-    try:
-        lines = [line.strip() for line in Path(path).expanduser().read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.class_names: cannot read {path}: {error}") from None
-    found: dict[str, str] = {}
-    for line in filter(None, lines):
-        folder, _, name = (part.strip() for part in line.partition("\t"))
-        if folder in found or (name or folder) in found.values():
-            raise UserError(f"data.class_names: {path} has {line!r} twice; a line per class is needed")
-        found[folder] = name or folder
-    if not found:
-        raise UserError(f"data.class_names: {path} is empty; a line per class folder is needed")
-    return found
 
 
 def _list_files(walker: FolderWalker, as_classes: bool) -> FolderFiles:
@@ -172,7 +130,7 @@ def _split_folders(peek: FolderWalker, names: list[str]) -> tuple[dict[str, str]
       ({split: folder}, {} where the subfolders are classes; empty folders with a split's name, which are no classes).
     """
     root = peek.root
-    listings = {name: peek.read(name) for name in names if name.lower() in _KIND}
+    listings = {name: peek.read(name) for name in names if name.lower() in KIND}
     if any(listing.folders or listing.links for listing in listings.values()):
         return _name_splits(root, list(listings)), []
     full = [name for name, listing in listings.items() if count_images(listing)]
@@ -195,7 +153,7 @@ def _name_splits(root: str, folders: Sequence[str]) -> dict[str, str]:
     """{split: folder}, train first: `Testing` is the split "test"; with `test` beside it, each is one of its own."""
     splits: dict[str, str] = {}
     for kind in SPELLINGS:
-        of_kind = [folder for folder in folders if _KIND[folder.lower()] == kind]
+        of_kind = [folder for folder in folders if KIND[folder.lower()] == kind]
         for folder in of_kind:
             split = folder.lower()
             if len(of_kind) == 1 and split not in OWN_NAMES:

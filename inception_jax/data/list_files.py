@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.data import storage
+from inception_jax.data import split_names, storage
+from inception_jax.data.class_files import integer_classes, is_integer, read_class_file
 from inception_jax.data.folder_files import LeftOut
-from inception_jax.data.folders import FolderScan, FolderSplit, read_class_file
+from inception_jax.data.folders import FolderScan, FolderSplit
 from inception_jax.data.names import PackedNames, printable
 from inception_jax.errors import UserError, nearest
 
 _SPLIT = "split"
+_MAX_LABELS = 1_000_000
 _THREADS = 16  # that ask the file system for sizes: it may be a network's
 _PIECE = 4096
 
@@ -31,17 +33,18 @@ def scan(
 
     Args:
       file: path of a `.csv`, `.tsv` or `.parquet` file whose columns have names.
-      classes_file: the classes in the order of the labels, see `folders.read_class_file`; None: integer labels are the
-        classes 0, 1, …; names are in alphabetical order.
+      classes_file: the classes in the order of the labels, see `class_files.read_class_file` and, of integer labels,
+        `class_files.integer_classes`; None: integers are the classes 0, 1, … up to the largest of training; names are
+        in alphabetical order.
       path_key: column of the paths, absolute or relative to the list's folder; None: "path".
       label_key: column of the labels, all integers or all names; None: "label".
 
     Returns:
-      The class names and the splits, each in the order of the list. Without a column "split" all is "train".
+      The class names and the splits, each in the order of the list. Without a column "split" all is "train". A split
+      whose files are missing, with a label that training does not have, or with an image of two labels has a problem.
 
     Raises:
-      UserError: the list cannot be read, a column, a value or a file is missing, a label is of no class, or an image is
-        listed with two labels in one split.
+      UserError: the list cannot be read, or a column or a value is missing.
     """
     if storage.is_remote(file):
         raise UserError(f"list:{file}: a list is read from a file system; mount the storage as one, or copy the list")
@@ -50,17 +53,15 @@ def scan(
     rows = list(_read_rows(file, name, path_key or "path", label_key or "label"))
     if not rows:
         raise UserError(f"{name}: no rows; a row per image is needed")
-    numbers = _read_numbers(name, rows)
     chosen = read_class_file(classes_file) if classes_file else None
-    class_names, labels_of = _classes(rows, numbers, chosen)
+    train = split_names.training({row[3] for row in rows})
+    class_names, labels_of = _classes([row for row in rows if row[3] == (train or row[3])], chosen, name)
     folder = os.path.dirname(os.path.abspath(file))
+    known = str(classes_file) if classes_file else f"{name} [{train or 'all splits'}]"
     splits = {}
-    for split in sorted({row[3] for row in rows}, key=lambda split: (split != "train", split)):
-        of_split = [index for index, row in enumerate(rows) if row[3] == split]
-        found = [
-            (rows[index], labels_of.get(rows[index][2] if numbers is None else numbers[index])) for index in of_split
-        ]
-        splits[split] = _split(name, folder, found, class_names, str(classes_file or f"{name} [train]"))
+    for split in split_names.ordered({row[3] for row in rows}):
+        found = [(row, labels_of.get(str(row[2]))) for row in rows if row[3] == split]
+        splits[split] = _split(name, folder, found, list(labels_of), known)
     return FolderScan(folder, class_names, splits, LeftOut(), [])
 
 
@@ -104,7 +105,7 @@ def _read_csv(file: str, name: str, path_key: str, label_key: str, delimiter: st
             where = f"line {reader.line_num:,}"
             if len(values) != len(header):
                 raise UserError(f"{name}, {where}: {len(values)} values; the header has {len(header)} columns")
-            yield _row(name, where, values[path], values[label], None if split is None else values[split])
+            yield _row(name, where, values[path], values[label], "train" if split is None else values[split])
 
 
 def _read_parquet(file: str, name: str, path_key: str, label_key: str) -> Iterator[Row]:
@@ -119,11 +120,12 @@ def _read_parquet(file: str, name: str, path_key: str, label_key: str) -> Iterat
     except pyarrow.ArrowException as error:
         raise UserError(f"{name}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
     for number, values in enumerate(zip(*columns, strict=True)):
-        yield _row(name, f"row {number:,}", values[0], values[1], values[2] if len(values) > 2 else None)
+        yield _row(name, f"row {number:,}", values[0], values[1], values[2] if len(values) > 2 else "train")
 
 
 def _row(name: str, where: str, path: Any, label: Any, split: Any) -> Row:
-    values = {"path": path, "label": label, "split": "train" if split is None else split}
+    label, split = (value.strip() if isinstance(value, str) else value for value in (label, split))
+    values = {"path": path, "label": label, "split": split}
     for column, value in values.items():
         if value is None or value == "" or not isinstance(value, (str, int) if column == "label" else str):
             raise UserError(
@@ -131,51 +133,35 @@ def _row(name: str, where: str, path: Any, label: Any, split: Any) -> Row:
             )
     if "\0" in path:
         raise UserError(f"{name}, {where}: a path with a zero byte")
-    return where, path, label, values["split"]
+    return where, path, label, split
 
 
-def _read_numbers(name: str, rows: Sequence[Row]) -> list[int] | None:
-    """The labels as integers, where all are; None where they are names."""
-    numbers = []
+def _classes(rows: Sequence[Row], chosen: Mapping[str, str] | None, name: str) -> tuple[list[str], dict[str, int]]:
+    """The names of the classes, and {a label of the list, as text: label}; from the rows that decide them."""
+    labels = {str(label) for _, _, label, _ in rows}
+    if not all(is_integer(label) for label in labels):
+        if chosen is not None:
+            return list(chosen.values()), {key: label for label, key in enumerate(chosen)}
+        return sorted(labels), {key: label for label, key in enumerate(sorted(labels))}
     for where, _, label, _ in rows:
-        try:
-            numbers.append(int(label) if isinstance(label, int) or label.isascii() else int("name"))
-        except ValueError:
-            return None
-        if not 0 <= numbers[-1] < 1_000_000:
-            raise UserError(f"{name}, {where}: label {numbers[-1]}; the classes are numbered from 0")
-    return numbers
-
-
-def _classes(
-    rows: Sequence[Row], numbers: Sequence[int] | None, chosen: Mapping[str, str] | None
-) -> tuple[list[str], Mapping[Any, int]]:
-    """The names of the classes, and {what the list has as a label: label}."""
-    if numbers is not None and chosen is None:
-        names = [str(number) for number in range(max(numbers) + 1)]
-        return names, {number: number for number in range(len(names))}
+        if not 0 <= int(label) < _MAX_LABELS:
+            raise UserError(f"{name}, {where}: label {label}; integer labels are 0 to {_MAX_LABELS - 1:,}")
     if chosen is not None:
-        names = list(chosen.values())
-        keys = range(len(names)) if numbers is not None else chosen
-        return names, {key: label for label, key in enumerate(keys)}
-    train = {row[2] for row in rows if row[3] == "train"}
-    names = sorted(str(label) for label in train or {row[2] for row in rows})
-    return names, {key: label for label, key in enumerate(names)}
+        return list(chosen.values()), {str(key): label for key, label in integer_classes(chosen).items()}
+    return [str(number) for number in range(max(map(int, labels)) + 1)], {label: int(label) for label in labels}
 
 
 def _split(
-    name: str, folder: str, rows: Sequence[tuple[Row, int | None]], class_names: Sequence[str], known: str
+    name: str, folder: str, rows: Sequence[tuple[Row, int | None]], labels: Sequence[str], known: str
 ) -> FolderSplit:
     """A split, with the problem that keeps it from being used, if there is one."""
     seen: dict[str, tuple[str, int | None]] = {}
     problem = ""
     for (where, path, label, _), number in rows:
         before = seen.setdefault(path, (where, number))
-        if number is None:
-            near = nearest(str(label), class_names)
-            problem = (
-                problem or f"{name}, {where}: label {label!r} is not among the {len(class_names)} of {known}{near}"
-            )
+        if number is None and not problem:
+            near = nearest(str(label), labels)
+            problem = f"{name}, {where}: label {label!r} is not among the {len(labels)} of {known}{near}"
         elif before[1] != number:
             problem = problem or f"{name}, {where}: {path!r} has another label in {before[0]}"
     paths = [path for (_, path, _, _), _ in rows]
@@ -189,8 +175,8 @@ def _split(
         where, path = rows[missing[0]][0][:2]
         others = f" ({len(missing):,} of {len(rows):,} files are missing)" if len(missing) > 1 else ""
         problem = f"{name}, {where}: {printable(os.path.join(folder, path))}: no such file{others}"
-    labels = np.array([-1 if number is None else number for _, number in rows], np.int32)
-    return FolderSplit(folder, PackedNames.pack(paths), labels, np.array(sizes, np.int64), problem, False)
+    numbers = np.array([-1 if number is None else number for _, number in rows], np.int32)
+    return FolderSplit(folder, PackedNames.pack(paths), numbers, np.array(sizes, np.int64), problem, False)
 
 
 def _size(folder: str, path: str) -> int:

@@ -97,7 +97,7 @@ def test_other_columns(listed):
         (lines([("a/1.png", "dog")]), "line 2: 2 values; the header has 3 columns"),
         (lines([("a/1.png", "", "train")]), "line 2: label ''; a name or an integer"),
         (lines([("", "cat", "train")]), "line 2: path ''; a text"),
-        (lines([("a/1.png", -1, "train")]), "line 2: label -1; the classes are numbered from 0"),
+        (lines([("a/1.png", -1, "train")]), "line 2: label -1; integer labels are 0 to 999,999"),
         ("path,label,label\na,b,c\n", "'label' twice"),
         ('path,label\n"a,b\n', "cannot be read as UTF-8 text with columns"),
     ],
@@ -114,6 +114,57 @@ def test_a_label_of_no_class_concerns_only_its_split(listed):
     assert load(name, "train").num_examples == 2
     with pytest.raises(UserError, match=r"line 4: label 'cow' is not among the 2 of .*list\.csv .train."):
         load(name, "val")
+
+
+def test_a_file_of_classes_names_integers_by_value(listed, tmp_path):
+    name = listed(lines([(path, 1 + 2 * (label == "dog"), split) for path, label, split in ROWS]))
+    for text, class_names, labels in (
+        ("3\n0\n1\n", ["3", "0", "1"], [0, 2, 0]),
+        ("1\n2\n3\n", ["1", "2", "3"], [2, 0, 2]),
+        ("3\thund\n1\tkatze\n", ["hund", "katze"], [0, 1, 0]),
+        ("none\nkatze\nmaus\nhund\n", ["none", "katze", "maus", "hund"], [3, 1, 3]),
+        ("00\n01\n02\n03\n", ["00", "01", "02", "03"], [3, 1, 3]),
+    ):
+        (tmp_path / "names.txt").write_text(text)
+        data = load(name, "train", class_names=str(tmp_path / "names.txt"))
+        assert data.class_names == class_names and data.labels().tolist() == labels
+    (tmp_path / "names.txt").write_text("1\n2\n")
+    with pytest.raises(UserError, match=r"line 2: label '3' is not among the 2 of .*names\.txt"):
+        load(name, "train", class_names=str(tmp_path / "names.txt"))
+
+
+@pytest.mark.parametrize("label", ["1_0", "+3", "007", "-0", "٣"])
+def test_labels_that_only_look_like_integers_are_names(listed, label):
+    data = load(listed(lines([("a/1.png", "2"), ("a/2.png", label)], "path,label")), "train")
+    assert data.class_names == sorted(["2", label])
+
+
+def test_spaces_around_labels_and_splits_do_not_count(listed):
+    data = load(listed(lines([("a/1.png", " cat", "train "), ("a/2.png", "cat ", "train"), *ROWS[3:]])), "train")
+    assert data.class_names == ["cat", "dog"] and data.labels().tolist() == [0, 0, 1]
+
+
+def test_a_null_in_a_column_of_splits_is_an_error(listed, tmp_path):
+    listed("")
+    table = {"path": [row[0] for row in ROWS], "label": [1, 0, 0, 1], "split": ["train", "train", None, "val"]}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "list.parquet")
+    with pytest.raises(UserError, match=r"list\.parquet, row 2: split None; a text"):
+        load(f"list:{tmp_path}/list.parquet", "train")
+    del table["split"]
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "list.parquet")
+    assert load(f"list:{tmp_path}/list.parquet", "train").labels().tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("spelling", ["train", "training", "Train", "TRAINING"])
+def test_the_classes_are_those_of_training_however_it_is_spelled(listed, spelling):
+    for labels in ((0, 2, 3), (0, 2, 1), ("0", "2", "cat"), ("0", "2", -1), ("ant", "bee", "cat")):
+        rows = [("a/1.png", labels[0], spelling), ("a/2.png", labels[1], spelling), ("3.png", labels[2], "val")]
+        name = listed(lines(rows))
+        data = load(name, "train")
+        assert data.num_examples == 2 and data.class_names == (["ant", "bee"] if labels[0] == "ant" else list("012"))
+        assert load(name, spelling).source.digest() == data.source.digest()
+        with pytest.raises(UserError, match=rf"line 4: label '{labels[2]}' is not among the 2 of .*\[{spelling}\]"):
+            load(name, "validation")
 
 
 def test_files_that_are_no_list(tmp_path):

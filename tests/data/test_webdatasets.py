@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inception_jax.data import file_index, index_files, webdatasets
+from inception_jax.data import file_index, index_files, tar_index
 from inception_jax.data.datasets import load, load_splits
 from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.errors import UserError
@@ -66,27 +66,30 @@ def test_class_names_come_from_a_file(tars, tmp_path):
     name = f"webdataset:{tars}/pets-train-*.tar"
     assert load(name, "train", class_names=str(tmp_path / "names")).class_names == ["cat", "dog", "eel"]
     (tmp_path / "names").write_text("cat\ndog\n")
-    with pytest.raises(UserError, match=r"'a/0002' of .*000\.tar: label 2; .*names has 2 classes, 0 to 1"):
+    with pytest.raises(UserError, match=r"'a/0002' of .*000\.tar: label 2 is not among the 2 of .*names;"):
         load(name, "train", class_names=str(tmp_path / "names"))
 
 
 def test_the_index_is_made_once(tars, monkeypatch):
-    walked, find = [], webdatasets._find_examples
-    monkeypatch.setattr(webdatasets, "_find_examples", lambda file, *keys: walked.append(file) or find(file, *keys))
+    walked, find = [], tar_index._find_examples
+    monkeypatch.setattr(tar_index, "_find_examples", lambda file, *keys: walked.append(file) or find(file, *keys))
     name = f"webdataset:{tars}/pets-train-*.tar"
     first = load(name, "train").source.digest()
     assert len(walked) == 2 and len([*(tars / file_index.FOLDER).iterdir()]) == 2
     assert load(name, "train").source.digest() == first and len(walked) == 2
     load(name, "train", label_key="fine")
-    assert len(walked) == 4  # another field
-    load(name, "train")
-    assert len(walked) == 6
+    assert len(walked) == 4  # another field has another index
+    assert load(name, "train").source.digest() == first and load(name, "train", label_key="fine")
+    assert len(walked) == 4
     kept = tars / file_index.FOLDER / "pets-train-000.tar.npz"
     arrays = index_files.read_arrays(kept)
-    index_files.write_arrays([kept], {**arrays, "sizes": arrays["sizes"] + 10**6})
-    assert load(name, "train").source.digest() == first and len(walked) == 7
+    wrong = {"sizes": arrays["sizes"] + 10**6, "offsets": arrays["offsets"] - 2**62, "labels": arrays["labels"] + 10**6}
+    wrong["overflow"] = arrays["sizes"] + (2**63 - 1 - int(arrays["sizes"].max()))
+    for count, (column, values) in enumerate(wrong.items(), 5):
+        index_files.write_arrays([kept], {**arrays, "sizes" if column == "overflow" else column: values})
+        assert load(name, "train").source.digest() == first and len(walked) == count
     shutil.copy(tars / "pets-val-000.tar", tars / "pets-train-000.tar")
-    assert load(name, "train").num_examples == 4 and len(walked) == 8
+    assert load(name, "train").num_examples == 4 and len(walked) == 9
 
 
 PNG = ("a.png", b"image")
@@ -95,9 +98,19 @@ PNG = ("a.png", b"image")
 @pytest.mark.parametrize(
     ("members", "message"),
     [
+        (
+            [PNG, ("a.json", b'{"label": "cat"}'), ("a.cls", b"1"), ("b.cls", b"1")],
+            "'b' has a label, but no image that can",
+        ),
+        (
+            [("a.tga", b""), ("a.cls", b"0")],
+            r"'a' has a label, but no image .*; the suffixes .*: 'tga' .1., 'cls' .1.$",
+        ),
+        ([PNG, ("a.cls", b"1"), ("a.cls", b"2")], r"two \.cls have the key 'a'; keys must be unique$"),
+        ([PNG, ("a.cls", b"1000000")], r"a\.cls: label 1000000; an integer from 0 to 999,999"),
         ([PNG], r"x\.tar: 'a' has no label: \.cls, or \.json with 'label', is needed beside it"),
         ([PNG, ("a.json", b'{"other": 1}')], "'a' has no label"),
-        ([PNG, ("a.cls", b"cat")], r"x\.tar: a\.cls: label b'cat'; an integer from 0 is needed"),
+        ([PNG, ("a.cls", b"cat")], r"x\.tar: a\.cls: label b'cat'; an integer from 0 to"),
         ([PNG, ("a.json", b'{"label": "cat"}')], r"a\.json: label 'cat'; an integer from 0"),
         ([PNG, ("a.json", b'{"label": true}')], r"a\.json: label True"),
         ([PNG, ("a.json", b'{"label"')], r"a\.json: label b'{\"label\"'"),
@@ -120,6 +133,131 @@ def test_what_is_wrong_is_named(tmp_path, members, message):
 def test_several_images_of_one_key(tmp_path):
     pack(tmp_path / "x.tar", [("a.left.png", b"1"), ("a.right.png", b"2"), ("a.cls", b"0")])
     assert load(f"webdataset:{tmp_path}/x.tar", "train", image_key="right.png").record(0) == (b"2", 0)
+    pack(
+        tmp_path / "y.tar",
+        [("a.left.png", b"1"), ("a.cls", b"0"), ("b.left.jpeg", b"2"), ("b.cls", b"0"), (".c.cls", b"")],
+    )
+    with pytest.raises(
+        UserError,
+        match=r"'b' has a label, but no image with the suffix of data\.image_key=left\.png .*'left\.jpeg' .1.",
+    ):
+        load(f"webdataset:{tmp_path}/y.tar", "train", image_key="left.png")
+
+
+def test_a_cls_counts_before_a_json(tmp_path):
+    """Whichever is first in the tar; the `.json` is not even looked at."""
+    pack(tmp_path / "x.tar", [("a.json", b'{"label": "cat"}'), PNG, ("a.cls", b"1"), ("meta.json", b"{}")])
+    assert load(f"webdataset:{tmp_path}/x.tar", "train").labels().tolist() == [1]
+
+
+def test_a_tar_that_ends_early_is_refused(tmp_path):
+    """`tarfile` reports nothing in these cases: it would give the examples before."""
+    pack(tmp_path / "x.tar", [(f"{key}.{suffix}", b"1") for key in "abc" for suffix in ("cls", "png")])
+    name, content = f"webdataset:{tmp_path}/x.tar", (tmp_path / "x.tar").read_bytes()
+    assert load(name, "train").num_examples == 3
+    third, end = 2 * 1024, 6 * 1024
+    cases = {
+        content[:third] + b"x" + content[third + 1 :]: "truncated or damaged at byte 2,048",
+        content[:third] + bytes(512) + content[third + 512 :]: "truncated or damaged at byte 2,048",
+        content[:third]: r"truncated at byte 2,048, where two blocks of zeros .*`truncate -s \+1024 FILE` adds it",
+        content[: third + 100]: "truncated or damaged at byte 2,048",
+        content[: end + 1023]: "truncated at byte 6,144",
+        content[: end - 1]: "no complete, uncompressed tar .unexpected end of data",
+        content + content: "truncated or damaged at byte 6,144, or tars that were joined",
+    }
+    for damaged, message in cases.items():
+        (tmp_path / "x.tar").write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"x\.tar: {message}"):
+            load(name, "train")
+    for whole in (content[: end + 1024], content[:end] + bytes(100_000)):
+        (tmp_path / "x.tar").write_bytes(whole)
+        assert load(name, "train").num_examples == 3
+
+
+def header(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, **fields) -> bytes:
+    about = tarfile.TarInfo(name)
+    about.type, about.size = kind, size
+    for field, value in fields.items():
+        setattr(about, field, value)
+    return about.tobuf(tarfile.PAX_FORMAT if fields else tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        (header("a.png", tarfile.SYMTYPE), r"a\.png: a symbolic link, which is not read; pack the tar again"),
+        (header("a.png", tarfile.LNKTYPE), r"a\.png: a hard link"),
+        (header("a.cls", tarfile.SYMTYPE), r"a\.cls: a symbolic link"),
+        (header("a.png", tarfile.GNUTYPE_SPARSE), r"a\.png: a sparse file"),
+        (header("a.png", tarfile.FIFOTYPE), r"a\.png: no regular file"),
+        (header("a.png", size=-512), "damaged at byte 0"),
+        (header("b.txt") + header("a.png", size=-1024), "damaged at byte 512"),
+        (
+            (header("././@LongLink", tarfile.GNUTYPE_LONGNAME, 1) + b"n".ljust(512, b"\0")) * 1500 + header("a.png"),
+            "no complete, uncompressed tar .maximum recursion depth",
+        ),
+        (header("a.png", pax_headers={"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}), "no complete, uncompressed"),
+        (header("a.png", pax_headers={"GNU.sparse.map": "x,y"}), "no complete, uncompressed tar .*invalid literal"),
+    ],
+)
+def test_members_that_are_no_plain_files(tmp_path, headers, message):
+    (tmp_path / "x.tar").write_bytes(headers + bytes(10240))
+    with pytest.raises(UserError, match=rf"x\.tar: {message}") as caught:
+        load(f"webdataset:{tmp_path}/x.tar", "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_links_and_folders_that_are_no_image_are_left_out(tmp_path):
+    content = header("link", tarfile.SYMTYPE) + header("a.png", tarfile.DIRTYPE) + header("a.png")
+    (tmp_path / "x.tar").write_bytes(content + header("a.cls", size=1) + b"1".ljust(512, b"\0") + bytes(1024))
+    assert load(f"webdataset:{tmp_path}/x.tar", "train").labels().tolist() == [1]
+
+
+def test_a_fault_concerns_only_its_split(tmp_path):
+    pack(tmp_path / "Training.tar", [PNG, ("a.cls", b"0"), ("b.png", b""), ("b.cls", b"2")])
+    pack(tmp_path / "val.tar", [("c.png", b""), ("c.cls", b"3")])
+    pack(tmp_path / "dev.tar", [("c.png", b""), ("c.cls", b"1")])
+    pack(tmp_path / "test.tar", [("d.png", b"")])
+    name = f"webdataset:{tmp_path}/{{split}}.tar"
+    train = load(name, "train")
+    assert train.class_names == ["0", "1", "2"] and train.labels().tolist() == [0, 2]
+    assert any("split 'test' cannot be used" in line for line in train.account)
+    for split, message in (
+        ("val", "'c' of .*label 3 is not among the 2 of training; data.class_names=FILE"),
+        ("dev", "label 1 is not among the 2 of training"),
+        ("test", "'d' has no label"),
+    ):
+        with pytest.raises(UserError, match=f"split '{split}' of .*{message}"):
+            load(name, split)
+    (tmp_path / "names").write_text("2\tcat\n0\tdog\n3\teel\n")  # by value, where all lines are integers
+    train, val = load_splits(name, ["train", "val"], class_names=str(tmp_path / "names"))
+    assert train.class_names == ["cat", "dog", "eel"] and train.labels().tolist() == [1, 0] and val.record(0)[1] == 2
+    (tmp_path / "Training.tar").write_bytes(b"")
+    with pytest.raises(UserError, match=r"split 'dev' of .*: its classes are those of Training: .*Training\.tar: no"):
+        load(name, "dev")
+
+
+def test_tars_that_are_missing_in_a_range(tmp_path):
+    for split, numbers in (("train", "0124"), ("val", "01")):
+        for number in numbers:
+            pack(tmp_path / f"{split}-0{number}.tar", [(f"{number}.png", b""), (f"{number}.cls", b"0")])
+    name = f"webdataset:{tmp_path}/{{split}}-{{00..07}}.tar"
+    with pytest.raises(
+        UserError,
+        match=r"split 'train' of .*train-03\.tar: no such file, but there is .*train-04\.tar \(1 tar of the range m",
+    ):
+        load(name, "train")
+    pack(tmp_path / "train-03.tar", [("3.png", b""), ("3.cls", b"0")])
+    train, val = load_splits(name, ["train", "val"])
+    assert (train.num_examples, val.num_examples) == (5, 2)
+    assert f"val: 2 of 8 tars of the range, up to {tmp_path}/val-01.tar" in train.account
+    (tmp_path / "val-00.tar").unlink()
+    assert load(name, "train").num_examples == 5
+    with pytest.raises(UserError, match=r"split 'val' of .*val-00\.tar: no such file"):
+        load(name, "val")
+    with pytest.raises(UserError, match=r"v\?l-00\.tar: no such file"):
+        load(f"webdataset:{tmp_path}/v?l-{{00..01}}.tar", "train")
+    assert load(f"webdataset:{tmp_path}/t*-{{0..1}}{{0..4}}.tar", "train").num_examples == 5
 
 
 def test_files_that_are_no_tars(tars, tmp_path):
@@ -140,6 +278,7 @@ def test_files_that_are_no_tars(tars, tmp_path):
         (f"{tars}/none-*.tar", "no such files"),
         (f"{tars}/pets-train-{{000..005}}.tar", "pets-train-003.tar: no such file"),
         (f"{tars}/{{9..1}}.tar", "a range of 0 files"),
+        (f"{tars}/{{split}}-[z-a].tar", "no such files"),
         (f"{tars}/{{split}}/{{split}}.tar", "at most one {split}"),
         ("s3://bucket/a.tar", "tars are read from a file system"),
     ):

@@ -1,0 +1,250 @@
+"""The index of a WebDataset tar: the offsets and sizes of its images, with their labels.
+
+It is made from the headers once, checked to the end of the tar, and kept (`file_index`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from inception_jax.data import file_index
+from inception_jax.data.folder_files import SUFFIXES
+from inception_jax.data.names import PackedNames, one_line, printable
+from inception_jax.errors import UserError
+
+MAX_LABELS = 1_000_000
+_VERSION = 2  # 1 accepted tars that are cut or damaged at a header
+_MANY_BYTES = 1 << 30  # tars of so many bytes take so long to index that a line says so
+_THREADS = 8
+_MOST_BYTES = 1 << 20  # of a .cls or .json
+_END = 2 * tarfile.BLOCKSIZE  # two blocks of zeros
+_MOST_SUFFIXES = 8  # in a message
+
+
+def load(files: Sequence[str], image_key: str | None, label_key: str | None) -> list[file_index.Arrays]:
+    """Reads the indices of tars; makes those that are missing or out of date.
+
+    Args:
+      files: the tars.
+      image_key: as in `webdatasets.scan`.
+      label_key: as in `webdatasets.scan`.
+
+    Returns:
+      For each tar, the arrays offsets, sizes and labels (int64 [n]) and keys (uint8 [bytes], see `PackedNames`).
+
+    Raises:
+      UserError: a tar is damaged, or has an example without an image or a label, or a key twice.
+    """
+    keys = json.dumps([_VERSION, image_key, label_key]).encode()
+    variant = "" if image_key is label_key is None else f".{hashlib.sha256(keys).hexdigest()[:8]}"
+    field = np.frombuffer(keys, np.uint8)
+    is_valid = functools.partial(_is_valid, field)
+
+    def make(file: str) -> file_index.Arrays:
+        arrays = {"field": field, **_find_examples(file, image_key, label_key)}
+        if not is_valid(arrays, os.path.getsize(file)):
+            raise UserError(f"{printable(file)}: changed while it was read, or damaged; copy the tar again")
+        return arrays
+
+    try:
+        found = {file: file_index.read(file, is_valid, variant) for file in files}
+        missing = [file for file, index in found.items() if index is None]
+        if sum(os.path.getsize(file) for file in missing) > _MANY_BYTES:
+            print(f"finding the images of {len(missing):,} tars, once", file=sys.stderr)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            made = pool.map(lambda file: file_index.build(file, make, variant), missing)
+            found |= dict(zip(missing, made, strict=True))
+    except OSError as error:
+        raise UserError(f"{printable(str(error.filename))}: {error.strerror or error}") from None
+    return [index for file in files if (index := found[file]) is not None]
+
+
+def _is_valid(field: np.ndarray, arrays: file_index.Arrays, size: int) -> bool:
+    """Whether arrays are an index of a tar of so many bytes, made with the keys in `field`."""
+    offsets, sizes, labels, keys = (arrays[column] for column in ("offsets", "sizes", "labels", "keys"))
+    types = (offsets.dtype, sizes.dtype, labels.dtype, keys.dtype) == (np.int64, np.int64, np.int64, np.uint8)
+    return bool(
+        types
+        and np.array_equal(arrays["field"], field)
+        and len(offsets) == len(sizes) == len(labels) == int((keys == 0).sum())
+        and (not keys.size or keys[-1] == 0)
+        and ((offsets >= 0) & (offsets <= size)).all()
+        and ((sizes >= 0) & (sizes <= size - offsets)).all()  # not their sum, which may overflow
+        and ((labels >= 0) & (labels < MAX_LABELS)).all()
+    )
+
+
+def _find_examples(file: str, image_key: str | None, label_key: str | None) -> file_index.Arrays:
+    """Reads the headers and the labels of a tar."""
+    examples = _Examples(printable(file), image_key, label_key)
+    with open(file, "rb") as stream:
+        for member in _members(stream, examples.name):
+            examples.add(member, stream)
+    return examples.arrays()
+
+
+def _members(stream: BinaryIO, name: str) -> Iterator[tarfile.TarInfo]:
+    """Yields the headers of a tar. `tarfile` ends at a damaged one as it does at the end, so the end is checked."""
+    size = os.fstat(stream.fileno()).st_size
+    try:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            offset = 0
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # or the headers of a million files stay in memory
+                if member.size < 0 or tar.offset <= offset:
+                    raise UserError(f"{name}: damaged at byte {offset:,}; copy the tar again")
+                if member.isreg() and not member.issparse() and member.offset_data + member.size > size:
+                    raise UserError(f"{name}: truncated inside {one_line(member.name)}; copy the tar again")
+                offset = tar.offset
+                yield member
+            _check_end(stream, tar.offset, name)
+    except UserError:
+        raise
+    except Exception as error:  # tarfile raises many: RecursionError at a chain of long names, ValueError at others
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{name}: no complete, uncompressed tar ({reason}); copy it again; a .tar.gz is unpacked with gunzip"
+        ) from None
+
+
+def _check_end(stream: BinaryIO, offset: int, name: str) -> None:
+    """Raises UserError unless a tar ends after its last member with two blocks of zeros, and zeros only."""
+    stream.seek(offset)
+    length = 0
+    while piece := stream.read(1 << 20):
+        if piece.count(0) != len(piece):
+            raise UserError(
+                f"{name}: truncated or damaged at byte {offset:,}, or tars that were joined; copy or pack the tar again"
+            )
+        length += len(piece)
+    if length < _END:
+        raise UserError(
+            f"{name}: truncated at byte {offset:,}, where two blocks of zeros are to end the tar; copy it again; where "
+            f"nothing is missing but this end, `truncate -s +{_END} FILE` adds it"
+        )
+
+
+@dataclasses.dataclass
+class _Examples:
+    """The images and labels of a tar, as far as it has been read.
+
+    Attributes:
+      name: of the tar, for messages.
+      image_key: as in `webdatasets.scan`.
+      label_key: as in `webdatasets.scan`.
+    """
+
+    name: str
+    image_key: str | None
+    label_key: str | None
+
+    def __post_init__(self) -> None:
+        self._images: dict[str, tuple[int, int]] = {}
+        # {"cls": {key: label, or what is wrong with it}, …}, the one that counts first
+        kinds = ("json",) if self.label_key else ("cls", "json")
+        self._labels: dict[str, dict[str, int | UserError | None]] = {kind: {} for kind in kinds}
+        self._suffixes: Counter[str] = Counter()
+
+    def add(self, member: tarfile.TarInfo, stream: BinaryIO) -> None:
+        """Takes a member of the tar."""
+        if member.isdir() or os.path.basename(member.name).startswith("."):
+            return
+        key, suffix = _split_name(member.name)
+        self._suffixes[suffix] += 1
+        is_image = (
+            f".{suffix.rpartition('.')[2]}" in SUFFIXES if self.image_key is None else suffix == self.image_key.lower()
+        )
+        if not is_image and suffix not in self._labels:
+            return
+        where = f"{self.name}: {one_line(member.name)}"
+        if not member.isreg() or member.issparse() or "\0" in member.name:
+            kinds = {
+                "a sparse file": member.issparse(),
+                "a hard link": member.islnk(),
+                "a symbolic link": member.issym(),
+            }
+            kind = next((kind for kind, applies in kinds.items() if applies), "no regular file")
+            raise UserError(
+                f"{where}: {kind}, which is not read; pack the tar again, with GNU tar: --dereference "
+                "--hard-dereference, without --sparse"
+            )
+        if key in (self._images if is_image else self._labels[suffix]):
+            remedy = f", or --config.data.image_key={suffix} names the suffix of those to read" if is_image else ""
+            raise UserError(
+                f"{self.name}: two {'images' if is_image else f'.{suffix}'} have the key {one_line(key)!r}; keys must "
+                f"be unique{remedy}"
+            )
+        if is_image:
+            self._images[key] = member.offset_data, member.size
+        elif member.size > _MOST_BYTES:
+            self._labels[suffix][key] = UserError(f"{where}: {member.size:,} bytes; at most {_MOST_BYTES:,} are read")
+        else:
+            content = os.pread(stream.fileno(), member.size, member.offset_data)
+            self._labels[suffix][key] = _label(where, content, suffix, self.label_key or "label")
+
+    def arrays(self) -> file_index.Arrays:
+        """The index, when all members have been taken."""
+        for labels in self._labels.values():
+            for key, label in labels.items():
+                if label is not None and key not in self._images:
+                    raise UserError(f"{self.name}: {one_line(key)!r} has a label, but no image{self._suffixes_found()}")
+        places = np.array(list(self._images.values()), np.int64).reshape(-1, 2)
+        return {
+            "offsets": places[:, 0].copy(),
+            "sizes": places[:, 1].copy(),
+            "labels": np.array([self._label_of(key) for key in self._images], np.int64),
+            "keys": PackedNames.pack(self._images).packed,
+        }
+
+    def _label_of(self, key: str) -> int:
+        for labels in self._labels.values():
+            label = labels.get(key)
+            if isinstance(label, UserError):
+                raise label
+            if label is not None:
+                return label
+        wanted = f".json with {self.label_key!r}" if self.label_key else ".cls, or .json with 'label',"
+        raise UserError(f"{self.name}: {one_line(key)!r} has no label: {wanted} is needed beside it")
+
+    def _suffixes_found(self) -> str:
+        chosen = "" if self.image_key is None else f" with the suffix of data.image_key={self.image_key}"
+        shown = ", ".join(f"{one_line(suffix)!r} ({n:,})" for suffix, n in self._suffixes.most_common(_MOST_SUFFIXES))
+        more = ", …" * (len(self._suffixes) > _MOST_SUFFIXES)
+        return f"{chosen} that can be decoded; the suffixes in this tar: {shown}{more}"
+
+
+def _split_name(path: str) -> tuple[str, str]:
+    """("a/b", "seg.png") of "a/b.seg.png"."""
+    folder, name = os.path.split(path.removeprefix("./"))
+    stem, _, suffix = name.partition(".")
+    return os.path.join(folder, stem), suffix.lower()
+
+
+def _label(where: str, content: bytes, suffix: str, label_key: str) -> int | UserError | None:
+    """The label of a `.cls` or of a `.json`, or what is wrong with it; None where a `.json` has no such field."""
+    value: Any
+    try:
+        if suffix == "cls":
+            value = int(content)
+        else:
+            fields = json.loads(content)
+            if not isinstance(fields, dict) or label_key not in fields:
+                return None
+            value = fields[label_key]
+    except (ValueError, RecursionError):
+        value = content[:40]
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_LABELS:
+        return UserError(f"{where}: label {value!r}; an integer from 0 to {MAX_LABELS - 1:,} is needed")
+    return value
