@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from inception_jax.errors import UserError, nearest
 
 
-def prepare(name: str, module: str, data_dir: Path) -> Path:
+def prepare(name: str, module: str, data_dir: Path) -> tuple[Path, bool]:
     """Imports a module, and has the builder in it prepare its data set as ArrayRecord.
 
     Args:
@@ -28,7 +28,7 @@ def prepare(name: str, module: str, data_dir: Path) -> Path:
       data_dir: folder of prepared data sets.
 
     Returns:
-      The folder of the data set.
+      The folder of the data set, and whether it was there before: then TFDS leaves it as it is.
 
     Raises:
       UserError: the module or the builder fails, or there is no such builder in it.
@@ -46,9 +46,8 @@ def prepare(name: str, module: str, data_dir: Path) -> Path:
             data_dir=os.fspath(data_dir), file_format="array_record", **({"config": config} if config else {})
         )
         for feature in _images(builder.info.features):
-            feature.encode_example = functools.partial(
-                _encode, feature.encode_example, feature.encoding_format, refused
-            )
+            feature.encode_example = functools.partial(_encode, feature, feature.encode_example, refused)
+        was_there = Path(builder.data_dir).exists()
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # whatever a user's builder raises
         if refused:
@@ -58,7 +57,7 @@ def prepare(name: str, module: str, data_dir: Path) -> Path:
         if "tensorflow" in reason.lower() and isinstance(error, (ImportError, AttributeError)):
             hint = "; it needs TensorFlow: pip install 'inception_jax[tf]'"
         raise UserError(f"--import={module}: {name}: {type(error).__name__}: {reason}{hint}") from error
-    return Path(builder.data_dir)
+    return Path(builder.data_dir), was_there
 
 
 def _import(module: str) -> None:
@@ -90,24 +89,30 @@ def _images(features: Any) -> list[Any]:
     return []
 
 
-def _encode(encode_example: Callable[[Any], Any], encoding: str | None, refused: list[str], image: Any) -> Any:
+def _encode(feature: Any, encode_example: Callable[[Any], Any], refused: list[str], image: Any) -> Any:
     """Encodes an image as TFDS does; an array as PNG, for which TFDS would import TensorFlow."""
     if not isinstance(image, np.ndarray):
         return encode_example(image)
     try:
-        return encode_example(_encode_png(image, encoding))
+        return encode_example(_encode_png(image, feature))
     except UserError as error:
         refused.append(str(error))
         raise
 
 
-def _encode_png(image: np.ndarray, encoding: str | None) -> bytes:
-    if encoding == "jpeg":
+def _encode_png(image: np.ndarray, feature: Any) -> bytes:
+    if feature.encoding_format == "jpeg":
         raise UserError(
             "an array of a feature with encoding_format='jpeg': only PNG is written; give the bytes of a JPEG"
         )
+    found = f"an image {image.dtype}{list(image.shape)}"
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4):
-        raise UserError(f"an image {image.dtype}{list(image.shape)}; uint8 [height, width, 1, 3 or 4] is needed")
+        raise UserError(f"{found}; uint8 [height, width, 1, 3 or 4] is needed")
+    fits = len(feature.shape) == 3 and all(
+        size in (None, own) for size, own in zip(feature.shape, image.shape, strict=True)
+    )
+    if not fits or feature.np_dtype != image.dtype:
+        raise UserError(f"{found}; the feature is {np.dtype(feature.np_dtype)}{list(feature.shape)}")
     order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(image.shape[2])
     done, encoded = cv2.imencode(".png", image if order is None else cv2.cvtColor(image, order))
     if not done:

@@ -9,7 +9,7 @@
   python -m inception_jax.data.prepare NAME --import=FILE.py                   (your own TFDS builder)
 
 Nothing is downloaded, except by a builder of your own. After an interruption, the same command continues where it
-stopped.
+stopped; with --import, TFDS begins anew.
 """
 
 from __future__ import annotations
@@ -155,8 +155,9 @@ def _prepare_own(options: argparse.Namespace) -> None:
             raise UserError(f"{flag}: has no effect with --import, where the builder decides; leave it out")
     from inception_jax.data import own_builders  # TFDS: after the arguments are checked
 
-    folder = own_builders.prepare(options.data_set, options.module, default_data_dir(options.data_dir))
-    print(f"{folder}: prepared", file=sys.stderr)
+    folder, was_there = own_builders.prepare(options.data_set, options.module, default_data_dir(options.data_dir))
+    again = "already prepared; remove this folder to prepare it again"
+    print(f"{folder}: {again if was_there else 'prepared'}", file=sys.stderr)
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -173,13 +174,17 @@ def _convert(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0; 2 after an error, printed in one line; 130 after Ctrl-C."""
+    options = None
     try:
-        prepare(_parse(arguments))
+        options = _parse(arguments)
+        prepare(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues from here", file=sys.stderr)
+        is_own = options is not None and options.module is not None
+        next_time = "begins anew" if is_own else "continues from here"
+        print(f"\ninterrupted; the same command {next_time}", file=sys.stderr)
         return 130
     return 0
 

@@ -237,7 +237,7 @@ def _label(where: str, content: bytes, suffix: str, label_key: str) -> int | Use
     value: Any
     try:
         if suffix == "cls":
-            value = int(content)
+            value = int(content) if content.strip().lstrip(b"-").isdigit() else content[:40]  # int reads "1_0", too
         else:
             fields = json.loads(content)
             if not isinstance(fields, dict) or label_key not in fields:

@@ -41,15 +41,21 @@ def test_arrays_become_png_without_tensorflow(tmp_path):
     file = tmp_path / "own_squares.py"
     file.write_text(BUILDER)
     code = (
-        "import sys\n"
-        "from inception_jax.data import prepare\n"
-        f"assert prepare.main(['own_squares', '--import={file}', '--data_dir={tmp_path}']) == 0\n"
-        "assert not {'tensorflow', 'jax'} & set(sys.modules)\n"
-        f"assert prepare.main(['own_square', '--import={file}', '--data_dir={tmp_path}']) == 2\n"
+        "import os, sys\n"
+        "from inception_jax.data import own_builders, prepare\n"
+        f"arguments = ['own_squares', '--import={file}', '--data_dir={tmp_path}']\n"
+        "if not os.fork():\n"
+        "    code = prepare.main(arguments)\n"
+        "    os._exit(code + 10 * len({'tensorflow', 'jax'} & set(sys.modules)))\n"
+        "assert os.waitstatus_to_exitcode(os.wait()[1]) == 0\n"
+        "assert prepare.main(arguments) == 0\n"
+        "assert prepare.main(['own_square', *arguments[1:]]) == 2\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"{tmp_path}/own_squares/2.0.0: prepared" in done.stderr
+    first, again = (line for line in done.stderr.splitlines() if line.startswith(f"{tmp_path}/own_squares/2.0.0: "))
+    assert first.endswith(": prepared")
+    assert again.endswith(": already prepared; remove this folder to prepare it again")
     data = load("own_squares", "train", str(tmp_path))
     expected = {np.random.default_rng(i).integers(0, 256, (5, 7, 3), np.uint8).tobytes(): i % 2 for i in range(6)}
     found = {images.decode(data.record(i)[0]).tobytes(): data.record(i)[1] for i in range(6)}
@@ -77,6 +83,21 @@ def test_arrays_become_png_without_tensorflow(tmp_path):
             BUILDER.replace("OwnSquares", "OwnFloats").replace('"image": image,', '"image": image / 255.0,'),
             r"an image float64[5, 7, 3]; uint8 [height, width, 1, 3 or 4] is needed",
         ),
+        (
+            ["own_sizes", "--import={file}"],
+            BUILDER.replace("OwnSquares", "OwnSizes").replace("(None, None, 3)", "(5, 8, 3)"),
+            "an image uint8[5, 7, 3]; the feature is uint8[5, 8, 3]",
+        ),
+        (
+            ["own_channels", "--import={file}"],
+            BUILDER.replace("OwnSquares", "OwnChannels").replace("[image[..., :1]]", "[image]"),
+            "an image uint8[5, 7, 3]; the feature is uint8[None, None, 1]",
+        ),
+        (
+            ["own_depths", "--import={file}"],
+            BUILDER.replace("OwnSquares", "OwnDepths").replace("(None, None, 3)", "(None, None, 3), dtype=np.uint16"),
+            "an image uint8[5, 7, 3]; the feature is uint16[None, None, 3]",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments, text, message, tmp_path, run, capsys):
@@ -85,3 +106,10 @@ def test_what_is_wrong_is_one_line(arguments, text, message, tmp_path, run, caps
     assert run(*(argument.format(file=file) for argument in arguments), f"--data_dir={tmp_path}") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
+
+
+def test_an_interrupted_builder_begins_anew(tmp_path, run, capsys):
+    file = tmp_path / "builder.py"
+    file.write_text("raise KeyboardInterrupt")
+    assert run("other", f"--import={file}", f"--data_dir={tmp_path}") == 130
+    assert capsys.readouterr().err == "\ninterrupted; the same command begins anew\n"

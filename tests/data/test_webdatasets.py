@@ -107,6 +107,7 @@ PNG = ("a.png", b"image")
             r"'a' has a label, but no image .*; the suffixes .*: 'tga' .1., 'cls' .1.$",
         ),
         ([PNG, ("a.cls", b"1"), ("a.cls", b"2")], r"two \.cls have the key 'a'; keys must be unique$"),
+        ([PNG, ("a.cls", b"1_0")], r"a\.cls: label b'1_0'; an integer from 0 to"),
         ([PNG, ("a.cls", b"1000000")], r"a\.cls: label 1000000; an integer from 0 to 999,999"),
         ([PNG], r"x\.tar: 'a' has no label: \.cls, or \.json with 'label', is needed beside it"),
         ([PNG, ("a.json", b'{"other": 1}')], "'a' has no label"),
