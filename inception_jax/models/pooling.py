@@ -414,16 +414,16 @@ _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _max_by_slices(x: jax.Array, *geometry: Any, parts: bool = False) -> jax.Array:
-    return _max_along(_max_along(x, 2, *geometry, parts), 1, *geometry, parts)
+    return _max_along(_max_along(x, 2, *geometry, parts=parts), 1, *geometry, parts=parts)
 
 
 def _max_gradient_by_slices(x: jax.Array, gradient: jax.Array, *geometry: Any, parts: bool = False) -> jax.Array:
     # The barrier makes the backward pass pool the rows again instead of storing them in the forward pass, and on
     # accelerators compare values that are rounded to the dtype of `x`, where the compiler may compute in a wider one.
     x = lax.optimization_barrier(x)
-    rows = _max_along(x, 2, *geometry, parts)
-    gradient = _unpool_along(rows, gradient, 1, *geometry, parts)
-    return _unpool_along(x, gradient, 2, *geometry, parts)
+    rows = _max_along(x, 2, *geometry, parts=parts)
+    gradient = _unpool_along(rows, gradient, 1, *geometry, parts=parts)
+    return _unpool_along(x, gradient, 2, *geometry, parts=parts)
 
 
 _max_by_parts = partial(_max_by_slices, parts=True)

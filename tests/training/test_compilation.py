@@ -49,3 +49,12 @@ def test_freed_memory_goes_back_to_the_system():
     before = resident()
     compilation.return_freed_memory()
     assert before - resident() > 50e6 and len(kept) == 2_000
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_a_c_library_without_malloc_trim_is_left_alone(monkeypatch, platform):
+    opened = []
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: opened.append(name) or object())
+    compilation.return_freed_memory()
+    assert opened == ([None] if platform == "linux" else [])

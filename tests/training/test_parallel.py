@@ -114,3 +114,17 @@ def test_other_threads_may_compile_and_errors_come_first():
         raise KeyError
     with parallel.no_compilation():  # what was seen in one place is forgotten in the next
         pass
+
+
+def test_memory_goes_back_to_the_system_after_a_compilation(monkeypatch):
+    events = []
+    monkeypatch.setattr(parallel, "return_freed_memory", lambda: events.append("returned"))
+
+    def compile_program(lowered):
+        events.append("compiled")
+        return lowered.compile()
+
+    devices = parallel.Devices("jit", 1)
+    compiled = devices.compile_plain(lambda x: x + 1, np.float32(1), compile_program=compile_program)
+    assert float(compiled.call(np.float32(1))) == 2.0
+    assert events == ["compiled", "returned"]
