@@ -414,16 +414,16 @@ _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _max_by_slices(x: jax.Array, *geometry: Any, parts: bool = False) -> jax.Array:
-    return _max_along(_max_along(x, 2, *geometry, parts=parts), 1, *geometry, parts=parts)
+    return _max_along(_max_along(x, 2, geometry, parts), 1, geometry, parts)
 
 
 def _max_gradient_by_slices(x: jax.Array, gradient: jax.Array, *geometry: Any, parts: bool = False) -> jax.Array:
     # The barrier makes the backward pass pool the rows again instead of storing them in the forward pass, and on
     # accelerators compare values that are rounded to the dtype of `x`, where the compiler may compute in a wider one.
     x = lax.optimization_barrier(x)
-    rows = _max_along(x, 2, *geometry, parts=parts)
-    gradient = _unpool_along(rows, gradient, 1, *geometry, parts=parts)
-    return _unpool_along(x, gradient, 2, *geometry, parts=parts)
+    rows = _max_along(x, 2, geometry, parts)
+    gradient = _unpool_along(rows, gradient, 1, geometry, parts)
+    return _unpool_along(x, gradient, 2, geometry, parts)
 
 
 _max_by_parts = partial(_max_by_slices, parts=True)
@@ -438,10 +438,8 @@ def _max_gradient_by_window(x: jax.Array, gradient: jax.Array, *geometry: Any) -
     return cast(jax.Array, jax.vjp(lambda x: _max_by_window(x, *geometry), x)[1](gradient)[0])
 
 
-def _max_along(
-    x: jax.Array, axis: int, window: int, stride: int, padding: Padding, dilation: int, parts: bool
-) -> jax.Array:
-    line = _Line.of(x.shape[axis], window, stride, padding, dilation)
+def _max_along(x: jax.Array, axis: int, geometry: tuple[Any, ...], parts: bool) -> jax.Array:
+    line = _Line.of(x.shape[axis], *geometry)
     first, last = line.complete
     ranges = _split(first, last + 1, line.count) if parts else [(0, line.count)]
     return _concatenate([_max_of_windows(x, axis, line, *ends) for ends in ranges], axis)
@@ -456,20 +454,12 @@ def _max_of_windows(x: jax.Array, axis: int, line: _Line, first: int, end: int) 
     return best
 
 
-def _unpool_along(
-    x: jax.Array,
-    gradient: jax.Array,
-    axis: int,
-    window: int,
-    stride: int,
-    padding: Padding,
-    dilation: int,
-    parts: bool,
-) -> jax.Array:
+def _unpool_along(x: jax.Array, gradient: jax.Array, axis: int, geometry: tuple[Any, ...], parts: bool) -> jax.Array:
     """Sends each window's gradient to the first of its largest elements, along one axis."""
-    line = _Line.of(x.shape[axis], window, stride, padding, dilation)
+    line = _Line.of(x.shape[axis], *geometry)
     ranges = [(0, line.size)]
-    if parts and stride == 1:  # with a larger stride the parts took more time: the interleaved classes are fused, too
+    # With a larger stride the parts took more time: the interleaved classes are fused, too.
+    if parts and line.stride == 1:
         first, last = line.complete
         # The pixels of which every window is complete.
         ranges = _split(first + line.reach - 1 - line.low, last + 1 - line.low, line.size)

@@ -1,12 +1,13 @@
 """Inception-v4 as a whole; values are held beside independent networks in tests/parity."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.models.cost import count_cost
 from inception_jax.models.inception_v4 import ORDERS
 from inception_jax.models.initialization import init_variables
 from inception_jax.models.registry import create_model
@@ -51,30 +52,38 @@ def test_the_output_and_the_tree():
 
 
 def test_the_order_of_the_notes_is_another_function_of_the_same_size():
-    code, notes = (create_model("inception_v4", num_classes=7, order=order) for order in ORDERS)
-    costs = [count_cost(model, 299) for model in (code, notes)]
-    assert costs[0].blocks == costs[1].blocks  # shapes, parameters and multiply-adds, block by block
-    layers = [{layer.name: layer.kernel for layer in cost.layers} for cost in costs]
+    def count(tree):
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
-    def order(layers, block):
-        return [(name.rpartition("/")[2], k[:2], k[3]) for name, k in layers.items() if name.startswith(block)]
-
-    assert [name for name, *_ in order(layers[0], "mixed_4a")][3:5] == ["conv_1x7", "conv_7x1"]
-    assert [name for name, *_ in order(layers[1], "mixed_4a")][3:5] == ["conv_7x1", "conv_1x7"]
+    # timm has no auxiliary head.
+    models = [create_model("inception_v4", num_classes=7, order=order, aux_heads=False) for order in ORDERS]
+    outputs, variables = zip(*(shapes(model, 75) for model in models), strict=True)
+    assert [x.shape for x in outputs[0].endpoints.values()] == [x.shape for x in outputs[1].endpoints.values()]
+    code, notes = (
+        {
+            block: [(name, unit["kernel"].shape[:2], unit["kernel"].shape[3]) for name, unit in units.items()]
+            for block, units in tree["params"].items()
+            if block.startswith("mixed_") and block not in ("mixed_7b", "mixed_7c", "mixed_7d")  # have units in units
+        }
+        for tree in variables
+    )  # in the order of the calls
+    parameters = [{name: count(tree["params"][name]) for name in tree["params"]} for tree in variables]
+    assert parameters[0] == parameters[1]  # on equal maps, so the multiply-adds are equal, too
+    assert [name for name, *_ in code["mixed_4a"]][3:5] == ["conv_1x7", "conv_7x1"]
+    assert [name for name, *_ in notes["mixed_4a"]][3:5] == ["conv_7x1", "conv_1x7"]
     for block in ("mixed_6b", "mixed_6h"):
-        assert order(layers[0], f"{block}/double")[1:] == [
+        assert code[block][5:9] == [
             ("double_7x1_1", (7, 1), 192), ("double_1x7_1", (1, 7), 224),
             ("double_7x1_2", (7, 1), 224), ("double_1x7_2", (1, 7), 256),
         ]  # fmt: skip
-        assert order(layers[1], f"{block}/double")[1:] == [
+        assert notes[block][5:9] == [
             ("double_1x7_1", (1, 7), 192), ("double_7x1_1", (7, 1), 224),
             ("double_1x7_2", (1, 7), 224), ("double_7x1_2", (7, 1), 256),
         ]  # fmt: skip
-        assert order(layers[0], f"{block}/conv") == order(layers[1], f"{block}/conv")
-    headless = create_model("inception_v4", num_classes=7, order="paper_notes", aux_heads=False)  # timm has no head
-    variables = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes(headless, 75)[1])
+        assert code[block][:5] == notes[block][:5]
+    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), variables[1])
     with pytest.raises(UserError, match=r"mixed_6b/double_7x1_1/kernel is \(7, 1, 192, 224\), timm's inception_v4 has"):
-        export_weights("inception_v4", variables, source="timm", num_classes=7)
+        export_weights("inception_v4", zeros, source="timm", num_classes=7)
 
 
 def test_the_variables_do_not_depend_on_the_image():
