@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models import checks
+from inception_jax.models.adaptive_pooling import adaptive_avg_pool
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.blocks import Conv, MaxPool, Mixed
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
@@ -22,7 +23,7 @@ from inception_jax.models.layers import ConvUnit, LayerOptions, Linear, apply_re
 from inception_jax.models.lrn import local_response_norm
 from inception_jax.models.normalization import at_least_float32
 from inception_jax.models.outputs import InceptionOutput
-from inception_jax.models.pooling import adaptive_avg_pool, global_avg_pool
+from inception_jax.models.pooling import global_avg_pool
 
 ALEXNET_MIN_IMAGE_SIZE = 67  # maps of 15, 7 and 3 pixels before the pools: every window is whole
 VGG16_MIN_IMAGE_SIZE = 32  # five halvings leave one pixel

@@ -12,11 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from inception_jax.models.adaptive_pooling import adaptive_avg_pool, even_avg_pool
 from inception_jax.models.initialization import caffe_xavier
 from inception_jax.models.layers import ConvUnit, LayerOptions, Linear, relu
 from inception_jax.models.normalization import at_least_float32
 from inception_jax.models.parameters import Initializer
-from inception_jax.models.pooling import adaptive_avg_pool, avg_pool, even_avg_pool
+from inception_jax.models.pooling import avg_pool
 
 # Each dropout layer of a network has its own number, so that one key per example is enough for all of them.
 CLASSIFIER_SITE = 0
@@ -77,7 +78,7 @@ class AuxHeadV1(nn.Module):
     """GoogLeNet's auxiliary head (arXiv:1409.4842, section 5).
 
     Average pool 5x5/3 to 4x4, 1x1 convolution to 128, fully connected 1024, dropout, classifier. On maps where the
-    5x5/3 pool does not give 4x4, sixteen evenly spaced windows do (`pooling.even_avg_pool`), so that the parameters do
+    5x5/3 pool does not give 4x4, sixteen evenly spaced windows do (`even_avg_pool`), so that the parameters do
     not depend on the image size. With batch norm the convolution is normalized and the fully connected layer keeps
     its bias, as torchvision has it.
 
@@ -113,7 +114,7 @@ class AuxHeadV2(nn.Module):
     Average pool 5x5/3, 1x1 convolution to 128, fully connected 1024, classifier; no dropout. Batch norm follows the
     fully connected layer, too. Kernels are initialized by Caffe's xavier filler. Caffe's pool rounds up: 7x7 becomes
     2x2, the last windows cut by the edge. On maps where it does not give `output` windows per axis, evenly spaced
-    windows do (`pooling.even_avg_pool`).
+    windows do (`even_avg_pool`).
 
     Attributes:
       num_classes: outputs of the classifier.
@@ -150,7 +151,7 @@ class AuxHeadV4(nn.Module):
 
     Average pool 5x5/3 to 5x5, 1x1 convolution to 128, 5x5 convolution over the whole map to 768, classifier. slim's
     last convolution has the size of the map that remains (in v3: 5x5 at most), so that its weights change with the
-    image size; here the pool always gives 5x5 (`pooling.even_avg_pool`), as slim's does from 299 to 346 pixels.
+    image size; here the pool always gives 5x5 (`even_avg_pool`), as slim's does from 299 to 346 pixels.
 
     Attributes:
       num_classes: outputs of the classifier.

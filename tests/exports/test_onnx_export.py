@@ -12,11 +12,12 @@ from jax import lax
 from inception_jax.errors import UserError
 from inception_jax.exports import onnx_file
 from inception_jax.exports.onnx_file import export_onnx
+from inception_jax.models.adaptive_pooling import even_avg_pool
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.checks import ModelError
 from inception_jax.models.lrn import local_response_norm
 from inception_jax.models.outputs import InceptionOutput
-from inception_jax.models.pooling import avg_pool, even_avg_pool, global_avg_pool, max_pool
+from inception_jax.models.pooling import avg_pool, global_avg_pool, max_pool
 from inception_jax.models.registry import get_spec, model_names
 
 onnx = pytest.importorskip("onnx", reason="onnx is an optional extra")

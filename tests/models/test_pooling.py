@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from inception_jax.models import pooling
-from inception_jax.models.pooling import adaptive_avg_pool, avg_pool, even_avg_pool, global_avg_pool, max_pool
+from inception_jax.models import adaptive_pooling, pooling
+from inception_jax.models.adaptive_pooling import adaptive_avg_pool, even_avg_pool
+from inception_jax.models.pooling import avg_pool, global_avg_pool, max_pool
 
 PADDINGS = [
     (3, 2, "CEIL"),
@@ -345,11 +346,11 @@ def test_even_avg_pool_scales_its_windows_elsewhere(x64, size, width, starts):
 def test_even_avg_pools_gradient_is_that_of_its_slices(size, output):
     """In float32 to the last bit: what JAX makes of the slices themselves is the reference."""
     x, gradient = (np.random.default_rng(11).normal(size=(2, n, n, 3)).astype(np.float32) for n in (size, output))
-    width, starts = pooling._even_windows(size, output, 5, 3)
+    width, starts = adaptive_pooling._even_windows(size, output, 5, 3)
 
     def plain(x):
         for axis in (2, 1):
-            x = pooling._sum_windows.fun(x, axis, width, tuple(starts))
+            x = adaptive_pooling._sum_windows.fun(x, axis, width, tuple(starts))
         return x / float(width * width)
 
     (out, got), (plain_out, want) = (
