@@ -20,6 +20,7 @@ VERBS = {
     "convert": ("inception_jax.convert", "import published weights into a workdir"),
     "export": ("inception_jax.export", "export a run's network: ONNX, StableHLO, a publisher's file, a hub"),
     "extract": ("inception_jax.extract", "write features, their statistics or the Fréchet distance"),
+    "score": ("inception_jax.score", "FID, KID, Inception Score and other metrics of a generator"),
     "prepare": ("inception_jax.data.prepare", "prepare a data set"),
     "show": ("inception_jax.data.show", "draw a batch as the network sees it"),
 }

@@ -21,7 +21,7 @@ FLOORS = (  # the lowest first
     ("compare", "summary", "training"),
     ("benchmarks", "evaluation", "sweeps", "train"),
     ("benchmark", "data.show", "diagnostics", "evaluate", "features", "pretrained", "sweep"),
-    ("__init__", "doctor", "extract", "parity", "predict"),
+    ("__init__", "doctor", "extract", "parity", "predict", "score"),
     ("__main__", "convert", "exports"),
     ("export",),
 )

@@ -199,6 +199,7 @@ VERBS = {
     "compare": ["/proc/none", "/proc/none2"],
     "convert": ["--weights=/proc/none", "--output=/proc/none"],
     "extract": ["--workdir=/proc/none", "--output=/proc/none.npz"],
+    "score": ["/proc/none", "/proc/none2"],
     "export": ["--workdir=/proc/none", "--output=/proc/none"],
     "data.prepare": ["none"],
     "data.show": ["--config=digits", "--output=/proc/none/sheet.png"],

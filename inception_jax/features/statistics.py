@@ -12,7 +12,7 @@ from inception_jax.weight_files import npz_files
 from inception_jax.weight_files.archives import ZipArchive
 from inception_jax.weight_files.types import DEFAULT_LIMIT, ReadBudget, ReadError
 
-_MAX_FEATURES = 8192  # four times the widest endpoint; eigenvalues of that many take minutes
+MAX_FEATURES = 8192  # four times the widest endpoint; eigenvalues of that many take minutes
 
 
 class Moments:
@@ -54,9 +54,20 @@ class Moments:
         if not len(rows):
             return
         mean = rows.mean(0)
-        centered, gap, total = rows - mean, mean - self.mean, self.count + len(rows)
-        self._squares += centered.T @ centered + np.outer(gap, gap) * (self.count * len(rows) / total)
-        self.mean = self.mean + gap * (len(rows) / total)
+        centered = rows - mean
+        self.merge(len(rows), mean, centered.T @ centered)
+
+    def merge(self, count: int, mean: np.ndarray, squares: np.ndarray) -> None:
+        """Adds the moments of other rows.
+
+        Args:
+          count: of those rows, at least 1.
+          mean: float64 [C], their mean.
+          squares: float64 [C, C], the sum of the outer products of the rows less that mean.
+        """
+        gap, total = mean - self.mean, self.count + count
+        self._squares += squares + np.outer(gap, gap) * (self.count * count / total)
+        self.mean = self.mean + gap * (count / total)
         self.count = total
 
     def covariance(self) -> np.ndarray:
@@ -155,6 +166,6 @@ def read_statistics(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{path}: not a NumPy archive ({error})") from None
     if mu.dtype.kind not in "iuf" or sigma.dtype.kind not in "iuf":
         raise UserError(f"{path}: not a file of statistics (mu and sigma must both be arrays of real numbers)")
-    if mu.size > _MAX_FEATURES:
-        raise UserError(f"{path}: statistics of {mu.size:,} features; at most {_MAX_FEATURES:,} are compared")
+    if mu.size > MAX_FEATURES:
+        raise UserError(f"{path}: statistics of {mu.size:,} features; at most {MAX_FEATURES:,} are compared")
     return mu, sigma

@@ -1,0 +1,149 @@
+"""Mean and covariance of features on the devices, for a training loop: exact over batches, devices and processes.
+
+Sums are kept as pairs of float32, whose error of each addition is carried along, so that 50,000 images lose no more
+than 50 do; each device keeps its own, and they meet in float64 on the host. A step needs no communication.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inception_jax.features.statistics import Moments
+
+
+@flax.struct.dataclass
+class DeviceMoments:
+    """Sums over the features of images, a pytree: carry it through steps under `jit`, `shard_map`, `pmap` or `scan`.
+
+    The first axis of every leaf is that of the devices. A function sees one device's part of it: [1, …] under `jit` on
+    one device, under `shard_map` with the spec `PartitionSpec(axis)`, and under `pmap` of `zeros(C, devices)` with
+    leaves reshaped to [D, 1, …] (`for_pmap`).
+
+    Attributes:
+      count: int32 [D], images added.
+      shift: float32 [D, C], subtracted from the features before they are summed: the mean of the first batch.
+      sums: two float32 [D, C]: the sum of shifted features, and its rounding error.
+      products: two float32 [D, C, C]: the sum of their outer products, and its rounding error.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from inception_jax.features import DeviceMoments
+      >>> add = jax.jit(DeviceMoments.add)
+      >>> state = DeviceMoments.zeros(3)
+      >>> for k in range(5):
+      ...     state = add(state, jax.random.normal(jax.random.key(k), (8, 3)))
+      >>> state.finish().covariance().shape
+      (3, 3)
+    """
+
+    count: jax.Array
+    shift: jax.Array
+    sums: tuple[jax.Array, jax.Array]
+    products: tuple[jax.Array, jax.Array]
+
+    @classmethod
+    def zeros(cls, features: int, devices: int = 1) -> DeviceMoments:
+        """Starts with no images.
+
+        Args:
+          features: C.
+          devices: D, those that add to it.
+        """
+        dtype = jnp.zeros(()).dtype  # float32, and float64 under x64
+        pair = (jnp.zeros((devices, features), dtype), jnp.zeros((devices, features), dtype))
+        square = jnp.zeros((devices, features, features), dtype)
+        return cls(jnp.zeros(devices, jnp.int32), pair[0], pair, (square, jnp.zeros_like(square)))
+
+    def for_pmap(self) -> DeviceMoments:
+        """Adds an axis after the first, so that `pmap`, which removes the first, leaves [1, …]."""
+        return jax.tree.map(lambda leaf: leaf[:, None], self)
+
+    def add(self, rows: jax.Array, mask: jax.Array | None = None) -> DeviceMoments:
+        """Adds the features of a batch, inside or outside of a compiled function.
+
+        Args:
+          rows: [b, C], this device's part of the batch.
+          mask: bool [b], False for padding; None: no padding.
+
+        Returns:
+          The sums with the batch.
+
+        Raises:
+          ValueError: the shapes do not fit, or more than one device's sums are given.
+        """
+        features = self.shift.shape[-1]
+        if self.count.shape != (1,) or rows.ndim != 2 or rows.shape[1] != features:
+            raise ValueError(
+                f"rows {rows.shape} for the sums of {self.count.shape} devices and {features} features: one device's "
+                f"sums, [1, …], and rows [b, {features}] are needed"
+            )
+        dtype = self.shift.dtype
+        keep = jnp.ones(len(rows), bool) if mask is None else mask
+        rows = jnp.where(keep[:, None], rows.astype(dtype), 0)
+        count = keep.sum(dtype=jnp.int32)
+        mean = rows.sum(0) / jnp.maximum(count, 1).astype(dtype)
+        shift = jnp.where((self.count == 0)[:, None], mean, self.shift)
+        centered = jnp.where(keep[:, None], rows - shift[0], 0)
+        # A product that is fused with the addition would be rounded in another way than its error.
+        product = jax.lax.optimization_barrier(jnp.matmul(centered.T, centered, precision="highest"))
+        return DeviceMoments(
+            self.count + count,
+            shift,
+            _add_exactly(self.sums, centered.sum(0)[None]),
+            _add_exactly(self.products, product[None]),
+        )
+
+    def finish(self) -> Moments:
+        """Adds the sums of all devices and of all processes, in float64 on the host.
+
+        Every process must call it; each gets the same moments. The devices are merged in order, so the result depends
+        on the images, and not on which process asks.
+
+        Returns:
+          Count, mean and covariance; NaN where a feature was.
+        """
+        parts = _all_devices(self)
+        features = parts[1].shape[-1]
+        total = Moments(features)
+        for count, shift, sum_high, sum_low, product_high, product_low in zip(*parts, strict=True):
+            if not count:
+                continue
+            sums = sum_high.astype(np.float64) + sum_low
+            products = product_high.astype(np.float64) + product_low
+            total.merge(int(count), shift + sums / count, products - np.outer(sums, sums) / count)
+        return total
+
+
+def _add_exactly(pair: tuple[jax.Array, jax.Array], value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Adds a value to a sum with its error (D. Knuth, The Art of Computer Programming 2, 4.2.2, theorem B)."""
+    high, low = pair
+    total = high + value
+    part = total - high
+    return total, low + ((high - (total - part)) + (value - part))
+
+
+def _all_devices(state: DeviceMoments) -> list[np.ndarray]:
+    """The leaves, [devices of all processes, …], on the host: count, shift, two sums, two products."""
+    leaves = [state.count, state.shift, *state.sums, *state.products]
+    wanted = [(), *[state.shift.shape[-1:]] * 3, *[state.products[0].shape[-2:]] * 2]
+    local = [_local(leaf).reshape(-1, *shape) for leaf, shape in zip(leaves, wanted, strict=True)]
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        local = [
+            np.asarray(leaf).reshape(-1, *shape)
+            for leaf, shape in zip(multihost_utils.process_allgather(local), wanted, strict=True)
+        ]
+    return local
+
+
+def _local(leaf: jax.Array) -> np.ndarray:
+    """The rows of this process's devices, in order."""
+    if leaf.is_fully_addressable:
+        return np.asarray(leaf)
+    shards = sorted(leaf.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])

@@ -1,0 +1,118 @@
+"""Features of a set, row by row: in memory, as statistics alone, or in files that a second call continues."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inception_jax.errors import UserError, write_error
+from inception_jax.features.statistics import Moments
+
+
+class FeatureStore:
+    """Keeps the features of one set.
+
+    With a folder, each output is a file of float32 rows, written batch by batch: a process that ends between two
+    images loses at most a batch, and `done` says where to continue.
+
+    Attributes:
+      done: images whose features are complete.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike | None, name: str, identity: Mapping[str, Any], *, only_moments: bool = False
+    ):
+        """Opens a store.
+
+        Args:
+          folder: of the files; None: the features are kept in memory.
+          name: of the set: "real" or "fake"; of the files, too.
+          identity: images, network and input rule; features of another identity are refused.
+          only_moments: whether mean and covariance are enough: the rows are not kept. Without a folder only.
+
+        Raises:
+          UserError: the folder cannot be written, or holds features of other images or another network.
+        """
+        self.done = 0
+        self._folder = None if folder is None else Path(folder)
+        self._name, self._only_moments = name, only_moments and folder is None
+        self._rows: dict[str, list[np.ndarray]] = {}
+        self._moments: dict[str, Moments] = {}
+        if self._folder is not None:
+            self._open(self._folder, dict(identity))
+
+    def _open(self, folder: Path, identity: dict[str, Any]) -> None:
+        record = folder / f"{self._name}.json"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if record.exists():
+                self._check(record, identity)
+            else:
+                record.write_text(json.dumps(identity, indent=2))
+        except OSError as error:
+            raise write_error(folder, error) from None
+        counts = []
+        for output, width in identity["outputs"].items():
+            path = self._path(output)
+            counts.append(path.stat().st_size // (4 * width) if path.exists() else 0)
+        self.done = min(counts)
+        for output, width in identity["outputs"].items():  # a batch that was cut off is written again
+            if self._path(output).exists():
+                os.truncate(self._path(output), self.done * width * 4)
+
+    def _check(self, record: Path, identity: dict[str, Any]) -> None:
+        try:
+            stored = json.loads(record.read_text())
+        except ValueError:
+            raise UserError(f"{record}: damaged; delete the folder, or give another --cache") from None
+        for key, value in identity.items():
+            if stored.get(key) != value:
+                raise UserError(
+                    f"{record}: these are features of other {key} ({stored.get(key)}, now {value}); give another "
+                    "--cache, or delete this one"
+                )
+
+    def _path(self, output: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{self._name}.{output}.float32"
+
+    def add(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Appends the features of a batch: {output: [b, C]}.
+
+        Raises:
+          UserError: the disk is full, or a value is not finite (where only moments are kept).
+        """
+        for output, values in rows.items():
+            if self._only_moments:
+                moments = self._moments.setdefault(output, Moments(values.shape[1]))
+                moments.add(values)
+            elif self._folder is None:
+                self._rows.setdefault(output, []).append(values)
+            else:
+                try:
+                    with self._path(output).open("ab") as file:
+                        file.write(np.ascontiguousarray(values, np.float32).data)
+                except OSError as error:
+                    raise write_error(self._path(output), error) from None
+        self.done += len(next(iter(rows.values())))
+
+    def moments(self, output: str) -> Moments | None:
+        """Mean and covariance, where only these are kept."""
+        return self._moments.get(output)
+
+    def rows(self, output: str) -> np.ndarray | None:
+        """The features [done, C]: in memory, or mapped from the file; None: only moments are kept."""
+        if self._only_moments:
+            return None
+        if self._folder is None:
+            parts = self._rows.get(output)
+            if parts and len(parts) > 1:
+                self._rows[output] = parts = [np.concatenate(parts)]
+            return parts[0] if parts else None
+        path = self._path(output)
+        return np.memmap(path, np.float32, "r").reshape(self.done, -1) if path.exists() else None

@@ -1,0 +1,251 @@
+"""The network of generative metrics: images in, pool features, spatial features and logits out."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inception_jax.data import images
+from inception_jax.errors import UserError, nearest
+from inception_jax.evaluation import extraction
+from inception_jax.features import resizing
+from inception_jax.models.checks import ModelError
+from inception_jax.models.outputs import InceptionOutput
+from inception_jax.training import preprocess
+
+SPATIAL = "mixed_6d"
+"""The endpoint of sFID (mixed_6/conv of the graph of 2015: the first branch of that module)."""
+SPATIAL_CHANNELS = 7
+"""Channels of it that sFID reads: 17 x 17 x 7 = 2023 features (ADM's evaluator, arXiv:2103.03841)."""
+
+_THREADS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class InputRule:
+    """How a tool makes the network's input of an image: (resize(image) - mean) / scale, in floating point.
+
+    Attributes:
+      name: of the tool.
+      resize: one of `resizing.RESIZES`.
+      mean: subtracted from pixels in 0 … 255.
+      scale: the divisor.
+      source: the tool's code.
+    """
+
+    name: str
+    resize: str
+    mean: float
+    scale: float
+    source: str
+
+
+INPUT_RULES = {
+    rule.name: rule
+    for rule in (
+        InputRule("pytorch-fid", "torch_bilinear", 127.5, 127.5, "pytorch_fid/inception.py: InceptionV3.forward"),
+        InputRule(
+            "torch-fidelity",
+            "tf1_bilinear",
+            128,
+            128,
+            "torch_fidelity/feature_extractor_inceptionv3.py: forward; the graph of 2015, which TTUR and ADM run",
+        ),
+        InputRule(
+            "clean-fid", "pillow_bicubic", 128, 128, "cleanfid/resize.py: make_resizer, and inception_torchscript.py"
+        ),
+        InputRule(
+            "torchmetrics",
+            "torch_bilinear_antialias",
+            128,
+            128,
+            "torchmetrics/image/fid.py: NoTrainInceptionV3, antialias=True",
+        ),
+    )
+}
+"""{name of a tool: its rule}. "own" is the evaluation crop of the network's run, of bytes, for other networks."""
+
+OWN = "own"
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureNetwork:
+    """A network as generative metrics use it.
+
+    Attributes:
+      network: with its weights, such as `load_pretrained("pytorch-fid/inception-2015-12-05")` or `load_run(workdir)`.
+      rule: how images become its input; None: the evaluation crop of its run.
+      endpoint: whose features are compared; maps are averaged over height and width.
+    """
+
+    network: extraction.FeatureExtractor
+    rule: InputRule | None
+    endpoint: str
+    _compiled: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the input, in pixels."""
+        return self.network.input.image_size
+
+    def apply(self, variables: Any, pixels: jax.Array, outputs: Sequence[str] = ("pool",)) -> dict[str, jax.Array]:
+        """Computes features inside a compiled function, of images of any size that it was compiled for.
+
+        Args:
+          variables: `network.variables`.
+          pixels: [B, height, width, 3], RGB, uint8 or floating point in 0 … 255; resized here by the rule.
+          outputs: of "pool" (the endpoint, [B, C]), "spatial" ([B, 17 * 17 * 7]) and "logits" (without the
+            classifier's bias, [B, classes]).
+
+        Returns:
+          {output: at least float32}.
+        """
+        if self.rule is None:
+            inputs = preprocess.preprocess(
+                pixels, normalization=self.network.input.normalization, dtype=self.network.input.dtype
+            )
+        else:
+            resized = resizing.resize_on_device(pixels, self.image_size, self.rule.resize)
+            inputs = ((resized - self.rule.mean) / self.rule.scale).astype(self.network.input.dtype)
+        output = cast(InceptionOutput, self.network.model.apply(variables, inputs, train=False))
+        return {name: self._output(name, output, variables) for name in outputs}
+
+    def _output(self, name: str, output: InceptionOutput, variables: Any) -> jax.Array:
+        if name == "pool":
+            value = output.logits if self.endpoint == extraction.LOGITS else output.endpoint(self.endpoint)
+            wide = value.astype(np.promote_types(value.dtype, np.float32))
+            return wide.mean((1, 2)) if wide.ndim == 4 else wide
+        if name == "spatial":
+            value = output.endpoint(SPATIAL)[..., :SPATIAL_CHANNELS]
+            return value.reshape(len(value), -1).astype(np.promote_types(value.dtype, np.float32))
+        bias = variables["params"].get("classifier", {}).get("bias")
+        return output.logits if bias is None else output.logits - jnp.asarray(bias, output.logits.dtype)
+
+    def widths(self, outputs: Sequence[str]) -> dict[str, int]:
+        """Returns {output: its number of features}; nothing is computed.
+
+        Raises:
+          UserError: the network has no features for sFID, or no classifier for the Inception Score.
+        """
+        if "logits" in outputs and not getattr(self.network.model, "num_classes", 1):
+            raise UserError("is: the network has no classifier")
+        image = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), np.uint8)
+        try:
+            shapes = jax.eval_shape(lambda v, x: self.apply(v, x, outputs), self.network.variables, image)
+        except ModelError:
+            raise UserError(f"sfid: its features are those of Inception-v3's {SPATIAL}, which is not here") from None
+        return {name: shapes[name].shape[1] for name in outputs}
+
+    def rows(
+        self, read: Callable[[int], np.ndarray], start: int, stop: int, outputs: Sequence[str], batch_size: int = 32
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Computes features of many images, batch by batch; images are read and resized by threads meanwhile.
+
+        Args:
+          read: of a position, returns the image, uint8 [height, width, 3]; called from several threads.
+          start: the first position.
+          stop: the position after the last one.
+          outputs: as in `apply`.
+          batch_size: images per step, rounded up to a multiple of the devices.
+
+        Yields:
+          {output: [b, …]}, in order.
+
+        Raises:
+          UserError: an image cannot be read.
+        """
+        batch_size = self.network.devices.round_up(min(batch_size, max(1, stop - start)))
+        step = self._compile(batch_size, tuple(outputs))
+        waiting = None
+        for count, batch in self._batches(read, start, stop, batch_size):
+            placed = step(self.network.variables, self.network.devices.put(batch))
+            if waiting is not None:
+                yield self._fetch(*waiting)
+            waiting = count, placed  # read one batch late, so that the devices are busy meanwhile
+        if waiting is not None:
+            yield self._fetch(*waiting)
+
+    def _fetch(self, count: int, placed: Any) -> dict[str, np.ndarray]:
+        return {name: rows[:count] for name, rows in self.network.devices.get(placed[1]).items()}
+
+    def _batches(
+        self, read: Callable[[int], np.ndarray], start: int, stop: int, batch_size: int
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        def load(position: int) -> np.ndarray:
+            image = read(position)
+            if self.rule is None:
+                return images.center_crop(image, self.image_size, self.network.input.eval_crop)
+            return resizing.resize(image, self.image_size, self.rule.resize)
+
+        dtype = np.uint8 if self.rule is None else np.float32
+        side = self.image_size
+        with concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+            ahead = pool.map(load, range(start, min(start + batch_size, stop)))
+            for first in range(start, stop, batch_size):
+                loaded = list(ahead)
+                ahead = pool.map(load, range(first + batch_size, min(first + 2 * batch_size, stop)))
+                batch = np.zeros((batch_size, side, side, 3), dtype)
+                batch[: len(loaded)] = loaded
+                yield len(loaded), {"image": batch}
+
+    def _compile(self, batch_size: int, outputs: tuple[str, ...]) -> Any:
+        key = batch_size, outputs
+        if key not in self._compiled:
+            devices = self.network.devices
+
+            def step(variables: Any, batch: dict[str, jax.Array]) -> tuple[dict, dict[str, jax.Array]]:
+                return {}, self.apply(variables, batch["image"], outputs)
+
+            shape = devices.abstract_batch(batch_size, self.image_size)["image"]
+            shape = jax.ShapeDtypeStruct(
+                shape.shape, np.uint8 if self.rule is None else np.float32, sharding=shape.sharding
+            )
+            self._compiled[key] = devices.compile_eval(step, self.network.variables, {"image": shape})
+        return self._compiled[key]
+
+    def digest(self) -> str:
+        """A hash of the weights, the endpoint and the input rule: features with the same digest can be compared."""
+        model = self.network.model
+        options = {field.name: getattr(model, field.name, None) for field in dataclasses.fields(model)}
+        plain = {name: str(value) for name, value in options.items() if isinstance(value, str | int | float)}
+        given = self.network.input
+        rule = self.rule or (given.normalization, given.eval_crop)
+        named = type(model).__name__, plain, rule, str(np.dtype(given.dtype)), self.endpoint, self.image_size
+        found = hashlib.sha256(repr(named).encode())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.network.variables):
+            found.update(jax.tree_util.keystr(path).encode())
+            found.update(np.ascontiguousarray(leaf.addressable_data(0)).data)  # one of the devices' copies
+        return found.hexdigest()[:16]
+
+
+def feature_network(
+    network: extraction.FeatureExtractor, rule: str | None = None, endpoint: str | None = None
+) -> FeatureNetwork:
+    """Prepares a network for generative metrics.
+
+    Args:
+      network: from `load_pretrained` or `load_run`.
+      rule: a name of `INPUT_RULES`, or "own"; None: "pytorch-fid" for the network of the FID (Inception-v3 with 1008
+        classes and a max pool at its end), "own" for any other.
+      endpoint: of the network, or "logits"; None: the last one before the classifier.
+
+    Raises:
+      UserError: an unknown rule or endpoint.
+    """
+    model = network.model
+    is_fid = getattr(model, "last_pool", None) == "max" and getattr(model, "num_classes", None) == 1008
+    rule = rule or ("pytorch-fid" if is_fid else OWN)
+    if rule not in (*INPUT_RULES, OWN):
+        names = [*INPUT_RULES, OWN]
+        raise UserError(f"--input={rule} is unknown{nearest(rule, names)}; rules: {', '.join(names)}")
+    if endpoint is not None:
+        extraction.feature_shapes(network, [endpoint])  # an error has the nearest name
+    return FeatureNetwork(network, INPUT_RULES.get(rule), endpoint or extraction.last_endpoint(network))

@@ -1,0 +1,213 @@
+"""Sets of images for generative metrics: folders, patterns, data sets, files of arrays, statistics of other tools."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from inception_jax.data import datasets, image_files, images
+from inception_jax.data.names import printable
+from inception_jax.errors import UserError
+from inception_jax.features.statistics import MAX_FEATURES
+
+DATASET = "dataset:"
+_PREFERRED = ("arr_0", "images", "feats", "features", "global_pool", "pool")  # names of the array, the best first
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """One of the two sets that are compared: images to compute features of, or what was computed of them before.
+
+    Attributes:
+      name: as it was given.
+      count: images; None: only statistics are there, which do not say it.
+      read: of a position, returns the image, uint8 [height, width, 3]; None: there are no images.
+      features: [count, C], where a file has features.
+      statistics: {"pool": (mu, sigma), "spatial": (mu, sigma)}, where a file has statistics.
+      identity: changes where the images are others.
+    """
+
+    name: str
+    count: int | None
+    read: Callable[[int], np.ndarray] | None = None
+    features: np.ndarray | None = None
+    statistics: dict[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)
+    identity: str = ""
+
+
+def open_set(name: str, max_pixels: int = images.MAX_PIXELS) -> ImageSet:
+    """Opens a set of images.
+
+    Args:
+      name: a folder, an image file or a pattern; "dataset:NAME#SPLIT"; an .npz or .npy file: images uint8
+        [n, height, width, 3] (ADM's batches: `arr_0`), features [n, C] (of `extract`, or clean-fid's `feats`), or
+        statistics `mu` and `sigma` (pytorch-fid's, TTUR's, clean-fid's; with `mu_s` and `sigma_s`: ADM's).
+      max_pixels: the largest image file that is decoded, height times width.
+
+    Raises:
+      UserError: there is no such thing, or a file holds none of these.
+    """
+    if name.startswith(DATASET):
+        return _open_dataset(name, max_pixels)
+    if name.endswith(".npz"):
+        return _open_npz(name)
+    if name.endswith(".npy"):
+        return _of_array(name, _load_npy(name), name)
+    paths = []
+    for found in image_files.find([name]):
+        if isinstance(found, image_files.Unreadable):
+            raise UserError(f"{printable(found.path)}: {found.reason}")
+        paths.append(found)
+
+    def read(position: int) -> np.ndarray:
+        return images.decode_image_file(paths[position], max_pixels)
+
+    return ImageSet(name, len(paths), read, identity=_digest(*map(_file_identity, paths)))
+
+
+def of_arrays(array: np.ndarray, name: str = "array") -> ImageSet:
+    """Makes a set of an array in memory: images uint8 [n, height, width, 3] or features, floating point [n, C].
+
+    Raises:
+      UserError: another array.
+    """
+    return _of_array(name, array, "")
+
+
+def _of_array(name: str, array: np.ndarray, file: str) -> ImageSet:
+    identity = _digest(_file_identity(file), array.shape) if file else ""
+    if array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3 and len(array):
+        return ImageSet(name, len(array), lambda position: np.asarray(array[position]), identity=identity)
+    if array.dtype.kind == "f" and array.ndim == 2 and len(array):
+        return ImageSet(name, len(array), features=array, identity=identity)
+    raise UserError(
+        f"{name}: an array {array.dtype}{list(array.shape)}; images are uint8 [n, height, width, 3] (features."
+        "quantize makes them of floating-point ones), and features floating point [n, C]"
+    )
+
+
+def _open_dataset(name: str, max_pixels: int) -> ImageSet:
+    dataset, separator, split = name.removeprefix(DATASET).rpartition("#")
+    if not (separator and dataset and split):
+        raise UserError(f"{name}: dataset:NAME#SPLIT is needed, such as dataset:digits#test")
+    data = datasets.load(dataset, split)
+
+    def read(position: int) -> np.ndarray:
+        image, _ = data.record(position)
+        if isinstance(image, np.ndarray):
+            return image
+        return images.decode(image, lambda: data.record_name(position), max_pixels)
+
+    return ImageSet(name, data.num_examples, read, identity=_digest(name, data.num_examples))
+
+
+def _open_npz(name: str) -> ImageSet:
+    try:
+        with zipfile.ZipFile(name) as archive:
+            names = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
+    except FileNotFoundError:
+        raise UserError(f"{name}: there is no such file") from None
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{name}: not a NumPy archive ({error})") from None
+    statistics = {}
+    if {"mu", "sigma"} <= {*names}:
+        statistics["pool"] = _load_statistics(name, "")
+        if {"mu_s", "sigma_s"} <= {*names}:
+            statistics["spatial"] = _load_statistics(name, "_s")
+    others = [key for key in names if key not in ("mu", "sigma", "mu_s", "sigma_s", "count", "index", "label", "file")]
+    chosen = next((key for key in _PREFERRED if key in others), others[0] if len(others) == 1 else None)
+    if chosen is None and not statistics:
+        raise UserError(
+            f"{name}: which array is meant? It has {', '.join(names) or 'none'}; statistics are mu and sigma, images "
+            "arr_0 or images, features feats, features or global_pool, or the only array"
+        )
+    if chosen is None:
+        return ImageSet(name, _stored_count(name, names), statistics=statistics, identity=_file_identity(name))
+    found = _of_array(f"{name}: {chosen}", _load_member(name, chosen), name)
+    return dataclasses.replace(found, name=name, statistics=statistics)
+
+
+def _load_statistics(name: str, suffix: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance; their shapes are checked before the numbers are read."""
+    most = 8 * MAX_FEATURES**2
+    mu, sigma = (np.asarray(_load_member(name, f"{key}{suffix}", most)) for key in ("mu", "sigma"))
+    if mu.ndim != 1 or sigma.shape != 2 * mu.shape or mu.dtype.kind != "f" or sigma.dtype.kind != "f":
+        raise UserError(
+            f"{name}: mu{suffix} {mu.dtype}{list(mu.shape)} and sigma{suffix} {sigma.dtype}{list(sigma.shape)}; "
+            "floating point [C] and [C, C] are needed"
+        )
+    return mu, sigma
+
+
+def _stored_count(name: str, names: list[str]) -> int | None:
+    """The number of images that `score --statistics` and `extract --statistics` write beside the statistics."""
+    if "count" not in names:
+        return None
+    value = _load_member(name, "count")
+    return int(value) if value.ndim == 0 and value.dtype.kind in "iu" else None
+
+
+def _load_member(name: str, key: str, most: int | None = None) -> np.ndarray:
+    """An array of an .npz file: mapped where it is stored as it is, so that it may be larger than the memory.
+
+    Args:
+      name: of the file.
+      key: of the array.
+      most: bytes that it may have; None: as many as it has.
+    """
+    try:
+        with zipfile.ZipFile(name) as archive:
+            info = archive.getinfo(f"{key}.npy")
+            with archive.open(info) as member:
+                version = np.lib.format.read_magic(member)
+                if version not in ((1, 0), (2, 0)):
+                    raise ValueError(f"version {version} of the format")
+                shape, fortran, dtype = getattr(np.lib.format, f"read_array_header_{version[0]}_0")(member)
+                header = member.tell()
+            if dtype.hasobject:
+                raise ValueError("Python objects are not read")
+            if most is not None and math.prod(shape) * dtype.itemsize > most:
+                raise ValueError(f"{dtype}{list(shape)} is larger than statistics of {MAX_FEATURES:,} features")
+            if info.compress_type == zipfile.ZIP_STORED and not fortran and shape:
+                start = _data_offset(name, info) + header
+                return np.memmap(name, dtype, "r", start, shape)
+            with np.load(name, allow_pickle=False) as arrays:
+                return arrays[key]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, SyntaxError) as error:
+        raise UserError(f"{name}: {key} is not a readable array ({error!s:.100})") from None
+
+
+def _data_offset(name: str, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a member begin: after its local header, of 30 bytes, a name and an extra field."""
+    with open(name, "rb") as file:
+        file.seek(info.header_offset)
+        local = file.read(30)
+    return info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+
+
+def _load_npy(name: str) -> np.ndarray:
+    try:
+        return np.load(name, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{name}: there is no such file") from None
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise UserError(f"{name}: not a readable array ({error!s:.100})") from None
+
+
+def _file_identity(path: str) -> str:
+    found = os.stat(path)
+    return f"{Path(path).resolve()} {found.st_size} {found.st_mtime_ns}"
+
+
+def _digest(*parts: object) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(f"{part}\n".encode(errors="surrogateescape"))
+    return found.hexdigest()[:16]

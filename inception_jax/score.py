@@ -1,0 +1,206 @@
+"""`python -m inception_jax.score`: FID, KID, Inception Score and other metrics of a generator's images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from inception_jax import command_line
+from inception_jax.errors import ArgumentParser, UserError
+from inception_jax.ranges import MAX_BATCH
+
+if TYPE_CHECKING:
+    from inception_jax.features.fid_network import FeatureNetwork
+    from inception_jax.features.generative_metrics import MeasuredSet
+
+FID_WEIGHTS = "pytorch-fid/inception-2015-12-05"
+_ONE_SET = ("is",)
+# {flag: the metrics that read it}.
+_READ_BY = {
+    "kid_subsets": ("kid",),
+    "kid_subset_size": ("kid",),
+    "splits": ("is",),
+    "neighbors": ("precision", "recall", "density", "coverage"),
+}
+_OF_NETWORK = {"network", "input", "endpoint", "batch_size", "cache", "max_pixels"}
+
+
+def main(argv: list[str]) -> int:
+    """Prints metrics of fake images beside real ones, or writes the statistics of one set."""
+    arguments = _arguments()
+    flags = arguments.parse_args(argv)
+    if len(flags.sets) not in (1, 2):
+        raise UserError(f"{len(flags.sets)} sets of images; REAL and FAKE are needed, or REAL with --statistics")
+
+    from inception_jax.features import generative_metrics
+    from inception_jax.training import parallel
+
+    given = flags.metrics or ("is" if len(flags.sets) == 1 and not flags.statistics else "fid")
+    metrics = generative_metrics.check_metrics(given.split(","))
+    if flags.statistics:
+        if len(flags.sets) != 1:
+            raise UserError(f"--statistics={flags.statistics}: it takes one set of images, not {len(flags.sets)}")
+        if wrong := [name for name in metrics if name not in ("fid", "sfid")]:
+            raise UserError(f"--metrics={wrong[0]}: --statistics writes what fid and sfid need")
+        arguments.refuse({"bootstrap", "seed"}, "has no effect with --statistics")
+    elif len(flags.sets) == 1 and (wrong := [name for name in metrics if name not in _ONE_SET]):
+        raise UserError(f"--metrics={wrong[0]}: it needs two sets, REAL and FAKE; one is given")
+    for flag, readers in _READ_BY.items():
+        if not {*readers} & {*metrics}:
+            arguments.refuse({flag}, f"only the metrics {', '.join(readers)} read it")
+    parallel.enable_compilation_cache()
+    return _run(arguments, flags, metrics)
+
+
+def _arguments() -> ArgumentParser:
+    arguments = command_line.parser("score", "Metrics of a generator: FID, KID, Inception Score, precision and recall.")
+    arguments.add_argument(
+        "sets",
+        nargs="*",
+        metavar="REAL FAKE",
+        help="folder, pattern in quotes, dataset:NAME#SPLIT, or file: .npz or .npy of images or features, or .npz of "
+        "statistics (pytorch-fid's, ADM's, clean-fid's). One set alone: --metrics=is, or --statistics",
+    )
+    arguments.add_argument(
+        "--metrics",
+        metavar="NAME,NAME",
+        help="of fid, fid_infinity, sfid, kid, is, precision, recall, density, coverage; default: fid",
+    )
+    arguments.add_argument(
+        "--network",
+        metavar="WEIGHTS",
+        default=FID_WEIGHTS,
+        help=f"a published file's name, a file of weights, or the workdir of a run; default: {FID_WEIGHTS}",
+    )
+    arguments.add_argument(
+        "--input",
+        help="the tool whose resize and normalization the network gets: pytorch-fid, torch-fidelity (also ADM), "
+        "clean-fid, torchmetrics; or own, the crop of the network's run. Default: pytorch-fid for the network of the "
+        "FID, own for others",
+    )
+    arguments.add_argument(
+        "--endpoint", help="whose features are compared; default: the last one before the classifier"
+    )
+    arguments.add_argument("--batch_size", type=command_line.whole(1, MAX_BATCH), default=32, help="default: 32")
+    arguments.add_argument(
+        "--cache", metavar="FOLDER", help="keeps features here; the same command continues with them"
+    )
+    arguments.add_argument("--statistics", metavar="FILE.npz", help="write mean and covariance of one set, for later")
+    arguments.add_argument("--seed", type=command_line.whole(0), default=2020, help="of subsets and shuffles (2020)")
+    arguments.add_argument("--kid_subsets", type=command_line.whole(), default=100, help="default: 100")
+    arguments.add_argument(
+        "--kid_subset_size", type=command_line.whole(2), help="images; default: 1000, or all where there are fewer"
+    )
+    arguments.add_argument("--splits", type=command_line.whole(), default=10, help="of the Inception Score (10)")
+    arguments.add_argument("--neighbors", type=command_line.whole(), help="3 of precision and recall, 5 of density")
+    arguments.add_argument(
+        "--bootstrap", type=command_line.whole(2), metavar="N", help="95 %% intervals from N resamples; FID takes long"
+    )
+    arguments.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    command_line.add_max_pixels(arguments, "178,956,970")
+    return arguments
+
+
+def _run(arguments: ArgumentParser, flags: argparse.Namespace, metrics: tuple[str, ...]) -> int:
+    from inception_jax.data import images
+    from inception_jax.features import generative_metrics, image_sets
+
+    options = generative_metrics.Options(
+        seed=flags.seed,
+        kid_subsets=flags.kid_subsets,
+        kid_subset_size=flags.kid_subset_size,
+        splits=flags.splits,
+        neighbors=flags.neighbors or 3,
+        density_neighbors=flags.neighbors or 5,
+        bootstrap=flags.bootstrap or 0,
+        batch_size=flags.batch_size,
+    )
+    sets = [image_sets.open_set(name, flags.max_pixels or images.MAX_PIXELS) for name in flags.sets]
+    network = None
+    if any(one.read is not None for one in sets):
+        network = _load_network(flags)
+    else:
+        arguments.refuse(_OF_NETWORK, "has no effect: no set has images")
+    roles = ("fake",) if len(sets) == 1 else ("real", "fake")
+    measured = [
+        generative_metrics.measure(one, role, metrics, network, options=options, cache=flags.cache, progress=_progress)
+        for one, role in zip(sets, roles, strict=True)
+    ]
+    if flags.statistics:
+        return _write_statistics(flags, measured[0], metrics)
+    real, fake = measured[0], measured[-1]
+    found = generative_metrics.compute(real, fake, metrics, options)
+    notes = generative_metrics.notes(real, fake, metrics, found)
+    _print(flags, network, sets, metrics, found, notes)
+    return 0
+
+
+def _load_network(flags: argparse.Namespace) -> FeatureNetwork:
+    from pathlib import Path
+
+    from inception_jax.data import storage
+    from inception_jax.evaluation import trained_network
+    from inception_jax.features import fid_network
+    from inception_jax.pretrained import hub, networks
+
+    if storage.is_remote(flags.network) or (Path(flags.network).is_dir() and not hub.is_hub_folder(flags.network)):
+        network = trained_network.load_run(flags.network)
+    else:
+        network = networks.load_pretrained(flags.network)
+    return fid_network.feature_network(network, flags.input, flags.endpoint)
+
+
+def _progress(role: str, done: int, total: int) -> None:
+    print(
+        f"\rscore: {done:,} of {total:,} {role} images", end="\n" if done == total else "", file=sys.stderr, flush=True
+    )
+
+
+def _write_statistics(flags: argparse.Namespace, measured: MeasuredSet, metrics: tuple[str, ...]) -> int:
+    from inception_jax.features.archive import RowArchive
+    from inception_jax.features.generative_metrics import METRICS
+
+    arrays: dict[str, Any] = {} if measured.count is None else {"count": measured.count}
+    for name in metrics:
+        suffix = {"pool": "", "spatial": "_s"}[METRICS[name]]
+        arrays[f"mu{suffix}"], arrays[f"sigma{suffix}"] = measured.statistics(METRICS[name], name)
+    with RowArchive(flags.statistics) as archive:
+        archive.close(**arrays)
+    shown = {"output": flags.statistics, "images": measured.count}
+    print(json.dumps(shown) if flags.json else f"{flags.statistics}: statistics of {measured.count:,} images")
+    return 0
+
+
+def _print(
+    flags: argparse.Namespace,
+    network: FeatureNetwork | None,
+    sets: list[Any],
+    metrics: tuple[str, ...],
+    found: dict[str, Any],
+    notes: list[str],
+) -> None:
+    rule = None if network is None else (network.rule.name if network.rule else "own")
+    if flags.json:
+        roles = ("fake",) if len(sets) == 1 else ("real", "fake")
+        shown: dict[str, Any] = {
+            role: {"set": one.name, "images": one.count} for role, one in zip(roles, sets, strict=True)
+        }
+        shown |= {"input": rule, "notes": notes}
+        print(json.dumps(found | shown))
+        return
+    for name in metrics:
+        extra = f" ± {found[f'{name}_std']:.3g} over subsets" if f"{name}_std" in found else ""
+        if f"{name}_interval" in found:
+            low, high = found[f"{name}_interval"]
+            extra += f" (95 %: {low:.6g} to {high:.6g})"
+        print(f"{name:12} {found[name]:.6g}{extra}")
+    if rule:
+        print(f"network: {flags.network}, input as {rule}")
+    for line in notes:
+        print(f"note: {line}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,116 @@
+"""The numbers of pytorch-fid, torch-fidelity, clean-fid, torchmetrics and prdc, of make_fid_goldens.py."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from inception_jax.errors import UserError
+from inception_jax.features import fid_network, generative_metrics, image_sets, resizing
+from inception_jax.features.maximum_mean_discrepancy import squared_mmd
+from inception_jax.parity.seeded_weights import seeded_arrays
+from inception_jax.pretrained import importing
+from inception_jax.pretrained.publishers import registry
+
+from . import make_fid_goldens as made
+
+HERE = Path(__file__).parent
+NUMBERS = json.loads((HERE / "fid_goldens.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    with np.load(HERE / "fid_goldens.npz") as file:
+        return dict(file)
+
+
+def test_metrics_of_the_same_features():
+    """Every metric of every tool, to 1e-6; counts of neighbors, which the tools hold in float32, are the same."""
+    real, fake, logits = made.features(80, 60, 16)
+    sets = [generative_metrics.measure(image_sets.of_arrays(rows), role, ["fid", "kid"], None)
+            for rows, role in ((real, "real"), (fake, "fake"))]  # fmt: skip
+    sets[1].rows["logits"] = logits
+    options = generative_metrics.Options(kid_subsets=10, kid_subset_size=40, splits=4)
+    names = [name for name in generative_metrics.METRICS if name not in ("sfid", "fid_infinity")]
+    ours = generative_metrics.compute(*sets, names, options)
+    ours["kid_of_60"] = squared_mmd(real[:60], fake)
+    compared = 0
+    for tool, numbers in NUMBERS.items():
+        for name, value in numbers.items():
+            assert ours[name] == pytest.approx(value, rel=1e-6), (tool, name)
+            compared += 1
+    assert compared == 14
+
+
+@pytest.mark.parametrize("name", resizing.RESIZES)
+def test_resizes(name, arrays):
+    """On the host, and inside a compiled function."""
+    for height, width, side in made.SIZES:
+        expected, image = arrays[f"{name} {height} {width} {side}"], made.small_image(height, width)
+        host = resizing.resize(image, side, name)
+        assert host.dtype == np.float32
+        exact = name in ("tf1_bilinear", "pillow_bicubic")
+        np.testing.assert_allclose(host, expected, rtol=0, atol=0 if exact else 6e-5)
+        device = jax.jit(resizing.resize_on_device, static_argnums=(1, 2))(image[None], side, name)
+        np.testing.assert_allclose(device[0], expected, rtol=0, atol=1e-4)
+
+
+def test_quantize_as_the_tools():
+    values = np.array([-0.1, 0, 0.1, 0.5, 0.999, 1, 2], np.float32)
+    assert resizing.quantize(values, (0, 1), "down").tolist() == [0, 0, 25, 127, 254, 255, 255]
+    assert resizing.quantize(values, (0, 1), "nearest").tolist() == [0, 0, 26, 128, 255, 255, 255]
+    assert resizing.quantize(values, (-1, 1), "down").tolist() == [114, 127, 140, 191, 254, 255, 255]
+    for wrong in (
+        lambda: resizing.quantize(values, (1, 0), "down"),
+        lambda: resizing.quantize(values, (0, 1), "up"),
+        lambda: resizing.quantize(values * np.nan, (0, 1), "down"),
+        lambda: resizing.resize(values, 1, "x"),
+    ):
+        with pytest.raises(UserError):
+            wrong()
+
+
+class Network:
+    """The members of a trained network that are read."""
+
+    def __init__(self, imported):
+        self.model, self.variables = imported.variant.create(**imported.options), imported.variables
+        self.input = type("Input", (), {"image_size": 299, "dtype": np.dtype("float32")})
+
+
+@pytest.fixture(scope="module")
+def network():
+    """The network of the FID with the seeded weights of the goldens."""
+    variant = registry.get_variant("inception_v3", "pytorch-fid")
+    arrays = seeded_arrays(variant, aux_heads=False, dtype=np.float32)
+    return Network(importing.import_variant(variant, arrays))
+
+
+@pytest.mark.parametrize("endpoint", ["maxpool_3a", pytest.param("global_pool", marks=pytest.mark.slow)])
+def test_features_of_the_same_weights_and_images(endpoint, network, arrays):
+    """The four tools' input rules, in float32 from bytes to features, to 1e-4 of the largest feature."""
+    images = made.images()
+    pool = 64 if endpoint == "maxpool_3a" else 2048
+    if pool == 2048:
+        images = images[:2]
+    outputs = ("pool",) if pool == 64 else ("pool", "logits")
+    run = jax.jit(lambda variables, inputs: rules["own"].apply(variables, inputs, outputs))
+    rules = {
+        tool: fid_network.FeatureNetwork(network, rule, endpoint) for tool, rule in fid_network.INPUT_RULES.items()
+    }
+    rules["own"] = fid_network.FeatureNetwork(network, fid_network.INPUT_RULES["torch-fidelity"], endpoint)
+    for tool, one in rules.items():
+        if tool == "own":
+            continue
+        pixels = np.stack([resizing.resize(image, 299, one.rule.resize) for image in images])
+        # One program for all: the rule of the others is (x - 128) / 128 at 299 pixels.
+        found = run(network.variables, (pixels - one.rule.mean) * (128 / one.rule.scale) + 128)
+        for name, key in (("pool", str(pool)), ("logits", "logits"))[: len(outputs)]:
+            expected, ours = arrays.get(f"{tool} {key}"), np.asarray(found[name])
+            if expected is None:
+                continue
+            ours = ours if pool == 64 else ours[:, ::32]
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=tool)
+    assert np.abs(arrays[f"pytorch-fid {pool}"] - arrays[f"clean-fid {pool}"]).max() > 0.01  # the resize matters

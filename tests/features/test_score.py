@@ -1,0 +1,158 @@
+"""The command `score`, on a small run's network, and the sets of images that it takes."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from inception_jax import score
+from inception_jax.data import digits
+from inception_jax.errors import UserError
+from inception_jax.evaluation import trained_network
+from inception_jax.features import fid_network, frechet_estimates, generative_metrics, image_sets
+from inception_jax.features.maximum_mean_discrepancy import squared_mmd
+from inception_jax.training import parallel
+
+NAMES = "fid,fid_infinity,kid,is,precision,recall,density,coverage"
+
+
+@pytest.fixture(autouse=True)
+def no_compilation_cache(monkeypatch):
+    """Commands that run in this process change nothing of it."""
+    monkeypatch.setattr(parallel, "enable_compilation_cache", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def network(small_run):
+    return fid_network.feature_network(trained_network.load_run(small_run))
+
+
+@pytest.fixture(scope="module")
+def loaded(network):
+    """`score` with a network that is loaded once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score, "_load_network", lambda flags: network)
+        yield
+
+
+def folder_of(path, count=40):
+    """Digits as PNG files."""
+    path.mkdir()
+    for k, image in enumerate(digits.load("train")[0][:count]):
+        cv2.imwrite(str(path / f"{k:03}.png"), image)
+    return str(path)
+
+
+def printed(capsys, *arguments):
+    assert score.main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_all_metrics_of_a_folder_and_a_data_set(small_run, run_command, network, loaded, capsys, tmp_path):
+    fake = folder_of(tmp_path / "fake")
+    arguments = ["dataset:digits#test[:50]", fake, f"--network={small_run}", f"--metrics={NAMES}", "--splits=2",
+                 "--batch_size=16", f"--cache={tmp_path / 'cache'}"]  # fmt: skip
+    code, out, err = run_command("score", *arguments, "--json")
+    assert code == 0, err
+    assert "50 of 50 real images" in err and "40 of 40 fake images" in err
+    found = json.loads(out)
+    assert set(NAMES.split(",")) <= set(found) and found["fake"] == {"set": fake, "images": 40}
+    rows = []
+    for split in ("test[:50]", "train[:40]"):
+        images = image_sets.open_set(f"dataset:digits#{split}")
+        arrays = [images.read(k) for k in range(images.count)]
+        rows.append(network.network.features(arrays, network.endpoint))
+    real, fake_rows = (one[network.endpoint] for one in rows)
+    assert found["fid"] == pytest.approx(frechet_estimates.distance_of_rows(real, fake_rows), rel=1e-4)
+    assert found["kid"] == pytest.approx(squared_mmd(real[:40].astype(float), fake_rows.astype(float)), rel=0.5)
+    # What an interrupted call left is continued; that of other images is refused.
+    file = tmp_path / "cache" / "fake.pool.float32"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) * 3 // 5 + 3])
+    again = printed(capsys, *arguments)
+    assert {name: again[name] for name in NAMES.split(",")} == pytest.approx(
+        {name: found[name] for name in NAMES.split(",")}, rel=1e-5
+    )
+    assert file.read_bytes()[: len(whole) // 2] == whole[: len(whole) // 2] and len(file.read_bytes()) == len(whole)
+    with pytest.raises(UserError, match="features of other images"):
+        score.main(["dataset:digits#test[:49]", fake, f"--network={small_run}", f"--cache={tmp_path / 'cache'}"])
+
+
+def test_statistics_arrays_and_features_give_the_same_distance(loaded, capsys, tmp_path, network):
+    train, test = (np.repeat(digits.load(split)[0][:40, ..., None], 3, axis=-1) for split in ("train", "test"))
+    real, fake = tmp_path / "real.npz", tmp_path / "fake.npz"
+    np.savez(real, arr_0=test)  # ADM's batches
+    np.savez_compressed(fake, arr_0=train)
+    np.save(tmp_path / "fake.npy", train)
+    distance = printed(capsys, str(real), str(fake))["fid"]
+    assert printed(capsys, str(real), str(tmp_path / "fake.npy"))["fid"] == pytest.approx(distance, rel=1e-9)
+    statistics = tmp_path / "statistics.npz"
+    assert score.main([str(real), f"--statistics={statistics}"]) == 0
+    assert "statistics of 40 images" in capsys.readouterr().out
+    assert printed(capsys, str(statistics), str(fake))["fid"] == pytest.approx(distance, rel=1e-5)
+    with np.load(statistics) as file:
+        assert int(file["count"]) == 40
+        np.savez(tmp_path / "adm.npz", mu=file["mu"], sigma=file["sigma"], arr_0=test)  # ADM's reference batches
+    found = printed(capsys, str(tmp_path / "adm.npz"), str(fake), "--metrics=fid,kid")
+    assert found["fid"] == pytest.approx(distance, rel=1e-5)
+    rows = {name: network.network.features(list(images), network.endpoint)[network.endpoint]
+            for name, images in (("real", test), ("fake", train))}  # fmt: skip
+    for name, values in rows.items():
+        np.savez(tmp_path / f"{name}_features.npz", feats=values, index=np.arange(40))  # clean-fid's, extract's
+    by_features = printed(capsys, *(str(tmp_path / f"{name}_features.npz") for name in rows), "--metrics=fid,kid")
+    assert by_features["fid"] == pytest.approx(distance, rel=1e-4) and by_features["input"] is None
+    assert by_features["kid"] == pytest.approx(found["kid"], rel=1e-3)
+    alone = printed(capsys, str(fake), "--metrics=is", "--splits=1")
+    assert 1 < alone["is"] <= 10 and "fid" not in alone
+
+
+def test_what_a_reader_must_know_is_said(loaded, capsys, tmp_path):
+    random = np.random.RandomState(0)
+    for name, count in (("real", 200), ("fake", 30)):
+        np.save(tmp_path / f"{name}.npy", random.standard_normal((count, 40)))
+    sets = [str(tmp_path / "real.npy"), str(tmp_path / "fake.npy")]
+    assert score.main([*sets, "--bootstrap=3", "--metrics=fid,kid"]) == 0
+    out = capsys.readouterr().out
+    assert "note: 30 fake images, fewer than the 40 features: their covariance is singular" in out
+    assert "note: FID of 30 fake images is biased upward, in proportion to 1 / images" in out
+    assert "(95 %: " in out and "they do not include the bias" in out and "200 real images" not in out
+    found = printed(capsys, *sets, "--metrics=fid,fid_infinity")
+    assert found["fid_infinity"] < found["fid"] and "slope / images" in found["notes"][1]
+
+
+def test_wrong_calls_are_one_line(loaded, tmp_path, small_run):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3))
+    np.savez(tmp_path / "b.npz", mu=np.zeros(4), sigma=np.eye(4))
+    np.savez(tmp_path / "c.npz", x=np.zeros(3), y=np.zeros(3))
+    np.savez(tmp_path / "d.npz", mu=np.zeros(3), sigma=np.eye(4))
+    np.savez(tmp_path / "e.npz", images=np.zeros((2, 8, 8, 3), np.float32))
+    (tmp_path / "f.npz").write_bytes(b"hello")
+    a, b, c, d, e, f = (str(tmp_path / f"{name}.npz") for name in "abcdef")
+    for arguments, message in (
+        ([], "0 sets of images; REAL and FAKE"),
+        ([a, "--metrics=fid"], "--metrics=fid: it needs two sets"),
+        ([a, b, "--metrics=fdi"], "metric 'fdi' is unknown; did you mean 'fid'"),
+        ([a, b, "--metrics=fid,fid"], "named twice"),
+        ([a, b], "3 features of the real images and 4 of the fake"),
+        ([a, a, "--metrics=kid"], "kid: it needs the real images or their features; a file of statistics"),
+        ([a, a, "--metrics=sfid"], r"sfid: the file of the real images has no statistics for it \(mu_s"),
+        ([a, c], "which array is meant. It has x, y"),
+        ([a, d], r"mu float64\[3\] and sigma float64\[4, 4\]"),
+        ([a, e], "images are uint8"),
+        ([a, f], "not a NumPy archive"),
+        ([a, "dataset:digits"], "dataset:NAME#SPLIT is needed"),
+        ([a, str(tmp_path / "none")], "No such file"),
+        ([a, b, "--splits=2"], "--splits: only the metrics is read it; leave it out"),
+        ([a, a, "--input=own"], "--input: has no effect: no set has images"),
+        ([a, b, "--statistics=x.npz"], "it takes one set of images, not 2"),
+        (["dataset:digits#test", "--statistics=x.npz", "--metrics=kid"], "--statistics writes what fid and sfid need"),
+        (["dataset:digits#test[:9]", "dataset:digits#test[:9]", "--metrics=sfid"], "sfid: its features are those of"),
+        (["dataset:digits#test[:9]", "dataset:digits#test[:9]", "--bootstrap=2", "--metrics=recall"], "no interval"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            score.main(arguments)
+    network = trained_network.load_run(small_run)
+    with pytest.raises(UserError, match=r"--input=clean is unknown; did you mean 'clean-fid'"):
+        fid_network.feature_network(network, "clean")
+    assert generative_metrics.check_metrics(["fid"]) == ("fid",)
