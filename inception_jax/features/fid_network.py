@@ -94,7 +94,7 @@ class FeatureNetwork:
     @property
     def image_size(self) -> int:
         """Height and width of the input, in pixels."""
-        return self.network.input.image_size
+        return self.network.input.eval_image_size
 
     def apply(self, variables: Any, pixels: jax.Array, outputs: Sequence[str] = ("pool",)) -> dict[str, jax.Array]:
         """Computes features inside a compiled function, of images of any size that it was compiled for.
