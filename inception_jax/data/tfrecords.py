@@ -63,6 +63,7 @@ def _is_valid(arrays: file_index.Arrays, size: int) -> bool:
         and len(offsets)
         and offsets[0] == 0
         and offsets[-1] == size
+        and 0 <= offsets.min() <= offsets.max() <= size  # or a difference may overflow
         and (np.diff(offsets) >= _OVERHEAD).all()
     )
 

@@ -142,11 +142,18 @@ def test_the_index_is_made_once_and_noticed_when_stale(golden, walks):
     expected = described(load(NAME, "train", root))
     assert len(walks) == 3
     arrays = index_files.read_arrays(kept)
-    for damaged in ({"offsets": arrays["offsets"][:-1]}, {"offsets": arrays["offsets"][::-1].copy()}, {}):
+    overflowing = arrays["offsets"].copy()
+    overflowing[1:3] = 2**63 - 1, -(2**63) + 10**6  # every difference is positive in 64 bits
+    for damaged in (
+        {"offsets": arrays["offsets"][:-1]},
+        {"offsets": arrays["offsets"][::-1].copy()},
+        {"offsets": overflowing},
+        {},
+    ):
         index_files.write_arrays([kept], {"stamp": arrays["stamp"], **damaged})
         assert described(load(NAME, "train", root)) == expected
     kept.write_bytes(b"PK damaged")
-    assert described(load(NAME, "train", root)) == expected and len(walks) == 7
+    assert described(load(NAME, "train", root)) == expected and len(walks) == 8
     shifted = arrays["offsets"].copy()
     shifted[1] += 1  # an index of the right form that is wrong: the record's own checksums tell
     index_files.write_arrays([kept], {**arrays, "offsets": shifted})
