@@ -217,7 +217,8 @@ def _from_folder(
     problems = {s: part.problem for s, part in found.splits.items() if part.problem}
     train = split_names.training(found.splits)
     others = set(found.splits) - {train, *problems}
-    held_out = _HOLD_OUT if train is not None and train not in problems and not others else ""
+    can_hold_out = train is not None and train not in problems and len(sources[train]) and not others
+    held_out = _HOLD_OUT if can_hold_out else ""
     try:
         dataset = _from_splits(name, split, found.class_names, sources, found.spellings(), problems)
     except UserError as error:

@@ -121,7 +121,7 @@ PNG = ("a.png", b"image")
             r"two images have the key 'a'; keys must be unique, or --config.data.image_key=png",
         ),
         ([PNG, ("a.cls", b"1" * 2_000_000)], r"a\.cls: 2,000,000 bytes; at most"),
-        ([("a.txt", b"")], "has no examples"),
+        ([("a.txt", b"")], "has no examples$"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, members, message):
@@ -193,6 +193,7 @@ def header(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, **fields) ->
         (header("a.png", tarfile.FIFOTYPE), r"a\.png: no regular file"),
         (header("a.png", size=-512), "damaged at byte 0"),
         (header("b.txt") + header("a.png", size=-1024), "damaged at byte 512"),
+        (header("a.cls", size=-1), "damaged at byte 0"),
         (
             (header("././@LongLink", tarfile.GNUTYPE_LONGNAME, 1) + b"n".ljust(512, b"\0")) * 1500 + header("a.png"),
             "no complete, uncompressed tar .maximum recursion depth",
