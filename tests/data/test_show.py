@@ -65,7 +65,7 @@ def test_views_are_the_networks_input_with_the_normalization_undone():
         values = preprocess.preprocess(jax.numpy.asarray(batch["image"]), normalization=normalization, dtype="float32")
         back = batch_views.undo_normalization(np.asarray(values), normalization)
         np.testing.assert_array_equal(back, batch["image"], name)
-    size = NetworkInput(6, preprocess.get_normalization("caffe_bgr"), np.float32, None)
+    size = NetworkInput(6, 6, preprocess.get_normalization("caffe_bgr"), np.float32, None)
     augmentation = DeviceAugmentation(mixing=Mixing(mixup_alpha=1.0))
     images, captions = batch_views.view_training_batch(batch, 2, 0, augmentation, size, ["cat", "dog", "eel"])
     weight = float(captions[0].split()[1])
