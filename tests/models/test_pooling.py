@@ -163,23 +163,28 @@ def test_the_form_of_tpus_gives_the_numbers_of_the_others(x64, padding):
         np.testing.assert_allclose(gradient, of_window, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("size", [1, 4, 9])
-def test_the_form_of_cpus_has_the_bits_of_the_one_without_parts(size):
-    """With every number of windows between the edges: none, one, many."""
+@pytest.mark.parametrize(("size", "dtype"), [(1, "bfloat16"), (4, "float32"), (9, "float64")])
+def test_the_form_of_cpus_has_the_bits_of_the_one_without_parts(x64, size, dtype):
+    """With none, one and many windows between the edges; of ties, infinities and NaN; also of no map at all."""
     rng = np.random.default_rng(size)
-    x = jnp.asarray(rng.integers(0, 3, (1, size, size + 1, 2)).astype(np.float32))
-    geometries = [(3, 1, "SAME", 1), (3, 2, "CEIL", 1), (3, 2, 1, 1), (5, 3, "SAME", 1), (1, 2, "SAME", 1)]
-    dilated = [(3, 1, "SAME", 2), (3, 2, "SAME", 3)] if size > 3 else []
+    values, odds = (0, 1, 2, -np.inf, np.inf, np.nan), (0.3, 0.2, 0.2, 0.2, 0.05, 0.05)
+    x = jnp.asarray(rng.choice(values, (2, size, size + 1, 2), p=odds), dtype)
+    geometries = [(3, 1, "SAME", 1), (3, 2, "CEIL", 1), (3, 2, 1, 1), (2, 3, "SAME", 1)]
+    if size > 1:
+        geometries += [(7, 1, 3, 1)]
 
     def results(x):
-        for geometry in [*geometries, *dilated]:
+        for geometry in geometries:
             out, by_parts = pooling._max_by_slices(x, *geometry), pooling._max_by_parts(x, *geometry)
-            weights = jnp.asarray(rng.normal(size=out.shape).astype(np.float32))
+            weights = jnp.asarray(rng.normal(size=out.shape), dtype)
             forms = (pooling._max_gradient_by_slices, pooling._max_gradient_by_parts)
             yield (out, by_parts), tuple(form(x, weights, *geometry) for form in forms)
 
-    for pair in itertools.chain.from_iterable(jax.jit(lambda x: list(results(x)))(x)):
-        np.testing.assert_array_equal(*pair)
+    compiled = jax.jit(lambda x: list(results(x))).lower(x).compile({"xla_backend_optimization_level": 0})
+    for pair in itertools.chain.from_iterable(compiled(x)):
+        np.testing.assert_array_equal(*(np.asarray(part, np.float64) for part in pair))
+        assert pair[0].dtype == pair[1].dtype == dtype
+    assert jax.eval_shape(jax.grad(lambda x: max_pool(x, 3, 1).sum()), x[:0]).shape == (0, size, size + 1, 2)
 
 
 GRADIENT = """
@@ -251,13 +256,18 @@ def test_a_bfloat16_gradient_reaches_the_rounded_maximum():
     assert float(gradient.sum()) == pytest.approx(1.001 * 2 * 4 * 4 * 4, rel=1e-2)
 
 
-def test_max_pool_is_twice_differentiable(x64):
-    x = jnp.asarray(np.random.default_rng(8).normal(size=(1, 4, 4, 2)))
-    inner = jax.grad(lambda x: (max_pool(x, 2, 2, "VALID") ** 3).sum())
-    got = jax.jit(jax.grad(lambda x: (inner(x) ** 2).sum()))(x)  # of sum (3 m^2)^2: 36 m^3 at each maximum
-    maxima = reference_max(np.asarray(x), None, 2, 2, "VALID")[0]
-    _, want = reference_max(np.asarray(x), 36 * maxima**3, 2, 2, "VALID")
-    np.testing.assert_allclose(got, want, rtol=1e-12)
+@pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, "VALID"), (3, 1, "SAME")])
+def test_max_pool_is_twice_differentiable_mapped_and_recomputed(x64, window, stride, padding):
+    x = np.random.default_rng(8).normal(size=(2, 1, 4, 5, 2))
+    pool = jax.checkpoint(lambda x: max_pool(x, window, stride, padding))
+    inner = jax.grad(lambda x: (pool(x) ** 3).sum())
+    twice = jax.jit(jax.vmap(jax.grad(lambda x: (inner(x) ** 2).sum())))
+    compiled = twice.lower(x).compile({"xla_backend_optimization_level": 0})
+    for maps, gradient in zip(x, compiled(x), strict=True):
+        ones = np.ones_like(reference_max(maps, None, window, stride, padding)[0])
+        _, wins = reference_max(maps, ones, window, stride, padding)  # the windows whose maximum a pixel is
+        # Of the sum of (wins 3 x^2)^2.
+        np.testing.assert_allclose(gradient, 36 * wins**2 * maps**3, rtol=1e-12)
 
 
 def test_the_three_paddings_of_a_stride_of_two_are_three_functions():
