@@ -53,11 +53,11 @@ def view_training_batch(
 def view_labels(batch: Mapping[str, Any], class_names: Sequence[str], mixed: Any = None) -> list[str]:
     """Formats the labels of a batch; `mixed` are the `Labels` of mixed images."""
     labels = np.asarray(batch["label"])
-    if not isinstance(mixed, Labels):
-        mixed = Labels(labels, labels, np.ones(len(labels)))
+    first, second, weights = mixed if isinstance(mixed, Labels) else (labels, labels, np.ones(len(labels)))
+    rows = zip(first, second, weights, np.asarray(batch["mask"]), strict=True)
     return [
-        format_label(class_names, *map(int, pair), weight=float(weight)) if valid else "(left out)"
-        for *pair, weight, valid in zip(*mixed, np.asarray(batch["mask"]), strict=True)
+        format_label(class_names, int(label), int(partner), float(weight)) if valid else "(left out)"
+        for label, partner, weight, valid in rows
     ]
 
 
