@@ -52,7 +52,8 @@ def main(argv: list[str]) -> int:
     if flags.json:
         print(json.dumps(as_json(flags.name, cost, steps), indent=2))
         return 0
-    _print_table(flags.name, spec.paper, model, cost, steps)
+    chosen = ", ".join(f"{name}={value}" for name, value in flags.set)
+    _print_table(flags.name, f"{spec.paper}{f' ({chosen})' if chosen else ''}", model, cost, steps)
     return 0
 
 

@@ -169,6 +169,7 @@ def test_other_networks_are_one_line_per_block(capsys):
     assert ["block", "output", "parameters", "MACs"] in lines
     assert ["mixed_7d", "1x1x1536", "4,553,088", "4,546,560"] in lines
     naive = printed(capsys, "inception_v1", "--set", "module=naive", "--image_size=64")
+    assert naive.splitlines()[0].endswith(" (module=naive)")
     assert "inception_3a  8x8x416" in naive
 
 

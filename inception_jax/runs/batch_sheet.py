@@ -87,7 +87,7 @@ def refuse_other_file(path: str | os.PathLike, flag: str) -> None:
 
 
 def format_label(names: Sequence[str], label: int, partner: int | None = None, weight: float = 1.0) -> str:
-    """Formats a label: "cat", or "cat 0.70 / dog 0.30" of a mixed image.
+    """Formats a label: "cat", or "cat 0.70 / dog 0.30" of a mixed image, its own label first.
 
     Args:
       names: of the classes.
@@ -95,9 +95,10 @@ def format_label(names: Sequence[str], label: int, partner: int | None = None, w
       partner: of the image that is mixed into it; None: there is none.
       weight: of the image's own label.
     """
-    if partner is None or weight == 1.0:
+    own, other = f"{weight:.2f}", f"{1 - weight:.2f}"
+    if partner in (None, label) or own == "1.00":
         return names[label]
-    return f"{names[label]} {weight:.2f} / {names[partner]} {1 - weight:.2f}"
+    return names[partner] if own == "0.00" else f"{names[label]} {own} / {names[partner]} {other}"
 
 
 def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

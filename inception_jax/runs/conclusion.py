@@ -72,13 +72,21 @@ def format_ensemble(content: Mapping[str, Any]) -> str:
       content: the result.
     """
     lines = [
-        f"{member['name']}: top-1 {100 * member['top1']:.2f} %, top-5 {100 * member['top5']:.2f} %, "
-        f"loss {format_number(member['loss'])}"
+        f"{member['name']}{_format_member(member)}: top-1 {100 * member['top1']:.2f} %, "
+        f"top-5 {100 * member['top5']:.2f} %, loss {format_number(member['loss'])}"
         for member in content["members"]
     ]
-    what = f"{content['dataset']} {content['split']}, {content['model']}{_format_left_out(content)}"
+    alone = _format_member(content["members"][0]) if len(lines) == 1 else ""
+    what = f"{content['dataset']} {content['split']}, {content['model']}{alone}{_format_left_out(content)}"
     values = f"top-5 {100 * content['top5']:.2f} %, loss {format_number(content['loss'])}"
     return "\n".join([*(lines if len(lines) > 1 else []), f"{what}: {format_accuracy(content)}, {values}"])
+
+
+def _format_member(member: Mapping[str, Any]) -> str:
+    """What a network of an ensemble was evaluated with; nothing of a file that is an ensemble's itself."""
+    if "weights" not in member:
+        return ""
+    return f" ({member['weights']}, step {member['step']}, {member['protocol']}, {member['image_size']} pixels)"
 
 
 def _format_left_out(content: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ def format_header(
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     config, length, data = setup.config, setup.length, setup.data
     weights = "/".join(f"{weight:g}" for weight in setup.objective.aux_weights)
-    heads = f", auxiliary heads weighted {weights}" if weights else ", no auxiliary heads"
+    heads = f" with auxiliary heads, which are weighted {weights}" if weights else ", no auxiliary heads"
     statistics = f", batch norm statistics {setup.batch_norm}" if setup.batch_norm else ""
     lines = [
         f"{setup.spec.name} ({setup.spec.paper})",
