@@ -51,6 +51,7 @@ def test_mixed_images_have_both_labels(tmp_path, monkeypatch):
     fields = ["--config.augmentation.mixup_alpha=1.0", "--config.augmentation.photometric=howard"]
     images, captions, _, _ = sheet_of(tmp_path, monkeypatch, "--images=3", *fields)
     assert len(images) == 3 and all(re.fullmatch(r"\d( 0\.\d\d / \d 0\.\d\d)?", caption) for caption in captions)
+    assert " / " in " ".join(captions)
 
 
 def test_views_are_the_networks_input_with_the_normalization_undone():
