@@ -120,11 +120,17 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A ` did you mean '…'?` clause for an unknown name, or `""` where nothing is near."""
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
+    """A `; did you mean '…'?` clause for an unknown name, or `""` where nothing is near.
+
+    Args:
+      name: the unknown name.
+      names: the known ones.
+      cutoff: the least similarity, a ratio of `difflib`: 1 where the names are the same.
+    """
     if len(str(name)) > _MAX_WORD:  # comparing takes time that grows with the length
         return ""
-    matches = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(str(name), list(names), n=1, cutoff=cutoff)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 

@@ -215,16 +215,14 @@ def _from_folder(
     if sources is None:
         sources = {s: FileRecords(part.folder, part.keys, part.labels, part.sizes) for s, part in found.splits.items()}
     problems = {s: part.problem for s, part in found.splits.items() if part.problem}
+    unlabelled = {s for s, part in found.splits.items() if part.problem and part.unlabelled}
     train = split_names.training(found.splits)
-    others = set(found.splits) - {train, *problems}
-    can_hold_out = train is not None and train not in problems and len(sources[train]) and not others
-    held_out = _HOLD_OUT if can_hold_out else ""
-    try:
-        dataset = _from_splits(name, split, found.class_names, sources, found.spellings(), problems)
-    except UserError as error:
-        raise UserError(f"{error}{held_out}") from None
-    hint = folders.single_class_hint(found) if len(found.class_names) == 1 and name.startswith("folder:") else ""
-    return dataclasses.replace(dataset, account=tuple(folder_account.format_account(found)), class_hint=hint)
+    can_hold_out = train is not None and train not in problems and len(sources[train])
+    hint = _HOLD_OUT if can_hold_out and set(found.splits) == {train, *problems} else ""
+    problems |= {s: problems[s] + hint for s in unlabelled}
+    dataset = _from_splits(name, split, found.class_names, sources, found.spellings(), problems, hint)
+    meant = folders.single_class_hint(found) if len(found.class_names) == 1 and name.startswith("folder:") else ""
+    return dataclasses.replace(dataset, account=tuple(folder_account.format_account(found)), class_hint=meant)
 
 
 def add(name: str, splits: Callable[[], Mapping[str, Any]], class_names: list[str]) -> None:
@@ -286,6 +284,7 @@ def _from_splits(
     sources: Mapping[str, RecordSource],
     spellings: Mapping[str, str] = MappingProxyType({}),
     problems: Mapping[str, str] = MappingProxyType({}),
+    hint: str = "",
 ) -> Dataset:
     """A data set that is not prepared, with TFDS's syntax for slices and sums of splits.
 
@@ -296,6 +295,7 @@ def _from_splits(
       sources: of the splits.
       spellings: {another name of a split: its name}.
       problems: {split: why it cannot be used}.
+      hint: the end of the error for an unknown split that is near to none.
     """
     if split in sources and split not in problems:
         return _not_empty(Dataset(name, split, class_names, sources[split]))
@@ -306,7 +306,7 @@ def _from_splits(
         s: splits.SplitInfo(name=s, shard_lengths=[len(sources[own])], num_bytes=0) for s, own in own_names.items()
     }
     parts = []
-    for part in _read_split(name, split, infos, list(sources)):
+    for part in _read_split(name, split, infos, list(sources), hint):
         own = own_names[part.splitname]
         if own in problems:
             raise UserError(f"split {split!r} of {name}: {problems[own]}")
@@ -317,8 +317,11 @@ def _from_splits(
     return _not_empty(Dataset(name, split, class_names, ConcatenatedRecords(parts)))
 
 
-def _read_split(name: str, split: str, infos: Any, names: Sequence[str] | None = None) -> list[Any]:
-    """Parses a split with TFDS: its absolute instructions (splitname, from_, to); errors list `names`, or else all."""
+def _read_split(name: str, split: str, infos: Any, names: Sequence[str] | None = None, hint: str = "") -> list[Any]:
+    """Parses a split with TFDS: its absolute instructions (splitname, from_, to); errors list `names`, or else all.
+
+    The error for an unknown split that is near to none ends with `hint`.
+    """
     from tensorflow_datasets.core import splits
 
     try:
@@ -327,7 +330,8 @@ def _read_split(name: str, split: str, infos: Any, names: Sequence[str] | None =
         known = ", ".join(f"{s} ({infos[s].num_examples})" for s in names or infos)
         unknown = "Unknown split" in str(error)
         reason = nearest(split, infos) if unknown else f": {str(error).splitlines()[-1]}"
-        raise UserError(f"{'unknown ' * unknown}split {split!r} of {name}{reason}; splits: {known}") from None
+        hint = hint if unknown and not reason else ""
+        raise UserError(f"{'unknown ' * unknown}split {split!r} of {name}{reason}; splits: {known}{hint}") from None
 
 
 def _not_empty(dataset: Dataset) -> Dataset:

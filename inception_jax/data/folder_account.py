@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from inception_jax.data import split_names
 from inception_jax.data.folder_files import UNDECODED
 from inception_jax.data.folders import FolderScan
 from inception_jax.data.names import printable
@@ -15,6 +18,11 @@ from inception_jax.errors import counted
 _MAX_ROWS = 20  # of the table of classes; more classes are told as a range
 _IMBALANCE = 2.0
 _MAX_NAMES = 4
+_FEW = 2  # images of a class that may be a typing error; the class that is meant has at least _TIMES as many
+_TIMES = 5
+_MAX_FEW = 20  # classes with so few images; more of them are no typing errors
+_MAX_LETTERS = 255  # comparing takes time that grows with the length
+_GUARD = "; a wrong label becomes a class: data.class_names=FILE names those that are allowed"
 
 
 def format_account(found: FolderScan) -> list[str]:
@@ -36,11 +44,38 @@ def format_account(found: FolderScan) -> list[str]:
             )
         elif not values[smallest]:
             missing = [found.class_names[label] for label in np.flatnonzero(values == 0)]
-            lines.append(f"{name} has no images of {_names([repr(label) for label in missing])}")
+            guard = _GUARD if found.open_classes else ""
+            lines.append(f"{name} has no images of {_names([repr(label) for label in missing])}{guard}")
+    if found.open_classes and (train := split_names.training(counts)):
+        lines += _typing_errors(found.class_names, counts[train])
     lines += [
         f"split {name!r} cannot be used: {split.problem}" for name, split in found.splits.items() if split.problem
     ]
     return [*lines, *found.notes, *_left_out(found)]
+
+
+def _typing_errors(class_names: Sequence[str], counts: np.ndarray) -> Iterator[str]:
+    """Names the classes with very few images whose name differs by one or two letters from a class with many."""
+    number = dict(zip(class_names, counts.tolist(), strict=True))
+    few = [name for name, count in number.items() if 0 < count <= _FEW]
+    if len(few) > _MAX_FEW or max(map(len, few), default=0) > _MAX_LETTERS:
+        return
+    many = {name.casefold(): name for name, count in number.items() if count >= _TIMES}
+    digits = {folded: re.sub(r"\D", "", folded) for folded in [*map(str.casefold, few), *many]}
+    for name in few:
+        folded = name.casefold()
+        near = [
+            other
+            for other in many
+            if abs(len(other) - len(folded)) <= 2
+            and number[many[other]] >= _TIMES * number[name]
+            and digits[other] == digits[folded]  # not "class 1" and "class 2"
+        ]
+        for other in difflib.get_close_matches(folded, near, n=1, cutoff=max(0.65, 1 - 2 / len(folded))):
+            yield (
+                f"class {name!r} has {counted(number[name], 'image')}, and its name is near to that of "
+                f"{many[other]!r} with {number[many[other]]:,}{_GUARD}"
+            )
 
 
 def _table(class_names: Sequence[str], counts: dict[str, np.ndarray]) -> Iterator[str]:

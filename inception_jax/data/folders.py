@@ -54,6 +54,7 @@ class FolderScan:
       splits: by name. One that cannot be used has its `problem`, which concerns only who asks for it.
       left_out: what the scan did not take.
       notes: lines about the splits for the account.
+      open_classes: whether every name that training has became a class: of lists without a file of classes.
     """
 
     root: str
@@ -61,6 +62,7 @@ class FolderScan:
     splits: Mapping[str, FolderSplit]
     left_out: LeftOut
     notes: Sequence[str]
+    open_classes: bool = False
 
     def spellings(self) -> dict[str, str]:
         """{another name of a split: its name}, where that is clear: `val` is `validation` where there is only one."""

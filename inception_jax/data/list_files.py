@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +18,8 @@ from inception_jax.data.names import PackedNames, printable
 from inception_jax.errors import UserError, nearest
 
 _SPLIT = "split"
+_NEAR_SPLIT = 0.75  # "splits", "Split" and "spilt"; but "site" and "slide" are columns of their own
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _MAX_LABELS = 1_000_000
 _THREADS = 16  # that ask the file system for sizes: it may be a network's
 _PIECE = 4096
@@ -42,15 +44,16 @@ def scan(
     Returns:
       The class names and the splits, each in the order of the list. Without a column "split" all is "train". A split
       whose files are missing, with a label that training does not have, or with an image of two labels has a problem.
+      A note names the columns that are not used.
 
     Raises:
-      UserError: the list cannot be read, or a column or a value is missing.
+      UserError: the list cannot be read, or a column or a value is missing or misspelled.
     """
     if storage.is_remote(file):
         raise UserError(f"list:{file}: a list is read from a file system; mount the storage as one, or copy the list")
     name = printable(file)
     file = os.path.expanduser(file)
-    rows = list(_read_rows(file, name, path_key or "path", label_key or "label"))
+    rows, unused = _read_rows(file, name, path_key or "path", label_key or "label")
     if not rows:
         raise UserError(f"{name}: no rows; a row per image is needed")
     chosen = read_class_file(classes_file) if classes_file else None
@@ -62,19 +65,20 @@ def scan(
     for split in split_names.ordered({row[3] for row in rows}):
         found = [(row, labels_of.get(str(row[2]))) for row in rows if row[3] == split]
         splits[split] = _split(name, folder, found, list(labels_of), known)
-    return FolderScan(folder, class_names, splits, LeftOut(), [])
+    notes = [f"columns not used: {', '.join(map(repr, unused))}"] if unused else []
+    open_classes = chosen is None and not all(map(is_integer, labels_of))
+    return FolderScan(folder, class_names, splits, LeftOut(), notes, open_classes)
 
 
-def _read_rows(file: str, name: str, path_key: str, label_key: str) -> Iterator[Row]:
-    """Yields the rows of a list."""
+def _read_rows(file: str, name: str, path_key: str, label_key: str) -> tuple[list[Row], list[str]]:
+    """Reads the rows of a list, and the names of the columns that are not used."""
     suffix = os.path.splitext(file)[1].lower()
     try:
         if suffix == ".parquet":
-            yield from _read_parquet(file, name, path_key, label_key)
-        elif suffix in (".csv", ".tsv"):
-            yield from _read_csv(file, name, path_key, label_key, "\t" if suffix == ".tsv" else ",")
-        else:
-            raise UserError(f"{name}: a list has the suffix .csv, .tsv or .parquet")
+            return _read_parquet(file, name, path_key, label_key)
+        if suffix in (".csv", ".tsv"):
+            return _read_csv(file, name, path_key, label_key, "\t" if suffix == ".tsv" else ",")
+        raise UserError(f"{name}: a list has the suffix .csv, .tsv or .parquet")
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -91,24 +95,50 @@ def _columns(name: str, header: Sequence[str], path_key: str, label_key: str) ->
                 f"{name}: {problem}; its columns are {', '.join(map(repr, header))}; name one: --config.data.{field}=…"
             )
         found.append(header.index(key))
-    return found[0], found[1], header.index(_SPLIT) if _SPLIT in header else None
+    if _SPLIT in header:
+        return found[0], found[1], header.index(_SPLIT)
+    for column in _unused(header, found):
+        if near := nearest(column.casefold(), [_SPLIT], _NEAR_SPLIT):
+            raise UserError(
+                f"{name}: column {column!r}{near} Without 'split' all rows are train; correct the name, or remove it"
+            )
+    return found[0], found[1], None
 
 
-def _read_csv(file: str, name: str, path_key: str, label_key: str, delimiter: str) -> Iterator[Row]:
+def _unused(header: Sequence[str], positions: Sequence[int | None]) -> list[str]:
+    """The names of the other columns."""
+    return [column for position, column in enumerate(header) if column and position not in positions]
+
+
+def _check_separator(name: str, first_line: str, delimiter: str) -> None:
+    """Refuses a header that has other separators, and none that the suffix of the file stands for."""
+    other = max(_SEPARATORS, key=first_line.count)
+    if delimiter not in first_line and other in first_line:
+        raise UserError(
+            f"{name}: its header has {_SEPARATORS[other]} ({other!r}) between the columns; "
+            f"{_SEPARATORS[delimiter]} are needed (.csv: commas, .tsv: tabs)"
+        )
+
+
+def _read_csv(file: str, name: str, path_key: str, label_key: str, delimiter: str) -> tuple[list[Row], list[str]]:
+    rows = []
     with open(file, encoding="utf-8-sig", newline="") as stream:
+        _check_separator(name, stream.readline(), delimiter)
+        stream.seek(0)
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
         header = [column.strip() for column in next(reader, [])]
-        path, label, split = _columns(name, header, path_key, label_key)
+        path, label, split = positions = _columns(name, header, path_key, label_key)
         for values in reader:
             if not values:
                 continue
             where = f"line {reader.line_num:,}"
             if len(values) != len(header):
                 raise UserError(f"{name}, {where}: {len(values)} values; the header has {len(header)} columns")
-            yield _row(name, where, values[path], values[label], "train" if split is None else values[split])
+            rows.append(_row(name, where, values[path], values[label], "train" if split is None else values[split]))
+    return rows, _unused(header, positions)
 
 
-def _read_parquet(file: str, name: str, path_key: str, label_key: str) -> Iterator[Row]:
+def _read_parquet(file: str, name: str, path_key: str, label_key: str) -> tuple[list[Row], list[str]]:
     import pyarrow.parquet
 
     try:
@@ -119,8 +149,11 @@ def _read_parquet(file: str, name: str, path_key: str, label_key: str) -> Iterat
             columns = [column.to_pylist() for column in table.read(columns=names).select(names).columns]
     except pyarrow.ArrowException as error:
         raise UserError(f"{name}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
-    for number, values in enumerate(zip(*columns, strict=True)):
-        yield _row(name, f"row {number:,}", values[0], values[1], values[2] if len(values) > 2 else "train")
+    rows = [
+        _row(name, f"row {number:,}", values[0], values[1], values[2] if len(values) > 2 else "train")
+        for number, values in enumerate(zip(*columns, strict=True))
+    ]
+    return rows, _unused(header, positions)
 
 
 def _row(name: str, where: str, path: Any, label: Any, split: Any) -> Row:

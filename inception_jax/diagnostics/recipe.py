@@ -68,12 +68,16 @@ def open_data(recipe: ConfigDict) -> list[Dataset]:
 
 
 def check_data(train: Dataset, evaluation: Dataset) -> Finding:
-    """Says what the data set has, and what a scan of class folders found wrong."""
+    """Says what the data set has, and what a scan of class folders or a list found wrong."""
     text = (
         f"{train.name}: {train.num_examples:,} examples in {train.split}, {evaluation.num_examples:,} in "
         f"{evaluation.split}, {train.num_classes:,} classes"
     )
-    notes = [line for line in train.account if re.search("left out|imbalanced|cannot be used", line)]
+    notes = [
+        line
+        for line in train.account
+        if re.search("left out|imbalanced|cannot be used|has no images|is near to|columns not used", line)
+    ]
     return ok("data", "; ".join([text, *notes]))
 
 

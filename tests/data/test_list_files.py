@@ -1,11 +1,15 @@
 """Lists of (path, label): columns, classes, splits, and what is wrong with them."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from inception_jax.data import file_index, folder_files
 from inception_jax.data.datasets import load, load_splits
+from inception_jax.diagnostics import recipe
 from inception_jax.errors import UserError
 
 ROWS = [("a/1.png", "dog", "train"), ("a/2.png", "cat", "train"), ("3.png", "cat", "val"), ("a/4.png", "dog", "train")]
@@ -74,6 +78,63 @@ def test_integer_labels_and_a_file_of_class_names(listed, tmp_path):
     assert data.class_names == ["Hund", "Katze"] and data.labels().tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize("column", ["splitt", "Split", "SPLITS", "spilt"])
+def test_a_misspelled_column_of_splits_is_refused(listed, tmp_path, column):
+    with pytest.raises(UserError, match=rf"list\.csv: column '{column}'; did you mean 'split'\? Without 'split' all"):
+        load(listed(lines(ROWS, f"path,label,{column}")), "train")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"path": ["3.png"], "label": [1], column: ["val"]}), tmp_path / "a.parquet"
+    )
+    with pytest.raises(UserError, match=rf"column '{column}'; did you mean 'split'"):
+        load(f"list:{tmp_path}/a.parquet", "train")
+
+
+def test_columns_that_are_not_used_are_named(listed):
+    for header in ("path,label,site", "path,label,slide"):
+        data = load(listed(lines(ROWS, header)), "train")
+        assert data.num_examples == 4 and data.account[-1] == f"columns not used: '{header.split(',')[2]}'"
+    name = listed(lines([(*row, "x") for row in ROWS], "path,label,split,splits"))
+    assert load(name, "val").account[-1] == "columns not used: 'splits'"
+    assert not any("not used" in line for line in load(listed(lines(ROWS)), "train").account)
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "message"),
+    [
+        ("list.csv", ";", r"semicolons \(';'\) between the columns; commas are needed"),
+        ("list.csv", "\t", r"tabs \('\\t'\) between the columns; commas are needed"),
+        ("list.tsv", ",", r"commas \(','\) between the columns; tabs are needed"),
+    ],
+)
+def test_other_separators_are_named(listed, name, separator, message):
+    for header in ("path,label,split", '"path","label","split"'):
+        with pytest.raises(UserError, match=rf"{name}: its header has {message} \(.csv: commas, .tsv: tabs\)"):
+            load(listed(lines(ROWS, header).replace(",", separator), name), "train")
+
+
+def test_a_label_that_may_be_a_typing_error_is_noted(listed, tmp_path):
+    many = [(f"a/{i}.png", "dog", "train") for i in range(1, 11)]
+    for number in range(1, 11):
+        (tmp_path / "a" / f"{number}.png").write_bytes(b"")
+    rows = [*many, ("3.png", "DGO", "train"), ("list.csv", "dog", "val")]
+    guard = "; a wrong label becomes a class: data.class_names=FILE names those that are allowed"
+    name = listed(lines(rows))
+    account = load(name, "train").account
+    assert f"class 'DGO' has 1 image, and its name is near to that of 'dog' with 10{guard}" in account
+    assert f"val has no images of 'DGO'{guard}" in account
+    text = recipe.check_data(*load_splits(name, ["train", "val"])).text  # of `doctor`
+    assert "val has no images of 'DGO'" in text and "near to that of 'dog'" in text and guard in text
+    (tmp_path / "names.txt").write_text("dog\nDGO\n")
+    account = load(name, "train", class_names=str(tmp_path / "names.txt")).account
+    assert "val has no images of 'DGO'" in account and not any("near" in line for line in account)
+    for other, usual in (("horse", "dog"), ("class 1", "class 2"), ("10", "11")):
+        rows[10] = ("3.png", other, "train")
+        account = load(
+            listed(lines([(path, usual if label == "dog" else label, s) for path, label, s in rows])), "train"
+        )
+        assert not any("near" in line for line in account.account), other
+
+
 def test_other_columns(listed):
     name = listed(lines([("x", *row) for row in ROWS], "id,file,kind,split"))
     data = load(name, "train", image_key="file", label_key="kind")
@@ -112,8 +173,10 @@ def test_what_is_wrong_is_named(listed, text, message):
 def test_a_label_of_no_class_concerns_only_its_split(listed):
     name = listed(lines([*ROWS[:2], ("3.png", "cow", "val")]))
     assert load(name, "train").num_examples == 2
-    with pytest.raises(UserError, match=r"line 4: label 'cow' is not among the 2 of .*list\.csv .train."):
-        load(name, "val")
+    with pytest.raises(UserError, match=r"line 4: label 'cow' is not among the 2 of .*list\.csv .train.\]?$"):
+        load(name, "val")  # and no advice to hold out a part of train
+    with pytest.raises(UserError, match=r"unknown split 'tran' .*; did you mean 'train'\?; splits: train .2.$"):
+        load(listed(lines(ROWS[:2])), "tran")
 
 
 def test_a_file_of_classes_names_integers_by_value(listed, tmp_path):
@@ -179,3 +242,8 @@ def test_files_that_are_no_list(tmp_path):
     (tmp_path / "list.parquet").write_bytes(b"no")
     with pytest.raises(UserError, match=r"list\.parquet: cannot be read as Parquet"):
         load(f"list:{tmp_path}/list.parquet", "train")
+
+
+def test_git_ignores_the_indexes_beside_data():
+    ignored = (Path(__file__).parents[2] / ".gitignore").read_text().splitlines()
+    assert {f"{file_index.FOLDER}/", folder_files.INDEX} <= set(ignored)
