@@ -34,8 +34,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             code = 0
         else:
             raise
-    except KeyboardInterrupt:
-        code = _print_error("interrupted", 130)
+    except KeyboardInterrupt as interrupt:  # Python's own has no text; a command may say what to do next
+        code = _print_error("; ".join(["interrupted", *map(str, interrupt.args)]), 130)
     except ValueError as error:
         if not _is_model_error(error):
             raise

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line
 from inception_jax.errors import ArgumentParser, UserError
+from inception_jax.progress_line import ProgressLine
 from inception_jax.ranges import MAX_BATCH, MAX_SIDE
 
 if TYPE_CHECKING:
@@ -116,8 +117,11 @@ def _extract(flags: argparse.Namespace, trained: TrainedNetwork, files: list[str
     found = extraction.feature_shapes(trained, endpoints, pool=pool, dtype=flags.dtype)
     batches, batch_size, total = _batches(flags, trained, files)
     found_rows = extraction.features(trained, batches, endpoints, batch_size=batch_size, pool=pool, dtype=flags.dtype)
-    rows = _counted(found_rows, total)
-    count = _write_statistics(flags, rows, endpoints[0]) if flags.statistics else _write_features(flags, rows, files)
+    with ProgressLine() as progress:
+        rows = _counted(found_rows, total, progress)
+        count = (
+            _write_statistics(flags, rows, endpoints[0]) if flags.statistics else _write_features(flags, rows, files)
+        )
     shapes = {name: [count, *shape.shape] for name, shape in found.items()}
     if flags.json:
         said = {"output": flags.output, "weights": trained.weights, "step": trained.step}
@@ -177,14 +181,13 @@ def _find_files(flags: argparse.Namespace) -> list[str]:
     return found
 
 
-def _counted(rows: Iterable[dict[str, Any]], total: int) -> Iterable[dict[str, Any]]:
-    """Yields the rows and reports the progress on standard error."""
+def _counted(rows: Iterable[dict[str, Any]], total: int, progress: ProgressLine) -> Iterable[dict[str, Any]]:
+    """Yields the rows and reports the progress."""
     done = 0
     for batch in rows:
         done += len(batch["index"])
-        print(f"\rextract: {done:,} of {total:,}", end="", file=sys.stderr, flush=True)
+        progress("extract", done, total)
         yield batch
-    print(file=sys.stderr)
 
 
 def _write_features(flags: argparse.Namespace, rows: Iterable[dict[str, Any]], files: list[str]) -> int:

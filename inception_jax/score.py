@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line
 from inception_jax.errors import ArgumentParser, UserError
+from inception_jax.progress_line import ProgressLine
 from inception_jax.ranges import MAX_BATCH
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ _READ_BY = {
     "kid_subsets": ("kid",),
     "kid_subset_size": ("kid",),
     "splits": ("is",),
+    "seed": ("fid_infinity", "kid", "is"),
     "neighbors": ("precision", "recall", "density", "coverage"),
 }
 _OF_NETWORK = {"network", "input", "endpoint", "batch_size", "cache", "max_pixels"}
@@ -48,8 +49,9 @@ def main(argv: list[str]) -> int:
     elif len(flags.sets) == 1 and (wrong := [name for name in metrics if name not in _ONE_SET]):
         raise UserError(f"--metrics={wrong[0]}: it needs two sets, REAL and FAKE; one is given")
     for flag, readers in _READ_BY.items():
-        if not {*readers} & {*metrics}:
-            arguments.refuse({flag}, f"only the metrics {', '.join(readers)} read it")
+        if not {*readers} & {*metrics} and not (flag == "seed" and flags.bootstrap):
+            others = " and --bootstrap" if flag == "seed" else ""
+            arguments.refuse({flag}, f"only the metrics {', '.join(readers)}{others} read it")
     parallel.enable_compilation_cache()
     return _run(arguments, flags, metrics)
 
@@ -88,10 +90,14 @@ def _arguments() -> ArgumentParser:
         "--cache", metavar="FOLDER", help="keeps features here; the same command continues with them"
     )
     arguments.add_argument("--statistics", metavar="FILE.npz", help="write mean and covariance of one set, for later")
-    arguments.add_argument("--seed", type=command_line.whole(0), default=2020, help="of subsets and shuffles (2020)")
+    arguments.add_argument(
+        "--seed", type=command_line.whole(0), default=2020, help="of subsets, shuffles and resamples (2020)"
+    )
     arguments.add_argument("--kid_subsets", type=command_line.whole(), default=100, help="default: 100")
     arguments.add_argument(
-        "--kid_subset_size", type=command_line.whole(2), help="images; default: 1000, or all where there are fewer"
+        "--kid_subset_size",
+        type=command_line.whole(2),
+        help="images; default: 1000; where a set has no more, all images of both are taken at once",
     )
     arguments.add_argument("--splits", type=command_line.whole(), default=10, help="of the Inception Score (10)")
     arguments.add_argument("--neighbors", type=command_line.whole(), help="3 of precision and recall, 5 of density")
@@ -105,7 +111,7 @@ def _arguments() -> ArgumentParser:
 
 def _run(arguments: ArgumentParser, flags: argparse.Namespace, metrics: tuple[str, ...]) -> int:
     from inception_jax.data import images
-    from inception_jax.features import generative_metrics, image_sets
+    from inception_jax.features import generative_metrics, image_sets, metric_notes
 
     options = generative_metrics.Options(
         seed=flags.seed,
@@ -124,15 +130,29 @@ def _run(arguments: ArgumentParser, flags: argparse.Namespace, metrics: tuple[st
     else:
         arguments.refuse(_OF_NETWORK, "has no effect: no set has images")
     roles = ("fake",) if len(sets) == 1 else ("real", "fake")
-    measured = [
-        generative_metrics.measure(one, role, metrics, network, options=options, cache=flags.cache, progress=_progress)
-        for one, role in zip(sets, roles, strict=True)
-    ]
+    try:
+        with ProgressLine() as progress:
+            measured = [
+                generative_metrics.measure(
+                    one,
+                    role,
+                    metrics,
+                    network,
+                    options=options,
+                    cache=flags.cache,
+                    progress=lambda role, done, total: progress(f"{role} images", done, total),
+                )
+                for one, role in zip(sets, roles, strict=True)
+            ]
+    except KeyboardInterrupt:
+        if not flags.cache:
+            raise
+        raise KeyboardInterrupt(f"the same command continues with the features in {flags.cache}") from None
     if flags.statistics:
         return _write_statistics(flags, measured[0], metrics)
     real, fake = measured[0], measured[-1]
     found = generative_metrics.compute(real, fake, metrics, options)
-    notes = generative_metrics.notes(real, fake, metrics, found)
+    notes = metric_notes.notes(real, fake, metrics, found)
     _print(flags, network, sets, metrics, found, notes)
     return 0
 
@@ -148,14 +168,10 @@ def _load_network(flags: argparse.Namespace) -> FeatureNetwork:
     if storage.is_remote(flags.network) or (Path(flags.network).is_dir() and not hub.is_hub_folder(flags.network)):
         network = trained_network.load_run(flags.network)
     else:
+        if not Path(flags.network).exists():
+            networks.find_record(flags.network, f"--network={flags.network}: neither a file, nor the workdir of a run,")
         network = networks.load_pretrained(flags.network)
     return fid_network.feature_network(network, flags.input, flags.endpoint)
-
-
-def _progress(role: str, done: int, total: int) -> None:
-    print(
-        f"\rscore: {done:,} of {total:,} {role} images", end="\n" if done == total else "", file=sys.stderr, flush=True
-    )
 
 
 def _write_statistics(flags: argparse.Namespace, measured: MeasuredSet, metrics: tuple[str, ...]) -> int:
@@ -191,7 +207,8 @@ def _print(
         print(json.dumps(found | shown))
         return
     for name in metrics:
-        extra = f" ± {found[f'{name}_std']:.3g} over subsets" if f"{name}_std" in found else ""
+        deviation = found.get(f"{name}_std")
+        extra = "" if deviation is None else f" ± {deviation:.3g} over {'splits' if name == 'is' else 'subsets'}"
         if f"{name}_interval" in found:
             low, high = found[f"{name}_interval"]
             extra += f" (95 %: {low:.6g} to {high:.6g})"

@@ -13,7 +13,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (  # the lowest first
-    ("crc32c", "errors", "file_locks", "metric_definitions", "models", "ranges", "standard_streams", "tree_paths"),
+    (
+        "crc32c",
+        "errors",
+        "file_locks",
+        "metric_definitions",
+        "models",
+        "progress_line",
+        "ranges",
+        "standard_streams",
+        "tree_paths",
+    ),
     ("command_line", "data", "metrics", "multihost", "patterns", "weight_files"),
     ("checkpoints", "extensions", "schema"),
     ("config", "fault_injection", "runs"),

@@ -21,6 +21,7 @@ from tensorflow_datasets.core.utils import shard_utils
 from inception_jax.data import prepared_sets, shards
 from inception_jax.data.example_records import FORMATS, ExampleRecords, FileInstruction
 from inception_jax.errors import UserError
+from inception_jax.progress_line import ProgressLine
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -45,7 +46,7 @@ def convert(name: str, data_dir: Path, output: Path, *, num_shards: int | None =
     """
     builder = prepared_sets.find_prepared(name, data_dir)
     file_format = prepared_sets.choose_format(builder, list(FORMATS))
-    origin, progress = Path(builder.data_dir), shards.PreparationProgress(stream)
+    origin, progress = Path(builder.data_dir), ProgressLine(stream)
     folder = Path(output, origin.relative_to(data_dir) if origin.is_relative_to(data_dir) else builder.info.full_name)
     if file_format == "array_record":
         raise UserError(f"{origin}: its files are ArrayRecord already; nothing to convert")
@@ -54,7 +55,7 @@ def convert(name: str, data_dir: Path, output: Path, *, num_shards: int | None =
     sources = {split: _source(builder, file_format, split) for split in builder.info.splits}
     staging = folder.with_name(f"incomplete.{folder.name}")
     try:
-        with shards.locked(folder):
+        with progress, shards.locked(folder):
             if folder.exists():
                 (folder / "plan.json").unlink(missing_ok=True)  # left by a process that was killed after the rename
                 progress.log(f"{folder}: already there; remove this folder to convert again")
@@ -99,7 +100,7 @@ def _convert_split(
     source: ExampleRecords,
     staging: Path,
     num_shards: int | None,
-    progress: shards.PreparationProgress,
+    progress: ProgressLine,
 ) -> splits.SplitInfo:
     """Writes the shards of a split that are missing."""
     count = len(source)

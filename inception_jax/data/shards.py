@@ -15,12 +15,10 @@ import json
 import math
 import os
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tensorflow_datasets.core import example_serializer, naming, splits
@@ -31,39 +29,13 @@ from inception_jax.data import images
 from inception_jax.data.builders import Examples, SourceBuilder
 from inception_jax.data.folder_files import hash_order
 from inception_jax.errors import UserError
+from inception_jax.progress_line import ProgressLine
 
 _RECORD_OVERHEAD = 100  # bytes of a record besides its image, about
 # The time that ArrayRecord's reader takes per record grows with the records of the file: array_record 0.8.6 needs 20 us
 # in a file of 2,000, 310 us in one of 60,000. TFDS's rule considers bytes alone and would put 60,000 small images into
 # one file.
 MAX_RECORDS_PER_SHARD = 2048
-
-
-class PreparationProgress:
-    """Reports the progress of a preparation: one line, rewritten, in a terminal; else a line every ten seconds."""
-
-    def __init__(self, stream: TextIO | None = None):
-        """Makes a reporter.
-
-        Args:
-          stream: to write to; None: standard error.
-        """
-        self._stream = stream or sys.stderr
-        self._terminal = self._stream.isatty()
-        self._last = 0.0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if done < total and now - self._last < (0.2 if self._terminal else 10.0):
-            return
-        self._last = now
-        line = f"{what}: {done:,} of {total:,} ({done / max(total, 1):.0%})"
-        self._stream.write(f"\r{line}\033[K" + "\n" * (done >= total) if self._terminal else f"{line}\n")
-        self._stream.flush()
-
-    def log(self, line: str) -> None:
-        """Writes a whole line."""
-        print(line, file=self._stream, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +85,10 @@ def write(
       UserError: original files that are wrong, an unreadable image, no disk space, a folder that cannot be written, or
         another process that prepares the same data set. Shards that were written are kept for the next attempt.
     """
-    folder, progress = Path(builder.data_dir), PreparationProgress(stream)
+    folder, progress = Path(builder.data_dir), ProgressLine(stream)
     staging = folder.with_name(f"incomplete.{folder.name}")
     try:
-        with locked(folder):
+        with progress, locked(folder):
             if folder.exists():
                 (folder / "plan.json").unlink(
                     missing_ok=True
@@ -176,7 +148,7 @@ def _check_counts(builder: SourceBuilder, parts: list[_SplitPlan]) -> None:
 
 
 def _open_staging(
-    staging: Path, builder: SourceBuilder, parts: list[_SplitPlan], full_check: bool, progress: PreparationProgress
+    staging: Path, builder: SourceBuilder, parts: list[_SplitPlan], full_check: bool, progress: ProgressLine
 ) -> dict[str, Any]:
     """Opens the folder of this builder's files, keys and checks; returns its state."""
     files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in builder.source_files()]
@@ -184,7 +156,7 @@ def _open_staging(
     return open_staging(staging, hashlib.sha256(json.dumps([files, keys]).encode()).hexdigest(), full_check, progress)
 
 
-def open_staging(staging: Path, digest: str, full_check: bool, progress: PreparationProgress) -> dict[str, Any]:
+def open_staging(staging: Path, digest: str, full_check: bool, progress: ProgressLine) -> dict[str, Any]:
     """Opens the folder of an earlier attempt, or an empty one.
 
     Args:
@@ -232,7 +204,7 @@ def _write_split(
     staging: Path,
     max_pixels: int | None,
     threads: int,
-    progress: PreparationProgress,
+    progress: ProgressLine,
 ) -> splits.SplitInfo:
     """Writes the shards of a split that are missing; `max_pixels`: None where no image is decoded."""
     template = naming.ShardedFileTemplate(

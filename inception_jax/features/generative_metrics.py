@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.errors import UserError, counted, nearest
+from inception_jax.errors import UserError, nearest
 from inception_jax.features import feature_rows, frechet_estimates, manifolds
 from inception_jax.features.feature_store import FeatureStore
 from inception_jax.features.fid_network import FeatureNetwork
@@ -42,7 +42,7 @@ class Options:
     Attributes:
       seed: of subsets, shuffles and resamples.
       kid_subsets: subsets of KID.
-      kid_subset_size: images of each; None: 1000, or all images where there are fewer.
+      kid_subset_size: images of each; None: 1000, or all images at once where a set has no more.
       splits: of the Inception Score.
       neighbors: k of precision and recall.
       density_neighbors: k of density and coverage.
@@ -194,8 +194,8 @@ def compute(
       options: see `Options`.
 
     Returns:
-      {metric: its value, float; "kid_std", "is_std", "fid_slope"; with `bootstrap`, "METRIC_error" and
-      "METRIC_interval" [low, high]}.
+      {metric: its value, float; "kid_std", "is_std" (None: of one value there is none), "fid_slope"; with `bootstrap`,
+      "METRIC_error" and "METRIC_interval" [low, high]}.
 
     Raises:
       UserError: a set lacks what a metric needs, has too few images, or values that are not finite.
@@ -214,7 +214,7 @@ def compute(
             found |= {name: line.value, "fid_slope": line.slope}
         elif name == "is":
             score = inception_score(fake.features(output, name), splits=options.splits, seed=options.seed)
-            found |= {name: score.mean, "is_std": score.std}
+            found |= {name: score.mean, "is_std": score.std if options.splits > 1 else None}
         elif name == "kid":
             kid = _kid(real.features(output, name), fake.features(output, name), options)
             found |= {name: kid.mean, "kid_std": kid.std}
@@ -285,33 +285,3 @@ def _intervals(
         )
         intervals |= {f"{name}_error": interval.error, f"{name}_interval": [interval.low, interval.high]}
     return intervals
-
-
-def notes(real: MeasuredSet, fake: MeasuredSet, metrics: Collection[str], found: dict[str, Any]) -> list[str]:
-    """What a reader must know of the numbers, a line each: few images, bias, resamples."""
-    lines = []
-    for one in (real, fake):
-        for output in sorted({METRICS[name] for name in metrics} & {"pool", "spatial"}):
-            metric = {"pool": "FID", "spatial": "sFID"}[output]
-            if metric.lower() not in metrics:
-                continue
-            width = len(one.statistics(output, metric)[0]) if output in one.moments else one.rows[output].shape[1]
-            if one.count is not None and one.count < width:
-                lines.append(
-                    f"{counted(one.count, f'{one.name} image')}, fewer than the {width:,} features: their covariance "
-                    f"is singular, and {metric} is far above that of many images"
-                )
-            elif one.count is None and one.name == "fake":
-                lines.append(f"the file of the fake images does not say how many they are: {metric}'s bias is unknown")
-    if "fid" in metrics and fake.count is not None:
-        if "fid_slope" in found:
-            bias = found["fid_slope"] / fake.count
-            lines.append(f"FID of {fake.count:,} fake images is above its limit by about {bias:.4g} (slope / images)")
-        else:
-            lines.append(
-                f"FID of {fake.count:,} fake images is biased upward, in proportion to 1 / images: compare only equal "
-                "numbers, or --metrics=fid_infinity"
-            )
-    if any(key.endswith("_error") for key in found):
-        lines.append("intervals: 95 %, value ± 1.96 bootstrap standard errors; they do not include the bias")
-    return lines

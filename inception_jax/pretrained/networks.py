@@ -85,7 +85,7 @@ def load_pretrained(
     if Path(weights).exists():
         path = Path(weights)
     else:
-        record = _find_record(os.fspath(weights))
+        record = find_record(os.fspath(weights))
         path = cached_file(record, cache)
     published = num_classes in (None, 0)
     loaded = loading.load_weights(
@@ -136,12 +136,21 @@ def cached_file(record: WeightRecord, cache: str | os.PathLike | None = None) ->
     return path
 
 
-def _find_record(name: str) -> WeightRecord:
+def find_record(name: str, neither: str | None = None) -> WeightRecord:
+    """Returns the record of a published file.
+
+    Args:
+      name: of the file.
+      neither: how the error begins, where a command takes other things too; None: "NAME: neither a file".
+
+    Raises:
+      UserError: there is no such name.
+    """
     names = [record.name for record in catalog.all_records()]
     if name in names:
         return catalog.get_record(name)
     raise UserError(
-        f"{name}: neither a file nor the name of a published one{nearest(name, names)}; python -m "
+        f"{neither or f'{name}: neither a file'} nor the name of a published one{nearest(name, names)}; python -m "
         f"inception_jax.convert --list shows all {len(names)}"
     )
 

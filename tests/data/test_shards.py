@@ -14,6 +14,7 @@ import pytest
 from inception_jax.data import builders, shards
 from inception_jax.data.datasets import load
 from inception_jax.errors import UserError
+from inception_jax.progress_line import ProgressLine
 
 
 @pytest.mark.parametrize("publish", [1, 5, 7, 8])
@@ -109,10 +110,14 @@ def test_progress_rewrites_its_line_in_a_terminal_only():
             return True
 
     for stream, expected in ((Terminal(), "\rx: 1 of 2 (50%)\033[K\rx: 2 of 2 (100%)\033[K\n"), (io.StringIO(), None)):
-        progress = shards.PreparationProgress(stream)
+        progress = ProgressLine(stream)
         progress("x", 1, 2)
         progress("x", 2, 2)
         assert stream.getvalue() == (expected or "x: 1 of 2 (50%)\nx: 2 of 2 (100%)\n")
+        with pytest.raises(UserError), ProgressLine(stream) as progress:
+            progress("y", 1, 2)
+            raise UserError("it begins a line of its own")
+        assert stream.getvalue().endswith("y: 1 of 2 (50%)\033[K\n" if expected else "\ny: 1 of 2 (50%)\n")
 
 
 def test_damaged_record_is_named(small, tmp_path, run):

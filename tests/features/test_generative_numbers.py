@@ -45,9 +45,10 @@ def test_kid_is_zero_in_expectation_for_one_distribution_and_its_subsets_follow_
     again = kernel_distance(real.astype(np.float32), fake, subsets=50, subset_size=40)
     assert again.mean == pytest.approx(found.mean, rel=1e-4)
     assert kernel_distance(real, fake, subsets=50, subset_size=40, seed=1).mean != found.mean
-    # All images, in any order: no subset matters.
-    whole = kernel_distance(real, fake, subsets=2, subset_size=200)
-    assert whole.values == pytest.approx([squared_mmd(real, fake)] * 2, rel=1e-10)
+    # A subset would be the whole of a set: all images once, and no deviation. Nor has one subset any.
+    whole = kernel_distance(real, fake[:150], subsets=2, subset_size=150)
+    assert whole.values == [whole.mean] == [squared_mmd(real, fake[:150])] and whole.std is None
+    assert kernel_distance(real, fake, subsets=1, subset_size=40).std is None and found.std > 0
 
 
 def test_inception_score_by_its_definition(monkeypatch):

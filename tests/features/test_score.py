@@ -1,12 +1,13 @@
 """The command `score`, on a small run's network, and the sets of images that it takes."""
 
+import argparse
 import json
 
 import cv2
 import numpy as np
 import pytest
 
-from inception_jax import score
+from inception_jax import command_line, score
 from inception_jax.data import digits
 from inception_jax.errors import UserError
 from inception_jax.evaluation import trained_network
@@ -14,6 +15,7 @@ from inception_jax.features import fid_network, frechet_estimates, generative_me
 from inception_jax.features.maximum_mean_discrepancy import squared_mmd
 from inception_jax.training import parallel
 
+LOAD_NETWORK = score._load_network
 NAMES = "fid,fid_infinity,kid,is,precision,recall,density,coverage"
 
 
@@ -55,7 +57,7 @@ def test_all_metrics_of_a_folder_and_a_data_set(small_run, run_command, network,
                  "--batch_size=16", f"--cache={tmp_path / 'cache'}"]  # fmt: skip
     code, out, err = run_command("score", *arguments, "--json")
     assert code == 0, err
-    assert "50 of 50 real images" in err and "40 of 40 fake images" in err
+    assert "\r" not in err and "real images: 50 of 50 (100%)\n" in err and "fake images: 40 of 40 (100%)\n" in err
     found = json.loads(out)
     assert set(NAMES.split(",")) <= set(found) and found["fake"] == {"set": fake, "images": 40}
     rows = []
@@ -65,7 +67,7 @@ def test_all_metrics_of_a_folder_and_a_data_set(small_run, run_command, network,
         rows.append(network.network.features(arrays, network.endpoint))
     real, fake_rows = (one[network.endpoint] for one in rows)
     assert found["fid"] == pytest.approx(frechet_estimates.distance_of_rows(real, fake_rows), rel=1e-4)
-    assert found["kid"] == pytest.approx(squared_mmd(real[:40].astype(float), fake_rows.astype(float)), rel=0.5)
+    assert found["kid"] == pytest.approx(squared_mmd(real.astype(float), fake_rows.astype(float)), rel=1e-4)
     # What an interrupted call left is continued; that of other images is refused.
     file = tmp_path / "cache" / "fake.pool.float32"
     whole = file.read_bytes()
@@ -116,9 +118,53 @@ def test_what_a_reader_must_know_is_said(loaded, capsys, tmp_path):
     out = capsys.readouterr().out
     assert "note: 30 fake images, fewer than the 40 features: their covariance is singular" in out
     assert "note: FID of 30 fake images is biased upward, in proportion to 1 / images" in out
-    assert "(95 %: " in out and "they do not include the bias" in out and "200 real images" not in out
+    assert "(95 %: " in out and "they do not include the bias" in out and "note: 200 real images" not in out
     found = printed(capsys, *sets, "--metrics=fid,fid_infinity")
     assert found["fid_infinity"] < found["fid"] and "slope / images" in found["notes"][1]
+
+
+def test_few_images_are_said_and_one_value_has_no_deviation(capsys, tmp_path):
+    random = np.random.RandomState(0)
+    for name, count in (("real", 25), ("fake", 20), ("many", 600)):
+        np.save(tmp_path / f"{name}.npy", random.standard_normal((count, 4)))
+    real, fake, many = (str(tmp_path / f"{name}.npy") for name in ("real", "fake", "many"))
+    assert score.main([real, fake, "--metrics=kid,recall"]) == 0
+    out = capsys.readouterr().out
+    assert "±" not in out and "note: kid of 25 real images and 20 fake images is one value without a deviation" in out
+    assert out.count("kid, recall of 25 real images and 20 fake images: few images, noisy values") == 1
+    found = printed(capsys, real, fake, "--metrics=kid", "--bootstrap=2")
+    assert found["kid_std"] is None and len(found["notes"]) == 3
+    assert score.main([real, fake, "--metrics=kid", "--kid_subset_size=10"]) == 0
+    out = capsys.readouterr().out
+    assert " over subsets" in out and "deviation" not in out and "few images" in out
+    assert printed(capsys, many, many, "--metrics=kid,density", "--kid_subset_size=30")["notes"] == []
+
+
+def test_an_interrupt_begins_a_line_and_says_what_continues(loaded, monkeypatch, capsys, tmp_path):
+    def interrupted(images, role, *others, progress, **options):
+        progress(role, 3, 20)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generative_metrics, "measure", interrupted)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    sets = ["dataset:digits#test[:20]", "dataset:digits#test[:20]"]
+    for cache, end in (
+        ([], ""),
+        ([f"--cache={tmp_path}"], f"; the same command continues with the features in {tmp_path}"),
+    ):
+        monkeypatch.setattr("sys.argv", ["score", *sets, *cache])
+        with pytest.raises(SystemExit, match="130"):
+            command_line.run(score.main)
+        assert capsys.readouterr().err == f"\rreal images: 3 of 20 (15%)\033[K\nerror: interrupted{end}\n"
+
+
+def test_an_unknown_network():
+    for name, message in (
+        ("runs/digist", "--network=runs/digist: neither a file, nor the workdir of a run, nor the name of a published"),
+        ("pytorch-fid/inception-2015", "one; did you mean 'pytorch-fid/inception-2015-12-05'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            LOAD_NETWORK(argparse.Namespace(network=name, input=None, endpoint=None))
 
 
 def test_wrong_calls_are_one_line(loaded, tmp_path, small_run):
@@ -144,6 +190,7 @@ def test_wrong_calls_are_one_line(loaded, tmp_path, small_run):
         ([a, "dataset:digits"], "dataset:NAME#SPLIT is needed"),
         ([a, str(tmp_path / "none")], "No such file"),
         ([a, b, "--splits=2"], "--splits: only the metrics is read it; leave it out"),
+        ([a, b, "--seed=1"], "--seed: only the metrics fid_infinity, kid, is and --bootstrap read it; leave it out"),
         ([a, a, "--input=own"], "--input: has no effect: no set has images"),
         ([a, b, "--statistics=x.npz"], "it takes one set of images, not 2"),
         (["dataset:digits#test", "--statistics=x.npz", "--metrics=kid"], "--statistics writes what fid and sfid need"),
