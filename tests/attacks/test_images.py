@@ -75,7 +75,8 @@ def test_cut_and_mutated_files(extension, capfd):
             content[generator.integers(place)] = generator.integers(256)
         image, seconds, memory = tries(bytes(content))
         assert image is None or (image.dtype == np.uint8 and image.ndim == 3)
-        assert seconds < 1 and memory < 600
+        # A changed size may ask for 64 megapixels, within the limit: 0.73 s alone, 1.01 beside other work.
+        assert seconds < 0.3 + 0.03 * (0 if image is None else image.size / 3e6) and memory < 600
 
 
 @pytest.mark.attack
