@@ -169,8 +169,7 @@ def _without_compilation_cache() -> Iterator[None]:
 def describe_step(kind: str, setup: Setup, arguments: Sequence[Any]) -> dict[str, Any]:
     """Describes what decides the program of a step, as a key of the store."""
     config = dict(manifest.flatten(setup.config.to_dict()))
-    constants = kind == "train" and len(arguments) == 2  # the numbers of the run, not arguments of the step
-    excluded = {*_OUTSIDE_FIELDS, *(() if constants else step_numbers.fields(setup))}
+    excluded = {*_OUTSIDE_FIELDS, *step_numbers.fields(setup)}  # the numbers are arguments of the step
     return {
         "kind": kind,
         "source": _source_digest(),
@@ -182,8 +181,6 @@ def describe_step(kind: str, setup: Setup, arguments: Sequence[Any]) -> dict[str
         "model": repr(setup.model),
         "normalization": repr(setup.input.normalization),
         "length": [setup.length.steps_per_epoch, setup.length.total],
-        "class_weights": setup.objective.class_weights if constants else None,  # may be those of the data
-        "aux_weights": setup.objective.aux_weights if constants else None,
         "arguments": describe_arguments(arguments),
     }
 

@@ -1,7 +1,7 @@
 """Writes fid_goldens.json and fid_goldens.npz: the numbers of other tools on seeded features, images and weights.
 
-    python tests/features/make_fid_goldens.py weights /tmp/weights.npz     # a Python with inception_jax
-    python tests/features/make_fid_goldens.py goldens /tmp/weights.npz     # a Python with the tools
+    python tests/features/make_fid_goldens.py weights weights.npz  # a Python with inception_jax
+    python tests/features/make_fid_goldens.py goldens weights.npz  # a Python with the tools
 
 The published weights are not needed: `parity.seeded_weights` draws others of the same shapes. Versions: torch 2.13.0,
 torchvision 0.28.0, pytorch-fid 0.3.0, torch-fidelity 0.4.0, clean-fid 0.1.35, torchmetrics 1.9.0, prdc 0.2, SciPy

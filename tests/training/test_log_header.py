@@ -2,26 +2,10 @@
 
 import pytest
 
-import inception_jax.config
-from inception_jax.config import Config
 from inception_jax.training import log_header, setup
 from inception_jax.training.state import TrainState
 
-
-def config(**fields):
-    recipe = inception_jax.config.default()
-    chosen = {
-        "num_steps": 4,
-        "batch_size": 16,
-        "data.image_size": 32,
-        "model.name": "inception_v1_bn",
-        "model.width_multiplier": 0.25,
-        "parallel.devices": 2,
-    } | fields
-    for path, value in chosen.items():
-        section, _, name = path.rpartition(".")
-        (recipe[section] if section else recipe)[name] = value
-    return Config(recipe)
+from .test_restore import config
 
 
 @pytest.mark.parametrize(
