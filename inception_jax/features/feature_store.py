@@ -67,8 +67,8 @@ class FeatureStore:
 
     def _check(self, record: Path, identity: dict[str, Any]) -> None:
         try:
-            stored = json.loads(record.read_text())
-        except ValueError:
+            stored = dict(json.loads(record.read_text()))
+        except (ValueError, TypeError):
             raise UserError(f"{record}: damaged; delete the folder, or give another --cache") from None
         for key, value in identity.items():
             if stored.get(key) != value:

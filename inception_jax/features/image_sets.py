@@ -105,7 +105,7 @@ def _open_dataset(name: str, max_pixels: int) -> ImageSet:
             return image
         return images.decode(image, lambda: data.record_name(position), max_pixels)
 
-    return ImageSet(name, data.num_examples, read, identity=_digest(name, data.num_examples))
+    return ImageSet(name, data.num_examples, read, identity=_digest(name, data.source.digest()))
 
 
 def _open_npz(name: str) -> ImageSet:

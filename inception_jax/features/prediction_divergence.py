@@ -28,8 +28,8 @@ class InceptionScore:
 def inception_score(logits: np.ndarray, *, splits: int = 10, seed: int | None = 2020) -> InceptionScore:
     """Computes the Inception Score.
 
-    The published scores use the 1008 outputs of the network of 2015 without their bias (`FeatureRows.logits` of
-    `fid_network`), as torch-fidelity's `logits_unbiased`.
+    The published scores use the 1008 outputs of the network of 2015 without their bias (the output "logits" of
+    `FeatureNetwork`), as torch-fidelity's `logits_unbiased`.
 
     Args:
       logits: [n, classes], floating point.

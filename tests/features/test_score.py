@@ -12,6 +12,7 @@ from inception_jax.data import digits
 from inception_jax.errors import UserError
 from inception_jax.evaluation import trained_network
 from inception_jax.features import fid_network, frechet_estimates, generative_metrics, image_sets
+from inception_jax.features.feature_store import FeatureStore
 from inception_jax.features.maximum_mean_discrepancy import squared_mmd
 from inception_jax.training import parallel
 
@@ -79,6 +80,23 @@ def test_all_metrics_of_a_folder_and_a_data_set(small_run, run_command, network,
     assert file.read_bytes()[: len(whole) // 2] == whole[: len(whole) // 2] and len(file.read_bytes()) == len(whole)
     with pytest.raises(UserError, match="features of other images"):
         score.main(["dataset:digits#test[:49]", fake, f"--network={small_run}", f"--cache={tmp_path / 'cache'}"])
+
+
+def test_a_cache_knows_its_images_and_a_damaged_record(tmp_path):
+    """Images of a data set that are others, as many and below the same names; a record that is no object."""
+    for label in "ab":
+        folder = tmp_path / "set" / "train" / label
+        folder.mkdir(parents=True)
+        cv2.imwrite(str(folder / "0.png"), np.full((8, 8, 3), 7, np.uint8))
+    name = f"dataset:folder:{tmp_path / 'set'}#train"
+    before = image_sets.open_set(name).identity
+    assert image_sets.open_set(name).identity == before
+    cv2.imwrite(str(folder / "0.png"), np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8))
+    assert image_sets.open_set(name).identity != before
+    for record in ("[]", "3", "[1]", "{"):
+        (tmp_path / "real.json").write_text(record)
+        with pytest.raises(UserError, match=r"real\.json: (damaged|these are features of other images)"):
+            FeatureStore(tmp_path, "real", {"images": "x", "outputs": {"pool": 2}})
 
 
 def test_statistics_arrays_and_features_give_the_same_distance(loaded, capsys, tmp_path, network):
