@@ -85,3 +85,16 @@ def test_an_evaluation():
         "top-5 100.00 %, loss 0.2500",
         "result.json and plots: runs/a/evaluations/b",
     ]
+
+
+def test_members_of_an_ensemble_say_with_what_they_were_evaluated():
+    score = {"top1": 0.5, "top5": 1.0, "loss": 0.7}
+    about = {"weights": "ema", "step": 300, "protocol": "10-crop", "image_size": 64}
+    content = {"dataset": "digits", "split": "test", "model": "inception_v1", "count": 40, **score}
+    told = "(ema, step 300, 10-crop, 64 pixels)"
+    alone = conclusion.format_ensemble(content | {"members": [{"name": "a.npz", **about, **score}]})
+    assert alone.startswith(f"digits test, inception_v1 {told}: top-1 50.00 % (")
+    members = [{"name": "a.npz", **about, **score}, {"name": "b.npz", "model": "ensemble of 2", **score}]
+    lines = conclusion.format_ensemble(content | {"model": "ensemble of 3", "members": members}).splitlines()
+    assert lines[0].startswith(f"a.npz {told}: top-1 50.00 %, ") and lines[1].startswith("b.npz: top-1 50.00 %, ")
+    assert lines[2].startswith("digits test, ensemble of 3: top-1 50.00 % (")
