@@ -11,6 +11,9 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# No test finds in a compilation cache what another suite has compiled, or writes to the user's. A command that runs in
+# this process would set one for all later tests, and what XLA loads from there it cannot write to another file.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
 # Eight devices of one processor: what a test on several devices needs, and no cost to a test on one. And quick
 # compilation, because most tests compile more than they compute: without LLVM's optimization and without the fusions of
 # the CPU, GoogLeNet's gradient takes 1.8 processor seconds, with these fusions 7.3, with both 16.6 (jaxlib 0.10.2).

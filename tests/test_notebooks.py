@@ -13,7 +13,6 @@ import inception_jax
 from inception_jax import from_config
 from inception_jax.errors import UserError
 from inception_jax.models import inception_v1
-from inception_jax.training import parallel
 
 from .conftest import ROOT
 
@@ -27,7 +26,6 @@ SETTINGS = {
 def execute(name, overrides, folder, monkeypatch):
     """Runs the code cells of a notebook in one namespace; `overrides` replace what the cell of parameters sets."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(parallel, "enable_compilation_cache", lambda: None)
     cells = [cell for cell in json.loads((FOLDER / name).read_text())["cells"] if cell["cell_type"] == "code"]
     assert [place for place, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", [])] == [0]
     namespace = {}
@@ -104,7 +102,6 @@ def test_overrides_of_a_config(tmp_path):
 def test_a_run_that_was_stopped_is_saved_and_says_so(monkeypatch, tmp_path):
     module, codes = sys.modules[from_config.__module__], iter((130, 143))
     monkeypatch.setattr(module, "train", lambda config, workdir: ({"status": "interrupted"}, next(codes)))
-    monkeypatch.setattr(parallel, "enable_compilation_cache", lambda: None)
     run = from_config("digits")
     with pytest.raises(KeyboardInterrupt, match=r"the run is saved in .*; the same call continues it"):
         run.train(tmp_path)

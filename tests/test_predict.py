@@ -23,7 +23,6 @@ from .evaluation.test_prediction import COLOURS, write
 @pytest.fixture
 def network(monkeypatch):
     network = FakeNetwork()
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     monkeypatch.setattr(predict, "_of_run", lambda flags: network)
     return network
 
@@ -120,7 +119,7 @@ def test_results_are_written_as_they_come(run, network, photos, monkeypatch):
     assert not os.path.exists("s.png")
 
 
-def test_a_list_of_files(run, photos, monkeypatch):
+def test_a_list_of_files(run, photos):
     Path("list.txt").write_text("photos/deep/c.png\nphotos\n")
     code, out, err = run("--files=list.txt", "--json", "photos/a.png", "--top_k=1")
     assert [json.loads(line)["classes"] != [] for line in out.splitlines()] == [True, True, False]
@@ -209,7 +208,7 @@ def test_mistakes_are_one_line_before_the_first_image_is_decoded(arguments, mess
     assert network.batches == [] and Path("photos/a.png").read_bytes() == before
 
 
-def test_an_output_that_cannot_be_written_any_more(run, photos, monkeypatch):
+def test_an_output_that_cannot_be_written_any_more(run, photos):
     """/dev/full is a disk without space."""
     code, _, err = run("photos/a.png", "--csv=/dev/full")
     assert code == 6 and err.startswith("error: cannot write /dev/full: No space left on device"), err

@@ -16,7 +16,6 @@ def measured(tmp_path_factory, two_modules):
     """(content of the JSON file, its path, path of the plot) of one measurement."""
     directory = tmp_path_factory.mktemp("benchmark")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", "")
         patch.setattr(measure.MeasurementPlan, "input_seconds", 0.3)  # 5 s of all cores, twice, show no more
         patch.setattr("inception_jax.benchmarks.inputs._WARMUP_SECONDS", 0.0)
         code = benchmark.main(
@@ -41,8 +40,7 @@ def measured(tmp_path_factory, two_modules):
     return json.loads((directory / "a" / "b.json").read_text()), directory / "a" / "b.json", directory / "b.png"
 
 
-def test_inference_under_pmap(two_modules, tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+def test_inference_under_pmap(two_modules, tmp_path):
     flags = [
         "--num_classes=10",
         "--batch_size=4",
@@ -177,7 +175,6 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line(mistake, monkeypatch, capsys):
     arguments, message = MISTAKES[mistake]
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     monkeypatch.setattr("sys.argv", ["benchmark", *arguments])
     with pytest.raises(SystemExit) as stop:
         command_line.run(benchmark.main)
@@ -221,7 +218,6 @@ def test_the_largest_batch(monkeypatch, capsys):
     """Real compilations, a made-up machine: what the compiler plans for the state and a few images fits, no more."""
     from inception_jax.benchmarks import memory
 
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     monkeypatch.setattr(memory, "memory_limit", lambda device: 9 * 2**20)
     arguments = ["--model=inception_v1", "--set", "width_multiplier=0.0625", "--set", "min_width=4", "--num_classes=10"]
     assert benchmark.main([*arguments, "--image_size=32", "--devices=1", "--largest_batch"]) == 0
@@ -232,8 +228,7 @@ def test_the_largest_batch(monkeypatch, capsys):
     assert found == max(fits) < min(refused)
 
 
-def test_a_network_that_a_recipe_registers(own_recipe, registrations, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+def test_a_network_that_a_recipe_registers(own_recipe, registrations, tmp_path, capsys):
     arguments = ["--what=inference", "--seconds=0.1", "--blocks=2", "--no_compile_times", "--config.parallel.devices=1"]
     output = tmp_path / "own.json"
     limits = ["--peak_tflops=1", "--bandwidth_gbs=10"]

@@ -17,13 +17,7 @@ from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
 from inception_jax.evaluation import extraction, trained_network
 from inception_jax.features.statistics import frechet_distance
-from inception_jax.training import parallel, preprocess
-
-
-@pytest.fixture(autouse=True)
-def no_compilation_cache(monkeypatch):
-    """Commands that run in this process change nothing of it."""
-    monkeypatch.setattr(parallel, "enable_compilation_cache", lambda: None)
+from inception_jax.training import preprocess
 
 
 @pytest.fixture(scope="module")

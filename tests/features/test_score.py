@@ -14,16 +14,9 @@ from inception_jax.evaluation import trained_network
 from inception_jax.features import fid_network, frechet_estimates, generative_metrics, image_sets
 from inception_jax.features.feature_store import FeatureStore
 from inception_jax.features.maximum_mean_discrepancy import squared_mmd
-from inception_jax.training import parallel
 
 LOAD_NETWORK = score._load_network
 NAMES = "fid,fid_infinity,kid,is,precision,recall,density,coverage"
-
-
-@pytest.fixture(autouse=True)
-def no_compilation_cache(monkeypatch):
-    """Commands that run in this process change nothing of it."""
-    monkeypatch.setattr(parallel, "enable_compilation_cache", lambda: None)
 
 
 @pytest.fixture(scope="module")
