@@ -1,0 +1,90 @@
+"""Auxiliary heads: loss weights 0 to 1, on 4a, on 4d and on both, with LRN and with batch norm.
+
+Weight 0 is a network without heads: they get no gradient, and the rest of the network does not see them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+from studies import (
+    BATCH_NORM,
+    LRN,
+    SMALL_FASHION_MNIST,
+    Row,
+    draw_curves,
+    draw_differences,
+    final,
+    format_mean,
+    interval,
+    paired,
+    steps_to,
+    values,
+)
+
+RECIPE = "configs/fashion_mnist.py"
+FIELDS = SMALL_FASHION_MNIST
+NETWORKS = {
+    "v1": LRN | {"optimizer.learning_rate": 0.01},
+    "v1_bn": BATCH_NORM | {"optimizer.learning_rate": 0.05},
+}
+HEADS = {
+    "0": (0.0, 0.0),
+    "0.1": (0.1, 0.1),
+    "0.3": (0.3, 0.3),  # the paper's
+    "1": (1.0, 1.0),
+    "0.3 on 4a": (0.3, 0.0),
+    "0.3 on 4d": (0.0, 0.3),
+}
+VARIANTS = {
+    f"{network} {heads}": fields | {"loss.aux_weights": weights}
+    for network, fields in NETWORKS.items()
+    for heads, weights in HEADS.items()
+}
+HALF = 141  # steps
+
+
+def early(row: Row) -> float:
+    """The mean accuracy of the evaluations in the first half of the run: area under the curve."""
+    return fmean(found["top1"] for found in row["evaluations"] if found["step"] <= HALF)
+
+
+MEASURES = {"first half": early, "at the end": final}
+
+
+def loss(row: Row) -> float:
+    """The loss of the last evaluation, in nats."""
+    return final(row, metric="loss")
+
+
+def tables(rows: list[Row]) -> str:
+    """Accuracy of each variant, its differences from weight 0, and the steps to 70 %."""
+    columns = "| variant | first half | minus 0 | at the end | minus 0 | loss at the end, minus 0 | steps to 70 % |"
+    lines = [columns, "|---|" + 6 * "---:|"]
+    for name in VARIANTS:
+        cells, base = [], f"{name.split()[0]} 0"
+        for measure in MEASURES.values():
+            cells.append(format_mean(list(values(rows, name, measure).values()), "{:.1f}"))
+            cells.append("" if name == base else format_mean(paired(rows, name, base, measure), "{:+.1f}"))
+        change, half = interval(paired(rows, name, base, loss))
+        cells.append("" if name == base else f"{change:+.3f} ± {half:.3f}")
+        steps = sorted(values(rows, name, lambda row: steps_to(row, 0.7)).values())
+        cells.append(f"{steps[0]:.0f} to {steps[-1]:.0f}".replace("inf", "never"))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Draws the curves, and the differences from weight 0."""
+    from inception_jax.runs.plot_style import BLUE, ORANGE, VERMILLION, saved_figure
+
+    with saved_figure(path, 10.0, 5.0) as figure:
+        axes = figure.subplots(2, 3, width_ratios=(1.3, 1, 1))
+        for line, network in zip(axes, NETWORKS, strict=True):
+            shown = {"0": BLUE, "0.3": ORANGE, "1": VERMILLION}
+            draw_curves(line[0], rows, {f"{network} {name}": (f"weight {name}", shown[name]) for name in shown})
+            line[0].set_title({"v1": "with LRN", "v1_bn": "with batch norm"}[network])
+            for panel, (title, measure) in zip(line[1:], MEASURES.items(), strict=True):
+                samples = [paired(rows, f"{network} {name}", f"{network} 0", measure) for name in list(HEADS)[1:]]
+                draw_differences(panel, list(HEADS)[1:], samples, f"{title}, minus weight 0 (points)")

@@ -1,0 +1,261 @@
+"""Trains every variant of a study with every seed, in one process, and compares the variants seed by seed.
+
+    python experiments/studies.py experiments/auxiliary_heads
+    python experiments/studies.py experiments/auxiliary_heads --report
+
+A study is a folder with a file study.py: `RECIPE`, the `FIELDS` that all runs share, `VARIANTS`, {name: fields}, and
+the functions `tables` and `plot`. Each finished run is a line of results.jsonl in that folder. A second start trains
+the runs that are not in it, and continues one that was interrupted. `--report` prints the tables and draws plot.png.
+The runs stay in runs/NAME/VARIANT/SEED, for `evaluate --all` on the test split, which no study reads.
+
+One process, because a start costs 16 processor seconds and a run little more: variants that differ in numbers alone
+share the compiled training step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import runpy
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = dict[str, Any]
+
+SEEDS = (0, 1, 2, 3, 4)
+
+SMALL_FASHION_MNIST = {
+    "data.train_split": "train[:6000]",
+    "data.eval_split": "train[58000:]",  # held out of the training images; the test split is not read
+    "data.image_size": 32,
+    "model.width_multiplier": 0.25,
+    "model.convolution": "exact",  # compiles faster; at this size both algorithms take the same time
+    "batch_size": 64,
+    "num_epochs": 3.0,
+    "schedule.warmup_epochs": 0.5,
+    "augmentation.area": (0.7, 1.0),
+    "loss.label_smoothing": 0.0,
+    "ema.decay": 0.0,
+    "evaluation.every_epochs": 0.5,
+    "evaluation.batch_size": 250,
+    "checkpoint.every_epochs": 1000.0,  # the last step alone
+    "logging.pictures": False,
+    "logging.tensorboard": False,
+}
+"""Fields over configs/fashion_mnist.py with which a run takes about 20 seconds of one core."""
+
+LRN = {"model.name": "inception_v1", "model.options.bn_momentum": None, "data.normalization": "caffe"}
+"""GoogLeNet with LRN, whose constants are for inputs of that scale."""
+
+BATCH_NORM = {"model.name": "inception_v1_bn", "model.options.bn_momentum": 0.9}
+"""The same network with batch norm; its statistics follow within 20 steps."""
+
+
+def run_study(
+    folder: Path, results: Path, runs: Path, seeds: Sequence[int], overrides: dict[str, Any], only: Sequence[str] = ()
+) -> None:
+    """Trains what is not in the results yet, all variants of a seed before the next seed.
+
+    Args:
+      folder: of the study.
+      results: JSON Lines, to which each finished run is added.
+      runs: folder of the workdirs.
+      seeds: of the runs.
+      overrides: fields over those of the study.
+      only: names of the variants that are trained; (): all.
+    """
+    study = runpy.run_path(str(folder / "study.py"))
+    done = {(row["variant"], row["seed"]) for row in read_rows(results)}
+    for seed in seeds:
+        for name, fields in study["VARIANTS"].items():
+            if (name, seed) not in done and (not only or name in only):
+                config = study["FIELDS"] | fields | {"seed": seed} | overrides
+                row = {"variant": name, "seed": seed, **_train(study["RECIPE"], config, _workdir(runs, name, seed))}
+                _append(results, row)
+
+
+def _train(recipe: str, fields: dict[str, Any], workdir: Path) -> Row:
+    """Trains a run; a loss that is not finite ends it, and is a result like another one."""
+    import jax
+
+    import inception_jax
+    from inception_jax.errors import NonFiniteLoss
+
+    start, ended, result = time.process_time(), "all steps", {}
+    try:
+        result = inception_jax.from_config(recipe, fields).train(workdir)
+    except NonFiniteLoss as error:
+        ended = str(error)
+    return {
+        "ended": ended,
+        "evaluations": read_evaluations(workdir),
+        "train": [
+            {name: round(row[name], 5) for name in ("step", "loss_main", "top1_main")}
+            for row in read_rows(workdir / "metrics.jsonl")
+            if row["kind"] == "train"
+        ],
+        "cpu_seconds": round(time.process_time() - start, 2),
+        "compile_seconds": round(result.get("compile_seconds", 0.0), 2),
+        "fingerprint": result.get("fingerprint"),
+        "jax": jax.__version__,
+    }
+
+
+def read_evaluations(workdir: Path) -> list[Row]:
+    """The evaluations of a run: step, weights, top1 and loss."""
+    rows = read_rows(workdir / "metrics.jsonl")
+    names = ("step", "weights", "top1", "loss")
+    return [{name: row[name] for name in names} for row in rows if row["kind"] == "evaluation"]
+
+
+def _workdir(runs: Path, name: str, seed: int) -> Path:
+    return runs / "".join(letter if letter.isalnum() else "_" for letter in name) / str(seed)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The lines of a JSON Lines file; [] if there is none."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _append(path: Path, row: Row) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+# The results.
+
+
+def final(row: Row, weights: str = "raw", metric: str = "top1") -> float:
+    """The metric of the last evaluation; NaN where the loss was not finite."""
+    found = [evaluation[metric] for evaluation in row["evaluations"] if evaluation["weights"] == weights]
+    return float(found[-1]) if found and row["ended"] == "all steps" else float("nan")
+
+
+def cpu_seconds(rows: Iterable[Row], variant: str) -> float:
+    """Median of the processor seconds of a variant's runs, without compilation; evaluations are included."""
+    return float(np.median([row["cpu_seconds"] - row["compile_seconds"] for row in rows if row["variant"] == variant]))
+
+
+def steps_to(row: Row, accuracy: float, weights: str = "raw") -> float:
+    """Steps to an accuracy on the held-out images, interpolated between two evaluations; infinite if not reached."""
+    before = (0, 0.0)
+    for evaluation in row["evaluations"]:
+        if evaluation["weights"] == weights:
+            step, value = evaluation["step"], evaluation["top1"]
+            if value >= accuracy:
+                return before[0] + (step - before[0]) * (accuracy - before[1]) / (value - before[1])
+            before = (step, value)
+    return float("inf")
+
+
+def values(rows: Iterable[Row], variant: str, value: Callable[[Row], float]) -> dict[int, float]:
+    """{seed: value} of the runs of a variant."""
+    return {row["seed"]: value(row) for row in rows if row["variant"] == variant}
+
+
+def interval(sample: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the width of its 95 % interval, by Student's t."""
+    from scipy import stats
+
+    numbers = np.asarray(sample, float)
+    if len(numbers) < 2:
+        return float(numbers.mean()), float("nan")
+    error = numbers.std(ddof=1) / np.sqrt(len(numbers))
+    return float(numbers.mean()), float(stats.t.ppf(0.975, len(numbers) - 1) * error)
+
+
+def format_mean(sample: Sequence[float], form: str, scale: float = 100.0) -> str:
+    """Formats mean and 95 % interval of accuracies, or of their differences: "71.2 ± 1.3"."""
+    mean, half = interval(sample)
+    return f"{form.format(scale * mean)} ± {scale * half:.1f}"
+
+
+def paired(rows: Sequence[Row], variant: str, base: str, value: Callable[[Row], float]) -> list[float]:
+    """The difference of two variants in each of their common seeds."""
+    first, second = values(rows, variant, value), values(rows, base, value)
+    return [first[seed] - second[seed] for seed in sorted(set(first) & set(second))]
+
+
+def curve(rows: Iterable[Row], variant: str, weights: str = "raw") -> tuple[np.ndarray, np.ndarray]:
+    """Steps [n] and accuracies [seeds, n] of the evaluations of a variant's runs that took all steps."""
+    runs = [
+        [(found["step"], found["top1"]) for found in row["evaluations"] if found["weights"] == weights]
+        for row in rows
+        if row["variant"] == variant and row["ended"] == "all steps"
+    ]
+    points = np.asarray(runs, float).reshape(len(runs), -1, 2)
+    return (points[0, :, 0], points[:, :, 1]) if runs else (np.empty(0), np.empty((0, 0)))
+
+
+def draw_curves(axes: Axes, rows: Sequence[Row], variants: dict[str, tuple[str, str]]) -> None:
+    """Draws the mean accuracy of each variant by step, and the range of its seeds as a band.
+
+    Args:
+      axes: to draw in.
+      rows: of results.jsonl.
+      variants: {variant: (label, colour)}.
+    """
+    for name, (label, colour) in variants.items():
+        steps, accuracy = curve(rows, name)
+        if len(steps):
+            axes.plot(steps, 100 * accuracy.mean(axis=0), color=colour, label=label)
+            band = 100 * accuracy.min(axis=0), 100 * accuracy.max(axis=0)
+            axes.fill_between(steps, *band, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("accuracy on held-out images (%)")
+    axes.grid(True)
+    axes.legend(loc="lower right")
+
+
+def draw_differences(axes: Axes, labels: Sequence[str], samples: Sequence[Sequence[float]], title: str) -> None:
+    """Draws differences of accuracies in points: a dot per seed, the mean and its 95 % interval, a line per label."""
+    for place, sample in enumerate(samples):
+        points = [100 * value for value in sample]
+        mean, half = interval(points)
+        axes.plot(points, [place + 0.18] * len(sample), "o", color="#767676", markersize=2.5)
+        axes.errorbar([mean], [place], xerr=[half], fmt="o", color="#0072B2", markersize=4, capsize=2.5)
+    axes.axvline(0, color="#000000", linewidth=0.7)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.grid(True, axis="x")
+    axes.set_title(title)
+
+
+def _number(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def main() -> None:
+    """Trains a study, or reports its results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of the study")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--only", nargs="+", default=(), metavar="VARIANT", help="train these variants alone")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields over those of the study")
+    parser.add_argument("--results", type=Path, help="default: results.jsonl in the folder")
+    parser.add_argument("--runs", type=Path, help="folder of the workdirs; default: runs/NAME_OF_THE_FOLDER")
+    parser.add_argument("--report", action="store_true", help="draw and print the results; nothing is trained")
+    flags = parser.parse_args()
+    results = flags.results or flags.folder / "results.jsonl"
+    runs = flags.runs or Path("runs") / flags.folder.resolve().name
+    if flags.report:
+        study, rows = runpy.run_path(str(flags.folder / "study.py")), read_rows(results)
+        study["plot"](rows, results.with_name("plot.png"))
+        print(study["tables"](rows))
+        return
+    overrides = {name: _number(value) for name, _, value in (text.partition("=") for text in flags.set)}
+    run_study(flags.folder, results, runs, flags.seeds, overrides, flags.only)
+
+
+if __name__ == "__main__":
+    main()

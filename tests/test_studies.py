@@ -1,0 +1,96 @@
+"""experiments/studies.py and its studies: their configs, their numbers, and the tables that their pages show."""
+
+import json
+import math
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+import inception_jax
+
+from .conftest import ROOT
+
+FOLDERS = sorted(path.parent for path in (ROOT / "experiments").glob("*/study.py"))
+NAMES = [folder.name for folder in FOLDERS]
+
+
+@pytest.fixture
+def studies(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    return __import__("studies")
+
+
+def row(variant, seed, *accuracies, **more):
+    evaluations = [{"step": 10 * (k + 1), "weights": "raw", "top1": value} for k, value in enumerate(accuracies)]
+    return {"variant": variant, "seed": seed, "ended": "all steps", "evaluations": evaluations} | more
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=NAMES)
+def test_a_study(folder, studies):
+    """Its configs are valid and do not read the test split; all runs are there; its page shows its tables."""
+    study = runpy.run_path(str(folder / "study.py"))
+    for fields in study["VARIANTS"].values():
+        config = inception_jax.from_config(study["RECIPE"], study["FIELDS"] | fields).config
+        assert "test" not in config.data.train_split + config.data.eval_split
+    rows = studies.read_rows(folder / "results.jsonl")
+    runs = [(row["variant"], row["seed"]) for row in rows]
+    seeds = {seed for _, seed in runs}
+    assert sorted(runs) == sorted((name, seed) for name in study["VARIANTS"] for seed in seeds)
+    page = (folder / "README.md").read_text()
+    assert [line for line in study["tables"](rows).splitlines() if line and line not in page] == []
+    assert (folder / "plot.png").is_file()
+
+
+def test_numbers(studies):
+    rows = [row("a", 0, 0.2, 0.6, 0.8), row("a", 1, 0.1, 0.5, 0.5), row("b", 1, 0.4, 0.6, 0.9), row("b", 2, 1.0)]
+    assert studies.values(rows, "a", studies.final) == {0: 0.8, 1: 0.5}
+    assert math.isnan(studies.final(row("a", 0, 0.5, ended="loss is NaN")))
+    assert studies.steps_to(rows[0], 0.4) == pytest.approx(15) and studies.steps_to(rows[0], 0.1) == pytest.approx(5)
+    assert studies.steps_to(rows[1], 0.6) == math.inf
+    assert studies.paired(rows, "b", "a", studies.final) == [pytest.approx(0.4)]  # seed 1 alone is common
+    # Of 1 to 5: standard error 0.7071, Student's t with 4 degrees of freedom 2.7764.
+    assert studies.interval([1, 2, 3, 4, 5]) == (pytest.approx(3), pytest.approx(1.9632, abs=1e-4))
+    steps, accuracy = studies.curve(rows[:2], "a")
+    assert list(steps) == [10, 20, 30] and accuracy.tolist() == [[0.2, 0.6, 0.8], [0.1, 0.5, 0.5]]
+
+
+def test_what_is_missing_is_trained(studies, tmp_path, monkeypatch):
+    (tmp_path / "study.py").write_text(
+        "RECIPE, FIELDS, VARIANTS = 'digits', {'a': 1, 'b': 1}, {'x 1': {'b': 2}, 'y': {}}"
+    )
+    results = tmp_path / "results.jsonl"
+    results.write_text(json.dumps({"variant": "y", "seed": 0}) + "\n")
+    trained = []
+
+    def train(recipe, fields, workdir):
+        trained.append((fields, workdir.relative_to(tmp_path).as_posix()))
+        return {"ended": "all steps"}
+
+    monkeypatch.setattr(studies, "_train", train)
+    studies.run_study(tmp_path, results, tmp_path / "runs", (0, 1), {"a": 3})
+    fields = {"a": 3, "b": 2}
+    expected = [(fields | {"seed": 0}, "runs/x_1/0"), (fields | {"seed": 1}, "runs/x_1/1")]
+    assert trained == [*expected, ({"a": 3, "b": 1, "seed": 1}, "runs/y/1")]
+    studies.run_study(tmp_path, results, tmp_path / "runs", (0, 1), {})
+    assert len(trained) == 3 and len(studies.read_rows(results)) == 4
+
+
+@pytest.mark.slow
+def test_a_study_as_its_page_starts_it(tmp_path):
+    """Auxiliary heads on a few digits, from the command line: heads of weight 0 leave the network as it is."""
+    fields = ["data.name=digits", "data.train_split=train[:64]", "data.eval_split=train[64:100]", "num_steps=3"]
+    fields += ["model.width_multiplier=0.1", "batch_size=16", "evaluation.batch_size=36", "logging.every_steps=1"]
+    fields += ["parallel.devices=1"]
+    losses = []
+    for name, more in (("with", []), ("without", ["model.aux_heads=false", "loss.aux_weights=null"])):
+        results = tmp_path / f"{name}.jsonl"
+        command = [sys.executable, "experiments/studies.py", "experiments/auxiliary_heads", "--seeds", "7"]
+        command += ["--only", "v1_bn 0", "--results", str(results), "--runs", str(tmp_path / name)]
+        subprocess.run([*command, "--set", *fields, *more], check=True, cwd=ROOT)
+        (row,) = [json.loads(line) for line in results.read_text().splitlines()]
+        assert (row["variant"], row["seed"], row["ended"]) == ("v1_bn 0", 7, "all steps")
+        assert row["evaluations"][-1]["step"] == 3
+        losses.append([step["loss_main"] for step in row["train"]])
+    assert len(losses[0]) == 3 and losses[0] == pytest.approx(losses[1], rel=1e-5)
