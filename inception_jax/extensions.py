@@ -213,7 +213,7 @@ def register_metric(
     """
     if better not in ("higher", "lower"):
         raise UserError(f"metric {name!r}: better = {better!r}; 'higher' or 'lower' is allowed")
-    _claim("metric", name, {*metric_definitions.BUILT_IN, *_ROW_KEYS})
+    _claim("metric", name, {*metric_definitions.BUILT_IN, *metric_definitions.TO_TARGET, *_ROW_KEYS})
     metric = metric_definitions.Metric(name, title or name, better, percent, compute=compute)
     metric_definitions.METRICS[name] = metric
 

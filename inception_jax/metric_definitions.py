@@ -44,6 +44,7 @@ class Metric:
       percent: whether it is a fraction that is shown in per cent.
       short: its name at the head of a column.
       compute: of the predictions of a split; None: the evaluation step sums it.
+      decimals: of a value as text; None: as many as its size needs.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Metric:
     percent: bool = True
     short: str = ""
     compute: Callable[[Predictions], float] | None = None
+    decimals: int | None = None
 
     @property
     def column(self) -> str:
@@ -177,6 +179,18 @@ METRICS: dict[str, Metric] = {
 """{name: metric} of every evaluation; those that are registered come after the package's own."""
 
 BUILT_IN = frozenset(METRICS)
+TO_TARGET: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("steps_to_target", "steps to target", better="lower", percent=False, decimals=0),
+        Metric("epochs_to_target", "epochs to target", better="lower", percent=False, decimals=2),
+        Metric("images_to_target", "images to target", better="lower", percent=False, decimals=0),
+        Metric("wall_seconds_to_target", "wall seconds to target", better="lower", percent=False, decimals=1),
+        Metric("training_seconds_to_target", "training seconds to target", better="lower", percent=False, decimals=1),
+    )
+}
+"""{name: metric} of a run rather than of an evaluation: what it needed to reach `config.stop.target`."""
+
 SUMMED = tuple(name for name, metric in METRICS.items() if metric.compute is None)
 """The metrics that the evaluation step sums over the examples."""
 
@@ -188,8 +202,8 @@ def describe(name: str, recorded: Mapping[str, Any] | None = None) -> Metric:
       name: of the metric.
       recorded: what the file says of it, from `Metric.to_json`; used where the name is not registered.
     """
-    if name in METRICS:
-        return METRICS[name]
+    if name in METRICS or name in TO_TARGET:
+        return METRICS.get(name) or TO_TARGET[name]
     known = recorded or {}
     return Metric(
         name,

@@ -493,6 +493,19 @@ SCHEMA: dict[str, Any] = {
         "min_improvement": Field(
             0.0, "difference from the best value that counts as better, in the metric's own unit", _DEVICE_NUMBER
         ),
+        "target": Field(
+            float,
+            "value that target_metric is to reach, at least (at most, where lower is better), such as 0.97; what the "
+            "run needed to reach it is written into result.json; unset: no target",
+            Range(-FLOAT32_MAX, FLOAT32_MAX),
+        ),
+        "target_metric": Field(
+            str,
+            "evaluation metric of the target (of the EMA weights where there are any); unset: checkpoint.best_metric",
+        ),
+        "at_target": Field(
+            True, "whether the run ends, finished, at the evaluation that reaches the target; False: it goes on"
+        ),
     },
     "logging": {
         "every_steps": Field(10, "steps between rows of metrics.jsonl", _POSITIVE_COUNT),

@@ -42,6 +42,7 @@ READ_WITH = {
     "augmentation.resize": {"augmentation.rule": "random_crop"},
     "evaluation.resize": {"evaluation.crop": "squash"},
     "stop.min_improvement": {"stop.patience": 3},
+    "stop.target_metric": {"stop.target": 0.5},
     "num_epochs": {"num_steps": None},
 }
 

@@ -16,7 +16,7 @@ from typing import Any
 from inception_jax.errors import UserError, nearest
 from inception_jax.metric_definitions import METRICS, Metric, describe
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import environment, listing, remote_workdir, run_state
+from inception_jax.runs import environment, listing, remote_workdir, run_state, time_to_target
 from inception_jax.runs.formatting import per_head
 from inception_jax.runs.manifest import ABSENT, flatten, same_value
 from inception_jax.runs.run_state import NUMBER, OBJECT, RunState, has_type
@@ -50,6 +50,8 @@ class Outcome:
       images_per_second: median over the rows.
       parameters: number of parameters of the network, auxiliary heads included.
       fingerprint: SHA-256 of the final state, as `result.fingerprint` computes it.
+      goodput: fraction of the wall time in training steps that were kept, 0 to 1.
+      target: of the run, and what it needed to reach it, as in result.json.
     """
 
     status: str
@@ -74,6 +76,8 @@ class Outcome:
     images_per_second: float | None
     parameters: int | None
     fingerprint: str | None
+    goodput: float | None = None
+    target: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +221,8 @@ def outcome(run: RunState, metric: Metric = METRICS["top1"], weights: str | None
         images_per_second=statistics.median(speeds) if speeds else None,
         parameters=_parameters(run.path),
         fingerprint=run.result.get("fingerprint"),
+        goodput=run.result.get("goodput"),
+        target=time_to_target.find(run),
     )
 
 

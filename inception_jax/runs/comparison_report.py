@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import write_error
-from inception_jax.metric_definitions import SUMMED
-from inception_jax.runs import comparison_plot, html_page, listing, plot_style, remote_workdir, tables
+from inception_jax.metric_definitions import SUMMED, TO_TARGET
+from inception_jax.runs import comparison_plot, html_page, listing, plot_style, remote_workdir, tables, time_to_target
 from inception_jax.runs.comparison import Comparison, Outcome
 from inception_jax.runs.formatting import format_duration, format_metric, format_number, format_rate
 from inception_jax.runs.tables import UNKNOWN, code, escape
@@ -76,6 +76,7 @@ def format_markdown(comparison: Comparison, *, plot: str | None = None) -> str:
 def _tables(comparison: Comparison) -> Iterator[_Table]:
     """Yields the tables, the results first. A column that no run has a value for is left out."""
     yield _result(comparison)
+    yield from _targets(comparison)
     for table in map(_without_unknown, (_losses(comparison), _times(comparison))):
         if len(table.head) > 1:
             yield table
@@ -147,12 +148,45 @@ def _times(comparison: Comparison) -> _Table:
                 for seconds in (one.wall_seconds, one.compile_seconds, one.data_wait_seconds)
             ),
             UNKNOWN if one.images_per_second is None else format_rate(one.images_per_second),
+            UNKNOWN if one.goodput is None else f"{100 * one.goodput:.1f} %",
             one.fingerprint[:8] if one.fingerprint else UNKNOWN,
         ]
         for label, one in zip(comparison.labels, comparison.outcomes, strict=True)
     ]
-    head = ["run", "parameters", "wall time", "compiling", "waiting for data", "images/s, median", "final state"]
-    return _Table("Size, time and final state", head, rows, "lrrrrrl")
+    head = ["run", "parameters", "wall time", "compiling", "waiting for data", "images/s, median", "goodput"]
+    return _Table("Size, time and final state", [*head, "final state"], rows, "lrrrrrrl")
+
+
+def _targets(comparison: Comparison) -> Iterator[_Table]:
+    """Yields what the runs needed to reach their targets, and the medians of runs that differ in their seed alone."""
+    targets = [one.target for one in comparison.outcomes]
+    if not any(targets):
+        return
+    names = [metric.title.removesuffix(" to target") for metric in TO_TARGET.values()]
+    rows = []
+    for label, target in zip(comparison.labels, targets, strict=True):
+        if target:
+            reached = target.get("reached") or {}
+            values = [reached.get(name.removesuffix(time_to_target.SUFFIX)) for name in TO_TARGET]
+            rows.append([label, time_to_target.describe_target(target)[1], *map(_format_needed, TO_TARGET, values)])
+            if not reached:
+                rows[-1][2] = "not reached"
+    yield _without_unknown(_Table("Time to target", ("run", "target", *names), rows, "ll" + "r" * len(names)))
+    rows = [
+        [
+            ", ".join(comparison.labels[index] for index in group),
+            f"{sum(bool((targets[index] or {}).get('reached')) for index in group)} of {len(group)}",
+            *(format_metric(TO_TARGET[name], value) for name, value in medians.items()),
+        ]
+        for group, medians in time_to_target.median_over_seeds(comparison.runs, targets)
+    ]
+    if rows:
+        head = ("runs that differ in their seed alone", "reached it", *names)
+        yield _Table("Time to target, median over seeds", head, rows, "lr" + "r" * len(names))
+
+
+def _format_needed(name: str, value: float | None) -> str:
+    return UNKNOWN if value is None else format_metric(TO_TARGET[name], value)
 
 
 def _remarks(comparison: Comparison) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from inception_jax.metric_definitions import describe
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import report, result
+from inception_jax.runs import report, result, time_to_target
 from inception_jax.runs.file_forms import NUMBER, has_type
 from inception_jax.runs.formatting import format_metric, format_number
 
@@ -25,7 +25,8 @@ def format_conclusion(workdir: str | os.PathLike, content: Mapping[str, Any]) ->
       content: of its result.json.
 
     Returns:
-      Three lines for a finished run, a fourth after early stopping; "" for any other, whose log has said why it ended.
+      Three lines for a finished run, one more with a target and after early stopping; "" for any other, whose log has
+      said why it ended.
     """
     if content.get("status") != "finished":
         return ""
@@ -36,6 +37,9 @@ def format_conclusion(workdir: str | os.PathLike, content: Mapping[str, Any]) ->
         if weights:  # "train" beside the splits is {metric: value}
             best = _format_best(content.get("best") or {}, content["steps"], by_weights[weights])
             lines.append(f"{split}: {format_accuracy(by_weights[weights])}, {_WEIGHTS[weights]}{best}")
+    target = content.get("target") or {}
+    if target.keys() >= {"metric", "value"}:
+        lines.append(time_to_target.format_reached(target))
     if str(content.get("ended")).startswith("early"):
         lines.append(content["ended"])
     plots = len(content.get("pictures") or ())

@@ -25,7 +25,9 @@ class Each(NamedTuple):
 _VALUES = Each((NUMBER,))
 _FORMS: dict[str, dict[str, Any]] = {
     manifest.CONFIG: {"model": OBJECT, "data": OBJECT, "num_steps": NUMBER, "num_epochs": NUMBER,
-                      "evaluation": {"batch_norm_images": NUMBER}, "checkpoint": {"best_metric": TEXT}},
+                      "batch_size": NUMBER,
+                      "evaluation": {"batch_norm_images": NUMBER}, "checkpoint": {"best_metric": TEXT},
+                      "stop": {"target": NUMBER, "target_metric": TEXT}},
     manifest.MANIFEST: {"versions": Each((TEXT,)), "git": {"revision": TEXT}, "devices": LIST,
                         "starts": [{"time": TEXT}], "hostname": TEXT, "platform": TEXT,
                         "metrics": Each((OBJECT,)), "command": [TEXT], "environment": OBJECT},
@@ -33,6 +35,9 @@ _FORMS: dict[str, dict[str, Any]] = {
                   "epochs": NUMBER, "metrics": Each((Each((NUMBER, _VALUES)),)), "wall_seconds": NUMBER,
                   "compile_seconds": NUMBER, "data_wait_seconds": NUMBER, "evaluation_seconds": NUMBER,
                   "checkpoint_seconds": NUMBER, "plots_seconds": NUMBER, "fingerprint": TEXT,
+                  "startup_seconds": NUMBER, "training_seconds": NUMBER, "lost_seconds": NUMBER,
+                  "between_starts_seconds": NUMBER, "starts": NUMBER, "goodput": NUMBER,
+                  "target": {"metric": TEXT, "value": NUMBER, "title": TEXT, "better": TEXT, "reached": _VALUES},
                   "class_weights": _VALUES, "pictures": [TEXT],
                   "tables": [TEXT], "ended": TEXT,
                   "best": {"metric": TEXT, "value": NUMBER, "step": NUMBER, "title": TEXT, "better": TEXT,

@@ -111,9 +111,14 @@ def format_number(value: float) -> str:
 
 
 def format_metric(metric: Metric, value: float | None) -> str:
-    """Formats a value of a metric: `98.61 %`, or `0.0521` where it is not shown in per cent; None as unknown."""
+    """Formats a value of a metric: `98.61 %`, or `0.0521` where it is not shown in per cent; None as unknown.
+
+    What a run needed to reach a target: `1,234`, or `not reached`.
+    """
     if value is None:
         return "–"
+    if metric.decimals is not None:
+        return f"{value:,.{metric.decimals}f}" if math.isfinite(value) else "not reached"
     return f"{100 * value:.2f} %" if metric.percent else format_number(value)
 
 

@@ -43,6 +43,7 @@ def write(
     run_id: str | None = None,
     environment: Mapping[str, Any] | None = None,
     more: Mapping[str, Any] | None = None,
+    of_start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes config.json, and adds this start to manifest.json. Each file is replaced atomically.
 
@@ -58,6 +59,7 @@ def write(
       environment: from `environment.describe`, of this start.
       more: further entries: "metrics", {name: title, direction and unit} of those that a recipe registered, and
         "extensions", {file: SHA-256}.
+      of_start: further fields of this start's entry in `starts`.
 
     Returns:
       The manifest.
@@ -87,6 +89,7 @@ def write(
         "hostname": now["hostname"],
         "command": now["command"],
         "changes": {path: [old, new] for path, old, new in changes},
+        **(of_start or {}),
     }
     now |= more or {}
     if run_id := run_id or before.get("run_id"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from inception_jax import metric_definitions
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import manifest, metric_files, remote_workdir, tables
+from inception_jax.runs import manifest, metric_files, remote_workdir, tables, time_to_target
 from inception_jax.runs.formatting import format_duration, format_metric, format_number, per_head
 from inception_jax.runs.tables import code, escape
 
@@ -21,10 +21,12 @@ _HIGHLIGHTS = (
     "optimizer.momentum", "optimizer.weight_decay", "optimizer.clip_norm", "schedule.name", "schedule.warmup_epochs",
     "loss.label_smoothing", "loss.class_weights", "loss.aux_weights", "data.sampling", "ema.decay", "parallel.mode",
     "parallel.batch_norm", "checkpoint.best_metric", "stop.patience",
+    "stop.target_metric", "stop.target",
 )  # fmt: skip
 _WEIGHTS = {"ema": "EMA weights", "raw": "raw weights"}
 _SECONDS = {
     "wall_seconds": "wall clock, all starts together",
+    "startup_seconds": "starting: reading data, making or restoring the state",
     "compile_seconds": "compiling",
     "data_wait_seconds": "waiting for data",
     "evaluation_seconds": "evaluating",
@@ -57,6 +59,8 @@ def heading(config: Mapping[str, Any], outcome: Mapping[str, Any], rows: list[di
 
 def _early_end(outcome: Mapping[str, Any]) -> str:
     ended = str(outcome.get("ended") or "")
+    if ended.startswith("target reached"):
+        return " It ended at its target."
     return f" It ended by {ended}." if ended.startswith("early stopping") else ""
 
 
@@ -85,6 +89,9 @@ def facts(
             f"- **step {best['step']:,}** has the best {escape(metric.title)}: "
             f"{format_metric(metric, best['value'])}, {_WEIGHTS[weights]}"
         )
+    if (outcome.get("target") or {}).keys() >= {"metric", "value"}:
+        what, _, how = time_to_target.format_reached(outcome["target"]).partition(": ")
+        yield f"- **{what}**: {escape(how)}"
     if wall := _wall_seconds(outcome, timing):
         whole = round(wall)
         unit = "" if whole < 60 or whole >= 86_400 else " min" if whole < 3_600 else " h"
@@ -210,6 +217,7 @@ def times(outcome: Mapping[str, Any], timing: list[dict[str, Any]]) -> Iterator[
         parts = _parts_of_time(outcome, wall)
         table += [(_SECONDS.get(name, _REST), _clock_time(tenths), f"{share} %") for name, tenths, share in parts]
         yield from tables.format_markdown(("", "h:min:s", "fraction"), table, "lrr")
+    yield from _goodput(outcome)
     speeds = [row["images_per_second"] for row in timing if "images_per_second" in row]
     if speeds:
         waits = [row.get("data_wait_fraction", 0.0) for row in timing]
@@ -218,6 +226,22 @@ def times(outcome: Mapping[str, Any], timing: list[dict[str, Any]]) -> Iterator[
             f"Median of {len(speeds):,} rows: {statistics.median(speeds):,.1f} images/s, "
             f"{100 * statistics.median(waits):.0f} % of the time between steps spent waiting for data."
         )
+
+
+def _goodput(outcome: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the fraction of the time that went into training steps that were kept, and what is not in the table."""
+    if not outcome.keys() >= {"goodput", "starts", "lost_seconds", "between_starts_seconds"}:
+        return
+    yield ""
+    goodput = f"Goodput: {100 * outcome['goodput']:.1f} % of the time was spent in training steps that were kept"
+    if outcome["starts"] == 1:
+        yield f"{goodput}."
+        return
+    lost, between = (format_duration(outcome[f"{name}_seconds"]) for name in ("lost", "between_starts"))
+    yield (
+        f"{goodput}, over {outcome['starts']:,} starts. Not in the table: {lost} of killed starts, whose steps were "
+        f"taken again (in the goodput, this time counts), and {between} between the starts (this does not)."
+    )
 
 
 def _wall_seconds(outcome: Mapping[str, Any], timing: list[dict[str, Any]]) -> float | None:

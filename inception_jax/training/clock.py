@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-PHASES = ("compile", "data_wait", "evaluation", "checkpoint", "plots")
+PHASES = ("startup", "compile", "data_wait", "evaluation", "checkpoint", "plots")
 
 
 class Clock:
@@ -15,15 +15,19 @@ class Clock:
     A checkpoint holds `totals()`, from which the clock of a resumed run continues.
     """
 
-    def __init__(self, previous: dict[str, float] | None = None):
+    def __init__(self, previous: dict[str, float] | None = None, began: float | None = None):
         """Starts the clock.
 
         Args:
           previous: `totals()` in the checkpoint of a resumed run.
+          began: when this start began, by `time.perf_counter`: the time since is the phase "startup"; None: now.
         """
         self._before = previous or {}
         self._spent = dict.fromkeys(PHASES, 0.0)
         self._start = self._lap_start = time.perf_counter()
+        if began is not None:
+            self.add("startup", self._start - began)
+            self._start = began
         self._lap_spent = dict(self._spent)
 
     @contextlib.contextmanager
@@ -43,8 +47,8 @@ class Clock:
         """Seconds since the first start of the run, as JSON.
 
         Returns:
-          {"wall_seconds", "compile_seconds", "data_wait_seconds", "evaluation_seconds", "checkpoint_seconds",
-          "plots_seconds"}.
+          {"wall_seconds", "startup_seconds", "compile_seconds", "data_wait_seconds", "evaluation_seconds",
+          "checkpoint_seconds", "plots_seconds"}.
         """
         spent = {f"{name}_seconds": seconds for name, seconds in self._spent.items()}
         spent["wall_seconds"] = time.perf_counter() - self._start

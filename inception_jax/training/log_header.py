@@ -10,6 +10,7 @@ from inception_jax.config import Config
 from inception_jax.errors import counted
 from inception_jax.models.base import BaseNetwork
 from inception_jax.runs import data_record
+from inception_jax.runs.formatting import format_metric
 from inception_jax.training import batch_norm_checks, freezing, run_length
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
@@ -67,7 +68,7 @@ def _format_warmup(config: Config, length: run_length.RunLength) -> list[str]:
 
 
 def _format_balance(setup: Setup) -> list[str]:
-    """A line each for class weights, balanced sampling and early stopping, where the config sets them."""
+    """A line each for class weights, balanced sampling, early stopping and the target, where the config sets them."""
     lines, options = [], setup.checkpoints
     if weights := setup.objective.class_weights:
         low, high = (weights.index(pick(weights)) for pick in (min, max))
@@ -78,6 +79,10 @@ def _format_balance(setup: Setup) -> list[str]:
     if options.patience:
         count = f"{options.patience} evaluation{'s' * (options.patience > 1)}"
         lines.append(f"ends early after {count} without a better {options.best_metric.title}")
+    if target := setup.target:
+        sign = "at least" if target.metric.better == "higher" else "at most"
+        end = "the run ends there" if target.ends_run else "the run goes on after it"
+        lines.append(f"target: {target.metric.title} of {sign} {format_metric(target.metric, target.value)}; {end}")
     return lines
 
 

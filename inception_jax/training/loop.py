@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from inception_jax.data import storage
 from inception_jax.errors import UserError, signal_exit_code
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
-from inception_jax.runs import metric_files, remote_workdir
+from inception_jax.runs import goodput, metric_files, remote_workdir
 from inception_jax.runs.progress import Progress
 from inception_jax.runs.sinks import Sinks
 from inception_jax.training import (
@@ -42,6 +43,7 @@ from inception_jax.training.interrupts import Interrupts
 from inception_jax.training.parallel import Compiled, no_compilation
 from inception_jax.training.state import TrainState
 from inception_jax.training.step import make_eval_step
+from inception_jax.training.target import TargetRecord, describe_progress
 from inception_jax.training.train_metrics import TrainMetrics
 
 Evaluations = dict[str, Accumulator]  # by kind of weights: "raw", "ema"
@@ -76,6 +78,7 @@ def train(recipe: ConfigDict, workdir: str | Path) -> tuple[dict[str, Any], int]
 
 def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, Any], int]:
     """`train`, in a local workdir."""
+    began = time.perf_counter()
     # Everything that a wrong config or wrong data can break is built and checked before anything is written.
     config = Config(restore.choose_convolution(recipe, workdir))
     processes.check_equal("the config", config.to_dict())
@@ -92,7 +95,9 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
         with processes.fail_together():
             notes = preflight.refuse_other_run(workdir, setup)
         # A run that has taken all its steps needs no state: tracing and restoring one takes most of such a start.
-        if restore.newest_step(workdir) == length.total and (result := results.read_finished(workdir, length.total)):
+        if restore.newest_step(workdir) == length.total and (
+            result := results.read_finished(workdir, length.total, setup.target)
+        ):
             return result, 0
         identity = restore.identify_run(workdir, config)
         checkpoints = stack.enter_context(
@@ -110,9 +115,13 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
         start = int(state.step)
         restore.refuse_fewer_steps(workdir, config, length, start)
         best = restore.restore_best(setup, workdir, start, host_state.get("best"))
-        if (start == length.total or best.is_exhausted) and (result := results.read_finished(workdir, start)):
+        target = restore.restore_target(setup, workdir, start, host_state.get("target"))
+        if (start == length.total or best.is_exhausted or target.ends_run) and (
+            result := results.read_finished(workdir, start, setup.target)
+        ):
             return result, 0
-        clock = Clock(host_state.get("clock"))
+        before = (host_state.get("clock") or {}).get("wall_seconds", 0.0)
+        clock = Clock(host_state.get("clock"), began)
         metrics = TrainMetrics(
             host_state.get("window"),
             max_skipped=faults.max_skipped_steps,
@@ -121,9 +130,10 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
             max_corrupt=faults.max_corrupt,
         )
 
-        recorded, changes = restore.write_run_files(setup, workdir, identity.id)
+        spent = {"wall_seconds": before, "startup_seconds": clock.totals()["wall_seconds"] - before}
+        recorded, starts, changes = restore.write_run_files(setup, workdir, identity.id, start, spent)
         sinks = stack.enter_context(Sinks(setup.logging.sinks if first else (), workdir, config.to_dict()))
-        stack.enter_context(results.failure_recorded(setup, workdir, recorded, sinks))
+        stack.enter_context(results.failure_recorded(setup, workdir, recorded, sinks, target))
         with processes.fail_together():
             if first:
                 metric_files.truncate(workdir, start)
@@ -144,7 +154,7 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
                     quiet=not first,
                 )
             )
-        output = results.RunOutput(workdir, recorded, writer, sinks, progress, clock)
+        output = results.RunOutput(workdir, recorded, starts, writer, sinks, progress, clock)
         progress.message(log_header.format_header(setup, state, start, host_state.get("devices"), [*notes, *changes]))
 
         # The pipeline begins to decode while the steps compile.
@@ -162,7 +172,7 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
             with quiet_compiler(progress.on_terminal):
                 steps.compile_train(state)
 
-        run = _Run(setup, steps, batches, metrics, best, checkpoints, interrupts, output)
+        run = _Run(setup, steps, batches, metrics, best, target, checkpoints, interrupts, output)
         state, evaluations, signal = _take_steps(run, state, start)
 
         def finish_checkpoint() -> None:
@@ -174,11 +184,11 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
             finish_checkpoint()
         if signal:
             progress.message(f"stopped by {signal} after step {int(state.step)}; the same command continues the run")
-            return results.write_interrupted(setup, output, state, signal), signal_exit_code(signal)
+            return results.write_interrupted(setup, output, state, target, signal), signal_exit_code(signal)
         if not evaluations:  # an earlier start of this run saved the last step, but ended before it wrote the result
             evaluations = _evaluate(run, state)
         finish = finish_checkpoint if alone else None
-        return results.write_finished(setup, output, state, evaluations, best, finish, steps.store), 0
+        return results.write_finished(setup, output, state, evaluations, best, target, finish, steps.store), 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,13 +281,19 @@ class _Run:
     batches: DevicePrefetcher
     metrics: TrainMetrics
     best: BestEvaluation
+    target: TargetRecord
     checkpoints: Checkpoints
     interrupts: Interrupts
     output: results.RunOutput
 
+    @property
+    def ends_early(self) -> bool:
+        """Whether the run is to end now, by early stopping or at its target."""
+        return self.best.is_exhausted or self.target.ends_run
+
 
 def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, Evaluations, str | None]:
-    """Takes the steps after `start`, to the last one, until early stopping or until a signal.
+    """Takes the steps after `start`, to the last one, until early stopping, the target or a signal.
 
     Each iteration draws a batch, takes the step, and then, where it is due: logs a row, evaluates, saves a checkpoint,
     in this order and before the next batch is drawn. So all rows of a step are written before its checkpoint.
@@ -289,7 +305,7 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
     evaluations: Evaluations = {}
     output.clock.start_lap()
     logged = start
-    if run.best.is_exhausted:  # an earlier start of this run saved its last step
+    if run.ends_early:  # an earlier start of this run saved its last step
         return state, evaluations, None
     for step in range(start + 1, length.total + 1):
         try:
@@ -312,24 +328,40 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
             _log(run, step, logged)
             logged = step
 
-        evaluations = {}
+        evaluations, reached = {}, False
         if length.is_due(step, length.evaluate_every):
             evaluations = _evaluate(run, state)
             for row in results.metric_rows(run.setup, evaluations, step):
                 output.writer.write(row)
-            run.best.add(step, results.best_value(run.setup, evaluations))
-            if run.best.is_exhausted and logged < step:
+            values = results.counted_metrics(evaluations)
+            run.best.add(step, values[run.best.metric.name])
+            if reached := run.target.add(values, functools.partial(_measure, run, step)):
+                output.progress.message(run.target.summary())
+            if run.ends_early and logged < step:
                 _log(run, step, logged)
 
         signal = _requested_signal(run)
-        if length.is_due(step, length.save_every) or run.best.is_exhausted or signal:
+        # A target that was reached is saved at once: a killed run would have to reach it again, later.
+        if length.is_due(step, length.save_every) or run.ends_early or reached or signal:
             _save(run, step, state, evaluations)
         if signal:
             return state, evaluations, signal
-        if run.best.is_exhausted:
-            output.progress.message(f"{run.best.summary()}; the run ends")
+        if run.ends_early:
+            if not run.target.ends_run:
+                output.progress.message(f"{run.best.summary()}; the run ends")
             return state, evaluations, None
     return state, evaluations, None
+
+
+def _measure(run: _Run, step: int) -> dict[str, Any]:
+    """What the run has needed up to a step, for the record of its target."""
+    totals, lost = run.output.clock.totals(), goodput.lost_seconds(run.output.starts)
+    return {
+        **describe_progress(step, run.setup.length.epoch(step), run.setup.config.batch_size),
+        "wall_seconds": totals["wall_seconds"] + lost,
+        "training_seconds": goodput.training_seconds(totals),
+        "starts": len(run.output.starts),
+    }
 
 
 def _log(run: _Run, step: int, logged: int) -> None:
@@ -377,6 +409,7 @@ def _save(run: _Run, step: int, state: TrainState, evaluations: Evaluations) -> 
         "clock": run.output.clock.totals(),
         "devices": run.setup.devices.count,
         "best": run.best.state(),
+        "target": run.target.state(),
         "metrics_jsonl": run.output.writer.written,
     }
     with run.output.clock.phase("checkpoint"):
@@ -387,6 +420,7 @@ def _evaluate(run: _Run, state: TrainState) -> Evaluations:
     """Evaluates the trained weights and, where there are any, the EMA weights."""
     setup, progress = run.setup, run.output.progress
     evaluations: Evaluations = {}
+    jax.block_until_ready(state.step)  # the time of the steps that still run is theirs
     if not run.steps.has_evaluation:
         with run.output.clock.phase("compile"), progress.phase("compiling the evaluation step"):
             with quiet_compiler(progress.on_terminal):

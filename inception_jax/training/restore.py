@@ -23,13 +23,14 @@ from inception_jax.config import Config, ConfigError, from_dict
 from inception_jax.errors import UserError
 from inception_jax.models.initialization import init_variables, trace_variables, variable_shapes
 from inception_jax.multihost import processes
-from inception_jax.runs import data_record, environment, lock, manifest, metric_files
+from inception_jax.runs import data_record, environment, goodput, lock, manifest, metric_files
 from inception_jax.runs.data_record import CLASSES as CLASSES
 from inception_jax.training import paths, run_length, warm_start
 from inception_jax.training import state as states
 from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
+from inception_jax.training.target import TargetRecord
 
 # Fields that may differ between two starts of a run: none of them changes a number of the steps already taken.
 MAY_CHANGE = (
@@ -187,7 +188,9 @@ def refuse_fewer_steps(workdir: Path, config: Config, length: run_length.RunLeng
         )
 
 
-def write_run_files(setup: Setup, workdir: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
+def write_run_files(
+    setup: Setup, workdir: Path, run_id: str, step: int, spent: Mapping[str, float]
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
     """Writes config.json, manifest.json, data.json, classes.json and, after a warm start, initialization.json.
 
     Process 0 writes them.
@@ -198,19 +201,23 @@ def write_run_files(setup: Setup, workdir: Path, run_id: str) -> tuple[dict[str,
       setup: of the run.
       workdir: of the run.
       run_id: from `identify_run`.
+      step: that the run starts or continues with.
+      spent: {"wall_seconds", "startup_seconds"}: of the run up to the checkpoint of that step; of this start.
 
     Returns:
-      ({"run_id", "environment"}, which result.json has, too; notes on what has changed since the previous start, which
-      process 0 has).
+      ({"run_id", "environment"}, which result.json has, too; the starts of the run, and notes on what has changed since
+      the previous one, both of which process 0 has).
 
     Raises:
       UserError: a file cannot be written.
     """
     start: dict[str, Any] = {"run_id": run_id, "environment": environment.describe()}
     notes: list[str] = []
+    starts: list[dict[str, Any]] = []
     with processes.fail_together():
         if processes.is_first():
             before = manifest.read(workdir) or {}
+            lost = goodput.measure_lost(workdir, step, spent["wall_seconds"])
             for name in extensions.copy_files(setup.config.extensions, workdir):
                 print(f"note: {name} has changed since the run began; its copy is replaced", file=sys.stderr)
             now = manifest.write(
@@ -218,14 +225,16 @@ def write_run_files(setup: Setup, workdir: Path, run_id: str) -> tuple[dict[str,
                 setup.config.to_json(),
                 devices=[setup.devices.describe()],
                 more=extensions.describe(setup.config.extensions),
+                of_start={goodput.STARTUP: spent["startup_seconds"]} | ({goodput.LOST: lost} if lost else {}),
                 **start,
             )
+            starts = now["starts"]
             notes = environment.format_changes(before, now)
             data_record.write(workdir, setup.data.identity)
             if setup.warm_start and setup.warm_start.report:
                 text = json.dumps(setup.warm_start.to_json(), indent=2) + "\n"
                 manifest.replace_text(workdir / warm_start.FILE, text)
-    return start, notes
+    return start, starts, notes
 
 
 def restore_or_start(
@@ -300,21 +309,41 @@ def restore_best(setup: Setup, workdir: Path, step: int, saved: Mapping[str, Any
       step: of the restored checkpoint.
       saved: `BestEvaluation.state` of the checkpoint; None in one of an earlier version, and for a new run.
     """
-    weights = "ema" if setup.objective.ema_decay > 0 else "raw"
-    best, path = setup.checkpoints.best_evaluation(), workdir / metric_files.METRICS
+    best = setup.checkpoints.best_evaluation()
     if not step or best.restore(saved):
         return best
-    values: list[tuple[int, float]] = []
+    for row in _evaluations(setup, workdir, step, best.metric.name):
+        best.add(row["step"], row[best.metric.name])
+    return best
+
+
+def restore_target(setup: Setup, workdir: Path, step: int, saved: Mapping[str, Any] | None) -> TargetRecord:
+    """Restores whether the run has reached its target.
+
+    Args:
+      setup: of the run.
+      workdir: of the run; its metrics.jsonl is read where the checkpoint is of a start without this target.
+      step: of the restored checkpoint.
+      saved: `TargetRecord.state` of the checkpoint; None: it has none.
+    """
+    record = TargetRecord(setup.target)
+    if step and setup.target and not record.restore(saved):
+        record.replay(_evaluations(setup, workdir, step, setup.target.metric.name), setup.config.batch_size)
+    return record
+
+
+def _evaluations(setup: Setup, workdir: Path, step: int, name: str) -> list[dict[str, Any]]:
+    """The evaluation rows up to a step of the weights that count, which process 0 reads: step, epoch, and a metric."""
+    weights = "ema" if setup.objective.ema_decay > 0 else "raw"
+    path, rows = workdir / metric_files.METRICS, []
     with processes.fail_together():
         if processes.is_first() and path.exists():
-            values = [
-                (row["step"], row[best.metric.name])
+            rows = [
+                {key: row[key] for key in ("step", "epoch", name)}
                 for row in metric_files.read_rows(path)
-                if row["step"] <= step and row.get("weights") == weights and best.metric.name in row
+                if row["step"] <= step and row.get("weights") == weights and name in row
             ]
-    for at, value in processes.broadcast_from_first(values):
-        best.add(at, value)
-    return best
+    return processes.broadcast_from_first(rows)
 
 
 def _refuse_other_classes(source: warm_start.WarmStart, setup: Setup) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from inception_jax.errors import NonFiniteLoss, UserError
 from inception_jax.metric_definitions import Metric
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import peer_loss, processes
-from inception_jax.runs import batch_sheet, class_tables, metric_files, report, result
+from inception_jax.runs import batch_sheet, class_tables, goodput, metric_files, report, result
 from inception_jax.runs.file_forms import keep_valid_fields
 from inception_jax.runs.formatting import format_metric
 from inception_jax.runs.progress import Progress
@@ -28,6 +28,7 @@ from inception_jax.training.executable_files import Store
 from inception_jax.training.parallel import Devices
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
+from inception_jax.training.target import Target, TargetRecord
 
 _IMAGES_OF_BATCH = 16
 
@@ -39,6 +40,7 @@ class RunOutput:
     Attributes:
       workdir: of the run.
       recorded: "run_id" and "environment" of this start.
+      starts: of the run, this one included, as in manifest.json; [] on other processes than the first.
       writer: of metrics.jsonl, timing.jsonl and TensorBoard events.
       sinks: to which all of it is copied.
       progress: of the log and the progress bar.
@@ -47,6 +49,7 @@ class RunOutput:
 
     workdir: Path
     recorded: Mapping[str, Any]
+    starts: Sequence[Mapping[str, Any]]
     writer: metric_files.MetricWriter
     sinks: Sinks
     progress: Progress
@@ -71,21 +74,18 @@ def metric_rows(setup: Setup, evaluations: Mapping[str, Accumulator], step: int)
         }
 
 
+def counted_metrics(evaluations: Mapping[str, Accumulator]) -> dict[str, float]:
+    """The metrics that choose the best checkpoint and reach a target: of the EMA weights if there are any, else raw."""
+    return (evaluations.get("ema") or evaluations["raw"]).result()
+
+
 def checkpoint_metrics(evaluations: Mapping[str, Accumulator]) -> dict[str, float] | None:
-    """The metrics by which the best checkpoint is chosen: those of the EMA weights if there are any, else of the raw.
+    """The metrics by which the best checkpoint is chosen.
 
     Returns:
       None where nothing was evaluated.
     """
-    evaluation = evaluations.get("ema") or evaluations.get("raw")
-    return evaluation.result() if evaluation else None
-
-
-def best_value(setup: Setup, evaluations: Mapping[str, Accumulator]) -> float:
-    """The value by which the best evaluation is chosen, of the EMA weights if there are any."""
-    values = checkpoint_metrics(evaluations)
-    assert values is not None  # called where something was evaluated
-    return values[setup.checkpoints.best_metric.name]
+    return counted_metrics(evaluations) if evaluations else None
 
 
 def format_evaluations(evaluations: Mapping[str, Accumulator], best_metric: Metric) -> str:
@@ -111,6 +111,7 @@ def write_finished(
     state: TrainState,
     evaluations: Mapping[str, Accumulator],
     best: BestEvaluation,
+    target: TargetRecord,
     finish_checkpoint: Callable[[], None] | None = None,
     store: Store | None = None,
 ) -> dict[str, Any]:
@@ -124,6 +125,7 @@ def write_finished(
       state: after the last step.
       evaluations: of the last step, by weights.
       best: the best evaluation of the run.
+      target: of the run, and whether it was reached.
       finish_checkpoint: waits until the last checkpoint is written, before result.json says that the run has finished;
         None: it is written.
       store: of kept programs, that of the activations among them; None: it is compiled.
@@ -150,18 +152,22 @@ def write_finished(
             output.writer.write_images(step, plots)
     if finish_checkpoint:
         finish_checkpoint()
-    content = _result("finished", setup, output, state)
+    content = _result("finished", setup, output, state, target)
     content["metrics"][setup.data.eval.dataset.split] = {
         weights: evaluation.result() for weights, evaluation in evaluations.items()
     }
     content["pictures"] = sorted(path.name for path in plots.values())
     content["tables"] = tables
     content["best"] = best.to_json() | {"evaluations": _count_evaluations(output.workdir)}
-    content["ended"] = best.summary() if best.is_exhausted and step < setup.length.total else "all steps are done"
+    content["ended"] = _why_ended(best, target) if step < setup.length.total else "all steps are done"
     if setup.objective.class_weights:
         content["class_weights"] = dict(zip(setup.data.class_names, setup.objective.class_weights, strict=True))
     _write(output, step, content, plots)
     return content
+
+
+def _why_ended(best: BestEvaluation, target: TargetRecord) -> str:
+    return target.summary() if target.ends_run else best.summary()
 
 
 def draw_training_batch(setup: Setup, output: RunOutput, batch: dict[str, jax.Array]) -> None:
@@ -185,13 +191,16 @@ def draw_training_batch(setup: Setup, output: RunOutput, batch: dict[str, jax.Ar
         batch_sheet.draw(images, captions, output.workdir / batch_sheet.FILE, title=title)
 
 
-def write_interrupted(setup: Setup, output: RunOutput, state: TrainState, signal: str) -> dict[str, Any]:
+def write_interrupted(
+    setup: Setup, output: RunOutput, state: TrainState, target: TargetRecord, signal: str
+) -> dict[str, Any]:
     """Writes result.json and report.md of a run that a signal stopped, on process 0.
 
     Args:
       setup: of the run.
       output: of the run.
       state: that was saved.
+      target: of the run, and whether it was reached.
       signal: its name, such as "SIGTERM".
 
     Returns:
@@ -199,7 +208,7 @@ def write_interrupted(setup: Setup, output: RunOutput, state: TrainState, signal
     """
     if not processes.is_first():
         return {}
-    content = _result("interrupted", setup, output, state) | {"signal": signal}
+    content = _result("interrupted", setup, output, state, target) | {"signal": signal}
     _write(output, int(state.step), content)
     return content
 
@@ -220,7 +229,9 @@ def _write(output: RunOutput, step: int, content: dict[str, Any], plots: Mapping
 
 
 @contextlib.contextmanager
-def failure_recorded(setup: Setup, workdir: Path, recorded: Mapping[str, Any], sinks: Sinks) -> Iterator[None]:
+def failure_recorded(
+    setup: Setup, workdir: Path, recorded: Mapping[str, Any], sinks: Sinks, target: TargetRecord
+) -> Iterator[None]:
     """Writes result.json and report.md, where that is possible, if a `UserError` is raised inside; reraises it.
 
     Where another process is lost and no collective raises an error, only result.json is written.
@@ -230,6 +241,7 @@ def failure_recorded(setup: Setup, workdir: Path, recorded: Mapping[str, Any], s
       workdir: of the run.
       recorded: as in `RunOutput`.
       sinks: of the run.
+      target: of the run, and whether it was reached.
     """
 
     def write(error: UserError, complete: bool = False) -> None:
@@ -244,6 +256,7 @@ def failure_recorded(setup: Setup, workdir: Path, recorded: Mapping[str, Any], s
                     "exit_code": int(error.exit_code),
                     "metrics": {"train": row},
                     **recorded,
+                    **_target(target),
                 }
                 path = result.write_result(workdir, content)
                 if not complete:
@@ -262,17 +275,21 @@ def failure_recorded(setup: Setup, workdir: Path, recorded: Mapping[str, Any], s
         raise
 
 
-def read_finished(workdir: Path, step: int) -> dict[str, Any] | None:
+def read_finished(workdir: Path, step: int, target: Target | None = None) -> dict[str, Any] | None:
     """Reads the result of a run that finished at this step.
 
     Returns:
-      The content of result.json; None if the run was stopped before it wrote that, or has another status or step.
+      The content of result.json; None if the run was stopped before it wrote that, or has another status, step or
+      target. (A result stands where the config has no target any more.)
     """
     content = processes.broadcast_from_first(result.read_result(workdir) if processes.is_first() else None)
     wrong: list[str] = []
     if not content or (content.get("status"), content.get("steps")) != ("finished", step) or not content.get("metrics"):
         return None
     keep_valid_fields(workdir / result.FILE, content, wrong)
+    recorded = content.get("target") or {}
+    if target and (recorded.get("metric"), recorded.get("value")) != (target.metric.name, target.value):
+        return None
     return None if wrong else content  # one of another form than this package writes is written anew
 
 
@@ -310,8 +327,12 @@ def _blocks(setup: Setup, variables: Any, store: Store | None = None) -> Callabl
     return blocks
 
 
-def _result(status: str, setup: Setup, output: RunOutput, state: TrainState) -> dict[str, Any]:
-    step = int(state.step)
+def _target(target: TargetRecord) -> dict[str, Any]:
+    return {"target": content} if (content := target.to_json()) else {}
+
+
+def _result(status: str, setup: Setup, output: RunOutput, state: TrainState, target: TargetRecord) -> dict[str, Any]:
+    step, totals = int(state.step), output.clock.totals()
     return {
         "status": status,
         "model": setup.spec.name,
@@ -319,7 +340,9 @@ def _result(status: str, setup: Setup, output: RunOutput, state: TrainState) -> 
         "steps": step,
         "epochs": setup.length.epoch(step),
         "metrics": {"train": _last_train_row(output.workdir)},
-        **output.clock.totals(),
+        **totals,
+        **goodput.account(totals, output.starts),
+        **_target(target),
         "fingerprint": result.fingerprint(state),
         **output.recorded,
     }

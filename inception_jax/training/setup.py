@@ -41,6 +41,7 @@ from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.network_setup import NetworkInput
 from inception_jax.training.parallel import Devices
 from inception_jax.training.step import Objective
+from inception_jax.training.target import Target, read_target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +123,7 @@ class Setup:
       warm_start: the checkpoint whose weights a new run starts from; None: random initialization.
       faults: limits of fault tolerance.
       checkpoints: options of checkpoints.
+      target: of the evaluations; None: there is none.
       logging: what is written beside metrics and log.
       notice: a line for the log's header; None: none.
     """
@@ -144,6 +146,7 @@ class Setup:
     warm_start: warm_start.WarmStart | None
     faults: run_length.FaultLimits
     checkpoints: CheckpointOptions
+    target: Target | None
     logging: LoggingOptions
     notice: str | None = None
 
@@ -217,6 +220,7 @@ def build(config: Config, described: Sequence[Any] | None = None) -> Setup:
             patience=config.stop.patience,
             min_improvement=config.stop.min_improvement if config.stop.patience else 0.0,
         ),
+        target=read_target(config),
         logging=_read_logging(config),
         notice=notice,
     )

@@ -224,7 +224,12 @@ def test_what_decides_a_step_is_in_its_key(run_config):
         other = dataclasses.replace(setup, **changes)
         one, two = (executables.describe_step("train", each, ARGUMENTS) for each in (setup, other))
         assert one != two, changes
-    for changes in ({"logging.every_steps": 4}, {"checkpoint.keep": 3}, {"data.threads": 1}, {"stop.patience": 2}):
+    for changes in (
+        {"logging.every_steps": 4},
+        {"checkpoint.keep": 3},
+        {"data.threads": 1},
+        {"stop.patience": 2, "stop.target": 0.9},
+    ):
         assert key(**changes) == usual, changes
 
 
@@ -246,7 +251,7 @@ OUTSIDE = {
     "the loop asks them between steps": (
         "checkpoint.best_metric", "checkpoint.every_epochs", "checkpoint.keep", "evaluation.every_epochs",
         "logging.every_steps", "logging.pictures", "logging.sinks", "logging.tensorboard", "stop.min_improvement",
-        "stop.patience",
+        "stop.at_target", "stop.patience", "stop.target", "stop.target_metric",
     ),
     "another program, which is not kept": ("evaluation.batch_norm_images",),
 }  # fmt: skip
