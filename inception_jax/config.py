@@ -16,8 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from inception_jax import extension_files, schema
 from inception_jax import extensions as extension
-from inception_jax import schema
 from inception_jax.data import images
 from inception_jax.errors import UserError, nearest, shorten
 from inception_jax.metric_definitions import METRICS
@@ -38,7 +38,7 @@ def default(extensions: Sequence[str] = ()) -> ConfigDict:
       UserError: one cannot be imported.
     """
     names = tuple(os.path.abspath(name) if name.endswith(".py") else name for name in extensions)
-    extension.load(names)
+    extension_files.load(names)
     config = _fill(schema.SCHEMA)
     config.extensions = names
     config.model.options = ConfigDict(
@@ -172,7 +172,7 @@ class Config:
           UserError: an extension cannot be imported.
         """
         if load:
-            extension.load(_extension_names(config))
+            extension_files.load(_extension_names(config))
         check(config)
         self._enter(config, "", set())
 
@@ -255,7 +255,7 @@ def from_dict(
     if not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
         raise ConfigError(f"config.extensions = {str(names)[:40]!r}: not a list of names{damaged}")
     if load:
-        extension.load(names, copies)
+        extension_files.load(names, copies)
     config = default()
     known = dict(_leaves(config))
     fields = dict(schema.fields())

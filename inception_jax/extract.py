@@ -140,7 +140,7 @@ def _batches(
     from inception_jax.data import images
     from inception_jax.evaluation import extraction
     from inception_jax.runs import data_record
-    from inception_jax.training import setup
+    from inception_jax.training import data_setup
 
     if files:
         count, devices = len(files), trained.devices.count
@@ -148,14 +148,14 @@ def _batches(
         decoded = (images.decode_image_file(path, trained.config.data.max_pixels) for path in files)
         return extraction.image_batches(decoded, size, trained.image_size, trained.crop), size, count
     config = trained.config
-    (source,) = setup.load_splits(config, flags.split or config.data.eval_split, data=flags.data)
+    (source,) = data_setup.load_splits(config, flags.split or config.data.eval_split, data=flags.data)
     workdir = Path(flags.workdir)
     if not flags.data:
         remedy = f"--data={config.data.name} extracts the features of the new classes nevertheless"
         data_record.refuse_other_classes(workdir, source, remedy)
     for line in [*source.account, *data_record.note_other_examples(workdir, source)]:
         print(line, file=sys.stderr)
-    data = setup.build_eval_data(config, source, trained.input, trained.devices)
+    data = data_setup.build_eval_data(config, source, trained.input, trained.devices)
     return data.batches(), data.batch_size, source.num_examples
 
 

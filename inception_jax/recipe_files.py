@@ -300,7 +300,7 @@ def _read_json(path: Path) -> ConfigDict:
       UserError: the file is not a config.
     """
     from inception_jax import config as configs
-    from inception_jax.extensions import DIRECTORY
+    from inception_jax.extension_files import DIRECTORY
 
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

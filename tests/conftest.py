@@ -92,13 +92,13 @@ def x64():
 @pytest.fixture
 def registrations():
     """Forgets after the test what it has registered."""
-    from inception_jax import extensions, metric_definitions
+    from inception_jax import extension_files, extensions, metric_definitions
     from inception_jax.data import datasets, images
     from inception_jax.models import registry
 
     tables = (
-        extensions.OPTIMIZERS, extensions.SINKS, extensions._ORIGINS, extensions._FILES, metric_definitions.METRICS,
-        datasets._ADDED, images.CUSTOM, registry._SPECS,
+        extensions.OPTIMIZERS, extensions.SINKS, extension_files.ORIGINS, extension_files.FILES,
+        metric_definitions.METRICS, datasets._ADDED, images.CUSTOM, registry._SPECS,
     )  # fmt: skip
     before = [dict(table) for table in tables]
     yield

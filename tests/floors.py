@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import collections
+import functools
 import graphlib
 from pathlib import Path
 
@@ -24,7 +25,7 @@ FLOORS = (  # the lowest first
         "standard_streams",
         "tree_paths",
     ),
-    ("command_line", "data", "metrics", "multihost", "patterns", "weight_files"),
+    ("command_line", "data", "extension_files", "metrics", "multihost", "patterns", "weight_files"),
     ("checkpoints", "extensions", "schema"),
     ("config", "fault_injection", "runs"),
     ("network_tables", "recipe_files"),
@@ -38,6 +39,7 @@ FLOORS = (  # the lowest first
 FLOOR = {name: number for number, names in enumerate(FLOORS, 1) for name in names}
 
 
+@functools.cache
 def module_imports() -> dict[str, set[str]]:
     """{module: modules of inception_jax that it imports}, dotted, without "inception_jax."; the root is "__init__"."""
     files = {}

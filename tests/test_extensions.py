@@ -8,7 +8,7 @@ import pytest
 
 import inception_jax
 from inception_jax import config as configs
-from inception_jax import extensions
+from inception_jax import extension_files
 from inception_jax.config import Config, ConfigError
 from inception_jax.data import datasets, images
 from inception_jax.data.pipeline import TrainPipeline
@@ -107,7 +107,7 @@ def test_names_that_are_refused(tmp_path):
     other = tmp_path / "other.py"
     other.write_text("import inception_jax\ninception_jax.register_metric('mine', len)\n")
     with pytest.raises(UserError, match=r"other\.py: UserError: metric 'mine': registered by .*test_extensions\.py"):
-        extensions.load([str(other)])
+        extension_files.load([str(other)])
 
 
 def test_a_config_names_the_file_of_what_it_uses(tmp_path):
@@ -115,14 +115,14 @@ def test_a_config_names_the_file_of_what_it_uses(tmp_path):
     with pytest.raises(
         UserError, match=r"model 'mine' is registered in .*test_extensions\.py, which config\.extensions"
     ):
-        extensions.check_named((), [("model", "mine")])
-    assert extensions.check_named((__file__,), [("model", "mine")]) is None
-    assert extensions.check_named((), [("model", "inception_v1")]) is None
+        extension_files.check_named((), [("model", "mine")])
+    assert extension_files.check_named((__file__,), [("model", "mine")]) is None
+    assert extension_files.check_named((), [("model", "inception_v1")]) is None
     inception_jax.register_metric("doubt", len)  # every evaluation computes it
     with pytest.raises(UserError, match="metric 'doubt' is registered in"):
-        extensions.check_named((), [])
+        extension_files.check_named((), [])
     exec("import inception_jax; inception_jax.register_model('typed', Net, image_size=9)", {"Net": InceptionV1})
-    assert "is registered in no file" in extensions.check_named((__file__,), [("model", "typed")])
+    assert "is registered in no file" in extension_files.check_named((__file__,), [("model", "typed")])
 
 
 @pytest.mark.parametrize(
@@ -155,21 +155,21 @@ def test_a_file_is_imported_once_and_its_copy_instead_of_it(tmp_path):
     first = METRICS["size"]
     stored = json.loads(Config(recipe).to_json())
     assert METRICS["size"] is first and stored["extensions"] == [str(file)]
-    assert extensions.copy_files(recipe.extensions, tmp_path / "run") == []
-    copies = tmp_path / "run" / extensions.DIRECTORY
+    assert extension_files.copy_files(recipe.extensions, tmp_path / "run") == []
+    copies = tmp_path / "run" / extension_files.DIRECTORY
     assert (copies / "mine.py").read_bytes() == file.read_bytes()
 
     file.write_text(file.read_text() + "\n")  # another content: the run's copy is what this process has
     configs.from_dict(stored, copies=copies)
     configs.from_dict(stored)
-    assert extensions.copy_files(recipe.extensions, tmp_path / "run") == ["mine.py"]
+    assert extension_files.copy_files(recipe.extensions, tmp_path / "run") == ["mine.py"]
     with pytest.raises(UserError, match=r"run/extensions/mine\.py is not the mine\.py that this process has imported"):
         configs.from_dict(stored, copies=copies)
 
-    extensions._FILES.clear(), extensions._ORIGINS.clear(), METRICS.pop("size")  # as in another process
+    extension_files.FILES.clear(), extension_files.ORIGINS.clear(), METRICS.pop("size")  # as in another process
     file.unlink()
     assert configs.from_dict(stored, copies=copies).checkpoint.best_metric == "size"
-    assert extensions.check_named([str(file)], []) is None  # as if the file itself had registered it
+    assert extension_files.check_named([str(file)], []) is None  # as if the file itself had registered it
     with pytest.raises(UserError, match=r"config\.extensions: cannot read .*mine\.py: No such file"):
         configs.from_dict({**stored, "extensions": [str(tmp_path / "other" / "mine.py")]})
 
@@ -208,7 +208,7 @@ def test_workers_get_classes_and_functions_of_a_file_by_value(tmp_path):
         "inception_jax.register_dataset('mine', {'train': Items()}, class_names=['a', 'b'])\n"
         "inception_jax.register_augmentation('dim', lambda image, size, uniforms: image[:size, :size] // 2)\n"
     )
-    extensions.load([str(file)])
+    extension_files.load([str(file)])
     pipeline = TrainPipeline(
         datasets.load("mine", "train[:3]"), batch_size=2, image_size=4, seed=3, augmentation=images.CUSTOM["dim"]
     )

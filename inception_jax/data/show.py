@@ -42,15 +42,15 @@ def draw(config: Config, flags: argparse.Namespace) -> None:
       UserError: a field that does not fit, missing data, an image that cannot be decoded, or no such batch.
     """
     from inception_jax.runs import batch_sheet
-    from inception_jax.training import augmentation_setup, batch_views, network_setup, setup
+    from inception_jax.training import augmentation_setup, batch_views, data_setup, network_setup
     from inception_jax.training.parallel import Devices
 
     devices, network_input = Devices(config.parallel.mode, config.parallel.devices), network_setup.read_input(config)
     split = config.data.train_split if flags.split == "train" else config.data.eval_split
-    (dataset,) = setup.load_splits(config, split)
+    (dataset,) = data_setup.load_splits(config, split)
     where = f"{dataset.name}, {dataset.split}, batch {flags.step}"
     if flags.split == "eval":
-        evaluation = setup.build_eval_data(config, dataset, network_input, devices)
+        evaluation = data_setup.build_eval_data(config, dataset, network_input, devices)
         if flags.step >= evaluation.num_batches:
             raise UserError(
                 f"--step={flags.step}: the evaluation of {dataset.split} has {evaluation.num_batches} batches, from 0"
@@ -63,7 +63,7 @@ def draw(config: Config, flags: argparse.Namespace) -> None:
         accumulation = config.optimizer.accumulation
         micro_batch = devices.check_batch("batch_size", config.batch_size, accumulation) // accumulation
         augmentation = augmentation_setup.read_device_augmentation(config, micro_batch)
-        training = setup.build_train_data(config, dataset, network_input, devices)
+        training = data_setup.build_train_data(config, dataset, network_input, devices)
         rows = flags.images + (flags.images % 2 if augmentation.mixing else 0)  # partners are neighbours
         images, captions = batch_views.view_training_batch(
             training.batch(flags.step, rows), flags.step, config.seed, augmentation, network_input, dataset.class_names

@@ -17,8 +17,7 @@ from inception_jax.diagnostics import environment, memory_estimate
 from inception_jax.diagnostics.findings import Finding, fail, ok, warn
 from inception_jax.errors import UserError
 from inception_jax.models.initialization import variable_shapes
-from inception_jax.training import log_header, preflight, restore
-from inception_jax.training import setup as setups
+from inception_jax.training import data_setup, log_header, preflight, restore
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
 
@@ -64,7 +63,7 @@ def open_data(recipe: ConfigDict) -> list[Dataset]:
     Raises:
       UserError: they cannot be opened.
     """
-    return setups.load_splits(recipe, recipe.data.train_split, recipe.data.eval_split)
+    return data_setup.load_splits(recipe, recipe.data.train_split, recipe.data.eval_split)
 
 
 def check_data(train: Dataset, evaluation: Dataset) -> Finding:

@@ -20,7 +20,7 @@ from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
 from inception_jax.runs import class_tables, data_record, environment, manifest, report
 from inception_jax.runs.result import write_result
-from inception_jax.training import restore, setup, warm_start
+from inception_jax.training import data_setup, restore, warm_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +60,10 @@ def evaluate_run(
     """
     restore.refuse_unequal_settings()
     with processes.fail_together():
-        (source,) = setup.load_splits(recipe, request.split or recipe.data.eval_split)
+        (source,) = data_setup.load_splits(recipe, request.split or recipe.data.eval_split)
     trained, run, examples = _load(recipe, checkpoint or workdir, source, request)
     with processes.fail_together():
-        data = setup.build_eval_data(trained.config, source, trained.input, trained.devices)
+        data = data_setup.build_eval_data(trained.config, source, trained.input, trained.devices)
     processes.check_equal("the step of the checkpoint", trained.step)
     processes.check_equal("the data", [source.class_names, examples], "all processes need the same files")
     if processes.is_first():
@@ -153,7 +153,7 @@ def predict_split(recipe: ConfigDict, workdir: str, source: Dataset, request: Re
       request: `weights` and `step` are read.
     """
     trained, _, _ = _load(recipe, workdir, source, request)
-    data = setup.build_eval_data(trained.config, source, trained.input, trained.devices)
+    data = data_setup.build_eval_data(trained.config, source, trained.input, trained.devices)
     every: list[Any] = []
     trained.evaluate(data, every)
     return split_predictions.collect(every, source, **_member(trained))
@@ -172,7 +172,7 @@ def evaluate_ensemble(recipes: Mapping[str, ConfigDict], request: Request) -> di
     restore.refuse_unequal_settings()
     first = next(iter(recipes.values()))
     with processes.fail_together():
-        (source,) = setup.load_splits(first, request.split or first.data.eval_split)
+        (source,) = data_setup.load_splits(first, request.split or first.data.eval_split)
     parts = [predict_split(recipe, workdir, source, request) for workdir, recipe in recipes.items()]
     return evaluate_predictions(parts, list(recipes), request)
 

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from inception_jax import config as configs
-from inception_jax import extensions
+from inception_jax import extension_files
 from inception_jax.checkpoints.reading import load_variables_and_step
 from inception_jax.config import Config
 from inception_jax.data import images
@@ -26,7 +26,14 @@ from inception_jax.metrics import Accumulator
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import variable_shapes
 from inception_jax.runs import data_record, manifest, remote_workdir
-from inception_jax.training import augmentation_setup, network_setup, precise_batch_norm, run_length, setup, warm_start
+from inception_jax.training import (
+    augmentation_setup,
+    data_setup,
+    network_setup,
+    precise_batch_norm,
+    run_length,
+    warm_start,
+)
 from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.restore import CLASSES
@@ -48,7 +55,7 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
         raise UserError(
             f"--workdir={remote_workdir.display_name(workdir)}: there is no run there (no {manifest.CONFIG})"
         )
-    return configs.from_dict(values, copies=Path(workdir) / extensions.DIRECTORY)
+    return configs.from_dict(values, copies=Path(workdir) / extension_files.DIRECTORY)
 
 
 def load_class_names(workdir: str | os.PathLike) -> list[str]:
@@ -187,12 +194,12 @@ class TrainedNetwork:
         images = network_setup.read_batch_norm_images(config, model, freezing, size)
         assert images is not None
         per_device = self.devices.check_batch("batch_size", config.batch_size)
-        (source,) = setup.load_splits(config, config.data.train_split)
+        (source,) = data_setup.load_splits(config, config.data.train_split)
         estimator = precise_batch_norm.build(
             model,
             self.variables,
             self.devices,
-            setup.build_train_data(config, source, self.input),
+            data_setup.build_train_data(config, source, self.input),
             images,
             self.input.normalization,
             freezing,

@@ -3,18 +3,11 @@
 `metrics.jsonl` holds the computed values, `timing.jsonl` the measured times: two runs of the same arithmetic have the
 same bytes in the first. One row is one line, written with one system call and not buffered here, so that a killed
 process loses at most the line that it was writing.
-
-JSON has no NaN and no infinities, but a diverged run has them. They are written as the strings "NaN", "Infinity" and
-"-Infinity", as the JSON mapping of Protocol Buffers has them (https://protobuf.dev/programming-guides/json/): every
-line stays valid JSON, nothing is lost, and `float()` in Python, `Number()` in JavaScript and `pandas.read_json` read
-them back as numbers. (null would be read as a missing value, and some tools count it as 0.)
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import numbers
 import os
 import zlib
@@ -23,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError, write_error
+from inception_jax.runs.metric_rows import encode_row, parse_lines, parse_row, to_plain_scalar
 from inception_jax.runs.tensorboard import AppendedFile, EventFile
 
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
 FILES = (METRICS, TIMING)
 EVENTS = "tensorboard"
-
-_FROM_TEXT = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class MetricWriter:
@@ -142,14 +134,14 @@ class MetricWriter:
         self.close()
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
-        row = {key: _scalar(key, value) for key, value in row.items()}
+        row = {key: to_plain_scalar(key, value) for key, value in row.items()}
         if type(row.get("step")) is not int:
             raise ValueError(f"a row of {name} needs an integer 'step', not {row.get('step')!r}")
         if self._quiet:
             return
         file = self._files[name]
         try:
-            file.append(content := _encode_row(row))
+            file.append(content := encode_row(row))
         except OSError as error:
             raise write_error(file.name, error) from None
         if name == METRICS:
@@ -295,70 +287,10 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
       UserError: no such file, or a line before the last is not a row.
     """
     try:
-        lines, _ = _parse_lines(Path(path))
+        lines, _ = parse_lines(Path(path))
     except OSError as error:
         raise _cannot_read(path, error) from None
     return [row for _, row in lines]
-
-
-def parse_row(line: bytes) -> dict[str, Any] | None:
-    """Parses a line of a metric file, with NaN and infinities as floats; None where it is not a row."""
-    try:
-        row = json.loads(line)
-    except ValueError:  # also UnicodeDecodeError: a crash of the machine may leave zeros
-        return None
-    if not isinstance(row, dict) or type(row.get("step")) is not int:
-        return None
-    return {key: _decode_value(value) for key, value in row.items()}
-
-
-def _scalar(key: str, value: Any) -> str | int | float | bool | None:
-    """Converts any scalar to a plain Python one, also NumPy and JAX arrays of shape ()."""
-    if getattr(value, "ndim", None) == 0:
-        value = value.item()
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    try:
-        return float(value)  # bfloat16 and other dtypes that NumPy does not know as numbers
-    except (TypeError, ValueError):
-        raise ValueError(f"{key!r} is not a scalar: {type(value).__name__}") from None
-
-
-def _encode_row(row: Mapping[str, Any]) -> bytes:
-    def encoded(value: Any) -> Any:
-        if isinstance(value, float) and not math.isfinite(value):
-            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-        return value
-
-    values = {key: encoded(value) for key, value in row.items()}
-    return json.dumps(values, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _parse_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bool]:
-    """Returns the (line, row) pairs of a file, and whether its last line was incomplete.
-
-    A last line without its newline counts where it is a complete row.
-    """
-    lines = path.read_bytes().split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
-    parsed: list[tuple[bytes, dict[str, Any]]] = []
-    for number, line in enumerate(lines, 1):
-        row = parse_row(line)
-        if row is not None:
-            parsed.append((line + b"\n", row))
-        elif number == len(lines):
-            return parsed, True
-        else:
-            raise UserError(
-                f'{path}, line {number}: not a row of metrics (a JSON object with an integer "step"): '
-                f"{line[:60].decode(errors='replace')!r}; repair the line or remove it"
-            )
-    return parsed, False
-
-
-def _decode_value(value: Any) -> Any:
-    return _FROM_TEXT.get(value, value) if isinstance(value, str) else value
 
 
 def _filter_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
@@ -366,7 +298,7 @@ def _filter_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
     if not path.exists():
         return 0
     before = path.stat().st_size
-    lines, incomplete = _parse_lines(path)
+    lines, incomplete = parse_lines(path)
     kept = [line for line, row in lines if keep(row)]
     content = b"".join(kept)
     if len(content) == before:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from inception_jax import extensions
+from inception_jax import extension_files
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config
 from inception_jax.data import storage
@@ -82,7 +82,7 @@ def _train(recipe: ConfigDict, workdir: str | os.PathLike) -> tuple[dict[str, An
     # Everything that a wrong config or wrong data can break is built and checked before anything is written.
     config = Config(restore.choose_convolution(recipe, workdir))
     processes.check_equal("the config", config.to_dict())
-    processes.check_equal("the files of config.extensions", extensions.digests(config.extensions))
+    processes.check_equal("the files of config.extensions", extension_files.digests(config.extensions))
     restore.refuse_unequal_settings()
     with processes.fail_together():
         setup = preflight.build_setup(config, workdir)

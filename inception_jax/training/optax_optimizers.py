@@ -19,7 +19,14 @@ import optax
 from inception_jax import extensions
 from inception_jax.errors import UserError, nearest
 from inception_jax.training import optimizers
-from inception_jax.training.optimizers import KERNELS, Multipliers, Tree
+from inception_jax.training.parameter_patterns import (
+    KERNELS,
+    Multipliers,
+    Tree,
+    compile_multipliers,
+    decayed_parameters,
+    factors,
+)
 
 # Arguments that other fields of the config set: their names in Optax's factories.
 _RATE, _DECAY, _MASKS = "learning_rate", "weight_decay", ("mask", "weight_decay_mask")
@@ -60,7 +67,7 @@ def make_optimizer(
     own_decay = _DECAY in known and mask_argument is not None
     if _DECAY in known and mask_argument is not None:
         arguments[_DECAY] = weight_decay
-        arguments[mask_argument] = functools.partial(optimizers.decayed_parameters, mask=re.compile(KERNELS))
+        arguments[mask_argument] = functools.partial(decayed_parameters, mask=re.compile(KERNELS))
     elif _DECAY in known:
         arguments.setdefault(_DECAY, 0.0)
         if weight_decay:
@@ -154,16 +161,16 @@ def _check_options(name: str, options: Mapping[str, Any], known: Mapping[str, in
 
 def _scaled(learning_rate_multipliers: Multipliers) -> optax.GradientTransformation:
     """Multiplies the updates by each parameter's factor."""
-    multipliers = optimizers.compile_multipliers(learning_rate_multipliers)
+    multipliers = compile_multipliers(learning_rate_multipliers)
     if not multipliers:
         return optax.identity()
 
     def init(params: Tree) -> optax.EmptyState:
-        optimizers.factors(params, multipliers)
+        factors(params, multipliers)
         return optax.EmptyState()
 
     def update(updates: Tree, state: optax.EmptyState, params: Tree | None = None) -> tuple[Tree, optax.EmptyState]:
-        return jax.tree.map(lambda u, factor: factor * u, updates, optimizers.factors(params, multipliers)), state
+        return jax.tree.map(lambda u, factor: factor * u, updates, factors(params, multipliers)), state
 
     return optax.GradientTransformation(init, update)
 

@@ -11,9 +11,6 @@ One order for all: cast to at least float32 -> L2 weight decay (SGD, RMSProp) ->
   `decay_mult`, TF-Slim's `l2_regularizer`), on the kernels of convolutions and fully connected layers only. It comes
   before clipping: TF clips the gradient of the whole loss, regularization included. (Caffe clips first and then adds
   the decay; its GoogLeNet solvers do not clip.) AdamW's is decoupled (arXiv:1711.05101), and is never clipped.
-* **State** is named tuples of trees, in at least float32 whatever the parameters' type. It is not packed into vectors:
-  that would save host dispatch time (milliseconds at thousands of leaves, hidden behind the device's step), but a
-  checkpoint would not show which parameter a value belongs to.
 """
 
 from __future__ import annotations
@@ -21,26 +18,30 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
-from inception_jax import patterns
 from inception_jax.errors import UserError, nearest
-from inception_jax.tree_paths import leaf_paths
-
-KERNELS = r"(^|/)kernel$"
-"""Paths of convolution and fully connected kernels: not biases, nor batch norm's scale and offset."""
-
-BIASES = r"(^|/)bias$"
-"""Paths of biases, on which `optimizer.bias_learning_rate` acts."""
-
-# {pattern that no field holds: (the field that stands for it, what it acts on, the value without it)}
-_OWN_PATTERNS = {BIASES: ("bias_learning_rate", "bias", 1), KERNELS: ("weight_decay", "kernel", 0)}
+from inception_jax.training.gradient_transformations import (
+    add_decay,
+    at_least_float32,
+    clip_by_norm,
+    scale_by_adam,
+    scale_by_learning_rate,
+    scale_by_rms,
+)
+from inception_jax.training.parameter_patterns import (
+    KERNELS,
+    Multipliers,
+    Tree,
+    check_value,
+    compile_field,
+    compile_multipliers,
+    decayed_parameters,
+)
 
 # name -> {option: its default}. "sgd": Caffe's solvers of bvlc_googlenet. "rmsprop": arXiv:1512.00567 section 8 (decay
 # 0.9, epsilon 1.0) and Google's inception_train.py (momentum 0.9). "adamw": arXiv:1412.6980 section 2.
@@ -51,16 +52,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 OPTIONS: dict[str, tuple[str, ...]] = {name: tuple(defaults) for name, defaults in _DEFAULTS.items()}
 """The options that each optimizer reads, beside those that all read."""
-
-Tree = Any
-Multipliers = Mapping[str, float] | Sequence[tuple[str, float]]
-
-
-class LearningRateState(NamedTuple):
-    """The step count of the learning-rate schedule."""
-
-    # int32 scalar: updates so far. Its name hides tuple.count, and is that of earlier checkpoints.
-    count: jax.Array  # type: ignore[assignment]
 
 
 def make_optimizer(
@@ -113,7 +104,7 @@ def make_optimizer(
       UserError: an unknown name, an option that this optimizer does not read, or a value out of range.
     """
     if not callable(learning_rate):
-        _check(learning_rate >= 0, "learning_rate", learning_rate, "0 or more")
+        check_value(learning_rate >= 0, "learning_rate", learning_rate, "0 or more")
     options = {"momentum": momentum, "nesterov": nesterov, "decay": decay, "epsilon": epsilon, "b1": b1, "b2": b2}
     return specify(
         name,
@@ -157,7 +148,7 @@ class Optimizer:
         l2, decoupled = numbers.get("weight_decay"), None
         if self.name == "adamw":
             l2, decoupled = None, l2
-        rate = _scale_by_learning_rate(learning_rate, self.multipliers)
+        rate = scale_by_learning_rate(learning_rate, self.multipliers)
         return in_float32(
             _rule(self.name, numbers, self.nesterov, decoupled, self.mask, rate),
             l2=l2,
@@ -181,8 +172,8 @@ def specify(
       UserError: as `make_optimizer`.
     """
     values = _options(name, {option: value for option, value in options.items() if value is not None})
-    _check(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
-    _check(clip_norm is None or clip_norm >= 0, "clip_norm", clip_norm, "more than 0, or 0 for none")
+    check_value(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
+    check_value(clip_norm is None or clip_norm >= 0, "clip_norm", clip_norm, "more than 0, or 0 for none")
     numbers = {"weight_decay": weight_decay, "clip_norm": clip_norm or 0.0, "momentum": values.get("momentum", 0.0)}
     numbers = {option: value for option, value in numbers.items() if value}
     if "epsilon" in values:
@@ -197,7 +188,7 @@ def specify(
         name,
         {option: float(value) for option, value in numbers.items()},
         bool(values.get("nesterov", False)),
-        _compile(weight_decay_mask, "weight_decay_mask"),
+        compile_field(weight_decay_mask, "weight_decay_mask"),
         compile_multipliers(learning_rate_multipliers),
     )
 
@@ -217,7 +208,7 @@ def in_float32(
       clip_norm: as in `make_optimizer`, or a scalar.
       decayed: pattern of the parameters that decay, by L2 or in the rule; None: none do.
     """
-    mask = decayed or _compile(KERNELS, "weight_decay_mask")
+    mask = decayed or compile_field(KERNELS, "weight_decay_mask")
 
     def init(params: Tree) -> optax.OptState:
         if decayed:
@@ -229,9 +220,9 @@ def in_float32(
             raise ValueError("update needs the parameters: optimizer.update(gradients, state, params)")
         updates, precise = at_least_float32(gradients), at_least_float32(params)
         if _is_used(l2):
-            updates = _add_decay(updates, precise, l2, mask)
+            updates = add_decay(updates, precise, l2, mask)
         if _is_used(clip_norm):
-            updates = _clip(updates, clip_norm)
+            updates = clip_by_norm(updates, clip_norm)
         updates, state = rule.update(updates, state, precise)
         return jax.tree.map(lambda update, parameter: update.astype(parameter.dtype), updates, params), state
 
@@ -241,16 +232,6 @@ def in_float32(
 def _is_used(number: Any) -> bool:
     """Whether a step computes with a number: a traced one always, None and 0 never."""
     return number is not None and (isinstance(number, jax.Array) or bool(number))
-
-
-def at_least_float32(tree: Tree) -> Tree:
-    """Casts 16-bit leaves to float32; the others stay as they are."""
-    return jax.tree.map(lambda leaf: leaf.astype(np.promote_types(leaf.dtype, jnp.float32)), tree)
-
-
-def global_norm(tree: Tree) -> jax.Array:
-    """Euclidean norm of all entries of all leaves, summed in at least float32."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(at_least_float32(tree))))
 
 
 def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -267,11 +248,11 @@ def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
     options = {**_DEFAULTS[name], **given}
     for option in ("momentum", "decay", "b1", "b2"):
         if option in options:
-            _check(0 <= options[option] < 1, option, options[option], "0 <= value < 1")
+            check_value(0 <= options[option] < 1, option, options[option], "0 <= value < 1")
     if "epsilon" in options:
-        _check(options["epsilon"] > 0, "epsilon", options["epsilon"], "more than 0")
+        check_value(options["epsilon"] > 0, "epsilon", options["epsilon"], "more than 0")
     if options.get("nesterov"):
-        _check(options["momentum"] > 0, "momentum", options["momentum"], "more than 0 with nesterov")
+        check_value(options["momentum"] > 0, "momentum", options["momentum"], "more than 0 with nesterov")
     return options
 
 
@@ -286,152 +267,12 @@ def _rule(
     """From clipped gradients to updates: scaling, decoupled decay, learning rate and momentum."""
     chain: list[optax.GradientTransformation] = []
     if name == "rmsprop":
-        chain.append(_scale_by_rms(numbers))
+        chain.append(scale_by_rms(numbers))
     if name == "adamw":
-        chain.append(_scale_by_adam(numbers))
+        chain.append(scale_by_adam(numbers))
     if decoupled_decay is not None:
-        chain.append(optax.stateless(lambda updates, params: _add_decay(updates, params, decoupled_decay, mask)))
+        chain.append(optax.stateless(lambda updates, params: add_decay(updates, params, decoupled_decay, mask)))
     chain.append(learning_rate)
     if "momentum" in numbers:
         chain.append(optax.trace(numbers["momentum"], nesterov=nesterov))
     return optax.chain(*chain)
-
-
-def _check(holds: bool, field: str, value: object, allowed: str) -> None:
-    if not holds:  # `not (NaN >= 0)` is true: NaN is refused too.
-        raise UserError(f"config.optimizer.{field} = {value!r}; allowed: {allowed}")
-
-
-def _compile(pattern: str, field: str) -> re.Pattern[str]:
-    return patterns.compile_pattern(pattern, f"config.optimizer.{field}")
-
-
-def compile_multipliers(multipliers: Multipliers) -> list[tuple[re.Pattern[str], float]]:
-    """The patterns and factors of `learning_rate_multipliers`, checked; raises UserError."""
-    pairs = multipliers.items() if isinstance(multipliers, Mapping) else multipliers
-    for _, factor in pairs:
-        _check(0 <= factor < math.inf, "learning_rate_multipliers", factor, "factors of 0 or more")
-    return [(_compile(pattern, "learning_rate_multipliers"), float(factor)) for pattern, factor in pairs]
-
-
-def _no_match(field: str, pattern: re.Pattern[str], paths: Tree) -> UserError:
-    if pattern.pattern in _OWN_PATTERNS:
-        field, what, without = _OWN_PATTERNS[pattern.pattern]
-        return UserError(
-            f"config.optimizer.{field}: no {what} is trained that no earlier pattern matches (all are frozen, or the "
-            f"network has none); set it to {without}"
-        )
-    return UserError(
-        f"config.optimizer.{field}: {pattern.pattern!r} matches no path of a trained parameter (that no earlier "
-        f"pattern matches); an example of a path: {jax.tree.leaves(paths)[0]!r}"
-    )
-
-
-def decayed_parameters(params: Tree, mask: re.Pattern[str]) -> Tree:
-    """Tree of bool: the parameters that weight decay acts on."""
-    paths = leaf_paths(params)
-    found = set(patterns.search(mask, jax.tree.leaves(paths), "config.optimizer.weight_decay_mask"))
-    decayed = jax.tree.map(lambda path: path in found, paths)
-    if not any(jax.tree.leaves(decayed)):
-        raise _no_match("weight_decay_mask", mask, paths)
-    return decayed
-
-
-def _add_decay(updates: Tree, params: Tree, weight_decay: float, mask: re.Pattern[str]) -> Tree:
-    return jax.tree.map(
-        lambda update, parameter, decays: update + weight_decay * parameter if decays else update,
-        updates,
-        params,
-        decayed_parameters(params, mask),
-    )
-
-
-def factors(params: Tree, multipliers: list[tuple[re.Pattern[str], float]]) -> Tree:
-    """Tree of float: each parameter's factor on the learning rate."""
-    paths = leaf_paths(params)
-    found: dict[str, float] = {}
-    for pattern, factor in multipliers:
-        others = [path for path in jax.tree.leaves(paths) if path not in found]
-        matches = patterns.search(pattern, others, "config.optimizer.learning_rate_multipliers")
-        if not matches:
-            raise _no_match("learning_rate_multipliers", pattern, paths)
-        found |= dict.fromkeys(matches, factor)
-    return jax.tree.map(lambda path: found.get(path, 1.0), paths)
-
-
-def _scale_by_learning_rate(
-    learning_rate: float | Callable[[jax.Array], jax.Array], multipliers: list[tuple[re.Pattern[str], float]]
-) -> optax.GradientTransformation:
-    """`update -> -learning_rate(count) * factor * update`."""
-
-    def init(params: Tree) -> LearningRateState:
-        factors(params, multipliers)
-        return LearningRateState(count=jnp.zeros((), jnp.int32))
-
-    def update(updates: Tree, state: LearningRateState, params: Tree | None = None) -> tuple[Tree, LearningRateState]:
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        scaled = jax.tree.map(
-            lambda update, factor: -jnp.asarray(rate, update.dtype) * factor * update,
-            updates,
-            factors(params, multipliers),
-        )
-        return scaled, LearningRateState(count=optax.safe_increment(state.count))
-
-    return optax.GradientTransformation(init, update)
-
-
-def _scale_by_rms(numbers: Mapping[str, Any]) -> optax.GradientTransformation:
-    """TF's RMS scaling: the mean square starts at ones, and epsilon is under the root.
-
-    `optax.scale_by_rms` forms 1 - decay itself, in float32 where the decay is an argument of the step.
-    """
-
-    def init(params: Tree) -> optax.ScaleByRmsState:
-        return optax.ScaleByRmsState(nu=jax.tree.map(jnp.ones_like, params))
-
-    def update(
-        gradients: Tree, state: optax.ScaleByRmsState, params: Tree | None = None
-    ) -> tuple[Tree, optax.ScaleByRmsState]:
-        decay, complement, epsilon = (numbers[name] for name in ("decay", "1 - decay", "epsilon"))
-        nu = jax.tree.map(lambda g, v: complement * jnp.square(g) + decay * v, gradients, state.nu)
-        return jax.tree.map(lambda v, g: jax.lax.rsqrt(v + epsilon) * g, nu, gradients), optax.ScaleByRmsState(nu=nu)
-
-    return optax.GradientTransformation(init, update)
-
-
-def _scale_by_adam(numbers: Mapping[str, Any]) -> optax.GradientTransformation:
-    """Adam (arXiv:1412.6980 Algorithm 1) before its learning rate.
-
-    `optax.scale_by_adam` fails under strict dtype promotion (float ** int32), and its 1 - 0.999^1 is off by 5e-5 of
-    itself in float32.
-    """
-
-    def init(params: Tree) -> optax.ScaleByAdamState:
-        first, second = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
-        return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=first, nu=second)
-
-    def update(
-        gradients: Tree, state: optax.ScaleByAdamState, params: Tree | None = None
-    ) -> tuple[Tree, optax.ScaleByAdamState]:
-        count = optax.safe_increment(state.count)
-        b1, b2, other1, other2 = (numbers[name] for name in ("b1", "b2", "1 - b1", "1 - b2"))
-        mu = jax.tree.map(lambda m, g: b1 * m + other1 * g, state.mu, gradients)
-        nu = jax.tree.map(lambda v, g: b2 * v + other2 * jnp.square(g), state.nu, gradients)
-
-        def bias_correction(name: str, dtype: Any) -> jax.Array:  # 1 - decay ^ count
-            return -jnp.expm1(count.astype(dtype) * numbers[f"log {name}"])
-
-        def scale(m: jax.Array, v: jax.Array) -> jax.Array:
-            root = jnp.sqrt(v / bias_correction("b2", v.dtype))
-            return m / bias_correction("b1", m.dtype) / (root + numbers["epsilon"])
-
-        return jax.tree.map(scale, mu, nu), optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
-
-    return optax.GradientTransformation(init, update)
-
-
-def _clip(updates: Tree, clip_norm: float) -> Tree:
-    norm = global_norm(updates)
-    # An infinite norm would give a factor of 0, an update of zero that nobody notices; NaN is noticed.
-    factor = jnp.where(jnp.isfinite(norm), clip_norm / jnp.maximum(norm, clip_norm), jnp.nan)
-    return jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from inception_jax import extensions
+from inception_jax import extension_files
 from inception_jax.checkpoints import identity, reading
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config, ConfigError, from_dict
@@ -218,13 +218,13 @@ def write_run_files(
         if processes.is_first():
             before = manifest.read(workdir) or {}
             lost = goodput.measure_lost(workdir, step, spent["wall_seconds"])
-            for name in extensions.copy_files(setup.config.extensions, workdir):
+            for name in extension_files.copy_files(setup.config.extensions, workdir):
                 print(f"note: {name} has changed since the run began; its copy is replaced", file=sys.stderr)
             now = manifest.write(
                 workdir,
                 setup.config.to_json(),
                 devices=[setup.devices.describe()],
-                more=extensions.describe(setup.config.extensions),
+                more=extension_files.describe(setup.config.extensions),
                 of_start={goodput.STARTUP: spent["startup_seconds"]} | ({goodput.LOST: lost} if lost else {}),
                 **start,
             )

@@ -1,6 +1,7 @@
 """Builds everything a training run needs from its config: devices, network, data, schedule, optimizer, objective.
 
-The config is read here, in `network_setup.py`, `run_length.py` and `warm_start.py`; nothing later in a run reads it.
+The config is read here, in `data_setup.py`, `network_setup.py`, `run_length.py` and `warm_start.py`; nothing later in a
+run reads it.
 """
 
 from __future__ import annotations
@@ -9,58 +10,36 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import optax
-from ml_collections import ConfigDict
 
-from inception_jax import extensions
+from inception_jax import extension_files, extensions
 from inception_jax.config import Config, ConfigError
-from inception_jax.data import datasets, eval_protocols
-from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.errors import counted
 from inception_jax.metric_definitions import METRICS, Metric
 from inception_jax.models import registry
 from inception_jax.models.base import BaseNetwork
 from inception_jax.multihost import processes
-from inception_jax.runs import data_record, sinks
+from inception_jax.runs import sinks
 from inception_jax.training import (
     augmentation_setup,
     batch_norm_checks,
     class_balance,
-    crop_averaging,
     memory_check,
     network_setup,
     optax_optimizers,
     optimizers,
+    parameter_patterns,
     run_length,
     schedules,
     warm_start,
 )
 from inception_jax.training.batch_norm import BatchNormGroups
+from inception_jax.training.data_setup import RunData, build_data, load_splits
 from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.network_setup import NetworkInput
 from inception_jax.training.parallel import Devices
 from inception_jax.training.step import Objective
 from inception_jax.training.target import Target, read_target
-
-
-@dataclasses.dataclass(frozen=True)
-class RunData:
-    """The input pipelines of a run.
-
-    Attributes:
-      train: batches of the training split.
-      eval: one pass over the evaluation split.
-      class_names: one per class.
-      identity: of the data, as it is recorded in data.json.
-      prefetch: batches that are transferred to the devices ahead of the step.
-    """
-
-    train: TrainPipeline
-    eval: EvalPipeline
-    class_names: list[str]
-    identity: dict[str, Any]
-    prefetch: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +141,7 @@ def build(config: Config, described: Sequence[Any] | None = None) -> Setup:
     Raises:
       UserError: an unknown name, a value that does not fit the data or the devices, or missing data.
     """
-    notice = extensions.check_named(config.extensions, _registered_names(config))
+    notice = extension_files.check_named(config.extensions, _registered_names(config))
     devices = Devices(config.parallel.mode, config.parallel.devices, described=described)
     spec, network_input = registry.get_spec(config.model.name), network_setup.read_input(config)
     train_split, eval_split = load_splits(config, config.data.train_split, config.data.eval_split)
@@ -177,7 +156,7 @@ def build(config: Config, described: Sequence[Any] | None = None) -> Setup:
     if batch_norm:
         batch = batch_norm_checks.Batch(config.batch_size, devices.count, accumulation, batch_norm)
         single_values = batch_norm_checks.find_single_values(model, image_size, batch)
-    data = _build_data(config, train_split, eval_split, network_input, devices)
+    data = build_data(config, train_split, eval_split, network_input, devices)
     length = run_length.compute_run_length(config, data.train.steps_per_epoch)
     model = network_setup.limit_momentum(config, model, length.total * accumulation)
     schedule = _schedule(config, length)
@@ -250,109 +229,6 @@ def _read_logging(config: Config) -> LoggingOptions:
     return LoggingOptions(tensorboard, config.logging.pictures, names)
 
 
-def build_train_data(
-    config: Config, dataset: datasets.Dataset, network_input: NetworkInput, devices: Devices | None = None
-) -> TrainPipeline:
-    """Builds the pipeline of a training split.
-
-    Args:
-      config: of the run.
-      dataset: the split.
-      network_input: of the network.
-      devices: of the run; for described ones this machine's memory is not checked.
-
-    Raises:
-      UserError: a value of the augmentation that does not fit, or more batches than the memory holds.
-    """
-    pipeline = TrainPipeline(
-        dataset,
-        batch_size=config.batch_size,
-        image_size=network_input.image_size,
-        seed=config.seed,
-        augmentation=augmentation_setup.read_crop(config, network_input.eval_crop),
-        policy=augmentation_setup.read_policy(config),
-        sampling=config.data.sampling,
-        decode=config.data.decode,
-        **_reading_options(config),
-    )
-    if not (devices and devices.described):
-        memory_check.refuse_many_batches(pipeline)
-    return pipeline
-
-
-def load_splits(config: Config | ConfigDict, *splits: str, data: str | None = None) -> list[datasets.Dataset]:
-    """Opens splits of the config's data set, or of another one.
-
-    Args:
-      config: its section `data` is read.
-      *splits: as in `datasets.load`.
-      data: name of another data set.
-
-    Raises:
-      UserError: as `datasets.load`.
-    """
-    fields = config.data
-    if data is not None and data != fields.name:
-        return datasets.load_splits(data, splits, fields.data_dir)
-    return datasets.load_splits(
-        fields.name, splits, fields.data_dir, fields.class_names, fields.image_key, fields.label_key
-    )
-
-
-def build_eval_data(
-    config: Config, dataset: datasets.Dataset, network_input: NetworkInput, devices: Devices
-) -> EvalPipeline:
-    """Builds the pipeline of an evaluation split, every example once.
-
-    Raises:
-      UserError: an unknown protocol, a batch size that does not divide over the devices, or more batches than the
-        memory holds.
-    """
-    protocol = eval_protocols.get_protocol(config.evaluation.protocol)
-    batch_size = config.evaluation.batch_size or config.batch_size
-    devices.check_batch("evaluation.batch_size" if config.evaluation.batch_size else "batch_size", batch_size)
-    # The batch size is that of the network: with several crops of an image a batch has fewer examples.
-    per_device = max(1, batch_size // devices.count // crop_averaging.crops_per_pass(protocol.crops))
-    pipeline = EvalPipeline(
-        dataset,
-        batch_size=per_device * devices.count,
-        image_size=network_input.eval_image_size,
-        crop=network_input.eval_crop,
-        protocol=protocol,
-        **_reading_options(config),
-    )
-    if not devices.described:
-        memory_check.refuse_many_batches(pipeline)
-    return pipeline
-
-
-def _build_data(
-    config: Config,
-    train_split: datasets.Dataset,
-    eval_split: datasets.Dataset,
-    network_input: NetworkInput,
-    devices: Devices,
-) -> RunData:
-    train = build_train_data(config, train_split, network_input, devices)
-    if eval_split.class_names != train_split.class_names:
-        raise ConfigError(
-            f"config.data.eval_split = {eval_split.split!r}: its classes are not those of {train_split.split!r}"
-        )
-    evaluation = build_eval_data(config, eval_split, network_input, devices)
-    identity = data_record.describe(train_split, eval_split)
-    return RunData(train, evaluation, train_split.class_names, identity, config.data.prefetch)
-
-
-def _reading_options(config: Config) -> dict[str, Any]:
-    """The options of both pipelines: threads and workers, this process's rows of a batch, undecodable images."""
-    return {
-        **config.data.read("threads", "workers", "max_pixels"),
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-        "skip_corrupt": config.faults.max_corrupt > 0,
-    }
-
-
 def _schedule(config: Config, length: run_length.RunLength) -> schedules.Schedule:
     fields = config.schedule
     warmup = {"warmup_start": fields.warmup_start} if fields.warmup_epochs else {}
@@ -374,7 +250,7 @@ def _optimizer(
     fields = config.optimizer
     multipliers = [*fields.learning_rate_multipliers]
     if fields.bias_learning_rate != 1:
-        multipliers.append((optimizers.BIASES, fields.bias_learning_rate))
+        multipliers.append((parameter_patterns.BIASES, fields.bias_learning_rate))
     common: dict[str, Any] = {
         "weight_decay": fields.weight_decay,
         "clip_norm": fields.clip_norm,

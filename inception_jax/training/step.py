@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from inception_jax.training import crop_averaging, losses, optimizers, preprocess
+from inception_jax.training import crop_averaging, gradient_transformations, losses, preprocess
 from inception_jax.training import ema as ema_lib
 from inception_jax.training.device_augmentation import NO_AUGMENTATION, DeviceAugmentation, Labels, augment
 from inception_jax.training.freezing import Freezing, merge
@@ -152,7 +152,7 @@ def make_train_step(
     def gradients_and_sums(*arguments):
         # Of parameters in 16 bits, too: gradients are added over micro-batches and devices.
         sums, gradients = jax.value_and_grad(loss_fn, has_aux=True)(*arguments)
-        return sums, optimizers.at_least_float32(gradients)
+        return sums, gradient_transformations.at_least_float32(gradients)
 
     def gradients_of(state: TrainState, batch: Batch, keys: jax.Array) -> tuple[Any, Any, Metrics]:
         """(gradient of the summed loss, new batch statistics, metric sums), over all micro-batches."""
@@ -170,7 +170,7 @@ def make_train_step(
         first = jax.tree.map(lambda x: x[0], micro_batches)
         metric_shapes = jax.eval_shape(loss_fn, *params, state.batch_stats, *first)[1][1]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (params[0], metric_shapes))
-        start = (optimizers.at_least_float32(zeros[0]), state.batch_stats, zeros[1])
+        start = (gradient_transformations.at_least_float32(zeros[0]), state.batch_stats, zeros[1])
         (gradients, batch_stats, metrics), _ = lax.scan(add_micro_batch, start, micro_batches)
         return gradients, batch_stats, metrics
 
@@ -188,7 +188,7 @@ def make_train_step(
         count = jnp.maximum(metrics["count"], 1)
         gradients = jax.tree.map(lambda g: g / count.astype(g.dtype), gradients)
         batch_stats = merge(jax.tree.map(lambda s: s / devices, batch_stats), frozen_stats)
-        metrics["gradient_norm"] = optimizers.global_norm(gradients)
+        metrics["gradient_norm"] = gradient_transformations.global_norm(gradients)
 
         trained, frozen = freezing.split(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
@@ -304,7 +304,7 @@ def _skip_if_bad(
             return new  # the schedule is a function of the step, skipped or not
         return jnp.where(good, new, old)
 
-    schedule_states = (optimizers.LearningRateState, optax.ScaleByScheduleState)
+    schedule_states = (gradient_transformations.LearningRateState, optax.ScaleByScheduleState)
     is_schedule = lambda node: isinstance(node, schedule_states)  # noqa: E731
     selected = jax.tree.map(select, after, before, is_leaf=is_schedule).replace(step=after.step)
     metrics = {name: value if name == "stop" else jnp.where(good, value, 0) for name, value in metrics.items()}

@@ -17,7 +17,7 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto import event_pb2
 
 from inception_jax.errors import UserError
-from inception_jax.runs import metric_files
+from inception_jax.runs import metric_files, metric_rows
 from inception_jax.runs.tensorboard import EventFile
 
 
@@ -160,7 +160,7 @@ def test_truncate_is_atomic(tmp_path, monkeypatch):
 @pytest.mark.parametrize("tail", [b'{"kind":"train","st', b"\0\0\0\0", b'{"kind":"train"}', b"\xff\xfe", b"[1]\n"])
 def test_a_torn_tail_is_neither_read_nor_written_onto(tmp_path, tail):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(metric_files._encode_row(train_row(1)) + tail)
+    path.write_bytes(metric_rows.encode_row(train_row(1)) + tail)
     assert [row["step"] for row in metric_files.read_rows(path)] == [1]
     with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
         writer.write(train_row(2))
@@ -169,7 +169,7 @@ def test_a_torn_tail_is_neither_read_nor_written_onto(tmp_path, tail):
 
 def test_a_whole_row_that_lost_only_its_newline_is_kept(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(metric_files._encode_row(train_row(1)) + metric_files._encode_row(train_row(2))[:-1])
+    path.write_bytes(metric_rows.encode_row(train_row(1)) + metric_rows.encode_row(train_row(2))[:-1])
     with metric_files.MetricWriter(tmp_path, tensorboard=False) as writer:
         writer.write(train_row(3))
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
@@ -177,7 +177,7 @@ def test_a_whole_row_that_lost_only_its_newline_is_kept(tmp_path):
 
 def test_damage_in_the_middle_is_an_error_with_file_and_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(metric_files._encode_row(train_row(1)) + b"rubbish\n" + metric_files._encode_row(train_row(2)))
+    path.write_bytes(metric_rows.encode_row(train_row(1)) + b"rubbish\n" + metric_rows.encode_row(train_row(2)))
     for call in (
         lambda: metric_files.read_rows(path),
         lambda: metric_files.truncate(tmp_path, 1),

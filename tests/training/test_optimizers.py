@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.training import optimizers
+from inception_jax.training import gradient_transformations, optimizers
 
 STEPS = 5
 RATES = 0.5 * 0.7 ** np.arange(STEPS)
@@ -212,7 +212,7 @@ def test_bfloat16_parameters_have_float32_state(name):
 
 def test_global_norm_of_bfloat16_is_summed_in_float32():
     tree = {"a": jnp.ones(4096, jnp.bfloat16), "b": jnp.ones(1, jnp.bfloat16)}
-    assert float(optimizers.global_norm(tree)) == pytest.approx(np.sqrt(4097), rel=1e-6)
+    assert float(gradient_transformations.global_norm(tree)) == pytest.approx(np.sqrt(4097), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIONS)

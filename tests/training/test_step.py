@@ -13,6 +13,7 @@ from inception_jax.models.normalization import BatchNorm, BatchNormOptions
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.training import optimizers, parallel, preprocess, state, step
 from inception_jax.training.batch_norm import BatchNormGroups
+from inception_jax.training.gradient_transformations import LearningRateState
 
 CLASSES, SIZE, BATCH = 5, 6, 16
 
@@ -267,7 +268,7 @@ def adam():
 
 def with_time(current, time):
     """The state at another time, untouched but for the step and the schedule's clock."""
-    is_clock = lambda node: isinstance(node, optimizers.LearningRateState)  # noqa: E731
+    is_clock = lambda node: isinstance(node, LearningRateState)  # noqa: E731
     set_clock = lambda node: node._replace(count=jnp.int32(time)) if is_clock(node) else node  # noqa: E731
     opt_state = jax.tree.map(set_clock, current.opt_state, is_leaf=is_clock)
     return current.replace(step=jnp.int32(time), opt_state=opt_state)
