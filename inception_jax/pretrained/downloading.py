@@ -1,4 +1,4 @@
-"""Downloads a published file on an explicit request (`convert --download`); nothing else uses the network."""
+"""Downloads a published file on an explicit request: `convert --download`, or a published name."""
 
 from __future__ import annotations
 
