@@ -93,13 +93,15 @@ def test_killed_in_a_save(start_command, own_recipe, tmp_path):
     run.finish()
 
 
+@pytest.mark.attack
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("count", [2, 3])
-def test_attacked_often(start_command, own_recipe, tmp_path, count):
-    """25 rounds each; every fault is shown at the end."""
-    run = AttackedRun(start_command, own_recipe, Path(tmp_path), count, seed=7)
-    for _ in range(25):
+def test_attacked_often(start_command, own_recipe, tmp_path, count, seed):
+    """Five rounds each, fifty in all; every fault is shown at the end."""
+    run = AttackedRun(start_command, own_recipe, Path(tmp_path), count, seed)
+    for _ in range(5):
         run.attack()
     run.finish()
     print(run.summary())
