@@ -145,7 +145,7 @@ def _evaluate_several(flags: argparse.Namespace, request: Request) -> int:
             workdir = remote_workdir.local_copy(name)
             if str(workdir) in recipes:
                 raise UserError(f"--ensemble: {name} is named twice")
-            recipes[str(workdir)] = trained_network.load_config(workdir)
+            recipes[str(workdir)] = trained_network.load_config(workdir, "--ensemble")
             _set_fields(recipes[str(workdir)], flags)
         result = split_evaluation.evaluate_ensemble(recipes, request)
     else:

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line
-from inception_jax.errors import ArgumentParser, UserError
+from inception_jax.errors import ArgumentParser, UserError, counted
 from inception_jax.progress_line import ProgressLine
 from inception_jax.ranges import MAX_BATCH
 
@@ -97,7 +97,7 @@ def _arguments() -> ArgumentParser:
     arguments.add_argument(
         "--kid_subset_size",
         type=command_line.whole(2),
-        help="images; default: 1000; where a set has no more, all images of both are taken at once",
+        help="images of each set; default: 1000, or as many as the smaller set has",
     )
     arguments.add_argument("--splits", type=command_line.whole(), default=10, help="of the Inception Score (10)")
     arguments.add_argument("--neighbors", type=command_line.whole(), help="3 of precision and recall, 5 of density")
@@ -166,7 +166,7 @@ def _load_network(flags: argparse.Namespace) -> FeatureNetwork:
     from inception_jax.pretrained import hub, networks
 
     if storage.is_remote(flags.network) or (Path(flags.network).is_dir() and not hub.is_hub_folder(flags.network)):
-        network = trained_network.load_run(flags.network)
+        network = trained_network.load_workdir(flags.network, "--network")
     else:
         if not Path(flags.network).exists():
             networks.find_record(flags.network, f"--network={flags.network}: neither a file, nor the workdir of a run,")
@@ -208,7 +208,7 @@ def _print(
         return
     for name in metrics:
         deviation = found.get(f"{name}_std")
-        extra = "" if deviation is None else f" ± {deviation:.3g} over {'splits' if name == 'is' else 'subsets'}"
+        extra = "" if deviation is None else f" ± {deviation:.3g} over {_parts_of(name, found)}"
         if f"{name}_interval" in found:
             low, high = found[f"{name}_interval"]
             extra += f" (95 %: {low:.6g} to {high:.6g})"
@@ -217,6 +217,12 @@ def _print(
         print(f"network: {flags.network}, input as {rule}")
     for line in notes:
         print(f"note: {line}")
+
+
+def _parts_of(metric: str, found: dict[str, Any]) -> str:
+    if metric == "is":
+        return "splits"
+    return f"{found['kid_subsets']} subsets of {counted(found['kid_subset_size'], 'image')}"
 
 
 if __name__ == "__main__":

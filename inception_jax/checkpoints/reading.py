@@ -296,7 +296,11 @@ def _candidates(path: Path, step: int | str | None, run_id: str | None) -> tuple
     if not steps and path.name.isdecimal() and (path / HOST).is_dir():
         return path.absolute().parent, [int(path.name)]
     if not steps:
-        raise UserError(f"no checkpoints in {path}" + ("" if path.exists() else ": there is no such directory"))
+        reason = "a file" if path.is_file() else "" if path.exists() else "there is no such directory"
+        raise UserError(
+            f"no checkpoints in {path}{reason and ': '}{reason}; a run's workdir, its directory of checkpoints, or one "
+            "of these is needed"
+        )
     if step is None:
         return directory, steps[::-1]
     if step == "best":

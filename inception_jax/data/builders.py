@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from inception_jax.data import digits, folder_account, folders, raw_files
-from inception_jax.data.names import printable
+from inception_jax.data.names import nearest_entry, printable
 from inception_jax.errors import UserError
 
 
@@ -65,7 +65,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         """
         self.source = None if source is None else Path(source).expanduser()
         if self.source is not None and not self.source.is_dir():
-            raise UserError(f"{self.source}: no such folder")
+            raise UserError(f"{self.source}: no such folder{nearest_entry(self.source)}")
         super().__init__(**kwargs)
 
     def source_folder(self) -> Path:

@@ -164,7 +164,7 @@ def load_splits(
         listed = list_files.scan(name.partition(":")[2], class_names, image_key, label_key)
         return [_from_folder(printable(name), split, listed) for split in splits]
     if name not in _ADDED and name.startswith("webdataset:"):
-        listed, tars = webdatasets.scan(name.partition(":")[2], class_names, image_key, label_key)
+        listed, tars = webdatasets.scan(name.partition(":")[2], class_names, image_key, label_key, splits=splits)
         return [_from_folder(printable(name), split, listed, tars) for split in splits]
     keys = prepared_sets.Keys(image_key, label_key)
     kind, _, rest = name.partition(":")
@@ -220,7 +220,8 @@ def _from_folder(
     can_hold_out = train is not None and train not in problems and len(sources[train])
     hint = _HOLD_OUT if can_hold_out and set(found.splits) == {train, *problems} else ""
     problems |= {s: problems[s] + hint for s in unlabelled}
-    dataset = _from_splits(name, split, found.class_names, sources, found.spellings(), problems, hint)
+    unknown = folder_account.misnamed_splits(found) or hint
+    dataset = _from_splits(name, split, found.class_names, sources, found.spellings(), problems, unknown)
     meant = folders.single_class_hint(found) if len(found.class_names) == 1 and name.startswith("folder:") else ""
     return dataclasses.replace(dataset, account=tuple(folder_account.format_account(found)), class_hint=meant)
 

@@ -22,7 +22,9 @@ _FEW = 2  # images of a class that may be a typing error; the class that is mean
 _TIMES = 5
 _MAX_FEW = 20  # classes with so few images; more of them are no typing errors
 _MAX_LETTERS = 255  # comparing takes time that grows with the length
-_GUARD = "; a wrong label becomes a class: data.class_names=FILE names those that are allowed"
+_GUARD = "; a wrong name becomes a class: data.class_names=FILE names those that are allowed"
+_MAX_MISNAMED = 20  # folders beside one another; more are no splits
+_LOOKED_AT = 100  # images of a class, for whether they are in folders below it
 
 
 def format_account(found: FolderScan) -> list[str]:
@@ -51,7 +53,36 @@ def format_account(found: FolderScan) -> list[str]:
     lines += [
         f"split {name!r} cannot be used: {split.problem}" for name, split in found.splits.items() if split.problem
     ]
+    for name, how, kind in _misnamed_splits(found):
+        lines.append(f"{name!r} {how}: is it the split {kind!r}? Then rename it")
     return [*lines, *found.notes, *_left_out(found)]
+
+
+def misnamed_splits(found: FolderScan) -> str:
+    """The end of the error for an unknown split: the folders that may be meant as splits; or ""."""
+    folders = list(_misnamed_splits(found))
+    if not folders:
+        return ""
+    names, splits = (", ".join(map(repr, column)) for column in ([f[0] for f in folders], [f[2] for f in folders]))
+    if len(folders) == 1:
+        return f"; is the folder {names} the split {splits}? Then rename it"
+    return f"; are the folders {names} the splits {splits}? Then rename them"
+
+
+def _misnamed_splits(found: FolderScan) -> Iterator[tuple[str, str, str]]:
+    """Yields (a folder, what it was taken for, the split that its name may mean)."""
+    for name in found.left_out.others[:_MAX_MISNAMED]:
+        if kind := split_names.kind_of(name):
+            yield printable(name), "is left out", kind
+    split = next((part for part in found.splits.values() if part.folder == found.root), None)
+    if split is None or len(found.class_names) > _MAX_MISNAMED:
+        return
+    for label, name in enumerate(found.class_names):
+        if kind := split_names.kind_of(name):
+            images = np.flatnonzero(split.labels == label)[:_LOOKED_AT]
+            folders = [split.keys[int(index)].split("/") for index in images]
+            if folders and all(parts[0] == name and len(parts) > 2 for parts in folders):
+                yield name, "is a class, and its images are in folders", kind
 
 
 def _typing_errors(class_names: Sequence[str], counts: np.ndarray) -> Iterator[str]:

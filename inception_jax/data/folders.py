@@ -14,7 +14,7 @@ from inception_jax.data.class_files import read_class_file
 from inception_jax.data.folder_files import LeftOut, SplitFiles, is_hidden
 from inception_jax.data.folder_index import FolderFiles
 from inception_jax.data.folder_walk import FolderWalker, StoredFolderWalker, count_images
-from inception_jax.data.names import PackedNames, printable
+from inception_jax.data.names import PackedNames, nearest_entry, printable
 from inception_jax.data.split_names import KIND, OWN_NAMES, SPELLINGS
 from inception_jax.errors import UserError, counted, nearest
 
@@ -54,7 +54,7 @@ class FolderScan:
       splits: by name. One that cannot be used has its `problem`, which concerns only who asks for it.
       left_out: what the scan did not take.
       notes: lines about the splits for the account.
-      open_classes: whether every name that training has became a class: of lists without a file of classes.
+      open_classes: whether every name that training has became a class: without a file of classes.
     """
 
     root: str
@@ -87,7 +87,8 @@ def scan(root: str | os.PathLike, classes_file: str | None = None) -> FolderScan
     is_remote = storage.is_remote(root)
     root = os.fspath(root) if is_remote else os.path.expanduser(root)
     if not is_remote and not os.path.isdir(root):
-        raise UserError(f"{printable(root)}: no such folder")
+        reason = "a file, not a folder" if os.path.exists(root) else f"no such folder{nearest_entry(root)}"
+        raise UserError(f"{printable(root)}: {reason}")
     chosen = read_class_file(classes_file) if classes_file else None
     as_classes = bool(chosen) and any(name.lower() in KIND for name in chosen or ())
     files = None if as_classes or is_remote else folder_index.read(root)
@@ -200,7 +201,7 @@ def _with_class_names(root: str, files: FolderFiles, chosen: dict[str, str] | No
         if split.loose and split.classes
     ]
     names = list(chosen.values()) if chosen is not None else [printable(name) for name in folders]
-    return FolderScan(root, names, splits, files.left_out, notes)
+    return FolderScan(root, names, splits, files.left_out, notes, chosen is None)
 
 
 def _check_class_file(path: str, chosen: Mapping[str, str], folders: Sequence[str]) -> None:
@@ -223,7 +224,8 @@ def _problem(root: str, split: SplitFiles, labels: Mapping[str, int], reference:
     for name in split.classes:
         if name not in labels and reference is not None:
             of = printable(os.path.join(root, reference.folder) if reference.folder else root)
-            return f"{folder}/{printable(name)}: class {printable(name)!r} is not in {of}"
+            near = nearest(printable(name), map(printable, labels))
+            return f"{folder}/{printable(name)}: class {printable(name)!r} is not in {of}{near}"
     counts = np.bincount(split.labels, minlength=len(split.classes))
     for name, count in zip(split.classes, counts, strict=True):
         if not count:

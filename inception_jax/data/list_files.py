@@ -14,7 +14,7 @@ from inception_jax.data import split_names, storage
 from inception_jax.data.class_files import integer_classes, is_integer, read_class_file
 from inception_jax.data.folder_files import LeftOut
 from inception_jax.data.folders import FolderScan, FolderSplit
-from inception_jax.data.names import PackedNames, printable
+from inception_jax.data.names import PackedNames, nearest_entry, printable
 from inception_jax.errors import UserError, nearest
 
 _SPLIT = "split"
@@ -79,6 +79,8 @@ def _read_rows(file: str, name: str, path_key: str, label_key: str) -> tuple[lis
         if suffix in (".csv", ".tsv"):
             return _read_csv(file, name, path_key, label_key, "\t" if suffix == ".tsv" else ",")
         raise UserError(f"{name}: a list has the suffix .csv, .tsv or .parquet")
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file{nearest_entry(file)}") from None
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error) as error:

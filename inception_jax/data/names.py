@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import overload
 
 import numpy as np
+
+from inception_jax.errors import nearest
+
+_MAX_ENTRIES = 10_000  # of a folder whose names are compared
 
 
 def encode(name: str) -> bytes:
@@ -24,6 +30,19 @@ def one_line(name: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in printable(name)
     )
+
+
+def nearest_entry(path: str | os.PathLike) -> str:
+    """A `; did you mean '…'?` clause for a path that is not there: the name nearest to its first missing part."""
+    missing = Path(path).absolute()
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    try:
+        names = os.listdir(missing.parent)
+    except OSError:
+        return ""
+    near = nearest(missing.name, map(one_line, names)) if len(names) <= _MAX_ENTRIES else ""
+    return near and f"{near} (in {one_line(str(missing.parent))})"
 
 
 class PackedNames(Sequence[str]):

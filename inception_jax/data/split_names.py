@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Collection
 
 SPELLINGS = {
@@ -12,6 +14,7 @@ SPELLINGS = {
 # A folder with one of these names is a split of its own name. Names are compared without regard to case.
 OWN_NAMES = ("train", "val", "validation", "test")
 KIND = {spelling: kind for kind, spellings in SPELLINGS.items() for spelling in spellings}
+_LONG = [spelling for spelling in KIND if len(spelling) > 3]  # a name near to "val" or "dev" is often another word
 
 
 def spellings(names: Collection[str]) -> dict[str, str]:
@@ -22,6 +25,23 @@ def spellings(names: Collection[str]) -> dict[str, str]:
         if len(of_kind) == 1:
             found |= {spelling: of_kind[0] for spelling in known if spelling not in names}
     return found
+
+
+def kind_of(name: str) -> str:
+    """The split that a folder's name may mean, such as "test" for "Tset" and "test_set"; "" for none."""
+    words = re.split(r"[\W_\d]+", name.lower())
+    kinds = {KIND[word] for word in words if word in KIND}
+    if not kinds:
+        kinds = {KIND[known] for known in difflib.get_close_matches(name.lower(), _LONG, n=1, cutoff=0.75)}
+    return kinds.pop() if len(kinds) == 1 else ""
+
+
+def mentioned(texts: Collection[str], names: Collection[str]) -> set[str]:
+    """The splits among `names` that texts such as "train[:90%]+test" name; empty where a text names another one."""
+    known = {**{name: name for name in names}, **spellings(names)}
+    found = [re.match(r"\s*(\w*)", part) for text in texts for part in text.split("+")]
+    chosen = {known.get(match[1], "") for match in found if match}
+    return set() if "" in chosen else chosen
 
 
 def training(names: Collection[str]) -> str | None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from inception_jax.data import split_names, storage
-from inception_jax.data.names import printable
+from inception_jax.data.names import nearest_entry, printable
 from inception_jax.errors import UserError, counted
 
 _SPLIT = "{split}"
@@ -71,7 +71,9 @@ def find(pattern: str) -> dict[str, Shards]:
             if all(text in texts for text, texts in zip(chosen, known, strict=True)):
                 found.setdefault(match["split"] if _SPLIT in pieces else "train", {})[file] = chosen
     if not found:
-        raise UserError(f"{name}: no such files; *, ?, [a-z], {{000..127}} and {_SPLIT} are allowed in the path")
+        folder = os.path.dirname(pieces[0])
+        near = "" if os.path.isdir(folder) else nearest_entry(folder)
+        raise UserError(f"{name}: no such files{near}; *, ?, [a-z], {{000..127}} and {_SPLIT} are allowed in the path")
     return {split: _shards(pieces, numbers, split, found[split]) for split in split_names.ordered(found)}
 
 

@@ -65,7 +65,12 @@ class TarRecords:
 
 
 def scan(
-    pattern: str, classes_file: str | None = None, image_key: str | None = None, label_key: str | None = None
+    pattern: str,
+    classes_file: str | None = None,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    *,
+    splits: Sequence[str] | None = None,
 ) -> tuple[FolderScan, dict[str, TarRecords]]:
     """Finds tars and their examples.
 
@@ -76,6 +81,8 @@ def scan(
         largest label of training.
       image_key: suffix of the image members, where an example has several, such as "left.jpg"; None: any image.
       label_key: field of the `.json` members that has the label; None: `.cls`, or else "label" of `.json`.
+      splits: that will be used, as in `datasets.load`; the tars of others are not read, but for those of training where
+        the classes are known by its labels. None: all.
 
     Returns:
       The names of the classes and the labels of the splits, as of a folder; and the sources of the splits, train first,
@@ -87,6 +94,11 @@ def scan(
     """
     shards = tar_patterns.find(pattern)
     chosen = read_class_file(classes_file) if classes_file is not None else None
+    if splits is not None and (wanted := split_names.mentioned(splits, shards)):
+        reference = split_names.training(shards)
+        if chosen is None:
+            wanted = {*wanted, reference} if reference else {*shards}
+        shards = {split: of_split for split, of_split in shards.items() if split in wanted}
     problems = {split: of_split.problem for split, of_split in shards.items()}
     sources = {}
     for split, of_split in shards.items():

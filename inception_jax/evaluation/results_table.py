@@ -87,7 +87,7 @@ def _evaluate(
     workdir: str, request: Request, set_fields: Callable[[ConfigDict], None], report: Callable[[str], None]
 ) -> dict[str, Any]:
     local = remote_workdir.local_copy(workdir)
-    recipe = trained_network.load_config(local)
+    recipe = trained_network.load_config(local, "")
     set_fields(recipe)
     while True:
         batch = recipe.evaluation.batch_size or recipe.batch_size

@@ -25,7 +25,7 @@ from inception_jax.evaluation.image_inputs import Images
 from inception_jax.metrics import Accumulator
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import variable_shapes
-from inception_jax.runs import data_record, manifest, remote_workdir
+from inception_jax.runs import data_record, listing, manifest, remote_workdir, run_state
 from inception_jax.training import (
     augmentation_setup,
     data_setup,
@@ -44,30 +44,42 @@ Step = int | str | None  # a str is "best"; checkpoints.reading refuses any othe
 Weights = Literal["raw", "ema"]
 
 
-def load_config(workdir: str | os.PathLike) -> ConfigDict:
+def load_config(workdir: str | os.PathLike, flag: str = "--workdir") -> ConfigDict:
     """Reads the config that a workdir's run was started with.
+
+    Args:
+      workdir: of the run.
+      flag: that names it, for messages; "": none does.
 
     Raises:
       UserError: there is no run there.
     """
-    values = manifest.read_config(workdir)
+    values = manifest.read_config(workdir) if os.path.isdir(workdir) else None
     if values is None:
-        raise UserError(
-            f"--workdir={remote_workdir.display_name(workdir)}: there is no run there (no {manifest.CONFIG})"
-        )
+        begun = run_state.is_run(Path(workdir))
+        reason = f"no {manifest.CONFIG} in it" if begun else listing.explain_no_run(Path(workdir))
+        raise UserError(f"{_named(workdir, flag)}: {reason}; the workdir of a run of train or convert is needed")
     return configs.from_dict(values, copies=Path(workdir) / extension_files.DIRECTORY)
 
 
-def load_class_names(workdir: str | os.PathLike) -> list[str]:
+def load_class_names(workdir: str | os.PathLike, flag: str = "--workdir") -> list[str]:
     """Reads the class names of a workdir's run; the data set itself need not be on this machine.
+
+    Args:
+      workdir: of the run.
+      flag: as in `load_config`.
 
     Raises:
       UserError: the run ended before it wrote them.
     """
     names = data_record.read_all_class_names(Path(workdir))
     if names is None:
-        raise UserError(f"--workdir={remote_workdir.display_name(workdir)}: the run has not begun (no {CLASSES})")
+        raise UserError(f"{_named(workdir, flag)}: the run has not begun (no {CLASSES}); train it first")
     return names
+
+
+def _named(workdir: str | os.PathLike, flag: str) -> str:
+    return f"{flag}={remote_workdir.display_name(workdir)}".removeprefix("=")
 
 
 def default_weights(config_dict: ConfigDict) -> Literal["raw", "ema"]:
@@ -318,10 +330,17 @@ def load_run(workdir: str | os.PathLike, *, weights: str | None = None, step: St
       >>> network.predict(images, top_k=3)["classes"].shape
       (2, 3)
     """
+    return load_workdir(workdir, "", weights=weights, step=step)
+
+
+def load_workdir(
+    workdir: str | os.PathLike, flag: str, *, weights: str | None = None, step: Step = None
+) -> TrainedNetwork:
+    """As `load_run`, of a workdir that a command's flag names, for messages."""
     workdir = remote_workdir.local_copy(workdir)
-    config = load_config(workdir)
+    config = load_config(workdir, flag)
     warn_of_running_statistics(config)
-    return load(config, workdir, load_class_names(workdir), weights=weights, step=step)
+    return load(config, workdir, load_class_names(workdir, flag), weights=weights, step=step)
 
 
 def load(

@@ -42,7 +42,7 @@ class Options:
     Attributes:
       seed: of subsets, shuffles and resamples.
       kid_subsets: subsets of KID.
-      kid_subset_size: images of each; None: 1000, or all images at once where a set has no more.
+      kid_subset_size: images of each set in a subset; None: 1000, or as many as the smaller set has.
       splits: of the Inception Score.
       neighbors: k of precision and recall.
       density_neighbors: k of density and coverage.
@@ -194,8 +194,8 @@ def compute(
       options: see `Options`.
 
     Returns:
-      {metric: its value, float; "kid_std", "is_std" (None: of one value there is none), "fid_slope"; with `bootstrap`,
-      "METRIC_error" and "METRIC_interval" [low, high]}.
+      {metric: its value, float; "kid_std", "is_std" (None: of one value there is none), "kid_subsets",
+      "kid_subset_size", "fid_slope"; with `bootstrap`, "METRIC_error" and "METRIC_interval" [low, high]}.
 
     Raises:
       UserError: a set lacks what a metric needs, has too few images, or values that are not finite.
@@ -218,6 +218,7 @@ def compute(
         elif name == "kid":
             kid = _kid(real.features(output, name), fake.features(output, name), options)
             found |= {name: kid.mean, "kid_std": kid.std}
+            found |= {"kid_subsets": len(kid.values), "kid_subset_size": kid.subset_size}
         else:
             key = "precision_recall" if name in ("precision", "recall") else "density_coverage"
             if key not in pairs:

@@ -19,11 +19,13 @@ class KernelDistance:
       std: standard deviation over the subsets, which share images (divided by their number, as in torch-fidelity);
         None: there is one value alone, and it says nothing of the noise.
       values: float64 [subsets]; [1] where all images are taken at once.
+      subset_size: images of each set in a subset.
     """
 
     mean: float
     std: float | None
     values: np.ndarray
+    subset_size: int
 
 
 def kernel_distance(
@@ -32,8 +34,8 @@ def kernel_distance(
     """Estimates KID as the mean of unbiased estimates on subsets (arXiv:1801.01401, section 4).
 
     The subsets are those of torch-fidelity: `RandomState(seed).choice` without replacement, of the fake images (its
-    input 1), then of the real ones. Where a subset would be the whole of the smaller set, there are none: all images of
-    both sets are taken once.
+    input 1), then of the real ones. A subset may be the whole of the smaller set, as in clean-fid; where it would be
+    the whole of both sets, they are compared once.
 
     Args:
       real: features [n, C], floating point.
@@ -53,15 +55,15 @@ def kernel_distance(
             f"kid: subsets of {subset_size:,} images, but there are {len(real):,} real and {len(fake):,} fake ones; a "
             f"subset size of {min(len(real), len(fake)):,} would do"
         )
-    if subset_size == min(len(real), len(fake)):
+    if subset_size == len(real) == len(fake):
         whole = squared_mmd(*map(feature_rows.finite, (real, fake)))
-        return KernelDistance(whole, None, np.array([whole]))
+        return KernelDistance(whole, None, np.array([whole]), subset_size)
     random = np.random.RandomState(seed)
     values = np.empty(subsets)
     for k in range(subsets):
         chosen = [rows[random.choice(len(rows), subset_size, replace=False)] for rows in (fake, real)]
         values[k] = squared_mmd(*map(feature_rows.finite, chosen))
-    return KernelDistance(float(values.mean()), float(values.std()) if subsets > 1 else None, values)
+    return KernelDistance(float(values.mean()), float(values.std()) if subsets > 1 else None, values, subset_size)
 
 
 def squared_mmd(first: np.ndarray, second: np.ndarray) -> float:

@@ -58,6 +58,12 @@ def _notes_of_rows(
             f"kid of {named} is one value without a deviation over subsets; --kid_subsets above 1 of a "
             f"--kid_subset_size below {min(counts.values()):,} gives one"
         )
+    elif "kid" in metrics and found["kid_subset_size"] == min(counts.values()):
+        smaller, larger = sorted(counts, key=lambda name: counts[name])
+        yield (
+            f"each subset of kid has all {counted(counts[smaller], f'{smaller} image')}: its deviation is that of the "
+            f"choice of {larger} images alone"
+        )
     if min(counts.values()) < FEW_IMAGES:
         yield (
             f"{', '.join(noisy)} of {named}: few images, noisy values; other images of the same sources give others. "

@@ -16,6 +16,8 @@ from inception_jax.runs.run_state import RunState
 COMPARISON_FILE = "comparison.md"
 """The file that marks the output folder of an earlier comparison."""
 
+_LEVELS = 3  # of folders that an error searches for runs: a folder of images may have a million files
+
 
 @dataclasses.dataclass(frozen=True)
 class RunEntry:
@@ -60,18 +62,25 @@ class RunEntry:
     notes: tuple[str, ...]
 
 
-def find_runs(folder: str | os.PathLike) -> Iterator[Path]:
-    """Yields the workdirs at or under a folder, in natural order of their names; does not search inside a run."""
+def find_runs(folder: str | os.PathLike, levels: int | None = None) -> Iterator[Path]:
+    """Yields the workdirs at or under a folder, in natural order of their names; does not search inside a run.
+
+    Args:
+      folder: where to search.
+      levels: of folders below it that are searched; None: all.
+    """
     folder = Path(folder)
     if run_state.is_run(folder):
         yield folder
+        return
+    if levels == 0:
         return
     try:
         children = [entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     except OSError:  # an unreadable folder is skipped
         return
     for name in sorted(children, key=natural_order):
-        yield from find_runs(folder / name)
+        yield from find_runs(folder / name, None if levels is None else levels - 1)
 
 
 def expand_paths(paths: Sequence[str | os.PathLike]) -> list[Path]:
@@ -94,7 +103,7 @@ def expand_paths(paths: Sequence[str | os.PathLike]) -> list[Path]:
             inside = path / "trials" if (path / run_state.STUDY).exists() else path
             runs = [child for child in _children(inside) if run_state.is_run(child)]
         if not runs and not (path / COMPARISON_FILE).exists():  # `runs/*` also matches an earlier comparison's folder
-            raise UserError(_no_run(path))
+            raise UserError(f"{path}: {explain_no_run(path)}")
         for run in runs:
             found.setdefault(run.resolve(), run)
     if not found:
@@ -112,6 +121,24 @@ def common_folder(paths: Sequence[Path]) -> Path:
     if folder.name == "trials" and (folder.parent / run_state.STUDY).exists():
         folder = folder.parent
     return folder if folder != Path(folder.anchor) or set(parents) == {folder} else Path()
+
+
+def explain_no_run(path: Path) -> str:
+    """Describes in one line why a path is not a run's workdir, with the nearest runs above, below and beside it."""
+    if not path.exists():
+        siblings = [child.name for child in _children(path.parent) if run_state.is_run(child)]
+        near = nearest(path.name, siblings)
+        some = f"; runs there: {_few(siblings)}" if siblings and not near else ""
+        return f"there is no such directory{near}{some}"
+    above = next((parent for parent in path.absolute().parents if run_state.is_run(parent)), None)
+    if above is not None:
+        return f"not a run, but inside one: {above}"
+    if not path.is_dir():
+        return "a file; a run is a directory"
+    if inside := [str(child) for child in _children(path) if run_state.is_run(child)]:
+        return f"not a run, but a folder of runs: {_few(inside)}"
+    below = [str(run) for _, run in zip(range(4), find_runs(path, _LEVELS), strict=False)]
+    return "holds no runs" + (f" one level below; further down: {_few(below)}" if below else "")
 
 
 def read_entry(path: Path) -> RunEntry:
@@ -213,22 +240,6 @@ def _children(folder: Path) -> list[Path]:
         )
     except OSError:
         return []
-
-
-def _no_run(path: Path) -> str:
-    """Describes in one line a path that is not a run, with the nearest runs above, below and beside it."""
-    if not path.exists():
-        siblings = [child.name for child in _children(path.parent) if run_state.is_run(child)]
-        near = nearest(path.name, siblings)
-        some = f"; runs there: {_few(siblings)}" if siblings and not near else ""
-        return f"{path}: there is no such directory{near}{some}"
-    above = next((parent for parent in path.absolute().parents if run_state.is_run(parent)), None)
-    if above is not None:
-        return f"{path}: not a run, but inside one: {above}"
-    if not path.is_dir():
-        return f"{path}: a file; a run is a directory"
-    below = [str(run) for _, run in zip(range(4), find_runs(path), strict=False)]
-    return f"{path}: holds no runs" + (f" one level below; further down: {_few(below)}" if below else "")
 
 
 def _few(names: Sequence[str]) -> str:

@@ -227,6 +227,57 @@ def test_the_account(tree, tmp_path):
     assert "train: 42 images of 32 classes, 1 (c00) to 9 (a) each" in load(name, "train").account
 
 
+def test_a_class_that_may_be_a_typing_error_is_noted(tree):
+    """As in lists; and one that only another split has names the nearest of training."""
+    name = tree(*(f"train/dog/{i}.png" for i in range(9)), "train/dgo/1.png", "test/dog/1.png", "val/Dog/1.png")
+    guard = "; a wrong name becomes a class: data.class_names=FILE names those that are allowed"
+    account = load(name, "train").account
+    assert f"class 'dgo' has 1 image, and its name is near to that of 'dog' with 9{guard}" in account
+    assert f"test has no images of 'dgo'{guard}" in account
+    with pytest.raises(UserError, match=r"/val/Dog: class 'Dog' is not in .*/train; did you mean 'dog'\?"):
+        load(name, "val")
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["training_set", "test_set"], "are the folders 'test_set', 'training_set' the splits 'test', 'train'? Then"),
+        (["seg-train", "Tset"], "are the folders 'Tset', 'seg-train' the splits 'test', 'train'? Then rename them"),
+        (["train", "tset"], "is the folder 'tset' the split 'test'? Then rename it"),
+    ],
+)
+def test_folders_that_may_be_splits_are_named(folders, message, tree):
+    name = tree(*(f"{folder}/{label}/{i}.png" for folder in folders for label in ("cat", "dog") for i in range(2)))
+    with pytest.raises(UserError) as caught:
+        load(name, "test")
+    assert message in str(caught.value) and "hold out" not in str(caught.value)
+    how = "is left out" if "train" in folders else "is a class, and its images are in folders"
+    account = load(name, "train").account
+    assert f"{folders[-1]!r} {how}: is it the split 'test'? Then rename it" in account
+
+
+def test_names_like_those_of_splits_are_classes_where_they_hold_images(tree):
+    name = tree("test_set/1.png", "trian/2.png", "rest/long/3.png", "rest/4.png", "eval one/5.png")
+    assert not any("Then rename" in line for line in load(name, "train").account)
+
+
+def test_a_path_that_is_not_there_names_the_nearest(tree, tmp_path):
+    name = tree("train/a/1.png", "train/b/1.png").removeprefix("folder:")
+    (tmp_path / "list.csv").write_text("path,label\n")
+    for wrong, message in (
+        (f"folder:{tmp_path}/daat", f"/daat: no such folder; did you mean 'data'? (in {tmp_path})"),
+        (f"folder:{tmp_path}/daat/train", f"no such folder; did you mean 'data'? (in {tmp_path})"),
+        (f"folder:{name}/trian", f"no such folder; did you mean 'train'? (in {name})"),
+        (f"folder:{name}/train/a/1.png", "1.png: a file, not a folder"),
+        (f"folder:{tmp_path}/zzzzzz", "zzzzzz: no such folder"),
+        (f"list:{tmp_path}/lsit.csv", f"no such file; did you mean 'list.csv'? (in {tmp_path})"),
+        (f"webdataset:{tmp_path}/daat/*.tar", f"no such files; did you mean 'data'? (in {tmp_path}); *, ?"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load(wrong, "train")
+        assert message in str(caught.value) and "\n" not in str(caught.value), wrong
+
+
 def test_classes_from_a_file(tree, tmp_path, run):
     name, file = tree("ant/1.png", "cat/1.png", "dog/1.png"), tmp_path / "classes.txt"
     file.write_text("dog\tDog (Canis familiaris)\n\nant\ncat\tCat\n")

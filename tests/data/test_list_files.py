@@ -117,7 +117,7 @@ def test_a_label_that_may_be_a_typing_error_is_noted(listed, tmp_path):
     for number in range(1, 11):
         (tmp_path / "a" / f"{number}.png").write_bytes(b"")
     rows = [*many, ("3.png", "DGO", "train"), ("list.csv", "dog", "val")]
-    guard = "; a wrong label becomes a class: data.class_names=FILE names those that are allowed"
+    guard = "; a wrong name becomes a class: data.class_names=FILE names those that are allowed"
     name = listed(lines(rows))
     account = load(name, "train").account
     assert f"class 'DGO' has 1 image, and its name is near to that of 'dog' with 10{guard}" in account

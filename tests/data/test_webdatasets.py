@@ -92,6 +92,37 @@ def test_the_index_is_made_once(tars, monkeypatch):
     assert load(name, "train").num_examples == 4 and len(walked) == 9
 
 
+def test_only_the_tars_of_the_splits_in_use_are_read(tars, monkeypatch, tmp_path):
+    """Of training where its labels are the classes; of no other split where a file names the classes."""
+    read, load_index = [], tar_index.load
+
+    def load_and_tell(files, *keys):
+        read.extend(Path(file).name.split("-")[1] for file in files)
+        return load_index(files, *keys)
+
+    monkeypatch.setattr(tar_index, "load", load_and_tell)
+    shutil.copy(tars / "pets-val-000.tar", tars / "pets-test-000.tar")
+    name = f"webdataset:{tars}/pets-{{split}}-*.tar"
+    (tmp_path / "names").write_text("a\nb\nc\n")
+    for splits, classes, expected in (
+        (["test"], None, ["train", "train", "test"]),
+        (["validation[:50%]"], None, ["train", "train", "val"]),
+        (["train", "val"], None, ["train", "train", "val"]),
+        (["test+val"], str(tmp_path / "names"), ["test", "val"]),
+        (["train[:2]"], str(tmp_path / "names"), ["train", "train"]),
+    ):
+        read.clear()
+        found = load_splits(name, splits, class_names=classes)
+        assert read == expected and found[0].class_names == (["a", "b", "c"] if classes else ["0", "1", "2"])
+    with pytest.raises(
+        UserError, match=r"unknown split 'tset' .*did you mean 'test'\?; splits: train .5., test .2., v"
+    ):
+        load(name, "tset")
+    (tars / "pets-train-000.tar").unlink()
+    (tars / "pets-train-001.tar").unlink()
+    assert load(name, "val").num_examples == 2  # without training, the classes are those of all splits
+
+
 PNG = ("a.png", b"image")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
 
-from inception_jax.data import worker_process, workers
+from inception_jax.data import loader, worker_process, workers
 from inception_jax.data.datasets import load
 from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.errors import UserError
@@ -114,6 +114,42 @@ def test_as_many_finished_batches_wait_in_the_trainer_as_are_to_be_transferred_a
     opened, present = shared_memory
     assert len(opened) >= 3 and not present, "Python would remove it, with a warning, when it ends"
     assert_none_left()
+
+
+def test_closing_waits_until_the_shared_memory_of_batches_is_removed(monkeypatch):
+    """Grain removes it in a thread, which may be late."""
+    removed, remove_at_once = [], SharedMemoryArray.close_shm_async
+
+    def remove(memory, unlink):
+        time.sleep(0.2)
+        remove_at_once(memory, unlink)
+        removed.append(memory.name)
+
+    monkeypatch.setattr(SharedMemoryArray, "close_shm_async", staticmethod(remove))
+    SharedMemoryArray.enable_async_del()
+    producer, arrays = object.__new__(workers.WorkerProducer), [SharedMemoryArray((8,), np.uint8) for _ in range(2)]
+    names = [array.metadata.name for array in arrays]
+    for array in arrays:
+        array.unlink_on_del()
+    del array, arrays
+    producer.finish()
+    assert sorted(removed) == sorted(names)
+
+
+def test_a_loader_finishes_its_producer_when_all_has_ended():
+    calls = []
+
+    class Source(loader.ThreadProducer):
+        def close(self):
+            calls.append("close")
+
+        def finish(self):
+            calls.append(("finish", sum(thread.name.startswith("data-loader") for thread in threading.enumerate())))
+
+    before = sum(thread.name.startswith("data-loader") for thread in threading.enumerate())
+    with loader.DataLoader(Source(lambda number: number, 2), 0, 10, 4, record_name=str) as source:
+        next(source)
+    assert calls == ["close", ("finish", before)]
 
 
 def grain_iterator():

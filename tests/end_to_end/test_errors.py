@@ -69,4 +69,4 @@ def test_images_that_are_none(small_run, run_command, tmp_path):
 def test_a_workdir_without_a_run(run_command, tmp_path):
     code, out, err = run_command("evaluate", f"--workdir={tmp_path}")
     assert (code, out) == (2, "")
-    assert "there is no run there" in err
+    assert err == f"error: --workdir={tmp_path}: holds no runs; the workdir of a run of train or convert is needed\n"

@@ -45,10 +45,25 @@ def test_kid_is_zero_in_expectation_for_one_distribution_and_its_subsets_follow_
     again = kernel_distance(real.astype(np.float32), fake, subsets=50, subset_size=40)
     assert again.mean == pytest.approx(found.mean, rel=1e-4)
     assert kernel_distance(real, fake, subsets=50, subset_size=40, seed=1).mean != found.mean
-    # A subset would be the whole of a set: all images once, and no deviation. Nor has one subset any.
-    whole = kernel_distance(real, fake[:150], subsets=2, subset_size=150)
-    assert whole.values == [whole.mean] == [squared_mmd(real, fake[:150])] and whole.std is None
+    # A subset would be the whole of both sets: all images once, and no deviation. Nor has one subset any.
+    whole = kernel_distance(real, fake, subsets=2, subset_size=200)
+    assert whole.values == [whole.mean] == [squared_mmd(real, fake)] and whole.std is None
     assert kernel_distance(real, fake, subsets=1, subset_size=40).std is None and found.std > 0
+
+
+@pytest.mark.parametrize("small", [0, 1])
+def test_kid_of_a_small_set_takes_as_many_images_of_a_large_one(small):
+    """As clean-fid: subsets of the size of the smaller set, whose images are in each; in whatever order."""
+    large, few = np.random.RandomState(1).standard_normal((400, 4)), np.random.RandomState(2).standard_normal((30, 4))
+    sets = [large, large]
+    sets[small] = few
+    found = kernel_distance(*sets, subsets=20, subset_size=30)
+    random, values = np.random.RandomState(2020), []
+    for _ in range(20):
+        fake, real = (rows[random.choice(len(rows), 30, replace=False)] for rows in (sets[1], sets[0]))
+        values.append(squared_mmd(real, fake))
+    assert found.values == pytest.approx(values, rel=1e-9) and found.std == pytest.approx(np.std(values))
+    assert found.subset_size == 30 and len({*found.values}) == 20
 
 
 def test_inception_score_by_its_definition(monkeypatch):

@@ -13,7 +13,7 @@ from inception_jax.errors import UserError
 from inception_jax.evaluation import trained_network
 from inception_jax.features import fid_network, frechet_estimates, generative_metrics, image_sets
 from inception_jax.features.feature_store import FeatureStore
-from inception_jax.features.maximum_mean_discrepancy import squared_mmd
+from inception_jax.features.maximum_mean_discrepancy import kernel_distance
 
 LOAD_NETWORK = score._load_network
 NAMES = "fid,fid_infinity,kid,is,precision,recall,density,coverage"
@@ -61,7 +61,9 @@ def test_all_metrics_of_a_folder_and_a_data_set(small_run, run_command, network,
         rows.append(network.network.features(arrays, network.endpoint))
     real, fake_rows = (one[network.endpoint] for one in rows)
     assert found["fid"] == pytest.approx(frechet_estimates.distance_of_rows(real, fake_rows), rel=1e-4)
-    assert found["kid"] == pytest.approx(squared_mmd(real.astype(float), fake_rows.astype(float)), rel=1e-4)
+    kid = kernel_distance(real, fake_rows, subset_size=40)
+    assert (found["kid"], found["kid_std"]) == pytest.approx((kid.mean, kid.std), rel=1e-4)
+    assert (found["kid_subsets"], found["kid_subset_size"]) == (100, 40)
     # What an interrupted call left is continued; that of other images is refused.
     file = tmp_path / "cache" / "fake.pool.float32"
     whole = file.read_bytes()
@@ -139,15 +141,19 @@ def test_few_images_are_said_and_one_value_has_no_deviation(capsys, tmp_path):
     for name, count in (("real", 25), ("fake", 20), ("many", 600)):
         np.save(tmp_path / f"{name}.npy", random.standard_normal((count, 4)))
     real, fake, many = (str(tmp_path / f"{name}.npy") for name in ("real", "fake", "many"))
-    assert score.main([real, fake, "--metrics=kid,recall"]) == 0
+    assert score.main([fake, fake, "--metrics=kid,recall"]) == 0
     out = capsys.readouterr().out
-    assert "±" not in out and "note: kid of 25 real images and 20 fake images is one value without a deviation" in out
-    assert out.count("kid, recall of 25 real images and 20 fake images: few images, noisy values") == 1
-    found = printed(capsys, real, fake, "--metrics=kid", "--bootstrap=2")
+    assert "±" not in out and "note: kid of 20 real images and 20 fake images is one value without a deviation" in out
+    assert out.count("kid, recall of 20 real images and 20 fake images: few images, noisy values") == 1
+    assert score.main([real, fake, "--metrics=kid"]) == 0
+    out = capsys.readouterr().out
+    assert " over 100 subsets of 20 images\n" in out
+    assert "note: each subset of kid has all 20 fake images: its deviation is that of the choice of real images" in out
+    found = printed(capsys, fake, fake, "--metrics=kid", "--bootstrap=2")
     assert found["kid_std"] is None and len(found["notes"]) == 3
     assert score.main([real, fake, "--metrics=kid", "--kid_subset_size=10"]) == 0
     out = capsys.readouterr().out
-    assert " over subsets" in out and "deviation" not in out and "few images" in out
+    assert " over 100 subsets of 10 images\n" in out and "deviation" not in out and "few images" in out
     assert printed(capsys, many, many, "--metrics=kid,density", "--kid_subset_size=30")["notes"] == []
 
 

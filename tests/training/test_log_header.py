@@ -27,6 +27,19 @@ def test_other_devices_are_told_where_batch_norm_depends_on_them(fields, told):
     assert note not in log_header.format_header(built, state, 0)
 
 
+@pytest.mark.parametrize(
+    ("fields", "heads"),
+    [
+        ({"model.name": "inception_v1"}, "with auxiliary heads, which are weighted 0.3/0.3; computes"),
+        ({"model.name": "inception_v1", "model.aux_heads": False}, ", no auxiliary heads; computes"),
+        ({"model.name": "xception"}, ", no auxiliary heads; computes"),
+    ],
+)
+def test_auxiliary_heads_are_told_where_there_are_any(fields, heads):
+    lines = log_header.format_header(setup.build(config(**fields)), TrainState(0, {}, {}, (), None), 0).splitlines()
+    assert lines[1].startswith("0 parameters") and heads in lines[1] and "\n".join(lines).count("auxiliary") == 1
+
+
 def test_a_warm_up_that_is_longer_than_the_run_is_told():
     """The run of 4 steps of 16 is 0.04454 epochs of the 1,437 digits."""
     for epochs, told in ((1, True), (0.045, True), (0.04, False), (0, False)):
