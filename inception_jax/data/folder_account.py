@@ -35,6 +35,7 @@ def format_account(found: FolderScan) -> list[str]:
         if not split.problem
     }
     lines: list[str] = []
+    train = split_names.training(counts) if found.open_classes else None
     if counts:
         lines += (_table if len(found.class_names) <= _MAX_ROWS else _ranges)(found.class_names, counts)
     for name, values in counts.items():
@@ -45,10 +46,10 @@ def format_account(found: FolderScan) -> list[str]:
                 f"{values[smallest]:,} of {found.class_names[smallest]!r}"
             )
         elif not values[smallest]:
-            missing = [found.class_names[label] for label in np.flatnonzero(values == 0)]
-            guard = _GUARD if found.open_classes else ""
-            lines.append(f"{name} has no images of {_names([repr(label) for label in missing])}{guard}")
-    if found.open_classes and (train := split_names.training(counts)):
+            missing = np.flatnonzero(values == 0)
+            guard = _GUARD if train and counts[train][missing].min() <= _FEW else ""
+            lines.append(f"{name} has no images of {_names([repr(found.class_names[k]) for k in missing])}{guard}")
+    if train:
         lines += _typing_errors(found.class_names, counts[train])
     lines += [
         f"split {name!r} cannot be used: {split.problem}" for name, split in found.splits.items() if split.problem

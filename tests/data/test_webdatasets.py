@@ -254,7 +254,7 @@ def test_a_fault_concerns_only_its_split(tmp_path):
     name = f"webdataset:{tmp_path}/{{split}}.tar"
     train = load(name, "train")
     assert train.class_names == ["0", "1", "2"] and train.labels().tolist() == [0, 2]
-    assert any("split 'test' cannot be used" in line for line in train.account)
+    assert not any("cannot be used" in line for line in train.account)  # nobody asks for the others
     for split, message in (
         ("val", "'c' of .*label 3 is not among the 2 of training; data.class_names=FILE"),
         ("dev", "label 1 is not among the 2 of training"),

@@ -1,8 +1,12 @@
 """A user's mistakes: one clear line on stderr, an exit code that is not 0, and nothing written."""
 
+import importlib
 import re
 
 import pytest
+
+from inception_jax import load_run
+from inception_jax.errors import UserError
 
 MISTAKES = {
     "unknown model": (["--config.model.name=inception_v5"], r"unknown model 'inception_v5'; did you mean"),
@@ -70,3 +74,61 @@ def test_a_workdir_without_a_run(run_command, tmp_path):
     code, out, err = run_command("evaluate", f"--workdir={tmp_path}")
     assert (code, out) == (2, "")
     assert err == f"error: --workdir={tmp_path}: holds no runs; the workdir of a run of train or convert is needed\n"
+
+
+# {verb: its arguments for a workdir, the flag that names it in the error}
+READERS = {
+    "evaluate": (lambda path: [f"--workdir={path}"], "--workdir="),
+    "evaluate --ensemble": (lambda path: [f"--ensemble={path},{path}_2"], "--ensemble="),
+    "predict": (lambda path: [f"--workdir={path}", __file__], "--workdir="),
+    "extract": (lambda path: [f"--workdir={path}", f"--output={path}.npz"], "--workdir="),
+    "export": (lambda path: [f"--workdir={path}", "--to=onnx"], "--workdir="),
+    "export --to=timm": (lambda path: [f"--workdir={path}", "--to=timm"], "--workdir="),
+    "convert": (lambda path: [f"--workdir={path}", "--to=timm", f"--output={path}.out"], "--workdir="),
+    "score": (lambda path: [f"--network={path}", *2 * ["dataset:digits#test[:2]"]], "--network="),
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """{a path that is no run: what is said of it}."""
+    root = tmp_path_factory.mktemp("places")
+    for name in ("empty", "photos/cat", "runs/digits", "begun"):
+        (root / name).mkdir(parents=True)
+    (root / "file").write_text("no run")
+    (root / "runs" / "digits" / "manifest.json").write_text("{}")
+    (root / "begun" / "train.log").write_text("")
+    (root / "begun" / "manifest.json").write_text("{}")
+    needed = "; the workdir of a run of train or convert is needed"
+    return {
+        root / "empty": "holds no runs" + needed,
+        root / "photos": "holds no runs" + needed,
+        root / "runs": f"not a run, but a folder of runs: {root}/runs/digits{needed}",
+        root / "runs" / "digist": "there is no such directory; did you mean 'digits'?" + needed,
+        root / "runs" / "digits" / "checkpoints2": "there is no such directory" + needed,
+        root / "file": "a file; a run is a directory" + needed,
+        root / "begun": "no config.json in it" + needed,
+    }
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_path_that_is_no_run_is_told_as_what_it_is(reader, places):
+    arguments, flag = READERS[reader]
+    main = importlib.import_module(f"inception_jax.{reader.split()[0]}").main
+    for path, message in places.items():
+        if reader == "score" and not path.is_dir():
+            continue  # a file of weights, or the name of a published one
+        with pytest.raises(UserError) as caught:
+            main(arguments(path))
+        assert str(caught.value) == f"{flag}{path}: {message}"
+
+
+def test_a_path_that_is_no_run_from_python_and_among_many(places, capsys):
+    path, message = next(iter(places.items()))
+    with pytest.raises(UserError) as caught:
+        load_run(path)
+    assert str(caught.value) == f"{path}: {message}"
+    evaluate = importlib.import_module("inception_jax.evaluate")
+    with pytest.raises(UserError, match="1 of 1 runs could not be evaluated"):
+        evaluate.main(["--all", str(path)])
+    assert f"{path}: {message}" in capsys.readouterr().err
