@@ -35,7 +35,7 @@ def one_line(name: str) -> str:
 def nearest_entry(path: str | os.PathLike) -> str:
     """A `; did you mean '…'?` clause for a path that is not there: the name nearest to its first missing part."""
     missing = Path(path).absolute()
-    while not missing.parent.is_dir():
+    while not os.path.isdir(missing.parent) and missing != missing.parent:
         missing = missing.parent
     try:
         names = os.listdir(missing.parent)

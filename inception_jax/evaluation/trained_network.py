@@ -54,7 +54,7 @@ def load_config(workdir: str | os.PathLike, flag: str = "--workdir") -> ConfigDi
     Raises:
       UserError: there is no run there.
     """
-    values = manifest.read_config(workdir) if os.path.isdir(workdir) else None
+    values = None if os.path.isfile(workdir) else manifest.read_config(workdir)
     if values is None:
         begun = run_state.is_run(Path(workdir))
         reason = f"no {manifest.CONFIG} in it" if begun else listing.explain_no_run(Path(workdir))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from inception_jax.errors import UserError, nearest
@@ -71,6 +72,21 @@ def find_record(name: str, sha256: str, model: str, source: str) -> tuple[Weight
     return None, f"neither hash nor file name matches one; records of {source}'s {model}: " + (
         ", ".join(record.name for record in usable) or "none"
     )
+
+
+def refuse_unusable(path: str | os.PathLike, sha256: str) -> None:
+    """Refuses a published file that cannot be imported, with the reason of its record.
+
+    Args:
+      path: of the file, for the message.
+      sha256: the file's hex digest.
+
+    Raises:
+      UserError: the hash is that of such a file.
+    """
+    for record in all_records():
+        if record.unusable and record.digest and record.digest.matches("sha256", sha256):
+            raise UserError(f"{path} is {record.name}, which cannot be used: {record.unusable}")
 
 
 def common_preprocessing(model: str, source: str) -> Preprocessing:

@@ -156,8 +156,9 @@ def find_variant(
       The variant, and a sentence that names it and the fraction of names that fit.
 
     Raises:
-      UserError: the arrays fit no variant, or several equally well.
+      UserError: the arrays fit no variant, or several equally well, or the file is one that cannot be used.
     """
+    catalog.refuse_unusable(path, sha256)
     arrays = FileArrays.of(arrays)
     asked = " ".join(filter(None, (source, model)))
     if model:

@@ -94,6 +94,13 @@ def test_arrays_that_fit_no_variant(tmp_path):
         loading.find_variant(arrays, tmp_path / "x.pth", "0" * 64, None, "slim")
 
 
+def test_a_published_file_that_cannot_be_used_is_told_as_such(tmp_path):
+    """By its hash, whatever its name: otherwise its arrays would be compared with networks that they are not of."""
+    record = catalog.get_record("onnx/inception_v2")
+    with pytest.raises(UserError, match=rf"mine\.onnx is onnx/inception_v2, which cannot be used: {record.unusable}"):
+        loading.find_variant({"x": np.zeros(3)}, tmp_path / "mine.onnx", record.digest.hex, None, None)
+
+
 def test_a_records_hash_is_checked(tmp_path):
     path = tmp_path / "mine.h5"
     path.write_bytes(b"weights")
