@@ -180,8 +180,13 @@ def _of_run(flags: argparse.Namespace) -> TrainedNetwork:
 
 
 def _of_file(flags: argparse.Namespace) -> TrainedNetwork:
-    from inception_jax.pretrained import loading, workdir
+    from pathlib import Path
 
+    from inception_jax.pretrained import loading, workdir
+    from inception_jax.runs import run_state
+
+    if run_state.is_run(Path(flags.weights)):
+        raise UserError(f"--weights={flags.weights}: the workdir of a run; name it by --workdir")
     return workdir.build_network(
         loading.load_weights(
             flags.weights,

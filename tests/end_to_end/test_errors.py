@@ -84,7 +84,7 @@ READERS = {
     "extract": (lambda path: [f"--workdir={path}", f"--output={path}.npz"], "--workdir="),
     "export": (lambda path: [f"--workdir={path}", "--to=onnx"], "--workdir="),
     "export --to=timm": (lambda path: [f"--workdir={path}", "--to=timm"], "--workdir="),
-    "convert": (lambda path: [f"--workdir={path}", "--to=timm", f"--output={path}.out"], "--workdir="),
+    "convert": (lambda path: [f"--workdir={path}", "--to=timm", f"--output={path}.safetensors"], "--workdir="),
     "score": (lambda path: [f"--network={path}", *2 * ["dataset:digits#test[:2]"]], "--network="),
 }
 
@@ -121,6 +121,12 @@ def test_a_path_that_is_no_run_is_told_as_what_it_is(reader, places):
         with pytest.raises(UserError) as caught:
             main(arguments(path))
         assert str(caught.value) == f"{flag}{path}: {message}"
+
+
+def test_a_run_that_is_given_as_a_file_of_weights(places):
+    path = next(path for path in places if path.name == "begun")
+    with pytest.raises(UserError, match=rf"--weights={path}: the workdir of a run; name it by --workdir$"):
+        importlib.import_module("inception_jax.predict").main([f"--weights={path}", __file__])
 
 
 def test_a_path_that_is_no_run_from_python_and_among_many(places, capsys):

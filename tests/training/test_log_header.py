@@ -32,7 +32,6 @@ def test_other_devices_are_told_where_batch_norm_depends_on_them(fields, told):
     [
         ({"model.name": "inception_v1"}, "with auxiliary heads, which are weighted 0.3/0.3; computes"),
         ({"model.name": "inception_v1", "model.aux_heads": False}, ", no auxiliary heads; computes"),
-        ({"model.name": "xception"}, ", no auxiliary heads; computes"),
     ],
 )
 def test_auxiliary_heads_are_told_where_there_are_any(fields, heads):
