@@ -1,4 +1,7 @@
-"""`evaluate` by its command: protocols, ensembles, saved predictions, other labels, tables of many runs, modes."""
+"""`evaluate` by its flags: protocols, ensembles, saved predictions, other labels, tables of many runs, modes.
+
+In this process: a start of the command, which tests/end_to_end and tests/multihost show, costs more than all it does.
+"""
 
 import csv
 import json
@@ -9,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inception_jax import evaluate, load_run
+from inception_jax import command_line, evaluate, extract, load_run, predict
 from inception_jax.data import datasets
 from inception_jax.data.eval_protocols import get_protocol
 from inception_jax.errors import UserError
 from inception_jax.evaluation import results_table, split_evaluation, split_predictions
+from inception_jax.runs import report
 from inception_jax.training import preprocess
 
-EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"}
 METRICS = ("loss", "top1", "top5", "count", "balanced_accuracy", "expected_calibration_error")
 
 
@@ -36,11 +39,17 @@ def runs(tmp_path_factory, start_command, own_recipe):
 
 
 @pytest.fixture
-def evaluated(start_command):
-    def run(*arguments, environment=None, code=0):
-        process = start_command("evaluate", *arguments, environment=environment)
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == code, err
+def evaluated(monkeypatch, capsys, registrations):
+    """Runs `evaluate`, on one device where no flag says another number; no plots."""
+    monkeypatch.setattr(report, "draw_plots", lambda *arguments: None)
+
+    def run(*arguments, code=0):
+        one = () if any(argument.startswith(("--devices", "--from")) for argument in arguments) else ("--devices=1",)
+        monkeypatch.setattr("sys.argv", ["evaluate", *arguments, *one])
+        with pytest.raises(SystemExit) as stop:
+            command_line.run(evaluate.main)
+        out, err = capsys.readouterr()
+        assert stop.value.code == code, err
         return json.loads(out) if "--json" in arguments and not code else (out, err)
 
     return run
@@ -64,7 +73,7 @@ def by_hand(network, protocol, split="test"):
     return np.array(means), np.array(labels)
 
 
-def test_crops_are_averaged_on_any_number_of_devices_in_both_modes(runs, evaluated, registrations):
+def test_crops_are_averaged_on_any_number_of_devices_in_both_modes(runs, evaluated):
     network = load_run(runs[0])
     for name, batch in (("12-crop", 36), ("144-crop", 24)):  # batches of 3 and 2 examples; 20 in all
         means, labels = by_hand(network, get_protocol(name))
@@ -75,7 +84,7 @@ def test_crops_are_averaged_on_any_number_of_devices_in_both_modes(runs, evaluat
         assert one["loss"] == pytest.approx(-np.log(means[range(20), labels]).mean(), rel=1e-5)
         if name == "12-crop":
             for mode in ("jit", "pmap"):  # 8 examples per batch: the last batch has 4
-                found = evaluated(*flags, "--batch_size=96", f"--mode={mode}", environment=EIGHT)
+                found = evaluated(*flags, "--batch_size=96", f"--mode={mode}", "--devices=8")
                 assert found["top1"] == one["top1"] and found["count"] == 20
                 assert found["loss"] == pytest.approx(one["loss"], rel=1e-6)
     # A run may evaluate by a protocol while it trains; the command does the same.
@@ -159,21 +168,18 @@ def test_a_smaller_batch_where_memory_runs_out(runs, monkeypatch, capsys, regist
     assert not results_table.is_out_of_memory(RuntimeError("INTERNAL"))
 
 
-def test_predict_and_extract_under_pmap(runs, start_command, tmp_path, registrations):
+def test_predict_and_extract_under_pmap(runs, capsys, tmp_path, registrations):
     load_run(runs[0])  # registers the data
     import cv2
 
     cv2.imwrite(str(tmp_path / "a.png"), datasets.load("stripes", "test").record(3)[0])
     results = []
     for mode in ("jit", "pmap"):
-        flags = [f"--workdir={runs[0]}", f"--mode={mode}"]
-        process = start_command("predict", *flags, str(tmp_path / "a.png"), "--json", environment=EIGHT)
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
-        output = tmp_path / f"{mode}.npz"
-        process = start_command("extract", *flags, "--endpoints=logits", f"--output={output}", environment=EIGHT)
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
+        flags = [f"--workdir={runs[0]}", f"--mode={mode}", "--devices=8"]
+        capsys.readouterr()  # what extract has printed
+        assert predict.main([*flags, str(tmp_path / "a.png"), "--json"]) == 0
+        out, output = capsys.readouterr().out, tmp_path / f"{mode}.npz"
+        assert extract.main([*flags, "--endpoints=logits", f"--output={output}"]) == 0
         results.append((json.loads(out)["classes"], np.load(output)["logits"]))
     assert [one["name"] for one in results[0][0]] == [one["name"] for one in results[1][0]]
     np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-6)

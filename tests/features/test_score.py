@@ -1,9 +1,11 @@
-"""The command `score`, on a small run's network, and the sets of images that it takes."""
+"""The command `score`, on a part of a small run's network, and the sets of images that it takes."""
 
 import argparse
+import dataclasses
 import json
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
@@ -14,6 +16,9 @@ from inception_jax.evaluation import trained_network
 from inception_jax.features import fid_network, frechet_estimates, generative_metrics, image_sets
 from inception_jax.features.feature_store import FeatureStore
 from inception_jax.features.maximum_mean_discrepancy import kernel_distance
+from inception_jax.models.inception_v1 import MODULES
+from inception_jax.models.initialization import variable_shapes
+from inception_jax.training.parallel import Devices
 
 LOAD_NETWORK = score._load_network
 NAMES = "fid,fid_infinity,kid,is,precision,recall,density,coverage"
@@ -21,7 +26,18 @@ NAMES = "fid,fid_infinity,kid,is,precision,recall,density,coverage"
 
 @pytest.fixture(scope="module")
 def network(small_run):
-    return fid_network.feature_network(trained_network.load_run(small_run))
+    """The small run's stem and first module, with a classifier of its own: a third of the program, on one device."""
+    run = trained_network.load_run(small_run)
+    model = run.model.clone(modules={"3a": MODULES["3a"]}, aux_heads=False)
+    shapes = variable_shapes(model, 32)["params"]
+    params = {name: jax.device_get(run.variables["params"][name]) for name in shapes if name != "classifier"}
+    random = np.random.default_rng(0)
+    params["classifier"] = jax.tree.map(
+        lambda leaf: random.normal(size=leaf.shape).astype(leaf.dtype), shapes["classifier"]
+    )
+    devices = Devices("jit", 1)
+    light = dataclasses.replace(run, model=model, variables=devices.replicate({"params": params}), devices=devices)
+    return fid_network.feature_network(light)
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +61,12 @@ def printed(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_all_metrics_of_a_folder_and_a_data_set(small_run, run_command, network, loaded, capsys, tmp_path):
+def test_all_metrics_of_a_folder_and_a_data_set(small_run, network, loaded, capsys, tmp_path):
     fake = folder_of(tmp_path / "fake")
     arguments = ["dataset:digits#test[:50]", fake, f"--network={small_run}", f"--metrics={NAMES}", "--splits=2",
                  "--batch_size=16", f"--cache={tmp_path / 'cache'}"]  # fmt: skip
-    code, out, err = run_command("score", *arguments, "--json")
-    assert code == 0, err
+    assert score.main([*arguments, "--json"]) == 0
+    out, err = capsys.readouterr()
     assert "\r" not in err and "real images: 50 of 50 (100%)\n" in err and "fake images: 40 of 40 (100%)\n" in err
     found = json.loads(out)
     assert set(NAMES.split(",")) <= set(found) and found["fake"] == {"set": fake, "images": 40}
@@ -216,7 +232,9 @@ def test_wrong_calls_are_one_line(loaded, tmp_path, small_run):
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             score.main(arguments)
-    network = trained_network.load_run(small_run)
+    found = LOAD_NETWORK(argparse.Namespace(network=str(small_run), input=None, endpoint=None))
+    assert (found.endpoint, found.rule, found.network.step) == ("pool5", None, 14)
+    network = found.network
     with pytest.raises(UserError, match=r"--input=clean is unknown; did you mean 'clean-fid'"):
         fid_network.feature_network(network, "clean")
     assert generative_metrics.check_metrics(["fid"]) == ("fid",)

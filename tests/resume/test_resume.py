@@ -14,11 +14,31 @@ from inception_jax.fault_injection import SHORT_DIGITS_RUN, InterruptedRun, Refe
 STEPS = 24
 
 
-@pytest.fixture(scope="module")
-def quick_arguments(small_arguments):
-    """The arguments of the small run with a smaller network, which every start traces again, and more of its steps."""
-    recipe = Path(__file__).with_name("two_modules.py")
-    return [f"--config={recipe}", *small_arguments[1:], f"--config.num_steps={STEPS}"]
+# An augmentation that takes its time, in front of the recipe's own: 2 s for all steps.
+SLOW = """def shift(*arguments):
+    import time
+
+    time.sleep(0.02)
+    return shifted(*arguments)
+
+
+def shifted("""
+
+
+@pytest.fixture(scope="module", params=["own recipe", "two modules"])
+def quick_arguments(request, own_recipe, small_arguments, tmp_path_factory):
+    """The arguments of a run with a small network, which every start traces again.
+
+    The recipe of configs/README.md, with EMA; or the small run with two modules of GoogLeNet, and more of its steps.
+    """
+    if request.param == "two modules":
+        recipe = Path(__file__).with_name("two_modules.py")
+        return [f"--config={recipe}", *small_arguments[1:], f"--config.num_steps={STEPS}"]
+    recipe = tmp_path_factory.mktemp("slow") / "mine.py"
+    recipe.write_text(own_recipe.read_text().replace("def shift(", SLOW, 1))
+    fields = [f"num_steps={STEPS}", "ema.decay=0.9", "logging.every_steps=3", "evaluation.every_epochs=0.4"]
+    fields += ["checkpoint.every_epochs=0.7", "logging.pictures=False", "data.threads=2"]
+    return [f"--config={recipe}", *(f"--config.{field}" for field in fields)]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +139,7 @@ def kept_steps(environment):
 def test_googlenet_continues_on_the_steps_that_its_first_start_compiled(
     small_run, run_command, small_arguments, command_environment, tmp_path
 ):
-    """With EMA, as killed between its last two checkpoints; a step of `two_modules.py`, a recipe's, is not kept."""
+    """With EMA, as killed between its last two checkpoints; no step of a recipe's own network is kept."""
     workdir = shutil.copytree(small_run, tmp_path / "killed")
     *_, before, last = sorted((workdir / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
     shutil.rmtree(last)

@@ -49,9 +49,18 @@ def study(tmp_path):
     return made
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    monkeypatch.setattr(report, "_draw_plots", lambda study, estimate: [])
+
+
+without_plots = pytest.mark.usefixtures("undrawn")  # a second for each report, of which these tests read the words
+
+
 # ---- report.md ----
 
 
+@without_plots
 def test_the_report_says_what_was_asked_and_what_came_out(study):
     text = report.write(study.path).read_text()
     question = text.split("\n\n")[1]
@@ -80,6 +89,7 @@ def test_the_report_says_what_was_asked_and_what_came_out(study):
     ]
 
 
+@without_plots
 def test_the_best_trial_is_told_by_what_it_changed(tmp_path):
     made = MadeStudy(tmp_path / "study")
     made.add(
@@ -110,6 +120,7 @@ def test_trials_with_other_data_are_marked(tmp_path):
     assert "trial 0, trial 1; 9 of digest bbbbbbbb: trial 2" in found
 
 
+@without_plots
 def test_deaths_and_time(tmp_path):
     made = MadeStudy(tmp_path / "study", RATE)
     killed = {"time": 0.0, "host": "a", "pid": 1, "slot": "0", "ended": 5.0, "exit": -9}
@@ -132,6 +143,7 @@ def test_deaths_and_time(tmp_path):
     )  # the median finished trial took 200 s
 
 
+@without_plots
 def test_how_to_go_on(study):
     text = report.write(study.path).read_text()
     block = text.split("## Next steps")[1].split("```")[1].strip().splitlines()
@@ -213,6 +225,7 @@ def test_values_of_another_kind_are_damage_and_not_a_traceback(study):
             report.write(study.path)
 
 
+@without_plots
 def test_a_loss_is_minimized_and_has_no_interval(tmp_path):
     made = MadeStudy(tmp_path / "study", RATE, metric="loss", direction="minimize")
     for right in ([100, 340], [200, 350], [200, 330]):
@@ -222,6 +235,7 @@ def test_a_loss_is_minimized_and_has_no_interval(tmp_path):
     assert study_files.read(made.path).ranked()[0].number == 1
 
 
+@without_plots
 def test_the_table_of_all_trials(study):
     report.write(study.path)
     with open(study.path / "trials.csv", newline="") as file:
@@ -242,6 +256,7 @@ def test_the_table_of_all_trials(study):
 # ---- best.py ----
 
 
+@without_plots
 def test_the_best_config_comes_back_exactly(study):
     report.write(study.path)
     loaded, _ = load_config([f"--config={study.path}/best.py"])
@@ -280,6 +295,7 @@ def test_every_kind_of_value_survives_the_recipe(tmp_path, values):
     )
 
 
+@without_plots
 def test_a_lost_config_is_made_of_the_study_and_the_values(study):
     path = study.path / "trials" / "0001" / "config.json"
     before = json.loads(path.read_text())
@@ -289,6 +305,7 @@ def test_a_lost_config_is_made_of_the_study_and_the_values(study):
     assert configs.Config(loaded).to_dict() == before
 
 
+@without_plots
 def test_a_config_of_another_version_has_no_recipe_but_a_reason(study):
     path = study.path / "trials" / "0001" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": 1}))
