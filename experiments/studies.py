@@ -174,7 +174,7 @@ def interval(sample: Sequence[float]) -> tuple[float, float]:
 def format_mean(sample: Sequence[float], form: str, scale: float = 100.0) -> str:
     """Formats mean and 95 % interval of accuracies, or of their differences: "71.2 ± 1.3"."""
     mean, half = interval(sample)
-    return f"{form.format(scale * mean)} ± {scale * half:.1f}"
+    return f"{form.format(scale * mean)} ± {form.replace('+', '').format(scale * half)}"
 
 
 def paired(rows: Sequence[Row], variant: str, base: str, value: Callable[[Row], float]) -> list[float]:

@@ -78,6 +78,13 @@ def test_what_is_missing_is_trained(studies, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["family", "naive_module"])
+def test_counts(name, studies):
+    study = runpy.run_path(str(ROOT / "experiments" / name / "study.py"))
+    assert {variant: study["count"](variant) for variant in study["VARIANTS"]} == study["COUNTS"]
+
+
+@pytest.mark.slow
 def test_a_study_as_its_page_starts_it(tmp_path):
     """Auxiliary heads on a few digits, from the command line: heads of weight 0 leave the network as it is."""
     fields = ["data.name=digits", "data.train_split=train[:64]", "data.eval_split=train[64:100]", "num_steps=3"]

@@ -17,7 +17,6 @@ from studies import (
     draw_differences,
     final,
     format_mean,
-    interval,
     paired,
     steps_to,
     values,
@@ -67,8 +66,7 @@ def tables(rows: list[Row]) -> str:
         for measure in MEASURES.values():
             cells.append(format_mean(list(values(rows, name, measure).values()), "{:.1f}"))
             cells.append("" if name == base else format_mean(paired(rows, name, base, measure), "{:+.1f}"))
-        change, half = interval(paired(rows, name, base, loss))
-        cells.append("" if name == base else f"{change:+.3f} ± {half:.3f}")
+        cells.append("" if name == base else format_mean(paired(rows, name, base, loss), "{:+.3f}", 1))
         steps = sorted(values(rows, name, lambda row: steps_to(row, 0.7)).values())
         cells.append(f"{steps[0]:.0f} to {steps[-1]:.0f}".replace("inf", "never"))
         lines.append(f"| {name} | {' | '.join(cells)} |")
