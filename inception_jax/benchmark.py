@@ -154,6 +154,7 @@ def _build_config(flags: argparse.Namespace, config: ConfigDict | None) -> Confi
                 for name, value in options.items()
             },
         )
+        config.data.name = workload.name_data(config)
     elif options or flags.num_classes is not None:
         raise UserError("--set and --num_classes go with --model; set the fields of a config with --config.FIELD=VALUE")
     workload.set_fields(

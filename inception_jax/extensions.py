@@ -48,7 +48,7 @@ def register_model(
       name: letters, digits and underscores.
       constructor: a subclass of `inception_jax.models.base.BaseNetwork`, or a `functools.partial` of one. It is called
         without arguments to learn its options, which become fields of `config.model.options`. Its call takes (images
-        [B, H, W, 3], train, example_keys) and returns an `InceptionOutput`.
+        [B, H, W, in_channels], train, example_keys) and returns an `InceptionOutput`.
       image_size: default height and width of its input, in pixels.
       min_image_size: the smallest that it accepts.
       aux_weights: loss weight of each auxiliary head, first head first.
@@ -94,9 +94,10 @@ def register_dataset(
     Args:
       name: letters, digits and underscores.
       splits: {split: data}, or a function without arguments that returns it, which is called when the data set is used
-        first. Data is a pair of arrays, images uint8 [n, height, width, 3] (or [n, height, width], grey) and labels int
-        [n]; or an object with a length whose item i is (image, label), the image as uint8 [height, width, 3] or as the
-        bytes of an image file. With worker processes the object is pickled, with its class.
+        first. Data is a pair of arrays, images uint8 [n, height, width, channels] (or [n, height, width], grey) and
+        labels int [n]; or an object with a length whose item i is (image, label), the image as uint8 [height, width,
+        channels] or as the bytes of an image file. The channels are those of `config.model.in_channels`, or one, grey.
+        With worker processes the object is pickled, with its class.
       class_names: one per class, in the order of the labels.
 
     Raises:
@@ -150,9 +151,10 @@ def register_augmentation(name: str, function: Callable[[np.ndarray, int, np.nda
 
     Args:
       name: letters, digits and underscores.
-      function: takes (image uint8 [height, width, 3], RGB; image_size; float64 [64], uniform in [0, 1)) and returns
-        uint8 [image_size, image_size, 3]. All its randomness is in the 64 numbers, which belong to the example's
-        position in the run: so a resumed run, and any number of workers and hosts, give the same images.
+      function: takes (image uint8 [height, width, C], of `config.model.in_channels` channels, 3: RGB; image_size;
+        float64 [64], uniform in [0, 1)) and returns uint8 [image_size, image_size, C]. All its randomness is in the
+        64 numbers, which belong to the example's position in the run: so a resumed run, and any number of workers and
+        hosts, give the same images.
         `inception_jax.data.images.augment` is the package's own crop and flip, with the same numbers. With worker
         processes the function is pickled.
 

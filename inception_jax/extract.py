@@ -145,8 +145,9 @@ def _batches(
     if files:
         count, devices = len(files), trained.devices.count
         size = -(-min(flags.batch_size or 32, count) // devices) * devices
-        decoded = (images.decode_image_file(path, trained.config.data.max_pixels) for path in files)
-        return extraction.image_batches(decoded, size, trained.image_size, trained.crop), size, count
+        channels = trained.input.channels
+        decoded = (images.decode_image_file(path, trained.config.data.max_pixels, channels) for path in files)
+        return extraction.image_batches(decoded, size, trained.image_size, trained.crop, channels), size, count
     config = trained.config
     (source,) = data_setup.load_splits(config, flags.split or config.data.eval_split, data=flags.data)
     workdir = Path(flags.workdir)

@@ -166,10 +166,11 @@ def contradiction_lines(model: InceptionV1, cost: NetworkCost) -> Iterator[str]:
 
 
 def _is_table_1(model: InceptionV1, cost: NetworkCost) -> bool:
-    """Whether the network is that of Table 1, whose numbers are for 224 pixels and 1000 classes."""
+    """Whether the network is that of Table 1, whose numbers are for 224 pixels in colour and 1000 classes."""
     return (
         cost.image_size == 224
         and cost.num_classes == 1000
+        and model.in_channels == 3
         and model.table == "paper"
         and model.modules is None
         and model.width_multiplier == 1

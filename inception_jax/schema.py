@@ -125,6 +125,10 @@ _AREA = _ordered_pair(Range(0, 1, open_low=True), "0 < low <= high <= 1")
 _ALPHA = Range(0, 1000)
 _ASPECT = _ordered_pair(Range(1e-3, 1e3), "0.001 <= low <= high <= 1,000")
 _WEIGHTS = (lambda value: all(weight in _DEVICE_NUMBER for weight in value)), f"numbers, each {_DEVICE_NUMBER}"
+_POSITIVE_NUMBERS = (
+    (lambda value: all(number in _POSITIVE_DEVICE_NUMBER for number in value)),
+    f"numbers, each {_POSITIVE_DEVICE_NUMBER}",
+)
 _PATTERNS = (lambda value: all(map(patterns.is_pattern, value))), f"regular expressions {patterns.LIMIT}"
 _DTYPE = _one_of("float32", "bfloat16", "float64")
 
@@ -150,6 +154,12 @@ SCHEMA: dict[str, Any] = {
             "classes of the classifier; unset: as many as the data set has; 0: no classifier (a workdir that "
             "convert made from weights without one)",
             Range(0, MAX_BATCH),
+        ),
+        "in_channels": Field(
+            3,
+            "channels of the images; 3: colours, a grey image is repeated; 1: grey images; others: files or "
+            "arrays with so many",
+            _up_to(1024),
         ),
         "dtype": Field("float32", "compute dtype: activations", _DTYPE),
         "param_dtype": Field("float32", "dtype of the parameters", _DTYPE),
@@ -215,7 +225,13 @@ SCHEMA: dict[str, Any] = {
             int, "height and width of the network's input, in pixels; unset: the model's default", _SIDE
         ),
         "normalization": Field(
-            "inception", "normalization of uint8 pixels, on the device; a name of training/preprocess.py"
+            "inception",
+            "normalization of uint8 pixels, on the device; a name of training/preprocess.py, or per_channel: (pixel / "
+            "255 - data.mean) / data.std",
+        ),
+        "mean": Field(tuple, "normalization per_channel: mean of each channel, from 0 to 1", _WEIGHTS),
+        "std": Field(
+            tuple, "normalization per_channel: standard deviation of each channel, from 0 to 1", _POSITIVE_NUMBERS
         ),
         "threads": Field(
             int, "decoding threads per worker process; unset: the number of cores, at most 8", _up_to(_THREADS)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line, network_tables, recipe_files
-from inception_jax.errors import ArgumentParser, UserError
+from inception_jax.errors import ArgumentParser, UserError, counted
 from inception_jax.ranges import MAX_BATCH, MAX_SIDE
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ def _print_table(
     from inception_jax.models.inception_v1 import InceptionV1
 
     print(f"{name}: {paper}")
-    print(f"{cost.image_size}x{cost.image_size} pixels, {cost.num_classes} classes\n")
+    channels = "" if model.in_channels == 3 else f" of {counted(model.in_channels, 'channel')}"
+    print(f"{cost.image_size}x{cost.image_size} pixels{channels}, {cost.num_classes} classes\n")
     if steps is not None:
         print(network_tables.step_table(cost, steps))
     elif isinstance(model, InceptionV1) and model.module == "reduced":
@@ -159,7 +160,7 @@ def _of_recipe(flags: argparse.Namespace, recipe: ConfigDict) -> tuple[str, dict
     model = config.model
     flags.image_size = flags.image_size or config.data.image_size
     rates = model.read("dropout_rate", "aux_dropout_rate")
-    options = model.read("width_multiplier", "aux_heads") | model.options.read_specified()
+    options = model.read("in_channels", "width_multiplier", "aux_heads") | model.options.read_specified()
     return model.name, options | {name: rate for name, rate in rates.items() if rate is not None}
 
 

@@ -76,7 +76,7 @@ class StepPrograms:
     def compile(self, kind: str) -> Compiled:
         """Compiles a step and stores it in `compiled`, in place of an earlier one."""
         setup, devices = self.setup, self.setup.devices
-        batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size)
+        batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size, channels=setup.input.channels)
         step: Callable[..., Any]
         if kind == "train":
             step = step_numbers.make_step(setup)
@@ -89,7 +89,7 @@ class StepPrograms:
     def trace_train(self) -> jax.stages.Traced:
         """Traces the training step, to lower it for platforms that need not be present."""
         setup, devices = self.setup, self.setup.devices
-        batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size)
+        batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size, channels=setup.input.channels)
         return devices.trace_train(step_numbers.make_step(setup), self._state, batch, self._numbers)
 
     def count_flops(self, kind: str) -> tuple[float, float] | None:
@@ -118,11 +118,12 @@ class StepPrograms:
         else:
             step = make_inference_step(setup.model, setup.input.normalization, setup.input.dtype)
             state = _shapes(self._state.variables())
-        target, pixels = "tpu" if platform == "tpu" else "cuda", setup.input.image_size
-        one, two = (
-            devices.count_flops(step, state, devices.abstract_batch(number * size // share, pixels), target)
+        target, image = "tpu" if platform == "tpu" else "cuda", setup.input
+        batches = (
+            devices.abstract_batch(number * size // share, image.image_size, channels=image.channels)
             for number in (1, 2)
         )
+        one, two = (devices.count_flops(step, state, batch, target) for batch in batches)
         if one is None or two is None:
             return None
         return share * (two - one) / size, share * (2 * one - two)
@@ -171,7 +172,12 @@ class Bench(StepPrograms):
             raise UserError(f"the benchmark runs in one process, not in {devices.process_count}; start it alone")
         host = [
             synthetic_batches.make_batch(
-                seed, number, config.batch_size, setup.input.image_size, len(setup.data.class_names)
+                seed,
+                number,
+                config.batch_size,
+                setup.input.image_size,
+                len(setup.data.class_names),
+                setup.input.channels,
             )
             for number in range(batches)
         ]

@@ -18,7 +18,7 @@ _NOISE = 160  # grey levels of the noise
 _PATTERN = 96  # grey levels of the pattern: weak in one pixel, clear in the mean of a patch
 
 
-def make_batch(seed: int, number: int, batch_size: int, image_size: int, num_classes: int) -> Batch:
+def make_batch(seed: int, number: int, batch_size: int, image_size: int, num_classes: int, channels: int = 3) -> Batch:
     """Makes a batch of noise with a weak pattern per class, so that the loss of a network that learns falls soon.
 
     Args:
@@ -27,16 +27,18 @@ def make_batch(seed: int, number: int, batch_size: int, image_size: int, num_cla
       batch_size: number of images.
       image_size: height and width in pixels.
       num_classes: labels are in [0, num_classes).
+      channels: of an image.
 
     Returns:
-      "image" uint8 [batch_size, image_size, image_size, 3], "label" int32 [batch_size], "mask" bool [batch_size], all
-      True: the same leaves as a training batch.
+      "image" uint8 [batch_size, image_size, image_size, channels], "label" int32 [batch_size], "mask" bool
+      [batch_size], all True: the same leaves as a training batch.
     """
-    shape = (batch_size, image_size, image_size, 3)
+    shape = (batch_size, image_size, image_size, channels)
     source = np.random.Philox(np.random.SeedSequence([seed, 1 + number]))
     labels = (source.random_raw(batch_size) % np.uint64(num_classes)).astype(np.int32)
     pattern_source = np.random.Philox(np.random.SeedSequence([seed, 0]))  # the same patterns in every batch
-    patterns = _bytes(pattern_source, num_classes * _GRID * _GRID * 3).reshape(num_classes, _GRID, _GRID, 3)
+    size = (num_classes, _GRID, _GRID, channels)
+    patterns = _bytes(pattern_source, int(np.prod(size))).reshape(size)
     patch = np.arange(image_size) * _GRID // image_size
     image = _scaled(_bytes(source, int(np.prod(shape))), _NOISE).reshape(shape)
     image += _scaled(patterns[labels], _PATTERN)[:, patch[:, None], patch]

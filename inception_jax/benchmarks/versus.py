@@ -156,6 +156,10 @@ def make_workload(
             "--vs=torch,keras: their networks differ (batch norm's scale, the heads); compare one at a time"
         )
     chosen = dict(options or {})
+    if (channels := chosen.get("in_channels", 3)) != 3:
+        raise UserError(
+            f"--set in_channels={channels}: the other frameworks' networks here read 3; leave it out with --vs"
+        )
     if "torch" in peers:
         chosen = matching_options(model, chosen)
     elif "keras" in peers:

@@ -37,6 +37,12 @@ def config_of_model(name: str, num_classes: int = 1000) -> ConfigDict:
     return config
 
 
+def name_data(config: ConfigDict) -> str:
+    """The synthetic data set of `config_of_model`'s config, with the channels that its network reads."""
+    channels = config.model.in_channels
+    return config.data.name if channels == 3 else f"{config.data.name}:256:{channels}"
+
+
 def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
     """Sets fields of a config, given as {dotted name: value}; a value of None leaves its field unchanged."""
     for path, value in values.items():
@@ -80,6 +86,7 @@ def config_of_workload(workload: Mapping[str, Any]) -> ConfigDict:
         "parallel.devices": 1,
     }
     set_fields(config, values)
+    config.data.name = name_data(config)
     return config
 
 

@@ -98,16 +98,16 @@ def center_crop(
     """Crops an image for evaluation.
 
     Args:
-      image: uint8 [height, width, 3].
+      image: uint8 [height, width, C].
       image_size: height and width of the crop, in pixels.
       crop: the rule.
-      out: uint8 [image_size, image_size, 3] contiguous, to write to; allocated if None.
+      out: uint8 [image_size, image_size, C] contiguous, to write to; allocated if None.
 
     Returns:
       `out`.
     """
     if out is None:
-        out = np.empty((image_size, image_size, 3), np.uint8)
+        out = np.empty((image_size, image_size, image.shape[2]), np.uint8)
     height, width = image.shape[:2]
     resize = resampling.RESIZES[crop.interpolation]
     if crop.rule == "central_fraction":  # offsets as tf.image.central_crop's: int((side - side * fraction) / 2)

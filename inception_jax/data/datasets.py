@@ -93,7 +93,7 @@ class Dataset:
         """Reads one record.
 
         Returns:
-          The image, as the bytes of a file or as uint8 [height, width, 3], and its label, 0 <= label < num_classes.
+          The image, as the bytes of a file or as uint8 [height, width, C], and its label, 0 <= label < num_classes.
 
         Raises:
           UserError: the record cannot be read, or has no label.
@@ -123,7 +123,8 @@ def load(
         prepared in `data_dir`, also "name/config:1.2.3"; "folder:PATH" (images in class folders, see
         `folders.scan`, or a prepared data set's own folder); "list:FILE" (a CSV or Parquet file of paths and
         labels, see `list_files.scan`); "webdataset:PATTERN" (tars, see `webdatasets.scan`); "synthetic",
-        "synthetic:CLASSES" or "synthetic:CLASSES:SIDE" (noise: 1000 classes, 256 pixels); or a name that was added.
+        "synthetic:CLASSES", "synthetic:CLASSES:SIDE" or "synthetic:CLASSES:SIDE:CHANNELS" (noise: 1000 classes, 256
+        pixels, 3 channels); or a name that was added.
       split: a name, or TFDS's syntax for slices and sums: "train[:90%]", "train[5000:]", "train+test".
       data_dir: folder of prepared data sets; see `prepared_sets.default_data_dir`.
       class_names: of class folders, lists and tars: a file of their order and names (`class_files.read_class_file`).
@@ -254,8 +255,11 @@ def _own_source(name: str, data: Any, num_classes: int) -> RecordSource:
     images, labels = (np.asarray(array) for array in data)
     if images.ndim == 3:
         images = np.repeat(images[..., None], 3, axis=-1)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise UserError(f"{name}: images {images.dtype}{list(images.shape)}; uint8 [n, height, width, 3] is needed")
+    if images.dtype != np.uint8 or images.ndim != 4 or not images.shape[3]:
+        raise UserError(
+            f"{name}: images {images.dtype}{list(images.shape)}; uint8 [n, height, width, channels], or [n, height, "
+            "width] of grey ones, is needed"
+        )
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{name}: labels {labels.dtype}{list(labels.shape)}; integers [{len(images)}] are needed")
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
@@ -270,11 +274,14 @@ def _digits(split: str) -> MemoryRecords:
 
 def _synthetic(name: str, split: str, sizes: str) -> Dataset:
     fields = sizes.split(":") if sizes else []
-    if len(fields) > 2 or not all(field.isdigit() and int(field) > 0 for field in fields):
-        raise UserError(f"data set {name!r}: synthetic, synthetic:CLASSES or synthetic:CLASSES:SIDE is allowed")
-    classes, side = [int(value) for value in fields] + [1000, 256][len(fields) :]
+    if len(fields) > 3 or not all(field.isdigit() and int(field) > 0 for field in fields):
+        raise UserError(
+            f"data set {name!r}: synthetic, synthetic:CLASSES, synthetic:CLASSES:SIDE or "
+            "synthetic:CLASSES:SIDE:CHANNELS is allowed"
+        )
+    classes, side, channels = [int(value) for value in fields] + [1000, 256, 3][len(fields) :]
     counts = {"train": 1_281_167, "validation": 50_000, "test": 50_000}  # as many as ImageNet has
-    sources = {s: SyntheticRecords(count, classes, side) for s, count in counts.items()}
+    sources = {s: SyntheticRecords(count, classes, side, channels) for s, count in counts.items()}
     return _from_splits(name, split, [str(label) for label in range(classes)], sources)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from inception_jax.data import channels as image_channels
 from inception_jax.data import image_headers
 from inception_jax.data.crops import MAX_PIXELS
 from inception_jax.errors import UserError
@@ -40,7 +41,11 @@ class UndecodableImage(UserError):
 
 
 def decode(
-    encoded: bytes, name: str | Callable[[], str] = "image", max_pixels: int = MAX_PIXELS, reduction: int = 1
+    encoded: bytes,
+    name: str | Callable[[], str] = "image",
+    max_pixels: int = MAX_PIXELS,
+    reduction: int = 1,
+    channels: int = image_channels.COLOURS,
 ) -> np.ndarray:
     """Decodes the bytes of an image file.
 
@@ -49,24 +54,48 @@ def decode(
         BMP, TIFF (first page), AVIF, JPEG 2000, PPM and its relatives, Sun raster.
       name: of the file, or of the record in the data set, for errors; or a function that returns it.
       max_pixels: the largest height times width; a larger image is refused before anything is allocated for it.
-      reduction: for a JPEG, one of `REDUCTIONS`: height and width are divided by it, by a smaller inverse DCT.
+      reduction: for a JPEG, one of `REDUCTIONS`: height and width are divided by it, by a smaller inverse DCT; with
+        three channels only.
+      channels: of the result. 3: colours, whatever the file holds. 1: of a grey file, or of a colour file whose
+        channels are equal everywhere. 4: of a file with four, such as a PNG with alpha.
 
     Returns:
-      uint8 [height, width, 3], RGB. Alpha is dropped, 16 bits are cut to 8, the EXIF orientation is not applied.
+      uint8 [height, width, channels], RGB. Alpha is dropped unless there are four channels, 16 bits are cut to 8, the
+      EXIF orientation is not applied.
 
     Raises:
       UndecodableImage: the bytes are not a complete image, or the image is too large.
+      OtherChannels: the file has other channels.
     """
     read_size(encoded, name, max_pixels)
+    flags = FLAGS | REDUCTIONS[reduction] if channels == image_channels.COLOURS else cv2.IMREAD_UNCHANGED
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), FLAGS | REDUCTIONS[reduction]) if encoded else None
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
     except cv2.error as error:
         raise UndecodableImage(f"{_text(name)}: not a readable image ({len(encoded)} bytes): {error.err}") from None
     if image is None:
         raise UndecodableImage(
             f"{_text(name)}: not a readable image ({len(encoded)} bytes): truncated, or of an unknown format"
         )
-    return image
+    if channels == image_channels.COLOURS:
+        return image
+    return image_channels.fit(_as_rgb(image, channels, name), channels, name)
+
+
+def _as_rgb(image: np.ndarray, channels: int, name: str | Callable[[], str]) -> np.ndarray:
+    """An image as OpenCV decodes it unchanged, in 8 bits, RGB or RGBA; for one channel without alpha."""
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise image_channels.OtherChannels(
+            f"{_text(name)}: pixels of {image.dtype}; config.model.in_channels = {channels} takes 8 or 16 bits"
+        )
+    if image.ndim == 2:
+        return image[..., None]
+    if image.shape[2] == 4 and channels != 4:
+        image = image[..., :3]
+    order = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return cv2.cvtColor(image, order) if image.shape[2] in (3, 4) else image
 
 
 def read_size(encoded: bytes, name: str | Callable[[], str], max_pixels: int) -> tuple[int, int] | None:
@@ -88,23 +117,26 @@ def _text(name: str | Callable[[], str]) -> str:
     return name if isinstance(name, str) else name()
 
 
-def decode_image_file(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_image_file(
+    source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS, channels: int = image_channels.COLOURS
+) -> np.ndarray:
     """Reads and decodes an image file.
 
     Args:
       source: its path, or its bytes.
       max_pixels: as in `decode`.
+      channels: as in `decode`.
 
     Returns:
-      uint8 [height, width, 3], as `decode`.
+      uint8 [height, width, channels], as `decode`.
 
     Raises:
-      UserError: the file cannot be read, is not a complete image, or holds one that is too large.
+      UserError: the file cannot be read, is not a complete image, holds one that is too large or of other channels.
     """
     if isinstance(source, bytes):
-        return decode(source, max_pixels=max_pixels)
+        return decode(source, max_pixels=max_pixels, channels=channels)
     try:
         with open(source, "rb") as file:
-            return decode(file.read(), os.fspath(source), max_pixels)
+            return decode(file.read(), os.fspath(source), max_pixels, channels=channels)
     except OSError as error:
         raise UserError(f"{os.fspath(source)}: {error.strerror or error}") from None

@@ -102,10 +102,10 @@ class Protocol:
         """Cuts out all crops of an image.
 
         Args:
-          image: uint8 [height, width, 3].
+          image: uint8 [height, width, C].
           size: height and width of a crop, in pixels.
           crop: the run's own evaluation crop: all of it for "single", else its interpolation.
-          out: uint8 [crops, size, size, 3], or [size, size, 3] for "single": written to.
+          out: uint8 [crops, size, size, C], or [size, size, C] for "single": written to.
 
         Raises:
           UserError: as `list_windows`.

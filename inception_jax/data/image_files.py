@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from inception_jax.data import channels as image_channels
 from inception_jax.data import images
 from inception_jax.data.animation import is_animated
 from inception_jax.data.folder_files import SUFFIXES, is_hidden
@@ -283,18 +284,22 @@ def _decode_name(line: bytes) -> str:
     return os.fsdecode(line.removesuffix(b"\r"))
 
 
-def read_image(path: str | os.PathLike, max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike, max_pixels: int = images.MAX_PIXELS, channels: int = image_channels.COLOURS
+) -> np.ndarray:
     """Reads one image file, of which it is clear what image is meant.
 
     Args:
       path: of the file.
       max_pixels: as in `images.decode`.
+      channels: as in `images.decode`.
 
     Returns:
-      uint8 [height, width, 3], as `images.decode`.
+      uint8 [height, width, channels], as `images.decode`.
 
     Raises:
-      UserError: it cannot be read, is empty, no complete image, or animated; the message is the reason alone.
+      UserError: it cannot be read, is empty, no complete image, animated, or of other channels; the message is the
+        reason alone.
     """
     try:
         with open(path, "rb") as file:
@@ -307,6 +312,6 @@ def read_image(path: str | os.PathLike, max_pixels: int = images.MAX_PIXELS) -> 
         raise UserError("an animation: which of its frames is meant? Save that one as an image")
     name = "image"
     try:
-        return images.decode(encoded, name, max_pixels)
+        return images.decode(encoded, name, max_pixels, channels=channels)
     except UserError as error:
         raise UserError(str(error).removeprefix(f"{name}: ")) from None

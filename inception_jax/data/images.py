@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from inception_jax.data import jpeg_rows, resampling
+from inception_jax.data.channels import COLOURS
 from inception_jax.data.crops import CENTER_CROP as CENTER_CROP
 from inception_jax.data.crops import MAX_PIXELS as MAX_PIXELS
 from inception_jax.data.crops import EvalCrop as EvalCrop
@@ -33,6 +34,7 @@ INTERPOLATIONS = resampling.OPENCV
 _METHODS = list(INTERPOLATIONS)
 AUGMENTATION_RULES = ("area_aspect", "random_crop")
 _JPEG = b"\xff\xd8"
+_GREY_FLAGS = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
 BUILT_IN = (*AUGMENTATION_RULES, "none")
 """The values of `config.augmentation.rule` that are this package's."""
 
@@ -114,15 +116,15 @@ class CustomAugmentation:
 
     Attributes:
       name: `augmentation.rule`.
-      function: takes (image uint8 [height, width, 3], image_size, float64 [64] in [0, 1)) and returns uint8
-        [image_size, image_size, 3].
+      function: takes (image uint8 [height, width, C], image_size, float64 [64] in [0, 1)) and returns uint8
+        [image_size, image_size, C]; C is the network's `in_channels`, 3 by default.
     """
 
     name: str
     function: Callable[[np.ndarray, int, np.ndarray], np.ndarray]
 
     def __call__(self, image: np.ndarray, image_size: int, uniforms: np.ndarray, out: np.ndarray) -> None:
-        """Augments an image; writes to `out`, uint8 [image_size, image_size, 3].
+        """Augments an image; writes to `out`, uint8 [image_size, image_size, C].
 
         Raises:
           UserError: the function raises, or returns another shape or dtype.
@@ -173,17 +175,17 @@ def augment(
     """Crops and flips an image: a function of the image and of its position's random numbers.
 
     Args:
-      image: uint8 [height, width, 3].
+      image: uint8 [height, width, C].
       image_size: height and width of the result, in pixels.
       uniforms: float64 [64] in [0, 1), from `sampling.uniforms`.
       augmentation: the rule.
-      out: uint8 [image_size, image_size, 3] contiguous, to write to; allocated if None.
+      out: uint8 [image_size, image_size, C] contiguous, to write to; allocated if None.
 
     Returns:
       `out`.
     """
     if out is None:
-        out = np.empty((image_size, image_size, 3), np.uint8)
+        out = np.empty((image_size, image_size, image.shape[2]), np.uint8)
     interpolation = _interpolation(augmentation, uniforms)
     if augmentation.rule == "random_crop":
         image = _resize_short_side(image, augmentation.resize, interpolation)
@@ -214,31 +216,37 @@ def decode_and_augment(
       image_size: as in `augment`.
       uniforms: as in `augment`.
       augmentation: as in `augment`.
-      out: as in `augment`.
+      out: as in `augment`; its channels are those that the file is decoded to.
       name: as in `decode`.
       max_pixels: as in `decode`.
       scaled: whether a JPEG whose window has twice (4, 8 times) the size that is needed is decoded at 1/2 (1/4, 1/8):
         in less time, to other pixels, because an inverse DCT of fewer coefficients averages where `interpolation` does
-        not.
+        not. With three channels only.
 
     Returns:
       `out`.
 
     Raises:
       UndecodableImage: as in `decode`.
+      OtherChannels: as in `decode`.
     """
-    if augmentation.rule == "area_aspect" and encoded.startswith(_JPEG):
+    channels = out.shape[2]
+    if channels in (1, COLOURS) and augmentation.rule == "area_aspect" and encoded.startswith(_JPEG):
         size = read_size(encoded, name, max_pixels)
         if size is not None and min(size) >= image_size:  # a smaller image is enlarged first, all of it
             width, height = size
             window = random_window(height, width, uniforms, augmentation)
             reduction = _reduction(window, image_size) if scaled else 1
-            upper = jpeg_rows.decode(encoded, window[0] + window[2], FLAGS | REDUCTIONS[reduction], reduction)
+            flags, grey = FLAGS | REDUCTIONS[reduction], channels == 1
+            upper = jpeg_rows.decode(
+                encoded, window[0] + window[2], _GREY_FLAGS if grey else flags, reduction, grey=grey
+            )
             if upper is None and reduction > 1:
                 upper = decode(encoded, name, max_pixels, reduction)
             if upper is not None:
                 return _resize_and_flip(upper, _reduced(window, reduction), uniforms, augmentation, out)
-    return augment(decode(encoded, name, max_pixels), image_size, uniforms, augmentation, out)
+    image = decode(encoded, name, max_pixels, channels=channels)
+    return augment(image, image_size, uniforms, augmentation, out)
 
 
 def _reduction(window: tuple[int, int, int, int], image_size: int) -> int:
@@ -270,11 +278,15 @@ def _resize_and_flip(
     """Resizes a window, (top, left, height, width), to the size of `out`, and flips it where its numbers say so."""
     top, left, height, width = window
     view = image[top : top + height, left : left + width]
-    interpolation = _interpolation(augmentation, uniforms)
+    interpolation, (rows, columns) = _interpolation(augmentation, uniforms), out.shape[:2]
     if augmentation.flip and uniforms[_FLIP] < 0.5:
-        cv2.flip(cv2.resize(view, out.shape[:2], interpolation=interpolation), 1, dst=out)
+        resized = resampling.opencv_resize(view, rows, columns, interpolation)
+        if out.shape[2] <= COLOURS:
+            cv2.flip(resized, 1, dst=out)
+        else:  # OpenCV flips a limited number of channels
+            out[...] = resized[:, ::-1]
     else:
-        cv2.resize(view, out.shape[:2], dst=out, interpolation=interpolation)
+        resampling.opencv_resize(view, rows, columns, interpolation, out)
     return out
 
 
@@ -312,4 +324,4 @@ def _resize_short_side(image: np.ndarray, side: int, interpolation: int) -> np.n
     if min(image.shape[:2]) == side:
         return image
     height, width = short_side_to(side, *image.shape[:2])
-    return cv2.resize(image, (width, height), interpolation=interpolation)
+    return resampling.opencv_resize(image, height, width, interpolation)

@@ -25,7 +25,7 @@ _MARGIN = 2
 _LEAST = 16
 
 
-def decode(encoded: bytes, rows: int, flags: int, reduction: int = 1) -> np.ndarray | None:
+def decode(encoded: bytes, rows: int, flags: int, reduction: int = 1, grey: bool = False) -> np.ndarray | None:
     """Decodes the upper rows of a JPEG.
 
     Args:
@@ -33,17 +33,20 @@ def decode(encoded: bytes, rows: int, flags: int, reduction: int = 1) -> np.ndar
       rows: how many are needed.
       flags: of `cv2.imdecode`; a colour mode.
       reduction: by which the flags reduce height and width.
+      grey: whether the flags ask for one channel, which only a grey file has.
 
     Returns:
-      uint8 [at least `rows` / reduction, width / reduction, 3], whose first rows are those of the whole image. None
-      where the whole image is to be decoded instead: it is no sequential JPEG of one scan without restart markers, it
-      is truncated, or nearly all of its rows are needed.
+      uint8 [at least `rows` / reduction, width / reduction, 3, or 1 of a grey one], whose first rows are those of the
+      whole image. None where the whole image is to be decoded instead: it is no sequential JPEG of one scan without
+      restart markers, it is truncated, or nearly all of its rows are needed.
     """
     try:
         frame, scan = _find_headers(encoded)
         height, width, components = struct.unpack_from(">HHB", encoded, frame + 3)
         scan_components = encoded[scan + 2]
     except (ValueError, IndexError, struct.error):  # damaged headers: decoding all of it says so
+        return None
+    if grey and components != 1:
         return None
     rows += _MARGIN * reduction
     # With fewer components there are other scans after this one.
@@ -59,8 +62,10 @@ def decode(encoded: bytes, rows: int, flags: int, reduction: int = 1) -> np.ndar
         image = cv2.imdecode(upper, flags)
     except cv2.error:
         return None
-    shape = -(-rows // reduction), -(-width // reduction), 3
-    return image if image is not None and image.shape == shape else None
+    shape = -(-rows // reduction), -(-width // reduction), *(() if grey else (3,))
+    if image is None or image.shape != shape:
+        return None
+    return image[..., None] if grey else image
 
 
 def _find_headers(encoded: bytes) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from inception_jax.data import activity, images
+from inception_jax.data import channels as image_channels
 from inception_jax.data.datasets import Dataset
 from inception_jax.data.eval_protocols import SINGLE, Protocol
 from inception_jax.data.loader import DataLoader, ThreadProducer
@@ -60,6 +61,7 @@ class _Pipeline:
         prefetch: int = 2,
         skip_corrupt: bool = False,
         max_pixels: int = images.MAX_PIXELS,
+        channels: int = image_channels.COLOURS,
     ):
         _check_whole("batch_size", batch_size, 1)
         _check_whole("image_size", image_size, 1)
@@ -82,6 +84,23 @@ class _Pipeline:
         # number of processes.
         self.local_batch_size = batch_size // process_count
         self._first_row = process_index * self.local_batch_size
+        self.channels = _check_whole("channels", channels, 1)
+        self._check_channels()
+
+    def _check_channels(self) -> None:
+        """Reads the first record, where its channels may be others than the network's: before anything is compiled.
+
+        Raises:
+          OtherChannels: it has other channels.
+        """
+        if self.channels != image_channels.COLOURS or self.dataset.source.in_memory:
+            try:
+                image, _ = self.dataset.source[0]
+                self._decode(image, lambda: self.dataset.record_name(0))
+            except image_channels.OtherChannels:
+                raise
+            except UserError:  # of a record that cannot be read: when its turn comes, by `skip_corrupt`
+                return
 
     def batch(self, k: int, rows: int | None = None) -> Batch:
         """This process's rows of global batch `k`, or only the first ones; always the same for the same `k`."""
@@ -90,7 +109,7 @@ class _Pipeline:
     def _empty_batch(self, rows: int | None = None) -> Batch:
         b, side = self.local_batch_size if rows is None else min(rows, self.local_batch_size), self.image_size
         return {
-            "image": np.zeros((b, side, side, 3), np.uint8),
+            "image": np.zeros((b, side, side, self.channels), np.uint8),
             "label": np.zeros(b, np.int32),
             "mask": np.zeros(b, np.bool_),
         }
@@ -99,9 +118,9 @@ class _Pipeline:
         """Writes the network's view of a record's image to `out`.
 
         Args:
-          image: the record's: a file, or uint8 [height, width, 3].
+          image: the record's: a file, or uint8 [height, width, C].
           numbers: the random numbers of its position.
-          out: uint8 [image_size, image_size, 3].
+          out: uint8 [image_size, image_size, channels].
           name: returns the name of the record.
         """
         raise NotImplementedError
@@ -130,7 +149,17 @@ class _Pipeline:
         activity.warn_once(self.dataset.record_name(index), f"left out: {error}")
 
     def _decode(self, image: bytes | np.ndarray, name: Callable[[], str]) -> np.ndarray:
-        return images.decode(image, name, self.max_pixels) if isinstance(image, bytes) else image
+        if isinstance(image, bytes):
+            return images.decode(image, name, self.max_pixels, channels=self.channels)
+        return image_channels.fit(image, self.channels, name)
+
+    def decode_record(self, index: int) -> np.ndarray:
+        """Reads and decodes the image of a record: uint8 [height, width, channels].
+
+        Raises:
+          UserError: it cannot be read or decoded, or has other channels.
+        """
+        return self._decode(self.dataset.record(index)[0], lambda: self.dataset.record_name(index))
 
     def check_shared_memory(self) -> None:
         """Checks that shared memory can hold the batches of the worker processes, where there are any.
@@ -191,8 +220,9 @@ class TrainPipeline(_Pipeline):
         prefetch: int = 2,
         skip_corrupt: bool = False,
         max_pixels: int = images.MAX_PIXELS,
+        channels: int = image_channels.COLOURS,
     ):
-        """Makes a pipeline; nothing is read yet.
+        """Makes a pipeline; no more than one record is read yet.
 
         Args:
           dataset: to train on.
@@ -214,6 +244,7 @@ class TrainPipeline(_Pipeline):
           skip_corrupt: for a record that cannot be read or decoded, or has no label. False: it raises. True: its row is
             black, with label 0 and mask False, and one line on standard error names it, once in each process.
           max_pixels: the largest image that is decoded, height times width.
+          channels: of the network's input; see `channels.fit`.
 
         Raises:
           UserError: a value out of range, named.
@@ -229,6 +260,7 @@ class TrainPipeline(_Pipeline):
             prefetch=prefetch,
             skip_corrupt=skip_corrupt,
             max_pixels=max_pixels,
+            channels=channels,
         )
         self.augmentation: images.Augmentation | images.CustomAugmentation | images.EvalCrop
         if isinstance(augmentation, images.EvalCrop | images.CustomAugmentation):
@@ -237,11 +269,20 @@ class TrainPipeline(_Pipeline):
             self.augmentation = images.from_fields(images.Augmentation, augmentation, "augmentation")
             self.augmentation.check_size(image_size)
         self.policy = policy
+        if policy and channels != image_channels.COLOURS:
+            raise UserError(
+                f"config.augmentation.policy = {policy.method!r}: it is defined for colours; with "
+                f"config.model.in_channels = {channels} leave it 'none'"
+            )
         images.check_choice("data.decode", decode, ("exact", "scaled"))
         self._scaled = decode == "scaled"
         if self._scaled and getattr(self.augmentation, "rule", "none") != "area_aspect":
             raise UserError(
                 "data.decode: 'scaled' has no effect without augmentation.rule 'area_aspect'; leave it 'exact'"
+            )
+        if self._scaled and channels != image_channels.COLOURS:
+            raise UserError(
+                f"data.decode: 'scaled' is for colours; with model.in_channels = {channels} leave it 'exact'"
             )
         if self._scaled and dataset.source.in_memory:
             raise UserError(
@@ -269,8 +310,8 @@ class TrainPipeline(_Pipeline):
           rows: of them, the first ones; None: all.
 
         Returns:
-          "image" uint8 [local_batch_size, image_size, image_size, 3], "label" int32 [local_batch_size], "mask" bool
-          [local_batch_size], False for the records that `skip_corrupt` leaves out.
+          "image" uint8 [local_batch_size, image_size, image_size, channels], "label" int32 [local_batch_size], "mask"
+          bool [local_batch_size], False for the records that `skip_corrupt` leaves out.
 
         Raises:
           UserError: a record that cannot be read or decoded, named; not with `skip_corrupt`.
@@ -295,7 +336,7 @@ class TrainPipeline(_Pipeline):
                     image, size, crop_numbers, augmentation, out, name, self.max_pixels, scaled=self._scaled
                 )
             else:
-                images.augment(image, size, crop_numbers, augmentation, out=out)
+                images.augment(self._decode(image, name), size, crop_numbers, augmentation, out=out)
         elif isinstance(augmentation, images.CustomAugmentation):
             augmentation(self._decode(image, name), size, crop_numbers, out)
         else:
@@ -339,8 +380,9 @@ class EvalPipeline(_Pipeline):
         prefetch: int = 2,
         skip_corrupt: bool = False,
         max_pixels: int = images.MAX_PIXELS,
+        channels: int = image_channels.COLOURS,
     ):
-        """Makes a pipeline; nothing is read yet.
+        """Makes a pipeline; no more than one record is read yet.
 
         Args:
           dataset: to evaluate on.
@@ -355,6 +397,7 @@ class EvalPipeline(_Pipeline):
           prefetch: as in `TrainPipeline`.
           skip_corrupt: as in `TrainPipeline`.
           max_pixels: as in `TrainPipeline`.
+          channels: as in `TrainPipeline`.
 
         Raises:
           UserError: a value out of range, named.
@@ -370,6 +413,7 @@ class EvalPipeline(_Pipeline):
             prefetch=prefetch,
             skip_corrupt=skip_corrupt,
             max_pixels=max_pixels,
+            channels=channels,
         )
         self.crop = images.from_fields(images.EvalCrop, crop, "crop")
         self.protocol = protocol
@@ -387,7 +431,8 @@ class EvalPipeline(_Pipeline):
           rows: as in `TrainPipeline.batch`.
 
         Returns:
-          As `TrainPipeline.batch`; with several crops "image" is [local_batch_size, crops, image_size, image_size, 3].
+          As `TrainPipeline.batch`; with several crops "image" is [local_batch_size, crops, image_size, image_size,
+          channels].
           Past the last example: black images of label 0, mask False.
 
         Raises:

@@ -4,7 +4,7 @@
 
 Each source has `len(source)`, `source[i] -> (image, label)`, `record_name(i)`, the record's name in messages, and
 `digest()`, by which a run knows its data again. An image is either the bytes of an image file or uint8 [height, width,
-3]. All sources pickle, and any thread may read from them.
+C]. All sources pickle, and any thread may read from them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class MemoryRecords:
     """Arrays in memory.
 
     Attributes:
-      images: uint8 [n, height, width, 3].
+      images: uint8 [n, height, width, C].
       labels: int [n].
     """
 
@@ -162,10 +162,10 @@ class OwnRecords:
             raise UserError(f"{self.name}, item {index}: {type(error).__name__}: {error}") from error
         if not isinstance(image, bytes):
             image = np.asarray(image)
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            if image.dtype != np.uint8 or image.ndim != 3 or not image.shape[2]:
                 raise UserError(
-                    f"{self.name}, item {index}: an image {image.dtype}{list(image.shape)}; uint8 [height, width, 3], "
-                    "or the bytes of an image file, is needed"
+                    f"{self.name}, item {index}: an image {image.dtype}{list(image.shape)}; uint8 [height, width, "
+                    "channels], or the bytes of an image file, is needed"
                 )
         return image, label
 
@@ -187,21 +187,23 @@ class SyntheticRecords:
       num_examples: length of the source.
       num_classes: labels are below it.
       side: height and width of the images, in pixels.
+      channels: of the images.
     """
 
     num_examples: int
     num_classes: int
     side: int
+    channels: int = 3
     in_memory = True
 
     def __len__(self) -> int:
         return self.num_examples
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        size = self.side * self.side * 3
+        size = self.side * self.side * self.channels
         block = _noise(2 * size)
         start = index * 7919 % size  # a prime stride: successive images differ
-        return block[start : start + size].reshape(self.side, self.side, 3), index % self.num_classes
+        return block[start : start + size].reshape(self.side, self.side, self.channels), index % self.num_classes
 
     @property
     def labels(self) -> np.ndarray:
@@ -211,7 +213,8 @@ class SyntheticRecords:
         return f"record {index}"
 
     def digest(self) -> str:
-        return sha256("synthetic", self.num_examples, self.num_classes, self.side)
+        channels = () if self.channels == 3 else (self.channels,)
+        return sha256("synthetic", self.num_examples, self.num_classes, self.side, *channels)
 
 
 def read_labels(source: RecordSource) -> np.ndarray:

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from inception_jax.data.channels import COLOURS
+
 OPENCV = {
     "bilinear": cv2.INTER_LINEAR,
     "area": cv2.INTER_AREA,
@@ -20,19 +22,52 @@ PILLOW = {"pil_bilinear": Image.Resampling.BILINEAR, "pil_bicubic": Image.Resamp
 
 Resize = Callable[[np.ndarray, int, int], np.ndarray]
 
+_OPENCV_CHANNELS = 4  # more of them `INTER_AREA` does not resize
+
+
+def opencv_resize(
+    image: np.ndarray, height: int, width: int, interpolation: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Resizes an image of any number of channels by OpenCV, which takes up to four, and drops the axis of one.
+
+    Args:
+      image: uint8 [h, w, C].
+      height: of the result, in pixels.
+      width: of the result.
+      interpolation: a value of `OPENCV`.
+      out: uint8 [height, width, C] contiguous, to write to; allocated if None.
+
+    Returns:
+      uint8 [height, width, C], `out` where it is given.
+    """
+    channels = image.shape[2]
+    if channels <= _OPENCV_CHANNELS:
+        resized = cv2.resize(image, (width, height), dst=out, interpolation=interpolation)
+        return resized.reshape(height, width, channels)
+    if out is None:
+        out = np.empty((height, width, channels), np.uint8)
+    for first in range(0, channels, _OPENCV_CHANNELS):
+        part = np.ascontiguousarray(image[..., first : first + _OPENCV_CHANNELS])
+        out[..., first : first + _OPENCV_CHANNELS] = opencv_resize(part, height, width, interpolation)
+    return out
+
 
 def _opencv(interpolation: int) -> Resize:
     def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         if image.shape[:2] == (height, width):
             return image
-        return cv2.resize(image, (width, height), interpolation=interpolation)
+        return opencv_resize(image, height, width, interpolation)
 
     return resize
 
 
 def _pillow(filter: Image.Resampling) -> Resize:
     def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), filter))
+        if image.shape[2] == COLOURS:
+            return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), filter))
+        # Each channel alone: Pillow would multiply colours by a fourth channel, which it takes for alpha.
+        channels = (Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(image, 2, 0))
+        return np.stack([np.asarray(channel.resize((width, height), filter)) for channel in channels], axis=-1)
 
     return resize
 
@@ -45,12 +80,12 @@ def tf_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     here they are rounded to the nearest byte, so that a pixel may be off by half a step of 1/255.
 
     Args:
-      image: uint8 [h, w, 3].
+      image: uint8 [h, w, C].
       height: of the result, in pixels.
       width: of the result, in pixels.
 
     Returns:
-      uint8 [height, width, 3].
+      uint8 [height, width, C].
     """
     top, bottom, down = _source_pixels(image.shape[0], height)
     left, right, along = _source_pixels(image.shape[1], width)
@@ -73,4 +108,4 @@ RESIZES: dict[str, Resize] = {
     **{name: _pillow(filter) for name, filter in PILLOW.items()},
     "tf_bilinear": tf_bilinear,
 }
-"""Each takes uint8 [h, w, 3], a height and a width, and returns uint8 [height, width, 3], which may be its input."""
+"""Each takes uint8 [h, w, C], a height and a width, and returns uint8 [height, width, C], which may be its input."""

@@ -81,7 +81,7 @@ def _activations(setup: Setup, state: TrainState, examples: int) -> int:
 
     size = setup.input.image_size
     batch = {
-        "image": jax.ShapeDtypeStruct((examples, size, size, 3), jnp.uint8),
+        "image": jax.ShapeDtypeStruct((examples, size, size, setup.input.channels), jnp.uint8),
         "label": jax.ShapeDtypeStruct((examples,), jnp.int32),
     }
     kept = jax.eval_shape(

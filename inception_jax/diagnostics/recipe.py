@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from inception_jax.benchmarks.memory import device_memory, format_bytes
 from inception_jax.config import Config
-from inception_jax.data import images
 from inception_jax.data.datasets import Dataset
 from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.diagnostics import environment, memory_estimate
@@ -98,9 +97,10 @@ def check_decoding(setup: Setup) -> Finding:
         threads=1,
         workers=0,
         max_pixels=pipeline.max_pixels,
+        channels=pipeline.channels,
     )
     try:
-        _decode_first(setup.data.eval.dataset, pipeline.max_pixels)
+        setup.data.eval.decode_record(0)
         single.batch(0)  # the first one opens files
         started, count = time.perf_counter(), 0
         while count < _MOST_IMAGES and (count == 0 or time.perf_counter() - started < _DECODE_SECONDS):
@@ -114,12 +114,6 @@ def check_decoding(setup: Setup) -> Finding:
         return warn("decoding", str(error), remedy)
     where = f"{pipeline.workers} workers of " * bool(pipeline.workers) + f"{pipeline.threads} threads"
     return ok("decoding", f"{speed:,.0f} images/s by one thread; the run decodes in {where}")
-
-
-def _decode_first(dataset: Dataset, max_pixels: int) -> None:
-    image, _ = dataset.record(0)
-    if isinstance(image, bytes):
-        images.decode(image, dataset.record_name(0), max_pixels)
 
 
 def check_statistics(setup: Setup, state: TrainState) -> Finding:

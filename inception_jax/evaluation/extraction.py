@@ -75,7 +75,7 @@ def last_endpoint(network: FeatureExtractor) -> str:
 
 def _abstract_images(network: FeatureExtractor) -> jax.ShapeDtypeStruct:
     size = network.input.eval_image_size
-    return jax.ShapeDtypeStruct((1, size, size, 3), np.dtype(network.model.dtype))
+    return jax.ShapeDtypeStruct((1, size, size, network.input.channels), np.dtype(network.model.dtype))
 
 
 def feature_shapes(
@@ -142,7 +142,7 @@ def compile_step(
         rows = {name: output.logits if name == LOGITS else output.endpoint(name) for name in endpoints}
         return {}, {name: _shaped(value, pool).astype(dtype) for name, value in rows.items()}
 
-    shape = network.devices.abstract_batch(batch_size, network.input.eval_image_size)
+    shape = network.devices.abstract_batch(batch_size, network.input.eval_image_size, channels=network.input.channels)
     return network.devices.compile_eval(step, network.variables, shape)
 
 
@@ -160,7 +160,7 @@ def features(
 
     Args:
       network: from `trained_network.load`.
-      batches: as from `data.pipeline.EvalPipeline`: "image" uint8 [B, H, W, 3] of the network's size, "label"
+      batches: as from `data.pipeline.EvalPipeline`: "image" uint8 [B, H, W, C] of the network's size, "label"
         [B], "mask" [B].
       endpoints: names, the network's own or TF-slim's, and "logits".
       batch_size: B, a multiple of the devices.
@@ -187,31 +187,32 @@ def features(
 
 
 def image_batches(
-    inputs: Iterable[np.ndarray], batch_size: int, image_size: int, crop: images.EvalCrop
+    inputs: Iterable[np.ndarray], batch_size: int, image_size: int, crop: images.EvalCrop, channels: int = 3
 ) -> Iterator[dict[str, np.ndarray]]:
     """Makes batches for `features` from images of any size; labels are -1.
 
     Args:
-      inputs: uint8 [height, width, 3] each, RGB; read one by one.
+      inputs: uint8 [height, width, channels] each; read one by one.
       batch_size: rows of each batch; the last one is padded with black images, whose mask is False.
       image_size: height and width of the result, in pixels.
       crop: the evaluation crop.
+      channels: of each image.
     """
-    batch, filled = _empty(batch_size, image_size), 0
+    batch, filled = _empty(batch_size, image_size, channels), 0
     for image in inputs:
         images.center_crop(image, image_size, crop, out=batch["image"][filled])
         batch["mask"][filled] = True
         filled += 1
         if filled == batch_size:
             yield batch
-            batch, filled = _empty(batch_size, image_size), 0
+            batch, filled = _empty(batch_size, image_size, channels), 0
     if filled:
         yield batch
 
 
-def _empty(batch_size: int, image_size: int) -> dict[str, np.ndarray]:
+def _empty(batch_size: int, image_size: int, channels: int) -> dict[str, np.ndarray]:
     return {
-        "image": np.zeros((batch_size, image_size, image_size, 3), np.uint8),
+        "image": np.zeros((batch_size, image_size, image_size, channels), np.uint8),
         "label": np.full(batch_size, -1, np.int32),
         "mask": np.zeros(batch_size, bool),
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from inception_jax.data import channels as image_channels
 from inception_jax.data import images
 from inception_jax.errors import UserError
 
@@ -31,34 +32,42 @@ def as_list(inputs: Images) -> list[Any]:
     return found
 
 
-def decode(inputs: Sequence[Any], max_pixels: int = images.MAX_PIXELS) -> Iterator[np.ndarray]:
-    """Yields images uint8 [height, width, 3], each when it is needed.
+def decode(
+    inputs: Sequence[Any], max_pixels: int = images.MAX_PIXELS, channels: int = image_channels.COLOURS
+) -> Iterator[np.ndarray]:
+    """Yields images uint8 [height, width, channels], each when it is needed.
 
     Args:
       inputs: arrays, or paths of image files.
       max_pixels: the largest file that is decoded, height times width.
+      channels: of the network's input; see `channels.fit`.
 
     Raises:
-      UserError: a file cannot be decoded, or an array is no image.
+      UserError: a file cannot be decoded, an array is no image, or an image has other channels.
     """
-    return (decode_one(position, given, max_pixels) for position, given in enumerate(inputs))
+    return (decode_one(position, given, max_pixels, channels) for position, given in enumerate(inputs))
 
 
-def decode_one(position: int, given: Any, max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
-    """Returns an image uint8 [height, width, 3].
+def decode_one(
+    position: int, given: Any, max_pixels: int = images.MAX_PIXELS, channels: int = image_channels.COLOURS
+) -> np.ndarray:
+    """Returns an image uint8 [height, width, channels].
 
     Args:
       position: of the image among others, for the message.
       given: an array, or the path of an image file.
       max_pixels: as in `decode`.
+      channels: as in `decode`.
 
     Raises:
       UserError: as `decode`.
     """
-    image = images.decode_image_file(given, max_pixels) if isinstance(given, str | os.PathLike) else np.asarray(given)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+    if isinstance(given, str | os.PathLike):
+        return images.decode_image_file(given, max_pixels, channels)
+    image = np.asarray(given)
+    if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
         raise UserError(
-            f"image {position}: {image.dtype} {image.shape}; an image is uint8 [height, width, 3], RGB, not yet "
-            "normalized, or the path of a file"
+            f"image {position}: {image.dtype} {image.shape}; an image is uint8 [height, width, {channels}]"
+            f"{', RGB' * (channels == image_channels.COLOURS)}, not yet normalized, or the path of a file"
         )
-    return image
+    return image_channels.fit(image, channels, f"image {position}")

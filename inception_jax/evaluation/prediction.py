@@ -67,7 +67,8 @@ class Prediction:
       classes: int32 [k], their numbers.
       probabilities: float [k].
       error: why the file cannot be read; "" where it can.
-      image: uint8 [image_size, image_size, 3], the crop that the network sees, where it is asked for; else None.
+      image: uint8 [image_size, image_size, in_channels], the crop that the network sees, where it is asked for; else
+        None.
       saliency: float [image_size, image_size] from 0 to 1, of the most probable class, where it is asked for
         (`features.explanation.explain`); else None.
     """
@@ -83,7 +84,7 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Crop(Generic[_T]):
-    """An input, and its crop uint8 [image_size, image_size, 3], or the reason why there is none."""
+    """An input, and its crop uint8 [image_size, image_size, C], or the reason why there is none."""
 
     given: _T
     image: np.ndarray | None
@@ -99,10 +100,10 @@ def predict(
       UserError: the network has no classifier, a file cannot be decoded, or an image is none.
     """
     listed = image_inputs.as_list(inputs)
-    frame = network.input.eval_image_size, network.input.eval_crop
+    frame, channels = (network.input.eval_image_size, network.input.eval_crop), network.input.channels
 
     def load(numbered: tuple[int, Any]) -> _Crop[tuple[int, Any]]:
-        return _Crop(numbered, images.center_crop(image_inputs.decode_one(*numbered, max_pixels), *frame))
+        return _Crop(numbered, images.center_crop(image_inputs.decode_one(*numbered, max_pixels, channels), *frame))
 
     batch_size = network.devices.round_up(min(batch_size, len(listed)))
     found = [rows for _, rows in _predict(network, iter(enumerate(listed)), load, top_k, batch_size)]
@@ -136,14 +137,14 @@ def _predict_files(
     keep_images: bool,
     max_pixels: int,
 ) -> Iterator[Prediction]:
-    frame = network.input.eval_image_size, network.input.eval_crop
+    frame, channels = (network.input.eval_image_size, network.input.eval_crop), network.input.channels
 
     def load(file: str | os.PathLike | Unreadable) -> _Crop[str]:
         if isinstance(file, Unreadable):
             return _Crop(file.path, None, file.reason)
         path = os.fsdecode(file)
         try:
-            return _Crop(path, images.center_crop(image_files.read_image(path, max_pixels), *frame))
+            return _Crop(path, images.center_crop(image_files.read_image(path, max_pixels, channels), *frame))
         except UserError as error:
             return _Crop(path, None, str(error))
 
@@ -171,7 +172,7 @@ def _predict(
         for group in _groups(loaded, batch_size):
             pixels = [crop.image for crop in group if crop.image is not None]
             batch: dict[str, np.ndarray] = {
-                "image": np.zeros((batch_size, size, size, 3), np.uint8),
+                "image": np.zeros((batch_size, size, size, network.input.channels), np.uint8),
                 "label": np.zeros(batch_size, np.int32),  # for the loss, which is not read here
                 "mask": np.arange(batch_size) < len(pixels),
             }

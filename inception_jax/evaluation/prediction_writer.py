@@ -16,6 +16,7 @@ from typing import IO, Any
 import cv2
 import numpy as np
 
+from inception_jax.data.channels import to_rgb
 from inception_jax.data.folder_files import SUFFIXES
 from inception_jax.data.names import one_line, printable
 from inception_jax.errors import UserError, counted, write_error
@@ -185,7 +186,9 @@ class PredictionWriter:
             return None
         grey = (255 * prediction.saliency).round().astype(np.uint8)
         zoom = max(1, _SIDE // len(grey))
-        sides = [side.repeat(zoom, 0).repeat(zoom, 1) for side in (prediction.image[..., ::-1], _grey_to_bgr(grey))]
+        sides = [
+            side.repeat(zoom, 0).repeat(zoom, 1) for side in (to_rgb(prediction.image)[..., ::-1], _grey_to_bgr(grey))
+        ]
         border = np.full((len(sides[0]), 4, 3), 255, np.uint8)
         stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(printable(prediction.path)))[0])[:80]
         path = self._explanations / f"{self.total:06d}_{stem}.png"

@@ -167,7 +167,7 @@ class TrainedNetwork:
                 top_k=top_k,
                 every_class=every_class,
             )
-            batch = self.devices.abstract_batch(batch_size, self.image_size, crops=crops)
+            batch = self.devices.abstract_batch(batch_size, self.image_size, crops=crops, channels=self.input.channels)
             self._compiled[key] = self.devices.compile_eval(step, self.variables, batch)
         return self._compiled[key]
 
@@ -225,7 +225,7 @@ class TrainedNetwork:
         """Predicts the most probable classes of images of any size.
 
         Args:
-          inputs: images uint8 [height, width, 3], RGB, or paths of image files; one or several.
+          inputs: images uint8 [height, width, in_channels] (3: RGB or grey), or paths of image files; one or several.
           top_k: classes per image, at most; `class_names` has their names.
           batch_size: images per step; rounded up to a multiple of the devices.
 
@@ -297,8 +297,8 @@ class TrainedNetwork:
         key = names, pool, batch_size
         if key not in self._compiled:
             self._compiled[key] = extraction.compile_step(self, names, batch_size=batch_size, pool=pool)
-        decoded = image_inputs.decode(listed, self.config.data.max_pixels)
-        batches = extraction.image_batches(decoded, batch_size, self.image_size, self.crop)
+        decoded = image_inputs.decode(listed, self.config.data.max_pixels, self.input.channels)
+        batches = extraction.image_batches(decoded, batch_size, self.image_size, self.crop, self.input.channels)
         rows = extraction.features(self, batches, names, batch_size=batch_size, pool=pool, step=self._compiled[key])
         parts = list(rows)
         return {name: np.concatenate([part[name] for part in parts]) for name in names}

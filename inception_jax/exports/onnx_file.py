@@ -108,7 +108,7 @@ def _model(
         return [output.logits if name == "logits" else output.endpoint(name) for name in names]
 
     rows = jax.export.symbolic_shape("n")[0] if isinstance(batch, str) else batch
-    shape = (rows, *size, 3)
+    shape = (rows, *size, model.in_channels)
     leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in flat.values()]
     closed = jax.make_jaxpr(run)(leaves, jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)))
     graph = Graph(dtype)
@@ -132,7 +132,7 @@ def _model(
     weights = sum(array.nbytes for array in graph.initializers.values())
     if weights > _MOST_BYTES:
         raise UserError(f"ONNX export: {weights:,} bytes of weights; a file holds {_MOST_BYTES:,} at most")
-    return _proto(onnx, graph, outputs, described, (batch, size, layout), opset, dtype)
+    return _proto(onnx, graph, outputs, described, (batch, (*size, model.in_channels), layout), opset, dtype)
 
 
 def _nested(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
@@ -151,16 +151,16 @@ def _proto(
     graph: Graph,
     outputs: Mapping[str, str],
     described: list[tuple[str, list[Any]]],
-    images: tuple[int | str, tuple[int, int], str],
+    images: tuple[int | str, tuple[int, int, int], str],
     opset: int,
     dtype: np.dtype,
 ) -> Any:
     helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(dtype)
-    batch, size, layout = images
+    batch, (height, width, channels), layout = images
     # An output has its requested name, whatever the name of the value in the graph.
     nodes = [helper.make_node(n.op, n.inputs, [n.output], name=n.name, **n.attributes) for n in graph.nodes]
     nodes += [helper.make_node("Identity", [value], [name]) for name, value in outputs.items()]
-    image_shape = [batch, *size, 3] if layout == "NHWC" else [batch, 3, *size]
+    image_shape = [batch, height, width, channels] if layout == "NHWC" else [batch, channels, height, width]
     weights = [onnx.numpy_helper.from_array(array, name) for name, array in graph.initializers.items()]
     proto = helper.make_graph(
         nodes,

@@ -49,8 +49,8 @@ def export_stablehlo(
       platforms: where the program will run, of `PLATFORMS`; each adds its own variant of the convolutions.
 
     Returns:
-      What was written. The program takes normalized images [batch, height, width, 3] in the model's dtype, and returns
-      {"logits": [batch, num_classes], endpoint: …}.
+      What was written. The program takes normalized images [batch, height, width, in_channels] in the model's dtype,
+      and returns {"logits": [batch, num_classes], endpoint: …}.
 
     Raises:
       UserError: no platform, or an unknown one; an invalid image size; or the file cannot be written.
@@ -72,10 +72,10 @@ def export_stablehlo(
         return {"logits": output.logits, **named}
 
     rows = export.symbolic_shape("batch")[0] if batch is None else batch
-    images = jax.ShapeDtypeStruct((rows, height, width, 3), jnp.dtype(model.dtype))
+    images = jax.ShapeDtypeStruct((rows, height, width, model.in_channels), jnp.dtype(model.dtype))
     if variables is None:
         if abstract_variables is None:
-            one = jax.ShapeDtypeStruct((1, height, width, 3), images.dtype)
+            one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
             made = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), one)
             abstract_variables = {
                 collection: {name: layer for name, layer in layers.items() if not name.startswith("aux")}

@@ -54,14 +54,14 @@ def _compile(network: TrainedNetwork, batch_size: int) -> Any:
         )
         return {}, class_saliency(network.model, variables, inputs, batch["label"]).astype(np.float32)
 
-    batch = network.devices.abstract_batch(batch_size, network.image_size)
+    batch = network.devices.abstract_batch(batch_size, network.image_size, channels=network.input.channels)
     return network.devices.compile_eval(step, network.variables, batch)
 
 
 def _maps(network: TrainedNetwork, step: Any, shown: list[Prediction], batch_size: int) -> list[np.ndarray]:
     size, count = network.image_size, len(shown)
     batch: dict[str, np.ndarray] = {
-        "image": np.zeros((batch_size, size, size, 3), np.uint8),
+        "image": np.zeros((batch_size, size, size, network.input.channels), np.uint8),
         "label": np.zeros(batch_size, np.int32),
         "mask": np.arange(batch_size) < count,
     }

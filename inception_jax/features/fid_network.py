@@ -91,6 +91,12 @@ class FeatureNetwork:
     endpoint: str
     _compiled: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        if (channels := getattr(self.network.input, "channels", 3)) != 3:
+            raise UserError(
+                f"the network reads images of {channels} channels; generative metrics compare colour images"
+            )
+
     @property
     def image_size(self) -> int:
         """Height and width of the input, in pixels."""

@@ -25,12 +25,12 @@ def saliency(
     Args:
       model: the network.
       variables: its weights.
-      images: float [B, H, W, 3], normalized.
+      images: float [B, H, W, C], normalized.
       endpoint: its name, or TF-slim's, or "logits".
       channel: from 0; negative: from the end.
 
     Returns:
-      float [B, H, W, 3], the dtype of `images`; an example's gradient depends on that example alone.
+      float [B, H, W, C], the dtype of `images`; an example's gradient depends on that example alone.
 
     Raises:
       UserError: the endpoint has no such channel.
@@ -54,7 +54,7 @@ def class_saliency(model: nn.Module, variables: Mapping[str, Any], images: jax.A
     Args:
       model: the network.
       variables: its weights.
-      images: float [B, H, W, 3], normalized.
+      images: float [B, H, W, C], normalized.
       classes: int [B], the class of each image whose logit is differentiated.
 
     Returns:

@@ -24,6 +24,7 @@ class BaseNetwork(nn.Module):
     Attributes:
       num_classes: outputs of every classifier; 0: no classifier and no auxiliary heads (as in slim and timm), and
         `logits` are the features [B, features] before the classifier.
+      in_channels: channels of the images; 3: colours.
       width_multiplier: scales the filters of every layer by slim's rule, max(int(filters · multiplier), min_width);
         1 is the paper's network.
       min_width: the smallest number of filters of a layer if the multiplier is not 1.
@@ -45,6 +46,7 @@ class BaseNetwork(nn.Module):
     """
 
     num_classes: int = 1000
+    in_channels: int = 3
     width_multiplier: float = 1.0
     min_width: int = 16
     aux_heads: bool = True
@@ -69,6 +71,7 @@ class BaseNetwork(nn.Module):
         for field in dataclasses.fields(self):
             checks.check_kind(field.name, getattr(self, field.name), field.default)
         checks.check_number("num_classes", self.num_classes, "0 or more", self.num_classes >= 0)
+        checks.check_number("in_channels", self.in_channels, "from 1 to 1024", 1 <= self.in_channels <= 1024)
         checks.check_number("min_width", self.min_width, "at least 1", self.min_width >= 1)
         checks.check_number(
             "width_multiplier", self.width_multiplier, "above 0, up to 1000", 0 < self.width_multiplier <= 1000

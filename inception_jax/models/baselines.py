@@ -88,7 +88,7 @@ class AlexNet(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalized; H and W at least 67 pixels (Caffe: 227).
+          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 67 pixels (Caffe: 227).
           train: whether dropout (and batch statistics, with batch norm) is on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -99,7 +99,7 @@ class AlexNet(BaseNetwork):
         Raises:
           ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
-        checks.check_images(images, ALEXNET_MIN_IMAGE_SIZE, "alexnet")
+        checks.check_images(images, ALEXNET_MIN_IMAGE_SIZE, "alexnet", self.in_channels)
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(Normal(0.01), Normal(0.01))
         biased = dataclasses.replace(options, linear_init=Normal(0.005), bias=0.1)
@@ -146,7 +146,7 @@ class VGG16(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalized; H and W at least 32 pixels (the paper: 224).
+          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 32 pixels (the paper: 224).
           train: whether dropout (and batch statistics, with batch norm) is on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -156,7 +156,7 @@ class VGG16(BaseNetwork):
         Raises:
           ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
-        checks.check_images(images, VGG16_MIN_IMAGE_SIZE, "vgg16")
+        checks.check_images(images, VGG16_MIN_IMAGE_SIZE, "vgg16", self.in_channels)
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_xavier, slim_xavier)
         endpoints: dict[str, jax.Array] = {}
@@ -204,7 +204,7 @@ class NetworkInNetwork(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalized; H and W at least 67 pixels (Caffe: 224).
+          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 67 pixels (Caffe: 224).
           train: whether dropout (and batch statistics, with batch norm) is on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -214,7 +214,7 @@ class NetworkInNetwork(BaseNetwork):
         Raises:
           ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
-        checks.check_images(images, NETWORK_IN_NETWORK_MIN_IMAGE_SIZE, "network_in_network")
+        checks.check_images(images, NETWORK_IN_NETWORK_MIN_IMAGE_SIZE, "network_in_network", self.in_channels)
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(Normal(0.05), Normal(0.05))
         endpoints: dict[str, jax.Array] = {}

@@ -76,11 +76,12 @@ def check_float_dtype(field: str, dtype: Any) -> None:
         raise ModelError(f"{field}: float64 needs 64-bit JAX (JAX_ENABLE_X64=1)")
 
 
-def check_images(images: jax.Array, minimum: int, model: str) -> None:
-    """Raises ModelError unless `images` is a float [B, H, W, 3] with H and W of at least `minimum` pixels."""
+def check_images(images: jax.Array, minimum: int, model: str, channels: int = 3) -> None:
+    """Raises ModelError unless `images` is a float [B, H, W, channels] with H and W of at least `minimum` pixels."""
     shape = jnp.shape(images)
-    if len(shape) != 4 or shape[3] != 3:
-        raise ModelError(f"images: shape {shape} is not [batch, height, width, 3]")
+    if len(shape) != 4 or shape[3] != channels:
+        hint = "" if len(shape) != 4 else f": the network's in_channels is {channels}"
+        raise ModelError(f"images: shape {shape} is not [batch, height, width, {channels}]{hint}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ModelError(f"images: {images.dtype} pixels; the network takes normalized floating-point pixels")
     if min(shape[1:3]) < minimum:

@@ -178,7 +178,7 @@ class InceptionResnet(BaseNetwork):
         """Runs the trunk and the auxiliary head.
 
         Args:
-          x: images [B, H, W, 3] in the network's dtype.
+          x: images [B, H, W, in_channels] in the network's dtype.
           train: whether batch statistics and the auxiliary head are on.
           options: the network's layer options.
 

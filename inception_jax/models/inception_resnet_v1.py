@@ -103,7 +103,8 @@ class InceptionResnetV1(InceptionResnet):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalized; H and W at least 75 pixels (the paper: 299; facenet: 160).
+          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 75 pixels (the paper: 299;
+            facenet: 160).
           train: whether dropout, batch statistics and the auxiliary head are on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -115,7 +116,7 @@ class InceptionResnetV1(InceptionResnet):
         Raises:
           ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
-        checks.check_images(images, MIN_IMAGE_SIZE, "inception_resnet_v1")
+        checks.check_images(images, MIN_IMAGE_SIZE, "inception_resnet_v1", self.in_channels)
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_variance_scaling, slim_xavier)
         x, endpoints, aux_logits = self.run_trunk(images.astype(self.dtype), train, options)

@@ -106,7 +106,7 @@ class InceptionResnetV2(InceptionResnet):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalized; H and W at least 75 pixels (the paper: 299).
+          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 75 pixels (the paper: 299).
           train: whether dropout, batch statistics and the auxiliary head are on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -118,7 +118,7 @@ class InceptionResnetV2(InceptionResnet):
         Raises:
           ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
-        checks.check_images(images, MIN_IMAGE_SIZE, "inception_resnet_v2")
+        checks.check_images(images, MIN_IMAGE_SIZE, "inception_resnet_v2", self.in_channels)
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_variance_scaling, slim_xavier)
         x, endpoints, aux_logits = self.run_trunk(images.astype(self.dtype), train, options)

@@ -197,7 +197,7 @@ class InceptionV1(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalized; H and W at least 32 pixels (the paper: 224).
+          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 32 pixels (the paper: 224).
           train: whether dropout, batch statistics and auxiliary heads are on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -209,7 +209,7 @@ class InceptionV1(BaseNetwork):
         Raises:
           ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
-        checks.check_images(images, MIN_IMAGE_SIZE, "inception_v1")
+        checks.check_images(images, MIN_IMAGE_SIZE, "inception_v1", self.in_channels)
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         # With batch norm the scale of a kernel does not matter; slim's variance scaling gives maps of variance one.
         init = slim_variance_scaling if self.batch_norm else caffe_xavier
@@ -235,7 +235,7 @@ class InceptionV1(BaseNetwork):
         return InceptionOutput(logits, tuple(aux_logits) if train else (), endpoints, SLIM_NAMES)
 
     def _stem(self, x: jax.Array, options: LayerOptions, train: bool, endpoints: dict[str, jax.Array]) -> jax.Array:
-        """conv1 to pool2: [B, H, W, 3] to [B, H/8, W/8, 192]; writes its endpoints into `endpoints`."""
+        """conv1 to pool2: [B, H, W, in_channels] to [B, H/8, W/8, 192]; writes its endpoints into `endpoints`."""
         padding = 3 if self.conv1_padding == "caffe" else "SAME"
         x = endpoints["conv1"] = ConvUnit(64, (7, 7), options, 2, padding, name="conv1")(x, train=train)
         x = endpoints["pool1"] = self._pool(x, 3)

@@ -189,7 +189,7 @@ class InceptionV2(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalized; H and W at least 32 pixels (the paper: 224).
+          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 32 pixels (the paper: 224).
           train: whether dropout, batch statistics and auxiliary heads are on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -200,7 +200,7 @@ class InceptionV2(BaseNetwork):
         Raises:
           ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
-        checks.check_images(images, MIN_IMAGE_SIZE, "inception_v2")
+        checks.check_images(images, MIN_IMAGE_SIZE, "inception_v2", self.in_channels)
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         # slim's classifier is a 1x1 convolution, and is initialized as one.
         options = self.layer_options(slim_variance_scaling, slim_variance_scaling, conv_bias=self.conv_bias)
@@ -219,7 +219,7 @@ class InceptionV2(BaseNetwork):
         return InceptionOutput(logits, tuple(aux_logits) if train else (), endpoints, SLIM_NAMES)
 
     def _stem(self, x: jax.Array, options: LayerOptions, train: bool, endpoints: dict[str, jax.Array]) -> jax.Array:
-        """conv1 to pool2: [B, H, W, 3] to [B, H/8, W/8, 192]; writes its endpoints into `endpoints`."""
+        """conv1 to pool2: [B, H, W, in_channels] to [B, H/8, W/8, 192]; writes its endpoints into `endpoints`."""
         padding = 3 if self.conv1_padding == "caffe" else "SAME"
         conv1: ConvUnit | SeparableConvUnit
         if self.stem == "dense":
@@ -228,7 +228,7 @@ class InceptionV2(BaseNetwork):
             )
         else:
             # slim's rule: at most as many channels between the two convolutions as after the second.
-            maps = max(1, min(options.width(64) // 3, 8))
+            maps = max(1, min(options.width(64) // self.in_channels, 8))
             conv1 = SeparableConvUnit(
                 64,
                 (7, 7),

@@ -180,7 +180,7 @@ class InceptionV3(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalized; H and W at least 75 pixels (the paper: 299).
+          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 75 pixels (the paper: 299).
           train: whether dropout, batch statistics and the auxiliary head are on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -192,7 +192,7 @@ class InceptionV3(BaseNetwork):
         Raises:
           ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
-        checks.check_images(images, MIN_IMAGE_SIZE, "inception_v3")
+        checks.check_images(images, MIN_IMAGE_SIZE, "inception_v3", self.in_channels)
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         # slim's classifier is a 1x1 convolution, and is initialized as one.
         options = self.layer_options(slim_variance_scaling, slim_variance_scaling)

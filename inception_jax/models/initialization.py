@@ -214,7 +214,7 @@ def trace_variables(model: nn.Module, image_size: int) -> Traced:
     Raises:
       ModelError: the image is smaller than the network's minimum.
     """
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, getattr(model, "in_channels", 3)), jnp.float32)
     with parameters.record_declarations() as declarations:
         # A new function each time: a cached trace would declare nothing. The key is constant: nothing is drawn.
         others = jax.eval_shape(lambda images: model.init(jax.random.key(0), images), images)
@@ -257,7 +257,8 @@ def init_variables(model: nn.Module, key: jax.Array, image_size: int, traced: Tr
     """
     declarations, shapes = traced or trace_variables(model, image_size)
     if len(jax.tree.leaves(shapes)) > len(declarations):  # some are declared by layers that are not this package's
-        compiled = jax.jit(lambda key: model.init(key, jnp.zeros((1, image_size, image_size, 3), jnp.float32)))
+        shape = (1, image_size, image_size, getattr(model, "in_channels", 3))
+        compiled = jax.jit(lambda key: model.init(key, jnp.zeros(shape, jnp.float32)))
         return flax.core.unfreeze(compiled(key))
 
     counts: collections.Counter[tuple[str, ...]] = collections.Counter()

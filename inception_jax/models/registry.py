@@ -257,8 +257,8 @@ def create_model(name: str, **options: Any) -> BaseNetwork:
 
     Args:
       name: one of `model_names()`.
-      **options: fields of the network's class, such as num_classes, dtype, width_multiplier, aux_heads; see
-        `model_options(name)`.
+      **options: fields of the network's class, such as num_classes, in_channels, dtype, width_multiplier, aux_heads;
+        see `model_options(name)`.
 
     Returns:
       A Flax module; `model.init(key, images)` creates its variables, `model.apply(variables, images)` runs it.
@@ -294,7 +294,7 @@ def _check_frozen_layers(model: BaseNetwork, image_size: int) -> None:
     """Raises ModelError unless each path of `bn_frozen` is one of the network's batch norm layers."""
     if isinstance(model.bn_frozen, str):
         raise ModelError(f"bn_frozen: {model.bn_frozen!r} is a string; give a tuple of paths: ({model.bn_frozen!r},)")
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, model.in_channels), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)["batch_stats"]
     layers = {path.rpartition("/")[0] for path in traverse_util.flatten_dict(shapes, sep="/")}
     for path in model.bn_frozen:

@@ -134,7 +134,7 @@ class Xception(BaseNetwork):
         """Classifies images.
 
         Args:
-          images: [B, H, W, 3], floating-point, normalized; H and W at least 71 pixels (the paper: 299).
+          images: [B, H, W, in_channels], floating-point, normalized; H and W at least 71 pixels (the paper: 299).
           train: whether dropout and batch statistics are on.
           example_keys: [B] typed PRNG keys of dropout, one per example; None: they come from `rngs={"dropout": key}`.
 
@@ -145,7 +145,7 @@ class Xception(BaseNetwork):
         Raises:
           ModelError: the shape or dtype of the images is not as above, or training with dropout has no keys.
         """
-        checks.check_images(images, MIN_IMAGE_SIZE, "xception")
+        checks.check_images(images, MIN_IMAGE_SIZE, "xception", self.in_channels)
         keys = self.dropout_keys(train, example_keys, images.shape[0])
         options = self.layer_options(slim_xavier, slim_xavier)
         padding = "SAME" if self.pool_padding == "same" else 1

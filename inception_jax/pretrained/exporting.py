@@ -30,6 +30,9 @@ from inception_jax.weight_files.safetensors_writer import save_arrays
 
 SUFFIXES = (".safetensors", ".npz", ".pth")
 
+# Fields of a network that a file's arrays have by their shapes.
+_SIZES = ("num_classes", "in_channels", "width_multiplier", "min_width")
+
 # Fields of a network that do not change what it computes in evaluation: number formats, training, position in a tree.
 _TRAINING_FIELDS = {
     "dropout_rate", "aux_dropout_rate", "dtype", "param_dtype", "remat", "bn_momentum", "bn_unbiased_variance",
@@ -82,7 +85,7 @@ def export_run(
     found = load_record(workdir, step, run_id=run_id)["step"]
     variables = load_variables(workdir, weights, found, run_id=run_id)
     variables = {name: tree for name, tree in variables.items() if tree}
-    same = {name: getattr(model, name) for name in ("num_classes", "width_multiplier", "min_width")}
+    same = {name: getattr(model, name) for name in _SIZES}
     arrays = export_weights(config.model.name, variables, source=source, **same)
     content = {"model": config.model.name, "source": source, "step": found, "weights": weights}
     _write(output, arrays, content)
@@ -91,8 +94,7 @@ def export_run(
 
 def _check_network(model: BaseNetwork, variant: Variant, workdir: Path) -> None:
     """Raises UserError where the run's network computes another function than the publisher's, by its fields."""
-    same = {"num_classes", "width_multiplier", "min_width"}
-    theirs = variant.create(aux_heads=model.aux_heads, **{name: getattr(model, name) for name in same})
+    theirs = variant.create(aux_heads=model.aux_heads, **{name: getattr(model, name) for name in _SIZES})
     different = [
         field.name
         for field in dataclasses.fields(model)

@@ -18,7 +18,7 @@ import numpy as np
 
 from inception_jax import config as configs
 from inception_jax.data.crops import EvalCrop
-from inception_jax.errors import UserError, write_error
+from inception_jax.errors import UserError, counted, write_error
 from inception_jax.evaluation import trained_network
 from inception_jax.evaluation.trained_network import TrainedNetwork
 from inception_jax.pretrained.catalog import all_records
@@ -117,10 +117,12 @@ def _describe(network: TrainedNetwork) -> dict[str, Any]:
 def format_input(network: TrainedNetwork) -> str:
     """Formats in one sentence how an image becomes the network's input."""
     crop, normalization = network.crop, network.input.normalization
+    channels = "" if network.input.channels == 3 else f" of {counted(network.input.channels, 'channel')}"
     order = "" if normalization.channel_order == "RGB" else f", channels in the order {normalization.channel_order}"
     return (
-        f"{network.image_size} x {network.image_size} pixels, {_format_crop(crop)}; (pixel - mean) * scale with mean "
-        f"{_numbers(normalization.mean)} and scale {_numbers(normalization.scale)}{order}"
+        f"{network.image_size} x {network.image_size} pixels{channels}, {_format_crop(crop)}; "
+        f"(pixel - mean) * scale with mean {_numbers(normalization.mean)} and scale "
+        f"{_numbers(normalization.scale)}{order}"
     )
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from inception_jax.errors import UserError, nearest
+from inception_jax.models import input_channels
+from inception_jax.models.registry import get_spec
 from inception_jax.pretrained import identification
 from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.variants import FileArrays, SourceArray, Variant, is_aux_leaf, is_classifier_leaf
@@ -29,6 +31,7 @@ class ImportedWeights:
       num_classes: outputs of the classifier, after `background`; 0: no classifier.
       background_dropped: whether a background class was cut off.
       defaulted: paths of the leaves that the file did not have and that were set to a constant.
+      adapted: {path of a kernel that was made for another number of input channels: how}.
     """
 
     variant: Variant
@@ -37,6 +40,7 @@ class ImportedWeights:
     num_classes: int
     background_dropped: bool
     defaulted: tuple[str, ...]
+    adapted: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def import_weights(
@@ -58,7 +62,8 @@ def import_weights(
       dtype: of the result. float16 and bfloat16 become float32 without loss, float64 is rounded to the nearest.
       **options: of `create_model`, for weights that differ from the published variant (a width, a switch).
         `aux_heads=False` skips the arrays of the auxiliary heads, `True` requires them. `num_classes=0` skips the
-        classifiers, whether or not the arrays have them (Keras's "no-top" files have none).
+        classifiers, whether or not the arrays have them (Keras's "no-top" files have none). `in_channels=N`: the first
+        kernel of a file of 3 channels is summed (1) or repeated (others), as `input_channels.adapt_input_kernel` says.
 
     Returns:
       {"params": …, "batch_stats": …} of NumPy arrays, for `create_model(model_name, **variant_options(…))`. Without
@@ -147,20 +152,26 @@ def import_variant(
     aux_heads, weights = _choose_heads(variant, weights, aux_heads, options)
     leaves = variant.leaves(aux_heads=aux_heads, num_classes=num_classes, **options)
     expected = {path: (variant.source_array(path, shape), shape) for path, shape in leaves.items()}
-    problems = [*_name_problems(expected, weights), *_shape_problems(expected, weights)]
+    input_kernel = _find_other_input(variant, expected, weights, options)
+    problems = [*_name_problems(expected, weights), *_shape_problems(expected, weights, input_kernel)]
     if problems:
         raise _mismatch_error(variant, arrays, "; ".join(problems))
-    flat, defaulted = {}, []
+    flat, defaulted, adapted = {}, [], {}
     for path, (theirs, shape) in expected.items():
         if theirs.name not in weights:
             array = np.full(shape, theirs.default, dtype)
             defaulted.append(path)
         else:
             array = theirs.layout.to_ours(_check_values(np.asarray(weights[theirs.name]), theirs.name, path, dtype))
+        if path == input_kernel:
+            adapted[path] = input_channels.describe_adaptation(array.shape[2], shape[2])
+            array = input_channels.adapt_input_kernel(array, shape[2])
         flat[path] = np.ascontiguousarray(array[..., 1:] if drop and is_classifier_leaf(path) else array)
     num_classes -= drop
     options = {**variant.options, **options, "num_classes": num_classes, "aux_heads": aux_heads}
-    return ImportedWeights(variant, options, unflatten_dict(flat, sep="/"), num_classes, drop, tuple(defaulted))
+    return ImportedWeights(
+        variant, options, unflatten_dict(flat, sep="/"), num_classes, drop, tuple(defaulted), adapted
+    )
 
 
 def classifier_kernel(variant: Variant) -> SourceArray:
@@ -254,14 +265,42 @@ def _name_problems(expected: Mapping[str, tuple[SourceArray, Any]], weights: Map
 
 
 def _shape_problems(
-    expected: Mapping[str, tuple[SourceArray, tuple[int, ...]]], weights: Mapping[str, Any]
+    expected: Mapping[str, tuple[SourceArray, tuple[int, ...]]], weights: Mapping[str, Any], adapted: str | None
 ) -> list[str]:
-    wrong = []
-    for theirs, shape in expected.values():
+    wrong, hint = [], ""
+    for path, (theirs, shape) in expected.items():
         right = theirs.layout.shape(shape)
-        if theirs.name in weights and np.shape(weights[theirs.name]) != right:
+        if theirs.name in weights and path != adapted and np.shape(weights[theirs.name]) != right:
             wrong.append(f"{theirs.name} is {np.shape(weights[theirs.name])}, expected {right}")
-    return [f"wrong shapes: {_format_names(wrong)}"] * bool(wrong)
+            hint = hint or _channels_hint(theirs, shape, np.shape(weights[theirs.name]))
+    return [f"wrong shapes: {_format_names(wrong)}{hint}"] * bool(wrong)
+
+
+def _channels_hint(theirs: SourceArray, shape: tuple[int, ...], found: tuple[int, ...]) -> str:
+    """What may be meant where a kernel has other input channels, and nothing else."""
+    for channels in range(1, 17):
+        wanted = (*shape[:2], channels, shape[3]) if len(shape) == 4 else ()
+        if wanted and found == theirs.layout.shape(wanted):
+            if channels == 3:
+                return "; no rule adapts this first layer to other in_channels"
+            return f"; in_channels={channels} imports it as it is (convert: --set=in_channels={channels})"
+    return ""
+
+
+def _find_other_input(
+    variant: Variant, expected: Mapping[str, tuple[SourceArray, Any]], weights: Mapping[str, Any], options: Any
+) -> str | None:
+    """The path of the kernel that reads the image, where the file has it for 3 channels and others are wanted."""
+    if options.get("in_channels", 3) == 3:
+        return None
+    model = variant.create(aux_heads=False, **options)
+    found = input_channels.find_input_kernel(model, get_spec(variant.model).min_image_size)
+    if found is None:
+        return None
+    path = f"params/{found}"
+    theirs, shape = expected[path]
+    colours = theirs.layout.shape((*shape[:2], 3, shape[3]))
+    return path if theirs.name in weights and np.shape(weights[theirs.name]) == colours else None
 
 
 def _mismatch_error(variant: Variant, arrays: FileArrays, why: str) -> UserError:

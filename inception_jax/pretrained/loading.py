@@ -106,6 +106,7 @@ def load_weights(
     report(f"{path}: importing {len(arrays.weights(variant)):,} arrays")
     imported = importing.import_variant(variant, arrays, background=background, **options)
     preprocessing = found.preprocessing if found else catalog.common_preprocessing(variant.model, variant.source)
+    findings += [f"{path}: {how}" for path, how in imported.adapted.items()]
     if imported.defaulted:
         findings.append(f"not in the file, set to the default: {', '.join(imported.defaulted)}")
     return LoadedWeights(path, weights, imported, found, preprocessing, tuple(findings), tuple(ignored))

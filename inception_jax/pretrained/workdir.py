@@ -26,6 +26,7 @@ from inception_jax.evaluation import trained_network
 from inception_jax.evaluation.trained_network import TrainedNetwork
 from inception_jax.pretrained.loading import LoadedWeights
 from inception_jax.runs import manifest, run_state
+from inception_jax.training.preprocess import NORMALIZATIONS, PER_CHANNEL
 from inception_jax.training.restore import CLASSES
 
 FILE = run_state.IMPORTED
@@ -33,7 +34,7 @@ IMAGENET = "imagenet2012"
 BACKGROUND = "background"
 
 # Options of `create_model` that are fields of their own in the schema.
-_OWN_FIELDS = ("num_classes", "width_multiplier", "aux_heads", "dropout_rate", "aux_dropout_rate")
+_OWN_FIELDS = ("num_classes", "in_channels", "width_multiplier", "aux_heads", "dropout_rate", "aux_dropout_rate")
 
 
 def config_of(loaded: LoadedWeights, *, image_size: int | None = None, data: str | None = None) -> ConfigDict:
@@ -53,6 +54,7 @@ def config_of(loaded: LoadedWeights, *, image_size: int | None = None, data: str
     fields = {"model.name": imported.variant.model, **loaded.preprocessing.config_fields()}
     for name, value in imported.options.items():
         fields[f"model.{name}" if name in _OWN_FIELDS else f"model.options.{name}"] = value
+    fields |= _channel_fields(fields["data.normalization"], imported.options.get("in_channels", 3))
     if image_size is not None:
         if "evaluation.resize" in fields:
             resize = fields["evaluation.resize"] * image_size / fields["data.image_size"]
@@ -72,6 +74,31 @@ def config_of(loaded: LoadedWeights, *, image_size: int | None = None, data: str
         place[name] = value
     Config(config)
     return config
+
+
+def _channel_fields(name: str, channels: int) -> dict[str, Any]:
+    """The fields of a normalization that differs by colour, for another number of channels: its means.
+
+    An approximation: the publisher's network sees each colour normalized in its own way.
+
+    Raises:
+      UserError: the publisher's channels are reversed, and there are several others.
+    """
+    found = NORMALIZATIONS[name]
+    if channels == len(found.mean) or found.is_uniform:
+        return {}
+    if found.channel_order != "RGB" and channels != 1:
+        raise UserError(
+            f"in_channels = {channels}: the publisher's network reads blue, green, red ({name}); it can be imported "
+            "for 1 or 3 channels"
+        )
+    mean = sum(found.mean) / len(found.mean) / 255
+    std = sum(1 / scale for scale in found.scale) / len(found.scale) / 255
+    return {
+        "data.normalization": PER_CHANNEL,
+        "data.mean": (round(mean, 6),) * channels,
+        "data.std": (round(std, 6),) * channels,
+    }
 
 
 def class_names_of(loaded: LoadedWeights) -> list[str]:

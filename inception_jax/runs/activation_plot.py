@@ -26,7 +26,7 @@ def activations(
     channels with the largest maxima, each map coloured by itself from its smallest value (dark) to its largest.
 
     Args:
-      image: uint8 [h, w, 3], as the network sees it.
+      image: uint8 [h, w, C], as the network sees it.
       maps: {name of the block: float [h, w, channels]}, in the order of the network.
       path: of the PNG file.
       title: e.g. the data set and the class of the image.

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from inception_jax.data.channels import to_rgb
 from inception_jax.data.names import one_line
 from inception_jax.errors import UserError, write_error
 
@@ -30,7 +31,7 @@ def draw(
     """Draws images in rows, each with its caption below.
 
     Args:
-      images: uint8 [n, h, w, 3].
+      images: uint8 [n, h, w, C], drawn as `channels.to_rgb` says.
       captions: n lines; too long ones are cut.
       path: of the PNG file.
       title: above the images.
@@ -50,7 +51,7 @@ def draw(
     for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(place, columns)
         left, top = _GAP + column * (width + _GAP), _HEAD + row * (height + _CAPTION + _GAP)
-        sheet.paste(Image.fromarray(image.repeat(zoom, 0).repeat(zoom, 1)), (left, top))
+        sheet.paste(Image.fromarray(to_rgb(image).repeat(zoom, 0).repeat(zoom, 1)), (left, top))
         letters.text((left, top + height + 2), _fit(caption, width, font), "black", font)
     notes = PngImagePlugin.PngInfo()
     notes.add_text("Software", _OURS.decode())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from inception_jax.data.channels import to_rgb
 from inception_jax.runs import plot_style
 from inception_jax.runs.plot_style import BLACK, GREY
 
@@ -29,7 +30,7 @@ class Thumbnail(NamedTuple):
     """One image of the sheet.
 
     Attributes:
-      image: uint8 [h, w, 3].
+      image: uint8 [h, w, C], drawn as `channels.to_rgb` says.
       name: of its file.
       prediction: the most probable class.
       probability: of that class.
@@ -81,7 +82,8 @@ def contact_sheet(thumbnails: Sequence[Thumbnail], path: str | os.PathLike, *, t
         for place, one in enumerate(thumbnails):
             row, column = divmod(place, columns)
             left, bottom = _GAP + column * cell, height - head - row * row_height - _IMAGE
-            pictures = [one.image] if one.saliency is None else [one.image, one.saliency]
+            image = to_rgb(one.image)
+            pictures = [image] if one.saliency is None else [image, one.saliency]
             for number, picture in enumerate(pictures):
                 x = left + number * (_IMAGE + 0.03)
                 axes = figure.add_axes((x / width, bottom / height, _IMAGE / width, _IMAGE / height))

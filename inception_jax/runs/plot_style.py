@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inception_jax.data.channels import to_rgb
 from inception_jax.errors import UserError, write_error
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def draw_image(
 
     Args:
       axes: from `inch_axes`.
-      image: [h, w], or [h, w, 3].
+      image: [h, w], or uint8 [h, w, C], drawn as `channels.to_rgb` says.
       left: of the square, in inches.
       top: of the square.
       size: of the square.
@@ -149,7 +150,7 @@ def draw_image(
     drawn = AxesImage(
         axes, cmap=cmap, interpolation=interpolation, origin="upper", extent=(x, x + width, y + height, y)
     )
-    drawn.set_data(image)
+    drawn.set_data(image if image.ndim == 2 else to_rgb(image))
     drawn.set_clim(*limits)
     axes.add_image(drawn)
     if linewidth:

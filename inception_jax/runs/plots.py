@@ -37,7 +37,7 @@ class Images(Protocol):
     """A sequence of images, of which only the ones drawn are read."""
 
     def __getitem__(self, index: int, /) -> np.ndarray:
-        """Returns the image of example `index`, uint8 [h, w, 3] or [h, w]."""
+        """Returns the image of example `index`, uint8 [h, w, C] or [h, w]."""
 
 
 def confusion_matrix(
@@ -178,7 +178,7 @@ def prediction_sheet(
     Of the right ones 24, evenly spread from the most to the least probable; of the wrong ones the 24 most probable.
 
     Args:
-      images: `images[i]` is the image of example i, uint8 [h, w, 3] or [h, w]; only those that are drawn are read, so
+      images: `images[i]` is the image of example i, uint8 [h, w, C] or [h, w]; only those that are drawn are read, so
         it may decode them on demand.
       labels: int [n], true classes.
       predictions: int [n], most probable classes.

@@ -70,7 +70,7 @@ def draw_plots(
       data: the evaluated split; its images are shown decoded and cropped, as the network sees them.
       class_names: one per class.
       first_layer: kernel [kh, kw, 3, n] of the first convolution; None: it is not drawn.
-      blocks: takes an image, uint8 [h, w, 3] as the network sees it, and returns {block: its output [h, w, channels]};
+      blocks: takes an image, uint8 [h, w, C] as the network sees it, and returns {block: its output [h, w, channels]};
         None: activations are not drawn.
 
     Returns:
@@ -128,10 +128,7 @@ class _PreprocessedImages:
         self._data, self._index = data, index
 
     def __getitem__(self, row: int, /) -> np.ndarray:
-        index, dataset = int(self._index[row]), self._data.dataset
-        image, _ = dataset.record(index)
-        if isinstance(image, bytes):
-            image = images.decode(image, dataset.record_name(index), self._data.max_pixels)
+        image = self._data.decode_record(int(self._index[row]))
         return images.center_crop(image, self._data.image_size, self._data.crop)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from inception_jax.config import Config, ConfigError
 from inception_jax.data import images
+from inception_jax.data.channels import COLOURS
 from inception_jax.data.policies import Policy
 from inception_jax.training.device_augmentation import DeviceAugmentation, Erasing
 from inception_jax.training.mixing import Mixing
@@ -40,9 +41,16 @@ def read_device_augmentation(config: Config, micro_batch: int) -> DeviceAugmenta
       micro_batch: examples that one device takes at once.
 
     Raises:
-      ConfigError: images are mixed in pairs, and the micro-batch is odd.
+      ConfigError: images are mixed in pairs, and the micro-batch is odd; or an augmentation of colours for a network of
+        other channels.
     """
     fields = config.augmentation
+    for name, off in (("photometric", "none"), ("lighting", 0.0)):
+        if config.model.in_channels != COLOURS and (value := getattr(fields, name)) != off:
+            raise ConfigError(
+                f"config.augmentation.{name} = {value!r}: it is defined for colours; with config.model.in_channels = "
+                f"{config.model.in_channels} leave it {off!r}"
+            )
     erasing = mixing = None
     if fields.erasing_probability:
         names = ("probability", "area", "aspect", "fill")

@@ -35,7 +35,7 @@ def view_training_batch(
       class_names: of the data.
 
     Returns:
-      The network's input, with the normalization undone and rounded to uint8 [n, H, W, 3]; n labels.
+      The network's input, with the normalization undone and rounded to uint8 [n, H, W, C]; n labels.
     """
     if not augmentation:
         return np.asarray(batch["image"]), view_labels(batch, class_names)
@@ -62,7 +62,7 @@ def view_labels(batch: Mapping[str, Any], class_names: Sequence[str], mixed: Any
 
 
 def undo_normalization(images: np.ndarray, normalization: Normalization) -> np.ndarray:
-    """The pixels of the network's input [n, H, W, 3] as uint8, RGB; what is outside 0 to 255 is clipped."""
+    """The pixels of the network's input [n, H, W, C] as uint8; what is outside 0 to 255 is clipped."""
     scale, mean = (np.asarray(channels, np.float64) for channels in (normalization.scale, normalization.mean))
     pixels = np.asarray(images).astype(np.float64) / scale + mean
     if normalization.channel_order == "BGR":

@@ -26,8 +26,8 @@ def classify_crops(classify: Callable[[jax.Array], jax.Array], images: jax.Array
     The mean is taken of logarithms, so that a probability below the smallest float32 stays a number.
 
     Args:
-      classify: maps images [n, H, W, 3] to logits [n, num_classes] in at least float32.
-      images: [B, crops, H, W, 3].
+      classify: maps images [n, H, W, C] to logits [n, num_classes] in at least float32.
+      images: [B, crops, H, W, C].
 
     Returns:
       [B, num_classes], in the dtype of the logits; their softmax is the mean.

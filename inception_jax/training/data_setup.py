@@ -78,6 +78,7 @@ def build_train_data(
         policy=augmentation_setup.read_policy(config),
         sampling=config.data.sampling,
         decode=config.data.decode,
+        channels=network_input.channels,
         **_reading_options(config),
     )
     if not (devices and devices.described):
@@ -105,6 +106,7 @@ def build_eval_data(
         image_size=network_input.eval_image_size,
         crop=network_input.eval_crop,
         protocol=protocol,
+        channels=network_input.channels,
         **_reading_options(config),
     )
     if not devices.described:

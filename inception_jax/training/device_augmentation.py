@@ -87,22 +87,22 @@ def augment(
     keys: jax.Array,
     augmentation: DeviceAugmentation,
     *,
-    mean: tuple[float, float, float],
+    mean: tuple[float, ...],
     dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> tuple[jax.Array, jax.Array | Labels]:
     """Augments a micro-batch.
 
     Args:
-      images: uint8 [B, H, W, 3], RGB; B is even where images are mixed.
+      images: uint8 [B, H, W, C], RGB where C is 3; B is even where images are mixed.
       labels: int [B].
       mask: bool [B]; a row whose mask is False is not mixed into another.
       keys: typed keys [B], of the examples.
       augmentation: what is done.
-      mean: per channel, RGB: the pixel that normalization maps to 0.
+      mean: per channel: the pixel that normalization maps to 0.
       dtype: of the result, at least float32.
 
     Returns:
-      Pixels [B, H, W, 3], RGB, 0 to 255, or beyond by the lighting noise; and the labels, `Labels` where images are
+      Pixels [B, H, W, C], 0 to 255, or beyond by the lighting noise; and the labels, `Labels` where images are
       mixed.
     """
     pixels = images.astype(dtype)
@@ -120,8 +120,8 @@ def augment(
     return pixels, Labels(labels, mixing.partners(labels), weight)
 
 
-def _erase(pixels: jax.Array, keys: jax.Array, erasing: Erasing, mean: tuple[float, float, float]) -> jax.Array:
-    height, width = pixels.shape[1:3]
+def _erase(pixels: jax.Array, keys: jax.Array, erasing: Erasing, mean: tuple[float, ...]) -> jax.Array:
+    height, width, channels = pixels.shape[1:]
     numbers = _uniform(_keys(keys, _ERASING), 3 + 2 * _ATTEMPTS, pixels.dtype)
     top, bottom, left, right = _rectangle(numbers[:, 1:], height, width, erasing)
     rows, columns = jnp.arange(height, dtype=jnp.int32), jnp.arange(width, dtype=jnp.int32)
@@ -129,7 +129,7 @@ def _erase(pixels: jax.Array, keys: jax.Array, erasing: Erasing, mean: tuple[flo
     inside &= ((columns >= left[:, None]) & (columns < right[:, None]))[:, None, :]
     inside &= (numbers[:, 0] < erasing.probability)[:, None, None]
     if erasing.fill == "random":
-        random = jax.vmap(lambda key: _random_bytes(key, 3 * height * width))(_keys(keys, _FILL))
+        random = jax.vmap(lambda key: _random_bytes(key, channels * height * width))(_keys(keys, _FILL))
         return jnp.where(inside[..., None], random.reshape(pixels.shape).astype(pixels.dtype), pixels)
     return jnp.where(inside[..., None], jnp.asarray(mean, pixels.dtype), pixels)
 

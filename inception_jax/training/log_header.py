@@ -38,7 +38,7 @@ def format_header(
         f"{count:,} parameters{heads}; {format_precision(setup.model)}",
         f"{data.train.dataset.name}: {data.train.dataset.num_examples:,} training and "
         f"{data.eval.dataset.num_examples:,} evaluation examples, {len(data.class_names)} classes, "
-        f"{setup.input.image_size} pixels",
+        f"{setup.input.image_size} pixels{_format_channels(setup)}",
         *data.train.dataset.account,
         *notes,
         setup.devices.describe() + statistics,
@@ -53,6 +53,10 @@ def format_header(
         *_format_warm_start(setup),
     ]
     return "\n".join(lines)
+
+
+def _format_channels(setup: Setup) -> str:
+    return "" if setup.input.channels == 3 else f" of {counted(setup.input.channels, 'channel')}"
 
 
 def _format_warmup(config: Config, length: run_length.RunLength) -> list[str]:

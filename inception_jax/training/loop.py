@@ -223,8 +223,10 @@ class _Steps:
         self._loading = None
 
     def _arguments(self, state: TrainState) -> tuple[Any, ...]:
-        devices, config, side = self._setup.devices, self._setup.config, self._setup.input.image_size
-        return state, devices.abstract_batch(config.batch_size, side, devices.process_count > 1), self.numbers
+        devices, config, model_input = self._setup.devices, self._setup.config, self._setup.input
+        flag = devices.process_count > 1
+        batch = devices.abstract_batch(config.batch_size, model_input.image_size, flag, channels=model_input.channels)
+        return state, batch, self.numbers
 
     @property
     def has_evaluation(self) -> bool:
@@ -246,7 +248,10 @@ class _Steps:
         setup, devices, model_input = self._setup, self._setup.devices, self._setup.input
         step = make_eval_step(setup.model, model_input.normalization, model_input.dtype, devices=devices.count)
         batch = devices.abstract_batch(
-            setup.data.eval.batch_size, model_input.eval_image_size, crops=setup.data.eval.protocol.crops
+            setup.data.eval.batch_size,
+            model_input.eval_image_size,
+            crops=setup.data.eval.protocol.crops,
+            channels=model_input.channels,
         )
         estimator = None
         if setup.batch_norm_images:

@@ -97,7 +97,7 @@ def _refuse_parameters(config: Config, spec: ModelSpec, model: BaseNetwork, side
 
 
 def _endpoint_bytes(model: BaseNetwork, side: int, rows: int) -> int:
-    images = jax.ShapeDtypeStruct((rows, side, side, 3), model.dtype)
+    images = jax.ShapeDtypeStruct((rows, side, side, model.in_channels), model.dtype)
     output = jax.eval_shape(lambda images: model.init_with_output(jax.random.key(0), images)[0], images)
     shapes = output.endpoints
     return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(shapes))

@@ -44,7 +44,7 @@ def mix(pixels: jax.Array, mask: jax.Array, keys: jax.Array, mixing: Mixing) -> 
     the image; the weight is then the fraction of pixels outside the part of the box that lies in the image.
 
     Args:
-      pixels: floating [B, H, W, 3], B even.
+      pixels: floating [B, H, W, C], B even.
       mask: bool [B]; a row whose mask is False is not mixed into its partner.
       keys: typed keys [B], for this alone.
       mixing: what is mixed.

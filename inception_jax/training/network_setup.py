@@ -28,6 +28,7 @@ class NetworkInput:
       normalization: of uint8 pixels, on the device.
       dtype: the network's compute dtype.
       eval_crop: the crop and resize of an evaluation image, on the host.
+      channels: of an image.
     """
 
     image_size: int
@@ -35,6 +36,7 @@ class NetworkInput:
     normalization: preprocess.Normalization
     dtype: Any
     eval_crop: images.EvalCrop
+    channels: int = 3
 
 
 def read_input(config: Config) -> NetworkInput:
@@ -53,13 +55,21 @@ def read_input(config: Config) -> NetworkInput:
         raise UserError(
             f"config.evaluation.image_size = {eval_image_size}: {spec.name} needs at least {spec.min_image_size}"
         )
+    channels = config.model.in_channels
     return NetworkInput(
         image_size=image_size,
         eval_image_size=eval_image_size,
-        normalization=preprocess.get_normalization(config.data.normalization),
+        normalization=_normalization(config, channels),
         dtype=jnp.dtype(config.model.dtype),
         eval_crop=_eval_crop(config, eval_image_size),
+        channels=channels,
     )
+
+
+def _normalization(config: Config, channels: int) -> preprocess.Normalization:
+    name = config.data.normalization
+    numbers = config.data.read("mean", "std") if name == preprocess.PER_CHANNEL else {}
+    return preprocess.get_normalization(name, channels, **numbers)
 
 
 def _eval_crop(config: Config, image_size: int) -> images.EvalCrop:
@@ -121,6 +131,7 @@ def build_model(config: Config, num_classes: int) -> BaseNetwork:
     options = model.read("width_multiplier", "aux_heads")
     unset = model.read("dropout_rate", "aux_dropout_rate", "convolution")
     options |= {name: value for name, value in unset.items() if value is not None}
+    options |= {"in_channels": model.in_channels}
     return registry.create_model(
         model.name,
         num_classes=num_classes,

@@ -169,7 +169,7 @@ class Devices:
         return self._flags[value]
 
     def abstract_batch(
-        self, batch_size: int, image_size: int, flag: bool = False, crops: int = 1
+        self, batch_size: int, image_size: int, flag: bool = False, crops: int = 1, channels: int = 3
     ) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes, dtypes and shardings of a batch on the devices, to compile for.
 
@@ -178,10 +178,11 @@ class Devices:
           image_size: height and width in pixels.
           flag: whether the batch has the leaf "stop".
           crops: of each example; an axis of the images where there are several.
+          channels: of an image.
         """
         several = (crops,) if crops > 1 else ()
         leaves = {
-            "image": ((batch_size, *several, image_size, image_size, 3), np.uint8),
+            "image": ((batch_size, *several, image_size, image_size, channels), np.uint8),
             "label": ((batch_size,), np.int32),
             "mask": ((batch_size,), np.bool_),
         } | ({"stop": ((self.count,), np.bool_)} if flag else {})

@@ -140,7 +140,7 @@ def build(
       augmentation: of training, on the device.
       seed: of the run.
     """
-    batch = devices.abstract_batch(data.batch_size, data.image_size)
+    batch = devices.abstract_batch(data.batch_size, data.image_size, channels=data.channels)
     numbered = bool(augmentation)
     if numbered:
         batch["step"] = batch["label"]  # a number for each example as well

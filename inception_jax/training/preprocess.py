@@ -14,7 +14,8 @@ import numpy as np
 
 from inception_jax.errors import UserError, nearest
 
-Channels = tuple[float, float, float]
+Channels = tuple[float, ...]
+"""One number per channel."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +41,19 @@ class Normalization:
 
     @property
     def rgb_mean(self) -> Channels:
-        """The pixel, RGB, that becomes 0."""
-        return self.mean if self.channel_order == "RGB" else (self.mean[2], self.mean[1], self.mean[0])
+        """The pixel, in the order of the image's channels, that becomes 0."""
+        return self.mean if self.channel_order == "RGB" else self.mean[::-1]
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all channels are normalized alike."""
+        return len({*self.mean}) == len({*self.scale}) == 1
 
 
 def _from_unit_range(mean: Channels, std: Channels) -> Normalization:
     """(x / 255 - mean) / std, as PyTorch writes it."""
     return Normalization(
-        mean=(255.0 * mean[0], 255.0 * mean[1], 255.0 * mean[2]),
-        scale=(1.0 / (255.0 * std[0]), 1.0 / (255.0 * std[1]), 1.0 / (255.0 * std[2])),
+        mean=tuple(255.0 * value for value in mean), scale=tuple(1.0 / (255.0 * value) for value in std)
     )
 
 
@@ -72,33 +77,64 @@ NORMALIZATIONS: dict[str, Normalization] = {
 }
 
 
-def get_normalization(name: str) -> Normalization:
+PER_CHANNEL = "per_channel"
+"""The value of `config.data.normalization` with which `data.mean` and `data.std` are read."""
+
+
+def get_normalization(
+    name: str, channels: int = 3, mean: Channels | None = None, std: Channels | None = None
+) -> Normalization:
     """Looks up a normalization by name.
 
+    Args:
+      name: of `NORMALIZATIONS`, or "per_channel".
+      channels: of the network's input.
+      mean: for "per_channel": of each channel, from 0 to 1.
+      std: for "per_channel": standard deviation of each channel, likewise.
+
     Raises:
-      UserError: the name is unknown.
+      UserError: the name is unknown, or the normalization is not for so many channels.
     """
+    field = f"config.data.normalization = {name!r}"
+    if name == PER_CHANNEL:
+        for part, values in (("mean", mean), ("std", std)):
+            if values is None or len(values) != channels:
+                given = "is unset" if values is None else f"= {values!r}"
+                raise UserError(
+                    f"config.data.{part} {given}: with data.normalization = {PER_CHANNEL!r} and model.in_channels = "
+                    f"{channels} it takes {channels} {'number' if channels == 1 else 'numbers'}"
+                )
+        assert mean is not None and std is not None
+        return _from_unit_range(mean, std)
     if name not in NORMALIZATIONS:
+        known = [*NORMALIZATIONS, PER_CHANNEL]
+        raise UserError(f"{field} is unknown{nearest(name, known)}; normalizations: {', '.join(known)}")
+    found = NORMALIZATIONS[name]
+    if channels == len(found.mean):
+        return found
+    if not found.is_uniform:
+        uniform = [other for other, one in NORMALIZATIONS.items() if one.is_uniform]
         raise UserError(
-            f"config.data.normalization = {name!r} is unknown{nearest(name, NORMALIZATIONS)}; "
-            f"normalizations: {', '.join(NORMALIZATIONS)}"
+            f"{field}: it differs by colour, and model.in_channels = {channels}; choose {', '.join(uniform)}, or "
+            f"{PER_CHANNEL} with data.mean and data.std"
         )
-    return NORMALIZATIONS[name]
+    return Normalization(found.mean[:1] * channels, found.scale[:1] * channels)
 
 
 def preprocess(images: jax.Array, *, normalization: Normalization, dtype: jax.typing.DTypeLike) -> jax.Array:
     """Normalizes images and casts them to the network's compute dtype.
 
     Args:
-      images: [B, H, W, 3] uint8, RGB.
+      images: [B, H, W, C] uint8, RGB where C is 3.
       normalization: see `Normalization`, `get_normalization`.
       dtype: of the result; the arithmetic is in at least float32 and rounded once at the end.
 
     Returns:
-      [B, H, W, 3] `dtype`, in the channel order of `normalization`.
+      [B, H, W, C] `dtype`, in the channel order of `normalization`.
     """
-    if images.dtype != jnp.uint8 or images.shape[-1] != 3:
-        raise ValueError(f"images are {images.dtype}{list(images.shape)}; allowed: uint8 [..., 3]")
+    channels = len(normalization.mean)
+    if images.dtype != jnp.uint8 or images.shape[-1] != channels:
+        raise ValueError(f"images are {images.dtype}{list(images.shape)}; allowed: uint8 [..., {channels}]")
     return normalize(images, normalization=normalization, dtype=dtype)
 
 
@@ -106,7 +142,7 @@ def normalize(pixels: jax.Array, *, normalization: Normalization, dtype: jax.typ
     """Does what `preprocess` does, also to pixels that were augmented: floating, of the scale of uint8.
 
     Args:
-      pixels: [B, H, W, 3], RGB, 0 to 255.
+      pixels: [B, H, W, C], RGB where C is 3, 0 to 255.
       normalization: as in `preprocess`.
       dtype: as in `preprocess`.
 

@@ -21,6 +21,7 @@ from inception_jax.checkpoints import identity, reading
 from inception_jax.checkpoints.saving import SUBDIRECTORY, Checkpoints
 from inception_jax.config import Config, ConfigError, from_dict
 from inception_jax.errors import UserError
+from inception_jax.models import input_channels
 from inception_jax.models.initialization import init_variables, trace_variables, variable_shapes
 from inception_jax.multihost import processes
 from inception_jax.runs import data_record, environment, goodput, lock, manifest, metric_files
@@ -295,7 +296,8 @@ def restore_weights(setup: Setup, variables: dict[str, Any]) -> dict[str, Any]:
       UserError: the source is not there, does not fit, or its classifier is of other classes.
     """
     if setup.warm_start:
-        variables = setup.warm_start.restore_into(variables)
+        find = functools.partial(input_channels.find_input_kernel, setup.model, setup.input.image_size)
+        variables = setup.warm_start.restore_into(variables, find)
         _refuse_other_classes(setup.warm_start, setup)
     return variables
 

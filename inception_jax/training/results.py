@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from inception_jax.data.channels import COLOURS
 from inception_jax.errors import NonFiniteLoss, UserError
 from inception_jax.metric_definitions import Metric
 from inception_jax.metrics import Accumulator
@@ -146,7 +147,7 @@ def write_finished(
                 shown,
                 setup.data.eval,
                 setup.data.class_names,
-                first_layer=first_kernel(state.params),
+                first_layer=first_kernel(state.params, setup.input.channels),
                 blocks=_blocks(setup, state.variables("ema" if "ema" in evaluations else "raw"), store),
             )
             output.writer.write_images(step, plots)
@@ -293,19 +294,27 @@ def read_finished(workdir: Path, step: int, target: Target | None = None) -> dic
     return None if wrong else content  # one of another form than this package writes is written anew
 
 
-def first_kernel(params: Mapping[str, Any]) -> Any:
-    """The kernel [h, w, 3, n] of the first convolution: the only one with three input channels; None: there is none."""
+def first_kernel(params: Mapping[str, Any], channels: int = 3) -> Any:
+    """The kernel of the first convolution: the only one that reads so many channels; None: there is none.
+
+    Args:
+      params: of a network.
+      channels: of the images. Of other numbers than 1 and 3 what `channels.to_rgb` draws: one of two, three of more.
+
+    Returns:
+      [h, w, 1 or 3, n].
+    """
     for child in params.values():
         if isinstance(child, Mapping):
-            if (kernel := first_kernel(child)) is not None:
+            if (kernel := first_kernel(child, channels)) is not None:
                 return kernel
-        elif child.ndim == 4 and child.shape[2] == 3:
-            return child
+        elif child.ndim == 4 and child.shape[2] == channels:
+            return child[:, :, : 1 if channels < COLOURS else COLOURS]
     return None
 
 
 def _blocks(setup: Setup, variables: Any, store: Store | None = None) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """The function from an image [h, w, 3] to {block: its output [h, w, channels]}, on this process's first device.
+    """The function from an image [h, w, C] to {block: its output [h, w, channels]}, on this process's first device.
 
     The blocks are in the order of the network.
     """

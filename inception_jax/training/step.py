@@ -94,14 +94,14 @@ def make_input(
     """Augments a micro-batch on the device and normalizes it.
 
     Args:
-      batch: "image" uint8 [b, H, W, 3], "label" int [b], "mask" bool [b].
+      batch: "image" uint8 [b, H, W, C], "label" int [b], "mask" bool [b].
       keys: typed keys [b], from `example_keys`.
       augmentation: on the device.
       normalization: of uint8 pixels, to the network's input.
       dtype: of the network's input.
 
     Returns:
-      The network's input [b, H, W, 3], and the labels; `Labels` where images are mixed.
+      The network's input [b, H, W, C], and the labels; `Labels` where images are mixed.
     """
     if not augmentation:
         return preprocess.preprocess(batch["image"], normalization=normalization, dtype=dtype), batch["label"]
@@ -122,7 +122,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds the training step for a per-device batch.
 
-    The step maps (state, batch) to (next state, metrics). `batch` holds "image" uint8 [b, H, W, 3], "label" int32 [b]
+    The step maps (state, batch) to (next state, metrics). `batch` holds "image" uint8 [b, H, W, C], "label" int32 [b]
     and "mask" bool [b]; rows whose mask is False are left out of loss and gradient. Metrics are float scalars,
     already reduced over all devices: sums over the unmasked examples of the global batch under their names ("loss",
     "loss_main", "loss_aux1", …, "top1_main", "top5_main", …; of mixed images by their mixed labels), "count", and
@@ -220,7 +220,7 @@ def make_eval_step(
     The step maps (variables, batch) to (sums, predictions): sums over the unmasked examples of the global batch: "loss"
     (cross-entropy in nats, without label smoothing), "top1", "top5" and "count"; and, for the device's own rows,
     "classes" int32 [b, k] and "probabilities" [b, k], the most probable first. Where the images of a batch are crops,
-    [b, crops, H, W, 3], all of this is of the mean of their softmax probabilities.
+    [b, crops, H, W, C], all of this is of the mean of their softmax probabilities.
 
     Args:
       model: a network of this package.

@@ -1,14 +1,15 @@
 """Warm start: a new run starts from the weights of a checkpoint (fine-tuning, transfer learning).
 
-Arrays are matched by their paths. A classifier of another number of classes is initialized at random; everything else
-that does not fit is an error, unless `config.initialize.new` names it. So a run never starts without notice with
+Arrays are matched by their paths. A classifier of another number of classes is initialized at random, and the kernel
+that reads the image is summed or repeated for another number of channels; everything else that does not fit is an
+error, unless `config.initialize.new` names it. So a run never starts without notice with
 fewer weights of its source than its config says.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,9 @@ from inception_jax import tree_paths
 from inception_jax.checkpoints import reading
 from inception_jax.config import Config
 from inception_jax.errors import UserError
+from inception_jax.models import input_channels
 from inception_jax.runs import manifest, remote_workdir
-from inception_jax.training import paths
+from inception_jax.training import paths, preprocess
 
 FILE = "initialization.json"
 OTHER_CLASSES = "other number of classes"
@@ -39,12 +41,14 @@ class RestoreReport:
       new: {path that was initialized at random: reason}.
       skipped: paths of the checkpoint that the new network does not have.
       all_paths: of the new network, in its order.
+      adapted: {path that was restored for another number of input channels: how}.
     """
 
     restored: tuple[str, ...]
     new: dict[str, str]
     skipped: tuple[str, ...]
     all_paths: tuple[str, ...]
+    adapted: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def summary(self) -> str:
         """Formats one line: `restored: conv1 … inception_5b (114 arrays); new: classifier (other number of …)`."""
@@ -54,6 +58,7 @@ class RestoreReport:
         for why in dict.fromkeys(self.new.values()):
             names = [path for path, reason in self.new.items() if reason == why]
             texts.append(f"new: {paths.summarize(names, self.all_paths)} ({why})")
+        texts += [f"adapted: {path} ({how})" for path, how in self.adapted.items()]
         if self.skipped:
             texts.append(f"skipped: {paths.summarize(self.skipped, self.skipped)}")
         return "; ".join(texts)
@@ -94,11 +99,15 @@ class WarmStart:
         self.report: RestoreReport | None = None
         self.workdir: Path | None = None
 
-    def restore_into(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+    def restore_into(
+        self, variables: Mapping[str, Any], input_kernel: Callable[[], str | None] = lambda: None
+    ) -> dict[str, Any]:
         """Replaces the variables of a new run by those of the checkpoint.
 
         Args:
           variables: "params" and "batch_stats", from the initialization of the network.
+          input_kernel: returns the path of the kernel that reads the image (`input_channels.find_input_kernel`); called
+            where a kernel's input channels differ. None: it cannot be adapted.
 
         Raises:
           UserError: there is no such checkpoint, or it does not fit.
@@ -120,7 +129,13 @@ class WarmStart:
             "weights": weights,
         }
         name = ", ".join(filter(None, (network, f"step {record['step']}", weights)))
-        variables, self.report = restore_matching(variables, source, self._new, f"{self._checkpoint} ({name})")
+        variables, self.report = restore_matching(
+            variables, source, self._new, f"{self._checkpoint} ({name})", input_kernel
+        )
+        if (differing := _normalization_by_colour(config)) and self.report.adapted:
+            doubt = f"; approximate, because its normalization, {differing}, differs by colour"
+            adapted = {path: how + doubt for path, how in self.report.adapted.items()}
+            self.report = dataclasses.replace(self.report, adapted=adapted)
         return variables
 
     def summary(self) -> str:
@@ -137,7 +152,7 @@ class WarmStart:
         report = self._finished_report()
         # The names in the file are those of earlier versions.
         lists = {"taken": list(report.restored), "new": report.new, "left": list(report.skipped)}
-        return {**self._record, **lists}
+        return {**self._record, **lists, **({"adapted": report.adapted} if report.adapted else {})}
 
     def _finished_report(self) -> RestoreReport:
         if self.report is None:
@@ -150,6 +165,7 @@ def restore_matching(
     source_variables: Mapping[str, Any],
     new_patterns: Sequence[str] = (),
     source: str = "the checkpoint",
+    input_kernel: Callable[[], str | None] = lambda: None,
 ) -> tuple[dict[str, Any], RestoreReport]:
     """Replaces arrays by those of the same path in the source.
 
@@ -158,6 +174,7 @@ def restore_matching(
       source_variables: those of the source. Values are cast to the new network's dtypes.
       new_patterns: regular expressions; an array in whose path one is found keeps its value in `variables`.
       source: its name in messages.
+      input_kernel: as for `WarmStart.restore_into`; that kernel is adapted to another number of input channels.
 
     Returns:
       (the variables, the report of what was restored).
@@ -176,6 +193,7 @@ def restore_matching(
     restored: list[str] = []
     new: dict[str, str] = {}
     result: dict[str, Any] = {}
+    adapted = _adapt_input(wanted, offered, input_kernel)
     for path, (collection, leaf) in wanted.items():
         why = f"pattern {forced[path]!r}" if path in forced else _why_new(path, wanted, offered, source)
         if why:
@@ -191,7 +209,40 @@ def restore_matching(
         )
     skipped = tuple(path for path in offered if path not in wanted)
     merged: dict[str, Any] = {collection: {} for collection in variables} | tree_paths.nest(result)
-    return merged, RestoreReport(tuple(restored), new, skipped, tuple(wanted))
+    adapted = {path: how for path, how in adapted.items() if path not in new}
+    return merged, RestoreReport(tuple(restored), new, skipped, tuple(wanted), adapted)
+
+
+def _normalization_by_colour(config: Mapping[str, Any] | None) -> str | None:
+    """The normalization of a run, where it is not the same for all channels; config: its config.json."""
+    data = config.get("data") if config else None
+    name = data.get("normalization") if isinstance(data, Mapping) else None
+    if name == preprocess.PER_CHANNEL:
+        return name
+    return name if name in preprocess.NORMALIZATIONS and not preprocess.NORMALIZATIONS[name].is_uniform else None
+
+
+def _adapt_input(
+    wanted: Mapping[str, Any], offered: dict[str, Any], input_kernel: Callable[[], str | None]
+) -> dict[str, str]:
+    """Adapts the kernel in `offered` that reads the image, where it reads another number of channels.
+
+    Returns:
+      {its path: how}; {}: no kernel differs so.
+    """
+    paths_of_others = [
+        path
+        for path, (_, leaf) in wanted.items()
+        if path in offered and input_channels.fits_but_for_channels(offered[path][1].shape, leaf.shape)
+    ]
+    if not paths_of_others or (path := input_kernel()) not in paths_of_others:
+        return {}
+    assert path is not None
+    (collection, kernel), channels = offered[path], wanted[path][1].shape[2]
+    if not input_channels.has_rule(kernel.shape[2], channels):
+        return {}
+    offered[path] = collection, input_channels.adapt_input_kernel(np.asarray(kernel), channels)
+    return {path: input_channels.describe_adaptation(kernel.shape[2], channels)}
 
 
 def _why_new(path: str, wanted: Mapping[str, Any], offered: Mapping[str, Any], source: str) -> str | None:

@@ -77,7 +77,7 @@ class Network:
 
     def __init__(self, imported):
         self.model, self.variables = imported.variant.create(**imported.options), imported.variables
-        self.input = type("Input", (), {"eval_image_size": 299, "dtype": np.dtype("float32")})
+        self.input = type("Input", (), {"eval_image_size": 299, "channels": 3, "dtype": np.dtype("float32")})
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,9 @@ def test_every_image_has_the_map_of_its_own_class():
     kernel = np.asarray(variables["params"]["Dense_0"]["kernel"]).reshape(5, 5, 3, 4)
     network = types.SimpleNamespace(
         model=model, variables=devices.replicate(variables), devices=devices, image_size=5,
-        input=types.SimpleNamespace(normalization=preprocess.get_normalization("inception"), dtype=jnp.float32),
+        input=types.SimpleNamespace(
+            normalization=preprocess.get_normalization("inception"), dtype=jnp.float32, channels=3
+        ),
     )  # fmt: skip
     image, probabilities = np.full((5, 5, 3), 7, np.uint8), np.array([0.6, 0.4])
     classes = [[2, 0], [], [0, 1], [3, 2], [1, 3]]

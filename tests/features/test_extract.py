@@ -161,7 +161,9 @@ def test_from_python_the_runs_limit_of_pixels_holds(small_run, trained, tmp_path
 
 def test_a_network_without_endpoints_has_logits():
     model = types.SimpleNamespace(dtype="float32", apply=lambda variables, x, train: InceptionOutput(x.mean((1, 2))))
-    network = types.SimpleNamespace(model=model, variables={}, input=types.SimpleNamespace(eval_image_size=8))
+    network = types.SimpleNamespace(
+        model=model, variables={}, input=types.SimpleNamespace(eval_image_size=8, channels=3)
+    )
     with pytest.raises(UserError, match="the network names no endpoint; --endpoints=logits"):
         extraction.last_endpoint(network)
 
