@@ -9,19 +9,22 @@ the same order.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import absl.logging
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
 from inception_jax.data import digits, folder_account, folders, raw_files
 from inception_jax.data.names import nearest_entry, printable
+from inception_jax.data.stored_size import StoredSize
 from inception_jax.errors import UserError
 
 
@@ -43,21 +46,34 @@ class Examples:
     offsets: Sequence[int] | None = None
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Within the context, TFDS logs errors alone."""
+    before = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(before)
+
+
 class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # of TFDS's base class
     """The base class of the builders.
 
     Attributes:
       EXPECTED: examples per split of the published data set; None where any number is accepted.
       source: folder of the original files, or None where there are none.
+      stored: how images are stored; None: as they are.
     """
 
     EXPECTED: ClassVar[dict[str, int] | None] = None
 
-    def __init__(self, *, source: str | os.PathLike | None = None, **kwargs: Any):
+    def __init__(self, *, source: str | os.PathLike | None = None, stored: StoredSize | None = None, **kwargs: Any):
         """Makes a builder.
 
         Args:
           source: folder of the original files.
+          stored: how images are stored, in a config of the data set with a name of its own; None: as they are.
           **kwargs: as in `tfds.core.GeneratorBasedBuilder`: data_dir, file_format.
 
         Raises:
@@ -66,7 +82,15 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         self.source = None if source is None else Path(source).expanduser()
         if self.source is not None and not self.source.is_dir():
             raise UserError(f"{self.source}: no such folder{nearest_entry(self.source)}")
-        super().__init__(**kwargs)
+        self.stored = stored
+        if stored is not None:
+            kwargs["config"] = tfds.core.BuilderConfig(
+                name=stored.config_name,
+                version=self.VERSION,
+                description=f"Images with a shorter side of at most {stored.side} pixels.",
+            )
+        with _without_warnings():  # of a config that the class does not list
+            super().__init__(**kwargs)
 
     def source_folder(self) -> Path:
         """The folder of the original files, of a builder that has one."""
@@ -81,6 +105,17 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         """The splits by name; raises `UserError` if the original files are not as expected."""
         raise NotImplementedError
 
+    def stored_examples(self) -> dict[str, Examples]:
+        """The splits as they are stored: `examples`, resized where the builder resizes.
+
+        Raises:
+          UserError: as `examples`.
+        """
+        stored = self.stored
+        if stored is None:
+            return self.examples()
+        return {split: _resized(f"{self.name}, {split}", part, stored) for split, part in self.examples().items()}
+
     def verify(self, progress: Callable[[int, int], None]) -> None:
         """Compares the original files with the publisher's checksums, where there are any.
 
@@ -93,11 +128,21 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # nothing is downloaded
-        return {split: self._generate_examples(examples) for split, examples in self.examples().items()}
+        return {split: self._generate_examples(examples) for split, examples in self.stored_examples().items()}
 
     def _generate_examples(self, examples: Examples) -> Any:
         for index, key in enumerate(examples.keys):
             yield key, examples.read(index)
+
+
+def _resized(name: str, part: Examples, stored: StoredSize) -> Examples:
+    """Examples whose images are resized when they are read."""
+
+    def read(index: int) -> dict[str, Any]:
+        example = part.read(index)
+        return {**example, "image": stored.store(example["image"], f"{name}, {part.keys[index]}")}
+
+    return dataclasses.replace(part, sizes=[stored.estimate_bytes(size) for size in part.sizes], read=read)
 
 
 def _png(image: np.ndarray) -> bytes:

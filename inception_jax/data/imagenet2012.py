@@ -39,7 +39,7 @@ class Imagenet2012(SourceBuilder, skip_registration=True):  # type: ignore[call-
             homepage="https://image-net.org",
             features=tfds.features.FeaturesDict(
                 {
-                    "image": tfds.features.Image(encoding_format="jpeg"),
+                    "image": tfds.features.Image(encoding_format=None if self.stored else "jpeg"),
                     "label": tfds.features.ClassLabel(names=_read_tfds_file("labels.txt")),
                     "file_name": tfds.features.Text(),
                 }

@@ -4,6 +4,7 @@
   python -m inception_jax.data.prepare fashion_mnist --source=FOLDER_OF_THE_FOUR_IDX_FILES
   python -m inception_jax.data.prepare imagenet2012 --source=FOLDER_OF_THE_TWO_TARS
   python -m inception_jax.data.prepare folder --name=flowers --source=FOLDER_OF_CLASS_FOLDERS
+  python -m inception_jax.data.prepare folder --name=flowers --source=FOLDER --resize=256            (smaller images)
   python -m inception_jax.data.prepare digits                                       (optional: they are embedded)
   python -m inception_jax.data.prepare convert NAME --output=FOLDER              (TFRecord or Parquet to ArrayRecord)
   python -m inception_jax.data.prepare NAME --import=FILE.py                   (your own TFDS builder)
@@ -20,15 +21,19 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from inception_jax import standard_streams
 from inception_jax.data.prepared_sets import default_data_dir
 from inception_jax.errors import ArgumentParser, UserError, nearest
-from inception_jax.ranges import MAX_IMAGE_PIXELS, Range
+from inception_jax.ranges import MAX_IMAGE_PIXELS, MAX_SIDE, Range
 
+RAW = "raw"
+"""The value of `--quality` without compression."""
 NAMES = ("digits", "fashion_mnist", "imagenet2012", "folder", "convert")
 # The options that `convert` has no use for.
-_NOT_OF_CONVERT = ("source", "class_names", "check", "max_pixels", "threads")
+_NOT_OF_CONVERT = ("source", "class_names", "check", "max_pixels", "threads", "resize", "quality")
+_QUALITY = 95
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -72,12 +77,31 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="with --check=full: an image of more pixels is an error (default 178,956,970, as in Pillow)",
     )
     parser.add_argument(
+        "--resize",
+        type=int,
+        metavar="N",
+        help="with folder and imagenet2012: store images with a shorter side of N pixels, aspect ratio kept (smaller "
+        "ones as they are), as NAME/resize_N_jpegQ or NAME/resize_N_raw",
+    )
+    parser.add_argument(
+        "--quality",
+        type=_quality,
+        metavar="Q|raw",
+        help=f"with --resize: of the JPEGs, 1 to 100 (default {_QUALITY}), or raw: BMP, no compression",
+    )
+    parser.add_argument(
         "--num_shards", type=int, help="files per split; default: TFDS's rule, at most 2,048 records per file"
     )
     parser.add_argument(
         "--threads", type=int, help="threads that read and decode; default: the number of cores, at most 8"
     )
     return parser.parse_args(arguments)
+
+
+def _quality(value: str) -> int | str:
+    if value == RAW or (value.isdecimal() and 1 <= int(value) <= 100):
+        return value if value == RAW else int(value)
+    raise argparse.ArgumentTypeError(f"{value!r}: 1 to 100, or {RAW}")
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -99,6 +123,7 @@ def prepare(options: argparse.Namespace) -> None:
         ("num_shards", Range(1, 100_000)),
         ("threads", Range(1, 1024)),
         ("max_pixels", Range(1, MAX_IMAGE_PIXELS)),
+        ("resize", Range(1, MAX_SIDE)),
     ):
         if (value := getattr(options, field)) is not None and value not in allowed:
             raise UserError(f"--{field}: {value}; it must be {allowed}")
@@ -116,14 +141,23 @@ def prepare(options: argparse.Namespace) -> None:
         raise UserError("--class_names: only with `folder`; the other data sets have an order of their own")
     if options.source is not None and options.data_set == "digits":
         raise UserError("--source: digits are embedded, there is nothing to read")
-    if options.max_pixels is not None and options.check == "counts":
+    if options.resize is not None and options.data_set not in ("folder", "imagenet2012"):
+        raise UserError(f"--resize: only with folder and imagenet2012; images of {options.data_set} are small")
+    if options.quality is not None and options.resize is None:
+        raise UserError("--quality: only with --resize=N; images are stored as they are")
+    if options.max_pixels is not None and options.check == "counts" and options.resize is None:
         raise UserError(
             f"--max_pixels: has no effect with --check={options.check}, which decodes no image; leave it out"
         )
     from inception_jax.data import builders, imagenet2012, shards  # two seconds: after the arguments are checked
     from inception_jax.data.crops import MAX_PIXELS
 
-    fields = {"data_dir": os.fspath(default_data_dir(options.data_dir)), "file_format": "array_record"}
+    fields: dict[str, Any] = {"data_dir": os.fspath(default_data_dir(options.data_dir)), "file_format": "array_record"}
+    if options.resize is not None:
+        from inception_jax.data.stored_size import StoredSize
+
+        quality = None if options.quality == RAW else options.quality or _QUALITY
+        fields["stored"] = StoredSize(options.resize, quality, options.max_pixels or MAX_PIXELS)
     if options.data_set == "folder":
         if options.source is None or not re.fullmatch(r"[a-z][a-z0-9_]*", options.name):
             raise UserError("folder: --source=FOLDER and --name=NAME are needed; a name consists of a-z, 0-9 and _")

@@ -96,7 +96,7 @@ def write(
                 progress.log(f"{folder}: already prepared; remove this folder to prepare it again")
                 return folder
             progress.log(f"{builder.name}: listing the original files")
-            parts = [_plan_split(name, found, builder, num_shards) for name, found in builder.examples().items()]
+            parts = [_plan_split(name, found, builder, num_shards) for name, found in builder.stored_examples().items()]
             _check_counts(builder, parts)
             state = _open_staging(staging, builder, parts, full_check, progress)
             if full_check and not state.get("verified"):

@@ -1,0 +1,57 @@
+"""Stores images smaller than they are: `python -m inception_jax.data.prepare … --resize=N`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+
+from inception_jax.data import images, resampling
+from inception_jax.data.crops import short_side_to
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredSize:
+    """The size and the coding of stored images.
+
+    Attributes:
+      side: of the shorter side, in pixels; an image that is no larger stays as it is, byte for byte.
+      quality: of the JPEG (4:2:0), 1 to 100; None: BMP, no compression.
+      max_pixels: the largest image that is decoded, height times width.
+    """
+
+    side: int
+    quality: int | None
+    max_pixels: int = images.MAX_PIXELS
+
+    @property
+    def config_name(self) -> str:
+        """The name of the data set's config: resized images are another data set, beside the original one."""
+        coding = "raw" if self.quality is None else f"jpeg{self.quality}"
+        return f"resize_{self.side}_{coding}"
+
+    def estimate_bytes(self, size: int) -> int:
+        """Estimates the bytes of a stored image from those of its file, rather too many than too few."""
+        return size if self.quality is not None else max(size, 4 * self.side * self.side)
+
+    def store(self, encoded: bytes, name: str) -> bytes:
+        """Resizes an image to the shorter side, aspect ratio kept, each pixel the mean of those that it covers.
+
+        Args:
+          encoded: an image file. Its alpha channel is dropped and 16 bits are cut to 8, as training decodes it.
+          name: of the file, for errors.
+
+        Returns:
+          An image file, grey where all colours of the image are; `encoded` itself where its shorter side is no longer.
+
+        Raises:
+          UserError: not a complete image, or one that is too large.
+        """
+        image = images.decode(encoded, name, self.max_pixels)
+        if min(image.shape[:2]) <= self.side:
+            return encoded
+        if (image[..., :1] == image[..., 1:]).all():
+            image = image[..., :1].copy()
+        small = resampling.opencv_resize(image, *short_side_to(self.side, *image.shape[:2]), cv2.INTER_AREA)
+        options = [] if self.quality is None else [cv2.IMWRITE_JPEG_QUALITY, self.quality]
+        return cv2.imencode(".bmp" if self.quality is None else ".jpg", small[..., ::-1], options)[1].tobytes()
