@@ -28,6 +28,8 @@ from inception_jax.data.records import sha256
 from inception_jax.errors import UserError
 
 _importing = threading.Lock()
+# The features in which TFDS's builders keep the name of the original file: ImageNet and its relatives, others, COCO.
+_FILE_NAMES = ("file_name", "filename", "image/file_name", "image/filename")
 _PARQUET_CACHE = 256 << 20  # bytes of row groups that a source keeps, per process
 
 
@@ -89,6 +91,20 @@ class ExampleRecords(abc.ABC):
         with self._named(index):
             features = message.FromString(self._read(index)).features.feature
             return features[self.image_key].bytes_list.value[0], features[self.label_key].int64_list.value[0]
+
+    def file_name(self, index: int) -> str | None:
+        """The name of a record's original file, where the data set keeps it as a text; None: it does not.
+
+        Raises:
+          UserError: the record is damaged, or cannot be read.
+        """
+        index, message = int(index), _example_message()
+        with self._named(index):
+            features = message.FromString(self._read(index)).features.feature
+            for key in _FILE_NAMES:
+                if key in features and features[key].bytes_list.value:
+                    return printable(features[key].bytes_list.value[0].decode(errors="surrogateescape")) or None
+        return None
 
     @contextlib.contextmanager
     def _named(self, index: int) -> Iterator[None]:

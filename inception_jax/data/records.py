@@ -32,7 +32,8 @@ class RecordSource(Protocol):
     """The interface of a record source.
 
     A source that has all labels without reading an image has them as the attribute `labels` (`read_labels`); one whose
-    labels are worth keeping once they are read has the paths of its files as `files`.
+    labels are worth keeping once they are read has the paths of its files as `files`. One whose records hold the names
+    of their original files has a method `file_name(index)`.
 
     Attributes:
       in_memory: whether reading is so cheap that worker processes would only add cost.
@@ -69,6 +70,17 @@ def label_counts(source: RecordSource, num_classes: int) -> list[int] | None:
     if labels is None:
         return None
     return np.bincount(np.asarray(labels, np.int64), minlength=num_classes).tolist()
+
+
+def file_name(source: RecordSource, index: int) -> str:
+    """The file name by which lists of images name a record, where the source keeps one; else `record_name`.
+
+    Of a prepared data set, whose records may hold the names of the original files, it reads the record.
+    """
+    if isinstance(source, ConcatenatedRecords):
+        return file_name(*source.find(index))
+    find = getattr(source, "file_name", None)
+    return (find and find(index)) or source.record_name(index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +286,8 @@ class ConcatenatedRecords:
     def __len__(self) -> int:
         return sum(max(0, part.stop - part.start) for part in self.parts)
 
-    def _find(self, index: int) -> tuple[RecordSource, int]:
+    def find(self, index: int) -> tuple[RecordSource, int]:
+        """The source that record `index` is from, and its position there."""
         for part in self.parts:
             if index < part.stop - part.start:
                 return part.source, part.start + index
@@ -282,11 +295,11 @@ class ConcatenatedRecords:
         raise IndexError(index)
 
     def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
-        source, index = self._find(int(index))
+        source, index = self.find(int(index))
         return source[index]
 
     def record_name(self, index: int) -> str:
-        source, index = self._find(int(index))
+        source, index = self.find(int(index))
         return source.record_name(index)
 
     @property

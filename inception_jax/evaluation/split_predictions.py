@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from inception_jax.data.datasets import Dataset
+from inception_jax.data.records import file_name
 from inception_jax.errors import UserError
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
@@ -96,7 +97,7 @@ def collect(parts: Sequence[Mapping[str, np.ndarray]], data: Dataset, **member: 
     whole = {name: np.concatenate([part[name] for part in gathered]) for name in own}
     order = np.argsort(whole["index"], kind="stable")
     index = whole["index"][order].astype(np.int64)
-    names = np.array([data.source.record_name(int(i)) for i in index])
+    names = np.array([file_name(data.source, int(i)) for i in index])
     record = data_record.describe_split(data)
     about = {"dataset": data.name, "split": data.split, "digest": record["digest"], "members": [member]}
     labels, logs = whole["labels"][order].astype(np.int32), whole["log_probabilities"][order]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from inception_jax.data import imagenet2012, raw_files
+from inception_jax.data import imagenet2012, raw_files, records
 from inception_jax.data.datasets import load
 
 
@@ -54,6 +54,10 @@ def test_imagenet_from_its_tars(imagenet, tmp_path, run):
         builder = tfds.builder_from_directory(tmp_path / "imagenet2012" / "5.1.0")
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         names = [source[i]["file_name"].decode() for i in range(count)]
+        # By these names lists of images find them, also in a part of the split.
+        assert [data.source.file_name(i) for i in range(count)] == names
+        part = load("imagenet2012", f"{split}[1:]", str(tmp_path)).source
+        assert [records.file_name(part, i) for i in range(count - 1)] == names[1:]
         assert sorted(names) == sorted(n for n in images if n.startswith("n0" if split == "train" else "ILSVRC"))
         for i, name in enumerate(names):
             encoded, label = data.record(i)
