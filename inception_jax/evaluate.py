@@ -34,9 +34,9 @@ def main(argv: list[str]) -> int:
     request = split_evaluation.Request(
         flags.split, flags.weights, command_line.step(flags.step), flags.exclude, flags.labels, flags.save_predictions
     )
-    split_evaluation.check_writable(flags.save_predictions)
     parallel.enable_compilation_cache()
     with processes.initialize(processes.find_launch(flags)):
+        split_evaluation.check_writable(flags.save_predictions)
         if flags.workdir:
             return _evaluate_run(flags, recipe, request)
         if flags.all:
@@ -80,7 +80,14 @@ def _arguments() -> ArgumentParser:
     add("--save_predictions", metavar="FILE.npz", help="also write the probabilities of all classes")
     add("--ensemble", metavar="DIR,DIR", help="instead of --workdir: runs whose probabilities are averaged")
     add("--from", dest="saved", metavar="FILE.npz,…", help="instead: files of --save_predictions, averaged")
-    add("--all", nargs="+", metavar="DIR", help="instead: runs, each by itself, into one table")
+    add(
+        "--all",
+        nargs="+",
+        metavar="ENTRY",
+        help="instead: runs and weights, each by itself, into one table: a workdir, MODEL=FILE, RECORD=FILE, FILE, or "
+        "the RECORD of a published file (convert --list)",
+    )
+    add("--data", metavar="NAME", help="with --all: the data set for entries that are weights (default: imagenet2012)")
     add("--output", metavar="PATH", help="with --ensemble, --from: a folder for result.json; with --all: a CSV file")
     add("--json", action="store_true", help="print the content of result.json, not two lines")
     return arguments
@@ -110,6 +117,8 @@ def _check(flags: argparse.Namespace, recipe: ConfigDict | None, arguments: Argu
         arguments.refuse(network, "has no effect with --from: the predictions are made already")
     if given[0] == "all":
         arguments.refuse({"step", "save_predictions", "json"}, "not allowed with --all")
+    else:
+        arguments.refuse({"data"}, "only with --all, for entries that are weights; a run's config names its data")
 
 
 def _evaluate_run(flags: argparse.Namespace, recipe: ConfigDict | None, request: Request) -> int:
@@ -132,7 +141,7 @@ def _evaluate_run(flags: argparse.Namespace, recipe: ConfigDict | None, request:
 
 def _evaluate_several(flags: argparse.Namespace, request: Request) -> int:
     """An ensemble of runs or of saved predictions."""
-    from inception_jax.evaluation import split_evaluation, split_predictions, trained_network
+    from inception_jax.evaluation import ensembles, split_predictions, trained_network
     from inception_jax.multihost import processes
     from inception_jax.runs import conclusion, remote_workdir
 
@@ -147,24 +156,29 @@ def _evaluate_several(flags: argparse.Namespace, request: Request) -> int:
                 raise UserError(f"--ensemble: {name} is named twice")
             recipes[str(workdir)] = trained_network.load_config(workdir, "--ensemble")
             _set_fields(recipes[str(workdir)], flags)
-        result = split_evaluation.evaluate_ensemble(recipes, request)
+        result = ensembles.evaluate_ensemble(recipes, request)
     else:
         parts = [split_predictions.load(name) for name in names]
-        result = split_evaluation.evaluate_predictions(parts, names, request)
+        result = ensembles.evaluate_predictions(parts, names, request)
     if flags.output:
-        split_evaluation.write_ensemble(flags.output, result)
+        ensembles.write(flags.output, result)
     if processes.is_first():
         _print(flags, result, conclusion.format_ensemble(result))
     return 0
 
 
 def _evaluate_all(flags: argparse.Namespace, request: Request) -> int:
-    """Many runs, each by itself; a line per run."""
+    """Many runs and files of weights, each by itself; a line for each."""
     from inception_jax.evaluation import results_table
+    from inception_jax.pretrained import networks
 
-    return results_table.evaluate_all(
-        flags.all, request, flags.output, lambda recipe: _set_fields(recipe, flags), command_line.report
+    table = results_table.TableRequest(
+        request,
+        set_fields=lambda recipe: _set_fields(recipe, flags),
+        open_weights=lambda entry: networks.open_weights(entry, flags.data),
+        report=command_line.report,
     )
+    return results_table.evaluate_all(flags.all, flags.output, table)
 
 
 def _set_fields(recipe: ConfigDict, flags: argparse.Namespace) -> None:

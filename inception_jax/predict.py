@@ -162,8 +162,6 @@ def _check(flags: argparse.Namespace) -> None:
             f"--weights={flags.weights}: --workdir, the run, is missing (a file of that name: "
             f"--weights=./{flags.weights})"
         )
-    elif flags.mode or flags.devices:
-        raise UserError(f"--{'mode' if flags.mode else 'devices'}: only with --workdir")
     elif flags.step:
         raise UserError("--step: only with --workdir; a file of weights has no steps")
 
@@ -187,15 +185,10 @@ def _of_file(flags: argparse.Namespace) -> TrainedNetwork:
 
     if run_state.is_run(Path(flags.weights)):
         raise UserError(f"--weights={flags.weights}: the workdir of a run; name it by --workdir")
-    return workdir.build_network(
-        loading.load_weights(
-            flags.weights,
-            model=flags.model,
-            source=flags.source,
-            record=flags.record,
-            report=command_line.report,
-        )
+    loaded = loading.load_weights(
+        flags.weights, model=flags.model, source=flags.source, record=flags.record, report=command_line.report
     )
+    return workdir.build_network(loaded, lambda config: command_line.set_devices(config, flags))
 
 
 if __name__ == "__main__":

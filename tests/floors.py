@@ -31,8 +31,8 @@ FLOORS = (  # the lowest first
     ("network_tables", "recipe_files"),
     ("compare", "summary", "training"),
     ("benchmarks", "evaluation", "sweeps", "train"),
-    ("benchmark", "data.show", "diagnostics", "evaluate", "features", "pretrained", "sweep"),
-    ("__init__", "doctor", "extract", "parity", "predict", "score"),
+    ("benchmark", "data.show", "diagnostics", "features", "pretrained", "sweep"),
+    ("__init__", "doctor", "evaluate", "extract", "parity", "predict", "score"),
     ("__main__", "convert", "exports"),
     ("export",),
 )

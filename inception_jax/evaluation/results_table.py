@@ -1,68 +1,83 @@
-"""`evaluate --all`: many runs, each by itself, into one CSV table, with the columns of timm's results tables."""
+"""`evaluate --all`: runs and imported weights, each by itself, into one CSV table with the columns of timm's tables."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from ml_collections import ConfigDict
 
 from inception_jax.errors import UserError
 from inception_jax.evaluation import split_evaluation, trained_network
-from inception_jax.evaluation.split_evaluation import Request
-from inception_jax.multihost import processes
-from inception_jax.runs import conclusion, remote_workdir
+from inception_jax.evaluation.split_evaluation import NamedWeights, Request
+from inception_jax.multihost import peer_loss, processes
+from inception_jax.runs import conclusion, manifest, remote_workdir, run_state
 from inception_jax.runs.manifest import replace_text
 from inception_jax.training.memory_check import TooLarge
+
+T = TypeVar("T")
 
 # The first nine are timm's (results/results-imagenet.csv): accuracies in per cent, parameters in millions.
 COLUMNS = (
     "model", "top1", "top1_err", "top5", "top5_err", "param_count", "img_size", "crop_pct", "interpolation",
-    "protocol", "weights", "step", "dataset", "split", "count", "batch_size", "workdir", "error",
+    "protocol", "weights", "step", "dataset", "split", "count", "batch_size", "record", "workdir", "error",
 )  # fmt: skip
 
 
-def evaluate_all(
-    workdirs: Sequence[str],
-    request: Request,
-    output: str | None,
-    set_fields: Callable[[ConfigDict], None],
-    report: Callable[[str], None],
-) -> int:
-    """Evaluates runs, also imported weights, one after another; one that fails does not stop the others.
+@dataclasses.dataclass(frozen=True)
+class TableRequest:
+    """What a table is of.
 
-    The table is written anew after every run, the best first. Where memory runs out, a run is evaluated again with half
-    the batch size, down to one example per device.
+    Attributes:
+      request: what is evaluated.
+      set_fields: sets the fields of a run's config to evaluate with.
+      open_weights: takes an entry that is no folder and no address, and opens the weights that it names.
+      report: gets a line per entry.
+    """
+
+    request: Request
+    set_fields: Callable[[ConfigDict], None]
+    open_weights: Callable[[str], NamedWeights]
+    report: Callable[[str], None]
+
+
+def evaluate_all(entries: Sequence[str], output: str | None, table: TableRequest) -> int:
+    """Evaluates runs and imported weights, one after another; one that fails does not stop the others.
+
+    The table is written anew after every entry, the best first. Where memory runs out, an entry is evaluated again with
+    half the batch size, down to one example per device.
 
     Args:
-      workdirs: of the runs.
-      request: what is evaluated.
+      entries: workdirs of runs, and whatever `open_weights` takes.
       output: the CSV file; None: standard output, at the end.
-      set_fields: sets the fields of a run's config to evaluate with.
-      report: gets a line per run.
+      table: what it is of.
 
     Returns:
       0.
 
     Raises:
-      UserError: the table cannot be written, or at the end: some runs failed.
+      UserError: the table cannot be written, or at the end: some entries failed.
+      PeerLost: another process has ended.
     """
     if output and Path(output).suffix != ".csv":
         raise UserError(f"--output={output}: with --all the name must end with .csv")
     rows: list[dict[str, Any]] = []
-    for workdir in workdirs:
+    for entry in entries:
         try:
-            row = _evaluate(workdir, request, set_fields, report)
-        except Exception as error:  # whatever is wrong with one run
+            row = _evaluate(entry, table)
+        except Exception as error:  # whatever is wrong with one entry
+            if peer_loss.as_peer_lost(error) is not None:
+                raise
             line = " ".join(str(error).split()) or type(error).__name__
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            row = {"workdir": workdir, "error": kind + line}
-            report(f"{workdir}: {row['error']}")
+            row = {"workdir": entry, "error": kind + line}
+            table.report(f"{entry}: {row['error']}")
         rows.append(row)
         rows.sort(key=lambda row: -row.get("top1", -math.inf))
         if output and processes.is_first():
@@ -70,7 +85,7 @@ def evaluate_all(
     if not output and processes.is_first():
         print(format_table(rows), end="")
     if failed := [row["workdir"] for row in rows if "error" in row]:
-        raise UserError(f"{len(failed)} of {len(rows)} runs could not be evaluated: {', '.join(failed[:3])}")
+        raise UserError(f"{len(failed)} of {len(rows)} could not be evaluated: {', '.join(failed[:3])}")
     return 0
 
 
@@ -83,27 +98,51 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _evaluate(
-    workdir: str, request: Request, set_fields: Callable[[ConfigDict], None], report: Callable[[str], None]
-) -> dict[str, Any]:
-    local = remote_workdir.local_copy(workdir)
+def _evaluate(entry: str, table: TableRequest) -> dict[str, Any]:
+    """The line of an entry."""
+    if not (remote_workdir.is_remote(entry) or Path(entry).is_dir()):
+        return _evaluate_weights(entry, table)
+    local = remote_workdir.local_copy(entry)
     recipe = trained_network.load_config(local, "")
-    set_fields(recipe)
+    table.set_fields(recipe)
+    result, folder = _with_smaller_batches(
+        entry, recipe, lambda: split_evaluation.evaluate_run(recipe, str(local), None, table.request), table.report
+    )
+    if processes.is_first():
+        remote_workdir.upload_results(entry, folder)
+        table.report(conclusion.format_evaluation(result, remote_workdir.display_name(folder)).splitlines()[0])
+    imported = manifest.read_json_object(Path(local) / run_state.IMPORTED) or {}
+    return _row(recipe, entry, str(imported.get("record") or ""), result)
+
+
+def _evaluate_weights(entry: str, table: TableRequest) -> dict[str, Any]:
+    if table.request.weights == "ema":
+        raise UserError("--weights=ema: published weights have no EMA beside them; leave the flag out")
+    weights = table.open_weights(entry)
+    table.set_fields(weights.recipe)
+    result = _with_smaller_batches(
+        entry, weights.recipe, lambda: split_evaluation.evaluate_weights(weights, table.request), table.report
+    )
+    if processes.is_first():
+        table.report(conclusion.format_evaluation(result, "").splitlines()[0])
+    return _row(weights.recipe, entry, weights.record, result)
+
+
+def _with_smaller_batches(
+    entry: str, recipe: ConfigDict, evaluate: Callable[[], T], report: Callable[[str], None]
+) -> T:
+    """Evaluates; where memory runs out, again with half the batch size, which stays in the config."""
     while True:
-        batch = recipe.evaluation.batch_size or recipe.batch_size
         try:
-            result, folder = split_evaluation.evaluate_run(recipe, str(local), None, request)
-            break
+            return evaluate()
         except Exception as error:  # jaxlib's error is a RuntimeError, and only its text says what happened
+            batch = recipe.evaluation.batch_size or recipe.batch_size
             least = min(recipe.parallel.devices or jax.device_count(), jax.device_count())
             smaller = batch // 2 // least * least
             if not is_out_of_memory(error) or smaller < least or jax.process_count() > 1:
                 raise
-            report(f"{workdir}: out of memory with a batch of {batch:,}; again with {smaller:,}")
+            report(f"{entry}: out of memory with a batch of {batch:,}; again with {smaller:,}")
             recipe.evaluation.batch_size = smaller
-    remote_workdir.upload_results(workdir, folder)
-    report(conclusion.format_evaluation(result, remote_workdir.display_name(folder)).splitlines()[0])
-    return _row(recipe, workdir, result, batch)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -111,7 +150,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | TooLarge) or "RESOURCE_EXHAUSTED" in str(error)
 
 
-def _row(recipe: ConfigDict, workdir: str, result: dict[str, Any], batch: int) -> dict[str, Any]:
+def _row(recipe: ConfigDict, entry: str, record: str, result: dict[str, Any]) -> dict[str, Any]:
     fields = recipe.evaluation
     size = result["image_size"]
     kept = fields.crop_fraction if fields.resize is None else size / fields.resize
@@ -126,6 +165,7 @@ def _row(recipe: ConfigDict, workdir: str, result: dict[str, Any], batch: int) -
         "crop_pct": round(kept, 3),
         "interpolation": fields.interpolation,
         **{name: result[name] for name in ("protocol", "weights", "step", "dataset", "split", "count")},
-        "batch_size": batch,
-        "workdir": workdir,
+        "batch_size": recipe.evaluation.batch_size or recipe.batch_size,
+        "record": record,
+        "workdir": entry,
     }

@@ -1,10 +1,9 @@
-"""Evaluates runs on a split: one run, or an ensemble of runs or of saved predictions; the content of `evaluate`."""
+"""Evaluates a run, or imported weights, on a split: what `evaluate` does; `ensembles` has several networks together."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from inception_jax.data.datasets import Dataset
+from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError, write_error
 from inception_jax.evaluation import relabelling, split_predictions, trained_network
 from inception_jax.evaluation.split_predictions import SplitPredictions
@@ -44,6 +44,27 @@ class Request:
     save_predictions: str | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class NamedWeights:
+    """Imported weights that belong to no workdir.
+
+    Attributes:
+      name: of the published file, else the file's path; for messages.
+      record: name of the published file; "" where it is none, or which one is unknown.
+      recipe: the config of a run that has them, with the publisher's preprocessing.
+      variables: "params" and "batch_stats", in memory.
+      class_names: one per class.
+      unknown_classes: whether the names are only numbers: the file has none, and its publisher's are not known.
+    """
+
+    name: str
+    record: str
+    recipe: ConfigDict
+    variables: Any
+    class_names: list[str]
+    unknown_classes: bool
+
+
 def evaluate_run(
     recipe: ConfigDict, workdir: str, checkpoint: str | None, request: Request
 ) -> tuple[dict[str, Any], Path]:
@@ -59,40 +80,17 @@ def evaluate_run(
       (the result, the folder of its files).
     """
     restore.refuse_unequal_settings()
-    with processes.fail_together():
-        (source,) = data_setup.load_splits(recipe, request.split or recipe.data.eval_split)
-    trained, run, examples = _load(recipe, checkpoint or workdir, source, request)
-    with processes.fail_together():
-        data = data_setup.build_eval_data(trained.config, source, trained.input, trained.devices)
-    processes.check_equal("the step of the checkpoint", trained.step)
-    processes.check_equal("the data", [source.class_names, examples], "all processes need the same files")
+    source = open_split(recipe, request)
+    trained, run = load_network(recipe, checkpoint or workdir, source, request)
     if processes.is_first():
         notes = data_record.note_other_examples(run, source) if run is not None else []
         notes += environment.note_changed_settings((manifest.read(run) if run is not None else None) or {})
         for line in [*source.account, *notes]:
             print(line, file=sys.stderr)
-    every: list[Any] | None = [] if request.exclude or request.labels or request.save_predictions else None
-    evaluation, images = trained.evaluate(data, every), recipe.evaluation.batch_norm_images
-    changes: dict[str, Any] = {}
-    if every is not None:
-        predictions = split_predictions.collect(every, source, **_member(trained))
-        evaluation, changes = _finish(predictions, evaluation, request)
-    result = {
-        "model": trained.config.model.name,
-        "dataset": data.dataset.name,
-        "split": data.dataset.split,
-        "weights": trained.weights,
-        "step": trained.step,
-        "protocol": recipe.evaluation.protocol,
-        "crops": data.protocol.crops,
-        "image_size": data.image_size,
-        "parameters": _count_parameters(trained),
-        **({"batch_norm_images": images} if images else {}),
-        **changes,
-        **_metrics(evaluation),
-    }
+    data, evaluation, changes, result = _evaluate(trained, source, request)
     name = f"{data.dataset.split}_{trained.weights}_{trained.step}_{recipe.evaluation.protocol}"
     name += f"_{data.image_size}px" if data.image_size != trained.input.image_size else ""
+    images = recipe.evaluation.batch_norm_images
     name += f"_batch_norm_{images}" if images else ""
     name += "".join(f"_{field}_{Path(str(path)).stem}" for field, path in changes.items() if field in _FILES)
     folder = Path(workdir) / "evaluations" / name.replace("/", "_")
@@ -107,6 +105,74 @@ def evaluate_run(
     return result, folder
 
 
+def evaluate_weights(weights: NamedWeights, request: Request) -> dict[str, Any]:
+    """Evaluates weights that are in memory on all processes; writes no file.
+
+    Args:
+      weights: with the config of a run that has them, and the fields of its section `evaluation` to evaluate with.
+      request: what is evaluated; `weights` and `step` choose nothing here.
+
+    Returns:
+      The result.
+
+    Raises:
+      UserError: the data has other classes.
+    """
+    source = open_split(weights.recipe, request)
+    with processes.fail_together():
+        differing = data_record.class_difference(weights.class_names, source.class_names)
+        if differing and not (weights.unknown_classes and len(weights.class_names) == source.num_classes):
+            raise UserError(
+                f"data {source.name}: {differing.replace('the run was trained on', 'the weights are of')}; evaluate on "
+                "data with the same classes in the same order (--data), or import the file with python -m "
+                "inception_jax.convert --classes=FILE"
+            )
+        trained = trained_network.build(
+            weights.recipe, weights.variables, source.class_names, weights="raw", step=0, where=weights.name
+        )
+    _check_equal(trained, source)
+    if processes.is_first():
+        for line in source.account:
+            print(line, file=sys.stderr)
+    return _evaluate(trained, source, request)[-1]
+
+
+def open_split(recipe: ConfigDict, request: Request) -> Dataset:
+    """Opens the split that is asked for, else the evaluation split of a config, on all processes."""
+    with processes.fail_together():
+        (source,) = data_setup.load_splits(recipe, request.split or recipe.data.eval_split)
+    return source
+
+
+def _evaluate(
+    trained: TrainedNetwork, source: Dataset, request: Request
+) -> tuple[EvalPipeline, Accumulator, dict[str, Any], dict[str, Any]]:
+    """Evaluates a network on a split: (the data, what was found, the changes that were asked for, the result)."""
+    with processes.fail_together():
+        data = data_setup.build_eval_data(trained.config, source, trained.input, trained.devices)
+    every: list[Any] | None = [] if request.exclude or request.labels or request.save_predictions else None
+    evaluation, images = trained.evaluate(data, every), trained.config.evaluation.batch_norm_images
+    changes: dict[str, Any] = {}
+    if every is not None:
+        predictions = split_predictions.collect(every, source, **describe_member(trained))
+        evaluation, changes = finish(predictions, evaluation, request)
+    result = {
+        "model": trained.config.model.name,
+        "dataset": data.dataset.name,
+        "split": data.dataset.split,
+        "weights": trained.weights,
+        "step": trained.step,
+        "protocol": trained.config.evaluation.protocol,
+        "crops": data.protocol.crops,
+        "image_size": data.image_size,
+        "parameters": _count_parameters(trained),
+        **({"batch_norm_images": images} if images else {}),
+        **changes,
+        **metrics(evaluation),
+    }
+    return data, evaluation, changes, result
+
+
 _FILES = ("exclude", "labels")
 
 
@@ -116,23 +182,32 @@ def _count_parameters(trained: TrainedNetwork) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(trunk))
 
 
-def _load(
+def load_network(
     recipe: ConfigDict, checkpoint: str, source: Dataset, request: Request
-) -> tuple[TrainedNetwork, Path | None, dict[str, Any]]:
-    """Loads a network for data of its classes; (it, the workdir of its run, the examples of the data)."""
+) -> tuple[TrainedNetwork, Path | None]:
+    """Loads a network for data of its classes, the same on all processes; (it, the workdir of its run)."""
     with processes.fail_together():
         run = warm_start.find_workdir(Path(checkpoint))
         if run is not None:
             remedy = "evaluate on data with the same classes in the same order"
             data_record.refuse_other_classes(run, source, remedy)
-        examples = data_record.describe_split(source)
         trained = trained_network.load(
             recipe, checkpoint, source.class_names, weights=request.weights, step=request.step
         )
-    return trained, run, examples
+    _check_equal(trained, source)
+    return trained, run
 
 
-def _member(trained: TrainedNetwork) -> dict[str, Any]:
+def _check_equal(trained: TrainedNetwork, source: Dataset) -> None:
+    """Compares the checkpoint and the data of all processes."""
+    processes.check_equal("the step of the checkpoint", trained.step)
+    with processes.fail_together():
+        examples = data_record.describe_split(source)
+    processes.check_equal("the data", [source.class_names, examples], "all processes need the same files")
+
+
+def describe_member(trained: TrainedNetwork) -> dict[str, Any]:
+    """A network in the "members" of `SplitPredictions.about`."""
     config = trained.config
     return {
         "model": config.model.name,
@@ -143,72 +218,7 @@ def _member(trained: TrainedNetwork) -> dict[str, Any]:
     }
 
 
-def predict_split(recipe: ConfigDict, workdir: str, source: Dataset, request: Request) -> SplitPredictions:
-    """Computes the predictions of a run for a split that is open already.
-
-    Args:
-      recipe: the run's config, with the fields of its section `evaluation` to evaluate with.
-      workdir: of the run.
-      source: the split.
-      request: `weights` and `step` are read.
-    """
-    trained, _, _ = _load(recipe, workdir, source, request)
-    data = data_setup.build_eval_data(trained.config, source, trained.input, trained.devices)
-    every: list[Any] = []
-    trained.evaluate(data, every)
-    return split_predictions.collect(every, source, **_member(trained))
-
-
-def evaluate_ensemble(recipes: Mapping[str, ConfigDict], request: Request) -> dict[str, Any]:
-    """Evaluates the mean of the probabilities of several runs, one run after another.
-
-    Args:
-      recipes: {workdir: its config, as for `evaluate_run`}; the data is that of the first.
-      request: what is evaluated.
-
-    Returns:
-      The result, with that of each member.
-    """
-    restore.refuse_unequal_settings()
-    first = next(iter(recipes.values()))
-    with processes.fail_together():
-        (source,) = data_setup.load_splits(first, request.split or first.data.eval_split)
-    parts = [predict_split(recipe, workdir, source, request) for workdir, recipe in recipes.items()]
-    return evaluate_predictions(parts, list(recipes), request)
-
-
-def evaluate_predictions(parts: Sequence[SplitPredictions], names: Sequence[str], request: Request) -> dict[str, Any]:
-    """Evaluates saved predictions, of several files their mean.
-
-    Args:
-      parts: of each file.
-      names: of the files or workdirs.
-      request: `exclude`, `labels` and `save_predictions` are read.
-
-    Returns:
-      The result; of several parts with the metrics of each under "members".
-    """
-    whole = split_predictions.average(parts, names)
-    evaluation, changes = _finish(whole, None, request)
-    members = []
-    for part, name in zip(parts, names, strict=True):
-        own, _ = _finish(part, None, dataclasses.replace(request, save_predictions=None))
-        values = own.result()
-        about = part.about["members"]
-        known = about[0] if len(about) == 1 else {"model": f"ensemble of {len(about)}"}
-        members.append({"name": name, **known, **{metric: values[metric] for metric in ("top1", "top5", "loss")}})
-    about = whole.about
-    return {
-        "model": members[0]["model"] if len(members) == 1 else f"ensemble of {len(about['members'])}",
-        "dataset": about["dataset"],
-        "split": about["split"],
-        "members": members,
-        **changes,
-        **_metrics(evaluation),
-    }
-
-
-def _finish(
+def finish(
     predictions: SplitPredictions, evaluation: Accumulator | None, request: Request
 ) -> tuple[Accumulator, dict[str, Any]]:
     """Saves predictions, and evaluates them with the labels that are asked for; also what the result says of that.
@@ -234,7 +244,8 @@ def _finish(
     return evaluation or changed.accumulate(), changes
 
 
-def _metrics(evaluation: Accumulator) -> dict[str, Any]:
+def metrics(evaluation: Accumulator) -> dict[str, Any]:
+    """The metrics of an evaluation for its result, and where it was computed."""
     return {
         **evaluation.result(),
         "top1_interval_95": list(evaluation.top1_interval()),
@@ -242,30 +253,16 @@ def _metrics(evaluation: Accumulator) -> dict[str, Any]:
     }
 
 
-def write_ensemble(folder: str, result: dict[str, Any]) -> None:
-    """Writes result.json of an ensemble to a folder, which is made.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    if not processes.is_first():
-        return
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from None
-    write_result(folder, result)
-
-
 def check_writable(path: str | None) -> None:
-    """Refuses a file of predictions that could not be written, before anything is computed.
+    """Refuses a file of predictions that process 0 could not write, before anything is computed.
 
     Raises:
       UserError: its name does not end with .npz, or its folder is not there.
     """
     if path is None:
         return
-    if Path(path).suffix != ".npz":
-        raise UserError(f"--save_predictions={path}: the name must end with .npz")
-    if not Path(path).absolute().parent.is_dir():
-        raise UserError(f"--save_predictions={path}: its folder is not there; make it first")
+    with processes.fail_together():
+        if Path(path).suffix != ".npz":
+            raise UserError(f"--save_predictions={path}: the name must end with .npz")
+        if processes.is_first() and not Path(path).absolute().parent.is_dir():
+            raise UserError(f"--save_predictions={path}: its folder is not there; make it first")

@@ -15,12 +15,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception_jax.errors import UserError, nearest, write_error
 from inception_jax.evaluation import trained_network
+from inception_jax.evaluation.split_evaluation import NamedWeights
 from inception_jax.evaluation.trained_network import TrainedNetwork
 from inception_jax.models.initialization import init_variables
+from inception_jax.models.registry import model_names
 from inception_jax.pretrained import catalog, downloading, hub, loading, workdir
 from inception_jax.pretrained.loading import LoadedWeights
 from inception_jax.pretrained.records import WeightRecord
 from inception_jax.pretrained.variants import is_classifier_leaf
+from inception_jax.runs import listing
 
 CACHE_VARIABLE = "INCEPTION_JAX_CACHE"
 
@@ -100,6 +103,49 @@ def load_pretrained(
     config = workdir.config_of(loaded, image_size=image_size)
     names = workdir.class_names_of(loaded)
     return trained_network.build(config, loaded.imported.variables, names, weights="raw", step=0, where=path)
+
+
+def open_weights(entry: str, data: str | None = None) -> NamedWeights:
+    """Opens weights by a name as tables of results have them, for `evaluate --all`; writes no workdir.
+
+    Args:
+      entry: `MODEL=FILE`, a file of weights of a network; `RECORD=FILE`, of a published file; `FILE` alone, whose
+        network is detected; or `RECORD` alone, such as "timm/inception_v4.tf_in1k": the file in the cache, which is
+        downloaded where it is not there.
+      data: name of the data set to evaluate on; None: ImageNet.
+
+    Raises:
+      UserError: the entry names nothing that is known, or as `load_weights`.
+    """
+    name, _, file = entry.partition("=")
+    model = record = None
+    if Path(entry).exists() or Path(f"{entry}.index").exists():  # TensorFlow's checkpoints are named without a suffix
+        path = Path(entry)
+    elif not file:
+        no_run = f"neither a run ({listing.explain_no_run(Path(entry))})"
+        record = find_record(entry, f"{entry}: {no_run}, nor a file of weights,").name
+        path = cached_file(catalog.get_record(record))
+    else:
+        path, names = Path(file), [record.name for record in catalog.all_records()]
+        if name not in (*names, *model_names()):
+            raise UserError(
+                f"{entry}: {name!r} is neither a network nor the name of a published file"
+                f"{nearest(name, (*names, *model_names()))}; python -m inception_jax.convert --list shows these"
+            )
+        model, record = (None, name) if name in names else (name, None)
+    loaded = loading.load_weights(path, model=model, record=record)
+    config = workdir.config_of(loaded, data=data)
+    if not loaded.imported.num_classes:
+        raise UserError(f"{entry}: these weights have no classifier, so there is nothing to evaluate")
+    if data is None and config.data.name != workdir.IMAGENET:
+        raise UserError(
+            f"{entry}: weights of {loaded.imported.num_classes:,} classes, which are not ImageNet's; name the data "
+            "set: --data=NAME"
+        )
+    found = loaded.record.name if loaded.record else ""
+    names = workdir.class_names_of(loaded)
+    unknown = loaded.imported.num_classes not in workdir.IMAGENET_CLASSES
+    return NamedWeights(str(path), found, config, loaded.imported.variables, names, unknown)
 
 
 def cache_folder() -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from inception_jax.training.restore import CLASSES
 FILE = run_state.IMPORTED
 IMAGENET = "imagenet2012"
 BACKGROUND = "background"
+IMAGENET_CLASSES = (1000, 1001)
+"""The numbers of classes of weights whose classes are ImageNet's, the second with the background."""
 
 # Options of `create_model` that are fields of their own in the schema.
 _OWN_FIELDS = ("num_classes", "in_channels", "width_multiplier", "aux_heads", "dropout_rate", "aux_dropout_rate")
@@ -107,21 +109,29 @@ def class_names_of(loaded: LoadedWeights) -> list[str]:
     Every publisher of 1000 or 1001 classes has ImageNet's, sorted by the names of their synsets.
     """
     count = loaded.imported.num_classes
-    if count not in (1000, 1001):
+    if count not in IMAGENET_CLASSES:
         return [f"class {index}" for index in range(count)]
     from inception_jax.data.imagenet2012 import synsets
 
     return [BACKGROUND, *synsets()] if count == 1001 else synsets()
 
 
-def build_network(loaded: LoadedWeights) -> TrainedNetwork:
+def build_network(
+    loaded: LoadedWeights, set_fields: Callable[[ConfigDict], None] = lambda config: None
+) -> TrainedNetwork:
     """Puts the weights on the devices, ready for prediction; writes no file.
+
+    Args:
+      loaded: the weights.
+      set_fields: sets fields of their config, such as the devices.
 
     Raises:
       UserError: as `config_of`.
     """
+    config = config_of(loaded)
+    set_fields(config)
     return trained_network.build(
-        config_of(loaded), loaded.imported.variables, class_names_of(loaded), weights="raw", step=0, where=loaded.path
+        config, loaded.imported.variables, class_names_of(loaded), weights="raw", step=0, where=loaded.path
     )
 
 

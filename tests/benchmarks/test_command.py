@@ -40,21 +40,22 @@ def measured(tmp_path_factory, two_modules):
     return json.loads((directory / "a" / "b.json").read_text()), directory / "a" / "b.json", directory / "b.png"
 
 
-def test_inference_under_pmap(two_modules, tmp_path):
+@pytest.mark.parametrize("kind", ["inference", "train"])
+def test_steps_under_pmap(two_modules, kind, tmp_path):
     flags = [
         "--num_classes=10",
         "--batch_size=4",
         "--image_size=32",
         "--seconds=0.1",
         "--blocks=3",
-        "--what=inference",
+        f"--what={kind}",
         "--no_input",
     ]
     modes = ["--mode=pmap", "--devices=2", "--set", "width_multiplier=0.1", f"--json={tmp_path / 'a.json'}"]
     assert benchmark.main([f"--model={two_modules}", *flags, *modes]) == 0
     content = json.loads((tmp_path / "a.json").read_text())
     assert (content["task"]["mode"], content["task"]["devices"]) == ("pmap", 2)
-    assert "train" not in content and content["inference"]["step_seconds"]["median"] > 0
+    assert {"inference", "train"} & set(content) == {kind} and content[kind]["step_seconds"]["median"] > 0
 
 
 def test_what_is_written(measured, two_modules):

@@ -135,6 +135,6 @@ def test_a_path_that_is_no_run_from_python_and_among_many(places, capsys):
         load_run(path)
     assert str(caught.value) == f"{path}: {message}"
     evaluate = importlib.import_module("inception_jax.evaluate")
-    with pytest.raises(UserError, match="1 of 1 runs could not be evaluated"):
+    with pytest.raises(UserError, match="1 of 1 could not be evaluated"):
         evaluate.main(["--all", str(path)])
     assert f"{path}: {message}" in capsys.readouterr().err

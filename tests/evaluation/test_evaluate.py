@@ -139,7 +139,7 @@ def test_a_table_of_many_runs(runs, evaluated, tmp_path):
     shutil.rmtree(broken / "checkpoints")
     table = tmp_path / "results.csv"
     _, err = evaluated("--all", str(runs[0]), str(broken), str(runs[1]), f"--output={table}", "--image_size=16", code=2)
-    assert err.splitlines()[-1].endswith(f"1 of 3 runs could not be evaluated: {broken}")
+    assert err.splitlines()[-1].endswith(f"1 of 3 could not be evaluated: {broken}")
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [bool(row["error"]) for row in rows] == [False, False, True] and rows[2]["workdir"] == str(broken)
     assert float(rows[0]["top1"]) >= float(rows[1]["top1"])
@@ -194,6 +194,7 @@ def test_predict_and_extract_under_pmap(runs, capsys, tmp_path, registrations):
         (["--from=a.npz"], "cannot read a.npz: No such file"),
         (["--ensemble=a,b", "--batch_norm_images=3"], "--batch_norm_images: not allowed with --ensemble"),
         (["--all", "a", "--json"], "--json: not allowed with --all"),
+        (["--workdir=a", "--data=digits"], "--data: only with --all, for entries that are weights"),
         (["--workdir=a", "--output=b"], "--output: has no effect with --workdir"),
         (["--workdir=a", "--save_predictions=b.txt"], "the name must end with .npz"),
         (["--workdir=a", "--save_predictions=/nowhere/b.npz"], "its folder is not there"),

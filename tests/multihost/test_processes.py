@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import signal
 import socket
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from inception_jax.checkpoints.reading import load_variables
 from inception_jax.errors import UserError
+from inception_jax.evaluation import split_predictions
 from inception_jax.multihost import heartbeat, processes
 from inception_jax.runs.metric_files import read_rows
 
@@ -200,8 +202,8 @@ def test_processes_that_see_other_data_do_not_begin(start_command, arguments, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_slurm_starts_an_evaluation(alone, start_command):
-    """No flags: two tasks of `srun` find each other, and give what one process gives."""
+def test_slurm_starts_an_evaluation(alone, start_command, tmp_path):
+    """No flags: two tasks of `srun` find each other, and give and save what one process gives."""
     job = free_port() % 4096  # JAX takes the port from the job's number
     variables = {
         "SLURM_JOB_ID": str(job),
@@ -215,6 +217,7 @@ def test_slurm_starts_an_evaluation(alone, start_command):
             f"--workdir={alone}",
             "--weights=raw",
             "--json",
+            f"--save_predictions={tmp_path / 'saved.npz'}",
             environment=environment(1, **variables, SLURM_PROCID=str(index), SLURM_LOCALID=str(index)),
         )
         for index in range(2)
@@ -227,6 +230,45 @@ def test_slurm_starts_an_evaluation(alone, start_command):
         assert result[name] == pytest.approx(value, rel=1e-12), name
     folder = alone / "evaluations" / f"test[:40]_raw_{result['step']}_single"
     assert (folder / "result.json").exists() and list(folder.glob("*.png"))
+    saved = split_predictions.load(tmp_path / "saved.npz")
+    assert saved.index.tolist() == [*range(40)] and saved.about["members"][0]["step"] == result["step"]
+    for name, value in saved.accumulate().result().items():
+        assert value == pytest.approx(result[name], rel=1e-12), name
+
+
+def test_an_ensemble_on_several_devices_and_processes_is_that_of_one(alone, start_command, tmp_path):
+    """Four devices of two processes; of the last batch, the second process has no example."""
+    earlier = shutil.copytree(alone, tmp_path / "earlier")
+    steps = sorted(int(path.name) for path in (earlier / "checkpoints").glob("[0-9]*"))
+    shutil.rmtree(earlier / "checkpoints" / str(steps[-1]))
+    flags = [f"--ensemble={alone},{earlier}", "--weights=raw", "--batch_size=16", "--json"]
+    shared = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
+    commands = [
+        start_command("evaluate", *flags, f"--save_predictions={tmp_path / 'one.npz'}", environment=environment(1)),
+        *(
+            start_command(
+                *("evaluate", *flags, f"--save_predictions={tmp_path / 'two.npz'}"),
+                *(*shared, f"--process_id={index}"),
+                environment=environment(2),
+            )
+            for index in range(2)
+        ),
+    ]
+    (expected, _), (found, err), (silent, other) = (command.communicate(timeout=200) for command in commands)
+    assert [command.returncode for command in commands] == [0, 0, 0] and silent == "", err + other
+    one, two = (json.loads(out) for out in (expected, found))
+    assert [member["step"] for member in two["members"]] == [steps[-1], steps[-2]] and two["count"] == 40
+    for key in one.keys() - {"environment", "members"}:
+        assert two[key] == (pytest.approx(one[key], rel=1e-10) if isinstance(one[key], float) else one[key]), key
+    for mine, theirs in zip(one["members"], two["members"], strict=True):
+        assert theirs == {
+            name: pytest.approx(value, rel=1e-10) if isinstance(value, float) else value for name, value in mine.items()
+        }
+    one, two = (split_predictions.load(tmp_path / f"{name}.npz") for name in ("one", "two"))
+    assert (one.about, one.class_names) == (two.about, two.class_names)
+    for name in ("names", "index", "labels"):
+        np.testing.assert_array_equal(getattr(two, name), getattr(one, name))
+    np.testing.assert_allclose(two.log_probabilities, one.log_probabilities, rtol=1e-10)
 
 
 def flags(**given):

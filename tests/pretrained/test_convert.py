@@ -1,6 +1,8 @@
 """`convert` there and back: a small network as a publisher's file, imported, asked, and written out again."""
 
 import argparse
+import csv
+import dataclasses
 import functools
 import json
 import shutil
@@ -15,9 +17,20 @@ from inception_jax import command_line, convert, evaluate, extract, predict, wei
 from inception_jax.config import Config
 from inception_jax.data import crops, datasets
 from inception_jax.errors import UserError
+from inception_jax.evaluation import results_table, split_evaluation
 from inception_jax.evaluation import trained_network as network_module
+from inception_jax.evaluation.split_evaluation import NamedWeights
 from inception_jax.models.initialization import init_variables
-from inception_jax.pretrained import exporting, hub, importing, loading, workdir
+from inception_jax.pretrained import (
+    catalog,
+    exporting,
+    hub,
+    importing,
+    loading,
+    networks,
+    preprocessing,
+    workdir,
+)
 from inception_jax.pretrained.publishers import registry
 from inception_jax.training import network_setup
 from inception_jax.training.preprocess import get_normalization, preprocess
@@ -145,8 +158,9 @@ def test_predict_of_a_file_asks_the_network_of_the_workdir(converted, file, monk
     options = {"width_multiplier": 0.125}
     monkeypatch.setattr(loading, "load_weights", functools.partial(loading.load_weights, options=options))
     monkeypatch.setattr(workdir, "config_of", functools.partial(workdir.config_of, image_size=SIZE))
-    flags = argparse.Namespace(weights=str(file), model=MODEL, source=SOURCE, record=None)
+    flags = argparse.Namespace(weights=str(file), model=MODEL, source=SOURCE, record=None, mode="pmap", devices=2)
     ours = predict._of_file(flags)
+    assert (ours.devices.mode, ours.devices.count) == ("pmap", 2)
     theirs = network_module.load(
         network_module.load_config(converted), converted, network_module.load_class_names(converted)
     )
@@ -168,6 +182,47 @@ def test_evaluate_and_compare_take_it(forward, converted, run_command, tmp_path)
     assert code == 0 and "imported" in out and "preempted" not in out, out
     code, out, err = run_command("compare", run)
     assert code == 0 and out.startswith("Result"), err
+
+
+def test_a_table_takes_the_workdir_the_file_and_the_published_name(converted, file, capsys, tmp_path, monkeypatch):
+    """`evaluate --all`: each with its record's preprocessing; one of three networks is preprocessed in another way."""
+    real = loading.load_weights
+    monkeypatch.setattr(  # the file is an eighth as wide as the published one
+        loading, "load_weights", lambda path, **given: real(path, **given, source=SOURCE, options=SMALL)
+    )
+    record = dataclasses.replace(catalog.get_record("torchvision/googlenet"), file=file.name, digest=None)
+    other = dataclasses.replace(
+        record, name="torchvision/other", preprocessing=dataclasses.replace(preprocessing.timm(341), image_size=224)
+    )
+    monkeypatch.setattr(catalog, "PUBLISHED", (record, other))
+    monkeypatch.setenv(networks.CACHE_VARIABLE, str(tmp_path))
+    cached = tmp_path / other.name / file.name
+    cached.parent.mkdir(parents=True)
+    shutil.copy(file, cached)
+    wrong = {
+        "inception_v9=a.npz": "'inception_v9' is neither a network nor the name of a published file; did you mean",
+        "nowhere": "nowhere: neither a run (there is no such directory), nor a file of weights, nor the name of a pub",
+        f"{MODEL}=nowhere.npz": "nowhere.npz",
+    }
+    entries = [str(converted), f"{record.name}={file}", other.name, *wrong]
+    flags = [f"--split=test[:{EXAMPLES}]", "--data=digits", f"--image_size={SIZE}", "--devices=1", "--batch_size=20"]
+    with pytest.raises(UserError, match=r"3 of 6 could not be evaluated: inception_v9=a\.npz, nowhere, incep"):
+        evaluate.main(["--all", *entries, *flags, f"--output={tmp_path / 'table.csv'}"])
+    rows = {row["workdir"]: row for row in csv.DictReader((tmp_path / "table.csv").read_text().splitlines())}
+    for entry, message in wrong.items():
+        assert message in rows[entry]["error"] and not rows[entry]["top1"]
+    run, same, changed = (rows[entry] for entry in entries[:3])
+    assert (run["record"], same["record"], changed["record"]) == ("", record.name, other.name)
+    assert all(same[name] == run[name] for name in results_table.COLUMNS[:16])
+    assert (run["interpolation"], changed["interpolation"]) == ("pil_bilinear", "pil_bicubic")
+    assert (run["img_size"], changed["img_size"], changed["count"]) == (str(SIZE), str(SIZE), str(EXAMPLES))
+    assert float(changed["crop_pct"]) == pytest.approx(224 / 341, abs=0.01) != float(run["crop_pct"])
+    assert "nowhere: neither a run (" in capsys.readouterr().err
+    # The classes of ImageNet are known, and those of the data must be the same.
+    names = NamedWeights("a", "", workdir.config_of(real(file, record=record.name, options=SMALL)), {}, ["x"], False)
+    names.recipe.data.eval_split = "test"
+    with pytest.raises(UserError, match=r"data digits: the weights are of 'x'; the data has 10 classes.*--data"):
+        split_evaluation.evaluate_weights(names, split_evaluation.Request())
 
 
 @pytest.mark.slow
