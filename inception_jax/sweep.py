@@ -69,7 +69,9 @@ def _arguments() -> ArgumentParser:
         "--seed", type=command_line.whole(0, 2**32 - 1), default=0, metavar="N", help="seed of the sampler; default: 0"
     )
     arguments.add_argument(
-        "--pruner", choices=PRUNERS, default="halving", help="how trials are stopped early; default: halving"
+        "--pruner",
+        choices=PRUNERS,
+        help="how trials are stopped early; default: halving, or none where --metric is what reaching a target needs",
     )
     arguments.add_argument(
         "--min_evaluations",
@@ -86,7 +88,8 @@ def _arguments() -> ArgumentParser:
     arguments.add_argument(
         "--metric",
         metavar="NAME",
-        help="metric of the evaluations that is the objective, such as loss or macro_f1; default: "
+        help="metric of the evaluations that is the objective, such as loss or macro_f1, or what a trial needs to "
+        "reach stop.target: steps_to_target, epochs_, images_, wall_seconds_ or training_seconds_to_target; default: "
         "checkpoint.best_metric",
     )
     arguments.add_argument(

@@ -115,7 +115,7 @@ def format_metric(metric: Metric, value: float | None) -> str:
 
     What a run needed to reach a target: `1,234`, or `not reached`.
     """
-    if value is None:
+    if value is None or (metric.decimals is not None and math.isnan(value)):
         return "–"
     if metric.decimals is not None:
         return f"{value:,.{metric.decimals}f}" if math.isfinite(value) else "not reached"

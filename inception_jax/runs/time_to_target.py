@@ -47,14 +47,14 @@ def format_reached(target: Mapping[str, Any]) -> str:
 
 
 def value_of(target: Mapping[str, Any] | None, name: str) -> float:
-    """What a run needed to reach its target; infinity where it has not, or where that was not measured.
+    """What a run needed to reach its target; infinity where it has not, NaN where it has, but that was not measured.
 
     Args:
       target: the entry "target" of its result.json; None: it has none.
       name: of `TO_TARGET`, such as "steps_to_target".
     """
-    reached = (target or {}).get("reached") or {}
-    return float(reached.get(name.removesuffix(SUFFIX), math.inf))
+    reached = (target or {}).get("reached")
+    return float(reached.get(name.removesuffix(SUFFIX), math.nan)) if reached else math.inf
 
 
 def find(run: RunState) -> dict[str, Any] | None:
@@ -107,5 +107,5 @@ def median_over_seeds(
 
 
 def median(values: Sequence[float]) -> float:
-    """The median, infinity counted as a value: between a finite and an infinite one it is infinite."""
-    return statistics.median(values)
+    """The median, infinity counted as a value: between a finite and an infinite one it is infinite; NaN of any NaN."""
+    return math.nan if any(map(math.isnan, values)) else statistics.median(values)

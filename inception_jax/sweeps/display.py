@@ -15,7 +15,7 @@ from typing import Any, Literal, TextIO
 
 from inception_jax.errors import write_error
 from inception_jax.metric_definitions import describe
-from inception_jax.runs.formatting import format_duration
+from inception_jax.runs.formatting import format_duration, format_metric
 
 LOG = "sweep.log"
 
@@ -120,9 +120,12 @@ class SweepDisplay:
         """Formats a value of the metric: `98.61 %` or `0.0521`; "" for None."""
         if value is None:
             return ""
+        metric = describe(self.metric)
+        if metric.decimals is not None:
+            return format_metric(metric, value)
         if not math.isfinite(value):
             return str(value)
-        return f"{100 * value:.2f} %" if describe(self.metric).percent else f"{value:.4f}"
+        return f"{100 * value:.2f} %" if metric.percent else f"{value:.4f}"
 
     def close(self) -> None:
         """Stops the live table, whose last state stays, and closes the log; a second call does nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,8 +10,9 @@ from typing import Any
 
 from inception_jax import schema
 from inception_jax.errors import UserError
+from inception_jax.metric_definitions import TO_TARGET
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import data_record, formatting, manifest, run_state
+from inception_jax.runs import data_record, formatting, manifest, run_state, time_to_target
 from inception_jax.runs.formatting import format_duration
 from inception_jax.runs.tables import Markdown, code, escape, format_markdown, format_value
 from inception_jax.sweeps.study_files import UNKNOWN, StoredParameter, StoredStudy, StoredTrial
@@ -51,6 +53,10 @@ def setup(study: StoredStudy) -> Iterator[str]:
     )
     counted = "the final evaluation" if study.objective == "final" else "the best of its evaluations"
     weights = {"ema": ", of EMA weights", "raw": ", of raw weights"}.get(str(content.get("weights")), "")
+    if study.metric.name in TO_TARGET:
+        stop, checkpoint = (study.config.get(name) or {} for name in ("stop", "checkpoint"))
+        name = stop.get("target_metric") or checkpoint.get("best_metric")
+        counted = f"{name} {stop.get('target')}, at the first evaluation that reached it"
     sampler, pruner = str(content.get("sampler")), str(content.get("pruner") or "none")
     parts = [
         f"{varied}{best}{of_recipe}" + (f" (with {overrides})" if overrides else "") + "?",
@@ -203,6 +209,13 @@ def facts(study: StoredStudy) -> Iterator[str]:
             f"; {interval}" if interval else ""
         )
     yield f"- **{finished:,} of {len(study.trials):,}** trials finished"
+    if study.metric.name in TO_TARGET and finished:
+        values = [math.inf if trial.value is None else trial.value for trial in study.with_status("finished")]
+        median = formatting.format_metric(study.metric, time_to_target.median(values))
+        yield (
+            f"- **{sum(map(math.isfinite, values)):,} of {finished:,}** finished trials reached their target; median "
+            f"{escape(study.metric.title)} of all finished ones: {median}"
+        )
     if seconds := sum(trial.seconds for trial in study.trials):
         yield f"- **{format_duration(seconds)}** run time of all processes"
 

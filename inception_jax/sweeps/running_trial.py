@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError, write_error
-from inception_jax.runs import lock, result
+from inception_jax.runs import lock, result, time_to_target
 from inception_jax.sweeps import overrides, trial_process, trials
 from inception_jax.sweeps.lease import Lease, last_heartbeat
 from inception_jax.sweeps.resources import Slot
@@ -54,7 +55,7 @@ class TrialOutcome:
     Attributes:
       status: one of `trials.ENDED`, or "interrupted": it can be continued.
       message: the reason, in one line.
-      value: the objective of a finished trial.
+      value: the objective of a finished trial; infinity where it has not reached its target.
     """
 
     status: str
@@ -95,7 +96,7 @@ class RunningTrial:
             workdir,
             study_config.evaluated_weights(trial.fields),
             study_config.metric,
-            lambda: study_config.best_evaluation(trial.fields),
+            lambda: study_config.follow_end(trial.fields),
         )
         self._last_heartbeat = 0.0
         if record.starts and record.starts[-1]["ended"] is None:  # its driver died
@@ -156,6 +157,8 @@ class RunningTrial:
           The outcome; None: the trial is to be continued.
         """
         record = self.record
+        if record.status == "finished" and self._study_config.is_to_target:
+            return self.finished_outcome()  # trial.json has no infinity
         if record.status in trials.ENDED:
             return TrialOutcome(record.status, record.message, record.value)
         if self.trial.pruned_at is not None:
@@ -222,12 +225,21 @@ class RunningTrial:
 
     def finished_outcome(self) -> TrialOutcome:
         """The outcome of a run that trained to its end."""
+        if self._study_config.is_to_target:
+            if "target" not in (content := self._result()):
+                return TrialOutcome("failed", f"its {result.FILE} has no target")
+            needed = time_to_target.value_of(content["target"], self._study_config.metric)
+            if math.isnan(needed):
+                return TrialOutcome("failed", f"its {result.FILE} does not have {self._study_config.metric}")
+            message = "" if math.isfinite(needed) else time_to_target.format_reached(content["target"])
+            return TrialOutcome("finished", message, needed)
         value = trials.objective_value(
             self.read_evaluations(), self._study_config.objective, self._study_config.direction
         )
         if value is not None:
             ended = str(self._result().get("ended") or "")
-            return TrialOutcome("finished", ended if ended.startswith("early stopping") else "", value)
+            early = ended.startswith(("early stopping", "target reached"))
+            return TrialOutcome("finished", ended if early else "", value)
         if self.record.evaluations:
             return TrialOutcome(
                 "diverged", f"its evaluation gave {self._study_config.metric} = {self.record.evaluations[-1]['value']}"

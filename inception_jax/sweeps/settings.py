@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from inception_jax.config import Config
 from inception_jax.errors import UserError, nearest
-from inception_jax.metric_definitions import METRICS
+from inception_jax.metric_definitions import METRICS, TO_TARGET
 from inception_jax.sweeps import overrides, space_file
 from inception_jax.sweeps.budget import SweepBudget
+from inception_jax.sweeps.space import Space
 from inception_jax.sweeps.study_config import StudyConfig, without_password
 
 MIN_EVALUATIONS = 2  # the first evaluation often lies in the warm-up
@@ -46,7 +47,11 @@ def make_study_config(
         if found.space is None:
             raise UserError(f"--sampler=grid: {flags.space} has no get_space() to make a grid of")
         listed += tuple(found.space.grid())
-    min_evaluations, reduction_factor = _pruning(flags)
+    metric = _metric(flags, config)
+    pruner = flags.pruner or ("none" if metric in TO_TARGET else "halving")
+    if metric in TO_TARGET:
+        _check_target(flags, config, {field for trial in listed for field in trial}, found.space)
+    min_evaluations, reduction_factor = _pruning(flags, pruner)
     return StudyConfig(
         config_arguments=config_arguments,
         overrides=dict(recipe_overrides),
@@ -55,10 +60,10 @@ def make_study_config(
         listed=listed,
         sampler=flags.sampler if found.space else "list",
         seed=flags.seed,
-        pruner=flags.pruner,
+        pruner=pruner,
         min_evaluations=min_evaluations,
         reduction_factor=reduction_factor,
-        metric=_metric(flags.metric, config),
+        metric=metric,
         weights="ema" if config.ema.decay > 0 else "raw",
         objective=flags.objective,
         storage=without_password(flags.storage),
@@ -86,18 +91,36 @@ def make_budget(flags: argparse.Namespace, study_config: StudyConfig) -> SweepBu
     return SweepBudget(count if flags.trials is None else min(flags.trials, count), flags.hours)
 
 
-def _metric(name: str | None, config: Config) -> str:
-    name = name or config.checkpoint.best_metric
-    if name not in METRICS:
-        raise UserError(f"--metric={name}: no such metric{nearest(name, METRICS)}; metrics: {', '.join(METRICS)}")
+def _metric(flags: argparse.Namespace, config: Config) -> str:
+    name = flags.metric or config.checkpoint.best_metric
+    known = [*METRICS, *TO_TARGET]
+    if name not in known:
+        raise UserError(f"--metric={name}: no such metric{nearest(name, known)}; metrics: {', '.join(known)}")
     return name
 
 
-def _pruning(flags: argparse.Namespace) -> tuple[int, int]:
+def _check_target(flags: argparse.Namespace, config: Config, listed: Collection[str], space: Space | None) -> None:
+    """Refuses a study of what trials need to reach their target whose values could not be compared."""
+    given = f"--metric={flags.metric}"
+    if config.stop.target is None:
+        raise UserError(f"{given}: the recipe has no target; set one, such as --config.stop.target=0.97")
+    if varied := sorted({*listed, *(space.parameters if space else ())} & {"stop.target", "stop.target_metric"}):
+        raise UserError(f"{given}: --space={flags.space} varies {varied[0]}; all trials need one target")
+    if flags.pruner not in (None, "none"):
+        raise UserError(
+            f"{given}: --pruner={flags.pruner} compares evaluations, which have no such value; leave it out"
+        )
+    if flags.objective == "best":
+        raise UserError(
+            f"{given}: --objective=best chooses among evaluations, and a run has one such value; leave it out"
+        )
+
+
+def _pruning(flags: argparse.Namespace, pruner: str) -> tuple[int, int]:
     """(--min_evaluations, --reduction_factor) or their defaults; each may be given only where the pruner reads it."""
-    if flags.min_evaluations is not None and flags.pruner == "none":
+    if flags.min_evaluations is not None and pruner == "none":
         raise UserError(f"--min_evaluations={flags.min_evaluations}: --pruner=none prunes nothing")
-    if flags.reduction_factor is not None and flags.pruner != "halving":
+    if flags.reduction_factor is not None and pruner != "halving":
         raise UserError(f"--reduction_factor={flags.reduction_factor}: only --pruner=halving reads it")
     least = MIN_EVALUATIONS if flags.min_evaluations is None else flags.min_evaluations
     factor = REDUCTION_FACTOR if flags.reduction_factor is None else flags.reduction_factor

@@ -11,19 +11,20 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, overload
 
 from inception_jax import schema
 from inception_jax.config import Config, from_dict
 from inception_jax.errors import UserError
-from inception_jax.metric_definitions import METRICS
+from inception_jax.metric_definitions import METRICS, TO_TARGET, describe
 from inception_jax.runs.manifest import CONFIG, config_differences, flatten, read_json_object, replace_text, versions
 from inception_jax.sweeps import trials
 from inception_jax.sweeps.overrides import override_arguments
 from inception_jax.sweeps.space import Space
 from inception_jax.training.early_stopping import BestEvaluation
+from inception_jax.training.target import Target
 
 FILE = "study.json"
 
@@ -47,7 +48,7 @@ class StudyConfig:
       pruner: one of `choices.PRUNERS`.
       min_evaluations: number of evaluations of a trial before it may be pruned.
       reduction_factor: of successive halving: one of this many trials continues at each rung.
-      metric: name of a metric of the evaluations.
+      metric: name of a metric of the evaluations, or of `TO_TARGET`: what a trial needs to reach `stop.target`.
       weights: "ema" or "raw": the weights whose evaluations count, unless a trial sets `ema.decay`.
       objective: one of `choices.OBJECTIVES`: the evaluation of a trial that counts.
       storage: URL of a database, without its password; None: the journal file.
@@ -71,7 +72,7 @@ class StudyConfig:
     @property
     def direction(self) -> str:
         """Direction of the optimization, as Optuna spells it."""
-        return "maximize" if METRICS[self.metric].better == "higher" else "minimize"
+        return "maximize" if describe(self.metric).better == "higher" else "minimize"
 
     @property
     def is_endless(self) -> bool:
@@ -86,18 +87,35 @@ class StudyConfig:
         """
         return "ema" if fields.get("ema.decay", self.config["ema"]["decay"]) > 0 else "raw"
 
-    def best_evaluation(self, fields: Mapping[str, Any]) -> BestEvaluation:
-        """Starts to follow the evaluations of a trial as its own run does, for early stopping.
+    @property
+    def is_to_target(self) -> bool:
+        """Whether the objective is what a trial needs to reach its target."""
+        return self.metric in TO_TARGET
+
+    def follow_end(self, fields: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], bool]:
+        """Starts to follow the evaluations of a trial as its own run does, for early stopping and its target.
 
         Args:
           fields: {field: value} that the trial sets.
+
+        Returns:
+          A function that takes each evaluation row in turn, and returns whether the run ends there.
         """
 
         def value(section: str, name: str) -> Any:
             return fields.get(f"{section}.{name}", self.config[section][name])
 
-        metric = METRICS[value("checkpoint", "best_metric")]
-        return BestEvaluation(metric, value("stop", "patience"), value("stop", "min_improvement"))
+        chosen = value("checkpoint", "best_metric")
+        best = BestEvaluation(METRICS[chosen], value("stop", "patience"), value("stop", "min_improvement"))
+        wanted, target = value("stop", "target"), None
+        if wanted is not None and value("stop", "at_target"):
+            target = Target(METRICS[value("stop", "target_metric") or chosen], wanted, ends_run=True)
+
+        def ends(row: Mapping[str, Any]) -> bool:
+            best.add(row["step"], float(row[chosen]))
+            return best.is_exhausted or (target is not None and target.is_reached(float(row[target.metric.name])))
+
+        return ends
 
     def is_final_evaluation(self, fields: Mapping[str, Any], evaluation: Mapping[str, Any]) -> bool:
         """Returns whether an evaluation is the last one of a trial.
@@ -129,7 +147,7 @@ class StudyConfig:
             "min_evaluations": self.min_evaluations,
             "reduction_factor": self.reduction_factor,
             "metric": self.metric,
-            "metric_properties": METRICS[self.metric].to_json(),
+            "metric_properties": describe(self.metric).to_json(),
             "weights": self.weights,
             "objective": self.objective,
             "direction": self.direction,

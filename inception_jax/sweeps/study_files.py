@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError
-from inception_jax.metric_definitions import METRICS, Metric, describe
+from inception_jax.metric_definitions import METRICS, TO_TARGET, Metric, describe
 from inception_jax.runs.manifest import read_json_object, replace_text
 from inception_jax.runs.run_state import STUDY, TRIAL
 
@@ -180,7 +180,7 @@ def read(path: Path) -> StoredStudy:
         if content.get(name) is not None and not isinstance(content[name], kind):
             raise UserError(f"{path / STUDY} is damaged: {name!r} = {str(content[name])[:40]!r} is not {kind_name}")
     name, recorded = content.get("metric") or "top1", content.get("metric_properties")
-    if name not in METRICS and recorded is None:
+    if name not in METRICS and name not in TO_TARGET and recorded is None:
         raise UserError(f"{path / STUDY} is damaged: 'metric' = {name!r} is none of {', '.join(METRICS)}")
     notes: list[str] = []
     folders = [folder for folder in (path / TRIALS).glob("*") if folder.name.isdigit() and folder.is_dir()]

@@ -14,7 +14,6 @@ from typing import Any
 from inception_jax.errors import UserError
 from inception_jax.runs.manifest import config_differences, read_json_object, replace_text
 from inception_jax.runs.metric_files import METRICS
-from inception_jax.training.early_stopping import BestEvaluation
 
 FILE = "trial.json"
 FOLDER = "trials"
@@ -38,7 +37,8 @@ class TrialRecord:
       status: one of running, finished, pruned, diverged, failed, interrupted, waiting.
       params: {field: value} of the parameters of the space.
       overrides: {field: value} of other fields that the trial sets.
-      value: the objective; None until the trial has finished.
+      value: the objective; None until the trial has finished, and where it has not reached the target of a study whose
+        objective is what trials need to reach it.
       message: the reason for its status, in one line.
       starts: one entry per start of its training process: {"time", "host", "pid", "slot", "ended", "exit"}; times in
         seconds since 1970.
@@ -72,6 +72,8 @@ class TrialRecord:
           UserError: it cannot be written.
         """
         content = dataclasses.asdict(self)
+        if self.value is not None and not math.isfinite(self.value):
+            content["value"] = None
         for evaluation in content["evaluations"]:  # JSON has no NaN; these are the strings of metrics.jsonl
             evaluation["value"] = _json_number(evaluation["value"])
         replace_text(directory / FILE, json.dumps(content, indent=2) + "\n")
@@ -141,6 +143,9 @@ def refuse_other_params(directory: Path, record: TrialRecord | None, values: Map
         )
 
 
+StartFollowing = Callable[[], Callable[[Mapping[str, Any]], bool]]
+
+
 class EvaluationReader:
     """Reads the evaluations of a run from metrics.jsonl while the file grows.
 
@@ -148,14 +153,15 @@ class EvaluationReader:
     its beginning, too.
     """
 
-    def __init__(self, directory: Path, weights: str, metric: str, start: Callable[[], BestEvaluation] | None = None):
+    def __init__(self, directory: Path, weights: str, metric: str, start: StartFollowing | None = None):
         """Starts at the beginning of the file, which need not exist yet.
 
         Args:
           directory: the trial's workdir.
           weights: "raw" or "ema": the rows that are read.
           metric: key of the value in a row.
-          start: starts to follow the evaluations for early stopping; None: the run has none.
+          start: starts to follow the evaluation rows, and returns a function that says whether the run ends at the
+            next one; None: it never ends early.
         """
         self._path, self._weights, self._metric, self._start = directory / METRICS, weights, metric, start
         self._reset()
@@ -164,12 +170,12 @@ class EvaluationReader:
         self._inode: int | None = None
         self._offset = 0
         self._evaluations: list[dict[str, Any]] = []
-        self._best = self._start() if self._start else None
+        self._ends = self._start() if self._start else None
 
     def read(self) -> list[dict[str, Any]]:
         """Returns all evaluations so far: [{"index", "epoch", "step", "value"}], index from 1.
 
-        The evaluation at which early stopping ends the run has the key "last", too.
+        The evaluation at which early stopping or its target ends the run has the key "last", too.
         """
         try:
             status = os.stat(self._path)
@@ -200,10 +206,8 @@ class EvaluationReader:
                         "value": float(row[self._metric]),
                     }
                 )
-                if self._best is not None:
-                    self._best.add(row["step"], float(row[self._best.metric.name]))
-                    if self._best.is_exhausted:
-                        self._evaluations[-1]["last"] = True
+                if self._ends is not None and self._ends(row):
+                    self._evaluations[-1]["last"] = True
         except (ValueError, KeyError, TypeError):
             return  # an incomplete line; the run truncates it when it is restored
 

@@ -98,11 +98,20 @@ def train(workdir, given, behaviour, act, stopped):
         if act[:2] == ["early", epoch]:
             time.sleep(behaviour["linger"])
             return write_result(workdir, status="finished", ended="early stopping: 1 evaluation")
+        if value >= float(given.get("stop.target", "inf")):
+            time.sleep(behaviour["linger"])
+            target = {
+                "metric": "top1",
+                "value": float(given["stop.target"]),
+                "reached": {"steps": epoch, "value": value},
+            }
+            return write_result(workdir, status="finished", ended=f"target reached: at {epoch}", target=target)
         if stopped and epoch < epochs and act != ["deaf"]:
             write_result(workdir, status="interrupted")
             sys.exit(143)
     time.sleep(behaviour["linger"])
-    write_result(workdir, status="finished")
+    missed = {"metric": "top1", "value": float(given.get("stop.target", "nan")), "reached": None}
+    write_result(workdir, status="finished", **({"target": missed} if "stop.target" in given else {}))
 
 
 def write_result(workdir, **content):

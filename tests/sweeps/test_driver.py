@@ -7,6 +7,8 @@ import signal
 import pytest
 
 from inception_jax.errors import DiskFull, UserError
+from inception_jax.sweeps import report_sections
+from inception_jax.sweeps.study_files import read
 
 LIST = """
 def get_trials():
@@ -106,6 +108,42 @@ def test_a_trial_that_early_stopping_ends_has_finished(study, sweep):
     assert [len(trial["evaluations"]) for trial in study.trials()] == [2, 2]
     assert study.trial(0)["value"] == pytest.approx(0.99 * (0.5 + 0.5 * 2 / 9))
     assert study.trial(0)["message"] == "early stopping: 1 evaluation" and "early stopping" in study.log()
+
+
+def test_steps_to_target_are_an_objective_and_a_trial_that_misses_it_counts_as_infinite(study, sweep):
+    """The best learning rate, 0.01, has a top-1 of 0.99 * (0.5 + 0.5 * epoch / 8): 0.74 at epoch 4."""
+    study.space(LIST.format(rates=[0.0001, 0.01, 0.005]))
+    study.behaviour(epochs=8, seconds=0)
+    assert sweep("--metric=steps_to_target", "--config.stop.target=0.69") == 0
+    missed, best, second = study.trials()
+    assert study.statuses() == ["finished"] * 3
+    assert (missed["value"], best["value"], second["value"]) == (None, 4.0, 4.0)
+    assert missed["message"] == "target not reached: top-1 accuracy >= 69.00 %" and best["message"] == ""
+    assert [trial.value for trial in study.stored().trials] == [math.inf, 4.0, 4.0]
+    described = json.loads((study.directory / "study.json").read_text())
+    assert (described["direction"], described["pruner"]) == ("minimize", "none")
+    found = read(study.directory)
+    assert [trial.number for trial in found.ranked()] == [1, 2]
+    text = "\n".join(report_sections.facts(found))
+    assert "**4** steps to target of the best trial" in text
+    assert "**2 of 3** finished trials reached their target; median steps to target of all finished ones: 4" in text
+    assert "top1 0.69, at the first evaluation that reached it" in next(report_sections.setup(found))
+
+
+def test_the_sampler_learns_from_trials_that_missed_the_target(study, sweep):
+    study.behaviour(epochs=2, seconds=0)
+    sampled = ["--metric=steps_to_target", "--config.stop.target=0.6", "--trials=13", "--workers=2"]
+    assert sweep(*sampled) == 0
+    assert study.statuses() == ["finished"] * 13  # the last ones were chosen by TPE, among infinite values
+
+
+def test_a_trial_is_not_pruned_at_its_target(study, sweep):
+    study.space(LIST.format(rates=[0.01, 0.005]))
+    study.behaviour(epochs=9, seconds=0.03, linger=0.15)
+    assert sweep("--min_evaluations=2", "--reduction_factor=2", "--config.stop.target=0.59") == 0
+    assert study.statuses() == ["finished", "finished"]
+    assert [len(trial["evaluations"]) for trial in study.trials()] == [2, 2]
+    assert study.trial(1)["message"] == "target reached: at 2"
 
 
 def test_the_first_decision_to_prune_stands(study, sweep):

@@ -339,6 +339,7 @@ def test_a_database_that_is_none(study, sweep, monkeypatch, url, message):
     assert "secret" not in (study.directory / "study.json").read_text()
 
 
+TO_TARGET = ["--trials=1", "--metric=steps_to_target", "--config.stop.target=0.9"]
 FLAGS = {
     "no budget": ([], "--sampler=tpe never ends; give a budget"),
     "trials": (["--trials=0"], "--trials=0: it must be at least 1"),
@@ -353,6 +354,10 @@ FLAGS = {
     "endless grid": (["--sampler=grid"], "optimizer.learning_rate .* has infinitely many values"),
     "flag": (["--trails=3"], "unknown argument '--trails'; did you mean '--trials'"),
     "sampler": (["--sampler=bayes"], "invalid choice: 'bayes'"),
+    "no target": (["--trials=1", "--metric=steps_to_target"], "the recipe has no target; set one"),
+    "unread pruner": ([*TO_TARGET, "--pruner=median"], "--pruner=median compares evaluations"),
+    "unread objective": ([*TO_TARGET, "--objective=best"], "--objective=best chooses among evaluations"),
+    "metric": (["--trials=1", "--metric=step_to_target"], "no such metric; did you mean 'steps_to_target'"),
 }
 
 

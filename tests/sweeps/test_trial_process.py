@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
 from inception_jax.errors import ExitCode
-from inception_jax.metric_definitions import METRICS
 from inception_jax.sweeps import trial_process, trials
-from inception_jax.training.early_stopping import BestEvaluation
+from inception_jax.sweeps.study_config import StudyConfig
 
 from .conftest import ROOT, wait_for
 
@@ -147,10 +147,14 @@ def test_metrics_are_read_as_they_grow(tmp_path):
 
 
 def test_the_evaluation_that_early_stopping_ends_at_is_marked(tmp_path):
-    start = functools.partial(BestEvaluation, METRICS["top1"], 2)
-    evaluations = trials.EvaluationReader(tmp_path, "ema", "top1", start)
+    stop = {"patience": 2, "min_improvement": 0.0, "target": 0.25, "target_metric": None, "at_target": False}
+    study = types.SimpleNamespace(config={"checkpoint": {"best_metric": "top1"}, "stop": stop})
+    start = functools.partial(StudyConfig.follow_end, study)
+    evaluations = trials.EvaluationReader(tmp_path, "ema", "top1", lambda: start({}))
     (tmp_path / "metrics.jsonl").write_text("".join(row(10 * n, value) for n, value in enumerate((0.3, 0.2, 0.1), 1)))
     assert ["last" in found for found in evaluations.read()] == [False, False, True]
+    at_target = trials.EvaluationReader(tmp_path, "ema", "top1", lambda: start({"stop.at_target": True}))
+    assert ["last" in found for found in at_target.read()] == [True, False, True]
 
 
 def test_metrics_that_were_cut_back_are_read_anew(tmp_path):
