@@ -14,6 +14,7 @@ from inception_jax.ranges import MAX_BATCH
 if TYPE_CHECKING:
     from inception_jax.features.fid_network import FeatureNetwork
     from inception_jax.features.generative_metrics import MeasuredSet
+    from inception_jax.features.image_sets import ImageSet
 
 FID_WEIGHTS = "pytorch-fid/inception-2015-12-05"
 _ONE_SET = ("is",)
@@ -36,7 +37,6 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{len(flags.sets)} sets of images; REAL and FAKE are needed, or REAL with --statistics")
 
     from inception_jax.features import generative_metrics
-    from inception_jax.training import parallel
 
     given = flags.metrics or ("is" if len(flags.sets) == 1 and not flags.statistics else "fid")
     metrics = generative_metrics.check_metrics(given.split(","))
@@ -52,7 +52,6 @@ def main(argv: list[str]) -> int:
         if not {*readers} & {*metrics} and not (flag == "seed" and flags.bootstrap):
             others = " and --bootstrap" if flag == "seed" else ""
             arguments.refuse({flag}, f"only the metrics {', '.join(readers)}{others} read it")
-    parallel.enable_compilation_cache()
     return _run(arguments, flags, metrics)
 
 
@@ -124,12 +123,16 @@ def _run(arguments: ArgumentParser, flags: argparse.Namespace, metrics: tuple[st
         batch_size=flags.batch_size,
     )
     sets = [image_sets.open_set(name, flags.max_pixels or images.MAX_PIXELS) for name in flags.sets]
+    roles = ("fake",) if len(sets) == 1 else ("real", "fake")
     network = None
-    if any(one.read is not None for one in sets):
+    if any(generative_metrics.missing_outputs(*pair, metrics, options)[0] for pair in zip(sets, roles, strict=True)):
+        from inception_jax.training import parallel
+
+        parallel.enable_compilation_cache()
         network = _load_network(flags)
     else:
-        arguments.refuse(_OF_NETWORK, "has no effect: no set has images")
-    roles = ("fake",) if len(sets) == 1 else ("real", "fake")
+        arguments.refuse(_OF_NETWORK, "has no effect: no set has images whose features are needed")
+    _check_inputs(sets, network)
     try:
         with ProgressLine() as progress:
             measured = [
@@ -149,7 +152,7 @@ def _run(arguments: ArgumentParser, flags: argparse.Namespace, metrics: tuple[st
             raise
         raise KeyboardInterrupt(f"the same command continues with the features in {flags.cache}") from None
     if flags.statistics:
-        return _write_statistics(flags, measured[0], metrics)
+        return _write_statistics(flags, measured[0], metrics, network)
     real, fake = measured[0], measured[-1]
     found = generative_metrics.compute(real, fake, metrics, options)
     notes = metric_notes.notes(real, fake, metrics, found)
@@ -174,11 +177,32 @@ def _load_network(flags: argparse.Namespace) -> FeatureNetwork:
     return fid_network.feature_network(network, flags.input, flags.endpoint)
 
 
-def _write_statistics(flags: argparse.Namespace, measured: MeasuredSet, metrics: tuple[str, ...]) -> int:
+def _check_inputs(sets: list[ImageSet], network: FeatureNetwork | None) -> None:
+    """Checks that statistics of `--statistics` and images of the same call are of one input rule."""
+    rules = [(one.name, one.input) for one in sets if one.input]
+    if network is not None:
+        rules.append(("the images", _rule_name(network)))
+    for name, rule in rules[1:]:
+        if rule != rules[0][1]:
+            raise UserError(
+                f"{rules[0][0]}: its statistics are of --input={rules[0][1]}, and {name} of --input={rule}; both sets "
+                "must be of the same"
+            )
+
+
+def _rule_name(network: FeatureNetwork) -> str:
+    return network.rule.name if network.rule else "own"
+
+
+def _write_statistics(
+    flags: argparse.Namespace, measured: MeasuredSet, metrics: tuple[str, ...], network: FeatureNetwork | None
+) -> int:
     from inception_jax.features.archive import RowArchive
     from inception_jax.features.generative_metrics import METRICS
 
     arrays: dict[str, Any] = {} if measured.count is None else {"count": measured.count}
+    if network is not None:
+        arrays["input"] = _rule_name(network)
     for name in metrics:
         suffix = {"pool": "", "spatial": "_s"}[METRICS[name]]
         arrays[f"mu{suffix}"], arrays[f"sigma{suffix}"] = measured.statistics(METRICS[name], name)
@@ -197,7 +221,7 @@ def _print(
     found: dict[str, Any],
     notes: list[str],
 ) -> None:
-    rule = None if network is None else (network.rule.name if network.rule else "own")
+    rule = None if network is None else _rule_name(network)
     if flags.json:
         roles = ("fake",) if len(sets) == 1 else ("real", "fake")
         shown: dict[str, Any] = {

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from inception_jax.features.resizing import resize_on_device as resize_on_device
     from inception_jax.features.statistics import Moments as Moments
     from inception_jax.features.statistics import frechet_distance as frechet_distance
+    from inception_jax.features.statistics import read_statistics as read_statistics
 
 _MODULES = {
     "DeviceMoments": "device_moments",
@@ -39,6 +40,7 @@ _MODULES = {
     "frechet_distance": "statistics",
     "precision_recall": "manifolds",
     "quantize": "resizing",
+    "read_statistics": "statistics",
     "resize": "resizing",
     "resize_on_device": "resizing",
 }

@@ -100,8 +100,9 @@ class DeviceMoments:
     def finish(self) -> Moments:
         """Adds the sums of all devices and of all processes, in float64 on the host.
 
-        Every process must call it; each gets the same moments. The devices are merged in order, so the result depends
-        on the images, and not on which process asks.
+        Every process must call it, with its own sums (of `jit` on its devices) or with those over all processes (of
+        `shard_map`, or of `pmap`); each gets the same moments. The devices are merged in order, so the result has the
+        bits that one process with all of the devices gets.
 
         Returns:
           Count, mean and covariance; NaN where a feature was.
@@ -129,21 +130,10 @@ def _add_exactly(pair: tuple[jax.Array, jax.Array], value: jax.Array) -> tuple[j
 def _all_devices(state: DeviceMoments) -> list[np.ndarray]:
     """The leaves, [devices of all processes, …], on the host: count, shift, two sums, two products."""
     leaves = [state.count, state.shift, *state.sums, *state.products]
-    wanted = [(), *[state.shift.shape[-1:]] * 3, *[state.products[0].shape[-2:]] * 2]
-    local = [_local(leaf).reshape(-1, *shape) for leaf, shape in zip(leaves, wanted, strict=True)]
+    shapes = [(), *[state.shift.shape[-1:]] * 3, *[state.products[0].shape[-2:]] * 2]
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        local = [
-            np.asarray(leaf).reshape(-1, *shape)
-            for leaf, shape in zip(multihost_utils.process_allgather(local), wanted, strict=True)
-        ]
-    return local
-
-
-def _local(leaf: jax.Array) -> np.ndarray:
-    """The rows of this process's devices, in order."""
-    if leaf.is_fully_addressable:
-        return np.asarray(leaf)
-    shards = sorted(leaf.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    return np.concatenate([np.asarray(shard.data) for shard in shards])
+        # Of an array over all processes its whole, in which copies count once; of a process's own ones, all in order.
+        leaves = multihost_utils.process_allgather(leaves, tiled=True)
+    return [np.asarray(leaf).reshape(-1, *shape) for leaf, shape in zip(leaves, shapes, strict=True)]

@@ -41,14 +41,19 @@ def check(rows: np.ndarray, least: int, metric: str, name: str) -> None:
         raise UserError(f"{metric}: {counted(len(rows), f'{name} image')}; at least {least:,} are needed")
 
 
-def blocks(rows: np.ndarray, size: int = BLOCK) -> Iterator[np.ndarray]:
-    """Yields the rows in order, float64 [<= size, C].
+def blocks(rows: np.ndarray, *, order: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Yields the rows in order, float64 [<= BLOCK, C].
+
+    Args:
+      rows: [n, C].
+      order: int64 [m], positions of the rows that are wanted; None: all.
 
     Raises:
       UserError: a value that is not finite.
     """
-    for start in range(0, len(rows), size):
-        yield finite(rows[start : start + size], start)
+    for start in range(0, len(rows if order is None else order), BLOCK):
+        part = slice(start, start + BLOCK)
+        yield finite(rows[part], start) if order is None else finite(rows[order[part]])
 
 
 def finite(rows: np.ndarray, first: int = 0) -> np.ndarray:

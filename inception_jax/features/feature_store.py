@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,22 +11,30 @@ from typing import Any
 
 import numpy as np
 
+from inception_jax import file_locks
 from inception_jax.errors import UserError, write_error
 from inception_jax.features.statistics import Moments
 
 
-class FeatureStore:
-    """Keeps the features of one set.
+class FeatureStore(contextlib.AbstractContextManager):
+    """Keeps the features of one set: in one array, in files, or as mean and covariance alone.
 
     With a folder, each output is a file of float32 rows, written batch by batch: a process that ends between two
-    images loses at most a batch, and `done` says where to continue.
+    images loses at most a batch, and `done` says where to continue. Inside a `with` block, at whose end another process
+    may write to the folder.
 
     Attributes:
       done: images whose features are complete.
     """
 
     def __init__(
-        self, folder: str | os.PathLike | None, name: str, identity: Mapping[str, Any], *, only_moments: bool = False
+        self,
+        folder: str | os.PathLike | None,
+        name: str,
+        identity: Mapping[str, Any],
+        count: int,
+        *,
+        only_moments: bool = False,
     ):
         """Opens a store.
 
@@ -33,23 +42,42 @@ class FeatureStore:
           folder: of the files; None: the features are kept in memory.
           name: of the set: "real" or "fake"; of the files, too.
           identity: images, network and input rule; features of another identity are refused.
+          count: images of the set, for which room is made in memory.
           only_moments: whether mean and covariance are enough: the rows are not kept. Without a folder only.
 
         Raises:
-          UserError: the folder cannot be written, or holds features of other images or another network.
+          UserError: the folder cannot be written, another process writes to it, or it holds features of other images or
+            another network.
         """
         self.done = 0
         self._folder = None if folder is None else Path(folder)
-        self._name, self._only_moments = name, only_moments and folder is None
-        self._rows: dict[str, list[np.ndarray]] = {}
+        self._name, self._count, self._only_moments = name, count, only_moments and folder is None
+        self._rows: dict[str, np.ndarray] = {}
         self._moments: dict[str, Moments] = {}
+        self._lock: int | None = None
         if self._folder is not None:
-            self._open(self._folder, dict(identity))
+            try:
+                self._open(self._folder, dict(identity))
+            except BaseException:
+                self.__exit__()
+                raise
+
+    def __exit__(self, *exception: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _open(self, folder: Path, identity: dict[str, Any]) -> None:
         record = folder / f"{self._name}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._lock = file_locks.open_lock_file(folder / f"{self._name}.lock")
+            with contextlib.suppress(file_locks.LocksUnsupported):
+                if not file_locks.try_lock(self._lock):
+                    raise UserError(
+                        f"--cache={folder}: another process writes the features of the {self._name} images there; wait "
+                        "for it, or give another folder"
+                    )
             if record.exists():
                 self._check(record, identity)
             else:
@@ -92,7 +120,9 @@ class FeatureStore:
                 moments = self._moments.setdefault(output, Moments(values.shape[1]))
                 moments.add(values)
             elif self._folder is None:
-                self._rows.setdefault(output, []).append(values)
+                if output not in self._rows:  # the system gives memory to what is written, so not all at once
+                    self._rows[output] = np.empty((self._count, *values.shape[1:]), values.dtype)
+                self._rows[output][self.done : self.done + len(values)] = values
             else:
                 try:
                     with self._path(output).open("ab") as file:
@@ -110,9 +140,6 @@ class FeatureStore:
         if self._only_moments:
             return None
         if self._folder is None:
-            parts = self._rows.get(output)
-            if parts and len(parts) > 1:
-                self._rows[output] = parts = [np.concatenate(parts)]
-            return parts[0] if parts else None
+            return self._rows[output][: self.done] if output in self._rows else None
         path = self._path(output)
         return np.memmap(path, np.float32, "r").reshape(self.done, -1) if path.exists() else None

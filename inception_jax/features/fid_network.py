@@ -120,7 +120,9 @@ class FeatureNetwork:
             )
         else:
             resized = resizing.resize_on_device(pixels, self.image_size, self.rule.resize)
-            inputs = ((resized - self.rule.mean) / self.rule.scale).astype(self.network.input.dtype)
+            dtype = self.network.input.dtype
+            wide = resized.astype(np.promote_types(resized.dtype, dtype))  # a network in float64 sees no other rounding
+            inputs = ((wide - self.rule.mean) / self.rule.scale).astype(dtype)
         output = cast(InceptionOutput, self.network.model.apply(variables, inputs, train=False))
         return {name: self._output(name, output, variables) for name in outputs}
 
@@ -141,6 +143,9 @@ class FeatureNetwork:
         Raises:
           UserError: the network has no features for sFID, or no classifier for the Inception Score.
         """
+        known = "widths", *outputs
+        if known in self._compiled:
+            return self._compiled[known]
         if "logits" in outputs and not getattr(self.network.model, "num_classes", 1):
             raise UserError("is: the network has no classifier")
         image = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), np.uint8)
@@ -148,7 +153,8 @@ class FeatureNetwork:
             shapes = jax.eval_shape(lambda v, x: self.apply(v, x, outputs), self.network.variables, image)
         except ModelError:
             raise UserError(f"sfid: its features are those of Inception-v3's {SPATIAL}, which is not here") from None
-        return {name: shapes[name].shape[1] for name in outputs}
+        self._compiled[known] = {name: shapes[name].shape[1] for name in outputs}
+        return self._compiled[known]
 
     def rows(
         self, read: Callable[[int], np.ndarray], start: int, stop: int, outputs: Sequence[str], batch_size: int = 32

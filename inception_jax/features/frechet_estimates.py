@@ -14,14 +14,15 @@ from inception_jax.features.statistics import Moments, frechet_distance
 _Z95 = 1.959963984540054  # quantile of the normal distribution
 
 
-def moments_of(rows: np.ndarray) -> Moments:
+def moments_of(rows: np.ndarray, order: np.ndarray | None = None) -> Moments:
     """Mean and covariance of features.
 
     Args:
       rows: [n, C], floating point.
+      order: positions of those that count; None: all.
     """
     moments = Moments(rows.shape[1])
-    for block in feature_rows.blocks(rows):
+    for block in feature_rows.blocks(rows, order=order):
         moments.add(block)
     return moments
 
@@ -36,7 +37,7 @@ def distance_of_rows(real: np.ndarray, fake: np.ndarray) -> float:
 
     With A and B the centered rows over the roots of n - 1 and m - 1, tr((AᵀA BᵀB)^½) is the sum of the singular values
     of A Bᵀ, because the eigenvalues of AᵀA BᵀB are their squares. No root of a rounded eigenvalue is taken, so it is
-    also the more exact form for fewer images than features.
+    also the more exact form for fewer images than features. Equal sets have the distance 0.
 
     Args:
       real: [n, C], floating point.
@@ -49,10 +50,12 @@ def distance_of_rows(real: np.ndarray, fake: np.ndarray) -> float:
     if min(len(real), len(fake)) > real.shape[1] or max(len(real), len(fake)) > 8 * real.shape[1]:
         return distance(moments_of(real), moments_of(fake))
     x, y = feature_rows.finite(real), feature_rows.finite(fake)
+    if np.array_equal(x, y):
+        return 0.0
     gap = x.mean(0) - y.mean(0)
     x, y = ((rows - rows.mean(0)) / np.sqrt(len(rows) - 1) for rows in (x, y))
     crossed = np.linalg.svd(x @ y.T, compute_uv=False).sum()
-    return float(gap @ gap + (x * x).sum() + (y * y).sum() - 2 * crossed)
+    return max(float(gap @ gap + (x * x).sum() + (y * y).sum() - 2 * crossed), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +105,7 @@ def fid_infinity(
         )
     counts = np.unique(np.linspace(smallest, n, points).astype(np.int64))
     random = np.random.RandomState(seed)
-    distances = np.array([distance(real, moments_of(fake[random.permutation(n)[:count]])) for count in counts])
+    distances = np.array([distance(real, moments_of(fake, random.permutation(n)[:count])) for count in counts])
     slope, value = np.polyfit(1 / counts, distances, 1)
     return Extrapolation(float(value), float(slope), counts, distances)
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inception_jax.errors import UserError, nearest
 from inception_jax.features import feature_rows, frechet_estimates, manifolds
 from inception_jax.features.feature_store import FeatureStore
-from inception_jax.features.fid_network import FeatureNetwork
 from inception_jax.features.image_sets import ImageSet
 from inception_jax.features.maximum_mean_discrepancy import KernelDistance, kernel_distance, squared_mmd
 from inception_jax.features.prediction_divergence import inception_score
 from inception_jax.features.statistics import Moments, frechet_distance
+
+if TYPE_CHECKING:  # features and statistics need no JAX
+    from inception_jax.features.fid_network import FeatureNetwork
 
 METRICS = {
     "fid": "pool",
@@ -122,6 +124,34 @@ def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def missing_outputs(
+    images: ImageSet, role: str, metrics: Collection[str], options: Options = Options()
+) -> tuple[list[str], bool]:
+    """The outputs of a network that `measure` computes of a set's images: what its file has is not computed again.
+
+    Args:
+      images: from `image_sets.open_set`.
+      role: "real" or "fake".
+      metrics: names of `METRICS`.
+      options: see `Options`.
+
+    Returns:
+      Their names, and whether the features of each image are needed, or mean and covariance alone.
+    """
+    if role == "real":
+        metrics = [name for name in metrics if name != "is"]
+    needs_rows = bool(ROWS & {*metrics}) or options.bootstrap > 0
+    # FID-infinity reads the statistics of the real images alone.
+    if role == "real" and not options.bootstrap and {*metrics} <= {"fid", "sfid", "fid_infinity"}:
+        needs_rows = False
+    if images.read is None:
+        return [], needs_rows
+    there = set() if needs_rows else {*images.statistics}
+    if images.features is not None:
+        there.add("pool")
+    return sorted({METRICS[name] for name in metrics} - there), needs_rows
+
+
 def measure(
     images: ImageSet,
     role: str,
@@ -149,30 +179,23 @@ def measure(
     found = MeasuredSet(role, images.count, {}, {key: value for key, value in images.statistics.items()})
     if images.features is not None:
         found.rows["pool"] = images.features
-    if role == "real":
-        metrics = [name for name in metrics if name != "is"]
-    needs_rows = bool(ROWS & {*metrics}) or options.bootstrap > 0
-    # FID-infinity reads the statistics of the real images alone.
-    if role == "real" and not options.bootstrap and {*metrics} <= {"fid", "sfid", "fid_infinity"}:
-        needs_rows = False
-    wanted = sorted({METRICS[name] for name in metrics})
-    missing = [o for o in wanted if o not in found.rows and (needs_rows or o not in found.moments)]
-    if not missing or images.read is None:
+    missing, needs_rows = missing_outputs(images, role, metrics, options)
+    if not missing:
         return found
     if network is None:
         raise UserError(f"{images.name}: a network is needed to compute the features of images")
-    assert images.count is not None
+    assert images.count is not None and images.read is not None
     widths = network.widths(missing)
     identity = {
         "images": f"{images.identity} ({images.count})",
         "network": network.digest() if cache else "",
         "outputs": widths,
     }
-    store = FeatureStore(cache, role, identity, only_moments=not needs_rows)
-    if store.done < images.count:
-        for batch in network.rows(images.read, store.done, images.count, missing, options.batch_size):
-            store.add(batch)
-            progress(role, store.done, images.count)
+    with FeatureStore(cache, role, identity, images.count, only_moments=not needs_rows) as store:
+        if store.done < images.count:
+            for batch in network.rows(images.read, store.done, images.count, missing, options.batch_size):
+                store.add(batch)
+                progress(role, store.done, images.count)
     for output in missing:
         rows, moments = store.rows(output), store.moments(output)
         if rows is not None:

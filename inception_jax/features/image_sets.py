@@ -7,17 +7,24 @@ import hashlib
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from inception_jax.data import datasets, image_files, images
-from inception_jax.data.names import printable
+from inception_jax.data.names import one_line, printable
 from inception_jax.errors import UserError
 from inception_jax.features.statistics import MAX_FEATURES
 
 DATASET = "dataset:"
+_CHUNK = 1 << 24  # bytes
+# What zipfile and NumPy raise of damaged files, of encrypted ones and of unknown compressions.
+_DAMAGES = (OSError, ValueError, TypeError, EOFError, SyntaxError, RuntimeError, KeyError, MemoryError, OverflowError,
+            zipfile.BadZipFile, zlib.error)  # fmt: skip
+_PICKLES = (".pkl", ".pickle", ".pt", ".pth")
+_NO_IMAGES = ("mu", "sigma", "mu_s", "sigma_s", "count", "input", "index", "label", "file")
 _PREFERRED = ("arr_0", "images", "feats", "features", "global_pool", "pool")  # names of the array, the best first
 
 
@@ -32,6 +39,7 @@ class ImageSet:
       features: [count, C], where a file has features.
       statistics: {"pool": (mu, sigma), "spatial": (mu, sigma)}, where a file has statistics.
       identity: changes where the images are others.
+      input: the input rule of statistics that `score --statistics` wrote; None: not known.
     """
 
     name: str
@@ -40,6 +48,7 @@ class ImageSet:
     features: np.ndarray | None = None
     statistics: dict[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)
     identity: str = ""
+    input: str | None = None
 
 
 def open_set(name: str, max_pixels: int = images.MAX_PIXELS) -> ImageSet:
@@ -60,6 +69,10 @@ def open_set(name: str, max_pixels: int = images.MAX_PIXELS) -> ImageSet:
         return _open_npz(name)
     if name.endswith(".npy"):
         return _of_array(name, _load_npy(name), name)
+    if name.endswith(_PICKLES):
+        raise UserError(
+            f"{name}: pickled files are not read; statistics are an .npz file, of np.savez(FILE, mu=…, sigma=…)"
+        )
     paths = []
     for found in image_files.find([name]):
         if isinstance(found, image_files.Unreadable):
@@ -114,23 +127,26 @@ def _open_npz(name: str) -> ImageSet:
             names = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
     except FileNotFoundError:
         raise UserError(f"{name}: there is no such file") from None
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{name}: not a NumPy archive ({error})") from None
+    except _DAMAGES as error:
+        raise UserError(f"{name}: not a NumPy archive ({one_line(str(error)[:100])})") from None
     statistics = {}
     if {"mu", "sigma"} <= {*names}:
         statistics["pool"] = _load_statistics(name, "")
         if {"mu_s", "sigma_s"} <= {*names}:
             statistics["spatial"] = _load_statistics(name, "_s")
-    others = [key for key in names if key not in ("mu", "sigma", "mu_s", "sigma_s", "count", "index", "label", "file")]
+    others = [key for key in names if key not in _NO_IMAGES]
     chosen = next((key for key in _PREFERRED if key in others), others[0] if len(others) == 1 else None)
     if chosen is None and not statistics:
         raise UserError(
-            f"{name}: which array is meant? It has {', '.join(names) or 'none'}; statistics are mu and sigma, images "
-            "arr_0 or images, features feats, features or global_pool, or the only array"
+            f"{name}: which array is meant? It has {one_line(', '.join(names)) or 'none'}; statistics are mu and "
+            "sigma, images arr_0 or images, features feats, features or global_pool, or the only array"
         )
     if chosen is None:
-        return ImageSet(name, _stored_count(name, names), statistics=statistics, identity=_file_identity(name))
-    found = _of_array(f"{name}: {chosen}", _load_member(name, chosen), name)
+        given = _load_member(name, "input") if "input" in names else None
+        rule = str(given) if given is not None and given.ndim == 0 and given.dtype.kind == "U" else None
+        count = _stored_count(name, names)
+        return ImageSet(name, count, statistics=statistics, identity=_file_identity(name), input=rule)
+    found = _of_array(f"{name}: {one_line(chosen)}", _load_member(name, chosen), name)
     return dataclasses.replace(found, name=name, statistics=statistics)
 
 
@@ -171,17 +187,20 @@ def _load_member(name: str, key: str, most: int | None = None) -> np.ndarray:
                     raise ValueError(f"version {version} of the format")
                 shape, fortran, dtype = getattr(np.lib.format, f"read_array_header_{version[0]}_0")(member)
                 header = member.tell()
-            if dtype.hasobject:
-                raise ValueError("Python objects are not read")
-            if most is not None and math.prod(shape) * dtype.itemsize > most:
-                raise ValueError(f"{dtype}{list(shape)} is larger than statistics of {MAX_FEATURES:,} features")
-            if info.compress_type == zipfile.ZIP_STORED and not fortran and shape:
+                if dtype.hasobject:
+                    raise ValueError("Python objects are not read")
+                if most is not None and math.prod(shape) * dtype.itemsize > most:
+                    raise ValueError(f"{dtype}{list(shape)} is larger than statistics of {MAX_FEATURES:,} features")
+                mapped = info.compress_type == zipfile.ZIP_STORED and not fortran and bool(shape)
+                while mapped and member.read(_CHUNK):  # to its end, where the checksum is compared
+                    pass
+            if mapped:
                 start = _data_offset(name, info) + header
                 return np.memmap(name, dtype, "r", start, shape)
             with np.load(name, allow_pickle=False) as arrays:
                 return arrays[key]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, SyntaxError) as error:
-        raise UserError(f"{name}: {key} is not a readable array ({error!s:.100})") from None
+    except _DAMAGES as error:
+        raise UserError(f"{name}: {one_line(key)} is not a readable array ({one_line(str(error)[:100])})") from None
 
 
 def _data_offset(name: str, info: zipfile.ZipInfo) -> int:
@@ -197,8 +216,8 @@ def _load_npy(name: str) -> np.ndarray:
         return np.load(name, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{name}: there is no such file") from None
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise UserError(f"{name}: not a readable array ({error!s:.100})") from None
+    except _DAMAGES as error:
+        raise UserError(f"{name}: not a readable array ({one_line(str(error)[:100])})") from None
 
 
 def _file_identity(path: str) -> str:

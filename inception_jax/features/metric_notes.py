@@ -11,6 +11,9 @@ from inception_jax.features.generative_metrics import METRICS, MeasuredSet
 FEW_IMAGES = 500
 """Of fewer images than these, a note says that the metrics of `_NOISY` are noisy."""
 
+PUBLISHED_IMAGES = 50_000
+"""Images of published Inception Scores."""
+
 _NOISY = ("kid", "precision", "recall", "density", "coverage")
 
 
@@ -30,19 +33,35 @@ def notes(real: MeasuredSet, fake: MeasuredSet, metrics: Collection[str], found:
                 )
             elif one.count is None and one.name == "fake":
                 lines.append(f"the file of the fake images does not say how many they are: {metric}'s bias is unknown")
-    if "fid" in metrics and fake.count is not None:
-        if "fid_slope" in found:
-            bias = found["fid_slope"] / fake.count
-            lines.append(f"FID of {fake.count:,} fake images is above its limit by about {bias:.4g} (slope / images)")
-        else:
-            lines.append(
-                f"FID of {fake.count:,} fake images is biased upward, in proportion to 1 / images: compare only equal "
-                "numbers, or --metrics=fid_infinity"
-            )
+    lines += _notes_of_bias(fake, metrics, found)
     lines += _notes_of_rows(real, fake, metrics, found)
     if any(key.endswith("_error") for key in found):
         lines.append("intervals: 95 %, value ± 1.96 bootstrap standard errors; they do not include the bias")
     return lines
+
+
+def _notes_of_bias(fake: MeasuredSet, metrics: Collection[str], found: dict[str, Any]) -> Iterator[str]:
+    """Yields the notes of metrics whose expectation changes with the number of images."""
+    if fake.count is None:
+        return
+    if "fid" in metrics and "fid_slope" in found:
+        bias = found["fid_slope"] / fake.count
+        yield f"FID of {fake.count:,} fake images is above its limit by about {bias:.4g} (slope / images)"
+    elif "fid" in metrics:
+        yield (
+            f"FID of {fake.count:,} fake images is biased upward, in proportion to 1 / images: compare only equal "
+            "numbers, or --metrics=fid_infinity"
+        )
+    if "sfid" in metrics:
+        yield (
+            f"sFID of {fake.count:,} fake images is biased upward, in proportion to 1 / images: compare only equal "
+            "numbers"
+        )
+    if "is" in metrics and fake.count < PUBLISHED_IMAGES:
+        yield (
+            f"is of {fake.count:,} images is biased downward, the more the fewer images a split has; published scores "
+            f"are of {PUBLISHED_IMAGES:,} images in 10 splits"
+        )
 
 
 def _notes_of_rows(

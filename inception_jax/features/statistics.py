@@ -89,7 +89,8 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
 
     Dowson & Landau, "The Fréchet distance between multivariate normal distributions", 1982, eq. 4. The trace of the
     root is the sum of the roots of the eigenvalues of S1^½ S2 S1^½, which is symmetric where S1 S2 is not: covariances
-    of fewer images than features, which are singular, need no offset on the diagonal.
+    of fewer images than features, which are singular, need no offset on the diagonal. Equal Gaussians have the distance
+    0, and rounding below 0 is cut, where pytorch-fid and clean-fid give a small number of either sign.
 
     Args:
       mu1: [C], the mean of the first set.
@@ -98,7 +99,7 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
       sigma2: [C, C], its covariance.
 
     Returns:
-      The distance, at least 0 apart from rounding.
+      The distance, at least 0.
 
     Raises:
       UserError: shapes that do not fit together, values that are not finite, or a matrix that is not a covariance.
@@ -118,12 +119,14 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
         if not np.isfinite(array).all():
             raise UserError(f"{name}: {int((~np.isfinite(array)).sum())} values are not finite")
     values, vectors = _eigen("sigma1", sigma1)
+    if np.array_equal(mu1, mu2) and np.array_equal(sigma1, sigma2):
+        return 0.0
     root = vectors * np.sqrt(values) @ vectors.T
     _eigen("sigma2", sigma2)  # only to check it
     product = root @ (sigma2 + sigma2.T) / 2 @ root
     crossed = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0)).sum()
     gap = mu1 - mu2
-    return float(gap @ gap + np.trace(sigma1) + np.trace(sigma2) - 2 * crossed)
+    return max(float(gap @ gap + np.trace(sigma1) + np.trace(sigma2) - 2 * crossed), 0.0)
 
 
 def _eigen(name: str, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

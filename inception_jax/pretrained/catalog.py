@@ -92,6 +92,9 @@ def refuse_unusable(path: str | os.PathLike, sha256: str) -> None:
 def common_preprocessing(model: str, source: str) -> Preprocessing:
     """Returns the preprocessing that all of a publisher's files of a network share.
 
+    Files that another publisher wrote under this one's names do not count: a file of unknown origin that has the names
+    of pytorch-fid gets pytorch-fid's preprocessing, not torch-fidelity's.
+
     Args:
       model: a name of `model_names()`.
       source: a name of `registry.source_names()`.
@@ -100,7 +103,8 @@ def common_preprocessing(model: str, source: str) -> Preprocessing:
       UserError: the files differ in it, or there are none.
     """
     usable = [record for record in select_records(model, source) if not record.unusable]
-    rules = {record.preprocessing for record in usable}
+    own = [record for record in usable if record.name.startswith(f"{source}/")]
+    rules = {record.preprocessing for record in own or usable}
     if len(rules) != 1:
         names = ", ".join(record.name for record in usable)
         raise UserError(

@@ -82,7 +82,7 @@ def test_wrong_shapes_and_no_images():
 
 
 def test_processes_are_added_in_float64(monkeypatch):
-    """Two processes of four devices each, whose leaves `process_allgather` stacks."""
+    """Two processes of four devices each, whose leaves `process_allgather` joins; real ones: moments_scenario.py."""
     from jax.experimental import multihost_utils
 
     rows = rows_of(48)
@@ -91,7 +91,7 @@ def test_processes_are_added_in_float64(monkeypatch):
         parts = [DeviceMoments.zeros(C).add(jnp.asarray(part)) for part in half.reshape(4, 6, C)]
         states.append(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts))
     leaves = [[state.count, state.shift, *state.sums, *state.products] for state in states]
-    gathered = [np.stack([np.asarray(leaf) for leaf in pair]) for pair in zip(*leaves, strict=True)]
+    gathered = [np.concatenate([np.asarray(leaf) for leaf in pair]) for pair in zip(*leaves, strict=True)]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(multihost_utils, "process_allgather", lambda local: gathered)
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda leaves, tiled: gathered if tiled else None)
     check(states[0].finish(), rows, 2e-6)

@@ -118,6 +118,8 @@ def test_frechet_distance_of_rows_is_that_of_their_moments(n, m):
     assert frechet_estimates.distance_of_rows(real, fake) == pytest.approx(direct, rel=1e-7)
     moments = map(frechet_estimates.moments_of, (real, fake))
     assert frechet_estimates.distance(*moments) == pytest.approx(direct, rel=1e-7)
+    assert frechet_estimates.distance_of_rows(real, real) == 0
+    assert 0 <= frechet_estimates.distance_of_rows(real, real[::-1]) < 1e-10
 
 
 def test_fid_infinity_removes_the_bias_of_few_images():

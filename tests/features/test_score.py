@@ -107,7 +107,19 @@ def test_a_cache_knows_its_images_and_a_damaged_record(tmp_path):
     for record in ("[]", "3", "[1]", "{"):
         (tmp_path / "real.json").write_text(record)
         with pytest.raises(UserError, match=r"real\.json: (damaged|these are features of other images)"):
-            FeatureStore(tmp_path, "real", {"images": "x", "outputs": {"pool": 2}})
+            FeatureStore(tmp_path, "real", {"images": "x", "outputs": {"pool": 2}}, 1)
+
+
+def test_one_process_at_a_time_writes_to_a_cache(tmp_path):
+    identity = {"images": "x", "outputs": {"pool": 2}}
+    with FeatureStore(tmp_path, "real", identity, 2) as store:
+        store.add({"pool": np.zeros((1, 2), np.float32)})
+        with pytest.raises(UserError, match="another process writes the features of the real images there"):
+            FeatureStore(tmp_path, "real", identity, 2)
+        with FeatureStore(tmp_path, "fake", identity, 2) as other:
+            assert other.done == 0
+    with FeatureStore(tmp_path, "real", identity, 2) as again:
+        assert again.done == 1
 
 
 def test_statistics_arrays_and_features_give_the_same_distance(loaded, capsys, tmp_path, network):
@@ -123,8 +135,12 @@ def test_statistics_arrays_and_features_give_the_same_distance(loaded, capsys, t
     assert "statistics of 40 images" in capsys.readouterr().out
     assert printed(capsys, str(statistics), str(fake))["fid"] == pytest.approx(distance, rel=1e-5)
     with np.load(statistics) as file:
-        assert int(file["count"]) == 40
+        assert int(file["count"]) == 40 and str(file["input"]) == "own"
+        np.savez(tmp_path / "clean.npz", mu=file["mu"], sigma=file["sigma"], input="clean-fid")
         np.savez(tmp_path / "adm.npz", mu=file["mu"], sigma=file["sigma"], arr_0=test)  # ADM's reference batches
+    for other in (fake, statistics):
+        with pytest.raises(UserError, match=r"clean\.npz: its statistics are of --input=clean-fid, and .* --input=own"):
+            score.main([str(tmp_path / "clean.npz"), str(other)])
     found = printed(capsys, str(tmp_path / "adm.npz"), str(fake), "--metrics=fid,kid")
     assert found["fid"] == pytest.approx(distance, rel=1e-5)
     rows = {name: network.network.features(list(images), network.endpoint)[network.endpoint]
@@ -136,6 +152,7 @@ def test_statistics_arrays_and_features_give_the_same_distance(loaded, capsys, t
     assert by_features["kid"] == pytest.approx(found["kid"], rel=1e-3)
     alone = printed(capsys, str(fake), "--metrics=is", "--splits=1")
     assert 1 < alone["is"] <= 10 and "fid" not in alone
+    assert alone["notes"][0].startswith("is of 40 images is biased downward")
 
 
 def test_what_a_reader_must_know_is_said(loaded, capsys, tmp_path):

@@ -64,7 +64,7 @@ def test_the_distance_by_the_matrix_root():
     expected = ((mu1 - mu2) ** 2).sum() + np.trace(sigma1 + sigma2 - 2 * root.real)
     np.testing.assert_allclose(frechet_distance(mu1, sigma1, mu2, sigma2), expected, 1e-10)
     np.testing.assert_allclose(frechet_distance(mu2, sigma2, mu1, sigma1), expected, 1e-10)
-    assert abs(frechet_distance(mu1, sigma1, mu1, sigma1)) < 1e-10 * np.trace(sigma1)
+    assert frechet_distance(mu1, sigma1, mu1, sigma1) == 0
 
 
 def test_singular_covariances():
@@ -73,7 +73,10 @@ def test_singular_covariances():
     distance = frechet_distance(mu1, sigma1, mu2, sigma2)
     offset = 1e-7 * np.eye(12)
     np.testing.assert_allclose(distance, frechet_distance(mu1, sigma1 + offset, mu2, sigma2 + offset), 1e-3)
-    assert abs(frechet_distance(mu1, sigma1, mu1, sigma1)) < 1e-6 * np.trace(sigma1)
+    assert frechet_distance(mu1, sigma1, mu1, sigma1) == 0
+    # Rounding may not bring it below 0.
+    nearly = [frechet_distance(mu1, sigma1, mu1, sigma1 * (1 + k * 1e-15)) for k in range(1, 9)]
+    assert 0 == min(nearly) <= max(nearly) < 1e-6 * np.trace(sigma1)
     assert frechet_distance(mu1, np.zeros((12, 12)), mu1, sigma1) == pytest.approx(np.trace(sigma1), 1e-12)
 
 

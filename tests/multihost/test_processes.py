@@ -19,8 +19,10 @@ from inception_jax.multihost import heartbeat, processes
 from inception_jax.runs.metric_files import read_rows
 
 from ..conftest import QUICK_COMPILATION
+from . import moments_scenario
 
 SCENARIO = Path(__file__).with_name("step_scenario.py")
+MOMENTS = Path(__file__).with_name("moments_scenario.py")
 
 # In float64, where a wrong number cannot pass for a rounding.
 DOUBLE = ["--config.model.dtype=float64", "--config.model.param_dtype=float64"]
@@ -151,6 +153,34 @@ def test_numbers_as_arguments_and_kept_steps_give_the_bits_of_constants(start_co
         out, err = command.communicate(timeout=60)
         assert command.returncode == 0 and out.splitlines()[-1] == "jit pmap jit pmap", err  # after lines of Gloo
     assert len([*tmp_path.iterdir()]) == 4  # each process has its own
+
+
+def test_moments_on_devices_are_those_of_one_process(start_command, tmp_path):
+    """`DeviceMoments` of two processes with two devices each: the bits of one process with four; copies count once."""
+    port = free_port()
+    pair = [
+        start_command(MOMENTS, port, index, tmp_path, environment=environment(2) | {"JAX_ENABLE_X64": "0"})
+        for index in range(2)
+    ]
+    wait_for(lambda: any(command.poll() is not None for command in pair))
+    for command in sorted(pair, key=lambda command: command.poll() != 1):  # one that failed first
+        _, err = command.communicate(timeout=60)
+        assert command.returncode == 0, err
+    found = [dict(np.load(tmp_path / f"{index}.npz")) for index in range(2)]
+    rows, mask = moments_scenario.batches()
+    rows = rows[mask].astype(np.float64)
+    for mode in ("shard_map", "jit_of_all", "pmap", "jit"):
+        for name, value in found[0].items():
+            np.testing.assert_array_equal(value, found[1][name])
+        assert found[0][f"{mode} count"] == len(rows)
+        np.testing.assert_allclose(found[0][f"{mode} mean"], rows.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(found[0][f"{mode} covariance"], np.cov(rows.T), rtol=1e-5, atol=1e-5)
+    for mode, state in (
+        ("shard_map", moments_scenario.by_shard_map()),
+        ("pmap", moments_scenario.by_pmap(list(range(moments_scenario.DEVICES)))),
+    ):
+        np.testing.assert_array_equal(found[0][f"{mode} covariance"], state.finish().covariance())
+        np.testing.assert_array_equal(found[0][f"{mode} mean"], state.finish().mean)
 
 
 def test_started_differently_they_do_not_begin(start_pair, start_command, arguments, tmp_path):

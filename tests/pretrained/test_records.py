@@ -183,6 +183,10 @@ def test_a_hash_of_two_records_decides_nothing(monkeypatch):
 
 def test_common_preprocessing_only_where_there_is_one():
     assert catalog.common_preprocessing("inception_resnet_v2", "timm") == preprocessing.timm(333)
+    # torch-fidelity's file has the same names, and another preprocessing.
+    own = catalog.get_record("pytorch-fid/inception-2015-12-05").preprocessing
+    assert catalog.common_preprocessing("inception_v3", "pytorch-fid") == own
+    assert own != catalog.get_record("torch-fidelity/inception-2015-12-05").preprocessing
     with pytest.raises(UserError, match=r"depends on the file; name it: --record=\{timm/inception_v3.tv_in1k, "):
         catalog.common_preprocessing("inception_v3", "timm")  # gluon's tag has another normalization
     with pytest.raises(UserError, match="no record has the preprocessing of slim's xception; name one with --record"):
