@@ -143,18 +143,20 @@ class FeatureNetwork:
         Raises:
           UserError: the network has no features for sFID, or no classifier for the Inception Score.
         """
-        known = "widths", *outputs
-        if known in self._compiled:
-            return self._compiled[known]
-        if "logits" in outputs and not getattr(self.network.model, "num_classes", 1):
-            raise UserError("is: the network has no classifier")
-        image = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), np.uint8)
-        try:
-            shapes = jax.eval_shape(lambda v, x: self.apply(v, x, outputs), self.network.variables, image)
-        except ModelError:
-            raise UserError(f"sfid: its features are those of Inception-v3's {SPATIAL}, which is not here") from None
-        self._compiled[known] = {name: shapes[name].shape[1] for name in outputs}
-        return self._compiled[known]
+        key = "widths", *outputs
+        if key not in self._compiled:
+            if "logits" in outputs and not getattr(self.network.model, "num_classes", 1):
+                raise UserError("is: the network has no classifier")
+            image = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), np.uint8)
+            try:
+                shapes = jax.eval_shape(lambda v, x: self.apply(v, x, outputs), self.network.variables, image)
+            except ModelError:
+                raise UserError(
+                    f"sfid: its features are those of Inception-v3's {SPATIAL}, which is not here"
+                ) from None
+            self._compiled[key] = {name: shapes[name].shape[1] for name in outputs}
+        found: dict[str, int] = self._compiled[key]
+        return found
 
     def rows(
         self, read: Callable[[int], np.ndarray], start: int, stop: int, outputs: Sequence[str], batch_size: int = 32
