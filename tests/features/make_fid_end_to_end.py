@@ -251,4 +251,4 @@ def run_tools(weights, folder):
 
 
 if __name__ == "__main__":
-    run_tools(*sys.argv[-2:])
+    run_tools(*sys.argv[1:])
