@@ -6,15 +6,19 @@ import pytest
 
 from inception_jax.errors import UserError
 from inception_jax.exports.batch_norm import fold_batch_norm
+from inception_jax.models.inception_v2 import PAPER_MODULES
 from inception_jax.models.initialization import variable_shapes
 from inception_jax.models.registry import get_spec, model_names
+
+# An average pool, a stride of 2 beside a max pool, a max pool before a projection.
+FEW = {name: PAPER_MODULES[name] for name in ("3b", "3c", "5b")}
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
         ("inception_v1_bn", {"bn_epsilon": 0.1}),
-        ("inception_v2", {"bn_scale": False}),
+        ("inception_v2", {"bn_scale": False, "modules": FEW}),
         ("inception_v2", {"bn_scale": False, "stem_batch_norm": False}),  # slim's
         ("inception_v2", {"conv_bias": True, "stem": "dense", "table": "paper", "bn_epsilon": 1e-5}),  # Cadene's
         pytest.param("xception", {}, marks=pytest.mark.slow),

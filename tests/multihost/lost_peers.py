@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import json
 import random
 import shutil
@@ -46,7 +47,7 @@ class AttackedRun:
     """A run of several processes, attacked and started again."""
 
     def __init__(self, start: Callable[..., Any], recipe: Path, directory: Path, count: int, seed: int):
-        """Runs what the attacked run is compared with.
+        """Starts nothing yet.
 
         Args:
           start: the fixture `start_command`.
@@ -58,13 +59,22 @@ class AttackedRun:
         self._start_command, self._count = start, count
         self._arguments = [f"--config={recipe}", *(f"--config.{name}={value}" for name, value in FIELDS.items())]
         self._random = random.Random(f"{seed} {count}")
-        self.workdir, self._reference = directory / f"attacked{count}", directory / f"reference{count}"
+        self.workdir, self._directory = directory / f"attacked{count}", directory
         self.rounds: list[Round] = []
         self.finished = 0
-        commands = self._start(self._reference)
-        assert [command.wait(timeout=240) for command in commands] == [0] * count, commands[0].written()[1]
-        rows = map(json.loads, (self._reference / "metrics.jsonl").read_text().splitlines())
-        self._evaluated = {row["step"] for row in rows if row["kind"] == "evaluation"}
+
+    @functools.cached_property
+    def reference(self) -> Path:
+        """The workdir of the run that nobody attacked, which it runs first."""
+        workdir = self._directory / f"reference{self._count}"
+        commands = self._start(workdir)
+        assert [command.wait(timeout=240) for command in commands] == [0] * self._count, commands[0].written()[1]
+        return workdir
+
+    @functools.cached_property
+    def _evaluated(self) -> set[int]:
+        rows = map(json.loads, (self.reference / "metrics.jsonl").read_text().splitlines())
+        return {row["step"] for row in rows if row["kind"] == "evaluation"}
 
     def attack(self, aim: str | None = None, action: str | None = None, victim: int | None = None) -> Round:
         """Starts the run, attacks one process, and checks how the others end. None: chosen at random."""
@@ -73,6 +83,8 @@ class AttackedRun:
         victim = self._random.randrange(self._count) if victim is None else victim
         delay = self._random.uniform(0, 6) if aim == "start" else self._random.uniform(0, 0.05)
         rows = self._random.randint(1, 12)
+        if aim == "evaluation":
+            assert self._evaluated  # the reference runs before the processes of the attack
         began, clock = time.time(), time.monotonic()
         commands = self._start(self.workdir)
         while all(command.poll() is None for command in commands):
@@ -105,10 +117,10 @@ class AttackedRun:
 
     def compare(self) -> None:
         """Compares the finished run with the reference, and removes it."""
-        mine, theirs = self._result(self.workdir), self._result(self._reference)
+        mine, theirs = self._result(self.workdir), self._result(self.reference)
         for name in ("status", "steps", "fingerprint", "metrics"):
             assert mine[name] == theirs[name], name
-        logs = [(workdir / "metrics.jsonl").read_bytes() for workdir in (self.workdir, self._reference)]
+        logs = [(workdir / "metrics.jsonl").read_bytes() for workdir in (self.workdir, self.reference)]
         assert logs[0] == logs[1]
         shutil.rmtree(self.workdir)
         self.finished += 1

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from inception_jax import command_line, convert, evaluate, extract, predict, weight_files
+from inception_jax import command_line, compare, convert, evaluate, extract, predict, weight_files
 from inception_jax.config import Config
 from inception_jax.data import crops, datasets
 from inception_jax.errors import UserError
@@ -170,18 +170,20 @@ def test_predict_of_a_file_asks_the_network_of_the_workdir(converted, file, monk
     jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
 
 
-def test_evaluate_and_compare_take_it(forward, converted, run_command, tmp_path):
+def test_evaluate_and_compare_take_it(forward, converted, capsys, tmp_path):
     run = shutil.copytree(converted, tmp_path / "run")
-    code, out, err = run_command("evaluate", f"--workdir={run}", "--split=test[:20]", "--batch_size=20", "--json")
-    assert code == 0, err
+    flags = ["--split=test[:20]", "--batch_size=20", "--devices=1", "--json"]
+    assert evaluate.main([f"--workdir={run}", *flags]) == 0
+    out = capsys.readouterr().out
     digits = datasets.load("digits", "test[:20]")
     probabilities = expected(forward, [np.asarray(digits.record(i)[0]) for i in range(EXAMPLES)])
     hits = sum(int(np.argmax(row)) == digits.record(i)[1] for i, row in enumerate(probabilities))
     assert json.loads(out)["top1"] == hits / 20 and json.loads(out)["step"] == 0
-    code, out, err = run_command("compare", "--list", run)
-    assert code == 0 and "imported" in out and "preempted" not in out, out
-    code, out, err = run_command("compare", run)
-    assert code == 0 and out.startswith("Result"), err
+    assert compare.main(["--list", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "imported" in out and "preempted" not in out, out
+    assert compare.main([str(run)]) == 0
+    assert capsys.readouterr().out.startswith("Result")
 
 
 def test_a_table_takes_the_workdir_the_file_and_the_published_name(converted, file, capsys, tmp_path, monkeypatch):
