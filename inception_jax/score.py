@@ -178,7 +178,7 @@ def _load_network(flags: argparse.Namespace) -> FeatureNetwork:
 
 
 def _check_inputs(sets: list[ImageSet], network: FeatureNetwork | None) -> None:
-    """Checks that statistics of `--statistics` and images of the same call are of one input rule."""
+    """Checks that statistics of `--statistics` and images of the same call are of one input rule and one network."""
     rules = [(one.name, one.input) for one in sets if one.input]
     if network is not None:
         rules.append(("the images", _rule_name(network)))
@@ -187,6 +187,15 @@ def _check_inputs(sets: list[ImageSet], network: FeatureNetwork | None) -> None:
             raise UserError(
                 f"{rules[0][0]}: its statistics are of --input={rules[0][1]}, and {name} of --input={rule}; both sets "
                 "must be of the same"
+            )
+    networks = [(one.name, one.network) for one in sets if one.network]
+    if networks and network is not None:
+        networks.append(("the images", network.digest()))
+    for name, digest in networks[1:]:
+        if digest != networks[0][1]:
+            raise UserError(
+                f"{networks[0][0]}: its statistics are of another network (weights, endpoint, dtype and image size: "
+                f"{networks[0][1]}) than {name} ({digest}); write them anew with --statistics and this --network"
             )
 
 
@@ -202,7 +211,7 @@ def _write_statistics(
 
     arrays: dict[str, Any] = {} if measured.count is None else {"count": measured.count}
     if network is not None:
-        arrays["input"] = _rule_name(network)
+        arrays |= {"input": _rule_name(network), "network": network.digest()}
     for name in metrics:
         suffix = {"pool": "", "spatial": "_s"}[METRICS[name]]
         arrays[f"mu{suffix}"], arrays[f"sigma{suffix}"] = measured.statistics(METRICS[name], name)

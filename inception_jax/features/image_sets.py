@@ -24,7 +24,7 @@ _CHUNK = 1 << 24  # bytes
 _DAMAGES = (OSError, ValueError, TypeError, EOFError, SyntaxError, RuntimeError, KeyError, MemoryError, OverflowError,
             zipfile.BadZipFile, zlib.error)  # fmt: skip
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth")
-_NO_IMAGES = ("mu", "sigma", "mu_s", "sigma_s", "count", "input", "index", "label", "file")
+_NO_IMAGES = ("mu", "sigma", "mu_s", "sigma_s", "count", "input", "network", "index", "label", "file")
 _PREFERRED = ("arr_0", "images", "feats", "features", "global_pool", "pool")  # names of the array, the best first
 
 
@@ -40,6 +40,7 @@ class ImageSet:
       statistics: {"pool": (mu, sigma), "spatial": (mu, sigma)}, where a file has statistics.
       identity: changes where the images are others.
       input: the input rule of statistics that `score --statistics` wrote; None: not known.
+      network: `FeatureNetwork.digest` of the network of such statistics; None: not known.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ImageSet:
     statistics: dict[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)
     identity: str = ""
     input: str | None = None
+    network: str | None = None
 
 
 def open_set(name: str, max_pixels: int = images.MAX_PIXELS) -> ImageSet:
@@ -142,10 +144,14 @@ def _open_npz(name: str) -> ImageSet:
             "sigma, images arr_0 or images, features feats, features or global_pool, or the only array"
         )
     if chosen is None:
-        given = _load_member(name, "input") if "input" in names else None
-        rule = str(given) if given is not None and given.ndim == 0 and given.dtype.kind == "U" else None
-        count = _stored_count(name, names)
-        return ImageSet(name, count, statistics=statistics, identity=_file_identity(name), input=rule)
+        return ImageSet(
+            name,
+            _stored_count(name, names),
+            statistics=statistics,
+            identity=_file_identity(name),
+            input=_stored_text(name, "input", names),
+            network=_stored_text(name, "network", names),
+        )
     found = _of_array(f"{name}: {one_line(chosen)}", _load_member(name, chosen), name)
     return dataclasses.replace(found, name=name, statistics=statistics)
 
@@ -168,6 +174,14 @@ def _stored_count(name: str, names: list[str]) -> int | None:
         return None
     value = _load_member(name, "count")
     return int(value) if value.ndim == 0 and value.dtype.kind in "iu" else None
+
+
+def _stored_text(name: str, key: str, names: list[str]) -> str | None:
+    """A text that `score --statistics` writes beside the statistics; None: another tool wrote the file."""
+    if key not in names:
+        return None
+    value = _load_member(name, key)
+    return str(value) if value.ndim == 0 and value.dtype.kind == "U" else None
 
 
 def _load_member(name: str, key: str, most: int | None = None) -> np.ndarray:

@@ -287,11 +287,12 @@ def read_finished(workdir: Path, step: int, target: Target | None = None) -> dic
     wrong: list[str] = []
     if not content or (content.get("status"), content.get("steps")) != ("finished", step) or not content.get("metrics"):
         return None
-    keep_valid_fields(workdir / result.FILE, content, wrong)
-    recorded = content.get("target") or {}
+    recorded = keep_valid_fields(workdir / result.FILE, content, wrong).get("target") or {}
+    if wrong:  # one of another form than this package writes is written anew
+        return None
     if target and (recorded.get("metric"), recorded.get("value")) != (target.metric.name, target.value):
         return None
-    return None if wrong else content  # one of another form than this package writes is written anew
+    return content
 
 
 def first_kernel(params: Mapping[str, Any], channels: int = 3) -> Any:

@@ -5,6 +5,7 @@ import numpy as np
 
 from inception_jax.data import images, pipeline
 from inception_jax.data.datasets import load
+from inception_jax.data.stored_size import StoredSize
 
 RANDOM = np.random.default_rng(0)
 
@@ -79,3 +80,14 @@ def test_images_are_stored_with_a_shorter_side(tmp_path, run, capsys):
     ):
         assert run(*arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_estimate_is_of_the_resized_image():
+    """Photographs of 500 x 375: sizes of the table in the data package's README."""
+    for side, quality, measured in ((320, 95, 52_000), (256, 95, 35_000), (256, 90, 24_000), (256, None, 262_000)):
+        found = StoredSize(side, quality).estimate_bytes(109_000)
+        assert 0.8 * measured < found < 1.25 * measured, (side, quality, found)
+    assert StoredSize(256, None).estimate_bytes(3_000_000) == 3 * (256 * 256 * 4 // 3)  # a large file is resized, too
+    assert StoredSize(256, 95).estimate_bytes(900) == 900  # an icon stays as it is
+    sizes = [StoredSize(256, quality).estimate_bytes(1 << 30) for quality in range(1, 101)]
+    assert sizes == sorted(sizes)

@@ -137,10 +137,19 @@ def test_statistics_arrays_and_features_give_the_same_distance(loaded, capsys, t
     with np.load(statistics) as file:
         assert int(file["count"]) == 40 and str(file["input"]) == "own"
         np.savez(tmp_path / "clean.npz", mu=file["mu"], sigma=file["sigma"], input="clean-fid")
+        known = {name: file[name] for name in file.files}
+        assert known["network"] == network.digest()
         np.savez(tmp_path / "adm.npz", mu=file["mu"], sigma=file["sigma"], arr_0=test)  # ADM's reference batches
     for other in (fake, statistics):
         with pytest.raises(UserError, match=r"clean\.npz: its statistics are of --input=clean-fid, and .* --input=own"):
             score.main([str(tmp_path / "clean.npz"), str(other)])
+    np.savez(tmp_path / "other.npz", **known | {"network": "0" * 16})  # of a run of the same width and input
+    for other, named in ((fake, "the images"), (statistics, r".*statistics\.npz")):
+        with pytest.raises(UserError, match=rf"other\.npz: its statistics are of another network .* than {named} \("):
+            score.main([str(tmp_path / "other.npz"), str(other)])
+    del known["network"]
+    np.savez(tmp_path / "older.npz", **known)
+    assert printed(capsys, str(tmp_path / "older.npz"), str(fake))["fid"] == pytest.approx(distance, rel=1e-5)
     found = printed(capsys, str(tmp_path / "adm.npz"), str(fake), "--metrics=fid,kid")
     assert found["fid"] == pytest.approx(distance, rel=1e-5)
     rows = {name: network.network.features(list(images), network.endpoint)[network.endpoint]

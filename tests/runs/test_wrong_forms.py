@@ -11,8 +11,10 @@ import pytest
 from inception_jax import config as configs
 from inception_jax.errors import UserError
 from inception_jax.evaluation import trained_network
+from inception_jax.metric_definitions import METRICS
 from inception_jax.runs import comparison, comparison_report, conclusion, data_record, listing, manifest, report
 from inception_jax.training import restore, results
+from inception_jax.training.target import Target
 
 WHOLE = (b"", b"\0" * 40, b"\xff\xfe\x00", b"[]", b"5", b"null", b'"text"', b"{}", b"[" * 100_000, b'{"a.b": 1}', b"{")
 VALUES = (None, 5, -1.5, "text", [], [5], [[]], {}, {"a": 5}, {"a": {"b": []}}, True, 10**400)
@@ -112,3 +114,11 @@ def test_what_a_start_refuses(run, name, content, message):
     (run / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         start()
+
+
+def test_a_target_of_another_form_is_that_of_no_finished_run(run):
+    content, target = json.loads((run / "result.json").read_text()), Target(METRICS["top1"], 0.5, True)
+    right = {"metric": "top1", "value": 0.5}
+    for recorded in (*VALUES, right | {"value": "0.5"}, right | {"metric": ["top1"]}, right):
+        (run / "result.json").write_text(json.dumps(content | {"target": recorded}))
+        assert bool(results.read_finished(run, 14, target)) == (recorded is right), recorded
