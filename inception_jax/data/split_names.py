@@ -14,7 +14,8 @@ SPELLINGS = {
 # A folder with one of these names is a split of its own name. Names are compared without regard to case.
 OWN_NAMES = ("train", "val", "validation", "test")
 KIND = {spelling: kind for kind, spellings in SPELLINGS.items() for spelling in spellings}
-_LONG = [spelling for spelling in KIND if len(spelling) > 3]  # a name near to "val" or "dev" is often another word
+_MEANT = [spelling for spelling in KIND if len(spelling) > 3]  # a name near to "val" or "dev" is often another word
+_LONG = [spelling for spelling in KIND if len(spelling) > 8]  # with another letter, a shorter one is often another word
 
 
 def spellings(names: Collection[str]) -> dict[str, str]:
@@ -32,8 +33,22 @@ def kind_of(name: str) -> str:
     words = re.split(r"[\W_\d]+", name.lower())
     kinds = {KIND[word] for word in words if word in KIND}
     if not kinds:
-        kinds = {KIND[known] for known in difflib.get_close_matches(name.lower(), _LONG, n=1, cutoff=0.75)}
+        near = [known for known in _MEANT if _is_slip(name.lower(), known)]
+        kinds = {KIND[known] for known in near or difflib.get_close_matches(name.lower(), _LONG, n=1, cutoff=0.85)}
     return kinds.pop() if len(kinds) == 1 else ""
+
+
+def _is_slip(name: str, known: str) -> bool:
+    """Whether a name is another one with its letters in another order, one letter more or one less; the first is right.
+
+    Another letter is no slip here: "tent" and "trail" are words of their own.
+    """
+    shorter, longer = sorted((name, known), key=len)
+    if len(longer) - len(shorter) > 1 or name[:1] != known[:1]:
+        return False
+    if len(longer) == len(shorter):
+        return sorted(longer) == sorted(shorter)
+    return any(longer[:place] + longer[place + 1 :] == shorter for place in range(len(longer)))
 
 
 def mentioned(texts: Collection[str], names: Collection[str]) -> set[str]:

@@ -49,7 +49,7 @@ class NamedWeights:
     """Imported weights that belong to no workdir.
 
     Attributes:
-      name: of the published file, else the file's path; for messages.
+      name: the file's path; for messages.
       record: name of the published file; "" where it is none, or which one is unknown.
       recipe: the config of a run that has them, with the publisher's preprocessing.
       variables: "params" and "batch_stats", in memory.

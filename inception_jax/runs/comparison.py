@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError, nearest
-from inception_jax.metric_definitions import METRICS, Metric, describe
+from inception_jax.metric_definitions import METRICS, TO_TARGET, Metric, describe
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import environment, listing, remote_workdir, run_state, time_to_target
 from inception_jax.runs.formatting import per_head
@@ -186,6 +186,12 @@ def _find_metric(runs: Sequence[RunState], name: str) -> Metric:
         }
     if name not in METRICS and name not in recorded:
         known = [*METRICS, *recorded]
+        if name in TO_TARGET:
+            raise UserError(
+                f"--metric={name}: no evaluation has it, so it ranks no runs; leave it out: the table "
+                "'Time to target' has it for runs with config.stop.target. Metrics of evaluations: "
+                f"{', '.join(known)}"
+            )
         raise UserError(f"--metric={name}: no such metric{nearest(name, known)}; metrics: {', '.join(known)}")
     return describe(name, recorded.get(name))
 

@@ -1,7 +1,8 @@
 """Goodput: the fraction of a run's wall time, over all its starts, that was spent in training steps that were kept.
 
 A start that is killed leaves its time in the rows of timing.jsonl after the checkpoint from which the next start
-continues. That start drops these rows; before, it records what they say in its entry of manifest.json.
+continues. That start drops these rows; before, it records what they say in its entry of manifest.json. Of a start that
+left neither a row nor a checkpoint, the manifest has the time that it took to start up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ LOST = "lost"
 """The field of a start in manifest.json: {"from_step", "to_step", "seconds"} of the start before it."""
 STARTUP = "startup_seconds"
 """The field of a start in manifest.json: seconds before its manifest was written."""
+BEFORE = "wall_seconds_before"
+"""The field of a start in manifest.json: wall seconds of the run up to the checkpoint from which it continued."""
 
 _NOT_TRAINING = ("startup", "compile", "evaluation", "checkpoint", "plots")
 
@@ -58,15 +61,24 @@ def lost_seconds(starts: Sequence[Mapping[str, Any]]) -> float:
     """Seconds of all starts that were lost, because the run continued from an earlier checkpoint.
 
     Args:
-      starts: of manifest.json. Of equal entries that follow one another one counts: a start that was killed before it
-        truncated the rows left the same ones to the next.
+      starts: of manifest.json. Of equal entries `LOST` that follow one another one counts: a start that was killed
+        before it truncated the rows left the same ones to the next. Of a start that left no row and no checkpoint, its
+        `STARTUP` counts; manifests of earlier versions do not say which one that is.
     """
-    lost = [start.get(LOST) for start in starts]
-    return sum(
-        float(entry["seconds"])
-        for entry, before in zip(lost, [None, *lost], strict=False)
-        if isinstance(entry, Mapping) and isinstance(entry.get("seconds"), int | float) and entry != before
-    )
+    seconds = 0.0
+    for before, start in zip([{}, *starts], starts, strict=False):
+        rows = _number(start.get(LOST, {}), "seconds") if start.get(LOST) != before.get(LOST) else None
+        seconds += rows or 0.0
+        began, continued = _number(before, BEFORE), _number(start, BEFORE)
+        saved_none = began is not None and continued is not None and continued <= began
+        if saved_none and (rows is None or continued + rows <= began):
+            seconds += _number(before, STARTUP) or 0.0
+    return seconds
+
+
+def _number(content: Any, name: str) -> float | None:
+    found = content.get(name) if isinstance(content, Mapping) else None
+    return float(found) if isinstance(found, int | float) else None
 
 
 def account(totals: Mapping[str, float], starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -77,8 +89,10 @@ def account(totals: Mapping[str, float], starts: Sequence[Mapping[str, Any]]) ->
       starts: of manifest.json, up to this one.
 
     Returns:
-      "starts"; "training_seconds"; "lost_seconds"; "between_starts_seconds", in which no start ran (and what a killed
-      start did after its last row, which nothing measured), to about a second; "goodput", from 0 to 1.
+      "starts"; "training_seconds"; "lost_seconds"; "between_starts_seconds", the rest since the first start, to about a
+      second: no start ran, or one did what no clock that was kept has measured (after its last row, where it was
+      killed; after its last checkpoint, where it ended; all, where it was killed before it wrote its manifest);
+      "goodput", from 0 to 1.
     """
     lost = lost_seconds(starts)
     training, spent = training_seconds(totals), totals["wall_seconds"] + lost

@@ -239,8 +239,9 @@ def _goodput(outcome: Mapping[str, Any]) -> Iterator[str]:
         return
     lost, between = (format_duration(outcome[f"{name}_seconds"]) for name in ("lost", "between_starts"))
     yield (
-        f"{goodput}, over {outcome['starts']:,} starts. Not in the table: {lost} of killed starts, whose steps were "
-        f"taken again (in the goodput, this time counts), and {between} between the starts (this does not)."
+        f"{goodput}, over {outcome['starts']:,} starts. Not in the table: {lost} of killed starts, of which no "
+        f"checkpoint was left (in the goodput, this time counts), and {between} in which no start ran, or what it did "
+        "was not measured (this does not)."
     )
 
 

@@ -87,7 +87,8 @@ def median_over_seeds(
     """Scores groups of runs that have one config but for the seed, and a target.
 
     Args:
-      runs: finished or not; one that still runs, or was interrupted, counts as one that has not reached its target.
+      runs: finished or not; one that runs, or was interrupted, counts as what its evaluations show until now: as one
+        that has reached its target, or as one that has not.
       targets: their entries "target", from `find`.
 
     Returns:

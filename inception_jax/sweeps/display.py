@@ -30,8 +30,8 @@ class TrialRow:
       slot: name of the slot where it runs.
       params: its values, as `format_params` gives them.
       evaluations: index and epoch of the newest evaluation, as text.
-      now: metric of the newest evaluation.
-      best: best metric so far.
+      now: evaluated metric at the newest evaluation.
+      best: the best so far.
       started: `time.monotonic()` at its start.
     """
 
@@ -69,19 +69,20 @@ class SweepProgress:
 class SweepDisplay:
     """Writes a sweep's events to a stream and to the study's log; several drivers may append to one log."""
 
-    def __init__(self, directory: Path, metric: str, stream: TextIO | None = None):
+    def __init__(self, directory: Path, metric: str, stream: TextIO | None = None, *, evaluated: str | None = None):
         """Opens the log, and starts the live table where the stream is a terminal.
 
         Args:
           directory: of the study.
-          metric: name of a metric of the evaluations.
+          metric: name of the metric of the objective.
           stream: default: sys.stderr.
+          evaluated: name of the metric of the evaluations; default: that of the objective.
 
         Raises:
           UserError: the log cannot be opened.
         """
         self._stream, self._live = stream or sys.stderr, None
-        self.metric, self.progress = metric, SweepProgress(directory.name)
+        self.metric, self.evaluated, self.progress = metric, evaluated or metric, SweepProgress(directory.name)
         self.rows: dict[int, TrialRow] = {}
         try:
             self._log_file = open(directory / LOG, "a", encoding="utf-8", buffering=1)
@@ -117,15 +118,12 @@ class SweepDisplay:
                 self._stream.flush()
 
     def format_value(self, value: float | None) -> str:
-        """Formats a value of the metric: `98.61 %` or `0.0521`; "" for None."""
-        if value is None:
-            return ""
-        metric = describe(self.metric)
-        if metric.decimals is not None:
-            return format_metric(metric, value)
-        if not math.isfinite(value):
-            return str(value)
-        return f"{100 * value:.2f} %" if metric.percent else f"{value:.4f}"
+        """Formats a value of the objective: `98.61 %` or `0.0521`; "" for None."""
+        return _format_value(self.metric, value)
+
+    def format_evaluation(self, value: float | None) -> str:
+        """Formats the evaluated metric of an evaluation, as `format_value`."""
+        return _format_value(self.evaluated, value)
 
     def close(self) -> None:
         """Stops the live table, whose last state stays, and closes the log; a second call does nothing."""
@@ -134,6 +132,17 @@ class SweepDisplay:
                 self._live.stop()
             self._live = None
         self._log_file.close()
+
+
+def _format_value(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    metric = describe(name)
+    if metric.decimals is not None:
+        return format_metric(metric, value)
+    if not math.isfinite(value):
+        return str(value)
+    return f"{100 * value:.2f} %" if metric.percent else f"{value:.4f}"
 
 
 def format_params(values: Mapping[str, Any]) -> str:
@@ -207,8 +216,8 @@ class _LiveTable:
             "trial": [f"{row.number}" for row in rows],
             "status": [row.status for row in rows],
             "evaluation": [row.evaluations for row in rows],
-            display.metric: [display.format_value(row.now) for row in rows],
-            "best": [display.format_value(row.best) for row in rows],
+            display.evaluated: [display.format_evaluation(row.now) for row in rows],
+            "best": [display.format_evaluation(row.best) for row in rows],
             "values": [row.params for row in rows],
             "on": [row.slot for row in rows],
             "elapsed": [format_duration(time.monotonic() - row.started) for row in rows],
@@ -223,7 +232,7 @@ class _LiveTable:
         columns["values"] = [text if len(text) <= room else text[: room - 1] + "…" for text in columns["values"]]
         for name in columns:
             justify: Literal["left", "right"] = (
-                "right" if name in ("trial", display.metric, "best", "elapsed") else "left"
+                "right" if name in ("trial", display.evaluated, "best", "elapsed") else "left"
             )
             table.add_column(name, no_wrap=True, overflow="crop", justify=justify)
         for cells in zip(*columns.values(), strict=True):

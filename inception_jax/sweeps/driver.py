@@ -20,7 +20,7 @@ from inception_jax.sweeps.display import LOG, SweepDisplay, TrialRow, format_par
 from inception_jax.sweeps.resources import Slot
 from inception_jax.sweeps.running_trial import CommandBuilder, RunningTrial, TrialOutcome, TrialTiming, make_workdir
 from inception_jax.sweeps.study import Study, Trial
-from inception_jax.sweeps.study_config import StudyConfig
+from inception_jax.sweeps.study_config import StudyConfig, optuna_direction
 from inception_jax.training.interrupts import Interrupts
 
 _MAX_FAILURES = 8  # consecutive failed trials with sampled values: the recipe or the data is at fault
@@ -245,10 +245,10 @@ class Driver:
         newest, row = evaluations[-1], self._display.rows[running.trial.number]
         row.evaluations = f"{newest['index']} (epoch {newest['epoch']:.4g})"
         row.now = newest["value"]
-        row.best = trials.objective_value(list(evaluations), "best", self._study_config.direction)
+        row.best = trials.objective_value(list(evaluations), "best", optuna_direction(self._display.evaluated))
         self._display.log(
             f"trial {running.trial.number}: evaluation {newest['index']}, epoch {newest['epoch']:.4g}: "
-            f"{self._study_config.metric} {self._display.format_value(newest['value'])}"
+            f"{self._display.evaluated} {self._display.format_evaluation(newest['value'])}"
         )
 
     def _handle_exit(self, running: RunningTrial, code: int) -> None:

@@ -5,6 +5,7 @@ In all plots, blue is a finished trial, grey a pruned one, and a cross one witho
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Sequence
@@ -66,7 +67,7 @@ def history(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
             trials = study.with_status(status)
             if not trials:
                 continue
-            whole = status in ("finished", "diverged", "failed")
+            whole = status in ("finished", "diverged", "failed") or trials[0].is_to_target
             label = f"{status} ({len(trials)})" + ("" if whole else ": last evaluation")
             _points(axes, study, trials, colour, marker, size, label)
         ranked = study.ranked()
@@ -146,7 +147,7 @@ def _best_so_far(axes: Axes, study: StoredStudy) -> None:
 
 
 def learning_curves(study: StoredStudy, path: str | os.PathLike) -> Figure | None:
-    """Draws the metric of every trial over the epoch; the curve of a pruned trial ends where it was pruned.
+    """Draws the evaluated metric of every trial over the epoch; the curve of a pruned trial ends where it was pruned.
 
     Args:
       study: as `study_files.read` gives it.
@@ -158,6 +159,7 @@ def learning_curves(study: StoredStudy, path: str | os.PathLike) -> Figure | Non
     Raises:
       UserError: the file cannot be written.
     """
+    study = dataclasses.replace(study, metric=study.evaluated)  # what the axis shows; the ranking stays
     curves = [(trial, _finite(trial)) for trial in study.trials]
     curves = [(trial, points) for trial, points in curves if points]
     if not curves:

@@ -54,9 +54,8 @@ def setup(study: StoredStudy) -> Iterator[str]:
     counted = "the final evaluation" if study.objective == "final" else "the best of its evaluations"
     weights = {"ema": ", of EMA weights", "raw": ", of raw weights"}.get(str(content.get("weights")), "")
     if study.metric.name in TO_TARGET:
-        stop, checkpoint = (study.config.get(name) or {} for name in ("stop", "checkpoint"))
-        name = stop.get("target_metric") or checkpoint.get("best_metric")
-        counted = f"{name} {stop.get('target')}, at the first evaluation that reached it"
+        target = (study.config.get("stop") or {}).get("target")
+        counted = f"{study.evaluated.name} {target}, at the first evaluation that reached it"
     sampler, pruner = str(content.get("sampler")), str(content.get("pruner") or "none")
     parts = [
         f"{varied}{best}{of_recipe}" + (f" (with {overrides})" if overrides else "") + "?",

@@ -65,7 +65,7 @@ def run(
     with contextlib.ExitStack() as stack:
         lock, content = _open_directory(directory, study_config)
         study_config = keep_earlier_values(study_config, content)
-        display = SweepDisplay(directory, study_config.metric)
+        display = SweepDisplay(directory, study_config.metric, evaluated=study_config.evaluated_metric({}))
         stack.callback(display.close)
         with lock:
             study_data.record(directory, study_config, display.log)

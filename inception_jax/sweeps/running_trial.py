@@ -95,7 +95,7 @@ class RunningTrial:
         self._evaluations = trials.EvaluationReader(
             workdir,
             study_config.evaluated_weights(trial.fields),
-            study_config.metric,
+            study_config.evaluated_metric(trial.fields),
             lambda: study_config.follow_end(trial.fields),
         )
         self._last_heartbeat = 0.0

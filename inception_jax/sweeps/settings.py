@@ -104,7 +104,8 @@ def _check_target(flags: argparse.Namespace, config: Config, listed: Collection[
     given = f"--metric={flags.metric}"
     if config.stop.target is None:
         raise UserError(f"{given}: the recipe has no target; set one, such as --config.stop.target=0.97")
-    if varied := sorted({*listed, *(space.parameters if space else ())} & {"stop.target", "stop.target_metric"}):
+    fixed = {"stop.target", "stop.target_metric"} | (set() if config.stop.target_metric else {"checkpoint.best_metric"})
+    if varied := sorted({*listed, *(space.parameters if space else ())} & fixed):
         raise UserError(f"{given}: --space={flags.space} varies {varied[0]}; all trials need one target")
     if flags.pruner not in (None, "none"):
         raise UserError(

@@ -181,6 +181,8 @@ class Study:
     def report(self, trial: Trial, evaluations: Sequence[Mapping[str, Any]], may_prune: bool) -> int | None:
         """Reports new evaluations to Optuna, and asks the pruner about each of them.
 
+        Those of a study whose objective is what trials need to reach their target stay out: they have another metric.
+
         Args:
           trial: a running trial.
           evaluations: all evaluations of the trial, as `trials.EvaluationReader.read` gives them.
@@ -189,6 +191,8 @@ class Study:
         Returns:
           Index of the evaluation at which the trial is to be pruned, which the storage then has; None: it continues.
         """
+        if self._study_config.is_to_target:
+            return None
         known = self._trials()[trial.number]
         decision = known.user_attrs.get(DECISION)
         for evaluation in evaluations:

@@ -72,7 +72,7 @@ class StudyConfig:
     @property
     def direction(self) -> str:
         """Direction of the optimization, as Optuna spells it."""
-        return "maximize" if describe(self.metric).better == "higher" else "minimize"
+        return optuna_direction(self.metric)
 
     @property
     def is_endless(self) -> bool:
@@ -91,6 +91,17 @@ class StudyConfig:
     def is_to_target(self) -> bool:
         """Whether the objective is what a trial needs to reach its target."""
         return self.metric in TO_TARGET
+
+    def evaluated_metric(self, fields: Mapping[str, Any]) -> str:
+        """The metric of each evaluation of a trial: the objective, or that of the target which the objective is about.
+
+        Args:
+          fields: {field: value} that the trial sets.
+        """
+        if not self.is_to_target:
+            return self.metric
+        best = fields.get("checkpoint.best_metric", self.config["checkpoint"]["best_metric"])
+        return str(fields.get("stop.target_metric", self.config["stop"]["target_metric"]) or best)
 
     def follow_end(self, fields: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], bool]:
         """Starts to follow the evaluations of a trial as its own run does, for early stopping and its target.
@@ -148,11 +159,17 @@ class StudyConfig:
             "reduction_factor": self.reduction_factor,
             "metric": self.metric,
             "metric_properties": describe(self.metric).to_json(),
+            "evaluated_metric_properties": describe(self.evaluated_metric({})).to_json(),
             "weights": self.weights,
             "objective": self.objective,
             "direction": self.direction,
             "storage": without_password(self.storage),
         }
+
+
+def optuna_direction(metric: str) -> str:
+    """The direction in which a metric becomes better, as Optuna spells it."""
+    return "maximize" if describe(metric).better == "higher" else "minimize"
 
 
 def write_or_compare(directory: Path, study_config: StudyConfig, command: list[str]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ _FIELD_TYPES = (
     ("listed", list, "a list"),
     ("command", list, "a list"),
     ("metric", str, "a string"),
+    ("metric_properties", dict, "an object"),
+    ("evaluated_metric_properties", dict, "an object"),
 )
 
 UNKNOWN = "unknown"
@@ -83,10 +85,11 @@ class StoredTrial:
       value: the objective; None unless the trial has finished.
       message: the reason for its status, in one line.
       starts: one entry per start of its process: {"time", "host", "ended", "exit", …}.
-      evaluations: (epoch, value) of each, in order; a value may be NaN.
+      evaluations: (epoch, value of the evaluated metric) of each, in order; a value may be NaN.
       pruned_at: index of the evaluation, from 1, at which it was pruned.
       seconds: total run time of its processes.
       workdir: of its run.
+      is_to_target: whether the objective is what it needed to reach its target, which no evaluation has.
     """
 
     number: int
@@ -100,12 +103,15 @@ class StoredTrial:
     pruned_at: int | None
     seconds: float
     workdir: Path
+    is_to_target: bool = False
 
     @property
     def shown_value(self) -> float:
-        """The value that plots show: the objective, or else the last finite evaluation; NaN where there is neither."""
+        """The value that plots show: the objective, or else its last finite evaluation; NaN where there is neither."""
         if self.value is not None:
             return self.value
+        if self.is_to_target:
+            return math.nan
         return next((value for _, value in reversed(self.evaluations) if math.isfinite(value)), math.nan)
 
     @property
@@ -123,7 +129,8 @@ class StoredStudy:
       content: the whole content of study.json.
       config: the config that all trials start from.
       space: the parameters, in the order of the file.
-      metric: of the evaluations.
+      metric: of the objective.
+      evaluated: the metric of the evaluations: that of the objective, or of the target which trials are to reach.
       objective: "final" or "best": the evaluation of a trial that counts.
       maximize: whether a larger value is better.
       trials: all trials, by number.
@@ -135,6 +142,7 @@ class StoredStudy:
     config: Mapping[str, Any]
     space: tuple[StoredParameter, ...]
     metric: Metric
+    evaluated: Metric
     objective: str
     maximize: bool
     trials: tuple[StoredTrial, ...]
@@ -184,7 +192,8 @@ def read(path: Path) -> StoredStudy:
         raise UserError(f"{path / STUDY} is damaged: 'metric' = {name!r} is none of {', '.join(METRICS)}")
     notes: list[str] = []
     folders = [folder for folder in (path / TRIALS).glob("*") if folder.name.isdigit() and folder.is_dir()]
-    trials = [_trial(folder, notes) for folder in sorted(folders, key=lambda folder: int(folder.name))]
+    folders.sort(key=lambda folder: int(folder.name))
+    trials = [_trial(folder, notes, is_to_target=name in TO_TARGET) for folder in folders]
     metric = describe(name, recorded)
     return StoredStudy(
         path=path,
@@ -192,6 +201,7 @@ def read(path: Path) -> StoredStudy:
         config=content.get("config") or {},
         space=tuple(map(_parameter, _objects(content.get("space")))),
         metric=metric,
+        evaluated=_target_metric(content) if name in TO_TARGET else metric,
         objective=content.get("objective") or "final",
         maximize=metric.better == "higher" if not content.get("direction") else content["direction"] == "maximize",
         trials=tuple(trials),
@@ -252,7 +262,14 @@ def _parameter(content: Mapping[str, Any]) -> StoredParameter:
     )
 
 
-def _trial(folder: Path, notes: list[str]) -> StoredTrial:
+def _target_metric(content: Mapping[str, Any]) -> Metric:
+    config = content.get("config") or {}
+    stop, checkpoint = (config.get(name) or {} for name in ("stop", "checkpoint"))
+    name = stop.get("target_metric") or checkpoint.get("best_metric") or "top1"
+    return describe(str(name), content.get("evaluated_metric_properties"))
+
+
+def _trial(folder: Path, notes: list[str], is_to_target: bool) -> StoredTrial:
     try:
         content = read_json_object(folder / TRIAL)
         if content is None:
@@ -276,6 +293,7 @@ def _trial(folder: Path, notes: list[str]) -> StoredTrial:
         pruned_at=content.get("pruned_at"),
         seconds=_number(content.get("seconds")) or 0.0,
         workdir=folder,
+        is_to_target=is_to_target,
     )
 
 

@@ -159,7 +159,7 @@ class EvaluationReader:
         Args:
           directory: the trial's workdir.
           weights: "raw" or "ema": the rows that are read.
-          metric: key of the value in a row.
+          metric: key of the value in a row: the objective, or the metric of the target.
           start: starts to follow the evaluation rows, and returns a function that says whether the run ends at the
             next one; None: it never ends early.
         """
@@ -176,6 +176,9 @@ class EvaluationReader:
         """Returns all evaluations so far: [{"index", "epoch", "step", "value"}], index from 1.
 
         The evaluation at which early stopping or its target ends the run has the key "last", too.
+
+        Raises:
+          UserError: an evaluation lacks a metric that the study needs.
         """
         try:
             status = os.stat(self._path)
@@ -197,19 +200,31 @@ class EvaluationReader:
     def _add(self, line: bytes) -> None:
         try:
             row = json.loads(line)
-            if row["kind"] == "evaluation" and row["weights"] == self._weights:
-                self._evaluations.append(
-                    {
-                        "index": len(self._evaluations) + 1,
-                        "epoch": row["epoch"],
-                        "step": row["step"],
-                        "value": float(row[self._metric]),
-                    }
-                )
-                if self._ends is not None and self._ends(row):
-                    self._evaluations[-1]["last"] = True
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             return  # an incomplete line; the run truncates it when it is restored
+        if not isinstance(row, dict) or row.get("kind") != "evaluation" or row.get("weights") != self._weights:
+            return
+        try:
+            evaluation = {
+                "index": len(self._evaluations) + 1,
+                "epoch": row["epoch"],
+                "step": row["step"],
+                "value": float(row[self._metric]),
+            }
+            if self._ends is not None and self._ends(row):
+                evaluation["last"] = True
+        except KeyError as missing:
+            raise UserError(
+                f"{self._path}: the evaluation at step {row.get('step')} has no {missing}, which the study needs; it "
+                f"has {', '.join(row)}: begin a study whose --metric, stop.target_metric and checkpoint.best_metric "
+                "are among these"
+            ) from None
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{self._path}: the evaluation at step {row.get('step')} has a value that is no number ({error}); "
+                "remove the trial's workdir to begin the trial anew"
+            ) from None
+        self._evaluations.append(evaluation)
 
 
 def objective_value(evaluations: list[dict[str, Any]], objective: str, direction: str) -> float | None:

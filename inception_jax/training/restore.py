@@ -226,7 +226,8 @@ def write_run_files(
                 setup.config.to_json(),
                 devices=[setup.devices.describe()],
                 more=extension_files.describe(setup.config.extensions),
-                of_start={goodput.STARTUP: spent["startup_seconds"]} | ({goodput.LOST: lost} if lost else {}),
+                of_start={goodput.STARTUP: spent["startup_seconds"], goodput.BEFORE: spent["wall_seconds"]}
+                | ({goodput.LOST: lost} if lost else {}),
                 **start,
             )
             starts = now["starts"]

@@ -9,7 +9,7 @@ import pytest
 
 from inception_jax.config import Config, ConfigError
 from inception_jax.config import default as default_config
-from inception_jax.data import folder_files, folder_index, folder_walk, folders, images, index_files
+from inception_jax.data import folder_files, folder_index, folder_walk, folders, images, index_files, split_names
 from inception_jax.data.datasets import load, load_splits
 from inception_jax.errors import UserError
 from inception_jax.training import network_setup
@@ -254,6 +254,20 @@ def test_folders_that_may_be_splits_are_named(folders, message, tree):
     how = "is left out" if "train" in folders else "is a class, and its images are in folders"
     account = load(name, "train").account
     assert f"{folders[-1]!r} {how}: is it the split 'test'? Then rename it" in account
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("train", "trian tran trains traning trainning training_set"),
+        ("test", "tset tets testt tes Test_2 tesing evalution eval-set"),
+        ("validation", "vaild validtion valadation vaildation my_val"),
+        ("", "latest tent text best rest west trail trait brain rain strain oval evil valet trailing resting vacation"),
+        ("", "contest evolution train_test a  cats"),
+    ],
+)
+def test_the_split_that_a_name_may_mean(kind, names):
+    assert {name: split_names.kind_of(name) for name in names.split(" ")} == dict.fromkeys(names.split(" "), kind)
 
 
 def test_names_like_those_of_splits_are_classes_where_they_hold_images(tree):

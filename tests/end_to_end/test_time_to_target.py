@@ -81,7 +81,10 @@ def test_a_run_that_goes_on_keeps_it_and_one_that_was_killed_counts_what_it_lost
     again = read(killed)
     assert again["target"] == result["target"] and again["fingerprint"] == result["fingerprint"]
     assert (killed / "metrics.jsonl").read_bytes() == (went_on / "metrics.jsonl").read_bytes()
-    lost = json.loads((killed / "manifest.json").read_text())["starts"][-1]["lost"]
+    starts = json.loads((killed / "manifest.json").read_text())["starts"]
+    first, *later = (start["wall_seconds_before"] for start in starts)
+    assert first == 0 < starts[0]["startup_seconds"] < later[0] == later[1]  # both continued from the same checkpoint
+    lost = starts[-1]["lost"]
     assert (lost["from_step"], lost["to_step"]) == (2, 6)
     assert 0 < again["lost_seconds"] == lost["seconds"] < rows[-1]["wall_seconds"] and again["starts"] == 3
     accounted = again["wall_seconds"] + again["lost_seconds"]

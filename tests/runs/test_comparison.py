@@ -249,6 +249,10 @@ def test_any_metric_of_the_evaluations_ranks(two, tmp_path):
     comparison_plot.draw(compare(two, metric="regret"), tmp_path / "plot.png")
     with pytest.raises(UserError, match=r"--metric=top2: no such metric; did you mean 'top.*; metrics: loss, .*regret"):
         compare(two, metric="top2")
+    with pytest.raises(
+        UserError, match=r"--metric=steps_to_target: no evaluation has it.* leave it out: the table 'Time"
+    ):
+        compare(two, metric="steps_to_target")
 
 
 def test_a_result_stands_in_for_lost_rows(tmp_path):

@@ -28,6 +28,23 @@ def test_the_time_of_a_killed_start_is_read_from_its_rows(tmp_path):
     assert goodput.measure_lost(tmp_path, 0, 0.0) is None
 
 
+def test_a_start_that_left_neither_row_nor_checkpoint_counts_with_its_startup():
+    def lost_seconds(*starts):
+        return goodput.lost_seconds([
+            {"startup_seconds": startup, "wall_seconds_before": before} | ({"lost": {"seconds": lost}} if lost else {})
+            for startup, before, lost in starts
+        ])  # fmt: skip
+
+    assert lost_seconds((5.0, 0.0, 0)) == 0.0
+    assert lost_seconds((5.0, 0.0, 0), (4.0, 0.0, 0)) == 5.0  # the first was killed while its step compiled
+    assert lost_seconds((5.0, 0.0, 0), (4.0, 60.0, 0)) == 0.0  # it saved a checkpoint, which has its start-up
+    assert lost_seconds((5.0, 0.0, 0), (4.0, 0.0, 30.0)) == 30.0  # a row has it
+    assert lost_seconds((5.0, 0.0, 0), (4.0, 20.0, 30.0), (3.0, 20.0, 30.0)) == 34.0  # nothing truncated by the second
+    assert lost_seconds((5.0, 0.0, 0), (4.0, 20.0, 30.0), (3.0, 20.0, 0)) == 34.0
+    assert lost_seconds((5.0, 0.0, 0), (4.0, 20.0, 0), (3.0, 8.0, 12.0)) == 16.0  # a damaged checkpoint, an earlier one
+    assert goodput.lost_seconds([{"startup_seconds": 5.0}, {"startup_seconds": 4.0}]) == 0.0  # of an earlier version
+
+
 def test_an_account_over_three_starts():
     ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=1000)
     lost = {"from_step": 20, "to_step": 30, "seconds": 25.0}

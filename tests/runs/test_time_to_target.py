@@ -50,6 +50,9 @@ def test_a_run_without_a_result_has_the_steps_of_its_rows():
     assert found["reached"] == {"value": 0.9, "steps": 30, "epochs": 3.0, "images": 240}
     assert math.isnan(time_to_target.value_of(found, "wall_seconds_to_target"))  # it reached it, unmeasured
     assert math.isnan(time_to_target.median([math.inf, math.nan, 1.0]))
+    unfinished = [make_run(seed, rows=kept) for seed, kept in enumerate((rows, rows, rows[:3]))]
+    ((_, medians),) = time_to_target.median_over_seeds(unfinished, [time_to_target.find(run) for run in unfinished])
+    assert medians["steps_to_target"] == 30  # two have reached it already, in runs that have not ended
     lower = time_to_target.find(make_run(rows=rows, target=0.05, target_metric="loss"))
     assert lower["reached"]["steps"] == 40 and lower["better"] == "lower"
     assert time_to_target.find(make_run(rows=rows[:3]))["reached"] is None

@@ -1,5 +1,6 @@
 """A driver from start to end: the outcome of a trial for each exit of its process, pruning, budgets, signals."""
 
+import csv
 import json
 import math
 import signal
@@ -8,7 +9,7 @@ import pytest
 
 from inception_jax.errors import DiskFull, UserError
 from inception_jax.sweeps import report_sections
-from inception_jax.sweeps.study_files import read
+from inception_jax.sweeps.study_files import read, write_table
 
 LIST = """
 def get_trials():
@@ -124,6 +125,15 @@ def test_steps_to_target_are_an_objective_and_a_trial_that_misses_it_counts_as_i
     assert (described["direction"], described["pruner"]) == ("minimize", "none")
     found = read(study.directory)
     assert [trial.number for trial in found.ranked()] == [1, 2]
+    # Its evaluations are those of the target's metric, and no values of the objective.
+    assert [len(trial["evaluations"]) for trial in study.trials()] == [8, 4, 4]
+    last = best["evaluations"][-1]
+    assert (last["step"], last["value"], last["last"]) == (4, pytest.approx(0.7425), True)
+    assert "trial 1: evaluation 4, epoch 4: top1 74.25 %" in study.log()
+    assert math.isnan(found.trials[0].shown_value) and found.evaluated.name == "top1"
+    assert not any(trial.intermediate_values for trial in study.stored().trials)
+    table = list(csv.DictReader(write_table(found).read_text().splitlines()))
+    assert [(row["evaluations"], row["epoch"]) for row in table] == [("8", "8.0"), ("4", "4.0"), ("4", "4.0")]
     text = "\n".join(report_sections.facts(found))
     assert "**4** steps to target of the best trial" in text
     assert "**2 of 3** finished trials reached their target; median steps to target of all finished ones: 4" in text
@@ -239,20 +249,22 @@ def test_too_many_failed_trials_end_the_sweep(study, sweep):
     assert study.statuses() == ["failed"] * 8
 
 
-def test_a_budget_in_hours(study, sweep):
-    import time
+def test_a_budget_in_hours(study, sweep, monkeypatch):
+    """By a clock of which each trial takes 0.4 s, on a machine of any load."""
 
-    began = time.monotonic()
-    assert sweep(f"--hours={1 / 3600}", "--pruner=none", heartbeat=0.05) == 0
-    count, seconds = len(study.trials()), json.loads((study.directory / "worked.json").read_text())["seconds"]
-    assert 1 <= seconds <= time.monotonic() - began and count >= 2
-    assert set(study.statuses()) == {"finished"}
+    def time_by_trials(directory):
+        return 1e9 + 0.4 * len(list((directory / "trials").glob("*")))
+
+    monkeypatch.setattr("inception_jax.sweeps.budget.file_system_time", time_by_trials)
     assert sweep(f"--hours={1 / 3600}", "--pruner=none") == 0
-    assert len(study.trials()) == count, "the time is spent, also for the next driver"
+    assert study.statuses() == ["finished"] * 3, "begun after 0, 0.4 and 0.8 s"
     kept = json.loads((study.directory / "worked.json").read_text())
+    assert kept["seconds"] == pytest.approx(1.2)
+    assert sweep(f"--hours={1 / 3600}", "--pruner=none") == 0
+    assert len(study.trials()) == 3, "the time is spent, also for the next driver"
     (study.directory / "worked.json").write_text(json.dumps({**kept, "last": kept["last"] - 3600}))
-    assert sweep(f"--hours={(seconds + 0.5) / 3600}", "--pruner=none", heartbeat=0.05) == 0
-    assert len(study.trials()) > count, "an hour in which nobody worked costs nothing"
+    assert sweep(f"--hours={1.7 / 3600}", "--pruner=none") == 0
+    assert len(study.trials()) == 5, "an hour in which nobody worked costs nothing"
 
 
 def test_a_budget_counts_the_trials_of_all_starts(study, sweep):

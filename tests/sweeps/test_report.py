@@ -361,6 +361,18 @@ def test_plots_of_trials_that_are_all_perfect(tmp_path):
     assert (made.path / "parallel_coordinates.png").exists()
 
 
+def test_learning_curves_of_a_study_of_steps_to_target_are_of_the_metric_of_the_target(tmp_path):
+    made = MadeStudy(tmp_path / "study", RATE, metric="steps_to_target", direction="minimize")
+    made.add(values=at(0.01), right=[COUNT // 2, COUNT], value=2.0)
+    made.add(values=at(0.02), right=[0, COUNT // 4], value=None)
+    axes = plots.learning_curves(study_files.read(made.path), tmp_path / "curves.png").axes[0]
+    assert axes.get_ylabel().startswith("top-1 accuracy")
+    (best,) = drawn_lines(axes, plot_style.ORANGE)
+    np.testing.assert_allclose(best.get_ydata(), [50, 100])
+    axes = plots.history(study_files.read(made.path), tmp_path / "history.png").axes[0]
+    assert axes.get_ylabel() == "steps to target" and axes.get_ylim()[0] > 1  # not the accuracy of a trial without
+
+
 def test_learning_curves_end_where_a_trial_was_pruned(study, tmp_path):
     axes = plots.learning_curves(study_files.read(study.path), tmp_path / "curves.png").axes[0]
     (best,) = drawn_lines(axes, plot_style.ORANGE)

@@ -370,6 +370,14 @@ def test_flags_that_cannot_be_used(study, sweep, monkeypatch, mistake):
     assert not study.directory.exists()
 
 
+@pytest.mark.parametrize("field", ["stop.target_metric", "checkpoint.best_metric"])
+def test_trials_without_one_target_are_refused(study, sweep, field):
+    study.space(f"def get_trials():\n    return [{{'{field}': 'top5'}}, {{}}]")
+    with pytest.raises(UserError, match=rf"varies {field}; all trials need one target"):
+        sweep("--metric=steps_to_target", "--config.stop.target=0.9")
+    assert not study.directory.exists()
+
+
 def test_a_list_without_a_space_has_no_grid(study, sweep):
     study.space(LIST)
     with pytest.raises(UserError, match=r"has no get_space\(\) to make a grid of"):

@@ -11,7 +11,7 @@ import types
 
 import pytest
 
-from inception_jax.errors import ExitCode
+from inception_jax.errors import ExitCode, UserError
 from inception_jax.sweeps import trial_process, trials
 from inception_jax.sweeps.study_config import StudyConfig
 
@@ -144,6 +144,23 @@ def test_metrics_are_read_as_they_grow(tmp_path):
         file.write(row(20, 0.3)[20:] + row(30, "NaN"))
     assert [found["value"] for found in evaluations.read()[:2]] == [0.2, 0.3]
     assert str(evaluations.read()[2]["value"]) == "nan"
+
+
+@pytest.mark.parametrize(
+    ("metric", "written", "message"),
+    [
+        (
+            "macro_f1",
+            row(10, 0.2),
+            "evaluation at step 10 has no 'macro_f1', which the study needs; it has kind, .*top1",
+        ),
+        ("top1", row(10, None), "the evaluation at step 10 has a value that is no number"),
+    ],
+)
+def test_an_evaluation_without_its_metric_is_an_error(tmp_path, metric, written, message):
+    (tmp_path / "metrics.jsonl").write_text(written)
+    with pytest.raises(UserError, match=message):
+        trials.EvaluationReader(tmp_path, "ema", metric).read()
 
 
 def test_the_evaluation_that_early_stopping_ends_at_is_marked(tmp_path):
