@@ -11,7 +11,7 @@ _REPEATABLE = (1, 3)  # input channels of a kernel that can be repeated
 
 
 def find_input_kernel(model: nn.Module, image_size: int) -> str | None:
-    """Returns the path of the kernel that reads the image, such as "conv1/kernel".
+    """Returns the path of the kernel that reads the image, such as "conv1/kernel", if it can be adapted.
 
     Args:
       model: a network.
@@ -21,10 +21,23 @@ def find_input_kernel(model: nn.Module, image_size: int) -> str | None:
       None where no such kernel can be adapted: a depthwise convolution, which the default stem of BN-Inception is, or
       a layer that is not of this package.
     """
+    path = find_image_kernel(model, image_size)
+    return path if path and path.rpartition("/")[2] == "kernel" else None
+
+
+def find_image_kernel(model: nn.Module, image_size: int) -> str | None:
+    """Returns the path of the kernel that reads the image, that of a depthwise convolution ("depthwise_kernel") too.
+
+    Args:
+      model: a network.
+      image_size: height and width in pixels.
+
+    Returns:
+      None where the first layer is not of this package.
+    """
     declared = (leaf for leaf in trace_variables(model, image_size)[0] if leaf.collection == "params")
     first = next((leaf for leaf in declared if len(leaf.shape) == 4), None)
-    in_channels = getattr(model, "in_channels", 3)
-    if first is None or first.name != "kernel" or first.shape[2] != in_channels:
+    if first is None or first.shape[2] != getattr(model, "in_channels", 3):
         return None
     return "/".join((*first.path, first.name))
 

@@ -12,10 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from inception_jax import tree_paths
 from inception_jax.data.channels import COLOURS
 from inception_jax.errors import NonFiniteLoss, UserError
 from inception_jax.metric_definitions import Metric
 from inception_jax.metrics import Accumulator
+from inception_jax.models import input_channels
 from inception_jax.multihost import peer_loss, processes
 from inception_jax.runs import batch_sheet, class_tables, goodput, metric_files, report, result
 from inception_jax.runs.file_forms import keep_valid_fields
@@ -147,7 +149,7 @@ def write_finished(
                 shown,
                 setup.data.eval,
                 setup.data.class_names,
-                first_layer=first_kernel(state.params, setup.input.channels),
+                first_layer=first_kernel(setup, state.params),
                 blocks=_blocks(setup, state.variables("ema" if "ema" in evaluations else "raw"), store),
             )
             output.writer.write_images(step, plots)
@@ -295,23 +297,29 @@ def read_finished(workdir: Path, step: int, target: Target | None = None) -> dic
     return content
 
 
-def first_kernel(params: Mapping[str, Any], channels: int = 3) -> Any:
-    """The kernel of the first convolution: the only one that reads so many channels; None: there is none.
+def first_kernel(setup: Setup, params: Mapping[str, Any]) -> Any:
+    """The kernel of the first convolution, for its picture; None: there is none.
 
     Args:
-      params: of a network.
-      channels: of the images. Of other numbers than 1 and 3 what `channels.to_rgb` draws: one of two, three of more.
+      setup: of the run.
+      params: of its network.
 
     Returns:
-      [h, w, 1 or 3, n].
+      [h, w, 1 or 3, n]. Of other numbers of channels than 1 and 3 what `channels.to_rgb` draws: one of two, three of
+      more. Red comes first, also where the network reads blue, green, red.
     """
-    for child in params.values():
-        if isinstance(child, Mapping):
-            if (kernel := first_kernel(child, channels)) is not None:
-                return kernel
-        elif child.ndim == 4 and child.shape[2] == channels:
-            return child[:, :, : 1 if channels < COLOURS else COLOURS]
-    return None
+    channels = setup.input.channels
+    kernels = {
+        path: leaf for path, leaf in tree_paths.flatten(params).items() if leaf.ndim == 4 and leaf.shape[2] == channels
+    }
+    path = next(iter(kernels), None)
+    if len(kernels) > 1:  # a layer inside reads as many channels
+        found = input_channels.find_image_kernel(setup.model, setup.input.image_size)
+        path = found if found in kernels else path
+    if path is None:
+        return None
+    kernel = kernels[path][:, :, : 1 if channels < COLOURS else COLOURS]
+    return kernel[:, :, ::-1] if setup.input.normalization.channel_order == "BGR" else kernel
 
 
 def _blocks(setup: Setup, variables: Any, store: Store | None = None) -> Callable[[np.ndarray], dict[str, np.ndarray]]:

@@ -130,7 +130,7 @@ class WarmStart:
         }
         name = ", ".join(filter(None, (network, f"step {record['step']}", weights)))
         variables, self.report = restore_matching(
-            variables, source, self._new, f"{self._checkpoint} ({name})", input_kernel
+            variables, source, self._new, f"{self._checkpoint} ({name})", input_kernel, _channel_order(config)
         )
         if (differing := _normalization_by_colour(config)) and self.report.adapted:
             doubt = f"; approximate, because its normalization, {differing}, differs by colour"
@@ -166,6 +166,7 @@ def restore_matching(
     new_patterns: Sequence[str] = (),
     source: str = "the checkpoint",
     input_kernel: Callable[[], str | None] = lambda: None,
+    channel_order: str = "RGB",
 ) -> tuple[dict[str, Any], RestoreReport]:
     """Replaces arrays by those of the same path in the source.
 
@@ -175,6 +176,8 @@ def restore_matching(
       new_patterns: regular expressions; an array in whose path one is found keeps its value in `variables`.
       source: its name in messages.
       input_kernel: as for `WarmStart.restore_into`; that kernel is adapted to another number of input channels.
+      channel_order: of the channels that the source's kernel reads, "RGB" or "BGR"; that of several other channels
+        begins with red.
 
     Returns:
       (the variables, the report of what was restored).
@@ -193,7 +196,7 @@ def restore_matching(
     restored: list[str] = []
     new: dict[str, str] = {}
     result: dict[str, Any] = {}
-    adapted = _adapt_input(wanted, offered, input_kernel)
+    adapted = _adapt_input(wanted, offered, input_kernel, channel_order)
     for path, (collection, leaf) in wanted.items():
         why = f"pattern {forced[path]!r}" if path in forced else _why_new(path, wanted, offered, source)
         if why:
@@ -213,19 +216,35 @@ def restore_matching(
     return merged, RestoreReport(tuple(restored), new, skipped, tuple(wanted), adapted)
 
 
-def _normalization_by_colour(config: Mapping[str, Any] | None) -> str | None:
-    """The normalization of a run, where it is not the same for all channels; config: its config.json."""
+def _normalization(config: Mapping[str, Any] | None) -> str | None:
+    """The name of a run's normalization; None: it has none of this package's. config: its config.json."""
     data = config.get("data") if config else None
     name = data.get("normalization") if isinstance(data, Mapping) else None
-    if name == preprocess.PER_CHANNEL:
-        return name
-    return name if name in preprocess.NORMALIZATIONS and not preprocess.NORMALIZATIONS[name].is_uniform else None
+    return name if name == preprocess.PER_CHANNEL or name in preprocess.NORMALIZATIONS else None
+
+
+def _normalization_by_colour(config: Mapping[str, Any] | None) -> str | None:
+    """The normalization of a run, where it is not the same for all channels; config: its config.json."""
+    name = _normalization(config)
+    known = preprocess.NORMALIZATIONS.get(name or "")
+    return None if known and known.is_uniform else name
+
+
+def _channel_order(config: Mapping[str, Any] | None) -> str:
+    """The order of the channels that a run's network reads, "RGB" or "BGR"; config: its config.json."""
+    known = preprocess.NORMALIZATIONS.get(_normalization(config) or "")
+    return known.channel_order if known else "RGB"
 
 
 def _adapt_input(
-    wanted: Mapping[str, Any], offered: dict[str, Any], input_kernel: Callable[[], str | None]
+    wanted: Mapping[str, Any],
+    offered: dict[str, Any],
+    input_kernel: Callable[[], str | None],
+    channel_order: str,
 ) -> dict[str, str]:
     """Adapts the kernel in `offered` that reads the image, where it reads another number of channels.
+
+    One that reads blue, green, red is reversed first: a normalization of several other channels begins with red.
 
     Returns:
       {its path: how}; {}: no kernel differs so.
@@ -241,8 +260,11 @@ def _adapt_input(
     (collection, kernel), channels = offered[path], wanted[path][1].shape[2]
     if not input_channels.has_rule(kernel.shape[2], channels):
         return {}
+    how = input_channels.describe_adaptation(kernel.shape[2], channels)
+    if channel_order == "BGR" and channels > 1:
+        kernel, how = np.asarray(kernel)[:, :, ::-1], f"blue, green, red reversed; {how}"
     offered[path] = collection, input_channels.adapt_input_kernel(np.asarray(kernel), channels)
-    return {path: input_channels.describe_adaptation(kernel.shape[2], channels)}
+    return {path: how}
 
 
 def _why_new(path: str, wanted: Mapping[str, Any], offered: Mapping[str, Any], source: str) -> str | None:

@@ -35,6 +35,8 @@ def test_the_first_layer_of_every_network(name):
     model = create_model(name, **SMALL, in_channels=2)
     assert input_channels.find_input_kernel(model, get_spec(name).min_image_size) == FIRST[name]
     assert {*FIRST} == {*model_names()}
+    drawn = FIRST[name] or "conv1/depthwise_kernel"
+    assert input_channels.find_image_kernel(model, get_spec(name).min_image_size) == drawn
 
 
 def test_a_grey_network_and_its_errors():

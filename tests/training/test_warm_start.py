@@ -1,10 +1,14 @@
 """Beginning with another run's weights: each array's fate, and what is refused."""
 
+import json
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from inception_jax import tree_paths
+from inception_jax.checkpoints import reading
 from inception_jax.errors import UserError
 from inception_jax.training import paths, warm_start
 
@@ -116,3 +120,23 @@ def test_a_summary_names_ranges_and_no_more_than_a_line_holds():
     assert paths.summarize(universe[:6] + universe[8:12], universe) == "conv0 … conv2, conv4, conv5"
     assert paths.summarize(kernels, universe).endswith("conv10/kernel, and 29 more")
     assert paths.summarize([], universe) == ""
+
+
+@pytest.mark.parametrize("normalization", ["inception", "caffe_bgr", "cadene_bgr"])
+def test_a_kernel_that_reads_blue_first_is_reversed_for_other_channels(normalization, small_run, tmp_path):
+    """A normalization of four channels begins with red; the sum for one channel is the same in both orders."""
+    run = shutil.copytree(small_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["normalization"] = normalization
+    (run / "config.json").write_text(json.dumps(config))
+    source = reading.load_variables(run, "raw")
+    kernel = np.asarray(source["params"]["conv1"]["kernel"])
+    red, green, blue = np.moveaxis(kernel if normalization == "inception" else kernel[:, :, ::-1], 2, 0)
+    assert np.abs(red - blue).max() > 0.01
+    for channels, expected in ((4, [red, green, blue, red]), (2, [red, green]), (1, [red + green + blue])):
+        conv1 = source["params"]["conv1"] | {"kernel": np.zeros((*kernel.shape[:2], channels, kernel.shape[3]))}
+        start = warm_start.WarmStart(str(run), "raw")
+        begun = start.restore_into({**source, "params": source["params"] | {"conv1": conv1}}, lambda: "conv1/kernel")
+        scale = 3 / channels if channels > 1 else 1
+        np.testing.assert_allclose(begun["params"]["conv1"]["kernel"], scale * np.stack(expected, 2), 1e-5, 1e-6)
+        assert ("blue, green, red reversed" in start.summary()) == (normalization != "inception" and channels > 1)
