@@ -82,7 +82,10 @@ def run_study(
 
 
 def _train(recipe: str, fields: dict[str, Any], workdir: Path) -> Row:
-    """Trains a run; a loss that is not finite ends it, and is a result like another one."""
+    """Trains a run; a loss that is not finite ends it, and is a result like another one.
+
+    "cpu_seconds" of the row are of its last start, "compile_seconds" wall time of all starts: see `is_timed`.
+    """
     import jax
 
     import inception_jax
@@ -101,6 +104,7 @@ def _train(recipe: str, fields: dict[str, Any], workdir: Path) -> Row:
             for row in read_rows(workdir / "metrics.jsonl")
             if row["kind"] == "train"
         ],
+        "starts": len(json.loads((workdir / "manifest.json").read_text())["starts"]),
         "cpu_seconds": round(time.process_time() - start, 2),
         "compile_seconds": round(result.get("compile_seconds", 0.0), 2),
         "fingerprint": result.get("fingerprint"),
@@ -138,9 +142,31 @@ def final(row: Row, weights: str = "raw", metric: str = "top1") -> float:
     return float(found[-1]) if found and row["ended"] == "all steps" else float("nan")
 
 
-def cpu_seconds(rows: Iterable[Row], variant: str) -> float:
-    """Median of the processor seconds of a variant's runs, without compilation; evaluations are included."""
-    return float(np.median([row["cpu_seconds"] - row["compile_seconds"] for row in rows if row["variant"] == variant]))
+MOST_COMPILING = 0.25
+"""Of the processor seconds of a run whose time counts: `is_timed`."""
+
+
+def is_timed(row: Row) -> bool:
+    """Returns whether a row's processor seconds without compilation are known.
+
+    It took all steps in one start, and spent at most a quarter of its processor seconds on getting its programs. The
+    seconds of compilation are wall time, which on busy cores is not processor time, and of all starts. A run that finds
+    its programs compiled loads them in a few seconds; there the difference matters little.
+    """
+    once = row["ended"] == "all steps" and row["starts"] == 1
+    return once and row["compile_seconds"] <= MOST_COMPILING * row["cpu_seconds"]
+
+
+def format_cpu_seconds(rows: Iterable[Row], variant: str) -> str:
+    """Median of a variant's processor seconds without compilation, with evaluations: "36"; "": no run `is_timed`."""
+    timed = [row["cpu_seconds"] - row["compile_seconds"] for row in rows if row["variant"] == variant and is_timed(row)]
+    return f"{np.median(timed):.0f}" if timed else ""
+
+
+def first_half(row: Row, kind: str) -> list[Row]:
+    """The "evaluations" or "train" points of a run up to half of its last step, rounded up; []: its loss became NaN."""
+    points = row[kind] if row["ended"] == "all steps" else []
+    return [point for point in points if point["step"] <= (points[-1]["step"] + 1) // 2]
 
 
 def steps_to(row: Row, accuracy: float, weights: str = "raw") -> float:

@@ -41,6 +41,13 @@ def test_a_study(folder, studies):
     page = (folder / "README.md").read_text()
     assert [line for line in study["tables"](rows).splitlines() if line and line not in page] == []
     assert (folder / "plot.png").is_file()
+    longer = [with_steps_times(row, 30) for row in rows]  # the studies at full size are of other lengths
+    assert len(study["tables"](longer)) >= len(study["tables"](rows)) and "nan" not in study["tables"](longer)
+
+
+def with_steps_times(row, factor):
+    kinds = ("evaluations", "train")
+    return row | {kind: [point | {"step": factor * point["step"]} for point in row[kind]] for kind in kinds}
 
 
 def test_numbers(studies):
@@ -54,6 +61,40 @@ def test_numbers(studies):
     assert studies.interval([1, 2, 3, 4, 5]) == (pytest.approx(3), pytest.approx(1.9632, abs=1e-4))
     steps, accuracy = studies.curve(rows[:2], "a")
     assert list(steps) == [10, 20, 30] and accuracy.tolist() == [[0.2, 0.6, 0.8], [0.1, 0.5, 0.5]]
+
+
+def test_the_first_half_is_of_the_runs_own_length(studies):
+    one = row("a", 0, *(0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
+    assert [point["top1"] for point in studies.first_half(one, "evaluations")] == [0.1, 0.2, 0.3]
+    assert studies.first_half(with_steps_times(one | {"train": []}, 281), "evaluations")[-1]["step"] == 8430
+    assert studies.first_half({"ended": "all steps", "train": [{"step": 141}, {"step": 281}]}, "train") == [
+        {"step": 141}
+    ]
+    assert studies.first_half(one | {"ended": "loss is NaN"}, "evaluations") == []
+
+
+def test_processor_seconds_are_of_runs_that_started_once_and_found_their_programs(studies):
+    def timed(seed, cpu, compiling, starts=1, **more):
+        return row("a", seed, 0.5, cpu_seconds=cpu, compile_seconds=compiling, starts=starts, **more)
+
+    rows = [timed(0, 20.0, 1.0), timed(1, 30.0, 2.0), timed(2, 40.0, 10.0)]
+    assert studies.format_cpu_seconds(rows, "a") == "28"
+    wrong = [timed(3, 27.2, 54.5, 2), timed(4, 5.0, 0.5, 2), timed(5, 67.5, 66.4), timed(6, 60.0, 15.1)]
+    wrong += [timed(7, 3.0, 0.0, ended="loss is NaN")]
+    assert not any(map(studies.is_timed, wrong))
+    assert studies.format_cpu_seconds(rows + wrong, "a") == "28" and studies.format_cpu_seconds(wrong, "a") == ""
+
+
+def test_a_row_says_how_often_its_run_started(studies, tmp_path, monkeypatch):
+    class Interrupted:
+        def train(self, workdir):
+            manifest = {"starts": [{"time": "1"}, {"time": "2"}]}
+            (workdir / "manifest.json").write_text(json.dumps(manifest))
+            return {"compile_seconds": 1.234, "fingerprint": "f"}
+
+    monkeypatch.setattr(inception_jax, "from_config", lambda recipe, fields: Interrupted())
+    found = studies._train("digits", {}, tmp_path)
+    assert (found["starts"], found["compile_seconds"], found["ended"]) == (2, 1.23, "all steps")
 
 
 def test_what_is_missing_is_trained(studies, tmp_path, monkeypatch):
@@ -98,6 +139,6 @@ def test_a_study_as_its_page_starts_it(tmp_path):
         subprocess.run([*command, "--set", *fields, *more], check=True, cwd=ROOT)
         (row,) = [json.loads(line) for line in results.read_text().splitlines()]
         assert (row["variant"], row["seed"], row["ended"]) == ("v1_bn 0", 7, "all steps")
-        assert row["evaluations"][-1]["step"] == 3
+        assert row["evaluations"][-1]["step"] == 3 and row["starts"] == 1
         losses.append([step["loss_main"] for step in row["train"]])
     assert len(losses[0]) == 3 and losses[0] == pytest.approx(losses[1], rel=1e-5)

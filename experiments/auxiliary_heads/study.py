@@ -16,6 +16,7 @@ from studies import (
     draw_curves,
     draw_differences,
     final,
+    first_half,
     format_mean,
     paired,
     steps_to,
@@ -41,12 +42,12 @@ VARIANTS = {
     for network, fields in NETWORKS.items()
     for heads, weights in HEADS.items()
 }
-HALF = 141  # steps
 
 
 def early(row: Row) -> float:
     """The mean accuracy of the evaluations in the first half of the run: area under the curve."""
-    return fmean(found["top1"] for found in row["evaluations"] if found["step"] <= HALF)
+    found = [one["top1"] for one in first_half(row, "evaluations") if one["weights"] == "raw"]
+    return fmean(found) if found else float("nan")
 
 
 MEASURES = {"first half": early, "at the end": final}

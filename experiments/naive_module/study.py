@@ -8,10 +8,10 @@ from studies import (
     BATCH_NORM,
     SMALL_FASHION_MNIST,
     Row,
-    cpu_seconds,
     draw_curves,
     draw_differences,
     final,
+    format_cpu_seconds,
     format_mean,
     paired,
     values,
@@ -51,7 +51,7 @@ def tables(rows: list[Row]) -> str:
         mean = format_mean(list(values(rows, name, final).values()), "{:.1f}")
         difference = "" if name == NAIVE else format_mean(paired(rows, NAIVE, name, final), "{:+.1f}")
         size = f"{parameters:,} | {macs / 1e6:.2f} M"
-        lines.append(f"| {name} | {size} | {mean} | {difference} | {cpu_seconds(rows, name):.0f} |")
+        lines.append(f"| {name} | {size} | {mean} | {difference} | {format_cpu_seconds(rows, name)} |")
     return "\n".join(lines)
 
 

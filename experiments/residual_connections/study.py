@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
 from studies import (
     SMALL_FASHION_MNIST,
     Row,
-    cpu_seconds,
     draw_curves,
     draw_differences,
     final,
+    first_half,
+    format_cpu_seconds,
     format_mean,
     paired,
     steps_to,
@@ -40,7 +42,6 @@ PAIRS = {
     "Inception-ResNet-v1 and v3": ("inception_resnet_v1", "inception_v3"),
     "Inception-ResNet-v2 and v4": ("inception_resnet_v2", "inception_v4"),
 }
-HALF = 94  # steps
 
 
 def count(name: str) -> tuple[int, int]:
@@ -68,8 +69,8 @@ def loss(row: Row) -> float:
 
 def early(row: Row) -> float:
     """The mean training loss of the classifier in the first half of the run, in nats."""
-    found = [step["loss_main"] for step in row["train"] if step["step"] <= HALF]
-    return sum(found) / len(found)
+    found = [step["loss_main"] for step in first_half(row, "train")]
+    return fmean(found) if found else float("nan")
 
 
 def tables(rows: list[Row]) -> str:
@@ -85,7 +86,7 @@ def tables(rows: list[Row]) -> str:
         cells = [f"{width}", f"{parameters:,}", f"{macs / 1e6:.1f} M"]
         cells += [format_mean([measure(row) for row in own], "{:.2f}", 1) for measure in (early, loss)]
         cells += [format_mean([final(row) for row in own], "{:.1f}")]
-        cells += [f"{steps[0]:.0f} to {steps[-1]:.0f}".replace("inf", "never"), f"{cpu_seconds(rows, name):.0f}"]
+        cells += [f"{steps[0]:.0f} to {steps[-1]:.0f}".replace("inf", "never"), format_cpu_seconds(rows, name)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| residual form minus plain form | early loss | loss at the end | accuracy |", "|---|" + 3 * "---:|"]
     for label, pair in PAIRS.items():
