@@ -78,9 +78,14 @@ class UserError(Exception):
 
     Commands print the message and exit with `exit_code`; from Python it is an ordinary exception. Every message passes
     `shorten_message`: an error that quotes a value of any length stays a line that can be read.
+
+    Attributes:
+      exit_code: of the command.
+      on_all_processes: whether every process of the run raises an error at this place, so that all may go on together.
     """
 
     exit_code = 2
+    on_all_processes = False
 
     def __init__(self, message: object = ""):
         """Makes an error.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,7 +52,8 @@ def evaluate_all(entries: Sequence[str], output: str | None, table: TableRequest
     """Evaluates runs and imported weights, one after another; one that fails does not stop the others.
 
     The table is written anew after every entry, the best first. Where memory runs out, an entry is evaluated again with
-    half the batch size, down to one example per device.
+    half the batch size, down to one example per device. Of several processes, all go on with the next entry after an
+    error that all of them raise; any other error ends the command, since the others may wait in a collective.
 
     Args:
       entries: workdirs of runs, and whatever `open_weights` takes.
@@ -62,7 +64,7 @@ def evaluate_all(entries: Sequence[str], output: str | None, table: TableRequest
       0.
 
     Raises:
-      UserError: the table cannot be written, or at the end: some entries failed.
+      UserError: the table cannot be written; one of several processes failed alone; or at the end: some entries failed.
       PeerLost: another process has ended.
     """
     if output and Path(output).suffix != ".csv":
@@ -72,7 +74,8 @@ def evaluate_all(entries: Sequence[str], output: str | None, table: TableRequest
         try:
             row = _evaluate(entry, table)
         except Exception as error:  # whatever is wrong with one entry
-            if peer_loss.as_peer_lost(error) is not None:
+            alone = not getattr(error, "on_all_processes", False) and jax.process_count() > 1
+            if alone or peer_loss.as_peer_lost(error) is not None:
                 raise
             line = " ".join(str(error).split()) or type(error).__name__
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
@@ -98,28 +101,70 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """An entry: a run in a local folder, or weights."""
+
+    recipe: ConfigDict
+    source: Path | NamedWeights
+
+
+def _open_together(entry: str, table: TableRequest) -> _Opened:
+    """Opens an entry on all processes: process 0 first, so that in a shared cache only one of them downloads.
+
+    Raises:
+      UserError: one of them cannot open it, or it is another entry there.
+    """
+    opened: _Opened | None = None
+    for first in (True, False):
+        with processes.fail_together():
+            if processes.is_first() == first:
+                opened = _open(entry, table)
+    assert opened is not None
+    fields = json.loads(opened.recipe.to_json_best_effort())
+    fields.pop("extensions", None)  # paths, of each machine's own copy
+    kind = type(opened.source).__name__
+    processes.check_equal(f"{entry}: the config", [kind, fields], "all processes need the same files")
+    return opened
+
+
+def _open(entry: str, table: TableRequest) -> _Opened:
+    try:
+        source: Path | NamedWeights
+        if remote_workdir.is_remote(entry) or Path(entry).is_dir():
+            source = remote_workdir.local_copy(entry)
+            recipe = trained_network.load_config(source, "")
+        else:
+            if table.request.weights == "ema":
+                raise UserError("--weights=ema: published weights have no EMA beside them; leave the flag out")
+            source = table.open_weights(entry)
+            recipe = source.recipe
+        table.set_fields(recipe)
+    except UserError:
+        raise
+    except Exception as error:  # `fail_together` tells the others of a UserError
+        raise UserError(f"{type(error).__name__}: {error}") from error
+    return _Opened(recipe, source)
+
+
 def _evaluate(entry: str, table: TableRequest) -> dict[str, Any]:
     """The line of an entry."""
-    if not (remote_workdir.is_remote(entry) or Path(entry).is_dir()):
-        return _evaluate_weights(entry, table)
-    local = remote_workdir.local_copy(entry)
-    recipe = trained_network.load_config(local, "")
-    table.set_fields(recipe)
+    opened = _open_together(entry, table)
+    recipe, source = opened.recipe, opened.source
+    if isinstance(source, NamedWeights):
+        return _evaluate_weights(entry, source, table)
     result, folder = _with_smaller_batches(
-        entry, recipe, lambda: split_evaluation.evaluate_run(recipe, str(local), None, table.request), table.report
+        entry, recipe, lambda: split_evaluation.evaluate_run(recipe, str(source), None, table.request), table.report
     )
-    if processes.is_first():
-        remote_workdir.upload_results(entry, folder)
-        table.report(conclusion.format_evaluation(result, remote_workdir.display_name(folder)).splitlines()[0])
-    imported = manifest.read_json_object(Path(local) / run_state.IMPORTED) or {}
+    with processes.fail_together():
+        if processes.is_first():
+            remote_workdir.upload_results(entry, folder)
+            table.report(conclusion.format_evaluation(result, remote_workdir.display_name(folder)).splitlines()[0])
+        imported = manifest.read_json_object(source / run_state.IMPORTED) or {}
     return _row(recipe, entry, str(imported.get("record") or ""), result)
 
 
-def _evaluate_weights(entry: str, table: TableRequest) -> dict[str, Any]:
-    if table.request.weights == "ema":
-        raise UserError("--weights=ema: published weights have no EMA beside them; leave the flag out")
-    weights = table.open_weights(entry)
-    table.set_fields(weights.recipe)
+def _evaluate_weights(entry: str, weights: NamedWeights, table: TableRequest) -> dict[str, Any]:
     result = _with_smaller_batches(
         entry, weights.recipe, lambda: split_evaluation.evaluate_weights(weights, table.request), table.report
     )

@@ -19,7 +19,7 @@ from inception_jax.evaluation.trained_network import Step, TrainedNetwork
 from inception_jax.metrics import Accumulator
 from inception_jax.multihost import processes
 from inception_jax.runs import class_tables, data_record, environment, manifest, report
-from inception_jax.runs.result import write_result
+from inception_jax.runs.result import fingerprint, write_result
 from inception_jax.training import data_setup, restore, warm_start
 
 
@@ -94,14 +94,15 @@ def evaluate_run(
     name += f"_batch_norm_{images}" if images else ""
     name += "".join(f"_{field}_{Path(str(path)).stem}" for field, path in changes.items() if field in _FILES)
     folder = Path(workdir) / "evaluations" / name.replace("/", "_")
-    if processes.is_first():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            result["tables"] = class_tables.write(folder, evaluation, trained.class_names)
-            report.draw_plots(folder, evaluation, data, trained.class_names)
-        except OSError as error:
-            raise write_error(folder, error) from None
-        write_result(folder, result)
+    with processes.fail_together():
+        if processes.is_first():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                result["tables"] = class_tables.write(folder, evaluation, trained.class_names)
+                report.draw_plots(folder, evaluation, data, trained.class_names)
+            except OSError as error:
+                raise write_error(folder, error) from None
+            write_result(folder, result)
     return result, folder
 
 
@@ -155,7 +156,8 @@ def _evaluate(
     changes: dict[str, Any] = {}
     if every is not None:
         predictions = split_predictions.collect(every, source, **describe_member(trained))
-        evaluation, changes = finish(predictions, evaluation, request)
+        with processes.fail_together():
+            evaluation, changes = finish(predictions, evaluation, request)
     result = {
         "model": trained.config.model.name,
         "dataset": data.dataset.name,
@@ -199,8 +201,11 @@ def load_network(
 
 
 def _check_equal(trained: TrainedNetwork, source: Dataset) -> None:
-    """Compares the checkpoint and the data of all processes."""
+    """Compares the weights and the data of all processes: files of one path may differ between machines."""
     processes.check_equal("the step of the checkpoint", trained.step)
+    if jax.process_count() > 1:
+        found = fingerprint(trained.variables)
+        processes.check_equal("the weights", found, "all processes need the same files")
     with processes.fail_together():
         examples = data_record.describe_split(source)
     processes.check_equal("the data", [source.class_names, examples], "all processes need the same files")

@@ -282,6 +282,7 @@ def fail_together() -> Iterator[None]:
 
     Raises:
       UserError: this process's own; where only another process failed, one that names it, with the same exit code.
+        `on_all_processes` is set, unless another process is lost.
     """
     problem: UserError | None = None
     try:
@@ -293,13 +294,14 @@ def fail_together() -> Iterator[None]:
     except PeerLost:
         if problem is None:
             raise
-        codes = []
+        raise problem from None
     if problem:
+        problem.on_all_processes = True
         raise problem
     if any(codes):
         code = next(code for code in codes if code)
         other = UserError(f"process {codes.index(code)} failed; its own message says why")
-        other.exit_code = code
+        other.exit_code, other.on_all_processes = code, True
         raise other
 
 
@@ -317,7 +319,9 @@ def check_equal(what: str, value: Any, remedy: str = "start all processes with t
     values = gather_bytes(json.dumps(value, sort_keys=True).encode())
     odd = [index for index, other in enumerate(values) if other != values[0]]
     if odd:
-        raise UserError(f"{what} of process {odd[0]} differs from that of process 0: {remedy}")
+        error = UserError(f"{what} of process {odd[0]} differs from that of process 0: {remedy}")
+        error.on_all_processes = True
+        raise error
 
 
 def _gather_ints(number: int) -> list[int]:

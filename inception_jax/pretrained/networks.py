@@ -177,7 +177,12 @@ def cached_file(record: WeightRecord, cache: str | os.PathLike | None = None) ->
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(path.parent, error) from None
-    checked = downloading.download(record, path, remedy=f"put it at {path}")
+    try:
+        checked = downloading.download(record, path, remedy=f"put it at {path}")
+    except UserError:
+        if not path.is_file():
+            raise
+        return path  # another process has downloaded it meanwhile
     print(f"{record.name}: {checked}", file=sys.stderr, flush=True)
     return path
 

@@ -85,11 +85,18 @@ def test_a_mistake_is_told_though_another_process_is_lost(monkeypatch):
 
 
 def test_killed_in_a_save(start_command, own_recipe, tmp_path):
-    """The other process ends with 8. That such a run continues to the same bits, `test_data_formats.py` shows."""
+    """The other process ends with 8."""
     run = AttackedRun(start_command, own_recipe, tmp_path, 2, seed=0)
     assert not run.attack("save", "kill", victim=1).fault
     result = json.loads((run.workdir / "result.json").read_text())
     assert (result["status"], result["exit_code"]) == ("failed", 8)
+
+
+def test_killed_in_a_save_the_run_continues_to_the_same_bits(start_command, own_recipe, tmp_path):
+    run = AttackedRun(start_command, own_recipe, tmp_path, 2, seed=1)
+    assert not run.attack("save", "kill", victim=1).fault
+    run.finish()
+    assert run.finished
 
 
 @pytest.mark.attack

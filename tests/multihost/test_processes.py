@@ -1,6 +1,7 @@
 """Real processes over jax.distributed: one run, whoever is stopped or killed, and however many there are."""
 
 import argparse
+import csv
 import json
 import shutil
 import signal
@@ -299,6 +300,25 @@ def test_an_ensemble_on_several_devices_and_processes_is_that_of_one(alone, star
     for name in ("names", "index", "labels"):
         np.testing.assert_array_equal(getattr(two, name), getattr(one, name))
     np.testing.assert_allclose(two.log_probabilities, one.log_probabilities, rtol=1e-10)
+
+
+def test_a_table_of_two_processes(start_command, small_run, tmp_path):
+    """An entry that no process can open is a line with an error, and all go on to the next."""
+    shared = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2", f"--output={tmp_path / 't.csv'}"]
+    other = shutil.copytree(small_run, tmp_path / "other")
+    pair = [
+        start_command(
+            *("evaluate", "--all", str(small_run), "nowhere", str(other), "--split=test[:40]", "--batch_size=16"),
+            *(*shared, f"--process_id={index}"),
+            environment=environment(2, JAX_ENABLE_X64="0"),
+        )
+        for index in range(2)
+    ]
+    ends = [command.communicate(timeout=240) for command in pair]
+    assert [command.returncode for command in pair] == [2, 2], ends
+    rows = {row.pop("workdir"): row for row in csv.DictReader((tmp_path / "t.csv").read_text().splitlines())}
+    assert "nowhere: neither a run" in rows.pop("nowhere")["error"]
+    assert rows[str(small_run)] == rows[str(other)] and rows[str(other)]["count"] == "40"
 
 
 def flags(**given):

@@ -11,7 +11,7 @@ import pytest
 
 from inception_jax import convert
 from inception_jax.errors import UserError
-from inception_jax.pretrained import catalog, downloading, preprocessing, records
+from inception_jax.pretrained import catalog, downloading, networks, preprocessing, records
 
 WEIGHTS = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
@@ -136,6 +136,19 @@ def test_only_https_and_only_where_nothing_is(server, tmp_path):
     with pytest.raises(UserError, match="the file exists already"):
         downloading.download(record(f"{server}/weights.pth"), tmp_path / "a.pth")
     assert (tmp_path / "a.pth").read_bytes() == b"mine"
+
+
+def test_two_processes_that_fill_one_cache_have_the_file(server, tmp_path, monkeypatch):
+    real, here = downloading.download, record(f"{server}/weights.pth")
+
+    def late(*arguments, **given):
+        real(*arguments, **given)  # the other process is quicker
+        return real(*arguments, **given)
+
+    monkeypatch.setattr(downloading, "download", late)
+    assert networks.cached_file(here, tmp_path).read_bytes() == WEIGHTS
+    with pytest.raises(UserError, match="Not Found"):
+        networks.cached_file(record(f"{server}/gone"), tmp_path / "empty")
 
 
 def test_the_command_fetches_a_record(server, tmp_path, monkeypatch, capsys):
