@@ -73,12 +73,16 @@ def run_study(
     """
     study = runpy.run_path(str(folder / "study.py"))
     done = {(row["variant"], row["seed"]) for row in read_rows(results)}
+    trained = 0
     for seed in seeds:
         for name, fields in study["VARIANTS"].items():
             if (name, seed) not in done and (not only or name in only):
                 config = study["FIELDS"] | fields | {"seed": seed} | overrides
                 row = {"variant": name, "seed": seed, **_train(study["RECIPE"], config, _workdir(runs, name, seed))}
                 _append(results, row)
+                trained += 1
+    if not trained:
+        print(f"nothing to train: {results} has all of these runs")
 
 
 def _train(recipe: str, fields: dict[str, Any], workdir: Path) -> Row:
@@ -265,17 +269,25 @@ def main() -> None:
     """Trains a study, or reports its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the study")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 to 4")
     parser.add_argument("--only", nargs="+", default=(), metavar="VARIANT", help="train these variants alone")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields over those of the study")
     parser.add_argument("--results", type=Path, help="default: results.jsonl in the folder")
     parser.add_argument("--runs", type=Path, help="folder of the workdirs; default: runs/NAME_OF_THE_FOLDER")
     parser.add_argument("--report", action="store_true", help="draw and print the results; nothing is trained")
     flags = parser.parse_args()
+    if not (flags.folder / "study.py").is_file():
+        studies = sorted(path.parent.as_posix() for path in Path(__file__).parent.glob("*/study.py"))
+        parser.error(f"{flags.folder}: there is no study.py in it; studies: {', '.join(studies)}")
+    study = runpy.run_path(str(flags.folder / "study.py"))
+    if unknown := set(flags.only) - set(study["VARIANTS"]):
+        parser.error(f"--only={min(unknown)}: no variant of this study; variants: {', '.join(study['VARIANTS'])}")
+    if flags.set and not (flags.results and flags.runs):
+        parser.error("--set makes other runs than those of results.jsonl: name their own --results and --runs")
     results = flags.results or flags.folder / "results.jsonl"
     runs = flags.runs or Path("runs") / flags.folder.resolve().name
     if flags.report:
-        study, rows = runpy.run_path(str(flags.folder / "study.py")), read_rows(results)
+        rows = read_rows(results)
         study["plot"](rows, results.with_name("plot.png"))
         print(study["tables"](rows))
         return

@@ -118,6 +118,23 @@ def test_what_is_missing_is_trained(studies, tmp_path, monkeypatch):
     assert len(trained) == 3 and len(studies.read_rows(results)) == 4
 
 
+def test_wrong_calls_are_one_line(studies, tmp_path, monkeypatch, capsys):
+    """None of them trains anything, and none ends as if it had."""
+    folder = str(ROOT / "experiments" / "batch_norm")
+    for arguments, message in (
+        (["experiments/batch_nrm"], "there is no study.py in it; studies: "),
+        ([folder, "--only", "BN x3"], "--only=BN x3: no variant of this study; variants: "),
+        ([folder, "--set", "num_epochs=0.1"], "name their own --results and --runs"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["studies.py", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            studies.main()
+        assert stop.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.setattr(sys, "argv", ["studies.py", folder, "--only", "BN x1", "--seeds", "0"])
+    studies.main()
+    assert "nothing to train" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["naive_module", "residual_connections"])
 def test_counts(name, studies):

@@ -66,6 +66,9 @@ def find_prepared(name: str, data_dir: Path, others: Sequence[str] = ()) -> tfds
         return read_only_builder.builder_from_files(name, data_dir=os.fspath(data_dir))
     except registered.DatasetNotFoundError:
         _refuse_other_name(name)
+    configs = sorted({path.parent.parent.name for path in data_dir.glob(f"{base}/*/*/dataset_info.json")})
+    if configs:
+        raise UserError(f"data set {name!r}: {data_dir} has {', '.join(f'{base}/{config}' for config in configs)}")
     if base in PREPARABLE:
         command = f"python -m inception_jax.data.prepare {base} --data_dir={data_dir}{PREPARABLE[base]}"
         raise UserError(f"data set {name!r} is not prepared in {data_dir}; run: {command}")
@@ -78,7 +81,11 @@ def find_prepared(name: str, data_dir: Path, others: Sequence[str] = ()) -> tfds
             f"data set {name!r} is not prepared in {data_dir}; run once, with tensorflow-cpu (pip install "
             f"'inception_jax[tf]'): python -c \"import tensorflow_datasets as tfds; {call}\""
         )
-    here = sorted(path.parent.parent.name for path in data_dir.glob("*/*/dataset_info.json"))
+    here = sorted(
+        path.parent.parent.relative_to(data_dir).as_posix()
+        for depth in ("*/*", "*/*/*")
+        for path in data_dir.glob(f"{depth}/dataset_info.json")
+    )
     names = [*PREPARABLE, "folder:PATH", "list:FILE", "webdataset:PATTERN", "synthetic", *others, *here]
     raise UserError(
         f"unknown data set {name!r}{nearest(base, [*names, *stock])}; data sets: {', '.join(dict.fromkeys(names))}, or"

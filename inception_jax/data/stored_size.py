@@ -47,7 +47,8 @@ class StoredSize:
         pixels = self.side * self.side * 4 // 3
         if self.quality is None:
             return 3 * pixels
-        return min(size, round(pixels * np.interp(self.quality, *zip(*_BYTES_PER_PIXEL, strict=True))))
+        qualities, rates = np.transpose(_BYTES_PER_PIXEL)
+        return min(size, round(pixels * float(np.interp(self.quality, qualities, rates))))
 
     def store(self, encoded: bytes, name: str) -> bytes:
         """Resizes an image to the shorter side, aspect ratio kept, each pixel the mean of those that it covers.

@@ -16,7 +16,7 @@ from inception_jax.diagnostics import environment, memory_estimate
 from inception_jax.diagnostics.findings import Finding, fail, ok, warn
 from inception_jax.errors import UserError
 from inception_jax.models.initialization import variable_shapes
-from inception_jax.training import data_setup, log_header, preflight, restore
+from inception_jax.training import data_setup, log_header, preflight, restore, warm_start
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
 
@@ -171,4 +171,7 @@ def check_initialization(setup: Setup) -> Finding:
     """
     restore.restore_weights(setup, variable_shapes(setup.model, setup.input.image_size))
     assert setup.warm_start is not None
+    if setup.warm_start.warning:
+        text = f"{setup.warm_start.summary()}; {setup.warm_start.warning.removeprefix('warning: ')}"
+        return warn("weights", text, warm_start.SAME_NORMALIZATION)
     return ok("weights", setup.warm_start.summary())

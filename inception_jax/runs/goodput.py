@@ -70,8 +70,9 @@ def lost_seconds(starts: Sequence[Mapping[str, Any]]) -> float:
         rows = _number(start.get(LOST, {}), "seconds") if start.get(LOST) != before.get(LOST) else None
         seconds += rows or 0.0
         began, continued = _number(before, BEFORE), _number(start, BEFORE)
-        saved_none = began is not None and continued is not None and continued <= began
-        if saved_none and (rows is None or continued + rows <= began):
+        if began is None or continued is None or continued > began:
+            continue  # it is not known, or it has saved a checkpoint
+        if rows is None or continued + rows <= began:
             seconds += _number(before, STARTUP) or 0.0
     return seconds
 

@@ -118,7 +118,7 @@ def _format_warm_start(setup: Setup) -> list[str]:
     source = setup.warm_start
     if not (source and source.report):
         return []
-    lines = [source.summary()]
+    lines = [source.summary(), *filter(None, [source.warning])]
     known = source.workdir and data_record.read_class_names(source.workdir)
     if not known and "classifier/kernel" in source.report.restored:
         lines.append(

@@ -27,6 +27,8 @@ from inception_jax.training import paths, preprocess
 FILE = "initialization.json"
 OTHER_CLASSES = "other number of classes"
 
+SAME_NORMALIZATION = "take the same, or for other channels per_channel with data.mean and data.std near to it"
+
 _COLLECTIONS = ("params", "batch_stats")
 
 
@@ -70,6 +72,8 @@ class WarmStart:
     Attributes:
       report: None until `restore_into`.
       workdir: of the run that the checkpoint is from; None until `restore_into`, or if it is in no workdir.
+      warning: on weights that were trained on pixels of another normalization; None until `restore_into`, or if they
+        were not.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class WarmStart:
         weights: Literal["raw", "ema"] | None = None,
         step: str | None = None,
         new: Sequence[str] = (),
+        normalization: Mapping[str, Any] | None = None,
     ):
         """Stores the options; reads no file: a resumed run does not need its source, which may have been deleted.
 
@@ -86,6 +91,7 @@ class WarmStart:
           weights: "raw" or "ema"; None: "ema" if the checkpoint has it.
           step: "newest", "best" or a number; None: "newest".
           new: regular expressions for paths that are initialized at random nevertheless.
+          normalization: of the new run, {field of `config.data`: value}, with those of "per_channel"; None: unknown.
 
         Raises:
           UserError: `step` is none of these.
@@ -95,9 +101,11 @@ class WarmStart:
             raise UserError(f"config.initialize.step = {step!r}; allowed: 'newest', 'best' or a step")
         self._step = None if self._step == "newest" else self._step
         self._checkpoint, self._weights, self._new = checkpoint, weights, tuple(new)
+        self._normalization = normalization
         self._record: dict[str, Any] = {}
         self.report: RestoreReport | None = None
         self.workdir: Path | None = None
+        self.warning: str | None = None
 
     def restore_into(
         self, variables: Mapping[str, Any], input_kernel: Callable[[], str | None] = lambda: None
@@ -136,6 +144,7 @@ class WarmStart:
             doubt = f"; approximate, because its normalization, {differing}, differs by colour"
             adapted = {path: how + doubt for path, how in self.report.adapted.items()}
             self.report = dataclasses.replace(self.report, adapted=adapted)
+        self.warning = _compare_normalizations(config, self._normalization)
         return variables
 
     def summary(self) -> str:
@@ -228,6 +237,25 @@ def _normalization_by_colour(config: Mapping[str, Any] | None) -> str | None:
     name = _normalization(config)
     known = preprocess.NORMALIZATIONS.get(name or "")
     return None if known and known.is_uniform else name
+
+
+def _compare_normalizations(config: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str | None:
+    """Returns a warning where a run's normalization is another one than now; config: its config.json."""
+    before, now = config.get("data") if config else None, now or {}
+    if _normalization(config) is None or not now or not isinstance(before, Mapping):
+        return None
+    if all(_as_list(before.get(name)) == _as_list(now.get(name)) for name in now):
+        return None
+    then, given = ({name: part.get(name) for name in now if part.get(name)} for part in (before, now))
+    texts = [" ".join(f"{name}={value}" for name, value in fields.items()) for fields in (then, given)]
+    return (
+        f"warning: these weights were trained with data.{texts[0]}, and this run has data.{texts[1]}: the first layer "
+        f"reads numbers of another scale; {SAME_NORMALIZATION}"
+    )
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _channel_order(config: Mapping[str, Any] | None) -> str:
@@ -324,4 +352,7 @@ def read_warm_start(config: Config) -> WarmStart | None:
     fields = config.initialize
     if fields.checkpoint is None:
         return None  # the other fields of the section stay unread, so that `Config.refuse_unread` reports them
-    return WarmStart(**fields.read("checkpoint", "weights", "step", "new"))
+    normalization = config.data.read("normalization")
+    if normalization["normalization"] == preprocess.PER_CHANNEL:  # without it nothing may read the numbers
+        normalization |= config.data.read("mean", "std")
+    return WarmStart(**fields.read("checkpoint", "weights", "step", "new"), normalization=normalization)

@@ -92,6 +92,17 @@ def test_says_what_to_do_about_data_sets_that_are_not_there(name, message, tmp_p
         load(name, "train", str(tmp_path))
 
 
+def test_a_set_that_is_prepared_in_configs_alone_names_them(tmp_path):
+    for config in ("resize_256_raw", "resize_256_jpeg95"):
+        folder = tmp_path / "photos" / config / "1.0.0"
+        folder.mkdir(parents=True)
+        (folder / "dataset_info.json").write_text("{}")
+    with pytest.raises(UserError, match=r"has photos/resize_256_jpeg95, photos/resize_256_raw$"):
+        load("photos", "train", str(tmp_path))
+    with pytest.raises(UserError, match=r"data sets: .*, photos/resize_256_raw, or any"):
+        load("nothing_like_it", "train", str(tmp_path))
+
+
 def test_data_dir_is_the_argument_then_the_environment_then_home(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", "/from/environment")
     assert str(prepared_sets.default_data_dir(tmp_path)) == str(tmp_path)

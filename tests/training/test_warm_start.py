@@ -140,3 +140,18 @@ def test_a_kernel_that_reads_blue_first_is_reversed_for_other_channels(normaliza
         scale = 3 / channels if channels > 1 else 1
         np.testing.assert_allclose(begun["params"]["conv1"]["kernel"], scale * np.stack(expected, 2), 1e-5, 1e-6)
         assert ("blue, green, red reversed" in start.summary()) == (normalization != "inception" and channels > 1)
+
+
+def test_weights_of_another_normalization_are_not_taken_without_a_word(small_run):
+    """Between ±128 and ±1 the first layer's inputs differ by a factor of 128, and nothing else would show it."""
+    source = reading.load_variables(small_run, "raw")
+    before = json.loads((small_run / "config.json").read_text())["data"]["normalization"]
+    for now, words in (
+        ({"normalization": before}, None),
+        (None, None),
+        ({"normalization": "inception"}, f"data.normalization={before}, and this run has data.normalization=inception"),
+        ({"normalization": "per_channel", "mean": (0.5,), "std": (0.1,)}, "per_channel mean=(0.5,) std=(0.1,): the"),
+    ):
+        start = warm_start.WarmStart(str(small_run), "raw", normalization=now)
+        start.restore_into(source)
+        assert start.warning is None if words is None else words in start.warning
