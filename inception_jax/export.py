@@ -34,9 +34,10 @@ def main(argv: list[str]) -> int:
     )
     arguments.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     flags = arguments.parse_args(argv)
-    for name in ("workdir", "to"):
-        if not getattr(flags, name):
-            raise UserError(f"--{name} is missing")
+    if not flags.workdir:
+        raise UserError("--workdir is missing")
+    if not flags.to:
+        raise UserError(f"--to is missing; targets: {', '.join(line.split()[0] for line in _TARGETS.splitlines())}")
 
     from inception_jax.exports import from_run
 

@@ -159,7 +159,8 @@ def _evaluate(entry: str, table: TableRequest) -> dict[str, Any]:
     with processes.fail_together():
         if processes.is_first():
             remote_workdir.upload_results(entry, folder)
-            table.report(conclusion.format_evaluation(result, remote_workdir.display_name(folder)).splitlines()[0])
+            line = conclusion.format_evaluation(result, remote_workdir.display_name(folder)).splitlines()[0]
+            table.report(f"{entry}: {line}")
         imported = manifest.read_json_object(source / run_state.IMPORTED) or {}
     return _row(recipe, entry, str(imported.get("record") or ""), result)
 
@@ -169,7 +170,7 @@ def _evaluate_weights(entry: str, weights: NamedWeights, table: TableRequest) ->
         entry, weights.recipe, lambda: split_evaluation.evaluate_weights(weights, table.request), table.report
     )
     if processes.is_first():
-        table.report(conclusion.format_evaluation(result, "").splitlines()[0])
+        table.report(f"{entry}: {conclusion.format_evaluation(result, '').splitlines()[0]}")
     return _row(weights.recipe, entry, weights.record, result)
 
 

@@ -132,7 +132,7 @@ def test_where_and_what_is_refused(small_run, tmp_path, monkeypatch):
     assert from_run._default_name("caffe", "inception_v1") == "inception_v1-caffe.safetensors"
     (tmp_path / "there").write_text("")
     for flags, message in (
-        (["--workdir=a"], "--to is missing"),
+        (["--workdir=a"], "--to is missing; targets: onnx, "),
         (["--to=onnx"], "--workdir is missing"),
         (["--workdir=a", "--to=onxx"], r"--to=onxx: unknown; did you mean 'onnx'\?; targets: onnx, stablehlo"),
         (["--workdir=a", "--to=hub", "--endpoints=conv1"], "--endpoints: only with --to=onnx or stablehlo"),
