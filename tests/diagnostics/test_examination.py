@@ -208,6 +208,8 @@ def test_weights_to_start_from(arguments, small_run, tmp_path, capsys):
     other = f"--config.initialize.checkpoint={small_run}"
     found = examined(capsys, *arguments, other)
     assert "restored: " in found["weights"].text and found["weights"].status == Status.OK
+    scaled = examined(capsys, *arguments, other, "--config.data.normalization=inception")["weights"]
+    assert scaled.status == Status.WARN and "this run has data.normalization=inception" in scaled.text
     for overrides, text in (
         ([other, "--config.model.width_multiplier=0.5"], "initialize.new"),
         ([f"--config.initialize.checkpoint={tmp_path}"], "no checkpoints in"),
