@@ -75,7 +75,7 @@ def test_lines_fit(name):
 
 
 def test_the_front_page_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
 def commands():
