@@ -1,5 +1,11 @@
 """The order of the packages: imports run downward, without a circle; `floors.py` has the floors."""
 
+import collections
+import re
+from pathlib import Path
+
+import inception_jax
+
 from . import floors
 
 
@@ -29,3 +35,9 @@ def test_models_can_be_lifted_out():
         if floors.package(module) == "models"
         for name in imports[module]
     )
+
+
+def test_a_class_name_means_one_thing():
+    files = Path(inception_jax.__file__).parent.rglob("*.py")
+    names = [name for file in files for name in re.findall(r"^class (\w+)", file.read_text(), re.MULTILINE)]
+    assert {name for name, count in collections.Counter(names).items() if count > 1} == set()

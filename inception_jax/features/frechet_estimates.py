@@ -111,7 +111,7 @@ def fid_infinity(
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """A bootstrap interval.
 
     Attributes:
@@ -133,7 +133,7 @@ def bootstrap(
     *,
     resamples: int,
     seed: int = 0,
-) -> Interval:
+) -> ConfidenceInterval:
     """Estimates the standard error of a metric by resampling the images of both sets, and its 95 % interval.
 
     The interval is value ± 1.96 standard errors, not one of percentiles: resampled sets have fewer different images,
@@ -155,4 +155,4 @@ def bootstrap(
         for _ in range(resamples)
     ]
     error = float(np.std(values, ddof=1))
-    return Interval(error, value - _Z95 * error, value + _Z95 * error)
+    return ConfidenceInterval(error, value - _Z95 * error, value + _Z95 * error)
