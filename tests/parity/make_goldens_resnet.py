@@ -1,28 +1,23 @@
 """Makes goldens_resnet.npz: logits of the Inception-ResNets written a second time, in PyTorch, in float64.
 
-    python tests/parity/make_goldens_resnet.py            writes the file (needs torch, nothing of inception_jax)
-    python tests/parity/make_goldens_resnet.py --check-publishers
+    python -m tests.parity.make_goldens_resnet            writes the file (needs torch, nothing of inception_jax)
+    python -m tests.parity.make_goldens_resnet --check-publishers
                                                           holds what is written here beside timm's, pytorchcv's and
                                                           facenet-pytorch's networks, at full width and depth
 
 The networks below are written from slim's inception_resnet_v2.py, from facenet's inception_resnet_v1.py and, for the
 form "paper", from the paper's figures, layer by layer. They share nothing with the package but the names of the
-parameters. Weights and images are not stored: make_goldens_v1_v4.py says how each is drawn from its name.
+parameters.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import pathlib
-import runpy
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+from .torch_layers import NUM_CLASSES, TorchLayers, main
 
-FILE = pathlib.Path(__file__).with_name("goldens_resnet.npz")
-_LAYERS = runpy.run_path(str(pathlib.Path(__file__).with_name("make_goldens_v2_v3.py")))
-seeded, make_images, NUM_CLASSES = _LAYERS["seeded"], _LAYERS["make_images"], _LAYERS["NUM_CLASSES"]
+FILE = Path(__file__).with_name("goldens_resnet.npz")
 
 FACENET = {"extra_block8": True, "bottleneck": 48, "aux_heads": False}
 # name of the case -> what is built. `train`: batch statistics and auxiliary logits, without dropout. `counts`: blocks
@@ -55,17 +50,14 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Reference(_LAYERS["Reference"]):
-    """Both versions on NCHW maps, with a list of every variable that was asked for."""
+class Reference(TorchLayers):
+    """Both versions."""
 
     def pool(self, x: Any) -> Any:
         """Max 3x3/2, "VALID", or TensorFlow's "SAME" where maps are aligned."""
         import torch.nn.functional as F
 
-        if self.edge == "tf":
-            pads = [pad for size in (x.shape[3], x.shape[2]) for pad in _LAYERS["_tf_pad"](size, 3, 2)]
-            x = F.pad(x, pads, value=-np.inf)
-        return F.max_pool2d(x, 3, 2)
+        return self.max_pool_same(x) if self.edge == "tf" else F.max_pool2d(x, 3, 2)
 
     @property
     def edge(self) -> Any:
@@ -124,13 +116,7 @@ class Reference(_LAYERS["Reference"]):
         return self.cat(pooled, "mixed_5b", branches, (("pool_proj", 64, 1),))
 
     def heads(self, x: Any) -> list[Any]:
-        import torch.nn.functional as F
-
-        if not self.case["train"] or not self.options.get("aux_heads", True):
-            return []
-        x = self.conv(F.avg_pool2d(x, 5, 3), "aux/conv_1x1", 128, 1)
-        x = self.conv(x, "aux/conv_5x5", 768, 5, 1, 0)
-        return [self.linear(x.flatten(1), "aux/classifier", NUM_CLASSES)]
+        return [self.last_head(x)] if self.case["train"] and self.options.get("aux_heads", True) else []
 
     def trunk(self, x: Any) -> tuple[Any, list[Any]]:
         """The last map, and the logits of the auxiliary head."""
@@ -207,22 +193,18 @@ class Reference(_LAYERS["Reference"]):
             )
         return self.conv(x, "conv2d_7b_1x1", 1536, 1) if code else x, heads
 
-    def run(self) -> list[np.ndarray]:
-        """Logits of the classifier, then of the auxiliary head."""
-        import torch
-
-        x, heads = self.trunk(torch.from_numpy(make_images(self.case["batch"], self.case["size"])).permute(0, 3, 1, 2))
+    def logits(self, x: Any) -> list[Any]:
+        x, heads = self.trunk(x)
         x = x.mean((2, 3))
         if features := self.options.get("bottleneck"):
             x = self.normalized(x @ self.variable("params/bottleneck/kernel", (x.shape[1], features)), "bottleneck")
-        return [output.numpy() for output in (self.linear(x, "classifier", NUM_CLASSES), *heads)]
+        return [self.linear(x, "classifier", NUM_CLASSES), *heads]
 
 
-def check_publishers() -> None:
-    """Prints the distance of each publisher's logits from those of the networks written here."""
+def published() -> dict[str, tuple[Any, dict[str, Any]]]:
+    """The publishers' networks, at full width and depth, and the cases that they are."""
     import facenet_pytorch
     import timm
-    import torch
     from pytorchcv.models import inceptionresnetv1, inceptionresnetv2
 
     full = {"size": 299, "batch": 2, "train": False, "width": 1.0}
@@ -230,39 +212,14 @@ def check_publishers() -> None:
     v2 = full | {"model": "inception_resnet_v2", "options": {"aux_heads": False}}
     facenet = facenet_pytorch.InceptionResnetV1(classify=True, num_classes=NUM_CLASSES)
     training = facenet_pytorch.InceptionResnetV1(classify=True, num_classes=NUM_CLASSES, dropout_prob=0.0).train()
-    networks = {
+    return {
         "facenet-pytorch": (facenet.eval(), v1 | {"size": 160}),
         "facenet-pytorch, training": (training, v1 | {"size": 160, "train": True}),
         "pytorchcv inceptionresnetv1": (inceptionresnetv1.inceptionresnetv1(num_classes=NUM_CLASSES).eval(), v1),
         "pytorchcv inceptionresnetv2": (inceptionresnetv2.inceptionresnetv2(num_classes=NUM_CLASSES).eval(), v2),
         "timm inception_resnet_v2": (timm.create_model("inception_resnet_v2", num_classes=NUM_CLASSES).eval(), v2),
     }
-    for name, (network, case) in networks.items():
-        reference = Reference(case)
-        expected = reference.run()[0]
-        _LAYERS["hand_over"](reference, network.double())
-        with torch.no_grad():
-            given = network(torch.from_numpy(make_images(case["batch"], case["size"])).permute(0, 3, 1, 2)).numpy()
-        print(name, "relative distance", np.abs(given - expected).max() / np.abs(expected).max())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--check-publishers", action="store_true")
-    args = parser.parse_args()
-    if args.check_publishers:
-        check_publishers()
-        return
-    arrays: dict[str, np.ndarray] = {}
-    for name, case in CASES.items():
-        reference = Reference(case)
-        outputs = reference.run()
-        arrays |= {f"{name}/{i}": output for i, output in enumerate(outputs)}
-        arrays[f"{name}/shapes"] = np.frombuffer(json.dumps(reference.shapes).encode(), np.uint8)
-        print(name, len(reference.shapes), [float(np.abs(o).max()) for o in outputs])
-    np.savez_compressed(FILE, **arrays)
-    print(FILE.name, FILE.stat().st_size, "bytes")
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, FILE, CASES, Reference, published)

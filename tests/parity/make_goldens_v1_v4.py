@@ -1,24 +1,21 @@
 """Makes goldens_v1_v4.npz: logits of GoogLeNet and Inception-v4 written a second time, in PyTorch, in float64.
 
-    python tests/parity/make_goldens_v1_v4.py              writes the file (needs torch, nothing of inception_jax)
-    python tests/parity/make_goldens_v1_v4.py --check-timm  first holds the Inception-v4 written here beside timm's
+    python -m tests.parity.make_goldens_v1_v4             writes the file (needs torch, nothing of inception_jax)
+    python -m tests.parity.make_goldens_v1_v4 --check-publishers
+                                                          holds the Inception-v4 written here beside timm's
 
 The networks below are written from the prototxt (BVLC models/bvlc_googlenet) and from slim's inception_v4.py, layer by
-layer, and share nothing with the package but the names of the parameters. Weights and images are not stored: each is
-drawn by NumPy from a seed made of its name, here and in test_goldens.py alike.
+layer, and share nothing with the package but the names of the parameters.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import pathlib
-import zlib
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+from .torch_layers import NUM_CLASSES, TorchLayers, main
 
-FILE = pathlib.Path(__file__).with_name("goldens_v1_v4.npz")
+FILE = Path(__file__).with_name("goldens_v1_v4.npz")
 
 # name of the case -> what is built. `train`: batch statistics and auxiliary logits, without dropout. `only`: the
 # modules that the network has, where a switch is tested that a few modules show as well as nine.
@@ -41,66 +38,17 @@ CASES: dict[str, dict[str, Any]] = {
     "v4": {"model": "inception_v4", "slow": True, "size": 299, "batch": 1, "train": False, "width": 1.0},
     "v4_aux": {"model": "inception_v4", "size": 299, "batch": 2, "train": True, "width": 0.125},
 }  # fmt: skip
-NUM_CLASSES = 10
 
 
-def seeded(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A parameter or statistic in float64, from its name alone: sizes that keep every map of a deep network alive."""
-    random = np.random.RandomState(zlib.crc32(name.encode()))
-    leaf = name.rpartition("/")[2]
-    if leaf == "kernel":
-        return random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1]))
-    if leaf in ("scale", "var"):
-        return random.uniform(0.5, 1.5, shape)
-    return random.standard_normal(shape) * 0.1
-
-
-def make_images(batch: int, size: int) -> np.ndarray:
-    """[batch, size, size, 3], values of about ±30: large enough that response normalization does something."""
-    return np.random.RandomState(2).standard_normal((batch, size, size, 3)) * 30
-
-
-class Reference:
-    """Layers in PyTorch on NCHW maps, with a list of every variable that was asked for."""
+class Reference(TorchLayers):
+    """Both networks."""
 
     def __init__(self, case: dict[str, Any]):
-        self.case = case
-        self.options = case.get("options", {})
+        super().__init__(case)
         self.batch_norm = case["model"] != "inception_v1"
-        self.shapes: dict[str, list[int]] = {}
 
-    def width(self, filters: int) -> int:
-        return filters if self.case["width"] == 1 else max(int(filters * self.case["width"]), 16)
-
-    def variable(self, name: str, shape: tuple[int, ...]) -> Any:
-        import torch
-
-        self.shapes[name] = list(shape)
-        return torch.from_numpy(np.ascontiguousarray(seeded(name, shape)))
-
-    def conv(self, x: Any, name: str, filters: int, kernel: Any, stride: int = 1, pad: Any = "same") -> Any:
-        """Convolution, then bias or batch norm, then ReLU; `pad`: "same" (stride 1), pixels, or "tf" (TensorFlow's)."""
-        import torch.nn.functional as F
-
-        high, wide = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-        out = self.width(filters)
-        weight = self.variable(f"params/{name}/kernel", (high, wide, x.shape[1], out)).permute(3, 2, 0, 1)
-        if pad == "tf":
-            x, pad = F.pad(x, [*_tf_pad(x.shape[3], wide, stride), *_tf_pad(x.shape[2], high, stride)]), 0
-        elif pad == "same":
-            pad = (high // 2, wide // 2)
-        if not self.batch_norm:
-            return F.relu(F.conv2d(x, weight, self.variable(f"params/{name}/bias", (out,)), stride, pad))
-        x = F.conv2d(x, weight, None, stride, pad)
-        mean = self.variable(f"batch_stats/{name}/bn/mean", (out,))
-        var = self.variable(f"batch_stats/{name}/bn/var", (out,))
-        scale = self.variable(f"params/{name}/bn/scale", (out,)) if self.options.get("bn_scale", True) else None
-        bias = self.variable(f"params/{name}/bn/bias", (out,))
-        return F.relu(F.batch_norm(x, mean, var, scale, bias, training=self.case["train"], eps=1e-3))
-
-    def linear(self, x: Any, name: str, outputs: int) -> Any:
-        weight = self.variable(f"params/{name}/kernel", (x.shape[1], outputs))
-        return x @ weight + self.variable(f"params/{name}/bias", (outputs,))
+    def logits(self, x: Any) -> list[Any]:
+        return self.inception_v4(x) if self.case["model"] == "inception_v4" else self.googlenet(x)
 
     # GoogLeNet -------------------------------------------------------------------------------------------------
 
@@ -112,10 +60,7 @@ class Reference:
         lrn = (lambda x: x) if self.batch_norm else (lambda x: F.local_response_norm(x, 5, 1e-4, 0.75, 1.0))
 
         def pool(x: Any, window: int = 3) -> Any:
-            if not same:
-                return F.max_pool2d(x, window, 2, ceil_mode=True)
-            pads = [*_tf_pad(x.shape[3], window, 2), *_tf_pad(x.shape[2], window, 2)]
-            return F.max_pool2d(F.pad(x, pads, value=-np.inf), window, 2)
+            return self.max_pool_same(x, window) if same else F.max_pool2d(x, window, 2, ceil_mode=True)
 
         def module(x: Any, name: str, one: int, r3: int, three: int, r5: int, five: int, proj: int) -> Any:
             if name not in self.case.get("only", [name]):
@@ -163,16 +108,10 @@ class Reference:
         import torch
         import torch.nn.functional as F
 
-        def chain(x: Any, prefix: str, *layers: tuple[Any, ...]) -> Any:
-            for name, filters, kernel, *rest in layers:
-                x = self.conv(x, f"{prefix}/{name}", filters, kernel, *rest)
-            return x
+        chain, average = self.chain, self.average
 
         def cat(*maps: Any) -> Any:
             return torch.cat(maps, 1)
-
-        def average(x: Any) -> Any:
-            return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
         x = self.conv(x, "conv2d_1a_3x3", 32, 3, 2, 0)
         x = self.conv(x, "conv2d_2a_3x3", 32, 3, 1, 0)
@@ -219,7 +158,7 @@ class Reference:
                 ),
                 chain(average(x), name, ("pool_proj", 128, 1)),
             )
-        heads = [self.v4_head(x)] if self.case["train"] else []
+        heads = [self.last_head(x)] if self.case["train"] else []
         x = cat(
             chain(x, "mixed_7a", ("conv_3x3_reduce", 192, 1), ("conv_3x3", 192, 3, 2, 0)),
             chain(
@@ -245,68 +184,13 @@ class Reference:
             x = cat(one, short, long, chain(average(x), name, ("pool_proj", 256, 1)))
         return [self.linear(x.mean((2, 3)), "classifier", NUM_CLASSES), *heads]
 
-    def v4_head(self, x: Any) -> Any:
-        import torch.nn.functional as F
 
-        x = self.conv(F.avg_pool2d(x, 5, 3), "aux/conv_1x1", 128, 1)
-        x = self.conv(x, "aux/conv_5x5", 768, 5, 1, 0)
-        return self.linear(x.flatten(1), "aux/classifier", NUM_CLASSES)
-
-    def run(self) -> list[np.ndarray]:
-        """Logits of the classifier, then of the auxiliary heads."""
-        import torch
-
-        x = torch.from_numpy(make_images(self.case["batch"], self.case["size"])).permute(0, 3, 1, 2)
-        outputs = self.inception_v4(x) if self.case["model"] == "inception_v4" else self.googlenet(x)
-        return [output.numpy() for output in outputs]
-
-
-def _tf_pad(size: int, window: int, stride: int) -> tuple[int, int]:
-    total = max((-(-size // stride) - 1) * stride + window - size, 0)
-    return total // 2, total - total // 2
-
-
-def check_timm(reference: Reference, logits: np.ndarray) -> None:
-    """Runs timm's Inception-v4 with the same weights, handed over in the order of creation, and prints the distance."""
+def published() -> dict[str, tuple[Any, dict[str, Any]]]:
+    """timm's Inception-v4, and the case that it is."""
     import timm
-    import torch
 
-    network = timm.create_model("inception_v4", pretrained=False, num_classes=NUM_CLASSES).double().eval()
-    state = network.state_dict()
-    kinds = {"weight": "kernel", "running_mean": "mean", "running_var": "var"}
-    ours = {kind: [n for n in reference.shapes if n.endswith(f"/{kind}")] for kind in ("kernel", "mean", "var")}
-    ours |= {"scale": [n for n in reference.shapes if n.endswith("/scale")]}
-    ours |= {"bias": [n for n in reference.shapes if n.endswith("/bias")]}
-    for name, value in state.items():
-        leaf = name.rpartition(".")[2]
-        if leaf == "num_batches_tracked":
-            continue
-        kind = "scale" if leaf == "weight" and value.ndim == 1 else kinds.get(leaf, leaf)
-        mine = ours[kind].pop(0)
-        array = torch.from_numpy(seeded(mine, tuple(reference.shapes[mine])))
-        value.copy_(array.permute(3, 2, 0, 1) if array.ndim == 4 else array.T if array.ndim == 2 else array)
-    assert not any(ours.values()), ours
-    x = torch.from_numpy(make_images(1, 299)).permute(0, 3, 1, 2)
-    theirs = network(x).detach().numpy()
-    print("timm", timm.__version__, "relative distance", np.abs(theirs - logits).max() / np.abs(logits).max())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--check-timm", action="store_true")
-    args = parser.parse_args()
-    arrays: dict[str, np.ndarray] = {}
-    for name, case in CASES.items():
-        reference = Reference(case)
-        outputs = reference.run()
-        arrays |= {f"{name}/{i}": output for i, output in enumerate(outputs)}
-        arrays[f"{name}/shapes"] = np.frombuffer(json.dumps(reference.shapes).encode(), np.uint8)
-        print(name, len(reference.shapes), [float(np.abs(o).max()) for o in outputs])
-        if name == "v4" and args.check_timm:
-            check_timm(reference, outputs[0])
-    np.savez_compressed(FILE, **arrays)
-    print(FILE.name, FILE.stat().st_size, "bytes")
+    return {"timm inception_v4": (timm.create_model("inception_v4", num_classes=NUM_CLASSES).eval(), CASES["v4"])}
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, FILE, CASES, Reference, published)

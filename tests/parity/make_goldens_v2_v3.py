@@ -1,28 +1,22 @@
 """Makes goldens_v2_v3.npz: logits of BN-Inception and Inception-v3 written a second time, in PyTorch, in float64.
 
-    python tests/parity/make_goldens_v2_v3.py            writes the file (needs torch, nothing of inception_jax)
-    python tests/parity/make_goldens_v2_v3.py --check-publishers
+    python -m tests.parity.make_goldens_v2_v3            writes the file (needs torch, nothing of inception_jax)
+    python -m tests.parity.make_goldens_v2_v3 --check-publishers
                                                          holds what is written here beside torchvision's, timm's,
                                                          pytorch-fid's and Cadene's networks, at full width
 
 The networks below are written from slim's inception_v2.py and inception_v3.py and from caffe-googlenet-bn's
-train_val.prototxt, layer by layer, and share nothing with the package but the names of the parameters. Weights and
-images are not stored: make_goldens_v1_v4.py says how each is drawn from its name.
+train_val.prototxt, layer by layer, and share nothing with the package but the names of the parameters.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import pathlib
-import runpy
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+from .torch_layers import NUM_CLASSES, TorchLayers, main, same_padding
 
-FILE = pathlib.Path(__file__).with_name("goldens_v2_v3.npz")
-_DRAWN = runpy.run_path(str(pathlib.Path(__file__).with_name("make_goldens_v1_v4.py")))
-seeded, make_images, NUM_CLASSES = _DRAWN["seeded"], _DRAWN["make_images"], _DRAWN["NUM_CLASSES"]
+FILE = Path(__file__).with_name("goldens_v2_v3.npz")
 
 CADENE = {
     "table": "paper", "stem": "dense", "conv_bias": True, "bn_epsilon": 1e-5, "count_include_pad": True,
@@ -49,60 +43,11 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Reference:
-    """Layers in PyTorch on NCHW maps, with a list of every variable that was asked for."""
+class Reference(TorchLayers):
+    """Both networks."""
 
-    def __init__(self, case: dict[str, Any]):
-        self.case = case
-        self.options = case.get("options", {})
-        self.shapes: dict[str, list[int]] = {}
-
-    def width(self, filters: int) -> int:
-        return filters if self.case["width"] == 1 else max(int(filters * self.case["width"]), 16)
-
-    def variable(self, name: str, shape: tuple[int, ...]) -> Any:
-        import torch
-
-        self.shapes[name] = list(shape)
-        return torch.from_numpy(np.ascontiguousarray(seeded(name, shape)))
-
-    def conv(self, x: Any, name: str, filters: int, kernel: Any, stride: int = 1, pad: Any = "same") -> Any:
-        """Convolution, batch norm, ReLU; `pad`: "same" (stride 1), pixels, or "tf" (TensorFlow's)."""
-        import torch.nn.functional as F
-
-        high, wide = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-        out = self.width(filters)
-        weight = self.variable(f"params/{name}/kernel", (high, wide, x.shape[1], out)).permute(3, 2, 0, 1)
-        bias = self.variable(f"params/{name}/bias", (out,)) if self.options.get("conv_bias") else None
-        if pad == "tf":
-            x, pad = F.pad(x, [*_tf_pad(x.shape[3], wide, stride), *_tf_pad(x.shape[2], high, stride)]), 0
-        elif pad == "same":
-            pad = (high // 2, wide // 2)
-        return F.relu(self.normalized(F.conv2d(x, weight, bias, stride, pad), name))
-
-    def normalized(self, x: Any, name: str) -> Any:
-        import torch.nn.functional as F
-
-        shape = (x.shape[1],)
-        mean, var = (self.variable(f"batch_stats/{name}/bn/{leaf}", shape) for leaf in ("mean", "var"))
-        scale = self.variable(f"params/{name}/bn/scale", shape) if self.options.get("bn_scale", True) else None
-        bias = self.variable(f"params/{name}/bn/bias", shape)
-        epsilon = self.options.get("bn_epsilon", 1e-3)
-        return F.batch_norm(x, mean, var, scale, bias, training=self.case["train"], eps=epsilon)
-
-    def chain(self, x: Any, prefix: str, *layers: tuple[Any, ...]) -> Any:
-        for name, filters, kernel, *rest in layers:
-            x = self.conv(x, f"{prefix}/{name}", filters, kernel, *rest)
-        return x
-
-    def linear(self, x: Any, name: str, outputs: int) -> Any:
-        weight = self.variable(f"params/{name}/kernel", (x.shape[1], outputs))
-        return x @ weight + self.variable(f"params/{name}/bias", (outputs,))
-
-    def average(self, x: Any) -> Any:
-        import torch.nn.functional as F
-
-        return F.avg_pool2d(x, 3, 1, 1, count_include_pad=self.options.get("count_include_pad", False))
+    def logits(self, x: Any) -> list[Any]:
+        return self.inception_v3(x) if self.case["model"] == "inception_v3" else self.bn_inception(x)
 
     # BN-Inception ----------------------------------------------------------------------------------------------
 
@@ -114,10 +59,7 @@ class Reference:
             return self.options.get(switch) == "caffe"
 
         def pool(x: Any) -> Any:
-            if caffe("pool_rounding"):
-                return F.max_pool2d(x, 3, 2, ceil_mode=True)
-            pads = [*_tf_pad(x.shape[3], 3, 2), *_tf_pad(x.shape[2], 3, 2)]
-            return F.max_pool2d(F.pad(x, pads, value=-np.inf), 3, 2)
+            return F.max_pool2d(x, 3, 2, ceil_mode=True) if caffe("pool_rounding") else self.max_pool_same(x)
 
         def module(x: Any, name: str, one: int, r3: int, three: int, rd: int, double: int, proj: int) -> Any:
             name = f"inception_{name}"
@@ -167,7 +109,7 @@ class Reference:
         out, maps = self.width(64), min(self.width(64) // 3, 8)
         depthwise = self.variable("params/conv1/depthwise_kernel", (7, 7, 3, maps)).permute(2, 3, 0, 1)
         pointwise = self.variable("params/conv1/pointwise_kernel", (1, 1, 3 * maps, out)).permute(3, 2, 0, 1)
-        pads = [*_tf_pad(x.shape[3], 7, 2), *_tf_pad(x.shape[2], 7, 2)]
+        pads = [*same_padding(x.shape[3], 7, 2), *same_padding(x.shape[2], 7, 2)]
         x = F.conv2d(F.pad(x, pads), depthwise.reshape(3 * maps, 1, 7, 7), stride=2, groups=3)
         x = F.conv2d(x, pointwise)
         if self.options.get("stem_batch_norm", True):
@@ -234,9 +176,7 @@ class Reference:
                 1,
             )
         if self.case["train"]:
-            head = self.conv(F.avg_pool2d(x, 5, 3), "aux/conv_1x1", 128, 1)
-            head = self.conv(head, "aux/conv_5x5", 768, 5, 1, 0)
-            heads.append(self.linear(head.flatten(1), "aux/classifier", NUM_CLASSES))
+            heads.append(self.last_head(x))
         x = torch.cat(
             [
                 chain(x, "mixed_7a", ("conv_3x3_reduce", 192, 1), ("conv_3x3", 320, 3, 2, 0)),
@@ -268,42 +208,8 @@ class Reference:
         pooled = F.max_pool2d(x, 3, 1, 1) if pool == "max" else self.average(x)
         return torch.cat([one, *short, *long, self.chain(pooled, name, ("pool_proj", 192, 1))], 1)
 
-    def run(self) -> list[np.ndarray]:
-        """Logits of the classifier, then of the auxiliary heads."""
-        import torch
-
-        x = torch.from_numpy(make_images(self.case["batch"], self.case["size"])).permute(0, 3, 1, 2)
-        outputs = self.inception_v3(x) if self.case["model"] == "inception_v3" else self.bn_inception(x)
-        return [output.numpy() for output in outputs]
-
-
-def _tf_pad(size: int, window: int, stride: int) -> tuple[int, int]:
-    total = max((-(-size // stride) - 1) * stride + window - size, 0)
-    return total // 2, total - total // 2
-
 
 # The publishers' own networks ----------------------------------------------------------------------------------------
-
-
-def hand_over(reference: Reference, network: Any) -> None:
-    """Fills a publisher's network with the reference's weights, one after another: both make them in one order."""
-    import torch
-
-    ours: dict[str, list[str]] = {}
-    for name in reference.shapes:
-        ours.setdefault(name.rpartition("/")[2] + ("/bn" if "/bn/" in name else ""), []).append(name)
-    kinds = {"running_mean": "mean/bn", "running_var": "var/bn"}
-    modules = dict(network.named_modules())
-    for name, value in network.state_dict().items():
-        owner, _, leaf = name.rpartition(".")
-        if leaf == "num_batches_tracked":
-            continue
-        normalizes = isinstance(modules[owner], torch.nn.BatchNorm1d | torch.nn.BatchNorm2d)
-        plain = {"weight": "scale/bn" if normalizes else "kernel", "bias": "bias/bn" if normalizes else "bias"}
-        mine = ours[kinds.get(leaf) or plain[leaf]].pop(0)
-        array = torch.from_numpy(seeded(mine, tuple(reference.shapes[mine])))
-        value.copy_(array.permute(3, 2, 0, 1) if array.ndim == 4 else array.T if array.ndim == 2 else array)
-    assert not any(ours.values()), ours
 
 
 def fid_network() -> Any:
@@ -319,10 +225,9 @@ def fid_network() -> Any:
     return network
 
 
-def check_publishers() -> None:
-    """Prints the distance of each publisher's logits from those of the networks written here, at full width."""
+def published() -> dict[str, tuple[Any, dict[str, Any]]]:
+    """The publishers' networks, at full width, and the cases that they are."""
     import timm
-    import torch
     import torchvision
     from pretrainedmodels.models.bninception import BNInception
 
@@ -333,7 +238,7 @@ def check_publishers() -> None:
     training.dropout.p = 0.0
     tv.aux_logits, tv.AuxLogits = False, None
     padded = v3 | {"options": exclude | {"count_include_pad": True}}
-    networks = {
+    return {
         "torchvision inception_v3": (tv.eval(), padded),
         "torchvision inception_v3, training": (training, padded | {"train": True}),
         "timm inception_v3": (timm.create_model("inception_v3", num_classes=NUM_CLASSES).eval(), padded),
@@ -343,33 +248,7 @@ def check_publishers() -> None:
             {"model": "inception_v2", "size": 224, **full, "options": CADENE},
         ),
     }
-    for name, (network, case) in networks.items():
-        reference = Reference(case)
-        expected = reference.run()
-        hand_over(reference, network.double())
-        with torch.no_grad():
-            given = network(torch.from_numpy(make_images(case["batch"], case["size"])).permute(0, 3, 1, 2))
-        for ours, theirs in zip(expected, given if isinstance(given, tuple) else (given,), strict=True):
-            print(name, "relative distance", np.abs(theirs.numpy() - ours).max() / np.abs(ours).max())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--check-publishers", action="store_true")
-    args = parser.parse_args()
-    if args.check_publishers:
-        check_publishers()
-        return
-    arrays: dict[str, np.ndarray] = {}
-    for name, case in CASES.items():
-        reference = Reference(case)
-        outputs = reference.run()
-        arrays |= {f"{name}/{i}": output for i, output in enumerate(outputs)}
-        arrays[f"{name}/shapes"] = np.frombuffer(json.dumps(reference.shapes).encode(), np.uint8)
-        print(name, len(reference.shapes), [float(np.abs(o).max()) for o in outputs])
-    np.savez_compressed(FILE, **arrays)
-    print(FILE.name, FILE.stat().st_size, "bytes")
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, FILE, CASES, Reference, published)

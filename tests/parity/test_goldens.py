@@ -1,8 +1,9 @@
-"""Our networks give the logits of networks written a second time in PyTorch (make_goldens_v1_v4.py), in float64."""
+"""Our networks give the logits of networks written a second time in PyTorch, in float64.
+
+The files make_goldens_*.py have those networks, and hold them in turn beside the publishers' own.
+"""
 
 import json
-import pathlib
-import runpy
 
 import jax
 import jax.numpy as jnp
@@ -14,32 +15,35 @@ from inception_jax import create_model
 from inception_jax.models.inception_v1 import MODULES
 from inception_jax.models.initialization import variable_shapes
 
-MAKER = runpy.run_path(str(pathlib.Path(__file__).with_name("make_goldens_v1_v4.py")))
-CASES, FILE, NUM_CLASSES = MAKER["CASES"], MAKER["FILE"], MAKER["NUM_CLASSES"]
-make_images, seeded = MAKER["make_images"], MAKER["seeded"]
+from . import make_goldens_resnet, make_goldens_v1_v4, make_goldens_v2_v3
+from .torch_layers import NUM_CLASSES, make_images, seeded
+
+CASES = [
+    pytest.param(maker.FILE, name, case, id=f"{group}-{name}", marks=[pytest.mark.slow] if case.get("slow") else [])
+    for group, maker in (("v1_v4", make_goldens_v1_v4), ("v2_v3", make_goldens_v2_v3), ("resnet", make_goldens_resnet))
+    for name, case in maker.CASES.items()
+]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if case.get("slow") else name for name, case in CASES.items()]
-)
-def test_logits_equal_the_golden_ones(name, x64):
-    case = CASES[name]
-    with np.load(FILE) as goldens:
+@pytest.mark.parametrize("file, name, case", CASES)
+def test_logits_equal_the_golden_ones(file, name, case, x64):
+    with np.load(file) as goldens:
         shapes = {key: tuple(shape) for key, shape in json.loads(goldens[f"{name}/shapes"].tobytes()).items()}
         expected = [goldens[f"{name}/{i}"] for i in range(sum(f"{name}/{i}" in goldens for i in range(3)))]
-    no_dropout = {"dropout_rate": 0.0}
-    if case["train"] and case["model"] != "inception_v4":
-        no_dropout["aux_dropout_rate"] = 0.0
     options = case.get("options", {})
+    if case["train"] and "inception_v1" in case["model"]:
+        options = options | {"aux_dropout_rate": 0.0}
     if "only" in case:
         options = options | {"modules": {module: MODULES[module] for module in case["only"]}}
+    counts = dict(zip(("block35_count", "block17_count", "block8_count"), case.get("counts", ()), strict=False))
     model = create_model(
         case["model"],
         num_classes=NUM_CLASSES,
         width_multiplier=case["width"],
         dtype=jnp.float64,
         param_dtype=jnp.float64,
-        **no_dropout,
+        dropout_rate=0.0,
+        **counts,
         **options,
     )
     images = make_images(case["batch"], case["size"])
