@@ -143,7 +143,9 @@ def _run(arguments: ArgumentParser, flags: argparse.Namespace, metrics: tuple[st
                     network,
                     options=options,
                     cache=flags.cache,
-                    progress=lambda role, done, total: progress(f"{role} images", done, total),
+                    progress=lambda role, done, total: progress(
+                        f"{role} images" if len(sets) > 1 else "images", done, total
+                    ),
                 )
                 for one, role in zip(sets, roles, strict=True)
             ]

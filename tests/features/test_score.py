@@ -132,7 +132,8 @@ def test_statistics_arrays_and_features_give_the_same_distance(loaded, capsys, t
     assert printed(capsys, str(real), str(tmp_path / "fake.npy"))["fid"] == pytest.approx(distance, rel=1e-9)
     statistics = tmp_path / "statistics.npz"
     assert score.main([str(real), f"--statistics={statistics}"]) == 0
-    assert "statistics of 40 images" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "statistics of 40 images" in out and "\nimages: 40 of 40 (100%)\n" in f"\n{err}"
     assert printed(capsys, str(statistics), str(fake))["fid"] == pytest.approx(distance, rel=1e-5)
     with np.load(statistics) as file:
         assert int(file["count"]) == 40 and str(file["input"]) == "own"
