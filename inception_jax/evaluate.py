@@ -29,13 +29,16 @@ def main(argv: list[str]) -> int:
 
     from inception_jax.evaluation import split_evaluation
     from inception_jax.multihost import processes
-    from inception_jax.training import parallel
+    from inception_jax.training import host_devices, parallel
 
     request = split_evaluation.Request(
         flags.split, flags.weights, command_line.step(flags.step), flags.exclude, flags.labels, flags.save_predictions
     )
     parallel.enable_compilation_cache()
-    with processes.initialize(processes.find_launch(flags)):
+    launch = processes.find_launch(flags)
+    if launch is None and flags.devices is None:
+        host_devices.use_two()
+    with processes.initialize(launch):
         split_evaluation.check_writable(flags.save_predictions)
         if flags.workdir:
             return _evaluate_run(flags, recipe, request)

@@ -39,9 +39,11 @@ def main(argv: list[str]) -> int:
 
     from inception_jax.evaluation import trained_network
     from inception_jax.runs import remote_workdir
-    from inception_jax.training import parallel
+    from inception_jax.training import host_devices, parallel
 
     files = _find_files(flags)
+    if flags.devices is None:
+        host_devices.use_two(min(len(files) or host_devices.FEWEST, flags.batch_size or host_devices.FEWEST))
     parallel.enable_compilation_cache()
     step, flags.workdir = command_line.step(flags.step), remote_workdir.local_copy(flags.workdir)
     recipe, class_names = trained_network.load_config(flags.workdir), trained_network.load_class_names(flags.workdir)

@@ -33,17 +33,25 @@ def main(argv: list[str]) -> int:
     _check(flags)
 
     from inception_jax.evaluation.prediction_writer import PredictionWriter
-    from inception_jax.training import memory_check, parallel
+    from inception_jax.training import host_devices, memory_check, parallel
 
     folder = None if flags.explain == _BARE else flags.explain
     files = _find(flags, exclude=[path for path in (flags.sheet, folder) if path])
+    # The names of a list may come slowly: how many there are is not waited for.
+    first = [] if flags.files else list(itertools.islice(files, host_devices.FEWEST))
+    if flags.devices is None:
+        host_devices.use_two(min(flags.batch_size, len(first)) if first else flags.batch_size)
     parallel.enable_compilation_cache()
     title = flags.workdir or flags.weights
     trained = _of_run(flags) if flags.workdir else _of_file(flags)
     top_k = _check_top_k(flags.top_k, trained)
     memory_check.refuse_batch("--batch_size", flags.batch_size, trained.image_size)
     predictions = trained.predict_files(
-        files, top_k, flags.batch_size, keep_images=bool(flags.sheet or flags.explain), max_pixels=flags.max_pixels
+        itertools.chain(first, files),
+        top_k,
+        flags.batch_size,
+        keep_images=bool(flags.sheet or flags.explain),
+        max_pixels=flags.max_pixels,
     )
     if flags.explain:
         from inception_jax.features.explanation import explain

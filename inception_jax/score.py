@@ -126,8 +126,9 @@ def _run(arguments: ArgumentParser, flags: argparse.Namespace, metrics: tuple[st
     roles = ("fake",) if len(sets) == 1 else ("real", "fake")
     network = None
     if any(generative_metrics.missing_outputs(*pair, metrics, options)[0] for pair in zip(sets, roles, strict=True)):
-        from inception_jax.training import parallel
+        from inception_jax.training import host_devices, parallel
 
+        host_devices.use_two(flags.batch_size)
         parallel.enable_compilation_cache()
         network = _load_network(flags)
     else:

@@ -46,6 +46,7 @@ class JaxSide:
             "device": device.device_kind,
             "flags": {
                 "mode": setup.devices.mode,
+                "devices": setup.devices.count,
                 "dtype": workload["dtype"],
                 "threads": len(os.sched_getaffinity(0)),
                 "options": workload["options"],

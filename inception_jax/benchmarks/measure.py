@@ -88,11 +88,12 @@ def find_limits(setup: Setup, peak_tflops: str | None, bandwidth_gbs: str | None
       UserError: a flag is neither a number above 0 nor "measure".
     """
     device, dtype = setup.devices.mesh.devices.flat[0], setup.config.model.dtype
+    sharing = setup.devices.count if device.platform == "cpu" else 1  # devices of a CPU share what is measured
 
     def parse_limit(flag: str, text: str | None, unit: float, measured: Callable[[], float]) -> float | None:
         if text == "measure":
             log(f"measuring the limit of the device ({flag}=measure)")
-            return measured()
+            return measured() / sharing
         try:
             return None if text is None else unit * float(text)
         except ValueError:

@@ -50,15 +50,18 @@ runpy.run_module("inception_jax.benchmarks." + side, run_name="__main__", alter_
 """
 
 
-def jax_side(backend: str) -> Side:
+def jax_side(backend: str, devices: int = 1) -> Side:
     """Our side, in this interpreter.
 
     Args:
       backend: "cpu" or "gpu".
+      devices: of the workload; on a CPU the process gets so many.
     """
     # By default JAX uses the GPU where there is one, and preallocates three quarters of its memory, which leaves too
     # little for the other sides.
     environment = {"JAX_PLATFORMS": "cpu"} if backend == "cpu" else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if backend == "cpu" and devices > 1:
+        environment["JAX_NUM_CPU_DEVICES"] = str(devices)
     return Side(BASELINE, (sys.executable, "-m", "inception_jax.benchmarks.jax_side"), environment)
 
 
@@ -125,6 +128,7 @@ def make_workload(
     momentum: float = 0.9,
     label_smoothing: float = 0.0,
     threads: int | None = None,
+    devices: int = 1,
 ) -> dict[str, Any]:
     """Describes the steps that every side takes, as JSON values.
 
@@ -145,6 +149,7 @@ def make_workload(
       momentum: of SGD.
       label_smoothing: in the loss of every head.
       threads: threads of the CPU's kernels; None for one per core that the process may use.
+      devices: JAX devices of our side, over which it divides a batch; the other sides have one.
 
     Raises:
       UserError: the model has no equivalent or no such option there, or the dtype or the backend is another.
@@ -184,5 +189,6 @@ def make_workload(
         "peers": list(peers),
         "label_smoothing": label_smoothing,
         "threads": threads,
+        "devices": devices,
         "backend": backend,
     }

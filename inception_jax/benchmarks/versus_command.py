@@ -65,6 +65,7 @@ def compare(
     """
     from inception_jax.benchmarks import versus
     from inception_jax.models import registry
+    from inception_jax.training import host_devices
 
     if not flags.model:
         raise UserError(f"--vs={flags.vs} goes with --model: other frameworks cannot take the step of a config")
@@ -90,8 +91,10 @@ def compare(
         num_classes=1000 if flags.num_classes is None else flags.num_classes,
         kinds=kinds,
     )
+    if backend == "cpu" and kinds == ("inference",) and config.batch_size % host_devices.COUNT == 0:
+        workload["devices"] = host_devices.COUNT if host_devices.gains(config.batch_size) else 1
     variants = flags.torch_variants.split(",") if flags.torch_variants else None
-    sides = [versus.jax_side(backend)]
+    sides = [versus.jax_side(backend, workload["devices"])]
     if "torch" in peers:
         sides += versus.torch_sides(backend, flags.torch_python, variants)
     if "keras" in peers:

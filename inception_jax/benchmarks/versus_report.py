@@ -103,6 +103,19 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def _note_devices(count: int) -> str:
+    """How our forward pass divides a batch over the CPU."""
+    if count > 1:
+        return (
+            f"our forward pass: {count} JAX devices on the same cores, each with 1/{count} of the batch, as evaluate, "
+            "predict, extract and score compute it; the other sides have as many threads, one per core"
+        )
+    return (
+        "our forward pass is of one JAX device; evaluate, predict, extract and score make a CPU two, which "
+        "--what=inference times for even batches from 4 on, where JAX_NUM_CPU_DEVICES is not set"
+    )
+
+
 def _format_loss(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.3f}"
 
@@ -121,6 +134,8 @@ def _notes(result: dict[str, Any]) -> list[str]:
         settings = [*prepared.get("versions", {}).items(), *flags.items()]
         if settings:
             notes.append(f"{name}: " + ", ".join(f"{key} {value}" for key, value in settings))
+    if "inference" in result["task"]["kinds"] and result["task"]["backend"] == "cpu":
+        notes.append(_note_devices(result["task"].get("devices", 1)))
     if "onnxruntime" in result["sides"]:
         notes.append(
             "ONNX Runtime runs our network, exported with batch norm folded into the convolutions; NumPy normalizes "

@@ -29,6 +29,7 @@ from inception_jax.runs import data_record, listing, manifest, remote_workdir, r
 from inception_jax.training import (
     augmentation_setup,
     data_setup,
+    host_devices,
     network_setup,
     precise_batch_norm,
     run_length,
@@ -397,7 +398,10 @@ def build(
     config = Config(config_dict)
     if config.model.num_classes == 0 and class_names:
         raise _no_classifier(where)
-    devices = Devices(config.parallel.mode, min(config.parallel.devices or jax.device_count(), jax.device_count()))
+    available = jax.device_count()
+    if config.evaluation.batch_norm_images is not None and host_devices.is_split():
+        available = 1  # the statistics are of training batches, which need not divide
+    devices = Devices(config.parallel.mode, min(config.parallel.devices or available, available))
     model = network_setup.build_model(config, len(class_names))
     network_input = network_setup.read_input(config)
     _check_shapes(model, variables, network_input.image_size, where)

@@ -92,7 +92,7 @@ def _export(workload: dict[str, Any]) -> tuple[int, int, bytes]:
     from inception_jax.models.initialization import init_variables
 
     jax.config.update("jax_platforms", "cpu")
-    setup = workloads.build_setup(workloads.config_of_workload(workload))
+    setup = workloads.build_setup(workloads.config_of_workload(workload | {"devices": 1}))
     size, cost = workload["image_size"], count_cost(setup.model, workload["image_size"])
     variables = init_variables(setup.model, jax.random.key(workload["seed"]), size)
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ from inception_jax.config import Config, ConfigError
 from inception_jax.data import datasets, eval_protocols
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.runs import data_record
-from inception_jax.training import augmentation_setup, crop_averaging, memory_check
+from inception_jax.training import augmentation_setup, crop_averaging, host_devices, memory_check
 from inception_jax.training.network_setup import NetworkInput
 from inception_jax.training.parallel import Devices
 
@@ -97,6 +97,8 @@ def build_eval_data(
     """
     protocol = eval_protocols.get_protocol(config.evaluation.protocol)
     batch_size = config.evaluation.batch_size or config.batch_size
+    if host_devices.is_split():  # nobody asked for several devices: no batch size is refused for them
+        batch_size = devices.round_up(batch_size)
     devices.check_batch("evaluation.batch_size" if config.evaluation.batch_size else "batch_size", batch_size)
     # The batch size is that of the network: with several crops of an image a batch has fewer examples.
     per_device = max(1, batch_size // devices.count // crop_averaging.crops_per_pass(protocol.crops))

@@ -325,7 +325,8 @@ def test_tables_show_every_side_and_kind():
         "A inference 100 100 100 40 1.000 1.000 1.000".split(),
         "bee inference 300 300 300 13.33 3.000 3.000 3.000".split(),
     ]
-    assert lines[6:] == ["A: jax 1.2", "bee: threads 2"]
+    assert lines[6:8] == ["A: jax 1.2", "bee: threads 2"]
+    assert [line[:41] for line in lines[8:]] == ["our forward pass is of one JAX device; ev"]
 
 
 def test_a_busy_machine_is_reported():
