@@ -5,7 +5,8 @@
 
 A study is a folder with a file study.py: `RECIPE`, the `FIELDS` that all runs share, `VARIANTS`, {name: fields}, and
 the functions `tables` and `plot`. Each finished run is a line of results.jsonl in that folder. A second start trains
-the runs that are not in it, and continues one that was interrupted. `--report` prints the tables and draws plot.png.
+the runs that are not in it, and continues one that was interrupted. `--report` prints the tables and draws plot.png of
+the runs that are there, and names those that are missing.
 The runs stay in runs/NAME/VARIANT/SEED, for `evaluate --all` on the test split, which no study reads.
 
 One process, because a start costs 16 processor seconds and a run little more: variants that differ in numbers alone
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import runpy
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -191,20 +193,33 @@ def values(rows: Iterable[Row], variant: str, value: Callable[[Row], float]) -> 
 
 
 def interval(sample: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval, by Student's t."""
+    """Mean and half the width of its 95 % interval, by Student's t; NaN where there are too few numbers."""
     from scipy import stats
 
     numbers = np.asarray(sample, float)
     if len(numbers) < 2:
-        return float(numbers.mean()), float("nan")
+        return (float(numbers[0]) if len(numbers) else float("nan")), float("nan")
     error = numbers.std(ddof=1) / np.sqrt(len(numbers))
     return float(numbers.mean()), float(stats.t.ppf(0.975, len(numbers) - 1) * error)
 
 
 def format_mean(sample: Sequence[float], form: str, scale: float = 100.0) -> str:
-    """Formats mean and 95 % interval of accuracies, or of their differences: "71.2 ± 1.3"."""
+    """Formats mean and 95 % interval of accuracies, or of their differences: "71.2 ± 1.3"; "–": no run has them.
+
+    One number has no interval: "71.2".
+    """
+    if not len(sample):
+        return "–"
     mean, half = interval(sample)
+    if len(sample) == 1:
+        return form.format(scale * mean)
     return f"{form.format(scale * mean)} ± {form.replace('+', '').format(scale * half)}"
+
+
+def format_range(numbers: Iterable[float]) -> str:
+    """Formats the smallest and the largest of steps: "88 to 98"; infinity is "never"; "–": no run has them."""
+    found = sorted(numbers)
+    return f"{found[0]:.0f} to {found[-1]:.0f}".replace("inf", "never") if found else "–"
 
 
 def paired(rows: Sequence[Row], variant: str, base: str, value: Callable[[Row], float]) -> list[float]:
@@ -220,8 +235,10 @@ def curve(rows: Iterable[Row], variant: str, weights: str = "raw") -> tuple[np.n
         for row in rows
         if row["variant"] == variant and row["ended"] == "all steps"
     ]
-    points = np.asarray(runs, float).reshape(len(runs), -1, 2)
-    return (points[0, :, 0], points[:, :, 1]) if runs else (np.empty(0), np.empty((0, 0)))
+    if not runs:
+        return np.empty(0), np.empty((0, 0))
+    points = np.asarray(runs, float)
+    return points[0, :, 0], points[:, :, 1]
 
 
 def draw_curves(axes: Axes, rows: Sequence[Row], variants: dict[str, tuple[str, str]]) -> None:
@@ -241,7 +258,8 @@ def draw_curves(axes: Axes, rows: Sequence[Row], variants: dict[str, tuple[str, 
     axes.set_xlabel("step")
     axes.set_ylabel("accuracy on held-out images (%)")
     axes.grid(True)
-    axes.legend(loc="lower right")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right")
 
 
 def draw_differences(axes: Axes, labels: Sequence[str], samples: Sequence[Sequence[float]], title: str) -> None:
@@ -258,6 +276,22 @@ def draw_differences(axes: Axes, labels: Sequence[str], samples: Sequence[Sequen
     axes.set_title(title)
 
 
+def describe_missing(rows: Sequence[Row], variants: Iterable[str], seeds: Sequence[int]) -> str:
+    """Names the runs that are not in the results: "not in the results: BN x1 (seeds 1, 2); BN x5 (seed 2)"; "": none.
+
+    Args:
+      rows: of results.jsonl.
+      variants: of the study.
+      seeds: that each variant should have.
+    """
+    done = {(row["variant"], row["seed"]) for row in rows}
+    lacking = {name: [seed for seed in seeds if (name, seed) not in done] for name in variants}
+    named = [
+        f"{name} (seed{'s' * (len(some) > 1)} {', '.join(map(str, some))})" for name, some in lacking.items() if some
+    ]
+    return f"not in the results: {'; '.join(named)}" if named else ""
+
+
 def _number(text: str) -> Any:
     try:
         return json.loads(text)
@@ -269,7 +303,9 @@ def main() -> None:
     """Trains a study, or reports its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the study")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 to 4")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="default: 0 to 4; with --report, those of which a run is in the results"
+    )
     parser.add_argument("--only", nargs="+", default=(), metavar="VARIANT", help="train these variants alone")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields over those of the study")
     parser.add_argument("--results", type=Path, help="default: results.jsonl in the folder")
@@ -290,9 +326,12 @@ def main() -> None:
         rows = read_rows(results)
         study["plot"](rows, results.with_name("plot.png"))
         print(study["tables"](rows))
+        seeds = flags.seeds or sorted({row["seed"] for row in rows}) or SEEDS
+        if missing := describe_missing(rows, study["VARIANTS"], seeds):
+            print(missing, file=sys.stderr)
         return
     overrides = {name: _number(value) for name, _, value in (text.partition("=") for text in flags.set)}
-    run_study(flags.folder, results, runs, flags.seeds, overrides, flags.only)
+    run_study(flags.folder, results, runs, flags.seeds or SEEDS, overrides, flags.only)
 
 
 if __name__ == "__main__":

@@ -122,18 +122,18 @@ def _tuples_for_mappings(config: ConfigDict) -> None:
 
 def _check_registered(values: Mapping[str, Any]) -> None:
     """Checks the fields whose values are names that a recipe may register."""
-    for path, kind, known in (
-        ("checkpoint.best_metric", "metric", [*METRICS]),
-        ("stop.target_metric", "metric", [*METRICS]),
-        ("augmentation.rule", "augmentation", [*images.BUILT_IN, *images.CUSTOM]),
-        ("optimizer.name", "optimizer", [*extension.BUILT_IN_OPTIMIZERS, *extension.OPTIMIZERS, "optax.NAME"]),
-        ("logging.sinks", "sink", [*extension.BUILT_IN_SINKS, *extension.SINKS]),
+    for path, known in (
+        ("checkpoint.best_metric", [*METRICS]),
+        ("stop.target_metric", [*METRICS]),
+        ("augmentation.rule", [*images.BUILT_IN, *images.CUSTOM]),
+        ("optimizer.name", [*extension.BUILT_IN_OPTIMIZERS, *extension.OPTIMIZERS, "optax.NAME"]),
+        ("logging.sinks", [*extension.BUILT_IN_SINKS, *extension.SINKS]),
     ):
         value = values[path]
         for name in (value,) if isinstance(value, str) else value or ():
-            if name not in known and not (kind == "optimizer" and name.startswith("optax.")):
+            if name not in known and not (path == "optimizer.name" and name.startswith("optax.")):
                 given = f"config.{path} = {shorten(repr(value))}"
-                raise ConfigError(f"{given} is unknown{extension.unknown(kind, name, known)}")
+                raise ConfigError(f"{given}: {extension.unknown(name, known)}")
 
 
 def _check_value(path: str, field: schema.Field, value: Any) -> None:

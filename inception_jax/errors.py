@@ -125,18 +125,30 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.5, most: int = 1) -> str:
     """A `; did you mean '…'?` clause for an unknown name, or `""` where nothing is near.
 
     Args:
       name: the unknown name.
       names: the known ones.
       cutoff: the least similarity, a ratio of `difflib`: 1 where the names are the same.
+      most: names in the clause.
     """
     if len(str(name)) > _MAX_WORD:  # comparing takes time that grows with the length
         return ""
-    matches = difflib.get_close_matches(str(name), list(names), n=1, cutoff=cutoff)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    matches = difflib.get_close_matches(str(name), list(names), n=most, cutoff=cutoff)
+    return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
+
+
+def must_be_one_of(value: Any, names: Iterable[Any]) -> str:
+    """Returns what a message says of a value that is none of the allowed ones, in the same words for all.
+
+    Args:
+      value: the wrong one.
+      names: the allowed values.
+    """
+    names = [*names]
+    return f"it must be one of {', '.join(map(repr, names))}{nearest(value, map(str, names))}"
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -201,6 +213,11 @@ class ArgumentParser(argparse.ArgumentParser):
         """Raises UserError; argparse would print the usage and exit."""
         # argparse writes "argument --seed: " before what the type of a flag says, which is "=-1: it must be …" here.
         message = re.sub(r"^argument (--\w+)(?:/--\w+)*: =", r"\1=", message)
+        message = re.sub(
+            r"^argument (--\w+)(?:/--\w+)*: invalid choice: (.*) \(choose from (.*)\)$",
+            lambda found: f"{found[1]}={found[2]}: it must be one of {found[3]}",
+            message,
+        )
         unknown = re.match(r"unrecognized arguments: (\S+)", message)
         if unknown:
             flag = unknown[1].partition("=")[0]

@@ -20,7 +20,7 @@ import numpy as np
 
 from inception_jax import metric_definitions
 from inception_jax.data import datasets, images
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, must_be_one_of
 from inception_jax.extension_files import FILES, MODULE_PREFIX, ORIGINS, describe_error, pickle_by_value
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {}
@@ -266,7 +266,6 @@ def _calling_module() -> dict[str, Any]:
     return frame.f_globals if frame else {}
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest, all names, and how a recipe's own becomes one."""
-    known = [*known]
-    return f"{nearest(name, known)}; {kind}s: {', '.join(known)}; one of your own needs its file in config.extensions"
+def unknown(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: all names, the nearest, and how a recipe's own becomes one."""
+    return f"{must_be_one_of(name, known)}; one of your own needs its file in config.extensions"

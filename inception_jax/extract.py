@@ -103,9 +103,18 @@ def _arguments() -> ArgumentParser:
 
 
 def _fid(flags: argparse.Namespace) -> int:
+    from inception_jax.features.image_sets import read_network
     from inception_jax.features.statistics import frechet_distance, read_statistics
 
-    distance = frechet_distance(*read_statistics(flags.fid[0]), *read_statistics(flags.fid[1]))
+    first, second = flags.fid
+    statistics = *read_statistics(first), *read_statistics(second)
+    networks = read_network(first), read_network(second)
+    if None not in networks and networks[0] != networks[1]:
+        raise UserError(
+            f"{first}: its statistics are of another network (weights, endpoint, dtype and image size: {networks[0]}) "
+            f"than those of {second} ({networks[1]}); write one of them anew"
+        )
+    distance = frechet_distance(*statistics)
     print(json.dumps({"fid": distance}) if flags.json else f"Fréchet distance: {distance:.6g}")
     return 0
 
@@ -122,7 +131,9 @@ def _extract(flags: argparse.Namespace, trained: TrainedNetwork, files: list[str
     with ProgressLine() as progress:
         rows = _counted(found_rows, total, progress)
         count = (
-            _write_statistics(flags, rows, endpoints[0]) if flags.statistics else _write_features(flags, rows, files)
+            _write_statistics(flags, rows, trained, endpoints[0])
+            if flags.statistics
+            else _write_features(flags, rows, files)
         )
     shapes = {name: [count, *shape.shape] for name, shape in found.items()}
     if flags.json:
@@ -206,8 +217,13 @@ def _write_features(flags: argparse.Namespace, rows: Iterable[dict[str, Any]], f
     return count
 
 
-def _write_statistics(flags: argparse.Namespace, rows: Iterable[dict[str, Any]], endpoint: str) -> int:
+def _write_statistics(
+    flags: argparse.Namespace, rows: Iterable[dict[str, Any]], trained: TrainedNetwork, endpoint: str
+) -> int:
+    """Writes mean and covariance with the names by which `score` knows the network and its input, and their count."""
+    from inception_jax.features import network_digest
     from inception_jax.features.archive import RowArchive
+    from inception_jax.features.fid_network import OWN
     from inception_jax.features.statistics import Moments
 
     moments = None
@@ -217,7 +233,8 @@ def _write_statistics(flags: argparse.Namespace, rows: Iterable[dict[str, Any]],
             moments.add(batch[endpoint])
         if moments is None:
             raise UserError("statistics of 0 images: a covariance needs two or more")
-        archive.close(mu=moments.mean, sigma=moments.covariance(), count=moments.count)
+        named = {"input": OWN, "network": network_digest.digest(trained, None, endpoint)}
+        archive.close(mu=moments.mean, sigma=moments.covariance(), count=moments.count, **named)
     return moments.count
 
 

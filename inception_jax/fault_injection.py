@@ -12,6 +12,7 @@ import collections
 import contextlib
 import dataclasses
 import json
+import os
 import random
 import signal
 import statistics
@@ -23,6 +24,7 @@ from typing import Any
 CHECKPOINTS = "checkpoints"
 AIMS = {"start": 4, "steps": 5, "save": 7, "deletion": 2, "evaluation": 2}
 POLL_SECONDS = 0.002
+_TAIL_BYTES = 8192
 # A short run with a save, a deletion or an evaluation every few steps, as fields of configs/digits.py: GoogLeNet with
 # both heads, LRN, dropout, random crops and EMA; narrow, on small images.
 SHORT_DIGITS_RUN = {
@@ -247,15 +249,26 @@ class InterruptedRun:
 
     def _evaluates(self) -> bool:
         """Returns whether the last step is one that is evaluated, and not all of its evaluations are written."""
-        lines = self._read_log().split(b"\n")[:-1]
-        step = json.loads(lines[-1])["step"] if lines else 0
-        written = sum(row["step"] == step and row["kind"] == "evaluation" for row in map(json.loads, lines[-4:]))
+        rows = self._last_rows()
+        step = rows[-1]["step"] if rows else 0
+        written = sum(row["step"] == step and row["kind"] == "evaluation" for row in rows)
         return written < self.reference.evaluations.get(step, 0)
 
     def _last_step(self) -> int:
         """The last step in metrics.jsonl; 0 if there is none."""
-        lines = self._read_log().split(b"\n")[:-1]
-        return json.loads(lines[-1])["step"] if lines else 0
+        rows = self._last_rows()
+        return rows[-1]["step"] if rows else 0
+
+    def _last_rows(self) -> list[dict[str, Any]]:
+        """The last rows of metrics.jsonl, up to four; it is read hundreds of times a second, so only its end is."""
+        path = self.workdir / "metrics.jsonl"
+        if not path.exists():
+            return []
+        with path.open("rb") as file:
+            cut = file.seek(0, os.SEEK_END) > _TAIL_BYTES
+            file.seek(-_TAIL_BYTES if cut else 0, os.SEEK_END if cut else os.SEEK_SET)
+            lines = file.read().split(b"\n")[:-1]
+        return [json.loads(line) for line in lines[cut:][-4:]]
 
     def _read_log(self) -> bytes:
         """The bytes of metrics.jsonl; b"" if there is none."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _OF_CONFIG = re.compile(r"--?config(?=[.=]|$)")
 _SECTION = None  # the type of a section in `_types`
+_BOOLEANS = ("true", "t", "1", "false", "f", "0")  # what ml_collections takes
 
 # Names of other programs' flags, for fields that have another name here.
 _OTHER_NAMES = {
@@ -174,6 +175,13 @@ def load_config(arguments: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
     return config, overridden
 
 
+def find_workdir(argv: Sequence[str]) -> Path | None:
+    """Returns the workdir of the run whose config.json is the `--config` of a command line; None: it is none's."""
+    given = [argument.partition("=")[2] for argument in split_arguments(argv)[0] if argument.startswith("--config=")]
+    file = Path(given[0]) if given else None
+    return file.parent if file is not None and file.name == "config.json" and file.is_file() else None
+
+
 def suggest_field(name: str) -> str:
     """Returns a hint for a flag that is the name of a config field: "; did you mean --config.num_epochs=…?"
 
@@ -211,7 +219,7 @@ def _override(argument: str, types: Mapping[str, type | None]) -> str:
     """Checks an override, and writes the value of a whole number as digits ("1e3" is 1000).
 
     Raises:
-      UserError: a name that no field can have, a section, an empty value, or a number that is not whole.
+      UserError: a name that no field can have, a section, an empty value, or a value of another type.
     """
     flag, _, value = argument.partition("=")
     path = _path(argument)
@@ -224,17 +232,28 @@ def _override(argument: str, types: Mapping[str, type | None]) -> str:
     if types[path] is _SECTION:
         inside = [name for name in types if name.startswith(f"{path}.")]
         raise UserError(f"{flag}: a section, not a field; set one of its fields, such as --config.{inside[0]}=…")
+    given = f"{flag}={shorten(value)}"
     if types[path] is int:
-        value = _whole_number(flag, value)
+        value = _whole_number(given, value)
+    elif types[path] is float:
+        _check_number(given, value)
+    elif types[path] is bool and value.lower() not in _BOOLEANS:
+        raise UserError(f"{given}: it must be one of 'True', 'False'")
     return f"{flag}={value}"
 
 
-def _whole_number(flag: str, value: str) -> str:
+def _check_number(given: str, value: str) -> None:
+    try:
+        float(value)
+    except ValueError:
+        raise UserError(f"{given}: not a number") from None
+
+
+def _whole_number(given: str, value: str) -> str:
     try:
         return str(int(value))
     except ValueError:
         pass
-    given = f"{flag}={shorten(value)}"
     try:
         number = float(value)
     except ValueError:

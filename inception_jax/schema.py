@@ -44,6 +44,9 @@ def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: value in names), "one of " + ", ".join(repr(name) for name in names)
 
 
+_BATCH_NORM = "one of 'local', 'global', 'groups:N', 'examples:N'"
+
+
 def parse_batch_norm(value: str) -> tuple[str, int | None]:
     """Parses a value of `parallel.batch_norm`.
 
@@ -58,7 +61,7 @@ def parse_batch_norm(value: str) -> tuple[str, int | None]:
         return kind, None
     if kind in ("groups", "examples") and size.isdigit() and int(size) > 0:
         return kind, int(size)
-    raise ValueError(f"{value!r} is not 'local', 'global', 'groups:N' or 'examples:N'")
+    raise ValueError(f"{value!r}: it must be {_BATCH_NORM}")
 
 
 def _is_batch_norm(value: str) -> bool:
@@ -439,7 +442,7 @@ SCHEMA: dict[str, Any] = {
             "examples that share batch-norm statistics: local (those of a device, as in the papers), global (all), "
             "groups:N (those of N neighbouring devices) or examples:N (N neighbouring examples, the same on any "
             "number of devices; with accumulation, of one micro-batch)",
-            (_is_batch_norm, "'local', 'global', 'groups:N' or 'examples:N'"),
+            (_is_batch_norm, _BATCH_NORM),
         ),
     },
     "evaluation": {

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from inception_jax import command_line
-from inception_jax.errors import ArgumentParser, UserError, counted
+from inception_jax.errors import ArgumentParser, UserError, counted, nearest
 from inception_jax.progress_line import ProgressLine
 from inception_jax.ranges import MAX_BATCH
 
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
     flags = arguments.parse_args(argv)
     if len(flags.sets) not in (1, 2):
         raise UserError(f"{len(flags.sets)} sets of images; REAL and FAKE are needed, or REAL with --statistics")
+    _check_network(flags.network)
 
     from inception_jax.features import generative_metrics
 
@@ -163,6 +164,29 @@ def _run(arguments: ArgumentParser, flags: argparse.Namespace, metrics: tuple[st
     return 0
 
 
+def _check_network(name: str) -> None:
+    """Refuses a network that is not there, before anything large is imported or read.
+
+    Raises:
+      UserError: with the nearest names of runs and of published files.
+    """
+    from pathlib import Path
+
+    from inception_jax.data import storage
+    from inception_jax.pretrained import catalog
+    from inception_jax.runs import listing
+
+    published = [record.name for record in catalog.all_records()]
+    if name in published or storage.is_remote(name) or Path(name).exists():
+        return
+    runs = [str(run) for run in listing.runs_beside(Path(name))]
+    raise UserError(
+        f"--network={name}: neither a file, nor the workdir of a run, nor the name of a published one"
+        f"{nearest(name, [*runs, *published], most=3)}; python -m inception_jax.convert --list shows all "
+        f"{len(published)}, python -m inception_jax.compare --list FOLDER the runs"
+    )
+
+
 def _load_network(flags: argparse.Namespace) -> FeatureNetwork:
     from pathlib import Path
 
@@ -174,8 +198,6 @@ def _load_network(flags: argparse.Namespace) -> FeatureNetwork:
     if storage.is_remote(flags.network) or (Path(flags.network).is_dir() and not hub.is_hub_folder(flags.network)):
         network = trained_network.load_workdir(flags.network, "--network")
     else:
-        if not Path(flags.network).exists():
-            networks.find_record(flags.network, f"--network={flags.network}: neither a file, nor the workdir of a run,")
         network = networks.load_pretrained(flags.network)
     return fid_network.feature_network(network, flags.input, flags.endpoint)
 

@@ -13,6 +13,8 @@ from inception_jax.errors import ArgumentParser, UserError, counted
 from inception_jax.ranges import MAX_BATCH, MAX_SIDE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ml_collections import ConfigDict
 
     from inception_jax.models.cost import NetworkCost
@@ -33,7 +35,8 @@ def main(argv: list[str]) -> int:
         for name in [flags.name, *(flags.compare or [])]:
             recipe_files.check_model(name)
     elif flags.name is None:
-        flags.name, options = _of_recipe(flags, recipe)
+        flags.name, options = _of_recipe(flags, recipe, recipe_files.find_workdir(argv))
+    flags.num_classes = 1000 if flags.num_classes is None else flags.num_classes
     if flags.reduction and (flags.depth > 1 or flags.compare is not None):
         raise UserError("--reduction: not allowed with --depth or --compare")
     if flags.compare is not None:
@@ -75,9 +78,8 @@ def _arguments() -> ArgumentParser:
     arguments.add_argument(
         "--num_classes",
         type=command_line.whole(0, MAX_BATCH),
-        default=1000,
         metavar="N",
-        help="outputs of the classifier (default 1000)",
+        help="outputs of the classifier (default: those of the run whose config.json is given; else 1000)",
     )
     arguments.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     arguments.add_argument(
@@ -149,16 +151,28 @@ def _print_table(
         print(f"MACs without those of {', '.join(cost.uncounted)}: of other layers than convolutions and dense ones")
 
 
-def _of_recipe(flags: argparse.Namespace, recipe: ConfigDict) -> tuple[str, dict[str, Any]]:
-    """The network of a recipe and its options; sets the image size that the recipe trains at, unless a flag gives one.
+def _of_recipe(flags: argparse.Namespace, recipe: ConfigDict, workdir: Path | None) -> tuple[str, dict[str, Any]]:
+    """The network of a recipe and its options; sets its image size and its number of classes, unless a flag gives them.
 
-    Without the data, the number of classes is not known.
+    The classes of a recipe are known where it sets `model.num_classes`, or is the config of a run: without the data, no
+    other way says them.
+
+    Args:
+      flags: of the command.
+      recipe: of `--config`.
+      workdir: whose config.json it is; None: it is a recipe file.
     """
     from inception_jax.config import Config
+    from inception_jax.runs import data_record
 
     config = Config(recipe)
     model = config.model
     flags.image_size = flags.image_size or config.data.image_size
+    if flags.num_classes is None:
+        flags.num_classes = model.num_classes
+    if flags.num_classes is None and workdir is not None:
+        names = data_record.read_all_class_names(workdir)
+        flags.num_classes = None if names is None else len(names)
     rates = model.read("dropout_rate", "aux_dropout_rate")
     options = model.read("in_channels", "width_multiplier", "aux_heads") | model.options.read_specified()
     return model.name, options | {name: rate for name, rate in rates.items() if rate is not None}

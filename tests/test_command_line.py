@@ -76,6 +76,9 @@ def test_a_separate_argument_for_the_value(recipe):
         (["--config.optimzer.momentum=1"], r"config.optimzer.momentum: no field 'optimzer'; did you mean 'optimizer'"),
         (["--config.optimizer.momentun=1"], r"no field 'momentun'; did you mean 'momentum'\?"),
         (["--config.batch_size=many"], r"--config.batch_size=many: not a whole number$"),
+        (["--config.stop.at_target=no"], r"--config.stop.at_target=no: it must be one of 'True', 'False'$"),
+        (["--config.model.options.lrn=off"], r"--config.model.options.lrn=off: it must be one of 'True', 'False'$"),
+        (["--config.stop.target=much"], r"--config.stop.target=much: not a number$"),
         (["--config.num_steps=1.5e0"], r"--config.num_steps=1.5e0: not a whole number; such as 1000 or 1e3"),
         (
             ["--config.optimizer.learning-rate=1"],

@@ -27,7 +27,7 @@ def test_every_field_has_a_description():
         ("optimizer.momentum", 1.5, r"config.optimizer.momentum = 1.5: it must be at least 0 and less than 1"),
         ("optimizer.learning_rate", float("nan"), r"finite number"),
         ("schedule.name", "cosin", r"it must be one of 'constant', 'exponential'"),
-        ("parallel.batch_norm", "groups:0", r"'local', 'global', 'groups:N' or 'examples:N'"),
+        ("parallel.batch_norm", "groups:0", r"it must be one of 'local', 'global', 'groups:N', 'examples:N'"),
         ("optimizer.freeze", ("(",), r"config.optimizer.freeze = \('\(',\): it must be regular expressions"),
         ("optimizer.learning_rate_multipliers", (("bias",),), r"it must be pairs of a regular expression and a number"),
         ("augmentation.area", (0.5, 0.1), r"0 < low <= high <= 1"),

@@ -118,6 +118,26 @@ def test_what_is_missing_is_trained(studies, tmp_path, monkeypatch):
     assert len(trained) == 3 and len(studies.read_rows(results)) == 4
 
 
+@pytest.mark.parametrize("folder", FOLDERS, ids=NAMES)
+def test_a_part_of_a_study_is_reported(folder, studies, tmp_path, monkeypatch, capsys):
+    """Of no run, of all but those of a variant, and of one, with its plot; what is missing is named."""
+    rows = studies.read_rows(folder / "results.jsonl")
+    study = runpy.run_path(str(folder / "study.py"))
+    names = list(study["VARIANTS"])
+    for some in ([], [row for row in rows if row["variant"] != names[0]]):
+        table = study["tables"](some)
+        assert table.startswith("| ") and "nan" not in table and all(name in table for name in names)
+        assert f"{names[0]} (seeds 0, 1)" in studies.describe_missing(some, names, (0, 1))
+    assert studies.describe_missing(rows, names, (0, 1)) == ""
+    (tmp_path / "results.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    results = f"--results={tmp_path / 'results.jsonl'}"
+    monkeypatch.setattr(sys, "argv", ["studies.py", str(folder), "--report", results])
+    studies.main()
+    out, err = capsys.readouterr()
+    assert out.startswith("| ") and "nan" not in out and (tmp_path / "plot.png").is_file()
+    assert err.startswith("not in the results: ") and f"{names[1]} (seed {rows[0]['seed']})" in err
+
+
 def test_wrong_calls_are_one_line(studies, tmp_path, monkeypatch, capsys):
     """None of them trains anything, and none ends as if it had."""
     folder = str(ROOT / "experiments" / "batch_norm")

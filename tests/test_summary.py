@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from inception_jax import config as configs
 from inception_jax import summary
 from inception_jax.errors import UserError
 from inception_jax.models.inception_v1 import PAPER_PARAMS_AND_OPS
@@ -253,6 +254,21 @@ def test_a_network_that_a_recipe_registers(own_recipe, registrations, capsys):
     table = printed(capsys, f"--config={own_recipe}", "--compare", "inception_v1").splitlines()
     assert [line.split()[0] for line in table[-2:]] == ["strider", "inception_v1"]
     assert "inception_v1_bn" in printed(capsys, "--config=configs/fine_tuning.py:images")
+
+
+def test_the_config_of_a_run_has_its_classes(tmp_path, capsys):
+    """Without them: those of ImageNet, as for a recipe; a flag comes first, then `model.num_classes`."""
+    recipe = configs.default()
+    recipe.model.name, recipe.data.image_size, recipe.model.width_multiplier = "alexnet", 67, 0.1
+    (tmp_path / "config.json").write_text(configs.Config(recipe).to_json())
+    flag = f"--config={tmp_path / 'config.json'}"
+
+    def classes(*flags):
+        return json.loads(printed(capsys, flag, "--json", *flags))["num_classes"]
+
+    assert classes() == 1000
+    (tmp_path / "classes.json").write_text('{"names": ["ant", "cat", "dog"]}')
+    assert classes() == 3 and classes("--num_classes=7") == 7 and classes("--config.model.num_classes=5") == 5
 
 
 @pytest.mark.parametrize("arguments", [["strideer"], ["inception_v1", "--compare", "strideer"]])

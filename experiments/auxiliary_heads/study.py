@@ -18,6 +18,7 @@ from studies import (
     final,
     first_half,
     format_mean,
+    format_range,
     paired,
     steps_to,
     values,
@@ -68,8 +69,7 @@ def tables(rows: list[Row]) -> str:
             cells.append(format_mean(list(values(rows, name, measure).values()), "{:.1f}"))
             cells.append("" if name == base else format_mean(paired(rows, name, base, measure), "{:+.1f}"))
         cells.append("" if name == base else format_mean(paired(rows, name, base, loss), "{:+.3f}", 1))
-        steps = sorted(values(rows, name, lambda row: steps_to(row, 0.7)).values())
-        cells.append(f"{steps[0]:.0f} to {steps[-1]:.0f}".replace("inf", "never"))
+        cells.append(format_range(values(rows, name, lambda row: steps_to(row, 0.7)).values()))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

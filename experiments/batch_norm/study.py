@@ -17,6 +17,7 @@ from studies import (
     draw_curves,
     final,
     format_mean,
+    format_range,
     read_rows,
     steps_to,
     values,
@@ -50,8 +51,8 @@ def tables(rows: list[Row]) -> str:
         cells = [f"{sum(row['ended'] == 'all steps' for row in runs)} of {len(runs)}"]
         for accuracy in ACCURACIES:
             steps = sorted(values(rows, name, lambda row, goal=accuracy: steps_to(row, goal)).values())
-            spread = f"{np.median(steps):.0f} ({steps[0]:.0f} to {steps[-1]:.0f})"
-            cells.append(spread.replace("inf", "never") if np.isfinite(steps[0]) else "never")
+            middle = f"{np.median(steps):.0f}".replace("inf", "never") if steps else "–"
+            cells.append(f"{middle} ({format_range(steps)})" if steps and np.isfinite(steps[0]) else middle)
         accuracies = [value for value in values(rows, name, final).values() if np.isfinite(value)]
         cells.append(format_mean(accuracies, "{:.1f}") if accuracies else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -67,7 +68,8 @@ def plot(rows: list[Row], path: Path) -> None:
     with saved_figure(path, 8.0, 3.4) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
         draw_curves(left, rows, {name: (name, colours[name]) for name in ORDER})
-        left.legend(loc="lower right", ncols=2, bbox_to_anchor=(1, 0.08))
+        if left.get_legend():
+            left.legend(loc="lower right", ncols=2, bbox_to_anchor=(1, 0.08))
         for place, name in enumerate(ORDER):
             steps = list(values(rows, name, lambda row: steps_to(row, 0.7)).values())
             reached = [step for step in steps if np.isfinite(step)]

@@ -14,6 +14,7 @@ from studies import (
     first_half,
     format_cpu_seconds,
     format_mean,
+    format_range,
     paired,
     steps_to,
 )
@@ -82,11 +83,10 @@ def tables(rows: list[Row]) -> str:
     for name, width in WIDTHS.items():
         parameters, macs = COUNTS[name]
         own = [row for row in rows if row["variant"] == name]
-        steps = sorted(steps_to(row, 0.6) for row in own)
         cells = [f"{width}", f"{parameters:,}", f"{macs / 1e6:.1f} M"]
         cells += [format_mean([measure(row) for row in own], "{:.2f}", 1) for measure in (early, loss)]
         cells += [format_mean([final(row) for row in own], "{:.1f}")]
-        cells += [f"{steps[0]:.0f} to {steps[-1]:.0f}".replace("inf", "never"), format_cpu_seconds(rows, name)]
+        cells += [format_range(steps_to(row, 0.6) for row in own), format_cpu_seconds(rows, name)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| residual form minus plain form | early loss | loss at the end | accuracy |", "|---|" + 3 * "---:|"]
     for label, pair in PAIRS.items():

@@ -93,7 +93,9 @@ def mean_by_seed(rows: list[Row], weights: str) -> dict[int, float]:
 
 
 def shares(rows: list[Row]) -> dict[str, float]:
-    """{factor: its share of the variance of all runs, 0 to 1}."""
+    """{factor: its share of the variance of all runs, 0 to 1}; {} where a variant has no run."""
+    if {row["variant"] for row in rows} != {*VARIANTS}:
+        return {}
     means = {name: np.mean([final(row) for row in rows if row["variant"] == name]) for name in VARIANTS}
     whole = float(np.mean([final(row) for row in rows]))
     total = sum((final(row) - whole) ** 2 for row in rows) / len(rows)

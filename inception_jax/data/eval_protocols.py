@@ -18,7 +18,7 @@ import numpy as np
 
 from inception_jax.data import resampling
 from inception_jax.data.crops import EvalCrop, center_crop, short_side_to
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, must_be_one_of
 
 PAPER_SIZE = 224
 """Side of the crops for which the papers list the sides of the resized images, in pixels."""
@@ -166,6 +166,5 @@ def get_protocol(name: str) -> Protocol:
       UserError: there is no such protocol; the message lists all.
     """
     if name not in PROTOCOLS:
-        known = ", ".join(PROTOCOLS)
-        raise UserError(f"unknown evaluation protocol {name!r}{nearest(name, PROTOCOLS)}; protocols: {known}")
+        raise UserError(f"evaluation protocol {name!r}: {must_be_one_of(name, PROTOCOLS)}")
     return PROTOCOLS[name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -14,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from inception_jax.data import images
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, must_be_one_of
 from inception_jax.evaluation import extraction
-from inception_jax.features import resizing
+from inception_jax.features import network_digest, resizing
 from inception_jax.models.checks import ModelError
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.training import preprocess
@@ -226,18 +225,8 @@ class FeatureNetwork:
         return self._compiled[key]
 
     def digest(self) -> str:
-        """A hash of the weights, the endpoint and the input rule: features with the same digest can be compared."""
-        model = self.network.model
-        options = {field.name: getattr(model, field.name, None) for field in dataclasses.fields(model)}
-        plain = {name: str(value) for name, value in options.items() if isinstance(value, str | int | float)}
-        given = self.network.input
-        rule = self.rule or (given.normalization, given.eval_crop)
-        named = type(model).__name__, plain, rule, str(np.dtype(given.dtype)), self.endpoint, self.image_size
-        found = hashlib.sha256(repr(named).encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.network.variables):
-            found.update(jax.tree_util.keystr(path).encode())
-            found.update(np.ascontiguousarray(leaf.addressable_data(0)).data)  # one of the devices' copies
-        return found.hexdigest()[:16]
+        """`network_digest.digest`: features with the same digest can be compared."""
+        return network_digest.digest(self.network, self.rule, self.endpoint)
 
 
 def feature_network(
@@ -258,8 +247,7 @@ def feature_network(
     is_fid = getattr(model, "last_pool", None) == "max" and getattr(model, "num_classes", None) == 1008
     rule = rule or ("pytorch-fid" if is_fid else OWN)
     if rule not in (*INPUT_RULES, OWN):
-        names = [*INPUT_RULES, OWN]
-        raise UserError(f"--input={rule} is unknown{nearest(rule, names)}; rules: {', '.join(names)}")
+        raise UserError(f"--input={rule}: {must_be_one_of(rule, [*INPUT_RULES, OWN])}")
     if endpoint is not None:
         extraction.feature_shapes(network, [endpoint])  # an error has the nearest name
     return FeatureNetwork(network, INPUT_RULES.get(rule), endpoint or extraction.last_endpoint(network))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, must_be_one_of
 from inception_jax.features import feature_rows, frechet_estimates, manifolds
 from inception_jax.features.feature_store import FeatureStore
 from inception_jax.features.image_sets import ImageSet
@@ -116,7 +116,7 @@ def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
     """
     for name in names:
         if name not in METRICS:
-            raise UserError(f"metric {name!r} is unknown{nearest(name, METRICS)}; metrics: {', '.join(METRICS)}")
+            raise UserError(f"metric {name!r}: {must_be_one_of(name, METRICS)}")
         if names.count(name) > 1:
             raise UserError(f"metric {name!r} is named twice")
     if not names:

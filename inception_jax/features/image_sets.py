@@ -20,6 +20,7 @@ from inception_jax.features.statistics import MAX_FEATURES
 
 DATASET = "dataset:"
 _CHUNK = 1 << 24  # bytes
+_MOST_TEXT = 4096  # bytes
 # What zipfile and NumPy raise of damaged files, of encrypted ones and of unknown compressions.
 _DAMAGES = (OSError, ValueError, TypeError, EOFError, SyntaxError, RuntimeError, KeyError, MemoryError, OverflowError,
             zipfile.BadZipFile, zlib.error)  # fmt: skip
@@ -39,8 +40,8 @@ class ImageSet:
       features: [count, C], where a file has features.
       statistics: {"pool": (mu, sigma), "spatial": (mu, sigma)}, where a file has statistics.
       identity: changes where the images are others.
-      input: the input rule of statistics that `score --statistics` wrote; None: not known.
-      network: `FeatureNetwork.digest` of the network of such statistics; None: not known.
+      input: the input rule of statistics that `score` or `extract` wrote; None: not known.
+      network: `network_digest.digest` of the network of such statistics; None: not known.
     """
 
     name: str
@@ -176,11 +177,21 @@ def _stored_count(name: str, names: list[str]) -> int | None:
     return int(value) if value.ndim == 0 and value.dtype.kind in "iu" else None
 
 
+def read_network(name: str) -> str | None:
+    """The `network_digest.digest` that a file of statistics names; None: a tool that names none wrote the file.
+
+    Args:
+      name: of an .npz file, which `statistics.read_statistics` has read.
+    """
+    with zipfile.ZipFile(name) as archive:
+        return _stored_text(name, "network", [member.removesuffix(".npy") for member in archive.namelist()])
+
+
 def _stored_text(name: str, key: str, names: list[str]) -> str | None:
-    """A text that `score --statistics` writes beside the statistics; None: another tool wrote the file."""
+    """A text that `--statistics` writes beside the statistics; None: another tool wrote the file."""
     if key not in names:
         return None
-    value = _load_member(name, key)
+    value = _load_member(name, key, _MOST_TEXT)
     return str(value) if value.ndim == 0 and value.dtype.kind == "U" else None
 
 
@@ -204,7 +215,7 @@ def _load_member(name: str, key: str, most: int | None = None) -> np.ndarray:
                 if dtype.hasobject:
                     raise ValueError("Python objects are not read")
                 if most is not None and math.prod(shape) * dtype.itemsize > most:
-                    raise ValueError(f"{dtype}{list(shape)} is larger than statistics of {MAX_FEATURES:,} features")
+                    raise ValueError(f"{dtype}{list(shape)} is larger than such a file has it, {most:,} bytes")
                 mapped = info.compress_type == zipfile.ZIP_STORED and not fortran and bool(shape)
                 while mapped and member.read(_CHUNK):  # to its end, where the checksum is compared
                     pass

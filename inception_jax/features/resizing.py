@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, must_be_one_of
 
 RESIZES = ("tf1_bilinear", "torch_bilinear", "torch_bilinear_antialias", "pillow_bicubic")
 
@@ -138,7 +138,7 @@ def quantize(images: np.ndarray, value_range: tuple[float, float], rounding: Lit
 
 def _check(name: str) -> None:
     if name not in RESIZES:
-        raise UserError(f"resize {name!r} is unknown{nearest(name, RESIZES)}; resizes: {', '.join(RESIZES)}")
+        raise UserError(f"resize {name!r}: {must_be_one_of(name, RESIZES)}")
 
 
 def _pairs(name: str, before: int, after: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

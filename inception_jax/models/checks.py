@@ -25,7 +25,7 @@ def check_choice(field: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raises ModelError unless `value` is one of `allowed`."""
     if value not in allowed:
         hint = nearest(value, [str(a) for a in allowed])
-        raise ModelError(f"{field}: {value!r} is not one of {', '.join(repr(a) for a in allowed)}{hint}")
+        raise ModelError(f"{field} = {value!r}: it must be one of {', '.join(repr(a) for a in allowed)}{hint}")
 
 
 _MOST_FLOAT, _MOST_INT = 3.4028234e38, 2**31 - 1

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, must_be_one_of
 from inception_jax.metric_definitions import METRICS, TO_TARGET, Metric, describe
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import environment, listing, remote_workdir, run_state, time_to_target
@@ -192,7 +192,7 @@ def _find_metric(runs: Sequence[RunState], name: str) -> Metric:
                 "'Time to target' has it for runs with config.stop.target. Metrics of evaluations: "
                 f"{', '.join(known)}"
             )
-        raise UserError(f"--metric={name}: no such metric{nearest(name, known)}; metrics: {', '.join(known)}")
+        raise UserError(f"--metric={name}: {must_be_one_of(name, known)}")
     return describe(name, recorded.get(name))
 
 

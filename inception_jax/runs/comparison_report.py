@@ -144,7 +144,7 @@ def _times(comparison: Comparison) -> _Table:
             label,
             _format_or_unknown(one.parameters, "{:,}"),
             *(
-                UNKNOWN if seconds is None else format_duration(round(seconds))
+                UNKNOWN if seconds is None else format_duration(seconds)
                 for seconds in (one.wall_seconds, one.compile_seconds, one.data_wait_seconds)
             ),
             UNKNOWN if one.images_per_second is None else format_rate(one.images_per_second),

@@ -126,7 +126,7 @@ def common_folder(paths: Sequence[Path]) -> Path:
 def explain_no_run(path: Path) -> str:
     """Describes in one line why a path is not a run's workdir, with the nearest runs above, below and beside it."""
     if not path.exists():
-        siblings = [child.name for child in _children(path.parent) if run_state.is_run(child)]
+        siblings = [run.name for run in runs_beside(path)]
         near = nearest(path.name, siblings)
         some = f"; runs there: {_few(siblings)}" if siblings and not near else ""
         return f"there is no such directory{near}{some}"
@@ -139,6 +139,11 @@ def explain_no_run(path: Path) -> str:
         return f"not a run, but a folder of runs: {_few(inside)}"
     below = [str(run) for _, run in zip(range(4), find_runs(path, _LEVELS), strict=False)]
     return "holds no runs" + (f" one level below; further down: {_few(below)}" if below else "")
+
+
+def runs_beside(path: Path) -> list[Path]:
+    """The workdirs of runs in the folder of a path, which need not exist."""
+    return [child for child in _children(path.parent) if run_state.is_run(child)]
 
 
 def read_entry(path: Path) -> RunEntry:

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from inception_jax.config import Config
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, must_be_one_of
 from inception_jax.metric_definitions import METRICS, TO_TARGET
 from inception_jax.sweeps import overrides, space_file
 from inception_jax.sweeps.budget import SweepBudget
@@ -95,7 +95,7 @@ def _metric(flags: argparse.Namespace, config: Config) -> str:
     name = flags.metric or config.checkpoint.best_metric
     known = [*METRICS, *TO_TARGET]
     if name not in known:
-        raise UserError(f"--metric={name}: no such metric{nearest(name, known)}; metrics: {', '.join(known)}")
+        raise UserError(f"--metric={name}: {must_be_one_of(name, known)}")
     return name
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import optax
 
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, must_be_one_of
 from inception_jax.training.gradient_transformations import (
     add_decay,
     at_least_float32,
@@ -237,9 +237,7 @@ def _is_used(number: Any) -> bool:
 def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """The options of optimizer `name`: its defaults, overridden by the given ones, checked."""
     if name not in _DEFAULTS:
-        raise UserError(
-            f"config.optimizer.name = {name!r} is unknown{nearest(name, _DEFAULTS)}; optimizers: {', '.join(_DEFAULTS)}"
-        )
+        raise UserError(f"config.optimizer.name = {name!r}: {must_be_one_of(name, _DEFAULTS)}")
     for option in given:
         if option not in _DEFAULTS[name]:
             raise UserError(

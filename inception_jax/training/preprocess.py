@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, must_be_one_of
 
 Channels = tuple[float, ...]
 """One number per channel."""
@@ -107,8 +107,7 @@ def get_normalization(
         assert mean is not None and std is not None
         return _from_unit_range(mean, std)
     if name not in NORMALIZATIONS:
-        known = [*NORMALIZATIONS, PER_CHANNEL]
-        raise UserError(f"{field} is unknown{nearest(name, known)}; normalizations: {', '.join(known)}")
+        raise UserError(f"{field}: {must_be_one_of(name, [*NORMALIZATIONS, PER_CHANNEL])}")
     found = NORMALIZATIONS[name]
     if channels == len(found.mean):
         return found

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inception_jax.errors import UserError, nearest
+from inception_jax.errors import UserError, must_be_one_of
 from inception_jax.ranges import FLOAT32_TINY
 
 # name -> {option: its default}. Defaults of "exponential": TF-Slim's train_image_classifier.py (x0.94 every 2 epochs).
@@ -151,9 +151,7 @@ def make_schedule(
 def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """The options of schedule `name`: its defaults, overridden by the given ones."""
     if name not in _DEFAULTS:
-        raise UserError(
-            f"config.schedule.name = {name!r} is unknown{nearest(name, _DEFAULTS)}; schedules: {', '.join(_DEFAULTS)}"
-        )
+        raise UserError(f"config.schedule.name = {name!r}: {must_be_one_of(name, _DEFAULTS)}")
     for option in given:
         if option not in _DEFAULTS[name]:
             allowed = ", ".join(OPTIONS[name]) or "none"

@@ -102,4 +102,5 @@ def test_a_batch_has_all_crops_of_its_examples_and_each_image_is_decoded_once(mo
 def test_an_unknown_protocol_lists_those_that_there_are(name, hint):
     with pytest.raises(UserError) as error:
         get_protocol(name)
-    assert str(error.value) == f"unknown evaluation protocol {name!r}{hint}; protocols: {', '.join(PROTOCOLS)}"
+    names = ", ".join(map(repr, PROTOCOLS))
+    assert str(error.value) == f"evaluation protocol {name!r}: it must be one of {names}{hint}"

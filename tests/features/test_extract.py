@@ -16,6 +16,7 @@ from inception_jax.data import datasets, images
 from inception_jax.data.pipeline import EvalPipeline
 from inception_jax.errors import UserError
 from inception_jax.evaluation import extraction, trained_network
+from inception_jax.features import fid_network
 from inception_jax.features.statistics import frechet_distance
 from inception_jax.training import preprocess
 
@@ -204,8 +205,10 @@ def test_statistics_and_their_distance(trained, by_hand, small_run, tmp_path, ca
     ]
     for file, values in zip(files, rows, strict=True):
         with np.load(file) as found:
-            assert sorted(found) == ["count", "mu", "sigma"]
-            assert found["count"] == 40
+            assert sorted(found) == ["count", "input", "mu", "network", "sigma"]
+            assert found["count"] == 40 and found["input"] == "own"  # `score` knows the network again
+            assert found["network"] == fid_network.feature_network(trained, "own", "pool5").digest()
+            known = {name: found[name] for name in found.files}
             np.testing.assert_allclose(found["mu"], values.mean(0), 1e-5, 1e-6)
             np.testing.assert_allclose(found["sigma"], np.cov(values, rowvar=False), 1e-4, 1e-6)
     capsys.readouterr()
@@ -213,6 +216,12 @@ def test_statistics_and_their_distance(trained, by_hand, small_run, tmp_path, ca
     said = json.loads(capsys.readouterr().out)["fid"]
     expected = frechet_distance(*(f(values) for values in rows for f in (lambda v: v.mean(0), lambda v: np.cov(v.T))))
     assert said == pytest.approx(expected, rel=1e-3)
+    other, unnamed = str(tmp_path / "other.npz"), str(tmp_path / "unnamed.npz")
+    np.savez(other, **known | {"network": "0" * 16})
+    np.savez(unnamed, mu=known["mu"], sigma=known["sigma"])  # pytorch-fid's, or written before networks were named
+    with pytest.raises(UserError, match=rf"{files[0]}: its statistics are of another network .* than those of {other}"):
+        extract.main(["--fid", files[0], other])
+    assert extract.main(["--fid", unnamed, other]) == 0 and capsys.readouterr().out == "Fréchet distance: 0\n"
     assert said > 0
     assert extract.main(["--fid", *files]) == 0
     assert capsys.readouterr().out == f"Fréchet distance: {said:.6g}\n"

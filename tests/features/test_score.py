@@ -3,6 +3,10 @@
 import argparse
 import dataclasses
 import json
+import re
+import subprocess
+import sys
+import textwrap
 
 import cv2
 import jax
@@ -19,6 +23,8 @@ from inception_jax.features.maximum_mean_discrepancy import kernel_distance
 from inception_jax.models.inception_v1 import MODULES
 from inception_jax.models.initialization import variable_shapes
 from inception_jax.training.parallel import Devices
+
+from ..conftest import ROOT
 
 LOAD_NETWORK = score._load_network
 NAMES = "fid,fid_infinity,kid,is,precision,recall,density,coverage"
@@ -218,13 +224,30 @@ def test_an_interrupt_begins_a_line_and_says_what_continues(loaded, monkeypatch,
         assert capsys.readouterr().err == f"\rreal images: 3 of 20 (15%)\033[K\nerror: interrupted{end}\n"
 
 
-def test_an_unknown_network():
-    for name, message in (
-        ("runs/digist", "--network=runs/digist: neither a file, nor the workdir of a run, nor the name of a published"),
-        ("pytorch-fid/inception-2015", "one; did you mean 'pytorch-fid/inception-2015-12-05'"),
+def test_a_network_that_is_not_there_is_told_by_near_names_before_jax_is_imported(small_run, tmp_path):
+    """Of runs beside it and of published files."""
+    (tmp_path / "digits").symlink_to(small_run)
+    for name, near in (
+        (
+            tmp_path / "digit",
+            f"nor the workdir of a run, nor the name of a published one; did you mean '{tmp_path / 'digits'}'?",
+        ),
+        ("timm/inception_v4.tf_in", "did you mean 'timm/inception_v4.tf_in1k' or "),
     ):
-        with pytest.raises(UserError, match=message):
-            LOAD_NETWORK(argparse.Namespace(network=name, input=None, endpoint=None))
+        with pytest.raises(UserError, match=re.escape(near)):
+            score.main(["a", "b", f"--network={name}"])
+    script = f"""
+        import sys
+        from inception_jax import score
+        from inception_jax.errors import UserError
+        try:
+            score.main(["a", "b", "--network={tmp_path / "digit"}"])
+        except UserError as error:
+            assert "digits" in str(error) and "jax" not in sys.modules
+        else:
+            sys.exit("no error")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=ROOT)
 
 
 def test_wrong_calls_are_one_line(loaded, tmp_path, small_run):
@@ -238,7 +261,7 @@ def test_wrong_calls_are_one_line(loaded, tmp_path, small_run):
     for arguments, message in (
         ([], "0 sets of images; REAL and FAKE"),
         ([a, "--metrics=fid"], "--metrics=fid: it needs two sets"),
-        ([a, b, "--metrics=fdi"], "metric 'fdi' is unknown; did you mean 'fid'"),
+        ([a, b, "--metrics=fdi"], "metric 'fdi': it must be one of 'fid', .*; did you mean 'fid'"),
         ([a, b, "--metrics=fid,fid"], "named twice"),
         ([a, b], "3 features of the real images and 4 of the fake"),
         ([a, a, "--metrics=kid"], "kid: it needs the real images or their features; a file of statistics"),
@@ -262,6 +285,8 @@ def test_wrong_calls_are_one_line(loaded, tmp_path, small_run):
     found = LOAD_NETWORK(argparse.Namespace(network=str(small_run), input=None, endpoint=None))
     assert (found.endpoint, found.rule, found.network.step) == ("pool5", None, 14)
     network = found.network
-    with pytest.raises(UserError, match=r"--input=clean is unknown; did you mean 'clean-fid'"):
+    with pytest.raises(
+        UserError, match=r"--input=clean: it must be one of 'pytorch-fid', .*; did you mean 'clean-fid'"
+    ):
         fid_network.feature_network(network, "clean")
     assert generative_metrics.check_metrics(["fid"]) == ("fid",)

@@ -280,7 +280,7 @@ def test_mistakes():
         ((x, kernel.astype(jnp.bfloat16)), "cast one"),
         ((x, kernel, 1, "REFLECT"), "padding 'REFLECT'"),
         ((x, kernel, 1, -1), "none negative"),
-        ((x, kernel, 1, "SAME", 1, "quick"), "algorithm: 'quick' is not one of 'fast', 'exact'"),
+        ((x, kernel, 1, "SAME", 1, "quick"), "algorithm = 'quick': it must be one of 'fast', 'exact'"),
         ((x, jnp.zeros((5, 5, 3, 2)), 1, "VALID"), "smaller than"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -280,7 +280,7 @@ def test_without_batch_norm_every_layer_has_a_bias():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("inception_resnet_v2", {"form": "papers"}, "form: 'papers' is not one of 'code', 'paper'; did you mean"),
+        ("inception_resnet_v2", {"form": "papers"}, "form = 'papers': it must be one of 'code', 'paper'; did you mean"),
         ("inception_resnet_v2", {"block35_count": -1}, "block35_count: -1 is not a number of blocks up to 1000, or 0"),
         ("inception_resnet_v1", {"bottleneck": -5}, "bottleneck: -5 is not a number of features, or 0 for none"),
         ("inception_resnet_v1", {"extra_block8": 1}, "extra_block8: 1 is not True or False"),

@@ -299,11 +299,11 @@ def test_keys_for_dropout():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"table": "papers"}, r"table: 'papers' is not one of 'code', 'paper'; did you mean 'paper'\?"),
-        ({"stem": "full"}, "stem: 'full' is not one of 'separable', 'dense'"),
-        ({"conv1_padding": "valid"}, "conv1_padding: 'valid' is not one of 'same', 'caffe'"),
-        ({"reduction_padding": 1}, "reduction_padding: 1 is not one of 'same', 'caffe'"),
-        ({"pool_rounding": "ceil"}, "pool_rounding: 'ceil' is not one of 'same', 'caffe'"),
+        ({"table": "papers"}, r"table = 'papers': it must be one of 'code', 'paper'; did you mean 'paper'\?"),
+        ({"stem": "full"}, "stem = 'full': it must be one of 'separable', 'dense'"),
+        ({"conv1_padding": "valid"}, "conv1_padding = 'valid': it must be one of 'same', 'caffe'"),
+        ({"reduction_padding": 1}, "reduction_padding = 1: it must be one of 'same', 'caffe'"),
+        ({"pool_rounding": "ceil"}, "pool_rounding = 'ceil': it must be one of 'same', 'caffe'"),
         ({"count_include_pad": "no"}, "count_include_pad: 'no' is not True or False"),
         ({"modules": FEW, "table": "paper"}, "table: 'paper' has no effect: modules are given"),
         ({"batch_norm": False, "conv_bias": True}, "conv_bias: True has no effect: there is no batch norm"),

@@ -231,7 +231,7 @@ def test_keys_for_dropout():
 
 
 def test_what_is_refused():
-    with pytest.raises(ModelError, match="last_pool: 'mean' is not one of 'avg', 'max'"):
+    with pytest.raises(ModelError, match="last_pool = 'mean': it must be one of 'avg', 'max'"):
         create_model("inception_v3", last_pool="mean")
     with pytest.raises(ModelError, match="count_include_pad: 1 is not True or False"):
         create_model("inception_v3", count_include_pad=1)

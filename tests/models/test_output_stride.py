@@ -349,7 +349,7 @@ def test_sides_and_parameters(name, x64):
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("stride", [4, 64, 12])
 def test_other_strides_are_refused(name, stride):
-    with pytest.raises(ModelError, match=rf"output_stride: {stride} is not one of 32, 16, 8"):
+    with pytest.raises(ModelError, match=rf"output_stride = {stride}: it must be one of 32, 16, 8"):
         create_model(name, output_stride=stride)
 
 

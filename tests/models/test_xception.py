@@ -152,8 +152,8 @@ def test_dropout_stands_before_the_classifier():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pool_padding": "torhc"}, "pool_padding: 'torhc' is not one of 'same', 'torch'; did you mean 'torch'"),
-        ({"output_stride": 4}, "output_stride: 4 is not one of 32, 16, 8"),
+        ({"pool_padding": "torhc"}, "pool_padding = 'torhc': it must be one of 'same', 'torch'; did you mean 'torch'"),
+        ({"output_stride": 4}, "output_stride = 4: it must be one of 32, 16, 8"),
     ],
 )
 def test_what_is_refused(options, message):

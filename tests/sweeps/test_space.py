@@ -46,7 +46,7 @@ MISTAKES = {
     "end out of range": (space_of(optimizer__momentum="real(0.5, 1.0)"), "momentum = 1.0: it must be at least 0"),
     "choice out of range": (
         space_of(optimizer__name="choice('sgd', 'sdg')"),
-        "optimizer.name = 'sdg' is unknown; did you mean 'sgd'",
+        "optimizer.name = 'sdg': it must be one of 'sgd', .*; did you mean 'sgd'",
     ),
     "choice of a wrong type": (space_of(loss__aux_weights="choice((0.3, 0.3), 'no')"), "aux_weights"),
     "choice twice": (space_of(batch_size="choice(8, 8)"), "8 is given twice"),

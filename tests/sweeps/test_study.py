@@ -353,11 +353,14 @@ FLAGS = {
     "unread evaluations": (["--trials=1", "--pruner=none", "--min_evaluations=3"], "--pruner=none prunes nothing"),
     "endless grid": (["--sampler=grid"], "optimizer.learning_rate .* has infinitely many values"),
     "flag": (["--trails=3"], "unknown argument '--trails'; did you mean '--trials'"),
-    "sampler": (["--sampler=bayes"], "invalid choice: 'bayes'"),
+    "sampler": (["--sampler=bayes"], "--sampler='bayes': it must be one of "),
     "no target": (["--trials=1", "--metric=steps_to_target"], "the recipe has no target; set one"),
     "unread pruner": ([*TO_TARGET, "--pruner=median"], "--pruner=median compares evaluations"),
     "unread objective": ([*TO_TARGET, "--objective=best"], "--objective=best chooses among evaluations"),
-    "metric": (["--trials=1", "--metric=step_to_target"], "no such metric; did you mean 'steps_to_target'"),
+    "metric": (
+        ["--trials=1", "--metric=step_to_target"],
+        "--metric=step_to_target: it must be one of .*; did you mean 'steps_to_target'",
+    ),
 }
 
 

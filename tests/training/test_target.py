@@ -63,7 +63,7 @@ def test_reading_it_from_the_config():
     )
     with pytest.raises(ConfigError, match=r"stop.target = 97: top-1 accuracy is a fraction, at most 1: 97 % is 0.97"):
         read_target(make_config(target=97.0))
-    with pytest.raises(ConfigError, match=r"stop.target_metric = 'top_1' is unknown"):
+    with pytest.raises(ConfigError, match=r"stop.target_metric = 'top_1': it must be one of 'loss', 'top1'"):
         make_config(target=0.97, target_metric="top_1")
     config = make_config(at_target=False)  # nothing reads it without a target
     assert read_target(config) is None
