@@ -20,7 +20,7 @@ from inception_jax import extension_files, schema
 from inception_jax import extensions as extension
 from inception_jax.data import images
 from inception_jax.errors import UserError, nearest, shorten
-from inception_jax.metric_definitions import METRICS
+from inception_jax.metric_definitions import DEFAULT_METRIC, METRICS, names_of
 
 
 class ConfigError(UserError):
@@ -88,7 +88,7 @@ def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks a config against the schema.
+    """Checks a config against the schema, and sets `checkpoint.best_metric` where it is unset.
 
     Raises:
       ConfigError: a field is unknown, missing, of another type, or out of its range.
@@ -105,6 +105,8 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"config.{path} is missing; a recipe starts from inception_jax.config.default()")
         _check_value(path, field, values[path])
     _check_registered(values)
+    if config.checkpoint.best_metric is None:  # config.json names it
+        config.checkpoint.best_metric = DEFAULT_METRIC[values["data.labels"]]
 
 
 def _tuples_for_mappings(config: ConfigDict) -> None:
@@ -131,6 +133,12 @@ def _check_registered(values: Mapping[str, Any]) -> None:
     ):
         value = values[path]
         for name in (value,) if isinstance(value, str) else value or ():
+            labels = values["data.labels"]
+            if path.endswith("_metric") and name in known and not METRICS[name].is_of(labels):
+                raise ConfigError(
+                    f"config.{path} = {value!r}: with config.data.labels = {labels!r} the metrics are "
+                    f"{', '.join(names_of(labels))}"
+                )
             if name not in known and not (path == "optimizer.name" and name.startswith("optax.")):
                 given = f"config.{path} = {shorten(repr(value))}"
                 raise ConfigError(f"{given}: {extension.unknown(name, known)}")
@@ -173,8 +181,12 @@ class Config:
         """
         if load:
             extension_files.load(_extension_names(config))
+        try:
+            given = config.checkpoint.best_metric is not None
+        except (AttributeError, TypeError):  # no such section, which `check` reports
+            given = True
         check(config)
-        self._enter(config, "", set())
+        self._enter(config, "", set() if given else {"checkpoint.best_metric"})  # what `check` has set needs no reader
 
     def _enter(self, config: ConfigDict, prefix: str, reads: set[str]) -> Config:
         self._config, self._prefix, self._reads = config, prefix, reads

@@ -55,6 +55,8 @@ def main(argv: list[str]) -> int:
         print(f"{result['output']}: {result['model']}, step {result['step']} ({result['weights']}), for {result['to']}")
         if "input" in result:
             print(f"images: {result['input']}")
+        if "activation" in result:
+            print(f"several labels per image: the probabilities are the {result['activation']} of the logits")
     return 0
 
 

@@ -96,7 +96,8 @@ def register_dataset(
       splits: {split: data}, or a function without arguments that returns it, which is called when the data set is used
         first. Data is a pair of arrays, images uint8 [n, height, width, channels] (or [n, height, width], grey) and
         labels int [n]; or an object with a length whose item i is (image, label), the image as uint8 [height, width,
-        channels] or as the bytes of an image file. The channels are those of `config.model.in_channels`, or one, grey.
+        channels] or as the bytes of an image file. With `config.data.labels=multi` labels are 0 and 1 [n, classes], and
+        those of an item [classes]. The channels are those of `config.model.in_channels`, or one, grey.
         With worker processes the object is pickled, with its class.
       class_names: one per class, in the order of the labels.
 

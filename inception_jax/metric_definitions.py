@@ -1,7 +1,8 @@
 """The metrics of an evaluation: name, title, direction, unit and definition of each. This is the only list of them.
 
 `loss`, `top1` and `top5` are means of sums that the evaluation step makes; the others are functions of the predictions
-of the whole split, computed on the host after the one pass over it. `inception_jax.register_metric` adds one.
+of the whole split, computed on the host after the one pass over it. `inception_jax.register_metric` adds one. With
+several labels per example (`data.labels=multi`) an evaluation has other metrics: `Metric.is_of`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,32 @@ class Predictions:
 
 
 @dataclasses.dataclass(frozen=True)
+class MultiLabelPredictions:
+    """The predictions of each example for every class, in the order of the split, where examples have several labels.
+
+    Attributes:
+      index: int64 [n], the example's position in the split; strictly increasing.
+      labels: bool [n, C], whether the example has the class.
+      log_probabilities: at least float32 [n, C], log of the probability of each class by itself (log-sigmoid of the
+        logits): it tells probabilities near 1 apart, which as float32 are equal.
+    """
+
+    index: np.ndarray
+    labels: np.ndarray
+    log_probabilities: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """The probabilities [n, C]; they do not add up to 1."""
+        return np.exp(self.log_probabilities)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Whether a class has a probability of at least 0.5, bool [n, C]."""
+        return self.log_probabilities >= np.log(0.5).astype(self.log_probabilities.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
 class Metric:
     """A metric of an evaluation.
 
@@ -43,7 +70,9 @@ class Metric:
       better: the direction in which a network improves.
       percent: whether it is a fraction that is shown in per cent.
       short: its name at the head of a column.
-      compute: of the predictions of a split; None: the evaluation step sums it.
+      compute: of the predictions of a split with one label per example; None: the evaluation step sums it, or only
+        `compute_multi` is defined.
+      compute_multi: the same with several labels per example.
       decimals: of a value as text; None: as many as its size needs.
     """
 
@@ -54,6 +83,13 @@ class Metric:
     short: str = ""
     compute: Callable[[Predictions], float] | None = None
     decimals: int | None = None
+    compute_multi: Callable[[MultiLabelPredictions], float] | None = None
+
+    def is_of(self, labels: str) -> bool:
+        """Whether an evaluation has it with these `config.data.labels`, "single" or "multi"."""
+        if labels == "multi":
+            return self.name in MULTI_SUMMED or self.compute_multi is not None
+        return self.name in SUMMED or self.compute is not None
 
     @property
     def column(self) -> str:
@@ -109,11 +145,13 @@ class ClassMetrics:
       support: int64 [C], examples of the class.
       predicted: int64 [C], predictions of the class.
       correct: int64 [C], right predictions of the class.
+      average_precision: float64 [C], of several labels per example (`average_precision`); None with one label.
     """
 
     support: np.ndarray
     predicted: np.ndarray
     correct: np.ndarray
+    average_precision: np.ndarray | None = None
 
     @property
     def precision(self) -> np.ndarray:
@@ -159,6 +197,84 @@ def expected_calibration_error(predictions: Predictions, bins: int = CALIBRATION
     return float(np.abs(gaps).sum() / len(confidence))
 
 
+def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The area under the precision-recall curve as a sum of steps, without interpolation.
+
+    AP = sum of (R_k - R_(k-1)) P_k over the distinct scores, in descending order, where P_k and R_k are precision and
+    recall of the examples with at least score k: scikit-learn's `average_precision_score`. Examples of equal score
+    count together, so that their order changes nothing.
+
+    Args:
+      labels: bool [n].
+      scores: [n].
+
+    Returns:
+      NaN where no example has the label.
+    """
+    if not labels.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # the last example of each score
+    right = np.cumsum(labels[order])[ends]
+    return float((np.diff(right, prepend=0) * (right / (ends + 1))).sum() / right[-1])
+
+
+def multi_label_class_metrics(predictions: MultiLabelPredictions) -> ClassMetrics:
+    """Precision, recall and F1 at a probability of 0.5, and average precision, of every class."""
+    labels, predicted = predictions.labels, predictions.predicted
+    counts = (table.sum(axis=0, dtype=np.int64) for table in (labels, predicted, labels & predicted))
+    columns = zip(labels.T, predictions.log_probabilities.T, strict=True)
+    return ClassMetrics(*counts, np.array([average_precision(*column) for column in columns]))
+
+
+def mean_average_precision(predictions: MultiLabelPredictions) -> float:
+    """Mean `average_precision` of the classes that some example has (macro mAP).
+
+    A class without examples has no recall and is left out, as torchmetrics' `MultilabelAveragePrecision` does;
+    scikit-learn counts it as 0.
+    """
+    found = np.array(
+        [
+            average_precision(*column)
+            for column in zip(predictions.labels.T, predictions.log_probabilities.T, strict=True)
+            if column[0].any()
+        ]
+    )
+    return float(found.mean()) if len(found) else float("nan")
+
+
+def micro_f1(predictions: MultiLabelPredictions) -> float:
+    """F1 of all decisions together, at a probability of 0.5 (scikit-learn's `f1_score(average="micro")`).
+
+    NaN where no example has a label and none is predicted.
+    """
+    right = (predictions.labels & predictions.predicted).sum()
+    total = predictions.labels.sum() + predictions.predicted.sum()
+    return float(2 * right / total) if total else float("nan")
+
+
+def multi_label_macro_f1(predictions: MultiLabelPredictions) -> float:
+    """Mean F1, at a probability of 0.5, of the classes that have examples or predictions; NaN where none has."""
+    labels, predicted = predictions.labels, predictions.predicted
+    total = labels.sum(axis=0) + predicted.sum(axis=0)
+    f1 = _ratio(2 * (labels & predicted).sum(axis=0), total)
+    return float(f1[total > 0].mean()) if total.any() else float("nan")
+
+
+def exact_match(predictions: MultiLabelPredictions) -> float:
+    """Fraction of the examples whose predicted labels, at a probability of 0.5, are exactly their labels.
+
+    Subset accuracy: scikit-learn's `accuracy_score` of label indicators.
+    """
+    return float((predictions.labels == predictions.predicted).all(axis=1).mean())
+
+
+SUMMED = ("loss", "top1", "top5")
+"""The metrics that the evaluation step sums over the examples, with one label per example."""
+
+MULTI_SUMMED = ("loss",)
+"""The same with several labels per example."""
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -166,7 +282,7 @@ METRICS: dict[str, Metric] = {
         Metric("top1", "top-1 accuracy", short="top-1"),
         Metric("top5", "top-5 accuracy", short="top-5"),
         Metric("balanced_accuracy", "balanced accuracy", short="balanced", compute=balanced_accuracy),
-        Metric("macro_f1", "macro F1", compute=macro_f1),
+        Metric("macro_f1", "macro F1", compute=macro_f1, compute_multi=multi_label_macro_f1),
         Metric(
             "expected_calibration_error",
             "expected calibration error",
@@ -174,6 +290,9 @@ METRICS: dict[str, Metric] = {
             short="calibration error",
             compute=expected_calibration_error,
         ),
+        Metric("mean_average_precision", "mean average precision", short="mAP", compute_multi=mean_average_precision),
+        Metric("micro_f1", "micro F1", compute_multi=micro_f1),
+        Metric("exact_match", "exact match", compute_multi=exact_match),
     )
 }
 """{name: metric} of every evaluation; those that are registered come after the package's own."""
@@ -191,8 +310,13 @@ TO_TARGET: dict[str, Metric] = {
 }
 """{name: metric} of a run rather than of an evaluation: what it needed to reach `config.stop.target`."""
 
-SUMMED = tuple(name for name, metric in METRICS.items() if metric.compute is None)
-"""The metrics that the evaluation step sums over the examples."""
+DEFAULT_METRIC = {"single": "top1", "multi": "mean_average_precision"}
+"""{`config.data.labels`: the metric that chooses the best checkpoint where the config names none}."""
+
+
+def names_of(labels: str) -> list[str]:
+    """The names of the metrics of evaluations with these `config.data.labels`."""
+    return [name for name, metric in METRICS.items() if metric.is_of(labels)]
 
 
 def describe(name: str, recorded: Mapping[str, Any] | None = None) -> Metric:

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 
 from inception_jax.errors import UserError
-from inception_jax.metric_definitions import METRICS, SUMMED, ClassMetrics, Metric, Predictions, class_metrics
+from inception_jax.metric_definitions import (
+    METRICS,
+    MULTI_SUMMED,
+    SUMMED,
+    ClassMetrics,
+    Metric,
+    MultiLabelPredictions,
+    Predictions,
+    class_metrics,
+    multi_label_class_metrics,
+)
 
 SUMS = (*SUMMED, "count")
 MAX_CONFUSION_CLASSES = 2000  # a matrix of int64: 32 MB
@@ -20,7 +30,13 @@ class Accumulator:
 
     The devices give sums and the most probable classes; the confusion matrix is counted here from those (1000 classes:
     8 MB), so it costs the evaluation step nothing.
+
+    Attributes:
+      labels: "single": one label per example; "multi": several, in `MultiLabelAccumulator`.
     """
+
+    labels = "single"
+    _sum_names = SUMS
 
     def __init__(self, num_classes: int, *, max_confusion_classes: int = MAX_CONFUSION_CLASSES):
         """Starts without examples.
@@ -30,10 +46,10 @@ class Accumulator:
           max_confusion_classes: with more classes than this, no confusion matrix is kept.
         """
         self.num_classes = num_classes
-        self._sums = dict.fromkeys(SUMS, 0.0)
-        self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+        self._sums = dict.fromkeys(self._sum_names, 0.0)
+        self._rows: list[tuple[np.ndarray, ...]] = []
         self._num_rows = 0
-        self._predictions: Predictions | None = None
+        self._predictions: Predictions | MultiLabelPredictions | None = None
         self._result: dict[str, float | int] | None = None
         kept = num_classes <= max_confusion_classes
         self._confusion = np.zeros((num_classes, num_classes), np.int64) if kept else None
@@ -63,12 +79,18 @@ class Accumulator:
         Raises:
           ValueError: shapes do not match, a sum is missing, or a label is not a class.
         """
-        if missing := [name for name in SUMS if name not in sums]:
-            raise ValueError(f"sums lack {missing}; {list(SUMS)} are needed")
+        self._check_sums(sums)
         if classes is not None:
             self._add_rows(classes, probabilities, labels, mask, index)
+        self._add_sums(sums)
+
+    def _check_sums(self, sums: Mapping[str, Any]) -> None:
+        if missing := [name for name in self._sum_names if name not in sums]:
+            raise ValueError(f"sums lack {missing}; {list(self._sum_names)} are needed")
+
+    def _add_sums(self, sums: Mapping[str, Any]) -> None:
         self._predictions = self._result = None
-        for name in SUMS:
+        for name in self._sum_names:
             self._sums[name] += float(sums[name])
 
     def _add_rows(
@@ -123,7 +145,8 @@ class Accumulator:
         Raises:
           ValueError: the number of classes differs, or the shared sums do.
         """
-        if self.num_classes != other.num_classes or (self._confusion is None) != (other._confusion is None):
+        same_form = type(self) is type(other) and (self._confusion is None) == (other._confusion is None)
+        if self.num_classes != other.num_classes or not same_form:
             raise ValueError(f"{self.num_classes} and {other.num_classes} classes do not merge")
         if shared_sums and self._sums != other._sums:
             raise ValueError(f"the sums are not shared: {self._sums} and {other._sums}")
@@ -165,7 +188,9 @@ class Accumulator:
             is_whole = self._num_rows == self.count
             broken = is_whole and bool(np.isnan(self.predictions().probabilities).any())
             for name, metric in METRICS.items():
-                if metric.compute is None:
+                if not metric.is_of(self.labels):
+                    continue
+                if name in self._sum_names:
                     values[name] = self._sums[name] / self.count
                 elif is_whole:
                     values[name] = math.nan if broken else _compute(metric, self.predictions())
@@ -176,8 +201,8 @@ class Accumulator:
         """Precision, recall and F1 of every class; raises as `predictions`."""
         return class_metrics(self.predictions(), self.num_classes)
 
-    def top1_interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the top-1 accuracy (`wilson_interval`)."""
+    def top1_interval(self) -> tuple[float, float] | None:
+        """95 % confidence interval of the top-1 accuracy (`wilson_interval`); None with several labels per example."""
         return wilson_interval(round(self._sums["top1"]), self.count)
 
     @property
@@ -188,8 +213,8 @@ class Accumulator:
         """
         return self._confusion
 
-    def predictions(self) -> Predictions:
-        """The predictions of every example added here, in the order of the split.
+    def predictions(self) -> Any:
+        """The predictions of every example added here, in the order of the split: `Predictions`.
 
         Raises:
           ValueError: none were added, or those of an example twice.
@@ -200,24 +225,103 @@ class Accumulator:
             self._predictions = self._sorted_rows()
         return self._predictions
 
-    def _sorted_rows(self) -> Predictions:
-        index, labels, classes, probabilities = (np.concatenate(parts) for parts in zip(*self._rows, strict=True))
+    def _sorted_rows(self) -> Predictions | MultiLabelPredictions:
+        return Predictions(*self._sorted_columns())
+
+    def _sorted_columns(self) -> list[np.ndarray]:
+        """The columns of all rows, `index` first, in the order of the split."""
+        index, *columns = (np.concatenate(parts) for parts in zip(*self._rows, strict=True))
         order = np.argsort(index, kind="stable")
         index = index[order]
         if (repeated := index[1:][index[1:] == index[:-1]]).size:
             raise ValueError(f"example {repeated[0]} was evaluated more than once ({repeated.size} repetitions in all)")
-        return Predictions(index, labels[order], classes[order], probabilities[order])
+        return [index, *(column[order] for column in columns)]
 
 
-def _compute(metric: Metric, predictions: Predictions) -> float:
+class MultiLabelAccumulator(Accumulator):
+    """The same where examples have several labels: the metrics of "multi", no confusion matrix and no top-1.
+
+    It keeps the probabilities of all classes: 5 bytes for each example and class.
+    """
+
+    labels = "multi"
+    _sum_names = (*MULTI_SUMMED, "count")
+
+    def __init__(self, num_classes: int):
+        """Starts without examples.
+
+        Args:
+          num_classes: of the classifier.
+        """
+        super().__init__(num_classes, max_confusion_classes=0)
+
+    def add(  # type: ignore[override]  # other columns
+        self,
+        sums: Mapping[str, Any],
+        *,
+        log_probabilities: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+        index: np.ndarray | None = None,
+    ) -> None:
+        """Adds one batch.
+
+        Args:
+          sums: scalars over the unmasked examples: "loss" (nats, the mean over the classes) and "count".
+          log_probabilities: float [b, C], as in `MultiLabelPredictions`; None: only the sums are added.
+          labels: bool or 0 and 1 [b, C].
+          mask: as in `Accumulator.add`.
+          index: as in `Accumulator.add`.
+
+        Raises:
+          ValueError: shapes do not match, or a sum is missing.
+        """
+        self._check_sums(sums)
+        if log_probabilities is not None:
+            if labels is None:
+                raise ValueError("log_probabilities come with labels")
+            logs, labels = np.asarray(log_probabilities), np.asarray(labels)
+            mask = np.ones(len(labels), bool) if mask is None else np.asarray(mask, bool)
+            if not (logs.shape == labels.shape == (len(mask), self.num_classes)) or (
+                index is not None and len(index) != len(mask)
+            ):
+                raise ValueError(
+                    f"rows do not fit together: log_probabilities {logs.shape}, labels {labels.shape}, mask "
+                    f"{mask.shape}; {self.num_classes} classes"
+                )
+            count = int(mask.sum())
+            own = np.arange(self._num_rows, self._num_rows + count) if index is None else np.asarray(index)[mask]
+            wide = np.promote_types(logs.dtype, np.float32)
+            self._rows.append((own.astype(np.int64), labels[mask].astype(bool), logs[mask].astype(wide)))
+            self._num_rows += count
+        self._add_sums(sums)
+
+    def class_metrics(self) -> ClassMetrics:
+        """Precision, recall and F1 at a probability of 0.5, and average precision; raises as `predictions`."""
+        return multi_label_class_metrics(self.predictions())
+
+    def top1_interval(self) -> None:
+        """None: there is no top-1 accuracy."""
+        return None
+
+    def _sorted_rows(self) -> MultiLabelPredictions:
+        return MultiLabelPredictions(*self._sorted_columns())
+
+
+def make_accumulator(num_classes: int, labels: str = "single") -> Accumulator:
+    """An accumulator without examples, for these `config.data.labels`."""
+    return MultiLabelAccumulator(num_classes) if labels == "multi" else Accumulator(num_classes)
+
+
+def _compute(metric: Metric, predictions: Predictions | MultiLabelPredictions) -> float:
     """The value of a metric, as a float; an error inside a registered one becomes a line with its name.
 
     Raises:
       UserError: it raises, or returns no number.
     """
-    assert metric.compute is not None
+    compute: Any = metric.compute_multi if isinstance(predictions, MultiLabelPredictions) else metric.compute
     try:
-        return float(metric.compute(predictions))
+        return float(compute(predictions))
     except Exception as error:  # whatever a user's function raises
         raise UserError(f"metric {metric.name!r}: {type(error).__name__}: {error}") from error
 

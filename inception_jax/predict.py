@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     parallel.enable_compilation_cache()
     title = flags.workdir or flags.weights
     trained = _of_run(flags) if flags.workdir else _of_file(flags)
-    top_k = _check_top_k(flags.top_k, trained)
+    top_k, threshold = _check_top_k(flags.top_k, trained), _check_threshold(flags.threshold, trained)
     memory_check.refuse_batch("--batch_size", flags.batch_size, trained.image_size)
     predictions = trained.predict_files(
         itertools.chain(first, files),
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
 
         predictions = explain(trained, predictions, batch_size=flags.batch_size)
     with PredictionWriter(
-        top_k, json_file=flags.json, csv_file=flags.csv, sheet=flags.sheet, explanations=folder
+        top_k, json_file=flags.json, csv_file=flags.csv, sheet=flags.sheet, explanations=folder, threshold=threshold
     ) as writer:
         for prediction in predictions:
             writer.add(prediction)
@@ -92,7 +92,13 @@ def _arguments() -> ArgumentParser:
         "--top",
         type=command_line.whole(),
         metavar="K",
-        help="classes per image (default: 5, or all of fewer)",
+        help="classes per image (default: 5, or all of fewer; of a network for several labels all)",
+    )
+    add(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="of a network for several labels per image: the classes with at least this probability (default 0.5)",
     )
     add(
         "--batch_size",
@@ -144,11 +150,34 @@ def _find(flags: argparse.Namespace, exclude: list[str]) -> Iterator[str | Unrea
 
 
 def _check_top_k(top_k: int | None, trained: TrainedNetwork) -> int:
-    """Raises UserError where more classes are asked for than there are; the default is 5, or all of fewer."""
+    """Raises UserError where more classes are asked for than there are.
+
+    The default is 5, or all of fewer; of a network for several labels per image all.
+    """
     count = len(trained.class_names)
     if top_k is not None and top_k > count > 0:
         raise UserError(f"--top_k={top_k}: the network has {count} classes; give {count} or less")
-    return top_k or min(5, count)
+    return top_k or (count if trained.label_columns else min(5, count))
+
+
+def _check_threshold(threshold: float | None, trained: TrainedNetwork) -> float | None:
+    """The probability from which a class is a label of an image; None: the network is for one label per image.
+
+    Raises:
+      UserError: it has no effect, or is no probability.
+    """
+    if trained.label_columns is None:
+        if threshold is not None:
+            raise UserError(
+                f"--threshold={threshold:g}: the network is for one label per image (config.data.labels = 'single'), "
+                "whose probabilities add up to 1; --top_k=K chooses the most probable classes"
+            )
+        return None
+    if threshold is None:
+        return 0.5
+    if not 0 <= threshold <= 1:
+        raise UserError(f"--threshold={threshold:g}: a probability from 0 to 1 is needed")
+    return threshold
 
 
 def _check(flags: argparse.Namespace) -> None:

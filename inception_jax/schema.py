@@ -208,7 +208,14 @@ SCHEMA: dict[str, Any] = {
         "label_key": Field(
             str,
             "prepared data set with several class labels: the feature to read; list:FILE: the column of the labels; "
-            "webdataset:PATTERN: the field of .json; unset: the only one, or the set's own; label",
+            "webdataset:PATTERN: the field of .json; unset: the only one, or the set's own; label; with labels multi "
+            "also * for list:FILE: each column beside path and split is a class, 0 or 1",
+        ),
+        "labels": Field(
+            "single",
+            "single: each example has one class; multi: any number, also none (sigmoid cross-entropy, mean over the "
+            "classes; mean average precision)",
+            _one_of("single", "multi"),
         ),
         "train_split": Field("train", "training split, such as train or train[:90%]"),
         "sampling": Field(
@@ -376,12 +383,18 @@ SCHEMA: dict[str, Any] = {
         "warmup_start": Field(0.1, "multiplier of the schedule at step 0 of the warm-up", _FRACTION),
     },
     "loss": {
-        "label_smoothing": Field(0.0, "label smoothing: probability that is spread evenly over all classes", _FRACTION),
+        "label_smoothing": Field(
+            0.0,
+            "label smoothing s: probability that is spread evenly over all classes; with data.labels multi the targets "
+            "are s/2 and 1 - s/2",
+            _FRACTION,
+        ),
         "class_weights": Field(
             object,
             "factors of the loss of an example by its class; balanced: training examples / (classes * training "
             "examples of the class), whose mean over the examples is 1; or (class, factor) pairs or a mapping, as "
-            "they are, 1 for the other classes; unset: 1 for all",
+            "they are, 1 for the other classes (with data.labels multi the factors of each class's term); unset: 1 for "
+            "all",
             (_are_class_weights, "'balanced', or pairs of a class name and a number of 0 or greater"),
         ),
         "aux_weights": Field(tuple, "loss weight of each auxiliary head; unset: the paper's", _WEIGHTS),
@@ -497,9 +510,10 @@ SCHEMA: dict[str, Any] = {
             Range(2, INT32_MAX),
         ),
         "best_metric": Field(
-            "top1",
+            str,
             "evaluation metric by which the best checkpoint is chosen: loss, top1, top5, balanced_accuracy, macro_f1, "
-            "expected_calibration_error, or one that is registered",
+            "expected_calibration_error, or one that is registered; with data.labels multi: loss, "
+            "mean_average_precision, micro_f1, macro_f1, exact_match; unset: top1 or mean_average_precision",
         ),
     },
     "stop": {

@@ -17,7 +17,7 @@ import skimage.data
 import skimage.io
 import sklearn.datasets
 
-BLOCK, CROP = 80, 72  # pixels; a crop lies inside one block
+BLOCK, CROP = 80, 72  # pixels, by default; a crop lies inside one block
 CROPS = {"train": 40, "test": 20}  # per class
 
 
@@ -31,19 +31,21 @@ def photographs() -> dict[str, np.ndarray]:
     }
 
 
-def crops(image: np.ndarray, split: str, random: np.random.RandomState) -> list[np.ndarray]:
+def crops(
+    image: np.ndarray, split: str, random: np.random.RandomState, block: int = BLOCK, crop: int = CROP
+) -> list[np.ndarray]:
     """Crops at random positions inside the blocks of one split, the blocks in turn.
 
     The image is divided into blocks; every fourth one, shifted from row to row, is held out for "test". So crops of the
     two splits share no pixel.
     """
-    rows, columns = (size // BLOCK for size in image.shape[:2])
+    rows, columns = (size // block for size in image.shape[:2])
     held_out = [(row + 2 * column) % 4 == 0 for row in range(rows) for column in range(columns)]
     blocks = [divmod(number, columns) for number, is_test in enumerate(held_out) if is_test == (split == "test")]
     found = []
     for row, column in itertools.islice(itertools.cycle(blocks), CROPS[split]):
-        top, left = (BLOCK * index + random.randint(BLOCK - CROP + 1) for index in (row, column))
-        found.append(image[top : top + CROP, left : left + CROP])
+        top, left = (block * index + random.randint(block - crop + 1) for index in (row, column))
+        found.append(image[top : top + crop, left : left + crop])
     return found
 
 
@@ -51,13 +53,15 @@ def main() -> None:
     """Writes OUTPUT/train/CLASS/*.png and OUTPUT/test/CLASS/*.png."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--output", type=Path, required=True, help="the folder to make")
+    parser.add_argument("--block", type=int, default=BLOCK, help="pixels of a block's side")
+    parser.add_argument("--crop", type=int, default=CROP, help="pixels of a crop's side, at most those of a block")
     flags = parser.parse_args()
     random = np.random.RandomState(0)
     for name, image in photographs().items():
         for split in CROPS:
             folder = flags.output / split / name
             folder.mkdir(parents=True)
-            for number, crop in enumerate(crops(image, split, random)):
+            for number, crop in enumerate(crops(image, split, random, flags.block, flags.crop)):
                 skimage.io.imsave(folder / f"{number:02d}.png", crop, check_contrast=False)
     print(
         f"{flags.output}: {len(photographs())} classes, {CROPS['train']} training and {CROPS['test']} test crops each"

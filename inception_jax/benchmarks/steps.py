@@ -76,7 +76,7 @@ class StepPrograms:
     def compile(self, kind: str) -> Compiled:
         """Compiles a step and stores it in `compiled`, in place of an earlier one."""
         setup, devices = self.setup, self.setup.devices
-        batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size, channels=setup.input.channels)
+        batch = _abstract_batch(setup, devices, setup.config.batch_size)
         step: Callable[..., Any]
         if kind == "train":
             step = step_numbers.make_step(setup)
@@ -89,7 +89,7 @@ class StepPrograms:
     def trace_train(self) -> jax.stages.Traced:
         """Traces the training step, to lower it for platforms that need not be present."""
         setup, devices = self.setup, self.setup.devices
-        batch = devices.abstract_batch(setup.config.batch_size, setup.input.image_size, channels=setup.input.channels)
+        batch = _abstract_batch(setup, devices, setup.config.batch_size)
         return devices.trace_train(step_numbers.make_step(setup), self._state, batch, self._numbers)
 
     def count_flops(self, kind: str) -> tuple[float, float] | None:
@@ -118,11 +118,8 @@ class StepPrograms:
         else:
             step = make_inference_step(setup.model, setup.input.normalization, setup.input.dtype)
             state = _shapes(self._state.variables())
-        target, image = "tpu" if platform == "tpu" else "cuda", setup.input
-        batches = (
-            devices.abstract_batch(number * size // share, image.image_size, channels=image.channels)
-            for number in (1, 2)
-        )
+        target = "tpu" if platform == "tpu" else "cuda"
+        batches = (_abstract_batch(setup, devices, number * size // share) for number in (1, 2))
         one, two = (devices.count_flops(step, state, batch, target) for batch in batches)
         if one is None or two is None:
             return None
@@ -181,6 +178,10 @@ class Bench(StepPrograms):
             )
             for number in range(batches)
         ]
+        if (
+            columns := setup.data.train.dataset.label_columns
+        ):  # several labels per image: each gets the one of its pattern
+            host = [batch | {"label": np.eye(columns, dtype=np.uint8)[batch["label"]]} for batch in host]
         super().__init__(setup)
         self.fingerprint = synthetic_batches.fingerprint(host)
         variables = init_variables(setup.model, jax.random.key(config.seed), setup.input.image_size)
@@ -310,3 +311,10 @@ def _record_events(name: str) -> Iterator[list[str]]:
         yield events
     finally:
         jax.monitoring.unregister_event_listener(record)
+
+
+def _abstract_batch(setup: Setup, devices: Devices, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    columns = setup.data.train.dataset.label_columns
+    return devices.abstract_batch(
+        batch_size, setup.input.image_size, channels=setup.input.channels, label_columns=columns
+    )

@@ -22,6 +22,7 @@ from inception_jax.data import (
     webdatasets,
 )
 from inception_jax.data.example_records import FORMATS, FileInstruction
+from inception_jax.data.label_sets import NEEDED, LabelSets
 from inception_jax.data.names import printable
 from inception_jax.data.records import (
     ConcatenatedRecords,
@@ -60,6 +61,7 @@ class Dataset:
       source: reads the records.
       account: of class folders, lines for the log: images per class, and what was left out.
       class_hint: what may be meant instead, where there is only one class.
+      label_kind: "single": each example has one label; "multi": any number (`config.data.labels`).
     """
 
     name: str
@@ -68,6 +70,7 @@ class Dataset:
     source: RecordSource = dataclasses.field(repr=False)
     account: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     class_hint: str = dataclasses.field(default="", repr=False)
+    label_kind: str = dataclasses.field(default="single", repr=False)
 
     @property
     def num_examples(self) -> int:
@@ -79,8 +82,13 @@ class Dataset:
         """Classes of the data set."""
         return len(self.class_names)
 
+    @property
+    def label_columns(self) -> int | None:
+        """Columns of a batch's labels, one per class, where examples have several; None: one class number each."""
+        return self.num_classes if self.label_kind == "multi" else None
+
     def labels(self) -> np.ndarray:
-        """The label of every example, int64 [num_examples]; -1 where there is none. It may have to read all records."""
+        """The one label of each example, int64 [num_examples]; -1: there is none. It may have to read all records."""
         labels = read_labels(self.source)
         return np.where((labels >= 0) & (labels < self.num_classes), labels, -1)
 
@@ -89,16 +97,19 @@ class Dataset:
         labels = self.labels()
         return np.bincount(labels[labels >= 0], minlength=self.num_classes)
 
-    def record(self, index: int) -> tuple[bytes | np.ndarray, int]:
+    def record(self, index: int) -> tuple[bytes | np.ndarray, Any]:
         """Reads one record.
 
         Returns:
-          The image, as the bytes of a file or as uint8 [height, width, C], and its label, 0 <= label < num_classes.
+          The image, as the bytes of a file or as uint8 [height, width, C], and its label, 0 <= label < num_classes; of
+          several labels uint8 [num_classes] of 0 and 1.
 
         Raises:
           UserError: the record cannot be read, or has no label.
         """
         image, label = self.source[index]
+        if self.label_kind == "multi":
+            return image, label
         if not 0 <= label < self.num_classes:
             raise UserError(f"{self.record_name(index)}: label {label}; the classes are 0 to {self.num_classes - 1}")
         return image, label
@@ -115,6 +126,7 @@ def load(
     class_names: str | None = None,
     image_key: str | None = None,
     label_key: str | None = None,
+    labels: str = "single",
 ) -> Dataset:
     """Opens one split of a data set.
 
@@ -132,12 +144,14 @@ def load(
         list: the column of the paths; of tars: the suffix of the images.
       label_key: of a prepared data set with several labels: the feature to read; of a list: the column of the labels;
         of tars: the field of `.json`.
+      labels: "single": each example has one label; "multi": any number, from a list, tars, arrays, or a prepared data
+        set's Sequence of ClassLabel or Tensor of 0 and 1.
 
     Raises:
       UserError: unknown name or split, or a data set that is not prepared; the message lists what exists, or gives the
         command to run.
     """
-    return load_splits(name, [split], data_dir, class_names, image_key, label_key)[0]
+    return load_splits(name, [split], data_dir, class_names, image_key, label_key, labels)[0]
 
 
 def load_splits(
@@ -147,6 +161,7 @@ def load_splits(
     class_names: str | None = None,
     image_key: str | None = None,
     label_key: str | None = None,
+    labels: str = "single",
 ) -> list[Dataset]:
     """Opens several splits of a data set, for the price of one: class folders are listed once.
 
@@ -157,15 +172,33 @@ def load_splits(
       class_names: as in `load`.
       image_key: as in `load`.
       label_key: as in `load`.
+      labels: as in `load`.
 
     Raises:
       UserError: as `load`.
     """
+    several = labels == "multi"
+    opened = _open_splits(name, splits, data_dir, class_names, image_key, label_key, several)
+    return [dataclasses.replace(dataset, label_kind=labels) for dataset in opened] if several else opened
+
+
+def _open_splits(
+    name: str,
+    splits: Sequence[str],
+    data_dir: str | None,
+    class_names: str | None,
+    image_key: str | None,
+    label_key: str | None,
+    several: bool,
+) -> list[Dataset]:
+    """`load_splits`; `several`: whether examples have any number of labels."""
     if name not in _ADDED and name.startswith("list:"):
-        listed = list_files.scan(name.partition(":")[2], class_names, image_key, label_key)
+        listed = list_files.scan(name.partition(":")[2], class_names, image_key, label_key, several=several)
         return [_from_folder(printable(name), split, listed) for split in splits]
     if name not in _ADDED and name.startswith("webdataset:"):
-        listed, tars = webdatasets.scan(name.partition(":")[2], class_names, image_key, label_key, splits=splits)
+        listed, tars = webdatasets.scan(
+            name.partition(":")[2], class_names, image_key, label_key, splits=splits, several=several
+        )
         return [_from_folder(printable(name), split, listed, tars) for split in splits]
     keys = prepared_sets.Keys(image_key, label_key)
     kind, _, rest = name.partition(":")
@@ -174,6 +207,7 @@ def load_splits(
             raise UserError(f"data set {name!r}: folder:PATH is needed; is a variable of the shell unset?")
         if storage.is_remote(rest):
             keys.refuse(name)
+            _refuse_several(name, several)
             found = folders.scan(rest, class_names)
             return [_from_folder(printable(name), split, found) for split in splits]
         path = Path(rest).expanduser()
@@ -183,6 +217,7 @@ def load_splits(
                     f"{name}: the folder above a prepared data set; name its own: folder:{versions[-1].parent}"
                 )
             keys.refuse(name)
+            _refuse_several(name, several)
             found = folders.scan(path, class_names)
             return [_from_folder(printable(name), split, found) for split in splits]
     if class_names is not None:
@@ -190,23 +225,32 @@ def load_splits(
             f"data.class_names = {class_names!r}: {name} has its own class names and order; only class folders "
             "(folder:PATH), lists (list:FILE) and tars (webdataset:PATTERN) take them from a file"
         )
-    return [_load(name, kind, rest, split, data_dir, keys) for split in splits]
+    return [_load(name, kind, rest, split, data_dir, keys, several) for split in splits]
 
 
-def _load(name: str, kind: str, rest: str, split: str, data_dir: str | None, keys: prepared_sets.Keys) -> Dataset:
+def _refuse_several(name: str, several: bool) -> None:
+    if several:
+        raise UserError(f"config.data.labels = 'multi': {printable(name)} has one label per example; {NEEDED}")
+
+
+def _load(
+    name: str, kind: str, rest: str, split: str, data_dir: str | None, keys: prepared_sets.Keys, several: bool
+) -> Dataset:
     if name in _ADDED or name == "digits" or kind == "synthetic":
         keys.refuse(name)
     if name in _ADDED:
-        return _added(name, split)
+        return _added(name, split, several)
+    if name == "digits" or kind == "synthetic":
+        _refuse_several(name, several)
     if name == "digits":
         return _from_splits(name, split, digits.CLASS_NAMES, {s: _digits(s) for s in digits.NUM_EXAMPLES})
     if kind == "synthetic":
         return _synthetic(name, split, rest)
     if kind == "folder":
         path = Path(rest).expanduser()
-        return _prepared(name, split, keys, lambda: prepared_sets.load_tfds().builder_from_directory(path))
+        return _prepared(name, split, keys, several, lambda: prepared_sets.load_tfds().builder_from_directory(path))
     root = prepared_sets.default_data_dir(data_dir)
-    return _prepared(name, split, keys, lambda: prepared_sets.find_prepared(name, root, [*_ADDED]))
+    return _prepared(name, split, keys, several, lambda: prepared_sets.find_prepared(name, root, [*_ADDED]))
 
 
 def _from_folder(
@@ -232,7 +276,7 @@ def add(name: str, splits: Callable[[], Mapping[str, Any]], class_names: list[st
     _ADDED[name] = splits, class_names
 
 
-def _added(name: str, split: str) -> Dataset:
+def _added(name: str, split: str, several: bool) -> Dataset:
     load_data, class_names = _ADDED[name]
     try:
         splits = dict(load_data())
@@ -240,16 +284,16 @@ def _added(name: str, split: str) -> Dataset:
         raise
     except Exception as error:  # whatever a user's function raises
         raise UserError(f"data set {name!r}: {type(error).__name__}: {error}") from error
-    sources = {key: _own_source(f"{name} [{key}]", data, len(class_names)) for key, data in splits.items()}
+    sources = {key: _own_source(f"{name} [{key}]", data, len(class_names), several) for key, data in splits.items()}
     return _not_empty(_from_splits(name, split, class_names, sources))
 
 
-def _own_source(name: str, data: Any, num_classes: int) -> RecordSource:
+def _own_source(name: str, data: Any, num_classes: int, several: bool) -> RecordSource:
     """The source of a split that was added, from arrays or from an object with a length and items; checks both."""
     if not isinstance(data, tuple):
         if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
             raise UserError(f"{name}: {type(data).__name__}; (images, labels), or an object with a length and items")
-        return OwnRecords(name, data)
+        return OwnRecords(name, data, num_classes if several else None)
     if len(data) != 2:
         raise UserError(f"{name}: a tuple of {len(data)}; (images, labels) is needed")
     images, labels = (np.asarray(array) for array in data)
@@ -260,11 +304,36 @@ def _own_source(name: str, data: Any, num_classes: int) -> RecordSource:
             f"{name}: images {images.dtype}{list(images.shape)}; uint8 [n, height, width, channels], or [n, height, "
             "width] of grey ones, is needed"
         )
+    if several:
+        return MemoryRecords(images, _own_label_sets(name, labels, (len(images), num_classes)))
+    if labels.ndim == 2 and labels.shape == (len(images), num_classes):
+        raise UserError(
+            f"{name}: labels {labels.dtype}{list(labels.shape)}: several per example are for config.data.labels = "
+            f"'multi'; with 'single' integers [{len(images)}] are needed"
+        )
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{name}: labels {labels.dtype}{list(labels.shape)}; integers [{len(images)}] are needed")
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
         raise UserError(f"{name}: labels from {labels.min()} to {labels.max()}; the classes are 0 to {num_classes - 1}")
     return MemoryRecords(images, labels)
+
+
+def _own_label_sets(name: str, labels: np.ndarray, shape: tuple[int, int]) -> LabelSets:
+    """The labels of arrays, [n, classes] of 0 and 1; checks them."""
+    if labels.ndim == 1:
+        _refuse_several(name, True)
+    if labels.shape != shape or not (labels.dtype == bool or np.issubdtype(labels.dtype, np.number)):
+        raise UserError(
+            f"{name}: labels {labels.dtype}{list(labels.shape)}; with config.data.labels = 'multi' 0 and 1 "
+            f"{list(shape)} are needed, a column per class"
+        )
+    if (wrong := (labels != 0) & (labels != 1)).any():
+        row, column = np.argwhere(wrong)[0].tolist()
+        raise UserError(
+            f"{name}: label {labels[row, column]} of example {row}, class {column}; with config.data.labels = 'multi' "
+            "each is 0 or 1"
+        )
+    return LabelSets.from_table(labels)
 
 
 def _digits(split: str) -> MemoryRecords:
@@ -349,7 +418,11 @@ def _not_empty(dataset: Dataset) -> Dataset:
 
 
 def _prepared(
-    name: str, split: str, keys: prepared_sets.Keys, open_builder: Callable[[], tfds.core.DatasetBuilder]
+    name: str,
+    split: str,
+    keys: prepared_sets.Keys,
+    several: bool,
+    open_builder: Callable[[], tfds.core.DatasetBuilder],
 ) -> Dataset:
     """A split of a data set that is prepared on disk."""
     try:
@@ -359,11 +432,11 @@ def _prepared(
     except Exception as error:  # whatever TFDS's parsers raise
         raise UserError(f"data set {name!r}: cannot be opened ({type(error).__name__}: {error})") from None
     file_format = prepared_sets.choose_format(builder, list(FORMATS))
-    image_key, label_key, class_names = prepared_sets.read_features(name, builder.info, keys)
+    image_key, label_key, class_names = prepared_sets.read_features(name, builder.info, keys, several)
     _read_split(name, split, dict(builder.info.splits.items()))
     parts = [
         FileInstruction(os.fspath(part.filename), part.skip, part.take, part.examples_in_shard)
         for part in builder.info.splits[split].file_instructions
     ]
-    source = FORMATS[file_format](parts, image_key, label_key)
+    source = FORMATS[file_format](parts, image_key, label_key, prepared_sets.label_form(builder.info, label_key))
     return _not_empty(Dataset(name, split, class_names, source))

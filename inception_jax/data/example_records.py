@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from inception_jax.data import tfrecords
+from inception_jax.data.label_sets import check_row
 from inception_jax.data.names import printable
 from inception_jax.data.open_files import OpenFiles
 from inception_jax.data.records import sha256
@@ -43,6 +44,34 @@ class FileInstruction:
     examples_in_shard: int
 
 
+@dataclasses.dataclass(frozen=True)
+class LabelForm:
+    """How records hold several labels.
+
+    Attributes:
+      num_classes: of the data set.
+      is_table: a value 0 or 1 for each class (a Tensor); False: the numbers of the classes (a Sequence of ClassLabel).
+    """
+
+    num_classes: int
+    is_table: bool
+
+    def read(self, feature: Any) -> np.ndarray:
+        """The labels in a feature of a `tf.train.Example` as uint8 [num_classes] of 0 and 1.
+
+        Raises:
+          ValueError: a class that the data set does not have, or a value that is neither 0 nor 1.
+        """
+        values = np.asarray(feature.float_list.value or feature.int64_list.value)
+        if self.is_table:
+            return check_row(values, self.num_classes)
+        if len(values) and not 0 <= values.min() <= values.max() < self.num_classes:
+            raise ValueError(f"classes {values.tolist()[:10]}; they are 0 to {self.num_classes - 1}")
+        found = np.zeros(self.num_classes, np.uint8)
+        found[values.astype(np.int64)] = 1
+        return found
+
+
 class ExampleRecords(abc.ABC):
     """The base of the three formats. Files are opened at the first read, in each process.
 
@@ -53,16 +82,19 @@ class ExampleRecords(abc.ABC):
     FORMAT: ClassVar[str]
     in_memory = False
 
-    def __init__(self, parts: Sequence[FileInstruction], image_key: str, label_key: str):
+    def __init__(
+        self, parts: Sequence[FileInstruction], image_key: str, label_key: str, label_form: LabelForm | None = None
+    ):
         """Makes a source.
 
         Args:
           parts: the ranges of the files, in order.
           image_key: the feature that holds the bytes of the image.
           label_key: the feature that holds the label.
+          label_form: how it holds several labels; None: it holds one.
         """
         self.parts = tuple(parts)
-        self.image_key, self.label_key = image_key, label_key
+        self.image_key, self.label_key, self.label_form = image_key, label_key, label_form
         self._ends = np.cumsum([part.take for part in self.parts], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -86,10 +118,14 @@ class ExampleRecords(abc.ABC):
         with self._named(index):
             return self._read(index)
 
-    def __getitem__(self, index: int) -> tuple[bytes, int]:
+    def __getitem__(self, index: int) -> tuple[bytes, int | np.ndarray]:
         index, message = int(index), _example_message()
         with self._named(index):
             features = message.FromString(self._read(index)).features.feature
+            if self.label_form is not None:
+                if self.label_key not in features:  # which an access would make, empty
+                    raise ValueError(f"no feature {self.label_key!r}")
+                return features[self.image_key].bytes_list.value[0], self.label_form.read(features[self.label_key])
             return features[self.image_key].bytes_list.value[0], features[self.label_key].int64_list.value[0]
 
     def file_name(self, index: int) -> str | None:
@@ -137,6 +173,8 @@ class ExampleRecords(abc.ABC):
           UserError: a file is missing.
         """
         found: list[object] = [self.FORMAT, self.image_key, self.label_key]
+        if self.label_form is not None:
+            found += ["multi", *dataclasses.astuple(self.label_form)]
         for part in self.parts:
             try:
                 size = os.path.getsize(part.filename)
@@ -182,13 +220,15 @@ class TFRecords(ExampleRecords):
 
     FORMAT = "tfrecord"
 
-    def __init__(self, parts: Sequence[FileInstruction], image_key: str, label_key: str):
+    def __init__(
+        self, parts: Sequence[FileInstruction], image_key: str, label_key: str, label_form: LabelForm | None = None
+    ):
         """Makes a source; as `ExampleRecords`.
 
         Raises:
           UserError: a file is missing, truncated or damaged, or has another number of records.
         """
-        super().__init__(parts, image_key, label_key)
+        super().__init__(parts, image_key, label_key, label_form)
         for part in self.parts:
             if not os.path.exists(part.filename):
                 raise _missing(part.filename)
@@ -210,7 +250,9 @@ class ParquetRecords(ExampleRecords):
 
     FORMAT = "parquet"
 
-    def __init__(self, parts: Sequence[FileInstruction], image_key: str, label_key: str):
+    def __init__(
+        self, parts: Sequence[FileInstruction], image_key: str, label_key: str, label_form: LabelForm | None = None
+    ):
         """Makes a source; reads the footer of each file.
 
         Raises:
@@ -218,7 +260,7 @@ class ParquetRecords(ExampleRecords):
         """
         import pyarrow.parquet
 
-        super().__init__(parts, image_key, label_key)
+        super().__init__(parts, image_key, label_key, label_form)
         self._metadata = []
         for part in self.parts:
             if not os.path.exists(part.filename):

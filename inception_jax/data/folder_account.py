@@ -12,6 +12,7 @@ import numpy as np
 from inception_jax.data import split_names
 from inception_jax.data.folder_files import UNDECODED
 from inception_jax.data.folders import FolderScan
+from inception_jax.data.label_sets import LabelSets, count_labels
 from inception_jax.data.names import printable
 from inception_jax.errors import counted
 
@@ -30,14 +31,18 @@ _LOOKED_AT = 100  # images of a class, for whether they are in folders below it
 def format_account(found: FolderScan) -> list[str]:
     """Formats the account of a scan, line by line."""
     counts = {
-        name: np.bincount(split.labels, minlength=len(found.class_names))
+        name: count_labels(split.labels, len(found.class_names))
         for name, split in found.splits.items()
         if not split.problem
     }
+    totals = {name: len(found.splits[name].labels) for name in counts}
     lines: list[str] = []
     train = split_names.training(counts) if found.open_classes else None
     if counts:
-        lines += (_table if len(found.class_names) <= _MAX_ROWS else _ranges)(found.class_names, counts)
+        if len(found.class_names) <= _MAX_ROWS:
+            lines += _table(found.class_names, counts)
+        else:
+            lines += _ranges(found.class_names, counts, totals)
     for name, values in counts.items():
         largest, smallest = int(values.argmax()), int(values.argmin())
         if values[largest] >= _IMBALANCE * values[smallest] and values[smallest]:
@@ -76,7 +81,7 @@ def _misnamed_splits(found: FolderScan) -> Iterator[tuple[str, str, str]]:
         if kind := split_names.kind_of(name):
             yield printable(name), "is left out", kind
     split = next((part for part in found.splits.values() if part.folder == found.root), None)
-    if split is None or len(found.class_names) > _MAX_MISNAMED:
+    if split is None or len(found.class_names) > _MAX_MISNAMED or isinstance(split.labels, LabelSets):
         return
     for label, name in enumerate(found.class_names):
         if kind := split_names.kind_of(name):
@@ -119,11 +124,11 @@ def _table(class_names: Sequence[str], counts: dict[str, np.ndarray]) -> Iterato
         yield f"  {class_name:{width}}{numbers}"
 
 
-def _ranges(class_names: Sequence[str], counts: dict[str, np.ndarray]) -> Iterator[str]:
+def _ranges(class_names: Sequence[str], counts: dict[str, np.ndarray], totals: dict[str, int]) -> Iterator[str]:
     for name, values in counts.items():
         smallest, largest = int(values.argmin()), int(values.argmax())
         yield (
-            f"{name}: {values.sum():,} images of {len(values):,} classes, {values[smallest]:,} "
+            f"{name}: {totals[name]:,} images of {len(values):,} classes, {values[smallest]:,} "
             f"({class_names[smallest]}) to {values[largest]:,} ({class_names[largest]}) each"
         )
 

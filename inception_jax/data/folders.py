@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class FolderSplit:
     Attributes:
       folder: of the split.
       keys: "class/file name" of each image.
-      labels: int32 [n], indices into the folder's class names.
+      labels: int32 [n], indices into the folder's class names; of lists and tars also sets.
       sizes: int64 [n], bytes of each file.
       problem: why the split cannot be used, or "".
       unlabelled: whether it has images, but no class folders.
@@ -34,7 +35,7 @@ class FolderSplit:
 
     folder: str
     keys: PackedNames
-    labels: np.ndarray
+    labels: Any
     sizes: np.ndarray
     problem: str
     unlabelled: bool

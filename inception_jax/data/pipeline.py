@@ -108,9 +108,10 @@ class _Pipeline:
 
     def _empty_batch(self, rows: int | None = None) -> Batch:
         b, side = self.local_batch_size if rows is None else min(rows, self.local_batch_size), self.image_size
+        columns = self.dataset.label_columns
         return {
             "image": np.zeros((b, side, side, self.channels), np.uint8),
-            "label": np.zeros(b, np.int32),
+            "label": np.zeros(b, np.int32) if columns is None else np.zeros((b, columns), np.uint8),
             "mask": np.zeros(b, np.bool_),
         }
 
@@ -233,7 +234,7 @@ class TrainPipeline(_Pipeline):
             center crop.
           policy: further operations on each cropped image; None: none.
           sampling: "uniform": every example once per epoch (`ShuffledOrder`); "balanced": every class equally often
-            (`BalancedOrder`).
+            (`BalancedOrder`), which needs one label per example.
           decode: "scaled": large JPEGs are decoded at a fraction of their size, see `images.decode_and_augment`; only
             with the rule "area_aspect".
           process_index: which contiguous block of each batch this process makes.
@@ -292,6 +293,11 @@ class TrainPipeline(_Pipeline):
         self._order: ShuffledOrder | BalancedOrder
         if sampling not in ("uniform", "balanced"):
             raise UserError(f"sampling: {sampling!r}; 'uniform' or 'balanced' is allowed")
+        if sampling == "balanced" and dataset.label_kind == "multi":
+            raise UserError(
+                "config.data.sampling = 'balanced': an example with several labels (config.data.labels = 'multi') is "
+                "of no one class; leave it 'uniform' (config.loss.class_weights weighs classes)"
+            )
         if sampling == "balanced":
             self._order = BalancedOrder(seed, dataset.labels())
         else:
@@ -310,8 +316,9 @@ class TrainPipeline(_Pipeline):
           rows: of them, the first ones; None: all.
 
         Returns:
-          "image" uint8 [local_batch_size, image_size, image_size, channels], "label" int32 [local_batch_size], "mask"
-          bool [local_batch_size], False for the records that `skip_corrupt` leaves out.
+          "image" uint8 [local_batch_size, image_size, image_size, channels], "label" int32 [local_batch_size] (uint8
+          [local_batch_size, classes] of 0 and 1 where examples have several), "mask" bool [local_batch_size], False for
+          the records that `skip_corrupt` leaves out.
 
         Raises:
           UserError: a record that cannot be read or decoded, named; not with `skip_corrupt`.

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,6 +179,10 @@ def prepare(options: argparse.Namespace) -> None:
         num_shards=options.num_shards,
         threads=options.threads or min(8, len(os.sched_getaffinity(0))),
     )
+    if options.resize is not None:  # beside the original, whose name goes on to mean the original
+        name = f"{builder.name}/{builder.builder_config.name}"
+        where = "" if options.data_dir is None else f" --config.data.data_dir={shlex.quote(options.data_dir)}"
+        print(f"train on the smaller images with --config.data.name={name}{where}", file=sys.stderr)
 
 
 def _prepare_own(options: argparse.Namespace) -> None:

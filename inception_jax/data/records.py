@@ -4,7 +4,8 @@
 
 Each source has `len(source)`, `source[i] -> (image, label)`, `record_name(i)`, the record's name in messages, and
 `digest()`, by which a run knows its data again. An image is either the bytes of an image file or uint8 [height, width,
-C]. All sources pickle, and any thread may read from them.
+C]. A label is the number of a class, or, where examples have several, uint8 [classes] of 0 and 1. All sources pickle,
+and any thread may read from them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from inception_jax.data import label_index, storage
+from inception_jax.data.label_sets import LabelSets, check_row, count_labels, digest_parts, label_of
 from inception_jax.data.names import PackedNames, encode, printable
 from inception_jax.errors import UserError
 
@@ -44,7 +46,7 @@ class RecordSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]: ...
+    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, Any]: ...
 
     def record_name(self, index: int) -> str: ...
 
@@ -69,7 +71,7 @@ def label_counts(source: RecordSource, num_classes: int) -> list[int] | None:
     labels = getattr(source, "labels", None)
     if labels is None:
         return None
-    return np.bincount(np.asarray(labels, np.int64), minlength=num_classes).tolist()
+    return count_labels(labels, num_classes).tolist()
 
 
 def file_name(source: RecordSource, index: int) -> str:
@@ -89,24 +91,24 @@ class MemoryRecords:
 
     Attributes:
       images: uint8 [n, height, width, C].
-      labels: int [n].
+      labels: int [n], or sets.
     """
 
     images: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | LabelSets
     in_memory = True
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return self.images[index], int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int | np.ndarray]:
+        return self.images[index], label_of(self.labels, index)
 
     def record_name(self, index: int) -> str:
         return f"record {index}"
 
     def digest(self) -> str:
-        return sha256("arrays", self.images.shape, self.images.dtype, np.asarray(self.labels, "<i8"))
+        return sha256("arrays", self.images.shape, self.images.dtype, *digest_parts(self.labels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,13 +118,13 @@ class FileRecords:
     Attributes:
       folder: that the keys are below, or its address.
       keys: paths of the files below `folder`.
-      labels: int [n], of the images.
+      labels: int [n], of the images, or sets.
       sizes: int64 [n], bytes of the files when they were listed.
     """
 
     folder: str
     keys: PackedNames
-    labels: np.ndarray
+    labels: np.ndarray | LabelSets
     sizes: np.ndarray
     in_memory = False
 
@@ -133,13 +135,13 @@ class FileRecords:
         """The path of a file."""
         return os.path.join(self.folder, self.keys[index])
 
-    def __getitem__(self, index: int) -> tuple[bytes, int]:
-        path = self.path(index)
+    def __getitem__(self, index: int) -> tuple[bytes, int | np.ndarray]:
+        path, label = self.path(index), label_of(self.labels, index)
         if storage.is_remote(self.folder):
-            return storage.read_bytes(path), int(self.labels[index])
+            return storage.read_bytes(path), label
         try:
             with open(path, "rb") as file:
-                return file.read(), int(self.labels[index])
+                return file.read(), label
         except OSError as error:
             raise UserError(f"{printable(path)}: {error.strerror or error}") from None
 
@@ -147,7 +149,7 @@ class FileRecords:
         return printable(self.path(index))
 
     def digest(self) -> str:
-        return sha256("files", self.keys.packed, self.sizes.astype("<i8"), self.labels.astype("<i8"))
+        return sha256("files", self.keys.packed, self.sizes.astype("<i8"), *digest_parts(self.labels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,19 +159,21 @@ class OwnRecords:
     Attributes:
       name: of the data set and split.
       items: item i is (image, label).
+      label_columns: classes of labels of 0 and 1, where items have several; None: one class number each.
     """
 
     name: str
     items: Any
+    label_columns: int | None = None
     in_memory = False
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
+    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int | np.ndarray]:
         try:
             image, label = self.items[index]
-            label = operator.index(label)
+            label = operator.index(label) if self.label_columns is None else check_row(label, self.label_columns)
         except Exception as error:  # whatever a user's object raises
             raise UserError(f"{self.name}, item {index}: {type(error).__name__}: {error}") from error
         if not isinstance(image, bytes):
@@ -186,7 +190,8 @@ class OwnRecords:
 
     def digest(self) -> str:
         """SHA-256 of the number of items: they have no names."""
-        return sha256("items", len(self))
+        several = () if self.label_columns is None else ("multi", self.label_columns)
+        return sha256("items", len(self), *several)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +235,7 @@ class SyntheticRecords:
 
 
 def read_labels(source: RecordSource) -> np.ndarray:
-    """The label of every record: int64 [n]; -1 where a record cannot be read.
+    """The label of every record of a source with one label each: int64 [n]; -1 where a record cannot be read.
 
     Sources that hold their labels give them at once; of the others every record is read. Those of a large prepared set
     are kept in the user's cache (`label_index`).
@@ -294,7 +299,7 @@ class ConcatenatedRecords:
             index -= max(0, part.stop - part.start)
         raise IndexError(index)
 
-    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
+    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, Any]:
         source, index = self.find(int(index))
         return source[index]
 
@@ -303,15 +308,19 @@ class ConcatenatedRecords:
         return source.record_name(index)
 
     @property
-    def labels(self) -> np.ndarray | None:
+    def labels(self) -> np.ndarray | LabelSets | None:
         """The labels of all records, where every part has its own at hand."""
         found = [np.empty(0, np.int64)]
+        sets = []
         for part in self.parts:
             labels = getattr(part.source, "labels", None)
             if labels is None:
                 return None
-            found.append(np.asarray(labels)[part.start : part.stop])
-        return np.concatenate(found)
+            if isinstance(labels, LabelSets):
+                sets.append(labels.select(part.start, max(part.start, part.stop)))
+            else:
+                found.append(np.asarray(labels)[part.start : part.stop])
+        return LabelSets.join(sets) if sets else np.concatenate(found)
 
     def digest(self) -> str:
         digests = {id(part.source): "" for part in self.parts}

@@ -33,27 +33,32 @@ _END = 2 * tarfile.BLOCKSIZE  # two blocks of zeros
 _MOST_SUFFIXES = 8  # in a message
 
 
-def load(files: Sequence[str], image_key: str | None, label_key: str | None) -> list[file_index.Arrays]:
+def load(
+    files: Sequence[str], image_key: str | None, label_key: str | None, several: bool = False
+) -> list[file_index.Arrays]:
     """Reads the indices of tars; makes those that are missing or out of date.
 
     Args:
       files: the tars.
       image_key: as in `webdatasets.scan`.
       label_key: as in `webdatasets.scan`.
+      several: as in `webdatasets.scan`.
 
     Returns:
-      For each tar, the arrays offsets, sizes and labels (int64 [n]) and keys (uint8 [bytes], see `PackedNames`).
+      For each tar, the arrays offsets, sizes and labels (int64 [n]) and keys (uint8 [bytes], see `PackedNames`). With
+      several labels per example labels are those of all examples one after another, and ends (int64 [n]) is where those
+      of each example end.
 
     Raises:
       UserError: a tar is damaged, or has an example without an image or a label, or a key twice.
     """
-    keys = json.dumps([_VERSION, image_key, label_key]).encode()
-    variant = "" if image_key is label_key is None else f".{hashlib.sha256(keys).hexdigest()[:8]}"
+    keys = json.dumps([_VERSION, image_key, label_key, *["multi"] * several]).encode()
+    variant = "" if image_key is label_key is None and not several else f".{hashlib.sha256(keys).hexdigest()[:8]}"
     field = np.frombuffer(keys, np.uint8)
     is_valid = functools.partial(_is_valid, field)
 
     def make(file: str) -> file_index.Arrays:
-        arrays = {"field": field, **_find_examples(file, image_key, label_key)}
+        arrays = {"field": field, **_find_examples(file, image_key, label_key, several)}
         if not is_valid(arrays, os.path.getsize(file)):
             raise UserError(f"{printable(file)}: changed while it was read, or damaged; copy the tar again")
         return arrays
@@ -75,10 +80,17 @@ def _is_valid(field: np.ndarray, arrays: file_index.Arrays, size: int) -> bool:
     """Whether arrays are an index of a tar of so many bytes, made with the keys in `field`."""
     offsets, sizes, labels, keys = (arrays[column] for column in ("offsets", "sizes", "labels", "keys"))
     types = (offsets.dtype, sizes.dtype, labels.dtype, keys.dtype) == (np.int64, np.int64, np.int64, np.uint8)
+    ends = arrays.get("ends")
+    if ends is not None and not (
+        ends.dtype == np.int64
+        and (np.diff(ends, prepend=0) >= 0).all()
+        and (int(ends[-1]) if len(ends) else 0) == len(labels)
+    ):
+        return False
     return bool(
         types
         and np.array_equal(arrays["field"], field)
-        and len(offsets) == len(sizes) == len(labels) == int((keys == 0).sum())
+        and len(offsets) == len(sizes) == len(labels if ends is None else ends) == int((keys == 0).sum())
         and (not keys.size or keys[-1] == 0)
         and ((offsets >= 0) & (offsets <= size)).all()
         and ((sizes >= 0) & (sizes <= size - offsets)).all()  # not their sum, which may overflow
@@ -86,9 +98,9 @@ def _is_valid(field: np.ndarray, arrays: file_index.Arrays, size: int) -> bool:
     )
 
 
-def _find_examples(file: str, image_key: str | None, label_key: str | None) -> file_index.Arrays:
+def _find_examples(file: str, image_key: str | None, label_key: str | None, several: bool) -> file_index.Arrays:
     """Reads the headers and the labels of a tar."""
-    examples = _Examples(printable(file), image_key, label_key)
+    examples = _Examples(printable(file), image_key, label_key, several)
     with open(file, "rb") as stream:
         for member in _members(stream, examples.name):
             examples.add(member, stream)
@@ -144,17 +156,19 @@ class _Examples:
       name: of the tar, for messages.
       image_key: as in `webdatasets.scan`.
       label_key: as in `webdatasets.scan`.
+      several: as in `webdatasets.scan`.
     """
 
     name: str
     image_key: str | None
     label_key: str | None
+    several: bool = False
 
     def __post_init__(self) -> None:
         self._images: dict[str, tuple[int, int]] = {}
         # {"cls": {key: label, or what is wrong with it}, …}, the one that counts first
-        kinds = ("json",) if self.label_key else ("cls", "json")
-        self._labels: dict[str, dict[str, int | UserError | None]] = {kind: {} for kind in kinds}
+        kinds = ("json",) if self.label_key or self.several else ("cls", "json")
+        self._labels: dict[str, dict[str, int | list[int] | UserError | None]] = {kind: {} for kind in kinds}
         self._suffixes: Counter[str] = Counter()
 
     def add(self, member: tarfile.TarInfo, stream: BinaryIO) -> None:
@@ -192,7 +206,7 @@ class _Examples:
             self._labels[suffix][key] = UserError(f"{where}: {member.size:,} bytes; at most {_MOST_BYTES:,} are read")
         else:
             content = os.pread(stream.fileno(), member.size, member.offset_data)
-            self._labels[suffix][key] = _label(where, content, suffix, self.label_key or "label")
+            self._labels[suffix][key] = _label(where, content, suffix, self.label_key or "label", self.several)
 
     def arrays(self) -> file_index.Arrays:
         """The index, when all members have been taken."""
@@ -201,14 +215,20 @@ class _Examples:
                 if label is not None and key not in self._images:
                     raise UserError(f"{self.name}: {one_line(key)!r} has a label, but no image{self._suffixes_found()}")
         places = np.array(list(self._images.values()), np.int64).reshape(-1, 2)
+        labels = [self._label_of(key) for key in self._images]
+        ends = {}
+        if self.several:
+            ends = {"ends": np.cumsum([len(one) for one in labels], dtype=np.int64)}
+            labels = [label for one in labels for label in one]
         return {
             "offsets": places[:, 0].copy(),
             "sizes": places[:, 1].copy(),
-            "labels": np.array([self._label_of(key) for key in self._images], np.int64),
+            "labels": np.array(labels, np.int64),
             "keys": PackedNames.pack(self._images).packed,
+            **ends,
         }
 
-    def _label_of(self, key: str) -> int:
+    def _label_of(self, key: str) -> Any:
         for labels in self._labels.values():
             label = labels.get(key)
             if isinstance(label, UserError):
@@ -216,6 +236,8 @@ class _Examples:
             if label is not None:
                 return label
         wanted = f".json with {self.label_key!r}" if self.label_key else ".cls, or .json with 'label',"
+        if self.several:
+            wanted = f".json with a list {self.label_key or 'label'!r}"
         raise UserError(f"{self.name}: {one_line(key)!r} has no label: {wanted} is needed beside it")
 
     def _suffixes_found(self) -> str:
@@ -232,7 +254,9 @@ def _split_name(path: str) -> tuple[str, str]:
     return os.path.join(folder, stem), suffix.lower()
 
 
-def _label(where: str, content: bytes, suffix: str, label_key: str) -> int | UserError | None:
+def _label(
+    where: str, content: bytes, suffix: str, label_key: str, several: bool
+) -> int | list[int] | UserError | None:
     """The label of a `.cls` or of a `.json`, or what is wrong with it; None where a `.json` has no such field."""
     value: Any
     try:
@@ -245,6 +269,17 @@ def _label(where: str, content: bytes, suffix: str, label_key: str) -> int | Use
             value = fields[label_key]
     except (ValueError, RecursionError):
         value = content[:40]
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_LABELS:
+    if several:
+        if not isinstance(value, list) or not all(map(_is_label, value)):
+            return UserError(
+                f"{where}: {label_key!r} = {str(value)[:60]}; with config.data.labels = 'multi' a list of integers "
+                f"from 0 to {MAX_LABELS - 1:,} is needed"
+            )
+        return sorted({*value})
+    if not _is_label(value):
         return UserError(f"{where}: label {value!r}; an integer from 0 to {MAX_LABELS - 1:,} is needed")
     return value
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_LABELS

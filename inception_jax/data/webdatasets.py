@@ -7,6 +7,7 @@ members of an example follow one another and differ in what comes after.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from inception_jax.data import file_index, split_names, tar_index, tar_patterns
 from inception_jax.data.class_files import integer_classes, read_class_file
 from inception_jax.data.folder_files import LeftOut
 from inception_jax.data.folders import FolderScan, FolderSplit
+from inception_jax.data.label_sets import LabelSets, digest_parts, label_of
 from inception_jax.data.names import PackedNames, printable
 from inception_jax.data.open_files import OpenFiles
 from inception_jax.data.records import sha256
@@ -30,7 +32,7 @@ class TarRecords:
       file_of: int32 [n], the tar of each image.
       offsets: int64 [n], the first byte of each image in its tar.
       sizes: int64 [n], bytes of each image.
-      labels: int64 [n].
+      labels: int64 [n], or sets.
       keys: the key of each example.
     """
 
@@ -38,7 +40,7 @@ class TarRecords:
     file_of: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | LabelSets
     keys: PackedNames
     open_files: OpenFiles = dataclasses.field(default_factory=OpenFiles, repr=False)
     in_memory = False
@@ -46,7 +48,7 @@ class TarRecords:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[bytes, int]:
+    def __getitem__(self, index: int) -> tuple[bytes, int | np.ndarray]:
         file, size = self.files[self.file_of[index]], int(self.sizes[index])
         try:
             content = self.open_files.read(file, int(self.offsets[index]), size)
@@ -54,14 +56,14 @@ class TarRecords:
             raise UserError(f"{self.record_name(index)}: {error.strerror or error}") from None
         if len(content) != size:
             raise UserError(f"{self.record_name(index)}: truncated; copy the tar again")
-        return content, int(self.labels[index])
+        return content, label_of(self.labels, index)
 
     def record_name(self, index: int) -> str:
         return f"{printable(self.keys[index])!r} of {printable(self.files[self.file_of[index]])}"
 
     def digest(self) -> str:
         """SHA-256 of the keys, sizes and labels, in order: the tars may be moved, renamed or split anew."""
-        return sha256("webdataset", self.keys.packed, self.sizes.astype("<i8"), self.labels.astype("<i8"))
+        return sha256("webdataset", self.keys.packed, self.sizes.astype("<i8"), *digest_parts(self.labels))
 
 
 def scan(
@@ -71,6 +73,7 @@ def scan(
     label_key: str | None = None,
     *,
     splits: Sequence[str] | None = None,
+    several: bool = False,
 ) -> tuple[FolderScan, dict[str, TarRecords]]:
     """Finds tars and their examples.
 
@@ -83,6 +86,7 @@ def scan(
       label_key: field of the `.json` members that has the label; None: `.cls`, or else "label" of `.json`.
       splits: that will be used, as in `datasets.load`; the tars of others are not read, but for those of training where
         the classes are known by its labels. None: all.
+      several: whether the field of `.json` is a list of any number of labels.
 
     Returns:
       The names of the classes and the labels of the splits, as of a folder; and the sources of the splits, train first,
@@ -104,15 +108,15 @@ def scan(
     for split, of_split in shards.items():
         files = [] if of_split.problem else of_split.files
         try:
-            sources[split] = _source(files, tar_index.load(files, image_key, label_key))
+            sources[split] = _source(files, tar_index.load(files, image_key, label_key, several), several)
         except UserError as error:
-            sources[split], problems[split] = _source([], []), str(error)
+            sources[split], problems[split] = _source([], [], several), str(error)
     reference = split_names.training(shards)
     if chosen is not None:
         names, labels_of, known = list(chosen.values()), integer_classes(chosen), str(classes_file)
     else:
         known = "training" if reference else "all splits"
-        of_train = [source.labels for split, source in sources.items() if split == (reference or split)]
+        of_train = [_flat(source.labels) for split, source in sources.items() if split == (reference or split)]
         labels = np.unique(np.concatenate(of_train))
         names = [str(number) for number in range(int(labels.max(initial=0)) + 1)]
         labels_of = {int(label): int(label) for label in labels}
@@ -122,23 +126,31 @@ def scan(
     found = {}
     for split, source in sources.items():
         if not problems[split]:
-            sources[split], problems[split] = _with_labels(source, labels_of, known)
+            sources[split], problems[split] = _with_labels(source, labels_of, known, len(names))
         found[split] = FolderSplit("", source.keys, sources[split].labels, source.sizes, problems[split], False)
     notes = [of_split.note for of_split in shards.values() if of_split.note]
     return FolderScan(pattern, names, found, LeftOut(), notes), sources
 
 
-def _source(files: Sequence[str], indices: Sequence[file_index.Arrays]) -> TarRecords:
+def _flat(labels: np.ndarray | LabelSets) -> np.ndarray:
+    return labels.classes if isinstance(labels, LabelSets) else labels
+
+
+def _source(files: Sequence[str], indices: Sequence[file_index.Arrays], several: bool) -> TarRecords:
     def column(name: str, dtype: type = np.int64) -> np.ndarray:
         return np.concatenate([np.zeros(0, dtype), *(index[name] for index in indices)])
 
-    counts = [len(index["labels"]) for index in indices]
+    counts = [len(index["offsets"]) for index in indices]
+    labels: np.ndarray | LabelSets = column("labels")
+    if several:
+        parts = [LabelSets(index["ends"], index["labels"].astype(np.int32), tar_index.MAX_LABELS) for index in indices]
+        labels = LabelSets.join([LabelSets.pack([], tar_index.MAX_LABELS), *parts])
     source = TarRecords(
         tuple(files),
         np.repeat(np.arange(len(files), dtype=np.int32), counts),
         column("offsets"),
         column("sizes"),
-        column("labels"),
+        labels,
         PackedNames(column("keys", np.uint8)),
     )
     seen: dict[bytes, int] = {}
@@ -149,18 +161,27 @@ def _source(files: Sequence[str], indices: Sequence[file_index.Arrays]) -> TarRe
     return source
 
 
-def _with_labels(source: TarRecords, labels_of: Mapping[int, int], known: str) -> tuple[TarRecords, str]:
+def _with_labels(
+    source: TarRecords, labels_of: Mapping[int, int], known: str, num_classes: int
+) -> tuple[TarRecords, str]:
     """A source with the labels {label in the tars: label}, and what is wrong with it, or ""."""
     table = np.full(tar_index.MAX_LABELS, -1, np.int64)
     for number, label in labels_of.items():
         if 0 <= number < len(table):
             table[number] = label
-    labels = table[source.labels]
+    given = _flat(source.labels)
+    labels = table[given]
     wrong = np.flatnonzero(labels < 0)
     if not len(wrong):
+        if isinstance(source.labels, LabelSets):
+            starts = np.append(0, source.labels.ends)
+            rows = (labels[start:stop].tolist() for start, stop in itertools.pairwise(starts))
+            return dataclasses.replace(source, labels=LabelSets.pack(rows, num_classes)), ""
         return dataclasses.replace(source, labels=labels), ""
-    label = int(source.labels[wrong[0]])
+    label, row = int(given[wrong[0]]), int(wrong[0])
+    if isinstance(source.labels, LabelSets):
+        row = int(np.searchsorted(source.labels.ends, row, side="right"))
     return source, (
-        f"{source.record_name(int(wrong[0]))}: label {label} is not among the {len(labels_of):,} of {known}; "
+        f"{source.record_name(row)}: label {label} is not among the {len(labels_of):,} of {known}; "
         "data.class_names=FILE names all labels"
     )

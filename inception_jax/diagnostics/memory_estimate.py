@@ -79,10 +79,12 @@ def _activations(setup: Setup, state: TrainState, examples: int) -> int:
 
         return jax.vjp(loss, trained)[1]
 
-    size = setup.input.image_size
+    size, columns = setup.input.image_size, setup.data.train.dataset.label_columns
     batch = {
         "image": jax.ShapeDtypeStruct((examples, size, size, setup.input.channels), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((examples,), jnp.int32),
+        "label": jax.ShapeDtypeStruct((examples,), jnp.int32)
+        if columns is None
+        else jax.ShapeDtypeStruct((examples, columns), jnp.uint8),
     }
     kept = jax.eval_shape(
         residuals,

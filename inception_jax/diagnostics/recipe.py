@@ -70,6 +70,7 @@ def check_data(train: Dataset, evaluation: Dataset) -> Finding:
     text = (
         f"{train.name}: {train.num_examples:,} examples in {train.split}, {evaluation.num_examples:,} in "
         f"{evaluation.split}, {train.num_classes:,} classes"
+        + (", any number of them per example" if train.label_kind == "multi" else "")
     )
     notes = [
         line

@@ -66,12 +66,13 @@ def evaluate_predictions(parts: Sequence[SplitPredictions], names: Sequence[str]
     whole = split_predictions.average(parts, names)
     evaluation, changes = split_evaluation.finish(whole, None, request)
     members = []
+    shown = ("top1", "top5", "mean_average_precision", "micro_f1", "loss")
     for part, name in zip(parts, names, strict=True):
         own, _ = split_evaluation.finish(part, None, dataclasses.replace(request, save_predictions=None))
         values = own.result()
         about = part.about["members"]
         known = about[0] if len(about) == 1 else {"model": f"ensemble of {len(about)}"}
-        members.append({"name": name, **known, **{metric: values[metric] for metric in ("top1", "top5", "loss")}})
+        members.append({"name": name, **known, **{metric: values[metric] for metric in shown if metric in values}})
     about = whole.about
     return {
         "model": members[0]["model"] if len(members) == 1 else f"ensemble of {len(about['members'])}",

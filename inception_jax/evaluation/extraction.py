@@ -143,7 +143,7 @@ def compile_step(
         return {}, {name: _shaped(value, pool).astype(dtype) for name, value in rows.items()}
 
     shape = network.devices.abstract_batch(batch_size, network.input.eval_image_size, channels=network.input.channels)
-    return network.devices.compile_eval(step, network.variables, shape)
+    return network.devices.compile_eval(step, network.variables, {"image": shape["image"]})
 
 
 def features(
@@ -161,7 +161,7 @@ def features(
     Args:
       network: from `trained_network.load`.
       batches: as from `data.pipeline.EvalPipeline`: "image" uint8 [B, H, W, C] of the network's size, "label"
-        [B], "mask" [B].
+        [B] (or [B, classes] of several labels), "mask" [B].
       endpoints: names, the network's own or TF-slim's, and "logits".
       batch_size: B, a multiple of the devices.
       pool: whether to average maps [H, W, C] over H and W, to [C].
@@ -178,7 +178,7 @@ def features(
     step = step or compile_step(network, endpoints, batch_size=batch_size, pool=pool, dtype=dtype)
     waiting = None
     for k, batch in enumerate(batches):
-        placed = step(network.variables, network.devices.put(batch))
+        placed = step(network.variables, network.devices.put({"image": batch["image"]}))
         if waiting is not None:
             yield from _rows(network, endpoints, *waiting)
         waiting = k * batch_size, batch, placed  # read one batch late, so that the devices are busy meanwhile
@@ -232,6 +232,6 @@ def _rows(
         rows = network.devices.get(outputs[1])
         yield {
             "index": first + np.flatnonzero(mask).astype(np.int64),
-            "label": batch["label"][mask].astype(np.int32),
+            "label": batch["label"][mask],
             **{name: rows[name][mask] for name in endpoints},  # compiled functions sort the keys of what they return
         }

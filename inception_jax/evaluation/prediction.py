@@ -53,6 +53,10 @@ class Classifier(Protocol):
     def input(self) -> NetworkInput:
         """How images become its input."""
 
+    @property
+    def label_columns(self) -> int | None:
+        """Columns of a batch's labels; None: one class number each."""
+
     def compile(self, batch_size: int, top_k: int = 5) -> Compiled:
         """Compiles the evaluation step."""
 
@@ -167,19 +171,23 @@ def _predict(
     """
     top_k = min(top_k, max(1, len(network.class_names)))
     step = None if network.class_names else network.compile(batch_size, top_k)  # which raises
-    size = network.input.eval_image_size
+    size, columns = network.input.eval_image_size, network.label_columns
     with _load_ahead(given, load, 2 * batch_size) as loaded:
         for group in _groups(loaded, batch_size):
             pixels = [crop.image for crop in group if crop.image is not None]
             batch: dict[str, np.ndarray] = {
                 "image": np.zeros((batch_size, size, size, network.input.channels), np.uint8),
-                "label": np.zeros(batch_size, np.int32),  # for the loss, which is not read here
+                # For the loss, which is not read here.
+                "label": np.zeros(batch_size, np.int32)
+                if columns is None
+                else np.zeros((batch_size, columns), np.uint8),
                 "mask": np.arange(batch_size) < len(pixels),
             }
             if pixels:
                 batch["image"][: len(pixels)] = pixels
                 step = step or network.compile(batch_size, top_k)  # while the threads decode
-                outputs = step(network.variables, network.devices.put(batch))[1]
+                rows = step(network.variables, network.devices.put(batch))[1]
+                outputs = {name: rows[name] for name in ("classes", "probabilities")}
             # Read at once, not one batch late: the threads decode meanwhile, and nobody waits for files after these.
             yield from _rows(group, network.devices.get(outputs) if pixels else {})
 

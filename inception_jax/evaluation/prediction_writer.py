@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import errno
 import json
 import os
@@ -49,6 +50,7 @@ class PredictionWriter:
         csv_file: str | os.PathLike | None = None,
         sheet: str | os.PathLike | None = None,
         explanations: str | os.PathLike | None = None,
+        threshold: float | None = None,
     ):
         """Opens the files, and makes folders that are missing.
 
@@ -58,11 +60,14 @@ class PredictionWriter:
           csv_file: a file of one row per image; "-" is standard output.
           sheet: a PNG file, of the first `MAX_IMAGES` images; `finish` draws it.
           explanations: a folder, new or empty, of a PNG file for each image: the image, and its saliency map.
+          threshold: only classes of at least this probability are written, maybe none (the sheet and the saliency maps
+            are of the most probable one nevertheless); None: all of a prediction.
 
         Raises:
           UserError: one cannot be written, or would replace an image.
         """
         self.total = self.skipped = 0
+        self._threshold = threshold
         self._first_skipped: list[str] = []
         self._thumbnails: list[Thumbnail] = []
         self._sheet, self._explanations = sheet and Path(sheet), explanations and Path(explanations)
@@ -106,6 +111,7 @@ class PredictionWriter:
         Raises:
           UserError: a file cannot be written (`DiskFull` where no space is left).
         """
+        given, prediction = prediction, self._above_threshold(prediction)
         self.total += 1
         self.skipped += bool(prediction.error)
         path = one_line(prediction.path)
@@ -117,7 +123,8 @@ class PredictionWriter:
                 f"  {100 * probability:6.2f} %  {name}"
                 for name, probability in zip(prediction.names, prediction.probabilities, strict=True)
             ]
-            print("\n".join([path, *lines]), flush=True)
+            none = [] if lines else [f"  no class of at least {100 * (self._threshold or 0):g} %"]
+            print("\n".join([path, *lines, *none]), flush=True)
         explanation = self._write_explanation(prediction)
         if self._json:
             with self._writing(self._json):
@@ -130,8 +137,17 @@ class PredictionWriter:
         if self._sheet and prediction.image is not None and len(self._thumbnails) < MAX_IMAGES:
             saliency = None if prediction.saliency is None else contact_sheet.shrink(prediction.saliency)
             image = contact_sheet.shrink(prediction.image)
-            probability = float(prediction.probabilities[0])
-            self._thumbnails.append(Thumbnail(image, path, prediction.names[0], probability, saliency))
+            probability = float(given.probabilities[0])
+            self._thumbnails.append(Thumbnail(image, path, given.names[0], probability, saliency))
+
+    def _above_threshold(self, prediction: Prediction) -> Prediction:
+        if self._threshold is None:
+            return prediction
+        count = int((prediction.probabilities >= self._threshold).sum())  # the most probable are first
+        classes, probabilities = prediction.classes[:count], prediction.probabilities[:count]
+        return dataclasses.replace(
+            prediction, names=prediction.names[:count], classes=classes, probabilities=probabilities
+        )
 
     def describe_skipped(self) -> str:
         """How many files were skipped, of how many, and the names of the first ones."""

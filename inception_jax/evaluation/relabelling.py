@@ -55,6 +55,11 @@ def relabel(predictions: SplitPredictions, path: str) -> SplitPredictions:
       UserError: the file cannot be read, or names an example or a class that is not there.
     """
     where = f"--labels={path}"
+    if predictions.label_kind == "multi":
+        raise UserError(
+            f"{where}: it replaces the one right label of each example, and config.data.labels = 'multi'; evaluate on "
+            "data with the other labels instead"
+        )
     try:
         content = json.loads(_read(path, "--labels"))
     except json.JSONDecodeError as error:

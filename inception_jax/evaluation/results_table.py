@@ -28,6 +28,7 @@ T = TypeVar("T")
 COLUMNS = (
     "model", "top1", "top1_err", "top5", "top5_err", "param_count", "img_size", "crop_pct", "interpolation",
     "protocol", "weights", "step", "dataset", "split", "count", "batch_size", "record", "workdir", "error",
+    "mean_average_precision",
 )  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def evaluate_all(entries: Sequence[str], output: str | None, table: TableRequest
             row = {"workdir": entry, "error": kind + line}
             table.report(f"{entry}: {row['error']}")
         rows.append(row)
-        rows.sort(key=lambda row: -row.get("top1", -math.inf))
+        rows.sort(key=lambda row: -row.get("top1", row.get("mean_average_precision", -math.inf)))
         if output and processes.is_first():
             replace_text(Path(output), format_table(rows))
     if not output and processes.is_first():
@@ -201,7 +202,9 @@ def _row(recipe: ConfigDict, entry: str, record: str, result: dict[str, Any]) ->
     size = result["image_size"]
     kept = fields.crop_fraction if fields.resize is None else size / fields.resize
     accuracies: dict[str, float] = {}
-    for name in ("top1", "top5"):
+    if "mean_average_precision" in result:  # several labels per image
+        accuracies = {"mean_average_precision": round(100 * result["mean_average_precision"], 3)}
+    for name in ("top1", "top5") if not accuracies else ():
         accuracies |= {name: round(100 * result[name], 3), f"{name}_err": round(100 * (1 - result[name]), 3)}
     return {
         "model": result["model"],

@@ -191,6 +191,7 @@ def load_network(
     with processes.fail_together():
         run = warm_start.find_workdir(Path(checkpoint))
         if run is not None:
+            data_record.refuse_other_label_kind(run, recipe.data.labels)
             remedy = "evaluate on data with the same classes in the same order"
             data_record.refuse_other_classes(run, source, remedy)
         trained = trained_network.load(
@@ -251,9 +252,10 @@ def finish(
 
 def metrics(evaluation: Accumulator) -> dict[str, Any]:
     """The metrics of an evaluation for its result, and where it was computed."""
+    interval = evaluation.top1_interval()
     return {
         **evaluation.result(),
-        "top1_interval_95": list(evaluation.top1_interval()),
+        **({} if interval is None else {"top1_interval_95": list(interval)}),
         "environment": environment.describe(),
     }
 

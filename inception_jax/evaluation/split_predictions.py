@@ -15,7 +15,7 @@ import numpy as np
 from inception_jax.data.datasets import Dataset
 from inception_jax.data.records import file_name
 from inception_jax.errors import UserError
-from inception_jax.metrics import Accumulator
+from inception_jax.metrics import Accumulator, MultiLabelAccumulator
 from inception_jax.multihost import processes
 from inception_jax.runs import data_record
 from inception_jax.weight_files.atomic_write import atomic_write
@@ -23,6 +23,7 @@ from inception_jax.weight_files.atomic_write import atomic_write
 FORMAT = "inception_jax predictions 1"
 _SAME = ("dataset", "split", "digest")
 _ROWS_AT_A_TIME = 4096
+_TINY = np.finfo(np.float64).tiny
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,8 @@ class SplitPredictions:
       class_names: one per class.
       names: of the records, [n] strings.
       index: int64 [n], positions in the split, ascending.
-      labels: int32 [n].
-      log_probabilities: float [n, num_classes].
+      labels: int32 [n]; of several labels per example uint8 [n, num_classes] of 0 and 1.
+      log_probabilities: float [n, num_classes]; of several labels those of each class by itself (sigmoid).
     """
 
     about: Mapping[str, Any]
@@ -45,6 +46,11 @@ class SplitPredictions:
     index: np.ndarray
     labels: np.ndarray
     log_probabilities: np.ndarray
+
+    @property
+    def label_kind(self) -> str:
+        """ "single" or "multi", as `config.data.labels`."""
+        return "multi" if self.labels.ndim == 2 else "single"
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes an .npz file, complete or not at all.
@@ -64,6 +70,8 @@ class SplitPredictions:
 
     def accumulate(self) -> Accumulator:
         """Sums the metrics; of two equally probable classes the first is taken."""
+        if self.label_kind == "multi":
+            return self._accumulate_multi()
         results = Accumulator(len(self.class_names))
         for start in range(0, len(self.index), _ROWS_AT_A_TIME):
             rows = slice(start, start + _ROWS_AT_A_TIME)
@@ -75,6 +83,18 @@ class SplitPredictions:
             sums = {"loss": -own.sum(), "top1": right[:, 0].sum(), "top5": right.sum(), "count": len(labels)}
             probabilities = np.exp(found)
             results.add(sums, classes=classes, probabilities=probabilities, labels=labels, index=self.index[rows])
+        return results
+
+    def _accumulate_multi(self) -> Accumulator:
+        results = MultiLabelAccumulator(len(self.class_names))
+        for start in range(0, len(self.index), _ROWS_AT_A_TIME):
+            rows = slice(start, start + _ROWS_AT_A_TIME)
+            logs, labels = self.log_probabilities[rows], self.labels[rows]
+            present = np.minimum(logs.astype(np.float64), 0.0)
+            absent = np.log(np.maximum(-np.expm1(present), _TINY))  # of 1 - p, exact also where p is near 0 or 1
+            own = np.where(labels > 0, present, absent)
+            sums = {"loss": -own.mean(axis=1).sum(), "count": len(labels)}
+            results.add(sums, log_probabilities=logs, labels=labels, index=self.index[rows])
         return results
 
 
@@ -100,7 +120,7 @@ def collect(parts: Sequence[Mapping[str, np.ndarray]], data: Dataset, **member: 
     names = np.array([file_name(data.source, int(i)) for i in index])
     record = data_record.describe_split(data)
     about = {"dataset": data.name, "split": data.split, "digest": record["digest"], "members": [member]}
-    labels, logs = whole["labels"][order].astype(np.int32), whole["log_probabilities"][order]
+    labels, logs = whole["labels"][order], whole["log_probabilities"][order]
     return SplitPredictions(about, list(data.class_names), names, index, labels, logs)
 
 
@@ -118,7 +138,7 @@ def load(path: str | os.PathLike) -> SplitPredictions:
             raise ValueError(f"its format is {head['format']!r}")
         found = SplitPredictions(head["about"], head["class_names"], names, index, labels, logs)
         shape = len(index), len(found.class_names)
-        if not (logs.shape == shape and names.shape == labels.shape == index.shape == shape[:1]):
+        if not (logs.shape == shape and labels.shape in (shape, shape[:1]) and names.shape == index.shape == shape[:1]):
             raise ValueError(f"its arrays have {names.shape}, {index.shape}, {labels.shape} and {logs.shape} elements")
         if not {*_SAME, "members"} <= set(found.about):
             raise ValueError("it does not say of which data it is")
@@ -141,7 +161,7 @@ def average(parts: Sequence[SplitPredictions], names: Sequence[str]) -> SplitPre
     Raises:
       UserError: they are of other data, other classes, or other examples.
     """
-    first, total = parts[0], np.zeros(parts[0].log_probabilities.shape)
+    first, total, rest = parts[0], np.zeros(parts[0].log_probabilities.shape), 0.0
     for part, name in zip(parts, names, strict=True):
         for field in _SAME:
             if part.about[field] != first.about[field]:
@@ -149,6 +169,11 @@ def average(parts: Sequence[SplitPredictions], names: Sequence[str]) -> SplitPre
                     f"{name}: its {field} is {part.about[field]!r}, that of {names[0]} {first.about[field]!r}; "
                     "an ensemble is of predictions for the same data"
                 )
+        if part.label_kind != first.label_kind:
+            raise UserError(
+                f"{name}: config.data.labels = {part.label_kind!r}, that of {names[0]} is {first.label_kind!r}: "
+                "probabilities of sigmoid and of softmax are not averaged"
+            )
         if differing := data_record.class_difference(first.class_names, part.class_names):
             raise UserError(f"{name}: other classes than {names[0]}: {differing}")
         if not np.array_equal(part.index, first.index) or not np.array_equal(part.labels, first.labels):
@@ -156,7 +181,12 @@ def average(parts: Sequence[SplitPredictions], names: Sequence[str]) -> SplitPre
                 f"{name}: {len(part.index):,} examples that are not the {len(first.index):,} of {names[0]}, or other "
                 "labels; an ensemble is of predictions for the same examples"
             )
-        total += np.exp(part.log_probabilities.astype(np.float64))
+        logs = part.log_probabilities.astype(np.float64)
+        total += np.exp(logs)
+        if first.label_kind == "multi":
+            rest = rest - np.expm1(logs)
     members = [member for part in parts for member in part.about["members"]]
-    mean = np.log(np.maximum(total / len(parts), np.finfo(np.float64).tiny))
+    mean = np.log(np.maximum(total / len(parts), _TINY))
+    if first.label_kind == "multi":  # p itself is 1.0 where 1 - p is small, and its logarithm would be 0
+        mean = np.where(total > 0.5 * len(parts), np.log1p(-rest / len(parts)), mean)
     return dataclasses.replace(first, about={**first.about, "members": members}, log_probabilities=mean)

@@ -140,6 +140,11 @@ class TrainedNetwork:
         return self.input.eval_image_size
 
     @property
+    def label_columns(self) -> int | None:
+        """Columns of a batch's labels, where images have several (`data.labels=multi`); None: one class number each."""
+        return len(self.class_names) if self.config.data.labels == "multi" else None
+
+    @property
     def crop(self) -> images.EvalCrop:
         """The run's evaluation crop."""
         return self.input.eval_crop
@@ -168,7 +173,13 @@ class TrainedNetwork:
                 top_k=top_k,
                 every_class=every_class,
             )
-            batch = self.devices.abstract_batch(batch_size, self.image_size, crops=crops, channels=self.input.channels)
+            batch = self.devices.abstract_batch(
+                batch_size,
+                self.image_size,
+                crops=crops,
+                channels=self.input.channels,
+                label_columns=self.label_columns,
+            )
             self._compiled[key] = self.devices.compile_eval(step, self.variables, batch)
         return self._compiled[key]
 
@@ -185,9 +196,14 @@ class TrainedNetwork:
           Sums over the whole split and the predictions of all its examples.
 
         Raises:
-          UserError: the training split is missing, the network has no batch norm, or its batch does not divide over the
-            devices.
+          UserError: the training split is missing, the network has no batch norm, its batch does not divide over the
+            devices, or the data has one label per example and the network was trained with several, or the other way.
         """
+        if data.dataset.label_columns != self.label_columns:
+            raise UserError(
+                f"data {data.dataset.name}: config.data.labels = {data.dataset.label_kind!r}, and the network was "
+                f"trained with {self.config.data.labels!r}; evaluate it on data of that kind"
+            )
         return evaluate(
             self.compile(data.batch_size, crops=data.protocol.crops, every_class=every_class is not None),
             self.devices,
@@ -231,7 +247,8 @@ class TrainedNetwork:
           batch_size: images per step; rounded up to a multiple of the devices.
 
         Returns:
-          "classes" int32 [n, k] and "probabilities" [n, k], the most probable first.
+          "classes" int32 [n, k] and "probabilities" [n, k], the most probable first. Of a network for several labels
+          per image (`data.labels=multi`) each probability is that of a class by itself (sigmoid).
 
         Raises:
           UserError: the network has no classifier, a file cannot be decoded, or an image is none.

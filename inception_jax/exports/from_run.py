@@ -55,7 +55,8 @@ def export(
       endpoints: of "onnx" and "stablehlo": further outputs by name, ours or slim's.
 
     Returns:
-      {"output", "to", "model", "step", "weights", and "input": how an image becomes the network's input}.
+      {"output", "to", "model", "step", "weights", and "input": how an image becomes the network's input};
+      of a network for several labels per image also "activation": "sigmoid".
 
     Raises:
       UserError: an unknown target, no such run, an output that exists, or what the target's own function raises.
@@ -81,6 +82,8 @@ def export(
         else:
             network = trained_network.load_run(workdir, weights=weights, step=step)
             about = {"step": network.step, "weights": network.weights, "input": hub.format_input(network)}
+            if network.label_columns:
+                about["activation"] = hub.format_activation(network)
             _write(network, to, path, endpoints, workdir)
     return {"output": str(path), "to": to, "model": name, **about}
 
@@ -117,6 +120,7 @@ def _write(network: TrainedNetwork, to: str, path: Path, endpoints: Sequence[str
         "classes": json.dumps(network.class_names, ensure_ascii=False),
         "step": str(network.step),
         "weights": network.weights,
+        **({"activation": hub.format_activation(network)} if network.label_columns else {}),
     }
     if to == "onnx":
         onnx_file.export_onnx(network.model, variables, network.image_size, path, endpoints=endpoints, metadata=about)

@@ -30,6 +30,13 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 LIBRARY = "inception_jax"
 
 
+_USE = {
+    "softmax": 'network.class_names[found["classes"][0, 0]]',
+    "sigmoid": '[network.class_names[k] for k, p in zip(found["classes"][0], found["probabilities"][0]) if p >= 0.5]',
+}
+_KINDS = {"softmax": "", "sigmoid": ", any number of them in an image, each with the sigmoid of its own logit"}
+
+
 def is_hub_folder(path: str | os.PathLike) -> bool:
     """Returns whether a path is a folder that `write` has written."""
     config = Path(path) / CONFIG
@@ -101,6 +108,8 @@ def _describe(network: TrainedNetwork) -> dict[str, Any]:
         "versions": manifest.versions(),
         "architecture": network.config.model.name,
         "num_classes": len(network.class_names),
+        **({"problem_type": "multi_label_classification"} if network.label_columns else {}),
+        **({"activation": format_activation(network)} if network.class_names else {}),
         "class_names": network.class_names,
         "image_size": network.image_size,
         "normalization": {
@@ -126,6 +135,11 @@ def format_input(network: TrainedNetwork) -> str:
     )
 
 
+def format_activation(network: TrainedNetwork) -> str:
+    """The function that turns logits into probabilities: "softmax", or "sigmoid" where images have several labels."""
+    return "sigmoid" if network.label_columns else "softmax"
+
+
 def _format_crop(crop: EvalCrop) -> str:
     extent = f"of {crop.resize} pixels" if crop.resize else f"of {100 * crop.fraction:g} % of each side"
     return f"{crop.rule} crop {extent} ({crop.interpolation})"
@@ -145,11 +159,15 @@ def _card(network: TrainedNetwork, workdir: Path) -> str:
         "## Use\n\n```python\nimport inception_jax\n\n"
         'network = inception_jax.load_pretrained("FOLDER")  # this folder, downloaded\n'
         'found = network.predict("image.jpg")  # {"classes": …, "probabilities": …}, the most probable first\n'
-        'network.class_names[found["classes"][0, 0]]\n```\n\n'
+        f"{_USE[format_activation(network)]}\n```\n\n"
         f"`{WEIGHTS}` holds the {network.weights} weights after step {network.step:,} under the paths of the Flax "
         f"module `inception_jax.create_model({name!r}, …)`; `{CONFIG}` has its options.",
         f"## Input and output\n\nImages: {format_input(network)}.\n\n"
-        + (f"{len(classes):,} classes: {some}" if classes else "No classifier: the output is the features."),
+        + (
+            f"{len(classes):,} classes{_KINDS[format_activation(network)]}: {some}"
+            if classes
+            else "No classifier: the output is the features."
+        ),
         *_origin(workdir),
     ]
     return "\n\n".join(sections) + "\n"
@@ -175,7 +193,10 @@ def _metadata(network: TrainedNetwork, workdir: Path) -> Iterator[str]:
     for split, values in evaluations.items():
         yield "  - task: {type: image-classification}"
         yield f"    dataset: {{name: {dataset}, type: {dataset}, split: {json.dumps(split)}}}"
-        yield f"    metrics: [{{type: accuracy, value: {values['top1']:.6g}}}]"
+        if "mean_average_precision" in values:
+            yield f"    metrics: [{{type: mean_average_precision, value: {values['mean_average_precision']:.6g}}}]"
+        else:
+            yield f"    metrics: [{{type: accuracy, value: {values['top1']:.6g}}}]"
 
 
 def _origin(workdir: Path) -> Iterator[str]:

@@ -102,6 +102,17 @@ def format_label(names: Sequence[str], label: int, partner: int | None = None, w
     return names[partner] if own == "0.00" else f"{names[label]} {own} / {names[partner]} {other}"
 
 
+def format_labels(names: Sequence[str], labels: np.ndarray) -> str:
+    """Formats several labels: "cat, dog", or "cat 0.70, dog" of a mixed image; "(no label)" where there is none.
+
+    Args:
+      names: of the classes.
+      labels: [num_classes], 0 to 1.
+    """
+    shown = [(names[label], f"{labels[label]:.2f}") for label in np.flatnonzero(labels >= 0.005)]
+    return ", ".join(name if weight == "1.00" else f"{name} {weight}" for name, weight in shown) or "(no label)"
+
+
 def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """A line of at most `width` pixels; the middle is cut out of a longer one, as both ends tell mixed labels apart."""
     text = one_line(text)

@@ -23,6 +23,7 @@ CONFUSION = "confusion_matrix.csv"
 PER_CLASS = "per_class.csv"
 
 _COLUMNS = ("class", "precision", "recall", "f1", "support", "predicted")
+_AVERAGE_PRECISION = "average_precision"
 _LISTED, _WORST = 30, 20  # with at most so many classes the report lists all; of more, so many with the lowest F1
 
 
@@ -30,7 +31,8 @@ def write(workdir: str | os.PathLike, evaluation: Accumulator, class_names: Sequ
     """Writes per_class.csv, and confusion_matrix.csv where a confusion matrix was kept.
 
     per_class.csv has a line per class: precision, recall and F1 (empty where they are not defined: no prediction, no
-    example, neither), the number of its examples and of its predictions. confusion_matrix.csv has a line per true class
+    example, neither), the number of its examples and of its predictions; with several labels per example these are at a
+    probability of 0.5, and average precision is the last column. confusion_matrix.csv has a line per true class
     and a column per predicted class.
 
     Args:
@@ -45,15 +47,19 @@ def write(workdir: str | os.PathLike, evaluation: Accumulator, class_names: Sequ
       UserError: a file cannot be written.
     """
     found = evaluation.class_metrics()
-    rows = zip(class_names, found.precision, found.recall, found.f1, found.support, found.predicted, strict=True)
+    columns: list[Any] = [class_names, found.precision, found.recall, found.f1, found.support, found.predicted]
+    head = [*_COLUMNS]
+    if found.average_precision is not None:
+        columns.append(found.average_precision)
+        head.append(_AVERAGE_PRECISION)
     written = [PER_CLASS]
-    cells = ([_cell(value) for value in row] for row in rows)
-    replace_text(Path(workdir) / PER_CLASS, _format_csv([_COLUMNS, *cells]))
+    cells = ([_cell(value) for value in row] for row in zip(*columns, strict=True))
+    replace_text(Path(workdir) / PER_CLASS, _format_csv([head, *cells]))
     if evaluation.confusion is not None:
-        head = ("true class", *class_names)
+        names = ("true class", *class_names)
         # Python's numbers: of ImageNet's million cells those of NumPy take seconds.
         lines = ([name, *counts.tolist()] for name, counts in zip(class_names, evaluation.confusion, strict=True))
-        replace_text(Path(workdir) / CONFUSION, _format_csv([head, *lines]))
+        replace_text(Path(workdir) / CONFUSION, _format_csv([names, *lines]))
         written.append(CONFUSION)
     return sorted(written)
 
@@ -90,6 +96,7 @@ def report_lines(workdir: Path, weights: Mapping[str, float] | None = None) -> l
                 *(float(row[name]) if row[name] else math.nan for name in ("precision", "recall", "f1")),
                 int(row["support"]),
                 int(row["predicted"]),
+                *([float(row[_AVERAGE_PRECISION] or "nan")] if _AVERAGE_PRECISION in row else []),
             )
             for row in rows
         ]
@@ -107,17 +114,19 @@ def report_lines(workdir: Path, weights: Mapping[str, float] | None = None) -> l
         (
             row[0],
             *("–" if math.isnan(value) else f"{100 * value:.2f} %" for value in row[1:4]),
-            *row[4:],
+            *row[4:6],
+            *("–" if math.isnan(value) else f"{100 * value:.2f} %" for value in row[6:]),
             *([f"{weights[row[0]]:.4g}" if row[0] in weights else "–"] if weights else []),
         )
         for row in shown
     ]
-    head = ("class", "precision", "recall", "F1", "examples", "predictions", *(["weight"] if weights else []))
+    average = ["average precision"] if known and len(known[0]) > 6 else []
+    head = ("class", "precision", "recall", "F1", "examples", "predictions", *average, *["weight"] * bool(weights))
     files = [name for name in (PER_CLASS, CONFUSION) if (workdir / name).exists()]
     links = ", ".join(f"[{name}]({name})" for name in files)
     return [
         *lines,
-        *tables.format_markdown(head, cells, "lrrrrrr"[: len(head)]),
+        *tables.format_markdown(head, cells, "lrrrrrrr"[: len(head)]),
         "",
         f"{'All classes' if lines else 'As files'}: {links}.",
     ]

@@ -103,7 +103,12 @@ def _without_unknown(table: _Table) -> _Table:
 def _result(comparison: Comparison) -> _Table:
     metric = comparison.metric
     own = () if metric.name in SUMMED else (metric.column,)  # the others have a column already
-    head = ["run", "status", "steps", "epochs", "split", "weights", "top-1", "95 % interval", "top-5", "loss", *own]
+    # Of several labels per example there is no top-1.
+    known = any(one.top1 is not None for one in comparison.outcomes) or not any(
+        one.value is not None for one in comparison.outcomes
+    )
+    accuracies = ["top-1", "95 % interval", "top-5"] if known else []
+    head = ["run", "status", "steps", "epochs", "split", "weights", *accuracies, "loss", *own]
     head += [f"best {metric.column}", "at epoch"]
     rows = []
     for label, one in zip(comparison.labels, comparison.outcomes, strict=True):
@@ -116,16 +121,18 @@ def _result(comparison: Comparison) -> _Table:
                 _format_or_unknown(one.epochs, "{:.4g}"),
                 one.split or UNKNOWN,
                 one.weights or UNKNOWN,
-                format_percent(one.top1),
-                f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f} %" if interval else UNKNOWN,
-                format_percent(one.top5),
+                *(
+                    format_percent(one.top1),
+                    f"{100 * interval[0]:.2f}–{100 * interval[1]:.2f} %" if interval else UNKNOWN,
+                    format_percent(one.top5),
+                )[: len(accuracies)],
                 UNKNOWN if one.loss is None else format_number(one.loss),
                 *(format_metric(metric, one.value) for _ in own),
                 format_metric(metric, one.best[0]) if one.best else UNKNOWN,
                 f"{one.best[1]:.4g}" if one.best else UNKNOWN,
             ]
         )
-    return _Table("Result", head, rows, "llrrllrrrrrr" + "r" * len(own))
+    return _Table("Result", head, rows, "llrrll" + "r" * (len(head) - 6))
 
 
 def _losses(comparison: Comparison) -> _Table:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inception_jax.metric_definitions import describe
+from inception_jax.metric_definitions import METRICS, describe
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import report, result, time_to_target
 from inception_jax.runs.file_forms import NUMBER, has_type
-from inception_jax.runs.formatting import format_metric, format_number
+from inception_jax.runs.formatting import format_metric, format_number, format_scores, is_multi_label
 
+_MULTI_LABEL = ("mean_average_precision", "micro_f1", "exact_match")
 _WEIGHTS = {"ema": "EMA weights", "raw": "raw weights"}
 
 
@@ -51,7 +52,10 @@ def format_conclusion(workdir: str | os.PathLike, content: Mapping[str, Any]) ->
 def _has_accuracy(by_weights: Any, weights: str) -> bool:
     """Returns whether an entry of "metrics" holds an evaluation of these weights; a changed file may hold anything."""
     values = by_weights.get(weights) if isinstance(by_weights, Mapping) else None
-    return isinstance(values, Mapping) and all(has_type(values.get(name), NUMBER) for name in ("count", "top1"))
+    if not isinstance(values, Mapping):
+        return False
+    needed = ("count", *_MULTI_LABEL) if is_multi_label(values) else ("count", "top1")
+    return all(has_type(values.get(name), NUMBER) for name in needed)
 
 
 def format_evaluation(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
@@ -65,8 +69,8 @@ def format_evaluation(content: Mapping[str, Any], folder: str | os.PathLike) -> 
     if content.get("crops", 1) > 1:
         what += f", {content['protocol']}"
     what += _format_left_out(content)
-    values = f"top-5 {100 * content['top5']:.2f} %, loss {format_number(content['loss'])}"
-    return f"{what}: {format_accuracy(content)}, {values}\n{result.FILE} and plots: {shlex.quote(str(folder))}"
+    values = f"{format_accuracy(content)}, {_format_rest(content)}"
+    return f"{what}: {values}\n{result.FILE} and plots: {shlex.quote(str(folder))}"
 
 
 def format_ensemble(content: Mapping[str, Any]) -> str:
@@ -75,15 +79,16 @@ def format_ensemble(content: Mapping[str, Any]) -> str:
     Args:
       content: the result.
     """
-    lines = [
-        f"{member['name']}{_format_member(member)}: top-1 {100 * member['top1']:.2f} %, "
-        f"top-5 {100 * member['top5']:.2f} %, loss {format_number(member['loss'])}"
-        for member in content["members"]
-    ]
+    lines = [f"{member['name']}{_format_member(member)}: {format_scores(member)}" for member in content["members"]]
     alone = _format_member(content["members"][0]) if len(lines) == 1 else ""
     what = f"{content['dataset']} {content['split']}, {content['model']}{alone}{_format_left_out(content)}"
-    values = f"top-5 {100 * content['top5']:.2f} %, loss {format_number(content['loss'])}"
-    return "\n".join([*(lines if len(lines) > 1 else []), f"{what}: {format_accuracy(content)}, {values}"])
+    whole = f"{what}: {format_accuracy(content)}, {_format_rest(content)}"
+    return "\n".join([*(lines if len(lines) > 1 else []), whole])
+
+
+def _format_rest(content: Mapping[str, Any]) -> str:
+    loss = f"loss {format_number(content['loss'])}"
+    return loss if is_multi_label(content) else f"top-5 {100 * content['top5']:.2f} %, {loss}"
 
 
 def _format_member(member: Mapping[str, Any]) -> str:
@@ -98,8 +103,16 @@ def _format_left_out(content: Mapping[str, Any]) -> str:
 
 
 def format_accuracy(values: Mapping[str, Any]) -> str:
-    """Formats top-1 of an evaluation: `top-1 98.61 % (95 % interval 96.77 to 99.41 %; 355 of 360)`."""
+    """Formats top-1 of an evaluation: `top-1 98.61 % (95 % interval 96.77 to 99.41 %; 355 of 360)`.
+
+    Of several labels per example: `mAP 83.20 % (micro F1 80.00 %, exact match 55.00 %; 360 examples)`.
+    """
     count = values["count"]
+    if is_multi_label(values):
+        average, *others = (
+            f"{METRICS[name].column} {format_metric(METRICS[name], values[name])}" for name in _MULTI_LABEL
+        )
+        return f"{average} ({', '.join(others)}; {count:,} examples)"
     right = round(values["top1"] * count)
     low, high = wilson_interval(right, count)
     interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f} %; {right:,} of {count:,}"
@@ -113,6 +126,7 @@ def _format_best(best: Mapping[str, Any], last: int, final: Mapping[str, Any]) -
     metric = describe(best["metric"], best)
     value = format_metric(metric, best["value"])
     if best["step"] == last or final.get(metric.name) == best["value"]:  # earlier versions: the first of equal ones
-        shown = "" if metric.name == "top1" else f" ({value})"  # the line begins with top-1
+        # The line begins with these.
+        shown = "" if metric.name in ("top1", "mean_average_precision") else f" ({value})"
         return f"; no evaluation before had a better {metric.title}{shown}"
     return f"; best at step {best['step']:,} of {last:,}: {metric.column} {value}"

@@ -28,7 +28,7 @@ _TOTAL, _OTHER = (BLACK, ":", "."), (SKY, "-", "^")
 
 
 def learning_curves(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike, *, title: str = "") -> Figure:
-    """Draws losses, top-1 accuracies and learning rate of a run.
+    """Draws losses, top-1 accuracies (of several labels mean average precision) and learning rate of a run.
 
     Args:
       rows: of metrics.jsonl, from `metric_files.read_rows`; at least one.
@@ -91,12 +91,14 @@ def _draw_losses(axes: Axes, train: list, evaluations: list) -> None:
 
 
 def _draw_accuracies(axes: Axes, train: list, evaluations: list) -> None:
-    axes.set_title("top-1 accuracy")
+    several = any("mean_average_precision" in row for row in evaluations)
+    axes.set_title("mean average precision" if several else "top-1 accuracy")
     for head, _ in per_head(train[-1], "top1") if train else []:
         _curve(axes, train, f"top1_{head}", f"train, {head}", *_HEADS.get(head, _OTHER), scale=100)
     for (split, weights), group in _groups(evaluations):
         look = _WEIGHTS.get(weights, _OTHER)
-        _curve(axes, group, "top1", f"{split}, {weights}", *look, scale=100, limit=_MAX_EVALUATIONS)
+        key = "mean_average_precision" if several else "top1"
+        _curve(axes, group, key, f"{split}, {weights}", *look, scale=100, limit=_MAX_EVALUATIONS)
     axes.set_ylabel("%")
     axes.set_ylim(0, 101)
     if max((np.asarray(line.get_ydata())[-1] for line in axes.lines), default=0.0) > 95:

@@ -124,6 +124,26 @@ def refuse_other_classes(workdir: Path, dataset: Dataset, remedy: str) -> None:
         raise UserError(f"data {dataset.name}: {differing}{dataset.class_hint}; {remedy}")
 
 
+def refuse_other_label_kind(workdir: Path, labels: str) -> None:
+    """Refuses to evaluate a network for one label per image as one for several, or the other way.
+
+    Args:
+      workdir: of the run; of an earlier version its config has no `data.labels`: one label.
+      labels: `config.data.labels` of the evaluation.
+
+    Raises:
+      UserError: the run has the other.
+    """
+    section = (manifest.read_config(workdir) or {}).get("data")
+    trained = section.get("labels", "single") if isinstance(section, Mapping) else "single"
+    if trained != labels:
+        kinds = {"single": "one label per image (softmax)", "multi": "several labels per image (sigmoid)"}
+        raise UserError(
+            f"config.data.labels = {labels!r}: the run in {workdir} was trained with {trained!r}, "
+            f"{kinds.get(trained, trained)}; evaluate it on data of that kind"
+        )
+
+
 def note_other_examples(workdir: Path, dataset: Dataset) -> list[str]:
     """Compares the examples of a split with those that a run had in it.
 

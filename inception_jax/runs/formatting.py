@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from inception_jax.metric_definitions import Metric
+from inception_jax.metric_definitions import METRICS, Metric
 
 INPUT_BOUND = 0.2  # a run that waits for data for a larger fraction of the time is called input-bound
 
@@ -93,10 +93,22 @@ def format_progress(status: ProgressStatus) -> str:
 
 def format_evaluation(row: Mapping[str, Any]) -> str:
     """Formats an evaluation row: `test (ema): top-1 98.61 %, top-5 100.00 %, loss 0.0521, 360 examples`."""
-    return (
-        f"{row['split']} ({row['weights']}): top-1 {100 * row['top1']:.2f} %, top-5 {100 * row['top5']:.2f} %, "
-        f"loss {format_number(row['loss'])}, {row['count']:,} examples"
-    )
+    return f"{row['split']} ({row['weights']}): {format_scores(row)}, {row['count']:,} examples"
+
+
+def format_scores(values: Mapping[str, Any]) -> str:
+    """Formats the metrics of an evaluation that are read first: `top-1 98.61 %, top-5 100.00 %, loss 0.0521`.
+
+    Of several labels per example: `mAP 83.20 %, micro F1 80.00 %, loss 0.0521`.
+    """
+    first = ("mean_average_precision", "micro_f1") if is_multi_label(values) else ("top1", "top5")
+    shown = [f"{METRICS[name].column} {format_metric(METRICS[name], values[name])}" for name in first]
+    return ", ".join([*shown, f"loss {format_number(values['loss'])}"])
+
+
+def is_multi_label(values: Mapping[str, Any]) -> bool:
+    """Whether the metrics of an evaluation are those of several labels per example."""
+    return "mean_average_precision" in values
 
 
 def per_head(values: Mapping[str, Any], name: str) -> list[tuple[str, float]]:

@@ -31,7 +31,7 @@ class RunEntry:
       total_steps: steps of the whole run.
       epoch: passes over the training split.
       loss: training loss of the newest row, summed over the weighted heads.
-      top1: accuracy of the newest evaluation, of `weights` on `split`.
+      top1: accuracy of the newest evaluation, of `weights` on `split`; None of several labels per example.
       weights: "ema" where the run has an EMA of its weights, otherwise "raw".
       split: that was evaluated.
       value: of a sweep's trial: the final value of the sweep's metric.
@@ -41,6 +41,7 @@ class RunEntry:
       data: name of the data set.
       device: of the newest start.
       notes: what is wrong with the files.
+      mean_average_precision: of the newest evaluation, of several labels per example.
     """
 
     path: str
@@ -60,6 +61,7 @@ class RunEntry:
     data: str | None
     device: str | None
     notes: tuple[str, ...]
+    mean_average_precision: float | None = None
 
 
 def find_runs(folder: str | os.PathLike, levels: int | None = None) -> Iterator[Path]:
@@ -174,6 +176,7 @@ def make_entry(run: RunState) -> RunEntry:
         data=(run.config.get("data") or {}).get("name"),
         device=", ".join(map(str, run.manifest.get("devices") or [])) or None,
         notes=tuple(run.notes),
+        mean_average_precision=evaluated.get("mean_average_precision"),
     )
 
 
@@ -228,7 +231,7 @@ def _cells(one: RunEntry, folder: Path) -> list[str]:
         step + ("" if one.total_steps is None else f"/{one.total_steps:,}"),
         "–" if one.epoch is None else f"{one.epoch:.4g}",
         "–" if one.loss is None else formatting.format_number(one.loss),
-        "–" if one.top1 is None else f"{100 * one.top1:.2f} %",
+        _format_accuracy(one),
         one.weights or "–",
         "–" if one.age_seconds is None else f"{formatting.format_duration(one.age_seconds)} ago",
         "–" if one.images_per_second is None else formatting.format_rate(one.images_per_second),
@@ -236,6 +239,12 @@ def _cells(one: RunEntry, folder: Path) -> list[str]:
         one.data or "–",
         one.device or "–",
     ]
+
+
+def _format_accuracy(one: RunEntry) -> str:
+    if one.top1 is None and one.mean_average_precision is not None:
+        return f"{100 * one.mean_average_precision:.2f} % mAP"
+    return "–" if one.top1 is None else f"{100 * one.top1:.2f} %"
 
 
 def _children(folder: Path) -> list[Path]:

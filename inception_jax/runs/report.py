@@ -74,7 +74,8 @@ def draw_plots(
         None: activations are not drawn.
 
     Returns:
-      {name of `PLOTS`: path}, of those that were drawn.
+      {name of `PLOTS`: path}, of those that were drawn: of several labels per example no confusion matrix and no right
+      and wrong predictions.
 
     Raises:
       UserError: an image cannot be read, or a file cannot be written.
@@ -93,19 +94,24 @@ def draw_plots(
         drawn.append("confusion_matrix")
     found = evaluation.predictions()
     shown = _PreprocessedImages(data, found.index)
-    plots.prediction_sheet(
-        shown,
-        found.labels,
-        found.classes[:, 0],
-        found.probabilities[:, 0],
-        class_names,
-        paths["predictions"],
-    )
-    drawn.append("predictions")
-    if blocks is not None:
+    if evaluation.labels == "multi":  # no image is right or wrong as a whole
+        right = np.flatnonzero((found.labels & found.predicted).any(axis=1))
+    else:
+        plots.prediction_sheet(
+            shown,
+            found.labels,
+            found.classes[:, 0],
+            found.probabilities[:, 0],
+            class_names,
+            paths["predictions"],
+        )
+        drawn.append("predictions")
         right = np.flatnonzero(found.labels == found.classes[:, 0])
+    if blocks is not None:
         row = int(right[0]) if len(right) else 0
-        image, name = shown[row], plot_style.shorten(str(class_names[found.labels[row]]), 30)
+        label = found.labels[row]
+        names = [class_names[one] for one in (np.flatnonzero(label) if label.ndim else [label])]
+        image, name = shown[row], plot_style.shorten(", ".join(map(str, names)) or "no label", 30)
         if maps := blocks(image):  # a network that a recipe registered may have no endpoints
             activation_plot.activations(image, maps, paths["activations"], title=f"{split}: {name}")
             drawn.append("activations")

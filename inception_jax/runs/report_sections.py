@@ -12,12 +12,13 @@ from typing import Any
 from inception_jax import metric_definitions
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import manifest, metric_files, remote_workdir, tables, time_to_target
-from inception_jax.runs.formatting import format_duration, format_metric, format_number, per_head
+from inception_jax.runs.formatting import format_duration, format_metric, format_number, is_multi_label, per_head
 from inception_jax.runs.tables import code, escape
 
 _HIGHLIGHTS = (
     "seed", "batch_size", "num_epochs", "num_steps", "model.name", "model.width_multiplier", "model.aux_heads",
-    "model.dtype", "data.name", "data.image_size", "augmentation.rule", "optimizer.name", "optimizer.learning_rate",
+    "model.dtype", "data.name", "data.labels", "data.image_size", "augmentation.rule", "optimizer.name",
+    "optimizer.learning_rate",
     "optimizer.momentum", "optimizer.weight_decay", "optimizer.clip_norm", "schedule.name", "schedule.warmup_epochs",
     "loss.label_smoothing", "loss.class_weights", "loss.aux_weights", "data.sampling", "ema.decay", "parallel.mode",
     "parallel.batch_norm", "checkpoint.best_metric", "stop.patience",
@@ -75,7 +76,18 @@ def facts(
     final = _final_evaluations(outcome, rows)
     for split in dict.fromkeys(split for split, _ in final):
         weights = "ema" if (split, "ema") in final else "raw"
-        if values := final.get((split, weights)):
+        values = final.get((split, weights))
+        if values and is_multi_label(values):
+            shown = [
+                f"{format_metric(metric, values[metric.name])} {metric.title}"
+                for metric in map(metric_definitions.describe, ("mean_average_precision", "micro_f1", "exact_match"))
+                if metric.name in values
+            ]
+            yield (
+                f"- **{shown[0]}** on {escape(split)}, {_WEIGHTS[weights]}: {', '.join(shown[1:])}; "
+                f"{values['count']:,} examples"
+            )
+        elif values:
             right, low, high = _interval(values)
             yield (
                 f"- **{100 * values['top1']:.2f} %** top-1 on {escape(split)}, {_WEIGHTS[weights]}: {right:,} of "
@@ -115,8 +127,14 @@ def _final_evaluations(
     }
     for split, by_weights in outcome.get("metrics", {}).items():  # beside them is "train": {metric: value}
         final |= {(split, kind): values for kind, values in by_weights.items() if isinstance(values, Mapping)}
-    needed = {"count", "top1", "top5", "loss"}
-    return {key: values for key, values in final.items() if values.keys() >= needed and key[1] in _WEIGHTS}
+    needed = {"count", "loss"}
+    return {
+        key: values
+        for key, values in final.items()
+        if values.keys() >= needed
+        and (is_multi_label(values) or values.keys() >= {"top1", "top5"})
+        and key[1] in _WEIGHTS
+    }
 
 
 def _interval(values: Mapping[str, Any]) -> tuple[int, float, float]:
@@ -153,24 +171,28 @@ def evaluations(
         if name not in metric_definitions.SUMMED and any(name in values for values in final.values())
     ]
     others = list({metric.name: metric for metric in others}.values())
+    one_label = not any(map(is_multi_label, final.values()))
     table = []
     for (split, weights), values in final.items():
-        _, low, high = _interval(values)
+        accuracies = []
+        if one_label:
+            _, low, high = _interval(values)
+            interval = f"{100 * low:.2f}–{100 * high:.2f} %"
+            accuracies = [f"{100 * values['top1']:.2f} %", interval, f"{100 * values['top5']:.2f} %"]
         table.append(
             (
                 split,
                 weights,
-                f"{100 * values['top1']:.2f} %",
-                f"{100 * low:.2f}–{100 * high:.2f} %",
-                f"{100 * values['top5']:.2f} %",
+                *accuracies,
                 format_number(values["loss"]),
                 *(format_metric(metric, values.get(metric.name)) for metric in others),
                 f"{values['count']:,}",
             )
         )
     names = [metric.column for metric in others]
-    head = ("split", "weights", "top-1", "95 % interval", "top-5", "loss", *names, "examples")
-    yield from tables.format_markdown(head, table, "llrrrrr" + "r" * len(names))
+    accuracies = ["top-1", "95 % interval", "top-5"] if one_label else []
+    head = ("split", "weights", *accuracies, "loss", *names, "examples")
+    yield from tables.format_markdown(head, table, "ll" + "r" * (len(head) - 2))
     if final and (images := config_value(config, "evaluation.batch_norm_images")):
         yield ""
         yield f"Evaluated with batch-norm statistics of {images:,} training images, not with the running statistics."
@@ -207,7 +229,8 @@ def heads(rows: list[dict[str, Any]]) -> Iterator[str]:
         accuracies = [f"{100 * top[head]:.1f} %" if head in top else "" for top in tops]
         table.append((head, format_number(before[head]) if head in before else "", format_number(loss), *accuracies))
     names = [f"{what}, step {row['step']:,}" for what in ("loss", "top-1") for row in (first, last)]
-    yield from tables.format_markdown(("head", *names), table, "lrrrr")
+    kept = 5 if any(tops) else 3  # of several labels per example there is no top-1
+    yield from tables.format_markdown(("head", *names)[:kept], [row[:kept] for row in table], "lrrrr"[:kept])
 
 
 def times(outcome: Mapping[str, Any], timing: list[dict[str, Any]]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from inception_jax.config import Config
 from inception_jax.errors import UserError, must_be_one_of
-from inception_jax.metric_definitions import METRICS, TO_TARGET
+from inception_jax.metric_definitions import METRICS, TO_TARGET, names_of
 from inception_jax.sweeps import overrides, space_file
 from inception_jax.sweeps.budget import SweepBudget
 from inception_jax.sweeps.space import Space
@@ -96,6 +96,10 @@ def _metric(flags: argparse.Namespace, config: Config) -> str:
     known = [*METRICS, *TO_TARGET]
     if name not in known:
         raise UserError(f"--metric={name}: {must_be_one_of(name, known)}")
+    labels = config.data.labels
+    if name in METRICS and not METRICS[name].is_of(labels):
+        names = ", ".join([*names_of(labels), *TO_TARGET])
+        raise UserError(f"--metric={name}: with config.data.labels = {labels!r} the metrics are {names}")
     return name
 
 

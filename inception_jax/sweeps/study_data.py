@@ -44,6 +44,7 @@ def record(directory: Path, study_config: StudyConfig, log: Callable[[str], None
         fields["class_names"],
         fields.get("image_key"),
         fields.get("label_key"),
+        fields.get("labels", "single"),
     )
     identity = data_record.describe(*splits)
     before = manifest.read_json_object(directory / data_record.FILE, "remove it: the next start records the data")

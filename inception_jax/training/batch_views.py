@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inception_jax.runs.batch_sheet import format_label
+from inception_jax.runs.batch_sheet import format_label, format_labels
 from inception_jax.training.device_augmentation import DeviceAugmentation, Labels
 from inception_jax.training.network_setup import NetworkInput
 from inception_jax.training.preprocess import Normalization
@@ -51,8 +51,11 @@ def view_training_batch(
 
 
 def view_labels(batch: Mapping[str, Any], class_names: Sequence[str], mixed: Any = None) -> list[str]:
-    """Formats the labels of a batch; `mixed` are the `Labels` of mixed images."""
+    """Formats the labels of a batch; `mixed` are the labels of mixed images, as `make_input` gives them."""
     labels = np.asarray(batch["label"])
+    if labels.ndim == 2:
+        found = zip(labels if mixed is None else np.asarray(mixed), np.asarray(batch["mask"]), strict=True)
+        return [format_labels(class_names, row) if valid else "(left out)" for row, valid in found]
     first, second, weights = mixed if isinstance(mixed, Labels) else (labels, labels, np.ones(len(labels)))
     rows = zip(first, second, weights, np.asarray(batch["mask"]), strict=True)
     return [

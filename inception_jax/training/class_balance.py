@@ -16,8 +16,10 @@ def read_class_weights(config: Config, dataset: Dataset) -> tuple[float, ...] | 
     have any: the mean weight of a training example is 1, so that the learning rate keeps its meaning. A class without
     training examples gets 1, which no loss is multiplied by.
 
+    With several labels per example a weight is that of a class's own term, and "balanced" is not defined.
+
     Args:
-      config: `loss.class_weights` and `data.sampling` are read.
+      config: `loss.class_weights`, `data.labels` and `data.sampling` are read.
       dataset: the training split.
 
     Returns:
@@ -31,6 +33,11 @@ def read_class_weights(config: Config, dataset: Dataset) -> tuple[float, ...] | 
     if value is None:
         return None
     if value == "balanced":
+        if dataset.label_kind == "multi":
+            raise ConfigError(
+                "config.loss.class_weights = 'balanced': it is defined for one label per example, and "
+                "config.data.labels = 'multi'; give pairs of a class and its factor"
+            )
         if config.data.sampling == "balanced":
             raise ConfigError(
                 "config.loss.class_weights = 'balanced': with config.data.sampling = 'balanced' the classes are "

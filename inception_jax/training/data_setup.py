@@ -51,7 +51,7 @@ def load_splits(config: Config | ConfigDict, *splits: str, data: str | None = No
     if data is not None and data != fields.name:
         return datasets.load_splits(data, splits, fields.data_dir)
     return datasets.load_splits(
-        fields.name, splits, fields.data_dir, fields.class_names, fields.image_key, fields.label_key
+        fields.name, splits, fields.data_dir, fields.class_names, fields.image_key, fields.label_key, fields.labels
     )
 
 

@@ -94,7 +94,7 @@ def augment(
 
     Args:
       images: uint8 [B, H, W, C], RGB where C is 3; B is even where images are mixed.
-      labels: int [B].
+      labels: int [B], or [B, num_classes] of 0 and 1.
       mask: bool [B]; a row whose mask is False is not mixed into another.
       keys: typed keys [B], of the examples.
       augmentation: what is done.
@@ -103,7 +103,7 @@ def augment(
 
     Returns:
       Pixels [B, H, W, C], 0 to 255, or beyond by the lighting noise; and the labels, `Labels` where images are
-      mixed.
+      mixed; of [B, num_classes] their weighted mean, in `dtype`.
     """
     pixels = images.astype(dtype)
     if augmentation.photometric:
@@ -117,6 +117,9 @@ def augment(
     if not augmentation.mixing:
         return pixels, labels
     pixels, weight = mixing.mix(pixels, mask, _keys(keys, _MIXING), augmentation.mixing)
+    if labels.ndim == 2:
+        own, others = (rows.astype(weight.dtype) for rows in (labels, mixing.partners(labels)))
+        return pixels, weight[:, None] * own + (1.0 - weight[:, None]) * others
     return pixels, Labels(labels, mixing.partners(labels), weight)
 
 

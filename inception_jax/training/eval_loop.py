@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from inception_jax.data.pipeline import EvalPipeline
-from inception_jax.metrics import Accumulator
+from inception_jax.metrics import Accumulator, make_accumulator
 from inception_jax.multihost import processes
 from inception_jax.training.device_prefetch import DevicePrefetcher
 from inception_jax.training.parallel import Compiled, Devices
@@ -38,8 +38,8 @@ def evaluate(
       variables: "params" and "batch_stats", on the devices.
       num_classes: rows and columns of the confusion matrix.
       faults: how many undecodable images may be masked, and how long to wait for a batch.
-      every_class: gets a mapping per batch of this process: "index" int64 [b], the position in the split, "labels"
-        int32 [b], and "log_probabilities" [b, num_classes]; the step must give them. None: they are not kept.
+      every_class: gets a mapping per batch of this process: "index" int64 [b], the position in the split, "labels" as
+        in the batch, and "log_probabilities" [b, num_classes]; the step must give them. None: they are not kept.
 
     Returns:
       Sums over the whole split and the predictions of all its examples, on every process.
@@ -48,7 +48,7 @@ def evaluate(
       CorruptImages: more images could not be decoded than `faults` allows.
       InputStalled: no batch came for too long.
     """
-    results = Accumulator(num_classes)
+    results = make_accumulator(num_classes, data.dataset.label_kind)
     previous: tuple[int, dict[str, np.ndarray], Any] | None = None
     batches = DevicePrefetcher(
         data.batches(),
@@ -90,16 +90,13 @@ def _add(
     first = k * data.batch_size + data.process_index * data.local_batch_size
     index, mask = first + np.arange(data.local_batch_size), batch["mask"]
     if every_class is not None:
-        labels = batch["label"][mask].astype(np.int32)
+        labels = batch["label"][mask]
         every_class.append({"index": index[mask], "labels": labels, "log_probabilities": rows["every_class"][mask]})
-    results.add(
-        jax.device_get(sums),
-        classes=rows["classes"],
-        probabilities=rows["probabilities"],
-        labels=batch["label"],
-        mask=mask,
-        index=index,
-    )
+    if results.labels == "multi":
+        columns = {"log_probabilities": rows["every_class"]}
+    else:
+        columns = {name: rows[name] for name in ("classes", "probabilities")}
+    results.add(jax.device_get(sums), **columns, labels=batch["label"], mask=mask, index=index)
 
 
 def _merge_processes(results: Accumulator) -> Accumulator:
@@ -107,11 +104,10 @@ def _merge_processes(results: Accumulator) -> Accumulator:
     if jax.process_count() == 1:
         return results
     packed = io.BytesIO()
-    own = results.predictions()
-    np.savez(packed, index=own.index, labels=own.labels, classes=own.classes, probabilities=own.probabilities)
+    np.savez(packed, **vars(results.predictions()))
     gathered = []
     for content in processes.gather_bytes(packed.getvalue()):
-        accumulator = Accumulator(results.num_classes)
+        accumulator = make_accumulator(results.num_classes, results.labels)
         accumulator.add(results.sums, **np.load(io.BytesIO(content), allow_pickle=False))
         gathered.append(accumulator)
     return functools.reduce(lambda whole, other: whole.merge(other, shared_sums=True), gathered)

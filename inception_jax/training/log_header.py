@@ -33,11 +33,12 @@ def format_header(
     weights = "/".join(f"{weight:g}" for weight in setup.objective.aux_weights)
     heads = f" with auxiliary heads, which are weighted {weights}" if weights else ", no auxiliary heads"
     statistics = f", batch norm statistics {setup.batch_norm}" if setup.batch_norm else ""
+    several = ", any number of them per example" if data.train.dataset.label_kind == "multi" else ""
     lines = [
         f"{setup.spec.name} ({setup.spec.paper})",
         f"{count:,} parameters{heads}; {format_precision(setup.model)}",
         f"{data.train.dataset.name}: {data.train.dataset.num_examples:,} training and "
-        f"{data.eval.dataset.num_examples:,} evaluation examples, {len(data.class_names)} classes, "
+        f"{data.eval.dataset.num_examples:,} evaluation examples, {len(data.class_names)} classes{several}, "
         f"{setup.input.image_size} pixels{_format_channels(setup)}",
         *data.train.dataset.account,
         *notes,

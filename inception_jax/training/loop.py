@@ -225,7 +225,13 @@ class _Steps:
     def _arguments(self, state: TrainState) -> tuple[Any, ...]:
         devices, config, model_input = self._setup.devices, self._setup.config, self._setup.input
         flag = devices.process_count > 1
-        batch = devices.abstract_batch(config.batch_size, model_input.image_size, flag, channels=model_input.channels)
+        batch = devices.abstract_batch(
+            config.batch_size,
+            model_input.image_size,
+            flag,
+            channels=model_input.channels,
+            label_columns=self._setup.data.train.dataset.label_columns,
+        )
         return state, batch, self.numbers
 
     @property
@@ -252,6 +258,7 @@ class _Steps:
             model_input.eval_image_size,
             crops=setup.data.eval.protocol.crops,
             channels=model_input.channels,
+            label_columns=setup.data.eval.dataset.label_columns,
         )
         estimator = None
         if setup.batch_norm_images:

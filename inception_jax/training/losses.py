@@ -1,4 +1,4 @@
-"""Cross-entropy and top-k accuracy, one value per example, and the weighted sum over all heads.
+"""Cross-entropy (of softmax or sigmoid) and top-k accuracy, one value per example, and the weighted sum of all heads.
 
 Nothing here reduces over the batch: the step does that once, with the mask of padded rows and over all devices.
 Logits may have any floating dtype; losses are computed in at least float32 (log-softmax on bfloat16 logits loses
@@ -45,8 +45,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing:
     Raises:
       UserError: `label_smoothing` out of range.
     """
-    if not 0.0 <= label_smoothing < 1.0:
-        raise UserError(f"config.loss.label_smoothing = {label_smoothing}; allowed: 0 <= label_smoothing < 1")
+    _check_smoothing(label_smoothing)
     num_classes = logits.shape[-1]
     # NumPy's promotion: JAX's refuses two types under strict promotion.
     logits = logits.astype(np.promote_types(logits.dtype, jnp.float32))
@@ -60,6 +59,53 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing:
     else:
         target_logit = label_logit
     return jnp.where((labels >= 0) & (labels < num_classes), log_normalizer - target_logit, jnp.nan)
+
+
+def sigmoid_cross_entropy(
+    logits: jax.Array,
+    targets: jax.Array,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
+) -> jax.Array:
+    """Binary cross-entropy of sigmoid(logits) for each class by itself, the mean over the classes.
+
+    The mean, not the sum, as in `tf.losses.sigmoid_cross_entropy` and PyTorch's `BCEWithLogitsLoss`: the loss does not
+    grow with the number of classes. Smoothing is that of `tf.losses.sigmoid_cross_entropy`: the target of a class is
+    `(1 - label_smoothing) * target + label_smoothing / 2`.
+
+    Args:
+      logits: [..., num_classes], floating.
+      targets: [..., num_classes]: 1 where the example has the class, else 0; between them of mixed images.
+      label_smoothing: 0 <= label_smoothing < 1.
+      class_weights: [num_classes], factors of the classes' terms, present or absent; the mean stays over the number of
+        classes. None: all 1.
+
+    Returns:
+      [...] losses in nats, at least float32.
+
+    Raises:
+      UserError: `label_smoothing` out of range.
+    """
+    _check_smoothing(label_smoothing)
+    logits = logits.astype(np.promote_types(logits.dtype, jnp.float32))
+    targets = targets.astype(logits.dtype)
+    if label_smoothing:
+        targets = (1.0 - label_smoothing) * targets + 0.5 * label_smoothing
+    # The formula that neither overflows nor cancels: softplus(x) - x t with softplus(x) = max(x, 0) + log1p(exp(-|x|)).
+    terms = jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    if class_weights is not None:
+        terms = terms * jnp.asarray(class_weights, terms.dtype)
+    return jnp.mean(terms, axis=-1)
+
+
+def _check_smoothing(label_smoothing: float) -> None:
+    if not 0.0 <= label_smoothing < 1.0:
+        raise UserError(f"config.loss.label_smoothing = {label_smoothing}; allowed: 0 <= label_smoothing < 1")
+
+
+def is_multi_label(labels: jax.Array | Labels, logits: jax.Array) -> bool:
+    """Whether labels are those of several classes per example, [B, num_classes], and not class indices [B]."""
+    return not isinstance(labels, Labels) and labels.ndim == logits.ndim
 
 
 def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
@@ -110,11 +156,12 @@ def inception_loss(
     Args:
       output: `.logits` [B, num_classes]; `.aux_logits`, one [B, num_classes] per head, first head first.
       labels: [B], integer class indices; of mixed images `Labels`: the target is the mean of the (smoothed) targets of
-        both labels, with their weights, and so is the loss.
+        both labels, with their weights, and so is the loss. Or [B, num_classes], of several labels per example: the
+        loss is `sigmoid_cross_entropy`, with the same weights of the heads.
       aux_weights: one weight per head, in the same order.
-      label_smoothing: see `softmax_cross_entropy`.
+      label_smoothing: see `softmax_cross_entropy` and `sigmoid_cross_entropy`.
       class_weights: [num_classes]; the loss of an example, in every head and with its smoothed labels, is multiplied by
-        the weight of its class. None: not multiplied.
+        the weight of its class (of several labels, each class's term by its own). None: not multiplied.
 
     Returns:
       The total [B], and the loss [B] of each head by name, without the head's weight: "main", "aux1", "aux2", ...
@@ -129,6 +176,8 @@ def inception_loss(
         )
 
     def head_loss(logits: jax.Array) -> jax.Array:
+        if is_multi_label(labels, logits):
+            return sigmoid_cross_entropy(logits, labels, label_smoothing, class_weights)
         if not isinstance(labels, Labels):
             return one_label_loss(logits, labels)
         first, second = one_label_loss(logits, labels.first), one_label_loss(logits, labels.second)

@@ -102,7 +102,7 @@ def count_classes(config: Config, dataset: datasets.Dataset) -> int:
             "config.model.num_classes = 0: there is no classifier to train; leave the field unset "
             "(config.initialize.checkpoint may name weights without a classifier)"
         )
-    if dataset.num_classes < 2:
+    if dataset.num_classes < (1 if dataset.label_kind == "multi" else 2):
         raise ConfigError(
             f"config.data.name = {dataset.name!r}: a single class, {dataset.class_names[0]!r}; two or more are needed"
             f"{dataset.class_hint}"

@@ -169,7 +169,13 @@ class Devices:
         return self._flags[value]
 
     def abstract_batch(
-        self, batch_size: int, image_size: int, flag: bool = False, crops: int = 1, channels: int = 3
+        self,
+        batch_size: int,
+        image_size: int,
+        flag: bool = False,
+        crops: int = 1,
+        channels: int = 3,
+        label_columns: int | None = None,
     ) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes, dtypes and shardings of a batch on the devices, to compile for.
 
@@ -179,11 +185,12 @@ class Devices:
           flag: whether the batch has the leaf "stop".
           crops: of each example; an axis of the images where there are several.
           channels: of an image.
+          label_columns: classes of labels of 0 and 1, where examples have several; None: one class number each.
         """
         several = (crops,) if crops > 1 else ()
         leaves = {
             "image": ((batch_size, *several, image_size, image_size, channels), np.uint8),
-            "label": ((batch_size,), np.int32),
+            "label": ((batch_size,), np.int32) if label_columns is None else ((batch_size, label_columns), np.uint8),
             "mask": ((batch_size,), np.bool_),
         } | ({"stop": ((self.count,), np.bool_)} if flag else {})
         if self.mode == "pmap":

@@ -76,7 +76,7 @@ class Estimator:
         steps = itertools.count(step)
 
         def put(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-            number = {"step": np.full_like(batch["label"], next(steps))} if self.numbered else {}
+            number = {"step": np.full(batch["mask"].shape, next(steps), np.int32)} if self.numbered else {}
             return self.devices.put({**batch, **number})
 
         batches = DevicePrefetcher(
@@ -140,10 +140,13 @@ def build(
       augmentation: of training, on the device.
       seed: of the run.
     """
-    batch = devices.abstract_batch(data.batch_size, data.image_size, channels=data.channels)
+    batch = devices.abstract_batch(
+        data.batch_size, data.image_size, channels=data.channels, label_columns=data.dataset.label_columns
+    )
     numbered = bool(augmentation)
     if numbered:
-        batch["step"] = batch["label"]  # a number for each example as well
+        mask = batch["mask"]  # a number for each example as well
+        batch["step"] = jax.ShapeDtypeStruct(mask.shape, np.int32, sharding=mask.sharding)
     step = make_moments_step(model, normalization, devices=devices.count, augmentation=augmentation, seed=seed)
     compiled = devices.compile_eval(step, variables, batch)
     return Estimator(compiled, devices, data, -(-images // data.batch_size), freezing, faults, numbered)

@@ -15,7 +15,7 @@ import numpy as np
 from inception_jax import tree_paths
 from inception_jax.data.channels import COLOURS
 from inception_jax.errors import NonFiniteLoss, UserError
-from inception_jax.metric_definitions import Metric
+from inception_jax.metric_definitions import METRICS, Metric
 from inception_jax.metrics import Accumulator
 from inception_jax.models import input_channels
 from inception_jax.multihost import peer_loss, processes
@@ -94,11 +94,18 @@ def checkpoint_metrics(evaluations: Mapping[str, Accumulator]) -> dict[str, floa
 def format_evaluations(evaluations: Mapping[str, Accumulator], best_metric: Metric) -> str:
     """Formats an evaluation as one line: `raw: loss 0.0512, top-1 98.61 % (355/360) | ema: …`.
 
-    The metric by which the best one is chosen is added where it is neither of these.
+    The metric by which the best one is chosen is added where it is neither of these. With several labels per example:
+    `raw: loss 0.0512, mAP 83.20 %`.
     """
     texts, name = [], best_metric.name
     for weights, evaluation in evaluations.items():
         means = evaluation.result()
+        if evaluation.labels == "multi":
+            shown = [METRICS[key] for key in dict.fromkeys(("loss", "mean_average_precision", name))]
+            texts.append(
+                f"{weights}: {', '.join(f'{one.column} {format_metric(one, means[one.name])}' for one in shown)}"
+            )
+            continue
         correct = round(means["top1"] * means["count"])
         other = "" if name in ("loss", "top1") else f", {best_metric.column} {format_metric(best_metric, means[name])}"
         texts.append(

@@ -94,7 +94,7 @@ def make_input(
     """Augments a micro-batch on the device and normalizes it.
 
     Args:
-      batch: "image" uint8 [b, H, W, C], "label" int [b], "mask" bool [b].
+      batch: "image" uint8 [b, H, W, C], "label" int [b] (uint8 [b, num_classes] of several labels), "mask" bool [b].
       keys: typed keys [b], from `example_keys`.
       augmentation: on the device.
       normalization: of uint8 pixels, to the network's input.
@@ -122,8 +122,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds the training step for a per-device batch.
 
-    The step maps (state, batch) to (next state, metrics). `batch` holds "image" uint8 [b, H, W, C], "label" int32 [b]
-    and "mask" bool [b]; rows whose mask is False are left out of loss and gradient. Metrics are float scalars,
+    The step maps (state, batch) to (next state, metrics). `batch` holds "image" uint8 [b, H, W, C], "label" int32 [b],
+    or uint8 [b, num_classes] of 0 and 1 where examples have several labels (`data.labels=multi`), and "mask" bool [b];
+    rows whose mask is False are left out of loss and gradient. Metrics are float scalars,
     already reduced over all devices: sums over the unmasked examples of the global batch under their names ("loss",
     "loss_main", "loss_aux1", …, "top1_main", "top5_main", …; of mixed images by their mixed labels), "count", and
     "gradient_norm", the global norm of the mean gradient before weight decay and clipping. With a leaf "stop" in the
@@ -222,6 +223,9 @@ def make_eval_step(
     "classes" int32 [b, k] and "probabilities" [b, k], the most probable first. Where the images of a batch are crops,
     [b, crops, H, W, C], all of this is of the mean of their softmax probabilities.
 
+    With labels uint8 [b, num_classes] (several per example) the loss is `losses.sigmoid_cross_entropy`, there are no
+    "top1" and "top5", probabilities are those of sigmoid, and "every_class" is always there.
+
     Args:
       model: a network of this package.
       normalization: of uint8 pixels, to the network's input.
@@ -237,22 +241,31 @@ def make_eval_step(
             output: Any = model.apply(variables, images, train=False)
             return output.logits
 
-        images = batch["image"]
-        logits = classify(images) if images.ndim == 4 else crop_averaging.classify_crops(classify, images)
-        loss = losses.softmax_cross_entropy(logits, batch["label"], 0.0)
-        sums = {
-            "loss": loss,
-            "top1": losses.top_k_correct(logits, batch["label"], 1),
-            "top5": losses.top_k_correct(logits, batch["label"], 5),
-            "count": batch["mask"],
-        }
+        images, labels = batch["image"], batch["label"]
+        several = labels.ndim == 2
+        if images.ndim == 4:
+            logits = classify(images)
+        else:
+            logits = crop_averaging.classify_crops(classify, images, several)
+        if several:
+            loss = losses.sigmoid_cross_entropy(logits, labels)
+            sums = {"loss": loss, "count": batch["mask"]}
+        else:
+            loss = losses.softmax_cross_entropy(logits, labels, 0.0)
+            sums = {
+                "loss": loss,
+                "top1": losses.top_k_correct(logits, labels, 1),
+                "top5": losses.top_k_correct(logits, labels, 5),
+                "count": batch["mask"],
+            }
         sums = {name: _masked_sum(values, batch["mask"], loss.dtype) for name, values in sums.items()}
         # By the logits: two of them may have one probability, and "top1" would then count another class.
         _, classes = lax.top_k(logits, min(top_k, logits.shape[-1]))
-        probabilities = jnp.take_along_axis(jax.nn.softmax(logits), classes, axis=-1)
+        activation = jax.nn.sigmoid if several else jax.nn.softmax
+        probabilities = jnp.take_along_axis(activation(logits), classes, axis=-1)
         rows = {"classes": classes, "probabilities": probabilities}
-        if every_class:
-            rows["every_class"] = jax.nn.log_softmax(logits)
+        if every_class or several:
+            rows["every_class"] = (jax.nn.log_sigmoid if several else jax.nn.log_softmax)(logits)
         return sum_over_devices(sums, devices), rows
 
     return eval_step
@@ -318,10 +331,13 @@ def _sums(
     """The training metrics of a micro-batch, as sums over its unmasked examples."""
     logits = dict(zip(heads, (output.logits, *output.aux_logits), strict=True))
     values = {"loss": total}
+    several = losses.is_multi_label(labels, output.logits)
     for head, loss in heads.items():
         values[f"loss_{head}"] = loss
-        values[f"top1_{head}"] = losses.top_k_accuracy(logits[head], labels, 1)
-    values["top5_main"] = losses.top_k_accuracy(output.logits, labels, 5)
+        if not several:
+            values[f"top1_{head}"] = losses.top_k_accuracy(logits[head], labels, 1)
+    if not several:
+        values["top5_main"] = losses.top_k_accuracy(output.logits, labels, 5)
     values["count"] = mask
     return {name: _masked_sum(value, mask, total.dtype) for name, value in values.items()}
 

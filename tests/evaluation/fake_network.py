@@ -28,6 +28,7 @@ class FakeNetwork:
     class_names: list[str] = dataclasses.field(default_factory=lambda: ["red", "green", "blue"])
     image_size: int = 32
     variables: object = None
+    label_columns: int | None = None
     devices: FakeDevices = dataclasses.field(default_factory=FakeDevices)
     batches: list[int] = dataclasses.field(default_factory=list)  # images in each batch that was computed
     compiled: list[tuple[int, int]] = dataclasses.field(default_factory=list)

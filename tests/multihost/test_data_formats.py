@@ -102,7 +102,8 @@ def test_killed_and_continued(sets, start, expected, file_format, workers, tmp_p
     pair = start(workdir, sets[file_format], workers)
     checkpoints, deadline = workdir / "checkpoints", time.monotonic() + 300
     while not any(path.name.isdigit() for path in checkpoints.glob("*")):
-        assert time.monotonic() < deadline and all(command.poll() is None for command in pair), pair[0].written()
+        running = time.monotonic() < deadline and all(command.poll() is None for command in pair)
+        assert running, [command.written() for command in pair]
         time.sleep(0.005)
     for command in pair:
         command.kill()
