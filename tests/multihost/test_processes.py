@@ -401,6 +401,7 @@ def test_launchers():
         ({"num_processes": 2}, "--coordinator_address and --process_id missing"),
         ({"coordinator_address": "n1:1", "num_processes": 2, "process_id": 2}, "--process_id=2: .* 0 to 1"),
         ({"coordinator_address": "n1", "num_processes": 2, "process_id": 0}, "HOST:PORT"),
+        ({"coordinator_address": "n1:99999", "num_processes": 2, "process_id": 0}, "n1:99999: .* a port of 1 to 65535"),
         ({"coordinator_address": "n1:1", "num_processes": 2, "process_id": 0, "distributed": "off"}, "distributed=off"),
         ({"heartbeat_timeout_seconds": 5}, "--heartbeat_timeout_seconds=5: at least 10"),
     ],
@@ -425,6 +426,28 @@ def test_our_heartbeat_acts_before_that_of_jax(monkeypatch, timeout):
         with processes.initialize(processes.Launch("n1:1", 2, 1, "flags", timeout)):
             pass
     assert asked["heartbeat_timeout"] / 2 >= heartbeat.longest_detection_seconds(timeout) + 15 > timeout
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_in_use_is_refused_before_jaxs_server_ends_the_process(host, monkeypatch):
+    """By process 0, which would listen there."""
+    started = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments, **_: started.append(arguments) or 1 / 0)
+    monkeypatch.setattr(processes, "_redirect_stdout_of_libraries", lambda: None)
+    with socket.socket() as taken:
+        taken.bind((host, 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(
+            UserError, match=rf"{address}: port .* cannot be used \(Address already in use\); name a free"
+        ):
+            with processes.initialize(processes.Launch(address, 2, 0, "flags")):
+                pass
+        assert not started
+        with pytest.raises(ZeroDivisionError), processes.initialize(processes.Launch(address, 2, 1, "flags")):
+            pass  # process 1 connects to it
+    with pytest.raises(ZeroDivisionError), processes.initialize(processes.Launch(address, 2, 0, "flags")):
+        pass  # it is free again
 
 
 @pytest.mark.slow
