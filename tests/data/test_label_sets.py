@@ -232,6 +232,9 @@ def test_data_sets_of_tfds(tmp_path, capsys):
         multi(name, **options)
     with pytest.raises(UserError, match=r"ValueError: label 0.5; with several labels per example each is 0 or 1"):
         [multi(name, label_key="scores", **options).record(i) for i in range(5)]
+    source = type(data.source)(data.source.parts, "image", "none", data.source.label_form)
+    with pytest.raises(UserError, match=r"ValueError: no feature 'none'"):  # not: an example without labels
+        source[0]
     with pytest.raises(UserError, match=r"'image': a feature .* with config.data.labels = 'multi' a Sequence of"):
         multi(name, label_key="image", **options)
     with pytest.raises(
