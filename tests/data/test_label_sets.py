@@ -8,11 +8,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from inception_jax.data import datasets, prepare
+from inception_jax.data import datasets, index_files, prepare
 from inception_jax.data.datasets import load, load_splits
-from inception_jax.data.label_sets import LabelSets
+from inception_jax.data.label_sets import LabelSets, digest_parts
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
-from inception_jax.data.records import label_counts
+from inception_jax.data.records import label_counts, sha256
 from inception_jax.errors import UserError
 from inception_jax.runs import data_record
 
@@ -48,6 +48,8 @@ def test_label_sets():
     assert sets.counts().tolist() == [1, 1, 1] and sets.row(-1).tolist() == [0, 1, 0]
     table = LabelSets.from_table(np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]]))
     assert table.ends.tolist() == sets.ends.tolist() and table.classes.tolist() == sets.classes.tolist()
+    wider = LabelSets.pack([[2, 0, 2], [], [1]], 4)  # a class that no example has
+    assert sha256(*digest_parts(wider)) != sha256(*digest_parts(sets)) == sha256(*digest_parts(table))
     joined = LabelSets.join([sets.select(1, 3), sets.select(0, 1), sets.select(2, 2)])
     assert [joined.row(i).tolist() for i in range(len(joined))] == [[0, 0, 0], [0, 1, 0], [1, 0, 1]]
 
@@ -107,7 +109,9 @@ def test_columns_of_classes_need_several_labels(folder):
         load(write(folder, "path,cat\n0.png,1\n"), "train", label_key="*")
 
 
-def test_tars(tmp_path, encoded_image):
+def test_tars(tmp_path, encoded_image, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_files, "_SETTLED_SECONDS", -3600.0)
     members = []
     for number, labels in enumerate([[2, 0, 2], [], [1]]):
         content = json.dumps({"label": labels, "other": 5}).encode()
@@ -131,6 +135,7 @@ def test_tars(tmp_path, encoded_image):
     classes.write_text("2\tfox\n0\tbee\n")
     with pytest.raises(UserError, match=r"'2' of .*a-train.tar: label 1 is not among the 2"):
         multi(name, class_names=str(classes))
+    assert load(name, "train", label_key="other").class_names[5] == "5"  # its index is not that of several labels
     with pytest.raises(UserError, match=r"'other' = 5; with config.data.labels = 'multi' a list of integers"):
         multi(name, label_key="other")
     with pytest.raises(UserError, match=r"has no label: .json with a list 'none' is needed"):
