@@ -1,10 +1,14 @@
 """The schema: what is refused, with which message, and that nothing is accepted and ignored."""
 
+import argparse
+
 import pytest
 
 from inception_jax import config as configs
 from inception_jax import schema
 from inception_jax.config import Config, ConfigError
+from inception_jax.errors import UserError
+from inception_jax.sweeps import settings
 
 
 def test_the_default_is_valid_and_round_trips():
@@ -98,3 +102,25 @@ def test_a_mapping_in_a_copy_of_a_config_becomes_pairs_too():
     recipe.optimizer.name, recipe.optimizer.options = "optax.lamb", {"b1": 0.8}
     for config in (recipe.copy_and_resolve_references(), recipe):
         assert Config(config).optimizer.options == (("b1", 0.8),)
+
+
+def test_the_metric_of_the_best_checkpoint_follows_the_labels():
+    for labels, metric in (("single", "top1"), ("multi", "mean_average_precision")):
+        recipe = configs.default()
+        recipe.data.labels = labels
+        config = Config(recipe)
+        assert config.to_dict()["checkpoint"]["best_metric"] == metric == config.checkpoint.best_metric
+        chosen = argparse.Namespace(metric=None)
+        assert settings._metric(chosen, config) == metric
+        chosen.metric = "top5" if labels == "multi" else "micro_f1"
+        with pytest.raises(
+            UserError, match=f"--metric={chosen.metric}: with config.data.labels = '{labels}' the metrics"
+        ):
+            settings._metric(chosen, config)
+        recipe.stop.target_metric = chosen.metric
+        with pytest.raises(
+            ConfigError, match=f"config.stop.target_metric = '{chosen.metric}': with config.data.labels"
+        ):
+            Config(recipe)
+    earlier = configs.from_dict({"checkpoint": {"best_metric": "top1"}})  # as an earlier version wrote it
+    assert Config(earlier).to_dict()["checkpoint"]["best_metric"] == "top1" and earlier.data.labels == "single"
