@@ -61,6 +61,15 @@ def test_the_coordinator_stops_answering(start_pair):
     assert "error: process 0 of this run, the coordinator, has not answered for " in said(second)
 
 
+def test_the_coordinator_is_killed(start_pair):
+    """JAX's client in the other process aborts at once (134 in a shell), before our heartbeat can act."""
+    first, second = start_pair(["work", 300], ["work", 300])
+    wait_until_joined(first)
+    wait_until_joined(second)
+    first.kill()
+    assert second.wait(timeout=60) == -signal.SIGABRT, said(second)
+
+
 @pytest.mark.parametrize("who", [0, 1])
 def test_one_fails(start_pair, who):
     actions = [["work", 300], ["work", 300]]
