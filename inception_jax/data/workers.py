@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
+import gc
 import os
 import re
 import signal
@@ -142,11 +144,27 @@ class WorkerProducer(Producer):
         Grain removes it in a thread that ends with the interpreter: what still waited for it stayed until Python's
         resource tracker removed it, with a warning.
         """
-        from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+        _wait_for_removal()
 
-        pool = SharedMemoryArray._del_thread_pool
-        if pool is not None:
-            pool.apply(bool)  # it has one thread, which takes its work in order
+
+def _wait_for_removal() -> None:
+    from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+
+    pool = SharedMemoryArray._del_thread_pool
+    if pool is not None:
+        pool.apply(bool)  # it has one thread, which takes its work in order
+
+
+def free_shared_memory() -> None:
+    """Frees the shared memory of batches that only cycles of objects hold; the interpreter would find them too late."""
+    gc.collect()
+    _wait_for_removal()
+
+
+@functools.cache
+def _free_at_exit() -> None:
+    """Has `free_shared_memory` run when the process ends, before Grain's thread ends."""
+    atexit.register(free_shared_memory)
 
 
 class _WorkerGroup:
@@ -157,6 +175,7 @@ class _WorkerGroup:
 
         _mark_flags_parsed()
         _start_without_main_module()
+        _free_at_exit()
         # Grain has one more batch under way than its buffer holds: the one that its consumer waits for.
         self.activity = ActivityTable(threads + 1, workers)
         source = grain.MapDataset.source(_BatchSource(make, start, stop, workers, threads + 1, self.activity))

@@ -134,6 +134,13 @@ def test_closing_waits_until_the_shared_memory_of_batches_is_removed(monkeypatch
     del array, arrays
     producer.finish()
     assert sorted(removed) == sorted(names)
+    cycle = [SharedMemoryArray((8,), np.uint8)]  # as the last batches of a run: freed at the end of the process
+    cycle[0].unlink_on_del()
+    names.append(cycle[0].metadata.name)
+    cycle.append(cycle)
+    del cycle
+    workers.free_shared_memory()
+    assert sorted(removed) == sorted(names)
 
 
 def test_a_loader_finishes_its_producer_when_all_has_ended():
