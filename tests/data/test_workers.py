@@ -140,7 +140,7 @@ def test_closing_waits_until_the_shared_memory_of_batches_is_removed(monkeypatch
     cycle.append(cycle)
     del cycle
     workers.free_shared_memory()
-    assert sorted(removed) == sorted(names)
+    assert {*names} <= {*removed}  # with what tests before have left in cycles
 
 
 def test_a_loader_finishes_its_producer_when_all_has_ended():
