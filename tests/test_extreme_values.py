@@ -90,7 +90,8 @@ def numeric_fields() -> list[str]:
     return [path for path, kind in kinds.items() if kind in (int, float, tuple, object)]
 
 
-def check_field(path: str, value: object) -> None:
+def check_field(path: str, value: object) -> bool:
+    """Returns whether the value is refused."""
     values = base() | next((more for start, more in READ_WITH.items() if path.startswith(start)), {})
     message = refusal(values | {path: value})
     if isinstance(value, str) or value in (INF, -INF, 1e308) or value is NAN:
@@ -98,6 +99,7 @@ def check_field(path: str, value: object) -> None:
     if message:
         # The field, its option, or what does not go together with it.
         assert path.rpartition(".")[2].split("_")[0] in message, (path, value, message)
+    return bool(message)
 
 
 CASES = [(path, value) for path, value in itertools.product(numeric_fields(), VALUES) if path != "extensions"]
@@ -113,8 +115,8 @@ def test_some_fields(part):
 @pytest.mark.attack
 @pytest.mark.parametrize("path", sorted({path for path, _ in CASES}))
 def test_every_field(path):
-    for value in VALUES:
-        check_field(path, value)
+    refused = sum(check_field(path, value) for value in VALUES)
+    print(f"{path}: {len(VALUES)} values, {refused} refused")
 
 
 def test_every_field_of_a_number_has_a_finite_range():
@@ -222,13 +224,16 @@ TEXTS = (
 )
 
 
-def check_override(path: str, text: str) -> None:
+def check_override(path: str, text: str) -> bool:
+    """Returns whether the text is refused."""
     try:
         with limited(MEMORY, SECONDS):
             Config(recipe_files.load_config(["--config=digits", f"--config.{path}={text}"])[0])
     except UserError as error:
         assert "\n" not in str(error) and len(str(error)) < 2100, (path, text)
         assert "config" in str(error), (path, text, str(error))
+        return True
+    return False
 
 
 OVERRIDES = [*itertools.product(sorted(configs.field_types()), (*TEXTS, "(" * 5000, "None", "()", "[1,", "'"))]
@@ -242,9 +247,8 @@ def test_some_overrides():
 @pytest.mark.slow
 @pytest.mark.attack
 def test_every_override():
-    for path, text in OVERRIDES:
-        if path != "extensions":
-            check_override(path, text)
+    refused = [check_override(path, text) for path, text in OVERRIDES if path != "extensions"]
+    print(f"{len(refused)} overrides, {sum(refused)} refused")
 
 
 def find_arguments(name: str, capsys, monkeypatch) -> list[str]:
@@ -292,8 +296,11 @@ def test_some_flags(name, capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", VERBS)
 def test_every_flag(name, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for argument in find_arguments(name, capsys, monkeypatch):
+    arguments = find_arguments(name, capsys, monkeypatch)
+    for argument in arguments:
         check_flag(name, argument, capsys, monkeypatch)
+    with capsys.disabled():
+        print(f"\n{name}: {len(arguments)} flags, all refused")
 
 
 @pytest.mark.parametrize(
