@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import jax
 import numpy as np
 
-from inception_jax.errors import UserError, nearest, write_error
+from inception_jax.errors import UserError, must_be_one_of, write_error
 from inception_jax.evaluation import trained_network
 from inception_jax.evaluation.trained_network import TrainedNetwork
 from inception_jax.exports import onnx_file, stablehlo
@@ -62,7 +62,7 @@ def export(
       UserError: an unknown target, no such run, an output that exists, or what the target's own function raises.
     """
     if to not in targets():
-        raise UserError(f"--to={to}: unknown{nearest(to, targets())}; targets: {', '.join(targets())}")
+        raise UserError(f"--to={to}: {must_be_one_of(to, targets())}")
     if endpoints and to not in PROGRAMS:
         raise UserError(f"--endpoints: only with --to={' or '.join(PROGRAMS)}")
     if output is None:

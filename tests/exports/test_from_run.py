@@ -134,7 +134,7 @@ def test_where_and_what_is_refused(small_run, tmp_path, monkeypatch):
     for flags, message in (
         (["--workdir=a"], "--to is missing; targets: onnx, "),
         (["--to=onnx"], "--workdir is missing"),
-        (["--workdir=a", "--to=onxx"], r"--to=onxx: unknown; did you mean 'onnx'\?; targets: onnx, stablehlo"),
+        (["--workdir=a", "--to=onxx"], r"--to=onxx: it must be one of 'onnx', 'stablehlo', .*; did you mean 'onnx'\?"),
         (["--workdir=a", "--to=hub", "--endpoints=conv1"], "--endpoints: only with --to=onnx or stablehlo"),
         ([f"--workdir={small_run}", "--to=hub", f"--output={tmp_path}/there"], "exists already"),
         ([f"--workdir={small_run}", "--to=hub", f"--output={tmp_path}/there/a/b"], "cannot write"),

@@ -14,6 +14,7 @@ from inception_jax.errors import UserError
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import comparison_plot, comparison_report, plot_style, tables
 from inception_jax.runs.comparison import compare, short_labels
+from inception_jax.runs.formatting import format_duration
 from inception_jax.runs.manifest import ABSENT, flatten
 
 from .made_runs import make_run
@@ -93,6 +94,13 @@ def test_the_final_table(two):
     assert cells(text, "Last training loss per head")[1] == ["a", "0.0156", "0.0125", "0.0109"]
     assert cells(text, "Size, time and final state")[2] == ["b", "13,378,280", "1:21", "30 s", "2 s", "94", "cdcdcdcd"]
     assert found.ranked() == [1, 0] and compare(two, metric="loss").ranked() == [1, 0]
+
+
+def test_seconds_are_rounded_as_in_the_log_and_the_report(tmp_path):
+    """Up: 81.2 seconds are 1:22 in each of them."""
+    path = make_run(tmp_path / "a", outcome={"wall_seconds": 81.2, "compile_seconds": 30.01})
+    row = cells(comparison_report.format_markdown(compare([path, path])), "Size, time and final state")[2]
+    assert row[2:4] == [format_duration(81.2), format_duration(30.01)] == ["1:22", "31 s"]
 
 
 def test_the_metric_that_all_runs_chose_ranks_them(tmp_path):
