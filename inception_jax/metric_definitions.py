@@ -222,9 +222,9 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
 def multi_label_class_metrics(predictions: MultiLabelPredictions) -> ClassMetrics:
     """Precision, recall and F1 at a probability of 0.5, and average precision, of every class."""
     labels, predicted = predictions.labels, predictions.predicted
-    counts = (table.sum(axis=0, dtype=np.int64) for table in (labels, predicted, labels & predicted))
+    support, given, right = (table.sum(axis=0, dtype=np.int64) for table in (labels, predicted, labels & predicted))
     columns = zip(labels.T, predictions.log_probabilities.T, strict=True)
-    return ClassMetrics(*counts, np.array([average_precision(*column) for column in columns]))
+    return ClassMetrics(support, given, right, np.array([average_precision(*column) for column in columns]))
 
 
 def mean_average_precision(predictions: MultiLabelPredictions) -> float:

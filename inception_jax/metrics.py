@@ -36,7 +36,7 @@ class Accumulator:
     """
 
     labels = "single"
-    _sum_names = SUMS
+    _sum_names: tuple[str, ...] = SUMS
 
     def __init__(self, num_classes: int, *, max_confusion_classes: int = MAX_CONFUSION_CLASSES):
         """Starts without examples.

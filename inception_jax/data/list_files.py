@@ -78,7 +78,9 @@ def scan(
     rows, unused, columns = _read_rows(file, name, path_key or "path", label_key or "label", several)
     if not rows:
         raise UserError(f"{name}: no rows; a row per image is needed")
-    chosen = read_class_file(classes_file) if classes_file else columns and dict(zip(columns, columns, strict=True))
+    chosen: Mapping[str, str] | None = read_class_file(classes_file) if classes_file else None
+    if not classes_file and columns:
+        chosen = {column: column for column in columns}
     train = split_names.training({row[3] for row in rows})
     class_names, labels_of = _classes([row for row in rows if row[3] == (train or row[3])], chosen, name)
     folder = os.path.dirname(os.path.abspath(file))

@@ -215,15 +215,15 @@ class _Examples:
                 if label is not None and key not in self._images:
                     raise UserError(f"{self.name}: {one_line(key)!r} has a label, but no image{self._suffixes_found()}")
         places = np.array(list(self._images.values()), np.int64).reshape(-1, 2)
-        labels = [self._label_of(key) for key in self._images]
+        found = [self._label_of(key) for key in self._images]
         ends = {}
         if self.several:
-            ends = {"ends": np.cumsum([len(one) for one in labels], dtype=np.int64)}
-            labels = [label for one in labels for label in one]
+            ends = {"ends": np.cumsum([len(one) for one in found], dtype=np.int64)}
+            found = [label for one in found for label in one]
         return {
             "offsets": places[:, 0].copy(),
             "sizes": places[:, 1].copy(),
-            "labels": np.array(labels, np.int64),
+            "labels": np.array(found, np.int64),
             "keys": PackedNames.pack(self._images).packed,
             **ends,
         }

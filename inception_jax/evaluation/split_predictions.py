@@ -161,7 +161,8 @@ def average(parts: Sequence[SplitPredictions], names: Sequence[str]) -> SplitPre
     Raises:
       UserError: they are of other data, other classes, or other examples.
     """
-    first, total, rest = parts[0], np.zeros(parts[0].log_probabilities.shape), 0.0
+    first = parts[0]
+    total, rest = np.zeros((2, *first.log_probabilities.shape))
     for part, name in zip(parts, names, strict=True):
         for field in _SAME:
             if part.about[field] != first.about[field]:

@@ -109,7 +109,7 @@ def format_labels(names: Sequence[str], labels: np.ndarray) -> str:
       names: of the classes.
       labels: [num_classes], 0 to 1.
     """
-    shown = [(names[label], f"{labels[label]:.2f}") for label in np.flatnonzero(labels >= 0.005)]
+    shown = [(names[label], f"{labels[label]:.2f}") for label in np.flatnonzero(labels >= 0.005).tolist()]
     return ", ".join(name if weight == "1.00" else f"{name} {weight}" for name, weight in shown) or "(no label)"
 
 

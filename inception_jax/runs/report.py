@@ -110,7 +110,7 @@ def draw_plots(
     if blocks is not None:
         row = int(right[0]) if len(right) else 0
         label = found.labels[row]
-        names = [class_names[one] for one in (np.flatnonzero(label) if label.ndim else [label])]
+        names = [class_names[one] for one in (np.flatnonzero(label).tolist() if label.ndim else [int(label)])]
         image, name = shown[row], plot_style.shorten(", ".join(map(str, names)) or "no label", 30)
         if maps := blocks(image):  # a network that a recipe registered may have no endpoints
             activation_plot.activations(image, maps, paths["activations"], title=f"{split}: {name}")

@@ -9,7 +9,7 @@ its gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,7 @@ def _check_smoothing(label_smoothing: float) -> None:
         raise UserError(f"config.loss.label_smoothing = {label_smoothing}; allowed: 0 <= label_smoothing < 1")
 
 
-def is_multi_label(labels: jax.Array | Labels, logits: jax.Array) -> bool:
+def is_multi_label(labels: jax.Array | Labels, logits: jax.Array) -> TypeGuard[jax.Array]:
     """Whether labels are those of several classes per example, [B, num_classes], and not class indices [B]."""
     return not isinstance(labels, Labels) and labels.ndim == logits.ndim
 

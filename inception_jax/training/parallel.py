@@ -188,7 +188,7 @@ class Devices:
           label_columns: classes of labels of 0 and 1, where examples have several; None: one class number each.
         """
         several = (crops,) if crops > 1 else ()
-        leaves = {
+        leaves: dict[str, tuple[tuple[int, ...], Any]] = {
             "image": ((batch_size, *several, image_size, image_size, channels), np.uint8),
             "label": ((batch_size,), np.int32) if label_columns is None else ((batch_size, label_columns), np.uint8),
             "mask": ((batch_size,), np.bool_),
