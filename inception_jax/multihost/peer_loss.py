@@ -14,7 +14,7 @@ import jax
 
 from inception_jax.errors import ExitCode, UserError
 
-ADVICE = "start all of them again, and the run continues from its newest checkpoint"
+ADVICE = "start all of them again; training continues from its newest checkpoint"
 
 _SIGNS = re.compile(
     r"\b(gloo|nccl\w*|by peer|socket closed|barrier|coordination service|heartbeats?|another task|preempted)\b",
