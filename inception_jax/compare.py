@@ -32,7 +32,8 @@ def main(argv: list[str]) -> int:
         "--metric",
         metavar="NAME",
         help="metric of the evaluations for the curves and the ranking, such as loss or macro_f1; "
-        "default: the checkpoint.best_metric that all runs have, otherwise top1",
+        "default: the checkpoint.best_metric that all runs have, otherwise top1, or mean_average_precision of several "
+        "labels per image",
     )
     arguments.add_argument(
         "--weights", choices=("raw", "ema"), help="evaluated weights; default: ema where a run has an EMA"

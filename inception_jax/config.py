@@ -88,7 +88,7 @@ def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks a config against the schema, and sets `checkpoint.best_metric` where it is unset.
+    """Checks a config against the schema.
 
     Raises:
       ConfigError: a field is unknown, missing, of another type, or out of its range.
@@ -105,8 +105,6 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"config.{path} is missing; a recipe starts from inception_jax.config.default()")
         _check_value(path, field, values[path])
     _check_registered(values)
-    if config.checkpoint.best_metric is None:  # config.json names it
-        config.checkpoint.best_metric = DEFAULT_METRIC[values["data.labels"]]
 
 
 def _tuples_for_mappings(config: ConfigDict) -> None:
@@ -181,12 +179,13 @@ class Config:
         """
         if load:
             extension_files.load(_extension_names(config))
-        try:
-            given = config.checkpoint.best_metric is not None
-        except (AttributeError, TypeError):  # no such section, which `check` reports
-            given = True
         check(config)
-        self._enter(config, "", set() if given else {"checkpoint.best_metric"})  # what `check` has set needs no reader
+        reads: set[str] = set()
+        if config.checkpoint.best_metric is None:  # config.json names it; the caller's config stays as it is
+            config = config.copy_and_resolve_references()
+            config.checkpoint.best_metric = DEFAULT_METRIC[config.data.labels]
+            reads.add("checkpoint.best_metric")  # what is set here needs no reader
+        self._enter(config, "", reads)
 
     def _enter(self, config: ConfigDict, prefix: str, reads: set[str]) -> Config:
         self._config, self._prefix, self._reads = config, prefix, reads

@@ -182,7 +182,7 @@ def register_metric(
     title: str | None = None,
     percent: bool = False,
 ) -> None:
-    """Registers a metric: every evaluation computes it, and `config.checkpoint.best_metric` may name it.
+    """Registers a metric of evaluations with one label per image, which `config.checkpoint.best_metric` may name.
 
     Args:
       name: letters, digits and underscores; its key in metrics.jsonl and result.json.

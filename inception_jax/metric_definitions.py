@@ -56,8 +56,11 @@ class MultiLabelPredictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """Whether a class has a probability of at least 0.5, bool [n, C]."""
-        return self.log_probabilities >= np.log(0.5).astype(self.log_probabilities.dtype)
+        """Whether a class has a probability of at least 0.5 but for one rounding in float32, bool [n, C].
+
+        So it is the same of float32 and of float64, and where sigmoid in float32 gives 0.5 (`predict`).
+        """
+        return self.log_probabilities.astype(np.float32) >= np.nextafter(np.float32(np.log(0.5)), np.float32(-1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,12 +212,13 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
       scores: [n].
 
     Returns:
-      NaN where no example has the label.
+      NaN where no example has the label, or a score is NaN.
     """
-    if not labels.any():
+    if not labels.any() or np.isnan(scores).any():
         return float("nan")
     order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # the last example of each score
+    ranked = scores[order]
+    ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(order) - 1)  # the last example of each score
     right = np.cumsum(labels[order])[ends]
     return float((np.diff(right, prepend=0) * (right / (ends + 1))).sum() / right[-1])
 

@@ -110,6 +110,7 @@ def test_the_metric_of_the_best_checkpoint_follows_the_labels():
         recipe.data.labels = labels
         config = Config(recipe)
         assert config.to_dict()["checkpoint"]["best_metric"] == metric == config.checkpoint.best_metric
+        assert recipe.checkpoint.best_metric is None  # the labels may change yet
         chosen = argparse.Namespace(metric=None)
         assert settings._metric(chosen, config) == metric
         chosen.metric = "top5" if labels == "multi" else "micro_f1"

@@ -48,6 +48,9 @@ def test_average_precision_by_hand():
     for order in ([0, 1, 2, 3], [3, 2, 1, 0]):  # equal scores count together, in any order
         assert average_precision(labels[order], np.ones(4)) == 0.5
     assert np.isnan(average_precision(np.zeros(4, bool), np.arange(4.0)))
+    assert np.isnan(average_precision(labels, np.array([1.0, np.nan, 0.0, 2.0])))
+    for labels in ([True, False], [False, True]):
+        assert average_precision(np.array(labels), np.full(2, -np.inf)) == 0.5
 
 
 def test_an_accumulator_of_parts_in_any_order_has_the_whole():

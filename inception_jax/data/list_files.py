@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -231,6 +232,18 @@ def _several(cell: Any) -> tuple[Any, ...]:
     return () if cell is None else (cell,)
 
 
+def _refuse_other_separators(rows: Sequence[Row], labels: Set[str], name: str) -> None:
+    """Refuses labels such as "0;2" or "cat, dog", where their parts are integers or other labels of the list."""
+    for label in sorted(labels):
+        parts = [part.strip() for part in re.split("[;,]", label)]
+        if len(parts) > 1 and (all(map(is_integer, parts)) or not labels.isdisjoint(parts)):
+            where = next(where for where, _, several, _ in rows if label in map(str, several))
+            raise UserError(
+                f"{name}, {where}: label {label!r}: the labels of an image stand in one cell with {BETWEEN!r} between "
+                f"them, {BETWEEN.join(parts)!r}, with config.data.labels = 'multi'"
+            )
+
+
 def _is_set(cell: Any, column: str, where: str) -> bool:
     """Whether the cell of a class says that the image has it."""
     value = cell.strip().lower() if isinstance(cell, str) else cell
@@ -244,6 +257,8 @@ def _is_set(cell: Any, column: str, where: str) -> bool:
 def _classes(rows: Sequence[Row], chosen: Mapping[str, str] | None, name: str) -> tuple[list[str], dict[str, int]]:
     """The names of the classes, and {a label of the list, as text: label}; from the rows that decide them."""
     labels = {str(label) for _, _, several, _ in rows for label in several}
+    if chosen is None:
+        _refuse_other_separators(rows, labels, name)
     if not labels and chosen is None:
         raise UserError(f"{name}: no image has a label; data.class_names=FILE names the classes")
     if not all(is_integer(label) for label in labels or chosen or ()):
@@ -278,6 +293,7 @@ def _split(
     """
     seen: dict[str, tuple[str, list[int | None]]] = {}
     problem = ""
+    hint = "" if num_classes is None else f"; the labels of an image stand in one cell, with {BETWEEN!r} between them"
     for (where, path, given, _), numbers in rows:
         before = seen.setdefault(path, (where, numbers))
         if None in numbers:
@@ -285,7 +301,7 @@ def _split(
             near = nearest(str(label), labels) if not problem else ""
             problem = problem or (f"{name}, {where}: label {label!r} is not among the {len(labels)} of {known}{near}")
         elif before[1] is not numbers and {*before[1]} != {*numbers}:
-            problem = problem or f"{name}, {where}: {path!r} has another label in {before[0]}"
+            problem = problem or f"{name}, {where}: {path!r} has another label in {before[0]}{hint}"
     paths = [path for (_, path, _, _), _ in rows]
     with ThreadPoolExecutor(_THREADS) as pool:
         pieces = [paths[start : start + _PIECE] for start in range(0, len(paths), _PIECE)]

@@ -91,7 +91,10 @@ class SplitPredictions:
             rows = slice(start, start + _ROWS_AT_A_TIME)
             logs, labels = self.log_probabilities[rows], self.labels[rows]
             present = np.minimum(logs.astype(np.float64), 0.0)
-            absent = np.log(np.maximum(-np.expm1(present), _TINY))  # of 1 - p, exact also where p is near 0 or 1
+            # Of 1 - p, exact also where p is near 0 or 1. Above a logit of 87 the log of p is 0 in float32, and 1 - p
+            # at most the smallest number: the loss is that of 87.
+            tiny = _TINY if logs.dtype == np.float64 else np.finfo(np.float32).tiny
+            absent = np.log(np.maximum(-np.expm1(present), tiny))
             own = np.where(labels > 0, present, absent)
             sums = {"loss": -own.mean(axis=1).sum(), "count": len(labels)}
             results.add(sums, log_probabilities=logs, labels=labels, index=self.index[rows])
@@ -121,6 +124,8 @@ def collect(parts: Sequence[Mapping[str, np.ndarray]], data: Dataset, **member: 
     record = data_record.describe_split(data)
     about = {"dataset": data.name, "split": data.split, "digest": record["digest"], "members": [member]}
     labels, logs = whole["labels"][order], whole["log_probabilities"][order]
+    if labels.ndim == 1:
+        labels = labels.astype(np.int32)
     return SplitPredictions(about, list(data.class_names), names, index, labels, logs)
 
 

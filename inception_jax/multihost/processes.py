@@ -87,11 +87,7 @@ def find_launch(flags: argparse.Namespace, environment: Mapping[str, str] = os.e
                 f"--process_id={flags.process_id}: with --num_processes={flags.num_processes} it is "
                 f"0 to {flags.num_processes - 1}"
             )
-        port = flags.coordinator_address.rpartition(":")[2]
-        if not (port.isdecimal() and 0 < int(port) < 1 << 16):
-            raise UserError(
-                f"--coordinator_address={flags.coordinator_address}: not HOST:PORT, with a port of 1 to 65535"
-            )
+        _check_address("--coordinator_address", flags.coordinator_address)
         return Launch(**given, found_by="flags", heartbeat_timeout_seconds=timeout)
     if flags.distributed == "off":
         return None
@@ -99,6 +95,12 @@ def find_launch(flags: argparse.Namespace, environment: Mapping[str, str] = os.e
         return Launch(None, None, None, "jax.distributed", timeout)
     launch = _detect_launcher(environment)
     return launch and dataclasses.replace(launch, heartbeat_timeout_seconds=timeout)
+
+
+def _check_address(name: str, address: str) -> None:
+    port = address.rpartition(":")[2]
+    if not (port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise UserError(f"{name}={address}: not HOST:PORT, with a port of 1 to 65535")
 
 
 def _detect_launcher(environment: Mapping[str, str]) -> Launch | None:
@@ -121,6 +123,8 @@ def _detect_launcher(environment: Mapping[str, str]) -> Launch | None:
                 f"Open MPI started {size} processes, but gives no coordinator address: set JAX_COORDINATOR_ADDRESS "
                 "to HOST:PORT of the first process (mpirun -x JAX_COORDINATOR_ADDRESS=…)"
             )
+        if address:
+            _check_address("JAX_COORDINATOR_ADDRESS", address)
         return Launch(address, size, number("OMPI_COMM_WORLD_RANK"), "Open MPI")
     if importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")):
         return Launch(None, None, None, "TPU")  # also for a single host, where it changes nothing

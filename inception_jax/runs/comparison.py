@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.errors import UserError, must_be_one_of
-from inception_jax.metric_definitions import METRICS, TO_TARGET, Metric, describe
+from inception_jax.metric_definitions import DEFAULT_METRIC, METRICS, TO_TARGET, Metric, describe
 from inception_jax.metrics import wilson_interval
 from inception_jax.runs import environment, listing, remote_workdir, run_state, time_to_target
 from inception_jax.runs.formatting import per_head
@@ -169,12 +169,22 @@ def compare(paths: Sequence[Path], *, metric: str | None = None, weights: str | 
 
 
 def _common_metric(runs: Sequence[RunState]) -> Metric:
-    """The metric that chose the best checkpoint of every run; top-1 where they differ, or do not describe it."""
-    names = {run.config.get("checkpoint", {}).get("best_metric") or "top1" for run in runs}
+    """The metric that chose the best checkpoint of every run; the usual one where they differ or do not describe it.
+
+    That is top-1, or the mean average precision where all runs have several labels per image.
+    """
+    kinds = {label_kind(run) for run in runs}
+    usual = METRICS[DEFAULT_METRIC[kinds.pop()] if len(kinds) == 1 else "top1"]
+    names = {run.config.get("checkpoint", {}).get("best_metric") or usual.name for run in runs}
     try:
-        return _find_metric(runs, *names) if len(names) == 1 else METRICS["top1"]
+        return _find_metric(runs, *names) if len(names) == 1 else usual
     except UserError:
-        return METRICS["top1"]
+        return usual
+
+
+def label_kind(run: RunState) -> str:
+    """`config.data.labels` of a run: "single", as in runs of earlier versions, or "multi"."""
+    return "multi" if dict(flatten(run.config)).get("data.labels") == "multi" else "single"
 
 
 def _find_metric(runs: Sequence[RunState], name: str) -> Metric:
@@ -297,6 +307,11 @@ def _warnings(runs: Sequence[RunState], labels: Sequence[str], outcomes: Sequenc
     from inception_jax.runs import data_record  # with the data sets, which a listing does not need
 
     found += data_record.differences({label: run.path for run, label in zip(runs, labels, strict=True)})
+    if len({label_kind(run) for run in runs}) > 1:
+        found.append(
+            "some runs have one label per image, some several (config.data.labels): their losses and metrics are not "
+            "comparable"
+        )
     kinds = {one.weights for one in outcomes if one.weights}
     if len(kinds) > 1:
         found.append(

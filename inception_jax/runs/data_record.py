@@ -134,7 +134,8 @@ def refuse_other_label_kind(workdir: Path, labels: str) -> None:
     Raises:
       UserError: the run has the other.
     """
-    section = (manifest.read_config(workdir) or {}).get("data")
+    content = manifest.read_config(workdir) or {}
+    section = content.get("config", content).get("data")  # a folder for a hub has the run's config in "config"
     trained = section.get("labels", "single") if isinstance(section, Mapping) else "single"
     if trained != labels:
         kinds = {"single": "one label per image (softmax)", "multi": "several labels per image (sigmoid)"}

@@ -8,6 +8,7 @@ from typing import Any
 
 from inception_jax import config as configs
 from inception_jax import schema
+from inception_jax.metric_definitions import DEFAULT_METRIC
 from inception_jax.runs.manifest import flatten, same_value
 from inception_jax.sweeps.study_files import to_tuples
 
@@ -30,6 +31,7 @@ def format_recipe(config: Mapping[str, Any], docstring: str) -> str:
     recipe = configs.from_dict(config)
     configs.check(recipe)
     defaults = dict(flatten(configs.default().to_dict()))
+    defaults["checkpoint.best_metric"] = DEFAULT_METRIC[recipe.data.labels]
     differing = [(path, value) for path, value in flatten(recipe.to_dict()) if not same_value(value, defaults[path])]
     # Before anything else: they register the options of their networks.
     extensions = f"extensions={_literal(recipe.extensions)}" if recipe.extensions else ""

@@ -95,7 +95,9 @@ def test_lists(folder):
         ("path,cat\n0.png,2\n", {"label_key": "*"}, "line 2: '2' in the column 'cat' of a class; 0 or 1 is needed"),
         ("path,cat\n0.png,\n", {"label_key": "*"}, "line 2: '' in the column 'cat' of a class"),
         ("path,cat,cat\n0.png,1,1\n", {"label_key": "*"}, "two of one name; each column is a class"),
-        ("path,label\n0.png,cat\n0.png,cat|dog\n", {}, "line 3: '0.png' has another label in line 2"),
+        ("path,label\n0.png,cat\n0.png,cat|dog\n", {}, "another label in line 2; the labels of an image stand in one"),
+        ("path,label\n0.png,1\n1.png,0;2\n", {}, "line 3: label '0;2': the labels of an image stand in one cell"),
+        ('path,label\n0.png,cat\n1.png,"cat, dog"\n', {}, "them, 'cat|dog', with config.data.labels = 'multi'"),
         ("path,label,split\n0.png,cat,train\n1.png,cat|cta,test\n", {"split": "test"}, "'cta' is not among the 1 of"),
     ],
 )

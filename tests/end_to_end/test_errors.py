@@ -22,7 +22,10 @@ MISTAKES = {
     "batch of parts": (["--config.optimizer.accumulation=7"], r"config.batch_size = \d+ does not divide"),
     "batch norm": (["--config.parallel.batch_norm=global"], r"inception_v1 has no batch norm"),
     "aux weights": (["--config.loss.aux_weights=(0.3,)"], r"config.loss.aux_weights = \(0.3,\): inception_v1 has 2"),
-    "protocol": (["--config.evaluation.protocol=13-crop"], r"unknown evaluation protocol '13-crop'"),
+    "protocol": (
+        ["--config.evaluation.protocol=13-crop"],
+        r"evaluation protocol '13-crop': it must be one of 'single'",
+    ),
 }
 
 

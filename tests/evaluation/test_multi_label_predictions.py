@@ -1,5 +1,7 @@
 """Saved predictions of several labels per example: their loss, their mean, and what they are not mixed with."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -46,3 +48,20 @@ def test_softmax_and_sigmoid_are_not_averaged():
         UserError, match=r"b: config.data.labels = 'single', that of a is 'multi': probabilities of sigm"
     ):
         split_predictions.average([made([[2.0, -1.0]] * 3, LABELS), one_label], ["a", "b"])
+
+
+def test_float32_and_float64_give_the_same_decisions():
+    """Of a probability of 0.5, which is the logit 0 of a network that has not learned, and a rounding below it."""
+    logs = np.full((3, 2), np.float32(-0.6931472))
+    logs[2] = np.nextafter(logs[2], np.float32(-1))
+    single = dataclasses.replace(made(np.zeros((3, 2)), LABELS), log_probabilities=logs)
+    found, mean = (one.accumulate() for one in (single, split_predictions.average([single], ["a"])))
+    assert found.predictions().predicted.all() and found.result() == pytest.approx(mean.result(), rel=1e-7)
+
+
+def test_a_logit_that_float32_cannot_tell_from_infinity_costs_what_the_largest_does():
+    single = made([[120.0, 0.0]], LABELS[1:2])
+    logs = single.log_probabilities.astype(np.float32)
+    logs[0, 0] = -0.0  # as XLA gives it
+    narrow = dataclasses.replace(single, log_probabilities=logs)
+    assert narrow.accumulate().result()["loss"] == pytest.approx((87.3 + np.log(2)) / 2, rel=1e-3)

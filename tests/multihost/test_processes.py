@@ -385,6 +385,9 @@ def test_launchers():
     assert processes.find_launch(flags(distributed="on"), {}).found_by == "jax.distributed"
     mpi = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
     assert processes.find_launch(flags(), mpi | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1"}).process_id == 1
+    for address in ("host", "host:abc", "host:99999"):
+        with pytest.raises(UserError, match=f"JAX_COORDINATOR_ADDRESS={address}: not HOST:PORT"):
+            processes.find_launch(flags(), mpi | {"JAX_COORDINATOR_ADDRESS": address})
     assert processes.find_launch(flags(), mpi | {"JAX_COORDINATOR_ADDRESS": "n1:1"}).coordinator_address == "n1:1"
     with pytest.raises(UserError, match="set JAX_COORDINATOR_ADDRESS"):
         processes.find_launch(flags(), mpi)

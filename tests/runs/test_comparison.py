@@ -112,6 +112,12 @@ def test_the_metric_that_all_runs_chose_ranks_them(tmp_path):
     assert compare(paths[:2]).metric.name == "loss" and compare(paths[:2], metric="top5").metric.name == "top5"
     assert compare(paths[:3]).metric.name == "top1"  # they differ
     assert compare(paths[3:]).metric.name == "top1"  # its files do not describe it
+    several = [
+        make_run(tmp_path / metric, checkpoint__best_metric=metric, data__labels="multi")
+        for metric in ("micro_f1", "exact_match")
+    ]
+    assert compare(several).metric.name == "mean_average_precision" and not compare(several).warnings
+    assert "some runs have one label per image, some several" in compare([paths[0], several[0]]).warnings[0]
 
 
 def test_the_kind_of_weights_is_of_each_run_or_one_for_all(tmp_path):

@@ -175,3 +175,12 @@ def test_counts_of_classes_where_they_are_known():
     described = data_record.describe(load("digits", "train[:100]"), load("digits", "test"))
     images, labels, _ = digits.load("train")
     assert described["train_split"]["class_counts"] == np.bincount(labels[:100]).tolist() and len(images)
+
+
+def test_the_kind_of_labels_is_that_of_a_run_or_of_a_folder_for_a_hub(tmp_path):
+    several = {"data": {"labels": "multi"}}
+    for content, kind in (({"data": {}}, "single"), (several, "multi"), ({"config": several}, "multi")):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        data_record.refuse_other_label_kind(tmp_path, kind)
+        with pytest.raises(UserError, match=f"was trained with '{kind}'"):
+            data_record.refuse_other_label_kind(tmp_path, {"single": "multi", "multi": "single"}[kind])
