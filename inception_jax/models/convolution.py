@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from inception_jax.models import parameters, space_to_depth
+from inception_jax.models import space_to_depth
 from inception_jax.models.checks import check_choice
 from inception_jax.models.tracing import trace_once
 from inception_jax.models.weight_gradient import Pads, Strides, exact_weight_gradient, fast_weight_gradient
@@ -79,8 +79,6 @@ def conv2d(
         return lax.conv_general_dilated(
             x, kernel, strides, pads, rhs_dilation=(dilation, dilation), dimension_numbers=_DIMENSIONS
         )
-    if parameters.is_recording():  # shapes alone are asked for: the forms for each platform would be traced in vain
-        return _xla_forward(strides, pads, x, kernel)
     return _conv_once(*match_varying_axes(x, kernel), strides, pads, algorithm)
 
 

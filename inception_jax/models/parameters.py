@@ -42,11 +42,6 @@ def record_declarations() -> Iterator[list[ArrayDeclaration]]:
         _record.reset(token)
 
 
-def is_recording() -> bool:
-    """Whether declarations are recorded: then no value is computed, and of a layer's result only the shape counts."""
-    return _record.get() is not None
-
-
 def parameter(module: nn.Module, name: str, initializer: Initializer, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """Declares a trainable parameter by `module.param`; recorded inside `record_declarations`.
 
