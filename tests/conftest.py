@@ -11,6 +11,9 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# NumPy's threads wait for each other in busy loops: with three processes of tests on two cores the tests of features
+# took 132 processor seconds with two threads, 32 with one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # No test finds in a compilation cache what another suite has compiled, or writes to the user's. A command that runs in
 # this process would set one for all later tests, and what XLA loads from there it cannot write to another file.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = ""

@@ -57,9 +57,7 @@ def test_a_block_ends_when_the_device_has_done_the_last_step(bench, kind, monkey
 def test_compilation_is_timed_cold_and_from_the_cache(bench):
     before = {name: getattr(steps.jax.config, name) for name in ("jax_compilation_cache_dir",)}
     times = bench.time_compilation("inference")
-    assert min(times.lowering, times.cold, times.cached) > 0
-    # Reading is quicker than compiling. The second lowering may be quicker than the first, too: JAX is warm by then.
-    assert times.cached < times.lowering + times.cold
+    assert min(times.lowering, times.cold, times.cached) > 0  # that the cache was hit, an event says: the next test
     assert {name: getattr(steps.jax.config, name) for name in before} == before
     bench.run("inference", 1)
 
