@@ -6,7 +6,6 @@ run that a test interrupts must end with the bits of one that nobody interrupted
 
 import collections
 import contextlib
-import fcntl
 import json
 import os
 import random
@@ -16,7 +15,6 @@ import socket
 import statistics
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -359,11 +357,10 @@ def test_a_closed_terminal(own_recipe, environment, whole, tmp_path):
     leader, follower = os.openpty()
     slow = tmp_path / "mine.py"
     slow.write_text(own_recipe.read_text().replace("def shift(", f"{SLOW.format(0.05)}def shifted(", 1))
-    command = [sys.executable, "-m", "inception_jax.train", f"--config={slow}", f"--workdir={workdir}"]
+    command = ["setsid", "--ctty", sys.executable, "-m", "inception_jax.train", f"--config={slow}"]
     process = subprocess.Popen(
-        [*command, "--config.num_steps=400", "--config.logging.every_steps=1"],
-        cwd=ROOT, env=environment, stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        [*command, f"--workdir={workdir}", "--config.num_steps=400", "--config.logging.every_steps=1"],
+        cwd=ROOT, env=environment, stdin=follower, stdout=follower, stderr=follower,
     )  # fmt: skip
     os.close(follower)
     os.set_blocking(leader, False)
