@@ -178,9 +178,7 @@ class Bench(StepPrograms):
             )
             for number in range(batches)
         ]
-        if (
-            columns := setup.data.train.dataset.label_columns
-        ):  # several labels per image: each gets the one of its pattern
+        if columns := setup.data.train.dataset.label_columns:  # several labels: each image has that of its pattern
             host = [batch | {"label": np.eye(columns, dtype=np.uint8)[batch["label"]]} for batch in host]
         super().__init__(setup)
         self.fingerprint = synthetic_batches.fingerprint(host)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -82,6 +82,8 @@ def scan(
     chosen: Mapping[str, str] | None = read_class_file(classes_file) if classes_file else None
     if not classes_file and columns:
         chosen = {column: column for column in columns}
+    if several and chosen is None:
+        _refuse_other_separators(rows, name)
     train = split_names.training({row[3] for row in rows})
     class_names, labels_of = _classes([row for row in rows if row[3] == (train or row[3])], chosen, name)
     folder = os.path.dirname(os.path.abspath(file))
@@ -232,8 +234,14 @@ def _several(cell: Any) -> tuple[Any, ...]:
     return () if cell is None else (cell,)
 
 
-def _refuse_other_separators(rows: Sequence[Row], labels: Set[str], name: str) -> None:
-    """Refuses labels such as "0;2" or "cat, dog", where their parts are integers or other labels of the list."""
+def _refuse_other_separators(rows: Sequence[Row], name: str) -> None:
+    """Refuses labels such as "0;2" or "cat, dog", where their parts are integers or other labels of the list.
+
+    Where a cell has a bar, the others are names: "maillot, tank suit" is a class of ImageNet, and "maillot" another.
+    """
+    if any(len(row[2]) > 1 for row in rows):
+        return
+    labels = {str(label) for row in rows for label in row[2]}
     for label in sorted(labels):
         parts = [part.strip() for part in re.split("[;,]", label)]
         if len(parts) > 1 and (all(map(is_integer, parts)) or not labels.isdisjoint(parts)):
@@ -257,8 +265,6 @@ def _is_set(cell: Any, column: str, where: str) -> bool:
 def _classes(rows: Sequence[Row], chosen: Mapping[str, str] | None, name: str) -> tuple[list[str], dict[str, int]]:
     """The names of the classes, and {a label of the list, as text: label}; from the rows that decide them."""
     labels = {str(label) for _, _, several, _ in rows for label in several}
-    if chosen is None:
-        _refuse_other_separators(rows, labels, name)
     if not labels and chosen is None:
         raise UserError(f"{name}: no image has a label; data.class_names=FILE names the classes")
     if not all(is_integer(label) for label in labels or chosen or ()):

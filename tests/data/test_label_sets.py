@@ -106,6 +106,14 @@ def test_lists_that_are_wrong(folder, text, options, message):
         multi(write(folder, text), **options)
 
 
+def test_names_with_commas_are_classes(folder):
+    """Two of ImageNet's; with several labels where a bar shows that it is known."""
+    text = 'path,label\n0.png,maillot\n1.png,"maillot, tank suit"\n'
+    names = ["maillot", "maillot, tank suit"]
+    assert load(f"list:{write(folder, text).removeprefix('list:')}", "train").class_names == names
+    assert multi(write(folder, text + '2.png,"maillot|maillot, tank suit"\n')).class_names == names
+
+
 def test_columns_of_classes_need_several_labels(folder):
     with pytest.raises(UserError, match=r"set --config.data.labels=multi, or name the column of the label"):
         load(write(folder, "path,cat\n0.png,1\n"), "train", label_key="*")
