@@ -209,7 +209,8 @@ SCHEMA: dict[str, Any] = {
             str,
             "prepared data set with several class labels: the feature to read; list:FILE: the column of the labels; "
             "webdataset:PATTERN: the field of .json; unset: the only one, or the set's own; label; with labels multi "
-            "also * for list:FILE: each column beside path and split is a class, 0 or 1",
+            "also a dict of bools, each a class; * for list:FILE: each column beside path and split is a class, 0 or "
+            "1; for a prepared data set: each bool beside the image",
         ),
         "labels": Field(
             "single",

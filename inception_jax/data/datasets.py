@@ -16,6 +16,7 @@ from inception_jax.data import (
     folder_account,
     folders,
     list_files,
+    prepared_features,
     prepared_sets,
     split_names,
     storage,
@@ -200,7 +201,7 @@ def _open_splits(
             name.partition(":")[2], class_names, image_key, label_key, splits=splits, several=several
         )
         return [_from_folder(printable(name), split, listed, tars) for split in splits]
-    keys = prepared_sets.Keys(image_key, label_key)
+    keys = prepared_features.Keys(image_key, label_key)
     kind, _, rest = name.partition(":")
     if kind == "folder" and name not in _ADDED:
         if not rest.strip():
@@ -234,7 +235,7 @@ def _refuse_several(name: str, several: bool) -> None:
 
 
 def _load(
-    name: str, kind: str, rest: str, split: str, data_dir: str | None, keys: prepared_sets.Keys, several: bool
+    name: str, kind: str, rest: str, split: str, data_dir: str | None, keys: prepared_features.Keys, several: bool
 ) -> Dataset:
     if name in _ADDED or name == "digits" or kind == "synthetic":
         keys.refuse(name)
@@ -420,7 +421,7 @@ def _not_empty(dataset: Dataset) -> Dataset:
 def _prepared(
     name: str,
     split: str,
-    keys: prepared_sets.Keys,
+    keys: prepared_features.Keys,
     several: bool,
     open_builder: Callable[[], tfds.core.DatasetBuilder],
 ) -> Dataset:
@@ -432,11 +433,11 @@ def _prepared(
     except Exception as error:  # whatever TFDS's parsers raise
         raise UserError(f"data set {name!r}: cannot be opened ({type(error).__name__}: {error})") from None
     file_format = prepared_sets.choose_format(builder, list(FORMATS))
-    image_key, label_key, class_names = prepared_sets.read_features(name, builder.info, keys, several)
+    image_key, label_key, class_names = prepared_features.read_features(name, builder.info, keys, several)
     _read_split(name, split, dict(builder.info.splits.items()))
     parts = [
         FileInstruction(os.fspath(part.filename), part.skip, part.take, part.examples_in_shard)
         for part in builder.info.splits[split].file_instructions
     ]
-    source = FORMATS[file_format](parts, image_key, label_key, prepared_sets.label_form(builder.info, label_key))
+    source = FORMATS[file_format](parts, image_key, label_key, prepared_features.label_form(builder.info, label_key))
     return _not_empty(Dataset(name, split, class_names, source))

@@ -51,17 +51,27 @@ class LabelForm:
     Attributes:
       num_classes: of the data set.
       is_table: a value 0 or 1 for each class (a Tensor); False: the numbers of the classes (a Sequence of ClassLabel).
+      keys: the feature of each class, where it has one of its own.
     """
 
     num_classes: int
     is_table: bool
+    keys: tuple[str, ...] = ()
 
-    def read(self, feature: Any) -> np.ndarray:
-        """The labels in a feature of a `tf.train.Example` as uint8 [num_classes] of 0 and 1.
+    def read(self, features: Any, key: str) -> np.ndarray:
+        """The labels in the features of a `tf.train.Example` as uint8 [num_classes] of 0 and 1.
+
+        Args:
+          features: of the record.
+          key: of the feature with all labels; not used where each class has one.
 
         Raises:
-          ValueError: a class that the data set does not have, or a value that is neither 0 nor 1.
+          ValueError: a class that the data set does not have, a value that is neither 0 nor 1, or a feature that is not
+            there.
         """
+        if self.keys:
+            return np.array([_read_flag(features, one) for one in self.keys], np.uint8)
+        feature = _existing(features, key)
         values = np.asarray(feature.float_list.value or feature.int64_list.value)
         if self.is_table:
             return check_row(values, self.num_classes)
@@ -70,6 +80,24 @@ class LabelForm:
         found = np.zeros(self.num_classes, np.uint8)
         found[values.astype(np.int64)] = 1
         return found
+
+    def digest_parts(self) -> tuple[object, ...]:
+        """What a digest of the records is made from."""
+        return "multi", self.num_classes, self.is_table, *self.keys
+
+
+def _existing(features: Any, key: str) -> Any:
+    """A feature of a record, which the access to one that is not there would make."""
+    if key not in features:
+        raise ValueError(f"no feature {key!r}")
+    return features[key]
+
+
+def _read_flag(features: Any, key: str) -> int:
+    values = _existing(features, key).int64_list.value
+    if len(values) != 1 or values[0] not in (0, 1):
+        raise ValueError(f"{key!r} is {', '.join(map(str, values))}; a class of several has 0 or 1")
+    return values[0]
 
 
 class ExampleRecords(abc.ABC):
@@ -123,9 +151,7 @@ class ExampleRecords(abc.ABC):
         with self._named(index):
             features = message.FromString(self._read(index)).features.feature
             if self.label_form is not None:
-                if self.label_key not in features:  # which an access would make, empty
-                    raise ValueError(f"no feature {self.label_key!r}")
-                return features[self.image_key].bytes_list.value[0], self.label_form.read(features[self.label_key])
+                return features[self.image_key].bytes_list.value[0], self.label_form.read(features, self.label_key)
             return features[self.image_key].bytes_list.value[0], features[self.label_key].int64_list.value[0]
 
     def file_name(self, index: int) -> str | None:
@@ -174,7 +200,7 @@ class ExampleRecords(abc.ABC):
         """
         found: list[object] = [self.FORMAT, self.image_key, self.label_key]
         if self.label_form is not None:
-            found += ["multi", *dataclasses.astuple(self.label_form)]
+            found += self.label_form.digest_parts()
         for part in self.parts:
             try:
                 size = os.path.getsize(part.filename)

@@ -12,7 +12,7 @@ KINDS = ("single", "multi")
 
 NEEDED = (
     "several labels per example have lists (list:FILE), tars with .json (webdataset:PATTERN), data sets that TFDS has "
-    "prepared with a Sequence of ClassLabel or a Tensor of 0 and 1, and arrays that a recipe registers"
+    "prepared with a Sequence of ClassLabel, a Tensor of 0 and 1 or a dict of bools, and arrays that a recipe registers"
 )
 """The end of an error for data that has one label per example."""
 

@@ -5,16 +5,12 @@ TFDS's own `builder_from_files` and `builder_from_directory` find and describe t
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from inception_jax.data import storage
-from inception_jax.data.example_records import LabelForm
 from inception_jax.data.names import printable
 from inception_jax.errors import UserError, nearest
 
@@ -151,142 +147,3 @@ def load_tfds() -> Any:
     import tensorflow_datasets
 
     return tensorflow_datasets
-
-
-@dataclasses.dataclass(frozen=True)
-class Keys:
-    """The features that hold image and label, where the user has chosen them.
-
-    Attributes:
-      image: `data.image_key`, or None.
-      label: `data.label_key`, or None.
-    """
-
-    image: str | None = None
-    label: str | None = None
-
-    def refuse(self, name: str) -> None:
-        """Raises `UserError` where a key is chosen: the data set `name` has no features."""
-        for role, key in (("image", self.image), ("label", self.label)):
-            if key is not None:
-                raise UserError(
-                    f"data.{role}_key = {key!r}: {name} has one image and one label per example; only data sets "
-                    "that TFDS has prepared, lists and tars take it; leave it out"
-                )
-
-
-def read_features(
-    name: str, info: tfds.core.DatasetInfo, keys: Keys = Keys(), several: bool = False
-) -> tuple[str, str, list[str]]:
-    """Chooses the features to read: by `keys`, else the only one, else that of the set's supervised keys.
-
-    Args:
-      name: of the data set, for messages.
-      info: of the data set.
-      keys: what the user has chosen.
-      several: whether examples have several labels: those of a Sequence of ClassLabel (also inside a Sequence of
-        objects, as "objects/label"), or of a Tensor [classes] of 0 and 1, whose classes are named by their numbers.
-
-    Returns:
-      The key of the image, that of the label (both as in the records: "outer/inner" for a nested one), and the names of
-      the classes.
-
-    Raises:
-      UserError: there is no such feature, none, or more than one to choose from; with the keys.
-    """
-    flat = dict(_flatten(info.features))
-    image_key = _choose(name, info, flat, "image", _is_image, keys.image)
-    role, is_kind = ("labels", _is_label_set) if several else ("label", _is_label)
-    label_key = _choose(name, info, flat, role, is_kind, keys.label)
-    image, label = flat[image_key], flat[label_key]
-    if image.np_dtype != np.uint8:
-        raise UserError(f"data set {name!r}: images {image_key!r} of {image.np_dtype}; uint8 is needed")
-    if _label_vector(label) is not None:
-        return image_key, label_key, [str(number) for number in range(label.shape[0])]
-    label = label.feature if several else label
-    return image_key, label_key, [label.int2str(i) for i in range(label.num_classes)]
-
-
-def label_form(info: tfds.core.DatasetInfo, label_key: str) -> LabelForm | None:
-    """How the records hold the labels of a feature that `read_features` has chosen; None: one class number."""
-    feature = dict(_flatten(info.features))[label_key]
-    if (columns := _label_vector(feature)) is not None:
-        return LabelForm(columns, is_table=True)
-    return LabelForm(feature.feature.num_classes, is_table=False) if _is_label_set(feature) else None
-
-
-def _is_image(feature: Any) -> bool:
-    return type(feature) is load_tfds().features.Image
-
-
-def _is_label(feature: Any) -> bool:
-    return type(feature) is load_tfds().features.ClassLabel
-
-
-def _is_label_set(feature: Any) -> bool:
-    sequence = type(feature) is load_tfds().features.Sequence and _is_label(feature.feature)
-    return sequence or _label_vector(feature) is not None
-
-
-def _label_vector(feature: Any) -> int | None:
-    """The number of classes of a Tensor [classes]; None: it is another feature."""
-    if type(feature) is not load_tfds().features.Tensor or len(feature.shape) != 1 or not feature.shape[0]:
-        return None
-    return int(feature.shape[0])
-
-
-def _flatten(features: Any, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (key, feature) of all features, with the keys of the records."""
-    for key, feature in features.items():
-        features = load_tfds().features
-        if isinstance(feature, features.FeaturesDict):
-            yield from _flatten(feature, f"{above}{key}/")
-        elif type(feature) is features.Sequence and isinstance(feature.feature, features.FeaturesDict):
-            for inner, one in _flatten(feature.feature, f"{above}{key}/"):
-                if _is_label(one):  # the labels of objects; other sequences in sequences are not read
-                    yield inner, features.Sequence(one)
-            yield f"{above}{key}", feature
-        else:
-            yield f"{above}{key}", feature
-
-
-def _choose(
-    name: str,
-    info: tfds.core.DatasetInfo,
-    flat: dict[str, Any],
-    role: str,
-    is_kind: Callable[[Any], bool],
-    chosen: str | None,
-) -> str:
-    """The key of the image or of the label; see `read_features`."""
-    keys = sorted(key for key, feature in flat.items() if is_kind(feature))
-    field = f"config.data.{role.removesuffix('s')}_key"
-    needed = "one image and one class label per example are read"
-    if role == "labels":
-        needed = "with config.data.labels = 'multi' a Sequence of ClassLabel or a Tensor [classes] of 0 and 1 is read"
-    if chosen is not None:
-        if chosen in keys:
-            return chosen
-        what = f"a feature {flat[chosen]}" if chosen in flat else f"no feature{nearest(chosen, keys)}"
-        raise UserError(
-            f"data set {name!r}: {field} = {chosen!r}: {what}; {needed}"
-            + (f"; it has {', '.join(map(repr, keys))}" if keys else f"; it has {_one_line(info.features)}")
-        )
-    top = [key for key in keys if key in info.features] or keys
-    if len(top) > 1:
-        top = [key for key in info.supervised_keys or () if key in top]
-    if len(top) == 1:
-        return top[0]
-    if not keys:
-        sets = sorted(key for key, feature in flat.items() if _is_label_set(feature)) if role == "label" else []
-        hint = (
-            f" (several labels per example are read with --config.data.labels=multi: {', '.join(sets)})" if sets else ""
-        )
-        wanted = needed if role == "labels" else "one image and one class label are needed"
-        raise UserError(f"data set {name!r}: {wanted}{hint}; it has {_one_line(info.features)}")
-    names = ", ".join(map(repr, keys))
-    raise UserError(f"data set {name!r}: {role.removesuffix('s')}s {names}; choose one: --{field}={keys[0]}")
-
-
-def _one_line(features: Any) -> str:
-    return " ".join(str(features).split())

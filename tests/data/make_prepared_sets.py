@@ -35,15 +35,21 @@ def encoded(number: int) -> bytes:
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
-    """`plain` has one image and one label; `pairs` has several of each, one pair of them nested."""
+    """`plain` has one image and one label; `pairs` several, one pair of them nested; `flags` has a bool per class."""
 
     VERSION = tfds.core.Version("1.2.0")
-    BUILDER_CONFIGS = (tfds.core.BuilderConfig(name="plain"), tfds.core.BuilderConfig(name="pairs"))
+    BUILDER_CONFIGS = tuple(tfds.core.BuilderConfig(name=name) for name in ("plain", "pairs", "flags"))
     count = 8
 
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Image(shape=(None, None, 3))
-        features = {"image": image, "label": tfds.features.ClassLabel(names=["round", "square", "flat"])}
+        features = {"image": image}
+        if self.builder_config.name == "flags":  # as CelebA has them
+            features["attributes"] = {"young": np.bool_, "bald": np.bool_, "5_o_clock_shadow": np.bool_}
+            features |= {"points": {"x": np.int64, "y": np.int64}, "bits": {"low": np.int64, "high": np.int64}}
+            features |= {"odd": np.bool_, "late": np.bool_}
+        else:
+            features["label"] = tfds.features.ClassLabel(names=["round", "square", "flat"])
         if self.builder_config.name == "pairs":
             features |= {"other": image, "coarse": tfds.features.ClassLabel(num_classes=2)}
             features["tags"] = tfds.features.Sequence(tfds.features.ClassLabel(num_classes=4))
@@ -68,7 +74,14 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, start, stop):
         for number in range(start, stop):
-            example = {"image": io.BytesIO(encoded(number)), "label": number % 3, "number": number}
+            example = {"image": io.BytesIO(encoded(number)), "number": number}
+            if self.builder_config.name == "flags":
+                bits = [bool(number >> place & 1) for place in range(4)]
+                example["attributes"] = dict(zip(("young", "bald", "5_o_clock_shadow"), bits, strict=False))
+                example |= {"points": {"x": number % 2, "y": 7 + number}, "bits": {"low": bits[0], "high": bits[3]}}
+                example |= {"odd": bits[0], "late": bits[3]}
+            else:
+                example["label"] = number % 3
             if self.builder_config.name == "pairs":
                 example |= {"other": io.BytesIO(encoded(number + 1)), "coarse": number % 2, "tags": [number % 4, 1]}
                 example["second"] = {"view": io.BytesIO(encoded(10 * number + 4)), "size": number % 2}
@@ -107,8 +120,8 @@ def main() -> None:
         (folder / "expected.json").write_text(json.dumps(expected(folder, "plain")))
         return
     shutil.rmtree(GOLDEN, ignore_errors=True)
-    write(GOLDEN, 8, 2, ("tfrecord",), ("plain", "pairs"))
-    write(GOLDEN, 8, 2, ("parquet",), ("plain",))
+    write(GOLDEN, 8, 2, ("tfrecord",), ("plain", "pairs", "flags"))
+    write(GOLDEN, 8, 2, ("parquet",), ("plain", "flags"))
     (GOLDEN / "expected.json").write_text(json.dumps(expected(GOLDEN, "plain")) + "\n")
     print(tf.__version__, tfds.__version__)
 
