@@ -157,6 +157,7 @@ def _build_config(flags: argparse.Namespace, config: ConfigDict | None) -> Confi
         config.data.name = workload.name_data(config)
     elif options or flags.num_classes is not None:
         raise UserError("--set and --num_classes go with --model; set the fields of a config with --config.FIELD=VALUE")
+    command_line.check_devices(flags.devices)
     workload.set_fields(
         config,
         {

@@ -93,9 +93,30 @@ def add_devices(arguments: argparse.ArgumentParser) -> None:
 
 
 def set_devices(config: Any, flags: argparse.Namespace) -> None:
-    """Sets a config's mode and number of devices by the flags of `add_devices`."""
+    """Sets a config's mode and number of devices by the flags of `add_devices`.
+
+    Raises:
+      UserError: `check_devices`.
+    """
+    check_devices(flags.devices)
     config.parallel.mode = flags.mode or config.parallel.mode
     config.parallel.devices = flags.devices or config.parallel.devices
+
+
+def check_devices(count: int | None) -> None:
+    """Checks `--devices`, whose number is asked for: that of a config is that of the machine where the run was trained.
+
+    Raises:
+      UserError: there are fewer devices.
+    """
+    if count is None:
+        return
+    import jax
+
+    if count > (present := jax.device_count()):
+        platform = jax.default_backend()
+        remedy = f"; JAX_NUM_CPU_DEVICES={count} divides a CPU into so many" if platform == "cpu" else ""
+        raise UserError(f"--devices={count}: there {'is' if present == 1 else 'are'} {present} ({platform}){remedy}")
 
 
 def add_max_pixels(arguments: argparse.ArgumentParser, default: str) -> None:

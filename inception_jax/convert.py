@@ -205,12 +205,15 @@ def _options(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _import(flags: argparse.Namespace) -> int:
+    from inception_jax.pretrained import loading, workdir
+
+    if flags.record:
+        loading.get_usable_record(flags.record)  # before a file is asked for that would not help
     for name in ("weights", "output"):
         if not getattr(flags, name):
             raise UserError(
                 f"--{name} is missing: --weights=FILE --output=DIR imports a file; see --help for the other modes"
             )
-    from inception_jax.pretrained import loading, workdir
     from inception_jax.runs import remote_workdir
 
     remote_workdir.refuse_address("--output", flags.output, "name a local directory, and copy it to the address")

@@ -36,9 +36,10 @@ def main(argv: list[str]) -> int:
     )
     parallel.enable_compilation_cache()
     launch = processes.find_launch(flags)
-    if launch is None and flags.devices is None:
+    if launch is None and flags.devices != 1:
         host_devices.use_two()
     with processes.initialize(launch):
+        command_line.check_devices(flags.devices)
         split_evaluation.check_writable(flags.save_predictions)
         if flags.workdir:
             return _evaluate_run(flags, recipe, request)

@@ -42,8 +42,9 @@ def main(argv: list[str]) -> int:
     from inception_jax.training import host_devices, parallel
 
     files = _find_files(flags)
-    if flags.devices is None:
-        host_devices.use_two(min(len(files) or host_devices.FEWEST, flags.batch_size or host_devices.FEWEST))
+    if flags.devices != 1:
+        few = min(len(files) or host_devices.FEWEST, flags.batch_size or host_devices.FEWEST)
+        host_devices.use_two(None if flags.devices else few)
     parallel.enable_compilation_cache()
     step, flags.workdir = command_line.step(flags.step), remote_workdir.local_copy(flags.workdir)
     recipe, class_names = trained_network.load_config(flags.workdir), trained_network.load_class_names(flags.workdir)

@@ -12,6 +12,8 @@ from inception_jax.errors import ArgumentParser, UserError
 from inception_jax.ranges import MAX_BATCH
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from inception_jax.data.image_files import Unreadable
     from inception_jax.evaluation.trained_network import TrainedNetwork
 
@@ -39,8 +41,9 @@ def main(argv: list[str]) -> int:
     files = _find(flags, exclude=[path for path in (flags.sheet, folder) if path])
     # The names of a list may come slowly: how many there are is not waited for.
     first = [] if flags.files else list(itertools.islice(files, host_devices.FEWEST))
-    if flags.devices is None:
-        host_devices.use_two(min(flags.batch_size, len(first)) if first else flags.batch_size)
+    if flags.devices != 1:
+        few = min(flags.batch_size, len(first)) if first else flags.batch_size
+        host_devices.use_two(None if flags.devices else few)
     parallel.enable_compilation_cache()
     title = flags.workdir or flags.weights
     trained = _of_run(flags) if flags.workdir else _of_file(flags)
@@ -58,7 +61,13 @@ def main(argv: list[str]) -> int:
 
         predictions = explain(trained, predictions, batch_size=flags.batch_size)
     with PredictionWriter(
-        top_k, json_file=flags.json, csv_file=flags.csv, sheet=flags.sheet, explanations=folder, threshold=threshold
+        top_k,
+        json_file=flags.json,
+        csv_file=flags.csv,
+        sheet=flags.sheet,
+        explanations=folder,
+        threshold=threshold,
+        csv_classes=trained.class_names if trained.label_columns and flags.top_k is None else None,
     ) as writer:
         for prediction in predictions:
             writer.add(prediction)
@@ -210,7 +219,7 @@ def _of_run(flags: argparse.Namespace) -> TrainedNetwork:
     step, flags.workdir = command_line.step(flags.step), remote_workdir.local_copy(flags.workdir)
     recipe, class_names = trained_network.load_config(flags.workdir), trained_network.load_class_names(flags.workdir)
     trained_network.warn_of_running_statistics(recipe)
-    command_line.set_devices(recipe, flags)
+    _set_fields(recipe, flags)
     return trained_network.load(recipe, flags.workdir, class_names, weights=flags.weights, step=step)
 
 
@@ -225,7 +234,12 @@ def _of_file(flags: argparse.Namespace) -> TrainedNetwork:
     loaded = loading.load_weights(
         flags.weights, model=flags.model, source=flags.source, record=flags.record, report=command_line.report
     )
-    return workdir.build_network(loaded, lambda config: command_line.set_devices(config, flags))
+    return workdir.build_network(loaded, lambda config: _set_fields(config, flags))
+
+
+def _set_fields(config: ConfigDict, flags: argparse.Namespace) -> None:
+    command_line.set_devices(config, flags)
+    config.evaluation.batch_size = flags.batch_size
 
 
 if __name__ == "__main__":

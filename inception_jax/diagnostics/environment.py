@@ -183,15 +183,17 @@ def check_processes(flags: argparse.Namespace, environment: Mapping[str, str] = 
     launch = processes.find_launch(flags, environment)
     if launch is None:
         return ok("processes", "one process")
-    if launch.num_processes is None:
+    address, process_id = processes.read_coordinator(launch)
+    if not address:
         return ok("processes", f"several, found by {launch.found_by}; each is checked as if it were alone")
-    text = f"process {launch.process_id} of {launch.num_processes}, found by {launch.found_by}"
+    count = f" of {launch.num_processes}" if launch.num_processes else ""
+    text = f"process {process_id}{count}, found by {launch.found_by}"
     for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
         size = environment.get(name, "")
         if launch.found_by == "flags" and size.isdigit() and int(size) not in (1, launch.num_processes):
             remedy = "leave the flags out under a launcher, or start as many processes as they say"
             return warn("processes", f"{text}, but {name}={size}", remedy)
-    return _check_coordinator(text, launch.coordinator_address or "", launch.process_id == 0)
+    return _check_coordinator(text, address, process_id == 0)
 
 
 def _check_coordinator(text: str, address: str, first: bool) -> Finding:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,17 +51,20 @@ class PredictionWriter:
         sheet: str | os.PathLike | None = None,
         explanations: str | os.PathLike | None = None,
         threshold: float | None = None,
+        csv_classes: Sequence[str] | None = None,
     ):
         """Opens the files, and makes folders that are missing.
 
         Args:
-          top_k: classes per prediction: columns of the CSV file.
+          top_k: classes per prediction: pairs of columns of the CSV file.
           json_file: a file of one JSON object per line; "-" is standard output.
           csv_file: a file of one row per image; "-" is standard output.
           sheet: a PNG file, of the first `MAX_IMAGES` images; `finish` draws it.
           explanations: a folder, new or empty, of a PNG file for each image: the image, and its saliency map.
           threshold: only classes of at least this probability are written, maybe none (the sheet and the saliency maps
             are of the most probable one nevertheless); None: all of a prediction.
+          csv_classes: names of all classes of a network for several labels per image: instead of `top_k` pairs, the CSV
+            file has their names from the threshold on in one column, and then the probability of each class.
 
         Raises:
           UserError: one cannot be written, or would replace an image.
@@ -82,8 +85,11 @@ class PredictionWriter:
             if self._explanations:
                 _make_empty(self._explanations)
             if self._csv:
-                columns = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("class", "probability")]
-                self._top_k = top_k
+                self._top_k, self._csv_classes = top_k, csv_classes
+                if csv_classes is None:
+                    columns = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("class", "probability")]
+                else:
+                    columns = ["labels", *(f"probability_{name}" for name in csv_classes)]
                 self._write_row(["file", *columns, "error"])
             self._files = stack.pop_all()  # what was opened stays open
 
@@ -130,15 +136,22 @@ class PredictionWriter:
             with self._writing(self._json):
                 self._json.write(json.dumps(as_json(prediction, explanation)) + "\n")
         if self._csv:
-            shown = zip(prediction.names, (f"{value:.6g}" for value in prediction.probabilities), strict=True)
-            cells = [cell for pair in shown for cell in pair]
-            cells += [""] * (2 * self._top_k - len(cells))
-            self._write_row([printable(prediction.path), *cells, prediction.error])
+            self._write_row([printable(prediction.path), *self._csv_cells(prediction, given), prediction.error])
         if self._sheet and prediction.image is not None and len(self._thumbnails) < MAX_IMAGES:
             saliency = None if prediction.saliency is None else contact_sheet.shrink(prediction.saliency)
             image = contact_sheet.shrink(prediction.image)
             probability = float(given.probabilities[0])
             self._thumbnails.append(Thumbnail(image, path, given.names[0], probability, saliency))
+
+    def _csv_cells(self, prediction: Prediction, given: Prediction) -> list[str]:
+        """The cells of a row between the file and the error; `given`: with the classes below the threshold, too."""
+        if self._csv_classes is None:
+            shown = zip(prediction.names, (f"{value:.6g}" for value in prediction.probabilities), strict=True)
+            cells = [cell for pair in shown for cell in pair]
+            return cells + [""] * (2 * self._top_k - len(cells))
+        of_class = dict(zip(given.classes.tolist(), given.probabilities, strict=True))
+        cells = [f"{of_class[label]:.6g}" if label in of_class else "" for label in range(len(self._csv_classes))]
+        return ["|".join(prediction.names), *cells]
 
     def _above_threshold(self, prediction: Prediction) -> Prediction:
         if self._threshold is None:

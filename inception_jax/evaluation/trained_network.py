@@ -416,8 +416,11 @@ def build(
     if config.model.num_classes == 0 and class_names:
         raise _no_classifier(where)
     available = jax.device_count()
-    if config.evaluation.batch_norm_images is not None and host_devices.is_split():
-        available = 1  # the statistics are of training batches, which need not divide
+    if host_devices.is_split() and config.parallel.devices != host_devices.COUNT:
+        # Statistics of training images are of training batches, which need not divide.
+        whole = config.evaluation.batch_norm_images is not None
+        if whole or (config.evaluation.batch_size or config.batch_size) < host_devices.FEWEST:
+            available = 1
     devices = Devices(config.parallel.mode, min(config.parallel.devices or available, available))
     model = network_setup.build_model(config, len(class_names))
     network_input = network_setup.read_input(config)

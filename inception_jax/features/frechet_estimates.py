@@ -9,7 +9,7 @@ import numpy as np
 
 from inception_jax.errors import UserError
 from inception_jax.features import feature_rows
-from inception_jax.features.statistics import Moments, frechet_distance
+from inception_jax.features.statistics import Moments, check_covariance, frechet_distance
 
 _Z95 = 1.959963984540054  # quantile of the normal distribution
 
@@ -56,6 +56,30 @@ def distance_of_rows(real: np.ndarray, fake: np.ndarray) -> float:
     x, y = ((rows - rows.mean(0)) / np.sqrt(len(rows) - 1) for rows in (x, y))
     crossed = np.linalg.svd(x @ y.T, compute_uv=False).sum()
     return max(float(gap @ gap + (x * x).sum() + (y * y).sum() - 2 * crossed), 0.0)
+
+
+def distance_to_statistics(rows: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> float:
+    """The Fréchet distance of features from a mean and a covariance: quick for fewer images than features.
+
+    With A [n, C] the centered rows over the root of n - 1, the eigenvalues of AᵀA S that are not 0 are those of A S Aᵀ,
+    which is [n, n]. One of these is 0, because the rows add up to 0: it is left out, not rounded, so that for a regular
+    S the distance is exact.
+
+    Args:
+      rows: [n, C], floating point.
+      mean: [C].
+      covariance: [C, C], S.
+
+    Raises:
+      UserError: fewer than two images, values that are not finite, or a matrix that is not a covariance.
+    """
+    feature_rows.check(rows, 2, "fid", "images")
+    x = feature_rows.finite(rows)
+    center = x.mean(0)
+    x, gap = (x - center) / np.sqrt(len(x) - 1), center - mean
+    values = np.linalg.eigvalsh(x @ check_covariance("sigma", covariance) @ x.T)[1:]
+    crossed = np.sqrt(np.maximum(values, 0)).sum()
+    return max(float(gap @ gap + (x * x).sum() + np.trace(covariance) - 2 * crossed), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -262,13 +262,19 @@ def _as_moments(mean: np.ndarray, covariance: np.ndarray) -> Moments:
 def _frechet(real: MeasuredSet, fake: MeasuredSet, output: str, metric: str) -> float:
     if output in real.rows and output in fake.rows and not {output} & (real.moments.keys() | fake.moments.keys()):
         return frechet_estimates.distance_of_rows(real.rows[output], fake.rows[output])
-    statistics = [*real.statistics(output, metric), *fake.statistics(output, metric)]
-    if len(statistics[0]) != len(statistics[2]):
+    sizes = [
+        one.rows[output].shape[1] if output in one.rows else len(one.statistics(output, metric)[0])
+        for one in (real, fake)
+    ]
+    if sizes[0] != sizes[1]:
         raise UserError(
-            f"{metric}: {len(statistics[0]):,} features of the real images and {len(statistics[2]):,} of the fake "
-            "ones; both sets must be features of the same endpoint"
+            f"{metric}: {sizes[0]:,} features of the real images and {sizes[1]:,} of the fake ones; both sets must be "
+            "features of the same endpoint"
         )
-    return frechet_distance(*statistics)
+    for one, other in ((fake, real), (real, fake)):
+        if output in one.rows and output not in one.moments and 2 <= len(one.rows[output]) <= sizes[0]:
+            return frechet_estimates.distance_to_statistics(one.rows[output], *other.statistics(output, metric))
+    return frechet_distance(*real.statistics(output, metric), *fake.statistics(output, metric))
 
 
 def _kid(real: np.ndarray, fake: np.ndarray, options: Options) -> KernelDistance:

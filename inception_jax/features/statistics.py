@@ -118,27 +118,36 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
             )
         if not np.isfinite(array).all():
             raise UserError(f"{name}: {int((~np.isfinite(array)).sum())} values are not finite")
-    values, vectors = _eigen("sigma1", sigma1)
+    one, other = check_covariance("sigma1", sigma1), check_covariance("sigma2", sigma2)
     if np.array_equal(mu1, mu2) and np.array_equal(sigma1, sigma2):
         return 0.0
-    root = vectors * np.sqrt(values) @ vectors.T
-    _eigen("sigma2", sigma2)  # only to check it
-    product = root @ (sigma2 + sigma2.T) / 2 @ root
+    values, vectors = np.linalg.eigh(one)
+    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    product = root @ other @ root
     crossed = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0)).sum()
     gap = mu1 - mu2
     return max(float(gap @ gap + np.trace(sigma1) + np.trace(sigma2) - 2 * crossed), 0.0)
 
 
-def _eigen(name: str, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues of a covariance, with those that rounding made negative set to 0, and its eigenvectors."""
+def check_covariance(name: str, sigma: np.ndarray) -> np.ndarray:
+    """Returns the symmetric part of a covariance.
+
+    Raises:
+      UserError: it is not symmetric, or an eigenvalue is negative, by more than rounding.
+    """
     scale = np.abs(sigma).max(initial=0.0)
     if np.abs(sigma - sigma.T).max(initial=0.0) > 1e-6 * scale:
         raise UserError(f"{name}: not symmetric, so not a covariance")
-    values, vectors = np.linalg.eigh((sigma + sigma.T) / 2)
-    # Files of other programs hold float32 products, whose rounding is relative to the largest eigenvalue.
-    if values.size and values[0] < -1e-3 * max(values[-1], 0.0):
-        raise UserError(f"{name}: eigenvalues from {values[0]:g} to {values[-1]:g}, so not a covariance")
-    return np.maximum(values, 0), vectors
+    symmetric = (sigma + sigma.T) / 2
+    # Files of other programs hold float32 products, whose rounding is relative to the largest eigenvalue. Cholesky's
+    # factorization, which takes a tenth of the time of the eigenvalues, exists if none is below that rounding.
+    try:
+        np.linalg.cholesky(symmetric + 1e-3 * np.linalg.norm(symmetric) * np.eye(len(symmetric)))
+    except np.linalg.LinAlgError:
+        values = np.linalg.eigvalsh(symmetric)
+        if values[0] < -1e-3 * max(values[-1], 0.0):
+            raise UserError(f"{name}: eigenvalues from {values[0]:g} to {values[-1]:g}, so not a covariance") from None
+    return symmetric
 
 
 def read_statistics(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax._src import distributed  # its client has no public name
+from jax._src import clusters, distributed  # the client and the launchers' variables have no public name
 from jax.experimental import multihost_utils
 
 from inception_jax.errors import UserError
@@ -134,15 +134,15 @@ def _detect_launcher(environment: Mapping[str, str]) -> Launch | None:
 def _refuse_used_port(launch: Launch) -> None:
     """Refuses a port on which this process, the coordinator, cannot listen.
 
-    JAX's server ends the process by SIGSEGV there, in 4 of 5 tries (jaxlib 0.10.2). A launcher whose environment does
-    not give the address chooses the port itself, and it is not checked.
+    JAX's server ends the process by SIGSEGV there, in 4 of 5 tries (jaxlib 0.10.2).
 
     Raises:
       UserError: another program has the port, or this user may not use it.
     """
-    if launch.process_id != 0 or not launch.coordinator_address:
+    address, process_id = read_coordinator(launch)
+    if process_id != 0 or not address:
         return
-    port = int(launch.coordinator_address.rpartition(":")[2])
+    port = int(address.rpartition(":")[2])
     dual = socket.has_dualstack_ipv6()  # JAX listens on all addresses of the machine
     try:
         socket.create_server(
@@ -150,10 +150,36 @@ def _refuse_used_port(launch: Launch) -> None:
         ).close()
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
+        remedy = "name a free one" if launch.coordinator_address else "set JAX_COORDINATOR_PORT to a free one"
         raise UserError(
-            f"the coordinator's address {launch.coordinator_address}: port {port} of this machine cannot be used "
-            f"({reason}); name a free one, the same for all processes"
+            f"the coordinator's address {address}: port {port} of this machine cannot be used ({reason}); {remedy}, "
+            "the same for all processes"
         ) from None
+
+
+def read_coordinator(launch: Launch) -> tuple[str | None, int | None]:
+    """The coordinator's address and this process's id; None: JAX finds it, and asks the network for it.
+
+    Where SLURM or Open MPI has started the processes, JAX chooses the port by the number of the job, which two jobs on
+    one machine can share.
+
+    Raises:
+      UserError: a variable of JAX does not give an address.
+    """
+    address = launch.coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if launch.found_by not in ("SLURM", "Open MPI"):
+        return launch.coordinator_address, launch.process_id
+    if address:
+        _check_address("JAX_COORDINATOR_ADDRESS", address)
+    try:
+        address, _, process_id, _ = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            address, launch.num_processes, launch.process_id, None, None, None
+        )
+    except (KeyError, ValueError, RuntimeError):  # JAX meets it, too, and says so
+        return launch.coordinator_address, launch.process_id
+    if address:
+        _check_address(f"the address of the coordinator (found by {launch.found_by})", address)
+    return address, process_id
 
 
 @contextlib.contextmanager

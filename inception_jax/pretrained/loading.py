@@ -75,7 +75,7 @@ def load_weights(
         preprocessing, or another file than the record's.
     """
     path = Path(path)
-    given = catalog.get_record(record) if record else None
+    given = get_usable_record(record) if record else None
     if given:
         model, source = _check_record(given, model, source)
     report(f"{path}: reading")
@@ -210,10 +210,20 @@ def _format_score(score: float, variant: Variant) -> str:
     return f"{variant.source}'s {variant.model} ({int(100 * score)} %)"
 
 
-def _check_record(record: WeightRecord, model: str | None, source: str | None) -> tuple[str, str]:
-    """Network and publisher of a record, or UserError where it cannot be imported or the flags contradict it."""
+def get_usable_record(name: str) -> WeightRecord:
+    """Returns the record of a published file that can be imported.
+
+    Raises:
+      UserError: there is no such record, or its file cannot be used; says why.
+    """
+    record = catalog.get_record(name)
     if record.unusable:
         raise UserError(f"{record.name} cannot be used: {record.unusable}")
+    return record
+
+
+def _check_record(record: WeightRecord, model: str | None, source: str | None) -> tuple[str, str]:
+    """Network and publisher of a record, or UserError where the flags contradict it."""
     for flag, value, own in (("model", model, record.model), ("source", source, record.source)):
         if value not in (None, own):
             raise UserError(f"--{flag}={value}: {record.name} is {own}")

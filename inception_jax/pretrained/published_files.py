@@ -304,7 +304,8 @@ ONNX_V2 = WeightRecord(
     notes=(
         "the table with 576 channels, a dense stem, and batch norm whose own scale is 1, before a scale and a bias",
     ),
-    unusable="neither the order of its classes nor its preprocessing is published: its README has none",
+    unusable="neither the order of its classes nor its preprocessing is published (inception_jax/pretrained/README.md "
+    "says where we looked)",
 )
 
 INCEPTION5H = (

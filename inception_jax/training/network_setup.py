@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import jax.numpy as jnp
 
+from inception_jax import schema
 from inception_jax.config import Config, ConfigError
 from inception_jax.data import datasets, images
 from inception_jax.errors import UserError
@@ -125,21 +127,34 @@ def build_model(config: Config, num_classes: int) -> BaseNetwork:
       num_classes: outputs of every classifier.
 
     Raises:
-      ModelError: an unknown model or option.
+      ModelError: an unknown model or option; names the config's field.
     """
     model = config.model
     options = model.read("width_multiplier", "aux_heads")
     unset = model.read("dropout_rate", "aux_dropout_rate", "convolution")
     options |= {name: value for name, value in unset.items() if value is not None}
     options |= {"in_channels": model.in_channels}
-    return registry.create_model(
-        model.name,
-        num_classes=num_classes,
-        dtype=jnp.dtype(model.dtype),
-        param_dtype=jnp.dtype(model.param_dtype),
-        **options,
-        **model.options.read_specified(),
-    )
+    try:
+        return registry.create_model(
+            model.name,
+            num_classes=num_classes,
+            dtype=jnp.dtype(model.dtype),
+            param_dtype=jnp.dtype(model.param_dtype),
+            **options,
+            **model.options.read_specified(),
+        )
+    except registry.ModelError as error:
+        raise registry.ModelError(_with_field(config, str(error))) from None
+
+
+def _with_field(config: Config, message: str) -> str:
+    """A message about an option of the model, with the config's field for the option's name that it begins with."""
+    if message.startswith("unknown option"):
+        return f"config.model.options: {message}"
+    option = re.split(r"\W", message, maxsplit=1)[0]
+    if option not in registry.model_options(config.model.name):
+        return message
+    return f"config.model.{'' if option in schema.SCHEMA['model'] else 'options.'}{message}"
 
 
 def freeze(config: Config, model: BaseNetwork, image_size: int) -> tuple[BaseNetwork, freezing.Freezing]:

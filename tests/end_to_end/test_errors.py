@@ -14,8 +14,22 @@ MISTAKES = {
     "unknown split": (["--config.data.eval_split=tset"], r"unknown split 'tset'"),
     "unknown field": (["--config.optimizer.learning_rat=1"], r"did you mean 'learning_rate'"),
     "unread field": (["--config.optimizer.b1=0.5"], r"config.optimizer.b1 = 0.5: nothing reads it"),
-    "switch of another kind": (["--config.model.options.module=naif"], r"naif"),
-    "switch without effect": (["--config.model.options.bn_momentum=0.5"], r"bn_momentum"),
+    "switch of another kind": (
+        ["--config.model.options.module=naif"],
+        r"config\.model\.options\.module = 'naif': it must be one of",
+    ),
+    "switch without effect": (
+        ["--config.model.options.bn_momentum=0.5"],
+        r"config\.model\.options\.bn_momentum: 0\.5 has no effect",
+    ),
+    "option of another model": (
+        ["--config.model.options.last_pool=max"],
+        r"config\.model\.options: unknown option 'last_pool' of inception_v1",
+    ),
+    "field of the model": (
+        ["--config.model.aux_heads=False", "--config.model.aux_dropout_rate=0.3"],
+        r"config\.model\.aux_dropout_rate: 0\.3 has no effect: there are no auxiliary heads",
+    ),
     "small image": (["--config.data.image_size=16"], r"config.data.image_size = 16: inception_v1 needs at least 32"),
     "class count": (["--config.model.num_classes=11"], r"config.model.num_classes = 11: the data set 'digits' has 10"),
     "out of range": (["--config.optimizer.momentum=2.0"], r"config.optimizer.momentum = 2.0: it must be"),

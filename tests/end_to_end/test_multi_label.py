@@ -144,8 +144,10 @@ def test_predictions_and_exports(run, trained, tmp_path, registrations):
     text = run("predict", *flags, f"--sheet={tmp_path / 's.png'}", file)
     assert [each["index"] for each in json.loads(blank.read_text())["classes"]] == order[:2].tolist()
     head, row = csv.reader(table.read_text().splitlines())
-    assert head == ["file", *(f"{name}_{k}" for k in (1, 2, 3) for name in ("class", "probability")), "error"]
-    assert row[1::2][:3] == [CLASSES[order[0]], CLASSES[order[1]], ""] and text.count(" %  ") == 2
+    assert head == ["file", "labels", *(f"probability_{name}" for name in CLASSES), "error"]
+    assert row[1] == "|".join(CLASSES[label] for label in order[:2]) and text.count(" %  ") == 2
+    by_rank = dict(zip(order.tolist(), found["probabilities"][0], strict=True))
+    np.testing.assert_allclose([float(cell) for cell in row[2:5]], [by_rank[k] for k in range(3)], rtol=1e-5)
     assert "a probability from 0 to 1" in run("predict", f"--workdir={trained}", "--threshold=1.5", file, code=2)
     features = tmp_path / "f.npz"
     run("extract", f"--workdir={trained}", f"--output={features}", "--endpoints=logits", "--split=test[:5]")

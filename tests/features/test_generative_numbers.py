@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
-from inception_jax.features import frechet_estimates, manifolds
+from inception_jax.features import frechet_estimates, generative_metrics, manifolds
+from inception_jax.features.generative_metrics import MeasuredSet
 from inception_jax.features.maximum_mean_discrepancy import kernel_distance, squared_mmd
 from inception_jax.features.prediction_divergence import inception_score
 from inception_jax.features.statistics import frechet_distance
@@ -24,6 +25,27 @@ def small_blocks(monkeypatch):
     """Blocks smaller than the sets, so that there are several."""
     monkeypatch.setattr("inception_jax.features.feature_rows.BLOCK", 7)
     monkeypatch.setattr(manifolds, "_COLUMNS", 11)
+
+
+@pytest.mark.parametrize("images", [2, 5, 12])
+def test_few_images_beside_statistics(images, monkeypatch):
+    """The distance of few images is that of their covariance, without its eigenvalues."""
+    real, fake = two_sets(200, images, features=12)
+    moments = [frechet_estimates.moments_of(rows) for rows in (real, fake)]
+    (mean, sigma), (mu, cov) = ((one.mean, one.covariance()) for one in moments)
+    # The roots of the eigenvalues of the product: those of rounding are 1e-8, so the direct form is not more exact.
+    expected = frechet_distance(mean, sigma, mu, cov)
+    sets = [MeasuredSet("real", 200, {}, {"pool": (mean, sigma)}), MeasuredSet("fake", images, {"pool": fake}, {})]
+    monkeypatch.setattr(generative_metrics, "frechet_distance", lambda *statistics: 1 / 0)
+    for pair in (sets, sets[::-1]):
+        assert generative_metrics._frechet(*pair, "pool", "fid") == pytest.approx(expected, rel=1e-7)
+    singular = np.linalg.svd(
+        (fake - mu) / np.sqrt(images - 1) @ np.linalg.cholesky(sigma), compute_uv=False
+    )  # no root of a rounded eigenvalue
+    exact = (mean - mu) @ (mean - mu) + np.trace(sigma + cov) - 2 * singular.sum()
+    assert generative_metrics._frechet(*sets, "pool", "fid") == pytest.approx(exact, rel=1e-12)
+    with pytest.raises(UserError, match="12 features of the real images and 11 of the fake ones"):
+        generative_metrics._frechet(sets[0], MeasuredSet("fake", images, {"pool": fake[:, 1:]}, {}), "pool", "fid")
 
 
 def test_unbiased_mmd_is_the_sum_over_pairs(small_blocks):

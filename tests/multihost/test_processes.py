@@ -1,6 +1,7 @@
 """Real processes over jax.distributed: one run, whoever is stopped or killed, and however many there are."""
 
 import argparse
+import contextlib
 import csv
 import json
 import shutil
@@ -451,6 +452,50 @@ def test_a_port_in_use_is_refused_before_jaxs_server_ends_the_process(host, monk
             pass  # process 1 connects to it
     with pytest.raises(ZeroDivisionError), processes.initialize(processes.Launch(address, 2, 0, "flags")):
         pass  # it is free again
+
+
+LAUNCHERS = {  # {launcher: its variables for the first of two processes of a job}
+    "SLURM": {
+        "SLURM_JOB_ID": "{job}", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+    },
+    "Open MPI": {
+        "OMPI_MCA_orte_hnp_uri": "{multiple}.0;tcp://node1:9", "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_port_that_the_number_of_the_job_gives(launcher, monkeypatch):
+    """JAX takes 61440 plus the last 12 bits of the number: two jobs on one machine may have one port."""
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments, **_: 1 / 0)
+    monkeypatch.setattr(processes, "_redirect_stdout_of_libraries", lambda: None)
+
+    def start():
+        with processes.initialize(processes.find_launch(flags())):
+            pass
+
+    with socket.socket() as taken:
+        for job in range(1, 4096):
+            with contextlib.suppress(OSError):
+                taken.bind(("", 61440 + job))
+                break
+        taken.listen()
+        for name, value in LAUNCHERS[launcher].items():
+            monkeypatch.setenv(name, value.format(job=job + 8192, multiple=(job + 4096) << 12))
+        port = 61440 + job
+        message = rf"node1:{port}: port {port} .*Address already in use\); set JAX_COORDINATOR_PORT to a free one"
+        with pytest.raises(UserError, match=message):
+            start()
+    with pytest.raises(ZeroDivisionError):
+        start()  # it is free again
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", "70000")
+    with pytest.raises(UserError, match=rf"found by {launcher}\)=node1:70000: not HOST:PORT"):
+        start()
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "node1")
+    with pytest.raises(UserError, match="JAX_COORDINATOR_ADDRESS=node1: not HOST:PORT"):
+        start()
 
 
 @pytest.mark.slow

@@ -359,6 +359,7 @@ def test_a_run_with_other_switches_is_not_the_publishers(converted, fails, tmp_p
             ["--weights=a", "--output=b", "--record=torchvision/googlenet", "--source=timm"],
             "--source=timm: torchvision/googlenet is torchvision",
         ),
+        (convert.main, ["--record=onnx/inception_v2"], "onnx/inception_v2 cannot be used: neither the order of its"),
         (convert.main, ["--list", "--model=inception_v5"], "unknown model 'inception_v5'"),
         (convert.main, ["--list", "--source=torchvison"], "did you mean 'torchvision'"),
         (convert.main, ["--download=slim/inception_v1_2016_08_28"], "--output is missing"),

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 
-from inception_jax import benchmark
+from inception_jax import benchmark, command_line, evaluate, extract, predict
 from inception_jax.benchmarks import versus, versus_command, versus_report
 from inception_jax.config import Config
 from inception_jax.data import datasets
@@ -104,13 +106,34 @@ def test_no_batch_is_refused_for_devices_that_nobody_asked_for(small_run, monkey
         data_setup.build_eval_data(*given)
     monkeypatch.setattr(host_devices, "is_split", lambda: True)
     assert data_setup.build_eval_data(*given).batch_size == 26
-    # Statistics of training images are of training batches on one device.
+    # Statistics of training images are of training batches on one device; a batch of 1 would be filled up to 2.
     counts = []
-    for images in (None, 64):
-        recipe.evaluation.batch_norm_images = images
+    for images, batch, devices in ((None, None, None), (64, None, None), (None, 1, None), (None, 3, 2), (64, None, 2)):
+        recipe.evaluation.batch_norm_images, recipe.evaluation.batch_size = images, batch
+        recipe.parallel.devices = devices
         loaded = trained_network.load(recipe, small_run, trained_network.load_class_names(small_run))
         counts.append(loaded.devices.count)
-    assert counts == [8, 1]
+    assert counts == [8, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("verb", [evaluate, extract, predict])
+def test_a_number_of_devices_that_is_asked_for_is_there_or_an_error(verb, small_run, tmp_path, monkeypatch):
+    image = tmp_path / "a.png"
+    cv2.imwrite(str(image), np.zeros((8, 8, 3), np.uint8))
+    arguments = {
+        evaluate: [f"--workdir={small_run}"],
+        extract: [f"--workdir={small_run}", f"--output={tmp_path / 'a.npz'}", str(image)],
+        predict: [f"--workdir={small_run}", str(image)],
+    }[verb]
+    asked = []
+    monkeypatch.setattr(host_devices, "use_two", lambda examples=None: asked.append(examples))
+    with pytest.raises(UserError, match=r"^--devices=9: there are 8 \(cpu\); JAX_NUM_CPU_DEVICES=9 divides a CPU"):
+        verb.main([*arguments, "--devices=9"])
+    assert asked == [None]  # two devices, however few images there are
+    monkeypatch.setattr(command_line, "check_devices", lambda count: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        verb.main([*arguments, "--devices=1"])
+    assert asked == [None]
 
 
 @pytest.mark.parametrize(("flags", "devices"), [(["--batch_size=8"], 2), (["--batch_size=7"], 1)])
