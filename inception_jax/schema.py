@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from inception_jax import patterns
-from inception_jax.ranges import FLOAT32_MAX, FLOAT32_TINY, INT32_MAX, MAX_BATCH, MAX_IMAGE_PIXELS, MAX_SIDE, Range
+from inception_jax import allowed_values as allowed
+from inception_jax.allowed_values import Form
+from inception_jax.ranges import FLOAT32_MAX, INT32_MAX, MAX_BATCH, MAX_IMAGE_PIXELS, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Field:
 
     default: Any
     doc: str
-    allowed: Range | tuple[Callable[[Any], bool], str] | None = None
+    allowed: Range | Form | None = None
     earlier: Any = None
 
     @property
@@ -40,101 +41,6 @@ class Field:
         return None if self.allowed is None or self.allowed[0](value) else self.allowed[1]
 
 
-def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
-    return (lambda value: value in names), "one of " + ", ".join(repr(name) for name in names)
-
-
-_BATCH_NORM = "one of 'local', 'global', 'groups:N', 'examples:N'"
-
-
-def parse_batch_norm(value: str) -> tuple[str, int | None]:
-    """Parses a value of `parallel.batch_norm`.
-
-    Returns:
-      ("local", None), ("global", None), ("groups", N) or ("examples", N).
-
-    Raises:
-      ValueError: the value is none of "local", "global", "groups:N" and "examples:N", N > 0.
-    """
-    kind, colon, size = value.partition(":")
-    if kind in ("local", "global") and not colon:
-        return kind, None
-    if kind in ("groups", "examples") and size.isdigit() and int(size) > 0:
-        return kind, int(size)
-    raise ValueError(f"{value!r}: it must be {_BATCH_NORM}")
-
-
-def _is_batch_norm(value: str) -> bool:
-    try:
-        parse_batch_norm(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _are_class_weights(value: Any) -> bool:
-    return value == "balanced" or (
-        isinstance(value, tuple)
-        and len(value) > 0
-        and all(_is_pair(pair) and isinstance(pair[0], str) and pair[1] in _DEVICE_NUMBER for pair in value)
-    )
-
-
-def _are_options(value: Any) -> bool:
-    return isinstance(value, tuple) and all(
-        isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and _is_plain(pair[1]) for pair in value
-    )
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return all(map(_is_plain, value))
-    if isinstance(value, bool | str | None):
-        return True
-    return value in Range(-FLOAT32_MAX, FLOAT32_MAX)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2
-
-
-def _are_multipliers(value: tuple) -> bool:
-    return all(_is_pair(pair) and patterns.is_pattern(pair[0]) and pair[1] in _DEVICE_NUMBER for pair in value)
-
-
-def _ordered_pair(allowed: Range, words: str) -> tuple[Callable[[Any], bool], str]:
-    def is_allowed(value: Any) -> bool:
-        return _is_pair(value) and value[0] in allowed and value[1] in allowed and value[0] <= value[1]
-
-    return is_allowed, f"two numbers, {words}"
-
-
-def _up_to(high: float) -> Range:
-    return Range(0, high, open_low=True)
-
-
-# The ranges end where a number has no meaning any more, far above every value that was ever trained with.
-_BATCH = _up_to(MAX_BATCH)
-_SIDE = _up_to(MAX_SIDE)
-_THREADS = 1024
-_EPOCHS = 1e9
-_COUNT = Range(0, INT32_MAX)
-_POSITIVE_COUNT = _up_to(INT32_MAX)
-_SECONDS = _up_to(1e9)  # threads wait at most 9.2e9
-_DEVICE_NUMBER = Range(0, FLOAT32_MAX)
-_POSITIVE_DEVICE_NUMBER = Range(FLOAT32_TINY, FLOAT32_MAX)
-_FRACTION = Range(0, 1, open_high=True)
-_AREA = _ordered_pair(Range(0, 1, open_low=True), "0 < low <= high <= 1")
-_ALPHA = Range(0, 1000)
-_ASPECT = _ordered_pair(Range(1e-3, 1e3), "0.001 <= low <= high <= 1,000")
-_WEIGHTS = (lambda value: all(weight in _DEVICE_NUMBER for weight in value)), f"numbers, each {_DEVICE_NUMBER}"
-_POSITIVE_NUMBERS = (
-    (lambda value: all(number in _POSITIVE_DEVICE_NUMBER for number in value)),
-    f"numbers, each {_POSITIVE_DEVICE_NUMBER}",
-)
-_PATTERNS = (lambda value: all(map(patterns.is_pattern, value))), f"regular expressions {patterns.LIMIT}"
-_DTYPE = _one_of("float32", "bfloat16", "float64")
-
 SCHEMA: dict[str, Any] = {
     "seed": Field(
         0,
@@ -147,9 +53,11 @@ SCHEMA: dict[str, Any] = {
         "optimizers, augmentations or metrics of your own",
         (lambda value: all(isinstance(name, str) and name for name in value), "paths of Python files or module names"),
     ),
-    "batch_size": Field(64, "examples per step, over all devices and processes (global batch size)", _BATCH),
-    "num_epochs": Field(float, "length of the run, in passes over the training split", _up_to(_EPOCHS)),
-    "num_steps": Field(int, "length of the run, in steps; overrides num_epochs", _POSITIVE_COUNT),
+    "batch_size": Field(64, "examples per step, over all devices and processes (global batch size)", allowed.BATCH),
+    "num_epochs": Field(
+        float, "length of the run, in passes over the training split", allowed.up_to(allowed.MAX_EPOCHS)
+    ),
+    "num_steps": Field(int, "length of the run, in steps; overrides num_epochs", allowed.POSITIVE_COUNT),
     "model": {
         "name": Field("inception_v1", "a name of inception_jax.model_names()"),
         "num_classes": Field(
@@ -162,21 +70,21 @@ SCHEMA: dict[str, Any] = {
             3,
             "channels of the images; 3: colours, a grey image is repeated; 1: grey images; others: files or "
             "arrays with so many",
-            _up_to(1024),
+            allowed.up_to(1024),
         ),
-        "dtype": Field("float32", "compute dtype: activations", _DTYPE),
-        "param_dtype": Field("float32", "dtype of the parameters", _DTYPE),
+        "dtype": Field("float32", "compute dtype: activations", allowed.DTYPE),
+        "param_dtype": Field("float32", "dtype of the parameters", allowed.DTYPE),
         "convolution": Field(
             str,
             "algorithm of the convolutions' weight gradients on CPUs; exact: direct sums; fast: also Winograd's "
             "filtering, which rounds otherwise; unset: what the run in the workdir began with, fast in a new one",
-            _one_of("fast", "exact"),
+            allowed.one_of("fast", "exact"),
             earlier="exact",
         ),
-        "width_multiplier": Field(1.0, "scales the number of filters of every layer", _up_to(1000)),
+        "width_multiplier": Field(1.0, "scales the number of filters of every layer", allowed.up_to(1000)),
         "aux_heads": Field(True, "whether the auxiliary heads are built and trained"),
-        "dropout_rate": Field(float, "dropout before the classifier; unset: the paper's", _FRACTION),
-        "aux_dropout_rate": Field(float, "dropout inside the auxiliary heads; unset: the paper's", _FRACTION),
+        "dropout_rate": Field(float, "dropout before the classifier; unset: the paper's", allowed.FRACTION),
+        "aux_dropout_rate": Field(float, "dropout inside the auxiliary heads; unset: the paper's", allowed.FRACTION),
         "bn_initial_fraction": Field(
             float,
             "batch norm: fraction of the initial running statistics that may remain after the last step; lowers "
@@ -216,48 +124,54 @@ SCHEMA: dict[str, Any] = {
             "single",
             "single: each example has one class; multi: any number, also none (sigmoid cross-entropy, mean over the "
             "classes; mean average precision)",
-            _one_of("single", "multi"),
+            allowed.one_of("single", "multi"),
         ),
         "train_split": Field("train", "training split, such as train or train[:90%]"),
         "sampling": Field(
             "uniform",
             "training examples of a batch; uniform: each example once per epoch; balanced: each class equally often, "
             "the examples of a class in turn",
-            _one_of("uniform", "balanced"),
+            allowed.one_of("uniform", "balanced"),
         ),
         "decode": Field(
             "exact",
             "of training JPEGs; scaled: one whose crop is at least twice the network's size is decoded at 1/2, 1/4 or "
             "1/8 of its size by its DCT, in less time, to other pixels (with rule area_aspect)",
-            _one_of("exact", "scaled"),
+            allowed.one_of("exact", "scaled"),
         ),
         "eval_split": Field("test", "evaluation split, such as test or validation"),
         "image_size": Field(
-            int, "height and width of the network's input, in pixels; unset: the model's default", _SIDE
+            int, "height and width of the network's input, in pixels; unset: the model's default", allowed.SIDE
         ),
         "normalization": Field(
             "inception",
             "normalization of uint8 pixels, on the device; a name of training/preprocess.py, or per_channel: (pixel / "
             "255 - data.mean) / data.std",
         ),
-        "mean": Field(tuple, "normalization per_channel: mean of each channel, from 0 to 1", _WEIGHTS),
+        "mean": Field(tuple, "normalization per_channel: mean of each channel, from 0 to 1", allowed.WEIGHTS),
         "std": Field(
-            tuple, "normalization per_channel: standard deviation of each channel, from 0 to 1", _POSITIVE_NUMBERS
+            tuple,
+            "normalization per_channel: standard deviation of each channel, from 0 to 1",
+            allowed.POSITIVE_NUMBERS,
         ),
         "threads": Field(
-            int, "decoding threads per worker process; unset: the number of cores, at most 8", _up_to(_THREADS)
+            int,
+            "decoding threads per worker process; unset: the number of cores, at most 8",
+            allowed.up_to(allowed.MAX_THREADS),
         ),
         "workers": Field(
             int,
             "worker processes of the data loader; 0: threads only; unset: 0 up to 8 cores, then one per 4",
-            Range(0, _THREADS),
+            Range(0, allowed.MAX_THREADS),
         ),
         "max_pixels": Field(
             178_956_970,
             "largest image that is decoded, height times width in pixels; the default is that of Pillow, 537 MB",
-            _up_to(MAX_IMAGE_PIXELS),
+            allowed.up_to(MAX_IMAGE_PIXELS),
         ),
-        "prefetch": Field(2, "batches that are transferred to the devices ahead of the step", _up_to(_THREADS)),
+        "prefetch": Field(
+            2, "batches that are transferred to the devices ahead of the step", allowed.up_to(allowed.MAX_THREADS)
+        ),
     },
     "augmentation": {
         "rule": Field(
@@ -265,20 +179,22 @@ SCHEMA: dict[str, Any] = {
             "training crop; area_aspect: of random area and aspect ratio; random_crop: a square at a random "
             "position, after the shorter side was resized; none: the evaluation crop; or one that is registered",
         ),
-        "area": Field((0.08, 1.0), "area_aspect: smallest and largest fraction of the image's area", _AREA),
-        "aspect": Field((3 / 4, 4 / 3), "area_aspect: smallest and largest aspect ratio, width / height", _ASPECT),
-        "resize": Field(256, "random_crop: the shorter side before the crop, in pixels", _SIDE),
+        "area": Field((0.08, 1.0), "area_aspect: smallest and largest fraction of the image's area", allowed.AREA),
+        "aspect": Field(
+            (3 / 4, 4 / 3), "area_aspect: smallest and largest aspect ratio, width / height", allowed.ASPECT
+        ),
+        "resize": Field(256, "random_crop: the shorter side before the crop, in pixels", allowed.SIDE),
         "flip": Field(True, "random horizontal flip, with probability 1/2"),
         "interpolation": Field(
             "bilinear",
             "of the training resize; random: bilinear, area, nearest or cubic, each equally likely",
-            _one_of("bilinear", "area", "nearest", "cubic", "random"),
+            allowed.one_of("bilinear", "area", "nearest", "cubic", "random"),
         ),
         "policy": Field(
             "none",
             "operations on the cropped image, with torchvision's magnitudes; randaugment: policy_operations of 14, at "
             "one magnitude; trivialaugment_wide: one, at a random magnitude",
-            _one_of("none", "randaugment", "trivialaugment_wide"),
+            allowed.one_of("none", "randaugment", "trivialaugment_wide"),
         ),
         "policy_operations": Field(2, "randaugment: operations per image", Range(1, 16)),
         "policy_magnitude": Field(9, "randaugment: strength of the operations, of 30", Range(0, 30)),
@@ -287,7 +203,7 @@ SCHEMA: dict[str, Any] = {
             "distortion of colours, on the device; howard: brightness, contrast, colour by 0.5 to 1.5 in random order "
             "(arXiv:1312.5402); slim: TF-Slim's four orders of brightness, saturation, hue, contrast; slim_fast: its "
             "fast mode, brightness and saturation",
-            _one_of("none", "howard", "slim", "slim_fast"),
+            allowed.one_of("none", "howard", "slim", "slim_fast"),
         ),
         "lighting": Field(
             0.0,
@@ -298,21 +214,23 @@ SCHEMA: dict[str, Any] = {
         "erasing_probability": Field(
             0.0, "random erasing, on the device: probability that a rectangle is replaced", Range(0, 1)
         ),
-        "erasing_area": Field((0.02, 0.4), "of that rectangle, as a fraction of the image's", _AREA),
-        "erasing_aspect": Field((0.3, 1 / 0.3), "of that rectangle, height / width", _ASPECT),
+        "erasing_area": Field((0.02, 0.4), "of that rectangle, as a fraction of the image's", allowed.AREA),
+        "erasing_aspect": Field((0.3, 1 / 0.3), "of that rectangle, height / width", allowed.ASPECT),
         "erasing_fill": Field(
             "random",
             "of that rectangle; random: a random byte per pixel and channel; zero: 0 after normalization",
-            _one_of("random", "zero"),
+            allowed.one_of("random", "zero"),
         ),
         "mixup_alpha": Field(
             0.0,
             "mixup with the neighbour in the batch, on the device: both parameters of the weight's beta distribution; "
             "0: no mixup",
-            _ALPHA,
+            allowed.ALPHA,
         ),
         "cutmix_alpha": Field(
-            0.0, "CutMix, likewise; with both, each image takes one of them, equally likely; 0: no CutMix", _ALPHA
+            0.0,
+            "CutMix, likewise; with both, each image takes one of them, equally likely; 0: no CutMix",
+            allowed.ALPHA,
         ),
         "mix_probability": Field(1.0, "mixup, CutMix: probability that an image is mixed", Range(0, 1, open_low=True)),
     },
@@ -324,71 +242,75 @@ SCHEMA: dict[str, Any] = {
             object,
             "optax.NAME or a registered optimizer: its own options by keyword, a mapping such as {'b1': 0.95}; unset: "
             "its defaults",
-            (_are_options, "a mapping of option names to numbers, strings, booleans or tuples"),
+            allowed.OPTIMIZER_OPTIONS,
         ),
-        "learning_rate": Field(0.01, "base learning rate of the schedule", _DEVICE_NUMBER),
-        "momentum": Field(0.9, "sgd, rmsprop: decay of the velocity", _FRACTION),
+        "learning_rate": Field(0.01, "base learning rate of the schedule", allowed.DEVICE_NUMBER),
+        "momentum": Field(0.9, "sgd, rmsprop: decay of the velocity", allowed.FRACTION),
         "nesterov": Field(False, "sgd: Nesterov momentum"),
-        "decay": Field(0.9, "rmsprop: decay of the mean square", _FRACTION),
+        "decay": Field(0.9, "rmsprop: decay of the mean square", allowed.FRACTION),
         "epsilon": Field(
             float,
             "rmsprop: inside the square root, unset: 1.0; adamw: outside it, unset: 1e-8",
-            _POSITIVE_DEVICE_NUMBER,
+            allowed.POSITIVE_DEVICE_NUMBER,
         ),
-        "b1": Field(0.9, "adamw: decay of the first moment", _FRACTION),
-        "b2": Field(0.999, "adamw: decay of the second moment", _FRACTION),
+        "b1": Field(0.9, "adamw: decay of the first moment", allowed.FRACTION),
+        "b2": Field(0.999, "adamw: decay of the second moment", allowed.FRACTION),
         "weight_decay": Field(
-            0.0, "w in ½·w·‖kernel‖² (sgd, rmsprop) or decoupled (adamw); kernels only", _DEVICE_NUMBER
+            0.0, "w in ½·w·‖kernel‖² (sgd, rmsprop) or decoupled (adamw); kernels only", allowed.DEVICE_NUMBER
         ),
         "clip_norm": Field(
             float,
             "clipping by global norm: the largest norm, weight decay included; unset: no clipping",
-            _POSITIVE_DEVICE_NUMBER,
+            allowed.POSITIVE_DEVICE_NUMBER,
         ),
         "bias_learning_rate": Field(
-            1.0, "multiplier of the learning rate of biases (Caffe's GoogLeNet: 2)", _DEVICE_NUMBER
+            1.0, "multiplier of the learning rate of biases (Caffe's GoogLeNet: 2)", allowed.DEVICE_NUMBER
         ),
         "freeze": Field(
-            (), "regular expressions for paths of frozen parameters, such as ('^conv1/', '^inception_3')", _PATTERNS
+            (),
+            "regular expressions for paths of frozen parameters, such as ('^conv1/', '^inception_3')",
+            allowed.PATTERNS,
         ),
         "frozen_batch_norm": Field(
             "running",
             "statistics of a batch norm layer whose parameters are all frozen: "
             "running (the running statistics, which are frozen too) or batch (as in training)",
-            _one_of("running", "batch"),
+            allowed.one_of("running", "batch"),
         ),
         "learning_rate_multipliers": Field(
             (),
             "(regular expression, multiplier) pairs; the first one found in a parameter's path multiplies "
             "its learning rate; bias_learning_rate applies only where none is found",
-            (_are_multipliers, "pairs of a regular expression and a number of 0 or greater"),
+            allowed.MULTIPLIERS,
         ),
-        "accumulation": Field(1, "micro-batches per device and step (gradient accumulation)", _BATCH),
+        "accumulation": Field(1, "micro-batches per device and step (gradient accumulation)", allowed.BATCH),
     },
     "schedule": {
         "name": Field(
             "constant",
             "learning-rate schedule",
-            _one_of("constant", "exponential", "polynomial", "cosine"),
+            allowed.one_of("constant", "exponential", "polynomial", "cosine"),
         ),
         "decay_rate": Field(0.94, "exponential: factor per decay_epochs", Range(0, 1, open_low=True)),
-        "decay_epochs": Field(2.0, "exponential: epochs per decay_rate", Range(1e-6, _EPOCHS)),
+        "decay_epochs": Field(2.0, "exponential: epochs per decay_rate", Range(1e-6, allowed.MAX_EPOCHS)),
         "staircase": Field(True, "exponential: decay at whole multiples of decay_epochs, instead of continuously"),
-        "power": Field(0.5, "polynomial: (1 - step / steps) ** power", _POSITIVE_DEVICE_NUMBER),
+        "power": Field(0.5, "polynomial: (1 - step / steps) ** power", allowed.POSITIVE_DEVICE_NUMBER),
         "end_learning_rate": Field(
-            0.0, "learning rate; exponential: the smallest; polynomial, cosine: the last", _DEVICE_NUMBER
+            0.0, "learning rate; exponential: the smallest; polynomial, cosine: the last", allowed.DEVICE_NUMBER
         ),
         "warmup_epochs": Field(
-            0.0, "length of the linear warm-up, in epochs: a multiplier of the schedule grows to 1", Range(0, _EPOCHS)
+            0.0,
+            "length of the linear warm-up, in epochs: a multiplier of the schedule grows to 1",
+            Range(0, allowed.MAX_EPOCHS),
         ),
-        "warmup_start": Field(0.1, "multiplier of the schedule at step 0 of the warm-up", _FRACTION),
+        "warmup_start": Field(0.1, "multiplier of the schedule at step 0 of the warm-up", allowed.FRACTION),
     },
     "loss": {
         "label_smoothing": Field(
             0.0,
             "label smoothing s: probability that is spread evenly over all classes; with data.labels multi the targets "
             "are s/2 and 1 - s/2",
-            _FRACTION,
+            allowed.FRACTION,
         ),
         "class_weights": Field(
             object,
@@ -396,15 +318,15 @@ SCHEMA: dict[str, Any] = {
             "examples of the class), whose mean over the examples is 1; or (class, factor) pairs or a mapping, as "
             "they are, 1 for the other classes (with data.labels multi the factors of each class's term); unset: 1 for "
             "all",
-            (_are_class_weights, "'balanced', or pairs of a class name and a number of 0 or greater"),
+            allowed.CLASS_WEIGHTS,
         ),
-        "aux_weights": Field(tuple, "loss weight of each auxiliary head; unset: the paper's", _WEIGHTS),
+        "aux_weights": Field(tuple, "loss weight of each auxiliary head; unset: the paper's", allowed.WEIGHTS),
     },
     "ema": {
         "decay": Field(
             0.0,
             "decay of the exponential moving average (EMA) of parameters and batch statistics; 0: no EMA",
-            _FRACTION,
+            allowed.FRACTION,
         ),
         "num_updates": Field(True, "TensorFlow's num_updates rule: decay_t = min(decay, (1 + t) / (10 + t))"),
     },
@@ -413,14 +335,14 @@ SCHEMA: dict[str, Any] = {
             str, "warm start: workdir or checkpoint whose weights a new run starts from; unset: random initialization"
         ),
         "weights": Field(
-            str, "weights of that checkpoint: raw or ema; unset: ema if it has them", _one_of("raw", "ema")
+            str, "weights of that checkpoint: raw or ema; unset: ema if it has them", allowed.one_of("raw", "ema")
         ),
         "step": Field(str, "checkpoint of that workdir: newest, best or a step; unset: newest"),
         "new": Field(
             (),
             "regular expressions for paths of parameters that are initialized at random nevertheless; a "
             "classifier of another number of classes always is",
-            _PATTERNS,
+            allowed.PATTERNS,
         ),
     },
     "faults": {
@@ -428,48 +350,60 @@ SCHEMA: dict[str, Any] = {
             0,
             "consecutive steps that may be skipped (no update) because the loss or gradient is not finite "
             "or the loss is above loss_limit; one more ends the run",
-            _COUNT,
+            allowed.COUNT,
         ),
         "loss_limit": Field(
-            float, "mean loss of a step above which it counts as diverged; unset: no limit", _POSITIVE_DEVICE_NUMBER
+            float,
+            "mean loss of a step above which it counts as diverged; unset: no limit",
+            allowed.POSITIVE_DEVICE_NUMBER,
         ),
         "max_corrupt": Field(
             0,
             "undecodable images per run that are masked out of loss and metrics, counted per draw; one more "
             "ends the run",
-            _COUNT,
+            allowed.COUNT,
         ),
         "stall_warning_seconds": Field(
-            60.0, "seconds without a batch until the log says what the input is waiting for", _SECONDS
+            60.0, "seconds without a batch until the log says what the input is waiting for", allowed.SECONDS
         ),
         "stall_limit_seconds": Field(
-            1800.0, "seconds without a batch until the run saves a checkpoint and ends with exit code 7", _SECONDS
+            1800.0,
+            "seconds without a batch until the run saves a checkpoint and ends with exit code 7",
+            allowed.SECONDS,
         ),
     },
     "parallel": {
         "mode": Field(
-            "jit", "jit (jax.jit of jax.shard_map) or pmap (jax.pmap); the numbers are the same", _one_of("jit", "pmap")
+            "jit",
+            "jit (jax.jit of jax.shard_map) or pmap (jax.pmap); the numbers are the same",
+            allowed.one_of("jit", "pmap"),
         ),
-        "devices": Field(int, "number of devices to use, over all processes; unset: all", _POSITIVE_COUNT),
+        "devices": Field(int, "number of devices to use, over all processes; unset: all", allowed.POSITIVE_COUNT),
         "batch_norm": Field(
             "local",
             "examples that share batch-norm statistics: local (those of a device, as in the papers), global (all), "
             "groups:N (those of N neighbouring devices) or examples:N (N neighbouring examples, the same on any "
             "number of devices; with accumulation, of one micro-batch)",
-            (_is_batch_norm, _BATCH_NORM),
+            allowed.BATCH_NORM,
         ),
     },
     "evaluation": {
-        "every_epochs": Field(1.0, "epochs between evaluations; the last step is always evaluated", _up_to(_EPOCHS)),
-        "batch_size": Field(int, "examples per evaluation step, of many crops the crops; unset: batch_size", _BATCH),
+        "every_epochs": Field(
+            1.0, "epochs between evaluations; the last step is always evaluated", allowed.up_to(allowed.MAX_EPOCHS)
+        ),
+        "batch_size": Field(
+            int, "examples per evaluation step, of many crops the crops; unset: batch_size", allowed.BATCH
+        ),
         "batch_norm_images": Field(
             int,
             "training images from which the batch-norm statistics are estimated before every evaluation, rounded up to "
             "whole batches; unset: the running statistics",
-            _POSITIVE_COUNT,
+            allowed.POSITIVE_COUNT,
         ),
         "image_size": Field(
-            int, "height and width of the network's input in evaluations, in pixels; unset: data.image_size", _SIDE
+            int,
+            "height and width of the network's input in evaluations, in pixels; unset: data.image_size",
+            allowed.SIDE,
         ),
         "protocol": Field(
             "single",
@@ -481,7 +415,7 @@ SCHEMA: dict[str, Any] = {
             "of torchvision and timm; squash: both sides resized, aspect ratio not kept, then the center crop "
             "(Caffe, pytorch-fid); central_fraction: TensorFlow's, the central crop_fraction of each side, "
             "then resized",
-            _one_of("center", "torchvision", "squash", "central_fraction"),
+            allowed.one_of("center", "torchvision", "squash", "central_fraction"),
         ),
         "crop_fraction": Field(
             0.875,
@@ -493,18 +427,20 @@ SCHEMA: dict[str, Any] = {
             int,
             "center, torchvision, squash: the side before the crop, in pixels, instead of "
             "crop_fraction; unset: image_size / crop_fraction",
-            _SIDE,
+            allowed.SIDE,
         ),
         "interpolation": Field(
             "bilinear",
             "of the evaluation resize: OpenCV's bilinear, area, nearest or cubic; "
             "pil_bilinear, pil_bicubic: Pillow's, with antialiasing (torchvision, timm); tf_bilinear: "
             "TensorFlow 1's",
-            _one_of("bilinear", "area", "nearest", "cubic", "pil_bilinear", "pil_bicubic", "tf_bilinear"),
+            allowed.one_of("bilinear", "area", "nearest", "cubic", "pil_bilinear", "pil_bicubic", "tf_bilinear"),
         ),
     },
     "checkpoint": {
-        "every_epochs": Field(1.0, "epochs between checkpoints; the last step is always saved", _up_to(_EPOCHS)),
+        "every_epochs": Field(
+            1.0, "epochs between checkpoints; the last step is always saved", allowed.up_to(allowed.MAX_EPOCHS)
+        ),
         "keep": Field(
             2,
             "number of latest checkpoints that are kept, beside the best one",
@@ -522,10 +458,10 @@ SCHEMA: dict[str, Any] = {
             int,
             "evaluations in a row without a better checkpoint.best_metric (of the EMA weights where there are any) "
             "after which the run ends, finished; unset: it never ends early",
-            _POSITIVE_COUNT,
+            allowed.POSITIVE_COUNT,
         ),
         "min_improvement": Field(
-            0.0, "difference from the best value that counts as better, in the metric's own unit", _DEVICE_NUMBER
+            0.0, "difference from the best value that counts as better, in the metric's own unit", allowed.DEVICE_NUMBER
         ),
         "target": Field(
             float,
@@ -542,7 +478,7 @@ SCHEMA: dict[str, Any] = {
         ),
     },
     "logging": {
-        "every_steps": Field(10, "steps between rows of metrics.jsonl", _POSITIVE_COUNT),
+        "every_steps": Field(10, "steps between rows of metrics.jsonl", allowed.POSITIVE_COUNT),
         "tensorboard": Field(True, "also write TensorBoard events"),
         "sinks": Field(
             (),

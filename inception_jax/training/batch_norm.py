@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from inception_jax import schema
+from inception_jax import allowed_values
 from inception_jax.errors import UserError, counted
 from inception_jax.training.step import AXIS
 
@@ -32,7 +32,7 @@ class BatchNormGroups:
         Raises:
           ValueError: the value is none of these.
         """
-        return cls(*schema.parse_batch_norm(value))
+        return cls(*allowed_values.parse_batch_norm(value))
 
     def __str__(self) -> str:
         """The config's value."""
