@@ -86,13 +86,23 @@ def start_pair(start_command, arguments):
 
 
 @pytest.fixture(scope="module")
-def alone(start_command, arguments, tmp_path_factory):
-    """The workdir of the same run of one process with one device."""
-    workdir = tmp_path_factory.mktemp("alone") / "run"
-    command = start_command("train", *arguments, *DOUBLE, f"--workdir={workdir}", environment=environment(1))
-    _, err = command.communicate(timeout=400)
-    assert command.returncode == 0, err
-    return workdir
+def train_alone(start_command, tmp_path_factory):
+    """`train_alone(name, *arguments)`: the workdir of a run in float64 of one process with one device."""
+
+    def train(name, *arguments):
+        workdir = tmp_path_factory.mktemp(name) / "run"
+        command = start_command("train", *arguments, *DOUBLE, f"--workdir={workdir}", environment=environment(1))
+        _, err = command.communicate(timeout=400)
+        assert command.returncode == 0, err
+        return workdir
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def alone(train_alone, arguments):
+    """The workdir of the run of `arguments`."""
+    return train_alone("alone", *arguments)
 
 
 def assert_equal_runs(one, other, tolerance=1e-10):
@@ -269,12 +279,17 @@ def test_slurm_starts_an_evaluation(alone, start_command, tmp_path):
         assert value == pytest.approx(result[name], rel=1e-12), name
 
 
-def test_an_ensemble_on_several_devices_and_processes_is_that_of_one(alone, start_command, tmp_path):
+def test_an_ensemble_on_several_devices_and_processes_is_that_of_one(train_alone, start_command, own_recipe, tmp_path):
     """Four devices of two processes; of the last batch, the second process has no example."""
-    earlier = shutil.copytree(alone, tmp_path / "earlier")
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(own_recipe.read_text().replace("dtype=jnp.float32", "dtype=self.dtype"))
+    run = train_alone(
+        "own", f"--config={recipe}", "--config.checkpoint.every_epochs=1.0", "--config.logging.pictures=False"
+    )
+    earlier = shutil.copytree(run, tmp_path / "earlier")
     steps = sorted(int(path.name) for path in (earlier / "checkpoints").glob("[0-9]*"))
     shutil.rmtree(earlier / "checkpoints" / str(steps[-1]))
-    flags = [f"--ensemble={alone},{earlier}", "--weights=raw", "--batch_size=16", "--json"]
+    flags = [f"--ensemble={run},{earlier}", "--weights=raw", "--batch_size=16", "--json"]
     shared = [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
     commands = [
         start_command("evaluate", *flags, f"--save_predictions={tmp_path / 'one.npz'}", environment=environment(1)),
@@ -290,7 +305,7 @@ def test_an_ensemble_on_several_devices_and_processes_is_that_of_one(alone, star
     (expected, _), (found, err), (silent, other) = (command.communicate(timeout=200) for command in commands)
     assert [command.returncode for command in commands] == [0, 0, 0] and silent == "", err + other
     one, two = (json.loads(out) for out in (expected, found))
-    assert [member["step"] for member in two["members"]] == [steps[-1], steps[-2]] and two["count"] == 40
+    assert [member["step"] for member in two["members"]] == [steps[-1], steps[-2]] and two["count"] == 20
     for key in one.keys() - {"environment", "members"}:
         assert two[key] == (pytest.approx(one[key], rel=1e-10) if isinstance(one[key], float) else one[key]), key
     for mine, theirs in zip(one["members"], two["members"], strict=True):
