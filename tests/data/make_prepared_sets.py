@@ -116,7 +116,7 @@ def expected(folder: Path, config: str) -> dict[str, list[list]]:
 def main() -> None:
     if len(sys.argv) > 1:
         folder, count, shards = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-        write(folder, count, shards, ("tfrecord", "array_record", "parquet"), ("plain",))
+        write(folder, count, shards, ("tfrecord", "array_record", "parquet"), ("plain", "flags"))
         (folder / "expected.json").write_text(json.dumps(expected(folder, "plain")))
         return
     shutil.rmtree(GOLDEN, ignore_errors=True)

@@ -50,6 +50,16 @@ def test_records(sets):
         assert records[0] == records[1] == records[2] and len(records[0]) > 20
 
 
+def test_a_bool_for_each_class(sets):
+    """`attributes` of `flags`, which has the images of `plain` in the same order: three bits of their numbers."""
+    folder, expected = sets
+    for file_format in FORMATS:
+        data = load("shapes/flags", "train", str(folder / file_format), label_key="attributes", labels="multi")
+        assert type(data.source).FORMAT == file_format and data.class_names == ["5_o_clock_shadow", "bald", "young"]
+        labels = [data.record(i)[1].tolist() for i in range(data.num_examples)]
+        assert labels == [[number >> place & 1 for place in (2, 1, 0)] for _, number, _ in expected["train"]]
+
+
 def assert_same(expected, found):
     assert len(expected) == len(found)
     for one, other in zip(expected, found, strict=True):
