@@ -172,6 +172,12 @@ SCHEMA: dict[str, Any] = {
         "prefetch": Field(
             2, "batches that are transferred to the devices ahead of the step", allowed.up_to(allowed.MAX_THREADS)
         ),
+        "cache_mb": Field(
+            0,
+            "decoded training images that each process keeps in memory, in MB (an image: height times width times "
+            "channels, bytes): they are read and decoded once; without worker processes, also where workers is unset",
+            Range(0, INT32_MAX),
+        ),
     },
     "augmentation": {
         "rule": Field(

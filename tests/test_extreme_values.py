@@ -139,6 +139,8 @@ def test_every_field_of_a_number_has_a_finite_range():
         ({"data.image_size": 1_000_000}, r"config\.data\.image_size = 1000000: it must be greater .* at most 16,384"),
         ({"data.image_size": 8192, "batch_size": 4096}, r"need at least [\d,]+ MB of memory, and there are"),
         ({"data.threads": 2**31}, r"config\.data\.threads = 2147483648: it must be .* at most 1,024"),
+        ({"data.cache_mb": 20_000}, r"config\.data\.cache_mb = 20,000: the memory has 17,179 MB; lower it"),
+        ({"data.cache_mb": 5}, r"config\.data\.cache_mb = 5: .* is in memory already; leave it 0"),
         ({"num_steps": 10**20}, r"config\.num_steps = 1\d+: it must be .* at most 2,147,483,647"),
         ({"num_steps": None, "num_epochs": 1e9}, r"config\.num_epochs = 1e\+09: 5,000,000,000 steps"),
         ({"model.width_multiplier": 1e308}, r"config\.model\.width_multiplier = 1e\+308: it must be"),

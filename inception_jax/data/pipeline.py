@@ -18,6 +18,7 @@ from inception_jax.data import activity, images
 from inception_jax.data import channels as image_channels
 from inception_jax.data.datasets import Dataset
 from inception_jax.data.eval_protocols import SINGLE, Protocol
+from inception_jax.data.image_cache import ImageCache
 from inception_jax.data.loader import DataLoader, ThreadProducer
 from inception_jax.data.policies import Policy
 from inception_jax.data.sampling import (
@@ -47,6 +48,8 @@ def default_workers(dataset: Dataset) -> int:
 
 class _Pipeline:
     """The base of both pipelines: sizes, the rows of this process, one row of a batch, and the data loader."""
+
+    _cache: ImageCache | None = None
 
     def __init__(
         self,
@@ -129,12 +132,15 @@ class _Pipeline:
     def _fill(self, batch: Batch, row: int, index: int, numbers: np.ndarray = _NO_NUMBERS) -> None:
         """Puts record `index` into a row of `batch`, or leaves the row black and masked where it is corrupt."""
         activity.update(row, index)
+        kept = self._cache.get(index) if self._cache is not None else None
         try:
-            image, label = self.dataset.record(index)
+            image, label = kept or self.dataset.record(index)
         except UserError as error:
             self._leave_out(index, error)
             return
         try:
+            if self._cache is not None and kept is None and not self._cache.is_full:
+                image = self._keep(self._cache, index, image, label)
             self._view(image, numbers, batch["image"][row], lambda: self.dataset.record_name(index))
         except images.UndecodableImage as error:
             self._leave_out(index, error)
@@ -143,6 +149,18 @@ class _Pipeline:
             self._leave_out(index, UserError(f"{self.dataset.record_name(index)}: {error}"))
             return
         batch["label"][row], batch["mask"][row] = label, True
+
+    def _keep(self, cache: ImageCache, index: int, image: bytes | np.ndarray, label: int | np.ndarray) -> np.ndarray:
+        """Decodes the image of a record, and keeps it where there is room; a copy of one that a user's object gave."""
+        decoded = self._decode(image, lambda: self.dataset.record_name(index))
+        if decoded is image:
+            decoded = decoded.copy()
+        if cache.put(index, decoded, label):
+            activity.warn(
+                f"config.data.cache_mb = {cache.megabytes:,} holds {len(cache):,} of {self.dataset.num_examples:,} "
+                "images; the others are decoded in every epoch"
+            )
+        return decoded
 
     def _leave_out(self, index: int, error: UserError) -> None:
         if not self.skip_corrupt:
@@ -222,6 +240,7 @@ class TrainPipeline(_Pipeline):
         skip_corrupt: bool = False,
         max_pixels: int = images.MAX_PIXELS,
         channels: int = image_channels.COLOURS,
+        cache_mb: int = 0,
     ):
         """Makes a pipeline; no more than one record is read yet.
 
@@ -246,10 +265,15 @@ class TrainPipeline(_Pipeline):
             black, with label 0 and mask False, and one line on standard error names it, once in each process.
           max_pixels: the largest image that is decoded, height times width.
           channels: of the network's input; see `channels.fit`.
+          cache_mb: decoded images that are kept in memory, in 1,000,000 bytes; 0: none. The batches are the same.
+            Not with worker processes, which share no memory, with `decode="scaled"`, nor for data that is in memory.
 
         Raises:
           UserError: a value out of range, named.
         """
+        if _check_whole("cache_mb", cache_mb, 0):
+            workers = _check_cache(cache_mb, dataset, workers, decode)
+            self._cache = ImageCache(cache_mb)
         super().__init__(
             dataset,
             batch_size=batch_size,
@@ -472,3 +496,25 @@ def _check_whole(field: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise UserError(f"{field}: {value!r}; a whole number of {least} or more is needed")
     return int(value)
+
+
+def _check_cache(cache_mb: int, dataset: Dataset, workers: int | None, decode: str) -> int:
+    """The number of worker processes with decoded images in memory: none.
+
+    Raises:
+      UserError: there are such processes, or the images are not decoded whole or not at all.
+    """
+    field = f"config.data.cache_mb = {cache_mb:,}"
+    if workers:
+        raise UserError(
+            f"{field}: threads share the decoded images, worker processes cannot; set config.data.workers = 0 "
+            f"instead of {workers}, or leave config.data.cache_mb 0"
+        )
+    if decode != "exact":
+        raise UserError(
+            f"{field}: config.data.decode = {decode!r} decodes an image for its crop, and the images that are kept are "
+            "whole; choose one of the two"
+        )
+    if dataset.source.in_memory:
+        raise UserError(f"{field}: {dataset.name} is in memory already; leave it 0")
+    return 0

@@ -30,7 +30,15 @@ FILE = "study.json"
 
 
 # Fields that may differ between machines that share a study, and between starts: no result depends on them.
-MAY_CHANGE = ("data.data_dir", "data.prefetch", "data.threads", "data.workers", "extensions", "faults.stall_")
+MAY_CHANGE = (
+    "data.cache_mb",
+    "data.data_dir",
+    "data.prefetch",
+    "data.threads",
+    "data.workers",
+    "extensions",
+    "faults.stall_",
+)
 
 
 @dataclasses.dataclass(frozen=True)

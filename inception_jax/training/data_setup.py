@@ -67,8 +67,10 @@ def build_train_data(
       devices: of the run; for described ones this machine's memory is not checked.
 
     Raises:
-      UserError: a value of the augmentation that does not fit, or more batches than the memory holds.
+      UserError: a value of the augmentation that does not fit, or more batches or decoded images than the memory holds.
     """
+    if not (devices and devices.described):
+        memory_check.refuse_cache(config.data.cache_mb)
     pipeline = TrainPipeline(
         dataset,
         batch_size=config.batch_size,
@@ -78,6 +80,7 @@ def build_train_data(
         policy=augmentation_setup.read_policy(config),
         sampling=config.data.sampling,
         decode=config.data.decode,
+        cache_mb=config.data.cache_mb,
         channels=network_input.channels,
         **_reading_options(config),
     )

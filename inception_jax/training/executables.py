@@ -42,7 +42,8 @@ _OUTSIDE_SECTIONS = ("checkpoint", "evaluation", "initialize", "logging", "stop"
 _OUTSIDE_FIELDS = (
     "augmentation.area", "augmentation.aspect", "augmentation.flip", "augmentation.interpolation",
     "augmentation.policy", "augmentation.policy_magnitude", "augmentation.policy_operations", "augmentation.resize",
-    "augmentation.rule", "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads", "data.workers",
+    "augmentation.rule", "data.cache_mb", "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads",
+    "data.workers",
 )  # fmt: skip
 
 _NOT_KEPT = b""

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inception_jax.config import Config, ConfigError
+from inception_jax.data.image_cache import MEGABYTE
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import trace_variables
@@ -128,6 +129,20 @@ def refuse_many_batches(pipeline: TrainPipeline | EvalPipeline) -> None:
         f"{pipeline.local_batch_size * crops:,} images of {pipeline.image_size:,} pixels"
     )
     _refuse(ahead * batch, machine_memory(), fields, f"{ahead:,} batches of uint8")
+
+
+def refuse_cache(megabytes: int) -> None:
+    """Refuses a cache of decoded images (`data.cache_mb`) that is larger than the machine's memory.
+
+    Raises:
+      TooLarge: it is.
+    """
+    limit = machine_memory() // MEGABYTE
+    if megabytes > limit:
+        raise TooLarge(
+            f"config.data.cache_mb = {megabytes:,}: the memory has {limit:,} MB; lower it: images that do not fit are "
+            "decoded in every epoch"
+        )
 
 
 def _device_memory(devices: Devices) -> int | None:

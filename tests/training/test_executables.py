@@ -242,7 +242,7 @@ OUTSIDE = {
         "evaluation.interpolation", "evaluation.resize",
     ),
     "the host reads and transfers by them": (
-        "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads", "data.workers",
+        "data.cache_mb", "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads", "data.workers",
     ),
     "they are shapes of the arguments": ("evaluation.batch_size", "evaluation.image_size", "evaluation.protocol"),
     "they decide the values of the first state": (
