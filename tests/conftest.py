@@ -45,6 +45,7 @@ import jax
 import pytest
 
 from inception_jax.file_locks import open_lock_file, wait_for_lock
+from inception_jax.models.platforms import TRACED_FOR
 
 from .launcher import Launcher
 
@@ -57,6 +58,36 @@ QUICK_COMPILATION = " ".join(os.environ["XLA_FLAGS"].split()[-4:])
 EXTENDED = frozenset(
     line for line in (ROOT / "tests" / "extended.txt").read_text().splitlines() if line.startswith("tests/")
 )
+
+
+# Tests that trace no more of the layers than their forms for CPUs, which are what they run; and of these the tests of
+# programs for accelerators, and of all that a trace holds.
+FOR_CPUS = tuple(
+    f"tests/{folder}/"
+    for folder in ("diagnostics", "evaluation", "features", "models", "parallel", "parity", "pretrained", "training")
+)
+FOR_ALL_PLATFORMS = (
+    "tests/models/test_convolution.py",
+    "tests/models/test_depthwise.py",
+    "tests/models/test_inception_v1.py::test_float64_throughout",
+    "tests/models/test_inception_v2.py::test_float64_throughout",
+    "tests/models/test_lrn.py",
+    "tests/models/test_platforms.py",
+    "tests/models/test_pooling.py",
+    "tests/models/test_siblings.py::test_a_network_runs_fewer_convolutions",
+    "tests/models/test_space_to_depth.py",
+    "tests/models/test_tracing.py",
+    "tests/training/test_accumulators.py",
+    "tests/training/test_executables.py",
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Chooses for which platforms a test and its fixtures trace."""
+    for_cpus = item.nodeid.startswith(FOR_CPUS) and not item.nodeid.startswith(FOR_ALL_PLATFORMS)
+    TRACED_FOR.set_global("cpu" if for_cpus else None)
+    return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects

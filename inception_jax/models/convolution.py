@@ -29,6 +29,7 @@ from jax import lax
 
 from inception_jax.models import space_to_depth
 from inception_jax.models.checks import check_choice
+from inception_jax.models.platforms import platform_dependent
 from inception_jax.models.tracing import trace_once
 from inception_jax.models.weight_gradient import Pads, Strides, exact_weight_gradient, fast_weight_gradient
 
@@ -178,7 +179,7 @@ def select_by_platform(
     forms = {"cpu": partial(_in_float32, cpu, strides, pads)}
     if cuda is not None:
         forms["cuda"] = partial(cuda, strides, pads)
-    return lax.platform_dependent(*operands, default=partial(default, strides, pads), **forms)
+    return platform_dependent(*operands, default=partial(default, strides, pads), **forms)
 
 
 def _in_float32(function: Lowering, strides: tuple[int, int], pads: Pads, *operands: jax.Array) -> jax.Array:

@@ -11,12 +11,13 @@ with 192 0.25; forward alone 0.2.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from inception_jax.models.platforms import platform_dependent
 from inception_jax.models.tracing import trace_once
 
 
@@ -98,7 +99,7 @@ def _powers(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> tup
 def _window_sum(x: jax.Array, size: int) -> jax.Array:
     """The sum over `size` neighbouring channels."""
     by_band, by_slices = (partial(form, size=size) for form in (_sum_by_band, _sum_by_slices))
-    return cast(jax.Array, lax.platform_dependent(x, tpu=by_band, default=by_slices))
+    return platform_dependent(x, tpu=by_band, default=by_slices)
 
 
 def _window_sum_of_product(a: jax.Array, b: jax.Array, c: jax.Array, size: int, dtype: Any) -> jax.Array:
@@ -118,7 +119,7 @@ def _window_sum_of_product(a: jax.Array, b: jax.Array, c: jax.Array, size: int, 
     def wide(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
         return _window_sum(a * b * c, size)
 
-    return cast(jax.Array, lax.platform_dependent(a, b, c, cuda=rounded, default=wide))
+    return platform_dependent(a, b, c, cuda=rounded, default=wide)
 
 
 def _sum_by_band(x: jax.Array, size: int) -> jax.Array:

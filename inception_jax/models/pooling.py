@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from inception_jax.models.platforms import platform_dependent
 from inception_jax.models.pool_windows import (
     Line,
     Padding,
@@ -138,7 +139,7 @@ def _select_form(
     forms = [lambda *arrays, form=form: form(*arrays, *geometry) for form in (cpu, tpu, default)]
     if geometry[-1] != 1:  # XLA's gradient of a max pool knows no dilation
         return forms[2](*operands)
-    return cast(jax.Array, lax.platform_dependent(*operands, cpu=forms[0], tpu=forms[1], default=forms[2]))
+    return platform_dependent(*operands, cpu=forms[0], tpu=forms[1], default=forms[2])
 
 
 def _sum_by_slices(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:

@@ -1,0 +1,32 @@
+"""The forms of a layer for each platform: the program takes one when it is lowered; a trace may hold one alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+
+TRACED_FOR: Any = jax.make_user_context(None)
+"""`with TRACED_FOR("tpu"): ...`: what is traced in it is for that platform alone; None, the default: for every one.
+
+Without it a trace holds the forms of all platforms, in which tracing GoogLeNet's gradient spends more than half of its
+time. JAX's caches know the value: a trace for one platform is not taken for another.
+"""
+
+
+def platform_dependent(
+    *operands: jax.Array, default: Callable[..., jax.Array], **forms: Callable[..., jax.Array]
+) -> jax.Array:
+    """`jax.lax.platform_dependent`; inside `TRACED_FOR` only the form of its platform.
+
+    Args:
+      *operands: of the form.
+      default: the form of all other platforms.
+      **forms: by platform: "cpu", "cuda", "tpu".
+    """
+    platform = TRACED_FOR.value
+    if platform is None:
+        return lax.platform_dependent(*operands, default=default, **forms)
+    return forms.get(platform, default)(*operands)

@@ -1,0 +1,41 @@
+"""Traces for one platform: they hold its forms alone, are taken for no other one, and compute the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inception_jax.models.convolution import conv2d
+from inception_jax.models.lrn import local_response_norm
+from inception_jax.models.platforms import TRACED_FOR, platform_dependent
+from inception_jax.models.pooling import avg_pool, max_pool
+
+
+def test_a_trace_for_one_platform_is_not_taken_for_another():
+    run = jax.jit(lambda x: platform_dependent(x, default=lambda x: x + 3, cpu=lambda x: x + 1, tpu=lambda x: x + 2))
+    x = jnp.float32(0)
+
+    def operations():
+        return [equation.primitive.name for equation in run.trace(x).jaxpr.eqns]
+
+    assert "cond" in operations() and run(x) == 1
+    for platform, value in (("cpu", 1), ("tpu", 2), ("cuda", 3)):
+        with TRACED_FOR(platform):
+            assert operations() == ["add"] and run(x) == value
+    assert "cond" in operations() and run(x) == 1
+
+
+def test_the_forms_for_cpus_alone_give_the_bits_of_all():
+    random = np.random.default_rng(0)
+    x, kernel = (random.normal(size=shape).astype(np.float32) for shape in ((2, 9, 9, 5), (3, 3, 5, 6)))
+
+    def loss(x, kernel):
+        y = max_pool(local_response_norm(conv2d(x, kernel)), 3, 2, "CEIL")
+        return jnp.sin(avg_pool(y, 3, 1)).sum()
+
+    def values():
+        return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, (0, 1)))(x, kernel))
+
+    everything = values()
+    with TRACED_FOR("cpu"):
+        alone = values()
+    assert all(np.array_equal(one, other) for one, other in zip(alone, everything, strict=True))
