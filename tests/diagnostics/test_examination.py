@@ -1,5 +1,6 @@
 """`doctor` on recipes, data and workdirs: what `train` would refuse, in its words; and nothing is written."""
 
+import contextlib
 import errno
 import functools
 import json
@@ -23,12 +24,14 @@ from inception_jax.runs import lock
 from inception_jax.training import restore
 from inception_jax.training.loop import train
 
+from ..conftest import ROOT
+
 QUIET = ("versions", "devices", "host", "processes", "extras")
 
 
 @pytest.fixture(autouse=True)
 def from_the_root(monkeypatch):
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    monkeypatch.chdir(ROOT)
     monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # as `doctor` sets it; restored after the test
 
@@ -45,9 +48,15 @@ def arguments(small_arguments):
     return small_arguments
 
 
-@pytest.fixture
-def setup(arguments):
-    return recipe.build(recipe_files.load_config(arguments)[0], None)
+@pytest.fixture(scope="module")
+def setup(small_arguments):
+    with contextlib.chdir(ROOT):
+        return recipe.build(recipe_files.load_config(small_arguments)[0], None)
+
+
+@pytest.fixture(scope="module")
+def state(setup):
+    return restore.state_shapes(setup)
 
 
 def listing(folder):
@@ -183,8 +192,7 @@ def test_statistics_that_will_not_catch_up(arguments):
     assert "bn_initial_fraction" in found.text and "config.ema.num_updates" in found.text
 
 
-def test_memory(setup, monkeypatch):
-    state = restore.state_shapes(setup)
+def test_memory(setup, state, monkeypatch):
     found = memory_estimate.estimate(setup, state)
     # Two more examples per device, as many more activations; the state stays. Gradients are of trained parameters.
     assert found.gradients == memory_estimate.count_bytes(state.params)
@@ -264,8 +272,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     assert found.status == Status.WARN and "has no locks" in found.text and "one at a time" in found.remedy
 
 
-def test_the_disk(setup, tmp_path, monkeypatch):
-    state = restore.state_shapes(setup)
+def test_the_disk(setup, state, tmp_path, monkeypatch):
     each, kept = memory_estimate.count_bytes(state), setup.checkpoints.keep + 2
     Usage, Stat = namedtuple("Usage", "free"), namedtuple("Stat", "f_files f_favail")
     needed = kept * each + (64 << 20)
@@ -282,8 +289,7 @@ def test_the_disk(setup, tmp_path, monkeypatch):
     assert "more" in workdir.check_disk(tmp_path, setup, state).text
 
 
-def test_checkpoints_of_another_state_and_damaged_ones(setup, small_run, tmp_path):
-    state = restore.state_shapes(setup)
+def test_checkpoints_of_another_state_and_damaged_ones(setup, state, small_run, tmp_path):
     copied = shutil.copytree(small_run, tmp_path / "run")
     steps = reading.list_steps(copied / "checkpoints")
     assert workdir.check_checkpoints(copied, setup, state) == steps[-1] == 14
@@ -297,9 +303,9 @@ def test_checkpoints_of_another_state_and_damaged_ones(setup, small_run, tmp_pat
         workdir.check_checkpoints(copied, setup, state)
 
 
-def test_a_folder_with_other_files(setup, tmp_path):
+def test_a_folder_with_other_files(setup, state, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    found = workdir.check_run(tmp_path, setup, restore.state_shapes(setup))
+    found = workdir.check_run(tmp_path, setup, state)
     assert found.status == Status.WARN and "1 other files: thesis.tex" in found.text
 
 

@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from inception_jax import recipe_files
 from inception_jax.data import datasets
+from inception_jax.training import loop
 
 
 def rows(workdir, kind):
@@ -110,29 +112,15 @@ def test_predict_names_classes_of_files_of_any_size(small_run, run_command, tmp_
         assert {one["name"] for one in row["classes"]} <= set(digits.class_names)
 
 
-def test_a_finished_run_is_not_run_again(small_run, run_command, small_arguments, tmp_path):
-    workdir = shutil.copytree(small_run, tmp_path / "copy")
-    before = (workdir / "metrics.jsonl").read_bytes()
-    code, out, err = run_command(
-        "train", *small_arguments, "--config.logging.pictures=True", f"--workdir={workdir}", "--json"
-    )
-    assert code == 0, err
-    assert json.loads(out) == json.loads((small_run / "result.json").read_text())
-    assert (workdir / "metrics.jsonl").read_bytes() == before
-
-
-def test_the_result_of_a_finished_run_is_shown_without_restoring_its_state(
-    small_run, small_arguments, tmp_path, monkeypatch
-):
+def test_a_finished_run_is_not_run_again_and_its_state_not_restored(small_run, small_arguments, tmp_path, monkeypatch):
     """Tracing and restoring it took most of the seconds of such a start."""
-    from inception_jax import recipe_files
-    from inception_jax.training import loop
-
+    workdir = shutil.copytree(small_run, tmp_path / "copy")
     monkeypatch.setattr(loop.restore, "restore_or_start", None)
     recipe, _ = recipe_files.load_config([*small_arguments, "--config.logging.pictures=True"])
     recipe.parallel.devices = 1
-    result, code = loop.train(recipe, shutil.copytree(small_run, tmp_path / "copy"))
+    result, code = loop.train(recipe, workdir)
     assert code == 0 and result == json.loads((small_run / "result.json").read_text())
+    assert (workdir / "metrics.jsonl").read_bytes() == (small_run / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.slow  # tests/parallel shows it in float64
