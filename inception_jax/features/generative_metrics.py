@@ -191,7 +191,9 @@ def measure(
         "network": network.digest() if cache else "",
         "outputs": widths,
     }
-    with FeatureStore(cache, role, identity, images.count, only_moments=not needs_rows) as store:
+    # Of fewer images than features, the features take less memory than two matrices [C, C], and FID less time.
+    few = images.count <= min(widths.values())
+    with FeatureStore(cache, role, identity, images.count, only_moments=not (needs_rows or few)) as store:
         if store.done < images.count:
             for batch in network.rows(images.read, store.done, images.count, missing, options.batch_size):
                 store.add(batch)

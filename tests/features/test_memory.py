@@ -45,6 +45,16 @@ def test_fid_needs_no_more_for_more_images():
     assert many < 1.02 * few + 20_000
 
 
+def test_of_fewer_images_than_features_the_features_are_kept():
+    """They take less memory than the covariance, and FID needs no eigenvalues of it."""
+    few, many = (
+        generative_metrics.measure(ImageSet("set", count, lambda position: None), "fake", ["fid"], Network())
+        for count in (WIDTH, WIDTH + 1)
+    )
+    assert few.rows["pool"].shape == (WIDTH, WIDTH) and not few.moments
+    assert many.moments["pool"][1].shape == (WIDTH, WIDTH) and not many.rows
+
+
 @pytest.mark.parametrize("metrics", [["kid"], ["fid_infinity"], ["is", "fid"]])
 def test_features_are_held_once_and_in_files_not_at_all(metrics, tmp_path):
     """16,000 images of 128 features in float32 are 8.2 MB a set; blocks of 1,024 rows in float64 are 1 MB."""
