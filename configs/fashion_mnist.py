@@ -3,10 +3,12 @@
     apt-get install dataset-fashion-mnist      # Debian; or --source=FOLDER_OF_THE_FOUR_IDX_FILES below
     python -m inception_jax.data.prepare fashion_mnist
     python -m inception_jax.train --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+    python -m inception_jax.train --config=configs/fashion_mnist.py:long --workdir=runs/fashion_mnist_long
 
-Hardware: one accelerator; two cores take hours. Result: not yet run to its end.
-The batch-norm network's recipe for ImageNet, changed for small images; numbers without a source are choices that were
-not measured.
+base  the batch-norm network's recipe for ImageNet, changed for small images.
+long  for the best accuracy: 96 pixels, 60 epochs, Nesterov momentum, more weight decay, random erasing, bfloat16.
+Hardware: one accelerator; two cores take hours. Result: neither was run at this width; experiments/fashion_mnist has
+what half the width gave in 12 epochs. Numbers without a source are choices that were not measured.
 """
 
 from ml_collections import ConfigDict
@@ -14,8 +16,10 @@ from ml_collections import ConfigDict
 import inception_jax.config
 
 
-def get_config() -> ConfigDict:
+def get_config(recipe: str = "base") -> ConfigDict:
     """Returns the config, ready for overrides."""
+    if recipe not in ("base", "long"):
+        raise ValueError(f"fashion_mnist.py:{recipe}: the recipes are base and long")
     config = inception_jax.config.default()
     config.seed = 0
     config.batch_size = 128
@@ -45,4 +49,16 @@ def get_config() -> ConfigDict:
     config.ema.decay = 0.999
     config.evaluation.crop_fraction = 1.0
     config.logging.every_steps = 20
+    if recipe == "long":
+        config.batch_size = 256
+        config.num_epochs = 60.0
+        config.model.in_channels = 1
+        config.model.dtype = "bfloat16"
+        config.model.dropout_rate = 0.0  # arXiv:1502.03167, section 4.2.1: removed
+        config.data.image_size = 96
+        config.augmentation.erasing_probability = 0.5  # arXiv:1708.04896
+        config.optimizer.learning_rate = 0.2  # experiments/fashion_mnist: 0.05 for batches of 64
+        config.optimizer.nesterov = True
+        config.optimizer.weight_decay = 5e-4  # experiments/fashion_mnist
+        config.schedule.warmup_epochs = 2.0
     return config

@@ -241,16 +241,17 @@ def curve(rows: Iterable[Row], variant: str, weights: str = "raw") -> tuple[np.n
     return points[0, :, 0], points[:, :, 1]
 
 
-def draw_curves(axes: Axes, rows: Sequence[Row], variants: dict[str, tuple[str, str]]) -> None:
+def draw_curves(axes: Axes, rows: Sequence[Row], variants: dict[str, tuple[str, str]], weights: str = "raw") -> None:
     """Draws the mean accuracy of each variant by step, and the range of its seeds as a band.
 
     Args:
       axes: to draw in.
       rows: of results.jsonl.
       variants: {variant: (label, colour)}.
+      weights: "raw" or "ema".
     """
     for name, (label, colour) in variants.items():
-        steps, accuracy = curve(rows, name)
+        steps, accuracy = curve(rows, name, weights)
         if len(steps):
             axes.plot(steps, 100 * accuracy.mean(axis=0), color=colour, label=label)
             band = 100 * accuracy.min(axis=0), 100 * accuracy.max(axis=0)

@@ -14,6 +14,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RECIPES = [
     ("digits", None, "inception_v1", 539, 0.001),  # a tenth: the warm-up's first step
     ("fashion_mnist", None, "inception_v1_bn", 300_274, 0.0045),
+    ("fashion_mnist", "long", "inception_v1_bn", 300_274, 0.02),
     ("fine_tuning", "images", "inception_v1_bn", 800_729, 0.002),
     ("inception_v1_imagenet", "caffe", "inception_v1", 10_009_117, 0.01),
     ("inception_v1_imagenet", "quick", "inception_v1", 2_402_188, 0.01),
@@ -39,7 +40,9 @@ def test_a_recipe_builds_and_reads_every_field(name, argument, model, steps, rat
     recipe = module(name).get_config(*([argument] if argument else []))
     recipe.parallel.devices = 1
     if recipe.data.name != "digits":  # as many examples, without the data
-        recipe.data.name = "synthetic"
+        recipe.data.name = (
+            "synthetic" if recipe.model.in_channels == 3 else f"synthetic:10:64:{recipe.model.in_channels}"
+        )
         recipe.data.eval_split = "validation"
     config = Config(recipe)
     parts = setup.build(config)
@@ -51,7 +54,7 @@ def test_a_recipe_builds_and_reads_every_field(name, argument, model, steps, rat
     variables = jax.eval_shape(
         parts.model.init,
         jax.random.key(0),
-        jax.ShapeDtypeStruct((1, parts.input.image_size, parts.input.image_size, 3), "float32"),
+        jax.ShapeDtypeStruct((1, *2 * (parts.input.image_size,), recipe.model.in_channels), "float32"),
     )
     jax.eval_shape(parts.optimizer.init, variables["params"])  # every pattern matches a parameter
 

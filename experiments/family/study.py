@@ -1,4 +1,4 @@
-"""Inception-ResNets beside the plain networks at equal multiply-adds: narrow forms on 75 pixels, one recipe for all."""
+"""The networks of the family and two earlier ones at equal multiply-adds: narrow forms on 75 pixels, one recipe."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from studies import (
+    LRN,
     SMALL_FASHION_MNIST,
     Row,
     draw_curves,
@@ -31,17 +32,51 @@ FIELDS = SMALL_FASHION_MNIST | {
     "optimizer.learning_rate": 0.025,  # half of that of experiments/auxiliary_heads, for half the batch
 }
 WIDTHS = {
+    "alexnet": 0.335,
+    "network_in_network": 0.36,
+    "inception_v1": 0.27,
+    "inception_v1_bn": 0.27,
+    "inception_v2": 0.23,
     "inception_v3": 0.225,
     "inception_resnet_v1": 0.19,
     "inception_v4": 0.115,
     "inception_resnet_v2": 0.04,
+    "xception": 0.14,
 }
-"""With 15 to 16 million multiply-adds. No layer has fewer than 16 filters: 16.0 million are the least of the last."""
+"""With 15 to 16 million multiply-adds. No layer has fewer than 16 filters: 16.0 million are the least of
+Inception-ResNet-v2."""
 
-VARIANTS = {name: {"model.name": name, "model.width_multiplier": width} for name, width in WIDTHS.items()}
+SLOW = LRN | {"optimizer.learning_rate": 0.005}
+"""The rate of experiments/auxiliary_heads for GoogLeNet with LRN, halved for half the batch; Caffe's input scale."""
+
+OWN = {
+    "alexnet": SLOW,
+    "alexnet, batch norm": {"model.options.batch_norm": True},
+    "network_in_network": SLOW,
+    "network_in_network, batch norm": {"model.options.batch_norm": True},
+    "inception_v1": SLOW,
+    "inception_v3, head 0": {"loss.aux_weights": (0.0,)},
+    "inception_v4, head 0": {"loss.aux_weights": (0.0,)},
+}
+"""Fields of variants that do not train as the others do. A head of weight 0 gets no gradient, and the rest of the
+network does not see it."""
+
+
+def network(variant: str) -> str:
+    """The name of a variant's network."""
+    return variant.partition(",")[0]
+
+
+VARIANTS = {
+    name: OWN.get(name, {}) | {"model.name": network(name), "model.width_multiplier": WIDTHS[network(name)]}
+    for name in (*WIDTHS, *(name for name in OWN if name not in WIDTHS))
+}
 PAIRS = {
-    "Inception-ResNet-v1 and v3": ("inception_resnet_v1", "inception_v3"),
-    "Inception-ResNet-v2 and v4": ("inception_resnet_v2", "inception_v4"),
+    "Inception-ResNet-v1 - v3": ("inception_resnet_v1", "inception_v3"),
+    "Inception-ResNet-v2 - v4": ("inception_resnet_v2", "inception_v4"),
+    "v3: head - none": ("inception_v3", "inception_v3, head 0"),
+    "v4: head - none": ("inception_v4", "inception_v4, head 0"),
+    "v1: batch norm - LRN": ("inception_v1_bn", "inception_v1"),
 }
 
 
@@ -55,10 +90,16 @@ def count(name: str) -> tuple[int, int]:
 
 
 COUNTS = {
+    "alexnet": (6_312_338, 15_054_536),
+    "network_in_network": (859_832, 15_145_470),
+    "inception_v1": (485_697, 15_152_933),
+    "inception_v1_bn": (487_734, 15_152_933),
+    "inception_v2": (538_147, 15_089_836),
     "inception_v3": (1_121_335, 15_185_697),
     "inception_resnet_v1": (796_594, 15_075_520),
     "inception_v4": (592_935, 15_077_393),
     "inception_resnet_v2": (500_966, 16_019_426),
+    "xception": (438_722, 14_962_138),
 }
 """{network: (parameters, MACs)}: `count`."""
 
@@ -80,15 +121,15 @@ def tables(rows: list[Row]) -> str:
         "| network | width | parameters | MACs | early loss | loss at the end | accuracy | steps to 60 % | CPU s |"
     )
     lines = [columns, "|---|" + 8 * "---:|"]
-    for name, width in WIDTHS.items():
-        parameters, macs = COUNTS[name]
+    for name in VARIANTS:
+        width, (parameters, macs) = WIDTHS[network(name)], COUNTS[network(name)]
         own = [row for row in rows if row["variant"] == name]
         cells = [f"{width}", f"{parameters:,}", f"{macs / 1e6:.1f} M"]
         cells += [format_mean([measure(row) for row in own], "{:.2f}", 1) for measure in (early, loss)]
         cells += [format_mean([final(row) for row in own], "{:.1f}")]
         cells += [format_range(steps_to(row, 0.6) for row in own), format_cpu_seconds(rows, name)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "| residual form minus plain form | early loss | loss at the end | accuracy |", "|---|" + 3 * "---:|"]
+    lines += ["", "| difference | early loss | loss at the end | accuracy |", "|---|" + 3 * "---:|"]
     for label, pair in PAIRS.items():
         cells = [format_mean(paired(rows, *pair, measure), "{:+.2f}", 1) for measure in (early, loss)]
         lines.append(f"| {label} | {' | '.join(cells)} | {format_mean(paired(rows, *pair, final), '{:+.1f}')} |")
@@ -96,12 +137,14 @@ def tables(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Draws the curves, and the differences of each pair."""
-    from inception_jax.runs.plot_style import BLUE, ORANGE, SKY, VERMILLION, saved_figure
+    """Draws the curves of all networks, in two panels, and the differences of each pair."""
+    from inception_jax.runs.plot_style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, saved_figure
 
-    colours = dict(zip(WIDTHS, (SKY, ORANGE, BLUE, VERMILLION), strict=True))
-    with saved_figure(path, 8.0, 3.2) as figure:
-        left, right = figure.subplots(1, 2)
-        draw_curves(left, rows, {name: (name, colour) for name, colour in colours.items()})
+    colours = (SKY, ORANGE, BLUE, VERMILLION, GREEN, PURPLE)
+    left = ["alexnet, batch norm", "network_in_network, batch norm", "inception_v1", "inception_v1_bn", "inception_v2"]
+    with saved_figure(path, 12.0, 3.6) as figure:
+        axes = figure.subplots(1, 3)
+        for panel, names in zip(axes, (left, [name for name in WIDTHS if name not in left]), strict=False):
+            draw_curves(panel, rows, {name: (name, colour) for name, colour in zip(names, colours, strict=False)})
         samples = [paired(rows, *pair, final) for pair in PAIRS.values()]
-        draw_differences(right, list(PAIRS), samples, "residual minus plain, at the end (points)")
+        draw_differences(axes[2], list(PAIRS), samples, "difference at the end (points)")

@@ -1,0 +1,66 @@
+"""Fashion-MNIST to the end of a long run: a plain recipe, and what random erasing, mixup and smoothing add to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from studies import Row, draw_curves, draw_differences, final, format_cpu_seconds, format_mean, paired
+
+RECIPE = "configs/fashion_mnist.py"
+FIELDS = {
+    "data.train_split": "train[:55000]",
+    "data.eval_split": "train[55000:]",  # the test split is read once, by `evaluate`, of the runs that this one chose
+    "data.image_size": 64,
+    "model.in_channels": 1,
+    "model.width_multiplier": 0.5,
+    "model.aux_heads": False,  # experiments/auxiliary_heads saw no gain at the end of training
+    "model.dropout_rate": 0.0,  # experiments/training_factors: it costs accuracy in short runs
+    "batch_size": 64,
+    "num_epochs": 12.0,
+    "optimizer.learning_rate": 0.05,
+    "optimizer.nesterov": True,
+    "optimizer.weight_decay": 5e-4,
+    "augmentation.area": (0.8, 1.0),
+    "augmentation.aspect": (0.8, 1.25),
+    "schedule.warmup_epochs": 0.5,
+    "loss.label_smoothing": 0.0,
+    "evaluation.batch_size": 250,
+    "logging.every_steps": 100,
+    "logging.pictures": False,
+    "logging.tensorboard": False,
+}
+ERASING = {"augmentation.erasing_probability": 0.25}
+MIXUP = {"augmentation.mixup_alpha": 0.2}
+SMOOTHING = {"loss.label_smoothing": 0.1}
+VARIANTS = {
+    "plain": {},
+    "erasing": ERASING,
+    "erasing, mixup": ERASING | MIXUP,
+    "erasing, mixup, smoothing": ERASING | MIXUP | SMOOTHING,
+}
+
+
+def tables(rows: list[Row]) -> str:
+    """Accuracy on the held-out images of each variant, of both weights, and the differences from the plain recipe."""
+    lines = ["| recipe | seeds | raw weights | EMA weights | minus plain | CPU s |", "|---|" + 5 * "---:|"]
+    for name in VARIANTS:
+        own = [row for row in rows if row["variant"] == name]
+        cells = [format_mean([final(row, weights) for row in own], "{:.2f}") for weights in ("raw", "ema")]
+        gain = paired(rows, name, "plain", lambda row: final(row, "ema"))
+        cells.append("" if name == "plain" else format_mean(gain, "{:+.2f}"))
+        lines.append(f"| {name} | {len(own)} | {' | '.join(cells)} | {format_cpu_seconds(rows, name)} |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Draws the curves of both weights of the plain recipe, and the differences of the others that were run from it."""
+    from inception_jax.runs.plot_style import BLUE, ORANGE, saved_figure
+
+    others = [name for name in VARIANTS if name != "plain" and any(row["variant"] == name for row in rows)]
+    with saved_figure(path, 8.0 if others else 4.5, 3.2) as figure:
+        panels = figure.subplots(1, 2 if others else 1, squeeze=False)[0]
+        for weights, colour in (("raw", BLUE), ("ema", ORANGE)):
+            draw_curves(panels[0], rows, {"plain": (f"plain, {weights} weights", colour)}, weights)
+        if others:
+            samples = [paired(rows, name, "plain", lambda row: final(row, "ema")) for name in others]
+            draw_differences(panels[1], others, samples, "minus plain, EMA weights (points)")
