@@ -47,19 +47,14 @@ def worst(row: Row) -> float:
 
 def tables(rows: list[Row]) -> str:
     """Losses and accuracy of each variant, and the accuracy beside scale 1 at the same rate."""
-    lines = [
-        "| residual scale | rate | largest loss | early loss | accuracy | minus scale 1 |",
-        "|---|---|" + 4 * "---:|",
-    ]
-    for scale in SCALES:
-        for rate in RATES:
-            name = f"scale {scale}, rate {rate}"
-            own = [row for row in rows if row["variant"] == name]
-            cells = [format_mean([measure(row) for row in own], "{:.2f}", 1) for measure in (worst, early)]
-            cells.append(format_mean([final(row) for row in own], "{:.1f}"))
-            base = f"scale 1, rate {rate}"
-            cells.append("" if scale == "1" else format_mean(paired(rows, name, base, final), "{:+.1f}"))
-            lines.append(f"| {scale} | {rate} | {' | '.join(cells)} |")
+    lines = ["| variant | largest loss | early loss | accuracy | minus scale 1 |", "|---|" + 4 * "---:|"]
+    for name in VARIANTS:
+        own = [row for row in rows if row["variant"] == name]
+        cells = [format_mean([measure(row) for row in own], "{:.2f}", 1) for measure in (worst, early)]
+        cells.append(format_mean([final(row) for row in own], "{:.1f}"))
+        base = f"scale 1, rate {name.rpartition(' ')[2]}"
+        cells.append("" if name == base else format_mean(paired(rows, name, base, final), "{:+.1f}"))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

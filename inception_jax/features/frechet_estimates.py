@@ -9,7 +9,7 @@ import numpy as np
 
 from inception_jax.errors import UserError
 from inception_jax.features import feature_rows
-from inception_jax.features.statistics import Moments, check_covariance, frechet_distance
+from inception_jax.features.statistics import Moments, check_moments, frechet_distance
 
 _Z95 = 1.959963984540054  # quantile of the normal distribution
 
@@ -71,13 +71,14 @@ def distance_to_statistics(rows: np.ndarray, mean: np.ndarray, covariance: np.nd
       covariance: [C, C], S.
 
     Raises:
-      UserError: fewer than two images, values that are not finite, or a matrix that is not a covariance.
+      UserError: fewer than two images, another shape, values that are not finite, or a matrix that is not a covariance.
     """
     feature_rows.check(rows, 2, "fid", "images")
     x = feature_rows.finite(rows)
+    mean, covariance = check_moments(mean, covariance, x.shape[1])
     center = x.mean(0)
     x, gap = (x - center) / np.sqrt(len(x) - 1), center - mean
-    values = np.linalg.eigvalsh(x @ check_covariance("sigma", covariance) @ x.T)[1:]
+    values = np.linalg.eigvalsh(x @ covariance @ x.T)[1:]
     crossed = np.sqrt(np.maximum(values, 0)).sum()
     return max(float(gap @ gap + (x * x).sum() + np.trace(covariance) - 2 * crossed), 0.0)
 

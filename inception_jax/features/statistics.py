@@ -104,50 +104,60 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
     Raises:
       UserError: shapes that do not fit together, values that are not finite, or a matrix that is not a covariance.
     """
-    mu1, mu2, sigma1, sigma2 = (np.asarray(a, np.float64) for a in (mu1, mu2, sigma1, sigma2))
-    size = mu1.size
-    for name, array, shape in (
-        ("mu1", mu1, (size,)),
-        ("mu2", mu2, (size,)),
-        ("sigma1", sigma1, (size, size)),
-        ("sigma2", sigma2, (size, size)),
-    ):
-        if array.shape != shape:
-            raise UserError(
-                f"{name}: shape {array.shape}, {shape} is needed: both sets must be features of the same endpoint"
-            )
-        if not np.isfinite(array).all():
-            raise UserError(f"{name}: {int((~np.isfinite(array)).sum())} values are not finite")
-    one, other = check_covariance("sigma1", sigma1), check_covariance("sigma2", sigma2)
-    if np.array_equal(mu1, mu2) and np.array_equal(sigma1, sigma2):
+    size = np.size(mu1)
+    (mu1, one), (mu2, other) = check_moments(mu1, sigma1, size, "1"), check_moments(mu2, sigma2, size, "2")
+    if np.array_equal(mu1, mu2) and np.array_equal(one, other):
         return 0.0
     values, vectors = np.linalg.eigh(one)
     root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
     product = root @ other @ root
     crossed = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0)).sum()
     gap = mu1 - mu2
-    return max(float(gap @ gap + np.trace(sigma1) + np.trace(sigma2) - 2 * crossed), 0.0)
+    return max(float(gap @ gap + np.trace(one) + np.trace(other) - 2 * crossed), 0.0)
 
 
-def check_covariance(name: str, sigma: np.ndarray) -> np.ndarray:
-    """Returns the symmetric part of a covariance.
+def check_moments(
+    mean: np.ndarray, covariance: np.ndarray, size: int, number: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Checks a mean and a covariance, from which a distance is computed.
+
+    Args:
+      mean: [size].
+      covariance: [size, size].
+      size: features of the other set.
+      number: of the set, for messages: "1" makes the names mu1 and sigma1.
+
+    Returns:
+      Mean, and the symmetric part of the covariance, float64.
 
     Raises:
-      UserError: it is not symmetric, or an eigenvalue is negative, by more than rounding.
+      UserError: another shape, values that are not finite, or a matrix that is not symmetric or has a negative
+        eigenvalue, by more than rounding.
     """
-    scale = np.abs(sigma).max(initial=0.0)
-    if np.abs(sigma - sigma.T).max(initial=0.0) > 1e-6 * scale:
+    mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
+    name = f"sigma{number}"
+    for label, array, shape in ((f"mu{number}", mean, (size,)), (name, covariance, (size, size))):
+        if array.shape != shape:
+            raise UserError(
+                f"{label}: shape {array.shape}, {shape} is needed: both sets must be features of the same endpoint"
+            )
+        if not np.isfinite(array).all():
+            raise UserError(f"{label}: {int((~np.isfinite(array)).sum())} values are not finite")
+    scale = np.abs(covariance).max(initial=0.0)
+    if np.abs(covariance - covariance.T).max(initial=0.0) > 1e-6 * scale:
         raise UserError(f"{name}: not symmetric, so not a covariance")
-    symmetric = (sigma + sigma.T) / 2
-    # Files of other programs hold float32 products, whose rounding is relative to the largest eigenvalue. Cholesky's
-    # factorization, which takes a tenth of the time of the eigenvalues, exists if none is below that rounding.
+    symmetric = (covariance + covariance.T) / 2
+    # Files of other programs hold float32 products, whose rounding is relative to the largest eigenvalue. That is no
+    # smaller than an element of the diagonal: where Cholesky's factorization exists, which takes a tenth of the time of
+    # the eigenvalues, none is below that rounding.
+    largest = np.diagonal(symmetric).max(initial=0.0)
     try:
-        np.linalg.cholesky(symmetric + 1e-3 * np.linalg.norm(symmetric) * np.eye(len(symmetric)))
+        np.linalg.cholesky(symmetric + 1e-3 * largest * np.eye(size))
     except np.linalg.LinAlgError:
         values = np.linalg.eigvalsh(symmetric)
         if values[0] < -1e-3 * max(values[-1], 0.0):
             raise UserError(f"{name}: eigenvalues from {values[0]:g} to {values[-1]:g}, so not a covariance") from None
-    return symmetric
+    return mean, symmetric
 
 
 def read_statistics(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:

@@ -177,6 +177,7 @@ def test_wrong_features_are_said():
     real, fake = two_sets()
     broken = fake.copy()
     broken[7, 2] = math.nan
+    to_statistics = frechet_estimates.distance_to_statistics
     for call, message in (
         (lambda: kernel_distance(real, fake), "subsets of 1,000 images, but there are 60 real and 45 "),
         (lambda: kernel_distance(real, fake, subset_size=1), "at least 1 subset of 2 images"),
@@ -188,6 +189,9 @@ def test_wrong_features_are_said():
         (lambda: inception_score(fake[:3]), "3 fake images; at least 10 are needed"),
         (lambda: inception_score(fake.astype(int)), "floating .n, C. is needed"),
         (lambda: frechet_estimates.distance_of_rows(real, broken), "not finite"),
+        (lambda: to_statistics(fake, np.full(6, math.inf), np.eye(6)), "mu: 6 values are not finite"),
+        (lambda: to_statistics(fake, np.zeros(6), np.full((6, 6), math.nan)), "sigma: 36 values are not finite"),
+        (lambda: to_statistics(fake, np.zeros(6), np.eye(5)), r"sigma: shape \(5, 5\), \(6, 6\) is needed"),
         (lambda: frechet_estimates.fid_infinity(frechet_estimates.moments_of(real), fake, points=1), "1 subsets of 22"),
         (lambda: frechet_estimates.bootstrap(max, real, fake, 0, resamples=1), "1 resamples"),
     ):  # fmt: skip

@@ -90,6 +90,9 @@ def test_what_is_no_pair_of_gaussians():
         frechet_distance(np.zeros(2), np.array([[1, 0.5], [0, 1]]), np.zeros(2), eye)
     with pytest.raises(UserError, match="sigma2: eigenvalues from -1 to 1"):
         frechet_distance(np.zeros(2), eye, np.zeros(2), np.diag([1.0, -1]))
+    flat = np.diag([1.0] * 20 + [-0.002])  # twice what rounding is, whatever the other eigenvalues are
+    with pytest.raises(UserError, match=r"sigma1: eigenvalues from -0\.002 to 1"):
+        frechet_distance(np.zeros(21), flat, np.zeros(21), np.eye(21))
 
 
 def test_files_of_statistics(tmp_path):
