@@ -158,7 +158,8 @@ def test_predict_of_a_file_asks_the_network_of_the_workdir(converted, file, monk
     options = {"width_multiplier": 0.125}
     monkeypatch.setattr(loading, "load_weights", functools.partial(loading.load_weights, options=options))
     monkeypatch.setattr(workdir, "config_of", functools.partial(workdir.config_of, image_size=SIZE))
-    flags = argparse.Namespace(weights=str(file), model=MODEL, source=SOURCE, record=None, mode="pmap", devices=2)
+    given = {"weights": str(file), "model": MODEL, "source": SOURCE, "record": None, "mode": "pmap", "devices": 2}
+    flags = argparse.Namespace(**given, batch_size=64)
     ours = predict._of_file(flags)
     assert (ours.devices.mode, ours.devices.count) == ("pmap", 2)
     theirs = network_module.load(
