@@ -281,6 +281,11 @@ def create_model(name: str, **options: Any) -> BaseNetwork:
     spec = get_spec(name)
     allowed = model_options(name)
     for option in options:
+        if option in ("weights", "pretrained") and option not in allowed:
+            raise ModelError(
+                f"{option}: create_model makes a module without weights; inception_jax.load_pretrained(NAME) of "
+                "a published file, such as 'timm/inception_v4.tf_in1k', or of a path gives a network with them"
+            )
         if option not in allowed:
             hint = nearest(option, allowed)
             raise ModelError(f"unknown option {option!r} of {name}{hint}; options: {', '.join(allowed)}")

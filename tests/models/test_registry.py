@@ -61,6 +61,8 @@ def test_the_smallest_image(name):
         ("inception_v5", {}, r"unknown model 'inception_v5'; did you mean 'inception_v4'\?; models: inception_v1,"),
         ("inception_v1", {"modul": "naive"}, r"unknown option 'modul' of inception_v1; did you mean 'module'\?"),
         ("inception_v4", {"lrn": True}, "unknown option 'lrn' of inception_v4"),
+        ("inception_v4", {"weights": "v4.npz"}, r"weights: .*inception_jax\.load_pretrained\(NAME\)"),
+        ("inception_v4", {"pretrained": True}, r"pretrained: .*inception_jax\.load_pretrained\(NAME\)"),
         ("inception_v4", {"parent": None}, "unknown option 'parent'"),
         (
             "inception_v1",
