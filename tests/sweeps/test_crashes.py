@@ -132,7 +132,15 @@ def test_random_kills_of_drivers_and_trials(study, drivers):
                 killed["driver"] += running[index].kill() == -signal.SIGKILL
             running[index] = drivers.start(study, *flags)
         else:
-            killed["trial"] += kill_one(study, chance)
+            tries: list[bool] = []  # on slow cores there may be none at this moment
+            wait_for(
+                lambda tries=tries: (
+                    tries.append(kill_one(study, chance))
+                    or tries[-1]
+                    or all(driver.poll() is not None for driver in running)
+                )
+            )
+            killed["trial"] += tries[-1]
     assert [driver.wait() for driver in running] == [0, 0], running[0].output() + running[1].output()
     assert killed["driver"] >= 5 and killed["trial"] >= 5, killed
     records = study.trials()
