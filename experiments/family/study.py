@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import fmean
 
 from studies import (
+    FASHION_MNIST_AT_75,
     LRN,
-    SMALL_FASHION_MNIST,
     Row,
     draw_curves,
     draw_differences,
@@ -21,14 +21,7 @@ from studies import (
 )
 
 RECIPE = "configs/fashion_mnist.py"
-FIELDS = SMALL_FASHION_MNIST | {
-    "data.image_size": 75,  # the smallest that these networks take
-    "data.eval_split": "train[59000:]",
-    "batch_size": 32,
-    "num_epochs": 1.0,
-    "schedule.warmup_epochs": 0.25,
-    "evaluation.every_epochs": 0.25,
-    "model.options.bn_momentum": 0.9,
+FIELDS = FASHION_MNIST_AT_75 | {
     "optimizer.learning_rate": 0.025,  # half of that of experiments/auxiliary_heads, for half the batch
 }
 WIDTHS = {

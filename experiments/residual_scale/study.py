@@ -5,19 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
-from studies import SMALL_FASHION_MNIST, Row, draw_curves, draw_differences, final, first_half, format_mean, paired
+from studies import FASHION_MNIST_AT_75, Row, draw_curves, draw_differences, final, first_half, format_mean, paired
 
 RECIPE = "configs/fashion_mnist.py"
-FIELDS = SMALL_FASHION_MNIST | {
+FIELDS = FASHION_MNIST_AT_75 | {
     "model.name": "inception_resnet_v1",
-    "model.width_multiplier": 0.19,  # with these fields its runs are those of experiments/family
-    "data.image_size": 75,
-    "data.eval_split": "train[59000:]",
-    "batch_size": 32,
-    "num_epochs": 1.0,
-    "schedule.warmup_epochs": 0.25,
-    "evaluation.every_epochs": 0.25,
-    "model.options.bn_momentum": 0.9,
+    "model.width_multiplier": 0.19,  # with the first scale and rate its runs are those of experiments/family
 }
 BLOCKS = ("block35", "block17", "block8")
 SCALES = {
