@@ -13,6 +13,7 @@ from inception_jax.data import images
 from inception_jax.errors import UserError, nearest
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.outputs import InceptionOutput
+from inception_jax.models.platforms import traced_for_shapes
 from inception_jax.training import preprocess
 from inception_jax.training.network_setup import NetworkInput
 from inception_jax.training.parallel import Compiled, Devices
@@ -67,7 +68,8 @@ def last_endpoint(network: FeatureExtractor) -> str:
         names.extend(output.endpoints)  # here, where they are in order: jax sorts the keys of what is returned
         return output.logits
 
-    jax.eval_shape(run, network.variables, _abstract_images(network))
+    with traced_for_shapes():
+        jax.eval_shape(run, network.variables, _abstract_images(network))
     if not names:
         raise UserError("the network names no endpoint; --endpoints=logits is what it has")
     return names[-1]
@@ -97,9 +99,10 @@ def feature_shapes(
         raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if not endpoints:
         raise UserError("endpoints: at least one name is needed")
-    output = jax.eval_shape(
-        lambda v, x: network.model.apply(v, x, train=False), network.variables, _abstract_images(network)
-    )
+    with traced_for_shapes():
+        output = jax.eval_shape(
+            lambda v, x: network.model.apply(v, x, train=False), network.variables, _abstract_images(network)
+        )
     own: dict[str, str] = {}
     for name in endpoints:
         meant = output.aliases.get(name, name)

@@ -19,6 +19,7 @@ from inception_jax.exports.onnx_graph import Const, Graph, Tensor
 from inception_jax.exports.onnx_operators import Converter
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.outputs import InceptionOutput
+from inception_jax.models.platforms import TRACED_FOR
 from inception_jax.weight_files.atomic_write import atomic_write
 
 _OPSETS = (13, 22)  # ReduceSum has its axes as an input since 13; none of the operators used here changes up to 22
@@ -110,7 +111,8 @@ def _model(
     rows = jax.export.symbolic_shape("n")[0] if isinstance(batch, str) else batch
     shape = (rows, *size, model.in_channels)
     leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in flat.values()]
-    closed = jax.make_jaxpr(run)(leaves, jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)))
+    with TRACED_FOR("onnx"):  # of the layers' forms the default one
+        closed = jax.make_jaxpr(run)(leaves, jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)))
     graph = Graph(dtype)
     images = Tensor("images", shape)
     if layout == "NHWC":

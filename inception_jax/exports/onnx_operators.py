@@ -19,8 +19,6 @@ from inception_jax.exports.onnx_graph import Const, Graph, Tensor
 from inception_jax.exports.onnx_pools import Pools, graph_axis
 from inception_jax.exports.windows import FILLS, Windows
 
-_PLATFORM = object()  # the value of `platform_index`, by which `cond` chooses the variant of a function for a platform
-
 _ELEMENTWISE = {
     "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "pow": "Pow", "neg": "Neg",
     "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "tanh": "Tanh", "logistic": "Sigmoid", "abs": "Abs",
@@ -104,11 +102,6 @@ class Converter:
 
     def _equation(self, equation: Any, values: list[Any]) -> list[Any]:
         name = equation.primitive.name
-        if name == "platform_index":
-            return [_PLATFORM]
-        if name == "cond" and values[0] is _PLATFORM:
-            branch = equation.params["branches"][-1]  # the default variant, for platforms without one of their own
-            return self.run(branch.jaxpr, branch.consts, values[1:])
         called = next((equation.params[key] for key in _CALLED if key in equation.params), None)
         if called is not None:
             return self._call(called, values)

@@ -10,8 +10,6 @@ import numpy as np
 from inception_jax.exports import windows
 from inception_jax.exports.windows import Windows
 
-_PLATFORM = object()  # the value of `platform_index`, by which `cond` chooses the variant of a function for a platform
-
 
 @dataclasses.dataclass(frozen=True)
 class ResponseNorm:
@@ -85,11 +83,6 @@ def _evaluate(jaxpr: Any, arguments: list[Any]) -> Any:
 def _apply(equation: Any, values: list[Any]) -> Any:
     """Returns the symbolic value of an equation; None where it is not part of a response normalization."""
     name, params = equation.primitive.name, equation.params
-    if name == "platform_index":
-        return _PLATFORM
-    if name == "cond" and values[0] is _PLATFORM:
-        default = params["branches"][-1]  # the variant for platforms without one of their own
-        return None if default.consts else _evaluate(default.jaxpr, values[1:])
     match (name, *values):
         case ("mul", _Map(square=False) as a, _Map(square=False)):
             return _Map(a.shape, square=True) if values[0] is values[1] else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -15,6 +16,7 @@ from inception_jax.errors import UserError, nearest
 from inception_jax.exports.image_size import height_and_width
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.outputs import InceptionOutput
+from inception_jax.models.platforms import TRACED_FOR, traced_for_shapes
 from inception_jax.weight_files.atomic_write import atomic_write
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -71,21 +73,26 @@ def export_stablehlo(
         named = {name: output.endpoint(name) for name in endpoints if name != "logits"}
         return {"logits": output.logits, **named}
 
+    program: Callable[..., dict[str, jax.Array]]
+    arguments: tuple[Any, ...]
     rows = export.symbolic_shape("batch")[0] if batch is None else batch
     images = jax.ShapeDtypeStruct((rows, height, width, model.in_channels), jnp.dtype(model.dtype))
     if variables is None:
         if abstract_variables is None:
             one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
-            made = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), one)
+            with traced_for_shapes():
+                made = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), one)
             abstract_variables = {
                 collection: {name: layer for name, layer in layers.items() if not name.startswith("aux")}
                 for collection, layers in made.items()
             }
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(abstract_variables))
-        exported = export.export(jax.jit(run), platforms=platforms)(shapes, images)
+        program, arguments = run, (shapes, images)
     else:
         constants = jax.tree.map(np.asarray, dict(variables))
-        exported = export.export(jax.jit(lambda images: run(constants, images)), platforms=platforms)(images)
+        program, arguments = functools.partial(run, constants), (images,)
+    with TRACED_FOR(platforms[0] if len(platforms) == 1 else None):
+        exported = export.export(jax.jit(program), platforms=platforms)(*arguments)
     content = exported.serialize()
     with atomic_write(path) as part:
         part.write_bytes(content)

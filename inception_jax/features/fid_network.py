@@ -18,6 +18,7 @@ from inception_jax.evaluation import extraction
 from inception_jax.features import network_digest, resizing
 from inception_jax.models.checks import ModelError
 from inception_jax.models.outputs import InceptionOutput
+from inception_jax.models.platforms import traced_for_shapes
 from inception_jax.training import preprocess
 
 SPATIAL = "mixed_6d"
@@ -148,7 +149,8 @@ class FeatureNetwork:
                 raise UserError("is: the network has no classifier")
             image = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), np.uint8)
             try:
-                shapes = jax.eval_shape(lambda v, x: self.apply(v, x, outputs), self.network.variables, image)
+                with traced_for_shapes():
+                    shapes = jax.eval_shape(lambda v, x: self.apply(v, x, outputs), self.network.variables, image)
             except ModelError:
                 raise UserError(
                     f"sfid: its features are those of Inception-v3's {SPATIAL}, which is not here"

@@ -31,6 +31,7 @@ from inception_jax.models import space_to_depth
 from inception_jax.models.checks import check_choice
 from inception_jax.models.platforms import platform_dependent
 from inception_jax.models.tracing import trace_once
+from inception_jax.models.varying_axes import match_varying_axes
 from inception_jax.models.weight_gradient import Pads, Strides, exact_weight_gradient, fast_weight_gradient
 
 Lowering = Callable[..., jax.Array]
@@ -142,24 +143,6 @@ def _conv_backward(
 
 _conv.defvjp(_conv_forward, _conv_backward)
 _conv_once = trace_once("strides", "pads", "algorithm")(_conv)
-
-
-def match_varying_axes(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Makes both operands vary over the same axes of a shard_map, where one of them may be replicated.
-
-    Called outside the custom gradient, so that JAX itself sums the replicated operand's gradient over the devices
-    (check_vma=True).
-    """
-    if not jax.sharding.get_abstract_mesh().manual_axes:
-        return x, kernel
-    return x + _varying_zero(kernel), kernel + _varying_zero(x)
-
-
-def _varying_zero(operand: jax.Array) -> jax.Array:
-    """The sum of no elements: zero, and varies as its operand does."""
-    zero = operand[:0].sum()
-    # In 16 bits without its gradient, which would be a sum in 16 bits, and is never used.
-    return zero if jnp.finfo(operand.dtype).bits >= 32 else lax.stop_gradient(zero)
 
 
 @trace_once("cpu", "default", "strides", "pads", "cuda")

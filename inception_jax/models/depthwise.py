@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from inception_jax.models.convolution import Pads, explicit_padding, match_varying_axes, select_by_platform
+from inception_jax.models.convolution import Pads, explicit_padding, select_by_platform
 from inception_jax.models.tracing import trace_once
+from inception_jax.models.varying_axes import match_varying_axes, vary_as
 
 
 def depthwise_conv2d(
@@ -169,8 +170,7 @@ def _cpu_kernel_gradient(
         ]
         return total + jnp.stack(taps), None
 
-    # These zeros vary over the same shard_map axes as the gradient, as the scan's carry must.
-    zeros = jnp.zeros((height * width, features), x.dtype) + gradient[:0].sum()
+    zeros = vary_as(jnp.zeros((height * width, features), x.dtype), gradient)  # as the scan's carry must
     total, _ = lax.scan(add_row, zeros, jnp.arange(batch * rows, dtype=jnp.int32))
     return total.reshape(kernel.shape)
 

@@ -23,7 +23,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from inception_jax.models import parameters
-from inception_jax.models.platforms import TRACED_FOR
+from inception_jax.models.platforms import traced_for_shapes
 
 Traced = tuple[list[parameters.ArrayDeclaration], dict[str, Any]]
 """What `trace_variables` returns."""
@@ -216,8 +216,7 @@ def trace_variables(model: nn.Module, image_size: int) -> Traced:
       ModelError: the image is smaller than the network's minimum.
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, getattr(model, "in_channels", 3)), jnp.float32)
-    # Of the forms for each platform those for TPUs are traced quickest; all give the same shapes.
-    with parameters.record_declarations() as declarations, TRACED_FOR("tpu"):
+    with parameters.record_declarations() as declarations, traced_for_shapes():
         # A new function each time: a cached trace would declare nothing. The key is constant: nothing is drawn.
         others = jax.eval_shape(lambda images: model.init(jax.random.key(0), images), images)
     shapes = flatten_dict(flax.core.unfreeze(others))

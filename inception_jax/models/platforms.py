@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -30,3 +31,13 @@ def platform_dependent(
     if platform is None:
         return lax.platform_dependent(*operands, default=default, **forms)
     return forms.get(platform, default)(*operands)
+
+
+def traced_for_shapes() -> AbstractContextManager[None]:
+    """What is traced inside is for shapes alone: the forms for TPUs, which are traced quickest; all have the same."""
+    return TRACED_FOR("tpu")
+
+
+def traced_for_device(device: jax.Device) -> AbstractContextManager[None]:
+    """What is traced inside is for this device alone; for a GPU, of which there are several kinds, it is for all."""
+    return TRACED_FOR(device.platform if device.platform in ("cpu", "tpu") else TRACED_FOR.value)

@@ -30,6 +30,7 @@ from inception_jax.models.inception_v1 import InceptionV1
 from inception_jax.models.inception_v2 import InceptionV2
 from inception_jax.models.inception_v3 import InceptionV3
 from inception_jax.models.inception_v4 import InceptionV4
+from inception_jax.models.platforms import traced_for_shapes
 from inception_jax.models.xception import Xception
 
 __all__ = ["ModelError", "ModelSpec", "create_model", "get_spec", "model_names", "model_options"]
@@ -300,7 +301,8 @@ def _check_frozen_layers(model: BaseNetwork, image_size: int) -> None:
     if isinstance(model.bn_frozen, str):
         raise ModelError(f"bn_frozen: {model.bn_frozen!r} is a string; give a tuple of paths: ({model.bn_frozen!r},)")
     image = jax.ShapeDtypeStruct((1, image_size, image_size, model.in_channels), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)["batch_stats"]
+    with traced_for_shapes():
+        shapes = jax.eval_shape(model.init, jax.random.key(0), image)["batch_stats"]
     layers = {path.rpartition("/")[0] for path in traverse_util.flatten_dict(shapes, sep="/")}
     for path in model.bn_frozen:
         if path not in layers:

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models import winograd
+from inception_jax.models.varying_axes import vary_as
 from inception_jax.models.winograd import Pads, every, pad_to, transposed_product
 
 Strides = tuple[int, int]  # (rows, columns)
@@ -106,8 +107,7 @@ def exact_weight_gradient(
         its_gradient = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(gradient, image, images), row, block_rows, 1)
         return total + _block_gradient(block, its_gradient, (height, width), strides, pads), None
 
-    # These zeros vary over the same shard_map axes as the gradient, as the scan's carry must.
-    zeros = jnp.zeros(kernel.shape, kernel.dtype) + gradient[:0].sum()
+    zeros = vary_as(jnp.zeros(kernel.shape, kernel.dtype), gradient)  # as the scan's carry must
     return lax.scan(add_block, zeros, jnp.arange(image_blocks * row_blocks, dtype=jnp.int32))[0]
 
 

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from inception_jax.models.varying_axes import vary_as
+
 Pads = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)) in pixels
 
 # A tile of 4x4 outputs depends on 6x6 inputs. The transforms are those of the paper; the second is transposed.
@@ -62,8 +64,7 @@ def weight_gradient(pads: Pads, x: jax.Array, gradient: jax.Array) -> jax.Array:
         pairs = zip(_transform(_INPUTS, block[0], tiles), _transform(_OUTPUTS, block[1], tiles), strict=True)
         return total + jnp.stack([transposed_product(*pair) for pair in pairs]), None
 
-    # These zeros vary over the same shard_map axes as the gradient, as the scan's carry must.
-    zeros = jnp.zeros((len(_INPUTS) ** 2, inputs, outputs), x.dtype) + gradient[:0].sum()
+    zeros = vary_as(jnp.zeros((len(_INPUTS) ** 2, inputs, outputs), x.dtype), gradient)  # as the scan's carry must
     total = lax.scan(add_block, zeros, (x, gradient))[0].reshape(len(_INPUTS), len(_INPUTS), inputs, outputs)
     rows = jnp.stack(_combine(_KERNEL.T, [total[:, column] for column in range(len(_INPUTS))]), 1)
     return jnp.stack(_combine(_KERNEL.T, list(rows)))

@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict
 from inception_jax.errors import UserError
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.outputs import InceptionOutput
+from inception_jax.models.platforms import traced_for_device, traced_for_shapes
 from inception_jax.parity import references
 from inception_jax.parity.seeded_weights import seeded_arrays, seeded_images, seeded_probe
 from inception_jax.pretrained.importing import ImportedWeights, has_classifier, import_variant
@@ -115,7 +116,8 @@ def _forward(imported: ImportedWeights, case: Case) -> tuple[jax.Array, tuple[ja
     model = imported.variant.create(**options)
     images = jnp.asarray(seeded_images(case.batch, case.size, case.dtype))
     params, stats = imported.variables["params"], imported.variables.get("batch_stats", {})
-    shapes = jax.eval_shape(lambda: _apply(model, params, stats, images, train))
+    with traced_for_shapes():
+        shapes = jax.eval_shape(lambda: _apply(model, params, stats, images, train))
     probe, probe_aux = _probes(imported.variant, case, shapes.logits.shape[1], len(shapes.aux_logits))
 
     def total(params: Any) -> tuple[jax.Array, Any]:
@@ -125,11 +127,12 @@ def _forward(imported: ImportedWeights, case: Case) -> tuple[jax.Array, tuple[ja
             value = value + (head * weights.astype(case.dtype)).sum()
         return value, (out.logits, out.aux_logits)
 
-    if case.gradients:
-        (_, (logits, aux)), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
-        return logits, aux, gradients
-    _, (logits, aux) = jax.jit(total)(params)
-    return logits, aux, {}
+    with traced_for_device(jax.devices()[0]):
+        if case.gradients:
+            (_, (logits, aux)), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
+            return logits, aux, gradients
+        _, (logits, aux) = jax.jit(total)(params)
+        return logits, aux, {}
 
 
 def _apply(model: BaseNetwork, params: Any, stats: Any, images: jax.Array, train: bool) -> InceptionOutput:

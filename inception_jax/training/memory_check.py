@@ -20,6 +20,7 @@ from inception_jax.data.image_cache import MEGABYTE
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.initialization import trace_variables
+from inception_jax.models.platforms import traced_for_shapes
 from inception_jax.models.registry import ModelSpec
 from inception_jax.ranges import format_number
 from inception_jax.training.network_setup import NetworkInput
@@ -99,7 +100,8 @@ def _refuse_parameters(config: Config, spec: ModelSpec, model: BaseNetwork, side
 
 def _endpoint_bytes(model: BaseNetwork, side: int, rows: int) -> int:
     images = jax.ShapeDtypeStruct((rows, side, side, model.in_channels), model.dtype)
-    output = jax.eval_shape(lambda images: model.init_with_output(jax.random.key(0), images)[0], images)
+    with traced_for_shapes():
+        output = jax.eval_shape(lambda images: model.init_with_output(jax.random.key(0), images)[0], images)
     shapes = output.endpoints
     return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(shapes))
 

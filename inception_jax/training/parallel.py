@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from inception_jax.errors import UserError, counted
+from inception_jax.models.platforms import TRACED_FOR, traced_for_device
 from inception_jax.training.compilation import enable_compilation_cache as enable_compilation_cache
 from inception_jax.training.compilation import no_compilation as no_compilation
 from inception_jax.training.compilation import return_freed_memory
@@ -251,7 +252,7 @@ class Devices:
             batch = self._concrete(batch)
         else:
             wrapped = self._jit_train(step, len(numbers))
-        return _compile(compile_program, wrapped, state, batch, *numbers)
+        return self._compile(compile_program, wrapped, state, batch, *numbers)
 
     def trace_train(self, step: Callable, state: Any, batch: dict[str, Any], *numbers: Any) -> jax.stages.Traced:
         """Traces the training step of mode "jit", to lower it for platforms that need not be present.
@@ -288,7 +289,7 @@ class Devices:
             batch = self._concrete(batch)
         else:
             wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _SPLIT)))
-        return _compile(compile_program, wrapped, variables, batch)
+        return self._compile(compile_program, wrapped, variables, batch)
 
     def compile_plain(
         self, function: Callable, *arguments: Any, compile_program: Program = jax.stages.Lowered.compile
@@ -300,7 +301,7 @@ class Devices:
           *arguments: as it will be called with; arrays, or shapes with shardings.
           compile_program: as in `compile_train`.
         """
-        return _compile(compile_program, jax.jit(function), *arguments)
+        return self._compile(compile_program, jax.jit(function), *arguments)
 
     def count_flops(self, step: Callable, state: Any, batch: dict[str, Any], platform: str = "cuda") -> float | None:
         """FLOPs of one call of a step on all devices, by XLA's cost analysis of its program.
@@ -318,7 +319,8 @@ class Devices:
           The FLOPs; None: the devices' compiler does not count, as JAX's plugin for GPUs.
         """
         wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _REPLICATED)))
-        lowered = wrapped.trace(state, batch).lower(lowering_platforms=(platform,))
+        with TRACED_FOR(platform):
+            lowered = wrapped.trace(state, batch).lower(lowering_platforms=(platform,))
         try:
             analysis = lowered.cost_analysis()
         except jax.errors.JaxRuntimeError:  # of devices that are described, jax 0.11
@@ -335,6 +337,15 @@ class Devices:
             else jax.make_array_from_callback(x.shape, x.sharding, functools.partial(_zeros, x))
             for name, x in batch.items()
         }
+
+    def _compile(self, compile_program: Program, function: Any, *arguments: Any) -> Compiled:
+        start = time.perf_counter()
+        with traced_for_device(self.mesh.devices.flat[0]):
+            lowered = function.lower(*arguments)
+        lowering = time.perf_counter() - start
+        executable = compile_program(lowered)
+        return_freed_memory()
+        return Compiled(executable, time.perf_counter() - start, lowering)
 
     def _shard(self, step: Callable, out: tuple, numbers: int = 0) -> Callable:
         # check_vma=False: the step reduces its gradients itself; with the check on, JAX would add a second reduction
@@ -370,12 +381,3 @@ def choose_devices(devices: list[Any], count: int | None) -> list[Any]:
 
 def _zeros(like: jax.ShapeDtypeStruct, rows: Any) -> np.ndarray:
     return np.zeros(like.shape, like.dtype)[rows]
-
-
-def _compile(compile_program: Program, function: Any, *arguments: Any) -> Compiled:
-    start = time.perf_counter()
-    lowered = function.lower(*arguments)
-    lowering = time.perf_counter() - start
-    executable = compile_program(lowered)
-    return_freed_memory()
-    return Compiled(executable, time.perf_counter() - start, lowering)
