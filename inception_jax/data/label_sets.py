@@ -107,10 +107,10 @@ def digest_parts(labels: Labels) -> tuple[object, ...]:
 
 def is_set(value: Any, class_name: str, where: str) -> bool:
     """Whether the value of a class, in a cell of a list or a field of a `.json`, says that the image has it."""
-    value_of = value.strip().lower() if isinstance(value, str) else value
-    if value_of in (1, "1", "1.0", "true"):
+    plain = value.strip().lower() if isinstance(value, str) else value
+    if plain in (1, "1", "1.0", "true"):
         return True
-    if value_of in (0, "0", "0.0", "false"):
+    if plain in (0, "0", "0.0", "false"):
         return False
     raise UserError(f"{where}: {value!r} of the class {class_name!r}; 0 or 1 is needed")
 

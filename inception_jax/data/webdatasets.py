@@ -148,13 +148,15 @@ def _check_fields(
 ) -> tuple[str, ...]:
     """Returns the classes that have fields in the reference split, or else the first; adds to the problems."""
     usable = [split for split, source in sources.items() if len(source) and not problems[split]]
-    first = reference if reference in usable else next(iter(usable), None)
+    if not usable:
+        return ()
+    first = reference if reference in usable else usable[0]
     for split in usable:
         try:
-            tar_index.check_classes(split, sources[split].classes, str(first), sources[first].classes)
+            tar_index.check_classes(split, sources[split].classes, first, sources[first].classes)
         except UserError as error:
             problems[split] = str(error)
-    return sources[first].classes if first else ()
+    return sources[first].classes
 
 
 def _flat(labels: np.ndarray | LabelSets) -> np.ndarray:
