@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -159,6 +160,11 @@ def final(row: Row, weights: str = "raw", metric: str = "top1") -> float:
     return float(found[-1]) if found and row["ended"] == "all steps" else float("nan")
 
 
+def final_loss(row: Row) -> float:
+    """The loss of the last evaluation, in nats."""
+    return final(row, metric="loss")
+
+
 MOST_COMPILING = 0.25
 """Of the processor seconds of a run whose time counts: `is_timed`."""
 
@@ -184,6 +190,12 @@ def first_half(row: Row, kind: str) -> list[Row]:
     """The "evaluations" or "train" points of a run up to half of its last step, rounded up; []: its loss became NaN."""
     points = row[kind] if row["ended"] == "all steps" else []
     return [point for point in points if point["step"] <= (points[-1]["step"] + 1) // 2]
+
+
+def early_loss(row: Row) -> float:
+    """The mean training loss of the classifier in the first half of the run, in nats; NaN where it became NaN."""
+    found = [step["loss_main"] for step in first_half(row, "train")]
+    return fmean(found) if found else float("nan")
 
 
 def steps_to(row: Row, accuracy: float, weights: str = "raw") -> float:

@@ -122,6 +122,12 @@ def _tuples_for_mappings(config: ConfigDict) -> None:
 
 def _check_registered(values: Mapping[str, Any]) -> None:
     """Checks the fields whose values are names that a recipe may register."""
+    from inception_jax.models import registry
+
+    try:
+        registry.get_spec(values["model.name"])
+    except registry.ModelError as error:
+        raise ConfigError(f"config.model.name: {error}") from None
     for path, known in (
         ("checkpoint.best_metric", [*METRICS]),
         ("stop.target_metric", [*METRICS]),

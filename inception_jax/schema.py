@@ -118,7 +118,7 @@ SCHEMA: dict[str, Any] = {
             "prepared data set with several class labels: the feature to read; list:FILE: the column of the labels; "
             "webdataset:PATTERN: the field of .json; unset: the only one, or the set's own; label; with labels multi "
             "also a dict of bools, each a class; * for list:FILE: each column beside path and split is a class, 0 or "
-            "1; for a prepared data set: each bool beside the image",
+            "1; for a prepared data set: each bool beside the image; for webdataset:PATTERN: each bool of .json",
         ),
         "labels": Field(
             "single",

@@ -67,10 +67,11 @@ def test_the_first_half_is_of_the_runs_own_length(studies):
     one = row("a", 0, *(0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
     assert [point["top1"] for point in studies.first_half(one, "evaluations")] == [0.1, 0.2, 0.3]
     assert studies.first_half(with_steps_times(one | {"train": []}, 281), "evaluations")[-1]["step"] == 8430
-    assert studies.first_half({"ended": "all steps", "train": [{"step": 141}, {"step": 281}]}, "train") == [
-        {"step": 141}
-    ]
+    train = [{"step": 141, "loss_main": 2.5}, {"step": 281, "loss_main": 1.5}]
+    assert studies.first_half({"ended": "all steps", "train": train}, "train") == train[:1]
+    assert studies.early_loss({"ended": "all steps", "train": train}) == 2.5
     assert studies.first_half(one | {"ended": "loss is NaN"}, "evaluations") == []
+    assert math.isnan(studies.early_loss({"ended": "loss is NaN", "train": train}))
 
 
 def test_processor_seconds_are_of_runs_that_started_once_and_found_their_programs(studies):

@@ -16,6 +16,7 @@ from studies import (
     draw_curves,
     draw_differences,
     final,
+    final_loss,
     first_half,
     format_mean,
     format_range,
@@ -54,11 +55,6 @@ def early(row: Row) -> float:
 MEASURES = {"first half": early, "at the end": final}
 
 
-def loss(row: Row) -> float:
-    """The loss of the last evaluation, in nats."""
-    return final(row, metric="loss")
-
-
 def tables(rows: list[Row]) -> str:
     """Accuracy of each variant, its differences from weight 0, and the steps to 70 %."""
     columns = "| variant | first half | minus 0 | at the end | minus 0 | loss at the end, minus 0 | steps to 70 % |"
@@ -68,7 +64,7 @@ def tables(rows: list[Row]) -> str:
         for measure in MEASURES.values():
             cells.append(format_mean(list(values(rows, name, measure).values()), "{:.1f}"))
             cells.append("" if name == base else format_mean(paired(rows, name, base, measure), "{:+.1f}"))
-        cells.append("" if name == base else format_mean(paired(rows, name, base, loss), "{:+.3f}", 1))
+        cells.append("" if name == base else format_mean(paired(rows, name, base, final_loss), "{:+.3f}", 1))
         cells.append(format_range(values(rows, name, lambda row: steps_to(row, 0.7)).values()))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

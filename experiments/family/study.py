@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import fmean
 
 from studies import (
     FASHION_MNIST_AT_75,
@@ -11,8 +10,9 @@ from studies import (
     Row,
     draw_curves,
     draw_differences,
+    early_loss,
     final,
-    first_half,
+    final_loss,
     format_cpu_seconds,
     format_mean,
     format_range,
@@ -97,17 +97,6 @@ COUNTS = {
 """{network: (parameters, MACs)}: `count`."""
 
 
-def loss(row: Row) -> float:
-    """The loss of the last evaluation, in nats."""
-    return final(row, metric="loss")
-
-
-def early(row: Row) -> float:
-    """The mean training loss of the classifier in the first half of the run, in nats."""
-    found = [step["loss_main"] for step in first_half(row, "train")]
-    return fmean(found) if found else float("nan")
-
-
 def tables(rows: list[Row]) -> str:
     """Size, losses, accuracy, steps to 60 % and time of each network; the residual forms beside the others."""
     columns = (
@@ -118,13 +107,13 @@ def tables(rows: list[Row]) -> str:
         width, (parameters, macs) = WIDTHS[network(name)], COUNTS[network(name)]
         own = [row for row in rows if row["variant"] == name]
         cells = [f"{width}", f"{parameters:,}", f"{macs / 1e6:.1f} M"]
-        cells += [format_mean([measure(row) for row in own], "{:.2f}", 1) for measure in (early, loss)]
+        cells += [format_mean([measure(row) for row in own], "{:.2f}", 1) for measure in (early_loss, final_loss)]
         cells += [format_mean([final(row) for row in own], "{:.1f}")]
         cells += [format_range(steps_to(row, 0.6) for row in own), format_cpu_seconds(rows, name)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| difference | early loss | loss at the end | accuracy |", "|---|" + 3 * "---:|"]
     for label, pair in PAIRS.items():
-        cells = [format_mean(paired(rows, *pair, measure), "{:+.2f}", 1) for measure in (early, loss)]
+        cells = [format_mean(paired(rows, *pair, measure), "{:+.2f}", 1) for measure in (early_loss, final_loss)]
         lines.append(f"| {label} | {' | '.join(cells)} | {format_mean(paired(rows, *pair, final), '{:+.1f}')} |")
     return "\n".join(lines)
 

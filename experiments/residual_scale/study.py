@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import fmean
 
-from studies import FASHION_MNIST_AT_75, Row, draw_curves, draw_differences, final, first_half, format_mean, paired
+from studies import FASHION_MNIST_AT_75, Row, draw_curves, draw_differences, early_loss, final, format_mean, paired
 
 RECIPE = "configs/fashion_mnist.py"
 FIELDS = FASHION_MNIST_AT_75 | {
@@ -27,12 +26,6 @@ VARIANTS = {
 }
 
 
-def early(row: Row) -> float:
-    """The mean training loss of the classifier in the first half of the run, in nats."""
-    found = [step["loss_main"] for step in first_half(row, "train")]
-    return fmean(found) if found else float("nan")
-
-
 def worst(row: Row) -> float:
     """The largest mean of the training loss over 20 steps, in nats."""
     return max(step["loss_main"] for step in row["train"])
@@ -43,7 +36,7 @@ def tables(rows: list[Row]) -> str:
     lines = ["| variant | largest loss | early loss | accuracy | minus scale 1 |", "|---|" + 4 * "---:|"]
     for name in VARIANTS:
         own = [row for row in rows if row["variant"] == name]
-        cells = [format_mean([measure(row) for row in own], "{:.2f}", 1) for measure in (worst, early)]
+        cells = [format_mean([measure(row) for row in own], "{:.2f}", 1) for measure in (worst, early_loss)]
         cells.append(format_mean([final(row) for row in own], "{:.1f}"))
         base = f"scale 1, rate {name.rpartition(' ')[2]}"
         cells.append("" if name == base else format_mean(paired(rows, name, base, final), "{:+.1f}"))

@@ -23,7 +23,7 @@ from inception_jax.data import (
     webdatasets,
 )
 from inception_jax.data.example_records import FORMATS, FileInstruction
-from inception_jax.data.label_sets import NEEDED, LabelSets
+from inception_jax.data.label_sets import COLUMNS, NEEDED, LabelSets
 from inception_jax.data.names import printable
 from inception_jax.data.records import (
     ConcatenatedRecords,
@@ -193,6 +193,12 @@ def _open_splits(
     several: bool,
 ) -> list[Dataset]:
     """`load_splits`; `several`: whether examples have any number of labels."""
+    if name not in _ADDED and name.startswith(("list:", "webdataset:")) and label_key == COLUMNS and not several:
+        what = "column" if name.startswith("list:") else "field"
+        raise UserError(
+            f"{printable(name)}: config.data.label_key = '*': {what}s of classes are several labels per image; set "
+            f"--config.data.labels=multi, or name the {what} of the label"
+        )
     if name not in _ADDED and name.startswith("list:"):
         listed = list_files.scan(name.partition(":")[2], class_names, image_key, label_key, several=several)
         return [_from_folder(printable(name), split, listed) for split in splits]

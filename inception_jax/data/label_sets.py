@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
+from inception_jax.errors import UserError
+
 KINDS = ("single", "multi")
 """The values of `config.data.labels`: one class per example, or any number."""
+
+COLUMNS = "*"
+"""`data.label_key`: each class has a column of a list, a bool of a prepared data set or of a `.json` of its own."""
 
 NEEDED = (
     "several labels per example have lists (list:FILE), tars with .json (webdataset:PATTERN), data sets that TFDS has "
@@ -97,6 +103,16 @@ def digest_parts(labels: Labels) -> tuple[object, ...]:
     if isinstance(labels, LabelSets):
         return "multi", labels.num_classes, labels.ends.astype("<i8"), labels.classes.astype("<i8")
     return (np.asarray(labels, "<i8"),)
+
+
+def is_set(value: Any, class_name: str, where: str) -> bool:
+    """Whether the value of a class, in a cell of a list or a field of a `.json`, says that the image has it."""
+    plain = value.strip().lower() if isinstance(value, str) else value
+    if plain in (1, "1", "1.0", "true"):
+        return True
+    if plain in (0, "0", "0.0", "false"):
+        return False
+    raise UserError(f"{where}: {value!r} of the class {class_name!r}; 0 or 1 is needed")
 
 
 def check_row(label: object, num_classes: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from inception_jax.data import split_names, storage
 from inception_jax.data.class_files import integer_classes, is_integer, read_class_file
 from inception_jax.data.folder_files import LeftOut
 from inception_jax.data.folders import FolderScan, FolderSplit
-from inception_jax.data.label_sets import LabelSets
+from inception_jax.data.label_sets import COLUMNS, LabelSets, is_set
 from inception_jax.data.names import PackedNames, nearest_entry, printable
 from inception_jax.errors import UserError, nearest
 
@@ -32,9 +32,6 @@ _PIECE = 4096
 
 BETWEEN = "|"
 """Between several labels in a cell."""
-
-COLUMNS = "*"
-"""`data.label_key`: every column beside path and split is a class."""
 
 # (where: "line 7", path, labels, split); there is one label, or with `several` any number
 Row = tuple[str, str, tuple[Any, ...], str]
@@ -71,11 +68,6 @@ def scan(
         raise UserError(f"list:{file}: a list is read from a file system; mount the storage as one, or copy the list")
     name = printable(file)
     file = os.path.expanduser(file)
-    if label_key == COLUMNS and not several:
-        raise UserError(
-            f"{name}: config.data.label_key = '*': columns of classes are several labels per image; set "
-            "--config.data.labels=multi, or name the column of the label"
-        )
     rows, unused, columns = _read_rows(file, name, path_key or "path", label_key or "label", several)
     if not rows:
         raise UserError(f"{name}: no rows; a row per image is needed")
@@ -210,7 +202,7 @@ def _row(
     split = split.strip() if isinstance(split, str) else split
     labels: tuple[Any, ...]
     if classes is not None:
-        labels = tuple(one for one, cell in zip(classes, cells, strict=True) if _is_set(cell, one, f"{name}, {where}"))
+        labels = tuple(one for one, cell in zip(classes, cells, strict=True) if is_set(cell, one, f"{name}, {where}"))
     elif several:
         labels = _several(cells[0])
     else:
@@ -250,16 +242,6 @@ def _refuse_other_separators(rows: Sequence[Row], name: str) -> None:
                 f"{name}, {where}: label {label!r}: the labels of an image stand in one cell with {BETWEEN!r} between "
                 f"them, {BETWEEN.join(parts)!r}, with config.data.labels = 'multi'"
             )
-
-
-def _is_set(cell: Any, column: str, where: str) -> bool:
-    """Whether the cell of a class says that the image has it."""
-    value = cell.strip().lower() if isinstance(cell, str) else cell
-    if value in (1, "1", "1.0", "true"):
-        return True
-    if value in (0, "0", "0.0", "false"):
-        return False
-    raise UserError(f"{where}: {cell!r} in the column {column!r} of a class; 0 or 1 is needed")
 
 
 def _classes(rows: Sequence[Row], chosen: Mapping[str, str] | None, name: str) -> tuple[list[str], dict[str, int]]:

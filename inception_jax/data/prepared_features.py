@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inception_jax.data.example_records import LabelForm
+from inception_jax.data.label_sets import COLUMNS
 from inception_jax.data.prepared_sets import load_tfds
 from inception_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
-
-ALL_BOOLS = "*"
-"""The value of `data.label_key` for a set whose features of type bool, beside the image, are its classes."""
 
 _ONE_LABEL = "one image and one class label per example are read"
 _SEVERAL = (
@@ -88,7 +86,7 @@ def label_form(info: tfds.core.DatasetInfo, label_key: str) -> LabelForm | None:
     if (columns := _label_vector(feature)) is not None:
         return LabelForm(columns, is_table=True)
     if (class_names := _flags(feature)) is not None:
-        above = "" if label_key == ALL_BOOLS else f"{label_key}/"
+        above = "" if label_key == COLUMNS else f"{label_key}/"
         return LabelForm(len(class_names), is_table=True, keys=tuple(above + name for name in class_names))
     return LabelForm(feature.feature.num_classes, is_table=False) if _is_label_set(feature) else None
 
@@ -136,11 +134,11 @@ def _has_bools(feature: Any) -> bool:
 
 
 def _flatten(features: Any) -> Iterator[tuple[str, Any]]:
-    """Yields (key, feature) of all features, with the keys of the records; and `ALL_BOOLS` where there are any."""
+    """Yields (key, feature) of all features, with the keys of the records; and `COLUMNS` where there are any."""
     yield from _flatten_below(features)
     bools = {key: feature for key, feature in features.items() if _is_scalar(feature, "b")}
     if bools:
-        yield ALL_BOOLS, load_tfds().features.FeaturesDict(bools)
+        yield COLUMNS, load_tfds().features.FeaturesDict(bools)
 
 
 def _flatten_below(features: Any, above: str = "") -> Iterator[tuple[str, Any]]:
@@ -169,7 +167,7 @@ def _choose(
     """The key of the image or of the label; see `read_features`. Without a choice the first of `kinds` that it has."""
     field = f"config.data.{role.removesuffix('s')}_key"
     needed = _SEVERAL if role == "labels" else _ONE_LABEL
-    by_kind = [sorted(key for key, one in flat.items() if key != ALL_BOOLS and is_kind(one)) for is_kind in kinds]
+    by_kind = [sorted(key for key, one in flat.items() if key != COLUMNS and is_kind(one)) for is_kind in kinds]
     sets = sorted(key for key, one in flat.items() if _is_label_set(one) or _flags(one) is not None)
     if chosen is not None:
         allowed = sets if role == "labels" else by_kind[0]

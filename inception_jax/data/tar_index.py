@@ -13,7 +13,7 @@ import os
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from inception_jax.data import file_index
 from inception_jax.data.folder_files import SUFFIXES
+from inception_jax.data.label_sets import COLUMNS, is_set
 from inception_jax.data.names import PackedNames, one_line, printable
 from inception_jax.errors import UserError
 
@@ -47,10 +48,11 @@ def load(
     Returns:
       For each tar, the arrays offsets, sizes and labels (int64 [n]) and keys (uint8 [bytes], see `PackedNames`). With
       several labels per example labels are those of all examples one after another, and ends (int64 [n]) is where those
-      of each example end.
+      of each example end. Where each class has a field, classes (uint8 [bytes], see `PackedNames`) has their names,
+      sorted, and a label is a position among them.
 
     Raises:
-      UserError: a tar is damaged, or has an example without an image or a label, or a key twice.
+      UserError: a tar is damaged, or has an example without an image or a label, or of other classes, or a key twice.
     """
     keys = json.dumps([_VERSION, image_key, label_key, *["multi"] * several]).encode()
     variant = "" if image_key is label_key is None and not several else f".{hashlib.sha256(keys).hexdigest()[:8]}"
@@ -80,7 +82,7 @@ def _is_valid(field: np.ndarray, arrays: file_index.Arrays, size: int) -> bool:
     """Whether arrays are an index of a tar of so many bytes, made with the keys in `field`."""
     offsets, sizes, labels, keys = (arrays[column] for column in ("offsets", "sizes", "labels", "keys"))
     types = (offsets.dtype, sizes.dtype, labels.dtype, keys.dtype) == (np.int64, np.int64, np.int64, np.uint8)
-    ends = arrays.get("ends")
+    ends, classes = arrays.get("ends"), arrays.get("classes")
     if ends is not None and not (
         ends.dtype == np.int64
         and (np.diff(ends, prepend=0) >= 0).all()
@@ -94,7 +96,7 @@ def _is_valid(field: np.ndarray, arrays: file_index.Arrays, size: int) -> bool:
         and (not keys.size or keys[-1] == 0)
         and ((offsets >= 0) & (offsets <= size)).all()
         and ((sizes >= 0) & (sizes <= size - offsets)).all()  # not their sum, which may overflow
-        and ((labels >= 0) & (labels < MAX_LABELS)).all()
+        and ((labels >= 0) & (labels < (MAX_LABELS if classes is None else int((classes == 0).sum())))).all()
     )
 
 
@@ -169,6 +171,7 @@ class _Examples:
         # {"cls": {key: label, or what is wrong with it}, …}, the one that counts first
         kinds = ("json",) if self.label_key or self.several else ("cls", "json")
         self._labels: dict[str, dict[str, int | list[int] | UserError | None]] = {kind: {} for kind in kinds}
+        self._classes: tuple[str, dict[str, int]] | None = None  # of the first example: where, {name: position}
         self._suffixes: Counter[str] = Counter()
 
     def add(self, member: tarfile.TarInfo, stream: BinaryIO) -> None:
@@ -206,7 +209,31 @@ class _Examples:
             self._labels[suffix][key] = UserError(f"{where}: {member.size:,} bytes; at most {_MOST_BYTES:,} are read")
         else:
             content = os.pread(stream.fileno(), member.size, member.offset_data)
-            self._labels[suffix][key] = _label(where, content, suffix, self.label_key or "label", self.several)
+            value = _read(content, suffix, self.label_key or "label")
+            self._labels[suffix][key] = self._label_set(where, value) if self.several else _label(where, value)
+
+    def _label_set(self, where: str, value: Any) -> list[int] | UserError | None:
+        """Several labels, or what is wrong with them: a list, or a dict that has a value 0 or 1 for each class."""
+        if self.label_key == COLUMNS and isinstance(value, dict):
+            known = self._classes[1] if self._classes else {}
+            value = {name: one for name, one in value.items() if isinstance(one, bool) or name in known} or None
+        if value is None:
+            return None
+        is_dict = isinstance(value, dict) and value != {} and all(name and name.isprintable() for name in value)
+        if not is_dict and not (isinstance(value, list) and all(map(_is_label, value))):
+            return UserError(
+                f"{where}: {self.label_key or 'label'!r} = {str(value)[:60]}; with config.data.labels = 'multi' a list "
+                f"of integers from 0 to {MAX_LABELS - 1:,} or a dict of 0 and 1, one for each class, is needed"
+            )
+        names = sorted(value) if is_dict else []
+        if self._classes is None:
+            self._classes = where, {name: position for position, name in enumerate(names)}
+        first, known = self._classes
+        try:
+            check_classes(where, names, first, known)
+            return [known[name] for name in names if is_set(value[name], name, where)] if is_dict else sorted({*value})
+        except UserError as error:
+            return error
 
     def arrays(self) -> file_index.Arrays:
         """The index, when all members have been taken."""
@@ -226,6 +253,7 @@ class _Examples:
             "labels": np.array(found, np.int64),
             "keys": PackedNames.pack(self._images).packed,
             **ends,
+            **({"classes": PackedNames.pack(self._classes[1]).packed} if self._classes and self._classes[1] else {}),
         }
 
     def _label_of(self, key: str) -> Any:
@@ -237,7 +265,9 @@ class _Examples:
                 return label
         wanted = f".json with {self.label_key!r}" if self.label_key else ".cls, or .json with 'label',"
         if self.several:
-            wanted = f".json with a list {self.label_key or 'label'!r}"
+            wanted = f".json with a list or a dict {self.label_key or 'label'!r}"
+            if self.label_key == COLUMNS:
+                wanted = ".json with a bool for each class"
         raise UserError(f"{self.name}: {one_line(key)!r} has no label: {wanted} is needed beside it")
 
     def _suffixes_found(self) -> str:
@@ -254,31 +284,34 @@ def _split_name(path: str) -> tuple[str, str]:
     return os.path.join(folder, stem), suffix.lower()
 
 
-def _label(
-    where: str, content: bytes, suffix: str, label_key: str, several: bool
-) -> int | list[int] | UserError | None:
-    """The label of a `.cls` or of a `.json`, or what is wrong with it; None where a `.json` has no such field."""
-    value: Any
+def _read(content: bytes, suffix: str, label_key: str) -> Any:
+    """The value of a `.cls`, or of a field of a `.json` (of `COLUMNS` all); None where a `.json` has no such field."""
     try:
         if suffix == "cls":
-            value = int(content) if content.strip().lstrip(b"-").isdigit() else content[:40]  # int reads "1_0", too
-        else:
-            fields = json.loads(content)
-            if not isinstance(fields, dict) or label_key not in fields:
-                return None
-            value = fields[label_key]
+            return int(content) if content.strip().lstrip(b"-").isdigit() else content[:40]  # int reads "1_0", too
+        fields = json.loads(content)
     except (ValueError, RecursionError):
-        value = content[:40]
-    if several:
-        if not isinstance(value, list) or not all(map(_is_label, value)):
-            return UserError(
-                f"{where}: {label_key!r} = {str(value)[:60]}; with config.data.labels = 'multi' a list of integers "
-                f"from 0 to {MAX_LABELS - 1:,} is needed"
-            )
-        return sorted({*value})
-    if not _is_label(value):
-        return UserError(f"{where}: label {value!r}; an integer from 0 to {MAX_LABELS - 1:,} is needed")
-    return value
+        return content[:40]
+    if not isinstance(fields, dict):
+        return None
+    return fields if label_key == COLUMNS else fields.get(label_key)
+
+
+def _label(where: str, value: Any) -> int | UserError | None:
+    """The only label, or what is wrong with it."""
+    if value is None or _is_label(value):
+        return value
+    hint = ""
+    if isinstance(value, dict | list):
+        hint = " (several labels per example are read with --config.data.labels=multi)"
+    return UserError(f"{where}: label {repr(value)[:60]}{hint}; an integer from 0 to {MAX_LABELS - 1:,} is needed")
+
+
+def check_classes(where: str, classes: Sequence[str], first: str, known: Collection[str]) -> None:
+    """Raises UserError where the classes of an example, a tar or a split are not those of the first one."""
+    if names := sorted({*classes} ^ {*known}):
+        what = "no class {!r}, which {} has" if names[0] in known else "class {!r}, which {} does not have"
+        raise UserError(f"{where}: {what.format(names[0], first)}; all examples need the same classes")
 
 
 def _is_label(value: Any) -> bool:

@@ -34,6 +34,7 @@ class TarRecords:
       sizes: int64 [n], bytes of each image.
       labels: int64 [n], or sets.
       keys: the key of each example.
+      classes: where each class has a field of `.json`, their names.
     """
 
     files: tuple[str, ...]
@@ -42,6 +43,7 @@ class TarRecords:
     sizes: np.ndarray
     labels: np.ndarray | LabelSets
     keys: PackedNames
+    classes: tuple[str, ...] = ()
     open_files: OpenFiles = dataclasses.field(default_factory=OpenFiles, repr=False)
     in_memory = False
 
@@ -83,10 +85,12 @@ def scan(
       classes_file: the classes in the order of the labels, see `class_files.integer_classes`; None: 0, 1, … up to the
         largest label of training.
       image_key: suffix of the image members, where an example has several, such as "left.jpg"; None: any image.
-      label_key: field of the `.json` members that has the label; None: `.cls`, or else "label" of `.json`.
+      label_key: field of the `.json` members that has the label; None: `.cls`, or else "label" of `.json`. With
+        `several` also `label_sets.COLUMNS`: each bool of a `.json` is a class.
       splits: that will be used, as in `datasets.load`; the tars of others are not read, but for those of training where
         the classes are known by its labels. None: all.
-      several: whether the field of `.json` is a list of any number of labels.
+      several: whether the field of `.json` has any number of labels: a list of integers, or a dict of 0 and 1 (or
+        bools), one for each class, whose keys are the classes, sorted.
 
     Returns:
       The names of the classes and the labels of the splits, as of a folder; and the sources of the splits, train first,
@@ -112,17 +116,24 @@ def scan(
         except UserError as error:
             sources[split], problems[split] = _source([], [], several), str(error)
     reference = split_names.training(shards)
+    if chosen is None and reference and problems[reference]:
+        for split in shards:
+            problems[split] = problems[split] or f"its classes are those of {reference}: {problems[reference]}"
+    fields = _check_fields(sources, problems, reference)
+    if fields and chosen is None:
+        chosen = {field: field for field in fields}
     if chosen is not None:
-        names, labels_of, known = list(chosen.values()), integer_classes(chosen), str(classes_file)
+        names, labels_of = list(chosen.values()), integer_classes(chosen)
+        if fields:
+            places = {key: label for label, key in enumerate(chosen)}
+            labels_of = {number: places[field] for number, field in enumerate(fields) if field in places}
+        known = f"the {len(chosen):,} of {classes_file}"
     else:
-        known = "training" if reference else "all splits"
         of_train = [_flat(source.labels) for split, source in sources.items() if split == (reference or split)]
         labels = np.unique(np.concatenate(of_train))
         names = [str(number) for number in range(int(labels.max(initial=0)) + 1)]
         labels_of = {int(label): int(label) for label in labels}
-        if reference and problems[reference]:
-            for split in shards:
-                problems[split] = problems[split] or f"its classes are those of {reference}: {problems[reference]}"
+        known = f"the {len(labels_of):,} of {'training' if reference else 'all splits'}"
     found = {}
     for split, source in sources.items():
         if not problems[split]:
@@ -130,6 +141,22 @@ def scan(
         found[split] = FolderSplit("", source.keys, sources[split].labels, source.sizes, problems[split], False)
     notes = [of_split.note for of_split in shards.values() if of_split.note]
     return FolderScan(pattern, names, found, LeftOut(), notes), sources
+
+
+def _check_fields(
+    sources: Mapping[str, TarRecords], problems: dict[str, str], reference: str | None
+) -> tuple[str, ...]:
+    """Returns the classes that have fields in the reference split, or else the first; adds to the problems."""
+    usable = [split for split, source in sources.items() if len(source) and not problems[split]]
+    if not usable:
+        return ()
+    first = reference if reference in usable else usable[0]
+    for split in usable:
+        try:
+            tar_index.check_classes(split, sources[split].classes, first, sources[first].classes)
+        except UserError as error:
+            problems[split] = str(error)
+    return sources[first].classes
 
 
 def _flat(labels: np.ndarray | LabelSets) -> np.ndarray:
@@ -145,6 +172,15 @@ def _source(files: Sequence[str], indices: Sequence[file_index.Arrays], several:
     if several:
         parts = [LabelSets(index["ends"], index["labels"].astype(np.int32), tar_index.MAX_LABELS) for index in indices]
         labels = LabelSets.join([LabelSets.pack([], tar_index.MAX_LABELS), *parts])
+    no_names = np.zeros(0, np.uint8)
+    classes = {
+        printable(file): tuple(PackedNames(index.get("classes", no_names)))
+        for file, index, count in zip(files, indices, counts, strict=True)
+        if count
+    }
+    first = next(iter(classes), "")
+    for file, of_file in classes.items():
+        tar_index.check_classes(file, of_file, first, classes[first])
     source = TarRecords(
         tuple(files),
         np.repeat(np.arange(len(files), dtype=np.int32), counts),
@@ -152,6 +188,7 @@ def _source(files: Sequence[str], indices: Sequence[file_index.Arrays], several:
         column("sizes"),
         labels,
         PackedNames(column("keys", np.uint8)),
+        classes.get(first, ()),
     )
     seen: dict[bytes, int] = {}
     for index, key in enumerate(source.keys.packed.tobytes().split(b"\0")[:-1]):
@@ -179,9 +216,9 @@ def _with_labels(
             return dataclasses.replace(source, labels=LabelSets.pack(rows, num_classes)), ""
         return dataclasses.replace(source, labels=labels), ""
     label, row = int(given[wrong[0]]), int(wrong[0])
+    shown = repr(source.classes[label]) if source.classes else label
     if isinstance(source.labels, LabelSets):
         row = int(np.searchsorted(source.labels.ends, row, side="right"))
     return source, (
-        f"{source.record_name(row)}: label {label} is not among the {len(labels_of):,} of {known}; "
-        "data.class_names=FILE names all labels"
+        f"{source.record_name(row)}: label {shown} is not among {known}; data.class_names=FILE names all labels"
     )

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from inception_jax.metric_definitions import METRICS, describe
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import report, result, time_to_target
+from inception_jax.runs import remote_workdir, report, result, time_to_target
 from inception_jax.runs.file_forms import NUMBER, has_type
 from inception_jax.runs.formatting import format_metric, format_number, format_scores, is_multi_label
 
@@ -44,7 +43,8 @@ def format_conclusion(workdir: str | os.PathLike, content: Mapping[str, Any]) ->
     if str(content.get("ended")).startswith("early"):
         lines.append(content["ended"])
     plots = len(content.get("pictures") or ())
-    page = f"{report.PAGE}, " if (Path(workdir) / report.PAGE).exists() else ""  # runs of earlier versions have none
+    has_page = (remote_workdir.copy_of(workdir) / report.PAGE).exists()  # runs of earlier versions have none
+    page = f"{report.PAGE}, " if has_page else ""
     files = f"{page}{report.FILE}, {result.FILE}" + (f" and {plots} plots" if plots else "")
     return "\n".join([*lines, f"{files}: {here}", f"next: python -m inception_jax.predict --workdir={here} IMAGE …"])
 

@@ -43,6 +43,12 @@ def is_copy(path: str | os.PathLike) -> bool:
     return os.fspath(path) in _ADDRESSES
 
 
+def copy_of(path: str | os.PathLike) -> Path:
+    """The local copy of a remote workdir, where this process has made one, or else the path itself."""
+    wanted = os.fspath(path).rstrip("/")
+    return next((Path(copy) for copy, address in _ADDRESSES.items() if address == wanted), Path(path))
+
+
 def display_name(path: str | os.PathLike) -> str:
     """The name of a path for a person: of a local copy, or of what is in it, the address."""
     text = os.fspath(path)

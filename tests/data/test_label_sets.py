@@ -92,8 +92,8 @@ def test_lists(folder):
     [
         ("path,label\n0.png,cat||dog\n", {}, "line 2: label ''; a name or an integer"),
         ("path,label\n0.png,\n", {}, "no image has a label; data.class_names=FILE names the classes"),
-        ("path,cat\n0.png,2\n", {"label_key": "*"}, "line 2: '2' in the column 'cat' of a class; 0 or 1 is needed"),
-        ("path,cat\n0.png,\n", {"label_key": "*"}, "line 2: '' in the column 'cat' of a class"),
+        ("path,cat\n0.png,2\n", {"label_key": "*"}, "line 2: '2' of the class 'cat'; 0 or 1 is needed"),
+        ("path,cat\n0.png,\n", {"label_key": "*"}, "line 2: '' of the class 'cat'"),
         ("path,cat,cat\n0.png,1,1\n", {"label_key": "*"}, "two of one name; each column is a class"),
         ("path,label\n0.png,cat\n0.png,cat|dog\n", {}, "another label in line 2; the labels of an image stand in one"),
         ("path,label\n0.png,1\n1.png,0;2\n", {}, "line 3: label '0;2': the labels of an image stand in one cell"),
@@ -148,8 +148,75 @@ def test_tars(tmp_path, encoded_image, monkeypatch):
     assert load(name, "train", label_key="other").class_names[5] == "5"  # its index is not that of several labels
     with pytest.raises(UserError, match=r"'other' = 5; with config.data.labels = 'multi' a list of integers"):
         multi(name, label_key="other")
-    with pytest.raises(UserError, match=r"has no label: .json with a list 'none' is needed"):
+    with pytest.raises(UserError, match=r"has no label: .json with a list or a dict 'none' is needed"):
         multi(name, label_key="none")
+
+
+def pack_fields(file, examples):
+    members = [(f"{file.stem}{n}.json", json.dumps(fields).encode()) for n, fields in enumerate(examples)]
+    pack(file, [one for name, content in members for one in ((name.replace("json", "png"), b"image"), (name, content))])
+
+
+def test_tars_with_a_bool_for_each_class(tmp_path):
+    """In a dict, as celeb_a of TFDS has it, or beside other fields; the classes are sorted, as in features.json."""
+    for split, table in (("train", TABLE[:3]), ("train2", TABLE[3:]), ("test", TABLE[:1])):
+        fields = [dict(zip(["eel", "cat", "dog"], map(bool, [row[2], *row[:2]]), strict=True)) for row in table]
+        numbers = [{name: int(one) for name, one in row.items()} for row in fields]
+        examples = zip(fields, numbers, strict=True)
+        pack_fields(
+            tmp_path / f"a-{split}.tar", [{"id": 1, "label": row, "numbers": n, "x": 2, **row} for row, n in examples]
+        )
+    pack_fields(tmp_path / "a-train3.tar", [])
+    for key in (None, "numbers", "*"):
+        data = multi(f"webdataset:{tmp_path}/a-train*.tar", label_key=key)
+        assert data.class_names == ["cat", "dog", "eel"] and rows(data) == TABLE
+        assert rows(multi(f"webdataset:{tmp_path}/a-train*.tar", label_key=key)) == TABLE  # from the index
+        train, test = load_splits(
+            f"webdataset:{tmp_path}/a-{{split}}.tar", ["train", "test"], label_key=key, labels="multi"
+        )
+        assert rows(train) == TABLE[:3] and rows(test) == TABLE[:1] and test.class_names == data.class_names
+    classes = tmp_path / "classes.txt"
+    classes.write_text("eel\ncat\tCat\ndog\n")
+    chosen = multi(f"webdataset:{tmp_path}/a-train*.tar", label_key="*", class_names=str(classes))
+    assert chosen.class_names == ["eel", "Cat", "dog"] and rows(chosen)[0] == [0, 1, 1]
+    classes.write_text("eel\ndog\n")
+    with pytest.raises(UserError, match=r"'a-train0' of .*a-train.tar: label 'cat' is not among the 2 of .*classes"):
+        multi(f"webdataset:{tmp_path}/a-{{split}}.tar", class_names=str(classes))
+    with pytest.raises(UserError, match=r"label \{'eel': False.* \(several labels .*labels=multi\); an integer"):
+        load(f"webdataset:{tmp_path}/a-{{split}}.tar", "train")
+    with pytest.raises(UserError, match=r"fields of classes are several labels per image; set --config.data.labels=mu"):
+        load(f"webdataset:{tmp_path}/a-{{split}}.tar", "train", label_key="*")
+
+
+@pytest.mark.parametrize(
+    ("second", "label_key", "message"),
+    [
+        ({"cat": True}, "*", r"x1.json: no class 'dog', which .*x0.json has; all examples need the same classes"),
+        ({"cat": True, "dog": 1, "eel": True}, "*", r"x1.json: class 'eel', which .*x0.json does not have"),
+        ({"cat": True, "dog": 2}, "*", r"x1.json: 2 of the class 'dog'; 0 or 1 is needed"),
+        ({"cat": True, "dog": None}, "*", r"x1.json: None of the class 'dog'; 0 or 1 is needed"),
+        ({"label": [0]}, None, r"x1.json: no class 'cat', which .*x0.json has"),
+        ({"label": {}}, None, r"x1.json: 'label' = \{\}; .* or a dict of 0 and 1, one for each class, is needed"),
+        ({"label": {"cat": 0, "": 1}}, None, r"x1.json: 'label' = .* one for each class, is needed"),
+        ({"label": {"cat": 0, "dog": 0.5}}, None, r"x1.json: 0.5 of the class 'dog'; 0 or 1 is needed"),
+        ({"id": 5}, "*", r"'x1' has no label: .json with a bool for each class is needed beside it"),
+    ],
+)
+def test_tars_whose_classes_are_wrong(tmp_path, second, label_key, message):
+    first = {"cat": True, "dog": False, "label": {"cat": True, "dog": False}}
+    pack_fields(tmp_path / "x.tar", [first, second])
+    with pytest.raises(UserError, match=message):
+        multi(f"webdataset:{tmp_path}/x.tar", label_key=label_key)
+
+
+@pytest.mark.parametrize("other", [{"label": [1]}, {"label": {"cat": True, "eel": True}}])
+def test_tars_and_splits_with_other_classes(tmp_path, other):
+    pack_fields(tmp_path / "train.tar", [{"label": {"cat": True}}])
+    pack_fields(tmp_path / "val.tar", [other])
+    for name, split, where in (("*", "train", r"val.tar"), ("{split}", "validation", "val")):
+        with pytest.raises(UserError, match=rf"{where}: (no )?class '(cat|eel)', which .*train.* all examples need"):
+            multi(f"webdataset:{tmp_path}/{name}.tar", split)
+    assert rows(multi(f"webdataset:{tmp_path}/{{split}}.tar")) == [[1]]
 
 
 def test_arrays_and_objects(registrations):

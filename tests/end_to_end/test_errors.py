@@ -9,7 +9,7 @@ from inception_jax import load_run
 from inception_jax.errors import UserError
 
 MISTAKES = {
-    "unknown model": (["--config.model.name=inception_v5"], r"unknown model 'inception_v5'; did you mean"),
+    "unknown model": (["--config.model.name=inception_v5"], r"config.model.name: unknown model 'inception_v5'; did"),
     "unknown data set": (["--config.data.name=digit"], r"unknown data set 'digit'; did you mean 'digits'"),
     "unknown split": (["--config.data.eval_split=tset"], r"unknown split 'tset'"),
     "unknown field": (["--config.optimizer.learning_rat=1"], r"did you mean 'learning_rate'"),

@@ -3,7 +3,7 @@
 import pytest
 
 from inception_jax.metrics import wilson_interval
-from inception_jax.runs import conclusion
+from inception_jax.runs import conclusion, remote_workdir
 
 WORKDIR = "my runs/digits"
 HERE = "'my runs/digits'"
@@ -56,6 +56,15 @@ def test_the_page_is_named_where_there_is_one(tmp_path):
     assert conclusion.format_conclusion(tmp_path, finished()).splitlines()[1] == (
         f"report.html, report.md, result.json and 2 plots: {tmp_path}"
     )
+
+
+def test_the_page_is_named_where_the_workdir_is_an_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with remote_workdir.opened("memory://page/run") as folder:
+        (folder / "report.html").write_text("")
+    for address in ("memory://page/run", "memory://page/run/"):
+        line = conclusion.format_conclusion(address, finished()).splitlines()[1]
+        assert line == f"report.html, report.md, result.json and 2 plots: {address}"
 
 
 def test_why_a_run_ended_early():

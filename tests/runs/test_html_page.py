@@ -5,10 +5,13 @@ import hashlib
 import html.parser
 import math
 import re
+from pathlib import Path
 
 import cv2
+import matplotlib
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 from inception_jax.runs import class_tables, comparison, comparison_report, html_page, manifest, report, tables
 
@@ -199,3 +202,27 @@ def test_a_comparison_has_a_page(tmp_path, run):
     page = Page(written[1].read_text())
     assert len(page.all("img")) == 1 and page.one("title")["text"] == "Runs side by side"
     assert "<b>other" in page.all("tbody")[0]["text"] and not page.all("b")
+
+
+def test_a_table_of_results_fits_a_window_of_1200_pixels(tmp_path):
+    """Its least width, as a browser lays it out with a wide font: heads break between words, numbers do not break."""
+    numbers = ["100.00 %", "99.99–100.00 %", "100.00 %", "0.1234", *["100.00 %"] * 4, "50,000"]
+    head = "split|weights|top-1|95 % interval|top-5|loss|balanced|macro F1|calibration error|mean confidence|examples"
+    rows = ["|".join((split, weights, *numbers)) for split in ("validation", "test") for weights in ("ema", "raw")]
+    page = rendered("\n".join(["# a", "", head, "---|---" + "|---:" * 9, *rows]), tmp_path)
+    style, cells = page.one("style")["text"], page.all("th", "td")
+    assert "data-sortable" in page.one("table")
+    padding = float(re.search(r"^th, td \{ padding: \S+ ([\d.]+)rem;", style, re.M)[1])
+    breaks = "nowrap" not in re.search(r"^th \{.*", style, re.M)[0]
+    fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    fonts = {
+        tag: ImageFont.truetype(fonts / f"DejaVuSans{face}.ttf", 14) for tag, face in (("th", "-Bold"), ("td", ""))
+    }
+    widths = [0.0] * 11
+    for number, cell in enumerate(cells):
+        text = cell["text"] + "↕" * (cell["tag"] == "th")
+        parts = text.split() if breaks and cell["tag"] == "th" else [text]
+        least = max(fonts[cell["tag"]].getlength(part) + 0.35 * 14 * part.endswith("↕") for part in parts)
+        widths[number % 11] = max(widths[number % 11], least + 2 * 16 * padding)
+    window = min(1200, 16 * float(re.search(r"max-width: ([\d.]+)rem", style)[1]))
+    assert sum(widths) <= window - 2 * 1.25 * 16 - 2  # the page's padding, and the border of the box

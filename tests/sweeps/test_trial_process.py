@@ -44,7 +44,7 @@ def test_the_real_process(tmp_path, monkeypatch):
         trial_process.train_command(arguments, cores), tmp_path, {"JAX_PLATFORMS": "cpu"}
     )
     assert wait_for(lambda: training.poll() is not None, 60) and training.poll() == ExitCode.USER_ERROR
-    assert trials.error_line(tmp_path).startswith("unknown model 'inception_v9'; did you mean")
+    assert trials.error_line(tmp_path).startswith("config.model.name: unknown model 'inception_v9'; did you mean")
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["modules"] == []
     assert report["argv"] == [sys.executable, "-m", "inception_jax.train", *arguments]
