@@ -87,7 +87,7 @@ def test_number_of_devices():
 
 
 def test_a_command_evaluates_on_two_and_finds_what_training_found(start_command, small_run):
-    process = start_command("evaluate", f"--workdir={small_run}", "--json")
+    process = start_command("evaluate", f"--workdir={small_run}", "--json", environment={"NPROC": "2"})
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     found, metrics = json.loads(out), json.loads((small_run / "result.json").read_text())["metrics"]
