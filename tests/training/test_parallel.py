@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from inception_jax.errors import UserError
+from inception_jax.models.platforms import TRACED_FOR, traced_for_device
 from inception_jax.training import compilation, parallel
 from inception_jax.training.batch_norm import BatchNormGroups
 
@@ -28,6 +29,23 @@ def test_a_batch_that_does_not_divide_names_the_sizes_that_do():
 def test_more_devices_than_there_are():
     with pytest.raises(UserError, match=r"config.parallel.devices = 99: there are 8 \(cpu\)"):
         parallel.Devices("jit", 99)
+
+
+def test_programs_are_traced_for_the_platform_of_their_devices():
+    seen = []
+
+    def program(x):
+        seen.append(TRACED_FOR.value)
+        return x
+
+    with TRACED_FOR(None):
+        parallel.Devices("jit", 1).compile_plain(program, jnp.zeros(1))
+        assert TRACED_FOR.value is None
+        for platform, expected in (("tpu", "tpu"), ("gpu", None)):
+            with traced_for_device(types.SimpleNamespace(platform=platform)):
+                seen.append(TRACED_FOR.value)
+                assert seen[-1] == expected
+    assert seen[0] == "cpu"
 
 
 def test_batch_norm_groups():
