@@ -33,7 +33,7 @@ FIELDS = {
 ERASING = {"augmentation.erasing_probability": 0.25}
 MIXUP = {"augmentation.mixup_alpha": 0.2}
 SMOOTHING = {"loss.label_smoothing": 0.1}
-WIDE = {"model.width_multiplier": 1.0, "data.image_size": 48, "num_epochs": 10.0}  # a tenth more time of a core
+WIDE = {"model.width_multiplier": 1.0, "data.image_size": 48, "num_epochs": 10.0}  # in about the same time
 WIDE_NAME = "full width, 48 pixels, 10 epochs"
 VARIANTS = {
     "plain": {},
