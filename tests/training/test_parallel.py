@@ -40,12 +40,10 @@ def test_programs_are_traced_for_the_platform_of_their_devices():
 
     with TRACED_FOR(None):
         parallel.Devices("jit", 1).compile_plain(program, jnp.zeros(1))
-        assert TRACED_FOR.value is None
+        assert seen == ["cpu"] and TRACED_FOR.value is None
         for platform, expected in (("tpu", "tpu"), ("gpu", None)):
             with traced_for_device(types.SimpleNamespace(platform=platform)):
-                seen.append(TRACED_FOR.value)
-                assert seen[-1] == expected
-    assert seen[0] == "cpu"
+                assert TRACED_FOR.value == expected
 
 
 def test_batch_norm_groups():
