@@ -29,7 +29,7 @@ from jax import lax
 
 from inception_jax.models import space_to_depth
 from inception_jax.models.checks import check_choice
-from inception_jax.models.platforms import platform_dependent
+from inception_jax.models.platforms import is_traced_for_shapes, platform_dependent
 from inception_jax.models.tracing import trace_once
 from inception_jax.models.varying_axes import match_varying_axes
 from inception_jax.models.weight_gradient import Pads, Strides, exact_weight_gradient, fast_weight_gradient
@@ -77,7 +77,7 @@ def conv2d(
     strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
     reach = [(taps - 1) * dilation + 1 for taps in kernel.shape[:2]]
     pads = explicit_padding(x.shape[1:3], reach, strides, padding)
-    if dilation != 1:
+    if dilation != 1 or is_traced_for_shapes():
         return lax.conv_general_dilated(
             x, kernel, strides, pads, rhs_dilation=(dilation, dilation), dimension_numbers=_DIMENSIONS
         )

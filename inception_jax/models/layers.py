@@ -15,6 +15,7 @@ from inception_jax.models.depthwise import depthwise_conv2d
 from inception_jax.models.initialization import Constant
 from inception_jax.models.normalization import BatchNorm, BatchNormOptions
 from inception_jax.models.parameters import Initializer, parameter
+from inception_jax.models.platforms import is_traced_for_shapes
 from inception_jax.models.tracing import trace_once
 
 relu = trace_once()(nn.relu)
@@ -173,7 +174,7 @@ def _finish(unit: ConvUnit | SeparableConvUnit, x: jax.Array, train: bool) -> ja
         x = add_bias(x, bias)
     if batch_norm is not None:
         x = BatchNorm(batch_norm, options.param_dtype, name="bn")(x, train=train)
-    return relu(x) if unit.relu else x
+    return relu(x) if unit.relu and not is_traced_for_shapes() else x
 
 
 class Linear(nn.Module):
@@ -220,6 +221,8 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     Returns:
       The shape and dtype of `x`.
     """
+    if is_traced_for_shapes():
+        return x
     if jnp.finfo(x.dtype).bits >= 32:
         return x + bias.astype(x.dtype)
     return x + jnp.broadcast_to(bias.astype(jnp.float32), x.shape).astype(x.dtype)

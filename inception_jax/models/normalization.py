@@ -13,6 +13,7 @@ from jax import lax
 from inception_jax.models.checks import ModelError
 from inception_jax.models.initialization import Constant
 from inception_jax.models.parameters import parameter, statistic
+from inception_jax.models.platforms import is_traced_for_shapes
 from inception_jax.models.tracing import trace_once
 
 
@@ -83,6 +84,8 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
         scale = parameter(self, "scale", ones, channels, self.param_dtype) if options.use_scale else None
         bias = parameter(self, "bias", zeros, channels, self.param_dtype)
+        if is_traced_for_shapes():
+            return x
         return _normalize(x, mean, var, scale, bias, options.epsilon)
 
 

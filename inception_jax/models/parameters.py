@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.errors import ScopeParamShapeError
+from jax import lax
 
 Initializer = Callable[..., jax.Array]
 
@@ -83,6 +83,6 @@ def _declare(
     shape: tuple[int, ...],
     dtype: Any,
 ) -> jax.Array:
-    """Records a leaf; returns zeros in its place, without Flax's random key and the initializer's random numbers."""
+    """Records a leaf; in its place returns an array without values, which nothing but a trace for shapes reads."""
     declarations.append(ArrayDeclaration(collection, tuple(module.path), name, initializer, tuple(shape), dtype))
-    return jnp.zeros(shape, dtype)
+    return lax.empty(shape, dtype)

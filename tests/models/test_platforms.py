@@ -3,11 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from inception_jax import create_model
 from inception_jax.models.convolution import conv2d
 from inception_jax.models.lrn import local_response_norm
-from inception_jax.models.platforms import TRACED_FOR, platform_dependent
+from inception_jax.models.platforms import TRACED_FOR, is_traced_for_shapes, platform_dependent, traced_for_shapes
 from inception_jax.models.pooling import avg_pool, max_pool
+from inception_jax.models.registry import get_spec
 
 
 def test_a_trace_for_one_platform_is_not_taken_for_another():
@@ -39,3 +42,22 @@ def test_the_forms_for_cpus_alone_give_the_bits_of_all():
     with TRACED_FOR("cpu"):
         alone = values()
     assert all(np.array_equal(one, other) for one, other in zip(alone, everything, strict=True))
+
+
+@pytest.mark.parametrize(("name", "options"), [("inception_v1", {"dtype": jnp.bfloat16}), ("xception", {})])
+def test_a_trace_for_shapes_has_those_of_the_computation_and_fewer_operations(name, options):
+    model = create_model(name, num_classes=7, width_multiplier=0.25, **options)
+    size = get_spec(name).min_image_size
+
+    def run(key, images):
+        return model.init_with_output(key, images, train=False)
+
+    def trace():
+        return jax.make_jaxpr(run, return_shape=True)(jax.random.key(0), jnp.zeros((2, size, size, 3)))
+
+    everything, expected = trace()
+    with traced_for_shapes():
+        jaxpr, shapes = trace()
+    assert jax.tree.structure(shapes) == jax.tree.structure(expected)
+    assert jax.tree.leaves(shapes) == jax.tree.leaves(expected)
+    assert not is_traced_for_shapes() and len(jaxpr.eqns) < 0.8 * len(everything.eqns)
