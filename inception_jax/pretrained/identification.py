@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from inception_jax.errors import UserError
 from inception_jax.pretrained.publishers import registry
 from inception_jax.pretrained.variants import FileArrays, Variant, is_aux_leaf, is_classifier_leaf
 
 _MIN_SCORE = 0.1  # arrays that fit less than this are another network's
-_LEAVES_OF_A_LAYER = (
-    *(("params", leaf) for leaf in ("kernel", "depthwise_kernel", "pointwise_kernel", "bias", "bn/scale", "bn/bias")),
-    ("batch_stats", "bn/mean"),
-    ("batch_stats", "bn/var"),
-)
 
 
 def identify(
@@ -63,7 +56,7 @@ def bound(variant: Variant, arrays: FileArrays) -> float:
       variant: the publisher's variant.
       arrays: of the file.
     """
-    weights, layers = arrays.weights(variant), possible_names(variant)
+    weights, layers = arrays.weights(variant), variant.possible_names
     known = frozenset().union(*layers.values())
     missing = sum(names.isdisjoint(weights) for layer, names in layers.items() if not layer.startswith("aux"))
     return sum(name in known for name in weights) / max(1, len(weights) + missing)
@@ -85,21 +78,3 @@ def score(variant: Variant, arrays: FileArrays) -> float:
         missing += theirs.name not in weights and not is_aux_leaf(path)
     fitting = sum(name in shapes and shapes[name] in (None, np.shape(array)) for name, array in weights.items())
     return fitting / max(1, len(weights) + missing)
-
-
-def possible_names(variant: Variant) -> dict[str, frozenset[str]]:
-    """Returns {path of a layer: every name that its arrays may have in the publisher's files}.
-
-    Which of these arrays the network has, and their shapes, only `Variant.leaves` knows, which traces the network.
-
-    Args:
-      variant: the publisher's variant.
-    """
-    names: dict[str, frozenset[str]] = {}
-    for layer in variant.source_array.layers:
-        found = set()
-        for collection, leaf in _LEAVES_OF_A_LAYER:
-            with contextlib.suppress(UserError):  # the publisher's layer has no such array
-                found.add(variant.source_array(f"{collection}/{layer}/{leaf}", (1,)).name)
-        names[layer] = frozenset(found)
-    return names

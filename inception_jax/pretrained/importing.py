@@ -194,7 +194,7 @@ def _count_classes(variant: Variant, arrays: FileArrays, drop: bool, num_classes
     """
     theirs, weights = classifier_kernel(variant), arrays.weights(variant)
     if theirs.name not in weights:
-        known = frozenset().union(*identification.possible_names(variant).values())
+        known = frozenset().union(*variant.possible_names.values())
         foreign = [name for name in weights if name not in known]
         others = f", and {_format_names(foreign)} {'are' if len(foreign) > 1 else 'is'} not its own" if foreign else ""
         flags = "--set=num_classes=0" + (" and --ignore=PATTERN" if foreign else "")

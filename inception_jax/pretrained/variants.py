@@ -6,6 +6,7 @@ as the publisher's; its name map gives for each leaf of our variables the publis
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -78,6 +79,13 @@ class NamingRules:
         return weights
 
 
+_LEAVES_OF_A_LAYER = (
+    *(("params", leaf) for leaf in ("kernel", "depthwise_kernel", "pointwise_kernel", "bias", "bn/scale", "bn/bias")),
+    ("batch_stats", "bn/mean"),
+    ("batch_stats", "bn/var"),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One publisher's variant of one network.
@@ -107,6 +115,21 @@ class Variant:
     background: bool = False
     aux_heads: bool = False
     naming: NamingRules = NamingRules()
+
+    @functools.cached_property
+    def possible_names(self) -> dict[str, frozenset[str]]:
+        """{path of a layer: every name that its arrays may have in the publisher's files}.
+
+        Which of these arrays the network has, and their shapes, only `leaves` knows, which traces the network.
+        """
+        names: dict[str, frozenset[str]] = {}
+        for layer in self.source_array.layers:
+            found = set()
+            for collection, leaf in _LEAVES_OF_A_LAYER:
+                with contextlib.suppress(UserError):  # the publisher's layer has no such array
+                    found.add(self.source_array(f"{collection}/{layer}/{leaf}", (1,)).name)
+            names[layer] = frozenset(found)
+        return names
 
     def create(self, *, aux_heads: bool, **options: Any) -> BaseNetwork:
         """Creates our network with this variant's options.

@@ -1,4 +1,4 @@
-"""Real networks trained for ten steps on any number of devices: each combination once for all tests."""
+"""Real networks trained for some steps on any number of devices: each combination once for all tests."""
 
 import dataclasses
 import re
@@ -21,7 +21,7 @@ _BYTES = {"f64": 8, "f32": 4, "s32": 4, "pred": 1}
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What ten steps gave.
+    """What the steps gave.
 
     Attributes:
       losses: [steps], of every head, by name.
@@ -66,14 +66,23 @@ def batches():
 
 @pytest.fixture(scope="session")
 def train(batches):
-    """`train(network, dtype, devices, mode, batch_norm, accumulation, modules)`; the same call gives the same object.
+    """`train(network, dtype, devices, mode, batch_norm, accumulation, modules, steps)`: once for the same arguments.
 
     `modules`: the names of those that the network has; None: all nine.
     """
     made = {}
 
-    def once(network, dtype="float64", devices=1, mode="jit", batch_norm="local", accumulation=1, modules=None):
-        key = network, dtype, devices, mode, batch_norm, accumulation, modules
+    def once(
+        network,
+        dtype="float64",
+        devices=1,
+        mode="jit",
+        batch_norm="local",
+        accumulation=1,
+        modules=None,
+        steps=STEPS,
+    ):
+        key = network, dtype, devices, mode, batch_norm, accumulation, modules, steps
         if key not in made:
             jax.config.update("jax_disable_most_optimizations", True)  # quicker to compile; the same mathematics
             try:
@@ -86,7 +95,7 @@ def train(batches):
     return once
 
 
-def _train(batches, network, dtype, devices, mode, batch_norm, accumulation, modules):
+def _train(batches, network, dtype, devices, mode, batch_norm, accumulation, modules, steps):
     dtype = jnp.dtype(dtype)
     share = BATCH // devices // accumulation
     options = BatchNormGroups.parse(batch_norm).model_options(devices, share) if batch_norm != "local" else {}
@@ -120,7 +129,7 @@ def _train(batches, network, dtype, devices, mode, batch_norm, accumulation, mod
     )
     log = []
     with parallel.no_compilation():
-        for batch in batches:
+        for batch in batches[:steps]:
             current, metrics = compiled(current, mesh.put(batch))
             log.append(jax.device_get(metrics))
     return Trained(

@@ -16,7 +16,7 @@ def nbytes(tree):
 
 @pytest.fixture
 def few(train):
-    return train(LRN, "float64", 2, "pmap", modules=("4a", "4d"))
+    return train(LRN, "float64", 2, "pmap", modules=("4a", "4d"), steps=1)
 
 
 @pytest.fixture

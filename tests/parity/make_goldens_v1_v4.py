@@ -36,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
         "options": {"module": "naive", "conv2_reduce": False, "aux_heads": False},
     },
     "v4": {"model": "inception_v4", "slow": True, "size": 299, "batch": 1, "train": False, "width": 1.0},
+    "v4_small": {"model": "inception_v4", "size": 107, "batch": 2, "train": False, "width": 0.125},
     "v4_aux": {"model": "inception_v4", "size": 299, "batch": 2, "train": True, "width": 0.125},
 }  # fmt: skip
 

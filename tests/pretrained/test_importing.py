@@ -1,5 +1,6 @@
 """What an import does with arrays that do not fit, with heads and backgrounds, and with every kind of number."""
 
+import dataclasses
 import ml_dtypes
 import numpy as np
 import pytest
@@ -333,7 +334,7 @@ def test_an_optional_array_takes_its_default(arrays):
         found = variant.source_array(path, shape)
         return SourceArray(found.name, found.layout, path == "params/conv1/bn/scale", 0.5)
 
-    optional = type(variant)(**{**vars(variant), "source_array": without_scale})
+    optional = dataclasses.replace(variant, source_array=without_scale)
     assert import_variant(optional, arrays, **NARROW).defaulted == ()
     scale = arrays.pop("conv1.bn.weight")
     made = import_variant(optional, arrays, **NARROW)

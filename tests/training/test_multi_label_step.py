@@ -98,16 +98,16 @@ def trained(devices, mode, accumulation):
     return found, jax.device_get(sums), place.get(rows)
 
 
-def test_a_step_is_the_same_on_any_devices(x64):
+@pytest.mark.parametrize(("devices", "mode", "accumulation"), [(2, "pmap", 2), (8, "jit", 1)])
+def test_a_step_is_the_same_on_any_devices(x64, devices, mode, accumulation):
     first, sums, rows = trained(1, "jit", 1)
     assert {*first[0]} == {"loss", "loss_main", "loss_aux1", "count", "gradient_norm"}
     assert first[1]["count"] == 15 and {*sums} == {"loss", "count"}
     assert rows["every_class"].shape == (16, 5) and (rows["every_class"] < 0).all()
     assert first[1]["loss"] < first[0]["loss"]
-    for devices, mode, accumulation in ((8, "jit", 1), (2, "pmap", 2)):
-        again, other_sums, other_rows = trained(devices, mode, accumulation)
-        for metrics, others in zip(first, again, strict=True):
-            for name, value in metrics.items():
-                np.testing.assert_allclose(np.ravel(others[name])[0], value, rtol=1e-11, err_msg=name)
-        np.testing.assert_allclose(np.ravel(other_sums["loss"])[0], sums["loss"], rtol=1e-11)
-        np.testing.assert_allclose(other_rows["every_class"], rows["every_class"], rtol=1e-10)
+    again, other_sums, other_rows = trained(devices, mode, accumulation)
+    for metrics, others in zip(first, again, strict=True):
+        for name, value in metrics.items():
+            np.testing.assert_allclose(np.ravel(others[name])[0], value, rtol=1e-11, err_msg=name)
+    np.testing.assert_allclose(np.ravel(other_sums["loss"])[0], sums["loss"], rtol=1e-11)
+    np.testing.assert_allclose(other_rows["every_class"], rows["every_class"], rtol=1e-10)
