@@ -1,6 +1,7 @@
 """What an import does with arrays that do not fit, with heads and backgrounds, and with every kind of number."""
 
 import dataclasses
+
 import ml_dtypes
 import numpy as np
 import pytest
