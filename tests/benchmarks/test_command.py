@@ -27,7 +27,7 @@ def measured(tmp_path_factory, two_modules):
                 "--batch_size=4",
                 "--image_size=32",
                 "--devices=1",
-                "--seconds=0.5",
+                "--seconds=0.1",
                 "--blocks=3",
                 "--peak_tflops=0.5",
                 "--bandwidth_gbs=10",
