@@ -6,6 +6,9 @@ import threading
 
 import numpy as np
 
+from inception_jax.data.datasets import Dataset
+from inception_jax.errors import UserError
+
 MEGABYTE = 1_000_000
 
 
@@ -62,3 +65,31 @@ class ImageCache:
             image.flags.writeable = False
             self._kept[index] = image, label
             return False
+
+
+def check_cache(cache_mb: int, dataset: Dataset, workers: int | None, decode: str) -> int:
+    """Returns the number of worker processes with decoded images in memory: none.
+
+    Args:
+      cache_mb: of `TrainPipeline`, as the others.
+      dataset: whose images are kept.
+      workers: the number that was asked for; None: no number.
+      decode: "exact" or "scaled".
+
+    Raises:
+      UserError: there are such processes, or the images are not decoded whole or not at all.
+    """
+    field = f"config.data.cache_mb = {cache_mb:,}"
+    if workers:
+        raise UserError(
+            f"{field}: threads share the decoded images, worker processes cannot; set config.data.workers = 0 "
+            f"instead of {workers}, or leave config.data.cache_mb 0"
+        )
+    if decode != "exact":
+        raise UserError(
+            f"{field}: config.data.decode = {decode!r} decodes an image for its crop, and the images that are kept are "
+            "whole; choose one of the two"
+        )
+    if dataset.source.in_memory:
+        raise UserError(f"{field}: {dataset.name} is in memory already; leave it 0")
+    return 0

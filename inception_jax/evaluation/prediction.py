@@ -20,7 +20,7 @@ import numpy as np
 from inception_jax.data import image_files, images
 from inception_jax.data.image_files import Unreadable
 from inception_jax.data.loader import DataLoader, ThreadProducer
-from inception_jax.data.pipeline import default_threads
+from inception_jax.data.pipeline_base import default_threads
 from inception_jax.errors import UserError
 from inception_jax.evaluation import image_inputs
 from inception_jax.evaluation.image_inputs import Images

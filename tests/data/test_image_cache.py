@@ -104,7 +104,7 @@ def test_a_corrupt_image_is_left_out_every_time(image_folder, capsys):
 
 
 def test_what_it_does_not_fit(image_folder, monkeypatch):
-    monkeypatch.setattr("inception_jax.data.pipeline.default_workers", lambda dataset: 5)
+    monkeypatch.setattr("inception_jax.data.pipeline_base.default_workers", lambda dataset: 5)
     data = load(f"folder:{image_folder}", "train")
     assert pipeline(data).workers == 0
     for options, message in (

@@ -14,7 +14,8 @@ import pytest
 
 from inception_jax.data import images, sampling
 from inception_jax.data.datasets import Dataset, load
-from inception_jax.data.pipeline import EvalPipeline, TrainPipeline, default_threads, default_workers
+from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
+from inception_jax.data.pipeline_base import default_threads, default_workers
 from inception_jax.data.records import MemoryRecords
 from inception_jax.data.workers import check_shared_memory
 from inception_jax.errors import UserError

@@ -16,7 +16,7 @@ import pytest
 
 from inception_jax import doctor, file_locks, recipe_files
 from inception_jax.checkpoints import reading
-from inception_jax.data import pipeline
+from inception_jax.data import pipeline_base
 from inception_jax.diagnostics import environment, memory_estimate, recipe, workdir
 from inception_jax.diagnostics.findings import Finding, Status, ok, run_check
 from inception_jax.errors import UserError
@@ -179,7 +179,7 @@ def test_images_that_cannot_be_decoded(tmp_path, arguments, capsys):
 
 def test_shared_memory_for_workers(arguments, monkeypatch):
     built = recipe.build(recipe_files.load_config([*arguments, "--config.data.workers=2"])[0], None)
-    monkeypatch.setattr(pipeline, "needed_shared_memory", lambda workers, prefetch, nbytes: 1 << 60)
+    monkeypatch.setattr(pipeline_base, "needed_shared_memory", lambda workers, prefetch, nbytes: 1 << 60)
     found = run_check("decoding", lambda: recipe.check_decoding(built), remedy="correct that")
     assert found.status == Status.FAIL and "/dev/shm" in found.text and "--shm-size" in found.text
 
