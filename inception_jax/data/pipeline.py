@@ -79,7 +79,7 @@ class TrainPipeline(PipelineBase):
           process_index: which contiguous block of each batch this process makes.
           process_count: processes that each make a block of each batch.
           threads: decoding threads, per process or per worker; None: min(8, cores), 4 in workers.
-          workers: decoding processes; 0: none, the threads are this process's; None: as `default_workers` says.
+          workers: decoding processes; 0: none, the threads are this process's; None: `pipeline_base.default_workers`.
           prefetch: finished batches that the data loader holds ahead of the consumer, at least.
           skip_corrupt: for a record that cannot be read or decoded, or has no label. False: it raises. True: its row is
             black, with label 0 and mask False, and one line on standard error names it, once in each process.

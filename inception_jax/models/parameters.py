@@ -83,6 +83,7 @@ def _declare(
     shape: tuple[int, ...],
     dtype: Any,
 ) -> jax.Array:
-    """Records a leaf; in its place returns an array without values, which nothing but a trace for shapes reads."""
+    """Records a leaf; returns zeros in its place, without Flax's random key and the initializer's random numbers."""
     declarations.append(ArrayDeclaration(collection, tuple(module.path), name, initializer, tuple(shape), dtype))
-    return lax.empty(shape, dtype)
+    # Not `lax.empty`, which is quicker: under `vmap` JAX before 0.11 gives every array that it makes a batch axis.
+    return lax.full(shape, 0, dtype)

@@ -1,5 +1,6 @@
 """Traces for one platform: they hold its forms alone, are taken for no other one, and compute the same."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,10 @@ import pytest
 
 from inception_jax import create_model
 from inception_jax.models.convolution import conv2d
+from inception_jax.models.initialization import Normal, variable_shapes
+from inception_jax.models.layers import ConvUnit, LayerOptions
 from inception_jax.models.lrn import local_response_norm
+from inception_jax.models.normalization import BatchNormOptions
 from inception_jax.models.platforms import TRACED_FOR, is_traced_for_shapes, platform_dependent, traced_for_shapes
 from inception_jax.models.pooling import avg_pool, max_pool
 from inception_jax.models.registry import get_spec
@@ -61,3 +65,24 @@ def test_a_trace_for_shapes_has_those_of_the_computation_and_fewer_operations(na
     assert jax.tree.structure(shapes) == jax.tree.structure(expected)
     assert jax.tree.leaves(shapes) == jax.tree.leaves(expected)
     assert not is_traced_for_shapes() and len(jaxpr.eqns) < 0.8 * len(everything.eqns)
+
+
+class Shared(nn.Module):
+    """A layer with batch norm that rows of a batch share by `nn.vmap`, as a user's network may have it."""
+
+    @nn.compact
+    def __call__(self, x):
+        options = LayerOptions(Normal(0.1), Normal(0.1), batch_norm=BatchNormOptions())
+        run = nn.vmap(
+            lambda layer, x: layer(x, train=False),
+            variable_axes={"params": None, "batch_stats": None},
+            split_rngs={"params": False},
+        )
+        return run(ConvUnit(4, (3, 3), options), jnp.stack([x, x]))
+
+
+def test_a_trace_for_shapes_inside_vmap():
+    shapes = variable_shapes(Shared(), 6)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(
+        jnp.shape, jax.eval_shape(Shared().init, jax.random.key(0), jnp.zeros((1, 6, 6, 3)))
+    )

@@ -12,7 +12,7 @@ def shapes(model, height, width=None, dtype=jnp.float32, batch=2, **arguments):
     """(output, variables) as `jax.eval_shape` gives them of `model.init_with_output`, in half of the time.
 
     What takes the other half, the initializers, is not traced; test_initialization.py holds the variables against
-    those of `init`. As there, of the forms for each platform those for TPUs are traced.
+    those of `init`. Of the forms for each platform those for TPUs are traced.
     """
     images = jax.ShapeDtypeStruct((batch, height, width or height, 3), dtype)
     with parameters.record_declarations() as declarations, TRACED_FOR("tpu"):
