@@ -1,4 +1,4 @@
-"""Fashion-MNIST in long runs: a plain recipe, a wider network, and what random erasing, mixup and smoothing add."""
+"""Fashion-MNIST in long runs: a plain recipe, a wider network, more epochs, random erasing, mixup and smoothing."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ MIXUP = {"augmentation.mixup_alpha": 0.2}
 SMOOTHING = {"loss.label_smoothing": 0.1}
 WIDE = {"model.width_multiplier": 1.0, "data.image_size": 48, "num_epochs": 10.0}  # in about the same time
 WIDE_NAME = "full width, 48 pixels, 10 epochs"
+LONG_NAME = "erasing, 20 epochs"
 VARIANTS = {
     "plain": {},
     WIDE_NAME: WIDE,
+    LONG_NAME: ERASING | {"num_epochs": 20.0},
     "erasing": ERASING,
     "erasing, mixup": ERASING | MIXUP,
     "erasing, mixup, smoothing": ERASING | MIXUP | SMOOTHING,
@@ -57,14 +59,16 @@ def tables(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Draws curves of the plain recipe and of the wide network, and the differences of recipes with several seeds."""
-    from inception_jax.runs.plot_style import BLUE, GREEN, ORANGE, saved_figure
+    """Draws curves of the plain recipe, the wide network and the long run, and differences over several seeds."""
+    from inception_jax.runs.plot_style import BLUE, GREEN, ORANGE, PURPLE, saved_figure
 
     gains = {name: paired(rows, name, "plain", lambda row: final(row, "ema")) for name in VARIANTS if name != "plain"}
     gains = {name: gain for name, gain in gains.items() if len(gain) > 1}
     with saved_figure(path, 8.0 if gains else 4.5, 3.2) as figure:
         panels = figure.subplots(1, 2 if gains else 1, squeeze=False)[0]
-        for name, weights, colour in (("plain", "raw", BLUE), ("plain", "ema", ORANGE), (WIDE_NAME, "ema", GREEN)):
+        curves = [("plain", "raw", BLUE), ("plain", "ema", ORANGE)]
+        curves += [(WIDE_NAME, "ema", GREEN), (LONG_NAME, "ema", PURPLE)]
+        for name, weights, colour in curves:
             draw_curves(panels[0], rows, {name: (f"{name}, {weights} weights", colour)}, weights)
         if gains:
             draw_differences(panels[1], list(gains), list(gains.values()), "minus plain, EMA weights (points)")
