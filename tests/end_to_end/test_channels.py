@@ -19,7 +19,7 @@ FIELDS = {
 RECIPE = Path(__file__).resolve().parents[1] / "resume" / "two_modules.py"
 
 
-def test_a_grey_run_from_a_colour_run(run_command, tmp_path):
+def test_a_grey_run_from_a_colour_run(run_command, registrations, tmp_path):
     def run(name, *arguments, code=0):
         found, out, err = run_command(name, *map(str, arguments))
         assert found == code, (name, out, err)
