@@ -48,9 +48,9 @@ def test_the_forms_for_cpus_alone_give_the_bits_of_all():
     assert all(np.array_equal(one, other) for one, other in zip(alone, everything, strict=True))
 
 
-@pytest.mark.parametrize(("name", "options"), [("inception_v1", {"dtype": jnp.bfloat16}), ("xception", {})])
-def test_a_trace_for_shapes_has_those_of_the_computation_and_fewer_operations(name, options):
-    model = create_model(name, num_classes=7, width_multiplier=0.25, **options)
+@pytest.mark.parametrize("name", ["inception_v1", "xception"])  # biases and LRN; batch norm
+def test_a_trace_for_shapes_has_those_of_the_computation_and_fewer_operations(name):
+    model = create_model(name, num_classes=7, width_multiplier=0.25, dtype=jnp.bfloat16)
     size = get_spec(name).min_image_size
 
     def run(key, images):
