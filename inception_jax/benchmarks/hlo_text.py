@@ -46,8 +46,11 @@ class Array:
     @property
     def nbytes(self) -> float:
         """Bytes in main memory, those that the layout's tiles pad with included; 0 for an array in other memory."""
-        if not self.in_main_memory:
-            return 0.0
+        return self.stored_bytes if self.in_main_memory else 0.0
+
+    @property
+    def stored_bytes(self) -> float:
+        """Bytes in the memory in which it lies, those that the layout's tiles pad with included."""
         return _padded(self.dims, self.layout) * BYTES.get(self.dtype, 4)
 
 

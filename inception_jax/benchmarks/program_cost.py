@@ -24,9 +24,10 @@ from inception_jax.benchmarks.hlo_text import Array, Instruction, Program
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "partition-id",
-    "replica-id", "async-done", "async-update", "copy-done", "all-reduce-done", "all-gather-done",
-    "collective-permute-done", "send-done", "recv-done", "add-dependency",
+    "replica-id", "async-update", "add-dependency",
 }  # fmt: skip
+_END = "-done"  # of the end of an asynchronous instruction, such as copy-done
+_JOINS_SLICES = "ConcatBitcast"  # a TPU's call: slices that were copied to one place on the chip become one array
 _SLICES = {"slice", "dynamic-slice", "gather"}
 CALLS = {"call", "while", "conditional", "async-start"}
 
@@ -68,8 +69,14 @@ def _kernels(program: Program, computation: str, runs: int) -> Iterator[Kernel]:
             for name in instruction.called():
                 if name in program.computations:
                     yield from _kernels(program, name, count)
-        elif instruction.opcode not in _FREE:
+        elif not _is_free(instruction):
             yield _kernel(program, computation, instruction, runs)
+
+
+def _is_free(instruction: Instruction) -> bool:
+    if instruction.opcode in _FREE or instruction.opcode.endswith(_END):
+        return True
+    return instruction.attribute("custom_call_target") == _JOINS_SLICES
 
 
 def trip_count(instruction: Instruction) -> int:
@@ -230,7 +237,10 @@ def _bytes(program: Program, computation: str, instruction: Instruction) -> floa
         return _fusion_bytes(instruction, inner, operands)
     opcode = instruction.opcode.removesuffix("-start")
     if opcode in _SLICES and operands:
-        return instruction.nbytes + min(operands[0].nbytes, instruction.nbytes)
+        # The tuple of an asynchronous one begins with the operands. A slice that is copied to the chip is only read.
+        is_start = instruction.opcode != opcode
+        piece = instruction.arrays[len(instruction.operands) if is_start else 0]
+        return min(operands[0].nbytes, piece.stored_bytes) + piece.nbytes
     if opcode == "dynamic-update-slice" and len(operands) > 1:
         return 2 * operands[1].nbytes
     read = sum(operand.nbytes for operand in _distinct(operands))

@@ -23,6 +23,8 @@ from inception_jax.errors import UserError
 GPUS_PER_HOST = 8  # of the DGX and HGX machines with these GPUs
 _GIGABYTES = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # per chip, cloud.google.com/tpu/docs/<name>
 _SMALLEST = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2"}  # that libtpu describes, one host's
+_TYPES = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
+"""{chip: (Google's name of an accelerator type, what its number counts per chip)}: v5litepod-4 and v4-8 are 2x2."""
 NAMES = (*GPU_TARGETS, *_GIGABYTES)
 _CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 
@@ -90,11 +92,20 @@ def _describe_tpus(name: str, chip: str, sizes: tuple[int, ...]) -> Topology:
             f"--topology={name}: the compiler for TPUs is missing (wheel libtpu, no TPU needed): "
             f"{install_command('tpu')}"
         )
-    # Without them libtpu asks Google's machines for a TPU, and waits.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     count = math.prod(sizes)
     shape = _SMALLEST[chip] if count == 1 else "x".join(map(str, sizes))
+    kind, per_chip = _TYPES[chip]
+    number = per_chip * math.prod(int(side) for side in shape.split("x"))
+    for variable, value in {
+        # Without them libtpu asks Google's machines for a TPU, and waits.
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        # Without it libtpu prints that it does not know the machine.
+        "TPU_ACCELERATOR_TYPE": f"{kind}-{number}",
+        # libtpu locks the machine's TPUs for a process. None is used here, so two processes may compile at a time.
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }.items():
+        os.environ.setdefault(variable, value)
     devices = _devices(name, f"{chip}:{shape}", "tpu")[:count]
     return Topology(name, chip, sizes, devices, _GIGABYTES[chip] * 10**9, _version("libtpu"))
 

@@ -106,6 +106,36 @@ def test_kernels_with_their_flops_and_bytes(program):
     assert kernels["start"].kind == "collective"
 
 
+# In the manner of XLA's text for TPUs: halves of a map are copied to the chip beside other kernels, and joined there.
+TPU = """\
+HloModule jit_step, is_scheduled=true
+
+ENTRY %main (arg: bf16[256,4,8,128], arg.1: s32[]) -> bf16[256,2,8,128] {
+  %arg = bf16[256,4,8,128]{0,3,2,1:T(8,128)(2,1)} parameter(0)
+  %arg.1 = s32[]{:T(128)S(6)} parameter(1)
+  %one = ((bf16[256,4,8,128]{0,3,2,1:T(8,128)(2,1)}), bf16[256,2,8,128]{0,3,2,1:T(8,128)(2,1)S(1)}, s32[]{:S(2)}) \
+slice-start(%arg), slice={[0:256], [0:2], [0:8], [0:128]}
+  %one.done = bf16[256,2,8,128]{0,3,2,1:T(8,128)(2,1)S(1)} slice-done(%one)
+  %two = ((bf16[256,4,8,128]{0,3,2,1:T(8,128)(2,1)}, s32[]{:T(128)S(6)}), bf16[256,2,8,128]{0,3,2,1:T(8,128)(2,1)}, \
+s32[]{:S(2)}) dynamic-slice-start(%arg, %arg.1), dynamic_slice_sizes={256,2,8,128}
+  %two.done = bf16[256,2,8,128]{0,3,2,1:T(8,128)(2,1)} dynamic-slice-done(%two)
+  %joined = bf16[256,4,8,128]{0,3,2,1:T(8,128)(2,1)S(1)} custom-call(%one.done, %two.done), \
+custom_call_target="ConcatBitcast"
+  %part = bf16[256,2,8,128]{0,3,2,1:T(8,128)(2,1)S(1)} slice(%arg), slice={[0:256], [0:2], [0:8], [0:128]}
+  ROOT %inside = bf16[256,2,8,128]{0,3,2,1:T(8,128)(2,1)} slice(%joined), slice={[0:256], [0:2], [0:8], [0:128]}
+}
+"""
+
+
+def test_slices_that_are_copied_to_the_chip():
+    """Each is read once, and written to main memory only where it lies there; the ends and the joining cost nothing."""
+    kernels = {kernel.name: kernel for kernel in program_cost.find_kernels(hlo_text.parse(TPU))}
+    half = 2 * 256 * 2 * 8 * 128
+    assert {name: kernel.nbytes for name, kernel in kernels.items()} == {
+        "one": half, "two": 2 * half, "part": half, "inside": half,
+    }  # fmt: skip
+
+
 def test_collectives_and_sums_in_16_bits(program):
     assert program_properties.find_collectives(program) == [program_properties.Collective("all-reduce", 40, 1)]
     assert program_properties.half_precision_sums(program) == ["start"]

@@ -160,6 +160,19 @@ def test_the_report_and_the_difference_from_a_measurement(described):
 PLUGINS = {"h200": ("jax_cuda13_plugin", "INCEPTION_JAX_GPU_PYTHON"), "v5e": ("libtpu", "INCEPTION_JAX_TPU_PYTHON")}
 
 
+def compiler_python(topology):
+    """A Python that has the compiler."""
+    plugin, variable = PLUGINS[topology.partition(":")[0]]
+    python = os.environ.get(variable) or (sys.executable if find_spec(plugin) else None)
+    if python is None:
+        pytest.skip(f"no compiler for {topology}: {plugin} is not installed, and {variable} names no Python with it")
+    return python
+
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+ENVIRONMENT |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
 @pytest.fixture(scope="session")
 def run_compiler(tmp_path_factory):
     """`run_compiler(topology, *command)`: runs a Python that has the compiler; returns the folder of its files.
@@ -168,17 +181,9 @@ def run_compiler(tmp_path_factory):
     """
 
     def run(topology, *command):
-        plugin, variable = PLUGINS[topology.partition(":")[0]]
-        python = os.environ.get(variable) or (sys.executable if find_spec(plugin) else None)
-        if python is None:
-            pytest.skip(
-                f"no compiler for {topology}: {plugin} is not installed, and {variable} names no Python with it"
-            )
         output = tmp_path_factory.mktemp("programs")
-        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-        environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-        command = [python, *(part.format(output) for part in command), f"--topology={topology}"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        command = [compiler_python(topology), *(part.format(output) for part in command), f"--topology={topology}"]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-4000:]
         return output
 
@@ -210,6 +215,20 @@ def test_pieces(topology, run_compiler):
         found_bytes, kept_bytes = ((row.get("compiler") or row)["bytes"] for row in (program, kept[name]))
         assert found_bytes <= 1.02 * kept_bytes, name
     assert "| max pool 3x3/1 " in (output / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_two_compilations_for_tpus_at_a_time():
+    """libtpu locks the machine's TPUs for a process; and what it says of machines is not for one without a TPU."""
+    code = (
+        "from inception_jax.benchmarks import topologies; print(topologies.describe('v5e').chip, flush=True); input()"
+    )
+    command, pipe = [compiler_python("v5e"), "-c", code], subprocess.PIPE
+    with subprocess.Popen(command, env=ENVIRONMENT, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as first:
+        assert first.stdout.readline() == "v5e\n"  # and it waits
+        second = subprocess.run(command, env=ENVIRONMENT, input="\n", capture_output=True, text=True)
+        _, errors = first.communicate("\n")
+    assert (second.returncode, second.stdout, second.stderr, errors) == (0, "v5e\n", "", "")
 
 
 WHOLE = ("-m", "inception_jax.benchmark", "--model=inception_v1")
