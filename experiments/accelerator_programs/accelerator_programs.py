@@ -178,7 +178,7 @@ def _piece_row(row: dict[str, Any]) -> tuple[str, ...]:
 
 def _step_row(content: dict[str, Any], kind: str) -> tuple[str, ...]:
     program, planned = content[kind]["program"], content[kind]["memory"]["program"]
-    fits = content[kind]["memory"]["largest_batch"]
+    fits, small = content[kind]["memory"]["largest_batch"], program["small_kernel_seconds"]
     return (
         f"{content['task']['model']}, {kind}",
         content["topology"]["name"],
@@ -189,7 +189,7 @@ def _step_row(content: dict[str, Any], kind: str) -> tuple[str, ...]:
         f"{program['bytes'] / 1e9:.1f}",
         f"{planned.get('peak', planned['total']) / 1e9:.2f}",
         f"{1e3 * program['seconds']:.1f}",
-        f"{1e3 * program['small_kernel_seconds']:.1f}",
+        "" if small is None else f"{1e3 * small:.1f}",
         f"{fits:,}" if fits else "",
     )
 

@@ -40,10 +40,12 @@ def _kind(result: Mapping[str, Any], kind: str) -> Iterator[str]:
     yield f"  properties   {_properties(program['properties'])}"
     if program["seconds"] is not None:
         seconds, arithmetic = program["seconds"], program["compute_bound_seconds"]
+        small = program["small_kernel_seconds"]
         yield (
             f"  bound        at least {format_milliseconds(seconds)} ({result['task']['batch_size'] / seconds:,.0f} "
             f"images/s), kernel by kernel, {100 * arithmetic / seconds:.0f} % of it bound by arithmetic: limited by "
-            f"{program['side']}; small kernels beside that {format_milliseconds(program['small_kernel_seconds'])}"
+            f"{program['side']}"
+            f"{'' if small is None else f'; small kernels beside that {format_milliseconds(small)}'}"
         )
         yield format_table(list(_program_rows(program, "kinds", "kind")), "lrrrrl")
         yield format_table(list(_program_rows(program, "blocks", "block")), "lrrrrl")

@@ -28,9 +28,9 @@ def summarize(compiled: Compiled, limits: Limits, blocks: Iterable[str] = ()) ->
       blocks: names of the network's blocks, by which kernels are grouped.
 
     Returns:
-      "kernels", "small_kernels", "flops", "bytes", "seconds" (the sum of the kernels' bounds), "small_kernel_seconds",
-      "side", "collectives", "kinds" and "blocks" (rows with the same numbers), "compiler" (its own count),
-      "properties".
+      "kernels", "small_kernels", "flops", "bytes", "seconds" (the sum of the kernels' bounds), "small_kernel_seconds"
+      (None on a TPU, where none was measured and many are copies beside other kernels), "side", "collectives", "kinds"
+      and "blocks" (rows with the same numbers), "compiler" (its own count), "properties".
     """
     executable: Any = compiled.call  # a jax.stages.Compiled
     text = executable.as_text()
@@ -42,7 +42,7 @@ def summarize(compiled: Compiled, limits: Limits, blocks: Iterable[str] = ()) ->
     return {
         **_row(kernels, limits),
         "small_kernels": small,
-        "small_kernel_seconds": small * SMALL_SECONDS,
+        "small_kernel_seconds": None if _platform(executable) == "tpu" else small * SMALL_SECONDS,
         "collectives": [
             {"opcode": one.opcode, "bytes": one.nbytes, "runs": one.runs * count} for one, count in reductions.items()
         ],
@@ -51,6 +51,11 @@ def summarize(compiled: Compiled, limits: Limits, blocks: Iterable[str] = ()) ->
         "compiler": _compilers_count(executable),
         "properties": find_properties(program, text, executable),
     }
+
+
+def _platform(executable: Any) -> str:
+    sharding = jax.tree.leaves(executable.input_shardings)[0]
+    return next(iter(sharding.device_set)).platform
 
 
 def _row(kernels: Sequence[Kernel], limits: Limits) -> dict[str, Any]:

@@ -189,6 +189,7 @@ def test_a_matrix_product_and_the_summary_of_a_compiled_program():
     assert summary["collectives"] == []
     for rows in ("kinds", "blocks"):
         assert sum(row["bytes"] for row in summary[rows]) == pytest.approx(summary["bytes"])
+    assert summary["small_kernel_seconds"] == summary["small_kernels"] * program_summary.SMALL_SECONDS > 0
     assert program_summary.summarize(compiled, Limits(None, None, ""))["seconds"] is None
 
 

@@ -145,10 +145,13 @@ def test_the_report_and_the_difference_from_a_measurement(described):
         "a batch of about",
         "1 x all-reduce of",
         "kernel by",
+        "; small kernels beside that",
     ):
         assert words in text
     assert re.search(r"\n +1,024 .* %", text)
     measured = json.loads(json.dumps(described))
+    measured["train"]["program"]["small_kernel_seconds"] = None  # as of a TPU
+    assert "; small kernels" not in program_report.format_programs(measured)
     del measured["topology"]
     measured["train"]["step_seconds"] = {"median": 2 * measured["train"].pop("program")["seconds"]}
     lines = report.format_difference(described, measured, ("a", "b")).splitlines()
