@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from studies import (
@@ -13,7 +14,6 @@ from studies import (
     early_loss,
     final,
     final_loss,
-    format_cpu_seconds,
     format_mean,
     format_range,
     paired,
@@ -97,19 +97,24 @@ COUNTS = {
 """{network: (parameters, MACs)}: `count`."""
 
 
+def read_costs() -> dict[str, tuple[float, float]]:
+    """{variant: (processor milliseconds of a training step, MB of its temporary arrays)}, as cost.py measured them."""
+    measured = json.loads((Path(__file__).parent / "cost.json").read_text(encoding="utf-8"))["variants"]
+    return {name: (row["median_milliseconds"], row["memory"]["temporary"] / 1e6) for name, row in measured.items()}
+
+
 def tables(rows: list[Row]) -> str:
-    """Size, losses, accuracy, steps to 60 % and time of each network; the residual forms beside the others."""
-    columns = (
-        "| network | width | parameters | MACs | early loss | loss at the end | accuracy | steps to 60 % | CPU s |"
-    )
-    lines = [columns, "|---|" + 8 * "---:|"]
+    """Size, losses, accuracy, steps to 60 % and cost of each network; the residual forms beside the others."""
+    names = ("width", "parameters", "MACs", "early loss", "loss at the end", "accuracy", "steps to 60 %", "ms", "MB")
+    lines = [f"| network | {' | '.join(names)} |", "|---|" + len(names) * "---:|"]
+    costs = read_costs()
     for name in VARIANTS:
         width, (parameters, macs) = WIDTHS[network(name)], COUNTS[network(name)]
         own = [row for row in rows if row["variant"] == name]
         cells = [f"{width}", f"{parameters:,}", f"{macs / 1e6:.1f} M"]
         cells += [format_mean([measure(row) for row in own], "{:.2f}", 1) for measure in (early_loss, final_loss)]
         cells += [format_mean([final(row) for row in own], "{:.1f}")]
-        cells += [format_range(steps_to(row, 0.6) for row in own), format_cpu_seconds(rows, name)]
+        cells += [format_range(steps_to(row, 0.6) for row in own), *(f"{value:.0f}" for value in costs[name])]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| difference | early loss | loss at the end | accuracy |", "|---|" + 3 * "---:|"]
     for label, pair in PAIRS.items():
