@@ -201,7 +201,7 @@ def main() -> None:
         "--topology", help="h200, h100, a100, v5e, v6e, …: hardware to compile for; none: table only"
     )
     arguments.add_argument("--piece", action="append", choices=tuple(PIECES), help="only this one; may be repeated")
-    arguments.add_argument("--steps", action="store_true", help="whole steps, too: minutes each, on a TPU an hour")
+    arguments.add_argument("--steps", action="store_true", help="whole steps, too: minutes each")
     arguments.add_argument("--batch", type=int, default=BATCH, help="images per device of the pieces")
     arguments.add_argument("--output", type=Path, default=HERE, help="folder of the files (default: this one)")
     flags = arguments.parse_args()
