@@ -27,7 +27,8 @@ _FREE = {
     "replica-id", "async-update", "add-dependency",
 }  # fmt: skip
 _END = "-done"  # of the end of an asynchronous instruction, such as copy-done
-_JOINS_SLICES = "ConcatBitcast"  # a TPU's call: slices that were copied to one place on the chip become one array
+# Calls of a TPU's program that compute nothing: slices that lie side by side become one array; memory is set aside.
+_FREE_CALLS = ("ConcatBitcast", "AllocateBuffer")
 _SLICES = {"slice", "dynamic-slice", "gather"}
 CALLS = {"call", "while", "conditional", "async-start"}
 
@@ -65,7 +66,7 @@ def find_kernels(program: Program) -> list[Kernel]:
 def _kernels(program: Program, computation: str, runs: int) -> Iterator[Kernel]:
     for instruction in program.computations[computation].values():
         if instruction.opcode in CALLS:
-            count = runs * (trip_count(instruction) if instruction.opcode == "while" else 1)
+            count = runs * (trip_count(program, instruction) if instruction.opcode == "while" else 1)
             for name in instruction.called():
                 if name in program.computations:
                     yield from _kernels(program, name, count)
@@ -76,13 +77,23 @@ def _kernels(program: Program, computation: str, runs: int) -> Iterator[Kernel]:
 def _is_free(instruction: Instruction) -> bool:
     if instruction.opcode in _FREE or instruction.opcode.endswith(_END):
         return True
-    return instruction.attribute("custom_call_target") == _JOINS_SLICES
+    return instruction.attribute("custom_call_target") in _FREE_CALLS
 
 
-def trip_count(instruction: Instruction) -> int:
-    """How often a loop's body runs, as the compiler found out; 1 where it did not."""
-    match = re.search(r'"?known_trip_count"?:\{\\?"?n\\?"?:\\?"?(\d+)', instruction.rest)
-    return int(match[1]) if match else 1
+def trip_count(program: Program, loop: Instruction) -> int:
+    """How often a loop's body runs: as the compiler says, or as the condition of JAX's `scan` does (from 0 by 1).
+
+    A program for a TPU says it in the condition alone. 1 where neither says it.
+    """
+    match = re.search(r'"?known_trip_count"?:\{\\?"?n\\?"?:\\?"?(\d+)', loop.rest)
+    if match:
+        return int(match[1])
+    condition = program.computations.get(loop.attribute("condition") or "", {})
+    root = next((step for step in condition.values() if step.root), None)
+    if root is None or root.opcode != "compare" or root.attribute("direction") != "LT":
+        return 1
+    limit = condition.get(root.operands[1])
+    return int(limit.inside) if limit is not None and limit.opcode == "constant" else 1
 
 
 def _kernel(program: Program, computation: str, instruction: Instruction, runs: int) -> Kernel:
@@ -236,25 +247,30 @@ def _bytes(program: Program, computation: str, instruction: Instruction) -> floa
     if inner:
         return _fusion_bytes(instruction, inner, operands)
     opcode = instruction.opcode.removesuffix("-start")
+    results = _results(instruction)
     if opcode in _SLICES and operands:
-        # The tuple of an asynchronous one begins with the operands. A slice that is copied to the chip is only read.
-        is_start = instruction.opcode != opcode
-        piece = instruction.arrays[len(instruction.operands) if is_start else 0]
-        return min(operands[0].nbytes, piece.stored_bytes) + piece.nbytes
+        # A slice that is copied to the chip is only read.
+        return min(operands[0].nbytes, results[0].stored_bytes) + results[0].nbytes
     if opcode == "dynamic-update-slice" and len(operands) > 1:
-        return 2 * operands[1].nbytes
-    read = sum(operand.nbytes for operand in _distinct(operands))
-    if opcode in ("copy", *COLLECTIVES) and instruction.opcode.endswith("-start"):
-        return read + sum(array.nbytes for array in instruction.arrays[:1])  # its tuple repeats the operand
-    return read + _written(instruction)
+        update = operands[1].arrays[0]
+        return update.nbytes + (update.stored_bytes if results[0].in_main_memory else 0.0)
+    return sum(operand.nbytes for operand in _distinct(operands)) + sum(array.nbytes for array in results)
 
 
-def _written(instruction: Instruction) -> float:
-    """Bytes of the results, without a library's workspace (the `u8` at the end of a tuple)."""
-    arrays = instruction.arrays
+def _results(instruction: Instruction) -> tuple[Array, ...]:
+    """The arrays that an instruction makes, without a library's workspace (the `u8` at the end of a tuple).
+
+    The result of the start of an asynchronous one names its operands, too: before the results, of `copy-start` behind
+    them, of `all-reduce-start` not at all.
+    """
+    arrays, count = instruction.arrays, len(instruction.operands)
+    if instruction.opcode == "copy-start":
+        return arrays[:1]
+    if instruction.opcode.endswith("-start") and instruction.opcode != "all-reduce-start":
+        return arrays[count : 2 * count if instruction.opcode.startswith(COLLECTIVES) else count + 1]
     if instruction.opcode == "custom-call" and len(arrays) > 1 and arrays[-1].dtype in ("u8", "s8"):
-        arrays = arrays[:-1]
-    return sum(array.nbytes for array in arrays)
+        return arrays[:-1]
+    return arrays
 
 
 def _distinct(operands: Sequence[Instruction]) -> list[Instruction]:

@@ -42,7 +42,7 @@ def _run_computations(program: Program, computation: str, runs: int) -> Iterator
     yield computation, runs
     for instruction in program.computations[computation].values():
         if instruction.opcode in CALLS:
-            count = runs * (trip_count(instruction) if instruction.opcode == "while" else 1)
+            count = runs * (trip_count(program, instruction) if instruction.opcode == "while" else 1)
             for name in instruction.called():
                 if name in program.computations:
                     yield from _run_computations(program, name, count)

@@ -42,8 +42,8 @@ def _kind(result: Mapping[str, Any], kind: str) -> Iterator[str]:
         seconds, arithmetic = program["seconds"], program["compute_bound_seconds"]
         small = program["small_kernel_seconds"]
         yield (
-            f"  bound        at least {format_milliseconds(seconds)} ({result['task']['batch_size'] / seconds:,.0f} "
-            f"images/s), kernel by kernel, {100 * arithmetic / seconds:.0f} % of it bound by arithmetic: limited by "
+            f"  bound        {format_milliseconds(seconds)} ({result['task']['batch_size'] / seconds:,.0f} "
+            f"images/s), kernel after kernel, {100 * arithmetic / seconds:.0f} % of it bound by arithmetic: limited by "
             f"{program['side']}"
             f"{'' if small is None else f'; small kernels beside that {format_milliseconds(small)}'}"
         )

@@ -54,8 +54,8 @@ def summarize(compiled: Compiled, limits: Limits, blocks: Iterable[str] = ()) ->
 
 
 def _platform(executable: Any) -> str:
-    sharding = jax.tree.leaves(executable.input_shardings)[0]
-    return next(iter(sharding.device_set)).platform
+    shardings = jax.tree.leaves((executable.input_shardings, executable.output_shardings))
+    return next(iter(shardings[0].device_set)).platform
 
 
 def _row(kernels: Sequence[Kernel], limits: Limits) -> dict[str, Any]:

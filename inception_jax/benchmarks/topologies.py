@@ -51,7 +51,7 @@ class Topology:
 
 
 def describe(name: str) -> Topology:
-    """Describes the hardware of a name.
+    """Describes the hardware of a name; for a TPU it sets variables that libtpu reads, where the environment has none.
 
     Args:
       name: a GPU (`h200`: one; `h200:16`: as many, eight per host) or a TPU (`v5e`: one chip; `v5e:4x4`: a slice).

@@ -110,6 +110,20 @@ def test_kernels_with_their_flops_and_bytes(program):
 TPU = """\
 HloModule jit_step, is_scheduled=true
 
+%condition (t: (s32[], f32[1000])) -> pred[] {
+  %constant.1 = s32[]{:T(128)} constant(8)
+  %t = (s32[]{:T(128)}, f32[1000]{0:T(1000)}) parameter(0)
+  %number = s32[]{:T(128)} get-tuple-element(%t), index=0
+  ROOT %less = pred[]{:T(512)} compare(%number, %constant.1), direction=LT
+}
+
+%body (t.1: (s32[], f32[1000])) -> (s32[], f32[1000]) {
+  %t.1 = (s32[]{:T(128)}, f32[1000]{0:T(1000)}) parameter(0)
+  %values = f32[1000]{0:T(1000)} get-tuple-element(%t.1), index=1
+  %twice = f32[1000]{0:T(1000)} copy(%values)
+  ROOT %next = (s32[]{:T(128)}, f32[1000]{0:T(1000)}) tuple(%number.1, %twice)
+}
+
 ENTRY %main (arg: bf16[256,4,8,128], arg.1: s32[]) -> bf16[256,2,8,128] {
   %arg = bf16[256,4,8,128]{0,3,2,1:T(8,128)(2,1)} parameter(0)
   %arg.1 = s32[]{:T(128)S(6)} parameter(1)
@@ -122,18 +136,36 @@ s32[]{:S(2)}) dynamic-slice-start(%arg, %arg.1), dynamic_slice_sizes={256,2,8,12
   %joined = bf16[256,4,8,128]{0,3,2,1:T(8,128)(2,1)S(1)} custom-call(%one.done, %two.done), \
 custom_call_target="ConcatBitcast"
   %part = bf16[256,2,8,128]{0,3,2,1:T(8,128)(2,1)S(1)} slice(%arg), slice={[0:256], [0:2], [0:8], [0:128]}
+  %room = f32[1000]{0:T(1000)} custom-call(), custom_call_target="AllocateBuffer"
+  %chip = f32[1000]{0:T(1000)S(1)} custom-call(), custom_call_target="AllocateBuffer"
+  %few = f32[100]{0:T(100)S(1)} broadcast(%arg.1), dimensions={}
+  %out = f32[1000]{0:T(1000)} dynamic-update-slice(%room, %few, %arg.1)
+  %in = f32[1000]{0:T(1000)S(1)} dynamic-update-slice(%chip, %some, %arg.1)
+  %some = f32[100]{0:T(100)} copy(%few)
+  %sum = (f32[1000]{0:T(1000)}, f32[100]{0:T(100)}) all-reduce-start(%out, %some), to_apply=%condition
+  %sum.done = (f32[1000]{0:T(1000)}, f32[100]{0:T(100)}) all-reduce-done(%sum)
+  %gather = (f32[100]{0:T(100)}, f32[400]{0:T(400)}) all-gather-start(%some), dimensions={0}
+  %gather.done = f32[400]{0:T(400)} all-gather-done(%gather)
+  %moved = (f32[100]{0:T(100)}, f32[100]{0:T(100)S(1)}, u32[], u32[]) collective-permute-start(%some)
+  %moved.done = f32[100]{0:T(100)S(1)} collective-permute-done(%moved)
+  %saved = (f32[100]{0:T(100)}, f32[100]{0:T(100)S(1)}, u32[]{:S(2)}) copy-start(%few)
+  %saved.done = f32[100]{0:T(100)} copy-done(%saved)
+  %loop = (s32[]{:T(128)}, f32[1000]{0:T(1000)}) while(%begin), condition=%condition, body=%body
   ROOT %inside = bf16[256,2,8,128]{0,3,2,1:T(8,128)(2,1)} slice(%joined), slice={[0:256], [0:2], [0:8], [0:128]}
 }
 """
 
 
-def test_slices_that_are_copied_to_the_chip():
-    """Each is read once, and written to main memory only where it lies there; the ends and the joining cost nothing."""
+def test_memory_on_the_chip_asynchronous_operations_and_loops():
+    """Bytes of main memory alone; each array once, though the start of an operation names its operands, too."""
     kernels = {kernel.name: kernel for kernel in program_cost.find_kernels(hlo_text.parse(TPU))}
-    half = 2 * 256 * 2 * 8 * 128
+    half, hundred = 2 * 256 * 2 * 8 * 128, 4 * 100
     assert {name: kernel.nbytes for name, kernel in kernels.items()} == {
         "one": half, "two": 2 * half, "part": half, "inside": half,
+        "few": 0, "out": hundred, "in": hundred, "some": hundred, "sum": 2 * 11 * hundred,
+        "gather": 5 * hundred, "moved": hundred, "saved": hundred, "twice": 2 * 10 * hundred,
     }  # fmt: skip
+    assert kernels["twice"].runs == 8
 
 
 def test_collectives_and_sums_in_16_bits(program):

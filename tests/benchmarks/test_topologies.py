@@ -144,7 +144,7 @@ def test_the_report_and_the_difference_from_a_measurement(described):
         "compiled by made up 1.0 for h200:2; nothing ran",
         "a batch of about",
         "1 x all-reduce of",
-        "kernel by",
+        "images/s), kernel after kernel, ",
         "; small kernels beside that",
     ):
         assert words in text
