@@ -1,4 +1,4 @@
-"""Fashion-MNIST in long runs: a plain recipe, a wider network, more epochs, random erasing, mixup and smoothing."""
+"""Fashion-MNIST in long runs: a plain recipe, a wider network, more pixels or epochs, erasing, mixup, smoothing."""
 
 from __future__ import annotations
 
@@ -36,10 +36,12 @@ SMOOTHING = {"loss.label_smoothing": 0.1}
 WIDE = {"model.width_multiplier": 1.0, "data.image_size": 48, "num_epochs": 10.0}  # in about the same time
 WIDE_NAME = "full width, 48 pixels, 10 epochs"
 LONG_NAME = "erasing, 20 epochs"
+PIXELS_NAME = "80 pixels"
 VARIANTS = {
     "plain": {},
     WIDE_NAME: WIDE,
     LONG_NAME: ERASING | {"num_epochs": 20.0},
+    PIXELS_NAME: {"data.image_size": 80},
     "erasing": ERASING,
     "erasing, mixup": ERASING | MIXUP,
     "erasing, mixup, smoothing": ERASING | MIXUP | SMOOTHING,
@@ -59,15 +61,15 @@ def tables(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Draws curves of the plain recipe, the wide network and the long run, and differences over several seeds."""
-    from inception_jax.runs.plot_style import BLUE, GREEN, ORANGE, PURPLE, saved_figure
+    """Draws curves of the variants that were run, and differences over several seeds."""
+    from inception_jax.runs.plot_style import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, saved_figure
 
     gains = {name: paired(rows, name, "plain", lambda row: final(row, "ema")) for name in VARIANTS if name != "plain"}
     gains = {name: gain for name, gain in gains.items() if len(gain) > 1}
     with saved_figure(path, 8.0 if gains else 4.5, 3.2) as figure:
         panels = figure.subplots(1, 2 if gains else 1, squeeze=False)[0]
         curves = [("plain", "raw", BLUE), ("plain", "ema", ORANGE)]
-        curves += [(WIDE_NAME, "ema", GREEN), (LONG_NAME, "ema", PURPLE)]
+        curves += [(WIDE_NAME, "ema", GREEN), (LONG_NAME, "ema", PURPLE), (PIXELS_NAME, "ema", VERMILLION)]
         for name, weights, colour in curves:
             draw_curves(panels[0], rows, {name: (f"{name}, {weights} weights", colour)}, weights)
         if gains:
