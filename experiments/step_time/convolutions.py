@@ -41,7 +41,7 @@ def layers_of(model: str) -> list[dict[str, Any]]:
 
     counts: Counter[tuple] = Counter()
     for layer in count_cost(registry.create_model(model), registry.get_spec(model).image_size).layers:
-        if len(layer.kernel) != 4 or len(layer.output) != 3:
+        if layer.input[:2] == (1, 1):  # a fully connected layer
             continue
         strides, pads = [], []
         for size, taps, out in zip(layer.input[:2], layer.kernel[:2], layer.output[:2], strict=True):

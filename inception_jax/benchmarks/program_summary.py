@@ -20,7 +20,7 @@ SMALL_SECONDS = 1.7e-6  # on an H200: 615 kernels of less than 4 us took 1.06 ms
 
 
 def summarize(compiled: Compiled, limits: Limits, blocks: Iterable[str] = ()) -> dict[str, Any]:
-    """Summarizes a compiled program: what it runs, moves and sends, how long that takes at least, and its properties.
+    """Summarizes a compiled program: what it runs, moves and sends, the bounds of its kernels, and its properties.
 
     Args:
       compiled: for one device or many; numbers are those of one.
