@@ -24,6 +24,7 @@ FLOORS = (  # the lowest first
         "ranges",
         "standard_streams",
         "tree_paths",
+        "user_cache",
     ),
     ("command_line", "data", "extension_files", "metrics", "multihost", "patterns", "weight_files"),
     ("allowed_values", "checkpoints", "extensions"),

@@ -1,7 +1,7 @@
 """Times every convolution of a network alone, on a CPU: ours beside PyTorch's in channels_last, which are oneDNN's.
 
     taskset --cpu-list 0 python experiments/step_time/convolutions.py --model=inception_v1_bn --batch_size=8 \
-        --torch_python=PATH [--rounds=5] [--json=FILE]
+        [--algorithms=fast,onednn] [--torch_python=PATH] [--rounds=5] [--json=FILE]
 
 Forward, the gradient of the input and that of the kernel, float32; medians of rounds, in milliseconds on the wall and
 of the processor. The interpreter with PyTorch runs this file, too, and needs nothing else.
@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def layers_of(model: str) -> list[dict[str, Any]]:
     return [dict(zip(names, shape, strict=True)) | {"layers": count} for shape, count in counts.items()]
 
 
-def our_calls(layer: dict[str, Any], batch: int) -> Calls:
+def our_calls(layer: dict[str, Any], batch: int, algorithm: str = "fast") -> Calls:
     """`conv2d` of this package and its gradients."""
     import jax
     import jax.numpy as jnp
@@ -66,7 +67,7 @@ def our_calls(layer: dict[str, Any], batch: int) -> Calls:
     operands = [jnp.asarray(random.normal(size=shape), jnp.float32) for shape in shapes]
 
     def forward(x: Any, kernel: Any) -> Any:
-        return conv2d(x, kernel, layer["strides"], layer["pads"])
+        return conv2d(x, kernel, layer["strides"], layer["pads"], algorithm=algorithm)
 
     functions = {
         "forward": lambda x, kernel, gradient: forward(x, kernel),
@@ -117,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--model", help="name of a network")
     parser.add_argument("--batch_size", type=int, default=8, help="images")
+    parser.add_argument("--algorithms", default="fast", help="of `conv2d`, separated by commas")
     parser.add_argument("--torch_python", help="an interpreter with PyTorch")
     parser.add_argument("--rounds", type=int, default=5, help="calls that are counted")
     parser.add_argument("--json", type=Path, help="file for all numbers")
@@ -125,7 +127,10 @@ def main() -> None:
         print(json.dumps(measure(json.load(sys.stdin), torch_calls, flags.batch_size, flags.rounds)))
         return
     layers = layers_of(flags.model)
-    sides = {"ours": measure(layers, our_calls, flags.batch_size, flags.rounds)}
+    sides = {
+        name: measure(layers, partial(our_calls, algorithm=name), flags.batch_size, flags.rounds)
+        for name in flags.algorithms.split(",")
+    }
     if flags.torch_python:
         command = [flags.torch_python, __file__, f"--batch_size={flags.batch_size}", f"--rounds={flags.rounds}"]
         done = subprocess.run(command, input=json.dumps(layers), stdout=subprocess.PIPE, text=True, check=True)
@@ -133,7 +138,7 @@ def main() -> None:
     sums: Counter[tuple[str, str, int]] = Counter()
     for place, layer in enumerate(layers):
         print(f"{layer['kernel']} on {layer['input']} to {layer['output']}, {layer['layers']} layers")
-        for kind in sides["ours"][place]:
+        for kind in next(iter(sides.values()))[place]:
             times = {side: rows[place][kind] for side, rows in sides.items()}
             print(f"  {kind}: " + ", ".join(f"{side} {one:.2f} ({two:.2f})" for side, (one, two) in times.items()))
             for side, pair in times.items():

@@ -13,6 +13,8 @@ from inception_jax.errors import UserError, nearest
 
 # Options of `create_model` that every PyTorch network here has, too; any other would change one side's work only.
 SHARED_OPTIONS = ("dropout_rate", "aux_dropout_rate", "aux_heads")
+OWN_OPTIONS = ("convolution", "fuse_siblings", "remat")
+"""Options that say how our network computes what it computes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +158,10 @@ def matching_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 f"--set {name}={value!r}: {equivalent.torch} is the network with {name}={equivalent.options[name]!r}; "
                 "leave the option out with --vs=torch"
             )
-        if name not in (*equivalent.options, *SHARED_OPTIONS):
+        if name not in (*equivalent.options, *SHARED_OPTIONS, *OWN_OPTIONS):
             raise UserError(
                 f"--set {name}={value!r}: {equivalent.torch} has no such option; leave it out with --vs=torch; "
-                f"allowed: {', '.join(SHARED_OPTIONS)}"
+                f"allowed: {', '.join(SHARED_OPTIONS + OWN_OPTIONS)}"
             )
     chosen = {**equivalent.dropout, **equivalent.options, **options}
     if not chosen.get("aux_heads", True):  # our network refuses a dropout rate for heads that it does not have

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from inception_jax.data.names import encode
+from inception_jax.user_cache import cache_folder
 
 _SETTLED_SECONDS = 2.0
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile)
@@ -34,9 +35,8 @@ _HEADER = re.compile(
 
 def cache_path(kind: str, path: str) -> Path:
     """The file in the user's cache directory for a file or folder: `inception_jax/KIND/…` below it."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     name = hashlib.sha256(encode(os.path.realpath(path))).hexdigest()[:32]
-    return Path(cache, "inception_jax", kind, f"{name}.npz")
+    return cache_folder(kind) / f"{name}.npz"
 
 
 def has_settled(time_ns: int) -> bool:

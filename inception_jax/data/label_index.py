@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from inception_jax.user_cache import cache_folder
+
 
 def path(digest: str, files: Sequence[str]) -> Path | None:
     """The file of the labels of a source.
@@ -25,13 +27,12 @@ def path(digest: str, files: Sequence[str]) -> Path | None:
     Returns:
       None where a file is missing.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         times = [os.stat(file).st_mtime_ns for file in files]
     except OSError:
         return None
     name = hashlib.sha256(f"{digest} {times}".encode()).hexdigest()[:32]
-    return cache / "inception_jax" / "labels" / f"{name}.npy"
+    return cache_folder("labels") / f"{name}.npy"
 
 
 def read(file: Path, count: int) -> np.ndarray | None:

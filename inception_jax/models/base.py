@@ -79,7 +79,7 @@ class BaseNetwork(nn.Module):
         checks.check_number("bn_epsilon", self.bn_epsilon, "above 0 and finite", 0 < self.bn_epsilon < math.inf)
         checks.check_number("bn_momentum", self.bn_momentum, "in [0, 1]", 0 <= self.bn_momentum <= 1)
         self.check_rates("dropout_rate")
-        checks.check_choice("convolution", self.convolution, tuple(ALGORITHMS))
+        checks.check_choice("convolution", self.convolution, ALGORITHMS)
         checks.check_float_dtype("dtype", self.dtype)
         checks.check_float_dtype("param_dtype", self.param_dtype)
         if self.width_multiplier == 1:

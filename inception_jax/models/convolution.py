@@ -22,14 +22,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from inception_jax.models import space_to_depth
+from inception_jax.models import onednn, space_to_depth
 from inception_jax.models.checks import check_choice
-from inception_jax.models.platforms import is_traced_for_shapes, platform_dependent
+from inception_jax.models.platforms import TRACED_FOR, is_traced_for_shapes, platform_dependent
 from inception_jax.models.tracing import trace_once
 from inception_jax.models.varying_axes import match_varying_axes
 from inception_jax.models.weight_gradient import Pads, Strides, exact_weight_gradient, fast_weight_gradient
@@ -59,17 +60,18 @@ def conv2d(
       padding: "SAME" (TensorFlow's: an odd pixel of padding goes below and to the right), "VALID", a number of pixels
         on every side, or ((top, bottom), (left, right)).
       dilation: distance in pixels between neighbouring taps of the kernel; above 1 the convolution is "atrous".
-      algorithm: of the weight gradient on a CPU, where its last bits depend on it: "fast" or "exact" (one of
-        `ALGORITHMS`; see `weight_gradient.py`). Other platforms have one algorithm.
+      algorithm: on a CPU, where the last bits depend on it, one of `ALGORITHMS`: of the weight gradient "fast" or
+        "exact" (`weight_gradient.py`), or "onednn": float32 convolutions and their gradients are oneDNN's (`onednn.py`,
+        the extra `onednn`), others as "fast". Other platforms have one algorithm.
 
     Returns:
       [B, H', W', C_out] in the dtype of `x`; sums are accumulated in at least float32.
 
     Raises:
       ValueError: shapes, dtypes or padding are not as above, or a map is smaller than the kernel.
-      ModelError: an unknown algorithm.
+      ModelError: an unknown algorithm, or oneDNN cannot be had.
     """
-    check_choice("algorithm", algorithm, tuple(ALGORITHMS))
+    check_choice("algorithm", algorithm, ALGORITHMS)
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
         raise ValueError(f"conv2d: images {x.shape} and kernel {kernel.shape}: expected [B,H,W,C] and [kh,kw,C,N]")
     if x.dtype != kernel.dtype:
@@ -119,7 +121,7 @@ def explicit_padding(
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _conv(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, algorithm: str) -> jax.Array:
     cuda = space_to_depth.forward if space_to_depth.applies(x, kernel, strides) else None
-    return select_by_platform(_cpu_forward, _xla_forward, strides, pads, x, kernel, cuda=cuda)
+    return select_by_platform(CPU_FORMS[algorithm].forward, _xla_forward, strides, pads, x, kernel, cuda=cuda)
 
 
 def _conv_forward(
@@ -134,9 +136,10 @@ def _conv_backward(
     # Two calls, so that the compiler can drop either: the first layer needs no gradient of its input.
     operands = (*residuals, gradient)
     cuda = space_to_depth.kernel_gradient if space_to_depth.applies(*residuals, strides) else None
-    input_gradient = select_by_platform(_cpu_input_gradient, _xla_input_gradient, strides, pads, *operands)
+    forms = CPU_FORMS[algorithm]
+    input_gradient = select_by_platform(forms.input_gradient, _xla_input_gradient, strides, pads, *operands)
     kernel_gradient = select_by_platform(
-        ALGORITHMS[algorithm], _xla_kernel_gradient, strides, pads, *operands, cuda=cuda
+        forms.kernel_gradient, _xla_kernel_gradient, strides, pads, *operands, cuda=cuda
     )
     return input_gradient, kernel_gradient
 
@@ -257,8 +260,38 @@ def _cpu_kernel_gradient(
     return product.reshape(kernel.shape)
 
 
-ALGORITHMS = {
-    "fast": partial(_cpu_kernel_gradient, fast_weight_gradient),
-    "exact": partial(_cpu_kernel_gradient, exact_weight_gradient),
+class CpuForms(NamedTuple):
+    """A convolution and its gradients on CPUs."""
+
+    forward: Lowering
+    input_gradient: Lowering
+    kernel_gradient: Lowering
+
+
+def _cpu_forms(general_kernel_gradient: Lowering) -> CpuForms:
+    return CpuForms(_cpu_forward, _cpu_input_gradient, partial(_cpu_kernel_gradient, general_kernel_gradient))
+
+
+def _where_onednn_computes(form: Lowering, otherwise: Lowering) -> Lowering:
+    """The form for float32 where there is something to compute on a CPU; else the other one."""
+
+    def choose(strides: Strides, pads: Pads, *operands: jax.Array) -> jax.Array:
+        # A trace for every platform holds this form on a GPU's machine, too, which need not have the library.
+        on_cpu = (TRACED_FOR.value or jax.default_backend()) == "cpu"
+        if operands[0].dtype != jnp.float32 or not on_cpu or any(operand.size == 0 for operand in operands):
+            return otherwise(strides, pads, *operands)
+        onednn.load()
+        return form(strides, pads, *operands)
+
+    return choose
+
+
+_FAST = _cpu_forms(fast_weight_gradient)
+_ONEDNN = CpuForms(onednn.forward, onednn.input_gradient, onednn.kernel_gradient)
+CPU_FORMS = {
+    "fast": _FAST,
+    "exact": _cpu_forms(exact_weight_gradient),
+    "onednn": CpuForms(*map(_where_onednn_computes, _ONEDNN, _FAST)),
 }
-"""The weight gradient on CPUs by each algorithm."""
+"""The convolution on CPUs by each algorithm."""
+ALGORITHMS = tuple(CPU_FORMS)

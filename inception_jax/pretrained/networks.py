@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from inception_jax import user_cache
 from inception_jax.errors import UserError, nearest, write_error
 from inception_jax.evaluation import trained_network
 from inception_jax.evaluation.split_evaluation import NamedWeights
@@ -152,7 +153,7 @@ def cache_folder() -> Path:
     """Returns the folder that published files are kept in: of INCEPTION_JAX_CACHE, or in the user's cache."""
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inception_jax" / "weights"
+    return user_cache.cache_folder("weights")
 
 
 def cached_file(record: WeightRecord, cache: str | os.PathLike | None = None) -> Path:

@@ -24,7 +24,8 @@ MANIFEST = "manifest.json"
 
 PACKAGES = (
     "inception_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain",
-    "ml_collections", "numpy", "opencv-python-headless", "pillow", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu",
+    "ml_collections", "numpy", "opencv-python-headless", "pillow", "onednn-cpu-gomp", "jax-cuda12-plugin",
+    "jax-cuda13-plugin", "libtpu",
 )  # fmt: skip
 """Distributions whose versions are recorded: those that can change a number. One that is not installed is null."""
 

@@ -21,6 +21,7 @@ from inception_jax.data.storage import is_remote
 from inception_jax.errors import UserError
 from inception_jax.runs import lock
 from inception_jax.runs.remote_copy import RemoteCopy
+from inception_jax.user_cache import cache_folder
 
 UPLOAD_SECONDS = 30.0
 """Seconds between two uploads of a run."""
@@ -163,8 +164,7 @@ def _open(address: str, place: Path) -> RemoteCopy:
 
 def _place(address: str, use: str) -> Path:
     """The folder of a copy in the user's cache; a run and the commands that read have different ones."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = cache / "inception_jax" / "workdirs" / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{use}"
+    place = cache_folder("workdirs") / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{use}"
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -13,6 +13,7 @@ import jax
 from jax._src.lib import utils  # jax_logging_level sets that of Python, too
 
 from inception_jax.errors import UserError
+from inception_jax.user_cache import cache_folder
 
 _FATAL = 3  # absl::LogSeverity
 _COMPILATION = "/jax/core/compile/backend_compile_duration"  # jax/_src/dispatch.py: BACKEND_COMPILE_EVENT
@@ -90,8 +91,7 @@ def enable_compilation_cache() -> None:
     """
     directory = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if directory is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        directory = os.path.join(cache, "inception_jax", "xla")
+        directory = str(cache_folder("xla"))
     if directory:
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

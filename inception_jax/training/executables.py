@@ -26,7 +26,7 @@ import optax
 from jax.experimental.compilation_cache import compilation_cache
 
 from inception_jax import extensions
-from inception_jax.models import registry
+from inception_jax.models import onednn, registry
 from inception_jax.multihost import processes
 from inception_jax.runs import environment, manifest
 from inception_jax.training import step_numbers
@@ -170,6 +170,7 @@ def _without_compilation_cache() -> Iterator[None]:
 def describe_step(kind: str, setup: Setup, arguments: Sequence[Any]) -> dict[str, Any]:
     """Describes what decides the program of a step, as a key of the store."""
     config = dict(manifest.flatten(setup.config.to_dict()))
+    on_cpu = jax.default_backend() == "cpu"
     excluded = {*_OUTSIDE_FIELDS, *step_numbers.fields(setup)}  # the numbers are arguments of the step
     return {
         "kind": kind,
@@ -183,6 +184,8 @@ def describe_step(kind: str, setup: Setup, arguments: Sequence[Any]) -> dict[str
         "normalization": repr(setup.input.normalization),
         "length": [setup.length.steps_per_epoch, setup.length.total],
         "arguments": describe_arguments(arguments),
+        # Its calls must be known to JAX before a program with them is loaded.
+        "onednn": onednn.load() if on_cpu and setup.model.convolution == "onednn" else None,
     }
 
 

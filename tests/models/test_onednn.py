@@ -1,0 +1,209 @@
+"""Convolutions by oneDNN: their numbers and transforms, how they are built, and a run that goes on with them."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from inception_jax import create_model
+from inception_jax.models import onednn
+from inception_jax.models.checks import ModelError
+from inception_jax.models.convolution import conv2d
+from inception_jax.models.platforms import TRACED_FOR
+
+from .test_convolution import CASES, operands, with_gradients, xla
+
+try:
+    onednn.load()
+    MISSING = ""
+except ModelError as error:
+    MISSING = str(error)
+needs_onednn = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+
+def ours(x, kernel, strides=1, padding="SAME"):
+    return conv2d(x, kernel, strides, padding, algorithm="onednn")
+
+
+def calls(function, *arguments):
+    return jax.jit(function).lower(*arguments).as_text().count(f"@{onednn.TARGET}(")
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "images, window, strides, padding",
+    [
+        *CASES.values(),
+        ((8, 28, 28, 64), (3, 3, 64, 96), 1, "SAME"),  # its kernel has a layout of oneDNN's own
+        ((17, 9, 9, 32), (1, 1, 32, 16), 1, "SAME"),  # a number of images that no number of parts divides
+        ((1, 9, 9, 32), (3, 1, 32, 16), 1, "VALID"),
+    ],
+)
+def test_equal_to_xlas_own(images, window, strides, padding):
+    x, kernel = operands(images, window, np.float32)
+    got = with_gradients(ours, x, kernel, strides, padding)
+    want = with_gradients(xla, x.astype(jnp.float32), kernel, strides, padding)
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == jnp.float32
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5 * np.abs(other).max())
+    assert calls(lambda x, kernel: with_gradients(ours, x, kernel, strides, padding), x, kernel) == 3
+
+
+@needs_onednn
+def test_other_dtypes():
+    """16 bits are computed in float32; without images, and in float64, the convolution is that of "fast"."""
+    x, kernel = operands((3, 8, 8, 8), (3, 3, 8, 4), jnp.bfloat16)
+    want = xla(x.astype(jnp.float32), kernel.astype(jnp.float32), 1, "SAME")
+    got = jax.jit(ours)(x, kernel)
+    assert got.dtype == jnp.bfloat16 and calls(ours, x, kernel) == 1
+    np.testing.assert_allclose(np.asarray(got, np.float32), want, rtol=2**-8, atol=1e-5)
+    assert calls(ours, jnp.zeros((0, 8, 8, 8)), jnp.zeros((3, 3, 8, 4))) == 0
+    with jax.enable_x64(True):
+        x, kernel = operands((3, 8, 8, 8), (3, 3, 8, 4))
+        assert calls(ours, x, kernel) == 0
+        np.testing.assert_array_equal(jax.jit(ours)(x, kernel), jax.jit(conv2d)(x, kernel))
+
+
+@needs_onednn
+def test_other_platforms_have_no_such_call():
+    x, kernel = operands((2, 8, 8, 3), (3, 3, 3, 4), np.float32)
+    with TRACED_FOR(None):
+        text = jax.jit(ours).trace(x, kernel).lower(lowering_platforms=("tpu",)).as_text()
+    assert onednn.TARGET not in text and "stablehlo.convolution" in text
+
+
+@needs_onednn
+def test_twice_differentiable():
+    x, kernel = operands((3, 6, 5, 4), (3, 2, 4, 5), np.float32)
+
+    def penalty(function, x, kernel):
+        inner = jax.grad(lambda x, kernel: (function(x, kernel, 2, "SAME") ** 3).sum(), (0, 1))
+        return sum((part**2).sum() for part in inner(x, kernel))
+
+    got, want = (jax.jit(jax.grad(lambda *a, f=f: penalty(f, *a), (0, 1)))(x, kernel) for f in (ours, xla))
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
+
+
+@needs_onednn
+def test_inside_scan_vmap_shard_map_and_pmap():
+    x, kernel = operands((4, 5, 5, 8), (3, 3, 8, 3), np.float32)
+
+    def gradient(function, kernel, x):
+        return jax.grad(lambda kernel: (function(x, kernel, 1, "SAME") ** 2).sum())(kernel)
+
+    want = jax.jit(lambda kernel, x: gradient(xla, kernel, x))(kernel, x)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    specs = {"in_specs": (PartitionSpec(), PartitionSpec("data")), "out_specs": PartitionSpec()}
+    halves = x.reshape(2, 2, *x.shape[1:])
+    for name, got in {
+        "scan": jax.jit(lambda kernel, x: lax.map(lambda part: gradient(ours, kernel, part), x).sum(0))(kernel, halves),
+        "vmap": jax.jit(jax.vmap(lambda x: gradient(ours, kernel, x)))(halves).sum(0),
+        "shard_map": jax.jit(
+            jax.shard_map(lambda kernel, x: gradient(ours, kernel, x), mesh=mesh, check_vma=True, **specs)
+        )(kernel, x),
+        "pmap": jax.pmap(lambda x: gradient(ours, kernel, x), devices=jax.devices()[:2])(halves).sum(0),
+    }.items():
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max(), err_msg=name)
+
+
+@needs_onednn
+def test_the_same_bits_again():
+    x, kernel = operands((16, 14, 14, 64), (3, 3, 64, 96), np.float32)
+    step = jax.jit(lambda x, kernel: with_gradients(ours, x, kernel, 1, "SAME"))
+    first = jax.device_get(step(x, kernel))
+    for _ in range(20):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(step(x, kernel)), first)
+
+
+@needs_onednn
+def test_a_networks_option_reaches_its_convolutions():
+    model = create_model("alexnet", num_classes=2, width_multiplier=0.25)
+    x = jax.random.normal(jax.random.key(1), (2, 67, 67, 3))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    own = model.clone(convolution="onednn")
+    want, got = (jax.jit(network.apply)(variables, x).logits for network in (model, own))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
+    assert calls(own.apply, variables, x) == 8 and calls(model.apply, variables, x) == 0  # three layers are two towers
+
+
+def refusal():
+    with pytest.raises(ModelError) as raised:
+        onednn.build()
+    return str(raised.value)
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """The folder of a user who has built nothing yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "inception_jax" / "onednn"
+
+
+def test_without_the_library_the_remedy_is_named(monkeypatch, fresh):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", missing)
+    assert "pip install 'inception_jax[onednn]'" in refusal()
+
+
+@needs_onednn
+def test_without_a_compiler_the_remedy_is_named(monkeypatch, fresh, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no C++ compiler 'no-such-compiler'" in refusal()
+    monkeypatch.setenv("CXX", f"{shutil.which('c++')} -no-such-flag")
+    assert "cannot compile" in refusal() and list(fresh.iterdir()) == []
+    monkeypatch.delenv("CXX")
+    fresh.chmod(0o777)
+    assert "chmod go-w" in refusal()
+    fresh.rmdir()
+    fresh.write_text("")
+    assert str(fresh) in refusal()
+
+
+@needs_onednn
+def test_what_others_could_have_written_is_not_loaded(fresh):
+    built = onednn.build()
+    content = built.read_bytes()
+    built.unlink()
+    built.write_bytes(b"not a library")
+    built.chmod(0o666)
+    assert onednn.build() == built
+    assert built.read_bytes() == content and os.stat(built).st_mode & 0o022 == 0
+
+
+@needs_onednn
+def test_a_machine_without_cpus_as_its_devices_needs_no_library(monkeypatch):
+    """A trace for every platform holds the CPUs' form, too: there it is that of "fast"."""
+    monkeypatch.setattr(onednn, "load", lambda: pytest.fail("the library is asked for"))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    x, kernel = operands((2, 6, 8, 3), (3, 3, 3, 4), np.float32)
+    with TRACED_FOR(None):
+        assert onednn.TARGET not in str(jax.make_jaxpr(ours)(x, kernel))
+
+
+@needs_onednn
+def test_a_new_process_takes_the_stored_step(start_command, small_arguments, tmp_path):
+    """The second run traces no step, so the calls are made known before its program is loaded; the same bits."""
+    arguments = [*small_arguments, "--config.model.convolution=onednn"]
+    stored, results = [], []
+    for name in ("first", "second"):
+        process = start_command(
+            "train",
+            *(*arguments, f"--workdir={tmp_path / name}"),
+            environment={"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")},
+        )
+        _, err = process.communicate(timeout=400)
+        assert process.returncode == 0, err
+        stored.append(sorted(file.name for file in (tmp_path / "cache" / "executables").iterdir()))
+        results.append(json.loads((tmp_path / name / "result.json").read_text()))
+    assert stored[0] == stored[1] and stored[0]
+    assert results[0]["fingerprint"] == results[1]["fingerprint"]
