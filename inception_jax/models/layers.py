@@ -37,7 +37,7 @@ class LayerOptions:
         some Caffe and PyTorch ports of BN-Inception have it).
       remat: whether modules recompute their activations in the backward pass (`jax.checkpoint`).
       fuse_siblings: whether a module's 1x1 convolutions of its input run as one convolution.
-      convolution: the algorithm of the convolutions' weight gradients, see `conv2d`.
+      convolution: the algorithm of the convolutions on CPUs, see `conv2d`.
     """
 
     kernel_init: Initializer

@@ -13,6 +13,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from inception_jax import create_model
+from inception_jax.exports.stablehlo import export_stablehlo
 from inception_jax.models import onednn
 from inception_jax.models.checks import ModelError
 from inception_jax.models.convolution import conv2d
@@ -132,6 +133,13 @@ def test_a_networks_option_reaches_its_convolutions():
     want, got = (jax.jit(network.apply)(variables, x).logits for network in (model, own))
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
     assert calls(own.apply, variables, x) == 8 and calls(model.apply, variables, x) == 0  # three layers are two towers
+
+
+@needs_onednn
+def test_an_exported_program_needs_no_library(tmp_path):
+    model = create_model("alexnet", num_classes=2, width_multiplier=0.125, convolution="onednn")
+    exported = export_stablehlo(model, None, 67, tmp_path / "program", batch=1, platforms=("cpu",))
+    assert onednn.TARGET not in exported.mlir_module()
 
 
 def refusal():
