@@ -27,9 +27,10 @@ _EXTRAS = {
     "convert": (("h5py",), "Keras's weights"),
     "tf": (("tensorflow",), "TFDS's own builders"),
     "onnx": (("onnx",), "export --to=onnx"),
+    "onednn": (("onednn-devel-cpu-gomp",), "model.convolution=onednn"),
     "tensorboard": (("tensorboard",), "shows a run's events"),
 }
-"""{extra: (modules, what it is for)}."""
+"""{extra: (modules, or distributions that have none, what it is for)}."""
 
 
 def check_versions() -> Finding:
@@ -216,7 +217,11 @@ def _check_coordinator(text: str, address: str, first: bool) -> Finding:
 
 def check_extras() -> Finding:
     """Lists the optional packages."""
-    installed = [extra for extra, (modules, _) in _EXTRAS.items() if all(map(importlib.util.find_spec, modules))]
+    installed = [
+        extra
+        for extra, (names, _) in _EXTRAS.items()
+        if all(importlib.util.find_spec(name) or _version(name) for name in names)
+    ]
     missing = [f"{extra} ({purpose})" for extra, (_, purpose) in _EXTRAS.items() if extra not in installed]
     return ok(
         "extras",
