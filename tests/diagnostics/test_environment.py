@@ -105,5 +105,7 @@ def test_optional_packages(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True if name in ("onnx", "optuna") else None)
     monkeypatch.setattr(environment, "_version", lambda name: "1" if name == "onednn-devel-cpu-gomp" else None)
     found = environment.check_extras()
-    assert found.status == Status.OK and found.text.startswith("installed: onnx, onednn; not installed: gpu (NVIDIA GPUs), ")
+    assert found.status == Status.OK and found.text.startswith(
+        "installed: onnx, onednn; not installed: gpu (NVIDIA GPUs), "
+    )
     assert "convert (Keras's weights)" in found.text  # one of its two packages is not enough

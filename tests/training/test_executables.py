@@ -282,6 +282,19 @@ def test_every_field_is_in_the_key_or_outside_for_a_reason(run_config):
     assert absent("train", optax, (*ARGUMENTS, step_numbers.read_numbers(optax))) == outside | ARGUMENTS_OF_THE_STEP
 
 
+def test_calls_of_onednn_are_known_before_a_step_is_read(monkeypatch, run_config):
+    """Their build is in the key; where they are not taken, nothing is built."""
+    monkeypatch.setattr(executables.onednn, "load", lambda: "the build")
+
+    def builds(convolution):
+        setup = setups.build(Config(run_config(**{"model.convolution": convolution})))
+        return executables.describe_step("train", setup, ARGUMENTS)["onednn"]
+
+    assert (builds("onednn"), builds("fast")) == ("the build", None)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert builds("onednn") is None
+
+
 def test_code_that_the_package_does_not_have_is_compiled_anew(monkeypatch, store):
     """A recipe's network, optimizer or extension: neither its source nor what that imports is in the key."""
     monkeypatch.setitem(extensions.OPTIMIZERS, "mine", None)
