@@ -23,7 +23,9 @@ from inception_jax.errors import UserError
 from inception_jax.evaluation import extraction, image_inputs, prediction
 from inception_jax.evaluation.image_inputs import Images
 from inception_jax.metrics import Accumulator
+from inception_jax.models import onednn
 from inception_jax.models.base import BaseNetwork
+from inception_jax.models.checks import ModelError
 from inception_jax.models.initialization import variable_shapes
 from inception_jax.runs import data_record, listing, manifest, remote_workdir, run_state
 from inception_jax.training import (
@@ -422,7 +424,7 @@ def build(
         if whole or (config.evaluation.batch_size or config.batch_size) < host_devices.FEWEST:
             available = 1
     devices = Devices(config.parallel.mode, min(config.parallel.devices or available, available))
-    model = network_setup.build_model(config, len(class_names))
+    model = _computable(network_setup.build_model(config, len(class_names)), devices)
     network_input = network_setup.read_input(config)
     _check_shapes(model, variables, network_input.image_size, where)
     return TrainedNetwork(
@@ -435,6 +437,17 @@ def build(
         class_names=class_names,
         input=network_input,
     )
+
+
+def _computable(model: BaseNetwork, devices: Devices) -> BaseNetwork:
+    """The network; where it computes by oneDNN and that is missing, by XLA: the last digits of its numbers differ."""
+    if model.convolution == "onednn" and devices.mesh.devices.flat[0].platform == "cpu":
+        try:
+            onednn.load()
+        except ModelError as error:
+            print(f"note: XLA computes the convolutions, and the last digits may differ: {error}", file=sys.stderr)
+            return model.clone(convolution="fast")
+    return model
 
 
 def _no_classifier(what: str | Path) -> UserError:

@@ -62,7 +62,7 @@ def conv2d(
       dilation: distance in pixels between neighbouring taps of the kernel; above 1 the convolution is "atrous".
       algorithm: on a CPU, where the last bits depend on it, one of `ALGORITHMS`: of the weight gradient "fast" or
         "exact" (`weight_gradient.py`), or "onednn": float32 convolutions and their gradients are oneDNN's (`onednn.py`,
-        the extra `onednn`), others as "fast". Other platforms have one algorithm.
+        the extra `onednn`), others, and dilated ones, as "fast". Other platforms have one algorithm.
 
     Returns:
       [B, H', W', C_out] in the dtype of `x`; sums are accumulated in at least float32.

@@ -2,6 +2,7 @@
 //
 // `onednn.py` compiles this file, loads it and describes the call. The batch is divided into parts, which XLA's own
 // threads take one after the other: oneDNN itself runs each on one thread, so that no second pool of threads competes.
+// A batch of fewer images than threads leaves threads without work.
 
 #include <algorithm>
 #include <atomic>
@@ -30,6 +31,7 @@ using Buffer = ffi::Buffer<ffi::F32>;
 using Sizes = std::vector<int64_t>;
 
 constexpr int kPartsPerThread = 4;  // so that a thread that comes late finds work
+constexpr int kMostSums = 16;       // partial sums of a kernel's gradient, each as large as it
 constexpr size_t kAlignment = 64;   // bytes; a cache line
 
 enum Kind : int64_t { kForward = 0, kInputGradient = 1, kKernelGradient = 2 };
@@ -41,11 +43,11 @@ void Check(dnnl_status_t status, const char* what) {
 
 // Layers with equal keys share their compiled convolution.
 struct Key {
-  int64_t kind, threads;
+  int64_t kind;
   Sizes x, kernel, y, strides, pads;  // sizes NHWC, HWIO, NHWC; pads: top, bottom, left, right
   bool operator<(const Key& other) const {
-    return std::tie(kind, threads, x, kernel, y, strides, pads) <
-           std::tie(other.kind, other.threads, other.x, other.kernel, other.y, other.strides, other.pads);
+    return std::tie(kind, x, kernel, y, strides, pads) <
+           std::tie(other.kind, other.x, other.kernel, other.y, other.strides, other.pads);
   }
 };
 
@@ -75,7 +77,7 @@ dnnl_stream_t Stream() {
   return stream;
 }
 
-// Memory that a thread keeps for its next calls.
+// Memory that is kept for the next calls.
 class Workspace {
  public:
   ~Workspace() { std::free(data_); }
@@ -107,8 +109,35 @@ dnnl_memory_desc_t Images(const Sizes& nhwc) {
   return Description(sizes, dnnl_acdb);
 }
 
+// The memory of one call; the next call that begins takes it over.
+class Lease {
+ public:
+  Lease() {
+    std::lock_guard<std::mutex> lock(Mutex());
+    if (Free().empty()) Free().push_back(std::make_unique<Workspace>());
+    workspace_ = std::move(Free().back());
+    Free().pop_back();
+  }
+  ~Lease() {
+    std::lock_guard<std::mutex> lock(Mutex());
+    Free().push_back(std::move(workspace_));
+  }
+  Workspace* operator->() { return workspace_.get(); }
+
+ private:
+  static std::mutex& Mutex() {
+    static auto* mutex = new std::mutex;
+    return *mutex;
+  }
+  static std::vector<std::unique_ptr<Workspace>>& Free() {
+    static auto* free = new std::vector<std::unique_ptr<Workspace>>;
+    return *free;
+  }
+  std::unique_ptr<Workspace> workspace_;
+};
+
 Convolution* Compile(const Key& key) {
-  omp_set_num_threads(key.threads);
+  omp_set_num_threads(1);
   auto* made = new Convolution;
   const dnnl_dims_t sizes = {key.kernel[3], key.kernel[2], key.kernel[0], key.kernel[1]};
   const dnnl_dims_t strides = {key.strides[0], key.strides[1]}, dilation = {0, 0};
@@ -188,7 +217,7 @@ void Reorder(const Convolution& convolution, const_dnnl_memory_desc_t from, void
 
 void Run(const Key& key, const Convolution& convolution, float* x, void* kernel, float* y) {
   thread_local Workspace scratch;
-  omp_set_num_threads(key.threads);
+  omp_set_num_threads(1);
   Memory x_memory(convolution.x, x), kernel_memory(convolution.packed, kernel), y_memory(convolution.y, y);
   Memory scratch_memory(convolution.scratch, scratch.Get(std::max<size_t>(convolution.scratch_bytes, 1)));
   const bool of_input = key.kind == kInputGradient, of_kernel = key.kind == kKernelGradient;
@@ -227,7 +256,10 @@ void Divide(ffi::ThreadPool& pool, int64_t count, const Work& work) {
     }
   };
   int64_t helpers = std::min<int64_t>(count, pool.num_threads()) - 1;
-  for (int64_t i = 0; i < helpers; i++) pool.Schedule([take] { take(); });
+  try {
+    for (int64_t i = 0; i < helpers; i++) pool.Schedule([take] { take(); });
+  } catch (const std::bad_alloc&) {  // fewer helpers, then
+  }
   take();
   std::unique_lock<std::mutex> lock(state->mutex);
   state->all_finished.wait(lock, [&] { return state->finished == count; });
@@ -250,7 +282,6 @@ void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> wind
   Buffer& y = kind == kForward ? result : kind == kInputGradient ? first : second;
   Sizes all = SizesOf(window);
   Key key{kind,
-          1,
           SizesOf(x.dimensions()),
           SizesOf(kernel.dimensions()),
           SizesOf(y.dimensions()),
@@ -258,47 +289,67 @@ void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> wind
           Sizes(all.begin() + 2, all.end())};
   const int64_t images = key.x[0], threads = std::max<int64_t>(1, pool.num_threads());
   // Each part of a kernel's gradient is a sum of its own; the order in which they are added is fixed.
-  const int64_t wanted = kind == kKernelGradient ? threads : kPartsPerThread * threads;
+  const bool sums = kind == kKernelGradient;
+  const int64_t wanted = sums ? std::min<int64_t>(threads, kMostSums) : kPartsPerThread * threads;
   const int64_t per_part = std::max<int64_t>(1, images / wanted + (images % wanted != 0));
   const int64_t parts = (images + per_part - 1) / per_part;
-  key.threads = std::max<int64_t>(1, threads / parts);
   key.x[0] = key.y[0] = per_part;
   const Convolution& whole = Compiled(key);
-  Key rest_key = key;
-  rest_key.x[0] = rest_key.y[0] = images - (parts - 1) * per_part;
-  const Convolution& rest = Compiled(rest_key);
-  const bool packs = whole.reorder != nullptr;
-  if (parts > 1 && !dnnl_memory_desc_equal(whole.packed, rest.packed))
-    throw std::runtime_error("oneDNN takes another layout of the kernel for fewer images");
+  Key last_key = key;  // the last part may have fewer images
+  last_key.x[0] = last_key.y[0] = images - (parts - 1) * per_part;
+  const Convolution& last = Compiled(last_key);
+  // oneDNN may take another layout of the kernel for another number of images.
+  const bool differs = !dnnl_memory_desc_equal(whole.packed, last.packed);
 
   const int64_t x_step = Product(key.x, 0), y_step = Product(key.y, 0), weights = Product(key.kernel, 0);
-  const size_t packed_step = (whole.packed_bytes + kAlignment - 1) / kAlignment * kAlignment;
-  thread_local Workspace workspace;
-  const int64_t copies = kind == kKernelGradient ? parts : 1;
-  // A kernel's gradient of one part and in HWIO needs no copy.
-  char* packed = packs || copies > 1 ? workspace.Get(copies * packed_step) : nullptr;
-  if (packs && kind != kKernelGradient) Reorder(whole, whole.kernel, kernel.untyped_data(), whole.packed, packed);
-  if (!packed) packed = static_cast<char*>(kernel.untyped_data());
+  const size_t largest = std::max(std::max(whole.packed_bytes, last.packed_bytes), weights * sizeof(float));
+  const size_t step = (largest + kAlignment - 1) / kAlignment * kAlignment;
+  Lease workspace;
+  char* memory = workspace->Get((sums ? parts + 1 : 2) * step);
+  auto* x_data = static_cast<float*>(x.untyped_data());
+  auto* y_data = static_cast<float*>(y.untyped_data());
+  auto* kernel_data = static_cast<float*>(kernel.untyped_data());
 
-  float* x_data = static_cast<float*>(x.untyped_data());
-  float* y_data = static_cast<float*>(y.untyped_data());
-  Divide(pool, parts, [&](int64_t part) {
-    const bool last = part == parts - 1;
-    Run(last ? rest_key : key, last ? rest : whole, x_data + part * x_step,
-        packed + (kind == kKernelGradient ? part * packed_step : 0), y_data + part * y_step);
-  });
-  if (kind != kKernelGradient) return;
-
-  const int64_t values = whole.packed_bytes / sizeof(float);
-  auto* sum = reinterpret_cast<float*>(packed);
-  for (int64_t part = 1; part < parts; part++) {
-    const auto* other = reinterpret_cast<const float*>(packed + part * packed_step);
-    for (int64_t i = 0; i < values; i++) sum[i] += other[i];
+  if (!sums) {
+    auto pack = [&](const Convolution& convolution, char* place) {
+      if (!convolution.reorder) return static_cast<void*>(kernel_data);
+      Reorder(convolution, convolution.kernel, kernel_data, convolution.packed, place);
+      return static_cast<void*>(place);
+    };
+    void* packed = pack(whole, memory);
+    void* packed_last = differs ? pack(last, memory + step) : packed;
+    Divide(pool, parts, [&](int64_t part) {
+      const bool is_last = part == parts - 1;
+      Run(is_last ? last_key : key, is_last ? last : whole, x_data + part * x_step, is_last ? packed_last : packed,
+          y_data + part * y_step);
+    });
+    return;
   }
-  if (packs)
-    Reorder(whole, whole.packed, packed, whole.kernel, kernel.untyped_data());
-  else if (copies > 1)
-    std::copy_n(sum, weights, static_cast<float*>(kernel.untyped_data()));
+
+  Divide(pool, parts, [&](int64_t part) {
+    const bool is_last = part == parts - 1;
+    Run(is_last ? last_key : key, is_last ? last : whole, x_data + part * x_step, memory + part * step,
+        y_data + part * y_step);
+  });
+  auto add = [](float* sum, const float* other, int64_t count) {
+    for (int64_t i = 0; i < count; i++) sum[i] += other[i];
+  };
+  auto unpack = [&](const Convolution& convolution, char* place, float* target) {
+    if (convolution.reorder)
+      Reorder(convolution, convolution.packed, place, convolution.kernel, target);
+    else
+      std::copy_n(reinterpret_cast<float*>(place), weights, target);
+  };
+  const int64_t alike = differs ? parts - 1 : parts;
+  for (int64_t part = 1; part < alike; part++)
+    add(reinterpret_cast<float*>(memory), reinterpret_cast<float*>(memory + part * step),
+        whole.packed_bytes / sizeof(float));
+  unpack(whole, memory, kernel_data);
+  if (differs) {
+    auto* other = reinterpret_cast<float*>(memory + parts * step);
+    unpack(last, memory + (parts - 1) * step, other);
+    add(kernel_data, other, weights);
+  }
 }
 
 ffi::Error Handle(ffi::ThreadPool pool, int64_t kind, ffi::Span<const int64_t> window, Buffer first, Buffer second,

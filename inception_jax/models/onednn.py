@@ -5,7 +5,7 @@ are compiled by the machine's C++ compiler when they are first needed, once per 
 custom calls that know nothing but shapes: a stored program runs in every process that called `load`.
 
 Float32 alone. Sums are taken in another order than XLA's. A kernel's gradient is a sum over parts of the batch, as many
-as XLA has threads: with another number of threads its last bits differ.
+as XLA has threads, 16 at most: with another number of threads its last bits differ.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import hashlib
 import importlib.metadata
 import os
 import shlex
-import shutil
 import stat
 import subprocess
 import tempfile
@@ -38,7 +37,7 @@ TARGET = "inception_jax_convolution"
 
 _SOURCE = Path(__file__).with_suffix(".cc")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared")
-_REMEDY = "or take model.convolution=fast"
+_REMEDY = "or begin a run with model.convolution=fast"
 
 
 class Kind(IntEnum):
@@ -60,7 +59,14 @@ def load() -> str:
       ModelError: oneDNN, or a C++ compiler where one is needed, is missing; names the remedy.
     """
     built = build()
-    handler = getattr(ctypes.CDLL(str(built)), TARGET)
+    try:
+        library = ctypes.CDLL(str(built))
+    except OSError as error:
+        raise ModelError(
+            f"convolution = 'onednn': {built} cannot be loaded ({error}): remove it, or set XDG_CACHE_HOME to a "
+            f"folder of this machine whose programs may run, {_REMEDY}"
+        ) from None
+    handler = getattr(library, TARGET)
     jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler), platform="cpu")
     return built.stem
 
@@ -68,7 +74,11 @@ def load() -> str:
 def build() -> Path:
     """Builds the library of calls in the user's cache, unless it is there; returns its path. Raises as `load`."""
     library, headers, version = _find_onednn()
-    command = [*(shlex.split(os.environ.get("CXX", "")) or ["c++"]), *_FLAGS]
+    try:
+        compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    except ValueError as error:
+        raise ModelError(f"convolution = 'onednn': CXX = {os.environ['CXX']!r}: {error}") from None
+    command = [*compiler, *_FLAGS]
     command += [
         f"-I{headers}",
         f"-I{jax.ffi.include_dir()}",
@@ -77,7 +87,8 @@ def build() -> Path:
         f"-Wl,-rpath,{library.parent}",
     ]
     parts = [_SOURCE.read_text(), *command, version, jaxlib.__version__]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "inception_jax", "onednn")
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = Path(cache, "inception_jax", "onednn")
     built = folder / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.so"
     if not _is_trusted(built):
         _compile(command, built)
@@ -87,18 +98,18 @@ def build() -> Path:
 def _find_onednn() -> tuple[Path, Path, str]:
     """The library, the folder of its headers, and its version."""
     found = []
-    for distribution, name in (("onednn-cpu-gomp", "libdnnl.so.3"), ("onednn-devel-cpu-gomp", "dnnl.h")):
+    for distribution, name in (("onednn-cpu-gomp", "libdnnl.so.3"), ("onednn-devel-cpu-gomp", "oneapi/dnnl/dnnl.h")):
         try:
             files = importlib.metadata.files(distribution) or []
         except importlib.metadata.PackageNotFoundError:
             files = []
-        found += [Path(str(file.locate())).resolve() for file in files if file.name == name][:1]
+        found += [Path(str(file.locate())).resolve() for file in files if file.as_posix().endswith(name)][:1]
     if len(found) != 2:
         raise ModelError(
             "convolution = 'onednn': oneDNN is not installed: pip install 'inception_jax[onednn]' (Linux on x86-64), "
             + _REMEDY
         )
-    return found[0], found[1].parent, importlib.metadata.version("onednn-cpu-gomp")
+    return found[0], found[1].parents[2], importlib.metadata.version("onednn-cpu-gomp")
 
 
 def _is_trusted(built: Path) -> bool:
@@ -114,27 +125,42 @@ def _is_private(status: os.stat_result) -> bool:
 
 
 def _compile(command: list[str], built: Path) -> None:
-    if shutil.which(command[0]) is None:
-        raise ModelError(
-            f"convolution = 'onednn': there is no C++ compiler {command[0]!r}: install one, such as g++, name it in "
-            f"CXX, {_REMEDY}"
-        )
+    """Compiles beside the place of the library, and moves it there when it is complete."""
     try:
         built.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_private(os.stat(built.parent)):
-            raise ModelError(f"convolution = 'onednn': others can write {built.parent}: chmod go-w it, {_REMEDY}")
-        with tempfile.TemporaryDirectory(dir=built.parent, prefix=".new") as folder:
-            new = Path(folder, built.name)
-            result = subprocess.run([*command, "-o", str(new)], capture_output=True, text=True)
-            if result.returncode:
-                errors = [line for line in result.stderr.splitlines() if "error" in line] or [result.stderr.strip()]
-                raise ModelError(
-                    f"convolution = 'onednn': {command[0]} cannot compile {_SOURCE}: {errors[0]}; take a compiler of "
-                    f"C++17 (CXX), {_REMEDY}"
-                )
-            os.replace(new, built)
+        private = _is_private(os.stat(built.parent))
+        if private:
+            with tempfile.TemporaryDirectory(dir=built.parent, prefix=".new") as folder:
+                new = Path(folder, built.name)
+                _run([*command, "-o", str(new)])
+                new.chmod(0o700)  # whatever the umask
+                os.replace(new, built)
     except OSError as error:
         raise ModelError(f"convolution = 'onednn': {built.parent}: {error.strerror}; {_REMEDY}") from None
+    if not private:
+        raise ModelError(
+            f"convolution = 'onednn': {built.parent} is another user's, or others can write it: chmod go-w it, or set "
+            f"XDG_CACHE_HOME to a folder of your own, {_REMEDY}"
+        )
+
+
+def _run(command: list[str]) -> None:
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", env={**os.environ, "LC_ALL": "C"}
+        )
+    except OSError as error:
+        raise ModelError(
+            f"convolution = 'onednn': the C++ compiler {command[0]!r} does not start ({error.strerror}): install one, "
+            f"such as g++, or name it in CXX, {_REMEDY}"
+        ) from None
+    if result.returncode:
+        lines = [line.strip() for line in result.stderr.splitlines() if line.strip()] or ["no message"]
+        reasons = [line for line in lines if any(word in line for word in ("error", "cannot find", "undefined"))]
+        raise ModelError(
+            f"convolution = 'onednn': {command[0]} cannot compile {_SOURCE}: {(reasons or lines)[0]}; take a compiler "
+            f"of C++17 (CXX), {_REMEDY}"
+        )
 
 
 def forward(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -1,9 +1,13 @@
 """Convolutions by oneDNN: their numbers and transforms, how they are built, and a run that goes on with them."""
 
+import functools
 import importlib.metadata
 import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +17,17 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from inception_jax import create_model
+from inception_jax.evaluation import trained_network
 from inception_jax.exports.stablehlo import export_stablehlo
 from inception_jax.models import onednn
 from inception_jax.models.checks import ModelError
 from inception_jax.models.convolution import conv2d
 from inception_jax.models.platforms import TRACED_FOR
+from inception_jax.training.parallel import Devices
 
 from .test_convolution import CASES, operands, with_gradients, xla
+
+ROOT = Path(__file__).resolve().parents[2]
 
 try:
     onednn.load()
@@ -58,6 +66,36 @@ def test_equal_to_xlas_own(images, window, strides, padding):
         assert one.dtype == jnp.float32
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5 * np.abs(other).max())
     assert calls(lambda x, kernel: with_gradients(ours, x, kernel, strides, padding), x, kernel) == 3
+
+
+@needs_onednn
+def test_every_number_of_images():
+    """The last part of a batch may have fewer images, for which oneDNN takes another layout of the kernel."""
+    for shape, window in (((7, 7, 32), (5, 5, 32, 128)), ((7, 7, 208), (1, 1, 208, 64))):
+        for count in range(1, 19):
+            x, kernel = operands((count, *shape), window, np.float32)
+            got, want = (
+                jax.jit(functools.partial(with_gradients, function, strides=1, padding="SAME"))(x, kernel)
+                for function in (ours, xla)
+            )
+            for one, other in zip(got, want, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max(), err_msg=f"{count}")
+
+
+@needs_onednn
+@pytest.mark.parametrize("variable", ["OMP_DYNAMIC=true", "OMP_THREAD_LIMIT=1"])
+def test_fewer_images_than_threads(variable):
+    """XLA's threads are 8, OpenMP's one: nothing is planned for threads that there are not."""
+    name, value = variable.split("=")
+    program = """import jax, jax.numpy as jnp
+from inception_jax.models.convolution import conv2d
+x, kernel = jax.random.normal(jax.random.key(0), (1, 14, 14, 64)), jnp.ones((3, 3, 64, 64))
+gradient = lambda algorithm: jax.grad(lambda k: (conv2d(x, k, algorithm=algorithm) ** 2).sum())(kernel)
+got, want = jax.jit(gradient, static_argnums=0)("onednn"), jax.jit(gradient, static_argnums=0)("exact")
+assert jnp.abs(got - want).max() < 1e-4 * jnp.abs(want).max()
+"""
+    environment = os.environ | {name: value, "NPROC": "8", "XLA_FLAGS": ""}
+    subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True)
 
 
 @needs_onednn
@@ -167,17 +205,51 @@ def test_without_the_library_the_remedy_is_named(monkeypatch, fresh):
 
 
 @needs_onednn
-def test_without_a_compiler_the_remedy_is_named(monkeypatch, fresh, tmp_path):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert "no C++ compiler 'no-such-compiler'" in refusal()
-    monkeypatch.setenv("CXX", f"{shutil.which('c++')} -no-such-flag")
-    assert "cannot compile" in refusal() and list(fresh.iterdir()) == []
+def test_without_a_compiler_the_remedy_is_named(monkeypatch, fresh):
+    for compiler, message in (
+        ("no-such-compiler", "compiler 'no-such-compiler' does not start (No such file"),
+        (f"{shutil.which('c++')} -no-such-flag", "no-such-flag"),
+        (f"{shutil.which('c++')} -lnosuch", "cannot find -lnosuch"),
+        ('g++ "', "CXX = 'g++ \"': No closing quotation"),
+    ):
+        monkeypatch.setenv("CXX", compiler)
+        assert message in refusal() and "\n" not in refusal()
+    assert list(fresh.iterdir()) == []
     monkeypatch.delenv("CXX")
     fresh.chmod(0o777)
     assert "chmod go-w" in refusal()
     fresh.rmdir()
     fresh.write_text("")
     assert str(fresh) in refusal()
+
+
+@needs_onednn
+def test_it_is_built_once_whatever_the_umask(fresh):
+    before = os.umask(0o002)
+    try:
+        built = onednn.build()
+        made = built.stat().st_mtime_ns
+        assert onednn.build() == built and built.stat().st_mtime_ns == made
+    finally:
+        os.umask(before)
+
+
+@needs_onednn
+def test_what_is_no_library_is_an_error_with_a_remedy(monkeypatch, tmp_path):
+    (tmp_path / "empty.so").touch()
+    monkeypatch.setattr(onednn, "build", lambda: tmp_path / "empty.so")
+    with pytest.raises(ModelError, match=r"cannot be loaded .*: remove it, or set XDG_CACHE_HOME"):
+        onednn.load.__wrapped__()
+
+
+def test_where_it_is_missing_a_run_is_evaluated_by_xla(monkeypatch, capsys):
+    def missing():
+        raise ModelError("convolution = 'onednn': oneDNN is not installed")
+
+    monkeypatch.setattr(onednn, "load", missing)
+    model = create_model("alexnet", num_classes=2, convolution="onednn")
+    assert trained_network._computable(model, Devices(count=1)).convolution == "fast"
+    assert "last digits may differ: convolution = 'onednn'" in capsys.readouterr().err
 
 
 @needs_onednn

@@ -286,13 +286,13 @@ def test_calls_of_onednn_are_known_before_a_step_is_read(monkeypatch, run_config
     """Their build is in the key; where they are not taken, nothing is built."""
     monkeypatch.setattr(executables.onednn, "load", lambda: "the build")
 
-    def builds(convolution):
+    def builds(convolution, **changes):
         setup = setups.build(Config(run_config(**{"model.convolution": convolution})))
-        return executables.describe_step("train", setup, ARGUMENTS)["onednn"]
+        return executables.describe_step("train", dataclasses.replace(setup, **changes), ARGUMENTS)["onednn"]
 
     assert (builds("onednn"), builds("fast")) == ("the build", None)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert builds("onednn") is None
+    gpus = SimpleNamespace(mesh=SimpleNamespace(devices=np.array([SimpleNamespace(platform="gpu")])))
+    assert builds("onednn", devices=gpus) is None
 
 
 def test_code_that_the_package_does_not_have_is_compiled_anew(monkeypatch, store):
