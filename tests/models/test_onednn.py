@@ -72,7 +72,7 @@ def test_equal_to_xlas_own(images, window, strides, padding):
 def test_every_number_of_images():
     """The last part of a batch may have fewer images, for which oneDNN takes another layout of the kernel."""
     for shape, window in (((7, 7, 32), (5, 5, 32, 128)), ((7, 7, 208), (1, 1, 208, 64))):
-        for count in range(1, 19):
+        for count in (1, 2, 3, 5, 7, 9, 17, 33, 65):  # with 1 to 16 threads one of them leaves one image
             x, kernel = operands((count, *shape), window, np.float32)
             got, want = (
                 jax.jit(functools.partial(with_gradients, function, strides=1, padding="SAME"))(x, kernel)
