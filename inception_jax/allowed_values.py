@@ -95,6 +95,7 @@ MAX_THREADS = 1024
 MAX_EPOCHS = 1e9
 COUNT = Range(0, INT32_MAX)
 POSITIVE_COUNT = up_to(INT32_MAX)
+STEPS_PER_EXECUTION = up_to(1024)  # each batch is an argument of the program
 SECONDS = up_to(1e9)  # threads wait at most 9.2e9
 DEVICE_NUMBER = Range(0, FLOAT32_MAX)
 POSITIVE_DEVICE_NUMBER = Range(FLOAT32_TINY, FLOAT32_MAX)

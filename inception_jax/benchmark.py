@@ -82,6 +82,12 @@ def _arguments() -> ArgumentParser:
     add("--dtype", choices=("float32", "bfloat16", "float64"), help="compute dtype of the network")
     add("--mode", choices=("jit", "pmap"), help="default: jit, or the config's")
     add("--devices", type=command_line.whole(), metavar="N", help="number of devices (default: all)")
+    add(
+        "--steps_per_execution",
+        type=command_line.whole(1, 1024),
+        metavar="N",
+        help="training steps that one call of the program takes (default: 1, or the config's)",
+    )
     add("--what", choices=("train", "inference", "both"), default="both", help="kind of steps (default: both)")
     add(
         "--seconds",
@@ -122,11 +128,11 @@ _WORKLOAD = {"config", "model", "set", "batch_size", "image_size", "num_classes"
 _READ = {  # {action: flags that it reads}
     "--difference": {"difference"},
     "--topology": _WORKLOAD | {"topology", "what", "peak_tflops", "bandwidth_gbs"},
-    "--vs": _WORKLOAD | {"what"} | versus_command.FLAGS,
+    "--vs": _WORKLOAD | {"what", "steps_per_execution"} | versus_command.FLAGS,
     "--data": _WORKLOAD | {"data", "mode", "devices", "seconds"},
     "--largest_batch": _WORKLOAD - {"batch_size"} | {"largest_batch", "mode", "devices"},
-    "": _WORKLOAD | {"mode", "devices", "what", "seconds", "blocks", "no_compile_times", "no_input", "peak_tflops",
-                 "bandwidth_gbs", "trace", "plot"},
+    "": _WORKLOAD | {"mode", "devices", "what", "steps_per_execution", "seconds", "blocks", "no_compile_times",
+                     "no_input", "peak_tflops", "bandwidth_gbs", "trace", "plot"},
 }  # fmt: skip
 
 
@@ -157,6 +163,8 @@ def _build_config(flags: argparse.Namespace, config: ConfigDict | None) -> Confi
         config.data.name = workload.name_data(config)
     elif options or flags.num_classes is not None:
         raise UserError("--set and --num_classes go with --model; set the fields of a config with --config.FIELD=VALUE")
+    if flags.steps_per_execution and flags.what == "inference":
+        raise UserError("--steps_per_execution: has no effect with --what=inference; it is of training steps")
     command_line.check_devices(flags.devices)
     workload.set_fields(
         config,
@@ -166,6 +174,7 @@ def _build_config(flags: argparse.Namespace, config: ConfigDict | None) -> Confi
             "model.dtype": flags.dtype,
             "parallel.mode": flags.mode,
             "parallel.devices": flags.devices,
+            "parallel.steps_per_execution": flags.steps_per_execution,
         },
     )
     if flags.dtype == "float64":

@@ -386,6 +386,12 @@ SCHEMA: dict[str, Any] = {
             allowed.one_of("jit", "pmap"),
         ),
         "devices": Field(int, "number of devices to use, over all processes; unset: all", allowed.POSITIVE_COUNT),
+        "steps_per_execution": Field(
+            1,
+            "training steps that one call of the compiled program takes at most; log rows, evaluations and checkpoints "
+            "keep their steps, a signal waits for the end of two calls",
+            allowed.STEPS_PER_EXECUTION,
+        ),
         "batch_norm": Field(
             "local",
             "examples that share batch-norm statistics: local (those of a device, as in the papers), global (all), "

@@ -3,7 +3,8 @@
     python experiments/step_time/levers.py --model=inception_v4 --batch_size=2 --field=model.convolution \
         --values=exact,fast [--kind=train] [--set FIELD=VALUE …] [--rounds=8] [--json=FILE]
 
-All steps are compiled first and then run in turn (A B A B), in one process. Processor seconds (user and system, of all
+All steps are compiled first and then run in turn (A B A B), in one process: one step each, or where one value takes
+several in one execution (parallel.steps_per_execution) as many of each. Processor seconds (user and system, of all
 threads) mean something on a machine that others use, too; seconds on the wall only where nothing else runs. See
 README.md beside this file.
 """
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--values", required=True, help="its values, separated by commas; the first is the baseline")
     parser.add_argument("--kind", choices=("train", "inference"), default="train", help="of the steps")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="another field, for all")
-    parser.add_argument("--rounds", type=int, default=8, help="steps per value")
+    parser.add_argument("--rounds", type=int, default=8, help="turns per value")
     parser.add_argument("--json", type=Path, help="file for all numbers")
     flags = parser.parse_args()
     values = flags.values.split(",")
@@ -46,15 +47,17 @@ def main() -> None:
         start = time.process_time()
         benches[value].compile(flags.kind)
         compilation[value] = time.process_time() - start
-        benches[value].run(flags.kind, 1)
+    turn = max(bench.steps_per_call for bench in benches.values()) if flags.kind == "train" else 1
+    for bench in benches.values():
+        bench.run(flags.kind, turn)
     seconds: dict[str, list[float]] = {value: [] for value in values}
     walls: dict[str, list[float]] = {value: [] for value in values}
     for _ in range(flags.rounds):
         for value, bench in benches.items():
             start, wall = time.process_time(), time.perf_counter()
-            bench.run(flags.kind, 1)
-            seconds[value].append(time.process_time() - start)
-            walls[value].append(time.perf_counter() - wall)
+            bench.run(flags.kind, turn)
+            seconds[value].append((time.process_time() - start) / turn)
+            walls[value].append((time.perf_counter() - wall) / turn)
     losses = {value: bench.pop_losses() for value, bench in benches.items()}
     for value in values:
         ratios = np.divide(seconds[value], seconds[values[0]])

@@ -86,21 +86,23 @@ def measure_fed_step(bench: Bench, seconds: float) -> dict[str, float]:
     feed = DevicePrefetcher(setup.data.train.batches(0), setup.devices.put, setup.data.prefetch)
     with contextlib.closing(feed):
         window, clock = TrainMetrics(), Clock()
-        for number in range(1, 4):  # prefetched batches, which say nothing of the pipeline's speed
-            batch = feed.next_batch()
-            assert batch is not None  # None needs `should_stop`
-            window.add(number, bench.step("train", batch))
+
+        def take_steps() -> float:
+            """Dispatches the steps of one call; returns the seconds that they waited for their batches."""
+            batches = [next(feed) for _ in range(bench.steps_per_call)]
+            waited = feed.pop_wait_seconds()
+            window.add(1, bench.step("train", batches), len(batches))
+            return waited
+
+        for _ in range(3):  # prefetched batches, which say nothing of the pipeline's speed
+            take_steps()
         window.pop_row()
-        feed.pop_wait_seconds()
         clock.start_lap()
         start, steps = time.perf_counter(), 0
         with no_compilation():
             while time.perf_counter() - start < seconds or steps < 3:
-                batch = feed.next_batch()
-                assert batch is not None
-                clock.add("data_wait", feed.pop_wait_seconds())
-                steps += 1
-                window.add(steps, bench.step("train", batch))
+                clock.add("data_wait", take_steps())
+                steps += bench.steps_per_call
             window.pop_row()  # waits for the steps that are still running
         lap = clock.lap(steps, size)
     return {name: lap[name] for name in ("step_seconds", "images_per_second", "data_wait_fraction")} | {"steps": steps}

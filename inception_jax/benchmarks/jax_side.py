@@ -47,6 +47,7 @@ class JaxSide:
             "flags": {
                 "mode": setup.devices.mode,
                 "devices": setup.devices.count,
+                "steps_per_execution": setup.steps_per_execution,
                 "dtype": workload["dtype"],
                 "threads": len(os.sched_getaffinity(0)),
                 "options": workload["options"],

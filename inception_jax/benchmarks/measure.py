@@ -64,6 +64,7 @@ def describe(setup: Setup) -> dict[str, Any]:
             "aux_heads": bool(setup.objective.aux_weights),
             "optimizer": config.optimizer.name,
             "accumulation": setup.objective.accumulation,
+            "steps_per_execution": setup.steps_per_execution,
             "ema": setup.objective.ema_decay > 0,
             "width_multiplier": config.model.width_multiplier,
             "options": config.model.options.read_specified(),
@@ -160,7 +161,8 @@ def _measure_kind(
     layers = bench.layers(kind)
     flops = count_flops(bench, kind, log)
     log(f"timing the {KIND_NAMES[kind]}")
-    times = timing.time_steps(lambda steps: bench.run(kind, steps), seconds=plan.seconds, blocks=plan.blocks)
+    unit = bench.steps_per_call if kind == "train" else 1
+    times = timing.time_steps(lambda steps: bench.run(kind, steps), seconds=plan.seconds, blocks=plan.blocks, unit=unit)
     content |= times.to_json(config.batch_size)
     work = config.batch_size * roofline.model_flops(layers, kind)
     rate = work / times.median / devices.count

@@ -24,6 +24,7 @@ from inception_jax.training.batch_norm import BatchNormGroups
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.setup import Setup
 from inception_jax.training.step import make_train_step
+from inception_jax.training.step_loop import TrainCall
 
 _HIT = "/jax/compilation_cache/cache_hits"  # jax/_src/compiler.py
 
@@ -67,7 +68,6 @@ class StepPrograms:
         shapes = jax.eval_shape(create, variable_shapes(setup.model, setup.input.image_size))
         replicated = setup.devices.replicated
         self._state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
-        self._numbers: step_numbers.Numbers = step_numbers.read_numbers(setup)
 
     def layers(self, kind: str) -> list[Any]:
         """The convolutions and fully connected layers that a step of this kind runs."""
@@ -77,20 +77,23 @@ class StepPrograms:
         """Compiles a step and stores it in `compiled`, in place of an earlier one."""
         setup, devices = self.setup, self.setup.devices
         batch = _abstract_batch(setup, devices, setup.config.batch_size)
-        step: Callable[..., Any]
         if kind == "train":
-            step = step_numbers.make_step(setup)
-            self.compiled[kind] = devices.compile_train(step, self._state, batch, self._numbers)
+            self.compiled[kind] = self._compile_train(batch)
         else:
             step = make_inference_step(setup.model, setup.input.normalization, setup.input.dtype)
             self.compiled[kind] = devices.compile_eval(step, self._state.variables(), batch)
         return self.compiled[kind]
 
+    def _compile_train(self, batch: dict[str, Any]) -> Compiled:
+        """Compiles a single step, also where a run takes several in one execution."""
+        step, numbers = step_numbers.make_step(self.setup), step_numbers.read_numbers(self.setup)
+        return self.setup.devices.compile_train(step, self._state, batch, numbers)
+
     def trace_train(self) -> jax.stages.Traced:
         """Traces the training step, to lower it for platforms that need not be present."""
         setup, devices = self.setup, self.setup.devices
         batch = _abstract_batch(setup, devices, setup.config.batch_size)
-        return devices.trace_train(step_numbers.make_step(setup), self._state, batch, self._numbers)
+        return devices.trace_train(step_numbers.make_step(setup), self._state, batch, step_numbers.read_numbers(setup))
 
     def count_flops(self, kind: str) -> tuple[float, float] | None:
         """The compiler's count of a step's FLOPs over all devices: (FLOPs per image, FLOPs per step beside the images).
@@ -185,9 +188,9 @@ class Bench(StepPrograms):
         variables = init_variables(setup.model, jax.random.key(config.seed), setup.input.image_size)
         state = states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
         self._state = devices.replicate(state)
-        self._numbers = devices.place_numbers(self._numbers)
+        self._call = TrainCall(setup, setup.steps_per_execution)
         self._batches = [devices.put(batch) for batch in host]
-        self._losses: list[dict[str, jax.Array]] = []
+        self._losses: list[tuple[dict[str, jax.Array], int]] = []
 
     def time_compilation(self, kind: str) -> CompileTimes:
         """Compiles a step twice: with an empty persistent cache, and then from that cache, as a new process would.
@@ -209,30 +212,48 @@ class Bench(StepPrograms):
         return CompileTimes(cold.lowering_seconds, cold.seconds - cold.lowering_seconds, cached.seconds)
 
     def run(self, kind: str, steps: int) -> Any:
-        """Takes steps, using the batches in turn; waits for the devices and returns the output of the last step."""
-        for number in range(steps):
-            output = self.step(kind, self._batches[number % len(self._batches)])
+        """Takes steps, using the batches in turn; waits for the devices and returns the output of the last call.
+
+        A call takes `steps_per_call` steps of training, as in a run, and the last one what is left.
+        """
+        limit = self.steps_per_call if kind == "train" else 1
+        for first in range(0, steps, limit):
+            numbers = range(first, min(first + limit, steps))
+            output = self.step(kind, [self._batches[number % len(self._batches)] for number in numbers])
             if kind == "train":
-                self._losses.append(output)
+                self._losses.append((output, len(numbers)))
         jax.block_until_ready((self._state, output))
         return output
 
-    def step(self, kind: str, batch: dict[str, jax.Array]) -> Any:
-        """Dispatches one step on a batch that is on the devices.
+    @property
+    def steps_per_call(self) -> int:
+        """Training steps that one call takes at most: `parallel.steps_per_execution`."""
+        return self._call.limit
+
+    def step(self, kind: str, batches: Sequence[dict[str, jax.Array]]) -> Any:
+        """Dispatches the steps of batches that are on the devices: one, or of training up to `steps_per_call`.
 
         Returns:
-          Its metrics ("train") or its output ("inference"), which the devices may not have computed yet.
+          Their metrics ("train", see `TrainCall`) or the output ("inference"), which the devices may not have computed
+          yet.
         """
-        step = self.compiled[kind]
         if kind == "inference":
-            return step(self._state.variables(), batch)
-        self._state, metrics = step(self._state, batch, self._numbers)
+            (batch,) = batches
+            return self.compiled[kind](self._state.variables(), batch)
+        self._state, metrics = self._call(self.compiled[kind], self._state, batches)
         return metrics
+
+    def _compile_train(self, batch: dict[str, Any]) -> Compiled:
+        return self.setup.devices.compile_train(self._call.function(), *self._call.arguments(self._state, batch))
 
     def pop_losses(self) -> list[float]:
         """The mean loss of every training step since the last call, in order; waits for the devices."""
         losses, self._losses = self._losses, []
-        return [float(row["loss"]) / float(row["count"]) for row in jax.device_get(losses)]
+        return [
+            float(loss) / float(count)
+            for row, steps in jax.device_get(losses)
+            for loss, count in list(zip(np.ravel(row["loss"]), np.ravel(row["count"]), strict=True))[:steps]
+        ]
 
 
 def make_inference_step(

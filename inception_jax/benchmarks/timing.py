@@ -58,6 +58,7 @@ def time_steps(
     blocks: int,
     block_seconds: float = 0.5,
     warmup: int = 3,
+    unit: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> BlockTiming:
     """Times blocks of steps, after warm-up steps.
@@ -72,21 +73,22 @@ def time_steps(
       blocks: minimum number of blocks.
       block_seconds: see above.
       warmup: minimum number of steps before the first block.
+      unit: a block has a multiple of this many steps: those of one call of the program.
       clock: returns seconds.
 
     Raises:
       Recompiled: something was compiled while the blocks ran.
     """
-    run(warmup)
+    run(max(warmup, unit))
     start = clock()
-    run(1)
-    step_seconds = max(clock() - start, 1e-9)
+    run(unit)
+    step_seconds = max((clock() - start) / unit, 1e-9)
     if step_seconds < block_seconds:  # the clock is too coarse for a single short step
-        count = math.ceil(min(block_seconds / step_seconds, 1000))
+        count = _round_up(min(block_seconds / step_seconds, 1000), unit)
         start = clock()
         run(count)
         step_seconds = max((clock() - start) / count, 1e-9)
-    steps = max(1, math.ceil(min(block_seconds, seconds / blocks) / step_seconds))
+    steps = _round_up(min(block_seconds, seconds / blocks) / step_seconds, unit)
     count = max(blocks, round(seconds / (steps * step_seconds)))
     times = []
     with no_compilation():
@@ -95,6 +97,10 @@ def time_steps(
             run(steps)
             times.append((clock() - start) / steps)
     return BlockTiming(tuple(times), steps)
+
+
+def _round_up(steps: float, unit: int) -> int:
+    return max(1, math.ceil(steps / unit)) * unit
 
 
 # Field numbers, proc(5).

@@ -129,6 +129,7 @@ def make_workload(
     label_smoothing: float = 0.0,
     threads: int | None = None,
     devices: int = 1,
+    steps_per_execution: int = 1,
 ) -> dict[str, Any]:
     """Describes the steps that every side takes, as JSON values.
 
@@ -150,6 +151,7 @@ def make_workload(
       label_smoothing: in the loss of every head.
       threads: threads of the CPU's kernels; None for one per core that the process may use.
       devices: JAX devices of our side, over which it divides a batch; the other sides have one.
+      steps_per_execution: training steps of our side in one call of its program.
 
     Raises:
       UserError: the model has no equivalent or no such option there, or the dtype or the backend is another.
@@ -190,5 +192,6 @@ def make_workload(
         "label_smoothing": label_smoothing,
         "threads": threads,
         "devices": devices,
+        "steps_per_execution": steps_per_execution,
         "backend": backend,
     }

@@ -77,6 +77,12 @@ def compare(
         raise UserError("--torch_python and --torch_variants have an effect only with --vs=torch")
     if "keras" not in peers and flags.keras_python:
         raise UserError("--keras_python has an effect only with --vs=keras")
+    per_call = config.parallel.steps_per_execution
+    if "train" in kinds and flags.steps % per_call:
+        raise UserError(
+            f"--steps={flags.steps} --steps_per_execution={per_call}: a block has a multiple of the steps of a call; "
+            f"--steps={-(-flags.steps // per_call) * per_call} would do"
+        )
     spec = registry.get_spec(flags.model)
     backend = _backend()
     workload = versus.make_workload(
@@ -90,6 +96,7 @@ def compare(
         dtype=config.model.dtype,
         num_classes=1000 if flags.num_classes is None else flags.num_classes,
         kinds=kinds,
+        steps_per_execution=per_call,
     )
     if backend == "cpu" and kinds == ("inference",) and config.batch_size % host_devices.COUNT == 0:
         workload["devices"] = host_devices.COUNT if host_devices.gains(config.batch_size) else 1

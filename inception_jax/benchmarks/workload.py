@@ -67,8 +67,8 @@ def config_of_workload(workload: Mapping[str, Any]) -> ConfigDict:
 
     Args:
       workload: "model", "options", "batch_size", "image_size", "num_classes", "dtype", "seed", "learning_rate",
-        "momentum", "aux_weights", "label_smoothing" and, where it is not 1, "devices"; `options` are those of
-        `create_model`.
+        "momentum", "aux_weights", "label_smoothing" and, where they are not 1, "devices" and "steps_per_execution";
+        `options` are those of `create_model`.
     """
     config = config_of_model(workload["model"], workload["num_classes"])
     options = dict(workload["options"])
@@ -85,6 +85,7 @@ def config_of_workload(workload: Mapping[str, Any]) -> ConfigDict:
         "loss.label_smoothing": workload["label_smoothing"],
         "loss.aux_weights": tuple(workload["aux_weights"]) or None,
         "parallel.devices": workload.get("devices", 1),
+        "parallel.steps_per_execution": workload.get("steps_per_execution", 1),
     }
     set_fields(config, values)
     config.data.name = name_data(config)

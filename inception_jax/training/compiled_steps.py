@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from inception_jax.training import executables, precise_batch_norm, step_numbers
+from inception_jax.training import executables, precise_batch_norm
 from inception_jax.training import setup as setups
 from inception_jax.training.parallel import Compiled
 from inception_jax.training.state import TrainState
-from inception_jax.training.step import make_eval_step
+from inception_jax.training.step import Batch, Metrics, make_eval_step
+from inception_jax.training.step_loop import TrainCall
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +28,13 @@ class EvaluationStep:
 class CompiledSteps:
     """The compiled training step, and those of evaluation by kind of weights: "raw" and, where there is one, "ema"."""
 
-    train: Compiled
-
     def __init__(self, setup: setups.Setup):
         """Opens the store of kept steps; compiles nothing."""
         self._setup, self.store = setup, executables.open_store()
         self._evaluation: dict[str, EvaluationStep] = {}
         self._loading: executables.Loading | None = None
-        self.numbers = setup.devices.place_numbers(step_numbers.read_numbers(setup))
+        self._call = TrainCall(setup, setup.length.longest_execution(setup.steps_per_execution))
+        self._train: Compiled | None = None
 
     def begin_loading(self, state: TrainState) -> None:
         """Begins to load the training step of a state of these shapes, where it was kept, in another thread."""
@@ -41,10 +42,15 @@ class CompiledSteps:
 
     def compile_train(self, state: TrainState) -> None:
         """Compiles the training step, or loads it."""
-        step = functools.partial(self._setup.devices.compile_train, step_numbers.make_step(self._setup))
+        step = functools.partial(self._setup.devices.compile_train, self._call.function())
         arguments = self._arguments(state)
-        self.train = executables.load_or_compile(self.store, "train", self._setup, arguments, step, self._loading)
+        self._train = executables.load_or_compile(self.store, "train", self._setup, arguments, step, self._loading)
         self._loading = None
+
+    def train(self, state: TrainState, batches: Sequence[Batch]) -> tuple[TrainState, Metrics]:
+        """Dispatches the training steps of up to `parallel.steps_per_execution` batches; see `TrainCall`."""
+        assert self._train is not None, "compile_train comes first"
+        return self._call(self._train, state, batches)
 
     def _arguments(self, state: TrainState) -> tuple[Any, ...]:
         devices, config, model_input = self._setup.devices, self._setup.config, self._setup.input
@@ -56,7 +62,7 @@ class CompiledSteps:
             channels=model_input.channels,
             label_columns=self._setup.data.train.dataset.label_columns,
         )
-        return state, batch, self.numbers
+        return self._call.arguments(state, batch)
 
     @property
     def has_evaluation(self) -> bool:

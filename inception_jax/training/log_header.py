@@ -44,6 +44,7 @@ def format_header(
         *notes,
         setup.devices.describe() + statistics,
         f"{length.total:,} steps of {config.batch_size} ({length.epoch(length.total):.4g} epochs)"
+        + _format_executions(setup)
         + (f", continued from step {start:,}" if start else ""),
         *_format_warmup(config, length),
         *_device_count_note(setup, devices_before),
@@ -58,6 +59,16 @@ def format_header(
 
 def _format_channels(setup: Setup) -> str:
     return "" if setup.input.channels == 3 else f" of {counted(setup.input.channels, 'channel')}"
+
+
+def _format_executions(setup: Setup) -> str:
+    """How many steps a call of the program takes, and what ends one earlier than the config says."""
+    wanted, length = setup.steps_per_execution, setup.length
+    if wanted == 1:
+        return ""
+    most = length.longest_execution(wanted)
+    reason = "; more would not fit between log rows, evaluations and checkpoints" if most < wanted else ""
+    return f", up to {most:,} in one execution{reason}"
 
 
 def _format_warmup(config: Config, length: run_length.RunLength) -> list[str]:

@@ -35,6 +35,7 @@ from inception_jax.training.eval_loop import evaluate
 from inception_jax.training.interrupts import Interrupts
 from inception_jax.training.parallel import no_compilation
 from inception_jax.training.state import TrainState
+from inception_jax.training.step import Batch
 from inception_jax.training.target import TargetRecord, describe_progress
 from inception_jax.training.train_metrics import TrainMetrics
 
@@ -206,8 +207,9 @@ class _Run:
 def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, Evaluations, str | None]:
     """Takes the steps after `start`, to the last one, until early stopping, the target or a signal.
 
-    Each iteration draws a batch, takes the step, and then, where it is due: logs a row, evaluates, saves a checkpoint,
-    in this order and before the next batch is drawn. So all rows of a step are written before its checkpoint.
+    Each iteration draws a batch, takes the step (up to `parallel.steps_per_execution` of them, where nothing is due
+    before the last), and then, where it is due: logs a row, evaluates, saves a checkpoint, in this order and before the
+    next batch is drawn. So all rows of a step are written before its checkpoint.
 
     Returns:
       (state, the evaluations of the last step, the name of the signal that stopped the run).
@@ -218,22 +220,25 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
     logged = start
     if run.ends_early:  # an earlier start of this run saved its last step
         return state, evaluations, None
-    for step in range(start + 1, length.total + 1):
+    step = start
+    while step < length.total:
+        before = step
         try:
-            with no_compilation() if step > start + 1 else contextlib.nullcontext():
-                batch = run.batches.next_batch()
-                if batch is not None:
-                    state = _take_step(run, step, state, batch)
+            with no_compilation() if before > start else contextlib.nullcontext():
+                batches = _next_batches(run, length.steps_until_due(before, run.setup.steps_per_execution))
+                if batches:
+                    state = _dispatch_steps(run, before, state, batches)
         except InputStalled:
             if devices.process_count == 1:  # several: the others may be waiting inside the step, and cannot save
-                _save(run, step - 1, state, evaluations)
+                _save(run, before, state, evaluations)
             raise
-        if batch is None:  # a signal came while no batch did
-            _save(run, step - 1, state, evaluations)
+        if not batches:  # a signal came while no batch did
+            _save(run, before, state, evaluations)
             return state, {}, run.interrupts.requested()
+        step += len(batches)
         output.progress.advance(step)
-        if step == 1 and run.setup.logging.pictures and processes.is_first():
-            results.draw_training_batch(run.setup, output, batch)
+        if before == 0 and run.setup.logging.pictures and processes.is_first():
+            results.draw_training_batch(run.setup, output, batches[0])
 
         if length.is_due(step, length.log_every):
             _log(run, step, logged)
@@ -292,12 +297,22 @@ def _log(run: _Run, step: int, logged: int) -> None:
     output.log_news()
 
 
-def _take_step(run: _Run, step: int, state: TrainState, batch: dict[str, Any]) -> TrainState:
+def _next_batches(run: _Run, count: int) -> list[Batch]:
+    """The next batches; fewer than `count`, or none, if a signal came while no batch did."""
+    batches: list[Batch] = []
+    while len(batches) < count and (batch := run.batches.next_batch()) is not None:
+        batches.append(batch)
+    return batches
+
+
+def _dispatch_steps(run: _Run, before: int, state: TrainState, batches: list[Batch]) -> TrainState:
+    """Dispatches the steps of the batches, which follow step `before`."""
     run.output.clock.add("data_wait", run.batches.pop_wait_seconds())
     if run.setup.devices.process_count > 1:
-        batch["stop"] = run.setup.devices.flag(run.interrupts.requested() is not None)
-    state, metrics = run.steps.train(state, batch, run.steps.numbers)
-    run.metrics.add(step, metrics)
+        flag = run.setup.devices.flag(run.interrupts.requested() is not None)
+        batches = [batch | {"stop": flag} for batch in batches]
+    state, metrics = run.steps.train(state, batches)
+    run.metrics.add(before + 1, metrics, len(batches))
     return state
 
 

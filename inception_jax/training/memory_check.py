@@ -75,6 +75,9 @@ def refuse_too_large(
         own = side != network_input.image_size
         fields = f"config.{field} = {batch:,} and " + (f"config.evaluation.image_size = {side:,}" if own else sizes)
         ahead = threads + max(2, config.data.prefetch)
+        if field == "batch_size" and (more := config.parallel.steps_per_execution - 1):
+            ahead += 2 * more  # those of a call, and the array that it makes of them
+            fields += f" and config.parallel.steps_per_execution = {more + 1:,}"
         _refuse(ahead * local * 3 * side**2, limit, fields, f"{ahead:,} batches of uint8")
         rows = max(1, batch // devices.count // (config.optimizer.accumulation if field == "batch_size" else 1))
         images = rows * 3 * side**2 * network_input.dtype.itemsize

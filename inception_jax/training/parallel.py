@@ -227,16 +227,16 @@ class Devices:
         self,
         step: Callable,
         state: Any,
-        batch: dict[str, Any],
+        batch: Any,
         *numbers: Any,
         compile_program: Program = jax.stages.Lowered.compile,
     ) -> Compiled:
         """Compiles `(state, batch, *numbers) -> (state, metrics)`; the state is donated.
 
         Args:
-          step: for one device, from `step.make_train_step` or `step_numbers.make_step`.
+          step: for one device, from `step.make_train_step`, `step_numbers.make_step` or `step_loop.make_loop`.
           state: as the step will be called with; arrays, or shapes with shardings.
-          batch: as `state`.
+          batch: as `state`; of a loop a tuple of batches.
           *numbers: trees of numbers and small arrays, the same on all devices; from `place_numbers` if the step runs.
           compile_program: from the lowered program to the executable.
         """
@@ -327,16 +327,18 @@ class Devices:
             analysis = None
         return self.count * analysis["flops"] if analysis else None  # the program is one device's
 
-    def _concrete(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _concrete(self, batch: Any) -> Any:
         """Replaces shapes by zeros if there are several processes: `pmap` would take them for those of one process."""
         if self.process_count == 1:
             return batch
-        return {
-            name: x
-            if isinstance(x, jax.Array)
-            else jax.make_array_from_callback(x.shape, x.sharding, functools.partial(_zeros, x))
-            for name, x in batch.items()
-        }
+        return jax.tree.map(
+            lambda x: (
+                x
+                if isinstance(x, jax.Array)
+                else jax.make_array_from_callback(x.shape, x.sharding, functools.partial(_zeros, x))
+            ),
+            batch,
+        )
 
     def _compile(self, compile_program: Program, function: Any, *arguments: Any) -> Compiled:
         start = time.perf_counter()

@@ -36,7 +36,8 @@ from inception_jax.training.target import TargetRecord
 # Fields that may differ between two starts of a run: none of them changes a number of the steps already taken.
 MAY_CHANGE = (
     "checkpoint.", "data.cache_mb", "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads",
-    "data.workers", "evaluation.", "extensions", "faults.", "logging.", "parallel.devices", "parallel.mode", "stop.",
+    "data.workers", "evaluation.", "extensions", "faults.", "logging.", "parallel.devices", "parallel.mode",
+    "parallel.steps_per_execution", "stop.",
 )  # fmt: skip
 LENGTH = ("num_epochs", "num_steps")
 _VISIBLE_WITHIN = 60.0  # seconds; an NFS client may cache for half a minute that a file does not exist

@@ -30,6 +30,15 @@ class RunLength:
         """Returns whether an action with the interval `every` is due after `step`; all are due after the last step."""
         return step % every == 0 or step == self.total
 
+    def steps_until_due(self, step: int, limit: int) -> int:
+        """The number of steps after `step` until something is due after a step, or `limit` if that is less."""
+        due = min(every - step % every for every in (self.evaluate_every, self.save_every, self.log_every))
+        return min(limit, due, self.total - step)
+
+    def longest_execution(self, limit: int) -> int:
+        """The most steps that are taken without anything due between them, or `limit` if that is less."""
+        return min(limit, self.evaluate_every, self.save_every, self.log_every, self.total)
+
     def epoch(self, step: int) -> float:
         """The number of passes over the training split after `step` steps."""
         return step / self.steps_per_epoch

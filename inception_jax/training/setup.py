@@ -104,6 +104,7 @@ class Setup:
       checkpoints: options of checkpoints.
       target: of the evaluations; None: there is none.
       logging: what is written beside metrics and log.
+      steps_per_execution: training steps that one call of the compiled program takes at most.
       notice: a line for the log's header; None: none.
     """
 
@@ -127,6 +128,7 @@ class Setup:
     checkpoints: CheckpointOptions
     target: Target | None
     logging: LoggingOptions
+    steps_per_execution: int = 1
     notice: str | None = None
 
 
@@ -201,6 +203,7 @@ def build(config: Config, described: Sequence[Any] | None = None) -> Setup:
         ),
         target=read_target(config),
         logging=_read_logging(config),
+        steps_per_execution=config.parallel.steps_per_execution,
         notice=notice,
     )
 

@@ -1,7 +1,7 @@
 """Accumulates the metrics of training steps between two log rows, and detects what must end a run.
 
 Here the host reads the results of the steps, so here it detects: a loss that is not finite or has diverged, too many
-consecutive skipped steps, too many undecodable images, a request to stop. Every process reads the same sums, two steps
+consecutive skipped steps, too many undecodable images, a request to stop. Every process reads the same sums, equally
 late, and so decides the same after the same step. The sums are part of a checkpoint: an interruption loses none.
 """
 
@@ -11,10 +11,11 @@ import collections
 import math
 
 import jax
+import numpy as np
 
 from inception_jax.errors import NonFiniteLoss, UserError
 
-_IN_FLIGHT = 2  # steps that may be queued on the devices: enough to keep them busy, few enough to stop quickly
+_IN_FLIGHT = 2  # steps, or one call of more steps, that may be queued: enough to keep the devices busy, few to wait for
 # Counters in `state` beside the sums: they are not reset by a log row. Their names are those in checkpoints.
 _IN_A_ROW, _CORRUPT = "skipped_in_a_row", "corrupt_in_all"
 
@@ -26,8 +27,8 @@ class CorruptImages(UserError):
 class TrainMetrics:
     """Sums of the steps' metrics since the last log row, and the counters of a run's faults.
 
-    Reading a metric waits for its step. `add` therefore reads those of two steps ago: the devices always have work
-    queued, and the host is never more than that ahead.
+    Reading a metric waits for its step. `add` therefore reads those of two steps ago (of the call before, where a call
+    takes several): the devices always have work queued, and the host is never more than that ahead.
 
     Attributes:
       stop_requested: whether some process requested to stop, in a step that was read (`Devices.flag`).
@@ -66,24 +67,25 @@ class TrainMetrics:
         self._sums: collections.Counter[str] = collections.Counter(sums or {})
         self._skipped_in_a_row = int(self._sums.pop(_IN_A_ROW, 0))
         self._corrupt = int(self._sums.pop(_CORRUPT, 0))
-        self._in_flight: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
+        self._in_flight: collections.deque[tuple[int, dict[str, jax.Array], int]] = collections.deque()
         self.stop_requested = False
 
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Adds one step's metrics.
+    def add(self, step: int, metrics: dict[str, jax.Array], count: int = 1) -> None:
+        """Adds the metrics of one step, or of several that were dispatched together.
 
         Args:
-          step: the step that made them, counted from 1; one more than that of the call before.
+          step: the first step that made them, counted from 1; the one after the last step of the call before.
           metrics: sums over the batch, with "count" and "gradient_norm", still on the devices; "skipped" (0 or 1) and
-            "stop" where the step gives them.
+            "stop" where the step gives them. Scalars; or arrays that begin with one number per step.
+          count: number of steps.
 
         Raises:
           NonFiniteLoss: the loss or the gradient of a step was NaN or infinite, or the loss above the limit; or more
             than `max_skipped` consecutive steps were skipped.
           CorruptImages: more than `max_corrupt` images were masked.
         """
-        self._in_flight.append((step, metrics))
-        while len(self._in_flight) > _IN_FLIGHT:
+        self._in_flight.append((step, metrics, count))
+        while len(self._in_flight) > 1 and sum(steps for _, _, steps in self._in_flight) > _IN_FLIGHT:
             self._read_oldest()
 
     def state(self) -> dict[str, float]:
@@ -126,8 +128,12 @@ class TrainMetrics:
             self._read_oldest()
 
     def _read_oldest(self) -> None:
-        step, metrics = self._in_flight.popleft()
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        first, metrics, count = self._in_flight.popleft()
+        rows = {name: np.ravel(value) for name, value in jax.device_get(metrics).items()}
+        for index in range(count):
+            self._add_step(first + index, {name: float(row[index]) for name, row in rows.items()})
+
+    def _add_step(self, step: int, values: dict[str, float]) -> None:
         self.stop_requested |= values.pop("stop", 0) > 0
         skipped = values.get("skipped", 0) > 0
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0

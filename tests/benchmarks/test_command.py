@@ -52,9 +52,12 @@ def test_steps_under_pmap(two_modules, kind, tmp_path):
         "--no_input",
     ]
     modes = ["--mode=pmap", "--devices=2", "--set", "width_multiplier=0.1", f"--json={tmp_path / 'a.json'}"]
+    modes += ["--steps_per_execution=2"] * (kind == "train")
     assert benchmark.main([f"--model={two_modules}", *flags, *modes]) == 0
     content = json.loads((tmp_path / "a.json").read_text())
     assert (content["task"]["mode"], content["task"]["devices"]) == ("pmap", 2)
+    assert content["task"]["steps_per_execution"] == (2 if kind == "train" else 1)
+    assert kind == "inference" or content[kind]["steps_per_block"] % 2 == 0
     assert {"inference", "train"} & set(content) == {kind} and content[kind]["step_seconds"]["median"] > 0
 
 
@@ -157,6 +160,18 @@ MISTAKES = {
     "a flag that torch has not": (
         ["--model=inception_v1", "--vs=torch", "--mode=pmap"],
         r"--mode: has no effect with --vs",
+    ),
+    "a block of parts of a call": (
+        ["--model=inception_v1", "--vs=torch", "--steps_per_execution=8", "--steps=12"],
+        r"a block has a multiple of the steps of a call; --steps=16 would do",
+    ),
+    "steps of a program that is not run": (
+        ["--model=inception_v1", "--topology=h200", "--steps_per_execution=8"],
+        "has no effect with --topology",
+    ),
+    "steps of inference": (
+        ["--model=inception_v1", "--what=inference", "--steps_per_execution=8"],
+        "has no effect with --what=inference",
     ),
     "a flag of torch alone": (["--model=inception_v1", "--rounds=3"], r"--rounds: has an effect only with --vs=torch"),
     "a plot of the input": (["--model=inception_v1", "--data", "--plot=a.png"], r"--plot: has no effect with --data"),

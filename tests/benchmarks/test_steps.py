@@ -79,6 +79,22 @@ def test_the_step_is_trains_and_learns(bench):
     assert int(bench._state.step) == 12
 
 
+def test_several_steps_in_one_call_are_trains_too(two_modules):
+    """As many losses as steps, the last call with fewer, and the losses of single steps."""
+    losses = []
+    for per_call in (1, 3):
+        recipe = workload.config_of_model(two_modules, 10)
+        fields = {"batch_size": 4, "data.image_size": 32, "model.width_multiplier": 0.25, "parallel.devices": 1}
+        workload.set_fields(recipe, fields | {"parallel.steps_per_execution": per_call})
+        bench = steps.Bench(workload.build_setup(recipe), batches=2, seed=5)
+        assert bench.steps_per_call == per_call
+        bench.compile("train")
+        bench.run("train", 5)
+        assert int(bench._state.step) == 5
+        losses.append(bench.pop_losses())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3) and len(set(losses[0])) == 5
+
+
 def test_quarters():
     assert steps.quarter_means([8.0, 6.0, 1.0, 1.0, 1.0, 1.0, 2.0, 4.0]) == (7.0, 3.0)
     assert steps.quarter_means([2.0]) == (2.0, 2.0)
@@ -86,6 +102,6 @@ def test_quarters():
 
 def test_the_forward_pass_gives_logits(bench):
     bench.compile("inference")
-    output = bench.step("inference", bench._batches[0])
+    output = bench.step("inference", [bench._batches[0]])
     assert output[1]["logits"].shape == (4, 10)
     assert bool(jnp.isfinite(output[1]["logits"]).all())

@@ -39,6 +39,14 @@ def test_long_steps_are_blocks_of_one():
     assert len(taken.blocks) == 4
 
 
+@pytest.mark.parametrize("seconds", [7.0, 0.02, 1e-6])
+def test_blocks_are_of_whole_calls(seconds):
+    machine = Machine(seconds=seconds)
+    taken = timing.time_steps(machine.run, seconds=1.0, blocks=4, unit=8, clock=machine.clock)
+    assert taken.steps % 8 == 0 and all(steps % 8 == 0 for steps in machine.calls)
+    assert taken.blocks == pytest.approx([seconds] * len(taken.blocks))
+
+
 def test_short_steps_are_not_taken_for_the_clock():
     """A thousand steps of a microsecond: the block's length comes from many steps, not from one reading."""
     machine = Machine(seconds=1e-6)

@@ -119,9 +119,12 @@ def assert_equal_runs(one, other, tolerance=1e-10):
 
 
 def test_killed_stopped_and_continued_alone(alone, start_pair, start_command, arguments, tmp_path):
-    """One run: of two processes one is killed in a save; of two more one gets SIGTERM; then one, under pmap."""
+    """One run: of two processes one is killed in a save; of two more one gets SIGTERM; then one, under pmap.
+
+    Several steps per execution: three with two processes, two with one; the other run takes single ones.
+    """
     workdir = tmp_path / "run"
-    first, second = start_pair(workdir)
+    first, second = start_pair(workdir, "--config.parallel.steps_per_execution=3")
     log, checkpoints = workdir / "metrics.jsonl", workdir / "checkpoints"
     wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") >= 4, first, second)
     wait_for(lambda: [*checkpoints.glob("*.orbax-checkpoint-tmp*")], first, second, pause=0.003)
@@ -134,7 +137,7 @@ def test_killed_stopped_and_continued_alone(alone, start_pair, start_command, ar
     lost = ("a collective failed: another process of this run has ended", "process 1 of this run has sent no heartbeat")
     assert any(f"error: {message}" in err for message in lost) and "Traceback" not in err
 
-    first, second = start_pair(workdir, "--json")
+    first, second = start_pair(workdir, "--json", "--config.parallel.steps_per_execution=3")
     wait_for(lambda: "compiling" in first.written()[1], first, second)
     second.send_signal(signal.SIGTERM)
     out, err = first.communicate(timeout=120)
@@ -149,6 +152,7 @@ def test_killed_stopped_and_continued_alone(alone, start_pair, start_command, ar
         *arguments,
         *DOUBLE,
         "--config.parallel.mode=pmap",
+        "--config.parallel.steps_per_execution=2",
         f"--workdir={workdir}",
         environment=environment(2),
     )

@@ -29,7 +29,8 @@ def shifted("""
 def quick_arguments(request, own_recipe, small_arguments, tmp_path_factory):
     """The arguments of a run with a small network, which every start traces again.
 
-    The recipe of configs/README.md, with EMA; or the small run with two modules of GoogLeNet, and more of its steps.
+    The recipe of configs/README.md, with EMA and several steps per execution; or the small run with two modules of
+    GoogLeNet, and more of its steps.
     """
     if request.param == "two modules":
         recipe = Path(__file__).with_name("two_modules.py")
@@ -38,6 +39,7 @@ def quick_arguments(request, own_recipe, small_arguments, tmp_path_factory):
     recipe.write_text(own_recipe.read_text().replace("def shift(", SLOW, 1))
     fields = [f"num_steps={STEPS}", "ema.decay=0.9", "logging.every_steps=3", "evaluation.every_epochs=0.4"]
     fields += ["checkpoint.every_epochs=0.7", "logging.pictures=False", "data.threads=2"]
+    fields += ["parallel.steps_per_execution=4"]
     return [f"--config={recipe}", *(f"--config.{field}" for field in fields)]
 
 

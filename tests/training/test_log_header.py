@@ -48,3 +48,20 @@ def test_a_warm_up_that_is_longer_than_the_run_is_told():
         assert len(found) == told, epochs
         if epochs == 1:
             assert "the warm-up of 1 epoch is longer than the run of 0.04454: the learning rate never rea" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, "4 steps of 16 (0.04454 epochs)"),
+        ({"parallel.steps_per_execution": 2}, "4 steps of 16 (0.04454 epochs), up to 2 in one execution"),
+        (
+            {"parallel.steps_per_execution": 32, "logging.every_steps": 3},
+            "4 steps of 16 (0.04454 epochs), up to 3 in one execution; more would not fit between log rows, "
+            "evaluations and checkpoints",
+        ),
+    ],
+)
+def test_steps_in_one_execution_are_told(fields, told):
+    built = setup.build(config(**{"model.name": "inception_v1"} | fields))
+    assert told in log_header.format_header(built, TrainState(0, {}, {}, (), None), 0).splitlines()

@@ -68,6 +68,37 @@ def test_it_is_found_two_steps_late_at_the_latest():
         window.add(3, metrics(1.0))
 
 
+def together(*losses, **others):
+    """The metrics of steps that were dispatched together; the program has room for one more."""
+    rows = {name: [float(metrics(loss)[name]) for loss in losses] for name in metrics(1.0)} | others
+    return {name: jnp.asarray([*row, 0]) for name, row in rows.items()}
+
+
+def test_steps_dispatched_together_are_those_of_single_calls():
+    losses = [0.1, 0.7, 1 / 3, 2.5, 1.25]
+    single, several = TrainMetrics(), TrainMetrics()
+    for step, loss in enumerate(losses, 1):
+        single.add(step, metrics(loss))
+    several.add(1, together(*losses[:3]), 3)
+    several.add(4, together(*losses[3:]), 2)
+    assert several.state() == single.state()
+
+
+def test_a_bad_step_among_others_is_named_one_call_late_at_the_latest():
+    window = TrainMetrics()
+    window.add(1, together(1.0, float("nan"), 1.0), 3)
+    with pytest.raises(NonFiniteLoss, match="step 2 is not finite"):
+        window.add(4, together(1.0), 1)
+
+
+def test_any_step_of_a_call_requests_to_stop():
+    window = TrainMetrics()
+    window.add(1, together(1.0, 1.0, stop=[0, 2]), 2)
+    assert not window.stop_requested
+    window.add(3, together(1.0, 1.0, stop=[0, 0]), 2)
+    assert window.stop_requested
+
+
 def skipped(**others):
     return {
         name: jnp.float32(value)
