@@ -1,6 +1,7 @@
 """Several steps in one execution: the numbers of single steps, and the same bits however the steps are divided."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,16 @@ def test_the_step_is_traced_once():
 
     devices.compile_train(step_loop.make_loop(step), *call.arguments(current, devices.put(batch(0))))
     assert len(traces) == 1
+
+
+def test_the_program_is_one_step_with_the_state_in_place():
+    """One step in a loop, with its one all-reduce; every leaf of the state is donated."""
+    setup = prepare("momentum", devices=4)
+    call, devices = step_loop.TrainCall(setup, 4), setup.devices
+    current = devices.replicate(state.create(initial(True, jnp.float32), setup.optimizer, keep_ema=True))
+    program = devices.compile_train(call.function(), *call.arguments(current, devices.put(batch(0)))).call
+    assert program.memory_analysis().alias_size_in_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(current))
+    assert len(re.findall(r"= \S+ all-reduce(?:-start)?\(", program.as_text())) == 1
 
 
 def test_a_loop_is_kept_in_a_file(tmp_path):
