@@ -107,4 +107,4 @@ class TrainCall:
             (batch,) = batches
             return compiled(state, batch, self._numbers)
         unused = self.limit - len(batches)
-        return compiled(state, (*batches, *batches[-1:] * unused), self._numbers, self._counts[len(batches) - 1])
+        return compiled(state, (*batches, *(batches[-1],) * unused), self._numbers, self._counts[len(batches) - 1])
