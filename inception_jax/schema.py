@@ -389,7 +389,7 @@ SCHEMA: dict[str, Any] = {
         "steps_per_execution": Field(
             1,
             "training steps that one call of the compiled program takes at most; log rows, evaluations and checkpoints "
-            "keep their steps, a signal waits for the end of two calls",
+            "keep their steps, a signal waits for the end of two calls, or of three with several processes",
             allowed.STEPS_PER_EXECUTION,
         ),
         "batch_norm": Field(

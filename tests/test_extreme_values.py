@@ -5,10 +5,12 @@ Nothing may end in a traceback, take seconds, or take memory that the system lim
 """
 
 import contextlib
+import functools
 import importlib
 import itertools
 import math
 import random
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -170,6 +172,38 @@ def test_a_batch_of_an_accelerator_is_compared_with_its_memory(monkeypatch):
     monkeypatch.setattr(memory_check, "_device_memory", lambda devices: 1 << 20)
     with pytest.raises(UserError, match=r"config\.batch_size = 128 .* per device need at least 2 MB"):
         setups.build(Config(make_config(base() | {"batch_size": 128})))
+
+
+@pytest.mark.parametrize(("steps", "channels", "threads"), [(1, 3, 1), (8, 3, 1), (8, 1, 3), (1024, 3, 1)])
+def test_the_batches_of_an_execution_are_counted_with_what_else_waits(steps, channels, threads, monkeypatch):
+    """Those of a call, their copies in one array, those being made and transferred; to the byte."""
+    config = Config(make_config(base() | {"parallel.steps_per_execution": 1024, "data.threads": threads}))
+    network_input = SimpleNamespace(image_size=32, channels=channels)
+    need = (threads + 2 + 2 * (steps - 1)) * 8 * 32 * 32 * channels
+    for memory in (need, need - 1):
+        monkeypatch.setattr(memory_check, "machine_memory", lambda memory=memory: memory)
+        refuse = functools.partial(
+            memory_check.refuse_long_executions, config, steps, network_input, SimpleNamespace(process_count=1)
+        )
+        if memory == need:
+            refuse()
+    with pytest.raises(memory_check.TooLarge, match=rf"per_execution = 1,024 \(at most {steps:,} in this run\): "):
+        refuse()
+
+
+def test_steps_that_no_execution_takes_need_no_memory(monkeypatch):
+    """1,024 steps would need 202 MB of batches; a log row after each step leaves one."""
+    monkeypatch.setattr(memory_check, "machine_memory", lambda: 150 << 20)
+    values = base() | {"parallel.steps_per_execution": 1024, "num_steps": 2000, "batch_size": 32}
+    rare = {"evaluation.every_epochs": 1e3, "checkpoint.every_epochs": 1e3, "logging.every_steps": 2000}
+    for every in ("logging.every_steps", "num_steps"):
+        setups.build(Config(make_config(values | rare | {every: 5})))
+    for every in ("evaluation.every_epochs", "checkpoint.every_epochs"):
+        setups.build(Config(make_config(values | rare | {every: 2.0})))
+    with pytest.raises(
+        memory_check.TooLarge, match=r"1,024 \(at most 1,024 in this run\): 2,049 batches of uint8 need"
+    ):
+        setups.build(Config(make_config(values | rare)))
 
 
 def test_a_multiplier_for_frozen_biases_blames_the_field_that_was_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -85,13 +86,14 @@ def measure_fed_step(bench: Bench, seconds: float) -> dict[str, float]:
     size = setup.config.batch_size
     feed = DevicePrefetcher(setup.data.train.batches(0), setup.devices.put, setup.data.prefetch)
     with contextlib.closing(feed):
-        window, clock = TrainMetrics(), Clock()
+        window, clock, per_call = TrainMetrics(), Clock(), bench.steps_per_call
+        firsts = itertools.count(1, per_call)
 
         def take_steps() -> float:
             """Dispatches the steps of one call; returns the seconds that they waited for their batches."""
-            batches = [next(feed) for _ in range(bench.steps_per_call)]
+            batches = [next(feed) for _ in range(per_call)]
             waited = feed.pop_wait_seconds()
-            window.add(1, bench.step("train", batches), len(batches))
+            window.add(next(firsts), bench.step("train", batches), per_call)
             return waited
 
         for _ in range(3):  # prefetched batches, which say nothing of the pipeline's speed
@@ -102,7 +104,7 @@ def measure_fed_step(bench: Bench, seconds: float) -> dict[str, float]:
         with no_compilation():
             while time.perf_counter() - start < seconds or steps < 3:
                 clock.add("data_wait", take_steps())
-                steps += bench.steps_per_call
+                steps += per_call
             window.pop_row()  # waits for the steps that are still running
         lap = clock.lap(steps, size)
     return {name: lap[name] for name in ("step_seconds", "images_per_second", "data_wait_fraction")} | {"steps": steps}

@@ -175,7 +175,8 @@ def _measure_kind(
         "program": memory.program_memory(bench.compiled[kind], accelerator=device.platform != "cpu"),
         "device": memory.device_memory(device),
     }
-    if device.platform != "cpu":  # on a CPU the text hides most of the program in calls of libraries
+    # On a CPU the text hides most of the program in calls of libraries; a loop of steps is not the program of one.
+    if device.platform != "cpu" and unit == 1:
         content["program"] = program_summary.summarize(bench.compiled[kind], limits, bench.block_names)
     content["roofline"] = layer_roofline(bench, kind, limits)
     if content["roofline"]:

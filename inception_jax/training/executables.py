@@ -43,7 +43,7 @@ _OUTSIDE_FIELDS = (
     "augmentation.area", "augmentation.aspect", "augmentation.flip", "augmentation.interpolation",
     "augmentation.policy", "augmentation.policy_magnitude", "augmentation.policy_operations", "augmentation.resize",
     "augmentation.rule", "data.cache_mb", "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads",
-    "data.workers",
+    "data.workers", "parallel.steps_per_execution",
 )  # fmt: skip
 
 _NOT_KEPT = b""

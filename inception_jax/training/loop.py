@@ -223,19 +223,18 @@ def _take_steps(run: _Run, state: TrainState, start: int) -> tuple[TrainState, E
     step = start
     while step < length.total:
         before = step
-        try:
-            with no_compilation() if before > start else contextlib.nullcontext():
-                batches = _next_batches(run, length.steps_until_due(before, run.setup.steps_per_execution))
-                if batches:
-                    state = _dispatch_steps(run, before, state, batches)
-        except InputStalled:
+        with no_compilation() if before > start else contextlib.nullcontext():
+            batches, stalled = _next_batches(run, length.steps_until_due(before, run.setup.steps_per_execution))
+            if batches:
+                state = _dispatch_steps(run, before, state, batches)
+                step += len(batches)
+        if stalled:
             if devices.process_count == 1:  # several: the others may be waiting inside the step, and cannot save
-                _save(run, before, state, evaluations)
-            raise
+                _save(run, step, state, {} if batches else evaluations)
+            raise stalled
         if not batches:  # a signal came while no batch did
             _save(run, before, state, evaluations)
             return state, {}, run.interrupts.requested()
-        step += len(batches)
         output.progress.advance(step)
         if before == 0 and run.setup.logging.pictures and processes.is_first():
             results.draw_training_batch(run.setup, output, batches[0])
@@ -297,12 +296,25 @@ def _log(run: _Run, step: int, logged: int) -> None:
     output.log_news()
 
 
-def _next_batches(run: _Run, count: int) -> list[Batch]:
-    """The next batches; fewer than `count`, or none, if a signal came while no batch did."""
+def _next_batches(run: _Run, count: int) -> tuple[list[Batch], InputStalled | None]:
+    """The next batches; in one process fewer than `count` where a signal came, or the input stalled, before the last.
+
+    Returns:
+      (the batches; none: a signal came, or the input stalled, while no batch did; the error of a stalled input). The
+      steps of the batches that came before either are taken and saved. Several processes must take the same steps:
+      each waits for all of its batches, and one whose input stalled takes none.
+    """
     batches: list[Batch] = []
-    while len(batches) < count and (batch := run.batches.next_batch()) is not None:
+    alone = run.setup.devices.process_count == 1
+    while len(batches) < count and not (batches and alone and run.interrupts.requested()):
+        try:
+            batch = run.batches.next_batch()
+        except InputStalled as error:
+            return batches if alone else [], error
+        if batch is None:
+            break
         batches.append(batch)
-    return batches
+    return batches, None
 
 
 def _dispatch_steps(run: _Run, before: int, state: TrainState, batches: list[Batch]) -> TrainState:

@@ -60,12 +60,12 @@ def refuse_too_large(
     Raises:
       TooLarge: names the fields, the bytes that they need at least, and the bytes that there are.
     """
-    side, limit = network_input.image_size, machine_memory()
+    side, channels, limit = network_input.image_size, network_input.channels, machine_memory()
     sizes = f"config.data.image_size = {side:,}"
     threads = config.data.threads or 1
     eval_side, crop = network_input.eval_image_size, network_input.eval_crop
     resized = crop.side(eval_side) if crop.rule != "central_fraction" else eval_side
-    _refuse(threads * 3 * resized**2, limit, f"{sizes} and config.data.threads = {threads:,}", "images to crop")
+    _refuse(threads * channels * resized**2, limit, f"{sizes} and config.data.threads = {threads:,}", "images to crop")
     on_device = _device_memory(devices) or limit // devices.local_count
     for field, batch, side in (
         ("batch_size", config.batch_size, network_input.image_size),
@@ -74,18 +74,42 @@ def refuse_too_large(
         local = batch // devices.process_count
         own = side != network_input.image_size
         fields = f"config.{field} = {batch:,} and " + (f"config.evaluation.image_size = {side:,}" if own else sizes)
-        ahead = threads + max(2, config.data.prefetch)
-        if field == "batch_size" and (more := config.parallel.steps_per_execution - 1):
-            ahead += 2 * more  # those of a call, and the array that it makes of them
-            fields += f" and config.parallel.steps_per_execution = {more + 1:,}"
-        _refuse(ahead * local * 3 * side**2, limit, fields, f"{ahead:,} batches of uint8")
+        _refuse_batches(_batches_ahead(config), local * channels * side**2, fields)
         rows = max(1, batch // devices.count // (config.optimizer.accumulation if field == "batch_size" else 1))
-        images = rows * 3 * side**2 * network_input.dtype.itemsize
+        images = rows * channels * side**2 * network_input.dtype.itemsize
         _refuse(images, on_device, fields, f"a batch in {network_input.dtype.name}, per device")
         if images > _NEAR * on_device:
             need = images + _endpoint_bytes(model, side, rows)
             _refuse(need, on_device, fields, "the batch and the network's endpoints, per device")
     _refuse_parameters(config, spec, model, network_input.image_size, on_device)
+
+
+def refuse_long_executions(config: Config, steps: int, network_input: NetworkInput, devices: Devices) -> None:
+    """Refuses more steps in one execution than the memory holds batches of.
+
+    Args:
+      config: of the run.
+      steps: the most steps of an execution in this run (`RunLength.longest_execution`).
+      network_input: the network's input.
+      devices: of the run.
+
+    Raises:
+      TooLarge: as `refuse_too_large`.
+    """
+    ahead = _batches_ahead(config) + 2 * (steps - 1)  # those of a call, and the array that it makes of them
+    fields = f"config.batch_size = {config.batch_size:,} and config.parallel.steps_per_execution = "
+    fields += f"{config.parallel.steps_per_execution:,} (at most {steps:,} in this run)"
+    local = config.batch_size // devices.process_count
+    _refuse_batches(ahead, local * network_input.channels * network_input.image_size**2, fields)
+
+
+def _batches_ahead(config: Config) -> int:
+    """Batches that the data loader's threads and the transfers hold beside that of a step."""
+    return (config.data.threads or 1) + max(2, config.data.prefetch)
+
+
+def _refuse_batches(count: int, size: int, fields: str) -> None:
+    _refuse(count * size, machine_memory(), fields, f"{count:,} batches of uint8")
 
 
 def _refuse_parameters(config: Config, spec: ModelSpec, model: BaseNetwork, side: int, limit: int) -> None:
@@ -133,7 +157,7 @@ def refuse_many_batches(pipeline: TrainPipeline | EvalPipeline) -> None:
         f"config.data.threads = {pipeline.threads:,}, config.data.workers = {pipeline.workers:,} and a batch of "
         f"{pipeline.local_batch_size * crops:,} images of {pipeline.image_size:,} pixels"
     )
-    _refuse(ahead * batch, machine_memory(), fields, f"{ahead:,} batches of uint8")
+    _refuse_batches(ahead, batch, fields)
 
 
 def refuse_cache(megabytes: int) -> None:

@@ -160,6 +160,10 @@ def build(config: Config, described: Sequence[Any] | None = None) -> Setup:
         single_values = batch_norm_checks.find_single_values(model, image_size, batch)
     data = build_data(config, train_split, eval_split, network_input, devices)
     length = run_length.compute_run_length(config, data.train.steps_per_epoch)
+    per_execution = config.parallel.steps_per_execution
+    if described is None:
+        longest = length.longest_execution(per_execution)
+        memory_check.refuse_long_executions(config, longest, network_input, devices)
     model = network_setup.limit_momentum(config, model, length.total * accumulation)
     schedule = _schedule(config, length)
     build_optimizer, optimizer_numbers = _optimizer(config)
@@ -203,7 +207,7 @@ def build(config: Config, described: Sequence[Any] | None = None) -> Setup:
         ),
         target=read_target(config),
         logging=_read_logging(config),
-        steps_per_execution=config.parallel.steps_per_execution,
+        steps_per_execution=per_execution,
         notice=notice,
     )
 

@@ -2,7 +2,8 @@
 
 With `parallel.steps_per_execution` above 1 the compiled program is a loop over the steps of that many batches. How many
 of them it takes is an argument: a run ends an execution before each log row, evaluation and checkpoint, so that what
-it writes, and the bits of its numbers, do not depend on where it was interrupted.
+it writes, and the bits of its numbers, do not depend on where it was interrupted. The program is a loop also where
+these leave one step per execution: its bits follow from the config's number being above 1 alone.
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ class TrainCall:
         """Puts the numbers of the run on its devices.
 
         Args:
-          setup: of the run.
-          limit: the most steps of a call; with 1 the program is the step itself, without a loop.
+          setup: of the run; with `steps_per_execution` 1 the program is the step itself, without a loop.
+          limit: the most steps of a call; at most `setup.steps_per_execution`.
         """
-        self.limit = limit
+        self.limit, self._loops = limit, setup.steps_per_execution > 1
         devices = setup.devices
         self._numbers = devices.place_numbers(step_numbers.read_numbers(setup))
         # All of them now: the steps of a run must not wait for a transfer of a new count.
@@ -77,7 +78,7 @@ class TrainCall:
 
     def function(self) -> Callable[..., tuple[TrainState, Metrics]]:
         """The function to compile with `Devices.compile_train`."""
-        return self._step if self.limit == 1 else make_loop(self._step)
+        return make_loop(self._step) if self._loops else self._step
 
     def arguments(self, state: Any, batch: dict[str, Any]) -> tuple[Any, ...]:
         """The arguments to compile it for.
@@ -86,7 +87,7 @@ class TrainCall:
           state: arrays, or shapes with shardings.
           batch: as `state`, of one step.
         """
-        if self.limit == 1:
+        if not self._loops:
             return state, batch, self._numbers
         return state, (batch,) * self.limit, self._numbers, self._counts[0]
 
@@ -103,7 +104,7 @@ class TrainCall:
         Returns:
           The next state, and the metrics: scalars, or arrays [limit] that begin with one number per batch.
         """
-        if self.limit == 1:
+        if not self._loops:
             (batch,) = batches
             return compiled(state, batch, self._numbers)
         unused = self.limit - len(batches)

@@ -1,5 +1,6 @@
 """The speed of the input pipeline alone, and the data wait of a step that it feeds."""
 
+import math
 import time
 import types
 
@@ -9,6 +10,7 @@ from inception_jax.benchmarks import inputs
 from inception_jax.data import datasets
 from inception_jax.data.images import EvalCrop
 from inception_jax.data.pipeline import TrainPipeline
+from inception_jax.errors import NonFiniteLoss
 
 
 class SlowPipeline(TrainPipeline):
@@ -52,11 +54,18 @@ def test_a_step_that_waits_for_its_input_says_so(pipeline):
     class Bench:
         setup, steps_per_call = Setup, 2
 
+        def __init__(self, bad=None):
+            self.taken, self.bad = 0, bad
+
         def step(self, kind, batches):
             assert kind == "train" and [batch["image"].shape for batch in batches] == [(8, 8, 8, 3)] * 2
-            return {"loss": [1.0] * 2, "count": [8.0] * 2, "gradient_norm": [1.0] * 2}
+            losses = [math.nan if self.taken + index == self.bad else 1.0 for index in range(2)]
+            self.taken += 2
+            return {"loss": losses, "count": [8.0] * 2, "gradient_norm": [1.0] * 2}
 
     fed = inputs.measure_fed_step(Bench(), 0.5)
+    with pytest.raises(NonFiniteLoss, match="step 14 is not finite"):
+        inputs.measure_fed_step(Bench(bad=13), 0.5)
     assert fed["data_wait_fraction"] > 0.9
     assert fed["images_per_second"] == pytest.approx(8 / 0.02, rel=0.5)
     assert fed["steps"] >= 3 and fed["steps"] % 2 == 0

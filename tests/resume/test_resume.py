@@ -37,7 +37,7 @@ def quick_arguments(request, own_recipe, small_arguments, tmp_path_factory):
         return [f"--config={recipe}", *small_arguments[1:], f"--config.num_steps={STEPS}"]
     recipe = tmp_path_factory.mktemp("slow") / "mine.py"
     recipe.write_text(own_recipe.read_text().replace("def shift(", SLOW, 1))
-    fields = [f"num_steps={STEPS}", "ema.decay=0.9", "logging.every_steps=3", "evaluation.every_epochs=0.4"]
+    fields = [f"num_steps={STEPS}", "ema.decay=0.9", "logging.every_steps=7", "evaluation.every_epochs=0.4"]
     fields += ["checkpoint.every_epochs=0.7", "logging.pictures=False", "data.threads=2"]
     fields += ["parallel.steps_per_execution=4"]
     return [f"--config={recipe}", *(f"--config.{field}" for field in fields)]

@@ -15,7 +15,7 @@ from flax import struct
 from inception_jax import extensions, recipe_files, schema
 from inception_jax.config import Config
 from inception_jax.models.registry import create_model
-from inception_jax.training import executable_files, executables, step_numbers
+from inception_jax.training import compiled_steps, executable_files, executables, step_numbers
 from inception_jax.training import setup as setups
 from inception_jax.training.executable_files import Store
 from inception_jax.training.executables import describe_arguments
@@ -244,7 +244,9 @@ OUTSIDE = {
     "the host reads and transfers by them": (
         "data.cache_mb", "data.data_dir", "data.max_pixels", "data.prefetch", "data.threads", "data.workers",
     ),
-    "they are shapes of the arguments": ("evaluation.batch_size", "evaluation.image_size", "evaluation.protocol"),
+    "they are shapes of the arguments": (
+        "evaluation.batch_size", "evaluation.image_size", "evaluation.protocol", "parallel.steps_per_execution",
+    ),
     "they decide the values of the first state": (
         "initialize.checkpoint", "initialize.new", "initialize.step", "initialize.weights",
     ),
@@ -280,6 +282,15 @@ def test_every_field_is_in_the_key_or_outside_for_a_reason(run_config):
 
     assert absent("train", setup, numbers) == outside | ARGUMENTS_OF_THE_STEP | ARGUMENTS_OF_ITS_OPTIMIZER
     assert absent("train", optax, (*ARGUMENTS, step_numbers.read_numbers(optax))) == outside | ARGUMENTS_OF_THE_STEP
+
+
+@pytest.mark.parametrize(("steps", "every", "limit"), [(1, 10, None), (4, 10, 4), (4, 3, 3), (64, 100, 20), (4, 1, 1)])
+def test_a_run_compiles_its_longest_execution(run_config, steps, every, limit):
+    changes = {"parallel.steps_per_execution": steps, "logging.every_steps": every, "num_steps": 20}
+    changes |= {"evaluation.every_epochs": 100.0, "checkpoint.every_epochs": 100.0}
+    compiled = compiled_steps.CompiledSteps(setups.build(Config(run_config(**changes))))
+    batches = compiled._arguments(None)[1]
+    assert isinstance(batches, dict) if limit is None else len(batches) == limit
 
 
 def test_calls_of_onednn_are_known_before_a_step_is_read(monkeypatch, run_config):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,14 @@ from .test_step_numbers import assert_same_bits, prepare
 STEPS = 7
 
 
+def with_steps(setup, count):
+    return SimpleNamespace(**vars(setup) | {"steps_per_execution": count})
+
+
 def train(setup, limit, counts, dtype, batches=None):
     """(state, {name: [a number per step]}) after executions of `counts` steps."""
+    if not hasattr(setup, "steps_per_execution"):
+        setup = with_steps(setup, limit)
     call, devices = step_loop.TrainCall(setup, limit), setup.devices
     start = state.create(initial(True, dtype), setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
     current = devices.replicate(start)
@@ -52,6 +59,14 @@ def test_the_bits_do_not_depend_on_where_executions_end(name):
         assert_same_bits(one, other)
 
 
+def test_nor_on_how_many_steps_a_run_leaves_to_an_execution():
+    """With a log row after each step the program is a loop as well, and not the program of single steps."""
+    setup = with_steps(prepare("momentum"), 5)
+    assert_same_bits(*(train(setup, limit, counts, jnp.float32) for limit, counts in ((5, [5, 2]), (1, [1] * STEPS))))
+    call = step_loop.TrainCall(setup, 1)
+    assert len(call.arguments(None, batch(0))) == 4 and call.function() is not call._step
+
+
 def test_a_bad_step_is_skipped_alone(x64):
     """A loss above the limit skips its own step, and not the others of its execution."""
     setup = prepare("plain", jnp.float64)
@@ -67,7 +82,7 @@ def test_a_bad_step_is_skipped_alone(x64):
 
 def test_steps_that_are_not_taken_leave_no_trace():
     """The metrics of the places that an execution does not use are 0, whatever the last batch is."""
-    setup = prepare("momentum")
+    setup = with_steps(prepare("momentum"), 4)
     call, devices = step_loop.TrainCall(setup, 4), setup.devices
     current = devices.replicate(state.create(initial(True, jnp.float32), setup.optimizer, keep_ema=True))
     one = devices.put(batch(0))
@@ -80,7 +95,7 @@ def test_steps_that_are_not_taken_leave_no_trace():
 
 def test_the_step_is_traced_once():
     """For the shapes of its metrics and for the loop: tracing is a second or more of a start."""
-    setup, traces = prepare("momentum"), []
+    setup, traces = with_steps(prepare("momentum"), 4), []
     call, devices = step_loop.TrainCall(setup, 4), setup.devices
     current = devices.replicate(state.create(initial(True, jnp.float32), setup.optimizer, keep_ema=True))
 
@@ -94,7 +109,7 @@ def test_the_step_is_traced_once():
 
 def test_the_program_is_one_step_with_the_state_in_place():
     """One step in a loop, with its one all-reduce; every leaf of the state is donated."""
-    setup = prepare("momentum", devices=4)
+    setup = with_steps(prepare("momentum", devices=4), 4)
     call, devices = step_loop.TrainCall(setup, 4), setup.devices
     current = devices.replicate(state.create(initial(True, jnp.float32), setup.optimizer, keep_ema=True))
     program = devices.compile_train(call.function(), *call.arguments(current, devices.put(batch(0)))).call
@@ -103,7 +118,7 @@ def test_the_program_is_one_step_with_the_state_in_place():
 
 
 def test_a_loop_is_kept_in_a_file(tmp_path):
-    setup = prepare("momentum")
+    setup = with_steps(prepare("momentum"), 4)
     call, devices = step_loop.TrainCall(setup, 4), setup.devices
     current = devices.replicate(state.create(initial(True, jnp.float32), setup.optimizer, keep_ema=True))
     batches = [devices.put(batch(k)) for k in range(3)]
@@ -122,8 +137,7 @@ def test_a_loop_is_kept_in_a_file(tmp_path):
 
 
 def test_more_batches_than_the_program_takes_are_an_error():
-    setup = prepare("momentum")
     for limit in (1, 2):
-        call = step_loop.TrainCall(setup, limit)
+        call = step_loop.TrainCall(with_steps(prepare("momentum"), limit), limit)
         with pytest.raises((ValueError, IndexError)):
             call(lambda *arguments: None, None, [batch(0)] * 3)
