@@ -12,9 +12,11 @@ README.md beside this file.
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -86,14 +88,12 @@ def main() -> None:
         flags.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _parse(text: str) -> str | int | float:
-    """A value of a field as the command line has it: a number, or else a text."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
+def _parse(text: str) -> Any:
+    """A value of a field as the command line has it: a number, True or False, or else a text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 if __name__ == "__main__":

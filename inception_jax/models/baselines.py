@@ -107,14 +107,14 @@ class AlexNet(BaseNetwork):
         x = images.astype(self.dtype)
         x = endpoints["conv1"] = ConvUnit(96, (11, 11), options, 4, "VALID", name="conv1")(x, train=train)
         x = endpoints["norm1"] = local_response_norm(x)
-        x = endpoints["pool1"] = _CAFFE_POOL(x)
+        x = endpoints["pool1"] = _CAFFE_POOL(x, self.convolution)
         x = endpoints["conv2"] = GroupedConv(256, (5, 5), biased, name="conv2")(x, train=train)
         x = endpoints["norm2"] = local_response_norm(x)
-        x = endpoints["pool2"] = _CAFFE_POOL(x)
+        x = endpoints["pool2"] = _CAFFE_POOL(x, self.convolution)
         x = endpoints["conv3"] = ConvUnit(384, (3, 3), options, name="conv3")(x, train=train)
         x = endpoints["conv4"] = GroupedConv(384, (3, 3), biased, name="conv4")(x, train=train)
         x = endpoints["conv5"] = GroupedConv(256, (3, 3), biased, name="conv5")(x, train=train)
-        x = endpoints["pool5"] = _CAFFE_POOL(x)
+        x = endpoints["pool5"] = _CAFFE_POOL(x, self.convolution)
         x = _two_wide_layers(adaptive_avg_pool(x, 6), biased, self.dropout_rate, keys, endpoints)
         return InceptionOutput(classifier(self.num_classes, options)(x), (), endpoints)
 
@@ -164,7 +164,7 @@ class VGG16(BaseNetwork):
         for number, (name, filters) in enumerate(VGG16_BLOCKS.items(), 1):
             row = tuple(Conv(f"conv{i}", features, (3, 3)) for i, features in enumerate(filters, 1))
             x = endpoints[name] = Mixed((row,), options, name=name)(x, train=train)
-            x = endpoints[f"pool{number}"] = MaxPool(2, 2, "VALID")(x)
+            x = endpoints[f"pool{number}"] = MaxPool(2, 2, "VALID")(x, self.convolution)
         x = _two_wide_layers(adaptive_avg_pool(x, 7), options, self.dropout_rate, keys, endpoints)
         return InceptionOutput(classifier(self.num_classes, options)(x), (), endpoints)
 
@@ -224,7 +224,7 @@ class NetworkInNetwork(BaseNetwork):
                 x = dropout(x, self.dropout_rate, keys, CLASSIFIER_SITE)
             x = endpoints[name] = Mixed((row,), options, name=name)(x, train=train)
             if name != "mlpconv4":
-                x = endpoints[f"pool{number}"] = _CAFFE_POOL(x)
+                x = endpoints[f"pool{number}"] = _CAFFE_POOL(x, self.convolution)
         if self.num_classes == 0:
             return InceptionOutput(global_avg_pool(x).astype(at_least_float32(self.dtype)), (), endpoints)
         # One filter per class whatever the width multiplier, and in float32, as every classifier here.

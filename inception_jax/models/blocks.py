@@ -52,9 +52,9 @@ class MaxPool:
     padding: str | int
     dilation: int = 1
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] to [B, H', W', C]."""
-        return max_pool(x, self.window, self.stride, self.padding, self.dilation)
+    def __call__(self, x: jax.Array, algorithm: str) -> jax.Array:
+        """[B, H, W, C] to [B, H', W', C]; `algorithm` is the network's `convolution`."""
+        return max_pool(x, self.window, self.stride, self.padding, self.dilation, algorithm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Mixed(nn.Module):
             return {}
         kernel = jnp.concatenate(kernels, axis=-1).astype(self.options.dtype)
         outputs = jnp.split(
-            conv2d(x.astype(self.options.dtype), kernel),
+            conv2d(x.astype(self.options.dtype), kernel, algorithm=self.options.convolution),
             list(itertools.accumulate(kernel.shape[-1] for kernel in kernels[:-1])),
             axis=-1,
         )
@@ -123,6 +123,8 @@ class Mixed(nn.Module):
                 x = jnp.concatenate([_conv_unit(conv, self.options)(x, train=train) for conv in step.convs], axis=-1)
             elif _defers(step, after):
                 deferred = step
+            elif isinstance(step, MaxPool):
+                x = step(x, self.options.convolution)
             else:
                 x = step(x)
         return x
@@ -167,7 +169,9 @@ class Residual(Mixed):
 
 def run_block(name: str, block: Block, options: LayerOptions, x: jax.Array, train: bool) -> jax.Array:
     """Applies one entry of a network's table to the map `x`; called inside a module, where it is the layer `name`."""
-    if isinstance(block, MaxPool | AvgPool):
+    if isinstance(block, MaxPool):
+        return block(x, options.convolution)
+    if isinstance(block, AvgPool):
         return block(x)
     unit = _conv_unit(block, options) if isinstance(block, Conv) else Mixed(block, options, name=name)
     return unit(x, train=train)

@@ -30,7 +30,7 @@ from jax import lax
 
 from inception_jax.models import onednn, space_to_depth
 from inception_jax.models.checks import check_choice
-from inception_jax.models.platforms import TRACED_FOR, is_traced_for_shapes, platform_dependent
+from inception_jax.models.platforms import is_traced_for_shapes, platform_dependent
 from inception_jax.models.tracing import trace_once
 from inception_jax.models.varying_axes import match_varying_axes
 from inception_jax.models.weight_gradient import Pads, Strides, exact_weight_gradient, fast_weight_gradient
@@ -62,7 +62,8 @@ def conv2d(
       dilation: distance in pixels between neighbouring taps of the kernel; above 1 the convolution is "atrous".
       algorithm: on a CPU, where the last bits depend on it, one of `ALGORITHMS`: of the weight gradient "fast" or
         "exact" (`weight_gradient.py`), or "onednn": float32 convolutions and their gradients are oneDNN's (`onednn.py`,
-        the extra `onednn`), others, and dilated ones, as "fast". Other platforms have one algorithm.
+        the extra `onednn`), others, and dilated ones, as "fast"; or "onednn_winograd": as "onednn", by Winograd's
+        filtering (`winograd.h`) where that is faster. Other platforms have one algorithm.
 
     Returns:
       [B, H', W', C_out] in the dtype of `x`; sums are accumulated in at least float32.
@@ -273,25 +274,22 @@ def _cpu_forms(general_kernel_gradient: Lowering) -> CpuForms:
 
 
 def _where_onednn_computes(form: Lowering, otherwise: Lowering) -> Lowering:
-    """The form for float32 where there is something to compute on a CPU; else the other one."""
+    """The form where oneDNN computes the operands; else the other one."""
 
     def choose(strides: Strides, pads: Pads, *operands: jax.Array) -> jax.Array:
-        # A trace for every platform holds this form on a GPU's machine, too, which need not have the library.
-        on_cpu = (TRACED_FOR.value or jax.default_backend()) == "cpu"
-        if operands[0].dtype != jnp.float32 or not on_cpu or any(operand.size == 0 for operand in operands):
-            return otherwise(strides, pads, *operands)
-        onednn.load()
-        return form(strides, pads, *operands)
+        return (form if onednn.computes(*operands) else otherwise)(strides, pads, *operands)
 
     return choose
 
 
 _FAST = _cpu_forms(fast_weight_gradient)
 _ONEDNN = CpuForms(onednn.forward, onednn.input_gradient, onednn.kernel_gradient)
+_ONEDNN_WINOGRAD = CpuForms(*(partial(form, winograd=True) for form in _ONEDNN))
 CPU_FORMS = {
     "fast": _FAST,
     "exact": _cpu_forms(exact_weight_gradient),
     "onednn": CpuForms(*map(_where_onednn_computes, _ONEDNN, _FAST)),
+    "onednn_winograd": CpuForms(*map(_where_onednn_computes, _ONEDNN_WINOGRAD, _FAST)),
 }
 """The convolution on CPUs by each algorithm."""
 ALGORITHMS = tuple(CPU_FORMS)

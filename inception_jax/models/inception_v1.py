@@ -250,7 +250,7 @@ class InceptionV1(BaseNetwork):
         return x
 
     def _pool(self, x: jax.Array, window: int) -> jax.Array:
-        return MaxPool(window, 2, POOL_PADDINGS[self.pool_rounding])(x)
+        return MaxPool(window, 2, POOL_PADDINGS[self.pool_rounding])(x, self.convolution)
 
     def _normalize(self, x: jax.Array) -> jax.Array:
         return local_response_norm(x, self.lrn_size, self.lrn_alpha, self.lrn_beta, self.lrn_k)

@@ -99,10 +99,10 @@ class CeilPoolBesideConv(MaxPool):
     rejects the network; here the pool then uses the convolution's windows, which begin one pixel before the map.
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, algorithm: str) -> jax.Array:
         """[B, H, W, C] to [B, ceil(H / 2), ceil(W / 2), C]."""
         edges = [(0, 0, 0), *((size % 2, 0, 0) for size in x.shape[1:3]), (0, 0, 0)]
-        return super().__call__(lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges))
+        return super().__call__(lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges), algorithm)
 
 
 def inception(widths: InceptionV2Widths, pool: AvgPool | MaxPool) -> tuple[Branch, ...]:
@@ -243,11 +243,11 @@ class InceptionV2(BaseNetwork):
             )
         x = endpoints["conv1"] = conv1(x, train=train)
         pool = MaxPool(3, 2, "CEIL" if self.pool_rounding == "caffe" else "SAME")
-        x = endpoints["pool1"] = pool(x)
+        x = endpoints["pool1"] = pool(x, self.convolution)
         reduce = ConvUnit(64, (1, 1), options, kernel_init=PROJECTION_INIT, name="conv2_reduce")
         x = endpoints["conv2_reduce"] = reduce(x, train=train)
         x = endpoints["conv2"] = ConvUnit(192, (3, 3), options, name="conv2")(x, train=train)
-        x = endpoints["pool2"] = pool(x)
+        x = endpoints["pool2"] = pool(x, self.convolution)
         return x
 
     def _branches(self, module: str, widths: InceptionV2Widths) -> tuple[Branch, ...]:

@@ -1,8 +1,10 @@
-// Convolutions of float32 images by oneDNN, as a call of a compiled program on CPUs (XLA's foreign function interface).
+// Convolutions of float32 images by oneDNN, and max pools, as calls of a compiled program on CPUs (XLA's foreign
+// function interface).
 //
 // `onednn.py` compiles this file, loads it and describes the call. The batch is divided into parts, which XLA's own
 // threads take one after the other: oneDNN itself runs each on one thread, so that no second pool of threads competes.
-// A batch of fewer images than threads leaves threads without work.
+// A batch of fewer images than threads leaves threads without work. Convolutions by Winograd's filtering (`winograd.h`)
+// are divided into blocks of tiles instead; there oneDNN computes the products of matrices.
 
 #include <algorithm>
 #include <atomic>
@@ -19,7 +21,9 @@
 #include <tuple>
 #include <vector>
 
+#include "max_pool.h"
 #include "oneapi/dnnl/dnnl.h"
+#include "winograd.h"
 #include "xla/ffi/api/ffi.h"
 
 extern "C" void omp_set_num_threads(int);  // of the OpenMP library that oneDNN itself is linked with
@@ -33,6 +37,10 @@ using Sizes = std::vector<int64_t>;
 constexpr int kPartsPerThread = 4;  // so that a thread that comes late finds work
 constexpr int kMostSums = 16;       // partial sums of a kernel's gradient, each as large as it
 constexpr size_t kAlignment = 64;   // bytes; a cache line
+constexpr int64_t kSlice = 64;      // filters or channels of a part of a reorder; a multiple of oneDNN's blocks
+constexpr int64_t kSmallKernel = 1 << 16;  // elements; smaller ones are not divided
+constexpr int kBlockTiles = 64;     // of Winograd's filtering: about as many in a block of a map
+constexpr int kGradientTiles = 196;  // and of a kernel's gradient, which sums over them
 
 enum Kind : int64_t { kForward = 0, kInputGradient = 1, kKernelGradient = 2 };
 
@@ -51,10 +59,16 @@ struct Key {
   }
 };
 
+// A part of a reorder: of some filters, or of some input channels.
+struct Reorder {
+  dnnl_primitive_t run;
+  dnnl_memory_desc_t from, to;
+};
+
 // What oneDNN compiled for one key; it holds no data, so several threads use it at a time. Never freed.
 struct Convolution {
   dnnl_primitive_t run = nullptr;
-  dnnl_primitive_t reorder = nullptr;  // between the kernel in HWIO and in oneDNN's layout; null: they are equal
+  std::vector<Reorder> reorders;  // between the kernel in HWIO and in oneDNN's layout; none: they are equal
   dnnl_memory_desc_t x, kernel, packed, y, scratch;
   size_t packed_bytes = 0, scratch_bytes = 0;
 };
@@ -136,6 +150,30 @@ class Lease {
   std::unique_ptr<Workspace> workspace_;
 };
 
+// Divides a reorder of a kernel [filters, channels, rows, columns] along one of its first two axes, where oneDNN can.
+std::vector<Reorder> Reorders(dnnl_memory_desc_t from, dnnl_memory_desc_t to, const dnnl_dims_t sizes, int axis) {
+  std::vector<Reorder> made;
+  for (int64_t first = 0; first < sizes[axis]; first += kSlice) {
+    dnnl_dims_t part = {sizes[0], sizes[1], sizes[2], sizes[3]}, offsets = {0, 0, 0, 0};
+    offsets[axis] = first;
+    part[axis] = std::min(kSlice, sizes[axis] - first);
+    made.push_back({nullptr, from, to});
+    if (sizes[0] * sizes[1] * sizes[2] * sizes[3] < kSmallKernel ||
+        dnnl_memory_desc_create_submemory(&made.back().from, from, part, offsets) != dnnl_success ||
+        dnnl_memory_desc_create_submemory(&made.back().to, to, part, offsets) != dnnl_success) {
+      made.assign(1, {nullptr, from, to});
+      break;
+    }
+  }
+  for (Reorder& reorder : made) {
+    dnnl_primitive_desc_t chosen;
+    CHECK_DNNL(dnnl_reorder_primitive_desc_create(&chosen, reorder.from, Engine(), reorder.to, Engine(), nullptr));
+    CHECK_DNNL(dnnl_primitive_create(&reorder.run, chosen));
+    dnnl_primitive_desc_destroy(chosen);
+  }
+  return made;
+}
+
 Convolution* Compile(const Key& key) {
   omp_set_num_threads(1);
   auto* made = new Convolution;
@@ -172,10 +210,8 @@ Convolution* Compile(const Key& key) {
   if (!dnnl_memory_desc_equal(made->packed, made->kernel)) {
     auto from = key.kind == kKernelGradient ? made->packed : made->kernel;
     auto to = key.kind == kKernelGradient ? made->kernel : made->packed;
-    dnnl_primitive_desc_t reorder;
-    CHECK_DNNL(dnnl_reorder_primitive_desc_create(&reorder, from, Engine(), to, Engine(), nullptr));
-    CHECK_DNNL(dnnl_primitive_create(&made->reorder, reorder));
-    dnnl_primitive_desc_destroy(reorder);
+    // Along the axis that oneDNN does not block.
+    made->reorders = Reorders(from, to, sizes, key.kind == kInputGradient ? 0 : 1);
   }
   if (chosen != forward) dnnl_primitive_desc_destroy(chosen);
   dnnl_primitive_desc_destroy(forward);
@@ -187,6 +223,68 @@ Convolution* Compile(const Key& key) {
 const Convolution& Compiled(const Key& key) {
   static std::mutex mutex;
   static auto* compiled = new std::map<Key, Convolution*>;
+  std::lock_guard<std::mutex> lock(mutex);
+  auto found = compiled->find(key);
+  if (found == compiled->end()) found = compiled->emplace(key, Compile(key)).first;
+  return *found->second;
+}
+
+// The products of Winograd's filtering: `count` matrices [rows, inner] with as many [inner, columns].
+struct ProductKey {
+  int64_t count, rows, inner, columns;
+  bool of_transposed;  // the first matrices are given as [inner, rows]
+  bool accumulates;    // adds to the result
+  bool operator<(const ProductKey& other) const {
+    return std::tie(count, rows, inner, columns, of_transposed, accumulates) <
+           std::tie(other.count, other.rows, other.inner, other.columns, other.of_transposed, other.accumulates);
+  }
+};
+
+// What oneDNN compiled for one key; as `Convolution`.
+struct Products {
+  dnnl_primitive_t run;
+  dnnl_memory_desc_t first, second, result, scratch;
+  size_t scratch_bytes;
+};
+
+Products* Compile(const ProductKey& key) {
+  omp_set_num_threads(1);
+  auto* made = new Products;
+  auto describe = [&](int64_t rows, int64_t columns, bool transposed) {
+    const dnnl_dims_t sizes = {key.count, rows, columns};
+    const dnnl_dims_t strides = {winograd::Step(rows, columns), transposed ? 1 : columns, transposed ? rows : 1};
+    dnnl_memory_desc_t description;
+    CHECK_DNNL(dnnl_memory_desc_create_with_strides(&description, 3, sizes, dnnl_f32, strides));
+    return description;
+  };
+  made->first = describe(key.rows, key.inner, key.of_transposed);
+  made->second = describe(key.inner, key.columns, false);
+  made->result = describe(key.rows, key.columns, false);
+  dnnl_primitive_attr_t attributes;
+  CHECK_DNNL(dnnl_primitive_attr_create(&attributes));
+  CHECK_DNNL(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user));
+  if (key.accumulates) {
+    dnnl_post_ops_t sum;
+    CHECK_DNNL(dnnl_post_ops_create(&sum));
+    CHECK_DNNL(dnnl_post_ops_append_sum(sum, 1.0f, 0, dnnl_data_type_undef));
+    CHECK_DNNL(dnnl_primitive_attr_set_post_ops(attributes, sum));
+    dnnl_post_ops_destroy(sum);
+  }
+  dnnl_primitive_desc_t chosen;
+  CHECK_DNNL(dnnl_matmul_primitive_desc_create(&chosen, Engine(), made->first, made->second, nullptr, made->result,
+                                               attributes));
+  CHECK_DNNL(dnnl_primitive_create(&made->run, chosen));
+  CHECK_DNNL(
+      dnnl_memory_desc_clone(&made->scratch, dnnl_primitive_desc_query_md(chosen, dnnl_query_scratchpad_md, 0)));
+  made->scratch_bytes = dnnl_memory_desc_get_size(made->scratch);
+  dnnl_primitive_desc_destroy(chosen);
+  dnnl_primitive_attr_destroy(attributes);
+  return made;
+}
+
+const Products& Compiled(const ProductKey& key) {
+  static std::mutex mutex;
+  static auto* compiled = new std::map<ProductKey, Products*>;
   std::lock_guard<std::mutex> lock(mutex);
   auto found = compiled->find(key);
   if (found == compiled->end()) found = compiled->emplace(key, Compile(key)).first;
@@ -207,14 +305,6 @@ class Memory {
   dnnl_memory_t memory_;
 };
 
-void Reorder(const Convolution& convolution, const_dnnl_memory_desc_t from, void* source, const_dnnl_memory_desc_t to,
-             void* target) {
-  Memory source_memory(from, source), target_memory(to, target);
-  dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, source_memory}, {DNNL_ARG_TO, target_memory}};
-  CHECK_DNNL(dnnl_primitive_execute(convolution.reorder, Stream(), 2, arguments));
-  CHECK_DNNL(dnnl_stream_wait(Stream()));
-}
-
 void Run(const Key& key, const Convolution& convolution, float* x, void* kernel, float* y) {
   thread_local Workspace scratch;
   omp_set_num_threads(1);
@@ -226,6 +316,20 @@ void Run(const Key& key, const Convolution& convolution, float* x, void* kernel,
                                  {key.kind == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, y_memory},
                                  {DNNL_ARG_SCRATCHPAD, scratch_memory}};
   CHECK_DNNL(dnnl_primitive_execute(convolution.run, Stream(), 4, arguments));
+  CHECK_DNNL(dnnl_stream_wait(Stream()));
+}
+
+void Run(const Products& products, float* first, float* second, float* result) {
+  thread_local Workspace scratch;
+  omp_set_num_threads(1);
+  Memory first_memory(products.first, first), second_memory(products.second, second);
+  Memory result_memory(products.result, result);
+  Memory scratch_memory(products.scratch, scratch.Get(std::max<size_t>(products.scratch_bytes, 1)));
+  dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, first_memory},
+                                 {DNNL_ARG_WEIGHTS, second_memory},
+                                 {DNNL_ARG_DST, result_memory},
+                                 {DNNL_ARG_SCRATCHPAD, scratch_memory}};
+  CHECK_DNNL(dnnl_primitive_execute(products.run, Stream(), 4, arguments));
   CHECK_DNNL(dnnl_stream_wait(Stream()));
 }
 
@@ -266,6 +370,16 @@ void Divide(ffi::ThreadPool& pool, int64_t count, const Work& work) {
   if (state->error) std::rethrow_exception(state->error);
 }
 
+void Run(ffi::ThreadPool& pool, const std::vector<Reorder>& reorders, void* source, void* target) {
+  Divide(pool, reorders.size(), [&](int64_t part) {
+    omp_set_num_threads(1);
+    Memory from(reorders[part].from, source), to(reorders[part].to, target);
+    dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
+    CHECK_DNNL(dnnl_primitive_execute(reorders[part].run, Stream(), 2, arguments));
+    CHECK_DNNL(dnnl_stream_wait(Stream()));
+  });
+}
+
 Sizes SizesOf(ffi::Span<const int64_t> span) { return Sizes(span.begin(), span.end()); }
 
 int64_t Product(const Sizes& sizes, size_t first) {
@@ -274,10 +388,108 @@ int64_t Product(const Sizes& sizes, size_t first) {
   return product;
 }
 
+// The tiles of maps [images, rows, columns], and the places of one of them in two maps that belong together.
+struct Tiles {
+  int64_t rows, columns, count;
+
+  Tiles(const winograd::Filtering& filtering, const Sizes& map)
+      : rows((map[1] + filtering.tile_rows - 1) / filtering.tile_rows),
+        columns((map[2] + filtering.tile_columns - 1) / filtering.tile_columns),
+        count(map[0] * rows * columns),
+        tile_rows(filtering.tile_rows),
+        tile_columns(filtering.tile_columns) {}
+
+  // Its place in the maps that have `pads` (top, left) before their first tile.
+  template <typename Value>
+  winograd::Place<Value> Find(int64_t tile, Value* maps, const Sizes& sizes, int64_t top, int64_t left) const {
+    int64_t image = tile / (rows * columns), row = tile / columns % rows, column = tile % columns;
+    return {maps + image * Product(sizes, 1), sizes[1], sizes[2], sizes[3], row * tile_rows - top,
+            column * tile_columns - left};
+  }
+
+ private:
+  int64_t tile_rows, tile_columns;
+};
+
+// Forward and input gradient: tiles of `from` to tiles of `to`.
+void FilterMaps(ffi::ThreadPool& pool, const winograd::Filtering& filtering, const Key& key, float* x, float* kernel,
+                float* y) {
+  const bool back = key.kind == kInputGradient;
+  const Sizes &from = back ? key.y : key.x, &to = back ? key.x : key.y;
+  const int64_t inputs = key.kernel[2], outputs = key.kernel[3], threads = std::max<int64_t>(1, pool.num_threads());
+  // Seen from its output, the input gradient has what is left of the kernel as its padding.
+  const int64_t top = back ? filtering.row_taps - 1 - key.pads[0] : key.pads[0];
+  const int64_t left = back ? filtering.column_taps - 1 - key.pads[2] : key.pads[2];
+
+  Lease workspace;
+  auto* kernels = reinterpret_cast<float*>(workspace->Get(filtering.Size(inputs, outputs) * sizeof(float)));
+  const int64_t groups = inputs / winograd::kLanes, slices = std::min(groups, kPartsPerThread * threads);
+  Divide(pool, slices, [&](int64_t slice) {
+    const int64_t first = slice * groups / slices * winograd::kLanes;
+    const int64_t last = (slice + 1) * groups / slices * winograd::kLanes;
+    (back ? filtering.reversed_kernel : filtering.kernel)(kernel, inputs, outputs, first, last, kernels);
+  });
+
+  const Tiles tiles(filtering, to);
+  const int64_t rounds = (tiles.count + kBlockTiles * threads - 1) / (kBlockTiles * threads);
+  const int64_t blocks = std::min(tiles.count, rounds * threads);  // of equal size: the last waits for no other
+  Divide(pool, blocks, [&](int64_t block) {
+    const int64_t first = block * tiles.count / blocks, count = (block + 1) * tiles.count / blocks - first;
+    const Products& products = Compiled(ProductKey{filtering.products, count, from[3], to[3], false, false});
+    thread_local Workspace maps;
+    const int64_t size = filtering.Size(count, from[3]), after_size = filtering.Size(count, to[3]);
+    auto* before = reinterpret_cast<float*>(maps.Get((size + after_size) * sizeof(float)));
+    float* after = before + size;
+    for (int64_t tile = 0; tile < count; tile++)
+      filtering.input(tiles.Find<const float>(first + tile, back ? y : x, from, top, left), before + tile * from[3],
+                      winograd::Step(count, from[3]));
+    Run(products, before, kernels, after);
+    for (int64_t tile = 0; tile < count; tile++)
+      filtering.output(after + tile * to[3], winograd::Step(count, to[3]),
+                       tiles.Find(first + tile, back ? x : y, to, 0, 0));
+  });
+}
+
+// The gradient of the kernel: a sum over tiles, of parts whose number and order are fixed.
+void FilterKernel(ffi::ThreadPool& pool, const winograd::Filtering& filtering, const Key& key, float* x,
+                  float* kernel, float* y) {
+  const int64_t inputs = key.kernel[2], outputs = key.kernel[3], threads = std::max<int64_t>(1, pool.num_threads());
+  const Tiles tiles(filtering, key.y);
+  const int64_t parts = std::min<int64_t>({threads, kMostSums, tiles.count});
+  const int64_t set = filtering.Size(inputs, outputs);
+  Lease workspace;
+  auto* sums = reinterpret_cast<float*>(workspace->Get(parts * set * sizeof(float)));
+  Divide(pool, parts, [&](int64_t part) {
+    const int64_t begin = part * tiles.count / parts, end = (part + 1) * tiles.count / parts;
+    const int64_t blocks = (end - begin + kGradientTiles - 1) / kGradientTiles;
+    for (int64_t block = 0; block < blocks; block++) {
+      const int64_t first = begin + block * (end - begin) / blocks;
+      const int64_t count = begin + (block + 1) * (end - begin) / blocks - first;
+      const Products& products = Compiled(ProductKey{filtering.products, inputs, count, outputs, true, block > 0});
+      thread_local Workspace maps;
+      const int64_t size = filtering.Size(count, inputs), gradient_size = filtering.Size(count, outputs);
+      auto* before = reinterpret_cast<float*>(maps.Get((size + gradient_size) * sizeof(float)));
+      float* gradients = before + size;
+      for (int64_t tile = 0; tile < count; tile++) {
+        filtering.input(tiles.Find<const float>(first + tile, x, key.x, key.pads[0], key.pads[2]),
+                        before + tile * inputs, winograd::Step(count, inputs));
+        filtering.gradient(tiles.Find<const float>(first + tile, y, key.y, 0, 0), gradients + tile * outputs,
+                           winograd::Step(count, outputs));
+      }
+      Run(products, before, gradients, sums + part * set);
+    }
+  });
+  const int64_t groups = inputs / winograd::kLanes, slices = std::min(groups, kPartsPerThread * threads);
+  Divide(pool, slices, [&](int64_t slice) {
+    filtering.kernel_gradient(sums, parts, set, inputs, outputs, slice * groups / slices * winograd::kLanes,
+                              (slice + 1) * groups / slices * winograd::kLanes, kernel);
+  });
+}
+
 // forward: (x, kernel) -> y; input gradient: (gradient of y, kernel) -> of x; kernel gradient: (x, gradient of y) -> of
-// the kernel. window: strides, then pads.
-void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> window, Buffer first, Buffer second,
-              Buffer result) {
+// the kernel. window: strides, then pads. filters: by Winograd's filtering (stride 1).
+void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> window, bool filters, Buffer first,
+              Buffer second, Buffer result) {
   Buffer &x = kind == kInputGradient ? result : first, &kernel = kind == kKernelGradient ? result : second;
   Buffer& y = kind == kForward ? result : kind == kInputGradient ? first : second;
   Sizes all = SizesOf(window);
@@ -287,6 +499,14 @@ void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> wind
           SizesOf(y.dimensions()),
           Sizes(all.begin(), all.begin() + 2),
           Sizes(all.begin() + 2, all.end())};
+  if (filters) {
+    const winograd::Filtering* filtering = winograd::Find(key.kernel[0], key.kernel[1]);
+    if (!filtering) throw std::runtime_error("no Winograd filtering for this size of the kernel");
+    auto filter = kind == kKernelGradient ? FilterKernel : FilterMaps;
+    filter(pool, *filtering, key, static_cast<float*>(x.untyped_data()), static_cast<float*>(kernel.untyped_data()),
+           static_cast<float*>(y.untyped_data()));
+    return;
+  }
   const int64_t images = key.x[0], threads = std::max<int64_t>(1, pool.num_threads());
   // Each part of a kernel's gradient is a sum of its own; the order in which they are added is fixed.
   const bool sums = kind == kKernelGradient;
@@ -312,8 +532,8 @@ void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> wind
 
   if (!sums) {
     auto pack = [&](const Convolution& convolution, char* place) {
-      if (!convolution.reorder) return static_cast<void*>(kernel_data);
-      Reorder(convolution, convolution.kernel, kernel_data, convolution.packed, place);
+      if (convolution.reorders.empty()) return static_cast<void*>(kernel_data);
+      Run(pool, convolution.reorders, kernel_data, place);
       return static_cast<void*>(place);
     };
     void* packed = pack(whole, memory);
@@ -331,12 +551,15 @@ void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> wind
     Run(is_last ? last_key : key, is_last ? last : whole, x_data + part * x_step, memory + part * step,
         y_data + part * y_step);
   });
-  auto add = [](float* sum, const float* other, int64_t count) {
-    for (int64_t i = 0; i < count; i++) sum[i] += other[i];
+  auto add = [&](float* sum, const float* other, int64_t count) {
+    const int64_t slices = count < kSmallKernel ? 1 : kPartsPerThread * threads;
+    Divide(pool, slices, [&](int64_t slice) {
+      for (int64_t i = slice * count / slices; i < (slice + 1) * count / slices; i++) sum[i] += other[i];
+    });
   };
   auto unpack = [&](const Convolution& convolution, char* place, float* target) {
-    if (convolution.reorder)
-      Reorder(convolution, convolution.packed, place, convolution.kernel, target);
+    if (!convolution.reorders.empty())
+      Run(pool, convolution.reorders, place, target);
     else
       std::copy_n(reinterpret_cast<float*>(place), weights, target);
   };
@@ -352,23 +575,79 @@ void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> wind
   }
 }
 
-ffi::Error Handle(ffi::ThreadPool pool, int64_t kind, ffi::Span<const int64_t> window, Buffer first, Buffer second,
-                  ffi::Result<Buffer> result) {
+// Pools images, or slices of their channels where the images are few. gradient: null forward; result: of the map.
+void MaxPool(ffi::ThreadPool& pool, ffi::Span<const int64_t> window, const Buffer& maps, Buffer& pooled,
+             const float* gradient, float* result) {
+  auto x = maps.dimensions(), y = pooled.dimensions();
+  const int64_t images = x[0], threads = std::max<int64_t>(1, pool.num_threads());
+  const max_pool::Windows windows{x[1], x[2], x[3], y[1], y[2], window[0], window[1], window[2], window[3]};
+  const int64_t groups = (x[3] + max_pool::kLanes - 1) / max_pool::kLanes;
+  const int64_t slices = std::clamp<int64_t>(kPartsPerThread * threads / images, 1, groups);
+  const int64_t x_step = x[1] * x[2] * x[3], y_step = y[1] * y[2] * y[3];
+  const auto* x_data = static_cast<const float*>(maps.untyped_data());
+  Divide(pool, images * slices, [&](int64_t part) {
+    const int64_t image = part / slices, slice = part % slices;
+    const int64_t first = slice * groups / slices * max_pool::kLanes;
+    const int64_t last = std::min<int64_t>(x[3], (slice + 1) * groups / slices * max_pool::kLanes);
+    if (gradient)
+      max_pool::Gradient(windows, first, last, x_data + image * x_step, gradient + image * y_step,
+                         result + image * x_step);
+    else
+      max_pool::Forward(windows, first, last, x_data + image * x_step, result + image * y_step);
+  });
+}
+
+template <typename Call>
+ffi::Error Guarded(const Call& call) {
   try {
-    Convolve(pool, kind, window, first, second, *result);
+    call();
   } catch (const std::exception& error) {
     return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
   }
   return ffi::Error::Success();
 }
 
+ffi::Error HandleConvolution(ffi::ThreadPool pool, int64_t kind, ffi::Span<const int64_t> window, bool filters,
+                             Buffer first, Buffer second, ffi::Result<Buffer> result) {
+  return Guarded([&] { Convolve(pool, kind, window, filters, first, second, *result); });
+}
+
+ffi::Error HandleMaxPool(ffi::ThreadPool pool, ffi::Span<const int64_t> window, Buffer x, ffi::Result<Buffer> result) {
+  return Guarded([&] { MaxPool(pool, window, x, *result, nullptr, static_cast<float*>(result->untyped_data())); });
+}
+
+ffi::Error HandleMaxPoolGradient(ffi::ThreadPool pool, ffi::Span<const int64_t> window, Buffer x, Buffer gradient,
+                                 ffi::Result<Buffer> result) {
+  return Guarded([&] {
+    MaxPool(pool, window, x, gradient, static_cast<const float*>(gradient.untyped_data()),
+            static_cast<float*>(result->untyped_data()));
+  });
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_convolution, Handle,
+// window: size, stride, pixels before the map: above and to the left.
+XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_max_pool, HandleMaxPool,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<ffi::Span<const int64_t>>("window")
+                                  .Arg<Buffer>()
+                                  .Ret<Buffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_max_pool_gradient, HandleMaxPoolGradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<ffi::Span<const int64_t>>("window")
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Ret<Buffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_convolution, HandleConvolution,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Attr<int64_t>("kind")
                                   .Attr<ffi::Span<const int64_t>>("window")
+                                  .Attr<bool>("filters")
                                   .Arg<Buffer>()
                                   .Arg<Buffer>()
                                   .Ret<Buffer>());

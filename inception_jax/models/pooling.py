@@ -30,12 +30,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from inception_jax.models import onednn
 from inception_jax.models.platforms import platform_dependent
 from inception_jax.models.pool_windows import (
     Line,
     Padding,
     accumulator_dtype,
     concatenate,
+    count_windows,
     output_size,
     pad_axis,
     reduce_window,
@@ -48,8 +50,10 @@ from inception_jax.models.pool_windows import (
 from inception_jax.models.tracing import trace_once
 
 
-@trace_once("window", "stride", "padding", "dilation")
-def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "SAME", dilation: int = 1) -> jax.Array:
+@trace_once("window", "stride", "padding", "dilation", "algorithm")
+def max_pool(
+    x: jax.Array, window: int, stride: int, padding: Padding = "SAME", dilation: int = 1, algorithm: str = "fast"
+) -> jax.Array:
     """Max pooling: the largest value in each window.
 
     If several elements of a window have the largest value, the first (top to bottom, then left to right) receives
@@ -66,15 +70,19 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "SAME", 
         covers, with the number of windows rounded down. Padding is never the maximum.
       dilation: distance in pixels between neighbouring elements of the window, which covers
         (window - 1) * dilation + 1 pixels.
+      algorithm: as of `conv2d`. With oneDNN's, float32 maps on a CPU are pooled by the code beside it (`max_pool.h`):
+        the same values, and a gradient that adds the windows of a pixel in another order.
 
     Returns:
       [B, H', W', C] in the dtype of `x`.
 
     Raises:
       ValueError: unknown padding, a map too small for one window, or a window of padding only.
+      ModelError: oneDNN cannot be had.
     """
     output_size(x, window, stride, padding, dilation)  # both axes are checked before any work
-    return _max_pool(x, window, stride, padding, dilation)
+    calls = algorithm.startswith("onednn") and dilation == 1 and onednn.computes(x)
+    return _max_pool(x, calls, window, stride, padding, dilation)
 
 
 @trace_once("window", "stride", "padding", "count_include_pad", "dilation")
@@ -156,19 +164,19 @@ def _sum_by_window(x: jax.Array, *geometry: Any) -> jax.Array:
 # --- Max pooling -----------------------------------------------------------------------------------------------------
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _max_pool(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
-    geometry = (window, stride, padding, dilation)
-    return _select_form(_max_by_parts, _max_by_window, _max_by_slices, geometry, x)
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
+def _max_pool(x: jax.Array, calls: bool, *geometry: Any) -> jax.Array:
+    return _select_form(_max_by_call if calls else _max_by_parts, _max_by_window, _max_by_slices, geometry, x)
 
 
-def _max_pool_forward(x: jax.Array, *geometry: Any) -> tuple[jax.Array, jax.Array]:
-    return _max_pool(x, *geometry), x
+def _max_pool_forward(x: jax.Array, *calls_and_geometry: Any) -> tuple[jax.Array, jax.Array]:
+    return _max_pool(x, *calls_and_geometry), x
 
 
-def _max_pool_backward(*geometry_map_and_gradient: Any) -> tuple[jax.Array]:
+def _max_pool_backward(calls: bool, *geometry_map_and_gradient: Any) -> tuple[jax.Array]:
     *geometry, x, gradient = geometry_map_and_gradient
-    forms = (_max_gradient_by_parts, _max_gradient_by_window, _max_gradient_by_slices)
+    cpu = _max_gradient_by_call if calls else _max_gradient_by_parts
+    forms = (cpu, _max_gradient_by_window, _max_gradient_by_slices)
     return (_select_form(*forms, tuple(geometry), x, gradient),)
 
 
@@ -187,6 +195,34 @@ def _max_gradient_by_slices(x: jax.Array, gradient: jax.Array, *geometry: Any, p
     gradient = _unpool_along(rows, gradient, 1, geometry, parts)
     return _unpool_along(x, gradient, 2, geometry, parts)
 
+
+def _window_of_call(x: jax.Array, window: int, stride: int, padding: Padding) -> tuple[tuple[int, int], list[int]]:
+    """The numbers of windows along the axes, and the window, as `onednn` takes them."""
+    counts, before = zip(*(count_windows(size, window, stride, padding) for size in x.shape[1:3]), strict=True)
+    return counts, [window, stride, *before]
+
+
+def _max_by_call(x: jax.Array, window: int, stride: int, padding: Padding, dilation: int) -> jax.Array:
+    return onednn.max_pool(x, *_window_of_call(x, window, stride, padding))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _max_gradient_by_call(
+    x: jax.Array, gradient: jax.Array, window: int, stride: int, padding: Padding, dilation: int
+) -> jax.Array:
+    return onednn.max_pool_gradient(x, gradient, _window_of_call(x, window, stride, padding)[1])
+
+
+def _gradient_call_forward(x: jax.Array, gradient: jax.Array, *geometry: Any) -> tuple[jax.Array, Any]:
+    return _max_gradient_by_call(x, gradient, *geometry), (x, gradient)
+
+
+def _gradient_call_backward(*geometry_operands_and_cotangent: Any) -> tuple[jax.Array, jax.Array]:
+    *geometry, operands, cotangent = geometry_operands_and_cotangent
+    return jax.vjp(lambda *pair: _max_gradient_by_parts(*pair, *geometry), *operands)[1](cotangent)
+
+
+_max_gradient_by_call.defvjp(_gradient_call_forward, _gradient_call_backward)
 
 _max_by_parts = partial(_max_by_slices, parts=True)
 _max_gradient_by_parts = partial(_max_gradient_by_slices, parts=True)

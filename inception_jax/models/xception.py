@@ -97,7 +97,7 @@ class SeparableBlock(nn.Module):
             x = unit(x, train=train)
         if spec.stride > 1:
             padding = self.pool_padding if isinstance(self.pool_padding, str) else self.pool_padding * self.dilation
-            x = MaxPool(3, self.stride, padding, self.dilation)(x)
+            x = MaxPool(3, self.stride, padding, self.dilation)(x, self.options.convolution)
         return x + shortcut if spec.residual else x
 
 

@@ -1,12 +1,16 @@
 """`fuse_siblings`: an Inception module whose 1x1 convolutions of the input run as one computes the same."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from inception_jax import create_model, init_variables
+from inception_jax.models import blocks
 from inception_jax.models.blocks import AvgPool, Conv, MaxPool, Mixed, Residual
+from inception_jax.models.convolution import conv2d
 from inception_jax.models.initialization import TruncatedNormal
 from inception_jax.models.layers import LayerOptions
 from inception_jax.models.normalization import BatchNormOptions
@@ -76,6 +80,23 @@ def test_a_network_runs_fewer_convolutions(name, size, fewer):
         text = run.trace(variables, images).lower(lowering_platforms=("cuda",)).as_text()
         counts.append(text.count("stablehlo.convolution"))
     assert counts[0] - counts[1] == fewer
+
+
+@pytest.mark.parametrize("algorithm", ["fast", "exact", "onednn"])
+def test_it_is_computed_by_the_networks_algorithm(monkeypatch, algorithm):
+    asked = []
+
+    def conv(x, kernel, algorithm="default"):
+        asked.append(algorithm)
+        return conv2d(x, kernel)
+
+    monkeypatch.setattr(blocks, "conv2d", conv)
+    model = Mixed(BRANCHES, dataclasses.replace(options(True, False), convolution=algorithm))
+    with jax.enable_x64(True):
+        x = jnp.zeros((1, 6, 6, 7))
+        variables = jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False))
+        jax.eval_shape(lambda variables: model.apply(variables, x, train=False), variables)
+    assert asked == [algorithm]
 
 
 def test_a_kernel_of_another_shape_is_still_an_error():

@@ -1,0 +1,114 @@
+// Max pooling of float32 maps NHWC and its gradient, for `onednn.cc`: one pass over a map each.
+//
+// Of equal values in a window the first, from the top and then from the left, is the largest: it gets the gradient.
+// Windows reach beyond the map, where there is nothing; each has at least one pixel of it.
+
+#ifndef INCEPTION_JAX_MAX_POOL_H_
+#define INCEPTION_JAX_MAX_POOL_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+namespace max_pool {
+
+constexpr int kLanes = 16;
+typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
+
+// One version per set of instructions; the loader takes that of the processor.
+#define MAX_POOL_FUNCTION static __attribute__((target_clones("avx512f", "avx2", "default")))
+#define MAX_POOL_INLINE __attribute__((always_inline)) inline
+
+// The windows of one image.
+struct Windows {
+  int64_t rows, columns, channels, row_windows, column_windows;
+  int64_t size, stride, top, left;  // pixels; `top` and `left` are before the map
+
+  // The pixels of a window along an axis, from `first` up to `end`.
+  MAX_POOL_INLINE static void Range(int64_t window, int64_t stride, int64_t before, int64_t size, int64_t map,
+                                    int64_t* first, int64_t* end) {
+    int64_t start = window * stride - before;
+    *first = std::max<int64_t>(start, 0);
+    *end = std::min(start + size, map);
+  }
+};
+
+template <typename Value>
+MAX_POOL_INLINE Value Load(const float* from) {
+  Value value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+template <typename Value>
+MAX_POOL_INLINE void Store(float* to, const Value& value) {
+  std::memcpy(to, &value, sizeof(value));
+}
+
+// Calls work(lanes, channel) for channels `first` to `last`, which are computed kLanes or one at a time.
+template <typename Work>
+MAX_POOL_INLINE void ForChannels(int64_t first, int64_t last, const Work& work) {
+  for (; first + kLanes <= last; first += kLanes) work(Lanes{}, first);
+  for (; first < last; first++) work(float{}, first);
+}
+
+// Calls visit(window's element, row, column, row's end, column's end) for all windows, from the top and from the left.
+template <typename Visit>
+MAX_POOL_INLINE void ForWindows(const Windows& w, const Visit& visit) {
+  for (int64_t row = 0; row < w.row_windows; row++)
+    for (int64_t column = 0; column < w.column_windows; column++) {
+      int64_t top, bottom, left, right;
+      Windows::Range(row, w.stride, w.top, w.size, w.rows, &top, &bottom);
+      Windows::Range(column, w.stride, w.left, w.size, w.columns, &left, &right);
+      visit((row * w.column_windows + column) * w.channels, top, bottom, left, right);
+    }
+}
+
+// The largest values of the windows, in channels `first` to `last`.
+MAX_POOL_FUNCTION void Forward(const Windows& w, int64_t first, int64_t last, const float* x, float* y) {
+  ForWindows(w, [&](int64_t out, int64_t top, int64_t bottom, int64_t left, int64_t right) {
+    ForChannels(first, last, [&](auto lanes, int64_t channel) {
+      using Value = decltype(lanes);
+      Value largest = Load<Value>(x + (top * w.columns + left) * w.channels + channel);
+      for (int64_t row = top; row < bottom; row++)
+        for (int64_t column = left; column < right; column++) {
+          Value value = Load<Value>(x + (row * w.columns + column) * w.channels + channel);
+          largest = value <= largest ? largest : value;  // a NaN becomes the largest
+        }
+      Store(y + out + channel, largest);
+    });
+  });
+}
+
+// The gradient of the map, in channels `first` to `last`.
+MAX_POOL_FUNCTION void Gradient(const Windows& w, int64_t first, int64_t last, const float* x, const float* gradient,
+                                float* result) {
+  for (int64_t pixel = 0; pixel < w.rows * w.columns; pixel++)
+    std::fill(result + pixel * w.channels + first, result + pixel * w.channels + last, 0.0f);
+  ForWindows(w, [&](int64_t out, int64_t top, int64_t bottom, int64_t left, int64_t right) {
+    ForChannels(first, last, [&](auto lanes, int64_t channel) {
+      using Value = decltype(lanes);
+      const Value given = Load<Value>(gradient + out + channel), none{};
+      Value largest = Load<Value>(x + (top * w.columns + left) * w.channels + channel);
+      Value place{}, number{};  // of the largest value among the window's pixels
+      for (int64_t row = top; row < bottom; row++)
+        for (int64_t column = left; column < right; column++) {
+          Value value = Load<Value>(x + (row * w.columns + column) * w.channels + channel);
+          auto smaller = value <= largest;
+          largest = smaller ? largest : value;
+          place = smaller ? place : number;
+          number += 1.0f;
+        }
+      number = none;
+      for (int64_t row = top; row < bottom; row++)
+        for (int64_t column = left; column < right; column++) {
+          float* to = result + (row * w.columns + column) * w.channels + channel;
+          Store(to, Load<Value>(to) + (place == number ? given : none));
+          number += 1.0f;
+        }
+    });
+  });
+}
+
+}  // namespace max_pool
+
+#endif  // INCEPTION_JAX_MAX_POOL_H_

@@ -1,0 +1,92 @@
+"""Max pools by the calls beside oneDNN: the numbers of the slices, the windows of the definition, and their bits."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from inception_jax import create_model
+from inception_jax.models import onednn
+from inception_jax.models.pooling import max_pool
+
+from .test_onednn import needs_onednn
+from .test_pooling import PADDINGS, reference_max, with_gradient
+
+pytestmark = needs_onednn
+
+ours = functools.partial(max_pool, algorithm="onednn")
+
+
+def calls(function, *arguments):
+    text = jax.jit(function).lower(*arguments).as_text()
+    return tuple(text.count(f"@{target}(") for target in (onednn.POOL_TARGET, onednn.POOL_GRADIENT_TARGET))
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), PADDINGS)
+@pytest.mark.parametrize(("size", "channels"), [(7, 2), (8, 19)])  # channels: one at a time; 16 at a time and a rest
+def test_ties_and_padding(window, stride, padding, size, channels):
+    rng = np.random.default_rng(size)
+    x = rng.integers(0, 3, (2, size, size + 1, channels)).astype(np.float32)
+    shape = reference_max(x, None, window, stride, padding)[0].shape
+    gradient = rng.integers(-8, 8, shape).astype(np.float32)  # sums that are exact in any order
+    want, towards_x = reference_max(x, gradient, window, stride, padding)
+    out, got = with_gradient(lambda x: ours(x, window, stride, padding), x, gradient)
+    np.testing.assert_array_equal(out, want)
+    np.testing.assert_array_equal(got, towards_x)
+    assert calls(jax.vjp, jax.tree_util.Partial(lambda x: ours(x, window, stride, padding)), x) == (1, 0)
+
+
+@pytest.mark.parametrize("images", [1, 2, 9])
+def test_few_images_are_divided_by_channels(images):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(images, 13, 11, 70)), jnp.float32)
+    for geometry in ((3, 2, "CEIL"), (3, 1, "SAME")):
+        want, got = (
+            jax.jit(jax.value_and_grad(lambda x, pool=pool, geometry=geometry: (pool(x, *geometry) ** 2).sum()))(x)
+            for pool in (max_pool, ours)
+        )
+        np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
+        np.testing.assert_allclose(got[1], want[1], rtol=1e-5, atol=1e-5)
+
+
+def test_values_that_are_not_finite():
+    x = np.full((1, 4, 4, 17), -np.inf, np.float32)
+    x[0, 1, 1] = np.nan
+    x[0, 3, 3] = np.inf
+    got = np.asarray(jax.jit(lambda x: ours(x, 2, 2, "VALID"))(x))
+    np.testing.assert_array_equal(got, np.asarray(jax.jit(lambda x: max_pool(x, 2, 2, "VALID"))(x)))
+    assert np.isnan(got[0, 0, 0]).all() and np.isneginf(got[0, 0, 1]).all() and np.isposinf(got[0, 1, 1]).all()
+
+
+def test_twice_differentiable_and_mapped():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 9, 8, 17)), jnp.float32)
+
+    def penalty(pool, x):
+        return (jax.grad(lambda x: (pool(x, 3, 2, "SAME") ** 3).sum())(x) ** 2).sum()
+
+    got, want = (jax.jit(jax.vmap(jax.grad(functools.partial(penalty, pool))))(x) for pool in (ours, max_pool))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_left_to_the_slices():
+    """Other dtypes, dilation, no images."""
+    x = jnp.zeros((2, 9, 9, 16))
+    assert calls(lambda x: ours(x, 3, 2), x) == (1, 0)
+    assert calls(lambda x: ours(x, 3, 1, "SAME", 2), x) == (0, 0)
+    assert calls(lambda x: ours(x, 3, 2), x.astype(jnp.bfloat16)) == (0, 0)
+    assert calls(lambda x: ours(x, 3, 2), x[:0]) == (0, 0)
+    assert calls(lambda x: max_pool(x, 3, 2), x) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "pools"),
+    [("inception_v1", 32, 13), ("inception_v2", 32, 5), ("inception_v3", 75, 4), ("inception_v4", 75, 4),
+     ("inception_resnet_v1", 75, 3), ("inception_resnet_v2", 75, 4), ("xception", 71, 4), ("alexnet", 67, 3),
+     ("vgg16", 32, 5), ("network_in_network", 67, 3)],
+)  # fmt: skip
+def test_every_network_hands_its_option_to_its_pools(name, size, pools):
+    model = create_model(name, width_multiplier=0.05, num_classes=2, aux_heads=False, convolution="onednn")
+    images = jnp.zeros((1, size, size, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert calls(lambda variables: model.apply(variables, images).logits, variables) == (pools, 0)
