@@ -1,7 +1,7 @@
 // Max pooling of float32 maps NHWC and its gradient, for `onednn.cc`: one pass over a map each.
 //
-// Of equal values in a window the first, from the top and then from the left, is the largest: it gets the gradient.
-// Windows reach beyond the map, where there is nothing; each has at least one pixel of it.
+// Of equal values in a window the first, from the top and then from the left, is the largest: it gets the gradient. So
+// does the first NaN. Windows reach beyond the map, where there is nothing; each has at least one pixel of it.
 
 #ifndef INCEPTION_JAX_MAX_POOL_H_
 #define INCEPTION_JAX_MAX_POOL_H_
@@ -44,6 +44,12 @@ MAX_POOL_INLINE void Store(float* to, const Value& value) {
   std::memcpy(to, &value, sizeof(value));
 }
 
+// Whether a value, of a later pixel, takes the place of the largest one; a NaN is larger than all numbers.
+template <typename Value>
+MAX_POOL_INLINE auto IsLarger(const Value& value, const Value& largest) {
+  return (value > largest) | ((value != value) & (largest == largest));
+}
+
 // Calls work(lanes, channel) for channels `first` to `last`, which are computed kLanes or one at a time.
 template <typename Work>
 MAX_POOL_INLINE void ForChannels(int64_t first, int64_t last, const Work& work) {
@@ -72,7 +78,7 @@ MAX_POOL_FUNCTION void Forward(const Windows& w, int64_t first, int64_t last, co
       for (int64_t row = top; row < bottom; row++)
         for (int64_t column = left; column < right; column++) {
           Value value = Load<Value>(x + (row * w.columns + column) * w.channels + channel);
-          largest = value <= largest ? largest : value;  // a NaN becomes the largest
+          largest = IsLarger(value, largest) ? value : largest;
         }
       Store(y + out + channel, largest);
     });
@@ -93,9 +99,9 @@ MAX_POOL_FUNCTION void Gradient(const Windows& w, int64_t first, int64_t last, c
       for (int64_t row = top; row < bottom; row++)
         for (int64_t column = left; column < right; column++) {
           Value value = Load<Value>(x + (row * w.columns + column) * w.channels + channel);
-          auto smaller = value <= largest;
-          largest = smaller ? largest : value;
-          place = smaller ? place : number;
+          auto larger = IsLarger(value, largest);
+          largest = larger ? value : largest;
+          place = larger ? number : place;
           number += 1.0f;
         }
       number = none;

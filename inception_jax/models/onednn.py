@@ -5,12 +5,15 @@ are compiled by the machine's C++ compiler when they are first needed, once per 
 custom calls that know nothing but shapes: a stored program runs in every process that called `load`.
 
 Float32 alone. Sums are taken in another order than XLA's. A kernel's gradient is a sum over parts of the batch, as many
-as XLA has threads, 16 at most: with another number of threads its last bits differ.
+as XLA has threads, 16 at most: with another number of threads its last bits differ, and with Winograd's filtering those
+of all results.
 
 "onednn_winograd" takes Winograd's minimal filtering (`winograd.h`) for 3x3, 3x1, 1x3, 7x1 and 1x7 kernels of stride 1
 with enough channels and pixels; oneDNN computes the products of its matrices. It takes 0.25 of the multiplications of a
 3x3 kernel and 0.36 of those of 7x1. Its results differ from those in float64 by 3e-6 to 5e-6 of the largest value
-(3x3, 64 to 160 channels) or 6e-6 to 9e-6 (7x1, 192 channels), where direct sums differ by 1e-6 to 2e-6.
+(3x3, 64 to 160 channels) or 6e-6 to 9e-6 (7x1, 192 channels), where direct sums differ by 1e-6 to 2e-6. An infinite
+pixel makes all outputs of its tiles NaN. A kernel's gradient needs memory for its matrices, 4 times a 3x3 kernel, per
+part.
 
 Max pools of both algorithms are such calls, too (`max_pool.h`): one pass over the map.
 """
@@ -80,7 +83,7 @@ def load() -> str:
         library = ctypes.CDLL(str(built))
     except OSError as error:
         raise ModelError(
-            f"convolution = 'onednn': {built} cannot be loaded ({error}): remove it, or set XDG_CACHE_HOME to a "
+            f"convolutions by oneDNN: {built} cannot be loaded ({error}): remove it, or set XDG_CACHE_HOME to a "
             f"folder of this machine whose programs may run, {_REMEDY}"
         ) from None
     for target in (TARGET, POOL_TARGET, POOL_GRADIENT_TARGET):
@@ -108,7 +111,7 @@ def build() -> Path:
     try:
         compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
     except ValueError as error:
-        raise ModelError(f"convolution = 'onednn': CXX = {os.environ['CXX']!r}: {error}") from None
+        raise ModelError(f"convolutions by oneDNN: CXX = {os.environ['CXX']!r}: {error}") from None
     command = [*compiler, *_FLAGS]
     command += [
         f"-I{headers}",
@@ -137,7 +140,7 @@ def _find_onednn() -> tuple[Path, Path, str]:
         found += [Path(str(file.locate())).resolve() for file in files if file.as_posix().endswith(name)][:1]
     if len(found) != 2:
         raise ModelError(
-            "convolution = 'onednn': oneDNN is not installed: pip install 'inception_jax[onednn]' (Linux on x86-64), "
+            "convolutions by oneDNN: oneDNN is not installed: pip install 'inception_jax[onednn]' (Linux on x86-64), "
             + _REMEDY
         )
     return found[0], found[1].parents[2], importlib.metadata.version("onednn-cpu-gomp")
@@ -167,10 +170,10 @@ def _compile(command: list[str], built: Path) -> None:
                 new.chmod(0o700)  # whatever the umask
                 os.replace(new, built)
     except OSError as error:
-        raise ModelError(f"convolution = 'onednn': {built.parent}: {error.strerror}; {_REMEDY}") from None
+        raise ModelError(f"convolutions by oneDNN: {built.parent}: {error.strerror}; {_REMEDY}") from None
     if not private:
         raise ModelError(
-            f"convolution = 'onednn': {built.parent} is another user's, or others can write it: chmod go-w it, or set "
+            f"convolutions by oneDNN: {built.parent} is another user's, or others can write it: chmod go-w it, or set "
             f"XDG_CACHE_HOME to a folder of your own, {_REMEDY}"
         )
 
@@ -182,14 +185,14 @@ def _run(command: list[str]) -> None:
         )
     except OSError as error:
         raise ModelError(
-            f"convolution = 'onednn': the C++ compiler {command[0]!r} does not start ({error.strerror}): install one, "
+            f"convolutions by oneDNN: the C++ compiler {command[0]!r} does not start ({error.strerror}): install one, "
             f"such as g++, or name it in CXX, {_REMEDY}"
         ) from None
     if result.returncode:
         lines = [line.strip() for line in result.stderr.splitlines() if line.strip()] or ["no message"]
         reasons = [line for line in lines if any(word in line for word in ("error", "cannot find", "undefined"))]
         raise ModelError(
-            f"convolution = 'onednn': {command[0]} cannot compile {_SOURCE}: {(reasons or lines)[0]}; take a compiler "
+            f"convolutions by oneDNN: {command[0]} cannot compile {_SOURCE}: {(reasons or lines)[0]}; take a compiler "
             f"of C++17 (CXX), {_REMEDY}"
         )
 

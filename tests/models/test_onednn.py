@@ -53,6 +53,8 @@ def calls(function, *arguments):
         ((8, 28, 28, 64), (3, 3, 64, 96), 1, "SAME"),  # its kernel has a layout of oneDNN's own
         ((17, 9, 9, 32), (1, 1, 32, 16), 1, "SAME"),  # a number of images that no number of parts divides
         ((1, 9, 9, 32), (3, 1, 32, 16), 1, "VALID"),
+        ((3, 14, 14, 192), (3, 3, 192, 208), 1, "SAME"),  # reorders of its kernel are divided
+        ((2, 7, 7, 256), (3, 3, 256, 130), 1, "SAME"),
         # Equal sizes, other padding.
         *(((2, 8, 8, 4), (3, 3, 4, 4), 1, ((low, 2 - low), (1, 1))) for low in (0, 1, 2)),
         *(((2, 8, 8, 4), (3, 3, 4, 4), 1, ((1, 1), (low, 2 - low))) for low in (0, 2)),
@@ -242,14 +244,15 @@ def test_what_is_no_library_is_an_error_with_a_remedy(monkeypatch, tmp_path):
         onednn.load.__wrapped__()
 
 
-def test_where_it_is_missing_a_run_is_evaluated_by_xla(monkeypatch, capsys):
+@pytest.mark.parametrize("algorithm", ["onednn", "onednn_winograd"])
+def test_where_it_is_missing_a_run_is_evaluated_by_xla(monkeypatch, capsys, algorithm):
     def missing():
-        raise ModelError("convolution = 'onednn': oneDNN is not installed")
+        raise ModelError("convolutions by oneDNN: oneDNN is not installed")
 
     monkeypatch.setattr(onednn, "load", missing)
-    model = create_model("alexnet", num_classes=2, convolution="onednn")
+    model = create_model("alexnet", num_classes=2, convolution=algorithm)
     assert trained_network._computable(model, Devices(count=1)).convolution == "fast"
-    assert "last digits may differ: convolution = 'onednn'" in capsys.readouterr().err
+    assert "last digits may differ: convolutions by oneDNN: oneDNN is not" in capsys.readouterr().err
 
 
 @needs_onednn

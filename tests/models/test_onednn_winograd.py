@@ -58,7 +58,7 @@ def everywhere(monkeypatch):
         ((2, 9, 11, 64), (3, 1, 64, 64), "SAME"),
         ((2, 9, 11, 64), (1, 3, 64, 96), "VALID"),
         ((19, 8, 8, 64), (3, 3, 64, 64), "SAME"),  # several blocks of tiles, of unequal size
-        ((8, 28, 28, 32), (3, 3, 32, 32), "SAME"),
+        ((40, 28, 28, 32), (3, 3, 32, 32), "SAME"),  # several blocks in each sum of the kernel's gradient
     ],
 )
 def test_equal_to_float64(everywhere, images, window, padding):
@@ -134,6 +134,28 @@ for shape in ((1, 7, 9, 32), (3, 30, 31, 32)):
 """
     environment = os.environ | {"NPROC": str(threads), "XLA_FLAGS": ""}
     subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True)
+
+
+def test_calls_at_the_same_time_have_memory_of_their_own():
+    """Independent convolutions, which XLA's threads run at once: direct ones and those by the filtering."""
+    program = """import jax, jax.numpy as jnp
+from inception_jax.models.convolution import conv2d
+def step(algorithm, xs, kernels):
+    loss = lambda xs, kernels: sum((conv2d(x, k, algorithm=algorithm) ** 2).sum() for x, k in zip(xs, kernels))
+    return jax.grad(loss, (0, 1))(xs, kernels)
+keys = jax.random.split(jax.random.key(0), 12)
+xs = [jax.random.normal(key, (4, 16, 16, 64)) for key in keys]
+kernels = [jax.random.normal(key, (3 - 2 * (i % 2),) * 2 + (64, 64)) for i, key in enumerate(keys)]
+want = jax.jit(step, static_argnums=0)("exact", xs, kernels)
+call = jax.jit(step, static_argnums=0)
+for _ in range(10):
+    got = call("onednn_winograd", xs, kernels)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        assert jnp.abs(one - other).max() < 2e-5 * jnp.abs(other).max()
+"""
+    subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"NPROC": "8", "XLA_FLAGS": ""}, cwd=ROOT, check=True
+    )
 
 
 def test_a_network_takes_it_and_computes_the_same():
