@@ -1,7 +1,8 @@
 // Max pooling of float32 maps NHWC and its gradient, for `onednn.cc`: one pass over a map each.
 //
-// Of equal values in a window the first, from the top and then from the left, is the largest: it gets the gradient. So
-// does the first NaN. Windows reach beyond the map, where there is nothing; each has at least one pixel of it.
+// Of equal values in a window the first, from the top and then from the left, is the largest: it gets the gradient. A
+// NaN is larger than all numbers. Windows reach beyond the map, where there is nothing; each has a pixel of it.
+// Each selection has one comparison: GCC computes masks that are combined one element at a time.
 
 #ifndef INCEPTION_JAX_MAX_POOL_H_
 #define INCEPTION_JAX_MAX_POOL_H_
@@ -44,12 +45,6 @@ MAX_POOL_INLINE void Store(float* to, const Value& value) {
   std::memcpy(to, &value, sizeof(value));
 }
 
-// Whether a value, of a later pixel, takes the place of the largest one; a NaN is larger than all numbers.
-template <typename Value>
-MAX_POOL_INLINE auto IsLarger(const Value& value, const Value& largest) {
-  return (value > largest) | ((value != value) & (largest == largest));
-}
-
 // Calls work(lanes, channel) for channels `first` to `last`, which are computed kLanes or one at a time.
 template <typename Work>
 MAX_POOL_INLINE void ForChannels(int64_t first, int64_t last, const Work& work) {
@@ -74,13 +69,14 @@ MAX_POOL_FUNCTION void Forward(const Windows& w, int64_t first, int64_t last, co
   ForWindows(w, [&](int64_t out, int64_t top, int64_t bottom, int64_t left, int64_t right) {
     ForChannels(first, last, [&](auto lanes, int64_t channel) {
       using Value = decltype(lanes);
-      Value largest = Load<Value>(x + (top * w.columns + left) * w.channels + channel);
+      Value largest = Load<Value>(x + (top * w.columns + left) * w.channels + channel), nan{};
       for (int64_t row = top; row < bottom; row++)
         for (int64_t column = left; column < right; column++) {
           Value value = Load<Value>(x + (row * w.columns + column) * w.channels + channel);
-          largest = IsLarger(value, largest) ? value : largest;
+          largest = value > largest ? value : largest;
+          nan = value == value ? nan : value;
         }
-      Store(y + out + channel, largest);
+      Store(y + out + channel, nan == nan ? largest : nan);
     });
   });
 }
@@ -95,15 +91,16 @@ MAX_POOL_FUNCTION void Gradient(const Windows& w, int64_t first, int64_t last, c
       using Value = decltype(lanes);
       const Value given = Load<Value>(gradient + out + channel), none{};
       Value largest = Load<Value>(x + (top * w.columns + left) * w.channels + channel);
-      Value place{}, number{};  // of the largest value among the window's pixels
+      Value place{}, number{}, nan_place = none - 1.0f;  // of the largest value among the window's pixels; of a NaN
       for (int64_t row = top; row < bottom; row++)
         for (int64_t column = left; column < right; column++) {
           Value value = Load<Value>(x + (row * w.columns + column) * w.channels + channel);
-          auto larger = IsLarger(value, largest);
-          largest = larger ? value : largest;
-          place = larger ? number : place;
+          place = value > largest ? number : place;
+          largest = value > largest ? value : largest;
+          nan_place = value == value ? nan_place : number;
           number += 1.0f;
         }
+      place = nan_place < 0.0f ? place : nan_place;
       number = none;
       for (int64_t row = top; row < bottom; row++)
         for (int64_t column = left; column < right; column++) {
