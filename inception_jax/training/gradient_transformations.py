@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from inception_jax.models.platforms import platform_dependent
 from inception_jax.training.parameter_patterns import Tree, decayed_parameters, factors
 
 
@@ -35,24 +34,6 @@ def at_least_float32(tree: Tree) -> Tree:
 def global_norm(tree: Tree) -> jax.Array:
     """Euclidean norm of all entries of all leaves, summed in at least float32."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(at_least_float32(tree))))
-
-
-def after_all(gradients: Tree, norm: jax.Array) -> Tree:
-    """Makes each gradient depend on all of them on a CPU, by their norm: where it is NaN, all of them are.
-
-    XLA may place the update of a parameter before the last read of the backward pass, and then copies the parameter:
-    of GoogLeNet all 53 MB, in every step. Updates after the whole backward pass are made in place. An
-    `optimization_barrier` changes nothing: it has gone when XLA inserts its copies (jax 0.10.2).
-
-    Args:
-      gradients: of the parameters.
-      norm: their global norm.
-
-    Returns:
-      The gradients, with the same bits.
-    """
-    is_nan = platform_dependent(jnp.isnan(norm), default=jnp.zeros_like, cpu=lambda condition: condition)
-    return jax.tree.map(lambda gradient: jnp.where(is_nan, jnp.nan, gradient), gradients)
 
 
 def add_decay(updates: Tree, params: Tree, weight_decay: float, mask: re.Pattern[str]) -> Tree:

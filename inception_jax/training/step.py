@@ -190,7 +190,6 @@ def make_train_step(
         gradients = jax.tree.map(lambda g: g / count.astype(g.dtype), gradients)
         batch_stats = merge(jax.tree.map(lambda s: s / devices, batch_stats), frozen_stats)
         metrics["gradient_norm"] = gradient_transformations.global_norm(gradients)
-        gradients = gradient_transformations.after_all(gradients, metrics["gradient_norm"])
 
         trained, frozen = freezing.split(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
