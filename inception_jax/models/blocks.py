@@ -52,7 +52,7 @@ class MaxPool:
     padding: str | int
     dilation: int = 1
 
-    def __call__(self, x: jax.Array, algorithm: str) -> jax.Array:
+    def __call__(self, x: jax.Array, algorithm: str = "fast") -> jax.Array:
         """[B, H, W, C] to [B, H', W', C]; `algorithm` is the network's `convolution`."""
         return max_pool(x, self.window, self.stride, self.padding, self.dilation, algorithm)
 

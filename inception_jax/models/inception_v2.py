@@ -99,7 +99,7 @@ class CeilPoolBesideConv(MaxPool):
     rejects the network; here the pool then uses the convolution's windows, which begin one pixel before the map.
     """
 
-    def __call__(self, x: jax.Array, algorithm: str) -> jax.Array:
+    def __call__(self, x: jax.Array, algorithm: str = "fast") -> jax.Array:
         """[B, H, W, C] to [B, ceil(H / 2), ceil(W / 2), C]."""
         edges = [(0, 0, 0), *((size % 2, 0, 0) for size in x.shape[1:3]), (0, 0, 0)]
         return super().__call__(lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges), algorithm)
