@@ -35,7 +35,8 @@ class BaseNetwork(nn.Module):
         float32.
       param_dtype: dtype of the parameters; batch statistics are in at least float32.
       remat: rematerialization (`jax.checkpoint`): the modules of the trunk recompute their activations in the backward
-        pass instead of storing them. Less memory for one more forward pass; the numbers are the same.
+        pass instead of storing them. Less memory for one more forward pass; the numbers are the same
+        (with oneDNN's convolutions up to rounding).
       fuse_siblings: whether the 1x1 convolutions that read an Inception module's input run as one: fewer, larger
         kernels on an accelerator. The same sums, in another order in the input's gradient.
       convolution: algorithm of the convolutions on CPUs: "fast", "exact" (weight gradients as direct sums), "onednn"

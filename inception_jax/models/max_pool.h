@@ -9,16 +9,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
+
+#include "lanes.h"
 
 namespace max_pool {
-
-constexpr int kLanes = 16;
-typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
-
-// One version per set of instructions; the loader takes that of the processor.
-#define MAX_POOL_FUNCTION static __attribute__((target_clones("avx512f", "avx2", "default")))
-#define MAX_POOL_INLINE __attribute__((always_inline)) inline
 
 // The windows of one image.
 struct Windows {
@@ -26,7 +20,7 @@ struct Windows {
   int64_t size, stride, top, left;  // pixels; `top` and `left` are before the map
 
   // The pixels of a window along an axis, from `first` up to `end`.
-  MAX_POOL_INLINE static void Range(int64_t window, int64_t stride, int64_t before, int64_t size, int64_t map,
+  INLINE static void Range(int64_t window, int64_t stride, int64_t before, int64_t size, int64_t map,
                                     int64_t* first, int64_t* end) {
     int64_t start = window * stride - before;
     *first = std::max<int64_t>(start, 0);
@@ -34,27 +28,16 @@ struct Windows {
   }
 };
 
-template <typename Value>
-MAX_POOL_INLINE Value Load(const float* from) {
-  Value value;
-  std::memcpy(&value, from, sizeof(value));
-  return value;
-}
-template <typename Value>
-MAX_POOL_INLINE void Store(float* to, const Value& value) {
-  std::memcpy(to, &value, sizeof(value));
-}
-
 // Calls work(lanes, channel) for channels `first` to `last`, which are computed kLanes or one at a time.
 template <typename Work>
-MAX_POOL_INLINE void ForChannels(int64_t first, int64_t last, const Work& work) {
+INLINE void ForChannels(int64_t first, int64_t last, const Work& work) {
   for (; first + kLanes <= last; first += kLanes) work(Lanes{}, first);
   for (; first < last; first++) work(float{}, first);
 }
 
 // Calls visit(window's element, row, column, row's end, column's end) for all windows, from the top and from the left.
 template <typename Visit>
-MAX_POOL_INLINE void ForWindows(const Windows& w, const Visit& visit) {
+INLINE void ForWindows(const Windows& w, const Visit& visit) {
   for (int64_t row = 0; row < w.row_windows; row++)
     for (int64_t column = 0; column < w.column_windows; column++) {
       int64_t top, bottom, left, right;
@@ -65,7 +48,7 @@ MAX_POOL_INLINE void ForWindows(const Windows& w, const Visit& visit) {
 }
 
 // The largest values of the windows, in channels `first` to `last`.
-MAX_POOL_FUNCTION void Forward(const Windows& w, int64_t first, int64_t last, const float* x, float* y) {
+PER_PROCESSOR static void Forward(const Windows& w, int64_t first, int64_t last, const float* x, float* y) {
   ForWindows(w, [&](int64_t out, int64_t top, int64_t bottom, int64_t left, int64_t right) {
     ForChannels(first, last, [&](auto lanes, int64_t channel) {
       using Value = decltype(lanes);
@@ -82,7 +65,7 @@ MAX_POOL_FUNCTION void Forward(const Windows& w, int64_t first, int64_t last, co
 }
 
 // The gradient of the map, in channels `first` to `last`.
-MAX_POOL_FUNCTION void Gradient(const Windows& w, int64_t first, int64_t last, const float* x, const float* gradient,
+PER_PROCESSOR static void Gradient(const Windows& w, int64_t first, int64_t last, const float* x, const float* gradient,
                                 float* result) {
   for (int64_t pixel = 0; pixel < w.rows * w.columns; pixel++)
     std::fill(result + pixel * w.channels + first, result + pixel * w.channels + last, 0.0f);

@@ -34,13 +34,13 @@ namespace ffi = xla::ffi;
 using Buffer = ffi::Buffer<ffi::F32>;
 using Sizes = std::vector<int64_t>;
 
-constexpr int kPartsPerThread = 4;  // so that a thread that comes late finds work
-constexpr int kMostSums = 16;       // partial sums of a kernel's gradient, each as large as it
-constexpr size_t kAlignment = 64;   // bytes; a cache line
-constexpr int64_t kSlice = 64;      // filters or channels of a part of a reorder; a multiple of oneDNN's blocks
+constexpr int kPartsPerThread = 4;         // so that a thread that comes late finds work
+constexpr int kMostSums = 16;              // partial sums of a kernel's gradient, each as large as it
+constexpr size_t kAlignment = 64;          // bytes; a cache line
+constexpr int64_t kSlice = 64;             // filters or channels of a part of a reorder, along the axis without blocks
 constexpr int64_t kSmallKernel = 1 << 16;  // elements; smaller ones are not divided
-constexpr int kBlockTiles = 64;     // of Winograd's filtering: about as many in a block of a map
-constexpr int kGradientTiles = 196;  // and of a kernel's gradient, which sums over them
+constexpr int kBlockTiles = 64;            // of Winograd's filtering: about as many in a block of a map
+constexpr int kGradientTiles = 196;        // and of a kernel's gradient, which sums over them
 
 enum Kind : int64_t { kForward = 0, kInputGradient = 1, kKernelGradient = 2 };
 
@@ -220,15 +220,6 @@ Convolution* Compile(const Key& key) {
   return made;
 }
 
-const Convolution& Compiled(const Key& key) {
-  static std::mutex mutex;
-  static auto* compiled = new std::map<Key, Convolution*>;
-  std::lock_guard<std::mutex> lock(mutex);
-  auto found = compiled->find(key);
-  if (found == compiled->end()) found = compiled->emplace(key, Compile(key)).first;
-  return *found->second;
-}
-
 // The products of Winograd's filtering: `count` matrices [rows, inner] with as many [inner, columns].
 struct ProductKey {
   int64_t count, rows, inner, columns;
@@ -282,9 +273,11 @@ Products* Compile(const ProductKey& key) {
   return made;
 }
 
-const Products& Compiled(const ProductKey& key) {
+// What was compiled for a key; the first call compiles.
+template <typename AnyKey>
+const auto& Compiled(const AnyKey& key) {
   static std::mutex mutex;
-  static auto* compiled = new std::map<ProductKey, Products*>;
+  static auto* compiled = new std::map<AnyKey, decltype(Compile(key))>;
   std::lock_guard<std::mutex> lock(mutex);
   auto found = compiled->find(key);
   if (found == compiled->end()) found = compiled->emplace(key, Compile(key)).first;
@@ -423,10 +416,10 @@ void FilterMaps(ffi::ThreadPool& pool, const winograd::Filtering& filtering, con
 
   Lease workspace;
   auto* kernels = reinterpret_cast<float*>(workspace->Get(filtering.Size(inputs, outputs) * sizeof(float)));
-  const int64_t groups = inputs / winograd::kLanes, slices = std::min(groups, kPartsPerThread * threads);
+  const int64_t groups = inputs / kLanes, slices = std::min(groups, kPartsPerThread * threads);
   Divide(pool, slices, [&](int64_t slice) {
-    const int64_t first = slice * groups / slices * winograd::kLanes;
-    const int64_t last = (slice + 1) * groups / slices * winograd::kLanes;
+    const int64_t first = slice * groups / slices * kLanes;
+    const int64_t last = (slice + 1) * groups / slices * kLanes;
     (back ? filtering.reversed_kernel : filtering.kernel)(kernel, inputs, outputs, first, last, kernels);
   });
 
@@ -479,10 +472,10 @@ void FilterKernel(ffi::ThreadPool& pool, const winograd::Filtering& filtering, c
       Run(products, before, gradients, sums + part * set);
     }
   });
-  const int64_t groups = inputs / winograd::kLanes, slices = std::min(groups, kPartsPerThread * threads);
+  const int64_t groups = inputs / kLanes, slices = std::min(groups, kPartsPerThread * threads);
   Divide(pool, slices, [&](int64_t slice) {
-    filtering.kernel_gradient(sums, parts, set, inputs, outputs, slice * groups / slices * winograd::kLanes,
-                              (slice + 1) * groups / slices * winograd::kLanes, kernel);
+    filtering.kernel_gradient(sums, parts, set, inputs, outputs, slice * groups / slices * kLanes,
+                              (slice + 1) * groups / slices * kLanes, kernel);
   });
 }
 
@@ -581,14 +574,14 @@ void MaxPool(ffi::ThreadPool& pool, ffi::Span<const int64_t> window, const Buffe
   auto x = maps.dimensions(), y = pooled.dimensions();
   const int64_t images = x[0], threads = std::max<int64_t>(1, pool.num_threads());
   const max_pool::Windows windows{x[1], x[2], x[3], y[1], y[2], window[0], window[1], window[2], window[3]};
-  const int64_t groups = (x[3] + max_pool::kLanes - 1) / max_pool::kLanes;
+  const int64_t groups = (x[3] + kLanes - 1) / kLanes;
   const int64_t slices = std::clamp<int64_t>(kPartsPerThread * threads / images, 1, groups);
   const int64_t x_step = x[1] * x[2] * x[3], y_step = y[1] * y[2] * y[3];
   const auto* x_data = static_cast<const float*>(maps.untyped_data());
   Divide(pool, images * slices, [&](int64_t part) {
     const int64_t image = part / slices, slice = part % slices;
-    const int64_t first = slice * groups / slices * max_pool::kLanes;
-    const int64_t last = std::min<int64_t>(x[3], (slice + 1) * groups / slices * max_pool::kLanes);
+    const int64_t first = slice * groups / slices * kLanes;
+    const int64_t last = std::min<int64_t>(x[3], (slice + 1) * groups / slices * kLanes);
     if (gradient)
       max_pool::Gradient(windows, first, last, x_data + image * x_step, gradient + image * y_step,
                          result + image * x_step);

@@ -52,7 +52,7 @@ POOL_GRADIENT_TARGET = "inception_jax_max_pool_gradient"
 """The names of the custom calls, and of their handlers in `onednn.cc`."""
 
 _SOURCE = Path(__file__).with_suffix(".cc")
-_HEADERS = (_SOURCE.with_name("winograd.h"), _SOURCE.with_name("max_pool.h"))
+_HEADERS = tuple(_SOURCE.with_name(name) for name in ("lanes.h", "winograd.h", "max_pool.h"))
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-Wno-psabi")
 _LANES = 16  # channels that the transforms of `winograd.h` compute at a time
 _FILTERED = ((3, 3), (3, 1), (1, 3), (7, 1), (1, 7))  # taps of the kernels that `winograd.h` has transforms for

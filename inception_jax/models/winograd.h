@@ -10,10 +10,9 @@
 
 #include <cstdint>
 
-namespace winograd {
+#include "lanes.h"
 
-constexpr int kLanes = 16;
-typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(alignof(float))));
+namespace winograd {
 
 // Elements from one matrix to the next: no multiple of a page, so that the values of a tile share no set of the cache.
 constexpr int64_t Step(int64_t rows, int64_t columns) { return rows * columns + kLanes; }
@@ -53,31 +52,33 @@ struct Axis {
   }
 };
 
-// One version per set of instructions; the loader takes that of the processor.
-#define WINOGRAD_FUNCTION __attribute__((target_clones("avx512f", "avx2", "default")))
-#define WINOGRAD_INLINE __attribute__((always_inline)) inline
-
 // A map [rows, columns, channels] and the pixel, maybe outside, where a tile of it begins.
 template <typename Value>
 struct Place {
   Value* map;
   int64_t rows, columns, channels, top, left;
 
-  WINOGRAD_INLINE bool Has(int row, int column) const {
+  INLINE bool Has(int row, int column) const {
     return static_cast<uint64_t>(top + row) < static_cast<uint64_t>(rows) &&
            static_cast<uint64_t>(left + column) < static_cast<uint64_t>(columns);
   }
-  WINOGRAD_INLINE Value* At(int row, int column) const {
+  INLINE Value* At(int row, int column) const {
     return map + ((top + row) * columns + left + column) * channels;
   }
 };
 
-WINOGRAD_INLINE Lanes Load(const float* from) { return *reinterpret_cast<const Lanes*>(from); }
-WINOGRAD_INLINE void Store(float* to, const Lanes& value) { *reinterpret_cast<Lanes*>(to) = value; }
+// The pixels of a tile, from a channel on; 0 outside the map.
+template <int kRows, int kColumns>
+INLINE void LoadTile(const Place<const float>& place, int64_t channel, Lanes* tile) {
+  for (int row = 0; row < kRows; row++)
+    for (int column = 0; column < kColumns; column++)
+      tile[row * kColumns + column] =
+          place.Has(row, column) ? Load<Lanes>(place.At(row, column) + channel) : Lanes{};
+}
 
 // A matrix, of constants matrix(row, column), times the columns of an array [columns of the matrix, kOthers].
 template <int kRows, int kColumns, int kOthers, typename Matrix>
-WINOGRAD_INLINE void MultiplyColumns(const Matrix& matrix, const Lanes* in, Lanes* out) {
+INLINE void MultiplyColumns(const Matrix& matrix, const Lanes* in, Lanes* out) {
 #pragma GCC unroll 16
   for (int other = 0; other < kOthers; other++) {
 #pragma GCC unroll 16
@@ -93,7 +94,7 @@ WINOGRAD_INLINE void MultiplyColumns(const Matrix& matrix, const Lanes* in, Lane
 
 // The same with the rows of an array [kOthers, columns of the matrix].
 template <int kRows, int kColumns, int kOthers, typename Matrix>
-WINOGRAD_INLINE void MultiplyRows(const Matrix& matrix, const Lanes* in, Lanes* out) {
+INLINE void MultiplyRows(const Matrix& matrix, const Lanes* in, Lanes* out) {
 #pragma GCC unroll 16
   for (int other = 0; other < kOthers; other++)
     MultiplyColumns<kRows, kColumns, 1>(matrix, in + other * kColumns, out + other * kRows);
@@ -107,13 +108,10 @@ struct Transforms {
   static constexpr int kProducts = Rows::kReach * Columns::kReach, kTaps = Rows::kTaps * Columns::kTaps;
 
   // A tile of inputs to one row of the matrices [tiles, channels].
-  WINOGRAD_FUNCTION static void Input(Place<const float> place, float* out, int64_t step) {
+  PER_PROCESSOR static void Input(Place<const float> place, float* out, int64_t step) {
     for (int64_t channel = 0; channel < place.channels; channel += kLanes) {
       Lanes d[kProducts], half[kProducts], v[kProducts];
-      for (int row = 0; row < Rows::kReach; row++)
-        for (int column = 0; column < Columns::kReach; column++)
-          d[row * Columns::kReach + column] =
-              place.Has(row, column) ? Load(place.At(row, column) + channel) : Lanes{};
+      LoadTile<Rows::kReach, Columns::kReach>(place, channel, d);
       MultiplyColumns<Rows::kReach, Rows::kReach, Columns::kReach>(
           [](int i, int j) { return kRows.inputs[i][j]; }, d, half);
       MultiplyRows<Columns::kReach, Columns::kReach, Rows::kReach>(
@@ -123,10 +121,10 @@ struct Transforms {
   }
 
   // One row of the matrices [tiles, channels] to a tile of outputs, as far as the map has its pixels.
-  WINOGRAD_FUNCTION static void Output(const float* in, int64_t step, Place<float> place) {
+  PER_PROCESSOR static void Output(const float* in, int64_t step, Place<float> place) {
     for (int64_t channel = 0; channel < place.channels; channel += kLanes) {
       Lanes m[kProducts], half[Rows::kTile * Columns::kReach], y[Rows::kTile * Columns::kTile];
-      for (int product = 0; product < kProducts; product++) m[product] = Load(in + product * step + channel);
+      for (int product = 0; product < kProducts; product++) m[product] = Load<Lanes>(in + product * step + channel);
       MultiplyColumns<Rows::kTile, Rows::kReach, Columns::kReach>(
           [](int i, int j) { return kRows.outputs[i][j]; }, m, half);
       MultiplyRows<Columns::kTile, Columns::kReach, Rows::kTile>(
@@ -138,13 +136,10 @@ struct Transforms {
   }
 
   // A tile of gradients of outputs to one row of the matrices [tiles, channels].
-  WINOGRAD_FUNCTION static void Gradient(Place<const float> place, float* out, int64_t step) {
+  PER_PROCESSOR static void Gradient(Place<const float> place, float* out, int64_t step) {
     for (int64_t channel = 0; channel < place.channels; channel += kLanes) {
       Lanes y[Rows::kTile * Columns::kTile], half[Rows::kReach * Columns::kTile], m[kProducts];
-      for (int row = 0; row < Rows::kTile; row++)
-        for (int column = 0; column < Columns::kTile; column++)
-          y[row * Columns::kTile + column] =
-              place.Has(row, column) ? Load(place.At(row, column) + channel) : Lanes{};
+      LoadTile<Rows::kTile, Columns::kTile>(place, channel, y);
       MultiplyColumns<Rows::kReach, Rows::kTile, Columns::kTile>(
           [](int i, int j) { return kRows.outputs[j][i]; }, y, half);
       MultiplyRows<Columns::kReach, Columns::kTile, Rows::kReach>(
@@ -155,17 +150,17 @@ struct Transforms {
 
   // The part of a kernel [taps, inputs, outputs] that belongs to input channels `first` to `last`, of the matrices
   // [inputs, outputs].
-  WINOGRAD_FUNCTION static void Kernel(const float* kernel, int64_t inputs, int64_t outputs, int64_t first,
+  PER_PROCESSOR static void Kernel(const float* kernel, int64_t inputs, int64_t outputs, int64_t first,
                                        int64_t last, float* out) {
     for (int64_t at = first * outputs; at < last * outputs; at += kLanes) {
       Lanes g[kTaps];
-      for (int tap = 0; tap < kTaps; tap++) g[tap] = Load(kernel + tap * inputs * outputs + at);
+      for (int tap = 0; tap < kTaps; tap++) g[tap] = Load<Lanes>(kernel + tap * inputs * outputs + at);
       StoreKernel(g, out + at, Step(inputs, outputs));
     }
   }
 
   // The same for the gradient of the input: taps in reverse order, matrices [outputs, inputs].
-  WINOGRAD_FUNCTION static void ReversedKernel(const float* kernel, int64_t inputs, int64_t outputs, int64_t first,
+  PER_PROCESSOR static void ReversedKernel(const float* kernel, int64_t inputs, int64_t outputs, int64_t first,
                                                int64_t last, float* out) {
     for (int64_t input = first; input < last; input += kLanes)
       for (int64_t output = 0; output < outputs; output++) {
@@ -180,14 +175,14 @@ struct Transforms {
 
   // The part of a kernel's gradient [taps, inputs, outputs] that belongs to input channels `first` to `last`: of the
   // sum of `count` sets of matrices [inputs, outputs], `set` elements apart.
-  WINOGRAD_FUNCTION static void KernelGradient(const float* in, int64_t count, int64_t set, int64_t inputs,
+  PER_PROCESSOR static void KernelGradient(const float* in, int64_t count, int64_t set, int64_t inputs,
                                                int64_t outputs, int64_t first, int64_t last, float* kernel) {
     for (int64_t at = first * outputs; at < last * outputs; at += kLanes) {
       Lanes u[kProducts], half[Rows::kTaps * Columns::kReach], g[kTaps];
       for (int product = 0; product < kProducts; product++) {
         const float* from = in + product * Step(inputs, outputs) + at;
-        u[product] = Load(from);
-        for (int64_t other = 1; other < count; other++) u[product] += Load(from + other * set);
+        u[product] = Load<Lanes>(from);
+        for (int64_t other = 1; other < count; other++) u[product] += Load<Lanes>(from + other * set);
       }
       MultiplyColumns<Rows::kTaps, Rows::kReach, Columns::kReach>(
           [](int i, int j) { return kRows.kernel[j][i]; }, u, half);
@@ -198,7 +193,7 @@ struct Transforms {
   }
 
  private:
-  WINOGRAD_INLINE static void StoreKernel(const Lanes* g, float* out, int64_t step) {
+  INLINE static void StoreKernel(const Lanes* g, float* out, int64_t step) {
     Lanes half[Rows::kReach * Columns::kTaps], u[kProducts];
     MultiplyColumns<Rows::kReach, Rows::kTaps, Columns::kTaps>(
         [](int i, int j) { return kRows.kernel[i][j]; }, g, half);

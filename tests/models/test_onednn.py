@@ -123,15 +123,24 @@ def test_other_platforms_have_no_such_call():
     assert onednn.TARGET not in text and "stablehlo.convolution" in text
 
 
+BOTH = pytest.mark.parametrize("algorithm", ["onednn", "onednn_winograd"])
+
+
 @needs_onednn
-def test_twice_differentiable():
-    x, kernel = operands((3, 6, 5, 4), (3, 2, 4, 5), np.float32)
+@BOTH
+@pytest.mark.parametrize(
+    ("images", "window", "stride"), [((3, 6, 5, 4), (3, 2, 4, 5), 2), ((2, 6, 5, 32), (3, 3, 32, 32), 1)]
+)
+def test_twice_differentiable(monkeypatch, algorithm, images, window, stride):
+    monkeypatch.setattr(onednn, "_LEAST_TILES", 1)
+    x, kernel = operands(images, window, np.float32)
 
     def penalty(function, x, kernel):
-        inner = jax.grad(lambda x, kernel: (function(x, kernel, 2, "SAME") ** 3).sum(), (0, 1))
+        inner = jax.grad(lambda x, kernel: (function(x, kernel, stride, "SAME") ** 3).mean(), (0, 1))
         return sum((part**2).sum() for part in inner(x, kernel))
 
-    got, want = (jax.jit(jax.grad(lambda *a, f=f: penalty(f, *a), (0, 1)))(x, kernel) for f in (ours, xla))
+    forms = (functools.partial(conv2d, algorithm=algorithm), xla)
+    got, want = (jax.jit(jax.grad(lambda *a, f=f: penalty(f, *a), (0, 1)))(x, kernel) for f in forms)
     for one, other in zip(got, want, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
 
@@ -159,9 +168,11 @@ def test_inside_scan_vmap_shard_map_and_pmap():
 
 
 @needs_onednn
-def test_the_same_bits_again():
+@BOTH
+def test_the_same_bits_again(algorithm):
     x, kernel = operands((16, 14, 14, 64), (3, 3, 64, 96), np.float32)
-    step = jax.jit(lambda x, kernel: with_gradients(ours, x, kernel, 1, "SAME"))
+    conv = functools.partial(conv2d, algorithm=algorithm)
+    step = jax.jit(lambda x, kernel: with_gradients(conv, x, kernel, 1, "SAME"))
     first = jax.device_get(step(x, kernel))
     for _ in range(20):
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(step(x, kernel)), first)
@@ -244,7 +255,7 @@ def test_what_is_no_library_is_an_error_with_a_remedy(monkeypatch, tmp_path):
         onednn.load.__wrapped__()
 
 
-@pytest.mark.parametrize("algorithm", ["onednn", "onednn_winograd"])
+@BOTH
 def test_where_it_is_missing_a_run_is_evaluated_by_xla(monkeypatch, capsys, algorithm):
     def missing():
         raise ModelError("convolutions by oneDNN: oneDNN is not installed")

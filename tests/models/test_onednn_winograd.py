@@ -99,26 +99,6 @@ def test_onednn_alone_takes_none():
     assert filtered(direct, x, kernel) == set() and filtered(ours, x, kernel) == {0}
 
 
-def test_twice_differentiable(everywhere):
-    x, kernel = operands((2, 6, 5, 32), (3, 3, 32, 32), np.float32)
-
-    def penalty(function, x, kernel):
-        inner = jax.grad(lambda x, kernel: (function(x, kernel, 1, "SAME") ** 2).mean(), (0, 1))
-        return sum((part**2).sum() for part in inner(x, kernel))
-
-    got, want = (jax.jit(jax.grad(lambda *a, f=f: penalty(f, *a), (0, 1)))(x, kernel) for f in (ours, xla))
-    for one, other in zip(got, want, strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max())
-
-
-def test_the_same_bits_again():
-    x, kernel = operands((16, 14, 14, 64), (3, 3, 64, 96), np.float32)
-    step = jax.jit(lambda x, kernel: with_gradients(ours, x, kernel, 1, "SAME"))
-    first = jax.device_get(step(x, kernel))
-    for _ in range(20):
-        jax.tree.map(np.testing.assert_array_equal, jax.device_get(step(x, kernel)), first)
-
-
 @pytest.mark.parametrize("threads", [1, 3, 8, 40])
 def test_any_number_of_threads(threads):
     """More threads than tiles, images or sums of a kernel's gradient."""
