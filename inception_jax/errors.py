@@ -197,17 +197,21 @@ class ArgumentParser(argparse.ArgumentParser):
 
         Args:
           read: the names (`dest`) of those that it reads.
-          reason: follows the flag's name: "--seed: has no effect with --report; leave it out".
+          reason: follows the flag's name: "--seed: has no effect with --report; leave it out". Of several flags "has" at
+            its beginning becomes "have", and "it" at its end "them".
 
         Raises:
-          UserError: there is one.
+          UserError: there is one; names all of them.
         """
         self.refuse(self.given.difference(read), reason)
 
     def refuse(self, names: Collection[str], reason: str) -> None:
         """As `refuse_unread`, with the names of the flags that must not be there."""
-        if unread := sorted(self.given.intersection(names)):
-            raise UserError(f"--{unread[0]}: {reason}; leave it out")
+        unread, them = sorted(self.given.intersection(names)), "it"
+        if len(unread) > 1:
+            reason, them = re.sub("^has", "have", re.sub("it$", "them", reason)), "them"
+        if unread:
+            raise UserError(f"{', '.join(f'--{name}' for name in unread)}: {reason}; leave {them} out")
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError; argparse would print the usage and exit."""

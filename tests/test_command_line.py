@@ -189,6 +189,11 @@ def test_flags_that_an_action_does_not_read(recipe):
     recipe_files.parse(parser, ["--report", f"--config={recipe}"])
     with pytest.raises(UserError, match=r"^--config: has no effect"):
         parser.refuse_unread({"report"}, "has no effect with --report")
+    recipe_files.parse(parser, ["--report", "--seed=1", f"--config={recipe}"])
+    with pytest.raises(UserError, match=r"^--config, --seed: have no effect with --report; leave them out$"):
+        parser.refuse_unread({"report"}, "has no effect with --report")
+    with pytest.raises(UserError, match=r"^--config, --seed: an import does not read them; leave them out$"):
+        parser.refuse_unread({"report"}, "an import does not read it")
 
 
 @pytest.mark.parametrize("platform", ["cuda", "nonsense"])

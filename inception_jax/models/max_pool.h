@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "lanes.h"
 
@@ -28,11 +29,12 @@ struct Windows {
   }
 };
 
-// Calls work(lanes, channel) for channels `first` to `last`, which are computed kLanes or one at a time.
+// Calls work(type, channel) for channels `first` to `last`, which are computed kLanes or one at a time: `type` is a
+// pointer, to nothing, of the type to compute with.
 template <typename Work>
 INLINE void ForChannels(int64_t first, int64_t last, const Work& work) {
-  for (; first + kLanes <= last; first += kLanes) work(Lanes{}, first);
-  for (; first < last; first++) work(float{}, first);
+  for (; first + kLanes <= last; first += kLanes) work(static_cast<Lanes*>(nullptr), first);
+  for (; first < last; first++) work(static_cast<float*>(nullptr), first);
 }
 
 // Calls visit(window's element, row, column, row's end, column's end) for all windows, from the top and from the left.
@@ -50,12 +52,14 @@ INLINE void ForWindows(const Windows& w, const Visit& visit) {
 // The largest values of the windows, in channels `first` to `last`.
 PER_PROCESSOR static void Forward(const Windows& w, int64_t first, int64_t last, const float* x, float* y) {
   ForWindows(w, [&](int64_t out, int64_t top, int64_t bottom, int64_t left, int64_t right) {
-    ForChannels(first, last, [&](auto lanes, int64_t channel) {
-      using Value = decltype(lanes);
-      Value largest = Load<Value>(x + (top * w.columns + left) * w.channels + channel), nan{};
+    ForChannels(first, last, [&](auto* type, int64_t channel) {
+      using Value = std::remove_pointer_t<decltype(type)>;
+      Value largest, nan{};
+      Load(x + (top * w.columns + left) * w.channels + channel, &largest);
       for (int64_t row = top; row < bottom; row++)
         for (int64_t column = left; column < right; column++) {
-          Value value = Load<Value>(x + (row * w.columns + column) * w.channels + channel);
+          Value value;
+          Load(x + (row * w.columns + column) * w.channels + channel, &value);
           largest = value > largest ? value : largest;
           nan = value == value ? nan : value;
         }
@@ -70,14 +74,17 @@ PER_PROCESSOR static void Gradient(const Windows& w, int64_t first, int64_t last
   for (int64_t pixel = 0; pixel < w.rows * w.columns; pixel++)
     std::fill(result + pixel * w.channels + first, result + pixel * w.channels + last, 0.0f);
   ForWindows(w, [&](int64_t out, int64_t top, int64_t bottom, int64_t left, int64_t right) {
-    ForChannels(first, last, [&](auto lanes, int64_t channel) {
-      using Value = decltype(lanes);
-      const Value given = Load<Value>(gradient + out + channel), none{};
-      Value largest = Load<Value>(x + (top * w.columns + left) * w.channels + channel);
+    ForChannels(first, last, [&](auto* type, int64_t channel) {
+      using Value = std::remove_pointer_t<decltype(type)>;
+      const Value none{};
+      Value given, largest;
+      Load(gradient + out + channel, &given);
+      Load(x + (top * w.columns + left) * w.channels + channel, &largest);
       Value place{}, number{}, nan_place = none - 1.0f;  // of the largest value among the window's pixels; of a NaN
       for (int64_t row = top; row < bottom; row++)
         for (int64_t column = left; column < right; column++) {
-          Value value = Load<Value>(x + (row * w.columns + column) * w.channels + channel);
+          Value value;
+          Load(x + (row * w.columns + column) * w.channels + channel, &value);
           place = value > largest ? number : place;
           largest = value > largest ? value : largest;
           nan_place = value == value ? nan_place : number;
@@ -88,7 +95,10 @@ PER_PROCESSOR static void Gradient(const Windows& w, int64_t first, int64_t last
       for (int64_t row = top; row < bottom; row++)
         for (int64_t column = left; column < right; column++) {
           float* to = result + (row * w.columns + column) * w.channels + channel;
-          Store(to, Load<Value>(to) + (place == number ? given : none));
+          Value sum;
+          Load(to, &sum);
+          sum += place == number ? given : none;
+          Store(to, sum);
           number += 1.0f;
         }
     });

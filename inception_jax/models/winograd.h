@@ -71,9 +71,13 @@ struct Place {
 template <int kRows, int kColumns>
 INLINE void LoadTile(const Place<const float>& place, int64_t channel, Lanes* tile) {
   for (int row = 0; row < kRows; row++)
-    for (int column = 0; column < kColumns; column++)
-      tile[row * kColumns + column] =
-          place.Has(row, column) ? Load<Lanes>(place.At(row, column) + channel) : Lanes{};
+    for (int column = 0; column < kColumns; column++) {
+      Lanes& pixel = tile[row * kColumns + column];
+      if (place.Has(row, column))
+        Load(place.At(row, column) + channel, &pixel);
+      else
+        pixel = Lanes{};
+    }
 }
 
 // A matrix, of constants matrix(row, column), times the columns of an array [columns of the matrix, kOthers].
@@ -124,7 +128,7 @@ struct Transforms {
   PER_PROCESSOR static void Output(const float* in, int64_t step, Place<float> place) {
     for (int64_t channel = 0; channel < place.channels; channel += kLanes) {
       Lanes m[kProducts], half[Rows::kTile * Columns::kReach], y[Rows::kTile * Columns::kTile];
-      for (int product = 0; product < kProducts; product++) m[product] = Load<Lanes>(in + product * step + channel);
+      for (int product = 0; product < kProducts; product++) Load(in + product * step + channel, &m[product]);
       MultiplyColumns<Rows::kTile, Rows::kReach, Columns::kReach>(
           [](int i, int j) { return kRows.outputs[i][j]; }, m, half);
       MultiplyRows<Columns::kTile, Columns::kReach, Rows::kTile>(
@@ -154,7 +158,7 @@ struct Transforms {
                                        int64_t last, float* out) {
     for (int64_t at = first * outputs; at < last * outputs; at += kLanes) {
       Lanes g[kTaps];
-      for (int tap = 0; tap < kTaps; tap++) g[tap] = Load<Lanes>(kernel + tap * inputs * outputs + at);
+      for (int tap = 0; tap < kTaps; tap++) Load(kernel + tap * inputs * outputs + at, &g[tap]);
       StoreKernel(g, out + at, Step(inputs, outputs));
     }
   }
@@ -181,8 +185,12 @@ struct Transforms {
       Lanes u[kProducts], half[Rows::kTaps * Columns::kReach], g[kTaps];
       for (int product = 0; product < kProducts; product++) {
         const float* from = in + product * Step(inputs, outputs) + at;
-        u[product] = Load<Lanes>(from);
-        for (int64_t other = 1; other < count; other++) u[product] += Load<Lanes>(from + other * set);
+        Load(from, &u[product]);
+        for (int64_t other = 1; other < count; other++) {
+          Lanes part;
+          Load(from + other * set, &part);
+          u[product] += part;
+        }
       }
       MultiplyColumns<Rows::kTaps, Rows::kReach, Columns::kReach>(
           [](int i, int j) { return kRows.kernel[j][i]; }, u, half);
