@@ -101,6 +101,8 @@ def compare(
             for kind in workload["kinds"]:
                 run.run_blocks(order[-1], kind, steps)
             run.log(f"round {number + 1} of {rounds}: {run.format_last_round()}")
+        for name in run.names():
+            run.note_memory(name, "steps")
     baseline = run.baseline
     return {
         "task": workload,
@@ -122,12 +124,13 @@ def compare(
 
 @dataclasses.dataclass
 class _SideResults:
-    """Answers of one side: to `prepare`, seconds per step of each block by kind, and all losses."""
+    """Answers of one side: to `prepare`, seconds per step of each block by kind, and all losses; its peaks of memory."""
 
     prepared: dict[str, Any]
     losses: list[float]
     seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     cpu_seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    memory: dict[str, int] = dataclasses.field(default_factory=dict)
     finite: bool = True
 
     def add(self, kind: str, steps: int, answer: dict[str, Any], keep: bool) -> None:
@@ -167,6 +170,7 @@ class _PairedRun:
                 prepared = worker.prepare(self._workload | {"kinds": kinds})
                 self._workers[side.name] = worker
                 self.results[side.name] = _SideResults(prepared, list(prepared.get("losses", [])))
+                self.note_memory(side.name, "prepare")
                 self.log(f"{side.name}: ready after {prepared['prepare_seconds']:.1f} s")
 
     def run_blocks(self, names: Sequence[str], kind: str, steps: int, keep: bool = True) -> None:
@@ -180,6 +184,12 @@ class _PairedRun:
                     answer = self._workers[name].block(kind, steps)
                     self.cpu_load.stop()
                     self.results[name].add(kind, steps, answer, keep)
+
+    def note_memory(self, name: str, phase: str) -> None:
+        """Adds the peak of the side's memory since the phase before, where it is known."""
+        peak = self._workers[name].pop_peak_memory()
+        if peak is not None:
+            self.results[name].memory[phase] = peak
 
     def format_last_round(self) -> str:
         """Milliseconds per step of the latest blocks, as text."""
@@ -209,7 +219,8 @@ def _summary(results: _SideResults, baseline: _SideResults, workload: dict[str, 
       "prepared", its answer; per kind of step {"step_seconds": median, p10 and p90 over the blocks,
       "images_per_second", "steps_per_block", "blocks": seconds per step, "cpu_seconds": the median of processor
       seconds per step where the side reports them, "ratio": median, p10, p90 and "rounds" of its time relative to the
-      first side's in the same round}; "losses": their number and the means of the first and the last quarter, of all
+      first side's in the same round}; "host_memory": bytes of its process at the most, until it was ready ("prepare")
+      and from then on ("steps"), where known; "losses": their number and the means of the first and the last quarter, of all
       training steps from the very first; "finite", of losses and logits; "falling": whether the last quarter's mean is
       below the first's, None without training steps.
     """
@@ -221,7 +232,7 @@ def _summary(results: _SideResults, baseline: _SideResults, workload: dict[str, 
         summary[kind]["ratio"] = {"median": statistics.median(ratios), "p10": p10, "p90": p90, "rounds": ratios}
         if kind in results.cpu_seconds:
             summary[kind]["cpu_seconds"] = statistics.median(results.cpu_seconds[kind])
-    summary |= {"finite": results.finite, "falling": None, "losses": None}
+    summary |= {"host_memory": results.memory, "finite": results.finite, "falling": None, "losses": None}
     if results.losses:
         first, last = quarter_means(results.losses)
         summary["falling"] = all(map(math.isfinite, results.losses)) and last < first

@@ -116,6 +116,13 @@ def _note_devices(count: int) -> str:
     )
 
 
+def _note_memory(sides: dict[str, Any]) -> list[str]:
+    """The peaks of the processes' memory, of the sides whose both peaks are known."""
+    peaks = {name: side["host_memory"] for name, side in sides.items() if len(side.get("host_memory", {})) == 2}
+    parts = [f"{name} {peak['prepare'] / 1e9:.2f} and {peak['steps'] / 1e9:.2f} GB" for name, peak in peaks.items()]
+    return [f"host memory at the most, until ready and while it took steps: {', '.join(parts)}"] if parts else []
+
+
 def _format_loss(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.3f}"
 
@@ -134,6 +141,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
         settings = [*prepared.get("versions", {}).items(), *flags.items()]
         if settings:
             notes.append(f"{name}: " + ", ".join(f"{key} {value}" for key, value in settings))
+    notes += _note_memory(result["sides"])
     if "inference" in result["task"]["kinds"] and result["task"]["backend"] == "cpu":
         notes.append(_note_devices(result["task"].get("devices", 1)))
     if "onnxruntime" in result["sides"]:

@@ -28,6 +28,7 @@ ERROR_KINDS = ("out_of_memory", "unavailable", "failed")
 _ANSWERS = "INCEPTION_JAX_ANSWERS"  # environment variable: "file descriptor of the answer pipe:pid of the parent"
 _PR_SET_PDEATHSIG = 1  # sys/prctl.h
 _CLOSE_SECONDS = 10.0
+_RESET_PEAK = "5"  # proc(5): written to clear_refs, the peak of resident memory becomes what is resident now
 _QUOTED_LINES = 3
 # Parts of allocators' error messages: XLA's status, PyTorch's on a GPU and on a CPU.
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory", "not enough memory")
@@ -193,6 +194,22 @@ class Worker:
     def block(self, kind: str, steps: int, timeout: float | None = None) -> dict[str, Any]:
         """Makes the side take steps; arguments and errors as for `SideProtocol.block` and `prepare`."""
         return self._ask(timeout, ask="block", arguments={"kind": kind, "steps": steps})
+
+    def pop_peak_memory(self) -> int | None:
+        """The most host memory that the process held at a time since the last call, or its start; its children's not.
+
+        Returns:
+          Bytes of resident memory, shared libraries included; None where the system does not tell (not Linux).
+        """
+        folder = f"/proc/{self.pid}"
+        try:
+            with open(f"{folder}/status", encoding="ascii") as file:
+                peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+            with open(f"{folder}/clear_refs", "w", encoding="ascii") as file:
+                file.write(_RESET_PEAK)
+        except (OSError, StopIteration):
+            return None
+        return peak
 
     def close(self) -> None:
         """Ends the process: closes its standard input, and kills it if that is not enough. May be called again."""

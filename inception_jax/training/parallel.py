@@ -22,7 +22,7 @@ from inception_jax.errors import UserError, counted
 from inception_jax.models.platforms import TRACED_FOR, traced_for_device
 from inception_jax.training.compilation import enable_compilation_cache as enable_compilation_cache
 from inception_jax.training.compilation import no_compilation as no_compilation
-from inception_jax.training.compilation import return_freed_memory
+from inception_jax.training.compilation import release_compiler_memory
 from inception_jax.training.step import AXIS
 
 Program = Callable[[jax.stages.Lowered], jax.stages.Compiled]
@@ -118,7 +118,7 @@ class Devices:
     def replicate(self, tree: Any) -> Any:
         """Copies a tree of host or device arrays to every device, as global arrays; never aliases them."""
         local = NamedSharding(self.mesh.local_mesh, _REPLICATED)
-        tree = jax.device_put(jax.tree.map(np.asarray, tree), local, may_alias=False)
+        tree = jax.device_put(jax.tree.map(_copy_unaligned, tree), local)
         if self.process_count == 1:
             return tree
         # `device_put` over several processes would compare every leaf between them, a collective and a compilation
@@ -346,7 +346,7 @@ class Devices:
             lowered = function.lower(*arguments)
         lowering = time.perf_counter() - start
         executable = compile_program(lowered)
-        return_freed_memory()
+        release_compiler_memory()
         return Compiled(executable, time.perf_counter() - start, lowering)
 
     def _shard(self, step: Callable, out: tuple, numbers: int = 0) -> Callable:
@@ -354,6 +354,20 @@ class Devices:
         # when it transposes the replicated parameters, and the gradient would be N times too large.
         specs = (_REPLICATED, _SPLIT, *(_REPLICATED for _ in range(numbers)))
         return jax.shard_map(step, mesh=self.mesh, in_specs=specs, out_specs=out, check_vma=False)
+
+
+def _copy_unaligned(array: Any) -> np.ndarray:
+    """A copy on the host that begins 16 bytes behind a multiple of 64.
+
+    On a CPU `jax.device_put` takes an array at a multiple of 64 bytes as it is, `may_alias=False` or not (jax 0.10.2).
+    The array would change with that of the caller, and a program that it is donated to would copy it.
+    """
+    array = np.asarray(array)
+    buffer = np.empty(array.nbytes + 128, np.uint8)
+    first = -buffer.ctypes.data % 64 + 16
+    copy = buffer[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def choose_devices(devices: list[Any], count: int | None) -> list[Any]:

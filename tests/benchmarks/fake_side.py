@@ -1,7 +1,7 @@
 """A side without a network: it answers what its command line, as JSON, says, and fails in a chosen way.
 
 {"prepared": {…}, "seconds": {kind: [of each block, in order]}, "losses": [of each step], "fault": name,
- "before": "prepare" or the number of a block, "path": of a file}
+ "before": "prepare" or the number of a block, "path": of a file, "allocated": [bytes in each block, freed at its end]}
 """
 
 import json
@@ -47,6 +47,8 @@ class FakeSide:
             self.steps += steps
         if kind == "inference":
             answer["finite"] = self.script.get("finite", True)
+        if "allocated" in self.script:
+            bytearray(b"1" * self.script["allocated"][number])
         if "path" in self.script:
             with open(self.script["path"], "a") as file:
                 file.write(f"{self.script['name']} {kind}\n")

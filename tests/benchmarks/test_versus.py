@@ -326,7 +326,21 @@ def test_tables_show_every_side_and_kind():
         "bee inference 300 300 300 13.33 3.000 3.000 3.000".split(),
     ]
     assert lines[6:8] == ["A: jax 1.2", "bee: threads 2"]
-    assert [line[:41] for line in lines[8:]] == ["our forward pass is of one JAX device; ev"]
+    assert [line[:41] for line in lines[8:] if "host memory" not in line] == [
+        "our forward pass is of one JAX device; ev"
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the peak of a process")
+def test_peaks_of_memory_are_of_each_process_and_phase():
+    large = fake("A", [0.5] * 4, [0.5] * 4, allocated=[300_000_000] * 4)
+    result = compare(large, fake("B", [0.5] * 4, [0.5] * 4))
+    peaks = {name: side["host_memory"] for name, side in result["sides"].items()}
+    assert peaks["A"]["steps"] > 280e6 + peaks["A"]["prepare"] and peaks["B"]["steps"] < 200e6
+    for name, peak in ("A", {"prepare": 2_345_000_000, "steps": 1_004_000_000}), ("B", {"prepare": 5}):
+        result["sides"][name]["host_memory"] = peak
+    note = "host memory at the most, until ready and while it took steps: A 2.35 and 1.00 GB"
+    assert note in versus_report.format_text(result).splitlines()
 
 
 def test_a_busy_machine_is_reported():

@@ -85,6 +85,19 @@ def test_a_program_that_is_not_there_is_unavailable(tmp_path):
     assert caught.value.kind == "unavailable"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the peak of a process")
+def test_the_peak_of_memory_is_that_since_the_last_time():
+    with worker(allocated=[200_000_000, 0]) as side:
+        side.prepare({})
+        start = side.pop_peak_memory()
+        side.block("train", 1)
+        high = side.pop_peak_memory()
+        side.block("train", 1)
+        low = side.pop_peak_memory()
+    assert 0 < start < 150e6 and high > start + 180e6 and low < high - 150e6
+    assert side.pop_peak_memory() is None  # it has ended
+
+
 def test_a_closed_worker_ends_by_itself(tmp_path):
     side = worker(fault="end_normally", path=str(tmp_path / "end"))
     side.prepare({})

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from inception_jax.training import compilation
@@ -47,8 +48,19 @@ def test_freed_memory_goes_back_to_the_system():
     kept = pieces.pop()
     pieces.clear()
     before = resident()
-    compilation.return_freed_memory()
+    compilation.release_compiler_memory()
     assert before - resident() > 50e6 and len(kept) == 2_000
+
+
+def test_lowered_programs_are_forgotten_and_compiled_ones_not():
+    called = jax.jit(lambda x: x + 1)
+    called(1.0)
+    caches = [getattr(sys.modules[module], name) for module, name in compilation._LOWERED]
+    assert len(caches) == 2 and all(cache.cache_info().currsize for cache in caches)
+    compilation.release_compiler_memory()
+    assert not any(cache.cache_info().currsize for cache in caches)
+    with compilation.no_compilation():
+        assert float(called(2.0)) == 3.0
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
@@ -56,5 +68,5 @@ def test_a_c_library_without_malloc_trim_is_left_alone(monkeypatch, platform):
     opened = []
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: opened.append(name) or object())
-    compilation.return_freed_memory()
+    compilation.release_compiler_memory()
     assert opened == ([None] if platform == "linux" else [])

@@ -132,9 +132,22 @@ def test_other_threads_may_compile_and_errors_come_first():
         pass
 
 
+def test_replicated_arrays_are_copies_that_a_program_may_write_over():
+    """Also of arrays that begin at a multiple of 64 bytes, which `device_put` does not copy on a CPU."""
+    buffer = np.zeros(4_096 + 64, np.uint8)
+    aligned = buffer[-buffer.ctypes.data % 64 :][:4_096].view(np.float32)
+    devices = parallel.Devices("jit", 1)
+    state = devices.replicate({"numpy": aligned, "scalar": np.float32(3), "jax": jnp.ones(5), "none": np.zeros((0, 2))})
+    aligned[:] = 7
+    assert float(state["numpy"][0]) == 0.0 and float(state["scalar"]) == 3.0 and state["none"].shape == (0, 2)
+    step = devices.compile_train(lambda state, batch: (state, batch), state["numpy"], jnp.zeros(1)).call
+    before = state["numpy"].unsafe_buffer_pointer()
+    assert step(state["numpy"], jnp.zeros(1))[0].unsafe_buffer_pointer() == before
+
+
 def test_memory_goes_back_to_the_system_after_a_compilation(monkeypatch):
     events = []
-    monkeypatch.setattr(parallel, "return_freed_memory", lambda: events.append("returned"))
+    monkeypatch.setattr(parallel, "release_compiler_memory", lambda: events.append("returned"))
 
     def compile_program(lowered):
         events.append("compiled")
