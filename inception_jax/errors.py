@@ -197,8 +197,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
         Args:
           read: the names (`dest`) of those that it reads.
-          reason: follows the flag's name: "--seed: has no effect with --report; leave it out". Of several flags "has" at
-            its beginning becomes "have", and "it" at its end "them".
+          reason: follows the flag's name: "--seed: has no effect with --report; leave it out". Of several flags "has"
+            at its beginning becomes "have", and "it" at its end "them".
 
         Raises:
           UserError: there is one; names all of them.

@@ -124,7 +124,7 @@ def compare(
 
 @dataclasses.dataclass
 class _SideResults:
-    """Answers of one side: to `prepare`, seconds per step of each block by kind, and all losses; its peaks of memory."""
+    """Answers of one side: to `prepare`, seconds per step of each block by kind, all losses, peaks of memory."""
 
     prepared: dict[str, Any]
     losses: list[float]
@@ -220,9 +220,9 @@ def _summary(results: _SideResults, baseline: _SideResults, workload: dict[str, 
       "images_per_second", "steps_per_block", "blocks": seconds per step, "cpu_seconds": the median of processor
       seconds per step where the side reports them, "ratio": median, p10, p90 and "rounds" of its time relative to the
       first side's in the same round}; "host_memory": bytes of its process at the most, until it was ready ("prepare")
-      and from then on ("steps"), where known; "losses": their number and the means of the first and the last quarter, of all
-      training steps from the very first; "finite", of losses and logits; "falling": whether the last quarter's mean is
-      below the first's, None without training steps.
+      and from then on ("steps"), where known; "losses": their number and the means of the first and the last quarter,
+      of all training steps from the very first; "finite", of losses and logits; "falling": whether the last quarter's
+      mean is below the first's, None without training steps.
     """
     summary: dict[str, Any] = {"prepared": {k: v for k, v in results.prepared.items() if k != "losses"}}
     for kind, seconds in results.seconds.items():
