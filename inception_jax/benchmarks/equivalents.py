@@ -114,13 +114,14 @@ def keras_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `create_model` with which our network equals Keras's.
 
     Raises:
-      UserError: Keras has no such network, or the user gives an option.
+      UserError: Keras has no such network, or the user gives an option that is not of how ours is computed.
     """
     if model not in KERAS:
         raise UserError(f"--model={model!r}: --vs=keras compares: {', '.join(KERAS)}{nearest(model, KERAS)}")
-    if options:
-        raise UserError(f"--set {next(iter(options))}: keras.applications has no options; leave it out with --vs=keras")
-    return dict(KERAS[model].options)
+    for name in options:
+        if name not in OWN_OPTIONS:
+            raise UserError(f"--set {name}: keras.applications has no such option; leave it out with --vs=keras")
+    return {**KERAS[model].options, **options}
 
 
 def get_equivalent(model: str) -> Equivalent:

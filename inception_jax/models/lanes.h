@@ -7,13 +7,28 @@
 
 constexpr int kLanes = 16;
 typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
+typedef float EightLanes __attribute__((vector_size(8 * sizeof(float))));
+typedef float FourLanes __attribute__((vector_size(4 * sizeof(float))));
 
-// One version of a function per set of instructions; the loader takes that of the processor. Another definition, by the
-// compiler's command, makes one version alone: to test those of other processors.
-#ifndef PER_PROCESSOR
+// One version of a function per set of instructions; the loader takes that of the processor. TEST_TARGET, in the
+// compiler's command, makes that version alone: to test those of other processors.
+#ifdef TEST_TARGET
+#define PER_PROCESSOR __attribute__((target(TEST_TARGET)))
+#else
 #define PER_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
 #define INLINE __attribute__((always_inline)) inline
+#define INLINED __attribute__((always_inline))  // of a lambda, behind its parameters
+
+// How many numbers a vector of this processor holds: 16, 8 or 4.
+inline int ProcessorLanes() {
+#ifdef TEST_TARGET
+  const bool has_16 = !std::strcmp(TEST_TARGET, "avx512f"), has_8 = !std::strcmp(TEST_TARGET, "avx2");
+#else
+  const bool has_16 = __builtin_cpu_supports("avx512f"), has_8 = __builtin_cpu_supports("avx2");
+#endif
+  return has_16 ? 16 : has_8 ? 8 : 4;
+}
 
 // Lanes, or a float, at any address. Neither takes or returns them by value: Clang refuses that between functions that
 // may be compiled for different sets of instructions, even where it inlines them.

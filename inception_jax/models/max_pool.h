@@ -2,7 +2,8 @@
 //
 // Of equal values in a window the first, from the top and then from the left, is the largest: it gets the gradient. A
 // NaN is larger than all numbers. Windows reach beyond the map, where there is nothing; each has a pixel of it.
-// Each selection has one comparison: GCC computes masks that are combined one element at a time.
+// GCC computes selections one element at a time, ten times slower, where vectors are not those of the processor's
+// instructions or where a mask combines several comparisons.
 
 #ifndef INCEPTION_JAX_MAX_POOL_H_
 #define INCEPTION_JAX_MAX_POOL_H_
@@ -29,11 +30,12 @@ struct Windows {
   }
 };
 
-// Calls work(type, channel) for channels `first` to `last`, which are computed kLanes or one at a time: `type` is a
-// pointer, to nothing, of the type to compute with.
-template <typename Work>
+// Calls work(type, channel) for channels `first` to `last`, which are computed as many as a Vector has or one at a
+// time: `type` is a pointer, to nothing, of the type to compute with.
+template <typename Vector, typename Work>
 INLINE void ForChannels(int64_t first, int64_t last, const Work& work) {
-  for (; first + kLanes <= last; first += kLanes) work(static_cast<Lanes*>(nullptr), first);
+  constexpr int64_t lanes = sizeof(Vector) / sizeof(float);
+  for (; first + lanes <= last; first += lanes) work(static_cast<Vector*>(nullptr), first);
   for (; first < last; first++) work(static_cast<float*>(nullptr), first);
 }
 
@@ -49,10 +51,10 @@ INLINE void ForWindows(const Windows& w, const Visit& visit) {
     }
 }
 
-// The largest values of the windows, in channels `first` to `last`.
-PER_PROCESSOR static void Forward(const Windows& w, int64_t first, int64_t last, const float* x, float* y) {
-  ForWindows(w, [&](int64_t out, int64_t top, int64_t bottom, int64_t left, int64_t right) {
-    ForChannels(first, last, [&](auto* type, int64_t channel) {
+template <typename Vector>
+INLINE void ForwardBy(const Windows& w, int64_t first, int64_t last, const float* x, float* y) {
+  ForWindows(w, [&](int64_t out, int64_t top, int64_t bottom, int64_t left, int64_t right) INLINED {
+    ForChannels<Vector>(first, last, [&](auto* type, int64_t channel) INLINED {
       using Value = std::remove_pointer_t<decltype(type)>;
       Value largest, nan{};
       Load(x + (top * w.columns + left) * w.channels + channel, &largest);
@@ -68,13 +70,13 @@ PER_PROCESSOR static void Forward(const Windows& w, int64_t first, int64_t last,
   });
 }
 
-// The gradient of the map, in channels `first` to `last`.
-PER_PROCESSOR static void Gradient(const Windows& w, int64_t first, int64_t last, const float* x, const float* gradient,
-                                float* result) {
+template <typename Vector>
+INLINE void GradientBy(const Windows& w, int64_t first, int64_t last, const float* x, const float* gradient,
+                       float* result) {
   for (int64_t pixel = 0; pixel < w.rows * w.columns; pixel++)
     std::fill(result + pixel * w.channels + first, result + pixel * w.channels + last, 0.0f);
-  ForWindows(w, [&](int64_t out, int64_t top, int64_t bottom, int64_t left, int64_t right) {
-    ForChannels(first, last, [&](auto* type, int64_t channel) {
+  ForWindows(w, [&](int64_t out, int64_t top, int64_t bottom, int64_t left, int64_t right) INLINED {
+    ForChannels<Vector>(first, last, [&](auto* type, int64_t channel) INLINED {
       using Value = std::remove_pointer_t<decltype(type)>;
       const Value none{};
       Value given, largest;
@@ -103,6 +105,37 @@ PER_PROCESSOR static void Gradient(const Windows& w, int64_t first, int64_t last
         }
     });
   });
+}
+
+// The largest values of the windows, and the gradient of the map, in channels `first` to `last`.
+struct Calls {
+  void (*forward)(const Windows& w, int64_t first, int64_t last, const float* x, float* y);
+  void (*gradient)(const Windows& w, int64_t first, int64_t last, const float* x, const float* gradient,
+                   float* result);
+};
+
+#define CALLS(name, target, Vector)                                                                              \
+  struct name {                                                                                                  \
+    target static void Forward(const Windows& w, int64_t first, int64_t last, const float* x, float* y) {        \
+      ForwardBy<Vector>(w, first, last, x, y);                                                                   \
+    }                                                                                                            \
+    target static void Gradient(const Windows& w, int64_t first, int64_t last, const float* x,                   \
+                                const float* gradient, float* result) {                                          \
+      GradientBy<Vector>(w, first, last, x, gradient, result);                                                   \
+    }                                                                                                            \
+  }
+CALLS(By16, __attribute__((target("avx512f"))), Lanes);
+CALLS(By8, __attribute__((target("avx2"))), EightLanes);
+CALLS(By4, , FourLanes);
+#undef CALLS
+
+// Those for this processor.
+inline Calls Find() {
+  switch (ProcessorLanes()) {
+    case 16: return {By16::Forward, By16::Gradient};
+    case 8: return {By8::Forward, By8::Gradient};
+    default: return {By4::Forward, By4::Gradient};
+  }
 }
 
 }  // namespace max_pool

@@ -577,16 +577,17 @@ void MaxPool(ffi::ThreadPool& pool, ffi::Span<const int64_t> window, const Buffe
   const int64_t groups = (x[3] + kLanes - 1) / kLanes;
   const int64_t slices = std::clamp<int64_t>(kPartsPerThread * threads / images, 1, groups);
   const int64_t x_step = x[1] * x[2] * x[3], y_step = y[1] * y[2] * y[3];
+  static const max_pool::Calls calls = max_pool::Find();
   const auto* x_data = static_cast<const float*>(maps.untyped_data());
   Divide(pool, images * slices, [&](int64_t part) {
     const int64_t image = part / slices, slice = part % slices;
     const int64_t first = slice * groups / slices * kLanes;
     const int64_t last = std::min<int64_t>(x[3], (slice + 1) * groups / slices * kLanes);
     if (gradient)
-      max_pool::Gradient(windows, first, last, x_data + image * x_step, gradient + image * y_step,
+      calls.gradient(windows, first, last, x_data + image * x_step, gradient + image * y_step,
                          result + image * x_step);
     else
-      max_pool::Forward(windows, first, last, x_data + image * x_step, result + image * y_step);
+      calls.forward(windows, first, last, x_data + image * x_step, result + image * y_step);
   });
 }
 

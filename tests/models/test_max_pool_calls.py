@@ -1,6 +1,12 @@
 """Max pools by the calls beside oneDNN: the numbers of the slices, the windows of the definition, and their bits."""
 
 import functools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -104,3 +110,20 @@ def test_every_network_hands_its_option_to_its_pools(name, size, pools):
     images = jnp.zeros((1, size, size, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     assert calls(lambda variables: model.apply(variables, images).logits, variables) == (pools, 0)
+
+
+@pytest.mark.slow  # builds the calls anew and runs other tests with them
+@pytest.mark.parametrize("target", ["avx512f", "avx2", "sse2"])
+def test_the_versions_for_other_processors(target):
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split()
+    if target not in flags:
+        pytest.skip(f"this processor has no {target}")
+    folder = Path(__file__).parent
+    files = [str(folder / name) for name in ("test_max_pool_calls.py", "test_onednn_winograd.py")]
+    chosen = "ties_and_padding or few_images or not_finite or equal_to_float64"
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-rs", "-k", chosen, *files]
+    compiler = shlex.join([*shlex.split(os.environ.get("CXX") or "c++"), f'-DTEST_TARGET="{target}"'])
+    done = subprocess.run(
+        command, cwd=folder.parents[1], env=os.environ | {"CXX": compiler}, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and " passed" in done.stdout and "skipped" not in done.stdout, done.stdout
