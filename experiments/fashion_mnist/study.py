@@ -1,4 +1,4 @@
-"""Fashion-MNIST in long runs: a plain recipe, a wider network, more pixels or epochs, erasing, mixup, smoothing."""
+"""Fashion-MNIST in long runs: plain, wider networks, more pixels or epochs, crops, erasing, mixup, smoothing."""
 
 from __future__ import annotations
 
@@ -37,14 +37,19 @@ WIDE = {"model.width_multiplier": 1.0, "data.image_size": 48, "num_epochs": 10.0
 WIDE_NAME = "full width, 48 pixels, 10 epochs"
 LONG_NAME = "erasing, 20 epochs"
 PIXELS_NAME = "80 pixels"
+ONEDNN = {"model.convolution": "onednn_winograd", "parallel.steps_per_execution": 4}  # 485 for 322 images/s
+LARGE_CROPS = {"augmentation.area": (0.9, 1.0), "augmentation.aspect": (0.9, 1 / 0.9)}
 VARIANTS = {
     "plain": {},
     WIDE_NAME: WIDE,
     LONG_NAME: ERASING | {"num_epochs": 20.0},
     PIXELS_NAME: {"data.image_size": 80},
-    "erasing": ERASING,
-    "erasing, mixup": ERASING | MIXUP,
-    "erasing, mixup, smoothing": ERASING | MIXUP | SMOOTHING,
+    "large crops": ONEDNN | LARGE_CROPS,
+    "smoothing": ONEDNN | SMOOTHING,
+    "full width": ONEDNN | {"model.width_multiplier": 1.0},
+    "erasing": ONEDNN | ERASING,
+    "erasing, mixup": ONEDNN | ERASING | MIXUP,
+    "erasing, mixup, smoothing": ONEDNN | ERASING | MIXUP | SMOOTHING,
 }
 
 
