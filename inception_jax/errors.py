@@ -209,7 +209,7 @@ class ArgumentParser(argparse.ArgumentParser):
         """As `refuse_unread`, with the names of the flags that must not be there."""
         unread, them = sorted(self.given.intersection(names)), "it"
         if len(unread) > 1:
-            reason, them = re.sub("^has", "have", re.sub("it$", "them", reason)), "them"
+            reason, them = re.sub(r"^has\b", "have", re.sub(r"\bit$", "them", reason)), "them"
         if unread:
             raise UserError(f"{', '.join(f'--{name}' for name in unread)}: {reason}; leave {them} out")
 

@@ -120,7 +120,10 @@ def keras_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"--model={model!r}: --vs=keras compares: {', '.join(KERAS)}{nearest(model, KERAS)}")
     for name in options:
         if name not in OWN_OPTIONS:
-            raise UserError(f"--set {name}: keras.applications has no such option; leave it out with --vs=keras")
+            raise UserError(
+                f"--set {name}: keras.applications has no such option; leave it out with --vs=keras; allowed: "
+                + ", ".join(OWN_OPTIONS)
+            )
     return {**KERAS[model].options, **options}
 
 

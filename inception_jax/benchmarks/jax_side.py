@@ -10,6 +10,8 @@ import numpy as np
 
 from inception_jax.benchmarks import worker
 
+_ENVIRONMENT = ("XLA_FLAGS", "ONEDNN_MAX_CPU_ISA", "CXX")  # of what computes our step
+
 
 class JaxSide:
     """Runs blocks of the training step and of the forward pass that `benchmark` times; a `worker.SideProtocol`."""
@@ -52,7 +54,7 @@ class JaxSide:
                 "threads": len(os.sched_getaffinity(0)),
                 "options": workload["options"],
                 "matmul_precision": precision or "default",
-                "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+                "environment": {name: os.environ[name] for name in _ENVIRONMENT if os.environ.get(name)},
             },
             "parameters": self._bench.num_parameters,
             "macs": self._bench.cost.macs_with_aux,

@@ -21,6 +21,7 @@ from inception_jax.models.initialization import init_variables, variable_shapes
 from inception_jax.training import preprocess, step_numbers
 from inception_jax.training import state as states
 from inception_jax.training.batch_norm import BatchNormGroups
+from inception_jax.training.compilation import forget_lowered_programs
 from inception_jax.training.parallel import Compiled, Devices
 from inception_jax.training.setup import Setup
 from inception_jax.training.step import make_train_step
@@ -187,6 +188,7 @@ class Bench(StepPrograms):
         self.fingerprint = synthetic_batches.fingerprint(host)
         variables = init_variables(setup.model, jax.random.key(config.seed), setup.input.image_size)
         state = states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
+        forget_lowered_programs()
         self._state = devices.replicate(state)
         self._call = TrainCall(setup, setup.steps_per_execution)
         self._batches = [devices.put(batch) for batch in host]

@@ -28,7 +28,7 @@ ERROR_KINDS = ("out_of_memory", "unavailable", "failed")
 _ANSWERS = "INCEPTION_JAX_ANSWERS"  # environment variable: "file descriptor of the answer pipe:pid of the parent"
 _PR_SET_PDEATHSIG = 1  # sys/prctl.h
 _CLOSE_SECONDS = 10.0
-_RESET_PEAK = "5"  # proc(5): written to clear_refs, the peak of resident memory becomes what is resident now
+_RESET_PEAK = b"5"  # proc(5): written to clear_refs, the peak of resident memory becomes what is resident now
 _QUOTED_LINES = 3
 # Parts of allocators' error messages: XLA's status, PyTorch's on a GPU and on a CPU.
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory", "not enough memory")
@@ -199,13 +199,16 @@ class Worker:
         """The most host memory that the process held at a time since the last call, or its start; its children's not.
 
         Returns:
-          Bytes of resident memory, shared libraries included; None where the system does not tell (not Linux).
+          Bytes of resident memory, shared libraries included; None where the system does not tell, or does not begin
+          anew (other systems than Linux, some containers), and of a worker that is closed.
         """
+        if self._log.closed:
+            return None
         folder = f"/proc/{self.pid}"
         try:
-            with open(f"{folder}/status", encoding="ascii") as file:
-                peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-            with open(f"{folder}/clear_refs", "w", encoding="ascii") as file:
+            with open(f"{folder}/status", "rb") as file:
+                peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith(b"VmHWM"))
+            with open(f"{folder}/clear_refs", "wb") as file:
                 file.write(_RESET_PEAK)
         except (OSError, StopIteration):
             return None

@@ -2,7 +2,7 @@
 //
 // Of equal values in a window the first, from the top and then from the left, is the largest: it gets the gradient. A
 // NaN is larger than all numbers. Windows reach beyond the map, where there is nothing; each has a pixel of it.
-// GCC computes selections one element at a time, ten times slower, where vectors are not those of the processor's
+// GCC computes selections one element at a time, 7 to 10 times slower, where vectors are not those of the processor's
 // instructions or where a mask combines several comparisons.
 
 #ifndef INCEPTION_JAX_MAX_POOL_H_

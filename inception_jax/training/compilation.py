@@ -100,17 +100,25 @@ def enable_compilation_cache() -> None:
 
 
 def release_compiler_memory() -> None:
-    """Forgets the programs that JAX has lowered, and returns memory that is free to the system.
+    """Returns the memory that the compiler has freed to the system; another C library than glibc is left alone.
 
-    JAX keeps the text of every program beside its executable, which alone is needed again: 1.2 MB for each of the 75
-    small ones that initialize GoogLeNet. glibc keeps freed memory for the process (another C library is left alone).
-    After the compilation of GoogLeNet's training step (batch norm, 224 pixels, batch 8) on a CPU that was 1.7 of 2.6
-    GB.
+    glibc keeps freed memory for the process. After the compilation of GoogLeNet's training step (batch norm, 224
+    pixels, batch 8) on a CPU that was 1.7 of 2.6 GB.
     """
-    for module, name in _LOWERED:
-        cache = getattr(sys.modules.get(module), name, None)  # private: another version may not have it
-        if cache is not None:
-            cache.cache_clear()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+def forget_lowered_programs() -> None:
+    """Makes JAX forget the programs that it has lowered so far: for after the initialization of a network.
+
+    JAX keeps the text of every program beside its executable: 1.2 MB for each of the 75 small ones that initialize
+    GoogLeNet. A function that was called before is compiled once more (or read from the compilation cache) if it is
+    called with another kind of array (NumPy's for JAX's) or calls back to Python; else its executable is still there.
+    """
+    for module, name in _LOWERED:
+        cache = getattr(sys.modules.get(module), name, None)  # private: another version of JAX may not have it
+        clear = getattr(cache, "cache_clear", None)
+        if clear is not None:
+            clear()

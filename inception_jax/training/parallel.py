@@ -28,6 +28,7 @@ from inception_jax.training.step import AXIS
 Program = Callable[[jax.stages.Lowered], jax.stages.Compiled]
 
 _REPLICATED, _SPLIT = PartitionSpec(), PartitionSpec(AXIS)
+_ALIASED = 64  # bytes; XLA's alignment of arrays on CPUs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,12 @@ class Devices:
     def replicate(self, tree: Any) -> Any:
         """Copies a tree of host or device arrays to every device, as global arrays; never aliases them."""
         local = NamedSharding(self.mesh.local_mesh, _REPLICATED)
-        tree = jax.device_put(jax.tree.map(_copy_unaligned, tree), local)
+        tree = jax.tree.map(np.asarray, tree)
+        if self.mesh.devices.flat[0].platform == "cpu":
+            # One by one: a copy lives no longer than its transfer.
+            tree = jax.tree.map(lambda x: jax.device_put(_copy_aligned(x), local, may_alias=False), tree)
+        else:
+            tree = jax.device_put(tree, local)
         if self.process_count == 1:
             return tree
         # `device_put` over several processes would compare every leaf between them, a collective and a compilation
@@ -356,15 +362,16 @@ class Devices:
         return jax.shard_map(step, mesh=self.mesh, in_specs=specs, out_specs=out, check_vma=False)
 
 
-def _copy_unaligned(array: Any) -> np.ndarray:
-    """A copy on the host that begins 16 bytes behind a multiple of 64.
+def _copy_aligned(array: np.ndarray) -> np.ndarray:
+    """An array at a multiple of 64 bytes is copied to a place that is none; others are returned.
 
-    On a CPU `jax.device_put` takes an array at a multiple of 64 bytes as it is, `may_alias=False` or not (jax 0.10.2).
-    The array would change with that of the caller, and a program that it is donated to would copy it.
+    On a CPU `jax.device_put` takes such an array as it is, `may_alias=False` or not (jax 0.10.2). It would change with
+    that of the caller, and a program that it is donated to would copy it.
     """
-    array = np.asarray(array)
-    buffer = np.empty(array.nbytes + 128, np.uint8)
-    first = -buffer.ctypes.data % 64 + 16
+    if array.ctypes.data % _ALIASED:
+        return array
+    buffer = np.empty(array.nbytes + 2 * _ALIASED, np.uint8)
+    first = -buffer.ctypes.data % _ALIASED + _ALIASED // 4
     copy = buffer[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy

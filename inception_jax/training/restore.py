@@ -28,6 +28,7 @@ from inception_jax.runs import data_record, environment, goodput, lock, manifest
 from inception_jax.runs.data_record import CLASSES as CLASSES
 from inception_jax.training import paths, run_length, warm_start
 from inception_jax.training import state as states
+from inception_jax.training.compilation import forget_lowered_programs
 from inception_jax.training.early_stopping import BestEvaluation
 from inception_jax.training.setup import Setup
 from inception_jax.training.state import TrainState
@@ -271,6 +272,7 @@ def restore_or_start(
             variables = init_variables(setup.model, key, setup.input.image_size, traced)
             keep_ema = setup.objective.ema_decay > 0
             state = states.create_on_host(restore_weights(setup, variables), setup.optimizer, keep_ema=keep_ema)
+            forget_lowered_programs()
         if setup.warm_start:
             # The source may itself be in training: two processes may have read different checkpoints of it.
             processes.check_equal("the weights of config.initialize", setup.warm_start.to_json())

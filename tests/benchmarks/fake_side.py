@@ -48,7 +48,7 @@ class FakeSide:
         if kind == "inference":
             answer["finite"] = self.script.get("finite", True)
         if "allocated" in self.script:
-            bytearray(b"1" * self.script["allocated"][number])
+            len(b"1" * self.script["allocated"][number])
         if "path" in self.script:
             with open(self.script["path"], "a") as file:
                 file.write(f"{self.script['name']} {kind}\n")

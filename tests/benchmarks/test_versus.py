@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def test_a_workload_is_of_json_values_and_knows_the_heads():
         (
             "inception_v1_bn",
             {"options": {"width_multiplier": 0.5}},
-            r"--set width_multiplier=0.5: .* has no such option",
+            r"--set width_multiplier=0.5: .* has no such option.* allowed: convolution, ",
         ),
         ("inception_v4", {"options": {"aux_heads": True}}, r"--set aux_heads=True: timm.* with aux_heads=False"),
         ("inception_v4", {"options": {"aux_dropout_rate": 0.5}}, r"--set aux_dropout_rate=0.5: has no effect"),
@@ -333,12 +334,12 @@ def test_tables_show_every_side_and_kind():
     ]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the peak of a process")
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system tells no peak of a process")
 def test_peaks_of_memory_are_of_each_process_and_phase():
     large = fake("A", [0.5] * 4, [0.5] * 4, allocated=[300_000_000] * 4)
     result = compare(large, fake("B", [0.5] * 4, [0.5] * 4))
     peaks = {name: side["host_memory"] for name, side in result["sides"].items()}
-    assert peaks["A"]["steps"] > 280e6 + peaks["A"]["prepare"] and peaks["B"]["steps"] < 200e6
+    assert 280e6 < peaks["A"]["steps"] - peaks["A"]["prepare"] < 340e6 and peaks["B"]["steps"] < 200e6
     for name, peak in ("A", {"prepare": 2_345_000_000, "steps": 1_004_000_000}), ("B", {"prepare": 5}):
         result["sides"][name]["host_memory"] = peak
     note = "host memory at the most, until ready and while it took steps: A 2.35 and 1.00 GB"

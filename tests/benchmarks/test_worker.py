@@ -85,7 +85,7 @@ def test_a_program_that_is_not_there_is_unavailable(tmp_path):
     assert caught.value.kind == "unavailable"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the peak of a process")
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system tells no peak of a process")
 def test_the_peak_of_memory_is_that_since_the_last_time():
     with worker(allocated=[200_000_000, 0]) as side:
         side.prepare({})
@@ -94,7 +94,7 @@ def test_the_peak_of_memory_is_that_since_the_last_time():
         high = side.pop_peak_memory()
         side.block("train", 1)
         low = side.pop_peak_memory()
-    assert 0 < start < 150e6 and high > start + 180e6 and low < high - 150e6
+    assert 0 < start < 150e6 and start + 180e6 < high < start + 240e6 and low < high - 150e6
     assert side.pop_peak_memory() is None  # it has ended
 
 

@@ -52,12 +52,12 @@ def test_freed_memory_goes_back_to_the_system():
     assert before - resident() > 50e6 and len(kept) == 2_000
 
 
-def test_lowered_programs_are_forgotten_and_compiled_ones_not():
+def test_lowered_programs_are_forgotten_and_executables_not():
     called = jax.jit(lambda x: x + 1)
     called(1.0)
     caches = [getattr(sys.modules[module], name) for module, name in compilation._LOWERED]
     assert len(caches) == 2 and all(cache.cache_info().currsize for cache in caches)
-    compilation.release_compiler_memory()
+    compilation.forget_lowered_programs()
     assert not any(cache.cache_info().currsize for cache in caches)
     with compilation.no_compilation():
         assert float(called(2.0)) == 3.0

@@ -132,14 +132,27 @@ def test_other_threads_may_compile_and_errors_come_first():
         pass
 
 
-def test_replicated_arrays_are_copies_that_a_program_may_write_over():
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("offset", [0, 16])
+def test_replicated_arrays_are_copies_that_a_program_may_write_over(count, offset):
     """Also of arrays that begin at a multiple of 64 bytes, which `device_put` does not copy on a CPU."""
-    buffer = np.zeros(4_096 + 64, np.uint8)
-    aligned = buffer[-buffer.ctypes.data % 64 :][:4_096].view(np.float32)
-    devices = parallel.Devices("jit", 1)
-    state = devices.replicate({"numpy": aligned, "scalar": np.float32(3), "jax": jnp.ones(5), "none": np.zeros((0, 2))})
-    aligned[:] = 7
-    assert float(state["numpy"][0]) == 0.0 and float(state["scalar"]) == 3.0 and state["none"].shape == (0, 2)
+
+    def place(dtype):
+        buffer = np.zeros(8_192 + 128, np.uint8)
+        return buffer[-buffer.ctypes.data % 64 + offset :][:8_192].view(dtype).reshape(32, -1)
+
+    aligned, half, strided = place(np.float32), place(jnp.bfloat16), place(np.float32).T
+    devices = parallel.Devices("jit", count)
+    tree = {"numpy": aligned, "half": half, "strided": strided, "flag": place(bool), "scalar": np.float32(3)}
+    state = devices.replicate(tree | {"jax": jnp.ones(5), "none": np.zeros((0, 2))})
+    for array in (aligned, half, strided):
+        array[...] = 7
+    for name in ("numpy", "half", "strided", "flag"):
+        assert state[name].dtype == tree[name].dtype and state[name].shape == tree[name].shape
+        assert not any(np.asarray(shard.data, np.float32).any() for shard in state[name].addressable_shards)
+    assert float(state["scalar"]) == 3.0 and state["none"].shape == (0, 2)
+    if count > 1:
+        return
     step = devices.compile_train(lambda state, batch: (state, batch), state["numpy"], jnp.zeros(1)).call
     before = state["numpy"].unsafe_buffer_pointer()
     assert step(state["numpy"], jnp.zeros(1))[0].unsafe_buffer_pointer() == before
