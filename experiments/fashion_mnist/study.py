@@ -67,7 +67,7 @@ def tables(rows: list[Row]) -> str:
 
 def plot(rows: list[Row], path: Path) -> None:
     """Draws curves of the variants that were run, and differences over several seeds."""
-    from inception_jax.runs.plot_style import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, saved_figure
+    from inception_jax.runs.plot_style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, saved_figure
 
     gains = {name: paired(rows, name, "plain", lambda row: final(row, "ema")) for name in VARIANTS if name != "plain"}
     gains = {name: gain for name, gain in gains.items() if len(gain) > 1}
@@ -75,6 +75,7 @@ def plot(rows: list[Row], path: Path) -> None:
         panels = figure.subplots(1, 2 if gains else 1, squeeze=False)[0]
         curves = [("plain", "raw", BLUE), ("plain", "ema", ORANGE)]
         curves += [(WIDE_NAME, "ema", GREEN), (LONG_NAME, "ema", PURPLE), (PIXELS_NAME, "ema", VERMILLION)]
+        curves += [("full width", "ema", BLACK), ("large crops", "ema", SKY)]
         for name, weights, colour in curves:
             draw_curves(panels[0], rows, {name: (f"{name}, {weights} weights", colour)}, weights)
         if gains:

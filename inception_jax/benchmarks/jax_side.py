@@ -37,7 +37,9 @@ class JaxSide:
         parallel.enable_compilation_cache()
         start = time.perf_counter()
         setup = workloads.build_setup(workloads.config_of_workload(workload))
-        self._bench = steps.Bench(setup, batches=workload["batches"], seed=workload["seed"])
+        self._bench = steps.Bench(
+            setup, batches=workload["batches"], seed=workload["seed"], trains="train" in workload["kinds"]
+        )
         for kind in workload["kinds"]:
             self._bench.compile(kind)
         device = setup.devices.mesh.devices.flat[0]

@@ -157,13 +157,14 @@ class Bench(StepPrograms):
       fingerprint: SHA-256 of the batches.
     """
 
-    def __init__(self, setup: Setup, *, batches: int = 3, seed: int = 0):
+    def __init__(self, setup: Setup, *, batches: int = 3, seed: int = 0, trains: bool = True):
         """Makes the initial state and the batches, and puts both on the devices.
 
         Args:
           setup: from `workload.build_setup`.
           batches: number of batches, used in turn so that no step finds the images of the last one in a cache.
           seed: seed of the images.
+          trains: whether training steps will run; False: the state has neither that of the optimizer nor an EMA.
 
         Raises:
           UserError: there are several processes.
@@ -189,7 +190,7 @@ class Bench(StepPrograms):
         variables = init_variables(setup.model, jax.random.key(config.seed), setup.input.image_size)
         state = states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
         forget_lowered_programs()
-        self._state = devices.replicate(state)
+        self._state = devices.replicate(state if trains else dataclasses.replace(state, opt_state=(), ema=None))
         self._call = TrainCall(setup, setup.steps_per_execution)
         self._batches = [devices.put(batch) for batch in host]
         self._losses: list[tuple[dict[str, jax.Array], int]] = []

@@ -1,6 +1,8 @@
 """The steps that are timed: they end when the device has, take the batches in turn, and are `train`'s own."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from inception_jax.benchmarks import steps, workload
@@ -52,6 +54,17 @@ def test_a_block_ends_when_the_device_has_done_the_last_step(bench, kind, monkey
     order = [next(i for i, batch in enumerate(bench._batches) if batch is one) for one in seen]
     assert order == [0, 1, 2, 0, 1, 2, 0]
     bench._losses.clear()
+
+
+def test_inference_alone_holds_the_variables_alone(bench):
+    alone = steps.Bench(bench.setup, batches=3, seed=5, trains=False)
+    variables = jax.tree.leaves(alone._state.variables())
+    assert alone.state_leaves == len(variables) + 1 < bench.state_leaves  # and the number of the step
+    outputs = []
+    for one in (bench, alone):
+        one.compile("inference")
+        outputs.append(np.asarray(one.run("inference", 1)[1]["logits"]))
+    np.testing.assert_array_equal(*outputs)
 
 
 def test_compilation_is_timed_cold_and_from_the_cache(bench):
