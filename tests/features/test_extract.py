@@ -243,7 +243,7 @@ def test_what_is_refused(small_run, trained, tmp_path):
     assert "a.png" in refused("--endpoints=pool5", "a.png")
     assert "--batch_size=0: it must be at least 1" in refused("--batch_size=0")
     assert "unknown argument '--endpoint'; did you mean '--endpoints'?" in refused("--endpoint=pool5")
-    assert "--output: has no effect with --fid" in refused("--fid", "a.npz", "b.npz")
+    assert "--output, --workdir: have no effect with --fid" in refused("--fid", "a.npz", "b.npz")
     with pytest.raises(UserError, match="--output is missing"):
         extract.main([f"--workdir={small_run}"])
     with pytest.raises(UserError, match="does not divide over"):
