@@ -23,7 +23,7 @@ struct Windows {
 
   // The pixels of a window along an axis, from `first` up to `end`.
   INLINE static void Range(int64_t window, int64_t stride, int64_t before, int64_t size, int64_t map,
-                                    int64_t* first, int64_t* end) {
+                           int64_t* first, int64_t* end) {
     int64_t start = window * stride - before;
     *first = std::max<int64_t>(start, 0);
     *end = std::min(start + size, map);

@@ -585,7 +585,7 @@ void MaxPool(ffi::ThreadPool& pool, ffi::Span<const int64_t> window, const Buffe
     const int64_t last = std::min<int64_t>(x[3], (slice + 1) * groups / slices * kLanes);
     if (gradient)
       calls.gradient(windows, first, last, x_data + image * x_step, gradient + image * y_step,
-                         result + image * x_step);
+                     result + image * x_step);
     else
       calls.forward(windows, first, last, x_data + image * x_step, result + image * y_step);
   });

@@ -155,7 +155,7 @@ struct Transforms {
   // The part of a kernel [taps, inputs, outputs] that belongs to input channels `first` to `last`, of the matrices
   // [inputs, outputs].
   PER_PROCESSOR static void Kernel(const float* kernel, int64_t inputs, int64_t outputs, int64_t first,
-                                       int64_t last, float* out) {
+                                   int64_t last, float* out) {
     for (int64_t at = first * outputs; at < last * outputs; at += kLanes) {
       Lanes g[kTaps];
       for (int tap = 0; tap < kTaps; tap++) Load(kernel + tap * inputs * outputs + at, &g[tap]);
@@ -165,7 +165,7 @@ struct Transforms {
 
   // The same for the gradient of the input: taps in reverse order, matrices [outputs, inputs].
   PER_PROCESSOR static void ReversedKernel(const float* kernel, int64_t inputs, int64_t outputs, int64_t first,
-                                               int64_t last, float* out) {
+                                           int64_t last, float* out) {
     for (int64_t input = first; input < last; input += kLanes)
       for (int64_t output = 0; output < outputs; output++) {
         Lanes g[kTaps];
@@ -180,7 +180,7 @@ struct Transforms {
   // The part of a kernel's gradient [taps, inputs, outputs] that belongs to input channels `first` to `last`: of the
   // sum of `count` sets of matrices [inputs, outputs], `set` elements apart.
   PER_PROCESSOR static void KernelGradient(const float* in, int64_t count, int64_t set, int64_t inputs,
-                                               int64_t outputs, int64_t first, int64_t last, float* kernel) {
+                                           int64_t outputs, int64_t first, int64_t last, float* kernel) {
     for (int64_t at = first * outputs; at < last * outputs; at += kLanes) {
       Lanes u[kProducts], half[Rows::kTaps * Columns::kReach], g[kTaps];
       for (int product = 0; product < kProducts; product++) {

@@ -99,7 +99,7 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_enable_xla_caches", "xla_gpu_per_fusion_autotune_cache_dir")
 
 
-def release_compiler_memory() -> None:
+def return_freed_memory() -> None:
     """Returns the memory that the compiler has freed to the system; another C library than glibc is left alone.
 
     glibc keeps freed memory for the process. After the compilation of GoogLeNet's training step (batch norm, 224

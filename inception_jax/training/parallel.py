@@ -22,7 +22,7 @@ from inception_jax.errors import UserError, counted
 from inception_jax.models.platforms import TRACED_FOR, traced_for_device
 from inception_jax.training.compilation import enable_compilation_cache as enable_compilation_cache
 from inception_jax.training.compilation import no_compilation as no_compilation
-from inception_jax.training.compilation import release_compiler_memory
+from inception_jax.training.compilation import return_freed_memory
 from inception_jax.training.step import AXIS
 
 Program = Callable[[jax.stages.Lowered], jax.stages.Compiled]
@@ -352,7 +352,7 @@ class Devices:
             lowered = function.lower(*arguments)
         lowering = time.perf_counter() - start
         executable = compile_program(lowered)
-        release_compiler_memory()
+        return_freed_memory()
         return Compiled(executable, time.perf_counter() - start, lowering)
 
     def _shard(self, step: Callable, out: tuple, numbers: int = 0) -> Callable:

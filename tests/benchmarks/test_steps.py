@@ -56,6 +56,22 @@ def test_a_block_ends_when_the_device_has_done_the_last_step(bench, kind, monkey
     bench._losses.clear()
 
 
+def test_the_programs_of_the_initialization_are_forgotten(bench, monkeypatch):
+    """As at the start of a run: the state is made before, and copied to the devices after."""
+    events = []
+
+    def record(owner, name):
+        function = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: (events.append(name), function(*a, **k))[1])
+
+    record(steps.states, "create")
+    record(steps, "forget_lowered_programs")
+    record(type(bench.setup.devices), "replicate")
+    steps.Bench(bench.setup, batches=1)
+    forgotten = events.index("forget_lowered_programs")
+    assert events[forgotten - 1 : forgotten + 2] == ["create", "forget_lowered_programs", "replicate"]
+
+
 def test_inference_alone_holds_the_variables_alone(bench):
     alone = steps.Bench(bench.setup, batches=3, seed=5, trains=False)
     variables = jax.tree.leaves(alone._state.variables())

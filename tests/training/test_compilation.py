@@ -48,7 +48,7 @@ def test_freed_memory_goes_back_to_the_system():
     kept = pieces.pop()
     pieces.clear()
     before = resident()
-    compilation.release_compiler_memory()
+    compilation.return_freed_memory()
     assert before - resident() > 50e6 and len(kept) == 2_000
 
 
@@ -68,5 +68,5 @@ def test_a_c_library_without_malloc_trim_is_left_alone(monkeypatch, platform):
     opened = []
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: opened.append(name) or object())
-    compilation.release_compiler_memory()
+    compilation.return_freed_memory()
     assert opened == ([None] if platform == "linux" else [])

@@ -160,7 +160,7 @@ def test_replicated_arrays_are_copies_that_a_program_may_write_over(count, offse
 
 def test_memory_goes_back_to_the_system_after_a_compilation(monkeypatch):
     events = []
-    monkeypatch.setattr(parallel, "release_compiler_memory", lambda: events.append("returned"))
+    monkeypatch.setattr(parallel, "return_freed_memory", lambda: events.append("returned"))
 
     def compile_program(lowered):
         events.append("compiled")
