@@ -21,7 +21,7 @@ which are as fast inside as outside.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import NamedTuple
 
 import jax
@@ -161,20 +161,25 @@ def select_by_platform(
     """Calls `cpu` on CPUs, `cuda` (if given) on NVIDIA's GPUs and `default` elsewhere.
 
     The choice is made when the program is lowered, not when it is traced. All take the two static arguments, then the
-    operands; on CPUs 16-bit operands are computed in float32.
+    operands.
     """
-    forms = {"cpu": partial(_in_float32, cpu, strides, pads)}
+    forms = {"cpu": partial(cpu, strides, pads)}
     if cuda is not None:
         forms["cuda"] = partial(cuda, strides, pads)
     return platform_dependent(*operands, default=partial(default, strides, pads), **forms)
 
 
-def _in_float32(function: Lowering, strides: tuple[int, int], pads: Pads, *operands: jax.Array) -> jax.Array:
+def in_float32(form: Lowering) -> Lowering:
     """Computes 16-bit operands in float32 and rounds once: a CPU without half-precision units loses nothing."""
-    dtype = operands[0].dtype
-    if jnp.finfo(dtype).bits >= 32:
-        return function(strides, pads, *operands)
-    return function(strides, pads, *(operand.astype(jnp.float32) for operand in operands)).astype(dtype)
+
+    @wraps(form)
+    def widen(strides: tuple[int, int], pads: Pads, *operands: jax.Array) -> jax.Array:
+        dtype = operands[0].dtype
+        if jnp.finfo(dtype).bits >= 32:
+            return form(strides, pads, *operands)
+        return form(strides, pads, *(operand.astype(jnp.float32) for operand in operands)).astype(dtype)
+
+    return widen
 
 
 # --- XLA's own lowering, for accelerators ----------------------------------------------------------------------------
@@ -270,16 +275,20 @@ class CpuForms(NamedTuple):
 
 
 def _cpu_forms(general_kernel_gradient: Lowering) -> CpuForms:
-    return CpuForms(_cpu_forward, _cpu_input_gradient, partial(_cpu_kernel_gradient, general_kernel_gradient))
+    forms = (_cpu_forward, _cpu_input_gradient, partial(_cpu_kernel_gradient, general_kernel_gradient))
+    return CpuForms(*map(in_float32, forms))
 
 
 def _where_onednn_computes(form: Lowering, otherwise: Lowering) -> Lowering:
-    """The form where oneDNN computes the operands; else the other one."""
+    """The form where oneDNN computes the operands, or 16 bits as float32; else the other one."""
 
     def choose(strides: Strides, pads: Pads, *operands: jax.Array) -> jax.Array:
         return (form if onednn.computes(*operands) else otherwise)(strides, pads, *operands)
 
-    return choose
+    def choose_or_widen(strides: Strides, pads: Pads, *operands: jax.Array) -> jax.Array:
+        return (form if onednn.computes(*operands) else in_float32(choose))(strides, pads, *operands)
+
+    return choose_or_widen
 
 
 _FAST = _cpu_forms(fast_weight_gradient)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from inception_jax.models.convolution import Pads, explicit_padding, select_by_platform
+from inception_jax.models.convolution import Pads, explicit_padding, in_float32, select_by_platform
 from inception_jax.models.tracing import trace_once
 from inception_jax.models.varying_axes import match_varying_axes, vary_as
 
@@ -125,6 +125,7 @@ def _xla_kernel_gradient(
 # --- The lowering for CPUs -------------------------------------------------------------------------------------------
 
 
+@in_float32
 def _cpu_forward(stride_dilation: StrideDilation, pads: Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
     (stride, dilation), (height, width, channels, multiplier) = stride_dilation, kernel.shape
     weights = kernel.reshape(height, width, channels * multiplier)
@@ -135,6 +136,7 @@ def _cpu_forward(stride_dilation: StrideDilation, pads: Pads, x: jax.Array, kern
     return _sum_of_taps(padded, weights, size, stride, dilation)
 
 
+@in_float32
 def _cpu_input_gradient(
     stride_dilation: StrideDilation, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
 ) -> jax.Array:
@@ -151,6 +153,7 @@ def _cpu_input_gradient(
     return result.reshape(*x.shape, multiplier).sum(-1) if multiplier > 1 else result
 
 
+@in_float32
 def _cpu_kernel_gradient(
     stride_dilation: StrideDilation, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array
 ) -> jax.Array:

@@ -3,6 +3,7 @@
 #ifndef INCEPTION_JAX_LANES_H_
 #define INCEPTION_JAX_LANES_H_
 
+#include <cstdint>
 #include <cstring>
 
 constexpr int kLanes = 16;
@@ -30,8 +31,9 @@ inline int ProcessorLanes() {
   return has_16 ? 16 : has_8 ? 8 : 4;
 }
 
-// Lanes, or a float, at any address. Neither takes or returns them by value: Clang refuses that between functions that
-// may be compiled for different sets of instructions, even where it inlines them.
+// Lanes, or a float, at any address of floats, or of bfloat16: the upper 16 bits of a float. None takes or returns them
+// by value: Clang refuses that between functions that may be compiled for different sets of instructions, even where it
+// inlines them.
 template <typename Value>
 INLINE void Load(const float* from, Value* value) {
   std::memcpy(value, from, sizeof(*value));
@@ -40,6 +42,46 @@ INLINE void Load(const float* from, Value* value) {
 template <typename Value>
 INLINE void Store(float* to, const Value& value) {
   std::memcpy(to, &value, sizeof(value));
+}
+
+// Integers of 32 and 16 bits, as many as a Value has floats.
+template <typename Value>
+struct Bits {
+  typedef uint32_t Wide __attribute__((vector_size(sizeof(Value))));
+  typedef uint16_t Narrow __attribute__((vector_size(sizeof(Value) / 2)));
+};
+template <>
+struct Bits<float> {
+  typedef uint32_t Wide;
+  typedef uint16_t Narrow;
+};
+
+template <typename Value>
+INLINE void Load(const uint16_t* from, Value* value) {
+  typename Bits<Value>::Narrow narrow;
+  std::memcpy(&narrow, from, sizeof(narrow));
+  typename Bits<Value>::Wide wide;
+  if constexpr (sizeof(wide) == sizeof(uint32_t))
+    wide = narrow;
+  else
+    wide = __builtin_convertvector(narrow, typename Bits<Value>::Wide);
+  wide <<= 16;
+  std::memcpy(value, &wide, sizeof(wide));
+}
+
+// Rounds to nearest, ties to even. A NaN stays one if one of the upper 16 bits of its fraction is set.
+template <typename Value>
+INLINE void Store(uint16_t* to, const Value& value) {
+  typename Bits<Value>::Wide wide;
+  std::memcpy(&wide, &value, sizeof(wide));
+  wide += 0x7fff + (wide >> 16 & 1);
+  wide >>= 16;
+  typename Bits<Value>::Narrow narrow;
+  if constexpr (sizeof(wide) == sizeof(uint32_t))
+    narrow = static_cast<uint16_t>(wide);
+  else
+    narrow = __builtin_convertvector(wide, typename Bits<Value>::Narrow);
+  std::memcpy(to, &narrow, sizeof(narrow));
 }
 
 #endif  // INCEPTION_JAX_LANES_H_

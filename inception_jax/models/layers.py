@@ -162,7 +162,8 @@ class SeparableConvUnit(nn.Module):
         )
         x = x.astype(options.dtype)
         x = depthwise_conv2d(x, depthwise.astype(options.dtype), self.strides, self.padding, self.dilation)
-        return _finish(self, conv2d(x, pointwise.astype(options.dtype)), train)
+        x = conv2d(x, pointwise.astype(options.dtype), algorithm=options.convolution)
+        return _finish(self, x, train)
 
 
 def _finish(unit: ConvUnit | SeparableConvUnit, x: jax.Array, train: bool) -> jax.Array:
@@ -173,7 +174,8 @@ def _finish(unit: ConvUnit | SeparableConvUnit, x: jax.Array, train: bool) -> ja
         bias = parameter(unit, "bias", Constant(options.bias), x.shape[-1:], options.param_dtype)
         x = add_bias(x, bias)
     if batch_norm is not None:
-        x = BatchNorm(batch_norm, options.param_dtype, name="bn")(x, train=train)
+        normalize = BatchNorm(batch_norm, options.param_dtype, name="bn")
+        return normalize(x, train=train, relu=unit.relu, algorithm=options.convolution)
     return relu(x) if unit.relu and not is_traced_for_shapes() else x
 
 

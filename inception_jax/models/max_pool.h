@@ -1,4 +1,5 @@
-// Max pooling of float32 maps NHWC and its gradient, for `onednn.cc`: one pass over a map each.
+// Max pooling of float32 or bfloat16 maps NHWC and its gradient, for `onednn.cc`: one pass over a map each. Gradients
+// are added in float32.
 //
 // Of equal values in a window the first, from the top and then from the left, is the largest: it gets the gradient. A
 // NaN is larger than all numbers. Windows reach beyond the map, where there is nothing; each has a pixel of it.
@@ -51,8 +52,8 @@ INLINE void ForWindows(const Windows& w, const Visit& visit) {
     }
 }
 
-template <typename Vector>
-INLINE void ForwardBy(const Windows& w, int64_t first, int64_t last, const float* x, float* y) {
+template <typename Vector, typename Element>
+INLINE void ForwardBy(const Windows& w, int64_t first, int64_t last, const Element* x, Element* y) {
   ForWindows(w, [&](int64_t out, int64_t top, int64_t bottom, int64_t left, int64_t right) INLINED {
     ForChannels<Vector>(first, last, [&](auto* type, int64_t channel) INLINED {
       using Value = std::remove_pointer_t<decltype(type)>;
@@ -70,12 +71,28 @@ INLINE void ForwardBy(const Windows& w, int64_t first, int64_t last, const float
   });
 }
 
-template <typename Vector>
-INLINE void GradientBy(const Windows& w, int64_t first, int64_t last, const float* x, const float* gradient,
-                       float* result) {
-  for (int64_t pixel = 0; pixel < w.rows * w.columns; pixel++)
-    std::fill(result + pixel * w.channels + first, result + pixel * w.channels + last, 0.0f);
+// sums: `size` rows [w.columns, last - first]: the rows of the map that a row of windows has, each at its number modulo `size`.
+template <typename Vector, typename Element>
+INLINE void GradientBy(const Windows& w, int64_t first, int64_t last, const Element* x, const Element* gradient,
+                       Element* result, float* sums) {
+  const int64_t count = last - first, row_size = w.columns * count;
+  std::fill_n(sums, w.size * row_size, 0.0f);
+  int64_t finished = 0;
+  auto finish_before = [&](int64_t row) INLINED {  // no later window has these rows
+    for (; finished < row; finished++) {
+      float* from = sums + finished % w.size * row_size;
+      for (int64_t column = 0; column < w.columns; column++, from += count)
+        ForChannels<Vector>(first, last, [&](auto* type, int64_t channel) INLINED {
+          std::remove_pointer_t<decltype(type)> sum, none{};
+          Load(from + channel - first, &sum);
+          Store(result + (finished * w.columns + column) * w.channels + channel, sum);
+          Store(from + channel - first, none);
+        });
+    }
+  };
   ForWindows(w, [&](int64_t out, int64_t top, int64_t bottom, int64_t left, int64_t right) INLINED {
+    finish_before(top);
+    const int64_t top_place = top % w.size;
     ForChannels<Vector>(first, last, [&](auto* type, int64_t channel) INLINED {
       using Value = std::remove_pointer_t<decltype(type)>;
       const Value none{};
@@ -94,35 +111,40 @@ INLINE void GradientBy(const Windows& w, int64_t first, int64_t last, const floa
         }
       place = nan_place < 0.0f ? place : nan_place;
       number = none;
-      for (int64_t row = top; row < bottom; row++)
+      for (int64_t row = 0; row < bottom - top; row++) {
+        const int64_t row_place = top_place + row < w.size ? top_place + row : top_place + row - w.size;
         for (int64_t column = left; column < right; column++) {
-          float* to = result + (row * w.columns + column) * w.channels + channel;
+          float* to = sums + row_place * row_size + column * count + channel - first;
           Value sum;
           Load(to, &sum);
           sum += place == number ? given : none;
           Store(to, sum);
           number += 1.0f;
         }
+      }
     });
   });
+  finish_before(w.rows);
 }
 
 // The largest values of the windows, and the gradient of the map, in channels `first` to `last`.
+template <typename Element>
 struct Calls {
-  void (*forward)(const Windows& w, int64_t first, int64_t last, const float* x, float* y);
-  void (*gradient)(const Windows& w, int64_t first, int64_t last, const float* x, const float* gradient,
-                   float* result);
+  void (*forward)(const Windows& w, int64_t first, int64_t last, const Element* x, Element* y);
+  void (*gradient)(const Windows& w, int64_t first, int64_t last, const Element* x, const Element* gradient,
+                   Element* result, float* sums);
 };
 
-#define CALLS(name, target, Vector)                                                                              \
-  struct name {                                                                                                  \
-    target static void Forward(const Windows& w, int64_t first, int64_t last, const float* x, float* y) {        \
-      ForwardBy<Vector>(w, first, last, x, y);                                                                   \
-    }                                                                                                            \
-    target static void Gradient(const Windows& w, int64_t first, int64_t last, const float* x,                   \
-                                const float* gradient, float* result) {                                          \
-      GradientBy<Vector>(w, first, last, x, gradient, result);                                                   \
-    }                                                                                                            \
+#define CALLS(name, target, Vector)                                                                               \
+  template <typename Element>                                                                                     \
+  struct name {                                                                                                   \
+    target static void Forward(const Windows& w, int64_t first, int64_t last, const Element* x, Element* y) {     \
+      ForwardBy<Vector>(w, first, last, x, y);                                                                    \
+    }                                                                                                             \
+    target static void Gradient(const Windows& w, int64_t first, int64_t last, const Element* x,                  \
+                                const Element* gradient, Element* result, float* sums) {                          \
+      GradientBy<Vector>(w, first, last, x, gradient, result, sums);                                              \
+    }                                                                                                             \
   }
 CALLS(By16, __attribute__((target("avx512f"))), Lanes);
 CALLS(By8, __attribute__((target("avx2"))), EightLanes);
@@ -130,11 +152,12 @@ CALLS(By4, , FourLanes);
 #undef CALLS
 
 // Those for this processor.
-inline Calls Find() {
+template <typename Element>
+Calls<Element> Find() {
   switch (ProcessorLanes()) {
-    case 16: return {By16::Forward, By16::Gradient};
-    case 8: return {By8::Forward, By8::Gradient};
-    default: return {By4::Forward, By4::Gradient};
+    case 16: return {By16<Element>::Forward, By16<Element>::Gradient};
+    case 8: return {By8<Element>::Forward, By8<Element>::Gradient};
+    default: return {By4<Element>::Forward, By4<Element>::Gradient};
   }
 }
 

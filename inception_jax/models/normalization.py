@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from inception_jax.models import onednn
+from inception_jax.models.batch_norm_calls import normalize_by_batch
 from inception_jax.models.checks import ModelError
 from inception_jax.models.initialization import Constant
 from inception_jax.models.parameters import parameter, statistic
 from inception_jax.models.platforms import is_traced_for_shapes
 from inception_jax.models.tracing import trace_once
+from inception_jax.models.varying_axes import vary_as
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +66,15 @@ class BatchNorm(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, relu: bool = False, algorithm: str = "fast") -> jax.Array:
         """Normalizes `x` [B, ..., C] over all axes but the last; returns the same shape and dtype.
+
+        Args:
+          x: the maps.
+          train: whether by the statistics of this batch.
+          relu: whether a ReLU follows.
+          algorithm: as of `conv2d`. With oneDNN's, maps of bfloat16 are normalized in training by the calls beside it
+            (`batch_norm_calls.py`) where the processor has products of bfloat16, without `options.group_size`.
 
         Raises:
           ModelError: the batch size is not a multiple of `options.group_size`.
@@ -75,18 +85,25 @@ class BatchNorm(nn.Module):
         ones, zeros = Constant(1.0), Constant(0.0)
         running_mean = statistic(self, "mean", zeros, channels, kept)
         running_var = statistic(self, "var", ones, channels, kept)
-        if train and "/".join(self.path) not in options.frozen:
-            mean, var, observed_var = _batch_statistics(x.astype(wide), None if self.is_initializing() else options)
-            if not self.is_initializing():
-                running_mean.value = _updated(running_mean.value, mean, options.momentum)
-                running_var.value = _updated(running_var.value, observed_var, options.momentum)
-        else:
-            mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
         scale = parameter(self, "scale", ones, channels, self.param_dtype) if options.use_scale else None
         bias = parameter(self, "bias", zeros, channels, self.param_dtype)
+        of_batch = train and "/".join(self.path) not in options.frozen
         if is_traced_for_shapes():
             return x
-        return _normalize(x, mean, var, scale, bias, options.epsilon)
+        if of_batch and not self.is_initializing():
+            # In float32 the calls took as long as XLA's program (two cores, GoogLeNet at 224 pixels).
+            chosen = algorithm.startswith("onednn") and x.dtype == jnp.bfloat16 and options.group_size is None
+            calls = chosen and onednn.computes(x)
+            normalize = _normalize_by_calls if calls else _normalize_by_batch
+            x, mean, var = normalize(x, scale, bias, options, relu)
+            running_mean.value = _updated(running_mean.value, mean, options.momentum)
+            running_var.value = _updated(running_var.value, var, options.momentum)
+            return x
+        if of_batch:
+            mean, var, _ = _batch_statistics(x.astype(wide), None)
+        else:
+            mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
+        return _normalize(x, mean, var, scale, bias, options.epsilon, relu)
 
 
 def at_least_float32(dtype: Any) -> Any:
@@ -94,20 +111,55 @@ def at_least_float32(dtype: Any) -> Any:
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
-@trace_once("epsilon")
-def _normalize(
-    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array | None, bias: jax.Array, epsilon: float
-) -> jax.Array:
-    """Returns `x` normalized by `mean` and `var`, [C] or [groups, C], and scaled and shifted; in the dtype of `x`."""
-    wide = at_least_float32(x.dtype)
+def _normalize_by_batch(
+    x: jax.Array, scale: jax.Array | None, bias: jax.Array, options: BatchNormOptions, relu: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the normalized maps, and the mean and the variance to keep."""
+    mean, var, kept = _batch_statistics(x.astype(at_least_float32(x.dtype)), options)
+    return _normalize(x, mean, var, scale, bias, options.epsilon, relu), mean, kept
+
+
+@trace_once("options", "relu")
+def _normalize_by_calls(
+    x: jax.Array, scale: jax.Array | None, bias: jax.Array, options: BatchNormOptions, relu: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `_normalize_by_batch`."""
+
+    def coefficients(moments: jax.Array, parameters: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        mean, var, kept = _statistics(moments[0], moments[1], x.size // x.shape[-1], options)
+        return vary_as(jnp.stack(_factor_and_shift(mean, var, *parameters, options.epsilon)), moments), (mean, kept)
+
+    parameters = tuple(None if one is None else vary_as(one, x) for one in (scale, bias))
+    x, (mean, kept) = normalize_by_batch(x, parameters, coefficients, relu)
+    return x, mean, kept
+
+
+def _factor_and_shift(
+    mean: jax.Array, var: jax.Array, scale: jax.Array | None, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array]:
     factor = lax.rsqrt(var + epsilon)
     if scale is not None:
-        factor = factor * scale.astype(wide)
-    shift = bias.astype(wide) - mean * factor
+        factor = factor * scale.astype(var.dtype)
+    return factor, bias.astype(var.dtype) - mean * factor
+
+
+@trace_once("epsilon", "relu")
+def _normalize(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array,
+    epsilon: float,
+    relu: bool,
+) -> jax.Array:
+    """Returns `x` normalized by `mean` and `var`, [C] or [groups, C], and scaled and shifted; in the dtype of `x`."""
+    factor, shift = _factor_and_shift(mean, var, scale, bias, epsilon)
     if factor.ndim > 1:
         factor, shift = (_spread(values, x.shape) for values in (factor, shift))
     # One factor and one shift per channel: the output is written once, without a centered copy before it.
-    return (x.astype(wide) * factor + shift).astype(x.dtype)
+    normalized = (x.astype(var.dtype) * factor + shift).astype(x.dtype)
+    return nn.relu(normalized) if relu else normalized
 
 
 @trace_once("momentum")
@@ -136,6 +188,13 @@ def _batch_statistics(x: jax.Array, options: BatchNormOptions | None) -> tuple[j
     else:
         axes = tuple(range(x.ndim - 1))
         mean, mean_square = jnp.mean(x, axes), jnp.mean(x * x, axes)
+    return _statistics(mean, mean_square, count, options)
+
+
+def _statistics(
+    mean: jax.Array, mean_square: jax.Array, count: int, options: BatchNormOptions | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `_batch_statistics`, from the moments of this device's `count` values per channel."""
     if options is not None and options.axis_name is not None:
         # One collective per layer for both moments.
         both = lax.pmean(jnp.stack([mean, mean_square]), options.axis_name, axis_index_groups=options.axis_index_groups)

@@ -1,5 +1,5 @@
-// Convolutions of float32 images by oneDNN, and max pools, as calls of a compiled program on CPUs (XLA's foreign
-// function interface).
+// Convolutions of float32 and bfloat16 images by oneDNN, max pools and batch norm, as calls of a compiled program on
+// CPUs (XLA's foreign function interface).
 //
 // `onednn.py` compiles this file, loads it and describes the call. The batch is divided into parts, which XLA's own
 // threads take one after the other: oneDNN itself runs each on one thread, so that no second pool of threads competes.
@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -21,6 +22,7 @@
 #include <tuple>
 #include <vector>
 
+#include "batch_norm.h"
 #include "max_pool.h"
 #include "oneapi/dnnl/dnnl.h"
 #include "winograd.h"
@@ -31,7 +33,9 @@ extern "C" void omp_set_num_threads(int);  // of the OpenMP library that oneDNN 
 namespace {
 
 namespace ffi = xla::ffi;
-using Buffer = ffi::Buffer<ffi::F32>;
+using Buffer = ffi::AnyBuffer;  // float32 or bfloat16
+using Maps = ffi::Buffer<ffi::BF16>;
+using Floats = ffi::Buffer<ffi::F32>;
 using Sizes = std::vector<int64_t>;
 
 constexpr int kPartsPerThread = 4;         // so that a thread that comes late finds work
@@ -39,6 +43,8 @@ constexpr int kMostSums = 16;              // partial sums of a kernel's gradien
 constexpr size_t kAlignment = 64;          // bytes; a cache line
 constexpr int64_t kSlice = 64;             // filters or channels of a part of a reorder, along the axis without blocks
 constexpr int64_t kSmallKernel = 1 << 16;  // elements; smaller ones are not divided
+constexpr int kMostGathered = 1 << 20;     // bytes of a map that a kernel's gradient gathers for each of its taps
+constexpr int kPartElements = 1 << 15;     // of a map, about: a part of batch norm
 constexpr int kBlockTiles = 64;            // of Winograd's filtering: about as many in a block of a map
 constexpr int kGradientTiles = 196;        // and of a kernel's gradient, which sums over them
 
@@ -52,17 +58,18 @@ void Check(dnnl_status_t status, const char* what) {
 // Layers with equal keys share their compiled convolution.
 struct Key {
   int64_t kind;
+  dnnl_data_type_t type;
   Sizes x, kernel, y, strides, pads;  // sizes NHWC, HWIO, NHWC; pads: top, bottom, left, right
   bool operator<(const Key& other) const {
-    return std::tie(kind, x, kernel, y, strides, pads) <
-           std::tie(other.kind, other.x, other.kernel, other.y, other.strides, other.pads);
+    return std::tie(kind, type, x, kernel, y, strides, pads) <
+           std::tie(other.kind, other.type, other.x, other.kernel, other.y, other.strides, other.pads);
   }
 };
 
 // A part of a reorder: of some filters, or of some input channels.
 struct Reorder {
+  dnnl_memory_desc_t from, to, scratch;
   dnnl_primitive_t run;
-  dnnl_memory_desc_t from, to;
 };
 
 // What oneDNN compiled for one key; it holds no data, so several threads use it at a time. Never freed.
@@ -70,7 +77,7 @@ struct Convolution {
   dnnl_primitive_t run = nullptr;
   std::vector<Reorder> reorders;  // between the kernel in HWIO and in oneDNN's layout; none: they are equal
   dnnl_memory_desc_t x, kernel, packed, y, scratch;
-  size_t packed_bytes = 0, scratch_bytes = 0;
+  size_t packed_bytes = 0;
 };
 
 dnnl_engine_t Engine() {
@@ -112,15 +119,15 @@ class Workspace {
   size_t bytes_ = 0;
 };
 
-dnnl_memory_desc_t Description(const dnnl_dims_t sizes, dnnl_format_tag_t layout) {
+dnnl_memory_desc_t Description(const dnnl_dims_t sizes, dnnl_data_type_t type, dnnl_format_tag_t layout) {
   dnnl_memory_desc_t made;
-  CHECK_DNNL(dnnl_memory_desc_create_with_tag(&made, 4, sizes, dnnl_f32, layout));
+  CHECK_DNNL(dnnl_memory_desc_create_with_tag(&made, 4, sizes, type, layout));
   return made;
 }
 
-dnnl_memory_desc_t Images(const Sizes& nhwc) {
+dnnl_memory_desc_t Images(const Sizes& nhwc, dnnl_data_type_t type) {
   const dnnl_dims_t sizes = {nhwc[0], nhwc[3], nhwc[1], nhwc[2]};
-  return Description(sizes, dnnl_acdb);
+  return Description(sizes, type, dnnl_acdb);
 }
 
 // The memory of one call; the next call that begins takes it over.
@@ -150,6 +157,20 @@ class Lease {
   std::unique_ptr<Workspace> workspace_;
 };
 
+// Scratch memory is ours: a primitive with oneDNN's own may run on the thread alone that made it.
+dnnl_primitive_attr_t Attributes() {
+  dnnl_primitive_attr_t made;
+  CHECK_DNNL(dnnl_primitive_attr_create(&made));
+  CHECK_DNNL(dnnl_primitive_attr_set_scratchpad_mode(made, dnnl_scratchpad_mode_user));
+  return made;
+}
+
+dnnl_memory_desc_t Scratch(const_dnnl_primitive_desc_t chosen) {
+  dnnl_memory_desc_t made;
+  CHECK_DNNL(dnnl_memory_desc_clone(&made, dnnl_primitive_desc_query_md(chosen, dnnl_query_scratchpad_md, 0)));
+  return made;
+}
+
 // Divides a reorder of a kernel [filters, channels, rows, columns] along one of its first two axes, where oneDNN can.
 std::vector<Reorder> Reorders(dnnl_memory_desc_t from, dnnl_memory_desc_t to, const dnnl_dims_t sizes, int axis) {
   std::vector<Reorder> made;
@@ -157,20 +178,23 @@ std::vector<Reorder> Reorders(dnnl_memory_desc_t from, dnnl_memory_desc_t to, co
     dnnl_dims_t part = {sizes[0], sizes[1], sizes[2], sizes[3]}, offsets = {0, 0, 0, 0};
     offsets[axis] = first;
     part[axis] = std::min(kSlice, sizes[axis] - first);
-    made.push_back({nullptr, from, to});
+    made.push_back({from, to});
     if (sizes[0] * sizes[1] * sizes[2] * sizes[3] < kSmallKernel ||
         dnnl_memory_desc_create_submemory(&made.back().from, from, part, offsets) != dnnl_success ||
         dnnl_memory_desc_create_submemory(&made.back().to, to, part, offsets) != dnnl_success) {
-      made.assign(1, {nullptr, from, to});
+      made.assign(1, {from, to});
       break;
     }
   }
+  dnnl_primitive_attr_t attributes = Attributes();
   for (Reorder& reorder : made) {
     dnnl_primitive_desc_t chosen;
-    CHECK_DNNL(dnnl_reorder_primitive_desc_create(&chosen, reorder.from, Engine(), reorder.to, Engine(), nullptr));
+    CHECK_DNNL(dnnl_reorder_primitive_desc_create(&chosen, reorder.from, Engine(), reorder.to, Engine(), attributes));
     CHECK_DNNL(dnnl_primitive_create(&reorder.run, chosen));
+    reorder.scratch = Scratch(chosen);
     dnnl_primitive_desc_destroy(chosen);
   }
+  dnnl_primitive_attr_destroy(attributes);
   return made;
 }
 
@@ -180,13 +204,12 @@ Convolution* Compile(const Key& key) {
   const dnnl_dims_t sizes = {key.kernel[3], key.kernel[2], key.kernel[0], key.kernel[1]};
   const dnnl_dims_t strides = {key.strides[0], key.strides[1]}, dilation = {0, 0};
   const dnnl_dims_t low = {key.pads[0], key.pads[2]}, high = {key.pads[1], key.pads[3]};
-  made->x = Images(key.x);
-  made->y = Images(key.y);
-  made->kernel = Description(sizes, dnnl_cdba);
-  dnnl_memory_desc_t any = Description(sizes, dnnl_format_tag_any);
-  dnnl_primitive_attr_t attributes;
-  CHECK_DNNL(dnnl_primitive_attr_create(&attributes));
-  CHECK_DNNL(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user));
+  made->x = Images(key.x, key.type);
+  made->y = Images(key.y, key.type);
+  made->kernel = Description(sizes, key.type, dnnl_cdba);
+  dnnl_memory_desc_t any = Description(sizes, key.type, dnnl_format_tag_any);
+  dnnl_memory_desc_t any_sum = Description(sizes, dnnl_f32, dnnl_format_tag_any);  // is rounded when parts are added
+  dnnl_primitive_attr_t attributes = Attributes();
   dnnl_primitive_desc_t forward, chosen;
   CHECK_DNNL(dnnl_convolution_forward_primitive_desc_create(&forward, Engine(), dnnl_forward_training,
                                                             dnnl_convolution_direct, made->x, any, nullptr, made->y,
@@ -198,15 +221,13 @@ Convolution* Compile(const Key& key) {
                                                                     high, forward, attributes));
   if (key.kind == kKernelGradient)
     CHECK_DNNL(dnnl_convolution_backward_weights_primitive_desc_create(&chosen, Engine(), dnnl_convolution_direct,
-                                                                       made->x, any, nullptr, made->y, strides,
+                                                                       made->x, any_sum, nullptr, made->y, strides,
                                                                        dilation, low, high, forward, attributes));
   CHECK_DNNL(dnnl_primitive_create(&made->run, chosen));
   dnnl_query_t which = key.kind == kKernelGradient ? dnnl_query_diff_weights_md : dnnl_query_weights_md;
   CHECK_DNNL(dnnl_memory_desc_clone(&made->packed, dnnl_primitive_desc_query_md(chosen, which, 0)));
-  CHECK_DNNL(
-      dnnl_memory_desc_clone(&made->scratch, dnnl_primitive_desc_query_md(chosen, dnnl_query_scratchpad_md, 0)));
+  made->scratch = Scratch(chosen);
   made->packed_bytes = dnnl_memory_desc_get_size(made->packed);
-  made->scratch_bytes = dnnl_memory_desc_get_size(made->scratch);
   if (!dnnl_memory_desc_equal(made->packed, made->kernel)) {
     auto from = key.kind == kKernelGradient ? made->packed : made->kernel;
     auto to = key.kind == kKernelGradient ? made->kernel : made->packed;
@@ -217,6 +238,7 @@ Convolution* Compile(const Key& key) {
   dnnl_primitive_desc_destroy(forward);
   dnnl_primitive_attr_destroy(attributes);
   dnnl_memory_desc_destroy(any);
+  dnnl_memory_desc_destroy(any_sum);
   return made;
 }
 
@@ -231,12 +253,30 @@ struct ProductKey {
   }
 };
 
+// The product of a matrix of bfloat16 that is given transposed, [inner, rows] with `step` elements from one of `inner`
+// to the next, with one of [inner, columns].
+struct TransposedKey {
+  int64_t rows, inner, columns, step;
+  bool operator<(const TransposedKey& other) const {
+    return std::tie(rows, inner, columns, step) < std::tie(other.rows, other.inner, other.columns, other.step);
+  }
+};
+
 // What oneDNN compiled for one key; as `Convolution`.
 struct Products {
   dnnl_primitive_t run;
   dnnl_memory_desc_t first, second, result, scratch;
-  size_t scratch_bytes;
 };
+
+void Finish(Products* made, dnnl_primitive_attr_t attributes) {
+  dnnl_primitive_desc_t chosen;
+  CHECK_DNNL(dnnl_matmul_primitive_desc_create(&chosen, Engine(), made->first, made->second, nullptr, made->result,
+                                               attributes));
+  CHECK_DNNL(dnnl_primitive_create(&made->run, chosen));
+  made->scratch = Scratch(chosen);
+  dnnl_primitive_desc_destroy(chosen);
+  dnnl_primitive_attr_destroy(attributes);
+}
 
 Products* Compile(const ProductKey& key) {
   omp_set_num_threads(1);
@@ -251,9 +291,7 @@ Products* Compile(const ProductKey& key) {
   made->first = describe(key.rows, key.inner, key.of_transposed);
   made->second = describe(key.inner, key.columns, false);
   made->result = describe(key.rows, key.columns, false);
-  dnnl_primitive_attr_t attributes;
-  CHECK_DNNL(dnnl_primitive_attr_create(&attributes));
-  CHECK_DNNL(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user));
+  dnnl_primitive_attr_t attributes = Attributes();
   if (key.accumulates) {
     dnnl_post_ops_t sum;
     CHECK_DNNL(dnnl_post_ops_create(&sum));
@@ -261,17 +299,33 @@ Products* Compile(const ProductKey& key) {
     CHECK_DNNL(dnnl_primitive_attr_set_post_ops(attributes, sum));
     dnnl_post_ops_destroy(sum);
   }
-  dnnl_primitive_desc_t chosen;
-  CHECK_DNNL(dnnl_matmul_primitive_desc_create(&chosen, Engine(), made->first, made->second, nullptr, made->result,
-                                               attributes));
-  CHECK_DNNL(dnnl_primitive_create(&made->run, chosen));
-  CHECK_DNNL(
-      dnnl_memory_desc_clone(&made->scratch, dnnl_primitive_desc_query_md(chosen, dnnl_query_scratchpad_md, 0)));
-  made->scratch_bytes = dnnl_memory_desc_get_size(made->scratch);
-  dnnl_primitive_desc_destroy(chosen);
-  dnnl_primitive_attr_destroy(attributes);
+  Finish(made, attributes);
   return made;
 }
+
+Products* Compile(const TransposedKey& key) {
+  omp_set_num_threads(1);
+  auto* made = new Products;
+  auto describe = [](int64_t rows, int64_t columns, int64_t row_step, int64_t column_step) {
+    const dnnl_dims_t sizes = {rows, columns}, strides = {row_step, column_step};
+    dnnl_memory_desc_t description;
+    CHECK_DNNL(dnnl_memory_desc_create_with_strides(&description, 2, sizes, dnnl_bf16, strides));
+    return description;
+  };
+  made->first = describe(key.rows, key.inner, 1, key.step);
+  made->second = describe(key.inner, key.columns, key.columns, 1);
+  made->result = describe(key.rows, key.columns, key.columns, 1);
+  Finish(made, Attributes());
+  return made;
+}
+
+// The reorder of a kernel's gradient from the layout of one convolution to that of another.
+struct LayoutKey {
+  Key from, to;
+  bool operator<(const LayoutKey& other) const { return std::tie(from, to) < std::tie(other.from, other.to); }
+};
+
+std::vector<Reorder>* Compile(const LayoutKey& key);
 
 // What was compiled for a key; the first call compiles.
 template <typename AnyKey>
@@ -282,6 +336,11 @@ const auto& Compiled(const AnyKey& key) {
   auto found = compiled->find(key);
   if (found == compiled->end()) found = compiled->emplace(key, Compile(key)).first;
   return *found->second;
+}
+
+std::vector<Reorder>* Compile(const LayoutKey& key) {
+  const dnnl_dims_t sizes = {key.to.kernel[3], key.to.kernel[2], key.to.kernel[0], key.to.kernel[1]};
+  return new std::vector<Reorder>(Reorders(Compiled(key.from).packed, Compiled(key.to).packed, sizes, 1));
 }
 
 // A description with its data, for the time of one call.
@@ -298,32 +357,41 @@ class Memory {
   dnnl_memory_t memory_;
 };
 
-void Run(const Key& key, const Convolution& convolution, float* x, void* kernel, float* y) {
-  thread_local Workspace scratch;
+// Runs what was compiled, on this thread: `operands` are numbers of arguments, descriptions and data.
+struct Operand {
+  int argument;
+  const_dnnl_memory_desc_t description;
+  void* data;
+};
+
+void Execute(const_dnnl_primitive_t run, const_dnnl_memory_desc_t scratch, std::initializer_list<Operand> operands) {
+  thread_local Workspace workspace;
   omp_set_num_threads(1);
-  Memory x_memory(convolution.x, x), kernel_memory(convolution.packed, kernel), y_memory(convolution.y, y);
-  Memory scratch_memory(convolution.scratch, scratch.Get(std::max<size_t>(convolution.scratch_bytes, 1)));
-  const bool of_input = key.kind == kInputGradient, of_kernel = key.kind == kKernelGradient;
-  dnnl_exec_arg_t arguments[] = {{of_input ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, x_memory},
-                                 {of_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, kernel_memory},
-                                 {key.kind == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, y_memory},
-                                 {DNNL_ARG_SCRATCHPAD, scratch_memory}};
-  CHECK_DNNL(dnnl_primitive_execute(convolution.run, Stream(), 4, arguments));
+  std::vector<std::unique_ptr<Memory>> memories;
+  std::vector<dnnl_exec_arg_t> arguments;
+  auto add = [&](int argument, const_dnnl_memory_desc_t description, void* data) {
+    memories.push_back(std::make_unique<Memory>(description, data));
+    arguments.push_back({argument, *memories.back()});
+  };
+  for (const Operand& operand : operands) add(operand.argument, operand.description, operand.data);
+  add(DNNL_ARG_SCRATCHPAD, scratch, workspace.Get(std::max<size_t>(dnnl_memory_desc_get_size(scratch), 1)));
+  CHECK_DNNL(dnnl_primitive_execute(run, Stream(), arguments.size(), arguments.data()));
   CHECK_DNNL(dnnl_stream_wait(Stream()));
 }
 
-void Run(const Products& products, float* first, float* second, float* result) {
-  thread_local Workspace scratch;
-  omp_set_num_threads(1);
-  Memory first_memory(products.first, first), second_memory(products.second, second);
-  Memory result_memory(products.result, result);
-  Memory scratch_memory(products.scratch, scratch.Get(std::max<size_t>(products.scratch_bytes, 1)));
-  dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, first_memory},
-                                 {DNNL_ARG_WEIGHTS, second_memory},
-                                 {DNNL_ARG_DST, result_memory},
-                                 {DNNL_ARG_SCRATCHPAD, scratch_memory}};
-  CHECK_DNNL(dnnl_primitive_execute(products.run, Stream(), 4, arguments));
-  CHECK_DNNL(dnnl_stream_wait(Stream()));
+void Run(const Key& key, const Convolution& convolution, void* x, void* kernel, void* y) {
+  const bool of_input = key.kind == kInputGradient, of_kernel = key.kind == kKernelGradient;
+  Execute(convolution.run, convolution.scratch,
+          {{of_input ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, convolution.x, x},
+           {of_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, convolution.packed, kernel},
+           {key.kind == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, convolution.y, y}});
+}
+
+void Run(const Products& products, void* first, void* second, void* result) {
+  Execute(products.run, products.scratch,
+          {{DNNL_ARG_SRC, products.first, first},
+           {DNNL_ARG_WEIGHTS, products.second, second},
+           {DNNL_ARG_DST, products.result, result}});
 }
 
 // Calls work(0) to work(count - 1) on the caller's thread and those of the pool that are idle. The caller takes every
@@ -365,12 +433,16 @@ void Divide(ffi::ThreadPool& pool, int64_t count, const Work& work) {
 
 void Run(ffi::ThreadPool& pool, const std::vector<Reorder>& reorders, void* source, void* target) {
   Divide(pool, reorders.size(), [&](int64_t part) {
-    omp_set_num_threads(1);
-    Memory from(reorders[part].from, source), to(reorders[part].to, target);
-    dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
-    CHECK_DNNL(dnnl_primitive_execute(reorders[part].run, Stream(), 2, arguments));
-    CHECK_DNNL(dnnl_stream_wait(Stream()));
+    const Reorder& reorder = reorders[part];
+    Execute(reorder.run, reorder.scratch,
+            {{DNNL_ARG_FROM, reorder.from, source}, {DNNL_ARG_TO, reorder.to, target}});
   });
+}
+
+void CheckEqual(const Buffer& one, const Buffer& other) {
+  const auto type = one.element_type();
+  if (type != other.element_type() || (type != ffi::DataType::F32 && type != ffi::DataType::BF16))
+    throw std::runtime_error("expected arrays of float32, or of bfloat16");
 }
 
 Sizes SizesOf(ffi::Span<const int64_t> span) { return Sizes(span.begin(), span.end()); }
@@ -479,14 +551,64 @@ void FilterKernel(ffi::ThreadPool& pool, const winograd::Filtering& filtering, c
   });
 }
 
+// Whether a product of matrices is faster than oneDNN's kernel gradient: in bfloat16, for 1x1 kernels and for small maps
+// (2 to 20 times on maps of 2x2 to 8x8).
+bool TakesProduct(const Key& key) {
+  const bool is_pointwise = key.kernel[0] * key.kernel[1] == 1;
+  const int64_t gathered_bytes = Product(key.y, 0) / key.y[3] * key.kernel[2] * 2;  // for one tap
+  return key.kind == kKernelGradient && key.type == dnnl_bf16 && key.kernel[2] % 16 == 0 && key.kernel[3] % 16 == 0 &&
+         (is_pointwise || gathered_bytes <= kMostGathered);
+}
+
+// The gradient of a kernel as a product: pixels under its taps, [pixels of y, taps * inputs], transposed, with the
+// gradient of y, [its pixels, outputs]. Each thread makes rows of the result, so nothing is added up.
+void MultiplyKernel(ffi::ThreadPool& pool, const Key& key, uint16_t* x, uint16_t* kernel, uint16_t* y) {
+  const int64_t inputs = key.kernel[2], outputs = key.kernel[3], rows = key.kernel[0] * key.kernel[1] * inputs;
+  const int64_t pixels = Product(key.y, 0) / outputs, row_size = key.x[2] * inputs;
+  // A 1x1 kernel of stride 1 without padding: the map itself is the matrix.
+  const bool gathers = Product(key.kernel, 0) != inputs * outputs || key.x != Sizes{key.y[0], key.y[1], key.y[2], inputs};
+  const int64_t groups = rows / kLanes, parts = std::min<int64_t>(groups, std::max<int64_t>(1, pool.num_threads()));
+  Divide(pool, parts, [&](int64_t part) {
+    const int64_t first = part * groups / parts * kLanes, count = (part + 1) * groups / parts * kLanes - first;
+    uint16_t* matrix = x + first;
+    if (gathers) {
+      thread_local Workspace workspace;
+      matrix = reinterpret_cast<uint16_t*>(workspace.Get(pixels * count * sizeof(uint16_t)));
+      uint16_t* to = matrix;
+      for (int64_t image = 0; image < key.y[0]; image++)
+        for (int64_t row = 0; row < key.y[1]; row++)
+          for (int64_t column = 0; column < key.y[2]; column++)
+            for (int64_t place = first; place < first + count;) {  // runs of channels of one tap
+              const int64_t tap = place / inputs, channel = place % inputs;
+              const int64_t run = std::min(inputs - channel, first + count - place);
+              const int64_t from_row = row * key.strides[0] - key.pads[0] + tap / key.kernel[1];
+              const int64_t from_column = column * key.strides[1] - key.pads[2] + tap % key.kernel[1];
+              const bool is_inside = from_row >= 0 && from_row < key.x[1] && from_column >= 0 && from_column < key.x[2];
+              if (is_inside)
+                std::copy_n(x + (image * key.x[1] + from_row) * row_size + from_column * inputs + channel, run, to);
+              else
+                std::fill_n(to, run, 0);
+              place += run;
+              to += run;
+            }
+    }
+    const int64_t step = gathers ? count : inputs;
+    Run(Compiled(TransposedKey{count, pixels, outputs, step}), matrix, y, kernel + first * outputs);
+  });
+}
+
 // forward: (x, kernel) -> y; input gradient: (gradient of y, kernel) -> of x; kernel gradient: (x, gradient of y) -> of
 // the kernel. window: strides, then pads. filters: by Winograd's filtering (stride 1).
 void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> window, bool filters, Buffer first,
               Buffer second, Buffer result) {
   Buffer &x = kind == kInputGradient ? result : first, &kernel = kind == kKernelGradient ? result : second;
   Buffer& y = kind == kForward ? result : kind == kInputGradient ? first : second;
+  CheckEqual(first, second);
+  CheckEqual(first, result);
   Sizes all = SizesOf(window);
+  const dnnl_data_type_t type = x.element_type() == ffi::DataType::BF16 ? dnnl_bf16 : dnnl_f32;
   Key key{kind,
+          type,
           SizesOf(x.dimensions()),
           SizesOf(kernel.dimensions()),
           SizesOf(y.dimensions()),
@@ -498,6 +620,11 @@ void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> wind
     auto filter = kind == kKernelGradient ? FilterKernel : FilterMaps;
     filter(pool, *filtering, key, static_cast<float*>(x.untyped_data()), static_cast<float*>(kernel.untyped_data()),
            static_cast<float*>(y.untyped_data()));
+    return;
+  }
+  if (TakesProduct(key)) {
+    MultiplyKernel(pool, key, static_cast<uint16_t*>(x.untyped_data()), static_cast<uint16_t*>(kernel.untyped_data()),
+                   static_cast<uint16_t*>(y.untyped_data()));
     return;
   }
   const int64_t images = key.x[0], threads = std::max<int64_t>(1, pool.num_threads());
@@ -514,18 +641,19 @@ void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> wind
   // oneDNN may take another layout of the kernel for another number of images.
   const bool differs = !dnnl_memory_desc_equal(whole.packed, last.packed);
 
-  const int64_t x_step = Product(key.x, 0), y_step = Product(key.y, 0), weights = Product(key.kernel, 0);
-  const size_t largest = std::max(std::max(whole.packed_bytes, last.packed_bytes), weights * sizeof(float));
+  const int64_t bytes = dnnl_data_type_size(type);
+  const int64_t x_step = Product(key.x, 0) * bytes, y_step = Product(key.y, 0) * bytes;
+  const size_t largest = std::max(whole.packed_bytes, last.packed_bytes);
   const size_t step = (largest + kAlignment - 1) / kAlignment * kAlignment;
   Lease workspace;
   char* memory = workspace->Get((sums ? parts + 1 : 2) * step);
-  auto* x_data = static_cast<float*>(x.untyped_data());
-  auto* y_data = static_cast<float*>(y.untyped_data());
-  auto* kernel_data = static_cast<float*>(kernel.untyped_data());
+  auto* x_data = static_cast<char*>(x.untyped_data());
+  auto* y_data = static_cast<char*>(y.untyped_data());
+  void* kernel_data = kernel.untyped_data();
 
   if (!sums) {
     auto pack = [&](const Convolution& convolution, char* place) {
-      if (convolution.reorders.empty()) return static_cast<void*>(kernel_data);
+      if (convolution.reorders.empty()) return kernel_data;
       Run(pool, convolution.reorders, kernel_data, place);
       return static_cast<void*>(place);
     };
@@ -544,52 +672,103 @@ void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> wind
     Run(is_last ? last_key : key, is_last ? last : whole, x_data + part * x_step, memory + part * step,
         y_data + part * y_step);
   });
-  auto add = [&](float* sum, const float* other, int64_t count) {
-    const int64_t slices = count < kSmallKernel ? 1 : kPartsPerThread * threads;
-    Divide(pool, slices, [&](int64_t slice) {
+  if (differs) Run(pool, Compiled(LayoutKey{last_key, key}), memory + (parts - 1) * step, memory + parts * step);
+  auto* sum = reinterpret_cast<float*>(memory);
+  const int64_t count = whole.packed_bytes / sizeof(float), slices = count < kSmallKernel ? 1 : kPartsPerThread * threads;
+  Divide(pool, slices, [&](int64_t slice) {
+    for (int64_t part = 1; part < parts; part++) {
+      auto* other = reinterpret_cast<float*>(memory + (part + (differs && part == parts - 1)) * step);
       for (int64_t i = slice * count / slices; i < (slice + 1) * count / slices; i++) sum[i] += other[i];
-    });
-  };
-  auto unpack = [&](const Convolution& convolution, char* place, float* target) {
-    if (!convolution.reorders.empty())
-      Run(pool, convolution.reorders, place, target);
-    else
-      std::copy_n(reinterpret_cast<float*>(place), weights, target);
-  };
-  const int64_t alike = differs ? parts - 1 : parts;
-  for (int64_t part = 1; part < alike; part++)
-    add(reinterpret_cast<float*>(memory), reinterpret_cast<float*>(memory + part * step),
-        whole.packed_bytes / sizeof(float));
-  unpack(whole, memory, kernel_data);
-  if (differs) {
-    auto* other = reinterpret_cast<float*>(memory + parts * step);
-    unpack(last, memory + (parts - 1) * step, other);
-    add(kernel_data, other, weights);
-  }
+    }
+  });
+  if (whole.reorders.empty())
+    std::copy_n(sum, count, static_cast<float*>(kernel_data));
+  else
+    Run(pool, whole.reorders, sum, kernel_data);
 }
 
 // Pools images, or slices of their channels where the images are few. gradient: null forward; result: of the map.
-void MaxPool(ffi::ThreadPool& pool, ffi::Span<const int64_t> window, const Buffer& maps, Buffer& pooled,
-             const float* gradient, float* result) {
+template <typename Element>
+void MaxPool(ffi::ThreadPool& pool, ffi::Span<const int64_t> window, const Buffer& maps, const Buffer& pooled,
+             const Element* gradient, Element* result) {
   auto x = maps.dimensions(), y = pooled.dimensions();
   const int64_t images = x[0], threads = std::max<int64_t>(1, pool.num_threads());
   const max_pool::Windows windows{x[1], x[2], x[3], y[1], y[2], window[0], window[1], window[2], window[3]};
   const int64_t groups = (x[3] + kLanes - 1) / kLanes;
   const int64_t slices = std::clamp<int64_t>(kPartsPerThread * threads / images, 1, groups);
   const int64_t x_step = x[1] * x[2] * x[3], y_step = y[1] * y[2] * y[3];
-  static const max_pool::Calls calls = max_pool::Find();
-  const auto* x_data = static_cast<const float*>(maps.untyped_data());
+  static const auto calls = max_pool::Find<Element>();
+  const auto* x_data = static_cast<const Element*>(maps.untyped_data());
   Divide(pool, images * slices, [&](int64_t part) {
     const int64_t image = part / slices, slice = part % slices;
     const int64_t first = slice * groups / slices * kLanes;
     const int64_t last = std::min<int64_t>(x[3], (slice + 1) * groups / slices * kLanes);
-    if (gradient)
+    if (gradient) {
+      thread_local Workspace sums;
+      const int64_t size = windows.size * windows.columns * (last - first);
       calls.gradient(windows, first, last, x_data + image * x_step, gradient + image * y_step,
-                     result + image * x_step);
-    else
+                     result + image * x_step, reinterpret_cast<float*>(sums.Get(size * sizeof(float))));
+    } else {
       calls.forward(windows, first, last, x_data + image * x_step, result + image * y_step);
+    }
   });
 }
+
+// Calls work(type): `type` is a pointer, to nothing, of what the buffers hold: float or bfloat16.
+template <typename Work>
+void WithElements(const Buffer& one, const Buffer& other, const Work& work) {
+  CheckEqual(one, other);
+  if (one.element_type() == ffi::DataType::BF16)
+    work(static_cast<uint16_t*>(nullptr));
+  else
+    work(static_cast<float*>(nullptr));
+}
+
+// The rows of a map [..., channels] in parts, for batch norm; their number does not depend on that of the threads.
+class Parts {
+ public:
+  Parts(const Maps& maps, const float* coefficients, bool relu)
+      : rows_{static_cast<int64_t>(maps.element_count()) / maps.dimensions().back(), maps.dimensions().back(),
+              coefficients, relu},
+        per_part_(std::max<int64_t>(1, kPartElements / rows_.channels)) {}
+
+  int64_t count() const { return (rows_.count + per_part_ - 1) / per_part_; }
+  const batch_norm::Rows& rows() const { return rows_; }
+
+  // Calls work(part, its rows, its first element).
+  template <typename Work>
+  void Divide(ffi::ThreadPool& pool, const Work& work) const {
+    ::Divide(pool, count(), [&](int64_t part) {
+      batch_norm::Rows rows = rows_;
+      const int64_t first = part * per_part_;
+      rows.count = std::min(per_part_, rows_.count - first);
+      work(part, rows, first * rows_.channels);
+    });
+  }
+
+ private:
+  batch_norm::Rows rows_;
+  int64_t per_part_;
+};
+
+// Sums over the rows of two numbers per channel, divided by `divisor`: [2, channels]. sum(rows of a part, its first
+// element, sums) makes those of a part; they are added in double precision, in order.
+template <typename Sum>
+void SumParts(ffi::ThreadPool& pool, const Parts& parts, double divisor, const Sum& sum, float* result) {
+  const int64_t size = 2 * parts.rows().channels;
+  Lease workspace;
+  auto* sums = reinterpret_cast<float*>(workspace->Get(parts.count() * size * sizeof(float)));
+  parts.Divide(pool, [&](int64_t part, const batch_norm::Rows& rows, int64_t first) {
+    sum(rows, first, sums + part * size);
+  });
+  std::vector<double> total(size);
+  for (int64_t part = 0; part < parts.count(); part++)
+    for (int64_t i = 0; i < size; i++) total[i] += sums[part * size + i];
+  for (int64_t i = 0; i < size; i++) result[i] = static_cast<float>(total[i] / divisor);
+}
+
+const uint16_t* Data(const Maps& maps) { return reinterpret_cast<const uint16_t*>(maps.untyped_data()); }
+uint16_t* Data(ffi::Result<Maps>& maps) { return reinterpret_cast<uint16_t*>(maps->untyped_data()); }
 
 template <typename Call>
 ffi::Error Guarded(const Call& call) {
@@ -607,18 +786,66 @@ ffi::Error HandleConvolution(ffi::ThreadPool pool, int64_t kind, ffi::Span<const
 }
 
 ffi::Error HandleMaxPool(ffi::ThreadPool pool, ffi::Span<const int64_t> window, Buffer x, ffi::Result<Buffer> result) {
-  return Guarded([&] { MaxPool(pool, window, x, *result, nullptr, static_cast<float*>(result->untyped_data())); });
+  return Guarded([&] {
+    WithElements(x, *result, [&](auto* none) {
+      MaxPool(pool, window, x, *result, none, static_cast<decltype(none)>(result->untyped_data()));
+    });
+  });
 }
 
 ffi::Error HandleMaxPoolGradient(ffi::ThreadPool pool, ffi::Span<const int64_t> window, Buffer x, Buffer gradient,
                                  ffi::Result<Buffer> result) {
   return Guarded([&] {
-    MaxPool(pool, window, x, gradient, static_cast<const float*>(gradient.untyped_data()),
-            static_cast<float*>(result->untyped_data()));
+    WithElements(x, gradient, [&](auto* none) {
+      MaxPool(pool, window, x, gradient, static_cast<decltype(none)>(gradient.untyped_data()),
+              static_cast<decltype(none)>(result->untyped_data()));
+    });
+  });
+}
+
+ffi::Error HandleMoments(ffi::ThreadPool pool, Maps x, ffi::Result<Floats> moments) {
+  return Guarded([&] {
+    const Parts parts(x, nullptr, false);
+    auto sum = [&](const batch_norm::Rows& rows, int64_t first, float* sums) {
+      batch_norm::SumMoments(rows, Data(x) + first, sums);
+    };
+    SumParts(pool, parts, parts.rows().count, sum, moments->typed_data());
+  });
+}
+
+ffi::Error HandleNormalize(ffi::ThreadPool pool, bool relu, Maps x, Floats coefficients, ffi::Result<Maps> y) {
+  return Guarded([&] {
+    Parts(x, coefficients.typed_data(), relu).Divide(pool, [&](int64_t, const batch_norm::Rows& rows, int64_t first) {
+      batch_norm::Normalize(rows, Data(x) + first, Data(y) + first);
+    });
+  });
+}
+
+ffi::Error HandleGradientSums(ffi::ThreadPool pool, bool relu, Maps x, Maps gradient, Floats coefficients,
+                              ffi::Result<Floats> result) {
+  return Guarded([&] {
+    auto sum = [&](const batch_norm::Rows& rows, int64_t first, float* sums) {
+      batch_norm::SumGradients(rows, Data(x) + first, Data(gradient) + first, sums);
+    };
+    SumParts(pool, Parts(x, coefficients.typed_data(), relu), 1.0, sum, result->typed_data());
+  });
+}
+
+ffi::Error HandleNormalizeGradient(ffi::ThreadPool pool, bool relu, Maps x, Maps gradient, Floats coefficients,
+                                   ffi::Result<Maps> result) {
+  return Guarded([&] {
+    Parts(x, coefficients.typed_data(), relu).Divide(pool, [&](int64_t, const batch_norm::Rows& rows, int64_t first) {
+      batch_norm::Gradient(rows, Data(x) + first, Data(gradient) + first, Data(result) + first);
+    });
   });
 }
 
 }  // namespace
+
+// Whether the processor has instructions for products of bfloat16 (AVX512_BF16 or AMX) that oneDNN takes.
+extern "C" bool inception_jax_has_bfloat16() {
+  return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
+}
 
 // window: size, stride, pixels before the map: above and to the left.
 XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_max_pool, HandleMaxPool,
@@ -645,3 +872,32 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_convolution, HandleConvolution,
                                   .Arg<Buffer>()
                                   .Arg<Buffer>()
                                   .Ret<Buffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_batch_norm_moments, HandleMoments,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Maps>().Ret<Floats>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_batch_norm, HandleNormalize,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<bool>("relu")
+                                  .Arg<Maps>()
+                                  .Arg<Floats>()
+                                  .Ret<Maps>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_batch_norm_gradient_sums, HandleGradientSums,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<bool>("relu")
+                                  .Arg<Maps>()
+                                  .Arg<Maps>()
+                                  .Arg<Floats>()
+                                  .Ret<Floats>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_batch_norm_gradient, HandleNormalizeGradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<bool>("relu")
+                                  .Arg<Maps>()
+                                  .Arg<Maps>()
+                                  .Arg<Floats>()
+                                  .Ret<Maps>());

@@ -34,6 +34,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,10 +50,23 @@ Strides = tuple[int, int]  # (rows, columns)
 TARGET = "inception_jax_convolution"
 POOL_TARGET = "inception_jax_max_pool"
 POOL_GRADIENT_TARGET = "inception_jax_max_pool_gradient"
+MOMENTS_TARGET = "inception_jax_batch_norm_moments"
+NORMALIZE_TARGET = "inception_jax_batch_norm"
+GRADIENT_SUMS_TARGET = "inception_jax_batch_norm_gradient_sums"
+NORMALIZE_GRADIENT_TARGET = "inception_jax_batch_norm_gradient"
+TARGETS = (
+    TARGET,
+    POOL_TARGET,
+    POOL_GRADIENT_TARGET,
+    MOMENTS_TARGET,
+    NORMALIZE_TARGET,
+    GRADIENT_SUMS_TARGET,
+    NORMALIZE_GRADIENT_TARGET,
+)
 """The names of the custom calls, and of their handlers in `onednn.cc`."""
 
 _SOURCE = Path(__file__).with_suffix(".cc")
-_HEADERS = tuple(_SOURCE.with_name(name) for name in ("lanes.h", "winograd.h", "max_pool.h"))
+_HEADERS = tuple(_SOURCE.with_name(name) for name in ("lanes.h", "winograd.h", "max_pool.h", "batch_norm.h"))
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-Wno-psabi")
 _LANES = 16  # channels that the transforms of `winograd.h` compute at a time
 _FILTERED = ((3, 3), (3, 1), (1, 3), (7, 1), (1, 7))  # taps of the kernels that `winograd.h` has transforms for
@@ -68,12 +82,22 @@ class Kind(IntEnum):
     KERNEL_GRADIENT = 2
 
 
-@functools.cache
-def load() -> str:
-    """Makes the calls known to JAX; builds them before, where this user has not yet.
+class Calls(NamedTuple):
+    """What `load` made known.
 
-    Returns:
-      What decided their numbers: a digest of the source, the compiler's command and the versions of oneDNN and jaxlib.
+    Attributes:
+      digest: what decided their numbers: of the source, the compiler's command, the versions of oneDNN and jaxlib, and
+        `bfloat16`.
+      bfloat16: whether the processor has instructions for products of bfloat16 (AVX512_BF16 or AMX).
+    """
+
+    digest: str
+    bfloat16: bool
+
+
+@functools.cache
+def load() -> Calls:
+    """Makes the calls known to JAX; builds them before, where this user has not yet.
 
     Raises:
       ModelError: oneDNN, or a C++ compiler where one is needed, is missing; names the remedy.
@@ -86,23 +110,25 @@ def load() -> str:
             f"convolutions by oneDNN: {built} cannot be loaded ({error}): remove it, or set XDG_CACHE_HOME to a "
             f"folder of this machine whose programs may run, {_REMEDY}"
         ) from None
-    for target in (TARGET, POOL_TARGET, POOL_GRADIENT_TARGET):
+    for target in TARGETS:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
-    return built.stem
+    bfloat16 = ctypes.CFUNCTYPE(ctypes.c_bool)(("inception_jax_has_bfloat16", library))()
+    return Calls(f"{built.stem}-bfloat16" if bfloat16 else built.stem, bfloat16)
 
 
 def computes(*operands: jax.Array) -> bool:
-    """Whether the calls compute these operands: float32, and something to compute on a CPU; makes them known to JAX.
+    """Whether the calls compute these operands: something to compute on a CPU, in float32, or in bfloat16 where the
+    processor has instructions for it; makes the calls known to JAX.
 
     Raises:
       ModelError: as `load`.
     """
     # A trace for every platform holds the CPUs' form on a GPU's machine, too, which need not have the library.
     on_cpu = (TRACED_FOR.value or jax.default_backend()) == "cpu"
-    if not on_cpu or any(operand.dtype != jnp.float32 or operand.size == 0 for operand in operands):
+    dtypes = {operand.dtype for operand in operands}
+    if not on_cpu or dtypes - {jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)} or any(o.size == 0 for o in operands):
         return False
-    load()
-    return True
+    return load().bfloat16 or dtypes == {jnp.dtype(jnp.float32)}
 
 
 def build() -> Path:
@@ -277,7 +303,7 @@ def _convolve(
     window = np.array([*strides, *pads[0], *pads[1]], np.int64)
     of_kernel = kind == Kind.KERNEL_GRADIENT
     kernel, tiled = (shape, second.shape) if of_kernel else (second.shape, shape)
-    filters = winograd and takes_winograd(strides, kernel, tiled)
+    filters = winograd and first.dtype == jnp.float32 and takes_winograd(strides, kernel, tiled)
     call = jax.ffi.ffi_call(TARGET, result, vmap_method="sequential")
     return call(first, second, kind=np.int64(kind), window=window, filters=np.bool_(filters))
 

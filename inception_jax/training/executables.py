@@ -185,7 +185,7 @@ def describe_step(kind: str, setup: Setup, arguments: Sequence[Any]) -> dict[str
         "length": [setup.length.steps_per_epoch, setup.length.total],
         "arguments": describe_arguments(arguments),
         # Its calls must be known to JAX before a program with them is loaded.
-        "onednn": onednn.load() if on_cpu and setup.model.convolution.startswith("onednn") else None,
+        "onednn": onednn.load().digest if on_cpu and setup.model.convolution.startswith("onednn") else None,
     }
 
 

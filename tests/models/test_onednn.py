@@ -35,6 +35,10 @@ try:
 except ModelError as error:
     MISSING = str(error)
 needs_onednn = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+needs_bfloat16 = pytest.mark.skipif(
+    bool(MISSING) or not onednn.load().bfloat16, reason=MISSING or "the processor has no products of bfloat16"
+)
+DTYPES = pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=needs_bfloat16)])
 
 
 def ours(x, kernel, strides=1, padding="SAME"):
@@ -45,8 +49,7 @@ def calls(function, *arguments):
     return jax.jit(function).lower(*arguments).as_text().count(f"@{onednn.TARGET}(")
 
 
-@needs_onednn
-@pytest.mark.parametrize(
+SHAPES = pytest.mark.parametrize(
     "images, window, strides, padding",
     [
         *CASES.values(),
@@ -60,6 +63,10 @@ def calls(function, *arguments):
         *(((2, 8, 8, 4), (3, 3, 4, 4), 1, ((1, 1), (low, 2 - low))) for low in (0, 2)),
     ],
 )
+
+
+@needs_onednn
+@SHAPES
 def test_equal_to_xlas_own(images, window, strides, padding):
     x, kernel = operands(images, window, np.float32)
     got = with_gradients(ours, x, kernel, strides, padding)
@@ -70,18 +77,40 @@ def test_equal_to_xlas_own(images, window, strides, padding):
     assert calls(lambda x, kernel: with_gradients(ours, x, kernel, strides, padding), x, kernel) == 3
 
 
+@needs_bfloat16
+@SHAPES
+def test_bfloat16_is_summed_in_float32_and_rounded_once(images, window, strides, padding):
+    x, kernel = operands(images, window, jnp.bfloat16)
+    y, towards = jax.vjp(lambda x, kernel: ours(x, kernel, strides, padding), x, kernel)
+    gradient = jax.random.normal(jax.random.key(2), y.shape, jnp.bfloat16)
+    wide, towards_wide = jax.vjp(
+        lambda *wide: xla(*wide, strides, padding), *(v.astype(np.float32) for v in (x, kernel))
+    )
+    got, want = (y, *towards(gradient)), (wide, *towards_wide(gradient.astype(np.float32)))
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == jnp.bfloat16
+        one = np.asarray(one, np.float32)
+        np.testing.assert_allclose(one, other, rtol=2**-8, atol=1e-5 * np.abs(other).max())
+    text = jax.jit(jax.vjp, static_argnums=0).lower(lambda *a: ours(*a, strides, padding), x, kernel).as_text()
+    assert text.count(f"@{onednn.TARGET}(") == 1 and "f32" not in text
+
+
 @needs_onednn
-def test_every_number_of_images():
+@DTYPES
+def test_every_number_of_images(dtype):
     """The last part of a batch may have fewer images, for which oneDNN takes another layout of the kernel."""
+    rtol, atol = (1e-4, 1e-5) if dtype == jnp.float32 else (2**-7, 1e-5)
     for shape, window in (((7, 7, 32), (5, 5, 32, 128)), ((7, 7, 208), (1, 1, 208, 64))):
         for count in (1, 2, 3, 5, 7, 9, 17, 33, 65):  # with 1 to 16 threads one of them leaves one image
-            x, kernel = operands((count, *shape), window, np.float32)
+            x, kernel = operands((count, *shape), window, dtype)
+            gradient = jax.random.normal(jax.random.key(1), (count, *shape[:2], window[3]), dtype)
             got, want = (
-                jax.jit(functools.partial(with_gradients, function, strides=1, padding="SAME"))(x, kernel)
-                for function in (ours, xla)
+                jax.jit(lambda *a, function=function: jax.vjp(function, *a[:2])[1](a[2]))(x, kernel, gradient)
+                for function in (ours, functools.partial(xla, strides=1, padding="SAME"))
             )
             for one, other in zip(got, want, strict=True):
-                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max(), err_msg=f"{count}")
+                one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
+                np.testing.assert_allclose(one, other, rtol=rtol, atol=atol * np.abs(other).max(), err_msg=f"{count}")
 
 
 @needs_onednn
@@ -101,13 +130,16 @@ assert jnp.abs(got - want).max() < 1e-4 * jnp.abs(want).max()
 
 
 @needs_onednn
-def test_other_dtypes():
-    """16 bits are computed in float32; without images, and in float64, the convolution is that of "fast"."""
-    x, kernel = operands((3, 8, 8, 8), (3, 3, 8, 4), jnp.bfloat16)
-    want = xla(x.astype(jnp.float32), kernel.astype(jnp.float32), 1, "SAME")
-    got = jax.jit(ours)(x, kernel)
-    assert got.dtype == jnp.bfloat16 and calls(ours, x, kernel) == 1
-    np.testing.assert_allclose(np.asarray(got, np.float32), want, rtol=2**-8, atol=1e-5)
+def test_other_dtypes(monkeypatch):
+    """float16, and bfloat16 on other processors, are computed in float32; float64, and no images, as by "fast"."""
+    monkeypatch.setattr(onednn, "load", lambda: onednn.Calls("", bfloat16=False))
+    for dtype in (jnp.float16, jnp.bfloat16):
+        x, kernel = operands((3, 8, 8, 8), (3, 3, 8, 4), dtype)
+        want = xla(x.astype(jnp.float32), kernel.astype(jnp.float32), 1, "SAME")
+        got = jax.jit(ours)(x, kernel)
+        assert got.dtype == dtype and calls(ours, x, kernel) == 1
+        assert "tensor<3x8x8x4xf32>" in jax.jit(ours).lower(x, kernel).as_text()
+        np.testing.assert_allclose(np.asarray(got, np.float32), want, rtol=2**-8, atol=1e-5)
     assert calls(ours, jnp.zeros((0, 8, 8, 8)), jnp.zeros((3, 3, 8, 4))) == 0
     with jax.enable_x64(True):
         x, kernel = operands((3, 8, 8, 8), (3, 3, 8, 4))
@@ -187,6 +219,15 @@ def test_a_networks_option_reaches_its_convolutions():
     want, got = (jax.jit(network.apply)(variables, x).logits for network in (model, own))
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
     assert calls(own.apply, variables, x) == 8 and calls(model.apply, variables, x) == 0  # three layers are two towers
+
+
+@needs_onednn
+def test_pointwise_convolutions_of_separable_ones_are_calls():
+    """Xception's: 2 in the stem, 4 in shortcuts, and 34 behind depthwise convolutions."""
+    model = create_model("xception", width_multiplier=0.05, num_classes=2, convolution="onednn")
+    images = jnp.zeros((1, 71, 71, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert calls(lambda variables: model.apply(variables, images).logits, variables) == 40
 
 
 @needs_onednn
