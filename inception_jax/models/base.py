@@ -40,7 +40,7 @@ class BaseNetwork(nn.Module):
       fuse_siblings: whether the 1x1 convolutions that read an Inception module's input run as one: fewer, larger
         kernels on an accelerator. The same sums, in another order in the input's gradient.
       convolution: algorithm of the convolutions on CPUs: "fast", "exact" (weight gradients as direct sums), "onednn"
-        (the library of the extra `onednn`, in float32) or "onednn_winograd" (also Winograd's filtering). Other
+        (the library of the extra `onednn`) or "onednn_winograd" (also Winograd's filtering, in float32). Other
         platforms do not depend on it.
       batch_norm: whether batch norm follows the convolutions, which then have no bias.
       bn_scale, bn_epsilon, bn_momentum, bn_unbiased_variance, bn_axis_name, bn_axis_index_groups, bn_group_size,

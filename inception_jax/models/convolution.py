@@ -61,8 +61,8 @@ def conv2d(
         on every side, or ((top, bottom), (left, right)).
       dilation: distance in pixels between neighbouring taps of the kernel; above 1 the convolution is "atrous".
       algorithm: on a CPU, where the last bits depend on it, one of `ALGORITHMS`: of the weight gradient "fast" or
-        "exact" (`weight_gradient.py`), or "onednn": float32 convolutions and their gradients are oneDNN's (`onednn.py`,
-        the extra `onednn`), others, and dilated ones, as "fast"; or "onednn_winograd": as "onednn", by Winograd's
+        "exact" (`weight_gradient.py`), or "onednn": convolutions and their gradients are oneDNN's (`onednn.py`, the
+        extra `onednn`) but for float64 and for dilated ones, which are as "fast"; or "onednn_winograd": as "onednn", by Winograd's
         filtering (`winograd.h`) where that is faster. Other platforms have one algorithm.
 
     Returns:
@@ -275,8 +275,8 @@ class CpuForms(NamedTuple):
 
 
 def _cpu_forms(general_kernel_gradient: Lowering) -> CpuForms:
-    forms = (_cpu_forward, _cpu_input_gradient, partial(_cpu_kernel_gradient, general_kernel_gradient))
-    return CpuForms(*map(in_float32, forms))
+    kernel_gradient = partial(_cpu_kernel_gradient, general_kernel_gradient)
+    return CpuForms(in_float32(_cpu_forward), in_float32(_cpu_input_gradient), in_float32(kernel_gradient))
 
 
 def _where_onednn_computes(form: Lowering, otherwise: Lowering) -> Lowering:

@@ -125,11 +125,15 @@ def _normalize_by_calls(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `_normalize_by_batch`."""
 
-    def coefficients(moments: jax.Array, parameters: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        mean, var, kept = _statistics(moments[0], moments[1], x.size // x.shape[-1], options)
-        return vary_as(jnp.stack(_factor_and_shift(mean, var, *parameters, options.epsilon)), moments), (mean, kept)
+    count = x.size // x.shape[-1]
 
-    parameters = tuple(None if one is None else vary_as(one, x) for one in (scale, bias))
+    def coefficients(moments: jax.Array, parameters: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        mean, var, kept = _statistics(moments[0], moments[1], count, options)
+        scale, bias = parameters
+        pair = jnp.stack(_factor_and_shift(mean, var, scale, bias, options.epsilon))
+        return vary_as(pair, moments), (mean, kept)
+
+    parameters = (None if scale is None else vary_as(scale, x), vary_as(bias, x))
     x, (mean, kept) = normalize_by_batch(x, parameters, coefficients, relu)
     return x, mean, kept
 

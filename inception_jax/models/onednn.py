@@ -4,18 +4,23 @@ oneDNN is the library of PyTorch's convolutions on CPUs. It comes with the extra
 are compiled by the machine's C++ compiler when they are first needed, once per user and version. In a program they are
 custom calls that know nothing but shapes: a stored program runs in every process that called `load`.
 
-Float32 alone. Sums are taken in another order than XLA's. A kernel's gradient is a sum over parts of the batch, as many
-as XLA has threads, 16 at most: with another number of threads its last bits differ, and with Winograd's filtering those
-of all results.
+Float32, and bfloat16 on processors that have instructions for its products (AVX512_BF16 or AMX; `Calls.bfloat16`):
+they are summed in float32 and rounded once. Other 16-bit operands are computed in float32. Sums are taken in another
+order than XLA's. A kernel's gradient is a sum over parts of the batch, as many as XLA has threads, 16 at most: with
+another number of threads its last bits differ, and with Winograd's filtering those of all results.
 
-"onednn_winograd" takes Winograd's minimal filtering (`winograd.h`) for 3x3, 3x1, 1x3, 7x1 and 1x7 kernels of stride 1
-with enough channels and pixels; oneDNN computes the products of its matrices. It takes 0.25 of the multiplications of a
+"onednn_winograd" takes Winograd's minimal filtering (`winograd.h`), in float32, for 3x3, 3x1, 1x3, 7x1 and 1x7 kernels
+of stride 1 with enough channels and pixels; oneDNN computes the products of its matrices. It takes 0.25 of the multiplications of a
 3x3 kernel and 0.36 of those of 7x1. Its results differ from those in float64 by 3e-6 to 5e-6 of the largest value
 (3x3, 64 to 160 channels) or 6e-6 to 9e-6 (7x1, 192 channels), where direct sums differ by 1e-6 to 2e-6. An infinite
 pixel makes all outputs of its tiles NaN. A kernel's gradient needs memory for its matrices, 4 times a 3x3 kernel, per
 part.
 
-Max pools of both algorithms are such calls, too (`max_pool.h`): one pass over the map.
+The gradient of a 1x1 kernel, or of one on small maps, in bfloat16 is one product of matrices: oneDNN's own takes 2 to
+25 times as long (a 3x3 kernel, 192 to 384 channels, 64 maps of 2x2: 6.5 ms on one core with AMX for 0.25).
+
+Max pools of both algorithms are such calls, too (`max_pool.h`): one pass over the map. So is batch norm in training in
+bfloat16 (`batch_norm_calls.py`).
 """
 
 from __future__ import annotations
@@ -224,9 +229,9 @@ def _run(command: list[str]) -> None:
 
 
 def forward(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, *, winograd: bool = False) -> jax.Array:
-    """The convolution of x [B, H, W, C] with kernel [kh, kw, C, N]: [B, H', W', N], all float32.
+    """The convolution of x [B, H, W, C] with kernel [kh, kw, C, N]: [B, H', W', N], all float32 or all bfloat16.
 
-    With `winograd` by Winograd's filtering, here and in the gradients, where it is faster for the shapes.
+    With `winograd`, in float32, by Winograd's filtering, here and in the gradients, where it is faster for the shapes.
     """
     sizes = (
         (size + sum(pad) - window) // stride + 1
@@ -239,14 +244,14 @@ def forward(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, *, wi
 def input_gradient(
     strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array, *, winograd: bool = False
 ) -> jax.Array:
-    """The gradient of x [B, H, W, C], float32, given that of the output [B, H', W', N]."""
+    """The gradient of x [B, H, W, C], given that of the output [B, H', W', N]."""
     return _convolve(Kind.INPUT_GRADIENT, x.shape, strides, pads, winograd, gradient, kernel)
 
 
 def kernel_gradient(
     strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array, *, winograd: bool = False
 ) -> jax.Array:
-    """The gradient of kernel [kh, kw, C, N], float32, given that of the output [B, H', W', N]."""
+    """The gradient of kernel [kh, kw, C, N], given that of the output [B, H', W', N]."""
     return _convolve(Kind.KERNEL_GRADIENT, kernel.shape, strides, pads, winograd, x, gradient)
 
 
@@ -272,7 +277,7 @@ def _count_tiles(kernel: Sequence[int], output: Sequence[int]) -> int:
 
 
 def max_pool(x: jax.Array, size: tuple[int, int], window: Sequence[int]) -> jax.Array:
-    """The largest values of the windows on maps [B, H, W, C], float32: [B, *size, C].
+    """The largest values of the windows on maps [B, H, W, C], float32 or bfloat16: [B, *size, C].
 
     Args:
       x: the maps.

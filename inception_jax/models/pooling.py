@@ -70,9 +70,10 @@ def max_pool(
         covers, with the number of windows rounded down. Padding is never the maximum.
       dilation: distance in pixels between neighbouring elements of the window, which covers
         (window - 1) * dilation + 1 pixels.
-      algorithm: as of `conv2d`. With oneDNN's, float32 maps on a CPU are pooled by the code beside it (`max_pool.h`):
-        the same values, and a gradient that adds the windows of a pixel in another order (and belongs to a pixel of
-        the map, not to its padding, also where all of a window is -inf).
+      algorithm: as of `conv2d`. With oneDNN's, maps on a CPU are pooled by the code beside it (`max_pool.h`) where it
+        takes their dtype (`onednn.computes`): the same values, and a gradient that adds the windows of a pixel in
+        another order, in float32 (and belongs to a pixel of the map, not to its padding, also where all of a window is
+        -inf).
 
     Returns:
       [B, H', W', C] in the dtype of `x`.
