@@ -78,8 +78,8 @@ SCHEMA: dict[str, Any] = {
             str,
             "algorithm of the convolutions on CPUs; exact: direct sums; fast: also Winograd's filtering, which rounds "
             "otherwise, for weight gradients; onednn: by oneDNN, which the extra of that name installs; "
-            "onednn_winograd: by oneDNN, in float32 with Winograd's filtering; unset: what the run in the workdir began with, fast "
-            "in a new one",
+            "onednn_winograd: by oneDNN, in float32 with Winograd's filtering; unset: what the run in the workdir "
+            "began with, fast in a new one",
             allowed.one_of("fast", "exact", "onednn", "onednn_winograd"),
             earlier="exact",
         ),

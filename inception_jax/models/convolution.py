@@ -62,8 +62,8 @@ def conv2d(
       dilation: distance in pixels between neighbouring taps of the kernel; above 1 the convolution is "atrous".
       algorithm: on a CPU, where the last bits depend on it, one of `ALGORITHMS`: of the weight gradient "fast" or
         "exact" (`weight_gradient.py`), or "onednn": convolutions and their gradients are oneDNN's (`onednn.py`, the
-        extra `onednn`) but for float64 and for dilated ones, which are as "fast"; or "onednn_winograd": as "onednn", by Winograd's
-        filtering (`winograd.h`) where that is faster. Other platforms have one algorithm.
+        extra `onednn`) but for float64 and for dilated ones, which are as "fast"; or "onednn_winograd": as "onednn", in
+        float32 by Winograd's filtering (`winograd.h`) where that is faster. Other platforms have one algorithm.
 
     Returns:
       [B, H', W', C_out] in the dtype of `x`; sums are accumulated in at least float32.

@@ -10,11 +10,11 @@ order than XLA's. A kernel's gradient is a sum over parts of the batch, as many 
 another number of threads its last bits differ, and with Winograd's filtering those of all results.
 
 "onednn_winograd" takes Winograd's minimal filtering (`winograd.h`), in float32, for 3x3, 3x1, 1x3, 7x1 and 1x7 kernels
-of stride 1 with enough channels and pixels; oneDNN computes the products of its matrices. It takes 0.25 of the multiplications of a
-3x3 kernel and 0.36 of those of 7x1. Its results differ from those in float64 by 3e-6 to 5e-6 of the largest value
-(3x3, 64 to 160 channels) or 6e-6 to 9e-6 (7x1, 192 channels), where direct sums differ by 1e-6 to 2e-6. An infinite
-pixel makes all outputs of its tiles NaN. A kernel's gradient needs memory for its matrices, 4 times a 3x3 kernel, per
-part.
+of stride 1 with enough channels and pixels; oneDNN computes the products of its matrices. It takes 0.25 of the
+multiplications of a 3x3 kernel and 0.36 of those of 7x1. Its results differ from those in float64 by 3e-6 to 5e-6 of
+the largest value (3x3, 64 to 160 channels) or 6e-6 to 9e-6 (7x1, 192 channels), where direct sums differ by 1e-6 to
+2e-6. An infinite pixel makes all outputs of its tiles NaN. A kernel's gradient needs memory for its matrices, 4 times a
+3x3 kernel, per part.
 
 The gradient of a 1x1 kernel, or of one on small maps, in bfloat16 is one product of matrices: oneDNN's own takes 2 to
 25 times as long (a 3x3 kernel, 192 to 384 channels, 64 maps of 2x2: 6.5 ms on one core with AMX for 0.25).
