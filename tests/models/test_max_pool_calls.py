@@ -17,7 +17,7 @@ from inception_jax import create_model
 from inception_jax.models import onednn
 from inception_jax.models.pooling import max_pool
 
-from .test_onednn import DTYPES, needs_onednn
+from .test_onednn import DTYPES, needs_bfloat16, needs_onednn
 from .test_pooling import PADDINGS, reference_max, with_gradient
 
 pytestmark = needs_onednn
@@ -66,6 +66,15 @@ def test_few_images_are_divided_by_channels(images, dtype):
         rtol = 1e-5 if dtype == np.float32 else 2**-8
         assert got[1].dtype == dtype
         np.testing.assert_allclose(np.asarray(got[1], np.float32), want[1], rtol=rtol, atol=1e-5)
+
+
+@needs_bfloat16
+def test_a_sum_halfway_between_two_numbers_becomes_the_even_one():
+    x = jnp.asarray([[0, 1, 0]], jnp.bfloat16)[None, ..., None] * jnp.ones((17,), jnp.bfloat16)
+    for one, want in ((1.0, 1.0), (1 + 2**-7, 1 + 2**-6)):
+        given = jnp.asarray([[one, 2**-8]], jnp.bfloat16)[None, ..., None] * jnp.ones((17,), jnp.bfloat16)
+        got = onednn.max_pool_gradient(x, given, [2, 1, 0, 0])
+        np.testing.assert_array_equal(np.asarray(got, np.float32)[0, 0, :, :], [[0] * 17, [want] * 17, [0] * 17])
 
 
 @DTYPES

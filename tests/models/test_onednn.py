@@ -95,6 +95,20 @@ def test_bfloat16_is_summed_in_float32_and_rounded_once(images, window, strides,
     assert text.count(f"@{onednn.TARGET}(") == 1 and "f32" not in text
 
 
+@needs_bfloat16
+def test_bfloat16_is_never_filtered():
+    x, kernel = operands((4, 28, 28, 64), (3, 3, 64, 96), jnp.bfloat16)
+    assert onednn.takes_winograd((1, 1), kernel.shape, (4, 28, 28, 96))
+    gradient = jnp.ones((4, 28, 28, 96), jnp.bfloat16)
+
+    def run(x, kernel, name):
+        y, towards = jax.vjp(functools.partial(conv2d, algorithm=name), x, kernel)
+        return y, *towards(gradient)
+
+    own, filtered = (jax.jit(run, static_argnums=2)(x, kernel, name) for name in ("onednn", "onednn_winograd"))
+    jax.tree.map(np.testing.assert_array_equal, own, filtered)
+
+
 @needs_onednn
 @DTYPES
 def test_every_number_of_images(dtype):
