@@ -71,7 +71,8 @@ INLINE void ForwardBy(const Windows& w, int64_t first, int64_t last, const Eleme
   });
 }
 
-// sums: `size` rows [w.columns, last - first]: the rows of the map that a row of windows has, each at its number modulo `size`.
+// sums: `size` rows [w.columns, last - first]: the rows of the map that a row of windows has, each at its number modulo
+// `size`.
 template <typename Vector, typename Element>
 INLINE void GradientBy(const Windows& w, int64_t first, int64_t last, const Element* x, const Element* gradient,
                        Element* result, float* sums) {

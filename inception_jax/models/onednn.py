@@ -122,8 +122,10 @@ def load() -> Calls:
 
 
 def computes(*operands: jax.Array) -> bool:
-    """Whether the calls compute these operands: something to compute on a CPU, in float32, or in bfloat16 where the
-    processor has instructions for it; makes the calls known to JAX.
+    """Whether the calls compute these operands; makes the calls known to JAX.
+
+    They do where there is something to compute on a CPU, in float32, or in bfloat16 on a processor with instructions
+    for its products.
 
     Raises:
       ModelError: as `load`.
