@@ -65,7 +65,8 @@ def _moments_form(x: jax.Array) -> jax.Array:
     return jnp.stack([jnp.mean(x, axes), jnp.mean(x * x, axes)])
 
 
-def _scale_form(relu: bool, x: jax.Array, coefficients: jax.Array) -> jax.Array:
+def scale_form(relu: bool, x: jax.Array, coefficients: jax.Array) -> jax.Array:
+    """x * factor + shift, and the larger of it and 0 with `relu`: computed in float32, in the dtype of `x`."""
     values = x.astype(jnp.float32) * coefficients[0] + coefficients[1]
     return (jax.nn.relu(values) if relu else values).astype(x.dtype)
 
@@ -123,6 +124,6 @@ def _with_and_without_relu(
 
 
 _moments = _by_call(onednn.MOMENTS_TARGET, _moments_form, _pairs)
-_scale = _with_and_without_relu(onednn.NORMALIZE_TARGET, _scale_form, _same)
+_scale = _with_and_without_relu(onednn.NORMALIZE_TARGET, scale_form, _same)
 _gradient_sums = _with_and_without_relu(onednn.GRADIENT_SUMS_TARGET, _gradient_sums_form, _pairs)
 _gradient = _with_and_without_relu(onednn.NORMALIZE_GRADIENT_TARGET, _gradient_form, _same)

@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from inception_jax.models.convolution import conv2d
+from inception_jax.models.concatenation import concatenate_channels
+from inception_jax.models.convolution import conv2d, widened
 from inception_jax.models.layers import ConvUnit, LayerOptions, apply_remat, relu
 from inception_jax.models.parameters import Initializer
 from inception_jax.models.pooling import avg_pool, max_pool
@@ -94,7 +95,8 @@ class Mixed(nn.Module):
     def concatenate_branches(self, x: jax.Array, train: bool) -> jax.Array:
         """The outputs of the branches, concatenated along the channels."""
         convolved = self._convolve_siblings(x)
-        return jnp.concatenate([self._branch(steps, x, train, convolved) for steps in self.branches], axis=-1)
+        maps = [self._branch(steps, x, train, convolved) for steps in self.branches]
+        return concatenate_channels(maps, self.options.convolution)
 
     def _convolve_siblings(self, x: jax.Array) -> dict[str, jax.Array]:
         """{name: output} of the 1x1 convolutions on the module's input, computed as one, if the options ask for it."""
@@ -105,7 +107,7 @@ class Mixed(nn.Module):
         kernels = [nn.meta.unbox(self.get_variable("params", name))["kernel"] for name in names]
         if len(kernels) < 2:
             return {}
-        kernel = jnp.concatenate(kernels, axis=-1).astype(self.options.dtype)
+        kernel = widened(jnp.concatenate(kernels, axis=-1), self.options.dtype)
         outputs = jnp.split(
             conv2d(x.astype(self.options.dtype), kernel, algorithm=self.options.convolution),
             list(itertools.accumulate(kernel.shape[-1] for kernel in kernels[:-1])),
@@ -120,7 +122,8 @@ class Mixed(nn.Module):
                 unit, precomputed = _conv_unit(step, self.options), convolved.get(step.name)
                 x, deferred = unit(x, train=train, average=deferred, convolved=precomputed), None
             elif isinstance(step, ParallelConvs):
-                x = jnp.concatenate([_conv_unit(conv, self.options)(x, train=train) for conv in step.convs], axis=-1)
+                maps = [_conv_unit(conv, self.options)(x, train=train) for conv in step.convs]
+                x = concatenate_channels(maps, self.options.convolution)
             elif _defers(step, after):
                 deferred = step
             elif isinstance(step, MaxPool):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from inception_jax.models.convolution import conv2d
+from inception_jax.models.convolution import conv2d, scaled_conv2d, scales, widened
 from inception_jax.models.depthwise import depthwise_conv2d
 from inception_jax.models.initialization import Constant
 from inception_jax.models.normalization import BatchNorm, BatchNormOptions
@@ -112,8 +112,10 @@ class ConvUnit(nn.Module):
         options = self.options
         shape = (*self.kernel_size, x.shape[-1], options.width(self.features))
         kernel = parameter(self, "kernel", self.kernel_init or options.kernel_init, shape, options.param_dtype)
+        if convolved is None and average is None:
+            return _convolve(self, x, kernel, self.strides, self.padding, self.dilation, train)
         if convolved is None:
-            x, kernel = x.astype(options.dtype), kernel.astype(options.dtype)
+            x, kernel = x.astype(options.dtype), widened(kernel, options.dtype)
             convolved = conv2d(x, kernel, self.strides, self.padding, self.dilation, options.convolution)
         return _finish(self, convolved if average is None else average(convolved), train)
 
@@ -162,8 +164,38 @@ class SeparableConvUnit(nn.Module):
         )
         x = x.astype(options.dtype)
         x = depthwise_conv2d(x, depthwise.astype(options.dtype), self.strides, self.padding, self.dilation)
-        x = conv2d(x, pointwise.astype(options.dtype), algorithm=options.convolution)
-        return _finish(self, x, train)
+        return _convolve(self, x, pointwise, 1, "SAME", 1, train)
+
+
+def _convolve(
+    unit: ConvUnit | SeparableConvUnit,
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: int,
+    padding: str | int,
+    dilation: int,
+    train: bool,
+) -> jax.Array:
+    """A unit's convolution and what follows it; in evaluation both at once, where that is faster."""
+    options = unit.options
+    x, kernel = x.astype(options.dtype), widened(kernel, options.dtype)
+    if train or unit.is_initializing() or not scales(x, kernel, dilation, options.convolution):
+        return _finish(unit, conv2d(x, kernel, strides, padding, dilation, options.convolution), train)
+    coefficients = _coefficients(unit, kernel.shape[-1])
+    return scaled_conv2d(x, kernel, coefficients, strides, padding, options.convolution, relu=unit.relu)
+
+
+def _coefficients(unit: ConvUnit | SeparableConvUnit, channels: int) -> jax.Array:
+    """Of what follows a unit's convolution in evaluation: factors and shifts, [2, C], float32."""
+    options = unit.options
+    batch_norm = options.batch_norm if unit.normalize else None
+    factor, shift = jnp.ones(channels), jnp.zeros(channels)
+    if batch_norm is not None:
+        factor, shift = BatchNorm(batch_norm, options.param_dtype, name="bn").coefficients(channels)
+    if batch_norm is None or options.conv_bias:
+        bias = parameter(unit, "bias", Constant(options.bias), (channels,), options.param_dtype)
+        shift = bias.astype(jnp.float32) * factor + shift
+    return jnp.stack([factor, shift])
 
 
 def _finish(unit: ConvUnit | SeparableConvUnit, x: jax.Array, train: bool) -> jax.Array:

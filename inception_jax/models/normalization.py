@@ -65,7 +65,6 @@ class BatchNorm(nn.Module):
     options: BatchNormOptions
     param_dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, relu: bool = False, algorithm: str = "fast") -> jax.Array:
         """Normalizes `x` [B, ..., C] over all axes but the last; returns the same shape and dtype.
 
@@ -79,14 +78,8 @@ class BatchNorm(nn.Module):
         Raises:
           ModelError: the batch size is not a multiple of `options.group_size`.
         """
-        options, channels = self.options, (x.shape[-1],)
-        wide = at_least_float32(x.dtype)
-        kept = at_least_float32(self.param_dtype)
-        ones, zeros = Constant(1.0), Constant(0.0)
-        running_mean = statistic(self, "mean", zeros, channels, kept)
-        running_var = statistic(self, "var", ones, channels, kept)
-        scale = parameter(self, "scale", ones, channels, self.param_dtype) if options.use_scale else None
-        bias = parameter(self, "bias", zeros, channels, self.param_dtype)
+        options, wide = self.options, at_least_float32(x.dtype)
+        running_mean, running_var, scale, bias = self._declare(x.shape[-1])
         of_batch = train and "/".join(self.path) not in options.frozen
         if is_traced_for_shapes():
             return x
@@ -104,6 +97,25 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
         return _normalize(x, mean, var, scale, bias, options.epsilon, relu)
+
+    def coefficients(self, channels: int) -> tuple[jax.Array, jax.Array]:
+        """The factor and the shift of each channel in evaluation, [C] in float32: the output is x * factor + shift."""
+        running_mean, running_var, scale, bias = self._declare(channels)
+        mean, var = (running.value.astype(jnp.float32) for running in (running_mean, running_var))
+        return _factor_and_shift(mean, var, scale, bias, self.options.epsilon)
+
+    @nn.compact
+    def _declare(self, channels: int) -> tuple[nn.Variable, nn.Variable, jax.Array | None, jax.Array]:
+        """Running mean and variance, scale and bias."""
+        kept = at_least_float32(self.param_dtype)
+        ones, zeros = Constant(1.0), Constant(0.0)
+        scaled = self.options.use_scale
+        return (
+            statistic(self, "mean", zeros, (channels,), kept),
+            statistic(self, "var", ones, (channels,), kept),
+            parameter(self, "scale", ones, (channels,), self.param_dtype) if scaled else None,
+            parameter(self, "bias", zeros, (channels,), self.param_dtype),
+        )
 
 
 def at_least_float32(dtype: Any) -> Any:

@@ -8,11 +8,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfloat>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
-#include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -50,6 +50,12 @@ constexpr int kGradientTiles = 196;        // and of a kernel's gradient, which 
 
 enum Kind : int64_t { kForward = 0, kInputGradient = 1, kKernelGradient = 2 };
 
+// What follows a forward pass: the output times a factor and plus a shift, per channel, [2, channels]; then a ReLU.
+struct After {
+  float* coefficients = nullptr;  // null: nothing follows
+  bool relu = false;
+};
+
 void Check(dnnl_status_t status, const char* what) {
   if (status != dnnl_success) throw std::runtime_error(std::string(what) + ": status " + std::to_string(status));
 }
@@ -58,12 +64,11 @@ void Check(dnnl_status_t status, const char* what) {
 // Layers with equal keys share their compiled convolution.
 struct Key {
   int64_t kind;
-  dnnl_data_type_t type;
+  dnnl_data_type_t type, kernel_type;  // of the maps, and of the kernel in HWIO
   Sizes x, kernel, y, strides, pads;  // sizes NHWC, HWIO, NHWC; pads: top, bottom, left, right
-  bool operator<(const Key& other) const {
-    return std::tie(kind, type, x, kernel, y, strides, pads) <
-           std::tie(other.kind, other.type, other.x, other.kernel, other.y, other.strides, other.pads);
-  }
+  bool scales = false, relu = false;  // what follows: `After`
+  auto Values() const { return std::tie(kind, type, kernel_type, x, kernel, y, strides, pads, scales, relu); }
+  bool operator<(const Key& other) const { return Values() < other.Values(); }
 };
 
 // A part of a reorder: of some filters, or of some input channels.
@@ -75,8 +80,9 @@ struct Reorder {
 // What oneDNN compiled for one key; it holds no data, so several threads use it at a time. Never freed.
 struct Convolution {
   dnnl_primitive_t run = nullptr;
-  std::vector<Reorder> reorders;  // between the kernel in HWIO and in oneDNN's layout; none: they are equal
+  std::vector<Reorder> reorders;  // between the kernel in HWIO and in oneDNN's layout and type; none: they are equal
   dnnl_memory_desc_t x, kernel, packed, y, scratch;
+  dnnl_memory_desc_t per_channel;  // of the factors, and of the shifts: see `After`
   size_t packed_bytes = 0;
 };
 
@@ -198,6 +204,17 @@ std::vector<Reorder> Reorders(dnnl_memory_desc_t from, dnnl_memory_desc_t to, co
   return made;
 }
 
+void AppendScale(dnnl_primitive_attr_t attributes, const_dnnl_memory_desc_t per_channel, bool relu) {
+  dnnl_post_ops_t made;
+  CHECK_DNNL(dnnl_post_ops_create(&made));
+  CHECK_DNNL(dnnl_post_ops_append_binary(made, dnnl_binary_mul, per_channel));
+  CHECK_DNNL(dnnl_post_ops_append_binary(made, dnnl_binary_add, per_channel));
+  // x * min(max(x * the largest float, 0), 1): oneDNN's own ReLU makes 0 of a NaN. This one makes NaN of minus infinity.
+  if (relu) CHECK_DNNL(dnnl_post_ops_append_eltwise(made, dnnl_eltwise_hardswish, FLT_MAX, 0));
+  CHECK_DNNL(dnnl_primitive_attr_set_post_ops(attributes, made));
+  dnnl_post_ops_destroy(made);
+}
+
 Convolution* Compile(const Key& key) {
   omp_set_num_threads(1);
   auto* made = new Convolution;
@@ -206,10 +223,15 @@ Convolution* Compile(const Key& key) {
   const dnnl_dims_t low = {key.pads[0], key.pads[2]}, high = {key.pads[1], key.pads[3]};
   made->x = Images(key.x, key.type);
   made->y = Images(key.y, key.type);
-  made->kernel = Description(sizes, key.type, dnnl_cdba);
+  made->kernel = Description(sizes, key.kernel_type, dnnl_cdba);
   dnnl_memory_desc_t any = Description(sizes, key.type, dnnl_format_tag_any);
   dnnl_memory_desc_t any_sum = Description(sizes, dnnl_f32, dnnl_format_tag_any);  // is rounded when parts are added
   dnnl_primitive_attr_t attributes = Attributes();
+  if (key.scales) {
+    const dnnl_dims_t channels = {1, key.kernel[3], 1, 1};
+    made->per_channel = Description(channels, dnnl_f32, dnnl_acdb);
+    AppendScale(attributes, made->per_channel, key.relu);
+  }
   dnnl_primitive_desc_t forward, chosen;
   CHECK_DNNL(dnnl_convolution_forward_primitive_desc_create(&forward, Engine(), dnnl_forward_training,
                                                             dnnl_convolution_direct, made->x, any, nullptr, made->y,
@@ -257,8 +279,10 @@ struct ProductKey {
 // to the next, with one of [inner, columns].
 struct TransposedKey {
   int64_t rows, inner, columns, step;
+  dnnl_data_type_t type;  // of the result
   bool operator<(const TransposedKey& other) const {
-    return std::tie(rows, inner, columns, step) < std::tie(other.rows, other.inner, other.columns, other.step);
+    return std::tie(rows, inner, columns, step, type) <
+           std::tie(other.rows, other.inner, other.columns, other.step, other.type);
   }
 };
 
@@ -306,15 +330,15 @@ Products* Compile(const ProductKey& key) {
 Products* Compile(const TransposedKey& key) {
   omp_set_num_threads(1);
   auto* made = new Products;
-  auto describe = [](int64_t rows, int64_t columns, int64_t row_step, int64_t column_step) {
+  auto describe = [](dnnl_data_type_t type, int64_t rows, int64_t columns, int64_t row_step, int64_t column_step) {
     const dnnl_dims_t sizes = {rows, columns}, strides = {row_step, column_step};
     dnnl_memory_desc_t description;
-    CHECK_DNNL(dnnl_memory_desc_create_with_strides(&description, 2, sizes, dnnl_bf16, strides));
+    CHECK_DNNL(dnnl_memory_desc_create_with_strides(&description, 2, sizes, type, strides));
     return description;
   };
-  made->first = describe(key.rows, key.inner, 1, key.step);
-  made->second = describe(key.inner, key.columns, key.columns, 1);
-  made->result = describe(key.rows, key.columns, key.columns, 1);
+  made->first = describe(dnnl_bf16, key.rows, key.inner, 1, key.step);
+  made->second = describe(dnnl_bf16, key.inner, key.columns, key.columns, 1);
+  made->result = describe(key.type, key.rows, key.columns, key.columns, 1);
   Finish(made, Attributes());
   return made;
 }
@@ -364,7 +388,7 @@ struct Operand {
   void* data;
 };
 
-void Execute(const_dnnl_primitive_t run, const_dnnl_memory_desc_t scratch, std::initializer_list<Operand> operands) {
+void Execute(const_dnnl_primitive_t run, const_dnnl_memory_desc_t scratch, const std::vector<Operand>& operands) {
   thread_local Workspace workspace;
   omp_set_num_threads(1);
   std::vector<std::unique_ptr<Memory>> memories;
@@ -379,12 +403,15 @@ void Execute(const_dnnl_primitive_t run, const_dnnl_memory_desc_t scratch, std::
   CHECK_DNNL(dnnl_stream_wait(Stream()));
 }
 
-void Run(const Key& key, const Convolution& convolution, void* x, void* kernel, void* y) {
+void Run(const Key& key, const Convolution& convolution, void* x, void* kernel, void* y, const After& after = {}) {
   const bool of_input = key.kind == kInputGradient, of_kernel = key.kind == kKernelGradient;
-  Execute(convolution.run, convolution.scratch,
-          {{of_input ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, convolution.x, x},
-           {of_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, convolution.packed, kernel},
-           {key.kind == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, convolution.y, y}});
+  std::vector<Operand> operands = {{of_input ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, convolution.x, x},
+                                   {of_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, convolution.packed, kernel},
+                                   {key.kind == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, convolution.y, y}};
+  for (int which = 0; key.scales && which < 2; which++)  // factors, shifts
+    operands.push_back({DNNL_ARG_ATTR_MULTIPLE_POST_OP(which) | DNNL_ARG_SRC_1, convolution.per_channel,
+                        after.coefficients + which * key.kernel[3]});
+  Execute(convolution.run, convolution.scratch, operands);
 }
 
 void Run(const Products& products, void* first, void* second, void* result) {
@@ -562,7 +589,7 @@ bool TakesProduct(const Key& key) {
 
 // The gradient of a kernel as a product: pixels under its taps, [pixels of y, taps * inputs], transposed, with the
 // gradient of y, [its pixels, outputs]. Each thread makes rows of the result, so nothing is added up.
-void MultiplyKernel(ffi::ThreadPool& pool, const Key& key, uint16_t* x, uint16_t* kernel, uint16_t* y) {
+void MultiplyKernel(ffi::ThreadPool& pool, const Key& key, uint16_t* x, char* kernel, uint16_t* y) {
   const int64_t inputs = key.kernel[2], outputs = key.kernel[3], rows = key.kernel[0] * key.kernel[1] * inputs;
   const int64_t pixels = Product(key.y, 0) / outputs, row_size = key.x[2] * inputs;
   // A 1x1 kernel of stride 1 without padding: the map itself is the matrix.
@@ -594,27 +621,33 @@ void MultiplyKernel(ffi::ThreadPool& pool, const Key& key, uint16_t* x, uint16_t
             }
     }
     const int64_t step = gathers ? count : inputs;
-    Run(Compiled(TransposedKey{count, pixels, outputs, step}), matrix, y, kernel + first * outputs);
+    Run(Compiled(TransposedKey{count, pixels, outputs, step, key.kernel_type}), matrix, y,
+        kernel + first * outputs * dnnl_data_type_size(key.kernel_type));
   });
 }
 
 // forward: (x, kernel) -> y; input gradient: (gradient of y, kernel) -> of x; kernel gradient: (x, gradient of y) -> of
-// the kernel. window: strides, then pads. filters: by Winograd's filtering (stride 1).
+// the kernel, which is of float32 or of the maps' type. window: strides, then pads. filters: by Winograd's filtering
+// (float32, stride 1). after: of forward without it.
 void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> window, bool filters, Buffer first,
-              Buffer second, Buffer result) {
+              Buffer second, Buffer result, const After& after = {}) {
   Buffer &x = kind == kInputGradient ? result : first, &kernel = kind == kKernelGradient ? result : second;
   Buffer& y = kind == kForward ? result : kind == kInputGradient ? first : second;
-  CheckEqual(first, second);
-  CheckEqual(first, result);
+  CheckEqual(x, y);
+  if (kernel.element_type() != ffi::DataType::F32) CheckEqual(x, kernel);
   Sizes all = SizesOf(window);
-  const dnnl_data_type_t type = x.element_type() == ffi::DataType::BF16 ? dnnl_bf16 : dnnl_f32;
+  auto type_of = [](const Buffer& one) { return one.element_type() == ffi::DataType::BF16 ? dnnl_bf16 : dnnl_f32; };
+  const dnnl_data_type_t type = type_of(x);
   Key key{kind,
           type,
+          type_of(kernel),
           SizesOf(x.dimensions()),
           SizesOf(kernel.dimensions()),
           SizesOf(y.dimensions()),
           Sizes(all.begin(), all.begin() + 2),
-          Sizes(all.begin() + 2, all.end())};
+          Sizes(all.begin() + 2, all.end()),
+          after.coefficients != nullptr,
+          after.relu};
   if (filters) {
     const winograd::Filtering* filtering = winograd::Find(key.kernel[0], key.kernel[1]);
     if (!filtering) throw std::runtime_error("no Winograd filtering for this size of the kernel");
@@ -624,7 +657,7 @@ void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> wind
     return;
   }
   if (TakesProduct(key)) {
-    MultiplyKernel(pool, key, static_cast<uint16_t*>(x.untyped_data()), static_cast<uint16_t*>(kernel.untyped_data()),
+    MultiplyKernel(pool, key, static_cast<uint16_t*>(x.untyped_data()), static_cast<char*>(kernel.untyped_data()),
                    static_cast<uint16_t*>(y.untyped_data()));
     return;
   }
@@ -663,7 +696,7 @@ void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> wind
     Divide(pool, parts, [&](int64_t part) {
       const bool is_last = part == parts - 1;
       Run(is_last ? last_key : key, is_last ? last : whole, x_data + part * x_step, is_last ? packed_last : packed,
-          y_data + part * y_step);
+          y_data + part * y_step, after);
     });
     return;
   }
@@ -787,6 +820,13 @@ ffi::Error HandleConvolution(ffi::ThreadPool pool, int64_t kind, ffi::Span<const
   return Guarded([&] { Convolve(pool, kind, window, filters, first, second, *result); });
 }
 
+ffi::Error HandleScaledConvolution(ffi::ThreadPool pool, ffi::Span<const int64_t> window, bool relu, Buffer x,
+                                   Buffer kernel, Floats coefficients, ffi::Result<Buffer> y) {
+  return Guarded([&] {
+    Convolve(pool, kForward, window, false, x, kernel, *y, After{coefficients.typed_data(), relu});
+  });
+}
+
 ffi::Error HandleMaxPool(ffi::ThreadPool pool, ffi::Span<const int64_t> window, Buffer x, ffi::Result<Buffer> result) {
   return Guarded([&] {
     WithElements(x, *result, [&](auto* none) {
@@ -873,6 +913,16 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_convolution, HandleConvolution,
                                   .Attr<bool>("filters")
                                   .Arg<Buffer>()
                                   .Arg<Buffer>()
+                                  .Ret<Buffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_scaled_convolution, HandleScaledConvolution,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<ffi::Span<const int64_t>>("window")
+                                  .Attr<bool>("relu")
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Floats>()
                                   .Ret<Buffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_batch_norm_moments, HandleMoments,

@@ -53,6 +53,7 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 Strides = tuple[int, int]  # (rows, columns)
 
 TARGET = "inception_jax_convolution"
+SCALED_TARGET = "inception_jax_scaled_convolution"
 POOL_TARGET = "inception_jax_max_pool"
 POOL_GRADIENT_TARGET = "inception_jax_max_pool_gradient"
 MOMENTS_TARGET = "inception_jax_batch_norm_moments"
@@ -61,6 +62,7 @@ GRADIENT_SUMS_TARGET = "inception_jax_batch_norm_gradient_sums"
 NORMALIZE_GRADIENT_TARGET = "inception_jax_batch_norm_gradient"
 TARGETS = (
     TARGET,
+    SCALED_TARGET,
     POOL_TARGET,
     POOL_GRADIENT_TARGET,
     MOMENTS_TARGET,
@@ -233,28 +235,50 @@ def _run(command: list[str]) -> None:
 def forward(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, *, winograd: bool = False) -> jax.Array:
     """The convolution of x [B, H, W, C] with kernel [kh, kw, C, N]: [B, H', W', N], all float32 or all bfloat16.
 
+    The kernel may be float32 beside maps of bfloat16, here and in the gradients: oneDNN rounds it to theirs where it
+    copies it to its own layout. Its gradient has its dtype.
+
     With `winograd`, in float32, by Winograd's filtering, here and in the gradients, where it is faster for the shapes.
     """
+    return _convolve(Kind.FORWARD, _output_shape(strides, pads, x, kernel), x.dtype, strides, pads, winograd, x, kernel)
+
+
+def scaled_forward(
+    strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, coefficients: jax.Array, *, relu: bool
+) -> jax.Array:
+    """`forward` times a factor and plus a shift per channel, [2, N] in float32, then a ReLU, where asked for.
+
+    All is computed in float32 and rounded once. With `relu` a NaN stays one, and minus infinity becomes one.
+    """
+    result = jax.typeof(x).update(shape=_output_shape(strides, pads, x, kernel))
+    call = jax.ffi.ffi_call(SCALED_TARGET, result, vmap_method="sequential")
+    return call(x, kernel, coefficients, window=_window(strides, pads), relu=np.bool_(relu))
+
+
+def _output_shape(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array) -> tuple[int, ...]:
     sizes = (
         (size + sum(pad) - window) // stride + 1
         for size, pad, window, stride in zip(x.shape[1:3], pads, kernel.shape[:2], strides, strict=True)
     )
-    shape = (x.shape[0], *sizes, kernel.shape[3])
-    return _convolve(Kind.FORWARD, shape, strides, pads, winograd, x, kernel)
+    return (x.shape[0], *sizes, kernel.shape[3])
+
+
+def _window(strides: Strides, pads: Pads) -> np.ndarray:
+    return np.array([*strides, *pads[0], *pads[1]], np.int64)
 
 
 def input_gradient(
     strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array, *, winograd: bool = False
 ) -> jax.Array:
     """The gradient of x [B, H, W, C], given that of the output [B, H', W', N]."""
-    return _convolve(Kind.INPUT_GRADIENT, x.shape, strides, pads, winograd, gradient, kernel)
+    return _convolve(Kind.INPUT_GRADIENT, x.shape, x.dtype, strides, pads, winograd, gradient, kernel)
 
 
 def kernel_gradient(
     strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array, *, winograd: bool = False
 ) -> jax.Array:
     """The gradient of kernel [kh, kw, C, N], given that of the output [B, H', W', N]."""
-    return _convolve(Kind.KERNEL_GRADIENT, kernel.shape, strides, pads, winograd, x, gradient)
+    return _convolve(Kind.KERNEL_GRADIENT, kernel.shape, kernel.dtype, strides, pads, winograd, x, gradient)
 
 
 def takes_winograd(strides: Strides, kernel: Sequence[int], output: Sequence[int]) -> bool:
@@ -296,30 +320,30 @@ def max_pool_gradient(x: jax.Array, gradient: jax.Array, window: Sequence[int]) 
     return call(x, gradient, window=np.array(window, np.int64))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4, 5))
 def _convolve(
     kind: Kind,
     shape: tuple[int, ...],
+    dtype: np.dtype,
     strides: Strides,
     pads: Pads,
     winograd: bool,
     first: jax.Array,
     second: jax.Array,
 ) -> jax.Array:
-    result = jax.typeof(first).update(shape=shape)  # within a `shard_map` it varies over the same axes
-    window = np.array([*strides, *pads[0], *pads[1]], np.int64)
+    result = jax.typeof(first).update(shape=shape, dtype=dtype)  # within a `shard_map` it varies over the same axes
     of_kernel = kind == Kind.KERNEL_GRADIENT
     kernel, tiled = (shape, second.shape) if of_kernel else (second.shape, shape)
     filters = winograd and first.dtype == jnp.float32 and takes_winograd(strides, kernel, tiled)
     call = jax.ffi.ffi_call(TARGET, result, vmap_method="sequential")
-    return call(first, second, kind=np.int64(kind), window=window, filters=np.bool_(filters))
+    return call(first, second, kind=np.int64(kind), window=_window(strides, pads), filters=np.bool_(filters))
 
 
-def _convolve_forward(kind, shape, strides, pads, winograd, first, second):
-    return _convolve(kind, shape, strides, pads, winograd, first, second), (first, second)
+def _convolve_forward(kind, shape, dtype, strides, pads, winograd, first, second):
+    return _convolve(kind, shape, dtype, strides, pads, winograd, first, second), (first, second)
 
 
-def _convolve_backward(kind, shape, strides, pads, winograd, operands, cotangent):
+def _convolve_backward(kind, shape, dtype, strides, pads, winograd, operands, cotangent):
     """Each kind is linear in both operands, and its transposes are the other two kinds."""
     first, second = operands
     of_first, of_second = {
@@ -328,8 +352,8 @@ def _convolve_backward(kind, shape, strides, pads, winograd, operands, cotangent
         Kind.KERNEL_GRADIENT: ((Kind.INPUT_GRADIENT, second, cotangent), (Kind.FORWARD, first, cotangent)),
     }[kind]
     return (
-        _convolve(of_first[0], first.shape, strides, pads, winograd, *of_first[1:]),
-        _convolve(of_second[0], second.shape, strides, pads, winograd, *of_second[1:]),
+        _convolve(of_first[0], first.shape, first.dtype, strides, pads, winograd, *of_first[1:]),
+        _convolve(of_second[0], second.shape, second.dtype, strides, pads, winograd, *of_second[1:]),
     )
 
 

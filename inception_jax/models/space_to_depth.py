@@ -47,7 +47,7 @@ def forward(
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
     x = x.reshape(batch, sizes[0], 2, sizes[1], 2, channels).transpose(0, 1, 3, 2, 4, 5)
     odd = [(0, 2 * half - window) for half, window in zip(taps, kernel.shape[:2], strict=True)]
-    kernel = jnp.pad(kernel, (*odd, (0, 0), (0, 0))).reshape(taps[0], 2, taps[1], 2, channels, -1)
+    kernel = jnp.pad(kernel.astype(x.dtype), (*odd, (0, 0), (0, 0))).reshape(taps[0], 2, taps[1], 2, channels, -1)
     return lax.conv_general_dilated(
         x.reshape(batch, *sizes, 4 * channels),
         kernel.transpose(0, 2, 1, 3, 4, 5).reshape(*taps, 4 * channels, -1),

@@ -272,6 +272,20 @@ def test_gradients_in_vmap(x64, algorithm):
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * np.abs(want).max())
 
 
+@pytest.mark.parametrize("algorithm", ["fast", "exact"])
+def test_a_wider_kernel_is_rounded(algorithm):
+    x, kernel = operands((2, 9, 9, 8), (3, 3, 8, 16), jnp.bfloat16)
+    kernel = jax.random.normal(jax.random.key(1), kernel.shape)
+    got, want = (
+        jax.vjp(lambda kernel, dtype=dtype: conv2d(x, kernel.astype(dtype), algorithm=algorithm), kernel)
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    np.testing.assert_array_equal(got[0], want[0])
+    gradients = [towards(jnp.ones_like(y))[0] for y, towards in (got, want)]
+    assert got[0].dtype == jnp.bfloat16 and gradients[0].dtype == jnp.float32
+    np.testing.assert_array_equal(*gradients)
+
+
 def test_mistakes():
     x, kernel = jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 2))
     for arguments, message in (

@@ -97,6 +97,49 @@ def test_bfloat16_is_summed_in_float32_and_rounded_once(images, window, strides,
 
 
 @needs_bfloat16
+@SHAPES
+def test_a_float32_kernel_beside_bfloat16_is_rounded_by_onednn(images, window, strides, padding):
+    """The same bits as of a rounded kernel; its gradient is not rounded, and the program converts nothing."""
+    x, kernel = operands(images, window, jnp.bfloat16)
+    kernel = jax.random.normal(jax.random.key(3), kernel.shape)
+    rounded = kernel.astype(jnp.bfloat16)
+    y, towards = jax.vjp(lambda x, kernel: ours(x, kernel, strides, padding), x, kernel)
+    gradient = jax.random.normal(jax.random.key(2), y.shape, jnp.bfloat16)
+    of_rounded, towards_of_rounded = jax.vjp(lambda x, kernel: ours(x, kernel, strides, padding), x, rounded)
+    of_input, of_kernel = towards(gradient)
+    same_of_input, of_kernel_rounded = towards_of_rounded(gradient)
+    np.testing.assert_array_equal(y, of_rounded)
+    np.testing.assert_array_equal(of_input, same_of_input)
+    assert of_kernel.dtype == jnp.float32
+    np.testing.assert_array_equal(of_kernel.astype(jnp.bfloat16), of_kernel_rounded)
+    wide = [v.astype(jnp.float32) for v in (x, rounded)]
+    (want,) = jax.vjp(lambda kernel: xla(wide[0], kernel, strides, padding), wide[1])[1](gradient.astype(jnp.float32))
+    np.testing.assert_allclose(of_kernel, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+    text = jax.jit(lambda x, kernel: jax.vjp(lambda *a: ours(*a, strides, padding), x, kernel)[1](gradient))
+    text = text.lower(x, kernel).as_text()
+    assert text.count(f"@{onednn.TARGET}(") == 2 and "stablehlo.convert" not in text
+
+
+@needs_onednn
+def test_a_float32_kernel_beside_16_bits_elsewhere_is_rounded_before(monkeypatch):
+    """On a processor without products of bfloat16, and in what other platforms take of a program for all of them."""
+    x, kernel = operands((2, 16, 16, 3), (7, 7, 3, 32), jnp.bfloat16)
+    kernel = jax.random.normal(jax.random.key(3), kernel.shape)
+    with TRACED_FOR(None):
+        traced = jax.jit(jax.grad(lambda kernel: ours(x, kernel, 2).astype(jnp.float32).sum())).trace(kernel)
+        for platform in ("tpu", "cuda"):
+            lines = traced.lower(lowering_platforms=(platform,)).as_text().splitlines()
+            lines = [line for line in lines if "stablehlo.convolution" in line]
+            assert lines and all("f32" not in line for line in lines)
+    monkeypatch.setattr(onednn, "load", lambda: onednn.Calls("", bfloat16=False))
+    for dtype in (jnp.bfloat16, jnp.float16):
+        got, want = (
+            jax.vjp(functools.partial(ours, x.astype(dtype)), one)[0] for one in (kernel, kernel.astype(dtype))
+        )
+        np.testing.assert_array_equal(got, want)
+
+
+@needs_bfloat16
 def test_bfloat16_is_never_filtered():
     x, kernel = operands((4, 28, 28, 64), (3, 3, 64, 96), jnp.bfloat16)
     assert onednn.takes_winograd((1, 1), kernel.shape, (4, 28, 28, 96))
