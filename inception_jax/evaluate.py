@@ -64,7 +64,7 @@ def _arguments() -> ArgumentParser:
     )
     add("--step", help="'best' or a step; default: the newest checkpoint")
     add("--split", help="default: the config's evaluation split")
-    add("--protocol", help="single, 10-crop, 12-crop or 144-crop; default: the config's")
+    add("--protocol", help="single, flip, 10-crop, 12-crop or 144-crop; default: the config's")
     add("--batch_size", type=command_line.whole(1, MAX_BATCH), help="crops per step; default: the config's")
     add(
         "--image_size",

@@ -421,7 +421,8 @@ SCHEMA: dict[str, Any] = {
         ),
         "protocol": Field(
             "single",
-            "crops of an image whose predictions are averaged: single (the crop below), 10-crop, 12-crop or 144-crop",
+            "crops of an image whose predictions are averaged: single (the crop below), flip (it and its mirror "
+            "image), 10-crop, 12-crop or 144-crop",
         ),
         "crop": Field(
             "center",

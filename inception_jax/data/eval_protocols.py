@@ -52,6 +52,7 @@ class Protocol:
       source: where the protocol is published, and what of it is not.
       short_sides: the shorter sides that an image is resized to, its aspect ratio kept, for crops of 224 pixels; none:
         the protocol is the run's own evaluation crop.
+      mirrors: of the run's own evaluation crop: whether its mirror image is a second crop. Other crops always have one.
       squares: how many squares, as high and wide as the shorter side, are taken from a resized image: 1, the center;
         3, also both ends of the longer side (left and right, or top and bottom).
       whole: whether each square itself, resized to the network's size, is a crop beside its four corners and center.
@@ -60,13 +61,16 @@ class Protocol:
     name: str
     source: str
     short_sides: tuple[int, ...] = ()
+    mirrors: bool = False
     squares: int = 1
     whole: bool = False
 
     @property
     def crops(self) -> int:
         """Crops of an image."""
-        return len(self.short_sides) * self.squares * (6 if self.whole else 5) * 2 or 1
+        if not self.short_sides:
+            return 2 if self.mirrors else 1
+        return len(self.short_sides) * self.squares * (6 if self.whole else 5) * 2
 
     def list_windows(self, height: int, width: int, size: int) -> Iterator[CropWindow]:
         """Yields the crops of an image in their order: shorter sides, squares, crops of a square, each and its mirror.
@@ -104,14 +108,16 @@ class Protocol:
         Args:
           image: uint8 [height, width, C].
           size: height and width of a crop, in pixels.
-          crop: the run's own evaluation crop: all of it for "single", else its interpolation.
+          crop: the run's own evaluation crop: all of it for "single" and "flip", else its interpolation.
           out: uint8 [crops, size, size, C], or [size, size, C] for "single": written to.
 
         Raises:
           UserError: as `list_windows`.
         """
         if not self.short_sides:
-            center_crop(image, size, crop, out=out)
+            center_crop(image, size, crop, out=out[0] if self.mirrors else out)
+            if self.mirrors:
+                out[1] = out[0, :, ::-1]
             return
         resize = resampling.RESIZES[crop.interpolation]
         resized, (height, width) = image, image.shape[:2]
@@ -135,6 +141,7 @@ PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         SINGLE,
+        Protocol("flip", "arXiv:1409.1556, section 3.2: the image and its mirror image", mirrors=True),
         Protocol(
             "10-crop",
             "Krizhevsky et al., NIPS 2012, section 4.1: corners and center of the central 256x256 square, mirrored",

@@ -75,7 +75,7 @@ def by_hand(network, protocol, split="test"):
 
 def test_crops_are_averaged_on_any_number_of_devices_in_both_modes(runs, evaluated):
     network = load_run(runs[0])
-    for name, batch in (("12-crop", 36), ("144-crop", 24)):  # batches of 3 and 2 examples; 20 in all
+    for name, batch in (("flip", 6), ("12-crop", 36), ("144-crop", 24)):  # batches of 3, 3 and 2 examples; 20 in all
         means, labels = by_hand(network, get_protocol(name))
         flags = [f"--workdir={runs[0]}", f"--protocol={name}", "--json"]
         one = evaluated(*flags, f"--batch_size={batch}")
@@ -96,7 +96,7 @@ def test_crops_are_averaged_on_any_number_of_devices_in_both_modes(runs, evaluat
     single = evaluated(f"--workdir={runs[0]}", "--json")
     assert single["loss"] != one["loss"] and single["crops"] == 1
     folders = {path.name for path in (runs[0] / "evaluations").iterdir()}
-    assert {f"test_raw_4_{name}" for name in ("single", "12-crop", "144-crop")} <= folders
+    assert {f"test_raw_4_{name}" for name in ("single", "flip", "12-crop", "144-crop")} <= folders
 
 
 def test_an_ensemble_of_runs_is_that_of_their_saved_predictions(runs, evaluated, tmp_path):
