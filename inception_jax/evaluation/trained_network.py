@@ -417,14 +417,15 @@ def build(
     config = Config(config_dict)
     if config.model.num_classes == 0 and class_names:
         raise _no_classifier(where)
-    available = jax.device_count()
+    available, model = jax.device_count(), network_setup.build_model(config, len(class_names))
     if host_devices.is_split() and config.parallel.devices != host_devices.COUNT:
         # Statistics of training images are of training batches, which need not divide.
         whole = config.evaluation.batch_norm_images is not None
-        if whole or (config.evaluation.batch_size or config.batch_size) < host_devices.FEWEST:
+        few = (config.evaluation.batch_size or config.batch_size) < host_devices.FEWEST
+        if whole or few or host_devices.one_suffices(model.dtype, model.convolution):
             available = 1
     devices = Devices(config.parallel.mode, min(config.parallel.devices or available, available))
-    model = _computable(network_setup.build_model(config, len(class_names)), devices)
+    model = _computable(model, devices)
     network_input = network_setup.read_input(config)
     _check_shapes(model, variables, network_input.image_size, where)
     return TrainedNetwork(

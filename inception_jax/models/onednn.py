@@ -5,7 +5,8 @@ are compiled by the machine's C++ compiler when they are first needed, once per 
 custom calls that know nothing but shapes: a stored program runs in every process that called `load`.
 
 Float32, and bfloat16 on processors that have instructions for its products (AVX512_BF16 or AMX; `Calls.bfloat16`):
-they are summed in float32 and rounded once. Other 16-bit operands are computed in float32. Sums are taken in another
+they are summed in float32 and rounded once; kernels are float32 and rounded as they are read, their gradients are not
+rounded, and in evaluation what follows a convolution is computed with it (`scaled_forward`). Other 16-bit operands are computed in float32. Sums are taken in another
 order than XLA's. A kernel's gradient is a sum over parts of the batch, as many as XLA has threads, 16 at most: with
 another number of threads its last bits differ, and with Winograd's filtering those of all results.
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 COUNT = 2
 FEWEST = 4
@@ -44,6 +46,20 @@ def gains(examples: int | None = None) -> bool:
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     chosen = chosen or jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]  # jax declares no types for it
     return not chosen and _threads() >= COUNT and (examples is None or examples >= FEWEST)
+
+
+def one_suffices(dtype: Any, convolution: str) -> bool:
+    """Whether a network computes as fast on one device: almost all of it in calls that use all cores themselves.
+
+    In bfloat16 with oneDNN's convolutions (two cores of a Zen 5): Inception-v3 and v4, batches of 4, 0.92 of the time
+    on two, as each would copy the kernels into oneDNN's layout; GoogLeNet as long. In float32 GoogLeNet with local
+    response normalization, which XLA computes, takes 0.9 on two.
+
+    Args:
+      dtype: that the network computes in.
+      convolution: its algorithm.
+    """
+    return jnp.dtype(dtype) == jnp.bfloat16 and convolution.startswith("onednn")
 
 
 def is_split() -> bool:

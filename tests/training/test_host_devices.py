@@ -114,6 +114,11 @@ def test_no_batch_is_refused_for_devices_that_nobody_asked_for(small_run, monkey
         loaded = trained_network.load(recipe, small_run, trained_network.load_class_names(small_run))
         counts.append(loaded.devices.count)
     assert counts == [8, 1, 1, 2, 2]
+    recipe.evaluation.batch_norm_images = recipe.evaluation.batch_size = recipe.parallel.devices = None
+    for dtype, convolution, count in (("bfloat16", "onednn", 1), ("bfloat16", "fast", 8), ("float32", "onednn", 8)):
+        recipe.model.dtype, recipe.model.convolution = dtype, convolution
+        loaded = trained_network.load(recipe, small_run, trained_network.load_class_names(small_run))
+        assert loaded.devices.count == count
 
 
 @pytest.mark.parametrize("verb", [evaluate, extract, predict])
@@ -136,7 +141,15 @@ def test_a_number_of_devices_that_is_asked_for_is_there_or_an_error(verb, small_
     assert asked == [None]
 
 
-@pytest.mark.parametrize(("flags", "devices"), [(["--batch_size=8"], 2), (["--batch_size=7"], 1)])
+@pytest.mark.parametrize(
+    ("flags", "devices"),
+    [
+        (["--batch_size=8"], 2),
+        (["--batch_size=7"], 1),
+        (["--batch_size=8", "--dtype=bfloat16", "--set", "convolution=onednn"], 1),
+        (["--batch_size=8", "--set", "convolution=onednn"], 2),
+    ],
+)
 def test_a_comparison_of_inference_says_how_many_devices_are_ours(flags, devices, monkeypatch):
     found = []
     monkeypatch.setattr(versus_command, "_backend", lambda: "cpu")
