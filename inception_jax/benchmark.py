@@ -197,10 +197,9 @@ def _measure(flags: argparse.Namespace, config: ConfigDict) -> int:
             f"--blocks={flags.blocks} --seconds={flags.seconds:g}: must be at least 2 blocks and more than 0 seconds"
         )
     # Inference is timed as evaluate, predict, extract and score compute it; training, and both together, on one device.
-    one_suffices = host_devices.one_suffices(config.model.dtype, config.model.convolution or "")
-    divides = config.parallel.devices is None and config.batch_size % host_devices.COUNT == 0
-    if flags.what == "inference" and divides and not one_suffices:
-        host_devices.use_two(config.batch_size)
+    if flags.what == "inference" and config.parallel.devices is None and config.batch_size % host_devices.COUNT == 0:
+        if not host_devices.one_suffices(config.model.dtype, config.model.convolution):
+            host_devices.use_two(config.batch_size)
     parallel.enable_compilation_cache()
     setup = workload.build_setup(config)
     plan = measure.MeasurementPlan(

@@ -417,15 +417,15 @@ def build(
     config = Config(config_dict)
     if config.model.num_classes == 0 and class_names:
         raise _no_classifier(where)
-    available, model = jax.device_count(), network_setup.build_model(config, len(class_names))
+    available = jax.device_count()
+    model = _computable(network_setup.build_model(config, len(class_names)))
     if host_devices.is_split() and config.parallel.devices != host_devices.COUNT:
         # Statistics of training images are of training batches, which need not divide.
         whole = config.evaluation.batch_norm_images is not None
         few = (config.evaluation.batch_size or config.batch_size) < host_devices.FEWEST
-        if whole or few or host_devices.one_suffices(model.dtype, model.convolution):
+        if whole or few or host_devices.one_suffices(config.model.dtype, model.convolution):
             available = 1
     devices = Devices(config.parallel.mode, min(config.parallel.devices or available, available))
-    model = _computable(model, devices)
     network_input = network_setup.read_input(config)
     _check_shapes(model, variables, network_input.image_size, where)
     return TrainedNetwork(
@@ -440,9 +440,9 @@ def build(
     )
 
 
-def _computable(model: BaseNetwork, devices: Devices) -> BaseNetwork:
+def _computable(model: BaseNetwork) -> BaseNetwork:
     """The network; where it computes by oneDNN and that is missing, by XLA: the last digits of its numbers differ."""
-    if model.convolution.startswith("onednn") and devices.mesh.devices.flat[0].platform == "cpu":
+    if model.convolution.startswith("onednn") and jax.default_backend() == "cpu":
         try:
             onednn.load()
         except ModelError as error:

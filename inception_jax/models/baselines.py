@@ -10,13 +10,13 @@ import dataclasses
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models import checks
 from inception_jax.models.adaptive_pooling import adaptive_avg_pool
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.blocks import Conv, MaxPool, Mixed
+from inception_jax.models.concatenation import concatenate_channels
 from inception_jax.models.heads import CLASSIFIER_SITE, classifier, dropout
 from inception_jax.models.initialization import Normal, slim_xavier
 from inception_jax.models.layers import ConvUnit, LayerOptions, Linear, apply_remat, relu
@@ -66,7 +66,7 @@ class GroupedConv(nn.Module):
             ConvUnit(self.features // 2, self.kernel_size, self.options, name=f"tower_{number}")(half, train=train)
             for number, half in halves
         ]
-        return jnp.concatenate(towers, axis=-1)
+        return concatenate_channels(towers, self.options.convolution)
 
 
 class AlexNet(BaseNetwork):

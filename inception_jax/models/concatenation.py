@@ -20,11 +20,11 @@ def concatenate_channels(maps: Sequence[jax.Array], algorithm: str) -> jax.Array
     of oneDNN make and read are therefore concatenated as integers of 16 bits.
 
     Args:
-      maps: of one dtype, which agree in all axes but the last.
+      maps: which agree in all axes but the last.
       algorithm: of the convolutions, as of `conv2d`.
     """
-    known = algorithm.startswith("onednn") and maps[0].dtype == jnp.bfloat16 and not is_traced_for_shapes()
-    if known and onednn.computes(*maps):
+    known = algorithm.startswith("onednn") and not is_traced_for_shapes()
+    if known and all(one.dtype == jnp.bfloat16 for one in maps) and onednn.computes(*maps):
         return _concatenate(*maps)
     return jnp.concatenate(maps, axis=-1)
 

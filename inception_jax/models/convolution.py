@@ -29,11 +29,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from inception_jax.models import onednn, space_to_depth
-from inception_jax.models.batch_norm_calls import scale_form
 from inception_jax.models.checks import check_choice
 from inception_jax.models.platforms import is_traced_for_shapes, platform_dependent
 from inception_jax.models.tracing import trace_once
-from inception_jax.models.varying_axes import match_varying_axes, vary_as
+from inception_jax.models.varying_axes import match_varying_axes
 from inception_jax.models.weight_gradient import Pads, Strides, exact_weight_gradient, fast_weight_gradient
 
 Lowering = Callable[..., jax.Array]
@@ -75,7 +74,7 @@ def conv2d(
       ModelError: an unknown algorithm, or oneDNN cannot be had.
     """
     check_choice("algorithm", algorithm, ALGORITHMS)
-    strides, pads = _explicit(x, kernel, strides, padding, dilation)
+    strides, pads = explicit_window(x, kernel, strides, padding, dilation)
     plain = dilation != 1 or is_traced_for_shapes()
     if plain or not (algorithm.startswith("onednn") and onednn.computes(x, kernel)):
         kernel = kernel.astype(x.dtype)
@@ -86,51 +85,21 @@ def conv2d(
     return _conv_once(*match_varying_axes(x, kernel), strides, pads, algorithm)
 
 
-def scales(x: jax.Array, kernel: jax.Array, dilation: int, algorithm: str) -> bool:
-    """Whether `scaled_conv2d` is for these operands of `conv2d`: where it is faster. Raises ModelError as `conv2d`.
-
-    In float32 it took as long as the two, or 1.03 times.
-    """
-    known = algorithm.startswith("onednn") and dilation == 1 and not is_traced_for_shapes()
-    return known and x.dtype == jnp.bfloat16 and onednn.computes(x, kernel)
-
-
-def scaled_conv2d(
-    x: jax.Array,
-    kernel: jax.Array,
-    coefficients: jax.Array,
-    strides: int | Sequence[int],
-    padding: str | int | Sequence[tuple[int, int]],
-    algorithm: str,
-    *,
-    relu: bool,
-) -> jax.Array:
-    """A convolution times a factor and plus a shift per channel, then a ReLU: batch norm in evaluation, or a bias.
-
-    For operands of which `scales` says so: on a CPU oneDNN computes it in one pass over the output, in float32, and
-    rounds once. Differentiable in reverse mode; the gradient computes the convolution once more.
-
-    Args:
-      x, kernel, strides, padding, algorithm: as of `conv2d`.
-      coefficients: factors and shifts, [2, C_out], float32.
-      relu: whether a ReLU follows. A NaN stays one; on a CPU minus infinity becomes one.
-
-    Returns:
-      [B, H', W', C_out] in the dtype of `x`.
-    """
-    strides, pads = _explicit(x, kernel, strides, padding, 1)
-    x, kernel = match_varying_axes(x, kernel)
-    return _scaled_once(x, kernel, vary_as(coefficients, x), strides, pads, algorithm, relu)
-
-
-def _explicit(
+def explicit_window(
     x: jax.Array,
     kernel: jax.Array,
     strides: int | Sequence[int],
     padding: str | int | Sequence[tuple[int, int]],
     dilation: int,
 ) -> tuple[Strides, Pads]:
-    """The strides and the padding in pixels, of operands that fit."""
+    """Converts strides and padding as `conv2d` takes them, with checks of its operands, to numbers per axis.
+
+    Returns:
+      (rows, columns) of the strides; the padding as of `explicit_padding`.
+
+    Raises:
+      ValueError: as `conv2d`.
+    """
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
         raise ValueError(f"conv2d: images {x.shape} and kernel {kernel.shape}: expected [B,H,W,C] and [kh,kw,C,N]")
     if not jnp.issubdtype(x.dtype, jnp.floating) or widened(kernel, x.dtype).dtype != kernel.dtype:
@@ -205,60 +174,6 @@ def _conv_backward(
 
 _conv.defvjp(_conv_forward, _conv_backward)
 _conv_once = trace_once("strides", "pads", "algorithm")(_conv)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
-def _scaled(
-    x: jax.Array,
-    kernel: jax.Array,
-    coefficients: jax.Array,
-    strides: Strides,
-    pads: Pads,
-    algorithm: str,
-    relu: bool,
-) -> jax.Array:
-    call = partial(onednn.scaled_forward, strides, pads, relu=relu)
-    form = partial(_scaled_form, strides, pads, algorithm, relu)
-    return platform_dependent(x, kernel, coefficients, default=form, cpu=call)
-
-
-def _scaled_form(
-    strides: Strides,
-    pads: Pads,
-    algorithm: str,
-    relu: bool,
-    x: jax.Array,
-    kernel: jax.Array,
-    coefficients: jax.Array,
-) -> jax.Array:
-    return scale_form(relu, _conv(x, kernel, strides, pads, algorithm), coefficients)
-
-
-def _scaled_forward(
-    x: jax.Array,
-    kernel: jax.Array,
-    coefficients: jax.Array,
-    strides: Strides,
-    pads: Pads,
-    algorithm: str,
-    relu: bool,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    return _scaled(x, kernel, coefficients, strides, pads, algorithm, relu), (x, kernel, coefficients)
-
-
-def _scaled_backward(
-    strides: Strides,
-    pads: Pads,
-    algorithm: str,
-    relu: bool,
-    operands: tuple[jax.Array, jax.Array, jax.Array],
-    gradient: jax.Array,
-) -> tuple[jax.Array, ...]:
-    return jax.vjp(partial(_scaled_form, strides, pads, algorithm, relu), *operands)[1](gradient)
-
-
-_scaled.defvjp(_scaled_forward, _scaled_backward)
-_scaled_once = trace_once("strides", "pads", "algorithm", "relu")(_scaled)
 
 
 @trace_once("cpu", "default", "strides", "pads", "cuda")

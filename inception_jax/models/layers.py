@@ -10,12 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from inception_jax.models.convolution import conv2d, scaled_conv2d, scales, widened
+from inception_jax.models.convolution import conv2d, widened
 from inception_jax.models.depthwise import depthwise_conv2d
 from inception_jax.models.initialization import Constant
 from inception_jax.models.normalization import BatchNorm, BatchNormOptions
 from inception_jax.models.parameters import Initializer, parameter
 from inception_jax.models.platforms import is_traced_for_shapes
+from inception_jax.models.scaled_convolution import scaled_conv2d, scales
 from inception_jax.models.tracing import trace_once
 
 relu = trace_once()(nn.relu)
@@ -187,28 +188,34 @@ def _convolve(
 
 def _coefficients(unit: ConvUnit | SeparableConvUnit, channels: int) -> jax.Array:
     """Of what follows a unit's convolution in evaluation: factors and shifts, [2, C], float32."""
-    options = unit.options
-    batch_norm = options.batch_norm if unit.normalize else None
-    factor, shift = jnp.ones(channels), jnp.zeros(channels)
-    if batch_norm is not None:
-        factor, shift = BatchNorm(batch_norm, options.param_dtype, name="bn").coefficients(channels)
-    if batch_norm is None or options.conv_bias:
-        bias = parameter(unit, "bias", Constant(options.bias), (channels,), options.param_dtype)
+    bias, normalize = _bias_and_batch_norm(unit, channels)
+    factor, shift = jnp.ones(channels, jnp.float32), jnp.zeros(channels, jnp.float32)
+    if normalize is not None:
+        factor, shift = normalize.coefficients(channels)
+    if bias is not None:
         shift = bias.astype(jnp.float32) * factor + shift
     return jnp.stack([factor, shift])
 
 
 def _finish(unit: ConvUnit | SeparableConvUnit, x: jax.Array, train: bool) -> jax.Array:
     """Applies what follows a unit's convolution: bias, batch norm and ReLU, where it has them."""
-    options = unit.options
+    bias, normalize = _bias_and_batch_norm(unit, x.shape[-1])
+    if bias is not None:
+        x = add_bias(x, bias)
+    if normalize is not None:
+        return normalize(x, train=train, relu=unit.relu, algorithm=unit.options.convolution)
+    return relu(x) if unit.relu and not is_traced_for_shapes() else x
+
+
+def _bias_and_batch_norm(
+    unit: ConvUnit | SeparableConvUnit, channels: int
+) -> tuple[jax.Array | None, BatchNorm | None]:
+    """What a unit adds to its convolution, and the layer that normalizes that; None: it has none."""
+    options, bias = unit.options, None
     batch_norm = options.batch_norm if unit.normalize else None
     if batch_norm is None or options.conv_bias:
-        bias = parameter(unit, "bias", Constant(options.bias), x.shape[-1:], options.param_dtype)
-        x = add_bias(x, bias)
-    if batch_norm is not None:
-        normalize = BatchNorm(batch_norm, options.param_dtype, name="bn")
-        return normalize(x, train=train, relu=unit.relu, algorithm=options.convolution)
-    return relu(x) if unit.relu and not is_traced_for_shapes() else x
+        bias = parameter(unit, "bias", Constant(options.bias), (channels,), options.param_dtype)
+    return bias, None if batch_norm is None else BatchNorm(batch_norm, options.param_dtype, name="bn")
 
 
 class Linear(nn.Module):

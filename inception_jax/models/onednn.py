@@ -5,10 +5,11 @@ are compiled by the machine's C++ compiler when they are first needed, once per 
 custom calls that know nothing but shapes: a stored program runs in every process that called `load`.
 
 Float32, and bfloat16 on processors that have instructions for its products (AVX512_BF16 or AMX; `Calls.bfloat16`):
-they are summed in float32 and rounded once; kernels are float32 and rounded as they are read, their gradients are not
-rounded, and in evaluation what follows a convolution is computed with it (`scaled_forward`). Other 16-bit operands are computed in float32. Sums are taken in another
-order than XLA's. A kernel's gradient is a sum over parts of the batch, as many as XLA has threads, 16 at most: with
-another number of threads its last bits differ, and with Winograd's filtering those of all results.
+they are summed in float32 and rounded once. A kernel of float32 beside maps of bfloat16 is rounded as it is read, and
+its gradient is not rounded. In evaluation what follows a convolution is computed with it (`scaled_forward`). Other
+16-bit operands are computed in float32. Sums are taken in another order than XLA's. A kernel's gradient is a sum over
+parts of the batch, as many as XLA has threads, 16 at most: with another number of threads its last bits differ, and
+with Winograd's filtering those of all results.
 
 "onednn_winograd" takes Winograd's minimal filtering (`winograd.h`), in float32, for 3x3, 3x1, 1x3, 7x1 and 1x7 kernels
 of stride 1 with enough channels and pixels; oneDNN computes the products of its matrices. It takes 0.25 of the
@@ -234,9 +235,9 @@ def _run(command: list[str]) -> None:
 
 
 def forward(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, *, winograd: bool = False) -> jax.Array:
-    """The convolution of x [B, H, W, C] with kernel [kh, kw, C, N]: [B, H', W', N], all float32 or all bfloat16.
+    """The convolution of x [B, H, W, C] with kernel [kh, kw, C, N]: [B, H', W', N]; maps in float32 or bfloat16.
 
-    The kernel may be float32 beside maps of bfloat16, here and in the gradients: oneDNN rounds it to theirs where it
+    The kernel has their dtype, or float32 beside bfloat16, here and in the gradients: oneDNN then rounds it where it
     copies it to its own layout. Its gradient has its dtype.
 
     With `winograd`, in float32, by Winograd's filtering, here and in the gradients, where it is faster for the shapes.

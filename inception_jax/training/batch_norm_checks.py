@@ -88,7 +88,8 @@ def map_sizes(model: BaseNetwork, image_size: int) -> dict[str, int]:
 
     def record(call: Callable[..., Any], arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
         layer = context.module
-        if isinstance(layer, BatchNorm) and (path := "/".join(layer.path)) not in layer.options.frozen:
+        normalizes = isinstance(layer, BatchNorm) and context.method_name == "__call__"
+        if normalizes and (path := "/".join(layer.path)) not in layer.options.frozen:
             sizes[path] = math.prod(arguments[0].shape[1:-1])
         return call(*arguments, **options)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 import jax
-import jax.numpy as jnp
+
+from inception_jax.models import onednn
 
 COUNT = 2
 FEWEST = 4
@@ -48,7 +48,7 @@ def gains(examples: int | None = None) -> bool:
     return not chosen and _threads() >= COUNT and (examples is None or examples >= FEWEST)
 
 
-def one_suffices(dtype: Any, convolution: str) -> bool:
+def one_suffices(dtype: str, convolution: str | None) -> bool:
     """Whether a network computes as fast on one device: almost all of it in calls that use all cores themselves.
 
     In bfloat16 with oneDNN's convolutions (two cores of a Zen 5): Inception-v3 and v4, batches of 4, 0.92 of the time
@@ -57,9 +57,12 @@ def one_suffices(dtype: Any, convolution: str) -> bool:
 
     Args:
       dtype: that the network computes in.
-      convolution: its algorithm.
+      convolution: its algorithm; None: the default.
+
+    Raises:
+      ModelError: oneDNN cannot be had.
     """
-    return jnp.dtype(dtype) == jnp.bfloat16 and convolution.startswith("onednn")
+    return dtype == "bfloat16" and (convolution or "").startswith("onednn") and onednn.load().bfloat16
 
 
 def is_split() -> bool:
