@@ -47,6 +47,7 @@ VARIANTS = {
     "large crops": ONEDNN | LARGE_CROPS,
     "smoothing": ONEDNN | SMOOTHING,
     "full width": ONEDNN | {"model.width_multiplier": 1.0},
+    "full width, bfloat16": ONEDNN | {"model.width_multiplier": 1.0, "model.dtype": "bfloat16"},
     "full width, large crops": ONEDNN | LARGE_CROPS | {"model.width_multiplier": 1.0},
     "full width, large crops, bfloat16": ONEDNN
     | LARGE_CROPS
