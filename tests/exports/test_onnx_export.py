@@ -25,9 +25,11 @@ onnx = pytest.importorskip("onnx", reason="onnx is an optional extra")
 reference = pytest.importorskip("onnx.reference", reason="onnx is an optional extra")
 onnxruntime = pytest.importorskip("onnxruntime", reason="what the files are run in; onnxruntime is not installed")
 
-# What rounding to float32 leaves of 1.2e-7 after up to 244 layers; the whole networks are held against JAX in float64,
-# since its own float32 is as far from the truth (Xception: 1.7e-6 either).
-CLOSE = 2e-6
+CLOSE = 2e-6  # what rounding to float32 leaves
+# Whole networks are held against JAX in float64, and may be this many times as far from it as JAX's own float32 on the
+# same processor. How far that is depends on the network and on the processor (Xception: 1.1e-6 and 1.7e-6 by JAX,
+# 2.1e-6 and 1.7e-6 by onnxruntime, on two of them).
+OTHER_ROUNDING = 4
 # One endpoint per network: the widest variety of layers lies before it.
 ENDPOINTS = {
     "inception_v1": "inception_4e",
@@ -68,12 +70,13 @@ def test_every_network_in_another_runtime(name, options, network_of, outputs, ma
         names.append(ENDPOINTS[name])
     images = make_images(3, height, width)
     expected = outputs.exact(model, variables, images, *names)
+    rounding = max(map(difference, outputs(model, variables, images, *names), expected))
     for fold in (False, True):
         export_onnx(model, variables, (height, width), tmp_path / "a.onnx", endpoints=names[1:], fold_batch_norm=fold)
         one_by_one = [run(tmp_path / "a.onnx", images[k : k + 1], *names) for k in range(3)]
         for found in (run(tmp_path / "a.onnx", images, *names), map(np.concatenate, zip(*one_by_one, strict=True))):
             for ours, theirs in zip(found, expected, strict=True):
-                assert difference(ours, theirs) < CLOSE
+                assert difference(ours, theirs) < OTHER_ROUNDING * rounding
         ops = operators(tmp_path / "a.onnx")
         # Pools and normalizations are whole: nothing is left of the slices that they are written with. AlexNet's halves
         # are slices of channels, and ONNX has no adaptive pool.
