@@ -198,8 +198,7 @@ def _measure(flags: argparse.Namespace, config: ConfigDict) -> int:
         )
     # Inference is timed as evaluate, predict, extract and score compute it; training, and both together, on one device.
     if flags.what == "inference" and config.parallel.devices is None and config.batch_size % host_devices.COUNT == 0:
-        if not host_devices.one_suffices(config.model.dtype, config.model.convolution):
-            host_devices.use_two(config.batch_size)
+        host_devices.use_two(config.batch_size)
     parallel.enable_compilation_cache()
     setup = workload.build_setup(config)
     plan = measure.MeasurementPlan(

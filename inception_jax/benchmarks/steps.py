@@ -16,6 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from inception_jax.benchmarks import roofline, synthetic_batches
 from inception_jax.errors import UserError
+from inception_jax.models import packed_kernels
 from inception_jax.models.cost import NetworkCost, count_cost
 from inception_jax.models.initialization import init_variables, variable_shapes
 from inception_jax.training import preprocess, step_numbers
@@ -82,7 +83,8 @@ class StepPrograms:
             self.compiled[kind] = self._compile_train(batch)
         else:
             step = make_inference_step(setup.model, setup.input.normalization, setup.input.dtype)
-            self.compiled[kind] = devices.compile_eval(step, self._state.variables(), batch)
+            prepares = packed_kernels.gains(setup.model.convolution)
+            self.compiled[kind] = devices.compile_eval(step, self._state.variables(), batch, prepares=prepares)
         return self.compiled[kind]
 
     def _compile_train(self, batch: dict[str, Any]) -> Compiled:

@@ -99,9 +99,7 @@ def compare(
         steps_per_execution=per_call,
     )
     if backend == "cpu" and kinds == ("inference",) and config.batch_size % host_devices.COUNT == 0:
-        one_suffices = host_devices.one_suffices(config.model.dtype, dict(flags.set).get("convolution"))
-        gains = not one_suffices and host_devices.gains(config.batch_size)
-        workload["devices"] = host_devices.COUNT if gains else 1
+        workload["devices"] = host_devices.COUNT if host_devices.gains(config.batch_size) else 1
     variants = flags.torch_variants.split(",") if flags.torch_variants else None
     sides = [versus.jax_side(backend, workload["devices"])]
     if "torch" in peers:

@@ -111,8 +111,8 @@ def _note_devices(count: int) -> str:
             "predict, extract and score compute it; the other sides have as many threads, one per core"
         )
     return (
-        "our forward pass is of one JAX device; evaluate, predict, extract and score make a CPU two (but for bfloat16 "
-        "by oneDNN), which --what=inference times for even batches from 4 on, where JAX_NUM_CPU_DEVICES is not set"
+        "our forward pass is of one JAX device; evaluate, predict, extract and score make a CPU two, which "
+        "--what=inference times for even batches from 4 on, where JAX_NUM_CPU_DEVICES is not set"
     )
 
 

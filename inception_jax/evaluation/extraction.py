@@ -11,6 +11,7 @@ import numpy as np
 
 from inception_jax.data import images
 from inception_jax.errors import UserError, nearest
+from inception_jax.models import packed_kernels
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.platforms import traced_for_shapes
@@ -146,7 +147,8 @@ def compile_step(
         return {}, {name: _shaped(value, pool).astype(dtype) for name, value in rows.items()}
 
     shape = network.devices.abstract_batch(batch_size, network.input.eval_image_size, channels=network.input.channels)
-    return network.devices.compile_eval(step, network.variables, {"image": shape["image"]})
+    prepares = packed_kernels.gains(network.model.convolution)
+    return network.devices.compile_eval(step, network.variables, {"image": shape["image"]}, prepares=prepares)
 
 
 def features(

@@ -23,7 +23,7 @@ from inception_jax.errors import UserError
 from inception_jax.evaluation import extraction, image_inputs, prediction
 from inception_jax.evaluation.image_inputs import Images
 from inception_jax.metrics import Accumulator
-from inception_jax.models import onednn
+from inception_jax.models import onednn, packed_kernels
 from inception_jax.models.base import BaseNetwork
 from inception_jax.models.checks import ModelError
 from inception_jax.models.initialization import variable_shapes
@@ -182,7 +182,9 @@ class TrainedNetwork:
                 channels=self.input.channels,
                 label_columns=self.label_columns,
             )
-            self._compiled[key] = self.devices.compile_eval(step, self.variables, batch)
+            self._compiled[key] = self.devices.compile_eval(
+                step, self.variables, batch, prepares=packed_kernels.gains(self.model.convolution)
+            )
         return self._compiled[key]
 
     def evaluate(self, data: EvalPipeline, every_class: list[dict[str, np.ndarray]] | None = None) -> Accumulator:
@@ -422,8 +424,7 @@ def build(
     if host_devices.is_split() and config.parallel.devices != host_devices.COUNT:
         # Statistics of training images are of training batches, which need not divide.
         whole = config.evaluation.batch_norm_images is not None
-        few = (config.evaluation.batch_size or config.batch_size) < host_devices.FEWEST
-        if whole or few or host_devices.one_suffices(config.model.dtype, model.convolution):
+        if whole or (config.evaluation.batch_size or config.batch_size) < host_devices.FEWEST:
             available = 1
     devices = Devices(config.parallel.mode, min(config.parallel.devices or available, available))
     network_input = network_setup.read_input(config)

@@ -16,6 +16,7 @@ from inception_jax.data import images
 from inception_jax.errors import UserError, must_be_one_of
 from inception_jax.evaluation import extraction
 from inception_jax.features import network_digest, resizing
+from inception_jax.models import packed_kernels
 from inception_jax.models.checks import ModelError
 from inception_jax.models.outputs import InceptionOutput
 from inception_jax.models.platforms import traced_for_shapes
@@ -223,7 +224,10 @@ class FeatureNetwork:
             shape = jax.ShapeDtypeStruct(
                 shape.shape, np.uint8 if self.rule is None else np.float32, sharding=shape.sharding
             )
-            self._compiled[key] = devices.compile_eval(step, self.network.variables, {"image": shape})
+            prepares = packed_kernels.gains(self.network.model.convolution)
+            self._compiled[key] = devices.compile_eval(
+                step, self.network.variables, {"image": shape}, prepares=prepares
+            )
         return self._compiled[key]
 
     def digest(self) -> str:

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from inception_jax.models import onednn, space_to_depth
+from inception_jax.models import onednn, packed_kernels, space_to_depth
 from inception_jax.models.checks import check_choice
 from inception_jax.models.platforms import is_traced_for_shapes, platform_dependent
 from inception_jax.models.tracing import trace_once
@@ -320,7 +320,7 @@ def _where_onednn_computes(form: Lowering, otherwise: Lowering) -> Lowering:
 
 
 _FAST = _cpu_forms(fast_weight_gradient)
-_ONEDNN = CpuForms(onednn.forward, onednn.input_gradient, onednn.kernel_gradient)
+_ONEDNN = CpuForms(packed_kernels.forward, onednn.input_gradient, onednn.kernel_gradient)
 _ONEDNN_WINOGRAD = CpuForms(*(partial(form, winograd=True) for form in _ONEDNN))
 CPU_FORMS = {
     "fast": _FAST,

@@ -36,6 +36,7 @@ namespace ffi = xla::ffi;
 using Buffer = ffi::AnyBuffer;  // float32 or bfloat16
 using Maps = ffi::Buffer<ffi::BF16>;
 using Floats = ffi::Buffer<ffi::F32>;
+using Bytes = ffi::Buffer<ffi::U8>;
 using Sizes = std::vector<int64_t>;
 
 constexpr int kPartsPerThread = 4;         // so that a thread that comes late finds work
@@ -503,9 +504,22 @@ struct Tiles {
   int64_t tile_rows, tile_columns;
 };
 
-// Forward and input gradient: tiles of `from` to tiles of `to`.
+// The matrices of a kernel, seen forward or from its output.
+void TransformKernel(ffi::ThreadPool& pool, const winograd::Filtering& filtering, const Key& key, const float* kernel,
+                     float* matrices) {
+  const int64_t inputs = key.kernel[2], outputs = key.kernel[3], groups = inputs / kLanes;
+  const int64_t slices = std::min(groups, kPartsPerThread * std::max<int64_t>(1, pool.num_threads()));
+  Divide(pool, slices, [&](int64_t slice) {
+    const int64_t first = slice * groups / slices * kLanes;
+    const int64_t last = (slice + 1) * groups / slices * kLanes;
+    (key.kind == kInputGradient ? filtering.reversed_kernel : filtering.kernel)(kernel, inputs, outputs, first, last,
+                                                                                matrices);
+  });
+}
+
+// Forward and input gradient: tiles of `from` to tiles of `to`. kernel: in HWIO, or its matrices where it is packed.
 void FilterMaps(ffi::ThreadPool& pool, const winograd::Filtering& filtering, const Key& key, float* x, float* kernel,
-                float* y) {
+                bool is_packed, float* y) {
   const bool back = key.kind == kInputGradient;
   const Sizes &from = back ? key.y : key.x, &to = back ? key.x : key.y;
   const int64_t inputs = key.kernel[2], outputs = key.kernel[3], threads = std::max<int64_t>(1, pool.num_threads());
@@ -514,13 +528,11 @@ void FilterMaps(ffi::ThreadPool& pool, const winograd::Filtering& filtering, con
   const int64_t left = back ? filtering.column_taps - 1 - key.pads[2] : key.pads[2];
 
   Lease workspace;
-  auto* kernels = reinterpret_cast<float*>(workspace->Get(filtering.Size(inputs, outputs) * sizeof(float)));
-  const int64_t groups = inputs / kLanes, slices = std::min(groups, kPartsPerThread * threads);
-  Divide(pool, slices, [&](int64_t slice) {
-    const int64_t first = slice * groups / slices * kLanes;
-    const int64_t last = (slice + 1) * groups / slices * kLanes;
-    (back ? filtering.reversed_kernel : filtering.kernel)(kernel, inputs, outputs, first, last, kernels);
-  });
+  float* matrices = kernel;
+  if (!is_packed) {
+    matrices = reinterpret_cast<float*>(workspace->Get(filtering.Size(inputs, outputs) * sizeof(float)));
+    TransformKernel(pool, filtering, key, kernel, matrices);
+  }
 
   const Tiles tiles(filtering, to);
   const int64_t rounds = (tiles.count + kBlockTiles * threads - 1) / (kBlockTiles * threads);
@@ -535,7 +547,7 @@ void FilterMaps(ffi::ThreadPool& pool, const winograd::Filtering& filtering, con
     for (int64_t tile = 0; tile < count; tile++)
       filtering.input(tiles.Find<const float>(first + tile, back ? y : x, from, top, left), before + tile * from[3],
                       winograd::Step(count, from[3]));
-    Run(products, before, kernels, after);
+    Run(products, before, matrices, after);
     for (int64_t tile = 0; tile < count; tile++)
       filtering.output(after + tile * to[3], winograd::Step(count, to[3]),
                        tiles.Find(first + tile, back ? x : y, to, 0, 0));
@@ -626,34 +638,75 @@ void MultiplyKernel(ffi::ThreadPool& pool, const Key& key, uint16_t* x, char* ke
   });
 }
 
+Sizes Part(ffi::Span<const int64_t> window, int first, int last) {
+  return Sizes(window.begin() + first, window.begin() + last);
+}
+
+dnnl_data_type_t TypeOf(const Buffer& one) {
+  return one.element_type() == ffi::DataType::BF16 ? dnnl_bf16 : dnnl_f32;
+}
+
+const winograd::Filtering& FilteringOf(const Key& key) {
+  const winograd::Filtering* found = winograd::Find(key.kernel[0], key.kernel[1]);
+  if (!found) throw std::runtime_error("no Winograd filtering for this size of the kernel");
+  return *found;
+}
+
+// A kernel that was laid out before: what it was in HWIO.
+struct Packed {
+  Sizes sizes;
+  dnnl_data_type_t type;
+};
+
+// Kernels are packed for a forward pass of one image, whatever the batch and the number of threads.
+Key OfOneImage(Key key) {
+  key.x[0] = key.y[0] = 1;
+  return key;
+}
+
+// Of the kernel of a key of one image; 0: it is taken as it is.
+size_t PackedBytes(const Key& key, bool filters) {
+  if (filters) return FilteringOf(key).Size(key.kernel[2], key.kernel[3]) * sizeof(float);
+  const Convolution& convolution = Compiled(key);
+  return convolution.reorders.empty() ? 0 : convolution.packed_bytes;
+}
+
+void Pack(ffi::ThreadPool& pool, const Key& key, bool filters, void* kernel, void* packed) {
+  if (filters)
+    TransformKernel(pool, FilteringOf(key), key, static_cast<float*>(kernel), static_cast<float*>(packed));
+  else
+    Run(pool, Compiled(key).reorders, kernel, packed);
+}
+
 // forward: (x, kernel) -> y; input gradient: (gradient of y, kernel) -> of x; kernel gradient: (x, gradient of y) -> of
 // the kernel, which is of float32 or of the maps' type. window: strides, then pads. filters: by Winograd's filtering
-// (float32, stride 1). after: of forward without it.
+// (float32, stride 1). after: of forward without it. packed: not null where the kernel of forward is.
 void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> window, bool filters, Buffer first,
-              Buffer second, Buffer result, const After& after = {}) {
+              Buffer second, Buffer result, const After& after = {}, const Packed* packed = nullptr) {
   Buffer &x = kind == kInputGradient ? result : first, &kernel = kind == kKernelGradient ? result : second;
   Buffer& y = kind == kForward ? result : kind == kInputGradient ? first : second;
   CheckEqual(x, y);
-  if (kernel.element_type() != ffi::DataType::F32) CheckEqual(x, kernel);
-  Sizes all = SizesOf(window);
-  auto type_of = [](const Buffer& one) { return one.element_type() == ffi::DataType::BF16 ? dnnl_bf16 : dnnl_f32; };
-  const dnnl_data_type_t type = type_of(x);
+  if (!packed && kernel.element_type() != ffi::DataType::F32) CheckEqual(x, kernel);
+  const dnnl_data_type_t type = TypeOf(x);
   Key key{kind,
           type,
-          type_of(kernel),
+          packed ? packed->type : TypeOf(kernel),
           SizesOf(x.dimensions()),
-          SizesOf(kernel.dimensions()),
+          packed ? packed->sizes : SizesOf(kernel.dimensions()),
           SizesOf(y.dimensions()),
-          Sizes(all.begin(), all.begin() + 2),
-          Sizes(all.begin() + 2, all.end()),
+          Part(window, 0, 2),
+          Part(window, 2, 6),
           after.coefficients != nullptr,
           after.relu};
+  const Key one = OfOneImage(key);
+  if (packed && (kernel.element_type() != ffi::DataType::U8 || PackedBytes(one, filters) != kernel.element_count()))
+    throw std::runtime_error("a kernel that was packed for another convolution");
   if (filters) {
-    const winograd::Filtering* filtering = winograd::Find(key.kernel[0], key.kernel[1]);
-    if (!filtering) throw std::runtime_error("no Winograd filtering for this size of the kernel");
-    auto filter = kind == kKernelGradient ? FilterKernel : FilterMaps;
-    filter(pool, *filtering, key, static_cast<float*>(x.untyped_data()), static_cast<float*>(kernel.untyped_data()),
-           static_cast<float*>(y.untyped_data()));
+    auto data = [](const Buffer& buffer) { return static_cast<float*>(buffer.untyped_data()); };
+    if (kind == kKernelGradient)
+      FilterKernel(pool, FilteringOf(key), key, data(x), data(kernel), data(y));
+    else
+      FilterMaps(pool, FilteringOf(key), key, data(x), data(kernel), packed != nullptr, data(y));
     return;
   }
   if (TakesProduct(key)) {
@@ -686,16 +739,17 @@ void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> wind
   void* kernel_data = kernel.untyped_data();
 
   if (!sums) {
-    auto pack = [&](const Convolution& convolution, char* place) {
-      if (convolution.reorders.empty()) return kernel_data;
-      Run(pool, convolution.reorders, kernel_data, place);
+    auto lay_out = [&](const Key& part_key, const Convolution& convolution, char* place) {
+      const bool fits = packed && dnnl_memory_desc_equal(Compiled(one).packed, convolution.packed);
+      if (fits || (!packed && convolution.reorders.empty())) return kernel_data;
+      Run(pool, packed ? Compiled(LayoutKey{one, part_key}) : convolution.reorders, kernel_data, place);
       return static_cast<void*>(place);
     };
-    void* packed = pack(whole, memory);
-    void* packed_last = differs ? pack(last, memory + step) : packed;
+    void* laid_out = lay_out(key, whole, memory);
+    void* laid_out_last = differs ? lay_out(last_key, last, memory + step) : laid_out;
     Divide(pool, parts, [&](int64_t part) {
       const bool is_last = part == parts - 1;
-      Run(is_last ? last_key : key, is_last ? last : whole, x_data + part * x_step, is_last ? packed_last : packed,
+      Run(is_last ? last_key : key, is_last ? last : whole, x_data + part * x_step, is_last ? laid_out_last : laid_out,
           y_data + part * y_step, after);
     });
     return;
@@ -827,6 +881,38 @@ ffi::Error HandleScaledConvolution(ffi::ThreadPool pool, ffi::Span<const int64_t
   });
 }
 
+// The key of a forward pass of one image [rows, columns, channels] with a kernel [rows, columns, channels, filters].
+Key KeyOfImage(ffi::Span<const int64_t> image, bool bfloat16, const Sizes& kernel, dnnl_data_type_t kernel_type,
+               ffi::Span<const int64_t> window, bool scales, bool relu) {
+  Key key{kForward, bfloat16 ? dnnl_bf16 : dnnl_f32, kernel_type, {1, image[0], image[1], kernel[2]}, kernel,
+          {1, 0, 0, kernel[3]}, Part(window, 0, 2), Part(window, 2, 6), scales, relu};
+  for (int axis = 0; axis < 2; axis++)
+    key.y[axis + 1] = (image[axis] + key.pads[2 * axis] + key.pads[2 * axis + 1] - kernel[axis]) / key.strides[axis] + 1;
+  return key;
+}
+
+ffi::Error HandlePack(ffi::ThreadPool pool, ffi::Span<const int64_t> image, bool bfloat16,
+                      ffi::Span<const int64_t> window, bool filters, bool scales, bool relu, Buffer kernel,
+                      ffi::Result<Bytes> packed) {
+  return Guarded([&] {
+    const Key key = KeyOfImage(image, bfloat16, SizesOf(kernel.dimensions()), TypeOf(kernel), window, scales, relu);
+    if (PackedBytes(key, filters) != packed->element_count())
+      throw std::runtime_error("a packed kernel has another size in this process");
+    Pack(pool, key, filters, kernel.untyped_data(), packed->untyped_data());
+  });
+}
+
+ffi::Error HandlePackedConvolution(ffi::ThreadPool pool, ffi::Span<const int64_t> kernel, bool bfloat16_kernel,
+                                   ffi::Span<const int64_t> window, bool filters, bool scales, bool relu, Buffer x,
+                                   Buffer packed, Floats coefficients, ffi::Result<Buffer> y) {
+  return Guarded([&] {
+    const Packed was{SizesOf(kernel), bfloat16_kernel ? dnnl_bf16 : dnnl_f32};
+    After after;
+    if (scales) after = {coefficients.typed_data(), relu};
+    Convolve(pool, kForward, window, filters, x, packed, *y, after, &was);
+  });
+}
+
 ffi::Error HandleMaxPool(ffi::ThreadPool pool, ffi::Span<const int64_t> window, Buffer x, ffi::Result<Buffer> result) {
   return Guarded([&] {
     WithElements(x, *result, [&](auto* none) {
@@ -889,6 +975,19 @@ extern "C" bool inception_jax_has_bfloat16() {
   return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
 }
 
+// Bytes of a packed kernel, as the call that packs it wants its result; 0: the kernel is taken as it is; -1: oneDNN
+// refuses. numbers: sizes of the image without its channels, of the kernel, and the window.
+extern "C" int64_t inception_jax_packed_bytes(const int64_t* numbers, bool bfloat16, bool bfloat16_kernel, bool filters,
+                                              bool scales, bool relu) {
+  try {
+    return PackedBytes(KeyOfImage({numbers, 2}, bfloat16, Sizes(numbers + 2, numbers + 6),
+                                  bfloat16_kernel ? dnnl_bf16 : dnnl_f32, {numbers + 6, 6}, scales, relu),
+                       filters);
+  } catch (const std::exception&) {
+    return -1;
+  }
+}
+
 // window: size, stride, pixels before the map: above and to the left.
 XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_max_pool, HandleMaxPool,
                               ffi::Ffi::Bind()
@@ -919,6 +1018,32 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_scaled_convolution, HandleScaledConv
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Attr<ffi::Span<const int64_t>>("window")
+                                  .Attr<bool>("relu")
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Floats>()
+                                  .Ret<Buffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_pack, HandlePack,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<ffi::Span<const int64_t>>("image")
+                                  .Attr<bool>("bfloat16")
+                                  .Attr<ffi::Span<const int64_t>>("window")
+                                  .Attr<bool>("filters")
+                                  .Attr<bool>("scales")
+                                  .Attr<bool>("relu")
+                                  .Arg<Buffer>()
+                                  .Ret<Bytes>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_packed_convolution, HandlePackedConvolution,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<ffi::Span<const int64_t>>("kernel")
+                                  .Attr<bool>("bfloat16_kernel")
+                                  .Attr<ffi::Span<const int64_t>>("window")
+                                  .Attr<bool>("filters")
+                                  .Attr<bool>("scales")
                                   .Attr<bool>("relu")
                                   .Arg<Buffer>()
                                   .Arg<Buffer>()

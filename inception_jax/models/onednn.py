@@ -37,7 +37,7 @@ import shlex
 import stat
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,8 @@ Strides = tuple[int, int]  # (rows, columns)
 
 TARGET = "inception_jax_convolution"
 SCALED_TARGET = "inception_jax_scaled_convolution"
+PACK_TARGET = "inception_jax_pack"
+PACKED_TARGET = "inception_jax_packed_convolution"
 POOL_TARGET = "inception_jax_max_pool"
 POOL_GRADIENT_TARGET = "inception_jax_max_pool_gradient"
 MOMENTS_TARGET = "inception_jax_batch_norm_moments"
@@ -65,6 +67,8 @@ NORMALIZE_GRADIENT_TARGET = "inception_jax_batch_norm_gradient"
 TARGETS = (
     TARGET,
     SCALED_TARGET,
+    PACK_TARGET,
+    PACKED_TARGET,
     POOL_TARGET,
     POOL_GRADIENT_TARGET,
     MOMENTS_TARGET,
@@ -98,10 +102,12 @@ class Calls(NamedTuple):
       digest: what decided their numbers: of the source, the compiler's command, the versions of oneDNN and jaxlib, and
         `bfloat16`.
       bfloat16: whether the processor has instructions for products of bfloat16 (AVX512_BF16 or AMX).
+      count_packed_bytes: `inception_jax_packed_bytes` of `onednn.cc`.
     """
 
     digest: str
     bfloat16: bool
+    count_packed_bytes: Callable[..., int]
 
 
 @functools.cache
@@ -122,7 +128,9 @@ def load() -> Calls:
     for target in TARGETS:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     bfloat16 = ctypes.CFUNCTYPE(ctypes.c_bool)(("inception_jax_has_bfloat16", library))()
-    return Calls(f"{built.stem}-bfloat16" if bfloat16 else built.stem, bfloat16)
+    numbers, switches = ctypes.POINTER(ctypes.c_int64), [ctypes.c_bool] * 5
+    count = ctypes.CFUNCTYPE(ctypes.c_int64, numbers, *switches)(("inception_jax_packed_bytes", library))
+    return Calls(f"{built.stem}-bfloat16" if bfloat16 else built.stem, bfloat16, count)
 
 
 def computes(*operands: jax.Array) -> bool:
@@ -242,7 +250,7 @@ def forward(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, *, wi
 
     With `winograd`, in float32, by Winograd's filtering, here and in the gradients, where it is faster for the shapes.
     """
-    return _convolve(Kind.FORWARD, _output_shape(strides, pads, x, kernel), x.dtype, strides, pads, winograd, x, kernel)
+    return _convolve(Kind.FORWARD, output_shape(strides, pads, x, kernel), x.dtype, strides, pads, winograd, x, kernel)
 
 
 def scaled_forward(
@@ -252,12 +260,13 @@ def scaled_forward(
 
     All is computed in float32 and rounded once. With `relu` a NaN stays one, and minus infinity becomes one.
     """
-    result = jax.typeof(x).update(shape=_output_shape(strides, pads, x, kernel))
+    result = jax.typeof(x).update(shape=output_shape(strides, pads, x, kernel))
     call = jax.ffi.ffi_call(SCALED_TARGET, result, vmap_method="sequential")
     return call(x, kernel, coefficients, window=_window(strides, pads), relu=np.bool_(relu))
 
 
-def _output_shape(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array) -> tuple[int, ...]:
+def output_shape(strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array) -> tuple[int, ...]:
+    """The shape of a convolution, [B, H', W', N]."""
     sizes = (
         (size + sum(pad) - window) // stride + 1
         for size, pad, window, stride in zip(x.shape[1:3], pads, kernel.shape[:2], strides, strict=True)

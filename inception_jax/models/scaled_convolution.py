@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from inception_jax.models import onednn
+from inception_jax.models import onednn, packed_kernels
 from inception_jax.models.batch_norm_calls import scale_form
 from inception_jax.models.convolution import conv2d, explicit_window
 from inception_jax.models.platforms import is_traced_for_shapes, platform_dependent
@@ -72,7 +72,7 @@ class _Layer(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scaled(layer: _Layer, x: jax.Array, kernel: jax.Array, coefficients: jax.Array) -> jax.Array:
-    call = partial(onednn.scaled_forward, layer.strides, layer.pads, relu=layer.relu)
+    call = partial(packed_kernels.scaled_forward, layer.strides, layer.pads, relu=layer.relu)
     return platform_dependent(x, kernel, coefficients, default=partial(_form, layer), cpu=call)
 
 

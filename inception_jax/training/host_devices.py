@@ -11,9 +11,6 @@ import sys
 
 import jax
 
-from inception_jax.models import onednn
-from inception_jax.models.checks import ModelError
-
 COUNT = 2
 FEWEST = 4
 """Examples; a batch is filled up to a multiple of the devices, and of 3 a quarter would be computed in vain."""
@@ -47,25 +44,6 @@ def gains(examples: int | None = None) -> bool:
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     chosen = chosen or jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]  # jax declares no types for it
     return not chosen and _threads() >= COUNT and (examples is None or examples >= FEWEST)
-
-
-def one_suffices(dtype: str, convolution: str | None) -> bool:
-    """Whether a network computes as fast on one device: almost all of it in calls that use all cores themselves.
-
-    In bfloat16 with oneDNN's convolutions (two cores of a Zen 5): Inception-v3 and v4, batches of 4, 0.92 of the time
-    on two, as each would copy the kernels into oneDNN's layout; GoogLeNet as long. In float32 GoogLeNet with local
-    response normalization, which XLA computes, takes 0.9 on two.
-
-    Args:
-      dtype: that the network computes in.
-      convolution: its algorithm; None: the default.
-    """
-    if dtype != "bfloat16" or not (convolution or "").startswith("onednn"):
-        return False
-    try:
-        return onednn.load().bfloat16
-    except ModelError:  # whoever computes by it says so; an accelerator does not need it
-        return False
 
 
 def is_split() -> bool:

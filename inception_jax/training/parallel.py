@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from inception_jax.errors import UserError, counted
 from inception_jax.models.platforms import TRACED_FOR, traced_for_device
+from inception_jax.models.prepared_weights import PreparedFunction
 from inception_jax.training.compilation import enable_compilation_cache as enable_compilation_cache
 from inception_jax.training.compilation import no_compilation as no_compilation
 from inception_jax.training.compilation import return_freed_memory
@@ -48,6 +49,27 @@ class Compiled:
     def __call__(self, *arguments: Any) -> Any:
         """Calls the executable."""
         return self.call(*arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedStep(Compiled):
+    """A compiled step `(variables, batch)` that prepares its variables when they are others than in the last call.
+
+    `call` takes (variables, prepared, batch).
+
+    Attributes:
+      prepare: the executable that prepares variables.
+    """
+
+    prepare: Callable[..., Any] = dataclasses.field(kw_only=True)
+    _latest: list[tuple[list[Any], Any]] = dataclasses.field(default_factory=list, init=False, repr=False)
+
+    def __call__(self, variables: Any, batch: Any) -> Any:
+        """Calls the executable, after `prepare` where an array of the variables is another than in the last call."""
+        leaves = jax.tree.leaves(variables)
+        if not self._latest or any(now is not then for now, then in zip(leaves, self._latest[0][0], strict=True)):
+            self._latest[:] = [(leaves, self.prepare(variables))]
+        return self.call(variables, self._latest[0][1], batch)
 
 
 class Devices:
@@ -272,7 +294,8 @@ class Devices:
         return self._jit_train(step, len(numbers)).trace(state, batch, *numbers)
 
     def _jit_train(self, step: Callable, numbers: int = 0) -> Any:
-        return jax.jit(self._shard(step, (_REPLICATED, _REPLICATED), numbers), donate_argnums=0)
+        arguments = (_REPLICATED, _SPLIT, *(_REPLICATED for _ in range(numbers)))
+        return jax.jit(self._shard(step, arguments, (_REPLICATED, _REPLICATED)), donate_argnums=0)
 
     def compile_eval(
         self,
@@ -280,6 +303,7 @@ class Devices:
         variables: Any,
         batch: dict[str, Any],
         *,
+        prepares: bool = False,
         compile_program: Program = jax.stages.Lowered.compile,
     ) -> Compiled:
         """Compiles `(variables, batch) -> (sums, predictions by row)`, without donation.
@@ -288,14 +312,34 @@ class Devices:
           step: for one device, from `step.make_eval_step`.
           variables: as the step will be called with; arrays.
           batch: as `variables`; or shapes with shardings.
+          prepares: whether, on CPUs, what depends on the variables alone is computed once for the calls that have the
+            same ones (`prepared_weights.py`).
           compile_program: as in `compile_train`.
         """
         if self.mode == "pmap":
-            wrapped = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, 0), devices=list(self.mesh.devices.flat))
             batch = self._concrete(batch)
-        else:
-            wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _SPLIT)))
-        return self._compile(compile_program, wrapped, variables, batch)
+        if not prepares or self.mesh.devices.flat[0].platform != "cpu":
+            return self._compile(compile_program, self._map_eval(step, 1), variables, batch)
+        parts = PreparedFunction(step, jax.tree.map(self._on_one_device, batch))
+        prepare = jax.jit(self._shard(parts.prepare, _REPLICATED, _REPLICATED))
+        first = self._compile(compile_program, prepare, variables)
+        shapes: Any = first.call
+        second = self._compile(compile_program, self._map_eval(parts.compute, 2), variables, shapes.out_info, batch)
+        seconds, lowering_seconds = first.seconds + second.seconds, first.lowering_seconds + second.lowering_seconds
+        return PreparedStep(second.call, seconds, lowering_seconds, prepare=first.call)
+
+    def _map_eval(self, step: Callable, replicated: int) -> Any:
+        """An evaluation step of one device, with so many replicated arguments before the batch, as one of all."""
+        arguments = (*(_REPLICATED for _ in range(replicated)), _SPLIT)
+        if self.mode == "pmap":
+            axes = (*(None for _ in range(replicated)), 0)
+            return jax.pmap(step, AXIS, in_axes=axes, out_axes=(None, 0), devices=list(self.mesh.devices.flat))
+        return jax.jit(self._shard(step, arguments, (_REPLICATED, _SPLIT)))
+
+    def _on_one_device(self, rows: Any) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one device's part of a leaf of a batch."""
+        shape = rows.shape[1:] if self.mode == "pmap" else (rows.shape[0] // self.count, *rows.shape[1:])
+        return jax.ShapeDtypeStruct(shape, rows.dtype)
 
     def compile_plain(
         self, function: Callable, *arguments: Any, compile_program: Program = jax.stages.Lowered.compile
@@ -324,7 +368,7 @@ class Devices:
         Returns:
           The FLOPs; None: the devices' compiler does not count, as JAX's plugin for GPUs.
         """
-        wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _REPLICATED)))
+        wrapped = jax.jit(self._shard(step, (_REPLICATED, _SPLIT), (_REPLICATED, _REPLICATED)))
         with TRACED_FOR(platform):
             lowered = wrapped.trace(state, batch).lower(lowering_platforms=(platform,))
         try:
@@ -355,11 +399,10 @@ class Devices:
         return_freed_memory()
         return Compiled(executable, time.perf_counter() - start, lowering)
 
-    def _shard(self, step: Callable, out: tuple, numbers: int = 0) -> Callable:
+    def _shard(self, step: Callable, arguments: Any, results: Any) -> Callable:
         # check_vma=False: the step reduces its gradients itself; with the check on, JAX would add a second reduction
         # when it transposes the replicated parameters, and the gradient would be N times too large.
-        specs = (_REPLICATED, _SPLIT, *(_REPLICATED for _ in range(numbers)))
-        return jax.shard_map(step, mesh=self.mesh, in_specs=specs, out_specs=out, check_vma=False)
+        return jax.shard_map(step, mesh=self.mesh, in_specs=arguments, out_specs=results, check_vma=False)
 
 
 def _copy_aligned(array: np.ndarray) -> np.ndarray:

@@ -130,7 +130,7 @@ def test_a_float32_kernel_beside_16_bits_elsewhere_is_rounded_before(monkeypatch
             lines = traced.lower(lowering_platforms=(platform,)).as_text().splitlines()
             lines = [line for line in lines if "stablehlo.convolution" in line]
             assert lines and all("f32" not in line for line in lines)
-    monkeypatch.setattr(onednn, "load", lambda: onednn.Calls("", bfloat16=False))
+    monkeypatch.setattr(onednn, "load", lambda: onednn.Calls("", False, lambda *_: 0))
     for dtype in (jnp.bfloat16, jnp.float16):
         got, want = (
             jax.vjp(functools.partial(ours, x.astype(dtype)), one)[0] for one in (kernel, kernel.astype(dtype))
@@ -190,7 +190,7 @@ assert jnp.abs(got - want).max() < 1e-4 * jnp.abs(want).max()
 @needs_onednn
 def test_other_dtypes(monkeypatch):
     """float16, and bfloat16 on other processors, are computed in float32; float64, and no images, as by "fast"."""
-    monkeypatch.setattr(onednn, "load", lambda: onednn.Calls("", bfloat16=False))
+    monkeypatch.setattr(onednn, "load", lambda: onednn.Calls("", False, lambda *_: 0))
     for dtype in (jnp.float16, jnp.bfloat16):
         x, kernel = operands((3, 8, 8, 8), (3, 3, 8, 4), dtype)
         want = xla(x.astype(jnp.float32), kernel.astype(jnp.float32), 1, "SAME")
@@ -404,3 +404,10 @@ def test_a_new_process_takes_the_stored_step(start_command, small_arguments, tmp
         results.append(json.loads((tmp_path / name / "result.json").read_text()))
     assert stored[0] == stored[1] and stored[0]
     assert results[0]["fingerprint"] == results[1]["fingerprint"]
+    # `evaluate` packs the kernels once for all batches, training packs them in every pass.
+    process = start_command("evaluate", f"--workdir={tmp_path / 'second'}", "--devices=1", "--json")
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    means = results[1]["metrics"]["test[:40]"]["ema"]
+    found = json.loads(out)
+    assert {name: found[name] for name in means} == means

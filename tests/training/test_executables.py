@@ -295,7 +295,7 @@ def test_a_run_compiles_its_longest_execution(run_config, steps, every, limit):
 
 def test_calls_of_onednn_are_known_before_a_step_is_read(monkeypatch, run_config):
     """Their build is in the key; where they are not taken, nothing is built."""
-    monkeypatch.setattr(executables.onednn, "load", lambda: executables.onednn.Calls("the build", bfloat16=False))
+    monkeypatch.setattr(executables.onednn, "load", lambda: executables.onednn.Calls("the build", False, lambda *_: 0))
 
     def builds(convolution, **changes):
         setup = setups.build(Config(run_config(**{"model.convolution": convolution})))

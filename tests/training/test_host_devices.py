@@ -15,8 +15,6 @@ from inception_jax.config import Config
 from inception_jax.data import datasets
 from inception_jax.errors import UserError
 from inception_jax.evaluation import trained_network
-from inception_jax.models import onednn
-from inception_jax.models.checks import ModelError
 from inception_jax.training import data_setup, host_devices, network_setup
 from inception_jax.training.parallel import Devices
 
@@ -116,12 +114,6 @@ def test_no_batch_is_refused_for_devices_that_nobody_asked_for(small_run, monkey
         loaded = trained_network.load(recipe, small_run, trained_network.load_class_names(small_run))
         counts.append(loaded.devices.count)
     assert counts == [8, 1, 1, 2, 2]
-    recipe.evaluation.batch_norm_images = recipe.evaluation.batch_size = recipe.parallel.devices = None
-    monkeypatch.setattr(onednn, "load", lambda: onednn.Calls("", bfloat16=True))
-    for dtype, convolution, count in (("bfloat16", "onednn", 1), ("bfloat16", "fast", 8), ("float32", "onednn", 8)):
-        recipe.model.dtype, recipe.model.convolution = dtype, convolution
-        loaded = trained_network.load(recipe, small_run, trained_network.load_class_names(small_run))
-        assert loaded.devices.count == count
 
 
 @pytest.mark.parametrize("verb", [evaluate, extract, predict])
@@ -144,34 +136,12 @@ def test_a_number_of_devices_that_is_asked_for_is_there_or_an_error(verb, small_
     assert asked == [None]
 
 
-def test_one_device_suffices_only_where_onednn_is_there(monkeypatch):
-    def missing():
-        raise ModelError("oneDNN is not installed")
-
-    monkeypatch.setattr(onednn, "load", lambda: onednn.Calls("", bfloat16=True))
-    found = [host_devices.one_suffices("bfloat16", name) for name in ("onednn", "onednn_winograd", "fast", None)]
-    assert found == [True, True, False, False]
-    assert not host_devices.one_suffices("float32", "onednn")
-    for load in (lambda: onednn.Calls("", bfloat16=False), missing):
-        monkeypatch.setattr(onednn, "load", load)
-        assert not host_devices.one_suffices("bfloat16", "onednn")
-
-
-@pytest.mark.parametrize(
-    ("flags", "devices"),
-    [
-        (["--batch_size=8"], 2),
-        (["--batch_size=7"], 1),
-        (["--batch_size=8", "--dtype=bfloat16", "--set", "convolution=onednn"], 1),
-        (["--batch_size=8", "--set", "convolution=onednn"], 2),
-    ],
-)
+@pytest.mark.parametrize(("flags", "devices"), [(["--batch_size=8"], 2), (["--batch_size=7"], 1)])
 def test_a_comparison_of_inference_says_how_many_devices_are_ours(flags, devices, monkeypatch):
     found = []
     monkeypatch.setattr(versus_command, "_backend", lambda: "cpu")
     monkeypatch.setattr(versus, "compare", lambda workload, sides, **options: found.extend([workload, sides]) or {})
     monkeypatch.setattr(host_devices, "gains", lambda examples: True)
-    monkeypatch.setattr(onednn, "load", lambda: onednn.Calls("", bfloat16=True))
     monkeypatch.setattr(versus_report, "format_text", lambda result: "")
     monkeypatch.setattr(versus_report, "find_problems", lambda result: [])
     assert benchmark.main(["--model=inception_v1_bn", "--vs=onnxruntime", "--what=inference", *flags]) == 0

@@ -1,6 +1,7 @@
 """Devices, per-device batches and batch-norm groups: what is refused, and with which message."""
 
 import contextlib
+import dataclasses
 import threading
 import types
 
@@ -8,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from inception_jax.errors import UserError
 from inception_jax.models.platforms import TRACED_FOR, traced_for_device
 from inception_jax.training import compilation, parallel
 from inception_jax.training.batch_norm import BatchNormGroups
+from inception_jax.training.step import AXIS
 
 
 def test_a_batch_that_does_not_divide_names_the_sizes_that_do():
@@ -170,3 +173,23 @@ def test_memory_goes_back_to_the_system_after_a_compilation(monkeypatch):
     compiled = devices.compile_plain(lambda x: x + 1, np.float32(1), compile_program=compile_program)
     assert float(compiled.call(np.float32(1))) == 2.0
     assert events == ["compiled", "returned"]
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("count", [1, 4])
+def test_weights_are_prepared_once_for_the_calls_that_have_the_same(mode, count):
+    def step(variables, batch):
+        rows = batch["x"] * jnp.exp(variables["w"])
+        return {"sum": lax.psum(rows.sum(), AXIS)}, {"rows": rows}
+
+    devices = parallel.Devices(mode, count)
+    batch = devices.put({"x": np.arange(24.0, dtype=np.float32).reshape(8, 3)})
+    first, second = (devices.replicate({"w": np.full(3, value, np.float32)}) for value in (1, 2))
+    plain, prepared = (devices.compile_eval(step, first, batch, prepares=prepares) for prepares in (False, True))
+    assert "exponential" in plain.call.as_text() and "exponential" not in prepared.call.as_text()
+    taken = []
+    spied = dataclasses.replace(prepared, prepare=lambda variables: taken.append(1) or prepared.prepare(variables))
+    for variables, preparations in ((first, 1), (first, 1), (dict(first), 1), (second, 2), (first, 3)):
+        got, want = (jax.device_get(compiled(variables, batch)) for compiled in (spied, plain))
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+        assert len(taken) == preparations

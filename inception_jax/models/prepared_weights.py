@@ -1,0 +1,152 @@
+"""Divides a computation into what depends on its weights alone, which is computed once, and the rest.
+
+In an evaluation the weights are the same for every batch. What is computed from them alone — the coefficients of batch
+norm, kernels of another dtype, or in the layout of oneDNN (`packed_kernels.py`) — need not be computed for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from inception_jax.models.packed_kernels import PACKS_KERNELS
+
+_INNER = {
+    "jit": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "remat2": "jaxpr",  # of `jax.checkpoint`
+}
+"""Operations that only call a program, and the parameter that is it: it is divided as if it were in their place."""
+
+
+class _Part(enum.IntEnum):
+    """What a value depends on, and so which part of the program computes it: both what depends on nothing."""
+
+    NOTHING = 0
+    WEIGHTS = 1
+    BATCH = 2
+
+
+@dataclasses.dataclass(eq=False)
+class _Value:
+    """A value of the program.
+
+    Attributes:
+      part: that computes it.
+      array: it; None: the other part computes it.
+      known: whether both parts have it, or will.
+    """
+
+    part: _Part
+    array: Any = None
+    known: bool = False
+
+
+class PreparedFunction:
+    """A function of weights and a batch in two parts: `compute(weights, prepare(weights), batch)` is its result.
+
+    Both are to be compiled. An operation on weights whose result is larger than they stays with the batch, but for
+    packed kernels. There are no gradients.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any], batch: Any):
+        """Takes the function, which is traced when a part is.
+
+        Args:
+          function: of two trees of arrays, weights and a batch.
+          batch: shapes and dtypes of the second.
+        """
+        self._function = function
+        self._batch = batch
+        self._traced: tuple[core.ClosedJaxpr, Any] | None = None
+
+    def prepare(self, weights: Any) -> list[jax.Array]:
+        """Computes what `compute` takes beside the weights."""
+        prepared: list[jax.Array] = []
+        self._run(_Part.WEIGHTS, weights, self._batch, lambda value: prepared.append(value.array))
+        return prepared
+
+    def compute(self, weights: Any, prepared: Sequence[jax.Array], batch: Any) -> Any:
+        """Computes the function; `prepared` is what `prepare` returned for the same weights."""
+        left = iter(prepared)
+
+        def take(value: _Value) -> None:
+            value.array = next(left)
+
+        return self._run(_Part.BATCH, weights, batch, take)
+
+    def _run(self, part: _Part, weights: Any, batch: Any, carry: Callable[[_Value], None]) -> Any:
+        """Runs one part; calls `carry` with each value that the second takes from the first, in order."""
+        if self._traced is None:
+            with PACKS_KERNELS(True):
+                self._traced = jax.make_jaxpr(self._function, return_shape=True)(weights, self._batch)
+        program, shapes = self._traced
+
+        def bring(value: _Value) -> Any:
+            if value.part == _Part.WEIGHTS and not value.known:
+                value.known = True
+                carry(value)
+            return value.array
+
+        inputs = [_Value(_Part.WEIGHTS, leaf, known=True) for leaf in jax.tree.leaves(weights)]
+        inputs += [_Value(_Part.BATCH, leaf) for leaf in jax.tree.leaves(batch)]
+        outputs = _evaluate(program.jaxpr, program.consts, inputs, part, bring)
+        return jax.tree.unflatten(jax.tree.structure(shapes), [bring(value) for value in outputs])
+
+
+def _evaluate(
+    program: core.Jaxpr,
+    consts: Sequence[Any],
+    inputs: Sequence[_Value],
+    part: _Part,
+    bring: Callable[[_Value], Any],
+) -> list[_Value]:
+    """Evaluates the operations of one part; `bring` gives the array of a value to an operation on the batch."""
+    constants = [_Value(_Part.NOTHING, const) for const in consts]
+    values = dict(zip([*program.constvars, *program.invars], [*constants, *inputs], strict=True))
+
+    def read(atom: Any) -> _Value:
+        return _Value(_Part.NOTHING, atom.val) if isinstance(atom, core.Literal) else values[atom]
+
+    for equation in program.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        with _name_scope(equation):
+            if (inner := equation.params.get(_INNER.get(equation.primitive.name, ""))) is not None:
+                closed = inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
+                results = _evaluate(closed.jaxpr, closed.consts, operands, part, bring)
+            else:
+                results = _evaluate_one(equation, operands, part, bring)
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in program.outvars]
+
+
+def _evaluate_one(
+    equation: core.JaxprEqn, operands: list[_Value], part: _Part, bring: Callable[[_Value], Any]
+) -> list[_Value]:
+    owner = max((operand.part for operand in operands), default=_Part.NOTHING)
+    if owner == _Part.WEIGHTS and equation.primitive.name != "ffi_call":
+        weights = [atom for atom, operand in zip(equation.invars, operands, strict=True) if operand.part == owner]
+        if _count_bytes(equation.outvars) > _count_bytes(weights):
+            owner = _Part.BATCH
+    arrays = [bring(operand) if owner == _Part.BATCH else operand.array for operand in operands]
+    if owner not in (_Part.NOTHING, part):
+        return [_Value(owner) for _ in equation.outvars]
+    results = equation.primitive.bind(*arrays, **equation.params)
+    return [_Value(owner, array) for array in (results if equation.primitive.multiple_results else [results])]
+
+
+def _count_bytes(atoms: Sequence[Any]) -> int:
+    return sum(atom.aval.size * atom.aval.dtype.itemsize for atom in atoms)
+
+
+def _name_scope(equation: core.JaxprEqn) -> contextlib.AbstractContextManager[Any]:
+    """The names of the layers that an operation is of, for profiles."""
+    names = str(equation.source_info.name_stack)
+    return jax.named_scope(names) if names else contextlib.nullcontext()
