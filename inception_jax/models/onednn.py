@@ -7,9 +7,11 @@ custom calls that know nothing but shapes: a stored program runs in every proces
 Float32, and bfloat16 on processors that have instructions for its products (AVX512_BF16 or AMX; `Calls.bfloat16`):
 they are summed in float32 and rounded once. A kernel of float32 beside maps of bfloat16 is rounded as it is read, and
 its gradient is not rounded. In evaluation what follows a convolution is computed with it (`scaled_forward`). Other
-16-bit operands are computed in float32. Sums are taken in another order than XLA's. A kernel's gradient is a sum over
-parts of the batch, as many as XLA has threads, 16 at most: with another number of threads its last bits differ, and
-with Winograd's filtering those of all results.
+16-bit operands are computed in float32. Sums are taken in another order than XLA's. A batch is divided into parts for
+the threads: of images, or of rows of an image where images are fewer than threads or do not divide over them. A
+kernel's gradient is a sum over as many parts as XLA has threads, 16 at most: with another number of threads its last
+bits differ, and with Winograd's filtering those of all results. oneDNN may choose another algorithm for parts of
+another size, so those of other results may differ, too.
 
 "onednn_winograd" takes Winograd's minimal filtering (`winograd.h`), in float32, for 3x3, 3x1, 1x3, 7x1 and 1x7 kernels
 of stride 1 with enough channels and pixels; oneDNN computes the products of its matrices. It takes 0.25 of the
@@ -79,7 +81,18 @@ TARGETS = (
 """The names of the custom calls, and of their handlers in `onednn.cc`."""
 
 _SOURCE = Path(__file__).with_suffix(".cc")
-_HEADERS = tuple(_SOURCE.with_name(name) for name in ("lanes.h", "winograd.h", "max_pool.h", "batch_norm.h"))
+_HEADERS = tuple(
+    _SOURCE.with_name(name)
+    for name in (
+        "lanes.h",
+        "winograd.h",
+        "max_pool.h",
+        "batch_norm.h",
+        "threads.h",
+        "primitives.h",
+        "convolutions.h",
+    )
+)
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-Wno-psabi")
 _LANES = 16  # channels that the transforms of `winograd.h` compute at a time
 _FILTERED = ((3, 3), (3, 1), (1, 3), (7, 1), (1, 7))  # taps of the kernels that `winograd.h` has transforms for

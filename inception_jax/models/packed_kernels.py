@@ -17,6 +17,7 @@ import numpy as np
 
 from inception_jax.models import onednn
 from inception_jax.models.onednn import Pads, Strides
+from inception_jax.models.platforms import count_cpu_threads
 
 PACKS_KERNELS: Any = jax.make_user_context(False)
 """`with PACKS_KERNELS(True): ...`: convolutions that are traced in it pack their kernels. They have no gradients."""
@@ -51,8 +52,10 @@ class _Packing(NamedTuple):
     """A convolution whose kernel is packed.
 
     Attributes:
-      sizes: (rows, columns) of its maps, then the kernel's shape, [kh, kw, C, N].
+      maps: (images, rows, columns).
+      kernel: the kernel's shape, [kh, kw, C, N].
       window: strides, then pads (above, below, left, right), in pixels.
+      threads: among which it is divided; oneDNN's layouts of the kernel depend on the parts.
       bfloat16: whether the maps are bfloat16.
       bfloat16_kernel: whether the kernel is.
       filters: whether it is by Winograd's filtering.
@@ -60,8 +63,10 @@ class _Packing(NamedTuple):
       relu: whether a ReLU follows them.
     """
 
-    sizes: tuple[int, ...]
+    maps: tuple[int, ...]
+    kernel: tuple[int, ...]
     window: tuple[int, ...]
+    threads: int
     bfloat16: bool
     bfloat16_kernel: bool
     filters: bool
@@ -72,17 +77,17 @@ class _Packing(NamedTuple):
         """Lays a kernel out: uint8 [bytes]."""
         result = jax.typeof(kernel).update(shape=(_count_bytes(self),), dtype=jnp.uint8)
         call = jax.ffi.ffi_call(onednn.PACK_TARGET, result, vmap_method="sequential")
-        return call(kernel, image=np.array(self.sizes[:2]), bfloat16=np.bool_(self.bfloat16), **self._attributes())
+        return call(kernel, maps=np.array(self.maps), bfloat16=np.bool_(self.bfloat16), **self._attributes())
 
     def convolve(self, x: jax.Array, packed: jax.Array, coefficients: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Convolves maps with a packed kernel, to `shape`; coefficients: [2, N], or [2, 0] where none follow."""
         call = jax.ffi.ffi_call(onednn.PACKED_TARGET, jax.typeof(x).update(shape=shape), vmap_method="sequential")
         attributes = self._attributes() | {"bfloat16_kernel": np.bool_(self.bfloat16_kernel)}
-        return call(x, packed, coefficients, kernel=np.array(self.sizes[2:]), **attributes)
+        return call(x, packed, coefficients, kernel=np.array(self.kernel), **attributes)
 
     def _attributes(self) -> dict[str, Any]:
         switches = {name: np.bool_(getattr(self, name)) for name in ("filters", "scales", "relu")}
-        return {"window": np.array(self.window), **switches}
+        return {"window": np.array(self.window), "threads": np.int64(self.threads), **switches}
 
 
 def _find_packing(
@@ -99,19 +104,21 @@ def _find_packing(
     if not PACKS_KERNELS.value:
         return None
     packing = _Packing(
-        (*x.shape[1:3], *kernel.shape),
+        x.shape[:3],
+        kernel.shape,
         (*strides, *pads[0], *pads[1]),
+        count_cpu_threads(),
         x.dtype == jnp.bfloat16,
         kernel.dtype == jnp.bfloat16,
         filters,
         scales,
         relu,
     )
-    return packing if _count_bytes(packing) else None
+    return packing if _count_bytes(packing) > 0 else None
 
 
 @functools.cache
 def _count_bytes(packing: _Packing) -> int:
-    """Bytes of the packed kernel; 0: the convolution takes it as it is."""
-    numbers = [*packing.sizes, *packing.window]
-    return onednn.load().count_packed_bytes((ctypes.c_int64 * len(numbers))(*numbers), *packing[2:])
+    """Bytes of the packed kernel; 0: the convolution takes it as it is; -1: oneDNN does not know the convolution."""
+    numbers = [*packing.maps, *packing.kernel, *packing.window, packing.threads]
+    return onednn.load().count_packed_bytes((ctypes.c_int64 * len(numbers))(*numbers), *packing[4:])

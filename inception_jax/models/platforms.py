@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -53,3 +54,14 @@ def is_traced_for_shapes() -> bool:
 def traced_for_device(device: jax.Device) -> AbstractContextManager[None]:
     """What is traced inside is for this device alone; for a GPU, of which there are several kinds, it is for all."""
     return TRACED_FOR(device.platform if device.platform in ("cpu", "tpu") else TRACED_FOR.value)
+
+
+def count_cpu_threads() -> int:
+    """Returns the number of XLA's threads on CPUs.
+
+    The variables are its own (`DefaultThreadPoolSize` of xla/pjrt/utils.cc).
+    """
+    for name in ("PJRT_NPROC", "NPROC"):
+        if (number := os.environ.get(name, "")).isdecimal():
+            return int(number)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,6 +11,8 @@ import sys
 
 import jax
 
+from inception_jax.models.platforms import count_cpu_threads
+
 COUNT = 2
 FEWEST = 4
 """Examples; a batch is filled up to a multiple of the devices, and of 3 a quarter would be computed in vain."""
@@ -43,20 +45,12 @@ def gains(examples: int | None = None) -> bool:
     """Whether two devices compute so many examples faster than one, and the user has chosen no number of devices."""
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     chosen = chosen or jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]  # jax declares no types for it
-    return not chosen and _threads() >= COUNT and (examples is None or examples >= FEWEST)
+    return not chosen and count_cpu_threads() >= COUNT and (examples is None or examples >= FEWEST)
 
 
 def is_split() -> bool:
     """Whether `use_two` has made the CPU two devices, and the devices are those."""
     return _split and jax.default_backend() == "cpu"
-
-
-def _threads() -> int:
-    """Threads of XLA on the CPU; the variables are its own (`DefaultThreadPoolSize` of xla/pjrt/utils.cc)."""
-    for name in ("PJRT_NPROC", "NPROC"):
-        if (number := os.environ.get(name, "")).isdecimal():
-            return int(number)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_command() -> bool:

@@ -67,9 +67,11 @@ class PreparedStep(Compiled):
     def __call__(self, variables: Any, batch: Any) -> Any:
         """Calls the executable, after `prepare` where an array of the variables is another than in the last call."""
         leaves = jax.tree.leaves(variables)
-        if not self._latest or any(now is not then for now, then in zip(leaves, self._latest[0][0], strict=True)):
-            self._latest[:] = [(leaves, self.prepare(variables))]
-        return self.call(variables, self._latest[0][1], batch)
+        then, prepared = self._latest[0] if self._latest else ([], None)
+        if len(leaves) != len(then) or any(one is not other for one, other in zip(leaves, then, strict=True)):
+            prepared = self.prepare(variables)
+            self._latest[:] = [(leaves, prepared)]  # another thread may replace it before this one's call
+        return self.call(variables, prepared, batch)
 
 
 class Devices:
@@ -295,7 +297,7 @@ class Devices:
 
     def _jit_train(self, step: Callable, numbers: int = 0) -> Any:
         arguments = (_REPLICATED, _SPLIT, *(_REPLICATED for _ in range(numbers)))
-        return jax.jit(self._shard(step, arguments, (_REPLICATED, _REPLICATED)), donate_argnums=0)
+        return jax.jit(self._shard(step, (_REPLICATED, _REPLICATED), arguments), donate_argnums=0)
 
     def compile_eval(
         self,
@@ -321,7 +323,7 @@ class Devices:
         if not prepares or self.mesh.devices.flat[0].platform != "cpu":
             return self._compile(compile_program, self._map_eval(step, 1), variables, batch)
         parts = PreparedFunction(step, jax.tree.map(self._on_one_device, batch))
-        prepare = jax.jit(self._shard(parts.prepare, _REPLICATED, _REPLICATED))
+        prepare = jax.jit(self._shard(parts.prepare, _REPLICATED, (_REPLICATED,)))
         first = self._compile(compile_program, prepare, variables)
         shapes: Any = first.call
         second = self._compile(compile_program, self._map_eval(parts.compute, 2), variables, shapes.out_info, batch)
@@ -334,7 +336,7 @@ class Devices:
         if self.mode == "pmap":
             axes = (*(None for _ in range(replicated)), 0)
             return jax.pmap(step, AXIS, in_axes=axes, out_axes=(None, 0), devices=list(self.mesh.devices.flat))
-        return jax.jit(self._shard(step, arguments, (_REPLICATED, _SPLIT)))
+        return jax.jit(self._shard(step, (_REPLICATED, _SPLIT), arguments))
 
     def _on_one_device(self, rows: Any) -> jax.ShapeDtypeStruct:
         """Shape and dtype of one device's part of a leaf of a batch."""
@@ -368,7 +370,7 @@ class Devices:
         Returns:
           The FLOPs; None: the devices' compiler does not count, as JAX's plugin for GPUs.
         """
-        wrapped = jax.jit(self._shard(step, (_REPLICATED, _SPLIT), (_REPLICATED, _REPLICATED)))
+        wrapped = jax.jit(self._shard(step, out=(_REPLICATED, _REPLICATED)))
         with TRACED_FOR(platform):
             lowered = wrapped.trace(state, batch).lower(lowering_platforms=(platform,))
         try:
@@ -399,10 +401,10 @@ class Devices:
         return_freed_memory()
         return Compiled(executable, time.perf_counter() - start, lowering)
 
-    def _shard(self, step: Callable, arguments: Any, results: Any) -> Callable:
+    def _shard(self, step: Callable, out: Any, arguments: tuple = (_REPLICATED, _SPLIT)) -> Callable:
         # check_vma=False: the step reduces its gradients itself; with the check on, JAX would add a second reduction
         # when it transposes the replicated parameters, and the gradient would be N times too large.
-        return jax.shard_map(step, mesh=self.mesh, in_specs=arguments, out_specs=results, check_vma=False)
+        return jax.shard_map(step, mesh=self.mesh, in_specs=arguments, out_specs=out, check_vma=False)
 
 
 def _copy_aligned(array: np.ndarray) -> np.ndarray:

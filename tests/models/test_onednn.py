@@ -188,6 +188,43 @@ assert jnp.abs(got - want).max() < 1e-4 * jnp.abs(want).max()
 
 
 @needs_onednn
+@pytest.mark.parametrize("threads", [3, 16])
+def test_few_images_are_divided_by_rows(threads):
+    """Forward and both gradients in parts of an image's rows; the kernel packed for the same parts."""
+    program = """import jax, jax.numpy as jnp, numpy as np
+from inception_jax.models.convolution import conv2d
+from inception_jax.models.packed_kernels import PACKS_KERNELS
+CASES = [
+    (1, 14, (3, 3), 1, "SAME"), (3, 13, (3, 3), 2, "SAME"), (2, 17, (7, 1), 1, "SAME"), (1, 40, (5, 5), 3, 2),
+    (1, 11, (3, 3), 1, ((0, 2), (2, 1))), (1, 8, (3, 3), 1, 6), (1, 9, (1, 7), 1, "VALID"), (4, 8, (1, 1), 1, "SAME"),
+]
+for dtype in DTYPES:
+    wide = lambda x: x.astype(jnp.float32)
+    for images, rows, taps, *window in CASES[: 8 if dtype == "float32" else 4]:
+        x = jax.random.normal(jax.random.key(0), (images, rows, rows + 2, 32), dtype)
+        kernel = wide(jax.random.normal(jax.random.key(1), (*taps, 32, 48), dtype))
+        gradient = jax.random.normal(jax.random.key(2), conv2d(x, kernel, *window, algorithm="onednn").shape, dtype)
+        def run(algorithm, convert, x, kernel, gradient):
+            call = lambda x, kernel: conv2d(x, kernel, *window, algorithm=algorithm)
+            y, pull = jax.vjp(call, convert(x), kernel)
+            return y, *pull(convert(gradient))
+        both = jax.jit(lambda *a: (run("onednn", lambda x: x, *a), run("exact", wide, *a)))
+        ours, exact = both(x, kernel, gradient)
+        for one, other in zip(ours, exact, strict=True):
+            error = jnp.abs(wide(one) - other).max() / jnp.abs(other).max()
+            assert error < (6e-6 if dtype == "float32" else 2**-7), (dtype, images, rows, taps, window, error)
+        with PACKS_KERNELS(True):
+            packed = jax.jit(lambda x, kernel: conv2d(x, kernel, *window, algorithm="onednn"))(x, kernel)
+        np.testing.assert_array_equal(packed, ours[0])
+"""
+    dtypes = ["float32", "bfloat16"] if onednn.load().bfloat16 else ["float32"]
+    environment = os.environ | {"NPROC": str(threads), "XLA_FLAGS": ""}
+    subprocess.run(
+        [sys.executable, "-c", program.replace("DTYPES", str(dtypes))], env=environment, cwd=ROOT, check=True
+    )
+
+
+@needs_onednn
 def test_other_dtypes(monkeypatch):
     """float16, and bfloat16 on other processors, are computed in float32; float64, and no images, as by "fast"."""
     monkeypatch.setattr(onednn, "load", lambda: onednn.Calls("", False, lambda *_: 0))
