@@ -13,7 +13,7 @@ import jax
 from inception_jax.benchmarks import workload
 from inception_jax.benchmarks.steps import Bench
 from inception_jax.training.memory_check import TooLarge
-from inception_jax.training.parallel import Compiled
+from inception_jax.training.parallel import Compiled, PreparedStep
 
 _MAX_EXAMPLES = 2**20  # per device; ends a search in which everything fits
 _RESOLUTION = 16  # the search ends when the bounds are within a sixteenth of each other
@@ -34,8 +34,12 @@ def program_memory(compiled: Compiled, accelerator: bool = False) -> dict[str, i
     analysis = executable.memory_analysis()
     if analysis is None:
         return None
+    arguments = analysis.argument_size_in_bytes
+    if isinstance(compiled, PreparedStep):  # takes what was prepared; the variables are there, too
+        preparation: Any = compiled.prepare
+        arguments += preparation.memory_analysis().argument_size_in_bytes
     parts = {
-        "arguments": analysis.argument_size_in_bytes,
+        "arguments": arguments,
         "outputs": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
         "temporary": analysis.temp_size_in_bytes,
         "code": analysis.generated_code_size_in_bytes,

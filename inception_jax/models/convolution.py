@@ -259,6 +259,12 @@ def _cpu_input_gradient(
             for size, count, stride in zip(x.shape[1:3], gradient.shape[1:3], strides, strict=True)
         )
         return lax.pad(values, jnp.zeros((), values.dtype), [(0, 0, 0), rows, columns, (0, 0, 0)])
+    # XLA computes convolutions with negative padding wrong (jax 0.10.2: NaN for 5x1 kernels and 5 rows of padding), as
+    # they would be where outputs are of padding alone.
+    for axis, stride in enumerate(strides):
+        gradient, pads = _drop_padding(gradient, pads, axis, stride, x.shape[axis + 1], kernel.shape[axis])
+    if gradient.size == 0:
+        return jnp.zeros_like(x)
     # The transposed convolution, written as a plain one with the kernel flipped. The barrier keeps XLA from folding the
     # flip into the convolution, which would then be slow inside loops.
     flipped = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
@@ -268,6 +274,20 @@ def _cpu_input_gradient(
         low = kernel.shape[axis] - 1 - pads[axis][0]
         back.append((low, x.shape[axis + 1] + kernel.shape[axis] - 1 - spread - low))
     return _plain_conv(gradient, flipped, (1, 1), (back[0], back[1]), lhs_dilation=strides)
+
+
+def _drop_padding(
+    gradient: jax.Array, pads: Pads, axis: int, stride: int, size: int, taps: int
+) -> tuple[jax.Array, Pads]:
+    """The gradient of an output without the rows, or columns, that are of padding alone, and the padding then."""
+    before, count = pads[axis][0], gradient.shape[axis + 1]
+    first = max(0, -(-(before - taps + 1) // stride))
+    last = max(first, min(count, -(-(size + before) // stride)))
+    if first == 0 and last == count:
+        return gradient, pads
+    before -= first * stride
+    pair = before, max(0, (last - first - 1) * stride + taps - size - before)
+    return lax.slice_in_dim(gradient, first, last, axis=axis + 1), (pair, pads[1]) if axis == 0 else (pads[0], pair)
 
 
 def _plain_conv(

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "primitives.h"
@@ -17,19 +18,18 @@
 
 namespace onednn {
 
-constexpr int kLeastRows = 2;              // of a band, about: a part of an image
-constexpr int kMostSums = 16;              // partial sums of a kernel's gradient, each as large as it
-constexpr int kMostGathered = 1 << 20;     // bytes of a map that a kernel's gradient gathers for each of its taps
-constexpr int kBlockTiles = 64;            // of Winograd's filtering: about as many in a block of a map
-constexpr int kGradientTiles = 196;        // and of a kernel's gradient, which sums over them
+constexpr int kLeastRows = 2;           // of a band, about: a part of an image
+constexpr int kMostSums = 16;           // partial sums of a kernel's gradient, each as large as it
+constexpr int kMostGathered = 1 << 20;  // bytes of a map that a kernel's gradient gathers for each of its taps
+constexpr int kBlockTiles = 64;         // of Winograd's filtering: about as many in a block of a map
+constexpr int kGradientTiles = 196;     // and of a kernel's gradient, which sums over them
 
 using Buffer = ffi::AnyBuffer;  // float32 or bfloat16
 
 inline void Run(ffi::ThreadPool& pool, const std::vector<Reorder>& reorders, void* source, void* target) {
   Divide(pool, reorders.size(), [&](int64_t part) {
     const Reorder& reorder = reorders[part];
-    Execute(reorder.run, reorder.scratch,
-            {{DNNL_ARG_FROM, reorder.from, source}, {DNNL_ARG_TO, reorder.to, target}});
+    Execute(reorder.run, reorder.scratch, {{DNNL_ARG_FROM, reorder.from, source}, {DNNL_ARG_TO, reorder.to, target}});
   });
 }
 
@@ -71,8 +71,8 @@ struct Tiles {
 };
 
 // The matrices of a kernel, seen forward or from its output.
-inline void TransformKernel(ffi::ThreadPool& pool, const winograd::Filtering& filtering, const Key& key, const float* kernel,
-                     float* matrices) {
+inline void TransformKernel(ffi::ThreadPool& pool, const winograd::Filtering& filtering, const Key& key,
+                            const float* kernel, float* matrices) {
   const int64_t inputs = key.kernel[2], outputs = key.kernel[3], groups = inputs / kLanes;
   const int64_t slices = std::min(groups, kPartsPerThread * std::max<int64_t>(1, pool.num_threads()));
   Divide(pool, slices, [&](int64_t slice) {
@@ -84,8 +84,8 @@ inline void TransformKernel(ffi::ThreadPool& pool, const winograd::Filtering& fi
 }
 
 // Forward and input gradient: tiles of `from` to tiles of `to`. kernel: in HWIO, or its matrices where it is packed.
-inline void FilterMaps(ffi::ThreadPool& pool, const winograd::Filtering& filtering, const Key& key, float* x, float* kernel,
-                bool is_packed, float* y) {
+inline void FilterMaps(ffi::ThreadPool& pool, const winograd::Filtering& filtering, const Key& key, float* x,
+                       float* kernel, bool is_packed, float* y) {
   const bool back = key.kind == kInputGradient;
   const Sizes &from = back ? key.y : key.x, &to = back ? key.x : key.y;
   const int64_t inputs = key.kernel[2], outputs = key.kernel[3], threads = std::max<int64_t>(1, pool.num_threads());
@@ -122,7 +122,7 @@ inline void FilterMaps(ffi::ThreadPool& pool, const winograd::Filtering& filteri
 
 // The gradient of the kernel: a sum over tiles, of parts whose number and order are fixed.
 inline void FilterKernel(ffi::ThreadPool& pool, const winograd::Filtering& filtering, const Key& key, float* x,
-                  float* kernel, float* y) {
+                         float* kernel, float* y) {
   const int64_t inputs = key.kernel[2], outputs = key.kernel[3], threads = std::max<int64_t>(1, pool.num_threads());
   const Tiles tiles(filtering, key.y);
   const int64_t parts = std::min<int64_t>({threads, kMostSums, tiles.count});
@@ -188,8 +188,7 @@ inline void MultiplyKernel(ffi::ThreadPool& pool, const Key& key, uint16_t* x, c
               const int64_t run = std::min(inputs - channel, first + count - place);
               const int64_t from_row = row * key.strides[0] - key.pads[0] + tap / key.kernel[1];
               const int64_t from_column = column * key.strides[1] - key.pads[2] + tap % key.kernel[1];
-              const bool is_inside =
-                  from_row >= 0 && from_row < key.x[1] && from_column >= 0 && from_column < key.x[2];
+              const bool is_inside = from_row >= 0 && from_row < key.x[1] && from_column >= 0 && from_column < key.x[2];
               if (is_inside)
                 std::copy_n(x + (image * key.x[1] + from_row) * row_size + from_column * inputs + channel, run, to);
               else
@@ -230,7 +229,8 @@ struct Part {
   Key key;
   int64_t x, y;  // bytes before its places in the maps
   const Convolution* convolution = nullptr;
-  int64_t layout = 0;  // of its kernel: the first part that has the same
+  int64_t layout = 0;     // of its kernel: an index of the division's `layouts`
+  bool has_idle = false;  // whether some tap is over padding alone
 
   bool HasLayoutOf(const Part& other) const {
     return dnnl_memory_desc_equal(convolution->packed, other.convolution->packed) != 0;
@@ -249,12 +249,12 @@ struct Division {
 struct DivisionKey {
   Key key;
   int64_t threads;
-  bool operator<(const DivisionKey& other) const {
-    return std::tie(threads, key) < std::tie(other.threads, other.key);
-  }
+  bool operator<(const DivisionKey& other) const { return std::tie(threads, key) < std::tie(other.threads, other.key); }
 };
 
-inline int64_t ImageBytes(const Key& key, const Sizes& sizes) { return Product(sizes, 1) * dnnl_data_type_size(key.type); }
+inline int64_t ImageBytes(const Key& key, const Sizes& sizes) {
+  return Product(sizes, 1) * dnnl_data_type_size(key.type);
+}
 
 // Rows of the map that is divided.
 inline int64_t DividedRows(const Key& key) { return key.kind == kInputGradient ? key.x[1] : key.y[1]; }
@@ -262,7 +262,7 @@ inline int64_t DividedRows(const Key& key) { return key.kind == kInputGradient ?
 // The number of bands of rows of each image: several where the images leave threads without work.
 inline int64_t CountBands(const Key& key, int64_t threads, int64_t wanted) {
   const int64_t images = key.x[0];
-  const bool skips = key.kind == kInputGradient && key.strides[0] != 1;  // rows that belong to no output
+  const bool skips = key.kind == kInputGradient && key.strides[0] != 1;             // rows that belong to no output
   const bool is_padded_more = std::max(key.pads[0], key.pads[1]) >= key.kernel[0];  // a band might have no row
   if (images >= wanted || images % threads == 0 || skips || is_padded_more) return 1;
   const int64_t bands = std::min(threads / std::gcd(images, threads), wanted / images);
@@ -296,6 +296,19 @@ inline Part Band(const Part& whole, int64_t first, int64_t last) {
   return band;
 }
 
+// Whether some tap of an axis is over padding alone. oneDNN does not always write the gradient of such taps.
+inline bool HasIdleTap(int64_t taps, int64_t stride, int64_t before, int64_t size, int64_t outputs) {
+  for (int64_t tap = 0; tap < taps; tap++) {
+    bool is_idle = true;
+    for (int64_t output = 0; output < outputs && is_idle; output++) {
+      const int64_t place = output * stride - before + tap;
+      is_idle = place < 0 || place >= size;
+    }
+    if (is_idle) return true;
+  }
+  return false;
+}
+
 inline Division* Compile(const DivisionKey& of) {
   auto* made = new Division;
   const Key& key = of.key;
@@ -311,6 +324,9 @@ inline Division* Compile(const DivisionKey& of) {
   }
   for (Part& part : made->parts) {
     part.convolution = &Compiled(part.key);
+    const Key& own = part.key;
+    part.has_idle = HasIdleTap(own.kernel[0], own.strides[0], own.pads[0], own.x[1], own.y[1]) ||
+                    HasIdleTap(own.kernel[1], own.strides[1], own.pads[2], own.x[2], own.y[2]);
     const size_t bytes = (part.convolution->packed_bytes + kAlignment - 1) / kAlignment * kAlignment;
     made->step = std::max(made->step, bytes);
     auto same = [&](int64_t other) { return part.HasLayoutOf(made->parts[other]); };
@@ -333,8 +349,8 @@ inline void Pack(ffi::ThreadPool& pool, const Division& division, void* kernel, 
 }
 
 // kernel: in HWIO, or as `Pack` lays it out.
-inline void ConvolveMaps(ffi::ThreadPool& pool, const Division& division, char* x, void* kernel, bool is_packed, char* y,
-                  const After& after) {
+inline void ConvolveMaps(ffi::ThreadPool& pool, const Division& division, char* x, void* kernel, bool is_packed,
+                         char* y, const After& after) {
   Lease workspace;
   auto* packed = static_cast<char*>(kernel);
   if (!is_packed && !division.TakesKernelAsItIs()) {
@@ -348,19 +364,29 @@ inline void ConvolveMaps(ffi::ThreadPool& pool, const Division& division, char* 
 }
 
 // The gradient of a kernel: the sum of those of the parts, in their order.
-inline void SumKernels(ffi::ThreadPool& pool, const Division& division, int64_t threads, char* x, void* kernel, char* y) {
+inline void SumKernels(ffi::ThreadPool& pool, const Division& division, int64_t threads, char* x, void* kernel,
+                       char* y) {
   const std::vector<Part>& parts = division.parts;
   const Convolution& first = *parts[0].convolution;
+  auto differs = [&](const Part& part) { return part.layout != parts[0].layout; };
+  const size_t others = std::count_if(parts.begin(), parts.end(), differs);
   Lease workspace;
-  char* memory = workspace->Get(2 * parts.size() * division.step);
+  char* memory = workspace->Get((parts.size() + others) * division.step);
   Divide(pool, parts.size(), [&](int64_t i) {
-    Run(parts[i].key, *parts[i].convolution, x + parts[i].x, memory + i * division.step, y + parts[i].y);
+    const Part& part = parts[i];
+    char* place = memory + i * division.step;
+    if (part.has_idle) std::fill_n(place, part.convolution->packed_bytes, 0);
+    Run(part.key, *part.convolution, x + part.x, place, y + part.y);
   });
   std::vector<float*> sums;
+  char* next = memory + parts.size() * division.step;
   for (const Part& part : parts) {
-    char *place = memory + sums.size() * division.step, *other = place + parts.size() * division.step;
-    if (part.layout != parts[0].layout) Run(pool, Compiled(LayoutKey{part.key, parts[0].key}), place, other);
-    sums.push_back(reinterpret_cast<float*>(part.layout == parts[0].layout ? place : other));
+    char* place = memory + sums.size() * division.step;
+    if (differs(part)) {
+      Run(pool, Compiled(LayoutKey{part.key, parts[0].key}), place, next);
+      place = std::exchange(next, next + division.step);
+    }
+    sums.push_back(reinterpret_cast<float*>(place));
   }
   const int64_t count = first.packed_bytes / sizeof(float);
   const int64_t slices = count < kSmallKernel ? 1 : kPartsPerThread * threads;
@@ -385,7 +411,7 @@ inline size_t PackedBytes(const DivisionKey& of, bool filters) {
 // the kernel, which is of float32 or of the maps' type. window: strides, then pads. filters: by Winograd's filtering
 // (float32, stride 1). after: of forward without it. packed: not null where the kernel of forward is.
 inline void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> window, bool filters, Buffer first,
-              Buffer second, Buffer result, const After& after = {}, const Packed* packed = nullptr) {
+                     Buffer second, Buffer result, const After& after = {}, const Packed* packed = nullptr) {
   Buffer &x = kind == kInputGradient ? result : first, &kernel = kind == kKernelGradient ? result : second;
   Buffer& y = kind == kForward ? result : kind == kInputGradient ? first : second;
   CheckEqual(x, y);
@@ -402,8 +428,7 @@ inline void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_
           after.coefficients != nullptr,
           after.relu};
   const DivisionKey divided{key, packed ? packed->threads : std::max<int64_t>(1, pool.num_threads())};
-  if (packed &&
-      (kernel.element_type() != ffi::DataType::U8 || PackedBytes(divided, filters) != kernel.element_count()))
+  if (packed && (kernel.element_type() != ffi::DataType::U8 || PackedBytes(divided, filters) != kernel.element_count()))
     throw std::runtime_error("a kernel that was packed for another convolution");
   if (filters) {
     auto data = [](const Buffer& buffer) { return static_cast<float*>(buffer.untyped_data()); };

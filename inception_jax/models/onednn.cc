@@ -239,14 +239,17 @@ extern "C" bool inception_jax_has_bfloat16() {
 // refuses. numbers: sizes of the maps without their channels, of the kernel, the window, and the number of threads.
 extern "C" int64_t inception_jax_packed_bytes(const int64_t* numbers, bool bfloat16, bool bfloat16_kernel, bool filters,
                                               bool scales, bool relu) {
+  const int threads = omp_get_max_threads();  // of the caller's thread, which is Python's
+  int64_t bytes = -1;
   try {
     const dnnl_data_type_t kernel_type = bfloat16_kernel ? dnnl_bf16 : dnnl_f32;
-    return PackedBytes(ForwardKey({numbers, 3}, bfloat16, Sizes(numbers + 3, numbers + 7), kernel_type,
-                                  {numbers + 7, 6}, numbers[13], scales, relu),
-                       filters);
+    bytes = PackedBytes(ForwardKey({numbers, 3}, bfloat16, Sizes(numbers + 3, numbers + 7), kernel_type,
+                                   {numbers + 7, 6}, numbers[13], scales, relu),
+                        filters);
   } catch (const std::exception&) {
-    return -1;
   }
+  omp_set_num_threads(threads);
+  return bytes;
 }
 
 // window: size, stride, pixels before the map: above and to the left.

@@ -2,7 +2,8 @@
 
 oneDNN is the library of PyTorch's convolutions on CPUs. It comes with the extra `onednn`; the calls of it (`onednn.cc`)
 are compiled by the machine's C++ compiler when they are first needed, once per user and version. In a program they are
-custom calls that know nothing but shapes: a stored program runs in every process that called `load`.
+custom calls that know nothing but shapes (of packed kernels also the number of threads, and their size on this machine
+by oneDNN): a stored program runs in every process that called `load`.
 
 Float32, and bfloat16 on processors that have instructions for its products (AVX512_BF16 or AMX; `Calls.bfloat16`):
 they are summed in float32 and rounded once. A kernel of float32 beside maps of bfloat16 is rounded as it is read, and
@@ -302,7 +303,20 @@ def kernel_gradient(
     strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array, *, winograd: bool = False
 ) -> jax.Array:
     """The gradient of kernel [kh, kw, C, N], given that of the output [B, H', W', N]."""
-    return _convolve(Kind.KERNEL_GRADIENT, kernel.shape, kernel.dtype, strides, pads, winograd, x, gradient)
+    shape, own_pads, around = [*kernel.shape], [*pads], [(0, 0)] * 4
+    if x.dtype == jnp.bfloat16:
+        # oneDNN's is wrong (numbers that were in its memory) for taps over padding alone, on maps of one column.
+        for axis, stride in enumerate(strides):
+            taps, size, outputs, before = shape[axis], x.shape[axis + 1], gradient.shape[axis + 1], pads[axis][0]
+            places = range(-before, (outputs - 1) * stride - before + 1, stride)  # of the first tap
+            used = [tap for tap in range(taps) if any(0 <= place + tap < size for place in places)]
+            if stride > 1 and used and len(used) < taps:
+                first, last = used[0], used[-1] + 1
+                around[axis], shape[axis], before = (first, taps - last), last - first, before - first
+                own_pads[axis] = before, max(0, (outputs - 1) * stride + last - first - size - before)
+    own = (own_pads[0], own_pads[1])
+    found = _convolve(Kind.KERNEL_GRADIENT, tuple(shape), kernel.dtype, strides, own, winograd, x, gradient)
+    return jnp.pad(found, around) if any(map(any, around)) else found
 
 
 def takes_winograd(strides: Strides, kernel: Sequence[int], output: Sequence[int]) -> bool:

@@ -107,7 +107,7 @@ def _find_packing(
         x.shape[:3],
         kernel.shape,
         (*strides, *pads[0], *pads[1]),
-        count_cpu_threads(),
+        max(count_cpu_threads(), len(jax.local_devices(backend="cpu"))),  # XLA has a thread for each device
         x.dtype == jnp.bfloat16,
         kernel.dtype == jnp.bfloat16,
         filters,

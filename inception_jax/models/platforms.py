@@ -57,11 +57,11 @@ def traced_for_device(device: jax.Device) -> AbstractContextManager[None]:
 
 
 def count_cpu_threads() -> int:
-    """Returns the number of XLA's threads on CPUs.
+    """Returns the number of XLA's threads on CPUs, where there are not more JAX devices than these.
 
     The variables are its own (`DefaultThreadPoolSize` of xla/pjrt/utils.cc).
     """
     for name in ("PJRT_NPROC", "NPROC"):
         if (number := os.environ.get(name, "")).isdecimal():
-            return int(number)
+            return max(1, int(number))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -52,8 +52,9 @@ class _Value:
 class PreparedFunction:
     """A function of weights and a batch in two parts: `compute(weights, prepare(weights), batch)` is its result.
 
-    Both are to be compiled. An operation on weights whose result is larger than they stays with the batch, but for
-    packed kernels. There are no gradients.
+    Both are to be compiled, within `TRACED_FOR`: the forms for several platforms are not divided. An operation on
+    weights whose result is larger than they stays with the batch, but for packed kernels. Of a program with side
+    effects (prints, references that it writes to) nothing is prepared. There are no gradients.
     """
 
     def __init__(self, function: Callable[[Any, Any], Any], batch: Any):
@@ -70,7 +71,8 @@ class PreparedFunction:
     def prepare(self, weights: Any) -> list[jax.Array]:
         """Computes what `compute` takes beside the weights."""
         prepared: list[jax.Array] = []
-        self._run(_Part.WEIGHTS, weights, self._batch, lambda value: prepared.append(value.array))
+        if self._is_divided(weights):
+            self._run(_Part.WEIGHTS, weights, self._batch, lambda value: prepared.append(value.array))
         return prepared
 
     def compute(self, weights: Any, prepared: Sequence[jax.Array], batch: Any) -> Any:
@@ -82,12 +84,21 @@ class PreparedFunction:
 
         return self._run(_Part.BATCH, weights, batch, take)
 
-    def _run(self, part: _Part, weights: Any, batch: Any, carry: Callable[[_Value], None]) -> Any:
-        """Runs one part; calls `carry` with each value that the second takes from the first, in order."""
+    def _trace(self, weights: Any) -> tuple[core.ClosedJaxpr, Any]:
+        """The program, and the shapes of its results."""
         if self._traced is None:
             with PACKS_KERNELS(True):
                 self._traced = jax.make_jaxpr(self._function, return_shape=True)(weights, self._batch)
-        program, shapes = self._traced
+        return self._traced
+
+    def _is_divided(self, weights: Any) -> bool:
+        """Whether the program has no side effects; JAX counts a use of the devices' axis as one."""
+        effects = self._trace(weights)[0].effects
+        return all(type(effect).__name__ == "NamedAxisEffect" for effect in effects)
+
+    def _run(self, part: _Part, weights: Any, batch: Any, carry: Callable[[_Value], None]) -> Any:
+        """Runs one part; calls `carry` with each value that the second takes from the first, in order."""
+        program, shapes = self._trace(weights)
 
         def bring(value: _Value) -> Any:
             if value.part == _Part.WEIGHTS and not value.known:
@@ -95,7 +106,8 @@ class PreparedFunction:
                 carry(value)
             return value.array
 
-        inputs = [_Value(_Part.WEIGHTS, leaf, known=True) for leaf in jax.tree.leaves(weights)]
+        owner = _Part.WEIGHTS if self._is_divided(weights) else _Part.BATCH
+        inputs = [_Value(owner, leaf, known=True) for leaf in jax.tree.leaves(weights)]
         inputs += [_Value(_Part.BATCH, leaf) for leaf in jax.tree.leaves(batch)]
         outputs = _evaluate(program.jaxpr, program.consts, inputs, part, bring)
         return jax.tree.unflatten(jax.tree.structure(shapes), [bring(value) for value in outputs])

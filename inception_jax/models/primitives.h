@@ -19,7 +19,9 @@
 #include "oneapi/dnnl/dnnl.h"
 #include "winograd.h"
 
-extern "C" void omp_set_num_threads(int);  // of the OpenMP library that oneDNN itself is linked with
+// Of the OpenMP library that oneDNN itself is linked with.
+extern "C" void omp_set_num_threads(int);
+extern "C" int omp_get_max_threads();
 
 namespace onednn {
 
@@ -46,8 +48,8 @@ inline void Check(dnnl_status_t status, const char* what) {
 struct Key {
   int64_t kind;
   dnnl_data_type_t type, kernel_type;  // of the maps, and of the kernel in HWIO
-  Sizes x, kernel, y, strides, pads;  // sizes NHWC, HWIO, NHWC; pads: top, bottom, left, right
-  bool scales = false, relu = false;  // what follows: `After`
+  Sizes x, kernel, y, strides, pads;   // sizes NHWC, HWIO, NHWC; pads: top, bottom, left, right
+  bool scales = false, relu = false;   // what follows: `After`
   auto Values() const { return std::tie(kind, type, kernel_type, x, kernel, y, strides, pads, scales, relu); }
   bool operator<(const Key& other) const { return Values() < other.Values(); }
 };
@@ -159,7 +161,8 @@ inline dnnl_memory_desc_t Scratch(const_dnnl_primitive_desc_t chosen) {
 }
 
 // Divides a reorder of a kernel [filters, channels, rows, columns] along one of its first two axes, where oneDNN can.
-inline std::vector<Reorder> Reorders(dnnl_memory_desc_t from, dnnl_memory_desc_t to, const dnnl_dims_t sizes, int axis) {
+inline std::vector<Reorder> Reorders(dnnl_memory_desc_t from, dnnl_memory_desc_t to, const dnnl_dims_t sizes,
+                                     int axis) {
   std::vector<Reorder> made;
   for (int64_t first = 0; first < sizes[axis]; first += kSlice) {
     dnnl_dims_t part = {sizes[0], sizes[1], sizes[2], sizes[3]}, offsets = {0, 0, 0, 0};
@@ -190,7 +193,8 @@ inline void AppendScale(dnnl_primitive_attr_t attributes, const_dnnl_memory_desc
   CHECK_DNNL(dnnl_post_ops_create(&made));
   CHECK_DNNL(dnnl_post_ops_append_binary(made, dnnl_binary_mul, per_channel));
   CHECK_DNNL(dnnl_post_ops_append_binary(made, dnnl_binary_add, per_channel));
-  // x * min(max(x * the largest float, 0), 1): oneDNN's own ReLU makes 0 of a NaN. This one makes NaN of minus infinity.
+  // x * min(max(x * the largest float, 0), 1): oneDNN's own ReLU makes 0 of a NaN. This one makes NaN of minus
+  // infinity.
   if (relu) CHECK_DNNL(dnnl_post_ops_append_eltwise(made, dnnl_eltwise_hardswish, FLT_MAX, 0));
   CHECK_DNNL(dnnl_primitive_attr_set_post_ops(attributes, made));
   dnnl_post_ops_destroy(made);
@@ -219,9 +223,9 @@ inline Convolution* Compile(const Key& key) {
                                                             strides, dilation, low, high, attributes));
   chosen = forward;
   if (key.kind == kInputGradient)
-    CHECK_DNNL(dnnl_convolution_backward_data_primitive_desc_create(&chosen, Engine(), dnnl_convolution_direct,
-                                                                    made->x, any, made->y, strides, dilation, low,
-                                                                    high, forward, attributes));
+    CHECK_DNNL(dnnl_convolution_backward_data_primitive_desc_create(&chosen, Engine(), dnnl_convolution_direct, made->x,
+                                                                    any, made->y, strides, dilation, low, high, forward,
+                                                                    attributes));
   if (key.kind == kKernelGradient)
     CHECK_DNNL(dnnl_convolution_backward_weights_primitive_desc_create(&chosen, Engine(), dnnl_convolution_direct,
                                                                        made->x, any_sum, nullptr, made->y, strides,
@@ -369,7 +373,8 @@ struct Operand {
   void* data;
 };
 
-inline void Execute(const_dnnl_primitive_t run, const_dnnl_memory_desc_t scratch, const std::vector<Operand>& operands) {
+inline void Execute(const_dnnl_primitive_t run, const_dnnl_memory_desc_t scratch,
+                    const std::vector<Operand>& operands) {
   thread_local Workspace workspace;
   omp_set_num_threads(1);
   std::vector<std::unique_ptr<Memory>> memories;
@@ -384,7 +389,8 @@ inline void Execute(const_dnnl_primitive_t run, const_dnnl_memory_desc_t scratch
   CHECK_DNNL(dnnl_stream_wait(Stream()));
 }
 
-inline void Run(const Key& key, const Convolution& convolution, void* x, void* kernel, void* y, const After& after = {}) {
+inline void Run(const Key& key, const Convolution& convolution, void* x, void* kernel, void* y,
+                const After& after = {}) {
   const bool of_input = key.kind == kInputGradient, of_kernel = key.kind == kKernelGradient;
   std::vector<Operand> operands = {{of_input ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, convolution.x, x},
                                    {of_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, convolution.packed, kernel},

@@ -16,7 +16,7 @@
 
 namespace onednn {
 
-constexpr int kPartsPerThread = 4;         // so that a thread that comes late finds work
+constexpr int kPartsPerThread = 4;  // so that a thread that comes late finds work
 
 namespace ffi = xla::ffi;
 

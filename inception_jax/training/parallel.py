@@ -55,19 +55,21 @@ class Compiled:
 class PreparedStep(Compiled):
     """A compiled step `(variables, batch)` that prepares its variables when they are others than in the last call.
 
-    `call` takes (variables, prepared, batch).
+    `call` takes (variables, prepared, batch). The step keeps the last variables and what it prepared of them.
 
     Attributes:
       prepare: the executable that prepares variables.
     """
 
     prepare: Callable[..., Any] = dataclasses.field(kw_only=True)
-    _latest: list[tuple[list[Any], Any]] = dataclasses.field(default_factory=list, init=False, repr=False)
+    _latest: list[tuple[list[Any], Any]] = dataclasses.field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     def __call__(self, variables: Any, batch: Any) -> Any:
         """Calls the executable, after `prepare` where an array of the variables is another than in the last call."""
         leaves = jax.tree.leaves(variables)
-        then, prepared = self._latest[0] if self._latest else ([], None)
+        then, prepared = self._latest[0] if self._latest else ([], [])
         if len(leaves) != len(then) or any(one is not other for one, other in zip(leaves, then, strict=True)):
             prepared = self.prepare(variables)
             self._latest[:] = [(leaves, prepared)]  # another thread may replace it before this one's call
@@ -315,7 +317,7 @@ class Devices:
           variables: as the step will be called with; arrays.
           batch: as `variables`; or shapes with shardings.
           prepares: whether, on CPUs, what depends on the variables alone is computed once for the calls that have the
-            same ones (`prepared_weights.py`).
+            same ones (`prepared_weights.py`); they must not change in their place, as a NumPy array can.
           compile_program: as in `compile_train`.
         """
         if self.mode == "pmap":

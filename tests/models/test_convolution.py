@@ -72,6 +72,32 @@ def test_each_algorithm_of_the_weight_gradient_is_equal_to_xlas_own(x64, case):
         np.testing.assert_allclose(algorithm(x, gradient), pull(gradient)[0], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("images", "window", "strides", "padding"),
+    [
+        ((7, 3, 12, 3), (5, 1, 3, 16), 1, ((5, 3), (1, 0))),
+        ((3, 13, 2, 1), (2, 1, 1, 7), 1, ((2, 0), (0, 0))),
+        ((2, 9, 8, 4), (3, 3, 4, 8), 2, ((4, 0), (0, 5))),
+        ((2, 4, 4, 2), (1, 3, 2, 3), 3, ((2, 7), (3, 3))),
+    ],
+)
+def test_the_input_gradient_with_more_padding_than_the_kernel_reaches(images, window, strides, padding):
+    """XLA's own convolution of the gradient then has negative padding, and is wrong in float32: NaN, or 1e10."""
+    x, kernel = operands(images, window, np.float32)
+    with jax.enable_x64(True):
+        wide, wide_kernel = (jnp.asarray(np.asarray(one), jnp.float64) for one in (x, kernel))
+        y, pull = jax.vjp(lambda x: xla(x, wide_kernel, strides, padding), wide)
+        gradient = np.cos(np.arange(y.size, dtype=np.float32)).reshape(y.shape)
+        (want,) = pull(jnp.asarray(gradient, jnp.float64))
+
+    def run(x, gradient, algorithm):
+        return jax.vjp(lambda x: conv2d(x, kernel, strides, padding, algorithm=algorithm), x)[1](gradient)[0]
+
+    for algorithm in ("fast", "exact"):
+        got = jax.jit(run, static_argnums=2)(x, gradient, algorithm)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 def with_gradients(function, x, kernel, strides, padding):
     """The output, and the gradients of sum(output * weights) towards both operands, in one compiled program."""
 

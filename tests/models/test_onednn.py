@@ -187,6 +187,32 @@ assert jnp.abs(got - want).max() < 1e-4 * jnp.abs(want).max()
     subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True)
 
 
+@needs_bfloat16
+@pytest.mark.parametrize(
+    ("images", "window", "strides"),
+    [
+        ((1, 9, 1, 3), (3, 3, 3, 16), 2),
+        ((2, 9, 1, 24), (3, 3, 24, 40), 2),
+        ((3, 1, 1, 3), (3, 3, 3, 16), 2),
+        ((1, 9, 1, 3), (3, 3, 3, 16), 3),
+        ((2, 9, 1, 20), (1, 7, 20, 8), 2),
+        ((2, 2, 2, 20), (5, 5, 20, 8), 2),
+    ],
+)
+def test_the_kernels_gradient_of_taps_over_padding_alone_is_zero(images, window, strides):
+    """oneDNN's, in bfloat16 on maps of one column, has what was in its memory."""
+    large = jnp.full((8, 9, 9, 40), 1e20)  # leaves numbers there
+    jax.jit(jax.grad(lambda k: (ours(large, k) * 1e10).sum()))(jnp.ones((7, 7, 40, 24))).block_until_ready()
+    x, kernel = operands(images, window, jnp.bfloat16)
+
+    def run(function, x):
+        y, pull = jax.vjp(lambda kernel: function(x, kernel, strides, "SAME"), kernel.astype(jnp.float32))
+        return pull(jnp.ones_like(y))[0]
+
+    got, want = jax.jit(functools.partial(run, ours))(x), run(xla, x.astype(jnp.float32))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
 @needs_onednn
 @pytest.mark.parametrize("threads", [3, 16])
 def test_few_images_are_divided_by_rows(threads):

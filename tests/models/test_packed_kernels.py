@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from inception_jax import create_model
-from inception_jax.models import onednn, packed_kernels
+from inception_jax.models import onednn, packed_kernels, platforms
 from inception_jax.models.convolution import conv2d
 from inception_jax.models.packed_kernels import PACKS_KERNELS
 from inception_jax.models.prepared_weights import PreparedFunction
@@ -84,6 +84,14 @@ def test_another_convolutions_kernel_is_an_error():
     for wrong in (other.pack(jnp.zeros((3, 3, 64, 128))), packing.pack(kernel).astype(jnp.float32)):
         with pytest.raises(jax.errors.JaxRuntimeError, match="packed for another convolution"):
             packing.convolve(x, wrong, nothing, x.shape).block_until_ready()
+
+
+@pytest.mark.parametrize(("value", "count"), [("0", 1), ("3", 3)])
+def test_the_number_of_threads_of_a_variable(monkeypatch, value, count):
+    monkeypatch.setenv("NPROC", value)
+    assert platforms.count_cpu_threads() == count
+    x, kernel = operands((3, 14, 14, 64), (3, 3, 64, 64), jnp.float32)
+    assert_packed(functools.partial(conv2d, algorithm="onednn"), x, kernel)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,22 @@ def test_loops_and_branches_are_not_divided():
     assert {"scan", "cond"} <= set(left) and "rsqrt" not in left
 
 
+def test_of_a_program_with_side_effects_nothing_is_prepared(capsys):
+    """Its parts would write to different references, and print twice."""
+
+    def run(w, x):
+        reference = jax.new_ref(jnp.zeros_like(w["a"]))
+        reference[...] = jnp.exp(w["a"])
+        jax.debug.print("once")
+        return x * reference[...]
+
+    parts = PreparedFunction(run, X)
+    assert jax.jit(parts.prepare)(W) == []
+    np.testing.assert_array_equal(jax.jit(parts.compute)(W, [], X), X * jnp.exp(W["a"]))
+    jax.effects_barrier()
+    assert capsys.readouterr().out == "once\n"
+
+
 def test_names_of_layers_are_kept_for_profiles():
     def run(w, x):
         with jax.named_scope("inception_3a"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from inception_jax.benchmarks.memory import program_memory
 from inception_jax.errors import UserError
 from inception_jax.models.platforms import TRACED_FOR, traced_for_device
 from inception_jax.training import compilation, parallel
@@ -193,3 +194,16 @@ def test_weights_are_prepared_once_for_the_calls_that_have_the_same(mode, count)
         got, want = (jax.device_get(compiled(variables, batch)) for compiled in (spied, plain))
         jax.tree.map(np.testing.assert_array_equal, got, want)
         assert len(taken) == preparations
+
+
+def test_a_prepared_step_without_variables_and_its_memory():
+    devices = parallel.Devices("jit", 2)
+    batch = devices.put({"x": np.ones((2, 3), np.float32)})
+    step = lambda variables, batch: ({}, {"rows": batch["x"] * sum(map(jnp.exp, variables), 1.0)})  # noqa: E731
+    alone = devices.compile_eval(step, [], batch, prepares=True)
+    np.testing.assert_array_equal(alone([], batch)[1]["rows"], np.ones((2, 3)))
+    assert {alone: 1}[alone] == 1
+    variables = devices.replicate([np.zeros(3, np.float32)])
+    prepared = devices.compile_eval(step, variables, batch, prepares=True)
+    # The variables, what was prepared of them, and a row of the batch: 3 numbers each.
+    assert program_memory(prepared)["arguments"] == 3 * 3 * 4
