@@ -50,6 +50,7 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
+from jax import lax
 
 from inception_jax.models.checks import ModelError
 from inception_jax.models.platforms import TRACED_FOR
@@ -316,7 +317,7 @@ def kernel_gradient(
                 own_pads[axis] = before, max(0, (outputs - 1) * stride + last - first - size - before)
     own = (own_pads[0], own_pads[1])
     found = _convolve(Kind.KERNEL_GRADIENT, tuple(shape), kernel.dtype, strides, own, winograd, x, gradient)
-    return jnp.pad(found, around) if any(map(any, around)) else found
+    return lax.pad(found, jnp.zeros((), found.dtype), [(*one, 0) for one in around]) if any(map(any, around)) else found
 
 
 def takes_winograd(strides: Strides, kernel: Sequence[int], output: Sequence[int]) -> bool:
