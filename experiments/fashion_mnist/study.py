@@ -80,7 +80,7 @@ def plot(rows: list[Row], path: Path) -> None:
         panels = figure.subplots(1, 2 if gains else 1, squeeze=False)[0]
         curves = [("plain", "raw", BLUE), ("plain", "ema", ORANGE)]
         curves += [(WIDE_NAME, "ema", GREEN), (LONG_NAME, "ema", PURPLE), (PIXELS_NAME, "ema", VERMILLION)]
-        curves += [("full width, large crops", "ema", BLACK), ("large crops", "ema", SKY)]
+        curves += [("full width, bfloat16", "ema", BLACK), ("large crops", "ema", SKY)]
         for name, weights, colour in curves:
             draw_curves(panels[0], rows, {name: (f"{name}, {weights} weights", colour)}, weights)
         if gains:

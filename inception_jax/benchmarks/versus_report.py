@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from inception_jax.benchmarks.equivalents import EQUIVALENTS, KERAS
+from inception_jax.models import packed_kernels
 
 _HEADER = ("side", "step", "ms/step", "p10", "p90", "images/s", "time", "p10", "p90", "loss")
 
@@ -144,6 +145,11 @@ def _notes(result: dict[str, Any]) -> list[str]:
     notes += _note_memory(result["sides"])
     if "inference" in result["task"]["kinds"] and result["task"]["backend"] == "cpu":
         notes.append(_note_devices(result["task"].get("devices", 1)))
+        if packed_kernels.gains(result["task"].get("options", {}).get("convolution", "")):
+            notes.append(
+                "our weights are prepared before the time, as these commands do it: kernels in oneDNN's layouts, "
+                "coefficients of batch norm"
+            )
     if "onnxruntime" in result["sides"]:
         notes.append(
             "ONNX Runtime runs our network, exported with batch norm folded into the convolutions; NumPy normalizes "

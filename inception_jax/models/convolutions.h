@@ -229,8 +229,7 @@ struct Part {
   Key key;
   int64_t x, y;  // bytes before its places in the maps
   const Convolution* convolution = nullptr;
-  int64_t layout = 0;     // of its kernel: an index of the division's `layouts`
-  bool has_idle = false;  // whether some tap is over padding alone
+  int64_t layout = 0;  // of its kernel: an index of the division's `layouts`
 
   bool HasLayoutOf(const Part& other) const {
     return dnnl_memory_desc_equal(convolution->packed, other.convolution->packed) != 0;
@@ -296,19 +295,6 @@ inline Part Band(const Part& whole, int64_t first, int64_t last) {
   return band;
 }
 
-// Whether some tap of an axis is over padding alone. oneDNN does not always write the gradient of such taps.
-inline bool HasIdleTap(int64_t taps, int64_t stride, int64_t before, int64_t size, int64_t outputs) {
-  for (int64_t tap = 0; tap < taps; tap++) {
-    bool is_idle = true;
-    for (int64_t output = 0; output < outputs && is_idle; output++) {
-      const int64_t place = output * stride - before + tap;
-      is_idle = place < 0 || place >= size;
-    }
-    if (is_idle) return true;
-  }
-  return false;
-}
-
 inline Division* Compile(const DivisionKey& of) {
   auto* made = new Division;
   const Key& key = of.key;
@@ -324,9 +310,6 @@ inline Division* Compile(const DivisionKey& of) {
   }
   for (Part& part : made->parts) {
     part.convolution = &Compiled(part.key);
-    const Key& own = part.key;
-    part.has_idle = HasIdleTap(own.kernel[0], own.strides[0], own.pads[0], own.x[1], own.y[1]) ||
-                    HasIdleTap(own.kernel[1], own.strides[1], own.pads[2], own.x[2], own.y[2]);
     const size_t bytes = (part.convolution->packed_bytes + kAlignment - 1) / kAlignment * kAlignment;
     made->step = std::max(made->step, bytes);
     auto same = [&](int64_t other) { return part.HasLayoutOf(made->parts[other]); };
@@ -373,10 +356,7 @@ inline void SumKernels(ffi::ThreadPool& pool, const Division& division, int64_t 
   Lease workspace;
   char* memory = workspace->Get((parts.size() + others) * division.step);
   Divide(pool, parts.size(), [&](int64_t i) {
-    const Part& part = parts[i];
-    char* place = memory + i * division.step;
-    if (part.has_idle) std::fill_n(place, part.convolution->packed_bytes, 0);
-    Run(part.key, *part.convolution, x + part.x, place, y + part.y);
+    Run(parts[i].key, *parts[i].convolution, x + parts[i].x, memory + i * division.step, y + parts[i].y);
   });
   std::vector<float*> sums;
   char* next = memory + parts.size() * division.step;

@@ -288,33 +288,22 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_scaled_convolution, HandleScaledConv
                                   .Arg<Floats>()
                                   .Ret<Buffer>());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_pack, HandlePack,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Attr<ffi::Span<const int64_t>>("maps")
-                                  .Attr<bool>("bfloat16")
-                                  .Attr<ffi::Span<const int64_t>>("window")
-                                  .Attr<int64_t>("threads")
-                                  .Attr<bool>("filters")
-                                  .Attr<bool>("scales")
-                                  .Attr<bool>("relu")
-                                  .Arg<Buffer>()
-                                  .Ret<Bytes>());
+auto BindPacked(const char* sizes, const char* bfloat16) {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Attr<ffi::Span<const int64_t>>(sizes)
+      .Attr<bool>(bfloat16)
+      .Attr<ffi::Span<const int64_t>>("window")
+      .Attr<int64_t>("threads")
+      .Attr<bool>("filters")
+      .Attr<bool>("scales")
+      .Attr<bool>("relu")
+      .Arg<Buffer>();
+}
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_pack, HandlePack, BindPacked("maps", "bfloat16").Ret<Bytes>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_packed_convolution, HandlePackedConvolution,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Attr<ffi::Span<const int64_t>>("kernel")
-                                  .Attr<bool>("bfloat16_kernel")
-                                  .Attr<ffi::Span<const int64_t>>("window")
-                                  .Attr<int64_t>("threads")
-                                  .Attr<bool>("filters")
-                                  .Attr<bool>("scales")
-                                  .Attr<bool>("relu")
-                                  .Arg<Buffer>()
-                                  .Arg<Buffer>()
-                                  .Arg<Floats>()
-                                  .Ret<Buffer>());
+                              BindPacked("kernel", "bfloat16_kernel").Arg<Buffer>().Arg<Floats>().Ret<Buffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_batch_norm_moments, HandleMoments,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Maps>().Ret<Floats>());

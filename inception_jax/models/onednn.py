@@ -304,20 +304,25 @@ def kernel_gradient(
     strides: Strides, pads: Pads, x: jax.Array, kernel: jax.Array, gradient: jax.Array, *, winograd: bool = False
 ) -> jax.Array:
     """The gradient of kernel [kh, kw, C, N], given that of the output [B, H', W', N]."""
-    shape, own_pads, around = [*kernel.shape], [*pads], [(0, 0)] * 4
+    shape, around = [*kernel.shape], [(0, 0, 0)] * 4
     if x.dtype == jnp.bfloat16:
         # oneDNN's is wrong (numbers that were in its memory) for taps over padding alone, on maps of one column.
         for axis, stride in enumerate(strides):
-            taps, size, outputs, before = shape[axis], x.shape[axis + 1], gradient.shape[axis + 1], pads[axis][0]
-            places = range(-before, (outputs - 1) * stride - before + 1, stride)  # of the first tap
-            used = [tap for tap in range(taps) if any(0 <= place + tap < size for place in places)]
-            if stride > 1 and used and len(used) < taps:
-                first, last = used[0], used[-1] + 1
-                around[axis], shape[axis], before = (first, taps - last), last - first, before - first
-                own_pads[axis] = before, max(0, (outputs - 1) * stride + last - first - size - before)
-    own = (own_pads[0], own_pads[1])
-    found = _convolve(Kind.KERNEL_GRADIENT, tuple(shape), kernel.dtype, strides, own, winograd, x, gradient)
-    return lax.pad(found, jnp.zeros((), found.dtype), [(*one, 0) for one in around]) if any(map(any, around)) else found
+            first, last = _find_taps(shape[axis], stride, pads[axis][0], x.shape[axis + 1], gradient.shape[axis + 1])
+            if stride > 1 and last - first < shape[axis]:
+                around[axis] = first, shape[axis] - last, 0
+                shape[axis], before = last - first, pads[axis][0] - first
+                after = (gradient.shape[axis + 1] - 1) * stride + shape[axis] - x.shape[axis + 1] - before
+                pair = before, max(0, after)
+                pads = (pair, pads[1]) if axis == 0 else (pads[0], pair)
+    found = _convolve(Kind.KERNEL_GRADIENT, tuple(shape), kernel.dtype, strides, pads, winograd, x, gradient)
+    return found if found.shape == kernel.shape else lax.pad(found, jnp.zeros((), found.dtype), around)
+
+
+def _find_taps(taps: int, stride: int, before: int, size: int, outputs: int) -> tuple[int, int]:
+    """The first tap of an axis that is over a pixel for some output, and the one behind the last; else all."""
+    used = [tap for tap in range(taps) if any(0 <= place * stride - before + tap < size for place in range(outputs))]
+    return (used[0], used[-1] + 1) if used else (0, taps)
 
 
 def takes_winograd(strides: Strides, kernel: Sequence[int], output: Sequence[int]) -> bool:

@@ -1,7 +1,7 @@
 """Divides a computation into what depends on its weights alone, which is computed once, and the rest.
 
-In an evaluation the weights are the same for every batch. What is computed from them alone — the coefficients of batch
-norm, kernels of another dtype, or in the layout of oneDNN (`packed_kernels.py`) — need not be computed for each.
+In an evaluation the weights are the same for every batch. What is computed from them alone need not be computed for
+each: the coefficients of batch norm, kernels of another dtype, kernels in the layouts of oneDNN (`packed_kernels.py`).
 """
 
 from __future__ import annotations

@@ -332,6 +332,9 @@ def test_tables_show_every_side_and_kind():
     assert [line[:41] for line in lines[8:] if "host memory" not in line] == [
         "our forward pass is of one JAX device; ev"
     ]
+    assert "our weights are prepared" not in "\n".join(lines)
+    result["task"] = result["task"] | {"options": {"convolution": "onednn_winograd"}}
+    assert "\nour weights are prepared before the time" in versus_report.format_text(result)
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system tells no peak of a process")
