@@ -192,7 +192,10 @@ class Bench(StepPrograms):
         variables = init_variables(setup.model, jax.random.key(config.seed), setup.input.image_size)
         state = states.create(variables, setup.optimizer, keep_ema=setup.objective.ema_decay > 0)
         forget_lowered_programs()
-        self._state = devices.replicate(state if trains else dataclasses.replace(state, opt_state=(), ema=None))
+        if trains:
+            self._state = devices.replicate(state)
+        else:
+            self._state = devices.share(dataclasses.replace(state, opt_state=(), ema=None))
         self._call = TrainCall(setup, setup.steps_per_execution)
         self._batches = [devices.put(batch) for batch in host]
         self._losses: list[tuple[dict[str, jax.Array], int]] = []

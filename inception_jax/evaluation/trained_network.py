@@ -433,7 +433,7 @@ def build(
         config=config,
         devices=devices,
         model=model,
-        variables=devices.replicate(variables),
+        variables=devices.share(variables),
         step=step,
         weights=weights,
         class_names=class_names,

@@ -58,10 +58,14 @@ class PreparedStep(Compiled):
     `call` takes (variables, prepared, batch). The step keeps the last variables and what it prepared of them.
 
     Attributes:
-      prepare: the executable that prepares variables.
+      prepare: the executable that prepares variables, of one device.
+      take: gives it the variables of that device.
+      share: puts what it returns on all devices.
     """
 
     prepare: Callable[..., Any] = dataclasses.field(kw_only=True)
+    take: Callable[[Any], Any] = dataclasses.field(kw_only=True)
+    share: Callable[[Any], Any] = dataclasses.field(kw_only=True)
     _latest: list[tuple[list[Any], Any]] = dataclasses.field(
         default_factory=list, init=False, repr=False, compare=False
     )
@@ -71,7 +75,7 @@ class PreparedStep(Compiled):
         leaves = jax.tree.leaves(variables)
         then, prepared = self._latest[0] if self._latest else ([], [])
         if len(leaves) != len(then) or any(one is not other for one, other in zip(leaves, then, strict=True)):
-            prepared = self.prepare(variables)
+            prepared = self.share(self.prepare(self.take(variables)))
             self._latest[:] = [(leaves, prepared)]  # another thread may replace it before this one's call
         return self.call(variables, prepared, batch)
 
@@ -161,6 +165,24 @@ class Devices:
             ),
             tree,
         )
+
+    def share(self, tree: Any) -> Any:
+        """Puts a tree of host or device arrays on every device, as global arrays for steps that donate nothing.
+
+        The devices of a CPU have one copy of each in a process, which is not the caller's; others are as `replicate`
+        puts them.
+        """
+        if self.mesh.devices.flat[0].platform != "cpu":
+            return self.replicate(tree)
+        first = self.mesh.local_devices[0]
+        copied = jax.tree.map(lambda x: jax.device_put(_copy_aligned(np.asarray(x)), first, may_alias=False), tree)
+        return jax.tree.map(self._share_one, copied)
+
+    def _share_one(self, x: jax.Array) -> jax.Array:
+        """The first part of an array, which is the same on all CPU devices, as the part of each."""
+        first = x.addressable_shards[0].data
+        parts = [jax.device_put(np.asarray(first), device, may_alias=True) for device in self.mesh.local_devices[1:]]
+        return jax.make_array_from_single_device_arrays(first.shape, self.replicated, [first, *parts])
 
     def place_numbers(self, numbers: Any) -> Any:
         """Puts the numbers that a step takes as arguments on every device, as global arrays.
@@ -324,13 +346,32 @@ class Devices:
             batch = self._concrete(batch)
         if not prepares or self.mesh.devices.flat[0].platform != "cpu":
             return self._compile(compile_program, self._map_eval(step, 1), variables, batch)
-        parts = PreparedFunction(step, jax.tree.map(self._on_one_device, batch))
-        prepare = jax.jit(self._shard(parts.prepare, _REPLICATED, (_REPLICATED,)))
-        first = self._compile(compile_program, prepare, variables)
-        shapes: Any = first.call
-        second = self._compile(compile_program, self._map_eval(parts.compute, 2), variables, shapes.out_info, batch)
+        shapes = jax.tree.map(self._on_one_device, batch)
+        # The first device prepares for all: in a process of several, each prepares the same.
+        one = Devices("jit", 1) if self.process_count == 1 else self
+        prepare = jax.jit(one._shard(PreparedFunction(step, shapes).prepare, _REPLICATED, (_REPLICATED,)))
+        first = one._compile(compile_program, prepare, one._take_first(variables))
+        prepared: Any = first.call
+        prepared = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), prepared.out_info
+        )
+        compute = self._map_eval(PreparedFunction(step, shapes).compute, 2)
+        second = self._compile(compile_program, compute, variables, prepared, batch)
         seconds, lowering_seconds = first.seconds + second.seconds, first.lowering_seconds + second.lowering_seconds
-        return PreparedStep(second.call, seconds, lowering_seconds, prepare=first.call)
+        share = functools.partial(jax.tree.map, self._share_one)
+        return PreparedStep(
+            second.call, seconds, lowering_seconds, prepare=first.call, take=one._take_first, share=share
+        )
+
+    def _take_first(self, variables: Any) -> Any:
+        """Global arrays that are the same on all devices, as those of these devices, which are among them."""
+        devices = set(self.mesh.local_devices)
+
+        def take(x: jax.Array) -> jax.Array:
+            parts = [shard.data for shard in x.addressable_shards if shard.device in devices]
+            return jax.make_array_from_single_device_arrays(x.shape, self.replicated, parts)
+
+        return jax.tree.map(take, variables)
 
     def _map_eval(self, step: Callable, replicated: int) -> Any:
         """An evaluation step of one device, with so many replicated arguments before the batch, as one of all."""

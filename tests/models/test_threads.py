@@ -15,6 +15,8 @@ PROGRAM = r"""
 #include <cstdlib>
 #include <deque>
 #include <functional>
+#include <stdexcept>
+#include <string>
 #include <thread>
 
 #include "threads.h"

@@ -162,6 +162,20 @@ def test_replicated_arrays_are_copies_that_a_program_may_write_over(count, offse
     assert step(state["numpy"], jnp.zeros(1))[0].unsafe_buffer_pointer() == before
 
 
+def test_cpu_devices_share_one_copy_that_is_not_the_callers():
+    devices = parallel.Devices("jit", 4)
+    ours = {"numpy": np.arange(99.0, dtype=np.float32), "device": jnp.arange(7), "number": np.float32(3)}
+    shared = devices.share(ours)
+    for one, other in zip(jax.tree.leaves(shared), jax.tree.leaves(devices.replicate(ours)), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.sharding == other.sharding and one.dtype == other.dtype
+        assert {shard.device for shard in one.addressable_shards} == set(devices.mesh.local_devices)
+        assert len({shard.data.unsafe_buffer_pointer() for shard in one.addressable_shards}) == 1
+    ours["numpy"][:] = -1
+    np.testing.assert_array_equal(shared["numpy"], np.arange(99.0))
+    assert shared["device"].addressable_data(0).unsafe_buffer_pointer() != ours["device"].unsafe_buffer_pointer()
+
+
 def test_memory_goes_back_to_the_system_after_a_compilation(monkeypatch):
     events = []
     monkeypatch.setattr(parallel, "return_freed_memory", lambda: events.append("returned"))
@@ -190,6 +204,9 @@ def test_weights_are_prepared_once_for_the_calls_that_have_the_same(mode, count)
     assert "exponential" in plain.call.as_text() and "exponential" not in prepared.call.as_text()
     taken = []
     spied = dataclasses.replace(prepared, prepare=lambda variables: taken.append(1) or prepared.prepare(variables))
+    (made,) = prepared.share(prepared.prepare(prepared.take(first)))
+    assert len(made.addressable_shards) == count
+    assert len({shard.data.unsafe_buffer_pointer() for shard in made.addressable_shards}) == 1
     for variables, preparations in ((first, 1), (first, 1), (dict(first), 1), (second, 2), (first, 3)):
         got, want = (jax.device_get(compiled(variables, batch)) for compiled in (spied, plain))
         jax.tree.map(np.testing.assert_array_equal, got, want)
