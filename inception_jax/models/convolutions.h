@@ -26,7 +26,7 @@ constexpr int kGradientTiles = 196;     // and of a kernel's gradient, which sum
 
 using Buffer = ffi::AnyBuffer;  // float32 or bfloat16
 
-inline void Run(Pool& pool, const std::vector<Reorder>& reorders, void* source, void* target) {
+inline void Run(ffi::ThreadPool& pool, const std::vector<Reorder>& reorders, void* source, void* target) {
   Divide(pool, reorders.size(), [&](int64_t part) {
     const Reorder& reorder = reorders[part];
     Execute(reorder.run, reorder.scratch, {{DNNL_ARG_FROM, reorder.from, source}, {DNNL_ARG_TO, reorder.to, target}});
@@ -71,8 +71,8 @@ struct Tiles {
 };
 
 // The matrices of a kernel, seen forward or from its output.
-inline void TransformKernel(Pool& pool, const winograd::Filtering& filtering, const Key& key, const float* kernel,
-                            float* matrices) {
+inline void TransformKernel(ffi::ThreadPool& pool, const winograd::Filtering& filtering, const Key& key,
+                            const float* kernel, float* matrices) {
   const int64_t inputs = key.kernel[2], outputs = key.kernel[3], groups = inputs / kLanes;
   const int64_t slices = std::min(groups, kPartsPerThread * std::max<int64_t>(1, pool.num_threads()));
   Divide(pool, slices, [&](int64_t slice) {
@@ -84,8 +84,8 @@ inline void TransformKernel(Pool& pool, const winograd::Filtering& filtering, co
 }
 
 // Forward and input gradient: tiles of `from` to tiles of `to`. kernel: in HWIO, or its matrices where it is packed.
-inline void FilterMaps(Pool& pool, const winograd::Filtering& filtering, const Key& key, float* x, float* kernel,
-                       bool is_packed, float* y) {
+inline void FilterMaps(ffi::ThreadPool& pool, const winograd::Filtering& filtering, const Key& key, float* x,
+                       float* kernel, bool is_packed, float* y) {
   const bool back = key.kind == kInputGradient;
   const Sizes &from = back ? key.y : key.x, &to = back ? key.x : key.y;
   const int64_t inputs = key.kernel[2], outputs = key.kernel[3], threads = std::max<int64_t>(1, pool.num_threads());
@@ -121,8 +121,8 @@ inline void FilterMaps(Pool& pool, const winograd::Filtering& filtering, const K
 }
 
 // The gradient of the kernel: a sum over tiles, of parts whose number and order are fixed.
-inline void FilterKernel(Pool& pool, const winograd::Filtering& filtering, const Key& key, float* x, float* kernel,
-                         float* y) {
+inline void FilterKernel(ffi::ThreadPool& pool, const winograd::Filtering& filtering, const Key& key, float* x,
+                         float* kernel, float* y) {
   const int64_t inputs = key.kernel[2], outputs = key.kernel[3], threads = std::max<int64_t>(1, pool.num_threads());
   const Tiles tiles(filtering, key.y);
   const int64_t parts = std::min<int64_t>({threads, kMostSums, tiles.count});
@@ -167,7 +167,7 @@ inline bool TakesProduct(const Key& key) {
 
 // The gradient of a kernel as a product: pixels under its taps, [pixels of y, taps * inputs], transposed, with the
 // gradient of y, [its pixels, outputs]. Each thread makes rows of the result, so nothing is added up.
-inline void MultiplyKernel(Pool& pool, const Key& key, uint16_t* x, char* kernel, uint16_t* y) {
+inline void MultiplyKernel(ffi::ThreadPool& pool, const Key& key, uint16_t* x, char* kernel, uint16_t* y) {
   const int64_t inputs = key.kernel[2], outputs = key.kernel[3], rows = key.kernel[0] * key.kernel[1] * inputs;
   const int64_t pixels = Product(key.y, 0) / outputs, row_size = key.x[2] * inputs;
   // A 1x1 kernel of stride 1 without padding: the map itself is the matrix.
@@ -320,7 +320,7 @@ inline Division* Compile(const DivisionKey& of) {
 }
 
 // Lays a kernel in HWIO out, once for each layout.
-inline void Pack(Pool& pool, const Division& division, void* kernel, char* packed) {
+inline void Pack(ffi::ThreadPool& pool, const Division& division, void* kernel, char* packed) {
   for (int64_t first : division.layouts) {
     const Part& part = division.parts[first];
     char* place = packed + part.layout * division.step;
@@ -332,8 +332,8 @@ inline void Pack(Pool& pool, const Division& division, void* kernel, char* packe
 }
 
 // kernel: in HWIO, or as `Pack` lays it out.
-inline void ConvolveMaps(Pool& pool, const Division& division, char* x, void* kernel, bool is_packed, char* y,
-                         const After& after) {
+inline void ConvolveMaps(ffi::ThreadPool& pool, const Division& division, char* x, void* kernel, bool is_packed,
+                         char* y, const After& after) {
   Lease workspace;
   auto* packed = static_cast<char*>(kernel);
   if (!is_packed && !division.TakesKernelAsItIs()) {
@@ -347,7 +347,8 @@ inline void ConvolveMaps(Pool& pool, const Division& division, char* x, void* ke
 }
 
 // The gradient of a kernel: the sum of those of the parts, in their order.
-inline void SumKernels(Pool& pool, const Division& division, int64_t threads, char* x, void* kernel, char* y) {
+inline void SumKernels(ffi::ThreadPool& pool, const Division& division, int64_t threads, char* x, void* kernel,
+                       char* y) {
   const std::vector<Part>& parts = division.parts;
   const Convolution& first = *parts[0].convolution;
   auto differs = [&](const Part& part) { return part.layout != parts[0].layout; };
@@ -389,7 +390,7 @@ inline size_t PackedBytes(const DivisionKey& of, bool filters) {
 // forward: (x, kernel) -> y; input gradient: (gradient of y, kernel) -> of x; kernel gradient: (x, gradient of y) -> of
 // the kernel, which is of float32 or of the maps' type. window: strides, then pads. filters: by Winograd's filtering
 // (float32, stride 1). after: of forward without it. packed: not null where the kernel of forward is.
-inline void Convolve(Pool& pool, int64_t kind, ffi::Span<const int64_t> window, bool filters, Buffer first,
+inline void Convolve(ffi::ThreadPool& pool, int64_t kind, ffi::Span<const int64_t> window, bool filters, Buffer first,
                      Buffer second, Buffer result, const After& after = {}, const Packed* packed = nullptr) {
   Buffer &x = kind == kInputGradient ? result : first, &kernel = kind == kKernelGradient ? result : second;
   Buffer& y = kind == kForward ? result : kind == kInputGradient ? first : second;

@@ -31,7 +31,7 @@ constexpr int kPartElements = 1 << 15;  // of a map, about: a part of batch norm
 
 // Pools images, or slices of their channels where the images are few. gradient: null forward; result: of the map.
 template <typename Element>
-void MaxPool(Pool& pool, ffi::Span<const int64_t> window, const Buffer& maps, const Buffer& pooled,
+void MaxPool(ffi::ThreadPool& pool, ffi::Span<const int64_t> window, const Buffer& maps, const Buffer& pooled,
              const Element* gradient, Element* result) {
   auto x = maps.dimensions(), y = pooled.dimensions();
   const int64_t images = x[0], threads = std::max<int64_t>(1, pool.num_threads());
@@ -79,7 +79,7 @@ class Parts {
 
   // Calls work(part, its rows, its first element).
   template <typename Work>
-  void Divide(Pool& pool, const Work& work) const {
+  void Divide(ffi::ThreadPool& pool, const Work& work) const {
     ::Divide(pool, count(), [&](int64_t part) {
       batch_norm::Rows rows = rows_;
       const int64_t first = part * per_part_;
@@ -96,7 +96,7 @@ class Parts {
 // Sums over the rows of two numbers per channel, divided by `divisor`: [2, channels]. sum(rows of a part, its first
 // element, sums) makes those of a part; they are added in double precision, in order.
 template <typename Sum>
-void SumParts(Pool& pool, const Parts& parts, double divisor, const Sum& sum, float* result) {
+void SumParts(ffi::ThreadPool& pool, const Parts& parts, double divisor, const Sum& sum, float* result) {
   const int64_t size = 2 * parts.rows().channels;
   Lease workspace;
   auto* sums = reinterpret_cast<float*>(workspace->Get(parts.count() * size * sizeof(float)));
@@ -122,12 +122,12 @@ ffi::Error Guarded(const Call& call) {
   return ffi::Error::Success();
 }
 
-ffi::Error HandleConvolution(Pool pool, int64_t kind, ffi::Span<const int64_t> window, bool filters,
+ffi::Error HandleConvolution(ffi::ThreadPool pool, int64_t kind, ffi::Span<const int64_t> window, bool filters,
                              Buffer first, Buffer second, ffi::Result<Buffer> result) {
   return Guarded([&] { Convolve(pool, kind, window, filters, first, second, *result); });
 }
 
-ffi::Error HandleScaledConvolution(Pool pool, ffi::Span<const int64_t> window, bool relu, Buffer x,
+ffi::Error HandleScaledConvolution(ffi::ThreadPool pool, ffi::Span<const int64_t> window, bool relu, Buffer x,
                                    Buffer kernel, Floats coefficients, ffi::Result<Buffer> y) {
   return Guarded([&] {
     Convolve(pool, kForward, window, false, x, kernel, *y, After{coefficients.typed_data(), relu});
@@ -145,7 +145,7 @@ DivisionKey ForwardKey(ffi::Span<const int64_t> maps, bool bfloat16, const Sizes
   return {key, threads};
 }
 
-ffi::Error HandlePack(Pool pool, ffi::Span<const int64_t> maps, bool bfloat16,
+ffi::Error HandlePack(ffi::ThreadPool pool, ffi::Span<const int64_t> maps, bool bfloat16,
                       ffi::Span<const int64_t> window, int64_t threads, bool filters, bool scales, bool relu,
                       Buffer kernel, ffi::Result<Bytes> packed) {
   return Guarded([&] {
@@ -162,7 +162,7 @@ ffi::Error HandlePack(Pool pool, ffi::Span<const int64_t> maps, bool bfloat16,
   });
 }
 
-ffi::Error HandlePackedConvolution(Pool pool, ffi::Span<const int64_t> kernel, bool bfloat16_kernel,
+ffi::Error HandlePackedConvolution(ffi::ThreadPool pool, ffi::Span<const int64_t> kernel, bool bfloat16_kernel,
                                    ffi::Span<const int64_t> window, int64_t threads, bool filters, bool scales,
                                    bool relu, Buffer x, Buffer packed, Floats coefficients, ffi::Result<Buffer> y) {
   return Guarded([&] {
@@ -173,7 +173,7 @@ ffi::Error HandlePackedConvolution(Pool pool, ffi::Span<const int64_t> kernel, b
   });
 }
 
-ffi::Error HandleMaxPool(Pool pool, ffi::Span<const int64_t> window, Buffer x, ffi::Result<Buffer> result) {
+ffi::Error HandleMaxPool(ffi::ThreadPool pool, ffi::Span<const int64_t> window, Buffer x, ffi::Result<Buffer> result) {
   return Guarded([&] {
     WithElements(x, *result, [&](auto* none) {
       MaxPool(pool, window, x, *result, none, static_cast<decltype(none)>(result->untyped_data()));
@@ -181,7 +181,7 @@ ffi::Error HandleMaxPool(Pool pool, ffi::Span<const int64_t> window, Buffer x, f
   });
 }
 
-ffi::Error HandleMaxPoolGradient(Pool pool, ffi::Span<const int64_t> window, Buffer x, Buffer gradient,
+ffi::Error HandleMaxPoolGradient(ffi::ThreadPool pool, ffi::Span<const int64_t> window, Buffer x, Buffer gradient,
                                  ffi::Result<Buffer> result) {
   return Guarded([&] {
     WithElements(x, gradient, [&](auto* none) {
@@ -191,7 +191,7 @@ ffi::Error HandleMaxPoolGradient(Pool pool, ffi::Span<const int64_t> window, Buf
   });
 }
 
-ffi::Error HandleMoments(Pool pool, Maps x, ffi::Result<Floats> moments) {
+ffi::Error HandleMoments(ffi::ThreadPool pool, Maps x, ffi::Result<Floats> moments) {
   return Guarded([&] {
     const Parts parts(x, nullptr, false);
     auto sum = [&](const batch_norm::Rows& rows, int64_t first, float* sums) {
@@ -201,7 +201,7 @@ ffi::Error HandleMoments(Pool pool, Maps x, ffi::Result<Floats> moments) {
   });
 }
 
-ffi::Error HandleNormalize(Pool pool, bool relu, Maps x, Floats coefficients, ffi::Result<Maps> y) {
+ffi::Error HandleNormalize(ffi::ThreadPool pool, bool relu, Maps x, Floats coefficients, ffi::Result<Maps> y) {
   return Guarded([&] {
     Parts(x, coefficients.typed_data(), relu).Divide(pool, [&](int64_t, const batch_norm::Rows& rows, int64_t first) {
       batch_norm::Normalize(rows, Data(x) + first, Data(y) + first);
@@ -209,7 +209,7 @@ ffi::Error HandleNormalize(Pool pool, bool relu, Maps x, Floats coefficients, ff
   });
 }
 
-ffi::Error HandleGradientSums(Pool pool, bool relu, Maps x, Maps gradient, Floats coefficients,
+ffi::Error HandleGradientSums(ffi::ThreadPool pool, bool relu, Maps x, Maps gradient, Floats coefficients,
                               ffi::Result<Floats> result) {
   return Guarded([&] {
     auto sum = [&](const batch_norm::Rows& rows, int64_t first, float* sums) {
@@ -219,7 +219,7 @@ ffi::Error HandleGradientSums(Pool pool, bool relu, Maps x, Maps gradient, Float
   });
 }
 
-ffi::Error HandleNormalizeGradient(Pool pool, bool relu, Maps x, Maps gradient, Floats coefficients,
+ffi::Error HandleNormalizeGradient(ffi::ThreadPool pool, bool relu, Maps x, Maps gradient, Floats coefficients,
                                    ffi::Result<Maps> result) {
   return Guarded([&] {
     Parts(x, coefficients.typed_data(), relu).Divide(pool, [&](int64_t, const batch_norm::Rows& rows, int64_t first) {
@@ -255,14 +255,14 @@ extern "C" int64_t inception_jax_packed_bytes(const int64_t* numbers, bool bfloa
 // window: size, stride, pixels before the map: above and to the left.
 XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_max_pool, HandleMaxPool,
                               ffi::Ffi::Bind()
-                                  .Ctx<Pool>()
+                                  .Ctx<ffi::ThreadPool>()
                                   .Attr<ffi::Span<const int64_t>>("window")
                                   .Arg<Buffer>()
                                   .Ret<Buffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_max_pool_gradient, HandleMaxPoolGradient,
                               ffi::Ffi::Bind()
-                                  .Ctx<Pool>()
+                                  .Ctx<ffi::ThreadPool>()
                                   .Attr<ffi::Span<const int64_t>>("window")
                                   .Arg<Buffer>()
                                   .Arg<Buffer>()
@@ -270,7 +270,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_max_pool_gradient, HandleMaxPoolGrad
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_convolution, HandleConvolution,
                               ffi::Ffi::Bind()
-                                  .Ctx<Pool>()
+                                  .Ctx<ffi::ThreadPool>()
                                   .Attr<int64_t>("kind")
                                   .Attr<ffi::Span<const int64_t>>("window")
                                   .Attr<bool>("filters")
@@ -280,7 +280,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_convolution, HandleConvolution,
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_scaled_convolution, HandleScaledConvolution,
                               ffi::Ffi::Bind()
-                                  .Ctx<Pool>()
+                                  .Ctx<ffi::ThreadPool>()
                                   .Attr<ffi::Span<const int64_t>>("window")
                                   .Attr<bool>("relu")
                                   .Arg<Buffer>()
@@ -290,7 +290,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_scaled_convolution, HandleScaledConv
 
 auto BindPacked(const char* sizes, const char* bfloat16) {
   return ffi::Ffi::Bind()
-      .Ctx<Pool>()
+      .Ctx<ffi::ThreadPool>()
       .Attr<ffi::Span<const int64_t>>(sizes)
       .Attr<bool>(bfloat16)
       .Attr<ffi::Span<const int64_t>>("window")
@@ -306,18 +306,18 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_packed_convolution, HandlePackedConv
                               BindPacked("kernel", "bfloat16_kernel").Arg<Buffer>().Arg<Floats>().Ret<Buffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_batch_norm_moments, HandleMoments,
-                              ffi::Ffi::Bind().Ctx<Pool>().Arg<Maps>().Ret<Floats>());
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Maps>().Ret<Floats>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_batch_norm, HandleNormalize,
                               ffi::Ffi::Bind()
-                                  .Ctx<Pool>()
+                                  .Ctx<ffi::ThreadPool>()
                                   .Attr<bool>("relu")
                                   .Arg<Maps>()
                                   .Arg<Floats>()
                                   .Ret<Maps>());
 
 auto BindGradient() {
-  return ffi::Ffi::Bind().Ctx<Pool>().Attr<bool>("relu").Arg<Maps>().Arg<Maps>().Arg<Floats>();
+  return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<bool>("relu").Arg<Maps>().Arg<Maps>().Arg<Floats>();
 }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(inception_jax_batch_norm_gradient_sums, HandleGradientSums, BindGradient().Ret<Floats>());
