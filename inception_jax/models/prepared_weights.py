@@ -68,6 +68,19 @@ class PreparedFunction:
         self._batch = batch
         self._traced: tuple[core.ClosedJaxpr, Any] | None = None
 
+    def trace(self, call: Callable[[Callable[[Any], Any]], Any]) -> None:
+        """Traces the program where `call` calls what it is given with weights: within a `jax.shard_map`.
+
+        Both parts are then of this program. Operations that name an axis of devices are left to `compute`, so that
+        `prepare` can be called outside.
+        """
+
+        def trace(weights: Any) -> list[jax.Array]:
+            self._trace(weights)
+            return []
+
+        call(trace)
+
     def prepare(self, weights: Any) -> list[jax.Array]:
         """Computes what `compute` takes beside the weights."""
         prepared: list[jax.Array] = []
@@ -143,6 +156,8 @@ def _evaluate_one(
     equation: core.JaxprEqn, operands: list[_Value], part: _Part, bring: Callable[[_Value], Any]
 ) -> list[_Value]:
     owner = max((operand.part for operand in operands), default=_Part.NOTHING)
+    if equation.effects:  # of a use of the devices' axis: others are not divided
+        owner = _Part.BATCH
     if owner == _Part.WEIGHTS and equation.primitive.name != "ffi_call":
         weights = [atom for atom, operand in zip(equation.invars, operands, strict=True) if operand.part == owner]
         if _count_bytes(equation.outvars) > _count_bytes(weights):

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from inception_jax.errors import UserError, counted
 from inception_jax.models.platforms import TRACED_FOR, traced_for_device
@@ -152,7 +152,7 @@ class Devices:
         tree = jax.tree.map(np.asarray, tree)
         if self.mesh.devices.flat[0].platform == "cpu":
             # One by one: a copy lives no longer than its transfer.
-            tree = jax.tree.map(lambda x: jax.device_put(_copy_aligned(x), local, may_alias=False), tree)
+            tree = jax.tree.map(lambda x: _copy_to(local, x), tree)
         else:
             tree = jax.device_put(tree, local)
         if self.process_count == 1:
@@ -175,8 +175,7 @@ class Devices:
         if self.mesh.devices.flat[0].platform != "cpu":
             return self.replicate(tree)
         first = self.mesh.local_devices[0]
-        copied = jax.tree.map(lambda x: jax.device_put(_copy_aligned(np.asarray(x)), first, may_alias=False), tree)
-        return jax.tree.map(self._share_one, copied)
+        return jax.tree.map(lambda x: self._share_one(_copy_to(first, np.asarray(x))), tree)
 
     def _share_one(self, x: jax.Array) -> jax.Array:
         """The first part of an array, which is the same on all CPU devices, as the part of each."""
@@ -346,30 +345,32 @@ class Devices:
             batch = self._concrete(batch)
         if not prepares or self.mesh.devices.flat[0].platform != "cpu":
             return self._compile(compile_program, self._map_eval(step, 1), variables, batch)
-        shapes = jax.tree.map(self._on_one_device, batch)
-        # The first device prepares for all: in a process of several, each prepares the same.
-        one = Devices("jit", 1) if self.process_count == 1 else self
-        prepare = jax.jit(one._shard(PreparedFunction(step, shapes).prepare, _REPLICATED, (_REPLICATED,)))
-        first = one._compile(compile_program, prepare, one._take_first(variables))
-        prepared: Any = first.call
-        prepared = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), prepared.out_info
-        )
-        compute = self._map_eval(PreparedFunction(step, shapes).compute, 2)
-        second = self._compile(compile_program, compute, variables, prepared, batch)
+        parts = PreparedFunction(step, jax.tree.map(self._on_one_device, batch))
+        with traced_for_device(self.mesh.devices.flat[0]):
+            parts.trace(lambda trace: jax.eval_shape(self._shard(trace, _REPLICATED, (_REPLICATED,)), variables))
+        # One device of a process prepares for all.
+        first = self._compile(compile_program, jax.jit(parts.prepare), self._take_first(variables))
+        program: Any = first.call
+        sharding = self.replicated
+        prepared = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in program.out_info]
+        if self.mode == "pmap":
+            prepared = self._concrete(prepared)
+        second = self._compile(compile_program, self._map_eval(parts.compute, 2), variables, prepared, batch)
         seconds, lowering_seconds = first.seconds + second.seconds, first.lowering_seconds + second.lowering_seconds
         share = functools.partial(jax.tree.map, self._share_one)
         return PreparedStep(
-            second.call, seconds, lowering_seconds, prepare=first.call, take=one._take_first, share=share
+            second.call, seconds, lowering_seconds, prepare=first.call, take=self._take_first, share=share
         )
 
     def _take_first(self, variables: Any) -> Any:
-        """Global arrays that are the same on all devices, as those of these devices, which are among them."""
-        devices = set(self.mesh.local_devices)
+        """Global arrays that are the same on all devices, as those of the first one of this process; or shapes."""
+        first = self.mesh.local_devices[0]
 
-        def take(x: jax.Array) -> jax.Array:
-            parts = [shard.data for shard in x.addressable_shards if shard.device in devices]
-            return jax.make_array_from_single_device_arrays(x.shape, self.replicated, parts)
+        def take(x: Any) -> Any:
+            if isinstance(x, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(first))
+            parts = x.addressable_shards if isinstance(x, jax.Array) else []
+            return next((part.data for part in parts if part.device == first), x)
 
         return jax.tree.map(take, variables)
 
@@ -448,6 +449,11 @@ class Devices:
         # check_vma=False: the step reduces its gradients itself; with the check on, JAX would add a second reduction
         # when it transposes the replicated parameters, and the gradient would be N times too large.
         return jax.shard_map(step, mesh=self.mesh, in_specs=arguments, out_specs=out, check_vma=False)
+
+
+def _copy_to(place: Any, array: np.ndarray) -> jax.Array:
+    """A copy on a CPU's device, or one for each of a sharding; made when this returns: JAX copies behind the call."""
+    return jax.block_until_ready(jax.device_put(_copy_aligned(array), place, may_alias=False))
 
 
 def _copy_aligned(array: np.ndarray) -> np.ndarray:

@@ -176,6 +176,15 @@ def test_cpu_devices_share_one_copy_that_is_not_the_callers():
     assert shared["device"].addressable_data(0).unsafe_buffer_pointer() != ours["device"].unsafe_buffer_pointer()
 
 
+@pytest.mark.parametrize("place", ["share", "replicate"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_callers_array_may_change_at_once(place, count):
+    ours = np.ones(1 << 24, np.float32)
+    placed = getattr(parallel.Devices("jit", count), place)(ours)
+    ours[:] = -1
+    assert np.asarray(placed).min() == 1
+
+
 def test_memory_goes_back_to_the_system_after_a_compilation(monkeypatch):
     events = []
     monkeypatch.setattr(parallel, "return_freed_memory", lambda: events.append("returned"))
@@ -211,6 +220,51 @@ def test_weights_are_prepared_once_for_the_calls_that_have_the_same(mode, count)
         got, want = (jax.device_get(compiled(variables, batch)) for compiled in (spied, plain))
         jax.tree.map(np.testing.assert_array_equal, got, want)
         assert len(taken) == preparations
+
+
+def divided_sum(w, x):
+    return lax.psum(jnp.exp(w).sum(), AXIS) + 0 * x
+
+
+def divided_by_axis_size(w, x):
+    return x * (w / lax.axis_size(AXIS)).sum()
+
+
+def times_index(w, x):
+    return x * (w * lax.axis_index(AXIS).astype(jnp.float32)).sum()
+
+
+def chosen_by_axis_size(w, x):
+    return x * (jnp.sin(w) if lax.axis_size(AXIS) > 1 else jnp.cos(w)).sum()
+
+
+def gathered(w, x):
+    return x + lax.all_gather(jnp.exp(w), AXIS).sum()
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("compute", [divided_sum, divided_by_axis_size, times_index, chosen_by_axis_size, gathered])
+def test_weights_are_prepared_in_steps_that_use_the_devices_axis(compute, mode):
+    devices = parallel.Devices(mode, 4)
+    batch = devices.put({"x": np.arange(1.0, 9.0, dtype=np.float32)})
+    variables = devices.share({"w": np.arange(3, dtype=np.float32)})
+    step = lambda variables, batch: ({}, {"rows": compute(variables["w"], batch["x"])})  # noqa: E731
+    plain, prepared = (devices.compile_eval(step, variables, batch, prepares=prepares) for prepares in (False, True))
+    want, got = (jax.device_get(one(variables, batch)) for one in (plain, prepared))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_a_step_is_prepared_of_shapes_and_of_numpy_arrays():
+    devices = parallel.Devices("jit", 4)
+    batch = devices.put({"x": np.arange(8.0, dtype=np.float32)})
+    step = lambda variables, batch: ({}, {"rows": batch["x"] * jnp.exp(variables["w"])})  # noqa: E731
+    host = {"w": np.ones((), np.float32)}
+    shapes = {"w": jax.ShapeDtypeStruct((), np.float32, sharding=devices.replicated)}
+    for variables in (host, shapes):
+        compiled = devices.compile_eval(step, variables, batch, prepares=True)
+        for called in (host, devices.share(host)):
+            got = compiled(called, batch)[1]["rows"]
+            np.testing.assert_allclose(got, np.arange(8.0) * np.exp(1), rtol=1e-6)
 
 
 def test_a_prepared_step_without_variables_and_its_memory():
