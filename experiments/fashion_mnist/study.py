@@ -84,9 +84,10 @@ def plot(rows: list[Row], path: Path) -> None:
     with saved_figure(path, 8.0 if gains else 4.5, 3.2) as figure:
         panels = figure.subplots(1, 2 if gains else 1, squeeze=False)[0]
         curves = [("plain", "raw", BLUE), ("plain", "ema", ORANGE)]
-        curves += [(WIDE_NAME, "ema", GREEN), (LONG_NAME, "ema", PURPLE), (PIXELS_NAME, "ema", VERMILLION)]
+        curves += [(LONG_WIDE_NAME, "ema", GREEN), (LONG_NAME, "ema", PURPLE), (PIXELS_NAME, "ema", VERMILLION)]
         curves += [("full width, bfloat16", "ema", BLACK), ("large crops", "ema", SKY)]
         for name, weights, colour in curves:
-            draw_curves(panels[0], rows, {name: (f"{name}, {weights} weights", colour)}, weights)
+            label = "full width, 24 epochs" if name == LONG_WIDE_NAME else name
+            draw_curves(panels[0], rows, {name: (f"{label}, {weights} weights", colour)}, weights)
         if gains:
             draw_differences(panels[1], list(gains), list(gains.values()), "minus plain, EMA weights (points)")
