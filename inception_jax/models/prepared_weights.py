@@ -54,11 +54,12 @@ class PreparedFunction:
 
     Both are to be compiled, within `TRACED_FOR`: the forms for several platforms are not divided. An operation on
     weights whose result is larger than they stays with the batch, but for packed kernels. Of a program with side
-    effects (prints, references that it writes to) nothing is prepared. There are no gradients.
+    effects (prints, references that it writes to) nothing is prepared. Operations that name an axis of devices stay
+    with the batch, so `prepare` can be called outside a `jax.shard_map` in which it was traced. There are no gradients.
     """
 
     def __init__(self, function: Callable[[Any, Any], Any], batch: Any):
-        """Takes the function, which is traced when a part is.
+        """Takes the function. The first call of a part traces it, and both are of that program.
 
         Args:
           function: of two trees of arrays, weights and a batch.
@@ -67,19 +68,6 @@ class PreparedFunction:
         self._function = function
         self._batch = batch
         self._traced: tuple[core.ClosedJaxpr, Any] | None = None
-
-    def trace(self, call: Callable[[Callable[[Any], Any]], Any]) -> None:
-        """Traces the program where `call` calls what it is given with weights: within a `jax.shard_map`.
-
-        Both parts are then of this program. Operations that name an axis of devices are left to `compute`, so that
-        `prepare` can be called outside.
-        """
-
-        def trace(weights: Any) -> list[jax.Array]:
-            self._trace(weights)
-            return []
-
-        call(trace)
 
     def prepare(self, weights: Any) -> list[jax.Array]:
         """Computes what `compute` takes beside the weights."""

@@ -335,8 +335,8 @@ class Devices:
 
         Args:
           step: for one device, from `step.make_eval_step`.
-          variables: as the step will be called with; arrays.
-          batch: as `variables`; or shapes with shardings.
+          variables: as the step will be called with; arrays, or shapes with shardings.
+          batch: as `variables`.
           prepares: whether, on CPUs, what depends on the variables alone is computed once for the calls that have the
             same ones (`prepared_weights.py`); they must not change in their place, as a NumPy array can.
           compile_program: as in `compile_train`.
@@ -346,13 +346,11 @@ class Devices:
         if not prepares or self.mesh.devices.flat[0].platform != "cpu":
             return self._compile(compile_program, self._map_eval(step, 1), variables, batch)
         parts = PreparedFunction(step, jax.tree.map(self._on_one_device, batch))
-        with traced_for_device(self.mesh.devices.flat[0]):
-            parts.trace(lambda trace: jax.eval_shape(self._shard(trace, _REPLICATED, (_REPLICATED,)), variables))
+        with traced_for_device(self.mesh.devices.flat[0]):  # both parts, as of all devices
+            shapes = jax.eval_shape(self._shard(parts.prepare, _REPLICATED, (_REPLICATED,)), variables)
+        prepared = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated) for x in shapes]
         # One device of a process prepares for all.
         first = self._compile(compile_program, jax.jit(parts.prepare), self._take_first(variables))
-        program: Any = first.call
-        sharding = self.replicated
-        prepared = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in program.out_info]
         if self.mode == "pmap":
             prepared = self._concrete(prepared)
         second = self._compile(compile_program, self._map_eval(parts.compute, 2), variables, prepared, batch)

@@ -1,7 +1,7 @@
 """One of two processes, `python step_scenario.py PORT ID FOLDER`, that train a small network in either mode.
 
-It prints the names of the modes in which numbers as arguments of the step gave the bits of constants, and then those in
-which a step that was kept in a file did.
+It prints the names of the modes in which numbers as arguments of the step gave the bits of constants, then those in
+which a step that was kept in a file did, and then those in which weights that were prepared did in an evaluation step.
 """
 
 import os
@@ -11,9 +11,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from inception_jax.training import executables, parallel, state, step_numbers
 from inception_jax.training.executable_files import Store
+from inception_jax.training.step import AXIS
 from tests.training import test_step_numbers
 from tests.training.test_step import batch, initial
 
@@ -21,7 +23,7 @@ from tests.training.test_step import batch, initial
 def main(port, process, folder):
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
     store = Store(Path(folder), executables.describe_process())
-    equal, kept = [], []
+    equal, kept, prepared = [], [], []
     for mode in ("jit", "pmap"):
         setup = test_step_numbers.prepare("momentum", devices=4, mode=mode)
         results = [test_step_numbers.train(setup, how, jnp.float32) for how in (True, False)]
@@ -40,7 +42,24 @@ def main(port, process, folder):
         assert loaded is not None
         test_step_numbers.assert_same_bits(run(loaded, devices, arguments), results[0])
         kept.append(mode)
-    print(*equal, *kept)
+
+        assert_same_when_prepared(devices)
+        prepared.append(mode)
+    print(*equal, *kept, *prepared)
+
+
+def assert_same_when_prepared(devices):
+    def step(variables, batch):
+        rows = batch["x"] * jnp.exp(variables["w"])
+        return {"sum": jax.lax.psum(rows.sum(), AXIS)}, {"rows": rows}
+
+    rows = devices.put({"x": np.arange(6.0, dtype=np.float32).reshape(2, 3)})  # of this process
+    variables = devices.share({"w": np.arange(3, dtype=np.float32)})
+    results = []
+    for prepares in (False, True):
+        sums, predictions = devices.compile_eval(step, variables, rows, prepares=prepares)(variables, rows)
+        results.append((np.asarray(sums["sum"].addressable_data(0)), devices.get(predictions)))
+    jax.tree.map(np.testing.assert_array_equal, *results)
 
 
 def run(step, devices, arguments):
