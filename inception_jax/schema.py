@@ -99,28 +99,29 @@ SCHEMA: dict[str, Any] = {
     "data": {
         "name": Field(
             "digits",
-            "digits, fashion_mnist, imagenet2012, folder:PATH, list:FILE, webdataset:PATTERN, synthetic, a "
-            "prepared TFDS name, or a registered one",
+            "digits, fashion_mnist, imagenet2012, folder:PATH, list:FILE, webdataset:PATTERN, huggingface:PATH, "
+            "synthetic, a prepared TFDS name, or a registered one",
         ),
         "data_dir": Field(str, "directory of prepared data sets; unset: TFDS_DATA_DIR, then ~/tensorflow_datasets"),
         "class_names": Field(
             str,
-            "folder:PATH, list:FILE, webdataset:PATTERN: file with a class folder (or label) per line, in the order of "
-            "the labels; for integer labels with other lines, line 1 names label 0; unset: alphabetical order, or the "
-            "integers",
+            "folder:PATH, list:FILE, webdataset:PATTERN, huggingface:PATH without named classes: file with a class "
+            "folder (or label) per line, in the order of the labels; for integer labels with other lines, line 1 names "
+            "label 0; unset: alphabetical order, or the integers",
         ),
         "image_key": Field(
             str,
             "prepared data set with several images: the feature to read, nested as outer/inner; list:FILE: the column "
-            "of the paths; webdataset:PATTERN: the suffix of the images, such as left.jpg; unset: the only one; path; "
-            "any image",
+            "of the paths; webdataset:PATTERN: the suffix of the images, such as left.jpg; huggingface:PATH: the "
+            "column; unset: the only one; path; any image; the only one",
         ),
         "label_key": Field(
             str,
             "prepared data set with several class labels: the feature to read; list:FILE: the column of the labels; "
-            "webdataset:PATTERN: the field of .json; unset: the only one, or the set's own; label; with labels multi "
-            "also a dict of bools, each a class; * for list:FILE: each column beside path and split is a class, 0 or "
-            "1; for a prepared data set: each bool beside the image; for webdataset:PATTERN: each bool of .json",
+            "webdataset:PATTERN: the field of .json; huggingface:PATH: the column; unset: the only one, or the set's "
+            "own; label; with labels multi also a dict of bools, each a class; * for list:FILE: each column beside "
+            "path and split is a class, 0 or 1; for a prepared data set: each bool beside the image; for "
+            "webdataset:PATTERN: each bool of .json",
         ),
         "labels": Field(
             "single",

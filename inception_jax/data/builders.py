@@ -1,4 +1,4 @@
-"""TFDS builders that prepare data sets without TensorFlow: `Digits`, `FashionMnist`, `ImageFolder`.
+"""TFDS builders that prepare data sets without TensorFlow: `Digits`, `FashionMnist`, `ImageFolder`, `HuggingFace`.
 
 `imagenet2012` has the one for ImageNet. They are ordinary TFDS builders (`Digits(data_dir=…,
 file_format="array_record").download_and_prepare()` works), but they know the key of every example before they read the
@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from inception_jax.data import digits, folder_account, folders, raw_files
+from inception_jax.data import digits, folder_account, folders, huggingface, raw_files
 from inception_jax.data.names import nearest_entry, printable
 from inception_jax.data.stored_size import StoredSize
 from inception_jax.errors import UserError
@@ -329,6 +329,85 @@ class ImageFolder(SourceBuilder, skip_registration=True):  # type: ignore[call-a
 
     def examples(self) -> dict[str, Examples]:
         return {name: _file_examples(split) for name, split in self._splits.items()}
+
+
+class HuggingFace(SourceBuilder, skip_registration=True):  # type: ignore[call-arg]  # of TFDS's base class
+    """A Hugging Face data set on this machine (see `huggingface.scan`) as a prepared one, in the same order.
+
+    A split without labels is left out, with a line on standard error; any other that cannot be used is an error.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        source: str,
+        class_names: str | os.PathLike | None = None,
+        image_key: str | None = None,
+        label_key: str | None = None,
+        several: bool = False,
+        **kwargs: Any,
+    ):
+        """Makes a builder.
+
+        Args:
+          name: of the new data set.
+          source: as `name` of `huggingface.scan`.
+          class_names: as in `huggingface.scan`.
+          image_key: as in `huggingface.scan`.
+          label_key: as in `huggingface.scan`.
+          several: whether an image has any number of labels.
+          **kwargs: as in `SourceBuilder`.
+
+        Raises:
+          UserError: as `huggingface.scan`; a split that cannot be used, or none with labels.
+        """
+        self.name, self._several = name, several
+        file = None if class_names is None else os.fspath(class_names)
+        found, sources = huggingface.scan(source, file, image_key, label_key, several=several)
+        for line in folder_account.format_account(found):
+            print(line, file=sys.stderr)
+        self._class_names = found.class_names
+        self._sources = {split: sources[split] for split, part in found.splits.items() if not part.unlabelled}
+        for problem in [found.splits[split].problem for split in self._sources if found.splits[split].problem]:
+            raise UserError(problem)
+        if not self._sources:
+            raise UserError(f"{source}: no split with labels")
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        label = tfds.features.ClassLabel(names=self._class_names)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{self.name}: a Hugging Face data set.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(),
+                    "label": tfds.features.Sequence(label) if self._several else label,
+                    "file_name": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            disable_shuffling=True,  # so that both ways of reading give one order
+        )
+
+    def source_files(self) -> list[Path]:
+        return [Path(file) for source in self._sources.values() for file in source.tables.files]
+
+    def examples(self) -> dict[str, Examples]:
+        return {split: _table_examples(source, self._several) for split, source in self._sources.items()}
+
+
+def _table_examples(source: huggingface.TableRecords, several: bool) -> Examples:
+    def example(index: int) -> dict[str, Any]:
+        image, label = source[index]
+        labels = np.flatnonzero(label).tolist() if several else int(label)
+        return {"image": image, "label": labels, "file_name": source.file_name(index) or ""}
+
+    size = sum(map(os.path.getsize, source.tables.files)) // max(1, len(source))
+    return Examples(range(len(source)), [size] * len(source), example)
 
 
 def _file_examples(split: folders.FolderSplit) -> Examples:

@@ -15,6 +15,8 @@ from inception_jax.data import (
     digits,
     folder_account,
     folders,
+    huggingface,
+    huggingface_files,
     list_files,
     prepared_features,
     prepared_sets,
@@ -45,7 +47,7 @@ _HOLD_OUT = (
 )
 
 
-BUILT_IN = ("digits", "synthetic", "folder", "list", "webdataset", *prepared_sets.PREPARABLE)
+BUILT_IN = ("digits", "synthetic", "folder", "list", "webdataset", "huggingface", *prepared_sets.PREPARABLE)
 
 # {name: (function that returns {split: data}, class names)} of the data sets that were added.
 _ADDED: dict[str, tuple[Callable[[], Mapping[str, Any]], list[str]]] = {}
@@ -135,18 +137,20 @@ def load(
       name: "digits" (embedded, nothing to prepare); "fashion_mnist", "imagenet2012" or any other data set that TFDS has
         prepared in `data_dir`, also "name/config:1.2.3"; "folder:PATH" (images in class folders, see
         `folders.scan`, or a prepared data set's own folder); "list:FILE" (a CSV or Parquet file of paths and
-        labels, see `list_files.scan`); "webdataset:PATTERN" (tars, see `webdatasets.scan`); "synthetic",
-        "synthetic:CLASSES", "synthetic:CLASSES:SIDE" or "synthetic:CLASSES:SIDE:CHANNELS" (noise: 1000 classes, 256
-        pixels, 3 channels); or a name that was added.
+        labels, see `list_files.scan`); "webdataset:PATTERN" (tars, see `webdatasets.scan`); "huggingface:PATH"
+        (Parquet and Arrow files with images, see `huggingface_files.find`); "synthetic", "synthetic:CLASSES",
+        "synthetic:CLASSES:SIDE" or "synthetic:CLASSES:SIDE:CHANNELS" (noise: 1000 classes, 256 pixels, 3 channels); or
+        a name that was added.
       split: a name, or TFDS's syntax for slices and sums: "train[:90%]", "train[5000:]", "train+test".
       data_dir: folder of prepared data sets; see `prepared_sets.default_data_dir`.
-      class_names: of class folders, lists and tars: a file of their order and names (`class_files.read_class_file`).
+      class_names: of class folders, lists, tars, and Parquet and Arrow files that do not name their classes: a file of
+        their order and names (`class_files.read_class_file`).
       image_key: of a prepared data set with several images: the feature to read, nested ones as "outer/inner"; of a
-        list: the column of the paths; of tars: the suffix of the images.
-      label_key: of a prepared data set with several labels: the feature to read; of a list: the column of the labels;
-        of tars: the field of `.json`.
-      labels: "single": each example has one label; "multi": any number, from a list, tars, arrays, or a prepared data
-        set's Sequence of ClassLabel or Tensor of 0 and 1.
+        list: the column of the paths; of tars: the suffix of the images; of Parquet and Arrow files: their column.
+      label_key: of a prepared data set with several labels: the feature to read; of a list, and of Parquet and Arrow
+        files: the column of the labels; of tars: the field of `.json`.
+      labels: "single": each example has one label; "multi": any number, from a list, tars, arrays, a column of
+        lists, or a prepared data set's Sequence of ClassLabel or Tensor of 0 and 1.
 
     Raises:
       UserError: unknown name or split, or a data set that is not prepared; the message lists what exists, or gives the
@@ -207,6 +211,11 @@ def _open_splits(
             name.partition(":")[2], class_names, image_key, label_key, splits=splits, several=several
         )
         return [_from_folder(printable(name), split, listed, tars) for split in splits]
+    if name not in _ADDED and name.startswith("huggingface:"):
+        listed, tables = huggingface.scan(
+            name.partition(":")[2], class_names, image_key, label_key, splits=splits, several=several
+        )
+        return [_from_folder(printable(name), split, listed, tables) for split in splits]
     keys = prepared_features.Keys(image_key, label_key)
     kind, _, rest = name.partition(":")
     if kind == "folder" and name not in _ADDED:
@@ -218,6 +227,8 @@ def _open_splits(
             found = folders.scan(rest, class_names)
             return [_from_folder(printable(name), split, found) for split in splits]
         path = Path(rest).expanduser()
+        if huggingface_files.is_data_set(path):
+            raise UserError(f"{printable(name)}: a Hugging Face data set; name it huggingface:{printable(rest)}")
         if not (path / "dataset_info.json").is_file():
             if versions := sorted(path.glob("*/dataset_info.json")):
                 raise UserError(
@@ -230,7 +241,8 @@ def _open_splits(
     if class_names is not None:
         raise UserError(
             f"data.class_names = {class_names!r}: {name} has its own class names and order; only class folders "
-            "(folder:PATH), lists (list:FILE) and tars (webdataset:PATTERN) take them from a file"
+            "(folder:PATH), lists (list:FILE), tars (webdataset:PATTERN) and files without named classes "
+            "(huggingface:PATH) take them from a file"
         )
     return [_load(name, kind, rest, split, data_dir, keys, several) for split in splits]
 

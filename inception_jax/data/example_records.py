@@ -9,29 +9,26 @@ TFRecord; so `tfrecords` and `ParquetRecords` are written here.
 from __future__ import annotations
 
 import abc
-import collections
 import contextlib
 import dataclasses
 import functools
-import importlib
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from inception_jax.data import tfrecords
+from inception_jax.data.imports import import_module
 from inception_jax.data.label_sets import check_row
 from inception_jax.data.names import printable
 from inception_jax.data.open_files import OpenFiles
 from inception_jax.data.records import sha256
+from inception_jax.data.tables import ParquetTables
 from inception_jax.errors import UserError
 
-_importing = threading.Lock()
 # The features in which TFDS's builders keep the name of the original file: ImageNet and its relatives, others, COCO.
 _FILE_NAMES = ("file_name", "filename", "image/file_name", "image/filename")
-_PARQUET_CACHE = 256 << 20  # bytes of row groups that a source keeps, per process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +232,7 @@ class ArrayRecords(ExampleRecords):
     @functools.cached_property
     def _reader(self) -> Any:
         self.digest()  # raises for a file that is missing
-        return _import("array_record.python.array_record_data_source").ArrayRecordDataSource(self.parts)
+        return import_module("array_record.python.array_record_data_source").ArrayRecordDataSource(self.parts)
 
     def _read(self, index: int) -> bytes:
         return self._reader[index]
@@ -269,10 +266,7 @@ class TFRecords(ExampleRecords):
 
 
 class ParquetRecords(ExampleRecords):
-    """Records of Parquet files as TFDS writes them: one column, `data`, of messages, in row groups of 100.
-
-    A row can only be read with its whole row group, so each source keeps its last row groups, up to 256 MB.
-    """
+    """Records of Parquet files as TFDS writes them: one column, `data`, of messages, in row groups of 100."""
 
     FORMAT = "parquet"
 
@@ -284,63 +278,19 @@ class ParquetRecords(ExampleRecords):
         Raises:
           UserError: a file is missing or damaged, or has another number of records or other columns.
         """
-        import pyarrow.parquet
-
         super().__init__(parts, image_key, label_key, label_form)
-        self._metadata = []
         for part in self.parts:
             if not os.path.exists(part.filename):
                 raise _missing(part.filename)
-            try:
-                metadata = pyarrow.parquet.read_metadata(part.filename)
-            except (OSError, pyarrow.ArrowException) as error:
-                reason = " ".join(str(error).split())
-                raise UserError(
-                    f"{printable(part.filename)}: cannot be read as Parquet ({reason}); truncated or damaged: copy it "
-                    "again, or prepare the data set again"
-                ) from None
-            names = metadata.schema.to_arrow_schema().names
-            if names != ["data"]:
-                raise UserError(f"{printable(part.filename)}: columns {names}; TFDS writes one, 'data'")
-            self._metadata.append(metadata)
-        self._check_counts([metadata.num_rows for metadata in self._metadata])
-        self._group_ends = [
-            np.cumsum([metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)])
-            for metadata in self._metadata
-        ]
-        self._make_cache()
-
-    def _make_cache(self) -> None:
-        self._groups: collections.OrderedDict[tuple[int, int], Any] = collections.OrderedDict()
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_groups", "_lock")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._make_cache()
+        self._tables = ParquetTables(self.files)
+        for number, file in enumerate(self.files):
+            if (names := self._tables.schema(number).names) != ["data"]:
+                raise UserError(f"{printable(file)}: columns {names}; TFDS writes one, 'data'")
+        self._check_counts(self._tables.counts)
 
     def _read(self, index: int) -> bytes:
         part, number = self._find(index)
-        ends = self._group_ends[part]
-        group = int(np.searchsorted(ends, number, side="right"))
-        row = number - (int(ends[group - 1]) if group else 0)
-        return self._read_group(part, group)[row].as_py()
-
-    def _read_group(self, part: int, group: int) -> Any:
-        parquet, key = _import("pyarrow.parquet"), (part, group)
-        with self._lock:
-            if key in self._groups:
-                self._groups.move_to_end(key)
-                return self._groups[key]
-        with parquet.ParquetFile(self.parts[part].filename, metadata=self._metadata[part]) as file:
-            column = file.read_row_group(group, use_threads=False).column(0)
-        with self._lock:
-            self._groups[key] = column
-            while len(self._groups) > 1 and sum(kept.nbytes for kept in self._groups.values()) > _PARQUET_CACHE:
-                self._groups.popitem(last=False)
-        return column
+        return self._tables.read(part, number, "data")
 
 
 FORMATS: dict[str, type[ExampleRecords]] = {
@@ -352,10 +302,4 @@ FORMATS: dict[str, type[ExampleRecords]] = {
 @functools.cache
 def _example_message() -> Any:
     """The protobuf message of TFDS records; importing it takes a third of a second, so not before the first read."""
-    return _import("tensorflow_datasets.proto").tf_example_pb2.Example
-
-
-def _import(name: str) -> Any:
-    """Imports a module in one thread at a time: TFDS replaces `builtins.__import__` while it is imported."""
-    with _importing:
-        return importlib.import_module(name)
+    return import_module("tensorflow_datasets.proto").tf_example_pb2.Example

@@ -17,7 +17,8 @@ COLUMNS = "*"
 """`data.label_key`: each class has a column of a list, a bool of a prepared data set or of a `.json` of its own."""
 
 NEEDED = (
-    "several labels per example have lists (list:FILE), tars with .json (webdataset:PATTERN), data sets that TFDS has "
+    "several labels per example have lists (list:FILE), tars with .json (webdataset:PATTERN), columns of "
+    "lists (huggingface:PATH), data sets that TFDS has "
     "prepared with a Sequence of ClassLabel, a Tensor of 0 and 1 or a dict of bools, and arrays that a recipe registers"
 )
 """The end of an error for data that has one label per example."""

@@ -21,6 +21,7 @@ from inception_jax.data.folder_files import LeftOut
 from inception_jax.data.folders import FolderScan, FolderSplit
 from inception_jax.data.label_sets import COLUMNS, LabelSets, is_set
 from inception_jax.data.names import PackedNames, nearest_entry, printable
+from inception_jax.data.tables import holds_bytes
 from inception_jax.errors import UserError, nearest
 
 _SPLIT = "split"
@@ -181,6 +182,11 @@ def _read_parquet(
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
             header = table.schema_arrow.names
+            if path_key not in header and any(holds_bytes(field.type) for field in table.schema_arrow):
+                raise UserError(
+                    f"{name}: no column {path_key!r} of paths, but one with images: read it as "
+                    f"--config.data.name=huggingface:{name}"
+                )
             path, labels, split = _columns(name, header, path_key, label_key)
             positions = [path, *labels, *([] if split is None else [split])]
             names = [header[position] for position in positions]

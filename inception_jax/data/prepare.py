@@ -5,6 +5,7 @@
   python -m inception_jax.data.prepare imagenet2012 --source=FOLDER_OF_THE_TWO_TARS
   python -m inception_jax.data.prepare folder --name=flowers --source=FOLDER_OF_CLASS_FOLDERS
   python -m inception_jax.data.prepare folder --name=flowers --source=FOLDER --resize=256            (smaller images)
+  python -m inception_jax.data.prepare huggingface --name=food101 --source=FOLDER_OR_ORGANIZATION/NAME
   python -m inception_jax.data.prepare digits                                       (optional: they are embedded)
   python -m inception_jax.data.prepare convert NAME --output=FOLDER              (TFRecord or Parquet to ArrayRecord)
   python -m inception_jax.data.prepare NAME --import=FILE.py                   (your own TFDS builder)
@@ -25,15 +26,18 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax import standard_streams
+from inception_jax.data.label_sets import KINDS
 from inception_jax.data.prepared_sets import default_data_dir
 from inception_jax.errors import ArgumentParser, UserError, nearest
 from inception_jax.ranges import MAX_IMAGE_PIXELS, MAX_SIDE, Range
 
 RAW = "raw"
 """The value of `--quality` without compression."""
-NAMES = ("digits", "fashion_mnist", "imagenet2012", "folder", "convert")
+NAMES = ("digits", "fashion_mnist", "imagenet2012", "folder", "huggingface", "convert")
+_NAMED = ("folder", "huggingface")
+_OF_HUGGINGFACE = ("image_key", "label_key", "labels")
 # The options that `convert` has no use for.
-_NOT_OF_CONVERT = ("source", "class_names", "check", "max_pixels", "threads", "resize", "quality")
+_NOT_OF_CONVERT = ("source", "class_names", "check", "max_pixels", "threads", "resize", "quality", *_OF_HUGGINGFACE)
 _QUALITY = 95
 
 
@@ -59,12 +63,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="a Python file or module that defines the TFDS builder of NAME; arrays of images are encoded as PNG",
     )
     parser.add_argument("--output", metavar="FOLDER", help="with convert: the folder of data sets to write to")
-    parser.add_argument("--source", help="folder of the original files")
-    parser.add_argument("--name", help="with folder: the name of the new data set")
+    parser.add_argument(
+        "--source", help="folder of the original files; with huggingface also as in --config.data.name=huggingface:…"
+    )
+    parser.add_argument("--name", help="with folder and huggingface: the name of the new data set")
     parser.add_argument(
         "--class_names",
         metavar="FILE",
-        help="with folder: a class folder per line, in the order of the labels; default: alphabetical order",
+        help="with folder and huggingface: a class folder (or label) per line, in the order of the labels; default: "
+        "alphabetical order, or the classes that the data set names",
+    )
+    parser.add_argument("--image_key", help="with huggingface: the column of the images; default: the only one")
+    parser.add_argument("--label_key", help="with huggingface: the column of the labels; default: the only one")
+    parser.add_argument(
+        "--labels", choices=KINDS, help="with huggingface: multi where the column has lists of labels; default: single"
     )
     parser.add_argument(
         "--check",
@@ -81,8 +93,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--resize",
         type=int,
         metavar="N",
-        help="with folder and imagenet2012: store images with a shorter side of N pixels, aspect ratio kept (smaller "
-        "ones as they are), as NAME/resize_N_jpegQ or NAME/resize_N_raw",
+        help="with folder, huggingface and imagenet2012: store images with a shorter side of N pixels, aspect ratio "
+        "kept (smaller ones as they are), as NAME/resize_N_jpegQ or NAME/resize_N_raw",
     )
     parser.add_argument(
         "--quality",
@@ -136,14 +148,19 @@ def prepare(options: argparse.Namespace) -> None:
     if options.data_set == "convert":
         _convert(options)
         return
-    if (options.name is not None) != (options.data_set == "folder"):
-        raise UserError("--name=NAME: required with `folder`, and not allowed with any other data set")
-    if options.class_names is not None and options.data_set != "folder":
-        raise UserError("--class_names: only with `folder`; the other data sets have an order of their own")
+    if (options.name is not None) != (options.data_set in _NAMED):
+        raise UserError("--name=NAME: required with `folder` and `huggingface`, and not allowed with others")
+    if options.class_names is not None and options.data_set not in _NAMED:
+        raise UserError("--class_names: only with `folder` and `huggingface`; others have an order of their own")
+    for field in _OF_HUGGINGFACE:
+        if getattr(options, field) is not None and options.data_set != "huggingface":
+            raise UserError(f"--{field}: only with `huggingface`")
     if options.source is not None and options.data_set == "digits":
         raise UserError("--source: digits are embedded, there is nothing to read")
-    if options.resize is not None and options.data_set not in ("folder", "imagenet2012"):
-        raise UserError(f"--resize: only with folder and imagenet2012; images of {options.data_set} are small")
+    if options.resize is not None and options.data_set not in (*_NAMED, "imagenet2012"):
+        raise UserError(
+            f"--resize: only with folder, huggingface and imagenet2012; images of {options.data_set} are small"
+        )
     if options.quality is not None and options.resize is None:
         raise UserError("--quality: only with --resize=N; images are stored as they are")
     if options.max_pixels is not None and options.check == "counts" and options.resize is None:
@@ -159,12 +176,17 @@ def prepare(options: argparse.Namespace) -> None:
 
         quality = None if options.quality == RAW else options.quality or _QUALITY
         fields["stored"] = StoredSize(options.resize, quality, options.max_pixels or MAX_PIXELS)
-    if options.data_set == "folder":
+    builder: builders.SourceBuilder
+    if options.data_set in _NAMED:
         if options.source is None or not re.fullmatch(r"[a-z][a-z0-9_]*", options.name):
-            raise UserError("folder: --source=FOLDER and --name=NAME are needed; a name consists of a-z, 0-9 and _")
-        builder = builders.ImageFolder(
-            name=options.name, source=options.source, class_names=options.class_names, **fields
-        )
+            raise UserError(
+                f"{options.data_set}: --source=FOLDER and --name=NAME are needed; a name consists of a-z, 0-9 and _"
+            )
+        fields |= {"name": options.name, "source": options.source, "class_names": options.class_names}
+        if options.data_set == "folder":
+            builder = builders.ImageFolder(**fields)
+        else:
+            builder = _huggingface_builder(options, fields)
     else:
         kind = {
             "digits": builders.Digits,
@@ -183,6 +205,16 @@ def prepare(options: argparse.Namespace) -> None:
         name = f"{builder.name}/{builder.builder_config.name}"
         where = "" if options.data_dir is None else f" --config.data.data_dir={shlex.quote(options.data_dir)}"
         print(f"train on the smaller images with --config.data.name={name}{where}", file=sys.stderr)
+
+
+def _huggingface_builder(options: argparse.Namespace, fields: dict[str, Any]) -> Any:
+    from inception_jax.data import builders
+
+    keys = {"image_key": options.image_key, "label_key": options.label_key, "several": options.labels == "multi"}
+    try:
+        return builders.HuggingFace(**fields, **keys)
+    except UserError as error:
+        raise UserError(str(error).replace("--config.data.", "--")) from None
 
 
 def _prepare_own(options: argparse.Namespace) -> None:

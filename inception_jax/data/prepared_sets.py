@@ -58,7 +58,9 @@ def find_prepared(name: str, data_dir: Path, others: Sequence[str] = ()) -> tfds
     except ValueError:
         _refuse_path(name)
         _refuse_other_name(name)
-        raise UserError(f"data set {name!r}: not a name; NAME, NAME/CONFIG or NAME:1.2.3 is allowed") from None
+        raise UserError(
+            f"data set {name!r}: not a name; NAME, NAME/CONFIG or NAME:1.2.3 is allowed{_of_the_hub(name)}"
+        ) from None
     try:
         return read_only_builder.builder_from_files(name, data_dir=os.fspath(data_dir))
     except registered.DatasetNotFoundError:
@@ -83,10 +85,11 @@ def find_prepared(name: str, data_dir: Path, others: Sequence[str] = ()) -> tfds
         for depth in ("*/*", "*/*/*")
         for path in data_dir.glob(f"{depth}/dataset_info.json")
     )
-    names = [*PREPARABLE, "folder:PATH", "list:FILE", "webdataset:PATTERN", "synthetic", *others, *here]
+    kinds = ["folder:PATH", "list:FILE", "webdataset:PATTERN", "huggingface:PATH", "synthetic"]
+    names = [*PREPARABLE, *kinds, *others, *here]
     raise UserError(
-        f"unknown data set {name!r}{nearest(base, [*names, *stock])}; data sets: {', '.join(dict.fromkeys(names))}, or"
-        f" any of TFDS's prepared in {data_dir}"
+        f"unknown data set {name!r}{nearest(base, [*names, *stock])}{_of_the_hub(name)}; data sets: "
+        f"{', '.join(dict.fromkeys(names))}, or any of TFDS's prepared in {data_dir}"
     )
 
 
@@ -121,6 +124,12 @@ def choose_format(builder: tfds.core.DatasetBuilder, readable: Sequence[str]) ->
     if chosen != own:
         info.set_file_format(chosen, override=True, override_if_initialized=True)
     return chosen
+
+
+def _of_the_hub(name: str) -> str:
+    """How ORGANIZATION/NAME is written, which Hugging Face's hub has; "" for other names."""
+    parts = name.split("/")
+    return f"; on Hugging Face's hub? Then huggingface:{name}" if len(parts) == 2 and all(parts) else ""
 
 
 def _refuse_path(name: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from inception_jax.data import file_index, split_names, tar_index, tar_patterns
+from inception_jax.data import file_index, file_patterns, split_names, tar_index
 from inception_jax.data.class_files import integer_classes, read_class_file
 from inception_jax.data.folder_files import LeftOut
 from inception_jax.data.folders import FolderScan, FolderSplit
@@ -100,7 +100,7 @@ def scan(
     Raises:
       UserError: no tars, or a file of classes that cannot be read.
     """
-    shards = tar_patterns.find(pattern)
+    shards = file_patterns.find(pattern, "webdataset", "tar")
     chosen = read_class_file(classes_file) if classes_file is not None else None
     if splits is not None and (wanted := split_names.mentioned(splits, shards)):
         reference = split_names.training(shards)

@@ -16,6 +16,8 @@ from inception_jax.evaluation.split_predictions import SplitPredictions
 
 # A file of ILSVRC's validation set: ILSVRC2012_val_00000001.JPEG to …50000.JPEG; its lists name images by this number.
 _ILSVRC = re.compile(r"ILSVRC2012_val_(\d{8})\b")
+# As Hugging Face's copy has it: ILSVRC2012_val_00000001_n01751748.JPEG.
+_WITH_CLASS = re.compile(r"(?<=ILSVRC2012_val_\d{8})_n\d{8}\b")
 
 
 def exclude(predictions: SplitPredictions, path: str) -> SplitPredictions:
@@ -146,7 +148,7 @@ class _Finder:
     """
 
     def __init__(self, predictions: SplitPredictions) -> None:
-        self._names = [str(name).replace("\\", "/") for name in predictions.names]
+        self._names = [_WITH_CLASS.sub("", str(name).replace("\\", "/")) for name in predictions.names]
         self._about = predictions.about
         self._rows: dict[str, list[int]] = collections.defaultdict(list)
         for row, name in enumerate(self._names):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inception_jax.data import example_records, file_index, index_files, open_files, tfrecords
+from inception_jax.data import example_records, file_index, index_files, open_files, tables, tfrecords
 from inception_jax.data.datasets import load
 from inception_jax.data.pipeline import EvalPipeline, TrainPipeline
 from inception_jax.errors import UserError
@@ -263,9 +263,9 @@ def test_other_parquet_files_are_refused(golden):
 
 def test_row_groups_are_kept_within_a_limit(golden, monkeypatch):
     data = load(NAME, "train", str(golden / "parquet"))
-    monkeypatch.setattr(example_records, "_PARQUET_CACHE", 1)
+    monkeypatch.setattr(tables, "KEPT_BYTES", 1)
     expected = [data.record(i) for i in (0, 7, 0, 7)]
-    assert expected[:2] == expected[2:] and len(data.source._groups) == 1
+    assert expected[:2] == expected[2:] and len(data.source._tables._cached_groups) == 1
 
 
 def test_few_files_are_open_at_a_time(golden, monkeypatch):

@@ -21,8 +21,8 @@ def predictions(names=None, **changes):
     return dataclasses.replace(found, **changes)
 
 
-def ilsvrc():
-    return predictions([f"/data/val/ILSVRC2012_val_0000000{number}.JPEG" for number in (3, 1, 4, 2)])
+def ilsvrc(class_name=""):
+    return predictions([f"/data/val/ILSVRC2012_val_0000000{number}{class_name}.JPEG" for number in (3, 1, 4, 2)])
 
 
 def write(path, content):
@@ -79,8 +79,14 @@ def test_images_are_left_out_by_name_and_by_number(tmp_path):
         relabelling.exclude(predictions(), listed)
     found = relabelling.exclude(predictions(), write(tmp_path / "list.txt", "cat/0.jpg\ndog/2\n"))
     assert found.index.tolist() == [1, 3]
-    found = relabelling.exclude(ilsvrc(), write(tmp_path / "list.txt", "3\r\n4\r\n"))  # with Windows's line ends
-    assert found.index.tolist() == [1, 3]
+    lists = (
+        "3\r\n4\r\n",
+        "ILSVRC2012_val_00000003.JPEG\nval/ILSVRC2012_val_00000004",
+    )  # the first with Windows's line ends
+    for text in lists:
+        for class_name in ("", "_n01440764"):  # as Hugging Face's copy has them
+            found = relabelling.exclude(ilsvrc(class_name), write(tmp_path / "list.txt", text))
+            assert found.index.tolist() == [1, 3]
     for line, message in (("5", "no image has the number 5"), ("cat/9.jpg", "no example has the name 'cat/9.jpg'")):
         with pytest.raises(UserError, match=f"list.txt, line 1: {message}"):
             relabelling.exclude(ilsvrc(), write(tmp_path / "list.txt", line))

@@ -1,4 +1,4 @@
-"""Two processes that train from TFRecord files or tars, are killed and continue: the bits of ArrayRecord, unkilled."""
+"""Two processes train from TFRecord, tars or Parquet, are killed and continue: the bits of ArrayRecord, unkilled."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ import time
 from io import BytesIO
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from inception_jax.data import conversion
@@ -22,23 +23,30 @@ STEPS = 200
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """{format: the fields of its data}: a set that TensorFlow wrote, as ArrayRecord, and in tars with its order."""
+    """{format: the fields of its data}: a set that TensorFlow wrote, as it is and in three other formats."""
     root = tmp_path_factory.mktemp("sets")
     shutil.copytree(GOLDEN, root / "tfrecord")
     conversion.convert(NAME, root / "tfrecord", root / "array_record")
     for split in ("train", "test"):
         data = load(NAME, split, str(root / "tfrecord"))
+        records = [data.record(index) for index in range(data.num_examples)]
+        columns = {"image": [image for image, _ in records], "label": [label for _, label in records]}
+        pyarrow.parquet.write_table(pyarrow.table(columns), root / f"{split}.parquet", row_group_size=3)
         for part in range(2):
             with tarfile.open(root / f"shapes-{split}-{part}.tar", "w") as tar:
                 for index in range(part * data.num_examples // 2, (part + 1) * data.num_examples // 2):
-                    image, label = data.record(index)
+                    image, label = records[index]
                     suffix = "png" if image[1:4] == b"PNG" else "jpg"
                     for name, content in ((f"{index}.{suffix}", image), (f"{index}.cls", b"%d" % label)):
                         about = tarfile.TarInfo(name)
                         about.size = len(content)
                         tar.addfile(about, BytesIO(content))
     prepared = {name: {"data.name": NAME, "data.data_dir": str(root / name)} for name in ("tfrecord", "array_record")}
-    return prepared | {"tars": {"data.name": f"webdataset:{root}/shapes-{{split}}-*.tar"}}
+    (root / "names").write_text("\n".join(data.class_names))
+    return prepared | {
+        "tars": {"data.name": f"webdataset:{root}/shapes-{{split}}-*.tar"},
+        "parquet": {"data.name": f"huggingface:{root}/{{split}}.parquet", "data.class_names": str(root / "names")},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +103,7 @@ def expected(sets, start, tmp_path_factory):
         ("tfrecord", 1),
         *(pytest.param("tfrecord", workers, marks=pytest.mark.slow) for workers in (0, 2, 4)),
         *(pytest.param("tars", workers, marks=pytest.mark.slow) for workers in (0, 1, 2, 4)),
+        *(pytest.param("parquet", workers, marks=pytest.mark.slow) for workers in (0, 2)),
     ],
 )
 def test_killed_and_continued(sets, start, expected, file_format, workers, tmp_path):

@@ -1,4 +1,4 @@
-"""Finds the tars of a pattern such as `/data/{split}-{0000..1023}.tar`, split by split."""
+"""Finds the files of a pattern such as `/data/{split}-{0000..1023}.tar`, split by split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_FILES = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """The tars of a split.
+    """The files of a split.
 
     Attributes:
       files: in the order of their names.
@@ -36,24 +36,26 @@ class Shards:
     note: str = ""
 
 
-def find(pattern: str) -> dict[str, Shards]:
-    """Finds tars.
+def find(pattern: str, kind: str, noun: str) -> dict[str, Shards]:
+    """Finds files.
 
     Args:
       pattern: as in `webdatasets.scan`.
+      kind: of data sets, in messages: "webdataset".
+      noun: of a file, in messages: "tar".
 
     Returns:
-      {split: its tars}, the training split first. Where the pattern leaves open which tars there are (`{split}`, `*`,
-      `?`, `[…]`), a split may end before a range does; one that misses a tar below its last has a problem.
+      {split: its files}, the training split first. Where the pattern leaves open which files there are (`{split}`, `*`,
+      `?`, `[…]`), a split may end before a range does; one that misses a file below its last has a problem.
 
     Raises:
       UserError: the pattern cannot be read, or there are no such files.
     """
-    name = f"webdataset:{printable(pattern)}"
+    name = f"{kind}:{printable(pattern)}"
     if storage.is_remote(pattern):
-        raise UserError(f"{name}: tars are read from a file system; mount the storage as one")
+        raise UserError(f"{name}: {noun}s are read from a file system; mount the storage as one")
     if not pattern or pattern.count(_SPLIT) > 1:
-        raise UserError(f"{name}: webdataset:PATTERN is needed, a path with at most one {_SPLIT}")
+        raise UserError(f"{name}: {kind}:PATTERN is needed, a path with at most one {_SPLIT}")
     pieces = _PIECES.split(os.path.abspath(os.path.expanduser(pattern)))
     numbers = _read_ranges(pieces, name)
     if all(_RANGE.fullmatch(piece) for piece in pieces[1::2]):
@@ -74,7 +76,7 @@ def find(pattern: str) -> dict[str, Shards]:
         folder = os.path.dirname(pieces[0])
         near = "" if os.path.isdir(folder) else nearest_entry(folder)
         raise UserError(f"{name}: no such files{near}; *, ?, [a-z], {{000..127}} and {_SPLIT} are allowed in the path")
-    return {split: _shards(pieces, numbers, split, found[split]) for split in split_names.ordered(found)}
+    return {split: _shards(pieces, numbers, split, found[split], noun) for split in split_names.ordered(found)}
 
 
 def _read_ranges(pieces: Sequence[str], name: str) -> list[list[str]]:
@@ -87,7 +89,7 @@ def _read_ranges(pieces: Sequence[str], name: str) -> list[list[str]]:
 
 
 def _glob(pieces: Sequence[str]) -> str:
-    """A pattern for `glob` that finds at least the tars."""
+    """A pattern for `glob` that finds at least the files."""
     wide = ["*" if piece == _SPLIT or _RANGE.fullmatch(piece) else piece for piece in pieces]
     return "".join(glob.escape(piece) if index % 2 == 0 else piece for index, piece in enumerate(wide))
 
@@ -117,9 +119,9 @@ def _fill(pieces: Sequence[str], split: str, chosen: Sequence[str]) -> str:
 
 
 def _shards(
-    pieces: Sequence[str], numbers: Sequence[Collection[str]], split: str, found: dict[str, tuple[str, ...]]
+    pieces: Sequence[str], numbers: Sequence[Collection[str]], split: str, found: dict[str, tuple[str, ...]], noun: str
 ) -> Shards:
-    """The tars of a split: {file: its numbers in the ranges}; compares them with the ranges."""
+    """The files of a split: {file: its numbers in the ranges}; compares them with the ranges."""
     there = set(found.values())
     missing: list[tuple[str, ...]] = []
     behind: list[tuple[str, ...]] = []  # those after the last that is there
@@ -134,12 +136,12 @@ def _shards(
     if missing:
         problem = (
             f"{printable(_fill(pieces, split, missing[0]))}: no such file, but there is "
-            f"{printable(_fill(pieces, split, last))} ({counted(len(missing), 'tar')} of the range missing before it); "
+            f"{printable(_fill(pieces, split, last))} ({counted(len(missing), noun)} of the range missing before it); "
             "copy what is missing, or write * for the range"
         )
     elif behind:
         note = (
-            f"{split}: {len(there):,} of {counted(len(there) + len(behind), 'tar')} of the range, up to "
+            f"{split}: {len(there):,} of {counted(len(there) + len(behind), noun)} of the range, up to "
             f"{printable(_fill(pieces, split, last))}"
         )
     return Shards(sorted(found), problem, note)

@@ -1,0 +1,393 @@
+"""Hugging Face data sets on this machine: Parquet and Arrow files with a column of images and one of labels.
+
+The package `datasets` writes its features, with the names of the classes, into the metadata of the files' schema. Files
+without them, as other programs write them, are read by the types of their columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from inception_jax.data import huggingface_files, split_names
+from inception_jax.data.class_files import integer_classes, read_class_file
+from inception_jax.data.folder_files import LeftOut
+from inception_jax.data.folders import FolderScan, FolderSplit
+from inception_jax.data.imports import import_module
+from inception_jax.data.label_sets import LabelSets, digest_parts, label_of
+from inception_jax.data.names import PackedNames, printable
+from inception_jax.data.records import sha256
+from inception_jax.data.tables import KEPT_BYTES, ParquetTables, Tables, holds_bytes, open_tables
+from inception_jax.errors import UserError, nearest
+
+_MAX_LABELS = 1_000_000
+_LABELS = ("label", "labels")  # what a column of labels without named classes is called
+_NO_LABELS = np.zeros(0, np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRecords:
+    """Images in the rows of Parquet or Arrow files.
+
+    Attributes:
+      tables: the files.
+      image_key: the column of the images: bytes, or structs with a field `bytes`.
+      labels: int64 [n], or sets.
+      names: of the images' original files; empty where the data set keeps none.
+    """
+
+    tables: Tables
+    image_key: str
+    labels: np.ndarray | LabelSets
+    names: PackedNames
+    in_memory = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int | np.ndarray]:
+        index = range(len(self))[int(index)]
+        try:
+            content = self.tables.read(*self.tables.find(index), self.image_key)
+        except UserError:
+            raise
+        except Exception as error:  # of pyarrow, or of the file system: they have no common base
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self.record_name(index)}: cannot be read ({reason}); copy the file again") from None
+        if isinstance(content, dict):
+            content = content["bytes"]
+        if not content:
+            raise UserError(
+                f"{self.record_name(index)}: no bytes of an image; `save_to_disk` and `to_parquet` of the package "
+                "datasets write them, also of images that are in files of their own"
+            )
+        return content, label_of(self.labels, index)
+
+    def record_name(self, index: int) -> str:
+        name = self.file_name(index)
+        return self.tables.row_name(index) if name is None else f"{name!r}, {self.tables.row_name(index)}"
+
+    def file_name(self, index: int) -> str | None:
+        """The name of the image's original file; None: the data set keeps none."""
+        return (printable(self.names[index]) or None) if len(self.names) else None
+
+    def digest(self) -> str:
+        """SHA-256 of the files' sizes and the images' names and labels, in order: files may be moved and renamed."""
+        sizes = [os.path.getsize(file) for file in self.tables.files]
+        return sha256("huggingface", self.image_key, *sizes, self.names.packed, *digest_parts(self.labels))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """What is read of the files.
+
+    Attributes:
+      image: the column of the images.
+      label: the column of the labels.
+      class_names: in the order of the labels, as the data set names them; None: it does not.
+    """
+
+    image: str
+    label: str
+    class_names: list[str] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+    """The labels of a split before they are classes.
+
+    Attributes:
+      values: those that are there, integers or texts.
+      codes: int64, the place in `values` of each label, row by row; -1: a row has none.
+      ends: int64 [n], where the labels of each row end in `codes`; None: each row has one.
+    """
+
+    values: list[Any]
+    codes: np.ndarray
+    ends: np.ndarray | None
+
+
+def scan(
+    name: str,
+    classes_file: str | None = None,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    *,
+    splits: Sequence[str] | None = None,
+    several: bool = False,
+) -> tuple[FolderScan, dict[str, TableRecords]]:
+    """Finds the files of a data set and reads its labels.
+
+    Args:
+      name: as in `huggingface_files.find`.
+      classes_file: the classes in the order of the labels, where the data set does not name them, see
+        `class_files.read_class_file`; None: integers are the classes 0, 1, … up to the largest of training; texts are
+        in alphabetical order.
+      image_key: column of the images; None: the only one.
+      label_key: column of the labels; None: the only one with named classes, or else "label" or "labels".
+      splits: that will be used, as in `datasets.load`; the files of others are not read, but for those of training
+        where its labels are the classes. None: all.
+      several: whether the column has lists, of any number of labels.
+
+    Returns:
+      The names of the classes and the labels of the splits, as of a folder; and the sources of the splits, train first,
+      each in the order of the files and their rows. A split with a missing or damaged file, other columns, a row
+      without a label or a label that training does not have has a problem.
+
+    Raises:
+      UserError: no data set, a column that is missing or must be chosen, or a file of classes that cannot be read.
+    """
+    full = f"{huggingface_files.KIND}:{printable(name)}"
+    found = huggingface_files.find(name)
+    reference = split_names.training(found)
+    used = [split for split in found if split in ((splits and split_names.mentioned(splits, found)) or found)]
+    read: dict[str, _Split | str] = {}
+    columns: _Columns | None = None
+    for split in used:
+        read[split] = own = _read_split(full, found[split], columns, image_key, label_key, several)
+        columns = columns if isinstance(own, str) else own.columns
+    if columns is None:
+        raise UserError(next(problem for problem in read.values() if isinstance(problem, str)))
+    if columns.class_names is not None and classes_file is not None:
+        raise UserError(f"data.class_names = {classes_file!r}: {full} has its own class names and order; leave it out")
+    if columns.class_names is None and classes_file is None and reference is not None:
+        if reference not in read:
+            read[reference] = _read_split(full, found[reference], columns, image_key, label_key, several)
+        if isinstance(problem := read[reference], str):
+            raise UserError(f"{full}: its classes are those of {reference}: {problem}")
+    deciding = [own for split, own in read.items() if isinstance(own, _Split) and split == (reference or split)]
+    class_names, classes = _classes(full, [own.labels for own in deciding], columns.class_names, classes_file)
+    sources, parts = {}, {}
+    notes: list[str] = []
+    for split in used:
+        made: np.ndarray | LabelSets = _NO_LABELS
+        problem, unlabelled = str(read[split]), False
+        tables, names = open_tables([]), PackedNames.pack([])
+        if isinstance(own := read[split], _Split):
+            made, problem, unlabelled = _with_classes(own, classes, len(class_names))
+            if not problem:
+                tables, names = own.tables, _read_names(own.tables, columns.image)
+                notes += _slow_groups(name, split, tables)
+        sources[split] = TableRecords(tables, columns.image, made, names)
+        parts[split] = FolderSplit("", names, made, _NO_LABELS, problem, unlabelled)
+    open_classes = columns.class_names is None and classes_file is None and any(isinstance(key, str) for key in classes)
+    return FolderScan(name, class_names, parts, LeftOut(), notes, open_classes), sources
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """The files of a split, what is read of them, and the labels."""
+
+    tables: Tables
+    columns: _Columns
+    labels: _Labels
+
+
+def _read_split(
+    full: str,
+    files: huggingface_files.SplitTables,
+    before: _Columns | None,
+    image_key: str | None,
+    label_key: str | None,
+    several: bool,
+) -> _Split | str:
+    """Reads the labels of a split whose columns are those of the split before it, or returns why it cannot be used."""
+    if files.problem:
+        return files.problem
+    try:
+        tables = open_tables(files.files)
+        columns = _choose_columns(full, tables, before, image_key, label_key, several)
+        return _Split(tables, columns, _read_labels(tables, columns.label, several))
+    except UserError as error:
+        return str(error)
+
+
+def _choose_columns(
+    full: str, tables: Tables, before: _Columns | None, image_key: str | None, label_key: str | None, several: bool
+) -> _Columns:
+    """The columns of a split's files; `before`: of the split before it, which must be the same."""
+    found = before
+    for file in range(len(tables.files)):
+        schema = tables.schema(file)
+        own = _columns_of(f"{full}: {printable(tables.files[file])}", schema, image_key, label_key, several)
+        if found is not None and own != found:
+            raise UserError(
+                f"{printable(tables.files[file])}: columns {own.image!r} and {own.label!r}, or classes, that are not "
+                "those of the files before it; download the data set again"
+            )
+        found = own
+    if found is None:
+        raise UserError(f"{full}: a split without files")
+    return found
+
+
+def _columns_of(where: str, schema: Any, image_key: str | None, label_key: str | None, several: bool) -> _Columns:
+    try:
+        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info") or {}
+        features = info.get("features") or {}
+    except (ValueError, AttributeError):
+        features = {}
+    fields = {field.name: field.type for field in schema}
+    images = [name for name in fields if _type_of(features.get(name)) == "Image"]
+    images = images or [name for name in fields if holds_bytes(fields[name])]
+    image = _choose(where, "image_key", "images", image_key, images, fields)
+    if not holds_bytes(fields[image]):
+        raise UserError(f"{where}: column {image!r} has {fields[image]}; bytes of image files are needed")
+    named = {name: _names_of(features.get(name)) for name in fields}
+    kinds = [name for name in fields if _is_list(fields[name]) == several and name != image]
+    labels = [name for name in kinds if named[name] is not None]
+    labels = labels or [name for name in _LABELS if name in kinds]
+    others = [name for name in fields if name not in kinds and (named[name] is not None or name in _LABELS)]
+    if not several and (label_key in others or (label_key is None and not labels and others)):
+        raise UserError(f"{where}: column {label_key or others[0]!r} has lists of labels: --config.data.labels=multi")
+    if several and (label_key in others or (label_key is None and not labels and others)):
+        raise UserError(
+            f"{where}: column {label_key or others[0]!r} has one label per row; --config.data.labels=single"
+        )
+    label = _choose(where, "label_key", "labels", label_key, labels, fields)
+    return _Columns(image, label, named[label])
+
+
+def _choose(
+    where: str, field: str, noun: str, key: str | None, candidates: Sequence[str], columns: Collection[str]
+) -> str:
+    if key is None and len(candidates) == 1:
+        return candidates[0]
+    if key is not None and key in columns:
+        return key
+    if key is not None:
+        problem = f"no column {key!r}{nearest(key, columns)}"
+    else:
+        problem = f"{len(candidates)} columns of {noun}" if candidates else f"no column of {noun} that is known as one"
+    shown = ", ".join(map(repr, candidates or columns))
+    raise UserError(f"{where}: {problem}; name one, --config.data.{field}=…: {shown}")
+
+
+def _is_list(type_: Any) -> bool:
+    types = import_module("pyarrow.types")
+    return types.is_list(type_) or types.is_large_list(type_)
+
+
+def _type_of(feature: Any) -> Any:
+    """What a feature is, such as "Image"; None: it is not known."""
+    return feature.get("_type") if isinstance(feature, dict) else None
+
+
+def _names_of(feature: Any) -> list[str] | None:
+    """The classes of a ClassLabel, or of a list of them; None: it is neither."""
+    if isinstance(feature, list) and len(feature) == 1:  # a list, as older versions write it
+        return _names_of(feature[0])
+    if _type_of(feature) in ("Sequence", "List", "LargeList"):
+        return _names_of(feature.get("feature"))
+    names = feature.get("names") if _type_of(feature) == "ClassLabel" else None
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def _read_labels(tables: Tables, column: str, several: bool) -> _Labels:
+    """Reads the labels of all files.
+
+    Raises:
+      UserError: they are neither integers nor texts, or a file cannot be read.
+    """
+    pyarrow, types = import_module("pyarrow"), import_module("pyarrow.types")
+    compute = import_module("pyarrow.compute")
+    values: dict[Any, int] = {}
+    codes, ends, before = [], [], 0
+    for number, file in enumerate(tables.files):
+        try:
+            found = tables.read_column(number, column).combine_chunks()
+        except (OSError, pyarrow.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{printable(file)}: column {column!r} cannot be read ({reason}); copy it again") from None
+        if several:
+            lengths = compute.fill_null(compute.list_value_length(found), 0).to_numpy(zero_copy_only=False)
+            ends.append(before + np.cumsum(lengths, dtype=np.int64))
+            before += int(lengths.sum())
+            found = compute.list_flatten(found)
+        if types.is_dictionary(found.type):
+            found = found.dictionary_decode()
+        if not (types.is_integer(found.type) or types.is_string(found.type) or types.is_large_string(found.type)):
+            raise UserError(f"{printable(file)}: column {column!r} has {found.type}; labels are integers or texts")
+        encoded = found.dictionary_encode()
+        own = [values.setdefault(value, len(values)) for value in encoded.dictionary.to_pylist()]
+        places = compute.fill_null(encoded.indices, len(own)).to_numpy(zero_copy_only=False)
+        codes.append(np.array([*own, -1], np.int64)[places])
+    nothing = np.zeros(0, np.int64)
+    return _Labels([*values], np.concatenate([nothing, *codes]), np.concatenate([nothing, *ends]) if several else None)
+
+
+def _classes(
+    full: str, deciding: Sequence[_Labels], names: list[str] | None, classes_file: str | None
+) -> tuple[list[str], dict[Any, int]]:
+    """The names of the classes, and {label in the files: its class}.
+
+    Args:
+      full: name of the data set.
+      deciding: the labels whose classes are those of the data set, where it does not name them.
+      names: of the data set's own classes.
+      classes_file: as in `scan`.
+    """
+    if names is not None:
+        return names, {label: label for label in range(len(names))}
+    chosen = read_class_file(classes_file) if classes_file is not None else None
+    values = {value for labels in deciding for value in labels.values}
+    texts = sorted(value for value in values if isinstance(value, str))
+    if texts:
+        found = chosen or {text: text for text in texts}
+        return list(found.values()), {key: label for label, key in enumerate(found)}
+    if chosen is not None:
+        return list(chosen.values()), integer_classes(chosen)
+    if not values or not 0 <= min(values) <= max(values) < _MAX_LABELS:
+        shown = f"labels from {min(values):,} to {max(values):,}" if values else "no labels"
+        raise UserError(f"{full}: {shown}; integers from 0 to {_MAX_LABELS - 1:,}, or texts, are needed")
+    return [str(number) for number in range(max(values) + 1)], {value: value for value in values}
+
+
+def _with_classes(
+    split: _Split, classes: Mapping[Any, int], num_classes: int
+) -> tuple[np.ndarray | LabelSets, str, bool]:
+    """The classes of a split's rows, what is wrong with them, and whether that is that no row has a label."""
+    labels = split.labels
+    found = np.array([*(classes.get(value, -1) for value in labels.values), -1], np.int64)[labels.codes]
+    if (wrong := np.flatnonzero(found < 0)).size:
+        row = int(wrong[0]) if labels.ends is None else int(np.searchsorted(labels.ends, wrong[0], side="right"))
+        where, code = split.tables.row_name(row), int(labels.codes[wrong[0]])
+        if all(value == -1 for value in labels.values):  # -1: datasets' own mark of what has no label
+            return _NO_LABELS, f"{where}: no label; no other row has one", True
+        if code < 0:
+            return _NO_LABELS, f"{where}: no label", False
+        value = labels.values[code]
+        near = nearest(value, [key for key in classes if isinstance(key, str)]) if isinstance(value, str) else ""
+        hint = "; data.class_names=FILE names all labels" if split.columns.class_names is None else ""
+        return _NO_LABELS, f"{where}: label {value!r} is not among the {num_classes:,} classes{near}{hint}", False
+    if labels.ends is None:
+        return found, "", False
+    starts = np.append(0, labels.ends)
+    return LabelSets.pack((found[a:b].tolist() for a, b in itertools.pairwise(starts)), num_classes), "", False
+
+
+def _read_names(tables: Tables, column: str) -> PackedNames:
+    """The names of the images' original files, where every file of the data set keeps them beside the bytes."""
+    found: list[str | None] = []
+    for number in range(len(tables.files)):
+        type_ = tables.schema(number).field(column).type
+        if not import_module("pyarrow.types").is_struct(type_) or type_.get_field_index("path") < 0:
+            return PackedNames.pack([])
+        found += tables.read_column(number, f"{column}.path").to_pylist()
+    return PackedNames.pack([(name or "").replace("\0", "") for name in found] if any(found) else [])
+
+
+def _slow_groups(name: str, split: str, tables: Tables) -> Iterator[str]:
+    """A note on Parquet files that are larger than what is kept of them."""
+    if isinstance(tables, ParquetTables) and sum(map(os.path.getsize, tables.files)) > KEPT_BYTES:
+        rows, size = tables.largest_group()
+        yield (
+            f"{split}: each image is read with its row group, up to {rows:,} images of {size / 1e6:,.0f} MB; faster in "
+            f"random order is a copy: python -m inception_jax.data.prepare huggingface --name=NAME --source={name}"
+        )

@@ -1,0 +1,231 @@
+"""Rows of Parquet and Arrow files: values of one column in any order, and whole columns.
+
+A row of a Parquet file can only be read with its whole row group, so the last groups are kept, up to 256 MB in each
+process. An Arrow file, as Hugging Face's `datasets` writes it, is mapped into memory, and each row is read by itself.
+"""
+
+from __future__ import annotations
+
+import abc
+import collections
+import functools
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from inception_jax.data.imports import import_module
+from inception_jax.data.names import printable
+from inception_jax.errors import UserError
+
+KEPT_BYTES = 256 << 20
+"""Of the row groups that a source keeps, per process."""
+_LFS = b"version https://git-lfs"
+
+
+class Tables(abc.ABC):
+    """The base of both formats: files whose rows follow one another.
+
+    Attributes:
+      files: their paths.
+      counts: rows of each file.
+    """
+
+    counts: Sequence[int]
+
+    def __init__(self, files: Sequence[str]):
+        """Opens the files to read how many rows they have.
+
+        Raises:
+          UserError: one is missing, truncated or damaged.
+        """
+        self.files = tuple(files)
+        self._make_cache()
+
+    def find(self, index: int) -> tuple[int, int]:
+        """The number of the file that a row of all is in, and its number there."""
+        ends = np.cumsum(self.counts)
+        file = int(np.searchsorted(ends, index, side="right"))
+        return file, index - (int(ends[file - 1]) if file else 0)
+
+    def row_name(self, index: int) -> str:
+        """The name of a row of all, for messages."""
+        file, row = self.find(index)
+        return f"row {row:,} of {printable(self.files[file])}"
+
+    @abc.abstractmethod
+    def schema(self, file: int) -> Any:
+        """The `pyarrow.Schema` of a file."""
+
+    @abc.abstractmethod
+    def read(self, file: int, row: int, column: str) -> Any:
+        """The value of a column in a row, as Python has it; of a struct a dict, of bytes a copy."""
+
+    @abc.abstractmethod
+    def read_column(self, file: int, column: str) -> Any:
+        """A whole column of a file, as a `pyarrow.ChunkedArray`; "a.b" is the field `b` of the structs in `a`."""
+
+    @abc.abstractmethod
+    def _make_cache(self) -> None:
+        """Makes what a process does not hand on to others."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_cached")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._make_cache()
+
+
+class ParquetTables(Tables):
+    """Parquet files, by row groups."""
+
+    def __init__(self, files: Sequence[str]):
+        """As `Tables`; reads the footer of each file."""
+        super().__init__(files)
+        self._metadata = [self._read_metadata(file) for file in files]
+        self.counts = [metadata.num_rows for metadata in self._metadata]
+        self._group_ends = [
+            np.cumsum([metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)])
+            for metadata in self._metadata
+        ]
+
+    @staticmethod
+    def _read_metadata(file: str) -> Any:
+        parquet = import_module("pyarrow.parquet")
+        try:
+            return parquet.read_metadata(file)
+        except FileNotFoundError:
+            raise UserError(f"{printable(file)}: no such file") from None
+        except (OSError, import_module("pyarrow").ArrowException) as error:
+            raise UserError(f"{printable(file)}: cannot be read as Parquet ({_reason(file, error)})") from None
+
+    def _make_cache(self) -> None:
+        self._cached_groups: collections.OrderedDict[tuple[int, int, str], Any] = collections.OrderedDict()
+        self._cached_lock = threading.Lock()
+        self._cached_locks: dict[tuple[int, int, str], threading.Lock] = {}  # so that one thread reads a group
+
+    def schema(self, file: int) -> Any:
+        return self._metadata[file].schema.to_arrow_schema()
+
+    def largest_group(self) -> tuple[int, int]:
+        """The rows and the bytes, before compression, of the largest row group; (0, 0) without rows."""
+        groups = [data.row_group(number) for data in self._metadata for number in range(data.num_row_groups)]
+        return max(((group.num_rows, group.total_byte_size) for group in groups), key=lambda it: it[1], default=(0, 0))
+
+    def read(self, file: int, row: int, column: str) -> Any:
+        ends = self._group_ends[file]
+        group = int(np.searchsorted(ends, row, side="right"))
+        return self._read_group(file, group, column)[row - (int(ends[group - 1]) if group else 0)].as_py()
+
+    def read_column(self, file: int, column: str) -> Any:
+        with self._open(file) as opened:
+            found = opened.read(columns=[column], use_threads=False).column(0)
+        return _field(found, column)
+
+    def _read_group(self, file: int, group: int, column: str) -> Any:
+        key = file, group, column
+        with self._cached_lock:
+            reading = self._cached_locks.setdefault(key, threading.Lock())
+        with reading:
+            with self._cached_lock:
+                if key in self._cached_groups:
+                    self._cached_groups.move_to_end(key)
+                    return self._cached_groups[key]
+            with self._open(file) as opened:
+                found = opened.read_row_group(group, columns=[column], use_threads=False).column(0)
+            with self._cached_lock:
+                self._cached_groups[key] = found
+                kept = self._cached_groups.values()
+                while len(kept) > 1 and sum(one.nbytes for one in kept) > KEPT_BYTES:
+                    self._cached_groups.popitem(last=False)
+            return found
+
+    def _open(self, file: int) -> Any:
+        return import_module("pyarrow.parquet").ParquetFile(self.files[file], metadata=self._metadata[file])
+
+
+class ArrowTables(Tables):
+    """Arrow files, streams or with a footer, mapped into memory."""
+
+    def __init__(self, files: Sequence[str]):
+        """As `Tables`; reads the headers of the record batches."""
+        super().__init__(files)
+        found = [[batch.num_rows for batch in self._open(file)[1]] for file in range(len(files))]
+        self.counts = [sum(rows) for rows in found]
+        self._group_ends = [np.cumsum(rows, dtype=np.int64) for rows in found]
+
+    def _make_cache(self) -> None:
+        self._cached_files: dict[int, tuple[Any, list[Any]]] = {}
+
+    def _open(self, file: int) -> tuple[Any, list[Any]]:
+        """The schema and the record batches of a file."""
+        if file not in self._cached_files:
+            self._cached_files[file] = _read_batches(self.files[file])
+        return self._cached_files[file]
+
+    def schema(self, file: int) -> Any:
+        return self._open(file)[0]
+
+    def read(self, file: int, row: int, column: str) -> Any:
+        ends = self._group_ends[file]
+        group = int(np.searchsorted(ends, row, side="right"))
+        return self._open(file)[1][group].column(column)[row - (int(ends[group - 1]) if group else 0)].as_py()
+
+    def read_column(self, file: int, column: str) -> Any:
+        schema, batches = self._open(file)
+        table = import_module("pyarrow").Table.from_batches(batches, schema)
+        return _field(table.column(column.partition(".")[0]), column)
+
+
+def _read_batches(file: str) -> tuple[Any, list[Any]]:
+    """The schema and the record batches of an Arrow file; their arrays are views of the file."""
+    pyarrow, ipc = import_module("pyarrow"), import_module("pyarrow.ipc")
+    try:
+        mapped = pyarrow.memory_map(file)
+        try:
+            reader = ipc.open_stream(mapped)
+        except pyarrow.ArrowInvalid:
+            mapped.seek(0)
+            with_footer = ipc.open_file(mapped)
+            batches = [with_footer.get_batch(number) for number in range(with_footer.num_record_batches)]
+            return with_footer.schema, batches
+        return reader.schema, list(reader)
+    except FileNotFoundError:
+        raise UserError(f"{printable(file)}: no such file") from None
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{printable(file)}: cannot be read as Arrow ({_reason(file, error)})") from None
+
+
+def _field(array: Any, column: str) -> Any:
+    """The field that "a.b" names, of the structs in `a`; of "a" all."""
+    _, *fields = column.split(".")
+    compute = import_module("pyarrow.compute")
+    return functools.reduce(compute.struct_field, fields, array)
+
+
+def _reason(file: str, error: Exception) -> str:
+    """Why a file cannot be read, and what to do."""
+    try:
+        with open(file, "rb") as stream:
+            if stream.read(len(_LFS)) == _LFS:
+                return "a pointer of Git LFS: run git lfs pull"
+    except OSError:
+        pass
+    return f"{' '.join(str(error).split())}; truncated or damaged: copy it again"
+
+
+def open_tables(files: Sequence[str]) -> Tables:
+    """Opens files of one kind, `.parquet` or else `.arrow`; raises as `Tables`."""
+    kind = ParquetTables if files and os.path.splitext(files[0])[1].lower() == ".parquet" else ArrowTables
+    return kind(files)
+
+
+def holds_bytes(type_: Any) -> bool:
+    """Whether a column has bytes, or structs with a field of them."""
+    types = import_module("pyarrow.types")
+    if types.is_struct(type_):
+        return any(field.name == "bytes" and holds_bytes(field.type) for field in type_)
+    return types.is_binary(type_) or types.is_large_binary(type_)

@@ -1,0 +1,390 @@
+"""Hugging Face data sets: files that the package `datasets` wrote, layouts of repositories, labels, faults."""
+
+import hashlib
+import json
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from inception_jax.data import huggingface, prepare, tables
+from inception_jax.data.datasets import load, load_splits
+from inception_jax.data.pipeline import TrainPipeline
+from inception_jax.errors import UserError
+
+GOLDEN = Path(__file__).with_name("huggingface_by_datasets")  # make_huggingface_sets.py
+EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
+CLASSES = ["round", "square", "flat"]
+FEATURES = {"image": {"_type": "Image"}, "label": {"names": ["a", "b"], "_type": "ClassLabel"}}
+
+
+def described(data):
+    records = [data.record(index) for index in range(data.num_examples)]
+    return [(label, hashlib.sha256(image).hexdigest()) for image, label in records]
+
+
+def table(count=4, features=FEATURES, start=0, content=b"image", **columns):
+    """Rows with images `image0`, `image1`, … and labels 0 and 1 in turn, as `datasets` describes them."""
+    numbers = range(start, start + count)
+    columns = {
+        "image": [{"bytes": content + b"%d" % number, "path": f"{number}.png"} for number in numbers],
+        "label": [number % 2 for number in range(count)],
+    } | columns
+    rows = pa.table({name: values for name, values in columns.items() if values is not None})
+    described = {"huggingface": json.dumps({"info": {"features": features}})} if features else None
+    return rows.replace_schema_metadata(described)
+
+
+def write(path, rows, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pa.parquet.write_table(rows, path, **options)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, rows.schema) as writer:
+            writer.write_table(rows, **options)
+
+
+@pytest.mark.parametrize("kind", ["hub", "disk"])
+def test_what_the_package_wrote_is_read(kind):
+    name = f"huggingface:{GOLDEN / kind}"
+    train, validation = load_splits(name, ["train", "val"])
+    for data, split in ((train, "train"), (validation, "validation")):
+        assert described(data) == [(label, digest) for label, _, digest in EXPECTED[split]]
+        assert data.class_names == CLASSES and data.labels().tolist() == [row[0] for row in EXPECTED[split]]
+    assert described(load(name, "train[2:4]+validation")) == described(train)[2:4] + described(validation)
+    assert train.source.file_name(5) == "005.jpg"
+    suffix = "hub/data/train-00001-of-00002.parquet" if kind == "hub" else "disk/train/data-00001-of-00002.arrow"
+    assert train.record_name(5) == f"{name} [train], '005.jpg', row 1 of {GOLDEN / suffix}"
+    assert train.account[0] == "  class   train  validation"
+    copy = pickle.loads(pickle.dumps(train))
+    assert described(copy) == described(train) and copy.source.digest() == train.source.digest()
+    tags = load(name, "train", label_key="tags", labels="multi")
+    rows = [np.flatnonzero(tags.record(index)[1]).tolist() for index in range(7)]
+    assert rows == [tag for _, tag, _ in EXPECTED["train"]] and tags.class_names == ["small", "old"]
+    with pytest.raises(UserError, match=r"split 'test' of .*row 0 of .*test.*: no label; no other row has one"):
+        load(name, "test")
+
+
+def test_batches_are_those_of_the_prepared_set(tmp_path):
+    arguments = ["huggingface", "--name=shapes", f"--source={GOLDEN / 'hub'}", f"--data_dir={tmp_path}"]
+    assert prepare.main([*arguments, "--num_shards=2"]) == 0
+    options = {"batch_size": 3, "image_size": 8, "seed": 0, "augmentation": {}}
+    expected = [TrainPipeline(load("shapes", "train", str(tmp_path)), **options).batch(number) for number in range(5)]
+    for kind in ("hub", "disk"):
+        pipeline = TrainPipeline(load(f"huggingface:{GOLDEN / kind}", "train"), **options)
+        for number, batch in enumerate(expected):
+            found = pipeline.batch(number)
+            assert all(np.array_equal(found[key], batch[key]) for key in batch) and len(found) == len(batch)
+    assert load("shapes", "train", str(tmp_path)).source.file_name(5) == "005.jpg"
+    arguments[1] = "--name=tags"
+    assert prepare.main([*arguments, "--label_key=tags", "--labels=multi", "--resize=5", "--quality=raw"]) == 0
+    tags = load("tags/resize_5_raw", "train", str(tmp_path), labels="multi")
+    assert [np.flatnonzero(tags.record(i)[1]).tolist() for i in range(7)] == [tag for _, tag, _ in EXPECTED["train"]]
+    assert tags.record(0)[0][:2] == b"BM"
+
+
+def test_what_prepare_refuses(tmp_path, capsys):
+    write(tmp_path / "pairs.parquet", table(other=[0, 1, 0, 1], features={**FEATURES, "other": FEATURES["label"]}))
+    write(tmp_path / "plain.parquet", table())
+    for source, flags, expected in (
+        ("pairs.parquet", [], "2 columns of labels; name one, --label_key=…: 'label', 'other'"),
+        ("pairs.parquet", ["--label_key=lable"], "no column 'lable'; did you mean 'label'?; name one, --label_key="),
+        ("plain.parquet", ["--labels=multi"], "has one label per row; --labels=single"),
+    ):
+        arguments = ["huggingface", "--name=pairs", f"--source={tmp_path / source}", f"--data_dir={tmp_path / 'out'}"]
+        assert prepare.main([*arguments, *flags]) == 2 and expected in capsys.readouterr().err
+    assert prepare.main(["folder", "--name=a", f"--source={tmp_path}", "--label_key=x"]) == 2
+    assert "--label_key: only with `huggingface`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"data/train-00000-of-00002": 3, "data/train-00001-of-00002": 1, "data/test-00000-of-00001": 2},
+        {"train-00000-of-00001-0123456789abcdef": 4, "test-00000-of-00001-fedcba9876543210": 2},
+        {"default/train/0000": 1, "default/train/0001": 3, "default/test/0000": 2},
+        {"pets-train": 4, "pets-test": 2},
+        {"pets-train-00000-of-00002": 2, "pets-train-00001-of-00002": 2, "pets-test": 2},
+        {"Training/a": 2, "Training/b": 2, "test/a": 2},
+    ],
+)
+def test_splits_are_known_by_their_names(tmp_path, names, suffix):
+    number = 0
+    for name, count in names.items():
+        write(tmp_path / f"{name}.{suffix}", table(count, start=number))
+        number += count
+    train, test = load_splits(f"huggingface:{tmp_path}", ["train", "test"])
+    images = [data.record(i)[0] for data in (train, test) for i in range(data.num_examples)]
+    assert images == [b"image%d" % i for i in range(6)] and (train.num_examples, test.num_examples) == (4, 2)
+
+
+def test_files_beside_a_split_are_train(tmp_path):
+    write(tmp_path / "one.parquet", table(2))
+    write(tmp_path / "two.parquet", table(2, start=2))
+    assert load(f"huggingface:{tmp_path}", "train").num_examples == 4
+    assert load(f"huggingface:{tmp_path}/two.parquet", "train").record(1) == (b"image3", 1)
+    assert load(f"huggingface:{tmp_path}/*.parquet", "train[1:]").record(0) == (b"image1", 1)
+    write(tmp_path / "more.arrow", table(2))
+    with pytest.raises(UserError, match=r"files \.arrow, \.parquet; all \.parquet or all \.arrow are needed"):
+        load(f"huggingface:{tmp_path}", "train")
+
+
+README = """---
+license: mit
+configs:
+- config_name: plain
+  data_files:
+  - split: train
+    path: plain/part-*
+  - split: test
+    path: [plain/late.parquet]
+- config_name: fine
+  data_dir: fine
+- config_name: list
+  data_files: ["plain/part-1.parquet"]
+- config_name: elsewhere
+  data_files: "*.jsonl"
+---
+# A data set
+"""
+
+
+def test_configs_are_those_of_the_description(tmp_path):
+    (tmp_path / "README.md").write_text(README)
+    for number, name in enumerate(["plain/part-0", "plain/part-1", "plain/late", "fine/validation-00000-of-00001"]):
+        write(tmp_path / f"{name}.parquet", table(1 + number, start=10 * number))
+    name = f"huggingface:{tmp_path}"
+    assert load(f"{name}:plain", "train").num_examples == 3 and load(f"{name}:plain", "test").num_examples == 3
+    assert load(f"{name}:fine", "val").record(0)[0] == b"image30" and load(f"{name}:list", "train").num_examples == 2
+    for wrong, expected in (
+        (name, r"several configs; name one, huggingface:PATH:CONFIG: plain, fine, list$"),
+        (f"{name}:plian", r"no config 'plian'; did you mean 'plain'\?"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            load(wrong, "train")
+    (tmp_path / "README.md").write_text(README.replace("fine\n", "default\n", 1))
+    assert load(name, "validation").num_examples == 4  # the config "default"
+    (tmp_path / "README.md").write_text("---\n: [\n---\n")  # no YAML: by the names of folders
+    with pytest.raises(UserError, match=r"several configs; .*: fine, plain$"):
+        load(name, "train")
+
+
+def test_a_repository_in_the_cache_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = tmp_path / "hub" / "datasets--org--pets"
+    for revision, count in (("old", 2), ("new", 4)):
+        write(folder / "blobs" / f"{revision}.parquet", table(count))
+        link = folder / "snapshots" / revision / "data" / "train-00000-of-00001.parquet"
+        link.parent.mkdir(parents=True)
+        link.symlink_to(folder / "blobs" / f"{revision}.parquet")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("new\n")
+    assert load("huggingface:org/pets", "train").num_examples == 4
+    (folder / "refs" / "main").unlink()
+    with pytest.raises(UserError, match=r"no such repository in .*/hub; run: hf download --repo-type dataset org/pets"):
+        load("huggingface:org/pets", "train")  # two revisions, and none is named
+    shutil.rmtree(folder / "snapshots" / "new")
+    assert load("huggingface:org/pets", "train").num_examples == 2
+    monkeypatch.delenv("HF_HUB_CACHE")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert load("huggingface:org/pets", "train").num_examples == 2
+
+
+def test_labels_without_named_classes(tmp_path):
+    write(tmp_path / "train.parquet", table(features=None, label=["dog", "cat", "dog", "eel"]))
+    write(tmp_path / "test.parquet", table(2, features=None, label=["eel", "eel"]))
+    data = load(f"huggingface:{tmp_path}", "test")
+    assert data.class_names == ["cat", "dog", "eel"] and data.labels().tolist() == [2, 2]
+    (tmp_path / "names").write_text("eel\tAn eel\ndog\ncat\n")
+    data = load(f"huggingface:{tmp_path}", "train", class_names=str(tmp_path / "names"))
+    assert data.class_names == ["An eel", "dog", "cat"] and data.labels().tolist() == [1, 2, 1, 0]
+    write(tmp_path / "test.parquet", table(2, features=None, label=["eel", "dgo"]))
+    with pytest.raises(
+        UserError, match=r"row 1 of .*test\.parquet: label 'dgo' .* 3 classes; did you mean 'dog'\?; data"
+    ):
+        load(f"huggingface:{tmp_path}", "test")
+    assert load(f"huggingface:{tmp_path}", "train").num_examples == 4
+    for name, rows in (("train", [0, 2, 0, 2]), ("test", [2, 1])):
+        write(tmp_path / f"{name}.parquet", table(len(rows), features=None, label=rows))
+    with pytest.raises(UserError, match=r"row 1 of .*: label 1 is not among the 3 classes; data.class_names=FILE"):
+        load(f"huggingface:{tmp_path}", "test")
+    assert load(f"huggingface:{tmp_path}", "train").class_names == ["0", "1", "2"]
+    (tmp_path / "names").write_text("a\nb\nc\n")
+    assert load(f"huggingface:{tmp_path}", "test", class_names=str(tmp_path / "names")).labels().tolist() == [2, 1]
+    shutil.copy(tmp_path / "train.parquet", tmp_path / "kept")
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"its classes are those of train: .*train.parquet: cannot be read as Parquet"):
+        load(f"huggingface:{tmp_path}", "test")
+    assert load(f"huggingface:{tmp_path}", "test", class_names=str(tmp_path / "names")).num_examples == 2
+
+
+@pytest.mark.parametrize("type_", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+def test_types_of_texts(tmp_path, type_):
+    labels = pa.array(["b", "a", "b", "c"]).cast(type_)
+    images = pa.array([b"0", b"1", b"2", b"3"], pa.large_binary())
+    write(tmp_path / "train.arrow", pa.table({"image": images, "label": labels}))
+    data = load(f"huggingface:{tmp_path}", "train")
+    assert data.labels().tolist() == [1, 0, 1, 2] and data.record(2)[0] == b"2"
+    assert data.record_name(2).endswith(f"[train], row 2 of {tmp_path}/train.arrow")
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "expected"),
+    [
+        ({"label": [0, 1, 2, 0]}, {}, r"row 2 of .*: label 2 is not among the 2 classes$"),
+        ({"label": [0, None, 1, 0]}, {}, r"row 1 of .*: no label$"),
+        ({"label": [0, -1, 1, 0]}, {}, r"row 1 of .*: label -1 is not among the 2 classes$"),
+        ({"label": [None] * 4}, {}, r"'label' has null; labels are integers or texts"),
+        ({"label": [0.5] * 4}, {}, r"'label' has double; labels are integers or texts"),
+        ({"label": None}, {}, r"no column of labels that is known as one; name one, --config.data.label_key=…: 'ima"),
+        ({"image": ["a.png"] * 4}, {}, r"column 'image' has string; bytes of image files are needed"),
+        ({"label": [[0], [1], [0, 1], []]}, {}, r"column 'label' has lists of labels: --config.data.labels=multi"),
+        ({}, {"labels": "multi"}, r"column 'label' has one label per row; --config.data.labels=single"),
+        ({}, {"image_key": "imag"}, r"no column 'imag'; did you mean 'image'\?; name one, --config.data.image_key"),
+        ({}, {"image_key": "label"}, r"column 'label' has int64; bytes of image files are needed"),
+        ({}, {"class_names": "names"}, r"has its own class names and order; leave it out"),
+    ],
+)  # fmt: skip
+def test_columns_that_cannot_be_used(tmp_path, columns, options, expected):
+    write(tmp_path / "train.parquet", table(**columns))
+    with pytest.raises(UserError, match=expected):
+        load(f"huggingface:{tmp_path}", "train", **options)
+
+
+def test_only_the_splits_in_use_are_read(tmp_path, monkeypatch):
+    opened = []
+    opens = huggingface.open_tables
+    monkeypatch.setattr(
+        huggingface, "open_tables", lambda files: opened.extend(Path(file).stem for file in files) or opens(files)
+    )
+    for split in ("train", "test", "validation"):
+        write(tmp_path / "named" / f"{split}.parquet", table())
+        write(tmp_path / "unnamed" / f"{split}.parquet", table(features=None))
+    for folder, splits, expected in (
+        ("named", ["test[:50%]"], ["test"]),
+        ("named", ["train", "val"], ["train", "validation"]),
+        ("unnamed", ["test"], ["test", "train"]),
+    ):
+        opened.clear()
+        load_splits(f"huggingface:{tmp_path / folder}", splits)
+        assert opened == expected
+    with pytest.raises(
+        UserError, match=r"unknown split 'tset' .*did you mean 'test'\?; splits: train .4., test .4., v"
+    ):
+        load(f"huggingface:{tmp_path / 'named'}", "tset")
+
+
+def test_faults_of_files(tmp_path):
+    hub, disk = tmp_path / "hub", tmp_path / "disk"
+    shutil.copytree(GOLDEN / "hub", hub)
+    shutil.copytree(GOLDEN / "disk", disk)
+    part = hub / "data" / "train-00001-of-00002.parquet"
+    content = part.read_bytes()
+    for damaged, expected in (
+        (content[:-9], r"train-00001-of-00002\.parquet: cannot be read as Parquet .*: copy it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"a pointer of Git LFS: run git lfs pull"),
+        (None, r"1 of 2 shards of train are missing, the first is 00001-of-00002; download the data set again"),
+    ):
+        part.write_bytes(damaged) if damaged else part.unlink()
+        with pytest.raises(UserError, match=expected):
+            load(f"huggingface:{hub}", "train")
+        assert load(f"huggingface:{hub}", "validation").num_examples == 3
+    part.write_bytes(content)
+    shutil.copy(part, hub / "data" / "train-00000-of-00003.parquet")
+    with pytest.raises(UserError, match=r"files of 2 and of 3 shards beside one another; remove those of the older"):
+        load(f"huggingface:{hub}", "train")
+    part = disk / "train" / "data-00001-of-00002.arrow"
+    content = part.read_bytes()
+    for damaged, expected in ((content[:700], r"cannot be read as Arrow"), (None, r"data-00001.*: no such file")):
+        part.write_bytes(damaged) if damaged else part.unlink()
+        with pytest.raises(UserError, match=expected):
+            load(f"huggingface:{disk}", "train")
+    shutil.rmtree(disk / "validation")
+    with pytest.raises(UserError, match=r"/disk/validation: no such folder; dataset_dict.json names it: copy it again"):
+        load(f"huggingface:{disk}", "validation")
+    (disk / "dataset_dict.json").write_text("[]")
+    with pytest.raises(UserError, match=r"dataset_dict.json: cannot be read: no object; copy the data set again"):
+        load(f"huggingface:{disk}", "test")
+
+
+def test_files_of_other_columns_or_classes(tmp_path):
+    write(tmp_path / "train-00000-of-00002.parquet", table())
+    for rows in (
+        table(features={**FEATURES, "label": {"names": ["b", "a"], "_type": "ClassLabel"}}),
+        table().rename_columns(["picture", "label"]),
+    ):
+        write(tmp_path / "train-00001-of-00002.parquet", rows)
+        with pytest.raises(UserError, match=r"train-00001-of-00002.*: columns .*, or classes, that are not those of"):
+            load(f"huggingface:{tmp_path}", "train")
+
+
+def test_images_that_are_not_in_the_file(tmp_path):
+    images = [
+        {"bytes": b"", "path": "/a/0.png"},
+        {"bytes": None, "path": "/a/1.png"},
+        None,
+        {"bytes": b"x", "path": None},
+    ]
+    write(tmp_path / "train.arrow", table(image=images))
+    data = load(f"huggingface:{tmp_path}", "train")
+    for row, name in ((0, "'/a/0.png', "), (1, "'/a/1.png', "), (2, "")):
+        with pytest.raises(UserError, match=rf"^{name}row {row} of .*train.arrow: no bytes of an image; `save"):
+            data.record(row)
+    assert data.record(3) == (b"x", 1)
+
+
+def test_row_groups_are_read_once_and_within_a_limit(tmp_path, monkeypatch):
+    rows = table(40, content=b"." * 1000)
+    write(tmp_path / "train.parquet", rows, row_group_size=10)
+    monkeypatch.setattr(huggingface, "KEPT_BYTES", 1000)
+    data = load(f"huggingface:{tmp_path}", "train")
+    assert any("up to 10 images of 0 MB; faster in random order is a copy: python -m" in line for line in data.account)
+    monkeypatch.setattr(tables, "KEPT_BYTES", 15_000)
+    read = []
+    reads = pa.parquet.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pa.parquet.ParquetFile, "read_row_group", lambda self, i, **k: read.append(i) or reads(self, i, **k)
+    )
+    with ThreadPoolExecutor(8) as pool:
+        found = [*pool.map(data.record, [*range(10)] * 4)]
+    assert [image for image, _ in found[:10]] == [b"." * 1000 + b"%d" % i for i in range(10)] and read == [0]
+    data.record(10)
+    data.record(0)
+    assert read == [0, 1, 0]  # two groups are above the limit
+
+
+def test_names_that_are_nowhere(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name, expected in (
+        ("", r"huggingface:PATH or huggingface:ORGANIZATION/NAME is needed; is a variable of the shell unset\?"),
+        (f"{tmp_path}/image", r"no such folder; did you mean 'images'\?"),
+        (f"{tmp_path}/images", r"no \.parquet and no \.arrow files in .*; download them, .* folder:PATH"),
+        (f"{tmp_path}/*.parquet", r"no such files"),
+        ("gs://bucket/data", r"mount the storage as one, or download the set"),
+        (f"{GOLDEN}/disk:plain", r"what save_to_disk has written has no configs; leave out ':plain'"),
+        (f"{GOLDEN}/hub:plain", r"no config 'plain'; name one"),
+        (f"{GOLDEN}/hub/data/*.json", r"no such files"),
+        (f"{GOLDEN}/expected.json", r"files \.json; all \.parquet or all \.arrow are needed"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            load(f"huggingface:{name}", "train")
+
+
+def test_who_names_it_as_something_else_is_told(tmp_path):
+    (tmp_path / "README.md").write_text(README)
+    write(tmp_path / "plain" / "part-0.parquet", table())
+    for folder in (GOLDEN / "hub", GOLDEN / "hub" / "data", GOLDEN / "disk", GOLDEN / "disk" / "train", tmp_path):
+        with pytest.raises(UserError, match=rf"a Hugging Face data set; name it huggingface:{folder}$"):
+            load(f"folder:{folder}", "train")
+    file = tmp_path / "plain" / "part-0.parquet"
+    with pytest.raises(UserError, match=rf"no column 'path' of paths, but one with images: .*=huggingface:{file}$"):
+        load(f"list:{file}", "train")
+    for name in ("org/pets", "the-org/pets"):
+        with pytest.raises(UserError, match=f"; on Hugging Face's hub\\? Then huggingface:{name}"):
+            load(name, "train", str(tmp_path))
