@@ -173,7 +173,7 @@ def scan(
             made, problem, unlabelled = _with_classes(own, classes, len(class_names))
             if not problem:
                 tables, names = own.tables, _read_names(own.tables, columns.image)
-                notes += _slow_groups(name, split, tables)
+                notes += _find_images(name, split, tables, columns.image)
         sources[split] = TableRecords(tables, columns.image, made, names)
         parts[split] = FolderSplit("", names, made, _NO_LABELS, problem, unlabelled)
     open_classes = columns.class_names is None and classes_file is None and any(isinstance(key, str) for key in classes)
@@ -383,11 +383,16 @@ def _read_names(tables: Tables, column: str) -> PackedNames:
     return PackedNames.pack([(name or "").replace("\0", "") for name in found] if any(found) else [])
 
 
-def _slow_groups(name: str, split: str, tables: Tables) -> Iterator[str]:
-    """A note on Parquet files that are larger than what is kept of them."""
-    if isinstance(tables, ParquetTables) and sum(map(os.path.getsize, tables.files)) > KEPT_BYTES:
+def _find_images(name: str, split: str, tables: Tables, column: str) -> Iterator[str]:
+    """Finds the images in Parquet files; yields a note on those that are read by row groups and not kept as a whole."""
+    if not isinstance(tables, ParquetTables):
+        return
+    type_ = tables.schema(0).field(column).type
+    found = tables.find_bytes(column, "bytes" if import_module("pyarrow.types").is_struct(type_) else None)
+    by_groups = [file for file, is_found in zip(tables.files, found, strict=True) if not is_found]
+    if sum(map(os.path.getsize, by_groups)) > KEPT_BYTES:
         rows, size = tables.largest_group()
         yield (
-            f"{split}: each image is read with its row group, up to {rows:,} images of {size / 1e6:,.0f} MB; faster in "
+            f"{split}: images are read with their row groups, up to {rows:,} rows of {size / 1e6:,.0f} MB; faster in "
             f"random order is a copy: python -m inception_jax.data.prepare huggingface --name=NAME --source={name}"
         )

@@ -1,7 +1,8 @@
 """Rows of Parquet and Arrow files: values of one column in any order, and whole columns.
 
-A row of a Parquet file can only be read with its whole row group, so the last groups are kept, up to 256 MB in each
-process. An Arrow file, as Hugging Face's `datasets` writes it, is mapped into memory, and each row is read by itself.
+Bytes that lie in a Parquet file as they are can be found (`parquet_values`). Any other row can only be read with its
+whole row group, so the last groups are kept, up to 256 MB in each process. An Arrow file is mapped into memory, and
+each row is read by itself.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from inception_jax.data import parquet_values
 from inception_jax.data.imports import import_module
 from inception_jax.data.names import printable
+from inception_jax.data.open_files import OpenFiles
 from inception_jax.errors import UserError
 
 KEPT_BYTES = 256 << 20
@@ -91,6 +94,18 @@ class ParquetTables(Tables):
             np.cumsum([metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)])
             for metadata in self._metadata
         ]
+        self._values: dict[str, list[np.ndarray | None]] = {}
+        self._open_files = OpenFiles()
+
+    def find_bytes(self, column: str, field: str | None) -> list[bool]:
+        """Finds the values of a column of bytes, or of structs whose field they are, for `read`.
+
+        Returns:
+          For each file whether they can be found: whether they are neither compressed nor in a dictionary.
+        """
+        path = column if field is None else f"{column}.{field}"
+        self._values[column] = parquet_values.load(self.files, self._metadata, path)
+        return [found is not None for found in self._values[column]]
 
     @staticmethod
     def _read_metadata(file: str) -> Any:
@@ -116,9 +131,20 @@ class ParquetTables(Tables):
         return max(((group.num_rows, group.total_byte_size) for group in groups), key=lambda it: it[1], default=(0, 0))
 
     def read(self, file: int, row: int, column: str) -> Any:
+        """As `Tables`; after `find_bytes`, where they were found, the bytes alone."""
+        found = self._values[column][file] if column in self._values else None
+        if found is not None:
+            return self._read_bytes(self.files[file], *found[:, row].tolist())
         ends = self._group_ends[file]
         group = int(np.searchsorted(ends, row, side="right"))
         return self._read_group(file, group, column)[row - (int(ends[group - 1]) if group else 0)].as_py()
+
+    def _read_bytes(self, file: str, start: int, size: int) -> bytes:
+        start -= parquet_values.LENGTH.size
+        content = self._open_files.read(file, start, parquet_values.LENGTH.size + size)
+        if content[: parquet_values.LENGTH.size] != parquet_values.LENGTH.pack(size):
+            raise UserError(f"{printable(file)}: it has changed since its images were found; start again")
+        return content[parquet_values.LENGTH.size :]
 
     def read_column(self, file: int, column: str) -> Any:
         with self._open(file) as opened:

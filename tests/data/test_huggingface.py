@@ -12,15 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from inception_jax.data import huggingface, prepare, tables
+from inception_jax.data import huggingface, index_files, parquet_values, prepare, tables
 from inception_jax.data.datasets import load, load_splits
 from inception_jax.data.pipeline import TrainPipeline
 from inception_jax.errors import UserError
 
-GOLDEN = Path(__file__).with_name("huggingface_by_datasets")  # make_huggingface_sets.py
-EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
+WRITTEN = Path(__file__).with_name("huggingface_by_datasets")  # make_huggingface_sets.py
+EXPECTED = json.loads((WRITTEN / "expected.json").read_text())
 CLASSES = ["round", "square", "flat"]
 FEATURES = {"image": {"_type": "Image"}, "label": {"names": ["a", "b"], "_type": "ClassLabel"}}
+
+
+@pytest.fixture
+def golden(tmp_path):
+    """A copy of what the package wrote, beside which indices may be kept."""
+    return Path(shutil.copytree(WRITTEN, tmp_path / "golden"))
 
 
 def described(data):
@@ -50,8 +56,8 @@ def write(path, rows, **options):
 
 
 @pytest.mark.parametrize("kind", ["hub", "disk"])
-def test_what_the_package_wrote_is_read(kind):
-    name = f"huggingface:{GOLDEN / kind}"
+def test_what_the_package_wrote_is_read(kind, golden):
+    name = f"huggingface:{golden / kind}"
     train, validation = load_splits(name, ["train", "val"])
     for data, split in ((train, "train"), (validation, "validation")):
         assert described(data) == [(label, digest) for label, _, digest in EXPECTED[split]]
@@ -59,7 +65,7 @@ def test_what_the_package_wrote_is_read(kind):
     assert described(load(name, "train[2:4]+validation")) == described(train)[2:4] + described(validation)
     assert train.source.file_name(5) == "005.jpg"
     suffix = "hub/data/train-00001-of-00002.parquet" if kind == "hub" else "disk/train/data-00001-of-00002.arrow"
-    assert train.record_name(5) == f"{name} [train], '005.jpg', row 1 of {GOLDEN / suffix}"
+    assert train.record_name(5) == f"{name} [train], '005.jpg', row 1 of {golden / suffix}"
     assert train.account[0] == "  class   train  validation"
     copy = pickle.loads(pickle.dumps(train))
     assert described(copy) == described(train) and copy.source.digest() == train.source.digest()
@@ -70,13 +76,13 @@ def test_what_the_package_wrote_is_read(kind):
         load(name, "test")
 
 
-def test_batches_are_those_of_the_prepared_set(tmp_path):
-    arguments = ["huggingface", "--name=shapes", f"--source={GOLDEN / 'hub'}", f"--data_dir={tmp_path}"]
+def test_batches_are_those_of_the_prepared_set(tmp_path, golden):
+    arguments = ["huggingface", "--name=shapes", f"--source={golden / 'hub'}", f"--data_dir={tmp_path}"]
     assert prepare.main([*arguments, "--num_shards=2"]) == 0
     options = {"batch_size": 3, "image_size": 8, "seed": 0, "augmentation": {}}
     expected = [TrainPipeline(load("shapes", "train", str(tmp_path)), **options).batch(number) for number in range(5)]
     for kind in ("hub", "disk"):
-        pipeline = TrainPipeline(load(f"huggingface:{GOLDEN / kind}", "train"), **options)
+        pipeline = TrainPipeline(load(f"huggingface:{golden / kind}", "train"), **options)
         for number, batch in enumerate(expected):
             found = pipeline.batch(number)
             assert all(np.array_equal(found[key], batch[key]) for key in batch) and len(found) == len(batch)
@@ -280,10 +286,10 @@ def test_only_the_splits_in_use_are_read(tmp_path, monkeypatch):
         load(f"huggingface:{tmp_path / 'named'}", "tset")
 
 
-def test_faults_of_files(tmp_path):
+def test_faults_of_files(tmp_path, golden):
     hub, disk = tmp_path / "hub", tmp_path / "disk"
-    shutil.copytree(GOLDEN / "hub", hub)
-    shutil.copytree(GOLDEN / "disk", disk)
+    shutil.copytree(golden / "hub", hub)
+    shutil.copytree(golden / "disk", disk)
     part = hub / "data" / "train-00001-of-00002.parquet"
     content = part.read_bytes()
     for damaged, expected in (
@@ -344,7 +350,7 @@ def test_row_groups_are_read_once_and_within_a_limit(tmp_path, monkeypatch):
     write(tmp_path / "train.parquet", rows, row_group_size=10)
     monkeypatch.setattr(huggingface, "KEPT_BYTES", 1000)
     data = load(f"huggingface:{tmp_path}", "train")
-    assert any("up to 10 images of 0 MB; faster in random order is a copy: python -m" in line for line in data.account)
+    assert any("up to 10 rows of 0 MB; faster in random order is a copy: python -m" in line for line in data.account)
     monkeypatch.setattr(tables, "KEPT_BYTES", 15_000)
     read = []
     reads = pa.parquet.ParquetFile.read_row_group
@@ -359,7 +365,91 @@ def test_row_groups_are_read_once_and_within_a_limit(tmp_path, monkeypatch):
     assert read == [0, 1, 0]  # two groups are above the limit
 
 
-def test_names_that_are_nowhere(tmp_path):
+def random_bytes(rng):
+    return [rng.bytes(int(rng.choice([0, 1, 10, 1000, 5000]))) for _ in range(300)]
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("page", [{"data_page_size": 100}, {"data_page_size": 20_000, "write_page_checksum": True}])
+@pytest.mark.parametrize("row_group_size", [7, 1000])
+@pytest.mark.parametrize("kind", ["bytes", "not null", "structs"])
+def test_images_are_found_in_uncompressed_files(tmp_path, version, page, row_group_size, kind):
+    contents = random_bytes(np.random.default_rng(0))
+    images = contents if kind != "structs" else [{"bytes": content, "path": "a"} for content in contents]
+    field = pa.field("image", pa.binary(), nullable=False) if kind == "not null" else None
+    rows = pa.table({"label": range(300), "image": images})
+    rows = rows.set_column(1, field, pa.array(images, pa.binary())) if field else rows
+    options = {"compression": "none", "use_dictionary": False, "row_group_size": row_group_size}
+    write(tmp_path / "train.parquet", rows, data_page_version=version, **page, **options)
+    files = tables.ParquetTables([str(tmp_path / "train.parquet")])
+    assert files.find_bytes("image", "bytes" if kind == "structs" else None) == [True]
+    assert [files.read(0, row, "image") for row in range(300)] == contents
+    copy = pickle.loads(pickle.dumps(files))
+    assert copy.read(0, 299, "image") == contents[299] and not copy._cached_groups
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ({"compression": "none"}, {}),  # a dictionary
+        ({"compression": "snappy", "use_dictionary": False}, {}),
+        ({"compression": "none", "use_dictionary": False, "write_statistics": False}, {}),  # nulls are not known
+        ({"compression": "none", "use_dictionary": False, "column_encoding": {"image": "DELTA_LENGTH_BYTE_ARRAY"}}, {}),
+        ({"compression": "none", "use_dictionary": False}, {"image": [b"0", None, b"2", b"3"]}),
+    ],
+)
+def test_of_other_files_row_groups_are_read(tmp_path, options, changes):
+    images = [b"0", b"1", b"2", b"3"]
+    write(tmp_path / "train.parquet", pa.table({"image": images, "label": [0, 1, 0, 1]} | changes), **options)
+    data = load(f"huggingface:{tmp_path}", "train")
+    assert data.source.tables._values == {"image": [None]} and data.record(2) == (b"2", 0)
+
+
+def test_the_index_of_images_is_made_once_and_checked(golden, monkeypatch):
+    made = []
+    finds = parquet_values._find_values
+    monkeypatch.setattr(parquet_values, "_find_values", lambda file, *rest: made.append(file) or finds(file, *rest))
+    monkeypatch.setattr(index_files, "_SETTLED_SECONDS", -3600.0)
+    expected = described(load(f"huggingface:{golden}/hub", "train"))
+    assert described(load(f"huggingface:{golden}/hub", "train")) == expected and len(made) == 2
+    kept = sorted((golden / "hub" / "data" / ".inception_jax_offsets").iterdir())
+    assert len(kept) == 2
+    arrays = index_files.read_arrays(kept[0])
+    for count, (name, values) in enumerate(
+        [
+            ("offsets", arrays["offsets"] + 10**6),
+            ("sizes", arrays["sizes"] - 10**6),
+            ("offsets", arrays["offsets"][1:]),
+        ],
+        3,
+    ):
+        index_files.write_arrays([kept[0]], arrays | {name: values})
+        assert described(load(f"huggingface:{golden}/hub", "train")) == expected and len(made) == count
+    index_files.write_arrays([kept[0]], arrays | {"offsets": arrays["offsets"] + 1})
+    data = load(f"huggingface:{golden}/hub", "train")
+    with pytest.raises(UserError, match=r"train-00000-of-00002.parquet: it has changed since its images were found"):
+        data.record(0)
+
+
+def test_pages_that_are_not_as_the_file_says(golden):
+    """Every bit of a page's header, of its levels and of the first length: images, or an error of one line."""
+    file, seen = golden / "hub" / "data" / "train-00000-of-00002.parquet", 0
+    content, expected = bytearray(file.read_bytes()), described(load(f"huggingface:{golden}/hub", "train"))
+    for place in range(4, 60):
+        for bit in range(8):
+            content[place] ^= 1 << bit
+            file.write_bytes(content)
+            content[place] ^= 1 << bit
+            data = load(f"huggingface:{golden}/hub", "train")
+            assert data.labels().tolist() == [label for label, _ in expected]
+            try:
+                seen += described(data) == expected
+            except UserError as error:
+                assert "\n" not in str(error)
+    assert seen > 56  # bits of what is not read, as the sizes before compression
+
+
+def test_names_that_are_nowhere(tmp_path, golden):
     (tmp_path / "images").mkdir()
     for name, expected in (
         ("", r"huggingface:PATH or huggingface:ORGANIZATION/NAME is needed; is a variable of the shell unset\?"),
@@ -367,19 +457,19 @@ def test_names_that_are_nowhere(tmp_path):
         (f"{tmp_path}/images", r"no \.parquet and no \.arrow files in .*; download them, .* folder:PATH"),
         (f"{tmp_path}/*.parquet", r"no such files"),
         ("gs://bucket/data", r"mount the storage as one, or download the set"),
-        (f"{GOLDEN}/disk:plain", r"what save_to_disk has written has no configs; leave out ':plain'"),
-        (f"{GOLDEN}/hub:plain", r"no config 'plain'; name one"),
-        (f"{GOLDEN}/hub/data/*.json", r"no such files"),
-        (f"{GOLDEN}/expected.json", r"files \.json; all \.parquet or all \.arrow are needed"),
+        (f"{golden}/disk:plain", r"what save_to_disk has written has no configs; leave out ':plain'"),
+        (f"{golden}/hub:plain", r"no config 'plain'; name one"),
+        (f"{golden}/hub/data/*.json", r"no such files"),
+        (f"{golden}/expected.json", r"files \.json; all \.parquet or all \.arrow are needed"),
     ):
         with pytest.raises(UserError, match=expected):
             load(f"huggingface:{name}", "train")
 
 
-def test_who_names_it_as_something_else_is_told(tmp_path):
+def test_who_names_it_as_something_else_is_told(tmp_path, golden):
     (tmp_path / "README.md").write_text(README)
     write(tmp_path / "plain" / "part-0.parquet", table())
-    for folder in (GOLDEN / "hub", GOLDEN / "hub" / "data", GOLDEN / "disk", GOLDEN / "disk" / "train", tmp_path):
+    for folder in (golden / "hub", golden / "hub" / "data", golden / "disk", golden / "disk" / "train", tmp_path):
         with pytest.raises(UserError, match=rf"a Hugging Face data set; name it huggingface:{folder}$"):
             load(f"folder:{folder}", "train")
     file = tmp_path / "plain" / "part-0.parquet"
