@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from inception_jax import create_model
 from inception_jax.evaluation import trained_network
 from inception_jax.exports.stablehlo import export_stablehlo
-from inception_jax.models import onednn
+from inception_jax.models import onednn, onednn_library
 from inception_jax.models.checks import ModelError
 from inception_jax.models.convolution import conv2d
 from inception_jax.models.platforms import TRACED_FOR
@@ -360,7 +360,7 @@ def test_an_exported_program_needs_no_library(tmp_path):
 
 def refusal():
     with pytest.raises(ModelError) as raised:
-        onednn.build()
+        onednn_library.build()
     return str(raised.value)
 
 
@@ -402,9 +402,9 @@ def test_without_a_compiler_the_remedy_is_named(monkeypatch, fresh):
 def test_it_is_built_once_whatever_the_umask(fresh):
     before = os.umask(0o002)
     try:
-        built = onednn.build()
+        built = onednn_library.build()
         made = built.stat().st_mtime_ns
-        assert onednn.build() == built and built.stat().st_mtime_ns == made
+        assert onednn_library.build() == built and built.stat().st_mtime_ns == made
     finally:
         os.umask(before)
 
@@ -412,7 +412,7 @@ def test_it_is_built_once_whatever_the_umask(fresh):
 @needs_onednn
 def test_what_is_no_library_is_an_error_with_a_remedy(monkeypatch, tmp_path):
     (tmp_path / "empty.so").touch()
-    monkeypatch.setattr(onednn, "build", lambda: tmp_path / "empty.so")
+    monkeypatch.setattr(onednn_library, "build", lambda: tmp_path / "empty.so")
     with pytest.raises(ModelError, match=r"cannot be loaded .*: remove it, or set XDG_CACHE_HOME"):
         onednn.load.__wrapped__()
 
@@ -430,12 +430,12 @@ def test_where_it_is_missing_a_run_is_evaluated_by_xla(monkeypatch, capsys, algo
 
 @needs_onednn
 def test_what_others_could_have_written_is_not_loaded(fresh):
-    built = onednn.build()
+    built = onednn_library.build()
     content = built.read_bytes()
     built.unlink()
     built.write_bytes(b"not a library")
     built.chmod(0o666)
-    assert onednn.build() == built
+    assert onednn_library.build() == built
     assert built.read_bytes() == content and os.stat(built).st_mode & 0o022 == 0
 
 
