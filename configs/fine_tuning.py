@@ -1,12 +1,13 @@
-"""Fine-tunes GoogLeNet with batch norm, trained on ImageNet, on your own images: a folder with one subfolder per class.
+"""Fine-tunes GoogLeNet with batch norm, trained on ImageNet, on your own images.
 
     python -m inception_jax.train --config=configs/fine_tuning.py:IMAGES --workdir=runs/mine \
         --config.initialize.checkpoint=runs/v1_bn
 
-IMAGES holds train/CLASS/*.jpg and test/CLASS/*.jpg. A classifier of another number of classes is initialized at random;
-if the number is the same, `--config.initialize.new="('(^|/)classifier/',)"` does it. The stem and the modules up to 4e
-are frozen, batch norm included; 5a and 5b train with a tenth of the new classifier's learning rate. The log and
-initialization.json list what was restored.
+IMAGES is a folder that holds train/CLASS/*.jpg and test/CLASS/*.jpg, or another data set with its kind before it:
+list:FILE, webdataset:PATTERN, huggingface:PATH, or tfds:NAME of a prepared one. A classifier of another number of
+classes is initialized at random; if the number is the same, `--config.initialize.new="('(^|/)classifier/',)"` does it.
+The stem and the modules up to 4e are frozen, batch norm included; 5a and 5b train with a tenth of the new classifier's
+learning rate. The log and initialization.json list what was restored.
 
 Hardware: two x86-64 cores, for the result; 224 pixels need an accelerator.
 Result: 77.5 % of 80 held-out crops (training 83.8 %) on 160 crops of four photographs at 64 pixels, 60 steps from a
@@ -21,12 +22,14 @@ from ml_collections import ConfigDict
 
 import inception_jax.config
 
+KINDS = ("folder", "list", "webdataset", "huggingface")
 
-def get_config(folder: str = "images") -> ConfigDict:
+
+def get_config(images: str = "images") -> ConfigDict:
     """Returns the config, ready for overrides.
 
     Args:
-      folder: holds train/ and test/, each with one folder per class.
+      images: holds train/ and test/, each with one folder per class; or KIND:NAME of another data set.
     """
     config = inception_jax.config.default()
     config.seed = 0
@@ -40,7 +43,8 @@ def get_config(folder: str = "images") -> ConfigDict:
     config.model.bn_initial_fraction = 0.01
     config.model.aux_heads = False  # they help to train modules that are frozen here
 
-    config.data.name = f"folder:{folder}"
+    kind, _, name = images.partition(":")
+    config.data.name = name if kind == "tfds" else images if kind in KINDS else f"folder:{images}"
     config.data.image_size = 224
     config.data.normalization = "inception"  # as in the run of the checkpoint
 

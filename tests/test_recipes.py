@@ -31,6 +31,19 @@ def module(name):
     return loaded
 
 
+@pytest.mark.parametrize(
+    ("argument", "name"),
+    [
+        ("pets", "folder:pets"),
+        ("/data/a:b", "folder:/data/a:b"),
+        ("huggingface:org/pets", "huggingface:org/pets"),
+        ("tfds:cifar10/1.0.0", "cifar10/1.0.0"),
+    ],
+)
+def test_fine_tuning_is_on_any_data_set(argument, name):
+    assert module("fine_tuning").get_config(argument).data.name == name
+
+
 def test_every_recipe_is_tested():
     assert {name for name, *_ in RECIPES} == {path.stem for path in CONFIGS.glob("*.py")}
 
