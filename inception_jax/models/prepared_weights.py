@@ -42,15 +42,17 @@ class _Value:
       part: that computes it.
       array: it; None: the other part computes it.
       known: whether both parts have it, or will.
+      place: of a weight among all; None: it is no weight.
     """
 
     part: _Part
     array: Any = None
     known: bool = False
+    place: int | None = None
 
 
 class PreparedFunction:
-    """A function of weights and a batch in two parts: `compute(weights, prepare(weights), batch)` is its result.
+    """A function of weights and a batch in two parts: it is `compute(select(weights), prepare(weights), batch)`.
 
     Both are to be compiled, within `TRACED_FOR`: the forms for several platforms are not divided. An operation on
     weights whose result is larger than they stays with the batch, but for packed kernels. Of a program with side
@@ -59,7 +61,7 @@ class PreparedFunction:
     """
 
     def __init__(self, function: Callable[[Any, Any], Any], batch: Any):
-        """Takes the function. The first call of a part traces it, and both are of that program.
+        """Takes the function. The first call traces it, and both parts are of that program; `prepare` comes first.
 
         Args:
           function: of two trees of arrays, weights and a batch.
@@ -68,47 +70,57 @@ class PreparedFunction:
         self._function = function
         self._batch = batch
         self._traced: tuple[core.ClosedJaxpr, Any] | None = None
+        self._read: set[int] = set()  # places of the weights that `compute` takes
 
     def prepare(self, weights: Any) -> list[jax.Array]:
-        """Computes what `compute` takes beside the weights."""
+        """Computes what `compute` takes beside weights."""
         prepared: list[jax.Array] = []
-        if self._is_divided(weights):
-            self._run(_Part.WEIGHTS, weights, self._batch, lambda value: prepared.append(value.array))
+        if self._traced is None:
+            with PACKS_KERNELS(True):
+                self._traced = jax.make_jaxpr(self._function, return_shape=True)(weights, self._batch)
+        leaves = jax.tree.leaves(weights)
+        self._run(_Part.WEIGHTS, leaves, self._batch, lambda value: prepared.append(value.array))
         return prepared
 
-    def compute(self, weights: Any, prepared: Sequence[jax.Array], batch: Any) -> Any:
-        """Computes the function; `prepared` is what `prepare` returned for the same weights."""
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The places, among the leaves of the weights, of those that `compute` takes; after `prepare`."""
+        return tuple(sorted(self._read))
+
+    def select(self, weights: Any) -> list[Any]:
+        """Returns the leaves that `compute` takes: few, as most of what it needs is prepared."""
+        leaves = jax.tree.leaves(weights)
+        return [leaves[place] for place in self.read]
+
+    def compute(self, selected: Sequence[Any], prepared: Sequence[jax.Array], batch: Any) -> Any:
+        """Computes the function, of what `select` and `prepare` returned for the same weights."""
+        assert self._traced is not None, "prepare comes first"
         left = iter(prepared)
 
         def take(value: _Value) -> None:
             value.array = next(left)
 
-        return self._run(_Part.BATCH, weights, batch, take)
+        places = dict(zip(self.read, selected, strict=True))
+        count = len(self._traced[0].jaxpr.invars) - len(jax.tree.leaves(batch))
+        return self._run(_Part.BATCH, [places.get(place) for place in range(count)], batch, take)
 
-    def _trace(self, weights: Any) -> tuple[core.ClosedJaxpr, Any]:
-        """The program, and the shapes of its results."""
-        if self._traced is None:
-            with PACKS_KERNELS(True):
-                self._traced = jax.make_jaxpr(self._function, return_shape=True)(weights, self._batch)
-        return self._traced
-
-    def _is_divided(self, weights: Any) -> bool:
-        """Whether the program has no side effects; JAX counts a use of the devices' axis as one."""
-        effects = self._trace(weights)[0].effects
-        return all(type(effect).__name__ == "NamedAxisEffect" for effect in effects)
-
-    def _run(self, part: _Part, weights: Any, batch: Any, carry: Callable[[_Value], None]) -> Any:
+    def _run(self, part: _Part, leaves: Sequence[Any], batch: Any, carry: Callable[[_Value], None]) -> Any:
         """Runs one part; calls `carry` with each value that the second takes from the first, in order."""
-        program, shapes = self._trace(weights)
+        assert self._traced is not None
+        program, shapes = self._traced
 
         def bring(value: _Value) -> Any:
+            if value.place is not None:
+                self._read.add(value.place)
             if value.part == _Part.WEIGHTS and not value.known:
                 value.known = True
                 carry(value)
             return value.array
 
-        owner = _Part.WEIGHTS if self._is_divided(weights) else _Part.BATCH
-        inputs = [_Value(owner, leaf, known=True) for leaf in jax.tree.leaves(weights)]
+        # JAX counts a use of the devices' axis as a side effect.
+        is_divided = all(type(effect).__name__ == "NamedAxisEffect" for effect in program.effects)
+        owner = _Part.WEIGHTS if is_divided else _Part.BATCH
+        inputs = [_Value(owner, leaf, known=True, place=place) for place, leaf in enumerate(leaves)]
         inputs += [_Value(_Part.BATCH, leaf) for leaf in jax.tree.leaves(batch)]
         outputs = _evaluate(program.jaxpr, program.consts, inputs, part, bring)
         return jax.tree.unflatten(jax.tree.structure(shapes), [bring(value) for value in outputs])

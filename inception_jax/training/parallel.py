@@ -55,14 +55,16 @@ class Compiled:
 class PreparedStep(Compiled):
     """A compiled step `(variables, batch)` that prepares its variables when they are others than in the last call.
 
-    `call` takes (variables, prepared, batch). The step keeps the last variables and what it prepared of them.
+    `call` takes (selected, prepared, batch). The step keeps the last variables and what it prepared of them.
 
     Attributes:
+      read: the places of the arrays of the variables that `call` takes, `selected`.
       prepare: the executable that prepares variables, of one device.
       take: gives it the variables of that device.
       share: puts what it returns on all devices.
     """
 
+    read: Sequence[int] = dataclasses.field(kw_only=True)
     prepare: Callable[..., Any] = dataclasses.field(kw_only=True)
     take: Callable[[Any], Any] = dataclasses.field(kw_only=True)
     share: Callable[[Any], Any] = dataclasses.field(kw_only=True)
@@ -77,7 +79,7 @@ class PreparedStep(Compiled):
         if len(leaves) != len(then) or any(one is not other for one, other in zip(leaves, then, strict=True)):
             prepared = self.share(self.prepare(self.take(variables)))
             self._latest[:] = [(leaves, prepared)]  # another thread may replace it before this one's call
-        return self.call(variables, prepared, batch)
+        return self.call([leaves[place] for place in self.read], prepared, batch)
 
 
 class Devices:
@@ -353,11 +355,16 @@ class Devices:
         first = self._compile(compile_program, jax.jit(parts.prepare), self._take_first(variables))
         if self.mode == "pmap":
             prepared = self._concrete(prepared)
-        second = self._compile(compile_program, self._map_eval(parts.compute, 2), variables, prepared, batch)
+        selected = parts.select(variables)
+        second = self._compile(compile_program, self._map_eval(parts.compute, 2), selected, prepared, batch)
         seconds, lowering_seconds = first.seconds + second.seconds, first.lowering_seconds + second.lowering_seconds
         share = functools.partial(jax.tree.map, self._share_one)
         return PreparedStep(
-            second.call, seconds, lowering_seconds, prepare=first.call, take=self._take_first, share=share
+            *(second.call, seconds, lowering_seconds),
+            read=parts.read,
+            prepare=first.call,
+            take=self._take_first,
+            share=share,
         )
 
     def _take_first(self, variables: Any) -> Any:

@@ -17,9 +17,12 @@ def divide(function, weights=W, batch=X):
     """(what is prepared, operations of the second part); the result is that of the function."""
     parts = PreparedFunction(function, batch)
     prepared = jax.jit(parts.prepare)(weights)
-    got = jax.jit(parts.compute)(weights, prepared, batch)
+    selected = parts.select(weights)
+    got = jax.jit(parts.compute)(selected, prepared, batch)
     jax.tree.map(np.testing.assert_array_equal, got, jax.jit(function)(weights, batch))
-    program = jax.make_jaxpr(parts.compute)(weights, prepared, batch)
+    program = jax.make_jaxpr(parts.compute)(selected, prepared, batch)
+    used = {id(atom) for equation in program.eqns for atom in equation.invars} | {*map(id, program.jaxpr.outvars)}
+    assert all(id(one) in used for one in program.jaxpr.invars[: len(selected)])
     return prepared, [equation.primitive.name for equation in program.eqns]
 
 
@@ -105,7 +108,8 @@ def test_of_a_program_with_side_effects_nothing_is_prepared(capsys):
 
     parts = PreparedFunction(run, X)
     assert jax.jit(parts.prepare)(W) == []
-    np.testing.assert_array_equal(jax.jit(parts.compute)(W, [], X), X * jnp.exp(W["a"]))
+    assert parts.read == (0,)
+    np.testing.assert_array_equal(jax.jit(parts.compute)([W["a"]], [], X), X * jnp.exp(W["a"]))
     jax.effects_barrier()
     assert capsys.readouterr().out == "once\n"
 
@@ -116,7 +120,8 @@ def test_names_of_layers_are_kept_for_profiles():
             return jnp.exp(x) * w["a"]
 
     parts = PreparedFunction(run, X)
-    text = jax.jit(parts.compute).lower(W, parts.prepare(W), X).compile().as_text()
+    prepared = parts.prepare(W)
+    text = jax.jit(parts.compute).lower(parts.select(W), prepared, X).compile().as_text()
     assert "inception_3a/exp" in text
 
 
@@ -128,6 +133,6 @@ def test_under_other_transforms_of_the_caller():
     parts = PreparedFunction(function, jax.ShapeDtypeStruct((1, 4), jnp.float32))
     shard = functools.partial(jax.shard_map, mesh=mesh, out_specs=specs[1], check_vma=False)
     prepared = jax.jit(shard(parts.prepare, in_specs=specs[1]))(W)
-    got = jax.jit(shard(parts.compute, in_specs=(specs[1], specs[1], specs[0])))(W, prepared, X)
+    got = jax.jit(shard(parts.compute, in_specs=(specs[1], specs[1], specs[0])))(parts.select(W), prepared, X)
     assert len(prepared) == 1
     np.testing.assert_array_equal(got, (X * jnp.exp(W["a"])).sum(0, keepdims=True))
