@@ -9,6 +9,7 @@ the same order.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import os
@@ -303,6 +304,7 @@ class ImageFolder(SourceBuilder, skip_registration=True):  # type: ignore[call-a
         self._splits = {split: files for split, files in found.splits.items() if not files.unlabelled}
         for problem in [files.problem for files in self._splits.values() if files.problem]:
             raise UserError(problem)
+        _check_class_names(os.fspath(source), found.class_names)
         if len(found.class_names) < 2:
             raise UserError(
                 f"{source}: a single class, {found.class_names[0]!r}; two or more are needed"
@@ -329,6 +331,17 @@ class ImageFolder(SourceBuilder, skip_registration=True):  # type: ignore[call-a
 
     def examples(self) -> dict[str, Examples]:
         return {name: _file_examples(split) for name, split in self._splits.items()}
+
+
+def _check_class_names(source: str, names: Sequence[str]) -> None:
+    """Raises `UserError` for a name that TFDS, which keeps one a line and strips it, would not give back."""
+    counts = collections.Counter(names)
+    for name in names:
+        if name.splitlines() != [name] or name.strip() != name or counts[name] > 1:
+            raise UserError(
+                f"{printable(source)}: class {name!r}: names that are empty, there twice, with spaces around them or "
+                "of several lines cannot be kept; --class_names=FILE names the classes, or correct the data set"
+            )
 
 
 class HuggingFace(SourceBuilder, skip_registration=True):  # type: ignore[call-arg]  # of TFDS's base class
@@ -370,11 +383,15 @@ class HuggingFace(SourceBuilder, skip_registration=True):  # type: ignore[call-a
         for line in folder_account.format_account(found):
             print(line, file=sys.stderr)
         self._class_names = found.class_names
-        self._sources = {split: sources[split] for split, part in found.splits.items() if not part.unlabelled}
-        for problem in [found.splits[split].problem for split in self._sources if found.splits[split].problem]:
+        usable = {split: part for split, part in found.splits.items() if not part.unlabelled}
+        for problem in [part.problem for part in usable.values() if part.problem]:
             raise UserError(problem)
+        for split in [split for split in usable if not len(sources[split])]:
+            print(f"{split}: left out: no examples", file=sys.stderr)
+        self._sources = {split: sources[split] for split in usable if len(sources[split])}
         if not self._sources:
-            raise UserError(f"{source}: no split with labels")
+            raise UserError(f"{source}: no split with examples and labels")
+        _check_class_names(source, found.class_names)
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:

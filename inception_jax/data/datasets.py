@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -183,7 +184,13 @@ def load_splits(
       UserError: as `load`.
     """
     several = labels == "multi"
-    opened = _open_splits(name, splits, data_dir, class_names, image_key, label_key, several)
+    try:
+        opened = _open_splits(name, splits, data_dir, class_names, image_key, label_key, several)
+    except UserError as error:
+        kind, _, path = name.partition(":")
+        if kind == "folder" and name not in _ADDED and huggingface_files.is_data_set(Path(path).expanduser()):
+            raise UserError(f"{error}; a Hugging Face data set? Then huggingface:{printable(path)}") from None
+        raise
     return [dataclasses.replace(dataset, label_kind=labels) for dataset in opened] if several else opened
 
 
@@ -227,8 +234,6 @@ def _open_splits(
             found = folders.scan(rest, class_names)
             return [_from_folder(printable(name), split, found) for split in splits]
         path = Path(rest).expanduser()
-        if huggingface_files.is_data_set(path):
-            raise UserError(f"{printable(name)}: a Hugging Face data set; name it huggingface:{printable(rest)}")
         if not (path / "dataset_info.json").is_file():
             if versions := sorted(path.glob("*/dataset_info.json")):
                 raise UserError(
@@ -397,7 +402,9 @@ def _from_splits(
         return _not_empty(Dataset(name, split, class_names, sources[split]))
     from tensorflow_datasets.core import splits
 
-    own_names = {**{s: s for s in sources}, **spellings}
+    own_names = {s: s for s in sources}
+    if not re.search(r"\ball\b", split):  # the sum of all splits, each once
+        own_names |= spellings
     infos = {
         s: splits.SplitInfo(name=s, shard_lengths=[len(sources[own])], num_bytes=0) for s, own in own_names.items()
     }

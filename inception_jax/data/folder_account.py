@@ -94,7 +94,7 @@ def _misnamed_splits(found: FolderScan) -> Iterator[tuple[str, str, str]]:
 def _typing_errors(class_names: Sequence[str], counts: np.ndarray) -> Iterator[str]:
     """Names the classes with very few images whose name differs by one or two letters from a class with many."""
     number = dict(zip(class_names, counts.tolist(), strict=True))
-    few = [name for name, count in number.items() if 0 < count <= _FEW]
+    few = [name for name, count in number.items() if name and 0 < count <= _FEW]
     if len(few) > _MAX_FEW or max(map(len, few), default=0) > _MAX_LETTERS:
         return
     many = {name.casefold(): name for name, count in number.items() if count >= _TIMES}

@@ -10,12 +10,12 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from inception_jax.data import huggingface_files, split_names
+from inception_jax.data import huggingface_features, huggingface_files, split_names
 from inception_jax.data.class_files import integer_classes, read_class_file
 from inception_jax.data.folder_files import LeftOut
 from inception_jax.data.folders import FolderScan, FolderSplit
@@ -58,8 +58,11 @@ class TableRecords:
         except UserError:
             raise
         except Exception as error:  # of pyarrow, or of the file system: they have no common base
+            advice = "copy the file again"
+            if isinstance(error, NotImplementedError):  # pyarrow's, for a row group of more than 2 GB
+                advice = "write the set anew, with smaller row groups"
             reason = " ".join(str(error).split())
-            raise UserError(f"{self.record_name(index)}: cannot be read ({reason}); copy the file again") from None
+            raise UserError(f"{self.record_name(index)}: cannot be read ({reason}); {advice}") from None
         if isinstance(content, dict):
             content = content["bytes"]
         if not content:
@@ -145,26 +148,37 @@ def scan(
     """
     full = f"{huggingface_files.KIND}:{printable(name)}"
     found = huggingface_files.find(name)
-    reference = split_names.training(found)
-    used = [split for split in found if split in ((splits and split_names.mentioned(splits, found)) or found)]
+    reference = split_names.training(found.splits)
+    used = [
+        split
+        for split in found.splits
+        if split in ((splits and split_names.mentioned(splits, found.splits)) or found.splits)
+    ]
     read: dict[str, _Split | str] = {}
     columns: _Columns | None = None
-    for split in used:
-        read[split] = own = _read_split(full, found[split], columns, image_key, label_key, several)
-        columns = columns if isinstance(own, str) else own.columns
+
+    def read_more(more: Iterable[str]) -> None:
+        nonlocal columns
+        for split in more:
+            given = image_key, label_key, several, found.class_names
+            read[split] = own = _read_split(full, found.splits[split], columns, *given)
+            columns = columns if isinstance(own, str) else own.columns
+
+    read_more(used)
     if columns is None:
         raise UserError(next(problem for problem in read.values() if isinstance(problem, str)))
     if columns.class_names is not None and classes_file is not None:
         raise UserError(f"data.class_names = {classes_file!r}: {full} has its own class names and order; leave it out")
-    if columns.class_names is None and classes_file is None and reference is not None:
-        if reference not in read:
-            read[reference] = _read_split(full, found[reference], columns, image_key, label_key, several)
-        if isinstance(problem := read[reference], str):
-            raise UserError(f"{full}: its classes are those of {reference}: {problem}")
+    if columns.class_names is None and classes_file is None:
+        deciders = [reference] if reference is not None else [*found.splits]
+        read_more(split for split in deciders if split not in read)
+        for split in deciders:
+            if isinstance(problem := read[split], str):
+                raise UserError(f"{full}: its classes are those of {' and '.join(deciders)}: {problem}")
     deciding = [own for split, own in read.items() if isinstance(own, _Split) and split == (reference or split)]
     class_names, classes = _classes(full, [own.labels for own in deciding], columns.class_names, classes_file)
     sources, parts = {}, {}
-    notes: list[str] = []
+    notes = [*found.notes]
     for split in used:
         made: np.ndarray | LabelSets = _NO_LABELS
         problem, unlabelled = str(read[split]), False
@@ -196,26 +210,33 @@ def _read_split(
     image_key: str | None,
     label_key: str | None,
     several: bool,
+    class_names: Mapping[str, list[str]],
 ) -> _Split | str:
     """Reads the labels of a split whose columns are those of the split before it, or returns why it cannot be used."""
     if files.problem:
         return files.problem
     try:
         tables = open_tables(files.files)
-        columns = _choose_columns(full, tables, before, image_key, label_key, several)
+        columns = _choose_columns(full, tables, before, image_key, label_key, several, class_names)
         return _Split(tables, columns, _read_labels(tables, columns.label, several))
     except UserError as error:
         return str(error)
 
 
 def _choose_columns(
-    full: str, tables: Tables, before: _Columns | None, image_key: str | None, label_key: str | None, several: bool
+    full: str,
+    tables: Tables,
+    before: _Columns | None,
+    image_key: str | None,
+    label_key: str | None,
+    several: bool,
+    class_names: Mapping[str, list[str]],
 ) -> _Columns:
     """The columns of a split's files; `before`: of the split before it, which must be the same."""
     found = before
     for file in range(len(tables.files)):
-        schema = tables.schema(file)
-        own = _columns_of(f"{full}: {printable(tables.files[file])}", schema, image_key, label_key, several)
+        where = f"{full}: {printable(tables.files[file])}"
+        own = _columns_of(where, tables.schema(file), image_key, label_key, several, class_names)
         if found is not None and own != found:
             raise UserError(
                 f"{printable(tables.files[file])}: columns {own.image!r} and {own.label!r}, or classes, that are not "
@@ -227,31 +248,42 @@ def _choose_columns(
     return found
 
 
-def _columns_of(where: str, schema: Any, image_key: str | None, label_key: str | None, several: bool) -> _Columns:
+def _columns_of(
+    where: str,
+    schema: Any,
+    image_key: str | None,
+    label_key: str | None,
+    several: bool,
+    class_names: Mapping[str, list[str]],
+) -> _Columns:
     try:
-        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info") or {}
-        features = info.get("features") or {}
-    except (ValueError, AttributeError):
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, LookupError, TypeError, RecursionError):
         features = {}
+    features = features if isinstance(features, dict) else {}
     fields = {field.name: field.type for field in schema}
-    images = [name for name in fields if _type_of(features.get(name)) == "Image"]
+    if len(fields) < len(schema):
+        twice = next(name for name in schema.names if schema.names.count(name) > 1)
+        raise UserError(f"{where}: two columns {twice!r}; rename one")
+    images = [name for name in fields if huggingface_features.type_of(features.get(name)) == "Image"]
     images = images or [name for name in fields if holds_bytes(fields[name])]
     image = _choose(where, "image_key", "images", image_key, images, fields)
     if not holds_bytes(fields[image]):
         raise UserError(f"{where}: column {image!r} has {fields[image]}; bytes of image files are needed")
-    named = {name: _names_of(features.get(name)) for name in fields}
+    named = {**huggingface_features.class_names(features), **class_names}
     kinds = [name for name in fields if _is_list(fields[name]) == several and name != image]
-    labels = [name for name in kinds if named[name] is not None]
-    labels = labels or [name for name in _LABELS if name in kinds]
-    others = [name for name in fields if name not in kinds and (named[name] is not None or name in _LABELS)]
-    if not several and (label_key in others or (label_key is None and not labels and others)):
-        raise UserError(f"{where}: column {label_key or others[0]!r} has lists of labels: --config.data.labels=multi")
-    if several and (label_key in others or (label_key is None and not labels and others)):
-        raise UserError(
-            f"{where}: column {label_key or others[0]!r} has one label per row; --config.data.labels=single"
-        )
+    labels = [name for name in kinds if name in named] or [name for name in _LABELS if name in kinds]
+    others = [name for name in fields if name not in kinds and (name in named or name in _LABELS)]
+    if label_key in others or (label_key is None and not labels and others):
+        has, kind = ("one label per row", "single") if several else ("lists of labels", "multi")
+        raise UserError(f"{where}: column {label_key or others[0]!r} has {has}: --config.data.labels={kind}")
     label = _choose(where, "label_key", "labels", label_key, labels, fields)
-    return _Columns(image, label, named[label])
+    for key in (image, label):  # a dot is between a column and its field
+        if "." in key or any(name.startswith(f"{key}.") for name in fields):
+            raise UserError(f"{where}: columns with a dot in their names beside {key!r}; rename them")
+    if (names := named.get(label)) is not None and len({*names}) < len(names):
+        raise UserError(f"{where}: column {label!r} names a class twice; correct its features")
+    return _Columns(image, label, names)
 
 
 def _choose(
@@ -271,22 +303,10 @@ def _choose(
 
 def _is_list(type_: Any) -> bool:
     types = import_module("pyarrow.types")
-    return types.is_list(type_) or types.is_large_list(type_)
-
-
-def _type_of(feature: Any) -> Any:
-    """What a feature is, such as "Image"; None: it is not known."""
-    return feature.get("_type") if isinstance(feature, dict) else None
-
-
-def _names_of(feature: Any) -> list[str] | None:
-    """The classes of a ClassLabel, or of a list of them; None: it is neither."""
-    if isinstance(feature, list) and len(feature) == 1:  # a list, as older versions write it
-        return _names_of(feature[0])
-    if _type_of(feature) in ("Sequence", "List", "LargeList"):
-        return _names_of(feature.get("feature"))
-    names = feature.get("names") if _type_of(feature) == "ClassLabel" else None
-    return [str(name) for name in names] if isinstance(names, list) else None
+    return any(
+        getattr(types, f"is_{kind}")(type_)
+        for kind in ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+    )
 
 
 def _read_labels(tables: Tables, column: str, several: bool) -> _Labels:
@@ -297,14 +317,10 @@ def _read_labels(tables: Tables, column: str, several: bool) -> _Labels:
     """
     pyarrow, types = import_module("pyarrow"), import_module("pyarrow.types")
     compute = import_module("pyarrow.compute")
-    values: dict[Any, int] = {}
+    places: dict[Any, int] = {"": -1, None: -1}
     codes, ends, before = [], [], 0
     for number, file in enumerate(tables.files):
-        try:
-            found = tables.read_column(number, column).combine_chunks()
-        except (OSError, pyarrow.ArrowException) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{printable(file)}: column {column!r} cannot be read ({reason}); copy it again") from None
+        found = tables.read_column(number, column)
         if several:
             lengths = compute.fill_null(compute.list_value_length(found), 0).to_numpy(zero_copy_only=False)
             ends.append(before + np.cumsum(lengths, dtype=np.int64))
@@ -312,14 +328,19 @@ def _read_labels(tables: Tables, column: str, several: bool) -> _Labels:
             found = compute.list_flatten(found)
         if types.is_dictionary(found.type):
             found = found.dictionary_decode()
+        if types.is_string_view(found.type):
+            found = found.cast(pyarrow.large_string())
         if not (types.is_integer(found.type) or types.is_string(found.type) or types.is_large_string(found.type)):
-            raise UserError(f"{printable(file)}: column {column!r} has {found.type}; labels are integers or texts")
+            raise UserError(
+                f"{printable(file)}: column {column!r} has {found.type}; labels are integers or texts: cast the column"
+            )
         encoded = found.dictionary_encode()
-        own = [values.setdefault(value, len(values)) for value in encoded.dictionary.to_pylist()]
-        places = compute.fill_null(encoded.indices, len(own)).to_numpy(zero_copy_only=False)
-        codes.append(np.array([*own, -1], np.int64)[places])
+        own = [places.setdefault(value, len(places) - 2) for value in encoded.dictionary.to_pylist()]
+        indices = compute.fill_null(encoded.indices, len(own)).to_numpy(zero_copy_only=False)
+        codes.append(np.array([*own, -1], np.int64)[indices])
     nothing = np.zeros(0, np.int64)
-    return _Labels([*values], np.concatenate([nothing, *codes]), np.concatenate([nothing, *ends]) if several else None)
+    values = [value for value, place in places.items() if place >= 0]
+    return _Labels(values, np.concatenate([nothing, *codes]), np.concatenate([nothing, *ends]) if several else None)
 
 
 def _classes(
@@ -334,7 +355,10 @@ def _classes(
       classes_file: as in `scan`.
     """
     if names is not None:
-        return names, {label: label for label in range(len(names))}
+        return names, {
+            **{name: label for label, name in enumerate(names)},
+            **{label: label for label in range(len(names))},
+        }
     chosen = read_class_file(classes_file) if classes_file is not None else None
     values = {value for labels in deciding for value in labels.values}
     texts = sorted(value for value in values if isinstance(value, str))
@@ -374,12 +398,15 @@ def _with_classes(
 
 def _read_names(tables: Tables, column: str) -> PackedNames:
     """The names of the images' original files, where every file of the data set keeps them beside the bytes."""
-    found: list[str | None] = []
+    types, found = import_module("pyarrow.types"), []
     for number in range(len(tables.files)):
         type_ = tables.schema(number).field(column).type
-        if not import_module("pyarrow.types").is_struct(type_) or type_.get_field_index("path") < 0:
+        place = type_.get_field_index("path") if types.is_struct(type_) else -1
+        if place < 0 or not (
+            types.is_string(type_.field(place).type) or types.is_large_string(type_.field(place).type)
+        ):
             return PackedNames.pack([])
-        found += tables.read_column(number, f"{column}.path").to_pylist()
+        found += tables.read_column(number, column, "path").to_pylist()
     return PackedNames.pack([(name or "").replace("\0", "") for name in found] if any(found) else [])
 
 

@@ -190,7 +190,13 @@ def _read_parquet(
             path, labels, split = _columns(name, header, path_key, label_key)
             positions = [path, *labels, *([] if split is None else [split])]
             names = [header[position] for position in positions]
-            columns = [column.to_pylist() for column in table.read(columns=names).select(names).columns]
+            content = table.read(columns=names).select(names)
+            content.validate(full=True)
+            if content.num_rows != table.metadata.num_rows:
+                raise UserError(
+                    f"{name}: {content.num_rows:,} rows of {table.metadata.num_rows:,} can be read: damaged; copy it"
+                )
+            columns = [column.to_pylist() for column in content.columns]
     except pyarrow.ArrowException as error:
         raise UserError(f"{name}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
     classes = names[1 : 1 + len(labels)] if label_key == COLUMNS else None

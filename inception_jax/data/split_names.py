@@ -52,7 +52,7 @@ def _is_slip(name: str, known: str) -> bool:
 
 
 def mentioned(texts: Collection[str], names: Collection[str]) -> set[str]:
-    """The splits among `names` that texts such as "train[:90%]+test" name; empty where a text names another one."""
+    """The splits among `names` that texts such as "train[:90%]+test" name; empty where a text names another, or all."""
     known = {**{name: name for name in names}, **spellings(names)}
     found = [re.match(r"\s*(\w*)", part) for text in texts for part in text.split("+")]
     chosen = {known.get(match[1], "") for match in found if match}

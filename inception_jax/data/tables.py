@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 import collections
-import functools
 import os
 import threading
 from collections.abc import Sequence
@@ -26,6 +25,8 @@ from inception_jax.errors import UserError
 KEPT_BYTES = 256 << 20
 """Of the row groups that a source keeps, per process."""
 _LFS = b"version https://git-lfs"
+_FOOTER_MAGIC = b"ARROW1"
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 class Tables(abc.ABC):
@@ -66,9 +67,32 @@ class Tables(abc.ABC):
     def read(self, file: int, row: int, column: str) -> Any:
         """The value of a column in a row, as Python has it; of a struct a dict, of bytes a copy."""
 
+    def read_column(self, file: int, column: str, field: str | None = None) -> Any:
+        """Reads a whole column of a file, or a field of its structs, and checks all of its values.
+
+        Returns:
+          A `pyarrow.Array` with a value for each row.
+
+        Raises:
+          UserError: it cannot be read, or has another number of rows than the file.
+        """
+        where = f"{printable(self.files[file])}: column {column!r}"
+        try:
+            found = self._read_column(file, column if field is None else f"{column}.{field}")
+            if field is not None:
+                found = import_module("pyarrow.compute").struct_field(found, field)
+            found.validate(full=True)
+        except Exception as error:  # of pyarrow, or of the file system: they have no common base
+            raise UserError(f"{where} cannot be read ({_one_line(error)}); copy the file again") from None
+        if len(found) != self.counts[file]:
+            raise UserError(
+                f"{where} has {len(found):,} rows, and the file {self.counts[file]:,}: damaged; copy it again"
+            )
+        return found
+
     @abc.abstractmethod
-    def read_column(self, file: int, column: str) -> Any:
-        """A whole column of a file, as a `pyarrow.ChunkedArray`; "a.b" is the field `b` of the structs in `a`."""
+    def _read_column(self, file: int, path: str) -> Any:
+        """A column as a `pyarrow.Array`; of "a.b" structs that have at least the field `b`."""
 
     @abc.abstractmethod
     def _make_cache(self) -> None:
@@ -94,6 +118,9 @@ class ParquetTables(Tables):
             np.cumsum([metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)])
             for metadata in self._metadata
         ]
+        for file, count, ends in zip(files, self.counts, self._group_ends, strict=True):
+            if count != (ends[-1] if len(ends) else 0):
+                raise UserError(f"{printable(file)}: {count:,} rows, and others in its row groups; copy it again")
         self._values: dict[str, list[np.ndarray | None]] = {}
         self._open_files = OpenFiles()
 
@@ -114,7 +141,7 @@ class ParquetTables(Tables):
             return parquet.read_metadata(file)
         except FileNotFoundError:
             raise UserError(f"{printable(file)}: no such file") from None
-        except (OSError, import_module("pyarrow").ArrowException) as error:
+        except Exception as error:  # what pyarrow raises for a damaged file has no common base
             raise UserError(f"{printable(file)}: cannot be read as Parquet ({_reason(file, error)})") from None
 
     def _make_cache(self) -> None:
@@ -146,10 +173,9 @@ class ParquetTables(Tables):
             raise UserError(f"{printable(file)}: it has changed since its images were found; start again")
         return content[parquet_values.LENGTH.size :]
 
-    def read_column(self, file: int, column: str) -> Any:
+    def _read_column(self, file: int, path: str) -> Any:
         with self._open(file) as opened:
-            found = opened.read(columns=[column], use_threads=False).column(0)
-        return _field(found, column)
+            return opened.read(columns=[path], use_threads=False).column(0).combine_chunks()
 
     def _read_group(self, file: int, group: int, column: str) -> Any:
         key = file, group, column
@@ -162,6 +188,9 @@ class ParquetTables(Tables):
                     return self._cached_groups[key]
             with self._open(file) as opened:
                 found = opened.read_row_group(group, columns=[column], use_threads=False).column(0)
+            if len(found) != (rows := self._metadata[file].row_group(group).num_rows):
+                where = f"{printable(self.files[file])}: row group {group}"
+                raise UserError(f"{where}: {len(found)} values for {rows} rows: damaged; copy the file again")
             with self._cached_lock:
                 self._cached_groups[key] = found
                 kept = self._cached_groups.values()
@@ -179,7 +208,10 @@ class ArrowTables(Tables):
     def __init__(self, files: Sequence[str]):
         """As `Tables`; reads the headers of the record batches."""
         super().__init__(files)
-        found = [[batch.num_rows for batch in self._open(file)[1]] for file in range(len(files))]
+        self._stamps: list[tuple[int, int]] = []  # size and time of each file
+        found = []
+        for file in range(len(files)):
+            found.append([batch.num_rows for batch in self._open(file)[1]])
         self.counts = [sum(rows) for rows in found]
         self._group_ends = [np.cumsum(rows, dtype=np.int64) for rows in found]
 
@@ -190,6 +222,12 @@ class ArrowTables(Tables):
         """The schema and the record batches of a file."""
         if file not in self._cached_files:
             self._cached_files[file] = _read_batches(self.files[file])
+            status = os.stat(self.files[file])
+            stamp = status.st_size, status.st_mtime_ns
+            if file >= len(self._stamps):
+                self._stamps.append(stamp)
+            elif stamp != self._stamps[file]:  # in another process
+                raise UserError(f"{printable(self.files[file])}: it has changed since the start; start again")
         return self._cached_files[file]
 
     def schema(self, file: int) -> Any:
@@ -200,10 +238,10 @@ class ArrowTables(Tables):
         group = int(np.searchsorted(ends, row, side="right"))
         return self._open(file)[1][group].column(column)[row - (int(ends[group - 1]) if group else 0)].as_py()
 
-    def read_column(self, file: int, column: str) -> Any:
+    def _read_column(self, file: int, path: str) -> Any:
         schema, batches = self._open(file)
         table = import_module("pyarrow").Table.from_batches(batches, schema)
-        return _field(table.column(column.partition(".")[0]), column)
+        return table.column(path.partition(".")[0]).combine_chunks()
 
 
 def _read_batches(file: str) -> tuple[Any, list[Any]]:
@@ -211,36 +249,43 @@ def _read_batches(file: str) -> tuple[Any, list[Any]]:
     pyarrow, ipc = import_module("pyarrow"), import_module("pyarrow.ipc")
     try:
         mapped = pyarrow.memory_map(file)
-        try:
-            reader = ipc.open_stream(mapped)
-        except pyarrow.ArrowInvalid:
-            mapped.seek(0)
+        if mapped.read(len(_FOOTER_MAGIC)) == _FOOTER_MAGIC:
             with_footer = ipc.open_file(mapped)
+            schema = with_footer.schema
             batches = [with_footer.get_batch(number) for number in range(with_footer.num_record_batches)]
-            return with_footer.schema, batches
-        return reader.schema, list(reader)
+        else:
+            mapped.seek(0)
+            reader = ipc.open_stream(mapped)
+            schema, batches = reader.schema, list(reader)
+            # A stream that ends before its mark has lost rows; one that goes on behind it is several.
+            end = mapped.tell()
+            mapped.seek(max(0, end - len(_STREAM_END)))
+            if end != mapped.size() or mapped.read(len(_STREAM_END)) != _STREAM_END:
+                raise ValueError(f"it ends at byte {end:,} of {mapped.size():,}, or without the mark of an end")
+        for batch in batches:
+            batch.validate(full=True)
+        return schema, batches
     except FileNotFoundError:
         raise UserError(f"{printable(file)}: no such file") from None
-    except (OSError, pyarrow.ArrowException) as error:
+    except Exception as error:  # what pyarrow raises for a damaged file has no common base
         raise UserError(f"{printable(file)}: cannot be read as Arrow ({_reason(file, error)})") from None
 
 
-def _field(array: Any, column: str) -> Any:
-    """The field that "a.b" names, of the structs in `a`; of "a" all."""
-    _, *fields = column.split(".")
-    compute = import_module("pyarrow.compute")
-    return functools.reduce(compute.struct_field, fields, array)
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{error}".split()) or type(error).__name__
 
 
 def _reason(file: str, error: Exception) -> str:
     """Why a file cannot be read, and what to do."""
+    if isinstance(error, PermissionError):
+        return f"{error.strerror}: chmod u+r"
     try:
         with open(file, "rb") as stream:
             if stream.read(len(_LFS)) == _LFS:
                 return "a pointer of Git LFS: run git lfs pull"
     except OSError:
         pass
-    return f"{' '.join(str(error).split())}; truncated or damaged: copy it again"
+    return f"{_one_line(error)}; truncated or damaged: copy it again"
 
 
 def open_tables(files: Sequence[str]) -> Tables:
@@ -254,4 +299,4 @@ def holds_bytes(type_: Any) -> bool:
     types = import_module("pyarrow.types")
     if types.is_struct(type_):
         return any(field.name == "bytes" and holds_bytes(field.type) for field in type_)
-    return types.is_binary(type_) or types.is_large_binary(type_)
+    return types.is_binary(type_) or types.is_large_binary(type_) or types.is_binary_view(type_)

@@ -100,7 +100,7 @@ def test_what_prepare_refuses(tmp_path, capsys):
     for source, flags, expected in (
         ("pairs.parquet", [], "2 columns of labels; name one, --label_key=…: 'label', 'other'"),
         ("pairs.parquet", ["--label_key=lable"], "no column 'lable'; did you mean 'label'?; name one, --label_key="),
-        ("plain.parquet", ["--labels=multi"], "has one label per row; --labels=single"),
+        ("plain.parquet", ["--labels=multi"], "has one label per row: --labels=single"),
     ):
         arguments = ["huggingface", "--name=pairs", f"--source={tmp_path / source}", f"--data_dir={tmp_path / 'out'}"]
         assert prepare.main([*arguments, *flags]) == 2 and expected in capsys.readouterr().err
@@ -169,16 +169,20 @@ def test_configs_are_those_of_the_description(tmp_path):
     assert load(f"{name}:plain", "train").num_examples == 3 and load(f"{name}:plain", "test").num_examples == 3
     assert load(f"{name}:fine", "val").record(0)[0] == b"image30" and load(f"{name}:list", "train").num_examples == 2
     for wrong, expected in (
-        (name, r"several configs; name one, huggingface:PATH:CONFIG: plain, fine, list$"),
+        (
+            name,
+            r"several configs; name one, huggingface:PATH:CONFIG: plain, fine, list, elsewhere; or name files, such as",
+        ),
         (f"{name}:plian", r"no config 'plian'; did you mean 'plain'\?"),
     ):
         with pytest.raises(UserError, match=expected):
             load(wrong, "train")
     (tmp_path / "README.md").write_text(README.replace("fine\n", "default\n", 1))
     assert load(name, "validation").num_examples == 4  # the config "default"
-    (tmp_path / "README.md").write_text("---\n: [\n---\n")  # no YAML: by the names of folders
-    with pytest.raises(UserError, match=r"several configs; .*: fine, plain$"):
-        load(name, "train")
+    (tmp_path / "README.md").write_text(README.replace("config_name: list\n", "config_name: list\n  default: true\n"))
+    assert load(name, "train").num_examples == 2  # the one that says so
+    (tmp_path / "README.md").write_text("# No header\n")  # by the names of folders and files
+    assert load(name, "validation").num_examples == 4
 
 
 def test_a_repository_in_the_cache_of_the_hub(tmp_path, monkeypatch):
@@ -251,7 +255,7 @@ def test_types_of_texts(tmp_path, type_):
         ({"label": None}, {}, r"no column of labels that is known as one; name one, --config.data.label_key=…: 'ima"),
         ({"image": ["a.png"] * 4}, {}, r"column 'image' has string; bytes of image files are needed"),
         ({"label": [[0], [1], [0, 1], []]}, {}, r"column 'label' has lists of labels: --config.data.labels=multi"),
-        ({}, {"labels": "multi"}, r"column 'label' has one label per row; --config.data.labels=single"),
+        ({}, {"labels": "multi"}, r"column 'label' has one label per row: --config.data.labels=single"),
         ({}, {"image_key": "imag"}, r"no column 'imag'; did you mean 'image'\?; name one, --config.data.image_key"),
         ({}, {"image_key": "label"}, r"column 'label' has int64; bytes of image files are needed"),
         ({}, {"class_names": "names"}, r"has its own class names and order; leave it out"),
@@ -295,16 +299,18 @@ def test_faults_of_files(tmp_path, golden):
     for damaged, expected in (
         (content[:-9], r"train-00001-of-00002\.parquet: cannot be read as Parquet .*: copy it again"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"a pointer of Git LFS: run git lfs pull"),
-        (None, r"1 of 2 shards of train are missing, the first is 00001-of-00002; download the data set again"),
+        (None, r"data: train-: 1 shard of 2 missing, the first is train-00001-of-00002; download the data set again"),
     ):
         part.write_bytes(damaged) if damaged else part.unlink()
         with pytest.raises(UserError, match=expected):
             load(f"huggingface:{hub}", "train")
         assert load(f"huggingface:{hub}", "validation").num_examples == 3
     part.write_bytes(content)
-    shutil.copy(part, hub / "data" / "train-00000-of-00003.parquet")
-    with pytest.raises(UserError, match=r"files of 2 and of 3 shards beside one another; remove those of the older"):
-        load(f"huggingface:{hub}", "train")
+    for other in ("train-00000-of-00003", "train-00000-of-00002-0123456789abcdef", "train-00002-of-00002"):
+        shutil.copy(part, hub / "data" / f"{other}.parquet")
+        with pytest.raises(UserError, match=r"data: train-: shards of several revisions beside .*; remove the older"):
+            load(f"huggingface:{hub}", "train")
+        (hub / "data" / f"{other}.parquet").unlink()
     part = disk / "train" / "data-00001-of-00002.arrow"
     content = part.read_bytes()
     for damaged, expected in ((content[:700], r"cannot be read as Arrow"), (None, r"data-00001.*: no such file")):
@@ -470,7 +476,7 @@ def test_who_names_it_as_something_else_is_told(tmp_path, golden):
     (tmp_path / "README.md").write_text(README)
     write(tmp_path / "plain" / "part-0.parquet", table())
     for folder in (golden / "hub", golden / "hub" / "data", golden / "disk", golden / "disk" / "train", tmp_path):
-        with pytest.raises(UserError, match=rf"a Hugging Face data set; name it huggingface:{folder}$"):
+        with pytest.raises(UserError, match=rf"; a Hugging Face data set\? Then huggingface:{folder}$"):
             load(f"folder:{folder}", "train")
     file = tmp_path / "plain" / "part-0.parquet"
     with pytest.raises(UserError, match=rf"no column 'path' of paths, but one with images: .*=huggingface:{file}$"):
@@ -478,3 +484,235 @@ def test_who_names_it_as_something_else_is_told(tmp_path, golden):
     for name in ("org/pets", "the-org/pets"):
         with pytest.raises(UserError, match=f"; on Hugging Face's hub\\? Then huggingface:{name}"):
             load(name, "train", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"test/part/0": 1, "train/part/0": 2}, {"train": 2, "test": 1}),
+        ({"data/test/en/0": 1, "data/train/en/0": 2}, {"train": 2, "test": 1}),
+        ({"default/partial-train/0000": 2, "default/test/0000": 1}, {"train": 2, "test": 1}),
+        ({"my_train/0": 2, "my_test/0": 1}, {"train": 2, "test": 1}),
+        ({"data/train-00000-of-00001": 2, "default/train/0000": 1, "data/extra": 3}, {"train": 2}),
+        ({"train": 2, "test": 1, "a": 3}, {"train": 2, "test": 1}),
+        ({"train/0": 2, "test": 1}, {"train": 2}),
+        ({"trian": 1, "tets": 2}, {"train": 3}),
+        ({"part-00000-of-00002": 1, "part-00001-of-00002": 2}, {"train": 3}),
+        ({"data/train.full-00000-of-00001": 2, "data/train-00000-of-00001": 1}, {"train": 1, "train_full": 2}),
+        ({"data/train-000000-of-000001": 2}, {"train": 2}),
+        ({".cache/huggingface/train": 1, "__MACOSX/train": 1, "train": 2}, {"train": 2}),
+        ({"pets-train": 2, "cache-0123456789abcdef": 1}, {"train": 2}),
+    ],
+)
+def test_splits_are_those_of_the_package(tmp_path, files, expected):
+    """The rules of `datasets` 5.2.0, which was run on these layouts; but it takes no dot in a name of a split."""
+    start = 0
+    for name, count in files.items():
+        write(tmp_path / f"{name}.{'arrow' if 'cache-' in name or name == 'pets-train' else 'parquet'}", table(count))
+        start += count
+    found, _ = huggingface.scan(str(tmp_path))
+    assert {split: len(part.labels) for split, part in found.splits.items()} == expected
+    assert load(f"huggingface:{tmp_path}", "all").num_examples == sum(expected.values())
+    left = sum(files.values()) - sum(expected.values())
+    hidden = any(name.startswith((".", "__")) or "cache-" in name for name in files)
+    assert any("left out: " in note for note in found.notes) == (left > 0 and not hidden)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("data_dir: x", {"train": 3, "test": 4}),
+        ("data_files: [{split: train, path: [x/en/train-*, x/fr/train-*]}]", {"train": 3}),
+        ("data_files: [{split: train, path: 'y/train-0000[0-1]*'}]", {"train": 3}),
+        ("data_files: [{split: train, path: y/train-*}]", r"y: train-: 1 shard of 3 missing, the first is train-00002"),
+        ("data_files: '**/test-*'", {"train": 4}),
+        ("data_files: [{split: train, path: z/*}]", r"README.md, config one: no .parquet file z/\*; download the data"),
+        ("data_files: [{split: a, path: x/*}, {split: a, path: y/*}]", "data_files names a split twice; correct it"),
+        ("data_files: [{split: a, path: x/*}, y/*]", r"names no files; a pattern, or a list of them, is needed"),
+        ("data_files: [{split: a}]", "each of data_files needs split and path; correct it"),
+        ("data_files: {train: x/*}", "names no files; a pattern, or a list of them"),
+        ("data_files: 5", "names no files"),
+        ("data_files: [{split: train, path: 3}]", "3 names no files"),
+        ("data_files: [{split: train, path: }]", "None names no files"),
+        ("data_dir: nowhere", r"config one: no .parquet files in .*nowhere; download"),
+        ("data_dir: 2020-13-45", r"README.md: its header cannot be read: month must be in 1..12; correct it"),
+        ("data_dir: [", r"README.md: its header cannot be read: while parsing"),
+    ],
+)
+def test_what_a_description_says_is_read_or_refused(tmp_path, entry, expected):
+    (tmp_path / "README.md").write_text(f"\ufeff---\nconfigs:\n- config_name: one\n  {entry}\n---\n", encoding="utf-8")
+    parts = {"x/en/train-00000-of-00001": 1, "x/fr/train-00000-of-00001": 2, "x/fr/test-00000-of-00001": 4}
+    parts |= {"y/train-00000-of-00003": 1, "y/train-00001-of-00003": 2, "__MACOSX/test-0": 1}
+    for name, count in parts.items():
+        write(tmp_path / f"{name}.parquet", table(count))
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            load(f"huggingface:{tmp_path}", "train")
+    else:
+        found, _ = huggingface.scan(str(tmp_path))
+        assert {split: len(part.labels) for split, part in found.splits.items()} == expected
+
+
+INFO = """---
+dataset_info:
+  features:
+  - {name: image, dtype: image}
+  - {name: label, dtype: {class_label: {names: {'0': y, '1': n}}}}
+---
+"""
+
+
+def test_classes_that_are_named_beside_the_files(tmp_path):
+    """They are those of the package: before the files' own, and texts are looked up among them."""
+    write(tmp_path / "hub" / "train.parquet", table(features=None, label=["n", "y", "n", "y"]))
+    write(tmp_path / "hub" / "test.parquet", table(features=FEATURES))
+    (tmp_path / "hub" / "README.md").write_text(INFO)
+    data = load(f"huggingface:{tmp_path}/hub", "train")
+    assert data.class_names == ["y", "n"] and data.labels().tolist() == [1, 0, 1, 0]
+    data = load(f"huggingface:{tmp_path}/hub", "test")
+    assert data.class_names == ["y", "n"] and data.labels().tolist() == [0, 1, 0, 1]
+    several = INFO.replace("features", "config_name: other\n  features").replace(
+        "dataset_info:\n  ", "dataset_info:\n- "
+    )
+    (tmp_path / "hub" / "README.md").write_text(several)
+    assert load(f"huggingface:{tmp_path}/hub", "test").class_names == ["a", "b"]  # of another config
+    shutil.copytree(WRITTEN / "disk", tmp_path / "disk")
+    path = tmp_path / "disk" / "train" / "dataset_info.json"
+    path.write_text(path.read_text().replace("round", "ring"))
+    assert load(f"huggingface:{tmp_path}/disk", "validation").class_names == ["ring", "square", "flat"]
+
+
+def test_damage_of_labels_is_seen(tmp_path, monkeypatch):
+    """pyarrow returns a column with no rows, and no error, where the header of its page is damaged."""
+    write(tmp_path / "train.parquet", table())
+    reads = tables.ParquetTables._read_column
+    monkeypatch.setattr(
+        tables.ParquetTables,
+        "_read_column",
+        lambda self, file, path: reads(self, file, path)[: 0 if path == "label" else 4],
+    )
+    with pytest.raises(UserError, match=r"column 'label' has 0 rows, and the file 4: damaged; copy it again"):
+        load(f"huggingface:{tmp_path}", "train")
+
+
+def test_arrow_files_that_have_lost_rows(tmp_path):
+    file = tmp_path / "train.arrow"
+    write(file, table(6), max_chunksize=2)
+    content, expected = file.read_bytes(), described(load(f"huggingface:{file}", "train"))
+    assert len(expected) == 6
+    for end in range(len(content)):
+        for damaged in (content[:end], content[:end] + bytes(len(content) - end)):
+            if damaged == content:
+                continue
+            file.write_bytes(damaged)
+            with pytest.raises(UserError, match=r"train.arrow: cannot be read as Arrow \("):
+                load(f"huggingface:{file}", "train")
+    file.write_bytes(content + content)
+    with pytest.raises(UserError, match=r"it ends at byte [\d,]+ of [\d,]+, or without the mark of an end"):
+        load(f"huggingface:{file}", "train")
+    rows = table(6)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    assert described(load(f"huggingface:{file}", "train")) == expected
+
+
+def test_an_arrow_file_that_is_replaced(tmp_path):
+    write(tmp_path / "train.arrow", table())
+    source = pickle.dumps(load(f"huggingface:{tmp_path}", "train"))
+    write(tmp_path / "train.arrow", table(start=10))
+    with pytest.raises(UserError, match=r"train.arrow: it has changed since the start; start again"):
+        pickle.loads(source).record(0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"image.bytes": pa.array([b"flat"] * 4)}, "columns with a dot in their names beside 'image'; rename them"),
+        ({"label.id": pa.array([0] * 4)}, "columns with a dot in their names beside 'label'; rename them"),
+        ({"label": pa.array([0] * 4)}, "two columns 'label'; rename one"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_names_of_columns_that_are_not_clear(tmp_path, columns, expected, suffix):
+    rows = table()
+    for name, values in columns.items():
+        rows = rows.add_column(0, name, values)
+    write(
+        tmp_path / f"train.{suffix}",
+        rows,
+        **({"compression": "none", "use_dictionary": False} if suffix == "parquet" else {}),
+    )
+    with pytest.raises(UserError, match=expected):
+        load(f"huggingface:{tmp_path}", "train")
+
+
+def test_labels_of_other_lists_and_texts(tmp_path):
+    sets = [[0, 1], [1, 1], [0, 0], [1, 0]]
+    for number, type_ in enumerate([pa.list_(pa.int64(), 2), pa.large_list(pa.int8()), pa.list_view(pa.int64())]):
+        rows = pa.table({"image": [b"0", b"1", b"2", b"3"], "labels": pa.array(sets, type_)})
+        write(tmp_path / f"{number}.arrow", rows)
+        data = load(f"huggingface:{tmp_path}/{number}.arrow", "train", labels="multi")
+        assert [np.flatnonzero(data.record(i)[1]).tolist() for i in range(4)] == [[0, 1], [1], [0], [0, 1]]
+    rows = pa.table({"image": [b"0", b"1"], "label": pa.array(["b", "a"], pa.string_view())})
+    write(tmp_path / "view.arrow", rows)
+    assert load(f"huggingface:{tmp_path}/view.arrow", "train").labels().tolist() == [1, 0]
+    write(tmp_path / "empty.parquet", table(2, features=None, label=["", "a"]))
+    with pytest.raises(UserError, match=r"row 0 of .*empty.parquet: no label$"):
+        load(f"huggingface:{tmp_path}/empty.parquet", "train")
+
+
+def test_without_a_training_split_all_decide_the_classes(tmp_path):
+    write(tmp_path / "validation.parquet", table(2, features=None, label=["a", "y"]))
+    write(tmp_path / "test.parquet", table(2, features=None, label=["x", "y"]))
+    for split, labels in (("validation", [0, 2]), ("test", [1, 2])):
+        data = load(f"huggingface:{tmp_path}", split)
+        assert data.class_names == ["a", "x", "y"] and data.labels().tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("dataset_dict.json", {"splits": None}, "dataset_dict.json: no splits; copy the data set again"),
+        ("dataset_dict.json", {"splits": []}, "dataset_dict.json: no splits"),
+        ("dataset_dict.json", {"splits": [1]}, "dataset_dict.json: no splits"),
+        ("train/state.json", {"_data_files": None}, "state.json: no names of files; copy the data set again"),
+        ("train/state.json", {"_data_files": "a"}, "state.json: no names of files"),
+        ("train/state.json", {"_data_files": [{}]}, "state.json: no names of files"),
+        ("train/state.json", {"_data_files": [{"filename": 3}]}, "state.json: no names of files"),
+        (
+            "train/state.json",
+            {"_indices_data_files": [{"filename": "a"}]},
+            "by an old version, with an order of its rows",
+        ),
+    ],
+)
+def test_notes_of_save_to_disk_that_cannot_be_used(golden, name, content, expected):
+    (golden / "disk" / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=expected):
+        load(f"huggingface:{golden}/disk", "train")
+
+
+def test_class_folders_beside_a_parquet_file_are_class_folders(image_folder):
+    write(image_folder / "metadata.parquet", pa.table({"a": [1]}))
+    (image_folder / "state.json").write_text("{}")
+    assert load(f"folder:{image_folder}", "train").num_examples == 14
+    assert load(f"folder:{image_folder}", "all").num_examples == 21
+
+
+@pytest.mark.parametrize("names", [["a\nx", "b"], [" a", "b"], ["", "b"], ["a", "a"]])
+def test_class_names_that_cannot_be_kept_are_refused(tmp_path, capsys, names):
+    features = FEATURES | {"label": {"names": names, "_type": "ClassLabel"}}
+    write(tmp_path / "train.parquet", table(features=features))
+    arguments = ["huggingface", "--name=pets", f"--source={tmp_path}", f"--data_dir={tmp_path}/out"]
+    assert prepare.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert ("names a class twice" if names[0] == "a" else "--class_names=FILE names the classes, or correct") in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_without_examples_is_left_out(tmp_path, capsys, encoded_image):
+    write(tmp_path / "train.parquet", table(image=[encoded_image(number) for number in range(4)]))
+    write(tmp_path / "test.parquet", table(0, image=pa.array([], pa.binary()), label=pa.array([], pa.int64())))
+    arguments = ["huggingface", "--name=pets", f"--source={tmp_path}", f"--data_dir={tmp_path}/out"]
+    assert prepare.main(arguments) == 0 and "test: left out: no examples" in capsys.readouterr().err
+    assert load("pets", "train", f"{tmp_path}/out").num_examples == 4

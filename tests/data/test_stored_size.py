@@ -76,7 +76,10 @@ def test_images_are_stored_with_a_shorter_side(tmp_path, run, capsys):
     assert files["train/a/tall.png"].read_bytes() in [whole.record(index)[0] for index in range(4)]
     capsys.readouterr()
     for arguments, message in (
-        (["digits", "--resize=4"], "--resize: only with folder and imagenet2012; images of digits are small"),
+        (
+            ["digits", "--resize=4"],
+            "--resize: only with folder, huggingface and imagenet2012; images of digits are small",
+        ),
         ([*common[:-1], "--quality=90"], "--quality: only with --resize=N"),
         ([*common[:-1], "--resize=0"], "--resize: 0; it must be"),
         (["convert", "x", "--output=y", "--resize=4"], "--resize: has no effect with `convert`"),
