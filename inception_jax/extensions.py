@@ -95,8 +95,9 @@ def register_dataset(
       name: letters, digits and underscores.
       splits: {split: data}, or a function without arguments that returns it, which is called when the data set is used
         first. Data is a pair of arrays, images uint8 [n, height, width, channels] (or [n, height, width], grey) and
-        labels int [n]; or an object with a length whose item i is (image, label), the image as uint8 [height, width,
-        channels] or as the bytes of an image file. With `config.data.labels=multi` labels are 0 and 1 [n, classes], and
+        labels int [n]; or an object with a length whose item i is (image, label), or a dict of both under these names,
+        as of torchvision and Hugging Face: the image as uint8 [height, width, channels] or [height, width], as an image
+        of Pillow or as the bytes of an image file. With `config.data.labels=multi` labels are 0 and 1 [n, classes], and
         those of an item [classes]. The channels are those of `config.model.in_channels`, or one, grey.
         With worker processes the object is pickled, with its class.
       class_names: one per class, in the order of the labels.

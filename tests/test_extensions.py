@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import inception_jax
 from inception_jax import config as configs
@@ -47,6 +48,21 @@ def test_a_data_set_from_arrays_a_function_or_an_object():
     np.testing.assert_array_equal(dataset.labels(), [1, 0])
 
 
+def test_a_data_set_of_other_libraries():
+    """Items of torchvision are (image of Pillow, label), those of Hugging Face dicts; modes as of files of them."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4), np.uint8)
+    colour = Image.fromarray(pixels[..., :3])
+    palette = colour.convert("P", palette=Image.Palette.ADAPTIVE, colors=30)
+    pictures = [colour, Image.fromarray(pixels[..., 0]), Image.fromarray(pixels), palette, colour.convert("CMYK")]
+    own({"train": Items(*({"image": one, "label": 1, "note": "x"} for one in pictures), (colour, 0), (palette, 0))})
+    found = [datasets.load("mine", "train").record(index) for index in range(7)]
+    assert [label for _, label in found] == [1] * 5 + [0] * 2
+    expected = [pixels[..., :3], pixels[..., :1], pixels, np.asarray(palette.convert("RGB")), None, pixels[..., :3]]
+    for (image, _), want in zip(found, expected, strict=False):
+        assert image.dtype == np.uint8 and (want is None or np.array_equal(image, want))
+    assert found[4][0].shape == (5, 6, 3) and np.array_equal(found[6][0], found[3][0])
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -58,6 +74,8 @@ def test_a_data_set_from_arrays_a_function_or_an_object():
         (Items((IMAGES[0] / 2, 0)), r"mine \[train\], item 0: an image float64\[8, 8, 3\]; uint8"),
         (Items((IMAGES[0], "a")), r"mine \[train\], item 0: TypeError"),
         (Items((IMAGES[0], 2)), r"item 0: label 2; the classes are 0 to 1"),
+        (Items({"img": IMAGES[0], "label": 0}), r"item 0: KeyError: 'image'"),
+        (Items((Image.new("I;16", (4, 4)), 0)), r"item 0: an image uint16\[4, 4, 1\]; uint8"),
     ],
 )
 def test_wrong_data_is_named(data, message):

@@ -17,7 +17,7 @@ import hashlib
 import operator
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -152,13 +152,17 @@ class FileRecords:
         return sha256("files", self.keys.packed, self.sizes.astype("<i8"), *digest_parts(self.labels))
 
 
+_CONVERTED = ("1", "P", "PA", "LA", "CMYK", "YCbCr", "HSV", "LAB")
+"""Modes of Pillow's images that become colours, as files of them do; grey, RGB and RGBA are as they are."""
+
+
 @dataclasses.dataclass(frozen=True)
 class OwnRecords:
     """A user's own object with a length and items; what it raises or returns wrong becomes an error of one line.
 
     Attributes:
       name: of the data set and split.
-      items: item i is (image, label).
+      items: item i is (image, label), or a dict of both under these names.
       label_columns: classes of labels of 0 and 1, where items have several; None: one class number each.
     """
 
@@ -172,12 +176,16 @@ class OwnRecords:
 
     def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int | np.ndarray]:
         try:
-            image, label = self.items[index]
+            item = self.items[index]
+            image, label = (item["image"], item["label"]) if isinstance(item, Mapping) else item
             label = operator.index(label) if self.label_columns is None else check_row(label, self.label_columns)
         except Exception as error:  # whatever a user's object raises
             raise UserError(f"{self.name}, item {index}: {type(error).__name__}: {error}") from error
         if not isinstance(image, bytes):
+            if getattr(image, "mode", "RGB") in _CONVERTED:
+                image = image.convert("RGB")
             image = np.asarray(image)
+            image = image[..., None] if image.ndim == 2 else image
             if image.dtype != np.uint8 or image.ndim != 3 or not image.shape[2]:
                 raise UserError(
                     f"{self.name}, item {index}: an image {image.dtype}{list(image.shape)}; uint8 [height, width, "
