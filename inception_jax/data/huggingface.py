@@ -102,6 +102,25 @@ class _Columns:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Wanted:
+    """What is asked for.
+
+    Attributes:
+      name: of the data set, for messages.
+      image_key: as in `scan`.
+      label_key: as in `scan`.
+      several: as in `scan`.
+      class_names: {column: its classes}, where they are named beside the files.
+    """
+
+    name: str
+    image_key: str | None
+    label_key: str | None
+    several: bool
+    class_names: Mapping[str, list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
 class _Labels:
     """The labels of a split before they are classes.
 
@@ -149,19 +168,16 @@ def scan(
     full = f"{huggingface_files.KIND}:{printable(name)}"
     found = huggingface_files.find(name)
     reference = split_names.training(found.splits)
-    used = [
-        split
-        for split in found.splits
-        if split in ((splits and split_names.mentioned(splits, found.splits)) or found.splits)
-    ]
+    mentioned = split_names.mentioned(splits, found.splits) if splits else set()
+    used = [split for split in found.splits if split in (mentioned or found.splits)]
+    wanted = _Wanted(full, image_key, label_key, several, found.class_names)
     read: dict[str, _Split | str] = {}
     columns: _Columns | None = None
 
     def read_more(more: Iterable[str]) -> None:
         nonlocal columns
         for split in more:
-            given = image_key, label_key, several, found.class_names
-            read[split] = own = _read_split(full, found.splits[split], columns, *given)
+            read[split] = own = _read_split(wanted, found.splits[split], columns)
             columns = columns if isinstance(own, str) else own.columns
 
     read_more(used)
@@ -186,8 +202,12 @@ def scan(
         if isinstance(own := read[split], _Split):
             made, problem, unlabelled = _with_classes(own, classes, len(class_names))
             if not problem:
-                tables, names = own.tables, _read_names(own.tables, columns.image)
-                notes += _find_images(name, split, tables, columns.image)
+                try:
+                    names = _read_names(own.tables, columns.image)
+                    notes += _find_images(name, split, own.tables, columns.image)
+                    tables = own.tables
+                except UserError as error:
+                    made, names, problem = _NO_LABELS, PackedNames.pack([]), str(error)
         sources[split] = TableRecords(tables, columns.image, made, names)
         parts[split] = FolderSplit("", names, made, _NO_LABELS, problem, unlabelled)
     open_classes = columns.class_names is None and classes_file is None and any(isinstance(key, str) for key in classes)
@@ -203,40 +223,23 @@ class _Split:
     labels: _Labels
 
 
-def _read_split(
-    full: str,
-    files: huggingface_files.SplitTables,
-    before: _Columns | None,
-    image_key: str | None,
-    label_key: str | None,
-    several: bool,
-    class_names: Mapping[str, list[str]],
-) -> _Split | str:
+def _read_split(wanted: _Wanted, files: huggingface_files.SplitTables, before: _Columns | None) -> _Split | str:
     """Reads the labels of a split whose columns are those of the split before it, or returns why it cannot be used."""
     if files.problem:
         return files.problem
     try:
         tables = open_tables(files.files)
-        columns = _choose_columns(full, tables, before, image_key, label_key, several, class_names)
-        return _Split(tables, columns, _read_labels(tables, columns.label, several))
+        columns = _choose_columns(wanted, tables, before)
+        return _Split(tables, columns, _read_labels(tables, columns.label, wanted.several))
     except UserError as error:
         return str(error)
 
 
-def _choose_columns(
-    full: str,
-    tables: Tables,
-    before: _Columns | None,
-    image_key: str | None,
-    label_key: str | None,
-    several: bool,
-    class_names: Mapping[str, list[str]],
-) -> _Columns:
+def _choose_columns(wanted: _Wanted, tables: Tables, before: _Columns | None) -> _Columns:
     """The columns of a split's files; `before`: of the split before it, which must be the same."""
     found = before
     for file in range(len(tables.files)):
-        where = f"{full}: {printable(tables.files[file])}"
-        own = _columns_of(where, tables.schema(file), image_key, label_key, several, class_names)
+        own = _columns_of(wanted, printable(tables.files[file]), tables.schema(file))
         if found is not None and own != found:
             raise UserError(
                 f"{printable(tables.files[file])}: columns {own.image!r} and {own.label!r}, or classes, that are not "
@@ -244,18 +247,12 @@ def _choose_columns(
             )
         found = own
     if found is None:
-        raise UserError(f"{full}: a split without files")
+        raise UserError(f"{wanted.name}: a split without files")
     return found
 
 
-def _columns_of(
-    where: str,
-    schema: Any,
-    image_key: str | None,
-    label_key: str | None,
-    several: bool,
-    class_names: Mapping[str, list[str]],
-) -> _Columns:
+def _columns_of(wanted: _Wanted, file: str, schema: Any) -> _Columns:
+    where, label_key, several = f"{wanted.name}: {file}", wanted.label_key, wanted.several
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -267,10 +264,10 @@ def _columns_of(
         raise UserError(f"{where}: two columns {twice!r}; rename one")
     images = [name for name in fields if huggingface_features.type_of(features.get(name)) == "Image"]
     images = images or [name for name in fields if holds_bytes(fields[name])]
-    image = _choose(where, "image_key", "images", image_key, images, fields)
+    image = _choose(where, "image_key", "images", wanted.image_key, images, fields)
     if not holds_bytes(fields[image]):
         raise UserError(f"{where}: column {image!r} has {fields[image]}; bytes of image files are needed")
-    named = {**huggingface_features.class_names(features), **class_names}
+    named = {**huggingface_features.class_names(features), **wanted.class_names}
     kinds = [name for name in fields if _is_list(fields[name]) == several and name != image]
     labels = [name for name in kinds if name in named] or [name for name in _LABELS if name in kinds]
     others = [name for name in fields if name not in kinds and (name in named or name in _LABELS)]
