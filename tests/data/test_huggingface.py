@@ -600,13 +600,13 @@ def test_arrow_files_that_have_lost_rows(tmp_path):
     write(file, table(6), max_chunksize=2)
     content, expected = file.read_bytes(), described(load(f"huggingface:{file}", "train"))
     assert len(expected) == 6
-    for end in range(len(content)):
+    for end in range(0, len(content), 8):  # record batches and their parts begin at multiples of 8
         for damaged in (content[:end], content[:end] + bytes(len(content) - end)):
             if damaged == content:
                 continue
             file.write_bytes(damaged)
             with pytest.raises(UserError, match=r"train.arrow: cannot be read as Arrow \("):
-                load(f"huggingface:{file}", "train")
+                tables.ArrowTables([str(file)])
     file.write_bytes(content + content)
     with pytest.raises(UserError, match=r"it ends at byte [\d,]+ of [\d,]+, or without the mark of an end"):
         load(f"huggingface:{file}", "train")
