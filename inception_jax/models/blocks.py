@@ -13,6 +13,7 @@ from inception_jax.models.concatenation import concatenate_channels
 from inception_jax.models.convolution import conv2d, widened
 from inception_jax.models.layers import ConvUnit, LayerOptions, apply_remat, relu
 from inception_jax.models.parameters import Initializer
+from inception_jax.models.platforms import platform_dependent
 from inception_jax.models.pooling import avg_pool, max_pool
 
 
@@ -167,7 +168,16 @@ class Residual(Mixed):
         unscaled = dataclasses.replace(self.options, width_multiplier=1.0)
         up = ConvUnit(x.shape[-1], (1, 1), unscaled, normalize=False, relu=False, name="up")
         x = x + float(self.scale) * up(self.concatenate_branches(x, train), train=train)
-        return relu(x) if self.relu else x
+        return platform_dependent(x, default=relu, cpu=_rectified_sum) if self.relu else x
+
+
+def _rectified_sum(x: jax.Array) -> jax.Array:
+    """ReLU of a map that several operations read, for CPUs: the same values and gradients.
+
+    XLA counts the maximum as an operation of one map, which it computes anew in every operation that reads it, and so
+    do those: block 20 of a chain would read the results of all 20. A selection it writes once.
+    """
+    return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)
 
 
 def run_block(name: str, block: Block, options: LayerOptions, x: jax.Array, train: bool) -> jax.Array:

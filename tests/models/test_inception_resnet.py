@@ -1,15 +1,19 @@
 """The Inception-ResNets: counts of every published form, trees, switches, precisions; values are in tests/parity."""
 
 import functools
+import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from inception_jax.models.blocks import _rectified_sum
 from inception_jax.models.cost import count_cost
 from inception_jax.models.initialization import init_variables
+from inception_jax.models.platforms import TRACED_FOR
 from inception_jax.models.registry import ModelError, create_model
 
 from .traced import shapes
@@ -407,3 +411,25 @@ def test_every_parameter_learns(name, options):
     for path, leaf in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(variables["params"])):
         assert np.isfinite(leaf).all(), path
         assert np.abs(leaf).max() > 0, path
+
+
+def test_the_rectified_sum_is_that_of_relu():
+    x = jnp.array([-jnp.inf, -1.0, -0.0, 0.0, 1e-30, 2.0, jnp.inf, jnp.nan])
+    for dtype in (jnp.float32, jnp.bfloat16):
+        values = x.astype(dtype)
+        found, expected = (f(values).astype(jnp.float32) for f in (_rectified_sum, nn.relu))
+        np.testing.assert_array_equal(found, expected)
+        gradients = [jax.grad(lambda v, f=f: f(v)[:-1].sum())(values) for f in (_rectified_sum, nn.relu)]
+        np.testing.assert_array_equal(gradients[0][:-1], gradients[1][:-1])
+
+
+def test_no_block_reads_what_the_blocks_before_it_computed():
+    """XLA for CPUs would add up the residuals of all blocks before it in every block."""
+    model = create_model("inception_resnet_v2", num_classes=3, width_multiplier=0.125)
+    x = jax.ShapeDtypeStruct((1, 107, 107, 3), jnp.float32)
+    with TRACED_FOR("cpu"):
+        variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(x.shape, x.dtype), train=False))
+        program = jax.jit(lambda variables, x: model.apply(variables, x, train=False).logits).lower(variables, x)
+    fusions = re.findall(r" = f32\[1,\d+,\d+,\d+\]\S* fusion\(([^)]*)\)", program.compile().as_text())
+    # A concatenation of four branches with their batch norm has 25 operands, the sum of 20 blocks would have 41.
+    assert len(fusions) > 40 and max(operands.count("%") for operands in fusions) < 30
