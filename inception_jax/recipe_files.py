@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import functools
 import json
 import re
@@ -150,6 +151,7 @@ def load_config(arguments: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
         raise _missing()
     types = _types()
     overrides = [_override(argument, types) for argument in arguments if argument.startswith("--config.")]
+    _note_repeated(overrides)
     found = _find_recipe(given)
     values = flags.FlagValues()
     try:
@@ -173,6 +175,15 @@ def load_config(arguments: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={given}: get_config() returned {type(config).__name__}, not a ConfigDict")
     return config, overridden
+
+
+def _note_repeated(overrides: Sequence[str]) -> None:
+    """Logs which fields are given several times: a shell makes several of a value with braces that is not quoted."""
+    last = dict(override.partition("=")[::2] for override in overrides)
+    counts = collections.Counter(override.partition("=")[0] for override in overrides)
+    for name, count in counts.items():
+        if count > 1:
+            _log_once(f"{name}: given {count} times; the last one counts, {last[name]!r} (quote a value with braces)")
 
 
 def find_workdir(argv: Sequence[str]) -> Path | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from inception_jax import recipe_files
 from inception_jax.config import Config
 from inception_jax.training import setup
 
@@ -83,3 +84,10 @@ def test_a_recipe_says_how_it_is_run_and_what_came_of_it(name):
 def test_an_unknown_variant_lists_those_that_there_are():
     with pytest.raises(ValueError, match="the recipes are caffe, quick and paper"):
         module("inception_v1_imagenet").get_config("cafe")
+
+
+def test_a_field_that_is_given_twice_is_noted(capsys):
+    """A shell makes several arguments of a value with braces that is not quoted; the last one counts."""
+    config, _ = recipe_files.load_config(["--config=digits", "--config.num_steps=5", "--config.num_steps=7"])
+    assert config.num_steps == 7
+    assert "--config.num_steps: given 2 times; the last one counts, '7' (quote a value w" in capsys.readouterr().err

@@ -189,7 +189,10 @@ def load_splits(
     except UserError as error:
         kind, _, path = name.partition(":")
         if kind == "folder" and name not in _ADDED and huggingface_files.is_data_set(Path(path).expanduser()):
-            raise UserError(f"{error}; a Hugging Face data set? Then huggingface:{printable(path)}") from None
+            raise UserError(
+                f"{printable(name)}: a Hugging Face data set? Then huggingface:{printable(path)}; as class folders: "
+                f"{error}"
+            ) from None
         raise
     return [dataclasses.replace(dataset, label_kind=labels) for dataset in opened] if several else opened
 
@@ -287,7 +290,9 @@ def _from_folder(
     unlabelled = {s for s, part in found.splits.items() if part.problem and part.unlabelled}
     train = split_names.training(found.splits)
     can_hold_out = train is not None and train not in problems and len(sources[train])
-    hint = _HOLD_OUT if can_hold_out and set(found.splits) == {train, *problems} else ""
+    all_splits = [*found.splits, *found.not_read]
+    others = [s for s in all_splits if s not in (split_names.training(all_splits), *problems)]
+    hint = f"; another split: --config.data.eval_split={others[0]}" if others else _HOLD_OUT if can_hold_out else ""
     problems |= {s: problems[s] + hint for s in unlabelled}
     unknown = folder_account.misnamed_splits(found) or hint
     dataset = _from_splits(name, split, found.class_names, sources, found.spellings(), problems, unknown)

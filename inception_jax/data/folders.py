@@ -56,6 +56,7 @@ class FolderScan:
       left_out: what the scan did not take.
       notes: lines about the splits for the account.
       open_classes: whether every name that training has became a class: without a file of classes.
+      not_read: names of other splits, which were not read.
     """
 
     root: str
@@ -64,6 +65,7 @@ class FolderScan:
     left_out: LeftOut
     notes: Sequence[str]
     open_classes: bool = False
+    not_read: Sequence[str] = ()
 
     def spellings(self) -> dict[str, str]:
         """{another name of a split: its name}, where that is clear: `val` is `validation` where there is only one."""

@@ -211,7 +211,8 @@ def scan(
         sources[split] = TableRecords(tables, columns.image, made, names)
         parts[split] = FolderSplit("", names, made, _NO_LABELS, problem, unlabelled)
     open_classes = columns.class_names is None and classes_file is None and any(isinstance(key, str) for key in classes)
-    return FolderScan(name, class_names, parts, LeftOut(), notes, open_classes), sources
+    others = [split for split, part in found.splits.items() if split not in used and not part.problem]
+    return FolderScan(name, class_names, parts, LeftOut(), notes, open_classes, others), sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +267,10 @@ def _columns_of(wanted: _Wanted, file: str, schema: Any) -> _Columns:
     images = images or [name for name in fields if holds_bytes(fields[name])]
     image = _choose(where, "image_key", "images", wanted.image_key, images, fields)
     if not holds_bytes(fields[image]):
-        raise UserError(f"{where}: column {image!r} has {fields[image]}; bytes of image files are needed")
+        of_images = ", ".join(map(repr, images)) or "none"
+        raise UserError(
+            f"{where}: column {image!r} has {fields[image]}; bytes of image files are needed, as in: {of_images}"
+        )
     named = {**huggingface_features.class_names(features), **wanted.class_names}
     kinds = [name for name in fields if _is_list(fields[name]) == several and name != image]
     labels = [name for name in kinds if name in named] or [name for name in _LABELS if name in kinds]
@@ -329,7 +333,8 @@ def _read_labels(tables: Tables, column: str, several: bool) -> _Labels:
             found = found.cast(pyarrow.large_string())
         if not (types.is_integer(found.type) or types.is_string(found.type) or types.is_large_string(found.type)):
             raise UserError(
-                f"{printable(file)}: column {column!r} has {found.type}; labels are integers or texts: cast the column"
+                f"{printable(file)}: column {column!r} has {found.type}; labels are integers or texts: name their "
+                "column, --config.data.label_key=…, or cast it"
             )
         encoded = found.dictionary_encode()
         own = [places.setdefault(value, len(places) - 2) for value in encoded.dictionary.to_pylist()]

@@ -11,7 +11,6 @@ import collections
 import dataclasses
 import fnmatch
 import glob
-import itertools
 import json
 import os
 import re
@@ -32,7 +31,6 @@ _SHARDED = re.compile(r"data/(?P<split>\w+(?:\.\w+)*)-\d{5,}-of-\d{5,}[^/]*")
 _SHARD = re.compile(r"(?P<before>.*?)(?P<number>\d{5,})-of-(?P<count>\d{5,})(?P<after>.*)")
 _WORD = re.compile(rf"(?:^|[-._ 0-9])({'|'.join(split_names.KIND)})(?=[-._ 0-9]|$)", re.IGNORECASE)
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_LOOKED_AT = 1000  # folders, for whether there are such files
 _HEADER = re.compile(r"\ufeff?---\s*\n(.*?)\n---", re.DOTALL)  # of README.md, in YAML
 
 
@@ -108,12 +106,13 @@ def _ordered(full: str, splits: Mapping[str, SplitTables]) -> dict[str, SplitTab
 
 
 def is_data_set(folder: Path) -> bool:
-    """Whether a folder that cannot be read as another kind may be a Hugging Face data set."""
+    """Whether a folder that cannot be read as another kind is a Hugging Face data set, as far as its top tells."""
     try:
         if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
             return True
-        names = (file for _, _, files in itertools.islice(os.walk(folder), _LOOKED_AT) for file in files)
-        return bool(_read_header(folder).get("configs")) or any(name.endswith(_SUFFIXES) for name in names)
+        tops = (folder, folder / "data")
+        files = [file for top in tops if top.is_dir() for file in os.listdir(top) if file.endswith(_SUFFIXES)]
+        return bool(files or _read_header(folder).get("configs"))
     except (OSError, UserError):
         return False
 

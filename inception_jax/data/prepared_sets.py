@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inception_jax.data import storage
+from inception_jax.data import huggingface_files, storage
 from inception_jax.data.names import printable
 from inception_jax.errors import UserError, nearest
 
@@ -135,6 +135,8 @@ def _of_the_hub(name: str) -> str:
 def _refuse_path(name: str) -> None:
     """Raises `UserError` for a name that is a path: the kind of the data set is missing before it."""
     path = Path(name).expanduser()
+    if path.is_dir() and huggingface_files.is_data_set(path):
+        raise UserError(f"data set {name!r}: a Hugging Face data set; name it huggingface:{name}")
     if path.is_dir():
         raise UserError(f"data set {name!r}: a folder; class folders are named with their kind: folder:{name}")
     if name.startswith(("/", "./", "../", "~")):

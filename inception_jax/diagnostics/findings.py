@@ -78,7 +78,7 @@ def format_text(found: Sequence[Finding]) -> str:
     """Formats findings, a line each: status, check, what was found and what to do."""
     return "\n".join(
         f"{one.status:4}  {one.check:10}  {' '.join(one.text.split())}"
-        + (f". What to do: {' '.join(one.remedy.split())}" if one.remedy else "")
+        + (f"{'' if one.text.endswith('?') else '.'} What to do: {' '.join(one.remedy.split())}" if one.remedy else "")
         for one in found
     )
 

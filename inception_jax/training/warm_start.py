@@ -313,8 +313,16 @@ def _why_new(path: str, wanted: Mapping[str, Any], offered: Mapping[str, Any], s
         return None
     if _is_of_classifier(path) and found[:-1] == shape[:-1]:
         return OTHER_CLASSES
+    where = f"config.initialize.checkpoint: {source} has {path} as {list(found)} (here {list(shape)})"
+    same = [one for one in wanted if one in offered and not _is_of_classifier(one)]
+    others = sum(tuple(offered[one][1].shape) != tuple(wanted[one][1].shape) for one in same)
+    if len(same) >= 10 and 2 * others > len(same):
+        raise UserError(
+            f"{where}, and {others:,} of {len(same):,} arrays in another shape: a network of other options; give it "
+            "those of the source's config.json, such as config.model.width_multiplier"
+        )
     allow = f'config.initialize.new = ("^{path.rpartition("/")[0]}/",) initializes it at random'
-    raise UserError(f"config.initialize.checkpoint: {source} has {path} as {list(found)} (here {list(shape)}); {allow}")
+    raise UserError(f"{where}; {allow}")
 
 
 def _cast(values: Any, dtype: Any, path: str, source: str) -> Any:

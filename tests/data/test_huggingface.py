@@ -72,7 +72,9 @@ def test_what_the_package_wrote_is_read(kind, golden):
     tags = load(name, "train", label_key="tags", labels="multi")
     rows = [np.flatnonzero(tags.record(index)[1]).tolist() for index in range(7)]
     assert rows == [tag for _, tag, _ in EXPECTED["train"]] and tags.class_names == ["small", "old"]
-    with pytest.raises(UserError, match=r"split 'test' of .*row 0 of .*test.*: no label; no other row has one"):
+    with pytest.raises(
+        UserError, match=r"'test' of .*row 0 of .*test.*: no label; no other row has one; another split: .*=validation$"
+    ):
         load(name, "test")
 
 
@@ -476,8 +478,12 @@ def test_who_names_it_as_something_else_is_told(tmp_path, golden):
     (tmp_path / "README.md").write_text(README)
     write(tmp_path / "plain" / "part-0.parquet", table())
     for folder in (golden / "hub", golden / "hub" / "data", golden / "disk", golden / "disk" / "train", tmp_path):
-        with pytest.raises(UserError, match=rf"; a Hugging Face data set\? Then huggingface:{folder}$"):
+        with pytest.raises(
+            UserError, match=rf"^folder:.*: a Hugging Face data set\? Then huggingface:{folder}; as class"
+        ):
             load(f"folder:{folder}", "train")
+    with pytest.raises(UserError, match=f"a Hugging Face data set; name it huggingface:{golden}/hub$"):
+        load(str(golden / "hub"), "train", str(tmp_path))
     file = tmp_path / "plain" / "part-0.parquet"
     with pytest.raises(UserError, match=rf"no column 'path' of paths, but one with images: .*=huggingface:{file}$"):
         load(f"list:{file}", "train")

@@ -219,7 +219,7 @@ def test_weights_to_start_from(arguments, small_run, tmp_path, capsys):
     scaled = examined(capsys, *arguments, other, "--config.data.normalization=inception")["weights"]
     assert scaled.status == Status.WARN and "this run has data.normalization=inception" in scaled.text
     for overrides, text in (
-        ([other, "--config.model.width_multiplier=0.5"], "initialize.new"),
+        ([other, "--config.model.width_multiplier=0.5"], "a network of other options; give it those of the source"),
         ([f"--config.initialize.checkpoint={tmp_path}"], "no checkpoints in"),
     ):
         built = recipe.build(recipe_files.load_config([*arguments, *overrides])[0], None)
